@@ -1,0 +1,129 @@
+"""Worker ranks that live as long as the test session.
+
+Importing xfuser takes ten seconds, so ranks are not started for each test: the pool keeps its
+processes and gives each job a fresh gloo world of the size it asks for. Real processes, real sockets.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+_HOST = "127.0.0.1"
+
+
+class RankFailure(Exception):
+    """A job raised on some ranks.
+
+    Attributes:
+        errors: The exception of each rank, ``None`` where the rank finished.
+    """
+
+    def __init__(self, errors: list[BaseException | None], traces: list[str]) -> None:
+        super().__init__("\n".join(f"[rank {r}] {t}" for r, t in enumerate(traces) if t))
+        self.errors = errors
+
+
+class RankPool:
+    """Processes that run one function at a time as the ranks of a world."""
+
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("spawn")
+        self._store = dist.TCPStore(_HOST, 0, is_master=True, wait_for_workers=False)
+        self._workers: list[tuple[Any, Connection]] = []
+        self._jobs = 0
+
+    def run(self, ranks: int, function: Callable[..., Any], *args: Any, timeout: float = 120.0) -> list[Any]:
+        """Call ``function(*args)`` on ``ranks`` ranks at once.
+
+        Args:
+            ranks: Size of the world that the function finds initialised.
+            function: A function of a module that the workers can import.
+            *args: Its arguments, pickled.
+            timeout: Seconds after which a hanging rank is killed and the test fails.
+
+        Returns:
+            What each rank returned.
+
+        Raises:
+            RankFailure: Some rank raised.
+            TimeoutError: Some rank did not end.
+        """
+        while len(self._workers) < ranks:
+            self._start()
+        self._jobs += 1
+        for rank in range(ranks):
+            self._workers[rank][1].send((f"job{self._jobs}", rank, ranks, function, args))
+        results: dict[int, tuple[Any, BaseException | None, str]] = {}
+        connections = {self._workers[rank][1]: rank for rank in range(ranks)}
+        while connections:
+            ready = wait(list(connections), timeout)
+            if not ready:
+                hanging = sorted(connections.values())
+                self.close()
+                raise TimeoutError(f"ranks {hanging} did not end within {timeout} s")
+            for connection in ready:
+                rank = connections.pop(connection)  # type: ignore[arg-type]
+                try:
+                    results[rank] = connection.recv()  # type: ignore[union-attr]
+                except EOFError:
+                    results[rank] = (None, RuntimeError("the process died"), "the process died")
+        outcome = [results[rank] for rank in range(ranks)]
+        if any(isinstance(error, RuntimeError) and str(error) == "the process died" for _, error, _ in outcome):
+            self.close()
+        if any(error is not None for _, error, _ in outcome):
+            raise RankFailure([e for _, e, _ in outcome], [t for _, _, t in outcome])
+        return [value for value, _, _ in outcome]
+
+    def close(self) -> None:
+        """End all processes."""
+        for process, connection in self._workers:
+            connection.close()
+            process.terminate()
+        for process, _ in self._workers:
+            process.join()
+        self._workers.clear()
+
+    def _start(self) -> None:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(theirs, self._store.port), daemon=True)
+        process.start()
+        theirs.close()
+        self._workers.append((process, ours))
+
+
+def _serve(connection: Connection, port: int) -> None:
+    torch.set_num_threads(1)
+    store = dist.TCPStore(_HOST, port, is_master=False)
+    while True:
+        try:
+            name, rank, ranks, function, args = connection.recv()
+        except (EOFError, KeyboardInterrupt):
+            return
+        os.environ.update(RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_RANK=str(rank))
+        dist.init_process_group(
+            "gloo",
+            store=dist.PrefixStore(name, store),
+            rank=rank,
+            world_size=ranks,
+            timeout=timedelta(seconds=60),
+        )
+        torch.manual_seed(1234)
+        try:
+            answer: tuple[Any, BaseException | None, str] = (function(*args), None, "")
+        except Exception as error:  # noqa: BLE001 - reported to the test
+            answer = (None, error, traceback.format_exc())
+        finally:
+            dist.destroy_process_group()
+        try:
+            connection.send(answer)
+        except Exception as error:  # noqa: BLE001 - an exception that does not pickle
+            connection.send((None, RuntimeError(repr(answer[1] or error)), answer[2]))

@@ -1,0 +1,117 @@
+"""What ranks have to agree on before they exchange blocks, and how they find out that they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from tokenring_xdit.errors import AgreementError
+
+__all__ = ["CallSpec", "Layout", "agree", "exchange_reports"]
+
+_OWN = frozenset({"q_length", "kv_length"})
+"""Fields that may differ between ranks."""
+
+
+@dataclass(frozen=True)
+class CallSpec:
+    """One rank's view of an attention call; everything but the shard lengths has to be the same.
+
+    Attributes:
+        schedule: Name of the schedule.
+        mask: Value of its mask.
+        dtype: Dtype of queries, keys and values.
+        partial_dtype: Dtype in which partial outputs travel.
+        device: Device type.
+        batch: Batch size.
+        heads: Query heads.
+        kv_heads: Key/value heads.
+        head_dim: Size of a head.
+        scale: Factor on the scores, ``None`` for the default.
+        home_length: Keys that every rank holds alike.
+        q_length: Query tokens on this rank.
+        kv_length: Key tokens on this rank.
+    """
+
+    schedule: str
+    mask: str
+    dtype: torch.dtype
+    partial_dtype: torch.dtype
+    device: str
+    batch: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    scale: float | None
+    home_length: int
+    q_length: int
+    kv_length: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What all ranks agreed on: one :class:`CallSpec`, and the shard lengths of every rank."""
+
+    spec: CallSpec
+    q_lengths: tuple[int, ...]
+    kv_lengths: tuple[int, ...]
+
+
+def agree(reports: Sequence[CallSpec | str]) -> Layout:
+    """Combine the reports of all ranks; a pure function, so that all ranks come to the same end.
+
+    Args:
+        reports: For each rank what it is about to do, or, as a string, why it cannot.
+
+    Raises:
+        AgreementError: The ranks do not fit together; the message names who differs in what.
+    """
+    problems = [f"rank {rank}: {report}" for rank, report in enumerate(reports) if isinstance(report, str)]
+    if problems:
+        raise AgreementError("attention was refused: " + "; ".join(problems))
+    specs = [report for report in reports if isinstance(report, CallSpec)]
+    differences = []
+    for field in fields(CallSpec):
+        values: dict[Any, list[int]] = {}
+        for rank, spec in enumerate(specs):
+            values.setdefault(getattr(spec, field.name), []).append(rank)
+        if field.name not in _OWN and len(values) > 1:
+            sides = ", ".join(f"{value} on rank {_ranks(ranks)}" for value, ranks in values.items())
+            differences.append(f"{field.name.replace('_', ' ')} is {sides}")
+    if differences:
+        raise AgreementError(
+            "the ranks of this group called attention differently: "
+            + "; ".join(differences)
+            + ". Only the shard lengths may differ between ranks."
+        )
+    q_lengths = tuple(spec.q_length for spec in specs)
+    kv_lengths = tuple(spec.kv_length for spec in specs)
+    if specs[0].mask == "causal" and q_lengths != kv_lengths:
+        raise AgreementError(
+            "causal attention needs as many queries as keys on every rank, got "
+            f"{list(q_lengths)} queries and {list(kv_lengths)} keys"
+        )
+    return Layout(specs[0], q_lengths, kv_lengths)
+
+
+def _ranks(ranks: list[int]) -> str:
+    return " and ".join([", ".join(map(str, ranks[:-1])), str(ranks[-1])]) if len(ranks) > 1 else str(ranks[0])
+
+
+def exchange_reports(report: CallSpec | str, control: dist.ProcessGroup) -> list[CallSpec | str]:
+    """Show every rank what every other is about to do.
+
+    Args:
+        report: This rank's call, or why it refuses.
+        control: A gloo group of the ranks concerned; its timeout bounds the wait.
+
+    Raises:
+        RuntimeError: From torch, when a rank does not come.
+    """
+    reports: list[Any] = [None] * dist.get_world_size(control)
+    dist.all_gather_object(reports, report, group=control)
+    return reports

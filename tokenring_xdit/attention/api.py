@@ -1,0 +1,148 @@
+"""The attention call itself, for users with and without xfuser."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tokenring_xdit.attention.agreement import CallSpec
+from tokenring_xdit.attention.executor import execute
+from tokenring_xdit.attention.groups import RingGroup
+from tokenring_xdit.attention.kernels import KernelFunction, choose
+from tokenring_xdit.errors import TokenRingError, UnsupportedError
+from tokenring_xdit.schedule import Mask, VerifiedSchedule, build
+
+__all__ = ["bytes_sent", "token_ring_attention"]
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def token_ring_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    group: dist.ProcessGroup | None = None,
+    schedule: str | VerifiedSchedule = "token_ring",
+    kernel: str | KernelFunction | None = None,
+    scale: float | None = None,
+    causal: bool = False,
+    home_kv: tuple[Tensor, Tensor] | None = None,
+    partial_dtype: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Exact attention over a sequence that is sharded across the ranks of a group.
+
+    Every rank calls it with its own shard, at the same time. Shard lengths may differ between
+    ranks, and queries may be more or fewer than keys; everything else has to be the same, which the
+    ranks check among themselves before the first call with new shapes.
+
+    Args:
+        q: This rank's queries, ``[B, H, Sq, D]``; fp32, bf16 or fp16, any strides.
+        k: This rank's keys, ``[B, Hkv, Skv, D]``; ``H`` is a multiple of ``Hkv``.
+        v: This rank's values, ``[B, Hkv, Skv, D]``.
+        group: Process group; ``None`` is the default group.
+        schedule: Name of a schedule (see ``tokenring-xdit schedule list``), or one of your own that
+            passed :func:`tokenring_xdit.schedule.verify`.
+        kernel: Local attention: a name (see :data:`tokenring_xdit.attention.kernels.KERNELS`), a
+            function of that form, or ``None`` for the best one for the device.
+        scale: Factor on the scores; ``None`` is ``1 / sqrt(D)``.
+        causal: Whether a query sees the keys up to its own position only, shards being consecutive.
+        home_kv: Keys and values ``[B, Hkv, T, D]`` that every rank holds alike, such as replicated
+            text tokens: counted once for each query and never sent.
+        partial_dtype: Dtype in which partial outputs travel; ``None`` is the dtype of ``q``.
+
+    Returns:
+        Output ``[B, H, Sq, D]`` in the dtype of ``q``, and the log-sum-exp of the scaled scores
+        ``[B, H, Sq]`` in fp32. A query that met no key at all has output 0 and log-sum-exp ``-inf``.
+
+    Raises:
+        AgreementError: On every rank alike, when a rank refuses its input or the ranks differ.
+        CommunicationError: A peer died or a transfer failed.
+        ConfigurationError: torch.distributed is not initialised.
+    """
+    ring_group = RingGroup.of(group)
+    report: CallSpec | str
+    try:
+        verified = _resolve(schedule, ring_group.world_size, causal)
+        function = choose(kernel, q.device, q.dtype).run if kernel is None or isinstance(kernel, str) else kernel
+        report = _spec(q, k, v, verified, scale, home_kv, partial_dtype)
+    except TokenRingError as error:
+        report = str(error)  # told to all ranks, so that none of them waits for this one
+    layout = ring_group.settle_layout(report)
+    return execute(verified, layout, ring_group, function, q, k, v, home_kv)
+
+
+def bytes_sent(group: dist.ProcessGroup | None = None) -> int:
+    """Payload bytes that this rank has sent for attention over ``group`` since the program started."""
+    return RingGroup.of(group).bytes_sent
+
+
+def _resolve(schedule: str | VerifiedSchedule, world_size: int, causal: bool) -> VerifiedSchedule:
+    mask = Mask.CAUSAL if causal else Mask.FULL
+    if isinstance(schedule, str):
+        return build(schedule, world_size, mask)
+    if not isinstance(schedule, VerifiedSchedule):
+        raise UnsupportedError(
+            f"a schedule has to be a name or a VerifiedSchedule, not {type(schedule).__name__}: "
+            "pass it through tokenring_xdit.schedule.verify() first"
+        )
+    plan = schedule.schedule
+    if (plan.world_size, plan.mask) != (world_size, mask):
+        raise UnsupportedError(
+            f"schedule '{plan.name}' is for {plan.world_size} ranks with a {plan.mask.value} mask; "
+            f"this call has {world_size} ranks and a {mask.value} mask"
+        )
+    return schedule
+
+
+def _spec(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    verified: VerifiedSchedule,
+    scale: float | None,
+    home_kv: tuple[Tensor, Tensor] | None,
+    partial_dtype: torch.dtype | None,
+) -> CallSpec:
+    """Check one rank's tensors and describe the call."""
+    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
+    if q.ndim != 4 or k.ndim != 4 or k.shape != v.shape:
+        raise UnsupportedError(f"expected q [B, H, Sq, D] and k and v [B, Hkv, Skv, D] alike, got {shapes}")
+    if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
+        raise UnsupportedError(f"q and k differ in batch or head dim: {shapes}")
+    if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
+        raise UnsupportedError(f"{q.shape[1]} query heads are no multiple of {k.shape[1]} key heads: {shapes}")
+    others = (k, v, *(home_kv or ()))
+    if any(t.dtype != q.dtype or t.device != q.device for t in others):
+        raise UnsupportedError(
+            "q, k, v and home_kv need one dtype and one device, got "
+            + ", ".join(f"{t.dtype} on {t.device}" for t in (q, *others))
+        )
+    for name, dtype in (("q", q.dtype), ("partial_dtype", partial_dtype or q.dtype)):
+        if dtype not in _DTYPES:
+            raise UnsupportedError(f"{name} has dtype {dtype}; supported: {', '.join(map(str, _DTYPES))}")
+    if home_kv is not None:
+        home_k, home_v = home_kv
+        expected = (k.shape[0], k.shape[1], k.shape[3])
+        if home_k.shape != home_v.shape or home_k.ndim != 4 or (*home_k.shape[:2], home_k.shape[3]) != expected:
+            raise UnsupportedError(
+                f"home_kv has to be [B, Hkv, T, D] like k, got {tuple(home_k.shape)} and {tuple(home_v.shape)}; {shapes}"
+            )
+        if verified.schedule.mask is Mask.CAUSAL:
+            raise UnsupportedError("home_kv has no position in a causal sequence: pass causal=False or no home_kv")
+    return CallSpec(
+        schedule=verified.schedule.name,
+        mask=verified.schedule.mask.value,
+        dtype=q.dtype,
+        partial_dtype=partial_dtype or q.dtype,
+        device=q.device.type,
+        batch=q.shape[0],
+        heads=q.shape[1],
+        kv_heads=k.shape[1],
+        head_dim=q.shape[3],
+        scale=scale,
+        home_length=0 if home_kv is None else home_kv[0].shape[2],
+        q_length=q.shape[2],
+        kv_length=k.shape[2],
+    )

@@ -1,0 +1,71 @@
+"""Online softmax: folding partial attention outputs into one (Milakov and Gimelshein, arXiv 1805.02867)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["Running", "fold_"]
+
+
+def fold_(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor) -> None:
+    """Fold the attention over other keys into ``out`` and ``lse``, in place.
+
+    With ``w = sigmoid(other_lse - lse)`` the sum of both is ``(1 - w) out + w other_out``: one
+    interpolation, which cannot overflow. Where neither side saw a key (both log-sum-exps are
+    ``-inf``) the weight is undefined and ``out`` stays as it is.
+
+    Args:
+        out: Output over the first keys, ``[B, H, S, D]``, fp32.
+        lse: Its log-sum-exp, ``[B, H, S]``, fp32.
+        other_out: Output over the other keys, ``[B, H, S, D]``, any float dtype.
+        other_lse: Its log-sum-exp, ``[B, H, S]``, fp32.
+    """
+    weight = torch.sigmoid(other_lse - lse).nan_to_num_(nan=0.0)
+    out.lerp_(other_out.to(out.dtype), weight.unsqueeze(-1))
+    torch.logaddexp(lse, other_lse, out=lse)
+
+
+class Running:
+    """The attention output of one query block while keys come in.
+
+    Args:
+        shape: Shape of the query block, ``[B, H, S, D]``.
+        device: Where it lives.
+    """
+
+    def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
+        self._shape = shape
+        self._device = device
+        self._out: Tensor | None = None
+        self._lse: Tensor | None = None
+
+    def fold(self, out: Tensor, lse: Tensor, heads: slice, tokens: slice, *, owned: bool) -> None:
+        """Fold in a partial over further keys, of some heads and tokens of the block.
+
+        Args:
+            out: Partial output of those heads and tokens.
+            lse: Its log-sum-exp, fp32.
+            heads: Which heads of the block.
+            tokens: Which tokens of the block.
+            owned: Whether ``out`` and ``lse`` may be kept and changed.
+        """
+        if self._out is None or self._lse is None:
+            if out.shape == self._shape:
+                self._out = out if owned else out.clone()
+                self._lse = lse if owned else lse.clone()
+                return
+            self._out = torch.zeros(self._shape, dtype=torch.float32, device=self._device)
+            self._lse = torch.full(self._shape[:-1], -math.inf, dtype=torch.float32, device=self._device)
+        # The first partial keeps the kernel's dtype: where it stays the only one, nothing is cast.
+        self._out = self._out.float()
+        fold_(self._out[:, heads, tokens], self._lse[:, heads, tokens], out, lse)
+
+    def result(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Output ``[B, H, S, D]`` in ``dtype`` and log-sum-exp ``[B, H, S]``; zeros and ``-inf`` without keys."""
+        if self._out is None or self._lse is None:
+            empty = torch.zeros(self._shape, dtype=dtype, device=self._device)
+            return empty, torch.full(self._shape[:-1], -math.inf, device=self._device)
+        return self._out.to(dtype), self._lse

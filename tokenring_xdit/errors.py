@@ -1,0 +1,78 @@
+"""Every error that tokenring-xdit raises on purpose.
+
+All of them derive from :class:`TokenRingError`, carry one readable message (what was asked, why not,
+what to use instead) and are raised before any work where that can be known.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "AgreementError",
+    "CommunicationError",
+    "ConfigurationError",
+    "KernelError",
+    "LaunchError",
+    "ScheduleError",
+    "TokenRingError",
+    "UnsupportedError",
+    "VerificationError",
+    "nearest",
+]
+
+
+class TokenRingError(Exception):
+    """Base of all errors raised by this package."""
+
+
+class ConfigurationError(TokenRingError):
+    """A setting has a value that cannot work."""
+
+
+class UnsupportedError(TokenRingError):
+    """A combination that this package would compute wrongly, or not at all, and so refuses."""
+
+
+class ScheduleError(TokenRingError):
+    """A schedule is unknown, or not defined for the world size asked for."""
+
+
+class VerificationError(ScheduleError):
+    """A schedule failed its proof.
+
+    Attributes:
+        rank: Rank whose program is at fault.
+        action: Index of the action in that program, or ``None`` where none is to blame.
+    """
+
+    def __init__(self, schedule: str, rank: int, action: int | None, problem: str) -> None:
+        where = f"rank {rank}, action {action}" if action is not None else f"rank {rank}, at the end"
+        super().__init__(f"schedule '{schedule}' is broken: {where}: {problem}")
+        self.rank = rank
+        self.action = action
+
+
+class KernelError(TokenRingError):
+    """A local attention kernel is unknown or does not take these inputs."""
+
+
+class AgreementError(TokenRingError):
+    """Ranks of one group called attention with inputs that do not fit together."""
+
+
+class CommunicationError(TokenRingError):
+    """A transfer of a running schedule failed."""
+
+
+class LaunchError(TokenRingError):
+    """The ranks of a command could not be started, or one of them failed."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A sentence that lists what is known and suggests the nearest spelling of ``word``."""
+    options = sorted(known)
+    close = difflib.get_close_matches(word, options, n=1)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    return f"Known: {', '.join(options)}.{hint}"
