@@ -1,0 +1,1 @@
+"""One folder for each host library that TokenRing plugs into."""

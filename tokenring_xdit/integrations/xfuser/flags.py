@@ -1,0 +1,82 @@
+"""``--tokenring_degree`` and ``--tokenring_schedule`` on xfuser's own parsers and configs."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE, attach, make_choice
+from tokenring_xdit.schedule import BUILDERS
+
+__all__ = ["install_flags"]
+
+_FLAGS = ("tokenring_degree", "tokenring_schedule")
+
+
+def install_flags(args_module: Any) -> None:
+    """Extend ``xFuserArgs``.
+
+    ``args.tokenring_degree`` multiplies into xfuser's ring degree while the config is made, so that
+    upstream builds its groups and checks its kernels as for Ring; the choice itself rides on
+    ``parallel_config.sp_config``.
+    """
+    cls = args_module.xFuserArgs
+    cls.tokenring_degree = 1
+    cls.tokenring_schedule = DEFAULT_SCHEDULE
+    for name in ("add_cli_args", "add_runner_args"):
+        setattr(cls, name, staticmethod(_with_flags(getattr(cls, name))))
+    for name in ("from_cli_args", "from_runner_args"):
+        setattr(cls, name, classmethod(_keeping_flags(getattr(cls, name).__func__)))
+    cls.create_config = _with_choice(cls.create_config)
+
+
+def _with_flags(original: Any) -> Any:
+    @functools.wraps(original)
+    def add_args(parser: Any) -> Any:
+        parser = original(parser)
+        group = parser.add_argument_group("TokenRing (tokenring-xdit)")
+        group.add_argument(
+            "--tokenring_degree",
+            type=int,
+            default=1,
+            help="Ranks that TokenRing attention shards the sequence over. 1 leaves it off.",
+        )
+        group.add_argument(
+            "--tokenring_schedule",
+            type=str,
+            default=DEFAULT_SCHEDULE,
+            help=f"What these ranks exchange and when: {', '.join(sorted(BUILDERS))}.",
+        )
+        return parser
+
+    return add_args
+
+
+def _keeping_flags(original: Any) -> Any:
+    @functools.wraps(original)
+    def from_args(cls: Any, args: Any) -> Any:
+        engine_args = original(cls, args)
+        given = args if isinstance(args, dict) else vars(args)
+        for name in _FLAGS:
+            if name in given:
+                setattr(engine_args, name, given[name])
+        return engine_args
+
+    return from_args
+
+
+def _with_choice(original: Any) -> Any:
+    @functools.wraps(original)
+    def create_config(self: Any) -> Any:
+        choice = make_choice(self.tokenring_degree, self.tokenring_schedule, self.ring_degree)
+        ring_degree = self.ring_degree
+        if choice is not None:
+            self.ring_degree = choice.degree
+        try:
+            engine_config, input_config = original(self)
+        finally:
+            self.ring_degree = ring_degree
+        attach(engine_config.parallel_config.sp_config, choice)
+        return engine_config, input_config
+
+    return create_config

@@ -1,0 +1,119 @@
+"""Lets xfuser 0.7.0 run on gloo with no accelerator: the one place that says "if there is no GPU".
+
+Both the CPU build of torch and a CUDA build on a machine without a GPU count. Where there is an
+accelerator nothing here does anything.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["HOOKS", "no_accelerator", "prepare_torch"]
+
+
+def no_accelerator() -> bool:
+    """Whether this machine has none of the accelerators that xfuser knows."""
+    others = (getattr(torch, name, None) for name in ("musa", "npu"))
+    return not (
+        torch.cuda.is_available()
+        or torch.backends.mps.is_available()
+        or any(other is not None and other.is_available() for other in others)
+    )
+
+
+def prepare_torch() -> None:
+    """Make the calls to ``torch.cuda`` that xfuser's runner makes unconditionally harmless."""
+    torch.cuda.synchronize = lambda device=None: None  # type: ignore[assignment]
+    torch.cuda.Event = _WallClockEvent  # type: ignore[assignment, misc]
+
+
+class _WallClockEvent:
+    """Times the CPU where xfuser's runner would time a stream."""
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        self._at = 0.0
+
+    def record(self, stream: object = None) -> None:
+        """Note the time."""
+        self._at = time.perf_counter()
+
+    def synchronize(self) -> None:
+        """Nothing is pending on a CPU."""
+
+    def elapsed_time(self, end: _WallClockEvent) -> float:
+        """Milliseconds from this event to ``end``."""
+        return (end._at - self._at) * 1000.0
+
+
+def _envs(envs: Any) -> None:
+    envs._is_cuda = lambda: False  # a CUDA build says yes, with or without a GPU
+    envs.get_device_version = lambda: None
+    envs.get_torch_distributed_backend = lambda: "gloo"
+    envs.PACKAGES_CHECKER.packages_info["has_long_ctx_attn"] = True
+    envs.PackagesEnvChecker._on_rdna4 = lambda self: False
+
+
+def _group_coordinator(module: Any) -> None:
+    module.synchronize = lambda: None
+
+
+def _usp(usp: Any) -> None:
+    from yunchang.globals import PROCESS_GROUP
+
+    usp.PROCESS_GROUP = PROCESS_GROUP
+
+
+def _attention_backend(module: Any) -> None:
+    flash = module.AttentionBackendType.SDPA_FLASH
+
+    def sdpa_flash(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        dropout_p: float,
+        is_causal: bool,
+        attention_kwargs: dict[str, Any] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, dropout_p, is_causal)
+        return out, lse
+
+    module.ATTENTION_FUNCTION_REGISTRY[flash] = sdpa_flash
+
+
+def _runtime_state(module: Any) -> None:
+    original = module.RuntimeState._select_attention_backend
+
+    def select(self: Any, engine_config: Any = None) -> Any:
+        if engine_config and engine_config.runtime_config.attention_backend:
+            return original(self, engine_config)
+        return module.AttentionBackendType.SDPA_FLASH  # plain SDPA has no log-sum-exp
+
+    module.RuntimeState._select_attention_backend = select
+
+
+def _diffusers_pipelines(module: Any) -> None:
+    original = module.DiffusionPipeline.to
+
+    def to(self: Any, *args: Any, **kwargs: Any) -> Any:
+        def here(value: Any) -> Any:
+            named = isinstance(value, (str, torch.device)) and str(value).startswith("cuda")
+            return "cpu" if named else value
+
+        return original(self, *map(here, args), **{name: here(value) for name, value in kwargs.items()})
+
+    module.DiffusionPipeline.to = to
+
+
+HOOKS = {
+    "xfuser.envs": _envs,
+    "xfuser.core.distributed.group_coordinator": _group_coordinator,
+    "xfuser.core.distributed.attention_backend": _attention_backend,
+    "xfuser.core.distributed.runtime_state": _runtime_state,
+    "xfuser.model_executor.layers.usp": _usp,
+    "diffusers.pipelines.pipeline_utils": _diffusers_pipelines,
+}
+"""What to do to each module right after it has been imported."""

@@ -1,0 +1,142 @@
+"""What xfuser 0.7.0 gets wrong for FLUX.1 without PipeFusion, mended where TokenRing is chosen."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from torch import Tensor
+from torch.nn.functional import pad
+
+from tokenring_xdit.integrations.xfuser.choice import current_choice
+from tokenring_xdit.integrations.xfuser.layout import ShardLayout, active_layout, shard_layout
+
+__all__ = ["HOOKS"]
+
+
+def count_replicated_text_once(flux: Any) -> None:
+    """Hand text that every rank holds to ``USP`` as joint tensors.
+
+    xfuser 0.7.0: where the text length does not divide by the degree, each rank keeps all of it and
+    it enters the main sequence, so every text key is counted once a rank (7.7e-3 off).
+    """
+    original = flux.USP
+
+    @functools.wraps(original)
+    def usp(query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Tensor:
+        layout = active_layout()
+        text = layout.text_replicated if layout is not None else 0
+        if not text or kwargs.get("joint_strategy") is not None:
+            return original(query, key, value, **kwargs)
+        (text_q, query), (text_k, key), (text_v, value) = (
+            t.split([text, t.shape[2] - text], dim=2) for t in (query, key, value)
+        )
+        return original(
+            query,
+            key,
+            value,
+            joint_query=text_q,
+            joint_key=text_k,
+            joint_value=text_v,
+            joint_strategy="front",
+            **kwargs,
+        )
+
+    flux.USP = usp
+
+
+def take_any_number_of_image_tokens(flux: Any) -> None:
+    """Tell attention which image tokens are padding, and give the padding function the name it is called by.
+
+    xfuser 0.7.0: ``xFuserFlux1Transformer2DWrapper.forward`` calls ``_pad_to_sp_divisible``, the
+    method is named ``pad_to_sp_divisible``; and the padding it makes is attended as keys.
+    """
+    wrapper = flux.xFuserFlux1Transformer2DWrapper
+    original = wrapper.forward
+
+    @functools.wraps(original)
+    def forward(self: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if current_choice() is None:
+            return original(self, hidden_states, encoder_hidden_states, *args, **kwargs)
+        if not hasattr(type(self), "_pad_to_sp_divisible"):
+            type(self)._pad_to_sp_divisible = type(self).pad_to_sp_divisible
+        layout = ShardLayout(_ranks(), hidden_states.shape[1], encoder_hidden_states.shape[-2])
+        with shard_layout(layout):
+            return original(self, hidden_states, encoder_hidden_states, *args, **kwargs)
+
+    wrapper.forward = forward
+
+
+def pad_the_picture(pipeline_flux: Any) -> None:
+    """Pad image tokens for the loop of ``xFuserFluxPipeline`` and cut the padding off again.
+
+    xfuser 0.7.0 refuses pictures whose rows of tokens do not divide by the degree.
+    """
+    pipeline = pipeline_flux.xFuserFluxPipeline
+    original = pipeline._sync_pipeline
+
+    @functools.wraps(original)
+    def sync_pipeline(self: Any, latents: Tensor, prompt_embeds: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if current_choice() is None or _pipefusion():
+            return original(self, latents, prompt_embeds, *args, **kwargs)
+        layout = ShardLayout(_ranks(), latents.shape[1], prompt_embeds.shape[-2])
+        ids = kwargs["latent_image_ids"]
+        kwargs["latent_image_ids"] = pad(ids, (0, 0, 0, layout.padding))
+        latents = pad(latents, (0, 0, 0, layout.padding))
+        with shard_layout(layout):
+            return original(self, latents, prompt_embeds, *args, **kwargs)[:, : layout.image_tokens]
+
+    pipeline._sync_pipeline = sync_pipeline
+
+
+def cut_by_tokens(runtime_state: Any) -> None:
+    """Cut pictures whose rows do not divide by the degree by tokens.
+
+    xfuser 0.7.0: ``_calc_patches_metadata`` raises for them, and does so for the default size of
+    1024 pixels too when a caller (its own runner) has not set the size yet.
+    """
+    state = runtime_state.DiTRuntimeState
+    original = state._calc_patches_metadata
+
+    @functools.wraps(original)
+    def calc_patches_metadata(self: Any) -> None:
+        choice = getattr(self.parallel_config.sp_config, "tokenring", None)
+        rows = self.input_config.height // self.vae_scale_factor
+        if choice is None or self.parallel_config.pp_degree > 1 or rows % self.parallel_config.sp_degree == 0:
+            original(self)
+            return
+        from xfuser.core.distributed import get_sequence_parallel_rank
+
+        tokens = rows // self.backbone_patch_size * (self.input_config.width // self.vae_scale_factor // self.backbone_patch_size)
+        shard = ShardLayout(self.parallel_config.sp_degree, tokens, 0).image_shard
+        start = shard * get_sequence_parallel_rank()
+        self.num_pipeline_patch = 1
+        self.pp_patches_token_start_idx_local = [0, shard]
+        self.pp_patches_token_start_end_idx_global = [[start, start + shard]]
+        self.pp_patches_token_num = [shard]
+
+    state._calc_patches_metadata = calc_patches_metadata
+
+
+def _ranks() -> int:
+    from xfuser.core.distributed import get_sequence_parallel_world_size
+
+    return int(get_sequence_parallel_world_size())
+
+
+def _pipefusion() -> bool:
+    from xfuser.core.distributed import get_pipeline_parallel_world_size
+
+    return bool(get_pipeline_parallel_world_size() > 1)
+
+
+def _transformer(flux: Any) -> None:
+    count_replicated_text_once(flux)
+    take_any_number_of_image_tokens(flux)
+
+
+HOOKS = {
+    "xfuser.model_executor.models.transformers.transformer_flux": _transformer,
+    "xfuser.model_executor.pipelines.pipeline_flux": pad_the_picture,
+    "xfuser.core.distributed.runtime_state": cut_by_tokens,
+}

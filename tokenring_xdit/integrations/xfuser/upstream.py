@@ -1,0 +1,105 @@
+"""Every name of xfuser (and of what it stands on) that this integration relies on, in one list.
+
+Nothing outside this folder touches xfuser. ``tests/integrations/xfuser/test_upstream.py`` looks each
+name up in the installed xfuser, so a release that moves one fails by that name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from dataclasses import dataclass
+
+__all__ = ["RELIED_ON", "TESTED_VERSION", "UpstreamName", "broken_names"]
+
+TESTED_VERSION = "0.7.0"
+"""The xfuser release that the facts in this folder were tried on."""
+
+_USP = "xfuser.model_executor.layers.usp"
+_FLUX = "xfuser.model_executor.models.transformers.transformer_flux"
+_ARGS = "xfuser.config.args"
+_STATE = "xfuser.core.distributed.runtime_state"
+
+
+@dataclass(frozen=True)
+class UpstreamName:
+    """A name that has to exist upstream.
+
+    Attributes:
+        module: Module that defines it.
+        path: Attribute path inside the module.
+        use: What this integration does with it.
+        parameters: Names of parameters that a callable has to have.
+    """
+
+    module: str
+    path: str
+    use: str
+    parameters: tuple[str, ...] = ()
+
+    def problem(self) -> str | None:
+        """What is wrong with the name in the installed release, or ``None``."""
+        try:
+            value: object = importlib.import_module(self.module)
+        except ImportError as error:
+            return f"{self.module} cannot be imported: {error}"
+        for part in self.path.split("."):
+            if not hasattr(value, part):
+                return f"{self.module} has no {self.path}"
+            value = getattr(value, part)
+        if self.parameters and callable(value):
+            missing = set(self.parameters) - set(inspect.signature(value).parameters)
+            if missing:
+                return f"{self.module}.{self.path} lost the parameters {sorted(missing)}"
+        return None
+
+
+RELIED_ON: tuple[UpstreamName, ...] = (
+    UpstreamName(
+        _USP,
+        "ring_attn",
+        "replaced by the dispatcher, kept for Ring",
+        ("attention_function", "query", "key", "value", "dropout_p", "is_causal", "joint_attn_kwargs", "attention_kwargs"),
+    ),
+    UpstreamName(
+        _USP,
+        "USP",
+        "called by models; given replicated text as joint tensors",
+        ("query", "key", "value", "joint_query", "joint_key", "joint_value", "joint_strategy"),
+    ),
+    UpstreamName(_USP, "PROCESS_GROUP", "None without a GPU; set from yunchang"),
+    UpstreamName(_USP, "_sdpa_all_to_all_single", "counted as Ulysses traffic by `compare`"),
+    UpstreamName(_USP, "concat_joint_tensors_decorator", "wraps the attention function; passes through without joint tensors"),
+    UpstreamName("yunchang.globals", "PROCESS_GROUP.RING_PG", "the ring group"),
+    UpstreamName("xfuser.core.distributed.attention_backend", "ATTENTION_FUNCTION_REGISTRY", "kernel for CPU tensors"),
+    UpstreamName("xfuser.core.distributed.attention_backend", "AttentionBackendType.SDPA_FLASH", "default kernel on a CPU"),
+    UpstreamName(_ARGS, "xFuserArgs.add_cli_args", "flags"),
+    UpstreamName(_ARGS, "xFuserArgs.add_runner_args", "flags"),
+    UpstreamName(_ARGS, "xFuserArgs.from_cli_args", "flags"),
+    UpstreamName(_ARGS, "xFuserArgs.from_runner_args", "flags"),
+    UpstreamName(_ARGS, "xFuserArgs.create_config", "carries the choice into the engine config"),
+    UpstreamName("xfuser.config.config", "SequenceParallelConfig", "carries the choice at run time"),
+    UpstreamName(_STATE, "RuntimeState._select_attention_backend", "default kernel on a CPU"),
+    UpstreamName(_STATE, "DiTRuntimeState._calc_patches_metadata", "repaired for sizes that do not divide"),
+    UpstreamName(_STATE, "get_runtime_state", "where the choice is read"),
+    UpstreamName("xfuser.core.distributed", "get_sequence_parallel_world_size", "shard layout"),
+    UpstreamName("xfuser.core.distributed", "get_sequence_parallel_rank", "shard layout"),
+    UpstreamName("xfuser.core.distributed", "get_ulysses_parallel_world_size", "shard layout"),
+    UpstreamName("xfuser.core.distributed", "get_pipeline_parallel_world_size", "shard layout"),
+    UpstreamName("xfuser.core.distributed.group_coordinator", "synchronize", "imported by name from torch.cuda"),
+    UpstreamName("xfuser.envs", "_is_cuda", "true for a CUDA build without a GPU"),
+    UpstreamName("xfuser.envs", "get_device_version", "raises without an accelerator"),
+    UpstreamName("xfuser.envs", "get_torch_distributed_backend", "raises without an accelerator"),
+    UpstreamName("xfuser.envs", "PACKAGES_CHECKER.packages_info", "says whether yunchang may be used"),
+    UpstreamName("xfuser.envs", "PackagesEnvChecker._on_rdna4", "asks a GPU for its name"),
+    UpstreamName(_FLUX, "USP", "the module's own reference, replaced by the repair"),
+    UpstreamName(_FLUX, "xFuserFlux1Transformer2DWrapper.forward", "told about padding and replicated text"),
+    UpstreamName(_FLUX, "xFuserFlux1Transformer2DWrapper.pad_to_sp_divisible", "called upstream by another name"),
+    UpstreamName("xfuser.model_executor.pipelines.pipeline_flux", "xFuserFluxPipeline._sync_pipeline", "pads and unpads image tokens", ("latents", "latent_image_ids", "prompt_embeds")),
+)
+
+
+def broken_names() -> dict[str, str]:
+    """Names that the installed xfuser does not have any more, with what is wrong."""
+    found = ((f"{name.module}.{name.path}", name.problem()) for name in RELIED_ON)
+    return {name: problem for name, problem in found if problem is not None}
