@@ -33,8 +33,7 @@ from tokenizers import Tokenizer, models, normalizers, trainers
 from torch import nn
 from torch.nn import functional
 from tqdm import tqdm
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel
-from transformers import T5Tokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
 from tokenring_xdit.pipelines.embedded.scenes import draw, random_scene, vocabulary
 
@@ -356,7 +355,9 @@ def main() -> None:
     log.info("vae done after %.0f s", time.monotonic() - began)
     latents = encode_all(vae, pictures, args.work)
     if args.export_now:
-        parts = nn.ModuleDict({"transformer": make_transformer(), **dict(zip(("clip", "t5"), make_text(captions)[1::2], strict=True))})
+        parts = nn.ModuleDict(
+            {"transformer": make_transformer(), **dict(zip(("clip", "t5"), make_text(captions)[1::2], strict=True))}
+        )
         parts.load_state_dict(torch.load(args.work / "flow.pt", weights_only=True)["average"])
     else:
         parts = train_flow(recipe, latents, captions, args.work)

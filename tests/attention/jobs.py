@@ -61,7 +61,9 @@ def errors(case: Case) -> dict[str, Any]:
     q, k, v, home = problem(case)
     q_part = slice(sum(case.q_lengths[:rank]), sum(case.q_lengths[: rank + 1]))
     kv_part = slice(sum(case.kv_lengths[:rank]), sum(case.kv_lengths[: rank + 1]))
-    all_k, all_v = (torch.cat([t, h], dim=2) if h is not None else t for t, h in zip((k, v), home or (None, None), strict=True))
+    all_k, all_v = (
+        torch.cat([t, h], dim=2) if h is not None else t for t, h in zip((k, v), home or (None, None), strict=True)
+    )
     visible = None
     if case.causal:
         visible = torch.arange(k.shape[2]) <= torch.arange(q.shape[2])[:, None]

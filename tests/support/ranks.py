@@ -119,11 +119,11 @@ def _serve(connection: Connection, port: int) -> None:
         torch.manual_seed(1234)
         try:
             answer: tuple[Any, BaseException | None, str] = (function(*args), None, "")
-        except Exception as error:  # noqa: BLE001 - reported to the test
+        except Exception as error:
             answer = (None, error, traceback.format_exc())
         finally:
             dist.destroy_process_group()
         try:
             connection.send(answer)
-        except Exception as error:  # noqa: BLE001 - an exception that does not pickle
+        except Exception as error:
             connection.send((None, RuntimeError(repr(answer[1] or error)), answer[2]))

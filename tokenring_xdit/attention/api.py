@@ -127,7 +127,8 @@ def _spec(
         expected = (k.shape[0], k.shape[1], k.shape[3])
         if home_k.shape != home_v.shape or home_k.ndim != 4 or (*home_k.shape[:2], home_k.shape[3]) != expected:
             raise UnsupportedError(
-                f"home_kv has to be [B, Hkv, T, D] like k, got {tuple(home_k.shape)} and {tuple(home_v.shape)}; {shapes}"
+                f"home_kv has to be [B, Hkv, T, D] like k, got {tuple(home_k.shape)} and "
+                f"{tuple(home_v.shape)}; {shapes}"
             )
         if verified.schedule.mask is Mask.CAUSAL:
             raise UnsupportedError("home_kv has no position in a causal sequence: pass causal=False or no home_kv")

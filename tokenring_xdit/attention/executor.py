@@ -125,7 +125,9 @@ class _Run:
                 self._post(action)
             elif isinstance(action, Attend):
                 if home_kv is not None:  # while the first blocks are under way
-                    self._meet(self.own[q_block(self.rank)][0], *home_kv, Mask.FULL, self.result, slice(None), slice(None))
+                    self._meet(
+                        self.own[q_block(self.rank)][0], *home_kv, Mask.FULL, self.result, slice(None), slice(None)
+                    )
                     home_kv = None
                 self._attend(action)
             else:
@@ -309,9 +311,7 @@ class _Run:
         narrow = kv_block(action.kv.owner, tokens=action.kv.tokens, heads=q_heads)
         return q, self._cut(k, action.kv, narrow), self._cut(v, action.kv, narrow)
 
-    def _meet(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, into: Running, heads: slice, tokens: slice
-    ) -> None:
+    def _meet(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, into: Running, heads: slice, tokens: slice) -> None:
         if not q.numel() or not k.numel():
             return  # kernels do not take empty blocks, and nothing would change
         if k.shape[1] != q.shape[1]:
@@ -333,7 +333,9 @@ def _last_uses(program: Program) -> dict[int, list[Block]]:
     expiring: dict[int, list[Block]] = {}
     for block in received:
         uses = [index for index, action in enumerate(program) if any(block.covers(b) for b in _used(action))]
-        arrived = next(i for i, a in enumerate(program) if isinstance(a, Exchange) and block in [t.block for t in a.recvs])
+        arrived = next(
+            i for i, a in enumerate(program) if isinstance(a, Exchange) and block in [t.block for t in a.recvs]
+        )
         expiring.setdefault(max([*uses, arrived]), []).append(block)
     return expiring
 

@@ -123,13 +123,14 @@ class RingGroup:
     def _new_group(
         self, purpose: str, *, backend: str | None = None, timeout: timedelta | None = None
     ) -> dist.ProcessGroup:
-        return dist.new_group(
+        group: dist.ProcessGroup = dist.new_group(
             self.peers,
             backend=backend,
             timeout=timeout,
             use_local_synchronization=True,
             group_desc=f"tokenring-{purpose}",
         )
+        return group
 
     @staticmethod
     def _timeout() -> timedelta:

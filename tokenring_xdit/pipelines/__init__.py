@@ -1,0 +1,1 @@
+"""Pictures from prompts: models, jobs for several ranks, and their launcher."""

@@ -54,7 +54,6 @@ def _phrases(action: Action) -> Iterator[str]:
         yield f"merges {action.partial}"
 
 
-
 def _traffic(schedule: Schedule) -> str:
     """Blocks that each rank sends, by kind; one figure where all ranks send alike."""
     parts = []

@@ -122,17 +122,17 @@ def _match_messages(schedule: Schedule) -> dict[_Spot, set[_Spot]]:
             if expected is None:
                 spot, block = sent
                 problem = f"sends {block} to rank {destination}, which never receives it"
-                raise VerificationError(schedule.name, *spot, problem)
+                raise VerificationError(schedule.name, spot[0], spot[1], problem)
             if sent is None:
                 spot, block = expected
                 problem = f"would wait for ever for {block}, which rank {source} never sends"
-                raise VerificationError(schedule.name, *spot, problem)
+                raise VerificationError(schedule.name, spot[0], spot[1], problem)
             if sent[1] != expected[1]:
                 problem = (
                     f"expects {expected[1]} from rank {source} on channel {channel.value}, where that rank's "
                     f"action {sent[0][1]} sends {sent[1]}: the order of the two sides differs"
                 )
-                raise VerificationError(schedule.name, *expected[0], problem)
+                raise VerificationError(schedule.name, expected[0][0], expected[0][1], problem)
             partners[sent[0]].add(expected[0])
             partners[expected[0]].add(sent[0])
     return partners
@@ -198,8 +198,10 @@ class _Replay:
 
     def run(self) -> None:
         """Replay to the end, then check that nothing is missing."""
-        while any([self._advance(rank) for rank in range(self.schedule.world_size)]) or self._settle():
-            pass
+        moved = True
+        while moved:
+            advanced = [self._advance(rank) for rank in range(self.schedule.world_size)]
+            moved = any(advanced) or self._settle()
         self._refuse_waiting()
         self._refuse_missing()
 
@@ -233,7 +235,7 @@ class _Replay:
 
     def _post(self, spot: _Spot, exchange: Exchange) -> bool:
         rank = spot[0]
-        if not all([self._has(spot, t.block, "sends") for t in exchange.sends if t.block.kind is not Kind.O]):
+        if not all(self._has(spot, t.block, "sends") for t in exchange.sends if t.block.kind is not Kind.O):
             return False
         for t in exchange.sends:
             if t.block.kind is Kind.O:
@@ -260,16 +262,14 @@ class _Replay:
             self.partials[key] = (_State.SENT, spot)
 
     def _attend(self, spot: _Spot, action: Attend) -> bool:
-        if not all([self._has(spot, block, "attends") for block in (action.q, action.kv)]):
+        if not all(self._has(spot, block, "attends") for block in (action.q, action.kv)):
             return False
         rank, q, kv = spot[0], action.q, action.kv
         if not self._asked(q.owner, kv.owner) or action.mask is not self._pair_mask(q.owner, kv.owner):
             problem = f"attends {q} to {kv} with mask {action.mask.value}, which {self.schedule.mask.value} forbids"
             raise self._fail(spot, problem)
         shared_heads = set(_span(q.heads, self.grid.heads)) & set(_span(kv.heads, self.grid.heads))
-        for (q_atom, head), kv_atom in itertools.product(
-            self.grid.q_atoms(q), _span(kv.tokens, self.grid.kv)
-        ):
+        for (q_atom, head), kv_atom in itertools.product(self.grid.q_atoms(q), _span(kv.tokens, self.grid.kv)):
             if head not in shared_heads:
                 continue
             pair = (q.owner, q_atom, kv.owner, kv_atom, head)
@@ -331,8 +331,7 @@ class _Replay:
                 others = [r for r in range(self.schedule.world_size) if r != rank and self._waits(r)]
                 raise self._fail(
                     (rank, self.position[rank]),
-                    "waits for ever for what it needs"
-                    + (f"; so do ranks {others}: a circular wait" if others else ""),
+                    "waits for ever for what it needs" + (f"; so do ranks {others}: a circular wait" if others else ""),
                 )
         for (rank, channel), queue in self.queues.items():
             if queue:

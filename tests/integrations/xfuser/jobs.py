@@ -33,7 +33,7 @@ class FluxCase:
 
 @contextmanager
 def engine(case: FluxCase) -> Iterator[Any]:
-    """xfuser with its groups for one job; its globals are cleared afterwards."""
+    """Xfuser with its groups for one job; its globals are cleared afterwards."""
     from tokenring_xdit.integrations.xfuser import register
 
     register()
@@ -71,7 +71,9 @@ def run_flux(case: FluxCase) -> torch.Tensor | None:
         else:
             # as xfuser/model_executor/models/runner_models/flux.py does it; the groups exist before the model
             initialize_groups(config)
-            pipe = flux_pipeline(guidance=case.guidance, transformer_class=xFuserFlux1Transformer2DWrapper).to(case.dtype)
+            pipe = flux_pipeline(guidance=case.guidance, transformer_class=xFuserFlux1Transformer2DWrapper).to(
+                case.dtype
+            )
             initialize_runtime_state(pipe, config)
             get_runtime_state().set_input_parameters(
                 batch_size=case.batch,
@@ -84,7 +86,7 @@ def run_flux(case: FluxCase) -> torch.Tensor | None:
 
 
 def initialize_groups(config: Any) -> None:
-    """xfuser's process groups, as its runner makes them."""
+    """Xfuser's process groups, as its runner makes them."""
     from xfuser.core.distributed.parallel_state import initialize_model_parallel
 
     parallel = config.parallel_config

@@ -25,9 +25,7 @@ _MATH_SCORES = 1 << 24
 """Scores held at once by the plain kernel: 64 MiB in fp32."""
 
 
-def math_attention(
-    q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool
-) -> tuple[Tensor, Tensor]:
+def math_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> tuple[Tensor, Tensor]:
     """Plain softmax in fp32, some query rows at a time; on any device."""
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
     kt, vf = k.float().transpose(-1, -2), v.float()
@@ -46,18 +44,14 @@ def math_attention(
     return out, lse
 
 
-def cpu_flash(
-    q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool
-) -> tuple[Tensor, Tensor]:
-    """torch's fused CPU kernel."""
+def cpu_flash(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> tuple[Tensor, Tensor]:
+    """Torch's fused CPU kernel."""
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=scale)
     return out, lse
 
 
-def torch_flash(
-    q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool
-) -> tuple[Tensor, Tensor]:
-    """torch's flash kernel for CUDA, which wants head dims that are multiples of eight."""
+def torch_flash(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> tuple[Tensor, Tensor]:
+    """Torch's flash kernel for CUDA, which wants head dims that are multiples of eight."""
     dim = q.shape[-1]
     scale = 1.0 / math.sqrt(dim) if scale is None else scale
     missing = -dim % 8
@@ -67,29 +61,21 @@ def torch_flash(
     return out[..., :dim], lse[..., : q.shape[2]]
 
 
-def efficient(
-    q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool
-) -> tuple[Tensor, Tensor]:
-    """torch's memory-efficient kernel for CUDA, which pads the log-sum-exp to a multiple of 32."""
-    out, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
-        q, k, v, None, True, 0.0, causal, scale=scale
-    )
+def efficient(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> tuple[Tensor, Tensor]:
+    """Torch's memory-efficient kernel for CUDA, which pads the log-sum-exp to a multiple of 32."""
+    out, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, None, True, 0.0, causal, scale=scale)
     return out, lse[..., : q.shape[2]]
 
 
-def cudnn(
-    q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool
-) -> tuple[Tensor, Tensor]:
-    """cuDNN's kernel through torch, which returns the log-sum-exp as ``[B, H, Sq, 1]``."""
+def cudnn(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> tuple[Tensor, Tensor]:
+    """CuDNN's kernel through torch, which returns the log-sum-exp as ``[B, H, Sq, 1]``."""
     out, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(
         q, k, v, None, True, 0.0, causal, False, scale=scale
     )
     return out, lse.reshape(q.shape[:-1])
 
 
-def flash_attn(
-    q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool
-) -> tuple[Tensor, Tensor]:
+def flash_attn(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> tuple[Tensor, Tensor]:
     """Dao's flash-attn package, which works on ``[B, S, H, D]``."""
     from flash_attn import flash_attn_func  # type: ignore[import-not-found]
 
@@ -111,6 +97,4 @@ register(Kernel("cpu", cpu_flash, frozenset({"cpu"}), _FLOATS, preference=10))
 register(Kernel("efficient", efficient, _CUDA, _FLOATS, preference=10, ran_here=False))
 register(Kernel("cudnn", cudnn, _CUDA, _HALVES, preference=20, ran_here=False))
 register(Kernel("flash", torch_flash, _CUDA, _HALVES, preference=30, ran_here=False))
-register(
-    Kernel("flash_attn", flash_attn, _CUDA, _HALVES, preference=40, missing=_no_flash_attn, ran_here=False)
-)
+register(Kernel("flash_attn", flash_attn, _CUDA, _HALVES, preference=40, missing=_no_flash_attn, ran_here=False))

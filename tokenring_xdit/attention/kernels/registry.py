@@ -17,9 +17,7 @@ __all__ = ["KERNELS", "Kernel", "KernelFunction", "choose", "register"]
 class KernelFunction(Protocol):
     """Attention of one query block over one key/value block, on one device."""
 
-    def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> tuple[Tensor, Tensor]:
         """Compute attention.
 
         Args:

@@ -1,6 +1,8 @@
 """TokenRing inside xDiT (xfuser 0.7): everything that touches xfuser is in this folder."""
 
 from tokenring_xdit.integrations.xfuser.choice import TokenRingChoice, current_choice
+from tokenring_xdit.integrations.xfuser.engine import Degrees, Engine
 from tokenring_xdit.integrations.xfuser.install import register
+from tokenring_xdit.integrations.xfuser.traffic import Traffic, count_traffic
 
-__all__ = ["TokenRingChoice", "current_choice", "register"]
+__all__ = ["Degrees", "Engine", "TokenRingChoice", "Traffic", "count_traffic", "current_choice", "register"]

@@ -37,7 +37,7 @@ def install_dispatcher(usp: Any) -> None:
         is_causal: bool = False,
         joint_attn_kwargs: dict[str, Any] | None = None,
         attention_kwargs: dict[str, Any] | None = None,
-    ) -> Tensor:
+    ) -> Any:
         choice = current_choice()
         if choice is None:
             return original(

@@ -27,7 +27,7 @@ def no_accelerator() -> bool:
 
 def prepare_torch() -> None:
     """Make the calls to ``torch.cuda`` that xfuser's runner makes unconditionally harmless."""
-    torch.cuda.synchronize = lambda device=None: None  # type: ignore[assignment]
+    torch.cuda.synchronize = lambda device=None: None
     torch.cuda.Event = _WallClockEvent  # type: ignore[assignment, misc]
 
 

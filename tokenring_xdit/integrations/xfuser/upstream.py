@@ -18,6 +18,7 @@ TESTED_VERSION = "0.7.0"
 _USP = "xfuser.model_executor.layers.usp"
 _FLUX = "xfuser.model_executor.models.transformers.transformer_flux"
 _ARGS = "xfuser.config.args"
+_PARALLEL = "xfuser.core.distributed.parallel_state"
 _STATE = "xfuser.core.distributed.runtime_state"
 
 
@@ -59,7 +60,16 @@ RELIED_ON: tuple[UpstreamName, ...] = (
         _USP,
         "ring_attn",
         "replaced by the dispatcher, kept for Ring",
-        ("attention_function", "query", "key", "value", "dropout_p", "is_causal", "joint_attn_kwargs", "attention_kwargs"),
+        (
+            "attention_function",
+            "query",
+            "key",
+            "value",
+            "dropout_p",
+            "is_causal",
+            "joint_attn_kwargs",
+            "attention_kwargs",
+        ),
     ),
     UpstreamName(
         _USP,
@@ -69,10 +79,15 @@ RELIED_ON: tuple[UpstreamName, ...] = (
     ),
     UpstreamName(_USP, "PROCESS_GROUP", "None without a GPU; set from yunchang"),
     UpstreamName(_USP, "_sdpa_all_to_all_single", "counted as Ulysses traffic by `compare`"),
-    UpstreamName(_USP, "concat_joint_tensors_decorator", "wraps the attention function; passes through without joint tensors"),
+    UpstreamName(
+        _USP, "concat_joint_tensors_decorator", "wraps the attention function; passes through without joint tensors"
+    ),
     UpstreamName("yunchang.globals", "PROCESS_GROUP.RING_PG", "the ring group"),
+    UpstreamName("yunchang.globals", "PROCESS_GROUP.ULYSSES_PG", "size of the Ulysses group"),
     UpstreamName("xfuser.core.distributed.attention_backend", "ATTENTION_FUNCTION_REGISTRY", "kernel for CPU tensors"),
-    UpstreamName("xfuser.core.distributed.attention_backend", "AttentionBackendType.SDPA_FLASH", "default kernel on a CPU"),
+    UpstreamName(
+        "xfuser.core.distributed.attention_backend", "AttentionBackendType.SDPA_FLASH", "default kernel on a CPU"
+    ),
     UpstreamName(_ARGS, "xFuserArgs.add_cli_args", "flags"),
     UpstreamName(_ARGS, "xFuserArgs.add_runner_args", "flags"),
     UpstreamName(_ARGS, "xFuserArgs.from_cli_args", "flags"),
@@ -82,6 +97,20 @@ RELIED_ON: tuple[UpstreamName, ...] = (
     UpstreamName(_STATE, "RuntimeState._select_attention_backend", "default kernel on a CPU"),
     UpstreamName(_STATE, "DiTRuntimeState._calc_patches_metadata", "repaired for sizes that do not divide"),
     UpstreamName(_STATE, "get_runtime_state", "where the choice is read"),
+    UpstreamName(
+        _STATE, "initialize_runtime_state", "one runtime state for each engine", ("pipeline", "engine_config")
+    ),
+    UpstreamName(_STATE, "_RUNTIME", "exchanged when an engine is activated"),
+    UpstreamName(_PARALLEL, "_WORLD", "exchanged when an engine is activated"),
+    UpstreamName(_PARALLEL, "_SP", "exchanged when an engine is activated"),
+    UpstreamName(_PARALLEL, "init_distributed_environment", "starts an engine", ("rank", "world_size")),
+    UpstreamName(
+        _PARALLEL,
+        "initialize_model_parallel",
+        "starts an engine",
+        ("sequence_parallel_degree", "ulysses_degree", "ring_degree"),
+    ),
+    UpstreamName("xfuser", "xFuserFluxPipeline", "runs Flux"),
     UpstreamName("xfuser.core.distributed", "get_sequence_parallel_world_size", "shard layout"),
     UpstreamName("xfuser.core.distributed", "get_sequence_parallel_rank", "shard layout"),
     UpstreamName("xfuser.core.distributed", "get_ulysses_parallel_world_size", "shard layout"),
@@ -95,7 +124,12 @@ RELIED_ON: tuple[UpstreamName, ...] = (
     UpstreamName(_FLUX, "USP", "the module's own reference, replaced by the repair"),
     UpstreamName(_FLUX, "xFuserFlux1Transformer2DWrapper.forward", "told about padding and replicated text"),
     UpstreamName(_FLUX, "xFuserFlux1Transformer2DWrapper.pad_to_sp_divisible", "called upstream by another name"),
-    UpstreamName("xfuser.model_executor.pipelines.pipeline_flux", "xFuserFluxPipeline._sync_pipeline", "pads and unpads image tokens", ("latents", "latent_image_ids", "prompt_embeds")),
+    UpstreamName(
+        "xfuser.model_executor.pipelines.pipeline_flux",
+        "xFuserFluxPipeline._sync_pipeline",
+        "pads and unpads image tokens",
+        ("latents", "latent_image_ids", "prompt_embeds"),
+    ),
 )
 
 

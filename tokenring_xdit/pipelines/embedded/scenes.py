@@ -168,21 +168,20 @@ class Scene:
             rng: Chooses among wordings that mean the same (leaving a white ground or the centre
                 unsaid, counting instead of naming twice); ``None`` says everything.
         """
-        plain = rng is None
         if len(self.items) == 1:
             assert self.place is not None
             text = self.items[0].phrase
-            if plain or self.place is not Place.CENTRE or rng.random() < 0.5:
+            if rng is None or self.place is not Place.CENTRE or rng.random() < 0.5:
                 text += f" {self.place.words}"
         else:
             assert self.relation is not None
             first, second = self.items
-            if first == second and not plain and rng.random() < 0.7:
+            if first == second and rng is not None and rng.random() < 0.7:
                 row = self.relation in (Relation.LEFT_OF, Relation.RIGHT_OF)
                 text = f"two {first.words}s {'side by side' if row else 'one above the other'}"
             else:
                 text = f"{first.phrase} {self.relation.words} {second.phrase}"
-        if plain or self.ground != "white" or rng.random() < 0.5:
+        if rng is None or self.ground != "white" or rng.random() < 0.5:
             text += f" on a {self.ground} ground"
         return text
 
@@ -219,11 +218,10 @@ def draw(scene: Scene, rng: random.Random | None = None) -> Image.Image:
     single = len(scene.items) == 1
     for item, (x, y) in zip(scene.items, scene.centres, strict=True):
         radius = 0.19 if single else 0.17
+        dx, dy, scale = 0.0, 0.0, 1.0
         if rng is not None:
-            x += rng.uniform(-0.04, 0.04)
-            y += rng.uniform(-0.04, 0.04)
-            radius *= rng.uniform(0.9, 1.1)
-        _draw_item(canvas, item, x * side, y * side, radius * side)
+            dx, dy, scale = rng.uniform(-0.04, 0.04), rng.uniform(-0.04, 0.04), rng.uniform(0.9, 1.1)
+        _draw_item(canvas, item, (x + dx) * side, (y + dy) * side, radius * scale * side)
     return image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BOX)
 
 
@@ -237,9 +235,7 @@ def _draw_item(canvas: ImageDraw.ImageDraw, item: Item, x: float, y: float, r: f
     else:
         corners = [math.radians(angle) for angle in (-90, 30, 150)]
         size, lift = 1.25 * r, 0.25 * r
-        canvas.polygon(
-            [(x + size * math.cos(a), y + lift + size * math.sin(a)) for a in corners], fill=colour
-        )
+        canvas.polygon([(x + size * math.cos(a), y + lift + size * math.sin(a)) for a in corners], fill=colour)
 
 
 def vocabulary() -> list[str]:

@@ -23,14 +23,12 @@ def count_replicated_text_once(flux: Any) -> None:
     original = flux.USP
 
     @functools.wraps(original)
-    def usp(query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Tensor:
+    def usp(query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Any:
         layout = active_layout()
         text = layout.text_replicated if layout is not None else 0
         if not text or kwargs.get("joint_strategy") is not None:
             return original(query, key, value, **kwargs)
-        (text_q, query), (text_k, key), (text_v, value) = (
-            t.split([text, t.shape[2] - text], dim=2) for t in (query, key, value)
-        )
+        (text_q, query), (text_k, key), (text_v, value) = (t.tensor_split([text], dim=2) for t in (query, key, value))
         return original(
             query,
             key,
@@ -76,7 +74,7 @@ def pad_the_picture(pipeline_flux: Any) -> None:
     original = pipeline._sync_pipeline
 
     @functools.wraps(original)
-    def sync_pipeline(self: Any, latents: Tensor, prompt_embeds: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def sync_pipeline(self: Any, latents: Tensor, prompt_embeds: Tensor, *args: Any, **kwargs: Any) -> Any:
         if current_choice() is None or _pipefusion():
             return original(self, latents, prompt_embeds, *args, **kwargs)
         layout = ShardLayout(_ranks(), latents.shape[1], prompt_embeds.shape[-2])
@@ -107,7 +105,11 @@ def cut_by_tokens(runtime_state: Any) -> None:
             return
         from xfuser.core.distributed import get_sequence_parallel_rank
 
-        tokens = rows // self.backbone_patch_size * (self.input_config.width // self.vae_scale_factor // self.backbone_patch_size)
+        tokens = (
+            rows
+            // self.backbone_patch_size
+            * (self.input_config.width // self.vae_scale_factor // self.backbone_patch_size)
+        )
         shard = ShardLayout(self.parallel_config.sp_degree, tokens, 0).image_shard
         start = shard * get_sequence_parallel_rank()
         self.num_pipeline_patch = 1

@@ -1,0 +1,159 @@
+"""``tokenring-xdit compare``: the same picture from one rank, Ulysses, Ring and TokenRing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenring_xdit.cli.picture import add_picture_options, picture_from
+from tokenring_xdit.errors import ConfigurationError, TokenRingError
+
+if TYPE_CHECKING:
+    from tokenring_xdit.pipelines.jobs import Picture, Strategy
+    from tokenring_xdit.pipelines.model import FluxModel
+
+__all__ = ["add_parser"]
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "compare",
+        help="draw the same picture with every strategy and lay the results side by side",
+        epilog='example: tokenring-xdit compare "a red circle left of a blue square" --ranks 4 --output sheet.png',
+    )
+    add_picture_options(parser)
+    parser.add_argument("--ranks", type=int, default=4, help="ranks of each strategy (default: %(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="timed rounds, strategies taking turns (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--schedule", default="token_ring", help="schedule of the TokenRing ranks (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--output",
+        default="outputs/compare.png",
+        help="the contact sheet; the JSON goes beside it (default: %(default)s)",
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> None:
+    from tokenring_xdit.pipelines.jobs import CompareJob
+    from tokenring_xdit.pipelines.launch import run_folder, run_job
+
+    if args.rounds < 1 or args.ranks < 2:
+        raise ConfigurationError("--rounds has to be at least 1, and --ranks at least 2")
+    output = Path(args.output).resolve()
+    if output.suffix.lower() != ".png":
+        raise ConfigurationError(
+            f"--output {args.output}: the contact sheet is written as PNG, so the name has to end in .png"
+        )
+    model, picture = picture_from(args)
+    strategies = _strategies(args, model, picture)
+    with run_folder() as folder:
+        job = CompareJob(picture, strategies, args.rounds, str(output))
+        measured = run_job(job, args.ranks, folder, port=args.port)
+        report = _report(picture, strategies, measured, args)
+        _write_sheet(output, folder, report)
+    output.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
+    print(json.dumps(report) if args.json else _summary(output, report))
+
+
+def _strategies(args: argparse.Namespace, model: FluxModel, picture: Picture) -> tuple[Strategy, ...]:
+    from tokenring_xdit.integrations.xfuser import Degrees
+    from tokenring_xdit.pipelines.jobs import Strategy
+
+    wanted = {
+        "Ulysses": Degrees(ulysses=args.ranks),
+        "Ring": Degrees(ring=args.ranks),
+        "TokenRing": Degrees(tokenring=args.ranks, schedule=args.schedule),
+    }
+    strategies = []
+    for name, degrees in wanted.items():
+        try:
+            model.check(degrees, picture.size)
+        except TokenRingError as error:
+            if name == "TokenRing":
+                raise
+            strategies.append(Strategy(name, degrees, str(error)))
+        else:
+            strategies.append(Strategy(name, degrees))
+    return tuple(strategies)
+
+
+def _report(
+    picture: Picture, strategies: tuple[Strategy, ...], measured: dict[str, Any], args: argparse.Namespace
+) -> dict[str, Any]:
+    """Everything that the comparison found, for programs to read."""
+    import platform
+
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "prompt": picture.prompt,
+        "model": args.model or "embedded",
+        "size": str(picture.size),
+        "steps": picture.steps,
+        "seed": picture.seed,
+        "dtype": picture.dtype,
+        "ranks": args.ranks,
+        "rounds": args.rounds,
+        "machine": {"gpu": gpu, "platform": platform.platform(), "torch": torch.__version__},
+        "strategies": [
+            {"name": name, **entry, "ms_per_step": statistics.median(entry["step_ms"]) if entry["step_ms"] else None}
+            for name, entry in measured.items()
+        ]
+        + [{"name": s.name, "refused": s.refusal} for s in strategies if s.refusal is not None],
+    }
+
+
+def _write_sheet(output: Path, folder: Path, report: dict[str, Any]) -> None:
+    import numpy as np
+    from PIL import Image
+
+    from tokenring_xdit.pipelines.sheet import Panel, contact_sheet
+    from tokenring_xdit.pipelines.worker import picture_file
+
+    panels = []
+    for entry in report["strategies"]:
+        if "refused" in entry:
+            panels.append(Panel(entry["name"], None, None, ("refused:", entry["refused"])))
+            continue
+        path = picture_file(folder, entry["name"])
+        delta = path.with_suffix(".npy")
+        with Image.open(path) as image:
+            difference = np.load(delta) if delta.exists() else None
+            panels.append(Panel(entry["name"], image.convert("RGB"), difference, _figures(entry)))
+    where = report["machine"]["gpu"] or "CPU ranks of one machine over gloo: the times say nothing about GPUs"
+    footnote = (
+        f"{report['ranks']} ranks, {report['size']} pixels, {report['steps']} steps, seed {report['seed']}, "
+        f"{report['dtype']}, medians of {report['rounds']} interleaved rounds (one rank: before them). "
+        f"Bytes: attention payload of one picture. {where}."
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(f"“{report['prompt']}”", panels, footnote).save(output)
+
+
+def _figures(entry: dict[str, Any]) -> tuple[str, ...]:
+    lines = [f"{entry['ms_per_step']:.1f} ms a step" if entry["ms_per_step"] is not None else "one step: no timing"]
+    if "bytes_sent_per_rank" in entry:
+        sent = entry["bytes_sent_per_rank"]
+        low, high = min(sent) / 1e6, max(sent) / 1e6
+        lines.append(f"each rank sent {high:.2f} MB" if low == high else f"ranks sent {low:.2f} to {high:.2f} MB")
+        lines.append(f"differs by {entry['max_relative_difference']:.1e} (latents)")
+    else:
+        lines.append("the reference: unmodified diffusers")
+    return tuple(lines)
+
+
+def _summary(output: Path, report: dict[str, Any]) -> str:
+    lines = [f"contact sheet: {output}", f"figures:       {output.with_suffix('.json')}"]
+    for entry in report["strategies"]:
+        figures = f"refused: {entry['refused']}" if "refused" in entry else ", ".join(_figures(entry))
+        lines.append(f"  {entry['name']:<10} {figures}")
+    return "\n".join(lines)

@@ -1,0 +1,48 @@
+"""Entry point of ``tokenring-xdit``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from tokenring_xdit import __version__
+from tokenring_xdit.cli import compare, generate, schedule
+from tokenring_xdit.errors import CommunicationError, LaunchError, TokenRingError
+
+__all__ = ["main"]
+
+_EXIT_FAILED, _EXIT_REFUSED, _EXIT_INTERRUPTED = 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        0 when it did what was asked, 1 when it failed while running, 2 when it refused before
+        starting, 130 when it was interrupted.
+    """
+    parser = argparse.ArgumentParser(
+        prog="tokenring-xdit",
+        description="Sequence-parallel attention for diffusion transformers: TokenRing for xDiT.",
+        epilog='example: tokenring-xdit generate "a red circle left of a blue square" --tokenring-degree 4',
+    )
+    parser.add_argument("--version", action="version", version=f"tokenring-xdit {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for module in (generate, compare, schedule):
+        module.add_parser(commands)
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        args.run(args)
+    except (LaunchError, CommunicationError) as error:
+        print(f"tokenring-xdit: {error}", file=sys.stderr)
+        return _EXIT_FAILED
+    except TokenRingError as error:
+        print(f"tokenring-xdit: {error}", file=sys.stderr)
+        return _EXIT_REFUSED
+    except KeyboardInterrupt:
+        print("tokenring-xdit: interrupted", file=sys.stderr)
+        return _EXIT_INTERRUPTED
+    return 0

@@ -1,0 +1,64 @@
+"""Options that every command which draws a picture has."""
+
+from __future__ import annotations
+
+import argparse
+
+from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.pipelines.jobs import Picture
+from tokenring_xdit.pipelines.model import FluxModel, PictureSize
+
+__all__ = ["add_picture_options", "picture_from"]
+
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+def add_picture_options(parser: argparse.ArgumentParser) -> None:
+    """Add prompt, model and the other options that say what to draw."""
+    parser.add_argument("prompt", help="what to draw")
+    parser.add_argument(
+        "--model", help="folder or hub name of a Flux model; the small one that ships with the package by default"
+    )
+    parser.add_argument("--size", help="pixels, or WIDTHxHEIGHT; what the model was trained for by default")
+    parser.add_argument("--steps", type=int, default=28, help="denoising steps (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default: %(default)s)")
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        default=3.5,
+        help="guidance scale, for models distilled with one (default: %(default)s)",
+    )
+    parser.add_argument("--dtype", choices=_DTYPES, help="default: bfloat16 on GPUs, float32 without")
+    parser.add_argument("--port", type=int, help="TCP port where the ranks meet; a free one by default")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def picture_from(args: argparse.Namespace) -> tuple[FluxModel, Picture]:
+    """Check the options and find the model.
+
+    Raises:
+        TokenRingError: An option cannot work.
+    """
+    if args.steps < 1:
+        raise ConfigurationError(f"--steps {args.steps}: at least one step is needed")
+    if not args.prompt.strip():
+        raise ConfigurationError("the prompt is empty")
+    size = None if args.size is None else PictureSize.parse(args.size)
+    model = FluxModel.find(args.model)
+    picture = Picture(
+        model=model.name,
+        prompt=args.prompt,
+        size=size or model.default_size,
+        steps=args.steps,
+        seed=args.seed,
+        guidance=args.guidance,
+        text_tokens=model.text_tokens,
+        dtype=args.dtype or _default_dtype(),
+    )
+    return model, picture
+
+
+def _default_dtype() -> str:
+    import torch
+
+    return "bfloat16" if torch.cuda.is_available() else "float32"

@@ -1,0 +1,110 @@
+"""xfuser's process groups and runtime state as an object, so that several can live in one process.
+
+xfuser keeps them in module globals and expects to be started once. A comparison wants the same ranks
+to run Ulysses, Ring and TokenRing by turns, so an :class:`Engine` remembers the globals that its
+start left behind and puts them back when it is activated.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch.distributed as dist
+
+from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE, make_choice
+from tokenring_xdit.integrations.xfuser.install import register
+
+__all__ = ["Degrees", "Engine"]
+
+_GROUP_GLOBAL = re.compile(r"_[A-Z]+(_[A-Z]+)*")
+"""Names of the globals of ``xfuser.core.distributed.parallel_state`` that hold groups."""
+
+
+@dataclass(frozen=True)
+class Degrees:
+    """How the ranks share the work.
+
+    Attributes:
+        ulysses: Ranks that Ulysses shards the heads over.
+        tokenring: Ranks that TokenRing shards the sequence over.
+        ring: Ranks that xfuser's own Ring shards the sequence over.
+        schedule: What the TokenRing ranks exchange and when.
+    """
+
+    ulysses: int = 1
+    tokenring: int = 1
+    ring: int = 1
+    schedule: str = DEFAULT_SCHEDULE
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if name != "schedule" and value < 1:
+                raise ConfigurationError(f"{name}_degree is {value}; it has to be at least 1")
+        make_choice(self.tokenring, self.schedule, self.ring)
+
+    @property
+    def ranks(self) -> int:
+        """Number of ranks that these degrees make up."""
+        return self.ulysses * self.tokenring * self.ring
+
+
+class Engine:
+    """One configuration of xfuser over all ranks of the world; every rank makes it at the same time.
+
+    Args:
+        degrees: Their product has to be the world size.
+        model: Name for the logs.
+    """
+
+    def __init__(self, degrees: Degrees, model: str = "") -> None:
+        register()
+        from xfuser import xFuserArgs
+        from xfuser.core.distributed import parallel_state, runtime_state
+
+        self.degrees = degrees
+        self._forget(parallel_state, runtime_state)
+        parallel_state.init_distributed_environment(rank=dist.get_rank(), world_size=dist.get_world_size())
+        args = xFuserArgs(model=model, ulysses_degree=degrees.ulysses, ring_degree=degrees.ring, warmup_steps=0)
+        args.tokenring_degree = degrees.tokenring
+        args.tokenring_schedule = degrees.schedule
+        self.config, _ = args.create_config()
+        sequence = self.config.parallel_config.sp_config
+        parallel_state.initialize_model_parallel(
+            sequence_parallel_degree=sequence.sp_degree,
+            ulysses_degree=sequence.ulysses_degree,
+            ring_degree=sequence.ring_degree,
+        )
+        self._groups = {n: v for n, v in vars(parallel_state).items() if _GROUP_GLOBAL.fullmatch(n)}
+        self._runtime: Any = None
+        from yunchang.globals import PROCESS_GROUP
+
+        self._rings = dict(vars(PROCESS_GROUP))
+
+    def activate(self, pipeline: Any) -> None:
+        """Make this the engine that xfuser's models see.
+
+        Args:
+            pipeline: The diffusers pipeline that is about to run.
+        """
+        from xfuser.core.distributed import parallel_state, runtime_state
+        from yunchang.globals import PROCESS_GROUP
+
+        vars(parallel_state).update(self._groups)
+        vars(PROCESS_GROUP).update(self._rings)
+        if self._runtime is None:
+            runtime_state.initialize_runtime_state(pipeline=pipeline, engine_config=self.config)
+            self._runtime = runtime_state.get_runtime_state()
+        runtime_state._RUNTIME = self._runtime
+
+    @staticmethod
+    def _forget(parallel_state: Any, runtime_state: Any) -> None:
+        """Make xfuser believe that it was never started; earlier engines keep their groups."""
+        world = parallel_state._WORLD  # shared: it only mirrors the default group
+        for name in vars(parallel_state):
+            if _GROUP_GLOBAL.fullmatch(name):
+                setattr(parallel_state, name, None)
+        parallel_state._WORLD = world
+        runtime_state._RUNTIME = None

@@ -1,0 +1,145 @@
+"""Flux on the ranks of one command: the unmodified pipeline, and xfuser's."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from tokenring_xdit.integrations.xfuser import Engine
+from tokenring_xdit.pipelines.jobs import Picture
+
+__all__ = ["Drawn", "Generation", "ShardedFlux", "decode", "generate_single", "load_flux", "share_latents"]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The outcome of one generation.
+
+    Attributes:
+        latents: Packed latents ``[1, S, C]``; ``None`` on ranks that xfuser gives none.
+        step_ms: Milliseconds of each denoising step but the first, which pays for warm-up.
+    """
+
+    latents: Tensor | None
+    step_ms: tuple[float, ...]
+
+
+def load_flux(picture: Picture, device: torch.device) -> Any:
+    """The unmodified diffusers pipeline."""
+    from diffusers import FluxPipeline
+
+    pipe = FluxPipeline.from_pretrained(picture.model, dtype=getattr(torch, picture.dtype))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device)
+
+
+@torch.no_grad()
+def generate_single(pipe: Any, picture: Picture) -> Generation:
+    """Generate on this rank alone, with the unmodified pipeline."""
+    return _generate(pipe, picture)
+
+
+class ShardedFlux:
+    """xfuser's Flux pipeline, which can change from one engine to another.
+
+    Args:
+        pipe: A diffusers ``FluxPipeline``; its transformer is wrapped.
+        engine: The first engine to run it with.
+    """
+
+    def __init__(self, pipe: Any, engine: Engine) -> None:
+        from xfuser import xFuserFluxPipeline
+
+        engine.activate(pipe)
+        self._diffusers = pipe
+        self._pipe = xFuserFluxPipeline(pipe, engine.config)
+        # The wrapper has made a runtime state of its own; go on with the engine's.
+        self.use(engine)
+
+    def use(self, engine: Engine) -> None:
+        """Change to another engine of the same ranks."""
+        engine.activate(self._diffusers)
+        self._pipe.engine_config = engine.config
+
+    @torch.no_grad()
+    def generate(self, picture: Picture, *, progress: bool = False) -> Generation:
+        """Generate on all ranks together.
+
+        Args:
+            picture: What to draw.
+            progress: Whether this rank shows a progress bar.
+        """
+        self._diffusers.set_progress_bar_config(disable=not progress, desc="denoising", leave=False)
+        return _generate(self._pipe, picture)
+
+
+def _generate(pipe: Any, picture: Picture) -> Generation:
+    ends: list[float] = []
+
+    def note_time(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        ends.append(time.perf_counter())
+        return tensors
+
+    output = pipe(
+        prompt=picture.prompt,
+        width=picture.size.width,
+        height=picture.size.height,
+        num_inference_steps=picture.steps,
+        guidance_scale=picture.guidance,
+        max_sequence_length=picture.text_tokens,
+        # Noise is drawn on the CPU, so that every machine and every number of ranks draws the same.
+        generator=torch.Generator("cpu").manual_seed(picture.seed),
+        output_type="latent",
+        callback_on_step_end=note_time,
+    )
+    steps = tuple((end - start) * 1000 for start, end in itertools.pairwise(ends))
+    return Generation(None if output is None else output.images, steps)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A decoded picture.
+
+    Attributes:
+        pixels: ``[H, W, 3]`` in ``[0, 1]``, before they are rounded to eight bits.
+    """
+
+    pixels: NDArray[np.float32]
+
+    def save(self, path: Path | str) -> None:
+        """Write a PNG."""
+        Image.fromarray((self.pixels * 255).round().astype(np.uint8)).save(path)
+
+
+@torch.no_grad()
+def decode(pipe: Any, latents: Tensor, picture: Picture) -> Drawn:
+    """Turn packed latents into a picture, as ``FluxPipeline.__call__`` does at its end."""
+    unpacked = pipe._unpack_latents(latents, picture.size.height, picture.size.width, pipe.vae_scale_factor)
+    scaled = unpacked / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor
+    image = pipe.vae.decode(scaled, return_dict=False)[0]
+    return Drawn(pipe.image_processor.postprocess(image, output_type="np")[0])
+
+
+def share_latents(latents: Tensor | None, like: Tensor) -> Tensor:
+    """Give every rank the latents that xfuser returns on the last rank only.
+
+    Args:
+        latents: The latents on the last rank; ignored elsewhere.
+        like: A tensor of their shape and dtype.
+    """
+    source = dist.get_world_size() - 1
+    shared = latents if latents is not None else torch.empty_like(like)
+    dist.broadcast(shared, source)
+    return shared

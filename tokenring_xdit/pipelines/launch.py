@@ -1,0 +1,120 @@
+"""Starts the ranks of a command with torch.distributed's launcher, and says which one failed and why."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tokenring_xdit.errors import ConfigurationError, LaunchError
+from tokenring_xdit.pipelines.jobs import Job, save_job
+from tokenring_xdit.pipelines.worker import ERROR_FILE, JOB_FILE, RESULT_FILE
+
+__all__ = ["run_folder", "run_job"]
+
+_SECONDS_TO_STOP = 10
+"""How long the other ranks get to end after one has failed, before they are killed."""
+
+
+@contextmanager
+def run_folder() -> Iterator[Path]:
+    """A temporary folder that the ranks of one command share; kept after a failure, for its logs."""
+    folder = Path(tempfile.mkdtemp(prefix="tokenring-xdit-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def run_job(job: Job, ranks: int, folder: Path, *, port: int | None = None) -> Any:
+    """Run a job on ``ranks`` processes of this machine and wait for it.
+
+    Args:
+        job: What to do.
+        ranks: Number of processes.
+        folder: Folder that they share, from :func:`run_folder`.
+        port: TCP port where they meet; ``None`` takes a free one.
+
+    Returns:
+        What the job answered, read from JSON.
+
+    Raises:
+        ConfigurationError: The port is taken, or there are fewer GPUs than ranks.
+        LaunchError: A rank failed; the message names it and its error. No process is left behind.
+    """
+    import torch
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    if torch.cuda.is_available() and ranks > torch.cuda.device_count():
+        raise ConfigurationError(f"{ranks} ranks were asked for and this machine has {torch.cuda.device_count()} GPUs")
+    if port is not None:
+        _refuse_taken(port)
+    save_job(job, folder / JOB_FILE)
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ.setdefault("LOG_LEVEL", "error")  # xfuser's own level; debug by default
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")  # deprecations inside xfuser and diffusers, on every rank
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=ranks,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint=f"localhost:{port or 0}",
+        max_restarts=0,
+        logs_specs=DefaultLogsSpecs(log_dir=str(folder / "logs")),
+        shutdown_timeout=_SECONDS_TO_STOP,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "tokenring_xdit.pipelines.worker", str(folder))
+    except ChildFailedError as failure:
+        raise LaunchError(_explain(failure.failures, folder)) from failure
+    except SignalException as interruption:
+        if interruption.sigval is signal.SIGINT:
+            raise KeyboardInterrupt from interruption
+        raise LaunchError(f"stopped by {interruption.sigval.name}") from interruption
+    result = folder / RESULT_FILE
+    if not result.is_file():
+        raise LaunchError("all ranks ended without an error, but none left a result")
+    return json.loads(result.read_text())
+
+
+def _refuse_taken(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except (OSError, OverflowError) as error:
+            raise ConfigurationError(
+                f"port {port} cannot be used ({error}): name another with --port, or leave it out for a free one"
+            ) from error
+
+
+def _explain(failures: dict[int, Any], folder: Path) -> str:
+    """Name the rank that failed first, and its error."""
+    killed = [(rank, f) for rank, f in failures.items() if f.exitcode < 0 and -f.exitcode != signal.SIGTERM]
+    if killed:  # a rank that was killed leaves no report; those of the others only say that it is gone
+        rank, process = killed[0]
+        name = signal.Signals(-process.exitcode).name
+        return f"rank {rank} was killed by {name} (process {process.pid}); all ranks have ended"
+    reports = []
+    for path in folder.glob(ERROR_FILE.format(rank="*")):
+        report = json.loads(path.read_text())
+        reports.append((report["time"], int(path.name.removeprefix("rank").split(".")[0]), report))
+    if reports:
+        _, rank, report = min(reports, key=lambda r: (r[0], r[1]))
+        log = folder / f"rank{rank}.traceback.txt"
+        log.write_text(report["traceback"])
+        return f"rank {rank} failed: {report['error']}\n(traceback: {log})"
+    rank, process = next(iter(failures.items()))
+    return f"rank {rank} ended with exit code {process.exitcode} and left no report"

@@ -1,0 +1,167 @@
+"""What can be known about a Flux model, and refused, before any rank loads it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenring_xdit.errors import ConfigurationError, UnsupportedError
+from tokenring_xdit.integrations.xfuser import Degrees
+from tokenring_xdit.pipelines.embedded import MODEL_PATH
+
+__all__ = ["FluxModel", "PictureSize"]
+
+_LONGEST_TEXT = 512
+"""Flux's own limit of text tokens; a tokenizer with a lower one lowers it."""
+
+
+@dataclass(frozen=True)
+class PictureSize:
+    """Size of a picture in pixels."""
+
+    width: int
+    height: int
+
+    @classmethod
+    def parse(cls, text: str) -> PictureSize:
+        """Read ``64`` or ``96x64`` (width x height).
+
+        Raises:
+            ConfigurationError: It is neither.
+        """
+        width, _, height = text.lower().partition("x")
+        try:
+            size = cls(int(width), int(height or width))
+        except ValueError:
+            size = cls(0, 0)
+        if size.width < 1 or size.height < 1:
+            raise ConfigurationError(f"size '{text}' is neither a number of pixels nor WIDTHxHEIGHT, such as 1024x768")
+        return size
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+@dataclass(frozen=True)
+class FluxModel:
+    """A ``FluxPipeline`` folder or hub name, with the facts that decide which degrees fit it.
+
+    Attributes:
+        name: Folder or hub name, as diffusers takes it.
+        heads: Attention heads.
+        pixels_per_token: Pixels on a side of the square that one image token stands for.
+        text_tokens: Text tokens that a prompt is padded to.
+        default_size: Size of picture it was trained for.
+    """
+
+    name: str
+    heads: int
+    pixels_per_token: int
+    text_tokens: int
+    default_size: PictureSize
+
+    @classmethod
+    def find(cls, name: str | None) -> FluxModel:
+        """Read the model's configuration files, and nothing else of it.
+
+        Args:
+            name: Folder or hub name; ``None`` is the embedded model.
+
+        Raises:
+            ConfigurationError: There is no such model.
+            UnsupportedError: It is not a Flux pipeline.
+        """
+        name = str(MODEL_PATH) if name is None else name
+        index = _read(name, "model_index.json")
+        if index.get("_class_name") != "FluxPipeline":
+            raise UnsupportedError(
+                f"'{name}' is a {index.get('_class_name', 'model of unknown kind')}; so far only FluxPipeline "
+                "models are supported"
+            )
+        transformer = _read(name, "transformer/config.json")
+        vae = _read(name, "vae/config.json")
+        longest = _read(name, "tokenizer_2/tokenizer_config.json").get("model_max_length", _LONGEST_TEXT)
+        pixels = 2 ** (len(vae["block_out_channels"]) - 1) * 2  # latents are packed two by two
+        side = int(vae.get("sample_size") or 1024)
+        return cls(
+            name=name,
+            heads=int(transformer["num_attention_heads"]),
+            pixels_per_token=pixels,
+            text_tokens=min(_LONGEST_TEXT, int(longest)),
+            default_size=PictureSize(side, side),
+        )
+
+    @property
+    def embedded(self) -> bool:
+        """Whether it is the model that ships with the package."""
+        return self.name == str(MODEL_PATH)
+
+    def image_tokens(self, size: PictureSize) -> int:
+        """Image tokens of a picture."""
+        return (size.width // self.pixels_per_token) * (size.height // self.pixels_per_token)
+
+    def check(self, degrees: Degrees, size: PictureSize) -> None:
+        """Refuse what cannot run, or would be computed wrongly, before anything is started.
+
+        Raises:
+            ConfigurationError: The size does not fit the model.
+            UnsupportedError: The degrees do not fit the model or the size.
+        """
+        if size.width % self.pixels_per_token or size.height % self.pixels_per_token:
+            raise ConfigurationError(f"size {size} is not a multiple of {self.pixels_per_token} pixels on both sides")
+        if self.heads % degrees.ulysses:
+            fitting = [d for d in range(1, self.heads + 1) if self.heads % d == 0]
+            raise UnsupportedError(
+                f"ulysses_degree={degrees.ulysses} does not divide the model's {self.heads} heads. Degrees that "
+                f"would work: {', '.join(map(str, fitting))}. tokenring_degree takes any number"
+            )
+        tokens = self.image_tokens(size)
+        if degrees.ranks > tokens:
+            raise UnsupportedError(f"{degrees.ranks} ranks are more than the {tokens} image tokens of a {size} picture")
+        if degrees.tokenring == 1:
+            self._check_upstream(degrees, size)
+
+    def _check_upstream(self, degrees: Degrees, size: PictureSize) -> None:
+        """Where xfuser 0.7 itself raises, or counts text keys once a rank (see ``repairs/flux.py``)."""
+        advice = f"tokenring_degree={degrees.ranks} takes any length"
+        if self.text_tokens % degrees.ranks:
+            raise UnsupportedError(
+                f"xfuser 0.7 computes wrongly when {degrees.ranks} ranks of Ulysses and Ring share {self.text_tokens} "
+                f"text tokens, which they do not divide: {advice}"
+            )
+        rows = size.height // self.pixels_per_token
+        if rows % degrees.ranks:
+            raise UnsupportedError(
+                f"xfuser 0.7 cannot share {rows} rows of image tokens among {degrees.ranks} ranks of Ulysses and "
+                f"Ring: {advice}"
+            )
+
+
+def _read(model: str, file: str) -> dict[str, Any]:
+    folder = Path(model)
+    if folder.is_dir():
+        path = folder / file
+        if not path.is_file():
+            raise ConfigurationError(f"'{model}' is not a diffusers pipeline folder: it has no {file}")
+    elif model.count("/") != 1 or model.startswith((".", "/", "~")):
+        raise ConfigurationError(f"there is no model folder '{model}'")
+    else:
+        path = _from_hub(model, file)
+    content = json.loads(path.read_text())
+    assert isinstance(content, dict)
+    return content
+
+
+def _from_hub(model: str, file: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(model, file))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ConfigurationError(
+            f"there is no model folder '{model}', and the hub has no such Flux model or cannot be reached "
+            f"({type(error).__name__})"
+        ) from error
