@@ -95,3 +95,104 @@ def errors(case: Case) -> dict[str, Any]:
         "lse": relative_error(lse, expected_lse),
         "single": ((single.double() - expected).abs().max() / scale).item(),
     }
+
+
+def without_keys() -> tuple[Tensor, Tensor]:
+    """Attention in which no rank has a key."""
+    return token_ring_attention(torch.randn(1, 2, 4, 8), torch.empty(1, 2, 0, 8), torch.empty(1, 2, 0, 8))
+
+
+def shard(tensor: Tensor, size: int | None = None, rank: int | None = None) -> Tensor:
+    """This rank's equal share of the tokens."""
+    size = dist.get_world_size() if size is None else size
+    rank = dist.get_rank() if rank is None else rank
+    return tensor.chunk(size, dim=2)[rank]
+
+
+def error_with_large_scores() -> float:
+    """Scores of several hundred, and of minus several hundred, in one row."""
+    generator = torch.Generator().manual_seed(3)
+    q, k, v = (torch.randn(1, 2, 32, 8, generator=generator) for _ in range(3))
+    q, k = q * 30, k * 30
+    out, _ = token_ring_attention(shard(q), shard(k), shard(v))
+    return relative_error(out, shard(softmax_attention(q, k, v)[0]))
+
+
+def nan_reaches_every_rank() -> bool:
+    """A NaN in one rank's values, which every query sees."""
+    q, k, v = (torch.ones(1, 1, 4, 8) for _ in range(3))
+    if dist.get_rank() == 1:
+        v[0, 0, 2, 3] = float("nan")
+    out, _ = token_ring_attention(q, k, v)
+    return bool(out[..., 3].isnan().all()) and bool(out[..., :3].isfinite().all())
+
+
+def buffers_after_calls() -> tuple[int, int]:
+    """Buffers in the pool after one call and after three."""
+    from tokenring_xdit.attention.groups import RingGroup
+
+    def count() -> int:
+        return sum(map(len, RingGroup.of().pool._free.values()))
+
+    q, k, v = (torch.randn(1, 2, 8, 8) for _ in range(3))
+    token_ring_attention(q, k, v)
+    first = count()
+    for _ in range(2):
+        token_ring_attention(q, k, v)
+    return first, count()
+
+
+def error_in_strided_groups() -> float:
+    """Two groups of two, {0, 2} and {1, 3}, at once, with a kernel given as a function."""
+    rank = dist.get_rank()
+    groups = [dist.new_group([0, 2]), dist.new_group([1, 3])]
+    generator = torch.Generator().manual_seed(rank % 2)
+    q, k, v = (torch.randn(1, 2, 12, 8, generator=generator) for _ in range(3))
+    calls = []
+
+    def kernel(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> tuple[Tensor, Tensor]:
+        calls.append(q.shape)
+        out, lse = softmax_attention(q, k, v, scale=scale)
+        return out.float(), lse.float()
+
+    parts = [shard(t, 2, rank // 2) for t in (q, k, v)]
+    out, _ = token_ring_attention(*parts, group=groups[rank % 2], kernel=kernel)
+    assert len(calls) == 2
+    return relative_error(out, shard(softmax_attention(q, k, v)[0], 2, rank // 2))
+
+
+def bytes_of(case: Case) -> int:
+    """Bytes that this rank sends in one call."""
+    from tokenring_xdit.attention import bytes_sent
+
+    before = bytes_sent()
+    errors(case)
+    return bytes_sent() - before
+
+
+def call_with(changes: dict[int, dict[str, Any]]) -> str:
+    """A call that some ranks make differently; what each rank is told."""
+    from tokenring_xdit.errors import TokenRingError
+
+    mine = changes.get(dist.get_rank(), {})
+    shape = (1, mine.get("heads", 2), mine.get("length", 8), mine.get("head_dim", 16))
+    q, k, v = (torch.randn(shape[: mine.get("dims", 4)]).to(mine.get("dtype", torch.float32)) for _ in range(3))
+    options = {name: mine[name] for name in ("schedule", "kernel", "causal", "scale", "partial_dtype") if name in mine}
+    try:
+        token_ring_attention(q, k, v, **options)
+    except TokenRingError as error:
+        return f"{type(error).__name__}: {error}"
+    return "ran"
+
+
+def call_after_good_calls(changes: dict[int, dict[str, Any]]) -> tuple[str, str, str]:
+    """A good call, then one that some ranks make differently, then a good one again."""
+    import os
+
+    from tokenring_xdit.attention.groups import AGREEMENT_TIMEOUT_VARIABLE
+
+    os.environ[AGREEMENT_TIMEOUT_VARIABLE] = "2"
+    try:
+        return call_with({}), call_with(changes), call_with({})
+    finally:
+        del os.environ[AGREEMENT_TIMEOUT_VARIABLE]

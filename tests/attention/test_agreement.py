@@ -1,0 +1,99 @@
+"""Ranks that do not fit together: the same clear error everywhere, and never a hang."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from tests.attention import jobs
+from tests.support.ranks import RankPool
+from tokenring_xdit.attention.agreement import CallSpec, agree
+from tokenring_xdit.attention.groups import RingGroup
+from tokenring_xdit.errors import AgreementError, ConfigurationError
+
+SPEC = CallSpec(
+    schedule="token_ring",
+    mask="full",
+    dtype=torch.float32,
+    partial_dtype=torch.float32,
+    device="cpu",
+    batch=1,
+    heads=2,
+    kv_heads=2,
+    head_dim=16,
+    scale=None,
+    home_length=0,
+    q_length=8,
+    kv_length=8,
+)
+
+DISAGREEMENTS: list[tuple[dict[str, Any], str]] = [
+    ({"heads": 4}, "heads is 2 on rank 0 and 2, 4 on rank 1"),
+    ({"head_dim": 8}, "head dim is 16 on rank 0 and 2, 8 on rank 1"),
+    ({"dtype": torch.bfloat16}, "dtype is torch.float32 on rank 0 and 2, torch.bfloat16 on rank 1"),
+    ({"schedule": "ring"}, "schedule is token_ring on rank 0 and 2, ring on rank 1"),
+    ({"causal": True}, "mask is full on rank 0 and 2, causal on rank 1"),
+    ({"scale": 0.5}, "scale is None on rank 0 and 2, 0.5 on rank 1"),
+    ({"partial_dtype": torch.float16}, "partial dtype is torch.float32 on rank 0 and 2, torch.float16 on rank 1"),
+    ({"schedule": "tokenring"}, "rank 1: there is no schedule 'tokenring'"),
+    ({"kernel": "cudnn"}, "rank 1: attention kernel 'cudnn' runs on cuda, not on cpu"),
+    ({"kernel": "fast"}, "rank 1: there is no attention kernel 'fast'"),
+    ({"dims": 3}, "rank 1: expected q [B, H, Sq, D]"),
+    ({"dtype": torch.float64}, "rank 1: no attention kernel takes torch.float64"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), DISAGREEMENTS)
+def test_every_rank_gets_the_same_error(ranks: RankPool, changes: dict[str, Any], message: str) -> None:
+    answers = ranks.run(3, jobs.call_with, {1: changes}, timeout=30)
+    assert len(set(answers)) == 1
+    assert answers[0].startswith("AgreementError: ")
+    assert message in answers[0]
+
+
+def test_shard_lengths_may_differ(ranks: RankPool) -> None:
+    assert ranks.run(3, jobs.call_with, {1: {"length": 5}}, timeout=30) == ["ran"] * 3
+
+
+def test_all_problems_are_told_at_once(ranks: RankPool) -> None:
+    (answer, *others) = ranks.run(3, jobs.call_with, {0: {"schedule": "x"}, 2: {"dims": 2}}, timeout=30)
+    assert set(others) == {answer}
+    assert "rank 0: there is no schedule 'x'" in answer
+    assert "rank 2: expected q" in answer
+
+
+def test_a_change_on_one_rank_only_ends_in_errors_on_all_ranks(ranks: RankPool) -> None:
+    """The others cannot know; the wait is bounded, and nobody is left waiting for blocks."""
+    for rank, (first, second, third) in enumerate(ranks.run(3, jobs.call_after_good_calls, {1: {"length": 5}}, timeout=60)):
+        assert first == "ran"
+        if rank == 1:
+            assert second.startswith("AgreementError: ")
+            assert "did the shapes change on some ranks only?" in second
+        else:
+            assert second.startswith("CommunicationError: ")
+            assert f"rank {rank} failed in schedule 'token_ring'" in second
+        assert third.startswith("CommunicationError: an earlier attention call")
+
+
+def test_a_change_on_all_ranks_is_agreed_on_anew(ranks: RankPool) -> None:
+    change = {rank: {"length": 5, "heads": 4} for rank in range(3)}
+    assert ranks.run(3, jobs.call_after_good_calls, change, timeout=60) == [("ran",) * 3] * 3
+
+
+def test_agreement_keeps_the_lengths_of_all_ranks() -> None:
+    layout = agree([SPEC, replace(SPEC, q_length=3, kv_length=5)])
+    assert (layout.q_lengths, layout.kv_lengths) == ((8, 3), (8, 5))
+
+
+def test_causal_needs_as_many_queries_as_keys() -> None:
+    causal = replace(SPEC, mask="causal")
+    with pytest.raises(AgreementError, match=r"as many queries as keys"):
+        agree([causal, replace(causal, q_length=3)])
+
+
+def test_without_torch_distributed_the_message_says_what_to_do() -> None:
+    with pytest.raises(ConfigurationError, match="torchrun"):
+        RingGroup.of()

@@ -1,0 +1,155 @@
+"""Distributed attention against softmax in fp64, on real gloo ranks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.attention import jobs
+from tests.attention.jobs import Case
+from tests.support.ranks import RankPool
+from tokenring_xdit.schedule import BUILDERS
+
+FP32 = 1e-5
+
+
+def worst(ranks: RankPool, case: Case) -> dict[str, float]:
+    found = ranks.run(len(case.q_lengths), jobs.errors, case)
+    errors = {name: max(rank[name] for rank in found) for name in found[0]}
+    print(f"{case}: out {errors['out']:.1e}, lse {errors['lse']:.1e}, one device {errors['single']:.1e}")
+    return errors
+
+
+def even(world_size: int, length: int) -> Case:
+    return Case((length,) * world_size, (length,) * world_size)
+
+
+@pytest.mark.parametrize("schedule", sorted(BUILDERS))
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 5, 8])
+def test_fp32_is_exact(ranks: RankPool, world_size: int, schedule: str) -> None:
+    errors = worst(ranks, replace(even(world_size, 24), schedule=schedule, batch=2))
+    assert errors["out"] <= FP32
+    assert errors["lse"] <= FP32
+
+
+@pytest.mark.parametrize("schedule", sorted(BUILDERS))
+@pytest.mark.parametrize("world_size", [2, 5])
+def test_shards_may_differ_and_queries_may_be_fewer_than_keys(ranks: RankPool, world_size: int, schedule: str) -> None:
+    case = Case(
+        q_lengths=tuple(3 + 2 * rank for rank in range(world_size)),
+        kv_lengths=tuple(40 - 7 * rank for rank in range(world_size)),
+        schedule=schedule,
+        strided=True,
+        calls=3,
+    )
+    errors = worst(ranks, case)
+    assert errors["out"] <= FP32
+    assert errors["lse"] <= FP32
+
+
+@pytest.mark.parametrize("schedule", sorted(BUILDERS))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kernel", ["cpu", "math"])
+def test_half_precision_errs_as_one_device_does(
+    ranks: RankPool, dtype: torch.dtype, kernel: str, schedule: str
+) -> None:
+    case = replace(even(4, 64), dtype=dtype, kernel=kernel, schedule=schedule, head_dim=32, partial_dtype=torch.float32)
+    errors = worst(ranks, case)
+    # Rounding the output to the dtype is one half unit in the last place; kernels add their own.
+    assert errors["out"] <= max(errors["single"], torch.finfo(dtype).eps) * 1.5
+    # Partials that travel in the dtype are rounded once more on the way.
+    rounded = worst(ranks, replace(case, partial_dtype=None))
+    assert rounded["out"] <= max(errors["single"], torch.finfo(dtype).eps) * 2.5
+
+
+@pytest.mark.parametrize("head_dim", [1, 8, 20, 72, 128, 256])
+def test_any_head_dim(ranks: RankPool, head_dim: int) -> None:
+    assert worst(ranks, replace(even(2, 16), head_dim=head_dim))["out"] <= FP32
+
+
+@pytest.mark.parametrize("schedule", sorted(BUILDERS))
+def test_grouped_keys_travel_unexpanded(ranks: RankPool, schedule: str) -> None:
+    assert worst(ranks, replace(even(3, 16), heads=6, kv_heads=2, schedule=schedule))["out"] <= FP32
+
+
+@pytest.mark.parametrize("schedule", sorted(BUILDERS))
+def test_keys_that_every_rank_holds_count_once(ranks: RankPool, schedule: str) -> None:
+    assert worst(ranks, replace(even(4, 16), home=13, schedule=schedule))["out"] <= FP32
+
+
+@pytest.mark.parametrize("schedule", sorted(BUILDERS))
+def test_causal(ranks: RankPool, schedule: str) -> None:
+    lengths = (9, 16, 4)
+    assert worst(ranks, Case(lengths, lengths, schedule=schedule, causal=True))["out"] <= FP32
+
+
+@pytest.mark.parametrize("scale", [0.05, 1.0])
+def test_scale(ranks: RankPool, scale: float) -> None:
+    assert worst(ranks, replace(even(3, 16), scale=scale))["out"] <= FP32
+
+
+@pytest.mark.parametrize("schedule", sorted(BUILDERS))
+def test_empty_shards(ranks: RankPool, schedule: str) -> None:
+    assert worst(ranks, Case((8, 0, 3), (0, 2, 9), schedule=schedule, home=2))["out"] <= FP32
+
+
+def test_no_keys_at_all(ranks: RankPool) -> None:
+    for out, lse in ranks.run(3, jobs.without_keys):
+        assert torch.equal(out, torch.zeros_like(out))
+        assert torch.equal(lse, torch.full_like(lse, -math.inf))
+
+
+def test_large_scores_do_not_overflow(ranks: RankPool) -> None:
+    assert max(ranks.run(4, jobs.error_with_large_scores)) <= FP32
+
+
+def test_a_nan_is_not_hidden(ranks: RankPool) -> None:
+    assert all(ranks.run(3, jobs.nan_reaches_every_rank))
+
+
+def test_buffers_are_reused_between_calls(ranks: RankPool) -> None:
+    """The same buffers serve call after call, and their number does not grow with the ranks."""
+    after_one, after_three = ranks.run(3, jobs.buffers_after_calls)[0]
+    assert after_one == after_three
+    assert ranks.run(8, jobs.buffers_after_calls)[0][0] <= ranks.run(4, jobs.buffers_after_calls)[0][0] + 1
+
+
+def test_a_group_within_the_world_and_a_kernel_of_the_users_own(ranks: RankPool) -> None:
+    assert max(ranks.run(4, jobs.error_in_strided_groups)) <= FP32
+
+
+def test_bytes_sent_are_counted(ranks: RankPool) -> None:
+    batch, heads, length, dim, world_size = 2, 3, 24, 16, 4
+    block = batch * heads * length * dim * 4
+    lse = batch * heads * length * 4
+    case = replace(even(world_size, length), batch=batch)
+    assert ranks.run(world_size, jobs.bytes_of, case) == [3 * (2 * block + lse)] * world_size
+    assert ranks.run(world_size, jobs.bytes_of, replace(case, schedule="ring")) == [3 * 2 * block] * world_size
+
+
+lengths = st.integers(0, 20)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_random_problems(ranks: RankPool, data: st.DataObject) -> None:
+    world_size = data.draw(st.integers(1, 5))
+    kv_heads = data.draw(st.integers(1, 3))
+    case = Case(
+        q_lengths=tuple(data.draw(lengths) for _ in range(world_size)),
+        kv_lengths=(data.draw(st.integers(1, 20)), *(data.draw(lengths) for _ in range(world_size - 1))),
+        schedule=data.draw(st.sampled_from(sorted(BUILDERS))),
+        batch=data.draw(st.integers(1, 3)),
+        kv_heads=kv_heads,
+        heads=kv_heads * data.draw(st.integers(1, 3)),
+        head_dim=data.draw(st.integers(1, 40)),
+        home=data.draw(st.integers(0, 5)),
+        strided=data.draw(st.booleans()),
+    )
+    if sum(case.q_lengths):
+        assert worst(ranks, case)["out"] <= FP32

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.support.reference import relative_error, softmax_attention
+from tokenring_xdit.attention.merge import Running, fold_
+
+
+def parts(*lengths: int) -> tuple[Tensor, list[tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]:
+    """Queries, the attention over each part of the keys, and over all of them; fp64 references."""
+    q = torch.randn(2, 3, 10, 8)
+    k, v = torch.randn(2, 3, sum(lengths), 8), torch.randn(2, 3, sum(lengths), 8)
+    pieces = zip(k.split(lengths, dim=2), v.split(lengths, dim=2), strict=True)
+    partials = [softmax_attention(q, pk, pv) for pk, pv in pieces]
+    return q, [(o.float(), lse.float()) for o, lse in partials], softmax_attention(q, k, v)
+
+
+def test_folding_parts_is_attention_over_all() -> None:
+    _, partials, (expected, expected_lse) = parts(5, 1, 30)
+    (out, lse), *others = partials
+    for other in others:
+        fold_(out, lse, *other)
+    assert relative_error(out, expected) <= 1e-6
+    assert relative_error(lse, expected_lse) <= 1e-6
+
+
+@pytest.mark.parametrize("first_is_empty", [True, False])
+def test_a_part_without_keys_changes_nothing_at_all(first_is_empty: bool) -> None:
+    _, [(out, lse)], _ = parts(6)
+    empty, none = torch.zeros_like(out), torch.full_like(lse, -math.inf)
+    a, b = ((empty, none), (out.clone(), lse.clone()))[:: 1 if first_is_empty else -1]
+    fold_(*a, *b)
+    assert torch.equal(a[0], out)
+    assert torch.equal(a[1], lse)
+
+
+def test_two_parts_without_keys_make_no_nan() -> None:
+    out, lse = torch.zeros(1, 1, 2, 4), torch.full((1, 1, 2), -math.inf)
+    fold_(out, lse, out.clone(), lse.clone())
+    assert torch.equal(out, torch.zeros(1, 1, 2, 4))
+    assert torch.equal(lse, torch.full((1, 1, 2), -math.inf))
+
+
+def test_scores_far_apart_do_not_overflow() -> None:
+    out, other = torch.ones(1, 1, 1, 2), torch.full((1, 1, 1, 2), 3.0)
+    lse, far = torch.full((1, 1, 1), 1e4), torch.full((1, 1, 1), -1e4)
+    fold_(out, lse, other, far)
+    assert torch.equal(out, torch.ones(1, 1, 1, 2))
+    assert torch.equal(lse, torch.full((1, 1, 1), 1e4))
+
+
+def test_pieces_of_tokens_and_heads_fold_where_they_belong() -> None:
+    q, partials, (expected, expected_lse) = parts(4, 9)
+    running = Running(tuple(q.shape), q.device)
+    for out, lse in partials:
+        for heads in (slice(0, 1), slice(1, 3)):
+            for tokens in (slice(0, 7), slice(7, 10)):
+                running.fold(out[:, heads, tokens], lse[:, heads, tokens], heads, tokens, owned=False)
+    out, lse = running.result(torch.float32)
+    assert relative_error(out, expected) <= 1e-6
+    assert relative_error(lse, expected_lse) <= 1e-6
+
+
+def test_what_is_not_owned_is_not_changed() -> None:
+    q, [(a, a_lse), (b, b_lse)], _ = parts(4, 9)
+    kept = a.clone(), a_lse.clone()
+    running = Running(tuple(q.shape), q.device)
+    running.fold(a, a_lse, slice(None), slice(None), owned=False)
+    running.fold(b, b_lse, slice(None), slice(None), owned=False)
+    assert torch.equal(a, kept[0]) and torch.equal(a_lse, kept[1])
+
+
+def test_bf16_partials_are_summed_in_fp32() -> None:
+    q, partials, (expected, _) = parts(*[4] * 16)
+    running = Running(tuple(q.shape), q.device)
+    for out, lse in partials:
+        running.fold(out.bfloat16(), lse, slice(None), slice(None), owned=False)
+    out, _ = running.result(torch.float32)
+    rounding = torch.finfo(torch.bfloat16).eps / 2
+    assert relative_error(out, expected) <= 2 * rounding

@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.schedule.interpreter import pairs_at_home
+from tokenring_xdit.errors import VerificationError
+from tokenring_xdit.schedule import (
+    BUILDERS,
+    Action,
+    Attend,
+    Channel,
+    Exchange,
+    Mask,
+    Merge,
+    Piece,
+    Schedule,
+    Transfer,
+    VerifiedSchedule,
+    build,
+    kv_block,
+    o_block,
+    q_block,
+    verify,
+)
+
+
+def edited(schedule: Schedule, rank: int, edit: Callable[[list[Action]], Any]) -> Schedule:
+    """A copy with the program of one rank changed in place by ``edit``."""
+    programs = list(schedule.programs)
+    program = list(programs[rank])
+    edit(program)
+    programs[rank] = tuple(program)
+    return replace(schedule, programs=tuple(programs))
+
+
+def index_of(schedule: Schedule, rank: int, wanted: Callable[[Action], bool]) -> int:
+    return next(i for i, action in enumerate(schedule.programs[rank]) if wanted(action))
+
+
+def refused(schedule: Schedule) -> VerificationError:
+    with pytest.raises(VerificationError) as caught:
+        verify(schedule)
+    assert f"rank {caught.value.rank}" in str(caught.value)
+    if caught.value.action is not None:
+        assert f"action {caught.value.action}" in str(caught.value)
+    return caught.value
+
+
+TOKEN_RING = build("token_ring", 4).schedule
+RING = build("ring", 3).schedule
+
+
+def test_a_missing_pair_is_refused() -> None:
+    at = index_of(TOKEN_RING, 2, lambda a: isinstance(a, Attend) and a.q.owner == 2)
+    error = refused(edited(TOKEN_RING, 2, lambda p: p.pop(at)))
+    assert (error.rank, error.action) == (2, None)
+    assert "Q[2] never meets all of KV[2]" in str(error)
+
+
+def test_a_pair_attended_twice_is_refused() -> None:
+    at = index_of(RING, 1, lambda a: isinstance(a, Attend))
+    error = refused(edited(RING, 1, lambda p: p.insert(at + 1, p[at])))
+    assert (error.rank, error.action) == (1, at + 1)
+    assert "a second time, after rank 1, action 1" in str(error)
+
+
+def test_a_pair_attended_twice_on_different_ranks_is_refused() -> None:
+    programs = (
+        (Exchange(Channel.KV, sends=(Transfer(kv_block(0), 1),)), Attend(q_block(0), kv_block(0))),
+        (Exchange(Channel.KV, recvs=(Transfer(kv_block(0), 0),)), Attend(q_block(1), kv_block(0))),
+    )
+    assert "Q[0] never meets all of KV[1]" in str(refused(Schedule("half", 2, programs)))
+
+
+def test_attending_before_holding_is_refused() -> None:
+    error = refused(edited(RING, 0, lambda p: p.insert(0, Attend(q_block(0), kv_block(2)))))
+    assert (error.rank, error.action) == (0, 0)
+    assert "attends KV[2] before holding it" in str(error)
+
+
+def test_sending_before_holding_is_refused() -> None:
+    def send_too_early(program: list[Action]) -> None:
+        first, second = program[0], program[2]
+        assert isinstance(first, Exchange) and isinstance(second, Exchange)
+        program[0], program[2] = replace(first, sends=second.sends), replace(second, sends=first.sends)
+
+    swapped = RING
+    for rank in range(3):
+        swapped = edited(swapped, rank, send_too_early)
+
+    def expect_swapped(program: list[Action]) -> None:
+        first, second = program[0], program[2]
+        assert isinstance(first, Exchange) and isinstance(second, Exchange)
+        program[0], program[2] = replace(first, recvs=second.recvs), replace(second, recvs=first.recvs)
+
+    for rank in range(3):
+        swapped = edited(swapped, rank, expect_swapped)
+    error = refused(swapped)
+    assert (error.rank, error.action) == (0, 0)
+    assert "sends KV[2] before holding it" in str(error)
+
+
+def test_a_partial_sent_before_it_is_computed_is_refused() -> None:
+    at = index_of(TOKEN_RING, 1, lambda a: isinstance(a, Exchange) and a.channel is Channel.O)
+    error = refused(edited(TOKEN_RING, 1, lambda p: p.insert(1, p.pop(at))))
+    assert error.rank == 1
+    assert "sends O[0,1] before holding it" in str(error)
+
+
+def test_a_partial_that_never_comes_home_is_refused() -> None:
+    def keep(program: list[Action]) -> None:
+        program[:] = [a for a in program if not (isinstance(a, Exchange) and a.channel is Channel.O)]
+
+    def forget(program: list[Action]) -> None:
+        keep(program)
+        program[:] = [a for a in program if not isinstance(a, Merge)]
+
+    lossy = TOKEN_RING
+    for rank in range(4):
+        lossy = edited(lossy, rank, forget)
+    assert "is computed but never sent home: it is lost" in str(refused(lossy))
+
+
+def test_a_partial_that_is_not_merged_is_refused() -> None:
+    at = index_of(TOKEN_RING, 3, lambda a: isinstance(a, Merge))
+    error = refused(edited(TOKEN_RING, 3, lambda p: p.pop(at)))
+    assert error.rank == 3
+    assert "comes home but is never merged: it is lost" in str(error)
+
+
+def test_a_partial_merged_twice_is_refused() -> None:
+    at = index_of(TOKEN_RING, 3, lambda a: isinstance(a, Merge))
+    error = refused(edited(TOKEN_RING, 3, lambda p: p.insert(at, p[at])))
+    assert (error.rank, error.action) == (3, at + 1)
+    assert "a second time" in str(error)
+
+
+def test_a_partial_sent_to_the_wrong_rank_is_refused() -> None:
+    programs = (
+        (
+            Exchange(Channel.Q, recvs=(Transfer(q_block(1), 1),)),
+            Attend(q_block(0), kv_block(0)),
+            Attend(q_block(1), kv_block(0)),
+            Exchange(Channel.O, sends=(Transfer(o_block(1, 0), 2),)),
+        ),
+        (Exchange(Channel.Q, sends=(Transfer(q_block(1), 0),)),),
+        (Exchange(Channel.O, recvs=(Transfer(o_block(1, 0), 0),)),),
+    )
+    error = refused(Schedule("astray", 3, programs))
+    assert "O[1,0]" in str(error)
+    assert "rank 1" in str(error)
+
+
+def test_sides_that_differ_in_order_are_refused() -> None:
+    q0, q1 = Piece(0, 2), Piece(1, 2)
+    programs = (
+        (
+            Exchange(Channel.Q, sends=(Transfer(q_block(0, tokens=q0), 1), Transfer(q_block(0, tokens=q1), 1))),
+            Attend(q_block(0), kv_block(0)),
+        ),
+        (Exchange(Channel.Q, recvs=(Transfer(q_block(0, tokens=q1), 0), Transfer(q_block(0, tokens=q0), 0))),),
+    )
+    error = refused(Schedule("crossed", 2, programs))
+    assert (error.rank, error.action) == (1, 0)
+    assert "the order of the two sides differs" in str(error)
+
+
+def test_a_send_that_nobody_receives_is_refused() -> None:
+    programs = ((Exchange(Channel.Q, sends=(Transfer(q_block(0), 1),)),), ())
+    assert "which never receives it" in str(refused(Schedule("shout", 2, programs)))
+
+
+def test_a_receive_that_nobody_sends_is_refused() -> None:
+    programs = ((), (Exchange(Channel.Q, recvs=(Transfer(q_block(0), 0),)),))
+    error = refused(Schedule("listen", 2, programs))
+    assert (error.rank, error.action) == (1, 0)
+    assert "would wait for ever" in str(error)
+
+
+def test_a_circular_wait_is_refused() -> None:
+    """Each rank wants the other's keys before it sends its own."""
+    programs = tuple(
+        (
+            Exchange(Channel.KV, recvs=(Transfer(kv_block(1 - rank), 1 - rank),)),
+            Attend(q_block(rank), kv_block(1 - rank)),
+            Exchange(Channel.KV, sends=(Transfer(kv_block(rank), 1 - rank),)),
+            Attend(q_block(rank), kv_block(rank)),
+        )
+        for rank in range(2)
+    )
+    error = refused(Schedule("after you", 2, programs))
+    assert (error.rank, error.action) == (0, 1)
+    assert "circular wait" in str(error)
+
+
+def test_a_wait_that_only_a_blocking_channel_has_is_refused() -> None:
+    """Both ranks post at once, but in orders that a channel which works in order cannot serve."""
+    a = Exchange(Channel.Q, sends=(Transfer(q_block(0), 1),)), Exchange(Channel.Q, recvs=(Transfer(q_block(1), 1),))
+    b = Exchange(Channel.Q, sends=(Transfer(q_block(1), 0),)), Exchange(Channel.Q, recvs=(Transfer(q_block(0), 0),))
+    error = refused(Schedule("cross", 2, (a, b)))
+    assert "never completes" in str(error)
+
+
+def test_attending_what_the_mask_forbids_is_refused() -> None:
+    causal = build("ring", 2, Mask.CAUSAL).schedule
+    error = refused(edited(causal, 0, lambda p: p.append(Attend(q_block(0), kv_block(1)))))
+    assert error.rank == 0
+    assert "causal forbids" in str(error)
+
+
+@pytest.mark.parametrize("peer", [0, 7, -1])
+def test_peers_that_do_not_exist_are_refused(peer: int) -> None:
+    programs = ((Exchange(Channel.Q, sends=(Transfer(q_block(0), peer),)),), ())
+    assert "which is no peer" in str(refused(Schedule("void", 2, programs)))
+
+
+def test_a_verified_schedule_cannot_be_made_from_a_broken_one() -> None:
+    with pytest.raises(VerificationError):
+        VerifiedSchedule(edited(RING, 0, lambda p: p.pop()))
+
+
+def test_blocks_may_be_cut_in_tokens_and_heads() -> None:
+    """Half the heads' keys each way, in two pieces of tokens: every atom is met once."""
+    programs = []
+    for rank in range(2):
+        pieces = [(Piece(t, 2), Piece(h, 2)) for t in range(2) for h in range(2)]
+        blocks = [(kv_block(1 - rank, tokens=t, heads=h), kv_block(rank, tokens=t, heads=h)) for t, h in pieces]
+        program: list[Action] = [
+            Exchange(Channel.KV, recvs=(Transfer(theirs, 1 - rank),), sends=(Transfer(ours, 1 - rank),))
+            for theirs, ours in blocks
+        ]
+        program.append(Attend(q_block(rank), kv_block(rank)))
+        program += [Attend(q_block(rank), theirs) for theirs, _ in blocks]
+        programs.append(tuple(program))
+    schedule = Schedule("cut", 2, tuple(programs))
+    verify(schedule)
+    assert "Q[1] never meets all of KV[0]" in str(refused(edited(schedule, 1, lambda p: p.pop())))
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_whatever_is_accepted_computes_every_pair_once(data: st.DataObject) -> None:
+    """Schedules broken at random: accepted ones are right by a reading that shares nothing with verify."""
+    name = data.draw(st.sampled_from(sorted(BUILDERS)))
+    schedule = build(name, data.draw(st.integers(2, 6)), data.draw(st.sampled_from(Mask))).schedule
+    for _ in range(data.draw(st.integers(1, 3))):
+        rank = data.draw(st.integers(0, schedule.world_size - 1))
+        program = schedule.programs[rank]
+        if not program:
+            continue
+        at = data.draw(st.integers(0, len(program) - 1))
+        change = data.draw(st.sampled_from(["drop", "repeat", "swap", "move", "retarget"]))
+        other = data.draw(st.integers(0, len(program) - 1))
+        peer = data.draw(st.integers(0, schedule.world_size - 1))
+        schedule = edited(schedule, rank, lambda p, a=(change, at, other, peer): mutate(p, *a))
+    try:
+        verify(schedule)
+    except VerificationError as error:
+        assert 0 <= error.rank < schedule.world_size
+        return
+    full = schedule.mask is Mask.FULL
+    expected = [
+        Counter((rank, kv) for kv in range(schedule.world_size if full else rank + 1))
+        for rank in range(schedule.world_size)
+    ]
+    assert pairs_at_home(schedule) == expected
+
+
+def mutate(program: list[Action], change: str, at: int, other: int, peer: int) -> None:
+    action = program[at]
+    if change == "drop":
+        program.pop(at)
+    elif change == "repeat":
+        program.insert(at, action)
+    elif change == "swap":
+        program[at], program[other] = program[other], program[at]
+    elif change == "move":
+        program.insert(other, program.pop(at))
+    elif isinstance(action, Exchange):
+        program[at] = replace(action, sends=tuple(replace(t, peer=peer) for t in action.sends))
+    elif isinstance(action, Attend):
+        program[at] = replace(action, kv=kv_block(peer))
+    else:
+        program[at] = Merge(o_block(action.partial.owner, peer))
