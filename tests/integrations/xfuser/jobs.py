@@ -110,3 +110,164 @@ def flux_error(case: FluxCase) -> float:
     expected = flux_pipeline(guidance=case.guidance).to(case.dtype)(**inputs).images
     actual = run_flux(case)
     return 0.0 if actual is None else relative_error(actual, expected)
+
+
+@torch.no_grad()
+def bf16_errors(case: FluxCase) -> tuple[float, float]:
+    """Errors of bf16 against fp32: one process, and xfuser."""
+    import dataclasses
+
+    exact = flux_inputs(text_tokens=case.text_tokens, height=case.height, width=case.width)
+    expected = flux_pipeline()(**exact).images
+    half = flux_inputs(text_tokens=case.text_tokens, height=case.height, width=case.width)
+    _cast(half, torch.bfloat16)
+    single = flux_pipeline().to(torch.bfloat16)(**half).images
+    actual = run_flux(dataclasses.replace(case, dtype=torch.bfloat16))
+    return relative_error(single, expected), 0.0 if actual is None else relative_error(actual, expected)
+
+
+def same_bits_as_unpatched(case: FluxCase) -> bool:
+    """Whether a strategy of xfuser's own gives the same bits with our hooks and without them."""
+    from xfuser.core.distributed import runtime_state
+    from xfuser.model_executor.layers import usp
+    from xfuser.model_executor.models.transformers import transformer_flux
+    from xfuser.model_executor.pipelines import pipeline_flux
+
+    patched = run_flux(case)
+    hooked = [
+        (usp, "ring_attn"),
+        (transformer_flux, "USP"),
+        (transformer_flux.xFuserFlux1Transformer2DWrapper, "forward"),
+        (pipeline_flux.xFuserFluxPipeline, "_sync_pipeline"),
+        (runtime_state.DiTRuntimeState, "_calc_patches_metadata"),
+    ]
+    ours = [getattr(owner, name) for owner, name in hooked]
+    try:
+        for (owner, name), function in zip(hooked, ours, strict=True):
+            setattr(owner, name, function.__wrapped__)
+        plain = run_flux(case)
+    finally:
+        for (owner, name), function in zip(hooked, ours, strict=True):
+            setattr(owner, name, function)
+    return (patched is None and plain is None) or torch.equal(patched, plain)
+
+
+def bytes_by_strategy() -> dict[str, int]:
+    """What our sends carried while TokenRing ran, and while Ring ran."""
+    from tokenring_xdit.attention import groups
+
+    def sent_by(case: FluxCase) -> int:
+        before = sum(g.bytes_sent for g in groups._groups.values())
+        run_flux(case)
+        return sum(g.bytes_sent for g in groups._groups.values()) - before
+
+    groups._groups.clear()
+    return {"ring, as our sends": sent_by(FluxCase(ring=2)), "tokenring": sent_by(FluxCase(tokenring=2))}
+
+
+@torch.no_grad()
+def errors_of_alternating_engines() -> float:
+    """Ulysses, Ring, TokenRing and a hybrid run one wrapped pipeline by turns; the largest error."""
+    from tokenring_xdit.integrations.xfuser import Degrees, Engine
+    from tokenring_xdit.pipelines.flux import ShardedFlux
+
+    inputs = dict(text_tokens=12, height=96, width=64)
+    expected = flux_pipeline()(**flux_inputs(**inputs)).images
+    wanted = [Degrees(ulysses=4), Degrees(ring=4), Degrees(tokenring=4), Degrees(ulysses=2, tokenring=2)]
+    engines = [Engine(degrees) for degrees in wanted]
+    sharded = ShardedFlux(flux_pipeline(), engines[0])
+    worst = 0.0
+    for engine in engines * 2:
+        sharded.use(engine)
+        output = sharded._pipe(**flux_inputs(**inputs))
+        if output is not None:
+            worst = max(worst, relative_error(output.images, expected))
+    clear_globals()
+    return worst
+
+
+def clear_globals() -> None:
+    """Make xfuser forget its groups, which the pool destroys."""
+    from xfuser.core.distributed import parallel_state, runtime_state
+
+    for name in list(vars(parallel_state)):
+        if name in {"_WORLD", "_MODEL_REPLICA", "_DP", "_CFG", "_PP", "_SP", "_TP", "_FS", "_VAE", "_DIT"}:
+            setattr(parallel_state, name, None)
+    runtime_state._RUNTIME = None
+
+
+def refusals_at_the_seam() -> dict[str, str]:
+    """What ``ring_attn`` says to calls that TokenRing would compute wrongly."""
+    from tokenring_xdit.errors import TokenRingError
+
+    messages = {}
+    with engine(FluxCase(tokenring=2)) as config:
+        from xfuser.core.distributed import initialize_runtime_state
+        from xfuser.model_executor.layers import usp
+
+        initialize_groups(config)
+        initialize_runtime_state(flux_pipeline(), config)
+        q = torch.randn(1, 2, 4, 8)
+
+        def without_lse(query: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
+            return query, None
+
+        attention = usp._get_attention_function()
+        calls: dict[str, tuple[Any, dict[str, Any]]] = {
+            "dropout_p": (attention, {"dropout_p": 0.1}),
+            "attn_mask": (attention, {"attention_kwargs": {"attn_mask": torch.ones(1)}}),
+            "no lse": (without_lse, {}),
+        }
+        for name, (function, options) in calls.items():
+            try:
+                usp.ring_attn(function, q, q, q, **options)
+            except TokenRingError as error:
+                messages[name] = str(error)
+    return messages
+
+
+def broken_names() -> dict[str, str]:
+    """Upstream names that are gone."""
+    from tokenring_xdit.integrations.xfuser import register
+    from tokenring_xdit.integrations.xfuser.upstream import broken_names as find
+
+    register()
+    return find()
+
+
+def flags() -> dict[str, Any]:
+    """What xfuser's parsers and configs make of our flags."""
+    from tokenring_xdit.errors import TokenRingError
+    from tokenring_xdit.integrations.xfuser import register
+
+    register()
+    from xfuser import xFuserArgs
+    from xfuser.config.args import FlexibleArgumentParser
+    from xfuser.core.distributed import parallel_state
+
+    seen: dict[str, Any] = {}
+    parser = xFuserArgs.add_cli_args(FlexibleArgumentParser())
+    base = ["--model", "small", "--warmup_steps", "0"]
+    for style in ("--tokenring_degree", "--tokenring-degree"):
+        args = xFuserArgs.from_cli_args(parser.parse_args([*base, style, "2", "--tokenring_schedule", "ring"]))
+        config, _ = args.create_config()
+        sp = config.parallel_config.sp_config
+        seen[style] = (sp.ring_degree, sp.ulysses_degree, sp.tokenring, args.ring_degree)
+    seen["off"] = xFuserArgs.from_cli_args(parser.parse_args([*base, "--ring_degree", "2"])).create_config()[
+        0
+    ].parallel_config.sp_config.tokenring
+    runner = xFuserArgs.add_runner_args(FlexibleArgumentParser())
+    given = vars(runner.parse_args(["--model", "FLUX.1-dev", "--tokenring_degree", "2"]))
+    seen["runner"] = xFuserArgs.from_runner_args(given).tokenring_degree
+    seen["help"] = parser.format_help()
+    for name, options in {
+        "both": ["--tokenring_degree", "2", "--ring_degree", "2"],
+        "schedule": ["--tokenring_degree", "2", "--tokenring_schedule", "rings"],
+        "degree": ["--tokenring_degree", "0"],
+    }.items():
+        try:
+            xFuserArgs.from_cli_args(parser.parse_args([*base, *options])).create_config()
+        except TokenRingError as error:
+            seen[name] = str(error)
+    parallel_state._WORLD = None
+    return seen

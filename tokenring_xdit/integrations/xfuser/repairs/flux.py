@@ -56,11 +56,17 @@ def take_any_number_of_image_tokens(flux: Any) -> None:
     def forward(self: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         if current_choice() is None:
             return original(self, hidden_states, encoder_hidden_states, *args, **kwargs)
-        if not hasattr(type(self), "_pad_to_sp_divisible"):
-            type(self)._pad_to_sp_divisible = type(self).pad_to_sp_divisible
         layout = ShardLayout(_ranks(), hidden_states.shape[1], encoder_hidden_states.shape[-2])
-        with shard_layout(layout):
-            return original(self, hidden_states, encoder_hidden_states, *args, **kwargs)
+        # For this call only: without TokenRing the padding would be attended instead of refused.
+        misnamed = not hasattr(self, "_pad_to_sp_divisible")
+        if misnamed:
+            self._pad_to_sp_divisible = self.pad_to_sp_divisible
+        try:
+            with shard_layout(layout):
+                return original(self, hidden_states, encoder_hidden_states, *args, **kwargs)
+        finally:
+            if misnamed:
+                del self._pad_to_sp_divisible
 
     wrapper.forward = forward
 

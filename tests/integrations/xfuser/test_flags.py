@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.integrations.xfuser import jobs
+from tests.support.ranks import RankPool
+from tokenring_xdit.integrations.xfuser.choice import TokenRingChoice
+
+
+@pytest.fixture(scope="module")
+def seen(ranks: RankPool) -> dict[str, Any]:
+    return ranks.run(2, jobs.flags, timeout=300)[0]
+
+
+@pytest.mark.parametrize("style", ["--tokenring_degree", "--tokenring-degree"])
+def test_the_flag_becomes_a_ring_degree_and_a_choice(seen: dict[str, Any], style: str) -> None:
+    assert seen[style] == (2, 1, TokenRingChoice(2, "ring"), 1)
+
+
+def test_without_the_flag_nothing_is_chosen(seen: dict[str, Any]) -> None:
+    assert seen["off"] is None
+
+
+def test_the_runner_keeps_the_flag(seen: dict[str, Any]) -> None:
+    assert seen["runner"] == 2
+
+
+def test_help_tells_of_the_flags(seen: dict[str, Any]) -> None:
+    assert "--tokenring_degree" in seen["help"]
+    assert "--tokenring_schedule" in seen["help"]
+
+
+def test_what_cannot_work_is_refused(seen: dict[str, Any]) -> None:
+    assert "TokenRing inside Ring" in seen["both"] and "tokenring_degree=4 with ring_degree=1" in seen["both"]
+    assert "Did you mean 'ring'?" in seen["schedule"]
+    assert "has to be at least 1" in seen["degree"]
