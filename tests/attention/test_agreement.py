@@ -67,7 +67,9 @@ def test_all_problems_are_told_at_once(ranks: RankPool) -> None:
 
 def test_a_change_on_one_rank_only_ends_in_errors_on_all_ranks(ranks: RankPool) -> None:
     """The others cannot know; the wait is bounded, and nobody is left waiting for blocks."""
-    for rank, (first, second, third) in enumerate(ranks.run(3, jobs.call_after_good_calls, {1: {"length": 5}}, timeout=60)):
+    for rank, (first, second, third) in enumerate(
+        ranks.run(3, jobs.call_after_good_calls, {1: {"length": 5}}, timeout=60)
+    ):
         assert first == "ran"
         if rank == 1:
             assert second.startswith("AgreementError: ")

@@ -39,15 +39,17 @@ def pairs_at_home(schedule: Schedule) -> list[Counter[tuple[int, int]]]:
     def step(rank: int) -> bool:
         action = schedule.programs[rank][position[rank]]
         if isinstance(action, Exchange):
-            if not all([ready(rank, t.block) for t in action.sends]):
+            if not all(ready(rank, t.block) for t in action.sends):
                 return False
             for t in action.recvs:
                 expected[rank][t.block] = (t.peer, rank, action.channel)
             for t in action.sends:
                 value = memory[rank][t.block]
-                wires[rank, t.peer, action.channel].append((t.block, Counter(value) if t.block.kind is Kind.O else value))
+                wires[rank, t.peer, action.channel].append(
+                    (t.block, Counter(value) if t.block.kind is Kind.O else value)
+                )
         elif isinstance(action, Attend):
-            if not all([ready(rank, block) for block in (action.q, action.kv)]):
+            if not all(ready(rank, block) for block in (action.q, action.kv)):
                 return False
             partial = action.partial(rank)
             memory[rank].setdefault(partial, Counter())[memory[rank][action.q], memory[rank][action.kv]] += 1

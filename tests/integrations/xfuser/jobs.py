@@ -171,7 +171,7 @@ def errors_of_alternating_engines() -> float:
     from tokenring_xdit.integrations.xfuser import Degrees, Engine
     from tokenring_xdit.pipelines.flux import ShardedFlux
 
-    inputs = dict(text_tokens=12, height=96, width=64)
+    inputs = {"text_tokens": 12, "height": 96, "width": 64}
     expected = flux_pipeline()(**flux_inputs(**inputs)).images
     wanted = [Degrees(ulysses=4), Degrees(ring=4), Degrees(tokenring=4), Degrees(ulysses=2, tokenring=2)]
     engines = [Engine(degrees) for degrees in wanted]
@@ -253,9 +253,11 @@ def flags() -> dict[str, Any]:
         config, _ = args.create_config()
         sp = config.parallel_config.sp_config
         seen[style] = (sp.ring_degree, sp.ulysses_degree, sp.tokenring, args.ring_degree)
-    seen["off"] = xFuserArgs.from_cli_args(parser.parse_args([*base, "--ring_degree", "2"])).create_config()[
-        0
-    ].parallel_config.sp_config.tokenring
+    seen["off"] = (
+        xFuserArgs.from_cli_args(parser.parse_args([*base, "--ring_degree", "2"]))
+        .create_config()[0]
+        .parallel_config.sp_config.tokenring
+    )
     runner = xFuserArgs.add_runner_args(FlexibleArgumentParser())
     given = vars(runner.parse_args(["--model", "FLUX.1-dev", "--tokenring_degree", "2"]))
     seen["runner"] = xFuserArgs.from_runner_args(given).tokenring_degree

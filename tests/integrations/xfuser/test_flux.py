@@ -63,7 +63,10 @@ def test_the_upstream_fault_with_odd_images_is_still_there(ranks: RankPool, pipe
     """When this fails, upstream has mended it: drop ``take_any_number_of_image_tokens`` or ``pad_the_picture``."""
     with pytest.raises(RankFailure) as caught:
         worst(ranks, FluxCase(pipeline, ring=2, **ODD))
-    expected = {"xfuser": "not divisible by the number of sequence parallel devices", "diffusers": "_pad_to_sp_divisible"}
+    expected = {
+        "xfuser": "not divisible by the number of sequence parallel devices",
+        "diffusers": "_pad_to_sp_divisible",
+    }
     assert expected[pipeline] in str(caught.value)
 
 
