@@ -22,16 +22,21 @@ from tokenring_xdit.pipelines.worker import ERROR_FILE, JOB_FILE, RESULT_FILE
 
 __all__ = ["run_folder", "run_job"]
 
+_TRACEBACK_FILE = "rank{rank}.traceback.txt"
+
 _SECONDS_TO_STOP = 10
 """How long the other ranks get to end after one has failed, before they are killed."""
 
 
 @contextmanager
 def run_folder() -> Iterator[Path]:
-    """A temporary folder that the ranks of one command share; kept after a failure, for its logs."""
+    """A temporary folder that the ranks of one command share; kept only where it holds a traceback."""
     folder = Path(tempfile.mkdtemp(prefix="tokenring-xdit-"))
-    yield folder
-    shutil.rmtree(folder)
+    try:
+        yield folder
+    finally:
+        if not any(folder.glob(_TRACEBACK_FILE.format(rank="*"))):
+            shutil.rmtree(folder)
 
 
 def run_job(job: Job, ranks: int, folder: Path, *, port: int | None = None) -> Any:
@@ -113,7 +118,7 @@ def _explain(failures: dict[int, Any], folder: Path) -> str:
         reports.append((report["time"], int(path.name.removeprefix("rank").split(".")[0]), report))
     if reports:
         _, rank, report = min(reports, key=lambda r: (r[0], r[1]))
-        log = folder / f"rank{rank}.traceback.txt"
+        log = folder / _TRACEBACK_FILE.format(rank=rank)
         log.write_text(report["traceback"])
         return f"rank {rank} failed: {report['error']}\n(traceback: {log})"
     rank, process = next(iter(failures.items()))

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# One picture from a prompt, drawn by one rank, by Ulysses, by Ring and by TokenRing, side by side.
+#
+#   bash scripts/demo.sh ["a prompt"]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. scripts/environment.sh
+prepare_environment
+
+prompt="${1:-a red circle left of a blue square}"
+sheet="outputs/demo.png"
+tokenring-xdit compare "$prompt" --ranks 4 --output "$sheet"
+cat <<END
+
+Open $sheet. From left to right: the picture of one rank, from the unmodified diffusers pipeline;
+then four ranks through xDiT's Flux pipeline, with Ulysses, Ring and TokenRing attention. Below each
+of them is its difference to the first, a million times amplified. Under TokenRing the queries went
+round the ring and the partial outputs came back, while keys and values stayed where they were.
+END

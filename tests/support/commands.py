@@ -1,0 +1,61 @@
+"""The ``tokenring-xdit`` command as a user starts it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+COMMAND = [sys.executable, "-m", "tokenring_xdit.cli"]
+
+
+def start(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """Start the command in a process group of its own."""
+    return subprocess.Popen(
+        [*COMMAND, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, **(environment or {})},
+    )
+
+
+def run(
+    *arguments: str, timeout: float = 300, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    with start(*arguments, environment=environment) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def ranks_of(process: subprocess.Popen[str], count: int, *, timeout: float = 120) -> dict[int, psutil.Process]:
+    """The processes of the ranks, once all of them have started drawing."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        found: dict[int, psutil.Process] = {}
+        for child in psutil.Process(process.pid).children(recursive=True):
+            try:
+                if "tokenring_xdit.pipelines.worker" in child.cmdline():
+                    found[int(child.environ()["RANK"])] = child
+            except (psutil.NoSuchProcess, psutil.AccessDenied, KeyError):
+                continue
+        if len(found) == count:
+            return found
+        time.sleep(0.2)
+    raise TimeoutError(f"{count} ranks did not start within {timeout} s")
+
+
+def fault(folder: Path, code: str) -> dict[str, str]:
+    """An environment in which every Python process runs ``code`` first: a fault from outside."""
+    (folder / "sitecustomize.py").write_text(code)
+    return {"PYTHONPATH": str(folder)}
