@@ -16,6 +16,7 @@ from tokenring_xdit.errors import AgreementError, ConfigurationError
 
 SPEC = CallSpec(
     schedule="token_ring",
+    plan="0",
     mask="full",
     dtype=torch.float32,
     partial_dtype=torch.float32,

@@ -23,6 +23,7 @@ class CallSpec:
 
     Attributes:
         schedule: Name of the schedule.
+        plan: Fingerprint of its plan.
         mask: Value of its mask.
         dtype: Dtype of queries, keys and values.
         partial_dtype: Dtype in which partial outputs travel.
@@ -38,6 +39,7 @@ class CallSpec:
     """
 
     schedule: str
+    plan: str
     mask: str
     dtype: torch.dtype
     partial_dtype: torch.dtype

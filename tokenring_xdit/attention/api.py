@@ -11,7 +11,7 @@ from tokenring_xdit.attention.executor import execute
 from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.attention.kernels import KernelFunction, choose
 from tokenring_xdit.errors import TokenRingError, UnsupportedError
-from tokenring_xdit.schedule import Mask, VerifiedSchedule, build
+from tokenring_xdit.schedule import Channel, Mask, VerifiedSchedule, build
 
 __all__ = ["bytes_sent", "token_ring_attention"]
 
@@ -69,7 +69,10 @@ def token_ring_attention(
         report = _spec(q, k, v, verified, scale, home_kv, partial_dtype)
     except TokenRingError as error:
         report = str(error)  # told to all ranks, so that none of them waits for this one
-    layout = ring_group.settle_layout(report)
+        channels: tuple[Channel, ...] = ()
+    else:
+        channels = verified.schedule.channels()
+    layout = ring_group.settle_layout(report, channels)
     return execute(verified, layout, ring_group, function, q, k, v, home_kv)
 
 
@@ -134,6 +137,7 @@ def _spec(
             raise UnsupportedError("home_kv has no position in a causal sequence: pass causal=False or no home_kv")
     return CallSpec(
         schedule=verified.schedule.name,
+        plan=verified.fingerprint,
         mask=verified.schedule.mask.value,
         dtype=q.dtype,
         partial_dtype=partial_dtype or q.dtype,

@@ -7,6 +7,7 @@ and its log-sum-exp travel as one message.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -26,7 +27,6 @@ from tokenring_xdit.schedule import (
     Exchange,
     Kind,
     Mask,
-    Program,
     Transfer,
     VerifiedSchedule,
     kv_block,
@@ -102,6 +102,7 @@ class _Run:
         k: Tensor,
         v: Tensor,
     ) -> None:
+        self.verified = verified
         self.schedule = verified.schedule
         self.layout = layout
         self.group = ring_group
@@ -119,7 +120,7 @@ class _Run:
     def run(self, home_kv: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         """Execute the program from its first action to its last."""
         program = self.schedule.programs[self.rank]
-        expiring = _last_uses(program)
+        expiring = _last_uses(self.verified, self.rank)
         for index, action in enumerate(program):
             if isinstance(action, Exchange):
                 self._post(action)
@@ -327,8 +328,10 @@ class _Run:
             self.result.fold(out, lse, heads, tokens, owned=False)
 
 
-def _last_uses(program: Program) -> dict[int, list[Block]]:
-    """For each action, the received blocks that nothing after it uses."""
+@lru_cache(maxsize=256)
+def _last_uses(verified: VerifiedSchedule, rank: int) -> dict[int, list[Block]]:
+    """For each action of a rank, the received blocks that nothing after it uses."""
+    program = verified.schedule.programs[rank]
     received = [t.block for action in program if isinstance(action, Exchange) for t in action.recvs]
     expiring: dict[int, list[Block]] = {}
     for block in received:

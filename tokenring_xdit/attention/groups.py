@@ -68,12 +68,16 @@ class RingGroup:
             known = _groups[resolved.group_name] = cls(resolved)
         return known
 
-    def settle_layout(self, report: CallSpec | str) -> Layout:
-        """Agree with the other ranks on a call, once for each distinct call.
+    def settle_layout(self, report: CallSpec | str, channels: tuple[Channel, ...]) -> Layout:
+        """Agree with the other ranks on a call, and open the channels it needs, once for each distinct call.
 
         Later calls with the same shapes exchange nothing. A call whose shapes changed on some ranks
         only cannot be answered by the others, so the wait is bounded; when it ends, the channels are
         closed and the others fail as well instead of waiting for blocks that never come.
+
+        Args:
+            report: This rank's call, or why it refuses.
+            channels: Channels of the schedule, the same on all ranks.
 
         Raises:
             AgreementError: The same on every rank, when their calls do not fit together.
@@ -100,14 +104,18 @@ class RingGroup:
                 )
                 self.fail(message)
                 raise AgreementError(message) from error
-        if isinstance(report, CallSpec):
-            self._agreed[report] = layout
+        for channel in channels:
+            if channel not in self._channels:
+                group = self._channels[channel] = self._new_group(channel.value)
+                # NCCL builds a communicator at the first call, for which all ranks have to come; a
+                # schedule may give some of them nothing to do on a channel.
+                dist.barrier(group)
+        assert isinstance(report, CallSpec)  # a refusal has raised on all ranks
+        self._agreed[report] = layout
         return layout
 
     def channel(self, channel: Channel) -> dist.ProcessGroup:
-        """The process group that carries a channel, created when first asked for, on all ranks alike."""
-        if channel not in self._channels:
-            self._channels[channel] = self._new_group(channel.value)
+        """The process group that carries a channel of an agreed call."""
         return self._channels[channel]
 
     def fail(self, reason: str) -> None:

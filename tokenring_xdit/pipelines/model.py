@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,8 @@ class PictureSize:
         Raises:
             ConfigurationError: It is neither.
         """
-        width, _, height = text.lower().partition("x")
-        try:
-            size = cls(int(width), int(height or width))
-        except ValueError:
-            size = cls(0, 0)
+        match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip().lower())
+        size = cls(int(match[1]), int(match[2] or match[1])) if match else cls(0, 0)
         if size.width < 1 or size.height < 1:
             raise ConfigurationError(f"size '{text}' is neither a number of pixels nor WIDTHxHEIGHT, such as 1024x768")
         return size

@@ -12,12 +12,14 @@ What holds of a :class:`VerifiedSchedule`:
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import cached_property
 
 from tokenring_xdit.errors import VerificationError
 from tokenring_xdit.schedule.plan import (
@@ -39,9 +41,11 @@ _Route = tuple[int, int, Channel]  # source, destination, channel
 _Spot = tuple[int, int]  # rank, index of the action
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class VerifiedSchedule:
     """A schedule that passed :func:`verify`: it cannot be made from one that does not.
+
+    Compared and hashed by identity, so that what is derived from it can be cached cheaply.
 
     Raises:
         VerificationError: On construction, naming the rank and the action at fault.
@@ -53,6 +57,11 @@ class VerifiedSchedule:
         _check_addresses(self.schedule)
         partners = _match_messages(self.schedule)
         _Replay(self.schedule, partners).run()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A short digest of every action, by which ranks tell plans of one name apart."""
+        return hashlib.sha256(repr(self.schedule).encode()).hexdigest()[:12]
 
 
 def verify(schedule: Schedule) -> VerifiedSchedule:

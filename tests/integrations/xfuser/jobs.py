@@ -266,6 +266,7 @@ def flags() -> dict[str, Any]:
         "both": ["--tokenring_degree", "2", "--ring_degree", "2"],
         "schedule": ["--tokenring_degree", "2", "--tokenring_schedule", "rings"],
         "degree": ["--tokenring_degree", "0"],
+        "pipefusion": ["--tokenring_degree", "2", "--pipefusion_parallel_degree", "2"],
     }.items():
         try:
             xFuserArgs.from_cli_args(parser.parse_args([*base, *options])).create_config()
@@ -273,3 +274,21 @@ def flags() -> dict[str, Any]:
             seen[name] = str(error)
     parallel_state._WORLD = None
     return seen
+
+
+def refusal_of_another_pipeline() -> str:
+    """What an engine with TokenRing says to a pipeline that was not compared."""
+    from tokenring_xdit.errors import UnsupportedError
+
+    class PixArtAlphaPipeline:
+        transformer = flux_pipeline().transformer
+
+    with engine(FluxCase(tokenring=2)) as config:
+        from xfuser.core.distributed import initialize_runtime_state
+
+        initialize_groups(config)
+        try:
+            initialize_runtime_state(PixArtAlphaPipeline(), config)
+        except UnsupportedError as error:
+            return str(error)
+    return "ran"

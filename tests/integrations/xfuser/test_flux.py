@@ -98,3 +98,9 @@ def test_results_are_the_same_on_every_run(ranks: RankPool) -> None:
     case = FluxCase("diffusers", tokenring=3, text_tokens=13, **ODD)
     first, second = (ranks.run(3, jobs.run_flux, case, timeout=300)[0] for _ in range(2))
     assert torch.equal(first, second)
+
+
+def test_pipelines_that_were_not_compared_are_refused(ranks: RankPool) -> None:
+    for message in ranks.run(2, jobs.refusal_of_another_pipeline, timeout=300):
+        assert "TokenRing was asked for in PixArtAlphaPipeline" in message
+        assert "Tested so far: FluxPipeline" in message

@@ -8,7 +8,7 @@ from typing import Any
 from tokenring_xdit.errors import ConfigurationError, ScheduleError, UnsupportedError, nearest
 from tokenring_xdit.schedule import BUILDERS
 
-__all__ = ["DEFAULT_SCHEDULE", "TokenRingChoice", "attach", "current_choice", "make_choice"]
+__all__ = ["DEFAULT_SCHEDULE", "TokenRingChoice", "attach", "choice_of", "current_choice", "make_choice"]
 
 DEFAULT_SCHEDULE = "token_ring"
 
@@ -64,8 +64,13 @@ def attach(sp_config: Any, choice: TokenRingChoice | None) -> None:
     setattr(sp_config, _ATTRIBUTE, choice)
 
 
+def choice_of(parallel_config: Any) -> TokenRingChoice | None:
+    """The choice that rides on an engine's config; ``None`` where xfuser was left as it is."""
+    return getattr(parallel_config.sp_config, _ATTRIBUTE, None)
+
+
 def current_choice() -> TokenRingChoice | None:
-    """The choice of the running engine; ``None`` where xfuser was left as it is."""
+    """The choice of the running engine."""
     from xfuser.core.distributed.runtime_state import get_runtime_state
 
-    return getattr(get_runtime_state().parallel_config.sp_config, _ATTRIBUTE, None)
+    return choice_of(get_runtime_state().parallel_config)

@@ -7,7 +7,7 @@ import sys
 import wrapt
 
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.integrations.xfuser import platform_cpu, repairs
+from tokenring_xdit.integrations.xfuser import platform_cpu, repairs, supported
 from tokenring_xdit.integrations.xfuser.dispatch import install_dispatcher
 from tokenring_xdit.integrations.xfuser.flags import install_flags
 
@@ -42,6 +42,6 @@ def register() -> None:
             wrapt.register_post_import_hook(hook, module)
     wrapt.register_post_import_hook(install_dispatcher, "xfuser.model_executor.layers.usp")
     wrapt.register_post_import_hook(install_flags, "xfuser.config.args")
-    for module, hook in repairs.hooks():
+    for module, hook in (*supported.HOOKS.items(), *repairs.hooks()):
         wrapt.register_post_import_hook(hook, module)
     _registered = True

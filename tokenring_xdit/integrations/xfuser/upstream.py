@@ -96,6 +96,12 @@ RELIED_ON: tuple[UpstreamName, ...] = (
     UpstreamName("xfuser.config.config", "SequenceParallelConfig", "carries the choice at run time"),
     UpstreamName(_STATE, "RuntimeState._select_attention_backend", "default kernel on a CPU"),
     UpstreamName(_STATE, "DiTRuntimeState._calc_patches_metadata", "repaired for sizes that do not divide"),
+    UpstreamName(
+        _STATE,
+        "DiTRuntimeState._check_model_and_parallel_config",
+        "refuses pipelines that were not compared",
+        ("pipeline", "parallel_config"),
+    ),
     UpstreamName(_STATE, "get_runtime_state", "where the choice is read"),
     UpstreamName(
         _STATE, "initialize_runtime_state", "one runtime state for each engine", ("pipeline", "engine_config")

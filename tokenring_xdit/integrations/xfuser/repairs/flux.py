@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tokenring_xdit.integrations.xfuser.choice import current_choice
+from tokenring_xdit.integrations.xfuser.choice import choice_of, current_choice
 from tokenring_xdit.integrations.xfuser.layout import ShardLayout, active_layout, shard_layout
 
 __all__ = ["HOOKS"]
@@ -104,7 +104,7 @@ def cut_by_tokens(runtime_state: Any) -> None:
 
     @functools.wraps(original)
     def calc_patches_metadata(self: Any) -> None:
-        choice = getattr(self.parallel_config.sp_config, "tokenring", None)
+        choice = choice_of(self.parallel_config)
         rows = self.input_config.height // self.vae_scale_factor
         if choice is None or self.parallel_config.pp_degree > 1 or rows % self.parallel_config.sp_degree == 0:
             original(self)
