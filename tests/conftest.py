@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.support.ranks import RankPool
+
+settings.register_profile("tests", deadline=None, derandomize=True)  # wall time proves nothing here
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")

@@ -170,7 +170,92 @@ def bytes_of(case: Case) -> int:
     return bytes_sent() - before
 
 
-def call_with(changes: dict[int, dict[str, Any]]) -> str:
+def error_of_a_cut_schedule() -> float:
+    """Queries in two pieces of tokens, returned piece by piece, and keys in two pieces of heads."""
+    from tokenring_xdit.schedule import (
+        Action,
+        Attend,
+        Channel,
+        Exchange,
+        Merge,
+        Piece,
+        Schedule,
+        Transfer,
+        kv_block,
+        o_block,
+        q_block,
+        verify,
+    )
+
+    halves = (Piece(0, 2), Piece(1, 2))
+    programs = []
+    for rank in range(2):
+        peer = 1 - rank
+        program: list[Action] = [
+            Exchange(
+                Channel.Q,
+                recvs=(Transfer(q_block(peer, tokens=half), peer),),
+                sends=(Transfer(q_block(rank, tokens=half), peer),),
+            )
+            for half in halves
+        ]
+        program += [Attend(q_block(rank), kv_block(rank, heads=half)) for half in halves]
+        for half in halves:
+            program.append(Attend(q_block(peer, tokens=half), kv_block(rank)))
+            program.append(
+                Exchange(
+                    Channel.O,
+                    recvs=(Transfer(o_block(rank, peer, tokens=half), peer),),
+                    sends=(Transfer(o_block(peer, rank, tokens=half), peer),),
+                )
+            )
+        program += [Merge(o_block(rank, peer, tokens=half)) for half in halves]
+        programs.append(tuple(program))
+    generator = torch.Generator().manual_seed(2)
+    q, k, v = (torch.randn(2, 4, 18, 8, generator=generator) for _ in range(3))
+    schedule = verify(Schedule("cut", 2, tuple(programs)))
+    out, _ = token_ring_attention(shard(q), shard(k), shard(v), schedule=schedule)
+    return relative_error(out, shard(softmax_attention(q, k, v)[0]))
+
+
+def error_with_changing_lengths() -> float:
+    """Lengths that change on all ranks, then on one only, and come back."""
+    generator = torch.Generator().manual_seed(4)
+    worst = 0.0
+    for lengths in ((8, 8, 8), (7, 7, 7), (8, 8, 7), (8, 8, 8), (1, 9, 7)):
+        q, k, v = (torch.randn(1, 2, sum(lengths), 8, generator=generator) for _ in range(3))
+        mine = slice(sum(lengths[: dist.get_rank()]), sum(lengths[: dist.get_rank() + 1]))
+        out, _ = token_ring_attention(q[:, :, mine], k[:, :, mine], v[:, :, mine])
+        worst = max(worst, relative_error(out, softmax_attention(q, k, v)[0][:, :, mine]))
+    return worst
+
+
+def agreements_in_three_calls() -> tuple[int, int]:
+    """How often the ranks agree in three calls of one shape, with a layout key and without."""
+    from tokenring_xdit.attention import groups
+
+    counts = []
+    handshake = groups.handshake
+    for key in ("same", None):
+        count = 0
+
+        def counting(*arguments: Any) -> Any:
+            nonlocal count
+            count += 1
+            return handshake(*arguments)
+
+        groups.handshake = counting
+        try:
+            for _ in range(3):
+                tensor = torch.randn(1, 2, 8, 8)
+                token_ring_attention(tensor, tensor, tensor, layout_key=key)
+        finally:
+            groups.handshake = handshake
+        counts.append(count)
+    return counts[0], counts[1]
+
+
+def call_with(changes: dict[int, dict[str, Any]], layout_key: str | None = None) -> str:
     """A call that some ranks make differently; what each rank is told."""
     from tokenring_xdit.errors import TokenRingError
 
@@ -179,13 +264,13 @@ def call_with(changes: dict[int, dict[str, Any]]) -> str:
     q, k, v = (torch.randn(shape[: mine.get("dims", 4)]).to(mine.get("dtype", torch.float32)) for _ in range(3))
     options = {name: mine[name] for name in ("schedule", "kernel", "causal", "scale", "partial_dtype") if name in mine}
     try:
-        token_ring_attention(q, k, v, **options)
+        token_ring_attention(q, k, v, layout_key=layout_key, **options)
     except TokenRingError as error:
         return f"{type(error).__name__}: {error}"
     return "ran"
 
 
-def call_after_good_calls(changes: dict[int, dict[str, Any]]) -> tuple[str, str, str]:
+def call_between_good_calls(changes: dict[int, dict[str, Any]], layout_key: str | None) -> tuple[str, str, str]:
     """A good call, then one that some ranks make differently, then a good one again."""
     import os
 
@@ -193,6 +278,44 @@ def call_after_good_calls(changes: dict[int, dict[str, Any]]) -> tuple[str, str,
 
     os.environ[AGREEMENT_TIMEOUT_VARIABLE] = "2"
     try:
-        return call_with({}), call_with(changes), call_with({})
+        return call_with({}, layout_key), call_with(changes, layout_key), call_with({}, layout_key)
     finally:
         del os.environ[AGREEMENT_TIMEOUT_VARIABLE]
+
+
+def call_whose_kernel_fails_on_one_rank() -> tuple[str, str]:
+    """Rank 1's kernel fails in the middle of a call; what each rank is told then, and on a second try."""
+    from tokenring_xdit.errors import TokenRingError
+
+    def kernel(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> tuple[Tensor, Tensor]:
+        if dist.get_rank() == 1:
+            raise MemoryError("the card is full")
+        out, lse = softmax_attention(q, k, v, scale=scale)
+        return out.float(), lse.float()
+
+    answers = []
+    for attempt in (kernel, None):
+        tensor = torch.randn(1, 2, 8, 8)
+        try:
+            token_ring_attention(tensor, tensor, tensor, kernel=attempt)
+        except (TokenRingError, MemoryError) as error:
+            answers.append(f"{type(error).__name__}: {error}")
+        else:
+            answers.append("ran")
+    return answers[0], answers[1]
+
+
+def call_in_lopsided_groups() -> tuple[str, str]:
+    """Groups that leave ranks in different numbers of groups: the whole world works, a part of it is refused."""
+    from tokenring_xdit.errors import TokenRingError
+
+    pair, other = dist.new_group([0, 1]), dist.new_group([0, 2])
+    tensor = torch.randn(1, 2, 8, 8)
+    token_ring_attention(tensor, tensor, tensor)
+    del pair
+    if dist.get_rank() in (0, 2):
+        try:
+            token_ring_attention(tensor, tensor, tensor, group=other)
+        except TokenRingError as error:
+            return "ran", f"{type(error).__name__}: {error}"
+    return "ran", "ran"

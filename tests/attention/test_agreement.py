@@ -66,24 +66,41 @@ def test_all_problems_are_told_at_once(ranks: RankPool) -> None:
     assert "rank 2: expected q" in answer
 
 
-def test_a_change_on_one_rank_only_ends_in_errors_on_all_ranks(ranks: RankPool) -> None:
-    """The others cannot know; the wait is bounded, and nobody is left waiting for blocks."""
-    for rank, (first, second, third) in enumerate(
-        ranks.run(3, jobs.call_after_good_calls, {1: {"length": 5}}, timeout=60)
-    ):
+def test_without_a_key_every_call_is_agreed_on(ranks: RankPool) -> None:
+    assert ranks.run(3, jobs.call_between_good_calls, {1: {"length": 5}}, None, timeout=60) == [("ran",) * 3] * 3
+    for first, second, third in ranks.run(3, jobs.call_between_good_calls, {1: {"heads": 4}}, None, timeout=60):
+        assert (first, third) == ("ran", "ran")
+        assert second.startswith("AgreementError: ") and "4 on rank 1" in second
+
+
+def test_a_change_under_a_key_on_one_rank_only_ends_in_errors_on_all_ranks(ranks: RankPool) -> None:
+    """The others do not look; the wait is bounded, and nobody is left waiting for blocks."""
+    answers = ranks.run(3, jobs.call_between_good_calls, {1: {"length": 5}}, "key", timeout=60)
+    for rank, (first, second, third) in enumerate(answers):
         assert first == "ran"
-        if rank == 1:
-            assert second.startswith("AgreementError: ")
-            assert "did the shapes change on some ranks only?" in second
-        else:
-            assert second.startswith("CommunicationError: ")
-            assert f"rank {rank} failed in schedule 'token_ring'" in second
+        assert second.startswith("CommunicationError: ")
+        expected = "did the shapes change on some ranks only?" if rank == 1 else f"rank {rank} failed in schedule"
+        assert expected in second
         assert third.startswith("CommunicationError: an earlier attention call")
 
 
-def test_a_change_on_all_ranks_is_agreed_on_anew(ranks: RankPool) -> None:
+def test_a_change_under_a_key_on_all_ranks_is_agreed_on_anew(ranks: RankPool) -> None:
     change = {rank: {"length": 5, "heads": 4} for rank in range(3)}
-    assert ranks.run(3, jobs.call_after_good_calls, change, timeout=60) == [("ran",) * 3] * 3
+    assert ranks.run(3, jobs.call_between_good_calls, change, "key", timeout=60) == [("ran",) * 3] * 3
+
+
+def test_a_kernel_that_fails_on_one_rank_fails_the_call_on_all(ranks: RankPool) -> None:
+    for rank, (first, second) in enumerate(ranks.run(3, jobs.call_whose_kernel_fails_on_one_rank, timeout=60)):
+        assert first.startswith("MemoryError: the card is full" if rank == 1 else "CommunicationError: rank")
+        assert second.startswith("CommunicationError: an earlier attention call on this process group failed")
+
+
+def test_groups_that_torch_would_name_differently_are_refused(ranks: RankPool) -> None:
+    answers = ranks.run(3, jobs.call_in_lopsided_groups, timeout=60)
+    assert [world for world, _ in answers] == ["ran"] * 3
+    assert answers[1][1] == "ran"
+    for rank in (0, 2):
+        assert answers[rank][1].startswith("AgreementError: the ranks [0, 2] belong to ")
 
 
 def test_agreement_keeps_the_lengths_of_all_ranks() -> None:

@@ -204,13 +204,68 @@ def test_a_wait_that_only_a_blocking_channel_has_is_refused() -> None:
     """Both ranks post at once, but in orders that a channel which works in order cannot serve."""
     a = Exchange(Channel.Q, sends=(Transfer(q_block(0), 1),)), Exchange(Channel.Q, recvs=(Transfer(q_block(1), 1),))
     b = Exchange(Channel.Q, sends=(Transfer(q_block(1), 0),)), Exchange(Channel.Q, recvs=(Transfer(q_block(0), 0),))
-    error = refused(Schedule("cross", 2, (a, b)))
-    assert "never completes" in str(error)
+    assert "waits for ever" in str(refused(Schedule("cross", 2, (a, b))))
+
+
+def test_a_wait_for_a_buffer_is_refused() -> None:
+    """Rank 0 would receive into the buffer of a send that its peer takes only after rank 0's next exchange."""
+    half = Piece(0, 2)
+    programs = (
+        (
+            Exchange(Channel.Q, recvs=(Transfer(q_block(1), 1),)),
+            Attend(q_block(1), kv_block(0)),
+            Exchange(Channel.O, sends=(Transfer(o_block(1, 0), 1),)),
+            Exchange(Channel.KV, sends=(Transfer(kv_block(0, tokens=half), 1),)),
+        ),
+        (
+            Exchange(Channel.Q, sends=(Transfer(q_block(1), 0),)),
+            Exchange(Channel.KV, recvs=(Transfer(kv_block(0, tokens=half), 0),)),
+            Exchange(Channel.O, recvs=(Transfer(o_block(1, 0), 0),)),
+        ),
+    )
+    error = refused(Schedule("backlog", 2, programs))
+    assert (error.rank, error.action) == (0, 3)
+    assert "waits for ever" in str(error)
+
+
+def test_what_is_received_has_to_be_used() -> None:
+    programs = (
+        (Exchange(Channel.Q, sends=(Transfer(q_block(0), 1),)), Attend(q_block(0), kv_block(0))),
+        (Exchange(Channel.Q, recvs=(Transfer(q_block(0), 0),)), Attend(q_block(1), kv_block(1))),
+    )
+    causal = build("token_ring", 2, Mask.CAUSAL).schedule
+    idle = replace(causal, programs=tuple(a + b for a, b in zip(programs, causal.programs, strict=True)))
+    assert "Q[0]" in str(refused(idle))
+
+
+def test_pieces_that_the_executor_could_not_keep_apart_are_refused() -> None:
+    def on_one_rank(*attends: Attend, mask: Mask = Mask.FULL) -> str:
+        return str(refused(Schedule("pieces", 1, (attends,), mask)))
+
+    half, third = Piece(0, 2), Piece(1, 3)
+    cut = Attend(q_block(0, tokens=half), kv_block(0), Mask.CAUSAL)
+    assert "which only whole blocks can be" in on_one_rank(cut, mask=Mask.CAUSAL)
+    crossed = Attend(q_block(0, heads=half), kv_block(0, heads=third))
+    assert "whose heads are not pieces of each other" in on_one_rank(crossed)
+
+
+def test_a_partial_is_sent_as_it_was_built() -> None:
+    at = index_of(TOKEN_RING, 1, lambda a: isinstance(a, Attend) and a.q.owner == 0)
+
+    def in_halves(program: list[Action]) -> None:
+        program[at : at + 1] = [Attend(q_block(0, tokens=Piece(i, 2)), kv_block(1)) for i in range(2)]
+
+    error = refused(edited(TOKEN_RING, 1, in_halves))
+    assert error.rank == 1
+    assert "sends O[0,1] before holding it" in str(error)
 
 
 def test_attending_what_the_mask_forbids_is_refused() -> None:
     causal = build("ring", 2, Mask.CAUSAL).schedule
-    error = refused(edited(causal, 0, lambda p: p.append(Attend(q_block(0), kv_block(1)))))
+    unmasked = edited(causal, 0, lambda p: p.__setitem__(-1, replace(p[-1], mask=Mask.FULL)))
+    assert "with mask full, which causal forbids" in str(refused(unmasked))
+    later = replace(build("ring", 2).schedule, mask=Mask.CAUSAL)
+    error = refused(later)
     assert error.rank == 0
     assert "causal forbids" in str(error)
 
@@ -244,7 +299,7 @@ def test_blocks_may_be_cut_in_tokens_and_heads() -> None:
     assert "Q[1] never meets all of KV[0]" in str(refused(edited(schedule, 1, lambda p: p.pop())))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.data())
 def test_whatever_is_accepted_computes_every_pair_once(data: st.DataObject) -> None:
     """Schedules broken at random: accepted ones are right by a reading that shares nothing with verify."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -11,7 +14,7 @@ import torch.distributed as dist
 
 from tokenring_xdit.errors import AgreementError
 
-__all__ = ["CallSpec", "Layout", "agree", "exchange_reports"]
+__all__ = ["CallSpec", "Layout", "agree", "handshake"]
 
 _OWN = frozenset({"q_length", "kv_length"})
 """Fields that may differ between ranks."""
@@ -92,7 +95,7 @@ def agree(reports: Sequence[CallSpec | str]) -> Layout:
         )
     q_lengths = tuple(spec.q_length for spec in specs)
     kv_lengths = tuple(spec.kv_length for spec in specs)
-    if specs[0].mask == "causal" and q_lengths != kv_lengths:
+    if not _fits_mask(specs[0], q_lengths, kv_lengths):
         raise AgreementError(
             "causal attention needs as many queries as keys on every rank, got "
             f"{list(q_lengths)} queries and {list(kv_lengths)} keys"
@@ -104,16 +107,41 @@ def _ranks(ranks: list[int]) -> str:
     return " and ".join([", ".join(map(str, ranks[:-1])), str(ranks[-1])]) if len(ranks) > 1 else str(ranks[0])
 
 
-def exchange_reports(report: CallSpec | str, control: dist.ProcessGroup) -> list[CallSpec | str]:
-    """Show every rank what every other is about to do.
+@lru_cache(maxsize=1024)
+def _digest(spec: CallSpec) -> int:
+    """A positive number for everything in a call that has to be the same on all ranks."""
+    same = repr(replace(spec, q_length=0, kv_length=0))
+    return int.from_bytes(hashlib.sha256(same.encode()).digest()[:7]) + 1
+
+
+def handshake(report: CallSpec | str, control: dist.ProcessGroup | None, timeout: timedelta | None) -> Layout:
+    """Agree with all ranks of a group on a call.
+
+    One collective of three numbers where they do agree; only where they do not, the reports
+    themselves are exchanged, to say who differs in what.
 
     Args:
         report: This rank's call, or why it refuses.
-        control: A gloo group of the ranks concerned; its timeout bounds the wait.
+        control: A gloo group of the ranks concerned; ``None`` for a single rank.
+        timeout: Bound on the wait; ``None`` is the group's own.
 
     Raises:
+        AgreementError: The same on every rank.
         RuntimeError: From torch, when a rank does not come.
     """
-    reports: list[Any] = [None] * dist.get_world_size(control)
-    dist.all_gather_object(reports, report, group=control)
-    return reports
+    if control is None:
+        return agree([report])
+    own = (_digest(report), report.q_length, report.kv_length) if isinstance(report, CallSpec) else (0, 0, 0)
+    heads = [torch.empty(3, dtype=torch.int64) for _ in range(dist.get_world_size(control))]
+    work = dist.all_gather(heads, torch.tensor(own), group=control, async_op=True)
+    work.wait(timeout) if timeout is not None else work.wait()
+    digests, q_lengths, kv_lengths = zip(*(head.tolist() for head in heads), strict=True)
+    if not isinstance(report, CallSpec) or len(set(digests)) > 1 or not _fits_mask(report, q_lengths, kv_lengths):
+        reports: list[Any] = [None] * dist.get_world_size(control)
+        dist.all_gather_object(reports, report, group=control)
+        return agree(reports)
+    return Layout(report, q_lengths, kv_lengths)
+
+
+def _fits_mask(spec: CallSpec, q_lengths: tuple[int, ...], kv_lengths: tuple[int, ...]) -> bool:
+    return spec.mask != "causal" or q_lengths == kv_lengths

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -30,12 +32,13 @@ def token_ring_attention(
     causal: bool = False,
     home_kv: tuple[Tensor, Tensor] | None = None,
     partial_dtype: torch.dtype | None = None,
+    layout_key: Hashable | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Exact attention over a sequence that is sharded across the ranks of a group.
 
     Every rank calls it with its own shard, at the same time. Shard lengths may differ between
     ranks, and queries may be more or fewer than keys; everything else has to be the same, which the
-    ranks check among themselves before the first call with new shapes.
+    ranks check among themselves before anything is sent.
 
     Args:
         q: This rank's queries, ``[B, H, Sq, D]``; fp32, bf16 or fp16, any strides.
@@ -51,6 +54,9 @@ def token_ring_attention(
         home_kv: Keys and values ``[B, Hkv, T, D]`` that every rank holds alike, such as replicated
             text tokens: counted once for each query and never sent.
         partial_dtype: Dtype in which partial outputs travel; ``None`` is the dtype of ``q``.
+        layout_key: Anything hashable that is the same on all ranks and changes whenever the shapes
+            change on any of them, such as the length of the whole sequence. Calls with a key and
+            shapes that were agreed on before skip the check, a small collective on the CPU.
 
     Returns:
         Output ``[B, H, Sq, D]`` in the dtype of ``q``, and the log-sum-exp of the scaled scores
@@ -72,7 +78,7 @@ def token_ring_attention(
         channels: tuple[Channel, ...] = ()
     else:
         channels = verified.schedule.channels()
-    layout = ring_group.settle_layout(report, channels)
+    layout = ring_group.settle_layout(report, channels, q.device, layout_key)
     return execute(verified, layout, ring_group, function, q, k, v, home_kv)
 
 
@@ -135,6 +141,11 @@ def _spec(
             )
         if verified.schedule.mask is Mask.CAUSAL:
             raise UnsupportedError("home_kv has no position in a causal sequence: pass causal=False or no home_kv")
+    if q.shape[1] % verified.head_cut or k.shape[1] % verified.head_cut:
+        raise UnsupportedError(
+            f"schedule '{verified.schedule.name}' cuts heads in {verified.head_cut}, which {q.shape[1]} query heads "
+            f"and {k.shape[1]} key heads do not allow"
+        )
     return CallSpec(
         schedule=verified.schedule.name,
         plan=verified.fingerprint,

@@ -11,8 +11,8 @@ from torch import Tensor
 
 __all__ = ["Buffer", "BufferPool"]
 
-_KEPT_LAYOUTS = 8
-"""Distinct buffer shapes kept between calls; a model uses few, a service with free sizes many."""
+_KEPT_LAYOUTS = 64
+"""Distinct buffer shapes kept between calls: a call over N unequal shards uses 2 N, a service with free sizes many."""
 
 
 @dataclass

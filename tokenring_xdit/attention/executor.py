@@ -19,7 +19,7 @@ from tokenring_xdit.attention.buffers import Buffer
 from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.attention.kernels import KernelFunction
 from tokenring_xdit.attention.merge import Running
-from tokenring_xdit.errors import CommunicationError, UnsupportedError
+from tokenring_xdit.errors import CommunicationError
 from tokenring_xdit.schedule import (
     Action,
     Attend,
@@ -72,21 +72,23 @@ def execute(
         Output ``[B, H, Sq, D]`` in the dtype of ``q``, log-sum-exp ``[B, H, Sq]`` in fp32.
 
     Raises:
-        CommunicationError: A transfer failed; the group is given up.
-        UnsupportedError: The schedule cuts heads finer than these tensors allow.
+        CommunicationError: A transfer failed.
+        Exception: Whatever the kernel raised. After any error the group is given up.
     """
     run = _Run(verified, layout, ring_group, kernel, q, k, v)
     try:
         return run.run(home_kv)
-    except RuntimeError as error:
-        if run.transferring is None:
-            raise
-        message = (
-            f"rank {ring_group.rank} failed in schedule '{verified.schedule.name}' at {run.transferring}: {error}. "
-            "A peer died, or called attention with other shapes."
-        )
-        ring_group.fail(message)
-        raise CommunicationError(message) from error
+    except BaseException as error:
+        # Transfers are under way: what comes next on these channels would meet what this call left.
+        doing = f" at {run.transferring}" if run.transferring is not None else ""
+        message = f"rank {ring_group.rank} failed in schedule '{verified.schedule.name}'{doing}: {error}"
+        if ring_group.world_size > 1:
+            ring_group.fail(message)
+        if run.transferring is not None and isinstance(error, RuntimeError):
+            raise CommunicationError(
+                f"{message}. A peer died, failed, or called attention with other shapes"
+            ) from error
+        raise
 
 
 class _Run:
@@ -126,15 +128,15 @@ class _Run:
                 self._post(action)
             elif isinstance(action, Attend):
                 if home_kv is not None:  # while the first blocks are under way
-                    self._meet(
-                        self.own[q_block(self.rank)][0], *home_kv, Mask.FULL, self.result, slice(None), slice(None)
-                    )
+                    self._meet_home(home_kv)
                     home_kv = None
                 self._attend(action)
             else:
                 self._merge(action.partial)
             for block in expiring.get(index, ()):
                 self._release(block)
+        if home_kv is not None:
+            self._meet_home(home_kv)
         self._settle()
         return self.result.result(self.layout.spec.dtype)
 
@@ -238,10 +240,6 @@ class _Run:
         spec = self.layout.spec
         keys = block.kind is Kind.KV
         lengths, heads = (self.layout.kv_lengths, spec.kv_heads) if keys else (self.layout.q_lengths, spec.heads)
-        if heads % block.heads.count:
-            raise UnsupportedError(
-                f"schedule '{self.schedule.name}' cuts heads in {block.heads.count}, which {heads} heads do not allow"
-            )
         return slice(*block.tokens.bounds(lengths[block.owner])), slice(*block.heads.bounds(heads))
 
     def _find(self, block: Block) -> tuple[list[Tensor], list[Buffer | None]]:
@@ -278,7 +276,7 @@ class _Run:
     def _release(self, block: Block) -> None:
         if block in self.received:
             for buffer in self.received.pop(block).buffers:
-                self.group.pool.give(buffer)
+                self.group.pool.give(buffer)  # its transfers out may go on; take() waits for them
 
     def _settle(self) -> None:
         """Wait until the caller may overwrite its tensors."""
@@ -303,6 +301,10 @@ class _Run:
         if partial not in self.guests:
             self.guests[partial] = Running(tuple(q.shape), q.device)
         self._meet(q, k, v, action.mask, self.guests[partial], slice(None), slice(None))
+
+    def _meet_home(self, home_kv: tuple[Tensor, Tensor]) -> None:
+        (q,) = self.own[q_block(self.rank)]
+        self._meet(q, *home_kv, Mask.FULL, self.result, slice(None), slice(None))
 
     def _same_heads(self, action: Attend, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Cut the wider of the two blocks to the heads of the narrower."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Hashable
 from datetime import timedelta
 
+import torch
 import torch.distributed as dist
 
-from tokenring_xdit.attention.agreement import CallSpec, Layout, agree, exchange_reports
+from tokenring_xdit.attention.agreement import CallSpec, Layout, handshake
 from tokenring_xdit.attention.buffers import BufferPool
 from tokenring_xdit.errors import AgreementError, CommunicationError, ConfigurationError
 from tokenring_xdit.schedule import Channel
@@ -18,7 +20,7 @@ __all__ = ["AGREEMENT_TIMEOUT_VARIABLE", "RingGroup"]
 log = logging.getLogger(__name__)
 
 AGREEMENT_TIMEOUT_VARIABLE = "TOKENRING_AGREEMENT_TIMEOUT"
-"""Environment variable: seconds to wait for the other ranks when the shapes of a call change."""
+"""Environment variable: seconds to wait for the other ranks when a call with a known layout key changes."""
 
 _DEFAULT_AGREEMENT_TIMEOUT = 120.0
 
@@ -45,7 +47,7 @@ class RingGroup:
         self.bytes_sent = 0
         self._channels: dict[Channel, dist.ProcessGroup] = {}
         self._control: dist.ProcessGroup | None = None
-        self._agreed: dict[CallSpec, Layout] = {}
+        self._agreed: dict[tuple[Hashable, CallSpec], Layout] = {}
         self._broken: str | None = None
 
     @classmethod
@@ -68,50 +70,45 @@ class RingGroup:
             known = _groups[resolved.group_name] = cls(resolved)
         return known
 
-    def settle_layout(self, report: CallSpec | str, channels: tuple[Channel, ...]) -> Layout:
-        """Agree with the other ranks on a call, and open the channels it needs, once for each distinct call.
-
-        Later calls with the same shapes exchange nothing. A call whose shapes changed on some ranks
-        only cannot be answered by the others, so the wait is bounded; when it ends, the channels are
-        closed and the others fail as well instead of waiting for blocks that never come.
+    def settle_layout(
+        self, report: CallSpec | str, channels: tuple[Channel, ...], device: torch.device, key: Hashable | None
+    ) -> Layout:
+        """Agree with the other ranks on a call, and open the channels it needs.
 
         Args:
             report: This rank's call, or why it refuses.
             channels: Channels of the schedule, the same on all ranks.
+            device: Where the tensors are.
+            key: What the caller knows to be the same on all ranks and to change when any rank's
+                shapes do: a call seen with it before is not agreed on again. ``None`` agrees on
+                every call, which costs one small collective on the CPU.
 
         Raises:
             AgreementError: The same on every rank, when their calls do not fit together.
-            CommunicationError: An earlier call on this group failed.
+            CommunicationError: An earlier call on this group failed, or a rank did not come.
         """
         if self._broken is not None:
             raise CommunicationError(f"an earlier attention call on this process group failed: {self._broken}")
-        if isinstance(report, CallSpec) and report in self._agreed:
-            return self._agreed[report]
-        if self.world_size == 1:
-            layout = agree([report])
-        else:
-            first = self._control is None
-            if self._control is None:
-                self._control = self._new_group("control", backend="gloo", timeout=self._timeout())
-            try:
-                layout = agree(exchange_reports(report, self._control))
-            except RuntimeError as error:
-                asked = report if isinstance(report, str) else f"{report}"
-                message = (
-                    f"rank {self.rank} asked the other ranks to agree on a call and not all of them came"
-                    + ("" if first else ": did the shapes change on some ranks only?")
-                    + f" Asked: {asked}. torch.distributed says: {error}"
-                )
-                self.fail(message)
-                raise AgreementError(message) from error
-        for channel in channels:
-            if channel not in self._channels:
-                group = self._channels[channel] = self._new_group(channel.value)
-                # NCCL builds a communicator at the first call, for which all ranks have to come; a
-                # schedule may give some of them nothing to do on a channel.
-                dist.barrier(group)
+        known = key is not None and isinstance(report, CallSpec) and self._agreed.get((key, report))
+        if known:
+            return known
+        # The first agreement may have to wait for slow starters. Later, with keys, a rank whose call
+        # changed alone would wait for peers that have gone on: that wait is bounded.
+        timeout = _agreement_timeout() if key is not None and self._agreed else None
+        try:
+            layout = handshake(report, self._control_group(), timeout)
+            self._open(channels, device)
+        except RuntimeError as error:
+            changed = ": did the shapes change on some ranks only?" if timeout is not None else ""
+            message = (
+                f"rank {self.rank} asked the other ranks to agree on a call and not all of them came{changed} "
+                f"Asked: {report}. torch.distributed says: {error}"
+            )
+            self.fail(message)
+            raise CommunicationError(message) from error
         assert isinstance(report, CallSpec)  # a refusal has raised on all ranks
-        self._agreed[report] = layout
+        if key is not None:
+            self._agreed[key, report] = layout
         return layout
 
     def channel(self, channel: Channel) -> dist.ProcessGroup:
@@ -119,34 +116,70 @@ class RingGroup:
         return self._channels[channel]
 
     def fail(self, reason: str) -> None:
-        """Give this group up: close its channels, so that peers fail too, and refuse further calls."""
+        """Give this group up: close its channels and refuse further calls.
+
+        On gloo the peers' transfers fail at once. On NCCL they end with the watchdog's timeout.
+        """
         self._broken = reason
         for group in self._channels.values():
+            nccl = dist.get_backend(group) == "nccl"
             try:
-                dist.destroy_process_group(group)
+                # Destroying an NCCL group flushes it, which a transfer without a partner would block.
+                dist.distributed_c10d._abort_process_group(group) if nccl else dist.destroy_process_group(group)
             except (RuntimeError, ValueError):  # closing what is already broken
                 log.debug("could not close a channel of rank %d", self.rank, exc_info=True)
         self._channels.clear()
 
-    def _new_group(
-        self, purpose: str, *, backend: str | None = None, timeout: timedelta | None = None
-    ) -> dist.ProcessGroup:
+    def _control_group(self) -> dist.ProcessGroup | None:
+        if self.world_size > 1 and self._control is None:
+            self._control = self._new_group("control", backend="gloo")
+        return self._control
+
+    def _open(self, channels: tuple[Channel, ...], device: torch.device) -> None:
+        """Create channels on all ranks together, as a schedule may give a rank nothing to do on one."""
+        for channel in channels:
+            if channel not in self._channels:
+                group = self._channels[channel] = self._new_group(channel.value)
+                # NCCL builds a communicator at the first call, for which all ranks have to come.
+                dist.barrier(group, device_ids=[device.index] if device.type == "cuda" else None)
+
+    def _new_group(self, purpose: str, *, backend: str | None = None) -> dist.ProcessGroup:
+        everyone = self.world_size == dist.get_world_size()
+        if not everyone and self._control is None:
+            self._refuse_unequal_histories()
         group: dist.ProcessGroup = dist.new_group(
             self.peers,
             backend=backend,
-            timeout=timeout,
-            use_local_synchronization=True,
+            # Other ranks of the world need not call attention at the same time, or at all.
+            use_local_synchronization=not everyone,
             group_desc=f"tokenring-{purpose}",
+            sort_ranks=False,
         )
         return group
 
-    @staticmethod
-    def _timeout() -> timedelta:
-        text = os.environ.get(AGREEMENT_TIMEOUT_VARIABLE, str(_DEFAULT_AGREEMENT_TIMEOUT))
-        try:
-            seconds = float(text)
-        except ValueError:
-            seconds = -1.0
-        if seconds <= 0:
-            raise ConfigurationError(f"{AGREEMENT_TIMEOUT_VARIABLE}={text!r} is not a positive number of seconds")
-        return timedelta(seconds=seconds)
+    def _refuse_unequal_histories(self) -> None:
+        """Refuse groups whose members would name a new group differently, and so wait for each other for ever.
+
+        torch 2.13 derives the name of a locally synchronised group from the number of groups that a
+        rank belongs to (``distributed_c10d._hash_ranks_to_str``).
+        """
+        count: int = len(dist.distributed_c10d._world.pg_names)
+        counts = [0] * self.world_size
+        dist.all_gather_object(counts, count, group=self._group)
+        if len(set(counts)) > 1:
+            raise AgreementError(
+                f"the ranks {self.peers} belong to {counts} process groups, and torch can only make channels for a "
+                "part of the world between ranks that belong to equally many: create groups of equal shape on all "
+                "ranks, or call attention on this group before creating the others"
+            )
+
+
+def _agreement_timeout() -> timedelta:
+    text = os.environ.get(AGREEMENT_TIMEOUT_VARIABLE, str(_DEFAULT_AGREEMENT_TIMEOUT))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if seconds <= 0:
+        raise ConfigurationError(f"{AGREEMENT_TIMEOUT_VARIABLE}={text!r} is not a positive number of seconds")
+    return timedelta(seconds=seconds)

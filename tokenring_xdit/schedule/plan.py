@@ -204,6 +204,16 @@ class Schedule:
         used = {action.channel for p in self.programs for action in p if isinstance(action, Exchange)}
         return tuple(channel for channel in Channel if channel in used)
 
+    def blocks(self) -> frozenset[Block]:
+        """Every block that an action names."""
+        found: set[Block] = set()
+        for action in (a for program in self.programs for a in program):
+            if isinstance(action, Exchange):
+                found.update(t.block for t in (*action.recvs, *action.sends))
+            else:
+                found.update((action.q, action.kv) if isinstance(action, Attend) else (action.partial,))
+        return frozenset(found)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and dictionaries, ready for JSON."""
 

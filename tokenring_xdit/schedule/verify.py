@@ -6,8 +6,10 @@ What holds of a :class:`VerifiedSchedule`:
 * nothing is sent before it is held, and each partial output comes home exactly once, to its owner;
 * sends and receives match one to one, in the same order for each source, destination and channel
   (NCCL and gloo both match in that order);
-* no rank can wait for ever, even where a channel works off its exchanges strictly one after the
-  other and each of them only once both sides have reached it, as NCCL does.
+* no rank can wait for ever, even where every exchange is over before the rank's next one begins:
+  stricter than NCCL, whose channels work off their exchanges in order, than gloo, and than an
+  executor that waits for an old transfer before it uses its buffer again;
+* what is received is used, and a partial output is sent and merged in the pieces it was built in.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from functools import cached_property
 
 from tokenring_xdit.errors import VerificationError
 from tokenring_xdit.schedule.plan import (
+    WHOLE,
     Attend,
     Block,
     Channel,
@@ -63,6 +66,11 @@ class VerifiedSchedule:
         """A short digest of every action, by which ranks tell plans of one name apart."""
         return hashlib.sha256(repr(self.schedule).encode()).hexdigest()[:12]
 
+    @cached_property
+    def head_cut(self) -> int:
+        """What a number of heads has to be a multiple of."""
+        return math.lcm(*(block.heads.count for block in self.schedule.blocks()))
+
 
 def verify(schedule: Schedule) -> VerifiedSchedule:
     """Prove a schedule.
@@ -100,6 +108,12 @@ def _check_addresses(schedule: Schedule) -> None:
                 blocks = [action.q, action.kv]
                 if (action.q.kind, action.kv.kind) != (Kind.Q, Kind.KV):
                     raise VerificationError(schedule.name, rank, index, f"attends {action.q} to {action.kv}")
+                if action.mask is Mask.CAUSAL and not action.q.tokens == action.kv.tokens == WHOLE:
+                    problem = f"attends {action.q} to {action.kv} causally, which only whole blocks can be"
+                    raise VerificationError(schedule.name, rank, index, problem)
+                if not (action.q.heads.covers(action.kv.heads) or action.kv.heads.covers(action.q.heads)):
+                    problem = f"attends {action.q} to {action.kv}, whose heads are not pieces of each other"
+                    raise VerificationError(schedule.name, rank, index, problem)
             else:
                 blocks = [action.partial]
                 if action.partial.kind is not Kind.O or action.partial.owner != rank:
@@ -161,16 +175,10 @@ class _Grid:
 
     def __init__(self, schedule: Schedule) -> None:
         counts: dict[str, int] = {"q": 1, "kv": 1, "heads": 1}
-        for program in schedule.programs:
-            for action in program:
-                if isinstance(action, Exchange):
-                    blocks = [t.block for t in (*action.recvs, *action.sends)]
-                else:
-                    blocks = [action.q, action.kv] if isinstance(action, Attend) else [action.partial]
-                for block in blocks:
-                    axis = "kv" if block.kind is Kind.KV else "q"
-                    counts[axis] = math.lcm(counts[axis], block.tokens.count)
-                    counts["heads"] = math.lcm(counts["heads"], block.heads.count)
+        for block in schedule.blocks():
+            axis = "kv" if block.kind is Kind.KV else "q"
+            counts[axis] = math.lcm(counts[axis], block.tokens.count)
+            counts["heads"] = math.lcm(counts["heads"], block.heads.count)
         self.q, self.kv, self.heads = counts["q"], counts["kv"], counts["heads"]
 
     def q_atoms(self, block: Block) -> list[tuple[int, int]]:
@@ -197,9 +205,11 @@ class _Replay:
         self.position = [0 for _ in world]
         self.held: list[set[Block]] = [{Block(Kind.Q, r), Block(Kind.KV, r)} for r in world]
         self.coming: list[dict[Block, _Spot]] = [{} for _ in world]
-        self.queues: dict[tuple[int, Channel], list[_Spot]] = defaultdict(list)
-        self.reached: set[_Spot] = set()  # posted, and first in the queue of its channel
-        self.done: set[_Spot] = set()
+        self.unused: dict[tuple[int, Block], _Spot] = {}
+        self.built: list[set[Block]] = [set() for _ in world]
+        self.came_home: list[set[Block]] = [set() for _ in world]
+        self.pending: dict[int, _Spot] = {}  # the exchange of each rank that is not over
+        self.reached: set[_Spot] = set()
         # (owner, at, token atom, head atom) -> state, and the action that put it there
         self.partials: dict[tuple[int, int, int, int], tuple[_State, _Spot]] = {}
         # (q owner, q atom, kv owner, kv atom, head atom) -> where it was attended
@@ -236,15 +246,19 @@ class _Replay:
     def _has(self, spot: _Spot, block: Block, verb: str) -> bool:
         """Whether queries or keys are here; ``False`` while they are on their way."""
         rank = spot[0]
-        if any(held.covers(block) for held in self.held[rank]):
-            return True
+        for held in self.held[rank]:
+            if held.covers(block):
+                self.unused.pop((rank, held), None)
+                return True
         if any(coming.covers(block) for coming in self.coming[rank]):
             return False
         raise self._fail(spot, f"{verb} {block} before holding it")
 
     def _post(self, spot: _Spot, exchange: Exchange) -> bool:
         rank = spot[0]
-        if not all(self._has(spot, t.block, "sends") for t in exchange.sends if t.block.kind is not Kind.O):
+        if rank in self.pending or not all(
+            self._has(spot, t.block, "sends") for t in exchange.sends if t.block.kind is not Kind.O
+        ):
             return False
         for t in exchange.sends:
             if t.block.kind is Kind.O:
@@ -255,7 +269,8 @@ class _Replay:
             if t.block.kind is Kind.O and t.block.owner != rank:
                 raise self._fail(spot, f"receives {t.block}, which belongs to rank {t.block.owner}")
             self.coming[rank][t.block] = spot
-        self.queues[rank, exchange.channel].append(spot)
+        self.pending[rank] = spot
+        self.reached.add(spot)
         return True
 
     def _send_partial(self, spot: _Spot, transfer: Transfer) -> None:
@@ -264,7 +279,7 @@ class _Replay:
             raise self._fail(spot, f"sends {block} to rank {transfer.peer}, but its owner is rank {block.owner}")
         for atom in self.grid.q_atoms(block):
             key = (block.owner, rank, *atom)
-            if block.at != rank or key not in self.partials:
+            if block not in self.built[rank] or key not in self.partials:
                 raise self._fail(spot, f"sends {block} before holding it")
             if self.partials[key][0] is not _State.BUILDING:
                 raise self._fail(spot, f"sends {block} a second time")
@@ -274,6 +289,7 @@ class _Replay:
         if not all(self._has(spot, block, "attends") for block in (action.q, action.kv)):
             return False
         rank, q, kv = spot[0], action.q, action.kv
+        self.built[rank].add(action.partial(rank))
         if not self._asked(q.owner, kv.owner) or action.mask is not self._pair_mask(q.owner, kv.owner):
             problem = f"attends {q} to {kv} with mask {action.mask.value}, which {self.schedule.mask.value} forbids"
             raise self._fail(spot, problem)
@@ -295,32 +311,24 @@ class _Replay:
     def _merge(self, spot: _Spot, action: Merge) -> bool:
         block, rank = action.partial, spot[0]
         assert block.at is not None
-        if any(coming.covers(block) for coming in self.coming[rank]):
+        if block in self.coming[rank]:
             return False
+        if block not in self.came_home[rank]:
+            raise self._fail(spot, f"merges {block} before receiving it")
         for atom in self.grid.q_atoms(block):
             key = (block.owner, block.at, *atom)
-            state = self.partials[key][0] if key in self.partials else None
-            if state is _State.MERGED:
+            if self.partials[key][0] is _State.MERGED:
                 raise self._fail(spot, f"merges {block} a second time")
-            if state is not _State.HOME:
-                raise self._fail(spot, f"merges {block} before receiving it")
             self.partials[key] = (_State.MERGED, spot)
         return True
 
     def _settle(self) -> bool:
-        """Complete what both sides have reached; whether anything moved."""
-        moved = False
-        for queue in self.queues.values():
-            if queue and queue[0] not in self.reached:
-                self.reached.add(queue[0])
-                moved = True
-        for (rank, _), queue in self.queues.items():
-            if queue and queue[0] in self.reached and self.partners[queue[0]] <= self.reached:
-                spot = queue.pop(0)
-                self.done.add(spot)
-                self._arrive(rank, spot)
-                moved = True
-        return moved
+        """Complete the exchanges that all sides have reached; whether there were any."""
+        over = [(rank, spot) for rank, spot in self.pending.items() if self.partners[spot] <= self.reached]
+        for rank, spot in over:
+            del self.pending[rank]
+            self._arrive(rank, spot)
+        return bool(over)
 
     def _arrive(self, rank: int, spot: _Spot) -> None:
         action = self.schedule.programs[rank][spot[1]]
@@ -329,7 +337,9 @@ class _Replay:
             del self.coming[rank][t.block]
             if t.block.kind is not Kind.O:
                 self.held[rank].add(t.block)
+                self.unused[rank, t.block] = spot
                 continue
+            self.came_home[rank].add(t.block)
             assert t.block.at is not None
             for atom in self.grid.q_atoms(t.block):
                 self.partials[t.block.owner, t.block.at, *atom] = (_State.HOME, spot)
@@ -342,9 +352,8 @@ class _Replay:
                     (rank, self.position[rank]),
                     "waits for ever for what it needs" + (f"; so do ranks {others}: a circular wait" if others else ""),
                 )
-        for (rank, channel), queue in self.queues.items():
-            if queue:
-                raise self._fail((rank, queue[0][1]), f"an exchange on channel {channel.value} never completes")
+        for spot in self.pending.values():
+            raise self._fail(spot, "an exchange never completes")
 
     def _waits(self, rank: int) -> bool:
         return self.position[rank] < len(self.schedule.programs[rank])
@@ -364,6 +373,8 @@ class _Replay:
                 continue
             fate = "is computed but never sent home" if state is _State.BUILDING else "comes home but is never merged"
             raise self._fail(spot, f"O[{owner},{at}] {fate}: it is lost")
+        for (_, block), spot in self.unused.items():
+            raise self._fail(spot, f"receives {block}, which nothing uses")
 
     def _asked(self, q_owner: int, kv_owner: int) -> bool:
         return self.schedule.mask is Mask.FULL or kv_owner <= q_owner

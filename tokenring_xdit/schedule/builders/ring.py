@@ -40,16 +40,15 @@ def _program(rank: int, world_size: int, mask: Mask) -> Program:
         held = (rank - step) % world_size  # whose keys are here at this step
         if step < world_size - 1:
             coming = (held - 1) % world_size
-            actions.append(
-                Exchange(
-                    Channel.KV,
-                    recvs=(Transfer(kv_block(coming), before),),
-                    sends=(Transfer(kv_block(held), after),),
-                )
-            )
-        if mask is Mask.FULL:
-            actions.append(Attend(q_block(rank), kv_block(held)))
-        elif held <= rank:
-            diagonal = Mask.CAUSAL if held == rank else Mask.FULL
+            recvs = (Transfer(kv_block(coming), before),) if _asked(rank, coming, mask) else ()
+            sends = (Transfer(kv_block(held), after),) if _asked(after, held, mask) else ()
+            if recvs or sends:
+                actions.append(Exchange(Channel.KV, recvs, sends))
+        if _asked(rank, held, mask):
+            diagonal = mask if held == rank else Mask.FULL
             actions.append(Attend(q_block(rank), kv_block(held), diagonal))
     return tuple(actions)
+
+
+def _asked(q_owner: int, kv_owner: int, mask: Mask) -> bool:
+    return mask is Mask.FULL or kv_owner <= q_owner

@@ -38,8 +38,8 @@ def token_ring(world_size: int, mask: Mask = Mask.FULL) -> Schedule:
 
     Args:
         world_size: Number of ranks.
-        mask: ``CAUSAL`` leaves out pairs of a query block and a later key block; queries still
-            travel the whole ring, but nothing is attended or returned for such a pair.
+        mask: ``CAUSAL`` leaves out pairs of a query block and a later key block: queries travel past
+            such a rank without being attended.
     """
     programs = tuple(_program(rank, world_size, mask) for rank in range(world_size))
     return Schedule("token_ring", world_size, programs, mask)
@@ -54,13 +54,10 @@ def _program(rank: int, world_size: int, mask: Mask) -> Program:
         visitor = (rank - step) % world_size  # whose queries are here at this step
         if step < world_size - 1:
             coming = (visitor - 1) % world_size
-            actions.append(
-                Exchange(
-                    Channel.Q,
-                    recvs=(Transfer(q_block(coming), before),),
-                    sends=(Transfer(q_block(visitor), after),),
-                )
-            )
+            q_recvs = (Transfer(q_block(coming), before),) if _travels(coming, mask) else ()
+            q_sends = (Transfer(q_block(visitor), after),) if _travels(visitor, mask) else ()
+            if q_recvs or q_sends:
+                actions.append(Exchange(Channel.Q, q_recvs, q_sends))
         if _asked(visitor, rank, mask):
             diagonal = mask if visitor == rank else Mask.FULL
             actions.append(Attend(q_block(visitor), kv_block(rank), diagonal))
@@ -76,6 +73,11 @@ def _program(rank: int, world_size: int, mask: Mask) -> Program:
 
     actions.extend(merge for _, merge in coming_home)
     return tuple(actions)
+
+
+def _travels(q_owner: int, mask: Mask) -> bool:
+    """Whether some other rank's keys are asked for; under a causal mask rank 0 has all it may see."""
+    return mask is Mask.FULL or q_owner > 0
 
 
 def _asked(q_owner: int, kv_owner: int, mask: Mask) -> bool:
