@@ -7,9 +7,13 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/environment.sh
 prepare_environment
 
+ranks=4
+if [ "$(python -c 'import torch; print(torch.cuda.device_count())')" -lt "$ranks" ]; then
+    export CUDA_VISIBLE_DEVICES="" # fewer GPUs than ranks: all of them on the CPU
+fi
 prompt="${1:-a red circle left of a blue square}"
 sheet="outputs/demo.png"
-tokenring-xdit compare "$prompt" --ranks 4 --output "$sheet"
+tokenring-xdit compare "$prompt" --ranks "$ranks" --dtype float32 --output "$sheet"
 cat <<END
 
 Open $sheet. From left to right: the picture of one rank, from the unmodified diffusers pipeline;

@@ -2,29 +2,54 @@
 #
 #   prepare_environment [EXTRA]
 #
-# Uses the active virtual environment, or makes .venv in the repository. Installs nothing when the
-# last installation is still the right one, so that the second run starts at once.
+# Uses the active virtual environment (conda's base does not count as one), or makes .venv in the
+# repository with $PYTHON, python3, or the newest python3.x that is new enough. Installs nothing when
+# the last installation is still the right one, so that the second run starts at once.
+
+_new_enough() {
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+}
+
+_find_python() {
+    local candidate
+    for candidate in ${PYTHON:+"$PYTHON"} python3 python3.14 python3.13 python3.12 python3.11; do
+        if command -v "$candidate" >/dev/null && _new_enough "$candidate"; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    echo "tokenring-xdit needs Python 3.11 or newer; name one with PYTHON=/path/to/python" >&2
+    return 1
+}
 
 prepare_environment() {
-    local extra="${1:-}" root stamp wanted
+    local extra="${1:-}" root base stamp wanted
     root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-    if [ -z "${VIRTUAL_ENV:-}" ] && [ -z "${CONDA_PREFIX:-}" ]; then
-        [ -x "$root/.venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$root/.venv"
+    if [ -z "${VIRTUAL_ENV:-}" ] && { [ -z "${CONDA_PREFIX:-}" ] || [ "${CONDA_DEFAULT_ENV:-}" = base ]; }; then
+        if [ ! -f "$root/.venv/bin/activate" ] || ! _new_enough "$root/.venv/bin/python"; then
+            base="$(_find_python)"
+            rm -rf "$root/.venv"
+            "$base" -m venv "$root/.venv"
+        fi
         # shellcheck disable=SC1091
         . "$root/.venv/bin/activate"
     fi
+    _new_enough python || {
+        echo "the active environment has $(python --version); tokenring-xdit needs 3.11 or newer" >&2
+        return 1
+    }
     stamp="$(python -c 'import sys; print(sys.prefix)')/.tokenring-xdit${extra:+-$extra}"
-    wanted="$root $(python --version) $(cksum < "$root/pyproject.toml")"
+    wanted="$root $(python --version) $(cksum <"$root/pyproject.toml")"
     if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
         return
     fi
     echo "installing tokenring-xdit${extra:+ with [$extra]} into $(python -c 'import sys; print(sys.prefix)'), once" >&2
     export PIP_DISABLE_PIP_VERSION_CHECK=1
-    # Without a GPU the CPU build of torch will do, where pip can find it; it is much smaller.
+    # Without a GPU the CPU build of torch will do, where pip is set up to find it; it is much smaller.
     if ! command -v nvidia-smi >/dev/null && ! python -c 'import torch' 2>/dev/null; then
         python -m pip install --quiet 'torch==2.13.0+cpu' 2>/dev/null ||
-            echo "no CPU build of torch to be found: installing the standard one, which is large" >&2
+            echo "pip finds no CPU build of torch here: installing the standard one, which is large" >&2
     fi
     python -m pip install --quiet --editable "$root${extra:+[$extra]}"
-    echo "$wanted" > "$stamp"
+    echo "$wanted" >"$stamp"
 }

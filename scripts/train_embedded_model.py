@@ -44,14 +44,14 @@ TEXT_TOKENS = 24
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the result, written into the checkpoints and the model card."""
+    """Everything that decides the result; kept beside the checkpoints and beside the weights."""
 
     seed: int = 0
     pictures: int = 40_000
     vae_steps: int = 1_800
     vae_batch: int = 32
     vae_lr: float = 2e-3
-    flow_steps: int = 8_000
+    flow_steps: int = 6_500
     flow_batch: int = 64
     flow_lr: float = 1.2e-3
     ema: float = 0.999
@@ -197,6 +197,15 @@ def save(path: Path, state: dict[str, object]) -> None:
     part = path.with_suffix(".part")
     torch.save(state, part)
     part.replace(path)
+
+
+def remember(recipe: Recipe, work: Path) -> None:
+    """Keep checkpoints of different recipes apart; a run may be continued with another number of flow steps."""
+    path = work / "recipe.json"
+    kept = json.loads(path.read_text()) if path.exists() else asdict(recipe)
+    if {**kept, "flow_steps": 0} != {**asdict(recipe), "flow_steps": 0}:
+        raise SystemExit(f"{work} holds checkpoints of another recipe: {kept}. Use another folder")
+    path.write_text(json.dumps(asdict(recipe), indent=2))
 
 
 def train_vae(recipe: Recipe, pictures: torch.Tensor, work: Path) -> AutoencoderKL:
@@ -349,6 +358,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     recipe = Recipe(**{name: getattr(args, name) for name in asdict(Recipe())})
     args.work.mkdir(parents=True, exist_ok=True)
+    remember(recipe, args.work)
     began = time.monotonic()
     pictures, captions = make_data(recipe)
     vae = train_vae(recipe, pictures, args.work)

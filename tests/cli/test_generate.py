@@ -64,6 +64,7 @@ def test_a_size_that_nothing_divides(tmp_path: Path) -> None:
         (["--size", "wide"], ["size 'wide' is neither"]),
         (["--steps", "0"], ["at least one step"]),
         (["--output", "picture.jpg"], ["has to end in .png"]),
+        (["--output", "/proc/no/picture.png"], ["--output /proc/no/picture.png cannot be written"]),
     ],
 )
 def test_refusals_come_before_anything_starts(

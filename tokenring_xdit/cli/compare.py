@@ -8,7 +8,7 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenring_xdit.cli.picture import add_picture_options, picture_from
+from tokenring_xdit.cli.picture import add_picture_options, picture_from, png_path
 from tokenring_xdit.errors import ConfigurationError, TokenRingError
 
 if TYPE_CHECKING:
@@ -47,13 +47,9 @@ def _run(args: argparse.Namespace) -> None:
 
     if args.rounds < 1 or args.ranks < 2:
         raise ConfigurationError("--rounds has to be at least 1, and --ranks at least 2")
-    output = Path(args.output).resolve()
-    if output.suffix.lower() != ".png":
-        raise ConfigurationError(
-            f"--output {args.output}: the contact sheet is written as PNG, so the name has to end in .png"
-        )
     model, picture = picture_from(args)
     strategies = _strategies(args, model, picture)
+    output = png_path(args.output)
     with run_folder() as folder:
         job = CompareJob(picture, strategies, args.rounds, str(output))
         measured = run_job(job, args.ranks, folder, port=args.port)
@@ -135,7 +131,6 @@ def _write_sheet(output: Path, folder: Path, report: dict[str, Any]) -> None:
         f"{report['dtype']}, medians of {report['rounds']} interleaved rounds (one rank: before them). "
         f"Bytes: attention payload of one picture. {where}."
     )
-    output.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(f"“{report['prompt']}”", panels, footnote).save(output)
 
 

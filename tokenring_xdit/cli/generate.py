@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
-from tokenring_xdit.cli.picture import add_picture_options, picture_from
+from tokenring_xdit.cli.picture import add_picture_options, picture_from, png_path
 from tokenring_xdit.errors import ConfigurationError
 
 __all__ = ["add_parser"]
@@ -46,13 +45,9 @@ def _run(args: argparse.Namespace) -> None:
             f"--ranks {args.ranks} does not fit the degrees: ulysses {degrees.ulysses} x tokenring {degrees.tokenring} "
             f"x ring {degrees.ring} make {degrees.ranks}"
         )
-    output = Path(args.output).resolve()
-    if output.suffix.lower() != ".png":
-        raise ConfigurationError(
-            f"--output {args.output}: the picture is written as PNG, so the name has to end in .png"
-        )
     model, picture = picture_from(args)
     model.check(degrees, picture.size)
+    output = png_path(args.output)
     with run_folder() as folder:
         result = run_job(GenerateJob(picture, degrees, str(output)), degrees.ranks, folder, port=args.port)
     if args.json:

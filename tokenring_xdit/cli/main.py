@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
         args.run(args)
-    except (LaunchError, CommunicationError) as error:
+    except (LaunchError, CommunicationError, OSError) as error:
         print(f"tokenring-xdit: {error}", file=sys.stderr)
         return _EXIT_FAILED
     except TokenRingError as error:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.pipelines.jobs import Picture
 from tokenring_xdit.pipelines.model import FluxModel, PictureSize
 
-__all__ = ["add_picture_options", "picture_from"]
+__all__ = ["add_picture_options", "picture_from", "png_path"]
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -56,6 +57,26 @@ def picture_from(args: argparse.Namespace) -> tuple[FluxModel, Picture]:
         dtype=args.dtype or _default_dtype(),
     )
     return model, picture
+
+
+def png_path(text: str) -> Path:
+    """Check that a PNG can be written there, before it is drawn.
+
+    Raises:
+        ConfigurationError: The name does not end in .png, or the file cannot be written.
+    """
+    path = Path(text).resolve()
+    if path.suffix.lower() != ".png":
+        raise ConfigurationError(f"--output {text}: a PNG is written, so the name has to end in .png")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        existed = path.exists()
+        path.open("ab").close()
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        raise ConfigurationError(f"--output {text} cannot be written: {error}") from error
+    return path
 
 
 def _default_dtype() -> str:

@@ -36,7 +36,7 @@ def run_folder() -> Iterator[Path]:
         yield folder
     finally:
         if not any(folder.glob(_TRACEBACK_FILE.format(rank="*"))):
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def run_job(job: Job, ranks: int, folder: Path, *, port: int | None = None) -> Any:
@@ -76,6 +76,7 @@ def run_job(job: Job, ranks: int, folder: Path, *, port: int | None = None) -> A
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
         rdzv_endpoint=f"localhost:{port or 0}",
+        local_addr="127.0.0.1",  # the host's own name need not resolve
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(log_dir=str(folder / "logs")),
         shutdown_timeout=_SECONDS_TO_STOP,
@@ -107,9 +108,12 @@ def _refuse_taken(port: int) -> None:
 
 def _explain(failures: dict[int, Any], folder: Path) -> str:
     """Name the rank that failed first, and its error."""
-    killed = [(rank, f) for rank, f in failures.items() if f.exitcode < 0 and -f.exitcode != signal.SIGTERM]
-    if killed:  # a rank that was killed leaves no report; those of the others only say that it is gone
-        rank, process = killed[0]
+    # A rank that was killed leaves no report, and the others only report that it is gone. Ranks that
+    # the launcher ended, or that a watchdog aborted, are not the cause.
+    consequences = {signal.SIGTERM, signal.SIGABRT}
+    killed = {r: f for r, f in failures.items() if f.exitcode < 0 and -f.exitcode not in consequences}
+    if killed:
+        rank, process = min(killed.items(), key=lambda item: item[1].timestamp)
         name = signal.Signals(-process.exitcode).name
         return f"rank {rank} was killed by {name} (process {process.pid}); all ranks have ended"
     reports = []
@@ -117,9 +121,9 @@ def _explain(failures: dict[int, Any], folder: Path) -> str:
         report = json.loads(path.read_text())
         reports.append((report["time"], int(path.name.removeprefix("rank").split(".")[0]), report))
     if reports:
-        _, rank, report = min(reports, key=lambda r: (r[0], r[1]))
+        _, rank, report = min(reports, key=lambda entry: entry[:2])
         log = folder / _TRACEBACK_FILE.format(rank=rank)
         log.write_text(report["traceback"])
         return f"rank {rank} failed: {report['error']}\n(traceback: {log})"
-    rank, process = next(iter(failures.items()))
+    rank, process = min(failures.items(), key=lambda item: item[1].timestamp)
     return f"rank {rank} ended with exit code {process.exitcode} and left no report"

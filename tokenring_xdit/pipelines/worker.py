@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 import traceback
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,6 @@ def _generate(job: GenerateJob, device: torch.device) -> dict[str, Any] | None:
     if generation.latents is None:
         return None
     image = decode(pipe, generation.latents, job.picture)
-    Path(job.output).parent.mkdir(parents=True, exist_ok=True)
     image.save(job.output)
     return {"output": job.output, "seconds": seconds, "ms_per_step": _median(generation)}
 
@@ -159,7 +159,8 @@ def main(folder: Path) -> None:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
         if cuda:
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if cuda else "gloo")
+        # Ranks wait for rank 0 while it draws the reference alone, which may take long without a GPU.
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(hours=6))
         result = _generate(job, device) if isinstance(job, GenerateJob) else _compare(job, device, folder)
         if result is not None:
             (folder / RESULT_FILE).write_text(json.dumps(result))

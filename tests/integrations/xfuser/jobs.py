@@ -186,6 +186,23 @@ def errors_of_alternating_engines() -> float:
     return worst
 
 
+@torch.no_grad()
+def errors_of_two_sizes() -> float:
+    """16 tokens, then 15, then 16 again, through one sharded pipeline; the largest error."""
+    from tokenring_xdit.integrations.xfuser import Degrees, Engine
+    from tokenring_xdit.pipelines.flux import ShardedFlux
+
+    sharded = ShardedFlux(flux_pipeline(), Engine(Degrees(tokenring=4)))
+    worst = 0.0
+    for height, width in ((16, 16), (20, 12), (16, 16)):
+        inputs = {"text_tokens": 12, "height": height, "width": width}
+        output = sharded._pipe(**flux_inputs(**inputs))
+        if output is not None:
+            worst = max(worst, relative_error(output.images, flux_pipeline()(**flux_inputs(**inputs)).images))
+    clear_globals()
+    return worst
+
+
 def clear_globals() -> None:
     """Make xfuser forget its groups, which the pool destroys."""
     from xfuser.core.distributed import parallel_state, runtime_state

@@ -37,8 +37,23 @@ def test_other_schedules_are_exact(ranks: RankPool, schedule: str) -> None:
     assert worst(ranks, FluxCase(tokenring=3, schedule=schedule, text_tokens=13, **ODD)) <= TOLERANCE
 
 
-def test_a_batch_and_embedded_guidance(ranks: RankPool) -> None:
-    assert worst(ranks, FluxCase(tokenring=2, batch=2, guidance=True, text_tokens=13, **ODD)) <= TOLERANCE
+@pytest.mark.parametrize(("tokenring", "ulysses"), [(2, 1), (2, 2)])
+def test_a_batch_and_embedded_guidance(ranks: RankPool, tokenring: int, ulysses: int) -> None:
+    case = FluxCase("xfuser", tokenring, ulysses, batch=2, guidance=True, text_tokens=13, **ODD)
+    assert worst(ranks, case) <= TOLERANCE
+
+
+@pytest.mark.parametrize("text_tokens", [12, 13])
+@pytest.mark.parametrize("pipeline", ["xfuser", "diffusers"])
+def test_a_rank_may_hold_nothing_but_padding(ranks: RankPool, pipeline: str, text_tokens: int) -> None:
+    """Five image tokens on four ranks: 2, 2, 1, 0."""
+    case = FluxCase(pipeline, tokenring=4, text_tokens=text_tokens, height=4, width=20)
+    assert worst(ranks, case) <= TOLERANCE
+
+
+def test_sizes_change_in_one_process(ranks: RankPool) -> None:
+    """The second size differs from the first in the padding of the last rank only."""
+    assert max(ranks.run(4, jobs.errors_of_two_sizes, timeout=300)) <= TOLERANCE
 
 
 def test_bf16_errs_as_the_single_process_does(ranks: RankPool) -> None:

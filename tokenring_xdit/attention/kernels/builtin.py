@@ -9,23 +9,26 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tokenring_xdit.attention.kernels.registry import Kernel, register
+from tokenring_xdit.attention.kernels.registry import Kernel, KernelFunction, register
 
 __all__ = ["cpu_flash", "cudnn", "efficient", "flash_attn", "math_attention", "torch_flash"]
 
+_Result = tuple[Tensor, Tensor]
+
 _FLOATS = frozenset({torch.float32, torch.bfloat16, torch.float16})
 _HALVES = frozenset({torch.bfloat16, torch.float16})
-_CUDA = frozenset({"cuda"})
 _MATH_SCORES = 1 << 24
 """Scores held at once by the plain kernel: 64 MiB in fp32."""
 
 
-def math_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> tuple[Tensor, Tensor]:
+def math_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> _Result:
     """Plain softmax in fp32, some query rows at a time; on any device."""
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
     kt, vf = k.float().transpose(-1, -2), v.float()
@@ -44,38 +47,45 @@ def math_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, caus
     return out, lse
 
 
-def cpu_flash(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> tuple[Tensor, Tensor]:
+def cpu_flash(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> _Result:
     """Torch's fused CPU kernel."""
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=scale)
     return out, lse
 
 
-def torch_flash(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> tuple[Tensor, Tensor]:
-    """Torch's flash kernel for CUDA, which wants head dims that are multiples of eight."""
+def _padded(op: Callable[..., tuple[Tensor, ...]], q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> _Result:
+    """Call a CUDA op that wants head dims that are multiples of eight.
+
+    Zero columns change neither the scores nor the columns of the output that are kept. The ops pad
+    the rows of the log-sum-exp (memory-efficient), or add a dimension to it (cuDNN).
+    """
     dim = q.shape[-1]
     scale = 1.0 / math.sqrt(dim) if scale is None else scale
-    missing = -dim % 8
-    if missing:  # zero columns change neither the scores nor the kept columns of the output
-        q, k, v = (pad(t, (0, missing)) for t in (q, k, v))
-    out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, False, scale=scale)
-    return out[..., :dim], lse[..., : q.shape[2]]
+    if dim % 8:
+        q, k, v = (pad(t, (0, -dim % 8)) for t in (q, k, v))
+    out, lse, *_ = op(q, k, v, scale=scale)
+    return out[..., :dim], lse.reshape(*q.shape[:2], -1)[..., : q.shape[2]]
 
 
-def efficient(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> tuple[Tensor, Tensor]:
-    """Torch's memory-efficient kernel for CUDA, which pads the log-sum-exp to a multiple of 32."""
-    out, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, None, True, 0.0, causal, scale=scale)
-    return out, lse[..., : q.shape[2]]
+def torch_flash(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> _Result:
+    """Torch's flash kernel for CUDA."""
+    op = torch.ops.aten._scaled_dot_product_flash_attention
+    return _padded(partial(op, dropout_p=0.0, is_causal=causal, return_debug_mask=False), q, k, v, scale)
 
 
-def cudnn(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> tuple[Tensor, Tensor]:
-    """CuDNN's kernel through torch, which returns the log-sum-exp as ``[B, H, Sq, 1]``."""
-    out, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(
-        q, k, v, None, True, 0.0, causal, False, scale=scale
-    )
-    return out, lse.reshape(q.shape[:-1])
+def efficient(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> _Result:
+    """Torch's memory-efficient kernel for CUDA."""
+    op = torch.ops.aten._scaled_dot_product_efficient_attention
+    return _padded(partial(op, attn_bias=None, compute_log_sumexp=True, is_causal=causal), q, k, v, scale)
 
 
-def flash_attn(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> tuple[Tensor, Tensor]:
+def cudnn(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> _Result:
+    """CuDNN's kernel through torch."""
+    op = torch.ops.aten._scaled_dot_product_cudnn_attention
+    return _padded(partial(op, attn_bias=None, compute_log_sumexp=True, is_causal=causal), q, k, v, scale)
+
+
+def flash_attn(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> _Result:
     """Dao's flash-attn package, which works on ``[B, S, H, D]``."""
     from flash_attn import flash_attn_func  # type: ignore[import-not-found]
 
@@ -88,13 +98,29 @@ def flash_attn(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: 
     return out.transpose(1, 2), lse
 
 
+def _before_ampere() -> str | None:
+    return None if torch.cuda.get_device_capability() >= (8, 0) else "needs a GPU of compute capability 8.0 or higher"
+
+
 def _no_flash_attn() -> str | None:
-    return None if importlib.util.find_spec("flash_attn") else "needs the package flash-attn"
+    if importlib.util.find_spec("flash_attn") is None:
+        return "needs the package flash-attn"
+    return _before_ampere()
+
+
+def _cuda(
+    name: str,
+    run: KernelFunction,
+    preference: int,
+    dtypes: frozenset[torch.dtype] = _HALVES,
+    missing: Callable[[], str | None] = _before_ampere,
+) -> None:
+    register(Kernel(name, run, frozenset({"cuda"}), dtypes, preference, missing, ran_here=False))
 
 
 register(Kernel("math", math_attention, frozenset({"cpu", "cuda"}), _FLOATS, preference=0))
 register(Kernel("cpu", cpu_flash, frozenset({"cpu"}), _FLOATS, preference=10))
-register(Kernel("efficient", efficient, _CUDA, _FLOATS, preference=10, ran_here=False))
-register(Kernel("cudnn", cudnn, _CUDA, _HALVES, preference=20, ran_here=False))
-register(Kernel("flash", torch_flash, _CUDA, _HALVES, preference=30, ran_here=False))
-register(Kernel("flash_attn", flash_attn, _CUDA, _HALVES, preference=40, missing=_no_flash_attn, ran_here=False))
+_cuda("efficient", efficient, 10, _FLOATS, missing=lambda: None)
+_cuda("cudnn", cudnn, 20)
+_cuda("flash", torch_flash, 30)
+_cuda("flash_attn", flash_attn, 40, missing=_no_flash_attn)

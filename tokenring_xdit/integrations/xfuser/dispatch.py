@@ -7,6 +7,7 @@ ring degree exceeds one (``xfuser/model_executor/layers/usp.py``, 0.7.0).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from tokenring_xdit.attention import token_ring_attention
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.integrations.xfuser.choice import TokenRingChoice, current_choice
-from tokenring_xdit.integrations.xfuser.layout import active_layout
+from tokenring_xdit.integrations.xfuser.layout import ShardLayout, active_layout
 
 __all__ = ["install_dispatcher"]
 
@@ -97,11 +98,9 @@ def _token_ring(
         home_kv = (joint_attn_kwargs["joint_key"], joint_attn_kwargs["joint_value"])
     layout = active_layout()
     if layout is not None and layout.padding:
-        ulysses_degree = layout.ranks // choice.degree
-        real = layout.real_keys(dist.get_rank(group), ulysses_degree)
+        real = _real_keys(layout, dist.get_rank(group), layout.ranks // choice.degree, key.device)
         if real is not None:
-            index = torch.tensor(real, device=key.device)
-            key, value = key.index_select(2, index), value.index_select(2, index)
+            key, value = key.index_select(2, real), value.index_select(2, real)
     out, _ = token_ring_attention(
         query,
         key,
@@ -111,5 +110,13 @@ def _token_ring(
         kernel=kernel,
         causal=is_causal,
         home_kv=home_kv,
+        layout_key=layout,  # the lengths of the whole sequence, which every rank knows
     )
     return out
+
+
+@lru_cache(maxsize=16)
+def _real_keys(layout: ShardLayout, ring_rank: int, ulysses_degree: int, device: torch.device) -> Tensor | None:
+    """Positions of the keys that are no padding; cached, as every layer of every step asks for them."""
+    positions = layout.real_keys(ring_rank, ulysses_degree)
+    return None if positions is None else torch.tensor(positions, dtype=torch.long, device=device)

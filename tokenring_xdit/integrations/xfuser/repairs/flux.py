@@ -81,7 +81,7 @@ def pad_the_picture(pipeline_flux: Any) -> None:
 
     @functools.wraps(original)
     def sync_pipeline(self: Any, latents: Tensor, prompt_embeds: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if current_choice() is None or _pipefusion():
+        if current_choice() is None:
             return original(self, latents, prompt_embeds, *args, **kwargs)
         layout = ShardLayout(_ranks(), latents.shape[1], prompt_embeds.shape[-2])
         ids = kwargs["latent_image_ids"]
@@ -106,7 +106,7 @@ def cut_by_tokens(runtime_state: Any) -> None:
     def calc_patches_metadata(self: Any) -> None:
         choice = choice_of(self.parallel_config)
         rows = self.input_config.height // self.vae_scale_factor
-        if choice is None or self.parallel_config.pp_degree > 1 or rows % self.parallel_config.sp_degree == 0:
+        if choice is None or rows % self.parallel_config.sp_degree == 0:
             original(self)
             return
         from xfuser.core.distributed import get_sequence_parallel_rank
@@ -130,12 +130,6 @@ def _ranks() -> int:
     from xfuser.core.distributed import get_sequence_parallel_world_size
 
     return int(get_sequence_parallel_world_size())
-
-
-def _pipefusion() -> bool:
-    from xfuser.core.distributed import get_pipeline_parallel_world_size
-
-    return bool(get_pipeline_parallel_world_size() > 1)
 
 
 def _transformer(flux: Any) -> None:
