@@ -44,6 +44,7 @@ def test_a_size_that_nothing_divides(tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert f"wrote {output} (3 ranks, " in result.stdout
+    assert "trained on pictures of 64x64 pixels" in result.stderr
     assert pixels(output).shape == (40, 72, 3)
 
 
@@ -73,7 +74,7 @@ def test_refusals_come_before_anything_starts(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # instead of retrying a hub out of reach
     assert main(["generate", PROMPT, *options]) == 2
     err = capsys.readouterr().err
-    assert err.startswith("tokenring-xdit: ")
+    assert err.splitlines()[-1].startswith("tokenring-xdit: ")
     for message in messages:
         assert message in err
 
@@ -84,6 +85,14 @@ def test_a_folder_that_is_no_flux_is_refused(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "model_index.json").write_text('{"_class_name": "PixArtAlphaPipeline"}')
     assert main(["generate", PROMPT, "--model", str(tmp_path)]) == 2
     assert "is a PixArtAlphaPipeline" in capsys.readouterr().err
+
+
+def test_words_that_the_embedded_model_does_not_know_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "A red Fox, left of a dog.", "--ulysses-degree", "3"]) == 2
+    err = capsys.readouterr().err
+    assert "not among them: dog, fox;" in err
+    assert main(["generate", "A red circle.", "--ulysses-degree", "3"]) == 2
+    assert "note:" not in capsys.readouterr().err
 
 
 def test_an_empty_prompt_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
+import sys
 from pathlib import Path
 
 from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.pipelines.embedded.scenes import vocabulary
 from tokenring_xdit.pipelines.jobs import Picture
 from tokenring_xdit.pipelines.model import FluxModel, PictureSize
 
@@ -46,6 +49,8 @@ def picture_from(args: argparse.Namespace) -> tuple[FluxModel, Picture]:
         raise ConfigurationError("the prompt is empty")
     size = None if args.size is None else PictureSize.parse(args.size)
     model = FluxModel.find(args.model)
+    if model.embedded:
+        _note_limits(args.prompt, size, model)
     picture = Picture(
         model=model.name,
         prompt=args.prompt,
@@ -57,6 +62,17 @@ def picture_from(args: argparse.Namespace) -> tuple[FluxModel, Picture]:
         dtype=args.dtype or _default_dtype(),
     )
     return model, picture
+
+
+def _note_limits(prompt: str, size: PictureSize | None, model: FluxModel) -> None:
+    """Say what the embedded model was not trained for; it draws something all the same."""
+    words = vocabulary()
+    unknown = sorted({word for word in re.findall(r"[^\W\d_]+", prompt.lower()) if word not in words})
+    if unknown:
+        print(f"note: the embedded model knows only these words: {', '.join(words)}", file=sys.stderr)
+        print(f"note: not among them: {', '.join(unknown)}; for other pictures name a --model", file=sys.stderr)
+    if size is not None and size != model.default_size:
+        print(f"note: the embedded model was trained on pictures of {model.default_size} pixels", file=sys.stderr)
 
 
 def png_path(text: str) -> Path:

@@ -97,6 +97,9 @@ RELIED_ON: tuple[UpstreamName, ...] = (
     UpstreamName(_STATE, "RuntimeState._select_attention_backend", "default kernel on a CPU"),
     UpstreamName(_STATE, "DiTRuntimeState._calc_patches_metadata", "repaired for sizes that do not divide"),
     UpstreamName(
+        _STATE, "DiTRuntimeState._check_pipeline_class_name", "tells which pipeline a state is for", ("pipeline",)
+    ),
+    UpstreamName(
         _STATE,
         "DiTRuntimeState._check_model_and_parallel_config",
         "refuses pipelines that were not compared",

@@ -100,13 +100,23 @@ def cut_by_tokens(runtime_state: Any) -> None:
     1024 pixels too when a caller (its own runner) has not set the size yet.
     """
     state = runtime_state.DiTRuntimeState
-    original = state._calc_patches_metadata
+    original, original_check = state._calc_patches_metadata, state._check_pipeline_class_name
+
+    @functools.wraps(original_check)
+    def check_pipeline_class_name(self: Any, pipeline: Any, config: Any) -> None:
+        # The pipeline is not kept by the state, and only Flux is padded by what stands above.
+        self.tokenring_cuts_by_tokens = type(pipeline).__name__ == "FluxPipeline"
+        original_check(self, pipeline, config)
 
     @functools.wraps(original)
     def calc_patches_metadata(self: Any) -> None:
         choice = choice_of(self.parallel_config)
         rows = self.input_config.height // self.vae_scale_factor
-        if choice is None or rows % self.parallel_config.sp_degree == 0:
+        if (
+            choice is None
+            or not getattr(self, "tokenring_cuts_by_tokens", False)
+            or rows % self.parallel_config.sp_degree == 0
+        ):
             original(self)
             return
         from xfuser.core.distributed import get_sequence_parallel_rank
@@ -124,6 +134,7 @@ def cut_by_tokens(runtime_state: Any) -> None:
         self.pp_patches_token_num = [shard]
 
     state._calc_patches_metadata = calc_patches_metadata
+    state._check_pipeline_class_name = check_pipeline_class_name
 
 
 def _ranks() -> int:
