@@ -159,7 +159,7 @@ if os.environ.get("RANK") == "2":
     def break_it(module):
         def generate(*args, **kwargs):
             raise MemoryError("the card is full")
-        module.ShardedFlux.generate = generate
+        module.generate = generate
 
     wrapt.register_post_import_hook(break_it, "tokenring_xdit.pipelines.flux")
 """

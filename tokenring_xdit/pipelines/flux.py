@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from tokenring_xdit.integrations.xfuser import Engine
 from tokenring_xdit.pipelines.jobs import Picture
 
-__all__ = ["Drawn", "Generation", "ShardedFlux", "decode", "generate_single", "load_flux", "share_latents"]
+__all__ = ["Drawn", "Generation", "decode", "generate", "load_flux", "share_latents"]
 
 
 @dataclass(frozen=True)
@@ -39,51 +38,19 @@ def load_flux(picture: Picture, device: torch.device) -> Any:
     from diffusers import FluxPipeline
 
     pipe = FluxPipeline.from_pretrained(picture.model, dtype=getattr(torch, picture.dtype))
-    pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 
 
 @torch.no_grad()
-def generate_single(pipe: Any, picture: Picture) -> Generation:
-    """Generate on this rank alone, with the unmodified pipeline."""
-    return _generate(pipe, picture)
-
-
-class ShardedFlux:
-    """xfuser's Flux pipeline, which can change from one engine to another.
+def generate(pipe: Any, picture: Picture, *, progress: bool = False) -> Generation:
+    """Generate latents.
 
     Args:
-        pipe: A diffusers ``FluxPipeline``; its transformer is wrapped.
-        engine: The first engine to run it with.
+        pipe: The unmodified pipeline, on this rank alone, or a ``ShardedPipeline``, on all of them.
+        picture: What to draw.
+        progress: Whether this rank shows a progress bar.
     """
-
-    def __init__(self, pipe: Any, engine: Engine) -> None:
-        from xfuser import xFuserFluxPipeline
-
-        engine.activate(pipe)
-        self._diffusers = pipe
-        self._pipe = xFuserFluxPipeline(pipe, engine.config)
-        # The wrapper has made a runtime state of its own; go on with the engine's.
-        self.use(engine)
-
-    def use(self, engine: Engine) -> None:
-        """Change to another engine of the same ranks."""
-        engine.activate(self._diffusers)
-        self._pipe.engine_config = engine.config
-
-    @torch.no_grad()
-    def generate(self, picture: Picture, *, progress: bool = False) -> Generation:
-        """Generate on all ranks together.
-
-        Args:
-            picture: What to draw.
-            progress: Whether this rank shows a progress bar.
-        """
-        self._diffusers.set_progress_bar_config(disable=not progress, desc="denoising", leave=False)
-        return _generate(self._pipe, picture)
-
-
-def _generate(pipe: Any, picture: Picture) -> Generation:
+    pipe.set_progress_bar_config(disable=not progress, desc="denoising", leave=False)
     ends: list[float] = []
 
     def note_time(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:

@@ -24,12 +24,11 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
-from tokenring_xdit.integrations.xfuser import Engine, count_traffic
+from tokenring_xdit.integrations.xfuser import Engine, ShardedPipeline, count_traffic
 from tokenring_xdit.pipelines.flux import (
     Generation,
-    ShardedFlux,
     decode,
-    generate_single,
+    generate,
     load_flux,
     share_latents,
 )
@@ -51,10 +50,10 @@ def picture_file(folder: Path, strategy: str) -> Path:
 def _generate(job: GenerateJob, device: torch.device) -> dict[str, Any] | None:
     engine = Engine(job.degrees, job.picture.model)
     pipe = load_flux(job.picture, device)
-    sharded = ShardedFlux(pipe, engine)
+    sharded = ShardedPipeline(pipe, engine)
     last = dist.get_rank() == dist.get_world_size() - 1  # xfuser gives the picture to the last rank
     start = time.perf_counter()
-    generation = sharded.generate(job.picture, progress=last)
+    generation = generate(sharded, job.picture, progress=last)
     seconds = time.perf_counter() - start
     if generation.latents is None:
         return None
@@ -76,13 +75,13 @@ def _compare(job: CompareJob, device: torch.device, folder: Path) -> dict[str, A
             expected = decode(pipe, reference, job.picture)
             expected.save(picture_file(folder, SINGLE))
         engines = {s.name: Engine(s.degrees, job.picture.model) for s in running}
-        sharded = ShardedFlux(pipe, next(iter(engines.values()))) if engines else None
+        sharded = ShardedPipeline(pipe, next(iter(engines.values()))) if engines else None
         for turn in range(job.rounds + 1):
             for strategy in running:
                 assert sharded is not None
                 sharded.use(engines[strategy.name])
                 with count_traffic() as traffic:
-                    generation = sharded.generate(job.picture)
+                    generation = generate(sharded, job.picture)
                 bar.update()
                 if turn == 0:  # the warm-up, which is looked at instead of timed
                     latents = share_latents(generation.latents, reference)
@@ -109,7 +108,7 @@ def _single(pipe: Any, job: CompareJob, bar: tqdm) -> tuple[Tensor, list[float]]
     latents: Tensor | None = None
     for turn in range(job.rounds + 1):
         if dist.get_rank() == 0:
-            generation = generate_single(pipe, job.picture)
+            generation = generate(pipe, job.picture)
             latents = generation.latents
             times += generation.step_ms if turn else ()
         bar.update()

@@ -168,18 +168,17 @@ def bytes_by_strategy() -> dict[str, int]:
 @torch.no_grad()
 def errors_of_alternating_engines() -> float:
     """Ulysses, Ring, TokenRing and a hybrid run one wrapped pipeline by turns; the largest error."""
-    from tokenring_xdit.integrations.xfuser import Degrees, Engine
-    from tokenring_xdit.pipelines.flux import ShardedFlux
+    from tokenring_xdit.integrations.xfuser import Degrees, Engine, ShardedPipeline
 
     inputs = {"text_tokens": 12, "height": 96, "width": 64}
     expected = flux_pipeline()(**flux_inputs(**inputs)).images
     wanted = [Degrees(ulysses=4), Degrees(ring=4), Degrees(tokenring=4), Degrees(ulysses=2, tokenring=2)]
     engines = [Engine(degrees) for degrees in wanted]
-    sharded = ShardedFlux(flux_pipeline(), engines[0])
+    sharded = ShardedPipeline(flux_pipeline(), engines[0])
     worst = 0.0
     for engine in engines * 2:
         sharded.use(engine)
-        output = sharded._pipe(**flux_inputs(**inputs))
+        output = sharded(**flux_inputs(**inputs))
         if output is not None:
             worst = max(worst, relative_error(output.images, expected))
     clear_globals()
@@ -189,14 +188,13 @@ def errors_of_alternating_engines() -> float:
 @torch.no_grad()
 def errors_of_two_sizes() -> float:
     """16 tokens, then 15, then 16 again, through one sharded pipeline; the largest error."""
-    from tokenring_xdit.integrations.xfuser import Degrees, Engine
-    from tokenring_xdit.pipelines.flux import ShardedFlux
+    from tokenring_xdit.integrations.xfuser import Degrees, Engine, ShardedPipeline
 
-    sharded = ShardedFlux(flux_pipeline(), Engine(Degrees(tokenring=4)))
+    sharded = ShardedPipeline(flux_pipeline(), Engine(Degrees(tokenring=4)))
     worst = 0.0
     for height, width in ((16, 16), (20, 12), (16, 16)):
         inputs = {"text_tokens": 12, "height": height, "width": width}
-        output = sharded._pipe(**flux_inputs(**inputs))
+        output = sharded(**flux_inputs(**inputs))
         if output is not None:
             worst = max(worst, relative_error(output.images, flux_pipeline()(**flux_inputs(**inputs)).images))
     clear_globals()

@@ -1,8 +1,17 @@
 """TokenRing inside xDiT (xfuser 0.7): everything that touches xfuser is in this folder."""
 
 from tokenring_xdit.integrations.xfuser.choice import TokenRingChoice, current_choice
-from tokenring_xdit.integrations.xfuser.engine import Degrees, Engine
+from tokenring_xdit.integrations.xfuser.engine import Degrees, Engine, ShardedPipeline
 from tokenring_xdit.integrations.xfuser.install import register
 from tokenring_xdit.integrations.xfuser.traffic import Traffic, count_traffic
 
-__all__ = ["Degrees", "Engine", "TokenRingChoice", "Traffic", "count_traffic", "current_choice", "register"]
+__all__ = [
+    "Degrees",
+    "Engine",
+    "ShardedPipeline",
+    "TokenRingChoice",
+    "Traffic",
+    "count_traffic",
+    "current_choice",
+    "register",
+]

@@ -17,7 +17,7 @@ from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE, make_choice
 from tokenring_xdit.integrations.xfuser.install import register
 
-__all__ = ["Degrees", "Engine"]
+__all__ = ["Degrees", "Engine", "ShardedPipeline"]
 
 _GROUP_GLOBAL = re.compile(r"_[A-Z]+(_[A-Z]+)*")
 """Names of the globals of ``xfuser.core.distributed.parallel_state`` that hold groups."""
@@ -108,3 +108,34 @@ class Engine:
                 setattr(parallel_state, name, None)
         parallel_state._WORLD = world
         runtime_state._RUNTIME = None
+
+
+class ShardedPipeline:
+    """xfuser's Flux pipeline around a diffusers one, which can change from one engine to another.
+
+    Args:
+        pipeline: A diffusers ``FluxPipeline``; its transformer is wrapped in place.
+        engine: The first engine to run it with.
+    """
+
+    def __init__(self, pipeline: Any, engine: Engine) -> None:
+        from xfuser import xFuserFluxPipeline
+
+        engine.activate(pipeline)
+        self._pipeline = pipeline
+        self._wrapper = xFuserFluxPipeline(pipeline, engine.config)
+        # The wrapper has made a runtime state of its own; go on with the engine's.
+        self.use(engine)
+
+    def use(self, engine: Engine) -> None:
+        """Change to another engine of the same ranks."""
+        engine.activate(self._pipeline)
+        self._wrapper.engine_config = engine.config
+
+    def set_progress_bar_config(self, **options: Any) -> None:
+        """As in diffusers."""
+        self._pipeline.set_progress_bar_config(**options)
+
+    def __call__(self, **arguments: Any) -> Any:
+        """Run on all ranks together; the output comes on the last rank, ``None`` elsewhere."""
+        return self._wrapper(**arguments)
