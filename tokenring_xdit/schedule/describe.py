@@ -19,7 +19,7 @@ def describe(schedule: Schedule) -> str:
         schedule: Any schedule, proved or not.
     """
     head = f"{schedule.name}, {schedule.world_size} rank{'s' * (schedule.world_size > 1)}, {schedule.mask.value} mask"
-    legend = "each line in order; what it sends and receives travels while it attends"
+    legend = "each line in order; transfers travel while the rank attends"
     lines = [head, _traffic(schedule), legend, ""]
     steps = [list(_steps(program)) for program in schedule.programs]
     width = len(f"rank {schedule.world_size - 1}")
