@@ -61,6 +61,14 @@ class Mask(Enum):
     FULL = "full"
     CAUSAL = "causal"
 
+    def asks(self, q_owner: int, kv_owner: int) -> bool:
+        """Whether a plan with this mask lets the queries of one rank meet the keys of another."""
+        return self is Mask.FULL or kv_owner <= q_owner
+
+    def of_pair(self, q_owner: int, kv_owner: int) -> Mask:
+        """The mask inside one pair that is asked for: a plan's own on the diagonal, full elsewhere."""
+        return self if q_owner == kv_owner else Mask.FULL
+
 
 @dataclass(frozen=True, order=True)
 class Piece:

@@ -290,7 +290,9 @@ class _Replay:
             return False
         rank, q, kv = spot[0], action.q, action.kv
         self.built[rank].add(action.partial(rank))
-        if not self._asked(q.owner, kv.owner) or action.mask is not self._pair_mask(q.owner, kv.owner):
+        if not self.schedule.mask.asks(q.owner, kv.owner) or action.mask is not self.schedule.mask.of_pair(
+            q.owner, kv.owner
+        ):
             problem = f"attends {q} to {kv} with mask {action.mask.value}, which {self.schedule.mask.value} forbids"
             raise self._fail(spot, problem)
         shared_heads = set(_span(q.heads, self.grid.heads)) & set(_span(kv.heads, self.grid.heads))
@@ -361,7 +363,7 @@ class _Replay:
     def _refuse_missing(self) -> None:
         world = range(self.schedule.world_size)
         for q_owner, kv_owner in itertools.product(world, world):
-            if not self._asked(q_owner, kv_owner):
+            if not self.schedule.mask.asks(q_owner, kv_owner):
                 continue
             for q_atom, kv_atom, head in itertools.product(
                 range(self.grid.q), range(self.grid.kv), range(self.grid.heads)
@@ -375,9 +377,3 @@ class _Replay:
             raise self._fail(spot, f"O[{owner},{at}] {fate}: it is lost")
         for (_, block), spot in self.unused.items():
             raise self._fail(spot, f"receives {block}, which nothing uses")
-
-    def _asked(self, q_owner: int, kv_owner: int) -> bool:
-        return self.schedule.mask is Mask.FULL or kv_owner <= q_owner
-
-    def _pair_mask(self, q_owner: int, kv_owner: int) -> Mask:
-        return self.schedule.mask if q_owner == kv_owner else Mask.FULL

@@ -40,15 +40,10 @@ def _program(rank: int, world_size: int, mask: Mask) -> Program:
         held = (rank - step) % world_size  # whose keys are here at this step
         if step < world_size - 1:
             coming = (held - 1) % world_size
-            recvs = (Transfer(kv_block(coming), before),) if _asked(rank, coming, mask) else ()
-            sends = (Transfer(kv_block(held), after),) if _asked(after, held, mask) else ()
+            recvs = (Transfer(kv_block(coming), before),) if mask.asks(rank, coming) else ()
+            sends = (Transfer(kv_block(held), after),) if mask.asks(after, held) else ()
             if recvs or sends:
                 actions.append(Exchange(Channel.KV, recvs, sends))
-        if _asked(rank, held, mask):
-            diagonal = mask if held == rank else Mask.FULL
-            actions.append(Attend(q_block(rank), kv_block(held), diagonal))
+        if mask.asks(rank, held):
+            actions.append(Attend(q_block(rank), kv_block(held), mask.of_pair(rank, held)))
     return tuple(actions)
-
-
-def _asked(q_owner: int, kv_owner: int, mask: Mask) -> bool:
-    return mask is Mask.FULL or kv_owner <= q_owner

@@ -58,13 +58,12 @@ def _program(rank: int, world_size: int, mask: Mask) -> Program:
             q_sends = (Transfer(q_block(visitor), after),) if _travels(visitor, mask) else ()
             if q_recvs or q_sends:
                 actions.append(Exchange(Channel.Q, q_recvs, q_sends))
-        if _asked(visitor, rank, mask):
-            diagonal = mask if visitor == rank else Mask.FULL
-            actions.append(Attend(q_block(visitor), kv_block(rank), diagonal))
+        if mask.asks(visitor, rank):
+            actions.append(Attend(q_block(visitor), kv_block(rank), mask.of_pair(visitor, rank)))
         if step > 0:
             host = (rank + step) % world_size  # where this rank's own queries are
-            recvs = (Transfer(o_block(rank, host), host),) if _asked(rank, host, mask) else ()
-            sends = (Transfer(o_block(visitor, rank), visitor),) if _asked(visitor, rank, mask) else ()
+            recvs = (Transfer(o_block(rank, host), host),) if mask.asks(rank, host) else ()
+            sends = (Transfer(o_block(visitor, rank), visitor),) if mask.asks(visitor, rank) else ()
             if recvs or sends:
                 actions.append(Exchange(Channel.O, recvs, sends))
             coming_home.extend((step, Merge(t.block)) for t in recvs)
@@ -78,7 +77,3 @@ def _program(rank: int, world_size: int, mask: Mask) -> Program:
 def _travels(q_owner: int, mask: Mask) -> bool:
     """Whether some other rank's keys are asked for; under a causal mask rank 0 has all it may see."""
     return mask is Mask.FULL or q_owner > 0
-
-
-def _asked(q_owner: int, kv_owner: int, mask: Mask) -> bool:
-    return mask is Mask.FULL or kv_owner <= q_owner
