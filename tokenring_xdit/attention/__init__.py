@@ -2,5 +2,6 @@
 
 from tokenring_xdit.attention.api import bytes_sent, token_ring_attention
 from tokenring_xdit.attention.kernels import KERNELS, Kernel, KernelFunction
+from tokenring_xdit.attention.masks import KeyMask
 
-__all__ = ["KERNELS", "Kernel", "KernelFunction", "bytes_sent", "token_ring_attention"]
+__all__ = ["KERNELS", "Kernel", "KernelFunction", "KeyMask", "bytes_sent", "token_ring_attention"]

@@ -12,6 +12,7 @@ from tokenring_xdit.attention.agreement import CallSpec
 from tokenring_xdit.attention.executor import execute
 from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.attention.kernels import KernelFunction, choose
+from tokenring_xdit.attention.masks import KeyMask
 from tokenring_xdit.errors import TokenRingError, UnsupportedError
 from tokenring_xdit.schedule import Channel, Mask, VerifiedSchedule, build
 
@@ -30,7 +31,9 @@ def token_ring_attention(
     kernel: str | KernelFunction | None = None,
     scale: float | None = None,
     causal: bool = False,
+    key_mask: KeyMask | Tensor | None = None,
     home_kv: tuple[Tensor, Tensor] | None = None,
+    home_mask: KeyMask | Tensor | None = None,
     partial_dtype: torch.dtype | None = None,
     layout_key: Hashable | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -51,8 +54,11 @@ def token_ring_attention(
             function of that form, or ``None`` for the best one for the device.
         scale: Factor on the scores; ``None`` is ``1 / sqrt(D)``.
         causal: Whether a query sees the keys up to its own position only, shards being consecutive.
+        key_mask: Which of this rank's keys count, bool ``[B, Skv]`` or ``[1, Skv]``: padding and
+            masked text are left out. Pass a :class:`KeyMask` where many calls share one.
         home_kv: Keys and values ``[B, Hkv, T, D]`` that every rank holds alike, such as replicated
             text tokens: counted once for each query and never sent.
+        home_mask: Which of the keys of ``home_kv`` count.
         partial_dtype: Dtype in which partial outputs travel; ``None`` is the dtype of ``q``.
         layout_key: Anything hashable that is the same on all ranks and changes whenever the shapes
             change on any of them, such as the length of the whole sequence. Calls with a key and
@@ -72,6 +78,11 @@ def token_ring_attention(
     try:
         verified = _resolve(schedule, ring_group.world_size, causal)
         function = choose(kernel, q.device, q.dtype).run if kernel is None or isinstance(kernel, str) else kernel
+        own, home = _masks(k, home_kv, key_mask, home_mask, verified)
+        if own is not None:
+            k, v = own.select(k, v)
+        if home_kv is not None and home is not None:
+            home_kv = home.select(*home_kv)
         report = _spec(q, k, v, verified, scale, home_kv, partial_dtype)
     except TokenRingError as error:
         report = str(error)  # told to all ranks, so that none of them waits for this one
@@ -79,7 +90,7 @@ def token_ring_attention(
     else:
         channels = verified.schedule.channels()
     layout = ring_group.settle_layout(report, channels, q.device, layout_key)
-    return execute(verified, layout, ring_group, function, q, k, v, home_kv)
+    return execute(verified, layout, ring_group, function, q, k, v, home_kv, own, home)
 
 
 def bytes_sent(group: dist.ProcessGroup | None = None) -> int:
@@ -103,6 +114,37 @@ def _resolve(schedule: str | VerifiedSchedule, world_size: int, causal: bool) ->
             f"this call has {world_size} ranks and a {mask.value} mask"
         )
     return schedule
+
+
+def _masks(
+    k: Tensor,
+    home_kv: tuple[Tensor, Tensor] | None,
+    key_mask: KeyMask | Tensor | None,
+    home_mask: KeyMask | Tensor | None,
+    verified: VerifiedSchedule,
+) -> tuple[KeyMask | None, KeyMask | None]:
+    """Check the masks against the keys and the schedule."""
+    if home_mask is not None and home_kv is None:
+        raise UnsupportedError("home_mask hides keys of home_kv, which was not passed")
+    checked: list[KeyMask | None] = []
+    for name, keys, given in (
+        ("key_mask", k, key_mask),
+        ("home_mask", k if home_kv is None else home_kv[0], home_mask),
+    ):
+        mask = KeyMask(given) if isinstance(given, Tensor) else given
+        if mask is not None:
+            mask.check(keys, name)
+            if verified.schedule.mask is Mask.CAUSAL:
+                raise UnsupportedError(f"{name} with causal=True is not supported: hide keys or use a causal mask")
+        checked.append(mask)
+    own, home = checked
+    plan = verified.schedule
+    if own is not None and own.ragged and not verified.keys_stay_whole:
+        raise UnsupportedError(
+            f"the items of this batch hide different keys, and schedule '{plan.name}' sends keys or cuts them: "
+            "use schedule 'token_ring', where they stay at home whole, or one call for each item"
+        )
+    return own, home
 
 
 def _spec(

@@ -7,6 +7,7 @@ and its log-sum-exp travel as one message.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from tokenring_xdit.attention.agreement import Layout
 from tokenring_xdit.attention.buffers import Buffer
 from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.attention.kernels import KernelFunction
+from tokenring_xdit.attention.masks import KeyMask
 from tokenring_xdit.attention.merge import Running
 from tokenring_xdit.errors import CommunicationError
 from tokenring_xdit.schedule import (
@@ -55,6 +57,8 @@ def execute(
     k: Tensor,
     v: Tensor,
     home_kv: tuple[Tensor, Tensor] | None = None,
+    key_mask: KeyMask | None = None,
+    home_mask: KeyMask | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run this rank's program.
 
@@ -67,6 +71,9 @@ def execute(
         k: This rank's keys, ``[B, Hkv, Skv, D]``.
         v: This rank's values, ``[B, Hkv, Skv, D]``.
         home_kv: Keys and values that every rank holds alike; each query meets them once, at home.
+        key_mask: Which keys of this rank count, where the items of the batch differ in that. Other masks
+            have been applied before.
+        home_mask: The same for ``home_kv``.
 
     Returns:
         Output ``[B, H, Sq, D]`` in the dtype of ``q``, log-sum-exp ``[B, H, Sq]`` in fp32.
@@ -75,9 +82,9 @@ def execute(
         CommunicationError: A transfer failed.
         Exception: Whatever the kernel raised. After any error the group is given up.
     """
-    run = _Run(verified, layout, ring_group, kernel, q, k, v)
+    run = _Run(verified, layout, ring_group, kernel, q, k, v, key_mask)
     try:
-        return run.run(home_kv)
+        return run.run(home_kv, home_mask)
     except BaseException as error:
         # Transfers are under way: what comes next on these channels would meet what this call left.
         doing = f" at {run.transferring}" if run.transferring is not None else ""
@@ -103,6 +110,7 @@ class _Run:
         q: Tensor,
         k: Tensor,
         v: Tensor,
+        key_mask: KeyMask | None,
     ) -> None:
         self.verified = verified
         self.schedule = verified.schedule
@@ -114,12 +122,13 @@ class _Run:
         self.transferring: str | None = None  # what a RuntimeError of torch.distributed would be about
         self.result = Running(tuple(q.shape), q.device)
         self.own: dict[Block, tuple[Tensor, ...]] = {q_block(self.rank): (q,), kv_block(self.rank): (k, v)}
+        self.own_items = key_mask.items(k, v) if key_mask is not None and key_mask.ragged else None
         self.received: dict[Block, _Arrival] = {}
         self.guests: dict[Block, Running] = {}  # partial outputs of other ranks' queries, built here
         self.packed: dict[Block, Buffer] = {}  # messages made for an exchange that is being posted
         self.sending: list[dist.Work] = []
 
-    def run(self, home_kv: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+    def run(self, home_kv: tuple[Tensor, Tensor] | None, home_mask: KeyMask | None) -> tuple[Tensor, Tensor]:
         """Execute the program from its first action to its last."""
         program = self.schedule.programs[self.rank]
         expiring = _last_uses(self.verified, self.rank)
@@ -128,7 +137,7 @@ class _Run:
                 self._post(action)
             elif isinstance(action, Attend):
                 if home_kv is not None:  # while the first blocks are under way
-                    self._meet_home(home_kv)
+                    self._meet_home(home_kv, home_mask)
                     home_kv = None
                 self._attend(action)
             else:
@@ -136,7 +145,7 @@ class _Run:
             for block in expiring.get(index, ()):
                 self._release(block)
         if home_kv is not None:
-            self._meet_home(home_kv)
+            self._meet_home(home_kv, home_mask)
         self._settle()
         return self.result.result(self.layout.spec.dtype)
 
@@ -290,21 +299,26 @@ class _Run:
 
     def _attend(self, action: Attend) -> None:
         (q,), _ = self._find(action.q)
-        (k, v), _ = self._find(action.kv)
-        if action.kv.heads != action.q.heads:
-            q, k, v = self._same_heads(action, q, k, v)
+        if self.own_items is not None:
+            items = self.own_items
+        else:
+            (k, v), _ = self._find(action.kv)
+            if action.kv.heads != action.q.heads:
+                q, k, v = self._same_heads(action, q, k, v)
+            items = [(k, v)]
         partial = action.partial(self.rank)
         if partial.owner == self.rank:
             tokens, heads = self._slices(partial)
-            self._meet(q, k, v, action.mask, self.result, heads, tokens)
+            self._meet(q, items, action.mask, self.result, heads, tokens)
             return
         if partial not in self.guests:
             self.guests[partial] = Running(tuple(q.shape), q.device)
-        self._meet(q, k, v, action.mask, self.guests[partial], slice(None), slice(None))
+        self._meet(q, items, action.mask, self.guests[partial], slice(None), slice(None))
 
-    def _meet_home(self, home_kv: tuple[Tensor, Tensor]) -> None:
+    def _meet_home(self, home_kv: tuple[Tensor, Tensor], home_mask: KeyMask | None) -> None:
         (q,) = self.own[q_block(self.rank)]
-        self._meet(q, *home_kv, Mask.FULL, self.result, slice(None), slice(None))
+        items = home_mask.items(*home_kv) if home_mask is not None and home_mask.ragged else [home_kv]
+        self._meet(q, items, Mask.FULL, self.result, slice(None), slice(None))
 
     def _same_heads(self, action: Attend, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Cut the wider of the two blocks to the heads of the narrower."""
@@ -314,13 +328,31 @@ class _Run:
         narrow = kv_block(action.kv.owner, tokens=action.kv.tokens, heads=q_heads)
         return q, self._cut(k, action.kv, narrow), self._cut(v, action.kv, narrow)
 
-    def _meet(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, into: Running, heads: slice, tokens: slice) -> None:
+    def _meet(
+        self, q: Tensor, items: list[tuple[Tensor, Tensor]], mask: Mask, into: Running, heads: slice, tokens: slice
+    ) -> None:
+        """Attend keys and values that all items of the batch share, or a list of those of each item."""
+        if len(items) == 1:
+            partial = self._kernel(q, *items[0], mask)
+            if partial is not None:
+                into.fold(*partial, heads, tokens, owned=True)
+            return
+        out = q.new_zeros(q.shape)
+        lse = torch.full(q.shape[:-1], -math.inf, dtype=torch.float32, device=q.device)
+        for item, (k, v) in enumerate(items):
+            partial = self._kernel(q[item : item + 1], k, v, mask)
+            if partial is not None:
+                out[item : item + 1], lse[item : item + 1] = partial
+        into.fold(out, lse, heads, tokens, owned=True)
+
+    def _kernel(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> tuple[Tensor, Tensor] | None:
+        """Output and log-sum-exp, or ``None`` where there is nothing to attend: kernels take no empty blocks."""
         if not q.numel() or not k.numel():
-            return  # kernels do not take empty blocks, and nothing would change
+            return None
         if k.shape[1] != q.shape[1]:
             k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for t in (k, v))
         out, lse = self.kernel(q, k, v, scale=self.layout.spec.scale, causal=mask is Mask.CAUSAL)
-        into.fold(out, lse.float(), heads, tokens, owned=True)
+        return out, lse.float()
 
     def _merge(self, block: Block) -> None:
         (buffer,) = self._await(block)

@@ -36,6 +36,7 @@ from tokenring_xdit.schedule.plan import (
     Piece,
     Schedule,
     Transfer,
+    kv_block,
 )
 
 __all__ = ["VerifiedSchedule", "verify"]
@@ -70,6 +71,17 @@ class VerifiedSchedule:
     def head_cut(self) -> int:
         """What a number of heads has to be a multiple of."""
         return math.lcm(*(block.heads.count for block in self.schedule.blocks()))
+
+    @cached_property
+    def keys_stay_whole(self) -> bool:
+        """Whether every rank attends its own keys and values only, and those in one piece."""
+        attends = [
+            (rank, action)
+            for rank, program in enumerate(self.schedule.programs)
+            for action in program
+            if isinstance(action, Attend)
+        ]
+        return all(action.kv == kv_block(rank) for rank, action in attends)
 
 
 def verify(schedule: Schedule) -> VerifiedSchedule:

@@ -7,17 +7,15 @@ ring degree exceeds one (``xfuser/model_executor/layers/usp.py``, 0.7.0).
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from tokenring_xdit.attention import token_ring_attention
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.integrations.xfuser.choice import TokenRingChoice, current_choice
-from tokenring_xdit.integrations.xfuser.layout import ShardLayout, active_layout
+from tokenring_xdit.integrations.xfuser.layout import active_layout
 
 __all__ = ["install_dispatcher"]
 
@@ -97,10 +95,7 @@ def _token_ring(
     if joint_attn_kwargs is not None:
         home_kv = (joint_attn_kwargs["joint_key"], joint_attn_kwargs["joint_value"])
     layout = active_layout()
-    if layout is not None and layout.padding:
-        real = _real_keys(layout, dist.get_rank(group), layout.ranks // choice.degree, key.device)
-        if real is not None:
-            key, value = key.index_select(2, real), value.index_select(2, real)
+    own = None if layout is None else layout.own(dist.get_rank(group), _ulysses_degree())
     out, _ = token_ring_attention(
         query,
         key,
@@ -109,14 +104,15 @@ def _token_ring(
         schedule=choice.schedule,
         kernel=kernel,
         causal=is_causal,
+        key_mask=own,
         home_kv=home_kv,
-        layout_key=layout,  # the lengths of the whole sequence, which every rank knows
+        home_mask=None if layout is None or home_kv is None else layout.home,
+        layout_key=None if layout is None else layout.key,  # of the whole sequence, which every rank knows
     )
     return out
 
 
-@lru_cache(maxsize=16)
-def _real_keys(layout: ShardLayout, ring_rank: int, ulysses_degree: int, device: torch.device) -> Tensor | None:
-    """Positions of the keys that are no padding; cached, as every layer of every step asks for them."""
-    positions = layout.real_keys(ring_rank, ulysses_degree)
-    return None if positions is None else torch.tensor(positions, dtype=torch.long, device=device)
+def _ulysses_degree() -> int:
+    from xfuser.core.distributed import get_ulysses_parallel_world_size
+
+    return int(get_ulysses_parallel_world_size())

@@ -1,86 +1,119 @@
-"""Which of the tokens that a rank holds are real: padding, and text that every rank holds.
+"""Which of the tokens that each rank holds are real keys: no padding, no masked text.
 
-xfuser pads the image tokens of Flux at their end, so that every rank gets as many. As keys stay at
-home under TokenRing, a rank just leaves its own padding out of its keys and nobody has to be told.
+xfuser pads sequences so that every rank gets as many tokens, and some models mask text. As keys stay
+at home under TokenRing, a rank just leaves the others out of its own keys and nobody has to be told.
+A repair says for each model call what the call's tokens are; the seam reads it.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
-__all__ = ["ShardLayout", "active_layout", "shard_layout"]
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from tokenring_xdit.attention import KeyMask
+
+__all__ = ["KeyLayout", "active_layout", "cut", "key_layout", "padding", "set_layout"]
 
 
-@dataclass(frozen=True)
-class ShardLayout:
-    """How one model call is cut over the sequence-parallel ranks.
+def padding(tokens: int, ranks: int) -> int:
+    """Tokens that are missing for a multiple of ``ranks``."""
+    return -tokens % ranks
+
+
+def cut(real: Tensor, ranks: int) -> Tensor:
+    """Cut a mask of whole sequences as xfuser cuts their tokens: padded at the end, one piece a rank.
+
+    Args:
+        real: ``[B, S]``, bool.
+        ranks: Sequence-parallel ranks.
+
+    Returns:
+        ``[B, ranks, ceil(S / ranks)]``, padding being ``False``.
+    """
+    missing = padding(real.shape[1], ranks)
+    return pad(real, (0, missing)).view(real.shape[0], ranks, -1)
+
+
+class KeyLayout:
+    """The keys of one model call, on all sequence-parallel ranks.
+
+    Args:
+        real: ``[B, ranks, S]``, or ``[1, ranks, S]`` for all items of a batch alike: which of the ``S``
+            tokens in a rank's shard are real.
+        replicated_real: ``[B, T]`` or ``[1, T]``: the same for tokens that every rank holds alike and
+            that reach attention as joint tensors; ``None`` where all of them are real.
+        replicated_in_front: Tokens at the front of every rank's sequence that it shares with all
+            others, although they are no joint tensors.
 
     Attributes:
-        ranks: Sequence-parallel ranks.
-        image_tokens: Image tokens of the whole picture, without padding.
-        text_tokens: Text tokens of the whole prompt.
+        key: Equal for equal layouts: what the ranks' agreement on shapes is remembered by.
     """
 
-    ranks: int
-    image_tokens: int
-    text_tokens: int
+    def __init__(self, real: Tensor, *, replicated_real: Tensor | None = None, replicated_in_front: int = 0) -> None:
+        self._real = real.cpu()
+        self._home = None if replicated_real is None else KeyMask(replicated_real)
+        self._masks: dict[tuple[int, int], KeyMask | None] = {}
+        self.replicated_in_front = replicated_in_front
+        digest = hashlib.sha256(self._real.numpy().tobytes()).hexdigest()
+        self.key = (tuple(self._real.shape), digest, replicated_in_front)
 
-    @property
-    def image_shard(self) -> int:
-        """Image tokens on each rank, padding included."""
-        return -(-self.image_tokens // self.ranks)
+    @classmethod
+    def of_segments(cls, *segments: Tensor, replicated_in_front: int = 0) -> KeyLayout:
+        """A layout of sequences that were cut on their own and lie one behind the other on each rank.
 
-    @property
-    def padding(self) -> int:
-        """Image tokens that are padding, over all ranks."""
-        return self.image_shard * self.ranks - self.image_tokens
+        Args:
+            *segments: ``[B or 1, ranks, S_i]``, as :func:`cut` makes them.
+            replicated_in_front: As for the class.
+        """
+        batch = max(segment.shape[0] for segment in segments)
+        joined = torch.cat([segment.cpu().expand(batch, -1, -1) for segment in segments], dim=2)
+        return cls(joined, replicated_in_front=replicated_in_front)
 
-    @property
-    def text_replicated(self) -> int:
-        """Text tokens that every rank holds: all of them where their number does not divide."""
-        return self.text_tokens if self.text_tokens % self.ranks else 0
-
-    @property
-    def text_shard(self) -> int:
-        """Text tokens that stand in front of a rank's image tokens as its own shard."""
-        return 0 if self.text_replicated else self.text_tokens // self.ranks
-
-    def real_keys(self, ring_rank: int, ulysses_degree: int) -> list[int] | None:
-        """Positions of the keys that are no padding, after the Ulysses exchange.
+    def own(self, ring_rank: int, ulysses_degree: int) -> KeyMask | None:
+        """The mask of the keys that a rank holds after the Ulysses exchange; ``None`` where all are real.
 
         Args:
             ring_rank: Rank in the ring group.
             ulysses_degree: Ranks whose shards the exchange laid one behind the other.
-
-        Returns:
-            Positions in the rank's keys, or ``None`` where all of them are real.
         """
-        positions: list[int] = []
-        start = 0
-        for ulysses_rank in range(ulysses_degree):
-            rank = ring_rank * ulysses_degree + ulysses_rank
-            real = min(max(self.image_tokens - rank * self.image_shard, 0), self.image_shard)
-            positions.extend(range(start, start + self.text_shard + real))
-            start += self.text_shard + self.image_shard
-        return None if len(positions) == start else positions
+        place = (ring_rank, ulysses_degree)
+        if place not in self._masks:
+            first = ring_rank * ulysses_degree
+            real = self._real[:, first : first + ulysses_degree].flatten(1)
+            self._masks[place] = None if bool(real.all()) else KeyMask(real)
+        return self._masks[place]
+
+    @property
+    def home(self) -> KeyMask | None:
+        """The mask of joint tensors; ``None`` where all of them are real."""
+        return self._home
 
 
-_active: ShardLayout | None = None
+_active: KeyLayout | None = None
 
 
-def active_layout() -> ShardLayout | None:
+def active_layout() -> KeyLayout | None:
     """The layout of the model call that is running, where a repair has set one."""
     return _active
 
 
 @contextmanager
-def shard_layout(layout: ShardLayout) -> Iterator[None]:
-    """Set the layout for the model calls inside."""
+def key_layout(layout: KeyLayout | None) -> Iterator[None]:
+    """Set the layout for the model calls inside; it may be changed meanwhile by :func:`set_layout`."""
     global _active
     before, _active = _active, layout
     try:
         yield
     finally:
         _active = before
+
+
+def set_layout(layout: KeyLayout | None) -> None:
+    """Change the layout inside :func:`key_layout`, for models whose blocks work on other sequences by turns."""
+    global _active
+    _active = layout

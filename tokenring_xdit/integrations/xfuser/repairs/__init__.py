@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tokenring_xdit.integrations.xfuser.repairs import flux
+from tokenring_xdit.integrations.xfuser.repairs import (
+    attention_processors,
+    flux,
+    flux2,
+    hunyuan_video,
+    qwen_image,
+    wan,
+    z_image,
+)
 
 __all__ = ["hooks"]
 
 
 def hooks() -> Iterator[tuple[str, Callable[[Any], None]]]:
     """Module names, each with what to do right after it has been imported."""
-    yield from flux.HOOKS.items()
+    for family in (attention_processors, flux, flux2, hunyuan_video, qwen_image, wan, z_image):
+        yield from family.HOOKS.items()

@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tokenring_xdit.integrations.xfuser.choice import choice_of, current_choice
-from tokenring_xdit.integrations.xfuser.layout import ShardLayout, active_layout, shard_layout
+from tokenring_xdit.integrations.xfuser.choice import choice_of
+from tokenring_xdit.integrations.xfuser.layout import KeyLayout, active_layout, cut, key_layout, padding
+from tokenring_xdit.integrations.xfuser.repairs.common import all_real, sequence_layout, sequence_parallel_ranks, wanted
 
 __all__ = ["HOOKS"]
 
@@ -25,7 +26,7 @@ def count_replicated_text_once(flux: Any) -> None:
     @functools.wraps(original)
     def usp(query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Any:
         layout = active_layout()
-        text = layout.text_replicated if layout is not None else 0
+        text = layout.replicated_in_front if layout is not None else 0
         if not text or kwargs.get("joint_strategy") is not None:
             return original(query, key, value, **kwargs)
         (text_q, query), (text_k, key), (text_v, value) = (t.tensor_split([text], dim=2) for t in (query, key, value))
@@ -54,15 +55,15 @@ def take_any_number_of_image_tokens(flux: Any) -> None:
 
     @functools.wraps(original)
     def forward(self: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if current_choice() is None:
+        if not wanted():
             return original(self, hidden_states, encoder_hidden_states, *args, **kwargs)
-        layout = ShardLayout(_ranks(), hidden_states.shape[1], encoder_hidden_states.shape[-2])
+        layout = _layout(sequence_parallel_ranks(), encoder_hidden_states.shape[-2], hidden_states.shape[1])
         # For this call only: without TokenRing the padding would be attended instead of refused.
         misnamed = not hasattr(self, "_pad_to_sp_divisible")
         if misnamed:
             self._pad_to_sp_divisible = self.pad_to_sp_divisible
         try:
-            with shard_layout(layout):
+            with key_layout(layout):
                 return original(self, hidden_states, encoder_hidden_states, *args, **kwargs)
         finally:
             if misnamed:
@@ -81,14 +82,15 @@ def pad_the_picture(pipeline_flux: Any) -> None:
 
     @functools.wraps(original)
     def sync_pipeline(self: Any, latents: Tensor, prompt_embeds: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if current_choice() is None:
+        if not wanted():
             return original(self, latents, prompt_embeds, *args, **kwargs)
-        layout = ShardLayout(_ranks(), latents.shape[1], prompt_embeds.shape[-2])
-        ids = kwargs["latent_image_ids"]
-        kwargs["latent_image_ids"] = pad(ids, (0, 0, 0, layout.padding))
-        latents = pad(latents, (0, 0, 0, layout.padding))
-        with shard_layout(layout):
-            return original(self, latents, prompt_embeds, *args, **kwargs)[:, : layout.image_tokens]
+        ranks, tokens = sequence_parallel_ranks(), latents.shape[1]
+        layout = _layout(ranks, prompt_embeds.shape[-2], tokens)
+        missing = (0, 0, 0, padding(tokens, ranks))
+        kwargs["latent_image_ids"] = pad(kwargs["latent_image_ids"], missing)
+        latents = pad(latents, missing)
+        with key_layout(layout):
+            return original(self, latents, prompt_embeds, *args, **kwargs)[:, :tokens]
 
     pipeline._sync_pipeline = sync_pipeline
 
@@ -126,7 +128,7 @@ def cut_by_tokens(runtime_state: Any) -> None:
             // self.backbone_patch_size
             * (self.input_config.width // self.vae_scale_factor // self.backbone_patch_size)
         )
-        shard = ShardLayout(self.parallel_config.sp_degree, tokens, 0).image_shard
+        shard = -(-tokens // self.parallel_config.sp_degree)
         start = shard * get_sequence_parallel_rank()
         self.num_pipeline_patch = 1
         self.pp_patches_token_start_idx_local = [0, shard]
@@ -137,10 +139,12 @@ def cut_by_tokens(runtime_state: Any) -> None:
     state._check_pipeline_class_name = check_pipeline_class_name
 
 
-def _ranks() -> int:
-    from xfuser.core.distributed import get_sequence_parallel_world_size
-
-    return int(get_sequence_parallel_world_size())
+@functools.lru_cache(maxsize=32)
+def _layout(ranks: int, text: int, image: int) -> KeyLayout:
+    """Text in front of the image; every rank holds all of it where its length does not divide."""
+    if text % ranks:
+        return KeyLayout.of_segments(cut(all_real(image), ranks), replicated_in_front=text)
+    return sequence_layout(ranks, text, image)
 
 
 def _transformer(flux: Any) -> None:

@@ -1,0 +1,69 @@
+"""Which keys of a shard count: padding and masked text stay out of the softmax.
+
+Where keys stay at home their mask does too: it is a matter of the rank that holds them, nobody has to
+be told, and no kernel has to know about masks, as hidden keys are left out instead of being added
+``-inf``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tokenring_xdit.errors import UnsupportedError
+
+__all__ = ["KeyMask"]
+
+
+class KeyMask:
+    """The keys of one rank's shard that count, prepared once for many calls.
+
+    Args:
+        real: ``[B, Skv]``, or ``[1, Skv]`` for all items of a batch alike; bool, ``True`` where a key
+            counts. A mask on a GPU is copied to the host here, once.
+
+    Raises:
+        UnsupportedError: ``real`` is of another form.
+    """
+
+    def __init__(self, real: Tensor) -> None:
+        if real.ndim != 2 or real.dtype != torch.bool:
+            raise UnsupportedError(
+                f"a key mask has to be bool [B, Skv], True where a key counts; got {real.dtype} {tuple(real.shape)}"
+            )
+        self.shape = tuple(real.shape)
+        rows = real.cpu()
+        self.ragged = bool((rows != rows[:1]).any())
+        """Whether the items of a batch differ."""
+        self._everything = bool(rows.all())
+        kept = rows if self.ragged else rows[:1]
+        self._positions = [row.nonzero()[:, 0] for row in kept]
+
+    def check(self, k: Tensor, name: str) -> None:
+        """Refuse keys ``[B, Hkv, Skv, D]`` that this mask was not made for.
+
+        Raises:
+            UnsupportedError: Batch or length differ.
+        """
+        batch, length = self.shape
+        if length != k.shape[2] or batch not in (1, k.shape[0]):
+            raise UnsupportedError(f"{name} {self.shape} does not fit keys {tuple(k.shape)} [B, Hkv, Skv, D]")
+
+    def select(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """The keys and values that count, where they are the same for every item."""
+        if self._everything or self.ragged:
+            return k, v
+        (positions,) = self._on(k.device)
+        return k.index_select(2, positions), v.index_select(2, positions)
+
+    def items(self, k: Tensor, v: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The keys and values that count, ``[1, Hkv, S_i, D]`` for each item ``i``."""
+        return [
+            (k[i : i + 1].index_select(2, positions), v[i : i + 1].index_select(2, positions))
+            for i, positions in enumerate(self._on(k.device))
+        ]
+
+    def _on(self, device: torch.device) -> list[Tensor]:
+        if self._positions and self._positions[0].device != device:
+            self._positions = [positions.to(device) for positions in self._positions]
+        return self._positions

@@ -1,0 +1,67 @@
+"""What several repairs share: when they apply, and the layouts of simple sequences."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenring_xdit.integrations.xfuser.choice import current_choice
+from tokenring_xdit.integrations.xfuser.layout import KeyLayout, cut
+
+__all__ = [
+    "REPAIR_ALL",
+    "all_real",
+    "cfg_part",
+    "replace_method",
+    "sequence_layout",
+    "sequence_parallel_ranks",
+    "wanted",
+]
+
+REPAIR_ALL = "TOKENRING_REPAIR_ALL"
+"""Environment variable: 1 applies the repairs to Ulysses and Ring as well, which are left alone otherwise."""
+
+
+def wanted() -> bool:
+    """Whether the running engine gets the repairs."""
+    return current_choice() is not None or os.environ.get(REPAIR_ALL) == "1"
+
+
+def replace_method(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+    """Put ``make(original)`` in the place of a function, which stays reachable as ``__wrapped__``."""
+    original = getattr(owner, name)
+    setattr(owner, name, wraps(original)(make(original)))
+
+
+def sequence_parallel_ranks() -> int:
+    """Ranks that share one sequence."""
+    from xfuser.core.distributed import get_sequence_parallel_world_size
+
+    return int(get_sequence_parallel_world_size())
+
+
+def cfg_part(batch: Tensor) -> Tensor:
+    """The items of a batch that this rank's half of classifier-free guidance works on."""
+    from xfuser.core.distributed import (
+        get_classifier_free_guidance_rank,
+        get_classifier_free_guidance_world_size,
+    )
+
+    parts: tuple[Tensor, ...] = batch.chunk(get_classifier_free_guidance_world_size())
+    return parts[int(get_classifier_free_guidance_rank())]
+
+
+def all_real(tokens: int) -> Tensor:
+    """The mask of a sequence without padding, ``[1, tokens]``."""
+    return torch.ones(1, tokens, dtype=torch.bool)
+
+
+@lru_cache(maxsize=32)
+def sequence_layout(ranks: int, *lengths: int) -> KeyLayout:
+    """The layout of sequences that are padded at their ends and cut, one behind the other on each rank."""
+    return KeyLayout.of_segments(*(cut(all_real(length), ranks) for length in lengths))

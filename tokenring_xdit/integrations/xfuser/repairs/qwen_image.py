@@ -1,0 +1,55 @@
+"""What xfuser 0.7.0 gets wrong for Qwen-Image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenring_xdit.integrations.xfuser.layout import KeyLayout, cut, key_layout
+from tokenring_xdit.integrations.xfuser.repairs.common import (
+    all_real,
+    replace_method,
+    sequence_parallel_ranks,
+    wanted,
+)
+
+__all__ = ["HOOKS"]
+
+
+def leave_padding_and_masked_text_out(qwen: Any) -> None:
+    """Keep padding, and text that the prompt's mask hides, out of the keys.
+
+    xfuser 0.7.0: ``xFuserQwenImageTransformerWrapper.forward`` pads text and image tokens to multiples
+    of the ranks and attends the padding as keys (1.8e-3 off); its attention processor ignores the
+    mask that hides the end of the shorter prompts of a batch (1.8e-2 off).
+    """
+
+    def make(original: Any) -> Any:
+        def forward(
+            self: Any,
+            hidden_states: Tensor,
+            encoder_hidden_states: Tensor,
+            encoder_hidden_states_mask: Tensor | None = None,
+            *args: Any,
+            **kwargs: Any,
+        ) -> Any:
+            if not wanted():
+                return original(self, hidden_states, encoder_hidden_states, encoder_hidden_states_mask, *args, **kwargs)
+            ranks = sequence_parallel_ranks()
+            text = (
+                all_real(encoder_hidden_states.shape[1])
+                if encoder_hidden_states_mask is None
+                else encoder_hidden_states_mask.to(torch.bool)
+            )
+            layout = KeyLayout.of_segments(cut(text, ranks), cut(all_real(hidden_states.shape[1]), ranks))
+            with key_layout(layout):
+                return original(self, hidden_states, encoder_hidden_states, encoder_hidden_states_mask, *args, **kwargs)
+
+        return forward
+
+    replace_method(qwen.xFuserQwenImageTransformerWrapper, "forward", make)
+
+
+HOOKS = {"xfuser.model_executor.models.transformers.transformer_qwen": leave_padding_and_masked_text_out}
