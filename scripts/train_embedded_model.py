@@ -2,11 +2,15 @@
 
     python scripts/train_embedded_model.py --work /tmp/embedded --seed 0
 
+    python scripts/train_embedded_model.py --work /tmp/next --flow-steps 1500 --flow-lr 4e-4 \
+        --start-from tokenring_xdit/pipelines/embedded/model
+
 Four stages, each resumed where an interrupted run left it: a VAE on drawn pictures; both text
 encoders on the layout that a caption asks for; the transformer (flow matching on the VAE's latents,
 text encoders frozen, as Flux was trained); the export of a diffusers ``FluxPipeline`` folder. The
-measurement is ``scripts/judge_embedded_model.py``; the figures stand in the model card beside the
-weights.
+second form goes on from an earlier pipeline: VAE, CLIP and transformer are its own to begin with, and a
+new T5 learns the layout, then to stay close to what the old one said. The measurement is
+``scripts/judge_embedded_model.py``; the figures stand in the model card beside the weights.
 """
 
 from __future__ import annotations
@@ -70,6 +74,7 @@ class Recipe:
     flow_lr: float = 1e-3
     pair_share: float = 0.6
     ema: float = 0.999
+    start_from: str = ""
 
 
 def make_vae() -> AutoencoderKL:
@@ -107,8 +112,14 @@ def make_transformer() -> FluxTransformer2DModel:
     )
 
 
-def make_text(captions: list[str]) -> tuple[CLIPTokenizer, CLIPTextModel, T5Tokenizer, T5EncoderModel]:
-    """Tokenizers over the captions' words, and two small text encoders trained with the transformer."""
+def make_clip_tokenizer(recipe: Recipe, captions: list[str], work: Path) -> CLIPTokenizer:
+    """CLIP's tokenizer: an earlier pipeline's, or byte pairs of the captions, found once and kept.
+
+    Training numbers the pairs in another order in each process, so it must not be done again.
+    """
+    kept = Path(recipe.start_from) / "tokenizer" if recipe.start_from else work / "tokenizer"
+    if kept.exists():
+        return CLIPTokenizer.from_pretrained(kept)
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
     bpe.normalizer = normalizers.Lowercase()
     bpe.pre_tokenizer = CLIPTokenizer()._tokenizer.pre_tokenizer
@@ -121,11 +132,17 @@ def make_text(captions: list[str]) -> tuple[CLIPTokenizer, CLIPTextModel, T5Toke
     )
     bpe.train_from_iterator(captions, trainer)
     state = json.loads(bpe.to_str())["model"]
-    clip_tokenizer = CLIPTokenizer(
+    tokenizer = CLIPTokenizer(
         vocab=state["vocab"],
         merges=[tuple(merge) for merge in state["merges"]],
         model_max_length=TEXT_TOKENS,
     )
+    tokenizer.save_pretrained(kept)
+    return tokenizer
+
+
+def make_text(clip_tokenizer: CLIPTokenizer) -> tuple[CLIPTextModel, T5Tokenizer, T5EncoderModel]:
+    """Two small text encoders, and T5's tokenizer of whole words."""
     specials = {name: clip_tokenizer.convert_tokens_to_ids(name) for name in ("<|startoftext|>", "<|endoftext|>")}
     clip = CLIPTextModel(
         CLIPTextConfig(
@@ -158,7 +175,7 @@ def make_text(captions: list[str]) -> tuple[CLIPTokenizer, CLIPTextModel, T5Toke
             feed_forward_proj="gated-gelu",
         )
     )
-    return clip_tokenizer, clip, t5_tokenizer, t5
+    return clip, t5_tokenizer, t5
 
 
 def as_typed(caption: str, rng: random.Random) -> str:
@@ -252,6 +269,11 @@ def cosine(step: int, total: int, warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
+def mixed_precision() -> torch.autocast:
+    """bf16 where this CPU computes in it; elsewhere it would be emulated, several times slower than fp32."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported())
+
+
 def save(path: Path, state: dict[str, object]) -> None:
     """Write a checkpoint so that an interruption leaves the old one or the new one."""
     part = path.with_suffix(".part")
@@ -270,6 +292,8 @@ def remember(recipe: Recipe, work: Path) -> None:
 
 def train_vae(recipe: Recipe, pictures: torch.Tensor, work: Path) -> AutoencoderKL:
     """Stage 1: reconstruct drawn pictures; the scale and shift are measured at its end."""
+    if recipe.start_from:
+        return AutoencoderKL.from_pretrained(recipe.start_from, subfolder="vae").float().eval()
     torch.manual_seed(recipe.seed)
     vae = make_vae()
     optimizer = torch.optim.AdamW(vae.parameters(), lr=recipe.vae_lr, weight_decay=0.0)
@@ -285,7 +309,7 @@ def train_vae(recipe: Recipe, pictures: torch.Tensor, work: Path) -> Autoencoder
             group["lr"] = recipe.vae_lr * cosine(step, recipe.vae_steps, 100)
         target = to_unit(pictures[index])
         torch.manual_seed(recipe.seed * 7919 + step)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             posterior = vae.encode(target).latent_dist
             output = vae.decode(posterior.sample()).sample
         error = (output.float() - target).abs()
@@ -341,10 +365,14 @@ class LayoutReader(nn.Module):
 
     sizes = (1 + len(COLOURS), 1 + len(Shape), len(GROUNDS))
 
-    def forward(self, words: torch.Tensor, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits ``[B, 64, 15]`` from the words and from the pooled vector."""
+    def read_words(self, words: torch.Tensor) -> torch.Tensor:
+        """Logits ``[B, 64, 15]`` from T5's words ``[B, T, D]``."""
         asked = self.attention(self.places.expand(len(words), -1, -1), words, words, need_weights=False)[0]
-        return self.of_words(asked), self.of_pooled(self.into(pooled)[:, None] + self.places)
+        return self.of_words(asked)
+
+    def read_pooled(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Logits ``[B, 64, 15]`` from CLIP's pooled vector ``[B, D]``."""
+        return self.of_pooled(self.into(pooled)[:, None] + self.places)
 
     def errors(self, logits: torch.Tensor, layouts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cross-entropy against layouts ``[B, 3, 64]``, and the share of captions read without a mistake."""
@@ -364,31 +392,48 @@ def train_text(recipe: Recipe, data: Data, work: Path) -> tuple[nn.ModuleDict, t
         The encoders, and what they say of every caption: words ``[N, 24, 128]``, pooled ``[N, 64]``.
     """
     torch.manual_seed(recipe.seed)
-    clip_tokenizer, clip, t5_tokenizer, t5 = make_text(data.captions)
+    clip_tokenizer = make_clip_tokenizer(recipe, data.captions, work)
+    clip, t5_tokenizer, t5 = make_text(clip_tokenizer)
     encode = {"padding": "max_length", "max_length": TEXT_TOKENS, "return_tensors": "pt"}
     clip_ids = clip_tokenizer(data.captions, **encode).input_ids
     t5_ids = t5_tokenizer(data.captions, **encode).input_ids
-    encoders = nn.ModuleDict({"clip": clip, "t5": t5})
+    earlier = None
+    if recipe.start_from:
+        clip = CLIPTextModel.from_pretrained(recipe.start_from, subfolder="text_encoder").eval()
+        with torch.no_grad():
+            old = T5EncoderModel.from_pretrained(recipe.start_from, subfolder="text_encoder_2").eval()
+            earlier = torch.cat([old(ids)[0] for ids in t5_ids.split(1024)])
+    encoders = nn.ModuleDict({"clip": clip.requires_grad_(earlier is None), "t5": t5})
     path = work / "text.pt"
     if path.exists():
         encoders.load_state_dict(torch.load(path, weights_only=True))
     else:
         reader = LayoutReader(t5.config.d_model, clip.config.hidden_size)
-        parameters = [*encoders.parameters(), *reader.parameters()]
+        parameters = [p for p in (*encoders.parameters(), *reader.parameters()) if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=recipe.text_lr, betas=(0.9, 0.98), weight_decay=0.01)
+        imitate = False  # not before the layout is learnt: imitation first ends where the earlier encoder ended
         bar = tqdm(range(recipe.text_steps), desc="text")
         for step in bar:
             index = mixed_batch(data.different, recipe.text_batch, recipe.pair_share, recipe.seed * 1_000_003 + step)
             for group in optimizer.param_groups:
                 group["lr"] = recipe.text_lr * cosine(step, recipe.text_steps, 100)
-            both = reader(t5(t5_ids[index])[0], clip(clip_ids[index]).pooler_output)
-            (t5_loss, t5_right), (clip_loss, clip_right) = (reader.errors(x, data.layouts[index]) for x in both)
+            words = t5(t5_ids[index])[0]
+            loss, right = reader.errors(reader.read_words(words), data.layouts[index])
+            figures = {"t5": f"{right:.3f}"}
+            imitate = imitate or right.item() > 0.98
+            if earlier is None:
+                read = reader.read_pooled(clip(clip_ids[index]).pooler_output)
+                clip_loss, right = reader.errors(read, data.layouts[index])
+                loss, figures = loss + clip_loss, {**figures, "clip": f"{right:.3f}"}
+            elif imitate:
+                far = functional.mse_loss(words, earlier[index]) / earlier.var()
+                loss, figures = loss + far, {**figures, "far": f"{far:.4f}"}
             optimizer.zero_grad(set_to_none=True)
-            (t5_loss + clip_loss).backward()
+            loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             if step % 25 == 0:
-                bar.set_postfix(t5=f"{t5_right:.3f}", clip=f"{clip_right:.3f}", loss=f"{t5_loss + clip_loss:.4f}")
+                bar.set_postfix(**figures, loss=f"{loss:.4f}")
         save(path, encoders.state_dict())
     encoders.eval().requires_grad_(False)
     with torch.no_grad():
@@ -403,6 +448,8 @@ def train_flow(
     """Stage 3: flow matching of the transformer; returns the averaged weights."""
     torch.manual_seed(recipe.seed)
     model = make_transformer()
+    if recipe.start_from:
+        model = FluxTransformer2DModel.from_pretrained(recipe.start_from, subfolder="transformer").float()
     average = copy.deepcopy(model).requires_grad_(False)
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=recipe.flow_lr, betas=(0.9, 0.98), weight_decay=0.01)
@@ -426,7 +473,7 @@ def train_flow(
         noise = torch.randn_like(clean)
         t = noise_levels(len(index))
         noisy = torch.lerp(clean, noise, t[:, None, None])
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             velocity = model(
                 hidden_states=noisy,
                 encoder_hidden_states=words[index],
@@ -469,11 +516,11 @@ def export(
     vae: AutoencoderKL,
     encoders: nn.ModuleDict,
     transformer: FluxTransformer2DModel,
-    captions: list[str],
+    clip_tokenizer: CLIPTokenizer,
     target: Path,
 ) -> None:
     """Stage 4: write the ``FluxPipeline`` folder, small enough to live in the repository."""
-    clip_tokenizer, _, t5_tokenizer, _ = make_text(captions)
+    _, t5_tokenizer, _ = make_text(clip_tokenizer)
     pipe = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False),
         vae=vae,
@@ -519,7 +566,8 @@ def main() -> None:
     else:
         transformer = train_flow(recipe, data, latents, words, pooled, args.work)
     log.info("transformer done after %.0f s", time.monotonic() - began)
-    export(recipe, vae, encoders, transformer, data.captions, args.output or args.work / "pipeline")
+    clip_tokenizer = make_clip_tokenizer(recipe, data.captions, args.work)
+    export(recipe, vae, encoders, transformer, clip_tokenizer, args.output or args.work / "pipeline")
 
 
 if __name__ == "__main__":

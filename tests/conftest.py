@@ -13,6 +13,11 @@ settings.register_profile("tests", deadline=None, derandomize=True)  # wall time
 settings.load_profile("tests")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--support FILE``: where the support matrix goes."""
+    parser.addoption("--support", metavar="FILE", help="write the support matrix that the tests of marker matrix found")
+
+
 @pytest.fixture(scope="session")
 def ranks() -> Iterator[RankPool]:
     """One pool of worker ranks for the whole session."""

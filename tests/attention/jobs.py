@@ -32,6 +32,8 @@ class Case:
     strided: bool = False
     partial_dtype: torch.dtype | None = None
     calls: int = 1
+    hide: float = 0.0  # share of the keys that is hidden
+    ragged: bool = False  # whether the items of the batch hide different ones
 
 
 def problem(case: Case) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor] | None]:
@@ -55,6 +57,21 @@ def problem(case: Case) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor] |
     return q, k, v, home
 
 
+def hidden(case: Case) -> tuple[Tensor | None, Tensor | None]:
+    """Which keys, and which of those at home, count: bool ``[B or 1, S]``."""
+    if not case.hide:
+        return None, None
+    generator = torch.Generator().manual_seed(3)
+    rows = case.batch if case.ragged else 1
+    real, home = (
+        torch.rand(rows, length, generator=generator) >= case.hide for length in (sum(case.kv_lengths), case.home)
+    )
+    if len(case.kv_lengths) > 1:
+        real[0, : case.kv_lengths[0]] = False  # the first rank has nothing to show the first item
+    real[:, -1] = True
+    return real, home if case.home else None
+
+
 def errors(case: Case) -> dict[str, Any]:
     """Run a case; this rank's errors against fp64, and those of torch's own attention on one device."""
     rank = dist.get_rank()
@@ -65,13 +82,22 @@ def errors(case: Case) -> dict[str, Any]:
         torch.cat([t, h], dim=2) if h is not None else t for t, h in zip((k, v), home or (None, None), strict=True)
     )
     visible = None
+    real, home_real = hidden(case)
     if case.causal:
         visible = torch.arange(k.shape[2]) <= torch.arange(q.shape[2])[:, None]
+    if real is not None:
+        visible = torch.cat([real, *([] if home_real is None else [home_real])], dim=1)[:, None, None, :]
     expected, expected_lse = softmax_attention(q, all_k, all_v, scale=case.scale, visible=visible)
     expected, expected_lse = expected[:, :, q_part], expected_lse[:, :, q_part]
     # The kernel's own error: the best any one-device implementation of this dtype does.
     single = torch.nn.functional.scaled_dot_product_attention(
-        q, all_k, all_v, is_causal=case.causal, scale=case.scale, enable_gqa=True
+        q,
+        all_k,
+        all_v,
+        attn_mask=visible if real is not None else None,
+        is_causal=case.causal,
+        scale=case.scale,
+        enable_gqa=True,
     )[:, :, q_part]
     shards = (q[:, :, q_part], k[:, :, kv_part], v[:, :, kv_part])
     copies = [t.clone() for t in shards]
@@ -82,7 +108,9 @@ def errors(case: Case) -> dict[str, Any]:
             kernel=case.kernel,
             causal=case.causal,
             scale=case.scale,
+            key_mask=None if real is None else real[:, kv_part],
             home_kv=home,
+            home_mask=home_real,
             partial_dtype=case.partial_dtype,
         )
     assert out.shape == shards[0].shape and out.dtype == case.dtype and lse.dtype == torch.float32
@@ -95,6 +123,12 @@ def errors(case: Case) -> dict[str, Any]:
         "lse": relative_error(lse, expected_lse),
         "single": ((single.double() - expected).abs().max() / scale).item(),
     }
+
+
+def with_mask(mask: Tensor) -> None:
+    """Attention over twelve keys a rank, with a mask."""
+    q, k, v = torch.randn(3, 1, 2, 12, 8)
+    token_ring_attention(q, k, v, key_mask=mask)
 
 
 def without_keys() -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.attention import jobs
 from tests.attention.jobs import Case
-from tests.support.ranks import RankPool
+from tests.support.ranks import RankFailure, RankPool
 from tokenring_xdit.schedule import BUILDERS
 
 FP32 = 1e-5
@@ -166,3 +166,45 @@ def test_random_problems(ranks: RankPool, data: st.DataObject) -> None:
     )
     if sum(case.q_lengths):
         assert worst(ranks, case)["out"] <= FP32
+
+
+@pytest.mark.parametrize("schedule", sorted(BUILDERS))
+@pytest.mark.parametrize("home", [0, 9])
+def test_hidden_keys_do_not_count(ranks: RankPool, schedule: str, home: int) -> None:
+    """The first rank hides all of its keys."""
+    case = Case((7, 5, 9), (11, 8, 6), schedule=schedule, batch=2, home=home, hide=0.4, heads=4, kv_heads=2)
+    errors = worst(ranks, case)
+    assert errors["out"] <= FP32
+    assert errors["lse"] <= FP32
+
+
+@pytest.mark.parametrize("home", [0, 9])
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_the_items_of_a_batch_may_hide_different_keys(ranks: RankPool, world_size: int, home: int) -> None:
+    case = replace(even(world_size, 12), batch=3, home=home, hide=0.5, ragged=True, heads=4, kv_heads=2, calls=2)
+    errors = worst(ranks, case)
+    assert errors["out"] <= FP32
+    assert errors["lse"] <= FP32
+
+
+def test_different_keys_are_refused_where_keys_travel(ranks: RankPool) -> None:
+    case = replace(even(2, 12), schedule="ring", batch=2, hide=0.5, ragged=True)
+    with pytest.raises(RankFailure) as failure:
+        ranks.run(2, jobs.errors, case)
+    messages = {str(error) for error in failure.value.errors}
+    assert len(messages) == 1
+    assert "use schedule 'token_ring', where they stay at home whole" in messages.pop()
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (torch.ones(2, 12), "has to be bool"),
+        (torch.ones(12, dtype=torch.bool), "has to be bool"),
+        (torch.ones(1, 11, dtype=torch.bool), "does not fit keys"),
+        (torch.ones(2, 12, dtype=torch.bool), "does not fit keys"),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused(ranks: RankPool, mask: torch.Tensor, message: str) -> None:
+    with pytest.raises(RankFailure, match=message):
+        ranks.run(2, jobs.with_mask, mask)

@@ -122,7 +122,7 @@ class _Run:
         self.transferring: str | None = None  # what a RuntimeError of torch.distributed would be about
         self.result = Running(tuple(q.shape), q.device)
         self.own: dict[Block, tuple[Tensor, ...]] = {q_block(self.rank): (q,), kv_block(self.rank): (k, v)}
-        self.own_items = key_mask.items(k, v) if key_mask is not None and key_mask.ragged else None
+        self.own_items = _by_item(key_mask, k, v)
         self.received: dict[Block, _Arrival] = {}
         self.guests: dict[Block, Running] = {}  # partial outputs of other ranks' queries, built here
         self.packed: dict[Block, Buffer] = {}  # messages made for an exchange that is being posted
@@ -317,8 +317,7 @@ class _Run:
 
     def _meet_home(self, home_kv: tuple[Tensor, Tensor], home_mask: KeyMask | None) -> None:
         (q,) = self.own[q_block(self.rank)]
-        items = home_mask.items(*home_kv) if home_mask is not None and home_mask.ragged else [home_kv]
-        self._meet(q, items, Mask.FULL, self.result, slice(None), slice(None))
+        self._meet(q, _by_item(home_mask, *home_kv) or [home_kv], Mask.FULL, self.result, slice(None), slice(None))
 
     def _same_heads(self, action: Attend, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Cut the wider of the two blocks to the heads of the narrower."""
@@ -360,6 +359,13 @@ class _Run:
             out, lse = self._partial_views(buffer.tensor, block)
             tokens, heads = self._slices(block)
             self.result.fold(out, lse, heads, tokens, owned=False)
+
+
+def _by_item(mask: KeyMask | None, k: Tensor, v: Tensor) -> list[tuple[Tensor, Tensor]] | None:
+    """The keys and values of each item of the batch, where the items hide different ones."""
+    if mask is None or not mask.ragged:
+        return None
+    return [mask.item(item, k, v) for item in range(k.shape[0])]
 
 
 @lru_cache(maxsize=256)

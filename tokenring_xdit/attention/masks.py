@@ -56,12 +56,10 @@ class KeyMask:
         (positions,) = self._on(k.device)
         return k.index_select(2, positions), v.index_select(2, positions)
 
-    def items(self, k: Tensor, v: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """The keys and values that count, ``[1, Hkv, S_i, D]`` for each item ``i``."""
-        return [
-            (k[i : i + 1].index_select(2, positions), v[i : i + 1].index_select(2, positions))
-            for i, positions in enumerate(self._on(k.device))
-        ]
+    def item(self, item: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """The keys and values that count for one item of the batch, ``[1, Hkv, S_item, D]``."""
+        positions = self._on(k.device)[item if self.ragged else 0]
+        return k[item : item + 1].index_select(2, positions), v[item : item + 1].index_select(2, positions)
 
     def _on(self, device: torch.device) -> list[Tensor]:
         if self._positions and self._positions[0].device != device:

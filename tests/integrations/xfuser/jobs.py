@@ -295,7 +295,7 @@ def refusal_of_another_pipeline() -> str:
     """What an engine with TokenRing says to a pipeline that was not compared."""
     from tokenring_xdit.errors import UnsupportedError
 
-    class LattePipeline:
+    class SanaPipeline:
         transformer = flux_pipeline().transformer
 
     with engine(FluxCase(tokenring=2)) as config:
@@ -303,42 +303,7 @@ def refusal_of_another_pipeline() -> str:
 
         initialize_groups(config)
         try:
-            initialize_runtime_state(LattePipeline(), config)
+            initialize_runtime_state(SanaPipeline(), config)
         except UnsupportedError as error:
             return str(error)
     return "ran"
-
-
-@dataclass(frozen=True)
-class FamilyCase:
-    """One generation with another family of models, through its xfuser pipeline."""
-
-    family: str
-    tokenring: int = 1
-    ulysses: int = 1
-    ring: int = 1
-    text_tokens: int = 12
-    height: int = 64
-    width: int = 48
-    batch: int = 1
-
-
-@torch.no_grad()
-def family_error(case: FamilyCase) -> float:
-    """Largest difference to the unmodified single-process diffusers pipeline, relative to its scale."""
-    from tests.support import models
-
-    families = {
-        "sd3": (models.sd3_pipeline, models.sd3_inputs, {}, "xFuserStableDiffusion3Pipeline"),
-        "sd3.5-medium": (models.sd3_pipeline, models.sd3_inputs, {"dual": True}, "xFuserStableDiffusion3Pipeline"),
-        "pixart-alpha": (models.pixart_pipeline, models.pixart_inputs, {}, "xFuserPixArtAlphaPipeline"),
-        "pixart-sigma": (models.pixart_pipeline, models.pixart_inputs, {"sigma": True}, "xFuserPixArtSigmaPipeline"),
-    }
-    make, inputs, options, wrapper = families[case.family]
-    arguments = {"text_tokens": case.text_tokens, "height": case.height, "width": case.width, "batch": case.batch}
-    expected = make(**options)(**inputs(**arguments)).images
-    with engine(FluxCase(tokenring=case.tokenring, ulysses=case.ulysses, ring=case.ring)) as config:
-        import xfuser
-
-        output = getattr(xfuser, wrapper)(make(**options), config)(**inputs(**arguments))
-    return 0.0 if output is None else relative_error(output.images, expected)

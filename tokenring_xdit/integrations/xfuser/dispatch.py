@@ -1,7 +1,8 @@
 """The seam: xfuser's ``ring_attn``, which runs TokenRing where TokenRing was chosen.
 
 Every model that xfuser shards calls ``USP()``, which calls the module global ``ring_attn`` when the
-ring degree exceeds one (``xfuser/model_executor/layers/usp.py``, 0.7.0).
+ring degree exceeds one, and the function that ``_get_attention_function`` returns when it does not
+(``xfuser/model_executor/layers/usp.py``, 0.7.0).
 """
 
 from __future__ import annotations
@@ -9,22 +10,36 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tokenring_xdit.attention import token_ring_attention
+from tokenring_xdit.attention import KeyMask, token_ring_attention
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.integrations.xfuser.choice import TokenRingChoice, current_choice
-from tokenring_xdit.integrations.xfuser.layout import active_layout
+from tokenring_xdit.integrations.xfuser.layout import KeyLayout, active_layout, key_layout
+from tokenring_xdit.integrations.xfuser.repairs.common import replace_method
 
-__all__ = ["install_dispatcher"]
+__all__ = ["install"]
 
 _KEY_MASKS = ("attn_mask", "valid_kv_len", "indices_k")
 """Entries of ``attention_kwargs`` that hide keys; they describe local keys and are not carried yet."""
 
 
-def install_dispatcher(usp: Any) -> None:
-    """Put the dispatcher in the place of ``usp.ring_attn``; the original keeps serving Ring."""
+_asked: list[Any] = [None]
+"""The backend that the last call of ``USP`` asked for by name, as ``ring_attn`` is handed a function only."""
+
+
+def install(usp: Any) -> None:
+    """Put our functions in the place of xfuser's, which keep serving Ring and Ulysses."""
+    _install_dispatcher(usp)
+    _install_masks(usp)
+    _define_opaque(usp)
+
+
+def _install_dispatcher(usp: Any) -> None:
+    from xfuser.core.distributed import get_runtime_state
+
     original = usp.ring_attn
 
     def ring_attn(
@@ -37,7 +52,11 @@ def install_dispatcher(usp: Any) -> None:
         joint_attn_kwargs: dict[str, Any] | None = None,
         attention_kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        choice = current_choice()
+        choice, layout = current_choice(), active_layout()
+        group = usp.PROCESS_GROUP.RING_PG
+        if choice is None and layout is not None and layout.hides_keys:
+            # Only where the repairs were asked for all strategies: what Ring gathers cannot differ in length.
+            choice = TokenRingChoice(dist.get_world_size(group), "ring")
         if choice is None:
             return original(
                 attention_function,
@@ -51,13 +70,101 @@ def install_dispatcher(usp: Any) -> None:
             )
         if dropout_p:
             raise UnsupportedError(f"TokenRing has no dropout, asked for dropout_p={dropout_p}: use it for inference")
-        group = usp.PROCESS_GROUP.RING_PG
+        if torch.compiler.is_compiling():
+            joint = joint_attn_kwargs or {}
+            return torch.ops.tokenring_xdit.ring_attn(
+                query,
+                key,
+                value,
+                joint.get("joint_key"),
+                joint.get("joint_value"),
+                (_asked[0] or get_runtime_state().attention_backend).name,
+                is_causal,
+            )
         return _token_ring(
             choice, group, attention_function, query, key, value, is_causal, joint_attn_kwargs, attention_kwargs
         )
 
     ring_attn.__wrapped__ = original  # type: ignore[attr-defined]
     usp.ring_attn = ring_attn
+
+
+def _install_masks(usp: Any) -> None:
+    """Leave hidden keys out under Ulysses too, where the repairs were asked for all strategies."""
+
+    def make(original: Any) -> Any:
+        def get_attention_function(backend: Any = None) -> Any:
+            function = original(backend)
+            _asked[0] = backend
+            layout = active_layout()
+            alone = current_choice() is None and dist.get_world_size(usp.PROCESS_GROUP.RING_PG) == 1
+            return _leaving_out(function, layout) if alone and layout is not None and layout.hides_keys else function
+
+        return get_attention_function
+
+    def make_local(original: Any) -> Any:
+        def attention(*args: Any, **kwargs: Any) -> Any:
+            if active_layout() is None or current_choice() is not None:
+                return original(*args, **kwargs)
+            with key_layout(None):  # cross-attention to whole text: the layout is not about its keys
+                return original(*args, **kwargs)
+
+        return attention
+
+    replace_method(usp, "_get_attention_function", make)
+    replace_method(usp, "attention", make_local)
+
+
+def _define_opaque(usp: Any) -> None:
+    """Define the call as one operator, so that ``torch.compile`` neither looks inside nor breaks the graph.
+
+    It runs ``ring_attn`` as usual, with the layout and the groups of that moment.
+    """
+    from xfuser.core.distributed.attention_backend import AttentionBackendType
+
+    def ring_attn(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        joint_key: Tensor | None,
+        joint_value: Tensor | None,
+        backend: str,
+        is_causal: bool,
+    ) -> Tensor:
+        function = usp._get_attention_function(AttentionBackendType[backend])
+        joint = None if joint_key is None else {"joint_key": joint_key, "joint_value": joint_value}
+        out: Tensor = usp.ring_attn(function, query, key, value, is_causal=is_causal, joint_attn_kwargs=joint)
+        return out.contiguous()
+
+    def fake(query: Tensor, *_: Any) -> Tensor:
+        return query.new_empty(query.shape)
+
+    signature = (
+        "(Tensor query, Tensor key, Tensor value, Tensor? joint_key, Tensor? joint_value, "
+        "str backend, bool is_causal) -> Tensor"
+    )
+    operator = torch.library.custom_op("tokenring_xdit::ring_attn", ring_attn, mutates_args=(), schema=signature)
+    operator.register_fake(fake)
+
+
+def _leaving_out(function: Callable[..., tuple[Tensor, Tensor]], layout: KeyLayout) -> Callable[..., Any]:
+    def chosen(mask: KeyMask | None, item: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        if mask is None:
+            return key[item : item + 1], value[item : item + 1]
+        return mask.item(item, key, value)
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, *, joint_attn_kwargs: Any = None, **kwargs: Any) -> Any:
+        own = layout.own(0, _ulysses_degree())
+        results = []
+        for item in range(query.shape[0]):
+            k, v = chosen(own, item, key, value)
+            if joint_attn_kwargs is not None:
+                joint = chosen(layout.home, item, joint_attn_kwargs["joint_key"], joint_attn_kwargs["joint_value"])
+                k, v = torch.cat([k, joint[0]], dim=2), torch.cat([v, joint[1]], dim=2)
+            results.append(function(query[item : item + 1], k, v, **kwargs))
+        return torch.cat([out for out, _ in results]), None  # nobody reads the log-sum-exp without a ring
+
+    return attend
 
 
 def _token_ring(

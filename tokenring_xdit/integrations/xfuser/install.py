@@ -7,8 +7,7 @@ import sys
 import wrapt
 
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.integrations.xfuser import platform_cpu, repairs, supported
-from tokenring_xdit.integrations.xfuser.dispatch import install_dispatcher
+from tokenring_xdit.integrations.xfuser import dispatch, platform_cpu, repairs, supported
 from tokenring_xdit.integrations.xfuser.flags import install_flags
 
 __all__ = ["register"]
@@ -40,7 +39,7 @@ def register() -> None:
         platform_cpu.prepare_torch()
         for module, hook in platform_cpu.HOOKS.items():
             wrapt.register_post_import_hook(hook, module)
-    wrapt.register_post_import_hook(install_dispatcher, "xfuser.model_executor.layers.usp")
+    wrapt.register_post_import_hook(dispatch.install, "xfuser.model_executor.layers.usp")
     wrapt.register_post_import_hook(install_flags, "xfuser.config.args")
     for module, hook in (*supported.HOOKS.items(), *repairs.hooks()):
         wrapt.register_post_import_hook(hook, module)

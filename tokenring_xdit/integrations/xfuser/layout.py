@@ -57,6 +57,7 @@ class KeyLayout:
     def __init__(self, real: Tensor, *, replicated_real: Tensor | None = None, replicated_in_front: int = 0) -> None:
         self._real = real.cpu()
         self._home = None if replicated_real is None else KeyMask(replicated_real)
+        self._hides = not bool(self._real.all()) or (replicated_real is not None and not bool(replicated_real.all()))
         self._masks: dict[tuple[int, int], KeyMask | None] = {}
         self.replicated_in_front = replicated_in_front
         digest = hashlib.sha256(self._real.numpy().tobytes()).hexdigest()
@@ -87,6 +88,11 @@ class KeyLayout:
             real = self._real[:, first : first + ulysses_degree].flatten(1)
             self._masks[place] = None if bool(real.all()) else KeyMask(real)
         return self._masks[place]
+
+    @property
+    def hides_keys(self) -> bool:
+        """Whether any key of any rank is not real."""
+        return self._hides
 
     @property
     def home(self) -> KeyMask | None:

@@ -7,10 +7,30 @@ from typing import Any
 
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.integrations.xfuser.choice import choice_of
+from tokenring_xdit.integrations.xfuser.repairs.common import replace_method
 
 __all__ = ["HOOKS", "TESTED_PIPELINES"]
 
-TESTED_PIPELINES = frozenset({"FluxPipeline", "PixArtAlphaPipeline", "PixArtSigmaPipeline", "StableDiffusion3Pipeline"})
+TESTED_PIPELINES = frozenset(
+    {
+        "CogVideoXPipeline",
+        "Flux2KleinPipeline",
+        "Flux2Pipeline",
+        "FluxControlPipeline",
+        "FluxPipeline",
+        "HunyuanDiTPipeline",
+        "HunyuanVideoPipeline",
+        "LTX2Pipeline",
+        "LattePipeline",
+        "PixArtAlphaPipeline",
+        "PixArtSigmaPipeline",
+        "QwenImagePipeline",
+        "StableDiffusion3Pipeline",
+        "WanImageToVideoPipeline",
+        "WanPipeline",
+        "ZImagePipeline",
+    }
+)
 """Names of diffusers pipelines; ``tests/integrations/xfuser`` compares each of them."""
 
 
@@ -39,11 +59,40 @@ def _refuse_untested(pipeline: Any) -> None:
             f"TokenRing was asked for in {name}, where it has not been compared with the single process yet. "
             f"Tested so far: {', '.join(sorted(TESTED_PIPELINES))}. Use ulysses_degree or ring_degree for it"
         )
-    if getattr(pipeline.transformer.config, "dual_attention_layers", None):
-        raise UnsupportedError(
-            f"this {name} has dual attention layers (SD3.5 medium), which xfuser 0.7 cannot shard with any strategy: "
-            "its attention processor leaves joint_strategy unbound for them. Use SD3 or SD3.5 large, or a single rank"
-        )
 
 
-HOOKS = {"xfuser.core.distributed.runtime_state": refuse_untested_pipelines}
+def say_which_heights_work(runtime_state: Any) -> None:
+    """Say what to do about a height that xfuser cannot cut by rows.
+
+    xfuser 0.7.0 raises a ``ValueError`` that names neither the height nor one that works.
+    """
+
+    def make(original: Any) -> Any:
+        def calc_patches_metadata(self: Any) -> None:
+            try:
+                original(self)
+            except ValueError as error:
+                if choice_of(self.parallel_config) is None:
+                    raise
+                ranks, height = self.parallel_config.sp_degree, self.input_config.height
+                scale = getattr(self, "vae_scale_factor_spatial", None) or self.vae_scale_factor
+                unit = scale * self.backbone_patch_size * ranks
+                fitting = " or ".join(str(n * unit) for n in (height // unit, height // unit + 1) if n)
+                raise UnsupportedError(
+                    f"a height of {height} pixels cannot be cut over {ranks} ranks: xfuser cuts this model by rows of "
+                    f"tokens, so the height has to be a multiple of {unit}. Use {fitting}, or another degree"
+                ) from error
+
+        return calc_patches_metadata
+
+    state = runtime_state.DiTRuntimeState
+    for name in ("_calc_patches_metadata", "_calc_cogvideox_patches_metadata"):
+        replace_method(state, name, make)
+
+
+def _runtime_state(runtime_state: Any) -> None:
+    refuse_untested_pipelines(runtime_state)
+    say_which_heights_work(runtime_state)
+
+
+HOOKS = {"xfuser.core.distributed.runtime_state": _runtime_state}

@@ -11,6 +11,7 @@ from tokenring_xdit.integrations.xfuser.repairs import (
     flux2,
     hunyuan_video,
     qwen_image,
+    schedulers,
     wan,
     z_image,
 )
@@ -20,5 +21,5 @@ __all__ = ["hooks"]
 
 def hooks() -> Iterator[tuple[str, Callable[[Any], None]]]:
     """Module names, each with what to do right after it has been imported."""
-    for family in (attention_processors, flux, flux2, hunyuan_video, qwen_image, wan, z_image):
+    for family in (attention_processors, flux, flux2, hunyuan_video, qwen_image, schedulers, wan, z_image):
         yield from family.HOOKS.items()

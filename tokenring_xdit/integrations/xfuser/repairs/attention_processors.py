@@ -52,9 +52,11 @@ def attend_the_image_alone(processors: Any) -> None:
     """
 
     def make(original: Any) -> Any:
-        def call(self: Any, attn: Any, hidden_states: Tensor, encoder_hidden_states: Any = None, *args: Any) -> Any:
+        def call(
+            self: Any, attn: Any, hidden_states: Tensor, encoder_hidden_states: Any = None, *args: Any, **kwargs: Any
+        ) -> Any:
             if encoder_hidden_states is not None or sequence_parallel_ranks() == 1 or not wanted():
-                return original(self, attn, hidden_states, encoder_hidden_states, *args)
+                return original(self, attn, hidden_states, encoder_hidden_states, *args, **kwargs)
             query, key, value = (
                 project(hidden_states).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
                 for project in (attn.to_q, attn.to_k, attn.to_v)

@@ -17,6 +17,8 @@ __all__ = [
     "REPAIR_ALL",
     "all_real",
     "cfg_part",
+    "repair_all",
+    "replace_forward",
     "replace_method",
     "sequence_layout",
     "sequence_parallel_ranks",
@@ -29,13 +31,31 @@ REPAIR_ALL = "TOKENRING_REPAIR_ALL"
 
 def wanted() -> bool:
     """Whether the running engine gets the repairs."""
-    return current_choice() is not None or os.environ.get(REPAIR_ALL) == "1"
+    return repair_all() or current_choice() is not None
+
+
+def repair_all() -> bool:
+    """Whether every strategy gets them."""
+    return os.environ.get(REPAIR_ALL) == "1"
 
 
 def replace_method(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
     """Put ``make(original)`` in the place of a function, which stays reachable as ``__wrapped__``."""
     original = getattr(owner, name)
     setattr(owner, name, wraps(original)(make(original)))
+
+
+def replace_forward(model: Any, make: Callable[[Any], Any]) -> None:
+    """As :func:`replace_method` for ``forward``, in front of what ``torch.compile`` compiles.
+
+    A repair says what the tokens of a call are, in Python and for each call anew; the original forward
+    is compiled as before.
+    """
+
+    def in_front(original: Any) -> Any:
+        return torch.compiler.disable(make(original), recursive=False)  # type: ignore[no-untyped-call]
+
+    replace_method(model, "forward", in_front)
 
 
 def sequence_parallel_ranks() -> int:

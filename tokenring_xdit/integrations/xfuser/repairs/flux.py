@@ -10,7 +10,15 @@ from torch.nn.functional import pad
 
 from tokenring_xdit.integrations.xfuser.choice import choice_of
 from tokenring_xdit.integrations.xfuser.layout import KeyLayout, active_layout, cut, key_layout, padding
-from tokenring_xdit.integrations.xfuser.repairs.common import all_real, sequence_layout, sequence_parallel_ranks, wanted
+from tokenring_xdit.integrations.xfuser.repairs.common import (
+    all_real,
+    repair_all,
+    replace_forward,
+    replace_method,
+    sequence_layout,
+    sequence_parallel_ranks,
+    wanted,
+)
 
 __all__ = ["HOOKS"]
 
@@ -21,27 +29,22 @@ def count_replicated_text_once(flux: Any) -> None:
     xfuser 0.7.0: where the text length does not divide by the degree, each rank keeps all of it and
     it enters the main sequence, so every text key is counted once a rank (7.7e-3 off).
     """
-    original = flux.USP
 
-    @functools.wraps(original)
-    def usp(query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Any:
-        layout = active_layout()
-        text = layout.replicated_in_front if layout is not None else 0
-        if not text or kwargs.get("joint_strategy") is not None:
-            return original(query, key, value, **kwargs)
-        (text_q, query), (text_k, key), (text_v, value) = (t.tensor_split([text], dim=2) for t in (query, key, value))
-        return original(
-            query,
-            key,
-            value,
-            joint_query=text_q,
-            joint_key=text_k,
-            joint_value=text_v,
-            joint_strategy="front",
-            **kwargs,
-        )
+    def make(original: Any) -> Any:
+        def usp(query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Any:
+            layout = active_layout()
+            text = layout.replicated_in_front if layout is not None else 0
+            if not text or kwargs.get("joint_strategy") is not None:
+                return original(query, key, value, **kwargs)
+            text_q, query = query.tensor_split([text], dim=2)
+            text_k, key = key.tensor_split([text], dim=2)
+            text_v, value = value.tensor_split([text], dim=2)
+            joint = {"joint_query": text_q, "joint_key": text_k, "joint_value": text_v, "joint_strategy": "front"}
+            return original(query, key, value, **joint, **kwargs)
 
-    flux.USP = usp
+        return usp
+
+    replace_method(flux, "USP", make)
 
 
 def take_any_number_of_image_tokens(flux: Any) -> None:
@@ -50,49 +53,57 @@ def take_any_number_of_image_tokens(flux: Any) -> None:
     xfuser 0.7.0: ``xFuserFlux1Transformer2DWrapper.forward`` calls ``_pad_to_sp_divisible``, the
     method is named ``pad_to_sp_divisible``; and the padding it makes is attended as keys.
     """
-    wrapper = flux.xFuserFlux1Transformer2DWrapper
-    original = wrapper.forward
 
-    @functools.wraps(original)
-    def forward(self: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if not wanted():
-            return original(self, hidden_states, encoder_hidden_states, *args, **kwargs)
-        layout = _layout(sequence_parallel_ranks(), encoder_hidden_states.shape[-2], hidden_states.shape[1])
-        # For this call only: without TokenRing the padding would be attended instead of refused.
-        misnamed = not hasattr(self, "_pad_to_sp_divisible")
-        if misnamed:
-            self._pad_to_sp_divisible = self.pad_to_sp_divisible
-        try:
-            with key_layout(layout):
+    def make(original: Any) -> Any:
+        def forward(self: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if not wanted():
                 return original(self, hidden_states, encoder_hidden_states, *args, **kwargs)
-        finally:
+            layout = _layout(sequence_parallel_ranks(), encoder_hidden_states.shape[-2], hidden_states.shape[1])
+            # For this call only: without the repairs the padding would be attended instead of refused.
+            misnamed = not hasattr(self, "_pad_to_sp_divisible")
             if misnamed:
-                del self._pad_to_sp_divisible
+                self._pad_to_sp_divisible = self.pad_to_sp_divisible
+            try:
+                with key_layout(layout):
+                    return original(self, hidden_states, encoder_hidden_states, *args, **kwargs)
+            finally:
+                if misnamed:
+                    del self._pad_to_sp_divisible
 
-    wrapper.forward = forward
+        return forward
+
+    replace_forward(flux.xFuserFlux1Transformer2DWrapper, make)
 
 
-def pad_the_picture(pipeline_flux: Any) -> None:
-    """Pad image tokens for the loop of ``xFuserFluxPipeline`` and cut the padding off again.
+def pad_the_picture(pipeline: Any) -> None:
+    """Pad image tokens for the loop of a Flux pipeline of xfuser's and cut the padding off again.
 
     xfuser 0.7.0 refuses pictures whose rows of tokens do not divide by the degree.
+
+    Args:
+        pipeline: ``xFuserFluxPipeline`` or ``xFuserPipelineFluxControlPipeline``.
     """
-    pipeline = pipeline_flux.xFuserFluxPipeline
-    original = pipeline._sync_pipeline
 
-    @functools.wraps(original)
-    def sync_pipeline(self: Any, latents: Tensor, prompt_embeds: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if not wanted():
-            return original(self, latents, prompt_embeds, *args, **kwargs)
-        ranks, tokens = sequence_parallel_ranks(), latents.shape[1]
-        layout = _layout(ranks, prompt_embeds.shape[-2], tokens)
-        missing = (0, 0, 0, padding(tokens, ranks))
-        kwargs["latent_image_ids"] = pad(kwargs["latent_image_ids"], missing)
-        latents = pad(latents, missing)
-        with key_layout(layout):
-            return original(self, latents, prompt_embeds, *args, **kwargs)[:, :tokens]
+    def make(original: Any) -> Any:
+        def sync_pipeline(self: Any, *, latents: Tensor, prompt_embeds: Tensor, **kwargs: Any) -> Any:
+            from xfuser.core.distributed import get_pipeline_parallel_world_size
 
-    pipeline._sync_pipeline = sync_pipeline
+            ranks, tokens = sequence_parallel_ranks(), latents.shape[1]
+            kwargs["prompt_embeds"] = prompt_embeds
+            if not wanted() or get_pipeline_parallel_world_size() > 1:
+                return original(self, latents=latents, **kwargs)
+            missing = (0, 0, 0, padding(tokens, ranks))
+            for name in kwargs.keys() & {"latent_image_ids", "control_image"}:
+                kwargs[name] = pad(kwargs[name], missing)
+            with key_layout(_layout(ranks, prompt_embeds.shape[-2], tokens)):
+                result = original(self, latents=pad(latents, missing), **kwargs)
+            if isinstance(result, tuple):  # latents and control image
+                return tuple(part[:, :tokens] for part in result)
+            return result[:, :tokens]
+
+        return sync_pipeline
+
+    replace_method(pipeline, "_sync_pipeline", make)
 
 
 def cut_by_tokens(runtime_state: Any) -> None:
@@ -107,15 +118,14 @@ def cut_by_tokens(runtime_state: Any) -> None:
     @functools.wraps(original_check)
     def check_pipeline_class_name(self: Any, pipeline: Any, config: Any) -> None:
         # The pipeline is not kept by the state, and only Flux is padded by what stands above.
-        self.tokenring_cuts_by_tokens = type(pipeline).__name__ == "FluxPipeline"
+        self.tokenring_cuts_by_tokens = type(pipeline).__name__ in {"FluxPipeline", "FluxControlPipeline"}
         original_check(self, pipeline, config)
 
     @functools.wraps(original)
     def calc_patches_metadata(self: Any) -> None:
-        choice = choice_of(self.parallel_config)
         rows = self.input_config.height // self.vae_scale_factor
         if (
-            choice is None
+            not (choice_of(self.parallel_config) is not None or repair_all())
             or not getattr(self, "tokenring_cuts_by_tokens", False)
             or rows % self.parallel_config.sp_degree == 0
         ):
@@ -154,6 +164,9 @@ def _transformer(flux: Any) -> None:
 
 HOOKS = {
     "xfuser.model_executor.models.transformers.transformer_flux": _transformer,
-    "xfuser.model_executor.pipelines.pipeline_flux": pad_the_picture,
+    "xfuser.model_executor.pipelines.pipeline_flux": lambda module: pad_the_picture(module.xFuserFluxPipeline),
+    "xfuser.model_executor.pipelines.pipeline_flux_control": lambda module: pad_the_picture(
+        module.xFuserPipelineFluxControlPipeline
+    ),
     "xfuser.core.distributed.runtime_state": cut_by_tokens,
 }

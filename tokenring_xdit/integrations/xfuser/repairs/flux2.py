@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 
 from tokenring_xdit.integrations.xfuser.layout import key_layout, padding
 from tokenring_xdit.integrations.xfuser.repairs.common import (
-    replace_method,
+    replace_forward,
     sequence_layout,
     sequence_parallel_ranks,
     wanted,
@@ -51,7 +51,7 @@ def take_any_number_of_tokens(flux2: Any) -> None:
 
         return forward
 
-    replace_method(flux2.xFuserFlux2Transformer2DWrapper, "forward", make)
+    replace_forward(flux2.xFuserFlux2Transformer2DWrapper, make)
 
 
 HOOKS = {"xfuser.model_executor.models.transformers.transformer_flux2": take_any_number_of_tokens}

@@ -13,7 +13,7 @@ from tokenring_xdit.integrations.xfuser.layout import KeyLayout, cut, key_layout
 from tokenring_xdit.integrations.xfuser.repairs.common import (
     all_real,
     cfg_part,
-    replace_method,
+    replace_forward,
     sequence_parallel_ranks,
     wanted,
 )
@@ -65,7 +65,7 @@ def take_any_size_and_mask_text(hunyuan_video: Any) -> None:
 
         return forward
 
-    replace_method(hunyuan_video.xFuserHunyuanVideoTransformer3DWrapper, "forward", make)
+    replace_forward(hunyuan_video.xFuserHunyuanVideoTransformer3DWrapper, make)
 
 
 HOOKS = {"xfuser.model_executor.models.transformers.transformer_hunyuan_video": take_any_size_and_mask_text}

@@ -10,7 +10,7 @@ from torch import Tensor
 from tokenring_xdit.integrations.xfuser.layout import KeyLayout, cut, key_layout
 from tokenring_xdit.integrations.xfuser.repairs.common import (
     all_real,
-    replace_method,
+    replace_forward,
     sequence_parallel_ranks,
     wanted,
 )
@@ -49,7 +49,7 @@ def leave_padding_and_masked_text_out(qwen: Any) -> None:
 
         return forward
 
-    replace_method(qwen.xFuserQwenImageTransformerWrapper, "forward", make)
+    replace_forward(qwen.xFuserQwenImageTransformerWrapper, make)
 
 
 HOOKS = {"xfuser.model_executor.models.transformers.transformer_qwen": leave_padding_and_masked_text_out}

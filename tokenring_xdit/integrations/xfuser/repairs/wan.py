@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tokenring_xdit.integrations.xfuser.layout import key_layout
 from tokenring_xdit.integrations.xfuser.repairs.common import (
-    replace_method,
+    replace_forward,
     sequence_layout,
     sequence_parallel_ranks,
     wanted,
@@ -36,7 +36,7 @@ def leave_padding_out(wan: Any) -> None:
 
         return forward
 
-    replace_method(wan.xFuserWanTransformer3DWrapper, "forward", make)
+    replace_forward(wan.xFuserWanTransformer3DWrapper, make)
 
 
 HOOKS = {"xfuser.model_executor.models.transformers.transformer_wan": leave_padding_out}

@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 
 from tokenring_xdit.integrations.xfuser.layout import KeyLayout, cut, key_layout, set_layout
-from tokenring_xdit.integrations.xfuser.repairs.common import replace_method, sequence_parallel_ranks, wanted
+from tokenring_xdit.integrations.xfuser.repairs.common import (
+    replace_forward,
+    replace_method,
+    sequence_parallel_ranks,
+    wanted,
+)
 
 __all__ = ["HOOKS"]
 
@@ -32,7 +37,7 @@ def leave_padding_and_masked_tokens_out(z_image: Any) -> None:
     """
 
     def make_forward(original: Any) -> Any:
-        def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        def forward(self: Any, *args: Any, joint_attention_kwargs: None = None, **kwargs: Any) -> Any:
             with key_layout(None):  # set anew before each kind of block
                 return original(self, *args, **kwargs)
 
@@ -45,10 +50,11 @@ def leave_padding_and_masked_tokens_out(z_image: Any) -> None:
                 set_layout(KeyLayout.of_segments(cut(x, sequence_parallel_ranks())))
             return original(self, x, *args, **kwargs)
 
-        return chunk_and_pad_sequence
+        # torch.compile breaks its graph here, instead of setting the last of three layouts for all blocks.
+        return torch.compiler.disable(chunk_and_pad_sequence)  # type: ignore[no-untyped-call]
 
     wrapper = z_image.xFuserZImageTransformer2DWrapper
-    replace_method(wrapper, "forward", make_forward)
+    replace_forward(wrapper, make_forward)
     replace_method(wrapper, "_chunk_and_pad_sequence", make_cut)
 
 

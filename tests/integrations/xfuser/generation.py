@@ -1,0 +1,171 @@
+"""One generation through xfuser and the same through unmodified diffusers, on the worker ranks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tests.support.families import FAMILIES, Entry, Family
+from tests.support.reference import relative_error
+from tokenring_xdit.integrations.xfuser.repairs.common import REPAIR_ALL
+
+
+@dataclass(frozen=True)
+class Case:
+    """One generation.
+
+    Attributes:
+        family: Key of :data:`tests.support.families.FAMILIES`.
+        tokenring: TokenRing degree, and so on for the other degrees.
+        ulysses: Ulysses degree.
+        ring: xfuser's Ring degree.
+        cfg: Whether classifier-free guidance runs in parallel.
+        pipefusion: PipeFusion degree.
+        schedule: TokenRing schedule.
+        repair_all: Whether Ulysses and Ring are repaired too.
+        make: Options of the pipeline.
+        inputs: Options of the call.
+    """
+
+    family: str
+    tokenring: int = 1
+    ulysses: int = 1
+    ring: int = 1
+    cfg: bool = False
+    pipefusion: int = 1
+    schedule: str = "token_ring"
+    repair_all: bool = False
+    make: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def ranks(self) -> int:
+        """Ranks that the degrees make up."""
+        return self.tokenring * self.ulysses * self.ring * self.pipefusion * (2 if self.cfg else 1)
+
+
+@torch.no_grad()
+def error(case: Case) -> float | None:
+    """Largest difference to one process, relative to its scale; ``None`` on ranks without an output."""
+    family = FAMILIES[case.family]
+    expected = _latents(family.make(**case.make)(**family.inputs(**case.inputs)))
+    actual = run(case, family)
+    return None if actual is None else relative_error(actual, expected)
+
+
+def run(case: Case, family: Family) -> Tensor | None:
+    """The latents that xfuser makes."""
+    inputs = family.inputs(**case.inputs)
+    with engine(case) as config:
+        if family.entry is Entry.PIPELINE:
+            pipe = family.wrapper_class()(family.make(**case.make), config)
+        else:
+            pipe = with_wrapped_transformer(family, config, case.make, inputs)
+        return _latents(pipe(**inputs))
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """How a compiled transformer did.
+
+    Attributes:
+        error: Larger difference of two generations to one process.
+        graphs_after_first: Graphs that were compiled when the first was over.
+        graphs_after_second: The same after the second.
+    """
+
+    error: float
+    graphs_after_first: int
+    graphs_after_second: int
+
+
+@torch.no_grad()
+def compiled(case: Case) -> Compiled:
+    """Two generations with the transformer compiled as one graph."""
+    from torch._dynamo.utils import counters
+
+    family = FAMILIES[case.family]
+    expected = _latents(family.make(**case.make)(**family.inputs(**case.inputs)))
+    torch._dynamo.reset()
+    counters.clear()
+    errors, graphs = [], []
+    with engine(case) as config:
+        pipe = with_wrapped_transformer(family, config, case.make, family.inputs(**case.inputs))
+        pipe.transformer = torch.compile(pipe.transformer, fullgraph=True)
+        for _ in range(2):
+            errors.append(relative_error(_latents(pipe(**family.inputs(**case.inputs))), expected))
+            graphs.append(counters["stats"]["unique_graphs"])
+    return Compiled(max(errors), *graphs)
+
+
+def with_wrapped_transformer(family: Family, config: Any, make: Mapping[str, Any], inputs: Mapping[str, Any]) -> Any:
+    """The diffusers pipeline with xfuser's transformer, made as ``xdit`` makes it: the groups come first."""
+    from xfuser.core.distributed import get_runtime_state, initialize_runtime_state
+    from xfuser.core.distributed.parallel_state import initialize_model_parallel
+
+    parallel = config.parallel_config
+    initialize_model_parallel(
+        data_parallel_degree=parallel.dp_degree,
+        classifier_free_guidance_degree=parallel.cfg_degree,
+        ulysses_degree=parallel.ulysses_degree,
+        ring_degree=parallel.ring_degree,
+        sequence_parallel_degree=parallel.sp_degree,
+        pipeline_parallel_degree=parallel.pp_degree,
+    )
+    pipe = family.make(**make)
+    for name in ("transformer", "transformer_2"):
+        model = getattr(pipe, name, None)
+        if model is not None:
+            wrapped = family.wrapper_class().from_config(model.config).eval()
+            wrapped.load_state_dict(model.state_dict())
+            setattr(pipe, name, wrapped)
+    initialize_runtime_state(pipe, config)
+    state = get_runtime_state()
+    state.split_text_embed_in_sp, state.max_condition_sequence_length = True, inputs.get("max_sequence_length")
+    return pipe
+
+
+@contextmanager
+def engine(case: Case) -> Iterator[Any]:
+    """Xfuser with its groups for one job; its globals are cleared afterwards."""
+    from tokenring_xdit.integrations.xfuser import register
+
+    register()
+    from xfuser import xFuserArgs
+    from xfuser.core.distributed import parallel_state, runtime_state
+
+    parallel_state.init_distributed_environment(rank=dist.get_rank(), world_size=dist.get_world_size())
+    args = xFuserArgs(
+        model="small",
+        ulysses_degree=case.ulysses,
+        ring_degree=case.ring,
+        use_cfg_parallel=case.cfg,
+        pipefusion_parallel_degree=case.pipefusion,
+        warmup_steps=1 if case.pipefusion > 1 else 0,
+    )
+    args.tokenring_degree = case.tokenring
+    args.tokenring_schedule = case.schedule
+    os.environ[REPAIR_ALL] = str(int(case.repair_all))
+    try:
+        config, _ = args.create_config()
+        yield config
+    finally:
+        del os.environ[REPAIR_ALL]
+        parallel_state.destroy_model_parallel()
+        parallel_state._WORLD = None  # the pool destroys the process group itself
+        runtime_state._RUNTIME = None
+
+
+def _latents(output: Any) -> Tensor | None:
+    """The tensor in a pipeline's output; ``None`` on ranks that xfuser gives none."""
+    found = None if output is None else getattr(output, "images", getattr(output, "frames", None))
+    if isinstance(found, list):
+        found = None if found[0] is None else torch.stack(found)
+    return found

@@ -1,0 +1,129 @@
+"""What is generated for each family, and the page that says how it went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tests.integrations.xfuser.generation import Case
+from tests.support.families import FAMILIES, Family
+
+__all__ = ["COLUMNS", "Column", "Outcome", "cases", "page"]
+
+PROMPTS = ["a red fox in the snow", "a boat"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one generation went.
+
+    Attributes:
+        error: Difference to one process, relative to the output's scale; ``None`` where it was refused.
+        refusal: The message of the refusal.
+    """
+
+    error: float | None
+    refusal: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One combination.
+
+    Attributes:
+        title: Head of the column.
+        degrees: Degrees, as in :class:`Case`.
+        inputs: Options of the call, for a family and the ranks that share a sequence.
+        quick: Whether the default run of the tests takes it along.
+        families: Families it makes sense for; ``None`` is all.
+    """
+
+    title: str
+    degrees: dict[str, Any]
+    inputs: Callable[[Family, int], dict[str, Any]]
+    quick: bool = False
+    families: frozenset[str] | None = None
+
+
+def fitting(family: Family, ranks: int) -> dict[str, Any]:
+    """A size whose rows divide by the ranks, at least eight, where they have to."""
+    rows = ranks * -(-8 // ranks) if family.by_rows else 8
+    return {"height": rows * family.pixels, "width": 6 * family.pixels}
+
+
+def odd(family: Family, ranks: int) -> dict[str, Any]:
+    """Seven times eleven tokens in a picture or frame, and an odd number of text tokens where it can be chosen."""
+    rows = ranks * 3 if family.by_rows else 7
+    size = {"height": rows * family.pixels, "width": 11 * family.pixels}
+    return {**size, "text_tokens": 49} if family.text_tokens else size
+
+
+def odd_rows(family: Family, ranks: int) -> dict[str, Any]:
+    """Rows that do not divide."""
+    return {"height": (2 * ranks + 1) * family.pixels, "width": 6 * family.pixels}
+
+
+def several(family: Family, ranks: int) -> dict[str, Any]:
+    """Two prompts of different length."""
+    return {**fitting(family, ranks), "prompts": PROMPTS}
+
+
+_GUIDED = frozenset({"sd3", "pixart-alpha", "pixart-sigma", "hunyuan-dit", "cogvideox", "latte"})
+_BY_ROWS = frozenset(key for key, family in FAMILIES.items() if family.by_rows)
+
+COLUMNS: dict[str, Column] = {
+    "tr2": Column("TokenRing 2", {"tokenring": 2}, fitting, quick=True),
+    "tr3": Column("TokenRing 3", {"tokenring": 3}, fitting),
+    "tr4-odd": Column("TokenRing 4, odd sizes", {"tokenring": 4}, odd, quick=True),
+    "tr8": Column("TokenRing 8", {"tokenring": 8}, fitting),
+    "u2tr2": Column("Ulysses 2 x TokenRing 2, odd sizes", {"tokenring": 2, "ulysses": 2}, odd),
+    "prompts": Column("TokenRing 2, two prompts", {"tokenring": 2}, several, quick=True),
+    "cfg": Column("CFG 2 x TokenRing 2", {"tokenring": 2, "cfg": True}, fitting, families=_GUIDED),
+    "rows": Column("TokenRing 2, rows that do not divide", {"tokenring": 2}, odd_rows, families=_BY_ROWS),
+}
+
+
+def cases() -> Iterator[tuple[str, str, Case]]:
+    """Family, column and case of each generation."""
+    for name, family in FAMILIES.items():
+        for key, column in COLUMNS.items():
+            if column.families is None or name in column.families:
+                ranks = column.degrees["tokenring"] * column.degrees.get("ulysses", 1)
+                yield name, key, Case(name, **column.degrees, inputs=column.inputs(family, ranks))
+
+
+def page(outcomes: dict[tuple[str, str], Outcome]) -> str:
+    """The support matrix in Markdown, of the outcomes of a whole run."""
+    titles = [column.title for column in COLUMNS.values()]
+    lines = [
+        "# Support matrix",
+        "",
+        "Written by the tests, never by hand:",
+        "",
+        "    bash scripts/test.sh tests/integrations/xfuser/test_matrix.py -m '' --support docs/support.md",
+        "",
+        "A number is the largest difference of the latents to the unmodified diffusers pipeline in one process, fp32,",
+        "relative to their largest value; more than 1e-5 fails the test. The models are small and of the true",
+        "architecture (`tests/support/families`), the ranks gloo ranks on a CPU: **nothing here was run on a GPU.**",
+        "",
+        "| pipeline | " + " | ".join(titles) + " |",
+        "| --- |" + " --- |" * len(titles),
+    ]
+    messages: list[str] = []
+    for name, family in FAMILIES.items():
+        cells = []
+        for key in COLUMNS:
+            outcome = outcomes.get((name, key))
+            if outcome is None:
+                cells.append("")
+            elif outcome.error is not None:
+                cells.append(f"{outcome.error:.1e}")
+            else:
+                if outcome.refusal not in messages:
+                    messages.append(outcome.refusal)
+                cells.append(f"refused [{messages.index(outcome.refusal) + 1}]")
+        lines.append(f"| {family.title} | " + " | ".join(cells) + " |")
+    lines += ["", "Refusals:", ""] if messages else []
+    lines += [f"{number}. {message}" for number, message in enumerate(messages, start=1)]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,140 @@
+"""Small pipelines of the true architecture: random weights, text encoders and VAE included, nothing downloaded.
+
+:data:`FAMILIES` names them; each knows how xfuser runs it. Tests and ``docs/support.md`` share them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+__all__ = ["FAMILIES", "Entry", "Family"]
+
+_WRAPPERS = "xfuser.model_executor.models.transformers."
+
+
+class Entry(Enum):
+    """How xfuser runs a family."""
+
+    PIPELINE = "a pipeline of xfuser's around the diffusers one"
+    TRANSFORMER = "the diffusers pipeline with xfuser's transformer, as its `xdit` command does"
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of pipeline.
+
+    Attributes:
+        title: Name in the support matrix.
+        module: Module of this package that makes it.
+        name: Its functions are ``make_<name>`` and ``<name>_inputs``.
+        entry: How xfuser runs it.
+        wrapper: xfuser's class, as ``module:name``.
+        pixels: Side of a token in pixels.
+        by_rows: Whether xfuser cuts its latents by rows, whose number has to divide then.
+        text_tokens: Whether the length of its text can be chosen.
+    """
+
+    title: str
+    module: str
+    name: str
+    entry: Entry
+    wrapper: str
+    pixels: int = 4
+    by_rows: bool = False
+    text_tokens: bool = True
+
+    def make(self, **options: Any) -> Any:
+        """The diffusers pipeline; ``transformer_class`` replaces its transformer."""
+        return self._function(f"make_{self.name}")(**options)
+
+    def inputs(self, **options: Any) -> dict[str, Any]:
+        """Arguments of a call that returns latents."""
+        arguments: dict[str, Any] = self._function(f"{self.name}_inputs")(**options)
+        return arguments
+
+    def wrapper_class(self) -> Any:
+        """The class of xfuser's."""
+        module, name = self.wrapper.split(":")
+        return getattr(importlib.import_module(module), name)
+
+    def _function(self, name: str) -> Callable[..., Any]:
+        function: Callable[..., Any] = getattr(importlib.import_module(f"{__name__}.{self.module}"), name)
+        return function
+
+
+def _pipeline(title: str, module: str, name: str, wrapper: str, **traits: Any) -> Family:
+    return Family(title, module, name, Entry.PIPELINE, wrapper, **traits)
+
+
+def _transformer(title: str, module: str, name: str, wrapper: str, **traits: Any) -> Family:
+    return Family(title, module, name, Entry.TRANSFORMER, _WRAPPERS + wrapper, **traits)
+
+
+_FLUX1 = "transformer_flux:xFuserFlux1Transformer2DWrapper"
+_FLUX2 = "transformer_flux2:xFuserFlux2Transformer2DWrapper"
+_WAN = "transformer_wan:xFuserWanTransformer3DWrapper"
+
+FAMILIES: dict[str, Family] = {
+    "flux": _pipeline("FLUX.1", "flux", "flux", "xfuser:xFuserFluxPipeline"),
+    "flux-runner": _transformer("FLUX.1 (`xdit`)", "flux", "flux", _FLUX1),
+    "flux-control": _pipeline(
+        "FLUX.1 control",
+        "flux",
+        "flux_control",
+        "xfuser.model_executor.pipelines.pipeline_flux_control:xFuserPipelineFluxControlPipeline",
+    ),
+    "flux2": _transformer("FLUX.2 (`xdit`)", "flux2", "flux2", _FLUX2),
+    "flux2-klein": _transformer("FLUX.2 klein (`xdit`)", "flux2", "flux2_klein", _FLUX2),
+    "sd3": _pipeline(
+        "SD3, SD3.5", "sd3", "sd3", "xfuser:xFuserStableDiffusion3Pipeline", by_rows=True, text_tokens=False
+    ),
+    "pixart-alpha": _pipeline(
+        "PixArt alpha", "pixart", "pixart_alpha", "xfuser:xFuserPixArtAlphaPipeline", by_rows=True
+    ),
+    "pixart-sigma": _pipeline(
+        "PixArt sigma", "pixart", "pixart_sigma", "xfuser:xFuserPixArtSigmaPipeline", by_rows=True
+    ),
+    "hunyuan-dit": _pipeline(
+        "HunyuanDiT",
+        "hunyuan_dit",
+        "hunyuan_dit",
+        "xfuser:xFuserHunyuanDiTPipeline",
+        pixels=16,
+        by_rows=True,
+        text_tokens=False,
+    ),
+    "qwen-image": _transformer(
+        "Qwen-Image (`xdit`)", "qwen_image", "qwen_image", "transformer_qwen:xFuserQwenImageTransformerWrapper"
+    ),
+    "z-image": _transformer(
+        "Z-Image (`xdit`)", "z_image", "z_image", "transformer_z_image:xFuserZImageTransformer2DWrapper"
+    ),
+    "cogvideox": _pipeline(
+        "CogVideoX", "cogvideox", "cogvideox", "xfuser:xFuserCogVideoXPipeline", pixels=16, by_rows=True
+    ),
+    "latte": _pipeline(
+        "Latte", "latte", "latte", "xfuser:xFuserLattePipeline", pixels=16, by_rows=True, text_tokens=False
+    ),
+    "wan-t2v": _transformer("Wan 2.x text to video (`xdit`)", "wan", "wan_t2v", _WAN, pixels=16),
+    "wan-i2v": _transformer("Wan 2.1 image to video (`xdit`)", "wan", "wan_i2v", _WAN, pixels=16, text_tokens=False),
+    "wan-ti2v": _transformer("Wan 2.2 TI2V (`xdit`)", "wan", "wan_ti2v", _WAN, pixels=32),
+    "hunyuan-video": _transformer(
+        "HunyuanVideo (`xdit`)",
+        "hunyuan_video",
+        "hunyuan_video",
+        "transformer_hunyuan_video:xFuserHunyuanVideoTransformer3DWrapper",
+        pixels=16,
+    ),
+    "ltx2": _transformer(
+        "LTX-2 (`xdit`)",
+        "ltx",
+        "ltx2",
+        "transformer_ltx2:xFuserLTX2VideoTransformer3DWrapper",
+        pixels=32,
+        text_tokens=False,
+    ),
+}

@@ -1,0 +1,133 @@
+"""A small CogVideoX pipeline."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tests.support.families.video_text import (
+    NEGATIVE_PROMPT,
+    TEXT_DIM,
+    make_t5,
+    prompts_and_negatives,
+    randomise_weights,
+)
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
+def cogvideox_vae() -> Any:
+    """An ``AutoencoderKLCogVideoX`` of four channels that shrinks by four in time and eight in space."""
+    from diffusers import AutoencoderKLCogVideoX
+
+    vae = AutoencoderKLCogVideoX(
+        latent_channels=4,
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        sample_height=128,
+        sample_width=96,
+    ).eval()
+    randomise_weights(vae, seed=51)
+    return vae
+
+
+def make_cogvideox(
+    *,
+    transformer_class: type | None = None,
+    heads: int = 4,
+    use_rotary_positional_embeddings: bool = True,
+    text_tokens: int = 32,
+) -> DiffusionPipeline:
+    """A ``CogVideoXPipeline``.
+
+    Args:
+        transformer_class: Class in the place of ``CogVideoXTransformer3DModel``.
+        heads: Attention heads of 16 channels.
+        use_rotary_positional_embeddings: As in CogVideoX 5B with its DPM scheduler; else as 2B with DDIM.
+        text_tokens: Length of the text that the fixed positions of the 2B model start after.
+    """
+    from diffusers import (
+        CogVideoXDDIMScheduler,
+        CogVideoXDPMScheduler,
+        CogVideoXPipeline,
+        CogVideoXTransformer3DModel,
+    )
+
+    tokenizer, text_encoder = make_t5()
+    transformer = (transformer_class or CogVideoXTransformer3DModel)(
+        num_attention_heads=heads,
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=4,
+        time_embed_dim=32,
+        text_embed_dim=TEXT_DIM,
+        num_layers=2,
+        sample_width=12,
+        sample_height=16,
+        sample_frames=9,
+        patch_size=2,
+        temporal_compression_ratio=4,
+        max_text_seq_length=text_tokens,
+        spatial_interpolation_scale=1.0,
+        use_rotary_positional_embeddings=use_rotary_positional_embeddings,
+    ).eval()
+    randomise_weights(transformer, seed=52)
+    scheduler = (CogVideoXDPMScheduler if use_rotary_positional_embeddings else CogVideoXDDIMScheduler)(
+        prediction_type="v_prediction",
+        snr_shift_scale=1.0 if use_rotary_positional_embeddings else 3.0,
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+    )
+    pipe = CogVideoXPipeline(
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        vae=cogvideox_vae(),
+        transformer=transformer,
+        scheduler=scheduler,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def cogvideox_inputs(
+    *,
+    prompts: list[str] | None = None,
+    height: int = 128,
+    width: int = 96,
+    frames: int = 9,
+    steps: int = 2,
+    text_tokens: int = 32,
+    guidance: float = 6.0,
+    negative_prompt: str | None = NEGATIVE_PROMPT,
+    **options: Any,
+) -> dict[str, Any]:
+    """Arguments of a ``CogVideoXPipeline`` call: 16 pixels and four frames (after the first) to a token.
+
+    Args:
+        prompts: One prompt for each video.
+        height: Height in pixels.
+        width: Width in pixels.
+        frames: Frames of the video, one more than a multiple of four.
+        steps: Denoising steps.
+        text_tokens: Length that the prompts are padded to, as given to ``make_cogvideox`` (the 2B model needs it).
+        guidance: Scale of the classifier-free guidance, above one to use it.
+        negative_prompt: Text to guide away from.
+        **options: Other arguments of the call.
+    """
+    return {
+        **prompts_and_negatives(prompts, negative_prompt),
+        "height": height,
+        "width": width,
+        "num_frames": frames,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "max_sequence_length": text_tokens,
+        "output_type": "latent",
+        "generator": torch.Generator().manual_seed(5),
+        **options,
+    }

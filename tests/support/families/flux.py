@@ -1,0 +1,167 @@
+"""Small Flux.1 pipelines: text to image, and control. A token is four by four pixels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import (
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    FluxControlPipeline,
+    FluxPipeline,
+    FluxTransformer2DModel,
+)
+
+from tests.support.families import text
+from tests.support.models import small_vae
+
+LATENT_CHANNELS = 4
+TEXT_DIM = 32
+POOLED_DIM = 24
+
+
+def make_flux(
+    *, transformer_class: type | None = None, guidance: bool = True, heads: int = 4, layers: int = 2
+) -> DiffusionPipeline:
+    """A ``FluxPipeline``.
+
+    Args:
+        transformer_class: Class of the transformer, if not diffusers' own.
+        guidance: Whether the model takes a guidance scale and its schedule depends on the size, as in dev; in schnell
+            neither is so.
+        heads: Attention heads of 16 channels.
+        layers: Blocks of two streams, and as many of one.
+
+    Returns:
+        The pipeline.
+    """
+    return _make(FluxPipeline, transformer_class, guidance=guidance, heads=heads, layers=layers, controls=0)
+
+
+def flux_inputs(
+    *,
+    prompts: list[str] | None = None,
+    height: int = 32,
+    width: int = 48,
+    steps: int = 2,
+    text_tokens: int = 16,
+    guidance_scale: float = 3.5,
+    true_cfg_scale: float = 1.0,
+    images_per_prompt: int = 1,
+) -> dict[str, Any]:
+    """Arguments of a call of ``make_flux``'s pipeline that returns latents.
+
+    Args:
+        prompts: The prompts.
+        height: Height in pixels, four to a token.
+        width: Width in pixels, four to a token.
+        steps: Denoising steps.
+        text_tokens: Tokens that each prompt is padded or cut to; all of them take part in attention.
+        guidance_scale: What a model with guidance is told; one without leaves it unused.
+        true_cfg_scale: Scale of classifier-free guidance, which is in use above one.
+        images_per_prompt: Pictures made of each prompt.
+
+    Returns:
+        The arguments, good for one call.
+    """
+    return {
+        **text.prompt_arguments(prompts, negative=true_cfg_scale > 1),
+        **({"true_cfg_scale": true_cfg_scale} if true_cfg_scale > 1 else {}),
+        "guidance_scale": guidance_scale,
+        "max_sequence_length": text_tokens,
+        **text.call_arguments(height=height, width=width, steps=steps, images_per_prompt=images_per_prompt),
+    }
+
+
+def make_flux_control(
+    *, transformer_class: type | None = None, guidance: bool = True, heads: int = 4, layers: int = 2
+) -> DiffusionPipeline:
+    """A ``FluxControlPipeline``, whose transformer sees a picture's latents beside the noisy ones.
+
+    Args:
+        transformer_class: Class of the transformer, if not diffusers' own.
+        guidance: As in `make_flux`; the published control models are of the dev kind.
+        heads: Attention heads of 16 channels.
+        layers: Blocks of two streams, and as many of one.
+
+    Returns:
+        The pipeline.
+    """
+    return _make(FluxControlPipeline, transformer_class, guidance=guidance, heads=heads, layers=layers, controls=1)
+
+
+def flux_control_inputs(
+    *,
+    prompts: list[str] | None = None,
+    height: int = 32,
+    width: int = 48,
+    steps: int = 2,
+    text_tokens: int = 16,
+    guidance_scale: float = 10.0,
+    images_per_prompt: int = 1,
+) -> dict[str, Any]:
+    """Arguments of a call of ``make_flux_control``'s pipeline that returns latents; one picture for all prompts.
+
+    Args:
+        prompts: The prompts.
+        height: Height in pixels, four to a token.
+        width: Width in pixels, four to a token.
+        steps: Denoising steps.
+        text_tokens: Tokens that each prompt is padded or cut to; all of them take part in attention.
+        guidance_scale: What a model with guidance is told.
+        images_per_prompt: Pictures made of each prompt.
+
+    Returns:
+        The arguments, good for one call.
+    """
+    picture = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(6)) * 2 - 1
+    return {
+        **text.prompt_arguments(prompts, negative=False),
+        "control_image": picture,
+        "guidance_scale": guidance_scale,
+        "max_sequence_length": text_tokens,
+        **text.call_arguments(height=height, width=width, steps=steps, images_per_prompt=images_per_prompt),
+    }
+
+
+def _make(
+    pipeline_class: type,
+    transformer_class: type | None,
+    *,
+    guidance: bool,
+    heads: int,
+    layers: int,
+    controls: int,
+) -> DiffusionPipeline:
+    torch.manual_seed(7)
+    transformer = (transformer_class or FluxTransformer2DModel)(
+        patch_size=1,
+        in_channels=4 * LATENT_CHANNELS * (1 + controls),
+        out_channels=4 * LATENT_CHANNELS,
+        num_layers=layers,
+        num_single_layers=layers,
+        attention_head_dim=16,
+        num_attention_heads=heads,
+        joint_attention_dim=TEXT_DIM,
+        pooled_projection_dim=POOLED_DIM,
+        guidance_embeds=guidance,
+        axes_dims_rope=(4, 6, 6),
+    )
+    vae = small_vae(use_quant_conv=False, use_post_quant_conv=False, scaling_factor=0.5, shift_factor=0.1)
+    tokenizer, text_encoder = text.clip(hidden=POOLED_DIM)
+    tokenizer_2, text_encoder_2 = text.t5(hidden=TEXT_DIM)
+    pipe = pipeline_class(
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            shift=3.0 if guidance else 1.0,
+            use_dynamic_shifting=guidance,
+        ),
+        vae=text.randomise_weights(vae, seed=71),
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        text_encoder_2=text_encoder_2,
+        tokenizer_2=tokenizer_2,
+        transformer=text.randomise_weights(transformer, seed=72),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

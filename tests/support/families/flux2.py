@@ -1,0 +1,165 @@
+"""Small Flux.2 pipelines: dev (Mistral 3 as its text encoder) and klein (Qwen3). A token is four by four pixels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKLFlux2,
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Pipeline,
+    Flux2Transformer2DModel,
+)
+
+from tests.support.families import text
+
+LATENT_CHANNELS = 4
+ENCODER_DIM = 32
+ENCODER_LAYERS = (0, 1, 2)  # the hidden states of the encoder that the transformer sees, side by side
+
+
+def make_flux2(*, transformer_class: type | None = None, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
+    """A ``Flux2Pipeline`` (dev); see `text.mistral3` for what stands in the place of its processor.
+
+    Args:
+        transformer_class: Class of the transformer, if not diffusers' own.
+        heads: Attention heads of 16 channels.
+        layers: Blocks of two streams, and as many of one.
+
+    Returns:
+        The pipeline.
+    """
+    return _make(Flux2Pipeline, transformer_class, text.mistral3(hidden=ENCODER_DIM), True, heads, layers)
+
+
+def flux2_inputs(
+    *,
+    prompts: list[str] | None = None,
+    height: int = 32,
+    width: int = 48,
+    steps: int = 2,
+    text_tokens: int = 48,
+    guidance_scale: float = 4.0,
+    images_per_prompt: int = 1,
+) -> dict[str, Any]:
+    """Arguments of a call of ``make_flux2``'s pipeline that returns latents.
+
+    Args:
+        prompts: The prompts.
+        height: Height in pixels, four to a token.
+        width: Width in pixels, four to a token.
+        steps: Denoising steps.
+        text_tokens: Tokens that a prompt is padded or cut to with its system message, which takes 31 tokens before
+            the prompt; all of them take part in attention.
+        guidance_scale: What the model is told.
+        images_per_prompt: Pictures made of each prompt.
+
+    Returns:
+        The arguments, good for one call.
+    """
+    return {
+        **text.prompt_arguments(prompts, negative=False),
+        "guidance_scale": guidance_scale,
+        "max_sequence_length": text_tokens,
+        "text_encoder_out_layers": ENCODER_LAYERS,
+        **text.call_arguments(height=height, width=width, steps=steps, images_per_prompt=images_per_prompt),
+    }
+
+
+def make_flux2_klein(
+    *, transformer_class: type | None = None, distilled: bool = False, heads: int = 4, layers: int = 2
+) -> DiffusionPipeline:
+    """A ``Flux2KleinPipeline``.
+
+    Args:
+        transformer_class: Class of the transformer, if not diffusers' own.
+        distilled: Whether the model does without classifier-free guidance.
+        heads: Attention heads of 16 channels.
+        layers: Blocks of two streams, and as many of one.
+
+    Returns:
+        The pipeline.
+    """
+    encoder = text.qwen3(hidden=ENCODER_DIM, causal=True)
+    return _make(Flux2KleinPipeline, transformer_class, encoder, False, heads, layers, is_distilled=distilled)
+
+
+def flux2_klein_inputs(
+    *,
+    prompts: list[str] | None = None,
+    height: int = 32,
+    width: int = 48,
+    steps: int = 2,
+    text_tokens: int = 32,
+    guidance_scale: float = 4.0,
+    images_per_prompt: int = 1,
+) -> dict[str, Any]:
+    """Arguments of a call of ``make_flux2_klein``'s pipeline that returns latents.
+
+    Args:
+        prompts: The prompts.
+        height: Height in pixels, four to a token.
+        width: Width in pixels, four to a token.
+        steps: Denoising steps.
+        text_tokens: Tokens that a prompt is padded or cut to with its chat template, which puts three tokens before
+            it and nine after; all of them take part in attention.
+        guidance_scale: Scale of classifier-free guidance against the empty prompt (the pipeline takes no other),
+            which is in use above one.
+        images_per_prompt: Pictures made of each prompt.
+
+    Returns:
+        The arguments, good for one call.
+    """
+    return {
+        **text.prompt_arguments(prompts, negative=False),
+        "guidance_scale": guidance_scale,
+        "max_sequence_length": text_tokens,
+        "text_encoder_out_layers": ENCODER_LAYERS,
+        **text.call_arguments(height=height, width=width, steps=steps, images_per_prompt=images_per_prompt),
+    }
+
+
+def _make(
+    pipeline_class: type,
+    transformer_class: type | None,
+    tokenizer_and_encoder: tuple[Any, Any],
+    guidance: bool,
+    heads: int,
+    layers: int,
+    **options: Any,
+) -> DiffusionPipeline:
+    torch.manual_seed(7)
+    tokenizer, text_encoder = tokenizer_and_encoder
+    transformer = (transformer_class or Flux2Transformer2DModel)(
+        patch_size=1,
+        in_channels=4 * LATENT_CHANNELS,
+        num_layers=layers,
+        num_single_layers=layers,
+        attention_head_dim=16,
+        num_attention_heads=heads,
+        joint_attention_dim=len(ENCODER_LAYERS) * ENCODER_DIM,
+        timestep_guidance_channels=32,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=guidance,
+    )
+    vae = AutoencoderKLFlux2(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=4,
+        sample_size=64,
+    )
+    pipe = pipeline_class(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=text.randomise_weights(vae, seed=73),
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        transformer=text.randomise_weights(transformer, seed=74),
+        **options,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

@@ -1,0 +1,122 @@
+"""A small HunyuanDiT pipeline with its two text encoders. A token is 16 by 16 pixels, as the pipeline has it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    DiffusionPipeline,
+    HunyuanDiT2DModel,
+    HunyuanDiTPipeline,
+)
+
+from tests.support.families import text
+
+LATENT_CHANNELS = 4
+BERT_DIM = 32
+T5_DIM = 32
+BERT_TOKENS = 77  # both written in the pipeline
+T5_TOKENS = 256
+
+
+def make_hunyuan_dit(
+    *,
+    transformer_class: type | None = None,
+    scheduler: Literal["ddpm", "ddim"] = "ddpm",
+    heads: int = 4,
+    layers: int = 4,
+) -> DiffusionPipeline:
+    """A ``HunyuanDiTPipeline``.
+
+    Args:
+        transformer_class: Class of the transformer, if not diffusers' own.
+        scheduler: The published one, which draws noise at each step, or one that draws none.
+        heads: Attention heads of eight channels.
+        layers: Layers, an even number; four are the fewest with a skip from an early layer to a late one.
+
+    Returns:
+        The pipeline.
+    """
+    torch.manual_seed(10)
+    transformer = (transformer_class or HunyuanDiT2DModel)(
+        num_attention_heads=heads,
+        attention_head_dim=8,
+        in_channels=LATENT_CHANNELS,
+        patch_size=2,
+        sample_size=16,
+        hidden_size=8 * heads,
+        num_layers=layers,
+        cross_attention_dim=BERT_DIM,
+        cross_attention_dim_t5=T5_DIM,
+        pooled_projection_dim=16,
+        text_len=BERT_TOKENS,
+        text_len_t5=T5_TOKENS,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(4, 4, 4, 4),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=LATENT_CHANNELS,
+        layers_per_block=1,
+        norm_num_groups=2,
+    )
+    tokenizer, text_encoder = text.bert(hidden=BERT_DIM, length=BERT_TOKENS)
+    tokenizer_2, text_encoder_2 = text.t5(hidden=T5_DIM, length=T5_TOKENS)
+    scheduler_class = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler}[scheduler]
+    pipe = HunyuanDiTPipeline(
+        vae=text.randomise_weights(vae, seed=101),
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        transformer=text.randomise_weights(transformer, seed=102),
+        scheduler=scheduler_class(
+            beta_start=0.00085,
+            beta_end=0.03,
+            beta_schedule="scaled_linear",
+            clip_sample=False,
+            prediction_type="v_prediction",
+            steps_offset=1,
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+        text_encoder_2=text_encoder_2,
+        tokenizer_2=tokenizer_2,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def hunyuan_dit_inputs(
+    *,
+    prompts: list[str] | None = None,
+    height: int = 128,
+    width: int = 96,
+    steps: int = 2,
+    guidance_scale: float = 5.0,
+    images_per_prompt: int = 1,
+) -> dict[str, Any]:
+    """Arguments of a call of ``make_hunyuan_dit``'s pipeline that returns latents.
+
+    The pipeline pads each prompt to 77 and 256 tokens, and puts a learned one in the place of each padding token.
+
+    Args:
+        prompts: The prompts.
+        height: Height in pixels, 16 to a token.
+        width: Width in pixels, 16 to a token.
+        steps: Denoising steps.
+        guidance_scale: Scale of classifier-free guidance, which is in use above one.
+        images_per_prompt: Pictures made of each prompt.
+
+    Returns:
+        The arguments, good for one call.
+    """
+    return {
+        **text.prompt_arguments(prompts, negative=guidance_scale > 1),
+        "guidance_scale": guidance_scale,
+        "use_resolution_binning": False,
+        **text.call_arguments(height=height, width=width, steps=steps, images_per_prompt=images_per_prompt),
+    }

@@ -1,0 +1,121 @@
+"""A small HunyuanVideo pipeline."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tests.support.families.video_text import (
+    NEGATIVE_PROMPT,
+    make_clip,
+    make_llama,
+    prompts_and_negatives,
+    randomise_weights,
+)
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
+def hunyuan_video_vae() -> Any:
+    """An ``AutoencoderKLHunyuanVideo`` of four channels that shrinks by four in time and eight in space."""
+    from diffusers import AutoencoderKLHunyuanVideo
+
+    vae = AutoencoderKLHunyuanVideo(
+        latent_channels=4,
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+    ).eval()
+    randomise_weights(vae, seed=41)
+    return vae
+
+
+def make_hunyuan_video(
+    *, transformer_class: type | None = None, heads: int = 4, guidance_embeds: bool = True
+) -> DiffusionPipeline:
+    """A ``HunyuanVideoPipeline`` whose tokenizer takes the 95 tokens for the prompt template that diffusers drops.
+
+    Args:
+        transformer_class: Class in the place of ``HunyuanVideoTransformer3DModel``.
+        heads: Attention heads of 16 channels.
+        guidance_embeds: Feed the guidance scale to the model, as the released one.
+    """
+    from diffusers import FlowMatchEulerDiscreteScheduler, HunyuanVideoPipeline, HunyuanVideoTransformer3DModel
+    from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
+
+    tokenizer, text_encoder = make_llama(template=DEFAULT_PROMPT_TEMPLATE["template"])
+    tokenizer_2, text_encoder_2 = make_clip()
+    transformer = (transformer_class or HunyuanVideoTransformer3DModel)(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=heads,
+        attention_head_dim=16,
+        num_layers=2,
+        num_single_layers=2,
+        num_refiner_layers=1,
+        mlp_ratio=2.0,
+        patch_size=2,
+        patch_size_t=1,
+        qk_norm="rms_norm",
+        guidance_embeds=guidance_embeds,
+        text_embed_dim=text_encoder.config.hidden_size,
+        pooled_projection_dim=text_encoder_2.config.hidden_size,
+        rope_theta=256.0,
+        rope_axes_dim=(4, 6, 6),
+    ).eval()
+    randomise_weights(transformer, seed=42)
+    pipe = HunyuanVideoPipeline(
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        transformer=transformer,
+        vae=hunyuan_video_vae(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
+        text_encoder_2=text_encoder_2,
+        tokenizer_2=tokenizer_2,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def hunyuan_video_inputs(
+    *,
+    prompts: list[str] | None = None,
+    height: int = 128,
+    width: int = 96,
+    frames: int = 9,
+    steps: int = 2,
+    text_tokens: int = 32,
+    guidance: float = 6.0,
+    true_guidance: float = 1.0,
+    negative_prompt: str | None = NEGATIVE_PROMPT,
+    **options: Any,
+) -> dict[str, Any]:
+    """Arguments of a ``HunyuanVideoPipeline`` call: 16 pixels and four frames (after the first) to a token.
+
+    Args:
+        prompts: One prompt for each video.
+        height: Height in pixels.
+        width: Width in pixels.
+        frames: Frames of the video, one more than a multiple of four.
+        steps: Denoising steps.
+        text_tokens: Length that the prompts are padded to, without the template before them.
+        guidance: Scale that the model is told.
+        true_guidance: Scale of the classifier-free guidance, above one to use it; the released model goes without.
+        negative_prompt: Text to guide away from.
+        **options: Other arguments of the call.
+    """
+    return {
+        **prompts_and_negatives(prompts, negative_prompt if true_guidance > 1 else None),
+        "height": height,
+        "width": width,
+        "num_frames": frames,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "true_cfg_scale": true_guidance,
+        "max_sequence_length": text_tokens,
+        "output_type": "latent",
+        "generator": torch.Generator().manual_seed(5),
+        **options,
+    }

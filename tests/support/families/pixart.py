@@ -1,0 +1,160 @@
+"""Small PixArt pipelines, alpha and sigma. A token is four by four pixels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import (
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    PixArtAlphaPipeline,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
+)
+
+from tests.support.families import text
+from tests.support.models import small_vae
+
+LATENT_CHANNELS = 4
+TEXT_DIM = 32
+
+
+def make_pixart_alpha(
+    *, transformer_class: type | None = None, conditions: bool = False, heads: int = 4, layers: int = 2
+) -> DiffusionPipeline:
+    """A ``PixArtAlphaPipeline``.
+
+    Args:
+        transformer_class: Class of the transformer, if not diffusers' own.
+        conditions: Whether the model is told size and aspect ratio, as the one for 1024 pixels; the parts of their
+            embedding make it need a width that three divides.
+        heads: Attention heads of eight channels, or 24 with conditions.
+        layers: Layers.
+
+    Returns:
+        The pipeline.
+    """
+    # Alpha's pipeline passes the conditions on where the sample size is 128.
+    size = 128 if conditions else 32
+    return _make(PixArtAlphaPipeline, transformer_class, size, conditions, heads, layers)
+
+
+def pixart_alpha_inputs(
+    *,
+    prompts: list[str] | None = None,
+    height: int = 32,
+    width: int = 48,
+    steps: int = 2,
+    text_tokens: int = 16,
+    guidance_scale: float = 4.5,
+    images_per_prompt: int = 1,
+) -> dict[str, Any]:
+    """Arguments of a call of ``make_pixart_alpha``'s pipeline that returns latents.
+
+    Args:
+        prompts: The prompts.
+        height: Height in pixels, four to a token.
+        width: Width in pixels, four to a token.
+        steps: Denoising steps.
+        text_tokens: Tokens that each prompt is padded or cut to; a mask hides the padding from attention.
+        guidance_scale: Scale of classifier-free guidance, which is in use above one.
+        images_per_prompt: Pictures made of each prompt.
+
+    Returns:
+        The arguments, good for one call.
+    """
+    return _inputs(prompts, height, width, steps, text_tokens, guidance_scale, images_per_prompt)
+
+
+def make_pixart_sigma(*, transformer_class: type | None = None, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
+    """A ``PixArtSigmaPipeline``.
+
+    Args:
+        transformer_class: Class of the transformer, if not diffusers' own.
+        heads: Attention heads of eight channels.
+        layers: Layers.
+
+    Returns:
+        The pipeline.
+    """
+    return _make(PixArtSigmaPipeline, transformer_class, 128, False, heads, layers)
+
+
+def pixart_sigma_inputs(
+    *,
+    prompts: list[str] | None = None,
+    height: int = 32,
+    width: int = 48,
+    steps: int = 2,
+    text_tokens: int = 16,
+    guidance_scale: float = 4.5,
+    images_per_prompt: int = 1,
+) -> dict[str, Any]:
+    """Arguments of a call of ``make_pixart_sigma``'s pipeline that returns latents; see `pixart_alpha_inputs`.
+
+    Args:
+        prompts: The prompts.
+        height: Height in pixels, four to a token.
+        width: Width in pixels, four to a token.
+        steps: Denoising steps.
+        text_tokens: Tokens that each prompt is padded or cut to; a mask hides the padding from attention.
+        guidance_scale: Scale of classifier-free guidance, which is in use above one.
+        images_per_prompt: Pictures made of each prompt.
+
+    Returns:
+        The arguments, good for one call.
+    """
+    return _inputs(prompts, height, width, steps, text_tokens, guidance_scale, images_per_prompt)
+
+
+def _inputs(
+    prompts: list[str] | None,
+    height: int,
+    width: int,
+    steps: int,
+    text_tokens: int,
+    guidance_scale: float,
+    images_per_prompt: int,
+) -> dict[str, Any]:
+    return {
+        **text.prompt_arguments(prompts, negative=guidance_scale > 1),
+        "guidance_scale": guidance_scale,
+        "max_sequence_length": text_tokens,
+        "clean_caption": False,
+        "use_resolution_binning": False,
+        **text.call_arguments(height=height, width=width, steps=steps, images_per_prompt=images_per_prompt),
+    }
+
+
+def _make(
+    pipeline_class: type, transformer_class: type | None, sample_size: int, conditions: bool, heads: int, layers: int
+) -> DiffusionPipeline:
+    torch.manual_seed(9)
+    head_dim = 24 if conditions else 8
+    transformer = (transformer_class or PixArtTransformer2DModel)(
+        num_attention_heads=heads,
+        attention_head_dim=head_dim,
+        in_channels=LATENT_CHANNELS,
+        out_channels=2 * LATENT_CHANNELS,
+        num_layers=layers,
+        cross_attention_dim=head_dim * heads,
+        sample_size=sample_size,
+        patch_size=2,
+        caption_channels=TEXT_DIM,
+        attention_bias=True,
+        norm_type="ada_norm_single",
+        norm_elementwise_affine=False,
+        norm_eps=1e-6,
+        use_additional_conditions=conditions,
+    )
+    tokenizer, text_encoder = text.t5(hidden=TEXT_DIM)
+    pipe = pipeline_class(
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        vae=text.randomise_weights(small_vae(), seed=91),
+        transformer=text.randomise_weights(transformer, seed=92),
+        scheduler=DPMSolverMultistepScheduler(),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

@@ -1,0 +1,231 @@
+"""Small Wan pipelines: Wan 2.1 from text and from an image, and Wan 2.2 with a time for every token."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tests.support.families.video_text import (
+    NEGATIVE_PROMPT,
+    TEXT_DIM,
+    make_clip_vision,
+    make_umt5,
+    prompts_and_negatives,
+    randomise_weights,
+)
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+LATENT_CHANNELS = 4
+I2V_TEXT_TOKENS = 512  # what the attention of the image model takes for granted, in diffusers and in xfuser
+
+
+def wan_vae(*, compress_more: bool = False) -> Any:
+    """An ``AutoencoderKLWan`` that shrinks by four in time and eight in space, or by sixteen as in Wan 2.2 TI2V."""
+    from diffusers import AutoencoderKLWan
+
+    sizes: dict[str, Any] = {"base_dim": 4, "z_dim": LATENT_CHANNELS, "num_res_blocks": 1}
+    if compress_more:
+        sizes |= {"in_channels": 12, "out_channels": 12, "patch_size": 2, "is_residual": True}
+        sizes |= {"scale_factor_spatial": 16}
+    vae = AutoencoderKLWan(
+        dim_mult=[1, 1, 1, 1],
+        temperal_downsample=[False, True, True],
+        latents_mean=[-0.2, 0.1, 0.0, 0.3],
+        latents_std=[1.2, 0.8, 1.0, 1.5],
+        **sizes,
+    ).eval()
+    randomise_weights(vae, seed=31)
+    return vae
+
+
+def _transformer(transformer_class: type | None, *, seed: int, heads: int, **config: Any) -> Any:
+    from diffusers import WanTransformer3DModel
+
+    sizes: dict[str, Any] = {
+        "patch_size": (1, 2, 2),
+        "num_attention_heads": heads,
+        "attention_head_dim": 16,
+        "in_channels": LATENT_CHANNELS,
+        "out_channels": LATENT_CHANNELS,
+        "text_dim": TEXT_DIM,
+        "freq_dim": 32,
+        "ffn_dim": 64,
+        "num_layers": 2,
+        "cross_attn_norm": True,
+        "qk_norm": "rms_norm_across_heads",
+        "rope_max_seq_len": 64,
+    }
+    model = (transformer_class or WanTransformer3DModel)(**sizes | config).eval()
+    randomise_weights(model, seed)
+    return model
+
+
+def _scheduler() -> Any:
+    from diffusers import UniPCMultistepScheduler
+
+    return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+
+
+def make_wan_t2v(
+    *, transformer_class: type | None = None, heads: int = 4, two_stages: bool = False
+) -> DiffusionPipeline:
+    """A ``WanPipeline``, as Wan 2.1 T2V; with ``two_stages`` it has two transformers, as Wan 2.2 T2V A14B.
+
+    Args:
+        transformer_class: Class in the place of ``WanTransformer3DModel``.
+        heads: Attention heads of 16 channels.
+        two_stages: Use another transformer for the low noise (timesteps below 850 of 1000).
+    """
+    from diffusers import WanPipeline
+
+    tokenizer, text_encoder = make_umt5()
+    transformer = _transformer(transformer_class, seed=32, heads=heads)
+    second = _transformer(transformer_class, seed=33, heads=heads) if two_stages else None
+    pipe = WanPipeline(
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        vae=wan_vae(),
+        scheduler=_scheduler(),
+        transformer=transformer,
+        transformer_2=second,
+        boundary_ratio=0.85 if two_stages else None,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def wan_t2v_inputs(
+    *,
+    prompts: list[str] | None = None,
+    height: int = 128,
+    width: int = 96,
+    frames: int = 9,
+    steps: int = 2,
+    text_tokens: int = 32,
+    guidance: float = 5.0,
+    negative_prompt: str | None = NEGATIVE_PROMPT,
+    **options: Any,
+) -> dict[str, Any]:
+    """Arguments of a ``WanPipeline`` call: 16 pixels and four frames (after the first) to a token.
+
+    Args:
+        prompts: One prompt for each video.
+        height: Height in pixels.
+        width: Width in pixels.
+        frames: Frames of the video, one more than a multiple of four.
+        steps: Denoising steps.
+        text_tokens: Length that the prompts are padded to.
+        guidance: Scale of the classifier-free guidance, above one to use it.
+        negative_prompt: Text to guide away from.
+        **options: Other arguments of the call.
+    """
+    return {
+        **prompts_and_negatives(prompts, negative_prompt),
+        "height": height,
+        "width": width,
+        "num_frames": frames,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "max_sequence_length": text_tokens,
+        "output_type": "latent",
+        "generator": torch.Generator().manual_seed(5),
+        **options,
+    }
+
+
+def make_wan_i2v(*, transformer_class: type | None = None, heads: int = 4) -> DiffusionPipeline:
+    """A ``WanImageToVideoPipeline`` with an image encoder, as Wan 2.1 I2V.
+
+    Args:
+        transformer_class: Class in the place of ``WanTransformer3DModel``.
+        heads: Attention heads of 16 channels.
+    """
+    from diffusers import WanImageToVideoPipeline
+
+    tokenizer, text_encoder = make_umt5()
+    image_processor, image_encoder = make_clip_vision()
+    vae = wan_vae()
+    pipe = WanImageToVideoPipeline(
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        vae=vae,
+        scheduler=_scheduler(),
+        image_processor=image_processor,
+        image_encoder=image_encoder,
+        transformer=_transformer(
+            transformer_class,
+            seed=34,
+            heads=heads,
+            in_channels=2 * LATENT_CHANNELS + vae.config.scale_factor_temporal,
+            image_dim=image_encoder.config.hidden_size,
+            added_kv_proj_dim=16 * heads,
+        ),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def wan_i2v_inputs(
+    *, height: int = 128, width: int = 96, text_tokens: int = I2V_TEXT_TOKENS, **options: Any
+) -> dict[str, Any]:
+    """Arguments of a call of ``make_wan_i2v``'s pipeline: those of ``wan_t2v_inputs`` and a picture.
+
+    Args:
+        height: Height in pixels.
+        width: Width in pixels.
+        text_tokens: Length that the prompts are padded to; the model takes 512 for granted.
+        **options: Other arguments of ``wan_t2v_inputs``.
+    """
+    inputs = wan_t2v_inputs(height=height, width=width, text_tokens=text_tokens, **options)
+    return {"image": first_frame(height, width), **inputs}
+
+
+def first_frame(height: int, width: int) -> Any:
+    """A picture of two colours that run into each other, with a bright square in it."""
+    from PIL import Image
+
+    down = torch.linspace(0, 255, height)[:, None].expand(height, width)
+    across = torch.linspace(0, 255, width)[None].expand(height, width)
+    picture = torch.stack([down, across, 255 - down], dim=-1).to(torch.uint8)
+    picture[height // 4 : height // 2, width // 3 : 2 * width // 3] = 240
+    return Image.fromarray(picture.numpy())
+
+
+def make_wan_ti2v(*, transformer_class: type | None = None, heads: int = 4, image: bool = False) -> DiffusionPipeline:
+    """A ``WanPipeline`` with a time for every token and the VAE of Wan 2.2, as Wan 2.2 TI2V 5B.
+
+    Args:
+        transformer_class: Class in the place of ``WanTransformer3DModel``.
+        heads: Attention heads of 16 channels.
+        image: Make a ``WanImageToVideoPipeline``, where the first frame's tokens have the time zero.
+    """
+    from diffusers import WanImageToVideoPipeline, WanPipeline
+
+    if image:
+        tokenizer, text_encoder = make_umt5()
+    pipe = (WanImageToVideoPipeline if image else WanPipeline)(
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        vae=wan_vae(compress_more=True),
+        scheduler=_scheduler(),
+        transformer=_transformer(transformer_class, seed=35, heads=heads),
+        expand_timesteps=True,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def wan_ti2v_inputs(*, height: int = 256, width: int = 192, image: bool = False, **options: Any) -> dict[str, Any]:
+    """Arguments of a call of ``make_wan_ti2v``'s pipeline: 32 pixels to a token, otherwise as ``wan_t2v_inputs``.
+
+    Args:
+        height: Height in pixels.
+        width: Width in pixels.
+        image: Give the first frame too.
+        **options: Other arguments of ``wan_t2v_inputs``.
+    """
+    inputs = wan_t2v_inputs(height=height, width=width, **options)
+    return {"image": first_frame(height, width), **inputs} if image else inputs
