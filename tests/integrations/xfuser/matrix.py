@@ -69,7 +69,7 @@ def several(family: Family, ranks: int) -> dict[str, Any]:
     return {**fitting(family, ranks), "prompts": PROMPTS}
 
 
-_GUIDED = frozenset({"sd3", "pixart-alpha", "pixart-sigma", "hunyuan-dit", "cogvideox", "latte"})
+_GUIDED = frozenset({"sd3", "sd3.5-medium", "pixart-alpha", "pixart-sigma", "hunyuan-dit", "cogvideox", "latte"})
 _BY_ROWS = frozenset(key for key, family in FAMILIES.items() if family.by_rows)
 
 COLUMNS: dict[str, Column] = {
@@ -124,6 +124,11 @@ def page(outcomes: dict[tuple[str, str], Outcome]) -> str:
                     messages.append(outcome.refusal)
                 cells.append(f"refused [{messages.index(outcome.refusal) + 1}]")
         lines.append(f"| {family.title} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "An empty cell was not run. PipeFusion and Ring together with TokenRing are refused, and so is every pipeline",
+        "that is not listed, before anything is computed.",
+    ]
     lines += ["", "Refusals:", ""] if messages else []
     lines += [f"{number}. {message}" for number, message in enumerate(messages, start=1)]
     return "\n".join(lines) + "\n"

@@ -53,7 +53,7 @@ FAULTS = [
     Fault("take_any_number_of_image_tokens", "flux-runner", SEVEN_BY_ELEVEN, raises="_pad_to_sp_divisible"),
     Fault("pad_the_picture", "flux", SEVEN_BY_ELEVEN, raises="not divisible by the number of sequence"),
     Fault("take_any_number_of_tokens", "flux2", SEVEN_BY_ELEVEN),
-    Fault("attend_the_image_alone", "sd3", make={"dual": True}, raises="UnboundLocalError"),
+    Fault("attend_the_image_alone", "sd3.5-medium", raises="UnboundLocalError"),
     Fault("attend_over_time_locally", "latte"),
     Fault("leave_padding_out", "wan-t2v", VIDEO),
     Fault("leave_padding_and_masked_text_out", "qwen-image", SEVEN_BY_ELEVEN),

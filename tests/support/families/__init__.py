@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -36,6 +36,7 @@ class Family:
         pixels: Side of a token in pixels.
         by_rows: Whether xfuser cuts its latents by rows, whose number has to divide then.
         text_tokens: Whether the length of its text can be chosen.
+        variant: Options of the pipeline that make it this family.
     """
 
     title: str
@@ -46,10 +47,11 @@ class Family:
     pixels: int = 4
     by_rows: bool = False
     text_tokens: bool = True
+    variant: Mapping[str, Any] = field(default_factory=dict)
 
     def make(self, **options: Any) -> Any:
-        """The diffusers pipeline; ``transformer_class`` replaces its transformer."""
-        return self._function(f"make_{self.name}")(**options)
+        """The diffusers pipeline."""
+        return self._function(f"make_{self.name}")(**{**self.variant, **options})
 
     def inputs(self, **options: Any) -> dict[str, Any]:
         """Arguments of a call that returns latents."""
@@ -76,6 +78,7 @@ def _transformer(title: str, module: str, name: str, wrapper: str, **traits: Any
 
 _FLUX1 = "transformer_flux:xFuserFlux1Transformer2DWrapper"
 _FLUX2 = "transformer_flux2:xFuserFlux2Transformer2DWrapper"
+_SD3 = "xfuser:xFuserStableDiffusion3Pipeline"
 _WAN = "transformer_wan:xFuserWanTransformer3DWrapper"
 
 FAMILIES: dict[str, Family] = {
@@ -89,8 +92,9 @@ FAMILIES: dict[str, Family] = {
     ),
     "flux2": _transformer("FLUX.2 (`xdit`)", "flux2", "flux2", _FLUX2),
     "flux2-klein": _transformer("FLUX.2 klein (`xdit`)", "flux2", "flux2_klein", _FLUX2),
-    "sd3": _pipeline(
-        "SD3, SD3.5", "sd3", "sd3", "xfuser:xFuserStableDiffusion3Pipeline", by_rows=True, text_tokens=False
+    "sd3": _pipeline("SD3, SD3.5 large", "sd3", "sd3", _SD3, by_rows=True, text_tokens=False),
+    "sd3.5-medium": _pipeline(
+        "SD3.5 medium", "sd3", "sd3", _SD3, by_rows=True, text_tokens=False, variant={"dual": True}
     ),
     "pixart-alpha": _pipeline(
         "PixArt alpha", "pixart", "pixart_alpha", "xfuser:xFuserPixArtAlphaPipeline", by_rows=True
@@ -119,7 +123,8 @@ FAMILIES: dict[str, Family] = {
     "latte": _pipeline(
         "Latte", "latte", "latte", "xfuser:xFuserLattePipeline", pixels=16, by_rows=True, text_tokens=False
     ),
-    "wan-t2v": _transformer("Wan 2.x text to video (`xdit`)", "wan", "wan_t2v", _WAN, pixels=16),
+    "wan-t2v": _transformer("Wan 2.1 text to video (`xdit`)", "wan", "wan_t2v", _WAN, pixels=16),
+    "wan-a14b": _transformer("Wan 2.2 A14B (`xdit`)", "wan", "wan_t2v", _WAN, pixels=16, variant={"two_stages": True}),
     "wan-i2v": _transformer("Wan 2.1 image to video (`xdit`)", "wan", "wan_i2v", _WAN, pixels=16, text_tokens=False),
     "wan-ti2v": _transformer("Wan 2.2 TI2V (`xdit`)", "wan", "wan_ti2v", _WAN, pixels=32),
     "hunyuan-video": _transformer(

@@ -36,7 +36,6 @@ def cogvideox_vae() -> Any:
 
 def make_cogvideox(
     *,
-    transformer_class: type | None = None,
     heads: int = 4,
     use_rotary_positional_embeddings: bool = True,
     text_tokens: int = 32,
@@ -44,7 +43,6 @@ def make_cogvideox(
     """A ``CogVideoXPipeline``.
 
     Args:
-        transformer_class: Class in the place of ``CogVideoXTransformer3DModel``.
         heads: Attention heads of 16 channels.
         use_rotary_positional_embeddings: As in CogVideoX 5B with its DPM scheduler; else as 2B with DDIM.
         text_tokens: Length of the text that the fixed positions of the 2B model start after.
@@ -57,7 +55,7 @@ def make_cogvideox(
     )
 
     tokenizer, text_encoder = make_t5()
-    transformer = (transformer_class or CogVideoXTransformer3DModel)(
+    transformer = CogVideoXTransformer3DModel(
         num_attention_heads=heads,
         attention_head_dim=16,
         in_channels=4,

@@ -21,13 +21,10 @@ TEXT_DIM = 32
 POOLED_DIM = 24
 
 
-def make_flux(
-    *, transformer_class: type | None = None, guidance: bool = True, heads: int = 4, layers: int = 2
-) -> DiffusionPipeline:
+def make_flux(*, guidance: bool = True, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
     """A ``FluxPipeline``.
 
     Args:
-        transformer_class: Class of the transformer, if not diffusers' own.
         guidance: Whether the model takes a guidance scale and its schedule depends on the size, as in dev; in schnell
             neither is so.
         heads: Attention heads of 16 channels.
@@ -36,7 +33,7 @@ def make_flux(
     Returns:
         The pipeline.
     """
-    return _make(FluxPipeline, transformer_class, guidance=guidance, heads=heads, layers=layers, controls=0)
+    return _make(FluxPipeline, guidance=guidance, heads=heads, layers=layers, controls=0)
 
 
 def flux_inputs(
@@ -74,13 +71,10 @@ def flux_inputs(
     }
 
 
-def make_flux_control(
-    *, transformer_class: type | None = None, guidance: bool = True, heads: int = 4, layers: int = 2
-) -> DiffusionPipeline:
+def make_flux_control(*, guidance: bool = True, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
     """A ``FluxControlPipeline``, whose transformer sees a picture's latents beside the noisy ones.
 
     Args:
-        transformer_class: Class of the transformer, if not diffusers' own.
         guidance: As in `make_flux`; the published control models are of the dev kind.
         heads: Attention heads of 16 channels.
         layers: Blocks of two streams, and as many of one.
@@ -88,7 +82,7 @@ def make_flux_control(
     Returns:
         The pipeline.
     """
-    return _make(FluxControlPipeline, transformer_class, guidance=guidance, heads=heads, layers=layers, controls=1)
+    return _make(FluxControlPipeline, guidance=guidance, heads=heads, layers=layers, controls=1)
 
 
 def flux_control_inputs(
@@ -127,7 +121,6 @@ def flux_control_inputs(
 
 def _make(
     pipeline_class: type,
-    transformer_class: type | None,
     *,
     guidance: bool,
     heads: int,
@@ -135,7 +128,7 @@ def _make(
     controls: int,
 ) -> DiffusionPipeline:
     torch.manual_seed(7)
-    transformer = (transformer_class or FluxTransformer2DModel)(
+    transformer = FluxTransformer2DModel(
         patch_size=1,
         in_channels=4 * LATENT_CHANNELS * (1 + controls),
         out_channels=4 * LATENT_CHANNELS,

@@ -21,18 +21,17 @@ ENCODER_DIM = 32
 ENCODER_LAYERS = (0, 1, 2)  # the hidden states of the encoder that the transformer sees, side by side
 
 
-def make_flux2(*, transformer_class: type | None = None, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
+def make_flux2(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
     """A ``Flux2Pipeline`` (dev); see `text.mistral3` for what stands in the place of its processor.
 
     Args:
-        transformer_class: Class of the transformer, if not diffusers' own.
         heads: Attention heads of 16 channels.
         layers: Blocks of two streams, and as many of one.
 
     Returns:
         The pipeline.
     """
-    return _make(Flux2Pipeline, transformer_class, text.mistral3(hidden=ENCODER_DIM), True, heads, layers)
+    return _make(Flux2Pipeline, text.mistral3(hidden=ENCODER_DIM), True, heads, layers)
 
 
 def flux2_inputs(
@@ -69,13 +68,10 @@ def flux2_inputs(
     }
 
 
-def make_flux2_klein(
-    *, transformer_class: type | None = None, distilled: bool = False, heads: int = 4, layers: int = 2
-) -> DiffusionPipeline:
+def make_flux2_klein(*, distilled: bool = False, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
     """A ``Flux2KleinPipeline``.
 
     Args:
-        transformer_class: Class of the transformer, if not diffusers' own.
         distilled: Whether the model does without classifier-free guidance.
         heads: Attention heads of 16 channels.
         layers: Blocks of two streams, and as many of one.
@@ -84,7 +80,7 @@ def make_flux2_klein(
         The pipeline.
     """
     encoder = text.qwen3(hidden=ENCODER_DIM, causal=True)
-    return _make(Flux2KleinPipeline, transformer_class, encoder, False, heads, layers, is_distilled=distilled)
+    return _make(Flux2KleinPipeline, encoder, False, heads, layers, is_distilled=distilled)
 
 
 def flux2_klein_inputs(
@@ -124,7 +120,6 @@ def flux2_klein_inputs(
 
 def _make(
     pipeline_class: type,
-    transformer_class: type | None,
     tokenizer_and_encoder: tuple[Any, Any],
     guidance: bool,
     heads: int,
@@ -133,7 +128,7 @@ def _make(
 ) -> DiffusionPipeline:
     torch.manual_seed(7)
     tokenizer, text_encoder = tokenizer_and_encoder
-    transformer = (transformer_class or Flux2Transformer2DModel)(
+    transformer = Flux2Transformer2DModel(
         patch_size=1,
         in_channels=4 * LATENT_CHANNELS,
         num_layers=layers,

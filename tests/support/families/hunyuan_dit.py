@@ -25,7 +25,6 @@ T5_TOKENS = 256
 
 def make_hunyuan_dit(
     *,
-    transformer_class: type | None = None,
     scheduler: Literal["ddpm", "ddim"] = "ddpm",
     heads: int = 4,
     layers: int = 4,
@@ -33,7 +32,6 @@ def make_hunyuan_dit(
     """A ``HunyuanDiTPipeline``.
 
     Args:
-        transformer_class: Class of the transformer, if not diffusers' own.
         scheduler: The published one, which draws noise at each step, or one that draws none.
         heads: Attention heads of eight channels.
         layers: Layers, an even number; four are the fewest with a skip from an early layer to a late one.
@@ -42,7 +40,7 @@ def make_hunyuan_dit(
         The pipeline.
     """
     torch.manual_seed(10)
-    transformer = (transformer_class or HunyuanDiT2DModel)(
+    transformer = HunyuanDiT2DModel(
         num_attention_heads=heads,
         attention_head_dim=8,
         in_channels=LATENT_CHANNELS,

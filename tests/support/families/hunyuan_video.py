@@ -32,13 +32,10 @@ def hunyuan_video_vae() -> Any:
     return vae
 
 
-def make_hunyuan_video(
-    *, transformer_class: type | None = None, heads: int = 4, guidance_embeds: bool = True
-) -> DiffusionPipeline:
+def make_hunyuan_video(*, heads: int = 4, guidance_embeds: bool = True) -> DiffusionPipeline:
     """A ``HunyuanVideoPipeline`` whose tokenizer takes the 95 tokens for the prompt template that diffusers drops.
 
     Args:
-        transformer_class: Class in the place of ``HunyuanVideoTransformer3DModel``.
         heads: Attention heads of 16 channels.
         guidance_embeds: Feed the guidance scale to the model, as the released one.
     """
@@ -47,7 +44,7 @@ def make_hunyuan_video(
 
     tokenizer, text_encoder = make_llama(template=DEFAULT_PROMPT_TEMPLATE["template"])
     tokenizer_2, text_encoder_2 = make_clip()
-    transformer = (transformer_class or HunyuanVideoTransformer3DModel)(
+    transformer = HunyuanVideoTransformer3DModel(
         in_channels=4,
         out_channels=4,
         num_attention_heads=heads,

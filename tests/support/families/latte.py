@@ -33,18 +33,17 @@ def latte_vae() -> Any:
     return vae
 
 
-def make_latte(*, transformer_class: type | None = None, heads: int = 4, frames: int = 4) -> DiffusionPipeline:
+def make_latte(*, heads: int = 4, frames: int = 4) -> DiffusionPipeline:
     """A ``LattePipeline``.
 
     Args:
-        transformer_class: Class in the place of ``LatteTransformer3DModel``.
         heads: Attention heads of 16 channels.
         frames: Frames of each video; the model has a position for every one and takes no other number.
     """
     from diffusers import DDIMScheduler, LattePipeline, LatteTransformer3DModel
 
     tokenizer, text_encoder = make_t5(max_length=120)
-    transformer = (transformer_class or LatteTransformer3DModel)(
+    transformer = LatteTransformer3DModel(
         num_attention_heads=heads,
         attention_head_dim=16,
         in_channels=4,

@@ -20,13 +20,10 @@ LATENT_CHANNELS = 4
 TEXT_DIM = 32
 
 
-def make_pixart_alpha(
-    *, transformer_class: type | None = None, conditions: bool = False, heads: int = 4, layers: int = 2
-) -> DiffusionPipeline:
+def make_pixart_alpha(*, conditions: bool = False, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
     """A ``PixArtAlphaPipeline``.
 
     Args:
-        transformer_class: Class of the transformer, if not diffusers' own.
         conditions: Whether the model is told size and aspect ratio, as the one for 1024 pixels; the parts of their
             embedding make it need a width that three divides.
         heads: Attention heads of eight channels, or 24 with conditions.
@@ -37,7 +34,7 @@ def make_pixart_alpha(
     """
     # Alpha's pipeline passes the conditions on where the sample size is 128.
     size = 128 if conditions else 32
-    return _make(PixArtAlphaPipeline, transformer_class, size, conditions, heads, layers)
+    return _make(PixArtAlphaPipeline, size, conditions, heads, layers)
 
 
 def pixart_alpha_inputs(
@@ -67,18 +64,17 @@ def pixart_alpha_inputs(
     return _inputs(prompts, height, width, steps, text_tokens, guidance_scale, images_per_prompt)
 
 
-def make_pixart_sigma(*, transformer_class: type | None = None, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
+def make_pixart_sigma(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
     """A ``PixArtSigmaPipeline``.
 
     Args:
-        transformer_class: Class of the transformer, if not diffusers' own.
         heads: Attention heads of eight channels.
         layers: Layers.
 
     Returns:
         The pipeline.
     """
-    return _make(PixArtSigmaPipeline, transformer_class, 128, False, heads, layers)
+    return _make(PixArtSigmaPipeline, 128, False, heads, layers)
 
 
 def pixart_sigma_inputs(
@@ -127,12 +123,10 @@ def _inputs(
     }
 
 
-def _make(
-    pipeline_class: type, transformer_class: type | None, sample_size: int, conditions: bool, heads: int, layers: int
-) -> DiffusionPipeline:
+def _make(pipeline_class: type, sample_size: int, conditions: bool, heads: int, layers: int) -> DiffusionPipeline:
     torch.manual_seed(9)
     head_dim = 24 if conditions else 8
-    transformer = (transformer_class or PixArtTransformer2DModel)(
+    transformer = PixArtTransformer2DModel(
         num_attention_heads=heads,
         attention_head_dim=head_dim,
         in_channels=LATENT_CHANNELS,

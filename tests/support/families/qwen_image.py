@@ -19,11 +19,10 @@ LATENT_CHANNELS = 4
 TEXT_DIM = 32
 
 
-def make_qwen_image(*, transformer_class: type | None = None, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
+def make_qwen_image(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
     """A ``QwenImagePipeline``.
 
     Args:
-        transformer_class: Class of the transformer, if not diffusers' own.
         heads: Attention heads of 16 channels.
         layers: Layers.
 
@@ -31,7 +30,7 @@ def make_qwen_image(*, transformer_class: type | None = None, heads: int = 4, la
         The pipeline.
     """
     torch.manual_seed(11)
-    transformer = (transformer_class or QwenImageTransformer2DModel)(
+    transformer = QwenImageTransformer2DModel(
         patch_size=2,
         in_channels=4 * LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,

@@ -22,7 +22,6 @@ CLIP_DIMS = (8, 16)  # of the two CLIP models, whose states lie side by side, pa
 
 def make_sd3(
     *,
-    transformer_class: type | None = None,
     dual: bool = False,
     heads: int = 4,
     layers: int = 3,
@@ -31,7 +30,6 @@ def make_sd3(
     """A ``StableDiffusion3Pipeline``.
 
     Args:
-        transformer_class: Class of the transformer, if not diffusers' own.
         dual: Whether the first two layers have a second attention over the picture alone and queries and keys are
             normed, as in SD 3.5 medium; else as in SD 3.
         heads: Attention heads of eight channels.
@@ -42,7 +40,7 @@ def make_sd3(
         The pipeline.
     """
     torch.manual_seed(8)
-    transformer = (transformer_class or SD3Transformer2DModel)(
+    transformer = SD3Transformer2DModel(
         sample_size=32,
         patch_size=2,
         in_channels=LATENT_CHANNELS,

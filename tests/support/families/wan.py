@@ -41,7 +41,7 @@ def wan_vae(*, compress_more: bool = False) -> Any:
     return vae
 
 
-def _transformer(transformer_class: type | None, *, seed: int, heads: int, **config: Any) -> Any:
+def _transformer(*, seed: int, heads: int, **config: Any) -> Any:
     from diffusers import WanTransformer3DModel
 
     sizes: dict[str, Any] = {
@@ -58,7 +58,7 @@ def _transformer(transformer_class: type | None, *, seed: int, heads: int, **con
         "qk_norm": "rms_norm_across_heads",
         "rope_max_seq_len": 64,
     }
-    model = (transformer_class or WanTransformer3DModel)(**sizes | config).eval()
+    model = WanTransformer3DModel(**sizes | config).eval()
     randomise_weights(model, seed)
     return model
 
@@ -69,21 +69,18 @@ def _scheduler() -> Any:
     return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
 
 
-def make_wan_t2v(
-    *, transformer_class: type | None = None, heads: int = 4, two_stages: bool = False
-) -> DiffusionPipeline:
+def make_wan_t2v(*, heads: int = 4, two_stages: bool = False) -> DiffusionPipeline:
     """A ``WanPipeline``, as Wan 2.1 T2V; with ``two_stages`` it has two transformers, as Wan 2.2 T2V A14B.
 
     Args:
-        transformer_class: Class in the place of ``WanTransformer3DModel``.
         heads: Attention heads of 16 channels.
         two_stages: Use another transformer for the low noise (timesteps below 850 of 1000).
     """
     from diffusers import WanPipeline
 
     tokenizer, text_encoder = make_umt5()
-    transformer = _transformer(transformer_class, seed=32, heads=heads)
-    second = _transformer(transformer_class, seed=33, heads=heads) if two_stages else None
+    transformer = _transformer(seed=32, heads=heads)
+    second = _transformer(seed=33, heads=heads) if two_stages else None
     pipe = WanPipeline(
         tokenizer=tokenizer,
         text_encoder=text_encoder,
@@ -136,11 +133,10 @@ def wan_t2v_inputs(
     }
 
 
-def make_wan_i2v(*, transformer_class: type | None = None, heads: int = 4) -> DiffusionPipeline:
+def make_wan_i2v(*, heads: int = 4) -> DiffusionPipeline:
     """A ``WanImageToVideoPipeline`` with an image encoder, as Wan 2.1 I2V.
 
     Args:
-        transformer_class: Class in the place of ``WanTransformer3DModel``.
         heads: Attention heads of 16 channels.
     """
     from diffusers import WanImageToVideoPipeline
@@ -156,7 +152,6 @@ def make_wan_i2v(*, transformer_class: type | None = None, heads: int = 4) -> Di
         image_processor=image_processor,
         image_encoder=image_encoder,
         transformer=_transformer(
-            transformer_class,
             seed=34,
             heads=heads,
             in_channels=2 * LATENT_CHANNELS + vae.config.scale_factor_temporal,
@@ -194,11 +189,10 @@ def first_frame(height: int, width: int) -> Any:
     return Image.fromarray(picture.numpy())
 
 
-def make_wan_ti2v(*, transformer_class: type | None = None, heads: int = 4, image: bool = False) -> DiffusionPipeline:
+def make_wan_ti2v(*, heads: int = 4, image: bool = False) -> DiffusionPipeline:
     """A ``WanPipeline`` with a time for every token and the VAE of Wan 2.2, as Wan 2.2 TI2V 5B.
 
     Args:
-        transformer_class: Class in the place of ``WanTransformer3DModel``.
         heads: Attention heads of 16 channels.
         image: Make a ``WanImageToVideoPipeline``, where the first frame's tokens have the time zero.
     """
@@ -211,7 +205,7 @@ def make_wan_ti2v(*, transformer_class: type | None = None, heads: int = 4, imag
         text_encoder=text_encoder,
         vae=wan_vae(compress_more=True),
         scheduler=_scheduler(),
-        transformer=_transformer(transformer_class, seed=35, heads=heads),
+        transformer=_transformer(seed=35, heads=heads),
         expand_timesteps=True,
     )
     pipe.set_progress_bar_config(disable=True)

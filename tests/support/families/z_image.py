@@ -19,13 +19,10 @@ LATENT_CHANNELS = 4
 TEXT_DIM = 32
 
 
-def make_z_image(
-    *, transformer_class: type | None = None, heads: int = 4, layers: int = 2, refiner_layers: int = 1
-) -> DiffusionPipeline:
+def make_z_image(*, heads: int = 4, layers: int = 2, refiner_layers: int = 1) -> DiffusionPipeline:
     """A ``ZImagePipeline``.
 
     Args:
-        transformer_class: Class of the transformer, if not diffusers' own.
         heads: Attention heads of 16 channels.
         layers: Layers over picture and text together.
         refiner_layers: Layers before them over the picture alone, and as many over the text alone.
@@ -34,7 +31,7 @@ def make_z_image(
         The pipeline.
     """
     torch.manual_seed(12)
-    transformer = (transformer_class or ZImageTransformer2DModel)(
+    transformer = ZImageTransformer2DModel(
         all_patch_size=(2,),
         all_f_patch_size=(1,),
         in_channels=LATENT_CHANNELS,

@@ -18,6 +18,9 @@ TESTED_VERSION = "0.7.0"
 _USP = "xfuser.model_executor.layers.usp"
 _FLUX = "xfuser.model_executor.models.transformers.transformer_flux"
 _ARGS = "xfuser.config.args"
+_PROCESSORS = "xfuser.model_executor.layers.attention_processor"
+_MODELS = "xfuser.model_executor.models.transformers."
+_PIPELINES = "xfuser.model_executor.pipelines."
 _PARALLEL = "xfuser.core.distributed.parallel_state"
 _STATE = "xfuser.core.distributed.runtime_state"
 
@@ -45,6 +48,8 @@ class UpstreamName:
         except ImportError as error:
             return f"{self.module} cannot be imported: {error}"
         for part in self.path.split("."):
+            if _annotated(value, part):
+                return None  # set by instances
             if not hasattr(value, part):
                 return f"{self.module} has no {self.path}"
             value = getattr(value, part)
@@ -53,6 +58,11 @@ class UpstreamName:
             if missing:
                 return f"{self.module}.{self.path} lost the parameters {sorted(missing)}"
         return None
+
+
+def _annotated(owner: object, name: str) -> bool:
+    classes = owner.__mro__ if isinstance(owner, type) else ()
+    return not hasattr(owner, name) and any(name in vars(c).get("__annotations__", {}) for c in classes)
 
 
 RELIED_ON: tuple[UpstreamName, ...] = (
@@ -76,6 +86,10 @@ RELIED_ON: tuple[UpstreamName, ...] = (
         "USP",
         "called by models; given replicated text as joint tensors",
         ("query", "key", "value", "joint_query", "joint_key", "joint_value", "joint_strategy"),
+    ),
+    UpstreamName(_USP, "_get_attention_function", "leaves hidden keys out under Ulysses", ("backend",)),
+    UpstreamName(
+        _USP, "attention", "local attention, for Latte's frames; exempt from masks", ("query", "key", "value")
     ),
     UpstreamName(_USP, "PROCESS_GROUP", "None without a GPU; set from yunchang"),
     UpstreamName(_USP, "_sdpa_all_to_all_single", "counted as Ulysses traffic by `compare`"),
@@ -134,11 +148,78 @@ RELIED_ON: tuple[UpstreamName, ...] = (
     UpstreamName(_FLUX, "xFuserFlux1Transformer2DWrapper.forward", "told about padding and replicated text"),
     UpstreamName(_FLUX, "xFuserFlux1Transformer2DWrapper.pad_to_sp_divisible", "called upstream by another name"),
     UpstreamName(
-        "xfuser.model_executor.pipelines.pipeline_flux",
+        _PIPELINES + "pipeline_flux",
         "xFuserFluxPipeline._sync_pipeline",
         "pads and unpads image tokens",
         ("latents", "latent_image_ids", "prompt_embeds"),
     ),
+    UpstreamName(
+        _PIPELINES + "pipeline_flux_control",
+        "xFuserPipelineFluxControlPipeline._sync_pipeline",
+        "pads and unpads image tokens",
+        ("latents", "latent_image_ids", "prompt_embeds", "control_image"),
+    ),
+    UpstreamName(_PROCESSORS, "USP", "the module's own reference, replaced by the repair of Latte"),
+    UpstreamName(
+        _PROCESSORS, "xFuserAttnProcessor2_0.__call__", "attends over time locally", ("latte_temporal_attention",)
+    ),
+    UpstreamName(
+        _PROCESSORS,
+        "xFuserJointAttnProcessor2_0.__call__",
+        "replaced where there is no text",
+        ("attn", "hidden_states", "encoder_hidden_states"),
+    ),
+    UpstreamName(
+        _MODELS + "transformer_flux2",
+        "xFuserFlux2Transformer2DWrapper.forward",
+        "given padded text, told about padding",
+        ("hidden_states", "encoder_hidden_states", "txt_ids"),
+    ),
+    UpstreamName(
+        _MODELS + "transformer_wan", "xFuserWanTransformer3DWrapper.forward", "told about padding", ("hidden_states",)
+    ),
+    UpstreamName(
+        _MODELS + "transformer_qwen",
+        "xFuserQwenImageTransformerWrapper.forward",
+        "told about padding and masked text",
+        ("hidden_states", "encoder_hidden_states", "encoder_hidden_states_mask"),
+    ),
+    UpstreamName(
+        _MODELS + "transformer_hunyuan_video",
+        "xFuserHunyuanVideoTransformer3DWrapper.forward",
+        "given more frames, told about padding and masked text",
+        ("hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask"),
+    ),
+    UpstreamName(_MODELS + "transformer_z_image", "xFuserZImageTransformer2DWrapper.forward", "told about padding"),
+    UpstreamName(
+        _MODELS + "transformer_z_image",
+        "xFuserZImageTransformer2DWrapper._chunk_and_pad_sequence",
+        "cuts the masks that say what is real",
+        ("x",),
+    ),
+    UpstreamName(_MODELS + "transformer_z_image", "ZImageTransformer2DModel", "whose parameters the wrapper hides"),
+    *(
+        UpstreamName(f"diffusers.schedulers.{name}", "randn_tensor", "draws noise for the whole latents", ("shape",))
+        for name in ("scheduling_ddim", "scheduling_ddpm", "scheduling_dpm_cogvideox", "scheduling_dpmsolver_multistep")
+    ),
+    *(
+        UpstreamName(_STATE, f"DiTRuntimeState.{name}", "how latents are cut")
+        for name in (
+            "_calc_cogvideox_patches_metadata",
+            "backbone_patch_size",
+            "num_pipeline_patch",
+            "patch_mode",
+            "pp_patches_start_end_idx_global",
+            "pp_patches_token_num",
+            "pp_patches_token_start_end_idx_global",
+            "pp_patches_token_start_idx_local",
+            "vae_scale_factor",
+            "vae_scale_factor_spatial",
+        )
+    ),
+    UpstreamName(_ARGS, "xFuserArgs.pipefusion_parallel_degree", "refused together with TokenRing"),
+    UpstreamName("xfuser.core.distributed", "get_classifier_free_guidance_rank", "masks of this rank's half"),
+    UpstreamName("xfuser.core.distributed", "get_classifier_free_guidance_world_size", "masks of this rank's half"),
 )
 
 

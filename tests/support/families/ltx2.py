@@ -1,4 +1,4 @@
-"""Small LTX pipelines: LTX-Video and LTX-2, which makes sound too."""
+"""A small LTX-2 pipeline, which makes sound beside the video."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from tests.support.families.video_text import (
     NEGATIVE_PROMPT,
     TEXT_DIM,
     make_gemma3,
-    make_t5,
     prompts_and_negatives,
     randomise_weights,
 )
@@ -21,56 +20,7 @@ if TYPE_CHECKING:
 REGISTERS = 16  # what stands in for the padding of LTX-2's prompts
 
 
-def ltx_vae() -> Any:
-    """An ``AutoencoderKLLTXVideo`` of eight channels that shrinks by eight in time and 32 in space."""
-    from diffusers import AutoencoderKLLTXVideo
-
-    vae = AutoencoderKLLTXVideo(
-        latent_channels=8,
-        block_out_channels=(8, 8, 8, 8),
-        decoder_block_out_channels=(8, 8, 8, 8),
-        layers_per_block=(1, 1, 1, 1, 1),
-        decoder_layers_per_block=(1, 1, 1, 1, 1),
-    ).eval()
-    randomise_weights(vae, seed=71)
-    return vae
-
-
-def make_ltx(*, transformer_class: type | None = None, heads: int = 4) -> DiffusionPipeline:
-    """An ``LTXPipeline``, as LTX-Video.
-
-    Args:
-        transformer_class: Class in the place of ``LTXVideoTransformer3DModel``.
-        heads: Attention heads of 16 channels.
-    """
-    from diffusers import FlowMatchEulerDiscreteScheduler, LTXPipeline, LTXVideoTransformer3DModel
-
-    tokenizer, text_encoder = make_t5(max_length=128)
-    transformer = (transformer_class or LTXVideoTransformer3DModel)(
-        in_channels=8,
-        out_channels=8,
-        patch_size=1,
-        patch_size_t=1,
-        num_attention_heads=heads,
-        attention_head_dim=16,
-        cross_attention_dim=16 * heads,
-        num_layers=2,
-        qk_norm="rms_norm_across_heads",
-        caption_channels=TEXT_DIM,
-    ).eval()
-    randomise_weights(transformer, seed=72)
-    pipe = LTXPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=0.95, max_shift=2.05),
-        vae=ltx_vae(),
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        transformer=transformer,
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def ltx_inputs(
+def _arguments(
     *,
     prompts: list[str] | None = None,
     height: int = 256,
@@ -146,11 +96,10 @@ def ltx2_audio_parts() -> tuple[Any, Any]:
     return vae, vocoder
 
 
-def make_ltx2(*, transformer_class: type | None = None, heads: int = 4, as_2_3: bool = False) -> DiffusionPipeline:
+def make_ltx2(*, heads: int = 4, as_2_3: bool = False) -> DiffusionPipeline:
     """An ``LTX2Pipeline``, as LTX-2.0.
 
     Args:
-        transformer_class: Class in the place of ``LTX2VideoTransformer3DModel``.
         heads: Attention heads, of 16 channels for the video and 8 for the sound.
         as_2_3: Make the architecture of LTX-2.3: gated attention that can be left out, modulated prompts, and
             connectors that give video and sound prompts of their own widths.
@@ -189,7 +138,7 @@ def make_ltx2(*, transformer_class: type | None = None, heads: int = 4, as_2_3: 
         **of_text,
     ).eval()
     randomise_weights(connectors, seed=83)
-    transformer = (transformer_class or LTX2VideoTransformer3DModel)(
+    transformer = LTX2VideoTransformer3DModel(
         in_channels=8,
         out_channels=8,
         num_attention_heads=heads,
@@ -224,13 +173,13 @@ def make_ltx2(*, transformer_class: type | None = None, heads: int = 4, as_2_3: 
 
 
 def ltx2_inputs(*, all_guidances: bool = False, text_tokens: int = 2 * REGISTERS, **options: Any) -> dict[str, Any]:
-    """Arguments of an ``LTX2Pipeline`` call: those of ``ltx_inputs``; the result has ``frames`` and ``audio``.
+    """Arguments of an ``LTX2Pipeline`` call: those of ``_arguments``; the result has ``frames`` and ``audio``.
 
     Args:
         all_guidances: Use, beside the classifier-free guidance, the two others that the pipeline has on by itself
             (a pass with a block's attention left out, for ``as_2_3`` alone, and a pass with sound and video apart).
         text_tokens: Length that the prompts are padded to, a multiple of ``REGISTERS``.
-        **options: Other arguments of ``ltx_inputs``.
+        **options: Other arguments of ``_arguments``.
     """
     extra: dict[str, Any] = {
         "stg_scale": 0.0,
@@ -240,4 +189,4 @@ def ltx2_inputs(*, all_guidances: bool = False, text_tokens: int = 2 * REGISTERS
     }
     if all_guidances:
         extra = {"spatio_temporal_guidance_blocks": [1]}
-    return {**extra, **ltx_inputs(text_tokens=text_tokens, **options)}
+    return {**extra, **_arguments(text_tokens=text_tokens, **options)}
