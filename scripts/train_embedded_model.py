@@ -5,12 +5,12 @@
     python scripts/train_embedded_model.py --work /tmp/next --flow-steps 1500 --flow-lr 4e-4 \
         --start-from tokenring_xdit/pipelines/embedded/model
 
-Four stages, each resumed where an interrupted run left it: a VAE on drawn pictures; both text
-encoders on the layout that a caption asks for; the transformer (flow matching on the VAE's latents,
-text encoders frozen, as Flux was trained); the export of a diffusers ``FluxPipeline`` folder. The
-second form goes on from an earlier pipeline: VAE, CLIP and transformer are its own to begin with, and a
-new T5 learns the layout, then to stay close to what the old one said. The measurement is
-``scripts/judge_embedded_model.py``; the figures stand in the model card beside the weights.
+Four stages, each resumed where an interrupted run left it: a VAE on drawn pictures; T5 on where the
+objects of a caption stand; the transformer and CLIP (flow matching on the VAE's latents, T5 frozen, as
+Flux was trained); the export of a diffusers ``FluxPipeline`` folder. The second form goes on from an
+earlier pipeline: VAE, CLIP and transformer are its own to begin with, and a new T5 says what the old
+one said besides. The measurement is ``scripts/judge_embedded_model.py``; the figures stand in the
+model card beside the weights.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import math
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,6 @@ from diffusers import (
     FluxPipeline,
     FluxTransformer2DModel,
 )
-from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, normalizers, trainers
 from torch import nn
 from torch.nn import functional
@@ -43,7 +42,6 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config,
 
 from tokenring_xdit.pipelines.embedded.scenes import (
     COLOURS,
-    GROUNDS,
     Scene,
     Shape,
     draw,
@@ -54,7 +52,7 @@ from tokenring_xdit.pipelines.embedded.scenes import (
 log = logging.getLogger("train_embedded_model")
 
 TEXT_TOKENS = 24
-CELLS = 8  # the layout of a caption is read off on a grid of CELLS x CELLS places
+POINT_SCALE = 10.0  # T5 says where an object stands in [-5, 5]: its words are vectors of length 11
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class Recipe:
     vae_batch: int = 32
     vae_lr: float = 2e-3
     text_steps: int = 1_200
-    text_batch: int = 256
+    text_batch: int = 128
     text_lr: float = 1e-3
     flow_steps: int = 6_000
     flow_batch: int = 64
@@ -141,10 +139,10 @@ def make_clip_tokenizer(recipe: Recipe, captions: list[str], work: Path) -> CLIP
     return tokenizer
 
 
-def make_text(clip_tokenizer: CLIPTokenizer) -> tuple[CLIPTextModel, T5Tokenizer, T5EncoderModel]:
-    """Two small text encoders, and T5's tokenizer of whole words."""
+def make_clip(clip_tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """A small CLIP text encoder."""
     specials = {name: clip_tokenizer.convert_tokens_to_ids(name) for name in ("<|startoftext|>", "<|endoftext|>")}
-    clip = CLIPTextModel(
+    return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(clip_tokenizer),
             hidden_size=64,
@@ -158,14 +156,18 @@ def make_text(clip_tokenizer: CLIPTokenizer) -> tuple[CLIPTextModel, T5Tokenizer
             pad_token_id=specials["<|endoftext|>"],
         )
     )
+
+
+def make_t5() -> tuple[T5Tokenizer, T5EncoderModel]:
+    """A small T5 encoder, and a tokenizer of whole words."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     words = vocabulary()
     pieces += [(f"\u2581{word}", -2.0) for word in (*words, *map(str.capitalize, words))]
     pieces += [(mark, -3.0) for mark in (".", ",")]
-    t5_tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=TEXT_TOKENS)
+    tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=TEXT_TOKENS)
     t5 = T5EncoderModel(
         T5Config(
-            vocab_size=len(t5_tokenizer),
+            vocab_size=len(tokenizer),
             d_model=128,
             d_kv=32,
             d_ff=256,
@@ -175,7 +177,7 @@ def make_text(clip_tokenizer: CLIPTokenizer) -> tuple[CLIPTextModel, T5Tokenizer
             feed_forward_proj="gated-gelu",
         )
     )
-    return clip, t5_tokenizer, t5
+    return tokenizer, t5
 
 
 def as_typed(caption: str, rng: random.Random) -> str:
@@ -192,46 +194,27 @@ class Data:
     Attributes:
         pictures: ``[N, 3, 64, 64]``, uint8.
         captions: One for each picture.
-        layouts: ``[N, 3, 64]``: colour, shape and ground at each of 8 x 8 places; colour and shape
-            count from 1, 0 is ground.
+        scenes: What they say.
         different: ``[N]``, which pictures show two objects that differ.
     """
 
     pictures: torch.Tensor
     captions: list[str]
-    layouts: torch.Tensor
+    scenes: list[Scene]
     different: torch.Tensor
 
 
 def make_data(recipe: Recipe) -> Data:
     """Draw the training set."""
     rng = random.Random(recipe.seed)
-    pictures, captions, layouts, different = [], [], [], []
+    pictures, captions, scenes = [], [], []
     for _ in tqdm(range(recipe.pictures), desc="drawing"):
         scene = random_scene(rng, held_out=False)
         pictures.append(np.asarray(draw(scene, rng)))
         captions.append(as_typed(scene.caption(rng), rng))
-        layouts.append(layout(scene))
-        different.append(len(set(scene.items)) == 2)
-    return Data(
-        torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous(),
-        captions,
-        torch.from_numpy(np.stack(layouts)),
-        torch.tensor(different),
-    )
-
-
-def layout(scene: Scene) -> NDArray[np.int64]:
-    """Colour, shape and ground at each of 8 x 8 places of a scene, ``[3, 64]``."""
-    middle = (np.arange(CELLS) + 0.5) / CELLS
-    x, y = np.meshgrid(middle, middle)
-    result = np.zeros((3, CELLS, CELLS), dtype=np.int64)
-    result[2] = list(GROUNDS).index(scene.ground)
-    for item, (cx, cy) in zip(scene.items, scene.centres, strict=True):
-        inside = np.maximum(abs(x - cx), abs(y - cy)) < 0.16
-        result[0][inside] = 1 + list(COLOURS).index(item.colour)
-        result[1][inside] = 1 + list(Shape).index(item.shape)
-    return result.reshape(3, -1)
+        scenes.append(scene)
+    stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+    return Data(stacked, captions, scenes, torch.tensor([len(set(scene.items)) == 2 for scene in scenes]))
 
 
 def batches(count: int, size: int, seed: int, start: int) -> Iterator[torch.Tensor]:
@@ -348,115 +331,93 @@ def encode_all(vae: AutoencoderKL, pictures: torch.Tensor, work: Path) -> torch.
     return FluxPipeline._pack_latents(latents, count, channels, height, width)
 
 
-class LayoutReader(nn.Module):
-    """Reads a layout off the text encoders' outputs; only there to train them, thrown away after.
+def where_words_point(scene: Scene, words: list[str]) -> list[tuple[float, float] | None]:
+    """For each word that names an object's colour or shape, where that object stands; ``None`` for the others.
 
-    Every place asks T5's words by one attention layer, and CLIP's pooled vector by a small MLP, so what
-    stands where has to be written on the words that name it.
+    Words for two objects alike point between them.
     """
-
-    def __init__(self, words: int, pooled: int, width: int = 128) -> None:
-        super().__init__()
-        self.places = nn.Parameter(torch.randn(CELLS * CELLS, width) * 0.5)
-        self.attention = nn.MultiheadAttention(width, 4, kdim=words, vdim=words, batch_first=True)
-        self.of_words = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, sum(self.sizes)))
-        self.into = nn.Linear(pooled, width)
-        self.of_pooled = nn.Sequential(nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, sum(self.sizes)))
-
-    sizes = (1 + len(COLOURS), 1 + len(Shape), len(GROUNDS))
-
-    def read_words(self, words: torch.Tensor) -> torch.Tensor:
-        """Logits ``[B, 64, 15]`` from T5's words ``[B, T, D]``."""
-        asked = self.attention(self.places.expand(len(words), -1, -1), words, words, need_weights=False)[0]
-        return self.of_words(asked)
-
-    def read_pooled(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Logits ``[B, 64, 15]`` from CLIP's pooled vector ``[B, D]``."""
-        return self.of_pooled(self.into(pooled)[:, None] + self.places)
-
-    def errors(self, logits: torch.Tensor, layouts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cross-entropy against layouts ``[B, 3, 64]``, and the share of captions read without a mistake."""
-        kinds = logits.split(self.sizes, dim=-1)
-        loss = sum(functional.cross_entropy(k.flatten(0, 1), layouts[:, i].flatten()) for i, k in enumerate(kinds))
-        read = torch.stack([k.argmax(-1) for k in kinds], dim=1)
-        return loss, (read == layouts).flatten(1).all(1).float().mean()
+    named = [tuple(np.mean(scene.centres, axis=0))] if len(set(scene.items)) == 1 else list(scene.centres)
+    naming = {*COLOURS, *(shape.value for shape in Shape), *(f"{shape.value}s" for shape in Shape)}
+    points, seen = [], 0
+    for word in words:
+        if word in naming:
+            points.append(named[min(seen // 2, len(named) - 1)])  # colour and shape of one, then of the other
+            seen += 1
+        else:
+            points.append(None)
+    return points
 
 
-def train_text(recipe: Recipe, data: Data, work: Path) -> tuple[nn.ModuleDict, torch.Tensor, torch.Tensor]:
-    """Stage 2: both text encoders learn which layout a caption asks for.
+def train_text(recipe: Recipe, data: Data, work: Path) -> tuple[T5Tokenizer, T5EncoderModel, torch.Tensor]:
+    """Stage 2: T5 learns to say on every word that names an object where that object stands.
 
-    Flux itself stands on text encoders that were trained before. Trained along with the transformer
-    instead, ours never told the first object from the second: half of the pairs came out swapped.
+    Two fixed directions of its output are for that. Flux itself stands on text encoders that were trained before;
+    trained along with the transformer instead, ours never told the first object from the second, and
+    half of the pairs came out swapped. Going on from an earlier pipeline, all other directions imitate its T5.
 
     Returns:
-        The encoders, and what they say of every caption: words ``[N, 24, 128]``, pooled ``[N, 64]``.
+        Tokenizer and encoder, and what it says of every caption, ``[N, 24, 128]``.
     """
     torch.manual_seed(recipe.seed)
-    clip_tokenizer = make_clip_tokenizer(recipe, data.captions, work)
-    clip, t5_tokenizer, t5 = make_text(clip_tokenizer)
-    encode = {"padding": "max_length", "max_length": TEXT_TOKENS, "return_tensors": "pt"}
-    clip_ids = clip_tokenizer(data.captions, **encode).input_ids
-    t5_ids = t5_tokenizer(data.captions, **encode).input_ids
+    tokenizer, t5 = make_t5()
+    ids = tokenizer(data.captions, padding="max_length", max_length=TEXT_TOKENS, return_tensors="pt").input_ids
     earlier = None
     if recipe.start_from:
-        clip = CLIPTextModel.from_pretrained(recipe.start_from, subfolder="text_encoder").eval()
+        old = T5EncoderModel.from_pretrained(recipe.start_from, subfolder="text_encoder_2").eval()
         with torch.no_grad():
-            old = T5EncoderModel.from_pretrained(recipe.start_from, subfolder="text_encoder_2").eval()
-            earlier = torch.cat([old(ids)[0] for ids in t5_ids.split(1024)])
-    encoders = nn.ModuleDict({"clip": clip.requires_grad_(earlier is None), "t5": t5})
+            earlier = torch.cat([old(part)[0] for part in ids.split(1024)])
     path = work / "text.pt"
     if path.exists():
-        encoders.load_state_dict(torch.load(path, weights_only=True))
+        t5.load_state_dict(torch.load(path, weights_only=True))
     else:
-        reader = LayoutReader(t5.config.d_model, clip.config.hidden_size)
-        parameters = [p for p in (*encoders.parameters(), *reader.parameters()) if p.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=recipe.text_lr, betas=(0.9, 0.98), weight_decay=0.01)
-        imitate = False  # not before the layout is learnt: imitation first ends where the earlier encoder ended
+        points = torch.full((*ids.shape, 2), math.nan)
+        for row, scene in enumerate(data.scenes):
+            words = [token.strip("\u2581").lower() for token in tokenizer.convert_ids_to_tokens(ids[row].tolist())]
+            for column, point in enumerate(where_words_point(scene, words)):
+                if point is not None:
+                    points[row, column] = (torch.tensor(point) - 0.5) * POINT_SCALE
+        optimizer = torch.optim.AdamW(t5.parameters(), lr=recipe.text_lr, betas=(0.9, 0.98), weight_decay=0.01)
         bar = tqdm(range(recipe.text_steps), desc="text")
         for step in bar:
             index = mixed_batch(data.different, recipe.text_batch, recipe.pair_share, recipe.seed * 1_000_003 + step)
             for group in optimizer.param_groups:
                 group["lr"] = recipe.text_lr * cosine(step, recipe.text_steps, 100)
-            words = t5(t5_ids[index])[0]
-            loss, right = reader.errors(reader.read_words(words), data.layouts[index])
-            figures = {"t5": f"{right:.3f}"}
-            imitate = imitate or right.item() > 0.98
-            if earlier is None:
-                read = reader.read_pooled(clip(clip_ids[index]).pooler_output)
-                clip_loss, right = reader.errors(read, data.layouts[index])
-                loss, figures = loss + clip_loss, {**figures, "clip": f"{right:.3f}"}
-            elif imitate:
-                far = functional.mse_loss(words, earlier[index]) / earlier.var()
-                loss, figures = loss + far, {**figures, "far": f"{far:.4f}"}
+            said = t5(ids[index])[0]
+            named = ~points[index].isnan()
+            loss = miss = functional.mse_loss(said[..., :2][named], points[index][named])
+            if earlier is not None:
+                loss = miss + functional.mse_loss(said[..., 2:], earlier[index][..., 2:]) / earlier.var()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_(parameters, 1.0)
+            nn.utils.clip_grad_norm_(t5.parameters(), 1.0)
             optimizer.step()
             if step % 25 == 0:
-                bar.set_postfix(**figures, loss=f"{loss:.4f}")
-        save(path, encoders.state_dict())
-    encoders.eval().requires_grad_(False)
+                bar.set_postfix(miss=f"{miss:.4f}", far=f"{loss - miss:.4f}")
+        save(path, t5.state_dict())
+    t5.eval().requires_grad_(False)
     with torch.no_grad():
-        words = torch.cat([t5(ids)[0] for ids in t5_ids.split(1024)])
-        pooled = torch.cat([clip(ids).pooler_output for ids in clip_ids.split(1024)])
-    return encoders, words, pooled
+        return tokenizer, t5, torch.cat([t5(part)[0] for part in ids.split(1024)])
 
 
 def train_flow(
-    recipe: Recipe, data: Data, latents: torch.Tensor, words: torch.Tensor, pooled: torch.Tensor, work: Path
-) -> FluxTransformer2DModel:
-    """Stage 3: flow matching of the transformer; returns the averaged weights."""
+    recipe: Recipe, data: Data, latents: torch.Tensor, words: torch.Tensor, clip_tokenizer: CLIPTokenizer, work: Path
+) -> nn.ModuleDict:
+    """Stage 3: flow matching of the transformer, CLIP along with it; returns the averaged weights."""
     torch.manual_seed(recipe.seed)
-    model = make_transformer()
+    parts = nn.ModuleDict({"transformer": make_transformer(), "clip": make_clip(clip_tokenizer)})
     if recipe.start_from:
-        model = FluxTransformer2DModel.from_pretrained(recipe.start_from, subfolder="transformer").float()
-    average = copy.deepcopy(model).requires_grad_(False)
-    parameters = list(model.parameters())
+        parts["transformer"] = FluxTransformer2DModel.from_pretrained(
+            recipe.start_from, subfolder="transformer"
+        ).float()
+        parts["clip"] = CLIPTextModel.from_pretrained(recipe.start_from, subfolder="text_encoder").train()
+    average = copy.deepcopy(parts).requires_grad_(False)
+    ids = clip_tokenizer(data.captions, padding="max_length", max_length=TEXT_TOKENS, return_tensors="pt").input_ids
+    parameters = list(parts.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=recipe.flow_lr, betas=(0.9, 0.98), weight_decay=0.01)
     path, start = work / "flow.pt", 0
     if path.exists():
         state = torch.load(path, weights_only=True)
-        model.load_state_dict(state["model"])
+        parts.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
@@ -474,10 +435,10 @@ def train_flow(
         t = noise_levels(len(index))
         noisy = torch.lerp(clean, noise, t[:, None, None])
         with mixed_precision():
-            velocity = model(
+            velocity = parts["transformer"](
                 hidden_states=noisy,
                 encoder_hidden_states=words[index],
-                pooled_projections=pooled[index],
+                pooled_projections=parts["clip"](ids[index]).pooler_output,
                 timestep=t,
                 img_ids=image_ids,
                 txt_ids=text_ids,
@@ -493,11 +454,11 @@ def train_flow(
         torch._foreach_lerp_(list(average.parameters()), parameters, 1.0 - decay)
         recent.append((loss.item(), error[t > 0.85].mean().item()))
         if (step + 1) % 25 == 0:
-            every, noisiest = np.nanmean(recent[-250:], axis=0)
+            every, noisiest = np.nanmean(recent[-100:], axis=0)
             bar.set_postfix(loss=f"{every:.4f}", noisy=f"{noisiest:.4f}")
-        if (step + 1) % 250 == 0 or step + 1 == recipe.flow_steps:
-            log.info("step %d loss %.4f, above t = 0.85 %.4f", step + 1, *np.nanmean(recent[-250:], axis=0))
-            state = {"model": model.state_dict(), "average": average.state_dict()}
+        if (step + 1) % 100 == 0 or step + 1 == recipe.flow_steps:
+            log.info("step %d loss %.4f, above t = 0.85 %.4f", step + 1, *np.nanmean(recent[-100:], axis=0))
+            state = {"model": parts.state_dict(), "average": average.state_dict()}
             save(path, {**state, "optimizer": optimizer.state_dict(), "step": step + 1})
     return average.eval()
 
@@ -511,25 +472,8 @@ def noise_levels(count: int) -> torch.Tensor:
     return torch.cat([torch.sigmoid(torch.randn(count - half)), 0.7 + 0.3 * torch.rand(half)])
 
 
-def export(
-    recipe: Recipe,
-    vae: AutoencoderKL,
-    encoders: nn.ModuleDict,
-    transformer: FluxTransformer2DModel,
-    clip_tokenizer: CLIPTokenizer,
-    target: Path,
-) -> None:
+def export(recipe: Recipe, pipe: FluxPipeline, target: Path) -> None:
     """Stage 4: write the ``FluxPipeline`` folder, small enough to live in the repository."""
-    _, t5_tokenizer, _ = make_text(clip_tokenizer)
-    pipe = FluxPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False),
-        vae=vae,
-        text_encoder=encoders["clip"],
-        tokenizer=clip_tokenizer,
-        text_encoder_2=encoders["t5"],
-        tokenizer_2=t5_tokenizer,
-        transformer=transformer,
-    )
     # Half precision keeps the folder small. The text encoders stay in fp32: transformers loads
     # weights in the dtype of the file, while diffusers' own models come back as fp32 by default.
     for name in ("transformer", "vae"):
@@ -558,16 +502,23 @@ def main() -> None:
     vae = train_vae(recipe, data.pictures, args.work)
     log.info("vae done after %.0f s", time.monotonic() - began)
     latents = encode_all(vae, data.pictures, args.work)
-    encoders, words, pooled = train_text(recipe, data, args.work)
-    log.info("text encoders done after %.0f s", time.monotonic() - began)
-    if args.export_now:
-        transformer = make_transformer()
-        transformer.load_state_dict(torch.load(args.work / "flow.pt", weights_only=True)["average"])
-    else:
-        transformer = train_flow(recipe, data, latents, words, pooled, args.work)
-    log.info("transformer done after %.0f s", time.monotonic() - began)
+    t5_tokenizer, t5, words = train_text(recipe, data, args.work)
+    log.info("text encoder done after %.0f s", time.monotonic() - began)
     clip_tokenizer = make_clip_tokenizer(recipe, data.captions, args.work)
-    export(recipe, vae, encoders, transformer, clip_tokenizer, args.output or args.work / "pipeline")
+    if args.export_now:
+        recipe = replace(recipe, flow_steps=torch.load(args.work / "flow.pt", weights_only=True)["step"])
+    parts = train_flow(recipe, data, latents, words, clip_tokenizer, args.work)
+    log.info("transformer done after %.0f s", time.monotonic() - began)
+    pipe = FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False),
+        vae=vae,
+        text_encoder=parts["clip"],
+        tokenizer=clip_tokenizer,
+        text_encoder_2=t5,
+        tokenizer_2=t5_tokenizer,
+        transformer=parts["transformer"],
+    )
+    export(recipe, pipe, args.output or args.work / "pipeline")
 
 
 if __name__ == "__main__":

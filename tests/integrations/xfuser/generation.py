@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ class Case:
         pipefusion: PipeFusion degree.
         schedule: TokenRing schedule.
         repair_all: Whether Ulysses and Ring are repaired too.
+        dtype: Of all components.
         make: Options of the pipeline.
         inputs: Options of the call.
     """
@@ -42,6 +43,7 @@ class Case:
     pipefusion: int = 1
     schedule: str = "token_ring"
     repair_all: bool = False
+    dtype: torch.dtype = torch.float32
     make: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
@@ -55,9 +57,25 @@ class Case:
 def error(case: Case) -> float | None:
     """Largest difference to one process, relative to its scale; ``None`` on ranks without an output."""
     family = FAMILIES[case.family]
-    expected = _latents(family.make(**case.make)(**family.inputs(**case.inputs)))
+    expected = one_process(case, family)
     actual = run(case, family)
     return None if actual is None else relative_error(actual, expected)
+
+
+@torch.no_grad()
+def rounding_errors(case: Case) -> tuple[float, float] | None:
+    """Differences to one process in fp32: of one process in the case's dtype, and of xfuser."""
+    family = FAMILIES[case.family]
+    exact = one_process(replace(case, dtype=torch.float32), family)
+    single, actual = one_process(case, family), run(case, family)
+    return None if actual is None else (relative_error(single, exact), relative_error(actual, exact))
+
+
+def one_process(case: Case, family: Family) -> Tensor:
+    """The latents that unmodified diffusers makes."""
+    latents = _latents(family.make(**case.make).to(case.dtype)(**family.inputs(**case.inputs)))
+    assert latents is not None
+    return latents
 
 
 def run(case: Case, family: Family) -> Tensor | None:
@@ -65,9 +83,9 @@ def run(case: Case, family: Family) -> Tensor | None:
     inputs = family.inputs(**case.inputs)
     with engine(case) as config:
         if family.entry is Entry.PIPELINE:
-            pipe = family.wrapper_class()(family.make(**case.make), config)
+            pipe = family.wrapper_class()(family.make(**case.make).to(case.dtype), config)
         else:
-            pipe = with_wrapped_transformer(family, config, case.make, inputs)
+            pipe = with_wrapped_transformer(family, config, case, inputs)
         return _latents(pipe(**inputs))
 
 
@@ -92,12 +110,12 @@ def compiled(case: Case) -> Compiled:
     from torch._dynamo.utils import counters
 
     family = FAMILIES[case.family]
-    expected = _latents(family.make(**case.make)(**family.inputs(**case.inputs)))
+    expected = one_process(case, family)
     torch._dynamo.reset()
     counters.clear()
     errors, graphs = [], []
     with engine(case) as config:
-        pipe = with_wrapped_transformer(family, config, case.make, family.inputs(**case.inputs))
+        pipe = with_wrapped_transformer(family, config, case, family.inputs(**case.inputs))
         pipe.transformer = torch.compile(pipe.transformer, fullgraph=True)
         for _ in range(2):
             errors.append(relative_error(_latents(pipe(**family.inputs(**case.inputs))), expected))
@@ -105,7 +123,7 @@ def compiled(case: Case) -> Compiled:
     return Compiled(max(errors), *graphs)
 
 
-def with_wrapped_transformer(family: Family, config: Any, make: Mapping[str, Any], inputs: Mapping[str, Any]) -> Any:
+def with_wrapped_transformer(family: Family, config: Any, case: Case, inputs: Mapping[str, Any]) -> Any:
     """The diffusers pipeline with xfuser's transformer, made as ``xdit`` makes it: the groups come first."""
     from xfuser.core.distributed import get_runtime_state, initialize_runtime_state
     from xfuser.core.distributed.parallel_state import initialize_model_parallel
@@ -119,11 +137,11 @@ def with_wrapped_transformer(family: Family, config: Any, make: Mapping[str, Any
         sequence_parallel_degree=parallel.sp_degree,
         pipeline_parallel_degree=parallel.pp_degree,
     )
-    pipe = family.make(**make)
+    pipe = family.make(**case.make).to(case.dtype)
     for name in ("transformer", "transformer_2"):
         model = getattr(pipe, name, None)
         if model is not None:
-            wrapped = family.wrapper_class().from_config(model.config).eval()
+            wrapped = family.wrapper_class().from_config(model.config).to(case.dtype).eval()
             wrapped.load_state_dict(model.state_dict())
             setattr(pipe, name, wrapped)
     initialize_runtime_state(pipe, config)

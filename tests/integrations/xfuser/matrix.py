@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from tests.integrations.xfuser.generation import Case
 from tests.support.families import FAMILIES, Family
 
@@ -21,10 +23,12 @@ class Outcome:
     Attributes:
         error: Difference to one process, relative to the output's scale; ``None`` where it was refused.
         refusal: The message of the refusal.
+        single: The same of one process in this dtype, where it is not fp32.
     """
 
     error: float | None
     refusal: str = ""
+    single: float | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ COLUMNS: dict[str, Column] = {
     "tr8": Column("TokenRing 8", {"tokenring": 8}, fitting),
     "u2tr2": Column("Ulysses 2 x TokenRing 2, odd sizes", {"tokenring": 2, "ulysses": 2}, odd),
     "prompts": Column("TokenRing 2, two prompts", {"tokenring": 2}, several, quick=True),
+    "bf16": Column("TokenRing 2, bf16", {"tokenring": 2, "dtype": torch.bfloat16}, fitting),
     "cfg": Column("CFG 2 x TokenRing 2", {"tokenring": 2, "cfg": True}, fitting, families=_GUIDED),
     "rows": Column("TokenRing 2, rows that do not divide", {"tokenring": 2}, odd_rows, families=_BY_ROWS),
 }
@@ -104,8 +109,9 @@ def page(outcomes: dict[tuple[str, str], Outcome]) -> str:
         "    bash scripts/test.sh tests/integrations/xfuser/test_matrix.py -m '' --support docs/support.md",
         "",
         "A number is the largest difference of the latents to the unmodified diffusers pipeline in one process, fp32,",
-        "relative to their largest value; more than 1e-5 fails the test. The models are small and of the true",
-        "architecture (`tests/support/families`), the ranks gloo ranks on a CPU: **nothing here was run on a GPU.**",
+        "relative to their largest value; more than 1e-5 fails the test. In bf16 it is the difference to fp32, and that of",
+        "one process in bf16 stands in brackets; twice that fails. The models are small and of the true architecture",
+        "(`tests/support/families`), the ranks are gloo ranks on a CPU: **nothing here was run on a GPU.**",
         "",
         "| pipeline | " + " | ".join(titles) + " |",
         "| --- |" + " --- |" * len(titles),
@@ -118,7 +124,8 @@ def page(outcomes: dict[tuple[str, str], Outcome]) -> str:
             if outcome is None:
                 cells.append("")
             elif outcome.error is not None:
-                cells.append(f"{outcome.error:.1e}")
+                one = "" if outcome.single is None else f" ({outcome.single:.1e})"
+                cells.append(f"{outcome.error:.1e}{one}")
             else:
                 if outcome.refusal not in messages:
                     messages.append(outcome.refusal)

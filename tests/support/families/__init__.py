@@ -136,7 +136,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "ltx2": _transformer(
         "LTX-2 (`xdit`)",
-        "ltx",
+        "ltx2",
         "ltx2",
         "transformer_ltx2:xFuserLTX2VideoTransformer3DWrapper",
         pixels=32,

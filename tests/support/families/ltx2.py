@@ -20,45 +20,6 @@ if TYPE_CHECKING:
 REGISTERS = 16  # what stands in for the padding of LTX-2's prompts
 
 
-def _arguments(
-    *,
-    prompts: list[str] | None = None,
-    height: int = 256,
-    width: int = 192,
-    frames: int = 17,
-    steps: int = 2,
-    text_tokens: int = 32,
-    guidance: float = 3.0,
-    negative_prompt: str | None = NEGATIVE_PROMPT,
-    **options: Any,
-) -> dict[str, Any]:
-    """Arguments of an ``LTXPipeline`` call: 32 pixels and eight frames (after the first) to a token.
-
-    Args:
-        prompts: One prompt for each video.
-        height: Height in pixels.
-        width: Width in pixels.
-        frames: Frames of the video, one more than a multiple of eight.
-        steps: Denoising steps.
-        text_tokens: Length that the prompts are padded to.
-        guidance: Scale of the classifier-free guidance, above one to use it.
-        negative_prompt: Text to guide away from.
-        **options: Other arguments of the call.
-    """
-    return {
-        **prompts_and_negatives(prompts, negative_prompt),
-        "height": height,
-        "width": width,
-        "num_frames": frames,
-        "num_inference_steps": steps,
-        "guidance_scale": guidance,
-        "max_sequence_length": text_tokens,
-        "output_type": "latent",
-        "generator": torch.Generator().manual_seed(5),
-        **options,
-    }
-
-
 def ltx2_vae() -> Any:
     """An ``AutoencoderKLLTX2Video`` of eight channels that shrinks by eight in time and 32 in space."""
     from diffusers import AutoencoderKLLTX2Video
@@ -172,21 +133,45 @@ def make_ltx2(*, heads: int = 4, as_2_3: bool = False) -> DiffusionPipeline:
     return pipe
 
 
-def ltx2_inputs(*, all_guidances: bool = False, text_tokens: int = 2 * REGISTERS, **options: Any) -> dict[str, Any]:
-    """Arguments of an ``LTX2Pipeline`` call: those of ``_arguments``; the result has ``frames`` and ``audio``.
+def ltx2_inputs(
+    *,
+    prompts: list[str] | None = None,
+    height: int = 256,
+    width: int = 192,
+    frames: int = 17,
+    steps: int = 2,
+    text_tokens: int = 2 * REGISTERS,
+    guidance: float = 3.0,
+    negative_prompt: str | None = NEGATIVE_PROMPT,
+    all_guidances: bool = False,
+    **options: Any,
+) -> dict[str, Any]:
+    """Arguments of an ``LTX2Pipeline`` call: 32 pixels and eight frames (after the first) to a token.
 
     Args:
+        prompts: One prompt for each video.
+        height: Height in pixels.
+        width: Width in pixels.
+        frames: Frames of the video, one more than a multiple of eight.
+        steps: Denoising steps.
+        text_tokens: Length that the prompts are padded to, a multiple of ``REGISTERS``.
+        guidance: Scale of the classifier-free guidance, above one to use it.
+        negative_prompt: Text to guide away from.
         all_guidances: Use, beside the classifier-free guidance, the two others that the pipeline has on by itself
             (a pass with a block's attention left out, for ``as_2_3`` alone, and a pass with sound and video apart).
-        text_tokens: Length that the prompts are padded to, a multiple of ``REGISTERS``.
-        **options: Other arguments of ``_arguments``.
+        **options: Other arguments of the call.
     """
-    extra: dict[str, Any] = {
-        "stg_scale": 0.0,
-        "audio_stg_scale": 0.0,
-        "modality_scale": 1.0,
-        "audio_modality_scale": 1.0,
+    plain = {"stg_scale": 0.0, "audio_stg_scale": 0.0, "modality_scale": 1.0, "audio_modality_scale": 1.0}
+    return {
+        **({"spatio_temporal_guidance_blocks": [1]} if all_guidances else plain),
+        **prompts_and_negatives(prompts, negative_prompt),
+        "height": height,
+        "width": width,
+        "num_frames": frames,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "max_sequence_length": text_tokens,
+        "output_type": "latent",
+        "generator": torch.Generator().manual_seed(5),
+        **options,
     }
-    if all_guidances:
-        extra = {"spatio_temporal_guidance_blocks": [1]}
-    return {**extra, **_arguments(text_tokens=text_tokens, **options)}
