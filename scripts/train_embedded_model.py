@@ -36,7 +36,6 @@ from diffusers import (
 )
 from tokenizers import Tokenizer, models, normalizers, trainers
 from torch import nn
-from torch.nn import functional
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
@@ -52,7 +51,6 @@ from tokenring_xdit.pipelines.embedded.scenes import (
 log = logging.getLogger("train_embedded_model")
 
 TEXT_TOKENS = 24
-POINT_SCALE = 10.0  # T5 says where an object stands in [-5, 5]: its words are vectors of length 11
 
 
 @dataclass(frozen=True)
@@ -331,29 +329,43 @@ def encode_all(vae: AutoencoderKL, pictures: torch.Tensor, work: Path) -> torch.
     return FluxPipeline._pack_latents(latents, count, channels, height, width)
 
 
-def where_words_point(scene: Scene, words: list[str]) -> list[tuple[float, float] | None]:
-    """For each word that names an object's colour or shape, where that object stands; ``None`` for the others.
-
-    Words for two objects alike point between them.
-    """
-    named = [tuple(np.mean(scene.centres, axis=0))] if len(set(scene.items)) == 1 else list(scene.centres)
-    naming = {*COLOURS, *(shape.value for shape in Shape), *(f"{shape.value}s" for shape in Shape)}
-    points, seen = [], 0
+def sides_of_words(scene: Scene, words: list[str]) -> list[tuple[float, float] | None]:
+    """For each word that names one of two different objects, where that object stands; ``None`` for all others."""
+    if len(set(scene.items)) == 1:
+        return [None] * len(words)
+    naming = {*COLOURS, *(shape.value for shape in Shape)}
+    sides, seen = [], 0
     for word in words:
-        if word in naming:
-            points.append(named[min(seen // 2, len(named) - 1)])  # colour and shape of one, then of the other
-            seen += 1
-        else:
-            points.append(None)
-    return points
+        sides.append(scene.centres[seen // 2] if word in naming else None)  # colour and shape of one, then of the other
+        seen += word in naming
+    return sides
+
+
+def codes_of_words(scenes: list[Scene], words: list[list[str]], width: int) -> torch.Tensor:
+    """A random vector for each word on each side, where the word names one of two different objects; else zeros.
+
+    Image tokens see the text tokens as a set. One vector for "red, on the left" survives being averaged with
+    the others; "red" beside "left" does not, and which object was red is lost.
+    """
+    generator = torch.Generator().manual_seed(0)
+    table: dict[tuple[str, tuple[float, float]], torch.Tensor] = {}
+    codes = torch.zeros(len(scenes), TEXT_TOKENS, width)
+    for row, (scene, caption) in enumerate(zip(scenes, words, strict=True)):
+        for column, side in enumerate(sides_of_words(scene, caption)):
+            if side is not None:
+                key = (caption[column], side)
+                if key not in table:
+                    table[key] = torch.randn(width, generator=generator)
+                codes[row, column] = table[key]
+    return codes
 
 
 def train_text(recipe: Recipe, data: Data, work: Path) -> tuple[T5Tokenizer, T5EncoderModel, torch.Tensor]:
-    """Stage 2: T5 learns to say on every word that names an object where that object stands.
+    """Stage 2: T5 learns to give a word another vector on each side of the picture (:func:`codes_of_words`).
 
-    Two fixed directions of its output are for that. Flux itself stands on text encoders that were trained before;
-    trained along with the transformer instead, ours never told the first object from the second, and
-    half of the pairs came out swapped. Going on from an earlier pipeline, all other directions imitate its T5.
+    Flux itself stands on text encoders that were trained before; trained along with the transformer
+    instead, ours never told the first object from the second, and half of the pairs came out swapped.
+    Going on from an earlier pipeline, these vectors are added to what its T5 says.
 
     Returns:
         Tokenizer and encoder, and what it says of every caption, ``[N, 24, 128]``.
@@ -370,12 +382,13 @@ def train_text(recipe: Recipe, data: Data, work: Path) -> tuple[T5Tokenizer, T5E
     if path.exists():
         t5.load_state_dict(torch.load(path, weights_only=True))
     else:
-        points = torch.full((*ids.shape, 2), math.nan)
-        for row, scene in enumerate(data.scenes):
-            words = [token.strip("\u2581").lower() for token in tokenizer.convert_ids_to_tokens(ids[row].tolist())]
-            for column, point in enumerate(where_words_point(scene, words)):
-                if point is not None:
-                    points[row, column] = (torch.tensor(point) - 0.5) * POINT_SCALE
+        words = [
+            [token.strip("\u2581").lower() for token in tokenizer.convert_ids_to_tokens(row)] for row in ids.tolist()
+        ]
+        wanted = codes_of_words(data.scenes, words, t5.config.d_model)
+        weight = 1.0 + 3.0 * wanted.any(dim=-1, keepdim=True)
+        if earlier is not None:
+            wanted += earlier
         optimizer = torch.optim.AdamW(t5.parameters(), lr=recipe.text_lr, betas=(0.9, 0.98), weight_decay=0.01)
         bar = tqdm(range(recipe.text_steps), desc="text")
         for step in bar:
@@ -383,16 +396,13 @@ def train_text(recipe: Recipe, data: Data, work: Path) -> tuple[T5Tokenizer, T5E
             for group in optimizer.param_groups:
                 group["lr"] = recipe.text_lr * cosine(step, recipe.text_steps, 100)
             said = t5(ids[index])[0]
-            named = ~points[index].isnan()
-            loss = miss = functional.mse_loss(said[..., :2][named], points[index][named])
-            if earlier is not None:
-                loss = miss + functional.mse_loss(said[..., 2:], earlier[index][..., 2:]) / earlier.var()
+            loss = (weight[index] * (said - wanted[index]).square()).mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(t5.parameters(), 1.0)
             optimizer.step()
             if step % 25 == 0:
-                bar.set_postfix(miss=f"{miss:.4f}", far=f"{loss - miss:.4f}")
+                bar.set_postfix(loss=f"{loss:.4f}")
         save(path, t5.state_dict())
     t5.eval().requires_grad_(False)
     with torch.no_grad():
