@@ -8,8 +8,6 @@ A repair says for each model call what the call's tokens are; the seam reads it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -108,15 +106,25 @@ def active_layout() -> KeyLayout | None:
     return _active
 
 
-@contextmanager
-def key_layout(layout: KeyLayout | None) -> Iterator[None]:
-    """Set the layout for the model calls inside; it may be changed meanwhile by :func:`set_layout`."""
-    global _active
-    before, _active = _active, layout
-    try:
-        yield
-    finally:
-        _active = before
+class key_layout:  # noqa: N801
+    """Sets the layout for the model calls inside a ``with``; :func:`set_layout` may change it meanwhile.
+
+    A class, as ``torch.compile`` does not take the generator of a ``contextmanager``.
+
+    Args:
+        layout: What the calls inside work on; ``None`` hides nothing.
+    """
+
+    def __init__(self, layout: KeyLayout | None) -> None:
+        self._layout = layout
+        self._before: KeyLayout | None = None
+
+    def __enter__(self) -> None:
+        self._before = active_layout()
+        set_layout(self._layout)
+
+    def __exit__(self, *error: object) -> None:
+        set_layout(self._before)
 
 
 def set_layout(layout: KeyLayout | None) -> None:

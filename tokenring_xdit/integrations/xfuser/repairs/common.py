@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import lru_cache, wraps
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ __all__ = [
     "REPAIR_ALL",
     "all_real",
     "cfg_part",
+    "outside_graphs",
     "repair_all",
     "replace_forward",
     "replace_method",
@@ -24,6 +25,8 @@ __all__ = [
     "sequence_parallel_ranks",
     "wanted",
 ]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 REPAIR_ALL = "TOKENRING_REPAIR_ALL"
 """Environment variable: 1 applies the repairs to Ulysses and Ring as well, which are left alone otherwise."""
@@ -49,13 +52,20 @@ def replace_forward(model: Any, make: Callable[[Any], Any]) -> None:
     """As :func:`replace_method` for ``forward``, in front of what ``torch.compile`` compiles.
 
     A repair says what the tokens of a call are, in Python and for each call anew; the original forward
-    is compiled as before.
+    is compiled as before. What such a function calls has to be :func:`outside_graphs` too if it
+    touches tensors: only its own frame is left alone.
     """
 
     def in_front(original: Any) -> Any:
         return torch.compiler.disable(make(original), recursive=False)  # type: ignore[no-untyped-call]
 
     replace_method(model, "forward", in_front)
+
+
+def outside_graphs(function: _Function) -> _Function:
+    """Keep ``torch.compile`` from a function and from all that it calls."""
+    kept: _Function = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+    return kept
 
 
 def sequence_parallel_ranks() -> int:
@@ -81,6 +91,7 @@ def all_real(tokens: int) -> Tensor:
     return torch.ones(1, tokens, dtype=torch.bool)
 
 
+@outside_graphs
 @lru_cache(maxsize=32)
 def sequence_layout(ranks: int, *lengths: int) -> KeyLayout:
     """The layout of sequences that are padded at their ends and cut, one behind the other on each rank."""

@@ -12,6 +12,7 @@ from tokenring_xdit.integrations.xfuser.choice import choice_of
 from tokenring_xdit.integrations.xfuser.layout import KeyLayout, active_layout, cut, key_layout, padding
 from tokenring_xdit.integrations.xfuser.repairs.common import (
     all_real,
+    outside_graphs,
     repair_all,
     replace_forward,
     replace_method,
@@ -149,6 +150,7 @@ def cut_by_tokens(runtime_state: Any) -> None:
     state._check_pipeline_class_name = check_pipeline_class_name
 
 
+@outside_graphs
 @functools.lru_cache(maxsize=32)
 def _layout(ranks: int, text: int, image: int) -> KeyLayout:
     """Text in front of the image; every rank holds all of it where its length does not divide."""

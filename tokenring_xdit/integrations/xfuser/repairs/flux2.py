@@ -9,6 +9,7 @@ from torch.nn.functional import pad
 
 from tokenring_xdit.integrations.xfuser.layout import key_layout, padding
 from tokenring_xdit.integrations.xfuser.repairs.common import (
+    outside_graphs,
     replace_forward,
     sequence_layout,
     sequence_parallel_ranks,
@@ -36,22 +37,20 @@ def take_any_number_of_tokens(flux2: Any) -> None:
         ) -> Any:
             if not wanted():
                 return original(self, hidden_states, encoder_hidden_states, *args, txt_ids=txt_ids, **kwargs)
-            ranks = sequence_parallel_ranks()
-            text = encoder_hidden_states.shape[1]
-            missing = (0, 0, 0, padding(text, ranks))
+            ranks, text = sequence_parallel_ranks(), encoder_hidden_states.shape[1]
+            encoder_hidden_states, txt_ids = _padded(encoder_hidden_states, ranks), _padded(txt_ids, ranks)
             with key_layout(sequence_layout(ranks, text, hidden_states.shape[1])):
-                return original(
-                    self,
-                    hidden_states,
-                    pad(encoder_hidden_states, missing),
-                    *args,
-                    txt_ids=pad(txt_ids, missing),
-                    **kwargs,
-                )
+                return original(self, hidden_states, encoder_hidden_states, *args, txt_ids=txt_ids, **kwargs)
 
         return forward
 
     replace_forward(flux2.xFuserFlux2Transformer2DWrapper, make)
+
+
+@outside_graphs
+def _padded(text: Tensor, ranks: int) -> Tensor:
+    """``[B, T, D]`` with zeros at the end of the tokens until they divide."""
+    return pad(text, (0, 0, 0, padding(text.shape[1], ranks)))
 
 
 HOOKS = {"xfuser.model_executor.models.transformers.transformer_flux2": take_any_number_of_tokens}

@@ -13,6 +13,7 @@ from tokenring_xdit.integrations.xfuser.layout import KeyLayout, cut, key_layout
 from tokenring_xdit.integrations.xfuser.repairs.common import (
     all_real,
     cfg_part,
+    outside_graphs,
     replace_forward,
     sequence_parallel_ranks,
     wanted,
@@ -43,21 +44,10 @@ def take_any_size_and_mask_text(hunyuan_video: Any) -> None:
             rest = (timestep, encoder_hidden_states, encoder_attention_mask, *args)
             if not wanted():
                 return original(self, hidden_states, *rest, **kwargs)
-            ranks = sequence_parallel_ranks()
-            p, p_t = self.config.patch_size, self.config.patch_size_t
-            frames, height, width = hidden_states.shape[2:]
-            step = ranks // math.gcd(ranks, (height // p) * (width // p)) * p_t
-            added = -frames % step
-            real = all_real(frames // p_t * (height // p) * (width // p))
-            video = pad(real, (0, added // p_t * (height // p) * (width // p)))
-            mask = encoder_attention_mask.to(torch.bool)
-            text = cfg_part(mask[:, mask.any(dim=0)])
-            if text.shape[1] % ranks:  # upstream hands it to attention as joint tensors
-                layout = KeyLayout(cut(video, ranks), replicated_real=text)
-            else:
-                layout = KeyLayout.of_segments(cut(video, ranks), cut(text, ranks))
+            frames = hidden_states.shape[2]
+            padded, layout = _prepare(self.config, hidden_states, encoder_attention_mask)
             with key_layout(layout):
-                output = original(self, pad(hidden_states, (0, 0, 0, 0, 0, added)), *rest, **kwargs)
+                output = original(self, padded, *rest, **kwargs)
             if isinstance(output, tuple):
                 return (output[0][:, :, :frames], *output[1:])
             output.sample = output.sample[:, :, :frames]
@@ -66,6 +56,23 @@ def take_any_size_and_mask_text(hunyuan_video: Any) -> None:
         return forward
 
     replace_forward(hunyuan_video.xFuserHunyuanVideoTransformer3DWrapper, make)
+
+
+@outside_graphs
+def _prepare(config: Any, latents: Tensor, text_mask: Tensor) -> tuple[Tensor, KeyLayout]:
+    """Latents ``[B, C, T, H, W]`` with frames added until their tokens divide, and what of it all is real."""
+    ranks = sequence_parallel_ranks()
+    frames, height, width = latents.shape[2:]
+    each = (height // config.patch_size) * (width // config.patch_size)
+    added = -frames % (ranks // math.gcd(ranks, each) * config.patch_size_t)
+    video = pad(all_real(frames // config.patch_size_t * each), (0, added // config.patch_size_t * each))
+    mask = text_mask.to(torch.bool)
+    text = cfg_part(mask[:, mask.any(dim=0)])
+    if text.shape[1] % ranks:  # upstream hands it to attention as joint tensors
+        layout = KeyLayout(cut(video, ranks), replicated_real=text)
+    else:
+        layout = KeyLayout.of_segments(cut(video, ranks), cut(text, ranks))
+    return pad(latents, (0, 0, 0, 0, 0, added)), layout
 
 
 HOOKS = {"xfuser.model_executor.models.transformers.transformer_hunyuan_video": take_any_size_and_mask_text}

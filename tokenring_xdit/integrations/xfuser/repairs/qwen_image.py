@@ -10,6 +10,7 @@ from torch import Tensor
 from tokenring_xdit.integrations.xfuser.layout import KeyLayout, cut, key_layout
 from tokenring_xdit.integrations.xfuser.repairs.common import (
     all_real,
+    outside_graphs,
     replace_forward,
     sequence_parallel_ranks,
     wanted,
@@ -37,19 +38,20 @@ def leave_padding_and_masked_text_out(qwen: Any) -> None:
         ) -> Any:
             if not wanted():
                 return original(self, hidden_states, encoder_hidden_states, encoder_hidden_states_mask, *args, **kwargs)
-            ranks = sequence_parallel_ranks()
-            text = (
-                all_real(encoder_hidden_states.shape[1])
-                if encoder_hidden_states_mask is None
-                else encoder_hidden_states_mask.to(torch.bool)
-            )
-            layout = KeyLayout.of_segments(cut(text, ranks), cut(all_real(hidden_states.shape[1]), ranks))
-            with key_layout(layout):
+            with key_layout(_layout(hidden_states, encoder_hidden_states, encoder_hidden_states_mask)):
                 return original(self, hidden_states, encoder_hidden_states, encoder_hidden_states_mask, *args, **kwargs)
 
         return forward
 
     replace_forward(qwen.xFuserQwenImageTransformerWrapper, make)
+
+
+@outside_graphs
+def _layout(image: Tensor, text: Tensor, mask: Tensor | None) -> KeyLayout:
+    """Text in front of the image, each padded at its end."""
+    ranks = sequence_parallel_ranks()
+    real = all_real(text.shape[1]) if mask is None else mask.to(torch.bool)
+    return KeyLayout.of_segments(cut(real, ranks), cut(all_real(image.shape[1]), ranks))
 
 
 HOOKS = {"xfuser.model_executor.models.transformers.transformer_qwen": leave_padding_and_masked_text_out}
