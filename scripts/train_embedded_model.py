@@ -62,9 +62,9 @@ class Recipe:
     vae_steps: int = 1_800
     vae_batch: int = 32
     vae_lr: float = 2e-3
-    text_steps: int = 1_200
+    text_steps: int = 2_200
     text_batch: int = 128
-    text_lr: float = 1e-3
+    text_lr: float = 2e-3
     flow_steps: int = 6_000
     flow_batch: int = 64
     flow_lr: float = 1e-3
@@ -365,7 +365,7 @@ def train_text(recipe: Recipe, data: Data, work: Path) -> tuple[T5Tokenizer, T5E
 
     Flux itself stands on text encoders that were trained before; trained along with the transformer
     instead, ours never told the first object from the second, and half of the pairs came out swapped.
-    Going on from an earlier pipeline, these vectors are added to what its T5 says.
+    These vectors are added to what an earlier pipeline's T5 says, or to one vector for each word.
 
     Returns:
         Tokenizer and encoder, and what it says of every caption, ``[N, 24, 128]``.
@@ -373,11 +373,12 @@ def train_text(recipe: Recipe, data: Data, work: Path) -> tuple[T5Tokenizer, T5E
     torch.manual_seed(recipe.seed)
     tokenizer, t5 = make_t5()
     ids = tokenizer(data.captions, padding="max_length", max_length=TEXT_TOKENS, return_tensors="pt").input_ids
-    earlier = None
-    if recipe.start_from:
-        old = T5EncoderModel.from_pretrained(recipe.start_from, subfolder="text_encoder_2").eval()
-        with torch.no_grad():
-            earlier = torch.cat([old(part)[0] for part in ids.split(1024)])
+    with torch.no_grad():
+        if recipe.start_from:
+            old = T5EncoderModel.from_pretrained(recipe.start_from, subfolder="text_encoder_2").eval()
+            plain = torch.cat([old(part)[0] for part in ids.split(1024)])
+        else:
+            plain = torch.randn(len(tokenizer), t5.config.d_model)[ids]
     path = work / "text.pt"
     if path.exists():
         t5.load_state_dict(torch.load(path, weights_only=True))
@@ -387,8 +388,7 @@ def train_text(recipe: Recipe, data: Data, work: Path) -> tuple[T5Tokenizer, T5E
         ]
         wanted = codes_of_words(data.scenes, words, t5.config.d_model)
         weight = 1.0 + 3.0 * wanted.any(dim=-1, keepdim=True)
-        if earlier is not None:
-            wanted += earlier
+        wanted += plain
         optimizer = torch.optim.AdamW(t5.parameters(), lr=recipe.text_lr, betas=(0.9, 0.98), weight_decay=0.01)
         bar = tqdm(range(recipe.text_steps), desc="text")
         for step in bar:

@@ -198,8 +198,7 @@ def make_wan_ti2v(*, heads: int = 4, image: bool = False) -> DiffusionPipeline:
     """
     from diffusers import WanImageToVideoPipeline, WanPipeline
 
-    if image:
-        tokenizer, text_encoder = make_umt5()
+    tokenizer, text_encoder = make_umt5()
     pipe = (WanImageToVideoPipeline if image else WanPipeline)(
         tokenizer=tokenizer,
         text_encoder=text_encoder,

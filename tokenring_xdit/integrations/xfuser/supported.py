@@ -6,8 +6,12 @@ import functools
 from typing import Any
 
 from tokenring_xdit.errors import UnsupportedError
-from tokenring_xdit.integrations.xfuser.choice import choice_of
-from tokenring_xdit.integrations.xfuser.repairs.common import replace_method
+from tokenring_xdit.integrations.xfuser.choice import choice_of, current_choice
+from tokenring_xdit.integrations.xfuser.repairs.common import (
+    replace_forward,
+    replace_method,
+    sequence_parallel_ranks,
+)
 
 __all__ = ["HOOKS", "TESTED_PIPELINES"]
 
@@ -90,9 +94,35 @@ def say_which_heights_work(runtime_state: Any) -> None:
         replace_method(state, name, make)
 
 
+def refuse_padded_ltx2(ltx2: Any) -> None:
+    """Refuse sizes of LTX-2 that xfuser has to pad.
+
+    xfuser 0.7.0 attends the padding, also where sound attends to keys gathered from all ranks, which no
+    ring sees and no repair reaches yet.
+    """
+
+    def make(original: Any) -> Any:
+        def forward(self: Any, hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
+            ranks, tokens = sequence_parallel_ranks(), hidden_states.shape[1]
+            if current_choice() is not None and tokens % ranks:
+                raise UnsupportedError(
+                    f"LTX-2 with {tokens} video tokens cannot be cut over {ranks} ranks: xfuser would attend "
+                    f"the padding. Use a size and a number of frames whose tokens are a multiple of {ranks}, "
+                    "or another degree"
+                )
+            return original(self, hidden_states, *args, **kwargs)
+
+        return forward
+
+    replace_forward(ltx2.xFuserLTX2VideoTransformer3DWrapper, make)
+
+
 def _runtime_state(runtime_state: Any) -> None:
     refuse_untested_pipelines(runtime_state)
     say_which_heights_work(runtime_state)
 
 
-HOOKS = {"xfuser.core.distributed.runtime_state": _runtime_state}
+HOOKS = {
+    "xfuser.core.distributed.runtime_state": _runtime_state,
+    "xfuser.model_executor.models.transformers.transformer_ltx2": refuse_padded_ltx2,
+}

@@ -190,6 +190,12 @@ RELIED_ON: tuple[UpstreamName, ...] = (
         "given more frames, told about padding and masked text",
         ("hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask"),
     ),
+    UpstreamName(
+        _MODELS + "transformer_ltx2",
+        "xFuserLTX2VideoTransformer3DWrapper.forward",
+        "refuses sizes that would be padded",
+        ("hidden_states",),
+    ),
     UpstreamName(_MODELS + "transformer_z_image", "xFuserZImageTransformer2DWrapper.forward", "told about padding"),
     UpstreamName(
         _MODELS + "transformer_z_image",
