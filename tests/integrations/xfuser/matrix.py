@@ -51,8 +51,8 @@ class Column:
 
 
 def fitting(family: Family, ranks: int) -> dict[str, Any]:
-    """A size whose rows divide by the ranks, at least eight, where they have to."""
-    rows = ranks * -(-8 // ranks) if family.by_rows else 8
+    """A size whose rows divide by the ranks where they have to, at least eight rows and an even number."""
+    rows = ranks * 2 * -(-4 // ranks) if family.by_rows else 8
     return {"height": rows * family.pixels, "width": 6 * family.pixels}
 
 
@@ -67,8 +67,9 @@ def odd(family: Family, ranks: int) -> dict[str, Any]:
 
 
 def odd_rows(family: Family, ranks: int) -> dict[str, Any]:
-    """Rows that do not divide."""
-    return {"height": (2 * ranks + 1) * family.pixels, "width": 6 * family.pixels}
+    """Eight rows, which do not divide."""
+    assert 8 % ranks
+    return {"height": 8 * family.pixels, "width": 6 * family.pixels}
 
 
 def several(family: Family, ranks: int) -> dict[str, Any]:
@@ -88,7 +89,7 @@ COLUMNS: dict[str, Column] = {
     "prompts": Column("TokenRing 2, two prompts", {"tokenring": 2}, several, quick=True),
     "bf16": Column("TokenRing 2, bf16", {"tokenring": 2, "dtype": torch.bfloat16}, fitting),
     "cfg": Column("CFG 2 x TokenRing 2", {"tokenring": 2, "cfg": True}, fitting, families=_GUIDED),
-    "rows": Column("TokenRing 2, rows that do not divide", {"tokenring": 2}, odd_rows, families=_BY_ROWS),
+    "rows": Column("TokenRing 3, rows that do not divide", {"tokenring": 3}, odd_rows, families=_BY_ROWS),
 }
 
 
