@@ -67,24 +67,6 @@ def test_without_tokenring_xfuser_computes_bit_for_bit_what_it_did(ranks: RankPo
     assert ranks.run(2, jobs.same_bits_as_unpatched, FluxCase(**strategy, **EVEN), timeout=300) == [True, True]
 
 
-@pytest.mark.parametrize("strategy", [{"ring": 2}, {"ulysses": 2}], ids=["ring", "ulysses"])
-def test_the_upstream_fault_with_odd_text_is_still_there(ranks: RankPool, strategy: dict[str, int]) -> None:
-    """When this fails, upstream has mended it: drop ``count_replicated_text_once``."""
-    assert worst(ranks, FluxCase("diffusers", **strategy, text_tokens=13, **EVEN)) > 1e-3
-
-
-@pytest.mark.parametrize("pipeline", ["xfuser", "diffusers"])
-def test_the_upstream_fault_with_odd_images_is_still_there(ranks: RankPool, pipeline: str) -> None:
-    """When this fails, upstream has mended it: drop ``take_any_number_of_image_tokens`` or ``pad_the_picture``."""
-    with pytest.raises(RankFailure) as caught:
-        worst(ranks, FluxCase(pipeline, ring=2, **ODD))
-    expected = {
-        "xfuser": "not divisible by the number of sequence parallel devices",
-        "diffusers": "_pad_to_sp_divisible",
-    }
-    assert expected[pipeline] in str(caught.value)
-
-
 def test_the_seam_is_used(ranks: RankPool) -> None:
     """Queries and partial outputs travel under TokenRing; nothing of ours does under Ring."""
     sent = ranks.run(2, jobs.bytes_by_strategy, timeout=300)[0]

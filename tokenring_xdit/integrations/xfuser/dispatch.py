@@ -18,7 +18,7 @@ from tokenring_xdit.attention import KeyMask, token_ring_attention
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.integrations.xfuser.choice import TokenRingChoice, current_choice
 from tokenring_xdit.integrations.xfuser.layout import KeyLayout, active_layout, key_layout
-from tokenring_xdit.integrations.xfuser.repairs.common import replace_method
+from tokenring_xdit.integrations.xfuser.repairs.common import REPAIR_ALL, replace_method
 
 __all__ = ["install"]
 
@@ -70,7 +70,13 @@ def _install_dispatcher(usp: Any) -> None:
             )
         if dropout_p:
             raise UnsupportedError(f"TokenRing has no dropout, asked for dropout_p={dropout_p}: use it for inference")
+        _refuse_masks(attention_kwargs)
         if torch.compiler.is_compiling():
+            if attention_kwargs:
+                raise UnsupportedError(
+                    f"attention_kwargs {sorted(attention_kwargs)} (sparse attention) do not reach TokenRing through "
+                    "torch.compile: compile without them, or run without torch.compile"
+                )
             joint = joint_attn_kwargs or {}
             return torch.ops.tokenring_xdit.ring_attn(
                 query,
@@ -89,6 +95,15 @@ def _install_dispatcher(usp: Any) -> None:
     usp.ring_attn = ring_attn
 
 
+def _refuse_masks(attention_kwargs: dict[str, Any] | None) -> None:
+    hidden = [name for name in _KEY_MASKS if (attention_kwargs or {}).get(name) is not None]
+    if hidden:
+        raise UnsupportedError(
+            f"this model hides keys through attention_kwargs {hidden}, which TokenRing does not carry yet: "
+            "use ulysses_degree for it"
+        )
+
+
 def _install_masks(usp: Any) -> None:
     """Leave hidden keys out under Ulysses too, where the repairs were asked for all strategies."""
 
@@ -97,8 +112,16 @@ def _install_masks(usp: Any) -> None:
             function = original(backend)
             _asked[0] = backend
             layout = active_layout()
-            alone = current_choice() is None and dist.get_world_size(usp.PROCESS_GROUP.RING_PG) == 1
-            return _leaving_out(function, layout) if alone and layout is not None and layout.hides_keys else function
+            if layout is None or not layout.hides_keys or current_choice() is not None:
+                return function
+            if dist.get_world_size(usp.PROCESS_GROUP.RING_PG) > 1:
+                return function  # ring_attn will see to it
+            if torch.compiler.is_compiling():
+                raise UnsupportedError(
+                    f"hidden keys under Ulysses ({REPAIR_ALL}=1) do not go together with torch.compile: use "
+                    "tokenring_degree, or run without torch.compile"
+                )
+            return _leaving_out(function, layout)
 
         return get_attention_function
 
@@ -178,13 +201,6 @@ def _token_ring(
     joint_attn_kwargs: dict[str, Any] | None,
     attention_kwargs: dict[str, Any] | None,
 ) -> Tensor:
-    hidden = [name for name in _KEY_MASKS if (attention_kwargs or {}).get(name) is not None]
-    if hidden:
-        raise UnsupportedError(
-            f"this model hides keys through attention_kwargs {hidden}, which TokenRing does not carry yet: "
-            "use ulysses_degree for it"
-        )
-
     def kernel(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> tuple[Tensor, Tensor]:
         # Joint tensors are met at home instead of through the decorator, which counts calls.
         out, lse = attention_function(
