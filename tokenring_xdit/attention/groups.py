@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 AGREEMENT_TIMEOUT_VARIABLE = "TOKENRING_AGREEMENT_TIMEOUT"
 """Environment variable: seconds to wait for the other ranks when a call with a known layout key changes."""
 
+_REMEMBERED = 1024
+"""Agreements that a group remembers; prompts of a serving process bring a new mask each."""
+
 _DEFAULT_AGREEMENT_TIMEOUT = 120.0
 
 _groups: dict[str, RingGroup] = {}
@@ -109,6 +112,8 @@ class RingGroup:
         assert isinstance(report, CallSpec)  # a refusal has raised on all ranks
         if key is not None:
             self._agreed[key, report] = layout
+            if len(self._agreed) > _REMEMBERED:  # the oldest, which is the same on all ranks
+                del self._agreed[next(iter(self._agreed))]
         return layout
 
     def channel(self, channel: Channel) -> dist.ProcessGroup:
