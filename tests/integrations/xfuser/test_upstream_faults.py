@@ -92,6 +92,7 @@ def test_the_switch_repairs_other_strategies_too(ranks: RankPool, fault: Fault, 
     assert worst(ranks, fault.case(strategy, repair_all=True)) <= EXACT
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("fault", FAULTS, ids=IDS)
 def test_tokenring_is_exact(ranks: RankPool, fault: Fault) -> None:
     assert worst(ranks, fault.case("tokenring")) <= EXACT
