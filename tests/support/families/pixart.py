@@ -61,7 +61,14 @@ def pixart_alpha_inputs(
     Returns:
         The arguments, good for one call.
     """
-    return _inputs(prompts, height, width, steps, text_tokens, guidance_scale, images_per_prompt)
+    return {
+        **text.prompt_arguments(prompts, negative=guidance_scale > 1),
+        "guidance_scale": guidance_scale,
+        "max_sequence_length": text_tokens,
+        "clean_caption": False,
+        "use_resolution_binning": False,
+        **text.call_arguments(height=height, width=width, steps=steps, images_per_prompt=images_per_prompt),
+    }
 
 
 def make_pixart_sigma(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
@@ -77,50 +84,8 @@ def make_pixart_sigma(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
     return _make(PixArtSigmaPipeline, 128, False, heads, layers)
 
 
-def pixart_sigma_inputs(
-    *,
-    prompts: list[str] | None = None,
-    height: int = 32,
-    width: int = 48,
-    steps: int = 2,
-    text_tokens: int = 16,
-    guidance_scale: float = 4.5,
-    images_per_prompt: int = 1,
-) -> dict[str, Any]:
-    """Arguments of a call of ``make_pixart_sigma``'s pipeline that returns latents; see `pixart_alpha_inputs`.
-
-    Args:
-        prompts: The prompts.
-        height: Height in pixels, four to a token.
-        width: Width in pixels, four to a token.
-        steps: Denoising steps.
-        text_tokens: Tokens that each prompt is padded or cut to; a mask hides the padding from attention.
-        guidance_scale: Scale of classifier-free guidance, which is in use above one.
-        images_per_prompt: Pictures made of each prompt.
-
-    Returns:
-        The arguments, good for one call.
-    """
-    return _inputs(prompts, height, width, steps, text_tokens, guidance_scale, images_per_prompt)
-
-
-def _inputs(
-    prompts: list[str] | None,
-    height: int,
-    width: int,
-    steps: int,
-    text_tokens: int,
-    guidance_scale: float,
-    images_per_prompt: int,
-) -> dict[str, Any]:
-    return {
-        **text.prompt_arguments(prompts, negative=guidance_scale > 1),
-        "guidance_scale": guidance_scale,
-        "max_sequence_length": text_tokens,
-        "clean_caption": False,
-        "use_resolution_binning": False,
-        **text.call_arguments(height=height, width=width, steps=steps, images_per_prompt=images_per_prompt),
-    }
+pixart_sigma_inputs = pixart_alpha_inputs
+"""Both pipelines take the same arguments."""
 
 
 def _make(pipeline_class: type, sample_size: int, conditions: bool, heads: int, layers: int) -> DiffusionPipeline:

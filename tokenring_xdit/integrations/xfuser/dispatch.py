@@ -88,7 +88,7 @@ def _install_dispatcher(usp: Any) -> None:
                 is_causal,
             )
         return _token_ring(
-            choice, group, attention_function, query, key, value, is_causal, joint_attn_kwargs, attention_kwargs
+            choice, group, layout, attention_function, query, key, value, is_causal, joint_attn_kwargs, attention_kwargs
         )
 
     ring_attn.__wrapped__ = original  # type: ignore[attr-defined]
@@ -193,6 +193,7 @@ def _leaving_out(function: Callable[..., tuple[Tensor, Tensor]], layout: KeyLayo
 def _token_ring(
     choice: TokenRingChoice,
     group: dist.ProcessGroup,
+    layout: KeyLayout | None,
     attention_function: Callable[..., tuple[Tensor, Tensor]],
     query: Tensor,
     key: Tensor,
@@ -217,7 +218,6 @@ def _token_ring(
     home_kv = None
     if joint_attn_kwargs is not None:
         home_kv = (joint_attn_kwargs["joint_key"], joint_attn_kwargs["joint_value"])
-    layout = active_layout()
     own = None if layout is None else layout.own(dist.get_rank(group), _ulysses_degree())
     out, _ = token_ring_attention(
         query,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from tokenring_xdit.errors import UnsupportedError
@@ -44,16 +43,16 @@ def refuse_untested_pipelines(runtime_state: Any) -> None:
     xfuser 0.7.0 shards several models in ways that are wrong for some lengths; until a model has been
     compared with the single process it may be one of them.
     """
-    state = runtime_state.DiTRuntimeState
-    original = state._check_model_and_parallel_config
 
-    @functools.wraps(original)
-    def check(self: Any, pipeline: Any, parallel_config: Any) -> None:
-        if choice_of(parallel_config) is not None:
-            _refuse_untested(pipeline)
-        original(self, pipeline, parallel_config)
+    def make(original: Any) -> Any:
+        def check(self: Any, pipeline: Any, parallel_config: Any) -> None:
+            if choice_of(parallel_config) is not None:
+                _refuse_untested(pipeline)
+            original(self, pipeline, parallel_config)
 
-    state._check_model_and_parallel_config = check
+        return check
+
+    replace_method(runtime_state.DiTRuntimeState, "_check_model_and_parallel_config", make)
 
 
 def _refuse_untested(pipeline: Any) -> None:

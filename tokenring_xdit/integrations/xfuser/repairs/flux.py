@@ -113,41 +113,40 @@ def cut_by_tokens(runtime_state: Any) -> None:
     xfuser 0.7.0: ``_calc_patches_metadata`` raises for them, and does so for the default size of
     1024 pixels too when a caller (its own runner) has not set the size yet.
     """
-    state = runtime_state.DiTRuntimeState
-    original, original_check = state._calc_patches_metadata, state._check_pipeline_class_name
 
-    @functools.wraps(original_check)
-    def check_pipeline_class_name(self: Any, pipeline: Any, config: Any) -> None:
-        # The pipeline is not kept by the state, and only Flux is padded by what stands above.
-        self.tokenring_cuts_by_tokens = type(pipeline).__name__ in {"FluxPipeline", "FluxControlPipeline"}
-        original_check(self, pipeline, config)
+    def make_check(original: Any) -> Any:
+        def check_pipeline_class_name(self: Any, pipeline: Any, config: Any) -> None:
+            # The pipeline is not kept by the state, and only Flux is padded by what stands above.
+            self.tokenring_cuts_by_tokens = type(pipeline).__name__ in {"FluxPipeline", "FluxControlPipeline"}
+            original(self, pipeline, config)
 
-    @functools.wraps(original)
-    def calc_patches_metadata(self: Any) -> None:
-        rows = self.input_config.height // self.vae_scale_factor
-        if (
-            not (choice_of(self.parallel_config) is not None or repair_all())
-            or not getattr(self, "tokenring_cuts_by_tokens", False)
-            or rows % self.parallel_config.sp_degree == 0
-        ):
-            original(self)
-            return
-        from xfuser.core.distributed import get_sequence_parallel_rank
+        return check_pipeline_class_name
 
-        tokens = (
-            rows
-            // self.backbone_patch_size
-            * (self.input_config.width // self.vae_scale_factor // self.backbone_patch_size)
-        )
-        shard = -(-tokens // self.parallel_config.sp_degree)
-        start = shard * get_sequence_parallel_rank()
-        self.num_pipeline_patch = 1
-        self.pp_patches_token_start_idx_local = [0, shard]
-        self.pp_patches_token_start_end_idx_global = [[start, start + shard]]
-        self.pp_patches_token_num = [shard]
+    def make_calc(original: Any) -> Any:
+        def calc_patches_metadata(self: Any) -> None:
+            rows = self.input_config.height // self.vae_scale_factor
+            if (
+                not (choice_of(self.parallel_config) is not None or repair_all())
+                or not getattr(self, "tokenring_cuts_by_tokens", False)
+                or rows % self.parallel_config.sp_degree == 0
+            ):
+                original(self)
+                return
+            from xfuser.core.distributed import get_sequence_parallel_rank
 
-    state._calc_patches_metadata = calc_patches_metadata
-    state._check_pipeline_class_name = check_pipeline_class_name
+            columns = self.input_config.width // self.vae_scale_factor
+            tokens = rows // self.backbone_patch_size * (columns // self.backbone_patch_size)
+            shard = -(-tokens // self.parallel_config.sp_degree)
+            start = shard * get_sequence_parallel_rank()
+            self.num_pipeline_patch = 1
+            self.pp_patches_token_start_idx_local = [0, shard]
+            self.pp_patches_token_start_end_idx_global = [[start, start + shard]]
+            self.pp_patches_token_num = [shard]
+
+        return calc_patches_metadata
+
+    replace_method(runtime_state.DiTRuntimeState, "_calc_patches_metadata", make_calc)
+    replace_method(runtime_state.DiTRuntimeState, "_check_pipeline_class_name", make_check)
 
 
 @outside_graphs
