@@ -11,7 +11,7 @@ ranks=4
 if [ "$(python -c 'import torch; print(torch.cuda.device_count())')" -lt "$ranks" ]; then
     export CUDA_VISIBLE_DEVICES="" # fewer GPUs than ranks: all of them on the CPU
 fi
-prompt="${1:-two red triangles side by side on a pink ground}"
+prompt="${1:-a red circle left of a blue square}"
 sheet="outputs/demo.png"
 tokenring-xdit compare "$prompt" --ranks "$ranks" --dtype float32 --output "$sheet"
 cat <<END

@@ -2,15 +2,10 @@
 
     python scripts/train_embedded_model.py --work /tmp/embedded --seed 0
 
-    python scripts/train_embedded_model.py --work /tmp/next --flow-steps 1500 --flow-lr 4e-4 \
-        --start-from tokenring_xdit/pipelines/embedded/model
-
 Four stages, each resumed where an interrupted run left it: a VAE on drawn pictures; T5 on where the
 objects of a caption stand; the transformer and CLIP (flow matching on the VAE's latents, T5 frozen, as
-Flux was trained); the export of a diffusers ``FluxPipeline`` folder. The second form goes on from an
-earlier pipeline: VAE, CLIP and transformer are its own to begin with, and a new T5 says what the old
-one said besides. The measurement is ``scripts/judge_embedded_model.py``; the figures stand in the
-model card beside the weights.
+Flux was trained); the export of a diffusers ``FluxPipeline`` folder. The measurement is
+``scripts/judge_embedded_model.py``; the figures stand in the model card beside the weights.
 """
 
 from __future__ import annotations
@@ -62,15 +57,15 @@ class Recipe:
     vae_steps: int = 1_800
     vae_batch: int = 32
     vae_lr: float = 2e-3
-    text_steps: int = 2_200
+    text_steps: int = 1_200
     text_batch: int = 128
     text_lr: float = 2e-3
     flow_steps: int = 6_000
     flow_batch: int = 64
     flow_lr: float = 1e-3
     pair_share: float = 0.6
+    pooled_dropout: float = 0.5
     ema: float = 0.999
-    start_from: str = ""
 
 
 def make_vae() -> AutoencoderKL:
@@ -108,12 +103,12 @@ def make_transformer() -> FluxTransformer2DModel:
     )
 
 
-def make_clip_tokenizer(recipe: Recipe, captions: list[str], work: Path) -> CLIPTokenizer:
-    """CLIP's tokenizer: an earlier pipeline's, or byte pairs of the captions, found once and kept.
+def make_clip_tokenizer(captions: list[str], work: Path) -> CLIPTokenizer:
+    """CLIP's tokenizer: byte pairs of the captions, found once and kept.
 
     Training numbers the pairs in another order in each process, so it must not be done again.
     """
-    kept = Path(recipe.start_from) / "tokenizer" if recipe.start_from else work / "tokenizer"
+    kept = work / "tokenizer"
     if kept.exists():
         return CLIPTokenizer.from_pretrained(kept)
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
@@ -273,8 +268,6 @@ def remember(recipe: Recipe, work: Path) -> None:
 
 def train_vae(recipe: Recipe, pictures: torch.Tensor, work: Path) -> AutoencoderKL:
     """Stage 1: reconstruct drawn pictures; the scale and shift are measured at its end."""
-    if recipe.start_from:
-        return AutoencoderKL.from_pretrained(recipe.start_from, subfolder="vae").float().eval()
     torch.manual_seed(recipe.seed)
     vae = make_vae()
     optimizer = torch.optim.AdamW(vae.parameters(), lr=recipe.vae_lr, weight_decay=0.0)
@@ -329,43 +322,53 @@ def encode_all(vae: AutoencoderKL, pictures: torch.Tensor, work: Path) -> torch.
     return FluxPipeline._pack_latents(latents, count, channels, height, width)
 
 
-def sides_of_words(scene: Scene, words: list[str]) -> list[tuple[float, float] | None]:
-    """For each word that names one of two different objects, where that object stands; ``None`` for all others."""
-    if len(set(scene.items)) == 1:
-        return [None] * len(words)
-    naming = {*COLOURS, *(shape.value for shape in Shape)}
-    sides, seen = [], 0
+def places_of_words(scene: Scene, words: list[str]) -> list[list[tuple[float, float]]]:
+    """For each word, where what it names stands: nowhere, in one place, or in two ("two red circles")."""
+    naming = {*COLOURS, *(shape.value for shape in Shape), *(f"{shape.value}s" for shape in Shape)}
+    counted = "two" in words
+    places: list[list[tuple[float, float]]] = []
+    seen = 0
     for word in words:
-        sides.append(scene.centres[seen // 2] if word in naming else None)  # colour and shape of one, then of the other
-        seen += word in naming
-    return sides
+        if word not in naming:
+            places.append([])
+        else:
+            places.append(list(scene.centres) if counted else [scene.centres[seen // 2]])  # colour, then shape
+            seen += 1
+    return places
 
 
 def codes_of_words(scenes: list[Scene], words: list[list[str]], width: int) -> torch.Tensor:
-    """A random vector for each word on each side, where the word names one of two different objects; else zeros.
+    """What T5 learns to say of each word: a random vector for the word plus one for each place it is about.
 
-    Image tokens see the text tokens as a set. One vector for "red, on the left" survives being averaged with
-    the others; "red" beside "left" does not, and which object was red is lost.
+    Image tokens see the text tokens as a set. "Red, on the left" in one vector tells them which object is
+    red; "red" beside "left" does not. Every place has the same vector in every sentence and for every
+    word, so that one mechanism, look for the words about the place where you are, serves all of them.
+
+    Returns:
+        ``[N, 24, width]``, of unit variance.
     """
     generator = torch.Generator().manual_seed(0)
-    table: dict[tuple[str, tuple[float, float]], torch.Tensor] = {}
+    table: dict[object, torch.Tensor] = {}
+
+    def vector(key: object) -> torch.Tensor:
+        if key not in table:
+            table[key] = torch.randn(width, generator=generator)
+        return table[key]
+
     codes = torch.zeros(len(scenes), TEXT_TOKENS, width)
     for row, (scene, caption) in enumerate(zip(scenes, words, strict=True)):
-        for column, side in enumerate(sides_of_words(scene, caption)):
-            if side is not None:
-                key = (caption[column], side)
-                if key not in table:
-                    table[key] = torch.randn(width, generator=generator)
-                codes[row, column] = table[key]
-    return codes
+        for column, (word, places) in enumerate(zip(caption, places_of_words(scene, caption), strict=True)):
+            # Single objects and pairs stand in slightly different places, all of them on a grid of three by three.
+            thirds = [vector((int(3 * x), int(3 * y))) for x, y in places]
+            codes[row, column] = torch.stack([vector(word), *thirds]).sum(0)
+    return codes / codes.square().mean(-1, keepdim=True).sqrt()
 
 
 def train_text(recipe: Recipe, data: Data, work: Path) -> tuple[T5Tokenizer, T5EncoderModel, torch.Tensor]:
-    """Stage 2: T5 learns to give a word another vector on each side of the picture (:func:`codes_of_words`).
+    """Stage 2: T5 learns to say of each word what it is about (:func:`codes_of_words`).
 
     Flux itself stands on text encoders that were trained before; trained along with the transformer
     instead, ours never told the first object from the second, and half of the pairs came out swapped.
-    These vectors are added to what an earlier pipeline's T5 says, or to one vector for each word.
 
     Returns:
         Tokenizer and encoder, and what it says of every caption, ``[N, 24, 128]``.
@@ -373,12 +376,6 @@ def train_text(recipe: Recipe, data: Data, work: Path) -> tuple[T5Tokenizer, T5E
     torch.manual_seed(recipe.seed)
     tokenizer, t5 = make_t5()
     ids = tokenizer(data.captions, padding="max_length", max_length=TEXT_TOKENS, return_tensors="pt").input_ids
-    with torch.no_grad():
-        if recipe.start_from:
-            old = T5EncoderModel.from_pretrained(recipe.start_from, subfolder="text_encoder_2").eval()
-            plain = torch.cat([old(part)[0] for part in ids.split(1024)])
-        else:
-            plain = torch.randn(len(tokenizer), t5.config.d_model)[ids]
     path = work / "text.pt"
     if path.exists():
         t5.load_state_dict(torch.load(path, weights_only=True))
@@ -387,8 +384,6 @@ def train_text(recipe: Recipe, data: Data, work: Path) -> tuple[T5Tokenizer, T5E
             [token.strip("\u2581").lower() for token in tokenizer.convert_ids_to_tokens(row)] for row in ids.tolist()
         ]
         wanted = codes_of_words(data.scenes, words, t5.config.d_model)
-        weight = 1.0 + 3.0 * wanted.any(dim=-1, keepdim=True)
-        wanted += plain
         optimizer = torch.optim.AdamW(t5.parameters(), lr=recipe.text_lr, betas=(0.9, 0.98), weight_decay=0.01)
         bar = tqdm(range(recipe.text_steps), desc="text")
         for step in bar:
@@ -396,7 +391,7 @@ def train_text(recipe: Recipe, data: Data, work: Path) -> tuple[T5Tokenizer, T5E
             for group in optimizer.param_groups:
                 group["lr"] = recipe.text_lr * cosine(step, recipe.text_steps, 100)
             said = t5(ids[index])[0]
-            loss = (weight[index] * (said - wanted[index]).square()).mean()
+            loss = (said - wanted[index]).square().mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(t5.parameters(), 1.0)
@@ -415,11 +410,6 @@ def train_flow(
     """Stage 3: flow matching of the transformer, CLIP along with it; returns the averaged weights."""
     torch.manual_seed(recipe.seed)
     parts = nn.ModuleDict({"transformer": make_transformer(), "clip": make_clip(clip_tokenizer)})
-    if recipe.start_from:
-        parts["transformer"] = FluxTransformer2DModel.from_pretrained(
-            recipe.start_from, subfolder="transformer"
-        ).float()
-        parts["clip"] = CLIPTextModel.from_pretrained(recipe.start_from, subfolder="text_encoder").train()
     average = copy.deepcopy(parts).requires_grad_(False)
     ids = clip_tokenizer(data.captions, padding="max_length", max_length=TEXT_TOKENS, return_tensors="pt").input_ids
     parameters = list(parts.parameters())
@@ -444,11 +434,13 @@ def train_flow(
         noise = torch.randn_like(clean)
         t = noise_levels(len(index))
         noisy = torch.lerp(clean, noise, t[:, None, None])
+        # Often without CLIP's one vector of the whole caption: words combine to what was never seen, captions do not.
+        kept = torch.rand(len(index), 1) >= recipe.pooled_dropout
         with mixed_precision():
             velocity = parts["transformer"](
                 hidden_states=noisy,
                 encoder_hidden_states=words[index],
-                pooled_projections=parts["clip"](ids[index]).pooler_output,
+                pooled_projections=parts["clip"](ids[index]).pooler_output * kept,
                 timestep=t,
                 img_ids=image_ids,
                 txt_ids=text_ids,
@@ -514,7 +506,7 @@ def main() -> None:
     latents = encode_all(vae, data.pictures, args.work)
     t5_tokenizer, t5, words = train_text(recipe, data, args.work)
     log.info("text encoder done after %.0f s", time.monotonic() - began)
-    clip_tokenizer = make_clip_tokenizer(recipe, data.captions, args.work)
+    clip_tokenizer = make_clip_tokenizer(data.captions, args.work)
     if args.export_now:
         recipe = replace(recipe, flow_steps=torch.load(args.work / "flow.pt", weights_only=True)["step"])
     parts = train_flow(recipe, data, latents, words, clip_tokenizer, args.work)

@@ -23,7 +23,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "compare",
         help="draw the same picture with every strategy and lay the results side by side",
-        epilog='example: tokenring-xdit compare "two red triangles side by side" --ranks 4 --output sheet.png',
+        epilog='example: tokenring-xdit compare "a red circle left of a blue square" --ranks 4 --output sheet.png',
     )
     add_picture_options(parser)
     parser.add_argument("--ranks", type=int, default=4, help="ranks of each strategy (default: %(default)s)")

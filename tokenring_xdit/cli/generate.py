@@ -16,7 +16,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "generate",
         help="draw a picture, the attention sharded over several ranks",
-        epilog='example: tokenring-xdit generate "two red triangles side by side" --tokenring-degree 4',
+        epilog='example: tokenring-xdit generate "a red circle left of a blue square" --tokenring-degree 4',
     )
     add_picture_options(parser)
     parser.add_argument("--ulysses-degree", type=int, default=1, help="ranks that Ulysses shards the heads over")

@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="tokenring-xdit",
         description="Sequence-parallel attention for diffusion transformers: TokenRing for xDiT.",
-        epilog='example: tokenring-xdit generate "two red triangles side by side" --tokenring-degree 4',
+        epilog='example: tokenring-xdit generate "a red circle left of a blue square" --tokenring-degree 4',
     )
     parser.add_argument("--version", action="version", version=f"tokenring-xdit {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
