@@ -28,6 +28,8 @@ class Case:
         ring: xfuser's Ring degree.
         cfg: Whether classifier-free guidance runs in parallel.
         pipefusion: PipeFusion degree.
+        warmup: Steps that PipeFusion takes in order before its stages work at once, each on another patch.
+        data: Data-parallel degree: that many prompts at once.
         schedule: TokenRing schedule.
         repair_all: Whether Ulysses and Ring are repaired too.
         dtype: Of all components.
@@ -41,6 +43,8 @@ class Case:
     ring: int = 1
     cfg: bool = False
     pipefusion: int = 1
+    warmup: int = 1
+    data: int = 1
     schedule: str = "token_ring"
     repair_all: bool = False
     dtype: torch.dtype = torch.float32
@@ -50,7 +54,7 @@ class Case:
     @property
     def ranks(self) -> int:
         """Ranks that the degrees make up."""
-        return self.tokenring * self.ulysses * self.ring * self.pipefusion * (2 if self.cfg else 1)
+        return self.tokenring * self.ulysses * self.ring * self.pipefusion * self.data * (2 if self.cfg else 1)
 
 
 @torch.no_grad()
@@ -60,6 +64,23 @@ def error(case: Case) -> float | None:
     expected = one_process(case, family)
     actual = run(case, family)
     return None if actual is None else relative_error(actual, expected)
+
+
+@torch.no_grad()
+def latents(case: Case) -> Tensor | None:
+    """The latents that xfuser makes; ``None`` on ranks that it gives none."""
+    return run(case, FAMILIES[case.family])
+
+
+@torch.no_grad()
+def error_of_own_prompts(case: Case) -> float | None:
+    """As :func:`error`, under data parallel: the single process is given the prompts of this rank's group only."""
+    family = FAMILIES[case.family]
+    prompts = case.inputs["prompts"]
+    share, group = len(prompts) // case.data, dist.get_rank() * case.data // case.ranks
+    own = {**case.inputs, "prompts": prompts[group * share : (group + 1) * share]}
+    actual = run(case, family)
+    return None if actual is None else relative_error(actual, one_process(replace(case, inputs=own), family))
 
 
 @torch.no_grad()
@@ -166,13 +187,15 @@ def engine(case: Case) -> Iterator[Any]:
         ring_degree=case.ring,
         use_cfg_parallel=case.cfg,
         pipefusion_parallel_degree=case.pipefusion,
-        warmup_steps=1 if case.pipefusion > 1 else 0,
+        data_parallel_degree=case.data,
+        warmup_steps=case.warmup if case.pipefusion > 1 else 0,
     )
     args.tokenring_degree = case.tokenring
     args.tokenring_schedule = case.schedule
     os.environ[REPAIR_ALL] = str(int(case.repair_all))
     try:
         config, _ = args.create_config()
+        config.runtime_config.dtype = case.dtype  # of PipeFusion's buffers
         yield config
     finally:
         del os.environ[REPAIR_ALL]

@@ -281,7 +281,6 @@ def flags() -> dict[str, Any]:
         "both": ["--tokenring_degree", "2", "--ring_degree", "2"],
         "schedule": ["--tokenring_degree", "2", "--tokenring_schedule", "rings"],
         "degree": ["--tokenring_degree", "0"],
-        "pipefusion": ["--tokenring_degree", "2", "--pipefusion_parallel_degree", "2"],
     }.items():
         try:
             xFuserArgs.from_cli_args(parser.parse_args([*base, *options])).create_config()
@@ -307,3 +306,48 @@ def refusal_of_another_pipeline() -> str:
         except UnsupportedError as error:
             return str(error)
     return "ran"
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """How grouped-query attention through ``USP`` went on one rank.
+
+    Attributes:
+        error: Difference to plain attention in fp64.
+        heads: Heads of keys that reached the ring.
+    """
+
+    error: float
+    heads: int
+
+
+@torch.no_grad()
+def grouped_heads(case: FluxCase) -> Grouped:
+    """``USP`` with eight heads of queries and four of keys, on this rank's part of a sequence."""
+    from tests.support.reference import softmax_attention
+
+    with engine(case) as config:
+        from xfuser.core.distributed import get_sequence_parallel_rank, initialize_runtime_state
+        from xfuser.model_executor.layers import usp
+
+        initialize_groups(config)
+        initialize_runtime_state(flux_pipeline(), config)
+        generator = torch.Generator().manual_seed(3)
+        q, k, v = (torch.randn(2, heads, 48, 16, generator=generator) for heads in (8, 4, 4))
+        ranks, rank = case.tokenring * case.ulysses * case.ring, get_sequence_parallel_rank()
+        local = [x.chunk(ranks, dim=2)[rank] for x in (q, k, v)]
+        heads: list[int] = []
+        original = usp.ring_attn
+
+        def record(function: Any, query: torch.Tensor, key: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            heads.append(key.shape[1])
+            return original(function, query, key, *args, **kwargs)
+
+        usp.ring_attn = record
+        try:
+            out = usp.USP(*local, combine_qkv_a2a=True, kv_head_repeat=2)
+        finally:
+            usp.ring_attn = original
+    expected, _ = softmax_attention(q, k, v)
+    (reached,) = heads
+    return Grouped(relative_error(out, expected.chunk(ranks, dim=2)[rank]), reached)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from tests.integrations.xfuser.generation import Case
-from tests.support.families import FAMILIES, Family
+from tests.support.families import FAMILIES, Entry, Family
 
 __all__ = ["COLUMNS", "Column", "Outcome", "cases", "is_refused", "page"]
 
@@ -77,7 +77,16 @@ def several(family: Family, ranks: int) -> dict[str, Any]:
     return {**fitting(family, ranks), "prompts": PROMPTS}
 
 
-_GUIDED = frozenset({"sd3", "sd3.5-medium", "pixart-alpha", "pixart-sigma", "hunyuan-dit", "cogvideox", "latte"})
+def four_steps(family: Family, ranks: int) -> dict[str, Any]:
+    """Enough for PipeFusion to work on several patches at once after the first step."""
+    return {**fitting(family, ranks), "steps": 4}
+
+
+_GUIDED = frozenset(
+    {"lumina2", "sd3", "sd3.5-medium", "pixart-alpha", "pixart-sigma", "hunyuan-dit", "cogvideox", "latte"}
+)
+_STAGES = frozenset({"flux", "flux-control", "sd3", "sd3.5-medium", "pixart-alpha", "pixart-sigma", "hunyuan-dit"})
+_WRAPPED = frozenset(key for key, family in FAMILIES.items() if family.entry is Entry.PIPELINE)
 _BY_ROWS = frozenset(key for key, family in FAMILIES.items() if family.by_rows)
 
 COLUMNS: dict[str, Column] = {
@@ -89,6 +98,19 @@ COLUMNS: dict[str, Column] = {
     "prompts": Column("TokenRing 2, two prompts", {"tokenring": 2}, several, quick=True),
     "bf16": Column("TokenRing 2, bf16", {"tokenring": 2, "dtype": torch.bfloat16}, fitting),
     "cfg": Column("CFG 2 x TokenRing 2", {"tokenring": 2, "cfg": True}, fitting, families=_GUIDED),
+    "data": Column("Data parallel 2 x TokenRing 2", {"tokenring": 2, "data": 2}, several, families=_WRAPPED),
+    "stages": Column(
+        "PipeFusion 2 x TokenRing 2, in order",
+        {"tokenring": 2, "pipefusion": 2, "warmup": 4},
+        four_steps,
+        families=_STAGES,
+    ),
+    "patches": Column(
+        "PipeFusion 2 x TokenRing 2, patches at once",
+        {"tokenring": 2, "pipefusion": 2, "warmup": 1},
+        four_steps,
+        families=_STAGES,
+    ),
     "rows": Column("TokenRing 3, rows that do not divide", {"tokenring": 3}, odd_rows, families=_BY_ROWS),
 }
 
@@ -98,13 +120,18 @@ def cases() -> Iterator[tuple[str, str, Case]]:
     for name, family in FAMILIES.items():
         for key, column in COLUMNS.items():
             if column.families is None or name in column.families:
-                ranks = column.degrees["tokenring"] * column.degrees.get("ulysses", 1)
+                degrees = column.degrees
+                ranks = degrees["tokenring"] * degrees.get("ulysses", 1) * degrees.get("pipefusion", 1)
                 yield name, key, Case(name, **column.degrees, inputs=column.inputs(family, ranks))
 
 
 def is_refused(family: str, column: str) -> bool:
     """Whether a generation is meant to be refused."""
-    return column == "rows" or (family == "ltx2" and column in {"tr4-odd", "u2tr2"})
+    return (
+        column == "rows"
+        or (family == "ltx2" and column in {"tr4-odd", "u2tr2"})
+        or (family in {"sd3", "sd3.5-medium"} and column == "patches")
+    )
 
 
 def page(outcomes: dict[tuple[str, str], Outcome]) -> str:
@@ -119,8 +146,10 @@ def page(outcomes: dict[tuple[str, str], Outcome]) -> str:
         "",
         "A number is the largest difference of the latents to the unmodified diffusers pipeline in one process, fp32,",
         "relative to their largest value; more than 1e-5 fails the test. In bf16 it is the difference to fp32, that of",
-        "one process in bf16 in brackets; twice that fails. The models are small and of the true architecture",
-        "(`tests/support/families`), the ranks are gloo ranks on a CPU: **nothing here was run on a GPU.**",
+        "one process in bf16 in brackets; twice that fails. PipeFusion that works on several patches at once attends",
+        "keys of the step before, so it is compared with xfuser's PipeFusion alone. The models are small and of the",
+        "true architecture (`tests/support/families`), the ranks are gloo ranks on a CPU: **nothing here was run on a",
+        "GPU.**",
         "",
         "| pipeline | " + " | ".join(titles) + " |",
         "| --- |" + " --- |" * len(titles),
@@ -142,8 +171,8 @@ def page(outcomes: dict[tuple[str, str], Outcome]) -> str:
         lines.append(f"| {family.title} | " + " | ".join(cells) + " |")
     lines += [
         "",
-        "An empty cell was not run. PipeFusion and Ring together with TokenRing are refused, and so is every pipeline",
-        "that is not listed, before anything is computed.",
+        "An empty cell was not run, or xfuser does not have the combination. Ring together with TokenRing is refused,",
+        "and so is every pipeline that is not listed, before anything is computed.",
     ]
     lines += ["", "Refusals:", ""] if messages else []
     lines += [f"{number}. {message}" for number, message in enumerate(messages, start=1)]

@@ -36,4 +36,3 @@ def test_what_cannot_work_is_refused(seen: dict[str, Any]) -> None:
     assert "TokenRing inside Ring" in seen["both"] and "tokenring_degree=4 with ring_degree=1" in seen["both"]
     assert "Did you mean 'ring'?" in seen["schedule"]
     assert "has to be at least 1" in seen["degree"]
-    assert "pipefusion_parallel_degree=2 has not been compared" in seen["pipefusion"]

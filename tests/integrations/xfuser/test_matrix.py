@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from tests.integrations.xfuser import generation
 from tests.integrations.xfuser.generation import Case
 from tests.integrations.xfuser.matrix import COLUMNS, Outcome, cases, is_refused, page
 from tests.support.ranks import RankFailure, RankPool
+from tests.support.reference import relative_error
 from tokenring_xdit.errors import UnsupportedError
 
 TOLERANCE = 1e-5
@@ -49,17 +52,34 @@ def test_exact_or_refused(
         assert "Use " in str(errors[0])  # says what to do instead
         outcomes[family, column] = Outcome(None, str(errors[0]))
         return
+    outcome = measure(ranks, column, case)
+    print(f"{family}, {COLUMNS[column].title}: {outcome}")
+    assert outcome.error is not None
+    assert outcome.error <= (TOLERANCE if outcome.single is None else 2 * outcome.single)
+    outcomes[family, column] = outcome
+
+
+def measure(ranks: RankPool, column: str, case: Case) -> Outcome:
+    """Run a case against its reference: the unmodified single process, or what xfuser does without TokenRing."""
     if column == "bf16":
         both = [
             pair for pair in ranks.run(case.ranks, generation.rounding_errors, case, timeout=300) if pair is not None
         ]
         single, distributed = (max(errors) for errors in zip(*both, strict=True))
-        print(f"{family}, {COLUMNS[column].title}: {distributed:.1e}, one process {single:.1e}")
-        assert distributed <= 2 * single
-        outcomes[family, column] = Outcome(distributed, single=single)
-        return
-    differences = [error for error in ranks.run(case.ranks, generation.error, case, timeout=300) if error is not None]
-    assert differences, "no rank got an output"
-    print(f"{family}, {COLUMNS[column].title}: {max(differences):.1e}")
-    assert max(differences) <= TOLERANCE
-    outcomes[family, column] = Outcome(max(differences))
+        return Outcome(distributed, single=single)
+    if column == "patches":
+        alone = replace(case, tokenring=1)
+        expected, actual = (last_latents(ranks, each) for each in (alone, case))
+        in_order = last_latents(ranks, replace(alone, warmup=case.inputs["steps"]))
+        assert relative_error(expected, in_order) > 10 * TOLERANCE, "no patch was behind the others"
+        return Outcome(relative_error(actual, expected))
+    job = generation.error_of_own_prompts if column == "data" else generation.error
+    errors = [error for error in ranks.run(case.ranks, job, case, timeout=300) if error is not None]
+    assert len(errors) >= case.data, "some group got no output"
+    return Outcome(max(errors))
+
+
+def last_latents(ranks: RankPool, case: Case) -> Tensor:
+    """What the last stage of PipeFusion makes."""
+    (*_, found) = [made for made in ranks.run(case.ranks, generation.latents, case, timeout=300) if made is not None]
+    return found

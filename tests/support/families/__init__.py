@@ -117,6 +117,7 @@ FAMILIES: dict[str, Family] = {
     "z-image": _transformer(
         "Z-Image (`xdit`)", "z_image", "z_image", "transformer_z_image:xFuserZImageTransformer2DWrapper"
     ),
+    "lumina2": _pipeline("Lumina-Image 2.0", "lumina2", "lumina2", "xfuser:xFuserLumina2Pipeline", pixels=16),
     "cogvideox": _pipeline(
         "CogVideoX", "cogvideox", "cogvideox", "xfuser:xFuserCogVideoXPipeline", pixels=16, by_rows=True
     ),

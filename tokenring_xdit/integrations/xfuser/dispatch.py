@@ -33,6 +33,7 @@ _asked: list[Any] = [None]
 def install(usp: Any) -> None:
     """Put our functions in the place of xfuser's, which keep serving Ring and Ulysses."""
     _install_dispatcher(usp)
+    _install_grouped_heads(usp)
     _install_masks(usp)
     _define_opaque(usp)
 
@@ -93,6 +94,21 @@ def _install_dispatcher(usp: Any) -> None:
 
     ring_attn.__wrapped__ = original  # type: ignore[attr-defined]
     usp.ring_attn = ring_attn
+
+
+def _install_grouped_heads(usp: Any) -> None:
+    """Leave grouped key and value heads as they are until a kernel meets them: see ``kernel`` below."""
+
+    def make(original: Any) -> Any:
+        def repeat_kv_heads(key: Tensor, value: Tensor, repeats: int) -> tuple[Tensor, Tensor]:
+            if current_choice() is not None:
+                return key, value
+            repeated: tuple[Tensor, Tensor] = original(key, value, repeats)
+            return repeated
+
+        return repeat_kv_heads
+
+    replace_method(usp, "_repeat_kv_heads", make)
 
 
 def _refuse_masks(attention_kwargs: dict[str, Any] | None) -> None:
@@ -203,6 +219,8 @@ def _token_ring(
     attention_kwargs: dict[str, Any] | None,
 ) -> Tensor:
     def kernel(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> tuple[Tensor, Tensor]:
+        if k.shape[1] != q.shape[1]:  # xfuser's kernels take as many heads of keys as of queries
+            k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
         # Joint tensors are met at home instead of through the decorator, which counts calls.
         out, lse = attention_function(
             q, k, v, dropout_p=0.0, is_causal=causal, joint_attn_kwargs=None, attention_kwargs=attention_kwargs

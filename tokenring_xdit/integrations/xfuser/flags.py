@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE, attach, make_choice
 from tokenring_xdit.schedule import BUILDERS
 
@@ -71,11 +70,6 @@ def _with_choice(original: Any) -> Any:
     def create_config(self: Any) -> Any:
         choice = make_choice(self.tokenring_degree, self.tokenring_schedule, self.ring_degree)
         ring_degree = self.ring_degree
-        if choice is not None and self.pipefusion_parallel_degree > 1:
-            raise UnsupportedError(
-                f"tokenring_degree={choice.degree} with pipefusion_parallel_degree={self.pipefusion_parallel_degree} "
-                "has not been compared with the single process yet: use one of them"
-            )
         if choice is not None:
             self.ring_degree = choice.degree
         try:

@@ -7,9 +7,12 @@ accelerator nothing here does anything.
 from __future__ import annotations
 
 import time
+from collections import deque
+from datetime import timedelta
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 __all__ = ["HOOKS", "no_accelerator", "prepare_torch"]
@@ -59,6 +62,60 @@ def _envs(envs: Any) -> None:
 
 def _group_coordinator(module: Any) -> None:
     module.synchronize = lambda: None
+    _let_pipeline_sends_be(module.PipelineGroupCoordinator)
+
+
+def _let_pipeline_sends_be(coordinator: Any) -> None:
+    """Send between PipeFusion's stages without waiting for the receiver.
+
+    xfuser 0.7.0: ``_communicate_shapes`` waits for what it sends. NCCL buffers small messages; gloo
+    waits for the receiver, and in the asynchronous stage two ranks wait for each other for ever. The
+    other sends drop their handle, and gloo drops the message with it.
+    """
+    under_way: deque[tuple[Any, Tensor]] = deque()
+
+    def keep(work: Any, tensor: Tensor) -> Any:
+        under_way.append((work, tensor))
+        if len(under_way) > _SENDS_UNDER_WAY:
+            under_way.popleft()[0].wait()
+        return work
+
+    def keeping(send: Any) -> Any:
+        return lambda self, tensor: keep(send(self, tensor), tensor)
+
+    def communicate_shapes(self: Any, tensor_send_to_next: Tensor | None = None, recv_prev: bool = False) -> torch.Size:
+        def receive(count: int) -> list[int]:
+            message = torch.empty(count, dtype=torch.int64)
+            dist.recv(message, self.prev_rank, group=self.device_group)
+            return [int(number) for number in message]
+
+        if tensor_send_to_next is not None:
+            for numbers in ([tensor_send_to_next.dim()], list(tensor_send_to_next.shape)):
+                message = torch.tensor(numbers, dtype=torch.int64)
+                keep(dist.isend(message, self.next_rank, group=self.device_group), message)
+        return torch.Size(receive(*receive(1)) if recv_prev else [0, 0, 0])
+
+    destroy = coordinator.destroy
+
+    def deliver_and_destroy(self: Any) -> None:
+        try:
+            while under_way:
+                under_way.popleft()[0].wait(_LAST_DELIVERY)
+        except RuntimeError:
+            under_way.clear()  # the receiver failed, and says so itself
+        destroy(self)
+
+    coordinator._communicate_shapes = communicate_shapes
+    coordinator._pipeline_isend = keeping(coordinator._pipeline_isend)
+    coordinator._pipeline_isend_skip = keeping(coordinator._pipeline_isend_skip)
+    coordinator.destroy = deliver_and_destroy
+
+
+_LAST_DELIVERY = timedelta(seconds=10)
+"""For messages that a stage has not asked for yet when another has ended."""
+
+_SENDS_UNDER_WAY = 256
+"""Of PipeFusion, far more than a stage can be ahead of the next; the oldest beyond it have long been received."""
 
 
 def _usp(usp: Any) -> None:

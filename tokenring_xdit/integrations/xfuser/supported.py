@@ -25,6 +25,7 @@ TESTED_PIPELINES = frozenset(
         "HunyuanVideoPipeline",
         "LTX2Pipeline",
         "LattePipeline",
+        "Lumina2Pipeline",
         "PixArtAlphaPipeline",
         "PixArtSigmaPipeline",
         "QwenImagePipeline",
@@ -116,6 +117,30 @@ def refuse_padded_ltx2(ltx2: Any) -> None:
     replace_forward(ltx2.xFuserLTX2VideoTransformer3DWrapper, make)
 
 
+def refuse_patches_of_sd3(pipeline: Any) -> None:
+    """Refuse SD3's PipeFusion where it works on several patches at once.
+
+    xfuser 0.7.0 keeps the keys of SD3's layers in two forms; without sequence parallelism its own run
+    fails ("expanded size of the tensor"), so there is nothing to compare with.
+    """
+
+    def make(original: Any) -> Any:
+        def sync_pipeline(self: Any, *args: Any, sync_only: bool = False, **kwargs: Any) -> Any:
+            from xfuser.core.distributed import get_pipeline_parallel_world_size
+
+            if current_choice() is not None and get_pipeline_parallel_world_size() > 1 and not sync_only:
+                raise UnsupportedError(
+                    "PipeFusion of SD3 on several patches at once was not compared together with TokenRing. "
+                    "Use warmup_steps of at least the number of steps, so that stages work in order, or "
+                    "pipefusion_parallel_degree=1"
+                )
+            return original(self, *args, sync_only=sync_only, **kwargs)
+
+        return sync_pipeline
+
+    replace_method(pipeline, "_sync_pipeline", make)
+
+
 def _runtime_state(runtime_state: Any) -> None:
     refuse_untested_pipelines(runtime_state)
     say_which_heights_work(runtime_state)
@@ -124,4 +149,7 @@ def _runtime_state(runtime_state: Any) -> None:
 HOOKS = {
     "xfuser.core.distributed.runtime_state": _runtime_state,
     "xfuser.model_executor.models.transformers.transformer_ltx2": refuse_padded_ltx2,
+    "xfuser.model_executor.pipelines.pipeline_stable_diffusion_3": lambda module: refuse_patches_of_sd3(
+        module.xFuserStableDiffusion3Pipeline
+    ),
 }

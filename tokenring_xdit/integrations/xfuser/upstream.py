@@ -91,6 +91,7 @@ RELIED_ON: tuple[UpstreamName, ...] = (
     UpstreamName(
         _USP, "attention", "local attention, for Latte's frames; exempt from masks", ("query", "key", "value")
     ),
+    UpstreamName(_USP, "_repeat_kv_heads", "left to the kernel under TokenRing", ("key", "value", "repeats")),
     UpstreamName(_USP, "PROCESS_GROUP", "None without a GPU; set from yunchang"),
     UpstreamName(_USP, "_sdpa_all_to_all_single", "counted as Ulysses traffic by `compare`"),
     UpstreamName(
@@ -223,7 +224,34 @@ RELIED_ON: tuple[UpstreamName, ...] = (
             "vae_scale_factor_spatial",
         )
     ),
-    UpstreamName(_ARGS, "xFuserArgs.pipefusion_parallel_degree", "refused together with TokenRing"),
+    UpstreamName(
+        _MODELS + "transformer_lumina2",
+        "xFuserLumina2Transformer2DWrapper.forward",
+        "told about padding and masked text",
+        ("hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask"),
+    ),
+    UpstreamName(_MODELS + "transformer_lumina2", "USP", "the module's own reference, given no mask"),
+    UpstreamName(_MODELS + "transformer_lumina2", "get_ring_parallel_world_size", "read by the refusal that is lifted"),
+    UpstreamName(
+        _PIPELINES + "pipeline_stable_diffusion_3",
+        "xFuserStableDiffusion3Pipeline._sync_pipeline",
+        "refuses PipeFusion on several patches at once",
+        ("sync_only",),
+    ),
+    UpstreamName(
+        "xfuser.core.distributed.group_coordinator",
+        "PipelineGroupCoordinator._communicate_shapes",
+        "sends without waiting on gloo",
+        ("tensor_send_to_next", "recv_prev"),
+    ),
+    *(
+        UpstreamName(
+            "xfuser.core.distributed.group_coordinator",
+            f"PipelineGroupCoordinator.{name}",
+            "keeps what it sends on gloo",
+        )
+        for name in ("_pipeline_isend", "_pipeline_isend_skip", "destroy")
+    ),
     UpstreamName("xfuser.core.distributed", "get_classifier_free_guidance_rank", "masks of this rank's half"),
     UpstreamName("xfuser.core.distributed", "get_classifier_free_guidance_world_size", "masks of this rank's half"),
 )

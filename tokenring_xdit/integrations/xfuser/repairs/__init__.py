@@ -10,6 +10,7 @@ from tokenring_xdit.integrations.xfuser.repairs import (
     flux,
     flux2,
     hunyuan_video,
+    lumina2,
     qwen_image,
     schedulers,
     wan,
@@ -21,5 +22,5 @@ __all__ = ["hooks"]
 
 def hooks() -> Iterator[tuple[str, Callable[[Any], None]]]:
     """Module names, each with what to do right after it has been imported."""
-    for family in (attention_processors, flux, flux2, hunyuan_video, qwen_image, schedulers, wan, z_image):
+    for family in (attention_processors, flux, flux2, hunyuan_video, lumina2, qwen_image, schedulers, wan, z_image):
         yield from family.HOOKS.items()

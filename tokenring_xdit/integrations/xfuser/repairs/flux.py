@@ -116,8 +116,9 @@ def cut_by_tokens(runtime_state: Any) -> None:
 
     def make_check(original: Any) -> Any:
         def check_pipeline_class_name(self: Any, pipeline: Any, config: Any) -> None:
-            # The pipeline is not kept by the state, and only Flux is padded by what stands above.
-            self.tokenring_cuts_by_tokens = type(pipeline).__name__ in {"FluxPipeline", "FluxControlPipeline"}
+            # The pipeline is not kept by the state. Flux is padded by what stands above; Lumina 2 pads itself.
+            names = {"FluxPipeline", "FluxControlPipeline", "Lumina2Pipeline"}
+            self.tokenring_cuts_by_tokens = type(pipeline).__name__ in names
             original(self, pipeline, config)
 
         return check_pipeline_class_name

@@ -1,0 +1,244 @@
+"""What xfuser does beside attention, on the worker ranks: its step caches and its parallel VAE."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tests.integrations.xfuser.generation import Case, engine, with_wrapped_transformer
+from tests.support.families import FAMILIES, Entry
+from tests.support.reference import relative_error
+
+
+@dataclass(frozen=True)
+class StepCache:
+    """One of xfuser's caches that leave transformer blocks out in steps that differ little from those before.
+
+    Attributes:
+        method: ``teacache`` or ``fbcache``, as for ``--cache_method``.
+        threshold: Distance of two steps below which blocks are left out.
+    """
+
+    method: str
+    threshold: float
+
+
+@dataclass(frozen=True)
+class CachedRun:
+    """One generation on one rank.
+
+    Attributes:
+        latents: The result; ``None`` on ranks that xfuser gives none.
+        executed: Transformer blocks that ran in each step.
+        distances: What the cache found between one step and another, in the order it asked; it asks from the
+            second step on.
+    """
+
+    latents: Tensor | None
+    executed: list[int]
+    distances: list[float]
+
+
+@torch.no_grad()
+def cached_run(case: Case, cache: StepCache | None) -> CachedRun:
+    """Generate latents with a step cache, or with none."""
+    family = FAMILIES[case.family]
+    inputs = family.inputs(**case.inputs)
+    steps = inputs["num_inference_steps"]
+    with engine(case) as config:
+        if family.entry is Entry.PIPELINE:
+            pipe = family.make(**case.make).to(case.dtype)
+            executed = _count_blocks(pipe.transformer)
+            options = cache and {"cache_method": cache.method, "num_steps": steps, "rel_l1_thresh": cache.threshold}
+            pipe = family.wrapper_class()(pipe, config, cache_args=options)
+        else:
+            pipe = with_wrapped_transformer(family, config, case, inputs)
+            executed = _count_blocks(pipe.transformer)
+            if cache is not None:
+                _apply_as_runner_does(pipe, cache, steps)
+        distances = [] if cache is None else _record_distances(pipe.transformer)
+        output = pipe(**inputs)
+    return CachedRun(None if output is None else output.images, executed, distances)
+
+
+def _apply_as_runner_does(pipe: Any, cache: StepCache, steps: int) -> None:
+    """What ``xFuserModel._apply_step_cache`` calls for ``--cache_method`` and ``--cache_config``."""
+    from xfuser.model_executor.cache import apply_cache
+
+    config = json.dumps({"residual_diff_threshold": cache.threshold})
+    apply_cache(cache.method, num_steps=steps, pipe=pipe, cache_config=config)
+
+
+def _count_blocks(transformer: Any) -> list[int]:
+    """A list that gets a number for each call of a Flux transformer: its blocks that ran."""
+    executed: list[int] = []
+
+    def begin(module: Any, arguments: Any) -> None:
+        executed.append(0)
+
+    def count(module: Any, arguments: Any) -> None:
+        executed[-1] += 1
+
+    transformer.x_embedder.register_forward_pre_hook(begin)
+    for block in (*transformer.transformer_blocks, *transformer.single_transformer_blocks):
+        block.register_forward_pre_hook(count)
+    return executed
+
+
+def _record_distances(transformer: Any) -> list[float]:
+    """A list that gets what the cache of a transformer finds between steps."""
+    (blocks,) = transformer.transformer_blocks  # the cache stands in for all of them
+    distances: list[float] = []
+    original = blocks.l1_distance
+
+    def l1_distance(before: Tensor, now: Tensor) -> Tensor:
+        distance: Tensor = original(before, now)
+        distances.append(distance.item())
+        return distance
+
+    blocks.l1_distance = l1_distance
+    return distances
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Pixels that a sharded VAE decoded, on one rank.
+
+    Attributes:
+        error: Difference to the unmodified diffusers pipeline in one process, relative to the largest pixel;
+            ``None`` on ranks that xfuser gives no picture.
+        vae_error: The same of what ``vae.decode`` returned to what the whole VAE makes of the same latents.
+        adapters: Classes of the VAE's encoder and decoder.
+        decoded: Rows and columns of latents in each pass through the decoder on this rank.
+        contrast: Standard deviation of the pixels in one process, which go from zero to one.
+    """
+
+    error: float | None
+    vae_error: float
+    adapters: tuple[str, str]
+    decoded: list[tuple[int, int]]
+    contrast: float
+
+
+@torch.no_grad()
+def decoded_in_parallel(case: Case, tiling: bool = False) -> Picture:
+    """Generate pixels with a VAE that the ranks share.
+
+    Args:
+        case: The generation.
+        tiling: Let the `xdit` runner's VAE manager give whole tiles to ranks, instead of rows.
+
+    Returns:
+        How the picture came out.
+    """
+    family = FAMILIES[case.family]
+    reference = family.make(**case.make)
+    if tiling:
+        reference.vae.enable_tiling()
+    expected = _pixels(reference(**_pixel_inputs(case)))
+    assert expected is not None
+    with engine(case) as config:
+        if family.entry is Entry.PIPELINE:
+            _ask_for_parallel_vae(config)
+            pipe = family.wrapper_class()(family.make(**case.make), config)
+        else:
+            pipe = with_wrapped_transformer(family, config, case, _pixel_inputs(case))
+            _share_vae_as_runner_does(case.family, pipe.vae, tiling)
+        decoded = _record_decoder(pipe.vae)
+        calls = _record_decode_calls(pipe.vae)
+        actual = _pixels(pipe(**_pixel_inputs(case)))
+        adapters = type(pipe.vae.encoder).__name__, type(pipe.vae.decoder).__name__
+    ((latents, sharded),) = calls
+    return Picture(
+        error=None if actual is None else relative_error(actual, expected),
+        vae_error=relative_error(sharded, reference.vae.decode(latents, return_dict=False)[0]),
+        adapters=adapters,
+        decoded=decoded,
+        contrast=expected.std().item(),
+    )
+
+
+def _ask_for_parallel_vae(config: Any) -> None:
+    """What ``--use_parallel_vae`` sets in a configuration."""
+    config.runtime_config.use_parallel_vae = True
+    config.parallel_config.vae_config.use_parallel_vae = True
+    config.parallel_config.use_parallel_vae = True
+
+
+_RUNNERS = {
+    "flux-runner": "flux:xFuserFluxModel",
+    "flux2": "flux:xFuserFlux2Model",
+    "qwen-image": "qwen:xFuserQwenImageModel",
+    "wan-i2v": "wan:xFuserWan21I2VModel",
+    "z-image": "z_image:xFuserZImageModel",
+}
+"""Models of the `xdit` runner, which say what of their VAE can be shared."""
+
+
+def _share_vae_as_runner_does(family: str, vae: Any, tiling: bool) -> None:
+    """What ``xFuserModel.initialize`` does to a VAE for ``--use_parallel_vae`` and ``--enable_tiling``."""
+    from xfuser import xFuserArgs
+    from xfuser.core.distributed import parallel_state
+    from xfuser.model_executor.models.runner_models.vae_manager import VAEManager
+
+    # The groups were made without it, as `initialize_model_parallel` makes it: of all ranks but data parallel ones.
+    parallel_state._VAE = parallel_state.init_model_parallel_group(
+        group_ranks=[list(range(dist.get_world_size()))],
+        local_rank=dist.get_rank(),
+        backend="gloo",
+        parallel_mode="vae",
+    )
+    module, name = _RUNNERS[family].split(":")
+    model = getattr(importlib.import_module(f"xfuser.model_executor.models.runner_models.{module}"), name)
+    args = xFuserArgs(model="small", use_parallel_vae=True, enable_tiling=tiling)
+    manager = VAEManager(args, model.capabilities, model.settings)
+    manager.setup_parallel_vae([vae])
+    manager.enable_options([vae])
+
+
+def _record_decoder(vae: Any) -> list[tuple[int, int]]:
+    """A list that gets the size of what each pass through a decoder works on."""
+    # An adapter is given whole latents and cuts them in front of the up blocks.
+    decoder = getattr(vae.decoder, "decoder", None)
+    module = vae.decoder if decoder is None else decoder.up_blocks[0]
+    sizes: list[tuple[int, int]] = []
+
+    def record(module: Any, arguments: tuple[Tensor, ...]) -> None:
+        rows, columns = arguments[0].shape[-2:]
+        sizes.append((rows, columns))
+
+    module.register_forward_pre_hook(record)
+    return sizes
+
+
+def _record_decode_calls(vae: Any) -> list[tuple[Tensor, Tensor]]:
+    """A list that gets the latents and the result of each call of ``vae.decode``."""
+    calls: list[tuple[Tensor, Tensor]] = []
+    original = vae.decode
+
+    def decode(latents: Tensor, *args: Any, **kwargs: Any) -> Any:
+        result = original(latents, *args, **kwargs)
+        calls.append((latents.clone(), result[0].clone()))
+        return result
+
+    vae.decode = decode
+    return calls
+
+
+def _pixel_inputs(case: Case) -> dict[str, Any]:
+    """Arguments of a call that returns pixels."""
+    return {**FAMILIES[case.family].inputs(**case.inputs), "output_type": "pt"}
+
+
+def _pixels(output: Any) -> Tensor | None:
+    """The picture or video in a pipeline's output; ``None`` on ranks that xfuser gives none."""
+    if output is None:
+        return None
+    pixels: Tensor | None = output.images if hasattr(output, "images") else output.frames
+    return pixels
