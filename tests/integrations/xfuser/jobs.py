@@ -281,11 +281,21 @@ def flags() -> dict[str, Any]:
         "both": ["--tokenring_degree", "2", "--ring_degree", "2"],
         "schedule": ["--tokenring_degree", "2", "--tokenring_schedule", "rings"],
         "degree": ["--tokenring_degree", "0"],
+        "three": ["--tokenring_degree", "2", "--ulysses_degree", "2", "--pipefusion_parallel_degree", "2"],
     }.items():
         try:
             xFuserArgs.from_cli_args(parser.parse_args([*base, *options])).create_config()
         except TokenRingError as error:
             seen[name] = str(error)
+    from xfuser.model_executor.models.runner_models.base_model import MODEL_REGISTRY
+    from xfuser.runner import xFuserModelRunner
+
+    seen["models"] = {model.__name__ for model in MODEL_REGISTRY.values()}
+    for model in ("Krea-2-Turbo", "FLUX.1-dev"):
+        try:
+            seen[model] = type(xFuserModelRunner({"model": model, "tokenring_degree": 2}).model).__name__
+        except TokenRingError as error:
+            seen[model] = str(error)
     parallel_state._WORLD = None
     return seen
 

@@ -77,6 +77,12 @@ def several(family: Family, ranks: int) -> dict[str, Any]:
     return {**fitting(family, ranks), "prompts": PROMPTS}
 
 
+def two_images(family: Family, ranks: int) -> dict[str, Any]:
+    """Two pictures of one prompt, wider than high."""
+    rows = ranks * 2 * -(-4 // ranks) if family.by_rows else 8
+    return {"height": rows * family.pixels, "width": 12 * family.pixels, "images_per_prompt": 2}
+
+
 def four_steps(family: Family, ranks: int) -> dict[str, Any]:
     """Enough for PipeFusion to work on several patches at once after the first step."""
     return {**fitting(family, ranks), "steps": 4}
@@ -87,6 +93,8 @@ _GUIDED = frozenset(
 )
 _STAGES = frozenset({"flux", "flux-control", "sd3", "sd3.5-medium", "pixart-alpha", "pixart-sigma", "hunyuan-dit"})
 _WRAPPED = frozenset(key for key, family in FAMILIES.items() if family.entry is Entry.PIPELINE)
+_VIDEO = frozenset(key for key in FAMILIES if key.startswith(("cogvideox", "latte", "wan", "hunyuan-video", "ltx")))
+_STILL = frozenset(FAMILIES) - _VIDEO
 _BY_ROWS = frozenset(key for key, family in FAMILIES.items() if family.by_rows)
 
 COLUMNS: dict[str, Column] = {
@@ -96,6 +104,7 @@ COLUMNS: dict[str, Column] = {
     "tr8": Column("TokenRing 8", {"tokenring": 8}, fitting),
     "u2tr2": Column("Ulysses 2 x TokenRing 2, odd sizes", {"tokenring": 2, "ulysses": 2}, odd),
     "prompts": Column("TokenRing 2, two prompts", {"tokenring": 2}, several, quick=True),
+    "images": Column("TokenRing 2, two images of a prompt", {"tokenring": 2}, two_images, families=_STILL),
     "bf16": Column("TokenRing 2, bf16", {"tokenring": 2, "dtype": torch.bfloat16}, fitting),
     "cfg": Column("CFG 2 x TokenRing 2", {"tokenring": 2, "cfg": True}, fitting, families=_GUIDED),
     "data": Column("Data parallel 2 x TokenRing 2", {"tokenring": 2, "data": 2}, several, families=_WRAPPED),
@@ -130,7 +139,7 @@ def is_refused(family: str, column: str) -> bool:
     return (
         column == "rows"
         or (family == "ltx2" and column in {"tr4-odd", "u2tr2"})
-        or (family in {"sd3", "sd3.5-medium"} and column == "patches")
+        or (family in {"sd3", "sd3.5-medium", "hunyuan-dit"} and column == "patches")
     )
 
 

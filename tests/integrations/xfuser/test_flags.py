@@ -7,6 +7,7 @@ import pytest
 from tests.integrations.xfuser import jobs
 from tests.support.ranks import RankPool
 from tokenring_xdit.integrations.xfuser.choice import TokenRingChoice
+from tokenring_xdit.integrations.xfuser.supported import TESTED_RUNNERS
 
 
 @pytest.fixture(scope="module")
@@ -36,3 +37,13 @@ def test_what_cannot_work_is_refused(seen: dict[str, Any]) -> None:
     assert "TokenRing inside Ring" in seen["both"] and "tokenring_degree=4 with ring_degree=1" in seen["both"]
     assert "Did you mean 'ring'?" in seen["schedule"]
     assert "has to be at least 1" in seen["degree"]
+    assert "Use tokenring_degree=4 with ulysses_degree=1" in seen["three"]
+
+
+def test_models_that_were_not_compared_are_refused_before_they_are_loaded(seen: dict[str, Any]) -> None:
+    assert "tokenring_degree=2 was asked for with Krea-2-Turbo" in seen["Krea-2-Turbo"]
+    assert seen["FLUX.1-dev"] == "xFuserFluxModel"
+
+
+def test_the_models_that_are_let_through_exist(seen: dict[str, Any]) -> None:
+    assert seen["models"] >= TESTED_RUNNERS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE, attach, make_choice
 from tokenring_xdit.schedule import BUILDERS
 
@@ -70,6 +71,13 @@ def _with_choice(original: Any) -> Any:
     def create_config(self: Any) -> Any:
         choice = make_choice(self.tokenring_degree, self.tokenring_schedule, self.ring_degree)
         ring_degree = self.ring_degree
+        ulysses, stages = self.ulysses_degree or 1, self.pipefusion_parallel_degree
+        if choice is not None and ulysses > 1 and stages > 1:
+            raise UnsupportedError(
+                f"tokenring_degree={choice.degree} with ulysses_degree={ulysses} and pipefusion_parallel_degree="
+                f"{stages} was not compared, and xfuser's own result of Ulysses with PipeFusion depends on the model. "
+                f"Use tokenring_degree={choice.degree * ulysses} with ulysses_degree=1"
+            )
         if choice is not None:
             self.ring_degree = choice.degree
         try:

@@ -7,7 +7,7 @@ import sys
 import wrapt
 
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.integrations.xfuser import dispatch, platform_cpu, repairs, supported
+from tokenring_xdit.integrations.xfuser import dispatch, platform_cpu, repairs, runner, supported
 from tokenring_xdit.integrations.xfuser.flags import install_flags
 
 __all__ = ["register"]
@@ -41,6 +41,6 @@ def register() -> None:
             wrapt.register_post_import_hook(hook, module)
     wrapt.register_post_import_hook(dispatch.install, "xfuser.model_executor.layers.usp")
     wrapt.register_post_import_hook(install_flags, "xfuser.config.args")
-    for module, hook in (*supported.HOOKS.items(), *repairs.hooks()):
+    for module, hook in (*supported.HOOKS.items(), *runner.HOOKS.items(), *repairs.hooks()):
         wrapt.register_post_import_hook(hook, module)
     _registered = True

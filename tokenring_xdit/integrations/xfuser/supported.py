@@ -12,7 +12,7 @@ from tokenring_xdit.integrations.xfuser.repairs.common import (
     sequence_parallel_ranks,
 )
 
-__all__ = ["HOOKS", "TESTED_PIPELINES"]
+__all__ = ["HOOKS", "TESTED_PIPELINES", "TESTED_RUNNERS"]
 
 TESTED_PIPELINES = frozenset(
     {
@@ -38,6 +38,47 @@ TESTED_PIPELINES = frozenset(
 """Names of diffusers pipelines; ``tests/integrations/xfuser`` compares each of them."""
 
 
+TESTED_RUNNERS = frozenset(
+    {
+        "xFuserFlux2Klein4BModel",
+        "xFuserFlux2Klein9BModel",
+        "xFuserFlux2Model",
+        "xFuserFluxModel",
+        "xFuserHunyuanvideoModel",
+        "xFuserLTX2VideoModel",
+        "xFuserLumina2Model",
+        "xFuserQwenImageModel",
+        "xFuserStableDiffusionModel",
+        "xFuserWan21I2VModel",
+        "xFuserWan21T2VModel",
+        "xFuserWan22DistilledI2VModel",
+        "xFuserWan22I2VModel",
+        "xFuserWan22T2VModel",
+        "xFuserWan22TI2VModel",
+        "xFuserZImageModel",
+        "xFuserZImageTurboModel",
+    }
+)
+"""Classes of xfuser's `xdit` command that load one of these pipelines and nothing else."""
+
+
+def refuse_untested_models(base_model: Any) -> None:
+    """Refuse other models of the `xdit` command by name, before their weights are loaded."""
+
+    def make(original: Any) -> Any:
+        def validate_config(self: Any, config: Any) -> None:
+            if config.tokenring_degree > 1 and type(self).__name__ not in TESTED_RUNNERS:
+                raise UnsupportedError(
+                    f"tokenring_degree={config.tokenring_degree} was asked for with {config.model}, which has not been "
+                    "compared with the single process yet. Use ulysses_degree or ring_degree for it"
+                )
+            original(self, config)
+
+        return validate_config
+
+    replace_method(base_model.xFuserModel, "_validate_config", make)
+
+
 def refuse_untested_pipelines(runtime_state: Any) -> None:
     """Refuse other pipelines when xfuser makes its runtime state for one, before anything is computed.
 
@@ -57,7 +98,7 @@ def refuse_untested_pipelines(runtime_state: Any) -> None:
 
 
 def _refuse_untested(pipeline: Any) -> None:
-    name = type(pipeline).__name__
+    name = type(getattr(pipeline, "module", pipeline)).__name__  # `xdit` hands in xfuser's wrapper of some
     if name not in TESTED_PIPELINES:
         raise UnsupportedError(
             f"TokenRing was asked for in {name}, where it has not been compared with the single process yet. "
@@ -117,11 +158,15 @@ def refuse_padded_ltx2(ltx2: Any) -> None:
     replace_forward(ltx2.xFuserLTX2VideoTransformer3DWrapper, make)
 
 
-def refuse_patches_of_sd3(pipeline: Any) -> None:
-    """Refuse SD3's PipeFusion where it works on several patches at once.
+def refuse_patches_at_once(pipeline: Any) -> None:
+    """Refuse PipeFusion that works on several patches at once, for pipelines whose cached keys xfuser mixes up.
 
-    xfuser 0.7.0 keeps the keys of SD3's layers in two forms; without sequence parallelism its own run
-    fails ("expanded size of the tensor"), so there is nothing to compare with.
+    xfuser 0.7.0: SD3 keeps the keys of its layers in two forms, and without sequence parallelism its own
+    run fails ("expanded size of the tensor"); HunyuanDiT with Ulysses or Ring makes other pictures than
+    without. There is nothing to compare with.
+
+    Args:
+        pipeline: xfuser's class.
     """
 
     def make(original: Any) -> Any:
@@ -130,9 +175,9 @@ def refuse_patches_of_sd3(pipeline: Any) -> None:
 
             if current_choice() is not None and get_pipeline_parallel_world_size() > 1 and not sync_only:
                 raise UnsupportedError(
-                    "PipeFusion of SD3 on several patches at once was not compared together with TokenRing. "
-                    "Use warmup_steps of at least the number of steps, so that stages work in order, or "
-                    "pipefusion_parallel_degree=1"
+                    "PipeFusion on several patches at once together with TokenRing was not compared for "
+                    f"{type(self.module).__name__}: xfuser's own result depends on the degrees there. Use warmup_steps "
+                    "of at least the number of steps, so that stages work in order, or pipefusion_parallel_degree=1"
                 )
             return original(self, *args, sync_only=sync_only, **kwargs)
 
@@ -148,8 +193,12 @@ def _runtime_state(runtime_state: Any) -> None:
 
 HOOKS = {
     "xfuser.core.distributed.runtime_state": _runtime_state,
+    "xfuser.model_executor.models.runner_models.base_model": refuse_untested_models,
     "xfuser.model_executor.models.transformers.transformer_ltx2": refuse_padded_ltx2,
-    "xfuser.model_executor.pipelines.pipeline_stable_diffusion_3": lambda module: refuse_patches_of_sd3(
+    "xfuser.model_executor.pipelines.pipeline_hunyuandit": lambda module: refuse_patches_at_once(
+        module.xFuserHunyuanDiTPipeline
+    ),
+    "xfuser.model_executor.pipelines.pipeline_stable_diffusion_3": lambda module: refuse_patches_at_once(
         module.xFuserStableDiffusion3Pipeline
     ),
 }

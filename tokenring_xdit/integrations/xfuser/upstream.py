@@ -120,6 +120,20 @@ RELIED_ON: tuple[UpstreamName, ...] = (
         "refuses pipelines that were not compared",
         ("pipeline", "parallel_config"),
     ),
+    UpstreamName(
+        "xfuser.model_executor.models.runner_models.base_model",
+        "xFuserModel._validate_config",
+        "refuses models that were not compared, before they are loaded",
+        ("config",),
+    ),
+    UpstreamName(
+        "xfuser.model_executor.models.runner_models.base_model",
+        "xFuserModel.get_output_name",
+        "given the TokenRing degree",
+        ("input_args",),
+    ),
+    UpstreamName("xfuser.cli", "get_nproc_from_args", "multiplied by the TokenRing degree", ("args",)),
+    UpstreamName("xfuser.logger", "init_logger", "first module of xfuser; sets off register()"),
     UpstreamName(_STATE, "get_runtime_state", "where the choice is read"),
     UpstreamName(
         _STATE, "initialize_runtime_state", "one runtime state for each engine", ("pipeline", "engine_config")
@@ -232,11 +246,14 @@ RELIED_ON: tuple[UpstreamName, ...] = (
     ),
     UpstreamName(_MODELS + "transformer_lumina2", "USP", "the module's own reference, given no mask"),
     UpstreamName(_MODELS + "transformer_lumina2", "get_ring_parallel_world_size", "read by the refusal that is lifted"),
-    UpstreamName(
-        _PIPELINES + "pipeline_stable_diffusion_3",
-        "xFuserStableDiffusion3Pipeline._sync_pipeline",
-        "refuses PipeFusion on several patches at once",
-        ("sync_only",),
+    *(
+        UpstreamName(
+            _PIPELINES + path, f"{name}._sync_pipeline", "refuses PipeFusion on patches at once", ("sync_only",)
+        )
+        for path, name in (
+            ("pipeline_hunyuandit", "xFuserHunyuanDiTPipeline"),
+            ("pipeline_stable_diffusion_3", "xFuserStableDiffusion3Pipeline"),
+        )
     ),
     UpstreamName(
         "xfuser.core.distributed.group_coordinator",
@@ -252,6 +269,7 @@ RELIED_ON: tuple[UpstreamName, ...] = (
         )
         for name in ("_pipeline_isend", "_pipeline_isend_skip", "destroy")
     ),
+    UpstreamName(_ARGS, "xFuserArgs.pipefusion_parallel_degree", "refused together with Ulysses"),
     UpstreamName("xfuser.core.distributed", "get_classifier_free_guidance_rank", "masks of this rank's half"),
     UpstreamName("xfuser.core.distributed", "get_classifier_free_guidance_world_size", "masks of this rank's half"),
 )

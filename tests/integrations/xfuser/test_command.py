@@ -1,0 +1,120 @@
+"""xfuser's own ``xdit`` command, unedited, with TokenRing's flags: real processes, small models in a hub cache."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.support.families import FAMILIES
+from tokenring_xdit.autoload import AUTOLOAD
+
+XDIT = Path(sys.executable).with_name("xdit")
+
+ROUNDING = 2.0
+"""How much further from one process TokenRing may be than Ring: the command computes in bf16 only, and small
+models with random weights, and MP4, magnify what is rounded."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of xfuser's registry, and the small one that stands in for it.
+
+    Attributes:
+        hub: Its name on the hub.
+        family: Which small pipeline lies there.
+        flags: What the command needs beside a size and a prompt.
+    """
+
+    hub: str
+    family: str
+    flags: tuple[str, ...]
+
+
+MODELS = {
+    "FLUX.1-dev": Model("black-forest-labs/FLUX.1-dev", "flux", ("--max_sequence_length", "16")),
+    "SD3.5": Model("stabilityai/stable-diffusion-3.5-large", "sd3", ()),
+    "Wan2.1-T2V": Model("Wan-AI/Wan2.1-T2V-14B-Diffusers", "wan-t2v", ("--num_frames", "5")),
+}
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A hub cache, as if the models had been downloaded."""
+    root = tmp_path_factory.mktemp("hub")
+    for model in MODELS.values():
+        folder = root / f"models--{model.hub.replace('/', '--')}"
+        (folder / "refs").mkdir(parents=True)
+        (folder / "refs" / "main").write_text("0" * 40)
+        FAMILIES[model.family].make().save_pretrained(folder / "snapshots" / ("0" * 40))
+    return root
+
+
+def xdit(hub: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    offline = {"HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1", "LOG_LEVEL": "error"}
+    return subprocess.run(
+        [str(XDIT), *arguments],
+        env={**os.environ, **offline, **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def drawn(hub: Path, name: str, folder: Path, *flags: str) -> NDArray[Any]:
+    """What the command writes, ``[frames, height, width, 3]``."""
+    folder.mkdir()
+    common = ("--prompt", "a red fox", "--height", "64", "--width", "96", "--num_inference_steps", "2", "--seed", "3")
+    done = xdit(hub, "--model", name, *common, *MODELS[name].flags, "--output_directory", str(folder), *flags)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (written,) = [path for path in folder.iterdir() if path.suffix in {".png", ".mp4"}]
+    if "--tokenring_degree" in flags:
+        assert "_tokenring2_token_ring" in written.name
+    import imageio.v3
+
+    pixels = np.asarray(imageio.v3.imread(written), dtype=np.float64)
+    return pixels if pixels.ndim == 4 else pixels[None]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "FLUX.1-dev",
+        pytest.param("SD3.5", marks=pytest.mark.matrix),
+        pytest.param("Wan2.1-T2V", marks=pytest.mark.matrix),
+    ],
+)
+def test_the_stock_command_draws_the_same_with_tokenring(hub: Path, tmp_path: Path, name: str) -> None:
+    alone, ring, together = (
+        drawn(hub, name, tmp_path / str(number), *flags)
+        for number, flags in enumerate(((), ("--ring_degree", "2"), ("--tokenring_degree", "2")))
+    )
+    assert alone.std() > 10
+    yardstick, difference = np.abs(ring - alone).mean(), np.abs(together - alone).mean()
+    print(f"{name}: {difference:.2f} of 255 on average, Ring {yardstick:.2f}")
+    assert difference <= ROUNDING * max(yardstick, 0.25)
+
+
+def test_switched_off_the_command_does_not_know_the_flag(hub: Path) -> None:
+    arguments = ("--model", "FLUX.1-dev", "--prompt", "a", "--tokenring_degree", "2")
+    done = xdit(hub, *arguments, environment={AUTOLOAD: "0"})
+    assert done.returncode != 0
+    assert "tokenring_degree" not in done.stdout
+    # without our platform xfuser does not even import on a machine without an accelerator
+    assert "unrecognized arguments: --tokenring_degree" in done.stderr or "No Accelerators" in done.stderr
+
+
+def test_a_model_that_was_not_compared_is_refused_before_it_is_loaded(hub: Path) -> None:
+    done = xdit(hub, "--model", "Krea-2-Turbo", "--prompt", "a", "--tokenring_degree", "2")
+    assert done.returncode != 0
+    assert "tokenring_degree=2 was asked for with Krea-2-Turbo" in done.stderr

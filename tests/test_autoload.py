@@ -1,0 +1,48 @@
+"""What ``import torch`` does with TokenRing installed: next to nothing, and never an error."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tokenring_xdit.autoload import AUTOLOAD
+
+
+def python(code: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+LOADED = "import sys, torch; print(*sorted(m for m in sys.modules if m.startswith('tokenring_xdit')))"
+
+
+def test_import_torch_loads_nothing_but_the_hook() -> None:
+    assert python(LOADED) == "tokenring_xdit tokenring_xdit.autoload"
+    assert python("import sys, torch; print('xfuser' in sys.modules)") == "False"
+
+
+@pytest.mark.parametrize("off", [AUTOLOAD, "TORCH_DEVICE_BACKEND_AUTOLOAD"])
+def test_it_can_be_switched_off(off: str) -> None:
+    code = "import sys, torch, wrapt.importer as i; print('xfuser.logger' in i._post_import_hooks)"
+    assert python(code) == "True"
+    assert python(code, **{off: "0"}) == "False"
+
+
+def test_it_never_breaks_import_torch() -> None:
+    assert python("import sys; sys.modules['wrapt'] = None; import torch; print(torch.tensor(1).item())") == "1"
+
+
+def test_import_xfuser_is_enough_to_register() -> None:
+    code = "import torch, xfuser; print(hasattr(xfuser.xFuserArgs, 'tokenring_degree'))"
+    assert python(code, LOG_LEVEL="error").splitlines()[-1] == "True"

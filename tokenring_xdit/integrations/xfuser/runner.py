@@ -1,0 +1,59 @@
+"""xfuser's own command: how many processes it starts for a TokenRing degree, and how it names what it writes."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from tokenring_xdit.integrations.xfuser.repairs.common import replace_method
+
+__all__ = ["HOOKS"]
+
+
+def count_processes(cli: Any) -> None:
+    """Multiply the TokenRing degree into the number of processes.
+
+    xfuser 0.7.0: ``get_nproc_from_args`` knows five degrees by name.
+    """
+
+    def make(original: Any) -> Any:
+        def get_nproc_from_args(args: list[str]) -> int:
+            return int(original(args)) * _degree(args)
+
+        return get_nproc_from_args
+
+    replace_method(cli, "get_nproc_from_args", make)
+
+
+def _degree(args: list[str]) -> int:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--tokenring_degree", "--tokenring-degree", type=int, default=1)
+    try:
+        known, _ = parser.parse_known_args(args)
+    except argparse.ArgumentError:
+        return 1  # not a number: the runner's own parser says so
+    return max(1, int(known.tokenring_degree))
+
+
+def name_outputs(base_model: Any) -> None:
+    """Put the algorithm into the names of files, or a run with TokenRing overwrites one without.
+
+    xfuser 0.7.0: ``get_output_name`` has the Ulysses and Ring degrees only.
+    """
+
+    def make(original: Any) -> Any:
+        def get_output_name(self: Any, input_args: Any) -> str:
+            name = str(original(self, input_args))
+            if self.config.tokenring_degree > 1:
+                name += f"_tokenring{self.config.tokenring_degree}_{self.config.tokenring_schedule}"
+            return name
+
+        return get_output_name
+
+    replace_method(base_model.xFuserModel, "get_output_name", make)
+
+
+HOOKS = {
+    "xfuser.cli": count_processes,
+    "xfuser.model_executor.models.runner_models.base_model": name_outputs,
+}
