@@ -361,3 +361,30 @@ def grouped_heads(case: FluxCase) -> Grouped:
     expected, _ = softmax_attention(q, k, v)
     (reached,) = heads
     return Grouped(relative_error(out, expected.chunk(ranks, dim=2)[rank]), reached)
+
+
+@torch.no_grad()
+def joint_error(case: FluxCase, strategy: str) -> float:
+    """Difference of ``USP`` to plain attention in fp64, with text that every rank holds in front or at the rear."""
+    from tests.support.reference import softmax_attention
+
+    with engine(case) as config:
+        from xfuser.core.distributed import get_sequence_parallel_rank, initialize_runtime_state
+        from xfuser.model_executor.layers import usp
+
+        initialize_groups(config)
+        initialize_runtime_state(flux_pipeline(), config)
+        generator = torch.Generator().manual_seed(4)
+        image = [torch.randn(2, 4, 48, 16, generator=generator) for _ in range(3)]
+        text = [torch.randn(2, 4, 7, 16, generator=generator) for _ in range(3)]
+        ranks, rank = case.tokenring * case.ulysses, get_sequence_parallel_rank()
+        joint = dict(zip(("joint_query", "joint_key", "joint_value"), text, strict=True))
+        own = [x.chunk(ranks, dim=2)[rank] for x in image]
+        out = usp.USP(*own, **joint, joint_strategy=strategy)
+
+    def arranged(shard: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+        return torch.cat([whole, shard] if strategy == "front" else [shard, whole], dim=2)
+
+    keys, values = (arranged(image[i], text[i]) for i in (1, 2))
+    expected, _ = softmax_attention(arranged(own[0], text[0]), keys, values)
+    return relative_error(out, expected)

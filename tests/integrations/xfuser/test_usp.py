@@ -1,4 +1,4 @@
-"""What xfuser refuses or expands for Ring, and TokenRing takes as it is: masked sequences, grouped keys."""
+"""Calls of ``USP`` out of the ordinary: masked sequences, grouped keys, text that every rank holds."""
 
 from __future__ import annotations
 
@@ -44,3 +44,10 @@ def test_ring_gets_them_expanded(ranks: RankPool) -> None:
     """What the others are compared with: xfuser's Ring moves every key once for each query that shares it."""
     for grouped in ranks.run(2, jobs.grouped_heads, FluxCase(ring=2), timeout=300):
         assert (grouped.error <= TOLERANCE, grouped.heads) == (True, 8)
+
+
+@pytest.mark.parametrize("degrees", [{"tokenring": 3}, {"tokenring": 2, "ulysses": 2}])
+@pytest.mark.parametrize("strategy", ["front", "rear"])
+def test_text_that_every_rank_holds_counts_once(ranks: RankPool, degrees: dict[str, int], strategy: str) -> None:
+    case = FluxCase(**degrees)
+    assert max(ranks.run(case.tokenring * case.ulysses, jobs.joint_error, case, strategy, timeout=300)) <= TOLERANCE
