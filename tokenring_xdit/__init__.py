@@ -1,9 +1,22 @@
 """TokenRing sequence-parallel attention for diffusion transformers, as a plugin for xDiT (xfuser).
 
 Importing this package imports neither torch nor xfuser; :mod:`tokenring_xdit.attention` needs torch,
-:mod:`tokenring_xdit.integrations.xfuser` needs xfuser.
+:mod:`tokenring_xdit.integrations.xfuser` needs xfuser, and so does ``tokenring_xdit.parallelize``.
 """
 
-__all__ = ["__version__"]
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tokenring_xdit.integrations.xfuser import Output, parallelize
+
+__all__ = ["Output", "__version__", "parallelize"]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name in {"Output", "parallelize"}:
+        from tokenring_xdit.integrations import xfuser
+
+        return getattr(xfuser, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

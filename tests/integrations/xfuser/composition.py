@@ -242,3 +242,69 @@ def _pixels(output: Any) -> Tensor | None:
         return None
     pixels: Tensor | None = output.images if hasattr(output, "images") else output.frames
     return pixels
+
+
+@dataclass(frozen=True)
+class Together:
+    """How ``parallelize`` went on one rank.
+
+    Attributes:
+        error: Difference of two calls, with arguments in two forms, to one process; ``None`` without a result.
+        unseeded: A result whose noise nobody chose.
+        refusal: What a call says whose prompt is another on each rank.
+    """
+
+    error: float | None
+    unseeded: Tensor | None
+    refusal: str
+
+
+@torch.no_grad()
+def together(family: str, output: str, degrees: dict[str, int]) -> Together:
+    """Call a pipeline as always, after :func:`tokenring_xdit.parallelize`."""
+    from xfuser.core.distributed import parallel_state, runtime_state
+
+    import tokenring_xdit
+    from tokenring_xdit.errors import AgreementError
+
+    kind = FAMILIES[family]
+    expected = _tensor(kind.make()(**kind.inputs()))
+    pipe = kind.make()
+    try:
+        same = tokenring_xdit.parallelize(pipe, output=tokenring_xdit.Output[output], **degrees)
+        assert same is pipe
+        results = [_tensor(pipe(**kind.inputs())) for _ in range(2)]
+        unseeded = _tensor(pipe(**{**kind.inputs(), "generator": None}))
+        try:
+            pipe(**{**kind.inputs(), "prompt": f"prompt {dist.get_rank()}"})
+            refusal = ""
+        except AgreementError as error:
+            refusal = str(error)
+    finally:
+        parallel_state.destroy_model_parallel()
+        parallel_state._WORLD = None
+        runtime_state._RUNTIME = None
+    errors = [relative_error(result, expected) for result in results if result is not None]
+    return Together(max(errors) if errors else None, unseeded, refusal)
+
+
+def _tensor(output: Any) -> Tensor | None:
+    found = None if output is None else getattr(output, "images", getattr(output, "frames", None))
+    return torch.stack(list(found)) if isinstance(found, list) else found
+
+
+def refusals_of_parallelize() -> dict[str, str]:
+    """What ``parallelize`` says to degrees that do not fit, and to a pipeline that was not compared."""
+    import tokenring_xdit
+    from tokenring_xdit.errors import TokenRingError
+
+    class SanaPipeline:
+        pass
+
+    said = {}
+    for name, (pipe, degree) in {"degrees": (FAMILIES["flux"].make(), 3), "pipeline": (SanaPipeline(), 2)}.items():
+        try:
+            tokenring_xdit.parallelize(pipe, tokenring_degree=degree)
+        except TokenRingError as error:
+            said[name] = str(error)
+    return said

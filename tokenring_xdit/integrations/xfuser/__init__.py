@@ -3,15 +3,18 @@
 from tokenring_xdit.integrations.xfuser.choice import TokenRingChoice, current_choice
 from tokenring_xdit.integrations.xfuser.engine import Degrees, Engine, ShardedPipeline
 from tokenring_xdit.integrations.xfuser.install import register
+from tokenring_xdit.integrations.xfuser.parallelize import Output, parallelize
 from tokenring_xdit.integrations.xfuser.traffic import Traffic, count_traffic
 
 __all__ = [
     "Degrees",
     "Engine",
+    "Output",
     "ShardedPipeline",
     "TokenRingChoice",
     "Traffic",
     "count_traffic",
     "current_choice",
+    "parallelize",
     "register",
 ]

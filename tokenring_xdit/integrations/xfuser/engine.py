@@ -99,6 +99,11 @@ class Engine:
             self._runtime = runtime_state.get_runtime_state()
         runtime_state._RUNTIME = self._runtime
 
+    @property
+    def runtime(self) -> Any:
+        """Xfuser's runtime state, once the engine was activated."""
+        return self._runtime
+
     @staticmethod
     def _forget(parallel_state: Any, runtime_state: Any) -> None:
         """Make xfuser believe that it was never started; earlier engines keep their groups."""

@@ -12,31 +12,33 @@ from tokenring_xdit.integrations.xfuser.repairs.common import (
     sequence_parallel_ranks,
 )
 
-__all__ = ["HOOKS", "TESTED_PIPELINES", "TESTED_RUNNERS"]
+__all__ = ["HOOKS", "TESTED_RUNNERS", "WRAPPERS", "refuse_untested"]
 
-TESTED_PIPELINES = frozenset(
-    {
-        "CogVideoXPipeline",
-        "Flux2KleinPipeline",
-        "Flux2Pipeline",
-        "FluxControlPipeline",
-        "FluxPipeline",
-        "HunyuanDiTPipeline",
-        "HunyuanVideoPipeline",
-        "LTX2Pipeline",
-        "LattePipeline",
-        "Lumina2Pipeline",
-        "PixArtAlphaPipeline",
-        "PixArtSigmaPipeline",
-        "QwenImagePipeline",
-        "StableDiffusion3Pipeline",
-        "WanImageToVideoPipeline",
-        "WanPipeline",
-        "ZImagePipeline",
-    }
-)
-"""Names of diffusers pipelines; ``tests/integrations/xfuser`` compares each of them."""
+_TRANSFORMERS = "xfuser.model_executor.models.transformers."
+_FLUX2 = _TRANSFORMERS + "transformer_flux2:xFuserFlux2Transformer2DWrapper"
+_WAN = _TRANSFORMERS + "transformer_wan:xFuserWanTransformer3DWrapper"
 
+WRAPPERS: dict[str, str] = {
+    "CogVideoXPipeline": "xfuser:xFuserCogVideoXPipeline",
+    "Flux2KleinPipeline": _FLUX2,
+    "Flux2Pipeline": _FLUX2,
+    "FluxControlPipeline": ("xfuser.model_executor.pipelines.pipeline_flux_control:xFuserPipelineFluxControlPipeline"),
+    "FluxPipeline": _TRANSFORMERS + "transformer_flux:xFuserFlux1Transformer2DWrapper",
+    "HunyuanDiTPipeline": "xfuser:xFuserHunyuanDiTPipeline",
+    "HunyuanVideoPipeline": _TRANSFORMERS + "transformer_hunyuan_video:xFuserHunyuanVideoTransformer3DWrapper",
+    "LTX2Pipeline": _TRANSFORMERS + "transformer_ltx2:xFuserLTX2VideoTransformer3DWrapper",
+    "LattePipeline": "xfuser:xFuserLattePipeline",
+    "Lumina2Pipeline": "xfuser:xFuserLumina2Pipeline",
+    "PixArtAlphaPipeline": "xfuser:xFuserPixArtAlphaPipeline",
+    "PixArtSigmaPipeline": "xfuser:xFuserPixArtSigmaPipeline",
+    "QwenImagePipeline": _TRANSFORMERS + "transformer_qwen:xFuserQwenImageTransformerWrapper",
+    "StableDiffusion3Pipeline": "xfuser:xFuserStableDiffusion3Pipeline",
+    "WanImageToVideoPipeline": _WAN,
+    "WanPipeline": _WAN,
+    "ZImagePipeline": _TRANSFORMERS + "transformer_z_image:xFuserZImageTransformer2DWrapper",
+}
+"""Diffusers pipelines that were compared (``tests/integrations/xfuser`` does so for each of them), and xfuser's class
+for each: a pipeline around the diffusers one, or a transformer that takes the place of its own."""
 
 TESTED_RUNNERS = frozenset(
     {
@@ -89,7 +91,7 @@ def refuse_untested_pipelines(runtime_state: Any) -> None:
     def make(original: Any) -> Any:
         def check(self: Any, pipeline: Any, parallel_config: Any) -> None:
             if choice_of(parallel_config) is not None:
-                _refuse_untested(pipeline)
+                refuse_untested(pipeline)
             original(self, pipeline, parallel_config)
 
         return check
@@ -97,12 +99,17 @@ def refuse_untested_pipelines(runtime_state: Any) -> None:
     replace_method(runtime_state.DiTRuntimeState, "_check_model_and_parallel_config", make)
 
 
-def _refuse_untested(pipeline: Any) -> None:
+def refuse_untested(pipeline: Any) -> None:
+    """Refuse a pipeline that was not compared.
+
+    Raises:
+        UnsupportedError: It was not.
+    """
     name = type(getattr(pipeline, "module", pipeline)).__name__  # `xdit` hands in xfuser's wrapper of some
-    if name not in TESTED_PIPELINES:
+    if name not in WRAPPERS:
         raise UnsupportedError(
             f"TokenRing was asked for in {name}, where it has not been compared with the single process yet. "
-            f"Tested so far: {', '.join(sorted(TESTED_PIPELINES))}. Use ulysses_degree or ring_degree for it"
+            f"Tested so far: {', '.join(sorted(WRAPPERS))}. Use ulysses_degree or ring_degree for it"
         )
 
 

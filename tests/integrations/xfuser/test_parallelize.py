@@ -1,0 +1,42 @@
+"""``parallelize``: a diffusers pipeline, called as always, against itself in one process."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.integrations.xfuser import composition
+from tests.support.families import FAMILIES
+from tests.support.ranks import RankPool
+
+TOLERANCE = 1e-5
+
+QUICK = {"flux", "sd3"}
+"""A family whose transformer is exchanged, and one that xfuser puts a pipeline around."""
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(f, marks=() if f in QUICK else pytest.mark.matrix) for f in FAMILIES if f != "flux-runner"]
+)
+def test_the_call_gives_every_rank_what_one_process_makes(ranks: RankPool, family: str) -> None:
+    answers = ranks.run(2, composition.together, family, "EVERY_RANK", {"tokenring_degree": 2}, timeout=300)
+    for answer in answers:
+        assert answer.error is not None
+        assert answer.error <= TOLERANCE
+        assert "prompt is 'prompt 0' on rank 0 and 'prompt 1' on rank 1" in answer.refusal
+    first, second = (answer.unseeded for answer in answers)
+    assert first is not None
+    assert torch.equal(first, second)
+
+
+def test_the_first_rank_alone(ranks: RankPool) -> None:
+    degrees = {"tokenring_degree": 2, "ulysses_degree": 2}
+    first, *others = ranks.run(4, composition.together, "sd3", "FIRST_RANK", degrees, timeout=300)
+    assert first.error <= TOLERANCE
+    assert [other.error for other in others] == [None] * 3
+
+
+def test_what_does_not_fit_is_refused(ranks: RankPool) -> None:
+    for said in ranks.run(2, composition.refusals_of_parallelize, timeout=300):
+        assert "3 ranks, and 2 were started" in said["degrees"]
+        assert "SanaPipeline" in said["pipeline"]

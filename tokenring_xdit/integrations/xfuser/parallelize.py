@@ -1,0 +1,178 @@
+"""One call that spreads a diffusers pipeline over the ranks of ``torchrun``; it is then called as always."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import os
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tokenring_xdit.errors import AgreementError, ConfigurationError
+from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE
+from tokenring_xdit.integrations.xfuser.engine import Degrees, Engine
+from tokenring_xdit.integrations.xfuser.supported import WRAPPERS, refuse_untested
+
+__all__ = ["Output", "parallelize"]
+
+_Pipeline = TypeVar("_Pipeline")
+
+
+class Output(Enum):
+    """Which ranks get what the pipeline makes; the others get ``None``."""
+
+    EVERY_RANK = "every rank"
+    FIRST_RANK = "the first rank"
+
+
+def parallelize(
+    pipe: _Pipeline,
+    *,
+    tokenring_degree: int = 1,
+    ulysses_degree: int = 1,
+    schedule: str = DEFAULT_SCHEDULE,
+    output: Output = Output.EVERY_RANK,
+) -> _Pipeline:
+    """Spread a diffusers pipeline over all ranks; every rank calls it with the same pipeline.
+
+    The pipeline is changed in place: its transformer becomes xfuser's, its call a call of all ranks
+    together. Every rank has to pass the same arguments, which is checked before anything is computed.
+    Where no generator is passed, all ranks take the noise of a seed that the first one draws.
+
+    Args:
+        pipe: A diffusers pipeline, loaded and on this rank's device.
+        tokenring_degree: Ranks that TokenRing shards the sequence over.
+        ulysses_degree: Ranks that Ulysses shards the heads over.
+        schedule: What the TokenRing ranks exchange and when.
+        output: Which ranks get the result.
+
+    Returns:
+        ``pipe``.
+
+    Raises:
+        ConfigurationError: There are no ranks, or their number is not the product of the degrees.
+        UnsupportedError: The pipeline was not compared with the single process, or is parallel already.
+    """
+    degrees = Degrees(ulysses=ulysses_degree, tokenring=tokenring_degree, schedule=schedule)
+    refuse_untested(pipe)
+    _join_world()
+    if degrees.ranks != dist.get_world_size():
+        raise ConfigurationError(
+            f"tokenring_degree={tokenring_degree} times ulysses_degree={ulysses_degree} is {degrees.ranks} ranks, and "
+            f"{dist.get_world_size()} were started: use degrees whose product is that, or torchrun "
+            f"--nproc_per_node={degrees.ranks}"
+        )
+    if degrees.ranks == 1:
+        return pipe
+    engine = Engine(degrees, type(pipe).__name__)
+    module, name = WRAPPERS[type(pipe).__name__].split(":")
+    wrapper = getattr(importlib.import_module(module), name)
+    if issubclass(wrapper, torch.nn.Module):
+        for part in ("transformer", "transformer_2"):
+            if getattr(pipe, part, None) is not None:
+                setattr(pipe, part, _wrapped(wrapper, getattr(pipe, part)))
+        engine.activate(pipe)
+        run: Callable[..., Any] = _own_call(pipe, engine)
+        whole = True
+    else:
+        engine.activate(pipe)
+        run = wrapper(pipe, engine.config)
+        engine.activate(pipe)  # the wrapper has made a runtime state of its own
+        whole = False  # it gives the result to the last rank only
+    _replace_call(pipe, engine, run, output, whole)
+    return pipe
+
+
+def _join_world() -> None:
+    if dist.is_initialized():
+        return
+    if "RANK" not in os.environ:
+        raise ConfigurationError(
+            "there are no ranks to spread the pipeline over: start the program with torchrun --nproc_per_node=N, or "
+            "call torch.distributed.init_process_group first"
+        )
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def _wrapped(wrapper: Any, model: Any) -> Any:
+    """Xfuser's class around the very weights of a model, none of which is copied."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        wrapped = wrapper.from_config(model.config)
+    wrapped.load_state_dict(model.state_dict(), assign=True)
+    return wrapped.to(model.device).eval()
+
+
+def _own_call(pipe: Any, engine: Engine) -> Callable[..., Any]:
+    call = type(pipe).__call__
+
+    def run(**arguments: Any) -> Any:
+        state = engine.runtime
+        state.split_text_embed_in_sp = True
+        state.max_condition_sequence_length = arguments.get("max_sequence_length")
+        return call(pipe, **arguments)
+
+    return run
+
+
+def _replace_call(pipe: Any, engine: Engine, run: Callable[..., Any], output: Output, whole: bool) -> None:
+    base = type(pipe)
+    signature = inspect.signature(base.__call__)
+
+    def call_together(self: Any, *args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        arguments = dict(list(bound.arguments.items())[1:])
+        _agree(arguments)
+        if "generator" in arguments and arguments["generator"] is None:
+            arguments["generator"] = torch.Generator().manual_seed(_seed_of_first())
+        engine.activate(self)
+        result = run(**arguments)
+        if not whole:
+            parcel = [result]
+            dist.broadcast_object_list(parcel, src=dist.get_world_size() - 1)
+            (result,) = parcel
+        return result if output is Output.EVERY_RANK or dist.get_rank() == 0 else None
+
+    # Python looks a call up on the class. The name stays, by which diffusers and xfuser know the pipeline.
+    body = {"__call__": call_together, "__doc__": base.__doc__, "__module__": base.__module__}
+    pipe.__class__ = type(base.__name__, (base,), body)
+
+
+def _seed_of_first() -> int:
+    seed = [int(torch.randint(2**62, ()).item())]
+    dist.broadcast_object_list(seed, src=0)
+    return seed[0]
+
+
+def _agree(arguments: dict[str, Any]) -> None:
+    """Refuse a call whose ranks were given different arguments, on all of them."""
+    mine = {name: _describe(value) for name, value in arguments.items()}
+    everyone: list[dict[str, str]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(everyone, mine)
+    for name in everyone[0]:
+        for rank, theirs in enumerate(everyone):
+            if theirs.get(name) != everyone[0][name]:
+                raise AgreementError(
+                    f"all ranks make one picture together, but {name} is {everyone[0][name]} on rank 0 and "
+                    f"{theirs.get(name)} on rank {rank}: pass the same everywhere"
+                )
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, torch.Generator):
+        return f"a generator in state {hashlib.sha256(value.get_state().numpy().tobytes()).hexdigest()[:8]}"
+    if isinstance(value, Tensor):
+        return f"a tensor {tuple(value.shape)} of {value.dtype}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_describe, value))}]"
+    if value is None or isinstance(value, (str, int, float)):
+        return repr(value)
+    return f"a {type(value).__name__}"
