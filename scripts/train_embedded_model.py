@@ -2,8 +2,8 @@
 
     python scripts/train_embedded_model.py --work /tmp/embedded --seed 0
 
-Four stages, each resumed where an interrupted run left it: a VAE on drawn pictures; T5 on where the
-objects of a caption stand; the transformer and CLIP (flow matching on the VAE's latents, T5 frozen, as
+Four stages, resumed where an interrupted run left them: a VAE on drawn pictures; T5 on where the objects of
+a caption stand (two minutes, begun anew); the transformer and CLIP (flow matching on the VAE's latents, T5 frozen, as
 Flux was trained); the export of a diffusers ``FluxPipeline`` folder. The measurement is
 ``scripts/judge_embedded_model.py``; the figures stand in the model card beside the weights.
 """

@@ -43,6 +43,26 @@ def test_it_never_breaks_import_torch() -> None:
     assert python("import sys; sys.modules['wrapt'] = None; import torch; print(torch.tensor(1).item())") == "1"
 
 
-def test_import_xfuser_is_enough_to_register() -> None:
-    code = "import torch, xfuser; print(hasattr(xfuser.xFuserArgs, 'tokenring_degree'))"
+@pytest.mark.parametrize("imports", ["torch, xfuser", "xfuser"])
+def test_import_xfuser_is_enough_to_register(imports: str) -> None:
+    code = f"import {imports}; print(hasattr(xfuser.xFuserArgs, 'tokenring_degree'))"
     assert python(code, LOG_LEVEL="error").splitlines()[-1] == "True"
+
+
+def test_another_xfuser_is_left_working_and_tokenring_refused() -> None:
+    code = """
+import torch
+import tokenring_xdit.integrations.xfuser.dispatch as dispatch
+def install(usp): raise AttributeError("no ring_attn")
+dispatch.install = install
+import xfuser
+from tokenring_xdit.integrations.xfuser.choice import make_choice
+assert make_choice(1, None, 1) is None
+try:
+    make_choice(2, None, 1)
+except Exception as error:
+    print(error)
+"""
+    said = python(code, LOG_LEVEL="error").splitlines()[-1]
+    assert "could not attach itself to xfuser.model_executor.layers.usp" in said
+    assert "Use xfuser 0.7.0" in said

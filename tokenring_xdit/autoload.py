@@ -41,6 +41,6 @@ def _register(module: object) -> None:
     try:
         from tokenring_xdit.integrations.xfuser import register
 
-        register()
+        register(tolerant=True)
     except Exception:
         log.warning("TokenRing could not attach itself to xfuser; --tokenring_degree is not known", exc_info=True)

@@ -265,7 +265,7 @@ def together(family: str, output: str, degrees: dict[str, int]) -> Together:
     from xfuser.core.distributed import parallel_state, runtime_state
 
     import tokenring_xdit
-    from tokenring_xdit.errors import AgreementError
+    from tokenring_xdit.errors import AgreementError, ConfigurationError
 
     kind = FAMILIES[family]
     expected = _tensor(kind.make()(**kind.inputs()))
@@ -273,6 +273,10 @@ def together(family: str, output: str, degrees: dict[str, int]) -> Together:
     try:
         same = tokenring_xdit.parallelize(pipe, output=tokenring_xdit.Output[output], **degrees)
         assert same is pipe
+        try:
+            tokenring_xdit.parallelize(pipe, **degrees)
+        except ConfigurationError as error:
+            assert "made parallel before" in str(error)  # noqa: PT017
         results = [_tensor(pipe(**kind.inputs())) for _ in range(2)]
         unseeded = _tensor(pipe(**{**kind.inputs(), "generator": None}))
         try:

@@ -33,6 +33,7 @@ class Case:
         schedule: TokenRing schedule.
         repair_all: Whether Ulysses and Ring are repaired too.
         dtype: Of all components.
+        handed_in_again: Whether xfuser's pipeline is made known to it a second time, as `xdit` does.
         make: Options of the pipeline.
         inputs: Options of the call.
     """
@@ -48,6 +49,7 @@ class Case:
     schedule: str = "token_ring"
     repair_all: bool = False
     dtype: torch.dtype = torch.float32
+    handed_in_again: bool = False
     make: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
@@ -103,8 +105,12 @@ def run(case: Case, family: Family) -> Tensor | None:
     """The latents that xfuser makes."""
     inputs = family.inputs(**case.inputs)
     with engine(case) as config:
+        from xfuser.core.distributed import initialize_runtime_state
+
         if family.entry is Entry.PIPELINE:
             pipe = family.wrapper_class()(family.make(**case.make).to(case.dtype), config)
+            if case.handed_in_again:
+                initialize_runtime_state(pipe, config)
         else:
             pipe = with_wrapped_transformer(family, config, case, inputs)
         return _latents(pipe(**inputs))
@@ -159,6 +165,8 @@ def with_wrapped_transformer(family: Family, config: Any, case: Case, inputs: Ma
         pipeline_parallel_degree=parallel.pp_degree,
     )
     pipe = family.make(**case.make).to(case.dtype)
+    if family.pipeline_class() is not None:
+        pipe.__class__ = family.pipeline_class()
     for name in ("transformer", "transformer_2"):
         model = getattr(pipe, name, None)
         if model is not None:

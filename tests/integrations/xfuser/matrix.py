@@ -11,7 +11,7 @@ import torch
 from tests.integrations.xfuser.generation import Case
 from tests.support.families import FAMILIES, Entry, Family
 
-__all__ = ["COLUMNS", "Column", "Outcome", "cases", "is_refused", "page"]
+__all__ = ["COLUMNS", "Column", "Outcome", "cases", "is_quick", "is_refused", "page"]
 
 PROMPTS = ["a red fox in the snow", "a boat"]
 
@@ -39,7 +39,7 @@ class Column:
         title: Head of the column.
         degrees: Degrees, as in :class:`Case`.
         inputs: Options of the call, for a family and the ranks that share a sequence.
-        quick: Whether the default run of the tests takes it along.
+        quick: Whether the default run of the tests takes it along for every family.
         families: Families it makes sense for; ``None`` is all.
     """
 
@@ -132,6 +132,11 @@ def cases() -> Iterator[tuple[str, str, Case]]:
                 degrees = column.degrees
                 ranks = degrees["tokenring"] * degrees.get("ulysses", 1) * degrees.get("pipefusion", 1)
                 yield name, key, Case(name, **column.degrees, inputs=column.inputs(family, ranks))
+
+
+def is_quick(family: str, column: str) -> bool:
+    """Whether the default run of the tests takes a generation along."""
+    return COLUMNS[column].quick or (family, column) == ("flux", "patches")
 
 
 def is_refused(family: str, column: str) -> bool:

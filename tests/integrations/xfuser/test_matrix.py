@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.integrations.xfuser import generation
 from tests.integrations.xfuser.generation import Case
-from tests.integrations.xfuser.matrix import COLUMNS, Outcome, cases, is_refused, page
+from tests.integrations.xfuser.matrix import COLUMNS, Outcome, cases, is_quick, is_refused, page
 from tests.support.ranks import RankFailure, RankPool
 from tests.support.reference import relative_error
 from tokenring_xdit.errors import UnsupportedError
@@ -20,7 +20,7 @@ TOLERANCE = 1e-5
 
 ALL = [
     pytest.param(
-        family, column, case, id=f"{family}-{column}", marks=() if COLUMNS[column].quick else pytest.mark.matrix
+        family, column, case, id=f"{family}-{column}", marks=() if is_quick(family, column) else pytest.mark.matrix
     )
     for family, column, case in cases()
 ]

@@ -29,6 +29,12 @@ def test_tokenring_takes_masked_sequences(ranks: RankPool) -> None:
     assert max(e for e in ranks.run(2, generation.error, case, timeout=300) if e is not None) <= TOLERANCE
 
 
+def test_tokenring_takes_any_height_of_them(ranks: RankPool) -> None:
+    """Eight rows on three ranks, with the pipeline made known twice: the second time hides which one it is."""
+    case = Case("lumina2", tokenring=3, handed_in_again=True)
+    assert max(e for e in ranks.run(3, generation.error, case, timeout=300) if e is not None) <= TOLERANCE
+
+
 @pytest.mark.parametrize(("degrees", "heads"), [({"tokenring": 2}, 4), ({"tokenring": 2, "ulysses": 2}, 2)])
 @pytest.mark.parametrize("schedule", ["token_ring", "ring"])
 def test_grouped_keys_are_not_expanded_before_a_kernel_meets_them(

@@ -37,6 +37,7 @@ class Family:
         by_rows: Whether xfuser cuts its latents by rows, whose number has to divide then.
         text_tokens: Whether the length of its text can be chosen.
         variant: Options of the pipeline that make it this family.
+        pipeline: xfuser's own subclass of the diffusers pipeline, as ``module:name``, where `xdit` has one.
     """
 
     title: str
@@ -48,6 +49,7 @@ class Family:
     by_rows: bool = False
     text_tokens: bool = True
     variant: Mapping[str, Any] = field(default_factory=dict)
+    pipeline: str = ""
 
     def make(self, **options: Any) -> Any:
         """The diffusers pipeline."""
@@ -60,12 +62,20 @@ class Family:
 
     def wrapper_class(self) -> Any:
         """The class of xfuser's."""
-        module, name = self.wrapper.split(":")
-        return getattr(importlib.import_module(module), name)
+        return _imported(self.wrapper)
+
+    def pipeline_class(self) -> Any:
+        """Xfuser's subclass of the diffusers pipeline; ``None`` where the latter runs as it is."""
+        return _imported(self.pipeline) if self.pipeline else None
 
     def _function(self, name: str) -> Callable[..., Any]:
         function: Callable[..., Any] = getattr(importlib.import_module(f"{__name__}.{self.module}"), name)
         return function
+
+
+def _imported(path: str) -> Any:
+    module, name = path.split(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _pipeline(title: str, module: str, name: str, wrapper: str, **traits: Any) -> Family:
@@ -126,7 +136,15 @@ FAMILIES: dict[str, Family] = {
     ),
     "wan-t2v": _transformer("Wan 2.1 text to video (`xdit`)", "wan", "wan_t2v", _WAN, pixels=16),
     "wan-a14b": _transformer("Wan 2.2 A14B (`xdit`)", "wan", "wan_t2v", _WAN, pixels=16, variant={"two_stages": True}),
-    "wan-i2v": _transformer("Wan 2.1 image to video (`xdit`)", "wan", "wan_i2v", _WAN, pixels=16, text_tokens=False),
+    "wan-i2v": _transformer(
+        "Wan 2.1 image to video (`xdit`)",
+        "wan",
+        "wan_i2v",
+        _WAN,
+        pixels=16,
+        text_tokens=False,
+        pipeline="xfuser.model_executor.pipelines.pipeline_wan_i2v:xFuserWanImageToVideoPipeline",
+    ),
     "wan-ti2v": _transformer("Wan 2.2 TI2V (`xdit`)", "wan", "wan_ti2v", _WAN, pixels=32),
     "hunyuan-video": _transformer(
         "HunyuanVideo (`xdit`)",

@@ -16,6 +16,10 @@ _ATTRIBUTE = "tokenring"
 """Name under which the choice rides on xfuser's ``SequenceParallelConfig``."""
 
 
+unattached: list[str] = []
+"""Modules of xfuser that could not be changed: those of another release, where TokenRing attached itself unasked."""
+
+
 @dataclass(frozen=True)
 class TokenRingChoice:
     """TokenRing takes the place of Ring.
@@ -40,7 +44,7 @@ def make_choice(tokenring_degree: int | None, schedule: str | None, ring_degree:
     Raises:
         ConfigurationError: The degree is not a positive number.
         ScheduleError: There is no such schedule.
-        UnsupportedError: TokenRing inside Ring was asked for.
+        UnsupportedError: TokenRing inside Ring was asked for, or this xfuser is not the one it was written for.
     """
     degree = 1 if tokenring_degree is None else tokenring_degree
     if degree < 1:
@@ -50,6 +54,11 @@ def make_choice(tokenring_degree: int | None, schedule: str | None, ring_degree:
         raise ScheduleError(f"there is no schedule '{name}'. {nearest(name, BUILDERS)}")
     if degree == 1:
         return None
+    if unattached:
+        raise UnsupportedError(
+            f"tokenring_degree={degree} was asked for, but TokenRing could not attach itself to "
+            f"{', '.join(unattached)} of the installed xfuser (see the log). Use xfuser 0.7.0, or another strategy"
+        )
     if (ring_degree or 1) > 1:
         raise UnsupportedError(
             f"tokenring_degree={degree} with ring_degree={ring_degree} would be TokenRing inside Ring, which is "

@@ -218,9 +218,18 @@ def _token_ring(
     joint_attn_kwargs: dict[str, Any] | None,
     attention_kwargs: dict[str, Any] | None,
 ) -> Tensor:
+    last: list[Tensor] = []  # keys and values that stay at home meet every rank's queries, and are expanded once
+
+    def expanded(k: Tensor, v: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+        # xfuser's kernels take as many heads of keys as of queries
+        if k.shape[1] == heads:
+            return k, v
+        if not last or last[0] is not k or last[1] is not v:
+            last[:] = [k, v, *(x.repeat_interleave(heads // k.shape[1], dim=1) for x in (k, v))]
+        return last[2], last[3]
+
     def kernel(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> tuple[Tensor, Tensor]:
-        if k.shape[1] != q.shape[1]:  # xfuser's kernels take as many heads of keys as of queries
-            k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+        k, v = expanded(k, v, q.shape[1])
         # Joint tensors are met at home instead of through the decorator, which counts calls.
         out, lse = attention_function(
             q, k, v, dropout_p=0.0, is_causal=causal, joint_attn_kwargs=None, attention_kwargs=attention_kwargs

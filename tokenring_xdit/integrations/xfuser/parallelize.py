@@ -23,6 +23,9 @@ __all__ = ["Output", "parallelize"]
 
 _Pipeline = TypeVar("_Pipeline")
 
+_MARK = "tokenring_parallel"
+"""Attribute of the classes made here."""
+
 
 class Output(Enum):
     """Which ranks get what the pipeline makes; the others get ``None``."""
@@ -56,11 +59,14 @@ def parallelize(
         ``pipe``.
 
     Raises:
-        ConfigurationError: There are no ranks, or their number is not the product of the degrees.
-        UnsupportedError: The pipeline was not compared with the single process, or is parallel already.
+        ConfigurationError: There are no ranks, or their number is not the product of the degrees; or the
+            pipeline is parallel already.
+        UnsupportedError: The pipeline was not compared with the single process.
     """
     degrees = Degrees(ulysses=ulysses_degree, tokenring=tokenring_degree, schedule=schedule)
     refuse_untested(pipe)
+    if hasattr(type(pipe), _MARK):
+        raise ConfigurationError("this pipeline was made parallel before: load it anew for other degrees")
     _join_world()
     if degrees.ranks != dist.get_world_size():
         raise ConfigurationError(
@@ -142,7 +148,7 @@ def _replace_call(pipe: Any, engine: Engine, run: Callable[..., Any], output: Ou
         return result if output is Output.EVERY_RANK or dist.get_rank() == 0 else None
 
     # Python looks a call up on the class. The name stays, by which diffusers and xfuser know the pipeline.
-    body = {"__call__": call_together, "__doc__": base.__doc__, "__module__": base.__module__}
+    body = {_MARK: True, "__call__": call_together, "__doc__": base.__doc__, "__module__": base.__module__}
     pipe.__class__ = type(base.__name__, (base,), body)
 
 

@@ -114,7 +114,7 @@ def _let_pipeline_sends_be(coordinator: Any) -> None:
 _LAST_DELIVERY = timedelta(seconds=10)
 """For messages that a stage has not asked for yet when another has ended."""
 
-_SENDS_UNDER_WAY = 256
+_SENDS_UNDER_WAY = 64
 """Of PipeFusion, far more than a stage can be ahead of the next; the oldest beyond it have long been received."""
 
 

@@ -44,7 +44,7 @@ def name_outputs(base_model: Any) -> None:
     def make(original: Any) -> Any:
         def get_output_name(self: Any, input_args: Any) -> str:
             name = str(original(self, input_args))
-            if self.config.tokenring_degree > 1:
+            if (self.config.tokenring_degree or 1) > 1:
                 name += f"_tokenring{self.config.tokenring_degree}_{self.config.tokenring_schedule}"
             return name
 

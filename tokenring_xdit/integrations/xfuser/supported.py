@@ -7,6 +7,7 @@ from typing import Any
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.integrations.xfuser.choice import choice_of, current_choice
 from tokenring_xdit.integrations.xfuser.repairs.common import (
+    pipeline_name,
     replace_forward,
     replace_method,
     sequence_parallel_ranks,
@@ -34,6 +35,7 @@ WRAPPERS: dict[str, str] = {
     "QwenImagePipeline": _TRANSFORMERS + "transformer_qwen:xFuserQwenImageTransformerWrapper",
     "StableDiffusion3Pipeline": "xfuser:xFuserStableDiffusion3Pipeline",
     "WanImageToVideoPipeline": _WAN,
+    "xFuserWanImageToVideoPipeline": _WAN,
     "WanPipeline": _WAN,
     "ZImagePipeline": _TRANSFORMERS + "transformer_z_image:xFuserZImageTransformer2DWrapper",
 }
@@ -61,7 +63,20 @@ TESTED_RUNNERS = frozenset(
         "xFuserZImageTurboModel",
     }
 )
-"""Classes of xfuser's `xdit` command that load one of these pipelines and nothing else."""
+"""Classes of xfuser's `xdit` command that load one of these pipelines, with a transformer of the compared form."""
+
+
+_STAGED_PIPELINES = frozenset(
+    {
+        "FluxControlPipeline",
+        "FluxPipeline",
+        "HunyuanDiTPipeline",
+        "PixArtAlphaPipeline",
+        "PixArtSigmaPipeline",
+        "StableDiffusion3Pipeline",
+    }
+)
+"""Those that were compared together with PipeFusion."""
 
 
 def refuse_untested_models(base_model: Any) -> None:
@@ -69,7 +84,7 @@ def refuse_untested_models(base_model: Any) -> None:
 
     def make(original: Any) -> Any:
         def validate_config(self: Any, config: Any) -> None:
-            if config.tokenring_degree > 1 and type(self).__name__ not in TESTED_RUNNERS:
+            if (config.tokenring_degree or 1) > 1 and type(self).__name__ not in TESTED_RUNNERS:
                 raise UnsupportedError(
                     f"tokenring_degree={config.tokenring_degree} was asked for with {config.model}, which has not been "
                     "compared with the single process yet. Use ulysses_degree or ring_degree for it"
@@ -92,6 +107,11 @@ def refuse_untested_pipelines(runtime_state: Any) -> None:
         def check(self: Any, pipeline: Any, parallel_config: Any) -> None:
             if choice_of(parallel_config) is not None:
                 refuse_untested(pipeline)
+                if parallel_config.pp_degree > 1 and pipeline_name(pipeline) not in _STAGED_PIPELINES:
+                    raise UnsupportedError(
+                        f"PipeFusion together with TokenRing was not compared for {pipeline_name(pipeline)}, only for "
+                        f"{', '.join(sorted(_STAGED_PIPELINES))}. Use pipefusion_parallel_degree=1"
+                    )
             original(self, pipeline, parallel_config)
 
         return check
@@ -105,7 +125,7 @@ def refuse_untested(pipeline: Any) -> None:
     Raises:
         UnsupportedError: It was not.
     """
-    name = type(getattr(pipeline, "module", pipeline)).__name__  # `xdit` hands in xfuser's wrapper of some
+    name = pipeline_name(pipeline)
     if name not in WRAPPERS:
         raise UnsupportedError(
             f"TokenRing was asked for in {name}, where it has not been compared with the single process yet. "
@@ -183,8 +203,9 @@ def refuse_patches_at_once(pipeline: Any) -> None:
             if current_choice() is not None and get_pipeline_parallel_world_size() > 1 and not sync_only:
                 raise UnsupportedError(
                     "PipeFusion on several patches at once together with TokenRing was not compared for "
-                    f"{type(self.module).__name__}: xfuser's own result depends on the degrees there. Use warmup_steps "
-                    "of at least the number of steps, so that stages work in order, or pipefusion_parallel_degree=1"
+                    f"{pipeline_name(self)}, where xfuser has no result of its own to compare with (docs/upstream.md). "
+                    "Use pipefusion_parallel_degree=1, or, in a program of your own, warmup_steps of at least the "
+                    "number of steps, so that stages work in order"
                 )
             return original(self, *args, sync_only=sync_only, **kwargs)
 

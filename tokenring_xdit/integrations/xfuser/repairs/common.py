@@ -18,6 +18,7 @@ __all__ = [
     "all_real",
     "cfg_part",
     "outside_graphs",
+    "pipeline_name",
     "repair_all",
     "replace_forward",
     "replace_method",
@@ -66,6 +67,11 @@ def outside_graphs(function: _Function) -> _Function:
     """Keep ``torch.compile`` from a function and from all that it calls."""
     kept: _Function = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
     return kept
+
+
+def pipeline_name(pipeline: Any) -> str:
+    """Name of the diffusers pipeline, also where `xdit` hands in xfuser's pipeline around it."""
+    return type(getattr(pipeline, "module", pipeline)).__name__
 
 
 def sequence_parallel_ranks() -> int:

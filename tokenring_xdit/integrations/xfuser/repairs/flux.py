@@ -13,6 +13,7 @@ from tokenring_xdit.integrations.xfuser.layout import KeyLayout, active_layout, 
 from tokenring_xdit.integrations.xfuser.repairs.common import (
     all_real,
     outside_graphs,
+    pipeline_name,
     repair_all,
     replace_forward,
     replace_method,
@@ -118,7 +119,7 @@ def cut_by_tokens(runtime_state: Any) -> None:
         def check_pipeline_class_name(self: Any, pipeline: Any, config: Any) -> None:
             # The pipeline is not kept by the state. Flux is padded by what stands above; Lumina 2 pads itself.
             names = {"FluxPipeline", "FluxControlPipeline", "Lumina2Pipeline"}
-            self.tokenring_cuts_by_tokens = type(pipeline).__name__ in names
+            self.tokenring_cuts_by_tokens = pipeline_name(pipeline) in names
             original(self, pipeline, config)
 
         return check_pipeline_class_name
@@ -129,6 +130,7 @@ def cut_by_tokens(runtime_state: Any) -> None:
             if (
                 not (choice_of(self.parallel_config) is not None or repair_all())
                 or not getattr(self, "tokenring_cuts_by_tokens", False)
+                or self.parallel_config.pp_degree > 1  # whose patches are rows
                 or rows % self.parallel_config.sp_degree == 0
             ):
                 original(self)

@@ -29,7 +29,13 @@ def let_masked_sequences_round_the_ring(lumina2: Any) -> None:
     """
 
     def make_size(original: Any) -> Any:
-        return lambda: original() if current_choice() is None else 1
+        def get_ring_parallel_world_size() -> int:
+            from xfuser.core.distributed.runtime_state import runtime_state_is_initialized
+
+            chosen = runtime_state_is_initialized() and current_choice() is not None
+            return 1 if chosen else int(original())
+
+        return get_ring_parallel_world_size
 
     def make_usp(original: Any) -> Any:
         def usp(*args: Any, backend: Any = None, attention_kwargs: Any = None, **kwargs: Any) -> Any:
