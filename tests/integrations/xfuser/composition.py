@@ -1,4 +1,4 @@
-"""What xfuser does beside attention, on the worker ranks: its step caches and its parallel VAE."""
+"""On the worker ranks: what xfuser does beside attention (step caches, parallel VAE), and ``parallelize``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tests.integrations.xfuser.generation import Case, engine, with_wrapped_transformer
+from tests.integrations.xfuser.generation import Case, engine, forget_xfuser, latents_of, with_wrapped_transformer
 from tests.support.families import FAMILIES, Entry
 from tests.support.reference import relative_error
 
@@ -252,49 +252,43 @@ class Together:
         error: Difference of two calls, with arguments in two forms, to one process; ``None`` without a result.
         unseeded: A result whose noise nobody chose.
         refusal: What a call says whose prompt is another on each rank.
+        again: What making the pipeline parallel a second time says.
     """
 
     error: float | None
     unseeded: Tensor | None
     refusal: str
+    again: str
 
 
 @torch.no_grad()
 def together(family: str, output: str, degrees: dict[str, int]) -> Together:
     """Call a pipeline as always, after :func:`tokenring_xdit.parallelize`."""
-    from xfuser.core.distributed import parallel_state, runtime_state
-
     import tokenring_xdit
     from tokenring_xdit.errors import AgreementError, ConfigurationError
 
     kind = FAMILIES[family]
-    expected = _tensor(kind.make()(**kind.inputs()))
+    expected = latents_of(kind.make()(**kind.inputs()))
     pipe = kind.make()
     try:
         same = tokenring_xdit.parallelize(pipe, output=tokenring_xdit.Output[output], **degrees)
         assert same is pipe
         try:
             tokenring_xdit.parallelize(pipe, **degrees)
+            again = ""
         except ConfigurationError as error:
-            assert "made parallel before" in str(error)  # noqa: PT017
-        results = [_tensor(pipe(**kind.inputs())) for _ in range(2)]
-        unseeded = _tensor(pipe(**{**kind.inputs(), "generator": None}))
+            again = str(error)
+        results = [latents_of(pipe(**kind.inputs())) for _ in range(2)]
+        unseeded = latents_of(pipe(**{**kind.inputs(), "generator": None}))
         try:
             pipe(**{**kind.inputs(), "prompt": f"prompt {dist.get_rank()}"})
             refusal = ""
         except AgreementError as error:
             refusal = str(error)
     finally:
-        parallel_state.destroy_model_parallel()
-        parallel_state._WORLD = None
-        runtime_state._RUNTIME = None
+        forget_xfuser()
     errors = [relative_error(result, expected) for result in results if result is not None]
-    return Together(max(errors) if errors else None, unseeded, refusal)
-
-
-def _tensor(output: Any) -> Tensor | None:
-    found = None if output is None else getattr(output, "images", getattr(output, "frames", None))
-    return torch.stack(list(found)) if isinstance(found, list) else found
+    return Together(max(errors) if errors else None, unseeded, refusal, again)
 
 
 def refusals_of_parallelize() -> dict[str, str]:

@@ -96,7 +96,7 @@ def rounding_errors(case: Case) -> tuple[float, float] | None:
 
 def one_process(case: Case, family: Family) -> Tensor:
     """The latents that unmodified diffusers makes."""
-    latents = _latents(family.make(**case.make).to(case.dtype)(**family.inputs(**case.inputs)))
+    latents = latents_of(family.make(**case.make).to(case.dtype)(**family.inputs(**case.inputs)))
     assert latents is not None
     return latents
 
@@ -113,7 +113,7 @@ def run(case: Case, family: Family) -> Tensor | None:
                 initialize_runtime_state(pipe, config)
         else:
             pipe = with_wrapped_transformer(family, config, case, inputs)
-        return _latents(pipe(**inputs))
+        return latents_of(pipe(**inputs))
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def compiled(case: Case) -> Compiled:
         pipe = with_wrapped_transformer(family, config, case, family.inputs(**case.inputs))
         pipe.transformer = torch.compile(pipe.transformer, fullgraph=True)
         for _ in range(2):
-            errors.append(relative_error(_latents(pipe(**family.inputs(**case.inputs))), expected))
+            errors.append(relative_error(latents_of(pipe(**family.inputs(**case.inputs))), expected))
             graphs.append(counters["stats"]["unique_graphs"])
     return Compiled(max(errors), *graphs)
 
@@ -186,7 +186,7 @@ def engine(case: Case) -> Iterator[Any]:
 
     register()
     from xfuser import xFuserArgs
-    from xfuser.core.distributed import parallel_state, runtime_state
+    from xfuser.core.distributed import parallel_state
 
     parallel_state.init_distributed_environment(rank=dist.get_rank(), world_size=dist.get_world_size())
     args = xFuserArgs(
@@ -207,12 +207,19 @@ def engine(case: Case) -> Iterator[Any]:
         yield config
     finally:
         del os.environ[REPAIR_ALL]
-        parallel_state.destroy_model_parallel()
-        parallel_state._WORLD = None  # the pool destroys the process group itself
-        runtime_state._RUNTIME = None
+        forget_xfuser()
 
 
-def _latents(output: Any) -> Tensor | None:
+def forget_xfuser() -> None:
+    """Clear xfuser's globals, so that the next job starts it anew."""
+    from xfuser.core.distributed import parallel_state, runtime_state
+
+    parallel_state.destroy_model_parallel()
+    parallel_state._WORLD = None  # the pool destroys the process group itself
+    runtime_state._RUNTIME = None
+
+
+def latents_of(output: Any) -> Tensor | None:
     """The tensor in a pipeline's output; ``None`` on ranks that xfuser gives none."""
     found = None if output is None else getattr(output, "images", getattr(output, "frames", None))
     if isinstance(found, list):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from tests.integrations.xfuser.generation import forget_xfuser
 from tests.support.models import flux_inputs, flux_pipeline
 from tests.support.reference import relative_error
 
@@ -38,7 +39,6 @@ def engine(case: FluxCase) -> Iterator[Any]:
 
     register()
     from xfuser import xFuserArgs
-    from xfuser.core.distributed import parallel_state
     from xfuser.core.distributed.parallel_state import init_distributed_environment
 
     init_distributed_environment(rank=dist.get_rank(), world_size=dist.get_world_size())
@@ -49,11 +49,7 @@ def engine(case: FluxCase) -> Iterator[Any]:
         config, _ = args.create_config()
         yield config
     finally:
-        parallel_state.destroy_model_parallel()
-        parallel_state._WORLD = None  # the pool destroys the process group itself
-        from xfuser.core.distributed import runtime_state
-
-        runtime_state._RUNTIME = None
+        forget_xfuser()
 
 
 @torch.no_grad()

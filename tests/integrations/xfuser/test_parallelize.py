@@ -24,6 +24,7 @@ def test_the_call_gives_every_rank_what_one_process_makes(ranks: RankPool, famil
         assert answer.error is not None
         assert answer.error <= TOLERANCE
         assert "prompt is 'prompt 0' on rank 0 and 'prompt 1' on rank 1" in answer.refusal
+        assert "made parallel before" in answer.again
     first, second = (answer.unseeded for answer in answers)
     assert first is not None
     assert torch.equal(first, second)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -62,20 +63,15 @@ class Family:
 
     def wrapper_class(self) -> Any:
         """The class of xfuser's."""
-        return _imported(self.wrapper)
+        return pkgutil.resolve_name(self.wrapper)
 
     def pipeline_class(self) -> Any:
         """Xfuser's subclass of the diffusers pipeline; ``None`` where the latter runs as it is."""
-        return _imported(self.pipeline) if self.pipeline else None
+        return pkgutil.resolve_name(self.pipeline) if self.pipeline else None
 
     def _function(self, name: str) -> Callable[..., Any]:
         function: Callable[..., Any] = getattr(importlib.import_module(f"{__name__}.{self.module}"), name)
         return function
-
-
-def _imported(path: str) -> Any:
-    module, name = path.split(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def _pipeline(title: str, module: str, name: str, wrapper: str, **traits: Any) -> Family:

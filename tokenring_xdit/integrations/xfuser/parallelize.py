@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
 import os
+import pkgutil
 from collections.abc import Callable
 from enum import Enum
 from typing import Any, TypeVar
@@ -77,8 +77,7 @@ def parallelize(
     if degrees.ranks == 1:
         return pipe
     engine = Engine(degrees, type(pipe).__name__)
-    module, name = WRAPPERS[type(pipe).__name__].split(":")
-    wrapper = getattr(importlib.import_module(module), name)
+    wrapper = pkgutil.resolve_name(WRAPPERS[type(pipe).__name__])
     if issubclass(wrapper, torch.nn.Module):
         for part in ("transformer", "transformer_2"):
             if getattr(pipe, part, None) is not None:
