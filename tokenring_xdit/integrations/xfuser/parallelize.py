@@ -45,8 +45,9 @@ def parallelize(
     """Spread a diffusers pipeline over all ranks; every rank calls it with the same pipeline.
 
     The pipeline is changed in place: its transformer becomes xfuser's, its call a call of all ranks
-    together. Every rank has to pass the same arguments, which is checked before anything is computed.
-    Where no generator is passed, all ranks take the noise of a seed that the first one draws.
+    together. Every rank has to pass the same arguments, which is checked before anything is computed (of
+    pictures and tensors their form, not their values). Where no generator is passed, all ranks take the
+    noise of a seed that the first one draws.
 
     Args:
         pipe: A diffusers pipeline, loaded and on this rank's device.

@@ -23,7 +23,7 @@ WRAPPERS: dict[str, str] = {
     "CogVideoXPipeline": "xfuser:xFuserCogVideoXPipeline",
     "Flux2KleinPipeline": _FLUX2,
     "Flux2Pipeline": _FLUX2,
-    "FluxControlPipeline": ("xfuser.model_executor.pipelines.pipeline_flux_control:xFuserPipelineFluxControlPipeline"),
+    "FluxControlPipeline": "xfuser.model_executor.pipelines.pipeline_flux_control:xFuserPipelineFluxControlPipeline",
     "FluxPipeline": _TRANSFORMERS + "transformer_flux:xFuserFlux1Transformer2DWrapper",
     "HunyuanDiTPipeline": "xfuser:xFuserHunyuanDiTPipeline",
     "HunyuanVideoPipeline": _TRANSFORMERS + "transformer_hunyuan_video:xFuserHunyuanVideoTransformer3DWrapper",
