@@ -13,7 +13,7 @@ from tokenring_xdit.errors import ConfigurationError, UnsupportedError
 from tokenring_xdit.integrations.xfuser import Degrees
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
 
-__all__ = ["FluxModel", "PictureSize"]
+__all__ = ["FluxModel", "PictureSize", "read_model_file"]
 
 _LONGEST_TEXT = 512
 """Flux's own limit of text tokens; a tokenizer with a lower one lowers it."""
@@ -73,15 +73,15 @@ class FluxModel:
             UnsupportedError: It is not a Flux pipeline.
         """
         name = str(MODEL_PATH) if name is None else name
-        index = _read(name, "model_index.json")
+        index = read_model_file(name, "model_index.json")
         if index.get("_class_name") != "FluxPipeline":
             raise UnsupportedError(
                 f"'{name}' is a {index.get('_class_name', 'model of unknown kind')}; so far only FluxPipeline "
                 "models are supported"
             )
-        transformer = _read(name, "transformer/config.json")
-        vae = _read(name, "vae/config.json")
-        longest = _read(name, "tokenizer_2/tokenizer_config.json").get("model_max_length", _LONGEST_TEXT)
+        transformer = read_model_file(name, "transformer/config.json")
+        vae = read_model_file(name, "vae/config.json")
+        longest = read_model_file(name, "tokenizer_2/tokenizer_config.json").get("model_max_length", _LONGEST_TEXT)
         pixels = 2 ** (len(vae["block_out_channels"]) - 1) * 2  # latents are packed two by two
         side = int(vae.get("sample_size") or 1024)
         return cls(
@@ -138,7 +138,16 @@ class FluxModel:
             )
 
 
-def _read(model: str, file: str) -> dict[str, Any]:
+def read_model_file(model: str, file: str) -> dict[str, Any]:
+    """Read one JSON file of a model, and nothing else of it.
+
+    Args:
+        model: Folder or hub name.
+        file: Path inside it.
+
+    Raises:
+        ConfigurationError: There is no such model, or no such file in it.
+    """
     folder = Path(model)
     if folder.is_dir():
         path = folder / file
@@ -162,6 +171,6 @@ def _from_hub(model: str, file: str) -> Path:
         return Path(hf_hub_download(model, file))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ConfigurationError(
-            f"there is no model folder '{model}', and the hub has no such Flux model or cannot be reached "
+            f"there is no model folder '{model}', and the hub has no such model or cannot be reached "
             f"({type(error).__name__})"
         ) from error

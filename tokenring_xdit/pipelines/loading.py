@@ -1,0 +1,71 @@
+"""Any diffusers pipeline by name: what can be known of it before it is loaded, and loading it on a rank."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+from tokenring_xdit.errors import UnsupportedError
+from tokenring_xdit.integrations.xfuser.supported import WRAPPERS
+from tokenring_xdit.pipelines.embedded import MODEL_PATH
+from tokenring_xdit.pipelines.model import read_model_file
+
+__all__ = ["DTYPES", "default_dtype", "load_pipeline", "pipeline_class_of", "rank_device", "resolve_model"]
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+EMBEDDED = "embedded"
+"""Name of the model that ships with the package."""
+
+
+def resolve_model(name: str | None) -> str:
+    """Folder or hub name as diffusers takes it; ``None`` and ``embedded`` are the model of this package."""
+    return str(MODEL_PATH) if name in {None, EMBEDDED} else str(name)
+
+
+def pipeline_class_of(model: str) -> str:
+    """The class of a pipeline, read from its index; nothing else is loaded.
+
+    Args:
+        model: Folder or hub name.
+
+    Raises:
+        ConfigurationError: There is no such model.
+        UnsupportedError: It was not compared with the single process.
+    """
+    name = str(read_model_file(model, "model_index.json").get("_class_name"))
+    if name not in WRAPPERS:
+        raise UnsupportedError(
+            f"'{model}' is a {name}, which has not been compared with the single process yet. "
+            f"Tested so far: {', '.join(sorted(WRAPPERS))}"
+        )
+    return name
+
+
+def default_dtype() -> str:
+    """``bfloat16`` on GPUs, ``float32`` without."""
+    return "bfloat16" if torch.cuda.is_available() else "float32"
+
+
+def rank_device() -> torch.device:
+    """This rank's device, which becomes the current one."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))  # not run here: no GPU
+    torch.cuda.set_device(device)
+    return device
+
+
+def load_pipeline(model: str, dtype: str, device: torch.device) -> Any:
+    """The diffusers pipeline, whichever it is, on a device.
+
+    Args:
+        model: Folder or hub name.
+        dtype: One of :data:`DTYPES`.
+        device: From :func:`rank_device`.
+    """
+    from diffusers import DiffusionPipeline
+
+    return DiffusionPipeline.from_pretrained(model, dtype=getattr(torch, dtype)).to(device)
