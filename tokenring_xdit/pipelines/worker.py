@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
-from tokenring_xdit.integrations.xfuser import Engine, ShardedPipeline, count_traffic
+from tokenring_xdit.integrations.xfuser import ShardedPipeline, XfuserState, count_traffic
 from tokenring_xdit.pipelines.flux import (
     Generation,
     decode,
@@ -48,9 +48,9 @@ def picture_file(folder: Path, strategy: str) -> Path:
 
 
 def _generate(job: GenerateJob, device: torch.device) -> dict[str, Any] | None:
-    engine = Engine(job.degrees, job.picture.model)
+    state = XfuserState(job.degrees, job.picture.model)
     pipe = load_flux(job.picture, device)
-    sharded = ShardedPipeline(pipe, engine)
+    sharded = ShardedPipeline(pipe, state)
     last = dist.get_rank() == dist.get_world_size() - 1  # xfuser gives the picture to the last rank
     start = time.perf_counter()
     generation = generate(sharded, job.picture, progress=last)
@@ -74,12 +74,12 @@ def _compare(job: CompareJob, device: torch.device, folder: Path) -> dict[str, A
             results[SINGLE] = {"step_ms": times}
             expected = decode(pipe, reference, job.picture)
             expected.save(picture_file(folder, SINGLE))
-        engines = {s.name: Engine(s.degrees, job.picture.model) for s in running}
-        sharded = ShardedPipeline(pipe, next(iter(engines.values()))) if engines else None
+        states = {s.name: XfuserState(s.degrees, job.picture.model) for s in running}
+        sharded = ShardedPipeline(pipe, next(iter(states.values()))) if states else None
         for turn in range(job.rounds + 1):
             for strategy in running:
                 assert sharded is not None
-                sharded.use(engines[strategy.name])
+                sharded.use(states[strategy.name])
                 with count_traffic() as traffic:
                     generation = generate(sharded, job.picture)
                 bar.update()

@@ -74,8 +74,8 @@ def test_the_seam_is_used(ranks: RankPool) -> None:
     assert sent["ring, as our sends"] == 0
 
 
-def test_engines_take_turns_in_one_process(ranks: RankPool) -> None:
-    errors = ranks.run(4, jobs.errors_of_alternating_engines, timeout=300)
+def test_states_take_turns_in_one_process(ranks: RankPool) -> None:
+    errors = ranks.run(4, jobs.errors_of_alternating_states, timeout=300)
     assert max(errors) <= TOLERANCE
 
 

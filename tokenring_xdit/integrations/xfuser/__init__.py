@@ -1,18 +1,18 @@
 """TokenRing inside xDiT (xfuser 0.7): everything that touches xfuser is in this folder."""
 
 from tokenring_xdit.integrations.xfuser.choice import TokenRingChoice, current_choice
-from tokenring_xdit.integrations.xfuser.engine import Degrees, Engine, ShardedPipeline
 from tokenring_xdit.integrations.xfuser.install import register
 from tokenring_xdit.integrations.xfuser.parallelize import Output, parallelize
+from tokenring_xdit.integrations.xfuser.state import Degrees, ShardedPipeline, XfuserState
 from tokenring_xdit.integrations.xfuser.traffic import Traffic, count_traffic
 
 __all__ = [
     "Degrees",
-    "Engine",
     "Output",
     "ShardedPipeline",
     "TokenRingChoice",
     "Traffic",
+    "XfuserState",
     "count_traffic",
     "current_choice",
     "parallelize",

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tokenring_xdit.errors import AgreementError, ConfigurationError
 from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE
-from tokenring_xdit.integrations.xfuser.engine import Degrees, Engine
+from tokenring_xdit.integrations.xfuser.state import Degrees, XfuserState
 from tokenring_xdit.integrations.xfuser.supported import WRAPPERS, refuse_untested
 
 __all__ = ["Output", "parallelize"]
@@ -77,21 +77,21 @@ def parallelize(
         )
     if degrees.ranks == 1:
         return pipe
-    engine = Engine(degrees, type(pipe).__name__)
+    state = XfuserState(degrees, type(pipe).__name__)
     wrapper = pkgutil.resolve_name(WRAPPERS[type(pipe).__name__])
     if issubclass(wrapper, torch.nn.Module):
         for part in ("transformer", "transformer_2"):
             if getattr(pipe, part, None) is not None:
                 setattr(pipe, part, _wrapped(wrapper, getattr(pipe, part)))
-        engine.activate(pipe)
-        run: Callable[..., Any] = _own_call(pipe, engine)
+        state.activate(pipe)
+        run: Callable[..., Any] = _own_call(pipe, state)
         whole = True
     else:
-        engine.activate(pipe)
-        run = wrapper(pipe, engine.config)
-        engine.activate(pipe)  # the wrapper has made a runtime state of its own
+        state.activate(pipe)
+        run = wrapper(pipe, state.config)
+        state.activate(pipe)  # the wrapper has made a runtime state of its own
         whole = False  # it gives the result to the last rank only
-    _replace_call(pipe, engine, run, output, whole)
+    _replace_call(pipe, state, run, output, whole)
     return pipe
 
 
@@ -118,19 +118,19 @@ def _wrapped(wrapper: Any, model: Any) -> Any:
     return wrapped.to(model.device).eval()
 
 
-def _own_call(pipe: Any, engine: Engine) -> Callable[..., Any]:
+def _own_call(pipe: Any, state: XfuserState) -> Callable[..., Any]:
     call = type(pipe).__call__
 
     def run(**arguments: Any) -> Any:
-        state = engine.runtime
-        state.split_text_embed_in_sp = True
-        state.max_condition_sequence_length = arguments.get("max_sequence_length")
+        runtime = state.runtime
+        runtime.split_text_embed_in_sp = True
+        runtime.max_condition_sequence_length = arguments.get("max_sequence_length")
         return call(pipe, **arguments)
 
     return run
 
 
-def _replace_call(pipe: Any, engine: Engine, run: Callable[..., Any], output: Output, whole: bool) -> None:
+def _replace_call(pipe: Any, state: XfuserState, run: Callable[..., Any], output: Output, whole: bool) -> None:
     base = type(pipe)
     signature = inspect.signature(base.__call__)
 
@@ -141,7 +141,7 @@ def _replace_call(pipe: Any, engine: Engine, run: Callable[..., Any], output: Ou
         _agree(arguments)
         if "generator" in arguments and arguments["generator"] is None:
             arguments["generator"] = torch.Generator().manual_seed(_seed_of_first())
-        engine.activate(self)
+        state.activate(self)
         result = run(**arguments)
         if not whole:
             parcel = [result]

@@ -1,7 +1,7 @@
 """xfuser's process groups and runtime state as an object, so that several can live in one process.
 
 xfuser keeps them in module globals and expects to be started once. A comparison wants the same ranks
-to run Ulysses, Ring and TokenRing by turns, so an :class:`Engine` remembers the globals that its
+to run Ulysses, Ring and TokenRing by turns, so an :class:`XfuserState` remembers the globals that its
 start left behind and puts them back when it is activated.
 """
 
@@ -17,7 +17,7 @@ from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE, make_choice
 from tokenring_xdit.integrations.xfuser.install import register
 
-__all__ = ["Degrees", "Engine", "ShardedPipeline"]
+__all__ = ["Degrees", "ShardedPipeline", "XfuserState"]
 
 _GROUP_GLOBAL = re.compile(r"_[A-Z]+(_[A-Z]+)*")
 """Names of the globals of ``xfuser.core.distributed.parallel_state`` that hold groups."""
@@ -51,7 +51,7 @@ class Degrees:
         return self.ulysses * self.tokenring * self.ring
 
 
-class Engine:
+class XfuserState:
     """One configuration of xfuser over all ranks of the world; every rank makes it at the same time.
 
     Args:
@@ -84,7 +84,7 @@ class Engine:
         self._rings = dict(vars(PROCESS_GROUP))
 
     def activate(self, pipeline: Any) -> None:
-        """Make this the engine that xfuser's models see.
+        """Make this the state that xfuser's models see.
 
         Args:
             pipeline: The diffusers pipeline that is about to run.
@@ -101,12 +101,12 @@ class Engine:
 
     @property
     def runtime(self) -> Any:
-        """Xfuser's runtime state, once the engine was activated."""
+        """Xfuser's runtime state, once the state was activated."""
         return self._runtime
 
     @staticmethod
     def _forget(parallel_state: Any, runtime_state: Any) -> None:
-        """Make xfuser believe that it was never started; earlier engines keep their groups."""
+        """Make xfuser believe that it was never started; earlier states keep their groups."""
         world = parallel_state._WORLD  # shared: it only mirrors the default group
         for name in vars(parallel_state):
             if _GROUP_GLOBAL.fullmatch(name):
@@ -116,26 +116,26 @@ class Engine:
 
 
 class ShardedPipeline:
-    """xfuser's Flux pipeline around a diffusers one, which can change from one engine to another.
+    """xfuser's Flux pipeline around a diffusers one, which can change from one state to another.
 
     Args:
         pipeline: A diffusers ``FluxPipeline``; its transformer is wrapped in place.
-        engine: The first engine to run it with.
+        state: The first state to run it with.
     """
 
-    def __init__(self, pipeline: Any, engine: Engine) -> None:
+    def __init__(self, pipeline: Any, state: XfuserState) -> None:
         from xfuser import xFuserFluxPipeline
 
-        engine.activate(pipeline)
+        state.activate(pipeline)
         self._pipeline = pipeline
-        self._wrapper = xFuserFluxPipeline(pipeline, engine.config)
-        # The wrapper has made a runtime state of its own; go on with the engine's.
-        self.use(engine)
+        self._wrapper = xFuserFluxPipeline(pipeline, state.config)
+        # The wrapper has made a runtime state of its own; go on with the state's.
+        self.use(state)
 
-    def use(self, engine: Engine) -> None:
-        """Change to another engine of the same ranks."""
-        engine.activate(self._pipeline)
-        self._wrapper.engine_config = engine.config
+    def use(self, state: XfuserState) -> None:
+        """Change to another state of the same ranks."""
+        state.activate(self._pipeline)
+        self._wrapper.engine_config = state.config
 
     def set_progress_bar_config(self, **options: Any) -> None:
         """As in diffusers."""
