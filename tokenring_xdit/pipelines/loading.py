@@ -7,12 +7,22 @@ from typing import Any
 
 import torch
 
-from tokenring_xdit.errors import UnsupportedError
+from tokenring_xdit.errors import ConfigurationError, UnsupportedError
+from tokenring_xdit.integrations.xfuser import Degrees
 from tokenring_xdit.integrations.xfuser.supported import WRAPPERS
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
-from tokenring_xdit.pipelines.model import read_model_file
+from tokenring_xdit.pipelines.model import read_model_file, refuse_ulysses
 
-__all__ = ["DTYPES", "default_dtype", "load_pipeline", "pipeline_class_of", "rank_device", "resolve_model"]
+__all__ = [
+    "DTYPES",
+    "default_dtype",
+    "load_pipeline",
+    "pipeline_class_of",
+    "rank_device",
+    "refuse_degrees",
+    "refuse_missing_gpus",
+    "resolve_model",
+]
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -42,6 +52,31 @@ def pipeline_class_of(model: str) -> str:
             f"Tested so far: {', '.join(sorted(WRAPPERS))}"
         )
     return name
+
+
+def refuse_degrees(model: str, degrees: Degrees) -> None:
+    """Refuse degrees that do not fit a model, as far as its configuration tells; nothing else is loaded.
+
+    Args:
+        model: Folder or hub name.
+        degrees: How the ranks are to share the work.
+
+    Raises:
+        UnsupportedError: They do not.
+    """
+    heads = read_model_file(model, "transformer/config.json").get("num_attention_heads")
+    if heads is not None:
+        refuse_ulysses(degrees.ulysses, int(heads))
+
+
+def refuse_missing_gpus(ranks: int) -> None:
+    """Refuse more ranks than this machine has GPUs, if it has any.
+
+    Raises:
+        ConfigurationError: There are too few.
+    """
+    if torch.cuda.is_available() and ranks > torch.cuda.device_count():
+        raise ConfigurationError(f"{ranks} ranks were asked for and this machine has {torch.cuda.device_count()} GPUs")
 
 
 def default_dtype() -> str:

@@ -25,6 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tokenring_xdit.integrations.xfuser import ShardedPipeline, XfuserState, count_traffic
+from tokenring_xdit.pipelines.environment import quieten
 from tokenring_xdit.pipelines.flux import (
     Generation,
     decode,
@@ -130,16 +131,6 @@ def _median(generation: Generation) -> float | None:
     return statistics.median(generation.step_ms) if generation.step_ms else None
 
 
-def _quieten() -> None:
-    """Leave the terminal to the progress bar and to errors."""
-    import diffusers.utils.logging as diffusers_logging
-    import transformers.utils.logging as transformers_logging
-
-    for library in (diffusers_logging, transformers_logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()
-
-
 def _die_with_parent() -> None:
     """Ask Linux to end this rank when the command that started it is killed."""
     with contextlib.suppress(OSError, AttributeError):
@@ -152,7 +143,7 @@ def main(folder: Path) -> None:
     _die_with_parent()
     rank = int(os.environ["RANK"])
     try:
-        _quieten()
+        quieten()
         job = load_job(folder / JOB_FILE)
         cuda = torch.cuda.is_available()
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
