@@ -207,7 +207,7 @@ class Engine:
             self._requests += 1
             self.last_seed = request.seed
             turn = self._turn = self._new_turn(self._requests, self._dealt(request))
-            with tqdm(desc="denoising", disable=not progress, leave=False) as bar:
+            with tqdm(desc="denoising", disable=not progress, leave=False, mininterval=0) as bar:
 
                 def tell(part: Part, over: Progress) -> None:
                     bar.total = over.steps * len(turn.parts)

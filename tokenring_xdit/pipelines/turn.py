@@ -118,10 +118,14 @@ class Part:
         if isinstance(outcome, Failed) and outcome.kind in {_CANCELLED, *_RAISED_ALIKE}:
             kind: type[Exception] = getattr(errors, outcome.kind)
             return kind(outcome.message)
-        return EngineError(f"rank {rank.rank} {self._where()}{_explained(outcome, rank)}\n(log: {rank.log_file})")
+        return EngineError(f"{self._who(rank)} {_explained(outcome, rank)}\n(log: {rank.log_file})")
 
-    def _where(self) -> str:
-        return f"of replica {self.world.replica} " if self.world.replica else ""
+    def _who(self, rank: RankProcess) -> str:
+        replica = f" of replica {self.world.replica}" if self.world.replica else ""
+        kinds = {outcome.kind if isinstance(outcome, Failed) else None for outcome in self.outcomes.values()}
+        if len(self.outcomes) > 1 and len(kinds) == 1 and None not in kinds:
+            return f"all ranks{replica} failed alike; rank {rank.rank}"
+        return f"rank {rank.rank}{replica}"
 
 
 def _explained(outcome: Outcome, rank: RankProcess) -> str:
