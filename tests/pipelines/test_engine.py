@@ -6,6 +6,7 @@ import gc
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -150,6 +151,11 @@ def test_prompts_spread_over_replicas_and_one_of_them_killed(expected: list[Tens
         after = own_ranks(engine)
         assert after[0].pid == before[0].pid
         assert after[1].pid != before[1].pid
+        after[0].kill()  # while there is nothing to do
+        assert gone({0: after.pop(0)})
+        assert serves(engine, expected)
+        after = own_ranks(engine)
+        assert after.keys() == {0, 1}
     assert gone(after)
 
 
@@ -350,6 +356,17 @@ def test_what_cannot_run_is_refused_before_anything_starts(
         Engine(**{"model": "embedded", **arguments})
 
 
+def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
+    known = ranks_of()
+    shutil.copytree(MODEL_PATH, tmp_path / "model")
+    (weights,) = (tmp_path / "model" / "vae").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(EngineError, match=r"^rank 0 failed while it loaded: ") as raised:
+        Engine(str(tmp_path / "model"))
+    assert "Traceback" in log_of(raised.value).read_text()
+    assert ranks_of() == known
+
+
 def test_closing_leaves_nothing_behind() -> None:
     engine = Engine("embedded")
     ranks, folder = own_ranks(engine), engine._fleet._folder
@@ -431,6 +448,8 @@ def test_ctrl_c_in_a_script_and_its_sudden_death(tmp_path: Path) -> None:
 QUICK = {"sd3", "wan-t2v"}
 """A pipeline that xfuser puts its own around, and one that makes videos."""
 
+PREVIEWED = {"flux", "z-image"}
+
 
 @pytest.mark.parametrize(
     "name",
@@ -445,15 +464,16 @@ def test_every_pipeline(tmp_path: Path, name: str) -> None:
         steps: list[Step] = []
         actual = engine.generate(**renamed(arguments), seed=SEED, callback=steps.append, preview=True, progress=False)
         assert relative_error(torch.stack(actual), expected) <= TOLERANCE
-        assert [(s.step, s.preview) for s in steps] == [(1, None), (2, None)]
+        assert [(s.step, s.preview is not None) for s in steps] == [(1, name in PREVIEWED), (2, name in PREVIEWED)]
         before = own_ranks(engine)
         with pytest.raises(LookupError):
             engine.generate(**renamed(arguments), callback=lambda step: {}["no"], progress=False)
-        again = engine.generate(**{**renamed(arguments), "output_type": "pil"}, seed=SEED, progress=False)
+        media = engine.generate(**{**renamed(arguments), "output_type": "pil"}, seed=SEED, progress=False)
         assert own_ranks(engine) == before
-    sizes = {frame.size for media in again for frame in (media if isinstance(media, list) else [media])}
+    frames = renamed(arguments).get("frames")
+    assert [len(medium) for medium in media if isinstance(medium, list)] == ([frames] * 2 if frames else [])
+    sizes = {frame.size for medium in media for frame in (medium if frames else [medium])}
     assert sizes == {(arguments["width"], arguments["height"])}
-    assert [len(media) for media in again if isinstance(media, list)] == [9, 9] * (name == "wan-t2v")
 
 
 def generator(seed: int) -> torch.Generator:
@@ -462,7 +482,12 @@ def generator(seed: int) -> torch.Generator:
 
 def renamed(arguments: dict[str, Any]) -> dict[str, Any]:
     """Arguments of a pipeline's call in the words of :meth:`Engine.generate`."""
-    names = {"num_frames": "frames", "num_inference_steps": "steps", "guidance_scale": "guidance"}
+    names = {
+        "num_frames": "frames",
+        "video_length": "frames",
+        "num_inference_steps": "steps",
+        "guidance_scale": "guidance",
+    }
     return {names.get(name, name): value for name, value in arguments.items() if name != "generator"}
 
 

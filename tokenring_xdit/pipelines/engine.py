@@ -70,9 +70,10 @@ class Engine:
             first.save("fox.png")
 
     Works in notebooks and in scripts without a ``__main__`` guard. A request that fails, or is cancelled, raises one
-    readable error and the next one is served; where ranks died or stopped at different places, they are started
-    again for it. The ranks end when the engine is closed or garbage-collected, and when its process ends, however
-    that happens.
+    readable error and the next one is served. The ranks keep their model where all of them stopped at the same point;
+    where one died, hung, or failed in the middle of a step (memory that runs out there, say), they are started again,
+    as messages may be left between them. They end when the engine is closed or garbage-collected, and when its process
+    ends, however that happens.
 
     While :meth:`generate` runs in the main thread, Ctrl-C (a notebook's *interrupt* too) gives the request up at the
     next step and raises ``KeyboardInterrupt``; a second one does not wait for that step, and costs loading again.
@@ -133,6 +134,7 @@ class Engine:
         self._serving = threading.Lock()
         self._served_by: int | None = None
         self._turn: Turn | None = None
+        self._cancelled = threading.Event()
         self._fleet = Fleet(
             data_parallel_degree, self._degrees.ranks, lambda rendezvous: replace(setup, rendezvous=rendezvous)
         )
@@ -203,6 +205,7 @@ class Engine:
             )
         )
         with self._one_at_a_time():
+            self._cancelled.clear()
             self._start_missing()
             self._requests += 1
             self.last_seed = request.seed
@@ -220,12 +223,15 @@ class Engine:
                         part.world.send(
                             Run(self._requests, request.part(part.prompts.start, part.prompts.stop), preview)
                         )
+                    if self._cancelled.is_set():  # while the ranks were started
+                        turn.cancel()
 
                 self._take(turn, begin, tell)
             return [medium for part in turn.parts for medium in _media(part)]
 
     def cancel(self) -> None:
         """Give the running request up at its next step, from any thread; without one nothing happens."""
+        self._cancelled.set()
         turn = self._turn
         if turn is not None:
             turn.cancel()

@@ -78,7 +78,7 @@ def main(requests: int, answers: int) -> None:
         server = Server(setup, mailbox)
     except Exception as error:
         traceback.print_exc()
-        mailbox.answer(Failed(0, Phase.BEFORE, type(error).__name__, str(error), time.time()))
+        mailbox.answer(Failed(0, Phase.LOADING, type(error).__name__, str(error), time.time()))
         mailbox.next()
         return
     mailbox.answer(Ready())

@@ -124,6 +124,11 @@ class World:
         self.replica = replica
         self.ranks = ranks
 
+    @property
+    def died(self) -> bool:
+        """Whether a rank has ended."""
+        return any(rank.process.poll() is not None for rank in self.ranks)
+
     def send(self, message: Any) -> None:
         """Tell all ranks."""
         for rank in self.ranks:
@@ -179,7 +184,11 @@ class Fleet:
         return os.getpid() == self._owner
 
     def start_missing(self) -> list[World]:
-        """Start the worlds that are not there; they load their model meanwhile."""
+        """Start the worlds that are not there, or not whole; they load their model meanwhile."""
+        for world in self.worlds:
+            if world is not None and world.died:
+                log.warning("ranks have died while they had nothing to do: starting them again")
+                self.drop(world)
         with self._changing:
             missing = [] if self._closed else [replica for replica, known in enumerate(self.worlds) if known is None]
             return [self._start(replica) for replica in missing]

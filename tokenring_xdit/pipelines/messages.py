@@ -27,8 +27,9 @@ __all__ = [
 
 
 class Phase(Enum):
-    """How far a request had come; ranks exchange nothing but between the first step and the last."""
+    """How far a rank had come; ranks exchange nothing but between the first step and the last."""
 
+    LOADING = "while it loaded"
     BEFORE = "before the first step"
     STEPS = "between the steps"
     AFTER = "after the last step"
@@ -76,6 +77,8 @@ class Cancel:
 @dataclass(frozen=True)
 class Ready:
     """From a rank: the model is loaded."""
+
+    number: int = 0
 
 
 @dataclass(frozen=True)
