@@ -17,7 +17,7 @@ import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
-from tokenring_xdit.pipelines.messages import Cancel, Failed, Phase, Ready, receive, send
+from tokenring_xdit.pipelines.messages import Cancel, Failed, Phase, Ready, pack, receive
 
 __all__ = ["Mailbox", "main"]
 
@@ -49,7 +49,7 @@ class Mailbox:
     def answer(self, message: Any) -> None:
         """Tell the engine."""
         with contextlib.suppress(BrokenPipeError):  # the engine is gone, and so will this process be at once
-            send(self._answers, message)
+            self._answers.send_bytes(pack(message))
 
     def _listen(self, requests: Connection) -> None:
         try:

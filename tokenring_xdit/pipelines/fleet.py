@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenring_xdit.pipelines.environment import rank_environment
-from tokenring_xdit.pipelines.messages import Cancel, Gone, Setup, receive, send
+from tokenring_xdit.pipelines.messages import Cancel, Gone, Setup, pack, receive
 
 __all__ = ["Fleet", "RankProcess", "World"]
 
@@ -33,10 +33,10 @@ Inbox = queue.SimpleQueue[tuple[Any, Any]]
 
 
 class RankProcess:
-    """One rank: its process, the pipe for what it is told, and a thread that hears what it answers.
+    """One rank: its process, and for each of the two pipes between it and the engine a thread.
 
-    The thread takes answers from the pipe at once, so no rank waits for the engine to read. The rank ends when the
-    pipe to it is closed, which the system does for an engine that is killed.
+    So neither waits for the other to read: not the rank, and not the engine where a rank hangs. The rank ends when
+    the pipe to it is closed, which the system does for an engine that is killed.
 
     Args:
         rank: Its number in its world.
@@ -50,7 +50,7 @@ class RankProcess:
         self.log_file = log_file
         theirs_in, self._requests = Pipe(duplex=False)
         self._answers, theirs_out = Pipe(duplex=False)
-        self._sending = threading.Lock()
+        self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         with theirs_in, theirs_out, log_file.open("wb") as output:
             ends = (theirs_in.fileno(), theirs_out.fileno())
             self.process = subprocess.Popen(
@@ -62,31 +62,32 @@ class RankProcess:
                 env=environment,
                 start_new_session=True,  # Ctrl-C in a terminal reaches the engine alone
             )
-        self._listener = threading.Thread(
-            target=_listen, args=(self, self._answers, self.process, inbox), name=f"rank {rank}", daemon=True
+        self._threads = (
+            threading.Thread(target=_listen, args=(self, self._answers, self.process, inbox), daemon=True),
+            threading.Thread(target=_speak, args=(self._outbox, self._requests), daemon=True),
         )
-        self._listener.start()
+        for thread in self._threads:
+            thread.start()
         _all_ranks.add(self)
 
-    def send(self, message: Any) -> None:
-        """Tell the rank; one that has ended is reported by its listener."""
-        with self._sending, contextlib.suppress(OSError):
-            send(self._requests, message)
+    def send(self, packed: bytes) -> None:
+        """Tell the rank."""
+        self._outbox.put(packed)
 
     def hang_up(self) -> None:
         """Let the rank end."""
-        with self._sending:
-            self._requests.close()
+        self._outbox.put(None)
 
     def wait(self, timeout: float) -> None:
-        """Wait for its end; kill it when the time is over."""
+        """Wait for its end, once it was hung up on; kill it when the time is over."""
         try:
             self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        if threading.current_thread() is not self._listener:
-            self._listener.join()
+        for thread in self._threads:
+            if thread is not threading.current_thread():  # which may be collecting garbage
+                thread.join(timeout)
 
     def disown(self) -> None:
         """In a fork of the engine's process: do not keep the pipes open."""
@@ -103,6 +104,12 @@ def _disown_all() -> None:
 
 
 os.register_at_fork(after_in_child=_disown_all)
+
+
+def _speak(outbox: queue.SimpleQueue[bytes | None], requests: Connection) -> None:
+    with requests, contextlib.suppress(OSError):  # of a rank that has ended, which its listener reports
+        while (packed := outbox.get()) is not None:
+            requests.send_bytes(packed)
 
 
 def _listen(rank: RankProcess, answers: Connection, process: subprocess.Popen[bytes], inbox: Inbox) -> None:
@@ -131,12 +138,13 @@ class World:
 
     def send(self, message: Any) -> None:
         """Tell all ranks."""
+        packed = pack(message)
         for rank in self.ranks:
-            rank.send(message)
+            rank.send(packed)
 
     def cancel(self, number: int) -> None:
         """Have all ranks give a request up together; they agree on what the first one says."""
-        self.ranks[0].send(Cancel(number))
+        self.ranks[0].send(pack(Cancel(number)))
 
     def hang_up(self) -> None:
         """Let all ranks end."""

@@ -21,8 +21,8 @@ __all__ = [
     "Ready",
     "Run",
     "Setup",
+    "pack",
     "receive",
-    "send",
 ]
 
 
@@ -125,9 +125,9 @@ class Gone:
     exit_code: int
 
 
-def send(connection: Connection, message: Any) -> None:
-    """Send a message; torch's own pickling of tensors would share memory between processes that are not related."""
-    connection.send_bytes(pickle.dumps(message))
+def pack(message: Any) -> bytes:
+    """A message as it is sent; torch's own pickling of tensors would share memory with a process that is no child."""
+    return pickle.dumps(message)
 
 
 def receive(connection: Connection) -> Any:
