@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import re
 import resource
@@ -10,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -44,6 +46,14 @@ STEPS = 4
 FAR = 100_000  # steps: longer than any of these tests
 
 ENGINE: dict[str, Any] = {"model": "embedded", "tokenring_degree": 2}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Logs that errors name go where pytest cleans up."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("engines")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -347,6 +357,7 @@ def test_a_fork_cannot_use_it_nor_harm_it(engine: Engine, expected: list[Tensor]
         ({"data_parallel_degree": 0}, ConfigurationError, "data_parallel_degree is 0"),
         ({"dtype": "int8"}, ConfigurationError, "dtype is 'int8'; it has to be one of float32"),
         ({"timeout": 0}, ConfigurationError, "timeout is 0"),
+        ({"timeout": float("inf")}, ConfigurationError, "timeout is inf"),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_starts(
@@ -365,6 +376,22 @@ def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
         Engine(str(tmp_path / "model"))
     assert "Traceback" in log_of(raised.value).read_text()
     assert ranks_of() == known
+
+
+def test_too_few_file_descriptors_to_start() -> None:
+    gc.collect()
+    known, descriptors = ranks_of(), os.listdir("/proc/self/fd")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = (number for number in itertools.count() if str(number) not in descriptors)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next(itertools.islice(free, 8, None)), limits[1]))
+    try:
+        with pytest.raises(EngineError, match=r"the ranks could not be started: .*Too many open files"):
+            Engine("embedded", data_parallel_degree=3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    gc.collect()
+    assert ranks_of() == known
+    assert len(os.listdir("/proc/self/fd")) == len(descriptors)
 
 
 def test_closing_leaves_nothing_behind() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import pickle
 import secrets
 import threading
@@ -111,8 +112,8 @@ class Engine:
         self._degrees = Degrees(ulysses=ulysses_degree, tokenring=tokenring_degree, schedule=schedule)
         if data_parallel_degree < 1:
             raise ConfigurationError(f"data_parallel_degree is {data_parallel_degree}; it has to be at least 1")
-        if timeout <= 0:
-            raise ConfigurationError(f"timeout is {timeout}; it has to be more than no seconds")
+        if not 0 < timeout < math.inf:
+            raise ConfigurationError(f"timeout is {timeout}; it has to be a positive number of seconds")
         if dtype is not None and dtype not in DTYPES:
             raise ConfigurationError(f"dtype is {dtype!r}; it has to be one of {', '.join(DTYPES)}")
         name = resolve_model(model)
@@ -182,8 +183,8 @@ class Engine:
             **options: Further arguments of the diffusers pipeline's call.
 
         Returns:
-            A PIL picture for each prompt, or a list of PIL frames for each; ``output_type="latent"``, ``"np"`` or
-            ``"pt"`` gives what the pipeline makes of it instead.
+            A PIL picture for each prompt, or a list of PIL frames for each, without sound; ``output_type="latent"``,
+            ``"np"`` or ``"pt"`` gives what the pipeline makes of it instead.
 
         Raises:
             TokenRingError: The request was refused; the message says what the pipeline takes.
@@ -280,8 +281,10 @@ class Engine:
         """Start ranks that are not there, and wait until they have loaded."""
         try:
             worlds = self._fleet.start_missing()
-        except BaseException:
+        except BaseException as error:
             self._fleet.drop_all()
+            if isinstance(error, OSError):
+                raise EngineError(f"the ranks could not be started: {error}") from error
             raise
         if worlds:
             log.info("starting %d replicas of %d ranks", len(worlds), self._degrees.ranks)
@@ -311,7 +314,11 @@ class Engine:
         if turn.interrupted:
             raise KeyboardInterrupt
         if turn.stopped_by is not None:
-            raise turn.stopped_by
+            error, turn.stopped_by = turn.stopped_by, None
+            try:
+                raise error
+            finally:
+                del error  # whose traceback would keep this engine alive through this frame
         self._refuse_closed("was closed while it served this request")
         if turn.cancelled:
             raise CancelledError("the request was cancelled")

@@ -113,9 +113,13 @@ def _speak(outbox: queue.SimpleQueue[bytes | None], requests: Connection) -> Non
 
 
 def _listen(rank: RankProcess, answers: Connection, process: subprocess.Popen[bytes], inbox: Inbox) -> None:
-    with answers, contextlib.suppress(EOFError, OSError):
-        while True:
-            inbox.put((rank, receive(answers)))
+    try:
+        with answers, contextlib.suppress(EOFError, OSError):
+            while True:
+                inbox.put((rank, receive(answers)))
+    except Exception:  # too large for what memory is left, say
+        log.exception("an answer of rank %d could not be read", rank.rank)
+        process.kill()
     inbox.put((rank, Gone(process.wait())))
 
 

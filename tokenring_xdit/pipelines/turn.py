@@ -19,7 +19,7 @@ from tokenring_xdit.pipelines.messages import Done, Failed, Gone, Phase, Progres
 
 __all__ = ["Part", "Turn"]
 
-_SECONDS_OF_GRACE = 5.0
+_SECONDS_OF_GRACE = 10.0
 """How long the other ranks get to report after one has failed; one of them may be the cause."""
 
 _CANCELLED = errors.CancelledError.__name__
