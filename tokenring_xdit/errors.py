@@ -11,8 +11,10 @@ from collections.abc import Iterable
 
 __all__ = [
     "AgreementError",
+    "CancelledError",
     "CommunicationError",
     "ConfigurationError",
+    "EngineError",
     "KernelError",
     "LaunchError",
     "ModelUnreachableError",
@@ -73,6 +75,14 @@ class CommunicationError(TokenRingError):
 
 class LaunchError(TokenRingError):
     """The ranks of a command could not be started, or one of them failed."""
+
+
+class EngineError(LaunchError):
+    """A rank of an engine failed or died; the engine itself can go on."""
+
+
+class CancelledError(TokenRingError):
+    """A request was given up because somebody asked for that."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

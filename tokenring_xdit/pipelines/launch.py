@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenring_xdit.errors import ConfigurationError, LaunchError
+from tokenring_xdit.pipelines.environment import rank_environment
 from tokenring_xdit.pipelines.jobs import Job, save_job
 from tokenring_xdit.pipelines.worker import ERROR_FILE, JOB_FILE, RESULT_FILE
 
@@ -55,20 +56,19 @@ def run_job(job: Job, ranks: int, folder: Path, *, port: int | None = None) -> A
         ConfigurationError: The port is taken, or there are fewer GPUs than ranks.
         LaunchError: A rank failed; the message names it and its error. No process is left behind.
     """
-    import torch
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    if torch.cuda.is_available() and ranks > torch.cuda.device_count():
-        raise ConfigurationError(f"{ranks} ranks were asked for and this machine has {torch.cuda.device_count()} GPUs")
+    from tokenring_xdit.pipelines.loading import refuse_missing_gpus
+
+    refuse_missing_gpus(ranks)
     if port is not None:
         _refuse_taken(port)
     save_job(job, folder / JOB_FILE)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    os.environ.setdefault("LOG_LEVEL", "error")  # xfuser's own level; debug by default
-    os.environ.setdefault("PYTHONWARNINGS", "ignore")  # deprecations inside xfuser and diffusers, on every rank
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
+    for name, value in rank_environment(ranks).items():
+        os.environ.setdefault(name, value)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

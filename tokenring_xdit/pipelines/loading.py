@@ -7,18 +7,20 @@ from typing import Any
 
 import torch
 
-from tokenring_xdit.errors import UnsupportedError
+from tokenring_xdit.errors import ConfigurationError, UnsupportedError
+from tokenring_xdit.integrations.xfuser import Degrees
 from tokenring_xdit.integrations.xfuser.supported import WRAPPERS
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
-from tokenring_xdit.pipelines.model import read_model_file
+from tokenring_xdit.pipelines.model import read_model_file, refuse_ulysses
 
 __all__ = [
     "DTYPES",
     "default_dtype",
     "load_pipeline",
-    "model_heads",
     "pipeline_class_of",
     "rank_device",
+    "refuse_degrees",
+    "refuse_missing_gpus",
     "resolve_model",
 ]
 
@@ -53,18 +55,30 @@ def pipeline_class_of(model: str) -> str:
     return name
 
 
-def model_heads(model: str) -> int:
-    """Attention heads of a pipeline's transformer, read from its description.
+def refuse_degrees(model: str, degrees: Degrees) -> None:
+    """Refuse degrees that do not fit a model, as far as its configuration tells; nothing else is loaded.
 
     Args:
         model: Folder or hub name.
+        degrees: How the ranks are to share the work.
 
     Raises:
-        ConfigurationError: There is no such model.
+        UnsupportedError: They do not.
     """
     transformer = read_model_file(model, "transformer/config.json")
-    # Z-Image has a name of its own
-    return int(next(transformer[key] for key in ("num_attention_heads", "n_heads") if key in transformer))
+    heads = transformer.get("num_attention_heads", transformer.get("n_heads"))  # Z-Image's name
+    if heads is not None:
+        refuse_ulysses(degrees.ulysses, int(heads))
+
+
+def refuse_missing_gpus(ranks: int) -> None:
+    """Refuse more ranks than this machine has GPUs, if it has any.
+
+    Raises:
+        ConfigurationError: There are too few.
+    """
+    if torch.cuda.is_available() and ranks > torch.cuda.device_count():
+        raise ConfigurationError(f"{ranks} ranks were asked for and this machine has {torch.cuda.device_count()} GPUs")
 
 
 def default_dtype() -> str:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, UnsupportedError
 from tokenring_xdit.integrations.xfuser import Degrees
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
+from tokenring_xdit.pipelines.request import Request
 
-__all__ = ["FluxModel", "PictureSize", "read_model_file"]
+__all__ = ["FluxModel", "PictureSize", "read_model_file", "refuse_ulysses"]
+
+_TEXT_TOKENS = "max_sequence_length"
+"""What Flux's call calls the number of text tokens."""
 
 _LONGEST_TEXT = 512
 """Flux's own limit of text tokens; a tokenizer with a lower one lowers it."""
@@ -110,17 +114,39 @@ class FluxModel:
         """
         if size.width % self.pixels_per_token or size.height % self.pixels_per_token:
             raise ConfigurationError(f"size {size} is not a multiple of {self.pixels_per_token} pixels on both sides")
-        if self.heads % degrees.ulysses:
-            fitting = [d for d in range(1, self.heads + 1) if self.heads % d == 0]
-            raise UnsupportedError(
-                f"ulysses_degree={degrees.ulysses} does not divide the model's {self.heads} heads. Degrees that "
-                f"would work: {', '.join(map(str, fitting))}. tokenring_degree takes any number"
-            )
+        refuse_ulysses(degrees.ulysses, self.heads)
         tokens = self.image_tokens(size)
         if degrees.ranks > tokens:
             raise UnsupportedError(f"{degrees.ranks} ranks are more than the {tokens} image tokens of a {size} picture")
         if degrees.tokenring == 1:
             self._check_upstream(degrees, size)
+
+    def complete(self, request: Request) -> Request:
+        """Fill in what this model knows better than its pipeline, which takes every model for one of 1024 pixels.
+
+        Args:
+            request: What is asked for.
+        """
+        return replace(
+            request,
+            width=self.default_size.width if request.width is None else request.width,
+            height=self.default_size.height if request.height is None else request.height,
+            options={_TEXT_TOKENS: self.text_tokens, **request.options},
+        )
+
+    def check_request(self, degrees: Degrees, request: Request) -> None:
+        """:meth:`check` for a complete request whose values have been checked.
+
+        Raises:
+            ConfigurationError: The size does not fit the model.
+            UnsupportedError: The degrees do not fit the model or the size.
+        """
+        assert request.width is not None
+        assert request.height is not None
+        tokens = request.options[_TEXT_TOKENS]
+        if not isinstance(tokens, int) or tokens < 1:
+            raise ConfigurationError(f"{_TEXT_TOKENS} is {tokens!r}; it has to be a whole number of at least 1")
+        replace(self, text_tokens=tokens).check(degrees, PictureSize(request.width, request.height))
 
     def _check_upstream(self, degrees: Degrees, size: PictureSize) -> None:
         """Where xfuser 0.7 itself raises, or counts text keys once a rank (see ``repairs/flux.py``)."""
@@ -136,6 +162,20 @@ class FluxModel:
                 f"xfuser 0.7 cannot share {rows} rows of image tokens among {degrees.ranks} ranks of Ulysses and "
                 f"Ring: {advice}"
             )
+
+
+def refuse_ulysses(degree: int, heads: int) -> None:
+    """Refuse a Ulysses degree that does not divide the attention heads.
+
+    Raises:
+        UnsupportedError: It does not.
+    """
+    if heads % degree:
+        fitting = [d for d in range(1, heads + 1) if heads % d == 0]
+        raise UnsupportedError(
+            f"ulysses_degree={degree} does not divide the model's {heads} heads. Degrees that "
+            f"would work: {', '.join(map(str, fitting))}. tokenring_degree takes any number"
+        )
 
 
 def read_model_file(model: str, file: str) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from tokenring_xdit.config import Config
-from tokenring_xdit.errors import ConfigurationError, TokenRingError
+from tokenring_xdit.errors import ConfigurationError, TokenRingError, UnsupportedError
 from tokenring_xdit.integrations.xfuser import AttentionBackend, Degrees
 from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE
-from tokenring_xdit.pipelines.loading import model_heads, pipeline_class_of, resolve_model
+from tokenring_xdit.pipelines.loading import pipeline_class_of, refuse_degrees, resolve_model
 from tokenring_xdit.pipelines.model import PictureSize
 from tokenring_xdit.pipelines.request import Request, image_keyword, is_video, mistakes, pipeline_class
 
@@ -199,13 +199,10 @@ def inspect_model(config: RunConfig) -> list[str]:
     model = resolve_model(config.model)
     pipeline = pipeline_class(pipeline_class_of(model))
     found = []
-    heads = model_heads(model)
-    if heads % config.ulysses_degree:
-        fitting = [str(d) for d in range(1, heads + 1) if heads % d == 0]
-        found.append(
-            f"ulysses_degree: {config.ulysses_degree} does not divide the model's {heads} heads. Degrees that would "
-            f"work: {', '.join(fitting)}. tokenring_degree takes any number"
-        )
+    try:
+        refuse_degrees(model, config.degrees)
+    except UnsupportedError as error:
+        found.append(str(error))
     found += mistakes(pipeline, config.request(0, config.prompts()[: config.batch_size], pipeline, config.image))
     video = is_video(pipeline)
     if config.output is not None and Path(config.output).suffix.lower() != _SUFFIXES[video]:

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from tokenring_xdit.errors import TokenRingError
 from tokenring_xdit.integrations.xfuser import ShardedPipeline, XfuserState, count_traffic
+from tokenring_xdit.pipelines.environment import quieten
 from tokenring_xdit.pipelines.flux import (
     Generation,
     decode,
@@ -38,7 +39,7 @@ from tokenring_xdit.pipelines.jobs import CompareJob, GenerateJob, Job, RunJob, 
 from tokenring_xdit.pipelines.loading import rank_device
 from tokenring_xdit.pipelines.run_rank import run_on_rank
 
-__all__ = ["ERROR_FILE", "JOB_FILE", "RESULT_FILE", "SINGLE", "joined_world", "main", "picture_file", "quieten"]
+__all__ = ["ERROR_FILE", "JOB_FILE", "RESULT_FILE", "SINGLE", "joined_world", "main", "picture_file"]
 
 JOB_FILE = "job.json"
 RESULT_FILE = "result.json"
@@ -132,16 +133,6 @@ def _difference(actual: Tensor, expected: Tensor) -> float:
 
 def _median(generation: Generation) -> float | None:
     return statistics.median(generation.step_ms) if generation.step_ms else None
-
-
-def quieten() -> None:
-    """Leave the terminal to the progress bar and to errors."""
-    import diffusers.utils.logging as diffusers_logging
-    import transformers.utils.logging as transformers_logging
-
-    for library in (diffusers_logging, transformers_logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()
 
 
 def _die_with_parent() -> None:

@@ -1,0 +1,525 @@
+"""``Engine`` with real ranks: exact, and still there after whatever happened to a request."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from diffusers import FluxPipeline
+from torch import Tensor
+
+from tests.support.families import FAMILIES
+from tests.support.reference import relative_error
+from tokenring_xdit import Engine, Step
+from tokenring_xdit.errors import (
+    CancelledError,
+    ConfigurationError,
+    EngineError,
+    ScheduleError,
+    TokenRingError,
+    UnsupportedError,
+)
+from tokenring_xdit.pipelines.embedded import MODEL_PATH
+from tokenring_xdit.pipelines.model import FluxModel
+
+TOLERANCE = 1e-5
+
+PROMPTS = ["a red circle left of a blue square", "two green squares side by side", "a blue triangle"]
+SEED = 5
+STEPS = 4
+FAR = 100_000  # steps: longer than any of these tests
+
+ENGINE: dict[str, Any] = {"model": "embedded", "tokenring_degree": 2}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Logs that errors name go where pytest cleans up."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("engines")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    """One engine of two ranks, for requests good and bad."""
+    with Engine(**ENGINE) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[Tensor]:
+    """The latents of each prompt from the unmodified pipeline, one at a time in this process."""
+    pipe = FluxPipeline.from_pretrained(MODEL_PATH)
+    pipe.set_progress_bar_config(disable=True)
+    size = FluxModel.find(None)
+    return [
+        pipe(
+            prompt,
+            width=size.default_size.width,
+            height=size.default_size.height,
+            num_inference_steps=STEPS,
+            max_sequence_length=size.text_tokens,
+            generator=torch.Generator().manual_seed(SEED + i),
+            output_type="latent",
+        ).images[0]
+        for i, prompt in enumerate(PROMPTS)
+    ]
+
+
+def ranks_of(process: psutil.Process | None = None) -> dict[tuple[int, int], psutil.Process]:
+    """The ranks that a process has started, by their device and rank."""
+    found = {}
+    for child in (process or psutil.Process()).children(recursive=True):
+        try:
+            if "tokenring_xdit.pipelines.engine_rank" in child.cmdline():
+                found[int(child.environ()["LOCAL_RANK"]), int(child.environ()["RANK"])] = child
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def own_ranks(engine: Engine) -> dict[int, psutil.Process]:
+    """The ranks of an engine, by their device."""
+    worlds = [world for world in engine._fleet.worlds if world is not None]
+    pids = {rank.process.pid for world in worlds for rank in world.ranks}
+    return {device: process for (device, _), process in ranks_of().items() if process.pid in pids}
+
+
+def gone(processes: dict[Any, psutil.Process]) -> bool:
+    _, alive = psutil.wait_procs(list(processes.values()), timeout=15)
+    return not alive
+
+
+def serves(engine: Engine, expected: list[Tensor]) -> bool:
+    """Whether it makes the first prompt's latents, exactly."""
+    (latents,) = engine.generate(PROMPTS[0], steps=STEPS, seed=SEED, output_type="latent", progress=False)
+    return relative_error(latents, expected[0]) <= TOLERANCE
+
+
+def in_the_middle(engine: Engine, do: Callable[[], object]) -> BaseException:
+    """What a long request raises when something happens after its second step."""
+
+    def at_second(step: Step) -> None:
+        if step.step == 2:
+            do()
+
+    with pytest.raises((TokenRingError, KeyboardInterrupt)) as raised:
+        engine.generate(PROMPTS[0], steps=FAR, callback=at_second, progress=False)
+    return raised.value
+
+
+def test_a_list_equals_the_prompts_one_by_one_in_one_process(engine: Engine, expected: list[Tensor]) -> None:
+    latents = engine.generate(PROMPTS, steps=STEPS, seed=SEED, output_type="latent", progress=False)
+    assert len(latents) == len(PROMPTS)
+    for actual, one in zip(latents, expected, strict=True):
+        assert relative_error(actual, one) <= TOLERANCE
+    assert serves(engine, expected)
+
+
+def test_prompts_spread_over_replicas_and_one_of_them_killed(expected: list[Tensor]) -> None:
+    with Engine("embedded", data_parallel_degree=2) as engine:
+        seen: set[range] = set()
+        latents = engine.generate(
+            PROMPTS,
+            steps=STEPS,
+            seed=SEED,
+            output_type="latent",
+            progress=False,
+            callback=lambda s: seen.add(s.prompts),
+        )
+        assert seen == {range(1), range(1, 3)}
+        for actual, one in zip(latents, expected, strict=True):
+            assert relative_error(actual, one) <= TOLERANCE
+        with pytest.raises(ConfigurationError, match="'latents' is a tensor, which is not dealt out to 2 replicas"):
+            engine.generate(PROMPTS, latents=torch.zeros(1))
+        before = own_ranks(engine)
+
+        def kill(step: Step) -> None:
+            before[1].kill()
+
+        with pytest.raises(EngineError, match="rank 0 of replica 1 was killed by SIGKILL"):
+            engine.generate(PROMPTS, steps=FAR, progress=False, callback=kill)
+        again = engine.generate(PROMPTS, steps=STEPS, seed=SEED, output_type="latent", progress=False)
+        assert all(relative_error(a, e) <= TOLERANCE for a, e in zip(again, expected, strict=True))
+        after = own_ranks(engine)
+        assert after[0].pid == before[0].pid
+        assert after[1].pid != before[1].pid
+        after[0].kill()  # while there is nothing to do
+        assert gone({0: after.pop(0)})
+        assert serves(engine, expected)
+        after = own_ranks(engine)
+        assert after.keys() == {0, 1}
+    assert gone(after)
+
+
+def test_pictures_previews_and_the_bar(engine: Engine, capfd: pytest.CaptureFixture[str]) -> None:
+    steps: list[Step] = []
+    (picture,) = engine.generate(PROMPTS[0], steps=3, seed=SEED, callback=steps.append, preview=True)
+    assert picture.size == (64, 64)
+    assert [(s.step, s.steps, s.prompts) for s in steps] == [(1, 3, range(1)), (2, 3, range(1)), (3, 3, range(1))]
+    assert np.array_equal(np.asarray(steps[-1].preview), np.asarray(picture))
+    assert not np.array_equal(np.asarray(steps[0].preview), np.asarray(picture))
+    assert "denoising: 100%" in capfd.readouterr().err
+    steps.clear()
+    engine.generate(PROMPTS[0], steps=1, callback=steps.append, progress=False)
+    assert [s.preview for s in steps] == [None]
+    assert capfd.readouterr().err == ""
+
+
+def test_a_drawn_seed_is_told(engine: Engine) -> None:
+    options: dict[str, Any] = {"steps": 1, "output_type": "latent", "progress": False}
+    (drawn,) = engine.generate(PROMPTS[0], **options)
+    first = engine.last_seed
+    (again,) = engine.generate(PROMPTS[0], seed=first, **options)
+    assert torch.equal(drawn, again)
+    (other,) = engine.generate(PROMPTS[0], **options)
+    assert engine.last_seed != first
+    assert not torch.equal(drawn, other)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        ({"prompt": 3}, ConfigurationError, "prompt is 3; it has to be a string"),
+        ({"prompt": []}, ConfigurationError, "at least one string"),
+        ({"frames": 9}, ConfigurationError, "FluxPipeline takes no frames. It takes: prompt"),
+        ({"widht": 64}, ConfigurationError, "takes no option 'widht'"),
+        ({"height": 30}, ConfigurationError, "size 64x30 is not a multiple of 8 pixels"),
+        ({"width": 8, "height": 8}, UnsupportedError, "2 ranks are more than the 1 image tokens"),
+        ({"max_sequence_length": "long"}, ConfigurationError, "max_sequence_length is 'long'"),
+        ({"joint_attention_kwargs": {"f": lambda: 0}}, ConfigurationError, "'joint_attention_kwargs' cannot be sent"),
+        # What only the pipeline itself can refuse, on all ranks.
+        ({"prompt_2": 3}, ConfigurationError, "FluxPipeline refuses this request: `prompt_2` has to be of type"),
+    ],
+)
+def test_a_bad_request_costs_nothing(
+    engine: Engine, expected: list[Tensor], arguments: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    before = own_ranks(engine)
+    with pytest.raises(error, match=re.escape(said)):
+        engine.generate(**{"prompt": PROMPTS[0], "progress": False, **arguments})
+    assert serves(engine, expected)
+    assert own_ranks(engine) == before
+
+
+def test_memory_that_runs_out_on_all_ranks_costs_nothing(engine: Engine, expected: list[Tensor]) -> None:
+    before = own_ranks(engine)
+    with pytest.raises(EngineError, match=r"all ranks failed alike.*can't allocate memory") as raised:
+        engine.generate(PROMPTS[0], width=2**20, height=2**20, steps=1, progress=False)
+    assert "can't allocate memory" in log_of(raised.value).read_text()
+    assert serves(engine, expected)
+    assert own_ranks(engine) == before
+
+
+def log_of(error: BaseException) -> Path:
+    """The log that an error names."""
+    return Path(str(error).split("(log: ")[1].rstrip(")"))
+
+
+def test_memory_that_runs_out_on_one_rank(engine: Engine, expected: list[Tensor]) -> None:
+    starved = own_ranks(engine)[1]
+    limit = starved.memory_info().vms + 2**24
+    resource.prlimit(starved.pid, resource.RLIMIT_AS, (limit, limit))
+    with pytest.raises(EngineError, match=r"^rank 1 failed between the steps: .*(can't allocate|MemoryError)"):
+        engine.generate(PROMPTS[0], width=512, height=512, steps=2, progress=False)
+    assert serves(engine, expected)
+    assert gone({1: starved})
+
+
+def test_a_rank_that_is_killed_is_named_and_started_again(engine: Engine, expected: list[Tensor]) -> None:
+    before = own_ranks(engine)
+    error = in_the_middle(engine, before[1].kill)
+    assert isinstance(error, EngineError)
+    assert f"rank 1 was killed by SIGKILL, as Linux does when memory runs out (process {before[1].pid})" in str(error)
+    assert gone(before)
+    assert serves(engine, expected)
+    assert own_ranks(engine).keys() == before.keys()
+
+
+def test_a_rank_that_hangs_is_given_up(engine: Engine, expected: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped = own_ranks(engine)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_timeout", 2.0)
+        error = in_the_middle(engine, stopped[1].suspend)
+    assert isinstance(error, EngineError)
+    assert "gave no sign of life for 2 s" in str(error)
+    assert gone(stopped)
+    assert serves(engine, expected)
+
+
+def test_what_a_callback_raises_cancels_and_comes_out(engine: Engine, expected: list[Tensor]) -> None:
+    before = own_ranks(engine)
+
+    def refuse(step: Step) -> None:
+        raise LookupError("enough")
+
+    with pytest.raises(LookupError, match="enough"):
+        engine.generate(PROMPTS[0], steps=FAR, callback=refuse, progress=False)
+    assert serves(engine, expected)
+    assert own_ranks(engine) == before
+
+
+def test_cancelling_from_a_callback_and_from_another_thread(engine: Engine, expected: list[Tensor]) -> None:
+    before = own_ranks(engine)
+    engine.cancel()  # nothing runs
+    assert isinstance(in_the_middle(engine, engine.cancel), CancelledError)
+    assert serves(engine, expected)
+
+    def start() -> None:
+        threads.append(threading.Thread(target=engine.cancel))
+        threads[-1].start()
+
+    threads: list[threading.Thread] = []
+    assert isinstance(in_the_middle(engine, start), CancelledError)
+    threads[0].join()
+    assert serves(engine, expected)
+    assert own_ranks(engine) == before
+
+
+def test_an_interrupt_cancels_and_comes_out(engine: Engine, expected: list[Tensor]) -> None:
+    before = own_ranks(engine)
+
+    def soon() -> None:
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    assert isinstance(in_the_middle(engine, soon), KeyboardInterrupt)  # while the ranks are waited for
+    assert isinstance(in_the_middle(engine, lambda: os.kill(os.getpid(), signal.SIGINT)), KeyboardInterrupt)
+    assert serves(engine, expected)
+    assert own_ranks(engine) == before
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_interrupt_does_not_wait_for_the_ranks(engine: Engine, expected: list[Tensor]) -> None:
+    before = own_ranks(engine)
+
+    def soon() -> None:
+        before[0].suspend()  # so that no step follows at which to give up
+        for seconds in (0.2, 0.6):
+            threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    assert isinstance(in_the_middle(engine, soon), KeyboardInterrupt)
+    assert gone(before)
+    assert serves(engine, expected)
+
+
+def test_one_request_at_a_time(engine: Engine, expected: list[Tensor]) -> None:
+    def ask_again(step: Step) -> None:
+        engine.generate(PROMPTS[0], steps=1)
+
+    with pytest.raises(ConfigurationError, match="the request whose callback asks for another one"):
+        engine.generate(PROMPTS[0], steps=FAR, callback=ask_again, progress=False)
+    results: list[bool] = []
+    threads = [threading.Thread(target=lambda: results.append(serves(engine, expected))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [True] * 3
+
+
+def test_a_fork_cannot_use_it_nor_harm_it(engine: Engine, expected: list[Tensor]) -> None:
+    child = os.fork()
+    if child == 0:
+        try:
+            engine.generate(PROMPTS[0])
+        except ConfigurationError as error:
+            engine.close()
+            os._exit(7 if "fork" in str(error) else 8)
+        os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert serves(engine, expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        ({"model": "./no/such/folder"}, ConfigurationError, "there is no model folder './no/such/folder'"),
+        ({"tokenring_degree": 0}, ConfigurationError, "tokenring_degree is 0"),
+        ({"ulysses_degree": 3}, UnsupportedError, "does not divide the model's 4 heads"),
+        ({"schedule": "tokenrng"}, ScheduleError, "Did you mean 'token_ring'?"),
+        ({"data_parallel_degree": 0}, ConfigurationError, "data_parallel_degree is 0"),
+        ({"dtype": "int8"}, ConfigurationError, "dtype is 'int8'; it has to be one of float32"),
+        ({"timeout": 0}, ConfigurationError, "timeout is 0"),
+        ({"timeout": float("inf")}, ConfigurationError, "timeout is inf"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_anything_starts(
+    arguments: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=re.escape(said)):
+        Engine(**{"model": "embedded", **arguments})
+
+
+def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
+    known = ranks_of()
+    shutil.copytree(MODEL_PATH, tmp_path / "model")
+    (weights,) = (tmp_path / "model" / "vae").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(EngineError, match=r"^rank 0 failed while it loaded: ") as raised:
+        Engine(str(tmp_path / "model"))
+    assert "Traceback" in log_of(raised.value).read_text()
+    assert ranks_of() == known
+
+
+def test_too_few_file_descriptors_to_start() -> None:
+    gc.collect()
+    known, descriptors = ranks_of(), os.listdir("/proc/self/fd")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = (number for number in itertools.count() if str(number) not in descriptors)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next(itertools.islice(free, 8, None)), limits[1]))
+    try:
+        with pytest.raises(EngineError, match=r"the ranks could not be started: .*Too many open files"):
+            Engine("embedded", data_parallel_degree=3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    gc.collect()
+    assert ranks_of() == known
+    assert len(os.listdir("/proc/self/fd")) == len(descriptors)
+
+
+def test_closing_leaves_nothing_behind() -> None:
+    engine = Engine("embedded")
+    ranks, folder = own_ranks(engine), engine._fleet._folder
+    closing = threading.Thread(target=engine.close)
+    error = in_the_middle(engine, closing.start)
+    closing.join()
+    assert "this engine was closed while it served this request" in str(error)
+    assert gone(ranks)
+    assert not folder.exists()
+    engine.close()
+    with pytest.raises(ConfigurationError, match="this engine was closed: make a new one"):
+        engine.generate(PROMPTS[0])
+
+
+def test_garbage_collection_leaves_nothing_behind() -> None:
+    gc.collect()
+    known, descriptors, threads = ranks_of(), os.listdir("/proc/self/fd"), threading.active_count()
+    engine = Engine("embedded")
+    engine.generate(PROMPTS[0], steps=1, progress=False)
+    ranks = own_ranks(engine)
+    assert ranks
+    del engine
+    gc.collect()
+    assert gone(ranks)
+    assert ranks_of() == known
+    assert len(os.listdir("/proc/self/fd")) == len(descriptors)
+    assert threading.active_count() == threads
+
+
+SCRIPT = f"""
+import os, time
+import tokenring_xdit
+
+engine = tokenring_xdit.Engine("embedded")
+child = os.fork()
+if child == 0:  # it must not keep the ranks alive
+    time.sleep(600)
+print("child", child, flush=True)
+
+def say(step):
+    if step.step == 2:
+        print("step", flush=True)
+
+try:
+    engine.generate({PROMPTS[0]!r}, steps={FAR}, progress=False, callback=say)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+print(len(engine.generate({PROMPTS[0]!r}, steps=1, progress=False)), "picture", flush=True)
+engine.generate({PROMPTS[0]!r}, steps={FAR}, progress=False, callback=say)
+"""
+
+
+def test_ctrl_c_in_a_script_and_its_sudden_death(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    with subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        child = psutil.Process(int(process.stdout.readline().split()[1]))
+        try:
+            assert process.stdout.readline() == "step\n"
+            ranks = ranks_of(psutil.Process(process.pid))
+            assert len(ranks) == 1
+            child.suspend()  # the signal is for the others of its group
+            os.killpg(process.pid, signal.SIGINT)
+            assert process.stdout.readline() == "interrupted\n"
+            assert process.stdout.readline() == "1 picture\n"
+            assert process.stdout.readline() == "step\n"
+            assert ranks_of(psutil.Process(process.pid)) == ranks
+            process.kill()
+            process.wait()
+            assert gone(ranks)
+            assert child.is_running()
+        finally:
+            child.kill()
+
+
+QUICK = {"sd3", "wan-t2v"}
+"""A pipeline that xfuser puts its own around, and one that makes videos."""
+
+PREVIEWED = {"flux", "z-image"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(f, marks=() if f in QUICK else pytest.mark.matrix) for f in FAMILIES if not f.startswith("flux-")],
+)
+def test_every_pipeline(tmp_path: Path, name: str) -> None:
+    family = FAMILIES[name]
+    family.make().save_pretrained(tmp_path)
+    alone = {**family.inputs(prompts=PROMPTS[:2]), "generator": [generator(SEED), generator(SEED + 1)]}
+    expected = latents_of(family.make()(**alone))
+    arguments = family.inputs(prompts=PROMPTS[:2])  # Z-Image's pipeline writes into those that it was given
+    with Engine(str(tmp_path), tokenring_degree=2) as engine:
+        steps: list[Step] = []
+        actual = engine.generate(**renamed(arguments), seed=SEED, callback=steps.append, preview=True, progress=False)
+        assert relative_error(torch.stack(actual), expected) <= TOLERANCE
+        assert [(s.step, s.preview is not None) for s in steps] == [(1, name in PREVIEWED), (2, name in PREVIEWED)]
+        before = own_ranks(engine)
+        with pytest.raises(LookupError):
+            engine.generate(**renamed(arguments), callback=lambda step: {}["no"], progress=False)
+        media = engine.generate(**{**renamed(arguments), "output_type": "pil"}, seed=SEED, progress=False)
+        assert own_ranks(engine) == before
+    frames = renamed(arguments).get("frames")
+    assert [len(medium) for medium in media if isinstance(medium, list)] == ([frames] * 2 if frames else [])
+    sizes = {frame.size for medium in media for frame in (medium if frames else [medium])}
+    assert sizes == {(arguments["width"], arguments["height"])}
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def renamed(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a pipeline's call in the words of :meth:`Engine.generate`."""
+    names = {
+        "num_frames": "frames",
+        "video_length": "frames",
+        "num_inference_steps": "steps",
+        "guidance_scale": "guidance",
+    }
+    return {names.get(name, name): value for name, value in arguments.items() if name != "generator"}
+
+
+def latents_of(output: Any) -> Tensor:
+    latents = getattr(output, "images", getattr(output, "frames", None))
+    assert isinstance(latents, Tensor)
+    return latents

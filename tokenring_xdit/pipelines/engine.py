@@ -1,0 +1,362 @@
+"""Pictures and videos from Python, on several ranks, without ``torchrun``."""
+
+from __future__ import annotations
+
+import logging
+import math
+import pickle
+import secrets
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from tokenring_xdit.errors import CancelledError, ConfigurationError, EngineError
+from tokenring_xdit.integrations.xfuser import Degrees
+from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE
+from tokenring_xdit.pipelines.fleet import Fleet
+from tokenring_xdit.pipelines.loading import (
+    DTYPES,
+    default_dtype,
+    pipeline_class_of,
+    refuse_degrees,
+    refuse_missing_gpus,
+    resolve_model,
+)
+from tokenring_xdit.pipelines.messages import Done, Progress, Run, Setup
+from tokenring_xdit.pipelines.model import FluxModel
+from tokenring_xdit.pipelines.request import Request, call_arguments, pipeline_class
+from tokenring_xdit.pipelines.turn import Part, Turn
+
+__all__ = ["Engine", "Step"]
+
+log = logging.getLogger(__name__)
+
+_DRAWN_SEEDS = 2**31
+"""Seeds that are drawn are below this, short enough to be typed again."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A denoising step that is over.
+
+    Attributes:
+        step: Its number, from one.
+        steps: How many there are.
+        prompts: Positions of the prompts that it was for: all of them, or a replica's under data parallel.
+        preview: A PIL picture of what the first of these will look like; ``None`` where none was asked for or the
+            pipeline has none (see :class:`tokenring_xdit.pipelines.preview.Preview`).
+    """
+
+    step: int
+    steps: int
+    prompts: range
+    preview: Any
+
+
+class Engine:
+    """A diffusers pipeline on several ranks of this machine, which load it once and serve one request after another.
+
+    ::
+
+        import tokenring_xdit
+
+        with tokenring_xdit.Engine("black-forest-labs/FLUX.1-dev", tokenring_degree=4) as engine:
+            first, second = engine.generate(["a photo of a fox", "a photo of a hare"], steps=28, seed=1)
+            first.save("fox.png")
+
+    Works in notebooks and in scripts without a ``__main__`` guard. A request that fails, or is cancelled, raises one
+    readable error and the next one is served. The ranks keep their model where all of them stopped at the same point;
+    where one died, hung, or failed in the middle of a step (memory that runs out there, say), they are started again,
+    as messages may be left between them. They end when the engine is closed or garbage-collected, and when its process
+    ends, however that happens.
+
+    While :meth:`generate` runs in the main thread, Ctrl-C (a notebook's *interrupt* too) gives the request up at the
+    next step and raises ``KeyboardInterrupt``; a second one does not wait for that step, and costs loading again.
+
+    Args:
+        model: Folder or hub name of a diffusers pipeline; ``embedded`` is the small Flux of this package.
+        tokenring_degree: Ranks that TokenRing shards the sequence over.
+        ulysses_degree: Ranks that Ulysses shards the heads over.
+        schedule: What the TokenRing ranks exchange and when.
+        data_parallel_degree: Replicas of all that; the prompts of a list are dealt out to them.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; by default ``bfloat16`` on GPUs, ``float32`` without.
+        timeout: Seconds without any sign of life from the ranks, while loading or between steps, after which they
+            are given up.
+
+    Attributes:
+        last_seed: Seed of the last request, given or drawn; ``None`` before the first.
+
+    Raises:
+        ConfigurationError: There is no such model, a degree cannot work, or there are fewer GPUs than ranks.
+        UnsupportedError: The pipeline was not compared with the single process, or does not take the degrees.
+        EngineError: A rank failed while it loaded; the message names its log.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        tokenring_degree: int = 1,
+        ulysses_degree: int = 1,
+        schedule: str = DEFAULT_SCHEDULE,
+        data_parallel_degree: int = 1,
+        dtype: str | None = None,
+        timeout: float = 1800.0,
+    ) -> None:
+        self._degrees = Degrees(ulysses=ulysses_degree, tokenring=tokenring_degree, schedule=schedule)
+        if data_parallel_degree < 1:
+            raise ConfigurationError(f"data_parallel_degree is {data_parallel_degree}; it has to be at least 1")
+        if not 0 < timeout < math.inf:
+            raise ConfigurationError(f"timeout is {timeout}; it has to be a positive number of seconds")
+        if dtype is not None and dtype not in DTYPES:
+            raise ConfigurationError(f"dtype is {dtype!r}; it has to be one of {', '.join(DTYPES)}")
+        name = resolve_model(model)
+        self._class = pipeline_class(pipeline_class_of(name))
+        self._flux = FluxModel.find(name) if self._class.__name__ == "FluxPipeline" else None
+        refuse_degrees(name, self._degrees)
+        refuse_missing_gpus(self._degrees.ranks * data_parallel_degree)
+        setup = Setup(
+            model=name,
+            dtype=dtype or default_dtype(),
+            tokenring=tokenring_degree,
+            ulysses=ulysses_degree,
+            schedule=schedule,
+            timeout=2 * timeout,  # longer than this process waits, which can say more
+        )
+        self.last_seed: int | None = None
+        self._timeout = timeout
+        self._requests = 0
+        self._serving = threading.Lock()
+        self._served_by: int | None = None
+        self._turn: Turn | None = None
+        self._cancelled = threading.Event()
+        self._fleet = Fleet(
+            data_parallel_degree, self._degrees.ranks, lambda rendezvous: replace(setup, rendezvous=rendezvous)
+        )
+        self._finalizer = weakref.finalize(self, self._fleet.close)
+        try:
+            with self._one_at_a_time():
+                self._start_missing()
+        except BaseException:
+            self.close()
+            raise
+
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        negative_prompt: str | Sequence[str] | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        frames: int | None = None,
+        steps: int | None = None,
+        seed: int | None = None,
+        guidance: float | None = None,
+        callback: Callable[[Step], object] | None = None,
+        preview: bool = False,
+        progress: bool = True,
+        **options: Any,
+    ) -> list[Any]:
+        """Make pictures or videos; what is ``None`` is left to the pipeline.
+
+        The prompts of a list are made together, as one batch or dealt out to the replicas. Each picture has its own
+        seed, the first one ``seed`` and the next ones the numbers that follow, so it is the same however it is made.
+
+        Args:
+            prompt: One prompt, or a list.
+            negative_prompt: What to guide away from: one for all, or one for each prompt.
+            width: Width in pixels.
+            height: Height in pixels.
+            frames: Frames of a video.
+            steps: Denoising steps.
+            seed: Seed of the first picture; without one a seed is drawn, which :attr:`last_seed` tells.
+            guidance: Guidance scale.
+            callback: Called in this thread after each step; what it raises cancels the request and is raised here.
+            preview: Show the callback what is about to be made; every preview costs a decoding.
+            progress: Show a progress bar.
+            **options: Further arguments of the diffusers pipeline's call.
+
+        Returns:
+            A PIL picture for each prompt, or a list of PIL frames for each, without sound; ``output_type="latent"``,
+            ``"np"`` or ``"pt"`` gives what the pipeline makes of it instead.
+
+        Raises:
+            TokenRingError: The request was refused; the message says what the pipeline takes.
+            CancelledError: :meth:`cancel` was called.
+            EngineError: A rank failed; the message names it, its error and its log.
+            KeyboardInterrupt: It was interrupted.
+        """
+        request = self._checked(
+            Request(
+                prompt=_frozen(prompt),
+                negative_prompt=_frozen(negative_prompt),
+                width=width,
+                height=height,
+                frames=frames,
+                steps=steps,
+                seed=secrets.randbelow(_DRAWN_SEEDS) if seed is None else seed,
+                guidance=guidance,
+                options=options,
+            )
+        )
+        with self._one_at_a_time():
+            self._cancelled.clear()
+            self._start_missing()
+            self._requests += 1
+            self.last_seed = request.seed
+            turn = self._turn = self._new_turn(self._requests, self._dealt(request))
+            with tqdm(desc="denoising", disable=not progress, leave=False, mininterval=0) as bar:
+
+                def tell(part: Part, over: Progress) -> None:
+                    bar.total = over.steps * len(turn.parts)
+                    bar.update()
+                    if callback is not None:
+                        callback(Step(over.step, over.steps, part.prompts, over.preview))
+
+                def begin() -> None:
+                    for part in turn.parts:
+                        part.world.send(
+                            Run(self._requests, request.part(part.prompts.start, part.prompts.stop), preview)
+                        )
+                    if self._cancelled.is_set():  # while the ranks were started
+                        turn.cancel()
+
+                self._take(turn, begin, tell)
+            return [medium for part in turn.parts for medium in _media(part)]
+
+    def cancel(self) -> None:
+        """Give the running request up at its next step, from any thread; without one nothing happens."""
+        self._cancelled.set()
+        turn = self._turn
+        if turn is not None:
+            turn.cancel()
+
+    def close(self) -> None:
+        """End the ranks; a request that runs fails. May be called again."""
+        self._finalizer()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _checked(self, request: Request) -> Request:
+        if self._flux is not None:
+            request = self._flux.complete(request)
+        call_arguments(self._class, request)
+        if self._flux is not None:
+            self._flux.check_request(self._degrees, request)
+        for name, value in request.options.items():
+            try:
+                pickle.dumps(value)
+            except Exception as error:
+                raise ConfigurationError(f"option '{name}' cannot be sent to the ranks: {error}") from error
+        return request
+
+    def _dealt(self, request: Request) -> list[Part]:
+        """The prompts in contiguous shares, as equal as can be."""
+        import torch
+
+        prompts, worlds = len(request.prompts), [world for world in self._fleet.worlds if world is not None]
+        shares = min(prompts, len(worlds))
+        tensors = [name for name, value in request.options.items() if isinstance(value, torch.Tensor)]
+        if shares > 1 and tensors:
+            raise ConfigurationError(
+                f"option '{tensors[0]}' is a tensor, which is not dealt out to {shares} replicas: pass one prompt at a "
+                "time, or use data_parallel_degree=1"
+            )
+        cuts = [prompts * share // shares for share in range(shares + 1)]
+        return [Part(worlds[i], range(cuts[i], cuts[i + 1])) for i in range(shares)]
+
+    def _start_missing(self) -> None:
+        """Start ranks that are not there, and wait until they have loaded."""
+        try:
+            worlds = self._fleet.start_missing()
+        except BaseException as error:
+            self._fleet.drop_all()
+            if isinstance(error, OSError):
+                raise EngineError(f"the ranks could not be started: {error}") from error
+            raise
+        if worlds:
+            log.info("starting %d replicas of %d ranks", len(worlds), self._degrees.ranks)
+            self._take(self._new_turn(0, [Part(world, range(0)) for world in worlds]))
+
+    def _new_turn(self, number: int, parts: list[Part]) -> Turn:
+        return Turn(number, parts, self._fleet.inbox, self._timeout)
+
+    def _take(
+        self,
+        turn: Turn,
+        begin: Callable[[], None] = lambda: None,
+        tell: Callable[[Part, Progress], None] | None = None,
+    ) -> None:
+        """Let the ranks take a turn, give up those that cannot take another, and raise what went wrong."""
+        try:
+            begin()
+            turn.collect(tell)
+        except BaseException:  # where even the waiting was broken off, nothing is known of these ranks
+            for part in turn.parts:
+                self._fleet.drop(part.world)
+            raise
+        finally:
+            self._turn = None
+        for world in turn.broken():
+            self._fleet.drop(world)
+        if turn.interrupted:
+            raise KeyboardInterrupt
+        if turn.stopped_by is not None:
+            error, turn.stopped_by = turn.stopped_by, None
+            try:
+                raise error
+            finally:
+                del error  # whose traceback would keep this engine alive through this frame
+        self._refuse_closed("was closed while it served this request")
+        if turn.cancelled:
+            raise CancelledError("the request was cancelled")
+        failed = [part for part in turn.parts if not part.succeeded]
+        for error in sorted((part.error() for part in failed), key=lambda error: isinstance(error, CancelledError)):
+            if isinstance(error, EngineError):
+                self._fleet.keep_logs()
+            raise error
+
+    def _refuse_closed(self, how: str = "was closed") -> None:
+        if not self._fleet.here:
+            raise ConfigurationError(
+                "this process is a fork of the one whose engine this is: make an engine of its own"
+            )
+        if not self._finalizer.alive:
+            raise ConfigurationError(f"this engine {how}: make a new one")
+
+    @contextmanager
+    def _one_at_a_time(self) -> Iterator[None]:
+        self._refuse_closed()
+        if self._served_by == threading.get_ident():
+            raise ConfigurationError("this engine is serving the request whose callback asks for another one")
+        with self._serving:
+            self._refuse_closed()
+            self._served_by = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._served_by = None
+
+
+def _frozen(prompts: Any) -> Any:
+    return tuple(prompts) if isinstance(prompts, list) else prompts
+
+
+def _media(part: Part) -> list[Any]:
+    """What the first rank of a world has made."""
+    outcome = part.outcomes[part.world.ranks[0]]
+    assert isinstance(outcome, Done)
+    assert outcome.media is not None
+    return outcome.media

@@ -1,0 +1,30 @@
+"""What every rank finds when it starts, whoever starts it."""
+
+from __future__ import annotations
+
+import os
+
+__all__ = ["quieten", "rank_environment"]
+
+
+def rank_environment(ranks: int) -> dict[str, str]:
+    """Environment variables for a rank where the user has not set them.
+
+    Args:
+        ranks: How many share this machine.
+    """
+    return {
+        "LOG_LEVEL": "error",  # xfuser's own level; debug by default
+        "PYTHONWARNINGS": "ignore",  # deprecations inside xfuser and diffusers, on every rank
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // ranks)),
+    }
+
+
+def quieten() -> None:
+    """Leave the terminal to the progress bar and to errors."""
+    import diffusers.utils.logging as diffusers_logging
+    import transformers.utils.logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()

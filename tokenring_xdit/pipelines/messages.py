@@ -1,0 +1,139 @@
+"""What an engine and its ranks tell each other."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from enum import Enum
+from multiprocessing.connection import Connection
+from typing import Any
+
+from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE
+from tokenring_xdit.pipelines.request import Request
+
+__all__ = [
+    "Cancel",
+    "Done",
+    "Failed",
+    "Gone",
+    "Phase",
+    "Progress",
+    "Ready",
+    "Run",
+    "Setup",
+    "pack",
+    "receive",
+]
+
+
+class Phase(Enum):
+    """How far a rank had come; ranks exchange nothing but between the first step and the last."""
+
+    LOADING = "while it loaded"
+    BEFORE = "before the first step"
+    STEPS = "between the steps"
+    AFTER = "after the last step"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """To a rank, once: what to load and how to share it.
+
+    Attributes:
+        model: Folder or hub name.
+        dtype: One of :data:`tokenring_xdit.pipelines.loading.DTYPES`.
+        tokenring: TokenRing degree.
+        ulysses: Ulysses degree.
+        schedule: What the TokenRing ranks exchange and when.
+        rendezvous: File through which the ranks meet.
+        timeout: Seconds after which ranks give up waiting for each other.
+    """
+
+    model: str
+    dtype: str
+    tokenring: int = 1
+    ulysses: int = 1
+    schedule: str = DEFAULT_SCHEDULE
+    rendezvous: str = ""
+    timeout: float = 1800.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """To a rank: serve a request."""
+
+    number: int
+    request: Request
+    preview: bool
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """To the first rank: give a request up at the next step, together with the others."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Ready:
+    """From a rank: the model is loaded."""
+
+    number: int = 0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """From the first rank: a step is over."""
+
+    number: int
+    step: int
+    steps: int
+    preview: Any
+
+
+@dataclass(frozen=True)
+class Done:
+    """From a rank: a request is served; the first one has what was made."""
+
+    number: int
+    media: list[Any] | None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """From a rank: a request, or loading (number 0), failed; the rank lives on.
+
+    Attributes:
+        number: The request.
+        phase: Where it failed.
+        kind: Class of the error.
+        message: What it says.
+        time: When, on the machine's clock.
+    """
+
+    number: int
+    phase: Phase
+    kind: str
+    message: str
+    time: float
+
+
+@dataclass(frozen=True)
+class Gone:
+    """In a rank's stead: its process has ended."""
+
+    exit_code: int
+
+
+def pack(message: Any) -> bytes:
+    """A message as it is sent; torch's own pickling of tensors would share memory with a process that is no child."""
+    return pickle.dumps(message)
+
+
+def receive(connection: Connection) -> Any:
+    """Wait for a message.
+
+    Raises:
+        EOFError: The other side has ended.
+    """
+    return pickle.loads(connection.recv_bytes())

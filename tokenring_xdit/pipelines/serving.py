@@ -1,0 +1,150 @@
+"""A rank of an engine: the loaded pipeline, and requests served one after the other by all ranks together."""
+
+from __future__ import annotations
+
+import gc
+import os
+import pkgutil
+import time
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from tqdm import tqdm
+
+from tokenring_xdit.errors import CancelledError, ConfigurationError, TokenRingError
+from tokenring_xdit.integrations.xfuser import Output, parallelize
+from tokenring_xdit.integrations.xfuser.supported import WRAPPERS
+from tokenring_xdit.pipelines.engine_rank import Mailbox
+from tokenring_xdit.pipelines.environment import quieten
+from tokenring_xdit.pipelines.loading import load_pipeline, rank_device
+from tokenring_xdit.pipelines.messages import Done, Failed, Phase, Progress, Run, Setup
+from tokenring_xdit.pipelines.preview import Preview
+from tokenring_xdit.pipelines.request import call_arguments, media_of
+
+__all__ = ["Server"]
+
+
+class Server:
+    """The pipeline of one rank.
+
+    Every diffusers pipeline, and every one of xfuser's, moves ``self.progress_bar`` on once a step: that is where
+    steps are counted and where the ranks agree to give up.
+
+    Args:
+        setup: What to load; all ranks of a world have the same.
+        mailbox: Where cancellations come from and progress goes.
+    """
+
+    def __init__(self, setup: Setup, mailbox: Mailbox) -> None:
+        quieten()
+        self._mailbox = mailbox
+        self._rank, self._ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        device = rank_device()
+        if self._ranks > 1:
+            dist.init_process_group(
+                "nccl" if device.type == "cuda" else "gloo",
+                init_method=f"file://{setup.rendezvous}",
+                rank=self._rank,
+                world_size=self._ranks,
+                timeout=timedelta(seconds=setup.timeout),
+            )
+            self._control = dist.new_group(backend="gloo")
+        self._pipe = load_pipeline(setup.model, setup.dtype, device)
+        self._class = type(self._pipe)
+        self._preview = Preview(self._pipe) if self._sees_whole_latents() else None
+        if self._ranks > 1:
+            parallelize(
+                self._pipe,
+                tokenring_degree=setup.tokenring,
+                ulysses_degree=setup.ulysses,
+                schedule=setup.schedule,
+                output=Output.FIRST_RANK,
+            )
+        self._phase = Phase.BEFORE
+        self._run: Run | None = None
+        self._pipe.progress_bar = self._progress_bar
+
+    def serve(self, run: Run) -> Done | Failed:
+        """Serve a request on all ranks together."""
+        self._run, self._phase = run, Phase.BEFORE
+        try:
+            arguments = call_arguments(self._class, run.request)
+            if run.preview and self._preview is not None:
+                arguments |= self._preview.arguments(arguments)
+            output = self._pipe(**arguments)
+            media = [_portable(medium) for medium in media_of(output)] if self._rank == 0 else None
+            return Done(run.number, media)
+        except Exception as error:
+            return self._failed(error)
+        finally:
+            if self._preview is not None:
+                self._preview.forget()
+            gc.collect()  # a failed call leaves its tensors in cycles of frames
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()  # not run here: no GPU
+
+    def _sees_whole_latents(self) -> bool:
+        """Xfuser's own pipelines cut the latents among the ranks; where it has a transformer only, they are whole."""
+        return self._ranks == 1 or issubclass(pkgutil.resolve_name(WRAPPERS[self._class.__name__]), torch.nn.Module)
+
+    def _failed(self, error: Exception) -> Failed:
+        assert self._run is not None
+        if self._phase is Phase.BEFORE and isinstance(error, (TypeError, ValueError)):
+            error = ConfigurationError(f"{self._class.__name__} refuses this request: {error}").with_traceback(
+                error.__traceback__
+            )
+        if not isinstance(error, TokenRingError):
+            traceback.print_exception(error)
+        return Failed(self._run.number, self._phase, type(error).__name__, str(error), time.time())
+
+    def _progress_bar(self, iterable: Any = None, total: int | None = None) -> tqdm:
+        self._phase = Phase.STEPS
+        return _Steps(self._step_over, self._steps_over, iterable, total=total, disable=True)
+
+    def _step_over(self, step: int, steps: int) -> None:
+        assert self._run is not None
+        number = self._run.number
+        if self._agreed(self._mailbox.cancelled(number)):
+            raise CancelledError(f"the request was cancelled after step {step} of {steps}")
+        if self._rank == 0:
+            picture = self._preview.draw() if self._run.preview and self._preview is not None else None
+            self._mailbox.answer(Progress(number, step, steps, picture))
+
+    def _steps_over(self) -> None:
+        self._phase = Phase.AFTER
+
+    def _agreed(self, mine: bool) -> bool:
+        """What the first rank says, on all ranks."""
+        if self._ranks == 1:
+            return mine
+        flag = torch.tensor([mine])
+        dist.broadcast(flag, 0, group=self._control)
+        return bool(flag.item())
+
+
+class _Steps(tqdm):  # type: ignore[misc]
+    """A progress bar that shows nothing and tells of each step."""
+
+    def __init__(
+        self, on_step: Callable[[int, int], None], on_end: Callable[[], None], *args: Any, **options: Any
+    ) -> None:
+        super().__init__(*args, **options)
+        self._on_step, self._on_end = on_step, on_end
+
+    def update(self, n: float | None = 1) -> None:
+        self.n += n or 1
+        self._on_step(int(self.n), int(self.total))
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if kind is None:
+            self._on_end()
+        super().__exit__(kind, error, trace)
+
+
+def _portable(medium: Any) -> Any:
+    return medium.cpu() if isinstance(medium, Tensor) else medium
