@@ -143,10 +143,16 @@ def test_shipped_configs_fit_their_models(path: Path, tmp_path: Path, monkeypatc
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for model, facts in PUBLISHED.items():
-        files = snapshot(tmp_path, model)
-        (files / "model_index.json").write_text(json.dumps({"_class_name": facts.pipeline}))
-        (files / "transformer").mkdir()
-        (files / "transformer" / "config.json").write_text(json.dumps({"num_attention_heads": facts.heads}))
+        content = {
+            "model_index.json": {"_class_name": facts.pipeline},
+            "transformer/config.json": {"num_attention_heads": facts.heads},
+            "vae/config.json": {"block_out_channels": [128, 256, 512, 512], "sample_size": 1024},
+            "tokenizer_2/tokenizer_config.json": {"model_max_length": 512},
+        }
+        for name, values in content.items():
+            file = snapshot(tmp_path, model) / name
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(json.dumps(values))
     config = read_config(RunConfig, path)
     assert inspect_model(config) == []
     ranks = {"2nodes": 16, "8gpu": 8, "4gpu": 4}.get(path.stem.rsplit("-", 1)[-1], 2)

@@ -14,7 +14,7 @@ def snapshot(root: Path, model: str) -> Path:
     """Make the folder of a model's files in the cache ``root``, which ``HF_HUB_CACHE`` has to name."""
     folder = root / f"models--{model.replace('/', '--')}"
     files = folder / "snapshots" / ("0" * 40)
-    files.mkdir(parents=True)
-    (folder / "refs").mkdir()
+    files.mkdir(parents=True, exist_ok=True)
+    (folder / "refs").mkdir(exist_ok=True)
     (folder / "refs" / "main").write_text("0" * 40)
     return files

@@ -13,7 +13,7 @@ from tokenring_xdit.errors import ConfigurationError, TokenRingError, Unsupporte
 from tokenring_xdit.integrations.xfuser import AttentionBackend, Degrees
 from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE
 from tokenring_xdit.pipelines.loading import pipeline_class_of, refuse_degrees, resolve_model
-from tokenring_xdit.pipelines.model import PictureSize
+from tokenring_xdit.pipelines.model import FluxModel, PictureSize
 from tokenring_xdit.pipelines.request import Request, image_keyword, is_video, mistakes, pipeline_class
 
 __all__ = ["RunConfig", "inspect_model"]
@@ -162,7 +162,7 @@ class RunConfig(Config):
             image: The picture that was read from :attr:`image`.
         """
         picture = {} if image is None else {image_keyword(pipeline): image}
-        return Request(
+        request = Request(
             prompt=prompts if len(prompts) > 1 else prompts[0],
             negative_prompt=self.negative_prompt,
             width=self.size.width if self.size else None,
@@ -173,6 +173,7 @@ class RunConfig(Config):
             guidance=self.guidance,
             options=self.options | picture,
         )
+        return FluxModel.find(resolve_model(self.model)).complete(request) if _is_flux(pipeline) else request
 
     def outputs(self) -> list[Path]:
         """Where the results go, one for each prompt.
@@ -203,12 +204,23 @@ def inspect_model(config: RunConfig) -> list[str]:
         refuse_degrees(model, config.degrees)
     except UnsupportedError as error:
         found.append(str(error))
-    found += mistakes(pipeline, config.request(0, config.prompts()[: config.batch_size], pipeline, config.image))
+    request = config.request(0, config.prompts()[: config.batch_size], pipeline, config.image)
+    unfit = mistakes(pipeline, request)
+    if _is_flux(pipeline) and not unfit and not found:
+        try:
+            FluxModel.find(model).check_request(config.degrees, request)
+        except TokenRingError as error:
+            unfit.append(str(error))
+    found += unfit
     video = is_video(pipeline)
     if config.output is not None and Path(config.output).suffix.lower() != _SUFFIXES[video]:
         kind = "a video" if video else "a picture"
         found.append(f"output: '{config.output}', but {pipeline.__name__} makes {kind}: use {_SUFFIXES[video]}")
     return found
+
+
+def _is_flux(pipeline: type) -> bool:
+    return pipeline.__name__ == "FluxPipeline"
 
 
 def _read_prompts(file: str) -> tuple[str, ...]:
