@@ -15,6 +15,7 @@ __all__ = [
     "ConfigurationError",
     "KernelError",
     "LaunchError",
+    "ModelUnreachableError",
     "ScheduleError",
     "TokenRingError",
     "UnsupportedError",
@@ -29,6 +30,10 @@ class TokenRingError(Exception):
 
 class ConfigurationError(TokenRingError):
     """A setting has a value that cannot work."""
+
+
+class ModelUnreachableError(ConfigurationError):
+    """A model is not on this machine, and the hub cannot be asked for it."""
 
 
 class UnsupportedError(TokenRingError):

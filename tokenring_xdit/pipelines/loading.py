@@ -12,7 +12,15 @@ from tokenring_xdit.integrations.xfuser.supported import WRAPPERS
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
 from tokenring_xdit.pipelines.model import read_model_file
 
-__all__ = ["DTYPES", "default_dtype", "load_pipeline", "pipeline_class_of", "rank_device", "resolve_model"]
+__all__ = [
+    "DTYPES",
+    "default_dtype",
+    "load_pipeline",
+    "model_heads",
+    "pipeline_class_of",
+    "rank_device",
+    "resolve_model",
+]
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -33,6 +41,7 @@ def pipeline_class_of(model: str) -> str:
 
     Raises:
         ConfigurationError: There is no such model.
+        ModelUnreachableError: It is not here, and the hub cannot be asked.
         UnsupportedError: It was not compared with the single process.
     """
     name = str(read_model_file(model, "model_index.json").get("_class_name"))
@@ -42,6 +51,20 @@ def pipeline_class_of(model: str) -> str:
             f"Tested so far: {', '.join(sorted(WRAPPERS))}"
         )
     return name
+
+
+def model_heads(model: str) -> int:
+    """Attention heads of a pipeline's transformer, read from its description.
+
+    Args:
+        model: Folder or hub name.
+
+    Raises:
+        ConfigurationError: There is no such model.
+    """
+    transformer = read_model_file(model, "transformer/config.json")
+    # Z-Image has a name of its own
+    return int(next(transformer[key] for key in ("num_attention_heads", "n_heads") if key in transformer))
 
 
 def default_dtype() -> str:

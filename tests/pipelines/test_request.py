@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tokenring_xdit.errors import ConfigurationError, UnsupportedError
+from tokenring_xdit.pipelines import request
+from tokenring_xdit.pipelines.request import (
+    Request,
+    call_arguments,
+    is_video,
+    media_of,
+    pictures_of,
+    pipeline_class,
+    save,
+)
+
+
+def test_every_value_gets_the_name_that_the_pipeline_has_for_it() -> None:
+    asked = Request(
+        "a fox", "blurry", 64, 32, frames=9, steps=3, seed=4, guidance=2.5, options={"max_sequence_length": 8}
+    )
+    arguments = call_arguments(diffusers.WanPipeline, asked)
+    assert arguments.pop("generator").initial_seed() == 4
+    assert arguments == {
+        "prompt": "a fox",
+        "negative_prompt": "blurry",
+        "width": 64,
+        "height": 32,
+        "num_frames": 9,
+        "num_inference_steps": 3,
+        "guidance_scale": 2.5,
+        "max_sequence_length": 8,
+        "output_type": "pil",
+    }
+    latte = call_arguments(diffusers.LattePipeline, Request("a fox", frames=9))
+    assert latte == {"prompt": "a fox", "video_length": 9, "output_type": "pil"}
+
+
+def test_what_is_not_said_is_left_to_the_pipeline() -> None:
+    assert call_arguments(diffusers.FluxPipeline, Request("a fox")) == {"prompt": "a fox", "output_type": "pil"}
+    raw = call_arguments(diffusers.FluxPipeline, Request("a fox", options={"output_type": "latent"}))
+    assert raw["output_type"] == "latent"
+
+
+def test_each_picture_has_its_own_seed() -> None:
+    whole = Request(("a", "b", "c"), seed=10, options={"num_images_per_prompt": 2})
+    assert pictures_of(whole) == 6
+    seeds = [g.initial_seed() for g in call_arguments(diffusers.FluxPipeline, whole)["generator"]]
+    assert seeds == [10, 11, 12, 13, 14, 15]
+    part = call_arguments(diffusers.FluxPipeline, whole.part(1, 3))
+    assert part["prompt"] == ["b", "c"]
+    assert [g.initial_seed() for g in part["generator"]] == [12, 13, 14, 15]
+
+
+def test_a_part_takes_along_what_belongs_to_its_prompts() -> None:
+    whole = Request(("a", "b", "c"), ("x", "y", "z"), options={"prompt_2": ["A", "B", "C"], "sigmas": [1.0, 0.5, 0.25]})
+    part = whole.part(2, 3)
+    assert (part.prompt, part.negative_prompt, part.seed) == (("c",), ("z",), None)
+    assert part.options == {"prompt_2": ["C"], "sigmas": [1.0, 0.5, 0.25]}
+    assert whole.part(0, 3) is whole
+    assert Request(("a", "b"), "x").part(1, 2).negative_prompt == "x"
+
+
+def test_one_negative_prompt_serves_several_prompts() -> None:
+    asked = Request(("a", "b"), negative_prompt="x")
+    assert call_arguments(diffusers.FluxPipeline, asked)["negative_prompt"] == ["x", "x"]
+    assert call_arguments(diffusers.LattePipeline, asked)["negative_prompt"] == "x"  # which takes no list
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "asked", "said"),
+    [
+        ("FluxPipeline", {"prompt": 3}, ["prompt is 3", "a string, or a list"]),
+        ("FluxPipeline", {"prompt": ()}, ["prompt is ()"]),
+        ("FluxPipeline", {"prompt": ("a", None)}, ["prompt is ('a', None)"]),
+        ("FluxPipeline", {"negative_prompt": ("a", "b")}, ["negative_prompt is ('a', 'b')", "each of the 1 prompts"]),
+        ("FluxPipeline", {"width": 0}, ["width is 0", "at least 1"]),
+        ("FluxPipeline", {"height": 64.0}, ["height is 64.0", "whole number"]),
+        ("FluxPipeline", {"steps": True}, ["steps is True"]),
+        ("FluxPipeline", {"seed": -1}, ["seed is -1"]),
+        ("FluxPipeline", {"seed": "7"}, ["seed is '7'"]),
+        ("FluxPipeline", {"guidance": "high"}, ["guidance is 'high'"]),
+        ("FluxPipeline", {"guidance": float("nan")}, ["guidance is nan"]),
+        ("FluxPipeline", {"frames": 9}, ["FluxPipeline takes no frames", "It takes: prompt, negative_prompt, width"]),
+        ("Flux2KleinPipeline", {"negative_prompt": "x"}, ["Flux2KleinPipeline takes no negative_prompt"]),
+        ("FluxPipeline", {"options": {"max_sequence_lenght": 9}}, ["Did you mean 'max_sequence_length'?"]),
+        ("FluxPipeline", {"options": {"num_inference_steps": 9}}, ["'num_inference_steps' is called 'steps' here"]),
+        ("FluxPipeline", {"options": {"callback_on_step_end": print}}, ["takes no option 'callback_on_step_end'"]),
+        ("FluxPipeline", {"options": {"num_images_per_prompt": 0}}, ["num_images_per_prompt is 0"]),
+        ("FluxPipeline", {"options": 3}, ["options is 3"]),
+        ("PixArtSigmaPipeline", {"options": {"kwargs": 3}}, ["takes no option 'kwargs'"]),
+        ("WanImageToVideoPipeline", {}, ["WanImageToVideoPipeline needs 'image'"]),
+    ],
+)
+def test_what_a_pipeline_does_not_take_is_refused(pipeline: str, asked: dict[str, Any], said: list[str]) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        call_arguments(pipeline_class(pipeline), Request(**{"prompt": "a", **asked}))
+    for words in said:
+        assert words in str(refusal.value)
+
+
+def test_pipelines_by_name() -> None:
+    assert pipeline_class("FluxPipeline") is diffusers.FluxPipeline
+    with pytest.raises(UnsupportedError, match="has no pipeline NoPipeline"):
+        pipeline_class("NoPipeline")
+    assert [is_video(c) for c in (diffusers.WanPipeline, diffusers.LattePipeline, diffusers.FluxPipeline)] == [
+        True,
+        True,
+        False,
+    ]
+
+
+def test_media_come_in_the_order_of_the_prompts() -> None:
+    pictures = [picture(10), picture(20)]
+    assert media_of(SimpleNamespace(images=pictures)) == pictures
+    assert media_of(SimpleNamespace(frames=[pictures, pictures])) == [pictures, pictures]
+    first, second = media_of(SimpleNamespace(images=torch.arange(6).view(2, 3)))
+    assert (first.tolist(), second.tolist()) == ([0, 1, 2], [3, 4, 5])
+    with pytest.raises(UnsupportedError, match="neither pictures nor frames"):
+        media_of(SimpleNamespace(audio=1))
+
+
+def test_a_picture_is_written_as_png(tmp_path: Path) -> None:
+    save(picture(200), tmp_path / "p.png")
+    assert np.asarray(Image.open(tmp_path / "p.png"))[0, 0].tolist() == [200, 0, 0]
+    with pytest.raises(ConfigurationError, match=r"picture is written, so the name has to end in \.png"):
+        save(picture(200), tmp_path / "p.mp4")
+
+
+def test_a_video_is_written_as_mp4(tmp_path: Path) -> None:
+    import imageio
+
+    save([picture(40), picture(120), picture(240)], tmp_path / "v.mp4", frames_per_second=3)
+    frames = imageio.mimread(tmp_path / "v.mp4")
+    assert len(frames) == 3
+    assert frames[0].shape == (36, 40, 3)  # not stretched to a multiple of sixteen
+    assert frames[0][..., 0].mean() < frames[1][..., 0].mean() < frames[2][..., 0].mean()
+    with pytest.raises(ConfigurationError, match=r"video is written, so the name has to end in \.mp4"):
+        save([picture(1)], tmp_path / "v.png")
+
+
+def test_writing_videos_without_imageio_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request, "find_spec", lambda package: None)
+    with pytest.raises(ConfigurationError, match=r"without imageio: pip install 'tokenring-xdit\[video\]'"):
+        save([picture(1)], tmp_path / "v.mp4")
+
+
+def picture(red: int) -> Image.Image:
+    return Image.new("RGB", (40, 36), (red, 0, 0))
