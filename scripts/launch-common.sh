@@ -2,15 +2,18 @@
 # Sourced by launch-node.sh and launch-nodes.sh: what both of them do.
 #
 #   parse_arguments "$@"   reads the options and what is to be started
-#   choose_devices         decides which GPUs the ranks of this node get, and in which order
+#   read_degrees           how many ranks CONFIG asks for on each of $nodes nodes
+#   choose_devices         which GPUs the ranks of this node get, and in which order
 #   launch WORD ...        starts torchrun with these options, or prints the command
 #
 # A script defines usage() and adds options of its own to value_options.
 
 program="$(basename "$0")"
-declare -A value_options=([--ranks]=ranks [--gpus]=gpus [--topology]=topology)
+declare -A value_options=([--ranks]=ranks [--ulysses]=ulysses [--gpus]=gpus [--topology]=topology)
 declare -A flags=([--cpu]=cpu [--keep-order]=keep_order [--dry-run]=dry_run)
-ranks="" gpus="" topology="" cpu="" keep_order="" dry_run=""
+ranks="" ulysses="" gpus="" topology="" cpu="" keep_order="" dry_run=""
+nodes=1
+config=()   # CONFIG and what replaces settings in it
 target=()   # what torchrun starts
 settings=() # NAME=VALUE, for the ranks
 python="${PYTHON:-python}"
@@ -26,7 +29,9 @@ warn() {
 
 common_usage() {
     cat <<'END'
-  --ranks N         processes on a node; one for each GPU by default
+  --ranks N         processes on a node; by default as many as the degrees in CONFIG make up, and for a
+                    PROGRAM one for each GPU
+  --ulysses U       for a PROGRAM: the ulysses_degree that it sets, so that GPUs are put in order for that
   --gpus LIST       use these GPUs only, by their indices in nvidia-smi, such as 0,1,2,3; by default
                     those in CUDA_VISIBLE_DEVICES, or all
   --keep-order      take the GPUs of --gpus or CUDA_VISIBLE_DEVICES in the order given, and do not look
@@ -72,7 +77,9 @@ parse_arguments() {
             refuse "unknown option $1; see --help"
         fi
     done
-    [ -z "$ranks" ] || { is_number "$ranks" && [ "$ranks" -gt 0 ]; } || refuse "--ranks $ranks is no number of processes"
+    for name in ranks ulysses; do
+        [ -z "${!name}" ] || { is_number "${!name}" && [ "${!name}" -gt 0 ]; } || refuse "--$name takes a number, not '${!name}'"
+    done
     if [ "${1-}" = -- ]; then
         shift
         [ $# -gt 0 ] || refuse "nothing to start after --"
@@ -84,14 +91,36 @@ parse_arguments() {
     for name in "${@:2}"; do
         [[ "$name" == [!-]*=* ]] || refuse "'$name' is no key=value; options come before $1"
     done
+    config=("$@")
     target=(-m tokenring_xdit.cli run "$@")
 }
 
-choose_devices() {
+need_package() {
     command -v "$python" >/dev/null || refuse "there is no command '$python'; set PYTHON to the interpreter to use"
     # Not an import: finding out takes no second, and reading xfuser ten.
     "$python" -c 'import importlib.util as u, sys; sys.exit(u.find_spec("tokenring_xdit") is None)' ||
         refuse "'$python' has no tokenring-xdit: activate the environment that it is installed in, or set PYTHON"
+}
+
+read_degrees() {
+    need_package
+    [ "${#config[@]}" -gt 0 ] || return 0
+    [ -z "$ulysses" ] || refuse "--ulysses is for a PROGRAM; ${config[0]} says its ulysses_degree itself"
+    local shown tokenring all
+    # Mistakes in CONFIG are told here, once and before anything is started, instead of by each rank.
+    shown="$("$python" -m tokenring_xdit.cli config show "${config[@]}" --json)" || exit
+    read -r tokenring ulysses < <("$python" -c 'import json, sys
+config = json.load(sys.stdin)
+print(config["tokenring_degree"], config["ulysses_degree"])' <<<"$shown")
+    all=$((tokenring * ulysses))
+    if ((all % nodes)) || [ "${ranks:-$((all / nodes))}" != $((all / nodes)) ]; then
+        refuse "${config[0]} asks for $all ranks, tokenring_degree $tokenring times ulysses_degree $ulysses;" \
+            "on $nodes node(s)${ranks:+ with --ranks $ranks} that cannot be had"
+    fi
+    ranks=$((all / nodes))
+}
+
+choose_devices() {
     if [ -n "$cpu" ]; then
         [ -z "$gpus$topology$keep_order" ] || refuse "--cpu does not go with --gpus, --topology or --keep-order"
         [ -n "$ranks" ] || refuse "--cpu needs --ranks, the number of processes"
@@ -143,6 +172,7 @@ ring_order() {
     fi
     [ -z "$gpus" ] || wishes+=(--gpus "$gpus")
     [ -z "$ranks" ] || wishes+=(--ranks "$ranks")
+    [ -z "$ulysses" ] || wishes+=(--ulysses "$ulysses")
     [ -z "${CUDA_VISIBLE_DEVICES+set}" ] || wishes+=(--visible "$CUDA_VISIBLE_DEVICES")
     "$python" -m tokenring_xdit.topology.nvidia "${wishes[@]}" <<<"$matrix"
 }

@@ -7,8 +7,8 @@ usage() {
 usage: bash scripts/launch-nodes.sh --nodes N --node-rank R --master HOST[:PORT] [options] CONFIG [key=value ...]
        bash scripts/launch-nodes.sh --nodes N --node-rank R --master HOST[:PORT] [options] -- PROGRAM [argument ...]
 
-Starts the processes of one node of several, under torchrun; they wait for those of the other nodes. On
-each node the GPUs are put in order as launch-node.sh does. The ring goes through the nodes by their rank.
+Starts the ranks of a run that are on this node, under torchrun; they wait for those of the other nodes. On
+each node GPUs are put in order as launch-node.sh does it. Rank 0 is on node 0, and so on through the nodes.
 
   --nodes N         how many nodes there are
   --node-rank R     which of them this one is, from 0; in a SLURM step, its SLURM_NODEID by default
@@ -62,6 +62,7 @@ fi
 [ -n "$host" ] && [[ "$host" != *:* ]] && is_number "$port" && [ "$port" -le 65535 ] ||
     refuse "--master names the node where all meet, HOST or HOST:PORT, by name or IPv4 address; it is '$master'"
 
+read_degrees
 choose_devices
 find_interface
 if [ -n "$interface" ]; then

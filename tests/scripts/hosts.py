@@ -44,7 +44,7 @@ class Host:
 @contextmanager
 def two_hosts() -> Iterator[tuple[Host, Host]]:
     """Make two hosts, and remove them whatever happens; with them go the processes' connections."""
-    names = [f"trx{os.getpid()}{side}" for side in "ab"]
+    names = [f"launch{os.getpid()}{side}" for side in "ab"]
     hosts = (Host(names[0], "10.98.76.1"), Host(names[1], "10.98.76.2"))
     try:
         for host in hosts:

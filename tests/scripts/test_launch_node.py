@@ -12,10 +12,11 @@ import pytest
 from tests.scripts.support import RING_ATTENTION, TOPOLOGIES, environment, nvidia_smi, path_with, run
 
 SCRIPT = "launch-node.sh"
+DGX_1 = f"--topology={TOPOLOGIES / 'dgx-1.txt'}"
 TORCHRUN = f"{sys.executable} -m torch.distributed.run --standalone --local-addr 127.0.0.1"
 
 RINGS = {  # what the recorded machines get, and what is said about them
-    "dgx-1": ("0,3,2,1,5,6,7,4", ["12 of 28 pairs are not neighbours"]),
+    "dgx-1": ("0,3,2,1,5,6,7,4", ["12 of 28 pairs of a ring are not neighbours"]),
     "dgx-a100": ("0,1,2,3,4,5,6,7", []),
     "hgx-h100": ("0,1,2,3,4,5,6,7", []),
     "4xa10": ("0,1,2,3", ["no two of the GPUs 0,1,2,3 are connected by NVLink", "PHB"]),
@@ -24,9 +25,9 @@ RINGS = {  # what the recorded machines get, and what is said about them
     "2xgpu-one-bridge": ("0,1", []),
     "4xa6000-two-bridges": (
         "0,1,2,3",
-        ["GPU 1 and GPU 2, neighbours in the ring, are not connected", "GPU 3 and GPU 0, neighbours"],
+        ["2 of 4 pairs of neighbours in the ring are not connected by NVLink: GPU 1 and GPU 2, GPU 3 and GPU 0."],
     ),
-    "8xa6000-four-bridges": ("0,1,2,3,4,5,6,7", ["GPU 3 and GPU 4, neighbours", "by SYS", "GPU 5 and GPU 6"]),
+    "8xa6000-four-bridges": ("0,1,2,3,4,5,6,7", ["4 of 8 pairs of neighbours", "GPU 3 and GPU 4", "SYS"]),
 }
 
 
@@ -37,26 +38,76 @@ def lines(out: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("machine", [path.stem for path in TOPOLOGIES.glob("*.txt")])
 def test_the_command_for_recorded_machines(machine: str, tmp_path: Path) -> None:
     order, said = RINGS[machine]
-    config = tmp_path / "flux.yaml"
-    config.touch()
     topology = TOPOLOGIES / f"{machine}.txt"
-    planned = run(SCRIPT, "--dry-run", "--topology", topology, config, "steps=20", "prompt=a red circle")
+    planned = run(SCRIPT, "--dry-run", "--topology", topology, "--", "x.py", "a red circle")
     assert planned.returncode == 0, planned.stderr
-    ranks = order.count(",") + 1
     assert planned.stdout == (
         f"env CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES={order} NCCL_DEBUG=WARN "
-        f"{TORCHRUN} --nproc-per-node {ranks} -m tokenring_xdit.cli run {config} steps=20 prompt=a\\ red\\ circle\n"
+        f"{TORCHRUN} --nproc-per-node {order.count(',') + 1} x.py a\\ red\\ circle\n"
     )
     for words in said:
         assert words in planned.stderr
     assert said or not planned.stderr
-    (tmp_path / "bin").mkdir()
     there = run(
         SCRIPT,
-        *("--dry-run", config, "steps=20", "prompt=a red circle"),
-        PATH=path_with(tmp_path / "bin", nvidia_smi=nvidia_smi(topology)),
+        *("--dry-run", "--", "x.py", "a red circle"),
+        PATH=path_with(tmp_path, nvidia_smi=nvidia_smi(topology)),
     )
     assert (there.stdout, there.stderr) == (planned.stdout, planned.stderr)  # on that machine itself
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A run on two ranks with the embedded model."""
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        f"model: embedded\nprompt: [a red circle]\nsteps: 1\nguidance: 3.5\noptions: {{max_sequence_length: 24}}\n"
+        f"tokenring_degree: 2\noutput: {tmp_path / 'picture.png'}\n"
+    )
+    return path
+
+
+def test_a_config_says_how_many_ranks_and_which_of_them_are_close(config: Path) -> None:
+    wishes = ("tokenring_degree=3", "ulysses_degree=2", "prompt=[a blue square]")
+    planned = run(SCRIPT, "--dry-run", DGX_1, config, *wishes)
+    assert planned.returncode == 0, planned.stderr
+    assert planned.stdout.endswith(
+        f" --nproc-per-node 6 -m tokenring_xdit.cli run {config} "
+        "tokenring_degree=3 ulysses_degree=2 prompt=\\[a\\ blue\\ square\\]\n"
+    )
+    for option in (["--ulysses=2"], ["--ulysses=3"]):
+        program = run(SCRIPT, "--dry-run", DGX_1, "--ranks=6", *option, "--", "x.py")
+        same = program.stdout.split(" x.py")[0] == planned.stdout.split(" -m tokenring")[0]
+        assert same == (option == ["--ulysses=2"])
+
+
+def test_a_config_runs(config: Path, tmp_path: Path) -> None:
+    ran = run(SCRIPT, "--cpu", config, timeout=240)
+    assert ran.returncode == 0, ran.stderr
+    assert (tmp_path / "picture.png").stat().st_size > 0
+    assert "(2 ranks, " in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ranks=3"], "asks for 2 ranks, tokenring_degree 2 times ulysses_degree 1; on 1 node(s) with --ranks 3"),
+        (["--ulysses=2"], "--ulysses is for a PROGRAM"),
+    ],
+)
+def test_what_does_not_fit_the_config_is_refused(arguments: list[str], message: str, config: Path) -> None:
+    refused = run(SCRIPT, "--cpu", "--dry-run", *arguments, config)
+    assert refused.returncode == 2
+    assert message in refused.stderr
+
+
+def test_mistakes_in_a_config_are_told_once(config: Path) -> None:
+    refused = run(SCRIPT, "--cpu", config, "steps=many")
+    assert refused.returncode == 2
+    assert refused.stderr.count("steps") == 1 and "Traceback" not in refused.stderr
+    refused = run(SCRIPT, "--dry-run", DGX_1, config, "tokenring_degree=9")
+    assert refused.returncode == 2
+    assert "9 ranks were asked for; 8 GPUs may be used" in refused.stderr
 
 
 def devices(*arguments: str, machine: str = "dgx-1", **more: str) -> str:
@@ -94,9 +145,6 @@ def test_variables_of_the_user_stay() -> None:
     assert "CUDA may number GPUs otherwise" in planned.stderr
 
 
-DGX_1 = f"--topology={TOPOLOGIES / 'dgx-1.txt'}"
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -106,8 +154,8 @@ DGX_1 = f"--topology={TOPOLOGIES / 'dgx-1.txt'}"
         (["--gpu", "1", "--", "x.py"], "unknown option --gpu"),
         (["--gpus"], "--gpus needs a value"),
         (["--gpus=", "--", "x.py"], "--gpus needs a value"),
-        (["--ranks", "two", "--", "x.py"], "--ranks two is no number"),
-        (["--ranks", "0", "--", "x.py"], "--ranks 0 is no number"),
+        (["--ranks", "two", "--", "x.py"], "--ranks takes a number, not 'two'"),
+        (["--ranks", "0", "--", "x.py"], "--ranks takes a number, not '0'"),
         ([__file__, "--dry-run"], "'--dry-run' is no key=value; options come before"),
         ([__file__, "steps"], "'steps' is no key=value"),
         (["--cpu", "--", "x.py"], "--cpu needs --ranks"),
@@ -165,7 +213,7 @@ def test_an_environment_without_the_package_is_refused(tmp_path: Path) -> None:
 def test_help_names_every_option(script: str) -> None:
     shown = run(script, "--help")
     assert shown.returncode == 0
-    for option in ("--ranks", "--gpus", "--keep-order", "--cpu", "--dry-run", "--topology"):
+    for option in ("--ranks", "--ulysses", "--gpus", "--keep-order", "--cpu", "--dry-run", "--topology"):
         assert option in shown.stdout
     assert "usage: bash scripts/" + script in shown.stdout and "example: " in shown.stdout
 

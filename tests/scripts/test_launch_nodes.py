@@ -34,8 +34,8 @@ def finish(processes: list[subprocess.Popen[str]], timeout: float = 180) -> list
 
 
 def test_the_command_of_a_node(tmp_path: Path) -> None:
-    config = tmp_path / "flux.yaml"
-    config.touch()
+    config = tmp_path / "run.yaml"
+    config.write_text("model: embedded\nprompt: [a red circle]\ntokenring_degree: 16\n")
     planned = run(SCRIPT, *NODES, "--dry-run", DGX_1, "--master", "127.0.0.1:1234", config, "seed=1")
     assert planned.returncode == 0, planned.stderr
     assert planned.stdout == (
@@ -45,6 +45,14 @@ def test_the_command_of_a_node(tmp_path: Path) -> None:
         f"-m tokenring_xdit.cli run {config} seed=1\n"
     )
     assert "127.0.0.1 is a loopback address on this node" in planned.stderr
+
+
+def test_ranks_that_nodes_cannot_share_are_refused(tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text("model: embedded\nprompt: [a red circle]\ntokenring_degree: 3\n")
+    refused = run(SCRIPT, *NODES, "--dry-run", "--cpu", "--master=127.0.0.1", config)
+    assert refused.returncode == 2
+    assert "asks for 3 ranks, tokenring_degree 3 times ulysses_degree 1; on 2 node(s)" in refused.stderr
 
 
 def test_a_step_of_slurm_knows_its_node() -> None:

@@ -1,6 +1,6 @@
 """NVIDIA GPUs of one machine and the links between them, as ``nvidia-smi topo -m`` prints them.
 
-:func:`parse` reads that matrix, :func:`best_ring` puts GPUs in the order in which neighbours of a ring
+:func:`parse` reads that matrix, :func:`best_order` puts GPUs in the order in which neighbours of a ring
 share the most NVLinks, :func:`remarks` says where the order has to do without.
 
 The launch scripts run this module: ``nvidia-smi topo -m | python -m tokenring_xdit.topology.nvidia``
@@ -20,10 +20,10 @@ from pathlib import Path
 
 from tokenring_xdit.errors import ConfigurationError, TokenRingError
 
-__all__ = ["GpuTopology", "Link", "LinkKind", "best_ring", "main", "parse", "remarks", "ring_pairs"]
+__all__ = ["GpuTopology", "Link", "LinkKind", "best_order", "main", "parse", "remarks", "ring_pairs", "ulysses_pairs"]
 
 _EXACT_UP_TO = 8
-"""Rings of so many GPUs are searched completely: 7!/2 = 2520 of them."""
+"""Orders of so many GPUs are all compared: 7!/2 = 2520 rings, 7! = 5040 where Ulysses takes part."""
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _GPU = re.compile(r"GPU(\d+)")
@@ -148,105 +148,145 @@ def _row(name: str, words: Sequence[str], names: Sequence[str]) -> Iterator[Link
         yield None if word == "X" else Link.read(word)
 
 
-def ring_pairs(order: Sequence[int]) -> list[tuple[int, int]]:
-    """Neighbours of a ring, each pair once."""
-    if len(order) < 3:
-        return list(itertools.combinations(order, 2))
-    return [(one, order[(i + 1) % len(order)]) for i, one in enumerate(order)]
+def ring_pairs(order: Sequence[int], ulysses: int = 1) -> list[tuple[int, int]]:
+    """Neighbours in TokenRing's rings, each pair once: one sends its queries to the other."""
+    return [pair for ring in _rings(order, ulysses) for pair in _around(ring)]
 
 
-def best_ring(topology: GpuTopology, gpus: Sequence[int] | None = None, ranks: int | None = None) -> tuple[int, ...]:
-    """Choose GPUs and put them in a ring along their NVLinks.
+def _rings(order: Sequence[int], ulysses: int) -> list[Sequence[int]]:
+    # xfuser puts Ulysses groups on consecutive ranks. The rings lead from group to group, one through the
+    # first ranks of all groups, one through the second ones, and so on.
+    return [order[first::ulysses] for first in range(ulysses)]
 
-    Of two rings the better one has more NVLinks between the neighbours that have fewest, for every step
-    of a ring waits for them; then more between all neighbours, then more between all pairs, because
-    TokenRing returns partial outputs straight to their owners; then the shorter PCIe paths. Of equals
-    the one nearest to the order of the indices is taken. Up to eight GPUs all rings are compared.
-    Of more, the first ones are taken and their order is improved until no reversed stretch is better.
+
+def _around(ring: Sequence[int]) -> list[tuple[int, int]]:
+    if len(ring) < 3:
+        return list(itertools.combinations(ring, 2))
+    return [(one, ring[(i + 1) % len(ring)]) for i, one in enumerate(ring)]
+
+
+def _return_pairs(order: Sequence[int], ulysses: int) -> list[tuple[int, int]]:
+    """Pairs that return partial outputs to each other: all of a ring, by TokenRing straight to the owner."""
+    return [pair for ring in _rings(order, ulysses) for pair in itertools.combinations(ring, 2)]
+
+
+def ulysses_pairs(order: Sequence[int], ulysses: int) -> list[tuple[int, int]]:
+    """Pairs that exchange heads, all with all of one Ulysses group."""
+    groups = (order[first : first + ulysses] for first in range(0, len(order), ulysses))
+    return [pair for group in groups for pair in itertools.combinations(group, 2)]
+
+
+def best_order(
+    topology: GpuTopology, gpus: Sequence[int] | None = None, ranks: int | None = None, ulysses: int = 1
+) -> tuple[int, ...]:
+    """Choose GPUs and put them in order along their NVLinks; rank ``r`` is to take the ``r``-th.
+
+    Of two orders the better one has more NVLinks between the neighbours of a ring that have fewest, for
+    every step waits for them; then more between all neighbours; then more between all of a ring, because
+    TokenRing returns partial outputs straight to their owners; then the shorter PCIe paths. Where Ulysses
+    takes part its pairs count before all that: no computation hides what they exchange. Of equals the one
+    nearest to the order of the indices is taken. Up to eight GPUs all orders are compared. Of more, the
+    first ones are taken and their order is improved until no reversed stretch is better.
 
     Args:
         topology: The machine.
         gpus: The GPUs that may be used; all of them by default.
         ranks: How many to use; all that may be used by default.
+        ulysses: Size of the Ulysses groups.
 
     Returns:
         Their indices, the lowest first.
 
     Raises:
-        ConfigurationError: A GPU is not there or named twice, or there are fewer than ``ranks``.
+        ConfigurationError: A GPU is not there or named twice, there are fewer than ``ranks``, or they
+            make up no whole Ulysses groups.
     """
     allowed = sorted(topology.gpus if gpus is None else gpus)
     if unknown := [gpu for gpu in allowed if gpu not in topology.gpus]:
-        known = ", ".join(map(str, topology.gpus))
-        raise ConfigurationError(f"there is no GPU {unknown[0]}; this machine has {known}")
+        raise ConfigurationError(f"there is no GPU {unknown[0]}; this machine has {_listed(topology.gpus)}")
     if len(set(allowed)) < len(allowed):
-        raise ConfigurationError(f"a GPU is named twice: {', '.join(map(str, allowed))}")
+        raise ConfigurationError(f"a GPU is named twice: {_listed(allowed)}")
     ranks = len(allowed) if ranks is None else ranks
     if not 1 <= ranks <= len(allowed):
         raise ConfigurationError(f"{ranks} ranks were asked for; {len(allowed)} GPUs may be used")
+    if ulysses < 1 or ranks % ulysses:
+        raise ConfigurationError(f"{ranks} ranks on this machine make up no whole Ulysses groups of {ulysses}")
     if len(allowed) > _EXACT_UP_TO:
-        return _improved(topology, allowed[:ranks])
-    choices = itertools.chain.from_iterable(_rings(chosen) for chosen in itertools.combinations(allowed, ranks))
-    return max(choices, key=lambda order: _quality(topology, order))  # the first of equals
+        return _improved(topology, allowed[:ranks], ulysses)
+    orders = itertools.chain.from_iterable(_orders(some, ulysses) for some in itertools.combinations(allowed, ranks))
+    return max(orders, key=lambda order: _quality(topology, order, ulysses))  # the first of equals
 
 
-def _rings(gpus: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Every ring once: turned so that the first GPU leads, and read in one of its two directions."""
+def _orders(gpus: Sequence[int], ulysses: int) -> Iterator[tuple[int, ...]]:
+    """Every order that differs from the others in more than where it begins and which way it goes."""
     for rest in itertools.permutations(gpus[1:]):
-        if len(rest) < 2 or rest[0] < rest[-1]:
+        if ulysses > 1 or len(rest) < 2 or rest[0] < rest[-1]:
             yield (gpus[0], *rest)
 
 
-def _improved(topology: GpuTopology, gpus: Sequence[int]) -> tuple[int, ...]:
+def _improved(topology: GpuTopology, gpus: Sequence[int], ulysses: int) -> tuple[int, ...]:
     best = tuple(gpus)
     while True:
         stretches = itertools.combinations(range(1, len(best) + 1), 2)
         reversals = (best[:i] + best[i:j][::-1] + best[j:] for i, j in stretches)
-        better = max(reversals, key=lambda order: _quality(topology, order), default=best)
-        if _quality(topology, better) <= _quality(topology, best):
+        better = max(reversals, key=lambda order: _quality(topology, order, ulysses), default=best)
+        if _quality(topology, better, ulysses) <= _quality(topology, best, ulysses):
             return best
         best = better
 
 
-def _quality(topology: GpuTopology, order: Sequence[int]) -> tuple[int, ...]:
-    neighbours = [topology.between(*pair) for pair in ring_pairs(order)]
-    pairs = [topology.between(*pair) for pair in itertools.combinations(order, 2)]
+def _quality(topology: GpuTopology, order: Sequence[int], ulysses: int) -> tuple[int, ...]:
+    groups = [topology.between(*pair) for pair in ulysses_pairs(order, ulysses)]
+    neighbours = [topology.between(*pair) for pair in ring_pairs(order, ulysses)]
     return (
+        min((link.nvlinks for link in groups), default=0),
+        sum(link.nvlinks for link in groups),
         min((link.nvlinks for link in neighbours), default=0),
         sum(link.nvlinks for link in neighbours),
-        sum(link.nvlinks for link in pairs),
+        sum(topology.between(*pair).nvlinks for pair in _return_pairs(order, ulysses)),
+        min((link.nearness for link in groups), default=0),
         min((link.nearness for link in neighbours), default=0),
-        sum(link.nearness for link in neighbours),
+        sum(link.nearness for link in groups + neighbours),
     )
 
 
-def remarks(topology: GpuTopology, order: Sequence[int]) -> list[str]:
+def remarks(topology: GpuTopology, order: Sequence[int], ulysses: int = 1) -> list[str]:
     """What is worth knowing before ranks are put on these GPUs in this order; empty where NVLink joins all."""
-    bare = [pair for pair in ring_pairs(order) if not topology.between(*pair).nvlinks]
-    all_pairs = list(itertools.combinations(order, 2))
-    unlinked = [pair for pair in all_pairs if not topology.between(*pair).nvlinks]
-    if not unlinked:
-        return []
-    if len(unlinked) == len(all_pairs):
-        worst = min((topology.between(*pair) for pair in bare), key=lambda link: link.nearness)
+
+    def bare(pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        return [pair for pair in pairs if not topology.between(*pair).nvlinks]
+
+    everything = list(itertools.combinations(order, 2))
+    if len(bare(everything)) == len(everything) > 0:
         return [
-            f"warning: no two of the GPUs {_listed(order)} are connected by NVLink. All blocks travel over PCIe, the "
-            f"longest way between neighbours of the ring is {worst} ({worst.kind.path})."
+            f"warning: no two of the GPUs {_listed(order)} are connected by NVLink; all that they exchange goes by "
+            f"{_ways(topology.between(*pair) for pair in everything)}."
         ]
     found = [
-        f"warning: GPU {one} and GPU {other}, neighbours in the ring, are not connected by NVLink but by "
-        f"{topology.between(one, other)} ({topology.between(one, other).kind.path}). Queries and partial outputs "
-        "between them go that way, and each step waits for its slowest pair."
-        for one, other in bare
+        f"warning: {len(bare(pairs))} of {len(pairs)} pairs of {what} are not connected by NVLink: "
+        f"{', '.join(f'GPU {one} and GPU {other}' for one, other in bare(pairs))}. What they exchange goes by "
+        f"{_ways(topology.between(*pair) for pair in bare(pairs))}, and all wait for the slowest pair. Fewer ranks "
+        "(--ranks) or other GPUs (--gpus) may avoid that."
+        for what, pairs in (
+            ("a Ulysses group", ulysses_pairs(order, ulysses)),
+            ("neighbours in the ring", ring_pairs(order, ulysses)),
+        )
+        if bare(pairs)
     ]
-    if bare:
-        found.append("Fewer ranks (--ranks) or other GPUs (--gpus) may avoid that.")
-    if apart := len(unlinked) - len(bare):
+    neighbours = {frozenset(pair) for pair in ring_pairs(order, ulysses)}
+    returning = _return_pairs(order, ulysses)
+    if apart := [pair for pair in bare(returning) if frozenset(pair) not in neighbours]:
         found.append(
-            f"note: {apart} of {len(all_pairs)} pairs are not neighbours and have no NVLink in common; the partial "
-            "outputs that TokenRing returns between them take another way."
+            f"note: {len(apart)} of {len(returning)} pairs of a ring are not neighbours and not connected by NVLink; "
+            f"partial outputs that TokenRing returns between them go by "
+            f"{_ways(topology.between(*pair) for pair in apart)}, unless NCCL knows another way."
         )
     return found
+
+
+def _ways(links: Iterable[Link]) -> str:
+    kinds = sorted({link.kind for link in links}, key=_FARTHEST_FIRST.index, reverse=True)
+    return " and ".join(f"{kind.value} ({kind.path})" for kind in kinds)
 
 
 def _listed(numbers: Iterable[int]) -> str:
@@ -278,6 +318,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--gpus", metavar="LIST", help="use these only, such as 0,1,2,3")
     parser.add_argument("--visible", metavar="LIST", help="what CUDA_VISIBLE_DEVICES was set to, where it was")
     parser.add_argument("--ranks", type=int, metavar="N", help="use so many; all by default")
+    parser.add_argument("--ulysses", type=int, default=1, metavar="U", help="size of the Ulysses groups")
     args = parser.parse_args(argv)
     try:
         topology = parse(sys.stdin.read() if args.file is None else args.file.read_text(errors="replace"))
@@ -285,11 +326,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         gpus = visible if args.gpus is None else _indices(args.gpus, "--gpus")
         if visible is not None and (hidden := [gpu for gpu in gpus or () if gpu not in visible]):
             raise ConfigurationError(f"GPU {hidden[0]} is not in CUDA_VISIBLE_DEVICES, which is {args.visible}")
-        order = best_ring(topology, gpus, args.ranks)
+        ranks = len(topology.gpus if gpus is None else gpus) if args.ranks is None else args.ranks
+        # Groups that reach beyond this machine: it is one part of them.
+        ulysses = ranks if args.ulysses < 1 or ranks % args.ulysses else args.ulysses
+        order = best_order(topology, gpus, ranks, ulysses)
     except (TokenRingError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    for remark in remarks(topology, order):
+    for remark in remarks(topology, order, ulysses):
         print(remark, file=sys.stderr)
     print(_listed(order))
     return 0
