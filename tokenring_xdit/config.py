@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tokenring_xdit.errors import ConfigurationError, nearest
 
@@ -18,6 +18,8 @@ class Config(BaseModel):
     """Base of what a YAML file can describe: unknown keys and lax conversions are mistakes."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    extends: str | None = Field(None, description="config that this one starts from, beside this file")
 
     @classmethod
     def mistakes_between(cls, values: Mapping[str, Any]) -> list[str]:
@@ -44,7 +46,7 @@ def read_config(schema: type[_Config], path: Path, overrides: Sequence[str] = ()
     Raises:
         ConfigurationError: The file cannot be read, or has mistakes; the message lists all of them.
     """
-    values, mistakes = _parse(path)
+    values, mistakes = _parse(path, ())
     mistakes += _override(values, overrides, schema)
     config: _Config | None = None
     wrong: set[str] = set()
@@ -78,7 +80,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         self.repeated = getattr(self, "repeated", [])
         seen: dict[Any, int] = {}
-        for key, _ in node.value:
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             line = key.start_mark.line + 1
             if key.value in seen:
                 self.repeated.append(f"{key.value}: stands on line {seen[key.value]} and again on line {line}")
@@ -86,7 +88,24 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _parse(path: Path) -> tuple[dict[str, Any], list[str]]:
+def _parse(path: Path, below: tuple[Path, ...]) -> tuple[dict[str, Any], list[str]]:
+    """The values of a file over those of the file that it extends, and what is wrong with them so far."""
+    values, mistakes = _parse_alone(path)
+    base = values.pop("extends", None)
+    if base is None:
+        return values, mistakes
+    if not isinstance(base, str):
+        return values, [*mistakes, f"extends: {_kind(base)} where the name of a file belongs"]
+    found = path.parent / base
+    if not found.is_file():
+        return values, [*mistakes, f"extends: there is no file '{found}'"]
+    if found.resolve() in {file.resolve() for file in (path, *below)}:
+        return values, [*mistakes, f"extends: '{found}' extends itself in the end"]
+    inherited, more = _parse(found, (path, *below))
+    return {**inherited, **values}, mistakes + [f"{mistake} (in {found})" for mistake in more]
+
+
+def _parse_alone(path: Path) -> tuple[dict[str, Any], list[str]]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -135,7 +154,7 @@ def _override(values: dict[str, Any], overrides: Sequence[str], schema: type[Con
 
 
 def _takes_text(field: Mapping[str, Any]) -> bool:
-    return any(alternative.get("type") == "string" for alternative in (field, *field.get("anyOf", ())))
+    return field.get("type") == "string" or any(_takes_text(part) for part in field.get("anyOf", ()))
 
 
 def _is_literal(text: str) -> bool:

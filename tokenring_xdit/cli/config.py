@@ -31,7 +31,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     show = subcommands.add_parser(
         "show",
         help="print a config with all defaults and overrides filled in",
-        epilog="example: tokenring-xdit config show configs/flux-2.yaml steps=4",
+        epilog="example: tokenring-xdit config show configs/flux-tokenring-8gpu.yaml steps=4",
     )
     show.add_argument("config", type=Path, help="the YAML file")
     show.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace those of the file")

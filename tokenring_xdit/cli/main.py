@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Sequence
 
@@ -41,8 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"tokenring-xdit: {error}", file=sys.stderr)
         return _EXIT_FAILED
     except TokenRingError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # under torchrun all ranks of a node say the same
-            print(f"tokenring-xdit: {error}", file=sys.stderr)
+        print(f"tokenring-xdit: {error}", file=sys.stderr)
         return _EXIT_REFUSED
     except KeyboardInterrupt:
         print("tokenring-xdit: interrupted", file=sys.stderr)

@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 
+from tokenring_xdit.cli.paths import refuse_unwritable
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.pipelines.embedded.scenes import vocabulary
 from tokenring_xdit.pipelines.jobs import Picture
@@ -83,12 +84,5 @@ def png_path(text: str) -> Path:
     path = Path(text).resolve()
     if path.suffix.lower() != ".png":
         raise ConfigurationError(f"--output {text}: a PNG is written, so the name has to end in .png")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        existed = path.exists()
-        path.open("ab").close()
-        if not existed:
-            path.unlink()
-    except OSError as error:
-        raise ConfigurationError(f"--output {text} cannot be written: {error}") from error
+    refuse_unwritable(path, f"--output {text}")
     return path

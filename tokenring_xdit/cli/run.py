@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokenring_xdit.cli.paths import refuse_unwritable
 from tokenring_xdit.errors import ConfigurationError, LaunchError, TokenRingError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="draw what a YAML config says",
         description="Draw what a YAML config says. Starts as many ranks as its degrees make up; under torchrun it is "
         "one of the ranks.",
-        epilog='example: tokenring-xdit run configs/embedded-2.yaml prompt="two green squares side by side" seed=3',
+        epilog='example: tokenring-xdit run configs/embedded.yaml prompt="two green squares side by side" seed=3',
     )
     parser.add_argument("config", type=Path, help="the YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace those of the file")
@@ -38,6 +39,9 @@ def _run(args: argparse.Namespace) -> None:
 
     config = read_config(RunConfig, args.config, args.overrides)
     refuse_mistakes(args.config, inspect_model(config))
+    if os.environ.get("RANK", "0") == "0":
+        for path in config.outputs():
+            refuse_unwritable(path, f"output {path}")
     written = _as_rank(config) if "RANK" in os.environ else _start_ranks(config, args.port)
     if written is None:
         return

@@ -20,7 +20,17 @@ from tokenring_xdit.errors import ConfigurationError, UnsupportedError, nearest
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Request", "call_arguments", "is_video", "media_of", "mistakes", "pictures_of", "pipeline_class", "save"]
+__all__ = [
+    "Request",
+    "call_arguments",
+    "image_keyword",
+    "is_video",
+    "media_of",
+    "mistakes",
+    "pictures_of",
+    "pipeline_class",
+    "save",
+]
 
 _SPELLINGS: dict[str, tuple[str, ...]] = {
     "prompt": ("prompt",),
@@ -132,6 +142,11 @@ def pipeline_class(name: str) -> type:
 def is_video(pipeline_class: type) -> bool:
     """Whether a pipeline makes videos instead of pictures."""
     return _spelling(_parameters(pipeline_class), "frames") is not None
+
+
+def image_keyword(pipeline_class: type) -> str:
+    """What a pipeline calls the picture that it starts from, or is controlled by."""
+    return "control_image" if "control_image" in _parameters(pipeline_class) else "image"
 
 
 def pictures_of(request: Request) -> int:

@@ -14,7 +14,7 @@ from tokenring_xdit.integrations.xfuser import AttentionBackend, Degrees
 from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE
 from tokenring_xdit.pipelines.loading import model_heads, pipeline_class_of, resolve_model
 from tokenring_xdit.pipelines.model import PictureSize
-from tokenring_xdit.pipelines.request import Request, is_video, mistakes, pipeline_class
+from tokenring_xdit.pipelines.request import Request, image_keyword, is_video, mistakes, pipeline_class
 
 __all__ = ["RunConfig", "inspect_model"]
 
@@ -37,6 +37,14 @@ def _prompts(value: Any) -> Any:
     return tuple(prompts)
 
 
+def _dtype(value: Any) -> Any:
+    return (
+        {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}.get(value, value)
+        if isinstance(value, str)
+        else value
+    )
+
+
 def _backend(value: Any) -> Any:
     try:
         return AttentionBackend.parse(value)
@@ -48,18 +56,22 @@ _SUFFIXES = (".png", ".mp4")
 
 _NOT_OPTIONS = {
     "image": "name a file with the key 'image'",
+    "control_image": "name a file with the key 'image'",
     "num_images_per_prompt": "list the prompt several times instead",
     "num_videos_per_prompt": "list the prompt several times instead",
     "output_type": "a run writes PNG or MP4",
 }
-
-_PROMPT_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}, {"type": "null"}]}
 
 Size = Annotated[
     PictureSize,
     BeforeValidator(_size),
     PlainSerializer(str),
     WithJsonSchema({"anyOf": [{"type": "string", "pattern": r"^\d+(x\d+)?$"}, {"type": "integer", "minimum": 1}]}),
+]
+Prompts = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_prompts),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
 ]
 Count = Annotated[int, Field(ge=1)]
 
@@ -68,9 +80,7 @@ class RunConfig(Config):
     """One run. Every key but ``model`` has a default; ``null`` leaves a value to the pipeline."""
 
     model: str = Field(min_length=1, description="folder or hub name of a diffusers pipeline, or 'embedded'")
-    prompt: Annotated[tuple[str, ...] | None, WithJsonSchema(_PROMPT_SCHEMA)] = Field(
-        None, description="what to draw: one prompt or a list of them"
-    )
+    prompt: Prompts | None = Field(None, description="what to draw: one prompt or a list of them")
     prompt_file: str | None = Field(None, description="file with one prompt on each line, instead of 'prompt'")
     negative_prompt: str | None = Field(None, description="what not to draw, for models that take it")
     image: str | None = Field(None, description="file or URL of the picture to start from, for models that take one")
@@ -81,8 +91,8 @@ class RunConfig(Config):
     guidance: float | None = Field(None, ge=0, allow_inf_nan=False, description="guidance scale")
     seed: int = Field(0, ge=0, lt=2**63, description="seed of the noise; prompt i of a list has seed + i")
     batch_size: Count = Field(1, description="prompts that are drawn together")
-    options: dict[str, Any] = Field(default_factory=dict, description="any further arguments of the pipeline's call")
-    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+    options: dict[str, Any] = Field({}, description="any further arguments of the pipeline's call")
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], BeforeValidator(_dtype)] | None = Field(
         None, description="float32, bfloat16 or float16; bfloat16 on GPUs and float32 without by default"
     )
     tokenring_degree: Count = Field(1, description="ranks that TokenRing shards the sequence over")
@@ -142,15 +152,16 @@ class RunConfig(Config):
         """
         return self.prompt if self.prompt is not None else _read_prompts(str(self.prompt_file))
 
-    def request(self, first: int, prompts: tuple[str, ...], image: Any = None) -> Request:
+    def request(self, first: int, prompts: tuple[str, ...], pipeline: type, image: Any = None) -> Request:
         """What to ask the pipeline for.
 
         Args:
             first: Number of the first prompt among all.
             prompts: Those that are drawn together.
+            pipeline: The pipeline's class.
             image: The picture that was read from :attr:`image`.
         """
-        image_argument = {} if image is None else {"image": image}
+        picture = {} if image is None else {image_keyword(pipeline): image}
         return Request(
             prompt=prompts if len(prompts) > 1 else prompts[0],
             negative_prompt=self.negative_prompt,
@@ -160,11 +171,16 @@ class RunConfig(Config):
             steps=self.steps,
             seed=self.seed + first,
             guidance=self.guidance,
-            options=self.options | image_argument,
+            options=self.options | picture,
         )
 
-    def outputs(self, video: bool) -> list[Path]:
-        """Where the results go, one for each prompt."""
+    def outputs(self) -> list[Path]:
+        """Where the results go, one for each prompt.
+
+        Raises:
+            TokenRingError: There is no such model, or it was not compared.
+        """
+        video = is_video(pipeline_class(pipeline_class_of(resolve_model(self.model))))
         path = Path(self.output or f"outputs/{Path(self.model).name}{_SUFFIXES[video]}")
         count = len(self.prompts())
         if count == 1:
@@ -190,7 +206,7 @@ def inspect_model(config: RunConfig) -> list[str]:
             f"ulysses_degree: {config.ulysses_degree} does not divide the model's {heads} heads. Degrees that would "
             f"work: {', '.join(fitting)}. tokenring_degree takes any number"
         )
-    found += mistakes(pipeline, config.request(0, config.prompts()[: config.batch_size], image=config.image))
+    found += mistakes(pipeline, config.request(0, config.prompts()[: config.batch_size], pipeline, config.image))
     video = is_video(pipeline)
     if config.output is not None and Path(config.output).suffix.lower() != _SUFFIXES[video]:
         kind = "a video" if video else "a picture"

@@ -12,7 +12,7 @@ from diffusers.utils import load_image
 from tokenring_xdit.errors import AgreementError
 from tokenring_xdit.integrations.xfuser import Output, parallelize
 from tokenring_xdit.pipelines.loading import default_dtype, load_pipeline, rank_device, resolve_model
-from tokenring_xdit.pipelines.request import call_arguments, is_video, media_of, save
+from tokenring_xdit.pipelines.request import call_arguments, media_of, save
 from tokenring_xdit.pipelines.run import RunConfig
 
 __all__ = ["run_on_rank"]
@@ -37,7 +37,7 @@ def run_on_rank(config: RunConfig) -> list[dict[str, Any]] | None:
     pipe = load_pipeline(resolve_model(config.model), config.dtype or default_dtype(), rank_device())
     pipe.set_progress_bar_config(disable=not first)
     kind = type(pipe)
-    outputs, prompts = config.outputs(is_video(kind)), config.prompts()
+    outputs, prompts = config.outputs(), config.prompts()
     if dist.is_initialized():
         parallelize(
             pipe,
@@ -52,7 +52,7 @@ def run_on_rank(config: RunConfig) -> list[dict[str, Any]] | None:
     for start in range(0, len(prompts), config.batch_size):
         batch = prompts[start : start + config.batch_size]
         began = time.perf_counter()
-        result = pipe(**call_arguments(kind, config.request(start, batch, image)))
+        result = pipe(**call_arguments(kind, config.request(start, batch, kind, image)))
         seconds = time.perf_counter() - began
         if not first:
             continue
