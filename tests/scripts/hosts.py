@@ -24,15 +24,15 @@ class Host:
     namespace: str
     address: str
 
-    def start(self, script: str, *arguments: str | Path, **more: str) -> subprocess.Popen[str]:
-        """Start a script of ``scripts/`` on this host; ``more`` are variables that the user has set."""
+    def start(self, script: str, *arguments: str | Path, folder: Path | None = None) -> subprocess.Popen[str]:
+        """Start a script of ``scripts/`` on this host, in a folder."""
         return subprocess.Popen(
             ["ip", "netns", "exec", self.namespace, "bash", str(SCRIPTS / script), *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            start_new_session=True,
-            env=environment(**more),
+            cwd=folder,
+            env=environment(),
         )
 
     def sent(self) -> int:

@@ -9,11 +9,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.scripts.hosts import Host, two_hosts
 from tests.scripts.ring_attention import HEADS, TOKENS, WIDTH
-from tests.scripts.support import RING_ATTENTION, SCRIPTS, TOPOLOGIES, environment, path_with, run
+from tests.scripts.support import RING_ATTENTION, ROOT, SCRIPTS, TOPOLOGIES, environment, path_with, run
 from tests.scripts.test_launch_node import lines
 
 SCRIPT = "launch-nodes.sh"
@@ -120,7 +122,6 @@ def test_two_launchers_meet_on_this_machine() -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            start_new_session=True,
             env=environment(),
         )
         for node in (1, 0)
@@ -160,6 +161,24 @@ def test_two_hosts_compute_attention(hosts: tuple[Host, Host]) -> None:
     # Each host sends the other a block of queries in each of three steps, and brings four partial outputs home.
     block = 4 * TOKENS * HEADS * WIDTH
     assert all(host.sent() > 7 * block for host in hosts)
+
+
+@pytest.mark.netns
+def test_two_hosts_draw_the_picture_of_one(hosts: tuple[Host, Host], tmp_path: Path) -> None:
+    """``run CONFIG``: rank 0 writes."""
+    wishes = (ROOT / "configs" / "embedded.yaml", "tokenring_degree=2", "steps=2")
+    alone = run("launch-node.sh", "--cpu", *wishes, f"output={tmp_path / 'alone.png'}", timeout=300)
+    assert alone.returncode == 0, alone.stderr
+    processes = []
+    for node, host in enumerate(hosts):
+        (folder := tmp_path / f"host{node}").mkdir()
+        where = ("--nodes=2", f"--node-rank={node}", f"--master={hosts[0].address}", "--cpu")
+        processes.append(host.start(SCRIPT, *where, *wishes, "output=picture.png", folder=folder))
+    ended = finish(processes, timeout=300)
+    assert [code for code, _, _ in ended] == [0, 0], "".join(err for _, _, err in ended)
+    one, two = (np.asarray(Image.open(tmp_path / name), dtype=int) for name in ("alone.png", "host0/picture.png"))
+    assert one.std() > 0 and np.abs(one - two).max() <= 1
+    assert not (tmp_path / "host1" / "picture.png").exists()
 
 
 @pytest.mark.netns
