@@ -1,19 +1,16 @@
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.scripts.hosts import Host, two_hosts
+from tests.scripts.hosts import Host
 from tests.scripts.ring_attention import HEADS, TOKENS, WIDTH
 from tests.scripts.support import RING_ATTENTION, ROOT, SCRIPTS, TOPOLOGIES, environment, path_with, run
 from tests.scripts.test_launch_node import lines
@@ -129,14 +126,6 @@ def test_two_launchers_meet_on_this_machine() -> None:
     second, first = finish(processes)
     assert (first[0], second[0]) == (0, 0), first[2] + second[2]
     assert [(line["rank"], line["ranks"]) for line in lines(first[1]) + lines(second[1])] == [(0, 2), (1, 2)]
-
-
-@pytest.fixture
-def hosts() -> Iterator[tuple[Host, Host]]:
-    if os.geteuid() != 0 or not shutil.which("ip"):
-        pytest.skip("network namespaces need root and iproute2")
-    with two_hosts() as both:
-        yield both
 
 
 @pytest.mark.netns

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import shlex
+import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.scripts.cluster import PROGRAMS, Cluster, slurm
+from tests.scripts.hosts import Host
 from tests.scripts.support import RING_ATTENTION, ROOT, environment, path_with, run
 from tests.scripts.test_launch_node import lines
 
@@ -94,3 +99,38 @@ def test_a_job_of_two_nodes_runs(tmp_path: Path) -> None:
     )
     assert ran.returncode == 0, ran.stderr
     assert [(line["rank"], line["ranks"]) for line in lines(ran.stdout)] == [(0, 2), (1, 2)]
+
+
+@pytest.fixture
+def cluster(hosts: tuple[Host, Host], tmp_path: Path) -> Iterator[Cluster]:
+    missing = [program for program in PROGRAMS if not shutil.which(program)]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}; Debian's packages slurmctld, slurmd and slurm-client")
+    with slurm(hosts, tmp_path) as running:
+        yield running
+
+
+@pytest.mark.netns
+def test_slurm_itself_runs_a_job_on_two_hosts(cluster: Cluster, tmp_path: Path) -> None:
+    script = "scripts/slurm.sbatch"
+    wishes = ("--cpu", "--ranks=2", "--", RING_ATTENTION)
+    output = tmp_path / "job.out"
+    submit = ("sbatch", "--wait", "--nodes=2", "--cpus-per-task=2", f"--output={output}", script)
+
+    submitted = cluster.run(*submit, *wishes)
+    assert submitted.returncode == 0, submitted.stderr + output.read_text()
+    found = lines("\n".join(line for line in output.read_text().splitlines() if line.startswith("{")))
+    assert [(line["rank"], line["ranks"]) for line in found] == [(0, 4), (1, 4), (2, 4), (3, 4)]
+    assert found[0]["network"] == found[1]["network"] != found[2]["network"] == found[3]["network"]
+    assert {line["variables"]["GLOO_SOCKET_IFNAME"] for line in found} == {"host"}
+
+    submitted = cluster.run(*submit, "--dry-run", *wishes)
+    assert submitted.returncode == 0, submitted.stderr
+    words = shlex.split(output.read_text())
+    assert words[:5] == ["srun", "--nodes", "2", "--ntasks", "2"]
+    assert words[words.index("--master") + 1].startswith("host0:")
+
+    failing = cluster.run(
+        *submit, "--cpu", "--ranks=1", "--", "-m", "tokenring_xdit.cli", "schedule", "show", "nothing"
+    )
+    assert failing.returncode != 0
