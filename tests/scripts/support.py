@@ -23,13 +23,13 @@ def environment(**more: str) -> dict[str, str]:
     return ours | {"PYTHON": sys.executable, "PYTHONPATH": str(ROOT)} | more
 
 
-def run(script: str, *arguments: str | Path, timeout: float = 120, **more: str) -> subprocess.CompletedProcess[str]:
+def run(script: str, *arguments: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
     """Run a script of ``scripts/`` to its end; ``more`` are variables that the user has set."""
     return subprocess.run(
         ["bash", str(SCRIPTS / script), *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=300,
         env=environment(**more),
         check=False,
     )

@@ -156,7 +156,7 @@ def test_two_hosts_compute_attention(hosts: tuple[Host, Host]) -> None:
 def test_two_hosts_draw_the_picture_of_one(hosts: tuple[Host, Host], tmp_path: Path) -> None:
     """``run CONFIG``: rank 0 writes."""
     wishes = (ROOT / "configs" / "embedded.yaml", "tokenring_degree=2", "steps=2")
-    alone = run("launch-node.sh", "--cpu", *wishes, f"output={tmp_path / 'alone.png'}", timeout=300)
+    alone = run("launch-node.sh", "--cpu", *wishes, f"output={tmp_path / 'alone.png'}")
     assert alone.returncode == 0, alone.stderr
     processes = []
     for node, host in enumerate(hosts):
