@@ -43,7 +43,8 @@ find_interface() {
     address="$(ip -oneline -4 route get "$resolved" 2>/dev/null | sed -n 's/.* src \([0-9.]*\).*/\1/p')" || true
     [ -n "$address" ] || refuse "this node has no route to the master, $host"
     if [[ "$address" == 127.* ]]; then
-        warn "$host is a loopback address on this node: only processes of this machine can meet there"
+        [ "$nodes" -eq 1 ] || warn "$host is a loopback address on this node: only processes of this machine can meet" \
+            "there. Name the master by an address that the other nodes reach"
         return
     fi
     if [ -z "$interface" ]; then

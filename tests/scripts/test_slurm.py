@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -94,7 +95,7 @@ def test_a_job_of_two_nodes_runs(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         timeout=180,
-        env=environment(**job("localhost,localhost", PATH=path)),
+        env=environment(**job("localhost,localhost", PATH=path, SLURM_JOB_ID=str(os.getpid()))),  # a port of its own
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
