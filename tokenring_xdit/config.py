@@ -70,8 +70,8 @@ def refuse_mistakes(path: Path, mistakes: Sequence[str]) -> None:
         ConfigurationError: There are any.
     """
     if mistakes:
-        count = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-        raise ConfigurationError("\n  ".join([f"{path} has {count}:", *mistakes]))
+        count = f"{path} has a mistake:" if len(mistakes) == 1 else f"{path} has {len(mistakes)} mistakes:"
+        raise ConfigurationError("\n  ".join([count, *mistakes]))
 
 
 class _Loader(yaml.SafeLoader):

@@ -90,13 +90,8 @@ def test_under_torchrun_the_command_is_one_of_the_ranks(tmp_path: Path, family: 
     pipe.save_pretrained(tmp_path / "model")
     video = key is not None
     output, reference = (tmp_path / f"{name}{'.mp4' if video else '.png'}" for name in ("drawn", "reference"))
-    values: dict[str, Any] = {
-        "size": "96x128",
-        "steps": 2,
-        "tokenring_degree": 2,
-        "options": {"max_sequence_length": 16},
-    }
-    call: dict[str, Any] = {"width": 96, "height": 128, "num_inference_steps": 2, "max_sequence_length": 16}
+    values: dict[str, Any] = {"size": "96x128", "steps": 2, "tokenring_degree": 2, "options": {}}
+    call: dict[str, Any] = {"width": 96, "height": 128, "num_inference_steps": 2, "output_type": "pil"}
     if family == "pixart-sigma":
         values["options"]["use_resolution_binning"] = call["use_resolution_binning"] = False
     if family in {"wan-i2v", "flux-control"}:
@@ -111,11 +106,14 @@ def test_under_torchrun_the_command_is_one_of_the_ranks(tmp_path: Path, family: 
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("wrote") == 1
     assert f"wrote {output} (2 ranks, " in done.stdout
+    pipe = type(pipe).from_pretrained(tmp_path / "model")
     made = pipe(prompt="a red fox", generator=torch.Generator().manual_seed(3), **call)
     save(made.frames[0] if video else made.images[0], reference)
     expected = frames_of(reference)
-    assert expected.std() > 5
-    assert np.abs(frames_of(output) - expected).max() <= 1
+    assert expected.std() > 30
+    difference = np.abs(frames_of(output) - expected)
+    assert difference[0].max() <= (8 if video else 1)  # MP4 magnifies rounding, more from frame to frame
+    assert difference.mean() <= (4 if video else 0.5)
 
 
 def test_torchrun_with_another_number_of_ranks_is_refused() -> None:

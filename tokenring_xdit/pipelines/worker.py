@@ -25,6 +25,7 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
+from tokenring_xdit.errors import TokenRingError
 from tokenring_xdit.integrations.xfuser import ShardedPipeline, XfuserState, count_traffic
 from tokenring_xdit.pipelines.flux import (
     Generation,
@@ -180,8 +181,8 @@ def main(folder: Path) -> None:
     except Exception as error:
         report = {
             "time": time.time(),
-            "error": f"{type(error).__name__}: {error}",
-            "traceback": traceback.format_exc(),
+            "error": str(error) if isinstance(error, TokenRingError) else f"{type(error).__name__}: {error}",
+            "traceback": None if isinstance(error, TokenRingError) else traceback.format_exc(),
         }
         (folder / ERROR_FILE.format(rank=rank)).write_text(json.dumps(report))
         os._exit(1)  # without waiting for threads of a broken process group

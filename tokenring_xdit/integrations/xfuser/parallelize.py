@@ -95,7 +95,7 @@ def parallelize(
         whole = True
     else:
         state.activate(pipe)
-        run = wrapper(pipe, state.config)
+        run = _refusing_dropped(type(pipe), wrapper(pipe, state.config))
         state.activate(pipe)  # the wrapper has made a runtime state of its own
         whole = False  # it gives the result to the last rank only
     _replace_call(pipe, state, run, output, whole)
@@ -146,6 +146,26 @@ def _own_call(pipe: Any, state: XfuserState) -> Callable[..., Any]:
         runtime.split_text_embed_in_sp = True
         runtime.max_condition_sequence_length = arguments.get("max_sequence_length")
         return call(pipe, **arguments)
+
+    return run
+
+
+def _refusing_dropped(base: Any, wrapped: Any) -> Callable[..., Any]:
+    """Xfuser's pipeline, which drops some arguments of the diffusers one without a word."""
+    dropped = {
+        name: parameter.default
+        for name, parameter in inspect.signature(base.__call__).parameters.items()
+        if name not in inspect.signature(type(wrapped).__call__).parameters
+    }
+
+    def run(**arguments: Any) -> Any:
+        for name, default in dropped.items():
+            if arguments[name] is not default and arguments[name] != default:
+                raise UnsupportedError(
+                    f"{name}={_describe(arguments[name])} was asked for, which xfuser's {type(wrapped).__name__} does "
+                    f"not take: leave it at {default!r}"
+                )
+        return wrapped(**{name: value for name, value in arguments.items() if name not in dropped})
 
     return run
 
