@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: a Python environment with tokenring-xdit in it.
 #
 #   prepare_environment [EXTRA]
