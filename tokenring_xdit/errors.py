@@ -15,6 +15,7 @@ __all__ = [
     "ConfigurationError",
     "KernelError",
     "LaunchError",
+    "NetworkError",
     "ScheduleError",
     "TokenRingError",
     "UnsupportedError",
@@ -68,6 +69,10 @@ class CommunicationError(TokenRingError):
 
 class LaunchError(TokenRingError):
     """The ranks of a command could not be started, or one of them failed."""
+
+
+class NetworkError(TokenRingError):
+    """An emulated network could not be built, or does not carry what it states."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
