@@ -259,7 +259,7 @@ def _piece(rate: Rate) -> int:
 def _remove(id_: str) -> None:
     _end_processes(id_)
     for name in _namespaces(id_):
-        result = subprocess.run(["ip", "netns", "del", name], capture_output=True, text=True, start_new_session=True)
+        result = _execute(["ip", "netns", "del", name])
         if result.returncode and (_NAMESPACES / name).exists():  # else somebody else was quicker
             log.warning("could not remove network namespace %s: %s", name, result.stderr.strip())
     shutil.rmtree(_FOLDERS / id_, ignore_errors=True)
@@ -336,14 +336,21 @@ def _entries(folder: Path) -> list[str]:
 
 
 def _run(command: list[str], lines: Sequence[str] = ()) -> None:
-    # In a session of their own: Ctrl-C in a terminal must not end them half way.
-    result = subprocess.run(
-        command, input="\n".join([*lines, ""]), capture_output=True, text=True, start_new_session=True
-    )
+    """Run a part of the building, with ``lines`` on its input.
+
+    Raises:
+        NetworkError: It failed.
+    """
+    result = _execute(command, "\n".join([*lines, ""]))
     if result.returncode:
         number = re.search(r"Command failed -:(\d+)", result.stderr)
         at = f" (at '{lines[int(number[1]) - 1]}')" if number else ""
         raise NetworkError(f"the network could not be built: {' '.join(command)}{at}: {result.stderr.strip()}")
+
+
+def _execute(command: list[str], text: str = "") -> subprocess.CompletedProcess[str]:
+    # In a session of its own: Ctrl-C in a terminal must not end it half way.
+    return subprocess.run(command, input=text, capture_output=True, text=True, start_new_session=True, check=False)
 
 
 @contextmanager
@@ -353,16 +360,16 @@ def _termination_raises() -> Iterator[None]:
     def leave(signum: int, frame: FrameType | None) -> None:
         sys.exit(128 + signum)
 
-    changed = []
+    changed: list[signal.Signals] = []
     if threading.current_thread() is threading.main_thread():
         changed = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is signal.SIG_DFL]
-    for signum in changed:
-        signal.signal(signum, leave)
+    for each in changed:
+        signal.signal(each, leave)
     try:
         yield
     finally:
-        for signum in changed:
-            signal.signal(signum, signal.SIG_DFL)
+        for each in changed:
+            signal.signal(each, signal.SIG_DFL)
 
 
 @contextmanager
@@ -376,7 +383,7 @@ def _interruptions_wait() -> Iterator[None]:
     try:
         yield
     finally:
-        for signum, handler in handlers.items():
-            signal.signal(signum, handler)
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
     for signum in dict.fromkeys(arrived):
         signal.raise_signal(signum)

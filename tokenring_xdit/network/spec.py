@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ class Network:
     def slowest_rate(self, source: str, destination: str) -> Rate:
         """The rate of the slowest wire on the route, in the direction of travel."""
         path = self.route(source, destination)
-        return min(self.wire(a, b).rate_from(a) for a, b in zip(path, path[1:], strict=False))
+        return min(self.wire(a, b).rate_from(a) for a, b in pairwise(path))
 
     @cached_property
     def _wires(self) -> dict[frozenset[str], Wire]:
@@ -175,10 +176,14 @@ class Network:
         if len(self.hosts) < 2:
             raise self._wrong(f"{len(self.hosts)} hosts are no network: at least 2 are needed")
         if len(self.nodes) > _MOST_NODES:
-            raise self._wrong(f"{len(self.nodes)} hosts and switches are more than the {_MOST_NODES} that can be told apart")
+            raise self._wrong(
+                f"{len(self.nodes)} hosts and switches are more than the {_MOST_NODES} that can be told apart"
+            )
         for node in self.nodes:
             if not _NAME.fullmatch(node):
-                raise self._wrong(f"'{node}' is no name for a host or switch: up to 16 of a-z, 0-9 and -, a letter first")
+                raise self._wrong(
+                    f"'{node}' is no name for a host or switch: up to 16 of a-z, 0-9 and -, a letter first"
+                )
             if self.nodes.count(node) > 1:
                 raise self._wrong(f"two nodes have the name '{node}'")
 
