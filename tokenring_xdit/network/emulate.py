@@ -42,7 +42,9 @@ _TOOLS = {"ip": "iproute2", "tc": "iproute2", "setpriv": "util-linux"}
 
 _FRAME = 1514  # bytes: a full Ethernet frame as tc counts it
 _QUICK = 0.001  # seconds: what a wire may send at once, and the longest piece that it sends without a break
-_SMALL_PACKETS = "u16 0 0xff00 at 2"  # IPv4 total length below 256 bytes: acknowledgements
+_SMALL_PACKETS = "u16 0 0xff80 at 2"  # IPv4 total length below 128 bytes: acknowledgements, but hardly ever data
+
+_PATIENCE = 10.0  # seconds for killed processes to be gone
 
 _INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -80,7 +82,7 @@ class EmulatedNetwork:
 
     def end_processes(self) -> None:
         """Kill every process inside the network, and wait until it is gone."""
-        _end_processes(self.id)
+        _end_processes(_inodes(self.id))
 
 
 @contextmanager
@@ -257,22 +259,24 @@ def _piece(rate: Rate) -> int:
 
 
 def _remove(id_: str) -> None:
-    _end_processes(id_)
+    inodes = _inodes(id_)
+    _end_processes(inodes)
     for name in _namespaces(id_):
         result = _execute(["ip", "netns", "del", name])
         if result.returncode and (_NAMESPACES / name).exists():  # else somebody else was quicker
             log.warning("could not remove network namespace %s: %s", name, result.stderr.strip())
+    _end_processes(inodes)  # some may have been on their way in
     shutil.rmtree(_FOLDERS / id_, ignore_errors=True)
 
 
-def _end_processes(id_: str, *, patience: float = 10.0) -> None:
-    deadline = time.monotonic() + patience
-    while inside := _processes(_namespaces(id_)):
+def _end_processes(inodes: set[int]) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while inside := _processes(inodes):
         for pid in inside:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if time.monotonic() > deadline:
-            log.warning("processes %s inside network %s do not end", sorted(inside), id_)
+            log.warning("processes %s inside an emulated network do not end", sorted(inside))
             return
         time.sleep(0.02)
 
@@ -281,12 +285,17 @@ def _namespaces(id_: str) -> list[str]:
     return [name for name in _entries(_NAMESPACES) if name.startswith(f"{id_}-")]
 
 
-def _processes(namespaces: list[str]) -> set[int]:
-    """Processes of this machine that live in one of the namespaces."""
+def _inodes(id_: str) -> set[int]:
+    """The namespaces of a network, as the kernel numbers them."""
     inodes = set()
-    for name in namespaces:
+    for name in _namespaces(id_):
         with suppress(OSError):
             inodes.add((_NAMESPACES / name).stat().st_ino)
+    return inodes
+
+
+def _processes(inodes: set[int]) -> set[int]:
+    """Processes of this machine that live in one of the namespaces."""
     found = set()
     for pid in _entries(Path("/proc")):
         if pid.isdigit():

@@ -147,9 +147,10 @@ def _end(processes: Sequence[subprocess.Popen[bytes]], emulated: EmulatedNetwork
         while any(process.poll() is None for process in running) and time.monotonic() < deadline:
             time.sleep(_POLL)
     finally:  # also when Ctrl-C is pressed again meanwhile
-        emulated.end_processes()
         for process in processes:
+            process.kill()
             process.wait()
+        emulated.end_processes()
 
 
 def _text(path: Path) -> str:
