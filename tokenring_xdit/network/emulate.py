@@ -41,7 +41,8 @@ _NAME = re.compile(r"(?P<id>trx-(?P<pid>\d+)-(?P<start>\d+)-\d+)(?P<node>-.+)?")
 _TOOLS = {"ip": "iproute2", "tc": "iproute2", "setpriv": "util-linux"}
 
 _FRAME = 1514  # bytes: a full Ethernet frame as tc counts it
-_QUICK = 0.001  # seconds: what a wire may send at once, and the longest piece that it sends without a break
+_BURST = 0.002  # seconds: what a wire may catch up after a pause, as timers of a busy machine are late
+_PIECE = 0.001  # seconds: the longest piece that is passed on whole
 _SMALL_PACKETS = "u16 0 0xff80 at 2"  # IPv4 total length below 128 bytes: acknowledgements, but hardly ever data
 
 _PATIENCE = 10.0  # seconds for killed processes to be gone
@@ -176,9 +177,10 @@ def _settings(network: Network, node: str) -> str:
         # The way there and the way back may differ.
         "ipv4/conf/all/rp_filter": "0",
         "ipv4/conf/default/rp_filter": "0",
-        # Little waits in the queue of a wire, so that what turns back does not wait behind it.
+        # Little of each connection waits in the queue of a wire, where everybody else would wait behind it, and
+        # much in its own buffer, so that the wire is not idle while the sender waits for a core.
         "ipv4/tcp_limit_output_bytes": str(4 * piece),
-        "ipv4/tcp_wmem": "4096 65536 262144",
+        "ipv4/tcp_wmem": "4096 1048576 4194304",
         # Between two steps a connection is idle; each would start slowly again.
         "ipv4/tcp_slow_start_after_idle": "0",
         "ipv6/conf/all/disable_ipv6": "1",
@@ -247,12 +249,12 @@ def _device(wire: int) -> str:
 
 def _burst(rate: Rate) -> int:
     """Bytes that a wire may send at once after a pause."""
-    return max(2 * _FRAME, round(rate.bits_per_second / 8 * _QUICK))
+    return max(2 * _FRAME, round(rate.bits_per_second / 8 * _BURST))
 
 
 def _piece(rate: Rate) -> int:
     """Bytes that the kernel may hand to a wire in one go."""
-    return min(65536, max(2 * _FRAME, round(rate.bits_per_second / 8 * _QUICK)))
+    return min(65536, max(2 * _FRAME, round(rate.bits_per_second / 8 * _PIECE)))
 
 
 # -- removing --------------------------------------------------------------------------------------
