@@ -10,6 +10,8 @@ import tokenring_xdit.network  # noqa: F401  before the privileges to read it ar
 from tests.support import commands
 from tokenring_xdit.cli import main
 
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
+
 
 @pytest.fixture
 def unprivileged() -> Iterator[None]:
@@ -45,6 +47,7 @@ def test_every_help_has_an_example(capsys: pytest.CaptureFixture[str], command: 
 
 
 @pytest.mark.netns
+@needs_root
 def test_check_prints_what_each_wire_carried() -> None:
     result = commands.run("network", "check", "star:3:50mbit")
     assert result.returncode == 0, result.stderr
@@ -55,6 +58,7 @@ def test_check_prints_what_each_wire_carried() -> None:
 
 
 @pytest.mark.netns
+@needs_root
 def test_a_network_that_this_machine_cannot_carry_fails_the_check() -> None:
     result = commands.run("network", "check", "mesh:2:1tbit", "--json")
     assert result.returncode == 1

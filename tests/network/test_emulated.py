@@ -18,6 +18,7 @@ import pytest
 from tests.support import commands
 from tokenring_xdit.errors import ConfigurationError, LaunchError, NetworkError
 from tokenring_xdit.network import (
+    INIT_METHOD_VARIABLE,
     EmulatedNetwork,
     Rate,
     emulate,
@@ -341,10 +342,17 @@ def test_ranks_that_hang_are_ended() -> None:
             run_ranks(emulated, ["true"], ranks=3)
 
 
-@pytest.mark.parametrize("form", ["mesh:4:100mbit", "ring:4:100mbit"])
-def test_attention_over_four_hosts_is_exact_and_goes_over_the_wires(form: str) -> None:
+@pytest.mark.parametrize(
+    ("form", "variables"),
+    [
+        ("mesh:4:100mbit", {}),
+        ("ring:4:100mbit", {INIT_METHOD_VARIABLE: "env://"}),  # the ranks meet at the first host, as under torchrun
+    ],
+)
+def test_attention_over_four_hosts_is_exact_and_goes_over_the_wires(form: str, variables: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "tests.network.attention_rank"]
     with emulate(parse_network(form)) as emulated:
-        outputs = run_ranks(emulated, [sys.executable, "-m", "tests.network.attention_rank"], timeout=300)
+        outputs = run_ranks(emulated, command, environment=variables, timeout=300)
         answers = [json.loads(output.stdout.splitlines()[-1]) for output in outputs]
         for rank, answer in enumerate(answers):
             assert answer["rank"] == rank

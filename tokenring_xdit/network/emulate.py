@@ -390,7 +390,8 @@ def _interruptions_wait() -> Iterator[None]:
         yield  # signals interrupt the main thread only
         return
     arrived: list[int] = []
-    handlers = {s: signal.signal(s, lambda signum, frame: arrived.append(signum)) for s in _INTERRUPTIONS}
+    changeable = [s for s in _INTERRUPTIONS if signal.getsignal(s) is not None]  # None is not from Python
+    handlers = {s: signal.signal(s, lambda signum, frame: arrived.append(signum)) for s in changeable}
     try:
         yield
     finally:
