@@ -43,7 +43,9 @@ _TOOLS = {"ip": "iproute2", "tc": "iproute2", "setpriv": "util-linux"}
 _FRAME = 1514  # bytes: a full Ethernet frame as tc counts it
 _BURST = 0.002  # seconds: what a wire may catch up after a pause, as timers of a busy machine are late
 _PIECE = 0.001  # seconds: the longest piece that is passed on whole
-_SMALL_PACKETS = "u16 0 0xff80 at 2"  # IPv4 total length below 128 bytes: acknowledgements, but hardly ever data
+# TCP, IPv4 total length below 128 bytes, and of the flags ACK alone: data that ends a message has PSH as well, and would
+# be taken for lost behind it if it overtook what was sent before.
+_ACKNOWLEDGEMENTS = "match u8 6 0xff at 9 match u16 0 0xff80 at 2 match u8 0x10 0xff at 33"
 
 _PATIENCE = 10.0  # seconds for killed processes to be gone
 
@@ -237,7 +239,7 @@ def _limits(network: Network, node: str) -> list[str]:
                 f"class add {at} parent 1: classid 1:1 htb rate {whole}bit {burst}",
                 f"class add {at} parent 1:1 classid 1:10 htb prio 0 rate {first}bit {burst}",
                 f"class add {at} parent 1:1 classid 1:20 htb prio 1 rate {max(whole - first, 8)}bit {burst}",
-                f"filter add {at} parent 1: protocol ip u32 match {_SMALL_PACKETS} flowid 1:10",
+                f"filter add {at} parent 1: protocol ip u32 {_ACKNOWLEDGEMENTS} flowid 1:10",
             ]
     return lines
 
