@@ -106,9 +106,9 @@ def until(condition: Callable[[], bool], what: str, patience: float = 60.0) -> N
         time.sleep(0.02)
 
 
-def commands_running(word: str) -> list[int]:
-    """Processes with ``word`` among their arguments."""
-    return [p.pid for p in psutil.process_iter(["cmdline"]) if word in (p.info["cmdline"] or [])]
+def sleepers(seconds: str) -> list[int]:
+    """Processes that sleep for so long; not those that are about to become one."""
+    return [p.pid for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", seconds]]
 
 
 # -- rates -----------------------------------------------------------------------------------------
@@ -222,15 +222,15 @@ def test_an_error_inside_removes_the_network_and_its_processes() -> None:
 
     def fail() -> None:
         with emulate(parse_network("mesh:2:10mbit")) as emulated:
-            sleepers.append(subprocess.Popen(emulated.inside("h1", ["sleep", word])))
-            until(lambda: bool(commands_running(word)), "the sleeper is there")
+            started.append(subprocess.Popen(emulated.inside("h1", ["sleep", word])))
+            until(lambda: bool(sleepers(word)), "the sleeper is there")
             raise ZeroDivisionError(emulated.id)
 
-    sleepers: list[subprocess.Popen[bytes]] = []
+    started: list[subprocess.Popen[bytes]] = []
     with pytest.raises(ZeroDivisionError) as error:
         fail()
     assert namespaces(str(error.value)) == []
-    assert sleepers[0].wait(timeout=10) == -signal.SIGKILL
+    assert started[0].wait(timeout=10) == -signal.SIGKILL
 
 
 def test_networks_that_exist_at_once_do_not_see_each_other() -> None:
@@ -255,12 +255,12 @@ def test_a_signal_removes_the_network_and_its_ranks(signum: signal.Signals) -> N
     with hold("ring:3:10mbit", f"run_ranks(network, ['sleep', '{word}'])") as process:
         assert process.stdout is not None
         id_ = process.stdout.readline().strip()
-        until(lambda: len(commands_running(word)) == 3, "three ranks run")
+        until(lambda: len(sleepers(word)) == 3, "three ranks run")
         process.send_signal(signum)
         assert process.wait(timeout=60) == (-signal.SIGINT if signum is signal.SIGINT else 128 + signum)
     assert id_.startswith("trx-")
     assert namespaces(id_) == []
-    assert commands_running(word) == []
+    assert sleepers(word) == []
 
 
 def test_a_signal_while_the_network_is_being_built_removes_what_there_is() -> None:
@@ -280,10 +280,10 @@ def test_what_a_killed_process_left_is_removed_next_time(by: str) -> None:
     with hold("ring:3:10mbit", f"run_ranks(network, ['sleep', '{word}'])") as process:
         assert process.stdout is not None
         id_ = process.stdout.readline().strip()
-        until(lambda: len(commands_running(word)) == 3, "three ranks run")
+        until(lambda: len(sleepers(word)) == 3, "three ranks run")
         stray = subprocess.Popen(["ip", "netns", "exec", f"{id_}-h0", "sleep", "600"])
         process.kill()
-    until(lambda: not commands_running(word), "the ranks have ended with the process that started them")
+    until(lambda: not sleepers(word), "the ranks have ended with the process that started them")
     assert len(namespaces(id_)) == 3
     if by == "start":
         with emulate(parse_network("mesh:2:10mbit")):
@@ -323,7 +323,7 @@ def test_a_rank_that_fails_ends_the_others() -> None:
     with emulate(parse_network("star:3:10mbit")) as emulated:
         with pytest.raises(LaunchError, match=r"rank 1 \(host h1\) ended with exit code 3: no luck"):
             run_ranks(emulated, ["sh", "-c", script])
-        assert commands_running(word) == []
+        assert sleepers(word) == []
 
 
 def test_a_rank_that_is_killed_is_named() -> None:

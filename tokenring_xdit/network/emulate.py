@@ -43,8 +43,8 @@ _TOOLS = {"ip": "iproute2", "tc": "iproute2", "setpriv": "util-linux"}
 _FRAME = 1514  # bytes: a full Ethernet frame as tc counts it
 _BURST = 0.002  # seconds: what a wire may catch up after a pause, as timers of a busy machine are late
 _PIECE = 0.001  # seconds: the longest piece that is passed on whole
-# TCP, IPv4 total length below 128 bytes, and of the flags ACK alone: data that ends a message has PSH as well, and would
-# be taken for lost behind it if it overtook what was sent before.
+# TCP, IPv4 total length below 128 bytes, and of the flags ACK alone. Data that ends a message has PSH as well: if it
+# overtook what was sent before, that would be taken for lost.
 _ACKNOWLEDGEMENTS = "match u8 6 0xff at 9 match u16 0 0xff80 at 2 match u8 0x10 0xff at 33"
 
 _PATIENCE = 10.0  # seconds for killed processes to be gone
@@ -81,7 +81,7 @@ class EmulatedNetwork:
 
     def inside(self, node: str, command: Sequence[str]) -> list[str]:
         """The command line that runs ``command`` inside a node; the kernel ends it with the process that started it."""
-        return ["ip", "netns", "exec", self.namespace(node), "setpriv", "--pdeathsig", "KILL", "--", *command]
+        return ["setpriv", "--pdeathsig", "KILL", "--", "ip", "netns", "exec", self.namespace(node), *command]
 
     def end_processes(self) -> None:
         """Kill every process inside the network, and wait until it is gone."""
