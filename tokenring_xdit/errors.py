@@ -18,6 +18,7 @@ __all__ = [
     "KernelError",
     "LaunchError",
     "ModelUnreachableError",
+    "NetworkError",
     "ScheduleError",
     "TokenRingError",
     "UnsupportedError",
@@ -83,6 +84,10 @@ class EngineError(LaunchError):
 
 class CancelledError(TokenRingError):
     """A request was given up because somebody asked for that."""
+
+
+class NetworkError(TokenRingError):
+    """An emulated network could not be built, or does not carry what it states."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.network import Network, Rate, Wire, load_network, parse_network
+
+FORMS = st.one_of(
+    st.tuples(st.sampled_from(["mesh", "star", "ring"]), st.integers(2, 12)).map(lambda t: f"{t[0]}:{t[1]}:100mbit"),
+    st.tuples(st.integers(2, 4), st.integers(1, 4)).map(lambda t: f"two-level:{t[0]}x{t[1]}:1gbit:100mbit"),
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "bits"),
+    [
+        ("100mbit", 100_000_000),
+        ("2.5gbit", 2_500_000_000),
+        ("10 Gbit/s", 10_000_000_000),
+        ("64kbit", 64_000),
+        ("800bit", 800),
+        ("0.1Tbit", 100_000_000_000),
+    ],
+)
+def test_rates(text: str, bits: int) -> None:
+    assert Rate.parse(text) == Rate(bits)
+
+
+@given(st.integers(1, 10**14))
+def test_a_rate_reads_as_it_is_written(bits: int) -> None:
+    assert Rate.parse(str(Rate(bits))) == Rate(bits)
+
+
+@pytest.mark.parametrize(
+    ("text", "messages"),
+    [
+        ("fast", ["'fast' is not a rate", "100mbit"]),
+        ("100", ["'100' is not a rate"]),
+        ("-1mbit", ["not a rate"]),
+        ("0mbit", ["carries nothing"]),
+        ("0.2bit", ["carries nothing"]),
+        ("100mbits", ["has the unit 'mbits'", "Did you mean 'mbit'?"]),
+        ("100mbps", ["has the unit 'mbps'", "bits and bytes are easily confused"]),
+        ("100MB", ["has the unit 'mb'", "bits and bytes are easily confused"]),
+    ],
+)
+def test_what_is_no_rate(text: str, messages: list[str]) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        Rate.parse(text)
+    for message in messages:
+        assert message in str(refusal.value)
+
+
+def test_a_mesh_has_a_wire_between_every_two_hosts() -> None:
+    network = parse_network("mesh:4:100mbit")
+    assert network.hosts == ("h0", "h1", "h2", "h3")
+    assert network.switches == ()
+    assert {frozenset(w.ends) for w in network.wires} == {
+        frozenset((a, b)) for a in network.hosts for b in network.hosts if a != b
+    }
+    assert {rate for w in network.wires for rate in (w.rate, w.back)} == {Rate(100_000_000)}
+
+
+def test_a_star_has_a_wire_from_each_host_to_its_switch() -> None:
+    network = parse_network("star:3:1gbit")
+    assert network.switches == ("switch",)
+    assert [w.ends for w in network.wires] == [("h0", "switch"), ("h1", "switch"), ("h2", "switch")]
+    assert network.route("h2", "h0") == ("h2", "switch", "h0")
+
+
+def test_a_ring_has_as_many_wires_as_hosts_and_the_half_way_round_is_clockwise() -> None:
+    network = parse_network("ring:4:100mbit")
+    assert [w.ends for w in network.wires] == [("h0", "h1"), ("h1", "h2"), ("h2", "h3"), ("h3", "h0")]
+    assert network.route("h0", "h2") == ("h0", "h1", "h2")
+    assert network.route("h2", "h0") == ("h2", "h3", "h0")
+    assert network.route("h0", "h3") == ("h0", "h3")
+    assert len(parse_network("ring:2:100mbit").wires) == 1
+
+
+def test_groups_of_a_two_level_network_meet_over_its_slow_wires() -> None:
+    network = parse_network("two-level:2x4:1gbit:100mbit")
+    assert len(network.hosts) == 8
+    assert network.route("h0", "h3") == ("h0", "switch0", "h3")
+    assert network.route("h3", "h4") == ("h3", "switch0", "core", "switch1", "h4")
+    assert network.slowest_rate("h0", "h3") == Rate.parse("1gbit")
+    assert network.slowest_rate("h3", "h4") == Rate.parse("100mbit")
+
+
+@given(FORMS, st.data())
+def test_routes_follow_wires_and_every_node_on_the_way_agrees(form: str, data: st.DataObject) -> None:
+    network = parse_network(form)
+    source, destination = data.draw(st.permutations(network.nodes))[:2]
+    path = network.route(source, destination)
+    assert path[0] == source and path[-1] == destination and len(set(path)) == len(path)
+    assert all(set(network.wire(a, b).ends) == {a, b} for a, b in pairwise(path))
+    # A packet is routed anew at each node: there the rest of the way has to be the same.
+    assert all(network.route(node, destination) == path[at:] for at, node in enumerate(path))
+    assert len(path) == len(network.route(destination, source))
+
+
+@pytest.mark.parametrize(
+    ("text", "messages"),
+    [
+        ("mash:4:100mbit", ["no network 'mash:4:100mbit'", "Did you mean 'mesh'?", "star:8:1gbit"]),
+        ("twolevel:2x2:1gbit:1gbit", ["Did you mean 'two-level'?"]),
+        ("", ["no network ''"]),
+        ("mesh:4", ["1 of the 2 parts of mesh:N:RATE"]),
+        ("two-level:2x4:1gbit", ["2 of the 3 parts of two-level:GxN:INNER:OUTER"]),
+        ("mesh:four:100mbit", ["'mesh:four:100mbit': 'four' is no number of hosts", "Examples: "]),
+        ("mesh:1:100mbit", ["1 hosts are no network"]),
+        ("ring:0:100mbit", ["'0' is no number of hosts"]),
+        ("star:250:1gbit", ["251 hosts and switches are more than the 250"]),
+        ("star:4:fast", ["'star:4:fast': 'fast' is not a rate", "Examples: "]),
+        ("two-level:24:1gbit:1gbit", ["'24' is not groups x hosts, as in 2x4"]),
+        ("two-level:1x4:1gbit:1gbit", ["one group has nobody to talk to"]),
+    ],
+)
+def test_short_forms_that_are_refused(text: str, messages: list[str]) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        load_network(text)
+    for message in messages:
+        assert message in str(refusal.value)
+
+
+def test_a_network_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "office.yaml"
+    path.write_text(
+        """
+        hosts: [left, right, far]
+        switches: [hub]
+        wires:
+          - {between: [left, hub], rate: 1gbit}
+          - {between: [right, hub], rate: 1gbit, back: 500mbit}
+          - {between: [right, far], rate: 100mbit}
+        """
+    )
+    network = load_network(str(path))
+    assert network.nodes == ("left", "right", "far", "hub")
+    assert network.wires[1] == Wire("right", "hub", Rate.parse("1gbit"), Rate.parse("500mbit"))
+    assert network.route("left", "far") == ("left", "hub", "right", "far")
+    assert network.slowest_rate("left", "right") == Rate.parse("500mbit")
+    assert network.slowest_rate("right", "left") == Rate.parse("1gbit")
+
+
+def test_a_number_of_hosts_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "pair.yml"
+    path.write_text("{hosts: 2, wires: [{between: [h0, h1], rate: 10mbit}]}")
+    network = load_network(str(path))
+    assert (network.hosts, network.wires) == (
+        parse_network("mesh:2:10mbit").hosts,
+        parse_network("mesh:2:10mbit").wires,
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "messages"),
+    [
+        ("[", ["is not YAML"]),
+        ("mesh", ["has to have the keys hosts, wires"]),
+        ("{hosts: 2}", ["lacks wires"]),
+        ("{hosts: 2, wires: [], switch: [s]}", ["unknown key 'switch'", "Did you mean 'switches'?"]),
+        ("{hosts: two, wires: []}", ["'hosts' has to be a number or a list of names, not 'two'"]),
+        ("{hosts: 1000000000, wires: []}", ["more than the 250"]),
+        ("{hosts: 2, switches: s, wires: []}", ["'switches' has to be a list of names"]),
+        ("{hosts: 2, wires: {}}", ["'wires' has to be a list"]),
+        ("{hosts: 2, wires: []}", ["no wires lead from h0 to h1"]),
+        ("{hosts: [a, a], wires: []}", ["two nodes have the name 'a'"]),
+        ("{hosts: [a, B c], wires: []}", ["'B c' is no name"]),
+        ("{hosts: 2, wires: [{between: [h0, h2], rate: 1gbit}]}", ["ends at 'h2'", "Known: h0, h1"]),
+        ("{hosts: 2, wires: [{between: [h0, h0], rate: 1gbit}]}", ["joins h0 to itself"]),
+        ("{hosts: 2, wires: [{between: h0, rate: 1gbit}]}", ["wire 1: 'between' has to be two names"]),
+        ("{hosts: 2, wires: [{between: [h0, h1], rat: 1gbit}]}", ["wire 1", "unknown key 'rat'", "mean 'rate'?"]),
+        ("{hosts: 2, wires: [{between: [h0, h1], rate: 100}]}", ["wire 1: '100' is not a rate"]),
+        (
+            "{hosts: 2, wires: [{between: [h0, h1], rate: 1gbit}, {between: [h1, h0], rate: 1gbit}]}",
+            ["two wires join h1 and h0"],
+        ),
+    ],
+)
+def test_files_that_are_refused(tmp_path: Path, content: str, messages: list[str]) -> None:
+    path = tmp_path / "network.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigurationError) as refusal:
+        load_network(str(path))
+    for message in [*messages, str(path)]:
+        assert message in str(refusal.value)
+
+
+def test_a_file_that_is_not_there() -> None:
+    with pytest.raises(ConfigurationError, match=r"no/such.yaml' cannot be read"):
+        load_network("no/such.yaml")
+
+
+def test_a_network_is_a_value() -> None:
+    assert parse_network("star:3:1gbit") == parse_network("star:3:1gbit")
+    assert len({parse_network("star:3:1gbit"), parse_network("star:3:1gbit")}) == 1
+    with pytest.raises(ConfigurationError, match="no wires lead from a to b"):
+        Network("two islands", ("a", "b"), (), ())

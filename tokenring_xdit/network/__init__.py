@@ -1,0 +1,31 @@
+"""Networks that exist on this machine only, with real sockets and real limits: to run and to measure ranks in.
+
+:mod:`~tokenring_xdit.network.spec` describes them, :mod:`~tokenring_xdit.network.emulate` builds and
+removes them, :mod:`~tokenring_xdit.network.selftest` measures them, :mod:`~tokenring_xdit.network.ranks`
+runs ranks inside. ``docs/network.md`` is the guide.
+"""
+
+from tokenring_xdit.network.emulate import INTERFACE, EmulatedNetwork, emulate, remove_stale
+from tokenring_xdit.network.ranks import INIT_METHOD_VARIABLE, RankOutput, run_ranks
+from tokenring_xdit.network.selftest import Figure, NetworkReport, WireReport, refuse_slow, self_test
+from tokenring_xdit.network.spec import Network, Rate, Wire, load_network, parse_network
+
+__all__ = [
+    "INIT_METHOD_VARIABLE",
+    "INTERFACE",
+    "EmulatedNetwork",
+    "Figure",
+    "Network",
+    "NetworkReport",
+    "RankOutput",
+    "Rate",
+    "Wire",
+    "WireReport",
+    "emulate",
+    "load_network",
+    "parse_network",
+    "refuse_slow",
+    "remove_stale",
+    "run_ranks",
+    "self_test",
+]

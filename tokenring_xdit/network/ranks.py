@@ -1,0 +1,157 @@
+"""Runs a command once for each rank, rank ``r`` inside host ``r`` of an emulated network."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenring_xdit.errors import ConfigurationError, LaunchError
+from tokenring_xdit.network.emulate import INTERFACE, EmulatedNetwork
+
+__all__ = ["INIT_METHOD_VARIABLE", "RankOutput", "run_ranks"]
+
+INIT_METHOD_VARIABLE = "TOKENRING_INIT_METHOD"
+"""Environment variable of each rank: what ``torch.distributed.init_process_group(init_method=...)`` takes."""
+
+_MASTER_PORT = 29500  # nothing else listens inside the namespaces
+_PATIENCE = 5.0  # seconds for ranks to end after SIGTERM, before they are killed
+_POLL = 0.02  # seconds
+_LINES = 15  # of a failed rank's messages that are shown
+
+
+@dataclass(frozen=True)
+class RankOutput:
+    """What a rank wrote.
+
+    Attributes:
+        stdout: Its standard output.
+        stderr: Its messages.
+    """
+
+    stdout: str
+    stderr: str
+
+
+def run_ranks(
+    emulated: EmulatedNetwork,
+    command: Sequence[str],
+    *,
+    ranks: int | None = None,
+    environment: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+) -> tuple[RankOutput, ...]:
+    """Run ``command`` on every host at once and wait for all of them. One such call at a time for a network.
+
+    Each finds the variables that ``torchrun`` sets (``RANK``, ``WORLD_SIZE``, ``MASTER_ADDR`` and so on),
+    ``GLOO_SOCKET_IFNAME``, and :data:`INIT_METHOD_VARIABLE`: a file that all ranks see, with which they can
+    meet without a word on the wires. The processor's cores are divided among them (``OMP_NUM_THREADS``).
+
+    Args:
+        emulated: The network.
+        command: Program and arguments.
+        ranks: How many; the first so many hosts. ``None`` is one for each host.
+        environment: Variables to set on top.
+        timeout: Seconds after which all are ended; ``None`` waits as long as it takes.
+
+    Returns:
+        What each rank wrote.
+
+    Raises:
+        ConfigurationError: There are fewer hosts than ranks.
+        LaunchError: A rank failed, or the time ran out. The message names the rank that failed first and
+            shows the end of its messages; nothing is left running, whatever was raised.
+    """
+    hosts = emulated.network.hosts
+    count = len(hosts) if ranks is None else ranks
+    if not 1 <= count <= len(hosts):
+        raise ConfigurationError(
+            f"{count} ranks do not fit into network '{emulated.network.name}': each has a host of its own, "
+            f"and there are {len(hosts)}"
+        )
+    folder = emulated.folder / f"run-{uuid.uuid4().hex}"
+    folder.mkdir()
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        for rank in range(count):
+            variables = {**_variables(emulated, rank, count, folder), **(environment or {})}
+            processes.append(_start(emulated, hosts[rank], command, variables, folder / str(rank)))
+        _wait(processes, emulated, folder, timeout)
+    finally:
+        _end(processes, emulated)
+    return tuple(RankOutput(*(_text(folder / f"{rank}.{end}") for end in ("out", "err"))) for rank in range(count))
+
+
+def _variables(emulated: EmulatedNetwork, rank: int, count: int, folder: Path) -> dict[str, str]:
+    return {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "LOCAL_RANK": "0",
+        "LOCAL_WORLD_SIZE": "1",
+        "GROUP_RANK": str(rank),
+        "MASTER_ADDR": emulated.address(emulated.network.hosts[0]),
+        "MASTER_PORT": str(_MASTER_PORT),
+        "GLOO_SOCKET_IFNAME": INTERFACE,
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count))),
+        INIT_METHOD_VARIABLE: f"file://{folder / 'store'}",
+    }
+
+
+def _start(
+    emulated: EmulatedNetwork, host: str, command: Sequence[str], variables: dict[str, str], output: Path
+) -> subprocess.Popen[bytes]:
+    with ExitStack() as stack:
+        out, err = (stack.enter_context(output.with_suffix(f".{end}").open("wb")) for end in ("out", "err"))
+        return subprocess.Popen(
+            emulated.inside(host, command),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            env={**os.environ, **variables},
+            start_new_session=True,  # Ctrl-C goes to us, and we end them
+        )
+
+
+def _wait(
+    processes: Sequence[subprocess.Popen[bytes]], emulated: EmulatedNetwork, folder: Path, timeout: float | None
+) -> None:
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        codes = [process.poll() for process in processes]
+        for rank, code in enumerate(codes):
+            if code:
+                host = emulated.network.hosts[rank]
+                how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+                last = "\n".join(_text(folder / f"{rank}.err").splitlines()[-_LINES:])
+                raise LaunchError(f"rank {rank} (host {host}) {how}: {last or 'it said nothing'}")
+        running = [rank for rank, code in enumerate(codes) if code is None]
+        if not running:
+            return
+        if deadline is not None and time.monotonic() > deadline:
+            raise LaunchError(f"ranks {running} did not end within {timeout:g} seconds, and were ended")
+        time.sleep(_POLL)
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]], emulated: EmulatedNetwork) -> None:
+    """End what still runs, gently at first, and whatever else it left inside the network."""
+    running = [process for process in processes if process.poll() is None]
+    try:
+        for process in running:
+            process.terminate()
+        deadline = time.monotonic() + _PATIENCE
+        while any(process.poll() is None for process in running) and time.monotonic() < deadline:
+            time.sleep(_POLL)
+    finally:  # also when Ctrl-C is pressed again meanwhile
+        for process in processes:
+            process.kill()
+            process.wait()
+        emulated.end_processes()
+
+
+def _text(path: Path) -> str:
+    return path.read_text(errors="replace")

@@ -1,0 +1,360 @@
+"""A network as data: hosts, switches, the wires between them and the routes over them; nothing is built here.
+
+A :class:`Network` comes from a short form (``mesh:4:100mbit``) or from a YAML file. Rates are those of
+the Ethernet frames on the wire, as ``tc`` counts them; of 1500-byte packets 95.6% are payload.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from tokenring_xdit.errors import ConfigurationError, nearest
+
+__all__ = ["EXAMPLES", "Network", "Rate", "Wire", "load_network", "network_from_mapping", "parse_network"]
+
+_UNITS = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9, "tbit": 10**12}
+_RATE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[a-z]+)(?P<per_second>/s)?")
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,15}")
+_MOST_NODES = 250  # the last byte of an address tells them apart
+
+EXAMPLES = "mesh:4:100mbit, star:8:1gbit, ring:4:100mbit, two-level:2x4:1gbit:100mbit, or a file.yaml"
+"""One example of each way to name a network."""
+
+
+@dataclass(frozen=True, order=True)
+class Rate:
+    """A transfer rate.
+
+    Attributes:
+        bits_per_second: Bits a second, Ethernet frames counted whole.
+    """
+
+    bits_per_second: int
+
+    def __post_init__(self) -> None:
+        if self.bits_per_second <= 0:
+            raise ConfigurationError(f"a rate of {self.bits_per_second} bit a second carries nothing")
+
+    @classmethod
+    def parse(cls, text: str) -> Rate:
+        """Read a rate such as ``100mbit``, ``2.5gbit`` or ``10 Gbit/s``; prefixes are powers of ten.
+
+        Raises:
+            ConfigurationError: It is not one.
+        """
+        found = _RATE.fullmatch(text.strip().lower())
+        if found is None:
+            raise ConfigurationError(f"'{text}' is not a rate: write a number and a unit, as in 100mbit or 2.5gbit")
+        if found["unit"] not in _UNITS:
+            bytes_or_bits = found["unit"].endswith("ps") or found["unit"].endswith("b")
+            why = "bits and bytes are easily confused, so units are written out. " if bytes_or_bits else ""
+            raise ConfigurationError(
+                f"rate '{text}' has the unit '{found['unit']}': {why}{nearest(found['unit'], _UNITS)}"
+            )
+        return cls(round(float(found["number"]) * _UNITS[found["unit"]]))
+
+    def __str__(self) -> str:
+        unit = max((u for u in _UNITS if _UNITS[u] <= self.bits_per_second), key=_UNITS.__getitem__)
+        whole, rest = divmod(self.bits_per_second, _UNITS[unit])
+        digits = f"{rest:0{len(str(_UNITS[unit])) - 1}d}".rstrip("0") if rest else ""
+        return f"{whole}.{digits}{unit}" if digits else f"{whole}{unit}"
+
+
+@dataclass(frozen=True)
+class Wire:
+    """A full-duplex wire: both directions carry their rate at the same time.
+
+    Attributes:
+        a: Node at one end.
+        b: Node at the other end.
+        rate: From ``a`` to ``b``.
+        back: From ``b`` to ``a``.
+    """
+
+    a: str
+    b: str
+    rate: Rate
+    back: Rate
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """Both nodes."""
+        return self.a, self.b
+
+    def rate_from(self, node: str) -> Rate:
+        """The rate of what ``node`` sends over this wire."""
+        return self.rate if node == self.a else self.back
+
+    def __str__(self) -> str:
+        return f"{self.a} - {self.b}"
+
+
+@dataclass(frozen=True)
+class Network:
+    """Hosts and switches joined by wires; rank ``r`` is at ``hosts[r]``.
+
+    Attributes:
+        name: The short form, or the file that it came from.
+        hosts: Nodes that compute. They pass on what is for others where a route leads through them.
+        switches: Nodes that only pass on.
+        wires: At most one between two nodes.
+
+    Raises:
+        ConfigurationError: It cannot work; the message names what is wrong.
+    """
+
+    name: str
+    hosts: tuple[str, ...]
+    switches: tuple[str, ...]
+    wires: tuple[Wire, ...]
+
+    def __post_init__(self) -> None:
+        self._check_nodes()
+        self._check_wires()
+        unreachable = [host for host in self.hosts if host not in self._distances(self.hosts[0])]
+        if unreachable:
+            raise self._wrong(f"no wires lead from {self.hosts[0]} to {', '.join(unreachable)}")
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Hosts, then switches."""
+        return self.hosts + self.switches
+
+    def neighbours(self, node: str) -> tuple[str, ...]:
+        """Nodes at the other ends of its wires, those that are ``b`` of a wire first."""
+        return self._neighbours[node]
+
+    def wire(self, one: str, other: str) -> Wire:
+        """The wire between two neighbours."""
+        return self._wires[frozenset((one, other))]
+
+    def route(self, source: str, destination: str) -> tuple[str, ...]:
+        """Nodes that a packet visits, both ends included: one of the ways with fewest wires.
+
+        Of several, the one that leaves over the first of :meth:`neighbours`: in a ring, clockwise.
+        """
+        distances = self._distances(destination)
+        path = [source]
+        while path[-1] != destination:
+            path.append(min(self.neighbours(path[-1]), key=distances.__getitem__))
+        return tuple(path)
+
+    def slowest_rate(self, source: str, destination: str) -> Rate:
+        """The rate of the slowest wire on the route, in the direction of travel."""
+        path = self.route(source, destination)
+        return min(self.wire(a, b).rate_from(a) for a, b in pairwise(path))
+
+    @cached_property
+    def _wires(self) -> dict[frozenset[str], Wire]:
+        return {frozenset(wire.ends): wire for wire in self.wires}
+
+    @cached_property
+    def _neighbours(self) -> dict[str, tuple[str, ...]]:
+        ahead = {node: [w.b for w in self.wires if w.a == node] for node in self.nodes}
+        return {node: tuple(ahead[node] + [w.a for w in self.wires if w.b == node]) for node in self.nodes}
+
+    def _distances(self, destination: str) -> dict[str, int]:
+        """Wires between each node and the destination, of the nodes that reach it."""
+        distances = {destination: 0}
+        queue = deque([destination])
+        while queue:
+            node = queue.popleft()
+            for other in self.neighbours(node):
+                if other not in distances:
+                    distances[other] = distances[node] + 1
+                    queue.append(other)
+        return distances
+
+    def _check_nodes(self) -> None:
+        if len(self.hosts) < 2:
+            raise self._wrong(f"{len(self.hosts)} hosts are no network: at least 2 are needed")
+        if len(self.nodes) > _MOST_NODES:
+            raise self._wrong(
+                f"{len(self.nodes)} hosts and switches are more than the {_MOST_NODES} that can be told apart"
+            )
+        for node in self.nodes:
+            if not _NAME.fullmatch(node):
+                raise self._wrong(
+                    f"'{node}' is no name for a host or switch: up to 16 of a-z, 0-9 and -, a letter first"
+                )
+            if self.nodes.count(node) > 1:
+                raise self._wrong(f"two nodes have the name '{node}'")
+
+    def _check_wires(self) -> None:
+        seen: set[frozenset[str]] = set()
+        for wire in self.wires:
+            for end in wire.ends:
+                if end not in self.nodes:
+                    raise self._wrong(f"a wire ends at '{end}', which is no host or switch. {nearest(end, self.nodes)}")
+            if wire.a == wire.b:
+                raise self._wrong(f"a wire joins {wire.a} to itself")
+            if frozenset(wire.ends) in seen:
+                raise self._wrong(f"two wires join {wire.a} and {wire.b}: write one with the sum of their rates")
+            seen.add(frozenset(wire.ends))
+
+    def _wrong(self, problem: str) -> ConfigurationError:
+        return ConfigurationError(f"network '{self.name}': {problem}")
+
+
+def load_network(text: str) -> Network:
+    """A network from what a user wrote: a short form, or the path of a YAML file (``.yaml``, ``.yml``).
+
+    Raises:
+        ConfigurationError: It is neither, or describes something that cannot work.
+    """
+    path = Path(text)
+    if path.suffix.lower() not in {".yaml", ".yml"}:
+        return parse_network(text)
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"network file '{text}' cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"network file '{text}' is not YAML: {error}") from error
+    return network_from_mapping(content, name=text)
+
+
+def parse_network(text: str) -> Network:
+    """A network from its short form.
+
+    * ``mesh:N:RATE``: a wire between every two of N hosts;
+    * ``star:N:RATE``: N hosts with one wire each, into one switch;
+    * ``ring:N:RATE``: a wire from each host to the next, and from the last to the first;
+    * ``two-level:GxN:INNER:OUTER``: G groups of N hosts. Each group is a star of rate INNER, and its
+      switch has one wire of rate OUTER to a switch that joins the groups.
+
+    Raises:
+        ConfigurationError: It is none of these; the message says what is wrong and shows examples.
+    """
+    form, *arguments = text.strip().split(":")
+    if form not in _FORMS:
+        raise ConfigurationError(f"there is no network '{text}'. {nearest(form, _FORMS)} Examples: {EXAMPLES}")
+    names, build = _FORMS[form]
+    if len(arguments) != len(names):
+        raise ConfigurationError(
+            f"network '{text}' has {len(arguments)} of the {len(names)} parts of {form}:{':'.join(names)}. "
+            f"Examples: {EXAMPLES}"
+        )
+    try:
+        return build(text.strip(), *arguments)
+    except ConfigurationError as error:
+        if str(error).startswith("network "):
+            raise
+        raise ConfigurationError(f"network '{text}': {error}. Examples: {EXAMPLES}") from error
+
+
+def network_from_mapping(content: Any, *, name: str) -> Network:
+    """A network from the content of a YAML file.
+
+    ``hosts`` is a number or a list of names, ``switches`` a list of names, ``wires`` a list of
+    ``{between: [a, b], rate: RATE, back: RATE}``; ``back`` is the rate from b to a, that of ``rate`` where left out.
+
+    Raises:
+        ConfigurationError: Something is missing, unknown, or cannot work.
+    """
+    _check_keys(content, {"hosts", "wires"}, {"switches"}, f"network file '{name}'")
+    hosts = content["hosts"]
+    if isinstance(hosts, int) and not isinstance(hosts, bool):
+        hosts = _hosts(min(hosts, _MOST_NODES + 1))
+    wires = content["wires"]
+    if not isinstance(wires, list):
+        raise ConfigurationError(f"network file '{name}': 'wires' has to be a list, not {wires!r}")
+    return Network(
+        name,
+        _names(hosts, "hosts", name),
+        _names(content.get("switches", []), "switches", name),
+        tuple(_wire(entry, f"network file '{name}', wire {index}") for index, entry in enumerate(wires, 1)),
+    )
+
+
+def _wire(entry: Any, where: str) -> Wire:
+    _check_keys(entry, {"between", "rate"}, {"back"}, where)
+    ends = entry["between"]
+    if not isinstance(ends, list) or len(ends) != 2 or not all(isinstance(end, str) for end in ends):
+        raise ConfigurationError(f"{where}: 'between' has to be two names, as in [h0, h1], not {ends!r}")
+    try:
+        rate, back = (Rate.parse(str(text)) for text in (entry["rate"], entry.get("back", entry["rate"])))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{where}: {error}") from error
+    return Wire(ends[0], ends[1], rate, back)
+
+
+def _names(value: Any, what: str, name: str) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(entry, str) for entry in value):
+        number = "a number or " if what == "hosts" else ""
+        raise ConfigurationError(f"network file '{name}': '{what}' has to be {number}a list of names, not {value!r}")
+    return tuple(value)
+
+
+def _check_keys(value: Any, required: set[str], optional: set[str], where: str) -> None:
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(f"{where} has to have the keys {', '.join(sorted(required))}, and is {value!r}")
+    for key in value:
+        if key not in required | optional:
+            raise ConfigurationError(f"{where} has an unknown key '{key}'. {nearest(str(key), required | optional)}")
+    missing = sorted(required - set(value))
+    if missing:
+        raise ConfigurationError(f"{where} lacks {' and '.join(missing)}")
+
+
+def _hosts(count: int) -> tuple[str, ...]:
+    return tuple(f"h{index}" for index in range(count))
+
+
+def _mesh(name: str, count: str, rate: str) -> Network:
+    hosts = _hosts(_number(count, "hosts"))
+    each = Rate.parse(rate)
+    return Network(
+        name, hosts, (), tuple(Wire(a, b, each, each) for index, a in enumerate(hosts) for b in hosts[index + 1 :])
+    )
+
+
+def _star(name: str, count: str, rate: str) -> Network:
+    hosts = _hosts(_number(count, "hosts"))
+    each = Rate.parse(rate)
+    return Network(name, hosts, ("switch",), tuple(Wire(host, "switch", each, each) for host in hosts))
+
+
+def _ring(name: str, count: str, rate: str) -> Network:
+    hosts = _hosts(_number(count, "hosts"))
+    each = Rate.parse(rate)
+    pairs = list(zip(hosts, hosts[1:] + hosts[:1], strict=True)) if len(hosts) > 2 else [hosts]
+    return Network(name, hosts, (), tuple(Wire(pair[0], pair[-1], each, each) for pair in pairs))
+
+
+def _two_level(name: str, counts: str, inner: str, outer: str) -> Network:
+    found = re.fullmatch(r"(\d+)x(\d+)", counts)
+    if found is None:
+        raise ConfigurationError(f"'{counts}' is not groups x hosts, as in 2x4")
+    groups, each = _number(found[1], "groups"), _number(found[2], "hosts of a group")
+    inner_rate, outer_rate = Rate.parse(inner), Rate.parse(outer)
+    if groups < 2:
+        raise ConfigurationError("one group has nobody to talk to: take at least 2 groups, or a star")
+    hosts = _hosts(groups * each)
+    switches = tuple(f"switch{group}" for group in range(groups))
+    ports = tuple(Wire(host, switches[i // each], inner_rate, inner_rate) for i, host in enumerate(hosts))
+    uplinks = tuple(Wire(switch, "core", outer_rate, outer_rate) for switch in switches)
+    return Network(name, hosts, (*switches, "core"), ports + uplinks)
+
+
+def _number(text: str, what: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= _MOST_NODES:
+        raise ConfigurationError(f"'{text}' is no number of {what} from 1 to {_MOST_NODES}")
+    return int(text)
+
+
+_FORMS: dict[str, tuple[tuple[str, ...], Callable[..., Network]]] = {
+    "mesh": (("N", "RATE"), _mesh),
+    "star": (("N", "RATE"), _star),
+    "ring": (("N", "RATE"), _ring),
+    "two-level": (("GxN", "INNER", "OUTER"), _two_level),
+}
