@@ -14,7 +14,7 @@ __all__ = ["Spelled", "options_of", "parse"]
 _MOST = 64
 """Largest number that an option takes: more pieces than this only cost time."""
 
-_Value = int | str
+_Value = int | str | None
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Spelled:
 
 
 def options_of(name: str) -> dict[str, _Value]:
-    """The options that a schedule takes, with their defaults."""
+    """The options that a schedule takes, with their defaults; ``None`` for a number chosen by the schedule."""
     parameters = inspect.signature(BUILDERS[name]).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "heads"}
 
@@ -67,8 +67,8 @@ def parse(text: str) -> Spelled:
         if option not in defaults:
             raise ScheduleError(f"schedule '{name}' has no option '{option}'. {nearest(option, defaults)}")
         if not equals or option in options:
-            raise ScheduleError(f"schedule '{text}': write each option once, as {option}={defaults[option]}")
-        options[option] = _number(name, option, value) if isinstance(defaults[option], int) else value
+            raise ScheduleError(f"schedule '{text}': write each option once, as {option}=VALUE")
+        options[option] = value if isinstance(defaults[option], str) else _number(name, option, value)
     return Spelled(name, tuple(sorted((o, v) for o, v in options.items() if v != defaults[o])))
 
 

@@ -16,7 +16,7 @@ from tokenring_xdit.schedule.plan import Schedule
 __all__ = ["mesh"]
 
 
-def mesh(world_size: int, *, rows: int = 0, chunks: int = 1) -> Schedule:
+def mesh(world_size: int, *, rows: int | None = None, chunks: int = 1) -> Schedule:
     """A grid: keys travel along rows, queries along columns, partial outputs home along columns.
 
     Columns are consecutive ranks. Keys go round their row, and while they travel the queries of the
@@ -24,14 +24,14 @@ def mesh(world_size: int, *, rows: int = 0, chunks: int = 1) -> Schedule:
 
     Args:
         world_size: Number of ranks.
-        rows: Rows of the grid; 0 chooses the grid that sends least.
+        rows: Rows of the grid; ``None`` chooses the grid that sends least.
         chunks: Pieces that a block of queries travels and is returned in.
 
     Raises:
         ScheduleError: The ranks do not fill that many rows.
     """
     grids = [a for a in range(1, world_size + 1) if world_size % a == 0]
-    if rows and rows not in grids:
+    if rows is not None and rows not in grids:
         fitting = ", ".join(map(str, grids))
         raise ScheduleError(
             f"schedule 'mesh' with {rows} rows works for multiples of {rows} ranks, not for {world_size}; "
