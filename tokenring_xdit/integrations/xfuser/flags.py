@@ -77,7 +77,8 @@ def _with_choice(original: Any) -> Any:
         if choice is not None and ulysses > 1 and stages > 1:
             raise UnsupportedError(
                 f"tokenring_degree={self.tokenring_degree} with ulysses_degree={ulysses} and "
-                f"pipefusion_parallel_degree={stages} was not compared, and xfuser's own result of Ulysses with PipeFusion depends on the model. "
+                f"pipefusion_parallel_degree={stages} was not compared, and xfuser's own result of Ulysses with "
+                "PipeFusion depends on the model. "
                 f"Use tokenring_degree={choice.degree * ulysses} with ulysses_degree=1"
             )
         if choice is not None:

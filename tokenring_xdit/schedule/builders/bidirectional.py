@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tokenring_xdit.schedule.builders.homecoming import Homecoming
 from tokenring_xdit.schedule.plan import (
     WHOLE,
     Action,
     Attend,
     Channel,
     Exchange,
-    Merge,
     Piece,
     Program,
     Schedule,
@@ -93,7 +93,7 @@ def bidirectional_q(world_size: int, *, heads: int = 0, chunks: int = 1) -> Sche
 
 def _pass_q(rank: int, world_size: int, lanes: tuple[_Lane, ...], pieces: tuple[Piece, ...]) -> Program:
     actions: list[Action] = []
-    merges: list[Action] = []
+    returns = Homecoming()
     for step in range(world_size):
         for piece in pieces:
             recvs, sends = [], []
@@ -111,10 +111,11 @@ def _pass_q(rank: int, world_size: int, lanes: tuple[_Lane, ...], pieces: tuple[
                 away = o_block(visitor, rank, tokens=piece, heads=lane.heads)
                 actions.append(Attend(q_block(visitor, tokens=piece, heads=lane.heads), kv_block(rank)))
                 actions.append(Exchange(Channel.O, (Transfer(home, host),), (Transfer(away, visitor),)))
-                merges.append(Merge(home))
+                returns.expect(step, home)
         if step == 0:
             actions.append(Attend(q_block(rank), kv_block(rank)))
-    return (*actions, *merges)
+        actions.extend(returns.due(step))
+    return (*actions, *returns.rest())
 
 
 def _lanes(world_size: int, heads: int) -> tuple[_Lane, ...]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from tokenring_xdit.schedule.builders.homecoming import Homecoming
 from tokenring_xdit.schedule.plan import (
     Action,
     Attend,
     Channel,
     Exchange,
-    Merge,
     Piece,
     Program,
     Schedule,
@@ -19,14 +19,6 @@ from tokenring_xdit.schedule.plan import (
 )
 
 __all__ = ["token_ring"]
-
-_MERGE_LAG = 2
-"""Steps between posting the receive of a partial and merging it.
-
-Merging at once would wait for a transfer that has just been posted and so delay the next step's
-queries; merging all at the end would keep one receive buffer a rank. Two steps bound the buffers and
-leave a whole attention for the transfer to hide behind.
-"""
 
 
 def token_ring(world_size: int, *, chunks: int = 1) -> Schedule:
@@ -47,7 +39,7 @@ def token_ring(world_size: int, *, chunks: int = 1) -> Schedule:
 def _program(rank: int, world_size: int, pieces: tuple[Piece, ...]) -> Program:
     after, before = (rank + 1) % world_size, (rank - 1) % world_size
     actions: list[Action] = []
-    coming_home: list[tuple[int, Merge]] = []
+    returns = Homecoming()
 
     for step in range(world_size):
         visitor = (rank - step) % world_size  # whose queries are here at this step
@@ -60,11 +52,9 @@ def _program(rank: int, world_size: int, pieces: tuple[Piece, ...]) -> Program:
                 home, away = o_block(rank, host, tokens=piece), o_block(visitor, rank, tokens=piece)
                 actions.append(Attend(q_block(visitor, tokens=piece), kv_block(rank)))
                 actions.append(Exchange(Channel.O, (Transfer(home, host),), (Transfer(away, visitor),)))
-                coming_home.append((step, Merge(home)))
+                returns.expect(step, home)
         if step == 0:
             actions.append(Attend(q_block(rank), kv_block(rank)))
-        while coming_home and coming_home[0][0] <= step - _MERGE_LAG:
-            actions.append(coming_home.pop(0)[1])
+        actions.extend(returns.due(step))
 
-    actions.extend(merge for _, merge in coming_home)
-    return tuple(actions)
+    return (*actions, *returns.rest())
