@@ -44,11 +44,15 @@ def meetings(schedule: Schedule, tokens: list[int], heads: int) -> Table:
         return set(range(first + low, first + high)), set(range(left, right))
 
     def part_of(block: Block, other: Block) -> bool:
-        if block.kind is Kind.O or (block.kind, block.owner) != (other.kind, other.owner):
+        if block.kind is not other.kind or block.owner != other.owner:
+            return False
+        if block.kind is Kind.O:  # sent and merged as it was built
             return block == other
         return all(inner <= outer for inner, outer in zip(where(block), where(other), strict=True))
 
     def ready(rank: int, block: Block) -> bool:
+        if block in memory[rank]:
+            return True
         for wire in {expected[rank][b] for b in expected[rank] if part_of(block, b)}:
             while wires[wire]:
                 name, value = wires[wire].popleft()
