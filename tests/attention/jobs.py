@@ -252,6 +252,16 @@ def error_of_a_cut_schedule() -> float:
     return relative_error(out, shard(softmax_attention(q, k, v)[0]))
 
 
+def error_in_batches(case: Case) -> float:
+    """Each exchange as one batch, its receives in their turn: as on NCCL, here on gloo."""
+    from tokenring_xdit.attention.groups import RingGroup
+
+    errors(case)  # opens the channels
+    assert RingGroup.of().receives_early
+    RingGroup.of().receives_early = False
+    return float(errors(case)["out"])
+
+
 def error_with_changing_lengths() -> float:
     """Lengths that change on all ranks, then on one only, and come back."""
     generator = torch.Generator().manual_seed(4)

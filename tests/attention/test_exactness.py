@@ -156,6 +156,13 @@ def test_a_schedule_cut_in_tokens_and_heads(ranks: RankPool) -> None:
     assert max(ranks.run(2, jobs.error_of_a_cut_schedule)) <= FP32
 
 
+@pytest.mark.parametrize("schedule", [*sorted(BUILDERS), "direct:chunks=3", "token_ring:chunks=2"])
+def test_exchanges_as_batches_in_their_turn(ranks: RankPool, schedule: str) -> None:
+    """The way of backends that work off a channel in order."""
+    case = replace(even(4, 12), schedule=schedule, heads=4, kv_heads=2, calls=2)
+    assert max(ranks.run(4, jobs.error_in_batches, case)) <= FP32
+
+
 def test_shapes_may_change_from_call_to_call_on_some_ranks_only(ranks: RankPool) -> None:
     assert max(ranks.run(3, jobs.error_with_changing_lengths)) <= FP32
 
