@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.schedule.interpreter import asked_once, meetings
+from tests.schedule.mutations import edited, mutate
 from tokenring_xdit.errors import VerificationError
 from tokenring_xdit.schedule import (
     BUILDERS,
@@ -29,15 +29,6 @@ from tokenring_xdit.schedule import (
     q_block,
     verify,
 )
-
-
-def edited(schedule: Schedule, rank: int, edit: Callable[[list[Action]], Any]) -> Schedule:
-    """A copy with the program of one rank changed in place by ``edit``."""
-    programs = list(schedule.programs)
-    program = list(programs[rank])
-    edit(program)
-    programs[rank] = tuple(program)
-    return replace(schedule, programs=tuple(programs))
 
 
 def index_of(schedule: Schedule, rank: int, wanted: Callable[[Action], bool]) -> int:
@@ -393,32 +384,3 @@ def test_whatever_is_accepted_computes_every_pair_once(data: st.DataObject) -> N
         return
     tokens = [12] * schedule.world_size  # every cut of the schedules above falls between two tokens
     assert np.array_equal(meetings(schedule, tokens, 6), asked_once(schedule.mask, tokens, 6))
-
-
-def mutate(program: list[Action], change: str, at: int, other: int, peer: int) -> None:
-    action = program[at]
-    if change == "drop":
-        program.pop(at)
-    elif change == "repeat":
-        program.insert(at, action)
-    elif change == "swap":
-        program[at], program[other] = program[other], program[at]
-    elif change == "move":
-        program.insert(other, program.pop(at))
-    elif isinstance(action, Exchange):
-        program[at] = replace(
-            action, sends=tuple(recut(t, other) if change == "recut" else replace(t, peer=peer) for t in action.sends)
-        )
-    elif isinstance(action, Attend):
-        if change == "recut":
-            program[at] = replace(action, kv=replace(action.kv, tokens=Piece(other % 2, 2)))
-        else:
-            program[at] = replace(action, kv=kv_block(peer))
-    else:
-        program[at] = Merge(o_block(action.partial.owner, peer))
-
-
-def recut(transfer: Transfer, piece: int) -> Transfer:
-    """The same block in another piece of its tokens."""
-    count = transfer.block.tokens.count
-    return replace(transfer, block=replace(transfer.block, tokens=Piece(piece % count, count)))
