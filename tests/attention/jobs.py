@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tests.support.reference import relative_error, softmax_attention
 from tokenring_xdit.attention import token_ring_attention
+from tokenring_xdit.schedule import Mask, Schedule, verify
 
 
 @dataclass(frozen=True)
@@ -213,12 +214,10 @@ def error_of_a_cut_schedule() -> float:
         Exchange,
         Merge,
         Piece,
-        Schedule,
         Transfer,
         kv_block,
         o_block,
         q_block,
-        verify,
     )
 
     halves = (Piece(0, 2), Piece(1, 2))
@@ -250,6 +249,32 @@ def error_of_a_cut_schedule() -> float:
     schedule = verify(Schedule("cut", 2, tuple(programs)))
     out, _ = token_ring_attention(shard(q), shard(k), shard(v), schedule=schedule)
     return relative_error(out, shard(softmax_attention(q, k, v)[0]))
+
+
+def error_in_batches(case: Case) -> float:
+    """Each exchange as one batch, its receives in their turn: as on NCCL, here on gloo."""
+    from tokenring_xdit.attention.groups import RingGroup
+
+    errors(case)  # opens the channels
+    assert RingGroup.of().receives_early
+    RingGroup.of().receives_early = False
+    return float(errors(case)["out"])
+
+
+def error_of_schedules(schedules: list[Schedule]) -> float:
+    """The worst of some schedules, each run twice."""
+    generator = torch.Generator().manual_seed(5)
+    length = 13 * dist.get_world_size()
+    q, k, v = (torch.randn(1, 6, length, 8, generator=generator) for _ in range(3))
+    earlier = torch.arange(length) <= torch.arange(length)[:, None]
+    worst = 0.0
+    for schedule in schedules:
+        causal = schedule.mask is Mask.CAUSAL
+        expected = shard(softmax_attention(q, k, v, visible=earlier if causal else None)[0])
+        for _ in range(2):
+            out, _ = token_ring_attention(shard(q), shard(k), shard(v), schedule=verify(schedule), causal=causal)
+            worst = max(worst, relative_error(out, expected))
+    return worst
 
 
 def error_with_changing_lengths() -> float:

@@ -66,6 +66,28 @@ def test_all_problems_are_told_at_once(ranks: RankPool) -> None:
     assert "rank 2: expected q" in answer
 
 
+def test_heads_that_differ_are_told_where_the_plan_depends_on_them(ranks: RankPool) -> None:
+    """Rank 1 has an odd number of heads, so that its plan is another one."""
+    changes = {rank: {"schedule": "bidirectional", "heads": 3 if rank == 1 else 2} for rank in range(3)}
+    answers = ranks.run(3, jobs.call_with, changes, timeout=30)
+    assert len(set(answers)) == 1
+    assert "heads is 2 on rank 0 and 2, 3 on rank 1" in answers[0]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        ("hierarchical", "'hierarchical' over 2 nodes works for multiples of 2 ranks, not for 3"),
+        ("mesh:rows=2", "'mesh' with 2 rows works for multiples of 2 ranks, not for 3"),
+        ("direct:chunk=2", "'direct' has no option 'chunk'"),
+    ],
+)
+def test_schedules_that_do_not_fit_the_group_are_refused(ranks: RankPool, schedule: str, message: str) -> None:
+    answers = ranks.run(3, jobs.call_with, {rank: {"schedule": schedule} for rank in range(3)}, timeout=30)
+    assert len(set(answers)) == 1
+    assert answers[0].startswith("AgreementError: ") and message in answers[0]
+
+
 def test_without_a_key_every_call_is_agreed_on(ranks: RankPool) -> None:
     assert ranks.run(3, jobs.call_between_good_calls, {1: {"length": 5}}, None, timeout=60) == [("ran",) * 3] * 3
     for first, second, third in ranks.run(3, jobs.call_between_good_calls, {1: {"heads": 4}}, None, timeout=60):

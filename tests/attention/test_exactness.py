@@ -17,6 +17,9 @@ from tokenring_xdit.schedule import BUILDERS
 
 FP32 = 1e-5
 
+SCHEDULES = [*sorted(set(BUILDERS) - {"hierarchical"}), "direct:chunks=3"]
+"""Schedules for any number of ranks."""
+
 
 def worst(ranks: RankPool, case: Case) -> dict[str, float]:
     found = ranks.run(len(case.q_lengths), jobs.errors, case)
@@ -29,7 +32,7 @@ def even(world_size: int, length: int) -> Case:
     return Case((length,) * world_size, (length,) * world_size)
 
 
-@pytest.mark.parametrize("schedule", sorted(BUILDERS))
+@pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 5, 8])
 def test_fp32_is_exact(ranks: RankPool, world_size: int, schedule: str) -> None:
     errors = worst(ranks, replace(even(world_size, 24), schedule=schedule, batch=2))
@@ -37,7 +40,7 @@ def test_fp32_is_exact(ranks: RankPool, world_size: int, schedule: str) -> None:
     assert errors["lse"] <= FP32
 
 
-@pytest.mark.parametrize("schedule", sorted(BUILDERS))
+@pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("world_size", [2, 5])
 def test_shards_may_differ_and_queries_may_be_fewer_than_keys(ranks: RankPool, world_size: int, schedule: str) -> None:
     case = Case(
@@ -52,9 +55,10 @@ def test_shards_may_differ_and_queries_may_be_fewer_than_keys(ranks: RankPool, w
     assert errors["lse"] <= FP32
 
 
-@pytest.mark.parametrize("schedule", sorted(BUILDERS))
+@pytest.mark.parametrize(
+    ("kernel", "schedule"), [*(("cpu", schedule) for schedule in SCHEDULES), ("math", "ring"), ("math", "token_ring")]
+)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("kernel", ["cpu", "math"])
 def test_half_precision_errs_as_one_device_does(
     ranks: RankPool, dtype: torch.dtype, kernel: str, schedule: str
 ) -> None:
@@ -67,22 +71,47 @@ def test_half_precision_errs_as_one_device_does(
     assert rounded["out"] <= max(errors["single"], torch.finfo(dtype).eps) * 2.5
 
 
+@pytest.mark.parametrize("world_size", [4, 6, 8])
+@pytest.mark.parametrize("inside", ["token_ring", "direct", "ring", "bidirectional_q"])
+def test_nodes_of_ranks(ranks: RankPool, inside: str, world_size: int) -> None:
+    for nodes in (2, world_size // 2):
+        case = replace(even(world_size, 12), schedule=f"hierarchical:nodes={nodes},inside={inside},chunks=2", heads=6)
+        errors = worst(ranks, replace(case, kv_heads=2))
+        assert errors["out"] <= FP32
+        assert errors["lse"] <= FP32
+
+
+@pytest.mark.parametrize("schedule", ["bidirectional", "bidirectional_q"])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(5, 5), (6, 3), (8, 8), (8, 2)])
+def test_any_number_of_heads(ranks: RankPool, schedule: str, heads: int, kv_heads: int) -> None:
+    assert worst(ranks, replace(even(4, 10), schedule=schedule, heads=heads, kv_heads=kv_heads))["out"] <= FP32
+
+
+@pytest.mark.parametrize("name", sorted(BUILDERS))
+@pytest.mark.parametrize("chunks", [2, 5, 8])
+def test_blocks_may_be_cut_finer_than_they_have_tokens(ranks: RankPool, name: str, chunks: int) -> None:
+    case = Case((7, 4, 0, 9), (6, 1, 8, 5), schedule=f"{name}:chunks={chunks}", heads=4, kv_heads=4, home=3, calls=2)
+    errors = worst(ranks, case)
+    assert errors["out"] <= FP32
+    assert errors["lse"] <= FP32
+
+
 @pytest.mark.parametrize("head_dim", [1, 8, 20, 72, 128, 256])
 def test_any_head_dim(ranks: RankPool, head_dim: int) -> None:
     assert worst(ranks, replace(even(2, 16), head_dim=head_dim))["out"] <= FP32
 
 
-@pytest.mark.parametrize("schedule", sorted(BUILDERS))
+@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_grouped_keys_travel_unexpanded(ranks: RankPool, schedule: str) -> None:
     assert worst(ranks, replace(even(3, 16), heads=6, kv_heads=2, schedule=schedule))["out"] <= FP32
 
 
-@pytest.mark.parametrize("schedule", sorted(BUILDERS))
+@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_keys_that_every_rank_holds_count_once(ranks: RankPool, schedule: str) -> None:
     assert worst(ranks, replace(even(4, 16), home=13, schedule=schedule))["out"] <= FP32
 
 
-@pytest.mark.parametrize("schedule", sorted(BUILDERS))
+@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_causal(ranks: RankPool, schedule: str) -> None:
     lengths = (9, 16, 4)
     assert worst(ranks, Case(lengths, lengths, schedule=schedule, causal=True, calls=3))["out"] <= FP32
@@ -93,7 +122,7 @@ def test_scale(ranks: RankPool, scale: float) -> None:
     assert worst(ranks, replace(even(3, 16), scale=scale))["out"] <= FP32
 
 
-@pytest.mark.parametrize("schedule", sorted(BUILDERS))
+@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_empty_shards(ranks: RankPool, schedule: str) -> None:
     assert worst(ranks, Case((8, 0, 3), (0, 2, 9), schedule=schedule, home=2))["out"] <= FP32
 
@@ -127,6 +156,13 @@ def test_a_schedule_cut_in_tokens_and_heads(ranks: RankPool) -> None:
     assert max(ranks.run(2, jobs.error_of_a_cut_schedule)) <= FP32
 
 
+@pytest.mark.parametrize("schedule", [*sorted(BUILDERS), "direct:chunks=3", "token_ring:chunks=2"])
+def test_exchanges_as_batches_in_their_turn(ranks: RankPool, schedule: str) -> None:
+    """The way of backends that work off a channel in order."""
+    case = replace(even(4, 12), schedule=schedule, heads=4, kv_heads=2, calls=2)
+    assert max(ranks.run(4, jobs.error_in_batches, case)) <= FP32
+
+
 def test_shapes_may_change_from_call_to_call_on_some_ranks_only(ranks: RankPool) -> None:
     assert max(ranks.run(3, jobs.error_with_changing_lengths)) <= FP32
 
@@ -148,7 +184,7 @@ def test_bytes_sent_are_counted(ranks: RankPool) -> None:
 lengths = st.integers(0, 20)
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_random_problems(ranks: RankPool, data: st.DataObject) -> None:
     world_size = data.draw(st.integers(1, 5))
@@ -156,7 +192,7 @@ def test_random_problems(ranks: RankPool, data: st.DataObject) -> None:
     case = Case(
         q_lengths=tuple(data.draw(lengths) for _ in range(world_size)),
         kv_lengths=(data.draw(st.integers(1, 20)), *(data.draw(lengths) for _ in range(world_size - 1))),
-        schedule=data.draw(st.sampled_from(sorted(BUILDERS))),
+        schedule=f"{data.draw(st.sampled_from(SCHEDULES[:-1]))}:chunks={data.draw(st.integers(1, 4))}",
         batch=data.draw(st.integers(1, 3)),
         kv_heads=kv_heads,
         heads=kv_heads * data.draw(st.integers(1, 3)),
@@ -168,7 +204,7 @@ def test_random_problems(ranks: RankPool, data: st.DataObject) -> None:
         assert worst(ranks, case)["out"] <= FP32
 
 
-@pytest.mark.parametrize("schedule", sorted(BUILDERS))
+@pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("home", [0, 9])
 def test_hidden_keys_do_not_count(ranks: RankPool, schedule: str, home: int) -> None:
     """The first rank hides all of its keys."""
@@ -180,15 +216,20 @@ def test_hidden_keys_do_not_count(ranks: RankPool, schedule: str, home: int) -> 
 
 @pytest.mark.parametrize("home", [0, 9])
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_the_items_of_a_batch_may_hide_different_keys(ranks: RankPool, world_size: int, home: int) -> None:
+@pytest.mark.parametrize("schedule", ["token_ring", "direct:chunks=2", "bidirectional_q"])
+def test_the_items_of_a_batch_may_hide_different_keys(
+    ranks: RankPool, schedule: str, world_size: int, home: int
+) -> None:
     case = replace(even(world_size, 12), batch=3, home=home, hide=0.5, ragged=True, heads=4, kv_heads=2, calls=2)
+    case = replace(case, schedule=schedule)
     errors = worst(ranks, case)
     assert errors["out"] <= FP32
     assert errors["lse"] <= FP32
 
 
-def test_different_keys_are_refused_where_keys_travel(ranks: RankPool) -> None:
-    case = replace(even(2, 12), schedule="ring", batch=2, hide=0.5, ragged=True)
+@pytest.mark.parametrize("schedule", ["ring", "direct_kv", "bidirectional", "hierarchical"])
+def test_different_keys_are_refused_where_keys_travel(ranks: RankPool, schedule: str) -> None:
+    case = replace(even(2, 12), schedule=schedule, batch=2, hide=0.5, ragged=True)
     with pytest.raises(RankFailure) as failure:
         ranks.run(2, jobs.errors, case)
     messages = {str(error) for error in failure.value.errors}

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tokenring_xdit.cli import main
+from tokenring_xdit.schedule import BUILDERS
 
 
 @pytest.mark.parametrize("ranks", [3, 4, 8])
@@ -16,6 +17,18 @@ def test_show(capsys: pytest.CaptureFixture[str], ranks: int) -> None:
     assert out.count("attends ") == ranks * ranks
 
 
+@pytest.mark.parametrize("name", [*sorted(BUILDERS), "direct:chunks=4", "hierarchical:nodes=2,inside=direct"])
+def test_show_works_for_every_schedule(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert main(["schedule", "show", name, "--ranks", "4"]) == 0
+    assert capsys.readouterr().out.startswith(f"{name.replace('nodes=2,', '')}, 4 ranks")
+
+
+def test_show_counts_heads(capsys: pytest.CaptureFixture[str]) -> None:
+    for heads, cut in (("8", True), ("5", False)):
+        assert main(["schedule", "show", "bidirectional", "--ranks", "4", "--heads", heads]) == 0
+        assert ("heads 1/2" in capsys.readouterr().out) is cut
+
+
 def test_show_causal_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["schedule", "show", "ring", "--ranks", "2", "--causal", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
@@ -25,10 +38,12 @@ def test_show_causal_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["schedule", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["ring", "token_ring"]
-    assert "TokenRing as published" in lines[1]
+    names = [line.split()[0] for line in lines]
+    assert names == sorted(BUILDERS)
+    assert "TokenRing as published" in lines[names.index("token_ring")]
+    assert lines[names.index("mesh")].endswith("[rows=auto,chunks=1]")
     assert main(["schedule", "list", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == ["ring", "token_ring"]
+    assert json.loads(capsys.readouterr().out) == names
 
 
 @pytest.mark.parametrize(
@@ -36,6 +51,8 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["token-ring", "--ranks", "4"], "Did you mean 'token_ring'?"),
         (["ring", "--ranks", "0"], "at least one rank"),
+        (["direct:chunk=4", "--ranks", "4"], "Did you mean 'chunks'?"),
+        (["hierarchical", "--ranks", "5"], "works for multiples of 2 ranks, not for 5"),
     ],
 )
 def test_refusals(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:

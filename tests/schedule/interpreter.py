@@ -1,38 +1,65 @@
 """A second, simpler reading of what a plan computes, to hold against ``verify``.
 
-Messages are queues without limits and a partial output is the multiset of the pairs in it. There is
-no notion of channels that block, of proofs or of states, so it shares no idea with the verifier.
+Every rank has a few numbered tokens and heads, messages are queues without limits, and a partial
+output is a table of how often each query met each key. There is no notion of channels that block, of
+proofs, of states or of pieces, so it shares no idea with the verifier.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from typing import Any
 
-from tokenring_xdit.schedule import Attend, Block, Exchange, Kind, Schedule
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenring_xdit.schedule import Attend, Block, Exchange, Kind, Mask, Schedule
+
+Table = NDArray[np.int64]
 
 
-def pairs_at_home(schedule: Schedule) -> list[Counter[tuple[int, int]]]:
-    """For each rank, how often each (query owner, key owner) pair is in its result.
+def meetings(schedule: Schedule, tokens: list[int], heads: int) -> Table:
+    """How often the result counts each key for each query, ``[query, key, head]`` over the whole sequence.
+
+    Args:
+        schedule: The plan.
+        tokens: Tokens of each rank.
+        heads: Number of heads.
 
     Raises:
         LookupError: The plan gets stuck, or uses what it does not have.
     """
     ranks = range(schedule.world_size)
-    wires: dict[Any, deque[Any]] = defaultdict(deque)
-    memory: list[dict[Block, Any]] = [{Block(Kind.Q, r): r, Block(Kind.KV, r): r} for r in ranks]
+    wires: dict[Any, deque[tuple[Block, Any]]] = defaultdict(deque)
+    memory: list[dict[Block, Any]] = [{Block(Kind.Q, r): None, Block(Kind.KV, r): None} for r in ranks]
     expected: list[dict[Block, Any]] = [{} for _ in ranks]
+    result = np.zeros((sum(tokens), sum(tokens), heads), dtype=np.int64)
     position = [0 for _ in ranks]
 
+    def where(block: Block) -> tuple[set[int], set[int]]:
+        """Which tokens of the whole sequence, and which heads, a block is made of."""
+        first, length = sum(tokens[: block.owner]), tokens[block.owner]
+        low, high = (length * i // block.tokens.count for i in (block.tokens.index, block.tokens.index + 1))
+        left, right = (heads * i // block.heads.count for i in (block.heads.index, block.heads.index + 1))
+        return set(range(first + low, first + high)), set(range(left, right))
+
+    def part_of(block: Block, other: Block) -> bool:
+        if block.kind is not other.kind or block.owner != other.owner:
+            return False
+        if block.kind is Kind.O:  # sent and merged as it was built
+            return block == other
+        return all(inner <= outer for inner, outer in zip(where(block), where(other), strict=True))
+
     def ready(rank: int, block: Block) -> bool:
-        if block in expected[rank] and block not in memory[rank]:
-            wire = expected[rank][block]
-            while wires[wire] and block not in memory[rank]:
-                name, value = wires[wire].popleft()
-                memory[rank][name] = value
         if block in memory[rank]:
             return True
-        if block not in expected[rank]:
+        for wire in {expected[rank][b] for b in expected[rank] if part_of(block, b)}:
+            while wires[wire]:
+                name, value = wires[wire].popleft()
+                memory[rank][name] = value
+        if any(part_of(block, b) for b in memory[rank]):
+            return True
+        if not any(part_of(block, b) for b in expected[rank]):
             raise LookupError(f"rank {rank} does not have {block}")
         return False
 
@@ -44,20 +71,25 @@ def pairs_at_home(schedule: Schedule) -> list[Counter[tuple[int, int]]]:
             for t in action.recvs:
                 expected[rank][t.block] = (t.peer, rank, action.channel)
             for t in action.sends:
-                value = memory[rank][t.block]
-                wires[rank, t.peer, action.channel].append(
-                    (t.block, Counter(value) if t.block.kind is Kind.O else value)
-                )
+                value = memory[rank][t.block].copy() if t.block.kind is Kind.O else None
+                wires[rank, t.peer, action.channel].append((t.block, value))
         elif isinstance(action, Attend):
             if not all(ready(rank, block) for block in (action.q, action.kv)):
                 return False
-            partial = action.partial(rank)
-            memory[rank].setdefault(partial, Counter())[memory[rank][action.q], memory[rank][action.kv]] += 1
+            (queries, q_heads), (keys, kv_heads) = where(action.q), where(action.kv)
+            met = np.zeros_like(result)
+            met[np.ix_(sorted(queries), sorted(keys), sorted(q_heads & kv_heads))] = 1
+            if action.mask is Mask.CAUSAL:
+                met *= np.tri(len(result), dtype=np.int64)[:, :, None]
+            if action.q.owner == rank:
+                result[...] += met
+            else:
+                partial = action.partial(rank)
+                memory[rank][partial] = memory[rank].get(partial, 0) + met
         else:
             if not ready(rank, action.partial):
                 return False
-            home = Block(Kind.O, rank, rank)
-            memory[rank].setdefault(home, Counter()).update(memory[rank][action.partial])
+            result[...] += memory[rank][action.partial]
         position[rank] += 1
         return True
 
@@ -69,4 +101,10 @@ def pairs_at_home(schedule: Schedule) -> list[Counter[tuple[int, int]]]:
                 moving = True
     if any(position[rank] < len(schedule.programs[rank]) for rank in ranks):
         raise LookupError("stuck")
-    return [memory[rank].get(Block(Kind.O, rank, rank), Counter()) for rank in ranks]
+    return result
+
+
+def asked_once(mask: Mask, tokens: list[int], heads: int) -> Table:
+    """What :func:`meetings` has to be: every key once for every query that may see it."""
+    every = np.ones((sum(tokens), sum(tokens)), dtype=np.int64)
+    return np.repeat((np.tril(every) if mask is Mask.CAUSAL else every)[:, :, None], heads, axis=2)

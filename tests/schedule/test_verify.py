@@ -1,15 +1,15 @@
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.schedule.interpreter import pairs_at_home
+from tests.schedule.interpreter import asked_once, meetings
+from tests.schedule.mutations import edited, mutate
 from tokenring_xdit.errors import VerificationError
 from tokenring_xdit.schedule import (
     BUILDERS,
@@ -29,15 +29,6 @@ from tokenring_xdit.schedule import (
     q_block,
     verify,
 )
-
-
-def edited(schedule: Schedule, rank: int, edit: Callable[[list[Action]], Any]) -> Schedule:
-    """A copy with the program of one rank changed in place by ``edit``."""
-    programs = list(schedule.programs)
-    program = list(programs[rank])
-    edit(program)
-    programs[rank] = tuple(program)
-    return replace(schedule, programs=tuple(programs))
 
 
 def index_of(schedule: Schedule, rank: int, wanted: Callable[[Action], bool]) -> int:
@@ -299,19 +290,91 @@ def test_blocks_may_be_cut_in_tokens_and_heads() -> None:
     assert "Q[1] never meets all of KV[0]" in str(refused(edited(schedule, 1, lambda p: p.pop())))
 
 
-@settings(max_examples=400)
+def test_a_piece_that_never_arrives_is_refused() -> None:
+    """Both sides forget the last piece of one block, and the attention of it."""
+    last = Piece(2, 3)
+    schedule = build("direct_kv:chunks=3", 3).schedule
+    lost = kv_block(0, tokens=last)
+
+    def forget(program: list[Action]) -> None:
+        for at, action in enumerate(program):
+            if isinstance(action, Exchange):
+                recvs = tuple(t for t in action.recvs if t.block != lost)
+                program[at] = replace(action, recvs=recvs, sends=tuple(t for t in action.sends if t.block != lost))
+
+    for rank in range(3):
+        schedule = edited(schedule, rank, forget)
+    error = refused(schedule)
+    assert f"attends {lost} before holding it" in str(error)
+    for rank in (1, 2):
+        schedule = edited(schedule, rank, lambda p: p.remove(next(a for a in p if getattr(a, "kv", None) == lost)))
+    assert "never meets all of KV[0]" in str(refused(schedule))
+
+
+def test_half_the_heads_taken_twice_is_refused() -> None:
+    schedule = build("bidirectional", 3).schedule
+    at = index_of(schedule, 1, lambda a: isinstance(a, Attend) and a.kv.heads == Piece(1, 2))
+    attend = schedule.programs[1][at]
+    assert isinstance(attend, Attend)
+    other_half = replace(attend, kv=replace(attend.kv, heads=Piece(0, 2)))
+    assert "heads 1/2 a second time" in str(refused(edited(schedule, 1, lambda p: p.__setitem__(at, other_half))))
+    error = refused(edited(schedule, 1, lambda p: p.insert(at, attend)))
+    assert (error.rank, error.action) == (1, at + 1)
+    assert "heads 2/2 a second time" in str(error)
+
+
+def test_a_piece_returned_for_another_is_refused() -> None:
+    """The first two returns of a rank change places on the sender's side only."""
+    schedule = build("direct:chunks=2", 2).schedule
+
+    def exchange_pieces(program: list[Action]) -> None:
+        at = [i for i, a in enumerate(program) if isinstance(a, Exchange) and a.channel is Channel.O]
+        first, second = (program[i] for i in at)
+        assert isinstance(first, Exchange) and isinstance(second, Exchange)
+        program[at[0]], program[at[1]] = replace(first, sends=second.sends), replace(second, sends=first.sends)
+
+    assert "the order of the two sides differs" in str(refused(edited(schedule, 0, exchange_pieces)))
+
+
+def test_queries_kept_for_all_rounds_are_returned_once() -> None:
+    """Between nodes: a partial that goes home in the first round cannot be built on in the second."""
+    schedule = build("hierarchical:nodes=2,inside=direct", 4).schedule
+
+    def hurry(program: list[Action]) -> None:
+        at = next(i for i, a in enumerate(program) if isinstance(a, Exchange) and a.channel is Channel.O)
+        guest = next(i for i, a in enumerate(program) if isinstance(a, Attend) and a.q.owner != a.kv.owner)
+        program.insert(guest + 1, program.pop(at))
+
+    for rank in range(4):
+        schedule = edited(schedule, rank, hurry)
+    assert "after its partial output was sent away" in str(refused(schedule))
+
+
+SPELLINGS = [
+    *sorted(BUILDERS),
+    "bidirectional:chunks=2",
+    "direct:chunks=2",
+    "direct_kv:chunks=3",
+    "hierarchical:inside=direct",
+    "mesh:chunks=2",
+    "token_ring:chunks=3",
+]
+
+
+@settings(max_examples=600)
 @given(st.data())
 def test_whatever_is_accepted_computes_every_pair_once(data: st.DataObject) -> None:
     """Schedules broken at random: accepted ones are right by a reading that shares nothing with verify."""
-    name = data.draw(st.sampled_from(sorted(BUILDERS)))
-    schedule = build(name, data.draw(st.integers(2, 6)), data.draw(st.sampled_from(Mask))).schedule
+    name, mask = data.draw(st.sampled_from(SPELLINGS)), data.draw(st.sampled_from(Mask))
+    world_size = data.draw(st.sampled_from([2, 4, 6]) if "hierarchical" in name else st.integers(2, 6))
+    schedule = build(name, world_size, mask, data.draw(st.sampled_from([5, 6]))).schedule
     for _ in range(data.draw(st.integers(1, 3))):
         rank = data.draw(st.integers(0, schedule.world_size - 1))
         program = schedule.programs[rank]
         if not program:
             continue
         at = data.draw(st.integers(0, len(program) - 1))
-        change = data.draw(st.sampled_from(["drop", "repeat", "swap", "move", "retarget"]))
+        change = data.draw(st.sampled_from(["drop", "repeat", "swap", "move", "retarget", "recut"]))
         other = data.draw(st.integers(0, len(program) - 1))
         peer = data.draw(st.integers(0, schedule.world_size - 1))
         schedule = edited(schedule, rank, lambda p, a=(change, at, other, peer): mutate(p, *a))
@@ -319,27 +382,5 @@ def test_whatever_is_accepted_computes_every_pair_once(data: st.DataObject) -> N
         verify(schedule)
     except VerificationError:
         return
-    full = schedule.mask is Mask.FULL
-    expected = [
-        Counter((rank, kv) for kv in range(schedule.world_size if full else rank + 1))
-        for rank in range(schedule.world_size)
-    ]
-    assert pairs_at_home(schedule) == expected
-
-
-def mutate(program: list[Action], change: str, at: int, other: int, peer: int) -> None:
-    action = program[at]
-    if change == "drop":
-        program.pop(at)
-    elif change == "repeat":
-        program.insert(at, action)
-    elif change == "swap":
-        program[at], program[other] = program[other], program[at]
-    elif change == "move":
-        program.insert(other, program.pop(at))
-    elif isinstance(action, Exchange):
-        program[at] = replace(action, sends=tuple(replace(t, peer=peer) for t in action.sends))
-    elif isinstance(action, Attend):
-        program[at] = replace(action, kv=kv_block(peer))
-    else:
-        program[at] = Merge(o_block(action.partial.owner, peer))
+    tokens = [12] * schedule.world_size  # every cut of the schedules above falls between two tokens
+    assert np.array_equal(meetings(schedule, tokens, 6), asked_once(schedule.mask, tokens, 6))

@@ -117,7 +117,7 @@ def _digest(spec: CallSpec) -> int:
 def handshake(report: CallSpec | str, control: dist.ProcessGroup | None, timeout: timedelta | None) -> Layout:
     """Agree with all ranks of a group on a call.
 
-    One collective of three numbers where they do agree; only where they do not, the reports
+    Three numbers to each other rank where they do agree; only where they do not, the reports
     themselves are exchanged, to say who differs in what.
 
     Args:
@@ -132,15 +132,24 @@ def handshake(report: CallSpec | str, control: dist.ProcessGroup | None, timeout
     if control is None:
         return agree([report])
     own = (_digest(report), report.q_length, report.kv_length) if isinstance(report, CallSpec) else (0, 0, 0)
-    heads = [torch.empty(3, dtype=torch.int64) for _ in range(dist.get_world_size(control))]
-    work = dist.all_gather(heads, torch.tensor(own), group=control, async_op=True)
-    work.wait(timeout) if timeout is not None else work.wait()
-    digests, q_lengths, kv_lengths = zip(*(head.tolist() for head in heads), strict=True)
+    digests, q_lengths, kv_lengths = zip(*_tell_all(own, control, timeout), strict=True)
     if not isinstance(report, CallSpec) or len(set(digests)) > 1 or not _fits_mask(report, q_lengths, kv_lengths):
         reports: list[Any] = [None] * dist.get_world_size(control)
         dist.all_gather_object(reports, report, group=control)
         return agree(reports)
     return Layout(report, q_lengths, kv_lengths)
+
+
+def _tell_all(own: tuple[int, ...], control: dist.ProcessGroup, timeout: timedelta | None) -> list[list[int]]:
+    """The numbers of every rank. Straight to each of them: a collective of gloo passes them on, hop by hop."""
+    rank, mine = control.rank(), torch.tensor(own)
+    heads = [mine if peer == rank else torch.empty_like(mine) for peer in range(control.size())]
+    peers = [peer for peer in range(control.size()) if peer != rank]
+    works = [control.recv([heads[peer]], peer, 0) for peer in peers]
+    works += [control.send([mine], peer, 0) for peer in peers]
+    for work in works:
+        work.wait(timeout) if timeout is not None else work.wait()
+    return [head.tolist() for head in heads]
 
 
 def _fits_mask(spec: CallSpec, q_lengths: tuple[int, ...], kv_lengths: tuple[int, ...]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 
 import torch
@@ -48,8 +49,8 @@ def token_ring_attention(
         k: This rank's keys, ``[B, Hkv, Skv, D]``; ``H`` is a multiple of ``Hkv``.
         v: This rank's values, ``[B, Hkv, Skv, D]``.
         group: Process group; ``None`` is the default group.
-        schedule: Name of a schedule (see ``tokenring-xdit schedule list``), or one of your own that
-            passed :func:`tokenring_xdit.schedule.verify`.
+        schedule: Name of a schedule, with options as in ``direct:chunks=4`` (see ``tokenring-xdit schedule
+            list`` and ``docs/schedules.md``), or one of your own that passed :func:`tokenring_xdit.schedule.verify`.
         kernel: Local attention: a name (see :data:`tokenring_xdit.attention.kernels.KERNELS`), a
             function of that form, or ``None`` for the best one for the device.
         scale: Factor on the scores; ``None`` is ``1 / sqrt(D)``.
@@ -76,7 +77,8 @@ def token_ring_attention(
     ring_group = RingGroup.of(group)
     report: CallSpec | str
     try:
-        verified = _resolve(schedule, ring_group.world_size, causal)
+        _check_shapes(q, k, v)
+        verified = _resolve(schedule, ring_group.world_size, causal, math.gcd(q.shape[1], k.shape[1]))
         function = choose(kernel, q.device, q.dtype).run if kernel is None or isinstance(kernel, str) else kernel
         own, home = _masks(k, home_kv, key_mask, home_mask, verified)
         if own is not None:
@@ -98,10 +100,10 @@ def bytes_sent(group: dist.ProcessGroup | None = None) -> int:
     return RingGroup.of(group).bytes_sent
 
 
-def _resolve(schedule: str | VerifiedSchedule, world_size: int, causal: bool) -> VerifiedSchedule:
+def _resolve(schedule: str | VerifiedSchedule, world_size: int, causal: bool, heads: int) -> VerifiedSchedule:
     mask = Mask.CAUSAL if causal else Mask.FULL
     if isinstance(schedule, str):
-        return build(schedule, world_size, mask)
+        return build(schedule, world_size, mask, heads)
     if not isinstance(schedule, VerifiedSchedule):
         raise UnsupportedError(
             f"a schedule has to be a name or a VerifiedSchedule, not {type(schedule).__name__}: "
@@ -147,6 +149,16 @@ def _masks(
     return own, home
 
 
+def _check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
+    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
+    if q.ndim != 4 or k.ndim != 4 or k.shape != v.shape:
+        raise UnsupportedError(f"expected q [B, H, Sq, D] and k and v [B, Hkv, Skv, D] alike, got {shapes}")
+    if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
+        raise UnsupportedError(f"q and k differ in batch or head dim: {shapes}")
+    if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
+        raise UnsupportedError(f"{q.shape[1]} query heads are no multiple of {k.shape[1]} key heads: {shapes}")
+
+
 def _spec(
     q: Tensor,
     k: Tensor,
@@ -157,13 +169,6 @@ def _spec(
     partial_dtype: torch.dtype | None,
 ) -> CallSpec:
     """Check one rank's tensors and describe the call."""
-    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
-    if q.ndim != 4 or k.ndim != 4 or k.shape != v.shape:
-        raise UnsupportedError(f"expected q [B, H, Sq, D] and k and v [B, Hkv, Skv, D] alike, got {shapes}")
-    if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
-        raise UnsupportedError(f"q and k differ in batch or head dim: {shapes}")
-    if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
-        raise UnsupportedError(f"{q.shape[1]} query heads are no multiple of {k.shape[1]} key heads: {shapes}")
     others = (k, v, *(home_kv or ()))
     if any(t.dtype != q.dtype or t.device != q.device for t in others):
         raise UnsupportedError(
@@ -179,7 +184,7 @@ def _spec(
         if home_k.shape != home_v.shape or home_k.ndim != 4 or (*home_k.shape[:2], home_k.shape[3]) != expected:
             raise UnsupportedError(
                 f"home_kv has to be [B, Hkv, T, D] like k, got {tuple(home_k.shape)} and "
-                f"{tuple(home_v.shape)}; {shapes}"
+                f"{tuple(home_v.shape)}; k {tuple(k.shape)}"
             )
         if verified.schedule.mask is Mask.CAUSAL:
             raise UnsupportedError("home_kv has no position in a causal sequence: pass causal=False or no home_kv")

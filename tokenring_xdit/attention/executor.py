@@ -1,14 +1,14 @@
 """Runs a proved schedule: posts its exchanges, attends, merges; knows no schedule by name.
 
 Within an exchange receives are posted before sends (gloo runs an exchange between two ranks
-half-duplex otherwise), and arrival is waited for at the first use of what arrives. A partial output
-and its log-sum-exp travel as one message.
+half-duplex otherwise), and arrival is waited for at the first use of what arrives.
 """
 
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,15 +17,17 @@ from torch import Tensor
 
 from tokenring_xdit.attention.agreement import Layout
 from tokenring_xdit.attention.buffers import Buffer
+from tokenring_xdit.attention.foresight import last_uses, next_receives
 from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.attention.kernels import KernelFunction
 from tokenring_xdit.attention.masks import KeyMask
 from tokenring_xdit.attention.merge import Running
+from tokenring_xdit.attention.messages import messages_of
 from tokenring_xdit.errors import CommunicationError
 from tokenring_xdit.schedule import (
-    Action,
     Attend,
     Block,
+    Channel,
     Exchange,
     Kind,
     Mask,
@@ -36,9 +38,6 @@ from tokenring_xdit.schedule import (
 )
 
 __all__ = ["execute"]
-
-_ALIGNMENT = 16
-"""Bytes: the log-sum-exp behind a partial output starts at a multiple of this."""
 
 
 class _Arrival(NamedTuple):
@@ -115,6 +114,7 @@ class _Run:
         self.verified = verified
         self.schedule = verified.schedule
         self.layout = layout
+        self.messages = messages_of(layout)
         self.group = ring_group
         self.kernel = kernel
         self.rank = ring_group.rank
@@ -125,16 +125,21 @@ class _Run:
         self.own_items = _by_item(key_mask, k, v)
         self.received: dict[Block, _Arrival] = {}
         self.guests: dict[Block, Running] = {}  # partial outputs of other ranks' queries, built here
-        self.packed: dict[Block, Buffer] = {}  # messages made for an exchange that is being posted
+        self.packed: list[Buffer] = []  # partial outputs of the exchange that is being posted
+        self.away: deque[tuple[int, Buffer]] = deque()  # partial outputs on their way home, by number of exchange
+        self.number: dict[Block, int] = {}  # of the exchange that brings a partial output
         self.sending: list[dist.Work] = []
 
     def run(self, home_kv: tuple[Tensor, Tensor] | None, home_mask: KeyMask | None) -> tuple[Tensor, Tensor]:
         """Execute the program from its first action to its last."""
         program = self.schedule.programs[self.rank]
-        expiring = _last_uses(self.verified, self.rank)
+        expiring = last_uses(self.verified, self.rank)
+        early = next_receives(self.verified, self.rank) if self.group.receives_early else {}
         for index, action in enumerate(program):
             if isinstance(action, Exchange):
-                self._post(action)
+                self._post(index, action)
+                for later in early.get(index, ()):
+                    self._transfer(later.channel, later.recvs, ())
             elif isinstance(action, Attend):
                 if home_kv is not None:  # while the first blocks are under way
                     self._meet_home(home_kv, home_mask)
@@ -142,64 +147,43 @@ class _Run:
                 self._attend(action)
             else:
                 self._merge(action.partial)
+                self._reclaim(self.number[action.partial])
             for block in expiring.get(index, ()):
                 self._release(block)
         if home_kv is not None:
             self._meet_home(home_kv, home_mask)
+        self._reclaim(len(program))
         self._settle()
         return self.result.result(self.layout.spec.dtype)
 
     # -- transfers ---------------------------------------------------------------------------------
 
-    def _post(self, exchange: Exchange) -> None:
-        self.transferring = f"an exchange on channel {exchange.channel.value}"
-        channel = self.group.channel(exchange.channel)
-        operations: list[dist.P2POp] = []
-        receiving: list[tuple[Block, list[Buffer]]] = []
-        for t in exchange.recvs:
-            buffers = [self.group.pool.take(shape, dtype, self.device) for shape, dtype in self._messages(t.block)]
-            receiving.append((t.block, buffers))
-            operations += self._operations(dist.irecv, [b.tensor for b in buffers], t, channel)
-        outgoing: list[tuple[Tensor, Buffer | None]] = []
-        for t in exchange.sends:
-            payload = self._outgoing(t.block)
-            outgoing += [(tensor, buffer) for tensor, buffer in payload if tensor.numel()]
-            operations += self._operations(dist.isend, [tensor for tensor, _ in payload], t, channel)
-        works = dist.batch_isend_irecv(operations) if operations else []
+    def _post(self, index: int, exchange: Exchange) -> None:
+        recvs = [t for t in exchange.recvs if t.block not in self.received]  # others were posted early
+        self._transfer(exchange.channel, recvs, exchange.sends)
+        self.number.update((t.block, index) for t in exchange.recvs if t.block.kind is Kind.O)
+        self.away.extend((index, buffer) for buffer in self.packed)
+        self.packed.clear()
 
-        # gloo returns one handle an operation, a coalescing backend one for the whole batch.
-        each = len(works) == len(operations)
-        position = 0
-        for block, buffers in receiving:
-            count = sum(1 for buffer in buffers if buffer.tensor.numel())
-            own = works[position : position + count] if each else works
-            self.received[block] = _Arrival(buffers, list(own))
-            position += count
-        for offset, (tensor, origin) in enumerate(outgoing):
-            work = works[position + offset] if each else works[0]
-            self.group.bytes_sent += tensor.nbytes
-            (self.sending if origin is None else origin.readers).append(work)
-        for t in exchange.sends:
-            if t.block in self.packed:
-                self.group.pool.give(self.packed.pop(t.block))  # taken again once its transfer is over
-        self.transferring = None
-
-    def _operations(
-        self, operation: object, tensors: list[Tensor], transfer: Transfer, channel: dist.ProcessGroup
-    ) -> list[dist.P2POp]:
-        peer = self.group.peers[transfer.peer]
+    def _transfer(self, channel: Channel, recvs: Sequence[Transfer], sends: Sequence[Transfer]) -> None:
+        self.transferring = f"an exchange on channel {channel.value}"
         # Empty messages are left out on both sides: both know the lengths.
-        return [dist.P2POp(operation, tensor, peer, group=channel) for tensor in tensors if tensor.numel()]  # type: ignore[arg-type]
-
-    def _messages(self, block: Block) -> list[tuple[tuple[int, ...], torch.dtype]]:
-        """Shape and dtype of each message that carries a block."""
-        spec = self.layout.spec
-        if block.kind is Kind.O:
-            _, total = self._partial_bytes(block)
-            return [((total,), torch.uint8)]
-        length, heads = self._extent(block)
-        shape = (spec.batch, heads, length, spec.head_dim)
-        return [(shape, spec.dtype)] * (1 if block.kind is Kind.Q else 2)
+        incoming: list[tuple[Tensor, int]] = []
+        for t in recvs:
+            buffers = [
+                self.group.pool.take(shape, dtype, self.device) for shape, dtype in self.messages.shapes(t.block)
+            ]
+            self.received[t.block] = _Arrival(buffers, [])
+            incoming += [(buffer.tensor, t.peer) for buffer in buffers if buffer.tensor.numel()]
+        payloads = {block: self._outgoing(block) for block in dict.fromkeys(t.block for t in sends)}
+        outgoing = [(*part, t.peer) for t in sends for part in payloads[t.block] if part[0].numel()]
+        works = iter(self.group.post(channel, incoming, [(tensor, peer) for tensor, _, peer in outgoing]))
+        for t in recvs:
+            arrival = self.received[t.block]
+            arrival.works.extend(next(works) for buffer in arrival.buffers if buffer.tensor.numel())
+        for (_, buffer, _), work in zip(outgoing, works, strict=True):
+            (self.sending if buffer is None else buffer.readers).append(work)
+        self.transferring = None
 
     def _outgoing(self, block: Block) -> list[tuple[Tensor, Buffer | None]]:
         """Contiguous tensors that carry a block, each with the buffer it lies in, if any."""
@@ -213,64 +197,28 @@ class _Run:
         return result
 
     def _pack(self, block: Block) -> tuple[Tensor, Buffer]:
-        out, lse = self.guests.pop(block).result(self.layout.spec.partial_dtype)
-        _, total = self._partial_bytes(block)
-        buffer = self.group.pool.take((total,), torch.uint8, self.device)
-        packed_out, packed_lse = self._partial_views(buffer.tensor, block)
-        packed_out.copy_(out)
-        packed_lse.copy_(lse)
-        self.packed[block] = buffer
+        ((shape, dtype),) = self.messages.shapes(block)
+        buffer = self.group.pool.take(shape, dtype, self.device)
+        self.guests.pop(block).write(*self.messages.partial_views(buffer.tensor, block))
+        self.packed.append(buffer)
         return buffer.tensor, buffer
 
-    def _partial_bytes(self, block: Block) -> tuple[int, int]:
-        """Where the log-sum-exp starts, and where the message ends."""
-        length, heads = self._extent(block)
-        rows = self.layout.spec.batch * heads * length
-        size = rows * self.layout.spec.head_dim * self.layout.spec.partial_dtype.itemsize
-        offset = -(-size // _ALIGNMENT) * _ALIGNMENT
-        return offset, (offset + rows * torch.float32.itemsize) if rows else 0
+    def _reclaim(self, number: int) -> None:
+        """Hand back the messages of all exchanges up to one whose partial output has come.
 
-    def _partial_views(self, message: Tensor, block: Block) -> tuple[Tensor, Tensor]:
-        spec = self.layout.spec
-        length, heads = self._extent(block)
-        shape = (spec.batch, heads, length)
-        offset, _ = self._partial_bytes(block)
-        size = spec.batch * heads * length * spec.head_dim * spec.partial_dtype.itemsize
-        out = message[:size].view(spec.partial_dtype).view(*shape, spec.head_dim)
-        return out, message[offset:].view(torch.float32).view(shape)
-
-    def _extent(self, block: Block) -> tuple[int, int]:
-        """Tokens and heads of a block."""
-        tokens, heads = self._slices(block)
-        return tokens.stop - tokens.start, heads.stop - heads.start
-
-    def _slices(self, block: Block) -> tuple[slice, slice]:
-        """Where a block lies in its owner's tensors: tokens and heads."""
-        spec = self.layout.spec
-        keys = block.kind is Kind.KV
-        lengths, heads = (self.layout.kv_lengths, spec.kv_heads) if keys else (self.layout.q_lengths, spec.heads)
-        return slice(*block.tokens.bounds(lengths[block.owner])), slice(*block.heads.bounds(heads))
+        Those are as old, so the plan has left time for them as well; ``take`` waits for what is not over.
+        """
+        while self.away and self.away[0][0] <= number:
+            self.group.pool.give(self.away.popleft()[1])
 
     def _find(self, block: Block) -> tuple[list[Tensor], list[Buffer | None]]:
         """The tensors of a block of queries or keys, once it is here, and the buffers they lie in."""
         for held, tensors in self.own.items():
             if held.covers(block):
-                return [self._cut(t, held, block) for t in tensors], [None] * len(tensors)
-        for held in self.received:
-            if held.covers(block):
-                buffers = self._await(held)
-                return [self._cut(b.tensor, held, block) for b in buffers], list(buffers)
-        raise AssertionError(f"{block} is not here: the schedule was not proved")
-
-    def _cut(self, tensor: Tensor, held: Block, block: Block) -> Tensor:
-        if held == block:
-            return tensor
-        (tokens, heads), (base_tokens, base_heads) = self._slices(block), self._slices(held)
-        return tensor[
-            :,
-            heads.start - base_heads.start : heads.stop - base_heads.start,
-            tokens.start - base_tokens.start : tokens.stop - base_tokens.start,
-        ]
+                return [self.messages.cut(t, held, block) for t in tensors], [None] * len(tensors)
+        held = block if block in self.received else next(held for held in self.received if held.covers(block))
+        buffers = self._await(held)
+        return [self.messages.cut(b.tensor, held, block) for b in buffers], list(buffers)
 
     def _await(self, block: Block) -> list[Buffer]:
         arrival = self.received[block]
@@ -300,7 +248,8 @@ class _Run:
     def _attend(self, action: Attend) -> None:
         (q,), _ = self._find(action.q)
         if self.own_items is not None:
-            items = self.own_items
+            _, heads = self.messages.slices(kv_block(self.rank, heads=action.q.heads))
+            items = [(k[:, heads], v[:, heads]) for k, v in self.own_items]
         else:
             (k, v), _ = self._find(action.kv)
             if action.kv.heads != action.q.heads:
@@ -308,7 +257,7 @@ class _Run:
             items = [(k, v)]
         partial = action.partial(self.rank)
         if partial.owner == self.rank:
-            tokens, heads = self._slices(partial)
+            tokens, heads = self.messages.slices(partial)
             self._meet(q, items, action.mask, self.result, heads, tokens)
             return
         if partial not in self.guests:
@@ -323,9 +272,9 @@ class _Run:
         """Cut the wider of the two blocks to the heads of the narrower."""
         q_heads, kv_heads = action.q.heads, action.kv.heads
         if q_heads.covers(kv_heads):
-            return self._cut(q, action.q, q_block(action.q.owner, tokens=action.q.tokens, heads=kv_heads)), k, v
+            return self.messages.cut(q, action.q, q_block(action.q.owner, tokens=action.q.tokens, heads=kv_heads)), k, v
         narrow = kv_block(action.kv.owner, tokens=action.kv.tokens, heads=q_heads)
-        return q, self._cut(k, action.kv, narrow), self._cut(v, action.kv, narrow)
+        return q, self.messages.cut(k, action.kv, narrow), self.messages.cut(v, action.kv, narrow)
 
     def _meet(
         self, q: Tensor, items: list[tuple[Tensor, Tensor]], mask: Mask, into: Running, heads: slice, tokens: slice
@@ -356,8 +305,8 @@ class _Run:
     def _merge(self, block: Block) -> None:
         (buffer,) = self._await(block)
         if buffer.tensor.numel():
-            out, lse = self._partial_views(buffer.tensor, block)
-            tokens, heads = self._slices(block)
+            out, lse = self.messages.partial_views(buffer.tensor, block)
+            tokens, heads = self.messages.slices(block)
             self.result.fold(out, lse, heads, tokens, owned=False)
 
 
@@ -366,26 +315,3 @@ def _by_item(mask: KeyMask | None, k: Tensor, v: Tensor) -> list[tuple[Tensor, T
     if mask is None or not mask.ragged:
         return None
     return [mask.item(item, k, v) for item in range(k.shape[0])]
-
-
-@lru_cache(maxsize=256)
-def _last_uses(verified: VerifiedSchedule, rank: int) -> dict[int, list[Block]]:
-    """For each action of a rank, the received blocks that nothing after it uses."""
-    program = verified.schedule.programs[rank]
-    received = [t.block for action in program if isinstance(action, Exchange) for t in action.recvs]
-    expiring: dict[int, list[Block]] = {}
-    for block in received:
-        uses = [index for index, action in enumerate(program) if any(block.covers(b) for b in _used(action))]
-        arrived = next(
-            i for i, a in enumerate(program) if isinstance(a, Exchange) and block in [t.block for t in a.recvs]
-        )
-        expiring.setdefault(max([*uses, arrived]), []).append(block)
-    return expiring
-
-
-def _used(action: Action) -> list[Block]:
-    if isinstance(action, Exchange):
-        return [t.block for t in action.sends if t.block.kind is not Kind.O]
-    if isinstance(action, Attend):
-        return [action.q, action.kv]
-    return [action.partial]

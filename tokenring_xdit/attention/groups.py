@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from tokenring_xdit.attention.agreement import CallSpec, Layout, handshake
 from tokenring_xdit.attention.buffers import BufferPool
@@ -39,6 +40,8 @@ class RingGroup:
         peers: Global rank of each rank of the group.
         pool: Message buffers.
         bytes_sent: Payload bytes that this rank has handed to sends so far.
+        receives_early: Whether a receive may be posted before its turn, which spares its sender a round
+            trip: so on gloo, where transfers are independent. NCCL works off a channel in order.
     """
 
     def __init__(self, group: dist.ProcessGroup) -> None:
@@ -48,6 +51,7 @@ class RingGroup:
         self.peers = dist.get_process_group_ranks(group)
         self.pool = BufferPool()
         self.bytes_sent = 0
+        self.receives_early = False
         self._channels: dict[Channel, dist.ProcessGroup] = {}
         self._control: dist.ProcessGroup | None = None
         self._agreed: dict[tuple[Hashable, CallSpec], Layout] = {}
@@ -116,9 +120,34 @@ class RingGroup:
                 del self._agreed[next(iter(self._agreed))]
         return layout
 
-    def channel(self, channel: Channel) -> dist.ProcessGroup:
-        """The process group that carries a channel of an agreed call."""
-        return self._channels[channel]
+    def post(
+        self, channel: Channel, recvs: Sequence[tuple[Tensor, int]], sends: Sequence[tuple[Tensor, int]]
+    ) -> list[dist.Work]:
+        """Post transfers on a channel of an agreed call, receives first, and wait for none.
+
+        Args:
+            channel: The channel.
+            recvs: Memory, and the rank of this group that fills it.
+            sends: Contiguous tensors, and the rank of this group that gets them.
+
+        Returns:
+            What to wait for, for each receive and then for each send.
+        """
+        group = self._channels[channel]
+        self.bytes_sent += sum(tensor.nbytes for tensor, _ in sends)
+        if self.receives_early:
+            # What batch_isend_irecv comes to there, without its checks, which cost more than a short message.
+            return [
+                *(group.recv([tensor], peer, 0) for tensor, peer in recvs),
+                *(group.send([tensor], peer, 0) for tensor, peer in sends),
+            ]
+        operations = [
+            dist.P2POp(operation, tensor, self.peers[peer], group=group)
+            for operation, transfers in ((dist.irecv, recvs), (dist.isend, sends))
+            for tensor, peer in transfers
+        ]
+        works = dist.batch_isend_irecv(operations) if operations else []
+        return works if len(works) == len(operations) else works[:1] * len(operations)  # one for the whole batch
 
     def fail(self, reason: str) -> None:
         """Give this group up: close its channels and refuse further calls.
@@ -145,6 +174,7 @@ class RingGroup:
         for channel in channels:
             if channel not in self._channels:
                 group = self._channels[channel] = self._new_group(channel.value)
+                self.receives_early = not group._get_backend(device).supports_coalescing
                 # NCCL builds a communicator at the first call, for which all ranks have to come.
                 dist.barrier(group, device_ids=[device.index] if device.type == "cuda" else None)
 

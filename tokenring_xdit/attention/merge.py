@@ -63,6 +63,15 @@ class Running:
         self._out = self._out.float()
         fold_(self._out[:, heads, tokens], self._lse[:, heads, tokens], out, lse)
 
+    def write(self, out: Tensor, lse: Tensor) -> None:
+        """Put output and log-sum-exp into memory of their shape, the output in any float dtype."""
+        if self._out is None or self._lse is None:
+            out.zero_()
+            lse.fill_(-math.inf)
+        else:
+            out.copy_(self._out)
+            lse.copy_(self._lse)
+
     def result(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Output ``[B, H, S, D]`` in ``dtype`` and log-sum-exp ``[B, H, S]``; zeros and ``-inf`` without keys."""
         if self._out is None or self._lse is None:

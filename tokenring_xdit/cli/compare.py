@@ -31,7 +31,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--rounds", type=int, default=3, help="timed rounds, strategies taking turns (default: %(default)s)"
     )
     parser.add_argument(
-        "--schedule", default="token_ring", help="schedule of the TokenRing ranks (default: %(default)s)"
+        "--schedule",
+        default="token_ring",
+        help="schedule of the TokenRing ranks, see schedule list (default: %(default)s)",
     )
     parser.add_argument(
         "--output",

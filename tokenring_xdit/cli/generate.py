@@ -22,10 +22,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--ulysses-degree", type=int, default=1, help="ranks that Ulysses shards the heads over")
     parser.add_argument("--tokenring-degree", type=int, default=1, help="ranks that TokenRing shards the sequence over")
     parser.add_argument(
-        "--ring-degree", type=int, default=1, help="ranks that xfuser's own Ring shards the sequence over"
+        "--ring-degree",
+        type=int,
+        default=1,
+        help="ranks of xfuser's own Ring; with --tokenring-degree: nodes of so many ranks",
     )
     parser.add_argument(
-        "--schedule", default="token_ring", help="schedule of the TokenRing ranks (default: %(default)s)"
+        "--schedule",
+        default="token_ring",
+        help="schedule of the TokenRing ranks, see schedule list (default: %(default)s)",
     )
     parser.add_argument(
         "--ranks", type=int, help="number of processes; has to be the product of the degrees, which is the default"

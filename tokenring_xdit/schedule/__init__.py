@@ -5,11 +5,14 @@ This floor is pure Python and imports neither torch nor xfuser.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
-from tokenring_xdit.errors import ScheduleError, nearest
+from tokenring_xdit.errors import ScheduleError
 from tokenring_xdit.schedule.builders import BUILDERS
+from tokenring_xdit.schedule.causal import causal
 from tokenring_xdit.schedule.describe import describe
+from tokenring_xdit.schedule.naming import Spelled, options_of, parse
 from tokenring_xdit.schedule.plan import (
     WHOLE,
     Action,
@@ -24,6 +27,7 @@ from tokenring_xdit.schedule.plan import (
     Program,
     Schedule,
     Transfer,
+    cut,
     kv_block,
     o_block,
     q_block,
@@ -44,31 +48,39 @@ __all__ = [
     "Piece",
     "Program",
     "Schedule",
+    "Spelled",
     "Transfer",
     "VerifiedSchedule",
     "build",
+    "causal",
+    "cut",
     "describe",
     "kv_block",
     "o_block",
+    "options_of",
+    "parse",
     "q_block",
     "verify",
 ]
 
 
 @lru_cache(maxsize=256)
-def build(name: str, world_size: int, mask: Mask = Mask.FULL) -> VerifiedSchedule:
+def build(name: str, world_size: int, mask: Mask = Mask.FULL, heads: int = 0) -> VerifiedSchedule:
     """Build and prove a schedule by name.
 
     Args:
-        name: One of :data:`BUILDERS`.
+        name: One of :data:`BUILDERS`, with options as in ``direct:chunks=4``.
         world_size: Number of ranks, at least 1.
         mask: Which pairs of query and key blocks are asked for.
+        heads: What the numbers of query and key heads are multiples of, for schedules that cut heads
+            where they can; 0 where any cut will do.
 
     Raises:
-        ScheduleError: The name is unknown or the world size is not a positive number.
+        ScheduleError: The name is unknown, has options that it does not take, or is not defined for this
+            number of ranks.
     """
-    if name not in BUILDERS:
-        raise ScheduleError(f"there is no schedule '{name}'. {nearest(name, BUILDERS)}")
+    spelled = parse(name)
     if world_size < 1:
         raise ScheduleError(f"a schedule needs at least one rank, not {world_size}")
-    return verify(BUILDERS[name](world_size, mask))
+    plan = replace(spelled.plan(world_size, heads), name=str(spelled))
+    return verify(causal(plan) if mask is Mask.CAUSAL else plan)

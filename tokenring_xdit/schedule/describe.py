@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fractions import Fraction
 
-from tokenring_xdit.schedule.plan import Action, Attend, Exchange, Kind, Program, Schedule
+from tokenring_xdit.schedule.plan import Action, Attend, Block, Exchange, Kind, Program, Schedule
 
 __all__ = ["describe"]
 
@@ -55,12 +56,17 @@ def _phrases(action: Action) -> Iterator[str]:
         yield f"merges {action.partial}"
 
 
+def _share(block: Block) -> Fraction:
+    """How much of the owner's whole block this is."""
+    return Fraction(1, block.tokens.count * block.heads.count)
+
+
 def _traffic(schedule: Schedule) -> str:
     """Blocks that each rank sends, by kind; one figure where all ranks send alike."""
     parts = []
     for kind in Kind:
         counts = [
-            sum(t.block.kind is kind for a in program if isinstance(a, Exchange) for t in a.sends)
+            sum(_share(t.block) for a in program if isinstance(a, Exchange) for t in a.sends if t.block.kind is kind)
             for program in schedule.programs
         ]
         if any(counts):

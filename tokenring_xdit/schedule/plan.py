@@ -29,6 +29,7 @@ __all__ = [
     "Program",
     "Schedule",
     "Transfer",
+    "cut",
     "kv_block",
     "o_block",
     "q_block",
@@ -53,6 +54,8 @@ class Channel(Enum):
     Q = "q"
     KV = "kv"
     O = "o"  # noqa: E741
+    NODES = "nodes"
+    """Keys and values between nodes, whose slower wires would hold up what shares their channel."""
 
 
 class Mask(Enum):
@@ -97,6 +100,11 @@ class Piece:
 
 
 WHOLE = Piece()
+
+
+def cut(count: int) -> tuple[Piece, ...]:
+    """All pieces of an axis that is cut in ``count``."""
+    return tuple(Piece(index, count) for index in range(count))
 
 
 @dataclass(frozen=True)
@@ -196,7 +204,7 @@ class Schedule:
     """One program per rank.
 
     Attributes:
-        name: Name of the algorithm.
+        name: Name of the algorithm, with its options.
         world_size: Number of ranks.
         programs: Program of each rank, in rank order.
         mask: Which pairs of query and key blocks are asked for.

@@ -37,12 +37,14 @@ from tokenring_xdit.schedule.plan import (
     Schedule,
     Transfer,
     kv_block,
+    q_block,
 )
 
 __all__ = ["VerifiedSchedule", "verify"]
 
 _Route = tuple[int, int, Channel]  # source, destination, channel
 _Spot = tuple[int, int]  # rank, index of the action
+_Origin = tuple[Kind, int]  # kind and owner of a block
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,6 +208,10 @@ def _span(piece: Piece, count: int) -> range:
     return range(*piece.bounds(count))
 
 
+def _origin(block: Block) -> _Origin:
+    return block.kind, block.owner
+
+
 class _Replay:
     """Runs all programs side by side, with blocks as symbols."""
 
@@ -215,8 +221,12 @@ class _Replay:
         self.grid = _Grid(schedule)
         world = range(schedule.world_size)
         self.position = [0 for _ in world]
-        self.held: list[set[Block]] = [{Block(Kind.Q, r), Block(Kind.KV, r)} for r in world]
-        self.coming: list[dict[Block, _Spot]] = [{} for _ in world]
+        # by kind and owner, as plans cut in many pieces name many blocks
+        self.held: list[dict[_Origin, set[Block]]] = [defaultdict(set) for _ in world]
+        self.coming: list[dict[_Origin, set[Block]]] = [defaultdict(set) for _ in world]
+        for rank in world:
+            for block in (q_block(rank), kv_block(rank)):
+                self.held[rank][_origin(block)].add(block)
         self.unused: dict[tuple[int, Block], _Spot] = {}
         self.built: list[set[Block]] = [set() for _ in world]
         self.came_home: list[set[Block]] = [set() for _ in world]
@@ -258,11 +268,11 @@ class _Replay:
     def _has(self, spot: _Spot, block: Block, verb: str) -> bool:
         """Whether queries or keys are here; ``False`` while they are on their way."""
         rank = spot[0]
-        for held in self.held[rank]:
+        for held in self.held[rank][_origin(block)]:
             if held.covers(block):
                 self.unused.pop((rank, held), None)
                 return True
-        if any(coming.covers(block) for coming in self.coming[rank]):
+        if any(coming.covers(block) for coming in self.coming[rank][_origin(block)]):
             return False
         raise self._fail(spot, f"{verb} {block} before holding it")
 
@@ -276,11 +286,12 @@ class _Replay:
             if t.block.kind is Kind.O:
                 self._send_partial(spot, t)
         for t in exchange.recvs:
-            if t.block in self.coming[rank] or any(held.covers(t.block) for held in self.held[rank]):
+            coming, held = self.coming[rank][_origin(t.block)], self.held[rank][_origin(t.block)]
+            if t.block in coming or any(block.covers(t.block) for block in held):
                 raise self._fail(spot, f"receives {t.block}, which it already has")
             if t.block.kind is Kind.O and t.block.owner != rank:
                 raise self._fail(spot, f"receives {t.block}, which belongs to rank {t.block.owner}")
-            self.coming[rank][t.block] = spot
+            coming.add(t.block)
         self.pending[rank] = spot
         self.reached.add(spot)
         return True
@@ -325,7 +336,7 @@ class _Replay:
     def _merge(self, spot: _Spot, action: Merge) -> bool:
         block, rank = action.partial, spot[0]
         assert block.at is not None
-        if block in self.coming[rank]:
+        if block in self.coming[rank][_origin(block)]:
             return False
         if block not in self.came_home[rank]:
             raise self._fail(spot, f"merges {block} before receiving it")
@@ -348,9 +359,9 @@ class _Replay:
         action = self.schedule.programs[rank][spot[1]]
         assert isinstance(action, Exchange)
         for t in action.recvs:
-            del self.coming[rank][t.block]
+            self.coming[rank][_origin(t.block)].remove(t.block)
             if t.block.kind is not Kind.O:
-                self.held[rank].add(t.block)
+                self.held[rank][_origin(t.block)].add(t.block)
                 self.unused[rank, t.block] = spot
                 continue
             self.came_home[rank].add(t.block)

@@ -274,7 +274,7 @@ def flags() -> dict[str, Any]:
     seen["runner"] = xFuserArgs.from_runner_args(given).tokenring_degree
     seen["help"] = parser.format_help()
     for name, options in {
-        "both": ["--tokenring_degree", "2", "--ring_degree", "2"],
+        "both": ["--tokenring_degree", "2", "--ring_degree", "2", "--tokenring_schedule", "mesh"],
         "schedule": ["--tokenring_degree", "2", "--tokenring_schedule", "rings"],
         "degree": ["--tokenring_degree", "0"],
         "three": ["--tokenring_degree", "2", "--ulysses_degree", "2", "--pipefusion_parallel_degree", "2"],

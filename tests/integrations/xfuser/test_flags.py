@@ -6,7 +6,8 @@ import pytest
 
 from tests.integrations.xfuser import jobs
 from tests.support.ranks import RankPool
-from tokenring_xdit.integrations.xfuser.choice import TokenRingChoice
+from tokenring_xdit.errors import ScheduleError
+from tokenring_xdit.integrations.xfuser.choice import TokenRingChoice, make_choice
 from tokenring_xdit.integrations.xfuser.supported import TESTED_RUNNERS
 
 
@@ -18,6 +19,26 @@ def seen(ranks: RankPool) -> dict[str, Any]:
 @pytest.mark.parametrize("style", ["--tokenring_degree", "--tokenring-degree"])
 def test_the_flag_becomes_a_ring_degree_and_a_choice(seen: dict[str, Any], style: str) -> None:
     assert seen[style] == (2, 1, TokenRingChoice(2, "ring"), 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "chosen"),
+    [
+        ((4, None, 2), TokenRingChoice(8, "hierarchical")),
+        ((2, "direct:chunks=4", 3), TokenRingChoice(6, "hierarchical:chunks=4,inside=direct,nodes=3")),
+        ((4, "direct:chunks=4", 1), TokenRingChoice(4, "direct:chunks=4")),
+        ((1, "direct", 2), None),
+    ],
+)
+def test_with_a_ring_degree_tokenring_runs_inside_nodes(
+    given: tuple[int, str | None, int], chosen: TokenRingChoice | None
+) -> None:
+    assert make_choice(*given) == chosen
+
+
+def test_a_schedule_that_is_not_defined_for_so_many_ranks_is_refused() -> None:
+    with pytest.raises(ScheduleError, match="works for multiples of 2 ranks, not for 5"):
+        make_choice(5, "hierarchical", None)
 
 
 def test_without_the_flag_nothing_is_chosen(seen: dict[str, Any]) -> None:
@@ -34,7 +55,7 @@ def test_help_tells_of_the_flags(seen: dict[str, Any]) -> None:
 
 
 def test_what_cannot_work_is_refused(seen: dict[str, Any]) -> None:
-    assert "TokenRing inside Ring" in seen["both"] and "tokenring_degree=4 with ring_degree=1" in seen["both"]
+    assert "schedule 'hierarchical' has no inside=mesh" in seen["both"]
     assert "Did you mean 'ring'?" in seen["schedule"]
     assert "has to be at least 1" in seen["degree"]
     assert "Use tokenring_degree=4 with ulysses_degree=1" in seen["three"]

@@ -32,9 +32,14 @@ def test_tokenring_is_exact(
     assert worst(ranks, case) <= TOLERANCE
 
 
-@pytest.mark.parametrize("schedule", ["ring"])
+@pytest.mark.parametrize("schedule", ["ring", "direct:chunks=3", "bidirectional_q", "mesh"])
 def test_other_schedules_are_exact(ranks: RankPool, schedule: str) -> None:
     assert worst(ranks, FluxCase(tokenring=3, schedule=schedule, text_tokens=13, **ODD)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("schedule", ["token_ring", "direct:chunks=2"])
+def test_tokenring_inside_nodes_and_a_ring_between_them_is_exact(ranks: RankPool, schedule: str) -> None:
+    assert worst(ranks, FluxCase(tokenring=2, ring=2, schedule=schedule, text_tokens=13, **ODD)) <= TOLERANCE
 
 
 @pytest.mark.parametrize(("tokenring", "ulysses"), [(2, 1), (2, 2)])

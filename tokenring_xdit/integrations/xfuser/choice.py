@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tokenring_xdit.errors import ConfigurationError, ScheduleError, UnsupportedError, nearest
-from tokenring_xdit.schedule import BUILDERS
+from tokenring_xdit.errors import ConfigurationError, UnsupportedError
+from tokenring_xdit.schedule import Spelled, parse
 
 __all__ = ["DEFAULT_SCHEDULE", "TokenRingChoice", "attach", "choice_of", "current_choice", "make_choice"]
 
@@ -25,8 +25,8 @@ class TokenRingChoice:
     """TokenRing takes the place of Ring.
 
     Attributes:
-        degree: Ranks that TokenRing shards the sequence over, more than one.
-        schedule: Name of the schedule that they run.
+        degree: Ranks that the sequence is sharded over, more than one: those of all nodes.
+        schedule: Name of the schedule that they run, with its options.
     """
 
     degree: int
@@ -39,19 +39,18 @@ def make_choice(tokenring_degree: int | None, schedule: str | None, ring_degree:
     Args:
         tokenring_degree: Ranks for TokenRing; ``None`` or 1 leaves xfuser as it is.
         schedule: Name of a schedule; ``None`` is :data:`DEFAULT_SCHEDULE`.
-        ring_degree: xfuser's own ring degree.
+        ring_degree: xfuser's own ring degree: nodes, each of ``tokenring_degree`` ranks, with a ring of keys
+            and values between them.
 
     Raises:
         ConfigurationError: The degree is not a positive number.
-        ScheduleError: There is no such schedule.
-        UnsupportedError: TokenRing inside Ring was asked for, or this xfuser is not the one it was written for.
+        ScheduleError: There is no such schedule, or it is not defined for so many ranks.
+        UnsupportedError: This xfuser is not the one that TokenRing was written for.
     """
     degree = 1 if tokenring_degree is None else tokenring_degree
     if degree < 1:
         raise ConfigurationError(f"tokenring_degree is {degree}; it has to be at least 1")
-    name = DEFAULT_SCHEDULE if schedule is None else schedule
-    if name not in BUILDERS:
-        raise ScheduleError(f"there is no schedule '{name}'. {nearest(name, BUILDERS)}")
+    chosen, nodes = parse(DEFAULT_SCHEDULE if schedule is None else schedule), ring_degree or 1
     if degree == 1:
         return None
     if unattached:
@@ -59,13 +58,11 @@ def make_choice(tokenring_degree: int | None, schedule: str | None, ring_degree:
             f"tokenring_degree={degree} was asked for, but TokenRing could not attach itself to "
             f"{', '.join(unattached)} of the installed xfuser (see the log). Use xfuser 0.7.0, or another strategy"
         )
-    if (ring_degree or 1) > 1:
-        raise UnsupportedError(
-            f"tokenring_degree={degree} with ring_degree={ring_degree} would be TokenRing inside Ring, which is "
-            f"not built yet: use tokenring_degree={degree * (ring_degree or 1)} with ring_degree=1, or "
-            "combine TokenRing with ulysses_degree"
-        )
-    return TokenRingChoice(degree, name)
+    if nodes > 1:
+        options = {**dict(chosen.options), "nodes": nodes, "inside": chosen.name}
+        chosen = parse(str(Spelled("hierarchical", tuple(options.items()))))
+    chosen.plan(degree * nodes, heads=0)  # refuses what it is not defined for, before anything is started
+    return TokenRingChoice(degree * nodes, str(chosen))
 
 
 def attach(sp_config: Any, choice: TokenRingChoice | None) -> None:

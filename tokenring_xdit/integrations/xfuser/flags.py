@@ -40,13 +40,15 @@ def _with_flags(original: Any) -> Any:
             "--tokenring_degree",
             type=int,
             default=1,
-            help="Ranks that TokenRing attention shards the sequence over. 1 leaves it off.",
+            help="Ranks that TokenRing attention shards the sequence over. 1 leaves it off. With --ring_degree N "
+            "so many ranks in each of N nodes, and a ring of keys and values between the nodes.",
         )
         group.add_argument(
             "--tokenring_schedule",
             type=str,
             default=DEFAULT_SCHEDULE,
-            help=f"What these ranks exchange and when: {', '.join(sorted(BUILDERS))}.",
+            help=f"What these ranks exchange and when: {', '.join(sorted(BUILDERS))}; with options as in "
+            "direct:chunks=4 (see tokenring-xdit schedule list).",
         )
         return parser
 
@@ -74,8 +76,9 @@ def _with_choice(original: Any) -> Any:
         ulysses, stages = self.ulysses_degree or 1, self.pipefusion_parallel_degree
         if choice is not None and ulysses > 1 and stages > 1:
             raise UnsupportedError(
-                f"tokenring_degree={choice.degree} with ulysses_degree={ulysses} and pipefusion_parallel_degree="
-                f"{stages} was not compared, and xfuser's own result of Ulysses with PipeFusion depends on the model. "
+                f"tokenring_degree={self.tokenring_degree} with ulysses_degree={ulysses} and "
+                f"pipefusion_parallel_degree={stages} was not compared, and xfuser's own result of Ulysses with "
+                "PipeFusion depends on the model. "
                 f"Use tokenring_degree={choice.degree * ulysses} with ulysses_degree=1"
             )
         if choice is not None:

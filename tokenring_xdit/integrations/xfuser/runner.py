@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any
 
 from tokenring_xdit.integrations.xfuser.repairs.common import replace_method
@@ -45,7 +46,8 @@ def name_outputs(base_model: Any) -> None:
         def get_output_name(self: Any, input_args: Any) -> str:
             name = str(original(self, input_args))
             if (self.config.tokenring_degree or 1) > 1:
-                name += f"_tokenring{self.config.tokenring_degree}_{self.config.tokenring_schedule}"
+                schedule = re.sub("[:,=]", "-", self.config.tokenring_schedule)  # not every file system takes these
+                name += f"_tokenring{self.config.tokenring_degree}_{schedule}"
             return name
 
         return get_output_name

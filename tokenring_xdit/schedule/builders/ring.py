@@ -1,8 +1,4 @@
-"""Ring attention, pass-KV: the baseline (Liu et al., arXiv 2310.01889).
-
-Queries stay. Keys and values travel one way round, one neighbour a step, and every block that passes
-by is attended, so a step's transfer hides behind the attention of the block before it.
-"""
+"""Ring attention: keys and values travel one way round (Liu et al., arXiv 2310.01889)."""
 
 from __future__ import annotations
 
@@ -11,10 +7,11 @@ from tokenring_xdit.schedule.plan import (
     Attend,
     Channel,
     Exchange,
-    Mask,
+    Piece,
     Program,
     Schedule,
     Transfer,
+    cut,
     kv_block,
     q_block,
 )
@@ -22,28 +19,30 @@ from tokenring_xdit.schedule.plan import (
 __all__ = ["ring"]
 
 
-def ring(world_size: int, mask: Mask = Mask.FULL) -> Schedule:
-    """Build the plan.
+def ring(world_size: int, *, chunks: int = 1) -> Schedule:
+    """Ring attention, pass-KV: keys and values one way round, the baseline.
+
+    Queries stay. Every block of keys and values that passes by is attended, so a step's transfer hides
+    behind the attention of the block before it.
 
     Args:
         world_size: Number of ranks.
-        mask: ``CAUSAL`` leaves out pairs of a query block and a later key block.
+        chunks: Pieces that a travelling block is cut in; each is passed on as soon as it is here.
     """
-    programs = tuple(_program(rank, world_size, mask) for rank in range(world_size))
-    return Schedule("ring", world_size, programs, mask)
+    return Schedule("ring", world_size, tuple(_program(rank, world_size, cut(chunks)) for rank in range(world_size)))
 
 
-def _program(rank: int, world_size: int, mask: Mask) -> Program:
+def _program(rank: int, world_size: int, pieces: tuple[Piece, ...]) -> Program:
     after, before = (rank + 1) % world_size, (rank - 1) % world_size
     actions: list[Action] = []
     for step in range(world_size):
         held = (rank - step) % world_size  # whose keys are here at this step
-        if step < world_size - 1:
-            coming = (held - 1) % world_size
-            recvs = (Transfer(kv_block(coming), before),) if mask.asks(rank, coming) else ()
-            sends = (Transfer(kv_block(held), after),) if mask.asks(after, held) else ()
-            if recvs or sends:
-                actions.append(Exchange(Channel.KV, recvs, sends))
-        if mask.asks(rank, held):
-            actions.append(Attend(q_block(rank), kv_block(held), mask.of_pair(rank, held)))
+        for piece in pieces:
+            if step < world_size - 1:
+                coming, going = kv_block((held - 1) % world_size, tokens=piece), kv_block(held, tokens=piece)
+                actions.append(Exchange(Channel.KV, (Transfer(coming, before),), (Transfer(going, after),)))
+            if step > 0:
+                actions.append(Attend(q_block(rank), kv_block(held, tokens=piece)))
+        if step == 0:
+            actions.append(Attend(q_block(rank), kv_block(rank)))
     return tuple(actions)

@@ -1,22 +1,18 @@
-"""TokenRing as published (arXiv 2412.20501, section 3).
-
-Keys and values stay. Queries travel forward, one neighbour a step; what they gathered at a rank goes
-straight back to their owner, with its log-sum-exp, while the next block is attended. Queries and
-outputs thus fill both directions of a full-duplex link.
-"""
+"""TokenRing as published (arXiv 2412.20501, section 3)."""
 
 from __future__ import annotations
 
+from tokenring_xdit.schedule.builders.homecoming import Homecoming
 from tokenring_xdit.schedule.plan import (
     Action,
     Attend,
     Channel,
     Exchange,
-    Mask,
-    Merge,
+    Piece,
     Program,
     Schedule,
     Transfer,
+    cut,
     kv_block,
     o_block,
     q_block,
@@ -24,56 +20,41 @@ from tokenring_xdit.schedule.plan import (
 
 __all__ = ["token_ring"]
 
-_MERGE_LAG = 2
-"""Steps between posting the receive of a partial and merging it.
 
-Merging at once would wait for a transfer that has just been posted and so delay the next step's
-queries; merging all at the end would keep one receive buffer a rank. Two steps bound the buffers and
-leave a whole attention for the transfer to hide behind.
-"""
+def token_ring(world_size: int, *, chunks: int = 1) -> Schedule:
+    """TokenRing as published: queries one way round, partial outputs straight home.
 
-
-def token_ring(world_size: int, mask: Mask = Mask.FULL) -> Schedule:
-    """Build the plan.
+    Keys and values stay. What a visiting block of queries gathered at a rank goes back to its owner,
+    with its log-sum-exp, while the next block is attended. Queries and outputs thus fill both
+    directions of a full-duplex link.
 
     Args:
         world_size: Number of ranks.
-        mask: ``CAUSAL`` leaves out pairs of a query block and a later key block: queries travel past
-            such a rank without being attended.
+        chunks: Pieces that a block of queries travels in; each is passed on, and returned, on its own.
     """
-    programs = tuple(_program(rank, world_size, mask) for rank in range(world_size))
-    return Schedule("token_ring", world_size, programs, mask)
+    programs = tuple(_program(rank, world_size, cut(chunks)) for rank in range(world_size))
+    return Schedule("token_ring", world_size, programs)
 
 
-def _program(rank: int, world_size: int, mask: Mask) -> Program:
+def _program(rank: int, world_size: int, pieces: tuple[Piece, ...]) -> Program:
     after, before = (rank + 1) % world_size, (rank - 1) % world_size
     actions: list[Action] = []
-    coming_home: list[tuple[int, Merge]] = []
+    returns = Homecoming()
 
     for step in range(world_size):
         visitor = (rank - step) % world_size  # whose queries are here at this step
-        if step < world_size - 1:
-            coming = (visitor - 1) % world_size
-            q_recvs = (Transfer(q_block(coming), before),) if _travels(coming, mask) else ()
-            q_sends = (Transfer(q_block(visitor), after),) if _travels(visitor, mask) else ()
-            if q_recvs or q_sends:
-                actions.append(Exchange(Channel.Q, q_recvs, q_sends))
-        if mask.asks(visitor, rank):
-            actions.append(Attend(q_block(visitor), kv_block(rank), mask.of_pair(visitor, rank)))
-        if step > 0:
-            host = (rank + step) % world_size  # where this rank's own queries are
-            recvs = (Transfer(o_block(rank, host), host),) if mask.asks(rank, host) else ()
-            sends = (Transfer(o_block(visitor, rank), visitor),) if mask.asks(visitor, rank) else ()
-            if recvs or sends:
-                actions.append(Exchange(Channel.O, recvs, sends))
-            coming_home.extend((step, Merge(t.block)) for t in recvs)
-        while coming_home and coming_home[0][0] <= step - _MERGE_LAG:
-            actions.append(coming_home.pop(0)[1])
+        host = (rank + step) % world_size  # where this rank's own queries are
+        for piece in pieces:
+            if step < world_size - 1:
+                coming, going = q_block((visitor - 1) % world_size, tokens=piece), q_block(visitor, tokens=piece)
+                actions.append(Exchange(Channel.Q, (Transfer(coming, before),), (Transfer(going, after),)))
+            if step > 0:
+                home, away = o_block(rank, host, tokens=piece), o_block(visitor, rank, tokens=piece)
+                actions.append(Attend(q_block(visitor, tokens=piece), kv_block(rank)))
+                actions.append(Exchange(Channel.O, (Transfer(home, host),), (Transfer(away, visitor),)))
+                returns.expect(step, home)
+        if step == 0:
+            actions.append(Attend(q_block(rank), kv_block(rank)))
+        actions.extend(returns.due(step))
 
-    actions.extend(merge for _, merge in coming_home)
-    return tuple(actions)
-
-
-def _travels(q_owner: int, mask: Mask) -> bool:
-    """Whether some other rank's keys are asked for; under a causal mask rank 0 has all it may see."""
-    return mask is Mask.FULL or q_owner > 0
+    return (*actions, *returns.rest())

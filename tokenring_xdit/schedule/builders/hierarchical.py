@@ -1,0 +1,123 @@
+"""One algorithm inside a node, Ring of keys and values between nodes.
+
+The multi-node case of TokenRing (arXiv 2412.20501): queries stay on the fast wires inside a node, and
+the slow ones between nodes carry one neighbour's keys while a whole node's queries are attended to
+those that are here. The queries of a node are sent round once and kept for all rounds, and
+a partial output comes home once, when it has met the keys of every node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+
+from tokenring_xdit.errors import ScheduleError, nearest
+from tokenring_xdit.schedule.builders.bidirectional import bidirectional, bidirectional_q
+from tokenring_xdit.schedule.builders.direct import direct, direct_kv
+from tokenring_xdit.schedule.builders.ring import ring
+from tokenring_xdit.schedule.builders.token_ring import token_ring
+from tokenring_xdit.schedule.plan import (
+    Action,
+    Attend,
+    Block,
+    Channel,
+    Exchange,
+    Kind,
+    Merge,
+    Program,
+    Schedule,
+    Transfer,
+    kv_block,
+)
+
+__all__ = ["between_nodes", "hierarchical"]
+
+
+def hierarchical(
+    world_size: int, *, nodes: int = 2, inside: str = "token_ring", heads: int = 0, chunks: int = 1
+) -> Schedule:
+    """TokenRing, or another algorithm, inside each node; Ring of keys and values between nodes.
+
+    Args:
+        world_size: Number of ranks; those of a node are consecutive.
+        nodes: Number of nodes.
+        inside: Name of the algorithm inside a node.
+        heads: What the numbers of query and key heads are multiples of; 0 where any cut will do.
+        chunks: Pieces that a block is cut in inside a node.
+
+    Raises:
+        ScheduleError: The ranks cannot be shared out among the nodes, or there is no such algorithm.
+    """
+    builders: dict[str, Callable[..., Schedule]] = {
+        "bidirectional": partial(bidirectional, heads=heads),
+        "bidirectional_q": partial(bidirectional_q, heads=heads),
+        "direct": direct,
+        "direct_kv": direct_kv,
+        "ring": ring,
+        "token_ring": token_ring,
+    }
+    if inside not in builders:
+        raise ScheduleError(f"schedule 'hierarchical' has no inside={inside}. {nearest(inside, builders)}")
+    if world_size % nodes:
+        fitting = ", ".join(str(n) for n in range(1, world_size + 1) if world_size % n == 0)
+        raise ScheduleError(
+            f"schedule 'hierarchical' over {nodes} nodes works for multiples of {nodes} ranks, not for {world_size}; "
+            f"nodes that fit {world_size} ranks: {fitting}"
+        )
+    inner = builders[inside](world_size // nodes, chunks=chunks)
+    return Schedule("hierarchical", world_size, between_nodes(inner, nodes))
+
+
+def between_nodes(inner: Schedule, nodes: int) -> tuple[Program, ...]:
+    """Programs that run ``inner`` in each of ``nodes``, once for the keys of every node.
+
+    Args:
+        inner: The plan of one node.
+        nodes: Number of nodes, each of ``inner.world_size`` consecutive ranks.
+    """
+    return tuple(_program(inner, nodes, node, local) for node in range(nodes) for local in range(inner.world_size))
+
+
+def _program(inner: Schedule, nodes: int, node: int, local: int) -> Program:
+    size = inner.world_size
+    actions: list[Action] = []
+    for step in range(nodes):
+        met = (node - step) % nodes  # the node whose keys are met in this round
+        if step < nodes - 1:
+            coming, going = kv_block((met - 1) % nodes * size + local), kv_block(met * size + local)
+            before, after = (node - 1) % nodes * size + local, (node + 1) % nodes * size + local
+            actions.append(Exchange(Channel.NODES, (Transfer(coming, before),), (Transfer(going, after),)))
+        own_round = list(_round(inner.programs[local], size, node, met, first=step == 0, last=step == nodes - 1))
+        if 0 < step == nodes - 1:
+            own_round = _returns_first(own_round, node * size + local)
+        actions.extend(own_round)
+    return tuple(actions)
+
+
+def _round(program: Program, size: int, node: int, met: int, *, first: bool, last: bool) -> Iterator[Action]:
+    """The part of a node's plan that a round repeats, with the ranks of that node and the keys of another."""
+
+    def block(b: Block) -> Block:
+        at = None if b.at is None else node * size + b.at
+        return replace(b, owner=(met if b.kind is Kind.KV else node) * size + b.owner, at=at)
+
+    def transfers(of: tuple[Transfer, ...]) -> tuple[Transfer, ...]:
+        return tuple(Transfer(block(t.block), node * size + t.peer) for t in of)
+
+    for action in program:
+        if isinstance(action, Attend):
+            yield Attend(block(action.q), block(action.kv))
+        elif isinstance(action, Merge):
+            if last:
+                yield Merge(block(action.partial))
+        elif action.channel is Channel.KV or (first if action.channel is Channel.Q else last):
+            yield Exchange(action.channel, transfers(action.recvs), transfers(action.sends))
+
+
+def _returns_first(actions: list[Action], rank: int) -> list[Action]:
+    """Attend what has to be sent home before what stays: the own block fills the wait for the last return."""
+    returns = [i for i, a in enumerate(actions) if isinstance(a, Exchange) and a.channel is Channel.O]
+    end = returns[-1] + 1 if returns else 0
+    own = [a for a in actions[:end] if isinstance(a, Attend) and a.q.owner == rank]
+    return [*(a for a in actions[:end] if a not in own), *own, *actions[end:]]
