@@ -17,6 +17,7 @@ __all__ = [
     "EngineError",
     "KernelError",
     "LaunchError",
+    "ModelUnreachableError",
     "ScheduleError",
     "TokenRingError",
     "UnsupportedError",
@@ -31,6 +32,10 @@ class TokenRingError(Exception):
 
 class ConfigurationError(TokenRingError):
     """A setting has a value that cannot work."""
+
+
+class ModelUnreachableError(ConfigurationError):
+    """A model is not on this machine, and the hub cannot be asked for it."""
 
 
 class UnsupportedError(TokenRingError):

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from tokenring_xdit import __version__
-from tokenring_xdit.cli import compare, generate, schedule
+from tokenring_xdit.cli import compare, config, generate, run, schedule
 from tokenring_xdit.errors import CommunicationError, LaunchError, TokenRingError
 
 __all__ = ["main"]
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"tokenring-xdit {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (generate, compare, schedule):
+    for module in (generate, run, compare, config, schedule):
         module.add_parser(commands)
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")

@@ -7,14 +7,14 @@ import re
 import sys
 from pathlib import Path
 
+from tokenring_xdit.cli.paths import refuse_unwritable
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.pipelines.embedded.scenes import vocabulary
 from tokenring_xdit.pipelines.jobs import Picture
+from tokenring_xdit.pipelines.loading import DTYPES, default_dtype
 from tokenring_xdit.pipelines.model import FluxModel, PictureSize
 
 __all__ = ["add_picture_options", "picture_from", "png_path"]
-
-_DTYPES = ("float32", "bfloat16", "float16")
 
 
 def add_picture_options(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
         default=3.5,
         help="guidance scale, for models distilled with one (default: %(default)s)",
     )
-    parser.add_argument("--dtype", choices=_DTYPES, help="default: bfloat16 on GPUs, float32 without")
+    parser.add_argument("--dtype", choices=DTYPES, help="default: bfloat16 on GPUs, float32 without")
     parser.add_argument("--port", type=int, help="TCP port where the ranks meet; a free one by default")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -59,7 +59,7 @@ def picture_from(args: argparse.Namespace) -> tuple[FluxModel, Picture]:
         seed=args.seed,
         guidance=args.guidance,
         text_tokens=model.text_tokens,
-        dtype=args.dtype or _default_dtype(),
+        dtype=args.dtype or default_dtype(),
     )
     return model, picture
 
@@ -84,18 +84,5 @@ def png_path(text: str) -> Path:
     path = Path(text).resolve()
     if path.suffix.lower() != ".png":
         raise ConfigurationError(f"--output {text}: a PNG is written, so the name has to end in .png")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        existed = path.exists()
-        path.open("ab").close()
-        if not existed:
-            path.unlink()
-    except OSError as error:
-        raise ConfigurationError(f"--output {text} cannot be written: {error}") from error
+    refuse_unwritable(path, f"--output {text}")
     return path
-
-
-def _default_dtype() -> str:
-    import torch
-
-    return "bfloat16" if torch.cuda.is_available() else "float32"

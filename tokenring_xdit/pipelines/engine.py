@@ -23,13 +23,13 @@ from tokenring_xdit.pipelines.fleet import Fleet
 from tokenring_xdit.pipelines.loading import (
     DTYPES,
     default_dtype,
+    model_heads,
     pipeline_class_of,
-    refuse_degrees,
     refuse_missing_gpus,
     resolve_model,
 )
 from tokenring_xdit.pipelines.messages import Done, Progress, Run, Setup
-from tokenring_xdit.pipelines.model import FluxModel
+from tokenring_xdit.pipelines.model import FluxModel, refuse_ulysses
 from tokenring_xdit.pipelines.request import Request, call_arguments, pipeline_class
 from tokenring_xdit.pipelines.turn import Part, Turn
 
@@ -119,7 +119,7 @@ class Engine:
         name = resolve_model(model)
         self._class = pipeline_class(pipeline_class_of(name))
         self._flux = FluxModel.find(name) if self._class.__name__ == "FluxPipeline" else None
-        refuse_degrees(name, self._degrees)
+        refuse_ulysses(ulysses_degree, model_heads(name))
         refuse_missing_gpus(self._degrees.ranks * data_parallel_degree)
         setup = Setup(
             model=name,

@@ -9,8 +9,9 @@ from typing import Any
 
 from tokenring_xdit.integrations.xfuser import Degrees
 from tokenring_xdit.pipelines.model import PictureSize
+from tokenring_xdit.pipelines.run import RunConfig
 
-__all__ = ["CompareJob", "GenerateJob", "Job", "Picture", "Strategy", "load_job", "save_job"]
+__all__ = ["CompareJob", "GenerateJob", "Job", "Picture", "RunJob", "Strategy", "load_job", "save_job"]
 
 
 @dataclass(frozen=True)
@@ -85,18 +86,32 @@ class CompareJob:
     output: str
 
 
-Job = GenerateJob | CompareJob
+@dataclass(frozen=True)
+class RunJob:
+    """Draw what a config says.
+
+    Attributes:
+        config: The config.
+    """
+
+    config: RunConfig
+
+
+Job = GenerateJob | CompareJob | RunJob
 
 
 def save_job(job: Job, path: Path) -> None:
     """Write a job for the ranks to read."""
-    path.write_text(json.dumps({"job": type(job).__name__, **asdict(job)}, indent=2))
+    content = {"config": job.config.model_dump(mode="json")} if isinstance(job, RunJob) else asdict(job)
+    path.write_text(json.dumps({"job": type(job).__name__, **content}, indent=2))
 
 
 def load_job(path: Path) -> Job:
     """Read a job back."""
     data: dict[str, Any] = json.loads(path.read_text())
     kind = data.pop("job")
+    if kind == "RunJob":
+        return RunJob(RunConfig.model_validate(data["config"]))
     data["picture"] = Picture(**{**data["picture"], "size": PictureSize(**data["picture"]["size"])})
     if kind == "GenerateJob":
         data["degrees"] = Degrees(**data["degrees"])

@@ -122,6 +122,8 @@ def _explain(failures: dict[int, Any], folder: Path) -> str:
         reports.append((report["time"], int(path.name.removeprefix("rank").split(".")[0]), report))
     if reports:
         _, rank, report = min(reports, key=lambda entry: entry[:2])
+        if report["traceback"] is None:  # refused, in words that need none
+            return f"rank {rank} failed: {report['error']}"
         log = folder / _TRACEBACK_FILE.format(rank=rank)
         log.write_text(report["traceback"])
         return f"rank {rank} failed: {report['error']}\n(traceback: {log})"

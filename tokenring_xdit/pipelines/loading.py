@@ -8,18 +8,17 @@ from typing import Any
 import torch
 
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError
-from tokenring_xdit.integrations.xfuser import Degrees
 from tokenring_xdit.integrations.xfuser.supported import WRAPPERS
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
-from tokenring_xdit.pipelines.model import read_model_file, refuse_ulysses
+from tokenring_xdit.pipelines.model import read_model_file
 
 __all__ = [
     "DTYPES",
     "default_dtype",
     "load_pipeline",
+    "model_heads",
     "pipeline_class_of",
     "rank_device",
-    "refuse_degrees",
     "refuse_missing_gpus",
     "resolve_model",
 ]
@@ -43,6 +42,7 @@ def pipeline_class_of(model: str) -> str:
 
     Raises:
         ConfigurationError: There is no such model.
+        ModelUnreachableError: It is not here, and the hub cannot be asked.
         UnsupportedError: It was not compared with the single process.
     """
     name = str(read_model_file(model, "model_index.json").get("_class_name"))
@@ -54,19 +54,18 @@ def pipeline_class_of(model: str) -> str:
     return name
 
 
-def refuse_degrees(model: str, degrees: Degrees) -> None:
-    """Refuse degrees that do not fit a model, as far as its configuration tells; nothing else is loaded.
+def model_heads(model: str) -> int:
+    """Attention heads of a pipeline's transformer, read from its description.
 
     Args:
         model: Folder or hub name.
-        degrees: How the ranks are to share the work.
 
     Raises:
-        UnsupportedError: They do not.
+        ConfigurationError: There is no such model.
     """
-    heads = read_model_file(model, "transformer/config.json").get("num_attention_heads")
-    if heads is not None:
-        refuse_ulysses(degrees.ulysses, int(heads))
+    transformer = read_model_file(model, "transformer/config.json")
+    # Z-Image has a name of its own
+    return int(next(transformer[key] for key in ("num_attention_heads", "n_heads") if key in transformer))
 
 
 def refuse_missing_gpus(ranks: int) -> None:

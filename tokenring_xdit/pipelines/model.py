@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tokenring_xdit.errors import ConfigurationError, UnsupportedError
+from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, UnsupportedError
 from tokenring_xdit.integrations.xfuser import Degrees
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
 from tokenring_xdit.pipelines.request import Request
@@ -187,6 +187,7 @@ def read_model_file(model: str, file: str) -> dict[str, Any]:
 
     Raises:
         ConfigurationError: There is no such model, or no such file in it.
+        ModelUnreachableError: It is not here, and the hub cannot be asked.
     """
     folder = Path(model)
     if folder.is_dir():
@@ -204,13 +205,30 @@ def read_model_file(model: str, file: str) -> dict[str, Any]:
 
 def _from_hub(model: str, file: str) -> Path:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the message below says it once
     try:
         return Path(hf_hub_download(model, file))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except GatedRepoError as error:
         raise ConfigurationError(
-            f"there is no model folder '{model}', and the hub has no such model or cannot be reached "
-            f"({type(error).__name__})"
+            f"the hub gives '{model}' only to those who have accepted its terms: accept them on its page and run "
+            "'hf auth login'"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ConfigurationError(f"there is no model folder '{model}', and the hub has no such model") from error
+    except LocalEntryNotFoundError as error:
+        raise ModelUnreachableError(
+            f"there is no model folder '{model}', it was not downloaded before, and the hub cannot be reached"
+        ) from error
+    except EntryNotFoundError as error:
+        raise ConfigurationError(f"'{model}' on the hub is not a diffusers pipeline: it has no {file}") from error
+    except OSError as error:  # among them all that HTTP has
+        raise ModelUnreachableError(
+            f"there is no model folder '{model}', and the hub cannot be reached ({type(error).__name__})"
         ) from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +20,17 @@ from tokenring_xdit.errors import ConfigurationError, UnsupportedError, nearest
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Request", "call_arguments", "is_video", "media_of", "pictures_of", "pipeline_class", "save"]
+__all__ = [
+    "Request",
+    "call_arguments",
+    "image_keyword",
+    "is_video",
+    "media_of",
+    "mistakes",
+    "pictures_of",
+    "pipeline_class",
+    "save",
+]
 
 _SPELLINGS: dict[str, tuple[str, ...]] = {
     "prompt": ("prompt",),
@@ -134,6 +144,11 @@ def is_video(pipeline_class: type) -> bool:
     return _spelling(_parameters(pipeline_class), "frames") is not None
 
 
+def image_keyword(pipeline_class: type) -> str:
+    """What a pipeline calls the picture that it starts from, or is controlled by."""
+    return "control_image" if "control_image" in _parameters(pipeline_class) else "image"
+
+
 def pictures_of(request: Request) -> int:
     """How many pictures or videos a request makes."""
     return len(request.prompts) * _copies(request)
@@ -149,28 +164,42 @@ def call_arguments(pipeline_class: type, request: Request) -> dict[str, Any]:
         request: What to make. Without a seed the arguments have no generator.
 
     Raises:
-        ConfigurationError: A value is of the wrong type or out of range, or the pipeline does not take it.
+        ConfigurationError: There are :func:`mistakes`.
     """
+    found = mistakes(pipeline_class, request)
+    if found:
+        raise ConfigurationError("; ".join(found))
     parameters = _parameters(pipeline_class)
-    _check(request)
     arguments: dict[str, Any] = {}
     for name in _SPELLINGS:
-        value = getattr(request, name)
-        if value is None:
-            continue
         spelling = _spelling(parameters, name)
-        if spelling is None:
-            raise ConfigurationError(
-                f"{pipeline_class.__name__} takes no {name}. It takes: {', '.join(_taken(parameters))}"
-            )
-        arguments[spelling] = _as_argument(request, name, parameters[spelling])
-    arguments |= _check_options(pipeline_class.__name__, parameters, request)
+        if spelling is not None and getattr(request, name) is not None:
+            arguments[spelling] = _as_argument(request, name, parameters[spelling])
+    arguments |= request.options
     if "output_type" in parameters:
         arguments.setdefault("output_type", "pil")
-    for name, parameter in parameters.items():
-        if parameter.default is parameter.empty and name not in arguments and name not in _OURS:
-            raise ConfigurationError(f"{pipeline_class.__name__} needs '{name}', which was not given")
     return arguments
+
+
+def mistakes(pipeline_class: type, request: Request) -> list[str]:
+    """What of a request a pipeline cannot take: values of the wrong type or out of range, unknown or missing ones."""
+    parameters = _parameters(pipeline_class)
+    if not isinstance(request.options, (dict, MappingProxyType)):
+        return [f"options is {_shortly(request.options)}; it has to be a mapping of names to values"]
+    found = [*_check_prompts(request), *_check_values(request)]
+    found += [
+        f"{pipeline_class.__name__} takes no {name}. It takes: {', '.join(_taken(parameters))}"
+        for name in _SPELLINGS
+        if getattr(request, name) is not None and _spelling(parameters, name) is None
+    ]
+    found += _check_options(pipeline_class.__name__, parameters, request)
+    given = {s for name in _SPELLINGS if getattr(request, name) is not None and (s := _spelling(parameters, name))}
+    found += [
+        f"{pipeline_class.__name__} needs '{name}', which was not given"
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty and name not in given | _OURS | set(request.options)
+    ]
+    return found
 
 
 def media_of(output: Any) -> list[Any]:
@@ -255,49 +284,44 @@ def _generators(seed: int, count: int) -> torch.Generator | list[torch.Generator
     return each[0] if count == 1 else each
 
 
-def _check(request: Request) -> None:
-    _check_prompts(request)
+def _check_values(request: Request) -> Iterator[str]:
     for name in _COUNTS:
         value = getattr(request, name)
         if value is not None and (not _is_whole(value) or value < 1):
-            raise ConfigurationError(f"{name} is {value!r}; it has to be a whole number of at least 1")
+            yield f"{name} is {value!r}; it has to be a whole number of at least 1"
     if request.seed is not None and (not _is_whole(request.seed) or not 0 <= request.seed <= _LARGEST_SEED):
-        raise ConfigurationError(f"seed is {request.seed!r}; it has to be a whole number from 0 to 2**63 - 1")
+        yield f"seed is {request.seed!r}; it has to be a whole number from 0 to 2**63 - 1"
     guidance = request.guidance
     if guidance is not None and (
         isinstance(guidance, bool) or not isinstance(guidance, (int, float)) or not math.isfinite(guidance)
     ):
-        raise ConfigurationError(f"guidance is {guidance!r}; it has to be a number")
+        yield f"guidance is {guidance!r}; it has to be a number"
 
 
-def _check_prompts(request: Request) -> None:
+def _check_prompts(request: Request) -> Iterator[str]:
     if not _is_text(request.prompt):
-        raise ConfigurationError(
-            f"prompt is {_shortly(request.prompt)}; it has to be a string, or a list of at least one string"
-        )
+        yield f"prompt is {_shortly(request.prompt)}; it has to be a string, or a list of at least one string"
+        return
     negative = request.negative_prompt
     if negative is None or isinstance(negative, str):
         return
     if not _is_text(negative) or len(negative) != len(request.prompts):
-        raise ConfigurationError(
+        yield (
             f"negative_prompt is {_shortly(negative)}; it has to be a string, or a list of one string for each of the "
             f"{len(request.prompts)} prompts"
         )
 
 
-def _check_options(name: str, parameters: Mapping[str, inspect.Parameter], request: Request) -> dict[str, Any]:
-    if not isinstance(request.options, (dict, MappingProxyType)):
-        raise ConfigurationError(f"options is {_shortly(request.options)}; it has to be a mapping of names to values")
+def _check_options(name: str, parameters: Mapping[str, inspect.Parameter], request: Request) -> Iterator[str]:
     ours = {spelling: field.name for field in fields(Request) for spelling in _SPELLINGS.get(field.name, ())}
     known = [n for n in parameters if n not in ours and n not in _OURS]
     for option, value in request.options.items():
         if option in ours:
-            raise ConfigurationError(f"option '{option}' is called '{ours[option]}' here")
-        if option not in known:
-            raise ConfigurationError(f"{name} takes no option {option!r}. {nearest(str(option), known)}")
-        if option in _PER_PROMPT and value is not None and (not _is_whole(value) or value < 1):
-            raise ConfigurationError(f"{option} is {value!r}; it has to be a whole number of at least 1")
-    return dict(request.options)
+            yield f"option '{option}' is called '{ours[option]}' here"
+        elif option not in known:
+            yield f"{name} takes no option {option!r}. {nearest(str(option), known)}"
+        elif option in _PER_PROMPT and value is not None and (not _is_whole(value) or value < 1):
+            yield f"{option} is {value!r}; it has to be a whole number of at least 1"
 
 
 def _is_whole(value: Any) -> bool:

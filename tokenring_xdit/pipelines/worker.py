@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
+from tokenring_xdit.errors import TokenRingError
 from tokenring_xdit.integrations.xfuser import ShardedPipeline, XfuserState, count_traffic
 from tokenring_xdit.pipelines.environment import quieten
 from tokenring_xdit.pipelines.flux import (
@@ -33,9 +35,11 @@ from tokenring_xdit.pipelines.flux import (
     load_flux,
     share_latents,
 )
-from tokenring_xdit.pipelines.jobs import CompareJob, GenerateJob, load_job
+from tokenring_xdit.pipelines.jobs import CompareJob, GenerateJob, Job, RunJob, load_job
+from tokenring_xdit.pipelines.loading import rank_device
+from tokenring_xdit.pipelines.run_rank import run_on_rank
 
-__all__ = ["ERROR_FILE", "JOB_FILE", "RESULT_FILE", "SINGLE", "main", "picture_file"]
+__all__ = ["ERROR_FILE", "JOB_FILE", "RESULT_FILE", "SINGLE", "joined_world", "main", "picture_file"]
 
 JOB_FILE = "job.json"
 RESULT_FILE = "result.json"
@@ -138,28 +142,38 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
+@contextlib.contextmanager
+def joined_world() -> Iterator[torch.device]:
+    """Meet the other ranks as the environment says, with this rank's device; part in the end."""
+    quieten()
+    device = rank_device()
+    # Ranks wait for rank 0 while it draws or decodes alone, which may take long without a GPU.
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=6))
+    yield device
+    dist.destroy_process_group()  # not after an error: the others may not answer
+
+
+def _do(job: Job, device: torch.device, folder: Path) -> Any:
+    if isinstance(job, RunJob):
+        return run_on_rank(job.config)
+    return _generate(job, device) if isinstance(job, GenerateJob) else _compare(job, device, folder)
+
+
 def main(folder: Path) -> None:
     """Run the job in ``folder`` as one rank of the world that the environment describes."""
     _die_with_parent()
     rank = int(os.environ["RANK"])
     try:
-        quieten()
         job = load_job(folder / JOB_FILE)
-        cuda = torch.cuda.is_available()
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
-        if cuda:
-            torch.cuda.set_device(device)
-        # Ranks wait for rank 0 while it draws the reference alone, which may take long without a GPU.
-        dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(hours=6))
-        result = _generate(job, device) if isinstance(job, GenerateJob) else _compare(job, device, folder)
-        if result is not None:
-            (folder / RESULT_FILE).write_text(json.dumps(result))
-        dist.destroy_process_group()
+        with joined_world() as device:
+            result = _do(job, device, folder)
+            if result is not None:
+                (folder / RESULT_FILE).write_text(json.dumps(result))
     except Exception as error:
         report = {
             "time": time.time(),
-            "error": f"{type(error).__name__}: {error}",
-            "traceback": traceback.format_exc(),
+            "error": str(error) if isinstance(error, TokenRingError) else f"{type(error).__name__}: {error}",
+            "traceback": None if isinstance(error, TokenRingError) else traceback.format_exc(),
         }
         (folder / ERROR_FILE.format(rank=rank)).write_text(json.dumps(report))
         os._exit(1)  # without waiting for threads of a broken process group

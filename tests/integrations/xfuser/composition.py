@@ -306,3 +306,65 @@ def refusals_of_parallelize() -> dict[str, str]:
         except TokenRingError as error:
             said[name] = str(error)
     return said
+
+
+def offloaded(family: str) -> dict[str, float]:
+    """Relative errors with weights that accelerate moves in and out, with the CPU as the device that computes.
+
+    The calls are those of diffusers' ``enable_model_cpu_offload`` and ``enable_sequential_cpu_offload``, which ask
+    for a GPU.
+    """
+    from accelerate import cpu_offload, cpu_offload_with_hook
+
+    import tokenring_xdit
+
+    kind, device = FAMILIES[family], torch.device("cpu")
+    expected = latents_of(kind.make()(**kind.inputs()))
+    errors = {}
+    for name, offload in {"model": cpu_offload_with_hook, "sequential": cpu_offload}.items():
+        pipe = kind.make()
+        try:
+            tokenring_xdit.parallelize(pipe, tokenring_degree=2)
+            for part in pipe.components.values():
+                if isinstance(part, torch.nn.Module):
+                    offload(part, device)
+            weights = next(pipe.transformer.parameters())
+            assert (weights.device.type == "meta") == (name == "sequential")
+            errors[name] = relative_error(latents_of(pipe(**kind.inputs())), expected)
+        finally:
+            forget_xfuser()
+    return errors
+
+
+def refusals_of_offloaded() -> list[str]:
+    """What ``parallelize`` says to a pipeline that is offloaded already."""
+    from accelerate import cpu_offload, cpu_offload_with_hook
+
+    import tokenring_xdit
+    from tokenring_xdit.errors import UnsupportedError
+
+    said = []
+    for offload in (cpu_offload_with_hook, cpu_offload):
+        pipe = FAMILIES["flux"].make()
+        offload(pipe.transformer, torch.device("cpu"))
+        try:
+            tokenring_xdit.parallelize(pipe, tokenring_degree=2)
+        except UnsupportedError as error:
+            said.append(str(error))
+    return said
+
+
+def refusal_of_arguments(family: str, options: dict[str, Any]) -> str:
+    """What a parallel pipeline says to arguments that it cannot take."""
+    import tokenring_xdit
+    from tokenring_xdit.errors import UnsupportedError
+
+    pipe = FAMILIES[family].make()
+    try:
+        tokenring_xdit.parallelize(pipe, tokenring_degree=2)
+        pipe(**{**FAMILIES[family].inputs(), **options})
+    except UnsupportedError as error:
+        return str(error)
+    finally:
+        forget_xfuser()
+    return ""

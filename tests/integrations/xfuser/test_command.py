@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.support.families import FAMILIES
+from tests.support.hub import OFFLINE, snapshot
 from tokenring_xdit.autoload import AUTOLOAD
 
 XDIT = Path(sys.executable).with_name("xdit")
@@ -51,16 +52,13 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A hub cache, as if the models had been downloaded."""
     root = tmp_path_factory.mktemp("hub")
     for model in MODELS.values():
-        folder = root / f"models--{model.hub.replace('/', '--')}"
-        (folder / "refs").mkdir(parents=True)
-        (folder / "refs" / "main").write_text("0" * 40)
-        FAMILIES[model.family].make().save_pretrained(folder / "snapshots" / ("0" * 40))
+        FAMILIES[model.family].make().save_pretrained(snapshot(root, model.hub))
     return root
 
 
 def xdit(hub: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
-    offline = {"HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1", "LOG_LEVEL": "error"}
+    offline = {**OFFLINE, "HF_HUB_CACHE": str(hub), "LOG_LEVEL": "error"}
     return subprocess.run(
         [str(XDIT), *arguments],
         env={**os.environ, **offline, **(environment or {})},

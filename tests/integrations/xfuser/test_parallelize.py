@@ -41,3 +41,30 @@ def test_what_does_not_fit_is_refused(ranks: RankPool) -> None:
     for said in ranks.run(2, composition.refusals_of_parallelize, timeout=300):
         assert "3 ranks, and 2 were started" in said["degrees"]
         assert "SanaPipeline" in said["pipeline"]
+
+
+@pytest.mark.parametrize("family", ["flux", "sd3", pytest.param("wan-t2v", marks=pytest.mark.matrix)])
+def test_weights_may_be_offloaded_afterwards(ranks: RankPool, family: str) -> None:
+    for errors in ranks.run(2, composition.offloaded, family, timeout=300):
+        assert set(errors) == {"model", "sequential"}
+        assert max(errors.values()) <= TOLERANCE
+
+
+def test_weights_that_are_offloaded_before_are_refused(ranks: RankPool) -> None:
+    for said in ranks.run(2, composition.refusals_of_offloaded, timeout=300):
+        assert len(said) == 2
+        assert all("accelerate offloads transformer already" in message for message in said)
+        assert all("enable_model_cpu_offload or enable_sequential_cpu_offload after it" in message for message in said)
+
+
+def test_arguments_that_xfuser_drops_are_refused(ranks: RankPool) -> None:
+    for said in ranks.run(2, composition.refusal_of_arguments, "sd3", {"max_sequence_length": 16}, timeout=300):
+        assert (
+            "max_sequence_length=16 was asked for, which xfuser's xFuserStableDiffusion3Pipeline does not take" in said
+        )
+
+
+@pytest.mark.matrix
+def test_short_text_beside_a_picture_is_refused(ranks: RankPool) -> None:
+    for said in ranks.run(2, composition.refusal_of_arguments, "wan-i2v", {"max_sequence_length": 16}, timeout=300):
+        assert "use max_sequence_length=512" in said

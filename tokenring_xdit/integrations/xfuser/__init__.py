@@ -1,5 +1,6 @@
 """TokenRing inside xDiT (xfuser 0.7): everything that touches xfuser is in this folder."""
 
+from tokenring_xdit.integrations.xfuser.backends import AttentionBackend
 from tokenring_xdit.integrations.xfuser.choice import TokenRingChoice, current_choice
 from tokenring_xdit.integrations.xfuser.install import register
 from tokenring_xdit.integrations.xfuser.parallelize import Output, parallelize
@@ -7,6 +8,7 @@ from tokenring_xdit.integrations.xfuser.state import Degrees, ShardedPipeline, X
 from tokenring_xdit.integrations.xfuser.traffic import Traffic, count_traffic
 
 __all__ = [
+    "AttentionBackend",
     "Degrees",
     "Output",
     "ShardedPipeline",

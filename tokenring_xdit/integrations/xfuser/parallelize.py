@@ -14,7 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tokenring_xdit.errors import AgreementError, ConfigurationError
+from tokenring_xdit.errors import AgreementError, ConfigurationError, UnsupportedError
+from tokenring_xdit.integrations.xfuser.backends import AttentionBackend
 from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE
 from tokenring_xdit.integrations.xfuser.state import Degrees, XfuserState
 from tokenring_xdit.integrations.xfuser.supported import WRAPPERS, refuse_untested
@@ -40,6 +41,7 @@ def parallelize(
     tokenring_degree: int = 1,
     ulysses_degree: int = 1,
     schedule: str = DEFAULT_SCHEDULE,
+    attention_backend: str | AttentionBackend = AttentionBackend.AUTO,
     output: Output = Output.EVERY_RANK,
 ) -> _Pipeline:
     """Spread a diffusers pipeline over all ranks; every rank calls it with the same pipeline.
@@ -54,6 +56,7 @@ def parallelize(
         tokenring_degree: Ranks that TokenRing shards the sequence over.
         ulysses_degree: Ranks that Ulysses shards the heads over.
         schedule: What the TokenRing ranks exchange and when.
+        attention_backend: xfuser's kernel for attention on one rank.
         output: Which ranks get the result.
 
     Returns:
@@ -62,12 +65,16 @@ def parallelize(
     Raises:
         ConfigurationError: There are no ranks, or their number is not the product of the degrees; or the
             pipeline is parallel already.
-        UnsupportedError: The pipeline was not compared with the single process.
+        UnsupportedError: The pipeline was not compared with the single process, its weights are offloaded
+            already, or this machine lacks what the attention backend needs.
     """
+    backend = AttentionBackend.parse(attention_backend)
+    backend.refuse_missing()
     degrees = Degrees(ulysses=ulysses_degree, tokenring=tokenring_degree, schedule=schedule)
     refuse_untested(pipe)
     if hasattr(type(pipe), _MARK):
         raise ConfigurationError("this pipeline was made parallel before: load it anew for other degrees")
+    _refuse_offloaded(pipe)
     _join_world()
     if degrees.ranks != dist.get_world_size():
         raise ConfigurationError(
@@ -77,7 +84,7 @@ def parallelize(
         )
     if degrees.ranks == 1:
         return pipe
-    state = XfuserState(degrees, type(pipe).__name__)
+    state = XfuserState(degrees, type(pipe).__name__, backend)
     wrapper = pkgutil.resolve_name(WRAPPERS[type(pipe).__name__])
     if issubclass(wrapper, torch.nn.Module):
         for part in ("transformer", "transformer_2"):
@@ -88,11 +95,24 @@ def parallelize(
         whole = True
     else:
         state.activate(pipe)
-        run = wrapper(pipe, state.config)
+        run = _refusing_dropped(type(pipe), wrapper(pipe, state.config))
         state.activate(pipe)  # the wrapper has made a runtime state of its own
         whole = False  # it gives the result to the last rank only
     _replace_call(pipe, state, run, output, whole)
     return pipe
+
+
+def _refuse_offloaded(pipe: Any) -> None:
+    """Weights that wait elsewhere cannot be put into another class; offloading what came of it works."""
+    offloaded = [
+        n for n, part in pipe.components.items() if hasattr(part, "_hf_hook") or hasattr(part, "hf_device_map")
+    ]
+    if offloaded:
+        raise UnsupportedError(
+            f"accelerate offloads {', '.join(offloaded)} already, and their weights cannot be found there: call "
+            "parallelize first and enable_model_cpu_offload or enable_sequential_cpu_offload after it; leave out "
+            "device_map"
+        )
 
 
 def _join_world() -> None:
@@ -126,6 +146,26 @@ def _own_call(pipe: Any, state: XfuserState) -> Callable[..., Any]:
         runtime.split_text_embed_in_sp = True
         runtime.max_condition_sequence_length = arguments.get("max_sequence_length")
         return call(pipe, **arguments)
+
+    return run
+
+
+def _refusing_dropped(base: Any, wrapped: Any) -> Callable[..., Any]:
+    """Xfuser's pipeline, which drops some arguments of the diffusers one without a word."""
+    dropped = {
+        name: parameter.default
+        for name, parameter in inspect.signature(base.__call__).parameters.items()
+        if name not in inspect.signature(type(wrapped).__call__).parameters
+    }
+
+    def run(**arguments: Any) -> Any:
+        for name, default in dropped.items():
+            if arguments[name] is not default and arguments[name] != default:
+                raise UnsupportedError(
+                    f"{name}={_describe(arguments[name])} was asked for, which xfuser's {type(wrapped).__name__} does "
+                    f"not take: leave it at {default!r}"
+                )
+        return wrapped(**{name: value for name, value in arguments.items() if name not in dropped})
 
     return run
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch.distributed as dist
 
 from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.integrations.xfuser.backends import AttentionBackend
 from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE, make_choice
 from tokenring_xdit.integrations.xfuser.install import register
 
@@ -57,9 +58,10 @@ class XfuserState:
     Args:
         degrees: Their product has to be the world size.
         model: Name for the logs.
+        backend: The kernel for attention on one rank.
     """
 
-    def __init__(self, degrees: Degrees, model: str = "") -> None:
+    def __init__(self, degrees: Degrees, model: str = "", backend: AttentionBackend = AttentionBackend.AUTO) -> None:
         register()
         from xfuser import xFuserArgs
         from xfuser.core.distributed import parallel_state, runtime_state
@@ -70,6 +72,7 @@ class XfuserState:
         args = xFuserArgs(model=model, ulysses_degree=degrees.ulysses, ring_degree=degrees.ring, warmup_steps=0)
         args.tokenring_degree = degrees.tokenring
         args.tokenring_schedule = degrees.schedule
+        args.attention_backend = backend.upstream
         self.config, _ = args.create_config()
         sequence = self.config.parallel_config.sp_config
         parallel_state.initialize_model_parallel(

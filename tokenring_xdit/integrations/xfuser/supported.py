@@ -185,6 +185,41 @@ def refuse_padded_ltx2(ltx2: Any) -> None:
     replace_forward(ltx2.xFuserLTX2VideoTransformer3DWrapper, make)
 
 
+_WAN_TEXT_TOKENS = 512
+
+
+def refuse_short_text_beside_a_picture(wan: Any) -> None:
+    """Refuse Wan's image-to-video with fewer text tokens than Wan takes for granted.
+
+    diffusers and xfuser find the picture's tokens as all but the last 512; with fewer of text there are none, over
+    which diffusers attends nothing and the kernel of a CPU ends the process (division by zero).
+    """
+
+    def make(original: Any) -> Any:
+        def forward(
+            self: Any,
+            hidden_states: Any,
+            timestep: Any,
+            encoder_hidden_states: Any,
+            encoder_hidden_states_image: Any = None,
+            *args: Any,
+            **kwargs: Any,
+        ) -> Any:
+            tokens = encoder_hidden_states.shape[1]
+            if current_choice() is not None and encoder_hidden_states_image is not None and tokens != _WAN_TEXT_TOKENS:
+                raise UnsupportedError(
+                    f"max_sequence_length={tokens} was asked for, but Wan tells a picture's tokens from the text's by "
+                    f"the number {_WAN_TEXT_TOKENS}: use max_sequence_length={_WAN_TEXT_TOKENS}"
+                )
+            return original(
+                self, hidden_states, timestep, encoder_hidden_states, encoder_hidden_states_image, *args, **kwargs
+            )
+
+        return forward
+
+    replace_forward(wan.xFuserWanTransformer3DWrapper, make)
+
+
 def refuse_patches_at_once(pipeline: Any) -> None:
     """Refuse PipeFusion that works on several patches at once, for pipelines whose cached keys xfuser mixes up.
 
@@ -223,6 +258,7 @@ HOOKS = {
     "xfuser.core.distributed.runtime_state": _runtime_state,
     "xfuser.model_executor.models.runner_models.base_model": refuse_untested_models,
     "xfuser.model_executor.models.transformers.transformer_ltx2": refuse_padded_ltx2,
+    "xfuser.model_executor.models.transformers.transformer_wan": refuse_short_text_beside_a_picture,
     "xfuser.model_executor.pipelines.pipeline_hunyuandit": lambda module: refuse_patches_at_once(
         module.xFuserHunyuanDiTPipeline
     ),

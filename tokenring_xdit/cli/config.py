@@ -1,0 +1,105 @@
+"""``tokenring-xdit config``: look at configs without running them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, TokenRingError
+
+__all__ = ["add_parser"]
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command and its subcommands."""
+    parser = commands.add_parser("config", help="check or show a YAML config, or print what can stand in one")
+    subcommands = parser.add_subparsers(required=True, metavar="SUBCOMMAND")
+
+    check = subcommands.add_parser(
+        "check",
+        help="find all mistakes of configs, without running them",
+        description="Find all mistakes of configs. Models are looked at as well, as far as they are on this machine or "
+        "the hub can be reached: degrees and sizes have to fit them.",
+        epilog="example: tokenring-xdit config check configs/*.yaml",
+    )
+    check.add_argument("configs", nargs="+", type=Path, metavar="config", help="YAML files")
+    check.add_argument("--json", action="store_true", help="print the verdicts as JSON")
+    check.set_defaults(run=_check)
+
+    show = subcommands.add_parser(
+        "show",
+        help="print a config with all defaults and overrides filled in",
+        epilog="example: tokenring-xdit config show configs/flux-tokenring-8gpu.yaml steps=4",
+    )
+    show.add_argument("config", type=Path, help="the YAML file")
+    show.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace those of the file")
+    show.add_argument("--json", action="store_true", help="print JSON")
+    show.set_defaults(run=_show)
+
+    schema = subcommands.add_parser(
+        "schema",
+        help="print what can stand in a config",
+        epilog="example: tokenring-xdit config schema --json > tokenring.schema.json (for editors)",
+    )
+    schema.add_argument("--json", action="store_true", help="print the JSON schema")
+    schema.set_defaults(run=_schema)
+
+
+def _check(args: argparse.Namespace) -> None:
+    verdicts = [_verdict(path) for path in args.configs]
+    if args.json:
+        print(json.dumps([asdict(verdict) for verdict in verdicts], indent=2))
+    else:
+        for verdict in verdicts:
+            if verdict.mistakes is None:
+                print(f"{verdict.config}: fine{f', but {verdict.unseen}' if verdict.unseen else ''}")
+    wrong = [verdict.mistakes for verdict in verdicts if verdict.mistakes is not None]
+    if wrong:
+        raise ConfigurationError("\n".join(wrong))
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """What is wrong with a config, and why its model could not be looked at; ``None`` where nothing is."""
+
+    config: str
+    mistakes: str | None = None
+    unseen: str | None = None
+
+
+def _verdict(path: Path) -> _Verdict:
+    from tokenring_xdit.config import read_config, refuse_mistakes
+    from tokenring_xdit.pipelines.run import RunConfig, inspect_model
+
+    try:
+        config = read_config(RunConfig, path)
+        refuse_mistakes(path, inspect_model(config))
+    except ModelUnreachableError as error:
+        return _Verdict(str(path), unseen=f"the model was not looked at: {error}")
+    except TokenRingError as error:
+        return _Verdict(str(path), mistakes=str(error))
+    return _Verdict(str(path))
+
+
+def _show(args: argparse.Namespace) -> None:
+    import yaml
+
+    from tokenring_xdit.config import read_config
+    from tokenring_xdit.pipelines.run import RunConfig
+
+    values = read_config(RunConfig, args.config, args.overrides).model_dump(mode="json")
+    print(json.dumps(values, indent=2) if args.json else yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+
+def _schema(args: argparse.Namespace) -> None:
+    from tokenring_xdit.pipelines.run import RunConfig
+
+    if args.json:
+        print(json.dumps(RunConfig.model_json_schema(), indent=2))
+        return
+    schema = RunConfig.model_json_schema()
+    for key, field in schema["properties"].items():
+        default = "required" if key in schema["required"] else f"default: {json.dumps(field['default'])}"
+        print(f"{key:<18} {field['description']} ({default})")

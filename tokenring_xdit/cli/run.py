@@ -1,0 +1,79 @@
+"""``tokenring-xdit run``: pictures or videos as a YAML config says, on one rank or several."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenring_xdit.cli.paths import refuse_unwritable
+from tokenring_xdit.errors import ConfigurationError, LaunchError, TokenRingError
+
+if TYPE_CHECKING:
+    from tokenring_xdit.pipelines.run import RunConfig
+
+__all__ = ["add_parser"]
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "run",
+        help="draw what a YAML config says",
+        description="Draw what a YAML config says. Starts as many ranks as its degrees make up; under torchrun it is "
+        "one of the ranks.",
+        epilog='example: tokenring-xdit run configs/embedded.yaml prompt="two green squares side by side" seed=3',
+    )
+    parser.add_argument("config", type=Path, help="the YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace those of the file")
+    parser.add_argument("--port", type=int, help="TCP port where the ranks meet; a free one by default")
+    parser.add_argument("--json", action="store_true", help="print what was written as JSON")
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> None:
+    from tokenring_xdit.config import read_config, refuse_mistakes
+    from tokenring_xdit.pipelines.run import RunConfig, inspect_model
+
+    config = read_config(RunConfig, args.config, args.overrides)
+    refuse_mistakes(args.config, inspect_model(config))
+    if os.environ.get("RANK", "0") == "0":
+        for path in config.outputs():
+            refuse_unwritable(path, f"output {path}")
+    written = _as_rank(config) if "RANK" in os.environ else _start_ranks(config, args.port)
+    if written is None:
+        return
+    if args.json:
+        print(json.dumps({"ranks": config.degrees.ranks, "written": written}))
+        return
+    ranks = f"{config.degrees.ranks} rank{'s' * (config.degrees.ranks > 1)}"
+    for entry in written:
+        print(f"wrote {entry['output']} ({ranks}, {entry['seconds']:.1f} s)")
+
+
+def _start_ranks(config: RunConfig, port: int | None) -> Any:
+    from tokenring_xdit.pipelines.jobs import RunJob
+    from tokenring_xdit.pipelines.launch import run_folder, run_job
+
+    with run_folder() as folder:
+        return run_job(RunJob(config), config.degrees.ranks, folder, port=port)
+
+
+def _as_rank(config: RunConfig) -> Any:
+    from tokenring_xdit.pipelines.run_rank import run_on_rank
+    from tokenring_xdit.pipelines.worker import joined_world
+
+    started = int(os.environ["WORLD_SIZE"])
+    if started != config.degrees.ranks:
+        raise ConfigurationError(
+            f"tokenring_degree={config.tokenring_degree} times ulysses_degree={config.ulysses_degree} is "
+            f"{config.degrees.ranks} ranks, and torchrun started {started}: use degrees whose product is that, or "
+            f"torchrun --nproc-per-node={config.degrees.ranks} on one node"
+        )
+    try:
+        with joined_world():
+            return run_on_rank(config)
+    except TokenRingError as error:
+        raise LaunchError(f"rank {os.environ['RANK']} failed: {error}") from error

@@ -1,0 +1,68 @@
+"""xfuser's attention backends that TokenRing can use: those that return a log-sum-exp."""
+
+from __future__ import annotations
+
+from enum import Enum
+from importlib.util import find_spec
+
+import torch
+
+from tokenring_xdit.errors import ConfigurationError, UnsupportedError, nearest
+
+__all__ = ["AttentionBackend"]
+
+
+class AttentionBackend(Enum):
+    """A kernel for attention on one rank, by xfuser's name for it; only ``SDPA_FLASH`` was run here, on a CPU."""
+
+    AUTO = "auto"
+    SDPA_FLASH = "sdpa_flash"
+    CUDNN = "cudnn"
+    FLASH = "flash"
+    FLASH_3 = "flash_3"
+    AITER = "aiter"
+
+    @classmethod
+    def parse(cls, name: str | AttentionBackend) -> AttentionBackend:
+        """Read a name, in lower or upper case.
+
+        Raises:
+            ConfigurationError: There is no such backend, or TokenRing cannot use it.
+        """
+        if isinstance(name, cls):
+            return name
+        try:
+            return cls(str(name).lower())
+        except ValueError:
+            raise ConfigurationError(
+                f"'{name}' is no attention backend that TokenRing can use: it needs one that returns the log-sum-exp. "
+                f"{nearest(str(name).lower(), (backend.value for backend in cls))}"
+            ) from None
+
+    @property
+    def upstream(self) -> str | None:
+        """The name that xfuser takes; ``None`` leaves the choice to xfuser."""
+        return None if self is AttentionBackend.AUTO else self.name
+
+    def refuse_missing(self) -> None:
+        """Refuse a backend that this machine cannot run.
+
+        Raises:
+            UnsupportedError: A GPU or a package is missing.
+        """
+        if self in {AttentionBackend.AUTO, AttentionBackend.SDPA_FLASH}:
+            return
+        if not torch.cuda.is_available():
+            raise UnsupportedError(f"attention_backend={self.value} needs a GPU: use auto or sdpa_flash without")
+        package = _PACKAGES.get(self)
+        if package is not None and find_spec(package) is None:  # not run here: no GPU
+            raise UnsupportedError(
+                f"attention_backend={self.value} needs the package {package}: install it, or use auto"
+            )
+
+
+_PACKAGES = {
+    AttentionBackend.FLASH: "flash_attn",
+    AttentionBackend.FLASH_3: "flash_attn_interface",
+    AttentionBackend.AITER: "aiter",
+}

@@ -1,0 +1,226 @@
+"""What one run is: model, prompts, degrees and output, as a YAML file says it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
+
+from tokenring_xdit.config import Config
+from tokenring_xdit.errors import ConfigurationError, TokenRingError
+from tokenring_xdit.integrations.xfuser import AttentionBackend, Degrees
+from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE
+from tokenring_xdit.pipelines.loading import model_heads, pipeline_class_of, resolve_model
+from tokenring_xdit.pipelines.model import PictureSize
+from tokenring_xdit.pipelines.request import Request, image_keyword, is_video, mistakes, pipeline_class
+
+__all__ = ["RunConfig", "inspect_model"]
+
+
+def _size(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise ValueError(f"{value!r} is neither a number of pixels nor WIDTHxHEIGHT, such as 1024x768")
+    try:
+        return PictureSize.parse(str(value))
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from error
+
+
+def _prompts(value: Any) -> Any:
+    prompts = [value] if isinstance(value, str) else value
+    if not isinstance(prompts, (list, tuple)) or not all(isinstance(prompt, str) for prompt in prompts):
+        raise ValueError(f"{value!r} is neither text nor a list of texts; put in quotes what YAML reads otherwise")
+    if not prompts or not all(prompt.strip() for prompt in prompts):
+        raise ValueError("a prompt is empty" if prompts else "the list is empty")
+    return tuple(prompts)
+
+
+def _dtype(value: Any) -> Any:
+    return (
+        {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}.get(value, value)
+        if isinstance(value, str)
+        else value
+    )
+
+
+def _backend(value: Any) -> Any:
+    try:
+        return AttentionBackend.parse(value)
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from error
+
+
+_SUFFIXES = (".png", ".mp4")
+
+_NOT_OPTIONS = {
+    "image": "name a file with the key 'image'",
+    "control_image": "name a file with the key 'image'",
+    "num_images_per_prompt": "list the prompt several times instead",
+    "num_videos_per_prompt": "list the prompt several times instead",
+    "output_type": "a run writes PNG or MP4",
+}
+
+Size = Annotated[
+    PictureSize,
+    BeforeValidator(_size),
+    PlainSerializer(str),
+    WithJsonSchema({"anyOf": [{"type": "string", "pattern": r"^\d+(x\d+)?$"}, {"type": "integer", "minimum": 1}]}),
+]
+Prompts = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_prompts),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+Count = Annotated[int, Field(ge=1)]
+
+
+class RunConfig(Config):
+    """One run. Every key but ``model`` has a default; ``null`` leaves a value to the pipeline."""
+
+    model: str = Field(min_length=1, description="folder or hub name of a diffusers pipeline, or 'embedded'")
+    prompt: Prompts | None = Field(None, description="what to draw: one prompt or a list of them")
+    prompt_file: str | None = Field(None, description="file with one prompt on each line, instead of 'prompt'")
+    negative_prompt: str | None = Field(None, description="what not to draw, for models that take it")
+    image: str | None = Field(None, description="file or URL of the picture to start from, for models that take one")
+    size: Size | None = Field(None, description="pixels, or WIDTHxHEIGHT")
+    frames: Count | None = Field(None, description="number of frames, for video models")
+    fps: Count = Field(16, description="frames a second of the MP4, for video models")
+    steps: Count | None = Field(None, description="denoising steps")
+    guidance: float | None = Field(None, ge=0, allow_inf_nan=False, description="guidance scale")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of the noise; prompt i of a list has seed + i")
+    batch_size: Count = Field(1, description="prompts that are drawn together")
+    options: dict[str, Any] = Field({}, description="any further arguments of the pipeline's call")
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], BeforeValidator(_dtype)] | None = Field(
+        None, description="float32, bfloat16 or float16; bfloat16 on GPUs and float32 without by default"
+    )
+    tokenring_degree: Count = Field(1, description="ranks that TokenRing shards the sequence over")
+    ulysses_degree: Count = Field(1, description="ranks that Ulysses shards the heads over")
+    schedule: str = Field(DEFAULT_SCHEDULE, description="what the TokenRing ranks exchange and when")
+    attention_backend: Annotated[AttentionBackend, BeforeValidator(_backend)] = Field(
+        AttentionBackend.AUTO, description="xfuser's kernel for attention on one rank; 'auto' is xfuser's own choice"
+    )
+    output: str | None = Field(
+        None,
+        min_length=1,
+        description="PNG or, for video models, MP4, numbered where there are several prompts; "
+        "outputs/ and the model's name by default",
+    )
+
+    @classmethod
+    def mistakes_between(cls, values: Mapping[str, Any]) -> list[str]:
+        """As in the base class."""
+        mistakes = []
+        if {"prompt", "prompt_file"} <= values.keys():
+            given = [key for key in ("prompt", "prompt_file") if values[key] is not None]
+            if not given:
+                mistakes.append("prompt: is missing; write what to draw, or name a prompt_file")
+            if len(given) > 1:
+                mistakes.append("prompt_file: stands beside a prompt, and only one of the two can be drawn")
+        try:
+            if values.get("prompt_file") is not None:
+                _read_prompts(values["prompt_file"])
+        except ConfigurationError as error:
+            mistakes.append(f"prompt_file: {error}")
+        image = values.get("image")
+        if image is not None and not image.startswith(("http://", "https://")) and not Path(image).is_file():
+            mistakes.append(f"image: there is no file '{image}'")
+        for option in values.get("options", {}):
+            if option in _NOT_OPTIONS:
+                mistakes.append(f"options: {option} cannot be set here: {_NOT_OPTIONS[option]}")
+        output = values.get("output")
+        if output is not None and Path(output).suffix.lower() not in _SUFFIXES:
+            mistakes.append(f"output: '{output}' does not end in {' or '.join(_SUFFIXES)}")
+        degrees = {key: values.get(f"{key}_degree", 1) for key in ("tokenring", "ulysses")}
+        try:
+            Degrees(**degrees, schedule=values.get("schedule", DEFAULT_SCHEDULE))
+        except TokenRingError as error:
+            mistakes.append(f"schedule: {error}")
+        return mistakes
+
+    @property
+    def degrees(self) -> Degrees:
+        """How the ranks share the work."""
+        return Degrees(ulysses=self.ulysses_degree, tokenring=self.tokenring_degree, schedule=self.schedule)
+
+    def prompts(self) -> tuple[str, ...]:
+        """All prompts, from the file where one is named.
+
+        Raises:
+            ConfigurationError: The file cannot be read.
+        """
+        return self.prompt if self.prompt is not None else _read_prompts(str(self.prompt_file))
+
+    def request(self, first: int, prompts: tuple[str, ...], pipeline: type, image: Any = None) -> Request:
+        """What to ask the pipeline for.
+
+        Args:
+            first: Number of the first prompt among all.
+            prompts: Those that are drawn together.
+            pipeline: The pipeline's class.
+            image: The picture that was read from :attr:`image`.
+        """
+        picture = {} if image is None else {image_keyword(pipeline): image}
+        return Request(
+            prompt=prompts if len(prompts) > 1 else prompts[0],
+            negative_prompt=self.negative_prompt,
+            width=self.size.width if self.size else None,
+            height=self.size.height if self.size else None,
+            frames=self.frames,
+            steps=self.steps,
+            seed=self.seed + first,
+            guidance=self.guidance,
+            options=self.options | picture,
+        )
+
+    def outputs(self) -> list[Path]:
+        """Where the results go, one for each prompt.
+
+        Raises:
+            TokenRingError: There is no such model, or it was not compared.
+        """
+        video = is_video(pipeline_class(pipeline_class_of(resolve_model(self.model))))
+        path = Path(self.output or f"outputs/{Path(self.model).name}{_SUFFIXES[video]}")
+        count = len(self.prompts())
+        if count == 1:
+            return [path]
+        digits = len(str(count - 1))
+        return [path.with_stem(f"{path.stem}-{index:0{digits}}") for index in range(count)]
+
+
+def inspect_model(config: RunConfig) -> list[str]:
+    """Mistakes that show once the model's own description is read; nothing else of it is loaded.
+
+    Raises:
+        ConfigurationError: There is no such model, or it cannot be reached.
+        UnsupportedError: It was not compared with the single process.
+    """
+    model = resolve_model(config.model)
+    pipeline = pipeline_class(pipeline_class_of(model))
+    found = []
+    heads = model_heads(model)
+    if heads % config.ulysses_degree:
+        fitting = [str(d) for d in range(1, heads + 1) if heads % d == 0]
+        found.append(
+            f"ulysses_degree: {config.ulysses_degree} does not divide the model's {heads} heads. Degrees that would "
+            f"work: {', '.join(fitting)}. tokenring_degree takes any number"
+        )
+    found += mistakes(pipeline, config.request(0, config.prompts()[: config.batch_size], pipeline, config.image))
+    video = is_video(pipeline)
+    if config.output is not None and Path(config.output).suffix.lower() != _SUFFIXES[video]:
+        kind = "a video" if video else "a picture"
+        found.append(f"output: '{config.output}', but {pipeline.__name__} makes {kind}: use {_SUFFIXES[video]}")
+    return found
+
+
+def _read_prompts(file: str) -> tuple[str, ...]:
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigurationError(f"'{file}' cannot be read: {reason}") from error
+    prompts = tuple(line.strip() for line in lines if line.strip())
+    if not prompts:
+        raise ConfigurationError(f"'{file}' has no prompts; write one on each line")
+    return prompts

@@ -1,0 +1,82 @@
+"""One rank of a run that a config describes: load the pipeline, make it parallel, draw all prompts."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from diffusers.utils import load_image
+
+from tokenring_xdit.errors import AgreementError
+from tokenring_xdit.integrations.xfuser import Output, parallelize
+from tokenring_xdit.pipelines.loading import default_dtype, load_pipeline, rank_device, resolve_model
+from tokenring_xdit.pipelines.request import call_arguments, media_of, save
+from tokenring_xdit.pipelines.run import RunConfig
+
+__all__ = ["run_on_rank"]
+
+
+def run_on_rank(config: RunConfig) -> list[dict[str, Any]] | None:
+    """Draw all prompts of a config together with the other ranks; every rank calls it.
+
+    Args:
+        config: The same on all ranks, which is checked.
+
+    Returns:
+        What was written, on rank 0: ``output``, ``prompt``, ``seed`` and the ``seconds`` of its batch, for
+        each prompt.
+
+    Raises:
+        AgreementError: The ranks were given different configs.
+    """
+    first = not dist.is_initialized() or dist.get_rank() == 0
+    if dist.is_initialized():
+        _agree(config)
+    pipe = load_pipeline(resolve_model(config.model), config.dtype or default_dtype(), rank_device())
+    pipe.set_progress_bar_config(disable=not first)
+    kind = type(pipe)
+    outputs, prompts = config.outputs(), config.prompts()
+    if dist.is_initialized():
+        parallelize(
+            pipe,
+            tokenring_degree=config.tokenring_degree,
+            ulysses_degree=config.ulysses_degree,
+            schedule=config.schedule,
+            attention_backend=config.attention_backend,
+            output=Output.FIRST_RANK,
+        )
+    image = load_image(config.image) if config.image is not None else None
+    written = []
+    for start in range(0, len(prompts), config.batch_size):
+        batch = prompts[start : start + config.batch_size]
+        began = time.perf_counter()
+        result = pipe(**call_arguments(kind, config.request(start, batch, kind, image)))
+        seconds = time.perf_counter() - began
+        if not first:
+            continue
+        for offset, medium in enumerate(media_of(result)):
+            path = outputs[start + offset]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save(medium, path, frames_per_second=config.fps)
+            written.append(_entry(path, batch[offset], config.seed + start + offset, seconds))
+    return written if first else None
+
+
+def _entry(path: Path, prompt: str, seed: int, seconds: float) -> dict[str, Any]:
+    return {"output": str(path), "prompt": prompt, "seed": seed, "seconds": seconds}
+
+
+def _agree(config: RunConfig) -> None:
+    """Refuse, on all ranks, configs that differ: nodes read files of their own."""
+    mine = config.model_dump(mode="json") | {"prompts": config.prompts()}
+    everyone: list[dict[str, Any]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(everyone, mine)
+    for rank, theirs in enumerate(everyone):
+        for key, value in everyone[0].items():
+            if theirs[key] != value:
+                raise AgreementError(
+                    f"all ranks make one run together, but {key} is {value!r} on rank 0 and {theirs[key]!r} on rank "
+                    f"{rank}: give every node the same config"
+                )
