@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import os
@@ -152,7 +153,8 @@ def test_prompts_spread_over_replicas_and_one_of_them_killed(expected: list[Tens
         before = own_ranks(engine)
 
         def kill(step: Step) -> None:
-            before[1].kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # at the other replica's step
+                before[1].kill()
 
         with pytest.raises(EngineError, match="rank 0 of replica 1 was killed by SIGKILL"):
             engine.generate(PROMPTS, steps=FAR, progress=False, callback=kill)
@@ -237,7 +239,7 @@ def test_memory_that_runs_out_on_one_rank(engine: Engine, expected: list[Tensor]
     starved = own_ranks(engine)[1]
     limit = starved.memory_info().vms + 2**24
     resource.prlimit(starved.pid, resource.RLIMIT_AS, (limit, limit))
-    with pytest.raises(EngineError, match=r"^rank 1 failed between the steps: .*(can't allocate|MemoryError)"):
+    with pytest.raises(EngineError, match=r"^rank 1 failed .*(can't allocate|MemoryError)"):
         engine.generate(PROMPTS[0], width=512, height=512, steps=2, progress=False)
     assert serves(engine, expected)
     assert gone({1: starved})

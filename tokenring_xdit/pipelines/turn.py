@@ -123,6 +123,9 @@ class Part:
     def _who(self, rank: RankProcess) -> str:
         replica = f" of replica {self.world.replica}" if self.world.replica else ""
         kinds = {outcome.kind if isinstance(outcome, Failed) else None for outcome in self.outcomes.values()}
+        silent = [r.rank for r, outcome in self.outcomes.items() if outcome == self.outcomes[rank]]
+        if isinstance(self.outcomes[rank], Silent) and len(silent) > 1:
+            return f"ranks {', '.join(map(str, sorted(silent)))}{replica}"
         if len(self.outcomes) > 1 and len(kinds) == 1 and None not in kinds:
             return f"all ranks{replica} failed alike; rank {rank.rank}"
         return f"rank {rank.rank}{replica}"
