@@ -46,7 +46,7 @@ SEED = 5
 STEPS = 4
 FAR = 100_000  # steps: longer than any of these tests
 
-ENGINE: dict[str, Any] = {"model": "embedded", "tokenring_degree": 2}
+ENGINE: dict[str, Any] = {"model": "embedded", "tokenring_degree": 2, "attention_backend": "sdpa_flash"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -84,13 +84,13 @@ def expected() -> list[Tensor]:
     ]
 
 
-def ranks_of(process: psutil.Process | None = None) -> dict[tuple[int, int], psutil.Process]:
-    """The ranks that a process has started, by their device and rank."""
+def ranks_of(process: psutil.Process | None = None) -> dict[int, psutil.Process]:
+    """The ranks that a process has started, by their process id."""
     found = {}
     for child in (process or psutil.Process()).children(recursive=True):
         try:
             if "tokenring_xdit.pipelines.engine_rank" in child.cmdline():
-                found[int(child.environ()["LOCAL_RANK"]), int(child.environ()["RANK"])] = child
+                found[child.pid] = child
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return found
@@ -98,9 +98,10 @@ def ranks_of(process: psutil.Process | None = None) -> dict[tuple[int, int], psu
 
 def own_ranks(engine: Engine) -> dict[int, psutil.Process]:
     """The ranks of an engine, by their device."""
+    alive = ranks_of()
     worlds = [world for world in engine._fleet.worlds if world is not None]
-    pids = {rank.process.pid for world in worlds for rank in world.ranks}
-    return {device: process for (device, _), process in ranks_of().items() if process.pid in pids}
+    own = [alive[rank.process.pid] for world in worlds for rank in world.ranks]
+    return {int(process.environ()["LOCAL_RANK"]): process for process in own}
 
 
 def gone(processes: dict[Any, psutil.Process]) -> bool:
@@ -163,8 +164,9 @@ def test_prompts_spread_over_replicas_and_one_of_them_killed(expected: list[Tens
         after = own_ranks(engine)
         assert after[0].pid == before[0].pid
         assert after[1].pid != before[1].pid
-        after[0].kill()  # while there is nothing to do
-        assert gone({0: after.pop(0)})
+        idle = engine._fleet.worlds[0].ranks[0].process  # with nothing to do
+        idle.kill()
+        assert idle.wait() == -signal.SIGKILL
         assert serves(engine, expected)
         after = own_ranks(engine)
         assert after.keys() == {0, 1}
@@ -357,6 +359,7 @@ def test_a_fork_cannot_use_it_nor_harm_it(engine: Engine, expected: list[Tensor]
         ({"ulysses_degree": 3}, UnsupportedError, "does not divide the model's 4 heads"),
         ({"schedule": "tokenrng"}, ScheduleError, "Did you mean 'token_ring'?"),
         ({"data_parallel_degree": 0}, ConfigurationError, "data_parallel_degree is 0"),
+        ({"attention_backend": "math"}, ConfigurationError, "'math' is no attention backend that TokenRing can use"),
         ({"dtype": "int8"}, ConfigurationError, "dtype is 'int8'; it has to be one of float32"),
         ({"timeout": 0}, ConfigurationError, "timeout is 0"),
         ({"timeout": float("inf")}, ConfigurationError, "timeout is inf"),

@@ -17,7 +17,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from tokenring_xdit.errors import CancelledError, ConfigurationError, EngineError
-from tokenring_xdit.integrations.xfuser import Degrees
+from tokenring_xdit.integrations.xfuser import AttentionBackend, Degrees
 from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE
 from tokenring_xdit.pipelines.fleet import Fleet
 from tokenring_xdit.pipelines.loading import (
@@ -84,6 +84,7 @@ class Engine:
         tokenring_degree: Ranks that TokenRing shards the sequence over.
         ulysses_degree: Ranks that Ulysses shards the heads over.
         schedule: What the TokenRing ranks exchange and when.
+        attention_backend: xfuser's kernel for attention on one rank; one rank alone has diffusers' own.
         data_parallel_degree: Replicas of all that; the prompts of a list are dealt out to them.
         dtype: ``float32``, ``bfloat16`` or ``float16``; by default ``bfloat16`` on GPUs, ``float32`` without.
         timeout: Seconds without any sign of life from the ranks, while loading or between steps, after which they
@@ -105,11 +106,14 @@ class Engine:
         tokenring_degree: int = 1,
         ulysses_degree: int = 1,
         schedule: str = DEFAULT_SCHEDULE,
+        attention_backend: str | AttentionBackend = AttentionBackend.AUTO,
         data_parallel_degree: int = 1,
         dtype: str | None = None,
         timeout: float = 1800.0,
     ) -> None:
         self._degrees = Degrees(ulysses=ulysses_degree, tokenring=tokenring_degree, schedule=schedule)
+        backend = AttentionBackend.parse(attention_backend)
+        backend.refuse_missing()
         if data_parallel_degree < 1:
             raise ConfigurationError(f"data_parallel_degree is {data_parallel_degree}; it has to be at least 1")
         if not 0 < timeout < math.inf:
@@ -127,6 +131,7 @@ class Engine:
             tokenring=tokenring_degree,
             ulysses=ulysses_degree,
             schedule=schedule,
+            attention_backend=backend.value,
             timeout=2 * timeout,  # longer than this process waits, which can say more
         )
         self.last_seed: int | None = None

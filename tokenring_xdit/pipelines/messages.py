@@ -45,6 +45,7 @@ class Setup:
         tokenring: TokenRing degree.
         ulysses: Ulysses degree.
         schedule: What the TokenRing ranks exchange and when.
+        attention_backend: xfuser's kernel for attention on one rank.
         rendezvous: File through which the ranks meet.
         timeout: Seconds after which ranks give up waiting for each other.
     """
@@ -54,6 +55,7 @@ class Setup:
     tokenring: int = 1
     ulysses: int = 1
     schedule: str = DEFAULT_SCHEDULE
+    attention_backend: str = "auto"
     rendezvous: str = ""
     timeout: float = 1800.0
 

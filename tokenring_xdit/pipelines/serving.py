@@ -63,6 +63,7 @@ class Server:
                 tokenring_degree=setup.tokenring,
                 ulysses_degree=setup.ulysses,
                 schedule=setup.schedule,
+                attention_backend=setup.attention_backend,
                 output=Output.FIRST_RANK,
             )
         self._phase = Phase.BEFORE
