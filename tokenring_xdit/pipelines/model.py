@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -203,7 +204,14 @@ def read_model_file(model: str, file: str) -> dict[str, Any]:
     return content
 
 
+_SECONDS_UNTIL_ASKED_AGAIN = 60.0
+"""A hub out of reach takes half a minute to find out: once is enough for many configs."""
+
+_hub_asked_again_at = 0.0
+
+
 def _from_hub(model: str, file: str) -> Path:
+    global _hub_asked_again_at
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -214,7 +222,7 @@ def _from_hub(model: str, file: str) -> Path:
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the message below says it once
     try:
-        return Path(hf_hub_download(model, file))
+        return Path(hf_hub_download(model, file, local_files_only=time.monotonic() < _hub_asked_again_at))
     except GatedRepoError as error:
         raise ConfigurationError(
             f"the hub gives '{model}' only to those who have accepted its terms: accept them on its page and run "
@@ -223,6 +231,7 @@ def _from_hub(model: str, file: str) -> Path:
     except RepositoryNotFoundError as error:
         raise ConfigurationError(f"there is no model folder '{model}', and the hub has no such model") from error
     except LocalEntryNotFoundError as error:
+        _hub_asked_again_at = time.monotonic() + _SECONDS_UNTIL_ASKED_AGAIN
         raise ModelUnreachableError(
             f"there is no model folder '{model}', it was not downloaded before, and the hub cannot be reached"
         ) from error
