@@ -65,6 +65,7 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Tea:
         ("name: a\n3: 3", (), ["3: a key has to be text"]),
         ("name: a", ("minutes",), ["'minutes' on the command line: it has to be key=value"]),
         ("name: a", ("minutes=long",), ["minutes: the text 'long' where a whole number belongs"]),
+        ("name: a", ("extends=b.yaml",), ["'extends=b.yaml' on the command line"]),
         ("name: a", ("minuets=3",), ["minuets: there is no such key"]),
         ("name: a\nextends: b.yaml", (), ["extends: there is no file", "b.yaml"]),
         ("name: a\nextends: tea.yaml", (), ["tea.yaml' extends itself in the end"]),

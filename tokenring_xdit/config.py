@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tokenring_xdit.errors import ConfigurationError, nearest
+from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, nearest
 
-__all__ = ["Config", "read_config", "refuse_mistakes"]
+__all__ = ["Config", "read_config"]
 
 
 class Config(BaseModel):
@@ -34,7 +34,12 @@ class Config(BaseModel):
 _Config = TypeVar("_Config", bound=Config)
 
 
-def read_config(schema: type[_Config], path: Path, overrides: Sequence[str] = ()) -> _Config:
+def read_config(
+    schema: type[_Config],
+    path: Path,
+    overrides: Sequence[str] = (),
+    inspect: Callable[[_Config], list[str]] | None = None,
+) -> _Config:
     """Read and check a file.
 
     Args:
@@ -42,36 +47,43 @@ def read_config(schema: type[_Config], path: Path, overrides: Sequence[str] = ()
         path: The file.
         overrides: ``key=value`` each, which replace what the file says; ``key.inner=value`` reaches into
             a mapping. Values are YAML; those of keys that take text are taken as they are.
+        inspect: Finds mistakes that show outside the file, such as in a model that it names. Where keys are
+            wrong it gets a config with their defaults instead.
 
     Raises:
         ConfigurationError: The file cannot be read, or has mistakes; the message lists all of them.
+        ModelUnreachableError: ``inspect`` raised it, and nothing else is wrong.
     """
     values, mistakes = _parse(path, ())
     mistakes += _override(values, overrides, schema)
-    config: _Config | None = None
     wrong: set[str] = set()
     try:
-        config = schema.model_validate(values)
+        config: _Config | None = schema.model_validate(values)
     except ValidationError as error:
         wrong = {str(detail["loc"][0]) for detail in error.errors() if detail["loc"]}
         mistakes += [_in_words(detail, schema) for detail in error.errors()]
+        config = _with_defaults(schema, values, wrong)
     defaults = {key: field.get_default(call_default_factory=True) for key, field in schema.model_fields.items()}
-    sound = dict(config) if config is not None else {k: v for k, v in {**defaults, **values}.items() if k not in wrong}
-    mistakes += schema.mistakes_between(sound)
-    refuse_mistakes(path, mistakes)
+    mistakes += schema.mistakes_between({k: v for k, v in {**defaults, **values}.items() if k not in wrong})
+    if inspect is not None and config is not None:
+        try:
+            mistakes += inspect(config)
+        except ModelUnreachableError:
+            if not mistakes:
+                raise
+    if mistakes:
+        count = f"{path} has a mistake:" if len(mistakes) == 1 else f"{path} has {len(mistakes)} mistakes:"
+        raise ConfigurationError("\n  ".join([count, *mistakes]))
     assert config is not None
     return config
 
 
-def refuse_mistakes(path: Path, mistakes: Sequence[str]) -> None:
-    """Raise one error that lists all mistakes of a file.
-
-    Raises:
-        ConfigurationError: There are any.
-    """
-    if mistakes:
-        count = f"{path} has a mistake:" if len(mistakes) == 1 else f"{path} has {len(mistakes)} mistakes:"
-        raise ConfigurationError("\n  ".join([count, *mistakes]))
+def _with_defaults(schema: type[_Config], values: Mapping[str, Any], wrong: set[str]) -> _Config | None:
+    """The config with defaults where keys are wrong, or ``None`` where one of them has none."""
+    try:
+        return schema.model_validate({key: value for key, value in values.items() if key not in wrong})
+    except ValidationError:
+        return None
 
 
 class _Loader(yaml.SafeLoader):
@@ -139,6 +151,9 @@ def _override(values: dict[str, Any], overrides: Sequence[str], schema: type[Con
             mistakes.append(f"'{override}' on the command line: it has to be key=value, such as steps=28")
             continue
         outer, *inner = key.split(".")
+        if outer == "extends":
+            mistakes.append(f"'{override}' on the command line: a file extends another one; name the other one instead")
+            continue
         as_it_is = not inner and _takes_text(properties.get(outer, {})) and not _is_literal(text)
         try:
             value = text if as_it_is else yaml.safe_load(text)

@@ -70,7 +70,7 @@ SOUND = "model: embedded\nprompt: a red circle\n"
         (SOUND + "seed: -1", "seed: -1 is not allowed; it has to be at least 0"),
         (SOUND + "guidance: .nan", "guidance: nan is not a finite number"),
         (SOUND + "guidance: .inf", "guidance: inf is not a finite number"),
-        (SOUND + "dtype: flaot16", "dtype: 'flaot16' is not allowed. Known: bfloat16, float16, float32. Did you mean"),
+        (SOUND + "dtype: flaot16", "dtype: 'flaot16' is not a dtype. Known: bfloat16, float16, float32. Did you mean"),
         (SOUND + "tokenring_degree: 0", "tokenring_degree: 0 is not allowed"),
         (SOUND + "tokenring_degre: 2", "Did you mean 'tokenring_degree'?"),
         (SOUND + "schedule: tokenring", "schedule: there is no schedule 'tokenring'"),
@@ -104,6 +104,28 @@ def test_mistakes_between_keys_are_reported_with_the_others(tmp_path: Path) -> N
 def test_what_does_not_fit_the_model_is_refused_before_it_is_loaded(tmp_path: Path, text: str, message: str) -> None:
     (mistake,) = inspect_model(read_config(RunConfig, write(tmp_path, SOUND + text)))
     assert message in mistake
+
+
+def test_mistakes_of_all_kinds_are_reported_together(tmp_path: Path) -> None:
+    text = (
+        "model: embedded\nschedule: rings\nsteps: none\nframes: 3\nulysses_degree: 5\noptions: {foo: 1}\noutput: a.mp4"
+    )
+    with pytest.raises(ConfigurationError) as caught:
+        read_config(RunConfig, write(tmp_path, text), inspect=inspect_model)
+    for message in ("7 mistakes", "steps:", "schedule:", "prompt:", "no frames", "5 does not", "option 'foo'", "a.mp4"):
+        assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ['{"_class_name": "FluxPipe', '["a"]', "\xff"])
+def test_a_damaged_model_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "model_index.json").write_text(content, encoding="latin-1")
+    (mistake,) = inspect_model(read_config(RunConfig, write(tmp_path, f"model: {tmp_path}\nprompt: a")))
+    assert f"{tmp_path / 'model_index.json'} is damaged" in mistake
+
+
+def test_more_ranks_than_anyone_has_are_answered_soon(tmp_path: Path) -> None:
+    (mistake,) = inspect_model(read_config(RunConfig, write(tmp_path, SOUND + "tokenring_degree: 100000")))
+    assert "100000 ranks are more than the 64 image tokens" in mistake
 
 
 def test_values_are_read_as_meant(tmp_path: Path) -> None:

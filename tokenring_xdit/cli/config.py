@@ -70,12 +70,11 @@ class _Verdict:
 
 
 def _verdict(path: Path) -> _Verdict:
-    from tokenring_xdit.config import read_config, refuse_mistakes
+    from tokenring_xdit.config import read_config
     from tokenring_xdit.pipelines.run import RunConfig, inspect_model
 
     try:
-        config = read_config(RunConfig, path)
-        refuse_mistakes(path, inspect_model(config))
+        read_config(RunConfig, path, inspect=inspect_model)
     except ModelUnreachableError as error:
         return _Verdict(str(path), unseen=f"the model was not looked at: {error}")
     except TokenRingError as error:

@@ -34,11 +34,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _run(args: argparse.Namespace) -> None:
-    from tokenring_xdit.config import read_config, refuse_mistakes
+    from tokenring_xdit.config import read_config
     from tokenring_xdit.pipelines.run import RunConfig, inspect_model
 
-    config = read_config(RunConfig, args.config, args.overrides)
-    refuse_mistakes(args.config, inspect_model(config))
+    config = read_config(RunConfig, args.config, args.overrides, inspect_model)
     if os.environ.get("RANK", "0") == "0":
         for path in config.outputs():
             refuse_unwritable(path, f"output {path}")

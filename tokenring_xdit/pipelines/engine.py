@@ -21,8 +21,8 @@ from tokenring_xdit.integrations.xfuser import AttentionBackend, Degrees
 from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE
 from tokenring_xdit.pipelines.fleet import Fleet
 from tokenring_xdit.pipelines.loading import (
-    DTYPES,
     default_dtype,
+    parse_dtype,
     pipeline_class_of,
     refuse_degrees,
     refuse_missing_gpus,
@@ -114,12 +114,18 @@ class Engine:
         self._degrees = Degrees(ulysses=ulysses_degree, tokenring=tokenring_degree, schedule=schedule)
         backend = AttentionBackend.parse(attention_backend)
         backend.refuse_missing()
-        if data_parallel_degree < 1:
-            raise ConfigurationError(f"data_parallel_degree is {data_parallel_degree}; it has to be at least 1")
-        if not 0 < timeout < math.inf:
-            raise ConfigurationError(f"timeout is {timeout}; it has to be a positive number of seconds")
-        if dtype is not None and dtype not in DTYPES:
-            raise ConfigurationError(f"dtype is {dtype!r}; it has to be one of {', '.join(DTYPES)}")
+        if not isinstance(model, str):
+            raise ConfigurationError(f"model is {model!r}; it has to be the folder or hub name of a pipeline")
+        if (
+            isinstance(data_parallel_degree, bool)
+            or not isinstance(data_parallel_degree, int)
+            or data_parallel_degree < 1
+        ):
+            raise ConfigurationError(
+                f"data_parallel_degree is {data_parallel_degree!r}; it has to be a whole number of at least 1"
+            )
+        if not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
+            raise ConfigurationError(f"timeout is {timeout!r}; it has to be a positive number of seconds")
         name = resolve_model(model)
         self._class = pipeline_class(pipeline_class_of(name))
         self._flux = FluxModel.find(name) if self._class.__name__ == "FluxPipeline" else None
@@ -127,7 +133,7 @@ class Engine:
         refuse_missing_gpus(self._degrees.ranks * data_parallel_degree)
         setup = Setup(
             model=name,
-            dtype=dtype or default_dtype(),
+            dtype=default_dtype() if dtype is None else parse_dtype(dtype),
             tokenring=tokenring_degree,
             ulysses=ulysses_degree,
             schedule=schedule,
@@ -197,6 +203,8 @@ class Engine:
             EngineError: A rank failed; the message names it, its error and its log.
             KeyboardInterrupt: It was interrupted.
         """
+        if callback is not None and not callable(callback):
+            raise ConfigurationError(f"callback is {callback!r}; it has to be a function of one Step")
         request = self._checked(
             Request(
                 prompt=_frozen(prompt),

@@ -15,6 +15,7 @@ def rank_environment(ranks: int) -> dict[str, str]:
     """
     return {
         "LOG_LEVEL": "error",  # xfuser's own level; debug by default
+        "TRANSFORMERS_VERBOSITY": "error",  # what it says of packages that nothing here needs
         "PYTHONWARNINGS": "ignore",  # deprecations inside xfuser and diffusers, on every rank
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // ranks)),
     }

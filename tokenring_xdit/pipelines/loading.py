@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tokenring_xdit.errors import ConfigurationError, UnsupportedError
+from tokenring_xdit.errors import ConfigurationError, UnsupportedError, nearest
 from tokenring_xdit.integrations.xfuser import Degrees
 from tokenring_xdit.integrations.xfuser.supported import WRAPPERS
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
@@ -17,6 +17,7 @@ __all__ = [
     "DTYPES",
     "default_dtype",
     "load_pipeline",
+    "parse_dtype",
     "pipeline_class_of",
     "rank_device",
     "refuse_degrees",
@@ -33,6 +34,18 @@ EMBEDDED = "embedded"
 def resolve_model(name: str | None) -> str:
     """Folder or hub name as diffusers takes it; ``None`` and ``embedded`` are the model of this package."""
     return str(MODEL_PATH) if name in {None, EMBEDDED} else str(name)
+
+
+def parse_dtype(name: str) -> str:
+    """One of :data:`DTYPES`, also by its short name.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    found = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}.get(name, name)
+    if found not in DTYPES:
+        raise ConfigurationError(f"{name!r} is not a dtype. {nearest(str(name), DTYPES)}")
+    return found
 
 
 def pipeline_class_of(model: str) -> str:

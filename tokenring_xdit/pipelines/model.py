@@ -199,8 +199,12 @@ def read_model_file(model: str, file: str) -> dict[str, Any]:
         raise ConfigurationError(f"there is no model folder '{model}'")
     else:
         path = _from_hub(model, file)
-    content = json.loads(path.read_text())
-    assert isinstance(content, dict)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigurationError(f"{path} is damaged: {error}; download the model again") from error
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{path} is damaged: it holds no names with values; download the model again")
     return content
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,10 +10,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from tokenring_xdit.config import Config
-from tokenring_xdit.errors import ConfigurationError, TokenRingError, UnsupportedError
+from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, TokenRingError, UnsupportedError
 from tokenring_xdit.integrations.xfuser import AttentionBackend, Degrees
 from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE
-from tokenring_xdit.pipelines.loading import pipeline_class_of, refuse_degrees, resolve_model
+from tokenring_xdit.pipelines.loading import parse_dtype, pipeline_class_of, refuse_degrees, resolve_model
 from tokenring_xdit.pipelines.model import FluxModel, PictureSize
 from tokenring_xdit.pipelines.request import Request, image_keyword, is_video, mistakes, pipeline_class
 
@@ -38,11 +39,10 @@ def _prompts(value: Any) -> Any:
 
 
 def _dtype(value: Any) -> Any:
-    return (
-        {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}.get(value, value)
-        if isinstance(value, str)
-        else value
-    )
+    try:
+        return parse_dtype(value)
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from error
 
 
 def _backend(value: Any) -> Any:
@@ -152,6 +152,12 @@ class RunConfig(Config):
         """
         return self.prompt if self.prompt is not None else _read_prompts(str(self.prompt_file))
 
+    def some_prompts(self) -> tuple[str, ...]:
+        """As many prompts as are drawn together, to check a request with that may have none yet."""
+        with contextlib.suppress(ConfigurationError):
+            return self.prompts()[: self.batch_size]
+        return ("a prompt",)
+
     def request(self, first: int, prompts: tuple[str, ...], pipeline: type, image: Any = None) -> Request:
         """What to ask the pipeline for.
 
@@ -194,26 +200,32 @@ def inspect_model(config: RunConfig) -> list[str]:
     """Mistakes that show once the model's own description is read; nothing else of it is loaded.
 
     Raises:
-        ConfigurationError: There is no such model, or it cannot be reached.
-        UnsupportedError: It was not compared with the single process.
+        ModelUnreachableError: It is not here, and the hub cannot be asked.
     """
     model = resolve_model(config.model)
-    pipeline = pipeline_class(pipeline_class_of(model))
-    found = []
     try:
-        refuse_degrees(model, config.degrees)
+        pipeline = pipeline_class(pipeline_class_of(model))
+    except ModelUnreachableError:
+        raise
+    except TokenRingError as error:
+        return [f"model: {error}"]
+    found = []
+    degrees = Degrees(ulysses=config.ulysses_degree, tokenring=config.tokenring_degree)  # whatever the schedule
+    try:
+        refuse_degrees(model, degrees)
     except UnsupportedError as error:
         found.append(str(error))
-    request = config.request(0, config.prompts()[: config.batch_size], pipeline, config.image)
+    request = config.request(0, config.some_prompts(), pipeline, config.image)
     unfit = mistakes(pipeline, request)
     if _is_flux(pipeline) and not unfit and not found:
         try:
-            FluxModel.find(model).check_request(config.degrees, request)
+            FluxModel.find(model).check_request(degrees, request)
         except TokenRingError as error:
             unfit.append(str(error))
     found += unfit
     video = is_video(pipeline)
-    if config.output is not None and Path(config.output).suffix.lower() != _SUFFIXES[video]:
+    suffix = Path(config.output).suffix.lower() if config.output is not None else _SUFFIXES[video]
+    if suffix in _SUFFIXES and suffix != _SUFFIXES[video]:
         kind = "a video" if video else "a picture"
         found.append(f"output: '{config.output}', but {pipeline.__name__} makes {kind}: use {_SUFFIXES[video]}")
     return found

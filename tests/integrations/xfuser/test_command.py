@@ -112,6 +112,21 @@ def test_switched_off_the_command_does_not_know_the_flag(hub: Path) -> None:
     assert "unrecognized arguments: --tokenring_degree" in done.stderr or "No Accelerators" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--tokenring_degree", "0"), "tokenring_degree is 0; it has to be at least 1"),
+        (("--tokenring_degree", "2", "--tokenring_schedule", "rings"), "there is no schedule 'rings'"),
+        (("--tokenring-degree", "3", "--tokenring-schedule", "hierarchical:nodes=2"), "3 ranks"),
+    ],
+)
+def test_what_cannot_work_is_said_once_before_ranks_start(hub: Path, flags: tuple[str, ...], message: str) -> None:
+    done = xdit(hub, "--model", "FLUX.1-dev", "--prompt", "a", *flags)
+    assert done.returncode != 0
+    assert done.stderr.count(message) == 1
+    assert "Traceback" not in done.stderr
+
+
 def test_a_model_that_was_not_compared_is_refused_before_it_is_loaded(hub: Path) -> None:
     done = xdit(hub, "--model", "Krea-2-Turbo", "--prompt", "a", "--tokenring_degree", "2")
     assert done.returncode != 0

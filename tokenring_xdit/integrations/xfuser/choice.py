@@ -12,6 +12,9 @@ __all__ = ["DEFAULT_SCHEDULE", "TokenRingChoice", "attach", "choice_of", "curren
 
 DEFAULT_SCHEDULE = "token_ring"
 
+_PLANNED_EARLY = 64
+"""Plans for more ranks take seconds to make; whether they can be made shows when the ranks start."""
+
 _ATTRIBUTE = "tokenring"
 """Name under which the choice rides on xfuser's ``SequenceParallelConfig``."""
 
@@ -61,7 +64,8 @@ def make_choice(tokenring_degree: int | None, schedule: str | None, ring_degree:
     if nodes > 1:
         options = {**dict(chosen.options), "nodes": nodes, "inside": chosen.name}
         chosen = parse(str(Spelled("hierarchical", tuple(options.items()))))
-    chosen.plan(degree * nodes, heads=0)  # refuses what it is not defined for, before anything is started
+    if degree * nodes <= _PLANNED_EARLY:
+        chosen.plan(degree * nodes, heads=0)  # refuses what it is not defined for, before anything is started
     return TokenRingChoice(degree * nodes, str(chosen))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from typing import Any
 
 from tokenring_xdit.errors import UnsupportedError
@@ -10,6 +11,8 @@ from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE, attach, 
 from tokenring_xdit.schedule import BUILDERS
 
 __all__ = ["install_flags"]
+
+log = logging.getLogger("tokenring_xdit")
 
 _FLAGS = ("tokenring_degree", "tokenring_schedule")
 
@@ -81,6 +84,8 @@ def _with_choice(original: Any) -> Any:
                 "PipeFusion depends on the model. "
                 f"Use tokenring_degree={choice.degree * ulysses} with ulysses_degree=1"
             )
+        if choice is None and self.tokenring_schedule not in {None, DEFAULT_SCHEDULE}:
+            log.warning("--tokenring_schedule %s does nothing without --tokenring_degree", self.tokenring_schedule)
         if choice is not None:
             self.ring_degree = choice.degree
         try:

@@ -6,20 +6,26 @@ import argparse
 import re
 from typing import Any
 
+from tokenring_xdit.errors import TokenRingError
+from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE, make_choice
 from tokenring_xdit.integrations.xfuser.repairs.common import replace_method
 
 __all__ = ["HOOKS"]
 
 
 def count_processes(cli: Any) -> None:
-    """Multiply the TokenRing degree into the number of processes.
+    """Multiply the TokenRing degree into the number of processes, or refuse it before they are started.
 
     xfuser 0.7.0: ``get_nproc_from_args`` knows five degrees by name.
     """
 
     def make(original: Any) -> Any:
         def get_nproc_from_args(args: list[str]) -> int:
-            return int(original(args)) * _degree(args)
+            processes = int(original(args))
+            try:
+                return processes * _degree(args)
+            except TokenRingError as error:
+                raise SystemExit(f"xdit: {error}") from error  # here it is said once, and not by every rank
 
         return get_nproc_from_args
 
@@ -29,11 +35,14 @@ def count_processes(cli: Any) -> None:
 def _degree(args: list[str]) -> int:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--tokenring_degree", "--tokenring-degree", type=int, default=1)
+    parser.add_argument("--tokenring_schedule", "--tokenring-schedule", default=DEFAULT_SCHEDULE)
+    parser.add_argument("--ring_degree", "--ring-degree", type=int, default=1)
     try:
         known, _ = parser.parse_known_args(args)
     except argparse.ArgumentError:
         return 1  # not a number: the runner's own parser says so
-    return max(1, int(known.tokenring_degree))
+    make_choice(known.tokenring_degree, known.tokenring_schedule, known.ring_degree)
+    return int(known.tokenring_degree)
 
 
 def name_outputs(base_model: Any) -> None:

@@ -42,8 +42,13 @@ class Degrees:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if name != "schedule" and value < 1:
-                raise ConfigurationError(f"{name}_degree is {value}; it has to be at least 1")
+            if name == "schedule":
+                if not isinstance(value, str):
+                    raise ConfigurationError(
+                        f"schedule is {value!r}; it has to be a name, such as '{DEFAULT_SCHEDULE}'"
+                    )
+            elif isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigurationError(f"{name}_degree is {value!r}; it has to be a whole number of at least 1")
         make_choice(self.tokenring, self.schedule, self.ring)
 
     @property
