@@ -98,3 +98,12 @@ def test_a_line_that_was_cut_off_is_named(tmp_path: Path) -> None:
     path.write_text(f"{whole}\n{whole[:40]}")
     with pytest.raises(ConfigurationError, match="line 2"):
         read_records(path)
+
+
+def test_runs_of_different_machines_are_pointed_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = write(tmp_path / "a.jsonl", record([1.0], machine={"cores": 2, "torch": "2.13.0", "tokenring-xdit": "0.1"}))
+    other = write(tmp_path / "b.jsonl", record([1.0], machine={"cores": 4, "torch": "2.13.0", "tokenring-xdit": "0.2"}))
+    assert main(["bench", "diff", one, other]) == 0
+    assert capsys.readouterr().err == "note: the runs differ in more than the code: cores 2 and 4\n"
+    assert main(["bench", "diff", one, one]) == 0
+    assert capsys.readouterr().err == ""

@@ -117,9 +117,13 @@ def _diff(args: argparse.Namespace) -> None:
 
     if args.tolerance < 0:
         raise ConfigurationError(f"--tolerance {args.tolerance} has to be 0 or more, such as 0.05")
-    differences = compare(read_records(args.before), read_records(args.after), tolerance=args.tolerance)
+    before, after = read_records(args.before), read_records(args.after)
+    differences = compare(before, after, tolerance=args.tolerance)
     if not any(entry.before is not None and entry.after is not None for entry in differences):
         raise ConfigurationError(f"{args.before} and {args.after} have no case in common: nothing can be compared")
+    changed = _changed_machines(before, after)
+    if changed:
+        print(f"note: the runs differ in more than the code: {', '.join(changed)}", file=sys.stderr)
     if args.json:
         print(json.dumps([_as_json(entry) for entry in differences]))
     else:
@@ -127,6 +131,19 @@ def _diff(args: argparse.Namespace) -> None:
     worse = sum(entry.verdict.worse for entry in differences)
     if worse:
         raise RegressionError(f"{worse} of {len(differences)} cases became slower than noise explains, or broke")
+
+
+def _changed_machines(before: Sequence[Record], after: Sequence[Record]) -> list[str]:
+    """What is not the same about the machines of two runs, this package's version aside."""
+    one, other = ([record.machine for record in records if record.machine][-1:] for records in (before, after))
+    if not one or not other:
+        return []
+    names = [name for name in {**one[0], **other[0]} if name != "tokenring-xdit"]
+    return [
+        f"{name} {one[0].get(name)} and {other[0].get(name)}"
+        for name in names
+        if one[0].get(name) != other[0].get(name)
+    ]
 
 
 def _as_json(entry: Difference) -> dict[str, object]:
