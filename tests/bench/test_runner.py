@@ -243,6 +243,13 @@ def test_a_sweep_with_mistakes_is_refused_before_any_work(tmp_path: Path, capsys
     assert not output.exists()
 
 
+def test_more_ranks_than_hosts_are_refused_wherever_they_stand(tmp_path: Path) -> None:
+    config = sweep(tmp_path / "out", network="mesh:2:10mbit", strategies="single", cases=[{"ranks": 3}])
+    with pytest.raises(ConfigurationError, match="3 ranks do not fit into network 'mesh:2:10mbit'"):
+        run_sweep(config)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.netns
 @pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 def test_a_sweep_on_an_emulated_mesh(tmp_path: Path) -> None:
