@@ -19,6 +19,7 @@ __all__ = [
     "LaunchError",
     "ModelUnreachableError",
     "NetworkError",
+    "RegressionError",
     "ScheduleError",
     "TokenRingError",
     "UnsupportedError",
@@ -88,6 +89,10 @@ class CancelledError(TokenRingError):
 
 class NetworkError(TokenRingError):
     """An emulated network could not be built, or does not carry what it states."""
+
+
+class RegressionError(TokenRingError):
+    """A benchmark became slower than it was."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

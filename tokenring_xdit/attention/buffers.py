@@ -58,3 +58,8 @@ class BufferPool:
         for free in self._free.values():
             for buffer in free:
                 buffer.settle()
+
+    def clear(self) -> None:
+        """Let all free buffers go, once nothing reads them."""
+        self.settle()
+        self._free.clear()

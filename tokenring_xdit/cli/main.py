@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from tokenring_xdit import __version__
-from tokenring_xdit.cli import compare, config, generate, network, run, schedule
-from tokenring_xdit.errors import CommunicationError, LaunchError, NetworkError, TokenRingError
+from tokenring_xdit.cli import bench, compare, config, generate, network, run, schedule
+from tokenring_xdit.errors import CommunicationError, LaunchError, NetworkError, RegressionError, TokenRingError
 
 __all__ = ["main"]
 
@@ -31,14 +31,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"tokenring-xdit {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (generate, run, compare, config, schedule, network):
+    for module in (generate, run, compare, config, schedule, network, bench):
         module.add_parser(commands)
-    args = parser.parse_args(argv)
+    args = parser.parse_args(bench.spelled_out(sys.argv[1:] if argv is None else argv))
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
         args.run(args)
-    except (LaunchError, CommunicationError, NetworkError, OSError) as error:
+    except (LaunchError, CommunicationError, NetworkError, RegressionError, OSError) as error:
         print(f"tokenring-xdit: {error}", file=sys.stderr)
         return _EXIT_FAILED
     except TokenRingError as error:

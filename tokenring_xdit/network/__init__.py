@@ -6,7 +6,7 @@ runs ranks inside. ``docs/network.md`` is the guide.
 """
 
 from tokenring_xdit.network.emulate import INTERFACE, EmulatedNetwork, emulate, remove_stale
-from tokenring_xdit.network.ranks import INIT_METHOD_VARIABLE, RankOutput, run_ranks
+from tokenring_xdit.network.ranks import INIT_METHOD_VARIABLE, RankOutput, rank_variables, run_ranks
 from tokenring_xdit.network.selftest import Figure, NetworkReport, WireReport, refuse_slow, self_test
 from tokenring_xdit.network.spec import Network, Rate, Wire, load_network, parse_network
 
@@ -24,6 +24,7 @@ __all__ = [
     "emulate",
     "load_network",
     "parse_network",
+    "rank_variables",
     "refuse_slow",
     "remove_stale",
     "run_ranks",

@@ -14,7 +14,7 @@ from pathlib import Path
 from tokenring_xdit.errors import ConfigurationError, LaunchError
 from tokenring_xdit.network.emulate import INTERFACE, EmulatedNetwork
 
-__all__ = ["INIT_METHOD_VARIABLE", "RankOutput", "run_ranks"]
+__all__ = ["INIT_METHOD_VARIABLE", "RankOutput", "rank_variables", "run_ranks"]
 
 INIT_METHOD_VARIABLE = "TOKENRING_INIT_METHOD"
 """Environment variable of each rank: what ``torch.distributed.init_process_group(init_method=...)`` takes."""
@@ -79,7 +79,7 @@ def run_ranks(
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(count):
-            variables = {**_variables(emulated, rank, count, folder), **(environment or {})}
+            variables = {**rank_variables(emulated, rank, count, folder), **(environment or {})}
             processes.append(_start(emulated, hosts[rank], command, variables, folder / str(rank)))
         _wait(processes, emulated, folder, timeout)
     finally:
@@ -87,7 +87,15 @@ def run_ranks(
     return tuple(RankOutput(*(_text(folder / f"{rank}.{end}") for end in ("out", "err"))) for rank in range(count))
 
 
-def _variables(emulated: EmulatedNetwork, rank: int, count: int, folder: Path) -> dict[str, str]:
+def rank_variables(emulated: EmulatedNetwork, rank: int, count: int, folder: Path) -> dict[str, str]:
+    """What a rank finds in its environment; see :func:`run_ranks`.
+
+    Args:
+        emulated: The network.
+        rank: The rank.
+        count: Number of ranks.
+        folder: A new folder that all of them see.
+    """
     return {
         "RANK": str(rank),
         "WORLD_SIZE": str(count),

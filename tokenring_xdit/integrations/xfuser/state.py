@@ -95,14 +95,16 @@ class XfuserState:
         """Make this the state that xfuser's models see.
 
         Args:
-            pipeline: The diffusers pipeline that is about to run.
+            pipeline: The diffusers pipeline that is about to run; ``None`` for calls of ``USP`` without a model.
         """
         from xfuser.core.distributed import parallel_state, runtime_state
         from yunchang.globals import PROCESS_GROUP
 
         vars(parallel_state).update(self._groups)
         vars(PROCESS_GROUP).update(self._rings)
-        if self._runtime is None:
+        if self._runtime is None and pipeline is None:
+            self._runtime = runtime_state.RuntimeState(self.config)
+        elif self._runtime is None:
             runtime_state.initialize_runtime_state(pipeline=pipeline, engine_config=self.config)
             self._runtime = runtime_state.get_runtime_state()
         runtime_state._RUNTIME = self._runtime

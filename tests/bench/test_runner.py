@@ -1,0 +1,271 @@
+"""Real sweeps, on real ranks of this machine."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.support import commands
+from tokenring_xdit.bench import (
+    RESULTS_FILE,
+    TABLE_FILE,
+    Outcome,
+    Record,
+    Status,
+    Step,
+    SweepConfig,
+    Verdict,
+    compare,
+    read_records,
+    run_sweep,
+)
+from tokenring_xdit.cli import main
+from tokenring_xdit.errors import ConfigurationError
+
+BASE: dict[str, Any] = {"ranks": 2, "tokens": 64, "heads": 4, "head_dim": 8, "rounds": 3}
+
+EVERY = ["single", "ulysses", "xfuser-ring", "xfuser-ring-alltoall", "schedule:ring", "schedule:direct:chunks=4"]
+
+
+def sweep(folder: Path, **values: Any) -> SweepConfig:
+    return SweepConfig.model_validate({**BASE, "output": str(folder), **values})
+
+
+def ranks_here(process: int | None = None) -> list[psutil.Process]:
+    """Rank processes of a command, rank 0 first."""
+    children = psutil.Process(process).children(recursive=True)
+    found = [child for child in children if "tokenring_xdit.bench.rank" in child.cmdline()]
+    return sorted(found, key=lambda child: int(child.environ()["RANK"]))
+
+
+def killing(what: str, *, rank: int) -> Callable[[Step], None]:
+    """Kill a rank just before a step, once."""
+    killed: list[int] = []
+
+    def on_step(step: Step) -> None:
+        if what in step.what and not killed:
+            process = ranks_here()[rank]
+            killed.append(process.pid)
+            process.kill()
+
+    return on_step
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, list[Step]]:
+    steps: list[Step] = []
+    folder = tmp_path_factory.mktemp("sweep")
+    strategies = [*EVERY, "schedule:hierarchical:nodes=3"]
+    return run_sweep(sweep(folder, strategies=strategies, batch=2), on_step=steps.append), steps
+
+
+def ran(outcome: Outcome) -> dict[str, Record]:
+    return {record.strategy: record for record in outcome.records if record.status is Status.OK}
+
+
+def test_every_strategy_is_exact_and_has_its_figures(measured: tuple[Outcome, list[Step]]) -> None:
+    found = ran(measured[0])
+    assert list(found) == EVERY
+    for record in found.values():
+        assert record.max_error is not None and 0 < record.max_error <= 1e-5
+        assert record.checked_rows == 64
+        assert record.seconds is not None and len(record.seconds.rounds) == 3
+        assert record.beside == tuple(EVERY)
+        assert record.machine["kernel"] == "cpu"
+        assert record.machine["cores"] == os.cpu_count()
+        assert record.wire_bytes is None
+        if record.strategy != "single":
+            assert record.compute_seconds is not None and record.exposed_seconds is not None
+            pairs = zip(record.seconds.rounds, record.compute_seconds.rounds, strict=True)
+            assert record.exposed_seconds.rounds == pytest.approx([call - alone for call, alone in pairs])
+    assert found["single"].exposed_seconds is None
+
+
+def test_bytes_are_those_of_the_algorithm(measured: tuple[Outcome, list[Step]]) -> None:
+    block = 2 * 4 * 32 * 8 * 4  # bytes of one rank's queries
+    found = ran(measured[0])
+    assert found["single"].bytes_sent == (0, 0)
+    for ring in ("xfuser-ring", "xfuser-ring-alltoall", "schedule:ring"):
+        assert found[ring].bytes_sent == (2 * block,) * 2
+    assert found["ulysses"].bytes_sent == (4 * block // 2,) * 2
+    log_sum_exp = 2 * 4 * 32 * 4
+    assert found["schedule:direct:chunks=4"].bytes_sent == (2 * block + log_sum_exp,) * 2
+
+
+def test_memory_is_what_a_first_call_allocates(measured: tuple[Outcome, list[Step]]) -> None:
+    output = 2 * 4 * 32 * 8 * 4
+    found = ran(measured[0])
+    assert found["single"].peak_bytes is not None
+    assert found["single"].peak_bytes[0] >= 2 * output
+    assert found["single"].peak_bytes[1] == 0  # this rank has nothing to do
+    for name in EVERY[1:]:
+        peaks = found[name].peak_bytes
+        assert peaks is not None and all(output <= peak <= 20 * output for peak in peaks)
+    gathered = found["xfuser-ring"].peak_bytes
+    assert gathered is not None and min(gathered) >= 4 * output + 2 * output  # all keys and values, and what is sent
+
+
+def test_strategies_take_turns(measured: tuple[Outcome, list[Step]]) -> None:
+    _, steps = measured
+    turns = [step.what for step in steps if step.what.startswith("turn ")]
+    everybody = {"attention without communication", *EVERY}
+    each = [turns[i : i + len(everybody)] for i in range(0, len(turns), len(everybody))]
+    assert len(each) == 1 + 3  # one to warm up
+    for number, turn in enumerate(each, 1):
+        assert {what.partition(": ")[2] for what in turn} == everybody
+        assert all(what.startswith(f"turn {number} of 4: ") for what in turn)
+    assert len({turn[0].partition(": ")[2] for turn in each}) == 4  # nobody is always first
+    assert [step.done for step in steps] == sorted(step.done for step in steps)
+    assert all(step.done < step.total for step in steps)
+
+
+def test_a_case_that_cannot_be_is_recorded_as_refused(measured: tuple[Outcome, list[Step]]) -> None:
+    (refused,) = (record for record in measured[0].records if record.status is Status.REFUSED)
+    assert refused.strategy == "schedule:hierarchical:nodes=3"
+    assert "nodes" in (refused.error or "")
+    assert refused.seconds is None
+
+
+def test_the_table_has_every_record(measured: tuple[Outcome, list[Step]]) -> None:
+    outcome = measured[0]
+    with (outcome.results.parent / TABLE_FILE).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["strategy"] for row in rows] == [record.strategy for record in outcome.records]
+    for row, record in zip(rows, outcome.records, strict=True):
+        assert row["status"] == record.status.value
+        assert row["median_s"] == ("" if record.seconds is None else str(record.seconds.median))
+
+
+def test_results_of_the_runner_compare(measured: tuple[Outcome, list[Step]]) -> None:
+    records = read_records(measured[0].results)
+    assert records == measured[0].records
+    assert {entry.verdict for entry in compare(records, records)} == {Verdict.SAME, Verdict.NOT_RUN}
+    slower = [
+        record
+        if record.seconds is None
+        else record.model_copy(update={"seconds": type(record.seconds).of([9 * s for s in record.seconds.rounds])})
+        for record in records
+    ]
+    worse = {str(entry.after) for entry in compare(records, slower, tolerance=0.0) if entry.verdict.worse}
+    apart = {str(r) for r in records if r.seconds is not None and 9 * r.seconds.lower > r.seconds.upper}
+    assert worse == apart
+    assert apart
+
+
+def test_a_rank_that_dies_costs_its_case_only(tmp_path: Path) -> None:
+    config = sweep(tmp_path, strategies=["schedule:ring", "schedule:token_ring", "single"], tokens=[31, 48])
+    outcome = run_sweep(config, on_step=killing("turn 2 of 4: schedule:token_ring", rank=1))
+    failed, *others = outcome.records
+    assert (failed.strategy, failed.tokens, failed.status) == ("schedule:token_ring", 31, Status.FAILED)
+    assert (failed.error or "").startswith("rank 1 was ended by signal 9")
+    assert [(r.strategy, r.tokens) for r in others] == [
+        ("schedule:ring", 31),
+        ("single", 31),
+        ("schedule:ring", 48),
+        ("schedule:token_ring", 48),
+        ("single", 48),
+    ]
+    assert all(r.status is Status.OK and r.max_error is not None and r.max_error <= 1e-5 for r in others)
+    assert others[0].beside == ("schedule:ring", "single")
+    assert ranks_here() == []
+    with pytest.raises(ConfigurationError, match="--resume"):
+        run_sweep(config)
+    assert run_sweep(config, resume=True).records == outcome.records  # nothing is left to do
+
+
+def test_a_rank_that_dies_before_any_case_fails_them_all(tmp_path: Path) -> None:
+    config = sweep(tmp_path, strategies=["schedule:ring"], tokens=[16, 32])
+    outcome = run_sweep(config, on_step=killing("preparing 16 tokens", rank=0))
+    assert [(record.tokens, record.status) for record in outcome.records] == [(16, Status.FAILED), (32, Status.OK)]
+
+
+def test_ranks_that_take_too_long_are_ended(tmp_path: Path) -> None:
+    outcome = run_sweep(sweep(tmp_path, strategies=["schedule:ring"], timeout=0.001))
+    (record,) = outcome.records
+    assert record.status is Status.FAILED
+    assert "did not answer within 0.001 seconds" in (record.error or "")
+    assert ranks_here() == []
+
+
+def test_an_interrupted_sweep_keeps_what_is_done_and_goes_on(tmp_path: Path) -> None:
+    config = tmp_path / "sweep.yaml"
+    folder = tmp_path / "out"
+    values = {**BASE, "strategies": ["schedule:ring", "single"], "tokens": [32, 48, 2048], "rounds": 25}
+    config.write_text(json.dumps({**values, "output": str(folder)}))
+    results = folder / RESULTS_FILE
+    with commands.start("bench", str(config)) as process:
+        deadline = time.monotonic() + 120
+        while not results.exists() or len(results.read_text().splitlines()) < 2:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        left = ranks_here(process.pid)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in err
+    assert psutil.wait_procs(left, timeout=20)[1] == []
+    kept = results.read_text()
+    assert 2 <= len(kept.splitlines()) < 6
+    assert (folder / TABLE_FILE).exists()
+    done = commands.run("bench", "run", str(config), "--resume", "--json")
+    assert done.returncode == 0, done.stderr
+    assert results.read_text().startswith(kept)
+    records = json.loads(done.stdout)
+    assert [(r["strategy"], r["tokens"]) for r in records] == [
+        (name, tokens) for tokens in (32, 48, 2048) for name in ("schedule:ring", "single")
+    ]
+    assert all(r["status"] == "ok" for r in records)
+
+
+@pytest.mark.parametrize("words", [["bench"], ["bench", "run"], ["bench", "diff"]])
+def test_every_help_has_an_example(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main([*words, "--help"])
+    assert exit_.value.code == 0
+    assert "example: tokenring-xdit bench" in capsys.readouterr().out
+
+
+def test_a_sweep_with_mistakes_is_refused_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out"
+    config = tmp_path / "sweep.yaml"
+    config.write_text(json.dumps({**BASE, "strategies": ["ring"], "output": str(output)}))
+    assert main(["bench", str(config)]) == 2
+    assert "Did you mean 'schedule:ring'" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_more_ranks_than_hosts_are_refused_wherever_they_stand(tmp_path: Path) -> None:
+    config = sweep(tmp_path / "out", network="mesh:2:10mbit", strategies="single", cases=[{"ranks": 3}])
+    with pytest.raises(ConfigurationError, match="3 ranks do not fit into network 'mesh:2:10mbit'"):
+        run_sweep(config)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.netns
+@pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
+def test_a_sweep_on_an_emulated_mesh(tmp_path: Path) -> None:
+    config = sweep(
+        tmp_path, network="mesh:3:100mbit", ranks=[2, 3], tokens=96, strategies=["xfuser-ring", "schedule:token_ring"]
+    )
+    outcome = run_sweep(config)
+    assert len(outcome.records) == 4
+    for record in outcome.records:
+        assert record.status is Status.OK, record.error
+        assert record.max_error is not None and record.max_error <= 1e-5
+        assert record.network_share is not None and record.network_share >= 0.9
+        assert record.machine["device"] == "cpu"
+        assert record.wire_bytes is not None and record.bytes_sent is not None
+        assert len(record.wire_bytes) == record.ranks
+        for wires, payload in zip(record.wire_bytes, record.bytes_sent, strict=True):
+            assert len(wires) == 2  # each host of the mesh has a wire to both others
+            assert sum(wire["sent"] for wire in wires.values()) > payload
+    assert not [name for name in os.listdir("/run/netns") if name.startswith(f"trx-{os.getpid()}-")]

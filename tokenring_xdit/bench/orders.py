@@ -1,0 +1,91 @@
+"""What the command asks its ranks for, and what they answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tokenring_xdit.bench.plan import Shape, Strategy
+
+__all__ = ["Check", "Checked", "Failure", "Prepare", "Prepared", "Time"]
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Make the tensors of a problem, and what its output has to be.
+
+    Attributes:
+        shape: The problem.
+        seed: Of its tensors.
+        whole: Whether rank 0 needs all of them, for a strategy on one rank.
+    """
+
+    shape: Shape
+    seed: int
+    whole: bool
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The problem is ready.
+
+    Attributes:
+        kernel: Name of the local attention kernel.
+        device: Of this rank.
+        threads: Of this rank's computations.
+    """
+
+    kernel: str
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class Check:
+    """Call a strategy, and look at it instead of timing it."""
+
+    strategy: Strategy
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What one rank found.
+
+    Attributes:
+        difference: Largest difference of its output to the reference.
+        scale: Largest value of the reference.
+        rows: Queries compared, each in all heads.
+        bytes_sent: Payload that this rank sent for one call.
+        wires: Bytes of frames that each of its wires carried during that call, ``sent`` and ``received``; ``None``
+            outside an emulated network.
+        peak: Bytes allocated at once for a first call, beside its inputs.
+        peak_measure: How that was found.
+    """
+
+    difference: float
+    scale: float
+    rows: int
+    bytes_sent: int
+    wires: dict[str, dict[str, int]] | None
+    peak: int
+    peak_measure: str
+
+
+@dataclass(frozen=True)
+class Time:
+    """Call a strategy after a barrier; ``None`` is the attention that each rank computes, without communication.
+
+    The answer is this rank's seconds.
+    """
+
+    strategy: Strategy | None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The order could not be carried out.
+
+    Attributes:
+        error: Why.
+    """
+
+    error: str

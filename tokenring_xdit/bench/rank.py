@@ -1,0 +1,47 @@
+"""What each rank of a sweep runs: ``python -m tokenring_xdit.bench.rank ORDERS ANSWERS``, two file descriptors."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from tokenring_xdit.bench.orders import Check, Failure, Prepare, Prepared, Time
+from tokenring_xdit.errors import TokenRingError
+from tokenring_xdit.pipelines.engine_rank import Mailbox
+
+__all__ = ["main"]
+
+
+def main(orders: int, answers: int) -> None:
+    """Carry out orders until the command is gone, or one of them fails."""
+    mailbox = Mailbox(orders, answers)
+    try:
+        _serve(mailbox)
+    except Exception as error:
+        text = str(error) if isinstance(error, TokenRingError) else f"{type(error).__name__}: {error}"
+        mailbox.answer(Failure(text))
+        os._exit(1)  # without waiting for threads of a broken process group
+
+
+def _serve(mailbox: Mailbox) -> None:
+    from tokenring_xdit.bench.measure import Bench, join_world
+
+    device = join_world()
+    bench: Bench | None = None
+    while True:
+        order: Any = mailbox.next()
+        if isinstance(order, Prepare):
+            bench = None  # lets the tensors before go
+            bench = Bench(order, device)
+            mailbox.answer(Prepared(bench.kernel.name, str(device), bench.threads))
+        elif isinstance(order, Check):
+            assert bench is not None
+            mailbox.answer(bench.check(order.strategy))
+        elif isinstance(order, Time):
+            assert bench is not None
+            mailbox.answer(bench.time(order.strategy))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

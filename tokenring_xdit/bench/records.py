@@ -1,0 +1,166 @@
+"""What a sweep leaves behind: one JSON object a case, and a table. ``docs/benchmarks.md`` has the fields."""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tokenring_xdit.bench.plan import Case
+from tokenring_xdit.errors import ConfigurationError
+
+__all__ = ["Record", "Spread", "Status", "case_fields", "read_records", "write_table"]
+
+
+class Status(Enum):
+    """How a case ended."""
+
+    OK = "ok"
+    REFUSED = "refused"
+    FAILED = "failed"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Spread(_Part):
+    """Some durations, in seconds.
+
+    Attributes:
+        median: The one in the middle.
+        lower: Lower quartile.
+        upper: Upper quartile.
+        rounds: Each of them, in the order of the rounds.
+    """
+
+    median: float
+    lower: float
+    upper: float
+    rounds: tuple[float, ...] = Field(min_length=1)
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Spread:
+        """Sum durations up."""
+        ordered = tuple(seconds)
+        if len(ordered) == 1:
+            return cls(median=ordered[0], lower=ordered[0], upper=ordered[0], rounds=ordered)
+        lower, median, upper = statistics.quantiles(ordered, n=4, method="inclusive")
+        return cls(median=median, lower=lower, upper=upper, rounds=ordered)
+
+
+class Record(_Part):
+    """A case and what was found; figures are ``None`` where it did not run to its end."""
+
+    version: int = 1
+    strategy: str
+    ranks: int
+    tokens: int
+    heads: int
+    head_dim: int
+    batch: int
+    dtype: str
+    network: str
+    rounds: int
+    seed: int
+    status: Status
+    error: str | None = None
+    seconds: Spread | None = None
+    compute_seconds: Spread | None = None
+    exposed_seconds: Spread | None = None
+    max_error: float | None = None
+    checked_rows: int | None = None
+    bytes_sent: tuple[int, ...] | None = None
+    wire_bytes: tuple[dict[str, dict[str, int]], ...] | None = None
+    peak_bytes: tuple[int, ...] | None = None
+    peak_measure: str | None = None
+    beside: tuple[str, ...] = ()
+    network_share: float | None = None
+    load_at_start: float | None = None
+    machine: dict[str, Any] = {}
+    finished: str = ""
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What tells cases apart, in one sweep and between two."""
+        return (
+            self.network,
+            self.ranks,
+            self.tokens,
+            self.heads,
+            self.head_dim,
+            self.batch,
+            self.dtype,
+            self.strategy,
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{self.strategy}, {self.tokens} tokens, {self.heads} heads of {self.head_dim}, batch {self.batch}, "
+            f"{self.dtype}, {self.ranks} ranks, network {self.network}"
+        )
+
+
+def case_fields(case: Case, network: str, rounds: int, seed: int) -> dict[str, Any]:
+    """The fields of a record that are known before it runs."""
+    return {
+        "strategy": str(case.strategy),
+        **vars(case.shape),
+        "network": network,
+        "rounds": rounds,
+        "seed": seed,
+    }
+
+
+def read_records(path: Path) -> tuple[Record, ...]:
+    """Read the results of a sweep.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or a line of it is no record.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"results {path} cannot be read: {error}") from error
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(Record.model_validate_json(line))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the line"
+            raise ConfigurationError(
+                f"results {path}, line {number}: {where}: {first['msg']}; is it the results.jsonl of a sweep?"
+            ) from error
+    return tuple(records)
+
+
+_CASE = ("strategy", "ranks", "tokens", "heads", "head_dim", "batch", "dtype", "network", "rounds", "seed")
+
+
+def write_table(path: Path, records: Iterable[Record]) -> None:
+    """Write the figures of records as CSV: seconds, bytes of the rank that has most."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        figures = ("median_s", "lower_quartile_s", "upper_quartile_s", "compute_s", "exposed_s")
+        writer.writerow((*_CASE, "status", *figures, "max_error", "bytes_sent", "peak_bytes", "error"))
+        for record in records:
+            seconds, compute, exposed = record.seconds, record.compute_seconds, record.exposed_seconds
+            writer.writerow(
+                (
+                    *(getattr(record, name) for name in _CASE),
+                    record.status.value,
+                    *((seconds.median, seconds.lower, seconds.upper) if seconds else (None,) * 3),
+                    compute.median if compute else None,
+                    exposed.median if exposed else None,
+                    record.max_error,
+                    max(record.bytes_sent) if record.bytes_sent else None,
+                    max(record.peak_bytes) if record.peak_bytes else None,
+                    record.error,
+                )
+            )

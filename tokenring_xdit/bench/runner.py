@@ -1,0 +1,276 @@
+"""Runs a sweep: all strategies of a problem by turns in the same ranks, one record a case."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tokenring_xdit.bench.crew import Crew
+from tokenring_xdit.bench.orders import Check, Checked, Prepare, Prepared, Time
+from tokenring_xdit.bench.plan import Case, Shape, Strategy, StrategyKind
+from tokenring_xdit.bench.records import Record, Spread, Status, case_fields, read_records, write_table
+from tokenring_xdit.bench.sweep import SweepConfig
+from tokenring_xdit.errors import ConfigurationError, LaunchError
+from tokenring_xdit.network import EmulatedNetwork, emulate, refuse_slow, self_test
+from tokenring_xdit.pipelines.loading import refuse_missing_gpus
+
+__all__ = ["RESULTS_FILE", "TABLE_FILE", "Outcome", "Step", "run_sweep"]
+
+RESULTS_FILE = "results.jsonl"
+TABLE_FILE = "results.csv"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is about to be done.
+
+    Attributes:
+        done: Steps that are over, or will not be needed any more.
+        total: Steps of the sweep.
+        what: The next one, for people.
+    """
+
+    done: int
+    total: int
+    what: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a sweep came to.
+
+    Attributes:
+        records: All records of its folder, earlier ones included.
+        results: The file that holds them.
+    """
+
+    records: tuple[Record, ...]
+    results: Path
+
+    def count(self, status: Status) -> int:
+        """How many cases ended so."""
+        return sum(record.status is status for record in self.records)
+
+
+class _CaseError(Exception):
+    """A call of a strategy failed, and the ranks have ended."""
+
+    def __init__(self, strategy: Strategy, error: LaunchError) -> None:
+        super().__init__(str(error))
+        self.strategy = strategy
+
+
+def run_sweep(
+    config: SweepConfig, *, resume: bool = False, on_step: Callable[[Step], None] = lambda step: None
+) -> Outcome:
+    """Run the cases of a sweep; each is recorded when its comparison is over, or when it failed.
+
+    Args:
+        config: The sweep.
+        resume: Leave out what its folder has a record of.
+        on_step: Told of each step before it is taken.
+
+    Raises:
+        ConfigurationError: There are results in its folder already, or its ranks do not fit the machine.
+        UnsupportedError: It asks for an emulated network, which this process may not make.
+        NetworkError: The emulated network does not carry what it states.
+        LaunchError: No rank could be started.
+    """
+    results = Path(config.output) / RESULTS_FILE
+    if results.exists() and not resume:
+        raise ConfigurationError(
+            f"{results} has results already: continue with --resume, or choose another folder with output=FOLDER"
+        )
+    earlier = read_records(results) if results.exists() else ()
+    recorded = {record.key for record in earlier}
+    pending: dict[Shape, list[Case]] = {}
+    for shape, cases in config.comparisons().items():
+        left = [case for case in cases if _blank(config, case).key not in recorded]
+        if left:
+            pending[shape] = left
+    _refuse_ranks(config, pending)
+    results.parent.mkdir(parents=True, exist_ok=True)
+    sweep = _Sweep(config, results, pending, on_step)
+    try:
+        if pending:
+            with _network(config, on_step) as (emulated, share):
+                sweep.run(emulated, share)
+    finally:
+        records = read_records(results) if results.exists() else ()
+        write_table(results.with_name(TABLE_FILE), records)
+    return Outcome(records, results)
+
+
+def _blank(config: SweepConfig, case: Case, status: Status = Status.OK) -> Record:
+    return Record(**case_fields(case, config.network, config.rounds, config.seed), status=status)
+
+
+def _refuse_ranks(config: SweepConfig, pending: dict[Shape, list[Case]]) -> None:
+    most = max((shape.ranks for shape in pending), default=0)
+    network = config.emulated
+    if network is None:
+        refuse_missing_gpus(most)
+    elif most > len(network.hosts):
+        raise ConfigurationError(
+            f"{most} ranks do not fit into network '{network.name}': each has a host of its own, and there are "
+            f"{len(network.hosts)}"
+        )
+
+
+@contextmanager
+def _network(
+    config: SweepConfig, on_step: Callable[[Step], None]
+) -> Iterator[tuple[EmulatedNetwork | None, float | None]]:
+    """The network of a sweep, and the least share of a stated rate that it carried in its test."""
+    if config.emulated is None:
+        yield None, None
+        return
+    with emulate(config.emulated) as emulated:
+        on_step(Step(0, 0, f"measuring the wires of {config.network}"))
+        report = self_test(emulated)
+        refuse_slow(report)
+        figures = [figure for wire in report.wires for figure in (wire.one_way, wire.there, wire.back)]
+        yield emulated, min(figure.share for figure in (*figures, *report.together))
+
+
+class _Sweep:
+    def __init__(
+        self,
+        config: SweepConfig,
+        results: Path,
+        pending: dict[Shape, list[Case]],
+        on_step: Callable[[Step], None],
+    ) -> None:
+        self._config, self._results, self._pending, self._on_step = config, results, pending, on_step
+        self._load = os.getloadavg()[0]
+        self._turns = config.warmup + config.rounds
+        self._done = 0
+        self._total = sum(self._steps(len(cases)) for cases in pending.values())
+
+    def _steps(self, cases: int) -> int:
+        return 1 + cases + self._turns * (cases + 1)
+
+    def run(self, emulated: EmulatedNetwork | None, share: float | None) -> None:
+        """Run what is pending."""
+        self._common: dict[str, Any] = {"network_share": share, "load_at_start": self._load}
+        crew: Crew | None = None
+        ended = 0
+        with ExitStack() as stack:
+            for shape, cases in self._pending.items():
+                ended += self._steps(len(cases))
+                running = []
+                for case in cases:
+                    refusal = case.refusal()
+                    if refusal is None:
+                        running.append(case)
+                    else:
+                        self._record(case, Status.REFUSED, error=refusal)
+                while running:
+                    if crew is None or crew.ranks != shape.ranks:
+                        stack.close()
+                        self._step("starting ranks", 0)
+                        crew = stack.enter_context(Crew(shape.ranks, emulated))
+                    try:
+                        self._compare(crew, shape, running)
+                        break
+                    except _CaseError as failure:
+                        crew = None
+                        at_fault = next(case for case in running if case.strategy == failure.strategy)
+                        running.remove(at_fault)
+                        self._record(at_fault, Status.FAILED, error=str(failure))
+                    except LaunchError as error:  # of no case in particular: the tensors do not fit, say
+                        crew = None
+                        for case in running:
+                            self._record(case, Status.FAILED, error=str(error))
+                        break
+                self._done = ended
+
+    def _compare(self, crew: Crew, shape: Shape, cases: list[Case]) -> None:
+        """Measure cases of one problem by turns, and record them."""
+        strategies = [case.strategy for case in cases]
+        whole = any(strategy.kind is StrategyKind.SINGLE for strategy in strategies)
+        self._step(f"preparing {shape}")
+        prepared: list[Prepared] = crew.ask(Prepare(shape, self._config.seed, whole), self._config.timeout)
+        checked = {strategy: self._ask(crew, strategy, Check(strategy), "checking") for strategy in strategies}
+        seconds: dict[Strategy | None, list[float]] = {}
+        turns: list[Strategy | None] = [None, *strategies]
+        for turn in range(self._turns):
+            start = turn % len(turns)  # nobody is always behind the same one
+            for strategy in turns[start:] + turns[:start]:
+                slowest = max(self._ask(crew, strategy, Time(strategy), f"turn {turn + 1} of {self._turns}"))
+                if turn >= self._config.warmup:
+                    seconds.setdefault(strategy, []).append(slowest)
+        for case in cases:
+            self._record(
+                case,
+                Status.OK,
+                **_figures(case.strategy, checked[case.strategy], seconds),
+                beside=tuple(map(str, strategies)),
+                machine=_machine(prepared[0]),
+            )
+
+    def _ask(self, crew: Crew, strategy: Strategy | None, order: Check | Time, doing: str) -> list[Any]:
+        self._step(f"{doing}: {strategy or 'attention without communication'}")
+        try:
+            return crew.ask(order, self._config.timeout)
+        except LaunchError as error:
+            if strategy is None:
+                raise
+            raise _CaseError(strategy, error) from error
+
+    def _step(self, what: str, count: int = 1) -> None:
+        self._on_step(Step(min(self._done, self._total), self._total, what))
+        self._done += count
+
+    def _record(self, case: Case, status: Status, **found: Any) -> None:
+        finished = datetime.now(UTC).isoformat(timespec="seconds")
+        record = _blank(self._config, case, status).model_copy(update={**found, **self._common, "finished": finished})
+        with self._results.open("a", encoding="utf-8") as file:
+            file.write(record.model_dump_json() + "\n")
+
+
+def _figures(strategy: Strategy, checked: list[Checked], seconds: dict[Strategy | None, list[float]]) -> dict[str, Any]:
+    scale = max(found.scale for found in checked)
+    compute, calls = seconds[None], seconds[strategy]
+    single = strategy.kind is StrategyKind.SINGLE  # which has nothing to communicate, and another amount to compute
+    exposed = [call - alone for call, alone in zip(calls, compute, strict=True)]
+    return {
+        "seconds": Spread.of(calls),
+        "compute_seconds": None if single else Spread.of(compute),
+        "exposed_seconds": None if single else Spread.of(exposed),
+        "max_error": max(found.difference for found in checked) / scale,
+        "checked_rows": sum(found.rows for found in checked),
+        "bytes_sent": tuple(found.bytes_sent for found in checked),
+        "wire_bytes": None if checked[0].wires is None else tuple(found.wires or {} for found in checked),
+        "peak_bytes": tuple(found.peak for found in checked),
+        "peak_measure": checked[0].peak_measure,
+    }
+
+
+def _machine(prepared: Prepared) -> dict[str, Any]:
+    return {
+        "cpu": _processor(),
+        "cores": os.cpu_count(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("torch", "xfuser", "diffusers", "tokenring-xdit")},
+        "device": prepared.device,
+        "kernel": prepared.kernel,
+        "threads_per_rank": prepared.threads,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

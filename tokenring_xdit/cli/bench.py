@@ -1,0 +1,163 @@
+"""``tokenring-xdit bench``: sweeps from a config, and what changed between two of them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tokenring_xdit.errors import ConfigurationError, LaunchError, RegressionError
+
+if TYPE_CHECKING:
+    from tokenring_xdit.bench import Difference, Outcome, Record, Step
+
+__all__ = ["add_parser", "spelled_out"]
+
+_SUBCOMMANDS = ("run", "diff")
+
+
+def spelled_out(argv: Sequence[str]) -> list[str]:
+    """The command line with ``bench SWEEP.yaml`` written as ``bench run SWEEP.yaml``."""
+    named = len(argv) > 1 and argv[0] == "bench" and argv[1] not in _SUBCOMMANDS
+    if named and any(argument.endswith((".yaml", ".yml")) for argument in argv[1:]):
+        return [argv[0], "run", *argv[1:]]
+    return list(argv)
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command and its subcommands."""
+    parser = commands.add_parser(
+        "bench",
+        help="measure attention strategies as a sweep says, or compare two sweeps",
+        epilog="example: tokenring-xdit bench configs/sweeps/smoke.yaml rounds=9",
+    )
+    subcommands = parser.add_subparsers(required=True, metavar="SUBCOMMAND")
+
+    run = subcommands.add_parser(
+        "run",
+        help="run a sweep; the word can be left out",
+        epilog="example: tokenring-xdit bench run configs/sweeps/mesh-4.yaml output=outputs/bench/today",
+    )
+    run.add_argument("config", type=Path, help="the YAML file")
+    run.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace those of the file")
+    run.add_argument("--resume", action="store_true", help="go on with a sweep, without the cases it has recorded")
+    run.add_argument("--json", action="store_true", help="print the records as JSON")
+    run.set_defaults(run=_run)
+
+    diff = subcommands.add_parser(
+        "diff",
+        help="what became slower from one results.jsonl to another; exit code 1 if anything did",
+        epilog="example: tokenring-xdit bench diff outputs/before/results.jsonl outputs/after/results.jsonl",
+    )
+    diff.add_argument("before", type=Path, help="results.jsonl of the first run")
+    diff.add_argument("after", type=Path, help="results.jsonl of the second run")
+    diff.add_argument(
+        "--tolerance", type=float, default=0.05, help="share by which a median has to grow (default: %(default)s)"
+    )
+    diff.add_argument("--json", action="store_true", help="print JSON")
+    diff.set_defaults(run=_diff)
+
+
+def _run(args: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from tokenring_xdit.bench import RESULTS_FILE, Status, SweepConfig, run_sweep
+    from tokenring_xdit.cli.paths import refuse_unwritable
+    from tokenring_xdit.config import read_config
+
+    config = read_config(SweepConfig, args.config, args.overrides)
+    refuse_unwritable(Path(config.output) / RESULTS_FILE, f"output {config.output}")
+    with tqdm(desc="sweep", leave=False, miniters=1, mininterval=0.5) as bar:
+
+        def show(step: Step) -> None:
+            bar.total = step.total
+            bar.set_postfix_str(step.what, refresh=False)
+            bar.update(step.done - bar.n)
+            if sys.stderr.isatty():  # elsewhere lines add up
+                bar.refresh()
+
+        outcome = run_sweep(config, resume=args.resume, on_step=show)
+    print(json.dumps([_plain(record) for record in outcome.records]) if args.json else _table(outcome))
+    failed = outcome.count(Status.FAILED)
+    if failed:
+        raise LaunchError(f"{failed} of {len(outcome.records)} cases failed; {outcome.results} says why")
+
+
+def _plain(record: Record) -> dict[str, object]:
+    return record.model_dump(mode="json")
+
+
+def _table(outcome: Outcome) -> str:
+    """Milliseconds, errors and megabytes, a line a case."""
+    header = f"{'strategy':<28} {'ms':>9} {'quartiles':>19} {'exposed':>9} {'error':>8} {'MB sent':>8} {'peak MB':>8}"
+    lines: list[str] = []
+    problem = ""
+    for record in outcome.records:
+        about = str(record).partition(", ")[2]
+        if about != problem:
+            problem = about
+            lines += [problem, header]
+        if record.seconds is None or record.bytes_sent is None or record.peak_bytes is None:
+            lines.append(f"{record.strategy:<28} {record.status.value}: {record.error}")
+            continue
+        spread = f"{record.seconds.lower * 1e3:.1f} to {record.seconds.upper * 1e3:.1f}"
+        exposed = f"{record.exposed_seconds.median * 1e3:.1f}" if record.exposed_seconds else "-"
+        lines.append(
+            f"{record.strategy:<28} {record.seconds.median * 1e3:9.1f} {spread:>19} {exposed:>9} "
+            f"{record.max_error:8.1e} {max(record.bytes_sent) / 1e6:8.2f} {max(record.peak_bytes) / 1e6:8.2f}"
+        )
+    return "\n".join([*lines, f"results: {outcome.results}, and as a table beside it"])
+
+
+def _diff(args: argparse.Namespace) -> None:
+    from tokenring_xdit.bench import compare, read_records
+
+    if args.tolerance < 0:
+        raise ConfigurationError(f"--tolerance {args.tolerance} has to be 0 or more, such as 0.05")
+    before, after = read_records(args.before), read_records(args.after)
+    differences = compare(before, after, tolerance=args.tolerance)
+    if not any(entry.before is not None and entry.after is not None for entry in differences):
+        raise ConfigurationError(f"{args.before} and {args.after} have no case in common: nothing can be compared")
+    changed = _changed_machines(before, after)
+    if changed:
+        print(f"note: the runs differ in more than the code: {', '.join(changed)}", file=sys.stderr)
+    if args.json:
+        print(json.dumps([_as_json(entry) for entry in differences]))
+    else:
+        print("\n".join(_in_words(entry) for entry in differences))
+    worse = sum(entry.verdict.worse for entry in differences)
+    if worse:
+        raise RegressionError(f"{worse} of {len(differences)} cases became slower than noise explains, or broke")
+
+
+def _changed_machines(before: Sequence[Record], after: Sequence[Record]) -> list[str]:
+    """What is not the same about the machines of two runs, this package's version aside."""
+    one, other = ([record.machine for record in records if record.machine][-1:] for records in (before, after))
+    if not one or not other:
+        return []
+    names = [name for name in {**one[0], **other[0]} if name != "tokenring-xdit"]
+    return [
+        f"{name} {one[0].get(name)} and {other[0].get(name)}"
+        for name in names
+        if one[0].get(name) != other[0].get(name)
+    ]
+
+
+def _as_json(entry: Difference) -> dict[str, object]:
+    return {"case": str(entry.after or entry.before), "verdict": entry.verdict.value, "ratio": entry.ratio}
+
+
+def _in_words(entry: Difference) -> str:
+    figures = []
+    for record in (entry.before, entry.after):
+        seconds = None if record is None else record.seconds
+        figures.append(
+            "-"
+            if seconds is None
+            else f"{seconds.median * 1e3:.1f} ({seconds.lower * 1e3:.1f} to {seconds.upper * 1e3:.1f})"
+        )
+    ratio = f", x{entry.ratio:.2f}" if entry.ratio is not None else ""
+    return f"{entry.verdict.value:<12} {entry.after or entry.before}: {figures[0]} -> {figures[1]} ms{ratio}"
