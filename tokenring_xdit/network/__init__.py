@@ -1,6 +1,6 @@
 """Networks that exist on this machine only, with real sockets and real limits: to run and to measure ranks in.
 
-:mod:`~tokenring_xdit.network.spec` describes them, :mod:`~tokenring_xdit.network.emulate` builds and
+:mod:`tokenring_xdit.topology` describes them, :mod:`~tokenring_xdit.network.emulate` builds and
 removes them, :mod:`~tokenring_xdit.network.selftest` measures them, :mod:`~tokenring_xdit.network.ranks`
 runs ranks inside. ``docs/network.md`` is the guide.
 """
@@ -8,7 +8,7 @@ runs ranks inside. ``docs/network.md`` is the guide.
 from tokenring_xdit.network.emulate import INTERFACE, EmulatedNetwork, emulate, remove_stale
 from tokenring_xdit.network.ranks import INIT_METHOD_VARIABLE, RankOutput, rank_variables, run_ranks
 from tokenring_xdit.network.selftest import Figure, NetworkReport, WireReport, refuse_slow, self_test
-from tokenring_xdit.network.spec import Network, Rate, Wire, load_network, parse_network
+from tokenring_xdit.topology import Network, Rate, Wire, load_network, parse_network
 
 __all__ = [
     "INIT_METHOD_VARIABLE",

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import FrameType
 
 from tokenring_xdit.errors import NetworkError, UnsupportedError
-from tokenring_xdit.network.spec import Network, Rate
+from tokenring_xdit.topology.network import Network, Rate
 
 __all__ = ["INTERFACE", "EmulatedNetwork", "emulate", "remove_stale"]
 
@@ -40,6 +40,7 @@ _FOLDERS = Path("/run/tokenring-xdit")
 _NAME = re.compile(r"(?P<id>trx-(?P<pid>\d+)-(?P<start>\d+)-\d+)(?P<node>-.+)?")
 _TOOLS = {"ip": "iproute2", "tc": "iproute2", "setpriv": "util-linux"}
 
+_MOST_NODES = 250  # the last byte of an address tells them apart
 _FRAME = 1514  # bytes: a full Ethernet frame as tc counts it
 _BURST = 0.002  # seconds: what a wire may catch up after a pause, as timers of a busy machine are late
 _PIECE = 0.001  # seconds: the longest piece that is passed on whole
@@ -97,10 +98,12 @@ def emulate(network: Network) -> Iterator[EmulatedNetwork]:
     a SIGKILL the next call, or :func:`remove_stale`, removes it.
 
     Raises:
-        UnsupportedError: This process may not make network namespaces, or a tool for it is missing.
+        UnsupportedError: This process may not make network namespaces, a tool for it is missing, or the network has
+            what cannot be emulated.
         NetworkError: The kernel refused a part of the network.
     """
     global _serial
+    _refuse_what_cannot_be(network)
     _require_tools()
     for stale in remove_stale():
         log.warning("removed network %s, which a dead process left", stale)
@@ -138,6 +141,19 @@ def remove_stale() -> tuple[str, ...]:
     for id_ in stale:
         _remove(id_)
     return stale
+
+
+def _refuse_what_cannot_be(network: Network) -> None:
+    if len(network.nodes) > _MOST_NODES:
+        raise UnsupportedError(
+            f"network '{network.name}' has {len(network.nodes)} hosts and switches, and at most {_MOST_NODES} can be "
+            "emulated: plan for it with tokenring-xdit plan, or measure a smaller one"
+        )
+    if any(wire.delay for wire in network.wires):
+        raise UnsupportedError(
+            f"network '{network.name}' has wires with a delay, which cannot be emulated: leave 'delay' out to measure "
+            "without it"
+        )
 
 
 # -- building --------------------------------------------------------------------------------------
@@ -210,7 +226,7 @@ def _routes(emulated: EmulatedNetwork, node: str) -> list[str]:
     network = emulated.network
     lines = []
     for other in network.nodes:
-        if other != node:
+        if other != node and network.reaches(node, other):
             neighbour = network.route(node, other)[1]
             device = _device(network.wires.index(network.wire(node, neighbour)))
             # Not every kernel lets a namespace choose its congestion control, but routes can.

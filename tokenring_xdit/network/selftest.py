@@ -21,7 +21,7 @@ from typing import Any
 from tokenring_xdit.errors import NetworkError
 from tokenring_xdit.network import transfer
 from tokenring_xdit.network.emulate import EmulatedNetwork
-from tokenring_xdit.network.spec import Network, Rate, Wire
+from tokenring_xdit.topology.network import Network, Rate, Wire
 
 __all__ = [
     "LEAST_SHARE",

@@ -1,4 +1,7 @@
-"""A network as data: hosts, switches, the wires between them and the routes over them; nothing is built here.
+"""A network as data: hosts, switches, the wires between them and the routes over them.
+
+:mod:`tokenring_xdit.network` builds such a network on this machine, :mod:`tokenring_xdit.schedule.simulate` times a
+schedule on it.
 
 A :class:`Network` comes from a short form (``mesh:4:100mbit``) or from a YAML file. Rates are those of
 the Ethernet frames on the wire, as ``tc`` counts them; of 1500-byte packets 95.6% are payload.
@@ -7,7 +10,7 @@ the Ethernet frames on the wire, as ``tc`` counts them; of 1500-byte packets 95.
 from __future__ import annotations
 
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +25,7 @@ __all__ = ["EXAMPLES", "Network", "Rate", "Wire", "load_network", "network_from_
 _UNITS = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9, "tbit": 10**12}
 _RATE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[a-z]+)(?P<per_second>/s)?")
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,15}")
-_MOST_NODES = 250  # the last byte of an address tells them apart
+_MOST_NODES = 4096  # more are a slip of the pen
 
 EXAMPLES = "mesh:4:100mbit, star:8:1gbit, ring:4:100mbit, two-level:2x4:1gbit:100mbit, or a file.yaml"
 """One example of each way to name a network."""
@@ -76,12 +79,14 @@ class Wire:
         b: Node at the other end.
         rate: From ``a`` to ``b``.
         back: From ``b`` to ``a``.
+        delay: Seconds that a bit is under way.
     """
 
     a: str
     b: str
     rate: Rate
     back: Rate
+    delay: float = 0.0
 
     @property
     def ends(self) -> tuple[str, str]:
@@ -105,6 +110,7 @@ class Network:
         hosts: Nodes that compute. They pass on what is for others where a route leads through them.
         switches: Nodes that only pass on.
         wires: At most one between two nodes.
+        hosts_forward: Whether hosts pass on what is for others, as those of an emulated network do and GPUs do not.
 
     Raises:
         ConfigurationError: It cannot work; the message names what is wrong.
@@ -114,12 +120,13 @@ class Network:
     hosts: tuple[str, ...]
     switches: tuple[str, ...]
     wires: tuple[Wire, ...]
+    hosts_forward: bool = True
 
     def __post_init__(self) -> None:
         self._check_nodes()
         self._check_wires()
-        unreachable = [host for host in self.hosts if host not in self._distances(self.hosts[0])]
-        if unreachable:
+        unreachable = [host for host in self.hosts if not self.reaches(host, self.hosts[0])]
+        if unreachable:  # ways lead back as well, as all wires have two directions
             raise self._wrong(f"no wires lead from {self.hosts[0]} to {', '.join(unreachable)}")
 
     @property
@@ -135,6 +142,10 @@ class Network:
         """The wire between two neighbours."""
         return self._wires[frozenset((one, other))]
 
+    def reaches(self, source: str, destination: str) -> bool:
+        """Whether wires lead from one node to another: always, between hosts."""
+        return source in self._distances(destination)
+
     def route(self, source: str, destination: str) -> tuple[str, ...]:
         """Nodes that a packet visits, both ends included: one of the ways with fewest wires.
 
@@ -143,7 +154,10 @@ class Network:
         distances = self._distances(destination)
         path = [source]
         while path[-1] != destination:
-            path.append(min(self.neighbours(path[-1]), key=distances.__getitem__))
+            onward = (
+                n for n in self.neighbours(path[-1]) if n == destination or (n in distances and self._forwards(n))
+            )
+            path.append(min(onward, key=distances.__getitem__))
         return tuple(path)
 
     def slowest_rate(self, source: str, destination: str) -> Rate:
@@ -160,16 +174,30 @@ class Network:
         ahead = {node: [w.b for w in self.wires if w.a == node] for node in self.nodes}
         return {node: tuple(ahead[node] + [w.a for w in self.wires if w.b == node]) for node in self.nodes}
 
+    @cached_property
+    def _switches(self) -> frozenset[str]:
+        return frozenset(self.switches)
+
+    @cached_property
+    def _known_distances(self) -> dict[str, dict[str, int]]:
+        return {}
+
+    def _forwards(self, node: str) -> bool:
+        return self.hosts_forward or node in self._switches
+
     def _distances(self, destination: str) -> dict[str, int]:
         """Wires between each node and the destination, of the nodes that reach it."""
-        distances = {destination: 0}
+        if destination in self._known_distances:
+            return self._known_distances[destination]
+        distances = self._known_distances[destination] = {destination: 0}
         queue = deque([destination])
         while queue:
             node = queue.popleft()
             for other in self.neighbours(node):
                 if other not in distances:
                     distances[other] = distances[node] + 1
-                    queue.append(other)
+                    if self._forwards(other):
+                        queue.append(other)
         return distances
 
     def _check_nodes(self) -> None:
@@ -177,14 +205,15 @@ class Network:
             raise self._wrong(f"{len(self.hosts)} hosts are no network: at least 2 are needed")
         if len(self.nodes) > _MOST_NODES:
             raise self._wrong(
-                f"{len(self.nodes)} hosts and switches are more than the {_MOST_NODES} that can be told apart"
+                f"{len(self.nodes)} hosts and switches are more than the {_MOST_NODES} that are planned for"
             )
         for node in self.nodes:
             if not _NAME.fullmatch(node):
                 raise self._wrong(
                     f"'{node}' is no name for a host or switch: up to 16 of a-z, 0-9 and -, a letter first"
                 )
-            if self.nodes.count(node) > 1:
+        for node, count in Counter(self.nodes).items():
+            if count > 1:
                 raise self._wrong(f"two nodes have the name '{node}'")
 
     def _check_wires(self) -> None:
@@ -256,12 +285,13 @@ def network_from_mapping(content: Any, *, name: str) -> Network:
     """A network from the content of a YAML file.
 
     ``hosts`` is a number or a list of names, ``switches`` a list of names, ``wires`` a list of
-    ``{between: [a, b], rate: RATE, back: RATE}``; ``back`` is the rate from b to a, that of ``rate`` where left out.
+    ``{between: [a, b], rate: RATE, back: RATE, delay: SECONDS}``; ``back`` is the rate from b to a, that of ``rate``
+    where left out. ``hosts-forward: false`` keeps hosts from passing on what is for others.
 
     Raises:
         ConfigurationError: Something is missing, unknown, or cannot work.
     """
-    _check_keys(content, {"hosts", "wires"}, {"switches"}, f"network file '{name}'")
+    _check_keys(content, {"hosts", "wires"}, {"switches", "hosts-forward"}, f"network file '{name}'")
     hosts = content["hosts"]
     if isinstance(hosts, int) and not isinstance(hosts, bool):
         hosts = _hosts(min(hosts, _MOST_NODES + 1))
@@ -273,11 +303,12 @@ def network_from_mapping(content: Any, *, name: str) -> Network:
         _names(hosts, "hosts", name),
         _names(content.get("switches", []), "switches", name),
         tuple(_wire(entry, f"network file '{name}', wire {index}") for index, entry in enumerate(wires, 1)),
+        _flag(content.get("hosts-forward", True), "hosts-forward", name),
     )
 
 
 def _wire(entry: Any, where: str) -> Wire:
-    _check_keys(entry, {"between", "rate"}, {"back"}, where)
+    _check_keys(entry, {"between", "rate"}, {"back", "delay"}, where)
     ends = entry["between"]
     if not isinstance(ends, list) or len(ends) != 2 or not all(isinstance(end, str) for end in ends):
         raise ConfigurationError(f"{where}: 'between' has to be two names, as in [h0, h1], not {ends!r}")
@@ -285,7 +316,16 @@ def _wire(entry: Any, where: str) -> Wire:
         rate, back = (Rate.parse(str(text)) for text in (entry["rate"], entry.get("back", entry["rate"])))
     except ConfigurationError as error:
         raise ConfigurationError(f"{where}: {error}") from error
-    return Wire(ends[0], ends[1], rate, back)
+    delay = entry.get("delay", 0.0)
+    if isinstance(delay, bool) or not isinstance(delay, (int, float)) or not 0 <= delay < 1:
+        raise ConfigurationError(f"{where}: 'delay' has to be seconds, as in 0.000005, not {delay!r}")
+    return Wire(ends[0], ends[1], rate, back, float(delay))
+
+
+def _flag(value: Any, key: str, name: str) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"network file '{name}': '{key}' has to be true or false, not {value!r}")
+    return value
 
 
 def _names(value: Any, what: str, name: str) -> tuple[str, ...]:

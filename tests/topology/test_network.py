@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.network import Network, Rate, Wire, load_network, parse_network
+from tokenring_xdit.topology import Network, Rate, Wire, load_network, parse_network
 
 FORMS = st.one_of(
     st.tuples(st.sampled_from(["mesh", "star", "ring"]), st.integers(2, 12)).map(lambda t: f"{t[0]}:{t[1]}:100mbit"),
@@ -114,7 +114,7 @@ def test_routes_follow_wires_and_every_node_on_the_way_agrees(form: str, data: s
         ("mesh:four:100mbit", ["'mesh:four:100mbit': 'four' is no number of hosts", "Examples: "]),
         ("mesh:1:100mbit", ["1 hosts are no network"]),
         ("ring:0:100mbit", ["'0' is no number of hosts"]),
-        ("star:250:1gbit", ["251 hosts and switches are more than the 250"]),
+        ("star:4096:1gbit", ["4097 hosts and switches are more than the 4096"]),
         ("star:4:fast", ["'star:4:fast': 'fast' is not a rate", "Examples: "]),
         ("two-level:24:1gbit:1gbit", ["'24' is not groups x hosts, as in 2x4"]),
         ("two-level:1x4:1gbit:1gbit", ["one group has nobody to talk to"]),
@@ -165,7 +165,7 @@ def test_a_number_of_hosts_in_a_file(tmp_path: Path) -> None:
         ("{hosts: 2}", ["lacks wires"]),
         ("{hosts: 2, wires: [], switch: [s]}", ["unknown key 'switch'", "Did you mean 'switches'?"]),
         ("{hosts: two, wires: []}", ["'hosts' has to be a number or a list of names, not 'two'"]),
-        ("{hosts: 1000000000, wires: []}", ["more than the 250"]),
+        ("{hosts: 1000000000, wires: []}", ["more than the 4096"]),
         ("{hosts: 2, switches: s, wires: []}", ["'switches' has to be a list of names"]),
         ("{hosts: 2, wires: {}}", ["'wires' has to be a list"]),
         ("{hosts: 2, wires: []}", ["no wires lead from h0 to h1"]),
@@ -201,3 +201,43 @@ def test_a_network_is_a_value() -> None:
     assert len({parse_network("star:3:1gbit"), parse_network("star:3:1gbit")}) == 1
     with pytest.raises(ConfigurationError, match="no wires lead from a to b"):
         Network("two islands", ("a", "b"), (), ())
+
+
+def test_hosts_that_do_not_forward_are_gone_round() -> None:
+    """Two GPUs without a link of their own meet over the switch, not through the GPU between them."""
+    each = Rate.parse("1gbit")
+    wires = (
+        Wire("a", "b", each, each),
+        Wire("b", "c", each, each),
+        *(Wire(host, "near", each, each) for host in "ab"),
+        Wire("near", "far", each, each),
+        Wire("far", "c", each, each),
+    )
+    through, round_ = (Network("gpus", ("a", "b", "c"), ("near", "far"), wires, forward) for forward in (True, False))
+    assert through.route("a", "c") == ("a", "b", "c")
+    assert round_.route("a", "c") == ("a", "near", "far", "c")
+    assert round_.route("a", "b") == ("a", "b")
+    with pytest.raises(ConfigurationError, match="no wires lead from a to c"):
+        Network("gpus", ("a", "b", "c"), (), wires[:2], hosts_forward=False)
+
+
+def test_delays_and_forwarding_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "gpus.yaml"
+    file.write_text("{hosts: [a, b], hosts-forward: false, wires: [{between: [a, b], rate: 1gbit, delay: 5.0e-6}]}")
+    network = load_network(str(file))
+    assert not network.hosts_forward
+    assert network.wires[0].delay == 5e-6
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        ("wires: [{between: [a, b], rate: 1gbit, delay: 5us}]", "'delay' has to be seconds"),
+        ("hosts-forward: maybe, wires: [{between: [a, b], rate: 1gbit}]", "'hosts-forward' has to be true or false"),
+    ],
+)
+def test_malformed_delays_and_forwarding_are_refused(entry: str, problem: str, tmp_path: Path) -> None:
+    file = tmp_path / "gpus.yaml"
+    file.write_text(f"{{hosts: [a, b], {entry}}}")
+    with pytest.raises(ConfigurationError, match=problem):
+        load_network(str(file))
