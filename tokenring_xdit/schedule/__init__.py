@@ -32,12 +32,14 @@ from tokenring_xdit.schedule.plan import (
     o_block,
     q_block,
 )
+from tokenring_xdit.schedule.timeline import Activity, Span, Timeline, perfetto
 from tokenring_xdit.schedule.verify import VerifiedSchedule, verify
 
 __all__ = [
     "BUILDERS",
     "WHOLE",
     "Action",
+    "Activity",
     "Attend",
     "Block",
     "Channel",
@@ -48,7 +50,9 @@ __all__ = [
     "Piece",
     "Program",
     "Schedule",
+    "Span",
     "Spelled",
+    "Timeline",
     "Transfer",
     "VerifiedSchedule",
     "build",
@@ -59,6 +63,7 @@ __all__ = [
     "o_block",
     "options_of",
     "parse",
+    "perfetto",
     "q_block",
     "verify",
 ]
