@@ -90,7 +90,7 @@ def token_ring_attention(
         report = str(error)  # told to all ranks, so that none of them waits for this one
         channels: tuple[Channel, ...] = ()
     else:
-        channels = verified.schedule.channels()
+        channels = verified.schedule.channels
     layout = ring_group.settle_layout(report, channels, q.device, layout_key)
     return execute(verified, layout, ring_group, function, q, k, v, home_kv, own, home)
 
