@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.schedule import Attend, Block, Kind, Mask
@@ -82,10 +82,6 @@ class Problem:
         """Number of ranks."""
         return len(self.q_lengths)
 
-    def with_heads(self, parts: int) -> Problem:
-        """The same for each of ``parts`` ranks that share the heads, as Ulysses does inside."""
-        return replace(self, heads=self.heads // parts, kv_heads=max(1, self.kv_heads // parts))
-
     def elements(self, block: Block) -> int:
         """Elements of a block; of keys and values both are counted."""
         keys = block.kind is Kind.KV
@@ -110,7 +106,7 @@ class Problem:
         return self.rows(block, self.q_lengths[block.owner]) * (self.head_dim + 1) * 4
 
     def flops(self, attend: Attend) -> float:
-        """Floating point operations of two products, a multiplication and an addition each; half under a causal mask."""
+        """Floating point operations: a multiplication and an addition for each of two products, half if causal."""
         heads = max(attend.q.heads, attend.kv.heads, key=lambda piece: piece.count)  # the narrower piece
         met = 1.0
         for piece, length in (
