@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 import time
 from collections.abc import Callable
 
@@ -20,20 +19,6 @@ _SHORT, _LONG = 128, 1024
 
 _SECONDS = 0.3
 """For each of three measurements."""
-
-# Found on gloo, two cores, by fitting simulations to measurements (docs/schedules.md): Python and the kernel's socket
-# work for a message; a call's agreement; the way from a socket to a waiting thread; processor time of a byte sent and
-# received; and the share of full duplex that gloo's all-to-all reaches, as it sends before it receives.
-_GLOO = {
-    "message_overhead": 60e-6,
-    "call_overhead": 1e-3,
-    "latency": 3e-4,
-    "all_to_all_share": 0.57,
-}
-_GLOO_TRANSFER_WORK = 3.5e-9
-
-# By the documentation of NCCL, not measured: no GPU was at hand. A launch takes microseconds.
-_NCCL = {"message_overhead": 5e-6, "call_overhead": 5e-5, "latency": 1e-5, "in_order": True}
 
 
 @torch.inference_mode()
@@ -57,7 +42,7 @@ def calibrate(
 
     def seconds_of(tokens: int) -> float:
         q, k, v = (torch.randn(1, heads, tokens, head_dim, device=device).to(dtype) for _ in range(3))
-        return _median(lambda: kernel.run(q, k, v, scale=None, causal=False), device)
+        return _fastest(lambda: kernel.run(q, k, v, scale=None, causal=False), device)
 
     short, long = seconds_of(_SHORT), seconds_of(_LONG)
     work = 4.0 * heads * head_dim * (_LONG**2 - _SHORT**2)
@@ -66,16 +51,17 @@ def calibrate(
     out = torch.randn(1, heads, _LONG, head_dim, device=device)
     lse, other = (torch.randn(1, heads, _LONG, device=device) for _ in range(2))
     partial = torch.randn_like(out).to(dtype)
-    fold = _median(lambda: fold_(out, lse, partial, other), device)
-    speeds = {"attend_rate": rate, "attend_overhead": overhead, "fold_rate": (partial.nbytes + other.nbytes) / fold}
-    if device.type == "cuda":
-        return Cost(**speeds, **_NCCL)
-    cores = (os.cpu_count() or 1) / torch.get_num_threads() * ranks / ranks_here
-    return Cost(**speeds, **_GLOO, cores=cores, transfer_work=_GLOO_TRANSFER_WORK / torch.get_num_threads())
+    fold = _fastest(lambda: fold_(out, lse, partial, other), device)
+    fold_rate = (partial.nbytes + other.nbytes) / fold
+    if device.type == "cuda":  # not run here: no GPU
+        return Cost.of_gpus(rate, fold_rate)
+    cores = (os.cpu_count() or 1) * ranks / ranks_here
+    threads = torch.get_num_threads()
+    return Cost.of_processors(rate, fold_rate, cores=cores, attend_overhead=overhead, threads=threads)
 
 
-def _median(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds of a call, the median of as many as fit into the time there is."""
+def _fastest(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds of a call when nothing disturbs it: the least of as many as fit into the time there is."""
     call()
     found: list[float] = []
     until = time.perf_counter() + _SECONDS
@@ -85,4 +71,4 @@ def _median(call: Callable[[], object], device: torch.device) -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         found.append(time.perf_counter() - start)
-    return statistics.median(found)
+    return min(found)

@@ -1,5 +1,6 @@
 """Plans before anything runs: what a schedule costs on a network, and which one to take. Pure Python."""
 
+from tokenring_xdit.planning.auto import AUTO, Auto
 from tokenring_xdit.planning.cost import Cost
 from tokenring_xdit.planning.models import MODELS, ModelShape, model_shape
 from tokenring_xdit.planning.planner import Option, Split, best_schedules, plan
@@ -8,7 +9,9 @@ from tokenring_xdit.planning.programs import Inside, gathered, of_schedule, ulys
 from tokenring_xdit.planning.simulate import Simulation, run, simulate
 
 __all__ = [
+    "AUTO",
     "MODELS",
+    "Auto",
     "Cost",
     "Inside",
     "ModelShape",

@@ -37,3 +37,51 @@ class Cost:
     in_order: bool = False
     cores: float | None = None
     transfer_work: float = 0.0
+
+    @classmethod
+    def of_gpus(cls, attend_rate: float, fold_rate: float = float("inf")) -> Cost:
+        """A GPU for each rank, over NCCL.
+
+        Launching a kernel or a transfer takes microseconds by the documentation of CUDA and NCCL; these were not
+        measured, as no GPU was at hand.
+
+        Args:
+            attend_rate: Floating point operations a second that the attention kernel reaches.
+            fold_rate: Bytes a second at which partial outputs are merged; left out, merging is free.
+        """
+        return cls(
+            attend_rate,
+            attend_overhead=1e-5,
+            fold_rate=fold_rate,
+            message_overhead=5e-6,
+            call_overhead=5e-5,
+            latency=1e-5,
+            in_order=True,
+        )
+
+    @classmethod
+    def of_processors(
+        cls, attend_rate: float, fold_rate: float, *, cores: float, attend_overhead: float = 0.0, threads: int = 1
+    ) -> Cost:
+        """Ranks that share processor cores, over gloo.
+
+        The constants were found on two cores by fitting simulations to measurements (docs/planner.md).
+
+        Args:
+            attend_rate: Floating point operations a second of the attention kernel of one rank.
+            fold_rate: Bytes a second at which it merges partial outputs.
+            cores: Cores of all ranks together.
+            attend_overhead: Seconds of a kernel call however short.
+            threads: That a rank computes with.
+        """
+        return cls(
+            attend_rate,
+            attend_overhead=attend_overhead,
+            fold_rate=fold_rate,
+            message_overhead=6e-5,
+            call_overhead=1e-3,
+            latency=3e-4,
+            all_to_all_share=0.57,
+            cores=cores / threads,
+            transfer_work=3.5e-9 / threads,
+        )

@@ -161,7 +161,13 @@ def _scheduled(split: Split, problem: Problem, network: Network, cost: Cost) -> 
 
 
 def best_schedules(
-    problem: Problem, network: Network, cost: Cost, *, nodes: int = 1, keys_stay_whole: bool = False
+    problem: Problem,
+    network: Network,
+    cost: Cost,
+    *,
+    nodes: int = 1,
+    keys_stay_whole: bool = False,
+    causal: bool = False,
 ) -> tuple[Option, ...]:
     """Every schedule for ranks that are not divided any further, the fastest first.
 
@@ -171,6 +177,7 @@ def best_schedules(
         cost: The machine.
         nodes: Nodes with a ring of keys between them; 1 without.
         keys_stay_whole: Whether only schedules will do that leave keys at home in one piece.
+        causal: Whether a query sees the keys before it only.
     """
     split = Split(tokenring=problem.ranks // nodes, ring=nodes)
     names = _candidates(problem.ranks, nodes)
@@ -182,7 +189,7 @@ def best_schedules(
         memory = schedule_memory(verified.schedule, problem)
         return _timed(replace(split, schedule=str(name)), run(str(name), programs, network, cost), memory)
 
-    return tuple(sorted(_tried(names, problem, timed, keys_stay_whole=keys_stay_whole), key=_time))
+    return tuple(sorted(_tried(names, problem, timed, keys_stay_whole=keys_stay_whole, causal=causal), key=_time))
 
 
 def _tried(
@@ -191,6 +198,7 @@ def _tried(
     timed: Callable[[Spelled, VerifiedSchedule], Option],
     *,
     keys_stay_whole: bool = False,
+    causal: bool = False,
 ) -> tuple[Option, ...]:
     """All schedules in whole blocks, and the most promising in pieces."""
 

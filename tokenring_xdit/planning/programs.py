@@ -42,6 +42,7 @@ class Message:
         number: Messages of a connection keep their order.
         size: Bytes.
         what: The block, for people.
+        drag: How many times longer than its bytes it keeps its wires busy.
     """
 
     source: int
@@ -50,6 +51,7 @@ class Message:
     number: int
     size: int = field(compare=False, default=0)
     what: str = field(compare=False, default="")
+    drag: float = field(compare=False, default=1.0)
 
 
 @dataclass(frozen=True)
@@ -273,8 +275,8 @@ def _all_to_all(rank: int, ranks: tuple[int, ...], name: str, number: int, probl
     def message(source: int, target: int) -> Message:
         tokens = lengths[target if name == "O" else source]
         elements = problem.batch * tokens * heads // len(ranks) * problem.head_dim
-        size = round(elements * problem.element_bytes / cost.all_to_all_share)
-        return Message(source, target, "all-to-all", number, size, name)
+        drag = 1.0 / cost.all_to_all_share
+        return Message(source, target, "all-to-all", number, elements * problem.element_bytes, name, drag)
 
     first = ranks.index(rank)
     peers = [ranks[(first + distance) % len(ranks)] for distance in range(1, len(ranks))]

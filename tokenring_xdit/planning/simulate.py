@@ -98,7 +98,7 @@ class _Flow:
 
     def __init__(self, message: Message, start: float) -> None:
         self.message = message
-        self.left = float(message.size)
+        self.left = message.size * message.drag
         self.rate = 0.0
         self.start = start
 
@@ -246,7 +246,7 @@ class _World:
         for flow in self.flows:
             path = self._path(flow.message)
             for wire in path:
-                self.link_bytes[wire] += step * flow.rate
+                self.link_bytes[wire] += step * flow.rate / flow.message.drag
                 carrying.add(wire)
             flow.left -= step * flow.rate
             (gone if flow.left <= flow.rate * slack + 1e-9 else going).append(flow)
