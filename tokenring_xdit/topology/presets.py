@@ -124,8 +124,8 @@ def _dgx_1() -> _Machine:
         ("plx0", "plx1", "plx2", "plx3"),
         ("cpu0",),
         (
-            "NVLink 25 GB/s in each direction of each link: NVIDIA's NVLink page, and its DGX-1 white paper (WP-08437) as "
-            "iitr.ac.in/dgx repeats it",
+            "NVLink 25 GB/s in each direction of each link: NVIDIA's NVLink page, and its DGX-1 white paper (WP-08437) "
+            "as iitr.ac.in/dgx repeats it",
             "which pairs have one link and which two: nvidia-smi topo -m of a DGX-1, in tests/test_topologies.py of "
             "github.com/microsoft/msccl-tools; Alibaba Cloud Container Service, 'GPU topology', says the same of GPU0",
             "PCIe 3.0 x16, 16 GB/s: Alibaba Cloud Container Service, 'GPU topology'; four switches with two GPUs and "
