@@ -1,8 +1,8 @@
 """From figures of a probe to the network that gives such figures, or to the statement that none was found.
 
-Every network that is considered gets rates from the figures: a wire carries the most that was seen to pass it. Then it is
-asked what all trials would have come to, had their transfers shared its wires fairly. The simplest network that answers
-what was measured is the one; where none does, nothing is inferred.
+Every network that is considered gets rates from the figures: a wire carries the most that was seen to pass it. Then it
+is asked what all trials would have come to, had their transfers shared its wires fairly. The simplest network that
+answers what was measured is the one; where none does, nothing is inferred.
 """
 
 from __future__ import annotations
