@@ -24,7 +24,7 @@ from tokenring_xdit.errors import ConfigurationError, TokenRingError
 from tokenring_xdit.planning import Cost, Option, Problem, best_schedules
 from tokenring_xdit.planning.auto import Auto
 from tokenring_xdit.schedule import Channel, Mask, VerifiedSchedule, build
-from tokenring_xdit.topology import Network, load_network
+from tokenring_xdit.topology import Network, load_topology
 
 __all__ = ["TOPOLOGY_VARIABLE", "AutoSchedule", "Trial", "kept_topology"]
 
@@ -204,7 +204,7 @@ class AutoSchedule:
         given, kept = os.environ.get(TOPOLOGY_VARIABLE), kept_topology(dist.get_world_size())
         if not given and not kept.exists():
             return None
-        network = load_network(given or str(kept))
+        network = load_topology(given or str(kept))
         if max(self._peers) >= len(network.hosts):
             raise ConfigurationError(
                 f"topology {network.name} has {len(network.hosts)} hosts, and rank {max(self._peers)} of this program "

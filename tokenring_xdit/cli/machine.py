@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.planning import MODELS, Cost, ModelShape, Problem, model_shape
-from tokenring_xdit.topology import EXAMPLES, Network, load_network
+from tokenring_xdit.topology import EXAMPLES, Network, load_topology
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +46,7 @@ def network_of(args: argparse.Namespace) -> tuple[Network, int]:
     Raises:
         ConfigurationError: There is no such topology, or the ranks do not fit on it.
     """
-    network = load_network(args.topology)
+    network = load_topology(args.topology)
     ranks = len(network.hosts) if args.ranks is None else args.ranks
     if not 1 <= ranks <= len(network.hosts):
         raise ConfigurationError(f"--ranks {ranks} does not fit topology {args.topology} of {len(network.hosts)} hosts")

@@ -107,6 +107,7 @@ def emulate(network: Network) -> Iterator[EmulatedNetwork]:
         NetworkError: The kernel refused a part of the network.
     """
     global _serial
+    network = network.in_frames()
     _refuse_what_cannot_be(network)
     _require_tools()
     for stale in remove_stale():

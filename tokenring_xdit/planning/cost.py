@@ -18,7 +18,6 @@ class Cost:
         message_overhead: Seconds that a rank spends on posting one message.
         call_overhead: Seconds of a call before anything is sent: agreement, and what Python needs.
         latency: Seconds from a wire's last byte to a receiver that goes on.
-        wire_share: Share of a wire's rate that is payload: :data:`FRAME_SHARE` where rates count frames.
         all_to_all_share: Share of a wire's rate that the all-to-all of Ulysses reaches. That of gloo sends before it
             receives, and so runs a wire in one direction at a time.
         in_order: Whether a rank works off each channel in order, as NCCL does; else connections are independent.
@@ -32,7 +31,6 @@ class Cost:
     message_overhead: float = 0.0
     call_overhead: float = 0.0
     latency: float = 0.0
-    wire_share: float = 1.0
     all_to_all_share: float = 1.0
     in_order: bool = False
     cores: float | None = None

@@ -285,7 +285,7 @@ class _World:
             wires = [(self.network.wire(*ends), ends[0]) for ends in self.paths[pair]]
             self.delays[pair] = sum(wire.delay for wire, _ in wires)
             for (wire, source), ends in zip(wires, self.paths[pair], strict=True):
-                self.capacity[ends] = wire.rate_from(source).bits_per_second / 8 * self.cost.wire_share
+                self.capacity[ends] = wire.rate_from(source).bits_per_second / 8 * self.network.payload_share
         return self.paths[pair]
 
     def _share_wires(self) -> None:
