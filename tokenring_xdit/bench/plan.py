@@ -152,8 +152,8 @@ class Shape:
         shared = self.ranks if strategy.kind is StrategyKind.ULYSSES else strategy.ulysses
         if strategy.ulysses > 1 and (self.ranks % shared or self.ranks == shared):
             return (
-                f"{strategy} on {self.ranks} ranks: {shared} of Ulysses have to divide them and leave 2 or more to "
-                "the other"
+                f"{strategy} does not fit {self.ranks} ranks: the {shared} of Ulysses have to divide them and leave "
+                "at least 2 for the rest"
             )
         if self.heads % shared:
             return (

@@ -114,9 +114,11 @@ class Axes(BaseModel):
 class SweepConfig(Config):
     """A sweep. Axes take one value or a list; every combination of them is a comparison of all strategies."""
 
-    level: Literal["attention", "pipeline"] = Field("attention", description="attention, or pipeline: denoising steps")
+    level: Literal["attention", "pipeline"] = Field(
+        "attention", description="attention, or pipeline: whole denoising steps"
+    )
     strategies: Strategies = Field(
-        description="single, ulysses, xfuser-ring, xfuser-ring-alltoall, schedule:NAME, ulysses=N+ before the last three"
+        description="single, ulysses, xfuser-ring, xfuser-ring-alltoall, schedule:NAME, or ulysses=N+schedule:NAME"
     )
     ranks: Counts = Field(description="ranks that share the sequence")
     tokens: Counts | None = Field(None, description="length of the whole sequence")

@@ -54,7 +54,9 @@ class RandomFlux:
             if name != RANDOM_FLUX or option not in known:
                 raise ConfigurationError(f"model '{text}': there is no option '{option}'. {nearest(option, known)}")
             if option in options or not value.isdecimal() or int(value) < 1:
-                raise ConfigurationError(f"model '{text}': {option} has to be said once, as a whole number of 1 or more")
+                raise ConfigurationError(
+                    f"model '{text}': {option} has to be said once, as a whole number of 1 or more"
+                )
             options[option] = int(value)
         if name != RANDOM_FLUX:
             raise ConfigurationError(f"'{text}' is no {RANDOM_FLUX}")

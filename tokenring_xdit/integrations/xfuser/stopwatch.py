@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -36,13 +36,13 @@ class Stopwatch:
     def seconds(self) -> float:
         """Of all calls so far, once they are over on the device too."""
         if self._marks:  # not run here: no GPU
-            return sum(start.elapsed_time(end) for start, end in self._moments) / 1e3
+            return float(sum(start.elapsed_time(end) for start, end in self._moments)) / 1e3
         return float(sum(end - start for start, end in self._moments))
 
     def _now(self) -> Any:
         if not self._marks:
             return time.perf_counter()
-        mark = torch.cuda.Event(enable_timing=True)  # not run here: no GPU
+        mark: Any = cast(Any, torch.cuda.Event)(enable_timing=True)  # not run here: no GPU
         mark.record()
         return mark
 
