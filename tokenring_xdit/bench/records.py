@@ -111,7 +111,9 @@ class Record(_Part):
     @property
     def problem(self) -> str:
         """What all strategies of its comparison work on, for people."""
-        drawn = f"{self.model}, {self.size} pixels, {self.steps} steps, " if self.level == Level.PIPELINE.value else ""
+        drawn = ""
+        if self.level == Level.PIPELINE.value:
+            drawn = f"{self.model}, {self.size} pixels, {self.steps} step{'' if self.steps == 1 else 's'}, "
         return (
             f"{drawn}{self.tokens} tokens, {self.heads} heads of {self.head_dim}, batch {self.batch}, "
             f"{self.dtype}, {self.ranks} ranks, network {self.network}"

@@ -97,6 +97,7 @@ class RandomFlux:
                 guidance_embeds=True,
                 axes_dims_rope=(self.head_dim - 2 * rotary, rotary, rotary),
             )
+            _draw_weights(transformer)
             vae = AutoencoderKL(
                 block_out_channels=(4,) * 4,  # three halvings; the blocks of tokens halve once more
                 down_block_types=("DownEncoderBlock2D",) * 4,
@@ -121,3 +122,13 @@ class RandomFlux:
         sizes = ((1, self.text_tokens, _TEXT_WIDTH), (1, _POOLED_WIDTH))
         embeds, pooled = (torch.randn(size, generator=generator).to(device, dtype) for size in sizes)
         return embeds, pooled
+
+
+@torch.no_grad()
+def _draw_weights(module: torch.nn.Module) -> None:
+    """Weights with which every layer keeps the scale of its input, so that a mistake in attention shows in latents."""
+    for name, weight in module.named_parameters():
+        if weight.ndim > 1:
+            weight.normal_(std=weight[0].numel() ** -0.5)
+        else:
+            weight.normal_(mean=0.0 if name.endswith("bias") else 1.0, std=0.1)
