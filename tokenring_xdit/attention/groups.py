@@ -17,7 +17,7 @@ from tokenring_xdit.attention.buffers import BufferPool
 from tokenring_xdit.errors import AgreementError, CommunicationError, ConfigurationError
 from tokenring_xdit.schedule import Channel
 
-__all__ = ["AGREEMENT_TIMEOUT_VARIABLE", "RingGroup"]
+__all__ = ["AGREEMENT_TIMEOUT_VARIABLE", "RingGroup", "clear_buffers"]
 
 log = logging.getLogger(__name__)
 
@@ -216,6 +216,12 @@ class RingGroup:
                 "part of the world between ranks that belong to equally many: create groups of equal shape on all "
                 "ranks, or call attention on this group before creating the others"
             )
+
+
+def clear_buffers() -> None:
+    """Let go of the message buffers that all groups of this process keep; the next calls allocate their own."""
+    for group in _groups.values():
+        group.pool.clear()
 
 
 def _agreement_timeout() -> timedelta:
