@@ -8,6 +8,7 @@ from enum import Enum
 from typing import ClassVar
 
 from tokenring_xdit.errors import ConfigurationError, ScheduleError, nearest
+from tokenring_xdit.planning import Auto
 from tokenring_xdit.schedule import Spelled, build, parse
 
 __all__ = ["Case", "Level", "Shape", "Strategy", "StrategyKind"]
@@ -45,13 +46,13 @@ class Strategy:
 
     Attributes:
         kind: Whose.
-        schedule: Of :attr:`StrategyKind.SCHEDULE`; ``None`` for the others.
+        schedule: Of :attr:`StrategyKind.SCHEDULE`, which may be chosen for the shapes; ``None`` for the others.
         ulysses: Ranks of a hybrid that share heads, as many times as there are ranks to share the sequence by
             ``kind``; 1 where it is no hybrid.
     """
 
     kind: StrategyKind
-    schedule: Spelled | None = None
+    schedule: Spelled | Auto | None = None
     ulysses: int = 1
 
     @classmethod
@@ -66,7 +67,7 @@ class Strategy:
             return cls._parse_hybrid(text)
         name, colon, rest = text.partition(":")
         if name == StrategyKind.SCHEDULE.value and rest:
-            return cls(StrategyKind.SCHEDULE, parse(rest))
+            return cls(StrategyKind.SCHEDULE, Auto.parse(rest) or parse(rest))
         plain = {kind.value: kind for kind in StrategyKind if kind is not StrategyKind.SCHEDULE}
         if colon or name not in plain:
             hint = ""
@@ -160,7 +161,7 @@ class Shape:
                 f"{strategy} shards heads, and {self.heads} heads do not divide by {shared} ranks: use another "
                 "number of ranks or heads, or a schedule"
             )
-        if strategy.schedule is not None:
+        if isinstance(strategy.schedule, Spelled):
             try:
                 build(str(strategy.schedule), self.ranks // shared, heads=self.heads // shared)
             except ScheduleError as error:

@@ -10,7 +10,7 @@ from tokenring_xdit.bench.records import Record
 from tokenring_xdit.bench.sweep import NO_NETWORK
 from tokenring_xdit.planning import Cost, Inside, Problem, Simulation, gathered, of_schedule, run, ulysses
 from tokenring_xdit.planning.programs import Step
-from tokenring_xdit.schedule import build
+from tokenring_xdit.schedule import Spelled, build
 from tokenring_xdit.topology import load_network
 
 __all__ = ["Prediction", "predict"]
@@ -81,7 +81,7 @@ def _programs(strategy: Strategy, problem: Problem, cost: Cost) -> tuple[tuple[S
     ranks = problem.ranks // strategy.ulysses
     if strategy.kind is StrategyKind.ULYSSES:
         return ulysses(problem.ranks, build("ring", 1).schedule, problem, cost)
-    if strategy.kind is StrategyKind.SCHEDULE:
+    if isinstance(strategy.schedule, Spelled):
         schedule = build(str(strategy.schedule), ranks, heads=problem.heads // strategy.ulysses).schedule
         if strategy.ulysses == 1:
             return of_schedule(schedule, problem, cost)
@@ -90,4 +90,4 @@ def _programs(strategy: Strategy, problem: Problem, cost: Cost) -> tuple[tuple[S
         if strategy.ulysses == 1:
             return gathered(problem, cost)
         return ulysses(strategy.ulysses, Inside.GATHERED, problem, cost)
-    return None  # one rank, or xfuser's rotation, of which no model is made
+    return None  # one rank, what the call chose, or xfuser's rotation, of which no model is made
