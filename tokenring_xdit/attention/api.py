@@ -219,11 +219,11 @@ def _spec(
             raise UnsupportedError("home_kv has no position in a causal sequence: pass causal=False or no home_kv")
     name, fingerprint = str(chosen), ""
     if isinstance(chosen, VerifiedSchedule):
-        name, fingerprint, cut = chosen.schedule.name, chosen.fingerprint, chosen.head_cut
-        if q.shape[1] % cut or k.shape[1] % cut:
+        name, fingerprint = chosen.schedule.name, chosen.fingerprint
+        if not chosen.takes_heads(q.shape[1], k.shape[1]):
             raise UnsupportedError(
-                f"schedule '{name}' cuts heads in {cut}, which {q.shape[1]} query heads and {k.shape[1]} key heads do "
-                "not allow"
+                f"schedule '{name}' cuts heads in {chosen.head_cut}, which {q.shape[1]} query heads and "
+                f"{k.shape[1]} key heads do not allow"
             )
     return CallSpec(
         schedule=name,

@@ -43,8 +43,8 @@ class Prediction:
 def predict(records: Sequence[Record]) -> tuple[Prediction, ...]:
     """Simulate the attention calls among records that ran on an emulated network, over several ranks.
 
-    The kernel's speed is taken from the record itself: what the attention of all ranks took with nothing sent. So what is
-    compared is the course of communication and computation, not the speed of this machine.
+    The kernel's speed is taken from the record itself: what the attention of all ranks took with nothing sent. So what
+    is compared is the course of communication and computation, not the speed of this machine.
     """
     found = []
     for record in records:
