@@ -1,16 +1,17 @@
-"""Attention sweeps from a config, on this machine's own network or an emulated one, and their comparison."""
+"""Sweeps over attention calls and denoising steps, on this machine's own network or an emulated one; comparing them."""
 
 from tokenring_xdit.bench.diff import Difference, Verdict, compare
-from tokenring_xdit.bench.plan import Case, Shape, Strategy, StrategyKind
+from tokenring_xdit.bench.plan import Case, Level, Shape, Strategy, StrategyKind
 from tokenring_xdit.bench.records import Record, Status, read_records
-from tokenring_xdit.bench.runner import RESULTS_FILE, TABLE_FILE, Outcome, Step, run_sweep
-from tokenring_xdit.bench.sweep import SweepConfig
+from tokenring_xdit.bench.runner import RESULTS_FILE, TABLE_FILE, Outcome, Step, planned_keys, run_sweep
+from tokenring_xdit.bench.sweep import SweepConfig, inspect_models
 
 __all__ = [
     "RESULTS_FILE",
     "TABLE_FILE",
     "Case",
     "Difference",
+    "Level",
     "Outcome",
     "Record",
     "Shape",
@@ -21,6 +22,8 @@ __all__ = [
     "SweepConfig",
     "Verdict",
     "compare",
+    "inspect_models",
+    "planned_keys",
     "read_records",
     "run_sweep",
 ]

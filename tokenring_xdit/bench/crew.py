@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tokenring_xdit.attention.auto import TOPOLOGY_VARIABLE
 from tokenring_xdit.bench.orders import Failure
 from tokenring_xdit.errors import LaunchError
 from tokenring_xdit.network import INIT_METHOD_VARIABLE, EmulatedNetwork, rank_variables
@@ -70,6 +71,7 @@ class Crew:
         }
         if emulated is not None:
             variables = rank_variables(emulated, rank, self.ranks, folder)
+            variables[TOPOLOGY_VARIABLE] = emulated.network.name
         theirs_in, ours_out = Pipe(duplex=False)
         ours_in, theirs_out = Pipe(duplex=False)
         ends = (theirs_in.fileno(), theirs_out.fileno())

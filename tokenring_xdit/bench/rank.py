@@ -25,16 +25,20 @@ def main(orders: int, answers: int) -> None:
 
 
 def _serve(mailbox: Mailbox) -> None:
-    from tokenring_xdit.bench.measure import Bench, join_world
+    from tokenring_xdit.bench.instruments import join_world
+    from tokenring_xdit.bench.measure import Bench
+    from tokenring_xdit.bench.pipeline import PipelineBench
+    from tokenring_xdit.bench.scene import SceneShape
 
     device = join_world()
-    bench: Bench | None = None
+    bench: Bench | PipelineBench | None = None
     while True:
         order: Any = mailbox.next()
         if isinstance(order, Prepare):
             bench = None  # lets the tensors before go
-            bench = Bench(order, device)
-            mailbox.answer(Prepared(bench.kernel.name, str(device), bench.threads))
+            kind = PipelineBench if isinstance(order.shape, SceneShape) else Bench
+            bench = kind(order, device)
+            mailbox.answer(Prepared(bench.kernel, str(device), bench.threads))
         elif isinstance(order, Check):
             assert bench is not None
             mailbox.answer(bench.check(order.strategy))

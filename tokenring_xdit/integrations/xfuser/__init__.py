@@ -5,6 +5,7 @@ from tokenring_xdit.integrations.xfuser.choice import TokenRingChoice, current_c
 from tokenring_xdit.integrations.xfuser.install import register
 from tokenring_xdit.integrations.xfuser.parallelize import Output, parallelize
 from tokenring_xdit.integrations.xfuser.state import Degrees, ShardedPipeline, XfuserState
+from tokenring_xdit.integrations.xfuser.stopwatch import Stopwatch, time_flux_attention
 from tokenring_xdit.integrations.xfuser.traffic import Traffic, count_traffic
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Degrees",
     "Output",
     "ShardedPipeline",
+    "Stopwatch",
     "TokenRingChoice",
     "Traffic",
     "XfuserState",
@@ -19,4 +21,5 @@ __all__ = [
     "current_choice",
     "parallelize",
     "register",
+    "time_flux_attention",
 ]
