@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import median
 from typing import Any, Protocol
 
@@ -21,12 +22,14 @@ SECONDS = 60.0
 """What a probe may take, about."""
 SECONDS_QUICK = 15.0
 
-_ROUNDS, _ROUNDS_QUICK = 3, 2
+_ROUNDS = 3
 _MESSAGES = 12  # of a transfer; what comes between the first and the last counts
 _LEAST_MESSAGE, _MOST_MESSAGE = 1 << 12, 1 << 25  # bytes
 _FIRST_MESSAGE = 1 << 14  # bytes, while nothing is known
-_SHORTEST, _LONGEST = 0.04, 0.25  # seconds of a transfer that has its wires for itself
+_SHORTEST, _LONGEST = 0.05, 0.2  # seconds of a transfer that has its wires for itself
 _ENOUGH = 0.4  # of these seconds, else the size was guessed too small and the transfer is measured again
+_LATE = 0.5  # of the time of the last message: where the first came later, its rank was late to notice
+_TRIES = 6
 _OVERHEAD = 0.02  # seconds that an order takes beside its transfers
 _PINGS = 20
 _UNSETTLED = 0.15  # trials that differ by more are measured again,
@@ -71,7 +74,7 @@ def probe(
 
     Args:
         ranks: Who carries out the orders.
-        quick: Measure less, and twice instead of three times.
+        quick: Measure less.
         seconds: What it may take, about; :data:`SECONDS` or :data:`SECONDS_QUICK` by default. It decides how long each
             transfer lasts, within limits, so that many ranks or slow wires take longer.
         on_step: Told how many orders were given, of how many, and what comes next.
@@ -116,27 +119,28 @@ class _Probe:
     def __init__(self, ranks: Ranks, quick: bool, seconds: float, on_step: Callable[[int, int, str], None]) -> None:
         self._ranks, self._seconds, self._on_step = ranks, seconds, on_step
         self._trials = list(trials_for(ranks.ranks, quick=quick))
-        self._rounds = _ROUNDS_QUICK if quick else _ROUNDS
-        self._known: dict[Transfer, float] = {}  # bits a second of transfers that were measured alone
+        self._known: dict[Transfer, list[float]] = defaultdict(list)  # bits a second of what was measured alone
         self._samples: dict[Trial, list[list[float]]] = defaultdict(list)
-        self._pairs = sorted({tuple(sorted(t.transfers[0])) for t in self._trials if t.kind is Kind.ONE_WAY})
-        self._done, self._total = 0, len(self._pairs) + self._rounds * len(self._trials)
+        alone = [trial.transfers[0] for trial in self._trials if trial.kind is Kind.ONE_WAY]
+        self._pairs = sorted({(min(transfer), max(transfer)) for transfer in alone})
+        self._done, self._total = 0, len(self._pairs) + _ROUNDS * len(self._trials)
         weights = sum(math.sqrt(_fan(trial)) for trial in self._trials)
-        spare = seconds / self._rounds - _OVERHEAD * len(self._trials)
+        spare = seconds / _ROUNDS - _OVERHEAD * len(self._trials)
         self._duration = min(_LONGEST, max(_SHORTEST, spare / weights))
 
     def run(self) -> Probed:
         start = time.monotonic()
+        self._on_step(0, self._total, "starting ranks")
         descriptions = tuple(self._ranks.ask(Describe(), _TIMEOUT))
-        latencies = tuple((pair, self._ping(pair)) for pair in self._pairs)  # type: ignore[arg-type]
-        self._rounds_of(self._trials, self._rounds)
+        latencies = tuple((pair, self._ping(pair)) for pair in self._pairs)
+        self._rounds_of(self._trials, _ROUNDS)
         self._settle(start)
         figures = self._figures(latencies, descriptions)
         inference = infer(figures)
         suspected = suspected_trials(self._ranks.ranks)
         if inference.network is None and figures.noise <= MOST_NOISE and suspected:
-            self._total += self._rounds * len(suspected)
-            self._rounds_of(suspected, self._rounds)
+            self._total += _ROUNDS * len(suspected)
+            self._rounds_of(suspected, _ROUNDS)
             figures = self._figures(latencies, descriptions)
             inference = infer(figures)
         return Probed(figures, inference, descriptions, time.monotonic() - start)
@@ -159,32 +163,36 @@ class _Probe:
                     self._measure(trial)
 
     def _measure(self, trial: Trial) -> None:
-        alone = len(trial.transfers) == 1
         duration = self._duration / math.sqrt(_fan(trial))
-        for _ in range(8):
+        for _ in range(_TRIES):
             sizes = tuple(self._message(transfer, duration) for transfer in trial.transfers)
             answers = self._ranks.ask(Send(trial.transfers, sizes, _MESSAGES), _TIMEOUT)
             arrivals = [answers[d][index] for index, (_, d) in enumerate(trial.transfers)]
+            if any(times[0] > _LATE * times[-1] for times in arrivals):
+                continue  # a rank that was not awake when its first message came
             rates = steady_rates(arrivals, sizes)
-            if not alone:
+            if trial.kind is not Kind.ONE_WAY:
                 break
             transfer = trial.transfers[0]
-            self._known[transfer] = rates[0]
-            took = arrivals[0][-1] - arrivals[0][0]
-            if took >= _ENOUGH * duration or self._message(transfer, duration) <= sizes[0]:
+            self._known[transfer].append(rates[0])
+            short = arrivals[0][-1] < _ENOUGH * duration
+            if not short or self._message(transfer, duration) <= sizes[0]:
                 break
+        else:
+            rates = [8 * size * len(times) / times[-1] for times, size in zip(arrivals, sizes, strict=True)]
         self._samples[trial].append(rates)
 
     def _message(self, transfer: Transfer, duration: float) -> int:
         """Bytes of a message, so that all of them take about so many seconds."""
         if not self._known:
             return _FIRST_MESSAGE
-        rate = self._known.get(transfer) or median(self._known.values())
-        return int(min(_MOST_MESSAGE, max(_LEAST_MESSAGE, rate * duration / 8 / _MESSAGES)))
+        rates = self._known[transfer] if transfer in self._known else chain(*self._known.values())
+        return int(min(_MOST_MESSAGE, max(_LEAST_MESSAGE, median(rates) * duration / 8 / _MESSAGES)))
 
     def _ping(self, pair: Transfer) -> float:
         self._step("a few bytes to and fro")
-        return median(self._ranks.ask(Ping(pair, _PINGS), _TIMEOUT)[pair[0]])
+        times: list[float] = self._ranks.ask(Ping(pair, _PINGS), _TIMEOUT)[pair[0]]
+        return median(times)
 
     def _figures(self, latencies: tuple[tuple[Transfer, float], ...], descriptions: Sequence[Description]) -> Figures:
         figures = tuple(

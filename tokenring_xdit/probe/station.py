@@ -93,12 +93,12 @@ class Station:
     def _stream(self, order: Send) -> Arrivals:
         """All messages posted at once, receives first; a thread for each source notes when they come."""
         receives, sends = self._mine(order)
-        expected = {
+        expected: dict[int, list[Any]] = {
             index: [dist.irecv(buffer, source) for _ in range(order.messages)] for index, source, buffer in receives
         }
         dist.barrier()
         start = time.perf_counter()
-        works = [dist.isend(buffer, destination) for _ in range(order.messages) for destination, buffer in sends]
+        works: list[Any] = [dist.isend(buffer, peer) for _ in range(order.messages) for peer, buffer in sends]
 
         def await_all(incoming: list[Any]) -> list[float]:
             times = []
@@ -117,19 +117,19 @@ class Station:
     def _exchange(self, order: Send) -> Arrivals:
         """A batch for each message, as attention posts them on NCCL; not run here: no GPU."""
         receives, sends = self._mine(order)
-        group: Any = None
-        events = [torch.cuda.Event(enable_timing=True) for _ in range(order.messages + 1)]
+        event: Any = torch.cuda.Event  # torch has no types for it
+        events = [event(enable_timing=True) for _ in range(order.messages + 1)]
         dist.barrier(device_ids=[self._device.index])
         torch.cuda.synchronize()
         events[0].record()
-        for event in events[1:]:
-            operations = [dist.P2POp(dist.irecv, buffer, source, group) for _, source, buffer in receives]
-            operations += [dist.P2POp(dist.isend, buffer, destination, group) for destination, buffer in sends]
+        for arrived in events[1:]:
+            operations = [dist.P2POp(dist.irecv, buffer, source) for _, source, buffer in receives]
+            operations += [dist.P2POp(dist.isend, buffer, destination) for destination, buffer in sends]
             for work in dist.batch_isend_irecv(operations) if operations else ():
                 work.wait()
-            event.record()
+            arrived.record()
         torch.cuda.synchronize()
-        times = [events[0].elapsed_time(event) / 1e3 for event in events[1:]]
+        times = [events[0].elapsed_time(arrived) / 1e3 for arrived in events[1:]]
         return {index: times for index, *_ in receives}
 
     def _ping(self, order: Ping) -> list[float] | None:

@@ -74,7 +74,7 @@ class Figure:
         return {
             "kind": self.trial.kind.value,
             "transfers": [list(transfer) for transfer in self.trial.transfers],
-            "rates": [round(rate) for rate in self.rates],
+            "rates": [round(float(f"{rate:.4g}")) for rate in self.rates],
             "spread": round(self.spread, 3),
         }
 
@@ -168,7 +168,8 @@ def _pairs(ranks: int) -> list[Transfer]:
         return list(combinations(range(ranks), 2))
     # Neighbours, so that every rank of a node is tied to the next, and ranks at distances that grow.
     distances = {max(1, round(ranks / 2 ** (step + 1))) for step in range(_PARTNERS)} | {1}
-    return sorted({tuple(sorted((r, (r + d) % ranks))) for r in range(ranks) for d in distances})  # type: ignore[misc]
+    ways = [(r, (r + d) % ranks) for r in range(ranks) for d in distances]
+    return sorted({(min(way), max(way)) for way in ways})
 
 
 def _spaced(values: Sequence[int], count: int) -> list[int]:

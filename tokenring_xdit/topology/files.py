@@ -7,7 +7,6 @@ a network stands beside it, in keys that reading checks and leaves alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,14 +100,19 @@ def network_to_yaml(network: Network, remarks: Mapping[str, Any] | None = None) 
 
 def _lines(key: str, value: Any, indent: str = "") -> str:
     """A key as YAML: mappings on lines of their own, and so are members of lists that are no plain values."""
-    import yaml
-
-    flow = partial(yaml.safe_dump, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf"))
     if isinstance(value, Mapping) and value:
         return f"{indent}{key}:\n" + "".join(_lines(inner, value[inner], indent + "  ") for inner in value)
     if isinstance(value, list) and (key in _TEXTS or any(isinstance(entry, (list, dict)) for entry in value)):
-        return f"{indent}{key}:\n" + "".join(f"{indent}  - {flow([entry]).strip()[1:-1]}\n" for entry in value)
-    return f"{indent}{flow({key: value}).strip()[1:-1]}\n"
+        return f"{indent}{key}:\n" + "".join(f"{indent}  - {_flow([entry])}\n" for entry in value)
+    return f"{indent}{_flow({key: value})}\n"
+
+
+def _flow(value: Any) -> str:
+    """The members of a list or mapping on one line."""
+    import yaml
+
+    text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf"))
+    return text.strip()[1:-1]
 
 
 def _entry(wire: Wire) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from statistics import mean, median
 from tokenring_xdit.topology.figures import Figures, Kind
 from tokenring_xdit.topology.network import Network, Rate
 from tokenring_xdit.topology.shapes import Candidate, Shape, candidates
-from tokenring_xdit.topology.sharing import Direction, shared_rates
+from tokenring_xdit.topology.sharing import Direction, fair_shares
 
 __all__ = ["MOST_ERROR", "MOST_NOISE", "Inference", "infer", "spoken"]
 
@@ -107,10 +107,17 @@ def _fit(candidate: Candidate, figures: Figures, duplex: float) -> _Fit:
     capacity = _capacities(candidate, figures, routes)
     off: dict[tuple[Kind, int], list[float]] = defaultdict(list)
     for figure in figures.figures:
-        expected = shared_rates([routes[t] for t in figure.trial.transfers], capacity, duplex)
+        if figure.trial.kind is Kind.ALL:
+            continue  # on ranks that share processors it measures those, and other trials tell as much of the wires
+        shares = fair_shares([routes[t] for t in figure.trial.transfers], capacity, duplex)
+        # Short transfers share a wire unevenly, so those that do are judged together.
+        expected: dict[tuple[str, ...], float] = defaultdict(float)
+        measured: dict[tuple[str, ...], float] = defaultdict(float)
+        for share, rate in zip(shares, figure.rates, strict=True):
+            expected[share.limit] += share.rate
+            measured[share.limit] += rate
         off[figure.trial.group(figures.ranks)] += [
-            abs(math.log(max(rate, 1.0) / rate_expected))
-            for rate, rate_expected in zip(figure.rates, expected, strict=True)
+            abs(math.log(max(measured[share.limit], 1.0) / expected[share.limit])) for share in shares
         ]
     return _Fit(candidate, capacity, max(mean(entries) for entries in off.values()))
 
@@ -128,7 +135,7 @@ def _capacities(
         for direction, load in loads.items():
             passed[direction].append(load)
     found = {direction: median(v for v in loads if v >= _FULL * max(loads)) for direction, loads in passed.items()}
-    capacity = {}
+    capacity: dict[Direction, float] = {}
     for tier in dict.fromkeys(candidate.tiers):
         wires = [w for w, its in zip(candidate.network.wires, candidate.tiers, strict=True) if its is tier]
         directions = [direction for wire in wires for direction in (wire.ends, wire.ends[::-1])]

@@ -4,14 +4,31 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 from tokenring_xdit.topology.network import Network
 
-__all__ = ["Direction", "fair_rates", "shared_rates"]
+__all__ = ["Direction", "Share", "fair_rates", "fair_shares"]
 
 Direction = tuple[str, str]
 """A direction of a wire: from node, to node."""
+
+_NOTHING = 1e-9  # of a wire that is left is rounding
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a transfer gets.
+
+    Attributes:
+        rate: Bits a second.
+        limit: What is full and keeps it from more: a direction, or both of a wire that are not independent.
+            Transfers with the same limit share it.
+    """
+
+    rate: float
+    limit: tuple[str, ...]
 
 
 def fair_rates(network: Network, transfers: Sequence[tuple[str, str]]) -> list[float]:
@@ -26,13 +43,13 @@ def fair_rates(network: Network, transfers: Sequence[tuple[str, str]]) -> list[f
     """
     routes = [tuple(pairwise(network.route(*transfer))) for transfer in transfers]
     capacity = {(a, b): float(network.wire(a, b).rate_from(a).bits_per_second) for route in routes for a, b in route}
-    return shared_rates(routes, capacity)
+    return [share.rate for share in fair_shares(routes, capacity)]
 
 
-def shared_rates(
+def fair_shares(
     routes: Sequence[Sequence[Direction]], capacity: Mapping[Direction, float], duplex: float = 1.0
-) -> list[float]:
-    """Max-min fair rates: all grow alike, and each stops where a wire of its route is full.
+) -> list[Share]:
+    """Max-min fair shares: all grow alike, and each stops where a wire of its route is full.
 
     Args:
         routes: The directions that each transfer loads.
@@ -40,8 +57,9 @@ def shared_rates(
         duplex: What a wire carries in both directions at once, over the sum of what they carry alone.
     """
     if duplex >= 1 and len(routes) == 1:
-        return [min(capacity[direction] for direction in routes[0])]
-    # A resource is a direction, or both of a wire where they are not independent; a transfer takes a share of it.
+        slowest = min(routes[0], key=capacity.__getitem__)
+        return [Share(capacity[slowest], slowest)]
+    # What can be full is a direction, or both of a wire where they are not independent; a transfer takes a part of it.
     users: dict[tuple[str, ...], list[tuple[int, float]]] = defaultdict(list)
     left: dict[tuple[str, ...], float] = {}
     for index, route in enumerate(routes):
@@ -52,18 +70,20 @@ def shared_rates(
                 both = (*sorted((a, b)), "both")
                 users[both].append((index, 1 / capacity[a, b]))
                 left[both] = 2 * duplex
-    rates = [0.0] * len(routes)
+    shares: dict[int, Share] = {}
+    reached = 0.0
     growing = set(range(len(routes)))
     while growing:
-        taken = {r: sum(share for index, share in users[r] if index in growing) for r in left}
-        step = min(left[r] / taken[r] for r in left if taken[r] > 0)
-        for index in growing:
-            rates[index] += step
-        full = set()
-        for resource, share in taken.items():
-            if share > 0:
-                left[resource] -= step * share
-                if left[resource] <= 1e-9:
-                    full.update(index for index, _ in users[resource])
-        growing -= full
-    return rates
+        taken = {limit: [part for index, part in users[limit] if index in growing] for limit in left}
+        taken = {limit: parts for limit, parts in taken.items() if parts}
+        step = min(left[limit] / sum(parts) for limit, parts in taken.items())
+        reached += step
+        for limit, parts in taken.items():
+            left[limit] -= step * sum(parts)
+        # Of several that are full at the same time the one that most share comes first.
+        for limit in sorted(taken, key=lambda limit: -len(taken[limit])):
+            if left[limit] <= _NOTHING:
+                for index, _ in users[limit]:
+                    shares.setdefault(index, Share(reached, limit))
+        growing -= shares.keys()
+    return [shares[index] for index in range(len(routes))]
