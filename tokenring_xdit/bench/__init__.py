@@ -5,6 +5,7 @@ from tokenring_xdit.bench.plan import Case, Level, Shape, Strategy, StrategyKind
 from tokenring_xdit.bench.records import Record, Status, read_records
 from tokenring_xdit.bench.runner import RESULTS_FILE, TABLE_FILE, Outcome, Step, planned_keys, run_sweep
 from tokenring_xdit.bench.sweep import SweepConfig, inspect_models
+from tokenring_xdit.bench.world import World, obey
 
 __all__ = [
     "RESULTS_FILE",
@@ -21,8 +22,10 @@ __all__ = [
     "StrategyKind",
     "SweepConfig",
     "Verdict",
+    "World",
     "compare",
     "inspect_models",
+    "obey",
     "planned_keys",
     "read_records",
     "run_sweep",

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,13 +23,18 @@ __all__ = ["barrier", "clear_buffers", "join_world", "largest", "peak_of", "sync
 _DEVICES = Path("/sys/class/net")
 
 
-def join_world() -> torch.device:
-    """Meet the other ranks; returns this rank's device. In an emulated network that is the CPU."""
+def join_world(store: Any = None) -> torch.device:
+    """Meet the other ranks; returns this rank's device. In an emulated network that is the CPU.
+
+    Args:
+        store: Where they meet; ``None`` is what the environment says.
+    """
     quieten()
     device = rank_device() if wires() is None else torch.device("cpu")
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        init_method=os.environ[INIT_METHOD_VARIABLE],
+        init_method=None if store is not None else os.environ[INIT_METHOD_VARIABLE],
+        store=store,
         rank=int(os.environ["RANK"]),
         world_size=int(os.environ["WORLD_SIZE"]),
         timeout=timedelta(hours=1),

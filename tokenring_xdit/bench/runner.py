@@ -17,6 +17,7 @@ from tokenring_xdit.bench.orders import Check, Checked, Prepare, Prepared, Time,
 from tokenring_xdit.bench.plan import Case, Level, Shape, Strategy, StrategyKind
 from tokenring_xdit.bench.records import Record, Spread, Status, case_fields, read_records, write_table
 from tokenring_xdit.bench.sweep import SweepConfig
+from tokenring_xdit.bench.world import World
 from tokenring_xdit.errors import ConfigurationError, LaunchError
 from tokenring_xdit.network import EmulatedNetwork, emulate, refuse_slow, self_test
 from tokenring_xdit.pipelines.loading import refuse_missing_gpus
@@ -68,7 +69,11 @@ class _CaseError(Exception):
 
 
 def run_sweep(
-    config: SweepConfig, *, resume: bool = False, on_step: Callable[[Step], None] = lambda step: None
+    config: SweepConfig,
+    *,
+    resume: bool = False,
+    on_step: Callable[[Step], None] = lambda step: None,
+    world: World | None = None,
 ) -> Outcome:
     """Run the cases of a sweep; each is recorded when its comparison is over, or when it failed.
 
@@ -76,6 +81,7 @@ def run_sweep(
         config: The sweep.
         resume: Leave out what its folder has a record of.
         on_step: Told of each step before it is taken.
+        world: Ranks that torchrun started, this process being rank 0; ``None`` starts ranks on this machine.
 
     Raises:
         ConfigurationError: It has mistakes between its keys, there are results in its folder already, or its ranks do
@@ -99,9 +105,9 @@ def run_sweep(
         left = [case for case in cases if _blank(config, case).key not in recorded]
         if left:
             pending[shape] = left
-    _refuse_ranks(config, pending)
+    _refuse_ranks(config, pending, world)
     results.parent.mkdir(parents=True, exist_ok=True)
-    sweep = _Sweep(config, results, pending, on_step)
+    sweep = _Sweep(config, results, pending, on_step, world)
     try:
         if pending:
             with _network(config, on_step) as (emulated, share):
@@ -121,10 +127,18 @@ def _blank(config: SweepConfig, case: Case, status: Status = Status.OK) -> Recor
     return Record(**case_fields(case, config.network, config.rounds, config.seed), status=status)
 
 
-def _refuse_ranks(config: SweepConfig, pending: dict[Shape, list[Case]]) -> None:
+def _refuse_ranks(config: SweepConfig, pending: dict[Shape, list[Case]], world: World | None) -> None:
     most = max((shape.ranks for shape in pending), default=0)
     network = config.emulated
-    if network is None:
+    if world is not None:
+        others = sorted({shape.ranks for shape in pending} - {world.ranks})
+        if network is not None or others:
+            asked = f"the emulated network '{network.name}'" if network is not None else f"{others} ranks"
+            raise ConfigurationError(
+                f"torchrun started {world.ranks} ranks, and the sweep asks for {asked}: use network=none and "
+                f"ranks={world.ranks}, or start it without torchrun"
+            )
+    elif network is None:
         refuse_missing_gpus(most)
     elif most > len(network.hosts):
         raise ConfigurationError(
@@ -156,8 +170,10 @@ class _Sweep:
         results: Path,
         pending: dict[Shape, list[Case]],
         on_step: Callable[[Step], None],
+        world: World | None,
     ) -> None:
         self._config, self._results, self._pending, self._on_step = config, results, pending, on_step
+        self._world = world
         self._load = os.getloadavg()[0]
         self._turns = config.warmup + config.rounds
         self._done = 0
@@ -169,7 +185,7 @@ class _Sweep:
     def run(self, emulated: EmulatedNetwork | None, share: float | None) -> None:
         """Run what is pending."""
         self._common: dict[str, Any] = {"network_share": share, "load_at_start": self._load}
-        crew: Crew | None = None
+        crew: Crew | World | None = None
         ended = 0
         with ExitStack() as stack:
             for shape, cases in self._pending.items():
@@ -185,7 +201,8 @@ class _Sweep:
                     if crew is None or crew.ranks != shape.ranks:
                         stack.close()
                         self._step("starting ranks", 0)
-                        crew = stack.enter_context(Crew(shape.ranks, emulated))
+                        crew = self._world or Crew(shape.ranks, emulated)
+                        stack.enter_context(crew)
                     try:
                         self._compare(crew, shape, running)
                         break
@@ -201,7 +218,7 @@ class _Sweep:
                         break
                 self._done = ended
 
-    def _compare(self, crew: Crew, shape: Shape, cases: list[Case]) -> None:
+    def _compare(self, crew: Crew | World, shape: Shape, cases: list[Case]) -> None:
         """Measure cases of one problem by turns, and record them."""
         strategies = [case.strategy for case in cases]
         whole = any(strategy.kind is StrategyKind.SINGLE for strategy in strategies)
@@ -225,7 +242,7 @@ class _Sweep:
                 machine=_machine(prepared[0]),
             )
 
-    def _ask(self, crew: Crew, strategy: Strategy | None, order: Check | Time, doing: str) -> list[Any]:
+    def _ask(self, crew: Crew | World, strategy: Strategy | None, order: Check | Time, doing: str) -> list[Any]:
         self._step(f"{doing}: {strategy or 'attention without communication'}")
         try:
             return crew.ask(order, self._config.timeout)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenring_xdit.errors import ConfigurationError, LaunchError, RegressionError
+from tokenring_xdit.pipelines.environment import rank_environment
 
 if TYPE_CHECKING:
     from tokenring_xdit.bench import Difference, Outcome, Record, Step, SweepConfig
@@ -73,9 +75,18 @@ def _add_tolerance(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
+    if "RANK" in os.environ:
+        for name, value in rank_environment(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))).items():
+            os.environ.setdefault(name, value)
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler, which measures memory, has much to say
+        if os.environ["RANK"] != "0":
+            from tokenring_xdit.bench import obey
+
+            obey()
+            return
     from tqdm import tqdm
 
-    from tokenring_xdit.bench import RESULTS_FILE, Status, SweepConfig, inspect_models, run_sweep
+    from tokenring_xdit.bench import RESULTS_FILE, Status, SweepConfig, World, inspect_models, run_sweep
     from tokenring_xdit.cli.paths import refuse_unwritable
     from tokenring_xdit.config import read_config
 
@@ -91,7 +102,8 @@ def _run(args: argparse.Namespace) -> None:
             if sys.stderr.isatty():  # elsewhere lines add up
                 bar.refresh()
 
-        outcome = run_sweep(config, resume=args.resume, on_step=show)
+        world = World() if "RANK" in os.environ else None
+        outcome = run_sweep(config, resume=args.resume, on_step=show, world=world)
     print(json.dumps([_plain(record) for record in outcome.records]) if args.json else _table(outcome))
     differences = () if baseline is None else _compared(baseline, outcome.records, args)
     failed = outcome.count(Status.FAILED)
