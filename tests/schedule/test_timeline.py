@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 
 from tokenring_xdit.schedule import Activity, Span, Timeline, perfetto
@@ -41,7 +42,7 @@ def test_perfetto_gets_a_process_for_each_rank_and_rows_without_overlap() -> Non
         rows.setdefault((event["pid"], event["tid"]), []).append((event["ts"], event["ts"] + event["dur"]))
     for row in rows.values():
         row.sort()
-        assert all(before[1] <= after[0] for before, after in zip(row, row[1:], strict=False))
+        assert all(before[1] <= after[0] for before, after in itertools.pairwise(row))
     sent = next(event for event in spans if event["name"] == "send Q[0]")
     assert sent["args"] == {"channel": "q", "peer": 1, "bytes": 100}
     assert sent["dur"] == 3e6
