@@ -36,7 +36,6 @@ BUILDERS: dict[str, Builder] = {
     "bidirectional_q": bidirectional_q,
     "direct": direct,
     "direct_kv": direct_kv,
-    "heads": heads,
     "hierarchical": hierarchical,
     "mesh": mesh,
     "ring": ring,
