@@ -68,13 +68,18 @@ class _CaseError(Exception):
 
 
 def run_sweep(
-    config: SweepConfig, *, resume: bool = False, on_step: Callable[[Step], None] = lambda step: None
+    config: SweepConfig,
+    *,
+    resume: bool = False,
+    command: str = "",
+    on_step: Callable[[Step], None] = lambda step: None,
 ) -> Outcome:
     """Run the cases of a sweep; each is recorded when its comparison is over, or when it failed.
 
     Args:
         config: The sweep.
         resume: Leave out what its folder has a record of.
+        command: What the user typed to have it run, for the records.
         on_step: Told of each step before it is taken.
 
     Raises:
@@ -97,7 +102,7 @@ def run_sweep(
             pending[shape] = left
     _refuse_ranks(config, pending)
     results.parent.mkdir(parents=True, exist_ok=True)
-    sweep = _Sweep(config, results, pending, on_step)
+    sweep = _Sweep(config, results, pending, command, on_step)
     try:
         if pending:
             with _network(config, on_step) as (emulated, share):
@@ -146,10 +151,11 @@ class _Sweep:
         config: SweepConfig,
         results: Path,
         pending: dict[Shape, list[Case]],
+        command: str,
         on_step: Callable[[Step], None],
     ) -> None:
         self._config, self._results, self._pending, self._on_step = config, results, pending, on_step
-        self._load = os.getloadavg()[0]
+        self._load, self._command = os.getloadavg()[0], command
         self._turns = config.warmup + config.rounds
         self._done = 0
         self._total = sum(self._steps(len(cases)) for cases in pending.values())
@@ -159,7 +165,7 @@ class _Sweep:
 
     def run(self, emulated: EmulatedNetwork | None, share: float | None) -> None:
         """Run what is pending."""
-        self._common: dict[str, Any] = {"network_share": share, "load_at_start": self._load}
+        self._common: dict[str, Any] = {"network_share": share, "load_at_start": self._load, "command": self._command}
         crew: Crew | None = None
         ended = 0
         with ExitStack() as stack:
