@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -101,7 +101,6 @@ def _time(view: View) -> Figure | None:
         _QUARTILES,
         measures.call_time,
         measures.time_unit,
-        logarithmic=view.axis is not Axis.SHAPE,
     )
 
 
@@ -116,32 +115,67 @@ def _speed_up(view: View) -> Figure | None:
         f"How many times as fast as {BASELINE}, medians over medians; error bars set quartile against quartile.",
         value,
         lambda _: Unit("times as fast", 1),
+        linear=True,
         reference=1.0,
     )
 
 
-_HIDDEN = "What the busiest wire needs at its stated rate and nobody waited for, at least that."
+_Quantity = Callable[[Record], Value | None]
+
+_EXPOSED = "exposed, the call less its attention"
+_HIDDEN = "hidden, what the busiest wire needs at its stated rate and nobody waited for, at least that"
+_UNKNOWN = "What is hidden is unknown without stated rates."
 
 
 def _communication(view: View) -> Figure | None:
-    parts: dict[Part, Callable[[Record], Value | None]] = {Part.EXPOSED: measures.exposed, Part.HIDDEN: measures.hidden}
-    known = any(measures.hidden(record) for record in view.records)
-    said = _HIDDEN if known else "What is hidden is unknown without stated rates."
-    note = f"Solid: exposed, the call less its attention. {'Dotted: hidden, w' if known else 'W'}{said[1:]}"
-    if view.axis is Axis.SHAPE:
-        note = f"{note.replace('Solid', 'Full').replace('Dotted', 'Striped')} Pale: computing."
-        parts = {Part.COMPUTING: _computing_alone, Part.HIDDEN: measures.hidden, Part.EXPOSED: measures.exposed}
+    if not any(measures.exposed(record) for record in view.records):
+        return None
+    return _where_time_goes(view) if view.axis is Axis.SHAPE else _exposed_and_hidden(view)
+
+
+def _where_time_goes(view: View) -> Figure:
+    parts = {Part.COMPUTING: _computing_alone, Part.HIDDEN: measures.hidden, Part.EXPOSED: measures.exposed}
+    found, unit = _parts(view, parts)
+    series = tuple(
+        Series(name, tuple(_scaled(point, unit, bounds=False) for point in points), part)
+        for (name, part), points in found.items()
+    )
+    hidden = f"Striped: {_HIDDEN}." if _rates_known(view) else _UNKNOWN
+    note = f"Pale: computing. {hidden} Full: {_EXPOSED}."
+    return Figure("communication", "Where the time goes", note, Form.BARS, "", unit.name, series)
+
+
+def _exposed_and_hidden(view: View) -> Figure:
+    found, unit = _parts(view, {Part.EXPOSED: measures.exposed, Part.HIDDEN: measures.hidden})
+    logarithmic = all(
+        point.value.middle > 0 for (_, part), points in found.items() if part is Part.EXPOSED for point in points
+    )
+    series = tuple(
+        Series(name, tuple(_scaled(point, unit) for point in points if point.value.middle > 0 or not logarithmic), part)
+        for (name, part), points in found.items()
+    )
+    note = f"Solid: {_EXPOSED}. {f'Dotted: {_HIDDEN}.' if _rates_known(view) else _UNKNOWN}"
+    return Figure(
+        "communication",
+        "Communication, exposed and hidden",
+        note,
+        Form.LINES,
+        _X_LABELS[view.axis],
+        unit.name,
+        tuple(entry for entry in series if entry.points),
+        logarithmic,
+    )
+
+
+def _parts(view: View, parts: Mapping[Part, _Quantity]) -> tuple[dict[tuple[str, Part], list[Point]], Unit]:
+    """The points of each strategy and part that has any, and the unit of them all."""
     found = {(name, part): _values(view, name, of) for name in view.strategies for part, of in parts.items()}
     unit = measures.time_unit(point.value.middle for points in found.values() for point in points)
-    if not any(points for (_, part), points in found.items() if part is Part.EXPOSED):
-        return None
-    series = tuple(
-        Series(name, tuple(_scaled(point, unit, bounds=view.axis is not Axis.SHAPE) for point in points), part)
-        for (name, part), points in found.items()
-        if points
-    )
-    title = "Where the time goes" if view.axis is Axis.SHAPE else "Communication, exposed and hidden"
-    return Figure("communication", title, note, _form(view), _X_LABELS[view.axis], unit.name, series)
+    return {key: points for key, points in found.items() if points}, unit
+
+
+def _rates_known(view: View) -> bool:
+    return any(measures.hidden(record) for record in view.records)
 
 
 def _computing_alone(record: Record) -> Value | None:
@@ -158,8 +192,14 @@ def _busiest_link(view: View) -> Figure | None:
 
 
 def _payload(view: View) -> Figure | None:
-    note = "Payload of the rank that sends most, in one call."
-    return _plot(view, "bytes-sent", "Bytes sent by a rank", note, measures.payload, measures.bytes_unit)
+    def value(record: Record) -> Value | None:
+        sent = measures.payload(record)
+        return None if view.axis is not Axis.SHAPE and sent is not None and not sent.middle else sent
+
+    note = "Payload of the rank that sends most, in one call. Who sends nothing has no line."
+    if view.axis is Axis.SHAPE:
+        note = "Payload of the rank that sends most, in one call."
+    return _plot(view, "bytes-sent", "Bytes sent by a rank", note, value, measures.bytes_unit)
 
 
 def _memory(view: View) -> Figure | None:
@@ -188,19 +228,34 @@ def _plot(
     key: str,
     title: str,
     note: str,
-    value: Callable[[Record], Value | None],
+    value: _Quantity,
     unit_of: Callable[[list[float]], Unit],
     *,
-    logarithmic: bool = False,
+    linear: bool = False,
     reference: float | None = None,
 ) -> Figure | None:
     found = {name: points for name in view.strategies if (points := _values(view, name, value))}
     unit = unit_of([point.value.middle for points in found.values() for point in points])
     series = tuple(Series(name, tuple(_scaled(point, unit) for point in points)) for name, points in found.items())
-    return Figure(key, title, note, _form(view), _X_LABELS[view.axis], unit.name, series, logarithmic, reference)
+    return Figure(
+        key,
+        title,
+        note,
+        _form(view),
+        _X_LABELS[view.axis],
+        unit.name,
+        series,
+        not linear and _spans(view, found.values()),
+        reference,
+    )
 
 
-def _values(view: View, strategy: str, value: Callable[[Record], Value | None]) -> list[Point]:
+def _spans(view: View, found: Iterable[list[Point]]) -> bool:
+    """Whether figures are such that a logarithmic scale shows them best: over an axis, and all above zero."""
+    return view.axis is not Axis.SHAPE and all(point.value.middle > 0 for points in found for point in points)
+
+
+def _values(view: View, strategy: str, value: _Quantity) -> list[Point]:
     records = [view.find(strategy, place) for place in view.places]
     found = [(record, value(record)) for record in records if record is not None]
     return [Point(view.at(record), figure) for record, figure in found if figure is not None]

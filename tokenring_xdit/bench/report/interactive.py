@@ -21,6 +21,8 @@ _MOST_TICKS = 8
 _PATTERNS = {Part.WHOLE: "", Part.COMPUTING: "", Part.HIDDEN: "/", Part.EXPOSED: ""}
 _OPACITY = {Part.WHOLE: 1.0, Part.COMPUTING: 0.3, Part.HIDDEN: 0.6, Part.EXPOSED: 1.0}
 _RANK_HEIGHT = 58
+_BUTTONS = 26
+"""Height of plotly's buttons, which would otherwise stand on what is plotted."""
 
 
 def plot_of(figure: Figure, looks: Mapping[str, Style]) -> dict[str, Any]:
@@ -114,7 +116,7 @@ def _bars(figure: Figure, looks: Mapping[str, Style]) -> dict[str, Any]:
                     "color": colour,
                     "opacity": _OPACITY[series.part],
                     "line": {"color": colour, "width": 1},
-                    "pattern": {"shape": _PATTERNS[series.part], "fgcolor": "@paper", "size": 6, "solidity": 0.25},
+                    "pattern": _pattern(_PATTERNS[series.part]),
                 },
                 "text": [number(point.value.middle)] if series.part is Part.WHOLE else None,
                 "textposition": "inside",
@@ -143,7 +145,7 @@ def _cells(figure: Figure, looks: Mapping[str, Style]) -> dict[str, Any]:
             **_common(series),
             "type": "heatmap",
             "x": [escape(str(point.x)) for point in series.points],
-            "y": [_name(series.strategy, looks[series.strategy])],
+            "y": [row],
             "z": [[point.value.middle for point in series.points]],
             "zmin": 0,
             "zmax": most or 1,
@@ -154,11 +156,10 @@ def _cells(figure: Figure, looks: Mapping[str, Style]) -> dict[str, Any]:
             "ygap": 3,
             "hovertemplate": _hover(series, "%{x}", f"%{{z:.3~g}} {figure.y_label}"),
         }
-        for series in figure.series
+        for row, series in enumerate(figure.series)
     ]
-    names = [series.strategy for series in figure.series]
     layout = {
-        **_layout(130 + 30 * len(names)),
+        **_layout(130 + 30 * len(figure.series)),
         "xaxis": {
             **_axis(""),
             "type": "category",
@@ -166,7 +167,16 @@ def _cells(figure: Figure, looks: Mapping[str, Style]) -> dict[str, Any]:
             "tickangle": -90,
             "tickvals": [escape(column) for column in columns][:: -(-len(columns) // 30)],
         },
-        "yaxis": {**_names(names, looks), "showgrid": False},
+        "yaxis": {
+            **_axis(""),
+            "range": [len(figure.series) - 0.5, -0.5],
+            "tickvals": list(range(len(figure.series))),
+            "ticktext": [_name(series.strategy, looks[series.strategy]) for series in figure.series],
+            "ticksuffix": " ",
+            "fixedrange": True,
+            "showgrid": False,
+            "zeroline": False,
+        },
     }
     return {"data": data, "layout": layout}
 
@@ -199,7 +209,7 @@ def plot_of_trace(trace: Trace, span: float) -> dict[str, Any]:
                 "marker": {
                     "color": f"@kind:{kind}",
                     "line": {"color": "@paper", "width": 0.5},
-                    "pattern": {"shape": "/" if waits else "", "fgcolor": "@paper", "size": 5, "solidity": 0.35},
+                    "pattern": _pattern("/" if waits else ""),
                 },
             }
         )
@@ -234,6 +244,11 @@ def plot_of_trace(trace: Trace, span: float) -> dict[str, Any]:
         ],
     }
     return {"data": data, "layout": layout}
+
+
+def _pattern(shape: str) -> dict[str, Any]:
+    """Stripes of the background's colour."""
+    return {"shape": shape, "fillmode": "overlay", "fgcolor": "@paper", "size": 6, "solidity": 0.3}
 
 
 def _told(rank: int, span: Any, size: float, unit: str) -> str:
@@ -301,7 +316,7 @@ def _reference(figure: Figure, axis: str) -> dict[str, Any]:
 def _layout(height: int) -> dict[str, Any]:
     return {
         "height": height,
-        "margin": {"l": 8, "r": 12, "t": 8, "b": 8},
+        "margin": {"l": 8, "r": 12, "t": _BUTTONS, "b": 8},
         "showlegend": False,
         "paper_bgcolor": "@paper",
         "plot_bgcolor": "@paper",

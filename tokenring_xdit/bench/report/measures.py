@@ -81,8 +81,10 @@ def hidden(record: Record) -> Value | None:
     What the busiest direction of a wire carried takes this long at its stated rate; what of that is not exposed was
     hidden. ``None`` without an emulated network, whose rates are known.
     """
-    waited, busy = exposed(record), busiest_seconds(record)
-    return None if waited is None or busy is None else Value(max(0.0, busy - max(0.0, waited.middle)))
+    waited, alone, busy = exposed(record), computing(record), busiest_seconds(record)
+    if waited is None or alone is None or busy is None:
+        return None
+    return Value(min(alone.middle, max(0.0, busy - max(0.0, waited.middle))))
 
 
 def speed_up(record: Record, baseline: Record | None) -> Value | None:

@@ -96,7 +96,7 @@ def _timelines(traces: Sequence[Trace]) -> list[dict[str, Any]]:
                 {
                     "strategy": trace.strategy,
                     "label": label(trace.strategy),
-                    "milliseconds": trace.timeline.makespan * 1e3,
+                    "time": f"{number(trace.timeline.makespan * 1e3)} ms",
                     "words": words,
                     **plot_of_trace(trace, longest),
                 }

@@ -25,9 +25,9 @@ class Hue:
     dark: str
 
 
-_ORANGE, _INK = Hue("#E37119", "#DB782C"), Hue("#1C232C", "#EEF2F7")
-_BLUE, _TEAL, _SAND = Hue("#003EE3", "#1D54F7"), Hue("#1F6A68", "#0DFF97"), Hue("#AD8C55", "#FFD517")
-_PURPLE, _SKY, _RED = Hue("#441B66", "#96488E"), Hue("#4594CC", "#52B7FF"), Hue("#910018", "#C71749")
+_ORANGE, _INK = Hue("#E37119", "#E2701D"), Hue("#1C232C", "#EEF2F7")
+_BLUE, _TEAL, _SAND = Hue("#003EE3", "#4C7FE8"), Hue("#1F6A68", "#4BF6A0"), Hue("#AD8C55", "#E7E018")
+_PURPLE, _SKY, _RED = Hue("#441B66", "#C95C9C"), Hue("#4594CC", "#84C6F6"), Hue("#910018", "#E91653")
 _GREY = Hue("#6B7785", "#98A3B1")
 
 

@@ -83,11 +83,14 @@ def write_plots(folder: Path, records: Sequence[Record], traces: Sequence[Trace]
 def _canvases(
     records: Sequence[Record], traces: Sequence[Trace], looks: Mapping[str, Style]
 ) -> Iterator[tuple[str, Canvas]]:
-    for view in _worth_a_file(views(records)):
+    found = views(records)
+    several = len({view.setting for view in found}) > 1
+    for view in _worth_a_file(found):
+        where = f"{_slug(str(view))}{f'--{_slug(str(view.setting))}' if several else ''}"
         for figure in figures(view):
-            yield f"{figure.key}--{_slug(str(view))}--{_slug(str(view.setting))}", _canvas(figure, view, looks)
+            yield f"{figure.key}--{where}", _canvas(figure, view, looks)
     for trace in traces:
-        where = f"{trace.tokens}-tokens-{trace.ranks}-ranks--{_slug(str(trace.setting))}"
+        where = f"{trace.tokens}-tokens-{trace.ranks}-ranks{f'--{_slug(str(trace.setting))}' if several else ''}"
         yield f"timeline--{_slug(label(trace.strategy))}--{where}", _timeline(trace)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tokenring_xdit.bench.records import Record, Status
 from tokenring_xdit.bench.report.measures import BASELINE, Value, call_time, speed_up
-from tokenring_xdit.bench.report.palette import is_token_ring
+from tokenring_xdit.bench.report.palette import is_token_ring, label
 from tokenring_xdit.bench.report.problems import Setting, latest, machines, problem_of
 
 __all__ = ["Summary", "Winner", "summary"]
@@ -129,8 +129,8 @@ def _fastest(winners: Sequence[Winner]) -> list[str]:
     if len(winners) == 1:
         winner = winners[0]
         speed = f", {winner.speed_up:.2f} times as fast as xfuser's Ring" if winner.speed_up is not None else ""
-        return [f"{winner.strategy} was the fastest{speed}."]
-    shares = ", ".join(f"{strategy} in {count}" for strategy, count in counted)
+        return [f"{label(winner.strategy)} was the fastest{speed}."]
+    shares = ", ".join(f"{label(strategy)} in {count}" for strategy, count in counted)
     return [f"Fastest of {len(winners)} problems: {shares}."]
 
 

@@ -31,8 +31,8 @@ __all__ = [
 
 TIMELINES_FILE = "timelines.jsonl"
 
-_WORK = (0.34, 0.66)
-_SENDS, _RECEIVES = (0.06, 0.30), (0.70, 0.94)
+_WORK = (0.29, 0.71)
+_SENDS, _RECEIVES = (0.07, 0.26), (0.74, 0.93)
 """Top and bottom of a rank's lanes, of the height that it has: what it sends above its own work, what it gets below."""
 
 

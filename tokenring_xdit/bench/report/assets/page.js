@@ -6,6 +6,7 @@
   const paper = matchMedia("print");
   const coarse = matchMedia("(pointer: coarse)");
   const PAPER_WIDTH = 690; // fits A4 and letter between margins of 12 mm
+  const PAPER_HEIGHT = 0.8; // three plots a page
   const config = {
     displaylogo: false,
     responsive: true,
@@ -31,7 +32,10 @@
     const traces = plot.data.filter((trace) => !hidden.has(trace.meta.strategy)).map((trace) => themed(trace, theme));
     const layout = themed(plot.layout, theme);
     const width = printing ? PAPER_WIDTH : element.clientWidth;
-    if (printing) layout.width = PAPER_WIDTH;
+    if (printing) {
+      layout.width = PAPER_WIDTH;
+      layout.height = Math.round(layout.height * PAPER_HEIGHT);
+    }
     if (layout.showlegend) {
       const entries = traces.filter((trace) => trace.showlegend !== false).length;
       layout.height += 20 * Math.ceil(entries / Math.max(1, Math.floor(width / 170)));
@@ -123,7 +127,7 @@
     const problem = data.timelines[Number(by("traced")?.value ?? 0)];
     clear(by("lanes"));
     for (const plot of problem.plots) {
-      const heading = `${plot.label}: ${plot.milliseconds.toPrecision(3)} ms`;
+      const heading = `${plot.label}: ${plot.time}`;
       const element = figure(by("lanes"), { ...plot, range: null }, heading, `${plot.words}.`, false);
       element.parentElement.dataset.strategy = plot.strategy;
       draw(element);
