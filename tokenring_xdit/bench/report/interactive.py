@@ -21,6 +21,7 @@ _MOST_TICKS = 8
 _PATTERNS = {Part.WHOLE: "", Part.COMPUTING: "", Part.HIDDEN: "/", Part.EXPOSED: ""}
 _OPACITY = {Part.WHOLE: 1.0, Part.COMPUTING: 0.3, Part.HIDDEN: 0.6, Part.EXPOSED: 1.0}
 _RANK_HEIGHT = 58
+_LONGEST_NAME = 28
 _BUTTONS = 26
 """Height of plotly's buttons, which would otherwise stand on what is plotted."""
 
@@ -100,9 +101,10 @@ def _scale(figure: Figure) -> dict[str, Any]:
 
 
 def _bars(figure: Figure, looks: Mapping[str, Style]) -> dict[str, Any]:
+    names = list(dict.fromkeys(series.strategy for series in figure.series))
     data = []
     for series in figure.series:
-        style, colour = looks[series.strategy], f"@strategy:{series.strategy}"
+        colour = f"@strategy:{series.strategy}"
         (point,) = series.points
         data.append(
             {
@@ -110,7 +112,7 @@ def _bars(figure: Figure, looks: Mapping[str, Style]) -> dict[str, Any]:
                 "type": "bar",
                 "orientation": "h",
                 "x": [point.value.middle],
-                "y": [_name(series.strategy, style)],
+                "y": [names.index(series.strategy)],
                 "error_x": _error(series, "@text"),
                 "marker": {
                     "color": colour,
@@ -125,13 +127,12 @@ def _bars(figure: Figure, looks: Mapping[str, Style]) -> dict[str, Any]:
                 "hovertemplate": _hover(series, series.part.value, f"%{{x:.3~g}} {figure.y_label}"),
             }
         )
-    names = list(dict.fromkeys(series.strategy for series in figure.series))
     layout = {
         **_layout(92 + 34 * len(names)),
         "barmode": "relative",
         "bargap": 0.3,
         "xaxis": {**_axis(figure.y_label), "rangemode": "tozero"},
-        "yaxis": {**_names(names, looks), "showgrid": False},
+        "yaxis": _names(names, looks),
         **_reference(figure, "x"),
     }
     return {"data": data, "layout": layout}
@@ -144,7 +145,7 @@ def _cells(figure: Figure, looks: Mapping[str, Style]) -> dict[str, Any]:
         {
             **_common(series),
             "type": "heatmap",
-            "x": [escape(str(point.x)) for point in series.points],
+            "x": [_escape(str(point.x)) for point in series.points],
             "y": [row],
             "z": [[point.value.middle for point in series.points]],
             "zmin": 0,
@@ -165,18 +166,9 @@ def _cells(figure: Figure, looks: Mapping[str, Style]) -> dict[str, Any]:
             "type": "category",
             "showgrid": False,
             "tickangle": -90,
-            "tickvals": [escape(column) for column in columns][:: -(-len(columns) // 30)],
+            "tickvals": [_escape(column) for column in columns][:: -(-len(columns) // 30)],
         },
-        "yaxis": {
-            **_axis(""),
-            "range": [len(figure.series) - 0.5, -0.5],
-            "tickvals": list(range(len(figure.series))),
-            "ticktext": [_name(series.strategy, looks[series.strategy]) for series in figure.series],
-            "ticksuffix": " ",
-            "fixedrange": True,
-            "showgrid": False,
-            "zeroline": False,
-        },
+        "yaxis": _names([series.strategy for series in figure.series], looks),
     }
     return {"data": data, "layout": layout}
 
@@ -198,7 +190,7 @@ def plot_of_trace(trace: Trace, span: float) -> dict[str, Any]:
             {
                 "type": "bar",
                 "orientation": "h",
-                "name": escape(kind),
+                "name": _escape(kind),
                 "meta": {"strategy": trace.strategy, "kind": kind},
                 "base": [box.span.start / unit.size for box in own],
                 "x": [(box.span.end - box.span.start) / unit.size for box in own],
@@ -257,16 +249,16 @@ def _told(rank: int, span: Any, size: float, unit: str) -> str:
     carried = f", {span.size / 1e6:.3g} MB" if span.size else ""
     channel = f" on {span.channel}" if span.channel else ""
     times = f"{number(span.start / size)} to {number(span.end / size)} {unit}"
-    return f"rank {rank}: {span.activity.value} {escape(span.what)}{peer}{escape(channel)}{carried}<br>{times}"
+    return f"rank {rank}: {span.activity.value} {_escape(span.what)}{peer}{_escape(channel)}{carried}<br>{times}"
 
 
 def _common(series: Series) -> dict[str, Any]:
-    return {"name": escape(label(series.strategy)), "meta": {"strategy": series.strategy, "part": series.part.value}}
+    return {"name": _escape(label(series.strategy)), "meta": {"strategy": series.strategy, "part": series.part.value}}
 
 
 def _hover(series: Series, where: str, figure: str) -> str:
     part = f" {series.part.value}" if series.part is Part.HIDDEN and where == "%{x}" else ""
-    return f"<b>{escape(label(series.strategy))}</b> {where}{part}<br>{figure}<extra></extra>"
+    return f"<b>{_escape(label(series.strategy))}</b> {where}{part}<br>{figure}<extra></extra>"
 
 
 def _error(series: Series, colour: str) -> dict[str, Any]:
@@ -285,12 +277,30 @@ def _error(series: Series, colour: str) -> dict[str, Any]:
 
 
 def _name(strategy: str, style: Style) -> str:
-    return f"<b>{escape(label(strategy))}</b>" if style.prominent else escape(label(strategy))
+    """What stands at an axis: not so long that nothing is left for the plot."""
+    name = label(strategy)
+    short = _escape(name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…")
+    return f"<b>{short}</b>" if style.prominent else short
 
 
 def _names(strategies: Sequence[str], looks: Mapping[str, Style]) -> dict[str, Any]:
-    order = [_name(name, looks[name]) for name in dict.fromkeys(strategies)]
-    return {**_axis(""), "type": "category", "categoryarray": order[::-1], "fixedrange": True, "ticksuffix": " "}
+    """An axis of strategies, the first one at its top."""
+    order = list(dict.fromkeys(strategies))
+    return {
+        **_axis(""),
+        "range": [len(order) - 0.5, -0.5],
+        "tickvals": list(range(len(order))),
+        "ticktext": [_name(name, looks[name]) for name in order],
+        "ticksuffix": " ",
+        "fixedrange": True,
+        "showgrid": False,
+        "zeroline": False,
+    }
+
+
+def _escape(text: str) -> str:
+    """Text as plotly writes it, which knows some tags but no entities of quotation marks."""
+    return escape(text, quote=False)
 
 
 def _axis(title: str) -> dict[str, Any]:

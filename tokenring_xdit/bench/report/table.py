@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tokenring_xdit.bench.records import Record
 from tokenring_xdit.bench.report import measures
 from tokenring_xdit.bench.report.measures import BASELINE, Value, number
-from tokenring_xdit.bench.report.problems import latest, level_of, machines, problem_of
+from tokenring_xdit.bench.report.problems import level_of, machines, problem_of
 
 __all__ = ["Cell", "Table", "table"]
 
@@ -51,9 +51,8 @@ def table(records: Sequence[Record]) -> Table:
     """The table of a file's cases; columns with the same entry everywhere, or none, are left out.
 
     Args:
-        records: Each case once; their order is kept.
+        records: At least one, each case once; their order is kept.
     """
-    records = latest(records)
     known = machines(records)
     baselines = {problem_of(record, known): record for record in records if record.strategy == BASELINE}
 
