@@ -28,6 +28,7 @@ from tokenring_xdit.bench import (
     read_records,
     run_sweep,
 )
+from tokenring_xdit.bench.report import REPORT_FILE
 from tokenring_xdit.cli import main
 from tokenring_xdit.errors import ConfigurationError
 
@@ -217,7 +218,8 @@ def test_an_interrupted_sweep_keeps_what_is_done_and_goes_on(tmp_path: Path) -> 
     kept = results.read_text()
     assert 2 <= len(kept.splitlines()) < 6
     assert (folder / TABLE_FILE).exists()
-    done = commands.run("bench", "run", str(config), "--resume", "--json")
+    assert "schedule:ring" in (folder / REPORT_FILE).read_text()  # what was done until then
+    done = commands.run("bench", "run", str(config), "--resume", "--json", "--plots", str(folder / "plots"))
     assert done.returncode == 0, done.stderr
     assert results.read_text().startswith(kept)
     records = json.loads(done.stdout)
@@ -225,9 +227,13 @@ def test_an_interrupted_sweep_keeps_what_is_done_and_goes_on(tmp_path: Path) -> 
         (name, tokens) for tokens in (32, 48, 2048) for name in ("schedule:ring", "single")
     ]
     assert all(r["status"] == "ok" for r in records)
+    assert records[0]["command"] == f"tokenring-xdit bench {config}"
+    assert records[-1]["command"] == f"tokenring-xdit bench run {config} --resume --json --plots {folder / 'plots'}"
+    assert f"report: {folder / REPORT_FILE}" in done.stderr
+    assert len(list((folder / "plots").glob("time--*.svg"))) == 1
 
 
-@pytest.mark.parametrize("words", [["bench"], ["bench", "run"], ["bench", "diff"]])
+@pytest.mark.parametrize("words", [["bench"], ["bench", "run"], ["bench", "diff"], ["bench", "report"]])
 def test_every_help_has_an_example(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main([*words, "--help"])

@@ -88,6 +88,7 @@ class Record(_Part):
     network_share: float | None = None
     load_at_start: float | None = None
     machine: dict[str, Any] = {}
+    command: str = ""
     finished: str = ""
 
     @property

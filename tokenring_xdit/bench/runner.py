@@ -72,6 +72,7 @@ def run_sweep(
     config: SweepConfig,
     *,
     resume: bool = False,
+    command: str = "",
     on_step: Callable[[Step], None] = lambda step: None,
     world: World | None = None,
 ) -> Outcome:
@@ -80,6 +81,7 @@ def run_sweep(
     Args:
         config: The sweep.
         resume: Leave out what its folder has a record of.
+        command: What the user typed to have it run, for the records.
         on_step: Told of each step before it is taken.
         world: Ranks that torchrun started, this process being rank 0; ``None`` starts ranks on this machine.
 
@@ -107,7 +109,7 @@ def run_sweep(
             pending[shape] = left
     _refuse_ranks(config, pending, world)
     results.parent.mkdir(parents=True, exist_ok=True)
-    sweep = _Sweep(config, results, pending, on_step, world)
+    sweep = _Sweep(config, results, pending, command, on_step, world)
     try:
         if pending:
             with _network(config, on_step) as (emulated, share):
@@ -169,12 +171,13 @@ class _Sweep:
         config: SweepConfig,
         results: Path,
         pending: dict[Shape, list[Case]],
+        command: str,
         on_step: Callable[[Step], None],
         world: World | None,
     ) -> None:
         self._config, self._results, self._pending, self._on_step = config, results, pending, on_step
         self._world = world
-        self._load = os.getloadavg()[0]
+        self._load, self._command = os.getloadavg()[0], command
         self._turns = config.warmup + config.rounds
         self._done = 0
         self._total = sum(self._steps(shape, len(cases)) for shape, cases in pending.items())
@@ -184,7 +187,7 @@ class _Sweep:
 
     def run(self, emulated: EmulatedNetwork | None, share: float | None) -> None:
         """Run what is pending."""
-        self._common: dict[str, Any] = {"network_share": share, "load_at_start": self._load}
+        self._common: dict[str, Any] = {"network_share": share, "load_at_start": self._load, "command": self._command}
         crew: Crew | World | None = None
         ended = 0
         with ExitStack() as stack:

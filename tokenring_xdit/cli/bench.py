@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenring_xdit.errors import ConfigurationError, LaunchError, RegressionError
+from tokenring_xdit.errors import ConfigurationError, LaunchError, NetworkError, RegressionError
 from tokenring_xdit.pipelines.environment import rank_environment
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "spelled_out"]
 
-_SUBCOMMANDS = ("run", "diff")
+_SUBCOMMANDS = ("run", "diff", "report")
 
 
 def spelled_out(argv: Sequence[str]) -> list[str]:
@@ -53,6 +53,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="results.jsonl of an earlier run; compare with it at the end, exit code 1 if anything became slower",
     )
     _add_tolerance(run)
+    run.add_argument("--plots", type=Path, metavar="DIR", help="also write the report's plots as PNG and SVG files")
     run.add_argument("--json", action="store_true", help="print the records as JSON; a comparison goes to stderr then")
     run.set_defaults(run=_run)
 
@@ -66,6 +67,18 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_tolerance(diff)
     diff.add_argument("--json", action="store_true", help="print JSON")
     diff.set_defaults(run=_diff)
+
+    report = subcommands.add_parser(
+        "report",
+        help="the report of a sweep, over or not: one HTML file, and its plots as PNG and SVG files",
+        epilog="example: tokenring-xdit bench report outputs/bench/today --plots paper/figures",
+    )
+    report.add_argument("results", type=Path, metavar="FOLDER", help="folder of a sweep, or its results.jsonl")
+    report.add_argument(
+        "--output", type=Path, metavar="FILE", help="the report (default: report.html beside the results)"
+    )
+    report.add_argument("--plots", type=Path, metavar="DIR", help="also write the plots as PNG and SVG files")
+    report.set_defaults(run=_report)
 
 
 def _add_tolerance(parser: argparse.ArgumentParser) -> None:
@@ -87,12 +100,17 @@ def _run(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from tokenring_xdit.bench import RESULTS_FILE, Status, SweepConfig, World, inspect_models, run_sweep
+    from tokenring_xdit.bench.report import refuse_missing
     from tokenring_xdit.cli.paths import refuse_unwritable
     from tokenring_xdit.config import read_config
 
     config = read_config(SweepConfig, args.config, args.overrides, inspect=inspect_models)
     baseline = _read_baseline(args, config)
-    refuse_unwritable(Path(config.output) / RESULTS_FILE, f"output {config.output}")
+    results = Path(config.output) / RESULTS_FILE
+    refuse_unwritable(results, f"output {config.output}")
+    if args.plots is not None:
+        refuse_missing(report=False, plots=True)
+        refuse_unwritable(args.plots / "time.svg", f"--plots {args.plots}")
     with tqdm(desc="sweep", leave=False, miniters=1, mininterval=0.5) as bar:
 
         def show(step: Step) -> None:
@@ -103,8 +121,14 @@ def _run(args: argparse.Namespace) -> None:
                 bar.refresh()
 
         world = World() if "RANK" in os.environ else None
-        outcome = run_sweep(config, resume=args.resume, on_step=show, world=world)
+        try:
+            outcome = run_sweep(config, resume=args.resume, command=args.command, on_step=show, world=world)
+        except (KeyboardInterrupt, LaunchError, NetworkError):  # what was measured until then
+            bar.close()
+            _leave_report(results, args.plots)
+            raise
     print(json.dumps([_plain(record) for record in outcome.records]) if args.json else _table(outcome))
+    _leave_report(results, args.plots)
     differences = () if baseline is None else _compared(baseline, outcome.records, args)
     failed = outcome.count(Status.FAILED)
     if failed:
@@ -126,6 +150,37 @@ def _read_baseline(args: argparse.Namespace, config: SweepConfig) -> tuple[Recor
             "results.jsonl of an earlier run of it"
         )
     return baseline
+
+
+def _leave_report(results: Path, plots: Path | None) -> None:
+    """Write the report beside results, if there are any; without plotly, say so. Nothing else is lost by that."""
+    from tokenring_xdit.bench.report import REPORT_FILE, write_plots, write_report
+
+    if not results.exists() or not results.stat().st_size:
+        return
+    try:
+        write_report(results, results.with_name(REPORT_FILE))
+        print(f"report: {results.with_name(REPORT_FILE)}", file=sys.stderr)
+    except ConfigurationError as error:
+        print(f"the report was left out: {error}", file=sys.stderr)
+    if plots is not None:
+        print(f"plots: {len(write_plots(results, plots))} files in {plots}", file=sys.stderr)
+
+
+def _report(args: argparse.Namespace) -> None:
+    from tokenring_xdit.bench.report import REPORT_FILE, find_results, refuse_missing, write_plots, write_report
+    from tokenring_xdit.cli.paths import refuse_unwritable
+
+    refuse_missing(plots=args.plots is not None)
+    results = find_results(args.results)
+    output = args.output or results.with_name(REPORT_FILE)
+    refuse_unwritable(output, f"--output {output}")
+    if args.plots is not None:
+        refuse_unwritable(args.plots / "time.svg", f"--plots {args.plots}")
+    write_report(results, output)
+    print(f"report: {output}")
+    if args.plots is not None:
+        print(f"plots: {len(write_plots(results, args.plots))} files in {args.plots}")
 
 
 def _plain(record: Record) -> dict[str, object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -33,7 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in (generate, run, compare, config, schedule, plan, topology, probe, network, bench):
         module.add_parser(commands)
-    args = parser.parse_args(bench.spelled_out(sys.argv[1:] if argv is None else argv))
+    typed = sys.argv[1:] if argv is None else argv
+    args = parser.parse_args(
+        bench.spelled_out(typed), argparse.Namespace(command=shlex.join(["tokenring-xdit", *typed]))
+    )
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:

@@ -1,0 +1,11 @@
+"""The report of a sweep: one HTML file with interactive plots, and the same plots as files.
+
+Floors of this folder: :mod:`.links` and :mod:`.measures` (figures of one record), :mod:`.problems` (which records
+belong together), :mod:`.figures`, :mod:`.traces`, :mod:`.summary` and :mod:`.table` (what is shown, as data), then
+:mod:`.interactive` with :mod:`.page`, and :mod:`.static`, which draw it.
+"""
+
+from tokenring_xdit.bench.report.traces import TIMELINES_FILE
+from tokenring_xdit.bench.report.writing import REPORT_FILE, find_results, refuse_missing, write_plots, write_report
+
+__all__ = ["REPORT_FILE", "TIMELINES_FILE", "find_results", "refuse_missing", "write_plots", "write_report"]

@@ -1,0 +1,183 @@
+"""Timelines of a sweep, and where each of their spans is drawn: a group of lanes for each rank."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenring_xdit.bench.report.palette import Hue
+from tokenring_xdit.bench.report.problems import Setting
+from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.schedule.timeline import Activity, Span, Timeline
+
+__all__ = [
+    "KINDS",
+    "OTHER_KIND",
+    "TIMELINES_FILE",
+    "Box",
+    "KindLook",
+    "Trace",
+    "boxes",
+    "kind_of",
+    "kinds",
+    "read_traces",
+    "shares",
+]
+
+TIMELINES_FILE = "timelines.jsonl"
+
+_WORK = (0.29, 0.71)
+_SENDS, _RECEIVES = (0.07, 0.26), (0.74, 0.93)
+"""Top and bottom of a rank's lanes, of the height that it has: what it sends above its own work, what it gets below."""
+
+
+@dataclass(frozen=True)
+class KindLook:
+    """How spans of a kind are drawn, and what they are called; unknown channels keep their own name."""
+
+    hue: Hue
+    words: str
+
+
+KINDS = {
+    "attend": KindLook(Hue("#2F6FB0", "#5B9FE3"), "attends"),
+    "merge": KindLook(Hue("#7B4FA3", "#B58BE0"), "merges"),
+    "wait": KindLook(Hue("#B9C0C9", "#59626E"), "waits"),
+    "q": KindLook(Hue("#C77700", "#F0A83A"), "queries"),
+    "kv": KindLook(Hue("#00816A", "#2FC7A8"), "keys and values"),
+    "o": KindLook(Hue("#B8336A", "#F07AA8"), "partial outputs"),
+    "nodes": KindLook(Hue("#5A5A00", "#C9C95A"), "keys between nodes"),
+}
+OTHER_KIND = KindLook(Hue("#6B7785", "#98A3B1"), "")
+
+_MOST_ROWS = 8  # of transfers at once that are told apart in a lane
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The timeline of a case.
+
+    Attributes:
+        setting: Of the case.
+        ranks: Likewise.
+        tokens: Likewise.
+        strategy: Likewise.
+        timeline: Who did what when.
+    """
+
+    setting: Setting
+    ranks: int
+    tokens: int
+    strategy: str
+    timeline: Timeline
+
+
+@dataclass(frozen=True)
+class Box:
+    """Where a span is drawn.
+
+    Attributes:
+        span: The span.
+        top: Its upper edge; a rank is 1 high, rank 0 begins at 0.
+        bottom: Its lower edge.
+    """
+
+    span: Span
+    top: float
+    bottom: float
+
+
+def read_traces(path: Path) -> tuple[Trace, ...]:
+    """Read the timelines that a sweep left beside its results.
+
+    Returns:
+        Those of the file, of every case the last one; none where there is no file.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or a line of it is no timeline.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return ()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"timelines {path} cannot be read: {error}") from error
+    found: dict[tuple[Setting, int, int, str], Trace] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            trace = _trace(json.loads(line))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigurationError(
+                f"timelines {path}, line {number}: {error!r}; is it the {TIMELINES_FILE} of a sweep?"
+            ) from error
+        found[trace.setting, trace.ranks, trace.tokens, trace.strategy] = trace
+    return tuple(found.values())
+
+
+def _trace(content: Mapping[str, Any]) -> Trace:
+    heads, head_dim, batch = (int(content[name]) for name in ("heads", "head_dim", "batch"))
+    setting = Setting("attention", "", str(content["network"]), heads, head_dim, batch, str(content["dtype"]))
+    timeline = Timeline.from_dict(content["timeline"])
+    for span in timeline.spans:
+        if not (0 <= span.rank < timeline.world_size and math.isfinite(span.start) and math.isfinite(span.end)):
+            raise ValueError(f"{span} is of no rank, or at no time")
+    return Trace(setting, int(content["ranks"]), int(content["tokens"]), str(content["strategy"]), timeline)
+
+
+def kind_of(span: Span) -> str:
+    """What a span is coloured by: the activity of the rank itself, or the channel of a transfer."""
+    return span.channel or "transfer" if span.activity.transfers else span.activity.value
+
+
+def kinds(traces: Iterable[Trace]) -> tuple[str, ...]:
+    """The kinds of span that there are: work first, then channels by name."""
+    found = {(span.activity.transfers, kind_of(span)) for trace in traces for span in trace.timeline.spans}
+    order = {activity.value: place for place, activity in enumerate((Activity.ATTEND, Activity.MERGE, Activity.WAIT))}
+    return tuple(kind for _, kind in sorted(found, key=lambda entry: (entry[0], order.get(entry[1], 9), entry[1])))
+
+
+def boxes(timeline: Timeline) -> tuple[Box, ...]:
+    """Where to draw each span. Transfers that overlap share the height of their lane."""
+    lanes: dict[tuple[int, Activity | None], list[Span]] = defaultdict(list)
+    for span in sorted(timeline.spans, key=lambda span: (span.start, span.end)):
+        lanes[span.rank, span.activity if span.activity.transfers else None].append(span)
+    found: list[Box] = []
+    for (rank, activity), spans in lanes.items():
+        top, bottom = _WORK if activity is None else _SENDS if activity is Activity.SEND else _RECEIVES
+        rows = _rows(spans) if activity is not None else [0] * len(spans)
+        height = (bottom - top) / (max(rows) + 1)
+        found += [
+            Box(span, rank + top + row * height, rank + top + (row + 1) * height)
+            for span, row in zip(spans, rows, strict=True)
+        ]
+    return tuple(found)
+
+
+def _rows(spans: Sequence[Span]) -> list[int]:
+    """For each span, ordered by start, the first row that is free, or the one that will be soonest."""
+    ends: list[float] = []
+    found: list[int] = []
+    for span in spans:
+        row = next((row for row, end in enumerate(ends) if end <= span.start + 1e-9), len(ends))
+        if row == len(ends):
+            if row < _MOST_ROWS:
+                ends.append(span.end)
+            else:
+                row = min(range(_MOST_ROWS), key=ends.__getitem__)
+        ends[row] = max(ends[row], span.end)
+        found.append(row)
+    return found
+
+
+def shares(timeline: Timeline) -> dict[Activity, float]:
+    """Of the time of the call, the share that ranks spent with each kind of work, on average over them."""
+    total = timeline.makespan * timeline.world_size
+    return {
+        activity: sum(timeline.busy(rank, activity) for rank in range(timeline.world_size)) / total if total else 0.0
+        for activity in (Activity.ATTEND, Activity.MERGE, Activity.WAIT)
+    }
