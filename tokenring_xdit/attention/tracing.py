@@ -90,8 +90,11 @@ class Trace:
         """Record what is done inside, for the profilers as well.
 
         A wait inside is recorded on its own, and what is done counts from its end: the executor waits for all that an
-        action needs before it begins.
+        action needs before it begins. Anything else that is recorded inside belongs to what is done.
         """
+        if self._since and activity is not Activity.WAIT:
+            yield
+            return
         with profiler_range(f"{activity.value} {what}"):
             self._since.append(self.clock())
             try:

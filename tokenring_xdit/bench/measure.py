@@ -15,16 +15,19 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from tokenring_xdit.attention import bytes_sent, token_ring_attention
+from tokenring_xdit.attention import bytes_sent, record_trace, token_ring_attention
 from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.attention.kernels import choose
+from tokenring_xdit.attention.tracing import recorded
 from tokenring_xdit.bench.orders import Checked, Prepare
 from tokenring_xdit.bench.plan import Strategy, StrategyKind
-from tokenring_xdit.integrations.xfuser import Degrees, XfuserState, count_traffic
+from tokenring_xdit.bench.timelines import Traced
+from tokenring_xdit.integrations.xfuser import Degrees, XfuserState, count_traffic, trace_upstream
 from tokenring_xdit.integrations.xfuser.rotation import all_to_all_rotation
 from tokenring_xdit.network import INIT_METHOD_VARIABLE
 from tokenring_xdit.pipelines.environment import quieten
 from tokenring_xdit.pipelines.loading import rank_device
+from tokenring_xdit.schedule import Activity
 
 __all__ = ["Bench", "join_world"]
 
@@ -121,7 +124,8 @@ class Bench:
     def _single(self) -> Tensor | None:
         if self._whole is None:
             return None
-        return self.kernel.run(*self._whole, scale=None, causal=False)[0]
+        with recorded(Activity.ATTEND, "Q to KV"):
+            return self.kernel.run(*self._whole, scale=None, causal=False)[0]
 
     def _compute(self) -> None:
         """What every rank computes, whoever sends: its queries over as many keys as there are, a shard at a time."""
@@ -139,6 +143,19 @@ class Bench:
         call()
         self._synchronize()
         return time.perf_counter() - start
+
+    @torch.inference_mode()
+    def trace(self, strategy: Strategy) -> Traced | None:
+        """Record one call, from a barrier on; rank 0 returns what all ranks did."""
+        call = self._call(strategy)
+        with record_trace() as trace, trace_upstream(trace) if strategy.kind.upstream else nullcontext():
+            call()  # starts the threads that watch transfers
+            trace.clear()
+            self._barrier()
+            call()
+            self._synchronize()
+        timeline = trace.timeline(str(strategy))
+        return Traced(timeline, trace.clock_error or 0.0) if self._rank == 0 else None
 
     @torch.inference_mode()
     def check(self, strategy: Strategy) -> Checked:

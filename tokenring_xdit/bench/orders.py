@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tokenring_xdit.bench.plan import Shape, Strategy
 
-__all__ = ["Check", "Checked", "Failure", "Prepare", "Prepared", "Time"]
+__all__ = ["Check", "Checked", "Failure", "Prepare", "Prepared", "Time", "Trace"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,16 @@ class Time:
     """
 
     strategy: Strategy | None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Call a strategy once to warm up and once recorded.
+
+    The answer is a :class:`~tokenring_xdit.bench.timelines.Traced` from rank 0 and ``None`` from the others.
+    """
+
+    strategy: Strategy
 
 
 @dataclass(frozen=True)

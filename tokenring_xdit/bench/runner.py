@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from tokenring_xdit.bench.crew import Crew
-from tokenring_xdit.bench.orders import Check, Checked, Prepare, Prepared, Time
+from tokenring_xdit.bench.orders import Check, Checked, Prepare, Prepared, Time, Trace
 from tokenring_xdit.bench.plan import Case, Shape, Strategy, StrategyKind
 from tokenring_xdit.bench.records import Record, Spread, Status, case_fields, read_records, write_table
 from tokenring_xdit.bench.sweep import SweepConfig
+from tokenring_xdit.bench.timelines import TIMELINES_FILE, Traced, add_timeline, keep_recorded
 from tokenring_xdit.errors import ConfigurationError, LaunchError
 from tokenring_xdit.network import EmulatedNetwork, emulate, refuse_slow, self_test
 from tokenring_xdit.pipelines.loading import refuse_missing_gpus
@@ -97,6 +98,7 @@ def run_sweep(
             pending[shape] = left
     _refuse_ranks(config, pending)
     results.parent.mkdir(parents=True, exist_ok=True)
+    keep_recorded(results.with_name(TIMELINES_FILE), earlier)
     sweep = _Sweep(config, results, pending, on_step)
     try:
         if pending:
@@ -155,7 +157,7 @@ class _Sweep:
         self._total = sum(self._steps(len(cases)) for cases in pending.values())
 
     def _steps(self, cases: int) -> int:
-        return 1 + cases + self._turns * (cases + 1)
+        return 1 + 2 * cases + self._turns * (cases + 1)
 
     def run(self, emulated: EmulatedNetwork | None, share: float | None) -> None:
         """Run what is pending."""
@@ -207,16 +209,18 @@ class _Sweep:
                 slowest = max(self._ask(crew, strategy, Time(strategy), f"turn {turn + 1} of {self._turns}"))
                 if turn >= self._config.warmup:
                     seconds.setdefault(strategy, []).append(slowest)
+        traced = {strategy: self._ask(crew, strategy, Trace(strategy), "tracing")[0] for strategy in strategies}
         for case in cases:
             self._record(
                 case,
                 Status.OK,
+                traced[case.strategy],
                 **_figures(case.strategy, checked[case.strategy], seconds),
                 beside=tuple(map(str, strategies)),
                 machine=_machine(prepared[0]),
             )
 
-    def _ask(self, crew: Crew, strategy: Strategy | None, order: Check | Time, doing: str) -> list[Any]:
+    def _ask(self, crew: Crew, strategy: Strategy | None, order: Check | Time | Trace, doing: str) -> list[Any]:
         self._step(f"{doing}: {strategy or 'attention without communication'}")
         try:
             return crew.ask(order, self._config.timeout)
@@ -229,9 +233,11 @@ class _Sweep:
         self._on_step(Step(min(self._done, self._total), self._total, what))
         self._done += count
 
-    def _record(self, case: Case, status: Status, **found: Any) -> None:
+    def _record(self, case: Case, status: Status, traced: Traced | None = None, **found: Any) -> None:
         finished = datetime.now(UTC).isoformat(timespec="seconds")
         record = _blank(self._config, case, status).model_copy(update={**found, **self._common, "finished": finished})
+        if traced is not None:
+            add_timeline(self._results.with_name(TIMELINES_FILE), record, traced)
         with self._results.open("a", encoding="utf-8") as file:
             file.write(record.model_dump_json() + "\n")
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "spelled_out"]
 
-_SUBCOMMANDS = ("run", "diff")
+_SUBCOMMANDS = ("run", "diff", "trace")
 
 
 def spelled_out(argv: Sequence[str]) -> list[str]:
@@ -44,6 +44,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     run.add_argument("config", type=Path, help="the YAML file")
     run.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace those of the file")
     run.add_argument("--resume", action="store_true", help="go on with a sweep, without the cases it has recorded")
+    run.add_argument("--trace", action="store_true", help="write trace.json beside the results, for Perfetto or Chrome")
     run.add_argument("--json", action="store_true", help="print the records as JSON")
     run.set_defaults(run=_run)
 
@@ -60,11 +61,29 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     diff.add_argument("--json", action="store_true", help="print JSON")
     diff.set_defaults(run=_diff)
 
+    trace = subcommands.add_parser(
+        "trace",
+        help="write what every rank did in one call of each case, for Perfetto or Chrome",
+        epilog="example: tokenring-xdit bench trace outputs/bench/smoke",
+    )
+    trace.add_argument("folder", type=Path, help="folder of a sweep")
+    trace.add_argument("--output", type=Path, help="where to write (default: trace.json in the folder)")
+    trace.set_defaults(run=_trace)
+
 
 def _run(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from tokenring_xdit.bench import RESULTS_FILE, Status, SweepConfig, run_sweep
+    from tokenring_xdit.bench import (
+        RESULTS_FILE,
+        TIMELINES_FILE,
+        TRACE_FILE,
+        Status,
+        SweepConfig,
+        read_timelines,
+        run_sweep,
+        write_trace,
+    )
     from tokenring_xdit.cli.paths import refuse_unwritable
     from tokenring_xdit.config import read_config
 
@@ -81,9 +100,23 @@ def _run(args: argparse.Namespace) -> None:
 
         outcome = run_sweep(config, resume=args.resume, on_step=show)
     print(json.dumps([_plain(record) for record in outcome.records]) if args.json else _table(outcome))
+    if args.trace and outcome.count(Status.OK):
+        folder = outcome.results.parent
+        write_trace(folder / TRACE_FILE, read_timelines(folder / TIMELINES_FILE))
     failed = outcome.count(Status.FAILED)
     if failed:
         raise LaunchError(f"{failed} of {len(outcome.records)} cases failed; {outcome.results} says why")
+
+
+def _trace(args: argparse.Namespace) -> None:
+    from tokenring_xdit.bench import TIMELINES_FILE, TRACE_FILE, read_timelines, write_trace
+    from tokenring_xdit.cli.paths import refuse_unwritable
+
+    output = args.output or args.folder / TRACE_FILE
+    timelines = read_timelines(args.folder / TIMELINES_FILE)
+    refuse_unwritable(output, f"--output {output}")
+    write_trace(output, timelines)
+    print(f"{output}: {len(timelines)} cases; open it at ui.perfetto.dev or chrome://tracing")
 
 
 def _plain(record: Record) -> dict[str, object]:

@@ -5,6 +5,7 @@ from tokenring_xdit.integrations.xfuser.choice import TokenRingChoice, current_c
 from tokenring_xdit.integrations.xfuser.install import register
 from tokenring_xdit.integrations.xfuser.parallelize import Output, parallelize
 from tokenring_xdit.integrations.xfuser.state import Degrees, ShardedPipeline, XfuserState
+from tokenring_xdit.integrations.xfuser.tracing import trace_upstream
 from tokenring_xdit.integrations.xfuser.traffic import Traffic, count_traffic
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "current_choice",
     "parallelize",
     "register",
+    "trace_upstream",
 ]
