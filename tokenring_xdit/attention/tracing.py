@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
+from functools import cache
 from queue import SimpleQueue
 
 import torch
@@ -191,12 +192,15 @@ def record_trace(*, clock: Clock = time.monotonic) -> Iterator[Trace]:
         trace.lanes.close()
 
 
+_has_gpu = cache(torch.cuda.is_available)
+
+
 @contextmanager
 def profiler_range(name: str) -> Iterator[None]:
     """A range of this name in torch's profiler, and in NVTX where there is CUDA."""
     with ExitStack() as stack:
         stack.enter_context(record_function(name))
-        if torch.cuda.is_available():  # not run here: no GPU
+        if _has_gpu():  # not run here: no GPU
             stack.enter_context(torch.cuda.nvtx.range(name))
         yield
 
