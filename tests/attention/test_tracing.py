@@ -192,6 +192,14 @@ def test_calls_are_recorded_while_a_trace_is_open_only(ranks: RankPool) -> None:
         assert after == one  # cleared, then one more
 
 
+def test_threads_end_whose_transfers_nobody_finishes(ranks: RankPool) -> None:
+    """All ranks fail at once: receives that were posted early wait for what nobody sends any more."""
+    for rank in ranks.run(4, jobs.failing, "everywhere", timeout=60):
+        assert "the card is full" in rank.error or "A peer died, failed" in rank.error
+        assert rank.threads_left == []
+        assert rank.second == "CommunicationError"
+
+
 SHIFTS = (0.0, 1000.0, -7.5, 3e-3)
 
 
