@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenring_xdit.bench import Record, Status, Verdict, compare, read_records
+from tokenring_xdit.bench import RESULTS_FILE, Record, Status, Verdict, compare, read_records
 from tokenring_xdit.bench.records import Spread
 from tokenring_xdit.cli import main
 from tokenring_xdit.errors import ConfigurationError
@@ -107,3 +107,65 @@ def test_runs_of_different_machines_are_pointed_out(tmp_path: Path, capsys: pyte
     assert capsys.readouterr().err == "note: the runs differ in more than the code: cores 2 and 4\n"
     assert main(["bench", "diff", one, one]) == 0
     assert capsys.readouterr().err == ""
+
+
+def finished_sweep(folder: Path, *records: Record) -> str:
+    """A sweep whose cases have all been recorded, so that ``--resume`` has nothing left to measure."""
+    (folder / "out").mkdir()
+    write(folder / "out" / RESULTS_FILE, *records)
+    strategies = ", ".join(entry.strategy for entry in records)
+    path = folder / "sweep.yaml"
+    path.write_text(
+        f"strategies: [{strategies}]\nranks: 2\ntokens: 64\nheads: 2\nhead_dim: 8\noutput: {folder / 'out'}\n"
+    )
+    return str(path)
+
+
+def test_a_sweep_compares_with_its_baseline_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = finished_sweep(tmp_path, record([2.0, 2.1, 2.2]), record([1.0, 1.1, 1.2], "single"))
+    fast = write(tmp_path / "fast.jsonl", record([1.0, 1.1, 1.2]), record([1.0, 1.1, 1.2], "single"))
+    slow = write(tmp_path / "slow.jsonl", record([3.0, 3.1, 3.2]))
+    assert main(["bench", sweep, "--resume", "--baseline", fast]) == 1
+    captured = capsys.readouterr()
+    assert "slower       ulysses, 64 tokens" in captured.out
+    assert "1 of 2 cases became slower" in captured.err
+    assert main(["bench", sweep, "--resume", "--baseline", fast, "--tolerance", "1"]) == 0
+    capsys.readouterr()
+    assert main(["bench", "run", sweep, "--resume", "--baseline", slow, "--json"]) == 0
+    captured = capsys.readouterr()
+    assert [entry["strategy"] for entry in json.loads(captured.out)] == ["ulysses", "single"]
+    assert "faster       ulysses" in captured.err
+    assert "only after   single" in captured.err
+
+
+def test_failures_are_told_before_what_became_slower(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = finished_sweep(tmp_path, record(None, status=Status.FAILED, error="rank 1 was ended by signal 9"))
+    assert main(["bench", sweep, "--resume", "--baseline", write(tmp_path / "a.jsonl", record([1.0]))]) == 1
+    captured = capsys.readouterr()
+    assert "broken       ulysses" in captured.out
+    assert "1 of 1 cases failed" in captured.err
+
+
+def test_a_baseline_that_is_of_no_use_is_refused_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = finished_sweep(tmp_path, record([1.0]))
+    other = write(tmp_path / "other.jsonl", record([1.0], "single"))
+    output = f"output={tmp_path / 'new'}"
+    for arguments, message in (
+        (["--baseline", other], "has no case of"),
+        (["--baseline", str(tmp_path / "none.jsonl")], "cannot be read"),
+        (["--baseline", other, "--tolerance", "-1"], "has to be 0 or more"),
+    ):
+        assert main(["bench", sweep, output, *arguments]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_steps_of_pipelines_are_cases_of_their_own() -> None:
+    step = record([2.0], level="pipeline", model="embedded", size="64x64", steps=2)
+    keys = {record([1.0]).key, step.key}
+    for change in ({"model": "other"}, {"size": "64x32"}, {"steps": 3}):
+        keys.add(step.model_copy(update=change).key)
+    assert len(keys) == 5
+    assert str(step).startswith("ulysses, embedded, 64x64 pixels, 2 steps, 64 tokens")

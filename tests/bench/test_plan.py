@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenring_xdit.bench import Case, Shape, Strategy, StrategyKind, SweepConfig
+from tokenring_xdit.bench import Case, Shape, Strategy, StrategyKind, SweepConfig, inspect_models
+from tokenring_xdit.bench.scene import SceneShape, degrees_of
 from tokenring_xdit.bench.sweep import Axes
 from tokenring_xdit.config import read_config
 from tokenring_xdit.errors import ConfigurationError, TokenRingError
+from tokenring_xdit.integrations.xfuser import Degrees
+from tokenring_xdit.pipelines.embedded import MODEL_PATH
 from tokenring_xdit.schedule import BUILDERS
 
 SWEEPS = sorted((Path(__file__).parents[2] / "configs" / "sweeps").glob("*.yaml"))
@@ -26,6 +30,15 @@ def test_a_strategy_is_written_as_it_is_read(name: str) -> None:
     assert Strategy.parse(name).kind.value == name.partition(":")[0]
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in {"single", "ulysses"}])
+@pytest.mark.parametrize("degree", [2, 8])
+def test_a_hybrid_is_written_as_it_is_read(name: str, degree: int) -> None:
+    hybrid, alone = Strategy.parse(f"ulysses={degree}+{name}"), Strategy.parse(name)
+    assert str(hybrid) == f"ulysses={degree}+{name}"
+    assert (hybrid.kind, hybrid.schedule, hybrid.ulysses) == (alone.kind, alone.schedule, degree)
+    assert hybrid.through_usp and hybrid.shares_heads
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -34,6 +47,15 @@ def test_a_strategy_is_written_as_it_is_read(name: str) -> None:
         ("ulises", "Did you mean 'ulysses'"),
         ("schedule", "schedule:NAME"),
         ("ulysses:2", "there is no strategy"),
+        ("ulysses=2", "use 'ulysses' for all of them"),
+        ("ulysses=1+schedule:ring", "2 or more"),
+        ("ulysses=two+schedule:ring", "2 or more"),
+        ("ulysses=2+", "there is no strategy ''"),
+        ("ulysses=2+single", "'single' does not go together with Ulysses"),
+        ("ulysses=2+ulysses", "'ulysses' does not go together with Ulysses"),
+        ("ulysses=2+ulysses=2+xfuser-ring", "does not go together with Ulysses"),
+        ("ulysses=2+direct", "Did you mean 'schedule:direct'"),
+        ("ulysses=2+schedule:direct:chunk=4", "Did you mean 'chunks'"),
         ("schedule:tokenring", "Did you mean 'token_ring'"),
         ("schedule:direct:chunk=4", "Did you mean 'chunks'"),
     ],
@@ -83,6 +105,94 @@ def test_ulysses_takes_what_divides_and_token_ring_everything(ranks: int, tokens
     assert Case(shape, Strategy.parse("schedule:token_ring")).refusal() is None
 
 
+@given(ranks=st.integers(2, 12), heads=st.integers(1, 12), degree=st.integers(2, 6), shard=st.integers(1, 9))
+def test_a_hybrid_takes_ranks_and_heads_that_its_degrees_divide(
+    ranks: int, heads: int, degree: int, shard: int
+) -> None:
+    shape = Shape(ranks, ranks * shard, heads, 8, 1, "float32")
+    fits = ranks % degree == 0 and ranks > degree and heads % degree == 0
+    for name in ("xfuser-ring", "schedule:token_ring"):
+        assert (Case(shape, Strategy.parse(f"ulysses={degree}+{name}")).refusal() is None) == fits
+    longer = Shape(ranks, ranks * shard + 1, heads, 8, 1, "float32")
+    assert Case(longer, Strategy.parse(f"ulysses={degree}+schedule:ring")).refusal() is not None
+
+
+def test_the_schedule_of_a_hybrid_is_planned_for_its_share_of_the_ranks() -> None:
+    case = Case(Shape(12, 96, 4, 8, 1, "float32"), Strategy.parse("ulysses=2+schedule:hierarchical:nodes=4"))
+    assert "6" in (case.refusal() or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "degrees"),
+    [
+        ("ulysses", Degrees(ulysses=8)),
+        ("xfuser-ring", Degrees(ring=8)),
+        ("schedule:direct", Degrees(tokenring=8, schedule="direct")),
+        ("ulysses=2+xfuser-ring-alltoall", Degrees(ulysses=2, ring=4)),
+        ("ulysses=4+schedule:mesh", Degrees(ulysses=4, tokenring=2, schedule="mesh")),
+    ],
+)
+def test_xfuser_is_told_the_degrees(name: str, degrees: Degrees) -> None:
+    assert degrees_of(Strategy.parse(name), 8) == degrees
+
+
+def test_the_tokens_of_a_scene_follow_from_its_model_and_size() -> None:
+    shape = SceneShape.of(4, "random-flux:heads=24,head_dim=128,text_tokens=512", "1024x1024", 2, "bfloat16")
+    assert (shape.tokens, shape.heads, shape.head_dim) == (64 * 64 + 512, 24, 128)
+    assert SceneShape.of(4, "embedded", "64x32", 2, "float32").tokens == 8 * 4 + 24  # see embedded/model/README.md
+    assert SceneShape.of(4, str(MODEL_PATH), "64x32", 2, "float32").heads == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "ranks", "size", "message"),
+    [
+        ("schedule:ring", 3, "64x64", None),
+        ("ulysses=2+schedule:ring", 4, "64x72", None),
+        ("single", 3, "64x64", None),
+        ("single", 1, "64x64", None),
+        ("schedule:ring", 1, "64x64", "on one rank"),
+        ("xfuser-ring", 3, "64x64", "cannot share 8 rows of image tokens among 3 ranks"),
+        ("xfuser-ring", 7, "64x56", "do not divide: tokenring_degree=7"),
+        ("ulysses", 3, "64x64", "4 heads do not divide by 3 ranks"),
+        ("schedule:ring", 2, "64x65", "not a multiple of 8 pixels"),
+        ("schedule:hierarchical:nodes=3", 4, "64x64", "nodes"),
+    ],
+)
+def test_strategies_that_do_not_fit_a_scene_are_refused(name: str, ranks: int, size: str, message: str | None) -> None:
+    refusal = Case(SceneShape.of(ranks, "embedded", size, 1, "float32"), Strategy.parse(name)).refusal()
+    assert refusal is None if message is None else message in (refusal or "")
+
+
+def test_axes_of_the_other_level_are_refused() -> None:
+    base = {"strategies": "single", "ranks": 2, "output": "here"}
+    for values, messages in (
+        ({**base, "tokens": 64, "cases": [{"sizes": 64}]}, ["sizes: belongs to level pipeline"]),
+        ({**base, "level": "pipeline", "heads": 4}, ["heads: belongs to level attention", "models: is", "sizes: is"]),
+        ({**base, "level": "pipeline", "models": "embedded", "cases": [{"sizes": 64}, {}]}, ["sizes: is missing"]),
+        ({**base, "cases": [{"tokens": 64}, {"tokens": 32}]}, []),
+        ({**base, "level": "pipeline", "cases": [{"sizes": 64, "models": "embedded"}]}, []),
+    ):
+        config = SweepConfig.model_validate(values)
+        mistakes = SweepConfig.mistakes_between(dict(config))
+        assert len(mistakes) == len(messages)
+        assert all(mistake.startswith(message) for mistake, message in zip(mistakes, messages, strict=True))
+
+
+def test_models_are_looked_at_before_anything_is_started(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "model_index.json").write_text('{"_class_name": "WanPipeline"}')
+    path = tmp_path / "sweep.yaml"
+    path.write_text(
+        f"level: pipeline\nmodels: [embedded, {other}, 'random-flux:head=2']\nsizes: 64\nranks: 2\n"
+        "strategies: single\nrounds: 0\noutput: here\n"
+    )
+    with pytest.raises(ConfigurationError) as error:
+        read_config(SweepConfig, path, inspect=inspect_models)
+    for part in ("is a WanPipeline", "there is no option 'head'", "rounds: 0 is not allowed"):
+        assert part in str(error.value)
+
+
 def test_a_schedule_that_is_not_defined_for_the_ranks_is_refused_in_its_own_words() -> None:
     case = Case(Shape(3, 96, 4, 8, 1, "float32"), Strategy.parse("schedule:hierarchical:nodes=2"))
     assert "2" in (case.refusal() or "")
@@ -90,15 +200,18 @@ def test_a_schedule_that_is_not_defined_for_the_ranks_is_refused_in_its_own_word
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.name)
 def test_the_sweeps_that_come_along_are_sound(path: Path) -> None:
-    config = read_config(SweepConfig, path)
+    config = read_config(SweepConfig, path, inspect=inspect_models)
     cases = [case for group in config.comparisons().values() for case in group]
     assert [case for case in cases if case.refusal() is not None] == []
-    assert config.emulated is None or max(config.ranks) <= len(config.emulated.hosts)
+    assert config.emulated is None or max(case.shape.ranks for case in cases) <= len(config.emulated.hosts)
     assert Path(config.output).name == path.stem
 
 
 def test_there_are_the_sweeps_that_the_documentation_names() -> None:
-    assert {path.stem for path in SWEEPS} >= {"smoke", "mesh-4", "mesh-8", "star-4", "loopback", "paper"}
+    page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
+    listed = page.partition("## Sweeps that come along")[2].partition("\n## ")[0]
+    names = [line.split("|")[1] for line in listed.splitlines() if line.startswith("| `")]
+    assert set(re.findall(r"`([a-z0-9-]+)`", " ".join(names))) == {path.stem for path in SWEEPS}
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:

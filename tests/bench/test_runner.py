@@ -147,6 +147,7 @@ def test_the_table_has_every_record(measured: tuple[Outcome, list[Step]]) -> Non
     for row, record in zip(rows, outcome.records, strict=True):
         assert row["status"] == record.status.value
         assert row["median_s"] == ("" if record.seconds is None else str(record.seconds.median))
+        assert (row["level"], row["model"], row["attention_s"]) == ("attention", "", "")
 
 
 def test_every_case_that_ran_has_a_timeline(measured: tuple[Outcome, list[Step]]) -> None:
@@ -283,6 +284,12 @@ def test_a_sweep_with_mistakes_is_refused_before_any_work(tmp_path: Path, capsys
     assert not output.exists()
 
 
+def test_a_sweep_with_axes_of_the_other_level_is_refused_without_a_file_too(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="sizes: belongs to level pipeline"):
+        run_sweep(sweep(tmp_path / "out", strategies="single", sizes=64))
+    assert not (tmp_path / "out").exists()
+
+
 def test_more_ranks_than_hosts_are_refused_wherever_they_stand(tmp_path: Path) -> None:
     config = sweep(tmp_path / "out", network="mesh:2:10mbit", strategies="single", cases=[{"ranks": 3}])
     with pytest.raises(ConfigurationError, match="3 ranks do not fit into network 'mesh:2:10mbit'"):
@@ -309,3 +316,27 @@ def test_a_sweep_on_an_emulated_mesh(tmp_path: Path) -> None:
             assert len(wires) == 2  # each host of the mesh has a wire to both others
             assert sum(wire["sent"] for wire in wires.values()) > payload
     assert not [name for name in os.listdir("/run/netns") if name.startswith(f"trx-{os.getpid()}-")]
+
+
+@pytest.mark.netns
+@pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
+def test_steps_of_a_pipeline_on_an_emulated_mesh(tmp_path: Path) -> None:
+    values = {
+        "level": "pipeline",
+        "network": "mesh:2:100mbit",
+        "models": "random-flux:double=1,single=1,heads=4,head_dim=16,text_tokens=16",
+        "sizes": 128,
+        "steps": 1,
+        "strategies": ["xfuser-ring", "schedule:token_ring"],
+        "ranks": 2,
+        "rounds": 2,
+        "output": str(tmp_path),
+    }
+    outcome = run_sweep(SweepConfig.model_validate(values))
+    assert len(outcome.records) == 2
+    for record in outcome.records:
+        assert record.status is Status.OK, record.error
+        assert record.max_error is not None and record.max_error <= 1e-5
+        assert record.wire_bytes is not None and record.bytes_sent is not None
+        for (wire,), payload in zip((wires.values() for wires in record.wire_bytes), record.bytes_sent, strict=True):
+            assert wire["sent"] > payload > 0

@@ -58,8 +58,6 @@ def test_what_is_written_is_read(file: Path) -> None:
     assert content.pop("timeline") == json.loads(json.dumps(TIMELINE.to_dict()))
     assert content == {
         "strategy": "schedule:ring",
-        "level": "attention",
-        "model": None,
         "ranks": 2,
         "tokens": 64,
         "heads": 4,
@@ -67,6 +65,10 @@ def test_what_is_written_is_read(file: Path) -> None:
         "batch": 1,
         "dtype": "float32",
         "network": "none",
+        "level": "attention",
+        "model": None,
+        "size": None,
+        "steps": None,
         "clock_error": 2e-5,
     }
 

@@ -1,6 +1,7 @@
 """Exact attention over sharded sequences: the executor of proved schedules, on torch.distributed."""
 
 from tokenring_xdit.attention.api import bytes_sent, token_ring_attention
+from tokenring_xdit.attention.calibrate import calibrate
 from tokenring_xdit.attention.kernels import KERNELS, Kernel, KernelFunction
 from tokenring_xdit.attention.masks import KeyMask
 from tokenring_xdit.attention.tracing import Trace, record_trace
@@ -12,6 +13,7 @@ __all__ = [
     "KeyMask",
     "Trace",
     "bytes_sent",
+    "calibrate",
     "record_trace",
     "token_ring_attention",
 ]

@@ -16,7 +16,7 @@ from tokenring_xdit.errors import AgreementError
 
 __all__ = ["CallSpec", "Layout", "agree", "handshake"]
 
-_OWN = frozenset({"q_length", "kv_length"})
+_OWN = frozenset({"q_length", "kv_length", "ragged"})
 """Fields that may differ between ranks."""
 
 
@@ -39,6 +39,7 @@ class CallSpec:
         home_length: Keys that every rank holds alike.
         q_length: Query tokens on this rank.
         kv_length: Key tokens on this rank.
+        ragged: Whether the items of the batch hide different keys on this rank.
     """
 
     schedule: str
@@ -55,15 +56,17 @@ class CallSpec:
     home_length: int
     q_length: int
     kv_length: int
+    ragged: bool = False
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What all ranks agreed on: one :class:`CallSpec`, and the shard lengths of every rank."""
+    """What all ranks agreed on: one :class:`CallSpec`, the shard lengths of every rank, and whether any is ragged."""
 
     spec: CallSpec
     q_lengths: tuple[int, ...]
     kv_lengths: tuple[int, ...]
+    ragged: bool = False
 
 
 def agree(reports: Sequence[CallSpec | str]) -> Layout:
@@ -100,7 +103,7 @@ def agree(reports: Sequence[CallSpec | str]) -> Layout:
             "causal attention needs as many queries as keys on every rank, got "
             f"{list(q_lengths)} queries and {list(kv_lengths)} keys"
         )
-    return Layout(specs[0], q_lengths, kv_lengths)
+    return Layout(specs[0], q_lengths, kv_lengths, any(spec.ragged for spec in specs))
 
 
 def _ranks(ranks: list[int]) -> str:
@@ -110,14 +113,14 @@ def _ranks(ranks: list[int]) -> str:
 @lru_cache(maxsize=1024)
 def _digest(spec: CallSpec) -> int:
     """A positive number for everything in a call that has to be the same on all ranks."""
-    same = repr(replace(spec, q_length=0, kv_length=0))
+    same = repr(replace(spec, q_length=0, kv_length=0, ragged=False))
     return int.from_bytes(hashlib.sha256(same.encode()).digest()[:7]) + 1
 
 
 def handshake(report: CallSpec | str, control: dist.ProcessGroup | None, timeout: timedelta | None) -> Layout:
     """Agree with all ranks of a group on a call.
 
-    Three numbers to each other rank where they do agree; only where they do not, the reports
+    Four numbers to each other rank where they do agree; only where they do not, the reports
     themselves are exchanged, to say who differs in what.
 
     Args:
@@ -131,13 +134,15 @@ def handshake(report: CallSpec | str, control: dist.ProcessGroup | None, timeout
     """
     if control is None:
         return agree([report])
-    own = (_digest(report), report.q_length, report.kv_length) if isinstance(report, CallSpec) else (0, 0, 0)
-    digests, q_lengths, kv_lengths = zip(*_tell_all(own, control, timeout), strict=True)
+    own = (0, 0, 0, 0)
+    if isinstance(report, CallSpec):
+        own = (_digest(report), report.q_length, report.kv_length, int(report.ragged))
+    digests, q_lengths, kv_lengths, ragged = zip(*_tell_all(own, control, timeout), strict=True)
     if not isinstance(report, CallSpec) or len(set(digests)) > 1 or not _fits_mask(report, q_lengths, kv_lengths):
         reports: list[Any] = [None] * dist.get_world_size(control)
         dist.all_gather_object(reports, report, group=control)
         return agree(reports)
-    return Layout(report, q_lengths, kv_lengths)
+    return Layout(report, q_lengths, kv_lengths, any(ragged))
 
 
 def _tell_all(own: tuple[int, ...], control: dist.ProcessGroup, timeout: timedelta | None) -> list[list[int]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Hashable
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -16,6 +18,7 @@ from tokenring_xdit.attention.kernels import KernelFunction, choose
 from tokenring_xdit.attention.masks import KeyMask
 from tokenring_xdit.attention.tracing import recorded
 from tokenring_xdit.errors import TokenRingError, UnsupportedError
+from tokenring_xdit.planning import Auto
 from tokenring_xdit.schedule import Activity, Channel, Mask, VerifiedSchedule, build
 
 __all__ = ["bytes_sent", "token_ring_attention"]
@@ -51,7 +54,8 @@ def token_ring_attention(
         v: This rank's values, ``[B, Hkv, Skv, D]``.
         group: Process group; ``None`` is the default group.
         schedule: Name of a schedule, with options as in ``direct:chunks=4`` (see ``tokenring-xdit schedule
-            list`` and ``docs/schedules.md``), or one of your own that passed :func:`tokenring_xdit.schedule.verify`.
+            list`` and ``docs/schedules.md``), one of your own that passed :func:`tokenring_xdit.schedule.verify`,
+            or ``auto`` (``auto:measure=true``), which chooses one for the shapes (``docs/planner.md``).
         kernel: Local attention: a name (see :data:`tokenring_xdit.attention.kernels.KERNELS`), a
             function of that form, or ``None`` for the best one for the device.
         scale: Factor on the scores; ``None`` is ``1 / sqrt(D)``.
@@ -77,24 +81,48 @@ def token_ring_attention(
     """
     ring_group = RingGroup.of(group)
     report: CallSpec | str
+    channels: tuple[Channel, ...] = ()
+    auto: Auto | None = None
+    verified: VerifiedSchedule | None = None
     try:
         _check_shapes(q, k, v)
-        verified = _resolve(schedule, ring_group.world_size, causal, math.gcd(q.shape[1], k.shape[1]))
+        auto = Auto.parse(schedule) if isinstance(schedule, str) else None
+        if auto is None:
+            verified = _resolve(schedule, ring_group.world_size, causal, math.gcd(q.shape[1], k.shape[1]))
+            channels = verified.schedule.channels
+        elif ring_group.world_size % auto.nodes:
+            raise UnsupportedError(
+                f"schedule '{auto}' is for multiples of {auto.nodes} ranks, not {ring_group.world_size}"
+            )
         function = choose(kernel, q.device, q.dtype).run if kernel is None or isinstance(kernel, str) else kernel
-        own, home = _masks(k, home_kv, key_mask, home_mask, verified)
+        own, home = _masks(k, home_kv, key_mask, home_mask, causal, verified)
         if own is not None:
             k, v = own.select(k, v)
         if home_kv is not None and home is not None:
             home_kv = home.select(*home_kv)
-        report = _spec(q, k, v, verified, scale, home_kv, partial_dtype)
+        report = _spec(q, k, v, verified or auto, causal, scale, home_kv, partial_dtype)
+        report = replace(report, ragged=own is not None and own.ragged)
     except TokenRingError as error:
         report = str(error)  # told to all ranks, so that none of them waits for this one
-        channels: tuple[Channel, ...] = ()
-    else:
-        channels = verified.schedule.channels()
+        channels = ()
     with recorded(Activity.WAIT, "agreement"):
         layout = ring_group.settle_layout(report, channels, q.device, layout_key)
-    return execute(verified, layout, ring_group, function, q, k, v, home_kv, own, home)
+    if verified is not None:
+        return execute(verified, layout, ring_group, function, q, k, v, home_kv, own, home)
+    assert auto is not None
+    trial = ring_group.auto.trial(auto, layout, q.device, lambda opened: ring_group.open(opened, q.device))
+    start = 0.0 if trial.decided else _now(q.device)
+    result = execute(trial.schedule, layout, ring_group, function, q, k, v, home_kv, own, home)
+    if not trial.decided:
+        ring_group.auto.timed(trial, layout, _now(q.device) - start)
+    return result
+
+
+def _now(device: torch.device) -> float:
+    """Seconds on a clock, once what was given to the device is done."""
+    if device.type == "cuda":  # not run here: no GPU
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def bytes_sent(group: dist.ProcessGroup | None = None) -> int:
@@ -125,7 +153,8 @@ def _masks(
     home_kv: tuple[Tensor, Tensor] | None,
     key_mask: KeyMask | Tensor | None,
     home_mask: KeyMask | Tensor | None,
-    verified: VerifiedSchedule,
+    causal: bool,
+    verified: VerifiedSchedule | None,
 ) -> tuple[KeyMask | None, KeyMask | None]:
     """Check the masks against the keys and the schedule."""
     if home_mask is not None and home_kv is None:
@@ -138,15 +167,14 @@ def _masks(
         mask = KeyMask(given) if isinstance(given, Tensor) else given
         if mask is not None:
             mask.check(keys, name)
-            if verified.schedule.mask is Mask.CAUSAL:
+            if causal:
                 raise UnsupportedError(f"{name} with causal=True is not supported: hide keys or use a causal mask")
         checked.append(mask)
     own, home = checked
-    plan = verified.schedule
-    if own is not None and own.ragged and not verified.keys_stay_whole:
+    if own is not None and own.ragged and verified is not None and not verified.keys_stay_whole:
         raise UnsupportedError(
-            f"the items of this batch hide different keys, and schedule '{plan.name}' sends keys or cuts them: "
-            "use schedule 'token_ring', where they stay at home whole, or one call for each item"
+            f"the items of this batch hide different keys, and schedule '{verified.schedule.name}' sends keys or cuts "
+            "them: use schedule 'token_ring', where they stay at home whole, or one call for each item"
         )
     return own, home
 
@@ -165,7 +193,8 @@ def _spec(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    verified: VerifiedSchedule,
+    chosen: VerifiedSchedule | Auto | None,
+    causal: bool,
     scale: float | None,
     home_kv: tuple[Tensor, Tensor] | None,
     partial_dtype: torch.dtype | None,
@@ -188,17 +217,20 @@ def _spec(
                 f"home_kv has to be [B, Hkv, T, D] like k, got {tuple(home_k.shape)} and "
                 f"{tuple(home_v.shape)}; k {tuple(k.shape)}"
             )
-        if verified.schedule.mask is Mask.CAUSAL:
+        if causal:
             raise UnsupportedError("home_kv has no position in a causal sequence: pass causal=False or no home_kv")
-    if q.shape[1] % verified.head_cut or k.shape[1] % verified.head_cut:
-        raise UnsupportedError(
-            f"schedule '{verified.schedule.name}' cuts heads in {verified.head_cut}, which {q.shape[1]} query heads "
-            f"and {k.shape[1]} key heads do not allow"
-        )
+    name, fingerprint = str(chosen), ""
+    if isinstance(chosen, VerifiedSchedule):
+        name, fingerprint = chosen.schedule.name, chosen.fingerprint
+        if not chosen.takes_heads(q.shape[1], k.shape[1]):
+            raise UnsupportedError(
+                f"schedule '{name}' cuts heads in {chosen.head_cut}, which {q.shape[1]} query heads and "
+                f"{k.shape[1]} key heads do not allow"
+            )
     return CallSpec(
-        schedule=verified.schedule.name,
-        plan=verified.fingerprint,
-        mask=verified.schedule.mask.value,
+        schedule=name,
+        plan=fingerprint,
+        mask=(Mask.CAUSAL if causal else Mask.FULL).value,
         dtype=q.dtype,
         partial_dtype=partial_dtype or q.dtype,
         device=q.device.type,

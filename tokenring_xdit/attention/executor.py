@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
@@ -18,7 +18,6 @@ from torch import Tensor
 
 from tokenring_xdit.attention.agreement import Layout
 from tokenring_xdit.attention.buffers import Buffer
-from tokenring_xdit.attention.foresight import last_uses, next_receives
 from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.attention.kernels import KernelFunction
 from tokenring_xdit.attention.masks import KeyMask
@@ -38,6 +37,7 @@ from tokenring_xdit.schedule import (
     kv_block,
     q_block,
 )
+from tokenring_xdit.schedule.foresight import last_uses, next_receives
 
 __all__ = ["Run", "execute"]
 
@@ -141,8 +141,9 @@ class Run:
     def run(self, home_kv: tuple[Tensor, Tensor] | None, home_mask: KeyMask | None) -> tuple[Tensor, Tensor]:
         """Execute the program from its first action to its last."""
         program = self.schedule.programs[self.rank]
-        expiring = last_uses(self.verified, self.rank)
-        early = next_receives(self.verified, self.rank) if self.group.receives_early else {}
+        expiring, early = _foresight(self.verified, self.rank)
+        if not self.group.receives_early:
+            early = {}
         for index, action in enumerate(program):
             if isinstance(action, Exchange):
                 self._post(index, action)
@@ -322,6 +323,12 @@ class Run:
             out, lse = self.messages.partial_views(buffer.tensor, block)
             tokens, heads = self.messages.slices(block)
             self.result.fold(out, lse, heads, tokens, owned=False)
+
+
+@lru_cache(maxsize=256)
+def _foresight(verified: VerifiedSchedule, rank: int) -> tuple[dict[int, list[Block]], dict[int, list[Exchange]]]:
+    program = verified.schedule.programs[rank]
+    return last_uses(program), next_receives(program)
 
 
 def _by_item(mask: KeyMask | None, k: Tensor, v: Tensor) -> list[tuple[Tensor, Tensor]] | None:

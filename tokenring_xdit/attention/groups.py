@@ -13,11 +13,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tokenring_xdit.attention.agreement import CallSpec, Layout, handshake
+from tokenring_xdit.attention.auto import AutoSchedule
 from tokenring_xdit.attention.buffers import BufferPool
 from tokenring_xdit.errors import AgreementError, CommunicationError, ConfigurationError
 from tokenring_xdit.schedule import Channel
 
-__all__ = ["AGREEMENT_TIMEOUT_VARIABLE", "RingGroup"]
+__all__ = ["AGREEMENT_TIMEOUT_VARIABLE", "RingGroup", "clear_buffers"]
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,14 @@ class RingGroup:
         self._control: dist.ProcessGroup | None = None
         self._agreed: dict[tuple[Hashable, CallSpec], Layout] = {}
         self._broken: str | None = None
+        self._auto: AutoSchedule | None = None
+
+    @property
+    def auto(self) -> AutoSchedule:
+        """The schedules that were chosen for this group."""
+        if self._auto is None:
+            self._auto = AutoSchedule(self.control_group(), self.peers, self.rank)
+        return self._auto
 
     @classmethod
     def of(cls, group: dist.ProcessGroup | None = None) -> RingGroup:
@@ -108,7 +117,7 @@ class RingGroup:
         timeout = _agreement_timeout() if key is not None and self._agreed else None
         try:
             layout = handshake(report, self.control_group(), timeout)
-            self._open(channels, device)
+            self.open(channels, device)
         except RuntimeError as error:
             changed = ": did the shapes change on some ranks only?" if timeout is not None else ""
             message = (
@@ -186,7 +195,7 @@ class RingGroup:
             self._control = self._new_group("control", backend="gloo")
         return self._control
 
-    def _open(self, channels: tuple[Channel, ...], device: torch.device) -> None:
+    def open(self, channels: tuple[Channel, ...], device: torch.device) -> None:
         """Create channels on all ranks together, as a schedule may give a rank nothing to do on one."""
         for channel in channels:
             if channel not in self._channels:
@@ -224,6 +233,12 @@ class RingGroup:
                 "part of the world between ranks that belong to equally many: create groups of equal shape on all "
                 "ranks, or call attention on this group before creating the others"
             )
+
+
+def clear_buffers() -> None:
+    """Let go of the message buffers that all groups of this process keep; the next calls allocate their own."""
+    for group in _groups.values():
+        group.pool.clear()
 
 
 def _agreement_timeout() -> timedelta:

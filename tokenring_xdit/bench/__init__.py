@@ -1,11 +1,12 @@
-"""Attention sweeps from a config, on this machine's own network or an emulated one, and their comparison."""
+"""Sweeps over attention calls and denoising steps, on this machine's own network or an emulated one; comparing them."""
 
 from tokenring_xdit.bench.diff import Difference, Verdict, compare
-from tokenring_xdit.bench.plan import Case, Shape, Strategy, StrategyKind
+from tokenring_xdit.bench.plan import Case, Level, Shape, Strategy, StrategyKind
 from tokenring_xdit.bench.records import Record, Status, read_records
-from tokenring_xdit.bench.runner import RESULTS_FILE, TABLE_FILE, Outcome, Step, run_sweep
-from tokenring_xdit.bench.sweep import SweepConfig
+from tokenring_xdit.bench.runner import RESULTS_FILE, TABLE_FILE, Outcome, Step, planned_keys, run_sweep
+from tokenring_xdit.bench.sweep import SweepConfig, inspect_models
 from tokenring_xdit.bench.timelines import TIMELINES_FILE, TRACE_FILE, CaseTimeline, read_timelines, write_trace
+from tokenring_xdit.bench.world import World, obey
 
 __all__ = [
     "RESULTS_FILE",
@@ -15,6 +16,7 @@ __all__ = [
     "Case",
     "CaseTimeline",
     "Difference",
+    "Level",
     "Outcome",
     "Record",
     "Shape",
@@ -24,7 +26,11 @@ __all__ = [
     "StrategyKind",
     "SweepConfig",
     "Verdict",
+    "World",
     "compare",
+    "inspect_models",
+    "obey",
+    "planned_keys",
     "read_records",
     "read_timelines",
     "run_sweep",

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tokenring_xdit.attention.auto import TOPOLOGY_VARIABLE
 from tokenring_xdit.bench.orders import Failure
 from tokenring_xdit.errors import LaunchError
 from tokenring_xdit.network import INIT_METHOD_VARIABLE, EmulatedNetwork, rank_variables
@@ -33,10 +34,12 @@ class Crew:
     Args:
         ranks: How many.
         emulated: The network that they run in, rank ``r`` at host ``r``; ``None`` for this machine's loopback.
+        module: What each of them runs, with the file descriptors of two pipes for orders and answers.
     """
 
-    def __init__(self, ranks: int, emulated: EmulatedNetwork | None) -> None:
+    def __init__(self, ranks: int, emulated: EmulatedNetwork | None, module: str = "tokenring_xdit.bench.rank") -> None:
         self.ranks = ranks
+        self._module = module
         self._folder = tempfile.TemporaryDirectory(
             prefix="tokenring-xdit-bench-", dir=None if emulated is None else emulated.folder
         )
@@ -68,10 +71,11 @@ class Crew:
         }
         if emulated is not None:
             variables = rank_variables(emulated, rank, self.ranks, folder)
+            variables[TOPOLOGY_VARIABLE] = emulated.network.name
         theirs_in, ours_out = Pipe(duplex=False)
         ours_in, theirs_out = Pipe(duplex=False)
         ends = (theirs_in.fileno(), theirs_out.fileno())
-        command = [sys.executable, "-m", "tokenring_xdit.bench.rank", *map(str, ends)]
+        command = [sys.executable, "-m", self._module, *map(str, ends)]
         if emulated is not None:
             command = emulated.inside(emulated.network.hosts[rank], command)
         with theirs_in, theirs_out, (folder / f"{rank}.log").open("wb") as log:

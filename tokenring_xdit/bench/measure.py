@@ -1,54 +1,41 @@
-"""One rank's share of a comparison: its tensors, the strategies on them, and what is measured of a call."""
+"""One rank's share of a comparison of attention calls: its tensors, the strategies on them, and what is measured."""
 
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from datetime import timedelta
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
-from tokenring_xdit.attention import bytes_sent, record_trace, token_ring_attention
-from tokenring_xdit.attention.groups import RingGroup
+from tokenring_xdit.attention import bytes_sent, token_ring_attention
 from tokenring_xdit.attention.kernels import choose
 from tokenring_xdit.attention.tracing import recorded
-from tokenring_xdit.bench.orders import Checked, Prepare
+from tokenring_xdit.bench.instruments import (
+    barrier,
+    clear_buffers,
+    largest,
+    peak_of,
+    synchronize,
+    traced_call,
+    wire_bytes,
+    wires,
+)
+from tokenring_xdit.bench.orders import Checked, Prepare, Timed
 from tokenring_xdit.bench.plan import Strategy, StrategyKind
+from tokenring_xdit.bench.scene import degrees_of
 from tokenring_xdit.bench.timelines import Traced
-from tokenring_xdit.integrations.xfuser import Degrees, XfuserState, count_traffic, trace_upstream
+from tokenring_xdit.integrations.xfuser import Degrees, XfuserState, count_traffic
 from tokenring_xdit.integrations.xfuser.rotation import all_to_all_rotation
-from tokenring_xdit.network import INIT_METHOD_VARIABLE
-from tokenring_xdit.pipelines.environment import quieten
-from tokenring_xdit.pipelines.loading import rank_device
 from tokenring_xdit.schedule import Activity
 
-__all__ = ["Bench", "join_world"]
+__all__ = ["Bench"]
 
 _CHECKED_SCORES = 1 << 25
 """Scores that a rank computes in fp64 for the reference: all of 4096 tokens and 8 heads on 4 ranks."""
-
-_DEVICES = Path("/sys/class/net")
-
-
-def join_world() -> torch.device:
-    """Meet the other ranks; returns this rank's device. In an emulated network that is the CPU."""
-    quieten()
-    device = rank_device() if _wires() is None else torch.device("cpu")
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        init_method=os.environ[INIT_METHOD_VARIABLE],
-        rank=int(os.environ["RANK"]),
-        world_size=int(os.environ["WORLD_SIZE"]),
-        timeout=timedelta(hours=1),
-    )
-    return device
 
 
 class Bench:
@@ -65,7 +52,8 @@ class Bench:
         self._shape, self._seed, self._device = order.shape, order.seed, device
         self._rank = dist.get_rank()
         self._dtype: torch.dtype = getattr(torch, order.shape.dtype)
-        self.kernel = choose(None, device, self._dtype)
+        self._kernel = choose(None, device, self._dtype)
+        self.kernel = self._kernel.name
         self.threads = torch.get_num_threads()
         self._own = self._shard(self._rank)
         self._whole: list[Tensor] | None = None
@@ -102,14 +90,13 @@ class Bench:
     def _call(self, strategy: Strategy) -> Callable[[], Tensor | None]:
         """The call to measure; what it returns is this rank's output, or on one rank the whole or nothing."""
         kind = strategy.kind
-        if kind is StrategyKind.SCHEDULE:
+        if not strategy.through_usp and kind is StrategyKind.SCHEDULE:
             return lambda: token_ring_attention(*self._own, schedule=str(strategy.schedule))[0]
         if kind is StrategyKind.SINGLE:
             return self._single
         from xfuser.model_executor.layers import usp
 
-        ranks = self._shape.ranks
-        degrees = Degrees(ulysses=ranks) if kind is StrategyKind.ULYSSES else Degrees(ring=ranks)
+        degrees = degrees_of(strategy, self._shape.ranks)
         if degrees not in self._states:
             self._states[degrees] = XfuserState(degrees)
         self._states[degrees].activate(None)
@@ -125,67 +112,56 @@ class Bench:
         if self._whole is None:
             return None
         with recorded(Activity.ATTEND, "Q to KV"):
-            return self.kernel.run(*self._whole, scale=None, causal=False)[0]
+            return self._kernel.run(*self._whole, scale=None, causal=False)[0]
 
     def _compute(self) -> None:
         """What every rank computes, whoever sends: its queries over as many keys as there are, a shard at a time."""
         for _ in range(self._shape.ranks):
-            self.kernel.run(*self._own, scale=None, causal=False)
+            self._kernel.run(*self._own, scale=None, causal=False)
 
     # -- measurements ------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def time(self, strategy: Strategy | None) -> float:
-        """Seconds of one call on this rank, from a barrier on."""
+    def time(self, strategy: Strategy | None) -> Timed:
+        """One call on this rank, from a barrier on."""
         call = self._compute if strategy is None else self._call(strategy)
-        self._barrier()
+        barrier(self._device)
         start = time.perf_counter()
         call()
-        self._synchronize()
-        return time.perf_counter() - start
+        synchronize(self._device)
+        return Timed(time.perf_counter() - start)
 
     @torch.inference_mode()
     def trace(self, strategy: Strategy) -> Traced | None:
         """Record one call, from a barrier on; rank 0 returns what all ranks did."""
-        call = self._call(strategy)
-        with record_trace() as trace, trace_upstream(trace) if strategy.kind.upstream else nullcontext():
-            call()  # starts the threads that watch transfers
-            trace.clear()
-            self._barrier()
-            call()
-            self._synchronize()
-        timeline = trace.timeline(str(strategy))
-        return Traced(timeline, trace.clock_error or 0.0) if self._rank == 0 else None
+        return traced_call(self._call(strategy), str(strategy), self._device, through_usp=strategy.through_usp)
 
     @torch.inference_mode()
     def check(self, strategy: Strategy) -> Checked:
         """Call it twice: first with empty buffers, for the memory, then for what it sends and computes."""
         call = self._call(strategy)
-        RingGroup.of().pool.clear()
-        self._barrier()
-        peak, measure = self._peak(call)
+        clear_buffers()
+        barrier(self._device)
+        peak, measure = peak_of(call, self._device)
         traffic_of_schedule = bytes_sent()
-        self._barrier()
-        before = _wires()
-        with count_traffic() if strategy.kind.upstream else nullcontext() as traffic:
+        barrier(self._device)
+        before = wires()
+        with count_traffic() if strategy.through_usp else nullcontext() as traffic:
             out = call()
-        self._synchronize()
-        self._barrier()
-        after = _wires()
-        wires = None
-        if before is not None and after is not None:
-            wires = {w: {way: after[w][way] - before[w][way] for way in after[w]} for w in after}
+        synchronize(self._device)
+        barrier(self._device)
+        carried = wire_bytes(before, wires())
         sent = traffic.bytes if traffic is not None else bytes_sent() - traffic_of_schedule
         if strategy.kind is StrategyKind.SINGLE:
             out = self._scattered(out)
         assert out is not None
         difference = (out[:, :, self._rows].double() - self._expected).abs()
         return Checked(
-            difference=_largest(difference),
-            scale=_largest(self._expected.abs()),
+            difference=largest(difference),
+            scale=largest(self._expected.abs()),
             rows=self._rows.numel(),
             bytes_sent=sent,
-            wires=wires,
+            wires=carried,
             peak=peak,
             peak_measure=measure,
         )
@@ -203,49 +179,3 @@ class Bench:
             dist.send(part, rank)
         own: Tensor = parts[0]
         return own
-
-    def _peak(self, call: Callable[[], object]) -> tuple[int, str]:
-        """Bytes allocated at once during a call, beside what there was, and how that was found."""
-        if self._device.type == "cuda":  # not run here: no GPU
-            torch.cuda.reset_peak_memory_stats()
-            there = torch.cuda.memory_allocated()
-            call()
-            self._synchronize()
-            return torch.cuda.max_memory_allocated() - there, "torch.cuda.max_memory_allocated"
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            output = call()
-        del output
-        events = list(profiler.profiler.kineto_results.experimental_event_tree())
-        changes = []
-        while events:
-            event = events.pop()
-            events += event.children
-            if event.name == "[memory]":
-                changes.append((event.start_time_ns, event.extra_fields.alloc_size))
-        held = peak = 0
-        for _, size in sorted(changes, key=lambda change: change[0]):
-            held += size
-            peak = max(peak, held)
-        return peak, "tensors allocated by the calling thread (torch.profiler)"
-
-    def _barrier(self) -> None:
-        dist.barrier(device_ids=[self._device.index] if self._device.type == "cuda" else None)
-
-    def _synchronize(self) -> None:
-        if self._device.type == "cuda":  # not run here: no GPU
-            torch.cuda.synchronize()
-
-
-def _largest(values: Tensor) -> float:
-    return values.max().item() if values.numel() else 0.0
-
-
-def _wires() -> dict[str, dict[str, int]] | None:
-    """What the interfaces of this host have carried, in bytes of frames; ``None`` outside an emulated network."""
-    wires = sorted(path for path in _DEVICES.glob("wire*"))
-    if not wires:
-        return None
-    ways = {"sent": "tx_bytes", "received": "rx_bytes"}
-    return {
-        wire.name: {way: int((wire / "statistics" / file).read_text()) for way, file in ways.items()} for wire in wires
-    }

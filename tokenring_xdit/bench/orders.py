@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from tokenring_xdit.bench.plan import Shape, Strategy
 
-__all__ = ["Check", "Checked", "Failure", "Prepare", "Prepared", "Time", "Trace"]
+__all__ = ["Check", "Checked", "Failure", "Prepare", "Prepared", "Time", "Timed", "Trace"]
 
 
 @dataclass(frozen=True)
 class Prepare:
-    """Make the tensors of a problem, and what its output has to be.
+    """Make the tensors of a problem, or load its pipeline, and find what its output has to be.
 
     Attributes:
         shape: The problem.
@@ -29,7 +29,7 @@ class Prepared:
     """The problem is ready.
 
     Attributes:
-        kernel: Name of the local attention kernel.
+        kernel: Name of the local attention kernel; of a pipeline, xfuser's name of its attention backend.
         device: Of this rank.
         threads: Of this rank's computations.
     """
@@ -53,7 +53,7 @@ class Checked:
     Attributes:
         difference: Largest difference of its output to the reference.
         scale: Largest value of the reference.
-        rows: Queries compared, each in all heads.
+        rows: Queries compared, each in all heads; of a pipeline image tokens, on the rank that has them.
         bytes_sent: Payload that this rank sent for one call.
         wires: Bytes of frames that each of its wires carried during that call, ``sent`` and ``received``; ``None``
             outside an emulated network.
@@ -72,12 +72,22 @@ class Checked:
 
 @dataclass(frozen=True)
 class Time:
-    """Call a strategy after a barrier; ``None`` is the attention that each rank computes, without communication.
-
-    The answer is this rank's seconds.
-    """
+    """Call a strategy after a barrier; ``None`` is the attention that each rank computes, without communication."""
 
     strategy: Strategy | None
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What one rank took.
+
+    Attributes:
+        seconds: Of the call, or of a denoising step of it.
+        attention: Of a denoising step inside attention calls; ``None`` for calls of attention.
+    """
+
+    seconds: float
+    attention: float | None = None
 
 
 @dataclass(frozen=True)

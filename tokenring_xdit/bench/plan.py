@@ -5,11 +5,20 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
+from typing import ClassVar
 
 from tokenring_xdit.errors import ConfigurationError, ScheduleError, nearest
+from tokenring_xdit.planning import Auto
 from tokenring_xdit.schedule import Spelled, build, parse
 
-__all__ = ["Case", "Shape", "Strategy", "StrategyKind"]
+__all__ = ["Case", "Level", "Shape", "Strategy", "StrategyKind"]
+
+
+class Level(Enum):
+    """What is measured of a strategy."""
+
+    ATTENTION = "attention"
+    PIPELINE = "pipeline"
 
 
 class StrategyKind(Enum):
@@ -27,40 +36,80 @@ class StrategyKind(Enum):
         return self in {self.ULYSSES, self.XFUSER_RING, self.XFUSER_RING_ALLTOALL}
 
 
+_ULYSSES_PREFIX = "ulysses="
+_WITH_ULYSSES = (StrategyKind.XFUSER_RING, StrategyKind.XFUSER_RING_ALLTOALL, StrategyKind.SCHEDULE)
+
+
 @dataclass(frozen=True)
 class Strategy:
     """One way to compute attention.
 
     Attributes:
         kind: Whose.
-        schedule: Of :attr:`StrategyKind.SCHEDULE`; ``None`` for the others.
+        schedule: Of :attr:`StrategyKind.SCHEDULE`, which may be chosen for the shapes; ``None`` for the others.
+        ulysses: Ranks of a hybrid that share heads, as many times as there are ranks to share the sequence by
+            ``kind``; 1 where it is no hybrid.
     """
 
     kind: StrategyKind
-    schedule: Spelled | None = None
+    schedule: Spelled | Auto | None = None
+    ulysses: int = 1
 
     @classmethod
     def parse(cls, text: str) -> Strategy:
-        """Read ``ulysses``, ``schedule:direct:chunks=4`` and so on.
+        """Read ``ulysses``, ``schedule:direct:chunks=4``, ``ulysses=2+xfuser-ring`` and so on.
 
         Raises:
             ConfigurationError: There is no such strategy.
             ScheduleError: There is no such schedule.
         """
+        if text.startswith(_ULYSSES_PREFIX):
+            return cls._parse_hybrid(text)
         name, colon, rest = text.partition(":")
         if name == StrategyKind.SCHEDULE.value and rest:
-            return cls(StrategyKind.SCHEDULE, parse(rest))
+            return cls(StrategyKind.SCHEDULE, Auto.parse(rest) or parse(rest))
         plain = {kind.value: kind for kind in StrategyKind if kind is not StrategyKind.SCHEDULE}
         if colon or name not in plain:
             hint = ""
             with suppress(ScheduleError):
                 hint = f" Did you mean 'schedule:{parse(text)}'?"
-            known = nearest(text, [*plain, "schedule:NAME"])
+            known = nearest(text, [*plain, "schedule:NAME", "ulysses=N+schedule:NAME", "ulysses=N+xfuser-ring"])
             raise ConfigurationError(f"there is no strategy '{text}'.{hint or ' ' + known}")
         return cls(plain[name])
 
+    @classmethod
+    def _parse_hybrid(cls, text: str) -> Strategy:
+        number, plus, rest = text.removeprefix(_ULYSSES_PREFIX).partition("+")
+        if not number.isdecimal() or int(number) < 2:
+            raise ConfigurationError(
+                f"'{text}': a hybrid needs a number of ranks for Ulysses, 2 or more, as in 'ulysses=2+schedule:direct'"
+            )
+        if not plus:
+            raise ConfigurationError(
+                f"'{text}' says nothing of the other ranks: use 'ulysses' for all of them, or "
+                f"'{text}+schedule:NAME' or '{text}+xfuser-ring' for a hybrid"
+            )
+        inner = cls.parse(rest)
+        if inner.kind not in _WITH_ULYSSES or inner.ulysses > 1:
+            raise ConfigurationError(
+                f"'{text}': '{rest}' does not go together with Ulysses; what does: schedule:NAME, xfuser-ring, "
+                "xfuser-ring-alltoall"
+            )
+        return cls(inner.kind, inner.schedule, int(number))
+
+    @property
+    def shares_heads(self) -> bool:
+        """Whether Ulysses takes part."""
+        return self.ulysses > 1 or self.kind is StrategyKind.ULYSSES
+
+    @property
+    def through_usp(self) -> bool:
+        """Whether attention runs through xfuser's ``USP``, which needs equal shards."""
+        return self.kind.upstream or self.ulysses > 1
+
     def __str__(self) -> str:
-        return self.kind.value if self.schedule is None else f"{self.kind.value}:{self.schedule}"
+        name = self.kind.value if self.schedule is None else f"{self.kind.value}:{self.schedule}"
+        return name if self.ulysses == 1 else f"{_ULYSSES_PREFIX}{self.ulysses}+{name}"
 
 
 @dataclass(frozen=True)
@@ -76,6 +125,8 @@ class Shape:
         dtype: ``float32``, ``bfloat16`` or ``float16``.
     """
 
+    level: ClassVar[Level] = Level.ATTENTION
+
     ranks: int
     tokens: int
     heads: int
@@ -87,6 +138,35 @@ class Shape:
         """Tokens of each rank, as even as can be, the longer ones first."""
         short, longer = divmod(self.tokens, self.ranks)
         return tuple(short + (rank < longer) for rank in range(self.ranks))
+
+    def refusal(self, strategy: Strategy) -> str | None:
+        """Why a strategy does not take the problem, or ``None`` where it does."""
+        if strategy.through_usp and self.tokens % self.ranks:
+            return (
+                f"{strategy} needs equal shards, and {self.tokens} tokens do not divide by {self.ranks} ranks: "
+                "use another length, or a schedule"
+            )
+        return self.refusal_of_degrees(strategy)
+
+    def refusal_of_degrees(self, strategy: Strategy) -> str | None:
+        """Why a strategy does not take so many ranks and heads, or ``None`` where it does."""
+        shared = self.ranks if strategy.kind is StrategyKind.ULYSSES else strategy.ulysses
+        if strategy.ulysses > 1 and (self.ranks % shared or self.ranks == shared):
+            return (
+                f"{strategy} does not fit {self.ranks} ranks: the {shared} of Ulysses have to divide them and leave "
+                "at least 2 for the rest"
+            )
+        if self.heads % shared:
+            return (
+                f"{strategy} shards heads, and {self.heads} heads do not divide by {shared} ranks: use another "
+                "number of ranks or heads, or a schedule"
+            )
+        if isinstance(strategy.schedule, Spelled):
+            try:
+                build(str(strategy.schedule), self.ranks // shared, heads=self.heads // shared)
+            except ScheduleError as error:
+                return str(error)
+        return None
 
     def __str__(self) -> str:
         return (
@@ -109,20 +189,4 @@ class Case:
 
     def refusal(self) -> str | None:
         """Why the strategy does not take the problem, or ``None`` where it does; nothing is started to know that."""
-        kind, shape = self.strategy.kind, self.shape
-        if kind.upstream and shape.tokens % shape.ranks:
-            return (
-                f"{kind.value} needs equal shards, and {shape.tokens} tokens do not divide by {shape.ranks} ranks: "
-                "use another length, or a schedule"
-            )
-        if kind is StrategyKind.ULYSSES and shape.heads % shape.ranks:
-            return (
-                f"ulysses shards heads, and {shape.heads} heads do not divide by {shape.ranks} ranks: use another "
-                "number of ranks or heads, or a schedule"
-            )
-        if self.strategy.schedule is not None:
-            try:
-                build(str(self.strategy.schedule), shape.ranks, heads=shape.heads)
-            except ScheduleError as error:
-                return str(error)
-        return None
+        return self.shape.refusal(self.strategy)

@@ -10,31 +10,43 @@ from tokenring_xdit.bench.orders import Check, Failure, Prepare, Prepared, Time,
 from tokenring_xdit.errors import TokenRingError
 from tokenring_xdit.pipelines.engine_rank import Mailbox
 
-__all__ = ["main"]
+__all__ = ["main", "serve"]
 
 
 def main(orders: int, answers: int) -> None:
     """Carry out orders until the command is gone, or one of them fails."""
     mailbox = Mailbox(orders, answers)
     try:
-        _serve(mailbox)
+        serve(mailbox)
     except Exception as error:
         text = str(error) if isinstance(error, TokenRingError) else f"{type(error).__name__}: {error}"
         mailbox.answer(Failure(text))
         os._exit(1)  # without waiting for threads of a broken process group
 
 
-def _serve(mailbox: Mailbox) -> None:
-    from tokenring_xdit.bench.measure import Bench, join_world
+def serve(mailbox: Any, store: Any = None) -> None:
+    """Carry out orders.
 
-    device = join_world()
-    bench: Bench | None = None
+    Args:
+        mailbox: Where they come from and answers go; an order ``None`` ends it.
+        store: Where the ranks meet; ``None`` is what the environment says.
+    """
+    from tokenring_xdit.bench.instruments import join_world
+    from tokenring_xdit.bench.measure import Bench
+    from tokenring_xdit.bench.pipeline import PipelineBench
+    from tokenring_xdit.bench.scene import SceneShape
+
+    device = join_world(store)
+    bench: Bench | PipelineBench | None = None
     while True:
-        order: Any = mailbox.next()
+        order = mailbox.next()
+        if order is None:
+            return
         if isinstance(order, Prepare):
             bench = None  # lets the tensors before go
-            bench = Bench(order, device)
-            mailbox.answer(Prepared(bench.kernel.name, str(device), bench.threads))
+            kind = PipelineBench if isinstance(order.shape, SceneShape) else Bench
+            bench = kind(order, device)
+            mailbox.answer(Prepared(bench.kernel, str(device), bench.threads))
         elif isinstance(order, Check):
             assert bench is not None
             mailbox.answer(bench.check(order.strategy))

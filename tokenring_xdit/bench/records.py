@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tokenring_xdit.bench.plan import Case
+from tokenring_xdit.bench.plan import Case, Level
 from tokenring_xdit.errors import ConfigurationError
 
 __all__ = ["Record", "Spread", "Status", "case_fields", "read_records", "write_table"]
@@ -66,6 +66,10 @@ class Record(_Part):
     batch: int
     dtype: str
     network: str
+    level: str = Level.ATTENTION.value
+    model: str | None = None
+    size: str | None = None
+    steps: int | None = None
     rounds: int
     seed: int
     status: Status
@@ -73,6 +77,7 @@ class Record(_Part):
     seconds: Spread | None = None
     compute_seconds: Spread | None = None
     exposed_seconds: Spread | None = None
+    attention_seconds: Spread | None = None
     max_error: float | None = None
     checked_rows: int | None = None
     bytes_sent: tuple[int, ...] | None = None
@@ -97,13 +102,25 @@ class Record(_Part):
             self.batch,
             self.dtype,
             self.strategy,
+            self.level,
+            self.model,
+            self.size,
+            self.steps,
+        )
+
+    @property
+    def problem(self) -> str:
+        """What all strategies of its comparison work on, for people."""
+        drawn = ""
+        if self.level == Level.PIPELINE.value:
+            drawn = f"{self.model}, {self.size} pixels, {self.steps} step{'' if self.steps == 1 else 's'}, "
+        return (
+            f"{drawn}{self.tokens} tokens, {self.heads} heads of {self.head_dim}, batch {self.batch}, "
+            f"{self.dtype}, {self.ranks} ranks, network {self.network}"
         )
 
     def __str__(self) -> str:
-        return (
-            f"{self.strategy}, {self.tokens} tokens, {self.heads} heads of {self.head_dim}, batch {self.batch}, "
-            f"{self.dtype}, {self.ranks} ranks, network {self.network}"
-        )
+        return f"{self.strategy}, {self.problem}"
 
 
 def case_fields(case: Case, network: str, rounds: int, seed: int) -> dict[str, Any]:
@@ -111,6 +128,7 @@ def case_fields(case: Case, network: str, rounds: int, seed: int) -> dict[str, A
     return {
         "strategy": str(case.strategy),
         **vars(case.shape),
+        "level": case.shape.level.value,
         "network": network,
         "rounds": rounds,
         "seed": seed,
@@ -140,24 +158,27 @@ def read_records(path: Path) -> tuple[Record, ...]:
     return tuple(records)
 
 
-_CASE = ("strategy", "ranks", "tokens", "heads", "head_dim", "batch", "dtype", "network", "rounds", "seed")
+_CASE = (
+    *("strategy", "level", "model", "size", "steps"),
+    *("ranks", "tokens", "heads", "head_dim", "batch", "dtype", "network", "rounds", "seed"),
+)
 
 
 def write_table(path: Path, records: Iterable[Record]) -> None:
     """Write the figures of records as CSV: seconds, bytes of the rank that has most."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        figures = ("median_s", "lower_quartile_s", "upper_quartile_s", "compute_s", "exposed_s")
+        figures = ("median_s", "lower_quartile_s", "upper_quartile_s", "compute_s", "exposed_s", "attention_s")
         writer.writerow((*_CASE, "status", *figures, "max_error", "bytes_sent", "peak_bytes", "error"))
         for record in records:
-            seconds, compute, exposed = record.seconds, record.compute_seconds, record.exposed_seconds
+            seconds = record.seconds
+            shares = (record.compute_seconds, record.exposed_seconds, record.attention_seconds)
             writer.writerow(
                 (
                     *(getattr(record, name) for name in _CASE),
                     record.status.value,
                     *((seconds.median, seconds.lower, seconds.upper) if seconds else (None,) * 3),
-                    compute.median if compute else None,
-                    exposed.median if exposed else None,
+                    *(share.median if share else None for share in shares),
                     record.max_error,
                     max(record.bytes_sent) if record.bytes_sent else None,
                     max(record.peak_bytes) if record.peak_bytes else None,

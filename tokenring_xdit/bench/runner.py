@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from tokenring_xdit.bench.crew import Crew
-from tokenring_xdit.bench.orders import Check, Checked, Prepare, Prepared, Time, Trace
-from tokenring_xdit.bench.plan import Case, Shape, Strategy, StrategyKind
+from tokenring_xdit.bench.orders import Check, Checked, Prepare, Prepared, Time, Timed, Trace
+from tokenring_xdit.bench.plan import Case, Level, Shape, Strategy, StrategyKind
 from tokenring_xdit.bench.records import Record, Spread, Status, case_fields, read_records, write_table
 from tokenring_xdit.bench.sweep import SweepConfig
 from tokenring_xdit.bench.timelines import TIMELINES_FILE, Traced, add_timeline, keep_recorded
+from tokenring_xdit.bench.world import World
 from tokenring_xdit.errors import ConfigurationError, LaunchError
 from tokenring_xdit.network import EmulatedNetwork, emulate, refuse_slow, self_test
 from tokenring_xdit.pipelines.loading import refuse_missing_gpus
 
-__all__ = ["RESULTS_FILE", "TABLE_FILE", "Outcome", "Step", "run_sweep"]
+__all__ = ["RESULTS_FILE", "TABLE_FILE", "Outcome", "Step", "planned_keys", "run_sweep"]
 
 RESULTS_FILE = "results.jsonl"
 TABLE_FILE = "results.csv"
@@ -69,7 +70,11 @@ class _CaseError(Exception):
 
 
 def run_sweep(
-    config: SweepConfig, *, resume: bool = False, on_step: Callable[[Step], None] = lambda step: None
+    config: SweepConfig,
+    *,
+    resume: bool = False,
+    on_step: Callable[[Step], None] = lambda step: None,
+    world: World | None = None,
 ) -> Outcome:
     """Run the cases of a sweep; each is recorded when its comparison is over, or when it failed.
 
@@ -77,13 +82,18 @@ def run_sweep(
         config: The sweep.
         resume: Leave out what its folder has a record of.
         on_step: Told of each step before it is taken.
+        world: Ranks that torchrun started, this process being rank 0; ``None`` starts ranks on this machine.
 
     Raises:
-        ConfigurationError: There are results in its folder already, or its ranks do not fit the machine.
+        ConfigurationError: It has mistakes between its keys, there are results in its folder already, or its ranks do
+            not fit the machine.
         UnsupportedError: It asks for an emulated network, which this process may not make.
         NetworkError: The emulated network does not carry what it states.
         LaunchError: No rank could be started.
     """
+    mistakes = config.mistakes_between(dict(config))
+    if mistakes:
+        raise ConfigurationError("\n  ".join(["the sweep cannot be run:", *mistakes]))
     results = Path(config.output) / RESULTS_FILE
     if results.exists() and not resume:
         raise ConfigurationError(
@@ -96,10 +106,10 @@ def run_sweep(
         left = [case for case in cases if _blank(config, case).key not in recorded]
         if left:
             pending[shape] = left
-    _refuse_ranks(config, pending)
+    _refuse_ranks(config, pending, world)
     results.parent.mkdir(parents=True, exist_ok=True)
     keep_recorded(results.with_name(TIMELINES_FILE), earlier)
-    sweep = _Sweep(config, results, pending, on_step)
+    sweep = _Sweep(config, results, pending, on_step, world)
     try:
         if pending:
             with _network(config, on_step) as (emulated, share):
@@ -110,14 +120,27 @@ def run_sweep(
     return Outcome(records, results)
 
 
+def planned_keys(config: SweepConfig) -> set[tuple[Any, ...]]:
+    """What tells the cases of a sweep apart from those of others; see :attr:`Record.key`."""
+    return {_blank(config, case).key for cases in config.comparisons().values() for case in cases}
+
+
 def _blank(config: SweepConfig, case: Case, status: Status = Status.OK) -> Record:
     return Record(**case_fields(case, config.network, config.rounds, config.seed), status=status)
 
 
-def _refuse_ranks(config: SweepConfig, pending: dict[Shape, list[Case]]) -> None:
+def _refuse_ranks(config: SweepConfig, pending: dict[Shape, list[Case]], world: World | None) -> None:
     most = max((shape.ranks for shape in pending), default=0)
     network = config.emulated
-    if network is None:
+    if world is not None:
+        others = sorted({shape.ranks for shape in pending} - {world.ranks})
+        if network is not None or others:
+            asked = f"the emulated network '{network.name}'" if network is not None else f"{others} ranks"
+            raise ConfigurationError(
+                f"torchrun started {world.ranks} ranks, and the sweep asks for {asked}: use network=none and "
+                f"ranks={world.ranks}, or start it without torchrun"
+            )
+    elif network is None:
         refuse_missing_gpus(most)
     elif most > len(network.hosts):
         raise ConfigurationError(
@@ -149,24 +172,26 @@ class _Sweep:
         results: Path,
         pending: dict[Shape, list[Case]],
         on_step: Callable[[Step], None],
+        world: World | None,
     ) -> None:
         self._config, self._results, self._pending, self._on_step = config, results, pending, on_step
+        self._world = world
         self._load = os.getloadavg()[0]
         self._turns = config.warmup + config.rounds
         self._done = 0
-        self._total = sum(self._steps(len(cases)) for cases in pending.values())
+        self._total = sum(self._steps(shape, len(cases)) for shape, cases in pending.items())
 
-    def _steps(self, cases: int) -> int:
-        return 1 + 2 * cases + self._turns * (cases + 1)
+    def _steps(self, shape: Shape, cases: int) -> int:
+        return 1 + 2 * cases + self._turns * (cases + len(_beside(shape)))
 
     def run(self, emulated: EmulatedNetwork | None, share: float | None) -> None:
         """Run what is pending."""
         self._common: dict[str, Any] = {"network_share": share, "load_at_start": self._load}
-        crew: Crew | None = None
+        crew: Crew | World | None = None
         ended = 0
         with ExitStack() as stack:
             for shape, cases in self._pending.items():
-                ended += self._steps(len(cases))
+                ended += self._steps(shape, len(cases))
                 running = []
                 for case in cases:
                     refusal = case.refusal()
@@ -178,7 +203,8 @@ class _Sweep:
                     if crew is None or crew.ranks != shape.ranks:
                         stack.close()
                         self._step("starting ranks", 0)
-                        crew = stack.enter_context(Crew(shape.ranks, emulated))
+                        crew = self._world or Crew(shape.ranks, emulated)
+                        stack.enter_context(crew)
                     try:
                         self._compare(crew, shape, running)
                         break
@@ -194,33 +220,33 @@ class _Sweep:
                         break
                 self._done = ended
 
-    def _compare(self, crew: Crew, shape: Shape, cases: list[Case]) -> None:
+    def _compare(self, crew: Crew | World, shape: Shape, cases: list[Case]) -> None:
         """Measure cases of one problem by turns, and record them."""
         strategies = [case.strategy for case in cases]
         whole = any(strategy.kind is StrategyKind.SINGLE for strategy in strategies)
         self._step(f"preparing {shape}")
         prepared: list[Prepared] = crew.ask(Prepare(shape, self._config.seed, whole), self._config.timeout)
         checked = {strategy: self._ask(crew, strategy, Check(strategy), "checking") for strategy in strategies}
-        seconds: dict[Strategy | None, list[float]] = {}
-        turns: list[Strategy | None] = [None, *strategies]
+        times: dict[Strategy | None, list[list[Timed]]] = {}
+        turns: list[Strategy | None] = [*_beside(shape), *strategies]
         for turn in range(self._turns):
             start = turn % len(turns)  # nobody is always behind the same one
             for strategy in turns[start:] + turns[:start]:
-                slowest = max(self._ask(crew, strategy, Time(strategy), f"turn {turn + 1} of {self._turns}"))
+                timed = self._ask(crew, strategy, Time(strategy), f"turn {turn + 1} of {self._turns}")
                 if turn >= self._config.warmup:
-                    seconds.setdefault(strategy, []).append(slowest)
+                    times.setdefault(strategy, []).append(timed)
         traced = {strategy: self._ask(crew, strategy, Trace(strategy), "tracing")[0] for strategy in strategies}
         for case in cases:
             self._record(
                 case,
                 Status.OK,
                 traced[case.strategy],
-                **_figures(case.strategy, checked[case.strategy], seconds),
+                **_figures(case, checked[case.strategy], times),
                 beside=tuple(map(str, strategies)),
                 machine=_machine(prepared[0]),
             )
 
-    def _ask(self, crew: Crew, strategy: Strategy | None, order: Check | Time | Trace, doing: str) -> list[Any]:
+    def _ask(self, crew: Crew | World, strategy: Strategy | None, order: Check | Time | Trace, doing: str) -> list[Any]:
         self._step(f"{doing}: {strategy or 'attention without communication'}")
         try:
             return crew.ask(order, self._config.timeout)
@@ -242,15 +268,17 @@ class _Sweep:
             file.write(record.model_dump_json() + "\n")
 
 
-def _figures(strategy: Strategy, checked: list[Checked], seconds: dict[Strategy | None, list[float]]) -> dict[str, Any]:
+def _beside(shape: Shape) -> list[None]:
+    """What takes turns with the strategies: their computation alone, which calls of attention have."""
+    return [None] if shape.level is Level.ATTENTION else []
+
+
+def _figures(case: Case, checked: list[Checked], times: dict[Strategy | None, list[list[Timed]]]) -> dict[str, Any]:
     scale = max(found.scale for found in checked)
-    compute, calls = seconds[None], seconds[strategy]
-    single = strategy.kind is StrategyKind.SINGLE  # which has nothing to communicate, and another amount to compute
-    exposed = [call - alone for call, alone in zip(calls, compute, strict=True)]
+    calls = [max(one.seconds for one in timed) for timed in times[case.strategy]]
     return {
         "seconds": Spread.of(calls),
-        "compute_seconds": None if single else Spread.of(compute),
-        "exposed_seconds": None if single else Spread.of(exposed),
+        **(_shares if case.shape.level is Level.ATTENTION else _shares_of_step)(case.strategy, calls, times),
         "max_error": max(found.difference for found in checked) / scale,
         "checked_rows": sum(found.rows for found in checked),
         "bytes_sent": tuple(found.bytes_sent for found in checked),
@@ -258,6 +286,25 @@ def _figures(strategy: Strategy, checked: list[Checked], seconds: dict[Strategy 
         "peak_bytes": tuple(found.peak for found in checked),
         "peak_measure": checked[0].peak_measure,
     }
+
+
+def _shares(
+    strategy: Strategy, calls: list[float], times: dict[Strategy | None, list[list[Timed]]]
+) -> dict[str, Spread]:
+    """Of a call of attention: computation, and what is left of the call."""
+    if strategy.kind is StrategyKind.SINGLE:  # which has nothing to communicate, and another amount to compute
+        return {}
+    compute = [max(one.seconds for one in timed) for timed in times[None]]
+    exposed = [call - alone for call, alone in zip(calls, compute, strict=True)]
+    return {"compute_seconds": Spread.of(compute), "exposed_seconds": Spread.of(exposed)}
+
+
+def _shares_of_step(
+    strategy: Strategy, calls: list[float], times: dict[Strategy | None, list[list[Timed]]]
+) -> dict[str, Spread]:
+    """Of a denoising step: attention, the mean of the ranks that take part."""
+    inside = [[one.attention for one in timed if one.attention] for timed in times[strategy]]
+    return {"attention_seconds": Spread.of([sum(ranks) / len(ranks) for ranks in inside])}
 
 
 def _machine(prepared: Prepared) -> dict[str, Any]:

@@ -8,12 +8,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from tokenring_xdit.bench.plan import Case, Shape, Strategy
+from tokenring_xdit.bench.plan import Case, Level, Shape, Strategy
+from tokenring_xdit.bench.scene import SceneShape, find_model
 from tokenring_xdit.config import Config
-from tokenring_xdit.errors import ConfigurationError, TokenRingError
+from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, TokenRingError
 from tokenring_xdit.network import Network, load_network
+from tokenring_xdit.pipelines.model import PictureSize
 
-__all__ = ["Axes", "SweepConfig"]
+__all__ = ["Axes", "SweepConfig", "inspect_models"]
 
 NO_NETWORK = "none"
 """How a sweep says that its ranks meet over this machine's own loopback."""
@@ -45,6 +47,18 @@ def _dtypes(value: Any) -> Any:
     return tuple(_DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype for dtype in _several(value))
 
 
+def _sizes(value: Any) -> Any:
+    sizes = []
+    for size in _several(value):
+        if isinstance(size, bool) or not isinstance(size, (int, str)):
+            raise ValueError(f"{size!r} is neither a number of pixels nor WIDTHxHEIGHT, such as 1024x768")
+        try:
+            sizes.append(str(PictureSize.parse(str(size))))
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from error
+    return tuple(sizes)
+
+
 def _network(value: Any) -> Any:
     if value is None:
         return NO_NETWORK
@@ -68,6 +82,16 @@ Dtypes = Annotated[
     BeforeValidator(_dtypes),
     _one_or_many({"type": "string"}),
 ]
+Names = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_several), _one_or_many({"type": "string"})
+]
+Sizes = Annotated[tuple[str, ...], BeforeValidator(_sizes), _one_or_many({"type": "string"})]
+
+_AXES: dict[Level, dict[str, tuple[Any, ...] | None]] = {
+    Level.ATTENTION: {"tokens": None, "heads": (8,), "head_dim": (64,), "batch": (1,)},
+    Level.PIPELINE: {"models": None, "sizes": None, "steps": (2,)},
+}
+"""The axes that only one level has, and what they are if nobody says."""
 
 
 class Axes(BaseModel):
@@ -82,17 +106,28 @@ class Axes(BaseModel):
     head_dim: Counts | None = None
     batch: Counts | None = None
     dtype: Dtypes | None = None
+    models: Names | None = None
+    sizes: Sizes | None = None
+    steps: Counts | None = None
 
 
 class SweepConfig(Config):
     """A sweep. Axes take one value or a list; every combination of them is a comparison of all strategies."""
 
-    strategies: Strategies = Field(description="single, ulysses, xfuser-ring, xfuser-ring-alltoall, schedule:NAME")
+    level: Literal["attention", "pipeline"] = Field(
+        "attention", description="attention, or pipeline: whole denoising steps"
+    )
+    strategies: Strategies = Field(
+        description="single, ulysses, xfuser-ring, xfuser-ring-alltoall, schedule:NAME, or ulysses=N+schedule:NAME"
+    )
     ranks: Counts = Field(description="ranks that share the sequence")
-    tokens: Counts = Field(description="length of the whole sequence")
-    heads: Counts = Field((8,), description="heads of queries, keys and values")
-    head_dim: Counts = Field((64,), description="width of a head")
-    batch: Counts = Field((1,), description="items of a batch")
+    tokens: Counts | None = Field(None, description="length of the whole sequence")
+    heads: Counts | None = Field(None, description="heads of queries, keys and values, 8 if nothing is said")
+    head_dim: Counts | None = Field(None, description="width of a head, 64 if nothing is said")
+    batch: Counts | None = Field(None, description="items of a batch, 1 if nothing is said")
+    models: Names | None = Field(None, description="of level pipeline: embedded, random-flux:..., or a Flux model")
+    sizes: Sizes | None = Field(None, description="of level pipeline: pixels, or WIDTHxHEIGHT")
+    steps: Counts | None = Field(None, description="of level pipeline: denoising steps of a call, 2 if nothing is said")
     dtype: Dtypes = Field(("float32",), description="float32, bfloat16 or float16")
     cases: Annotated[tuple[Axes, ...], BeforeValidator(_several)] | None = Field(
         None, description="list of changes to these axes, each with combinations of its own, in place of the above"
@@ -109,20 +144,21 @@ class SweepConfig(Config):
     @classmethod
     def mistakes_between(cls, values: Mapping[str, Any]) -> list[str]:
         """As in the base class."""
+        mistakes = _mistakes_of_level(values) if {"level", "cases"} <= values.keys() else []
         if not {"ranks", "network"} <= values.keys() or values["network"] in {None, NO_NETWORK}:
-            return []
+            return mistakes
         try:
             hosts = len(load_network(values["network"]).hosts)
             asked = [*_several(values["ranks"] or ())]
         except (ConfigurationError, ValueError):
-            return []  # said already
+            return mistakes  # said already
         most = max((ranks for ranks in asked if isinstance(ranks, int)), default=0)
         if most > hosts:
-            return [
+            mistakes.append(
                 f"ranks: {most} do not fit into network '{values['network']}': each has a host of its own, and there "
                 f"are {hosts}"
-            ]
-        return []
+            )
+        return mistakes
 
     @property
     def emulated(self) -> Network | None:
@@ -133,13 +169,60 @@ class SweepConfig(Config):
         """The cases, those of one problem together, none twice; what refuses its problem among them."""
         found: dict[Shape, dict[Case, None]] = {}
         for axes in self.cases or (Axes(),):
-            chosen = [
-                getattr(axes, name) if getattr(axes, name) is not None else getattr(self, name)
-                for name in ("ranks", "tokens", "heads", "head_dim", "batch", "dtype")
-            ]
             strategies = axes.strategies if axes.strategies is not None else self.strategies
-            for values in product(*chosen):
-                shape = Shape(*values)
+            for shape in self._shapes(axes):
                 for name in strategies:
                     found.setdefault(shape, {})[Case(shape, Strategy.parse(name))] = None
         return {shape: tuple(cases) for shape, cases in found.items()}
+
+    def _shapes(self, axes: Axes) -> list[Shape]:
+        def chosen(name: str) -> Any:
+            said = (getattr(axes, name), getattr(self, name), _AXES[Level(self.level)].get(name))
+            return next((values for values in said if values is not None), ())
+
+        if self.level == Level.PIPELINE.value:
+            return [SceneShape.of(*v) for v in product(*map(chosen, ("ranks", "models", "sizes", "steps", "dtype")))]
+        return [Shape(*v) for v in product(*map(chosen, ("ranks", "tokens", "heads", "head_dim", "batch", "dtype")))]
+
+
+def _mistakes_of_level(values: Mapping[str, Any]) -> list[str]:
+    """Axes of the other level, and those without which there is nothing to measure."""
+    level = Level(values["level"])
+    other = next(each for each in Level if each is not level)
+    cases = [
+        case.model_dump(exclude_none=True) if isinstance(case, Axes) else case
+        for case in (() if values["cases"] is None else _several(values["cases"]))
+    ]
+    mistakes = []
+    for name in _AXES[other]:
+        if values.get(name) is not None or any(case.get(name) is not None for case in cases):
+            mistakes.append(f"{name}: belongs to level {other.value}, and this sweep has level {level.value}")
+    for name, default in _AXES[level].items():
+        said = name not in values or values[name] is not None  # what is wrong was said too
+        if not said and default is None and not (cases and all(case.get(name) is not None for case in cases)):
+            mistakes.append(f"{name}: is missing; {SweepConfig.model_fields[name].description}")
+    return mistakes
+
+
+def inspect_models(config: SweepConfig) -> list[str]:
+    """Look at the models that a sweep names; of those to be loaded the configuration files are read.
+
+    Returns:
+        What is wrong with them.
+
+    Raises:
+        ModelUnreachableError: One is not here, and the hub cannot be asked.
+    """
+    mistakes = []
+    unreachable: ModelUnreachableError | None = None
+    named = [axes.models or () for axes in config.cases or ()]
+    for name in dict.fromkeys([*(config.models or ()), *(name for names in named for name in names)]):
+        try:
+            find_model(name)
+        except ModelUnreachableError as error:
+            unreachable = error
+        except TokenRingError as error:
+            mistakes.append(f"models: {error}")
+    if unreachable is not None and not mistakes:
+        raise unreachable
+    return mistakes

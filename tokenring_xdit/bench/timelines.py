@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tokenring_xdit.bench.plan import Level
 from tokenring_xdit.bench.records import Record
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.schedule import Timeline, perfetto
@@ -47,15 +48,17 @@ class CaseTimeline(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     strategy: str
-    level: str = "attention"
-    model: str | None = None
     ranks: int
-    tokens: int | None
-    heads: int | None
-    head_dim: int | None
-    batch: int | None
+    tokens: int
+    heads: int
+    head_dim: int
+    batch: int
     dtype: str
     network: str
+    level: str = Level.ATTENTION.value
+    model: str | None = None
+    size: str | None = None
+    steps: int | None = None
     clock_error: float
     timeline: Timeline
 
@@ -65,8 +68,11 @@ class CaseTimeline(BaseModel):
         return cls(**_case(record), clock_error=traced.clock_error, timeline=traced.timeline)
 
     def __str__(self) -> str:
-        problem = (f"{self.tokens} tokens", f"{self.heads} heads of {self.head_dim}", f"batch {self.batch}", self.dtype)
-        return ", ".join((self.strategy, self.model or ", ".join(problem), f"network {self.network}"))
+        drawn = f"{self.model}, {self.size} pixels, last of {self.steps} steps, " if self.model is not None else ""
+        return (
+            f"{self.strategy}, {drawn}{self.tokens} tokens, {self.heads} heads of {self.head_dim}, batch {self.batch}, "
+            f"{self.dtype}, network {self.network}"
+        )
 
 
 _CASE = tuple(name for name in CaseTimeline.model_fields if name not in {"clock_error", "timeline"})
@@ -74,8 +80,7 @@ _CASE = tuple(name for name in CaseTimeline.model_fields if name not in {"clock_
 
 def _case(record: Record) -> dict[str, Any]:
     """What tells cases apart."""
-    content = record.model_dump(mode="json")
-    return {name: content.get(name, CaseTimeline.model_fields[name].default) for name in _CASE}
+    return {name: getattr(record, name) for name in _CASE}
 
 
 def add_timeline(path: Path, record: Record, traced: Traced) -> None:

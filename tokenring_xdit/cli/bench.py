@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenring_xdit.errors import ConfigurationError, LaunchError, RegressionError
+from tokenring_xdit.pipelines.environment import rank_environment
 
 if TYPE_CHECKING:
-    from tokenring_xdit.bench import Difference, Outcome, Record, Step
+    from tokenring_xdit.bench import Difference, Outcome, Record, Step, SweepConfig
 
 __all__ = ["add_parser", "spelled_out"]
 
@@ -31,7 +33,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command and its subcommands."""
     parser = commands.add_parser(
         "bench",
-        help="measure attention strategies as a sweep says, or compare two sweeps",
+        help="measure attention strategies or denoising steps as a sweep says, or compare two sweeps",
         epilog="example: tokenring-xdit bench configs/sweeps/smoke.yaml rounds=9",
     )
     subcommands = parser.add_subparsers(required=True, metavar="SUBCOMMAND")
@@ -45,7 +47,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     run.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace those of the file")
     run.add_argument("--resume", action="store_true", help="go on with a sweep, without the cases it has recorded")
     run.add_argument("--trace", action="store_true", help="write trace.json beside the results, for Perfetto or Chrome")
-    run.add_argument("--json", action="store_true", help="print the records as JSON")
+    run.add_argument(
+        "--baseline",
+        type=Path,
+        metavar="FILE",
+        help="results.jsonl of an earlier run; compare with it at the end, exit code 1 if anything became slower",
+    )
+    _add_tolerance(run)
+    run.add_argument("--json", action="store_true", help="print the records as JSON; a comparison goes to stderr then")
     run.set_defaults(run=_run)
 
     diff = subcommands.add_parser(
@@ -55,9 +64,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     diff.add_argument("before", type=Path, help="results.jsonl of the first run")
     diff.add_argument("after", type=Path, help="results.jsonl of the second run")
-    diff.add_argument(
-        "--tolerance", type=float, default=0.05, help="share by which a median has to grow (default: %(default)s)"
-    )
+    _add_tolerance(diff)
     diff.add_argument("--json", action="store_true", help="print JSON")
     diff.set_defaults(run=_diff)
 
@@ -71,7 +78,22 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     trace.set_defaults(run=_trace)
 
 
+def _add_tolerance(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tolerance", type=float, default=0.05, help="share by which a median has to grow (default: %(default)s)"
+    )
+
+
 def _run(args: argparse.Namespace) -> None:
+    if "RANK" in os.environ:
+        for name, value in rank_environment(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))).items():
+            os.environ.setdefault(name, value)
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler, which measures memory, has much to say
+        if os.environ["RANK"] != "0":
+            from tokenring_xdit.bench import obey
+
+            obey()
+            return
     from tqdm import tqdm
 
     from tokenring_xdit.bench import (
@@ -80,6 +102,8 @@ def _run(args: argparse.Namespace) -> None:
         TRACE_FILE,
         Status,
         SweepConfig,
+        World,
+        inspect_models,
         read_timelines,
         run_sweep,
         write_trace,
@@ -87,7 +111,8 @@ def _run(args: argparse.Namespace) -> None:
     from tokenring_xdit.cli.paths import refuse_unwritable
     from tokenring_xdit.config import read_config
 
-    config = read_config(SweepConfig, args.config, args.overrides)
+    config = read_config(SweepConfig, args.config, args.overrides, inspect=inspect_models)
+    baseline = _read_baseline(args, config)
     refuse_unwritable(Path(config.output) / RESULTS_FILE, f"output {config.output}")
     with tqdm(desc="sweep", leave=False, miniters=1, mininterval=0.5) as bar:
 
@@ -98,14 +123,33 @@ def _run(args: argparse.Namespace) -> None:
             if sys.stderr.isatty():  # elsewhere lines add up
                 bar.refresh()
 
-        outcome = run_sweep(config, resume=args.resume, on_step=show)
+        world = World() if "RANK" in os.environ else None
+        outcome = run_sweep(config, resume=args.resume, on_step=show, world=world)
     print(json.dumps([_plain(record) for record in outcome.records]) if args.json else _table(outcome))
     if args.trace and outcome.count(Status.OK):
         folder = outcome.results.parent
         write_trace(folder / TRACE_FILE, read_timelines(folder / TIMELINES_FILE))
+    differences = () if baseline is None else _compared(baseline, outcome.records, args)
     failed = outcome.count(Status.FAILED)
     if failed:
         raise LaunchError(f"{failed} of {len(outcome.records)} cases failed; {outcome.results} says why")
+    _raise_if_worse(differences)
+
+
+def _read_baseline(args: argparse.Namespace, config: SweepConfig) -> tuple[Record, ...] | None:
+    """The records to compare with, known to be of use before anything is measured."""
+    from tokenring_xdit.bench import planned_keys, read_records
+
+    _refuse_tolerance(args)
+    if args.baseline is None:
+        return None
+    baseline = read_records(args.baseline)
+    if not planned_keys(config) & {record.key for record in baseline}:
+        raise ConfigurationError(
+            f"--baseline {args.baseline} has no case of {args.config}: nothing could be compared. Name the "
+            "results.jsonl of an earlier run of it"
+        )
+    return baseline
 
 
 def _trace(args: argparse.Namespace) -> None:
@@ -125,42 +169,61 @@ def _plain(record: Record) -> dict[str, object]:
 
 def _table(outcome: Outcome) -> str:
     """Milliseconds, errors and megabytes, a line a case."""
-    header = f"{'strategy':<28} {'ms':>9} {'quartiles':>19} {'exposed':>9} {'error':>8} {'MB sent':>8} {'peak MB':>8}"
+    from tokenring_xdit.bench import Level
+
     lines: list[str] = []
+    wide = max((len(record.strategy) for record in outcome.records), default=0) + 1
     problem = ""
     for record in outcome.records:
-        about = str(record).partition(", ")[2]
-        if about != problem:
-            problem = about
-            lines += [problem, header]
+        if record.problem != problem:
+            problem = record.problem
+            share = "exposed" if record.level == Level.ATTENTION.value else "attention"
+            figures = f"{'ms':>9} {'quartiles':>19} {share:>9} {'error':>8} {'MB sent':>8} {'peak MB':>8}"
+            lines += [problem, f"{'strategy':<{wide}} {figures}"]
         if record.seconds is None or record.bytes_sent is None or record.peak_bytes is None:
-            lines.append(f"{record.strategy:<28} {record.status.value}: {record.error}")
+            lines.append(f"{record.strategy:<{wide}} {record.status.value}: {record.error}")
             continue
         spread = f"{record.seconds.lower * 1e3:.1f} to {record.seconds.upper * 1e3:.1f}"
-        exposed = f"{record.exposed_seconds.median * 1e3:.1f}" if record.exposed_seconds else "-"
+        part = record.exposed_seconds or record.attention_seconds
+        shown = f"{part.median * 1e3:.1f}" if part else "-"
         lines.append(
-            f"{record.strategy:<28} {record.seconds.median * 1e3:9.1f} {spread:>19} {exposed:>9} "
+            f"{record.strategy:<{wide}} {record.seconds.median * 1e3:9.1f} {spread:>19} {shown:>9} "
             f"{record.max_error:8.1e} {max(record.bytes_sent) / 1e6:8.2f} {max(record.peak_bytes) / 1e6:8.2f}"
         )
     return "\n".join([*lines, f"results: {outcome.results}, and as a table beside it"])
 
 
 def _diff(args: argparse.Namespace) -> None:
-    from tokenring_xdit.bench import compare, read_records
+    from tokenring_xdit.bench import read_records
 
+    _refuse_tolerance(args)
+    before, after = read_records(args.before), read_records(args.after)
+    if not {record.key for record in before} & {record.key for record in after}:
+        raise ConfigurationError(f"{args.before} and {args.after} have no case in common: nothing can be compared")
+    _raise_if_worse(_compared(before, after, args))
+
+
+def _refuse_tolerance(args: argparse.Namespace) -> None:
     if args.tolerance < 0:
         raise ConfigurationError(f"--tolerance {args.tolerance} has to be 0 or more, such as 0.05")
-    before, after = read_records(args.before), read_records(args.after)
+
+
+def _compared(before: Sequence[Record], after: Sequence[Record], args: argparse.Namespace) -> tuple[Difference, ...]:
+    """Print what became of the cases of two runs; ``diff --json`` prints JSON, ``run --json`` has printed its own."""
+    from tokenring_xdit.bench import compare
+
     differences = compare(before, after, tolerance=args.tolerance)
-    if not any(entry.before is not None and entry.after is not None for entry in differences):
-        raise ConfigurationError(f"{args.before} and {args.after} have no case in common: nothing can be compared")
     changed = _changed_machines(before, after)
     if changed:
         print(f"note: the runs differ in more than the code: {', '.join(changed)}", file=sys.stderr)
-    if args.json:
+    if args.json and args.run is _diff:
         print(json.dumps([_as_json(entry) for entry in differences]))
     else:
-        print("\n".join(_in_words(entry) for entry in differences))
+        print("\n".join(_in_words(entry) for entry in differences), file=sys.stderr if args.json else sys.stdout)
+    return differences
+
+
+def _raise_if_worse(differences: Sequence[Difference]) -> None:
     worse = sum(entry.verdict.worse for entry in differences)
     if worse:
         raise RegressionError(f"{worse} of {len(differences)} cases became slower than noise explains, or broke")

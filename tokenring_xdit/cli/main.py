@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from tokenring_xdit import __version__
-from tokenring_xdit.cli import bench, compare, config, generate, network, run, schedule
+from tokenring_xdit.cli import bench, compare, config, generate, network, plan, probe, run, schedule, topology
 from tokenring_xdit.errors import CommunicationError, LaunchError, NetworkError, RegressionError, TokenRingError
 
 __all__ = ["main"]
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"tokenring-xdit {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (generate, run, compare, config, schedule, network, bench):
+    for module in (generate, run, compare, config, schedule, plan, topology, probe, network, bench):
         module.add_parser(commands)
     args = parser.parse_args(bench.spelled_out(sys.argv[1:] if argv is None else argv))
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -22,11 +22,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 
 from tokenring_xdit.errors import NetworkError, UnsupportedError
-from tokenring_xdit.topology.network import Network, Rate
+from tokenring_xdit.topology import Network, Rate, Wire
 
 __all__ = ["INTERFACE", "EmulatedNetwork", "emulate", "remove_stale"]
 
@@ -43,7 +45,9 @@ _TOOLS = {"ip": "iproute2", "tc": "iproute2", "setpriv": "util-linux"}
 _MOST_NODES = 250  # the last byte of an address tells them apart
 _FRAME = 1514  # bytes: a full Ethernet frame as tc counts it
 _BURST = 0.002  # seconds: what a wire may catch up after a pause, as timers of a busy machine are late
-_PIECE = 0.001  # seconds: the longest piece that is passed on whole
+# Seconds: the longest piece that is sent, and passed on, whole. Every piece costs processor time that the ranks want,
+# and what is passed on is late by a piece.
+_PIECE, _PIECE_PASSED_ON = 0.008, 0.001
 # TCP, IPv4 total length below 128 bytes, and of the flags ACK alone. Data that ends a message has PSH as well: if it
 # overtook what was sent before, that would be taken for lost.
 _ACKNOWLEDGEMENTS = "match u8 6 0xff at 9 match u16 0 0xff80 at 2 match u8 0x10 0xff at 33"
@@ -103,6 +107,7 @@ def emulate(network: Network) -> Iterator[EmulatedNetwork]:
         NetworkError: The kernel refused a part of the network.
     """
     global _serial
+    network = network.in_frames()
     _refuse_what_cannot_be(network)
     _require_tools()
     for stale in remove_stale():
@@ -189,7 +194,7 @@ def _add_namespace(name: str) -> None:
 
 def _settings(network: Network, node: str) -> str:
     """Shell commands, run inside the namespace, that set what TCP there needs to fill wires in both directions."""
-    piece = max(_piece(network.wire(node, other).rate_from(node)) for other in network.neighbours(node))
+    queue = max(_queue(network, network.wire(node, other), node) for other in network.neighbours(node))
     settings = {
         "ipv4/ip_forward": "1",
         # The way there and the way back may differ.
@@ -197,7 +202,7 @@ def _settings(network: Network, node: str) -> str:
         "ipv4/conf/default/rp_filter": "0",
         # Little of each connection waits in the queue of a wire, where everybody else would wait behind it, and
         # much in its own buffer, so that the wire is not idle while the sender waits for a core.
-        "ipv4/tcp_limit_output_bytes": str(4 * piece),
+        "ipv4/tcp_limit_output_bytes": str(queue),
         "ipv4/tcp_wmem": "4096 1048576 4194304",
         # Between two steps a connection is idle; each would start slowly again.
         "ipv4/tcp_slow_start_after_idle": "0",
@@ -218,7 +223,7 @@ def _devices(emulated: EmulatedNetwork, node: str) -> list[str]:
     for index, wire in enumerate(network.wires):
         if node in wire.ends:
             # Long pieces would be passed on only when they have arrived whole: a delay that no real wire has.
-            lines.append(f"link set {_device(index)} gso_max_size {_piece(wire.rate_from(node))} up")
+            lines.append(f"link set {_device(index)} gso_max_size {_piece(network, wire, node)} up")
     return lines
 
 
@@ -270,9 +275,22 @@ def _burst(rate: Rate) -> int:
     return max(2 * _FRAME, round(rate.bits_per_second / 8 * _BURST))
 
 
-def _piece(rate: Rate) -> int:
+def _piece(network: Network, wire: Wire, node: str) -> int:
     """Bytes that the kernel may hand to a wire in one go."""
-    return min(65536, max(2 * _FRAME, round(rate.bits_per_second / 8 * _PIECE)))
+    longest = _PIECE_PASSED_ON if wire in _passing_on(network) else _PIECE
+    return min(65536, max(2 * _FRAME, round(wire.rate_from(node).bits_per_second / 8 * longest)))
+
+
+def _queue(network: Network, wire: Wire, node: str) -> int:
+    """Bytes that a connection may have in the queue of a wire, where the other connections wait behind them."""
+    return (4 if wire in _passing_on(network) else 2) * _piece(network, wire, node)
+
+
+@lru_cache(maxsize=16)
+def _passing_on(network: Network) -> frozenset[Wire]:
+    """Wires that carry what some node passes on."""
+    routes = (network.route(a, b) for a in network.hosts for b in network.hosts if a != b)
+    return frozenset(network.wire(*ends) for route in routes if len(route) > 2 for ends in pairwise(route))
 
 
 # -- removing --------------------------------------------------------------------------------------

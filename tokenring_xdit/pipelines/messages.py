@@ -23,6 +23,7 @@ __all__ = [
     "Setup",
     "pack",
     "receive",
+    "unpack",
 ]
 
 
@@ -138,4 +139,9 @@ def receive(connection: Connection) -> Any:
     Raises:
         EOFError: The other side has ended.
     """
-    return pickle.loads(connection.recv_bytes())
+    return unpack(connection.recv_bytes())
+
+
+def unpack(packed: bytes) -> Any:
+    """What :func:`pack` was given."""
+    return pickle.loads(packed)

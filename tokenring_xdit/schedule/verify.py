@@ -74,6 +74,15 @@ class VerifiedSchedule:
         """What a number of heads has to be a multiple of."""
         return math.lcm(*(block.heads.count for block in self.schedule.blocks()))
 
+    def takes_heads(self, heads: int, kv_heads: int) -> bool:
+        """Whether pieces of heads hold the query heads that belong to their key heads.
+
+        Args:
+            heads: Query heads.
+            kv_heads: Heads of keys and values.
+        """
+        return heads == kv_heads or (heads % self.head_cut == 0 and kv_heads % self.head_cut == 0)
+
     @cached_property
     def keys_stay_whole(self) -> bool:
         """Whether every rank attends its own keys and values only, and those in one piece."""

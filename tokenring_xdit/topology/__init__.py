@@ -1,5 +1,23 @@
 """Which device is linked to which, how fast, and what follows from it. Pure Python, like the schedules."""
 
-from tokenring_xdit.topology.network import EXAMPLES, Network, Rate, Wire, load_network, parse_network
+from tokenring_xdit.topology.files import load_network, network_to_mapping, network_to_yaml
+from tokenring_xdit.topology.network import EXAMPLES, FRAME_SHARE, Counts, Network, Rate, Wire, parse_network
+from tokenring_xdit.topology.presets import FABRICS, PRESETS, Preset, find_preset, load_topology
 
-__all__ = ["EXAMPLES", "Network", "Rate", "Wire", "load_network", "parse_network"]
+__all__ = [
+    "EXAMPLES",
+    "FABRICS",
+    "FRAME_SHARE",
+    "PRESETS",
+    "Counts",
+    "Network",
+    "Preset",
+    "Rate",
+    "Wire",
+    "find_preset",
+    "load_network",
+    "load_topology",
+    "network_to_mapping",
+    "network_to_yaml",
+    "parse_network",
+]

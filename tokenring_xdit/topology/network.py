@@ -3,29 +3,33 @@
 :mod:`tokenring_xdit.network` builds such a network on this machine, :mod:`tokenring_xdit.schedule.simulate` times a
 schedule on it.
 
-A :class:`Network` comes from a short form (``mesh:4:100mbit``) or from a YAML file. Rates are those of
-the Ethernet frames on the wire, as ``tc`` counts them; of 1500-byte packets 95.6% are payload.
+A :class:`Network` comes from a short form (``mesh:4:100mbit``), from a YAML file
+(:mod:`~tokenring_xdit.topology.files`), from a preset (:mod:`~tokenring_xdit.topology.presets`) or from a measurement
+(:mod:`~tokenring_xdit.topology.infer`). :class:`Counts` says what its rates count.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import Enum
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 from tokenring_xdit.errors import ConfigurationError, nearest
 
-__all__ = ["EXAMPLES", "Network", "Rate", "Wire", "load_network", "network_from_mapping", "parse_network"]
+__all__ = ["EXAMPLES", "FRAME_SHARE", "MOST_NODES", "Counts", "Network", "Rate", "Wire", "host_names", "parse_network"]
 
 _UNITS = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9, "tbit": 10**12}
 _RATE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[a-z]+)(?P<per_second>/s)?")
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,15}")
-_MOST_NODES = 4096  # more are a slip of the pen
+MOST_NODES = 4096
+"""Hosts and switches of a network; more are a slip of the pen."""
+
+FRAME_SHARE = 1448 / 1514
+"""Payload in a full Ethernet frame of TCP as ``tc`` counts it; the one place where the two are converted."""
 
 EXAMPLES = "mesh:4:100mbit, star:8:1gbit, ring:4:100mbit, two-level:2x4:1gbit:100mbit, or a file.yaml"
 """One example of each way to name a network."""
@@ -36,7 +40,7 @@ class Rate:
     """A transfer rate.
 
     Attributes:
-        bits_per_second: Bits a second, Ethernet frames counted whole.
+        bits_per_second: Bits a second, of what :class:`Counts` says.
     """
 
     bits_per_second: int
@@ -63,11 +67,26 @@ class Rate:
             )
         return cls(round(float(found["number"]) * _UNITS[found["unit"]]))
 
+    def scaled(self, factor: float) -> Rate:
+        """So many times this rate."""
+        return Rate(round(self.bits_per_second * factor))
+
     def __str__(self) -> str:
         unit = max((u for u in _UNITS if _UNITS[u] <= self.bits_per_second), key=_UNITS.__getitem__)
         whole, rest = divmod(self.bits_per_second, _UNITS[unit])
         digits = f"{rest:0{len(str(_UNITS[unit])) - 1}d}".rstrip("0") if rest else ""
         return f"{whole}.{digits}{unit}" if digits else f"{whole}{unit}"
+
+
+class Counts(Enum):
+    """What the rates of a network count. The values are those of a file's ``counts``."""
+
+    FRAMES = "frames"
+    """Ethernet frames whole, as ``tc`` and emulated networks do; :data:`FRAME_SHARE` of them is payload."""
+    PAYLOAD = "payload"
+    """What ranks hand over, as the probe measures it."""
+    LINK = "link"
+    """A maker's figure for the link, protocol included. How much of it is payload is not known; it is taken whole."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +130,7 @@ class Network:
         switches: Nodes that only pass on.
         wires: At most one between two nodes.
         hosts_forward: Whether hosts pass on what is for others, as those of an emulated network do and GPUs do not.
+        counts: What the rates of the wires count.
 
     Raises:
         ConfigurationError: It cannot work; the message names what is wrong.
@@ -121,6 +141,7 @@ class Network:
     switches: tuple[str, ...]
     wires: tuple[Wire, ...]
     hosts_forward: bool = True
+    counts: Counts = Counts.FRAMES
 
     def __post_init__(self) -> None:
         self._check_nodes()
@@ -133,6 +154,20 @@ class Network:
     def nodes(self) -> tuple[str, ...]:
         """Hosts, then switches."""
         return self.hosts + self.switches
+
+    @property
+    def payload_share(self) -> float:
+        """Bits of payload in each bit of its rates."""
+        return FRAME_SHARE if self.counts is Counts.FRAMES else 1.0
+
+    def in_frames(self) -> Network:
+        """The same network with rates that count frames, as an emulated one needs them."""
+        if self.counts is not Counts.PAYLOAD:
+            return replace(self, counts=Counts.FRAMES)
+        wires = (
+            replace(w, rate=w.rate.scaled(1 / FRAME_SHARE), back=w.back.scaled(1 / FRAME_SHARE)) for w in self.wires
+        )
+        return replace(self, wires=tuple(wires), counts=Counts.FRAMES)
 
     def neighbours(self, node: str) -> tuple[str, ...]:
         """Nodes at the other ends of its wires, those that are ``b`` of a wire first."""
@@ -171,8 +206,12 @@ class Network:
 
     @cached_property
     def _neighbours(self) -> dict[str, tuple[str, ...]]:
-        ahead = {node: [w.b for w in self.wires if w.a == node] for node in self.nodes}
-        return {node: tuple(ahead[node] + [w.a for w in self.wires if w.b == node]) for node in self.nodes}
+        ahead: dict[str, list[str]] = {node: [] for node in self.nodes}
+        behind: dict[str, list[str]] = {node: [] for node in self.nodes}
+        for wire in self.wires:
+            ahead[wire.a].append(wire.b)
+            behind[wire.b].append(wire.a)
+        return {node: (*ahead[node], *behind[node]) for node in self.nodes}
 
     @cached_property
     def _switches(self) -> frozenset[str]:
@@ -203,9 +242,9 @@ class Network:
     def _check_nodes(self) -> None:
         if len(self.hosts) < 2:
             raise self._wrong(f"{len(self.hosts)} hosts are no network: at least 2 are needed")
-        if len(self.nodes) > _MOST_NODES:
+        if len(self.nodes) > MOST_NODES:
             raise self._wrong(
-                f"{len(self.nodes)} hosts and switches are more than the {_MOST_NODES} that are planned for"
+                f"{len(self.nodes)} hosts and switches are more than the {MOST_NODES} that are planned for"
             )
         for node in self.nodes:
             if not _NAME.fullmatch(node):
@@ -218,9 +257,10 @@ class Network:
 
     def _check_wires(self) -> None:
         seen: set[frozenset[str]] = set()
+        nodes = frozenset(self.nodes)
         for wire in self.wires:
             for end in wire.ends:
-                if end not in self.nodes:
+                if end not in nodes:
                     raise self._wrong(f"a wire ends at '{end}', which is no host or switch. {nearest(end, self.nodes)}")
             if wire.a == wire.b:
                 raise self._wrong(f"a wire joins {wire.a} to itself")
@@ -230,26 +270,6 @@ class Network:
 
     def _wrong(self, problem: str) -> ConfigurationError:
         return ConfigurationError(f"network '{self.name}': {problem}")
-
-
-def load_network(text: str) -> Network:
-    """A network from what a user wrote: a short form, or the path of a YAML file (``.yaml``, ``.yml``).
-
-    Raises:
-        ConfigurationError: It is neither, or describes something that cannot work.
-    """
-    path = Path(text)
-    if path.suffix.lower() not in {".yaml", ".yml"}:
-        return parse_network(text)
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"network file '{text}' cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"network file '{text}' is not YAML: {error}") from error
-    return network_from_mapping(content, name=text)
 
 
 def parse_network(text: str) -> Network:
@@ -281,77 +301,13 @@ def parse_network(text: str) -> Network:
         raise ConfigurationError(f"network '{text}': {error}. Examples: {EXAMPLES}") from error
 
 
-def network_from_mapping(content: Any, *, name: str) -> Network:
-    """A network from the content of a YAML file.
-
-    ``hosts`` is a number or a list of names, ``switches`` a list of names, ``wires`` a list of
-    ``{between: [a, b], rate: RATE, back: RATE, delay: SECONDS}``; ``back`` is the rate from b to a, that of ``rate``
-    where left out. ``hosts-forward: false`` keeps hosts from passing on what is for others.
-
-    Raises:
-        ConfigurationError: Something is missing, unknown, or cannot work.
-    """
-    _check_keys(content, {"hosts", "wires"}, {"switches", "hosts-forward"}, f"network file '{name}'")
-    hosts = content["hosts"]
-    if isinstance(hosts, int) and not isinstance(hosts, bool):
-        hosts = _hosts(min(hosts, _MOST_NODES + 1))
-    wires = content["wires"]
-    if not isinstance(wires, list):
-        raise ConfigurationError(f"network file '{name}': 'wires' has to be a list, not {wires!r}")
-    return Network(
-        name,
-        _names(hosts, "hosts", name),
-        _names(content.get("switches", []), "switches", name),
-        tuple(_wire(entry, f"network file '{name}', wire {index}") for index, entry in enumerate(wires, 1)),
-        _flag(content.get("hosts-forward", True), "hosts-forward", name),
-    )
-
-
-def _wire(entry: Any, where: str) -> Wire:
-    _check_keys(entry, {"between", "rate"}, {"back", "delay"}, where)
-    ends = entry["between"]
-    if not isinstance(ends, list) or len(ends) != 2 or not all(isinstance(end, str) for end in ends):
-        raise ConfigurationError(f"{where}: 'between' has to be two names, as in [h0, h1], not {ends!r}")
-    try:
-        rate, back = (Rate.parse(str(text)) for text in (entry["rate"], entry.get("back", entry["rate"])))
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{where}: {error}") from error
-    delay = entry.get("delay", 0.0)
-    if isinstance(delay, bool) or not isinstance(delay, (int, float)) or not 0 <= delay < 1:
-        raise ConfigurationError(f"{where}: 'delay' has to be seconds, as in 0.000005, not {delay!r}")
-    return Wire(ends[0], ends[1], rate, back, float(delay))
-
-
-def _flag(value: Any, key: str, name: str) -> bool:
-    if not isinstance(value, bool):
-        raise ConfigurationError(f"network file '{name}': '{key}' has to be true or false, not {value!r}")
-    return value
-
-
-def _names(value: Any, what: str, name: str) -> tuple[str, ...]:
-    if not isinstance(value, (list, tuple)) or not all(isinstance(entry, str) for entry in value):
-        number = "a number or " if what == "hosts" else ""
-        raise ConfigurationError(f"network file '{name}': '{what}' has to be {number}a list of names, not {value!r}")
-    return tuple(value)
-
-
-def _check_keys(value: Any, required: set[str], optional: set[str], where: str) -> None:
-    if not isinstance(value, Mapping):
-        raise ConfigurationError(f"{where} has to have the keys {', '.join(sorted(required))}, and is {value!r}")
-    for key in value:
-        if key not in required | optional:
-            raise ConfigurationError(f"{where} has an unknown key '{key}'. {nearest(str(key), required | optional)}")
-    missing = sorted(required - set(value))
-    if missing:
-        raise ConfigurationError(f"{where} lacks {' and '.join(missing)}")
-
-
-def _hosts(count: int) -> tuple[str, ...]:
+def host_names(count: int) -> tuple[str, ...]:
+    """Names of hosts that nobody named: h0, h1, ..."""
     return tuple(f"h{index}" for index in range(count))
 
 
 def _mesh(name: str, count: str, rate: str) -> Network:
-    hosts = _hosts(_number(count, "hosts"))
+    hosts = host_names(_number(count, "hosts"))
     each = Rate.parse(rate)
     return Network(
         name, hosts, (), tuple(Wire(a, b, each, each) for index, a in enumerate(hosts) for b in hosts[index + 1 :])
@@ -359,13 +315,13 @@ def _mesh(name: str, count: str, rate: str) -> Network:
 
 
 def _star(name: str, count: str, rate: str) -> Network:
-    hosts = _hosts(_number(count, "hosts"))
+    hosts = host_names(_number(count, "hosts"))
     each = Rate.parse(rate)
     return Network(name, hosts, ("switch",), tuple(Wire(host, "switch", each, each) for host in hosts))
 
 
 def _ring(name: str, count: str, rate: str) -> Network:
-    hosts = _hosts(_number(count, "hosts"))
+    hosts = host_names(_number(count, "hosts"))
     each = Rate.parse(rate)
     pairs = list(zip(hosts, hosts[1:] + hosts[:1], strict=True)) if len(hosts) > 2 else [hosts]
     return Network(name, hosts, (), tuple(Wire(pair[0], pair[-1], each, each) for pair in pairs))
@@ -379,7 +335,7 @@ def _two_level(name: str, counts: str, inner: str, outer: str) -> Network:
     inner_rate, outer_rate = Rate.parse(inner), Rate.parse(outer)
     if groups < 2:
         raise ConfigurationError("one group has nobody to talk to: take at least 2 groups, or a star")
-    hosts = _hosts(groups * each)
+    hosts = host_names(groups * each)
     switches = tuple(f"switch{group}" for group in range(groups))
     ports = tuple(Wire(host, switches[i // each], inner_rate, inner_rate) for i, host in enumerate(hosts))
     uplinks = tuple(Wire(switch, "core", outer_rate, outer_rate) for switch in switches)
@@ -387,8 +343,8 @@ def _two_level(name: str, counts: str, inner: str, outer: str) -> Network:
 
 
 def _number(text: str, what: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= _MOST_NODES:
-        raise ConfigurationError(f"'{text}' is no number of {what} from 1 to {_MOST_NODES}")
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= MOST_NODES:
+        raise ConfigurationError(f"'{text}' is no number of {what} from 1 to {MOST_NODES}")
     return int(text)
 
 

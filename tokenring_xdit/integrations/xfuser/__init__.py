@@ -5,6 +5,7 @@ from tokenring_xdit.integrations.xfuser.choice import TokenRingChoice, current_c
 from tokenring_xdit.integrations.xfuser.install import register
 from tokenring_xdit.integrations.xfuser.parallelize import Output, parallelize
 from tokenring_xdit.integrations.xfuser.state import Degrees, ShardedPipeline, XfuserState
+from tokenring_xdit.integrations.xfuser.stopwatch import Stopwatch, time_flux_attention
 from tokenring_xdit.integrations.xfuser.tracing import trace_upstream
 from tokenring_xdit.integrations.xfuser.traffic import Traffic, count_traffic
 
@@ -13,6 +14,7 @@ __all__ = [
     "Degrees",
     "Output",
     "ShardedPipeline",
+    "Stopwatch",
     "TokenRingChoice",
     "Traffic",
     "XfuserState",
@@ -20,5 +22,6 @@ __all__ = [
     "current_choice",
     "parallelize",
     "register",
+    "time_flux_attention",
     "trace_upstream",
 ]

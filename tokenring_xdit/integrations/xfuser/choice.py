@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError
+from tokenring_xdit.planning import Auto
 from tokenring_xdit.schedule import Spelled, parse
 
 __all__ = ["DEFAULT_SCHEDULE", "TokenRingChoice", "attach", "choice_of", "current_choice", "make_choice"]
@@ -53,7 +54,9 @@ def make_choice(tokenring_degree: int | None, schedule: str | None, ring_degree:
     degree = 1 if tokenring_degree is None else tokenring_degree
     if degree < 1:
         raise ConfigurationError(f"tokenring_degree is {degree}; it has to be at least 1")
-    chosen, nodes = parse(DEFAULT_SCHEDULE if schedule is None else schedule), ring_degree or 1
+    name, nodes = DEFAULT_SCHEDULE if schedule is None else schedule, ring_degree or 1
+    auto = Auto.parse(name)
+    chosen = parse(name) if auto is None else None
     if degree == 1:
         return None
     if unattached:
@@ -61,6 +64,9 @@ def make_choice(tokenring_degree: int | None, schedule: str | None, ring_degree:
             f"tokenring_degree={degree} was asked for, but TokenRing could not attach itself to "
             f"{', '.join(unattached)} of the installed xfuser (see the log). Use xfuser 0.7.0, or another strategy"
         )
+    if chosen is None:
+        assert auto is not None
+        return TokenRingChoice(degree * nodes, str(replace(auto, nodes=nodes)))
     if nodes > 1:
         options = {**dict(chosen.options), "nodes": nodes, "inside": chosen.name}
         chosen = parse(str(Spelled("hierarchical", tuple(options.items()))))

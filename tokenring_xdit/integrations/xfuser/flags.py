@@ -51,7 +51,7 @@ def _with_flags(original: Any) -> Any:
             type=str,
             default=DEFAULT_SCHEDULE,
             help=f"What these ranks exchange and when: {', '.join(sorted(BUILDERS))}; with options as in "
-            "direct:chunks=4 (see tokenring-xdit schedule list).",
+            "direct:chunks=4 (see tokenring-xdit schedule list), or auto, which chooses one for the shapes.",
         )
         return parser
 

@@ -114,6 +114,11 @@ class XfuserState:
         """Xfuser's runtime state, once the state was activated."""
         return self._runtime
 
+    @property
+    def attention_backend(self) -> str:
+        """Xfuser's name for the kernel of attention on one rank, once the state was activated."""
+        return str(self._runtime.attention_backend.name)
+
     @staticmethod
     def _forget(parallel_state: Any, runtime_state: Any) -> None:
         """Make xfuser believe that it was never started; earlier states keep their groups."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from tokenring_xdit.schedule.builders.bidirectional import bidirectional, bidirectional_q
 from tokenring_xdit.schedule.builders.direct import direct, direct_kv
+from tokenring_xdit.schedule.builders.heads import heads
 from tokenring_xdit.schedule.builders.hierarchical import hierarchical
 from tokenring_xdit.schedule.builders.mesh import mesh
 from tokenring_xdit.schedule.builders.ring import ring
@@ -19,6 +20,7 @@ __all__ = [
     "bidirectional_q",
     "direct",
     "direct_kv",
+    "heads",
     "hierarchical",
     "mesh",
     "ring",

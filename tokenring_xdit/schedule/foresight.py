@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from functools import lru_cache
 
-from tokenring_xdit.schedule import Action, Attend, Block, Channel, Exchange, Kind, VerifiedSchedule
+from tokenring_xdit.schedule.plan import Action, Attend, Block, Channel, Exchange, Kind, Program
 
 __all__ = ["last_uses", "next_receives"]
 
 
-@lru_cache(maxsize=256)
-def last_uses(verified: VerifiedSchedule, rank: int) -> dict[int, list[Block]]:
-    """For each action of a rank, the received blocks that nothing after it uses."""
+def last_uses(program: Program) -> dict[int, list[Block]]:
+    """For each action of a program, the received blocks that nothing after it uses."""
     received: dict[tuple[Kind, int], dict[Block, int]] = defaultdict(dict)  # and the action that used it last
-    for index, action in enumerate(verified.schedule.programs[rank]):
+    for index, action in enumerate(program):
         for used in _used(action):
             for block in received[used.kind, used.owner]:
                 if block.covers(used):
@@ -36,9 +34,8 @@ def _used(action: Action) -> list[Block]:
     return [action.partial]
 
 
-@lru_cache(maxsize=256)
-def next_receives(verified: VerifiedSchedule, rank: int) -> dict[int, list[Exchange]]:
-    """For each exchange of a rank, the later ones whose receives can be posted right behind it.
+def next_receives(program: Program) -> dict[int, list[Exchange]]:
+    """For each exchange of a program, the later ones whose receives can be posted right behind it.
 
     That is the next one on its channel, so that order is kept, and behind the first exchange the first
     one of every other channel.
@@ -46,7 +43,7 @@ def next_receives(verified: VerifiedSchedule, rank: int) -> dict[int, list[Excha
     behind: dict[int, list[Exchange]] = defaultdict(list)
     latest: dict[Channel, int] = {}
     first: int | None = None
-    for index, action in enumerate(verified.schedule.programs[rank]):
+    for index, action in enumerate(program):
         if not isinstance(action, Exchange):
             continue
         if first is None:

@@ -1,0 +1,247 @@
+"""Chooses the schedule of a call for its shapes: by simulation on the network there is, or by trying.
+
+The first rank of a group decides, and tells the others what to run; all keep that for calls of the same
+layout, so it is the same on all of them by construction.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from tokenring_xdit.attention.agreement import Layout
+from tokenring_xdit.attention.calibrate import calibrate
+from tokenring_xdit.errors import ConfigurationError, TokenRingError
+from tokenring_xdit.planning import Cost, Option, Problem, best_schedules
+from tokenring_xdit.planning.auto import Auto
+from tokenring_xdit.schedule import Channel, Mask, VerifiedSchedule, build
+from tokenring_xdit.topology import Network, load_topology
+
+__all__ = ["TOPOLOGY_VARIABLE", "AutoSchedule", "Trial", "kept_topology"]
+
+log = logging.getLogger(__name__)
+
+TOPOLOGY_VARIABLE = "TOKENRING_TOPOLOGY"
+"""Environment variable: what joins the ranks of the program, as ``tokenring-xdit plan --topology`` takes it."""
+
+_CANDIDATES = 3
+_ROUNDS = 3
+"""Timed calls of each candidate, after one that makes its buffers."""
+
+_UNKNOWN = ("direct:chunks=4", "bidirectional", "token_ring")
+"""What is tried where nothing is known of the network: a full mesh, a ring, and what was published."""
+
+
+def kept_topology(ranks: int) -> Path:
+    """Where ``tokenring-xdit probe`` keeps what it found for so many ranks, the first of which is on this host."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "tokenring-xdit" / f"topology-{socket.gethostname()}-{ranks}.yaml"
+
+
+@dataclass
+class Trial:
+    """Candidates for a layout, and how they did; one candidate where it is decided.
+
+    Attributes:
+        candidates: In the order in which the planner would take them.
+        seconds: Of the calls of each, on this rank.
+        calls: Calls so far.
+    """
+
+    candidates: tuple[VerifiedSchedule, ...]
+    seconds: list[list[float]]
+    calls: int = 0
+
+    @property
+    def decided(self) -> bool:
+        """Whether there is nothing left to find out."""
+        return len(self.candidates) == 1
+
+    @property
+    def schedule(self) -> VerifiedSchedule:
+        """What the next call runs: each candidate in turn."""
+        return self.candidates[self.calls % len(self.candidates)]
+
+
+class AutoSchedule:
+    """The choices of one group of ranks.
+
+    Args:
+        group: A gloo group of them.
+        peers: Their ranks in the world.
+        rank: This one's number among them.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None, peers: list[int], rank: int) -> None:
+        self._group, self._peers, self._rank = group, peers, rank
+        self._trials: dict[tuple[Auto, Layout], Trial] = {}
+        self._costs: dict[tuple[str, torch.dtype, int, int], Cost] = {}
+        self._hosts: list[str] | None = None
+
+    def trial(
+        self, auto: Auto, layout: Layout, device: torch.device, opened: Callable[[tuple[Channel, ...]], None]
+    ) -> Trial:
+        """What to run for a layout.
+
+        Args:
+            auto: What was asked for.
+            layout: What the ranks agreed on.
+            device: Where attention runs.
+            opened: Makes channels; called on all ranks alike.
+
+        Raises:
+            ConfigurationError: On all ranks alike, where the first cannot decide.
+        """
+        # What only this rank knows is no part of it: all ranks have to find, or not to find, the same.
+        key = auto, replace(layout, spec=replace(layout.spec, q_length=0, kv_length=0, ragged=False))
+        if key in self._trials:
+            return self._trials[key]
+        names, why = self._decide(auto, layout, device)
+        heads = layout.spec.kv_heads  # of which query heads are a multiple
+        candidates = tuple(build(name, len(layout.q_lengths), Mask(layout.spec.mask), heads) for name in names)
+        trial = self._trials[key] = Trial(candidates, [[] for _ in names])
+        opened(tuple(c for c in Channel if any(c in v.schedule.channels for v in trial.candidates)))
+        if self._rank == 0:
+            what = names[0] if trial.decided else f"one of {', '.join(names)}, which the first calls will tell"
+            log.info("schedule auto: %s for %s: %s", what, _in_words(layout), why)
+        return trial
+
+    def timed(self, trial: Trial, layout: Layout, seconds: float) -> None:
+        """Note how long the call took that ran ``trial.schedule``; after the last of them all ranks decide."""
+        trial.seconds[trial.calls % len(trial.candidates)].append(seconds)
+        trial.calls += 1
+        if trial.calls < len(trial.candidates) * (1 + _ROUNDS):
+            return
+        found: list[Any] = [trial.seconds]
+        if self._group is not None:
+            found = [None] * len(self._peers)
+            dist.all_gather_object(found, trial.seconds, group=self._group)
+        # The slowest rank's time counts. The first call of each made its buffers.
+        medians = [
+            statistics.median(max(rank[index][turn] for rank in found) for turn in range(1, 1 + _ROUNDS))
+            for index in range(len(trial.candidates))
+        ]
+        best = medians.index(min(medians))
+        if self._rank == 0:
+            times = ", ".join(
+                f"{v.schedule.name} {median * 1e3:.2f} ms" for v, median in zip(trial.candidates, medians, strict=True)
+            )
+            name = trial.candidates[best].schedule.name
+            log.info("schedule auto: %s for %s: measured %s", name, _in_words(layout), times)
+        trial.candidates = trial.candidates[best : best + 1]
+
+    # -- deciding ----------------------------------------------------------------------------------------------
+
+    def _decide(self, auto: Auto, layout: Layout, device: torch.device) -> tuple[list[str], str]:
+        """Names of what to run or to try, and why: the first rank's word."""
+        hosts = self._all_hosts()
+        answer: list[Any] = [None]
+        if self._rank == 0:
+            try:
+                answer = [self._choose(auto, layout, device, hosts)]
+            except (TokenRingError, OSError) as error:
+                answer = [ConfigurationError(f"schedule auto: {error}")]
+        if self._group is not None:
+            dist.broadcast_object_list(answer, self._peers[0], group=self._group)
+        if isinstance(answer[0], Exception):
+            raise answer[0]
+        names, why = answer[0]
+        return names, why
+
+    def _all_hosts(self) -> list[str]:
+        if self._hosts is None:
+            self._hosts = [socket.gethostname()]
+            if self._group is not None:
+                gathered: list[Any] = [None] * len(self._peers)
+                dist.all_gather_object(gathered, self._hosts[0], group=self._group)
+                self._hosts = gathered
+        return self._hosts
+
+    def _choose(self, auto: Auto, layout: Layout, device: torch.device, hosts: list[str]) -> tuple[list[str], str]:
+        ranks = len(self._peers)
+        if ranks == 1:
+            return ["token_ring"], "there is one rank"
+        network = self._network()
+        if network is None:
+            return self._unknown(auto, layout)
+        spec = layout.spec
+        problem = Problem(
+            layout.q_lengths,
+            layout.kv_lengths,
+            spec.heads,
+            spec.kv_heads,
+            spec.head_dim,
+            spec.batch,
+            spec.dtype.itemsize,
+            spec.partial_dtype.itemsize,
+        )
+        key = device.type, spec.dtype, spec.heads, spec.head_dim
+        if key not in self._costs:
+            here = max(hosts.count(hosts[0]), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+            self._costs[key] = calibrate(device, spec.dtype, spec.heads, spec.head_dim, ranks_here=here, ranks=ranks)
+        options = best_schedules(
+            problem,
+            network,
+            self._costs[key],
+            nodes=auto.nodes,
+            keys_stay_whole=layout.ragged,
+            causal=spec.mask == Mask.CAUSAL.value,
+        )
+        chosen = options[: _CANDIDATES if auto.measure else 1]
+        return [option.split.schedule for option in chosen], _reason(options, network)
+
+    def _network(self) -> Network | None:
+        """What joins the ranks of this group, those first; ``None`` where nobody knows."""
+        given, kept = os.environ.get(TOPOLOGY_VARIABLE), kept_topology(dist.get_world_size())
+        if not given and not kept.exists():
+            return None
+        network = load_topology(given or str(kept))
+        if max(self._peers) >= len(network.hosts):
+            raise ConfigurationError(
+                f"topology {network.name} has {len(network.hosts)} hosts, and rank {max(self._peers)} of this program "
+                f"would be at the next one: probe again, or set {TOPOLOGY_VARIABLE} to one of "
+                f"{dist.get_world_size()} hosts"
+            )
+        own = tuple(network.hosts[peer] for peer in self._peers)
+        return replace(network, hosts=own + tuple(host for host in network.hosts if host not in own))
+
+    def _unknown(self, auto: Auto, layout: Layout) -> tuple[list[str], str]:
+        ranks = len(self._peers)
+        why = (
+            f"nothing is known of what joins the ranks: run tokenring-xdit probe, or set {TOPOLOGY_VARIABLE}, to have "
+            "it planned"
+        )
+        names = [f"hierarchical:inside={name.partition(':')[0]},nodes={auto.nodes}" for name in _UNKNOWN]
+        if auto.nodes == 1:
+            names = [*_UNKNOWN]
+        mask = Mask(layout.spec.mask)
+        if layout.ragged:
+            names = [n for n in names if build(n, ranks, mask, layout.spec.kv_heads).keys_stay_whole]
+        return names, why
+
+
+def _reason(options: tuple[Option, ...], network: Network) -> str:
+    first, last = options[0], options[-1]
+    assert first.seconds is not None
+    assert last.seconds is not None
+    return (
+        f"{first.seconds * 1e3:.2f} ms predicted on {network.name}, the slowest of {len(options)} "
+        f"({last.split.schedule}) {last.seconds * 1e3:.2f} ms"
+    )
+
+
+def _in_words(layout: Layout) -> str:
+    spec = layout.spec
+    return (
+        f"{sum(layout.q_lengths)} queries and {sum(layout.kv_lengths)} keys on {len(layout.q_lengths)} ranks, "
+        f"{spec.heads} heads of {spec.head_dim}, {str(spec.dtype).removeprefix('torch.')}"
+    )

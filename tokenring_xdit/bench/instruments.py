@@ -1,0 +1,148 @@
+"""What measurements of both levels share on a rank: the world, barriers, memory, and the counters of wires."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from tokenring_xdit.attention import Trace, record_trace
+from tokenring_xdit.attention.groups import clear_buffers
+from tokenring_xdit.bench.timelines import Traced
+from tokenring_xdit.integrations.xfuser import trace_upstream
+from tokenring_xdit.network import INIT_METHOD_VARIABLE
+from tokenring_xdit.pipelines.environment import quieten
+from tokenring_xdit.pipelines.loading import rank_device
+
+__all__ = [
+    "barrier",
+    "clear_buffers",
+    "join_world",
+    "largest",
+    "peak_of",
+    "synchronize",
+    "traced_call",
+    "wire_bytes",
+    "wires",
+]
+
+_DEVICES = Path("/sys/class/net")
+
+
+def join_world(store: Any = None) -> torch.device:
+    """Meet the other ranks; returns this rank's device. In an emulated network that is the CPU.
+
+    Args:
+        store: Where they meet; ``None`` is what the environment says.
+    """
+    quieten()
+    device = rank_device() if wires() is None else torch.device("cpu")
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        init_method=None if store is not None else os.environ[INIT_METHOD_VARIABLE],
+        store=store,
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+        timeout=timedelta(hours=1),
+    )
+    return device
+
+
+def barrier(device: torch.device) -> None:
+    """Wait for all ranks."""
+    dist.barrier(device_ids=[device.index] if device.type == "cuda" else None)
+
+
+def traced_call(
+    call: Callable[[], object],
+    name: str,
+    device: torch.device,
+    *,
+    through_usp: bool,
+    on_start: Callable[[Trace], None] = lambda trace: None,
+) -> Traced | None:
+    """Record a call, from a barrier on, after one that starts the threads that watch transfers.
+
+    Args:
+        call: The call; all ranks make it.
+        name: Of the timeline.
+        device: Where it computes.
+        through_usp: Whether xfuser's own attention takes part.
+        on_start: Given the trace before the recorded call.
+
+    Returns:
+        What all ranks did, on rank 0.
+    """
+    with record_trace() as trace, trace_upstream(trace) if through_usp else nullcontext():
+        call()
+        trace.clear()
+        on_start(trace)
+        barrier(device)
+        call()
+        synchronize(device)
+    timeline = trace.timeline(name)
+    return Traced(timeline, trace.clock_error or 0.0) if dist.get_rank() == 0 else None
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has computed everything."""
+    if device.type == "cuda":  # not run here: no GPU
+        torch.cuda.synchronize()
+
+
+def peak_of(call: Callable[[], object], device: torch.device) -> tuple[int, str]:
+    """Bytes allocated at once during a call, beside what there was, and how that was found."""
+    if device.type == "cuda":  # not run here: no GPU
+        torch.cuda.reset_peak_memory_stats()
+        there = torch.cuda.memory_allocated()
+        call()
+        synchronize(device)
+        return torch.cuda.max_memory_allocated() - there, "torch.cuda.max_memory_allocated"
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        output = call()
+    del output
+    events = list(profiler.profiler.kineto_results.experimental_event_tree())
+    changes = []
+    while events:
+        event = events.pop()
+        events += event.children
+        if event.name == "[memory]":
+            changes.append((event.start_time_ns, event.extra_fields.alloc_size))
+    held = peak = 0
+    for _, size in sorted(changes, key=lambda change: change[0]):
+        held += size
+        peak = max(peak, held)
+    return peak, "tensors allocated by the calling thread (torch.profiler)"
+
+
+def largest(values: Tensor) -> float:
+    """The largest of some values, 0 of none."""
+    return values.max().item() if values.numel() else 0.0
+
+
+def wires() -> dict[str, dict[str, int]] | None:
+    """What the interfaces of this host have carried, in bytes of frames; ``None`` outside an emulated network."""
+    found = sorted(path for path in _DEVICES.glob("wire*"))
+    if not found:
+        return None
+    ways = {"sent": "tx_bytes", "received": "rx_bytes"}
+    return {
+        wire.name: {way: int((wire / "statistics" / file).read_text()) for way, file in ways.items()} for wire in found
+    }
+
+
+def wire_bytes(
+    before: dict[str, dict[str, int]] | None, after: dict[str, dict[str, int]] | None
+) -> dict[str, dict[str, int]] | None:
+    """What :func:`wires` counted from one moment to another."""
+    if before is None or after is None:
+        return None
+    return {wire: {way: after[wire][way] - before[wire][way] for way in after[wire]} for wire in after}

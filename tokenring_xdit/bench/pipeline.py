@@ -1,0 +1,264 @@
+"""One rank's share of a comparison of denoising steps: a Flux pipeline, sharded in each way by turns."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tokenring_xdit.attention import Trace
+from tokenring_xdit.bench.instruments import (
+    barrier,
+    clear_buffers,
+    largest,
+    peak_of,
+    synchronize,
+    traced_call,
+    wire_bytes,
+    wires,
+)
+from tokenring_xdit.bench.orders import Checked, Prepare, Timed
+from tokenring_xdit.bench.plan import Strategy, StrategyKind
+from tokenring_xdit.bench.scene import SceneShape, degrees_of, find_model
+from tokenring_xdit.bench.timelines import Traced
+from tokenring_xdit.integrations.xfuser import (
+    Degrees,
+    ShardedPipeline,
+    XfuserState,
+    count_traffic,
+    time_flux_attention,
+)
+from tokenring_xdit.integrations.xfuser.rotation import all_to_all_rotation
+from tokenring_xdit.pipelines.loading import load_pipeline
+from tokenring_xdit.pipelines.model import PictureSize
+
+__all__ = ["PipelineBench"]
+
+_PROMPT = "a red circle left of a blue square"  # in words that the embedded model knows too
+_GUIDANCE = 3.5
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A model on this rank, which stays while problems use it.
+
+    Attributes:
+        made_of: Model, dtype and seed.
+        plain: The unmodified pipeline.
+        text: Embeddings of the prompt, ``[1, T, C]`` and pooled ``[1, C]``: no call has to encode it.
+        pipe: The pipeline whose transformer xfuser has changed, around the same weights.
+        sharded: xfuser's around it; ``None`` on one rank alone.
+        states: xfuser's, for each way to share the work.
+    """
+
+    made_of: tuple[str, str, int]
+    plain: Any
+    text: tuple[Tensor, Tensor]
+    pipe: Any
+    sharded: ShardedPipeline | None
+    states: dict[Degrees, XfuserState]
+
+
+class _Clock:
+    """When the first step of a call began, and when the last one ended."""
+
+    def __init__(self, device: torch.device, steps: int) -> None:
+        self._device, self._last = device, steps - 1
+        self.start: float | None = None
+        self.end = 0.0
+
+    def note_start(self, *_: Any) -> None:
+        """As a hook before a transformer's calls; the first one counts."""
+        if self.start is None:
+            synchronize(self._device)
+            self.start = time.perf_counter()
+
+    def note_step(self, pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        """As ``callback_on_step_end``."""
+        if step == self._last:
+            synchronize(self._device)
+            self.end = time.perf_counter()
+        return tensors
+
+
+class _LastStep(_Clock):
+    """Has a trace forget what was before the last step."""
+
+    def __init__(self, trace: Trace, device: torch.device, steps: int) -> None:
+        super().__init__(device, steps)
+        self._trace = trace
+
+    def note_step(self, pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        """As ``callback_on_step_end``."""
+        if step < self._last:
+            self._trace.clear()
+        return tensors
+
+
+class PipelineBench:
+    """A picture on one rank. All ranks call its methods at the same time.
+
+    Args:
+        order: The problem.
+        device: Where to compute.
+    """
+
+    _loaded: ClassVar[_Loaded | None] = None
+
+    def __init__(self, order: Prepare, device: torch.device) -> None:
+        assert isinstance(order.shape, SceneShape)
+        self._shape, self._seed, self._device = order.shape, order.seed, device
+        self._size = PictureSize.parse(order.shape.size)
+        self._model = self._load()
+        self._clock = _Clock(device, order.shape.steps)
+        self.threads = torch.get_num_threads()
+        self.kernel = next((state.attention_backend for state in self._model.states.values()), "as diffusers chooses")
+        self._expected = self._reference()
+
+    @torch.no_grad()
+    def _load(self) -> _Loaded:
+        made_of = (self._shape.model, self._shape.dtype, self._seed)
+        known = PipelineBench._loaded
+        if known is not None and known.made_of == made_of:
+            return known
+        known = PipelineBench._loaded = None  # its weights make room
+        found, dtype = find_model(self._shape.model), getattr(torch, self._shape.dtype)
+        if found.random is not None:
+            pipe = found.random.make(self._seed, dtype, self._device)
+            text = found.random.text(self._seed, dtype, self._device)
+        else:
+            pipe = load_pipeline(found.flux.name, self._shape.dtype, self._device)
+            text = pipe.encode_prompt(_PROMPT, None, max_sequence_length=found.flux.text_tokens)[:2]
+            pipe.text_encoder = pipe.text_encoder_2 = None
+        pipe.set_progress_bar_config(disable=True)
+        plain, sharded, states = _twin(pipe), None, {}
+        if self._shape.ranks > 1:
+            degrees = Degrees(tokenring=self._shape.ranks)
+            states[degrees] = XfuserState(degrees, self._shape.model)
+            sharded = ShardedPipeline(pipe, states[degrees])
+        PipelineBench._loaded = _Loaded(made_of, plain, text, pipe, sharded, states)
+        return PipelineBench._loaded
+
+    def _reference(self) -> Tensor:
+        """What the unmodified pipeline makes of it on one rank, ``[1, S, C]``, told to all."""
+        latents = self._draw(self._model.plain) if dist.get_rank() == 0 else None
+        form = [None if latents is None else (latents.shape, latents.dtype)]
+        dist.broadcast_object_list(form, 0)
+        assert form[0] is not None
+        shape, dtype = form[0]
+        expected = torch.empty(shape, dtype=dtype, device=self._device) if latents is None else latents.contiguous()
+        dist.broadcast(expected, 0)
+        return expected
+
+    # -- strategies --------------------------------------------------------------------------------
+
+    def _call(self, strategy: Strategy) -> Callable[[], Tensor | None]:
+        """The call to measure; it returns latents on the one rank that has them."""
+        model = self._model
+        if strategy.kind is StrategyKind.SINGLE:
+            return lambda: self._draw(model.plain) if dist.get_rank() == 0 else None
+        degrees = degrees_of(strategy, self._shape.ranks)
+        if degrees not in model.states:
+            model.states[degrees] = XfuserState(degrees, self._shape.model)
+        assert model.sharded is not None
+        model.sharded.use(model.states[degrees])
+
+        def call() -> Tensor | None:
+            with all_to_all_rotation() if strategy.kind is StrategyKind.XFUSER_RING_ALLTOALL else nullcontext():
+                return self._draw(model.sharded)
+
+        return call
+
+    @torch.no_grad()
+    def _draw(self, pipe: Any) -> Tensor | None:
+        embeds, pooled = self._model.text
+        output = pipe(
+            prompt_embeds=embeds,
+            pooled_prompt_embeds=pooled,
+            width=self._size.width,
+            height=self._size.height,
+            num_inference_steps=self._shape.steps,
+            guidance_scale=_GUIDANCE,
+            max_sequence_length=embeds.shape[1],
+            generator=torch.Generator("cpu").manual_seed(self._seed),
+            output_type="latent",
+            callback_on_step_end=self._clock.note_step,
+        )
+        latents: Tensor | None = None if output is None else output.images
+        return latents
+
+    # -- measurements ------------------------------------------------------------------------------
+
+    def time(self, strategy: Strategy | None) -> Timed:
+        """A denoising step on this rank: the mean of a call's, from the first call of its transformer on."""
+        assert strategy is not None
+        call, steps = self._call(strategy), self._shape.steps
+        self._clock = _Clock(self._device, steps)
+        barrier(self._device)
+        with self._hooks(), time_flux_attention(self._device) as watch:
+            call()
+        synchronize(self._device)
+        if self._clock.start is None:  # this rank had nothing to do
+            return Timed(0.0, 0.0)
+        return Timed((self._clock.end - self._clock.start) / steps, watch.seconds / steps)
+
+    @contextmanager
+    def _hooks(self) -> Iterator[None]:
+        transformers = (self._model.plain.transformer, self._model.pipe.transformer)
+        handles = [each.register_forward_pre_hook(self._clock.note_start) for each in transformers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def trace(self, strategy: Strategy) -> Traced | None:
+        """Record the attention calls of the last denoising step; rank 0 returns what all ranks did.
+
+        The unmodified pipeline computes attention in diffusers, where nothing is recorded.
+        """
+
+        def on_start(trace: Trace) -> None:
+            self._clock = _LastStep(trace, self._device, self._shape.steps)
+
+        sharded = strategy.kind is not StrategyKind.SINGLE
+        return traced_call(self._call(strategy), str(strategy), self._device, through_usp=sharded, on_start=on_start)
+
+    def check(self, strategy: Strategy) -> Checked:
+        """Call it twice: first with empty buffers, for the memory, then for what it sends and computes."""
+        call = self._call(strategy)
+        clear_buffers()
+        barrier(self._device)
+        peak, measure = peak_of(call, self._device)
+        barrier(self._device)
+        before = wires()
+        with count_traffic() as traffic:
+            latents = call()
+        synchronize(self._device)
+        barrier(self._device)
+        return Checked(
+            difference=0.0 if latents is None else largest((latents.double() - self._expected.double()).abs()),
+            scale=largest(self._expected.double().abs()),
+            rows=0 if latents is None else latents.shape[1],
+            bytes_sent=traffic.bytes,
+            wires=wire_bytes(before, wires()),
+            peak=peak,
+            peak_measure=measure,
+        )
+
+
+def _twin(pipe: Any) -> Any:
+    """Another pipeline around the same weights, which stays as diffusers made it when xfuser changes the first."""
+    transformer, scheduler = pipe.transformer, pipe.scheduler
+    shared = {id(weight): weight for weight in (*transformer.parameters(), *transformer.buffers())}
+    parts = {"transformer": copy.deepcopy(transformer, shared), "scheduler": copy.deepcopy(scheduler)}
+    twin = type(pipe)(**{**pipe.components, **parts})
+    twin.set_progress_bar_config(disable=True)
+    return twin

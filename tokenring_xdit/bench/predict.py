@@ -1,0 +1,93 @@
+"""What the simulation says of cases that were measured on an emulated network: how far is it off?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tokenring_xdit.bench.plan import Level, Strategy, StrategyKind
+from tokenring_xdit.bench.records import Record
+from tokenring_xdit.bench.sweep import NO_NETWORK
+from tokenring_xdit.planning import Cost, Inside, Problem, Simulation, gathered, of_schedule, run, ulysses
+from tokenring_xdit.planning.programs import Step
+from tokenring_xdit.schedule import Spelled, build
+from tokenring_xdit.topology import load_network
+
+__all__ = ["Prediction", "predict"]
+
+_FOLD_RATE = 1e10
+"""Bytes a second at which a core here merges partial outputs; a hundredth of a call's time hangs on it."""
+
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A case and its simulation.
+
+    Attributes:
+        record: What was measured.
+        simulation: What was predicted.
+    """
+
+    record: Record
+    simulation: Simulation
+
+    @property
+    def ratio(self) -> float:
+        """Predicted seconds over measured ones."""
+        assert self.record.seconds is not None
+        return self.simulation.makespan / self.record.seconds.median
+
+
+def predict(records: Sequence[Record]) -> tuple[Prediction, ...]:
+    """Simulate the attention calls among records that ran on an emulated network, over several ranks.
+
+    The kernel's speed is taken from the record itself: what the attention of all ranks took with nothing sent. So what
+    is compared is the course of communication and computation, not the speed of this machine.
+    """
+    found = []
+    for record in records:
+        simulation = _simulated(record)
+        if simulation is not None:
+            found.append(Prediction(record, simulation))
+    return tuple(found)
+
+
+def _simulated(record: Record) -> Simulation | None:
+    measured = record.seconds is not None and record.compute_seconds is not None
+    if not measured or record.level != Level.ATTENTION.value or record.network == NO_NETWORK:
+        return None
+    assert record.compute_seconds is not None
+    strategy = Strategy.parse(record.strategy)
+    problem = Problem.even(
+        record.ranks,
+        record.tokens,
+        record.heads,
+        record.head_dim,
+        batch=record.batch,
+        element_bytes=_BYTES[record.dtype],
+    )
+    cores, threads = float(record.machine["cores"]), int(record.machine["threads_per_rank"])
+    operations = 4.0 * record.tokens**2 * record.heads * record.head_dim * record.batch
+    at_once = min(record.ranks, cores / threads)  # ranks that compute at full speed
+    rate = operations / at_once / record.compute_seconds.median
+    cost = Cost.of_processors(rate, _FOLD_RATE, cores=cores, threads=threads)
+    programs = _programs(strategy, problem, cost)
+    return None if programs is None else run(record.strategy, programs, load_network(record.network), cost)
+
+
+def _programs(strategy: Strategy, problem: Problem, cost: Cost) -> tuple[tuple[Step, ...], ...] | None:
+    ranks = problem.ranks // strategy.ulysses
+    if strategy.kind is StrategyKind.ULYSSES:
+        return ulysses(problem.ranks, build("ring", 1).schedule, problem, cost)
+    if isinstance(strategy.schedule, Spelled):
+        schedule = build(str(strategy.schedule), ranks, heads=problem.heads // strategy.ulysses).schedule
+        if strategy.ulysses == 1:
+            return of_schedule(schedule, problem, cost)
+        return ulysses(strategy.ulysses, schedule, problem, cost)
+    if strategy.kind is StrategyKind.XFUSER_RING:
+        if strategy.ulysses == 1:
+            return gathered(problem, cost)
+        return ulysses(strategy.ulysses, Inside.GATHERED, problem, cost)
+    return None  # one rank, what the call chose, or xfuser's rotation, of which no model is made

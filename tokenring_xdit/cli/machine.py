@@ -1,0 +1,127 @@
+"""Arguments that say which attention call is planned for, and on which machine."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.planning import MODELS, Cost, ModelShape, Problem, model_shape
+from tokenring_xdit.topology import EXAMPLES, Network, load_topology
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["add_arguments", "cost_of", "network_of", "problem_of"]
+
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add them to a command."""
+    parser.add_argument("--topology", required=True, help=f"what joins the ranks: {EXAMPLES}, or a preset")
+    parser.add_argument("--ranks", type=int, help="number of ranks (default: one for each host of the topology)")
+    about = parser.add_argument_group("the attention call: a model, or numbers")
+    about.add_argument("--model", help=f"one of {', '.join(MODELS)}")
+    about.add_argument("--size", default="1024", help="of the picture, as 1024 or 720x1280 (default: %(default)s)")
+    about.add_argument("--frames", type=int, default=1, help="of the video (default: %(default)s)")
+    about.add_argument("--tokens", type=int, help="length of the whole sequence, in place of a model")
+    about.add_argument("--query-tokens", type=int, help="queries, where they are fewer, as with PipeFusion")
+    about.add_argument("--heads", type=int, help="heads of queries")
+    about.add_argument("--kv-heads", type=int, help="heads of keys and values, where they are fewer")
+    about.add_argument("--head-dim", type=int, help="width of a head")
+    about.add_argument("--batch", type=int, default=1, help="items of a batch (default: %(default)s)")
+    about.add_argument("--dtype", choices=_BYTES, default="bfloat16", help="of the tensors (default: %(default)s)")
+    parser.add_argument(
+        "--tflops",
+        type=float,
+        help="what the attention kernel reaches on one GPU of the topology, in 10^12 operations a second "
+        "(default: measured on this machine's device, in about a second)",
+    )
+
+
+def network_of(args: argparse.Namespace) -> tuple[Network, int]:
+    """The topology, and the number of ranks on it.
+
+    Raises:
+        ConfigurationError: There is no such topology, or the ranks do not fit on it.
+    """
+    network = load_topology(args.topology)
+    ranks = len(network.hosts) if args.ranks is None else args.ranks
+    if not 1 <= ranks <= len(network.hosts):
+        raise ConfigurationError(f"--ranks {ranks} does not fit topology {args.topology} of {len(network.hosts)} hosts")
+    return network, ranks
+
+
+def problem_of(args: argparse.Namespace, ranks: int) -> tuple[Problem, ModelShape | None]:
+    """The attention call, and the model that it is of, if any.
+
+    Raises:
+        ConfigurationError: It is not said, or said twice; the message lists all mistakes.
+    """
+    numbers = {"tokens": args.tokens, "heads": args.heads, "head-dim": args.head_dim}
+    given = [f"--{name}" for name, value in numbers.items() if value is not None]
+    too_small = [f"--{n} {v}" for n, v in {**numbers, "batch": args.batch}.items() if v is not None and v < 1]
+    if too_small:
+        raise ConfigurationError(f"{', '.join(too_small)}: has to be 1 or more")
+    if args.model is None:
+        missing = [f"--{name}" for name, value in numbers.items() if value is None]
+        if missing:
+            raise ConfigurationError(f"say --model, or {', '.join(missing)} as well, to describe the attention call")
+        model, tokens, heads, head_dim, kv_heads = None, args.tokens, args.heads, args.head_dim, args.kv_heads
+    else:
+        if given or args.kv_heads is not None:
+            raise ConfigurationError(f"--model {args.model} says what {' and '.join(given) or '--kv-heads'} would say")
+        model = model_shape(args.model)
+        tokens = model.tokens(*_size(args.size), args.frames)
+        heads, head_dim, kv_heads = model.heads, model.head_dim, model.kv_heads
+    if kv_heads is not None and (kv_heads < 1 or heads % kv_heads):
+        raise ConfigurationError(f"--kv-heads {kv_heads} has to divide --heads {heads}")
+    if args.query_tokens is not None and args.query_tokens < 1:
+        raise ConfigurationError(f"--query-tokens {args.query_tokens} has to be 1 or more")
+    problem = Problem.even(
+        ranks,
+        tokens,
+        heads,
+        head_dim,
+        query_tokens=args.query_tokens,
+        kv_heads=kv_heads,
+        batch=args.batch,
+        element_bytes=_BYTES[args.dtype],
+    )
+    return problem, model
+
+
+def cost_of(args: argparse.Namespace, network: Network, problem: Problem) -> tuple[Cost, str]:
+    """Speeds of a rank, and where they come from.
+
+    Raises:
+        ConfigurationError: The topology is of GPUs and there is none here to measure.
+    """
+    if args.tflops is not None:
+        if not args.tflops > 0:
+            raise ConfigurationError(f"--tflops {args.tflops} has to be more than 0")
+        return Cost.of_gpus(args.tflops * 1e12), f"{args.tflops:g} TFLOP/s, as given"
+    import torch
+
+    from tokenring_xdit.attention import calibrate
+
+    device: torch.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu" and not network.hosts_forward:
+        raise ConfigurationError(
+            f"topology {args.topology} is of GPUs, and this machine has none to measure the attention kernel on: pass "
+            "--tflops, what the kernel reaches there"
+        )
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, torch.get_num_threads() // problem.ranks))
+    dtype: torch.dtype = getattr(torch, args.dtype)
+    cost = calibrate(device, dtype, problem.heads, problem.head_dim, ranks_here=problem.ranks, ranks=problem.ranks)
+    return cost, f"{cost.attend_rate / 1e12:.3g} TFLOP/s, measured on this machine's {device.type}"
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    sides = [height, width or height]
+    if not all(side.isascii() and side.isdigit() for side in sides):
+        raise ConfigurationError(f"--size {text} has to be a number, or height x width, as in 1024 or 720x1280")
+    return int(sides[0]), int(sides[1])

@@ -1,0 +1,131 @@
+"""``tokenring-xdit plan``: which strategy to take; ``tokenring-xdit simulate``: how one schedule goes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from tokenring_xdit.cli import machine
+from tokenring_xdit.planning import ModelShape, Option, Problem, plan, simulate
+from tokenring_xdit.schedule import Activity, Mask, build, perfetto
+
+__all__ = ["add_parser"]
+
+_SHOWN = 10
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add both commands."""
+    planning = commands.add_parser(
+        "plan",
+        help="every split of the ranks by predicted time, and the flags for the best",
+        epilog="example: tokenring-xdit plan --model flux --size 2048 --topology hgx-h100 --tflops 400",
+    )
+    machine.add_arguments(planning)
+    planning.add_argument("--all", action="store_true", help=f"show all of them, not only the best {_SHOWN}")
+    planning.add_argument("--json", action="store_true", help="print JSON")
+    planning.set_defaults(run=_plan)
+
+    simulation = commands.add_parser(
+        "simulate",
+        help="the course of one attention call on a topology, without running anything",
+        epilog="example: tokenring-xdit simulate direct:chunks=4 --topology mesh:4:100mbit --tokens 4096 --heads 8 "
+        "--head-dim 64 --dtype float32 --trace trace.json",
+    )
+    simulation.add_argument("schedule", help="name of the schedule, with options as in direct:chunks=4")
+    machine.add_arguments(simulation)
+    simulation.add_argument("--causal", action="store_true", help="under a causal mask")
+    simulation.add_argument(
+        "--trace", type=Path, help="write the timeline here, for ui.perfetto.dev or chrome://tracing"
+    )
+    simulation.add_argument("--json", action="store_true", help="print JSON, the timeline in it")
+    simulation.set_defaults(run=_simulate)
+
+
+def _plan(args: argparse.Namespace) -> None:
+    network, ranks = machine.network_of(args)
+    problem, model = machine.problem_of(args, ranks)
+    cost, source = machine.cost_of(args, network, problem)
+    options = plan(problem, network, cost)
+    if args.json:
+        content = {
+            "problem": asdict(problem),
+            "topology": args.topology,
+            "cost": asdict(cost),
+            "options": [{**asdict(option), "flags": option.split.flags} for option in options],
+        }
+        print(json.dumps(content))
+        return
+    print(f"{_about(problem)}, over {args.topology}; kernel {source}. Predicted, not measured.")
+    print("\n".join(_table(options, model, None if args.all else _SHOWN)))
+
+
+def _about(problem: Problem) -> str:
+    queries, keys = sum(problem.q_lengths), sum(problem.kv_lengths)
+    tokens = f"{keys} tokens" if queries == keys else f"{queries} queries, {keys} keys"
+    heads = f"{problem.heads}" if problem.heads == problem.kv_heads else f"{problem.heads} ({problem.kv_heads} of keys)"
+    return f"{tokens}, {heads} heads of {problem.head_dim}, batch {problem.batch}, {problem.ranks} ranks"
+
+
+def _table(options: Sequence[Option], model: ModelShape | None, shown: int | None) -> list[str]:
+    legal = [option for option in options if option.seconds is not None]
+    listed = legal[:shown]
+    listed += [option for option in legal if option not in listed and not option.split.schedule]  # to compare with
+    width = max(len(str(option.split)) for option in options)
+    step = "  s a step" if model is not None else ""
+    lines = [f"  {'split':<{width}}  {'ms a call':>9}{step}  {'exposed':>7}  {'MB sent':>8}  {'MB held':>8}"]
+    for option in listed:
+        seconds, exposed = option.seconds or 0.0, option.exposed or 0.0
+        sent, memory = option.sent or 0, option.memory or 0
+        mark = "*" if option is legal[0] else " "
+        per_step = f"  {seconds * model.calls:8.3f}" if model is not None else ""
+        lines.append(
+            f"{mark} {option.split!s:<{width}}  {seconds * 1e3:9.3f}{per_step}  {exposed * 1e3:7.3f}  "
+            f"{sent / 1e6:8.2f}  {memory / 1e6:8.2f}"
+        )
+    if len(listed) < len(legal):
+        lines.append(f"  and {len(legal) - len(listed)} more (--all)")
+    lines += [f"  {option.split!s:<{width}}  no: {option.refusal}" for option in options if option.seconds is None]
+    return [*lines, f"best: {legal[0].split.flags or 'one rank'}"]
+
+
+def _simulate(args: argparse.Namespace) -> None:
+    network, ranks = machine.network_of(args)
+    problem, _ = machine.problem_of(args, ranks)
+    mask = Mask.CAUSAL if args.causal else Mask.FULL
+    verified = build(args.schedule, ranks, mask, problem.kv_heads)
+    cost, source = machine.cost_of(args, network, problem)
+    simulation = simulate(verified, network, problem, cost)
+    if args.trace is not None:
+        args.trace.write_text(json.dumps(perfetto([simulation.timeline])), encoding="utf-8")
+    if args.json:
+        links = [
+            {"from": a, "to": b, "bytes": size, "busy": simulation.link_busy[a, b]}
+            for (a, b), size in simulation.link_bytes.items()
+        ]
+        content = {
+            "seconds": simulation.makespan,
+            "exposed_seconds": simulation.exposed,
+            "bytes_sent": simulation.sent,
+            "links": links,
+            "timeline": simulation.timeline.to_dict(),
+        }
+        print(json.dumps(content))
+        return
+    print(f"{verified.schedule.name}: {_about(problem)}, over {args.topology}; kernel {source}")
+    print(f"predicted {simulation.makespan * 1e3:.3f} ms, of which {simulation.exposed * 1e3:.3f} ms nothing hides")
+    for rank in range(ranks):
+        parts = [
+            f"{activity.value} {simulation.timeline.busy(rank, activity) * 1e3:.3f} ms"
+            for activity in (Activity.ATTEND, Activity.MERGE, Activity.WAIT)
+        ]
+        print(f"  rank {rank}: {', '.join(parts)}; sends {simulation.sent[rank] / 1e6:.2f} MB")
+    busiest = max(simulation.link_busy, key=simulation.link_busy.__getitem__, default=None)
+    if busiest is not None:
+        share, size = simulation.link_busy[busiest], simulation.link_bytes[busiest]
+        print(f"  busiest wire: {busiest[0]} to {busiest[1]}, {size / 1e6:.2f} MB, busy {share:.0%} of the time")
+    if args.trace is not None:
+        print(f"timeline: {args.trace}")

@@ -1,0 +1,172 @@
+"""``tokenring-xdit probe``: measures what joins ranks, and writes it as a topology."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tokenring_xdit.cli.paths import refuse_unwritable
+from tokenring_xdit.errors import ConfigurationError, NetworkError
+
+if TYPE_CHECKING:
+    from tokenring_xdit.probe import Probed
+    from tokenring_xdit.probe.driver import Ranks
+    from tokenring_xdit.topology import Network
+
+__all__ = ["add_parser"]
+
+_RANKS = 4  # without a GPU
+_MOST_RANKS = 64  # on one machine
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "probe",
+        help="measure what joins ranks: every pair alone, both ways and many at once",
+        description="Measure what joins ranks and tell which network that is. Starts the ranks itself, on this machine "
+        "or in an emulated network; under torchrun it is one of them.",
+        epilog="example: tokenring-xdit probe --network star:4:100mbit --output topology.yaml, or "
+        "torchrun --nproc-per-node=8 -m tokenring_xdit.cli probe --output topology.yaml",
+    )
+    parser.add_argument("--ranks", type=int, metavar="N", help="ranks to start (default: hosts, GPUs, or 4)")
+    parser.add_argument("--network", metavar="NETWORK", help="measure inside this emulated network (needs root)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the network to this YAML file")
+    parser.add_argument("--quick", action="store_true", help="measure less")
+    parser.add_argument(
+        "--seconds", type=float, metavar="S", help="what it may take, about (default: 60, or 15 with --quick)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON; rates in bits a second")
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> None:
+    from tokenring_xdit.topology import load_network
+
+    network = None if args.network is None else load_network(args.network)
+    _refuse(args, network)
+    if "RANK" in os.environ and network is None:
+        _as_rank(args)
+        return
+    ranks = _count(args.ranks, network)
+    with _started(ranks, network) as crew:
+        _tell(_probe(crew, args), args)
+
+
+def _refuse(args: argparse.Namespace, network: Network | None) -> None:
+    if args.seconds is not None and args.seconds <= 0:
+        raise ConfigurationError(f"--seconds {args.seconds:g} is no time: leave it out, or take 15 and more")
+    if network is not None and args.ranks is not None and args.ranks > len(network.hosts):
+        raise ConfigurationError(
+            f"--ranks {args.ranks} do not fit into network '{network.name}': each has a host of its own, and there are "
+            f"{len(network.hosts)}"
+        )
+    started = os.environ.get("WORLD_SIZE") if "RANK" in os.environ and network is None else None
+    if started is not None and args.ranks not in {None, int(started)}:
+        raise ConfigurationError(
+            f"--ranks {args.ranks} was asked for and torchrun started {started}: leave --ranks out under torchrun"
+        )
+    ranks = int(started) if started is not None else args.ranks
+    if ranks is not None and ranks < 2:
+        raise ConfigurationError(f"{ranks} ranks have nothing between them to measure: take 2 or more")
+    if started is None and ranks is not None and ranks > _MOST_RANKS:
+        raise ConfigurationError(
+            f"--ranks {ranks} are more than the {_MOST_RANKS} that one machine starts; see torchrun"
+        )
+    if args.output is not None and os.environ.get("RANK", "0") == "0":
+        if args.output.suffix.lower() not in {".yaml", ".yml"}:
+            raise ConfigurationError(f"--output {args.output} has to end in .yaml, by which it is known as a topology")
+        refuse_unwritable(args.output, f"--output {args.output}")
+
+
+def _count(asked: int | None, network: Network | None) -> int:
+    """Number of ranks to start on this machine."""
+    if network is not None:
+        return asked or len(network.hosts)
+    import torch
+
+    from tokenring_xdit.pipelines.loading import refuse_missing_gpus
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpus == 1 and asked is None:
+        raise ConfigurationError("this machine has one GPU, with nothing to measure between it and another")
+    ranks = asked or gpus or _RANKS
+    refuse_missing_gpus(ranks)
+    return ranks
+
+
+@contextmanager
+def _started(ranks: int, network: Network | None) -> Iterator[Ranks]:
+    from contextlib import nullcontext
+
+    from tokenring_xdit.bench.crew import Crew
+    from tokenring_xdit.network import emulate
+
+    with (
+        nullcontext() if network is None else emulate(network) as emulated,
+        Crew(ranks, emulated, "tokenring_xdit.probe.rank") as crew,
+    ):
+        yield crew
+
+
+def _as_rank(args: argparse.Namespace) -> None:
+    import torch.distributed as dist
+
+    from tokenring_xdit.probe import World
+    from tokenring_xdit.probe.station import Station, join_world
+
+    world = World(Station(join_world()))
+    if dist.get_rank():
+        world.serve()
+        dist.destroy_process_group()
+        return
+    probed = _probe(world, args)
+    world.dismiss()
+    dist.destroy_process_group()
+    _tell(probed, args)
+
+
+def _probe(ranks: Ranks, args: argparse.Namespace) -> Probed:
+    from tqdm import tqdm
+
+    from tokenring_xdit.probe import probe
+
+    with tqdm(desc="probe", leave=False, miniters=1, mininterval=0.5) as bar:
+
+        def show(done: int, total: int, what: str) -> None:
+            bar.total = total
+            bar.set_postfix_str(what, refresh=False)
+            bar.update(done - bar.n)
+
+        return probe(ranks, quick=args.quick, seconds=args.seconds, on_step=show)
+
+
+def _tell(probed: Probed, args: argparse.Namespace) -> None:
+    from tokenring_xdit.probe.report import matrix, remarks
+    from tokenring_xdit.topology import network_to_mapping, network_to_yaml
+
+    inference = probed.inference
+    network, beside = inference.network, remarks(probed, args.network)
+    if network is not None and args.output is not None:
+        args.output.write_text(network_to_yaml(network, beside))
+    if args.json:
+        found = None if inference.shape is None else inference.shape.value
+        mapping = None if network is None else network_to_mapping(network)
+        print(json.dumps({"shape": found, "words": inference.words, "network": mapping, **beside}))
+    else:
+        print(matrix(probed.figures))
+        if network is not None:
+            print("\n".join([inference.words, *inference.notes]))
+            noise = probed.figures.noise
+            print(f"off by {inference.error:.0%} where most; measurements of the same differ by {noise:.0%}")
+    if network is None:
+        nothing = f"{args.output} was not written: " if args.output is not None else ""
+        raise NetworkError(f"{nothing}{inference.words}")
+    if args.output is not None:
+        print(f"wrote {args.output}", file=sys.stderr)

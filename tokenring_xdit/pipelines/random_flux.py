@@ -1,0 +1,134 @@
+"""A Flux pipeline of any width and depth with random weights: what a step takes, without a download."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenring_xdit.errors import ConfigurationError, nearest
+from tokenring_xdit.pipelines.model import FluxModel, PictureSize
+
+__all__ = ["RANDOM_FLUX", "RandomFlux"]
+
+RANDOM_FLUX = "random-flux"
+"""Name that such models begin with; their options follow behind a colon."""
+
+_LATENT_CHANNELS = 16  # as in FLUX.1
+_TEXT_WIDTH = 256
+_POOLED_WIDTH = 64
+
+
+@dataclass(frozen=True)
+class RandomFlux:
+    """A FLUX.1 transformer with its scheduler, and a VAE that only says how large latents are; no text encoders.
+
+    Attributes:
+        double: Blocks of two streams, each of which calls attention once. FLUX.1 has 19.
+        single: Blocks of one stream. FLUX.1 has 38.
+        heads: Attention heads. FLUX.1 has 24.
+        head_dim: Width of a head. FLUX.1 has 128.
+        text_tokens: Text tokens. FLUX.1 has up to 512.
+    """
+
+    double: int = 1
+    single: int = 2
+    heads: int = 8
+    head_dim: int = 64
+    text_tokens: int = 256
+
+    @classmethod
+    def parse(cls, text: str) -> RandomFlux:
+        """Read ``random-flux`` or ``random-flux:heads=24,head_dim=128``.
+
+        Raises:
+            ConfigurationError: It is neither, or no such model can be.
+        """
+        name, colon, rest = text.partition(":")
+        known = [field.name for field in fields(cls)]
+        options: dict[str, int] = {}
+        for part in rest.split(",") if colon else ():
+            option, _, value = part.partition("=")
+            if name != RANDOM_FLUX or option not in known:
+                raise ConfigurationError(f"model '{text}': there is no option '{option}'. {nearest(option, known)}")
+            if option in options or not value.isdecimal() or int(value) < 1:
+                raise ConfigurationError(
+                    f"model '{text}': {option} has to be said once, as a whole number of 1 or more"
+                )
+            options[option] = int(value)
+        if name != RANDOM_FLUX:
+            raise ConfigurationError(f"'{text}' is no {RANDOM_FLUX}")
+        model = cls(**options)
+        if model.head_dim % 8:
+            raise ConfigurationError(f"model '{text}': head_dim has to be a multiple of 8 for rotary positions")
+        return model
+
+    def __str__(self) -> str:
+        said = [f"{field.name}={getattr(self, field.name)}" for field in fields(self)]
+        return f"{RANDOM_FLUX}:{','.join(said)}"
+
+    def facts(self) -> FluxModel:
+        """What decides which degrees and sizes fit it: 16 pixels on a side of a token, as in FLUX.1."""
+        return FluxModel(str(self), self.heads, 16, self.text_tokens, PictureSize(1024, 1024))
+
+    def make(self, seed: int, dtype: torch.dtype, device: torch.device) -> Any:
+        """The diffusers pipeline, the same wherever it is made.
+
+        Args:
+            seed: Of the weights.
+            dtype: Of the weights.
+            device: Where they go.
+        """
+        from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+
+        rotary = 2 * (7 * self.head_dim // 32)  # the shares of FLUX.1: 16, 56, 56 of 128
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            transformer = FluxTransformer2DModel(
+                in_channels=4 * _LATENT_CHANNELS,
+                num_layers=self.double,
+                num_single_layers=self.single,
+                attention_head_dim=self.head_dim,
+                num_attention_heads=self.heads,
+                joint_attention_dim=_TEXT_WIDTH,
+                pooled_projection_dim=_POOLED_WIDTH,
+                guidance_embeds=True,
+                axes_dims_rope=(self.head_dim - 2 * rotary, rotary, rotary),
+            )
+            _draw_weights(transformer)
+            vae = AutoencoderKL(
+                block_out_channels=(4,) * 4,  # three halvings; the blocks of tokens halve once more
+                down_block_types=("DownEncoderBlock2D",) * 4,
+                up_block_types=("UpDecoderBlock2D",) * 4,
+                latent_channels=_LATENT_CHANNELS,
+                norm_num_groups=2,
+            )
+        pipe = FluxPipeline(
+            scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+            vae=vae.eval(),
+            text_encoder=None,
+            tokenizer=None,
+            text_encoder_2=None,
+            tokenizer_2=None,
+            transformer=transformer.eval(),
+        )
+        return pipe.to(device, dtype)
+
+    def text(self, seed: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Random text, ``[1, T, C]`` and pooled ``[1, C]``, the same wherever it is made."""
+        generator = torch.Generator().manual_seed(seed)
+        sizes = ((1, self.text_tokens, _TEXT_WIDTH), (1, _POOLED_WIDTH))
+        embeds, pooled = (torch.randn(size, generator=generator).to(device, dtype) for size in sizes)
+        return embeds, pooled
+
+
+@torch.no_grad()
+def _draw_weights(module: torch.nn.Module) -> None:
+    """Weights with which every layer keeps the scale of its input, so that a mistake in attention shows in latents."""
+    for name, weight in module.named_parameters():
+        if weight.ndim > 1:
+            weight.normal_(std=weight[0].numel() ** -0.5)
+        else:
+            weight.normal_(mean=0.0 if name.endswith("bias") else 1.0, std=0.1)

@@ -1,0 +1,30 @@
+"""Plans before anything runs: what a schedule costs on a network, and which one to take. Pure Python."""
+
+from tokenring_xdit.planning.auto import AUTO, Auto
+from tokenring_xdit.planning.cost import Cost
+from tokenring_xdit.planning.models import MODELS, ModelShape, model_shape
+from tokenring_xdit.planning.planner import Option, Split, best_schedules, plan
+from tokenring_xdit.planning.problem import Problem
+from tokenring_xdit.planning.programs import Inside, gathered, of_schedule, ulysses
+from tokenring_xdit.planning.simulate import Simulation, run, simulate
+
+__all__ = [
+    "AUTO",
+    "MODELS",
+    "Auto",
+    "Cost",
+    "Inside",
+    "ModelShape",
+    "Option",
+    "Problem",
+    "Simulation",
+    "Split",
+    "best_schedules",
+    "gathered",
+    "model_shape",
+    "of_schedule",
+    "plan",
+    "run",
+    "simulate",
+    "ulysses",
+]

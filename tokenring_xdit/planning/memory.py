@@ -1,0 +1,69 @@
+"""How many bytes a call holds at once beside its inputs."""
+
+from __future__ import annotations
+
+from tokenring_xdit.planning.problem import Problem
+from tokenring_xdit.schedule import Attend, Block, Exchange, Kind, Program, Schedule, kv_block, o_block, q_block
+from tokenring_xdit.schedule.foresight import last_uses
+
+__all__ = ["gathered_memory", "schedule_memory", "ulysses_memory"]
+
+
+def schedule_memory(schedule: Schedule, problem: Problem) -> int:
+    """Most bytes that a rank holds in a call of the executor: what travels, sums of partial outputs, the output.
+
+    Args:
+        schedule: What the ranks do.
+        problem: The call.
+    """
+    return max(_peak(rank, program, problem) for rank, program in enumerate(schedule.programs))
+
+
+def _peak(rank: int, program: Program, problem: Problem) -> int:
+    expiring = last_uses(program)
+    held: dict[Block, int] = {}
+    away: list[tuple[int, int]] = []  # bytes of packed partial outputs, by number of exchange
+    brought: dict[Block, int] = {}  # exchange that brings a partial output
+    result = o_block(rank, rank)
+    held[result] = problem.partial_memory(result)
+    peak = sum(held.values())
+    for index, action in enumerate(program):
+        if isinstance(action, Exchange):
+            held.update((t.block, problem.size(t.block)) for t in action.recvs)
+            brought.update((t.block, index) for t in action.recvs if t.block.kind is Kind.O)
+            for t in action.sends:
+                if t.block.kind is Kind.O:
+                    away.append((index, problem.size(t.block)))
+        elif isinstance(action, Attend):
+            partial = action.partial(rank)
+            if partial.owner != rank:
+                held[partial] = problem.partial_memory(partial)
+        else:
+            away = [entry for entry in away if entry[0] > brought[action.partial]]
+        peak = max(peak, sum(held.values()) + sum(size for _, size in away))
+        if isinstance(action, Exchange):  # packed: the sums are free
+            for t in action.sends:
+                if t.block.kind is Kind.O:
+                    held.pop(t.block, None)
+        for block in expiring.get(index, ()):
+            held.pop(block, None)
+    return peak
+
+
+def gathered_memory(problem: Problem) -> int:
+    """The same for xfuser's Ring: keys and values of all ranks, twice while they are sorted, and the output."""
+    ranks = range(problem.ranks)
+    everyone = sum(problem.size(kv_block(rank)) for rank in ranks)
+    return 2 * everyone + max(problem.partial_memory(o_block(rank, rank)) for rank in ranks)
+
+
+def ulysses_memory(problem: Problem, degree: int) -> int:
+    """The same for the exchanges of Ulysses: Q, K and V of fewer heads, and the output before and after.
+
+    Args:
+        problem: The call.
+        degree: Ranks that share the heads.
+    """
+    ranks = range(problem.ranks)
+    own = max(2 * problem.size(q_block(rank)) + problem.size(kv_block(rank)) for rank in ranks)
+    return own + (0 if degree == 1 else own // 2)

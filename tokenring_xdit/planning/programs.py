@@ -1,0 +1,284 @@
+"""Schedules, and the strategies of others, as what a rank does in order: posts, works, waits.
+
+:mod:`~tokenring_xdit.planning.simulate` runs these on a network. A schedule becomes exactly what the executor of
+:mod:`tokenring_xdit.attention` does with it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from tokenring_xdit.planning.cost import Cost
+from tokenring_xdit.planning.problem import Problem
+from tokenring_xdit.schedule import (
+    Activity,
+    Attend,
+    Block,
+    Exchange,
+    Kind,
+    Program,
+    Schedule,
+    Transfer,
+    kv_block,
+    o_block,
+    q_block,
+)
+from tokenring_xdit.schedule.foresight import next_receives
+
+__all__ = ["Inside", "Message", "Post", "Step", "Work", "gathered", "of_schedule", "shared_heads", "ulysses"]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message between two ranks; the ``number``-th of its connection.
+
+    Attributes:
+        source: Sender.
+        target: Receiver.
+        channel: Name of the channel: each pair of ranks has a connection on each.
+        number: Messages of a connection keep their order.
+        size: Bytes.
+        what: The block, for people.
+        drag: How many times longer than its bytes it keeps its wires busy.
+    """
+
+    source: int
+    target: int
+    channel: str
+    number: int
+    size: int = field(compare=False, default=0)
+    what: str = field(compare=False, default="")
+    drag: float = field(compare=False, default=1.0)
+
+
+@dataclass(frozen=True)
+class Post:
+    """Messages announced and handed over, once what they hold is here; nothing is waited for afterwards.
+
+    Attributes:
+        needs: Messages that have to have come.
+        recvs: What may come now.
+        sends: What goes.
+        seconds: What that costs the rank.
+        ordered: The exchange on a channel that has to be over first, where channels work in order.
+    """
+
+    needs: tuple[Message, ...]
+    recvs: tuple[Message, ...]
+    sends: tuple[Message, ...]
+    seconds: float
+    ordered: str = ""
+
+
+@dataclass(frozen=True)
+class Work:
+    """The rank computes, once what it needs is here.
+
+    Attributes:
+        activity: What for.
+        needs: Messages that have to have come.
+        seconds: How long, undisturbed.
+        what: For people.
+    """
+
+    activity: Activity
+    needs: tuple[Message, ...]
+    seconds: float
+    what: str
+
+
+Step = Post | Work
+
+
+class Inside(Enum):
+    """What else than a schedule can run inside Ulysses."""
+
+    GATHERED = "xfuser's Ring"
+
+
+class _Numbers:
+    """Numbers messages by connection, and gives ranks of a group their number in the world."""
+
+    def __init__(self, members: Sequence[int]) -> None:
+        self._members = members
+        self._sent: dict[tuple[int, int, str], int] = defaultdict(int)
+        self._awaited: dict[tuple[int, int, str], int] = defaultdict(int)
+
+    def sent(self, source: int, target: int, channel: str, size: int, what: str) -> Message:
+        number = self._sent[source, target, channel]
+        self._sent[source, target, channel] += 1
+        return Message(self._members[source], self._members[target], channel, number, size, what)
+
+    def awaited(self, source: int, target: int, channel: str, size: int, what: str) -> Message:
+        number = self._awaited[source, target, channel]
+        self._awaited[source, target, channel] += 1
+        return Message(self._members[source], self._members[target], channel, number, size, what)
+
+
+def of_schedule(schedule: Schedule, problem: Problem, cost: Cost) -> tuple[tuple[Step, ...], ...]:
+    """What each rank does in a call of the executor.
+
+    Args:
+        schedule: A schedule that passed ``verify``.
+        problem: The call.
+        cost: The machine.
+    """
+    inner = _schedule_steps(schedule, problem, cost, range(problem.ranks))
+    return tuple((_call(cost), *steps) for steps in inner)
+
+
+def gathered(problem: Problem, cost: Cost) -> tuple[tuple[Step, ...], ...]:
+    """Xfuser's Ring as users get it: keys and values of all ranks are gathered, then attended block by block.
+
+    An all-gather goes round a ring, one neighbour at a time, in gloo as in NCCL's plain algorithm (torch's
+    ``_templated_ring_attention``, which waits for it before it attends).
+    """
+    return tuple((_call(cost), *steps) for steps in _gathered_steps(problem, cost, range(problem.ranks)))
+
+
+def ulysses(degree: int, inside: Schedule | Inside, problem: Problem, cost: Cost) -> tuple[tuple[Step, ...], ...]:
+    """Ulysses around something else: all-to-all of Q, K and V over heads, attention, all-to-all of the output.
+
+    As in xfuser's ``USP``: ``degree`` consecutive ranks share the heads, and what runs inside joins those at the same
+    place of each such group.
+
+    Args:
+        degree: Ranks that share the heads, of which their number has to be a multiple.
+        inside: A schedule of ``problem.ranks / degree`` ranks, or another way.
+        problem: The call.
+        cost: The machine.
+    """
+    shared = _sharing(problem.ranks, degree)
+    inner_problem = shared_heads(problem, degree)
+    programs: dict[int, tuple[Step, ...]] = {}
+    for place in range(degree):
+        members = [ranks[place] for ranks in shared]
+        if isinstance(inside, Schedule):
+            inner = _schedule_steps(inside, inner_problem, cost, members)
+        else:
+            inner = _gathered_steps(inner_problem, cost, members)
+        programs.update(zip(members, inner, strict=True))
+    result = []
+    for rank in range(problem.ranks):
+        ranks = shared[rank // degree]
+        spread = [_all_to_all(rank, ranks, name, number, problem, cost) for number, name in enumerate("QKV")]
+        arrived = tuple(message for post in spread for message in post.recvs)
+        home = _all_to_all(rank, ranks, "O", 3, problem, cost)
+        steps: list[Step] = [_call(cost), *spread, Work(Activity.WAIT, arrived, 0.0, "Q, K, V")]
+        steps += [*programs[rank], home, Work(Activity.WAIT, home.recvs, 0.0, "O")]
+        result.append(tuple(steps))
+    return tuple(result)
+
+
+def shared_heads(problem: Problem, degree: int) -> Problem:
+    """What is left to do inside Ulysses: more tokens of fewer heads, over fewer ranks."""
+    shared = _sharing(problem.ranks, degree)
+    return replace(
+        problem,
+        q_lengths=tuple(sum(problem.q_lengths[rank] for rank in ranks) for ranks in shared),
+        kv_lengths=tuple(sum(problem.kv_lengths[rank] for rank in ranks) for ranks in shared),
+        heads=problem.heads // degree,
+        kv_heads=problem.kv_heads // degree,
+    )
+
+
+def _sharing(ranks: int, degree: int) -> list[tuple[int, ...]]:
+    """Ranks that share heads: consecutive ones."""
+    return [tuple(range(first, first + degree)) for first in range(0, ranks, degree)]
+
+
+def _call(cost: Cost) -> Work:
+    return Work(Activity.WAIT, (), cost.call_overhead, "the call")
+
+
+def _schedule_steps(
+    schedule: Schedule, problem: Problem, cost: Cost, members: Sequence[int]
+) -> tuple[tuple[Step, ...], ...]:
+    """Steps of a schedule whose rank ``r`` is ``members[r]`` of the world."""
+    numbers = _Numbers(members)
+    return tuple(tuple(_steps(rank, program, problem, cost, numbers)) for rank, program in enumerate(schedule.programs))
+
+
+def _steps(rank: int, program: Program, problem: Problem, cost: Cost, numbers: _Numbers) -> Iterator[Step]:
+    brought: dict[Block, Message] = {}
+    early = {} if cost.in_order else next_receives(program)
+
+    def coming(transfers: tuple[Transfer, ...], channel: str) -> tuple[Message, ...]:
+        fresh = [t for t in transfers if t.block not in brought]
+        messages = tuple(numbers.awaited(t.peer, rank, channel, problem.size(t.block), str(t.block)) for t in fresh)
+        brought.update((t.block, message) for t, message in zip(fresh, messages, strict=True))
+        return messages
+
+    def needed(*blocks: Block) -> tuple[Message, ...]:
+        found = []
+        for block in blocks:
+            if block in brought:
+                found.append(brought[block])
+            elif block.owner != rank or block.kind is Kind.O:
+                found.append(next(message for held, message in brought.items() if held.covers(block)))
+        return tuple(found)
+
+    for index, action in enumerate(program):
+        if isinstance(action, Exchange):
+            channel = action.channel.value
+            needs = needed(*(t.block for t in action.sends if t.block.kind is not Kind.O))
+            packed = sum(problem.size(t.block) for t in action.sends if t.block.kind is Kind.O)
+            recvs = coming(action.recvs, channel)
+            sends = tuple(
+                numbers.sent(rank, t.peer, channel, problem.size(t.block), str(t.block)) for t in action.sends
+            )
+            ahead = tuple(m for later in early.get(index, ()) for m in coming(later.recvs, later.channel.value))
+            count = sum(2 if t.block.kind is Kind.KV else 1 for t in (*action.recvs, *action.sends))
+            seconds = packed / cost.fold_rate + count * cost.message_overhead
+            yield Post(needs, (*recvs, *ahead), sends, seconds, channel if cost.in_order else "")
+        elif isinstance(action, Attend):
+            seconds = cost.attend_overhead + problem.flops(action) / cost.attend_rate
+            yield Work(Activity.ATTEND, needed(action.q, action.kv), seconds, f"{action.q} to {action.kv}")
+        else:
+            seconds = problem.size(action.partial) / cost.fold_rate
+            yield Work(Activity.MERGE, needed(action.partial), seconds, str(action.partial))
+
+
+def _gathered_steps(problem: Problem, cost: Cost, members: Sequence[int]) -> tuple[tuple[Step, ...], ...]:
+    ranks = problem.ranks
+    numbers = _Numbers(members)
+    programs = []
+    for rank in range(ranks):
+        steps: list[Step] = []
+        before, after = (rank - 1) % ranks, (rank + 1) % ranks
+        came: tuple[Message, ...] = ()
+        for step in range(ranks - 1):
+            going, coming = kv_block((rank - step) % ranks), kv_block((rank - step - 1) % ranks)
+            recv = numbers.awaited(before, rank, "gather", problem.size(coming), str(coming))
+            send = numbers.sent(rank, after, "gather", problem.size(going), str(going))
+            steps.append(Post(came, (recv,), (send,), 2 * cost.message_overhead))
+            came = (recv,)
+        for step in range(ranks):
+            attend = Attend(q_block(rank), kv_block((rank - step) % ranks))
+            seconds = cost.attend_overhead + problem.flops(attend) / cost.attend_rate
+            steps.append(Work(Activity.ATTEND, came, seconds, f"{attend.q} to {attend.kv}"))
+            if step:
+                own = o_block(rank, rank)
+                steps.append(Work(Activity.MERGE, (), problem.size(own) / cost.fold_rate, str(own)))
+        programs.append(tuple(steps))
+    return tuple(programs)
+
+
+def _all_to_all(rank: int, ranks: tuple[int, ...], name: str, number: int, problem: Problem, cost: Cost) -> Post:
+    """One of the four exchanges of Ulysses, the ``number``-th message of each connection."""
+    keys = name in "KV"
+    lengths, heads = (problem.kv_lengths, problem.kv_heads) if keys else (problem.q_lengths, problem.heads)
+
+    def message(source: int, target: int) -> Message:
+        tokens = lengths[target if name == "O" else source]
+        elements = problem.batch * tokens * heads // len(ranks) * problem.head_dim
+        drag = 1.0 / cost.all_to_all_share
+        return Message(source, target, "all-to-all", number, elements * problem.element_bytes, name, drag)
+
+    first = ranks.index(rank)
+    peers = [ranks[(first + distance) % len(ranks)] for distance in range(1, len(ranks))]
+    recvs, sends = tuple(message(peer, rank) for peer in peers), tuple(message(rank, peer) for peer in peers)
+    return Post((), recvs, sends, 2 * len(peers) * cost.message_overhead)

@@ -1,0 +1,184 @@
+"""Networks as YAML files: read, and written.
+
+``docs/topologies.md`` describes the file. What was measured, where figures come from and what else there is to say of
+a network stands beside it, in keys that reading checks and leaves alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenring_xdit.errors import ConfigurationError, nearest
+from tokenring_xdit.topology.network import MOST_NODES, Counts, Network, Rate, Wire, host_names, parse_network
+
+__all__ = ["load_network", "network_from_mapping", "network_to_mapping", "network_to_yaml"]
+
+
+_TEXTS = ("notes", "sources")
+_REQUIRED = {"hosts", "wires"}
+_OPTIONAL = {"switches", "hosts-forward", "counts", "measured", "sources", "notes"}
+_ORDER = ("notes", "sources", "hosts", "switches", "hosts-forward", "counts", "wires", "measured")  # in what is written
+
+
+def load_network(text: str) -> Network:
+    """A network from what a user wrote: a short form, or the path of a YAML file (``.yaml``, ``.yml``).
+
+    Raises:
+        ConfigurationError: It is neither, or describes something that cannot work.
+    """
+    path = Path(text)
+    if path.suffix.lower() not in {".yaml", ".yml"}:
+        return parse_network(text)
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"network file '{text}' cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"network file '{text}' is not YAML: {error}") from error
+    return network_from_mapping(content, name=text)
+
+
+def network_from_mapping(content: Any, *, name: str) -> Network:
+    """A network from the content of a YAML file.
+
+    ``hosts`` is a number or a list of names, ``switches`` a list of names, ``wires`` a list of
+    ``{between: [a, b], rate: RATE, back: RATE, delay: SECONDS}``; ``back`` is the rate from b to a, that of ``rate``
+    where left out. ``hosts-forward: false`` keeps hosts from passing on what is for others. ``counts`` is a value of
+    :class:`Counts`. ``measured`` (``false``, or what was measured), ``sources`` and ``notes`` (lists of texts) may
+    stand beside them.
+
+    Raises:
+        ConfigurationError: Something is missing, unknown, or cannot work.
+    """
+    _check_keys(content, _REQUIRED, _OPTIONAL, f"network file '{name}'")
+    hosts = content["hosts"]
+    if isinstance(hosts, int) and not isinstance(hosts, bool):
+        hosts = host_names(min(hosts, MOST_NODES + 1))
+    wires = content["wires"]
+    if not isinstance(wires, list):
+        raise ConfigurationError(f"network file '{name}': 'wires' has to be a list, not {wires!r}")
+    _check_remarks(content, name)
+    return Network(
+        name,
+        _names(hosts, "hosts", name),
+        _names(content.get("switches", []), "switches", name),
+        tuple(_wire(entry, f"network file '{name}', wire {index}") for index, entry in enumerate(wires, 1)),
+        _flag(content.get("hosts-forward", True), "hosts-forward", name),
+        _counts(content.get("counts", Counts.FRAMES.value), name),
+    )
+
+
+def network_to_mapping(network: Network) -> dict[str, Any]:
+    """What :func:`network_from_mapping` reads as the same network, with what has its default left out."""
+    plain = network.hosts == host_names(len(network.hosts))
+    content: dict[str, Any] = {"hosts": len(network.hosts) if plain else list(network.hosts)}
+    if network.switches:
+        content["switches"] = list(network.switches)
+    if not network.hosts_forward:
+        content["hosts-forward"] = False
+    if network.counts is not Counts.FRAMES:
+        content["counts"] = network.counts.value
+    content["wires"] = [_entry(wire) for wire in network.wires]
+    return content
+
+
+def network_to_yaml(network: Network, remarks: Mapping[str, Any] | None = None) -> str:
+    """The text of a file that :func:`load_network` reads as the same network, a line for each wire.
+
+    Args:
+        network: The network.
+        remarks: Values of ``measured``, ``sources`` and ``notes``, where they are known.
+    """
+    content = {**network_to_mapping(network), **(remarks or {})}
+    keys = sorted(content, key=_ORDER.index)
+    return "".join(_lines(key, content[key]) for key in keys)
+
+
+def _lines(key: str, value: Any, indent: str = "") -> str:
+    """A key as YAML: mappings on lines of their own, and so are members of lists that are no plain values."""
+    if isinstance(value, Mapping) and value:
+        return f"{indent}{key}:\n" + "".join(_lines(inner, value[inner], indent + "  ") for inner in value)
+    if isinstance(value, list) and (key in _TEXTS or any(isinstance(entry, (list, dict)) for entry in value)):
+        return f"{indent}{key}:\n" + "".join(f"{indent}  - {_flow([entry])}\n" for entry in value)
+    return f"{indent}{_flow({key: value})}\n"
+
+
+def _flow(value: Any) -> str:
+    """The members of a list or mapping on one line."""
+    import yaml
+
+    text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf"))
+    return text.strip()[1:-1]
+
+
+def _entry(wire: Wire) -> dict[str, Any]:
+    entry: dict[str, Any] = {"between": list(wire.ends), "rate": str(wire.rate)}
+    if wire.back != wire.rate:
+        entry["back"] = str(wire.back)
+    if wire.delay:
+        entry["delay"] = wire.delay
+    return entry
+
+
+def _wire(entry: Any, where: str) -> Wire:
+    _check_keys(entry, {"between", "rate"}, {"back", "delay"}, where)
+    ends = entry["between"]
+    if not isinstance(ends, list) or len(ends) != 2 or not all(isinstance(end, str) for end in ends):
+        raise ConfigurationError(f"{where}: 'between' has to be two names, as in [h0, h1], not {ends!r}")
+    try:
+        rate, back = (Rate.parse(str(text)) for text in (entry["rate"], entry.get("back", entry["rate"])))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{where}: {error}") from error
+    delay = entry.get("delay", 0.0)
+    if isinstance(delay, bool) or not isinstance(delay, (int, float)) or not 0 <= delay < 1:
+        raise ConfigurationError(f"{where}: 'delay' has to be seconds, as in 0.000005, not {delay!r}")
+    return Wire(ends[0], ends[1], rate, back, float(delay))
+
+
+def _flag(value: Any, key: str, name: str) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"network file '{name}': '{key}' has to be true or false, not {value!r}")
+    return value
+
+
+def _counts(value: Any, name: str) -> Counts:
+    try:
+        return Counts(value)
+    except ValueError:
+        known = [counts.value for counts in Counts]
+        raise ConfigurationError(
+            f"network file '{name}': 'counts' says what rates count, and {value!r} is none of it. "
+            f"{nearest(str(value), known)}"
+        ) from None
+
+
+def _check_remarks(content: Mapping[str, Any], name: str) -> None:
+    measured = content.get("measured", False)
+    if measured is not False and not isinstance(measured, Mapping):
+        raise ConfigurationError(f"network file '{name}': 'measured' has to be false or figures, not {measured!r}")
+    for key in _TEXTS:
+        texts = content.get(key, [])
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ConfigurationError(f"network file '{name}': '{key}' has to be a list of texts, not {texts!r}")
+
+
+def _names(value: Any, what: str, name: str) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(entry, str) for entry in value):
+        number = "a number or " if what == "hosts" else ""
+        raise ConfigurationError(f"network file '{name}': '{what}' has to be {number}a list of names, not {value!r}")
+    return tuple(value)
+
+
+def _check_keys(value: Any, required: set[str], optional: set[str], where: str) -> None:
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(f"{where} has to have the keys {', '.join(sorted(required))}, and is {value!r}")
+    for key in value:
+        if key not in required | optional:
+            raise ConfigurationError(f"{where} has an unknown key '{key}'. {nearest(str(key), required | optional)}")
+    missing = sorted(required - set(value))
+    if missing:
+        raise ConfigurationError(f"{where} lacks {' and '.join(missing)}")
