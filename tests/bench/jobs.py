@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from tests.integrations.xfuser.jobs import clear_globals
@@ -10,6 +13,7 @@ from tokenring_xdit.bench.measure import Bench
 from tokenring_xdit.bench.orders import Checked, Prepare, Timed
 from tokenring_xdit.bench.pipeline import PipelineBench
 from tokenring_xdit.bench.scene import SceneShape
+from tokenring_xdit.bench.timelines import Traced
 
 CPU = torch.device("cpu")
 
@@ -21,13 +25,25 @@ def check(shape: Shape, names: list[str]) -> dict[str, Checked]:
 
 def measure(shape: Shape, names: list[str]) -> dict[str, tuple[Checked, Timed]]:
     """The same with times."""
-    try:
-        kind = PipelineBench if isinstance(shape, SceneShape) else Bench
-        bench = kind(Prepare(shape, 3, "single" in names), CPU)
+    with _bench(shape, names) as bench:
         strategies = {name: Strategy.parse(name) for name in names}
         found = {name: bench.check(strategy) for name, strategy in strategies.items()}
         return {name: (found[name], bench.time(strategy)) for name, strategy in strategies.items()}
+
+
+@contextmanager
+def _bench(shape: Shape, names: list[str]) -> Iterator[Bench | PipelineBench]:
+    try:
+        kind = PipelineBench if isinstance(shape, SceneShape) else Bench
+        yield kind(Prepare(shape, 3, "single" in names), CPU)
     finally:  # the pool destroys the groups
         Bench._states.clear()
         PipelineBench._loaded = None
         clear_globals()
+
+
+def trace(shape: Shape, names: list[str]) -> dict[str, tuple[Checked, Traced | None]]:
+    """What this rank finds of strategies, and what rank 0 has recorded of all."""
+    with _bench(shape, names) as bench:
+        strategies = {name: Strategy.parse(name) for name in names}
+        return {name: (bench.check(strategy), bench.trace(strategy)) for name, strategy in strategies.items()}

@@ -9,6 +9,7 @@ import pytest
 from tests.bench import jobs
 from tests.support.ranks import RankPool
 from tokenring_xdit.bench import (
+    TIMELINES_FILE,
     Record,
     Shape,
     Status,
@@ -21,6 +22,8 @@ from tokenring_xdit.bench import (
     run_sweep,
 )
 from tokenring_xdit.bench.scene import SceneShape
+from tokenring_xdit.bench.timelines import Traced, read_timelines
+from tokenring_xdit.schedule import Activity
 
 SMALL = "random-flux:double=1,single=1,heads=4,head_dim=16,text_tokens=16"
 
@@ -72,6 +75,34 @@ def test_steps_send_what_their_attention_calls_send(ranks: RankPool) -> None:
     for name in names:
         assert [of[name].bytes_sent for of in steps] == [3 * 2 * of[name].bytes_sent for of in calls]
         assert name == "single" or steps[0][name].bytes_sent > 0
+
+
+def sent(traced: Traced, rank: int) -> int:
+    return sum(s.size for s in traced.timeline.spans if (s.rank, s.activity) == (rank, Activity.SEND))
+
+
+def test_traces_of_hybrids_send_what_the_calls_send(ranks: RankPool) -> None:
+    answers = ranks.run(4, jobs.trace, Shape(4, 96, 4, 8, 2, "float32"), HYBRIDS, timeout=300)
+    for name in HYBRIDS:
+        traced = answers[0][name][1]
+        assert traced is not None and traced.timeline.name == name
+        assert [answer[name][1] for answer in answers[1:]] == [None] * 3
+        for rank, answer in enumerate(answers):
+            assert sent(traced, rank) == answer[name][0].bytes_sent
+
+
+def test_the_trace_of_a_pipeline_is_of_its_last_step(ranks: RankPool) -> None:
+    """Two attention calls a step, of three steps."""
+    names = ["single", "ulysses", "xfuser-ring", "schedule:direct"]
+    answers = ranks.run(2, jobs.trace, SceneShape.of(2, SMALL, "64x64", 3, "float32"), names, timeout=300)
+    attends = {"single": 0, "ulysses": 2, "xfuser-ring": 2 * 2, "schedule:direct": 2 * 3}
+    for name in names:
+        traced = answers[0][name][1]
+        assert traced is not None
+        for rank, answer in enumerate(answers):
+            assert 3 * sent(traced, rank) == answer[name][0].bytes_sent
+            own = [s for s in traced.timeline.spans if (s.rank, s.activity) == (rank, Activity.ATTEND)]
+            assert len(own) == attends[name]
 
 
 def test_a_picture_that_does_not_divide_is_exact_with_token_ring(ranks: RankPool) -> None:
@@ -132,6 +163,12 @@ def test_a_sweep_of_steps_has_its_figures(swept: tuple[SweepConfig, tuple[Record
         assert all(0 < inside < step for inside, step in pairs)
         assert record.compute_seconds is None and record.exposed_seconds is None
         assert record.machine["kernel"] == "SDPA_FLASH"
+    timelines = read_timelines(Path(swept[0].output) / TIMELINES_FILE)
+    assert [(entry.level, entry.model, entry.size, entry.steps, entry.strategy) for entry in timelines] == [
+        (record.level, record.model, record.size, record.steps, record.strategy)
+        for record in records
+        if record.status is Status.OK
+    ]
     turns = [step.what.partition(": ")[2] for step in steps if step.what.startswith("turn ")]
     assert set(turns) == {"single", "xfuser-ring", "schedule:token_ring"}
     assert all(step.done < step.total for step in steps)

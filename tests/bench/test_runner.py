@@ -14,10 +14,12 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.support import commands
+from tests.support import chrome_trace, commands
 from tokenring_xdit.bench import (
     RESULTS_FILE,
     TABLE_FILE,
+    TIMELINES_FILE,
+    TRACE_FILE,
     Outcome,
     Record,
     Status,
@@ -26,11 +28,13 @@ from tokenring_xdit.bench import (
     Verdict,
     compare,
     read_records,
+    read_timelines,
     run_sweep,
 )
 from tokenring_xdit.bench.report import REPORT_FILE
 from tokenring_xdit.cli import main
 from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.schedule import Activity
 
 BASE: dict[str, Any] = {"ranks": 2, "tokens": 64, "heads": 4, "head_dim": 8, "rounds": 3}
 
@@ -147,6 +151,40 @@ def test_the_table_has_every_record(measured: tuple[Outcome, list[Step]]) -> Non
         assert (row["level"], row["model"], row["attention_s"]) == ("attention", "", "")
 
 
+def test_every_case_that_ran_has_a_timeline(measured: tuple[Outcome, list[Step]]) -> None:
+    outcome = measured[0]
+    timelines = read_timelines(outcome.results.with_name(TIMELINES_FILE))
+    assert [entry.strategy for entry in timelines] == EVERY
+    for entry in timelines:
+        record = ran(outcome)[entry.strategy]
+        assert (entry.tokens, entry.batch, entry.network) == (record.tokens, record.batch, record.network)
+        assert entry.timeline.name == entry.strategy
+        spans = entry.timeline.spans
+        for rank in range(2):
+            sent = sum(s.size for s in spans if (s.rank, s.activity) == (rank, Activity.SEND))
+            assert record.bytes_sent is not None and sent == record.bytes_sent[rank]
+            attends = sum((s.rank, s.activity) == (rank, Activity.ATTEND) for s in spans)
+            in_pieces = 4 + 2  # the other rank's queries, and its own in halves
+            expected = {"single": 1 - rank, "ulysses": 1, "schedule:direct:chunks=4": in_pieces}
+            assert attends == expected.get(entry.strategy, 2)
+
+
+def test_the_trace_of_a_sweep(measured: tuple[Outcome, list[Step]], tmp_path: Path) -> None:
+    """Nothing is left to run: what is there stays, and is written for viewers."""
+    folder = measured[0].results.parent
+    before = (folder / TIMELINES_FILE).read_bytes()
+    config = tmp_path / "sweep.yaml"
+    values = {**BASE, "strategies": EVERY, "batch": 2, "output": str(folder)}
+    config.write_text(json.dumps(values))
+    assert main(["bench", str(config), "--resume", "--trace"]) == 0
+    assert (folder / TIMELINES_FILE).read_bytes() == before
+    content = json.loads((folder / TRACE_FILE).read_text())
+    chrome_trace.refuse(content)
+    processes = [event["args"]["name"] for event in content["traceEvents"] if event["name"] == "process_name"]
+    problem = "64 tokens, 4 heads of 8, batch 2, float32, network none"
+    assert processes == [f"{name}, {problem}: rank {rank}" for name in EVERY for rank in range(2)]
+
+
 def test_results_of_the_runner_compare(measured: tuple[Outcome, list[Step]]) -> None:
     records = read_records(measured[0].results)
     assert records == measured[0].records
@@ -231,9 +269,11 @@ def test_an_interrupted_sweep_keeps_what_is_done_and_goes_on(tmp_path: Path) -> 
     assert records[-1]["command"] == f"tokenring-xdit bench run {config} --resume --json --plots {folder / 'plots'}"
     assert f"report: {folder / REPORT_FILE}" in done.stderr
     assert len(list((folder / "plots").glob("time--*.svg"))) == 1
+    traced = [(entry.strategy, entry.tokens) for entry in read_timelines(folder / TIMELINES_FILE)]
+    assert traced == [(r["strategy"], r["tokens"]) for r in records]
 
 
-@pytest.mark.parametrize("words", [["bench"], ["bench", "run"], ["bench", "diff"], ["bench", "report"]])
+@pytest.mark.parametrize("words", [["bench"], *(["bench", word] for word in ("run", "diff", "report", "trace"))])
 def test_every_help_has_an_example(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main([*words, "--help"])

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
-import itertools
 import json
 
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support import chrome_trace
 from tokenring_xdit.schedule import Activity, Span, Timeline, perfetto
 
 SPANS = (
@@ -32,17 +35,28 @@ def test_a_timeline_survives_json() -> None:
 
 
 def test_perfetto_gets_a_process_for_each_rank_and_rows_without_overlap() -> None:
-    events = perfetto([TIMELINE, TIMELINE])["traceEvents"]
+    content = perfetto([TIMELINE, TIMELINE])
+    chrome_trace.refuse(json.loads(json.dumps(content)))
+    events = content["traceEvents"]
     names = [event["args"]["name"] for event in events if event["name"] == "process_name"]
     assert names == ["ring: rank 0", "ring: rank 1"] * 2
     spans = [event for event in events if event["ph"] == "X"]
     assert len(spans) == 2 * len(SPANS)
-    rows: dict[tuple[int, int], list[tuple[float, float]]] = {}
-    for event in spans:
-        rows.setdefault((event["pid"], event["tid"]), []).append((event["ts"], event["ts"] + event["dur"]))
-    for row in rows.values():
-        row.sort()
-        assert all(before[1] <= after[0] for before, after in itertools.pairwise(row))
     sent = next(event for event in spans if event["name"] == "send Q[0]")
     assert sent["args"] == {"channel": "q", "peer": 1, "bytes": 100}
     assert sent["dur"] == 3e6
+
+
+MOMENTS = st.floats(0, 1e-6) | st.floats(0, 100)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from(Activity), MOMENTS, MOMENTS), max_size=30))
+def test_whatever_overlaps_is_shown_side_by_side(drawn: list[tuple[int, Activity, float, float]]) -> None:
+    spans = tuple(
+        Span(rank, activity, min(one, other), max(one, other), "Q[0]", "q" if activity.transfers else "")
+        for rank, activity, one, other in drawn
+    )
+    content = perfetto([Timeline("any", 3, spans)])
+    chrome_trace.refuse(content)
+    shown = [event for event in content["traceEvents"] if event["ph"] == "X"]
+    assert sorted(event["cat"] for event in shown) == sorted(span.activity.value for span in spans)

@@ -4,5 +4,16 @@ from tokenring_xdit.attention.api import bytes_sent, token_ring_attention
 from tokenring_xdit.attention.calibrate import calibrate
 from tokenring_xdit.attention.kernels import KERNELS, Kernel, KernelFunction
 from tokenring_xdit.attention.masks import KeyMask
+from tokenring_xdit.attention.tracing import Trace, record_trace
 
-__all__ = ["KERNELS", "Kernel", "KernelFunction", "KeyMask", "bytes_sent", "calibrate", "token_ring_attention"]
+__all__ = [
+    "KERNELS",
+    "Kernel",
+    "KernelFunction",
+    "KeyMask",
+    "Trace",
+    "bytes_sent",
+    "calibrate",
+    "record_trace",
+    "token_ring_attention",
+]

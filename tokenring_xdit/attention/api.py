@@ -16,9 +16,10 @@ from tokenring_xdit.attention.executor import execute
 from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.attention.kernels import KernelFunction, choose
 from tokenring_xdit.attention.masks import KeyMask
+from tokenring_xdit.attention.tracing import recorded
 from tokenring_xdit.errors import TokenRingError, UnsupportedError
 from tokenring_xdit.planning import Auto
-from tokenring_xdit.schedule import Channel, Mask, VerifiedSchedule, build
+from tokenring_xdit.schedule import Activity, Channel, Mask, VerifiedSchedule, build
 
 __all__ = ["bytes_sent", "token_ring_attention"]
 
@@ -104,7 +105,8 @@ def token_ring_attention(
     except TokenRingError as error:
         report = str(error)  # told to all ranks, so that none of them waits for this one
         channels = ()
-    layout = ring_group.settle_layout(report, channels, q.device, layout_key)
+    with recorded(Activity.WAIT, "agreement"):
+        layout = ring_group.settle_layout(report, channels, q.device, layout_key)
     if verified is not None:
         return execute(verified, layout, ring_group, function, q, k, v, home_kv, own, home)
     assert auto is not None

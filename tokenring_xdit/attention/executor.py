@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
@@ -23,6 +23,7 @@ from tokenring_xdit.attention.kernels import KernelFunction
 from tokenring_xdit.attention.masks import KeyMask
 from tokenring_xdit.attention.merge import Running
 from tokenring_xdit.attention.messages import messages_of
+from tokenring_xdit.attention.tracing import active_trace
 from tokenring_xdit.errors import CommunicationError
 from tokenring_xdit.schedule import (
     Attend,
@@ -38,7 +39,7 @@ from tokenring_xdit.schedule import (
 )
 from tokenring_xdit.schedule.foresight import last_uses, next_receives
 
-__all__ = ["execute"]
+__all__ = ["Run", "execute"]
 
 
 class _Arrival(NamedTuple):
@@ -82,7 +83,13 @@ def execute(
         CommunicationError: A transfer failed.
         Exception: Whatever the kernel raised. After any error the group is given up.
     """
-    run = _Run(verified, layout, ring_group, kernel, q, k, v, key_mask)
+    run_of: Callable[..., Run] = Run
+    trace = active_trace()
+    if trace is not None:
+        from tokenring_xdit.attention.traced import TracedRun  # which builds on this module
+
+        run_of = partial(TracedRun, trace)
+    run = run_of(verified, layout, ring_group, kernel, q, k, v, key_mask)
     try:
         return run.run(home_kv, home_mask)
     except BaseException as error:
@@ -98,7 +105,7 @@ def execute(
         raise
 
 
-class _Run:
+class Run:
     """One call on one rank."""
 
     def __init__(
@@ -179,13 +186,19 @@ class _Run:
             incoming += [(buffer.tensor, t.peer) for buffer in buffers if buffer.tensor.numel()]
         payloads = {block: self._outgoing(block) for block in dict.fromkeys(t.block for t in sends)}
         outgoing = [(*part, t.peer) for t in sends for part in payloads[t.block] if part[0].numel()]
-        works = iter(self.group.post(channel, incoming, [(tensor, peer) for tensor, _, peer in outgoing]))
+        works = iter(self._hand_over(channel, incoming, [(tensor, peer) for tensor, _, peer in outgoing]))
         for t in recvs:
             arrival = self.received[t.block]
             arrival.works.extend(next(works) for buffer in arrival.buffers if buffer.tensor.numel())
         for (_, buffer, _), work in zip(outgoing, works, strict=True):
             (self.sending if buffer is None else buffer.readers).append(work)
         self.transferring = None
+
+    def _hand_over(
+        self, channel: Channel, recvs: Sequence[tuple[Tensor, int]], sends: Sequence[tuple[Tensor, int]]
+    ) -> list[dist.Work]:
+        """Post messages; a traced call watches them."""
+        return self.group.post(channel, recvs, sends)
 
     def _outgoing(self, block: Block) -> list[tuple[Tensor, Buffer | None]]:
         """Contiguous tensors that carry a block, each with the buffer it lies in, if any."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 
 import torch
@@ -28,6 +29,9 @@ _REMEMBERED = 1024
 """Agreements that a group remembers; prompts of a serving process bring a new mask each."""
 
 _DEFAULT_AGREEMENT_TIMEOUT = 120.0
+
+_UNUSED_TAG = 5040
+"""Not 0, which all transfers have, but for gloo on several interfaces the same one of them: a multiple of 1 to 10."""
 
 _groups: dict[str, RingGroup] = {}
 
@@ -63,7 +67,7 @@ class RingGroup:
     def auto(self) -> AutoSchedule:
         """The schedules that were chosen for this group."""
         if self._auto is None:
-            self._auto = AutoSchedule(self._control_group(), self.peers, self.rank)
+            self._auto = AutoSchedule(self.control_group(), self.peers, self.rank)
         return self._auto
 
     @classmethod
@@ -112,7 +116,7 @@ class RingGroup:
         # changed alone would wait for peers that have gone on: that wait is bounded.
         timeout = _agreement_timeout() if key is not None and self._agreed else None
         try:
-            layout = handshake(report, self._control_group(), timeout)
+            layout = handshake(report, self.control_group(), timeout)
             self.open(channels, device)
         except RuntimeError as error:
             changed = ": did the shapes change on some ranks only?" if timeout is not None else ""
@@ -173,7 +177,20 @@ class RingGroup:
                 log.debug("could not close a channel of rank %d", self.rank, exc_info=True)
         self._channels.clear()
 
-    def _control_group(self) -> dist.ProcessGroup | None:
+    def break_off(self) -> None:
+        """Make every transfer that is under way on gloo fail, here and at the peers, for threads that wait for one.
+
+        Closing a group does not end such a wait, and the wait keeps the group from being closed. What does is that a
+        receive times out: gloo then closes all connections of its group. No peer ever sends with this tag.
+        """
+        for group in self._channels.values():
+            for peer in range(self.world_size):
+                if peer != self.rank:
+                    with suppress(RuntimeError):  # the timeout, or what is broken already
+                        group.recv([torch.empty(1)], peer, _UNUSED_TAG).wait(timedelta(milliseconds=1))
+
+    def control_group(self) -> dist.ProcessGroup | None:
+        """A group on gloo for what is not attention, made by all ranks together; ``None`` for a single rank."""
         if self.world_size > 1 and self._control is None:
             self._control = self._new_group("control", backend="gloo")
         return self._control

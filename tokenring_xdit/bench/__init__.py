@@ -5,12 +5,16 @@ from tokenring_xdit.bench.plan import Case, Level, Shape, Strategy, StrategyKind
 from tokenring_xdit.bench.records import Record, Status, read_records
 from tokenring_xdit.bench.runner import RESULTS_FILE, TABLE_FILE, Outcome, Step, planned_keys, run_sweep
 from tokenring_xdit.bench.sweep import SweepConfig, inspect_models
+from tokenring_xdit.bench.timelines import TIMELINES_FILE, TRACE_FILE, CaseTimeline, read_timelines, write_trace
 from tokenring_xdit.bench.world import World, obey
 
 __all__ = [
     "RESULTS_FILE",
     "TABLE_FILE",
+    "TIMELINES_FILE",
+    "TRACE_FILE",
     "Case",
+    "CaseTimeline",
     "Difference",
     "Level",
     "Outcome",
@@ -28,5 +32,7 @@ __all__ = [
     "obey",
     "planned_keys",
     "read_records",
+    "read_timelines",
     "run_sweep",
+    "write_trace",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,25 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from tokenring_xdit.attention import Trace, record_trace
 from tokenring_xdit.attention.groups import clear_buffers
+from tokenring_xdit.bench.timelines import Traced
+from tokenring_xdit.integrations.xfuser import trace_upstream
 from tokenring_xdit.network import INIT_METHOD_VARIABLE
 from tokenring_xdit.pipelines.environment import quieten
 from tokenring_xdit.pipelines.loading import rank_device
 
-__all__ = ["barrier", "clear_buffers", "join_world", "largest", "peak_of", "synchronize", "wire_bytes", "wires"]
+__all__ = [
+    "barrier",
+    "clear_buffers",
+    "join_world",
+    "largest",
+    "peak_of",
+    "synchronize",
+    "traced_call",
+    "wire_bytes",
+    "wires",
+]
 
 _DEVICES = Path("/sys/class/net")
 
@@ -45,6 +59,37 @@ def join_world(store: Any = None) -> torch.device:
 def barrier(device: torch.device) -> None:
     """Wait for all ranks."""
     dist.barrier(device_ids=[device.index] if device.type == "cuda" else None)
+
+
+def traced_call(
+    call: Callable[[], object],
+    name: str,
+    device: torch.device,
+    *,
+    through_usp: bool,
+    on_start: Callable[[Trace], None] = lambda trace: None,
+) -> Traced | None:
+    """Record a call, from a barrier on, after one that starts the threads that watch transfers.
+
+    Args:
+        call: The call; all ranks make it.
+        name: Of the timeline.
+        device: Where it computes.
+        through_usp: Whether xfuser's own attention takes part.
+        on_start: Given the trace before the recorded call.
+
+    Returns:
+        What all ranks did, on rank 0.
+    """
+    with record_trace() as trace, trace_upstream(trace) if through_usp else nullcontext():
+        call()
+        trace.clear()
+        on_start(trace)
+        barrier(device)
+        call()
+        synchronize(device)
+    timeline = trace.timeline(name)
+    return Traced(timeline, trace.clock_error or 0.0) if dist.get_rank() == 0 else None
 
 
 def synchronize(device: torch.device) -> None:

@@ -13,12 +13,24 @@ from torch import Tensor
 
 from tokenring_xdit.attention import bytes_sent, token_ring_attention
 from tokenring_xdit.attention.kernels import choose
-from tokenring_xdit.bench.instruments import barrier, clear_buffers, largest, peak_of, synchronize, wire_bytes, wires
+from tokenring_xdit.attention.tracing import recorded
+from tokenring_xdit.bench.instruments import (
+    barrier,
+    clear_buffers,
+    largest,
+    peak_of,
+    synchronize,
+    traced_call,
+    wire_bytes,
+    wires,
+)
 from tokenring_xdit.bench.orders import Checked, Prepare, Timed
 from tokenring_xdit.bench.plan import Strategy, StrategyKind
 from tokenring_xdit.bench.scene import degrees_of
+from tokenring_xdit.bench.timelines import Traced
 from tokenring_xdit.integrations.xfuser import Degrees, XfuserState, count_traffic
 from tokenring_xdit.integrations.xfuser.rotation import all_to_all_rotation
+from tokenring_xdit.schedule import Activity
 
 __all__ = ["Bench"]
 
@@ -99,7 +111,8 @@ class Bench:
     def _single(self) -> Tensor | None:
         if self._whole is None:
             return None
-        return self._kernel.run(*self._whole, scale=None, causal=False)[0]
+        with recorded(Activity.ATTEND, "Q to KV"):
+            return self._kernel.run(*self._whole, scale=None, causal=False)[0]
 
     def _compute(self) -> None:
         """What every rank computes, whoever sends: its queries over as many keys as there are, a shard at a time."""
@@ -117,6 +130,11 @@ class Bench:
         call()
         synchronize(self._device)
         return Timed(time.perf_counter() - start)
+
+    @torch.inference_mode()
+    def trace(self, strategy: Strategy) -> Traced | None:
+        """Record one call, from a barrier on; rank 0 returns what all ranks did."""
+        return traced_call(self._call(strategy), str(strategy), self._device, through_usp=strategy.through_usp)
 
     @torch.inference_mode()
     def check(self, strategy: Strategy) -> Checked:

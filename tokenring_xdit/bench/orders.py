@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tokenring_xdit.bench.plan import Shape, Strategy
 
-__all__ = ["Check", "Checked", "Failure", "Prepare", "Prepared", "Time", "Timed"]
+__all__ = ["Check", "Checked", "Failure", "Prepare", "Prepared", "Time", "Timed", "Trace"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,16 @@ class Timed:
 
     seconds: float
     attention: float | None = None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Call a strategy once to warm up and once recorded.
+
+    The answer is a :class:`~tokenring_xdit.bench.timelines.Traced` from rank 0 and ``None`` from the others.
+    """
+
+    strategy: Strategy
 
 
 @dataclass(frozen=True)

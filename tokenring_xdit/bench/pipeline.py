@@ -13,10 +13,21 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tokenring_xdit.bench.instruments import barrier, clear_buffers, largest, peak_of, synchronize, wire_bytes, wires
+from tokenring_xdit.attention import Trace
+from tokenring_xdit.bench.instruments import (
+    barrier,
+    clear_buffers,
+    largest,
+    peak_of,
+    synchronize,
+    traced_call,
+    wire_bytes,
+    wires,
+)
 from tokenring_xdit.bench.orders import Checked, Prepare, Timed
 from tokenring_xdit.bench.plan import Strategy, StrategyKind
 from tokenring_xdit.bench.scene import SceneShape, degrees_of, find_model
+from tokenring_xdit.bench.timelines import Traced
 from tokenring_xdit.integrations.xfuser import (
     Degrees,
     ShardedPipeline,
@@ -74,6 +85,20 @@ class _Clock:
         if step == self._last:
             synchronize(self._device)
             self.end = time.perf_counter()
+        return tensors
+
+
+class _LastStep(_Clock):
+    """Has a trace forget what was before the last step."""
+
+    def __init__(self, trace: Trace, device: torch.device, steps: int) -> None:
+        super().__init__(device, steps)
+        self._trace = trace
+
+    def note_step(self, pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        """As ``callback_on_step_end``."""
+        if step < self._last:
+            self._trace.clear()
         return tensors
 
 
@@ -193,6 +218,18 @@ class PipelineBench:
         finally:
             for handle in handles:
                 handle.remove()
+
+    def trace(self, strategy: Strategy) -> Traced | None:
+        """Record the attention calls of the last denoising step; rank 0 returns what all ranks did.
+
+        The unmodified pipeline computes attention in diffusers, where nothing is recorded.
+        """
+
+        def on_start(trace: Trace) -> None:
+            self._clock = _LastStep(trace, self._device, self._shape.steps)
+
+        sharded = strategy.kind is not StrategyKind.SINGLE
+        return traced_call(self._call(strategy), str(strategy), self._device, through_usp=sharded, on_start=on_start)
 
     def check(self, strategy: Strategy) -> Checked:
         """Call it twice: first with empty buffers, for the memory, then for what it sends and computes."""

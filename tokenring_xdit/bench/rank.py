@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from tokenring_xdit.bench.orders import Check, Failure, Prepare, Prepared, Time
+from tokenring_xdit.bench.orders import Check, Failure, Prepare, Prepared, Time, Trace
 from tokenring_xdit.errors import TokenRingError
 from tokenring_xdit.pipelines.engine_rank import Mailbox
 
@@ -53,6 +53,9 @@ def serve(mailbox: Any, store: Any = None) -> None:
         elif isinstance(order, Time):
             assert bench is not None
             mailbox.answer(bench.time(order.strategy))
+        elif isinstance(order, Trace):
+            assert bench is not None
+            mailbox.answer(bench.trace(order.strategy))
 
 
 if __name__ == "__main__":

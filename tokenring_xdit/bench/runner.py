@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from tokenring_xdit.bench.crew import Crew
-from tokenring_xdit.bench.orders import Check, Checked, Prepare, Prepared, Time, Timed
+from tokenring_xdit.bench.orders import Check, Checked, Prepare, Prepared, Time, Timed, Trace
 from tokenring_xdit.bench.plan import Case, Level, Shape, Strategy, StrategyKind
 from tokenring_xdit.bench.records import Record, Spread, Status, case_fields, read_records, write_table
 from tokenring_xdit.bench.sweep import SweepConfig
+from tokenring_xdit.bench.timelines import TIMELINES_FILE, Traced, add_timeline, keep_recorded
 from tokenring_xdit.bench.world import World
 from tokenring_xdit.errors import ConfigurationError, LaunchError
 from tokenring_xdit.network import EmulatedNetwork, emulate, refuse_slow, self_test
@@ -109,6 +110,7 @@ def run_sweep(
             pending[shape] = left
     _refuse_ranks(config, pending, world)
     results.parent.mkdir(parents=True, exist_ok=True)
+    keep_recorded(results.with_name(TIMELINES_FILE), earlier)
     sweep = _Sweep(config, results, pending, command, on_step, world)
     try:
         if pending:
@@ -183,7 +185,7 @@ class _Sweep:
         self._total = sum(self._steps(shape, len(cases)) for shape, cases in pending.items())
 
     def _steps(self, shape: Shape, cases: int) -> int:
-        return 1 + cases + self._turns * (cases + len(_beside(shape)))
+        return 1 + 2 * cases + self._turns * (cases + len(_beside(shape)))
 
     def run(self, emulated: EmulatedNetwork | None, share: float | None) -> None:
         """Run what is pending."""
@@ -236,16 +238,18 @@ class _Sweep:
                 timed = self._ask(crew, strategy, Time(strategy), f"turn {turn + 1} of {self._turns}")
                 if turn >= self._config.warmup:
                     times.setdefault(strategy, []).append(timed)
+        traced = {strategy: self._ask(crew, strategy, Trace(strategy), "tracing")[0] for strategy in strategies}
         for case in cases:
             self._record(
                 case,
                 Status.OK,
+                traced[case.strategy],
                 **_figures(case, checked[case.strategy], times),
                 beside=tuple(map(str, strategies)),
                 machine=_machine(prepared[0]),
             )
 
-    def _ask(self, crew: Crew | World, strategy: Strategy | None, order: Check | Time, doing: str) -> list[Any]:
+    def _ask(self, crew: Crew | World, strategy: Strategy | None, order: Check | Time | Trace, doing: str) -> list[Any]:
         self._step(f"{doing}: {strategy or 'attention without communication'}")
         try:
             return crew.ask(order, self._config.timeout)
@@ -258,9 +262,11 @@ class _Sweep:
         self._on_step(Step(min(self._done, self._total), self._total, what))
         self._done += count
 
-    def _record(self, case: Case, status: Status, **found: Any) -> None:
+    def _record(self, case: Case, status: Status, traced: Traced | None = None, **found: Any) -> None:
         finished = datetime.now(UTC).isoformat(timespec="seconds")
         record = _blank(self._config, case, status).model_copy(update={**found, **self._common, "finished": finished})
+        if traced is not None:
+            add_timeline(self._results.with_name(TIMELINES_FILE), record, traced)
         with self._results.open("a", encoding="utf-8") as file:
             file.write(record.model_dump_json() + "\n")
 

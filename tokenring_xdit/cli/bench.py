@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "spelled_out"]
 
-_SUBCOMMANDS = ("run", "diff", "report")
+_SUBCOMMANDS = ("run", "diff", "report", "trace")
 
 
 def spelled_out(argv: Sequence[str]) -> list[str]:
@@ -46,6 +46,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     run.add_argument("config", type=Path, help="the YAML file")
     run.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace those of the file")
     run.add_argument("--resume", action="store_true", help="go on with a sweep, without the cases it has recorded")
+    run.add_argument("--trace", action="store_true", help="write trace.json beside the results, for Perfetto or Chrome")
     run.add_argument(
         "--baseline",
         type=Path,
@@ -80,6 +81,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     report.add_argument("--plots", type=Path, metavar="DIR", help="also write the plots as PNG and SVG files")
     report.set_defaults(run=_report)
 
+    trace = subcommands.add_parser(
+        "trace",
+        help="write what every rank did in one call of each case, for Perfetto or Chrome",
+        epilog="example: tokenring-xdit bench trace outputs/bench/smoke",
+    )
+    trace.add_argument("folder", type=Path, help="folder of a sweep")
+    trace.add_argument("--output", type=Path, help="where to write (default: trace.json in the folder)")
+    trace.set_defaults(run=_trace)
+
 
 def _add_tolerance(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -99,7 +109,18 @@ def _run(args: argparse.Namespace) -> None:
             return
     from tqdm import tqdm
 
-    from tokenring_xdit.bench import RESULTS_FILE, Status, SweepConfig, World, inspect_models, run_sweep
+    from tokenring_xdit.bench import (
+        RESULTS_FILE,
+        TIMELINES_FILE,
+        TRACE_FILE,
+        Status,
+        SweepConfig,
+        World,
+        inspect_models,
+        read_timelines,
+        run_sweep,
+        write_trace,
+    )
     from tokenring_xdit.bench.report import refuse_missing
     from tokenring_xdit.cli.paths import refuse_unwritable
     from tokenring_xdit.config import read_config
@@ -128,6 +149,9 @@ def _run(args: argparse.Namespace) -> None:
             _leave_report(results, args.plots)
             raise
     print(json.dumps([_plain(record) for record in outcome.records]) if args.json else _table(outcome))
+    if args.trace and outcome.count(Status.OK):
+        folder = outcome.results.parent
+        write_trace(folder / TRACE_FILE, read_timelines(folder / TIMELINES_FILE))
     _leave_report(results, args.plots)
     differences = () if baseline is None else _compared(baseline, outcome.records, args)
     failed = outcome.count(Status.FAILED)
@@ -181,6 +205,17 @@ def _report(args: argparse.Namespace) -> None:
     print(f"report: {output}")
     if args.plots is not None:
         print(f"plots: {len(write_plots(results, args.plots))} files in {args.plots}")
+
+
+def _trace(args: argparse.Namespace) -> None:
+    from tokenring_xdit.bench import TIMELINES_FILE, TRACE_FILE, read_timelines, write_trace
+    from tokenring_xdit.cli.paths import refuse_unwritable
+
+    output = args.output or args.folder / TRACE_FILE
+    timelines = read_timelines(args.folder / TIMELINES_FILE)
+    refuse_unwritable(output, f"--output {output}")
+    write_trace(output, timelines)
+    print(f"{output}: {len(timelines)} cases; open it at ui.perfetto.dev or chrome://tracing")
 
 
 def _plain(record: Record) -> dict[str, object]:

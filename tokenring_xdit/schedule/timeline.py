@@ -15,6 +15,10 @@ from typing import Any
 __all__ = ["Activity", "Span", "Timeline", "perfetto"]
 
 
+_LANES = 1000
+"""More rows than a rank has: numbers of threads are then unlike each other and unlike those of processes."""
+
+
 class Activity(Enum):
     """What a rank, or one of its wires, was busy with."""
 
@@ -108,7 +112,7 @@ def perfetto(timelines: Sequence[Timeline]) -> dict[str, Any]:
         What to write as JSON. Times there are microseconds.
     """
     events: list[dict[str, Any]] = []
-    first = 0
+    first = 1  # viewers take 0 for the idle process
     for timeline in timelines:
         for rank in range(timeline.world_size):
             events += _process(timeline, rank, first + rank)
@@ -123,23 +127,29 @@ def _process(timeline: Timeline, rank: int, process: int) -> list[dict[str, Any]
         {**named, "name": "process_sort_index", "args": {"sort_index": process}},
     ]
     for number, (lane, spans) in enumerate(_lanes([span for span in timeline.spans if span.rank == rank])):
-        events.append({**named, "tid": number, "name": "thread_name", "args": {"name": lane}})
-        events.append({**named, "tid": number, "name": "thread_sort_index", "args": {"sort_index": number}})
+        thread = process * _LANES + number
+        events.append({**named, "tid": thread, "name": "thread_name", "args": {"name": lane}})
+        events.append({**named, "tid": thread, "name": "thread_sort_index", "args": {"sort_index": number}})
         for span in spans:
             details = {"channel": span.channel, "peer": span.peer, "bytes": span.size} if span.channel else {}
             events.append(
                 {
                     "ph": "X",
                     "pid": process,
-                    "tid": number,
+                    "tid": thread,
                     "name": f"{span.activity.value} {span.what}".strip(),
                     "cat": span.activity.value,
-                    "ts": span.start * 1e6,
-                    "dur": (span.end - span.start) * 1e6,
+                    "ts": _nanoseconds(span.start) / 1e3,
+                    "dur": (_nanoseconds(span.end) - _nanoseconds(span.start)) / 1e3,
                     "args": details,
                 }
             )
     return events
+
+
+def _nanoseconds(seconds: float) -> int:
+    """What viewers calculate in: whatever is rounded before does not overlap after."""
+    return round(seconds * 1e9)
 
 
 def _lanes(spans: Sequence[Span]) -> list[tuple[str, list[Span]]]:
@@ -149,7 +159,7 @@ def _lanes(spans: Sequence[Span]) -> list[tuple[str, list[Span]]]:
         group = (0, "rank")
         if span.activity.transfers:
             group = (1 if span.activity is Activity.SEND else 2, f"{span.activity.value} {span.channel}")
-        free = next((row for row in rows[group] if row[-1].end <= span.start + 1e-9), None)
+        free = next((row for row in rows[group] if _nanoseconds(row[-1].end) <= _nanoseconds(span.start)), None)
         if free is None:
             rows[group].append([span])
         else:

@@ -134,7 +134,17 @@ def write(folder: Path, records: list[Record], timelines: dict[str, Timeline] | 
     results.write_text("".join(entry.model_dump_json() + "\n" for entry in records))
     shape = {"heads": 8, "head_dim": 64, "batch": 1, "dtype": "float32", "tokens": 4096, "network": "mesh:8:100mbit"}
     lines = [
-        json.dumps({**shape, **case, "strategy": name, "ranks": found.world_size, "timeline": found.to_dict()}) + "\n"
+        json.dumps(
+            {
+                **shape,
+                **case,
+                "strategy": name,
+                "ranks": found.world_size,
+                "clock_error": 0.0,
+                "timeline": found.to_dict(),
+            }
+        )
+        + "\n"
         for name, found in (timelines or {}).items()
     ]
     if lines:

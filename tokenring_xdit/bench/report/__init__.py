@@ -5,7 +5,6 @@ belong together), :mod:`.figures`, :mod:`.traces`, :mod:`.summary` and :mod:`.ta
 :mod:`.interactive` with :mod:`.page`, and :mod:`.static`, which draw it.
 """
 
-from tokenring_xdit.bench.report.traces import TIMELINES_FILE
 from tokenring_xdit.bench.report.writing import REPORT_FILE, find_results, refuse_missing, write_plots, write_report
 
-__all__ = ["REPORT_FILE", "TIMELINES_FILE", "find_results", "refuse_missing", "write_plots", "write_report"]
+__all__ = ["REPORT_FILE", "find_results", "refuse_missing", "write_plots", "write_report"]

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tokenring_xdit.bench.report.palette import Hue
 from tokenring_xdit.bench.report.problems import Setting
+from tokenring_xdit.bench.timelines import read_timelines
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.schedule.timeline import Activity, Span, Timeline
 
 __all__ = [
     "KINDS",
     "OTHER_KIND",
-    "TIMELINES_FILE",
     "Box",
     "KindLook",
     "Trace",
@@ -28,8 +26,6 @@ __all__ = [
     "read_traces",
     "shares",
 ]
-
-TIMELINES_FILE = "timelines.jsonl"
 
 _WORK = (0.29, 0.71)
 _SENDS, _RECEIVES = (0.07, 0.26), (0.74, 0.93)
@@ -101,32 +97,19 @@ def read_traces(path: Path) -> tuple[Trace, ...]:
     Raises:
         ConfigurationError: The file cannot be read, or a line of it is no timeline.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
+    if not path.exists():
         return ()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"timelines {path} cannot be read: {error}") from error
     found: dict[tuple[Setting, int, int, str], Trace] = {}
-    for number, line in enumerate(lines, 1):
-        try:
-            trace = _trace(json.loads(line))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigurationError(
-                f"timelines {path}, line {number}: {error!r}; is it the {TIMELINES_FILE} of a sweep?"
-            ) from error
-        found[trace.setting, trace.ranks, trace.tokens, trace.strategy] = trace
+    for number, entry in enumerate(read_timelines(path), 1):
+        for span in entry.timeline.spans:
+            if not (0 <= span.rank < entry.timeline.world_size and math.isfinite(span.start + span.end)):
+                raise ConfigurationError(f"timelines {path}, line {number}: {span} is of no rank, or at no time")
+        setting = Setting(
+            entry.level, entry.model or "", entry.network, entry.heads, entry.head_dim, entry.batch, entry.dtype
+        )
+        trace = Trace(setting, entry.ranks, entry.tokens, entry.strategy, entry.timeline)
+        found[setting, entry.ranks, entry.tokens, entry.strategy] = trace
     return tuple(found.values())
-
-
-def _trace(content: Mapping[str, Any]) -> Trace:
-    heads, head_dim, batch = (int(content[name]) for name in ("heads", "head_dim", "batch"))
-    setting = Setting("attention", "", str(content["network"]), heads, head_dim, batch, str(content["dtype"]))
-    timeline = Timeline.from_dict(content["timeline"])
-    for span in timeline.spans:
-        if not (0 <= span.rank < timeline.world_size and math.isfinite(span.start) and math.isfinite(span.end)):
-            raise ValueError(f"{span} is of no rank, or at no time")
-    return Trace(setting, int(content["ranks"]), int(content["tokens"]), str(content["strategy"]), timeline)
 
 
 def kind_of(span: Span) -> str:

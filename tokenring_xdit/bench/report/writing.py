@@ -6,7 +6,8 @@ import importlib.util
 from pathlib import Path
 
 from tokenring_xdit.bench.records import Record, read_records
-from tokenring_xdit.bench.report.traces import TIMELINES_FILE, Trace, read_traces
+from tokenring_xdit.bench.report.traces import Trace, read_traces
+from tokenring_xdit.bench.timelines import TIMELINES_FILE
 from tokenring_xdit.errors import ConfigurationError
 
 __all__ = ["REPORT_FILE", "find_results", "refuse_missing", "write_plots", "write_report"]

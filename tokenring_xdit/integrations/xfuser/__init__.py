@@ -6,6 +6,7 @@ from tokenring_xdit.integrations.xfuser.install import register
 from tokenring_xdit.integrations.xfuser.parallelize import Output, parallelize
 from tokenring_xdit.integrations.xfuser.state import Degrees, ShardedPipeline, XfuserState
 from tokenring_xdit.integrations.xfuser.stopwatch import Stopwatch, time_flux_attention
+from tokenring_xdit.integrations.xfuser.tracing import trace_upstream
 from tokenring_xdit.integrations.xfuser.traffic import Traffic, count_traffic
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "parallelize",
     "register",
     "time_flux_attention",
+    "trace_upstream",
 ]

@@ -22,6 +22,7 @@ _PROCESSORS = "xfuser.model_executor.layers.attention_processor"
 _MODELS = "xfuser.model_executor.models.transformers."
 _PIPELINES = "xfuser.model_executor.pipelines."
 _PARALLEL = "xfuser.core.distributed.parallel_state"
+_TORCH_RING = "torch.distributed.tensor.experimental._context_parallel._attention"
 _STATE = "xfuser.core.distributed.runtime_state"
 
 
@@ -93,10 +94,15 @@ RELIED_ON: tuple[UpstreamName, ...] = (
     ),
     UpstreamName(_USP, "_repeat_kv_heads", "left to the kernel under TokenRing", ("key", "value", "repeats")),
     UpstreamName(_USP, "PROCESS_GROUP", "None without a GPU; set from yunchang"),
-    UpstreamName(_USP, "_sdpa_all_to_all_single", "counted as Ulysses traffic by `compare`"),
+    UpstreamName(_USP, "_sdpa_all_to_all_single", "counted as Ulysses traffic by `compare`, recorded by traces"),
     UpstreamName(
         _USP, "concat_joint_tensors_decorator", "wraps the attention function; passes through without joint tensors"
     ),
+    UpstreamName(_TORCH_RING, "_AllGatherRotater.exchange_buffers", "recorded by traces", ("curr_buffer",)),
+    UpstreamName(_TORCH_RING, "_AllGatherRotater.next_buffer", "recorded by traces"),
+    UpstreamName(_TORCH_RING, "_AllToAllRotater.exchange_buffers", "recorded by traces", ("curr_buffer",)),
+    UpstreamName(_TORCH_RING, "_AllToAllRotater.next_buffer", "recorded by traces"),
+    UpstreamName(_TORCH_RING, "_SDPAMerger.step", "recorded by traces", ("out", "lse", "partial")),
     UpstreamName("yunchang.globals", "PROCESS_GROUP.RING_PG", "the ring group"),
     UpstreamName("yunchang.globals", "PROCESS_GROUP.ULYSSES_PG", "size of the Ulysses group"),
     UpstreamName("xfuser.core.distributed.attention_backend", "ATTENTION_FUNCTION_REGISTRY", "kernel for CPU tensors"),
