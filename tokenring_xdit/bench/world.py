@@ -19,6 +19,7 @@ from typing import Any, Self
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
+from torch.profiler import ProfilerActivity, profile
 
 from tokenring_xdit.bench.orders import Failure
 from tokenring_xdit.bench.rank import serve
@@ -80,7 +81,7 @@ def obey(store: Any = None) -> None:
 class World:
     """All ranks that torchrun started, for rank 0 to give orders to, in a ``with`` block.
 
-    They are there once: after a failure torchrun has to start all of them anew (``--max-restarts``).
+    They are there once: after a failure torchrun has to start all of them anew.
 
     Attributes:
         ranks: How many.
@@ -95,10 +96,11 @@ class World:
     def __enter__(self) -> Self:
         if self._store is not None:
             raise LaunchError(
-                "torchrun's ranks cannot go on after a failure: what ran is recorded. Go on with --resume; torchrun "
-                "--max-restarts=N does so by itself"
+                "torchrun's ranks cannot go on after a failure; what ran is recorded: start them again, with --resume"
             )
         signal.signal(signal.SIGTERM, _say_ended)
+        with profile(activities=[ProfilerActivity.CPU]):
+            pass  # torch's profiler wants to be met in the main thread first
         store = _meet()
         self._store = PrefixStore("bench", store.clone())
         self._own_share = threading.Thread(target=obey, args=(store,), daemon=True)
