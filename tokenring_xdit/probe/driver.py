@@ -26,10 +26,12 @@ _ROUNDS = 3
 _MESSAGES = 12  # of a transfer; what comes between the first and the last counts
 _LEAST_MESSAGE, _MOST_MESSAGE = 1 << 12, 1 << 25  # bytes
 _FIRST_MESSAGE = 1 << 14  # bytes, while nothing is known
-_SHORTEST, _LONGEST = 0.05, 0.2  # seconds of a transfer that has its wires for itself
+_SHORTEST, _LONGEST = 0.08, 0.2  # seconds of a transfer that has its wires for itself
 _ENOUGH = 0.4  # of these seconds, else the size was guessed too small and the transfer is measured again
 _LATE = 0.5  # of the time of the last message: where the first came later, its rank was late to notice
 _TRIES = 6
+_BEGUN = 0.3  # of the time until the end: what has brought no message by then is slow, or was late
+_FEWEST = 2  # messages that make a rate
 _OVERHEAD = 0.02  # seconds that an order takes beside its transfers
 _PINGS = 20
 _UNSETTLED = 0.15  # trials that differ by more are measured again,
@@ -93,26 +95,26 @@ def steady_rates(arrivals: Sequence[Sequence[float]], sizes: Sequence[int]) -> l
         sizes: Bytes of a message of each.
 
     Returns:
-        Bits a second between the latest first message and the earliest last one; over all its messages but the first
-        where a transfer was over before another one began.
+        Bits a second from when all had brought a message until the first of them was over. Where one was so slow, or so
+        late, that little of that time is left, it counts from its own first message, and to its own last one where it
+        brought too few until then.
     """
-    begin = max(times[0] for times in arrivals)
     end = min(times[-1] for times in arrivals)
+    begin = max(times[0] for times in arrivals)
     rates = []
     for times, size in zip(arrivals, sizes, strict=True):
-        within = (begin, end) if begin < end else (times[0], times[-1])
-        messages = _arrived(times, within[1]) - _arrived(times, within[0])
-        rates.append(8 * size * messages / max(within[1] - within[0], 1e-9))
+        since = begin if begin <= _BEGUN * end else times[0]
+        until = end if _arrived(times, end) - _arrived(times, since) >= _FEWEST else times[-1]
+        messages = _arrived(times, until) - _arrived(times, since)
+        rates.append(8 * size * messages / max(until - since, 1e-9))
     return rates
 
 
 def _arrived(times: Sequence[float], moment: float) -> float:
     """Messages that had arrived at a moment; of the one under way the part that its time makes up."""
     index = bisect_left(times, moment)
-    if index == 0:
-        return 1.0
-    before, after = times[index - 1], times[index]
-    return index + (moment - before) / (after - before)
+    before, after = times[index - 1] if index else 0.0, times[index]
+    return index + (moment - before) / (after - before) if after > before else float(index)
 
 
 class _Probe:

@@ -20,6 +20,7 @@ __all__ = ["Station", "join_world"]
 
 _PATIENCE = timedelta(minutes=5)  # for a rank that does not answer
 _PING_BYTES = 8
+_PAUSE = 0.01  # seconds between a barrier and what is measured: on wires that are full some ranks would leave it late
 
 Arrivals = dict[int, list[float]]
 """By index of the transfer, seconds at which its messages had arrived."""
@@ -96,19 +97,24 @@ class Station:
         expected: dict[int, list[Any]] = {
             index: [dist.irecv(buffer, source) for _ in range(order.messages)] for index, source, buffer in receives
         }
-        dist.barrier()
-        start = time.perf_counter()
-        works: list[Any] = [dist.isend(buffer, peer) for _ in range(order.messages) for peer, buffer in sends]
 
         def await_all(incoming: list[Any]) -> list[float]:
             times = []
             for work in incoming:
                 work.wait()
-                times.append(time.perf_counter() - start)
+                times.append(time.perf_counter())
             return times
 
         with ThreadPoolExecutor(max(1, len(expected))) as threads:
-            arrivals = dict(zip(expected, threads.map(await_all, expected.values()), strict=True))
+            noted = [threads.submit(await_all, incoming) for incoming in expected.values()]
+            dist.barrier()
+            start = time.perf_counter()
+            time.sleep(_PAUSE)
+            works: list[Any] = [dist.isend(buffer, peer) for _ in range(order.messages) for peer, buffer in sends]
+            arrivals = {
+                index: [moment - start for moment in times.result()]
+                for index, times in zip(expected, noted, strict=True)
+            }
         for work in works:
             work.wait()
         dist.barrier()

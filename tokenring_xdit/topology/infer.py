@@ -77,6 +77,9 @@ def infer(figures: Figures) -> Inference:
             "told: something else uses this network or these processors",
             math.inf,
         )
+    settled = tuple(figure for figure in figures.figures if figure.spread <= MOST_NOISE)
+    left_out = len(figures.figures) - len(settled)
+    figures = replace(figures, figures=settled)
     duplex = figures.duplex if figures.duplex < _FULL_DUPLEX else 1.0
     best = min((_fit(candidate, figures, duplex) for candidate in candidates(figures)), key=lambda fit: fit.badness)
     if best.error > MOST_ERROR:
@@ -87,7 +90,7 @@ def infer(figures: Figures) -> Inference:
             f"{best.error:.0%}",
             best.error,
         )
-    return _told(best, figures, duplex)
+    return _told(best, figures, duplex, left_out)
 
 
 def _routes(candidate: Candidate) -> Mapping[tuple[int, int], tuple[Direction, ...]]:
@@ -146,7 +149,7 @@ def _capacities(
     return capacity
 
 
-def _told(fit: _Fit, figures: Figures, duplex: float) -> Inference:
+def _told(fit: _Fit, figures: Figures, duplex: float, left_out: int) -> Inference:
     candidate, network = fit.candidate, fit.candidate.network
     delays = _delays(candidate, figures)
     wires = tuple(
@@ -159,6 +162,8 @@ def _told(fit: _Fit, figures: Figures, duplex: float) -> Inference:
         for wire in network.wires
     )
     notes = []
+    if left_out:
+        notes.append(f"{left_out} of {left_out + len(figures.figures)} trials gave no steady rates and were left out")
     if duplex < 1:
         notes.append(
             f"both directions of a wire at once carry {duplex:.0%} of what they carry alone: the rates are those with "
