@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -19,7 +19,18 @@ class Config(BaseModel):
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    other_names: ClassVar[Mapping[str, str]] = {}
+    """Names that people try from elsewhere, and the keys that they mean."""
+
     extends: str | None = Field(None, description="config that this one starts from, beside this file")
+
+    @classmethod
+    def file_schema(cls) -> dict[str, Any]:
+        """The JSON schema of one file: what it must say may stand in the one that it extends."""
+        schema = cls.model_json_schema()
+        required = schema.pop("required", [])
+        extended = {"properties": {"extends": {"type": "string"}}, "required": ["extends"]}
+        return schema | {"anyOf": [{"required": required}, extended]} if required else schema
 
     @classmethod
     def mistakes_between(cls, values: Mapping[str, Any]) -> list[str]:
@@ -56,12 +67,15 @@ def read_config(
     """
     values, mistakes = _parse(path, ())
     mistakes += _override(values, overrides, schema)
-    wrong: set[str] = set()
+    unusable = _unusable(values)
+    mistakes += unusable.values()
+    values = {key: value for key, value in values.items() if key not in unusable}
+    wrong = set(unusable)
     try:
         config: _Config | None = schema.model_validate(values)
     except ValidationError as error:
-        wrong = {str(detail["loc"][0]) for detail in error.errors() if detail["loc"]}
-        mistakes += [_in_words(detail, schema) for detail in error.errors()]
+        wrong |= {str(detail["loc"][0]) for detail in error.errors() if detail["loc"]}
+        mistakes += [_in_words(detail, schema) for detail in error.errors() if detail["loc"][0] not in unusable]
         config = _with_defaults(schema, values, wrong)
     defaults = {key: field.get_default(call_default_factory=True) for key, field in schema.model_fields.items()}
     mistakes += schema.mistakes_between({k: v for k, v in {**defaults, **values}.items() if k not in wrong})
@@ -123,15 +137,20 @@ def _parse_alone(path: Path) -> tuple[dict[str, Any], list[str]]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigurationError(f"{path} cannot be read: {reason}") from error
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         values = loader.get_single_data()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise ConfigurationError(f"{path} is not YAML: {where}{error.problem}") from error
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path} is not YAML: {error}") from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigurationError(
+            f"{path} is not YAML: line {line} has a control character, #x{error.character:02x}"
+        ) from error
+    except RecursionError as error:
+        raise ConfigurationError(f"{path} is nested too deeply") from error
     except ValueError as error:  # a date that does not exist, for one
         raise ConfigurationError(f"{path} has a value that cannot be read: {error}; put it in quotes") from error
     if values is None:
@@ -147,7 +166,7 @@ def _override(values: dict[str, Any], overrides: Sequence[str], schema: type[Con
     properties = schema.model_json_schema()["properties"]
     for override in overrides:
         key, equals, text = override.partition("=")
-        if not equals or not key:
+        if not equals or not all(key.split(".")):
             mistakes.append(f"'{override}' on the command line: it has to be key=value, such as steps=28")
             continue
         outer, *inner = key.split(".")
@@ -177,6 +196,35 @@ def _is_literal(text: str) -> bool:
     return text.startswith("[") or text in {"", "null", "~"}
 
 
+def _unusable(values: Mapping[str, Any]) -> dict[str, str]:
+    """What YAML and the command line can express and nothing can be done with, by key."""
+    found = {}
+    for key, value in values.items():
+        try:
+            for text in _texts(value, set(), set()):
+                text.encode()
+                if "\0" in text:
+                    found[key] = f"{key}: has a NUL character"
+        except UnicodeEncodeError as error:
+            found[key] = f"{key}: has a character that Unicode does not have, {error.object[error.start]!r}"
+        except RecursionError:
+            found[key] = f"{key}: contains itself"
+    return found
+
+
+def _texts(value: Any, around: set[int], seen: set[int]) -> Iterator[str]:
+    """All texts in a value, keys included, those of a part that stands in several places once."""
+    if isinstance(value, str):
+        yield value
+    if not isinstance(value, (dict, list)) or id(value) in seen:
+        return
+    if id(value) in around:
+        raise RecursionError
+    for part in (*value, *value.values()) if isinstance(value, dict) else value:
+        yield from _texts(part, around | {id(value)}, seen)
+    seen.add(id(value))
+
+
 _LIMITS = {
     "greater_than_equal": ("ge", "at least"),
     "greater_than": ("gt", "more than"),
@@ -200,6 +248,8 @@ def _in_words(detail: Any, schema: type[Config]) -> str:
     kind, context, value = detail["type"], detail.get("ctx", {}), detail["input"]
     # What stands behind the key and the positions inside it are names of alternatives, which nobody wrote.
     key = str(detail["loc"][0]) + "".join(f"[{part}]" for part in detail["loc"][1:] if isinstance(part, int))
+    if kind == "extra_forbidden" and key in schema.other_names:
+        return f"{key}: there is no such key; it is called '{schema.other_names[key]}' here"
     if kind == "extra_forbidden":
         return f"{key}: there is no such key. {nearest(key, schema.model_fields)}"
     if kind == "missing":
@@ -220,7 +270,7 @@ def _in_words(detail: Any, schema: type[Config]) -> str:
     if expected is None:
         return f"{key}: {_quoted(value)}: {detail['msg']}"
     hint = ""
-    if expected == "text" and not isinstance(value, (dict, list)):
+    if expected == "text" and value is not None and not isinstance(value, (dict, list)):
         hint = "; put it in quotes"
     return f"{key}: {_kind(value)} where {expected} belongs{hint}"
 

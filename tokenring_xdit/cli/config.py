@@ -95,10 +95,10 @@ def _show(args: argparse.Namespace) -> None:
 def _schema(args: argparse.Namespace) -> None:
     from tokenring_xdit.pipelines.run import RunConfig
 
+    schema = RunConfig.file_schema()
     if args.json:
-        print(json.dumps(RunConfig.model_json_schema(), indent=2))
+        print(json.dumps(schema, indent=2))
         return
-    schema = RunConfig.model_json_schema()
     for key, field in schema["properties"].items():
-        default = "required" if key in schema["required"] else f"default: {json.dumps(field['default'])}"
+        default = f"default: {json.dumps(field['default'])}" if "default" in field else "required"
         print(f"{key:<18} {field['description']} ({default})")

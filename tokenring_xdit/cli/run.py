@@ -35,9 +35,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _run(args: argparse.Namespace) -> None:
     from tokenring_xdit.config import read_config
-    from tokenring_xdit.pipelines.run import RunConfig, inspect_model
+    from tokenring_xdit.pipelines.run import RunConfig
 
-    config = read_config(RunConfig, args.config, args.overrides, inspect_model)
+    config = read_config(RunConfig, args.config, args.overrides, _mistakes_here)
     if os.environ.get("RANK", "0") == "0":
         for path in config.outputs():
             refuse_unwritable(path, f"output {path}")
@@ -50,6 +50,23 @@ def _run(args: argparse.Namespace) -> None:
     ranks = f"{config.degrees.ranks} rank{'s' * (config.degrees.ranks > 1)}"
     for entry in written:
         print(f"wrote {entry['output']} ({ranks}, {entry['seconds']:.1f} s)")
+
+
+def _mistakes_here(config: RunConfig) -> list[str]:
+    """What is wrong with the model, and on this machine; ``config check`` may run on another one."""
+    from tokenring_xdit.pipelines.loading import refuse_missing_gpus
+    from tokenring_xdit.pipelines.run import inspect_model
+
+    found = inspect_model(config)
+    checks = [config.attention_backend.refuse_missing]
+    if "RANK" not in os.environ:
+        checks.append(lambda: refuse_missing_gpus(config.degrees.ranks))
+    for check in checks:
+        try:
+            check()
+        except TokenRingError as error:
+            found.append(str(error))
+    return found
 
 
 def _start_ranks(config: RunConfig, port: int | None) -> Any:

@@ -6,6 +6,7 @@ import logging
 import math
 import pickle
 import secrets
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -224,7 +225,8 @@ class Engine:
             self._requests += 1
             self.last_seed = request.seed
             turn = self._turn = self._new_turn(self._requests, self._dealt(request))
-            with tqdm(desc="denoising", disable=not progress, leave=False, mininterval=0) as bar:
+            hidden = not progress or getattr(sys.stderr, "closed", sys.stderr is None)  # as in some daemons
+            with tqdm(desc="denoising", disable=hidden, leave=False, mininterval=0) as bar:
 
                 def tell(part: Part, over: Progress) -> None:
                     bar.total = over.steps * len(turn.parts)

@@ -169,6 +169,19 @@ class World:
             rank.wait(_SECONDS_TO_STOP)
 
 
+def _take_standard_descriptors() -> None:
+    """Where standard input, output or error are closed, as in some daemons, let nothing else get their numbers.
+
+    A pipe that had one would not reach the rank, and would carry what is printed by others.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _LAST_STANDARD_DESCRIPTOR:
+        pass
+    os.close(descriptor)
+
+
+_LAST_STANDARD_DESCRIPTOR = 2
+
+
 class Fleet:
     """All worlds of an engine, and the folder of their logs.
 
@@ -179,6 +192,7 @@ class Fleet:
     """
 
     def __init__(self, replicas: int, ranks: int, make_setup: Callable[[str], Setup]) -> None:
+        _take_standard_descriptors()
         self.inbox: Inbox = queue.SimpleQueue()
         self.worlds: list[World | None] = [None] * replicas
         self._ranks = ranks

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError, nearest
 from tokenring_xdit.integrations.xfuser import Degrees
-from tokenring_xdit.integrations.xfuser.supported import WRAPPERS
+from tokenring_xdit.integrations.xfuser.supported import CUT_BY_ROWS, WRAPPERS, heads_of, refuse_ulysses, uncut
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
-from tokenring_xdit.pipelines.model import read_model_file, refuse_ulysses
+from tokenring_xdit.pipelines.model import EMBEDDED, read_model_file
 
 __all__ = [
     "DTYPES",
+    "DTYPES_IN_SHORT",
     "default_dtype",
     "load_pipeline",
     "parse_dtype",
     "pipeline_class_of",
     "rank_device",
     "refuse_degrees",
+    "refuse_height",
     "refuse_missing_gpus",
     "resolve_model",
 ]
 
 DTYPES = ("float32", "bfloat16", "float16")
 
-EMBEDDED = "embedded"
-"""Name of the model that ships with the package."""
+DTYPES_IN_SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def resolve_model(name: str | None) -> str:
@@ -42,7 +45,7 @@ def parse_dtype(name: str) -> str:
     Raises:
         ConfigurationError: It is none.
     """
-    found = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}.get(name, name)
+    found = DTYPES_IN_SHORT.get(name, name) if isinstance(name, str) else None
     if found not in DTYPES:
         raise ConfigurationError(f"{name!r} is not a dtype. {nearest(str(name), DTYPES)}")
     return found
@@ -79,19 +82,51 @@ def refuse_degrees(model: str, degrees: Degrees) -> None:
         UnsupportedError: They do not.
     """
     transformer = read_model_file(model, "transformer/config.json")
-    heads = transformer.get("num_attention_heads", transformer.get("n_heads"))  # Z-Image's name
-    if heads is not None:
-        refuse_ulysses(degrees.ulysses, int(heads))
+    refuse_ulysses(degrees.ulysses, heads_of(transformer))
+
+
+def refuse_height(model: str, pipeline: type, degrees: Degrees, height: int, options: Mapping[str, Any]) -> None:
+    """Refuse a height that xfuser cannot cut over the ranks, as far as the model's configuration tells.
+
+    Args:
+        model: Folder or hub name.
+        pipeline: Its class in diffusers.
+        degrees: How the ranks are to share the work.
+        height: Height in pixels.
+        options: Further arguments of the pipeline's call.
+
+    Raises:
+        UnsupportedError: It cannot be cut.
+    """
+    binning = inspect.signature(pipeline.__call__).parameters.get("use_resolution_binning")
+    if pipeline.__name__ not in CUT_BY_ROWS or (binning and options.get(binning.name, binning.default)):
+        return  # binning draws another size than was asked for
+    blocks = read_model_file(model, "vae/config.json").get("block_out_channels")
+    patch = read_model_file(model, "transformer/config.json").get("patch_size")
+    if isinstance(blocks, list) and isinstance(patch, int):
+        unit = 2 ** (len(blocks) - 1) * patch * degrees.ranks
+        if degrees.ranks > 1 and height % unit:
+            raise UnsupportedError(uncut(height, degrees.ranks, unit))
+
+
+_RANKS_A_CORE = 16
+"""More are a slip of the finger: every rank is a process that loads the model."""
 
 
 def refuse_missing_gpus(ranks: int) -> None:
-    """Refuse more ranks than this machine has GPUs, if it has any.
+    """Refuse more ranks than this machine has GPUs, or, where it has none, than its cores can have any use of.
 
     Raises:
         ConfigurationError: There are too few.
     """
-    if torch.cuda.is_available() and ranks > torch.cuda.device_count():
-        raise ConfigurationError(f"{ranks} ranks were asked for and this machine has {torch.cuda.device_count()} GPUs")
+    gpus, cores = torch.cuda.device_count() if torch.cuda.is_available() else 0, os.cpu_count() or 1
+    if gpus and ranks > gpus:
+        raise ConfigurationError(f"{ranks} ranks were asked for and this machine has {gpus} GPUs")
+    if not gpus and ranks > _RANKS_A_CORE * cores:
+        raise ConfigurationError(
+            f"{ranks} ranks were asked for and this machine has no GPUs and {cores} cores, which could take "
+            f"{_RANKS_A_CORE * cores}"
+        )
 
 
 def default_dtype() -> str:

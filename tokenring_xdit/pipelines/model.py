@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 import re
@@ -12,10 +13,14 @@ from typing import Any
 
 from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, UnsupportedError
 from tokenring_xdit.integrations.xfuser import Degrees
+from tokenring_xdit.integrations.xfuser.supported import refuse_ulysses
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
 from tokenring_xdit.pipelines.request import Request
 
-__all__ = ["FluxModel", "PictureSize", "read_model_file", "refuse_ulysses"]
+__all__ = ["EMBEDDED", "FluxModel", "PictureSize", "read_model_file"]
+
+EMBEDDED = "embedded"
+"""Name of the model that ships with the package."""
 
 _TEXT_TOKENS = "max_sequence_length"
 """What Flux's call calls the number of text tokens."""
@@ -113,8 +118,10 @@ class FluxModel:
             ConfigurationError: The size does not fit the model.
             UnsupportedError: The degrees do not fit the model or the size.
         """
-        if size.width % self.pixels_per_token or size.height % self.pixels_per_token:
-            raise ConfigurationError(f"size {size} is not a multiple of {self.pixels_per_token} pixels on both sides")
+        unit = self.pixels_per_token
+        if size.width % unit or size.height % unit:
+            fitting = PictureSize(*(max(1, round(side / unit)) * unit for side in (size.width, size.height)))
+            raise ConfigurationError(f"size {size} is not a multiple of {unit} pixels on both sides; {fitting} is")
         refuse_ulysses(degrees.ulysses, self.heads)
         tokens = self.image_tokens(size)
         if degrees.ranks > tokens:
@@ -145,8 +152,10 @@ class FluxModel:
         assert request.width is not None
         assert request.height is not None
         tokens = request.options[_TEXT_TOKENS]
-        if not isinstance(tokens, int) or tokens < 1:
-            raise ConfigurationError(f"{_TEXT_TOKENS} is {tokens!r}; it has to be a whole number of at least 1")
+        if not isinstance(tokens, int) or not 1 <= tokens <= _LONGEST_TEXT:
+            raise ConfigurationError(
+                f"{_TEXT_TOKENS} is {tokens!r}; it has to be a whole number from 1 to {_LONGEST_TEXT}"
+            )
         replace(self, text_tokens=tokens).check(degrees, PictureSize(request.width, request.height))
 
     def _check_upstream(self, degrees: Degrees, size: PictureSize) -> None:
@@ -163,20 +172,6 @@ class FluxModel:
                 f"xfuser 0.7 cannot share {rows} rows of image tokens among {degrees.ranks} ranks of Ulysses and "
                 f"Ring: {advice}"
             )
-
-
-def refuse_ulysses(degree: int, heads: int) -> None:
-    """Refuse a Ulysses degree that does not divide the attention heads.
-
-    Raises:
-        UnsupportedError: It does not.
-    """
-    if heads % degree:
-        fitting = [d for d in range(1, heads + 1) if heads % d == 0]
-        raise UnsupportedError(
-            f"ulysses_degree={degree} does not divide the model's {heads} heads. Degrees that "
-            f"would work: {', '.join(map(str, fitting))}. tokenring_degree takes any number"
-        )
 
 
 def read_model_file(model: str, file: str) -> dict[str, Any]:
@@ -196,7 +191,11 @@ def read_model_file(model: str, file: str) -> dict[str, Any]:
         if not path.is_file():
             raise ConfigurationError(f"'{model}' is not a diffusers pipeline folder: it has no {file}")
     elif model.count("/") != 1 or model.startswith((".", "/", "~")):
-        raise ConfigurationError(f"there is no model folder '{model}'")
+        hint = f" Did you mean '{EMBEDDED}'?" if difflib.get_close_matches(model, [EMBEDDED]) else ""
+        raise ConfigurationError(
+            f"there is no model folder '{model}'. A model is a folder, a hub name such as "
+            f"black-forest-labs/FLUX.1-dev, or '{EMBEDDED}'.{hint}"
+        )
     else:
         path = _from_hub(model, file)
     try:
@@ -220,6 +219,7 @@ def _from_hub(model: str, file: str) -> Path:
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
     )
@@ -227,6 +227,10 @@ def _from_hub(model: str, file: str) -> Path:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the message below says it once
     try:
         return Path(hf_hub_download(model, file, local_files_only=time.monotonic() < _hub_asked_again_at))
+    except HFValidationError as error:
+        raise ConfigurationError(
+            f"there is no model folder '{model}', and no model of the hub can be called so"
+        ) from error
     except GatedRepoError as error:
         raise ConfigurationError(
             f"the hub gives '{model}' only to those who have accepted its terms: accept them on its page and run "

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "LARGEST_SEED",
     "Request",
     "call_arguments",
     "image_keyword",
@@ -30,6 +31,7 @@ __all__ = [
     "pictures_of",
     "pipeline_class",
     "save",
+    "takes_picture",
 ]
 
 _SPELLINGS: dict[str, tuple[str, ...]] = {
@@ -73,7 +75,7 @@ _ALONGSIDE = frozenset(
 )
 """Options of which a list means one for each prompt."""
 
-_LARGEST_SEED = 2**63 - 1
+LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,11 @@ def is_video(pipeline_class: type) -> bool:
 def image_keyword(pipeline_class: type) -> str:
     """What a pipeline calls the picture that it starts from, or is controlled by."""
     return "control_image" if "control_image" in _parameters(pipeline_class) else "image"
+
+
+def takes_picture(pipeline_class: type) -> bool:
+    """Whether a pipeline starts from a picture, or is controlled by one."""
+    return image_keyword(pipeline_class) in _parameters(pipeline_class)
 
 
 def pictures_of(request: Request) -> int:
@@ -289,7 +296,7 @@ def _check_values(request: Request) -> Iterator[str]:
         value = getattr(request, name)
         if value is not None and (not _is_whole(value) or value < 1):
             yield f"{name} is {value!r}; it has to be a whole number of at least 1"
-    if request.seed is not None and (not _is_whole(request.seed) or not 0 <= request.seed <= _LARGEST_SEED):
+    if request.seed is not None and (not _is_whole(request.seed) or not 0 <= request.seed <= LARGEST_SEED):
         yield f"seed is {request.seed!r}; it has to be a whole number from 0 to 2**63 - 1"
     guidance = request.guidance
     if guidance is not None and (

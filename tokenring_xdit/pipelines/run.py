@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
@@ -13,9 +13,25 @@ from tokenring_xdit.config import Config
 from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, TokenRingError, UnsupportedError
 from tokenring_xdit.integrations.xfuser import AttentionBackend, Degrees
 from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE
-from tokenring_xdit.pipelines.loading import parse_dtype, pipeline_class_of, refuse_degrees, resolve_model
+from tokenring_xdit.pipelines.loading import (
+    DTYPES,
+    DTYPES_IN_SHORT,
+    parse_dtype,
+    pipeline_class_of,
+    refuse_degrees,
+    refuse_height,
+    resolve_model,
+)
 from tokenring_xdit.pipelines.model import FluxModel, PictureSize
-from tokenring_xdit.pipelines.request import Request, image_keyword, is_video, mistakes, pipeline_class
+from tokenring_xdit.pipelines.request import (
+    LARGEST_SEED,
+    Request,
+    image_keyword,
+    is_video,
+    mistakes,
+    pipeline_class,
+    takes_picture,
+)
 
 __all__ = ["RunConfig", "inspect_model"]
 
@@ -62,22 +78,50 @@ _NOT_OPTIONS = {
     "output_type": "a run writes PNG or MP4",
 }
 
+_PROMPT = {"type": "string", "pattern": r"\S"}
+
+# The JSON schemas take what the validators take, in the other spellings too.
 Size = Annotated[
     PictureSize,
     BeforeValidator(_size),
     PlainSerializer(str),
-    WithJsonSchema({"anyOf": [{"type": "string", "pattern": r"^\d+(x\d+)?$"}, {"type": "integer", "minimum": 1}]}),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": r"^ *0*[1-9][0-9]*([xX]0*[1-9][0-9]*)? *$"},
+                {"type": "integer", "minimum": 1},
+            ]
+        }
+    ),
 ]
 Prompts = Annotated[
     tuple[str, ...],
     BeforeValidator(_prompts),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+    WithJsonSchema({"anyOf": [_PROMPT, {"type": "array", "items": _PROMPT, "minItems": 1}]}),
 ]
-Count = Annotated[int, Field(ge=1)]
+Dtype = Annotated[
+    Literal["float32", "bfloat16", "float16"],
+    BeforeValidator(_dtype),
+    WithJsonSchema({"enum": [*DTYPES, *DTYPES_IN_SHORT]}),
+]
+Backend = Annotated[
+    AttentionBackend,
+    BeforeValidator(_backend),
+    WithJsonSchema({"enum": [name for backend in AttentionBackend for name in (backend.value, backend.name)]}),
+]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
 
 
 class RunConfig(Config):
     """One run. Every key but ``model`` has a default; ``null`` leaves a value to the pipeline."""
+
+    other_names: ClassVar[Mapping[str, str]] = {
+        "width": "size",
+        "height": "size",
+        "num_frames": "frames",
+        "num_inference_steps": "steps",
+        "guidance_scale": "guidance",
+    }
 
     model: str = Field(min_length=1, description="folder or hub name of a diffusers pipeline, or 'embedded'")
     prompt: Prompts | None = Field(None, description="what to draw: one prompt or a list of them")
@@ -89,16 +133,16 @@ class RunConfig(Config):
     fps: Count = Field(16, description="frames a second of the MP4, for video models")
     steps: Count | None = Field(None, description="denoising steps")
     guidance: float | None = Field(None, ge=0, allow_inf_nan=False, description="guidance scale")
-    seed: int = Field(0, ge=0, lt=2**63, description="seed of the noise; prompt i of a list has seed + i")
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="seed of the noise; prompt i of a list has seed + i")
     batch_size: Count = Field(1, description="prompts that are drawn together")
     options: dict[str, Any] = Field({}, description="any further arguments of the pipeline's call")
-    dtype: Annotated[Literal["float32", "bfloat16", "float16"], BeforeValidator(_dtype)] | None = Field(
+    dtype: Dtype | None = Field(
         None, description="float32, bfloat16 or float16; bfloat16 on GPUs and float32 without by default"
     )
     tokenring_degree: Count = Field(1, description="ranks that TokenRing shards the sequence over")
     ulysses_degree: Count = Field(1, description="ranks that Ulysses shards the heads over")
     schedule: str = Field(DEFAULT_SCHEDULE, description="what the TokenRing ranks exchange and when")
-    attention_backend: Annotated[AttentionBackend, BeforeValidator(_backend)] = Field(
+    attention_backend: Backend = Field(
         AttentionBackend.AUTO, description="xfuser's kernel for attention on one rank; 'auto' is xfuser's own choice"
     )
     output: str | None = Field(
@@ -118,11 +162,14 @@ class RunConfig(Config):
                 mistakes.append("prompt: is missing; write what to draw, or name a prompt_file")
             if len(given) > 1:
                 mistakes.append("prompt_file: stands beside a prompt, and only one of the two can be drawn")
+        prompts = values.get("prompt") or ()
         try:
             if values.get("prompt_file") is not None:
-                _read_prompts(values["prompt_file"])
+                prompts = _read_prompts(values["prompt_file"])
         except ConfigurationError as error:
             mistakes.append(f"prompt_file: {error}")
+        if isinstance(prompts, (list, tuple)) and values.get("seed", 0) + len(prompts) - 1 > LARGEST_SEED:
+            mistakes.append(f"seed: {values['seed']} leaves no seeds for {len(prompts)} prompts")
         image = values.get("image")
         if image is not None and not image.startswith(("http://", "https://")) and not Path(image).is_file():
             mistakes.append(f"image: there is no file '{image}'")
@@ -215,13 +262,21 @@ def inspect_model(config: RunConfig) -> list[str]:
         refuse_degrees(model, degrees)
     except UnsupportedError as error:
         found.append(str(error))
-    request = config.request(0, config.some_prompts(), pipeline, config.image)
+    image = config.image if takes_picture(pipeline) else None
+    if image != config.image:
+        found.append(f"image: {config.image} was given, and {pipeline.__name__} starts from no picture")
+    request = config.request(0, config.some_prompts(), pipeline, image)
     unfit = mistakes(pipeline, request)
     if _is_flux(pipeline) and not unfit and not found:
         try:
             FluxModel.find(model).check_request(degrees, request)
         except TokenRingError as error:
             unfit.append(str(error))
+    if config.size is not None and not unfit:
+        try:
+            refuse_height(model, pipeline, degrees, config.size.height, config.options)
+        except UnsupportedError as error:
+            unfit.append(f"size: {error}")
     found += unfit
     video = is_video(pipeline)
     suffix = Path(config.output).suffix.lower() if config.output is not None else _SUFFIXES[video]

@@ -47,18 +47,21 @@ def make_choice(tokenring_degree: int | None, schedule: str | None, ring_degree:
             and values between them.
 
     Raises:
-        ConfigurationError: The degree is not a positive number.
+        ConfigurationError: A degree is not a positive number.
         ScheduleError: There is no such schedule, or it is not defined for so many ranks.
         UnsupportedError: This xfuser is not the one that TokenRing was written for.
     """
     degree = 1 if tokenring_degree is None else tokenring_degree
     if degree < 1:
         raise ConfigurationError(f"tokenring_degree is {degree}; it has to be at least 1")
-    name, nodes = DEFAULT_SCHEDULE if schedule is None else schedule, ring_degree or 1
+    name = DEFAULT_SCHEDULE if schedule is None else schedule
     auto = Auto.parse(name)
     chosen = parse(name) if auto is None else None
     if degree == 1:
         return None
+    nodes = 1 if ring_degree is None else ring_degree
+    if nodes < 1:
+        raise ConfigurationError(f"ring_degree is {nodes}; it has to be at least 1")
     if unattached:
         raise UnsupportedError(
             f"tokenring_degree={degree} was asked for, but TokenRing could not attach itself to "

@@ -18,7 +18,7 @@ from tokenring_xdit.errors import AgreementError, ConfigurationError, Unsupporte
 from tokenring_xdit.integrations.xfuser.backends import AttentionBackend
 from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE
 from tokenring_xdit.integrations.xfuser.state import Degrees, XfuserState
-from tokenring_xdit.integrations.xfuser.supported import WRAPPERS, refuse_untested
+from tokenring_xdit.integrations.xfuser.supported import WRAPPERS, heads_of, refuse_ulysses, refuse_untested
 
 __all__ = ["Output", "parallelize"]
 
@@ -26,6 +26,10 @@ _Pipeline = TypeVar("_Pipeline")
 
 _MARK = "tokenring_parallel"
 """Attribute of the classes made here."""
+
+
+_TRANSFORMERS = ("transformer", "transformer_2")
+"""What pipelines call them."""
 
 
 class Output(Enum):
@@ -64,13 +68,15 @@ def parallelize(
 
     Raises:
         ConfigurationError: There are no ranks, or their number is not the product of the degrees; or the
-            pipeline is parallel already.
-        UnsupportedError: The pipeline was not compared with the single process, its weights are offloaded
-            already, or this machine lacks what the attention backend needs.
+            pipeline is parallel already; or ``output`` is none.
+        UnsupportedError: The pipeline was not compared with the single process, has heads that the Ulysses ranks do
+            not divide, its weights are offloaded already, or this machine lacks what the attention backend needs.
     """
     backend = AttentionBackend.parse(attention_backend)
     backend.refuse_missing()
     degrees = Degrees(ulysses=ulysses_degree, tokenring=tokenring_degree, schedule=schedule)
+    if not isinstance(output, Output):
+        raise ConfigurationError(f"output is {output!r}; it has to be {' or '.join(map(str, Output))}")
     refuse_untested(pipe)
     if hasattr(type(pipe), _MARK):
         raise ConfigurationError("this pipeline was made parallel before: load it anew for other degrees")
@@ -82,12 +88,13 @@ def parallelize(
             f"{dist.get_world_size()} were started: use degrees whose product is that, or torchrun "
             f"--nproc_per_node={degrees.ranks}"
         )
+    _refuse_heads(pipe, ulysses_degree)
     if degrees.ranks == 1:
         return pipe
     state = XfuserState(degrees, type(pipe).__name__, backend)
     wrapper = pkgutil.resolve_name(WRAPPERS[type(pipe).__name__])
     if issubclass(wrapper, torch.nn.Module):
-        for part in ("transformer", "transformer_2"):
+        for part in _TRANSFORMERS:
             if getattr(pipe, part, None) is not None:
                 setattr(pipe, part, _wrapped(wrapper, getattr(pipe, part)))
         state.activate(pipe)
@@ -113,6 +120,13 @@ def _refuse_offloaded(pipe: Any) -> None:
             "parallelize first and enable_model_cpu_offload or enable_sequential_cpu_offload after it; leave out "
             "device_map"
         )
+
+
+def _refuse_heads(pipe: Any, ulysses_degree: int) -> None:
+    """Before anything of the pipeline is exchanged: xfuser finds out later."""
+    for transformer in (getattr(pipe, part, None) for part in _TRANSFORMERS):
+        if transformer is not None:
+            refuse_ulysses(ulysses_degree, heads_of(transformer.config))
 
 
 def _join_world() -> None:

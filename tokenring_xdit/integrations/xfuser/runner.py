@@ -21,11 +21,11 @@ def count_processes(cli: Any) -> None:
 
     def make(original: Any) -> Any:
         def get_nproc_from_args(args: list[str]) -> int:
-            processes = int(original(args))
             try:
-                return processes * _degree(args)
-            except TokenRingError as error:
+                degree = _degree(args)
+            except (TokenRingError, argparse.ArgumentError) as error:
                 raise SystemExit(f"xdit: {error}") from error  # here it is said once, and not by every rank
+            return int(original(args)) * degree
 
         return get_nproc_from_args
 
@@ -37,10 +37,7 @@ def _degree(args: list[str]) -> int:
     parser.add_argument("--tokenring_degree", "--tokenring-degree", type=int, default=1)
     parser.add_argument("--tokenring_schedule", "--tokenring-schedule", default=DEFAULT_SCHEDULE)
     parser.add_argument("--ring_degree", "--ring-degree", type=int, default=1)
-    try:
-        known, _ = parser.parse_known_args(args)
-    except argparse.ArgumentError:
-        return 1  # not a number: the runner's own parser says so
+    known, _ = parser.parse_known_args(args)
     make_choice(known.tokenring_degree, known.tokenring_schedule, known.ring_degree)
     return int(known.tokenring_degree)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from tokenring_xdit.errors import UnsupportedError
@@ -13,7 +14,16 @@ from tokenring_xdit.integrations.xfuser.repairs.common import (
     sequence_parallel_ranks,
 )
 
-__all__ = ["HOOKS", "TESTED_RUNNERS", "WRAPPERS", "refuse_untested"]
+__all__ = [
+    "CUT_BY_ROWS",
+    "HOOKS",
+    "TESTED_RUNNERS",
+    "WRAPPERS",
+    "heads_of",
+    "refuse_ulysses",
+    "refuse_untested",
+    "uncut",
+]
 
 _TRANSFORMERS = "xfuser.model_executor.models.transformers."
 _FLUX2 = _TRANSFORMERS + "transformer_flux2:xFuserFlux2Transformer2DWrapper"
@@ -41,6 +51,18 @@ WRAPPERS: dict[str, str] = {
 }
 """Diffusers pipelines that were compared (``tests/integrations/xfuser`` does so for each of them), and xfuser's class
 for each: a pipeline around the diffusers one, or a transformer that takes the place of its own."""
+
+CUT_BY_ROWS = frozenset(
+    {
+        "CogVideoXPipeline",
+        "HunyuanDiTPipeline",
+        "LattePipeline",
+        "PixArtAlphaPipeline",
+        "PixArtSigmaPipeline",
+        "StableDiffusion3Pipeline",
+    }
+)
+"""Those whose rows of tokens the ranks have to divide."""
 
 TESTED_RUNNERS = frozenset(
     {
@@ -133,6 +155,26 @@ def refuse_untested(pipeline: Any) -> None:
         )
 
 
+def heads_of(transformer: Mapping[str, Any]) -> int | None:
+    """The attention heads that a transformer's configuration states."""
+    heads = transformer.get("num_attention_heads", transformer.get("n_heads"))  # Z-Image's name
+    return None if heads is None else int(heads)
+
+
+def refuse_ulysses(degree: int, heads: int | None) -> None:
+    """Refuse a Ulysses degree that does not divide the attention heads, where their number is known.
+
+    Raises:
+        UnsupportedError: It does not.
+    """
+    if heads is not None and heads % degree:
+        fitting = [d for d in range(1, heads + 1) if heads % d == 0]
+        raise UnsupportedError(
+            f"ulysses_degree={degree} does not divide the model's {heads} heads. Degrees that "
+            f"would work: {', '.join(map(str, fitting))}. tokenring_degree takes any number"
+        )
+
+
 def say_which_heights_work(runtime_state: Any) -> None:
     """Say what to do about a height that xfuser cannot cut by rows.
 
@@ -148,18 +190,28 @@ def say_which_heights_work(runtime_state: Any) -> None:
                     raise
                 ranks, height = self.parallel_config.sp_degree, self.input_config.height
                 scale = getattr(self, "vae_scale_factor_spatial", None) or self.vae_scale_factor
-                unit = scale * self.backbone_patch_size * ranks
-                fitting = " or ".join(str(n * unit) for n in (height // unit, height // unit + 1) if n)
-                raise UnsupportedError(
-                    f"a height of {height} pixels cannot be cut over {ranks} ranks: xfuser cuts this model by rows of "
-                    f"tokens, so the height has to be a multiple of {unit}. Use {fitting}, or another degree"
-                ) from error
+                raise UnsupportedError(uncut(height, ranks, scale * self.backbone_patch_size * ranks)) from error
 
         return calc_patches_metadata
 
     state = runtime_state.DiTRuntimeState
     for name in ("_calc_patches_metadata", "_calc_cogvideox_patches_metadata"):
         replace_method(state, name, make)
+
+
+def uncut(height: int, ranks: int, unit: int) -> str:
+    """Why a height does not work, and which ones do.
+
+    Args:
+        height: What was asked for, in pixels.
+        ranks: Who share the rows.
+        unit: What the height has to be a multiple of.
+    """
+    fitting = " or ".join(str(n * unit) for n in (height // unit, height // unit + 1) if n)
+    return (
+        f"a height of {height} pixels cannot be cut over {ranks} ranks: xfuser cuts this model by rows of tokens, so "
+        f"the height has to be a multiple of {unit}. Use {fitting}, or another degree"
+    )
 
 
 def refuse_padded_ltx2(ltx2: Any) -> None:

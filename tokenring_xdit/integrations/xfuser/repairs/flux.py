@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tokenring_xdit.integrations.xfuser.choice import choice_of
+from tokenring_xdit.errors import UnsupportedError
+from tokenring_xdit.integrations.xfuser.choice import choice_of, current_choice
 from tokenring_xdit.integrations.xfuser.layout import KeyLayout, active_layout, cut, key_layout, padding
 from tokenring_xdit.integrations.xfuser.repairs.common import (
     all_real,
@@ -36,6 +37,8 @@ def count_replicated_text_once(flux: Any) -> None:
         def usp(query: Tensor, key: Tensor, value: Tensor, **kwargs: Any) -> Any:
             layout = active_layout()
             text = layout.replicated_in_front if layout is not None else 0
+            if layout is None and kwargs.get("joint_strategy") is None:
+                _refuse_text_of_unknown_length()
             if not text or kwargs.get("joint_strategy") is not None:
                 return original(query, key, value, **kwargs)
             text_q, query = query.tensor_split([text], dim=2)
@@ -47,6 +50,22 @@ def count_replicated_text_once(flux: Any) -> None:
         return usp
 
     replace_method(flux, "USP", make)
+
+
+def _refuse_text_of_unknown_length() -> None:
+    """Programs that shard diffusers' own transformer by hand (xfuser's ``flux_usp_example.py``) tell no layout."""
+    from xfuser.core.distributed import get_pipeline_parallel_world_size, get_runtime_state
+
+    if (
+        current_choice() is not None
+        and not get_runtime_state().split_text_embed_in_sp
+        and get_pipeline_parallel_world_size() == 1
+    ):
+        raise UnsupportedError(
+            f"every one of {sequence_parallel_ranks()} ranks holds the whole text, which attention cannot tell from "
+            "the picture outside xfuser's own Flux transformer and pipeline, and would count once a rank. Use a "
+            "max_sequence_length that the ranks divide, or xFuserFluxPipeline"
+        )
 
 
 def take_any_number_of_image_tokens(flux: Any) -> None:
