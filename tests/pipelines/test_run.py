@@ -189,3 +189,45 @@ def test_configs_are_shipped_for_each_model_and_machine() -> None:
     models = ("flux", "sd35", "pixart-sigma", "cogvideox", "wan")
     expected = {f"{m}-tokenring{machine}" for m in models for machine in ("", "-4gpu", "-8gpu", "-2nodes")}
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"embedded", *expected}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (SOUND + "output: 'a\0b'\n", "has a control character, #x00"),
+        (SOUND + 'output: "a\\0b"\n', "output: has a NUL character"),
+        (SOUND + 'output: "\\ud800"\n', "output: has a character that Unicode does not have"),
+        (SOUND + "options: &me {again: *me}\n", "options: contains itself"),
+        (SOUND + "options: " + "[" * 5000 + "]" * 5000, "is nested too deeply"),
+        (SOUND + "width: 512\n", "width: there is no such key; it is called 'size' here"),
+        (SOUND + "guidance_scale: 3\n", "guidance_scale: there is no such key; it is called 'guidance' here"),
+        (SOUND + f"steps: {2**31}\n", "steps: "),
+        ("model: embedded\nprompt: [a, b]\nseed: 9223372036854775807\n", "leaves no seeds for 2 prompts"),
+    ],
+)
+def test_what_yaml_can_say_and_nobody_can_use_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    assert message in refusal(tmp_path, text)
+
+
+def test_the_schema_of_a_file_lets_required_keys_stand_in_the_one_it_extends() -> None:
+    schema = RunConfig.file_schema()
+    assert "required" not in schema
+    assert {"required": ["model"]} in schema["anyOf"]
+    assert {tuple(side["required"]) for side in schema["anyOf"]} == {("model",), ("extends",)}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image: a.png\n", "starts from no picture"),
+        ("ulysses_degree: 3\n", "ulysses_degree=3 does not divide the model's 4 heads"),
+        ("size: 130x128\n", "128x128 is"),
+    ],
+)
+def test_what_the_model_does_not_take_is_refused_before_ranks_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.png").touch()
+    with pytest.raises(ConfigurationError, match=message):
+        read_config(RunConfig, write(tmp_path, SOUND + text), inspect=inspect_model)

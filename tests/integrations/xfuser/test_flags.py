@@ -6,7 +6,7 @@ import pytest
 
 from tests.integrations.xfuser import jobs
 from tests.support.ranks import RankPool
-from tokenring_xdit.errors import ScheduleError
+from tokenring_xdit.errors import ConfigurationError, ScheduleError
 from tokenring_xdit.integrations.xfuser.choice import TokenRingChoice, make_choice
 from tokenring_xdit.integrations.xfuser.supported import TESTED_RUNNERS
 
@@ -28,6 +28,8 @@ def test_the_flag_becomes_a_ring_degree_and_a_choice(seen: dict[str, Any], style
         ((2, "direct:chunks=4", 3), TokenRingChoice(6, "hierarchical:chunks=4,inside=direct,nodes=3")),
         ((4, "direct:chunks=4", 1), TokenRingChoice(4, "direct:chunks=4")),
         ((1, "direct", 2), None),
+        ((4, "auto", 1), TokenRingChoice(4, "auto")),
+        ((4, "auto:measure=true", 2), TokenRingChoice(8, "auto:measure=true,nodes=2")),
     ],
 )
 def test_with_a_ring_degree_tokenring_runs_inside_nodes(
@@ -68,3 +70,14 @@ def test_models_that_were_not_compared_are_refused_before_they_are_loaded(seen: 
 
 def test_the_models_that_are_let_through_exist(seen: dict[str, Any]) -> None:
     assert seen["models"] >= TESTED_RUNNERS
+
+
+@pytest.mark.parametrize("schedule", ["auto:speed=1", "auto:measure=maybe", "auto:measure=true,measure=true"])
+def test_what_auto_does_not_know_is_refused(schedule: str) -> None:
+    with pytest.raises(ScheduleError, match=r"auto|measure"):
+        make_choice(4, schedule, 1)
+
+
+def test_a_ring_degree_below_one_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="ring_degree is 0; it has to be at least 1"):
+        make_choice(4, None, 0)
