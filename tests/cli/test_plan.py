@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tokenring_xdit.cli import main
+
+SMALL = ["--topology", "mesh:4:100mbit", "--tokens", "256", "--heads", "4", "--head-dim", "16", "--tflops", "0.1"]
+
+
+def test_the_best_comes_first_with_its_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *SMALL, "--json"]) == 0
+    options = json.loads(capsys.readouterr().out)["options"]
+    assert main(["plan", *SMALL]) == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[-1] == f"best: {options[0]['flags']}"
+    assert "Predicted, not measured." in printed
+
+
+def test_a_model_on_a_machine_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--model", "flux", "--topology", "4xa10", "--tflops", "60"]) == 0
+    assert "4608 tokens, 24 heads of 128, batch 1, 4 ranks, over 4xa10" in capsys.readouterr().out
+
+
+def test_a_simulation_and_its_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = tmp_path / "trace.json"
+    assert main(["simulate", "direct:chunks=2", *SMALL, "--json", "--trace", str(trace)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    ends = [span["end"] for span in found["timeline"]["spans"] if span["activity"] not in {"send", "receive"}]
+    assert found["seconds"] == max(ends)
+    events = [event for event in json.loads(trace.read_text())["traceEvents"] if event["ph"] == "X"]
+    assert len(events) == len(found["timeline"]["spans"])
+    assert main(["simulate", "token_ring", *SMALL]) == 0
+    assert "rank 3: attend" in capsys.readouterr().out
+
+
+def test_the_kernel_is_measured_where_its_speed_is_not_given(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *SMALL[:-2], "--dtype", "float32"]) == 0
+    assert "measured on this machine's" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--topology", "hgx-h200"], "hgx-h200"),
+        (["--topology", "mesh:4:1gbit", "--ranks", "5", "--model", "flux"], "--ranks 5 does not fit"),
+        (["--topology", "mesh:4:1gbit"], "say --model, or --tokens, --heads, --head-dim"),
+        (["--topology", "mesh:4:1gbit", "--tokens", "64"], "--heads, --head-dim as well"),
+        (["--topology", "mesh:4:1gbit", "--model", "flux", "--heads", "3"], "says what --heads would say"),
+        (["--topology", "mesh:4:1gbit", "--model", "flux", "--size", "big"], "--size big"),
+        (["--topology", "mesh:4:1gbit", "--model", "flux", "--tflops", "0"], "--tflops 0"),
+        (["--topology", "mesh:4:1gbit", "--tokens", "0", "--heads", "-1", "--head-dim", "8"], "--tokens 0, --heads -1"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["plan", "simulate"])
+def test_every_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main([command, "--help"])
+    assert exit_.value.code == 0
+    assert f"example: tokenring-xdit {command}" in " ".join(capsys.readouterr().out.split())

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import inspect
+import itertools
+from typing import Any
+
+import diffusers
+import pytest
+
+from tokenring_xdit.errors import ConfigurationError, ScheduleError
+from tokenring_xdit.integrations.xfuser.choice import make_choice
+from tokenring_xdit.planning import MODELS, Auto, Cost, Problem, best_schedules, model_shape, plan, simulate
+from tokenring_xdit.planning.memory import gathered_memory, schedule_memory
+from tokenring_xdit.schedule import BUILDERS, build
+from tokenring_xdit.topology import load_topology
+
+COST = Cost(attend_rate=1e11, attend_overhead=5e-5, fold_rate=1e10, message_overhead=6e-5, latency=3e-4)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "tokens", "heads"), [(1, 64, 4), (2, 100, 3), (4, 4096, 8), (5, 1001, 5), (6, 999, 6), (8, 4096, 6)]
+)
+def test_every_split_is_legal_or_says_why_not(ranks: int, tokens: int, heads: int) -> None:
+    network = load_topology(f"mesh:{max(2, ranks)}:1gbit")
+    options = plan(Problem.even(ranks, tokens, heads, 64), network, COST)
+    times = [option.seconds for option in options if option.seconds is not None]
+    assert times == sorted(times)
+    assert times
+    for option in options:
+        split = option.split
+        assert split.ulysses * split.tokenring * split.ring == ranks
+        if option.refusal is not None:
+            assert option.seconds is None
+            uneven = tokens % ranks and split.tokenring == 1
+            assert heads % split.ulysses or uneven
+            continue
+        choice = make_choice(split.tokenring, split.schedule or None, split.ring if split.tokenring > 1 else None)
+        if split.tokenring > 1:
+            assert choice is not None
+            built = build(choice.schedule, ranks // split.ulysses, heads=heads // split.ulysses)
+            assert built.schedule.world_size == choice.degree == ranks // split.ulysses
+        flags = dict(zip(split.flags.split()[::2], split.flags.split()[1::2], strict=True))
+        assert flags.get("--tokenring_schedule", "") == split.schedule
+    degrees = {(o.split.ulysses, o.split.tokenring, o.split.ring) for o in options}
+    divisors = [d for d in range(1, ranks + 1) if ranks % d == 0]
+    assert degrees == {(u, t, ranks // u // t) for u in divisors for t in divisors if ranks // u % t == 0}
+
+
+@pytest.mark.parametrize(
+    "network", ["mesh:4:100mbit", "star:4:100mbit", "ring:4:100mbit", "two-level:2x2:1gbit:100mbit"]
+)
+def test_the_best_is_as_good_as_any_schedule_by_itself(network: str) -> None:
+    problem, where = Problem.even(4, 4096, 8, 64), load_topology(network)
+    best = best_schedules(problem, where, COST)[0]
+    singles = [simulate(build(n, 4, heads=8), where, problem, COST).makespan for n in BUILDERS]
+    assert best.seconds is not None
+    assert best.seconds <= min(singles) * (1 + 1e-9)
+    assert best.seconds == simulate(build(best.split.schedule, 4, heads=8), where, problem, COST).makespan
+
+
+def test_where_queries_are_few_they_travel_and_where_keys_have_few_heads_these_do() -> None:
+    network = load_topology("mesh:4:100mbit")
+    few = best_schedules(Problem.even(4, 4096, 8, 64, query_tokens=512), network, COST)[0]
+    grouped = best_schedules(Problem.even(4, 4096, 8, 64, kv_heads=1), network, COST)[0]
+    assert few.split.schedule.startswith("direct:") or few.split.schedule == "direct"
+    assert grouped.split.schedule.startswith("direct_kv")
+
+
+def test_only_schedules_that_leave_keys_at_home_where_that_is_asked_for() -> None:
+    problem = Problem.even(4, 4096, 8, 64)
+    found = best_schedules(problem, load_topology("ring:4:100mbit"), COST, keys_stay_whole=True)
+    assert found
+    assert all(build(option.split.schedule, 4, heads=8).keys_stay_whole for option in found)
+
+
+def test_nodes_get_a_ring_of_keys_between_them() -> None:
+    problem = Problem.even(8, 4096, 8, 64)
+    found = best_schedules(problem, load_topology("two-level:2x4:1gbit:100mbit"), COST, nodes=2)
+    assert all(option.split.schedule.startswith("hierarchical") for option in found)
+
+
+def test_too_few_hosts_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="5 ranks do not fit"):
+        plan(Problem.even(5, 64, 4, 16), load_topology("mesh:4:1gbit"), COST)
+
+
+def test_memory_of_a_ring_stays_and_that_of_all_keys_grows() -> None:
+    """With shards of one length: what travels on a ring is a few blocks, whatever the ranks."""
+    rings = [schedule_memory(build("token_ring", n).schedule, Problem.even(n, 128 * n, 4, 16)) for n in (5, 6, 8, 12)]
+    assert len(set(rings)) == 1
+    gathers = [gathered_memory(Problem.even(n, 128 * n, 4, 16)) for n in (5, 6, 8, 12)]
+    step = 2 * 2 * 128 * 4 * 16 * 4
+    assert [after - before for before, after in itertools.pairwise(gathers)] == [step, 2 * step, 4 * step]
+    directs = [schedule_memory(build("direct", n).schedule, Problem.even(n, 128 * n, 4, 16)) for n in (4, 8)]
+    assert directs[1] > 1.8 * directs[0]
+
+
+DEFAULTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "flux": ("FluxTransformer2DModel", {"heads": "num_attention_heads", "head_dim": "attention_head_dim"}),
+    "flux2": ("Flux2Transformer2DModel", {"heads": "num_attention_heads", "head_dim": "attention_head_dim"}),
+    "pixart-sigma": ("PixArtTransformer2DModel", {"heads": "num_attention_heads", "calls": "num_layers"}),
+    "qwen-image": ("QwenImageTransformer2DModel", {"heads": "num_attention_heads", "calls": "num_layers"}),
+    "lumina2": ("Lumina2Transformer2DModel", {"heads": "num_attention_heads", "kv_heads": "num_kv_heads"}),
+    "cogvideox-2b": ("CogVideoXTransformer3DModel", {"heads": "num_attention_heads", "calls": "num_layers"}),
+    "wan-14b": ("WanTransformer3DModel", {"heads": "num_attention_heads", "head_dim": "attention_head_dim"}),
+    "hunyuan-video": ("HunyuanVideoTransformer3DModel", {"heads": "num_attention_heads"}),
+}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_models_have_the_heads_that_diffusers_gives_them(name: str) -> None:
+    transformer, fields = DEFAULTS[name]
+    defaults = inspect.signature(getattr(diffusers, transformer).__init__).parameters
+    assert {field: getattr(MODELS[name], field) for field in fields} == {
+        field: defaults[parameter].default for field, parameter in fields.items()
+    }
+
+
+def test_tokens_of_pictures_and_videos() -> None:
+    assert model_shape("flux").tokens(1024, 1024) == 4096 + 512
+    assert model_shape("wan-14b").tokens(720, 1280, 81) == 75600
+    with pytest.raises(ConfigurationError, match="multiples of 16"):
+        model_shape("flux").tokens(1000, 1024)
+    with pytest.raises(ConfigurationError, match="makes pictures"):
+        model_shape("flux").tokens(1024, 1024, 5)
+    with pytest.raises(ConfigurationError, match="Did you mean 'flux'"):
+        model_shape("fluxx")
+
+
+def test_auto_is_told_apart_from_schedules() -> None:
+    assert Auto.parse("token_ring") is None
+    assert Auto.parse("auto") == Auto()
+    assert Auto.parse("auto:nodes=2,measure=yes") == Auto(measure=True, nodes=2)
+    assert str(Auto(measure=True, nodes=2)) == "auto:measure=true,nodes=2"
+    for wrong in ("auto:", "auto:chunks=2", "auto:nodes=0", "auto:nodes=2,nodes=2"):
+        with pytest.raises(ScheduleError):
+            Auto.parse(wrong)

@@ -1,0 +1,216 @@
+"""Simulations against closed formulas, and against bounds that nothing can beat."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import defaultdict
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.planning import Cost, Inside, Problem, gathered, run, simulate, ulysses
+from tokenring_xdit.schedule import Activity, Attend, Exchange, Kind, Merge, VerifiedSchedule, build
+from tokenring_xdit.topology import Counts, Network, Rate, Wire, load_topology
+
+FAST = Cost(attend_rate=math.inf)
+"""A machine whose time is all on the wires."""
+
+NAMES = [
+    "ring", "token_ring", "bidirectional", "bidirectional_q", "direct", "direct_kv", "mesh", "direct:chunks=3",
+    "direct_kv:chunks=2", "ring:chunks=2", "token_ring:chunks=2", "hierarchical:nodes=1",
+]  # fmt: skip
+
+
+def bytes_a_second(network: Network) -> float:
+    """Payload that a wire of a uniform network carries."""
+    return network.wires[0].rate.bits_per_second / 8 * network.payload_share
+
+
+def even(ranks: int) -> Problem:
+    return Problem.even(ranks, 64 * ranks, 4, 16)
+
+
+Q_BYTES = 64 * 4 * 16 * 4
+LSE_BYTES = 64 * 4 * 4
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 5])
+def test_a_ring_bound_by_its_wires_takes_as_long_as_these(ranks: int) -> None:
+    network = load_topology(f"ring:{ranks}:100mbit")
+    found = simulate(build("ring", ranks), network, even(ranks), FAST)
+    assert found.makespan == pytest.approx((ranks - 1) * 2 * Q_BYTES / bytes_a_second(network))
+    assert found.exposed == pytest.approx(found.makespan)
+
+
+def test_a_ring_bound_by_its_kernel_takes_as_long_as_that() -> None:
+    network, problem = load_topology("ring:4:1tbit"), even(4)
+    cost = Cost(attend_rate=1e9)
+    one = 4 * 64 * 64 * 4 * 16 / 1e9
+    found = simulate(build("ring", 4), network, problem, cost)
+    assert found.makespan == pytest.approx(4 * one)
+    assert found.exposed == pytest.approx(0, abs=1e-9)
+
+
+def test_token_ring_waits_for_its_queries_and_one_return() -> None:
+    """On a mesh of 4: three hops of Q, and then the last O over a wire of its own."""
+    network = load_topology("mesh:4:100mbit")
+    found = simulate(build("token_ring", 4), network, even(4), FAST)
+    last_return = (Q_BYTES + LSE_BYTES) / bytes_a_second(network)
+    assert found.makespan == pytest.approx(3 * Q_BYTES / bytes_a_second(network) + last_return)
+
+
+def test_keys_to_everybody_share_a_port() -> None:
+    network = load_topology("star:5:100mbit")
+    found = simulate(build("direct_kv", 5), network, even(5), FAST)
+    assert found.makespan == pytest.approx(4 * 2 * Q_BYTES / bytes_a_second(network))
+    assert list(found.link_busy.values()) == pytest.approx([1.0] * 10)
+
+
+def test_on_a_mesh_each_has_a_wire_of_its_own() -> None:
+    network = load_topology("mesh:5:100mbit")
+    found = simulate(build("direct_kv", 5), network, even(5), FAST)
+    assert found.makespan == pytest.approx(2 * Q_BYTES / bytes_a_second(network))
+
+
+def test_the_slower_direction_and_the_delay_of_a_wire_count() -> None:
+    slow, fast = Rate.parse("10mbit"), Rate.parse("100mbit")
+    network = Network("pair", ("a", "b"), (), (Wire("a", "b", fast, slow, delay=0.5),), counts=Counts.PAYLOAD)
+    found = simulate(build("ring", 2), network, even(2), FAST)
+    assert found.makespan == pytest.approx(2 * Q_BYTES * 8 / 10e6 + 0.5)
+
+
+def test_what_gathers_first_hides_nothing() -> None:
+    network = load_topology("ring:4:100mbit")
+    cost = Cost(attend_rate=1e9)
+    one = 4 * 64 * 64 * 4 * 16 / 1e9
+    found = run("ring", gathered(even(4), cost), network, cost)
+    assert found.makespan == pytest.approx(3 * 2 * Q_BYTES / bytes_a_second(network) + 4 * one)
+
+
+def test_ulysses_moves_a_share_of_everything() -> None:
+    network = load_topology("mesh:4:100mbit")
+    found = run("ulysses", ulysses(4, build("ring", 1).schedule, even(4), FAST), network, FAST)
+    assert found.makespan == pytest.approx(4 * Q_BYTES / 4 / bytes_a_second(network))
+    assert found.sent == (3 * Q_BYTES,) * 4
+    half = run("ulysses", ulysses(4, build("ring", 1).schedule, even(4), FAST), network, Cost(math.inf))
+    dragged = Cost(math.inf, all_to_all_share=0.5)
+    slow = run("ulysses", ulysses(4, build("ring", 1).schedule, even(4), dragged), network, dragged)
+    assert slow.makespan == pytest.approx(2 * half.makespan)
+    assert slow.sent == half.sent
+
+
+@pytest.mark.parametrize("inside", [Inside.GATHERED, build("ring", 2).schedule])
+def test_ulysses_around_a_ring_sends_what_both_send(inside: object) -> None:
+    programs = ulysses(2, inside, even(4), FAST)  # type: ignore[arg-type]
+    found = run("hybrid", programs, load_topology("mesh:4:100mbit"), FAST)
+    spread = 4 * Q_BYTES // 2  # to the other rank that shares heads, and back
+    assert found.sent == (spread + 2 * Q_BYTES,) * 4  # twice the tokens, half the heads, to the next group
+
+
+def test_ranks_that_share_cores_take_turns() -> None:
+    network, problem = load_topology("mesh:4:1tbit"), even(4)
+    alone = simulate(build("direct_kv", 4), network, problem, Cost(attend_rate=1e9))
+    shared = simulate(build("direct_kv", 4), network, problem, Cost(attend_rate=1e9, cores=2))
+    assert shared.makespan == pytest.approx(2 * alone.makespan, rel=1e-3)
+
+
+def test_channels_in_order_wait_for_what_stands_before() -> None:
+    """Where channels are in order an exchange begins when the one before it on the channel is over."""
+    network, problem = load_topology("mesh:4:100mbit"), even(4)
+    free, ordered = (
+        simulate(build("direct_kv:chunks=4", 4), network, problem, Cost(math.inf, in_order=order))
+        for order in (False, True)
+    )
+    assert ordered.makespan == pytest.approx(free.makespan)  # the same bytes on the same wires
+    starts = sorted({s.start for s in ordered.timeline.spans if s.rank == 0 and s.activity is Activity.SEND})
+    assert starts == pytest.approx([n * 2 * Q_BYTES / 4 / bytes_a_second(network) for n in range(4)])
+
+
+def test_too_few_hosts_and_another_number_of_ranks_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="5 ranks do not fit into network 'mesh:4:1gbit', which has 4 hosts"):
+        simulate(build("ring", 5), load_topology("mesh:4:1gbit"), even(5), FAST)
+    with pytest.raises(ConfigurationError, match="for 3 ranks, the problem for 4"):
+        simulate(build("ring", 3), load_topology("mesh:4:1gbit"), even(4), FAST)
+
+
+@st.composite
+def trees(draw: st.DrawFn, ranks: int) -> Network:
+    """Hosts at the leaves of a random tree of switches, with rates of their own each way."""
+    rates = st.sampled_from(["10mbit", "50mbit", "200mbit"]).map(Rate.parse)
+    hosts = tuple(f"h{rank}" for rank in range(ranks))
+    switches = tuple(f"s{index}" for index in range(draw(st.integers(1, 3))))
+    wires = [Wire(host, draw(st.sampled_from(switches)), draw(rates), draw(rates)) for host in hosts]
+    wires += [
+        Wire(switch, draw(st.sampled_from(switches[:index])), draw(rates), draw(rates))
+        for index, switch in enumerate(switches[1:], 1)
+    ]
+    return Network("tree", hosts, switches, tuple(wires), hosts_forward=False)
+
+
+@st.composite
+def calls(draw: st.DrawFn) -> tuple[VerifiedSchedule, Network, Problem]:
+    ranks = draw(st.integers(2, 6))
+    heads = draw(st.sampled_from([1, 3, 4]))
+    schedule = build(draw(st.sampled_from(NAMES)), ranks, heads=heads)
+    lengths = st.lists(st.integers(0, 40), min_size=ranks, max_size=ranks).map(tuple)
+    network = draw(
+        st.one_of(
+            trees(ranks),
+            st.sampled_from([f"{form}:{ranks}:100mbit" for form in ("mesh", "star", "ring")]).map(load_topology),
+        )
+    )
+    return schedule, network, Problem(draw(lengths), draw(lengths), heads, heads, 8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(calls(), st.booleans())
+def test_no_simulation_beats_its_bounds_and_everything_happens_once(
+    call: tuple[VerifiedSchedule, Network, Problem], in_order: bool
+) -> None:
+    verified, network, problem = call
+    cost = Cost(attend_rate=1e8, attend_overhead=1e-6, fold_rate=1e9, message_overhead=1e-6, in_order=in_order)
+    found = simulate(verified, network, problem, cost)
+    plan = verified.schedule
+    sent = defaultdict(int)
+    loads: dict[tuple[str, str], float] = defaultdict(float)
+    for rank, program in enumerate(plan.programs):
+        work = 0.0
+        for action in program:
+            if isinstance(action, Attend):
+                (a, b), (c, d) = (
+                    piece.bounds(lengths[owner])
+                    for piece, lengths, owner in (
+                        (action.q.tokens, problem.q_lengths, action.q.owner),
+                        (action.kv.tokens, problem.kv_lengths, action.kv.owner),
+                    )
+                )
+                (e, f), (g, h) = action.q.heads.bounds(problem.heads), action.kv.heads.bounds(problem.heads)
+                work += 4.0 * (b - a) * (d - c) * min(f - e, h - g) * 8 / 1e8
+            if isinstance(action, Exchange):
+                for t in action.sends:
+                    lengths = problem.kv_lengths if t.block.kind is Kind.KV else problem.q_lengths
+                    first, last = t.block.tokens.bounds(lengths[t.block.owner])
+                    low, high = t.block.heads.bounds(problem.heads)
+                    rows = (last - first) * (high - low)
+                    size = rows * (
+                        8 * 4 + 4 if t.block.kind is Kind.O else 8 * 4 * (2 if t.block.kind is Kind.KV else 1)
+                    )
+                    sent[rank] += size
+                    nodes = network.route(network.hosts[rank], network.hosts[t.peer])
+                    for ends in itertools.pairwise(nodes):
+                        loads[ends] += size
+        assert found.makespan >= work - 1e-9
+        own = sorted((s.start, s.end) for s in found.timeline.spans if s.rank == rank and not s.activity.transfers)
+        assert all(before[1] <= after[0] + 1e-9 for before, after in itertools.pairwise(own))
+        for activity, kind in ((Activity.ATTEND, Attend), (Activity.MERGE, Merge)):
+            spans = [s for s in found.timeline.spans if (s.rank, s.activity) == (rank, activity)]
+            assert len(spans) == sum(isinstance(action, kind) for action in program)
+    assert found.sent == tuple(sent[rank] for rank in range(plan.world_size))
+    for (a, b), load in loads.items():
+        rate = network.wire(a, b).rate_from(a).bits_per_second / 8 * network.payload_share
+        assert found.makespan >= load / rate - 1e-9
+        assert found.link_bytes.get((a, b), 0.0) == pytest.approx(load, abs=1e-3)
+    assert simulate(verified, network, problem, cost) == found
