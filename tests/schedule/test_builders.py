@@ -23,6 +23,8 @@ SPELLINGS = [
     "bidirectional_q:chunks=2",
     "direct:chunks=4",
     "direct_kv:chunks=3",
+    "heads",
+    "heads:chunks=2",
     "mesh:chunks=2",
     "ring:chunks=2",
     "token_ring:chunks=4",

@@ -148,6 +148,7 @@ def _probe(ranks: Ranks, args: argparse.Namespace) -> Probed:
 
 
 def _tell(probed: Probed, args: argparse.Namespace) -> None:
+    from tokenring_xdit.attention.auto import kept_topology
     from tokenring_xdit.probe.report import matrix, remarks
     from tokenring_xdit.topology import network_to_mapping, network_to_yaml
 
@@ -170,3 +171,8 @@ def _tell(probed: Probed, args: argparse.Namespace) -> None:
         raise NetworkError(f"{nothing}{inference.words}")
     if args.output is not None:
         print(f"wrote {args.output}", file=sys.stderr)
+    if args.network is None:
+        kept = kept_topology(len(probed.descriptions))
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(network_to_yaml(network, beside))
+        print(f"kept for schedule auto: {kept}", file=sys.stderr)

@@ -21,7 +21,9 @@ _CHUNKS = (2, 4, 8)
 _PROMISING = 3
 """Of the schedules in whole blocks, those that are worth trying in pieces."""
 
-_ALONE = ("bidirectional", "bidirectional_q", "direct", "direct_kv", "ring", "token_ring")
+_INSIDE = ("bidirectional", "bidirectional_q", "direct", "direct_kv", "ring", "token_ring")
+"""Schedules that can run inside a node, too."""
+_ALONE = (*_INSIDE, "heads")
 _ALONE_OF_MANY = ("ring", "token_ring")
 _MANY_RANKS = 64
 """With more, schedules whose transfers all go on at once take minutes to simulate."""
@@ -202,11 +204,15 @@ def _tried(
 ) -> tuple[Option, ...]:
     """All schedules in whole blocks, and the most promising in pieces."""
 
+    def keeps(verified: VerifiedSchedule) -> bool:
+        fits = verified.takes_heads(problem.heads, problem.kv_heads)
+        return fits and (verified.keys_stay_whole or not keys_stay_whole)
+
     def times(names: Sequence[Spelled]) -> dict[Spelled, Option]:
         built = {
             name: build(str(name), problem.ranks, heads=math.gcd(problem.heads, problem.kv_heads)) for name in names
         }
-        return {n: timed(n, v) for n, v in built.items() if v.keys_stay_whole or not keys_stay_whole}
+        return {n: timed(n, v) for n, v in built.items() if keeps(v)}
 
     whole = times(names)
     best = sorted(whole, key=lambda name: _time(whole[name]))[:_PROMISING]
@@ -218,7 +224,7 @@ def _candidates(ranks: int, nodes: int) -> tuple[Spelled, ...]:
     """Schedules that differ for so many ranks, in whole blocks."""
     if nodes > 1:
         inside = options_of("hierarchical")["inside"]
-        names = [name for name in _ALONE if ranks > nodes or name == inside]
+        names = [name for name in _INSIDE if ranks > nodes or name == inside]
         return tuple(parse(f"hierarchical:inside={name},nodes={nodes}") for name in names)
     names = list(_ALONE if ranks <= _MANY_RANKS else _ALONE_OF_MANY)
     if any(ranks % rows == 0 for rows in range(2, ranks)):  # a grid of one row is a ring

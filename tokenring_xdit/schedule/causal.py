@@ -29,7 +29,7 @@ def causal(schedule: Schedule) -> Schedule:
 
     With them go partial outputs that would be empty, and transfers of blocks that neither their
     receiver nor anyone after it attends. A rank's own pair is met whole, by the first action that met
-    a part of it.
+    a part of it, or at the end where none did.
 
     Args:
         schedule: A plan with the full mask.
@@ -50,6 +50,8 @@ def _attended(rank: int, program: Program) -> Iterator[Action]:
         elif action.q.owner == action.kv.owner and not met:
             met = True
             yield own
+    if not met:  # the full plan had it met by other ranks
+        yield own
 
 
 class _Needed:

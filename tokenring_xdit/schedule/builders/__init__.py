@@ -36,6 +36,7 @@ BUILDERS: dict[str, Builder] = {
     "bidirectional_q": bidirectional_q,
     "direct": direct,
     "direct_kv": direct_kv,
+    "heads": heads,
     "hierarchical": hierarchical,
     "mesh": mesh,
     "ring": ring,
