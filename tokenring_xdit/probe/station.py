@@ -108,11 +108,11 @@ class Station:
         with ThreadPoolExecutor(max(1, len(expected))) as threads:
             noted = [threads.submit(await_all, incoming) for incoming in expected.values()]
             dist.barrier()
-            start = time.perf_counter()
+            start = time.perf_counter() + _PAUSE
             time.sleep(_PAUSE)
             works: list[Any] = [dist.isend(buffer, peer) for _ in range(order.messages) for peer, buffer in sends]
             arrivals = {
-                index: [moment - start for moment in times.result()]
+                index: [max(0.0, moment - start) for moment in times.result()]
                 for index, times in zip(expected, noted, strict=True)
             }
         for work in works:
