@@ -39,8 +39,8 @@ def draw_head(parent: ET.Element, schedule: Schedule, course: Course, groups: tu
     write(parent, f"{heading(schedule)}; {traffic(schedule)}", (_LEFT, 52), _TEXT, "muted")
     end = _legend(parent, schedule, course, grouped=len(groups) > 1)
     if course.moves:
-        most = f"busiest wire, one way: {busiest(course.moves)}"
-        rule = "a block of queries is 1, keys with values are 2, a partial output is 1"
+        most = f"busiest wire, one way: {float(busiest(course.moves)):.3g}"
+        rule = "a block of queries is 1, keys with values 2, a partial output 1"
         write(parent, f"{most} ({rule})", (_LEFT, 69), _TEXT, "muted")
         end = max(end, _overview(parent, course, groups))
     return end + 10
@@ -110,7 +110,7 @@ def _legend(parent: ET.Element, schedule: Schedule, course: Course, *, grouped: 
     """Append what the signs of this picture mean; where it ends."""
     legend = add(parent, "g")
     y = _PANEL.y + 12
-    write(legend, "In each step: what is attended and, below, what travels meanwhile.", (_SIGN_X, y), _TEXT, "")
+    write(legend, "Each step: what is attended; below, what travels meanwhile.", (_SIGN_X, y), _TEXT, "")
     y += 14
     for draw, meaning in _signs(schedule, course, grouped=grouped):
         draw(legend, Box(_SIGN_X, y, _MEANING_X - _SIGN_X - 10, 18))

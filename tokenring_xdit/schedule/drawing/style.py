@@ -14,8 +14,8 @@ __all__ = ["DARK", "LIGHT", "ROOT", "Colours", "class_of_rank", "mono_width", "s
 ROOT = "tokenring-schedule"
 """Class of the outermost element, to which all rules are confined: pages may hold several pictures."""
 
-_MONO, _SANS = 0.61, 0.62
-"""Width of a character in sizes of the font: of any usual monospaced one, and on average of a wide sans-serif one."""
+_MONO, _SANS = 0.61, 0.58
+"""Width of a character in sizes of the font: of any usual monospaced one, and of a wide sans-serif one on average."""
 
 
 @dataclass(frozen=True)
