@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
+from tokenring_xdit.schedule import BUILDERS
+
 ROOT = Path(__file__).parents[1]
+
+PICTURES = ROOT / "docs" / "images" / "schedules"
 
 FOREIGN = {"unrecognized arguments: --tokenring_degree", "rank … failed: OutOfMemoryError: …"}
 """Messages of argparse and torch."""
@@ -38,3 +44,17 @@ def test_links_lead_somewhere() -> None:
     for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("picture", sorted(PICTURES.glob("*.svg")), ids=lambda path: path.stem)
+def test_pictures_show_the_schedules_as_they_are(picture: Path) -> None:
+    redrawn = runpy.run_path(str(ROOT / "scripts" / "draw_schedules.py"))["redrawn"]
+    assert picture.read_text() == redrawn(picture), "python scripts/draw_schedules.py draws it again"
+
+
+def test_every_schedule_has_a_picture_on_its_page_and_no_picture_is_left_over() -> None:
+    shown = re.findall(r"\]\(images/schedules/([^)]+)\)", (ROOT / "docs" / "schedules.md").read_text())
+    assert sorted(shown) == sorted(path.name for path in PICTURES.iterdir())
+    assert {ET.parse(PICTURES / name).getroot().attrib["data-schedule"].partition(":")[0] for name in shown} == set(
+        BUILDERS
+    )

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -35,6 +37,28 @@ def test_show_causal_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert (plan["mask"], len(plan["programs"])) == ("causal", 2)
 
 
+def test_draw(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    arguments = ["schedule", "draw", "bidirectional", "--ranks", "3", "--causal"]
+    picture = tmp_path / "pictures" / "one.svg"
+    assert main([*arguments, "--output", str(picture)]) == 0
+    assert capsys.readouterr().out == f"picture: {picture}\n"
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == picture.read_text()
+    shown = ET.parse(picture).getroot().attrib
+    assert (shown["data-schedule"], shown["data-ranks"], shown["data-mask"]) == ("bidirectional", "3", "causal")
+    assert "heads 1/2" in picture.read_text()
+    assert main([*arguments, "--heads", "5"]) == 0
+    assert "heads 1/2" not in capsys.readouterr().out
+
+
+def test_draw_refuses(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["schedule", "draw", "ring", "--ranks", "17"]) == 2
+    assert "a picture has room for 16 ranks, not for 17" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert main(["schedule", "draw", "ring", "--ranks", "2", "--output", str(tmp_path / "file" / "one.svg")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["schedule", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -60,7 +84,9 @@ def test_refusals(capsys: pytest.CaptureFixture[str], arguments: list[str], mess
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [["generate"], ["compare"], ["schedule", "show"], ["schedule", "list"], []])
+@pytest.mark.parametrize(
+    "command", [["generate"], ["compare"], ["schedule", "show"], ["schedule", "draw"], ["schedule", "list"], []]
+)
 def test_every_help_has_an_example(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main([*command, "--help"])

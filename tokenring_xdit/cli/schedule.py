@@ -1,19 +1,22 @@
-"""``tokenring-xdit schedule``: look at schedules."""
+"""``tokenring-xdit schedule``: look at schedules, in words and as pictures."""
 
 from __future__ import annotations
 
 import argparse
 import inspect
 import json
+import sys
+from pathlib import Path
 
-from tokenring_xdit.schedule import BUILDERS, Mask, build, describe, options_of
+from tokenring_xdit.cli.paths import refuse_unwritable
+from tokenring_xdit.schedule import BUILDERS, Mask, VerifiedSchedule, build, describe, draw, options_of
 
 __all__ = ["add_parser"]
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command and its subcommands."""
-    parser = commands.add_parser("schedule", help="list schedules, or print who sends what to whom, and when")
+    parser = commands.add_parser("schedule", help="list schedules, print who sends what to whom, and when, or draw it")
     subcommands = parser.add_subparsers(required=True, metavar="SUBCOMMAND")
 
     listing = subcommands.add_parser(
@@ -28,14 +31,32 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog="example: tokenring-xdit schedule show token_ring --ranks 4, or "
         "tokenring-xdit schedule show direct:chunks=4 --ranks 4",
     )
-    show.add_argument("name", help="name of the schedule, with options as in direct:chunks=4")
-    show.add_argument("--ranks", type=int, required=True, help="number of ranks")
-    show.add_argument(
-        "--heads", type=int, default=0, help="number of heads, where a schedule cuts them (default: an even one)"
-    )
-    show.add_argument("--causal", action="store_true", help="leave out pairs of a query block and a later key block")
+    _add_which(show)
     show.add_argument("--json", action="store_true", help="print the plan as JSON")
     show.set_defaults(run=_show)
+
+    drawing = subcommands.add_parser(
+        "draw",
+        help="one schedule as a picture, up to 16 ranks",
+        epilog="example: tokenring-xdit schedule draw token_ring --ranks 4 --output token_ring.svg",
+    )
+    _add_which(drawing)
+    drawing.add_argument("--output", type=Path, help="SVG file to write (default: print it)")
+    drawing.set_defaults(run=_draw)
+
+
+def _add_which(parser: argparse.ArgumentParser) -> None:
+    """Arguments that say which schedule."""
+    parser.add_argument("name", help="name of the schedule, with options as in direct:chunks=4")
+    parser.add_argument("--ranks", type=int, required=True, help="number of ranks")
+    parser.add_argument(
+        "--heads", type=int, default=0, help="number of heads, where a schedule cuts them (default: an even one)"
+    )
+    parser.add_argument("--causal", action="store_true", help="leave out pairs of a query block and a later key block")
+
+
+def _built(args: argparse.Namespace) -> VerifiedSchedule:
+    return build(args.name, args.ranks, Mask.CAUSAL if args.causal else Mask.FULL, args.heads)
 
 
 def _summary(name: str) -> str:
@@ -54,5 +75,15 @@ def _list(args: argparse.Namespace) -> None:
 
 
 def _show(args: argparse.Namespace) -> None:
-    verified = build(args.name, args.ranks, Mask.CAUSAL if args.causal else Mask.FULL, args.heads)
-    print(json.dumps(verified.schedule.to_dict(), indent=2) if args.json else describe(verified.schedule))
+    schedule = _built(args).schedule
+    print(json.dumps(schedule.to_dict(), indent=2) if args.json else describe(schedule))
+
+
+def _draw(args: argparse.Namespace) -> None:
+    picture = draw(_built(args))
+    if args.output is None:
+        sys.stdout.write(picture)
+        return
+    refuse_unwritable(args.output, f"--output {args.output}")
+    args.output.write_text(picture, encoding="utf-8")
+    print(f"picture: {args.output}")

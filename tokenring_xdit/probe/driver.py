@@ -30,8 +30,6 @@ _SHORTEST, _LONGEST = 0.08, 0.2  # seconds of a transfer that has its wires for 
 _ENOUGH = 0.4  # of these seconds, else the size was guessed too small and the transfer is measured again
 _LATE = 0.5  # of the time of the last message: where the first came later, its rank was late to notice
 _TRIES = 6
-_BEGUN = 0.3  # of the time until the end: what has brought no message by then is slow, or was late
-_FEWEST = 2  # messages that make a rate
 _OVERHEAD = 0.02  # seconds that an order takes beside its transfers
 _PINGS = 20
 _UNSETTLED = 0.15  # trials that differ by more are measured again,
@@ -95,19 +93,14 @@ def steady_rates(arrivals: Sequence[Sequence[float]], sizes: Sequence[int]) -> l
         sizes: Bytes of a message of each.
 
     Returns:
-        Bits a second from when all had brought a message until the first of them was over. Where one was so slow, or so
-        late, that little of that time is left, it counts from its own first message, and to its own last one where it
-        brought too few until then.
+        Bits a second from the first message of any of them until one of them is over, the same time for all: transfers
+        that share a wire do so unevenly, and only their sum tells what it carries.
     """
-    end = min(times[-1] for times in arrivals)
-    begin = max(times[0] for times in arrivals)
-    rates = []
-    for times, size in zip(arrivals, sizes, strict=True):
-        since = begin if begin <= _BEGUN * end else times[0]
-        until = end if _arrived(times, end) - _arrived(times, since) >= _FEWEST else times[-1]
-        messages = _arrived(times, until) - _arrived(times, since)
-        rates.append(8 * size * messages / max(until - since, 1e-9))
-    return rates
+    begin, end = min(times[0] for times in arrivals), min(times[-1] for times in arrivals)
+    return [
+        8 * size * (_arrived(times, end) - _arrived(times, begin)) / max(end - begin, 1e-9)
+        for times, size in zip(arrivals, sizes, strict=True)
+    ]
 
 
 def _arrived(times: Sequence[float], moment: float) -> float:

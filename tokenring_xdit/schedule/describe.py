@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from tokenring_xdit.schedule.plan import Action, Attend, Block, Exchange, Kind, Program, Schedule
 
-__all__ = ["describe"]
+__all__ = ["describe", "heading", "traffic"]
 
 
 def describe(schedule: Schedule) -> str:
@@ -19,9 +19,8 @@ def describe(schedule: Schedule) -> str:
     Args:
         schedule: Any schedule, proved or not.
     """
-    head = f"{schedule.name}, {schedule.world_size} rank{'s' * (schedule.world_size > 1)}, {schedule.mask.value} mask"
     legend = "each line in order; transfers travel while the rank attends"
-    lines = [head, _traffic(schedule), legend, ""]
+    lines = [f"{schedule.name}, {heading(schedule)}", traffic(schedule), legend, ""]
     steps = [list(_steps(program)) for program in schedule.programs]
     width = len(f"rank {schedule.world_size - 1}")
     for number in range(max((len(s) for s in steps), default=0)):
@@ -32,6 +31,11 @@ def describe(schedule: Schedule) -> str:
                 phrases = ", ".join(phrase for action in own[number] for phrase in _phrases(action))
                 lines.append(f"  {f'rank {rank}':<{width}}  {phrases}")
     return "\n".join(lines)
+
+
+def heading(schedule: Schedule) -> str:
+    """For what a schedule is: its ranks and its mask."""
+    return f"{schedule.world_size} rank{'s' * (schedule.world_size > 1)}, {schedule.mask.value} mask"
 
 
 def _steps(program: Program) -> Iterator[list[Action]]:
@@ -61,7 +65,7 @@ def _share(block: Block) -> Fraction:
     return Fraction(1, block.tokens.count * block.heads.count)
 
 
-def _traffic(schedule: Schedule) -> str:
+def traffic(schedule: Schedule) -> str:
     """Blocks that each rank sends, by kind; one figure where all ranks send alike."""
     parts = []
     for kind in Kind:
