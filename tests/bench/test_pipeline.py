@@ -38,7 +38,7 @@ EVERY = ["single", "ulysses", "xfuser-ring", "xfuser-ring-alltoall", "schedule:t
 
 
 def test_hybrids_are_exact_and_send_what_their_parts_send(ranks: RankPool) -> None:
-    shape = Shape(4, 96, 4, 8, 2, "float32")
+    shape = Shape(4, 96, None, 4, 8, 2, "float32")
     block = 2 * 4 * 24 * 8 * 4  # bytes of one rank's queries
     exchanged = 4 * block // 2  # queries, keys, values and outputs, half of each stays
     around = 2 * block  # keys and values of twice the tokens in half the heads, to the other rank of the ring
@@ -69,7 +69,7 @@ def test_steps_send_what_their_attention_calls_send(ranks: RankPool) -> None:
     """Two calls a step: a block of two streams, and one of one."""
     names = ["single", "ulysses", "xfuser-ring", "xfuser-ring-alltoall", "schedule:ring"]
     scene = SceneShape.of(2, SMALL, "64x64", 3, "float32")
-    attention = Shape(2, scene.tokens, scene.heads, scene.head_dim, 1, "float32")
+    attention = Shape(2, scene.tokens, None, scene.heads, scene.head_dim, 1, "float32")
     steps = ranks.run(2, jobs.check, scene, names, timeout=300)
     calls = ranks.run(2, jobs.check, attention, names, timeout=300)
     for name in names:
@@ -82,7 +82,7 @@ def sent(traced: Traced, rank: int) -> int:
 
 
 def test_traces_of_hybrids_send_what_the_calls_send(ranks: RankPool) -> None:
-    answers = ranks.run(4, jobs.trace, Shape(4, 96, 4, 8, 2, "float32"), HYBRIDS, timeout=300)
+    answers = ranks.run(4, jobs.trace, Shape(4, 96, None, 4, 8, 2, "float32"), HYBRIDS, timeout=300)
     for name in HYBRIDS:
         traced = answers[0][name][1]
         assert traced is not None and traced.timeline.name == name

@@ -67,10 +67,24 @@ def test_strategies_that_do_not_exist_are_refused(name: str, message: str) -> No
 
 @given(ranks=st.integers(1, 70), tokens=st.integers(1, 5000))
 def test_shards_are_the_sequence_cut_as_evenly_as_can_be(ranks: int, tokens: int) -> None:
-    lengths = Shape(ranks, tokens, 1, 1, 1, "float32").lengths()
+    lengths = Shape(ranks, tokens, None, 1, 1, 1, "float32").lengths()
     assert len(lengths) == ranks
     assert sum(lengths) == tokens
     assert max(lengths) - min(lengths) <= 1
+
+
+@given(ranks=st.integers(1, 70), tokens=st.integers(1, 5000), queries=st.integers(1, 5000))
+def test_queries_are_shared_out_apart_from_keys(ranks: int, tokens: int, queries: int) -> None:
+    shape = Shape(ranks, tokens, queries, 1, 1, 1, "float32")
+    assert (sum(shape.lengths()), sum(shape.query_lengths())) == (tokens, queries)
+    fits = tokens % ranks == 0 and queries % ranks == 0
+    assert (shape.refusal(Strategy(StrategyKind.XFUSER_RING)) is None) == fits
+
+
+def test_as_many_queries_as_tokens_are_the_same_as_nothing_said() -> None:
+    values = {"ranks": 2, "tokens": [16, 32], "queries": [16, 4], "strategies": "single", "output": "here"}
+    shapes = SweepConfig.model_validate(values).comparisons()
+    assert [(shape.tokens, shape.queries) for shape in shapes] == [(16, None), (16, 4), (32, 16), (32, 4)]
 
 
 @given(ranks=some, tokens=some, heads=some, strategies=names)
@@ -98,7 +112,7 @@ def test_listed_cases_take_the_place_of_the_product(tokens: list[int], other: in
 
 @given(ranks=st.integers(1, 9), tokens=st.integers(1, 200), heads=st.integers(1, 12))
 def test_ulysses_takes_what_divides_and_token_ring_everything(ranks: int, tokens: int, heads: int) -> None:
-    shape = Shape(ranks, tokens, heads, 8, 1, "float32")
+    shape = Shape(ranks, tokens, None, heads, 8, 1, "float32")
     fits = tokens % ranks == 0 and heads % ranks == 0
     assert (Case(shape, Strategy(StrategyKind.ULYSSES)).refusal() is None) == fits
     assert (Case(shape, Strategy(StrategyKind.XFUSER_RING)).refusal() is None) == (tokens % ranks == 0)
@@ -109,16 +123,16 @@ def test_ulysses_takes_what_divides_and_token_ring_everything(ranks: int, tokens
 def test_a_hybrid_takes_ranks_and_heads_that_its_degrees_divide(
     ranks: int, heads: int, degree: int, shard: int
 ) -> None:
-    shape = Shape(ranks, ranks * shard, heads, 8, 1, "float32")
+    shape = Shape(ranks, ranks * shard, None, heads, 8, 1, "float32")
     fits = ranks % degree == 0 and ranks > degree and heads % degree == 0
     for name in ("xfuser-ring", "schedule:token_ring"):
         assert (Case(shape, Strategy.parse(f"ulysses={degree}+{name}")).refusal() is None) == fits
-    longer = Shape(ranks, ranks * shard + 1, heads, 8, 1, "float32")
+    longer = Shape(ranks, ranks * shard + 1, None, heads, 8, 1, "float32")
     assert Case(longer, Strategy.parse(f"ulysses={degree}+schedule:ring")).refusal() is not None
 
 
 def test_the_schedule_of_a_hybrid_is_planned_for_its_share_of_the_ranks() -> None:
-    case = Case(Shape(12, 96, 4, 8, 1, "float32"), Strategy.parse("ulysses=2+schedule:hierarchical:nodes=4"))
+    case = Case(Shape(12, 96, None, 4, 8, 1, "float32"), Strategy.parse("ulysses=2+schedule:hierarchical:nodes=4"))
     assert "6" in (case.refusal() or "")
 
 
@@ -194,7 +208,7 @@ def test_models_are_looked_at_before_anything_is_started(tmp_path: Path) -> None
 
 
 def test_a_schedule_that_is_not_defined_for_the_ranks_is_refused_in_its_own_words() -> None:
-    case = Case(Shape(3, 96, 4, 8, 1, "float32"), Strategy.parse("schedule:hierarchical:nodes=2"))
+    case = Case(Shape(3, 96, None, 4, 8, 1, "float32"), Strategy.parse("schedule:hierarchical:nodes=2"))
     assert "2" in (case.refusal() or "")
 
 

@@ -106,6 +106,19 @@ def test_bytes_are_those_of_the_algorithm(measured: tuple[Outcome, list[Step]]) 
     assert found["schedule:direct:chunks=4"].bytes_sent == (2 * block + log_sum_exp,) * 2
 
 
+def test_fewer_queries_than_keys_are_exact_and_send_less(tmp_path: Path) -> None:
+    strategies = [*EVERY, "ulysses=2+schedule:token_ring", "schedule:auto"]
+    outcome = run_sweep(sweep(tmp_path, ranks=4, queries=8, strategies=strategies))
+    found = ran(outcome)
+    assert list(found) == strategies
+    assert all(record.max_error is not None and record.max_error <= 1e-5 for record in found.values())
+    keys, queries = 2 * 4 * 16 * 8 * 4, 4 * 2 * 8 * 4  # bytes of one rank's
+    assert found["schedule:ring"].bytes_sent == (3 * keys,) * 4
+    assert found["schedule:direct:chunks=4"].bytes_sent == (3 * (2 * queries + 4 * 2 * 4),) * 4
+    assert {record.queries for record in found.values()} == {8}
+    assert [entry.queries for entry in read_timelines(tmp_path / TIMELINES_FILE)] == [8] * len(strategies)
+
+
 def test_memory_is_what_a_first_call_allocates(measured: tuple[Outcome, list[Step]]) -> None:
     output = 2 * 4 * 32 * 8 * 4
     found = ran(measured[0])

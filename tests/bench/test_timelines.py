@@ -60,6 +60,7 @@ def test_what_is_written_is_read(file: Path) -> None:
         "strategy": "schedule:ring",
         "ranks": 2,
         "tokens": 64,
+        "queries": None,
         "heads": 4,
         "head_dim": 8,
         "batch": 1,

@@ -25,9 +25,12 @@ def pixels(path: Path) -> np.ndarray:
 def test_a_picture_from_a_prompt_is_the_same_on_one_rank_and_on_several(tmp_path: Path) -> None:
     one, several = tmp_path / "one.png", tmp_path / "new folder" / "several.png"
     for output, degrees in ((one, ["1", "1"]), (several, ["2", "2"])):
-        options = ["--ulysses-degree", degrees[0], "--tokenring-degree", degrees[1], "--steps", "6", "--seed", "3"]
-        result = commands.run("generate", PROMPT, *options, "--output", str(output), "--json")
+        options = ["--ulysses-degree", degrees[0], "--tokenring-degree", degrees[1], "--schedule", "auto"]
+        drawing = ["--steps", "6", "--seed", "3", "--output", str(output), "--json"]
+        known = {"TOKENRING_TOPOLOGY": "two-level:2x2:10gbit:1gbit"}
+        result = commands.run("generate", PROMPT, *options, *drawing, environment=known)
         assert result.returncode == 0, result.stderr
+        assert result.stderr.count("schedule auto: ") == (0 if output is one else 1)  # all calls have the same shape
         answer = json.loads(result.stdout)
         assert answer["output"] == str(output)
         assert answer["ranks"] == int(degrees[0]) * int(degrees[1])

@@ -96,10 +96,15 @@ def test_ulysses_moves_a_share_of_everything() -> None:
     assert found.makespan == pytest.approx(4 * Q_BYTES / 4 / bytes_a_second(network))
     assert found.sent == (3 * Q_BYTES,) * 4
     half = run("ulysses", ulysses(4, build("ring", 1).schedule, even(4), FAST), network, Cost(math.inf))
-    dragged = Cost(math.inf, all_to_all_share=0.5)
-    slow = run("ulysses", ulysses(4, build("ring", 1).schedule, even(4), dragged), network, dragged)
+    turns = Cost(math.inf, turns_in_all_to_all=True)
+    slow = run("ulysses", ulysses(4, build("ring", 1).schedule, even(4), turns), network, turns)
     assert slow.makespan == pytest.approx(2 * half.makespan)
     assert slow.sent == half.sent
+    # Where a port is shared by all, others use the direction that a pair leaves idle.
+    star = load_topology("star:4:100mbit")
+    both = run("ulysses", ulysses(4, build("ring", 1).schedule, even(4), FAST), star, FAST)
+    taking_turns = run("ulysses", ulysses(4, build("ring", 1).schedule, even(4), turns), star, turns)
+    assert both.makespan < taking_turns.makespan < 2 * both.makespan
 
 
 @pytest.mark.parametrize("inside", [Inside.GATHERED, build("ring", 2).schedule])

@@ -25,6 +25,7 @@ SPELLINGS = [
     "direct_kv:chunks=3",
     "heads",
     "heads:chunks=2",
+    "heads:peers=1",
     "mesh:chunks=2",
     "ring:chunks=2",
     "token_ring:chunks=4",

@@ -26,7 +26,7 @@ from tokenring_xdit.planning.auto import Auto
 from tokenring_xdit.schedule import Channel, Mask, VerifiedSchedule, build
 from tokenring_xdit.topology import Network, load_topology
 
-__all__ = ["TOPOLOGY_VARIABLE", "AutoSchedule", "Trial", "kept_topology"]
+__all__ = ["TOPOLOGY_VARIABLE", "AutoSchedule", "Trial", "kept_topology", "show_choices"]
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,13 @@ def kept_topology(ranks: int) -> Path:
     """Where ``tokenring-xdit probe`` keeps what it found for so many ranks, the first of which is on this host."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "tokenring-xdit" / f"topology-{socket.gethostname()}-{ranks}.yaml"
+
+
+def show_choices() -> None:
+    """Print what is chosen, and why, where the program has not said what becomes of its log."""
+    if not log.hasHandlers():
+        log.addHandler(logging.StreamHandler())
+        log.setLevel(logging.INFO)
 
 
 @dataclass
@@ -86,6 +93,7 @@ class AutoSchedule:
         self._trials: dict[tuple[Auto, Layout], Trial] = {}
         self._costs: dict[tuple[str, torch.dtype, int, int], Cost] = {}
         self._hosts: list[str] | None = None
+        self._tells = not dist.is_initialized() or dist.get_rank() == 0
 
     def trial(
         self, auto: Auto, layout: Layout, device: torch.device, opened: Callable[[tuple[Channel, ...]], None]
@@ -110,7 +118,7 @@ class AutoSchedule:
         candidates = tuple(build(name, len(layout.q_lengths), Mask(layout.spec.mask), heads) for name in names)
         trial = self._trials[key] = Trial(candidates, [[] for _ in names])
         opened(tuple(c for c in Channel if any(c in v.schedule.channels for v in trial.candidates)))
-        if self._rank == 0:
+        if self._tells:
             what = names[0] if trial.decided else f"one of {', '.join(names)}, which the first calls will tell"
             log.info("schedule auto: %s for %s: %s", what, _in_words(layout), why)
         return trial
@@ -131,7 +139,7 @@ class AutoSchedule:
             for index in range(len(trial.candidates))
         ]
         best = medians.index(min(medians))
-        if self._rank == 0:
+        if self._tells:
             times = ", ".join(
                 f"{v.schedule.name} {median * 1e3:.2f} ms" for v, median in zip(trial.candidates, medians, strict=True)
             )

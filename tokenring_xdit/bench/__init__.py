@@ -2,6 +2,7 @@
 
 from tokenring_xdit.bench.diff import Difference, Verdict, compare
 from tokenring_xdit.bench.plan import Case, Level, Shape, Strategy, StrategyKind
+from tokenring_xdit.bench.prediction import Prediction, predict
 from tokenring_xdit.bench.records import Record, Status, read_records
 from tokenring_xdit.bench.runner import RESULTS_FILE, TABLE_FILE, Outcome, Step, planned_keys, run_sweep
 from tokenring_xdit.bench.sweep import SweepConfig, inspect_models
@@ -18,6 +19,7 @@ __all__ = [
     "Difference",
     "Level",
     "Outcome",
+    "Prediction",
     "Record",
     "Shape",
     "Status",
@@ -31,6 +33,7 @@ __all__ = [
     "inspect_models",
     "obey",
     "planned_keys",
+    "predict",
     "read_records",
     "read_timelines",
     "run_sweep",

@@ -64,11 +64,12 @@ class Bench:
             self._whole = [torch.cat([shard[0] for shard in every], dim=2), keys, values]
 
     def _shard(self, rank: int) -> list[Tensor]:
-        """Queries, keys and values of a rank, ``[B, H, S/N, D]``; the same wherever they are made."""
+        """Queries, keys and values of a rank, each ``[B, H, S/N, D]``; the same wherever they are made."""
         shape = self._shape
         generator = torch.Generator().manual_seed(self._seed * 4096 + rank)
-        size = (shape.batch, shape.heads, shape.lengths()[rank], shape.head_dim)
-        return [torch.randn(size, generator=generator).to(self._dtype).to(self._device) for _ in range(3)]
+        keys = shape.lengths()[rank]
+        sizes = [(shape.batch, shape.heads, n, shape.head_dim) for n in (shape.query_lengths()[rank], keys, keys)]
+        return [torch.randn(size, generator=generator).to(self._dtype).to(self._device) for size in sizes]
 
     def _reference(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Softmax in fp64 of some of this rank's queries, evenly spaced where all would take too long.
@@ -168,7 +169,7 @@ class Bench:
 
     def _scattered(self, whole: Tensor | None) -> Tensor:
         """Every rank's part of what one rank computed."""
-        lengths = list(self._shape.lengths())
+        lengths = list(self._shape.query_lengths())
         if self._rank:
             part = torch.empty_like(self._own[0])
             dist.recv(part, 0)

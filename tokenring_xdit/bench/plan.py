@@ -119,6 +119,7 @@ class Shape:
     Attributes:
         ranks: Ranks that share it.
         tokens: Length of the whole sequence.
+        queries: How many of the tokens ask, where not all do, as where a part of a picture at a time is renewed.
         heads: Heads of queries, keys and values.
         head_dim: Width of a head.
         batch: Items.
@@ -129,23 +130,33 @@ class Shape:
 
     ranks: int
     tokens: int
+    queries: int | None
     heads: int
     head_dim: int
     batch: int
     dtype: str
 
     def lengths(self) -> tuple[int, ...]:
-        """Tokens of each rank, as even as can be, the longer ones first."""
-        short, longer = divmod(self.tokens, self.ranks)
+        """Keys of each rank, as even as can be, the longer ones first."""
+        return self._shared_out(self.tokens)
+
+    def query_lengths(self) -> tuple[int, ...]:
+        """Queries of each rank, likewise."""
+        return self._shared_out(self.tokens if self.queries is None else self.queries)
+
+    def _shared_out(self, tokens: int) -> tuple[int, ...]:
+        short, longer = divmod(tokens, self.ranks)
         return tuple(short + (rank < longer) for rank in range(self.ranks))
 
     def refusal(self, strategy: Strategy) -> str | None:
         """Why a strategy does not take the problem, or ``None`` where it does."""
-        if strategy.through_usp and self.tokens % self.ranks:
-            return (
-                f"{strategy} needs equal shards, and {self.tokens} tokens do not divide by {self.ranks} ranks: "
-                "use another length, or a schedule"
-            )
+        if strategy.through_usp:
+            for count, what in ((self.tokens, "tokens"), (self.queries or 0, "queries")):
+                if count % self.ranks:
+                    return (
+                        f"{strategy} needs equal shards, and {count} {what} do not divide by {self.ranks} ranks: "
+                        "use another length, or a schedule"
+                    )
         return self.refusal_of_degrees(strategy)
 
     def refusal_of_degrees(self, strategy: Strategy) -> str | None:
@@ -169,8 +180,9 @@ class Shape:
         return None
 
     def __str__(self) -> str:
+        asking = "" if self.queries is None else f", {self.queries} queries"
         return (
-            f"{self.tokens} tokens, {self.heads} heads of {self.head_dim}, batch {self.batch}, {self.dtype}, "
+            f"{self.tokens} tokens{asking}, {self.heads} heads of {self.head_dim}, batch {self.batch}, {self.dtype}, "
             f"{self.ranks} ranks"
         )
 

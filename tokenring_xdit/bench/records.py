@@ -61,6 +61,7 @@ class Record(_Part):
     strategy: str
     ranks: int
     tokens: int
+    queries: int | None = None
     heads: int
     head_dim: int
     batch: int
@@ -98,6 +99,7 @@ class Record(_Part):
             self.network,
             self.ranks,
             self.tokens,
+            self.queries,
             self.heads,
             self.head_dim,
             self.batch,
@@ -115,8 +117,9 @@ class Record(_Part):
         drawn = ""
         if self.level == Level.PIPELINE.value:
             drawn = f"{self.model}, {self.size} pixels, {self.steps} step{'' if self.steps == 1 else 's'}, "
+        asking = "" if self.queries is None else f", {self.queries} queries"
         return (
-            f"{drawn}{self.tokens} tokens, {self.heads} heads of {self.head_dim}, batch {self.batch}, "
+            f"{drawn}{self.tokens} tokens{asking}, {self.heads} heads of {self.head_dim}, batch {self.batch}, "
             f"{self.dtype}, {self.ranks} ranks, network {self.network}"
         )
 
@@ -161,7 +164,7 @@ def read_records(path: Path) -> tuple[Record, ...]:
 
 _CASE = (
     *("strategy", "level", "model", "size", "steps"),
-    *("ranks", "tokens", "heads", "head_dim", "batch", "dtype", "network", "rounds", "seed"),
+    *("ranks", "tokens", "queries", "heads", "head_dim", "batch", "dtype", "network", "rounds", "seed"),
 )
 
 

@@ -84,7 +84,7 @@ class SceneShape(Shape):
         """
         found = find_model(model)
         tokens = found.flux.text_tokens + found.flux.image_tokens(PictureSize.parse(size))
-        return cls(ranks, tokens, found.flux.heads, found.head_dim, 1, dtype, model, size, steps)
+        return cls(ranks, tokens, None, found.flux.heads, found.head_dim, 1, dtype, model, size, steps)
 
     def refusal(self, strategy: Strategy) -> str | None:
         """As in the base class; tokens need not divide, where TokenRing or its repairs see to it."""

@@ -88,7 +88,7 @@ Names = Annotated[
 Sizes = Annotated[tuple[str, ...], BeforeValidator(_sizes), _one_or_many({"type": "string"})]
 
 _AXES: dict[Level, dict[str, tuple[Any, ...] | None]] = {
-    Level.ATTENTION: {"tokens": None, "heads": (8,), "head_dim": (64,), "batch": (1,)},
+    Level.ATTENTION: {"tokens": None, "queries": (None,), "heads": (8,), "head_dim": (64,), "batch": (1,)},
     Level.PIPELINE: {"models": None, "sizes": None, "steps": (2,)},
 }
 """The axes that only one level has, and what they are if nobody says."""
@@ -102,6 +102,7 @@ class Axes(BaseModel):
     strategies: Strategies | None = None
     ranks: Counts | None = None
     tokens: Counts | None = None
+    queries: Counts | None = None
     heads: Counts | None = None
     head_dim: Counts | None = None
     batch: Counts | None = None
@@ -122,6 +123,7 @@ class SweepConfig(Config):
     )
     ranks: Counts = Field(description="ranks that share the sequence")
     tokens: Counts | None = Field(None, description="length of the whole sequence")
+    queries: Counts | None = Field(None, description="how many of the tokens ask, all of them if nothing is said")
     heads: Counts | None = Field(None, description="heads of queries, keys and values, 8 if nothing is said")
     head_dim: Counts | None = Field(None, description="width of a head, 64 if nothing is said")
     batch: Counts | None = Field(None, description="items of a batch, 1 if nothing is said")
@@ -182,7 +184,11 @@ class SweepConfig(Config):
 
         if self.level == Level.PIPELINE.value:
             return [SceneShape.of(*v) for v in product(*map(chosen, ("ranks", "models", "sizes", "steps", "dtype")))]
-        return [Shape(*v) for v in product(*map(chosen, ("ranks", "tokens", "heads", "head_dim", "batch", "dtype")))]
+        axes_of_calls = ("ranks", "tokens", "queries", "heads", "head_dim", "batch", "dtype")
+        return [
+            Shape(ranks, tokens, None if queries == tokens else queries, *rest)
+            for ranks, tokens, queries, *rest in product(*map(chosen, axes_of_calls))
+        ]
 
 
 def _mistakes_of_level(values: Mapping[str, Any]) -> list[str]:

@@ -50,6 +50,7 @@ class CaseTimeline(BaseModel):
     strategy: str
     ranks: int
     tokens: int
+    queries: int | None = None
     heads: int
     head_dim: int
     batch: int
@@ -69,9 +70,10 @@ class CaseTimeline(BaseModel):
 
     def __str__(self) -> str:
         drawn = f"{self.model}, {self.size} pixels, last of {self.steps} steps, " if self.model is not None else ""
+        asking = "" if self.queries is None else f", {self.queries} queries"
         return (
-            f"{self.strategy}, {drawn}{self.tokens} tokens, {self.heads} heads of {self.head_dim}, batch {self.batch}, "
-            f"{self.dtype}, network {self.network}"
+            f"{self.strategy}, {drawn}{self.tokens} tokens{asking}, {self.heads} heads of {self.head_dim}, "
+            f"batch {self.batch}, {self.dtype}, network {self.network}"
         )
 
 

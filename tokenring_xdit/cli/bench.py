@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "spelled_out"]
 
-_SUBCOMMANDS = ("run", "diff", "report", "trace")
+_SUBCOMMANDS = ("run", "diff", "report", "trace", "predict")
 
 
 def spelled_out(argv: Sequence[str]) -> list[str]:
@@ -89,6 +89,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     trace.add_argument("folder", type=Path, help="folder of a sweep")
     trace.add_argument("--output", type=Path, help="where to write (default: trace.json in the folder)")
     trace.set_defaults(run=_trace)
+
+    predict = subcommands.add_parser(
+        "predict",
+        help="what the simulation says of a sweep's calls on emulated networks, beside what was measured",
+        epilog="example: tokenring-xdit bench predict outputs/bench/mesh-4",
+    )
+    predict.add_argument("results", type=Path, metavar="FOLDER", help="folder of a sweep, or its results.jsonl")
+    predict.add_argument("--json", action="store_true", help="print JSON")
+    predict.set_defaults(run=_predict)
 
 
 def _add_tolerance(parser: argparse.ArgumentParser) -> None:
@@ -216,6 +225,33 @@ def _trace(args: argparse.Namespace) -> None:
     refuse_unwritable(output, f"--output {output}")
     write_trace(output, timelines)
     print(f"{output}: {len(timelines)} cases; open it at ui.perfetto.dev or chrome://tracing")
+
+
+def _predict(args: argparse.Namespace) -> None:
+    from tokenring_xdit.bench import predict, read_records
+    from tokenring_xdit.bench.report import find_results
+
+    results = find_results(args.results)
+    predictions = predict(read_records(results))
+    if not predictions:
+        raise ConfigurationError(
+            f"{results} has nothing to predict: no attention call of a fixed strategy ran on an emulated network"
+        )
+    if args.json:
+        entries = [
+            {"case": str(p.record), "measured": p.measured, "predicted": p.simulation.makespan, "ratio": p.ratio}
+            for p in predictions
+        ]
+        print(json.dumps(entries))
+        return
+    wide = max(len(p.record.strategy) for p in predictions) + 1
+    problem = ""
+    for p in predictions:
+        if p.record.problem != problem:
+            problem = p.record.problem
+            print(f"{problem}\n{'strategy':<{wide}} {'measured ms':>12} {'predicted ms':>13} {'ratio':>6}")
+        times = f"{p.measured * 1e3:12.1f} {p.simulation.makespan * 1e3:13.1f} {p.ratio:6.2f}"
+        print(f"{p.record.strategy:<{wide}} {times}")
 
 
 def _plain(record: Record) -> dict[str, object]:

@@ -157,7 +157,7 @@ def _tell(probed: Probed, args: argparse.Namespace) -> None:
     if network is not None and args.output is not None:
         args.output.write_text(network_to_yaml(network, beside))
     if args.json:
-        found = None if inference.shape is None else inference.shape.value
+        found = None if inference.shape is None else inference.shape.short_form
         mapping = None if network is None else network_to_mapping(network)
         print(json.dumps({"shape": found, "words": inference.words, "network": mapping, **beside}))
     else:

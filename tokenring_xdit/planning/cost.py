@@ -16,10 +16,10 @@ class Cost:
         attend_overhead: Seconds that a kernel call takes however short.
         fold_rate: Bytes a second at which partial outputs are packed and merged.
         message_overhead: Seconds that a rank spends on posting one message.
-        call_overhead: Seconds of a call before anything is sent: agreement, and what Python needs.
+        call_overhead: Seconds of a call of a schedule before anything is sent: agreement, and what Python needs.
         latency: Seconds from a wire's last byte to a receiver that goes on.
-        all_to_all_share: Share of a wire's rate that the all-to-all of Ulysses reaches. That of gloo sends before it
-            receives, and so runs a wire in one direction at a time.
+        turns_in_all_to_all: Whether two ranks take turns in the all-to-all of Ulysses. Those of gloo do: alone on a
+            wire they reach little more than half of full duplex (measured), as if one sent before the other.
         in_order: Whether a rank works off each channel in order, as NCCL does; else connections are independent.
         cores: Processor cores that all ranks share, where that is so; ``None`` where each has a device of its own.
         transfer_work: Seconds of processor time that each byte on the wires costs, where cores are shared.
@@ -31,7 +31,7 @@ class Cost:
     message_overhead: float = 0.0
     call_overhead: float = 0.0
     latency: float = 0.0
-    all_to_all_share: float = 1.0
+    turns_in_all_to_all: bool = False
     in_order: bool = False
     cores: float | None = None
     transfer_work: float = 0.0
@@ -69,17 +69,17 @@ class Cost:
             attend_rate: Floating point operations a second of the attention kernel of one rank.
             fold_rate: Bytes a second at which it merges partial outputs.
             cores: Cores of all ranks together.
-            attend_overhead: Seconds of a kernel call however short.
+            attend_overhead: Seconds of a kernel call however short, besides what Python needs for it.
             threads: That a rank computes with.
         """
         return cls(
             attend_rate,
-            attend_overhead=attend_overhead,
+            attend_overhead=2e-4 + attend_overhead,
             fold_rate=fold_rate,
             message_overhead=6e-5,
-            call_overhead=1e-3,
+            call_overhead=6e-3,
             latency=3e-4,
-            all_to_all_share=0.57,
+            turns_in_all_to_all=True,
             cores=cores / threads,
             transfer_work=3.5e-9 / threads,
         )

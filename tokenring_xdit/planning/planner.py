@@ -23,7 +23,7 @@ _PROMISING = 3
 
 _INSIDE = ("bidirectional", "bidirectional_q", "direct", "direct_kv", "ring", "token_ring")
 """Schedules that can run inside a node, too."""
-_ALONE = (*_INSIDE, "heads")
+_ALONE = (*_INSIDE, "heads", "heads:peers=1")
 _ALONE_OF_MANY = ("ring", "token_ring")
 _MANY_RANKS = 64
 """With more, schedules whose transfers all go on at once take minutes to simulate."""

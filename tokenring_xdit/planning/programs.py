@@ -42,7 +42,7 @@ class Message:
         number: Messages of a connection keep their order.
         size: Bytes.
         what: The block, for people.
-        drag: How many times longer than its bytes it keeps its wires busy.
+        second: Whether it goes when what comes back, the same number of the connection the other way, has come.
     """
 
     source: int
@@ -51,7 +51,12 @@ class Message:
     number: int
     size: int = field(compare=False, default=0)
     what: str = field(compare=False, default="")
-    drag: float = field(compare=False, default=1.0)
+    second: bool = field(compare=False, default=False)
+
+    @property
+    def back(self) -> Message:
+        """The message of the same number the other way."""
+        return Message(self.target, self.source, self.channel, self.number)
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ def gathered(problem: Problem, cost: Cost) -> tuple[tuple[Step, ...], ...]:
     An all-gather goes round a ring, one neighbour at a time, in gloo as in NCCL's plain algorithm (torch's
     ``_templated_ring_attention``, which waits for it before it attends).
     """
-    return tuple((_call(cost), *steps) for steps in _gathered_steps(problem, cost, range(problem.ranks)))
+    return _gathered_steps(problem, cost, range(problem.ranks))
 
 
 def ulysses(degree: int, inside: Schedule | Inside, problem: Problem, cost: Cost) -> tuple[tuple[Step, ...], ...]:
@@ -164,11 +169,12 @@ def ulysses(degree: int, inside: Schedule | Inside, problem: Problem, cost: Cost
     result = []
     for rank in range(problem.ranks):
         ranks = shared[rank // degree]
-        spread = [_all_to_all(rank, ranks, name, number, problem, cost) for number, name in enumerate("QKV")]
-        arrived = tuple(message for post in spread for message in post.recvs)
-        home = _all_to_all(rank, ranks, "O", 3, problem, cost)
-        steps: list[Step] = [_call(cost), *spread, Work(Activity.WAIT, arrived, 0.0, "Q, K, V")]
-        steps += [*programs[rank], home, Work(Activity.WAIT, home.recvs, 0.0, "O")]
+        steps: list[Step] = [_call(cost)] if isinstance(inside, Schedule) else []
+        for number, name in enumerate("QKVO"):  # xfuser waits for each
+            if name == "O":
+                steps += programs[rank]
+            post = _all_to_all(rank, ranks, name, number, problem, cost)
+            steps += [post, Work(Activity.WAIT, post.recvs, 0.0, name)]
         result.append(tuple(steps))
     return tuple(result)
 
@@ -275,8 +281,8 @@ def _all_to_all(rank: int, ranks: tuple[int, ...], name: str, number: int, probl
     def message(source: int, target: int) -> Message:
         tokens = lengths[target if name == "O" else source]
         elements = problem.batch * tokens * heads // len(ranks) * problem.head_dim
-        drag = 1.0 / cost.all_to_all_share
-        return Message(source, target, "all-to-all", number, elements * problem.element_bytes, name, drag)
+        second = cost.turns_in_all_to_all and (source < target) == bool((source + target) % 2)
+        return Message(source, target, "all-to-all", number, elements * problem.element_bytes, name, second)
 
     first = ranks.index(rank)
     peers = [ranks[(first + distance) % len(ranks)] for distance in range(1, len(ranks))]

@@ -98,7 +98,7 @@ class _Flow:
 
     def __init__(self, message: Message, start: float) -> None:
         self.message = message
-        self.left = message.size * message.drag
+        self.left = float(message.size)
         self.rate = 0.0
         self.start = start
 
@@ -122,6 +122,7 @@ class _World:
         self.arrived: set[Message] = set()
         self.expected: set[Message] = set()
         self.handed: set[Message] = set()
+        self.gone: set[Message] = set()
         self.connections: dict[tuple[int, int, str], deque[Message]] = defaultdict(deque)  # in order, the first moves
         self.under_way: dict[tuple[int, str], int] = defaultdict(int)  # transfers of a rank on a channel, both ways
         self.flows: list[_Flow] = []
@@ -190,7 +191,9 @@ class _World:
     def _start(self, message: Message) -> None:
         """Start the first message of a connection, once both sides have posted it."""
         queue = self.connections[message.source, message.target, message.channel]
-        if queue and queue[0] in self.expected and queue[0] in self.handed:
+        if not queue or (queue[0].second and queue[0].back not in self.gone):
+            return
+        if queue[0] in self.expected and queue[0] in self.handed:
             self.handed.discard(queue[0])
             self.flows.append(_Flow(queue[0], self.now))
             self.moved = True
@@ -222,6 +225,7 @@ class _World:
         self.now = end
         for flow in gone:
             self._start(flow.message)  # what stands behind it
+            self._start(flow.message.back)  # what lets it go first
         landed = [entry for entry in self.landing if entry[0] <= end + slack]
         if landed:
             self.landing = [entry for entry in self.landing if entry[0] > end + slack]
@@ -246,7 +250,7 @@ class _World:
         for flow in self.flows:
             path = self._path(flow.message)
             for wire in path:
-                self.link_bytes[wire] += step * flow.rate / flow.message.drag
+                self.link_bytes[wire] += step * flow.rate
                 carrying.add(wire)
             flow.left -= step * flow.rate
             (gone if flow.left <= flow.rate * slack + 1e-9 else going).append(flow)
@@ -256,6 +260,7 @@ class _World:
             self.flows, self.moved = going, True
         for flow in gone:
             message = flow.message
+            self.gone.add(message)
             self.connections[message.source, message.target, message.channel].popleft()
             self.under_way[message.source, message.channel] -= 1
             delay = self.delays[message.source, message.target] + self.cost.latency

@@ -18,13 +18,18 @@ _SHARED = 0.75  # two transfers that keep less than this of their rates share a 
 
 
 class Shape(Enum):
-    """What a network looks like."""
+    """What a network looks like. The values are for people."""
 
     PAIR = "a pair"
     MESH = "a full mesh"
     STAR = "a star"
     RING = "a ring"
     TWO_LEVEL = "two levels"
+
+    @property
+    def short_form(self) -> str:
+        """As it is called in ``mesh:4:100mbit`` and the like; a pair is the smallest mesh."""
+        return "mesh" if self is Shape.PAIR else self.name.lower().replace("_", "-")
 
 
 class Tier(Enum):

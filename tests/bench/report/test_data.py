@@ -311,6 +311,12 @@ def test_the_table_has_every_case_with_its_reason_and_columns_that_differ() -> N
         assert order == (None if case.seconds is None else pytest.approx(case.seconds.median * 1e3))
 
 
+def test_fewer_queries_are_a_setting_of_their_own() -> None:
+    several = views([record([1.0]), record([0.5], queries=512)])
+    assert [view.setting.queries for view in several] == [0, 512]
+    assert "512 queries" in str(several[1].setting)
+
+
 # -- timelines ----------------------------------------------------------------------------------------
 
 

@@ -84,6 +84,18 @@ def drawn(hub: Path, name: str, folder: Path, *flags: str) -> NDArray[Any]:
     return pixels if pixels.ndim == 4 else pixels[None]
 
 
+@pytest.mark.matrix
+def test_the_stock_command_says_once_what_auto_chose(hub: Path, tmp_path: Path) -> None:
+    flags = ("--height", "64", "--width", "96", "--num_inference_steps", "2", *MODELS["FLUX.1-dev"].flags)
+    tokenring = ("--tokenring_degree", "2", "--tokenring_schedule", "auto", "--output_directory", str(tmp_path))
+    known = {"TOKENRING_TOPOLOGY": "mesh:2:1gbit"}
+    done = xdit(hub, "--model", "FLUX.1-dev", "--prompt", "a red fox", *flags, *tokenring, environment=known)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [path.name for path in tmp_path.glob("*_tokenring2_auto*.png")]
+    assert done.stderr.count("schedule auto: ") == 1
+    assert "predicted on mesh:2:1gbit" in done.stderr
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -9,6 +9,7 @@ from typing import Any
 
 from tokenring_xdit.bench.records import Record
 from tokenring_xdit.bench.report.measures import call_time
+from tokenring_xdit.bench.timelines import CaseTimeline
 
 __all__ = ["Axis", "Setting", "View", "latest", "level_of", "machines", "problem_of", "setting_of", "views"]
 
@@ -30,6 +31,7 @@ class Setting:
         level: ``attention``, or ``pipeline`` for whole pipelines.
         model: Of pipelines.
         network: As in the record.
+        queries: Likewise; 0 where all tokens ask.
         heads: Likewise.
         head_dim: Likewise.
         batch: Likewise.
@@ -40,17 +42,26 @@ class Setting:
     level: str
     model: str
     network: str
+    queries: int
     heads: int
     head_dim: int
     batch: int
     dtype: str
     machine: int = 0
 
+    @classmethod
+    def of(cls, case: Record | CaseTimeline, machine: int = 0) -> Setting:
+        """The setting of a case, on a machine."""
+        model, asking = case.model or "", case.queries or 0
+        return cls(case.level, model, case.network, asking, case.heads, case.head_dim, case.batch, case.dtype, machine)
+
     def __str__(self) -> str:
         what = f"{self.level} {self.model}".strip()
         where = "this machine's loopback" if self.network == "none" else self.network
         machine = f", machine {self.machine}" if self.machine else ""
-        return f"{what} on {where}: {self.heads} heads of {self.head_dim}, batch {self.batch}, {self.dtype}{machine}"
+        asking = f"{self.queries} queries, " if self.queries else ""
+        heads = f"{self.heads} heads of {self.head_dim}"
+        return f"{what} on {where}: {asking}{heads}, batch {self.batch}, {self.dtype}{machine}"
 
 
 @dataclass(frozen=True)
@@ -128,8 +139,7 @@ def setting_of(record: Record, known: Sequence[tuple[Any, ...]]) -> Setting:
         known: The :func:`machines` of all records.
     """
     number = known.index(_machine(record)) + 1 if len(known) > 1 and record.machine else 0
-    level, model = level_of(record)
-    return Setting(level, model, record.network, record.heads, record.head_dim, record.batch, record.dtype, number)
+    return Setting.of(record, number)
 
 
 def problem_of(record: Record, known: Sequence[tuple[Any, ...]]) -> tuple[Setting, int, int]:

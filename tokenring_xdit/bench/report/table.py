@@ -67,6 +67,7 @@ def table(records: Sequence[Record]) -> Table:
         "machine": _said(lambda r: str(problem_of(r, known)[0].machine or "")),
         "ranks": _counted(lambda r: r.ranks),
         "tokens": _counted(lambda r: r.tokens),
+        "queries": _counted(lambda r: r.tokens if r.queries is None else r.queries),
         "heads": _counted(lambda r: r.heads),
         "head width": _counted(lambda r: r.head_dim),
         "batch": _counted(lambda r: r.batch),
@@ -87,7 +88,15 @@ def table(records: Sequence[Record]) -> Table:
         "why not": _said(lambda r: r.error or ""),
     }
     columns = {**always, **case, **found}
-    numeric = set(found) - {"status", "why not"} | {"ranks", "tokens", "heads", "head width", "batch", "rounds"}
+    numeric = set(found) - {"status", "why not"} | {
+        "ranks",
+        "tokens",
+        "queries",
+        "heads",
+        "head width",
+        "batch",
+        "rounds",
+    }
     cells = {title: [entry(record) for record in records] for title, entry in columns.items()}
     different = [
         title

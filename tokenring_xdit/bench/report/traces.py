@@ -104,9 +104,7 @@ def read_traces(path: Path) -> tuple[Trace, ...]:
         for span in entry.timeline.spans:
             if not (0 <= span.rank < entry.timeline.world_size and math.isfinite(span.start + span.end)):
                 raise ConfigurationError(f"timelines {path}, line {number}: {span} is of no rank, or at no time")
-        setting = Setting(
-            entry.level, entry.model or "", entry.network, entry.heads, entry.head_dim, entry.batch, entry.dtype
-        )
+        setting = Setting.of(entry)
         trace = Trace(setting, entry.ranks, entry.tokens, entry.strategy, entry.timeline)
         found[setting, entry.ranks, entry.tokens, entry.strategy] = trace
     return tuple(found.values())

@@ -6,6 +6,7 @@ import argparse
 import re
 from typing import Any
 
+from tokenring_xdit.attention.auto import show_choices
 from tokenring_xdit.errors import TokenRingError
 from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE, make_choice
 from tokenring_xdit.integrations.xfuser.repairs.common import replace_method
@@ -61,7 +62,13 @@ def name_outputs(base_model: Any) -> None:
     replace_method(base_model.xFuserModel, "get_output_name", make)
 
 
+def prepare_ranks(base_model: Any) -> None:
+    """What the ranks of the command do differently; a program of one's own does not load that module."""
+    show_choices()
+    name_outputs(base_model)
+
+
 HOOKS = {
     "xfuser.cli": count_processes,
-    "xfuser.model_executor.models.runner_models.base_model": name_outputs,
+    "xfuser.model_executor.models.runner_models.base_model": prepare_ranks,
 }

@@ -6,6 +6,8 @@ as a schedule overlap: own queries meet keys as these come, and other ranks' que
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tokenring_xdit.schedule.plan import (
     Action,
     Attend,
@@ -27,20 +29,24 @@ __all__ = ["heads"]
 _Share = tuple[Piece, ...]
 
 
-def heads(world_size: int, *, heads: int = 0, chunks: int = 1) -> Schedule:
+def heads(world_size: int, *, heads: int = 0, chunks: int = 1, peers: int | None = None) -> Schedule:
     """A share of the heads for each rank: queries, keys and outputs of it straight to and from every peer.
 
-    Keys go first, queries behind them on the same channel, so that whatever comes can be attended when it comes.
     ``4 (N - 1) / N`` blocks in all, the least of all schedules. Where heads do not divide by the ranks some have one
     more to attend, and with fewer heads than ranks some have none.
+
+    Where all transfers share a port they would all arrive late if they all went at once. With ``peers`` they go in
+    waves, and what has come meets itself while the next wave travels.
 
     Args:
         world_size: Number of ranks.
         heads: What the numbers of query and key heads are multiples of; 0 where any cut will do.
         chunks: Pieces of tokens that queries travel and are returned in.
+        peers: Of a wave; left out, there is one.
     """
     shares = _shares(world_size, heads)
-    programs = tuple(_program(rank, world_size, shares, cut(chunks)) for rank in range(world_size))
+    wave = peers or world_size
+    programs = tuple(_Rank(rank, world_size, shares, cut(chunks)).program(wave) for rank in range(world_size))
     return Schedule("heads", world_size, programs)
 
 
@@ -52,41 +58,70 @@ def _shares(world_size: int, heads: int) -> tuple[_Share, ...]:
     return tuple(groups[slice(*Piece(rank, world_size).bounds(heads))] for rank in range(world_size))
 
 
-def _program(rank: int, world_size: int, shares: tuple[_Share, ...], pieces: tuple[Piece, ...]) -> Program:
-    # At each distance every rank serves another one.
-    sources = [(rank - distance) % world_size for distance in range(1, world_size)]
-    targets = [(rank + distance) % world_size for distance in range(1, world_size)]
-    own = shares[rank]
-    actions: list[Action] = []
-    merges: list[Action] = []
+class _Rank:
+    """Writes the program of a rank. Peers are known by their distance, so that all ranks say the same at once."""
 
-    def exchange(channel: Channel, recvs: list[Transfer], sends: list[Transfer]) -> None:
+    def __init__(self, rank: int, world_size: int, shares: tuple[_Share, ...], pieces: tuple[Piece, ...]) -> None:
+        self._rank, self._world_size, self._shares, self._pieces = rank, world_size, shares, pieces
+        self._actions: list[Action] = []
+        self._merges: list[Action] = []
+
+    def program(self, wave: int) -> Program:
+        """With so many peers in a wave."""
+        peers = range(1, self._world_size)
+        waves = [peers[start : start + wave] for start in range(0, len(peers), wave)]
+        for index, coming in enumerate(waves):
+            if index == 0:
+                self._fetch(coming)
+                self._attend(0, Piece(), [0])
+            here = range(coming.start)  # this rank, and those before
+            for peer in coming:
+                for piece in self._pieces:
+                    self._attend(peer, piece, here)
+                if peer == coming.start and index + 1 < len(waves):  # not later, or the wires would be idle
+                    self._fetch(waves[index + 1])
+            last = index + 1 == len(waves)
+            for piece in self._pieces:
+                for peer in range(1, coming.stop):
+                    self._attend(peer, piece, coming)
+                    if last:
+                        self._return(peer, piece)
+            self._attend(0, Piece(), coming)
+        if not waves:
+            self._attend(0, Piece(), [0])
+        return (*self._actions, *self._merges)
+
+    def _fetch(self, wave: range) -> None:
+        """Queries first: they meet the keys that are here while those behind them travel."""
+        recvs, sends = [], []
+        for distance in wave:
+            source, target = self._source(distance), self._target(distance)
+            for piece in self._pieces:
+                recvs += [Transfer(q_block(source, tokens=piece, heads=s), source) for s in self._shares[self._rank]]
+                sends += [Transfer(q_block(self._rank, tokens=piece, heads=s), target) for s in self._shares[target]]
+            recvs += [Transfer(kv_block(source, heads=s), source) for s in self._shares[self._rank]]
+            sends += [Transfer(kv_block(self._rank, heads=s), target) for s in self._shares[target]]
+        self._exchange(Channel.KV, recvs, sends)
+
+    def _attend(self, peer: int, tokens: Piece, keys: Iterable[int]) -> None:
+        """Queries of a peer to keys of several, each by its distance."""
+        for share in self._shares[self._rank]:
+            query = q_block(self._source(peer), tokens=tokens, heads=share)
+            self._actions.extend(Attend(query, kv_block(self._source(key), heads=share)) for key in keys)
+
+    def _return(self, distance: int, tokens: Piece) -> None:
+        source, target = self._source(distance), self._target(distance)
+        home = [o_block(self._rank, target, tokens=tokens, heads=share) for share in self._shares[target]]
+        away = [o_block(source, self._rank, tokens=tokens, heads=share) for share in self._shares[self._rank]]
+        self._exchange(Channel.O, [Transfer(o, target) for o in home], [Transfer(o, source) for o in away])
+        self._merges.extend(Merge(partial) for partial in home)
+
+    def _exchange(self, channel: Channel, recvs: list[Transfer], sends: list[Transfer]) -> None:
         if recvs or sends:
-            actions.append(Exchange(channel, tuple(recvs), tuple(sends)))
+            self._actions.append(Exchange(channel, tuple(recvs), tuple(sends)))
 
-    def attend_all(visitor: int, tokens: Piece, share: Piece) -> None:
-        query = q_block(visitor, tokens=tokens, heads=share)
-        actions.extend(Attend(query, kv_block(peer, heads=share)) for peer in (rank, *sources))
+    def _source(self, distance: int) -> int:
+        return (self._rank - distance) % self._world_size
 
-    exchange(
-        Channel.KV,
-        [Transfer(kv_block(peer, heads=share), peer) for peer in sources for share in own],
-        [Transfer(kv_block(rank, heads=share), peer) for peer in targets for share in shares[peer]],
-    )
-    for piece in pieces:
-        exchange(
-            Channel.KV,
-            [Transfer(q_block(peer, tokens=piece, heads=share), peer) for peer in sources for share in own],
-            [Transfer(q_block(rank, tokens=piece, heads=share), peer) for peer in targets for share in shares[peer]],
-        )
-    for share in own:
-        attend_all(rank, Piece(), share)
-    for piece in pieces:
-        for visitor, host in zip(sources, targets, strict=True):
-            for share in own:
-                attend_all(visitor, piece, share)
-            home = [o_block(rank, host, tokens=piece, heads=share) for share in shares[host]]
-            away = [o_block(visitor, rank, tokens=piece, heads=share) for share in own]
-            exchange(Channel.O, [Transfer(o, host) for o in home], [Transfer(o, visitor) for o in away])
-            merges.extend(Merge(partial) for partial in home)
-    return (*actions, *merges)
+    def _target(self, distance: int) -> int:
+        return (self._rank + distance) % self._world_size

@@ -34,10 +34,15 @@ class Prediction:
     simulation: Simulation
 
     @property
+    def measured(self) -> float:
+        """Seconds, the median."""
+        assert self.record.seconds is not None
+        return self.record.seconds.median
+
+    @property
     def ratio(self) -> float:
         """Predicted seconds over measured ones."""
-        assert self.record.seconds is not None
-        return self.simulation.makespan / self.record.seconds.median
+        return self.simulation.makespan / self.measured
 
 
 def predict(records: Sequence[Record]) -> tuple[Prediction, ...]:
@@ -65,11 +70,13 @@ def _simulated(record: Record) -> Simulation | None:
         record.tokens,
         record.heads,
         record.head_dim,
+        query_tokens=record.queries,
         batch=record.batch,
         element_bytes=_BYTES[record.dtype],
     )
     cores, threads = float(record.machine["cores"]), int(record.machine["threads_per_rank"])
-    operations = 4.0 * record.tokens**2 * record.heads * record.head_dim * record.batch
+    queries = record.tokens if record.queries is None else record.queries
+    operations = 4.0 * queries * record.tokens * record.heads * record.head_dim * record.batch
     at_once = min(record.ranks, cores / threads)  # ranks that compute at full speed
     rate = operations / at_once / record.compute_seconds.median
     cost = Cost.of_processors(rate, _FOLD_RATE, cores=cores, threads=threads)
