@@ -13,7 +13,7 @@ from tokenring_xdit.planning.programs import Step
 from tokenring_xdit.schedule import Spelled, build
 from tokenring_xdit.topology import load_network
 
-__all__ = ["Prediction", "predict"]
+__all__ = ["Prediction", "predict", "programs_of"]
 
 _FOLD_RATE = 1e10
 """Bytes a second at which a core here merges partial outputs; a hundredth of a call's time hangs on it."""
@@ -80,11 +80,12 @@ def _simulated(record: Record) -> Simulation | None:
     at_once = min(record.ranks, cores / threads)  # ranks that compute at full speed
     rate = operations / at_once / record.compute_seconds.median
     cost = Cost.of_processors(rate, _FOLD_RATE, cores=cores, threads=threads)
-    programs = _programs(strategy, problem, cost)
+    programs = programs_of(strategy, problem, cost)
     return None if programs is None else run(record.strategy, programs, load_network(record.network), cost)
 
 
-def _programs(strategy: Strategy, problem: Problem, cost: Cost) -> tuple[tuple[Step, ...], ...] | None:
+def programs_of(strategy: Strategy, problem: Problem, cost: Cost) -> tuple[tuple[Step, ...], ...] | None:
+    """What each rank does under a strategy of a sweep; ``None`` where no model is made of it."""
     ranks = problem.ranks // strategy.ulysses
     if strategy.kind is StrategyKind.ULYSSES:
         return ulysses(problem.ranks, build("ring", 1).schedule, problem, cost)
