@@ -1,4 +1,4 @@
-"""Print the tables of docs/planner.md for machines that nobody here has: predicted, nothing is run. Takes a few minutes.
+"""Print the tables of docs/planner.md for machines that nobody here has: predicted, nothing is run. Takes minutes.
 
 python scripts/predict_scale.py [MOST_RANKS]
 """
@@ -45,9 +45,8 @@ def main() -> None:
     cost = Cost.of_gpus(TFLOPS * 1e12)
     for name, (tokens, heads, head_dim) in SHAPES.items():
         print(f"{name}: {tokens} tokens, {heads} heads of {head_dim}, bf16\n", flush=True)
-        print(
-            "| ranks | xfuser's Ring, ms a call | fastest | ms | times faster | others |\n| --- | --- | --- | --- | --- | --- |"
-        )
+        print("| ranks | xfuser's Ring, ms a call | fastest | ms | times faster | others, ms |")
+        print("| --- | --- | --- | --- | --- | --- |")
         ranks = NODE
         while ranks <= most:
             network = load_topology("hgx-h100" if ranks == NODE else f"hgx-h100*{ranks // NODE}@ib-ndr")

@@ -33,10 +33,10 @@ def test_measuring_settles_on_one_of_three_and_is_exact_meanwhile(ranks: RankPoo
 
 
 def test_without_a_topology_it_tries(ranks: RankPool, tmp_path: Path) -> None:
-    found = ranks.run(2, jobs.calls, "auto", None, str(tmp_path), [(24, {})] * 13)
+    found = ranks.run(2, jobs.calls, "auto", None, str(tmp_path), [(24, {})] * 17)
     names = [name for _, name in found[0]]
-    assert set(names[:3]) == {"direct:chunks=4", "bidirectional", "token_ring"}
-    assert names[12] in names[:3]
+    assert set(names[:4]) == {"heads", "direct:chunks=4", "bidirectional", "token_ring"}
+    assert names[16] in names[:4]
 
 
 def test_a_kept_topology_is_used(ranks: RankPool, tmp_path: Path) -> None:

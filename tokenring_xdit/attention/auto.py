@@ -37,8 +37,9 @@ _CANDIDATES = 3
 _ROUNDS = 3
 """Timed calls of each candidate, after one that makes its buffers."""
 
-_UNKNOWN = ("direct:chunks=4", "bidirectional", "token_ring")
-"""What is tried where nothing is known of the network: a full mesh, a ring, and what was published."""
+_UNKNOWN = ("heads", "direct:chunks=4", "bidirectional", "token_ring")
+"""What is tried where nothing is known of the network: what sends least, what uses all wires of a full mesh, both ways
+of a ring, and what was published."""
 
 
 def kept_topology(ranks: int) -> Path:
@@ -228,13 +229,14 @@ class AutoSchedule:
             f"nothing is known of what joins the ranks: run tokenring-xdit probe, or set {TOPOLOGY_VARIABLE}, to have "
             "it planned"
         )
-        names = [f"hierarchical:inside={name.partition(':')[0]},nodes={auto.nodes}" for name in _UNKNOWN]
-        if auto.nodes == 1:
-            names = [*_UNKNOWN]
-        mask = Mask(layout.spec.mask)
-        if layout.ragged:
-            names = [n for n in names if build(n, ranks, mask, layout.spec.kv_heads).keys_stay_whole]
-        return names, why
+        names = [*_UNKNOWN]
+        if auto.nodes > 1:
+            inside = [name.partition(":")[0] for name in _UNKNOWN if name != "heads"]
+            names = [f"hierarchical:inside={name},nodes={auto.nodes}" for name in inside]
+        spec = layout.spec
+        built = {name: build(name, ranks, Mask(spec.mask), spec.kv_heads) for name in names}
+        fitting = [name for name in names if built[name].takes_heads(spec.heads, spec.kv_heads)]
+        return [name for name in fitting if built[name].keys_stay_whole or not layout.ragged], why
 
 
 def _reason(options: tuple[Option, ...], network: Network) -> str:
