@@ -219,8 +219,9 @@ def _spec(
             )
         if causal:
             raise UnsupportedError("home_kv has no position in a causal sequence: pass causal=False or no home_kv")
-    name, fingerprint = str(chosen), ""
-    if isinstance(chosen, VerifiedSchedule):
+    if not isinstance(chosen, VerifiedSchedule):
+        name, fingerprint = str(chosen), ""
+    else:
         name, fingerprint = chosen.schedule.name, chosen.fingerprint
         if not chosen.takes_heads(q.shape[1], k.shape[1]):
             raise UnsupportedError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -233,8 +234,8 @@ class _Sweep:
         times: dict[Strategy | None, list[list[Timed]]] = {}
         turns: list[Strategy | None] = [*_beside(shape), *strategies]
         for turn in range(self._turns):
-            start = turn % len(turns)  # nobody is always behind the same one
-            for strategy in turns[start:] + turns[:start]:
+            # Each turn has an order of its own, so that nobody is always behind the same one.
+            for strategy in random.Random(f"{self._config.seed} {turn}").sample(turns, len(turns)):
                 timed = self._ask(crew, strategy, Time(strategy), f"turn {turn + 1} of {self._turns}")
                 if turn >= self._config.warmup:
                     times.setdefault(strategy, []).append(timed)
