@@ -82,13 +82,20 @@ class Option:
     refusal: str | None = None
 
 
-def plan(problem: Problem, network: Network, cost: Cost) -> tuple[Option, ...]:
+def plan(
+    problem: Problem,
+    network: Network,
+    cost: Cost,
+    *,
+    on_split: Callable[[int, int, Split], None] = lambda done, total, split: None,
+) -> tuple[Option, ...]:
     """Every split of the problem's ranks, legal ones by time, then the others.
 
     Args:
         problem: The attention call.
         network: Rank ``r`` is at its ``r``-th host.
         cost: The machine.
+        on_split: Told how many splits were tried, of how many, and which comes next.
 
     Raises:
         ConfigurationError: The network has too few hosts.
@@ -97,7 +104,11 @@ def plan(problem: Problem, network: Network, cost: Cost) -> tuple[Option, ...]:
         raise ConfigurationError(
             f"{problem.ranks} ranks do not fit into network '{network.name}', which has {len(network.hosts)} hosts"
         )
-    options = [option for split in _splits(problem.ranks) for option in _options(split, problem, network, cost)]
+    options: list[Option] = []
+    splits = tuple(_splits(problem.ranks))
+    for done, split in enumerate(splits):
+        on_split(done, len(splits), split)
+        options += _options(split, problem, network, cost)
     return tuple(sorted(options, key=_time))
 
 

@@ -17,6 +17,7 @@ from tokenring_xdit.planning.problem import Problem
 from tokenring_xdit.planning.programs import Message, Post, Step, Work, of_schedule
 from tokenring_xdit.schedule import Activity, Span, Timeline, VerifiedSchedule
 from tokenring_xdit.topology import Network
+from tokenring_xdit.topology.sharing import fair_shares
 
 __all__ = ["Simulation", "run", "simulate"]
 
@@ -294,21 +295,9 @@ class _World:
         return self.paths[pair]
 
     def _share_wires(self) -> None:
-        """Max-min fairness: the wire that leaves each of its flows least decides about them, then the next one."""
-        users: dict[_Wire, set[int]] = defaultdict(set)
-        for index, flow in enumerate(self.flows):
-            for wire in self._path(flow.message):
-                users[wire].add(index)
-        left = {wire: self.capacity[wire] for wire in users}
-        while users:
-            wire = min(users, key=lambda w: left[w] / len(users[w]))
-            share = left[wire] / len(users[wire])
-            for index in tuple(users[wire]):
-                self.flows[index].rate = share
-                for other in self._path(self.flows[index].message):
-                    left[other] -= share
-                    users[other].discard(index)
-            users = {w: flows for w, flows in users.items() if flows}
+        routes = [self._path(flow.message) for flow in self.flows]
+        for flow, share in zip(self.flows, fair_shares(routes, self.capacity), strict=True):
+            flow.rate = share.rate
 
 
 def _awaited(step: Step) -> str:
