@@ -10,7 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from tokenring_xdit.schedule import Mask, build, draw
+from tokenring_xdit.schedule import Mask, build
+from tokenring_xdit.schedule.drawing import draw
 
 PICTURES = Path(__file__).parents[1] / "docs" / "images" / "schedules"
 

@@ -13,7 +13,7 @@ from tokenring_xdit.bench import Record, Status, predict
 from tokenring_xdit.bench.records import Spread
 from tokenring_xdit.cli import main
 
-PAYLOAD = 1448 / 1538
+PAYLOAD = 1448 / 1514
 """Of an Ethernet frame on the wire, what TCP carries for a program."""
 
 

@@ -12,7 +12,7 @@ from tokenring_xdit.topology import Network, load_topology, parse_network
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 
-PAYLOAD = 1448 / 1538
+PAYLOAD = 1448 / 1514
 """Of an Ethernet frame on the wire, what TCP carries for a program."""
 
 

@@ -27,9 +27,9 @@ from tokenring_xdit.schedule import (
     Schedule,
     VerifiedSchedule,
     build,
-    draw,
     verify,
 )
+from tokenring_xdit.schedule.drawing import draw
 from tokenring_xdit.schedule.drawing.course import course
 from tokenring_xdit.schedule.drawing.style import DARK, LIGHT, Colours
 from tokenring_xdit.schedule.drawing.wires import busiest, groups

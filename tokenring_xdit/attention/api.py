@@ -219,15 +219,15 @@ def _spec(
             )
         if causal:
             raise UnsupportedError("home_kv has no position in a causal sequence: pass causal=False or no home_kv")
-    if not isinstance(chosen, VerifiedSchedule):
-        name, fingerprint = str(chosen), ""
-    else:
+    if isinstance(chosen, VerifiedSchedule):
         name, fingerprint = chosen.schedule.name, chosen.fingerprint
         if not chosen.takes_heads(q.shape[1], k.shape[1]):
             raise UnsupportedError(
                 f"schedule '{name}' cuts heads in {chosen.head_cut}, which {q.shape[1]} query heads and "
                 f"{k.shape[1]} key heads do not allow"
             )
+    else:
+        name, fingerprint = str(chosen), ""
     return CallSpec(
         schedule=name,
         plan=fingerprint,

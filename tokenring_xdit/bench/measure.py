@@ -95,17 +95,15 @@ class Bench:
             return lambda: token_ring_attention(*self._own, schedule=str(strategy.schedule))[0]
         if kind is StrategyKind.SINGLE:
             return self._single
-        from xfuser.model_executor.layers import usp
-
         degrees = degrees_of(strategy, self._shape.ranks)
         if degrees not in self._states:
             self._states[degrees] = XfuserState(degrees)
-        self._states[degrees].activate(None)
+        state = self._states[degrees]
+        state.activate(None)
 
         def call() -> Tensor:
             with all_to_all_rotation() if kind is StrategyKind.XFUSER_RING_ALLTOALL else nullcontext():
-                out: Tensor = usp.USP(*self._own)
-            return out
+                return state.attention(*self._own)
 
         return call
 

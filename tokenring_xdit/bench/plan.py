@@ -8,10 +8,10 @@ from enum import Enum
 from typing import ClassVar
 
 from tokenring_xdit.errors import ConfigurationError, ScheduleError, nearest
-from tokenring_xdit.planning import Auto
+from tokenring_xdit.planning import Auto, even_shares
 from tokenring_xdit.schedule import Spelled, build, parse
 
-__all__ = ["Case", "Level", "Shape", "Strategy", "StrategyKind"]
+__all__ = ["Case", "Level", "Shape", "Strategy", "StrategyKind", "lengths_in_words"]
 
 
 class Level(Enum):
@@ -112,6 +112,11 @@ class Strategy:
         return name if self.ulysses == 1 else f"{_ULYSSES_PREFIX}{self.ulysses}+{name}"
 
 
+def lengths_in_words(tokens: int, queries: int | None) -> str:
+    """The length of a sequence, and how many of its tokens ask where not all do."""
+    return f"{tokens} tokens" if queries is None else f"{tokens} tokens, {queries} queries"
+
+
 @dataclass(frozen=True)
 class Shape:
     """An attention problem, the same for all strategies of a comparison.
@@ -138,15 +143,11 @@ class Shape:
 
     def lengths(self) -> tuple[int, ...]:
         """Keys of each rank, as even as can be, the longer ones first."""
-        return self._shared_out(self.tokens)
+        return even_shares(self.tokens, self.ranks)
 
     def query_lengths(self) -> tuple[int, ...]:
         """Queries of each rank, likewise."""
-        return self._shared_out(self.tokens if self.queries is None else self.queries)
-
-    def _shared_out(self, tokens: int) -> tuple[int, ...]:
-        short, longer = divmod(tokens, self.ranks)
-        return tuple(short + (rank < longer) for rank in range(self.ranks))
+        return even_shares(self.tokens if self.queries is None else self.queries, self.ranks)
 
     def refusal(self, strategy: Strategy) -> str | None:
         """Why a strategy does not take the problem, or ``None`` where it does."""
@@ -180,11 +181,8 @@ class Shape:
         return None
 
     def __str__(self) -> str:
-        asking = "" if self.queries is None else f", {self.queries} queries"
-        return (
-            f"{self.tokens} tokens{asking}, {self.heads} heads of {self.head_dim}, batch {self.batch}, {self.dtype}, "
-            f"{self.ranks} ranks"
-        )
+        lengths = lengths_in_words(self.tokens, self.queries)
+        return f"{lengths}, {self.heads} heads of {self.head_dim}, batch {self.batch}, {self.dtype}, {self.ranks} ranks"
 
 
 @dataclass(frozen=True)

@@ -75,8 +75,7 @@ def _simulated(record: Record) -> Simulation | None:
         element_bytes=_BYTES[record.dtype],
     )
     cores, threads = float(record.machine["cores"]), int(record.machine["threads_per_rank"])
-    queries = record.tokens if record.queries is None else record.queries
-    operations = 4.0 * queries * record.tokens * record.heads * record.head_dim * record.batch
+    operations = 4.0 * record.asking * record.tokens * record.heads * record.head_dim * record.batch
     at_once = min(record.ranks, cores / threads)  # ranks that compute at full speed
     rate = operations / at_once / record.compute_seconds.median
     cost = Cost.of_processors(rate, _FOLD_RATE, cores=cores, threads=threads)

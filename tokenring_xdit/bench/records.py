@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tokenring_xdit.bench.plan import Case, Level
+from tokenring_xdit.bench.plan import Case, Level, lengths_in_words
 from tokenring_xdit.errors import ConfigurationError
 
 __all__ = ["Record", "Spread", "Status", "case_fields", "read_records", "write_table"]
@@ -112,14 +112,19 @@ class Record(_Part):
         )
 
     @property
+    def asking(self) -> int:
+        """How many tokens ask."""
+        return self.tokens if self.queries is None else self.queries
+
+    @property
     def problem(self) -> str:
         """What all strategies of its comparison work on, for people."""
         drawn = ""
         if self.level == Level.PIPELINE.value:
             drawn = f"{self.model}, {self.size} pixels, {self.steps} step{'' if self.steps == 1 else 's'}, "
-        asking = "" if self.queries is None else f", {self.queries} queries"
+        lengths = lengths_in_words(self.tokens, self.queries)
         return (
-            f"{drawn}{self.tokens} tokens{asking}, {self.heads} heads of {self.head_dim}, batch {self.batch}, "
+            f"{drawn}{lengths}, {self.heads} heads of {self.head_dim}, batch {self.batch}, "
             f"{self.dtype}, {self.ranks} ranks, network {self.network}"
         )
 

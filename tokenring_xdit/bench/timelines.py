@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tokenring_xdit.bench.plan import Level
+from tokenring_xdit.bench.plan import Level, lengths_in_words
 from tokenring_xdit.bench.records import Record
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.schedule import Timeline, perfetto
@@ -70,9 +70,9 @@ class CaseTimeline(BaseModel):
 
     def __str__(self) -> str:
         drawn = f"{self.model}, {self.size} pixels, last of {self.steps} steps, " if self.model is not None else ""
-        asking = "" if self.queries is None else f", {self.queries} queries"
+        lengths = lengths_in_words(self.tokens, self.queries)
         return (
-            f"{self.strategy}, {drawn}{self.tokens} tokens{asking}, {self.heads} heads of {self.head_dim}, "
+            f"{self.strategy}, {drawn}{lengths}, {self.heads} heads of {self.head_dim}, "
             f"batch {self.batch}, {self.dtype}, network {self.network}"
         )
 

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tokenring_xdit.cli.progress import progress
 from tokenring_xdit.errors import ConfigurationError, LaunchError, NetworkError, RegressionError
 from tokenring_xdit.pipelines.environment import rank_environment
 
 if TYPE_CHECKING:
-    from tokenring_xdit.bench import Difference, Outcome, Record, Step, SweepConfig
+    from tokenring_xdit.bench import Difference, Outcome, Record, SweepConfig
 
 __all__ = ["add_parser", "spelled_out"]
 
@@ -116,8 +117,6 @@ def _run(args: argparse.Namespace) -> None:
 
             obey()
             return
-    from tqdm import tqdm
-
     from tokenring_xdit.bench import (
         RESULTS_FILE,
         TIMELINES_FILE,
@@ -141,22 +140,18 @@ def _run(args: argparse.Namespace) -> None:
     if args.plots is not None:
         refuse_missing(report=False, plots=True)
         refuse_unwritable(args.plots / "time.svg", f"--plots {args.plots}")
-    with tqdm(desc="sweep", leave=False, miniters=1, mininterval=0.5) as bar:
-
-        def show(step: Step) -> None:
-            bar.total = step.total
-            bar.set_postfix_str(step.what, refresh=False)
-            bar.update(step.done - bar.n)
-            if sys.stderr.isatty():  # elsewhere lines add up
-                bar.refresh()
-
-        world = World() if "RANK" in os.environ else None
-        try:
-            outcome = run_sweep(config, resume=args.resume, command=args.command, on_step=show, world=world)
-        except (KeyboardInterrupt, LaunchError, NetworkError):  # what was measured until then
-            bar.close()
-            _leave_report(results, args.plots)
-            raise
+    try:
+        with progress("sweep") as show:
+            outcome = run_sweep(
+                config,
+                resume=args.resume,
+                command=args.command,
+                on_step=lambda step: show(step.done, step.total, step.what),
+                world=World() if "RANK" in os.environ else None,
+            )
+    except (KeyboardInterrupt, LaunchError, NetworkError):  # what was measured until then
+        _leave_report(results, args.plots)
+        raise
     print(json.dumps([_plain(record) for record in outcome.records]) if args.json else _table(outcome))
     if args.trace and outcome.count(Status.OK):
         folder = outcome.results.parent

@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from tqdm import tqdm
-
 from tokenring_xdit.cli import machine
-from tokenring_xdit.planning import Cost, ModelShape, Option, Problem, Split, plan, simulate
+from tokenring_xdit.cli.progress import progress
+from tokenring_xdit.planning import ModelShape, Option, Problem, plan, simulate
 from tokenring_xdit.schedule import Activity, Mask, build, perfetto
-from tokenring_xdit.topology import Network
 
 __all__ = ["add_parser"]
 
@@ -52,7 +50,8 @@ def _plan(args: argparse.Namespace) -> None:
     network, ranks = machine.network_of(args)
     problem, model = machine.problem_of(args, ranks)
     cost, source = machine.cost_of(args, network, problem)
-    options = _planned(problem, network, cost)
+    with progress("plan") as show:  # 32 ranks take a minute
+        options = plan(problem, network, cost, on_split=show)
     if args.json:
         content = {
             "problem": asdict(problem),
@@ -64,18 +63,6 @@ def _plan(args: argparse.Namespace) -> None:
         return
     print(f"{_about(problem)}, over {args.topology}; kernel {source}. Predicted, not measured.")
     print("\n".join(_table(options, model, None if args.all else _SHOWN)))
-
-
-def _planned(problem: Problem, network: Network, cost: Cost) -> tuple[Option, ...]:
-    """With a bar: 32 ranks take a minute."""
-    with tqdm(desc="plan", leave=False, miniters=1, mininterval=0.5) as bar:
-
-        def show(done: int, total: int, split: Split) -> None:
-            bar.total = total
-            bar.set_postfix_str(str(split), refresh=False)
-            bar.update(done - bar.n)
-
-        return plan(problem, network, cost, on_split=show)
 
 
 def _about(problem: Problem) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenring_xdit.cli.paths import refuse_unwritable
+from tokenring_xdit.cli.progress import progress
 from tokenring_xdit.errors import ConfigurationError, NetworkError
 
 if TYPE_CHECKING:
@@ -133,17 +134,9 @@ def _as_rank(args: argparse.Namespace) -> None:
 
 
 def _probe(ranks: Ranks, args: argparse.Namespace) -> Probed:
-    from tqdm import tqdm
-
     from tokenring_xdit.probe import probe
 
-    with tqdm(desc="probe", leave=False, miniters=1, mininterval=0.5) as bar:
-
-        def show(done: int, total: int, what: str) -> None:
-            bar.total = total
-            bar.set_postfix_str(what, refresh=False)
-            bar.update(done - bar.n)
-
+    with progress("probe") as show:
         return probe(ranks, quick=args.quick, seconds=args.seconds, on_step=show)
 
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from tokenring_xdit.cli.paths import refuse_unwritable
-from tokenring_xdit.schedule import BUILDERS, Mask, VerifiedSchedule, build, describe, draw, options_of
+from tokenring_xdit.schedule import BUILDERS, Mask, VerifiedSchedule, build, describe, options_of
 
 __all__ = ["add_parser"]
 
@@ -80,6 +80,8 @@ def _show(args: argparse.Namespace) -> None:
 
 
 def _draw(args: argparse.Namespace) -> None:
+    from tokenring_xdit.schedule.drawing import draw
+
     picture = draw(_built(args))
     if args.output is None:
         sys.stdout.write(picture)

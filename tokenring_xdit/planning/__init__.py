@@ -4,7 +4,7 @@ from tokenring_xdit.planning.auto import AUTO, Auto
 from tokenring_xdit.planning.cost import Cost
 from tokenring_xdit.planning.models import MODELS, ModelShape, model_shape
 from tokenring_xdit.planning.planner import Option, Split, best_schedules, plan
-from tokenring_xdit.planning.problem import Problem
+from tokenring_xdit.planning.problem import Problem, even_shares
 from tokenring_xdit.planning.programs import Inside, gathered, of_schedule, ulysses
 from tokenring_xdit.planning.simulate import Simulation, run, simulate
 
@@ -20,6 +20,7 @@ __all__ = [
     "Simulation",
     "Split",
     "best_schedules",
+    "even_shares",
     "gathered",
     "model_shape",
     "of_schedule",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.schedule import Attend, Block, Kind, Mask
 
-__all__ = ["Problem"]
+__all__ = ["Problem", "even_shares"]
 
 _LSE_BYTES = 4
 
@@ -72,9 +72,9 @@ class Problem:
             batch: Items.
             element_bytes: Of one element, on its way too.
         """
-        queries = _shares(tokens if query_tokens is None else query_tokens, ranks)
+        queries = even_shares(tokens if query_tokens is None else query_tokens, ranks)
         return cls(
-            queries, _shares(tokens, ranks), heads, kv_heads or heads, head_dim, batch, element_bytes, element_bytes
+            queries, even_shares(tokens, ranks), heads, kv_heads or heads, head_dim, batch, element_bytes, element_bytes
         )
 
     @property
@@ -119,6 +119,7 @@ class Problem:
         return (4.0 if attend.mask is Mask.FULL else 2.0) * met * self.batch * self.head_dim
 
 
-def _shares(tokens: int, ranks: int) -> tuple[int, ...]:
+def even_shares(tokens: int, ranks: int) -> tuple[int, ...]:
+    """Tokens of each rank, as even as can be, the longer shards first."""
     short, longer = divmod(tokens, ranks)
     return tuple(short + (rank < longer) for rank in range(ranks))

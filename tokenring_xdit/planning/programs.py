@@ -42,7 +42,7 @@ class Message:
         number: Messages of a connection keep their order.
         size: Bytes.
         what: The block, for people.
-        second: Whether it goes when what comes back, the same number of the connection the other way, has come.
+        second: Whether it goes when what comes back, the same number of the connection the other way, has gone.
     """
 
     source: int

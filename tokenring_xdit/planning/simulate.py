@@ -17,7 +17,7 @@ from tokenring_xdit.planning.problem import Problem
 from tokenring_xdit.planning.programs import Message, Post, Step, Work, of_schedule
 from tokenring_xdit.schedule import Activity, Span, Timeline, VerifiedSchedule
 from tokenring_xdit.topology import Network
-from tokenring_xdit.topology.sharing import fair_shares
+from tokenring_xdit.topology.sharing import Direction, fair_shares
 
 __all__ = ["Simulation", "run", "simulate"]
 
@@ -26,8 +26,6 @@ _SAME_TIME = 1e-9
 
 _WORST_SHARE = 0.1
 """Of shared cores that ranks keep, however much the wires ask of them."""
-
-_Wire = tuple[str, str]  # from, to
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,8 @@ class Simulation:
 
     timeline: Timeline
     sent: tuple[int, ...]
-    link_bytes: dict[_Wire, float]
-    link_busy: dict[_Wire, float]
+    link_bytes: dict[Direction, float]
+    link_busy: dict[Direction, float]
 
     @property
     def makespan(self) -> float:
@@ -128,13 +126,13 @@ class _World:
         self.under_way: dict[tuple[int, str], int] = defaultdict(int)  # transfers of a rank on a channel, both ways
         self.flows: list[_Flow] = []
         self.landing: list[tuple[float, _Flow]] = []  # their last byte has left; they arrive then
-        self.paths: dict[tuple[int, int], tuple[_Wire, ...]] = {}
+        self.paths: dict[tuple[int, int], tuple[Direction, ...]] = {}
         self.delays: dict[tuple[int, int], float] = {}
-        self.capacity: dict[_Wire, float] = {}
+        self.capacity: dict[Direction, float] = {}
         self.spans: list[Span] = []
         self.sent = [0] * len(programs)
-        self.link_bytes: dict[_Wire, float] = defaultdict(float)
-        self.link_busy: dict[_Wire, float] = defaultdict(float)
+        self.link_bytes: dict[Direction, float] = defaultdict(float)
+        self.link_busy: dict[Direction, float] = defaultdict(float)
         self.moved = False  # whether the set of flows has changed since rates were computed
 
     def run(self) -> Simulation:
@@ -247,7 +245,7 @@ class _World:
         """Carry every flow on; returns those whose last byte has left."""
         going: list[_Flow] = []
         gone: list[_Flow] = []
-        carrying: set[_Wire] = set()
+        carrying: set[Direction] = set()
         for flow in self.flows:
             path = self._path(flow.message)
             for wire in path:
@@ -283,7 +281,7 @@ class _World:
 
     # -- wires ---------------------------------------------------------------------------------------------------
 
-    def _path(self, message: Message) -> tuple[_Wire, ...]:
+    def _path(self, message: Message) -> tuple[Direction, ...]:
         pair = message.source, message.target
         if pair not in self.paths:
             nodes = self.network.route(*(self.network.hosts[rank] for rank in pair))

@@ -12,7 +12,6 @@ from tokenring_xdit.errors import ScheduleError
 from tokenring_xdit.schedule.builders import BUILDERS
 from tokenring_xdit.schedule.causal import causal
 from tokenring_xdit.schedule.describe import describe
-from tokenring_xdit.schedule.drawing import draw
 from tokenring_xdit.schedule.naming import Spelled, options_of, parse
 from tokenring_xdit.schedule.plan import (
     WHOLE,
@@ -60,7 +59,6 @@ __all__ = [
     "causal",
     "cut",
     "describe",
-    "draw",
     "kv_block",
     "o_block",
     "options_of",

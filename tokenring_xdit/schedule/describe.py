@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from fractions import Fraction
 
-from tokenring_xdit.schedule.plan import Action, Attend, Block, Exchange, Kind, Program, Schedule
+from tokenring_xdit.schedule.plan import Action, Attend, Exchange, Kind, Program, Schedule
 
 __all__ = ["describe", "heading", "traffic"]
 
@@ -60,17 +59,12 @@ def _phrases(action: Action) -> Iterator[str]:
         yield f"merges {action.partial}"
 
 
-def _share(block: Block) -> Fraction:
-    """How much of the owner's whole block this is."""
-    return Fraction(1, block.tokens.count * block.heads.count)
-
-
 def traffic(schedule: Schedule) -> str:
     """Blocks that each rank sends, by kind; one figure where all ranks send alike."""
     parts = []
     for kind in Kind:
         counts = [
-            sum(_share(t.block) for a in program if isinstance(a, Exchange) for t in a.sends if t.block.kind is kind)
+            sum(t.block.share for a in program if isinstance(a, Exchange) for t in a.sends if t.block.kind is kind)
             for program in schedule.programs
         ]
         if any(counts):

@@ -6,14 +6,14 @@ from collections import defaultdict
 
 from tokenring_xdit.schedule.plan import Action, Attend, Block, Channel, Exchange, Kind, Program
 
-__all__ = ["last_uses", "next_receives"]
+__all__ = ["last_uses", "next_receives", "used_blocks"]
 
 
 def last_uses(program: Program) -> dict[int, list[Block]]:
     """For each action of a program, the received blocks that nothing after it uses."""
     received: dict[tuple[Kind, int], dict[Block, int]] = defaultdict(dict)  # and the action that used it last
     for index, action in enumerate(program):
-        for used in _used(action):
+        for used in used_blocks(action):
             for block in received[used.kind, used.owner]:
                 if block.covers(used):
                     received[used.kind, used.owner][block] = index
@@ -26,7 +26,8 @@ def last_uses(program: Program) -> dict[int, list[Block]]:
     return expiring
 
 
-def _used(action: Action) -> list[Block]:
+def used_blocks(action: Action) -> list[Block]:
+    """What has to be here before an action; partial outputs that are sent were made here."""
     if isinstance(action, Exchange):
         return [t.block for t in action.sends if t.block.kind is not Kind.O]
     if isinstance(action, Attend):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
+from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
@@ -133,6 +134,11 @@ class Block:
     def __hash__(self) -> int:
         # The executor looks blocks up all the time. This takes a tenth of the time of hashing every field.
         return hash((self.owner, self.at, self.tokens.index, self.heads.index))
+
+    @property
+    def share(self) -> Fraction:
+        """How much of the owner's whole block this is."""
+        return Fraction(1, self.tokens.count * self.heads.count)
 
     def covers(self, other: Block) -> bool:
         """Whether ``other`` is this block or a piece of it."""

@@ -22,7 +22,7 @@ class Share:
     """What a transfer gets.
 
     Attributes:
-        rate: Bits a second.
+        rate: In the unit of the capacities.
         limit: What is full and keeps it from more: a direction, or both of a wire that are not independent.
             Transfers with the same limit share it.
     """

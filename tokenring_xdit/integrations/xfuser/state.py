@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch.distributed as dist
+from torch import Tensor
 
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.integrations.xfuser.backends import AttentionBackend
@@ -108,6 +109,14 @@ class XfuserState:
             runtime_state.initialize_runtime_state(pipeline=pipeline, engine_config=self.config)
             self._runtime = runtime_state.get_runtime_state()
         runtime_state._RUNTIME = self._runtime
+
+    @staticmethod
+    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Xfuser's ``USP`` under the active state, on this rank's shards ``[B, H, S/N, D]``."""
+        from xfuser.model_executor.layers import usp
+
+        out: Tensor = usp.USP(q, k, v)  # looked up anew, as traces and counts of traffic take its place
+        return out
 
     @property
     def runtime(self) -> Any:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from tokenring_xdit.schedule.plan import (
     Action,
     Attend,
+    Block,
     Channel,
     Exchange,
     Merge,
@@ -70,10 +71,10 @@ class _Rank:
         """With so many peers in a wave."""
         peers = range(1, self._world_size)
         waves = [peers[start : start + wave] for start in range(0, len(peers), wave)]
+        if waves:
+            self._fetch(waves[0])
+        self._attend(0, Piece(), [0])
         for index, coming in enumerate(waves):
-            if index == 0:
-                self._fetch(coming)
-                self._attend(0, Piece(), [0])
             here = range(coming.start)  # this rank, and those before
             for peer in coming:
                 for piece in self._pieces:
@@ -87,8 +88,6 @@ class _Rank:
                     if last:
                         self._return(peer, piece)
             self._attend(0, Piece(), coming)
-        if not waves:
-            self._attend(0, Piece(), [0])
         return (*self._actions, *self._merges)
 
     def _fetch(self, wave: range) -> None:
@@ -96,12 +95,15 @@ class _Rank:
         recvs, sends = [], []
         for distance in wave:
             source, target = self._source(distance), self._target(distance)
-            for piece in self._pieces:
-                recvs += [Transfer(q_block(source, tokens=piece, heads=s), source) for s in self._shares[self._rank]]
-                sends += [Transfer(q_block(self._rank, tokens=piece, heads=s), target) for s in self._shares[target]]
-            recvs += [Transfer(kv_block(source, heads=s), source) for s in self._shares[self._rank]]
-            sends += [Transfer(kv_block(self._rank, heads=s), target) for s in self._shares[target]]
+            recvs += [Transfer(block, source) for block in self._travelling(source, self._rank)]
+            sends += [Transfer(block, target) for block in self._travelling(self._rank, target)]
         self._exchange(Channel.KV, recvs, sends)
+
+    def _travelling(self, owner: int, host: int) -> list[Block]:
+        """What a rank sends to another that attends it."""
+        share = self._shares[host]
+        queries = [q_block(owner, tokens=piece, heads=heads) for piece in self._pieces for heads in share]
+        return queries + [kv_block(owner, heads=heads) for heads in share]
 
     def _attend(self, peer: int, tokens: Piece, keys: Iterable[int]) -> None:
         """Queries of a peer to keys of several, each by its distance."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from tokenring_xdit.schedule.plan import Action, Attend, Block, Channel, Exchange, Kind
+from tokenring_xdit.schedule.foresight import used_blocks
+from tokenring_xdit.schedule.plan import Attend, Block, Channel, Exchange, Kind
 from tokenring_xdit.schedule.verify import VerifiedSchedule
 
 __all__ = ["Course", "Meeting", "Move", "course"]
@@ -97,7 +98,7 @@ class _Replay:
         start = own.position
         while own.position < len(program):
             action = program[own.position]
-            steps = [self._here(rank, block) for block in _needed(action)]
+            steps = [self._here(rank, block) for block in used_blocks(action)]
             if None in steps:
                 break
             own.clock = max([own.clock, *(step for step in steps if step is not None)])
@@ -127,12 +128,3 @@ class _Replay:
         if number >= len(self.sent[route]):
             return None
         return 1 + max(self.sent[route][number][0], self.expected[route][number])
-
-
-def _needed(action: Action) -> list[Block]:
-    """What has to be here before an action; partial outputs that are sent were made here."""
-    if isinstance(action, Exchange):
-        return [t.block for t in action.sends if t.block.kind is not Kind.O]
-    if isinstance(action, Attend):
-        return [action.q, action.kv]
-    return [action.partial]

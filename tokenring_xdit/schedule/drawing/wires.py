@@ -17,7 +17,7 @@ UNITS = {Kind.Q: 1, Kind.KV: 2, Kind.O: 1}
 
 def units(block: Block) -> Fraction:
     """Size of a block or a piece, in whole blocks of queries."""
-    return Fraction(UNITS[block.kind], block.tokens.count * block.heads.count)
+    return UNITS[block.kind] * block.share
 
 
 def thickness(size: float | Fraction) -> float:
