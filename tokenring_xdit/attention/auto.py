@@ -53,6 +53,7 @@ def show_choices() -> None:
     if not log.hasHandlers():
         log.addHandler(logging.StreamHandler())
         log.setLevel(logging.INFO)
+        log.propagate = False  # libraries that are imported later set up the root's, which would say it again
 
 
 @dataclass
