@@ -116,6 +116,12 @@ def test_fewer_queries_than_keys_are_exact_and_send_less(tmp_path: Path) -> None
     assert found["schedule:ring"].bytes_sent == (3 * keys,) * 4
     assert found["schedule:direct:chunks=4"].bytes_sent == (3 * (2 * queries + 4 * 2 * 4),) * 4
     assert {record.queries for record in found.values()} == {8}
+    assert [found[name].schedule for name in ("xfuser-ring", "schedule:ring", strategies[-2])] == [
+        None,
+        "ring",
+        "token_ring",
+    ]
+    assert found["schedule:auto"].schedule in {"heads", "direct:chunks=4", "bidirectional", "token_ring"}
     assert [entry.queries for entry in read_timelines(tmp_path / TIMELINES_FILE)] == [8] * len(strategies)
 
 

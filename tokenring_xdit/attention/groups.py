@@ -57,7 +57,7 @@ class RingGroup:
         self.pool = BufferPool()
         self.bytes_sent = 0
         self.receives_early = False
-        self._channels: dict[Channel, dist.ProcessGroup] = {}
+        self._channels: dict[Channel, tuple[dist.ProcessGroup, dist.ProcessGroup]] = {}  # to higher ranks, to lower
         self._control: dist.ProcessGroup | None = None
         self._agreed: dict[tuple[Hashable, CallSpec], Layout] = {}
         self._broken: str | None = None
@@ -146,16 +146,16 @@ class RingGroup:
         Returns:
             What to wait for, for each receive and then for each send.
         """
-        group = self._channels[channel]
+        up, down = self._channels[channel]
         self.bytes_sent += sum(tensor.nbytes for tensor, _ in sends)
         if self.receives_early:
             # What batch_isend_irecv comes to there, without its checks, which cost more than a short message.
             return [
-                *(group.recv([tensor], peer, 0) for tensor, peer in recvs),
-                *(group.send([tensor], peer, 0) for tensor, peer in sends),
+                *((up if peer < self.rank else down).recv([tensor], peer, 0) for tensor, peer in recvs),
+                *((up if peer > self.rank else down).send([tensor], peer, 0) for tensor, peer in sends),
             ]
         operations = [
-            dist.P2POp(operation, tensor, self.peers[peer], group=group)
+            dist.P2POp(operation, tensor, self.peers[peer], group=up)
             for operation, transfers in ((dist.irecv, recvs), (dist.isend, sends))
             for tensor, peer in transfers
         ]
@@ -168,7 +168,7 @@ class RingGroup:
         On gloo the peers' transfers fail at once. On NCCL they end with the watchdog's timeout.
         """
         self._broken = reason
-        for group in self._channels.values():
+        for group in self._opened():
             nccl = dist.get_backend(group) == "nccl"
             try:
                 # Destroying an NCCL group flushes it, which a transfer without a partner would block.
@@ -183,7 +183,7 @@ class RingGroup:
         Closing a group does not end such a wait, and the wait keeps the group from being closed. What does is that a
         receive times out: gloo then closes all connections of its group. No peer ever sends with this tag.
         """
-        for group in self._channels.values():
+        for group in self._opened():
             for peer in range(self.world_size):
                 if peer != self.rank:
                     with suppress(RuntimeError):  # the timeout, or what is broken already
@@ -196,13 +196,25 @@ class RingGroup:
         return self._control
 
     def open(self, channels: tuple[Channel, ...], device: torch.device) -> None:
-        """Create channels on all ranks together, as a schedule may give a rank nothing to do on one."""
+        """Create channels on all ranks together, as a schedule may give a rank nothing to do on one.
+
+        On gloo a channel has a connection for each way between two ranks. A receive is announced to the sender, who
+        waits for that; on a connection that carries data to him too the announcement would queue behind those, and
+        what goes both ways would go one way after the other.
+        """
         for channel in channels:
             if channel not in self._channels:
-                group = self._channels[channel] = self._new_group(channel.value)
-                self.receives_early = not group._get_backend(device).supports_coalescing
+                up = down = self._new_group(channel.value)
+                self.receives_early = not up._get_backend(device).supports_coalescing
+                if self.receives_early:
+                    down = self._new_group(f"{channel.value}-down")
+                self._channels[channel] = up, down
                 # NCCL builds a communicator at the first call, for which all ranks have to come.
-                dist.barrier(group, device_ids=[device.index] if device.type == "cuda" else None)
+                dist.barrier(up, device_ids=[device.index] if device.type == "cuda" else None)
+
+    def _opened(self) -> list[dist.ProcessGroup]:
+        """The groups of all channels, each once."""
+        return list({id(group): group for ways in self._channels.values() for group in ways}.values())
 
     def _new_group(self, purpose: str, *, backend: str | None = None) -> dist.ProcessGroup:
         everyone = self.world_size == dist.get_world_size()

@@ -42,6 +42,8 @@ class TracedRun(Run):
 
     def run(self, home_kv: tuple[Tensor, Tensor] | None, home_mask: KeyMask | None) -> tuple[Tensor, Tensor]:
         """Execute the program; after an error no thread is left that waits for its transfers."""
+        if self.schedule.name not in self._trace.schedules:
+            self._trace.schedules.append(self.schedule.name)
         try:
             if self._watches:
                 for action in self.schedule.programs[self.rank]:  # before the first transfer: threads take their time

@@ -44,12 +44,14 @@ class Trace:
         lanes: The threads that watch transfers.
         clock_error: By how many seconds the times of any two ranks may be shifted against rank 0's in what
             :meth:`timeline` made last; ``None`` before.
+        schedules: Names of the schedules that ran, such as what ``auto`` chose; each once, in the order of the calls.
     """
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self.clock = clock
         self.lanes = Lanes()
         self.clock_error: float | None = None
+        self.schedules: list[str] = []
         self._spans: list[Span] = []
         self._since: list[float] = []  # when what is being done began, or the wait inside it ended
 
@@ -61,6 +63,7 @@ class Trace:
     def clear(self) -> None:
         """Forget what was recorded, between two calls."""
         self._spans.clear()
+        self.schedules.clear()
 
     def add(
         self,

@@ -89,7 +89,9 @@ def traced_call(
         call()
         synchronize(device)
     timeline = trace.timeline(name)
-    return Traced(timeline, trace.clock_error or 0.0) if dist.get_rank() == 0 else None
+    if dist.get_rank() != 0:
+        return None
+    return Traced(timeline, trace.clock_error or 0.0, ", ".join(trace.schedules) or None)
 
 
 def synchronize(device: torch.device) -> None:

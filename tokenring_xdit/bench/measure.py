@@ -92,7 +92,8 @@ class Bench:
         """The call to measure; what it returns is this rank's output, or on one rank the whole or nothing."""
         kind = strategy.kind
         if not strategy.through_usp and kind is StrategyKind.SCHEDULE:
-            return lambda: token_ring_attention(*self._own, schedule=str(strategy.schedule))[0]
+            name, key = str(strategy.schedule), self._shape  # a key as pipelines pass one: ranks agree once a shape
+            return lambda: token_ring_attention(*self._own, schedule=name, layout_key=key)[0]
         if kind is StrategyKind.SINGLE:
             return self._single
         degrees = degrees_of(strategy, self._shape.ranks)

@@ -79,6 +79,7 @@ class Record(_Part):
     compute_seconds: Spread | None = None
     exposed_seconds: Spread | None = None
     attention_seconds: Spread | None = None
+    schedule: str | None = None
     max_error: float | None = None
     checked_rows: int | None = None
     bytes_sent: tuple[int, ...] | None = None
@@ -178,13 +179,14 @@ def write_table(path: Path, records: Iterable[Record]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         figures = ("median_s", "lower_quartile_s", "upper_quartile_s", "compute_s", "exposed_s", "attention_s")
-        writer.writerow((*_CASE, "status", *figures, "max_error", "bytes_sent", "peak_bytes", "error"))
+        writer.writerow((*_CASE, "schedule", "status", *figures, "max_error", "bytes_sent", "peak_bytes", "error"))
         for record in records:
             seconds = record.seconds
             shares = (record.compute_seconds, record.exposed_seconds, record.attention_seconds)
             writer.writerow(
                 (
                     *(getattr(record, name) for name in _CASE),
+                    record.schedule,
                     record.status.value,
                     *((seconds.median, seconds.lower, seconds.upper) if seconds else (None,) * 3),
                     *(share.median if share else None for share in shares),

@@ -245,6 +245,7 @@ class _Sweep:
                 case,
                 Status.OK,
                 traced[case.strategy],
+                schedule=traced[case.strategy].schedule,
                 **_figures(case, checked[case.strategy], times),
                 beside=tuple(map(str, strategies)),
                 machine=_machine(prepared[0]),

@@ -36,10 +36,12 @@ class Traced(NamedTuple):
     Attributes:
         timeline: What they did.
         clock_error: By how many seconds the times of a rank may be shifted against those of rank 0.
+        schedule: Name of the schedule that ran, where it was one.
     """
 
     timeline: Timeline
     clock_error: float
+    schedule: str | None = None
 
 
 class CaseTimeline(BaseModel):

@@ -38,10 +38,8 @@ class Auto:
         found: dict[str, bool | int] = {}
         for item in rest.split(",") if colon else ():
             option, _, value = item.partition("=")
-            if option not in {"measure", "nodes"}:
-                raise ScheduleError(
-                    f"schedule 'auto' has no option '{option}'. {nearest(option, ('measure', 'nodes'))}"
-                )
+            if option not in _OPTIONS:
+                raise ScheduleError(f"schedule 'auto' has no option '{option}'. {nearest(option, _OPTIONS)}")
             if option in found:
                 raise ScheduleError(f"schedule '{text}': write each option once, as {option}=VALUE")
             if option == "measure" and value not in _WORDS:

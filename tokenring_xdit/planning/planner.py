@@ -25,6 +25,8 @@ _INSIDE = ("bidirectional", "bidirectional_q", "direct", "direct_kv", "ring", "t
 """Schedules that can run inside a node, too."""
 _ALONE = (*_INSIDE, "heads", "heads:peers=1")
 _ALONE_OF_MANY = ("ring", "token_ring")
+_AS_FAST = 0.05
+"""Differences that a simulation cannot tell; what sends fewer messages has less that can go another way."""
 _MANY_RANKS = 64
 """With more, schedules whose transfers all go on at once take minutes to simulate."""
 
@@ -70,6 +72,7 @@ class Option:
         seconds: Of one attention call, simulated; ``None`` where the split is not legal.
         exposed: Seconds of it in which nothing hides communication.
         sent: Bytes that a rank sends, at most.
+        messages: Messages that a rank sends, at most.
         memory: Bytes that a rank holds beside its inputs, at most.
         refusal: Why the split is not legal.
     """
@@ -78,6 +81,7 @@ class Option:
     seconds: float | None = None
     exposed: float | None = None
     sent: int | None = None
+    messages: int | None = None
     memory: int | None = None
     refusal: str | None = None
 
@@ -90,6 +94,9 @@ def plan(
     on_split: Callable[[int, int, Split], None] = lambda done, total, split: None,
 ) -> tuple[Option, ...]:
     """Every split of the problem's ranks, legal ones by time, then the others.
+
+    Ahead of all comes the one to take: of those that are as fast as any, to within the simulation's error, the one with
+    the fewest messages.
 
     Args:
         problem: The attention call.
@@ -109,7 +116,7 @@ def plan(
     for done, split in enumerate(splits):
         on_split(done, len(splits), split)
         options += _options(split, problem, network, cost)
-    return tuple(sorted(options, key=_time))
+    return _ranked(options)
 
 
 def _splits(ranks: int) -> Iterator[Split]:
@@ -182,7 +189,7 @@ def best_schedules(
     keys_stay_whole: bool = False,
     causal: bool = False,
 ) -> tuple[Option, ...]:
-    """Every schedule for ranks that are not divided any further, the fastest first.
+    """Every schedule for ranks that are not divided any further, in the order of :func:`plan`.
 
     Args:
         problem: The attention call.
@@ -202,7 +209,7 @@ def best_schedules(
         memory = schedule_memory(verified.schedule, problem)
         return _timed(replace(split, schedule=str(name)), run(str(name), programs, network, cost), memory)
 
-    return tuple(sorted(_tried(names, problem, timed, keys_stay_whole=keys_stay_whole, causal=causal), key=_time))
+    return _ranked(_tried(names, problem, timed, keys_stay_whole=keys_stay_whole, causal=causal))
 
 
 def _tried(
@@ -262,7 +269,16 @@ def _as_flag(name: Spelled) -> str:
 
 
 def _timed(split: Split, simulation: Simulation, memory: int) -> Option:
-    return Option(split, simulation.makespan, simulation.exposed, max(simulation.sent), memory)
+    sent, messages = max(simulation.sent), max(simulation.messages)
+    return Option(split, simulation.makespan, simulation.exposed, sent, messages, memory)
+
+
+def _ranked(options: Sequence[Option]) -> tuple[Option, ...]:
+    """By time, but the one to take first; see :func:`plan`."""
+    by_time = sorted(options, key=_time)
+    limit = _time(by_time[0])[0] * (1 + _AS_FAST)
+    best = min((o for o in by_time if _time(o)[0] <= limit), key=lambda option: option.messages or 0)
+    return (best, *(option for option in by_time if option is not best))
 
 
 def _time(option: Option) -> tuple[float, str]:

@@ -6,18 +6,22 @@ Transfers are fluid: those that share a wire share its rate evenly, each as fast
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from heapq import heappop, heappush
+
+import numpy as np
 
 from tokenring_xdit.errors import ConfigurationError, ScheduleError
 from tokenring_xdit.planning.cost import Cost
 from tokenring_xdit.planning.problem import Problem
 from tokenring_xdit.planning.programs import Message, Post, Step, Work, of_schedule
+from tokenring_xdit.planning.traffic import Traffic
 from tokenring_xdit.schedule import Activity, Span, Timeline, VerifiedSchedule
 from tokenring_xdit.topology import Network
-from tokenring_xdit.topology.sharing import Direction, fair_shares
+from tokenring_xdit.topology.sharing import Direction
 
 __all__ = ["Simulation", "run", "simulate"]
 
@@ -35,12 +39,14 @@ class Simulation:
     Attributes:
         timeline: What every rank did when.
         sent: Bytes that each rank sent.
+        messages: Messages that each rank sent.
         link_bytes: Bytes that each direction of a wire carried, by ``(from, to)``.
         link_busy: Share of the makespan for which it carried anything at all.
     """
 
     timeline: Timeline
     sent: tuple[int, ...]
+    messages: tuple[int, ...]
     link_bytes: dict[Direction, float]
     link_busy: dict[Direction, float]
 
@@ -90,212 +96,189 @@ def run(name: str, programs: Sequence[Sequence[Step]], network: Network, cost: C
     return _World(name, programs, network, cost).run()
 
 
-class _Flow:
-    """A message on its way."""
+class _Step:
+    """A step of a program, its messages by number.
 
-    __slots__ = ("left", "message", "rate", "start")
+    Attributes:
+        step: The step.
+        needs: Messages that have to have come.
+        recvs: What may come from then on.
+        sends: What goes.
+        ordered: The exchange on a channel that has to be over first, where channels work in order.
+    """
 
-    def __init__(self, message: Message, start: float) -> None:
-        self.message = message
-        self.left = float(message.size)
-        self.rate = 0.0
-        self.start = start
+    __slots__ = ("needs", "ordered", "recvs", "sends", "step")
+
+    def __init__(self, step: Step, number: Callable[[Message], int]) -> None:
+        self.step = step
+        self.needs = [number(message) for message in step.needs]
+        post = step if isinstance(step, Post) else None
+        self.recvs = [] if post is None else [number(message) for message in post.recvs]
+        self.sends = [] if post is None else [number(message) for message in post.sends]
+        self.ordered = "" if post is None else post.ordered
 
 
 class _Rank:
     """Where a rank is in its program."""
 
-    def __init__(self, steps: Sequence[Step]) -> None:
+    __slots__ = ("at", "began", "busy", "free", "steps")
+
+    def __init__(self, steps: list[_Step]) -> None:
         self.steps = steps
         self.at = 0
-        self.left: float | None = None  # seconds of the step that it is at; None: not begun
+        self.busy = False  # with the step that it is at
         self.began = 0.0
         self.free = 0.0  # when it had nothing to do, from where it waits
 
 
+_EXPECTED, _HANDED, _STARTED, _GONE, _ARRIVED = (1 << bit for bit in range(5))
+"""What has become of a message; numbers, as enum's flags take longer to combine than all else takes."""
+
+
 class _World:
     def __init__(self, name: str, programs: Sequence[Sequence[Step]], network: Network, cost: Cost) -> None:
-        self.name, self.network, self.cost = name, network, cost
+        self.name, self.cost = name, cost
         self.now = 0.0
-        self.ranks = [_Rank(steps) for steps in programs]
-        self.arrived: set[Message] = set()
-        self.expected: set[Message] = set()
-        self.handed: set[Message] = set()
-        self.gone: set[Message] = set()
-        self.connections: dict[tuple[int, int, str], deque[Message]] = defaultdict(deque)  # in order, the first moves
+        self.numbers: dict[Message, int] = {}
+        self.ranks = [_Rank([_Step(step, self._number) for step in steps]) for steps in programs]
+        self.messages = list(self.numbers)
+        self.states = [0] * len(self.messages)
+        self.left = np.full(len(self.ranks), np.inf)  # seconds of the step that a rank is busy with
+        self.look = set(range(len(self.ranks)))  # ranks for which something has changed
+        self.connections: dict[tuple[int, int, str], deque[int]] = defaultdict(deque)  # in order, the first moves
         self.under_way: dict[tuple[int, str], int] = defaultdict(int)  # transfers of a rank on a channel, both ways
-        self.flows: list[_Flow] = []
-        self.landing: list[tuple[float, _Flow]] = []  # their last byte has left; they arrive then
-        self.paths: dict[tuple[int, int], tuple[Direction, ...]] = {}
-        self.delays: dict[tuple[int, int], float] = {}
-        self.capacity: dict[Direction, float] = {}
+        self.traffic = Traffic(network)
+        self.landing: list[tuple[float, int, float]] = []  # a heap: their last byte has left; they arrive then
         self.spans: list[Span] = []
-        self.sent = [0] * len(programs)
-        self.link_bytes: dict[Direction, float] = defaultdict(float)
-        self.link_busy: dict[Direction, float] = defaultdict(float)
-        self.moved = False  # whether the set of flows has changed since rates were computed
+        self.sent = [0] * len(self.ranks)
+
+    def _number(self, message: Message) -> int:
+        return self.numbers.setdefault(message, len(self.numbers))
 
     def run(self) -> Simulation:
         while True:
-            while self._begin():
-                pass
-            if all(rank.at == len(rank.steps) and rank.left is None for rank in self.ranks):
+            while self.look:
+                for number in sorted(self.look):
+                    self._go_on(number)
+            if all(rank.at == len(rank.steps) for rank in self.ranks):
                 break
             self._advance()
         timeline = Timeline(self.name, len(self.ranks), tuple(self.spans))
         length = timeline.makespan or 1.0
-        busy = {wire: seconds / length for wire, seconds in self.link_busy.items()}
-        return Simulation(timeline, tuple(self.sent), dict(self.link_bytes), busy)
+        busy = {wire: seconds / length for wire, seconds in self.traffic.link_busy.items()}
+        messages = tuple(sum(len(step.sends) for step in rank.steps) for rank in self.ranks)
+        return Simulation(timeline, tuple(self.sent), messages, self.traffic.link_bytes, busy)
 
     # -- ranks ---------------------------------------------------------------------------------------------------
 
-    def _begin(self) -> bool:
-        """Let every rank begin what it can, and start transfers; whether anything happened at once."""
-        again = False
-        for number, rank in enumerate(self.ranks):
-            if rank.left is None and rank.at < len(rank.steps) and self._ready(number, rank.steps[rank.at]):
-                step = rank.steps[rank.at]
-                if self.now > rank.free:
-                    self.spans.append(Span(number, Activity.WAIT, rank.free, self.now, _awaited(step)))
-                rank.left, rank.began = step.seconds, self.now
-            if rank.left is not None and rank.left <= 0.0:
-                self._end(number, rank)
-                again = True
-        return again
+    def _go_on(self, number: int) -> None:
+        """Let a rank end what is over, and begin what it can."""
+        self.look.discard(number)
+        rank = self.ranks[number]
+        if not rank.busy and rank.at < len(rank.steps) and self._ready(number, rank.steps[rank.at]):
+            if self.now > rank.free:
+                awaited = _awaited(rank.steps[rank.at].step)
+                self.spans.append(Span(number, Activity.WAIT, rank.free, self.now, awaited))
+            rank.busy, rank.began = True, self.now
+            self.left[number] = rank.steps[rank.at].step.seconds
+        if rank.busy and self.left[number] <= 0.0:
+            self._end(number, rank)
+            self.look.add(number)
 
-    def _ready(self, number: int, step: Step) -> bool:
-        if not self.arrived.issuperset(step.needs):
+    def _ready(self, number: int, step: _Step) -> bool:
+        if not all(self.states[message] & _ARRIVED for message in step.needs):
             return False
-        return not (isinstance(step, Post) and step.ordered and self.under_way[number, step.ordered])
+        return not (step.ordered and self.under_way[number, step.ordered])
 
     def _end(self, number: int, rank: _Rank) -> None:
-        rank.left, rank.free = None, self.now
+        rank.busy, rank.free = False, self.now
+        self.left[number] = np.inf
         step = rank.steps[rank.at]
         rank.at += 1
-        if isinstance(step, Work):
-            if step.activity is not Activity.WAIT:
-                self.spans.append(Span(number, step.activity, rank.began, self.now, step.what))
+        if isinstance(step.step, Work):
+            if step.step.activity is not Activity.WAIT:
+                self.spans.append(Span(number, step.step.activity, rank.began, self.now, step.step.what))
             return
-        for message in step.recvs:
-            self.expected.add(message)
-            self.under_way[number, message.channel] += 1
-            self._start(message)
-        for message in step.sends:
-            self.handed.add(message)
+        for index in step.recvs:
+            self.states[index] |= _EXPECTED
+            self.under_way[number, self.messages[index].channel] += 1
+            self._start(self.messages[index])
+        for index in step.sends:
+            message = self.messages[index]
+            self.states[index] |= _HANDED
             self.sent[number] += message.size
-            self.connections[message.source, message.target, message.channel].append(message)
+            self.connections[message.source, message.target, message.channel].append(index)
             self.under_way[number, message.channel] += 1
             self._start(message)
 
     def _start(self, message: Message) -> None:
         """Start the first message of a connection, once both sides have posted it."""
         queue = self.connections[message.source, message.target, message.channel]
-        if not queue or (queue[0].second and queue[0].back not in self.gone):
+        if not queue or self.states[queue[0]] != _EXPECTED | _HANDED:
             return
-        if queue[0] in self.expected and queue[0] in self.handed:
-            self.handed.discard(queue[0])
-            self.flows.append(_Flow(queue[0], self.now))
-            self.moved = True
+        first = self.messages[queue[0]]
+        if first.second and not self.states[self.numbers[first.back]] & _GONE:
+            return
+        self.states[queue[0]] |= _STARTED
+        self.traffic.start(first, self.now)
 
     # -- time ----------------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
         """Go on to the next event."""
-        if self.moved:
-            self._share_wires()
-            self.moved = False
+        self.traffic.share()
         speed = self._speed()
-        working = [rank for rank in self.ranks if rank.left is not None]
-        waits = [rank.left / speed for rank in working if rank.left is not None]
-        waits += [flow.left / flow.rate for flow in self.flows if flow.rate]
-        waits += [time - self.now for time, _ in self.landing]
-        if not waits:
+        landing = self.landing[0][0] - self.now if self.landing else math.inf
+        step = max(0.0, min(float(self.left.min()) / speed, self.traffic.next_end(), landing))
+        if step == math.inf:
             stuck = [number for number, rank in enumerate(self.ranks) if rank.at < len(rank.steps)]
             raise ScheduleError(f"'{self.name}': ranks {stuck} wait for what never comes")
-        step = max(0.0, min(waits))
         end = self.now + step
         slack = step * _SAME_TIME + 1e-15
-        for rank in working:
-            assert rank.left is not None
-            rank.left -= step * speed
-            if rank.left <= slack:
-                rank.left = 0.0
-        gone = self._move(step, slack)
+        self.left -= step * speed
+        over = np.flatnonzero(self.left <= slack)
+        self.left[over] = 0.0
+        self.look.update(over.tolist())
+        gone = self.traffic.move(step, slack)
         self.now = end
-        for flow in gone:
-            self._start(flow.message)  # what stands behind it
-            self._start(flow.message.back)  # what lets it go first
-        landed = [entry for entry in self.landing if entry[0] <= end + slack]
-        if landed:
-            self.landing = [entry for entry in self.landing if entry[0] > end + slack]
-            for _, flow in landed:
-                self._arrive(flow)
+        for message, since in gone:
+            self._leave(message, since)
+        while self.landing and self.landing[0][0] <= end + slack:
+            _, index, since = heappop(self.landing)
+            self._arrive(index, since)
 
     def _speed(self) -> float:
         """How fast each rank computes: fully, or its share of cores that ranks and wires use together."""
         if self.cost.cores is None:
             return 1.0
-        working = sum(rank.left is not None for rank in self.ranks)
+        working = np.isfinite(self.left).sum()
         if not working:
             return 1.0
-        asked = self.cost.transfer_work * sum(flow.rate for flow in self.flows)
+        asked = self.cost.transfer_work * self.traffic.rate
         return min(1.0, max(self.cost.cores - asked, _WORST_SHARE * self.cost.cores) / working)
 
-    def _move(self, step: float, slack: float) -> list[_Flow]:
-        """Carry every flow on; returns those whose last byte has left."""
-        going: list[_Flow] = []
-        gone: list[_Flow] = []
-        carrying: set[Direction] = set()
-        for flow in self.flows:
-            path = self._path(flow.message)
-            for wire in path:
-                self.link_bytes[wire] += step * flow.rate
-                carrying.add(wire)
-            flow.left -= step * flow.rate
-            (gone if flow.left <= flow.rate * slack + 1e-9 else going).append(flow)
-        for wire in carrying:
-            self.link_busy[wire] += step
-        if gone:
-            self.flows, self.moved = going, True
-        for flow in gone:
-            message = flow.message
-            self.gone.add(message)
-            self.connections[message.source, message.target, message.channel].popleft()
-            self.under_way[message.source, message.channel] -= 1
-            delay = self.delays[message.source, message.target] + self.cost.latency
-            self.landing.append((self.now + step + delay, flow))
-        return gone
+    def _leave(self, message: Message, since: float) -> None:
+        """Its last byte has left; what waited for that starts."""
+        index = self.numbers[message]
+        self.states[index] |= _GONE
+        self.connections[message.source, message.target, message.channel].popleft()
+        self.under_way[message.source, message.channel] -= 1
+        self.look.add(message.source)
+        heappush(self.landing, (self.now + self.traffic.delay(message) + self.cost.latency, index, since))
+        self._start(message)  # what stands behind it
+        if self.cost.turns_in_all_to_all:
+            self._start(message.back)  # what lets it go first
 
-    def _arrive(self, flow: _Flow) -> None:
-        message = flow.message
-        self.arrived.add(message)
-        self.expected.discard(message)
+    def _arrive(self, index: int, since: float) -> None:
+        message = self.messages[index]
+        self.states[index] |= _ARRIVED
         self.under_way[message.target, message.channel] -= 1
-        details = (message.what, message.channel)
-        self.spans.append(
-            Span(message.source, Activity.SEND, flow.start, self.now, *details, message.target, message.size)
-        )
-        self.spans.append(
-            Span(message.target, Activity.RECEIVE, flow.start, self.now, *details, message.source, message.size)
-        )
-
-    # -- wires ---------------------------------------------------------------------------------------------------
-
-    def _path(self, message: Message) -> tuple[Direction, ...]:
-        pair = message.source, message.target
-        if pair not in self.paths:
-            nodes = self.network.route(*(self.network.hosts[rank] for rank in pair))
-            self.paths[pair] = tuple(pairwise(nodes))
-            wires = [(self.network.wire(*ends), ends[0]) for ends in self.paths[pair]]
-            self.delays[pair] = sum(wire.delay for wire, _ in wires)
-            for (wire, source), ends in zip(wires, self.paths[pair], strict=True):
-                self.capacity[ends] = wire.rate_from(source).bits_per_second / 8 * self.network.payload_share
-        return self.paths[pair]
-
-    def _share_wires(self) -> None:
-        routes = [self._path(flow.message) for flow in self.flows]
-        for flow, share in zip(self.flows, fair_shares(routes, self.capacity), strict=True):
-            flow.rate = share.rate
+        self.look.add(message.target)
+        for rank, activity, peer in (
+            (message.source, Activity.SEND, message.target),
+            (message.target, Activity.RECEIVE, message.source),
+        ):
+            self.spans.append(Span(rank, activity, since, self.now, message.what, message.channel, peer, message.size))
 
 
 def _awaited(step: Step) -> str:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tokenring_xdit.topology.network import Network
 
-__all__ = ["Direction", "Share", "fair_rates", "fair_shares"]
+__all__ = ["Amounts", "Direction", "Numbers", "Share", "fair_rates", "fair_shares", "fill"]
 
 Direction = tuple[str, str]
 """A direction of a wire: from node, to node."""
+Numbers = NDArray[np.intp]
+Amounts = NDArray[np.float64]
 
 _NOTHING = 1e-9  # of a wire that is left is rounding
 
@@ -60,30 +64,50 @@ def fair_shares(
         slowest = min(routes[0], key=capacity.__getitem__)
         return [Share(capacity[slowest], slowest)]
     # What can be full is a direction, or both of a wire where they are not independent; a transfer takes a part of it.
-    users: dict[tuple[str, ...], list[tuple[int, float]]] = defaultdict(list)
-    left: dict[tuple[str, ...], float] = {}
+    limits: dict[tuple[str, ...], int] = {}
+    entries: list[tuple[int, int, float]] = []
     for index, route in enumerate(routes):
         for a, b in route:
-            users[a, b].append((index, 1 / capacity[a, b]))
-            left[a, b] = 1.0
+            names: list[tuple[str, ...]] = [(a, b)]
             if duplex < 1:
-                both = (*sorted((a, b)), "both")
-                users[both].append((index, 1 / capacity[a, b]))
-                left[both] = 2 * duplex
-    shares: dict[int, Share] = {}
-    reached = 0.0
-    growing = set(range(len(routes)))
-    while growing:
-        taken = {limit: [part for index, part in users[limit] if index in growing] for limit in left}
-        taken = {limit: parts for limit, parts in taken.items() if parts}
-        step = min(left[limit] / sum(parts) for limit, parts in taken.items())
+                names.append((*sorted((a, b)), "both"))
+            entries += [(index, limits.setdefault(name, len(limits)), 1 / capacity[a, b]) for name in names]
+    user, limit, part = map(np.array, zip(*entries, strict=True))
+    room = np.array([1.0 if len(name) == 2 else 2 * duplex for name in limits])
+    rates, reasons = fill(len(routes), user, limit, part, room)
+    known = list(limits)
+    return [Share(rate, known[reason]) for rate, reason in zip(rates.tolist(), reasons.tolist(), strict=True)]
+
+
+def fill(users: int, user: Numbers, limit: Numbers, part: Amounts, room: Amounts) -> tuple[Amounts, Numbers]:
+    """Let all users of some limits grow alike until each meets one that is full: :func:`fair_shares` in numbers.
+
+    Args:
+        users: How many there are; each meets a limit.
+        user: Of each pair of a user and a limit the user.
+        limit: And the limit.
+        part: And what of the limit a rate of 1 takes.
+        room: What each limit has.
+
+    Returns:
+        The rate of each user, and the limit that keeps it from more.
+    """
+    rates, reasons = np.zeros(users), np.zeros(users, dtype=np.intp)
+    left, reached = room.copy(), 0.0
+    while user.size:
+        taken = np.bincount(limit, part, minlength=len(left))
+        used = taken > 0
+        step = float((left[used] / taken[used]).min())
         reached += step
-        for limit, parts in taken.items():
-            left[limit] -= step * sum(parts)
-        # Of several that are full at the same time the one that most share comes first.
-        for limit in sorted(taken, key=lambda limit: -len(taken[limit])):
-            if left[limit] <= _NOTHING:
-                for index, _ in users[limit]:
-                    shares.setdefault(index, Share(reached, limit))
-        growing -= shares.keys()
-    return [shares[index] for index in range(len(routes))]
+        left -= step * taken
+        met = np.flatnonzero((left <= _NOTHING)[limit])
+        # Of several that are full at the same time the one that most share: of equal indices the last one is kept.
+        sharing = np.bincount(limit)[limit[met]]
+        met = met[np.lexsort((-limit[met], sharing))]
+        reasons[user[met]] = limit[met]
+        rates[user[met]] = reached
+        growing = np.ones(users, dtype=bool)
+        growing[user[met]] = False
+        kept = growing[user]
+        user, limit, part = user[kept], limit[kept], part[kept]
+    return rates, reasons

@@ -311,6 +311,14 @@ def test_the_table_has_every_case_with_its_reason_and_columns_that_differ() -> N
         assert order == (None if case.seconds is None else pytest.approx(case.seconds.median * 1e3))
 
 
+def test_the_table_says_what_auto_chose_and_does_not_repeat_what_a_strategy_says() -> None:
+    auto = record([0.5], "schedule:auto", schedule="direct:chunks=4")
+    found = table([record([1.0], schedule="token_ring"), auto])
+    chosen = [title for title, _ in found.columns].index("chosen")
+    assert [row[chosen].text for row in found.rows] == ["", "direct:chunks=4"]
+    assert "chosen" not in [title for title, _ in table([record([1.0], schedule="token_ring")]).columns]
+
+
 def test_fewer_queries_are_a_setting_of_their_own() -> None:
     several = views([record([1.0]), record([0.5], queries=512)])
     assert [view.setting.queries for view in several] == [0, 512]

@@ -10,6 +10,7 @@ from tokenring_xdit.bench.records import Record
 from tokenring_xdit.bench.report import measures
 from tokenring_xdit.bench.report.measures import BASELINE, Value, number
 from tokenring_xdit.bench.report.problems import level_of, machines, problem_of
+from tokenring_xdit.planning.auto import AUTO
 
 __all__ = ["Cell", "Table", "table"]
 
@@ -76,6 +77,7 @@ def table(records: Sequence[Record]) -> Table:
     }
     found: dict[str, _Entry] = {
         "status": _said(lambda r: r.status.value),
+        "chosen": _said(_chosen),
         "ms": _measured(measures.call_time, 1e-3),
         "quartiles, ms": _quartiles,
         f"times {BASELINE}": _measured(speed_up, 1.0, "{:.2f}"),
@@ -88,7 +90,7 @@ def table(records: Sequence[Record]) -> Table:
         "why not": _said(lambda r: r.error or ""),
     }
     columns = {**always, **case, **found}
-    numeric = set(found) - {"status", "why not"} | {
+    numeric = set(found) - {"status", "chosen", "why not"} | {
         "ranks",
         "tokens",
         "queries",
@@ -111,6 +113,11 @@ def table(records: Sequence[Record]) -> Table:
         tuple(record.status.value for record in records),
         tuple((title, cells[title][0].text) for title in case if title not in different and cells[title][0].text),
     )
+
+
+def _chosen(record: Record) -> str:
+    """The schedule that ran, where the strategy's name leaves it open."""
+    return record.schedule or "" if f"schedule:{AUTO}" in record.strategy else ""
 
 
 def _said(of: Callable[[Record], str]) -> _Entry:

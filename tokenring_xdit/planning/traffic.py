@@ -1,0 +1,137 @@
+"""Messages on the wires of a network, all at once: transfers are fluid, and share each wire evenly."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+
+from tokenring_xdit.planning.programs import Message
+from tokenring_xdit.topology import Network
+from tokenring_xdit.topology.sharing import Amounts, Direction, Numbers, fill
+
+__all__ = ["Traffic"]
+
+_LAST_BYTE = 1e-9  # what is left of one is rounding
+_NO_WIRE = -1
+
+
+class Traffic:
+    """What is on its way, how fast, and what the wires have carried.
+
+    Args:
+        network: Rank ``r`` is at its ``r``-th host.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._wires: dict[Direction, int] = {}
+        self._routes: dict[tuple[int, int], tuple[tuple[int, ...], float]] = {}  # wires by number, and their delay
+        self._fresh: list[tuple[Message, float]] = []
+        self._changed = False
+        self._part: Amounts = np.zeros(0)  # of each wire what a byte a second takes
+        self._bytes: Amounts = np.zeros(0)
+        self._busy: Amounts = np.zeros(0)
+        # An entry for each message that is on its way:
+        self._messages = np.zeros(0, dtype=object)
+        self._since: Amounts = np.zeros(0)
+        self._left: Amounts = np.zeros(0)
+        self._rates: Amounts = np.zeros(0)
+        self._paths: Numbers = np.zeros((0, 1), dtype=np.intp)  # the wires of its route, the rest of a row none
+        # And for each wire what it carries in a second, and whether anything:
+        self._loads: Amounts = np.zeros(0)
+        self._used = np.zeros(0, dtype=bool)
+
+    @property
+    def link_bytes(self) -> dict[Direction, float]:
+        """Bytes that each direction of a wire has carried, of those that any message took."""
+        return dict(zip(self._wires, self._bytes.tolist(), strict=True))
+
+    @property
+    def link_busy(self) -> dict[Direction, float]:
+        """Seconds for which it has carried anything."""
+        return dict(zip(self._wires, self._busy.tolist(), strict=True))
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second of all messages together."""
+        return float(self._rates.sum())
+
+    def start(self, message: Message, now: float) -> None:
+        """Put a message on its way; it moves from the next :meth:`share` on."""
+        self._fresh.append((message, now))
+
+    def delay(self, message: Message) -> float:
+        """Seconds that the wires of its route need to pass anything on."""
+        return self._route(message)[1]
+
+    def share(self) -> None:
+        """Find how fast everything goes, where that has changed."""
+        if not self._fresh and not self._changed:
+            return
+        self._add_fresh()
+        user, column = np.nonzero(self._paths != _NO_WIRE)
+        limit = self._paths[user, column]
+        self._rates, _ = fill(len(self._left), user, limit, self._part[limit], np.ones(len(self._part)))
+        self._loads = np.bincount(limit, self._rates[user], minlength=len(self._part))
+        self._used = np.bincount(limit, minlength=len(self._part)) > 0
+        self._changed = False
+
+    def next_end(self) -> float:
+        """Seconds until the last byte of a message leaves, if nothing changes; infinite where nothing is on its way."""
+        return float((self._left / self._rates).min()) if self._left.size else float("inf")
+
+    def move(self, seconds: float, slack: float) -> list[tuple[Message, float]]:
+        """Carry everything on.
+
+        Args:
+            seconds: For how long.
+            slack: Seconds that do not count: what would be over then is over now.
+
+        Returns:
+            Messages whose last byte has left, and when they were started.
+        """
+        if not self._left.size:
+            return []
+        self._bytes += seconds * self._loads
+        self._busy[self._used] += seconds
+        self._left -= seconds * self._rates
+        over = self._left <= self._rates * slack + _LAST_BYTE
+        if not over.any():
+            return []
+        gone = list(zip(self._messages[over].tolist(), self._since[over].tolist(), strict=True))
+        going = ~over
+        self._messages, self._since, self._left = self._messages[going], self._since[going], self._left[going]
+        self._rates, self._paths, self._changed = self._rates[going], self._paths[going], True
+        return gone
+
+    def _add_fresh(self) -> None:
+        routes = [self._route(message)[0] for message, _ in self._fresh]
+        width = max(self._paths.shape[1], *(len(route) for route in routes)) if routes else self._paths.shape[1]
+        paths = np.full((len(self._left) + len(routes), width), _NO_WIRE, dtype=np.intp)
+        paths[: len(self._left), : self._paths.shape[1]] = self._paths
+        for row, route in enumerate(routes, len(self._left)):
+            paths[row, : len(route)] = route
+        messages = np.empty(len(routes), dtype=object)
+        messages[:] = [message for message, _ in self._fresh]
+        self._paths = paths
+        self._messages = np.concatenate((self._messages, messages))
+        self._since = np.concatenate((self._since, [now for _, now in self._fresh]))
+        self._left = np.concatenate((self._left, [float(message.size) for message, _ in self._fresh]))
+        grown = len(self._wires) - len(self._part)
+        self._bytes, self._busy = (np.concatenate((known, np.zeros(grown))) for known in (self._bytes, self._busy))
+        new = list(self._wires)[len(self._part) :]
+        self._part = np.concatenate((self._part, [1 / self._capacity(wire) for wire in new]))
+        self._fresh.clear()
+
+    def _route(self, message: Message) -> tuple[tuple[int, ...], float]:
+        pair = message.source, message.target
+        if pair not in self._routes:
+            ways = list(pairwise(self._network.route(*(self._network.hosts[rank] for rank in pair))))
+            wires = tuple(self._wires.setdefault(way, len(self._wires)) for way in ways)
+            self._routes[pair] = wires, sum(self._network.wire(*way).delay for way in ways)
+        return self._routes[pair]
+
+    def _capacity(self, way: Direction) -> float:
+        """Payload bytes a second."""
+        return self._network.wire(*way).rate_from(way[0]).bits_per_second / 8 * self._network.payload_share
