@@ -251,7 +251,7 @@ class _World:
         """How fast each rank computes: fully, or its share of cores that ranks and wires use together."""
         if self.cost.cores is None:
             return 1.0
-        working = np.isfinite(self.left).sum()
+        working = int(np.isfinite(self.left).sum())
         if not working:
             return 1.0
         asked = self.cost.transfer_work * self.traffic.rate

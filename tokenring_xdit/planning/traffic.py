@@ -73,7 +73,7 @@ class Traffic:
         user, column = np.nonzero(self._paths != _NO_WIRE)
         limit = self._paths[user, column]
         self._rates, _ = fill(len(self._left), user, limit, self._part[limit], np.ones(len(self._part)))
-        self._loads = np.bincount(limit, self._rates[user], minlength=len(self._part))
+        self._loads = np.bincount(limit, self._rates[user], minlength=len(self._part)).astype(np.float64)
         self._used = np.bincount(limit, minlength=len(self._part)) > 0
         self._changed = False
 
