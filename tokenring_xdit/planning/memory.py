@@ -21,33 +21,51 @@ def schedule_memory(schedule: Schedule, problem: Problem) -> int:
 
 def _peak(rank: int, program: Program, problem: Problem) -> int:
     expiring = last_uses(program)
-    held: dict[Block, int] = {}
+    held = _Held()
     away: list[tuple[int, int]] = []  # bytes of packed partial outputs, by number of exchange
     brought: dict[Block, int] = {}  # exchange that brings a partial output
     result = o_block(rank, rank)
-    held[result] = problem.partial_memory(result)
-    peak = sum(held.values())
+    held.add(result, problem.partial_memory(result))
+    peak = held.total
     for index, action in enumerate(program):
         if isinstance(action, Exchange):
-            held.update((t.block, problem.size(t.block)) for t in action.recvs)
-            brought.update((t.block, index) for t in action.recvs if t.block.kind is Kind.O)
-            for t in action.sends:
+            for t in action.recvs:
+                held.add(t.block, problem.size(t.block))
                 if t.block.kind is Kind.O:
-                    away.append((index, problem.size(t.block)))
+                    brought[t.block] = index
+            away += [(index, problem.size(t.block)) for t in action.sends if t.block.kind is Kind.O]
         elif isinstance(action, Attend):
             partial = action.partial(rank)
             if partial.owner != rank:
-                held[partial] = problem.partial_memory(partial)
+                held.add(partial, problem.partial_memory(partial))
         else:
             away = [entry for entry in away if entry[0] > brought[action.partial]]
-        peak = max(peak, sum(held.values()) + sum(size for _, size in away))
+        peak = max(peak, held.total + sum(size for _, size in away))
         if isinstance(action, Exchange):  # packed: the sums are free
             for t in action.sends:
                 if t.block.kind is Kind.O:
-                    held.pop(t.block, None)
+                    held.drop(t.block)
         for block in expiring.get(index, ()):
-            held.pop(block, None)
+            held.drop(block)
     return peak
+
+
+class _Held:
+    """Blocks that a rank holds, and their bytes together."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[Block, int] = {}
+        self.total = 0
+
+    def add(self, block: Block, size: int) -> None:
+        """Hold a block, unless it is held."""
+        if block not in self._sizes:
+            self._sizes[block] = size
+            self.total += size
+
+    def drop(self, block: Block) -> None:
+        """Hold it no more."""
+        self.total -= self._sizes.pop(block, 0)
 
 
 def gathered_memory(problem: Problem) -> int:

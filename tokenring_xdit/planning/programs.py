@@ -210,12 +210,15 @@ def _schedule_steps(
 
 def _steps(rank: int, program: Program, problem: Problem, cost: Cost, numbers: _Numbers) -> Iterator[Step]:
     brought: dict[Block, Message] = {}
+    of_owner: dict[tuple[Kind, int], list[Block]] = defaultdict(list)
     early = {} if cost.in_order else next_receives(program)
 
     def coming(transfers: tuple[Transfer, ...], channel: str) -> tuple[Message, ...]:
         fresh = [t for t in transfers if t.block not in brought]
         messages = tuple(numbers.awaited(t.peer, rank, channel, problem.size(t.block), str(t.block)) for t in fresh)
-        brought.update((t.block, message) for t, message in zip(fresh, messages, strict=True))
+        for t, message in zip(fresh, messages, strict=True):
+            brought[t.block] = message
+            of_owner[t.block.kind, t.block.owner].append(t.block)
         return messages
 
     def needed(*blocks: Block) -> tuple[Message, ...]:
@@ -224,7 +227,7 @@ def _steps(rank: int, program: Program, problem: Problem, cost: Cost, numbers: _
             if block in brought:
                 found.append(brought[block])
             elif block.owner != rank or block.kind is Kind.O:
-                found.append(next(message for held, message in brought.items() if held.covers(block)))
+                found.append(brought[next(held for held in of_owner[block.kind, block.owner] if held.covers(block))])
         return tuple(found)
 
     for index, action in enumerate(program):

@@ -11,7 +11,7 @@ Nothing here moves or computes anything. :func:`tokenring_xdit.schedule.verify` 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from enum import Enum
 from fractions import Fraction
 from functools import cached_property
@@ -196,7 +196,7 @@ class Attend:
 
     def partial(self, rank: int) -> Block:
         """The partial output this builds on when executed by ``rank``."""
-        return replace(self.q, kind=Kind.O, at=rank, heads=_narrower(self.q.heads, self.kv.heads))
+        return Block(Kind.O, self.q.owner, rank, self.q.tokens, _narrower(self.q.heads, self.kv.heads))
 
 
 @dataclass(frozen=True)
