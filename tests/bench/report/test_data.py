@@ -67,6 +67,18 @@ def test_views_are_over_lengths_then_ranks_then_of_one_shape() -> None:
     assert [view.axis for view in views(samples.sweep((1024,), (2,)))] == [Axis.SHAPE]
 
 
+def test_shards_of_one_length_are_a_view_where_no_other_has_them() -> None:
+    records = [*samples.sweep((2048,), (2,)), *samples.sweep((3072,), (3,)), *samples.sweep((4000,), (4,))]
+    assert [(view.axis, view.ranks, view.tokens) for view in views(records)] == [
+        (Axis.SHARDS, None, 1024),
+        (Axis.SHAPE, 4, 4000),
+        (Axis.SHAPE, 3, 3072),
+        (Axis.SHAPE, 2, 2048),
+    ]
+    assert views(records)[0].places == (2, 3)
+    assert str(views(records)[0]) == "over ranks, 1024 tokens on each"
+
+
 def test_pipelines_and_machines_stand_apart() -> None:
     class Leveled(Record):
         level: str = "pipeline"

@@ -83,7 +83,7 @@ class Figure:
     reference: float | None = None
 
 
-_X_LABELS = {Axis.TOKENS: "sequence length, tokens", Axis.RANKS: "ranks", Axis.SHAPE: ""}
+_X_LABELS = {Axis.TOKENS: "sequence length, tokens", Axis.RANKS: "ranks", Axis.SHARDS: "ranks", Axis.SHAPE: ""}
 _QUARTILES = "Medians; error bars are quartiles."
 
 
@@ -218,7 +218,8 @@ def _links(view: View) -> Figure | None:
         Series(name, tuple(Point(link.name, Value(link.size / unit.size)) for link in links))
         for name, links in loads.items()
     )
-    where = {Axis.TOKENS: f", {place} tokens", Axis.RANKS: f", {place} ranks", Axis.SHAPE: ""}[view.axis]
+    ranks = f", {place} ranks"
+    where = {Axis.TOKENS: f", {place} tokens", Axis.RANKS: ranks, Axis.SHARDS: ranks, Axis.SHAPE: ""}[view.axis]
     note = "What each direction of each wire carried in one call. Even rows use all wires alike."
     return Figure("links", f"Bytes on every link{where}", note, Form.CELLS, "link", unit.name, series)
 

@@ -22,6 +22,12 @@ from tokenring_xdit.schedule.timeline import Activity
 
 __all__ = ["page"]
 
+_GROUPS = {
+    Axis.TOKENS: "Over sequence lengths",
+    Axis.RANKS: "Over ranks",
+    Axis.SHARDS: "Over ranks that hold as much each",
+    Axis.SHAPE: "One shape",
+}
 _ASSETS = resources.files("tokenring_xdit.bench.report") / "assets"
 
 
@@ -71,9 +77,8 @@ def _plots(records: Sequence[Record], looks: Mapping[str, Style]) -> dict[str, A
             {"key": figure.key, "title": figure.title, "note": figure.note, **plot_of(figure, looks)}
             for figure in figures(view)
         ]
-        group = {Axis.TOKENS: "Over sequence lengths", Axis.RANKS: "Over ranks", Axis.SHAPE: "One shape"}[view.axis]
         settings.setdefault(str(view.setting), []).append(
-            {"label": str(view), "group": group, "strategies": view.strategies, "figures": drawn}
+            {"label": str(view), "group": _GROUPS[view.axis], "strategies": view.strategies, "figures": drawn}
         )
     return {"settings": [{"label": setting, "views": found} for setting, found in settings.items()]}
 

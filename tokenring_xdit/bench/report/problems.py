@@ -19,6 +19,8 @@ class Axis(Enum):
 
     TOKENS = "tokens"
     RANKS = "ranks"
+    SHARDS = "shards"
+    """Ranks that hold as many tokens each, however many there are."""
     SHAPE = "shape"
     """Nothing: one length on one number of ranks, a bar for each strategy."""
 
@@ -71,8 +73,8 @@ class View:
     Attributes:
         setting: What is the same for all of them.
         axis: What differs, besides the strategy.
-        ranks: Their number; ``None`` along :attr:`Axis.RANKS`.
-        tokens: Their length; ``None`` along :attr:`Axis.TOKENS`.
+        ranks: Their number; ``None`` along :attr:`Axis.RANKS` and :attr:`Axis.SHARDS`.
+        tokens: Their length, along :attr:`Axis.SHARDS` that of one rank; ``None`` along :attr:`Axis.TOKENS`.
         records: Those that ran, one for each strategy and place on the axis.
     """
 
@@ -87,11 +89,14 @@ class View:
             return f"over sequence lengths, {_ranks(self.ranks)}"
         if self.axis is Axis.RANKS:
             return f"over ranks, {self.tokens} tokens"
+        if self.axis is Axis.SHARDS:
+            return f"over ranks, {self.tokens} tokens on each"
         return f"{self.tokens} tokens, {_ranks(self.ranks)}"
 
     def at(self, record: Record) -> int:
         """Where a record is on the axis; 0 where there is none."""
-        return {Axis.TOKENS: record.tokens, Axis.RANKS: record.ranks, Axis.SHAPE: 0}[self.axis]
+        ranks = record.ranks
+        return {Axis.TOKENS: record.tokens, Axis.RANKS: ranks, Axis.SHARDS: ranks, Axis.SHAPE: 0}[self.axis]
 
     @property
     def places(self) -> tuple[int, ...]:
@@ -156,6 +161,8 @@ def latest(records: Sequence[Record]) -> tuple[Record, ...]:
 def views(records: Sequence[Record]) -> tuple[View, ...]:
     """All ways to plot records, setting by setting: over lengths, over ranks, then single shapes.
 
+    Shards of one length on several numbers of ranks are a view of records that are in no view over lengths or ranks.
+
     The most ranks and the longest sequence come first; a setting of one length and one number of ranks has one view.
 
     Args:
@@ -176,6 +183,12 @@ def views(records: Sequence[Record]) -> tuple[View, ...]:
             here = tuple(record for record in ran if record.tokens == tokens)
             if len({record.ranks for record in here}) > 1:
                 found.append(View(setting, Axis.RANKS, None, tokens, here))
+        over = {id(record) for view in found for record in view.records}
+        alone = [record for record in ran if id(record) not in over and not record.tokens % record.ranks]
+        for each in sorted({record.tokens // record.ranks for record in alone}, reverse=True):
+            here = tuple(record for record in alone if record.tokens == each * record.ranks)
+            if len({record.ranks for record in here}) > 1:
+                found.append(View(setting, Axis.SHARDS, None, each, here))
         for ranks, tokens in sorted({(record.ranks, record.tokens) for record in ran}, reverse=True):
             here = tuple(record for record in ran if (record.ranks, record.tokens) == (ranks, tokens))
             found.append(View(setting, Axis.SHAPE, ranks, tokens, here))

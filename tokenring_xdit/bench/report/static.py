@@ -12,7 +12,7 @@ from tokenring_xdit.bench.records import Record
 from tokenring_xdit.bench.report.figures import Figure, Form, Part, Series, figures
 from tokenring_xdit.bench.report.measures import number, time_unit
 from tokenring_xdit.bench.report.palette import Style, label, styles
-from tokenring_xdit.bench.report.problems import Axis, Setting, View, latest, views
+from tokenring_xdit.bench.report.problems import Axis, View, latest, views
 from tokenring_xdit.bench.report.traces import KINDS, OTHER_KIND, Trace, boxes, kind_of, kinds
 from tokenring_xdit.schedule.timeline import Activity
 
@@ -95,16 +95,8 @@ def _canvases(
 
 
 def _worth_a_file(found: Sequence[View]) -> list[View]:
-    over: dict[Setting, list[View]] = {}
-    for view in found:
-        if view.axis is not Axis.SHAPE:
-            over.setdefault(view.setting, []).append(view)
-    return [
-        view
-        for view in found
-        if view.axis is not Axis.SHAPE
-        or not any(other.tokens == view.tokens or other.ranks == view.ranks for other in over.get(view.setting, ()))
-    ]
+    over = {id(record) for view in found if view.axis is not Axis.SHAPE for record in view.records}
+    return [view for view in found if view.axis is not Axis.SHAPE or not over.issuperset(map(id, view.records))]
 
 
 def _slug(text: str) -> str:
@@ -131,6 +123,8 @@ def _blank(height: float) -> tuple[Canvas, Axes]:
 
 
 def _lines(axes: Axes, figure: Figure, looks: Mapping[str, Style]) -> None:
+    from matplotlib.ticker import LogFormatter
+
     for series in figure.series:
         style, hides = looks[series.strategy], series.part is Part.HIDDEN
         opened = hides or style.symbol.endswith("-open")
@@ -157,6 +151,8 @@ def _lines(axes: Axes, figure: Figure, looks: Mapping[str, Style]) -> None:
     axes.set_ylabel(figure.y_label)
     if figure.logarithmic:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.4)))
     else:
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     if figure.reference is not None:
