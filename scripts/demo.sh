@@ -3,6 +3,10 @@
 #
 #   bash scripts/demo.sh ["a prompt"]
 set -euo pipefail
+if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
+    sed -n '2,4s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    exit
+fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/environment.sh
 prepare_environment

@@ -88,7 +88,7 @@ def test_under_torchrun_the_command_is_one_of_the_ranks(tmp_path: Path, family: 
     video = key is not None
     output, reference = (tmp_path / f"{name}{'.mp4' if video else '.png'}" for name in ("drawn", "reference"))
     values: dict[str, Any] = {"size": "96x128", "steps": 2, "tokenring_degree": 2, "options": {}}
-    call: dict[str, Any] = {"width": 96, "height": 128, "num_inference_steps": 2, "output_type": "pil"}
+    call: dict[str, Any] = {"width": 96, "height": 128, "num_inference_steps": 2, "output_type": "np"}
     if family == "pixart-sigma":
         values["options"]["use_resolution_binning"] = call["use_resolution_binning"] = False
     if family in {"wan-i2v", "flux-control"}:
@@ -105,12 +105,24 @@ def test_under_torchrun_the_command_is_one_of_the_ranks(tmp_path: Path, family: 
     assert f"wrote {output} (2 ranks, " in done.stdout
     pipe = type(pipe).from_pretrained(tmp_path / "model")
     made = pipe(prompt="a red fox", generator=torch.Generator().manual_seed(3), **call)
-    save(made.frames[0] if video else made.images[0], reference)
-    expected = frames_of(reference)
+    frames = np.asarray(made.frames[0] if video else made.images)
+
+    def written(frames: NDArray[Any]) -> NDArray[Any]:
+        pictures = [Image.fromarray((frame * 255).round().astype(np.uint8)) for frame in frames]
+        save(pictures if video else pictures[0], reference)
+        return frames_of(reference)
+
+    expected = written(frames)
     assert expected.std() > 30
     difference = np.abs(frames_of(output) - expected)
-    assert difference[0].max() <= (8 if video else 1)  # MP4 magnifies rounding, more from frame to frame
-    assert difference.mean() <= (4 if video else 0.5)
+    if not video:
+        assert difference.max() <= 1 and difference.mean() <= 0.5
+        return
+    # MP4 magnifies rounding, from frame to frame the more: as much as it does of the 1e-5 that attention may be off.
+    nudged = np.clip(frames + 1e-5 * np.random.default_rng(0).standard_normal(frames.shape), 0, 1)
+    magnified = np.abs(written(nudged) - expected).mean()
+    print(f"{family}: {difference.mean():.2f} of 255 on average, nudged {magnified:.2f}")
+    assert difference.mean() <= 1.5 * magnified < 15
 
 
 def test_torchrun_with_another_number_of_ranks_is_refused() -> None:
@@ -156,6 +168,10 @@ def test_config_check(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkey
     captured = capsys.readouterr()
     assert "configs/embedded.yaml: fine" in captured.out
     assert "does not divide the model's 4 heads" in captured.err
+    assert main(["config", "check", "configs/embedded.yaml", "stpes=0"]) == 2
+    assert "Did you mean 'steps'?" in capsys.readouterr().err
+    assert main(["config", "check", "steps=4"]) == 2
+    assert "name a config" in capsys.readouterr().err
 
 
 def test_config_show_and_schema(capsys: pytest.CaptureFixture[str]) -> None:

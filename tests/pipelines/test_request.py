@@ -92,6 +92,7 @@ def test_one_negative_prompt_serves_several_prompts() -> None:
         ("FluxPipeline", {"frames": 9}, ["FluxPipeline takes no frames", "It takes: prompt, negative_prompt, width"]),
         ("Flux2KleinPipeline", {"negative_prompt": "x"}, ["Flux2KleinPipeline takes no negative_prompt"]),
         ("FluxPipeline", {"options": {"max_sequence_lenght": 9}}, ["Did you mean 'max_sequence_length'?"]),
+        ("FluxPipeline", {"options": {"stepps": 9}}, ["Did you mean 'steps'?"]),
         ("FluxPipeline", {"options": {"num_inference_steps": 9}}, ["'num_inference_steps' is called 'steps' here"]),
         ("FluxPipeline", {"options": {"callback_on_step_end": print}}, ["takes no option 'callback_on_step_end'"]),
         ("FluxPipeline", {"options": {"num_images_per_prompt": 0}}, ["num_images_per_prompt is 0"]),

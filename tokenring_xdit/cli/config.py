@@ -22,9 +22,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="find all mistakes of configs, without running them",
         description="Find all mistakes of configs. Models are looked at as well, as far as they are on this machine or "
         "the hub can be reached: degrees and sizes have to fit them.",
-        epilog="example: tokenring-xdit config check configs/*.yaml",
+        epilog="example: tokenring-xdit config check configs/*.yaml, or configs/flux-tokenring-8gpu.yaml steps=4",
     )
-    check.add_argument("configs", nargs="+", type=Path, metavar="config", help="YAML files")
+    check.add_argument(
+        "configs", nargs="+", metavar="config or key=value", help="YAML files, and values that replace those of each"
+    )
     check.add_argument("--json", action="store_true", help="print the verdicts as JSON")
     check.set_defaults(run=_check)
 
@@ -48,7 +50,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _check(args: argparse.Namespace) -> None:
-    verdicts = [_verdict(path) for path in args.configs]
+    files = [Path(text) for text in args.configs if "=" not in text or Path(text).exists()]
+    overrides = [text for text in args.configs if Path(text) not in files]
+    if not files:
+        raise ConfigurationError(f"{' '.join(overrides)}: name a config before what to replace in it")
+    verdicts = [_verdict(path, overrides) for path in files]
     if args.json:
         print(json.dumps([asdict(verdict) for verdict in verdicts], indent=2))
     else:
@@ -69,12 +75,12 @@ class _Verdict:
     unseen: str | None = None
 
 
-def _verdict(path: Path) -> _Verdict:
+def _verdict(path: Path, overrides: list[str]) -> _Verdict:
     from tokenring_xdit.config import read_config
     from tokenring_xdit.pipelines.run import RunConfig, inspect_model
 
     try:
-        read_config(RunConfig, path, inspect=inspect_model)
+        read_config(RunConfig, path, overrides, inspect=inspect_model)
     except ModelUnreachableError as error:
         return _Verdict(str(path), unseen=f"the model was not looked at: {error}")
     except TokenRingError as error:

@@ -25,6 +25,12 @@ __all__ = ["run_folder", "run_job"]
 
 _TRACEBACK_FILE = "rank{rank}.traceback.txt"
 
+_RANK = (
+    "import runpy, signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+    "runpy.run_module('tokenring_xdit.pipelines.worker', run_name='__main__')"
+)
+"""What a rank runs: Ctrl-C in a terminal reaches it too, while it imports, and it is the launcher that ends it."""
+
 _SECONDS_TO_STOP = 10
 """How long the other ranks get to end after one has failed, before they are killed."""
 
@@ -82,7 +88,7 @@ def run_job(job: Job, ranks: int, folder: Path, *, port: int | None = None) -> A
         shutdown_timeout=_SECONDS_TO_STOP,
     )
     try:
-        elastic_launch(config, sys.executable)("-m", "tokenring_xdit.pipelines.worker", str(folder))
+        elastic_launch(config, sys.executable)("-c", _RANK, str(folder))
     except ChildFailedError as failure:
         raise LaunchError(_explain(failure.failures, folder)) from failure
     except SignalException as interruption:

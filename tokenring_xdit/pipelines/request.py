@@ -322,11 +322,12 @@ def _check_prompts(request: Request) -> Iterator[str]:
 def _check_options(name: str, parameters: Mapping[str, inspect.Parameter], request: Request) -> Iterator[str]:
     ours = {spelling: field.name for field in fields(Request) for spelling in _SPELLINGS.get(field.name, ())}
     known = [n for n in parameters if n not in ours and n not in _OURS]
+    taken = {ours[n] for n in parameters if n in ours}  # with names of ours, beside the options
     for option, value in request.options.items():
         if option in ours:
             yield f"option '{option}' is called '{ours[option]}' here"
         elif option not in known:
-            yield f"{name} takes no option {option!r}. {nearest(str(option), known)}"
+            yield f"{name} takes no option {option!r}. {nearest(str(option), [*known, *taken])}"
         elif option in _PER_PROMPT and value is not None and (not _is_whole(value) or value < 1):
             yield f"{option} is {value!r}; it has to be a whole number of at least 1"
 

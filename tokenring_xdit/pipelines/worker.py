@@ -1,4 +1,4 @@
-"""What each rank of a command runs: ``python -m tokenring_xdit.pipelines.worker RUN_FOLDER``.
+"""What each rank of a command runs, with the folder of the run as its argument.
 
 The folder holds the job; the answer, the pictures and, where a rank fails, its error go there too.
 """

@@ -17,10 +17,9 @@ from tokenring_xdit.topology import Network
 
 __all__ = ["Option", "Split", "best_schedules", "plan"]
 
+_CHUNKS = (2, 4, 8)
 _PROMISING = 3
 """Of the schedules in whole blocks, those that are worth trying in pieces."""
-_CHUNKS, _OTHER_CHUNKS = 4, (2, 8)
-"""Pieces of a block: what is tried of each of these, and of the best of them."""
 
 _INSIDE = ("bidirectional", "bidirectional_q", "direct", "direct_kv", "ring", "token_ring")
 """Schedules that can run inside a node, too."""
@@ -233,20 +232,10 @@ def _tried(
         }
         return {n: timed(n, v) for n, v in built.items() if keeps(v)}
 
-    def fastest(known: dict[Spelled, Option]) -> list[Spelled]:
-        return sorted(known, key=lambda name: _time(known[name]))
-
     whole = times(names)
-    if problem.ranks > _MANY_RANKS:
-        return tuple(whole.values())
-    in_pieces = {_in_pieces(name, _CHUNKS): name for name in fastest(whole)[:_PROMISING]}
-    pieces = times(tuple(in_pieces))
-    others = [_in_pieces(in_pieces[name], count) for name in fastest(pieces)[:1] for count in _OTHER_CHUNKS]
-    return (*whole.values(), *pieces.values(), *times(others).values())
-
-
-def _in_pieces(name: Spelled, count: int) -> Spelled:
-    return Spelled(name.name, tuple(sorted((*name.options, ("chunks", count)))))
+    best = sorted(whole, key=lambda name: _time(whole[name]))[:_PROMISING]
+    pieces = [Spelled(n.name, tuple(sorted((*n.options, ("chunks", count))))) for n in best for count in _CHUNKS]
+    return (*whole.values(), *times(pieces if problem.ranks <= _MANY_RANKS else ()).values())
 
 
 def _candidates(ranks: int, nodes: int) -> tuple[Spelled, ...]:

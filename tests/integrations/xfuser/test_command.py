@@ -145,7 +145,24 @@ def test_what_cannot_work_is_said_once_before_ranks_start(hub: Path, flags: tupl
     assert "Traceback" not in done.stderr
 
 
-def test_a_model_that_was_not_compared_is_refused_before_it_is_loaded(hub: Path) -> None:
+def test_a_model_that_was_not_compared_is_refused_before_ranks_start(hub: Path) -> None:
     done = xdit(hub, "--model", "Krea-2-Turbo", "--prompt", "a", "--tokenring_degree", "2")
     assert done.returncode != 0
-    assert "tokenring_degree=2 was asked for with Krea-2-Turbo" in done.stderr
+    assert done.stderr.count("tokenring_degree=2 was asked for with Krea-2-Turbo") == 1
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        ("FLUX.1-dev", ("--ulysses_degree", "3"), "ulysses_degree=3 does not divide the model's 4 heads"),
+        ("SD3.5", ("--height", "40"), "a height of 40 pixels cannot be cut over 2 ranks"),
+    ],
+)
+def test_what_ranks_refuse_is_the_last_word(hub: Path, name: str, flags: tuple[str, ...], message: str) -> None:
+    common = ("--prompt", "a", "--height", "64", "--width", "96", "--num_inference_steps", "1")
+    done = xdit(hub, "--model", name, *common, *MODELS[name].flags, "--tokenring_degree", "2", *flags)
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[-1].startswith(f"xdit: {message}")
+    assert done.stderr.count(message) == 1

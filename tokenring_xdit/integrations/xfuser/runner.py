@@ -1,17 +1,26 @@
-"""xfuser's own command: how many processes it starts for a TokenRing degree, and how it names what it writes."""
+"""xfuser's own command: how many processes a TokenRing degree means, names of what is written, refusals said once."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from tokenring_xdit.attention.auto import show_choices
-from tokenring_xdit.errors import TokenRingError
+from tokenring_xdit.errors import ConfigurationError, ScheduleError, TokenRingError, UnsupportedError
 from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE, make_choice
 from tokenring_xdit.integrations.xfuser.repairs.common import replace_method
+from tokenring_xdit.integrations.xfuser.supported import refuse_untested_model
 
 __all__ = ["HOOKS"]
+
+_REFUSAL_FILE = "TOKENRING_REFUSAL_FILE"
+"""Environment variable: where a rank that refuses what was asked leaves its reason for the command to say."""
 
 
 def count_processes(cli: Any) -> None:
@@ -38,9 +47,56 @@ def _degree(args: list[str]) -> int:
     parser.add_argument("--tokenring_degree", "--tokenring-degree", type=int, default=1)
     parser.add_argument("--tokenring_schedule", "--tokenring-schedule", default=DEFAULT_SCHEDULE)
     parser.add_argument("--ring_degree", "--ring-degree", type=int, default=1)
+    parser.add_argument("--model")
     known, _ = parser.parse_known_args(args)
     make_choice(known.tokenring_degree, known.tokenring_schedule, known.ring_degree)
+    if known.tokenring_degree > 1:
+        from xfuser.model_executor.models.runner_models.base_model import MODEL_REGISTRY
+
+        if known.model in MODEL_REGISTRY:
+            refuse_untested_model(MODEL_REGISTRY[known.model], known.model, known.tokenring_degree)
     return int(known.tokenring_degree)
+
+
+def repeat_refusal(cli: Any) -> None:
+    """Have the command end with a rank's refusal, in place of what torchrun says of processes that failed."""
+
+    def make(original: Any) -> Any:
+        def main(args: list[str] | None = None) -> None:
+            with tempfile.TemporaryDirectory(prefix="tokenring-xdit-") as folder:
+                refusal = Path(folder) / "refusal"
+                os.environ[_REFUSAL_FILE] = str(refusal)
+                try:
+                    original(args)
+                except SystemExit as end:
+                    if end.code and refusal.exists():
+                        raise SystemExit(f"xdit: {refusal.read_text(encoding='utf-8')}") from None
+                    raise
+
+        return main
+
+    replace_method(cli, "main", make)
+
+
+def refuse_without_traceback() -> None:
+    """Have a rank that refuses what was asked say so in words: once, to the command, or itself under plain torchrun."""
+    original = sys.excepthook
+
+    def say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not isinstance(error, (ConfigurationError, ScheduleError, UnsupportedError)):
+            original(kind, error, trace)
+            return
+        refusal = os.environ.get(_REFUSAL_FILE)
+        if refusal is None:
+            print(f"rank {os.environ.get('RANK', '0')}: {error}", file=sys.stderr)
+            return
+        try:
+            with Path(refusal).open("x", encoding="utf-8") as file:
+                file.write(str(error))
+        except FileExistsError:
+            pass  # another rank was first, with the same reason
+
+    sys.excepthook = say
 
 
 def name_outputs(base_model: Any) -> None:
@@ -65,10 +121,17 @@ def name_outputs(base_model: Any) -> None:
 def prepare_ranks(base_model: Any) -> None:
     """What the ranks of the command do differently; a program of one's own does not load that module."""
     show_choices()
+    refuse_without_traceback()
     name_outputs(base_model)
 
 
+def prepare_command(cli: Any) -> None:
+    """What the command itself does differently, before and after its ranks."""
+    count_processes(cli)
+    repeat_refusal(cli)
+
+
 HOOKS = {
-    "xfuser.cli": count_processes,
+    "xfuser.cli": prepare_command,
     "xfuser.model_executor.models.runner_models.base_model": prepare_ranks,
 }

@@ -22,6 +22,7 @@ __all__ = [
     "heads_of",
     "refuse_ulysses",
     "refuse_untested",
+    "refuse_untested_model",
     "uncut",
 ]
 
@@ -101,16 +102,30 @@ _STAGED_PIPELINES = frozenset(
 """Those that were compared together with PipeFusion."""
 
 
+def refuse_untested_model(runner: type, model: str, degree: int) -> None:
+    """Refuse a model of the `xdit` command that was not compared.
+
+    Args:
+        runner: xfuser's class for it.
+        model: Its name.
+        degree: The TokenRing degree.
+
+    Raises:
+        UnsupportedError: It was not, and the degree is more than 1.
+    """
+    if degree > 1 and runner.__name__ not in TESTED_RUNNERS:
+        raise UnsupportedError(
+            f"tokenring_degree={degree} was asked for with {model}, which has not been compared with the single "
+            "process yet. Use ulysses_degree or ring_degree for it"
+        )
+
+
 def refuse_untested_models(base_model: Any) -> None:
     """Refuse other models of the `xdit` command by name, before their weights are loaded."""
 
     def make(original: Any) -> Any:
         def validate_config(self: Any, config: Any) -> None:
-            if (config.tokenring_degree or 1) > 1 and type(self).__name__ not in TESTED_RUNNERS:
-                raise UnsupportedError(
-                    f"tokenring_degree={config.tokenring_degree} was asked for with {config.model}, which has not been "
-                    "compared with the single process yet. Use ulysses_degree or ring_degree for it"
-                )
+            refuse_untested_model(type(self), config.model, config.tokenring_degree or 1)
             original(self, config)
 
         return validate_config
@@ -129,6 +144,8 @@ def refuse_untested_pipelines(runtime_state: Any) -> None:
         def check(self: Any, pipeline: Any, parallel_config: Any) -> None:
             if choice_of(parallel_config) is not None:
                 refuse_untested(pipeline)
+                transformer = getattr(getattr(pipeline, "module", pipeline), "transformer", None)
+                refuse_ulysses(parallel_config.ulysses_degree, heads_of(getattr(transformer, "config", {})))
                 if parallel_config.pp_degree > 1 and pipeline_name(pipeline) not in _STAGED_PIPELINES:
                     raise UnsupportedError(
                         f"PipeFusion together with TokenRing was not compared for {pipeline_name(pipeline)}, only for "
