@@ -156,13 +156,17 @@ def test_a_model_that_was_not_compared_is_refused_before_ranks_start(hub: Path) 
 @pytest.mark.parametrize(
     ("name", "flags", "message"),
     [
-        ("FLUX.1-dev", ("--ulysses_degree", "3"), "ulysses_degree=3 does not divide the model's 4 heads"),
-        ("SD3.5", ("--height", "40"), "a height of 40 pixels cannot be cut over 2 ranks"),
+        (
+            "FLUX.1-dev",
+            ("--tokenring_degree", "2", "--ulysses_degree", "3"),
+            "ulysses_degree=3 does not divide the model's 4 heads",
+        ),
+        ("SD3.5", ("--tokenring_degree", "3"), "a height of 64 pixels cannot be cut over 3 ranks"),
     ],
 )
 def test_what_ranks_refuse_is_the_last_word(hub: Path, name: str, flags: tuple[str, ...], message: str) -> None:
     common = ("--prompt", "a", "--height", "64", "--width", "96", "--num_inference_steps", "1")
-    done = xdit(hub, "--model", name, *common, *MODELS[name].flags, "--tokenring_degree", "2", *flags)
+    done = xdit(hub, "--model", name, *common, *MODELS[name].flags, *flags)
     assert done.returncode != 0
     assert done.stderr.splitlines()[-1].startswith(f"xdit: {message}")
     assert done.stderr.count(message) == 1
