@@ -150,7 +150,6 @@ class _World:
         self.traffic = Traffic(network)
         self.landing: list[tuple[float, int, float]] = []  # a heap: their last byte has left; they arrive then
         self.spans: list[Span] = []
-        self.sent = [0] * len(self.ranks)
 
     def _number(self, message: Message) -> int:
         return self.numbers.setdefault(message, len(self.numbers))
@@ -166,8 +165,9 @@ class _World:
         timeline = Timeline(self.name, len(self.ranks), tuple(self.spans))
         length = timeline.makespan or 1.0
         busy = {wire: seconds / length for wire, seconds in self.traffic.link_busy.items()}
-        messages = tuple(sum(len(step.sends) for step in rank.steps) for rank in self.ranks)
-        return Simulation(timeline, tuple(self.sent), messages, self.traffic.link_bytes, busy)
+        sends = [[self.messages[index] for step in rank.steps for index in step.sends] for rank in self.ranks]
+        sent = tuple(sum(message.size for message in sends_of_one) for sends_of_one in sends)
+        return Simulation(timeline, sent, tuple(map(len, sends)), self.traffic.link_bytes, busy)
 
     # -- ranks ---------------------------------------------------------------------------------------------------
 
@@ -206,7 +206,6 @@ class _World:
         for index in step.sends:
             message = self.messages[index]
             self.states[index] |= _HANDED
-            self.sent[number] += message.size
             self.connections[message.source, message.target, message.channel].append(index)
             self.under_way[number, message.channel] += 1
             self._start(message)

@@ -90,16 +90,8 @@ def table(records: Sequence[Record]) -> Table:
         "why not": _said(lambda r: r.error or ""),
     }
     columns = {**always, **case, **found}
-    numeric = set(found) - {"status", "chosen", "why not"} | {
-        "ranks",
-        "tokens",
-        "queries",
-        "heads",
-        "head width",
-        "batch",
-        "rounds",
-    }
     cells = {title: [entry(record) for record in records] for title, entry in columns.items()}
+    numeric = {title for title, entries in cells.items() if not any(isinstance(cell.order, str) for cell in entries)}
     different = [
         title
         for title, entries in cells.items()
