@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+import torch
 from hypothesis import settings
 
 from tests.support.ranks import RankPool
@@ -23,6 +24,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def ranks() -> Iterator[RankPool]:
     """One pool of worker ranks for the whole session."""
     pool = RankPool()
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="session")
+def gpu_ranks() -> Iterator[RankPool]:
+    """The same on GPUs, over NCCL; ranks share them where there are fewer."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    pool = RankPool("nccl")
     yield pool
     pool.close()
 

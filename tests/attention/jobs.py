@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tests.support.ranks import rank_device
 from tests.support.reference import relative_error, softmax_attention
 from tokenring_xdit.attention import token_ring_attention
 from tokenring_xdit.schedule import Mask, Schedule, verify
@@ -43,7 +44,7 @@ def problem(case: Case) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor] |
 
     def make(heads: int, length: int) -> Tensor:
         shape = (case.batch, length, heads, case.head_dim)
-        tensor = torch.randn(shape, generator=generator).to(case.dtype).transpose(1, 2)
+        tensor = torch.randn(shape, generator=generator).to(rank_device(), case.dtype).transpose(1, 2)
         return tensor if case.strided else tensor.contiguous()
 
     q, k, v = (
@@ -70,7 +71,7 @@ def hidden(case: Case) -> tuple[Tensor | None, Tensor | None]:
     if len(case.kv_lengths) > 1:
         real[0, : case.kv_lengths[0]] = False  # the first rank has nothing to show the first item
     real[:, -1] = True
-    return real, home if case.home else None
+    return real.to(rank_device()), home.to(rank_device()) if case.home else None
 
 
 def errors(case: Case) -> dict[str, Any]:
@@ -85,7 +86,8 @@ def errors(case: Case) -> dict[str, Any]:
     visible = None
     real, home_real = hidden(case)
     if case.causal:
-        visible = torch.arange(k.shape[2]) <= torch.arange(q.shape[2])[:, None]
+        keys, queries = (torch.arange(t.shape[2], device=t.device) for t in (k, q))
+        visible = keys <= queries[:, None]
     if real is not None:
         visible = torch.cat([real, *([] if home_real is None else [home_real])], dim=1)[:, None, None, :]
     expected, expected_lse = softmax_attention(q, all_k, all_v, scale=case.scale, visible=visible)
@@ -124,6 +126,11 @@ def errors(case: Case) -> dict[str, Any]:
         "lse": relative_error(lse, expected_lse),
         "single": ((single.double() - expected).abs().max() / scale).item(),
     }
+
+
+def errors_of(cases: list[Case]) -> list[dict[str, Any]]:
+    """Run one case after the other in the same world, whose connections take seconds to open on GPUs."""
+    return [errors(case) for case in cases]
 
 
 def with_mask(mask: Tensor) -> None:

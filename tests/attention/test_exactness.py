@@ -249,3 +249,37 @@ def test_different_keys_are_refused_where_keys_travel(ranks: RankPool, schedule:
 def test_masks_that_do_not_fit_are_refused(ranks: RankPool, mask: torch.Tensor, message: str) -> None:
     with pytest.raises(RankFailure, match=message):
         ranks.run(2, jobs.with_mask, mask)
+
+
+GPU_SCHEDULES = [*sorted(BUILDERS), "direct:chunks=3", "token_ring:chunks=2"]
+
+
+def worst_of_each(ranks: RankPool, cases: list[Case]) -> list[dict[str, float]]:
+    found = ranks.run(len(cases[0].q_lengths), jobs.errors_of, cases)
+    errors = [{name: max(rank[name] for rank in case) for name in case[0]} for case in zip(*found, strict=True)]
+    for case, error in zip(cases, errors, strict=True):
+        print(f"{case}: out {error['out']:.1e}, lse {error['lse']:.1e}, one device {error['single']:.1e}")
+    return errors
+
+
+@pytest.mark.cuda
+def test_gpus_in_fp32(gpu_ranks: RankPool) -> None:
+    case = Case((24, 7, 16, 33), (40, 9, 24, 8), heads=4, kv_heads=2, batch=2, home=13, strided=True, calls=3)
+    for errors in worst_of_each(gpu_ranks, [replace(case, schedule=schedule) for schedule in GPU_SCHEDULES]):
+        assert errors["out"] <= FP32
+        assert errors["lse"] <= FP32
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(("dtype", "kernel"), [(torch.bfloat16, "flash"), (torch.float16, "cudnn")])
+def test_gpus_in_half_precision(gpu_ranks: RankPool, dtype: torch.dtype, kernel: str) -> None:
+    case = replace(even(4, 192), dtype=dtype, kernel=kernel, heads=4, kv_heads=4, head_dim=64, calls=3)
+    for errors in worst_of_each(gpu_ranks, [replace(case, schedule=schedule) for schedule in GPU_SCHEDULES]):
+        assert errors["out"] <= max(errors["single"], torch.finfo(dtype).eps) * 2.5
+
+
+@pytest.mark.cuda
+def test_gpus_with_masks(gpu_ranks: RankPool) -> None:
+    case = Case((9, 16, 4), (9, 16, 4), batch=2, calls=2)
+    cases = [replace(case, causal=True), replace(case, hide=0.4, ragged=True, home=5)]
+    assert max(errors["out"] for errors in worst_of_each(gpu_ranks, cases)) <= FP32

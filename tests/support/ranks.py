@@ -1,7 +1,8 @@
 """Worker ranks that live as long as the test session.
 
 Importing xfuser takes ten seconds, so ranks are not started for each test: the pool keeps its
-processes and gives each job a fresh gloo world of the size it asks for. Real processes, real sockets.
+processes and gives each job a fresh world of the size it asks for, over gloo or, on GPUs, over NCCL.
+Real processes, real sockets.
 """
 
 from __future__ import annotations
@@ -33,9 +34,14 @@ class RankFailure(Exception):
 
 
 class RankPool:
-    """Processes that run one function at a time as the ranks of a world."""
+    """Processes that run one function at a time as the ranks of a world.
 
-    def __init__(self) -> None:
+    Args:
+        backend: How they meet: ``gloo``, or ``nccl`` with a GPU each, which several may share.
+    """
+
+    def __init__(self, backend: str = "gloo") -> None:
+        self._backend = backend
         self._context = multiprocessing.get_context("spawn")
         self._store = dist.TCPStore(_HOST, 0, is_master=True, wait_for_workers=False)
         self._workers: list[tuple[Any, Connection]] = []
@@ -94,23 +100,41 @@ class RankPool:
 
     def _start(self) -> None:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(theirs, self._store.port), daemon=True)
+        arguments = theirs, self._store.port, self._backend, len(self._workers)
+        process = self._context.Process(target=_serve, args=arguments, daemon=True)
         process.start()
         theirs.close()
         self._workers.append((process, ours))
 
 
-def _serve(connection: Connection, port: int) -> None:
+def rank_device() -> torch.device:
+    """Where a rank of the pool computes: on its GPU where the ranks met over NCCL."""
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+
+
+def _take_gpu(index: int) -> int:
+    """Choose a rank's GPU.
+
+    NCCL refuses two ranks of a host on one GPU. Ranks that call themselves hosts share it, and talk through sockets.
+    """
+    host, gpu = divmod(index, torch.cuda.device_count())
+    os.environ.update(NCCL_HOSTID=f"host-{host}", NCCL_SOCKET_IFNAME="lo", GLOO_SOCKET_IFNAME="lo")
+    torch.cuda.set_device(gpu)
+    return gpu
+
+
+def _serve(connection: Connection, port: int, backend: str, index: int) -> None:
     torch.set_num_threads(1)
+    local_rank = _take_gpu(index) if backend == "nccl" else index
     store = dist.TCPStore(_HOST, port, is_master=False)
     while True:
         try:
             name, rank, ranks, function, args = connection.recv()
         except (EOFError, KeyboardInterrupt):
             return
-        os.environ.update(RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_RANK=str(rank))
+        os.environ.update(RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_RANK=str(local_rank))
         dist.init_process_group(
-            "gloo",
+            backend,
             store=dist.PrefixStore(name, store),
             rank=rank,
             world_size=ranks,

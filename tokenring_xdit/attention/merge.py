@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import cache
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -14,8 +16,8 @@ def fold_(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor) -> Non
     """Fold the attention over other keys into ``out`` and ``lse``, in place.
 
     With ``w = sigmoid(other_lse - lse)`` the sum of both is ``(1 - w) out + w other_out``: one
-    interpolation, which cannot overflow. Where neither side saw a key (both log-sum-exps are
-    ``-inf``) the weight is undefined and ``out`` stays as it is.
+    interpolation, which cannot overflow. Where the other side saw no key (its log-sum-exp is ``-inf``)
+    ``out`` stays as it is. On a GPU it is one kernel, where Triton is installed.
 
     Args:
         out: Output over the first keys, ``[B, H, S, D]``, fp32.
@@ -23,9 +25,19 @@ def fold_(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor) -> Non
         other_out: Output over the other keys, ``[B, H, S, D]``, any float dtype.
         other_lse: Its log-sum-exp, ``[B, H, S]``, fp32.
     """
-    weight = torch.sigmoid(other_lse - lse).nan_to_num_(nan=0.0)
+    if out.is_cuda and _has_triton():
+        from tokenring_xdit.attention import fused
+
+        fused.fold_(out, lse, other_out, other_lse)
+        return
+    weight = torch.sigmoid(other_lse - lse).masked_fill_(other_lse == -math.inf, 0.0)
     out.lerp_(other_out.to(out.dtype), weight.unsqueeze(-1))
     torch.logaddexp(lse, other_lse, out=lse)
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
 
 
 class Running:

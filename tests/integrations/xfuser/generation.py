@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tests.support.families import FAMILIES, Entry, Family
+from tests.support.ranks import rank_device
 from tests.support.reference import relative_error
 from tokenring_xdit.integrations.xfuser.repairs.common import REPAIR_ALL
 
@@ -96,7 +97,7 @@ def rounding_errors(case: Case) -> tuple[float, float] | None:
 
 def one_process(case: Case, family: Family) -> Tensor:
     """The latents that unmodified diffusers makes."""
-    latents = latents_of(family.make(**case.make).to(case.dtype)(**family.inputs(**case.inputs)))
+    latents = latents_of(family.make(**case.make).to(rank_device(), case.dtype)(**family.inputs(**case.inputs)))
     assert latents is not None
     return latents
 
@@ -108,7 +109,7 @@ def run(case: Case, family: Family) -> Tensor | None:
         from xfuser.core.distributed import initialize_runtime_state
 
         if family.entry is Entry.PIPELINE:
-            pipe = family.wrapper_class()(family.make(**case.make).to(case.dtype), config)
+            pipe = family.wrapper_class()(family.make(**case.make).to(rank_device(), case.dtype), config)
             if case.handed_in_again:
                 initialize_runtime_state(pipe, config)
         else:
@@ -164,13 +165,13 @@ def with_wrapped_transformer(family: Family, config: Any, case: Case, inputs: Ma
         sequence_parallel_degree=parallel.sp_degree,
         pipeline_parallel_degree=parallel.pp_degree,
     )
-    pipe = family.make(**case.make).to(case.dtype)
+    pipe = family.make(**case.make).to(rank_device(), case.dtype)
     if family.pipeline_class() is not None:
         pipe.__class__ = family.pipeline_class()
     for name in ("transformer", "transformer_2"):
         model = getattr(pipe, name, None)
         if model is not None:
-            wrapped = family.wrapper_class().from_config(model.config).to(case.dtype).eval()
+            wrapped = family.wrapper_class().from_config(model.config).to(rank_device(), case.dtype).eval()
             wrapped.load_state_dict(model.state_dict())
             setattr(pipe, name, wrapped)
     initialize_runtime_state(pipe, config)

@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from torch import Tensor
 
 from tests.integrations.xfuser import generation
 from tests.integrations.xfuser.generation import Case
-from tests.integrations.xfuser.matrix import COLUMNS, Outcome, cases, is_quick, is_refused, page
+from tests.integrations.xfuser.matrix import COLUMNS, Outcome, cases, fitting, is_quick, is_refused, page
+from tests.support.families import FAMILIES
 from tests.support.ranks import RankFailure, RankPool
 from tests.support.reference import relative_error
 from tokenring_xdit.errors import UnsupportedError
@@ -57,6 +59,21 @@ def test_exact_or_refused(
     assert outcome.error is not None
     assert outcome.error <= (TOLERANCE if outcome.single is None else 2 * outcome.single)
     outcomes[family, column] = outcome
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("column", ["bf16", "u2tr2"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gpus_err_as_one_does(gpu_ranks: RankPool, family: str, column: str) -> None:
+    """In bf16, which xfuser's kernels for GPUs are made for."""
+    degrees = {"tokenring": 2, **({} if column == "bf16" else {"ulysses": 2})}
+    ranks = 2 if column == "bf16" else 4
+    case = Case(family, **degrees, dtype=torch.bfloat16, inputs=fitting(FAMILIES[family], ranks))
+    outcome = measure(gpu_ranks, "bf16", case)
+    print(f"{family}, {column}: {outcome}")
+    assert outcome.error is not None
+    assert outcome.single is not None
+    assert outcome.error <= 2 * outcome.single
 
 
 def measure(ranks: RankPool, column: str, case: Case) -> Outcome:
