@@ -14,8 +14,8 @@ from tokenring_xdit.planning import Cost
 
 __all__ = ["calibrate"]
 
-_SHORT, _LONG = 128, 1024
-"""Tokens of the two calls of the kernel that are timed."""
+_TOKENS = {"cpu": (128, 1024), "cuda": (2048, 8192)}
+"""Tokens of the two calls of the kernel that are timed: on a GPU as many as fill it."""
 
 _SECONDS = 0.3
 """For each of three measurements."""
@@ -44,16 +44,17 @@ def calibrate(
         q, k, v = (torch.randn(1, heads, tokens, head_dim, device=device).to(dtype) for _ in range(3))
         return _fastest(lambda: kernel.run(q, k, v, scale=None, causal=False), device)
 
-    short, long = seconds_of(_SHORT), seconds_of(_LONG)
-    work = 4.0 * heads * head_dim * (_LONG**2 - _SHORT**2)
+    few, many = _TOKENS[device.type]
+    short, long = seconds_of(few), seconds_of(many)
+    work = 4.0 * heads * head_dim * (many**2 - few**2)
     rate = work / max(long - short, 1e-9)
-    overhead = max(0.0, short - 4.0 * heads * head_dim * _SHORT**2 / rate)
-    out = torch.randn(1, heads, _LONG, head_dim, device=device)
-    lse, other = (torch.randn(1, heads, _LONG, device=device) for _ in range(2))
+    overhead = max(0.0, short - 4.0 * heads * head_dim * few**2 / rate)
+    out = torch.randn(1, heads, many, head_dim, device=device)
+    lse, other = (torch.randn(1, heads, many, device=device) for _ in range(2))
     partial = torch.randn_like(out).to(dtype)
     fold = _fastest(lambda: fold_(out, lse, partial, other), device)
     fold_rate = (partial.nbytes + other.nbytes) / fold
-    if device.type == "cuda":  # not run here: no GPU
+    if device.type == "cuda":
         return Cost.of_gpus(rate, fold_rate)
     cores = (os.cpu_count() or 1) * ranks / ranks_here
     threads = torch.get_num_threads()

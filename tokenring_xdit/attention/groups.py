@@ -57,6 +57,8 @@ class RingGroup:
         self.pool = BufferPool()
         self.bytes_sent = 0
         self.receives_early = False
+        self._batches = False  # whether transfers that are posted together have one work
+        self._device = torch.device("cpu")  # of what is sent
         self._channels: dict[Channel, tuple[dist.ProcessGroup, dist.ProcessGroup]] = {}  # to higher ranks, to lower
         self._control: dist.ProcessGroup | None = None
         self._agreed: dict[tuple[Hashable, CallSpec], Layout] = {}
@@ -148,19 +150,16 @@ class RingGroup:
         """
         up, down = self._channels[channel]
         self.bytes_sent += sum(tensor.nbytes for tensor, _ in sends)
-        if self.receives_early:
-            # What batch_isend_irecv comes to there, without its checks, which cost more than a short message.
-            return [
-                *((up if peer < self.rank else down).recv([tensor], peer, 0) for tensor, peer in recvs),
-                *((up if peer > self.rank else down).send([tensor], peer, 0) for tensor, peer in sends),
-            ]
-        operations = [
-            dist.P2POp(operation, tensor, self.peers[peer], group=up)
-            for operation, transfers in ((dist.irecv, recvs), (dist.isend, sends))
-            for tensor, peer in transfers
+        if not (recvs or sends):
+            return []
+        # What batch_isend_irecv comes to, without its checks, which cost more than a short message.
+        if self._batches:
+            up._start_coalescing(self._device)
+        works = [
+            *((up if peer < self.rank else down).recv([tensor], peer, 0) for tensor, peer in recvs),
+            *((up if peer > self.rank else down).send([tensor], peer, 0) for tensor, peer in sends),
         ]
-        works = dist.batch_isend_irecv(operations) if operations else []
-        return works if len(works) == len(operations) else works[:1] * len(operations)  # one for the whole batch
+        return [up._end_coalescing(self._device)] * len(works) if self._batches else works
 
     def fail(self, reason: str) -> None:
         """Give this group up: close its channels and refuse further calls.
@@ -205,7 +204,8 @@ class RingGroup:
         for channel in channels:
             if channel not in self._channels:
                 up = down = self._new_group(channel.value)
-                self.receives_early = not up._get_backend(device).supports_coalescing
+                self._device, self._batches = device, up._get_backend(device).supports_coalescing
+                self.receives_early = not self._batches
                 if self.receives_early:
                     down = self._new_group(f"{channel.value}-down")
                 self._channels[channel] = up, down
