@@ -133,6 +133,28 @@ def errors_of(cases: list[Case]) -> list[dict[str, Any]]:
     return [errors(case) for case in cases]
 
 
+def errors_of_captured(schedules: list[str]) -> dict[str, float]:
+    """Calls that are captured as CUDA graphs, and replayed with other inputs."""
+    rank, size = dist.get_rank(), dist.get_world_size()
+    inputs = [torch.zeros(1, 4, 64, 64, device=rank_device(), dtype=torch.bfloat16) for _ in range(3)]
+    generator = torch.Generator().manual_seed(3)
+    worst = {}
+    for schedule in schedules:
+        graph = torch.cuda.CUDAGraph()
+        for _ in range(2):  # the ranks agree, and open their channels
+            token_ring_attention(*inputs, schedule=schedule, layout_key="captured")
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # NCCL's watchdog has calls of its own
+            out, _ = token_ring_attention(*inputs, schedule=schedule, layout_key="captured")
+        for _ in range(2):
+            whole = [torch.randn(1, 4, 64 * size, 64, generator=generator).to(out) for _ in range(3)]
+            for own, tensor in zip(inputs, whole, strict=True):
+                own.copy_(shard(tensor))
+            graph.replay()
+            error = relative_error(out, softmax_attention(*whole)[0].chunk(size, dim=2)[rank])
+            worst[schedule] = max(worst.get(schedule, 0.0), error)
+    return worst
+
+
 def with_mask(mask: Tensor) -> None:
     """Attention over twelve keys a rank, with a mask."""
     q, k, v = torch.randn(3, 1, 2, 12, 8)

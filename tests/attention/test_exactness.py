@@ -283,3 +283,10 @@ def test_gpus_with_masks(gpu_ranks: RankPool) -> None:
     case = Case((9, 16, 4), (9, 16, 4), batch=2, calls=2)
     cases = [replace(case, causal=True), replace(case, hide=0.4, ragged=True, home=5)]
     assert max(errors["out"] for errors in worst_of_each(gpu_ranks, cases)) <= FP32
+
+
+@pytest.mark.cuda
+def test_gpus_replay_captured_calls(gpu_ranks: RankPool) -> None:
+    for worst_of_rank in gpu_ranks.run(4, jobs.errors_of_captured, GPU_SCHEDULES):
+        print(worst_of_rank)
+        assert max(worst_of_rank.values()) <= 4 * torch.finfo(torch.bfloat16).eps

@@ -45,6 +45,18 @@ def test_two_parts_without_keys_make_no_nan() -> None:
     assert torch.equal(lse, torch.full((1, 1, 2), -math.inf))
 
 
+@pytest.mark.parametrize("where", ["out", "lse"])
+def test_a_nan_is_not_hidden(where: str) -> None:
+    """One comes with the log-sum-exp alone where a key has one and no value has."""
+    for side in range(2):
+        a, b = ((torch.ones(1, 1, 2, 4), torch.zeros(1, 1, 2)) for _ in range(2))
+        sides = {"out": (a, b)[side][0], "lse": (a, b)[side][1]}
+        sides[where][0, 0, 1] = math.nan
+        fold_(*a, *b)
+        assert a[0][0, 0, 1].isnan().all()
+        assert a[0][0, 0, 0].isfinite().all()
+
+
 def test_scores_far_apart_do_not_overflow() -> None:
     out, other = torch.ones(1, 1, 1, 2), torch.full((1, 1, 1, 2), 3.0)
     lse, far = torch.full((1, 1, 1), 1e4), torch.full((1, 1, 1), -1e4)
@@ -59,7 +71,7 @@ def test_pieces_of_tokens_and_heads_fold_where_they_belong() -> None:
     for out, lse in partials:
         for heads in (slice(0, 1), slice(1, 3)):
             for tokens in (slice(0, 7), slice(7, 10)):
-                running.fold(out[:, heads, tokens], lse[:, heads, tokens], heads, tokens, owned=False)
+                running.fold(out[:, heads, tokens], lse[:, heads, tokens], (heads, tokens), owned=False)
     out, lse = running.result(torch.float32)
     assert relative_error(out, expected) <= 1e-6
     assert relative_error(lse, expected_lse) <= 1e-6
@@ -69,8 +81,8 @@ def test_what_is_not_owned_is_not_changed() -> None:
     q, [(a, a_lse), (b, b_lse)], _ = parts(4, 9)
     kept = a.clone(), a_lse.clone()
     running = Running(tuple(q.shape), q.device)
-    running.fold(a, a_lse, slice(None), slice(None), owned=False)
-    running.fold(b, b_lse, slice(None), slice(None), owned=False)
+    running.fold(a, a_lse, owned=False)
+    running.fold(b, b_lse, owned=False)
     assert torch.equal(a, kept[0]) and torch.equal(a_lse, kept[1])
 
 
@@ -78,7 +90,7 @@ def test_bf16_partials_are_summed_in_fp32() -> None:
     q, partials, (expected, _) = parts(*[4] * 16)
     running = Running(tuple(q.shape), q.device)
     for out, lse in partials:
-        running.fold(out.bfloat16(), lse, slice(None), slice(None), owned=False)
+        running.fold(out.bfloat16(), lse, owned=False)
     out, _ = running.result(torch.float32)
     rounding = torch.finfo(torch.bfloat16).eps / 2
     assert relative_error(out, expected) <= 2 * rounding

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tokenring_xdit.attention.messages import PartialForm
+
 __all__ = ["Buffer", "BufferPool"]
 
 _KEPT_LAYOUTS = 64
 """Distinct buffer shapes kept between calls: a call over N unequal shards uses 2 N, a service with free sizes many."""
 
+_Key = tuple[tuple[int, ...], torch.dtype, torch.device]
 
-@dataclass
+
+@dataclass(slots=True)
 class Buffer:
     """Memory for one message, with the transfers that still read it."""
 
     tensor: Tensor
+    key: _Key
     readers: list[dist.Work] = field(default_factory=list)
+    _partial: tuple[PartialForm, tuple[Tensor, Tensor]] | None = None
+
+    def partial_views(self, form: PartialForm) -> tuple[Tensor, Tensor]:
+        """Output and log-sum-exp of a partial output in here; a buffer mostly holds one form call after call."""
+        if self._partial is None or self._partial[0] != form:
+            self._partial = form, form.views(self.tensor)
+        return self._partial[1]
 
     def settle(self) -> None:
         """Wait until nothing reads the memory any more."""
@@ -33,31 +45,34 @@ class BufferPool:
     """Free buffers by shape, dtype and device."""
 
     def __init__(self) -> None:
-        self._free: OrderedDict[tuple[tuple[int, ...], torch.dtype, torch.device], list[Buffer]] = OrderedDict()
+        self._free: OrderedDict[_Key, deque[Buffer]] = OrderedDict()
+        self._read: list[Buffer] = []  # given back while transfers read them
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Buffer:
         """A buffer that nothing reads, reused where one is free; its content is undefined."""
-        free = self._free.get((shape, dtype, device))
+        key = shape, dtype, device
+        free = self._free.get(key)
         if free:
-            buffer = free.pop(0)  # the oldest: its last transfer is the likeliest to be over
+            buffer = free.popleft()  # the oldest: its last transfer is the likeliest to be over
             buffer.settle()
             return buffer
-        return Buffer(torch.empty(shape, dtype=dtype, device=device))
+        return Buffer(torch.empty(shape, dtype=dtype, device=device), key)
 
     def give(self, buffer: Buffer) -> None:
         """Hand a buffer back; transfers may still be reading it."""
-        key = (tuple(buffer.tensor.shape), buffer.tensor.dtype, buffer.tensor.device)
-        self._free.setdefault(key, []).append(buffer)
-        self._free.move_to_end(key)
+        if buffer.readers:
+            self._read.append(buffer)
+        self._free.setdefault(buffer.key, deque()).append(buffer)
+        self._free.move_to_end(buffer.key)
         while len(self._free) > _KEPT_LAYOUTS:
             for old in self._free.popitem(last=False)[1]:
                 old.settle()
 
     def settle(self) -> None:
         """Wait for every transfer that still reads a free buffer."""
-        for free in self._free.values():
-            for buffer in free:
-                buffer.settle()
+        for buffer in self._read:
+            buffer.settle()
+        self._read.clear()
 
     def clear(self) -> None:
         """Let all free buffers go, once nothing reads them."""

@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
-from typing import NamedTuple
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -22,31 +21,27 @@ from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.attention.kernels import KernelFunction
 from tokenring_xdit.attention.masks import KeyMask
 from tokenring_xdit.attention.merge import Running
-from tokenring_xdit.attention.messages import messages_of
+from tokenring_xdit.attention.messages import PartialForm
+from tokenring_xdit.attention.program import OWN_KV, OWN_Q, Fold, Meet, Place, Post, Receive, prepare
 from tokenring_xdit.attention.tracing import active_trace
 from tokenring_xdit.errors import CommunicationError
-from tokenring_xdit.schedule import (
-    Attend,
-    Block,
-    Channel,
-    Exchange,
-    Kind,
-    Mask,
-    Transfer,
-    VerifiedSchedule,
-    kv_block,
-    q_block,
-)
-from tokenring_xdit.schedule.foresight import last_uses, next_receives
+from tokenring_xdit.schedule import Channel, VerifiedSchedule
 
 __all__ = ["Run", "execute"]
 
 
-class _Arrival(NamedTuple):
-    """Blocks on their way, or here already: their buffers and what to wait for."""
+class _Held:
+    """The tensors of a block: this rank's own, or received ones with what to wait for."""
 
-    buffers: list[Buffer]
-    works: list[dist.Work]
+    __slots__ = ("buffers", "receive", "tensors", "works")
+
+    def __init__(
+        self, tensors: tuple[Tensor, ...], buffers: Sequence[Buffer] = (), receive: Receive | None = None
+    ) -> None:
+        self.tensors = tensors
+        self.buffers = buffers
+        self.receive = receive
+        self.works: list[dist.Work] = []
 
 
 def execute(
@@ -120,76 +115,66 @@ class Run:
         key_mask: KeyMask | None,
     ) -> None:
         self.verified = verified
-        self.schedule = verified.schedule
         self.layout = layout
-        self.messages = messages_of(layout)
         self.group = ring_group
         self.kernel = kernel
         self.rank = ring_group.rank
         self.device = q.device
-        self.transferring: str | None = None  # what a RuntimeError of torch.distributed would be about
+        self.program = prepare(verified, layout, self.rank, ring_group.receives_early)
+        self.transferring: Post | Receive | str | None = None  # what a RuntimeError of torch.distributed would be about
         self.result = Running(tuple(q.shape), q.device)
-        self.own: dict[Block, tuple[Tensor, ...]] = {q_block(self.rank): (q,), kv_block(self.rank): (k, v)}
+        self.held: list[_Held | None] = [None] * self.program.places
+        self.held[OWN_Q], self.held[OWN_KV] = _Held((q,)), _Held((k, v))
         self.own_items = _by_item(key_mask, k, v)
-        self.received: dict[Block, _Arrival] = {}
-        self.guests: dict[Block, Running] = {}  # partial outputs of other ranks' queries, built here
-        self.packed: list[Buffer] = []  # partial outputs of the exchange that is being posted
+        # Partial outputs of other ranks' queries, built here.
+        self.guests = [Running(shape, q.device) for shape in self.program.guest_shapes]
         self.away: deque[tuple[int, Buffer]] = deque()  # partial outputs on their way home, by number of exchange
-        self.number: dict[Block, int] = {}  # of the exchange that brings a partial output
         self.sending: list[dist.Work] = []
 
     def run(self, home_kv: tuple[Tensor, Tensor] | None, home_mask: KeyMask | None) -> tuple[Tensor, Tensor]:
         """Execute the program from its first action to its last."""
-        program = self.schedule.programs[self.rank]
-        expiring, early = _foresight(self.verified, self.rank)
-        if not self.group.receives_early:
-            early = {}
-        for index, action in enumerate(program):
-            if isinstance(action, Exchange):
-                self._post(index, action)
-                for later in early.get(index, ()):
-                    self._transfer(later.channel, later.recvs, ())
-            elif isinstance(action, Attend):
+        for index, step, over in self.program.steps:
+            if isinstance(step, Post):
+                self._transfer(index, step)
+            elif isinstance(step, Meet):
                 if home_kv is not None:  # while the first blocks are under way
                     self._meet_home(home_kv, home_mask)
                     home_kv = None
-                self._attend(action)
+                self._meet(step)
             else:
-                self._merge(action.partial)
-                self._reclaim(self.number[action.partial])
-            for block in expiring.get(index, ()):
-                self._release(block)
+                self._fold(step)
+                self._reclaim(step.exchange)
+            for place in over:
+                self._release(place)
         if home_kv is not None:
             self._meet_home(home_kv, home_mask)
-        self._reclaim(len(program))
+        self._reclaim(len(self.verified.schedule.programs[self.rank]))
         self._settle()
         return self.result.result(self.layout.spec.dtype)
 
     # -- transfers ---------------------------------------------------------------------------------
 
-    def _post(self, index: int, exchange: Exchange) -> None:
-        recvs = [t for t in exchange.recvs if t.block not in self.received]  # others were posted early
-        self._transfer(exchange.channel, recvs, exchange.sends)
-        self.number.update((t.block, index) for t in exchange.recvs if t.block.kind is Kind.O)
-        self.away.extend((index, buffer) for buffer in self.packed)
-        self.packed.clear()
-
-    def _transfer(self, channel: Channel, recvs: Sequence[Transfer], sends: Sequence[Transfer]) -> None:
-        self.transferring = f"an exchange on channel {channel.value}"
-        # Empty messages are left out on both sides: both know the lengths.
+    def _transfer(self, index: int, post: Post) -> None:
+        self.transferring = post
+        pool, device = self.group.pool, self.device
         incoming: list[tuple[Tensor, int]] = []
-        for t in recvs:
-            buffers = [
-                self.group.pool.take(shape, dtype, self.device) for shape, dtype in self.messages.shapes(t.block)
-            ]
-            self.received[t.block] = _Arrival(buffers, [])
-            incoming += [(buffer.tensor, t.peer) for buffer in buffers if buffer.tensor.numel()]
-        payloads = {block: self._outgoing(block) for block in dict.fromkeys(t.block for t in sends)}
-        outgoing = [(*part, t.peer) for t in sends for part in payloads[t.block] if part[0].numel()]
-        works = iter(self._hand_over(channel, incoming, [(tensor, peer) for tensor, _, peer in outgoing]))
-        for t in recvs:
-            arrival = self.received[t.block]
-            arrival.works.extend(next(works) for buffer in arrival.buffers if buffer.tensor.numel())
+        for receive in post.receives:
+            buffers = [pool.take(shape, dtype, device) for shape, dtype in receive.messages]
+            tensors = tuple(buffer.tensor for buffer in buffers)
+            self.held[receive.place] = _Held(tensors, buffers, receive)
+            incoming += [(tensor, receive.peer) for tensor in tensors]
+        payloads = [
+            self._find_payload(payload)
+            if isinstance(payload, Place)
+            else self._pack(index, payload.guest, payload.form)
+            for payload in post.payloads
+        ]
+        outgoing = [(*part, send.peer) for send in post.sends for part in payloads[send.payload]]
+        works = iter(self._hand_over(post.channel, incoming, [(tensor, peer) for tensor, _, peer in outgoing]))
+        for receive in post.receives:
+            held = self.held[receive.place]
+            assert held is not None
+            held.works = [next(works) for _ in held.buffers]
         for (_, buffer, _), work in zip(outgoing, works, strict=True):
             (self.sending if buffer is None else buffer.readers).append(work)
         self.transferring = None
@@ -200,23 +185,20 @@ class Run:
         """Post messages; a traced call watches them."""
         return self.group.post(channel, recvs, sends)
 
-    def _outgoing(self, block: Block) -> list[tuple[Tensor, Buffer | None]]:
-        """Contiguous tensors that carry a block, each with the buffer it lies in, if any."""
-        if block.kind is Kind.O:
-            return [self._pack(block)]
-        tensors, buffers = self._find(block)
+    def _find_payload(self, place: Place) -> list[tuple[Tensor, Buffer | None]]:
+        """Contiguous tensors of queries or keys, each with the buffer it lies in, if any."""
+        tensors, buffers = self._find(place), self._at(place.number).buffers
         result: list[tuple[Tensor, Buffer | None]] = []
-        for tensor, buffer in zip(tensors, buffers, strict=True):
+        for number, tensor in enumerate(tensors):
             contiguous = tensor.contiguous()
-            result.append((contiguous, buffer if contiguous is tensor else None))
+            result.append((contiguous, buffers[number] if buffers and contiguous is tensor else None))
         return result
 
-    def _pack(self, block: Block) -> tuple[Tensor, Buffer]:
-        ((shape, dtype),) = self.messages.shapes(block)
-        buffer = self.group.pool.take(shape, dtype, self.device)
-        self.guests.pop(block).write(*self.messages.partial_views(buffer.tensor, block))
-        self.packed.append(buffer)
-        return buffer.tensor, buffer
+    def _pack(self, index: int, guest: int, form: PartialForm) -> list[tuple[Tensor, Buffer | None]]:
+        buffer = self.group.pool.take((form.size,), torch.uint8, self.device)
+        self.guests[guest].write(*buffer.partial_views(form))
+        self.away.append((index, buffer))
+        return [(buffer.tensor, buffer)]
 
     def _reclaim(self, number: int) -> None:
         """Hand back the messages of all exchanges up to one whose partial output has come.
@@ -226,29 +208,27 @@ class Run:
         while self.away and self.away[0][0] <= number:
             self.group.pool.give(self.away.popleft()[1])
 
-    def _find(self, block: Block) -> tuple[list[Tensor], list[Buffer | None]]:
-        """The tensors of a block of queries or keys, once it is here, and the buffers they lie in."""
-        for held, tensors in self.own.items():
-            if held.covers(block):
-                return [self.messages.cut(t, held, block) for t in tensors], [None] * len(tensors)
-        held = block if block in self.received else next(held for held in self.received if held.covers(block))
-        buffers = self._await(held)
-        return [self.messages.cut(b.tensor, held, block) for b in buffers], list(buffers)
-
-    def _await(self, block: Block) -> list[Buffer]:
-        arrival = self.received[block]
-        if arrival.works:
-            before, self.transferring = self.transferring, f"the arrival of {block}"
-            for work in arrival.works:
+    def _at(self, number: int) -> _Held:
+        """What is held at a place, once it is here."""
+        held = self.held[number]
+        assert held is not None
+        if held.works:
+            before, self.transferring = self.transferring, held.receive
+            for work in held.works:
                 work.wait()
             self.transferring = before
-            arrival.works.clear()
-        return arrival.buffers
+            held.works.clear()
+        return held
 
-    def _release(self, block: Block) -> None:
-        if block in self.received:
-            for buffer in self.received.pop(block).buffers:
-                self.group.pool.give(buffer)  # its transfers out may go on; take() waits for them
+    def _find(self, place: Place) -> tuple[Tensor, ...]:
+        """The tensors of a block of queries or keys, once it is here."""
+        tensors, cut = self._at(place.number).tensors, place.cut
+        return tensors if cut is None else tuple(tensor[cut] for tensor in tensors)
+
+    def _release(self, number: int) -> None:
+        for buffer in self._at(number).buffers:  # here, even where nothing needed it
+            self.group.pool.give(buffer)  # its transfers out may go on; take() waits for them
+        self.held[number] = None
 
     def _settle(self) -> None:
         """Wait until the caller may overwrite its tensors."""
@@ -260,75 +240,54 @@ class Run:
 
     # -- computation -------------------------------------------------------------------------------
 
-    def _attend(self, action: Attend) -> None:
-        (q,), _ = self._find(action.q)
-        if self.own_items is not None:
-            _, heads = self.messages.slices(kv_block(self.rank, heads=action.q.heads))
-            items = [(k[:, heads], v[:, heads]) for k, v in self.own_items]
-        else:
-            (k, v), _ = self._find(action.kv)
-            if action.kv.heads != action.q.heads:
-                q, k, v = self._same_heads(action, q, k, v)
+    def _meet(self, step: Meet) -> None:
+        (q,) = self._find(step.q)
+        if self.own_items is None:
+            k, v = self._find(step.kv)
             items = [(k, v)]
-        partial = action.partial(self.rank)
-        if partial.owner == self.rank:
-            tokens, heads = self.messages.slices(partial)
-            self._meet(q, items, action.mask, self.result, heads, tokens)
-            return
-        if partial not in self.guests:
-            self.guests[partial] = Running(tuple(q.shape), q.device)
-        self._meet(q, items, action.mask, self.guests[partial], slice(None), slice(None))
+        else:
+            items = [(k[:, step.kv_heads], v[:, step.kv_heads]) for k, v in self.own_items]
+        into = self.result if step.guest is None else self.guests[step.guest]
+        self._attend(q, items, step.causal, into, step.part)
 
     def _meet_home(self, home_kv: tuple[Tensor, Tensor], home_mask: KeyMask | None) -> None:
-        (q,) = self.own[q_block(self.rank)]
-        self._meet(q, _by_item(home_mask, *home_kv) or [home_kv], Mask.FULL, self.result, slice(None), slice(None))
+        (q,) = self._at(OWN_Q).tensors
+        self._attend(q, _by_item(home_mask, *home_kv) or [home_kv], False, self.result, None)
 
-    def _same_heads(self, action: Attend, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Cut the wider of the two blocks to the heads of the narrower."""
-        q_heads, kv_heads = action.q.heads, action.kv.heads
-        if q_heads.covers(kv_heads):
-            return self.messages.cut(q, action.q, q_block(action.q.owner, tokens=action.q.tokens, heads=kv_heads)), k, v
-        narrow = kv_block(action.kv.owner, tokens=action.kv.tokens, heads=q_heads)
-        return q, self.messages.cut(k, action.kv, narrow), self.messages.cut(v, action.kv, narrow)
-
-    def _meet(
-        self, q: Tensor, items: list[tuple[Tensor, Tensor]], mask: Mask, into: Running, heads: slice, tokens: slice
+    def _attend(
+        self,
+        q: Tensor,
+        items: list[tuple[Tensor, Tensor]],
+        causal: bool,
+        into: Running,
+        part: tuple[slice, slice] | None,
     ) -> None:
         """Attend keys and values that all items of the batch share, or a list of those of each item."""
         if len(items) == 1:
-            partial = self._kernel(q, *items[0], mask)
+            partial = self._kernel(q, *items[0], causal)
             if partial is not None:
-                into.fold(*partial, heads, tokens, owned=True)
+                into.fold(*partial, part, owned=True)
             return
         out = q.new_zeros(q.shape)
         lse = torch.full(q.shape[:-1], -math.inf, dtype=torch.float32, device=q.device)
         for item, (k, v) in enumerate(items):
-            partial = self._kernel(q[item : item + 1], k, v, mask)
+            partial = self._kernel(q[item : item + 1], k, v, causal)
             if partial is not None:
                 out[item : item + 1], lse[item : item + 1] = partial
-        into.fold(out, lse, heads, tokens, owned=True)
+        into.fold(out, lse, part, owned=True)
 
-    def _kernel(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> tuple[Tensor, Tensor] | None:
+    def _kernel(self, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, Tensor] | None:
         """Output and log-sum-exp, or ``None`` where there is nothing to attend: kernels take no empty blocks."""
         if not q.numel() or not k.numel():
             return None
         if k.shape[1] != q.shape[1]:
             k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for t in (k, v))
-        out, lse = self.kernel(q, k, v, scale=self.layout.spec.scale, causal=mask is Mask.CAUSAL)
+        out, lse = self.kernel(q, k, v, scale=self.layout.spec.scale, causal=causal)
         return out, lse.float()
 
-    def _merge(self, block: Block) -> None:
-        (buffer,) = self._await(block)
-        if buffer.tensor.numel():
-            out, lse = self.messages.partial_views(buffer.tensor, block)
-            tokens, heads = self.messages.slices(block)
-            self.result.fold(out, lse, heads, tokens, owned=False)
-
-
-@lru_cache(maxsize=256)
-def _foresight(verified: VerifiedSchedule, rank: int) -> tuple[dict[int, list[Block]], dict[int, list[Exchange]]]:
-    program = verified.schedule.programs[rank]
-    return last_uses(program), next_receives(program)
+    def _fold(self, step: Fold) -> None:
+        (buffer,) = self._at(step.place).buffers
+        self.result.fold(*buffer.partial_views(step.form), step.part, owned=False)
 
 
 def _by_item(mask: KeyMask | None, k: Tensor, v: Tensor) -> list[tuple[Tensor, Tensor]] | None:

@@ -18,7 +18,7 @@ def fold_(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor) -> Non
     batch, heads, length, head_dim = out.shape
     columns = triton.next_power_of_2(head_dim)
     rows = max(1, _TILE // columns)
-    with torch.cuda.device_of(out):
+    with torch.cuda.device(out.device):
         _fold[(triton.cdiv(length, rows), batch * heads)](
             out,
             lse,
@@ -36,8 +36,8 @@ def fold_(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor) -> Non
         )
 
 
-@triton.jit
-def _fold(  # noqa: ANN202
+@triton.jit  # type: ignore[untyped-decorator]
+def _fold(  # type: ignore[no-untyped-def]
     out,
     lse,
     other_out,
@@ -59,8 +59,8 @@ def _fold(  # noqa: ANN202
     other_lse_b,
     other_lse_h,
     other_lse_s,
-    ROWS: tl.constexpr,  # noqa: N803
-    COLUMNS: tl.constexpr,  # noqa: N803
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):
     """Fold some rows of one head."""
     b = (tl.program_id(1) // heads).to(tl.int64)

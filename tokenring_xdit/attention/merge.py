@@ -54,18 +54,17 @@ class Running:
         self._out: Tensor | None = None
         self._lse: Tensor | None = None
 
-    def fold(self, out: Tensor, lse: Tensor, heads: slice, tokens: slice, *, owned: bool) -> None:
-        """Fold in a partial over further keys, of some heads and tokens of the block.
+    def fold(self, out: Tensor, lse: Tensor, part: tuple[slice, slice] | None = None, *, owned: bool) -> None:
+        """Fold in a partial over further keys.
 
         Args:
-            out: Partial output of those heads and tokens.
+            out: Partial output of the block, or of a part of it.
             lse: Its log-sum-exp, fp32.
-            heads: Which heads of the block.
-            tokens: Which tokens of the block.
+            part: Which heads and tokens of the block; ``None`` for all.
             owned: Whether ``out`` and ``lse`` may be kept and changed.
         """
         if self._out is None or self._lse is None:
-            if out.shape == self._shape:
+            if part is None:
                 self._out = out if owned else out.clone()
                 self._lse = lse if owned else lse.clone()
                 return
@@ -73,7 +72,11 @@ class Running:
             self._lse = torch.full(self._shape[:-1], -math.inf, dtype=torch.float32, device=self._device)
         # The first partial keeps the kernel's dtype: where it stays the only one, nothing is cast.
         self._out = self._out.float()
-        fold_(self._out[:, heads, tokens], self._lse[:, heads, tokens], out, lse)
+        if part is None:
+            fold_(self._out, self._lse, out, lse)
+        else:
+            where = slice(None), *part
+            fold_(self._out[where], self._lse[where], out, lse)
 
     def write(self, out: Tensor, lse: Tensor) -> None:
         """Put output and log-sum-exp into memory of their shape, the output in any float dtype."""

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from itertools import groupby
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch.distributed as dist
 from torch import Tensor
 
 from tokenring_xdit.attention.executor import Run
 from tokenring_xdit.attention.masks import KeyMask
+from tokenring_xdit.attention.program import Fold, Meet, Post, Receive, Send
 from tokenring_xdit.attention.tracing import Trace, Unwatched, Watched, profiler_range
-from tokenring_xdit.schedule import Activity, Attend, Block, Channel, Exchange, Transfer, q_block
+from tokenring_xdit.schedule import Activity, Channel, Kind, q_block
 
 __all__ = ["TracedRun"]
-
-
-class _Message(NamedTuple):
-    """Part of a transfer that is about to be posted."""
-
-    activity: Activity
-    block: Block
-    peer: int
 
 
 class TracedRun(Run):
@@ -38,18 +30,19 @@ class TracedRun(Run):
     def __init__(self, trace: Trace, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._trace = trace
-        self._announced: list[_Message] = []
+        self._announced: list[Receive | Send] = []
 
     def run(self, home_kv: tuple[Tensor, Tensor] | None, home_mask: KeyMask | None) -> tuple[Tensor, Tensor]:
         """Execute the program; after an error no thread is left that waits for its transfers."""
-        if self.schedule.name not in self._trace.schedules:
-            self._trace.schedules.append(self.schedule.name)
+        name = self.verified.schedule.name
+        if name not in self._trace.schedules:
+            self._trace.schedules.append(name)
         try:
             if self._watches:
-                for action in self.schedule.programs[self.rank]:  # before the first transfer: threads take their time
-                    if isinstance(action, Exchange):
-                        for message in _messages(action.recvs, action.sends):
-                            self._trace.lanes.open(self._lane(action.channel, message))
+                for _, step, _ in self.program.steps:  # before the first transfer: threads take their time
+                    if isinstance(step, Post):
+                        for transfer in _transfers(step):
+                            self._trace.lanes.open(self._lane(step.channel, transfer))
             return super().run(home_kv, home_mask)
         except BaseException:
             if self._watches:
@@ -62,17 +55,12 @@ class TracedRun(Run):
         """Whether the end of a transfer can be seen from the host."""
         return self.device.type == "cpu"
 
-    def _lane(self, channel: Channel, message: _Message) -> tuple[object, ...]:
-        return self.group.peers[message.peer], channel.value, message.activity.value, id(self.group)
+    def _lane(self, channel: Channel, transfer: Receive | Send) -> tuple[object, ...]:
+        return self.group.peers[transfer.peer], channel.value, _activity(transfer).value, id(self.group)
 
-    def _transfer(self, channel: Channel, recvs: Sequence[Transfer], sends: Sequence[Transfer]) -> None:
-        self._announced = [
-            message
-            for message in _messages(recvs, sends)
-            for shape, _ in self.messages.shapes(message.block)
-            if math.prod(shape)
-        ]
-        super()._transfer(channel, recvs, sends)
+    def _transfer(self, index: int, post: Post) -> None:
+        self._announced = [t for t in _transfers(post) for _ in range(2 if t.block.kind is Kind.KV else 1)]
+        super()._transfer(index, post)
 
     def _hand_over(
         self, channel: Channel, recvs: Sequence[tuple[Tensor, int]], sends: Sequence[tuple[Tensor, int]]
@@ -83,34 +71,35 @@ class TracedRun(Run):
             works = super()._hand_over(channel, recvs, sends)
         posted = zip(self._announced, (tensor.nbytes for tensor, _ in (*recvs, *sends)), works, strict=True)
         watched: list[Watched | Unwatched] = []
-        for message, group in groupby(posted, key=lambda entry: entry[0]):
+        for transfer, group in groupby(posted, key=lambda entry: entry[0]):
             _, sizes, parts = zip(*group, strict=True)
-            block, peer = str(message.block), self.group.peers[message.peer]
-            what = block if message.activity is Activity.RECEIVE else f"{block} sent"
+            activity, block, peer = _activity(transfer), str(transfer.block), self.group.peers[transfer.peer]
+            what = block if activity is Activity.RECEIVE else f"{block} sent"
             if self._watches:
-                transfer = Watched(self._trace, what, parts)
-                job = partial(transfer.finish, message.activity, block, start, channel.value, peer, sum(sizes))
-                self._trace.lanes.put(self._lane(channel, message), job)
-                watched += [transfer] * len(parts)
+                watched_transfer = Watched(self._trace, what, parts)
+                job = partial(watched_transfer.finish, activity, block, start, channel.value, peer, sum(sizes))
+                self._trace.lanes.put(self._lane(channel, transfer), job)
+                watched += [watched_transfer] * len(parts)
             else:
                 watched += [Unwatched(self._trace, what, part) for part in parts]
         return cast(list[dist.Work], watched)
 
-    def _attend(self, action: Attend) -> None:
-        with self._trace.doing(Activity.ATTEND, f"{action.q} to {action.kv}"):
-            super()._attend(action)
+    def _meet(self, step: Meet) -> None:
+        with self._trace.doing(Activity.ATTEND, step.what):
+            super()._meet(step)
 
     def _meet_home(self, home_kv: tuple[Tensor, Tensor], home_mask: KeyMask | None) -> None:
         with self._trace.doing(Activity.ATTEND, f"{q_block(self.rank)} to home keys"):
             super()._meet_home(home_kv, home_mask)
 
-    def _merge(self, block: Block) -> None:
-        with self._trace.doing(Activity.MERGE, str(block)):
-            super()._merge(block)
+    def _fold(self, step: Fold) -> None:
+        with self._trace.doing(Activity.MERGE, step.what):
+            super()._fold(step)
 
 
-def _messages(recvs: Sequence[Transfer], sends: Sequence[Transfer]) -> list[_Message]:
-    return [
-        *(_Message(Activity.RECEIVE, t.block, t.peer) for t in recvs),
-        *(_Message(Activity.SEND, t.block, t.peer) for t in sends),
-    ]
+def _transfers(post: Post) -> list[Receive | Send]:
+    return [*post.receives, *post.sends]
+
+
+def _activity(transfer: Receive | Send) -> Activity:
+    return Activity.RECEIVE if isinstance(transfer, Receive) else Activity.SEND

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from tokenring_xdit import __version__
 from tokenring_xdit.bench.crew import Crew
 from tokenring_xdit.bench.orders import Check, Checked, Prepare, Prepared, Time, Timed, Trace
 from tokenring_xdit.bench.plan import Case, Level, Shape, Strategy, StrategyKind
@@ -318,7 +319,8 @@ def _machine(prepared: Prepared) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "platform": platform.platform(),
         "python": platform.python_version(),
-        **{package: version(package) for package in ("torch", "xfuser", "diffusers", "tokenring-xdit")},
+        **{package: version(package) for package in ("torch", "xfuser", "diffusers")},
+        "tokenring-xdit": __version__,  # also of a checkout that is not installed
         "device": prepared.device,
         "kernel": prepared.kernel,
         "threads_per_rank": prepared.threads,

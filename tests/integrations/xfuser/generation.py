@@ -35,6 +35,7 @@ class Case:
         repair_all: Whether Ulysses and Ring are repaired too.
         dtype: Of all components.
         handed_in_again: Whether xfuser's pipeline is made known to it a second time, as `xdit` does.
+        compile_mode: Mode of ``torch.compile``, for :func:`compiled`.
         make: Options of the pipeline.
         inputs: Options of the call.
     """
@@ -51,6 +52,7 @@ class Case:
     repair_all: bool = False
     dtype: torch.dtype = torch.float32
     handed_in_again: bool = False
+    compile_mode: str | None = None
     make: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
@@ -144,7 +146,7 @@ def compiled(case: Case) -> Compiled:
     errors, graphs = [], []
     with engine(case) as config:
         pipe = with_wrapped_transformer(family, config, case, family.inputs(**case.inputs))
-        pipe.transformer = torch.compile(pipe.transformer, fullgraph=True)
+        pipe.transformer = torch.compile(pipe.transformer, fullgraph=True, mode=case.compile_mode)
         for _ in range(2):
             errors.append(relative_error(latents_of(pipe(**family.inputs(**case.inputs))), expected))
             graphs.append(counters["stats"]["unique_graphs"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from tests.integrations.xfuser import generation
 from tests.integrations.xfuser.generation import Case
@@ -22,4 +23,14 @@ def test_the_whole_graph_compiles_once(ranks: RankPool, case: Case) -> None:
     for compiled in ranks.run(2, generation.compiled, case, timeout=600):
         print(f"{case.family}: {compiled}")
         assert compiled.error <= 1e-5
+        assert compiled.graphs_after_first == compiled.graphs_after_second > 0
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("mode", [None, "reduce-overhead"])
+def test_gpus_may_replay_the_compiled_graph(gpu_ranks: RankPool, mode: str | None) -> None:
+    case = Case("flux-runner", tokenring=2, dtype=torch.bfloat16, compile_mode=mode, inputs={"steps": 5})
+    for compiled in gpu_ranks.run(2, generation.compiled, case, timeout=600):
+        print(f"{mode}: {compiled}")
+        assert compiled.error <= 0.1
         assert compiled.graphs_after_first == compiled.graphs_after_second > 0
