@@ -1,4 +1,4 @@
-"""Message buffers that outlive a call, so that no step allocates."""
+"""Message buffers; on a CPU they outlive a call, so that no step allocates."""
 
 from __future__ import annotations
 

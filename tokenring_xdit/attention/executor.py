@@ -235,7 +235,11 @@ class Run:
         self.transferring = "the end of its sends"
         for work in self.sending:
             work.wait()
-        self.group.pool.settle()
+        if self.device.type == "cuda":
+            # Torch's allocator keeps the memory at hand, and it alone knows whether a CUDA graph will use it again.
+            self.group.pool.clear()
+        else:
+            self.group.pool.settle()
         self.transferring = None
 
     # -- computation -------------------------------------------------------------------------------

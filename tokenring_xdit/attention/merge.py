@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-__all__ = ["Running", "fold_"]
+__all__ = ["Running", "fold_", "fold_with_torch"]
 
 
 def fold_(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor) -> None:
@@ -29,7 +29,12 @@ def fold_(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor) -> Non
         from tokenring_xdit.attention import fused
 
         fused.fold_(out, lse, other_out, other_lse)
-        return
+    else:
+        fold_with_torch(out, lse, other_out, other_lse)
+
+
+def fold_with_torch(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor) -> None:
+    """:func:`fold_` in torch's operators, on any device."""
     weight = torch.sigmoid(other_lse - lse).masked_fill_(other_lse == -math.inf, 0.0)
     out.lerp_(other_out.to(out.dtype), weight.unsqueeze(-1))
     torch.logaddexp(lse, other_lse, out=lse)

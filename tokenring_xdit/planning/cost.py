@@ -15,7 +15,10 @@ class Cost:
         attend_rate: Floating point operations a second of the attention kernel.
         attend_overhead: Seconds that a kernel call takes however short.
         fold_rate: Bytes a second at which partial outputs are packed and merged.
+        fold_overhead: Seconds that packing or merging takes however short.
         message_overhead: Seconds that a rank spends on posting one message.
+        collective_overhead: Seconds that a rank spends on posting an all-gather or all-to-all; ``None`` where that is
+            posting its messages.
         call_overhead: Seconds of a call of a schedule before anything is sent: agreement, and what Python needs.
         latency: Seconds from a wire's last byte to a receiver that goes on.
         turns_in_all_to_all: Whether two ranks take turns in the all-to-all of Ulysses. Those of gloo do: alone on a
@@ -28,7 +31,9 @@ class Cost:
     attend_rate: float
     attend_overhead: float = 0.0
     fold_rate: float = float("inf")
+    fold_overhead: float = 0.0
     message_overhead: float = 0.0
+    collective_overhead: float | None = None
     call_overhead: float = 0.0
     latency: float = 0.0
     turns_in_all_to_all: bool = False
@@ -36,12 +41,27 @@ class Cost:
     cores: float | None = None
     transfer_work: float = 0.0
 
+    def attend(self, flops: float) -> float:
+        """Seconds of a kernel call."""
+        return self.attend_overhead + flops / self.attend_rate
+
+    def fold(self, size: float) -> float:
+        """Seconds in which a partial output of so many bytes is packed or merged."""
+        return self.fold_overhead + size / self.fold_rate
+
+    def collective(self, messages: int, *, begins: bool = True) -> float:
+        """Seconds that a rank spends on posting so many messages of a collective, or the first ones of it."""
+        if self.collective_overhead is None:
+            return messages * self.message_overhead
+        return self.collective_overhead if begins else 0.0
+
     @classmethod
     def of_gpus(cls, attend_rate: float, fold_rate: float = float("inf")) -> Cost:
         """A GPU for each rank, over NCCL.
 
-        Launching a kernel or a transfer takes microseconds by the documentation of CUDA and NCCL; these were not
-        measured, as no GPU was at hand.
+        What Python and the driver take for a kernel, a merge, a transfer and a call was measured on one H100
+        (docs/benchmarks.md); the latency was not. They are counted as if the GPU waited for each: where kernels are
+        long it does not, and they are little then.
 
         Args:
             attend_rate: Floating point operations a second that the attention kernel reaches.
@@ -49,10 +69,12 @@ class Cost:
         """
         return cls(
             attend_rate,
-            attend_overhead=1e-5,
+            attend_overhead=3.5e-5,
             fold_rate=fold_rate,
-            message_overhead=5e-6,
-            call_overhead=5e-5,
+            fold_overhead=2.5e-5,
+            message_overhead=3e-5,
+            collective_overhead=3e-5,
+            call_overhead=1e-4,
             latency=1e-5,
             in_order=True,
         )

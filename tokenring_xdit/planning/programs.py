@@ -234,20 +234,20 @@ def _steps(rank: int, program: Program, problem: Problem, cost: Cost, numbers: _
         if isinstance(action, Exchange):
             channel = action.channel.value
             needs = needed(*(t.block for t in action.sends if t.block.kind is not Kind.O))
-            packed = sum(problem.size(t.block) for t in action.sends if t.block.kind is Kind.O)
+            packed = [problem.size(t.block) for t in action.sends if t.block.kind is Kind.O]
             recvs = coming(action.recvs, channel)
             sends = tuple(
                 numbers.sent(rank, t.peer, channel, problem.size(t.block), str(t.block)) for t in action.sends
             )
             ahead = tuple(m for later in early.get(index, ()) for m in coming(later.recvs, later.channel.value))
             count = sum(2 if t.block.kind is Kind.KV else 1 for t in (*action.recvs, *action.sends))
-            seconds = packed / cost.fold_rate + count * cost.message_overhead
+            seconds = sum(map(cost.fold, packed)) + count * cost.message_overhead
             yield Post(needs, (*recvs, *ahead), sends, seconds, channel if cost.in_order else "")
         elif isinstance(action, Attend):
-            seconds = cost.attend_overhead + problem.flops(action) / cost.attend_rate
+            seconds = cost.attend(problem.flops(action))
             yield Work(Activity.ATTEND, needed(action.q, action.kv), seconds, f"{action.q} to {action.kv}")
         else:
-            seconds = problem.size(action.partial) / cost.fold_rate
+            seconds = cost.fold(problem.size(action.partial))
             yield Work(Activity.MERGE, needed(action.partial), seconds, str(action.partial))
 
 
@@ -263,15 +263,15 @@ def _gathered_steps(problem: Problem, cost: Cost, members: Sequence[int]) -> tup
             going, coming = kv_block((rank - step) % ranks), kv_block((rank - step - 1) % ranks)
             recv = numbers.awaited(before, rank, "gather", problem.size(coming), str(coming))
             send = numbers.sent(rank, after, "gather", problem.size(going), str(going))
-            steps.append(Post(came, (recv,), (send,), 2 * cost.message_overhead))
+            steps.append(Post(came, (recv,), (send,), cost.collective(2, begins=step == 0)))
             came = (recv,)
         for step in range(ranks):
             attend = Attend(q_block(rank), kv_block((rank - step) % ranks))
-            seconds = cost.attend_overhead + problem.flops(attend) / cost.attend_rate
+            seconds = cost.attend(problem.flops(attend))
             steps.append(Work(Activity.ATTEND, came, seconds, f"{attend.q} to {attend.kv}"))
             if step:
                 own = o_block(rank, rank)
-                steps.append(Work(Activity.MERGE, (), problem.size(own) / cost.fold_rate, str(own)))
+                steps.append(Work(Activity.MERGE, (), cost.fold(problem.size(own)), str(own)))
         programs.append(tuple(steps))
     return tuple(programs)
 
@@ -290,4 +290,4 @@ def _all_to_all(rank: int, ranks: tuple[int, ...], name: str, number: int, probl
     first = ranks.index(rank)
     peers = [ranks[(first + distance) % len(ranks)] for distance in range(1, len(ranks))]
     recvs, sends = tuple(message(peer, rank) for peer in peers), tuple(message(rank, peer) for peer in peers)
-    return Post((), recvs, sends, 2 * len(peers) * cost.message_overhead)
+    return Post((), recvs, sends, cost.collective(2 * len(peers)))

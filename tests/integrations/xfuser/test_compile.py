@@ -29,7 +29,7 @@ def test_the_whole_graph_compiles_once(ranks: RankPool, case: Case) -> None:
 @pytest.mark.cuda
 @pytest.mark.parametrize("mode", [None, "reduce-overhead"])
 def test_gpus_may_replay_the_compiled_graph(gpu_ranks: RankPool, mode: str | None) -> None:
-    case = Case("flux-runner", tokenring=2, dtype=torch.bfloat16, compile_mode=mode, inputs={"steps": 5})
+    case = Case("wan-t2v", tokenring=2, dtype=torch.bfloat16, compile_mode=mode, inputs={"steps": 5})
     for compiled in gpu_ranks.run(2, generation.compiled, case, timeout=600):
         print(f"{mode}: {compiled}")
         assert compiled.error <= 0.1

@@ -73,7 +73,7 @@ def test_gpus_err_as_one_does(gpu_ranks: RankPool, family: str, column: str) -> 
     print(f"{family}, {column}: {outcome}")
     assert outcome.error is not None
     assert outcome.single is not None
-    assert outcome.single <= 0.1, "the reference was drawn from other noise"
+    assert outcome.single <= 0.5, "the reference was drawn from other noise"
     assert outcome.error <= 2 * outcome.single
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -98,10 +98,12 @@ def flash_attn(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: 
     return out.transpose(1, 2), lse
 
 
+@cache
 def _before_ampere() -> str | None:
     return None if torch.cuda.get_device_capability() >= (8, 0) else "needs a GPU of compute capability 8.0 or higher"
 
 
+@cache
 def _no_flash_attn() -> str | None:
     if importlib.util.find_spec("flash_attn") is None:
         return "needs the package flash-attn"
