@@ -1,4 +1,4 @@
-"""Print the tables of docs/benchmarks.md that one GPU can give: kernels, merges, and what cutting attention into blocks costs.
+"""Print the tables of docs/benchmarks.md that one GPU can give: kernels, merges, attention that is cut into blocks.
 
 python scripts/measure_gpu.py    (a minute; nothing else should use the GPU)
 """
@@ -17,35 +17,32 @@ from tokenring_xdit.attention.kernels import KERNELS, choose
 from tokenring_xdit.attention.merge import fold_with_torch
 
 SHAPES = {"Flux 1024": (4608, 24), "Flux 2048": (16896, 24), "Wan 720p": (75600, 40)}
-"""Tokens and heads of 128."""
+"""Tokens, and heads of 128."""
 
 DEVICE = torch.device("cuda", 0)
 DTYPE = torch.bfloat16
 
 
-def on_device(call: Callable[[], object], rounds: int = 11) -> float:
-    """Microseconds of a call on the GPU, which never waits for the host: median of a graph's replays."""
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
+def on_device(call: Callable[[], object], rounds: int = 15, calls: int = 5) -> float:
+    """Microseconds of a call between two events on the GPU, in a row of some; median.
+
+    Where the GPU is done sooner than the host, it is the host's time.
+    """
+    for _ in range(3):
         call()
-        call()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    graph.replay()
     times = []
     for _ in range(rounds):
         before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         before.record()
-        graph.replay()
+        for _ in range(calls):
+            call()
         after.record()
         torch.cuda.synchronize()
-        times.append(before.elapsed_time(after) * 1e3)
+        times.append(before.elapsed_time(after) / calls * 1e3)
     return statistics.median(times)
 
 
-def on_host(call: Callable[[], object], rounds: int = 51) -> float:
+def on_host(call: Callable[[], object], rounds: int = 40) -> float:
     """Microseconds until a call returns, which only enqueues; median."""
     for _ in range(5):
         call()
@@ -65,52 +62,57 @@ def random(heads: int, tokens: int, dtype: torch.dtype = DTYPE) -> torch.Tensor:
 
 def kernels() -> None:
     """Speed of each kernel on a whole shape."""
-    print("| kernel | Flux 1024, us | TFLOP/s | Flux 2048, us | TFLOP/s | host, us a call |\n|" + " --- |" * 6)
+    tokens, heads = SHAPES["Flux 1024"]
+    x = random(heads, tokens)
+    print(f"| kernel, {tokens} tokens, {heads} heads of 128 | us | TFLOP/s | host, us |\n|" + " --- |" * 4)
     for name, kernel in KERNELS.items():
-        if name == "math" or kernel.refusal(DEVICE, DTYPE) is not None:
-            continue
-        cells = []
-        for tokens, heads in list(SHAPES.values())[:2]:
-            x = random(heads, tokens)
-            us = on_device(lambda x=x, run=kernel.run: run(x, x, x, scale=None, causal=False))
-            cells += [f"{us:.0f}", f"{4 * heads * tokens**2 * 128 / us / 1e6:.0f}"]
-        x = random(24, 256)
-        cells.append(f"{on_host(lambda x=x, run=kernel.run: run(x, x, x, scale=None, causal=False)):.0f}")
-        print(f"| `{name}` | {' | '.join(cells)} |", flush=True)
+        if name != "math" and kernel.refusal(DEVICE, DTYPE) is None:
+
+            def call(run: Callable[..., object] = kernel.run) -> None:
+                run(x, x, x, scale=None, causal=False)
+
+            us = on_device(call)
+            print(f"| `{name}` | {us:.0f} | {4 * heads * tokens**2 * 128 / us / 1e6:.0f} | {on_host(call):.0f} |")
 
 
 def merges() -> None:
-    """One merge of a bf16 partial, as one Triton kernel and in torch's operators."""
+    """Merging a bf16 partial into fp32, as one Triton kernel and in torch's operators."""
     print("\n| merge of | Triton, us | host, us | torch, us | host, us |\n|" + " --- |" * 5)
-    for heads, tokens in ((24, 576), (24, 2112), (40, 9450)):
+    for heads, tokens in ((24, 576), (24, 2112), (24, 4224), (40, 9450), (40, 18900)):
         out, other = random(heads, tokens, torch.float32), random(heads, tokens)
         lse, other_lse = (torch.randn(1, heads, tokens, device=DEVICE) for _ in range(2))
         cells = []
         for fold in (fused.fold_, fold_with_torch):
-            call = lambda fold=fold, args=(out, lse, other, other_lse): fold(*args)  # noqa: E731
-            cells += [f"{on_device(call):.1f}", f"{on_host(call):.0f}"]
+
+            def call(
+                fold: Callable[..., None] = fold, arguments: tuple[torch.Tensor, ...] = (out, lse, other, other_lse)
+            ) -> None:
+                fold(*arguments)
+
+            cells += [f"{on_device(call):.0f}", f"{on_host(call):.0f}"]
         print(f"| {tokens} tokens, {heads} heads | {' | '.join(cells)} |", flush=True)
 
 
 def blocks() -> None:
     """A rank's own work: one call over all keys, and N calls over a block each, packed and merged."""
     run = choose(None, DEVICE, DTYPE).run
-    print("\n| a rank of | one call, us | its blocks | with packing and merging |\n|" + " --- |" * 4)
+    print("\n| ranks, shape | one call, us | N calls | packed and merged | host, us |\n|" + " --- |" * 5)
     for name, (tokens, heads) in SHAPES.items():
         for ranks in (2, 4, 8):
             length = tokens // ranks
-            q, keys, block = random(heads, length), random(heads, length * ranks), random(heads, length)
-            message, lse_message = torch.empty_like(block), torch.empty(1, heads, length, device=DEVICE)
+            q, keys = random(heads, length), random(heads, length * ranks)
+            block = keys[:, :, :length].contiguous()
+            message, lse_message = torch.empty_like(q), torch.empty(1, heads, length, device=DEVICE)
 
             def whole(q: torch.Tensor = q, keys: torch.Tensor = keys) -> None:
                 run(q, keys, keys, scale=None, causal=False)
 
-            def cut(n: int = ranks, q: torch.Tensor = q, block: torch.Tensor = block) -> None:
-                for _ in range(n):
+            def cut(ranks: int = ranks, q: torch.Tensor = q, block: torch.Tensor = block) -> None:
+                for _ in range(ranks):
                     run(q, block, block, scale=None, causal=False)
 
             def merged(
-                n: int = ranks,
+                ranks: int = ranks,
                 q: torch.Tensor = q,
                 block: torch.Tensor = block,
                 message: torch.Tensor = message,
@@ -118,27 +120,26 @@ def blocks() -> None:
             ) -> torch.Tensor:
                 out, lse = run(q, block, block, scale=None, causal=False)
                 out = out.float()
-                for _ in range(n - 1):
+                for _ in range(ranks - 1):
                     other, other_lse = run(q, block, block, scale=None, causal=False)
                     message.copy_(other)
                     lse_message.copy_(other_lse)
                     fused.fold_(out, lse, message, lse_message)
-                return out.to(DTYPE)
+                return out.to(q.dtype)
 
-            one = on_device(whole)
-            print(
-                f"| {ranks}, {name} | {one:.0f} | {on_device(cut) / one:.2f} | {on_device(merged) / one:.2f} |",
-                flush=True,
-            )
+            one, *rest = (on_device(call, rounds=9, calls=3) for call in (whole, cut, merged))
+            cells = [f"{one:.0f}", *(f"{us / one:.2f}" for us in rest), f"{on_host(merged):.0f}"]
+            print(f"| {ranks}, {name} | {' | '.join(cells)} |", flush=True)
 
 
 def posts() -> None:
     """What the host takes to hand transfers to NCCL: this rank sends to itself."""
-    dist.init_process_group("nccl", init_method="tcp://127.0.0.1:29777", rank=0, world_size=1, device_id=DEVICE)
+    dist.init_process_group("nccl", init_method="tcp://127.0.0.1:29777", rank=0, world_size=1)
     group = dist.group.WORLD
     assert group is not None
     there, here = (torch.ones(1 << 16, device=DEVICE) for _ in range(2))
-    gathered = torch.empty(1, 1 << 16, device=DEVICE)
+    gathered = torch.empty((1, 1 << 16), device=DEVICE)
+    dist.barrier(device_ids=[0])
 
     def post() -> None:
         group._start_coalescing(DEVICE)
@@ -146,10 +147,8 @@ def posts() -> None:
         group.send([there], 0, 0)
         group._end_coalescing(DEVICE).wait()
 
-    print(
-        f"\nHost: {on_host(post):.0f} us for a send and a receive that are posted together, "
-        f"{on_host(lambda: dist.all_gather_into_tensor(gathered, there)):.0f} us for an all-gather."
-    )
+    print(f"\nHost: {on_host(post):.0f} us for a send and a receive that are posted together, ", end="")
+    print(f"{on_host(lambda: dist.all_gather_into_tensor(gathered, there)):.0f} us for an all-gather.")
     dist.destroy_process_group()
 
 
@@ -164,5 +163,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with torch.inference_mode():
-        main()
+    main()

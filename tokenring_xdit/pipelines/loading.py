@@ -138,7 +138,7 @@ def rank_device() -> torch.device:
     """This rank's device, which becomes the current one."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))  # not run here: no GPU
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
     return device
 

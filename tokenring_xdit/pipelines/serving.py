@@ -87,7 +87,7 @@ class Server:
                 self._preview.forget()
             gc.collect()  # a failed call leaves its tensors in cycles of frames
             if torch.cuda.is_available():
-                torch.cuda.empty_cache()  # not run here: no GPU
+                torch.cuda.empty_cache()  # not run on a GPU
 
     def _sees_whole_latents(self) -> bool:
         """Xfuser's own pipelines cut the latents among the ranks; where it has a transformer only, they are whole."""

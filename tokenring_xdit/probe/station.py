@@ -32,7 +32,7 @@ def join_world() -> torch.device:
     if torch.cuda.is_available() and os.environ.get("GLOO_SOCKET_IFNAME") != INTERFACE:
         from tokenring_xdit.pipelines.loading import rank_device
 
-        device = rank_device()  # not run here: no GPU
+        device = rank_device()
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
         init_method=os.environ.get(INIT_METHOD_VARIABLE, "env://"),
@@ -121,7 +121,7 @@ class Station:
         return arrivals
 
     def _exchange(self, order: Send) -> Arrivals:
-        """A batch for each message, as attention posts them on NCCL; not run here: no GPU."""
+        """A batch for each message, as attention posts them on NCCL."""
         receives, sends = self._mine(order)
         event: Any = torch.cuda.Event  # torch has no types for it
         events = [event(enable_timing=True) for _ in range(order.messages + 1)]

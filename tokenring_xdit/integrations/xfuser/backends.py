@@ -13,7 +13,7 @@ __all__ = ["AttentionBackend"]
 
 
 class AttentionBackend(Enum):
-    """A kernel for attention on one rank, by xfuser's name for it; only ``SDPA_FLASH`` was run here, on a CPU."""
+    """A kernel for attention on one rank, by xfuser's name for it; ``SDPA_FLASH`` was run on a CPU and ``CUDNN`` on a GPU, no other."""
 
     AUTO = "auto"
     SDPA_FLASH = "sdpa_flash"
@@ -55,7 +55,7 @@ class AttentionBackend(Enum):
         if not torch.cuda.is_available():
             raise UnsupportedError(f"attention_backend={self.value} needs a GPU: use auto or sdpa_flash without")
         package = _PACKAGES.get(self)
-        if package is not None and find_spec(package) is None:  # not run here: no GPU
+        if package is not None and find_spec(package) is None:  # not run on a GPU
             raise UnsupportedError(
                 f"attention_backend={self.value} needs the package {package}: install it, or use auto"
             )

@@ -137,7 +137,7 @@ def _join_world() -> None:
             "there are no ranks to spread the pipeline over: start the program with torchrun --nproc_per_node=N, or "
             "call torch.distributed.init_process_group first"
         )
-    if torch.cuda.is_available():  # not run here: no GPU
+    if torch.cuda.is_available():  # not run on a GPU
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
 

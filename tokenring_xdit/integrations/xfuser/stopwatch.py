@@ -35,14 +35,14 @@ class Stopwatch:
     @property
     def seconds(self) -> float:
         """Of all calls so far, once they are over on the device too."""
-        if self._marks:  # not run here: no GPU
+        if self._marks:  # not run on a GPU
             return float(sum(start.elapsed_time(end) for start, end in self._moments)) / 1e3
         return float(sum(end - start for start, end in self._moments))
 
     def _now(self) -> Any:
         if not self._marks:
             return time.perf_counter()
-        mark: Any = cast(Any, torch.cuda.Event)(enable_timing=True)  # not run here: no GPU
+        mark: Any = cast(Any, torch.cuda.Event)(enable_timing=True)  # not run on a GPU
         mark.record()
         return mark
 
