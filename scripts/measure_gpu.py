@@ -1,4 +1,4 @@
-"""Print the tables of docs/benchmarks.md that one GPU can give: kernels, merges, attention that is cut into blocks.
+"""Print the tables of docs/gpu.md: kernels, merges, attention that is cut into blocks.
 
 python scripts/measure_gpu.py    (a minute; nothing else should use the GPU)
 """

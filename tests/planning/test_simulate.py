@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -52,6 +53,20 @@ def test_a_ring_bound_by_its_kernel_takes_as_long_as_that() -> None:
     found = simulate(build("ring", 4), network, problem, cost)
     assert found.makespan == pytest.approx(4 * one)
     assert found.exposed == pytest.approx(0, abs=1e-9)
+
+
+def test_what_the_host_takes_adds_up() -> None:
+    """Two ranks on wires that take no time: two attentions, a merge, and what each strategy posts."""
+    network, problem = load_topology("mesh:2:1tbit"), even(2)
+    cost = Cost(
+        math.inf, attend_overhead=1.0, fold_overhead=0.1, message_overhead=0.01, call_overhead=5.0, in_order=True
+    )
+    whole = run("ring", gathered(problem, replace(cost, collective_overhead=0.03)), network, cost)
+    assert whole.makespan == pytest.approx(0.03 + 2.0 + 0.1, abs=1e-4)
+    assert run("ring", gathered(problem, cost), network, cost).makespan == pytest.approx(0.02 + 2.0 + 0.1, abs=1e-4)
+    # Queries, attention at home and of the guest, whose output is packed, sent and merged.
+    found = simulate(build("token_ring", 2), network, problem, cost)
+    assert found.makespan == pytest.approx(5.0 + 0.02 + 2.0 + 0.1 + 0.02 + 0.1, abs=1e-4)
 
 
 def test_token_ring_waits_for_its_queries_and_one_return() -> None:

@@ -206,7 +206,7 @@ class _Preparation:
             steps += [(index, step, ()) for step in made]
             over += tuple(self._places[block] for block in expiring.get(index, ()) if block in self._places)
             if made or index == len(program) - 1:  # never earlier than the plan: what is over has come
-                steps[-1:] = [(*step[:2], over) for step in steps[-1:]]
+                steps[-1:] = [(at, step, before + over) for at, step, before in steps[-1:]]
                 over = ()
         shapes = tuple(self._messages.shape(block) for block in self._guests)
         self.result = Prepared(tuple(steps), next(self._numbers), shapes)

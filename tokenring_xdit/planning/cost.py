@@ -56,16 +56,16 @@ class Cost:
         return self.collective_overhead if begins else 0.0
 
     @classmethod
-    def of_gpus(cls, attend_rate: float, fold_rate: float = float("inf")) -> Cost:
+    def of_gpus(cls, attend_rate: float, fold_rate: float = 4.4e11) -> Cost:
         """A GPU for each rank, over NCCL.
 
         What Python and the driver take for a kernel, a merge, a transfer and a call was measured on one H100
-        (docs/benchmarks.md); the latency was not. They are counted as if the GPU waited for each: where kernels are
+        (docs/gpu.md); the latency was not. They are counted as if the GPU waited for each: where kernels are
         long it does not, and they are little then.
 
         Args:
             attend_rate: Floating point operations a second that the attention kernel reaches.
-            fold_rate: Bytes a second at which partial outputs are merged; left out, merging is free.
+            fold_rate: Bytes a second at which partial outputs are merged; left out, that of an H100.
         """
         return cls(
             attend_rate,

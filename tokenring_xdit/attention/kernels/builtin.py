@@ -2,7 +2,7 @@
 
 Signatures follow ``torch`` 2.13 (``aten/src/ATen/native/native_functions.yaml``) and ``flash-attn``
 2.6 (``flash_attn_interface.py``). On GPUs cuDNN's comes first, as in xfuser
-(``runtime_state.py``, 0.7.0): on an H100 it was 1.9 times as fast as torch's flash (docs/benchmarks.md).
+(``runtime_state.py``, 0.7.0): on an H100 it was 1.9 times as fast as torch's flash (docs/gpu.md).
 """
 
 from __future__ import annotations

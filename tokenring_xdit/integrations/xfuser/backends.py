@@ -13,7 +13,10 @@ __all__ = ["AttentionBackend"]
 
 
 class AttentionBackend(Enum):
-    """A kernel for attention on one rank, by xfuser's name for it; ``SDPA_FLASH`` was run on a CPU and ``CUDNN`` on a GPU, no other."""
+    """A kernel for attention on one rank, by xfuser's name for it.
+
+    ``SDPA_FLASH`` was run on a CPU and ``CUDNN`` on a GPU; no other was.
+    """
 
     AUTO = "auto"
     SDPA_FLASH = "sdpa_flash"

@@ -1,0 +1,116 @@
+"""Prepared programs: what one rank sends is what the other expects, and nothing is used that is gone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenring_xdit.attention.agreement import CallSpec, Layout
+from tokenring_xdit.attention.program import OWN_KV, OWN_Q, Fold, Meet, Place, Post, Prepared, prepare
+from tokenring_xdit.schedule import BUILDERS, Channel, build
+
+BATCH, HEADS, HEAD_DIM = 2, 4, 8
+
+
+def layout(q_lengths: tuple[int, ...], kv_lengths: tuple[int, ...]) -> Layout:
+    spec = CallSpec(
+        schedule="",
+        plan="",
+        mask="full",
+        dtype=torch.float32,
+        partial_dtype=torch.bfloat16,
+        device="cpu",
+        batch=BATCH,
+        heads=HEADS,
+        kv_heads=HEADS,
+        head_dim=HEAD_DIM,
+        scale=None,
+        home_length=0,
+        q_length=0,
+        kv_length=0,
+    )
+    return Layout(spec, q_lengths, kv_lengths)
+
+
+def sizes(messages: tuple[tuple[tuple[int, ...], torch.dtype], ...]) -> list[int]:
+    return [torch.Size(shape).numel() * dtype.itemsize for shape, dtype in messages]
+
+
+def sent(post: Post, lengths: Layout, rank: int, held: dict[int, list[int]]) -> list[tuple[int, list[int]]]:
+    """To whom, and how many bytes each message has, from what is at the places."""
+    own = {OWN_Q: [lengths.q_lengths[rank]], OWN_KV: [lengths.kv_lengths[rank]] * 2}
+    going = []
+    for send in post.sends:
+        payload = post.payloads[send.payload]
+        if not isinstance(payload, Place):
+            going.append((send.peer, [payload.form.size]))
+        elif payload.cut is None:
+            whole = [tokens * BATCH * HEADS * HEAD_DIM * 4 for tokens in own.get(payload.number, [])]
+            going.append((send.peer, held.get(payload.number, whole)))
+        else:
+            _, heads, tokens = payload.cut
+            size = (heads.stop - heads.start) * (tokens.stop - tokens.start) * BATCH * HEAD_DIM * 4
+            going.append((send.peer, [size] * (2 if payload.number == OWN_KV else 1)))
+    return going
+
+
+def check(programs: list[Prepared], lengths: Layout) -> None:
+    flows: dict[tuple[int, int, Channel], dict[str, list[list[int]]]] = defaultdict(
+        lambda: {"sent": [], "expected": []}
+    )
+    for rank, program in enumerate(programs):
+        held: dict[int, list[int]] = {}
+        for _, step, over in program.steps:
+            if isinstance(step, Post):
+                for receive in step.receives:
+                    assert receive.place not in held and min(sizes(receive.messages)) > 0
+                    held[receive.place] = sizes(receive.messages)
+                    flows[receive.peer, rank, step.channel]["expected"].append(held[receive.place])
+                for peer, going in sent(step, lengths, rank, held):
+                    flows[rank, peer, step.channel]["sent"].append(going)
+                used = [p.number for p in step.payloads if isinstance(p, Place)]
+            elif isinstance(step, Meet):
+                used = [step.q.number, step.kv.number]
+            else:
+                used = [step.place]
+            assert set(used) <= {OWN_Q, OWN_KV, *held}
+            for place in over:
+                del held[place]
+        assert not held, "a buffer would not be handed back"
+    for flow in flows.values():
+        assert flow["sent"] == flow["expected"]
+
+
+@pytest.mark.parametrize("early", [True, False])
+@given(data=st.data())
+def test_what_is_sent_is_what_is_expected(early: bool, data: st.DataObject) -> None:
+    ranks = data.draw(st.integers(1, 6))
+    tokens = st.integers(0, 12)
+    lengths = layout(*(tuple(data.draw(tokens) for _ in range(ranks)) for _ in range(2)))
+    name = data.draw(st.sampled_from(sorted(set(BUILDERS) - {"hierarchical"})))
+    verified = build(f"{name}:chunks={data.draw(st.integers(1, 4))}", ranks, heads=HEADS)
+    check([prepare(verified, lengths, rank, early) for rank in range(ranks)], lengths)
+
+
+def test_the_program_of_one_of_two_ranks() -> None:
+    lengths = layout((3, 5), (4, 6))
+    program = prepare(build("token_ring", 2), lengths, 0, False)
+    kinds = [type(step) for _, step, _ in program.steps]
+    assert kinds == [Post, Meet, Meet, Post, Fold]
+    _, own, other, _, fold = (step for _, step, _ in program.steps)
+    assert isinstance(own, Meet) and isinstance(other, Meet) and isinstance(fold, Fold)
+    assert (own.guest, other.guest) == (None, 0)
+    assert program.guest_shapes == ((BATCH, HEADS, 5, HEAD_DIM),)
+    assert fold.form.shape == (BATCH, HEADS, 3, HEAD_DIM)
+    assert fold.part is None
+
+
+def test_what_is_empty_is_left_out() -> None:
+    lengths = layout((0, 5), (4, 0))
+    first, second = (prepare(build("token_ring", 2), lengths, rank, False) for rank in range(2))
+    assert [type(step) for _, step, _ in first.steps] == [Post, Meet, Post]
+    assert [type(step) for _, step, _ in second.steps] == [Post, Post, Fold]
