@@ -206,6 +206,14 @@ def buffers_after_calls() -> tuple[int, int]:
     return first, count()
 
 
+def bytes_held_in_a_call(length: int) -> int:
+    """Most bytes that the first call of TokenRing has allocated at once."""
+    from tokenring_xdit.bench.instruments import peak_of
+
+    q, k, v = (torch.randn(1, 4, length, 32) for _ in range(3))
+    return peak_of(lambda: token_ring_attention(q, k, v, schedule="token_ring"), torch.device("cpu"))[0]
+
+
 def error_in_strided_groups() -> float:
     """Two groups of two, {0, 2} and {1, 3}, at once, with a kernel given as a function."""
     rank = dist.get_rank()

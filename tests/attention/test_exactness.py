@@ -148,6 +148,11 @@ def test_buffers_are_reused_between_calls(ranks: RankPool) -> None:
     assert ranks.run(8, jobs.buffers_after_calls)[0][0] <= ranks.run(4, jobs.buffers_after_calls)[0][0] + 1
 
 
+def test_memory_stops_growing_with_the_ranks(ranks: RankPool) -> None:
+    few, many = (max(ranks.run(size, jobs.bytes_held_in_a_call, 256)) for size in (5, 8))
+    assert many <= 1.05 * few
+
+
 def test_a_group_within_the_world_and_a_kernel_of_the_users_own(ranks: RankPool) -> None:
     assert max(ranks.run(4, jobs.error_in_strided_groups)) <= FP32
 

@@ -126,8 +126,7 @@ class Run:
         self.held: list[_Held | None] = [None] * self.program.places
         self.held[OWN_Q], self.held[OWN_KV] = _Held((q,)), _Held((k, v))
         self.own_items = _by_item(key_mask, k, v)
-        # Partial outputs of other ranks' queries, built here.
-        self.guests = [Running(shape, q.device) for shape in self.program.guest_shapes]
+        self.guests: dict[int, Running] = {}  # partial outputs of other ranks' queries, built here
         self.away: deque[tuple[int, Buffer]] = deque()  # partial outputs on their way home, by number of exchange
         self.sending: list[dist.Work] = []
 
@@ -196,7 +195,8 @@ class Run:
 
     def _pack(self, index: int, guest: int, form: PartialForm) -> list[tuple[Tensor, Buffer | None]]:
         buffer = self.group.pool.take((form.size,), torch.uint8, self.device)
-        self.guests[guest].write(*buffer.partial_views(form))
+        self._guest(guest).write(*buffer.partial_views(form))
+        del self.guests[guest]
         self.away.append((index, buffer))
         return [(buffer.tensor, buffer)]
 
@@ -251,8 +251,13 @@ class Run:
             items = [(k, v)]
         else:
             items = [(k[:, step.kv_heads], v[:, step.kv_heads]) for k, v in self.own_items]
-        into = self.result if step.guest is None else self.guests[step.guest]
+        into = self.result if step.guest is None else self._guest(step.guest)
         self._attend(q, items, step.causal, into, step.part)
+
+    def _guest(self, number: int) -> Running:
+        if number not in self.guests:
+            self.guests[number] = Running(self.program.guest_shapes[number], self.device)
+        return self.guests[number]
 
     def _meet_home(self, home_kv: tuple[Tensor, Tensor], home_mask: KeyMask | None) -> None:
         (q,) = self._at(OWN_Q).tensors
