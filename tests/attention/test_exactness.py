@@ -21,11 +21,20 @@ SCHEDULES = [*sorted(set(BUILDERS) - {"hierarchical"}), "direct:chunks=3"]
 """Schedules for any number of ranks."""
 
 
-def worst(ranks: RankPool, case: Case) -> dict[str, float]:
-    found = ranks.run(len(case.q_lengths), jobs.errors, case)
-    errors = {name: max(rank[name] for rank in found) for name in found[0]}
-    print(f"{case}: out {errors['out']:.1e}, lse {errors['lse']:.1e}, one device {errors['single']:.1e}")
+EVERY_SCHEDULE = [*sorted(BUILDERS), "direct:chunks=3", "token_ring:chunks=2"]
+"""For numbers of ranks that nodes divide."""
+
+
+def worst_of_each(ranks: RankPool, cases: list[Case]) -> list[dict[str, float]]:
+    found = ranks.run(len(cases[0].q_lengths), jobs.errors_of, cases)
+    errors = [{name: max(rank[name] for rank in case) for name in case[0]} for case in zip(*found, strict=True)]
+    for case, error in zip(cases, errors, strict=True):
+        print(f"{case}: out {error['out']:.1e}, lse {error['lse']:.1e}, one device {error['single']:.1e}")
     return errors
+
+
+def worst(ranks: RankPool, case: Case) -> dict[str, float]:
+    return worst_of_each(ranks, [case])[0]
 
 
 def even(world_size: int, length: int) -> Case:
@@ -161,7 +170,7 @@ def test_a_schedule_cut_in_tokens_and_heads(ranks: RankPool) -> None:
     assert max(ranks.run(2, jobs.error_of_a_cut_schedule)) <= FP32
 
 
-@pytest.mark.parametrize("schedule", [*sorted(BUILDERS), "direct:chunks=3", "token_ring:chunks=2"])
+@pytest.mark.parametrize("schedule", EVERY_SCHEDULE)
 def test_exchanges_as_batches_in_their_turn(ranks: RankPool, schedule: str) -> None:
     """The way of backends that work off a channel in order."""
     case = replace(even(4, 12), schedule=schedule, heads=4, kv_heads=2, calls=2)
@@ -256,21 +265,10 @@ def test_masks_that_do_not_fit_are_refused(ranks: RankPool, mask: torch.Tensor, 
         ranks.run(2, jobs.with_mask, mask)
 
 
-GPU_SCHEDULES = [*sorted(BUILDERS), "direct:chunks=3", "token_ring:chunks=2"]
-
-
-def worst_of_each(ranks: RankPool, cases: list[Case]) -> list[dict[str, float]]:
-    found = ranks.run(len(cases[0].q_lengths), jobs.errors_of, cases)
-    errors = [{name: max(rank[name] for rank in case) for name in case[0]} for case in zip(*found, strict=True)]
-    for case, error in zip(cases, errors, strict=True):
-        print(f"{case}: out {error['out']:.1e}, lse {error['lse']:.1e}, one device {error['single']:.1e}")
-    return errors
-
-
 @pytest.mark.cuda
 def test_gpus_in_fp32(gpu_ranks: RankPool) -> None:
     case = Case((24, 7, 16, 33), (40, 9, 24, 8), heads=4, kv_heads=2, batch=2, home=13, strided=True, calls=3)
-    for errors in worst_of_each(gpu_ranks, [replace(case, schedule=schedule) for schedule in GPU_SCHEDULES]):
+    for errors in worst_of_each(gpu_ranks, [replace(case, schedule=schedule) for schedule in EVERY_SCHEDULE]):
         assert errors["out"] <= FP32
         assert errors["lse"] <= FP32
 
@@ -279,7 +277,7 @@ def test_gpus_in_fp32(gpu_ranks: RankPool) -> None:
 @pytest.mark.parametrize(("dtype", "kernel"), [(torch.bfloat16, "flash"), (torch.float16, "cudnn")])
 def test_gpus_in_half_precision(gpu_ranks: RankPool, dtype: torch.dtype, kernel: str) -> None:
     case = replace(even(4, 192), dtype=dtype, kernel=kernel, heads=4, kv_heads=4, head_dim=64, calls=3)
-    for errors in worst_of_each(gpu_ranks, [replace(case, schedule=schedule) for schedule in GPU_SCHEDULES]):
+    for errors in worst_of_each(gpu_ranks, [replace(case, schedule=schedule) for schedule in EVERY_SCHEDULE]):
         assert errors["out"] <= max(errors["single"], torch.finfo(dtype).eps) * 2.5
 
 
@@ -292,6 +290,6 @@ def test_gpus_with_masks(gpu_ranks: RankPool) -> None:
 
 @pytest.mark.cuda
 def test_gpus_replay_captured_calls(gpu_ranks: RankPool) -> None:
-    for worst_of_rank in gpu_ranks.run(4, jobs.errors_of_captured, GPU_SCHEDULES):
+    for worst_of_rank in gpu_ranks.run(4, jobs.errors_of_captured, EVERY_SCHEDULE):
         print(worst_of_rank)
         assert max(worst_of_rank.values()) <= 4 * torch.finfo(torch.bfloat16).eps

@@ -87,7 +87,7 @@ class Messages:
         """Shape and dtype of each message that carries a block."""
         if block.kind is Kind.O:
             return (((self.partial(block).size,), torch.uint8),)
-        return ((self.shape(block), self._layout.spec.dtype),) * (1 if block.kind is Kind.Q else 2)
+        return ((self.shape(block), self._layout.spec.dtype),) * block.kind.messages
 
 
 def _from(base: slice, part: slice) -> slice:

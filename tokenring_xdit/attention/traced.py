@@ -14,7 +14,7 @@ from tokenring_xdit.attention.executor import Run
 from tokenring_xdit.attention.masks import KeyMask
 from tokenring_xdit.attention.program import Fold, Meet, Post, Receive, Send
 from tokenring_xdit.attention.tracing import Trace, Unwatched, Watched, profiler_range
-from tokenring_xdit.schedule import Activity, Channel, Kind, q_block
+from tokenring_xdit.schedule import Activity, Channel, q_block
 
 __all__ = ["TracedRun"]
 
@@ -59,7 +59,7 @@ class TracedRun(Run):
         return self.group.peers[transfer.peer], channel.value, _activity(transfer).value, id(self.group)
 
     def _transfer(self, index: int, post: Post) -> None:
-        self._announced = [t for t in _transfers(post) for _ in range(2 if t.block.kind is Kind.KV else 1)]
+        self._announced = [t for t in _transfers(post) for _ in range(t.block.kind.messages)]
         super()._transfer(index, post)
 
     def _hand_over(

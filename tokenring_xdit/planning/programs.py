@@ -240,7 +240,7 @@ def _steps(rank: int, program: Program, problem: Problem, cost: Cost, numbers: _
                 numbers.sent(rank, t.peer, channel, problem.size(t.block), str(t.block)) for t in action.sends
             )
             ahead = tuple(m for later in early.get(index, ()) for m in coming(later.recvs, later.channel.value))
-            count = sum(2 if t.block.kind is Kind.KV else 1 for t in (*action.recvs, *action.sends))
+            count = sum(t.block.kind.messages for t in (*action.recvs, *action.sends))
             seconds = sum(map(cost.fold, packed)) + count * cost.message_overhead
             yield Post(needs, (*recvs, *ahead), sends, seconds, channel if cost.in_order else "")
         elif isinstance(action, Attend):

@@ -45,6 +45,11 @@ class Kind(Enum):
     KV = "KV"
     O = "O"  # noqa: E741 - the letter the papers use
 
+    @property
+    def messages(self) -> int:
+        """How many messages carry a block: keys and values are two, an output and its log-sum-exp are one."""
+        return 2 if self is Kind.KV else 1
+
 
 class Channel(Enum):
     """A path of its own for one direction of traffic.

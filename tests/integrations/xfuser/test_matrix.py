@@ -66,10 +66,8 @@ def test_exact_or_refused(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_gpus_err_as_one_does(gpu_ranks: RankPool, family: str, column: str) -> None:
     """In bf16, which xfuser's kernels for GPUs are made for."""
-    degrees = {"tokenring": 2, **({} if column == "bf16" else {"ulysses": 2})}
-    ranks = 2 if column == "bf16" else 4
-    case = Case(family, **degrees, dtype=torch.bfloat16, inputs=fitting(FAMILIES[family], ranks))
-    outcome = measure(gpu_ranks, "bf16", case)
+    case = Case(family, **{**COLUMNS[column].degrees, "dtype": torch.bfloat16})
+    outcome = measure(gpu_ranks, "bf16", replace(case, inputs=fitting(FAMILIES[family], case.ranks)))
     print(f"{family}, {column}: {outcome}")
     assert outcome.error is not None
     assert outcome.single is not None
