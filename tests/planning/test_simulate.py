@@ -15,6 +15,7 @@ from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.planning import Cost, Inside, Problem, gathered, run, simulate, ulysses
 from tokenring_xdit.schedule import Activity, Attend, Exchange, Kind, Merge, VerifiedSchedule, build
 from tokenring_xdit.topology import Counts, Network, Rate, Wire, load_topology
+from tokenring_xdit.topology.segments import segment
 
 FAST = Cost(attend_rate=math.inf)
 """A machine whose time is all on the wires."""
@@ -135,6 +136,39 @@ def test_ranks_that_share_cores_take_turns() -> None:
     alone = simulate(build("direct_kv", 4), network, problem, Cost(attend_rate=1e9))
     shared = simulate(build("direct_kv", 4), network, problem, Cost(attend_rate=1e9, cores=2))
     assert shared.makespan == pytest.approx(2 * alone.makespan, rel=1e-3)
+
+
+def test_what_wires_ask_of_shared_cores_computing_ranks_miss() -> None:
+    """One of two cores is busy with 4 ranks' bytes, or with their segments on two wires each; they share the other."""
+    network, problem, rate = load_topology("star:4:100mbit"), even(4), 1e6
+    sent = 4 * bytes_a_second(network)  # a second, of all ranks together
+    size = segment(network, network.wires[0], "h0")
+    by_byte = Cost(rate, cores=2, transfer_work=1 / sent)
+    by_segment = Cost(rate, cores=2, segment_work=size / (2 * sent))
+    undisturbed = simulate(build("direct_kv", 4), network, problem, Cost(rate, cores=2)).makespan
+    travel = 3 * 2 * Q_BYTES / bytes_a_second(network)  # in which half of what could be computed is not
+    for cost in (by_byte, by_segment):
+        found = simulate(build("direct_kv", 4), network, problem, cost)
+        assert found.makespan == pytest.approx(undisturbed + travel / 2)
+
+
+def test_ranks_that_begin_apart_meet_at_the_ports_of_a_star() -> None:
+    """In step, each sends to another at any time; otherwise two sometimes send to one, and a port is idle."""
+    network, problem = load_topology("star:8:100mbit"), Problem.even(8, 512, 8, 16)
+    together = simulate(build("heads:peers=1", 8), network, problem, FAST).makespan
+    apart = simulate(build("heads:peers=1", 8), network, problem, replace(FAST, skew=together / 50)).makespan
+    assert apart > 1.05 * together
+
+
+def test_xfuser_s_gather_is_over_when_all_is_sent() -> None:
+    """The rank before the slow wire has all keys early; it attends when it has passed them on."""
+    fast, slow = (2 * (Rate(rate),) for rate in (10**8, 10**7))
+    wires = [Wire("h0", "h1", *fast), Wire("h1", "h2", *slow), Wire("h2", "h0", *fast)]
+    network, problem = Network("slow", ("h0", "h1", "h2"), (), tuple(wires)), even(3)
+    found = run("gathered", gathered(problem, FAST), network, FAST)
+    begins = min(s.start for s in found.timeline.spans if s.rank == 1 and s.activity is Activity.ATTEND)
+    a_second = slow[0].bits_per_second / 8 * network.payload_share
+    assert begins == pytest.approx(2 * 2 * Q_BYTES / a_second)
 
 
 def test_channels_in_order_wait_for_what_stands_before() -> None:

@@ -22,13 +22,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 
 from tokenring_xdit.errors import NetworkError, UnsupportedError
 from tokenring_xdit.topology import Network, Rate, Wire
+from tokenring_xdit.topology.segments import FRAME, segment
 
 __all__ = ["INTERFACE", "EmulatedNetwork", "emulate", "remove_stale"]
 
@@ -43,11 +42,7 @@ _NAME = re.compile(r"(?P<id>trx-(?P<pid>\d+)-(?P<start>\d+)-\d+)(?P<node>-.+)?")
 _TOOLS = {"ip": "iproute2", "tc": "iproute2", "setpriv": "util-linux"}
 
 _MOST_NODES = 250  # the last byte of an address tells them apart
-_FRAME = 1514  # bytes: a full Ethernet frame as tc counts it
 _BURST = 0.002  # seconds: what a wire may catch up after a pause, as timers of a busy machine are late
-# Seconds: the longest piece that is sent, and passed on, whole. Every piece costs processor time that the ranks want,
-# and what is passed on is late by a piece.
-_PIECE, _PIECE_PASSED_ON = 0.008, 0.001
 # TCP, IPv4 total length below 128 bytes, and of the flags ACK alone. Data that ends a message has PSH as well: if it
 # overtook what was sent before, that would be taken for lost.
 _ACKNOWLEDGEMENTS = "match u8 6 0xff at 9 match u16 0 0xff80 at 2 match u8 0x10 0xff at 33"
@@ -223,7 +218,7 @@ def _devices(emulated: EmulatedNetwork, node: str) -> list[str]:
     for index, wire in enumerate(network.wires):
         if node in wire.ends:
             # Long pieces would be passed on only when they have arrived whole: a delay that no real wire has.
-            lines.append(f"link set {_device(index)} gso_max_size {_piece(network, wire, node)} up")
+            lines.append(f"link set {_device(index)} gso_max_size {segment(network, wire, node)} up")
     return lines
 
 
@@ -253,7 +248,7 @@ def _limits(network: Network, node: str) -> list[str]:
         if node in wire.ends:
             rate = wire.rate_from(node)
             at, whole = f"dev {_device(index)}", rate.bits_per_second
-            burst = f"ceil {whole}bit burst {_burst(rate)} cburst {_burst(rate)} quantum {_FRAME}"
+            burst = f"ceil {whole}bit burst {_burst(rate)} cburst {_burst(rate)} quantum {FRAME}"
             first = max(whole // 5, 8)
             lines += [
                 f"qdisc add {at} root handle 1: htb default 20",
@@ -272,25 +267,12 @@ def _device(wire: int) -> str:
 
 def _burst(rate: Rate) -> int:
     """Bytes that a wire may send at once after a pause."""
-    return max(2 * _FRAME, round(rate.bits_per_second / 8 * _BURST))
-
-
-def _piece(network: Network, wire: Wire, node: str) -> int:
-    """Bytes that the kernel may hand to a wire in one go."""
-    longest = _PIECE_PASSED_ON if wire in _passing_on(network) else _PIECE
-    return min(65536, max(2 * _FRAME, round(wire.rate_from(node).bits_per_second / 8 * longest)))
+    return max(2 * FRAME, round(rate.bits_per_second / 8 * _BURST))
 
 
 def _queue(network: Network, wire: Wire, node: str) -> int:
     """Bytes that a connection may have in the queue of a wire, where the other connections wait behind them."""
-    return (4 if wire in _passing_on(network) else 2) * _piece(network, wire, node)
-
-
-@lru_cache(maxsize=16)
-def _passing_on(network: Network) -> frozenset[Wire]:
-    """Wires that carry what some node passes on."""
-    routes = (network.route(a, b) for a in network.hosts for b in network.hosts if a != b)
-    return frozenset(network.wire(*ends) for route in routes if len(route) > 2 for ends in pairwise(route))
+    return 2 * segment(network, wire, node)
 
 
 # -- removing --------------------------------------------------------------------------------------

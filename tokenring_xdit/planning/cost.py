@@ -25,7 +25,10 @@ class Cost:
             wire they reach little more than half of full duplex (measured), as if one sent before the other.
         in_order: Whether a rank works off each channel in order, as NCCL does; else connections are independent.
         cores: Processor cores that all ranks share, where that is so; ``None`` where each has a device of its own.
-        transfer_work: Seconds of processor time that each byte on the wires costs, where cores are shared.
+        skew: Seconds by which ranks begin a call apart, at most. Without it ranks that do alike stay in step, and
+            their messages never meet at a port as real ones do.
+        transfer_work: Seconds of processor time that each byte sent costs, where cores are shared.
+        segment_work: The same for each segment on each wire (:mod:`tokenring_xdit.topology.segments`).
     """
 
     attend_rate: float
@@ -39,7 +42,9 @@ class Cost:
     turns_in_all_to_all: bool = False
     in_order: bool = False
     cores: float | None = None
+    skew: float = 0.0
     transfer_work: float = 0.0
+    segment_work: float = 0.0
 
     def attend(self, flops: float) -> float:
         """Seconds of a kernel call."""
@@ -99,9 +104,11 @@ class Cost:
             attend_overhead=2e-4 + attend_overhead,
             fold_rate=fold_rate,
             message_overhead=6e-5,
-            call_overhead=6e-3,
+            call_overhead=4e-3,
             latency=3e-4,
             turns_in_all_to_all=True,
             cores=cores / threads,
-            transfer_work=3.5e-9 / threads,
+            skew=5e-3,
+            transfer_work=3e-9 / threads,
+            segment_work=9e-5 / threads,
         )

@@ -265,6 +265,7 @@ def _gathered_steps(problem: Problem, cost: Cost, members: Sequence[int]) -> tup
             send = numbers.sent(rank, after, "gather", problem.size(going), str(going))
             steps.append(Post(came, (recv,), (send,), cost.collective(2, begins=step == 0)))
             came = (recv,)
+        steps.append(Post(came, (), (), 0.0, "gather"))  # it is over when what was sent is, too
         for step in range(ranks):
             attend = Attend(q_block(rank), kv_block((rank - step) % ranks))
             seconds = cost.attend(problem.flops(attend))

@@ -28,7 +28,10 @@ __all__ = ["Simulation", "run", "simulate"]
 _SAME_TIME = 1e-9
 """Relative: events so close to each other are one, so that what ranks do alike is computed once."""
 
-_WORST_SHARE = 0.1
+_GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
+"""Its multiples, whole numbers left away, lie as far from each other as can be, however many there are."""
+
+_WORST_SHARE = 0.3
 """Of shared cores that ranks keep, however much the wires ask of them."""
 
 
@@ -140,14 +143,17 @@ class _World:
         self.name, self.cost = name, cost
         self.now = 0.0
         self.numbers: dict[Message, int] = {}
-        self.ranks = [_Rank([_Step(step, self._number) for step in steps]) for steps in programs]
+        self.ranks = [
+            _Rank([_Step(step, self._number) for step in (*_late(rank, cost), *steps)])
+            for rank, steps in enumerate(programs)
+        ]
         self.messages = list(self.numbers)
         self.states = [0] * len(self.messages)
         self.left = np.full(len(self.ranks), np.inf)  # seconds of the step that a rank is busy with
         self.look = set(range(len(self.ranks)))  # ranks for which something has changed
         self.connections: dict[tuple[int, int, str], deque[int]] = defaultdict(deque)  # in order, the first moves
         self.under_way: dict[tuple[int, str], int] = defaultdict(int)  # transfers of a rank on a channel, both ways
-        self.traffic = Traffic(network)
+        self.traffic = Traffic(network, cost)
         self.landing: list[tuple[float, int, float]] = []  # a heap: their last byte has left; they arrive then
         self.spans: list[Span] = []
 
@@ -253,8 +259,7 @@ class _World:
         working = int(np.isfinite(self.left).sum())
         if not working:
             return 1.0
-        asked = self.cost.transfer_work * self.traffic.rate
-        return min(1.0, max(self.cost.cores - asked, _WORST_SHARE * self.cost.cores) / working)
+        return min(1.0, max(self.cost.cores - self.traffic.work, _WORST_SHARE * self.cost.cores) / working)
 
     def _leave(self, message: Message, since: float) -> None:
         """Its last byte has left; what waited for that starts."""
@@ -282,3 +287,10 @@ class _World:
 
 def _awaited(step: Step) -> str:
     return ", ".join(dict.fromkeys(message.what for message in step.needs)) or "a channel"
+
+
+def _late(rank: int, cost: Cost) -> tuple[Step, ...]:
+    """What a rank does before it begins: nothing, for a time that differs from those of its neighbours."""
+    if not cost.skew:
+        return ()
+    return (Work(Activity.WAIT, (), cost.skew * (rank * _GOLDEN_RATIO % 1), "a late start"),)

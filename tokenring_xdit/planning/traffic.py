@@ -6,8 +6,10 @@ from itertools import pairwise
 
 import numpy as np
 
+from tokenring_xdit.planning.cost import Cost
 from tokenring_xdit.planning.programs import Message
 from tokenring_xdit.topology import Network
+from tokenring_xdit.topology.segments import segment
 from tokenring_xdit.topology.sharing import Amounts, Direction, Numbers, fill
 
 __all__ = ["Traffic"]
@@ -21,15 +23,17 @@ class Traffic:
 
     Args:
         network: Rank ``r`` is at its ``r``-th host.
+        cost: What carrying costs the processor that all ranks share, if they do.
     """
 
-    def __init__(self, network: Network) -> None:
-        self._network = network
+    def __init__(self, network: Network, cost: Cost) -> None:
+        self._network, self._cost = network, cost
         self._wires: dict[Direction, int] = {}
         self._routes: dict[tuple[int, int], tuple[tuple[int, ...], float]] = {}  # wires by number, and their delay
         self._fresh: list[tuple[Message, float]] = []
         self._changed = False
         self._part: Amounts = np.zeros(0)  # of each wire what a byte a second takes
+        self._work: Amounts = np.zeros(0)  # seconds of a shared processor that a byte on it costs
         self._bytes: Amounts = np.zeros(0)
         self._busy: Amounts = np.zeros(0)
         # An entry for each message that is on its way:
@@ -53,9 +57,9 @@ class Traffic:
         return dict(zip(self._wires, self._busy.tolist(), strict=True))
 
     @property
-    def rate(self) -> float:
-        """Bytes a second of all messages together."""
-        return float(self._rates.sum())
+    def work(self) -> float:
+        """Processor cores that all of it keeps busy."""
+        return self._cost.transfer_work * float(self._rates.sum()) + float(self._loads @ self._work)
 
     def start(self, message: Message, now: float) -> None:
         """Put a message on its way; it moves from the next :meth:`share` on."""
@@ -121,7 +125,8 @@ class Traffic:
         grown = len(self._wires) - len(self._part)
         self._bytes, self._busy = (np.concatenate((known, np.zeros(grown))) for known in (self._bytes, self._busy))
         new = list(self._wires)[len(self._part) :]
-        self._part = np.concatenate((self._part, [1 / self._capacity(wire) for wire in new]))
+        self._part = np.concatenate((self._part, [1 / self._capacity(way) for way in new]))
+        self._work = np.concatenate((self._work, [self._work_per_byte(way) for way in new]))
         self._fresh.clear()
 
     def _route(self, message: Message) -> tuple[tuple[int, ...], float]:
@@ -135,3 +140,8 @@ class Traffic:
     def _capacity(self, way: Direction) -> float:
         """Payload bytes a second."""
         return self._network.wire(*way).rate_from(way[0]).bits_per_second / 8 * self._network.payload_share
+
+    def _work_per_byte(self, way: Direction) -> float:
+        if not self._cost.segment_work:
+            return 0.0
+        return self._cost.segment_work / segment(self._network, self._network.wire(*way), way[0])
