@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import math
 from typing import Any
 
 import diffusers
@@ -11,7 +12,7 @@ from tokenring_xdit.errors import ConfigurationError, ScheduleError
 from tokenring_xdit.integrations.xfuser.choice import make_choice
 from tokenring_xdit.planning import MODELS, Auto, Cost, Problem, best_schedules, model_shape, plan, simulate
 from tokenring_xdit.planning.memory import gathered_memory, schedule_memory
-from tokenring_xdit.schedule import BUILDERS, build
+from tokenring_xdit.schedule import BUILDERS, Mask, build
 from tokenring_xdit.topology import load_topology
 
 COST = Cost(attend_rate=1e11, attend_overhead=5e-5, fold_rate=1e10, message_overhead=6e-5, latency=3e-4)
@@ -62,6 +63,29 @@ def test_the_best_is_as_good_as_any_schedule_by_itself(network: str) -> None:
     assert min(option.seconds or 0.0 for option in options) <= min(singles) * (1 + 1e-9)
     assert best.seconds <= min(singles) * 1.05  # differences that a simulation cannot tell
     assert best.seconds == simulate(build(best.split.schedule, 4, heads=8), where, problem, COST).makespan
+
+
+@pytest.mark.parametrize("network", ["mesh:4:100mbit", "star:4:100mbit", "two-level:2x2:1gbit:100mbit"])
+@pytest.mark.parametrize("heads", [5, 8])
+def test_pieces_that_are_not_tried_would_not_have_been_faster(network: str, heads: int) -> None:
+    problem, where = Problem.even(4, 1024, heads, 64), load_topology(network)
+    options = best_schedules(problem, where, COST)
+    best = min(option.seconds or math.inf for option in options)
+    tried = {option.split.schedule for option in options}
+    left_out = [f"{name}:chunks={n}" for name in BUILDERS for n in (2, 4, 8) if f"{name}:chunks={n}" not in tried]
+    times = [simulate(build(name, 4, heads=heads), where, problem, COST).makespan for name in left_out]
+    assert min(times) >= best * 0.95  # differences that a simulation cannot tell
+
+
+@pytest.mark.parametrize("network", ["mesh:4:100mbit", "star:4:100mbit"])
+def test_under_a_causal_mask_what_nobody_needs_does_not_count(network: str) -> None:
+    problem, where = Problem.even(4, 4096, 8, 64), load_topology(network)
+    options = best_schedules(problem, where, COST, mask=Mask.CAUSAL)
+    for option in options:
+        built = build(option.split.schedule, 4, Mask.CAUSAL, 8)
+        assert option.seconds == simulate(built, where, problem, COST).makespan
+    assert options[0].sent is not None
+    assert options[0].sent < (best_schedules(problem, where, COST)[0].sent or 0)
 
 
 def test_where_queries_are_few_they_travel_and_where_keys_have_few_heads_these_do() -> None:

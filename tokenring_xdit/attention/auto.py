@@ -203,8 +203,8 @@ class AutoSchedule:
             network,
             self._costs[key],
             nodes=auto.nodes,
+            mask=Mask(spec.mask),
             keys_stay_whole=layout.ragged,
-            causal=spec.mask == Mask.CAUSAL.value,
         )
         chosen = options[: _CANDIDATES if auto.measure else 1]
         return [option.split.schedule for option in chosen], _reason(options, network)

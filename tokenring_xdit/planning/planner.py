@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.planning.cost import Cost
@@ -12,18 +13,18 @@ from tokenring_xdit.planning.memory import gathered_memory, schedule_memory, uly
 from tokenring_xdit.planning.problem import Problem
 from tokenring_xdit.planning.programs import Inside, gathered, of_schedule, shared_heads, ulysses
 from tokenring_xdit.planning.simulate import Simulation, run
-from tokenring_xdit.schedule import Spelled, VerifiedSchedule, build, options_of, parse
+from tokenring_xdit.schedule import Mask, Spelled, VerifiedSchedule, build, options_of, parse
 from tokenring_xdit.topology import Network
 
 __all__ = ["Option", "Split", "best_schedules", "plan"]
 
 _CHUNKS = (2, 4, 8)
 _PROMISING = 3
-"""Of the schedules in whole blocks, those that are worth trying in pieces."""
+"""Of the schedules of a split in whole blocks, those that may be worth trying in pieces."""
 
 _INSIDE = ("bidirectional", "bidirectional_q", "direct", "direct_kv", "ring", "token_ring")
 """Schedules that can run inside a node, too."""
-_ALONE = (*_INSIDE, "heads", "heads:peers=1")
+_BY_HEADS = ("heads", "heads:peers=1")
 _ALONE_OF_MANY = ("ring", "token_ring")
 _AS_FAST = 0.05
 """Differences that a simulation cannot tell. What sends less turned out faster then: there is less to go wrong."""
@@ -111,11 +112,26 @@ def plan(
         raise ConfigurationError(
             f"{problem.ranks} ranks do not fit into network '{network.name}', which has {len(network.hosts)} hosts"
         )
-    options: list[Option] = []
     splits = tuple(_splits(problem.ranks))
+    options: list[Option] = []
+    tried: list[tuple[_Setting, list[_Trial]]] = []
     for done, split in enumerate(splits):
         on_split(done, len(splits), split)
-        options += _options(split, problem, network, cost)
+        refusal = _refusal(split, problem)
+        if refusal is not None:
+            options.append(Option(split, refusal=refusal))
+        elif split.tokenring == 1:
+            options.append(_upstream(split, problem, network, cost))
+        else:
+            setting = _Setting(split, problem, network, cost, spell=_as_flag)
+            tried.append((setting, setting.trials(setting.whole())))
+    options += (trial.option for _, trials in tried for trial in trials)
+    fastest = min(_time(option) for option in options)[0]
+    pieces = [(setting, setting.worth_cutting(trials, fastest)) for setting, trials in tried]
+    pieces = [(setting, names) for setting, names in pieces if names]
+    for done, (setting, names) in enumerate(pieces, len(splits)):
+        on_split(done, len(splits) + len(pieces), setting.split)
+        options += (trial.option for trial in setting.trials(_cut(names)))
     return _ranked(options)
 
 
@@ -125,16 +141,6 @@ def _splits(ranks: int) -> Iterator[Split]:
         inner = ranks // u
         for t in (d for d in range(1, inner + 1) if inner % d == 0):
             yield Split(u, t, inner // t)
-
-
-def _options(split: Split, problem: Problem, network: Network, cost: Cost) -> Iterator[Option]:
-    refusal = _refusal(split, problem)
-    if refusal is not None:
-        yield Option(split, refusal=refusal)
-    elif split.tokenring == 1:
-        yield _upstream(split, problem, network, cost)
-    else:
-        yield from _scheduled(split, problem, network, cost)
 
 
 def _refusal(split: Split, problem: Problem) -> str | None:
@@ -163,21 +169,96 @@ def _upstream(split: Split, problem: Problem, network: Network, cost: Cost) -> O
     return _timed(split, run(str(split), programs, network, cost), memory)
 
 
-def _scheduled(split: Split, problem: Problem, network: Network, cost: Cost) -> tuple[Option, ...]:
-    inner = shared_heads(problem, split.ulysses)
+@dataclass(frozen=True)
+class _Trial:
+    """A schedule that was timed.
 
-    def timed(name: Spelled, verified: VerifiedSchedule) -> Option:
-        schedule = verified.schedule
-        flagged = replace(split, schedule=_as_flag(name))
-        memory = schedule_memory(schedule, inner)
-        if split.ulysses > 1:
-            memory += ulysses_memory(problem, split.ulysses)
-            programs = ulysses(split.ulysses, schedule, problem, cost)
+    Attributes:
+        name: The schedule.
+        option: What came of it.
+        floor: Seconds that it does not get under in pieces either: the same works and transfers.
+    """
+
+    name: Spelled
+    option: Option
+    floor: float
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """In what schedules are timed.
+
+    Attributes:
+        split: With the schedule left open.
+        problem: The call, of all ranks.
+        network: Rank ``r`` is at its ``r``-th host.
+        cost: The machine.
+        spell: What a split calls a schedule.
+        mask: Which keys a query sees.
+        keys_stay_whole: Whether only schedules will do that leave keys at home in one piece.
+    """
+
+    split: Split
+    problem: Problem
+    network: Network
+    cost: Cost
+    spell: Callable[[Spelled], str]
+    mask: Mask = Mask.FULL
+    keys_stay_whole: bool = False
+
+    @cached_property
+    def inner(self) -> Problem:
+        """What is left to a schedule inside Ulysses."""
+        return shared_heads(self.problem, self.split.ulysses)
+
+    @property
+    def heads(self) -> int:
+        """What the numbers of query and key heads are multiples of."""
+        return math.gcd(self.inner.heads, self.inner.kv_heads)
+
+    def whole(self) -> tuple[Spelled, ...]:
+        """Schedules that differ for so many ranks, in whole blocks.
+
+        Those that share out heads are left out where more than half of the ranks would have none.
+        """
+        ranks, nodes = self.inner.ranks, self.split.ring
+        if nodes > 1:
+            inside = options_of("hierarchical")["inside"]
+            names = [name for name in _INSIDE if ranks > nodes or name == inside]
+            return tuple(parse(f"hierarchical:inside={name},nodes={nodes}") for name in names)
+        names = list(_INSIDE if ranks <= _MANY_RANKS else _ALONE_OF_MANY)
+        if ranks <= min(2 * self.heads, _MANY_RANKS):
+            names += _BY_HEADS
+        if any(ranks % rows == 0 for rows in range(2, ranks)):  # a grid of one row is a ring
+            names.append("mesh")
+        return tuple(parse(name) for name in names)
+
+    def trials(self, names: Sequence[Spelled]) -> list[_Trial]:
+        """Time those that will do."""
+        built = [(name, build(str(name), self.inner.ranks, self.mask, self.heads)) for name in names]
+        return [self._trial(name, verified) for name, verified in built if self._does(verified)]
+
+    def worth_cutting(self, trials: Sequence[_Trial], fastest: float) -> list[Spelled]:
+        """The most promising of those that could take less time in pieces than the fastest of all in whole blocks."""
+        best = sorted(trials, key=lambda trial: _time(trial.option))[:_PROMISING]
+        few = self.inner.ranks <= _MANY_RANKS
+        return [trial.name for trial in best if few and trial.floor < fastest]
+
+    def _does(self, verified: VerifiedSchedule) -> bool:
+        fits = verified.takes_heads(self.inner.heads, self.inner.kv_heads)
+        return fits and (verified.keys_stay_whole or not self.keys_stay_whole)
+
+    def _trial(self, name: Spelled, verified: VerifiedSchedule) -> _Trial:
+        schedule, degree = verified.schedule, self.split.ulysses
+        split = replace(self.split, schedule=self.spell(name))
+        memory = schedule_memory(schedule, self.inner)
+        if degree > 1:
+            memory += ulysses_memory(self.problem, degree)
+            programs = ulysses(degree, schedule, self.problem, self.cost)
         else:
-            programs = of_schedule(schedule, problem, cost)
-        return _timed(flagged, run(str(flagged), programs, network, cost), memory)
-
-    return _tried(_candidates(inner.ranks, split.ring), inner, timed)
+            programs = of_schedule(schedule, self.problem, self.cost)
+        simulation = run(str(split), programs, self.network, self.cost)
+        return _Trial(name, _timed(split, simulation, memory), simulation.floor)
 
 
 def best_schedules(
@@ -186,8 +267,8 @@ def best_schedules(
     cost: Cost,
     *,
     nodes: int = 1,
+    mask: Mask = Mask.FULL,
     keys_stay_whole: bool = False,
-    causal: bool = False,
 ) -> tuple[Option, ...]:
     """Every schedule for ranks that are not divided any further, in the order of :func:`plan`.
 
@@ -196,58 +277,22 @@ def best_schedules(
         network: Rank ``r`` is at its ``r``-th host.
         cost: The machine.
         nodes: Nodes with a ring of keys between them; 1 without.
+        mask: Which keys a query sees.
         keys_stay_whole: Whether only schedules will do that leave keys at home in one piece.
-        causal: Whether a query sees the keys before it only.
     """
     split = Split(tokenring=problem.ranks // nodes, ring=nodes)
-    names = _candidates(problem.ranks, nodes)
+    setting = _Setting(split, problem, network, cost, str, mask, keys_stay_whole)
+    names = setting.whole()
     if nodes == 1:
         names += _grids(problem.ranks)
-
-    def timed(name: Spelled, verified: VerifiedSchedule) -> Option:
-        programs = of_schedule(verified.schedule, problem, cost)
-        memory = schedule_memory(verified.schedule, problem)
-        return _timed(replace(split, schedule=str(name)), run(str(name), programs, network, cost), memory)
-
-    return _ranked(_tried(names, problem, timed, keys_stay_whole=keys_stay_whole, causal=causal))
+    whole = setting.trials(names)
+    fastest = min((_time(trial.option)[0] for trial in whole), default=math.inf)
+    pieces = setting.trials(_cut(setting.worth_cutting(whole, fastest)))
+    return _ranked([trial.option for trial in (*whole, *pieces)])
 
 
-def _tried(
-    names: tuple[Spelled, ...],
-    problem: Problem,
-    timed: Callable[[Spelled, VerifiedSchedule], Option],
-    *,
-    keys_stay_whole: bool = False,
-    causal: bool = False,
-) -> tuple[Option, ...]:
-    """All schedules in whole blocks, and the most promising in pieces."""
-
-    def keeps(verified: VerifiedSchedule) -> bool:
-        fits = verified.takes_heads(problem.heads, problem.kv_heads)
-        return fits and (verified.keys_stay_whole or not keys_stay_whole)
-
-    def times(names: Sequence[Spelled]) -> dict[Spelled, Option]:
-        built = {
-            name: build(str(name), problem.ranks, heads=math.gcd(problem.heads, problem.kv_heads)) for name in names
-        }
-        return {n: timed(n, v) for n, v in built.items() if keeps(v)}
-
-    whole = times(names)
-    best = sorted(whole, key=lambda name: _time(whole[name]))[:_PROMISING]
-    pieces = [Spelled(n.name, tuple(sorted((*n.options, ("chunks", count))))) for n in best for count in _CHUNKS]
-    return (*whole.values(), *times(pieces if problem.ranks <= _MANY_RANKS else ()).values())
-
-
-def _candidates(ranks: int, nodes: int) -> tuple[Spelled, ...]:
-    """Schedules that differ for so many ranks, in whole blocks."""
-    if nodes > 1:
-        inside = options_of("hierarchical")["inside"]
-        names = [name for name in _INSIDE if ranks > nodes or name == inside]
-        return tuple(parse(f"hierarchical:inside={name},nodes={nodes}") for name in names)
-    names = list(_ALONE if ranks <= _MANY_RANKS else _ALONE_OF_MANY)
-    if any(ranks % rows == 0 for rows in range(2, ranks)):  # a grid of one row is a ring
-        names.append("mesh")
-    return tuple(parse(name) for name in names)
+def _cut(names: Sequence[Spelled]) -> list[Spelled]:
+    return [Spelled(n.name, tuple(sorted((*n.options, ("chunks", count))))) for n in names for count in _CHUNKS]
 
 
 def _grids(ranks: int) -> tuple[Spelled, ...]:

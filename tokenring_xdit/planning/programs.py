@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import Enum
+from typing import NamedTuple
 
 from tokenring_xdit.planning.cost import Cost
 from tokenring_xdit.planning.problem import Problem
@@ -31,36 +32,30 @@ from tokenring_xdit.schedule.foresight import next_receives
 __all__ = ["Inside", "Message", "Post", "Step", "Work", "gathered", "of_schedule", "shared_heads", "ulysses"]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, slots=True)
 class Message:
-    """One message between two ranks; the ``number``-th of its connection.
+    """One message between two ranks: the same object in the programs of both.
 
     Attributes:
         source: Sender.
         target: Receiver.
-        channel: Name of the channel: each pair of ranks has a connection on each.
-        number: Messages of a connection keep their order.
+        channel: Name of the channel: each pair of ranks has a connection on each, and its messages keep their order.
         size: Bytes.
-        what: The block, for people.
-        second: Whether it goes when what comes back, the same number of the connection the other way, has gone.
+        what: The block; its text is for people.
+        after: What has to have gone before it goes, besides those before it on its connection.
+        before: What has this one as its ``after``.
     """
 
     source: int
     target: int
     channel: str
-    number: int
-    size: int = field(compare=False, default=0)
-    what: str = field(compare=False, default="")
-    second: bool = field(compare=False, default=False)
-
-    @property
-    def back(self) -> Message:
-        """The message of the same number the other way."""
-        return Message(self.target, self.source, self.channel, self.number)
+    size: int
+    what: Block | str
+    after: Message | None = None
+    before: Message | None = None
 
 
-@dataclass(frozen=True)
-class Post:
+class Post(NamedTuple):
     """Messages announced and handed over, once what they hold is here; nothing is waited for afterwards.
 
     Attributes:
@@ -78,21 +73,20 @@ class Post:
     ordered: str = ""
 
 
-@dataclass(frozen=True)
-class Work:
+class Work(NamedTuple):
     """The rank computes, once what it needs is here.
 
     Attributes:
         activity: What for.
         needs: Messages that have to have come.
         seconds: How long, undisturbed.
-        what: For people.
+        what: What with; its text is for people.
     """
 
     activity: Activity
     needs: tuple[Message, ...]
     seconds: float
-    what: str
+    what: Attend | Block | str
 
 
 Step = Post | Work
@@ -104,23 +98,36 @@ class Inside(Enum):
     GATHERED = "xfuser's Ring"
 
 
-class _Numbers:
-    """Numbers messages by connection, and gives ranks of a group their number in the world."""
+class _Messages:
+    """Makes each message once, for its sender or receiver, whoever asks first; the other finds it.
+
+    Args:
+        members: The ranks of a group, by their number in it.
+    """
 
     def __init__(self, members: Sequence[int]) -> None:
         self._members = members
+        self._made: dict[tuple[int, int, str], list[Message]] = defaultdict(list)
         self._sent: dict[tuple[int, int, str], int] = defaultdict(int)
         self._awaited: dict[tuple[int, int, str], int] = defaultdict(int)
 
-    def sent(self, source: int, target: int, channel: str, size: int, what: str) -> Message:
-        number = self._sent[source, target, channel]
-        self._sent[source, target, channel] += 1
-        return Message(self._members[source], self._members[target], channel, number, size, what)
+    def sent(self, source: int, target: int, channel: str, size: int, what: Block | str) -> Message:
+        """The next one that the source sends to the target."""
+        return self._next(self._sent, (source, target, channel), size, what)
 
-    def awaited(self, source: int, target: int, channel: str, size: int, what: str) -> Message:
-        number = self._awaited[source, target, channel]
-        self._awaited[source, target, channel] += 1
-        return Message(self._members[source], self._members[target], channel, number, size, what)
+    def awaited(self, source: int, target: int, channel: str, size: int, what: Block | str) -> Message:
+        """The next one that the target awaits from the source."""
+        return self._next(self._awaited, (source, target, channel), size, what)
+
+    def _next(
+        self, counts: dict[tuple[int, int, str], int], connection: tuple[int, int, str], size: int, what: Block | str
+    ) -> Message:
+        made, number = self._made[connection], counts[connection]
+        counts[connection] = number + 1
+        if number == len(made):
+            source, target, channel = connection
+            made.append(Message(self._members[source], self._members[target], channel, size, what))
+        return made[number]
 
 
 def of_schedule(schedule: Schedule, problem: Problem, cost: Cost) -> tuple[tuple[Step, ...], ...]:
@@ -166,14 +173,15 @@ def ulysses(degree: int, inside: Schedule | Inside, problem: Problem, cost: Cost
         else:
             inner = _gathered_steps(inner_problem, cost, members)
         programs.update(zip(members, inner, strict=True))
+    messages = _Messages(range(problem.ranks))
     result = []
     for rank in range(problem.ranks):
         ranks = shared[rank // degree]
         steps: list[Step] = [_call(cost)] if isinstance(inside, Schedule) else []
-        for number, name in enumerate("QKVO"):  # xfuser waits for each
+        for name in "QKVO":  # xfuser waits for each
             if name == "O":
                 steps += programs[rank]
-            post = _all_to_all(rank, ranks, name, number, problem, cost)
+            post = _all_to_all(rank, ranks, name, problem, cost, messages)
             steps += [post, Work(Activity.WAIT, post.recvs, 0.0, name)]
         result.append(tuple(steps))
     return tuple(result)
@@ -204,22 +212,23 @@ def _schedule_steps(
     schedule: Schedule, problem: Problem, cost: Cost, members: Sequence[int]
 ) -> tuple[tuple[Step, ...], ...]:
     """Steps of a schedule whose rank ``r`` is ``members[r]`` of the world."""
-    numbers = _Numbers(members)
-    return tuple(tuple(_steps(rank, program, problem, cost, numbers)) for rank, program in enumerate(schedule.programs))
+    messages = _Messages(members)
+    return tuple(
+        tuple(_steps(rank, program, problem, cost, messages)) for rank, program in enumerate(schedule.programs)
+    )
 
 
-def _steps(rank: int, program: Program, problem: Problem, cost: Cost, numbers: _Numbers) -> Iterator[Step]:
+def _steps(rank: int, program: Program, problem: Problem, cost: Cost, messages: _Messages) -> Iterator[Step]:
     brought: dict[Block, Message] = {}
     of_owner: dict[tuple[Kind, int], list[Block]] = defaultdict(list)
     early = {} if cost.in_order else next_receives(program)
 
-    def coming(transfers: tuple[Transfer, ...], channel: str) -> tuple[Message, ...]:
+    def coming(transfers: tuple[Transfer, ...], channel: str) -> list[Message]:
         fresh = [t for t in transfers if t.block not in brought]
-        messages = tuple(numbers.awaited(t.peer, rank, channel, problem.size(t.block), str(t.block)) for t in fresh)
-        for t, message in zip(fresh, messages, strict=True):
-            brought[t.block] = message
+        for t in fresh:
+            brought[t.block] = messages.awaited(t.peer, rank, channel, problem.size(t.block), t.block)
             of_owner[t.block.kind, t.block.owner].append(t.block)
-        return messages
+        return [brought[t.block] for t in fresh]
 
     def needed(*blocks: Block) -> tuple[Message, ...]:
         found = []
@@ -234,26 +243,28 @@ def _steps(rank: int, program: Program, problem: Problem, cost: Cost, numbers: _
         if isinstance(action, Exchange):
             channel = action.channel.value
             needs = needed(*(t.block for t in action.sends if t.block.kind is not Kind.O))
-            packed = [problem.size(t.block) for t in action.sends if t.block.kind is Kind.O]
+            sizes = [problem.size(t.block) for t in action.sends]
             recvs = coming(action.recvs, channel)
             sends = tuple(
-                numbers.sent(rank, t.peer, channel, problem.size(t.block), str(t.block)) for t in action.sends
+                messages.sent(rank, t.peer, channel, size, t.block) for t, size in zip(action.sends, sizes, strict=True)
             )
-            ahead = tuple(m for later in early.get(index, ()) for m in coming(later.recvs, later.channel.value))
+            for later in early.get(index, ()):
+                recvs += coming(later.recvs, later.channel.value)
+            packed = [size for t, size in zip(action.sends, sizes, strict=True) if t.block.kind is Kind.O]
             count = sum(t.block.kind.messages for t in (*action.recvs, *action.sends))
             seconds = sum(map(cost.fold, packed)) + count * cost.message_overhead
-            yield Post(needs, (*recvs, *ahead), sends, seconds, channel if cost.in_order else "")
+            yield Post(needs, tuple(recvs), sends, seconds, channel if cost.in_order else "")
         elif isinstance(action, Attend):
             seconds = cost.attend(problem.flops(action))
-            yield Work(Activity.ATTEND, needed(action.q, action.kv), seconds, f"{action.q} to {action.kv}")
+            yield Work(Activity.ATTEND, needed(action.q, action.kv), seconds, action)
         else:
             seconds = cost.fold(problem.size(action.partial))
-            yield Work(Activity.MERGE, needed(action.partial), seconds, str(action.partial))
+            yield Work(Activity.MERGE, needed(action.partial), seconds, action.partial)
 
 
 def _gathered_steps(problem: Problem, cost: Cost, members: Sequence[int]) -> tuple[tuple[Step, ...], ...]:
     ranks = problem.ranks
-    numbers = _Numbers(members)
+    messages = _Messages(members)
     programs = []
     for rank in range(ranks):
         steps: list[Step] = []
@@ -261,34 +272,41 @@ def _gathered_steps(problem: Problem, cost: Cost, members: Sequence[int]) -> tup
         came: tuple[Message, ...] = ()
         for step in range(ranks - 1):
             going, coming = kv_block((rank - step) % ranks), kv_block((rank - step - 1) % ranks)
-            recv = numbers.awaited(before, rank, "gather", problem.size(coming), str(coming))
-            send = numbers.sent(rank, after, "gather", problem.size(going), str(going))
+            recv = messages.awaited(before, rank, "gather", problem.size(coming), coming)
+            send = messages.sent(rank, after, "gather", problem.size(going), going)
             steps.append(Post(came, (recv,), (send,), cost.collective(2, begins=step == 0)))
             came = (recv,)
         steps.append(Post(came, (), (), 0.0, "gather"))  # it is over when what was sent is, too
         for step in range(ranks):
             attend = Attend(q_block(rank), kv_block((rank - step) % ranks))
             seconds = cost.attend(problem.flops(attend))
-            steps.append(Work(Activity.ATTEND, came, seconds, f"{attend.q} to {attend.kv}"))
+            steps.append(Work(Activity.ATTEND, came, seconds, attend))
             if step:
                 own = o_block(rank, rank)
-                steps.append(Work(Activity.MERGE, (), cost.fold(problem.size(own)), str(own)))
+                steps.append(Work(Activity.MERGE, (), cost.fold(problem.size(own)), own))
         programs.append(tuple(steps))
     return tuple(programs)
 
 
-def _all_to_all(rank: int, ranks: tuple[int, ...], name: str, number: int, problem: Problem, cost: Cost) -> Post:
-    """One of the four exchanges of Ulysses, the ``number``-th message of each connection."""
+def _all_to_all(
+    rank: int, ranks: tuple[int, ...], name: str, problem: Problem, cost: Cost, messages: _Messages
+) -> Post:
+    """One of the four exchanges of Ulysses."""
     keys = name in "KV"
     lengths, heads = (problem.kv_lengths, problem.kv_heads) if keys else (problem.q_lengths, problem.heads)
 
-    def message(source: int, target: int) -> Message:
+    def size(source: int, target: int) -> int:
         tokens = lengths[target if name == "O" else source]
-        elements = problem.batch * tokens * heads // len(ranks) * problem.head_dim
-        second = cost.turns_in_all_to_all and (source < target) == bool((source + target) % 2)
-        return Message(source, target, "all-to-all", number, elements * problem.element_bytes, name, second)
+        return problem.batch * tokens * heads // len(ranks) * problem.head_dim * problem.element_bytes
 
     first = ranks.index(rank)
-    peers = [ranks[(first + distance) % len(ranks)] for distance in range(1, len(ranks))]
-    recvs, sends = tuple(message(peer, rank) for peer in peers), tuple(message(rank, peer) for peer in peers)
-    return Post((), recvs, sends, cost.collective(2 * len(peers)))
+    recvs, sends = [], []
+    for distance in range(1, len(ranks)):
+        peer = ranks[(first + distance) % len(ranks)]
+        back = messages.awaited(peer, rank, "all-to-all", size(peer, rank), name)
+        there = messages.sent(rank, peer, "all-to-all", size(rank, peer), name)
+        if cost.turns_in_all_to_all and (rank < peer) == bool((rank + peer) % 2):
+            there.after, back.before = back, there
+        recvs.append(back)
+        sends.append(there)
+    return Post((), tuple(recvs), tuple(sends), cost.collective(2 * len(sends)))

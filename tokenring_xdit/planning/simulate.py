@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from heapq import heappop, heappush
 
 import numpy as np
@@ -40,29 +41,41 @@ class Simulation:
     """What came out.
 
     Attributes:
-        timeline: What every rank did when.
+        name: The strategy.
+        makespan: Seconds of the call: until the last rank's own work is done.
+        floor: Seconds that the same works and transfers take at least, in whatever order.
+        exposed: Seconds of it in which the rank that computes longest does not: communication that nothing hides.
         sent: Bytes that each rank sent.
         messages: Messages that each rank sent.
         link_bytes: Bytes that each direction of a wire carried, by ``(from, to)``.
         link_busy: Share of the makespan for which it carried anything at all.
     """
 
-    timeline: Timeline
+    name: str
+    makespan: float
+    floor: float
+    exposed: float
     sent: tuple[int, ...]
     messages: tuple[int, ...]
     link_bytes: dict[Direction, float]
     link_busy: dict[Direction, float]
+    _stretches: tuple[_Stretch, ...] = field(repr=False, compare=False)  # by their messages, unlike in every run
 
-    @property
-    def makespan(self) -> float:
-        """Seconds of the call."""
-        return self.timeline.makespan
-
-    @property
-    def exposed(self) -> float:
-        """Seconds of the call in which the rank that computes longest does not: communication that nothing hides."""
-        ranks = range(self.timeline.world_size)
-        return self.makespan - max((self.timeline.busy(rank, Activity.ATTEND) for rank in ranks), default=0.0)
+    @cached_property
+    def timeline(self) -> Timeline:
+        """What every rank did when."""
+        spans: list[Span] = []
+        for rank, activity, start, end, what in self._stretches:
+            if isinstance(what, Message):
+                times, rest = (start, end), (str(what.what), what.channel)
+                spans.append(Span(what.source, Activity.SEND, *times, *rest, what.target, what.size))
+                spans.append(Span(what.target, Activity.RECEIVE, *times, *rest, what.source, what.size))
+            elif activity is Activity.WAIT:
+                awaited = ", ".join(dict.fromkeys(str(message.what) for message in what.needs)) or "a channel"
+                spans.append(Span(rank, activity, start, end, awaited))
+            elif isinstance(what, Work):
+                spans.append(Span(rank, activity, start, end, str(what.what)))
+        return Timeline(self.name, len(self.sent), tuple(spans))
 
 
 def simulate(schedule: VerifiedSchedule, network: Network, problem: Problem, cost: Cost) -> Simulation:
@@ -99,66 +112,41 @@ def run(name: str, programs: Sequence[Sequence[Step]], network: Network, cost: C
     return _World(name, programs, network, cost).run()
 
 
-class _Step:
-    """A step of a program, its messages by number.
-
-    Attributes:
-        step: The step.
-        needs: Messages that have to have come.
-        recvs: What may come from then on.
-        sends: What goes.
-        ordered: The exchange on a channel that has to be over first, where channels work in order.
-    """
-
-    __slots__ = ("needs", "ordered", "recvs", "sends", "step")
-
-    def __init__(self, step: Step, number: Callable[[Message], int]) -> None:
-        self.step = step
-        self.needs = [number(message) for message in step.needs]
-        post = step if isinstance(step, Post) else None
-        self.recvs = [] if post is None else [number(message) for message in post.recvs]
-        self.sends = [] if post is None else [number(message) for message in post.sends]
-        self.ordered = "" if post is None else post.ordered
-
-
 class _Rank:
     """Where a rank is in its program."""
 
-    __slots__ = ("at", "began", "busy", "free", "steps")
+    __slots__ = ("at", "attended", "began", "busy", "free", "steps")
 
-    def __init__(self, steps: list[_Step]) -> None:
+    def __init__(self, steps: Sequence[Step]) -> None:
         self.steps = steps
         self.at = 0
         self.busy = False  # with the step that it is at
         self.began = 0.0
         self.free = 0.0  # when it had nothing to do, from where it waits
+        self.attended = 0.0  # seconds
 
 
 _EXPECTED, _HANDED, _STARTED, _GONE, _ARRIVED = (1 << bit for bit in range(5))
 """What has become of a message; numbers, as enum's flags take longer to combine than all else takes."""
+
+_Stretch = tuple[int, Activity, float, float, Message | Step]
+"""Of a rank what it did, from when to when; a wait is for a step, a transfer of a message, and of its sender."""
 
 
 class _World:
     def __init__(self, name: str, programs: Sequence[Sequence[Step]], network: Network, cost: Cost) -> None:
         self.name, self.cost = name, cost
         self.now = 0.0
-        self.numbers: dict[Message, int] = {}
-        self.ranks = [
-            _Rank([_Step(step, self._number) for step in (*_late(rank, cost), *steps)])
-            for rank, steps in enumerate(programs)
-        ]
-        self.messages = list(self.numbers)
-        self.states = [0] * len(self.messages)
+        self.ranks = [_Rank((*_late(rank, cost), *steps)) for rank, steps in enumerate(programs)]
+        self.states: dict[Message, int] = defaultdict(int)
         self.left = np.full(len(self.ranks), np.inf)  # seconds of the step that a rank is busy with
         self.look = set(range(len(self.ranks)))  # ranks for which something has changed
-        self.connections: dict[tuple[int, int, str], deque[int]] = defaultdict(deque)  # in order, the first moves
+        self.connections: dict[tuple[int, int, str], deque[Message]] = defaultdict(deque)  # in order, the first moves
         self.under_way: dict[tuple[int, str], int] = defaultdict(int)  # transfers of a rank on a channel, both ways
         self.traffic = Traffic(network, cost)
-        self.landing: list[tuple[float, int, float]] = []  # a heap: their last byte has left; they arrive then
-        self.spans: list[Span] = []
-
-    def _number(self, message: Message) -> int:
-        return self.numbers.setdefault(message, len(self.numbers))
+        self.landing: list[tuple[float, int, Message, float]] = []  # a heap: their last byte has left; they arrive then
+        self.landed = 0  # and how many have been on it: so many numbers are taken
+        self.stretches: list[_Stretch] = []
 
     def run(self) -> Simulation:
         while True:
@@ -168,12 +156,27 @@ class _World:
             if all(rank.at == len(rank.steps) for rank in self.ranks):
                 break
             self._advance()
-        timeline = Timeline(self.name, len(self.ranks), tuple(self.spans))
-        length = timeline.makespan or 1.0
-        busy = {wire: seconds / length for wire, seconds in self.traffic.link_busy.items()}
-        sends = [[self.messages[index] for step in rank.steps for index in step.sends] for rank in self.ranks]
-        sent = tuple(sum(message.size for message in sends_of_one) for sends_of_one in sends)
-        return Simulation(timeline, sent, tuple(map(len, sends)), self.traffic.link_bytes, busy)
+        makespan = max((rank.free for rank in self.ranks), default=0.0)
+        exposed = makespan - max((rank.attended for rank in self.ranks), default=0.0)
+        busy = {wire: seconds / (makespan or 1.0) for wire, seconds in self.traffic.link_busy.items()}
+        sends = [[message.size for step in _posts(rank.steps) for message in step.sends] for rank in self.ranks]
+        sent, messages = tuple(map(sum, sends)), tuple(map(len, sends))
+        return Simulation(
+            self.name,
+            makespan,
+            self._floor(),
+            exposed,
+            sent,
+            messages,
+            self.traffic.link_bytes,
+            busy,
+            tuple(self.stretches),
+        )
+
+    def _floor(self) -> float:
+        works = [sum(step.seconds for step in rank.steps) for rank in self.ranks]
+        together = 0.0 if self.cost.cores is None else sum(works) / self.cost.cores
+        return max(*works, together, self.traffic.busiest)
 
     # -- ranks ---------------------------------------------------------------------------------------------------
 
@@ -182,49 +185,52 @@ class _World:
         self.look.discard(number)
         rank = self.ranks[number]
         if not rank.busy and rank.at < len(rank.steps) and self._ready(number, rank.steps[rank.at]):
+            step = rank.steps[rank.at]
             if self.now > rank.free:
-                awaited = _awaited(rank.steps[rank.at].step)
-                self.spans.append(Span(number, Activity.WAIT, rank.free, self.now, awaited))
+                self.stretches.append((number, Activity.WAIT, rank.free, self.now, step))
             rank.busy, rank.began = True, self.now
-            self.left[number] = rank.steps[rank.at].step.seconds
+            self.left[number] = step.seconds
         if rank.busy and self.left[number] <= 0.0:
             self._end(number, rank)
             self.look.add(number)
 
-    def _ready(self, number: int, step: _Step) -> bool:
-        if not all(self.states[message] & _ARRIVED for message in step.needs):
-            return False
-        return not (step.ordered and self.under_way[number, step.ordered])
+    def _ready(self, number: int, step: Step) -> bool:
+        states = self.states
+        for message in step.needs:
+            if not states[message] & _ARRIVED:
+                return False
+        return not (isinstance(step, Post) and step.ordered and self.under_way[number, step.ordered])
 
     def _end(self, number: int, rank: _Rank) -> None:
         rank.busy, rank.free = False, self.now
         self.left[number] = np.inf
         step = rank.steps[rank.at]
         rank.at += 1
-        if isinstance(step.step, Work):
-            if step.step.activity is not Activity.WAIT:
-                self.spans.append(Span(number, step.step.activity, rank.began, self.now, step.step.what))
+        if isinstance(step, Work):
+            if step.activity is not Activity.WAIT:
+                self.stretches.append((number, step.activity, rank.began, self.now, step))
+            if step.activity is Activity.ATTEND:
+                rank.attended += self.now - rank.began
             return
-        for index in step.recvs:
-            self.states[index] |= _EXPECTED
-            self.under_way[number, self.messages[index].channel] += 1
-            self._start(self.messages[index])
-        for index in step.sends:
-            message = self.messages[index]
-            self.states[index] |= _HANDED
-            self.connections[message.source, message.target, message.channel].append(index)
+        for message in step.recvs:
+            self.states[message] |= _EXPECTED
             self.under_way[number, message.channel] += 1
-            self._start(message)
+            self._start(message.source, message.target, message.channel)
+        for message in step.sends:
+            self.states[message] |= _HANDED
+            self.connections[message.source, message.target, message.channel].append(message)
+            self.under_way[number, message.channel] += 1
+            self._start(message.source, message.target, message.channel)
 
-    def _start(self, message: Message) -> None:
+    def _start(self, source: int, target: int, channel: str) -> None:
         """Start the first message of a connection, once both sides have posted it."""
-        queue = self.connections[message.source, message.target, message.channel]
+        queue = self.connections[source, target, channel]
         if not queue or self.states[queue[0]] != _EXPECTED | _HANDED:
             return
-        first = self.messages[queue[0]]
-        if first.second and not self.states[self.numbers[first.back]] & _GONE:
+        first = queue[0]
+        if first.after is not None and not self.states[first.after] & _GONE:
             return
-        self.states[queue[0]] |= _STARTED
+        self.states[first] |= _STARTED
         self.traffic.start(first, self.now)
 
     # -- time ----------------------------------------------------------------------------------------------------
@@ -249,8 +255,8 @@ class _World:
         for message, since in gone:
             self._leave(message, since)
         while self.landing and self.landing[0][0] <= end + slack:
-            _, index, since = heappop(self.landing)
-            self._arrive(index, since)
+            _, _, message, since = heappop(self.landing)
+            self._arrive(message, since)
 
     def _speed(self) -> float:
         """How fast each rank computes: fully, or its share of cores that ranks and wires use together."""
@@ -263,30 +269,27 @@ class _World:
 
     def _leave(self, message: Message, since: float) -> None:
         """Its last byte has left; what waited for that starts."""
-        index = self.numbers[message]
-        self.states[index] |= _GONE
-        self.connections[message.source, message.target, message.channel].popleft()
-        self.under_way[message.source, message.channel] -= 1
-        self.look.add(message.source)
-        heappush(self.landing, (self.now + self.traffic.delay(message) + self.cost.latency, index, since))
-        self._start(message)  # what stands behind it
-        if self.cost.turns_in_all_to_all:
-            self._start(message.back)  # what lets it go first
+        self.states[message] |= _GONE
+        source, target, channel = message.source, message.target, message.channel
+        self.connections[source, target, channel].popleft()
+        self.under_way[source, channel] -= 1
+        self.look.add(source)
+        self.landed += 1
+        arrives = self.now + self.traffic.delay(message) + self.cost.latency
+        heappush(self.landing, (arrives, self.landed, message, since))
+        self._start(source, target, channel)  # what stands behind it
+        if message.before is not None:
+            self._start(target, source, channel)
 
-    def _arrive(self, index: int, since: float) -> None:
-        message = self.messages[index]
-        self.states[index] |= _ARRIVED
+    def _arrive(self, message: Message, since: float) -> None:
+        self.states[message] |= _ARRIVED
         self.under_way[message.target, message.channel] -= 1
         self.look.add(message.target)
-        for rank, activity, peer in (
-            (message.source, Activity.SEND, message.target),
-            (message.target, Activity.RECEIVE, message.source),
-        ):
-            self.spans.append(Span(rank, activity, since, self.now, message.what, message.channel, peer, message.size))
+        self.stretches.append((message.source, Activity.SEND, since, self.now, message))
 
 
-def _awaited(step: Step) -> str:
-    return ", ".join(dict.fromkeys(message.what for message in step.needs)) or "a channel"
+def _posts(steps: Sequence[Step]) -> Iterator[Post]:
+    return (step for step in steps if isinstance(step, Post))
 
 
 def _late(rank: int, cost: Cost) -> tuple[Step, ...]:

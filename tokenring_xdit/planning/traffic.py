@@ -57,6 +57,11 @@ class Traffic:
         return dict(zip(self._wires, self._busy.tolist(), strict=True))
 
     @property
+    def busiest(self) -> float:
+        """Seconds that the wire which has carried most, for what it can, would have taken at full rate."""
+        return float((self._bytes * self._part).max(initial=0.0))
+
+    @property
     def work(self) -> float:
         """Processor cores that all of it keeps busy."""
         return self._cost.transfer_work * float(self._rates.sum()) + float(self._loads @ self._work)

@@ -45,6 +45,8 @@ class Kind(Enum):
     KV = "KV"
     O = "O"  # noqa: E741 - the letter the papers use
 
+    __hash__ = object.__hash__  # members are single; enum's own takes ten times as long, and plans look kinds up a lot
+
     @property
     def messages(self) -> int:
         """How many messages carry a block: keys and values are two, an output and its log-sum-exp are one."""
@@ -202,6 +204,9 @@ class Attend:
     def partial(self, rank: int) -> Block:
         """The partial output this builds on when executed by ``rank``."""
         return Block(Kind.O, self.q.owner, rank, self.q.tokens, _narrower(self.q.heads, self.kv.heads))
+
+    def __str__(self) -> str:
+        return f"{self.q} to {self.kv}"
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class Activity(Enum):
     @property
     def transfers(self) -> bool:
         """Whether it goes on beside the rank's own work."""
-        return self in {self.SEND, self.RECEIVE}
+        return self is Activity.SEND or self is Activity.RECEIVE
 
 
 @dataclass(frozen=True)
