@@ -50,7 +50,7 @@ def _plan(args: argparse.Namespace) -> None:
     network, ranks = machine.network_of(args)
     problem, model = machine.problem_of(args, ranks)
     cost, source = machine.cost_of(args, network, problem)
-    with progress("plan") as show:  # 32 ranks take a minute
+    with progress("plan") as show:  # 64 ranks take a minute
         options = plan(problem, network, cost, on_split=show)
     if args.json:
         content = {

@@ -43,6 +43,9 @@ _TOOLS = {"ip": "iproute2", "tc": "iproute2", "setpriv": "util-linux"}
 
 _MOST_NODES = 250  # the last byte of an address tells them apart
 _BURST = 0.002  # seconds: what a wire may catch up after a pause, as timers of a busy machine are late
+# Packets that a wire holds before it drops any: the kernel's 1000 overflowed where a fast wire meets a slow one, and what
+# is lost there is missed for up to 200 ms.
+_QUEUED = 100_000
 # TCP, IPv4 total length below 128 bytes, and of the flags ACK alone. Data that ends a message has PSH as well: if it
 # overtook what was sent before, that would be taken for lost.
 _ACKNOWLEDGEMENTS = "match u8 6 0xff at 9 match u16 0 0xff80 at 2 match u8 0x10 0xff at 33"
@@ -218,7 +221,8 @@ def _devices(emulated: EmulatedNetwork, node: str) -> list[str]:
     for index, wire in enumerate(network.wires):
         if node in wire.ends:
             # Long pieces would be passed on only when they have arrived whole: a delay that no real wire has.
-            lines.append(f"link set {_device(index)} gso_max_size {segment(network, wire, node)} up")
+            size = segment(network, wire, node)
+            lines.append(f"link set {_device(index)} gso_max_size {size} txqueuelen {_QUEUED} up")
     return lines
 
 
