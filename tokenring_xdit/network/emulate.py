@@ -43,8 +43,8 @@ _TOOLS = {"ip": "iproute2", "tc": "iproute2", "setpriv": "util-linux"}
 
 _MOST_NODES = 250  # the last byte of an address tells them apart
 _BURST = 0.002  # seconds: what a wire may catch up after a pause, as timers of a busy machine are late
-# Packets that a wire holds before it drops any: the kernel's 1000 overflowed where a fast wire meets a slow one, and what
-# is lost there is missed for up to 200 ms.
+# Packets that a wire holds before it drops any: the kernel's 1000 overflowed where a fast wire meets a slow one, and
+# what is lost there is missed for up to 200 ms.
 _QUEUED = 100_000
 # TCP, IPv4 total length below 128 bytes, and of the flags ACK alone. Data that ends a message has PSH as well: if it
 # overtook what was sent before, that would be taken for lost.
