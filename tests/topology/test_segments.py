@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tokenring_xdit.topology import load_topology
-from tokenring_xdit.topology.segments import FRAME, segment
+from tokenring_xdit.topology.network import FRAME
+from tokenring_xdit.topology.segments import segment
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ from types import FrameType
 
 from tokenring_xdit.errors import NetworkError, UnsupportedError
 from tokenring_xdit.topology import Network, Rate, Wire
-from tokenring_xdit.topology.segments import FRAME, segment
+from tokenring_xdit.topology.network import FRAME
+from tokenring_xdit.topology.segments import segment
 
 __all__ = ["INTERFACE", "EmulatedNetwork", "emulate", "remove_stale"]
 

@@ -21,7 +21,7 @@ from typing import Any
 from tokenring_xdit.errors import NetworkError
 from tokenring_xdit.network import transfer
 from tokenring_xdit.network.emulate import EmulatedNetwork
-from tokenring_xdit.topology.network import Network, Rate, Wire
+from tokenring_xdit.topology.network import FRAME, Network, Rate, Wire
 
 __all__ = [
     "LEAST_SHARE",
@@ -252,7 +252,7 @@ class _Agents:
         network, address = self._emulated.network, self._emulated.address
         stated = {t: network.slowest_rate(*t) for t in transfers}
         slowest = min(rate.bits_per_second for rate in stated.values())
-        window = max(_WINDOW, _FRAMES * 1514 * 8 / slowest)
+        window = max(_WINDOW, _FRAMES * FRAME * 8 / slowest)
         begin = time.monotonic() + _WARM_UP
         involved = [node for node in network.nodes if any(node in t for t in transfers)]
         for node in involved:

@@ -54,7 +54,7 @@ def _phrases(action: Action) -> Iterator[str]:
         yield from (f"receives {t.block} from {t.peer}" for t in action.recvs)
     elif isinstance(action, Attend):
         causal = "" if action.mask.value == "full" else f" ({action.mask.value})"
-        yield f"attends {action.q} to {action.kv}{causal}"
+        yield f"attends {action}{causal}"
     else:
         yield f"merges {action.partial}"
 

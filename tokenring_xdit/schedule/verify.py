@@ -130,12 +130,12 @@ def _check_addresses(schedule: Schedule) -> None:
             elif isinstance(action, Attend):
                 blocks = [action.q, action.kv]
                 if (action.q.kind, action.kv.kind) != (Kind.Q, Kind.KV):
-                    raise VerificationError(schedule.name, rank, index, f"attends {action.q} to {action.kv}")
+                    raise VerificationError(schedule.name, rank, index, f"attends {action}")
                 if action.mask is Mask.CAUSAL and not action.q.tokens == action.kv.tokens == WHOLE:
-                    problem = f"attends {action.q} to {action.kv} causally, which only whole blocks can be"
+                    problem = f"attends {action} causally, which only whole blocks can be"
                     raise VerificationError(schedule.name, rank, index, problem)
                 if not (action.q.heads.covers(action.kv.heads) or action.kv.heads.covers(action.q.heads)):
-                    problem = f"attends {action.q} to {action.kv}, whose heads are not pieces of each other"
+                    problem = f"attends {action}, whose heads are not pieces of each other"
                     raise VerificationError(schedule.name, rank, index, problem)
             else:
                 blocks = [action.partial]
@@ -325,7 +325,7 @@ class _Replay:
         if not self.schedule.mask.asks(q.owner, kv.owner) or action.mask is not self.schedule.mask.of_pair(
             q.owner, kv.owner
         ):
-            problem = f"attends {q} to {kv} with mask {action.mask.value}, which {self.schedule.mask.value} forbids"
+            problem = f"attends {action} with mask {action.mask.value}, which {self.schedule.mask.value} forbids"
             raise self._fail(spot, problem)
         shared_heads = set(_span(q.heads, self.grid.heads)) & set(_span(kv.heads, self.grid.heads))
         for (q_atom, head), kv_atom in itertools.product(self.grid.q_atoms(q), _span(kv.tokens, self.grid.kv)):
@@ -334,7 +334,7 @@ class _Replay:
             pair = (q.owner, q_atom, kv.owner, kv_atom, head)
             if pair in self.attended:
                 where = "rank {}, action {}".format(*self.attended[pair])
-                raise self._fail(spot, f"attends {q} to {kv} a second time, after {where}")
+                raise self._fail(spot, f"attends {action} a second time, after {where}")
             self.attended[pair] = spot
             key = (q.owner, rank, q_atom, head)
             if self.partials.get(key, (_State.BUILDING,))[0] is not _State.BUILDING:

@@ -20,7 +20,18 @@ from itertools import pairwise
 
 from tokenring_xdit.errors import ConfigurationError, nearest
 
-__all__ = ["EXAMPLES", "FRAME_SHARE", "MOST_NODES", "Counts", "Network", "Rate", "Wire", "host_names", "parse_network"]
+__all__ = [
+    "EXAMPLES",
+    "FRAME",
+    "FRAME_SHARE",
+    "MOST_NODES",
+    "Counts",
+    "Network",
+    "Rate",
+    "Wire",
+    "host_names",
+    "parse_network",
+]
 
 _UNITS = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9, "tbit": 10**12}
 _RATE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[a-z]+)(?P<per_second>/s)?")
@@ -28,7 +39,10 @@ _NAME = re.compile(r"[a-z][a-z0-9-]{0,15}")
 MOST_NODES = 4096
 """Hosts and switches of a network; more are a slip of the pen."""
 
-FRAME_SHARE = 1448 / 1514
+FRAME = 1514
+"""Bytes of a full Ethernet frame, as ``tc`` counts it."""
+
+FRAME_SHARE = 1448 / FRAME
 """Payload in a full Ethernet frame of TCP as ``tc`` counts it; the one place where the two are converted."""
 
 EXAMPLES = "mesh:4:100mbit, star:8:1gbit, ring:4:100mbit, two-level:2x4:1gbit:100mbit, or a file.yaml"

@@ -5,12 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 from itertools import pairwise
 
-from tokenring_xdit.topology.network import Network, Wire
+from tokenring_xdit.topology.network import FRAME, Network, Wire
 
-__all__ = ["FRAME", "segment"]
-
-FRAME = 1514
-"""Bytes of a full Ethernet frame, as ``tc`` counts it."""
+__all__ = ["segment"]
 
 _LONGEST = 65536  # bytes: the kernel's
 # Seconds on the wire, at most. Every segment costs processor time that the ranks want, and what is passed on is late by

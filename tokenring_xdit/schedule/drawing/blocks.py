@@ -150,7 +150,7 @@ def meeting_cell(parent: ET.Element, meeting: Meeting, box: Box) -> None:
         "data-mask": attend.mask.value,
         "data-step": str(meeting.step),
     }
-    said = f"rank {meeting.rank} attends {attend.q} to {attend.kv}"
+    said = f"rank {meeting.rank} attends {attend}"
     add(group, "title").text = f"{said} ({attend.mask.value})" if causal else said
 
 
