@@ -1,4 +1,4 @@
-"""Print the tables of docs/gpu.md: kernels, merges, attention that is cut into blocks.
+"""Print the tables of docs/gpu.md: kernels, merges, attention that is cut into blocks, calls of whole schedules.
 
 python scripts/measure_gpu.py    (a minute; nothing else should use the GPU)
 """
@@ -7,14 +7,23 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from tokenring_xdit.attention import fused
+from tokenring_xdit.attention.agreement import CallSpec, Layout
+from tokenring_xdit.attention.buffers import BufferPool
+from tokenring_xdit.attention.executor import Run
+from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.attention.kernels import KERNELS, choose
-from tokenring_xdit.attention.merge import fold_with_torch
+from tokenring_xdit.attention.merge import Running, fold_with_torch
+from tokenring_xdit.planning import Cost, Problem, simulate
+from tokenring_xdit.schedule import Channel, Mask, build
+from tokenring_xdit.topology import load_topology
 
 SHAPES = {"Flux 1024": (4608, 24), "Flux 2048": (16896, 24), "Wan 720p": (75600, 40)}
 """Tokens, and heads of 128."""
@@ -40,6 +49,16 @@ def on_device(call: Callable[[], object], rounds: int = 15, calls: int = 5) -> f
         torch.cuda.synchronize()
         times.append(before.elapsed_time(after) / calls * 1e3)
     return statistics.median(times)
+
+
+def captured(call: Callable[[], object], calls: int = 5) -> float:
+    """Microseconds of a call in a CUDA graph of some: what the GPU takes for it when nothing is launched."""
+    call()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(calls):
+            call()
+    return on_device(graph.replay, calls=1) / calls
 
 
 def on_host(call: Callable[[], object], rounds: int = 40) -> float:
@@ -132,6 +151,77 @@ def blocks() -> None:
             print(f"| {ranks}, {name} | {' | '.join(cells)} |", flush=True)
 
 
+def pieces() -> None:
+    """Blocks of few queries or keys, and packing and merging what comes of them, without launches."""
+    run = choose(None, DEVICE, DTYPE).run
+    print("\n| queries, keys, heads | attending, us | packing, us | merging, us |\n|" + " --- |" * 4)
+    for queries, keys, heads in (
+        (128, 128, 24), (288, 288, 24), (576, 576, 24), (576, 4608, 24), (1152, 1152, 24), (2112, 264, 24), (264, 2112, 24),
+        (2112, 2112, 3), (2112, 2112, 24), (4224, 4224, 24), (4608, 4608, 3), (16896, 16896, 3), (9450, 9450, 5), (9450, 9450, 40),
+    ):  # fmt: skip
+        q, k, out = random(heads, queries), random(heads, keys), random(heads, queries, torch.float32)
+        lse, other = torch.randn(2, 1, heads, queries, device=DEVICE)
+        guest = Running(tuple(q.shape), DEVICE)
+        guest.fold(q, lse, owned=True)
+        message, lse_message = torch.empty_like(q), torch.empty_like(lse)
+        calls = (
+            lambda q=q, k=k: run(q, k, k, scale=None, causal=False),
+            lambda guest=guest, message=message, lse_message=lse_message: guest.write(message, lse_message),
+            lambda out=out, lse=lse, q=q, other=other: fused.fold_(out, lse, q, other),
+        )
+        cells = [f"{captured(call):.1f}" for call in calls]
+        print(f"| {queries}, {keys}, {heads} | {' | '.join(cells)} |", flush=True)
+
+
+class Alone:
+    """Stands in for a :class:`RingGroup`, and sends nothing: what is left of a call is a rank's own work."""
+
+    receives_early = False
+
+    def __init__(self, world_size: int) -> None:
+        self.rank, self.world_size, self.pool = 0, world_size, BufferPool()
+
+    def post(
+        self, channel: Channel, recvs: Sequence[tuple[Tensor, int]], sends: Sequence[tuple[Tensor, int]]
+    ) -> list[Alone]:
+        """Nothing is sent."""
+        return [self] * (len(recvs) + len(sends))
+
+    def wait(self) -> None:
+        """Nothing comes."""
+
+    def is_completed(self) -> bool:
+        """At once."""
+        return True
+
+
+SCHEDULES = ("ring", "token_ring", "bidirectional", "direct", "token_ring:chunks=4")
+
+
+def calls() -> None:
+    """Whole schedules on one rank that sends nothing: launched, captured, and as simulated on wires that take no time."""
+    kernel = choose(None, DEVICE, DTYPE).run
+    print("\n| ranks, shape, schedule | launched, us | captured | simulated | captured | host, us |\n|" + " --- |" * 6)
+    for name, ranks in (("Flux 1024", 2), ("Flux 1024", 4), ("Flux 1024", 8), ("Flux 2048", 4), ("Flux 2048", 8), ("Wan 720p", 8)):
+        tokens, heads = SHAPES[name]
+        length = tokens // ranks
+        q, k, v = (random(heads, length) for _ in range(3))
+        rate = 4 * length**2 * heads * 128 / captured(lambda q=q, k=k, v=v: kernel(q, k, v, scale=None, causal=False)) * 1e6
+        problem = Problem.even(ranks, length * ranks, heads, 128, element_bytes=2)
+        network = load_topology(f"mesh:{ranks}:1000tbit")
+        for schedule in SCHEDULES:
+            verified = build(schedule, ranks, Mask.FULL, heads)
+            spec = CallSpec(schedule, "", "full", DTYPE, DTYPE, "cuda", 1, heads, heads, 128, None, 0, length, length)
+            layout, group = Layout(spec, (length,) * ranks, (length,) * ranks), cast(RingGroup, Alone(ranks))
+
+            def call(verified=verified, layout=layout, group=group, q=q, k=k, v=v):
+                return Run(verified, layout, group, kernel, q, k, v, None).run(None, None)
+
+            found = [on_device(call, rounds=9, calls=3), captured(call, calls=3)]
+            found += [simulate(verified, network, problem, cost).makespan * 1e6 for cost in (Cost.of_gpus(rate),)]
+            print(f"| {ranks}, {name}, `{schedule}` | {' | '.join(f'{us:.0f}' for us in found)} | {on_host(call):.0f} |", flush=True)
+
+
 def posts() -> None:
     """What the host takes to hand transfers to NCCL: this rank sends to itself."""
     dist.init_process_group("nccl", init_method="tcp://127.0.0.1:29777", rank=0, world_size=1)
@@ -159,6 +249,8 @@ def main() -> None:
     kernels()
     merges()
     blocks()
+    pieces()
+    calls()
     posts()
 
 

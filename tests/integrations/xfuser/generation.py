@@ -38,6 +38,7 @@ class Case:
         compile_mode: Mode of ``torch.compile``, for :func:`compiled`.
         make: Options of the pipeline.
         inputs: Options of the call.
+        again: What differs in the second generation of :func:`compiled`.
     """
 
     family: str
@@ -55,6 +56,7 @@ class Case:
     compile_mode: str | None = None
     make: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, Any] = field(default_factory=dict)
+    again: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def ranks(self) -> int:
@@ -124,7 +126,7 @@ class Compiled:
     """How a compiled transformer did.
 
     Attributes:
-        error: Larger difference of two generations to one process.
+        error: Larger difference of two generations to one process each.
         graphs_after_first: Graphs that were compiled when the first was over.
         graphs_after_second: The same after the second.
     """
@@ -140,15 +142,16 @@ def compiled(case: Case) -> Compiled:
     from torch._dynamo.utils import counters
 
     family = FAMILIES[case.family]
-    expected = one_process(case, family)
+    cases = case, replace(case, inputs={**case.inputs, **case.again})
+    expected = [one_process(each, family) for each in cases]
     torch._dynamo.reset()
     counters.clear()
     errors, graphs = [], []
     with engine(case) as config:
         pipe = with_wrapped_transformer(family, config, case, family.inputs(**case.inputs))
         pipe.transformer = torch.compile(pipe.transformer, fullgraph=True, mode=case.compile_mode)
-        for _ in range(2):
-            errors.append(relative_error(latents_of(pipe(**family.inputs(**case.inputs))), expected))
+        for each, latents in zip(cases, expected, strict=True):
+            errors.append(relative_error(latents_of(pipe(**family.inputs(**each.inputs))), latents))
             graphs.append(counters["stats"]["unique_graphs"])
     return Compiled(max(errors), *graphs)
 

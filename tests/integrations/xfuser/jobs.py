@@ -384,3 +384,25 @@ def joint_error(case: FluxCase, strategy: str) -> float:
     keys, values = (arranged(image[i], text[i]) for i in (1, 2))
     expected, _ = softmax_attention(arranged(own[0], text[0]), keys, values)
     return relative_error(out, expected)
+
+
+def tags_of_the_operator() -> list[str]:
+    """Tags of what ``torch.compile`` sees in the place of attention."""
+    from tokenring_xdit.integrations.xfuser import register
+
+    register()
+    import xfuser.model_executor.layers.usp  # noqa: F401
+
+    return [str(tag).removeprefix("Tag.") for tag in torch.ops.tokenring_xdit.ring_attn.default.tags]
+
+
+def groups_of_states(degrees: list[Any]) -> list[int]:
+    """How many process groups this rank belongs to after each of some states."""
+    from tokenring_xdit.integrations.xfuser import XfuserState
+
+    counts = []
+    for each in degrees:
+        XfuserState(each)
+        counts.append(len(dist.distributed_c10d._world.pg_names))
+    clear_globals()
+    return counts

@@ -8,6 +8,7 @@ import torch
 from tests.integrations.xfuser import jobs
 from tests.integrations.xfuser.jobs import FluxCase
 from tests.support.ranks import RankFailure, RankPool
+from tokenring_xdit.integrations.xfuser import Degrees
 
 TOLERANCE = 1e-5
 EVEN = {"height": 96, "width": 64}  # 24 x 16 tokens
@@ -82,6 +83,14 @@ def test_the_seam_is_used(ranks: RankPool) -> None:
 def test_states_take_turns_in_one_process(ranks: RankPool) -> None:
     errors = ranks.run(4, jobs.errors_of_alternating_states, timeout=300)
     assert max(errors) <= TOLERANCE
+
+
+def test_states_share_their_groups(ranks: RankPool) -> None:
+    """On gloo each is a thread that wakes up all the time, and xfuser would make four dozen of them a state."""
+    degrees = [Degrees(ulysses=2, ring=2), Degrees(ulysses=2, ring=2), Degrees(tokenring=4), Degrees(ulysses=4)]
+    for first, *others in ranks.run(4, jobs.groups_of_states, degrees, timeout=300):
+        assert first <= 5  # the world by two names, a rank by itself, those that share heads, those that share tokens
+        assert others == [first] * 3
 
 
 def test_what_tokenring_does_not_carry_is_refused(ranks: RankPool) -> None:

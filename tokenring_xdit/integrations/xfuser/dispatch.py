@@ -157,7 +157,9 @@ def _install_masks(usp: Any) -> None:
 def _define_opaque(usp: Any) -> None:
     """Define the call as one operator, so that ``torch.compile`` neither looks inside nor breaks the graph.
 
-    It runs ``ring_attn`` as usual, with the layout and the groups of that moment.
+    It runs ``ring_attn`` as usual, with the layout and the groups of that moment. A CUDA graph would replay those of
+    the call that it captured, and hide the keys of another prompt: ``mode="reduce-overhead"`` is told to leave the
+    operator out of its graphs, which hold what lies between.
     """
     from xfuser.core.distributed.attention_backend import AttentionBackendType
 
@@ -182,7 +184,13 @@ def _define_opaque(usp: Any) -> None:
         "(Tensor query, Tensor key, Tensor value, Tensor? joint_key, Tensor? joint_value, "
         "str backend, bool is_causal) -> Tensor"
     )
-    operator = torch.library.custom_op("tokenring_xdit::ring_attn", ring_attn, mutates_args=(), schema=signature)
+    operator = torch.library.custom_op(
+        "tokenring_xdit::ring_attn",
+        ring_attn,
+        mutates_args=(),
+        schema=signature,
+        tags=(torch.Tag.cudagraph_unsafe,),
+    )
     operator.register_fake(fake)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.integrations.xfuser.backends import AttentionBackend
 from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE, make_choice
+from tokenring_xdit.integrations.xfuser.groups import shared_groups
 from tokenring_xdit.integrations.xfuser.install import register
 
 __all__ = ["Degrees", "ShardedPipeline", "XfuserState"]
@@ -74,18 +75,20 @@ class XfuserState:
 
         self.degrees = degrees
         self._forget(parallel_state, runtime_state)
-        parallel_state.init_distributed_environment(rank=dist.get_rank(), world_size=dist.get_world_size())
+        with shared_groups():
+            parallel_state.init_distributed_environment(rank=dist.get_rank(), world_size=dist.get_world_size())
         args = xFuserArgs(model=model, ulysses_degree=degrees.ulysses, ring_degree=degrees.ring, warmup_steps=0)
         args.tokenring_degree = degrees.tokenring
         args.tokenring_schedule = degrees.schedule
         args.attention_backend = backend.upstream
         self.config, _ = args.create_config()
         sequence = self.config.parallel_config.sp_config
-        parallel_state.initialize_model_parallel(
-            sequence_parallel_degree=sequence.sp_degree,
-            ulysses_degree=sequence.ulysses_degree,
-            ring_degree=sequence.ring_degree,
-        )
+        with shared_groups():
+            parallel_state.initialize_model_parallel(
+                sequence_parallel_degree=sequence.sp_degree,
+                ulysses_degree=sequence.ulysses_degree,
+                ring_degree=sequence.ring_degree,
+            )
         self._groups = {n: v for n, v in vars(parallel_state).items() if _GROUP_GLOBAL.fullmatch(n)}
         self._runtime: Any = None
         from yunchang.globals import PROCESS_GROUP
