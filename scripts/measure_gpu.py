@@ -8,6 +8,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import cast
 
 import torch
@@ -22,7 +24,7 @@ from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.attention.kernels import KERNELS, choose
 from tokenring_xdit.attention.merge import Running, fold_with_torch
 from tokenring_xdit.planning import Cost, Problem, simulate
-from tokenring_xdit.schedule import Channel, Mask, build
+from tokenring_xdit.schedule import Channel, Mask, VerifiedSchedule, build
 from tokenring_xdit.topology import load_topology
 
 SHAPES = {"Flux 1024": (4608, 24), "Flux 2048": (16896, 24), "Wan 720p": (75600, 40)}
@@ -48,7 +50,7 @@ def on_device(call: Callable[[], object], rounds: int = 15, calls: int = 5) -> f
         after.record()
         torch.cuda.synchronize()
         times.append(before.elapsed_time(after) / calls * 1e3)
-    return statistics.median(times)
+    return float(statistics.median(times))
 
 
 def captured(call: Callable[[], object], calls: int = 5) -> float:
@@ -151,26 +153,35 @@ def blocks() -> None:
             print(f"| {ranks}, {name} | {' | '.join(cells)} |", flush=True)
 
 
+PIECES = [
+    (128, 128, 24), (288, 288, 24), (576, 576, 24), (576, 4608, 24), (1152, 1152, 24), (2112, 264, 24),
+    (264, 2112, 24), (2112, 2112, 3), (2112, 2112, 24), (4224, 4224, 24), (4608, 4608, 3), (16896, 16896, 3),
+    (9450, 9450, 5), (9450, 9450, 40),
+]  # fmt: skip
+"""Queries, keys and heads of 128."""
+
+
 def pieces() -> None:
-    """Blocks of few queries or keys, and packing and merging what comes of them, without launches."""
+    """Blocks of few queries, keys or heads, and packing and merging what comes of them, without launches."""
     run = choose(None, DEVICE, DTYPE).run
     print("\n| queries, keys, heads | attending, us | packing, us | merging, us |\n|" + " --- |" * 4)
-    for queries, keys, heads in (
-        (128, 128, 24), (288, 288, 24), (576, 576, 24), (576, 4608, 24), (1152, 1152, 24), (2112, 264, 24), (264, 2112, 24),
-        (2112, 2112, 3), (2112, 2112, 24), (4224, 4224, 24), (4608, 4608, 3), (16896, 16896, 3), (9450, 9450, 5), (9450, 9450, 40),
-    ):  # fmt: skip
+    for queries, keys, heads in PIECES:
         q, k, out = random(heads, queries), random(heads, keys), random(heads, queries, torch.float32)
         lse, other = torch.randn(2, 1, heads, queries, device=DEVICE)
         guest = Running(tuple(q.shape), DEVICE)
         guest.fold(q, lse, owned=True)
         message, lse_message = torch.empty_like(q), torch.empty_like(lse)
         calls = (
-            lambda q=q, k=k: run(q, k, k, scale=None, causal=False),
-            lambda guest=guest, message=message, lse_message=lse_message: guest.write(message, lse_message),
-            lambda out=out, lse=lse, q=q, other=other: fused.fold_(out, lse, q, other),
+            partial(run, q, k, k, scale=None, causal=False),
+            partial(guest.write, message, lse_message),
+            partial(fused.fold_, out, lse, q, other),
         )
         cells = [f"{captured(call):.1f}" for call in calls]
         print(f"| {queries}, {keys}, {heads} | {' | '.join(cells)} |", flush=True)
+
+
+POST = 5e-6
+"""Seconds of Python for a message that is handed to nobody."""
 
 
 class Alone:
@@ -199,27 +210,42 @@ SCHEDULES = ("ring", "token_ring", "bidirectional", "direct", "token_ring:chunks
 
 
 def calls() -> None:
-    """Whole schedules on one rank that sends nothing: launched, captured, and as simulated on wires that take no time."""
+    """Whole schedules on one rank that sends nothing, and as simulated on wires that take no time."""
     kernel = choose(None, DEVICE, DTYPE).run
-    print("\n| ranks, shape, schedule | launched, us | captured | simulated | captured | host, us |\n|" + " --- |" * 6)
-    for name, ranks in (("Flux 1024", 2), ("Flux 1024", 4), ("Flux 1024", 8), ("Flux 2048", 4), ("Flux 2048", 8), ("Wan 720p", 8)):
+    print("\n| ranks, shape, schedule | launched, us | simulated | captured, us | simulated | host, us |", end="")
+    print("\n|" + " --- |" * 6)
+    for name, ranks in (*((name, 8) for name in SHAPES), ("Flux 1024", 2), ("Flux 1024", 4), ("Flux 2048", 4)):
         tokens, heads = SHAPES[name]
         length = tokens // ranks
         q, k, v = (random(heads, length) for _ in range(3))
-        rate = 4 * length**2 * heads * 128 / captured(lambda q=q, k=k, v=v: kernel(q, k, v, scale=None, causal=False)) * 1e6
-        problem = Problem.even(ranks, length * ranks, heads, 128, element_bytes=2)
+        block = captured(partial(kernel, q, k, v, scale=None, causal=False)) / 1e6
+        machine = Cost.of_gpus(1.0)
+        machine = replace(
+            machine,
+            attend_rate=4.0 * length**2 * heads * 128 / max(block - machine.attend_overhead, 1e-6),
+            launches=replace(machine.launches, message=POST, call=0.0),
+        )
+        problem = Problem.even(ranks, length * ranks, heads, 128, element_bytes=DTYPE.itemsize)
         network = load_topology(f"mesh:{ranks}:1000tbit")
         for schedule in SCHEDULES:
             verified = build(schedule, ranks, Mask.FULL, heads)
             spec = CallSpec(schedule, "", "full", DTYPE, DTYPE, "cuda", 1, heads, heads, 128, None, 0, length, length)
             layout, group = Layout(spec, (length,) * ranks, (length,) * ranks), cast(RingGroup, Alone(ranks))
 
-            def call(verified=verified, layout=layout, group=group, q=q, k=k, v=v):
-                return Run(verified, layout, group, kernel, q, k, v, None).run(None, None)
+            def call(
+                verified: VerifiedSchedule = verified,
+                layout: Layout = layout,
+                group: RingGroup = group,
+                tensors: tuple[Tensor, Tensor, Tensor] = (q, k, v),
+            ) -> None:
+                Run(verified, layout, group, kernel, *tensors, key_mask=None).run(None, None)
 
-            found = [on_device(call, rounds=9, calls=3), captured(call, calls=3)]
-            found += [simulate(verified, network, problem, cost).makespan * 1e6 for cost in (Cost.of_gpus(rate),)]
-            print(f"| {ranks}, {name}, `{schedule}` | {' | '.join(f'{us:.0f}' for us in found)} | {on_host(call):.0f} |", flush=True)
+            launched, replayed = (
+                simulate(verified, network, problem, cost).makespan * 1e6 for cost in (machine, machine.captured())
+            )
+            cells = [on_device(call, rounds=9, calls=3), launched, captured(call, calls=3), replayed, on_host(call)]
+            row = " | ".join(f"{us:.0f}" for us in cells)
+            print(f"| {ranks}, {name}, `{schedule}` | {row} |", flush=True)
 
 
 def posts() -> None:

@@ -26,7 +26,7 @@ def test_a_model_on_a_machine_by_name(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_a_simulation_and_its_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trace = tmp_path / "trace.json"
-    assert main(["simulate", "direct:chunks=2", *SMALL, "--json", "--trace", str(trace)]) == 0
+    assert main(["simulate", "direct:chunks=2", *SMALL, "--cuda-graphs", "--json", "--trace", str(trace)]) == 0
     found = json.loads(capsys.readouterr().out)
     ends = [span["end"] for span in found["timeline"]["spans"] if span["activity"] not in {"send", "receive"}]
     assert found["seconds"] == max(ends)
@@ -34,6 +34,28 @@ def test_a_simulation_and_its_trace(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert len(events) == len(found["timeline"]["spans"])
     assert main(["simulate", "token_ring", *SMALL]) == 0
     assert "rank 3: attend" in capsys.readouterr().out
+
+
+def test_where_launching_decides_it_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    fast = ["--topology", "mesh:4:10tbit", *SMALL[2:]]
+    assert main(["simulate", "token_ring", *fast, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["seconds"] == found["launch_seconds"]
+    assert main(["simulate", "token_ring", *fast, "--cuda-graphs", "--json"]) == 0
+    captured = json.loads(capsys.readouterr().out)
+    assert captured["seconds"] < found["seconds"]
+    assert captured["launch_seconds"] == 0
+    assert main(["plan", *fast]) == 0
+    assert "take what the host takes to launch them; --cuda-graphs" in capsys.readouterr().out
+    assert main(["plan", *fast, "--cuda-graphs"]) == 0
+    printed = capsys.readouterr().out
+    assert "calls captured as CUDA graphs" in printed
+    assert "to launch them" not in printed
+
+
+def test_graphs_of_a_machine_without_gpus_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *SMALL[:-2], "--dtype", "float32", "--cuda-graphs"]) == 2
+    assert "this machine has none: pass --tflops" in capsys.readouterr().err
 
 
 def test_the_kernel_is_measured_where_its_speed_is_not_given(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.planning import Cost, Inside, Problem, gathered, run, simulate, ulysses
+from tokenring_xdit.planning import Cost, Inside, Launches, Problem, gathered, run, simulate, ulysses
 from tokenring_xdit.schedule import Activity, Attend, Exchange, Kind, Merge, VerifiedSchedule, build
 from tokenring_xdit.topology import Counts, Network, Rate, Wire, load_topology
 from tokenring_xdit.topology.segments import segment
@@ -56,18 +56,32 @@ def test_a_ring_bound_by_its_kernel_takes_as_long_as_that() -> None:
     assert found.exposed == pytest.approx(0, abs=1e-9)
 
 
-def test_what_the_host_takes_adds_up() -> None:
+def test_what_everything_takes_however_short_adds_up() -> None:
     """Two ranks on wires that take no time: two attentions, a merge, and what each strategy posts."""
     network, problem = load_topology("mesh:2:1tbit"), even(2)
-    cost = Cost(
-        math.inf, attend_overhead=1.0, fold_overhead=0.1, message_overhead=0.01, call_overhead=5.0, in_order=True
-    )
-    whole = run("ring", gathered(problem, replace(cost, collective_overhead=0.03)), network, cost)
-    assert whole.makespan == pytest.approx(0.03 + 2.0 + 0.1, abs=1e-4)
-    assert run("ring", gathered(problem, cost), network, cost).makespan == pytest.approx(0.02 + 2.0 + 0.1, abs=1e-4)
+    cost = Cost(math.inf, attend_overhead=1.0, fold_overhead=0.1, message_overhead=0.01, call_overhead=5.0)
+    whole = run("ring", gathered(problem, cost), network, cost)
+    assert whole.makespan == pytest.approx(0.02 + 2.0 + 0.1, abs=1e-4)
     # Queries, attention at home and of the guest, whose output is packed, sent and merged.
     found = simulate(build("token_ring", 2), network, problem, cost)
     assert found.makespan == pytest.approx(5.0 + 0.02 + 2.0 + 0.1 + 0.02 + 0.1, abs=1e-4)
+    assert found.launch == 0.0
+
+
+def test_a_host_runs_ahead_of_its_device_or_behind() -> None:
+    """It launches two attentions, a packing and a merge, and posts queries and an output, both ways."""
+    network, problem = load_topology("mesh:2:1tbit"), even(2)
+    host = Launches(attend=1.0, fold=0.1, message=0.01, collective=0.03, call=5.0)
+    launched, gathering = 5.0 + 2.0 + 2 * 0.1 + 4 * 0.01, 0.03 + 2.0 + 0.1
+    for seconds in (0.2, 20.0):
+        cost = Cost(math.inf, attend_overhead=seconds, in_order=True, launches=host)
+        found = simulate(build("token_ring", 2), network, problem, cost)
+        assert found.launch == pytest.approx(launched)
+        assert found.makespan == pytest.approx(max(launched, 2 * seconds), abs=1e-4)
+        whole = run("ring", gathered(problem, cost), network, cost)
+        assert whole.makespan == pytest.approx(max(gathering, 2 * seconds), abs=1e-4)
+        replayed = simulate(build("token_ring", 2), network, problem, cost.captured())
+        assert replayed.makespan == pytest.approx(2 * seconds, abs=1e-4)
 
 
 def test_token_ring_waits_for_its_queries_and_one_return() -> None:
@@ -181,6 +195,27 @@ def test_channels_in_order_wait_for_what_stands_before() -> None:
     assert ordered.makespan == pytest.approx(free.makespan)  # the same bytes on the same wires
     starts = sorted({s.start for s in ordered.timeline.spans if s.rank == 0 and s.activity is Activity.SEND})
     assert starts == pytest.approx([n * 2 * Q_BYTES / 4 / bytes_a_second(network) for n in range(4)])
+
+
+def test_a_rank_computes_while_its_exchanges_stand_in_line() -> None:
+    network, problem = load_topology("mesh:4:100mbit"), even(4)
+    found = simulate(build("direct_kv:chunks=4", 4), network, problem, Cost(attend_rate=1e9, in_order=True))
+    assert min(s.start for s in found.timeline.spans if s.rank == 0 and s.activity is Activity.ATTEND) == 0.0
+
+
+def test_an_exchange_on_a_channel_in_order_is_over_as_a_whole() -> None:
+    """Keys of the near rank have come, and nothing is done with them until those of the far one have."""
+    fast, slow = (2 * (Rate(rate),) for rate in (10**8, 10**7))
+    wires = (Wire("h0", "h1", *slow), Wire("h1", "h2", *slow), Wire("h2", "h0", *fast))
+    network, problem = Network("slow", ("h0", "h1", "h2"), (), wires), even(3)
+
+    def second_attention(cost: Cost) -> float:
+        spans = simulate(build("direct_kv", 3), network, problem, cost).timeline.spans
+        return sorted(s.start for s in spans if s.rank == 0 and s.activity is Activity.ATTEND)[1]
+
+    keys = 2 * Q_BYTES * 8 / network.payload_share
+    assert second_attention(FAST) == pytest.approx(keys / 1e8)
+    assert second_attention(replace(FAST, in_order=True)) == pytest.approx(keys / 1e7)
 
 
 def test_too_few_hosts_and_another_number_of_ranks_are_refused() -> None:

@@ -38,6 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what the attention kernel reaches on one GPU of the topology, in 10^12 operations a second "
         "(default: measured on this machine's device, in about a second)",
     )
+    parser.add_argument(
+        "--cuda-graphs", action="store_true", help="calls are captured as CUDA graphs: launching them takes no time"
+    )
 
 
 def network_of(args: argparse.Namespace) -> tuple[Network, int]:
@@ -101,7 +104,17 @@ def cost_of(args: argparse.Namespace, network: Network, problem: Problem) -> tup
     if args.tflops is not None:
         if not args.tflops > 0:
             raise ConfigurationError(f"--tflops {args.tflops} has to be more than 0")
-        return Cost.of_gpus(args.tflops * 1e12), f"{args.tflops:g} TFLOP/s, as given"
+        cost, source = Cost.of_gpus(args.tflops * 1e12), f"{args.tflops:g} TFLOP/s, as given"
+    else:
+        cost, source = _measured(args, network, problem)
+    if args.cuda_graphs:
+        if cost.cores is not None:
+            raise ConfigurationError("--cuda-graphs is about GPUs, and this machine has none: pass --tflops for theirs")
+        cost, source = cost.captured(), f"{source}; calls captured as CUDA graphs"
+    return cost, source
+
+
+def _measured(args: argparse.Namespace, network: Network, problem: Problem) -> tuple[Cost, str]:
     import torch
 
     from tokenring_xdit.attention import calibrate

@@ -91,6 +91,11 @@ def _table(options: Sequence[Option], model: ModelShape | None, shown: int | Non
     if len(listed) < len(legal):
         lines.append(f"  and {len(legal) - len(listed)} more (--all)")
     lines += [f"  {option.split!s:<{width}}  no: {option.refusal}" for option in options if option.seconds is None]
+    bound = sum(bool(option.launch) and option.launch == option.seconds for option in listed)
+    if bound:
+        lines.append(
+            f"  {bound} of those listed take what the host takes to launch them; --cuda-graphs leaves that out"
+        )
     return [*lines, f"best: {legal[0].split.flags or 'one rank'}"]
 
 
@@ -111,6 +116,7 @@ def _simulate(args: argparse.Namespace) -> None:
         content = {
             "seconds": simulation.makespan,
             "exposed_seconds": simulation.exposed,
+            "launch_seconds": simulation.launch,
             "bytes_sent": simulation.sent,
             "links": links,
             "timeline": simulation.timeline.to_dict(),
@@ -119,6 +125,8 @@ def _simulate(args: argparse.Namespace) -> None:
         return
     print(f"{verified.schedule.name}: {_about(problem)}, over {args.topology}; kernel {source}")
     print(f"predicted {simulation.makespan * 1e3:.3f} ms, of which {simulation.exposed * 1e3:.3f} ms nothing hides")
+    if simulation.launch:
+        print(f"  the host takes {simulation.launch * 1e3:.3f} ms to launch it; --cuda-graphs leaves that out")
     for rank in range(ranks):
         parts = [
             f"{activity.value} {simulation.timeline.busy(rank, activity) * 1e3:.3f} ms"

@@ -17,15 +17,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from tokenring_xdit.errors import NetworkError, UnsupportedError
+from tokenring_xdit.network.signals import interruptions_wait, termination_raises
 from tokenring_xdit.topology import Network, Rate, Wire
 from tokenring_xdit.topology.network import FRAME
 from tokenring_xdit.topology.segments import segment
@@ -52,8 +51,6 @@ _QUEUED = 100_000
 _ACKNOWLEDGEMENTS = "match u8 6 0xff at 9 match u16 0 0xff80 at 2 match u8 0x10 0xff at 33"
 
 _PATIENCE = 10.0  # seconds for killed processes to be gone
-
-_INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _serial = 0
 
@@ -114,14 +111,14 @@ def emulate(network: Network) -> Iterator[EmulatedNetwork]:
     _serial += 1
     owner = os.getpid()
     emulated = EmulatedNetwork(network, f"trx-{owner}-{_start_time(owner)}-{_serial}")
-    with _termination_raises():
+    with termination_raises():
         try:
-            with _interruptions_wait():
+            with interruptions_wait():
                 _build(emulated)
             yield emulated
         finally:
             if os.getpid() == owner:  # not in a process that was forked inside the block
-                with _interruptions_wait():
+                with interruptions_wait():
                     _remove(emulated.id)
 
 
@@ -385,40 +382,3 @@ def _run(command: list[str], lines: Sequence[str] = ()) -> None:
 def _execute(command: list[str], text: str = "") -> subprocess.CompletedProcess[str]:
     # In a session of its own: Ctrl-C in a terminal must not end it half way.
     return subprocess.run(command, input=text, capture_output=True, text=True, start_new_session=True, check=False)
-
-
-@contextmanager
-def _termination_raises() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP unwind the stack, as Ctrl-C does, where they would end the process at once."""
-
-    def leave(signum: int, frame: FrameType | None) -> None:
-        sys.exit(128 + signum)
-
-    changed: list[signal.Signals] = []
-    if threading.current_thread() is threading.main_thread():
-        changed = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is signal.SIG_DFL]
-    for each in changed:
-        signal.signal(each, leave)
-    try:
-        yield
-    finally:
-        for each in changed:
-            signal.signal(each, signal.SIG_DFL)
-
-
-@contextmanager
-def _interruptions_wait() -> Iterator[None]:
-    """Put off Ctrl-C, SIGTERM and SIGHUP until the block is over."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals interrupt the main thread only
-        return
-    arrived: list[int] = []
-    changeable = [s for s in _INTERRUPTIONS if signal.getsignal(s) is not None]  # None is not from Python
-    handlers = {s: signal.signal(s, lambda signum, frame: arrived.append(signum)) for s in changeable}
-    try:
-        yield
-    finally:
-        for each, handler in handlers.items():
-            signal.signal(each, handler)
-    for signum in dict.fromkeys(arrived):
-        signal.raise_signal(signum)

@@ -1,7 +1,7 @@
 """Plans before anything runs: what a schedule costs on a network, and which one to take. Pure Python."""
 
 from tokenring_xdit.planning.auto import AUTO, Auto
-from tokenring_xdit.planning.cost import Cost
+from tokenring_xdit.planning.cost import Cost, Launches
 from tokenring_xdit.planning.models import MODELS, ModelShape, model_shape
 from tokenring_xdit.planning.planner import Option, Split, best_schedules, plan
 from tokenring_xdit.planning.problem import Problem, even_shares
@@ -14,6 +14,7 @@ __all__ = [
     "Auto",
     "Cost",
     "Inside",
+    "Launches",
     "ModelShape",
     "Option",
     "Problem",

@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-__all__ = ["Cost"]
+__all__ = ["Cost", "Launches"]
+
+
+@dataclass(frozen=True)
+class Launches:
+    """Seconds that a host takes to launch what its device does later; it does not wait for it, and goes on.
+
+    Attributes:
+        attend: A call of the attention kernel.
+        fold: Packing or merging a partial output.
+        message: Posting a message.
+        collective: Posting an all-gather or all-to-all.
+        call: A call of a schedule, before anything else.
+    """
+
+    attend: float = 0.0
+    fold: float = 0.0
+    message: float = 0.0
+    collective: float = 0.0
+    call: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -17,13 +36,13 @@ class Cost:
         fold_rate: Bytes a second at which partial outputs are packed and merged.
         fold_overhead: Seconds that packing or merging takes however short.
         message_overhead: Seconds that a rank spends on posting one message.
-        collective_overhead: Seconds that a rank spends on posting an all-gather or all-to-all; ``None`` where that is
-            posting its messages.
         call_overhead: Seconds of a call of a schedule before anything is sent: agreement, and what Python needs.
         latency: Seconds from a wire's last byte to a receiver that goes on.
         turns_in_all_to_all: Whether two ranks take turns in the all-to-all of Ulysses. Those of gloo do: alone on a
             wire they reach little more than half of full duplex (measured), as if one sent before the other.
-        in_order: Whether a rank works off each channel in order, as NCCL does; else connections are independent.
+        in_order: Whether a rank works off the exchanges of each channel one after the other, as NCCL does, while it
+            computes; else connections are independent.
+        launches: What a host takes beside all that, where it does not compute itself.
         cores: Processor cores that all ranks share, where that is so; ``None`` where each has a device of its own.
         skew: Seconds by which ranks begin a call apart, at most. Without it ranks that do alike stay in step, and
             their messages never meet at a port as real ones do.
@@ -36,11 +55,11 @@ class Cost:
     fold_rate: float = float("inf")
     fold_overhead: float = 0.0
     message_overhead: float = 0.0
-    collective_overhead: float | None = None
     call_overhead: float = 0.0
     latency: float = 0.0
     turns_in_all_to_all: bool = False
     in_order: bool = False
+    launches: Launches = Launches()
     cores: float | None = None
     skew: float = 0.0
     transfer_work: float = 0.0
@@ -54,34 +73,28 @@ class Cost:
         """Seconds in which a partial output of so many bytes is packed or merged."""
         return self.fold_overhead + size / self.fold_rate
 
-    def collective(self, messages: int, *, begins: bool = True) -> float:
-        """Seconds that a rank spends on posting so many messages of a collective, or the first ones of it."""
-        if self.collective_overhead is None:
-            return messages * self.message_overhead
-        return self.collective_overhead if begins else 0.0
+    def captured(self) -> Cost:
+        """The same machine where calls are captured as CUDA graphs, whose replay launches nothing."""
+        return replace(self, launches=Launches())
 
     @classmethod
-    def of_gpus(cls, attend_rate: float, fold_rate: float = 4.4e11) -> Cost:
+    def of_gpus(cls, attend_rate: float, fold_rate: float = 8e11) -> Cost:
         """A GPU for each rank, over NCCL.
 
-        What Python and the driver take for a kernel, a merge, a transfer and a call was measured on one H100
-        (docs/gpu.md); the latency was not. They are counted as if the GPU waited for each: where kernels are
-        long it does not, and they are little then.
+        All of it was measured on one H100 (docs/gpu.md), but for the latency, which was not.
 
         Args:
             attend_rate: Floating point operations a second that the attention kernel reaches.
-            fold_rate: Bytes a second at which partial outputs are merged; left out, that of an H100.
+            fold_rate: Bytes a second at which partial outputs are packed and merged; left out, that of an H100.
         """
         return cls(
             attend_rate,
-            attend_overhead=3.5e-5,
+            attend_overhead=1e-5,
             fold_rate=fold_rate,
-            fold_overhead=2.5e-5,
-            message_overhead=3e-5,
-            collective_overhead=3e-5,
-            call_overhead=1e-4,
+            fold_overhead=2e-6,
             latency=1e-5,
             in_order=True,
+            launches=Launches(attend=6e-5, fold=3.5e-5, message=3e-5, collective=3e-5, call=1e-4),
         )
 
     @classmethod
@@ -109,6 +122,6 @@ class Cost:
             turns_in_all_to_all=True,
             cores=cores / threads,
             skew=5e-3,
-            transfer_work=3e-9 / threads,
+            transfer_work=5e-9 / threads,
             segment_work=9e-5 / threads,
         )

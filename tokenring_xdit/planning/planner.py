@@ -71,6 +71,7 @@ class Option:
     Attributes:
         split: The split.
         seconds: Of one attention call, simulated; ``None`` where the split is not legal.
+        launch: Seconds that the slowest host takes to launch it.
         exposed: Seconds of it in which nothing hides communication.
         sent: Bytes that a rank sends, at most.
         messages: Messages that a rank sends, at most.
@@ -80,6 +81,7 @@ class Option:
 
     split: Split
     seconds: float | None = None
+    launch: float | None = None
     exposed: float | None = None
     sent: int | None = None
     messages: int | None = None
@@ -315,7 +317,7 @@ def _as_flag(name: Spelled) -> str:
 
 def _timed(split: Split, simulation: Simulation, memory: int) -> Option:
     sent, messages = max(simulation.sent), max(simulation.messages)
-    return Option(split, simulation.makespan, simulation.exposed, sent, messages, memory)
+    return Option(split, simulation.makespan, simulation.launch, simulation.exposed, sent, messages, memory)
 
 
 def _ranked(options: Sequence[Option]) -> tuple[Option, ...]:

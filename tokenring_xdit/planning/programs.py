@@ -63,13 +63,16 @@ class Post(NamedTuple):
         recvs: What may come now.
         sends: What goes.
         seconds: What that costs the rank.
-        ordered: The exchange on a channel that has to be over first, where channels work in order.
+        launch: What it costs the rank's host, which runs ahead.
+        ordered: The channel where these are one exchange, which begins when those before it are over and is over as
+            a whole; empty where each message is for itself.
     """
 
     needs: tuple[Message, ...]
     recvs: tuple[Message, ...]
     sends: tuple[Message, ...]
     seconds: float
+    launch: float = 0.0
     ordered: str = ""
 
 
@@ -78,15 +81,17 @@ class Work(NamedTuple):
 
     Attributes:
         activity: What for.
-        needs: Messages that have to have come.
+        needs: Messages that have to have come, or, of the rank's own, to have gone.
         seconds: How long, undisturbed.
         what: What with; its text is for people.
+        launch: What it costs the rank's host, which runs ahead.
     """
 
     activity: Activity
     needs: tuple[Message, ...]
     seconds: float
     what: Attend | Block | str
+    launch: float = 0.0
 
 
 Step = Post | Work
@@ -205,7 +210,7 @@ def _sharing(ranks: int, degree: int) -> list[tuple[int, ...]]:
 
 
 def _call(cost: Cost) -> Work:
-    return Work(Activity.WAIT, (), cost.call_overhead, "the call")
+    return Work(Activity.WAIT, (), cost.call_overhead, "the call", cost.launches.call)
 
 
 def _schedule_steps(
@@ -222,6 +227,7 @@ def _steps(rank: int, program: Program, problem: Problem, cost: Cost, messages: 
     brought: dict[Block, Message] = {}
     of_owner: dict[tuple[Kind, int], list[Block]] = defaultdict(list)
     early = {} if cost.in_order else next_receives(program)
+    launches = cost.launches
 
     def coming(transfers: tuple[Transfer, ...], channel: str) -> list[Message]:
         fresh = [t for t in transfers if t.block not in brought]
@@ -253,13 +259,14 @@ def _steps(rank: int, program: Program, problem: Problem, cost: Cost, messages: 
             packed = [size for t, size in zip(action.sends, sizes, strict=True) if t.block.kind is Kind.O]
             count = sum(t.block.kind.messages for t in (*action.recvs, *action.sends))
             seconds = sum(map(cost.fold, packed)) + count * cost.message_overhead
-            yield Post(needs, tuple(recvs), sends, seconds, channel if cost.in_order else "")
+            launch = len(packed) * launches.fold + count * launches.message
+            yield Post(needs, tuple(recvs), sends, seconds, launch, channel if cost.in_order else "")
         elif isinstance(action, Attend):
             seconds = cost.attend(problem.flops(action))
-            yield Work(Activity.ATTEND, needed(action.q, action.kv), seconds, action)
+            yield Work(Activity.ATTEND, needed(action.q, action.kv), seconds, action, launches.attend)
         else:
             seconds = cost.fold(problem.size(action.partial))
-            yield Work(Activity.MERGE, needed(action.partial), seconds, action.partial)
+            yield Work(Activity.MERGE, needed(action.partial), seconds, action.partial, launches.fold)
 
 
 def _gathered_steps(problem: Problem, cost: Cost, members: Sequence[int]) -> tuple[tuple[Step, ...], ...]:
@@ -270,20 +277,23 @@ def _gathered_steps(problem: Problem, cost: Cost, members: Sequence[int]) -> tup
         steps: list[Step] = []
         before, after = (rank - 1) % ranks, (rank + 1) % ranks
         came: tuple[Message, ...] = ()
+        sent: list[Message] = []
         for step in range(ranks - 1):
             going, coming = kv_block((rank - step) % ranks), kv_block((rank - step - 1) % ranks)
             recv = messages.awaited(before, rank, "gather", problem.size(coming), coming)
             send = messages.sent(rank, after, "gather", problem.size(going), going)
-            steps.append(Post(came, (recv,), (send,), cost.collective(2, begins=step == 0)))
+            launch = 0.0 if step else cost.launches.collective
+            steps.append(Post(came, (recv,), (send,), 2 * cost.message_overhead, launch))
             came = (recv,)
-        steps.append(Post(came, (), (), 0.0, "gather"))  # it is over when what was sent is, too
+            sent.append(send)
+        steps.append(Work(Activity.WAIT, (*came, *sent), 0.0, "all of it"))
         for step in range(ranks):
             attend = Attend(q_block(rank), kv_block((rank - step) % ranks))
             seconds = cost.attend(problem.flops(attend))
-            steps.append(Work(Activity.ATTEND, came, seconds, attend))
+            steps.append(Work(Activity.ATTEND, (), seconds, attend, cost.launches.attend))
             if step:
                 own = o_block(rank, rank)
-                steps.append(Work(Activity.MERGE, (), cost.fold(problem.size(own)), own))
+                steps.append(Work(Activity.MERGE, (), cost.fold(problem.size(own)), own, cost.launches.fold))
         programs.append(tuple(steps))
     return tuple(programs)
 
@@ -309,4 +319,4 @@ def _all_to_all(
             there.after, back.before = back, there
         recvs.append(back)
         sends.append(there)
-    return Post((), tuple(recvs), tuple(sends), cost.collective(2 * len(sends)))
+    return Post((), tuple(recvs), tuple(sends), 2 * len(sends) * cost.message_overhead, cost.launches.collective)

@@ -2,6 +2,7 @@
 
 Transfers are fluid: those that share a wire share its rate evenly, each as fast as its slowest wire lets it
 (max-min fairness), both directions of a wire apart. Ranks compute at full speed, or share the cores of one machine.
+Hosts that launch what GPUs do run ahead of them, from call to call; so a call takes as long as the slower of both.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Simulation:
 
     Attributes:
         name: The strategy.
-        makespan: Seconds of the call: until the last rank's own work is done.
+        work: Seconds until the last rank's own work is done.
+        launch: Seconds that the slowest host takes to launch it.
         floor: Seconds that the same works and transfers take at least, in whatever order.
         exposed: Seconds of it in which the rank that computes longest does not: communication that nothing hides.
         sent: Bytes that each rank sent.
@@ -52,7 +54,8 @@ class Simulation:
     """
 
     name: str
-    makespan: float
+    work: float
+    launch: float
     floor: float
     exposed: float
     sent: tuple[int, ...]
@@ -60,6 +63,11 @@ class Simulation:
     link_bytes: dict[Direction, float]
     link_busy: dict[Direction, float]
     _stretches: tuple[_Stretch, ...] = field(repr=False, compare=False)  # by their messages, unlike in every run
+
+    @property
+    def makespan(self) -> float:
+        """Seconds of the call, one of many: what the slower of ranks and hosts takes."""
+        return max(self.work, self.launch)
 
     @cached_property
     def timeline(self) -> Timeline:
@@ -71,7 +79,7 @@ class Simulation:
                 spans.append(Span(what.source, Activity.SEND, *times, *rest, what.target, what.size))
                 spans.append(Span(what.target, Activity.RECEIVE, *times, *rest, what.source, what.size))
             elif activity is Activity.WAIT:
-                awaited = ", ".join(dict.fromkeys(str(message.what) for message in what.needs)) or "a channel"
+                awaited = ", ".join(dict.fromkeys(str(message.what) for message in what.needs))
                 spans.append(Span(rank, activity, start, end, awaited))
             elif isinstance(what, Work):
                 spans.append(Span(rank, activity, start, end, str(what.what)))
@@ -142,7 +150,8 @@ class _World:
         self.left = np.full(len(self.ranks), np.inf)  # seconds of the step that a rank is busy with
         self.look = set(range(len(self.ranks)))  # ranks for which something has changed
         self.connections: dict[tuple[int, int, str], deque[Message]] = defaultdict(deque)  # in order, the first moves
-        self.under_way: dict[tuple[int, str], int] = defaultdict(int)  # transfers of a rank on a channel, both ways
+        self.exchanges: dict[tuple[int, str], deque[Post]] = defaultdict(deque)  # of a rank on a channel in order
+        self.under_way: dict[tuple[int, str], int] = defaultdict(int)  # transfers of the first of them, both ways
         self.traffic = Traffic(network, cost)
         self.landing: list[tuple[float, int, Message, float]] = []  # a heap: their last byte has left; they arrive then
         self.landed = 0  # and how many have been on it: so many numbers are taken
@@ -156,15 +165,18 @@ class _World:
             if all(rank.at == len(rank.steps) for rank in self.ranks):
                 break
             self._advance()
-        makespan = max((rank.free for rank in self.ranks), default=0.0)
+        launch = max((sum(step.launch for step in rank.steps) for rank in self.ranks), default=0.0)
+        work = max((rank.free for rank in self.ranks), default=0.0)
+        makespan = max(work, launch)
         exposed = makespan - max((rank.attended for rank in self.ranks), default=0.0)
         busy = {wire: seconds / (makespan or 1.0) for wire, seconds in self.traffic.link_busy.items()}
         sends = [[message.size for step in _posts(rank.steps) for message in step.sends] for rank in self.ranks]
         sent, messages = tuple(map(sum, sends)), tuple(map(len, sends))
         return Simulation(
             self.name,
-            makespan,
-            self._floor(),
+            work,
+            launch,
+            max(launch, self._floor()),
             exposed,
             sent,
             messages,
@@ -196,10 +208,7 @@ class _World:
 
     def _ready(self, number: int, step: Step) -> bool:
         states = self.states
-        for message in step.needs:
-            if not states[message] & _ARRIVED:
-                return False
-        return not (isinstance(step, Post) and step.ordered and self.under_way[number, step.ordered])
+        return all(states[message] & (_GONE if message.source == number else _ARRIVED) for message in step.needs)
 
     def _end(self, number: int, rank: _Rank) -> None:
         rank.busy, rank.free = False, self.now
@@ -211,16 +220,39 @@ class _World:
                 self.stretches.append((number, step.activity, rank.began, self.now, step))
             if step.activity is Activity.ATTEND:
                 rank.attended += self.now - rank.began
-            return
-        for message in step.recvs:
+        elif not step.ordered:
+            self._hand_over(step)
+        elif step.recvs or step.sends:
+            exchanges = self.exchanges[number, step.ordered]
+            exchanges.append(step)
+            if len(exchanges) == 1:
+                self._begin(number, step)
+
+    # -- messages ------------------------------------------------------------------------------------------------
+
+    def _begin(self, number: int, exchange: Post) -> None:
+        """Begin an exchange on a channel in order, now that those before it are over."""
+        self.under_way[number, exchange.ordered] = len(exchange.recvs) + len(exchange.sends)
+        self._hand_over(exchange)
+
+    def _hand_over(self, post: Post) -> None:
+        for message in post.recvs:
             self.states[message] |= _EXPECTED
-            self.under_way[number, message.channel] += 1
             self._start(message.source, message.target, message.channel)
-        for message in step.sends:
+        for message in post.sends:
             self.states[message] |= _HANDED
             self.connections[message.source, message.target, message.channel].append(message)
-            self.under_way[number, message.channel] += 1
             self._start(message.source, message.target, message.channel)
+
+    def _one_less(self, number: int, channel: str) -> None:
+        """A transfer of a rank is over; the last one of an exchange on a channel in order ends that as a whole."""
+        exchanges = self.exchanges[number, channel]
+        self.under_way[number, channel] -= 1
+        if not self.under_way[number, channel]:
+            for message in exchanges.popleft().recvs:
+                self.states[message] |= _ARRIVED
+            if exchanges:
+                self._begin(number, exchanges[0])
 
     def _start(self, source: int, target: int, channel: str) -> None:
         """Start the first message of a connection, once both sides have posted it."""
@@ -272,7 +304,8 @@ class _World:
         self.states[message] |= _GONE
         source, target, channel = message.source, message.target, message.channel
         self.connections[source, target, channel].popleft()
-        self.under_way[source, channel] -= 1
+        if (source, channel) in self.exchanges:
+            self._one_less(source, channel)
         self.look.add(source)
         self.landed += 1
         arrives = self.now + self.traffic.delay(message) + self.cost.latency
@@ -282,8 +315,10 @@ class _World:
             self._start(target, source, channel)
 
     def _arrive(self, message: Message, since: float) -> None:
-        self.states[message] |= _ARRIVED
-        self.under_way[message.target, message.channel] -= 1
+        if (message.target, message.channel) in self.exchanges:
+            self._one_less(message.target, message.channel)
+        else:
+            self.states[message] |= _ARRIVED
         self.look.add(message.target)
         self.stretches.append((message.source, Activity.SEND, since, self.now, message))
 

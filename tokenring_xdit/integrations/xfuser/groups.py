@@ -39,7 +39,7 @@ def shared_groups() -> Iterator[None]:
     if _made_in[0] is not dist.group.WORLD:
         _made.clear()
         _made_in[0] = dist.group.WORLD
-    dist.new_group = new_group
+    dist.new_group = new_group  # type: ignore[assignment]
     try:
         yield
     finally:
