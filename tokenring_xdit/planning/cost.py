@@ -122,6 +122,6 @@ class Cost:
             turns_in_all_to_all=True,
             cores=cores / threads,
             skew=5e-3,
-            transfer_work=5e-9 / threads,
+            transfer_work=4e-9 / threads,
             segment_work=9e-5 / threads,
         )
