@@ -98,7 +98,7 @@ class Bench:
             return self._single
         degrees = degrees_of(strategy, self._shape.ranks)
         if degrees not in self._states:
-            self._states[degrees] = XfuserState(degrees)
+            self._states[degrees] = XfuserState(degrees, one_of_several=True)
         state = self._states[degrees]
         state.activate(None)
 

@@ -141,7 +141,7 @@ class PipelineBench:
         plain, sharded, states = _twin(pipe), None, {}
         if self._shape.ranks > 1:
             degrees = Degrees(tokenring=self._shape.ranks)
-            states[degrees] = XfuserState(degrees, self._shape.model)
+            states[degrees] = XfuserState(degrees, self._shape.model, one_of_several=True)
             sharded = ShardedPipeline(pipe, states[degrees])
         PipelineBench._loaded = _Loaded(made_of, plain, text, pipe, sharded, states)
         return PipelineBench._loaded
@@ -166,7 +166,7 @@ class PipelineBench:
             return lambda: self._draw(model.plain) if dist.get_rank() == 0 else None
         degrees = degrees_of(strategy, self._shape.ranks)
         if degrees not in model.states:
-            model.states[degrees] = XfuserState(degrees, self._shape.model)
+            model.states[degrees] = XfuserState(degrees, self._shape.model, one_of_several=True)
         assert model.sharded is not None
         model.sharded.use(model.states[degrees])
 

@@ -79,7 +79,7 @@ def _compare(job: CompareJob, device: torch.device, folder: Path) -> dict[str, A
             results[SINGLE] = {"step_ms": times}
             expected = decode(pipe, reference, job.picture)
             expected.save(picture_file(folder, SINGLE))
-        states = {s.name: XfuserState(s.degrees, job.picture.model) for s in running}
+        states = {s.name: XfuserState(s.degrees, job.picture.model, one_of_several=True) for s in running}
         sharded = ShardedPipeline(pipe, next(iter(states.values()))) if states else None
         for turn in range(job.rounds + 1):
             for strategy in running:

@@ -169,7 +169,7 @@ def errors_of_alternating_states() -> float:
     inputs = {"text_tokens": 12, "height": 96, "width": 64}
     expected = flux_pipeline()(**flux_inputs(**inputs)).images
     wanted = [Degrees(ulysses=4), Degrees(ring=4), Degrees(tokenring=4), Degrees(ulysses=2, tokenring=2)]
-    engines = [XfuserState(degrees) for degrees in wanted]
+    engines = [XfuserState(degrees, one_of_several=True) for degrees in wanted]
     sharded = ShardedPipeline(flux_pipeline(), engines[0])
     worst = 0.0
     for engine in engines * 2:
@@ -402,7 +402,7 @@ def groups_of_states(degrees: list[Any]) -> list[int]:
 
     counts = []
     for each in degrees:
-        XfuserState(each)
+        XfuserState(each, one_of_several=True)
         counts.append(len(dist.distributed_c10d._world.pg_names))
     clear_globals()
     return counts

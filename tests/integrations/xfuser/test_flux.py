@@ -86,7 +86,7 @@ def test_states_take_turns_in_one_process(ranks: RankPool) -> None:
 
 
 def test_states_share_their_groups(ranks: RankPool) -> None:
-    """On gloo each is a thread that wakes up all the time, and xfuser would make four dozen of them a state."""
+    """On gloo each is a thread that wakes up all the time, and xfuser would make about forty of them a state."""
     degrees = [Degrees(ulysses=2, ring=2), Degrees(ulysses=2, ring=2), Degrees(tokenring=4), Degrees(ulysses=4)]
     for first, *others in ranks.run(4, jobs.groups_of_states, degrees, timeout=300):
         assert first <= 5  # the world by two names, a rank by itself, those that share heads, those that share tokens

@@ -13,7 +13,7 @@ __all__ = ["shared_groups"]
 _Key = tuple[tuple[int, ...] | None, str]
 
 _made: dict[_Key, Any] = {}
-_made_in: list[dist.ProcessGroup | None] = [None]
+_world: dist.ProcessGroup | None = None
 """The world that they belong to; a process may leave one and join another."""
 
 
@@ -23,9 +23,10 @@ def shared_groups() -> Iterator[None]:
 
     xfuser makes one for each way in which it could divide the work, most of them of a single rank, and each once more
     on gloo; a comparison has several states of it. On gloo a group is a thread that wakes up a hundred times a second:
-    four dozen a state on each of 8 ranks made attention beside them a quarter slower on two cores
+    about forty a state on each of 8 ranks made attention beside them a quarter slower on two cores
     (docs/benchmarks.md). All ranks ask for the same groups in the same order, so that they share alike.
     """
+    global _world
     plain = dist.new_group
 
     def new_group(ranks: Sequence[int] | None = None, timeout: Any = None, backend: Any = None, **options: Any) -> Any:
@@ -36,9 +37,9 @@ def shared_groups() -> Iterator[None]:
             _made[key] = plain(ranks, backend=backend)
         return _made[key]
 
-    if _made_in[0] is not dist.group.WORLD:
+    if _world is not dist.group.WORLD:
         _made.clear()
-        _made_in[0] = dist.group.WORLD
+        _world = dist.group.WORLD
     dist.new_group = new_group  # type: ignore[assignment]
     try:
         yield

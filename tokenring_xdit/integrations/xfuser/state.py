@@ -8,6 +8,7 @@ start left behind and puts them back when it is activated.
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -66,34 +67,47 @@ class XfuserState:
         degrees: Their product has to be the world size.
         model: Name for the logs.
         backend: The kernel for attention on one rank.
+        one_of_several: Whether it shares process groups with other states of which this is said. xfuser's own way to
+            destroy the groups of one, which ends those of all, is not for them.
     """
 
-    def __init__(self, degrees: Degrees, model: str = "", backend: AttentionBackend = AttentionBackend.AUTO) -> None:
+    def __init__(
+        self,
+        degrees: Degrees,
+        model: str = "",
+        backend: AttentionBackend = AttentionBackend.AUTO,
+        *,
+        one_of_several: bool = False,
+    ) -> None:
         register()
-        from xfuser import xFuserArgs
         from xfuser.core.distributed import parallel_state, runtime_state
 
         self.degrees = degrees
         self._forget(parallel_state, runtime_state)
-        with shared_groups():
-            parallel_state.init_distributed_environment(rank=dist.get_rank(), world_size=dist.get_world_size())
+        with shared_groups() if one_of_several else nullcontext():
+            self._start(parallel_state, model, backend)
+        self._groups = {n: v for n, v in vars(parallel_state).items() if _GROUP_GLOBAL.fullmatch(n)}
+        self._runtime: Any = None
+        from yunchang.globals import PROCESS_GROUP
+
+        self._rings = dict(vars(PROCESS_GROUP))
+
+    def _start(self, parallel_state: Any, model: str, backend: AttentionBackend) -> None:
+        from xfuser import xFuserArgs
+
+        degrees = self.degrees
+        parallel_state.init_distributed_environment(rank=dist.get_rank(), world_size=dist.get_world_size())
         args = xFuserArgs(model=model, ulysses_degree=degrees.ulysses, ring_degree=degrees.ring, warmup_steps=0)
         args.tokenring_degree = degrees.tokenring
         args.tokenring_schedule = degrees.schedule
         args.attention_backend = backend.upstream
         self.config, _ = args.create_config()
         sequence = self.config.parallel_config.sp_config
-        with shared_groups():
-            parallel_state.initialize_model_parallel(
-                sequence_parallel_degree=sequence.sp_degree,
-                ulysses_degree=sequence.ulysses_degree,
-                ring_degree=sequence.ring_degree,
-            )
-        self._groups = {n: v for n, v in vars(parallel_state).items() if _GROUP_GLOBAL.fullmatch(n)}
-        self._runtime: Any = None
-        from yunchang.globals import PROCESS_GROUP
-
-        self._rings = dict(vars(PROCESS_GROUP))
+        parallel_state.initialize_model_parallel(
+            sequence_parallel_degree=sequence.sp_degree,
+            ulysses_degree=sequence.ulysses_degree,
+            ring_degree=sequence.ring_degree,
+        )
 
     def activate(self, pipeline: Any) -> None:
         """Make this the state that xfuser's models see.
