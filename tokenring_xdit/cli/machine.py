@@ -99,7 +99,8 @@ def cost_of(args: argparse.Namespace, network: Network, problem: Problem) -> tup
     """Speeds of a rank, and where they come from.
 
     Raises:
-        ConfigurationError: The topology is of GPUs and there is none here to measure.
+        ConfigurationError: The topology is of GPUs and there is none here to measure, or ``--cuda-graphs`` was asked
+            of a machine without them.
     """
     if args.tflops is not None:
         if not args.tflops > 0:

@@ -176,7 +176,7 @@ class _World:
             self.name,
             work,
             launch,
-            max(launch, self._floor()),
+            self._floor(launch),
             exposed,
             sent,
             messages,
@@ -185,10 +185,10 @@ class _World:
             tuple(self.stretches),
         )
 
-    def _floor(self) -> float:
+    def _floor(self, launch: float) -> float:
         works = [sum(step.seconds for step in rank.steps) for rank in self.ranks]
         together = 0.0 if self.cost.cores is None else sum(works) / self.cost.cores
-        return max(*works, together, self.traffic.busiest)
+        return max(*works, together, self.traffic.busiest, launch)
 
     # -- ranks ---------------------------------------------------------------------------------------------------
 
