@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -377,6 +378,23 @@ def call_between_good_calls(changes: dict[int, dict[str, Any]], layout_key: str 
         return call_with({}, layout_key), call_with(changes, layout_key), call_with({}, layout_key)
     finally:
         del os.environ[AGREEMENT_TIMEOUT_VARIABLE]
+
+
+def call_to_which_one_rank_does_not_come() -> str:
+    """All ranks of a group with a timeout call attention, then all but rank 1; what those are told."""
+    from tokenring_xdit.errors import TokenRingError
+
+    group = dist.new_group(timeout=timedelta(seconds=3))
+    tensor = torch.randn(1, 2, 8, 8)
+    token_ring_attention(tensor, tensor, tensor, group=group)
+    told = "stayed away"
+    if dist.get_rank() != 1:
+        try:
+            token_ring_attention(tensor, tensor, tensor, group=group)
+        except TokenRingError as error:
+            told = f"{type(error).__name__}: {error}"
+    dist.barrier()  # rank 1 is there all the time: its connections are not what ends the call
+    return told
 
 
 def call_whose_kernel_fails_on_one_rank() -> tuple[str, str]:

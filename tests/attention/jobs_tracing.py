@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 from unittest import mock
 
 import torch
@@ -94,6 +95,7 @@ class Failed:
 def failing(fault: str) -> Failed:
     """The second attention fails, of rank 1 or everywhere, while transfers are under way."""
     calls = 0
+    group = dist.new_group(timeout=timedelta(seconds=5))  # for the one wait that nothing else ends: break_off()
 
     def kernel(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> tuple[Tensor, Tensor]:
         nonlocal calls
@@ -107,13 +109,13 @@ def failing(fault: str) -> Failed:
     error = second = ""
     with record_trace() as trace:
         try:
-            token_ring_attention(tensor, tensor, tensor, kernel=kernel)
+            token_ring_attention(tensor, tensor, tensor, kernel=kernel, group=group)
         except (TokenRingError, MemoryError, KeyboardInterrupt) as raised:
             error = f"{type(raised).__name__}: {raised}"
         left = _threads()
         attended = sum(span.activity is Activity.ATTEND for span in trace.spans)
         try:
-            token_ring_attention(tensor, tensor, tensor)
+            token_ring_attention(tensor, tensor, tensor, group=group)
         except TokenRingError as raised:
             second = type(raised).__name__
     return Failed(error, second, left + _threads(), attended)

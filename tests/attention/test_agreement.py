@@ -117,6 +117,13 @@ def test_a_kernel_that_fails_on_one_rank_fails_the_call_on_all(ranks: RankPool) 
         assert second.startswith("CommunicationError: an earlier attention call on this process group failed")
 
 
+def test_the_timeout_of_a_group_bounds_its_calls(ranks: RankPool) -> None:
+    answers = ranks.run(3, jobs.call_to_which_one_rank_does_not_come, timeout=30)
+    assert answers[1] == "stayed away"
+    for rank in (0, 2):
+        assert answers[rank].startswith("CommunicationError: ") and "not all of them came" in answers[rank]
+
+
 def test_groups_that_torch_would_name_differently_are_refused(ranks: RankPool) -> None:
     answers = ranks.run(3, jobs.call_in_lopsided_groups, timeout=60)
     assert [world for world, _ in answers] == ["ran"] * 3

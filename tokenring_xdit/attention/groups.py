@@ -181,6 +181,10 @@ class RingGroup:
 
         Closing a group does not end such a wait, and the wait keeps the group from being closed. What does is that a
         receive times out: gloo then closes all connections of its group. No peer ever sends with this tag.
+
+        One wait goes on until the timeout of the group: that for a message which gloo was writing when the connection
+        broke. It has left the list of those that wait for their turn, and is told nothing (``handleRemotePendingRecv``
+        of gloo's ``transport/tcp/pair.cc``).
         """
         for group in self._opened():
             for peer in range(self.world_size):
@@ -223,12 +227,18 @@ class RingGroup:
         group: dist.ProcessGroup = dist.new_group(
             self.peers,
             backend=backend,
+            timeout=self._timeout(),  # torch's own default otherwise, whatever the caller's group has
             # Other ranks of the world need not call attention at the same time, or at all.
             use_local_synchronization=not everyone,
             group_desc=f"tokenring-{purpose}",
             sort_ranks=False,
         )
         return group
+
+    def _timeout(self) -> timedelta | None:
+        """How long transfers on the caller's group may take; ``None`` where its backend has no such limit."""
+        options = self._group._get_backend(self._group._device_types[0]).options
+        return getattr(options, "_timeout", None)
 
     def _refuse_unequal_histories(self) -> None:
         """Refuse groups whose members would name a new group differently, and so wait for each other for ever.
