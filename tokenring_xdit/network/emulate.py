@@ -176,6 +176,7 @@ def _build(emulated: EmulatedNetwork) -> None:
         namespace = emulated.namespace(node)
         _run(["ip", "-n", namespace, "-batch", "-"], [*_devices(emulated, node), *_routes(emulated, node)])
         _run(["tc", "-n", namespace, "-batch", "-"], _limits(network, node))
+        _run(["ip", "netns", "exec", namespace, "sh", "-ec", _steering(network, node)])
 
 
 def _add_namespace(name: str) -> None:
@@ -205,7 +206,37 @@ def _settings(network: Network, node: str) -> str:
         "ipv6/conf/all/disable_ipv6": "1",
         "ipv6/conf/default/disable_ipv6": "1",
     }
-    return "\n".join(f"[ ! -e /proc/sys/net/{k} ] || echo {v} > /proc/sys/net/{k}" for k, v in settings.items())
+    return _written({f"/proc/sys/net/{name}": value for name, value in settings.items()})
+
+
+def _written(files: dict[str, str]) -> str:
+    """Shell commands that write files of the kernel, those that this one has."""
+    return "\n".join(f"[ ! -e {path} ] || echo {text} > {path}" for path, text in files.items())
+
+
+def _steering(network: Network, node: str) -> str:
+    """Shell commands, run inside the namespace, that let one processor take all that arrives over a wire.
+
+    Otherwise each packet is taken by the one that its sender happens to run on: packets of a connection overtake each
+    other, and TCP holds those for lost, sends them again and slows down.
+    """
+    processors = os.cpu_count() or 1
+    return _written(
+        {
+            # Another one at the other end: what goes there and what comes back are both much work.
+            f"/sys/class/net/{_device(index)}/queues/rx-0/rps_cpus": _only(
+                (2 * index + wire.ends.index(node)) % processors
+            )
+            for index, wire in enumerate(network.wires)
+            if node in wire.ends
+        }
+    )
+
+
+def _only(processor: int) -> str:
+    """A set of one processor, as the kernel writes it: words of 32 bits, the last ones first."""
+    words, bit = divmod(processor, 32)
+    return ",".join([f"{1 << bit:x}", *["0"] * words])
 
 
 def _devices(emulated: EmulatedNetwork, node: str) -> list[str]:
