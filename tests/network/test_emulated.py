@@ -111,6 +111,17 @@ def sleepers(seconds: str) -> list[int]:
     return [p.pid for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", seconds]]
 
 
+def command_output(command: list[str]) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def tcp_counts(emulated: EmulatedNetwork, node: str) -> dict[str, int]:
+    """What the kernel has counted of TCP in a node; ``TCPOFOQueue``: packets that came before one sent earlier."""
+    lines = command_output(emulated.inside(node, ["cat", "/proc/net/netstat"])).splitlines()
+    names, values = (line.split()[1:] for line in lines if line.startswith("TcpExt:"))
+    return dict(zip(names, map(int, values), strict=True))
+
+
 # -- rates -----------------------------------------------------------------------------------------
 
 
@@ -149,6 +160,17 @@ def test_the_self_test_takes_a_good_network(form: str) -> None:
         report = self_test(emulated)
     refuse_slow(report)
     assert [entry.wire for entry in report.wires] == list(emulated.network.wires)
+
+
+def test_nothing_is_lost_and_nothing_overtaken() -> None:
+    """With every wire full, both ways: TCP would send again what it misses, and slow down."""
+    with emulate(parse_network("two-level:2x2:1gbit:100mbit")) as emulated:
+        self_test(emulated)
+        for node in emulated.network.nodes:
+            queues = command_output(["tc", "-n", emulated.namespace(node), "-s", "-j", "qdisc"])
+            assert {queue["drops"] for queue in json.loads(queues)} == {0}
+        counts = [tcp_counts(emulated, node) for node in emulated.network.nodes]
+    assert sum(count["TCPOFOQueue"] for count in counts) <= 2
 
 
 def test_a_network_that_is_slower_than_it_states_is_refused() -> None:
