@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.planning import Cost, Inside, Launches, Problem, gathered, run, simulate, ulysses
+from tokenring_xdit.planning.programs import Message, Post, Work
 from tokenring_xdit.schedule import Activity, Attend, Exchange, Kind, Merge, VerifiedSchedule, build
 from tokenring_xdit.topology import Counts, Network, Rate, Wire, load_topology
 from tokenring_xdit.topology.segments import segment
@@ -164,6 +165,23 @@ def test_what_wires_ask_of_shared_cores_computing_ranks_miss() -> None:
     for cost in (by_byte, by_segment):
         found = simulate(build("direct_kv", 4), network, problem, cost)
         assert found.makespan == pytest.approx(undisturbed + travel / 2)
+
+
+@pytest.mark.parametrize("unevenness", [0.0, 0.5])
+def test_what_begins_first_may_get_more_of_a_wire(unevenness: float) -> None:
+    """Two equal messages leave one port: both after twice the time of one alone, or at rates of 2 to 1."""
+    network = load_topology("star:3:100mbit")
+    first, second = (Message(0, target, "q", 1_000_000, "a block") for target in (1, 2))
+    programs = [
+        [Post((), (), (first, second), 0.0)],
+        [Post((), (first,), (), 0.0), Work(Activity.WAIT, (first,), 0.0, "the end")],
+        [Post((), (second,), (), 0.0), Work(Activity.WAIT, (second,), 0.0, "the end")],
+    ]
+    found = run("by hand", programs, network, replace(FAST, unevenness=unevenness))
+    alone = 1_000_000 / bytes_a_second(network)
+    ends = {span.peer: span.end for span in found.timeline.spans if span.activity is Activity.SEND}
+    assert ends[1] == pytest.approx(alone * (1.5 if unevenness else 2))
+    assert ends[2] == pytest.approx(alone * 2)
 
 
 def test_ranks_that_begin_apart_meet_at_the_ports_of_a_star() -> None:

@@ -46,6 +46,8 @@ class Cost:
         cores: Processor cores that all ranks share, where that is so; ``None`` where each has a device of its own.
         skew: Seconds by which ranks begin a call apart, at most. Without it ranks that do alike stay in step, and
             their messages never meet at a port as real ones do.
+        unevenness: What each message gets less than the one that began before it, where they share a wire: a connection
+            of TCP that begins first has filled the queue before the next one comes, and keeps its place there.
         transfer_work: Seconds of processor time that each byte sent costs, where cores are shared.
         segment_work: The same for each segment on each wire (:mod:`tokenring_xdit.topology.segments`).
     """
@@ -62,6 +64,7 @@ class Cost:
     launches: Launches = Launches()
     cores: float | None = None
     skew: float = 0.0
+    unevenness: float = 0.0
     transfer_work: float = 0.0
     segment_work: float = 0.0
 
@@ -114,14 +117,15 @@ class Cost:
         """
         return cls(
             attend_rate,
-            attend_overhead=2e-4 + attend_overhead,
+            attend_overhead=3e-4 + attend_overhead,
             fold_rate=fold_rate,
-            message_overhead=6e-5,
-            call_overhead=4e-3,
-            latency=3e-4,
+            message_overhead=3e-5,
+            call_overhead=1e-3,
+            latency=2e-4,
             turns_in_all_to_all=True,
             cores=cores / threads,
-            skew=5e-3,
+            skew=3e-3,
+            unevenness=0.1,
             transfer_work=4e-9 / threads,
-            segment_work=9e-5 / threads,
+            segment_work=1.3e-4 / threads,
         )

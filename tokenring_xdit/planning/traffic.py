@@ -1,4 +1,4 @@
-"""Messages on the wires of a network, all at once: transfers are fluid, and share each wire evenly."""
+"""Messages on the wires of a network, all at once: transfers are fluid, and share each wire evenly or nearly so."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ __all__ = ["Traffic"]
 
 _LAST_BYTE = 1e-9  # what is left of one is rounding
 _NO_WIRE = -1
+_LEAST_WEIGHT = 1e-3  # of a message behind very many: it moves all the same
 
 
 class Traffic:
@@ -80,8 +81,9 @@ class Traffic:
             return
         self._add_fresh()
         user, column = np.nonzero(self._paths != _NO_WIRE)
-        limit = self._paths[user, column]
-        self._rates, _ = fill(len(self._left), user, limit, self._part[limit], np.ones(len(self._part)))
+        limit, weights = self._paths[user, column], self._weights()
+        levels, _ = fill(len(self._left), user, limit, self._part[limit] * weights[user], np.ones(len(self._part)))
+        self._rates = levels * weights
         self._loads = np.bincount(limit, self._rates[user], minlength=len(self._part)).astype(np.float64)
         self._used = np.bincount(limit, minlength=len(self._part)) > 0
         self._changed = False
@@ -113,6 +115,14 @@ class Traffic:
         self._messages, self._since, self._left = self._messages[going], self._since[going], self._left[going]
         self._rates, self._paths, self._changed = self._rates[going], self._paths[going], True
         return gone
+
+    def _weights(self) -> Amounts:
+        """In what proportion messages share a wire."""
+        if not self._cost.unevenness:
+            return np.ones(len(self._left))
+        place = np.argsort(np.argsort(self._since, kind="stable"), kind="stable")
+        weights: Amounts = np.maximum((1 - self._cost.unevenness) ** place, _LEAST_WEIGHT)
+        return weights
 
     def _add_fresh(self) -> None:
         routes = [self._route(message)[0] for message, _ in self._fresh]
