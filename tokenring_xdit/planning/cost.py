@@ -117,15 +117,15 @@ class Cost:
         """
         return cls(
             attend_rate,
-            attend_overhead=3e-4 + attend_overhead,
+            attend_overhead=1.5e-4 + attend_overhead,
             fold_rate=fold_rate,
-            message_overhead=3e-5,
+            message_overhead=7e-5,
             call_overhead=1e-3,
             latency=2e-4,
             turns_in_all_to_all=True,
             cores=cores / threads,
-            skew=3e-3,
+            skew=5e-4,
             unevenness=0.1,
             transfer_work=4e-9 / threads,
-            segment_work=1.3e-4 / threads,
+            segment_work=1.6e-4 / threads,
         )
