@@ -163,9 +163,9 @@ def test_the_self_test_takes_a_good_network(form: str) -> None:
 
 
 def test_nothing_is_lost_and_nothing_overtaken() -> None:
-    """With every wire full, both ways: TCP would send again what it misses, and slow down."""
+    """While ranks keep the processors busy too: TCP would send again what it misses, and slow down."""
     with emulate(parse_network("two-level:2x2:1gbit:100mbit")) as emulated:
-        self_test(emulated)
+        run_ranks(emulated, [sys.executable, "-m", "tests.network.crowding_rank"])
         for node in emulated.network.nodes:
             queues = command_output(["tc", "-n", emulated.namespace(node), "-s", "-j", "qdisc"])
             assert {queue["drops"] for queue in json.loads(queues)} == {0}
