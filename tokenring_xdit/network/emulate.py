@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenring_xdit.errors import NetworkError, UnsupportedError
+from tokenring_xdit.network.node import device, limits, settings, steering
 from tokenring_xdit.network.signals import interruptions_wait, termination_raises
-from tokenring_xdit.topology import Network, Rate, Wire
-from tokenring_xdit.topology.network import FRAME
+from tokenring_xdit.topology import Network
 from tokenring_xdit.topology.segments import segment
 
 __all__ = ["INTERFACE", "EmulatedNetwork", "emulate", "remove_stale"]
@@ -42,14 +42,9 @@ _NAME = re.compile(r"(?P<id>trx-(?P<pid>\d+)-(?P<start>\d+)-\d+)(?P<node>-.+)?")
 _TOOLS = {"ip": "iproute2", "tc": "iproute2", "setpriv": "util-linux"}
 
 _MOST_NODES = 250  # the last byte of an address tells them apart
-_BURST = 0.002  # seconds: what a wire may catch up after a pause, as timers of a busy machine are late
 # Packets that a wire holds before it drops any: the kernel's 1000 overflowed where a fast wire meets a slow one, and
 # what is lost there is missed for up to 200 ms.
 _QUEUED = 100_000
-# TCP, IPv4 total length below 128 bytes, and of the flags ACK alone. Data that ends a message has PSH as well: if it
-# overtook what was sent before, that would be taken for lost.
-_ACKNOWLEDGEMENTS = "match u8 6 0xff at 9 match u16 0 0xff80 at 2 match u8 0x10 0xff at 33"
-
 _PATIENCE = 10.0  # seconds for killed processes to be gone
 
 _serial = 0
@@ -165,18 +160,18 @@ def _build(emulated: EmulatedNetwork) -> None:
     emulated.folder.mkdir(parents=True, mode=0o700)
     for node in network.nodes:
         _add_namespace(emulated.namespace(node))
-        _run(["ip", "netns", "exec", emulated.namespace(node), "sh", "-ec", _settings(network, node)])
+        _run(["ip", "netns", "exec", emulated.namespace(node), "sh", "-ec", settings(network, node)])
     pairs = [
-        f"link add {_device(index)} netns {emulated.namespace(wire.a)} type veth "
-        f"peer name {_device(index)} netns {emulated.namespace(wire.b)}"
+        f"link add {device(index)} netns {emulated.namespace(wire.a)} type veth "
+        f"peer name {device(index)} netns {emulated.namespace(wire.b)}"
         for index, wire in enumerate(network.wires)
     ]
     _run(["ip", "-batch", "-"], pairs)
     for node in network.nodes:
         namespace = emulated.namespace(node)
         _run(["ip", "-n", namespace, "-batch", "-"], [*_devices(emulated, node), *_routes(emulated, node)])
-        _run(["tc", "-n", namespace, "-batch", "-"], _limits(network, node))
-        _run(["ip", "netns", "exec", namespace, "sh", "-ec", _steering(network, node)])
+        _run(["tc", "-n", namespace, "-batch", "-"], limits(network, node))
+        _run(["ip", "netns", "exec", namespace, "sh", "-ec", steering(network, node)])
 
 
 def _add_namespace(name: str) -> None:
@@ -187,56 +182,6 @@ def _add_namespace(name: str) -> None:
             f"this process is root and still may not make network namespaces (inside a container, start that with "
             f"--privileged): {error}"
         ) from error
-
-
-def _settings(network: Network, node: str) -> str:
-    """Shell commands, run inside the namespace, that set what TCP there needs to fill wires in both directions."""
-    queue = max(_queue(network, network.wire(node, other), node) for other in network.neighbours(node))
-    settings = {
-        "ipv4/ip_forward": "1",
-        # The way there and the way back may differ.
-        "ipv4/conf/all/rp_filter": "0",
-        "ipv4/conf/default/rp_filter": "0",
-        # Little of each connection waits in the queue of a wire, where everybody else would wait behind it, and
-        # much in its own buffer, so that the wire is not idle while the sender waits for a core.
-        "ipv4/tcp_limit_output_bytes": str(queue),
-        "ipv4/tcp_wmem": "4096 1048576 4194304",
-        # Between two steps a connection is idle; each would start slowly again.
-        "ipv4/tcp_slow_start_after_idle": "0",
-        "ipv6/conf/all/disable_ipv6": "1",
-        "ipv6/conf/default/disable_ipv6": "1",
-    }
-    return _written({f"/proc/sys/net/{name}": value for name, value in settings.items()})
-
-
-def _written(files: dict[str, str]) -> str:
-    """Shell commands that write files of the kernel, those that this one has."""
-    return "\n".join(f"[ ! -e {path} ] || echo {text} > {path}" for path, text in files.items())
-
-
-def _steering(network: Network, node: str) -> str:
-    """Shell commands, run inside the namespace, that let one processor take all that arrives over a wire.
-
-    Otherwise each packet is taken by the one that its sender happens to run on: packets of a connection overtake each
-    other, and TCP holds those for lost, sends them again and slows down.
-    """
-    processors = os.cpu_count() or 1
-    return _written(
-        {
-            # Another one at the other end: what goes there and what comes back are both much work.
-            f"/sys/class/net/{_device(index)}/queues/rx-0/rps_cpus": _only(
-                (2 * index + wire.ends.index(node)) % processors
-            )
-            for index, wire in enumerate(network.wires)
-            if node in wire.ends
-        }
-    )
-
-
-def _only(processor: int) -> str:
-    """A set of one processor, as the kernel writes it: words of 32 bits, the last ones first."""
-    words, bit = divmod(processor, 32)
-    return ",".join([f"{1 << bit:x}", *["0"] * words])
 
 
 def _devices(emulated: EmulatedNetwork, node: str) -> list[str]:
@@ -251,7 +196,7 @@ def _devices(emulated: EmulatedNetwork, node: str) -> list[str]:
         if node in wire.ends:
             # Long pieces would be passed on only when they have arrived whole: a delay that no real wire has.
             size = segment(network, wire, node)
-            lines.append(f"link set {_device(index)} gso_max_size {size} txqueuelen {_QUEUED} up")
+            lines.append(f"link set {device(index)} gso_max_size {size} txqueuelen {_QUEUED} up")
     return lines
 
 
@@ -261,51 +206,13 @@ def _routes(emulated: EmulatedNetwork, node: str) -> list[str]:
     for other in network.nodes:
         if other != node and network.reaches(node, other):
             neighbour = network.route(node, other)[1]
-            device = _device(network.wires.index(network.wire(node, neighbour)))
+            leaving = device(network.wires.index(network.wire(node, neighbour)))
             # Not every kernel lets a namespace choose its congestion control, but routes can.
             lines.append(
-                f"route add {emulated.address(other)}/32 via {emulated.address(neighbour)} dev {device} onlink "
+                f"route add {emulated.address(other)}/32 via {emulated.address(neighbour)} dev {leaving} onlink "
                 f"src {emulated.address(node)} congctl cubic"
             )
     return lines
-
-
-def _limits(network: Network, node: str) -> list[str]:
-    """``tc`` commands that limit what a node sends into each of its wires.
-
-    Acknowledgements have a class of their own, served first: behind data of the other direction they would
-    wait so long that both directions together carry no more than one.
-    """
-    lines = []
-    for index, wire in enumerate(network.wires):
-        if node in wire.ends:
-            rate = wire.rate_from(node)
-            at, whole = f"dev {_device(index)}", rate.bits_per_second
-            burst = f"ceil {whole}bit burst {_burst(rate)} cburst {_burst(rate)} quantum {FRAME}"
-            first = max(whole // 5, 8)
-            lines += [
-                f"qdisc add {at} root handle 1: htb default 20",
-                f"class add {at} parent 1: classid 1:1 htb rate {whole}bit {burst}",
-                f"class add {at} parent 1:1 classid 1:10 htb prio 0 rate {first}bit {burst}",
-                f"class add {at} parent 1:1 classid 1:20 htb prio 1 rate {max(whole - first, 8)}bit {burst}",
-                f"filter add {at} parent 1: protocol ip u32 {_ACKNOWLEDGEMENTS} flowid 1:10",
-            ]
-    return lines
-
-
-def _device(wire: int) -> str:
-    """Name of both ends of a wire, each in its own namespace."""
-    return f"wire{wire}"
-
-
-def _burst(rate: Rate) -> int:
-    """Bytes that a wire may send at once after a pause."""
-    return max(2 * FRAME, round(rate.bits_per_second / 8 * _BURST))
-
-
-def _queue(network: Network, wire: Wire, node: str) -> int:
-    """Bytes that a connection may have in the queue of a wire, where the other connections wait behind them."""
-    return 2 * segment(network, wire, node)
 
 
 # -- removing --------------------------------------------------------------------------------------
