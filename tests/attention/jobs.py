@@ -352,7 +352,9 @@ def agreements_in_three_calls() -> tuple[int, int]:
     return counts[0], counts[1]
 
 
-def call_with(changes: dict[int, dict[str, Any]], layout_key: str | None = None) -> str:
+def call_with(
+    changes: dict[int, dict[str, Any]], layout_key: str | None = None, group: dist.ProcessGroup | None = None
+) -> str:
     """A call that some ranks make differently; what each rank is told."""
     from tokenring_xdit.errors import TokenRingError
 
@@ -361,7 +363,7 @@ def call_with(changes: dict[int, dict[str, Any]], layout_key: str | None = None)
     q, k, v = (torch.randn(shape[: mine.get("dims", 4)]).to(mine.get("dtype", torch.float32)) for _ in range(3))
     options = {name: mine[name] for name in ("schedule", "kernel", "causal", "scale", "partial_dtype") if name in mine}
     try:
-        token_ring_attention(q, k, v, layout_key=layout_key, **options)
+        token_ring_attention(q, k, v, layout_key=layout_key, group=group, **options)
     except TokenRingError as error:
         return f"{type(error).__name__}: {error}"
     return "ran"
@@ -382,17 +384,9 @@ def call_between_good_calls(changes: dict[int, dict[str, Any]], layout_key: str 
 
 def call_to_which_one_rank_does_not_come() -> str:
     """All ranks of a group with a timeout call attention, then all but rank 1; what those are told."""
-    from tokenring_xdit.errors import TokenRingError
-
     group = dist.new_group(timeout=timedelta(seconds=3))
-    tensor = torch.randn(1, 2, 8, 8)
-    token_ring_attention(tensor, tensor, tensor, group=group)
-    told = "stayed away"
-    if dist.get_rank() != 1:
-        try:
-            token_ring_attention(tensor, tensor, tensor, group=group)
-        except TokenRingError as error:
-            told = f"{type(error).__name__}: {error}"
+    call_with({}, group=group)
+    told = "stayed away" if dist.get_rank() == 1 else call_with({}, group=group)
     dist.barrier()  # rank 1 is there all the time: its connections are not what ends the call
     return told
 
