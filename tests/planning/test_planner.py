@@ -26,11 +26,11 @@ def test_every_split_is_legal_or_says_why_not(ranks: int, tokens: int, heads: in
     options = plan(Problem.even(ranks, tokens, heads, 64), network, COST)
     times = [option.seconds for option in options if option.seconds is not None]
     assert times[1:] == sorted(times[1:])
-    as_fast = [option for option in options if option.seconds is not None and option.seconds <= 1.05 * min(times)]
+    as_fast = [option for option in options if option.seconds is not None and option.seconds <= 1.02 * min(times)]
     assert options[0] in as_fast  # differences that a simulation cannot tell
-    assert options[0].sent == min(option.sent or 0 for option in as_fast)
-    least = [option for option in as_fast if option.sent == options[0].sent]
-    assert options[0].messages == min(option.messages or 0 for option in least)
+    assert options[0].messages == min(option.messages or 0 for option in as_fast)
+    fewest = [option for option in as_fast if option.messages == options[0].messages]
+    assert options[0].sent == min(option.sent or 0 for option in fewest)
     for option in options:
         split = option.split
         assert split.ulysses * split.tokenring * split.ring == ranks
@@ -61,7 +61,7 @@ def test_the_best_is_as_good_as_any_schedule_by_itself(network: str) -> None:
     singles = [simulate(build(n, 4, heads=8), where, problem, COST).makespan for n in BUILDERS]
     assert best.seconds is not None
     assert min(option.seconds or 0.0 for option in options) <= min(singles) * (1 + 1e-9)
-    assert best.seconds <= min(singles) * 1.05  # differences that a simulation cannot tell
+    assert best.seconds <= min(singles) * 1.02  # differences that a simulation cannot tell
     assert best.seconds == simulate(build(best.split.schedule, 4, heads=8), where, problem, COST).makespan
 
 

@@ -124,8 +124,8 @@ class Cost:
             latency=2e-4,
             turns_in_all_to_all=True,
             cores=cores / threads,
-            skew=5e-4,
-            unevenness=0.1,
+            skew=4e-3,
+            unevenness=0.15,
             transfer_work=4e-9 / threads,
             segment_work=1.6e-4 / threads,
         )
