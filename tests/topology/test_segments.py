@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise, permutations
+
 import pytest
 
 from tokenring_xdit.topology import load_topology
@@ -26,6 +28,17 @@ def test_a_segment_takes_so_long_at_most(name: str, size: int) -> None:
     assert {segment(network, wire, wire.a) for wire in network.wires} == {size}
 
 
-def test_each_wire_has_its_own() -> None:
-    network = load_topology("two-level:2x2:1gbit:100mbit")
-    assert sorted({segment(network, wire, wire.a) for wire in network.wires}) == [25_000, 65536]
+@pytest.mark.parametrize(
+    ("name", "size"), [("1gbit:100mbit", 65536), ("100mbit:10mbit", 10_000), ("10mbit:1gbit", 3028)]
+)
+def test_what_is_passed_on_takes_8_ms_on_any_wire_and_is_not_cut(name: str, size: int) -> None:
+    network = load_topology(f"two-level:2x2:{name}")
+    assert {segment(network, wire, end) for wire in network.wires for end in wire.ends} == {size}
+
+
+@pytest.mark.parametrize("name", ["ring:5:20mbit", "two-level:3x2:100mbit:1gbit", "dgx-1"])
+def test_no_wire_cuts_what_the_one_before_it_carried(name: str) -> None:
+    network = load_topology(name)
+    for a, b in permutations(network.hosts, 2):
+        sizes = [segment(network, network.wire(*ends), ends[0]) for ends in pairwise(network.route(a, b))]
+        assert sizes == sorted(sizes)

@@ -6,12 +6,14 @@ from functools import lru_cache
 from itertools import pairwise
 
 from tokenring_xdit.topology.network import FRAME, Network, Wire
+from tokenring_xdit.topology.sharing import Direction
 
 __all__ = ["segment"]
 
 _LONGEST = 65536  # bytes: the kernel's
-# Seconds on the wire, at most. Every segment costs processor time that the ranks want, and what is passed on is late by
-# one: in segments of 1 ms a star of 8 takes half of two cores, of 2 ms a quarter.
+# Seconds on a wire, at most; on the first one, where others pass it on. Every segment costs processor time that the
+# ranks want, and what is passed on is late by one: in segments of 1 ms a star of 8 takes half of two cores, of 2 ms a
+# quarter.
 _SECONDS, _SECONDS_PASSED_ON = 0.008, 0.002
 
 
@@ -23,12 +25,30 @@ def segment(network: Network, wire: Wire, node: str) -> int:
         wire: The wire.
         node: The end of it that sends.
     """
-    seconds = _SECONDS_PASSED_ON if wire in _passing_on(network) else _SECONDS
-    return min(_LONGEST, max(2 * FRAME, round(wire.rate_from(node).bits_per_second / 8 * seconds)))
+    other = wire.b if node == wire.a else wire.a
+    return _segments(network).get((node, other), _LONGEST)  # some wires are on no way
 
 
 @lru_cache(maxsize=16)
-def _passing_on(network: Network) -> frozenset[Wire]:
-    """Wires that carry what some node passes on."""
+def _segments(network: Network) -> dict[Direction, int]:
+    """Of each direction of each wire, never less than on the wire before: longer ones would be cut into frames there.
+
+    The kernel does so (``gso_features_check``), and each frame costs about as much as a whole segment.
+    """
     routes = (network.route(a, b) for a in network.hosts for b in network.hosts if a != b)
-    return frozenset(network.wire(*ends) for route in routes if len(route) > 2 for ends in pairwise(route))
+    ways = [tuple(pairwise(route)) for route in routes]
+    passing_on = {frozenset(ends) for way in ways if len(way) > 1 for ends in way}
+
+    def longest(ends: Direction, seconds: float) -> int:
+        rate = network.wire(*ends).rate_from(ends[0])
+        return min(_LONGEST, max(2 * FRAME, round(rate.bits_per_second / 8 * seconds)))
+
+    made: dict[Direction, int] = {}  # by the hosts
+    for first, *onward in ways:
+        own = longest(first, _SECONDS_PASSED_ON if frozenset(first) in passing_on else _SECONDS)
+        made[first] = min(made.get(first, own), own, *(longest(ends, _SECONDS) for ends in onward))
+    found: dict[Direction, int] = {}
+    for way in ways:
+        for ends in way:
+            found[ends] = max(found.get(ends, 0), made[way[0]])
+    return found
