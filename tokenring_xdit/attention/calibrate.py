@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -39,10 +41,12 @@ def calibrate(
         KernelError: No kernel takes this dtype here.
     """
     kernel = choose(None, device, dtype)
+    cores, threads = os.cpu_count() or 1, torch.get_num_threads()
+    at_once = 1 if device.type == "cuda" else max(1, min(ranks_here, cores // threads))
 
     def seconds_of(tokens: int) -> float:
         q, k, v = (torch.randn(1, heads, tokens, head_dim, device=device).to(dtype) for _ in range(3))
-        return _fastest(lambda: kernel.run(q, k, v, scale=None, causal=False), device)
+        return _typical(lambda: kernel.run(q, k, v, scale=None, causal=False), device, at_once)
 
     few, many = _TOKENS[device.type]
     short, long = seconds_of(few), seconds_of(many)
@@ -52,24 +56,33 @@ def calibrate(
     out = torch.randn(1, heads, many, head_dim, device=device)
     lse, other = (torch.randn(1, heads, many, device=device) for _ in range(2))
     partial = torch.randn_like(out).to(dtype)
-    fold = _fastest(lambda: fold_(out, lse, partial, other), device)
+    fold = _typical(lambda: fold_(out, lse, partial, other), device)
     fold_rate = (partial.nbytes + other.nbytes) / fold
     if device.type == "cuda":
         return Cost.of_gpus(rate, fold_rate)
-    cores = (os.cpu_count() or 1) * ranks / ranks_here
-    threads = torch.get_num_threads()
-    return Cost.of_processors(rate, fold_rate, cores=cores, attend_overhead=overhead, threads=threads)
+    return Cost.of_processors(
+        rate, fold_rate, cores=cores * ranks / ranks_here, attend_overhead=overhead, threads=threads
+    )
 
 
-def _fastest(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds of a call when nothing disturbs it: the least of as many as fit into the time there is."""
-    call()
-    found: list[float] = []
-    until = time.perf_counter() + _SECONDS
-    while len(found) < 3 or time.perf_counter() < until:
-        start = time.perf_counter()
+def _typical(call: Callable[[], object], device: torch.device, at_once: int = 1) -> float:
+    """Median seconds of a call while others like it run, as the cores of a processor share caches, and more."""
+
+    @torch.inference_mode()  # a thread has a mode of its own
+    def times() -> list[float]:
         call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        found.append(time.perf_counter() - start)
-    return min(found)
+        found: list[float] = []
+        until = time.perf_counter() + _SECONDS
+        while len(found) < 3 or time.perf_counter() < until:
+            start = time.perf_counter()
+            call()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            found.append(time.perf_counter() - start)
+        return found
+
+    if at_once == 1:
+        return statistics.median(times())  # in this thread, which knows its CUDA device
+    with ThreadPoolExecutor(at_once) as threads:
+        runs = [threads.submit(times) for _ in range(at_once)]
+        return statistics.median(seconds for run in runs for seconds in run.result())
