@@ -125,7 +125,7 @@ class Cost:
             turns_in_all_to_all=True,
             cores=cores / threads,
             skew=4e-3,
-            unevenness=0.15,
+            unevenness=0.05,
             transfer_work=4e-9 / threads,
             segment_work=1.6e-4 / threads,
         )
