@@ -17,7 +17,8 @@ from tokenring_xdit.planning import Cost
 __all__ = ["calibrate"]
 
 _TOKENS = {"cpu": (128, 1024), "cuda": (2048, 8192)}
-"""Tokens of the two calls of the kernel that are timed: on a GPU as many as fill it."""
+"""Tokens of the two calls of the kernel that are timed: on a GPU as many as fill it, on a CPU first as few as show what
+a call takes however short."""
 
 _SECONDS = 0.3
 """For each of three measurements."""
@@ -44,15 +45,17 @@ def calibrate(
     cores, threads = os.cpu_count() or 1, torch.get_num_threads()
     at_once = 1 if device.type == "cuda" else max(1, min(ranks_here, cores // threads))
 
-    def seconds_of(tokens: int) -> float:
+    def timed(heads: int, tokens: int, at_once: int = 1) -> tuple[float, float]:
+        """Work and seconds of a call."""
         q, k, v = (torch.randn(1, heads, tokens, head_dim, device=device).to(dtype) for _ in range(3))
-        return _typical(lambda: kernel.run(q, k, v, scale=None, causal=False), device, at_once)
+        seconds = _typical(lambda: kernel.run(q, k, v, scale=None, causal=False), device, at_once)
+        return 4.0 * heads * head_dim * tokens**2, seconds
 
     few, many = _TOKENS[device.type]
-    short, long = seconds_of(few), seconds_of(many)
-    work = 4.0 * heads * head_dim * (many**2 - few**2)
-    rate = work / max(long - short, 1e-9)
-    overhead = max(0.0, short - 4.0 * heads * head_dim * few**2 / rate)
+    # The short call alone: threads would wait for each other's Python, which ranks do not.
+    (little, short), (much, long) = timed(1 if device.type == "cpu" else heads, few), timed(heads, many, at_once)
+    rate = (much - little) / max(long - short, 1e-9)
+    overhead = max(0.0, short - little / rate)
     out = torch.randn(1, heads, many, head_dim, device=device)
     lse, other = (torch.randn(1, heads, many, device=device) for _ in range(2))
     partial = torch.randn_like(out).to(dtype)
