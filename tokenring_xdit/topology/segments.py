@@ -11,10 +11,11 @@ from tokenring_xdit.topology.sharing import Direction
 __all__ = ["segment"]
 
 _LONGEST = 65536  # bytes: the kernel's
-# Seconds on a wire, at most; on the first one, where others pass it on. Every segment costs processor time that the
-# ranks want, and what is passed on is late by one: in segments of 1 ms a star of 8 takes half of two cores, of 2 ms a
-# quarter.
+# Seconds on a wire, at most; on any, where others pass it on. Every segment costs processor time that the ranks want,
+# and what is passed on is late by one: in segments of 1 ms a star of 8 takes half of two cores, of 2 ms a quarter.
 _SECONDS, _SECONDS_PASSED_ON = 0.008, 0.002
+# On the first wire at least, whatever slower ones follow: eight hosts that fill wires of 1 Gbit/s take two cores even so.
+_SECONDS_FIRST = 0.0005
 
 
 def segment(network: Network, wire: Wire, node: str) -> int:
@@ -46,7 +47,8 @@ def _segments(network: Network) -> dict[Direction, int]:
     made: dict[Direction, int] = {}  # by the hosts
     for first, *onward in ways:
         own = longest(first, _SECONDS_PASSED_ON if frozenset(first) in passing_on else _SECONDS)
-        made[first] = min(made.get(first, own), own, *(longest(ends, _SECONDS) for ends in onward))
+        slowest = min((longest(ends, _SECONDS_PASSED_ON) for ends in onward), default=own)
+        made[first] = min(made.get(first, own), own, max(slowest, longest(first, _SECONDS_FIRST)))
     found: dict[Direction, int] = {}
     for way in ways:
         for ends in way:
