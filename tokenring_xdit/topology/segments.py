@@ -14,7 +14,7 @@ _LONGEST = 65536  # bytes: the kernel's
 # Seconds on a wire, at most; on any, where others pass it on. Every segment costs processor time that the ranks want,
 # and what is passed on is late by one: in segments of 1 ms a star of 8 takes half of two cores, of 2 ms a quarter.
 _SECONDS, _SECONDS_PASSED_ON = 0.008, 0.002
-# On the first wire at least, whatever slower ones follow: eight hosts that fill wires of 1 Gbit/s take two cores even so.
+# On the first wire at least, whatever slower ones follow: eight hosts that fill 1 Gbit/s take two cores even so.
 _SECONDS_FIRST = 0.0005
 
 
