@@ -48,7 +48,7 @@ def _segments(network: Network) -> dict[Direction, int]:
     for first, *onward in ways:
         own = longest(first, _SECONDS_PASSED_ON if frozenset(first) in passing_on else _SECONDS)
         slowest = min((longest(ends, _SECONDS_PASSED_ON) for ends in onward), default=own)
-        made[first] = min(made.get(first, own), own, max(slowest, longest(first, _SECONDS_FIRST)))
+        made[first] = min(made.get(first, own), max(slowest, longest(first, _SECONDS_FIRST)))
     found: dict[Direction, int] = {}
     for way in ways:
         for ends in way:
