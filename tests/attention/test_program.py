@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenring_xdit.attention.agreement import CallSpec, Layout
-from tokenring_xdit.attention.program import OWN_KV, OWN_Q, Fold, Meet, Place, Post, Prepared, prepare
+from tokenring_xdit.attention.program import OWN_KV, OWN_Q, Fold, Join, Meet, Place, Post, Prepared, prepare
 from tokenring_xdit.schedule import BUILDERS, Channel, build
 
 BATCH, HEADS, HEAD_DIM = 2, 4, 8
@@ -40,21 +40,23 @@ def sizes(messages: tuple[tuple[tuple[int, ...], torch.dtype], ...]) -> list[int
     return [torch.Size(shape).numel() * dtype.itemsize for shape, dtype in messages]
 
 
+def sizes_at(place: Place, lengths: Layout, rank: int, held: dict[int, list[int]]) -> list[int]:
+    """How many bytes each tensor of a block has, from what is at its place."""
+    count = 1 if place.number == OWN_Q else 2
+    tokens = {OWN_Q: lengths.q_lengths[rank], OWN_KV: lengths.kv_lengths[rank]}
+    if place.cut is not None:
+        _, heads, cut = place.cut
+        return [(heads.stop - heads.start) * (cut.stop - cut.start) * BATCH * HEAD_DIM * 4] * count
+    return held.get(place.number) or [tokens[place.number] * BATCH * HEADS * HEAD_DIM * 4] * count
+
+
 def sent(post: Post, lengths: Layout, rank: int, held: dict[int, list[int]]) -> list[tuple[int, list[int]]]:
-    """To whom, and how many bytes each message has, from what is at the places."""
-    own = {OWN_Q: [lengths.q_lengths[rank]], OWN_KV: [lengths.kv_lengths[rank]] * 2}
+    """To whom, and how many bytes each message has."""
     going = []
     for send in post.sends:
         payload = post.payloads[send.payload]
-        if not isinstance(payload, Place):
-            going.append((send.peer, [payload.form.size]))
-        elif payload.cut is None:
-            whole = [tokens * BATCH * HEADS * HEAD_DIM * 4 for tokens in own.get(payload.number, [])]
-            going.append((send.peer, held.get(payload.number, whole)))
-        else:
-            _, heads, tokens = payload.cut
-            size = (heads.stop - heads.start) * (tokens.stop - tokens.start) * BATCH * HEAD_DIM * 4
-            going.append((send.peer, [size] * (2 if payload.number == OWN_KV else 1)))
+        size = sizes_at(payload, lengths, rank, held) if isinstance(payload, Place) else [payload.form.size]
+        going.append((send.peer, size))
     return going
 
 
@@ -73,6 +75,12 @@ def check(programs: list[Prepared], lengths: Layout) -> None:
                 for peer, going in sent(step, lengths, rank, held):
                     flows[rank, peer, step.channel]["sent"].append(going)
                 used = [p.number for p in step.payloads if isinstance(p, Place)]
+            elif isinstance(step, Join):
+                parts = [sizes_at(part, lengths, rank, held) for part in step.parts]
+                assert step.place not in held and len(parts) > 1
+                held[step.place] = [sum(sizes) for sizes in zip(*parts, strict=True)]
+                assert held[step.place] == [torch.Size(step.shape).numel() * 4] * 2
+                used = [part.number for part in step.parts]
             elif isinstance(step, Meet):
                 used = [step.q.number, step.kv.number]
             else:
@@ -107,6 +115,19 @@ def test_the_program_of_one_of_two_ranks() -> None:
     assert program.guest_shapes == ((BATCH, HEADS, 5, HEAD_DIM),)
     assert fold.form.shape == (BATCH, HEADS, 3, HEAD_DIM)
     assert fold.part is None
+
+
+def test_keys_that_many_queries_meet_are_joined_once() -> None:
+    program = prepare(build("heads", 4), layout((4, 4, 4, 4), (5, 0, 6, 7)), 0, False)
+    joins = [(index, step) for index, (_, step, _) in enumerate(program.steps) if isinstance(step, Join)]
+    ((made, join),) = joins
+    assert join.shape == (BATCH, 1, 13, HEAD_DIM)
+    assert join.what == "KV[3] heads 1/4, KV[2] heads 1/4"  # the other one is empty
+    users = [
+        i for i, (_, step, _) in enumerate(program.steps) if isinstance(step, Meet) and step.kv.number == join.place
+    ]
+    assert len(users) == 3 and min(users) == made + 1
+    assert [i for i, (_, _, over) in enumerate(program.steps) if join.place in over] == [max(users)]
 
 
 def test_what_is_empty_is_left_out() -> None:

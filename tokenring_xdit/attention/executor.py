@@ -22,7 +22,7 @@ from tokenring_xdit.attention.kernels import KernelFunction
 from tokenring_xdit.attention.masks import KeyMask
 from tokenring_xdit.attention.merge import Running
 from tokenring_xdit.attention.messages import PartialForm
-from tokenring_xdit.attention.program import OWN_KV, OWN_Q, Fold, Meet, Place, Post, Receive, prepare
+from tokenring_xdit.attention.program import OWN_KV, OWN_Q, Fold, Join, Meet, Place, Post, Receive, prepare
 from tokenring_xdit.attention.tracing import active_trace
 from tokenring_xdit.errors import CommunicationError
 from tokenring_xdit.schedule import Channel, VerifiedSchedule
@@ -135,6 +135,8 @@ class Run:
         for index, step, over in self.program.steps:
             if isinstance(step, Post):
                 self._transfer(index, step)
+            elif isinstance(step, Join):
+                self._join(step)
             elif isinstance(step, Meet):
                 if home_kv is not None:  # while the first blocks are under way
                     self._meet_home(home_kv, home_mask)
@@ -243,6 +245,13 @@ class Run:
         self.transferring = None
 
     # -- computation -------------------------------------------------------------------------------
+
+    def _join(self, step: Join) -> None:
+        parts = [self._find(part) for part in step.parts]
+        buffers = [self.group.pool.take(step.shape, k.dtype, self.device) for k in parts[0]]
+        for tensors, buffer in zip(zip(*parts, strict=True), buffers, strict=True):
+            torch.cat(tensors, dim=2, out=buffer.tensor)
+        self.held[step.place] = _Held(tuple(buffer.tensor for buffer in buffers), buffers)
 
     def _meet(self, step: Meet) -> None:
         (q,) = self._find(step.q)

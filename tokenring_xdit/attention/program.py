@@ -16,7 +16,6 @@ import torch
 from tokenring_xdit.attention.agreement import Layout
 from tokenring_xdit.attention.messages import Messages, PartialForm
 from tokenring_xdit.schedule import (
-    Attend,
     Block,
     Channel,
     Exchange,
@@ -28,9 +27,9 @@ from tokenring_xdit.schedule import (
     kv_block,
     q_block,
 )
-from tokenring_xdit.schedule.foresight import last_uses, next_receives
+from tokenring_xdit.schedule.foresight import Meeting, last_uses, meetings, next_receives
 
-__all__ = ["OWN_KV", "OWN_Q", "Fold", "Meet", "Place", "Post", "Prepared", "Receive", "Send", "prepare"]
+__all__ = ["OWN_KV", "OWN_Q", "Fold", "Join", "Meet", "Place", "Post", "Prepared", "Receive", "Send", "prepare"]
 
 OWN_Q, OWN_KV = 0, 1
 """Places of this rank's own queries, and of its keys and values."""
@@ -112,8 +111,24 @@ class Post(NamedTuple):
         return f"an exchange on channel {self.channel.value}"
 
 
+class Join(NamedTuple):
+    """Keys and values of several blocks put one behind the other, as several blocks of queries meet them all.
+
+    Attributes:
+        parts: The blocks.
+        place: Where they go.
+        shape: Of all of them, ``[B, H, S, D]``.
+        what: The blocks, in words.
+    """
+
+    parts: tuple[Place, ...]
+    place: int
+    shape: tuple[int, int, int, int]
+    what: str
+
+
 class Meet(NamedTuple):
-    """Attention of a block of queries over a block of keys.
+    """Attention of a block of queries over a block of keys, or several that have been joined.
 
     Attributes:
         q: The queries.
@@ -152,6 +167,9 @@ class Fold(NamedTuple):
     what: str
 
 
+Step = Post | Join | Meet | Fold
+
+
 class Prepared(NamedTuple):
     """A rank's program.
 
@@ -161,7 +179,7 @@ class Prepared(NamedTuple):
         guest_shapes: Shape of each partial output that is built for another rank, ``[B, H, S, D]``.
     """
 
-    steps: tuple[tuple[int, Post | Meet | Fold, tuple[int, ...]], ...]
+    steps: tuple[tuple[int, Step, tuple[int, ...]], ...]
     places: int
     guest_shapes: tuple[tuple[int, int, int, int], ...]
 
@@ -187,24 +205,28 @@ class _Preparation:
         self._numbers = count(len(self._places))
         self._exchanges: dict[Block, int] = {}  # of what was received, by index
         self._guests: dict[Block, int] = {}
+        self._joined: dict[tuple[Block, ...], int] = {}
         program = verified.schedule.programs[rank]
+        together = meetings(program)
         expiring = last_uses(program)
         early = next_receives(program) if receives_early else {}
-        steps: list[tuple[int, Post | Meet | Fold, tuple[int, ...]]] = []
+        steps: list[tuple[int, Step, tuple[int, ...]]] = []
         over: tuple[int, ...] = ()
         for index, action in enumerate(program):
-            made: list[Post | Meet | Fold] = []
+            made: list[Step] = []
             if isinstance(action, Exchange):
                 self._exchanges.update((t.block, index) for t in action.recvs)
                 made += self._post(action.channel, action.recvs, action.sends)
                 for later in early.get(index, ()):
                     made += self._post(later.channel, later.recvs, ())
-            elif isinstance(action, Attend):
-                made += self._meet(action)
-            else:
+            elif isinstance(action, Merge):
                 made += self._fold(action)
+            elif index in together:
+                made += self._meet(together[index])
             steps += [(index, step, ()) for step in made]
             over += tuple(self._places[block] for block in expiring.get(index, ()) if block in self._places)
+            if index in together and together[index].last and together[index].keys in self._joined:
+                over += (self._joined[together[index].keys],)
             if made or index == len(program) - 1:  # never earlier than the plan: what is over has come
                 steps[-1:] = [(at, step, before + over) for at, step, before in steps[-1:]]
                 over = ()
@@ -228,26 +250,33 @@ class _Preparation:
                 tuple(Send(t.block, t.peer, blocks.index(t.block)) for t in going),
             )
 
-    def _meet(self, action: Attend) -> Iterator[Meet]:
-        q, kv = action.q, action.kv
-        if not (self._exists(q) and self._exists(kv)):
+    def _meet(self, meeting: Meeting) -> Iterator[Join | Meet]:
+        action = meeting.attends[0]
+        q = action.narrowed[0]
+        keys = tuple(block for block in meeting.keys if self._exists(block))
+        if not (self._exists(q) and keys):
             return
-        # The wider of the two is cut to the heads of the narrower.
-        if q.heads.covers(kv.heads):
-            narrow_q, narrow_kv = q_block(q.owner, tokens=q.tokens, heads=kv.heads), kv
-        else:
-            narrow_q, narrow_kv = q, kv_block(kv.owner, tokens=kv.tokens, heads=q.heads)
+        if len(keys) > 1 and meeting.keys not in self._joined:
+            yield self._join(meeting, keys)
+        kv = Place(self._joined[meeting.keys], None) if len(keys) > 1 else self._place(keys[0])
         partial = action.partial(self._rank)
         own = partial.owner == self._rank
         yield Meet(
-            self._place(narrow_q),
-            self._place(narrow_kv),
+            self._place(q),
+            kv,
             action.mask is Mask.CAUSAL,
-            self._messages.slices(narrow_kv)[0],
+            self._messages.slices(keys[0])[0],
             None if own else self._guest(partial),
             self._part(partial) if own else None,
-            f"{q} to {kv}",
+            str(meeting),
         )
+
+    def _join(self, meeting: Meeting, keys: tuple[Block, ...]) -> Join:
+        place = self._joined[meeting.keys] = next(self._numbers)
+        shapes = [self._messages.shape(block) for block in keys]
+        (batch, heads, _, head_dim), length = shapes[0], sum(tokens for _, _, tokens, _ in shapes)
+        what = ", ".join(map(str, keys))
+        return Join(tuple(self._place(block) for block in keys), place, (batch, heads, length, head_dim), what)
 
     def _fold(self, action: Merge) -> Iterator[Fold]:
         block = action.partial

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tokenring_xdit.attention.executor import Run
 from tokenring_xdit.attention.masks import KeyMask
-from tokenring_xdit.attention.program import Fold, Meet, Post, Receive, Send
+from tokenring_xdit.attention.program import Fold, Join, Meet, Post, Receive, Send
 from tokenring_xdit.attention.tracing import Trace, Unwatched, Watched, profiler_range
 from tokenring_xdit.schedule import Activity, Channel, q_block
 
@@ -83,6 +83,10 @@ class TracedRun(Run):
             else:
                 watched += [Unwatched(self._trace, what, part) for part in parts]
         return cast(list[dist.Work], watched)
+
+    def _join(self, step: Join) -> None:
+        with self._trace.doing(Activity.MERGE, step.what):
+            super()._join(step)
 
     def _meet(self, step: Meet) -> None:
         with self._trace.doing(Activity.ATTEND, step.what):

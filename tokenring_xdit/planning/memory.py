@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tokenring_xdit.planning.problem import Problem
 from tokenring_xdit.schedule import Attend, Block, Exchange, Kind, Program, Schedule, kv_block, o_block, q_block
-from tokenring_xdit.schedule.foresight import last_uses
+from tokenring_xdit.schedule.foresight import last_uses, meetings
 
 __all__ = ["gathered_memory", "schedule_memory", "ulysses_memory"]
 
@@ -21,6 +21,7 @@ def schedule_memory(schedule: Schedule, problem: Problem) -> int:
 
 def _peak(rank: int, program: Program, problem: Problem) -> int:
     expiring = last_uses(program)
+    together = meetings(program)
     held = _Held()
     away: list[tuple[int, int]] = []  # bytes of packed partial outputs, by number of exchange
     brought: dict[Block, int] = {}  # exchange that brings a partial output
@@ -38,6 +39,8 @@ def _peak(rank: int, program: Program, problem: Problem) -> int:
             partial = action.partial(rank)
             if partial.owner != rank:
                 held.add(partial, problem.partial_memory(partial))
+            if index in together and len(together[index].keys) > 1:
+                held.add(together[index].keys, sum(map(problem.size, together[index].keys)))
         else:
             away = [entry for entry in away if entry[0] > brought[action.partial]]
         peak = max(peak, held.total + sum(size for _, size in away))
@@ -47,23 +50,25 @@ def _peak(rank: int, program: Program, problem: Problem) -> int:
                     held.drop(t.block)
         for block in expiring.get(index, ()):
             held.drop(block)
+        if index in together and together[index].last:
+            held.drop(together[index].keys)
     return peak
 
 
 class _Held:
-    """Blocks that a rank holds, and their bytes together."""
+    """Blocks that a rank holds, or keys of several that were joined, and their bytes together."""
 
     def __init__(self) -> None:
-        self._sizes: dict[Block, int] = {}
+        self._sizes: dict[Block | tuple[Block, ...], int] = {}
         self.total = 0
 
-    def add(self, block: Block, size: int) -> None:
+    def add(self, block: Block | tuple[Block, ...], size: int) -> None:
         """Hold a block, unless it is held."""
         if block not in self._sizes:
             self._sizes[block] = size
             self.total += size
 
-    def drop(self, block: Block) -> None:
+    def drop(self, block: Block | tuple[Block, ...]) -> None:
         """Hold it no more."""
         self.total -= self._sizes.pop(block, 0)
 

@@ -20,6 +20,7 @@ from tokenring_xdit.schedule import (
     Block,
     Exchange,
     Kind,
+    Merge,
     Program,
     Schedule,
     Transfer,
@@ -27,7 +28,7 @@ from tokenring_xdit.schedule import (
     o_block,
     q_block,
 )
-from tokenring_xdit.schedule.foresight import next_receives
+from tokenring_xdit.schedule.foresight import Meeting, meetings, next_receives
 
 __all__ = ["Inside", "Message", "Post", "Step", "Work", "gathered", "of_schedule", "shared_heads", "ulysses"]
 
@@ -90,7 +91,7 @@ class Work(NamedTuple):
     activity: Activity
     needs: tuple[Message, ...]
     seconds: float
-    what: Attend | Block | str
+    what: Meeting | Block | str
     launch: float = 0.0
 
 
@@ -228,6 +229,8 @@ def _steps(rank: int, program: Program, problem: Problem, cost: Cost, messages: 
     of_owner: dict[tuple[Kind, int], list[Block]] = defaultdict(list)
     early = {} if cost.in_order else next_receives(program)
     launches = cost.launches
+    together = meetings(program)
+    joined: set[tuple[Block, ...]] = set()
 
     def coming(transfers: tuple[Transfer, ...], channel: str) -> list[Message]:
         fresh = [t for t in transfers if t.block not in brought]
@@ -261,12 +264,18 @@ def _steps(rank: int, program: Program, problem: Problem, cost: Cost, messages: 
             seconds = sum(map(cost.fold, packed)) + count * cost.message_overhead
             launch = len(packed) * launches.fold + count * launches.message
             yield Post(needs, tuple(recvs), sends, seconds, launch, channel if cost.in_order else "")
-        elif isinstance(action, Attend):
-            seconds = cost.attend(problem.flops(action))
-            yield Work(Activity.ATTEND, needed(action.q, action.kv), seconds, action, launches.attend)
-        else:
+        elif isinstance(action, Merge):
             seconds = cost.fold(problem.size(action.partial))
             yield Work(Activity.MERGE, needed(action.partial), seconds, action.partial, launches.fold)
+        elif index in together:
+            meeting = together[index]
+            needs = needed(*(block for attend in meeting.attends for block in (attend.q, attend.kv)))
+            if len(meeting.keys) > 1 and meeting.keys not in joined:
+                joined.add(meeting.keys)
+                seconds = cost.fold(sum(map(problem.size, meeting.keys)))
+                yield Work(Activity.MERGE, needs, seconds, ", ".join(map(str, meeting.keys)), launches.fold)
+            seconds = cost.attend(sum(map(problem.flops, meeting.attends)))
+            yield Work(Activity.ATTEND, needs, seconds, meeting, launches.attend)
 
 
 def _gathered_steps(problem: Problem, cost: Cost, members: Sequence[int]) -> tuple[tuple[Step, ...], ...]:
@@ -290,7 +299,7 @@ def _gathered_steps(problem: Problem, cost: Cost, members: Sequence[int]) -> tup
         for step in range(ranks):
             attend = Attend(q_block(rank), kv_block((rank - step) % ranks))
             seconds = cost.attend(problem.flops(attend))
-            steps.append(Work(Activity.ATTEND, (), seconds, attend, cost.launches.attend))
+            steps.append(Work(Activity.ATTEND, (), seconds, str(attend), cost.launches.attend))
             if step:
                 own = o_block(rank, rank)
                 steps.append(Work(Activity.MERGE, (), cost.fold(problem.size(own)), own, cost.launches.fold))

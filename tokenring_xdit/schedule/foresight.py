@@ -1,12 +1,71 @@
-"""What a rank's program tells in advance: when a buffer is free, and which receives can be posted early."""
+"""What a rank's program tells in advance.
+
+That is: when a buffer is free, which receives can be posted early, and which keys can be attended together.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
 
-from tokenring_xdit.schedule.plan import Action, Attend, Block, Channel, Exchange, Kind, Program
+from tokenring_xdit.schedule.plan import Action, Attend, Block, Channel, Exchange, Kind, Mask, Program
 
-__all__ = ["last_uses", "next_receives", "used_blocks"]
+__all__ = ["Meeting", "last_uses", "meetings", "next_receives", "used_blocks"]
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """One call of the attention kernel: queries meet a block of keys, or several that have been joined.
+
+    Attributes:
+        attends: What that is in the plan.
+        keys: What the queries meet, of their heads.
+        last: Whether no later one meets the same keys joined.
+    """
+
+    attends: tuple[Attend, ...]
+    keys: tuple[Block, ...]
+    last: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.attends[0].q} to {', '.join(str(attend.kv) for attend in self.attends)}"
+
+
+def meetings(program: Program) -> dict[int, Meeting]:
+    """The calls of the kernel that carry out a program, each by the index of its last action.
+
+    A kernel is faster the more keys it sees, and leaves less to merge. So keys that several blocks of queries meet, one
+    such block after the other, are joined once. Nothing waits for that: only keys that have been met before are joined.
+    """
+    runs = list(_runs(program))
+    shared = Counter(keys for _, _, keys in runs)
+    found: dict[int, Meeting] = {}
+    later: set[tuple[Block, ...]] = set()
+    for first, attends, keys in reversed(runs):
+        if len(keys) > 1 and shared[keys] > 1:
+            found[first + len(attends) - 1] = Meeting(attends, keys, keys not in later)
+            later.add(keys)
+        else:
+            found.update((first + at, Meeting((a,), (a.narrowed[1],))) for at, a in enumerate(attends))
+    return found
+
+
+def _runs(program: Program) -> Iterator[tuple[int, tuple[Attend, ...], tuple[Block, ...]]]:
+    """What could be one call, as long as can be: its first index, its actions, and the keys."""
+    belongs: dict[int, Block | int] = {}  # each Attend to its queries, if it could be joined to others
+    met: set[Block] = set()
+    for index, action in enumerate(program):
+        if isinstance(action, Attend):
+            queries, keys = action.narrowed
+            belongs[index] = queries if keys in met and action.mask is Mask.FULL else index
+            met.add(keys)
+    for _, group in groupby(range(len(program)), key=lambda index: belongs.get(index, -1 - index)):
+        first, *rest = group
+        attends = tuple(a for a in program[first : first + 1 + len(rest)] if isinstance(a, Attend))
+        if attends:
+            yield first, attends, tuple(attend.narrowed[1] for attend in attends)
 
 
 def last_uses(program: Program) -> dict[int, list[Block]]:

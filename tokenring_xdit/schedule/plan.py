@@ -11,7 +11,7 @@ Nothing here moves or computes anything. :func:`tokenring_xdit.schedule.verify` 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from fractions import Fraction
 from functools import cached_property
@@ -200,6 +200,14 @@ class Attend:
     q: Block
     kv: Block
     mask: Mask = Mask.FULL
+
+    @property
+    def narrowed(self) -> tuple[Block, Block]:
+        """The queries and the keys, the wider of both cut to the heads of the narrower."""
+        if self.q.heads == self.kv.heads:
+            return self.q, self.kv
+        heads = _narrower(self.q.heads, self.kv.heads)
+        return replace(self.q, heads=heads), replace(self.kv, heads=heads)
 
     def partial(self, rank: int) -> Block:
         """The partial output this builds on when executed by ``rank``."""
