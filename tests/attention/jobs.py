@@ -361,6 +361,7 @@ def call_with(
     mine = changes.get(dist.get_rank(), {})
     shape = (1, mine.get("heads", 2), mine.get("length", 8), mine.get("head_dim", 16))
     q, k, v = (torch.randn(shape[: mine.get("dims", 4)]).to(mine.get("dtype", torch.float32)) for _ in range(3))
+    k.requires_grad_(mine.get("gradients", False))
     options = {name: mine[name] for name in ("schedule", "kernel", "causal", "scale", "partial_dtype") if name in mine}
     try:
         token_ring_attention(q, k, v, layout_key=layout_key, group=group, **options)

@@ -49,7 +49,7 @@ def token_ring_attention(
     ranks check among themselves before anything is sent.
 
     Args:
-        q: This rank's queries, ``[B, H, Sq, D]``; fp32, bf16 or fp16, any strides.
+        q: This rank's queries, ``[B, H, Sq, D]``; fp32, bf16 or fp16, any strides; without gradients, like the others.
         k: This rank's keys, ``[B, Hkv, Skv, D]``; ``H`` is a multiple of ``Hkv``.
         v: This rank's values, ``[B, Hkv, Skv, D]``.
         group: Process group; ``None`` is the default group.
@@ -86,6 +86,7 @@ def token_ring_attention(
     verified: VerifiedSchedule | None = None
     try:
         _check_shapes(q, k, v)
+        _check_gradients(q, k, v, *(home_kv or ()))
         auto = Auto.parse(schedule) if isinstance(schedule, str) else None
         if auto is None:
             verified = _resolve(schedule, ring_group.world_size, causal, math.gcd(q.shape[1], k.shape[1]))
@@ -187,6 +188,15 @@ def _check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
         raise UnsupportedError(f"q and k differ in batch or head dim: {shapes}")
     if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
         raise UnsupportedError(f"{q.shape[1]} query heads are no multiple of {k.shape[1]} key heads: {shapes}")
+
+
+def _check_gradients(*tensors: Tensor) -> None:
+    """Without this a backward pass would leave out, and not miss, what came from other ranks."""
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        raise UnsupportedError(
+            "q, k, v or home_kv require gradients, and TokenRing has no backward pass: call it, or the model, under "
+            "torch.inference_mode() or torch.no_grad(), as pipelines do"
+        )
 
 
 def _spec(
