@@ -352,6 +352,15 @@ def agreements_in_three_calls() -> tuple[int, int]:
     return counts[0], counts[1]
 
 
+def errors_by_turns(case: Case) -> list[float]:
+    """This rank's errors of calls in inference mode and outside of it, by turns on one group."""
+    found = []
+    for mode in (torch.inference_mode(), torch.no_grad(), torch.enable_grad(), torch.inference_mode()):
+        with mode:
+            found.append(float(errors(case)["out"]))
+    return found
+
+
 def call_with(
     changes: dict[int, dict[str, Any]], layout_key: str | None = None, group: dist.ProcessGroup | None = None
 ) -> str:

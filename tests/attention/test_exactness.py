@@ -96,6 +96,27 @@ def test_any_number_of_heads(ranks: RankPool, schedule: str, heads: int, kv_head
     assert worst(ranks, replace(even(4, 10), schedule=schedule, heads=heads, kv_heads=kv_heads))["out"] <= FP32
 
 
+@pytest.mark.parametrize("schedule", ["heads", "heads:chunks=2", "heads:peers=1", "heads:peers=2"])
+@pytest.mark.parametrize(
+    ("lengths", "heads", "kv_heads"),
+    [((9, 4, 6, 7, 5), 10, 5), ((9, 0, 6, 7), 8, 4), ((5, 6, 7), 5, 5), ((8, 3), 6, 3)],
+)
+def test_keys_that_are_joined(
+    ranks: RankPool, lengths: tuple[int, ...], heads: int, kv_heads: int, schedule: str
+) -> None:
+    case = Case(lengths, lengths[::-1], schedule=schedule, heads=heads, kv_heads=kv_heads, home=2, batch=2, calls=2)
+    errors = worst(ranks, case)
+    assert errors["out"] <= FP32
+    assert errors["lse"] <= FP32
+
+
+@pytest.mark.parametrize("schedule", ["token_ring", "heads"])
+def test_calls_may_record_gradients_or_not_by_turns(ranks: RankPool, schedule: str) -> None:
+    """Buffers outlive a call, and torch lets nobody write to what was made in inference mode."""
+    for errors in ranks.run(4, jobs.errors_by_turns, replace(even(4, 11), schedule=schedule, heads=4, kv_heads=4)):
+        assert max(errors) <= FP32
+
+
 @pytest.mark.parametrize("name", sorted(BUILDERS))
 @pytest.mark.parametrize("chunks", [2, 5, 8])
 def test_blocks_may_be_cut_finer_than_they_have_tokens(ranks: RankPool, name: str, chunks: int) -> None:

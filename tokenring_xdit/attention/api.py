@@ -49,7 +49,8 @@ def token_ring_attention(
     ranks check among themselves before anything is sent.
 
     Args:
-        q: This rank's queries, ``[B, H, Sq, D]``; fp32, bf16 or fp16, any strides; without gradients, like the others.
+        q: This rank's queries, ``[B, H, Sq, D]``; fp32, bf16 or fp16, any strides. Where gradients
+            would be recorded it is refused, like the others.
         k: This rank's keys, ``[B, Hkv, Skv, D]``; ``H`` is a multiple of ``Hkv``.
         v: This rank's values, ``[B, Hkv, Skv, D]``.
         group: Process group; ``None`` is the default group.

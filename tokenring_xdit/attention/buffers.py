@@ -31,7 +31,8 @@ class Buffer:
     def partial_views(self, form: PartialForm) -> tuple[Tensor, Tensor]:
         """Output and log-sum-exp of a partial output in here; a buffer mostly holds one form call after call."""
         if self._partial is None or self._partial[0] != form:
-            self._partial = form, form.views(self.tensor)
+            with torch.inference_mode(False):
+                self._partial = form, form.views(self.tensor)
         return self._partial[1]
 
     def settle(self) -> None:
@@ -56,7 +57,8 @@ class BufferPool:
             buffer = free.popleft()  # the oldest: its last transfer is the likeliest to be over
             buffer.settle()
             return buffer
-        return Buffer(torch.empty(shape, dtype=dtype, device=device), key)
+        with torch.inference_mode(False):  # as views are made: calls outside of that mode could not write to it
+            return Buffer(torch.empty(shape, dtype=dtype, device=device), key)
 
     def give(self, buffer: Buffer) -> None:
         """Hand a buffer back; transfers may still be reading it."""

@@ -214,6 +214,7 @@ class _Preparation:
         over: tuple[int, ...] = ()
         for index, action in enumerate(program):
             made: list[Step] = []
+            meeting = together.get(index)
             if isinstance(action, Exchange):
                 self._exchanges.update((t.block, index) for t in action.recvs)
                 made += self._post(action.channel, action.recvs, action.sends)
@@ -221,12 +222,12 @@ class _Preparation:
                     made += self._post(later.channel, later.recvs, ())
             elif isinstance(action, Merge):
                 made += self._fold(action)
-            elif index in together:
-                made += self._meet(together[index])
+            elif meeting is not None:
+                made += self._meet(meeting)
             steps += [(index, step, ()) for step in made]
             over += tuple(self._places[block] for block in expiring.get(index, ()) if block in self._places)
-            if index in together and together[index].last and together[index].keys in self._joined:
-                over += (self._joined[together[index].keys],)
+            if meeting is not None and meeting.last and meeting.keys in self._joined:
+                over += (self._joined[meeting.keys],)
             if made or index == len(program) - 1:  # never earlier than the plan: what is over has come
                 steps[-1:] = [(at, step, before + over) for at, step, before in steps[-1:]]
                 over = ()
@@ -268,7 +269,7 @@ class _Preparation:
             self._messages.slices(keys[0])[0],
             None if own else self._guest(partial),
             self._part(partial) if own else None,
-            str(meeting),
+            f"{q} to {', '.join(map(str, keys))}",
         )
 
     def _join(self, meeting: Meeting, keys: tuple[Block, ...]) -> Join:

@@ -13,7 +13,7 @@ class Launches:
 
     Attributes:
         attend: A call of the attention kernel.
-        fold: Packing or merging a partial output.
+        fold: Packing or merging a partial output, or joining keys.
         message: Posting a message.
         collective: Posting an all-gather or all-to-all.
         call: A call of a schedule, before anything else.
@@ -33,8 +33,8 @@ class Cost:
     Attributes:
         attend_rate: Floating point operations a second of the attention kernel.
         attend_overhead: Seconds that a kernel call takes however short.
-        fold_rate: Bytes a second at which partial outputs are packed and merged.
-        fold_overhead: Seconds that packing or merging takes however short.
+        fold_rate: Bytes a second at which partial outputs are packed and merged, and keys joined.
+        fold_overhead: Seconds that each of that takes however short.
         message_overhead: Seconds that a rank spends on posting one message.
         call_overhead: Seconds of a call of a schedule before anything is sent: agreement, and what Python needs.
         latency: Seconds from a wire's last byte to a receiver that goes on.
@@ -73,7 +73,7 @@ class Cost:
         return self.attend_overhead + flops / self.attend_rate
 
     def fold(self, size: float) -> float:
-        """Seconds in which a partial output of so many bytes is packed or merged."""
+        """Seconds in which a partial output of so many bytes is packed or merged, or keys are joined."""
         return self.fold_overhead + size / self.fold_rate
 
     def captured(self) -> Cost:

@@ -29,6 +29,7 @@ def _peak(rank: int, program: Program, problem: Problem) -> int:
     held.add(result, problem.partial_memory(result))
     peak = held.total
     for index, action in enumerate(program):
+        meeting = together.get(index)
         if isinstance(action, Exchange):
             for t in action.recvs:
                 held.add(t.block, problem.size(t.block))
@@ -39,8 +40,10 @@ def _peak(rank: int, program: Program, problem: Problem) -> int:
             partial = action.partial(rank)
             if partial.owner != rank:
                 held.add(partial, problem.partial_memory(partial))
-            if index in together and len(together[index].keys) > 1:
-                held.add(together[index].keys, sum(map(problem.size, together[index].keys)))
+            if meeting is not None:
+                sizes = [size for size in map(problem.size, meeting.keys) if size]
+                if len(sizes) > 1:
+                    held.add(meeting.keys, sum(sizes))
         else:
             away = [entry for entry in away if entry[0] > brought[action.partial]]
         peak = max(peak, held.total + sum(size for _, size in away))
@@ -50,8 +53,8 @@ def _peak(rank: int, program: Program, problem: Problem) -> int:
                     held.drop(t.block)
         for block in expiring.get(index, ()):
             held.drop(block)
-        if index in together and together[index].last:
-            held.drop(together[index].keys)
+        if meeting is not None and meeting.last:
+            held.drop(meeting.keys)
     return peak
 
 

@@ -269,11 +269,13 @@ def _steps(rank: int, program: Program, problem: Problem, cost: Cost, messages: 
             yield Work(Activity.MERGE, needed(action.partial), seconds, action.partial, launches.fold)
         elif index in together:
             meeting = together[index]
-            needs = needed(*(block for attend in meeting.attends for block in (attend.q, attend.kv)))
-            if len(meeting.keys) > 1 and meeting.keys not in joined:
+            keys = tuple(block for block in meeting.keys if problem.size(block))
+            needs = needed(*(attend.kv for attend in meeting.attends))
+            if len(keys) > 1 and meeting.keys not in joined:
                 joined.add(meeting.keys)
-                seconds = cost.fold(sum(map(problem.size, meeting.keys)))
-                yield Work(Activity.MERGE, needs, seconds, ", ".join(map(str, meeting.keys)), launches.fold)
+                seconds = cost.fold(sum(map(problem.size, keys)))
+                yield Work(Activity.MERGE, needs, seconds, ", ".join(map(str, keys)), launches.fold)
+            needs += needed(meeting.attends[0].q)
             seconds = cost.attend(sum(map(problem.flops, meeting.attends)))
             yield Work(Activity.ATTEND, needs, seconds, meeting, launches.attend)
 

@@ -6,9 +6,7 @@ That is: when a buffer is free, which receives can be posted early, and which ke
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
 
 from tokenring_xdit.schedule.plan import Action, Attend, Block, Channel, Exchange, Kind, Mask, Program
 
@@ -30,16 +28,17 @@ class Meeting:
     last: bool = True
 
     def __str__(self) -> str:
-        return f"{self.attends[0].q} to {', '.join(str(attend.kv) for attend in self.attends)}"
+        return f"{self.attends[0].narrowed[0]} to {', '.join(map(str, self.keys))}"
 
 
 def meetings(program: Program) -> dict[int, Meeting]:
     """The calls of the kernel that carry out a program, each by the index of its last action.
 
     A kernel is faster the more keys it sees, and leaves less to merge. So keys that several blocks of queries meet, one
-    such block after the other, are joined once. Nothing waits for that: only keys that have been met before are joined.
+    such block after the other, are joined once. Only keys that have been met before are joined, so that nothing waits
+    for it (unless the queries that met them are empty). Under a causal mask hardly two blocks meet the same keys.
     """
-    runs = list(_runs(program))
+    runs = _runs(program)
     shared = Counter(keys for _, _, keys in runs)
     found: dict[int, Meeting] = {}
     later: set[tuple[Block, ...]] = set()
@@ -48,24 +47,28 @@ def meetings(program: Program) -> dict[int, Meeting]:
             found[first + len(attends) - 1] = Meeting(attends, keys, keys not in later)
             later.add(keys)
         else:
-            found.update((first + at, Meeting((a,), (a.narrowed[1],))) for at, a in enumerate(attends))
+            found.update((first + at, Meeting((attends[at],), (key,))) for at, key in enumerate(keys))
     return found
 
 
-def _runs(program: Program) -> Iterator[tuple[int, tuple[Attend, ...], tuple[Block, ...]]]:
+def _runs(program: Program) -> list[tuple[int, tuple[Attend, ...], tuple[Block, ...]]]:
     """What could be one call, as long as can be: its first index, its actions, and the keys."""
-    belongs: dict[int, Block | int] = {}  # each Attend to its queries, if it could be joined to others
+    runs: list[tuple[int, list[Attend], list[Block]]] = []
     met: set[Block] = set()
+    open_for: Block | None = None  # queries that may go on with the last run
     for index, action in enumerate(program):
-        if isinstance(action, Attend):
-            queries, keys = action.narrowed
-            belongs[index] = queries if keys in met and action.mask is Mask.FULL else index
-            met.add(keys)
-    for _, group in groupby(range(len(program)), key=lambda index: belongs.get(index, -1 - index)):
-        first, *rest = group
-        attends = tuple(a for a in program[first : first + 1 + len(rest)] if isinstance(a, Attend))
-        if attends:
-            yield first, attends, tuple(attend.narrowed[1] for attend in attends)
+        if not isinstance(action, Attend):
+            open_for = None
+            continue
+        queries, keys = action.narrowed
+        joinable = queries if keys in met and action.mask is Mask.FULL else None
+        if joinable is None or joinable != open_for:
+            runs.append((index, [], []))
+        runs[-1][1].append(action)
+        runs[-1][2].append(keys)
+        open_for = joinable
+        met.add(keys)
+    return [(first, tuple(attends), tuple(keys)) for first, attends, keys in runs]
 
 
 def last_uses(program: Program) -> dict[int, list[Block]]:
