@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +20,11 @@ _KEPT_LAYOUTS = 64
 _Key = tuple[tuple[int, ...], torch.dtype, torch.device]
 
 
+def _outlasting() -> AbstractContextManager[None]:
+    """What is made in inference mode could not be written to by a later call outside of it."""
+    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
+
+
 @dataclass(slots=True)
 class Buffer:
     """Memory for one message, with the transfers that still read it."""
@@ -31,7 +37,7 @@ class Buffer:
     def partial_views(self, form: PartialForm) -> tuple[Tensor, Tensor]:
         """Output and log-sum-exp of a partial output in here; a buffer mostly holds one form call after call."""
         if self._partial is None or self._partial[0] != form:
-            with torch.inference_mode(False):
+            with _outlasting():
                 self._partial = form, form.views(self.tensor)
         return self._partial[1]
 
@@ -57,7 +63,7 @@ class BufferPool:
             buffer = free.popleft()  # the oldest: its last transfer is the likeliest to be over
             buffer.settle()
             return buffer
-        with torch.inference_mode(False):  # as views are made: calls outside of that mode could not write to it
+        with _outlasting():
             return Buffer(torch.empty(shape, dtype=dtype, device=device), key)
 
     def give(self, buffer: Buffer) -> None:
