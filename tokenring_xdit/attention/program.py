@@ -254,7 +254,8 @@ class _Preparation:
     def _meet(self, meeting: Meeting) -> Iterator[Join | Meet]:
         action = meeting.attends[0]
         q = action.narrowed[0]
-        keys = tuple(block for block in meeting.keys if self._exists(block))
+        met = [attend for attend in meeting.attends if self._exists(attend.narrowed[1])]
+        keys = tuple(attend.narrowed[1] for attend in met)
         if not (self._exists(q) and keys):
             return
         if len(keys) > 1 and meeting.keys not in self._joined:
@@ -269,7 +270,7 @@ class _Preparation:
             self._messages.slices(keys[0])[0],
             None if own else self._guest(partial),
             self._part(partial) if own else None,
-            f"{q} to {', '.join(map(str, keys))}",
+            f"{action.q} to {', '.join(str(attend.kv) for attend in met)}",
         )
 
     def _join(self, meeting: Meeting, keys: tuple[Block, ...]) -> Join:

@@ -28,7 +28,7 @@ class Meeting:
     last: bool = True
 
     def __str__(self) -> str:
-        return f"{self.attends[0].narrowed[0]} to {', '.join(map(str, self.keys))}"
+        return f"{self.attends[0].q} to {', '.join(str(attend.kv) for attend in self.attends)}"
 
 
 def meetings(program: Program) -> dict[int, Meeting]:
