@@ -111,7 +111,7 @@ def test_keys_that_are_joined(
 
 
 @pytest.mark.parametrize("schedule", ["token_ring", "heads"])
-def test_calls_may_record_gradients_or_not_by_turns(ranks: RankPool, schedule: str) -> None:
+def test_calls_in_and_out_of_inference_mode_take_turns(ranks: RankPool, schedule: str) -> None:
     """Buffers outlive a call, and torch lets nobody write to what was made in inference mode."""
     for errors in ranks.run(4, jobs.errors_by_turns, replace(even(4, 11), schedule=schedule, heads=4, kv_heads=4)):
         assert max(errors) <= FP32

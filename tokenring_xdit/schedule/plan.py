@@ -206,12 +206,15 @@ class Attend:
         """The queries and the keys, the wider of both cut to the heads of the narrower."""
         if self.q.heads == self.kv.heads:
             return self.q, self.kv
-        heads = _narrower(self.q.heads, self.kv.heads)
-        return replace(self.q, heads=heads), replace(self.kv, heads=heads)
+        return replace(self.q, heads=self._heads), replace(self.kv, heads=self._heads)
+
+    @property
+    def _heads(self) -> Piece:
+        return _narrower(self.q.heads, self.kv.heads)
 
     def partial(self, rank: int) -> Block:
         """The partial output this builds on when executed by ``rank``."""
-        return Block(Kind.O, self.q.owner, rank, self.q.tokens, _narrower(self.q.heads, self.kv.heads))
+        return Block(Kind.O, self.q.owner, rank, self.q.tokens, self._heads)
 
     def __str__(self) -> str:
         return f"{self.q} to {self.kv}"
