@@ -184,6 +184,25 @@ def test_what_begins_first_may_get_more_of_a_wire(unevenness: float) -> None:
     assert ends[2] == pytest.approx(alone * 2)
 
 
+def test_a_wire_catches_up_after_a_pause() -> None:
+    """A message, another right behind it, and one after a pause of its own length: the first and last are shorter."""
+    network, size, catch_up = load_topology("ring:2:100mbit"), 200_000, 1e-3
+    alone = size / bytes_a_second(network)
+    at_once = catch_up + 8 * segment(network, network.wires[0], "h0") / network.wires[0].rate.bits_per_second
+    messages = tuple(Message(0, 1, "q", size, "a block") for _ in range(3))
+    first, second, third = messages
+    pause = Work(Activity.WAIT, (second,), alone, "a pause")
+    programs = [
+        [Post((), (), (first, second), 0.0), pause, Post((), (), (third,), 0.0)],
+        [Post((), messages, (), 0.0), Work(Activity.WAIT, messages, 0.0, "the end")],
+    ]
+    found = run("by hand", programs, network, replace(FAST, catch_up=catch_up))
+    took = [span.end - span.start for span in found.timeline.spans if span.activity is Activity.SEND]
+    assert took == pytest.approx([alone - at_once, alone, alone - at_once])
+    assert sum(found.link_bytes.values()) == 3 * size
+    assert found.floor == pytest.approx(3 * alone - 2 * at_once)
+
+
 def test_ranks_that_begin_apart_meet_at_the_ports_of_a_star() -> None:
     """In step, each sends to another at any time; otherwise two sometimes send to one, and a port is idle."""
     network, problem = load_topology("star:8:100mbit"), Problem.even(8, 512, 8, 16)

@@ -6,11 +6,10 @@ import os
 
 from tokenring_xdit.topology import Network, Rate, Wire
 from tokenring_xdit.topology.network import FRAME
-from tokenring_xdit.topology.segments import segment
+from tokenring_xdit.topology.segments import CATCH_UP, segment
 
 __all__ = ["device", "limits", "settings", "steering"]
 
-_BURST = 0.002  # seconds: what a wire may catch up after a pause, as timers of a busy machine are late
 # TCP, IPv4 total length below 128 bytes, and of the flags ACK alone. Data that ends a message has PSH as well: if it
 # overtook what was sent before, that would be taken for lost.
 _ACKNOWLEDGEMENTS = "match u8 6 0xff at 9 match u16 0 0xff80 at 2 match u8 0x10 0xff at 33"
@@ -84,8 +83,8 @@ def device(wire: int) -> str:
 
 
 def _burst(rate: Rate) -> int:
-    """Bytes that a wire may send at once after a pause."""
-    return max(2 * FRAME, round(rate.bits_per_second / 8 * _BURST))
+    """Bytes that a wire may send at once after a pause, as timers of a busy machine are late."""
+    return max(2 * FRAME, round(rate.bits_per_second / 8 * CATCH_UP))
 
 
 def _queue(network: Network, wire: Wire, node: str) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from tokenring_xdit.topology.segments import CATCH_UP
+
 __all__ = ["Cost", "Launches"]
 
 
@@ -50,6 +52,7 @@ class Cost:
             of TCP that begins first has filled the queue before the next one comes, and keeps its place there.
         transfer_work: Seconds of processor time that each byte sent costs, where cores are shared.
         segment_work: The same for each segment on each wire (:mod:`tokenring_xdit.topology.segments`).
+        catch_up: Seconds that a wire may catch up after a pause: it sends so much, and a segment more, at once.
     """
 
     attend_rate: float
@@ -67,6 +70,7 @@ class Cost:
     unevenness: float = 0.0
     transfer_work: float = 0.0
     segment_work: float = 0.0
+    catch_up: float = 0.0
 
     def attend(self, flops: float) -> float:
         """Seconds of a kernel call."""
@@ -119,13 +123,14 @@ class Cost:
             attend_rate,
             attend_overhead=1.5e-4 + attend_overhead,
             fold_rate=fold_rate,
-            message_overhead=7e-5,
+            message_overhead=3e-5,
             call_overhead=1e-3,
-            latency=2e-4,
+            latency=2e-3,
             turns_in_all_to_all=True,
             cores=cores / threads,
             skew=4e-3,
-            unevenness=0.05,
-            transfer_work=4e-9 / threads,
-            segment_work=1.6e-4 / threads,
+            unevenness=0.03,
+            transfer_work=5e-9 / threads,
+            segment_work=1.3e-4 / threads,
+            catch_up=CATCH_UP,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -35,7 +36,10 @@ class Traffic:
         self._changed = False
         self._part: Amounts = np.zeros(0)  # of each wire what a byte a second takes
         self._work: Amounts = np.zeros(0)  # seconds of a shared processor that a byte on it costs
-        self._bytes: Amounts = np.zeros(0)
+        self._bytes: Amounts = np.zeros(0)  # carried at its rate
+        self._ahead: Amounts = np.zeros(0)  # and at once, after a pause
+        self._most: Amounts = np.zeros(0)  # that it sends at once
+        self._credit: Amounts = np.zeros(0)  # that it would now
         self._busy: Amounts = np.zeros(0)
         # An entry for each message that is on its way:
         self._messages = np.zeros(0, dtype=object)
@@ -50,7 +54,7 @@ class Traffic:
     @property
     def link_bytes(self) -> dict[Direction, float]:
         """Bytes that each direction of a wire has carried, of those that any message took."""
-        return dict(zip(self._wires, self._bytes.tolist(), strict=True))
+        return dict(zip(self._wires, (self._bytes + self._ahead).tolist(), strict=True))
 
     @property
     def link_busy(self) -> dict[Direction, float]:
@@ -59,7 +63,7 @@ class Traffic:
 
     @property
     def busiest(self) -> float:
-        """Seconds that the wire which has carried most, for what it can, would have taken at full rate."""
+        """Seconds that the wire which has carried most, for what it can, would have taken at its rate."""
         return float((self._bytes * self._part).max(initial=0.0))
 
     @property
@@ -102,6 +106,7 @@ class Traffic:
         Returns:
             Messages whose last byte has left, and when they were started.
         """
+        self._credit = np.minimum(self._most, self._credit + seconds * (1 / self._part - self._loads))
         if not self._left.size:
             return []
         self._bytes += seconds * self._loads
@@ -136,13 +141,33 @@ class Traffic:
         self._paths = paths
         self._messages = np.concatenate((self._messages, messages))
         self._since = np.concatenate((self._since, [now for _, now in self._fresh]))
-        self._left = np.concatenate((self._left, [float(message.size) for message, _ in self._fresh]))
-        grown = len(self._wires) - len(self._part)
-        self._bytes, self._busy = (np.concatenate((known, np.zeros(grown))) for known in (self._bytes, self._busy))
-        new = list(self._wires)[len(self._part) :]
+        self._add_wires(list(self._wires)[len(self._part) :])
+        sizes = [
+            message.size - self._at_once(message, route)
+            for (message, _), route in zip(self._fresh, routes, strict=True)
+        ]
+        self._left = np.concatenate((self._left, sizes))
+        self._fresh.clear()
+
+    def _add_wires(self, new: Sequence[Direction]) -> None:
+        nothing = np.zeros(len(new))
+        most = [self._most_at_once(way) for way in new]
+        self._bytes, self._ahead, self._busy = (
+            np.concatenate((known, nothing)) for known in (self._bytes, self._ahead, self._busy)
+        )
+        self._most, self._credit = (np.concatenate((known, most)) for known in (self._most, self._credit))
         self._part = np.concatenate((self._part, [1 / self._capacity(way) for way in new]))
         self._work = np.concatenate((self._work, [self._work_per_byte(way) for way in new]))
-        self._fresh.clear()
+
+    def _at_once(self, message: Message, route: tuple[int, ...]) -> float:
+        """Let its wires carry what of it they may at once."""
+        if not self._cost.catch_up:
+            return 0.0
+        wires = list(route)
+        ahead = min(float(message.size), float(self._credit[wires].min()))
+        self._credit[wires] -= ahead
+        self._ahead[wires] += ahead
+        return ahead
 
     def _route(self, message: Message) -> tuple[tuple[int, ...], float]:
         pair = message.source, message.target
@@ -155,6 +180,12 @@ class Traffic:
     def _capacity(self, way: Direction) -> float:
         """Payload bytes a second."""
         return self._network.wire(*way).rate_from(way[0]).bits_per_second / 8 * self._network.payload_share
+
+    def _most_at_once(self, way: Direction) -> float:
+        if not self._cost.catch_up:
+            return 0.0
+        one = segment(self._network, self._network.wire(*way), way[0]) * self._network.payload_share
+        return self._cost.catch_up * self._capacity(way) + one
 
     def _work_per_byte(self, way: Direction) -> float:
         if not self._cost.segment_work:

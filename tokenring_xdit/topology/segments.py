@@ -8,7 +8,11 @@ from itertools import pairwise
 from tokenring_xdit.topology.network import FRAME, Network, Wire
 from tokenring_xdit.topology.sharing import Direction
 
-__all__ = ["segment"]
+__all__ = ["CATCH_UP", "segment"]
+
+CATCH_UP = 0.002
+"""Seconds that a wire may catch up after a pause. One segment more goes at once: ``htb`` sends it, then counts it."""
+
 
 _LONGEST = 65536  # bytes: the kernel's
 # Seconds on a wire, at most; on any, where others pass it on. Every segment costs processor time that the ranks want,
