@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tests.support.reference import relative_error, softmax_attention
-from tokenring_xdit.attention import api, token_ring_attention
+from tokenring_xdit.attention import api, auto, token_ring_attention
 from tokenring_xdit.attention.auto import TOPOLOGY_VARIABLE, kept_topology
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.schedule import VerifiedSchedule
@@ -101,6 +101,29 @@ def ragged_on_one_rank(cache: str) -> tuple[float, bool]:
     with knowing("ring:3:100mbit", cache), noting() as ran:
         out, _ = token_ring_attention(*own, schedule="auto", key_mask=mask)
     return error_of(out, whole, length, real[:, None, None]), ran[-1].keys_stay_whole
+
+
+def ragged_between_nodes(topology: str | None, cache: str) -> None:
+    """All ranks' keys are hidden differently in the two items of the batch, and nodes hand keys on."""
+    _, own = tensors(24, batch=2)
+    mask = torch.ones(2, 24, dtype=torch.bool)
+    mask[1, -5:] = False
+    with knowing(topology, cache):
+        token_ring_attention(*own, schedule="auto:nodes=2", key_mask=mask)
+
+
+def without_memory(cache: str) -> None:
+    """The first rank, which decides, fails in a way that nobody thought of."""
+    with mock.patch.object(auto, "calibrate", side_effect=RuntimeError("out of memory")):
+        calls("auto", "mesh:3:100mbit", cache, [(24, {})])
+
+
+def without_a_home() -> str:
+    values = {name: value for name, value in os.environ.items() if name not in {"XDG_CACHE_HOME", TOPOLOGY_VARIABLE}}
+    homeless = mock.patch.object(auto.Path, "home", side_effect=RuntimeError("no home directory"))
+    with mock.patch.dict(os.environ, values, clear=True), homeless, noting() as ran:
+        token_ring_attention(*tensors(24)[1], schedule="auto")
+    return ran[-1].schedule.name
 
 
 def said(cache: str) -> list[str]:

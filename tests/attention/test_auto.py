@@ -8,7 +8,7 @@ import pytest
 
 from tests.attention import auto_jobs as jobs
 from tests.support.ranks import RankFailure, RankPool
-from tokenring_xdit.errors import AgreementError, ConfigurationError
+from tokenring_xdit.errors import AgreementError, ConfigurationError, UnsupportedError
 
 FP32 = 1e-5
 
@@ -67,6 +67,25 @@ def test_items_that_hide_different_keys_keep_keys_at_home_even_if_one_rank_knows
 ) -> None:
     found = ranks.run(3, jobs.ragged_on_one_rank, str(tmp_path))
     assert all(error <= FP32 and stays for error, stays in found)
+
+
+@pytest.mark.parametrize("topology", ["two-level:2x2:1gbit:100mbit", None])
+def test_where_no_schedule_will_do_all_ranks_say_so(ranks: RankPool, tmp_path: Path, topology: str | None) -> None:
+    with pytest.raises(RankFailure) as caught:
+        ranks.run(4, jobs.ragged_between_nodes, topology, str(tmp_path))
+    assert all(isinstance(error, UnsupportedError) for error in caught.value.errors)
+    assert all("hide different keys" in str(e) and "one call for each item" in str(e) for e in caught.value.errors)
+
+
+def test_whatever_keeps_the_first_rank_from_deciding_reaches_all(ranks: RankPool, tmp_path: Path) -> None:
+    with pytest.raises(RankFailure) as caught:
+        ranks.run(3, jobs.without_memory, str(tmp_path))
+    assert all("RuntimeError: out of memory" in str(error) for error in caught.value.errors)
+    assert all(isinstance(error, ConfigurationError) for error in caught.value.errors)
+
+
+def test_users_without_a_home_have_kept_nothing(ranks: RankPool) -> None:
+    assert set(ranks.run(2, jobs.without_a_home)) == {"heads"}
 
 
 def test_a_causal_mask(ranks: RankPool, tmp_path: Path) -> None:

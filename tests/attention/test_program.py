@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import pytest
 import torch
@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 
 from tokenring_xdit.attention.agreement import CallSpec, Layout
 from tokenring_xdit.attention.program import OWN_KV, OWN_Q, Fold, Join, Meet, Place, Post, Prepared, prepare
-from tokenring_xdit.schedule import BUILDERS, Channel, build
+from tokenring_xdit.planning import Cost, Problem, of_schedule
+from tokenring_xdit.planning.programs import Post as PlannedPost
+from tokenring_xdit.planning.programs import Work
+from tokenring_xdit.schedule import BUILDERS, Activity, Channel, build
 
 BATCH, HEADS, HEAD_DIM = 2, 4, 8
 
@@ -135,3 +138,24 @@ def test_what_is_empty_is_left_out() -> None:
     first, second = (prepare(build("token_ring", 2), lengths, rank, False) for rank in range(2))
     assert [type(step) for _, step, _ in first.steps] == [Post, Meet, Post]
     assert [type(step) for _, step, _ in second.steps] == [Post, Post, Fold]
+
+
+@given(
+    st.integers(2, 5).flatmap(lambda n: st.tuples(*[st.lists(st.integers(0, 4), min_size=n, max_size=n)] * 2)),
+    st.sampled_from(
+        ["ring", "token_ring", "direct:chunks=3", "bidirectional_q:chunks=2", "mesh", "heads:chunks=3", "heads:peers=1"]
+    ),
+    st.booleans(),
+)
+def test_the_planner_counts_what_is_done(lengths: tuple[list[int], list[int]], name: str, early: bool) -> None:
+    """Blocks sent, kernels, merges and joins of each rank: empty ones nowhere."""
+    agreed = layout(*map(tuple, lengths))
+    verified = build(name, len(agreed.q_lengths), heads=HEADS)
+    problem = Problem(agreed.q_lengths, agreed.kv_lengths, HEADS, HEADS, HEAD_DIM, BATCH)
+    for rank, planned in enumerate(of_schedule(verified.schedule, problem, Cost(1.0, in_order=not early))):
+        done = [step for _, step, _ in prepare(verified, agreed, rank, early).steps]
+        sends = [send.block for step in done if isinstance(step, Post) for send in step.sends]
+        assert [m.what for step in planned if isinstance(step, PlannedPost) for m in step.sends] == sends
+        works = Counter(step.activity for step in planned if isinstance(step, Work))
+        assert works[Activity.ATTEND] == sum(isinstance(step, Meet) for step in done)
+        assert works[Activity.MERGE] == sum(isinstance(step, Fold | Join) for step in done)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from tokenring_xdit.cli import main
 
@@ -61,6 +62,21 @@ def test_graphs_of_a_machine_without_gpus_are_refused(capsys: pytest.CaptureFixt
 def test_the_kernel_is_measured_where_its_speed_is_not_given(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", *SMALL[:-2], "--dtype", "float32"]) == 0
     assert "measured on this machine's" in capsys.readouterr().out
+
+
+def test_what_was_probed_on_processors_is_planned_on_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "probed.yaml"
+    wires = "[{between: [h0, switch], rate: 95mbit}, {between: [h1, switch], rate: 95mbit}]"
+    lines = ["hosts: 2", "switches: [switch]", "hosts-forward: false", "counts: payload", f"wires: {wires}"]
+    path.write_text("\n".join([*lines, "measured: {devices: [cpu, cpu], network: null}"]))
+    call = ["--topology", str(path), "--tokens", "256", "--heads", "4", "--head-dim", "16", "--dtype", "float32"]
+    assert main(["plan", *call]) == 0
+    assert "measured on this machine's" in capsys.readouterr().out
+    if torch.cuda.is_available():
+        return
+    path.write_text("\n".join([*lines, "measured: {devices: [NVIDIA H100, NVIDIA H100]}"]))
+    assert main(["plan", *call]) == 2
+    assert "is of GPUs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

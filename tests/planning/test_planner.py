@@ -109,6 +109,18 @@ def test_nodes_get_a_ring_of_keys_between_them() -> None:
     assert all(option.split.schedule.startswith("hierarchical") for option in found)
 
 
+def test_xfuser_s_own_needs_equal_shards_of_queries_and_keys_and_a_model_that_it_takes() -> None:
+    network = load_topology("mesh:4:1gbit")
+    few = plan(Problem.even(4, 4096, 8, 64, query_tokens=510), network, COST)
+    refused = {str(option.split): option.refusal or "" for option in few if not option.split.schedule}
+    assert refused.keys() == {"ring 4", "ulysses 4", "ulysses 2 x ring 2"}
+    assert all("these queries do not divide by 4 ranks" in refusal for refusal in refused.values())
+    lumina = MODELS["lumina2"]
+    options = plan(Problem.even(4, 4096, 24, 96, kv_heads=8), network, COST, xfuser_ring=lumina.ring)
+    refused = {str(option.split): option.refusal or "" for option in options if option.seconds is None}
+    assert refused == dict.fromkeys(("ring 4", "ulysses 2 x ring 2"), "xfuser refuses this model over its Ring")
+
+
 def test_too_few_hosts_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="5 ranks do not fit"):
         plan(Problem.even(5, 64, 4, 16), load_topology("mesh:4:1gbit"), COST)

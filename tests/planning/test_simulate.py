@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.planning import Cost, Inside, Launches, Problem, gathered, run, simulate, ulysses
+from tokenring_xdit.planning.memory import gathered_memory
 from tokenring_xdit.planning.programs import Message, Post, Work
 from tokenring_xdit.schedule import Activity, Attend, Exchange, Kind, Merge, VerifiedSchedule, build
 from tokenring_xdit.topology import Counts, Network, Rate, Wire, load_topology
@@ -123,19 +124,35 @@ def test_what_gathers_first_hides_nothing() -> None:
 
 def test_ulysses_moves_a_share_of_everything() -> None:
     network = load_topology("mesh:4:100mbit")
-    found = run("ulysses", ulysses(4, build("ring", 1).schedule, even(4), FAST), network, FAST)
+    found = run("ulysses", ulysses(4, Inside.GATHERED, even(4), FAST), network, FAST)
     assert found.makespan == pytest.approx(4 * Q_BYTES / 4 / bytes_a_second(network))
     assert found.sent == (3 * Q_BYTES,) * 4
-    half = run("ulysses", ulysses(4, build("ring", 1).schedule, even(4), FAST), network, Cost(math.inf))
+    half = run("ulysses", ulysses(4, Inside.GATHERED, even(4), FAST), network, Cost(math.inf))
     turns = Cost(math.inf, turns_in_all_to_all=True)
-    slow = run("ulysses", ulysses(4, build("ring", 1).schedule, even(4), turns), network, turns)
+    slow = run("ulysses", ulysses(4, Inside.GATHERED, even(4), turns), network, turns)
     assert slow.makespan == pytest.approx(2 * half.makespan)
     assert slow.sent == half.sent
     # Where a port is shared by all, others use the direction that a pair leaves idle.
     star = load_topology("star:4:100mbit")
-    both = run("ulysses", ulysses(4, build("ring", 1).schedule, even(4), FAST), star, FAST)
-    taking_turns = run("ulysses", ulysses(4, build("ring", 1).schedule, even(4), turns), star, turns)
+    both = run("ulysses", ulysses(4, Inside.GATHERED, even(4), FAST), star, FAST)
+    taking_turns = run("ulysses", ulysses(4, Inside.GATHERED, even(4), turns), star, turns)
     assert both.makespan < taking_turns.makespan < 2 * both.makespan
+
+
+def test_only_calls_of_a_schedule_pay_for_one() -> None:
+    """Of nothing but Ulysses or Ring xfuser makes no call of ours."""
+    network, ours = load_topology("mesh:4:100mbit"), replace(FAST, call_overhead=1.0)
+    for programs in (gathered(even(4), ours), *(ulysses(n, Inside.GATHERED, even(4), ours) for n in (2, 4))):
+        assert run("xfuser's", programs, network, ours).makespan < 1
+    assert run("hybrid", ulysses(2, build("ring", 2).schedule, even(4), ours), network, ours).makespan > 1
+
+
+def test_xfuser_s_ring_repeats_keys_that_heads_share() -> None:
+    network, grouped = load_topology("mesh:4:100mbit"), replace(even(4), kv_heads=1)
+    assert run("ring", gathered(grouped, FAST), network, FAST).sent == (3 * 2 * Q_BYTES,) * 4
+    assert gathered_memory(grouped) == gathered_memory(even(4))
+    ours = simulate(build("ring", 4), network, grouped, FAST)
+    assert ours.sent == (3 * 2 * Q_BYTES // 4,) * 4
 
 
 @pytest.mark.parametrize("inside", [Inside.GATHERED, build("ring", 2).schedule])
@@ -201,6 +218,10 @@ def test_a_wire_catches_up_after_a_pause() -> None:
     assert took == pytest.approx([alone - at_once, alone, alone - at_once])
     assert sum(found.link_bytes.values()) == 3 * size
     assert found.floor == pytest.approx(3 * alone - 2 * at_once)
+    probed = replace(network, counts=Counts.PAYLOAD)  # may be real wires
+    found = run("by hand", programs, probed, replace(FAST, catch_up=catch_up))
+    took = [span.end - span.start for span in found.timeline.spans if span.activity is Activity.SEND]
+    assert took == pytest.approx([size / bytes_a_second(probed)] * 3)
 
 
 def test_ranks_that_begin_apart_meet_at_the_ports_of_a_star() -> None:
@@ -303,7 +324,7 @@ def test_no_simulation_beats_its_bounds_and_everything_happens_once(
     sent = defaultdict(int)
     loads: dict[tuple[str, str], float] = defaultdict(float)
     for rank, program in enumerate(plan.programs):
-        work = 0.0
+        work, count = 0.0, {Attend: 0, Merge: 0}
         for action in program:
             if isinstance(action, Attend):
                 (a, b), (c, d) = (
@@ -314,7 +335,11 @@ def test_no_simulation_beats_its_bounds_and_everything_happens_once(
                     )
                 )
                 (e, f), (g, h) = action.q.heads.bounds(problem.heads), action.kv.heads.bounds(problem.heads)
-                work += 4.0 * (b - a) * (d - c) * min(f - e, h - g) * 8 / 1e8
+                met = (b - a) * (d - c) * min(f - e, h - g)
+                work += 4.0 * met * 8 / 1e8
+                count[Attend] += met > 0  # nothing is done with empty blocks
+            if isinstance(action, Merge):
+                count[Merge] += problem.rows(action.partial, problem.q_lengths[action.partial.owner]) > 0
             if isinstance(action, Exchange):
                 for t in action.sends:
                     lengths = problem.kv_lengths if t.block.kind is Kind.KV else problem.q_lengths
@@ -333,7 +358,7 @@ def test_no_simulation_beats_its_bounds_and_everything_happens_once(
         assert all(before[1] <= after[0] + 1e-9 for before, after in itertools.pairwise(own))
         for activity, kind in ((Activity.ATTEND, Attend), (Activity.MERGE, Merge)):
             spans = [s for s in found.timeline.spans if (s.rank, s.activity) == (rank, activity)]
-            assert len(spans) == sum(isinstance(action, kind) for action in program)
+            assert len(spans) == count[kind]
     assert found.sent == tuple(sent[rank] for rank in range(plan.world_size))
     for (a, b), load in loads.items():
         rate = network.wire(a, b).rate_from(a).bits_per_second / 8 * network.payload_share

@@ -225,6 +225,7 @@ def test_under_a_causal_mask_nothing_travels_that_nobody_needs() -> None:
         ("direct:chunks=0", r"chunks=0 of schedule 'direct' has to be a whole number from 1 to 64"),
         ("direct:chunks=65", r"from 1 to 64"),
         ("direct:chunks=four", r"from 1 to 64"),
+        ("mesh:rows=4097", r"rows=4097 of schedule 'mesh' has to be a whole number from 1 to 4096"),
         ("mesh:rows=3", r"'mesh' with 3 rows works for multiples of 3 ranks, not for 8; .*8 ranks: 1, 2, 4, 8"),
         ("hierarchical:nodes=3", r"over 3 nodes works for multiples of 3 ranks, not for 8; .*8 ranks: 1, 2, 4, 8"),
         ("hierarchical:inside=direkt", r"no inside=direkt.*Did you mean 'direct'\?"),

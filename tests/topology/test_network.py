@@ -147,6 +147,35 @@ def test_a_network_from_a_file(tmp_path: Path) -> None:
     assert network.slowest_rate("right", "left") == Rate.parse("1gbit")
 
 
+@pytest.mark.parametrize(
+    ("measured", "accelerators", "emulated"),
+    [
+        ("{devices: [cpu, cpu], network: null}", False, False),
+        ("{devices: [cpu, cpu], network: 'ring:2:1gbit'}", False, True),
+        ("{devices: [NVIDIA H100, NVIDIA H100], network: null}", True, False),
+        ("false", True, False),  # hosts that pass nothing on are GPUs where nobody says what they are
+    ],
+)
+def test_where_a_network_was_measured_is_known(
+    tmp_path: Path, measured: str, accelerators: bool, emulated: bool
+) -> None:
+    path = tmp_path / "probed.yaml"
+    wires = "wires: [{between: [h0, h1], rate: 1gbit}]"
+    path.write_text(f"hosts: 2\nhosts-forward: false\ncounts: payload\n{wires}\nmeasured: {measured}\n")
+    network = load_network(str(path))
+    assert (network.of_accelerators, network.is_emulated) == (accelerators, emulated)
+    short = load_network("ring:2:1gbit")
+    assert (short.of_accelerators, short.is_emulated) == (False, True)
+
+
+@pytest.mark.parametrize("content", ["notes: [2026-02-30]", "[" * 5000, "hosts: {a: 1"])
+def test_files_that_yaml_cannot_read_are_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigurationError, match=r"broken.yaml' is not YAML"):
+        load_network(str(path))
+
+
 def test_a_number_of_hosts_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "pair.yml"
     path.write_text("{hosts: 2, wires: [{between: [h0, h1], rate: 10mbit}]}")

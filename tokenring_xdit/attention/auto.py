@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from tokenring_xdit.attention.agreement import Layout
 from tokenring_xdit.attention.calibrate import calibrate
-from tokenring_xdit.errors import ConfigurationError, TokenRingError
+from tokenring_xdit.errors import ConfigurationError, TokenRingError, UnsupportedError
 from tokenring_xdit.planning import Cost, Option, Problem, best_schedules
 from tokenring_xdit.planning.auto import Auto
 from tokenring_xdit.schedule import Channel, Mask, VerifiedSchedule, build
@@ -158,8 +158,11 @@ class AutoSchedule:
         if self._rank == 0:
             try:
                 answer = [self._choose(auto, layout, device, hosts)]
-            except (TokenRingError, OSError) as error:
-                answer = [ConfigurationError(f"schedule auto: {error}")]
+            except UnsupportedError as error:
+                answer = [error]
+            except Exception as error:  # whatever it is, the other ranks wait for an answer
+                what = f"{error}" if isinstance(error, TokenRingError) else f"{type(error).__name__}: {error}"
+                answer = [ConfigurationError(f"schedule auto: {what}")]
         if self._group is not None:
             dist.broadcast_object_list(answer, self._peers[0], group=self._group)
         if isinstance(answer[0], Exception):
@@ -206,15 +209,16 @@ class AutoSchedule:
             mask=Mask(spec.mask),
             keys_stay_whole=layout.ragged,
         )
+        _refuse_none(options, auto, layout)
         chosen = options[: _CANDIDATES if auto.measure else 1]
         return [option.split.schedule for option in chosen], _reason(options, network)
 
     def _network(self) -> Network | None:
         """What joins the ranks of this group, those first; ``None`` where nobody knows."""
-        given, kept = os.environ.get(TOPOLOGY_VARIABLE), kept_topology(dist.get_world_size())
-        if not given and not kept.exists():
+        known = os.environ.get(TOPOLOGY_VARIABLE) or _kept(dist.get_world_size())
+        if not known:
             return None
-        network = load_topology(given or str(kept))
+        network = load_topology(known)
         if max(self._peers) >= len(network.hosts):
             raise ConfigurationError(
                 f"topology {network.name} has {len(network.hosts)} hosts, and rank {max(self._peers)} of this program "
@@ -237,7 +241,30 @@ class AutoSchedule:
         spec = layout.spec
         built = {name: build(name, ranks, Mask(spec.mask), spec.kv_heads) for name in names}
         fitting = [name for name in names if built[name].takes_heads(spec.heads, spec.kv_heads)]
-        return [name for name in fitting if built[name].keys_stay_whole or not layout.ragged], why
+        left = [name for name in fitting if built[name].keys_stay_whole or not layout.ragged]
+        _refuse_none(left, auto, layout)
+        return left, why
+
+
+def _kept(ranks: int) -> str | None:
+    try:
+        kept = kept_topology(ranks)
+    except RuntimeError:  # in some containers a user has no home
+        return None
+    return str(kept) if kept.exists() else None
+
+
+def _refuse_none(left: Sequence[object], auto: Auto, layout: Layout) -> None:
+    if left:
+        return
+    why = f"no schedule takes {layout.spec.heads} heads of queries and {layout.spec.kv_heads} of keys"
+    if layout.ragged:
+        between = f", as the ring between {auto.nodes} nodes does" if auto.nodes > 1 else ""
+        why = f"the items of this batch hide different keys, which no schedule takes that sends keys{between}"
+    raise UnsupportedError(
+        f"schedule '{auto}': {why}. Use schedule 'token_ring' without nodes, where keys stay at home whole, or one "
+        "call for each item"
+    )
 
 
 def _reason(options: tuple[Option, ...], network: Network) -> str:

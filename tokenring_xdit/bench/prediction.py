@@ -87,7 +87,7 @@ def programs_of(strategy: Strategy, problem: Problem, cost: Cost) -> tuple[tuple
     """What each rank does under a strategy of a sweep; ``None`` where no model is made of it."""
     ranks = problem.ranks // strategy.ulysses
     if strategy.kind is StrategyKind.ULYSSES:
-        return ulysses(problem.ranks, build("ring", 1).schedule, problem, cost)
+        return ulysses(problem.ranks, Inside.GATHERED, problem, cost)
     if isinstance(strategy.schedule, Spelled):
         schedule = build(str(strategy.schedule), ranks, heads=problem.heads // strategy.ulysses).schedule
         if strategy.ulysses == 1:

@@ -121,7 +121,7 @@ def _measured(args: argparse.Namespace, network: Network, problem: Problem) -> t
     from tokenring_xdit.attention import calibrate
 
     device: torch.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cpu" and not network.hosts_forward:
+    if device.type == "cpu" and network.of_accelerators:
         raise ConfigurationError(
             f"topology {args.topology} is of GPUs, and this machine has none to measure the attention kernel on: pass "
             "--tflops, what the kernel reaches there"

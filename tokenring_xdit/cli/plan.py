@@ -51,7 +51,7 @@ def _plan(args: argparse.Namespace) -> None:
     problem, model = machine.problem_of(args, ranks)
     cost, source = machine.cost_of(args, network, problem)
     with progress("plan") as show:  # 64 ranks take a minute
-        options = plan(problem, network, cost, on_split=show)
+        options = plan(problem, network, cost, xfuser_ring=model is None or model.ring, on_split=show)
     if args.json:
         content = {
             "problem": asdict(problem),

@@ -52,7 +52,8 @@ class Cost:
             of TCP that begins first has filled the queue before the next one comes, and keeps its place there.
         transfer_work: Seconds of processor time that each byte sent costs, where cores are shared.
         segment_work: The same for each segment on each wire (:mod:`tokenring_xdit.topology.segments`).
-        catch_up: Seconds that a wire may catch up after a pause: it sends so much, and a segment more, at once.
+        catch_up: Seconds that a wire of an emulated network may catch up after a pause: it sends so much, and a segment
+            more, at once.
     """
 
     attend_rate: float

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tokenring_xdit.planning.problem import Problem
 from tokenring_xdit.schedule import Attend, Block, Exchange, Kind, Program, Schedule, kv_block, o_block, q_block
 from tokenring_xdit.schedule.foresight import last_uses, meetings
@@ -77,7 +79,11 @@ class _Held:
 
 
 def gathered_memory(problem: Problem) -> int:
-    """The same for xfuser's Ring: keys and values of all ranks, twice while they are sorted, and the output."""
+    """The same for xfuser's Ring: keys and values of all ranks, twice while they are sorted, and the output.
+
+    Key heads that several query heads share have been repeated before.
+    """
+    problem = replace(problem, kv_heads=problem.heads)
     ranks = range(problem.ranks)
     everyone = sum(problem.size(kv_block(rank)) for rank in ranks)
     return 2 * everyone + max(problem.partial_memory(o_block(rank, rank)) for rank in ranks)

@@ -25,6 +25,7 @@ class ModelShape:
         patch: Pixels of a picture's side that a token stands for.
         frames: Frames of a video that a token stands for; 0 for models of pictures.
         kv_heads: Heads of keys and values, where they are fewer.
+        ring: Whether xfuser 0.7.0 takes it over its own Ring.
     """
 
     heads: int
@@ -34,6 +35,7 @@ class ModelShape:
     patch: int = 16
     frames: int = 0
     kv_heads: int | None = None
+    ring: bool = True
 
     def tokens(self, height: int, width: int, frames: int = 1) -> int:
         """Tokens of a picture, or of a video of so many frames.
@@ -59,7 +61,7 @@ MODELS: dict[str, ModelShape] = {
     "hunyuan-dit": ModelShape(16, 88, calls=40, text=0),
     "qwen-image": ModelShape(24, 128, calls=60, text=512),
     "z-image": ModelShape(30, 128, calls=30, text=512),
-    "lumina2": ModelShape(24, 96, calls=26, text=256, kv_heads=8),
+    "lumina2": ModelShape(24, 96, calls=26, text=256, kv_heads=8, ring=False),
     "cogvideox-2b": ModelShape(30, 64, calls=30, text=226, frames=4),
     "cogvideox-5b": ModelShape(48, 64, calls=42, text=226, frames=4),
     "wan-1.3b": ModelShape(12, 128, calls=30, text=0, frames=4),

@@ -94,6 +94,7 @@ def plan(
     network: Network,
     cost: Cost,
     *,
+    xfuser_ring: bool = True,
     on_split: Callable[[int, int, Split], None] = lambda done, total, split: None,
 ) -> tuple[Option, ...]:
     """Every split of the problem's ranks, legal ones by time, then the others.
@@ -105,6 +106,7 @@ def plan(
         problem: The attention call.
         network: Rank ``r`` is at its ``r``-th host.
         cost: The machine.
+        xfuser_ring: Whether xfuser takes the model over its own Ring.
         on_split: Told how many splits were tried, of how many, and which comes next.
 
     Raises:
@@ -119,7 +121,7 @@ def plan(
     tried: list[tuple[_Setting, list[_Trial]]] = []
     for done, split in enumerate(splits):
         on_split(done, len(splits), split)
-        refusal = _refusal(split, problem)
+        refusal = _refusal(split, problem, xfuser_ring)
         if refusal is not None:
             options.append(Option(split, refusal=refusal))
         elif split.tokenring == 1:
@@ -145,15 +147,22 @@ def _splits(ranks: int) -> Iterator[Split]:
             yield Split(u, t, inner // t)
 
 
-def _refusal(split: Split, problem: Problem) -> str | None:
+def _refusal(split: Split, problem: Problem, xfuser_ring: bool) -> str | None:
     u = split.ulysses
+    if split.tokenring == 1 and split.ring > 1 and not xfuser_ring:
+        return "xfuser refuses this model over its Ring"
     if u > 1 and (problem.heads % u or problem.kv_heads % u):
         heads = f"{problem.heads} heads" if problem.heads == problem.kv_heads else f"{problem.kv_heads} key heads"
         return f"Ulysses shares out heads, and {heads} do not divide by {u}"
-    if split.tokenring == 1 and problem.ranks > 1 and len(set(problem.kv_lengths)) > 1:
+    uneven = [
+        name
+        for name, lengths in (("queries", problem.q_lengths), ("keys", problem.kv_lengths))
+        if len(set(lengths)) > 1
+    ]
+    if split.tokenring == 1 and uneven:
         return (
-            f"xfuser's {'Ring' if split.ring > 1 else 'Ulysses'} needs equal shards, and these tokens do not divide by "
-            f"{problem.ranks} ranks"
+            f"xfuser's {'Ring' if split.ring > 1 else 'Ulysses'} needs equal shards, and these {' and '.join(uneven)} "
+            f"do not divide by {problem.ranks} ranks"
         )
     return None
 
@@ -162,12 +171,11 @@ def _upstream(split: Split, problem: Problem, network: Network, cost: Cost) -> O
     """Ulysses, Ring, or both, without anything of ours."""
     if split.ulysses == 1 and split.ring > 1:
         programs, memory = gathered(problem, cost), gathered_memory(problem)
-    elif split.ring == 1:
-        programs = ulysses(split.ulysses, build("ring", 1).schedule, problem, cost)
-        memory = ulysses_memory(problem, split.ulysses)
     else:
         programs = ulysses(split.ulysses, Inside.GATHERED, problem, cost)
-        memory = ulysses_memory(problem, split.ulysses) + gathered_memory(shared_heads(problem, split.ulysses))
+        memory = ulysses_memory(problem, split.ulysses)
+        if split.ring > 1:
+            memory += gathered_memory(shared_heads(problem, split.ulysses))
     return _timed(split, run(str(split), programs, network, cost), memory)
 
 
@@ -224,11 +232,12 @@ class _Setting:
         Those that share out heads are left out where more than half of the ranks would have none.
         """
         ranks, nodes = self.inner.ranks, self.split.ring
+        alone = _INSIDE if ranks // nodes <= _MANY_RANKS else _ALONE_OF_MANY
         if nodes > 1:
             inside = options_of("hierarchical")["inside"]
-            names = [name for name in _INSIDE if ranks > nodes or name == inside]
+            names = [name for name in alone if ranks > nodes or name == inside]
             return tuple(parse(f"hierarchical:inside={name},nodes={nodes}") for name in names)
-        names = list(_INSIDE if ranks <= _MANY_RANKS else _ALONE_OF_MANY)
+        names = list(alone)
         if ranks <= min(2 * self.heads, _MANY_RANKS):
             names += _BY_HEADS
         if any(ranks % rows == 0 for rows in range(2, ranks)):  # a grid of one row is a ring
@@ -301,7 +310,10 @@ def _grids(ranks: int) -> tuple[Spelled, ...]:
     """Plans for groups of consecutive ranks, which may share faster wires, in other numbers than ``mesh`` chooses."""
     counts = [nodes for nodes in range(2, ranks // 2 + 1) if ranks % nodes == 0]
     return tuple(
-        parse(f"hierarchical:inside={inside},nodes={nodes}") for nodes in counts for inside in ("direct", "token_ring")
+        parse(f"hierarchical:inside={inside},nodes={nodes}")
+        for nodes in counts
+        for inside in ("direct", "token_ring")
+        if inside in _ALONE_OF_MANY or ranks // nodes <= _MANY_RANKS
     )
 
 
@@ -323,6 +335,8 @@ def _timed(split: Split, simulation: Simulation, memory: int) -> Option:
 def _ranked(options: Sequence[Option]) -> tuple[Option, ...]:
     """By time, but the one to take first; see :func:`plan`."""
     by_time = sorted(options, key=_time)
+    if not by_time:
+        return ()
     limit = _time(by_time[0])[0] * (1 + _AS_FAST)
     best = min(
         (o for o in by_time if _time(o)[0] <= limit), key=lambda option: (option.messages or 0, option.sent or 0)

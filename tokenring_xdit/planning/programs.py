@@ -102,6 +102,7 @@ class Inside(Enum):
     """What else than a schedule can run inside Ulysses."""
 
     GATHERED = "xfuser's Ring"
+    """Of one rank it is the kernel alone."""
 
 
 class _Messages:
@@ -152,7 +153,8 @@ def gathered(problem: Problem, cost: Cost) -> tuple[tuple[Step, ...], ...]:
     """Xfuser's Ring as users get it: keys and values of all ranks are gathered, then attended block by block.
 
     An all-gather goes round a ring, one neighbour at a time, in gloo as in NCCL's plain algorithm (torch's
-    ``_templated_ring_attention``, which waits for it before it attends).
+    ``_templated_ring_attention``, which waits for it before it attends). Key heads that several query heads share are
+    repeated before (xfuser's ``USP``).
     """
     return _gathered_steps(problem, cost, range(problem.ranks))
 
@@ -233,7 +235,7 @@ def _steps(rank: int, program: Program, problem: Problem, cost: Cost, messages: 
     joined: set[tuple[Block, ...]] = set()
 
     def coming(transfers: tuple[Transfer, ...], channel: str) -> list[Message]:
-        fresh = [t for t in transfers if t.block not in brought]
+        fresh = [t for t in transfers if t.block not in brought and problem.size(t.block)]
         for t in fresh:
             brought[t.block] = messages.awaited(t.peer, rank, channel, problem.size(t.block), t.block)
             of_owner[t.block.kind, t.block.owner].append(t.block)
@@ -251,37 +253,42 @@ def _steps(rank: int, program: Program, problem: Problem, cost: Cost, messages: 
     for index, action in enumerate(program):
         if isinstance(action, Exchange):
             channel = action.channel.value
-            needs = needed(*(t.block for t in action.sends if t.block.kind is not Kind.O))
-            sizes = [problem.size(t.block) for t in action.sends]
+            going = [(t, size) for t in action.sends if (size := problem.size(t.block))]
+            needs = needed(*(t.block for t, _ in going if t.block.kind is not Kind.O))
             recvs = coming(action.recvs, channel)
-            sends = tuple(
-                messages.sent(rank, t.peer, channel, size, t.block) for t, size in zip(action.sends, sizes, strict=True)
-            )
+            sends = tuple(messages.sent(rank, t.peer, channel, size, t.block) for t, size in going)
             for later in early.get(index, ()):
                 recvs += coming(later.recvs, later.channel.value)
-            packed = [size for t, size in zip(action.sends, sizes, strict=True) if t.block.kind is Kind.O]
-            count = sum(t.block.kind.messages for t in (*action.recvs, *action.sends))
+            packed = [size for t, size in going if t.block.kind is Kind.O]
+            posted = (*(t for t in action.recvs if problem.size(t.block)), *(t for t, _ in going))
+            count = sum(t.block.kind.messages for t in posted)
             seconds = sum(map(cost.fold, packed)) + count * cost.message_overhead
             launch = len(packed) * launches.fold + count * launches.message
             yield Post(needs, tuple(recvs), sends, seconds, launch, channel if cost.in_order else "")
         elif isinstance(action, Merge):
+            if not problem.size(action.partial):
+                continue
             seconds = cost.fold(problem.size(action.partial))
             yield Work(Activity.MERGE, needed(action.partial), seconds, action.partial, launches.fold)
         elif index in together:
             meeting = together[index]
+            queries = meeting.attends[0].narrowed[0]
             keys = tuple(block for block in meeting.keys if problem.size(block))
-            needs = needed(*(attend.kv for attend in meeting.attends))
+            if not (keys and problem.size(queries)):
+                continue
+            needs = needed(*keys)
             if len(keys) > 1 and meeting.keys not in joined:
                 joined.add(meeting.keys)
                 seconds = cost.fold(sum(map(problem.size, keys)))
                 yield Work(Activity.MERGE, needs, seconds, ", ".join(map(str, keys)), launches.fold)
-            needs += needed(meeting.attends[0].q)
+            needs += needed(queries)
             seconds = cost.attend(sum(map(problem.flops, meeting.attends)))
             yield Work(Activity.ATTEND, needs, seconds, meeting, launches.attend)
 
 
 def _gathered_steps(problem: Problem, cost: Cost, members: Sequence[int]) -> tuple[tuple[Step, ...], ...]:
     ranks = problem.ranks
+    problem = replace(problem, kv_heads=problem.heads)
     messages = _Messages(members)
     programs = []
     for rank in range(ranks):

@@ -30,6 +30,7 @@ class Traffic:
 
     def __init__(self, network: Network, cost: Cost) -> None:
         self._network, self._cost = network, cost
+        self._catch_up = cost.catch_up if network.is_emulated else 0.0  # real wires do not
         self._wires: dict[Direction, int] = {}
         self._routes: dict[tuple[int, int], tuple[tuple[int, ...], float]] = {}  # wires by number, and their delay
         self._fresh: list[tuple[Message, float]] = []
@@ -161,7 +162,7 @@ class Traffic:
 
     def _at_once(self, message: Message, route: tuple[int, ...]) -> float:
         """Let its wires carry what of it they may at once."""
-        if not self._cost.catch_up:
+        if not self._catch_up:
             return 0.0
         wires = list(route)
         ahead = min(float(message.size), float(self._credit[wires].min()))
@@ -182,10 +183,10 @@ class Traffic:
         return self._network.wire(*way).rate_from(way[0]).bits_per_second / 8 * self._network.payload_share
 
     def _most_at_once(self, way: Direction) -> float:
-        if not self._cost.catch_up:
+        if not self._catch_up:
             return 0.0
         one = segment(self._network, self._network.wire(*way), way[0]) * self._network.payload_share
-        return self._cost.catch_up * self._capacity(way) + one
+        return self._catch_up * self._capacity(way) + one
 
     def _work_per_byte(self, way: Direction) -> float:
         if not self._cost.segment_work:

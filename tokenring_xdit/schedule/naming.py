@@ -11,8 +11,11 @@ from tokenring_xdit.schedule.plan import Schedule
 
 __all__ = ["Spelled", "options_of", "parse"]
 
-_MOST = 64
-"""Largest number that an option takes: more pieces than this only cost time."""
+_MOST_CHUNKS = 64
+"""More pieces than this only cost time."""
+
+_MOST_RANKS = 4096
+"""Largest number of nodes, rows or peers."""
 
 _Value = int | str | None
 
@@ -73,6 +76,7 @@ def parse(text: str) -> Spelled:
 
 
 def _number(name: str, option: str, value: str) -> int:
-    if not (value.isascii() and value.isdecimal() and 1 <= int(value) <= _MOST):
-        raise ScheduleError(f"{option}={value} of schedule '{name}' has to be a whole number from 1 to {_MOST}")
+    most = _MOST_CHUNKS if option == "chunks" else _MOST_RANKS
+    if not (value.isascii() and value.isdecimal() and 1 <= int(value) <= most):
+        raise ScheduleError(f"{option}={value} of schedule '{name}' has to be a whole number from 1 to {most}")
     return int(value)

@@ -37,7 +37,7 @@ def load_network(text: str) -> Network:
         content = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"network file '{text}' cannot be read: {error}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that does not exist, for one
         raise ConfigurationError(f"network file '{text}' is not YAML: {error}") from error
     return network_from_mapping(content, name=text)
 
@@ -69,6 +69,7 @@ def network_from_mapping(content: Any, *, name: str) -> Network:
         tuple(_wire(entry, f"network file '{name}', wire {index}") for index, entry in enumerate(wires, 1)),
         _flag(content.get("hosts-forward", True), "hosts-forward", name),
         _counts(content.get("counts", Counts.FRAMES.value), name),
+        *_circumstances(content.get("measured", False)),
     )
 
 
@@ -164,6 +165,13 @@ def _check_remarks(content: Mapping[str, Any], name: str) -> None:
         texts = content.get(key, [])
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise ConfigurationError(f"network file '{name}': '{key}' has to be a list of texts, not {texts!r}")
+
+
+def _circumstances(measured: Any) -> tuple[tuple[str, ...], str]:
+    """On what devices a network was measured, and in which emulated one."""
+    known = measured if isinstance(measured, Mapping) else {}
+    devices = known.get("devices") or []
+    return tuple(map(str, devices)) if isinstance(devices, list) else (), str(known.get("network") or "")
 
 
 def _names(value: Any, what: str, name: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
 from itertools import pairwise
@@ -145,6 +145,8 @@ class Network:
         wires: At most one between two nodes.
         hosts_forward: Whether hosts pass on what is for others, as those of an emulated network do and GPUs do not.
         counts: What the rates of the wires count.
+        devices: What its hosts were when it was measured; empty where it was not.
+        emulation: The emulated network in which it was measured; empty where it was not in one.
 
     Raises:
         ConfigurationError: It cannot work; the message names what is wrong.
@@ -156,6 +158,8 @@ class Network:
     wires: tuple[Wire, ...]
     hosts_forward: bool = True
     counts: Counts = Counts.FRAMES
+    devices: tuple[str, ...] = field(default=(), compare=False)
+    emulation: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         self._check_nodes()
@@ -168,6 +172,16 @@ class Network:
     def nodes(self) -> tuple[str, ...]:
         """Hosts, then switches."""
         return self.hosts + self.switches
+
+    @property
+    def of_accelerators(self) -> bool:
+        """Whether its hosts are GPUs or the like, so that a processor tells nothing of how they compute."""
+        return any(device != "cpu" for device in self.devices) if self.devices else not self.hosts_forward
+
+    @property
+    def is_emulated(self) -> bool:
+        """Whether it is one that this machine builds, or was measured in one."""
+        return self.counts is Counts.FRAMES or bool(self.emulation)
 
     @property
     def payload_share(self) -> float:

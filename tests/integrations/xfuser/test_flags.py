@@ -30,6 +30,8 @@ def test_the_flag_becomes_a_ring_degree_and_a_choice(seen: dict[str, Any], style
         ((1, "direct", 2), None),
         ((4, "auto", 1), TokenRingChoice(4, "auto")),
         ((4, "auto:measure=true", 2), TokenRingChoice(8, "auto:measure=true,nodes=2")),
+        ((4, "auto:nodes=2", None), TokenRingChoice(4, "auto:nodes=2")),
+        ((8, "direct", 128), TokenRingChoice(1024, "hierarchical:inside=direct,nodes=128")),
     ],
 )
 def test_with_a_ring_degree_tokenring_runs_inside_nodes(
@@ -76,6 +78,13 @@ def test_the_models_that_are_let_through_exist(seen: dict[str, Any]) -> None:
 def test_what_auto_does_not_know_is_refused(schedule: str) -> None:
     with pytest.raises(ScheduleError, match=r"auto|measure"):
         make_choice(4, schedule, 1)
+
+
+def test_nodes_are_said_once_and_have_as_many_ranks_each() -> None:
+    with pytest.raises(ConfigurationError, match=r"'auto:nodes=2' and ring_degree=2 both say how many nodes"):
+        make_choice(4, "auto:nodes=2", 2)
+    with pytest.raises(ConfigurationError, match=r"'auto:nodes=3': 4 ranks do not divide by 3 nodes"):
+        make_choice(4, "auto:nodes=3", None)
 
 
 def test_a_ring_degree_below_one_is_refused() -> None:

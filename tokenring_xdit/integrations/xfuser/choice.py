@@ -69,7 +69,14 @@ def make_choice(tokenring_degree: int | None, schedule: str | None, ring_degree:
         )
     if chosen is None:
         assert auto is not None
-        return TokenRingChoice(degree * nodes, str(replace(auto, nodes=nodes)))
+        if auto.nodes > 1 and nodes > 1:
+            raise ConfigurationError(
+                f"schedule '{auto}' and ring_degree={nodes} both say how many nodes there are: leave one of them out"
+            )
+        nodes_within = max(auto.nodes, nodes)
+        if degree * nodes % nodes_within:
+            raise ConfigurationError(f"schedule '{auto}': {degree * nodes} ranks do not divide by {nodes_within} nodes")
+        return TokenRingChoice(degree * nodes, str(replace(auto, nodes=nodes_within)))
     if nodes > 1:
         options = {**dict(chosen.options), "nodes": nodes, "inside": chosen.name}
         chosen = parse(str(Spelled("hierarchical", tuple(options.items()))))
