@@ -10,7 +10,19 @@ from hypothesis import strategies as st
 
 from tests.schedule.interpreter import asked_once, meetings
 from tokenring_xdit.errors import ScheduleError
-from tokenring_xdit.schedule import BUILDERS, Attend, Channel, Exchange, Kind, Mask, Merge, Program, build
+from tokenring_xdit.schedule import (
+    BUILDERS,
+    Attend,
+    Channel,
+    Exchange,
+    Kind,
+    Mask,
+    Merge,
+    Piece,
+    Program,
+    build,
+    kv_block,
+)
 
 INSIDE = ["bidirectional", "bidirectional_q", "direct", "direct_kv", "ring", "token_ring"]
 """Schedules for any number of ranks that can run inside a node."""
@@ -234,6 +246,19 @@ def test_under_a_causal_mask_nothing_travels_that_nobody_needs() -> None:
 def test_what_cannot_be_built_is_refused_with_what_can(name: str, message: str) -> None:
     with pytest.raises(ScheduleError, match=message):
         build(name, 8)
+
+
+@pytest.mark.parametrize("inside", ["token_ring", "direct", "direct_kv"])
+def test_keys_of_another_node_are_met_piece_by_piece(inside: str) -> None:
+    """Three nodes of two: a rank meets the first third of the next keys, with all its queries, before it needs more."""
+    program = build(f"hierarchical:inside={inside},nodes=3,chunks=3", 6).schedule.programs[0]
+    passed = [a for a in program if isinstance(a, Exchange) and a.channel is Channel.NODES]
+    assert [t.block for a in passed for t in a.recvs] == [
+        kv_block(owner, tokens=Piece(index, 3)) for owner in (4, 2) for index in range(3)
+    ]
+    met = [a.kv.tokens.index for a in program if isinstance(a, Attend) and a.kv.owner == 4]
+    assert set(met) == {0, 1, 2}
+    assert met == sorted(met)
 
 
 def test_a_schedule_has_one_name_however_it_is_spelled() -> None:

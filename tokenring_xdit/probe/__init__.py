@@ -1,7 +1,7 @@
 """Measures what joins ranks: every pair alone, both ways, and many at once. ``docs/topologies.md`` is the guide.
 
 :mod:`~tokenring_xdit.probe.station` is a rank's share, :mod:`~tokenring_xdit.probe.driver` gives the orders,
-:mod:`~tokenring_xdit.probe.crew` and :mod:`~tokenring_xdit.probe.world` find the ranks;
+:mod:`~tokenring_xdit.bench.crew` and :mod:`~tokenring_xdit.probe.world` find the ranks;
 :mod:`tokenring_xdit.topology.infer` tells what the figures mean.
 """
 

@@ -1,6 +1,6 @@
 """What every rank did when, in one attention call: simulated or measured, in one form.
 
-:mod:`~tokenring_xdit.schedule.simulate` makes one without running anything, the executor of
+:mod:`~tokenring_xdit.planning.simulate` makes one without running anything, the executor of
 :mod:`tokenring_xdit.attention` one of what it did. Both open in Perfetto or Chrome (``chrome://tracing``).
 """
 

@@ -185,8 +185,8 @@ def page(outcomes: dict[tuple[str, str], Outcome]) -> str:
         lines.append(f"| {family.title} | " + " | ".join(cells) + " |")
     lines += [
         "",
-        "An empty cell was not run, or xfuser does not have the combination. Ring together with TokenRing is refused,",
-        "and so is every pipeline that is not listed, before anything is computed.",
+        "An empty cell was not run, or xfuser does not have the combination. Every pipeline that is not listed is",
+        "refused before anything is computed.",
     ]
     lines += ["", "Refusals:", ""] if messages else []
     lines += [f"{number}. {message}" for number, message in enumerate(messages, start=1)]

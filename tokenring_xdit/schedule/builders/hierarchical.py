@@ -18,6 +18,7 @@ from tokenring_xdit.schedule.builders.direct import direct, direct_kv
 from tokenring_xdit.schedule.builders.ring import ring
 from tokenring_xdit.schedule.builders.token_ring import token_ring
 from tokenring_xdit.schedule.plan import (
+    WHOLE,
     Action,
     Attend,
     Block,
@@ -25,9 +26,11 @@ from tokenring_xdit.schedule.plan import (
     Exchange,
     Kind,
     Merge,
+    Piece,
     Program,
     Schedule,
     Transfer,
+    cut,
     kv_block,
 )
 
@@ -44,7 +47,7 @@ def hierarchical(
         nodes: Number of nodes.
         inside: Name of the algorithm inside a node.
         heads: What the numbers of query and key heads are multiples of; 0 where any cut will do.
-        chunks: Pieces that a block is cut in inside a node.
+        chunks: Pieces that a block is cut in.
 
     Raises:
         ScheduleError: The ranks cannot be shared out among the nodes, or there is no such algorithm.
@@ -66,33 +69,67 @@ def hierarchical(
             f"nodes that fit {world_size} ranks: {fitting}"
         )
     inner = builders[inside](world_size // nodes, chunks=chunks)
-    return Schedule("hierarchical", world_size, between_nodes(inner, nodes))
+    return Schedule("hierarchical", world_size, between_nodes(inner, nodes, chunks=chunks))
 
 
-def between_nodes(inner: Schedule, nodes: int) -> tuple[Program, ...]:
+def between_nodes(inner: Schedule, nodes: int, *, chunks: int = 1) -> tuple[Program, ...]:
     """Programs that run ``inner`` in each of ``nodes``, once for the keys of every node.
 
     Args:
         inner: The plan of one node.
         nodes: Number of nodes, each of ``inner.world_size`` consecutive ranks.
+        chunks: Pieces that keys travel in between nodes; those that travel inside are cut alike.
     """
-    return tuple(_program(inner, nodes, node, local) for node in range(nodes) for local in range(inner.world_size))
+    pieces = cut(chunks)
+    return tuple(
+        _program(inner, nodes, node, local, pieces) for node in range(nodes) for local in range(inner.world_size)
+    )
 
 
-def _program(inner: Schedule, nodes: int, node: int, local: int) -> Program:
+def _program(inner: Schedule, nodes: int, node: int, local: int, pieces: tuple[Piece, ...]) -> Program:
     size = inner.world_size
     actions: list[Action] = []
     for step in range(nodes):
+        first, last = step == 0, step == nodes - 1
         met = (node - step) % nodes  # the node whose keys are met in this round
-        if step < nodes - 1:
-            coming, going = kv_block((met - 1) % nodes * size + local), kv_block(met * size + local)
-            before, after = (node - 1) % nodes * size + local, (node + 1) % nodes * size + local
-            actions.append(Exchange(Channel.NODES, (Transfer(coming, before),), (Transfer(going, after),)))
-        own_round = list(_round(inner.programs[local], size, node, met, first=step == 0, last=step == nodes - 1))
-        if 0 < step == nodes - 1:
+        own_round = list(_round(inner.programs[local], size, node, met, first=first, last=last))
+        if last and not first:
             own_round = _returns_first(own_round, node * size + local)
-        actions.extend(own_round)
+        coming, going = (met - 1) % nodes * size + local, met * size + local
+        before, after = (node - 1) % nodes * size + local, (node + 1) % nodes * size + local
+        passed_on = [
+            Exchange(
+                Channel.NODES,
+                (Transfer(kv_block(coming, tokens=piece), before),),
+                (Transfer(kv_block(going, tokens=piece), after),),
+            )
+            for piece in (() if last else pieces)
+        ]
+        if first:
+            actions += [*passed_on, *own_round]
+        elif any(isinstance(a, Exchange) and a.channel is Channel.KV for a in own_round):
+            actions += [*passed_on, *_in_pieces(own_round, pieces)]
+        else:
+            actions += _as_keys_come(own_round, passed_on, pieces)
     return tuple(actions)
+
+
+def _as_keys_come(own_round: list[Action], passed_on: list[Exchange], pieces: tuple[Piece, ...]) -> Iterator[Action]:
+    """A round of keys that came from another node: all queries meet a piece of them before any meets the next."""
+    attends = [action for action in own_round if isinstance(action, Attend)]
+    for index, piece in enumerate(pieces):
+        yield from passed_on[index : index + 1]
+        for action in attends if index < len(pieces) - 1 else own_round:
+            yield from _in_pieces([action], (piece,))
+
+
+def _in_pieces(actions: list[Action], pieces: tuple[Piece, ...]) -> Iterator[Action]:
+    """The same, where whole blocks of keys are met in pieces."""
+    for action in actions:
+        if isinstance(action, Attend) and action.kv.tokens == WHOLE:
+            yield from (replace(action, kv=replace(action.kv, tokens=piece)) for piece in pieces)
+        else:
+            yield action
 
 
 def _round(program: Program, size: int, node: int, met: int, *, first: bool, last: bool) -> Iterator[Action]:
