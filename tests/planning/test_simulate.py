@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.planning import Cost, Inside, Launches, Problem, gathered, run, simulate, ulysses
-from tokenring_xdit.planning.memory import gathered_memory
+from tokenring_xdit.planning.memory import gathered_memory, repeated_memory
 from tokenring_xdit.planning.programs import Message, Post, Work
 from tokenring_xdit.schedule import Activity, Attend, Exchange, Kind, Merge, VerifiedSchedule, build
 from tokenring_xdit.topology import Counts, Network, Rate, Wire, load_topology
@@ -151,6 +151,8 @@ def test_xfuser_s_ring_repeats_keys_that_heads_share() -> None:
     network, grouped = load_topology("mesh:4:100mbit"), replace(even(4), kv_heads=1)
     assert run("ring", gathered(grouped, FAST), network, FAST).sent == (3 * 2 * Q_BYTES,) * 4
     assert gathered_memory(grouped) == gathered_memory(even(4))
+    assert repeated_memory(grouped) == 2 * Q_BYTES
+    assert repeated_memory(even(4)) == 0
     ours = simulate(build("ring", 4), network, grouped, FAST)
     assert ours.sent == (3 * 2 * Q_BYTES // 4,) * 4
 

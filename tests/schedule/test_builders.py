@@ -248,17 +248,21 @@ def test_what_cannot_be_built_is_refused_with_what_can(name: str, message: str) 
         build(name, 8)
 
 
-@pytest.mark.parametrize("inside", ["token_ring", "direct", "direct_kv"])
+@pytest.mark.parametrize("inside", ["token_ring", "direct"])
 def test_keys_of_another_node_are_met_piece_by_piece(inside: str) -> None:
-    """Three nodes of two: a rank meets the first third of the next keys, with all its queries, before it needs more."""
+    """Three nodes of two: all queries meet a third of the next node's keys before the rank waits for the next one."""
     program = build(f"hierarchical:inside={inside},nodes=3,chunks=3", 6).schedule.programs[0]
-    passed = [a for a in program if isinstance(a, Exchange) and a.channel is Channel.NODES]
-    assert [t.block for a in passed for t in a.recvs] == [
-        kv_block(owner, tokens=Piece(index, 3)) for owner in (4, 2) for index in range(3)
+    pieces = [kv_block(4, tokens=Piece(index, 3)) for index in range(3)]
+    met = [[at for at, a in enumerate(program) if isinstance(a, Attend) and a.kv == piece] for piece in pieces]
+    passed_on = [
+        next(at for at, a in enumerate(program) if isinstance(a, Exchange) and piece in [t.block for t in a.sends])
+        for piece in pieces
     ]
-    met = [a.kv.tokens.index for a in program if isinstance(a, Attend) and a.kv.owner == 4]
-    assert set(met) == {0, 1, 2}
-    assert met == sorted(met)
+    assert sorted([at for piece in met for at in piece] + passed_on) == [
+        at for index in range(3) for at in (passed_on[index], *met[index])
+    ]
+    assert [len(piece) for piece in met] == [len(met[0])] * 3
+    assert {program[at].q.owner for at in met[0]} == {0, 1}  # type: ignore[union-attr]
 
 
 def test_a_schedule_has_one_name_however_it_is_spelled() -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.topology import Network, Rate, Wire, load_network, parse_network
+from tokenring_xdit.topology.files import network_from_mapping, network_to_mapping
 
 FORMS = st.one_of(
     st.tuples(st.sampled_from(["mesh", "star", "ring"]), st.integers(2, 12)).map(lambda t: f"{t[0]}:{t[1]}:100mbit"),
@@ -164,6 +165,8 @@ def test_where_a_network_was_measured_is_known(
     path.write_text(f"hosts: 2\nhosts-forward: false\ncounts: payload\n{wires}\nmeasured: {measured}\n")
     network = load_network(str(path))
     assert (network.of_accelerators, network.is_emulated) == (accelerators, emulated)
+    again = network_from_mapping(network_to_mapping(network), name="again")
+    assert (again.of_accelerators, again.is_emulated) == (accelerators, emulated)
     short = load_network("ring:2:1gbit")
     assert (short.of_accelerators, short.is_emulated) == (False, True)
 

@@ -110,6 +110,7 @@ class AutoSchedule:
 
         Raises:
             ConfigurationError: On all ranks alike, where the first cannot decide.
+            UnsupportedError: On all ranks alike, where no schedule takes the call.
         """
         # What only this rank knows is no part of it: all ranks have to find, or not to find, the same.
         key = auto, replace(layout, spec=replace(layout.spec, q_length=0, kv_length=0, ragged=False))
@@ -163,6 +164,7 @@ class AutoSchedule:
             except Exception as error:  # whatever it is, the other ranks wait for an answer
                 what = f"{error}" if isinstance(error, TokenRingError) else f"{type(error).__name__}: {error}"
                 answer = [ConfigurationError(f"schedule auto: {what}")]
+                answer[0].__cause__ = error
         if self._group is not None:
             dist.broadcast_object_list(answer, self._peers[0], group=self._group)
         if isinstance(answer[0], Exception):

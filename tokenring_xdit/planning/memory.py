@@ -8,7 +8,7 @@ from tokenring_xdit.planning.problem import Problem
 from tokenring_xdit.schedule import Attend, Block, Exchange, Kind, Program, Schedule, kv_block, o_block, q_block
 from tokenring_xdit.schedule.foresight import last_uses, meetings
 
-__all__ = ["gathered_memory", "schedule_memory", "ulysses_memory"]
+__all__ = ["gathered_memory", "repeated_memory", "schedule_memory", "ulysses_memory"]
 
 
 def schedule_memory(schedule: Schedule, problem: Problem) -> int:
@@ -87,6 +87,14 @@ def gathered_memory(problem: Problem) -> int:
     ranks = range(problem.ranks)
     everyone = sum(problem.size(kv_block(rank)) for rank in ranks)
     return 2 * everyone + max(problem.partial_memory(o_block(rank, rank)) for rank in ranks)
+
+
+def repeated_memory(problem: Problem) -> int:
+    """The same for keys and values that xfuser repeats for the query heads that share them: nothing where none do."""
+    if problem.kv_heads == problem.heads:
+        return 0
+    repeated = replace(problem, kv_heads=problem.heads)
+    return max(repeated.size(kv_block(rank)) for rank in range(problem.ranks))
 
 
 def ulysses_memory(problem: Problem, degree: int) -> int:

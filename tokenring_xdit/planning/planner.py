@@ -9,7 +9,7 @@ from functools import cached_property
 
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.planning.cost import Cost
-from tokenring_xdit.planning.memory import gathered_memory, schedule_memory, ulysses_memory
+from tokenring_xdit.planning.memory import gathered_memory, repeated_memory, schedule_memory, ulysses_memory
 from tokenring_xdit.planning.problem import Problem
 from tokenring_xdit.planning.programs import Inside, gathered, of_schedule, shared_heads, ulysses
 from tokenring_xdit.planning.simulate import Simulation, run
@@ -58,7 +58,7 @@ class Split:
     def __str__(self) -> str:
         parts = [f"ulysses {self.ulysses}"] if self.ulysses > 1 else []
         if self.tokenring > 1:
-            parts.append(f"{self.schedule} {self.tokenring}")
+            parts.append(f"{self.schedule or 'tokenring'} {self.tokenring}")
         if self.ring > 1:
             parts.append(f"{'nodes' if self.tokenring > 1 else 'ring'} {self.ring}")
         return " x ".join(parts) or "one rank"
@@ -173,9 +173,9 @@ def _upstream(split: Split, problem: Problem, network: Network, cost: Cost) -> O
         programs, memory = gathered(problem, cost), gathered_memory(problem)
     else:
         programs = ulysses(split.ulysses, Inside.GATHERED, problem, cost)
+        inner = shared_heads(problem, split.ulysses)
         memory = ulysses_memory(problem, split.ulysses)
-        if split.ring > 1:
-            memory += gathered_memory(shared_heads(problem, split.ulysses))
+        memory += gathered_memory(inner) if split.ring > 1 else repeated_memory(inner)
     return _timed(split, run(str(split), programs, network, cost), memory)
 
 

@@ -84,6 +84,8 @@ def network_to_mapping(network: Network) -> dict[str, Any]:
     if network.counts is not Counts.FRAMES:
         content["counts"] = network.counts.value
     content["wires"] = [_entry(wire) for wire in network.wires]
+    if network.devices or network.emulation:
+        content["measured"] = {"devices": list(network.devices), "network": network.emulation or None}
     return content
 
 
