@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from tokenring_xdit.planning.problem import Problem
 from tokenring_xdit.schedule import Attend, Block, Exchange, Kind, Program, Schedule, kv_block, o_block, q_block
 from tokenring_xdit.schedule.foresight import last_uses, meetings
@@ -83,7 +81,7 @@ def gathered_memory(problem: Problem) -> int:
 
     Key heads that several query heads share have been repeated before.
     """
-    problem = replace(problem, kv_heads=problem.heads)
+    problem = problem.repeated
     ranks = range(problem.ranks)
     everyone = sum(problem.size(kv_block(rank)) for rank in ranks)
     return 2 * everyone + max(problem.partial_memory(o_block(rank, rank)) for rank in ranks)
@@ -93,8 +91,7 @@ def repeated_memory(problem: Problem) -> int:
     """The same for keys and values that xfuser repeats for the query heads that share them: nothing where none do."""
     if problem.kv_heads == problem.heads:
         return 0
-    repeated = replace(problem, kv_heads=problem.heads)
-    return max(repeated.size(kv_block(rank)) for rank in range(problem.ranks))
+    return max(problem.repeated.size(kv_block(rank)) for rank in range(problem.ranks))
 
 
 def ulysses_memory(problem: Problem, degree: int) -> int:

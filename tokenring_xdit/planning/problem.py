@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.schedule import Attend, Block, Kind, Mask
@@ -81,6 +81,11 @@ class Problem:
     def ranks(self) -> int:
         """Number of ranks."""
         return len(self.q_lengths)
+
+    @property
+    def repeated(self) -> Problem:
+        """The same with key heads repeated for the query heads that share them, as xfuser does it."""
+        return replace(self, kv_heads=self.heads)
 
     def elements(self, block: Block) -> int:
         """Elements of a block; of keys and values both are counted."""

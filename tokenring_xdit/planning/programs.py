@@ -266,10 +266,9 @@ def _steps(rank: int, program: Program, problem: Problem, cost: Cost, messages: 
             launch = len(packed) * launches.fold + count * launches.message
             yield Post(needs, tuple(recvs), sends, seconds, launch, channel if cost.in_order else "")
         elif isinstance(action, Merge):
-            if not problem.size(action.partial):
-                continue
-            seconds = cost.fold(problem.size(action.partial))
-            yield Work(Activity.MERGE, needed(action.partial), seconds, action.partial, launches.fold)
+            size = problem.size(action.partial)
+            if size:
+                yield Work(Activity.MERGE, needed(action.partial), cost.fold(size), action.partial, launches.fold)
         elif index in together:
             meeting = together[index]
             queries = meeting.attends[0].narrowed[0]
@@ -288,7 +287,7 @@ def _steps(rank: int, program: Program, problem: Problem, cost: Cost, messages: 
 
 def _gathered_steps(problem: Problem, cost: Cost, members: Sequence[int]) -> tuple[tuple[Step, ...], ...]:
     ranks = problem.ranks
-    problem = replace(problem, kv_heads=problem.heads)
+    problem = problem.repeated
     messages = _Messages(members)
     programs = []
     for rank in range(ranks):

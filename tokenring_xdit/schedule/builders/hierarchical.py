@@ -8,7 +8,7 @@ a partial output comes home once, when it has met the keys of every node.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -119,11 +119,10 @@ def _as_keys_come(own_round: list[Action], passed_on: list[Exchange], pieces: tu
     attends = [action for action in own_round if isinstance(action, Attend)]
     for index, piece in enumerate(pieces):
         yield from passed_on[index : index + 1]
-        for action in attends if index < len(pieces) - 1 else own_round:
-            yield from _in_pieces([action], (piece,))
+        yield from _in_pieces(attends if index < len(pieces) - 1 else own_round, (piece,))
 
 
-def _in_pieces(actions: list[Action], pieces: tuple[Piece, ...]) -> Iterator[Action]:
+def _in_pieces(actions: Sequence[Action], pieces: tuple[Piece, ...]) -> Iterator[Action]:
     """The same, where whole blocks of keys are met in pieces."""
     for action in actions:
         if isinstance(action, Attend) and action.kv.tokens == WHOLE:
