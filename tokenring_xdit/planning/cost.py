@@ -122,16 +122,16 @@ class Cost:
         """
         return cls(
             attend_rate,
-            attend_overhead=1.5e-4 + attend_overhead,
+            attend_overhead=1.9e-4 + attend_overhead,
             fold_rate=fold_rate,
             message_overhead=3e-5,
-            call_overhead=1e-3,
-            latency=2e-3,
+            call_overhead=7e-4,
+            latency=2.5e-3,
             turns_in_all_to_all=True,
             cores=cores / threads,
-            skew=4e-3,
+            skew=5e-3,
             unevenness=0.03,
-            transfer_work=5e-9 / threads,
-            segment_work=1.3e-4 / threads,
+            transfer_work=7e-9 / threads,
+            segment_work=6e-5 / threads,
             catch_up=CATCH_UP,
         )

@@ -33,8 +33,8 @@ _SAME_TIME = 1e-9
 _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 """Its multiples, whole numbers left away, lie as far from each other as can be, however many there are."""
 
-_WORST_SHARE = 0.3
-"""Of shared cores that ranks keep, however much the wires ask of them."""
+_WORST_SHARE = 0.6
+"""Of shared cores that ranks keep, however much the wires ask of them: what busy cores carry they carry in bulk."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ __all__ = ["Traffic"]
 
 _LAST_BYTE = 1e-9  # what is left of one is rounding
 _NO_WIRE = -1
-_LEAST_WEIGHT = 1e-3  # of a message behind very many: it moves all the same
+_LEAST_WEIGHT = 0.6  # of a message behind very many: connections of TCP catch up with those before them
 
 
 class Traffic:
