@@ -50,8 +50,11 @@ class Cost:
             their messages never meet at a port as real ones do.
         unevenness: What each message gets less than the one that began before it, where they share a wire: a connection
             of TCP that begins first has filled the queue before the next one comes, and keeps its place there.
+        least_weight: What it gets at least, of what the first of all gets: connections catch up with those before them.
         transfer_work: Seconds of processor time that each byte sent costs, where cores are shared.
         segment_work: The same for each segment on each wire (:mod:`tokenring_xdit.topology.segments`).
+        kept_cores: Share of the cores that computing ranks keep, however much the wires ask of them: what busy cores
+            carry they carry in bulk.
         catch_up: Seconds that a wire of an emulated network may catch up after a pause: it sends so much, and a segment
             more, at once.
     """
@@ -69,8 +72,10 @@ class Cost:
     cores: float | None = None
     skew: float = 0.0
     unevenness: float = 0.0
+    least_weight: float = 0.6
     transfer_work: float = 0.0
     segment_work: float = 0.0
+    kept_cores: float = 0.6
     catch_up: float = 0.0
 
     def attend(self, flops: float) -> float:

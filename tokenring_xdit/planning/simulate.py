@@ -33,9 +33,6 @@ _SAME_TIME = 1e-9
 _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 """Its multiples, whole numbers left away, lie as far from each other as can be, however many there are."""
 
-_WORST_SHARE = 0.6
-"""Of shared cores that ranks keep, however much the wires ask of them: what busy cores carry they carry in bulk."""
-
 
 @dataclass(frozen=True)
 class Simulation:
@@ -297,7 +294,8 @@ class _World:
         working = int(np.isfinite(self.left).sum())
         if not working:
             return 1.0
-        return min(1.0, max(self.cost.cores - self.traffic.work, _WORST_SHARE * self.cost.cores) / working)
+        kept = self.cost.kept_cores * self.cost.cores
+        return min(1.0, max(self.cost.cores - self.traffic.work, kept) / working)
 
     def _leave(self, message: Message, since: float) -> None:
         """Its last byte has left; what waited for that starts."""

@@ -17,7 +17,6 @@ __all__ = ["Traffic"]
 
 _LAST_BYTE = 1e-9  # what is left of one is rounding
 _NO_WIRE = -1
-_LEAST_WEIGHT = 0.6  # of a message behind very many: connections of TCP catch up with those before them
 
 
 class Traffic:
@@ -127,7 +126,7 @@ class Traffic:
         if not self._cost.unevenness:
             return np.ones(len(self._left))
         place = np.argsort(np.argsort(self._since, kind="stable"), kind="stable")
-        weights: Amounts = np.maximum((1 - self._cost.unevenness) ** place, _LEAST_WEIGHT)
+        weights: Amounts = np.maximum((1 - self._cost.unevenness) ** place, self._cost.least_weight)
         return weights
 
     def _add_fresh(self) -> None:
