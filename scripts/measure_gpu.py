@@ -16,14 +16,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tokenring_xdit.attention import fused
+from tokenring_xdit.attention import calibrate, fused
 from tokenring_xdit.attention.agreement import CallSpec, Layout
 from tokenring_xdit.attention.buffers import BufferPool
 from tokenring_xdit.attention.executor import Run
 from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.attention.kernels import KERNELS, choose
 from tokenring_xdit.attention.merge import Running, fold_with_torch
-from tokenring_xdit.planning import Cost, Problem, simulate
+from tokenring_xdit.planning import Problem, simulate
 from tokenring_xdit.schedule import Channel, Mask, VerifiedSchedule, build
 from tokenring_xdit.topology import load_topology
 
@@ -206,25 +206,21 @@ class Alone:
         return True
 
 
-SCHEDULES = ("ring", "token_ring", "bidirectional", "direct", "token_ring:chunks=4")
+SCHEDULES = ("ring", "token_ring", "bidirectional", "direct", "heads", "token_ring:chunks=4")
 
 
 def calls() -> None:
     """Whole schedules on one rank that sends nothing, and as simulated on wires that take no time."""
     kernel = choose(None, DEVICE, DTYPE).run
+    machine = calibrate(DEVICE, DTYPE, 24, 128, ranks_here=1, ranks=1)
+    print(f"\n{machine.attend_rate / 1e12:.0f} TFLOP/s, {machine.fold_rate / 1e9:.0f} GB/s merged, as calibrated")
+    machine = replace(machine, launches=replace(machine.launches, message=POST, call=0.0))
     print("\n| ranks, shape, schedule | launched, us | simulated | captured, us | simulated | host, us |", end="")
     print("\n|" + " --- |" * 6)
     for name, ranks in (*((name, 8) for name in SHAPES), ("Flux 1024", 2), ("Flux 1024", 4), ("Flux 2048", 4)):
         tokens, heads = SHAPES[name]
         length = tokens // ranks
         q, k, v = (random(heads, length) for _ in range(3))
-        block = captured(partial(kernel, q, k, v, scale=None, causal=False)) / 1e6
-        machine = Cost.of_gpus(1.0)
-        machine = replace(
-            machine,
-            attend_rate=4.0 * length**2 * heads * 128 / max(block - machine.attend_overhead, 1e-6),
-            launches=replace(machine.launches, message=POST, call=0.0),
-        )
         problem = Problem.even(ranks, length * ranks, heads, 128, element_bytes=DTYPE.itemsize)
         network = load_topology(f"mesh:{ranks}:1000tbit")
         for schedule in SCHEDULES:

@@ -14,7 +14,7 @@ from tokenring_xdit.planning import Cost, Problem, run
 from tokenring_xdit.topology import load_topology
 
 NODE = 8
-TFLOPS = 643.0  # of cuDNN's kernel on an H100, bf16 (docs/gpu.md)
+TFLOPS = 678.0  # of cuDNN's kernel on an H100 in long calls, bf16 (docs/gpu.md)
 SHAPES = {
     "Flux, 2048 x 2048 pixels": (16896, 24, 128),
     "Wan 2.1 14B, 720p, 81 frames": (75600, 40, 128),

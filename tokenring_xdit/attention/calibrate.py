@@ -7,18 +7,21 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import torch
 
 from tokenring_xdit.attention.kernels import choose
 from tokenring_xdit.attention.merge import fold_
-from tokenring_xdit.planning import Cost
+from tokenring_xdit.planning import Attention, Cost
 
 __all__ = ["calibrate"]
 
-_TOKENS = {"cpu": (128, 1024), "cuda": (2048, 8192)}
-"""Tokens of the two calls of the kernel that are timed: on a GPU as many as fill it, on a CPU first as few as show what
-a call takes however short."""
+_FEW = 128
+"""Tokens of the first call of the kernel that is timed: as few as show what a call takes however short."""
+
+_MANY = {"cpu": 1024, "cuda": 8192}
+"""Tokens of the second: on a GPU as many as keep it busy."""
 
 _SECONDS = 0.3
 """For each of three measurements."""
@@ -45,26 +48,31 @@ def calibrate(
     cores, threads = os.cpu_count() or 1, torch.get_num_threads()
     at_once = 1 if device.type == "cuda" else max(1, min(ranks_here, cores // threads))
 
-    def timed(heads: int, tokens: int, at_once: int = 1) -> tuple[float, float]:
+    def timed(heads: int, tokens: int, at_once: int = 1) -> tuple[Attention, float]:
         """Work and seconds of a call."""
         q, k, v = (torch.randn(1, heads, tokens, head_dim, device=device).to(dtype) for _ in range(3))
         seconds = _typical(lambda: kernel.run(q, k, v, scale=None, causal=False), device, at_once)
-        return 4.0 * heads * head_dim * tokens**2, seconds
+        return Attention(4.0 * heads * head_dim * tokens**2, heads, tokens), seconds
 
-    few, many = _TOKENS[device.type]
+    many = _MANY[device.type]
     # The short call alone: threads would wait for each other's Python, which ranks do not.
-    (little, short), (much, long) = timed(1 if device.type == "cpu" else heads, few), timed(heads, many, at_once)
-    rate = (much - little) / max(long - short, 1e-9)
-    overhead = max(0.0, short - little / rate)
+    (little, short), (much, long) = timed(1, _FEW), timed(heads, many, at_once)
     out = torch.randn(1, heads, many, head_dim, device=device)
     lse, other = (torch.randn(1, heads, many, device=device) for _ in range(2))
     partial = torch.randn_like(out).to(dtype)
     fold = _typical(lambda: fold_(out, lse, partial, other), device)
     fold_rate = (partial.nbytes + other.nbytes) / fold
     if device.type == "cuda":
-        return Cost.of_gpus(rate, fold_rate)
+        gpu = Cost.of_gpus(1.0, fold_rate, torch.cuda.get_device_properties(device).multi_processor_count)
+        # Both calls were launched and waited for.
+        return replace(gpu, attend_rate=gpu.attend_rate_of(much, long - short + gpu.attend_overhead))
+    rate = (much.flops - little.flops) / max(long - short, 1e-9)
     return Cost.of_processors(
-        rate, fold_rate, cores=cores * ranks / ranks_here, attend_overhead=overhead, threads=threads
+        rate,
+        fold_rate,
+        cores=cores * ranks / ranks_here,
+        attend_overhead=max(0.0, short - little.flops / rate),
+        threads=threads,
     )
 
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
+from tokenring_xdit.planning.problem import Attention
 from tokenring_xdit.topology.segments import CATCH_UP
 
 __all__ = ["Cost", "Launches"]
+
+_TILE = 128
+"""Queries of a head that a multiprocessor of a GPU attends with at once, as cuDNN's kernel for the H100 does."""
+
+_H100_MULTIPROCESSORS = 132
 
 
 @dataclass(frozen=True)
@@ -33,8 +40,11 @@ class Cost:
     """Speeds of a machine, beside those of its wires. :func:`tokenring_xdit.attention.calibrate` measures them.
 
     Attributes:
-        attend_rate: Floating point operations a second of the attention kernel.
+        attend_rate: Floating point operations a second of the attention kernel, where it leaves no multiprocessor idle.
         attend_overhead: Seconds that a kernel call takes however short.
+        multiprocessors: Of a GPU: each takes a tile of queries of one head through all keys, so that calls take whole
+            waves of them; ``None`` where short calls are as fast as long ones.
+        wave_overhead: Seconds of each wave beside its keys.
         fold_rate: Bytes a second at which partial outputs are packed and merged, and keys joined.
         fold_overhead: Seconds that each of that takes however short.
         message_overhead: Seconds that a rank spends on posting one message.
@@ -61,6 +71,8 @@ class Cost:
 
     attend_rate: float
     attend_overhead: float = 0.0
+    multiprocessors: int | None = None
+    wave_overhead: float = 0.0
     fold_rate: float = float("inf")
     fold_overhead: float = 0.0
     message_overhead: float = 0.0
@@ -78,9 +90,23 @@ class Cost:
     kept_cores: float = 0.6
     catch_up: float = 0.0
 
-    def attend(self, flops: float) -> float:
+    def attend(self, work: Attention) -> float:
         """Seconds of a kernel call."""
-        return self.attend_overhead + flops / self.attend_rate
+        fixed, flops = self._attend_parts(work)
+        return fixed + flops / self.attend_rate
+
+    def attend_rate_of(self, work: Attention, seconds: float) -> float:
+        """The rate of a kernel of which a call took so long."""
+        fixed, flops = self._attend_parts(work)
+        return flops / max(seconds - fixed, 1e-9)
+
+    def _attend_parts(self, work: Attention) -> tuple[float, float]:
+        """Seconds whatever the rate, and operations with those that idle multiprocessors could have done."""
+        if self.multiprocessors is None or not work.flops:
+            return self.attend_overhead, work.flops
+        waves = math.ceil(work.heads * math.ceil(work.queries / _TILE) / self.multiprocessors)
+        rows = waves * self.multiprocessors * _TILE
+        return self.attend_overhead + waves * self.wave_overhead, work.flops * rows / (work.heads * work.queries)
 
     def fold(self, size: float) -> float:
         """Seconds in which a partial output of so many bytes is packed or merged, or keys are joined."""
@@ -91,18 +117,21 @@ class Cost:
         return replace(self, launches=Launches())
 
     @classmethod
-    def of_gpus(cls, attend_rate: float, fold_rate: float = 8e11) -> Cost:
+    def of_gpus(cls, attend_rate: float, fold_rate: float = 8e11, multiprocessors: int = _H100_MULTIPROCESSORS) -> Cost:
         """A GPU for each rank, over NCCL.
 
         All of it was measured on one H100 (docs/gpu.md), but for the latency, which was not.
 
         Args:
-            attend_rate: Floating point operations a second that the attention kernel reaches.
+            attend_rate: Floating point operations a second that the attention kernel reaches in long calls.
             fold_rate: Bytes a second at which partial outputs are packed and merged; left out, that of an H100.
+            multiprocessors: Of each GPU; left out, those of an H100.
         """
         return cls(
             attend_rate,
-            attend_overhead=1e-5,
+            attend_overhead=4e-6,
+            multiprocessors=multiprocessors,
+            wave_overhead=3.4e-6,
             fold_rate=fold_rate,
             fold_overhead=2e-6,
             latency=1e-5,

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.schedule import Attend, Block, Kind, Mask
 
-__all__ = ["Problem", "even_shares"]
+__all__ = ["Attention", "Problem", "even_shares"]
 
 _LSE_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What a call of the attention kernel computes.
+
+    Attributes:
+        flops: Floating point operations: a multiplication and an addition for each of two products, half if causal.
+        heads: Query heads of all items.
+        queries: Tokens of each.
+    """
+
+    flops: float
+    heads: int
+    queries: int
 
 
 @dataclass(frozen=True)
@@ -110,18 +126,17 @@ class Problem:
         """Bytes of a partial output that is being summed up, in fp32."""
         return self.rows(block, self.q_lengths[block.owner]) * (self.head_dim + 1) * 4
 
-    def flops(self, attend: Attend) -> float:
-        """Floating point operations: a multiplication and an addition for each of two products, half if causal."""
-        heads = max(attend.q.heads, attend.kv.heads, key=lambda piece: piece.count)  # the narrower piece
-        met = 1.0
-        for piece, length in (
-            (attend.q.tokens, self.q_lengths[attend.q.owner]),
-            (attend.kv.tokens, self.kv_lengths[attend.kv.owner]),
-            (heads, self.heads),
-        ):
-            first, last = piece.bounds(length)
-            met *= last - first
-        return (4.0 if attend.mask is Mask.FULL else 2.0) * met * self.batch * self.head_dim
+    def attention(self, attends: Sequence[Attend]) -> Attention:
+        """The kernel call of queries and the blocks of keys that they meet at once."""
+        q = attends[0].narrowed[0]
+        first, last = q.tokens.bounds(self.q_lengths[q.owner])
+        low, high = q.heads.bounds(self.heads)
+        heads, queries = self.batch * (high - low), last - first
+        flops = 0.0
+        for attend in attends:
+            start, end = attend.kv.tokens.bounds(self.kv_lengths[attend.kv.owner])
+            flops += (4.0 if attend.mask is Mask.FULL else 2.0) * heads * queries * (end - start) * self.head_dim
+        return Attention(flops, heads, queries)
 
 
 def even_shares(tokens: int, ranks: int) -> tuple[int, ...]:

@@ -281,7 +281,7 @@ def _steps(rank: int, program: Program, problem: Problem, cost: Cost, messages: 
                 seconds = cost.fold(sum(map(problem.size, keys)))
                 yield Work(Activity.MERGE, needs, seconds, ", ".join(map(str, keys)), launches.fold)
             needs += needed(queries)
-            seconds = cost.attend(sum(map(problem.flops, meeting.attends)))
+            seconds = cost.attend(problem.attention(meeting.attends))
             yield Work(Activity.ATTEND, needs, seconds, meeting, launches.attend)
 
 
@@ -306,7 +306,7 @@ def _gathered_steps(problem: Problem, cost: Cost, members: Sequence[int]) -> tup
         steps.append(Work(Activity.WAIT, (*came, *sent), 0.0, "all of it"))
         for step in range(ranks):
             attend = Attend(q_block(rank), kv_block((rank - step) % ranks))
-            seconds = cost.attend(problem.flops(attend))
+            seconds = cost.attend(problem.attention((attend,)))
             steps.append(Work(Activity.ATTEND, (), seconds, str(attend), cost.launches.attend))
             if step:
                 own = o_block(rank, rank)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tests.integrations.xfuser.generation import Case, engine, forget_xfuser, latents_of, with_wrapped_transformer
 from tests.support.families import FAMILIES, Entry
+from tests.support.ranks import rank_device
 from tests.support.reference import relative_error
 
 
@@ -309,27 +310,29 @@ def refusals_of_parallelize() -> dict[str, str]:
 
 
 def offloaded(family: str) -> dict[str, float]:
-    """Relative errors with weights that accelerate moves in and out, with the CPU as the device that computes.
+    """Relative errors with weights that accelerate moves in and out, by diffusers' methods on a GPU.
 
-    The calls are those of diffusers' ``enable_model_cpu_offload`` and ``enable_sequential_cpu_offload``, which ask
-    for a GPU.
+    They ask for one; without, accelerate's own calls that they make, with the CPU as the device that computes.
     """
     from accelerate import cpu_offload, cpu_offload_with_hook
 
     import tokenring_xdit
 
-    kind, device = FAMILIES[family], torch.device("cpu")
-    expected = latents_of(kind.make()(**kind.inputs()))
+    kind, device = FAMILIES[family], rank_device()
+    expected = latents_of(kind.make().to(device)(**kind.inputs()))
     errors = {}
     for name, offload in {"model": cpu_offload_with_hook, "sequential": cpu_offload}.items():
         pipe = kind.make()
         try:
             tokenring_xdit.parallelize(pipe, tokenring_degree=2)
-            for part in pipe.components.values():
-                if isinstance(part, torch.nn.Module):
-                    offload(part, device)
+            if device.type == "cuda":
+                getattr(pipe, f"enable_{name}_cpu_offload")(gpu_id=device.index)
+            else:
+                for part in pipe.components.values():
+                    if isinstance(part, torch.nn.Module):
+                        offload(part, device)
             weights = next(pipe.transformer.parameters())
-            assert (weights.device.type == "meta") == (name == "sequential")
+            assert weights.device.type == ("meta" if name == "sequential" else "cpu")
             errors[name] = relative_error(latents_of(pipe(**kind.inputs())), expected)
         finally:
             forget_xfuser()

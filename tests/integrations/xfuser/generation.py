@@ -68,7 +68,7 @@ class Case:
 def error(case: Case) -> float | None:
     """Largest difference to one process, relative to its scale; ``None`` on ranks without an output."""
     family = FAMILIES[case.family]
-    expected = one_process(case, family)
+    expected = one_process(of_this_group(case), family)
     actual = run(case, family)
     return None if actual is None else relative_error(actual, expected)
 
@@ -80,23 +80,21 @@ def latents(case: Case) -> Tensor | None:
 
 
 @torch.no_grad()
-def error_of_own_prompts(case: Case) -> float | None:
-    """As :func:`error`, under data parallel: the single process is given the prompts of this rank's group only."""
-    family = FAMILIES[case.family]
-    prompts = case.inputs["prompts"]
-    share, group = len(prompts) // case.data, dist.get_rank() * case.data // case.ranks
-    own = {**case.inputs, "prompts": prompts[group * share : (group + 1) * share]}
-    actual = run(case, family)
-    return None if actual is None else relative_error(actual, one_process(replace(case, inputs=own), family))
-
-
-@torch.no_grad()
 def rounding_errors(case: Case) -> tuple[float, float] | None:
     """Differences to one process in fp32: of one process in the case's dtype, and of xfuser."""
-    family = FAMILIES[case.family]
-    exact = one_process(replace(case, dtype=torch.float32), family)
-    single, actual = one_process(case, family), run(case, family)
+    family, own = FAMILIES[case.family], of_this_group(case)
+    exact = one_process(replace(own, dtype=torch.float32), family)
+    single, actual = one_process(own, family), run(case, family)
     return None if actual is None else (relative_error(single, exact), relative_error(actual, exact))
+
+
+def of_this_group(case: Case) -> Case:
+    """The case with what this rank's group draws of it under data parallel: its share of the prompts."""
+    if case.data == 1:
+        return case
+    prompts = case.inputs["prompts"]
+    share, group = len(prompts) // case.data, dist.get_rank() * case.data // case.ranks
+    return replace(case, inputs={**case.inputs, "prompts": prompts[group * share : (group + 1) * share]})
 
 
 def one_process(case: Case, family: Family) -> Tensor:

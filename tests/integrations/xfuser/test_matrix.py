@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from tests.integrations.xfuser import generation
 from tests.integrations.xfuser.generation import Case
 from tests.integrations.xfuser.matrix import COLUMNS, Outcome, cases, fitting, is_quick, is_refused, page
-from tests.support.families import FAMILIES
+from tests.support.families import FAMILIES, Family
 from tests.support.ranks import RankFailure, RankPool
 from tests.support.reference import relative_error
 from tokenring_xdit.errors import UnsupportedError
@@ -61,13 +62,25 @@ def test_exact_or_refused(
     outcomes[family, column] = outcome
 
 
+ON_GPUS = [
+    *((family, column, fitting) for family in FAMILIES for column in ("bf16", "u2tr2")),
+    *(
+        (family, column, COLUMNS[column].inputs)
+        for family, column in (("sd3", "cfg"), ("flux", "data"), ("flux", "stages"))
+    ),
+]
+
+
 @pytest.mark.cuda
-@pytest.mark.parametrize("column", ["bf16", "u2tr2"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_gpus_err_as_one_does(gpu_ranks: RankPool, family: str, column: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "column", "inputs"), ON_GPUS, ids=[f"{family}-{column}" for family, column, _ in ON_GPUS]
+)
+def test_gpus_err_as_one_does(
+    gpu_ranks: RankPool, family: str, column: str, inputs: Callable[[Family, int], dict[str, Any]]
+) -> None:
     """In bf16, which xfuser's kernels for GPUs are made for."""
     case = Case(family, **{**COLUMNS[column].degrees, "dtype": torch.bfloat16})
-    outcome = measure(gpu_ranks, "bf16", replace(case, inputs=fitting(FAMILIES[family], case.ranks)))
+    outcome = measure(gpu_ranks, "bf16", replace(case, inputs=inputs(FAMILIES[family], case.ranks)))
     print(f"{family}, {column}: {outcome}")
     assert outcome.error is not None
     assert outcome.single is not None
@@ -89,8 +102,7 @@ def measure(ranks: RankPool, column: str, case: Case) -> Outcome:
         in_order = last_latents(ranks, replace(alone, warmup=case.inputs["steps"]))
         assert relative_error(expected, in_order) > 10 * TOLERANCE, "no patch was behind the others"
         return Outcome(relative_error(actual, expected))
-    job = generation.error_of_own_prompts if column == "data" else generation.error
-    errors = [error for error in ranks.run(case.ranks, job, case, timeout=300) if error is not None]
+    errors = [error for error in ranks.run(case.ranks, generation.error, case, timeout=300) if error is not None]
     assert len(errors) >= case.data, "some group got no output"
     return Outcome(max(errors))
 

@@ -50,6 +50,15 @@ def test_weights_may_be_offloaded_afterwards(ranks: RankPool, family: str) -> No
         assert max(errors.values()) <= TOLERANCE
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("family", ["flux", "sd3"])
+def test_weights_may_be_offloaded_from_gpus(gpu_ranks: RankPool, family: str) -> None:
+    for errors in gpu_ranks.run(2, composition.offloaded, family, timeout=300):
+        print(errors)
+        assert set(errors) == {"model", "sequential"}
+        assert max(errors.values()) <= TOLERANCE
+
+
 def test_weights_that_are_offloaded_before_are_refused(ranks: RankPool) -> None:
     for said in ranks.run(2, composition.refusals_of_offloaded, timeout=300):
         assert len(said) == 2
