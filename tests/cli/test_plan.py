@@ -38,7 +38,7 @@ def test_a_simulation_and_its_trace(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_where_launching_decides_it_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    fast = ["--topology", "mesh:4:10tbit", *SMALL[2:]]
+    fast = ["--topology", "mesh:4:10tbit", *SMALL[2:], "--tflops", "400"]
     assert main(["simulate", "token_ring", *fast, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["seconds"] == found["launch_seconds"]

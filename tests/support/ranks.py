@@ -120,6 +120,7 @@ def _take_gpu(index: int) -> int:
     host, gpu = divmod(index, torch.cuda.device_count())
     os.environ.update(NCCL_HOSTID=f"host-{host}", NCCL_SOCKET_IFNAME="lo", GLOO_SOCKET_IFNAME="lo")
     torch.cuda.set_device(gpu)
+    torch.backends.cudnn.allow_tf32 = False  # fp32 is compared to 1e-5
     return gpu
 
 

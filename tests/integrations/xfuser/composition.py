@@ -339,6 +339,20 @@ def offloaded(family: str) -> dict[str, float]:
     return errors
 
 
+def with_backend(backend: str, dtype: torch.dtype) -> tuple[float, float]:
+    """Differences to one process in fp32, of one process in this dtype and of two ranks with an attention backend."""
+    import tokenring_xdit
+
+    kind, device = FAMILIES["flux"], rank_device()
+    exact, single = (latents_of(kind.make().to(device, each)(**kind.inputs())) for each in (torch.float32, dtype))
+    pipe = kind.make().to(device, dtype)
+    try:
+        tokenring_xdit.parallelize(pipe, tokenring_degree=2, attention_backend=backend)
+        return relative_error(single, exact), relative_error(latents_of(pipe(**kind.inputs())), exact)
+    finally:
+        forget_xfuser()
+
+
 def refusals_of_offloaded() -> list[str]:
     """What ``parallelize`` says to a pipeline that is offloaded already."""
     from accelerate import cpu_offload, cpu_offload_with_hook

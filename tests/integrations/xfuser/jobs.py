@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.integrations.xfuser.generation import forget_xfuser
 from tests.support.models import flux_inputs, flux_pipeline
+from tests.support.ranks import rank_device
 from tests.support.reference import relative_error
 
 
@@ -406,3 +408,40 @@ def groups_of_states(degrees: list[Any]) -> list[int]:
         counts.append(len(dist.distributed_c10d._world.pg_names))
     clear_globals()
     return counts
+
+
+class _Watch(TorchDispatchMode):
+    """Which operators are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def operators_of_cudnn(dtype: torch.dtype) -> tuple[list[str], tuple[int, ...]]:
+    """What xfuser's cuDNN backend calls, and the shape of its log-sum-exp, on the meta device: nothing is computed."""
+    from tokenring_xdit.integrations.xfuser import register
+
+    register()
+    from xfuser.core.distributed.attention_backend import ATTENTION_FUNCTION_REGISTRY, AttentionBackendType
+
+    q = torch.empty(2, 3, 70, 16, device="meta", dtype=dtype)
+    with _Watch() as watch:
+        _, lse = ATTENTION_FUNCTION_REGISTRY[AttentionBackendType.CUDNN](q, q, q, 0.0, False)
+    return [name for name in watch.seen if "attention" in name], tuple(lse.shape)
+
+
+def cudnn_makes_nan_of_fp32() -> bool:
+    """Whether xfuser's own function does, on this rank's GPU."""
+    from tokenring_xdit.integrations.xfuser import register
+
+    register()
+    from xfuser.core.distributed.attention_backend import ATTENTION_FUNCTION_REGISTRY, AttentionBackendType
+
+    q = torch.randn(2, 3, 70, 16, device=rank_device())
+    out, _ = ATTENTION_FUNCTION_REGISTRY[AttentionBackendType.CUDNN].__wrapped__(q, q, q, 0.0, False)
+    return bool(out.isnan().any())

@@ -88,6 +88,26 @@ def test_gpus_err_as_one_does(
     assert outcome.error <= 2 * outcome.single
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("flux", tokenring=2),
+        Case("sd3", tokenring=2, cfg=True),
+        Case("wan-t2v", tokenring=2, ulysses=2),
+        Case("flux", ulysses=2),
+        Case("flux", ring=2),
+    ],
+    ids=str,
+)
+def test_gpus_are_exact_in_fp32(gpu_ranks: RankPool, case: Case) -> None:
+    """Which xfuser's kernel for GPUs makes NaN of, without TokenRing too."""
+    outcome = measure(gpu_ranks, "fp32", replace(case, inputs=fitting(FAMILIES[case.family], case.ranks)))
+    print(f"{case}: {outcome}")
+    assert outcome.error is not None
+    assert outcome.error <= TOLERANCE
+
+
 def measure(ranks: RankPool, column: str, case: Case) -> Outcome:
     """Run a case against its reference: the unmodified single process, or what xfuser does without TokenRing."""
     if column == "bf16":

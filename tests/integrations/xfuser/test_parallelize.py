@@ -51,6 +51,23 @@ def test_weights_may_be_offloaded_afterwards(ranks: RankPool, family: str) -> No
 
 
 @pytest.mark.cuda
+@pytest.mark.parametrize(
+    ("backend", "dtype"),
+    [
+        ("auto", torch.float32),
+        ("sdpa_efficient", torch.float32),
+        ("sdpa_efficient", torch.bfloat16),
+        ("sdpa_flash", torch.bfloat16),
+        ("cudnn", torch.bfloat16),
+    ],
+)
+def test_attention_backends_of_gpus(gpu_ranks: RankPool, backend: str, dtype: torch.dtype) -> None:
+    for single, error in gpu_ranks.run(2, composition.with_backend, backend, dtype, timeout=300):
+        print(backend, dtype, single, error)
+        assert error <= (TOLERANCE if dtype == torch.float32 else 2 * single)
+
+
+@pytest.mark.cuda
 @pytest.mark.parametrize("family", ["flux", "sd3"])
 def test_weights_may_be_offloaded_from_gpus(gpu_ranks: RankPool, family: str) -> None:
     for errors in gpu_ranks.run(2, composition.offloaded, family, timeout=300):

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import torch
 
-from tests.integrations.xfuser import generation
+from tests.integrations.xfuser import generation, jobs
 from tests.integrations.xfuser.generation import Case
 from tests.integrations.xfuser.matrix import PROMPTS
 from tests.support.ranks import RankFailure, RankPool
@@ -108,3 +109,17 @@ def test_z_image_still_hides_its_parameters() -> None:
     function = xFuserZImageTransformer2DWrapper.__init__
     code = getattr(function, "__wrapped__", function).__code__
     assert (code.co_argcount, bool(code.co_flags & inspect.CO_VARKEYWORDS)) == (1, True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_another_kernel_computes_fp32(ranks: RankPool, dtype: torch.dtype) -> None:
+    """``compute_fp32``: without the rows that the kernel pads."""
+    ((names, shape),) = ranks.run(1, jobs.operators_of_cudnn, dtype)
+    kernel = "efficient" if dtype == torch.float32 else "cudnn"
+    assert names == [f"_scaled_dot_product_{kernel}_attention"]
+    assert shape == (2, 3, 70)
+
+
+@pytest.mark.cuda
+def test_cudnn_still_makes_nan_of_fp32(gpu_ranks: RankPool) -> None:
+    assert gpu_ranks.run(1, jobs.cudnn_makes_nan_of_fp32) == [True]

@@ -15,11 +15,12 @@ __all__ = ["AttentionBackend"]
 class AttentionBackend(Enum):
     """A kernel for attention on one rank, by xfuser's name for it.
 
-    ``SDPA_FLASH`` was run on a CPU and ``CUDNN`` on a GPU; no other was.
+    ``SDPA_FLASH`` was run on a CPU and on a GPU, ``SDPA_EFFICIENT`` and ``CUDNN`` on a GPU; no other was.
     """
 
     AUTO = "auto"
     SDPA_FLASH = "sdpa_flash"
+    SDPA_EFFICIENT = "sdpa_efficient"
     CUDNN = "cudnn"
     FLASH = "flash"
     FLASH_3 = "flash_3"

@@ -245,7 +245,7 @@ def _token_ring(
         if lse is None:
             raise UnsupportedError(
                 "the attention backend chosen in xfuser returns no log-sum-exp, which TokenRing needs: "
-                "use --attention_backend SDPA_FLASH, CUDNN, FLASH or FLASH_3"
+                "use --attention_backend SDPA_FLASH, SDPA_EFFICIENT, CUDNN, FLASH or FLASH_3"
             )
         # Some backends pad the rows of the log-sum-exp, cuDNN adds a dimension.
         return out, lse.reshape(*lse.shape[:2], -1)[:, :, : q.shape[2]]

@@ -18,6 +18,7 @@ TESTED_VERSION = "0.7.0"
 _USP = "xfuser.model_executor.layers.usp"
 _FLUX = "xfuser.model_executor.models.transformers.transformer_flux"
 _ARGS = "xfuser.config.args"
+_BACKENDS = "xfuser.core.distributed.attention_backend"
 _PROCESSORS = "xfuser.model_executor.layers.attention_processor"
 _MODELS = "xfuser.model_executor.models.transformers."
 _PIPELINES = "xfuser.model_executor.pipelines."
@@ -105,10 +106,10 @@ RELIED_ON: tuple[UpstreamName, ...] = (
     UpstreamName(_TORCH_RING, "_SDPAMerger.step", "recorded by traces", ("out", "lse", "partial")),
     UpstreamName("yunchang.globals", "PROCESS_GROUP.RING_PG", "the ring group"),
     UpstreamName("yunchang.globals", "PROCESS_GROUP.ULYSSES_PG", "size of the Ulysses group"),
-    UpstreamName("xfuser.core.distributed.attention_backend", "ATTENTION_FUNCTION_REGISTRY", "kernel for CPU tensors"),
-    UpstreamName(
-        "xfuser.core.distributed.attention_backend", "AttentionBackendType.SDPA_FLASH", "default kernel on a CPU"
-    ),
+    UpstreamName(_BACKENDS, "ATTENTION_FUNCTION_REGISTRY", "kernels for CPU tensors and for fp32"),
+    UpstreamName(_BACKENDS, "AttentionBackendType.SDPA_FLASH", "default kernel on a CPU"),
+    UpstreamName(_BACKENDS, "AttentionBackendType.CUDNN", "default kernel on a GPU; repaired for fp32"),
+    UpstreamName(_BACKENDS, "AttentionBackendType.SDPA_EFFICIENT", "computes fp32 on a GPU"),
     UpstreamName(_ARGS, "xFuserArgs.add_cli_args", "flags"),
     UpstreamName(_ARGS, "xFuserArgs.add_runner_args", "flags"),
     UpstreamName(_ARGS, "xFuserArgs.from_cli_args", "flags"),

@@ -1,4 +1,4 @@
-"""Faults of xfuser that are mended where TokenRing is chosen; one module for each model family."""
+"""Faults of xfuser that are mended, most of them only where TokenRing is chosen: a module for each model family."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tokenring_xdit.integrations.xfuser.repairs import (
+    attention_kernels,
     attention_processors,
     flux,
     flux2,
@@ -22,5 +23,16 @@ __all__ = ["hooks"]
 
 def hooks() -> Iterator[tuple[str, Callable[[Any], None]]]:
     """Module names, each with what to do right after it has been imported."""
-    for family in (attention_processors, flux, flux2, hunyuan_video, lumina2, qwen_image, schedulers, wan, z_image):
-        yield from family.HOOKS.items()
+    for module in (
+        attention_kernels,
+        attention_processors,
+        flux,
+        flux2,
+        hunyuan_video,
+        lumina2,
+        qwen_image,
+        schedulers,
+        wan,
+        z_image,
+    ):
+        yield from module.HOOKS.items()

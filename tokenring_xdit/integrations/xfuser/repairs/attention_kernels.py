@@ -1,0 +1,35 @@
+"""What xfuser 0.7.0 gets wrong with its kernels for attention on one rank."""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["HOOKS"]
+
+
+def compute_fp32(backends: Any) -> None:
+    """Let torch's memory-efficient kernel compute what is in fp32, where xfuser takes cuDNN's.
+
+    xfuser 0.7.0: cuDNN's is what it takes on NVIDIA GPUs, and it calls the operator past the checks of torch. The
+    kernel is for bf16 and fp16, and what it makes of fp32 is NaN (on an H100, torch 2.11). That is so under every
+    strategy, and nobody wants NaN: it is repaired whether TokenRing was chosen or not.
+    """
+    kernels, kinds = backends.ATTENTION_FUNCTION_REGISTRY, backends.AttentionBackendType
+    cudnn, efficient = kernels[kinds.CUDNN], kernels[kinds.SDPA_EFFICIENT]
+
+    @wraps(cudnn)
+    def attend(query: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if query.dtype is not torch.float32:
+            half: tuple[Tensor, Tensor] = cudnn(query, *args, **kwargs)
+            return half
+        out, lse = efficient(query, *args, **kwargs)
+        return out, lse[..., : query.shape[2]]  # its rows are padded
+
+    kernels[kinds.CUDNN] = attend
+
+
+HOOKS = {"xfuser.core.distributed.attention_backend": compute_fp32}
