@@ -24,7 +24,7 @@ _MANY = {"cpu": 1024, "cuda": 8192}
 """Tokens of the second: on a GPU as many as keep it busy."""
 
 _SECONDS = 0.3
-"""For each of three measurements."""
+"""For each measurement."""
 
 
 @torch.inference_mode()
@@ -54,22 +54,33 @@ def calibrate(
         seconds = _typical(lambda: kernel.run(q, k, v, scale=None, causal=False), device, at_once)
         return Attention(4.0 * heads * head_dim * tokens**2, heads, tokens), seconds
 
+    def folded(tokens: int) -> tuple[int, float]:
+        """Bytes of a partial output, and seconds in which it is merged; on a GPU, which packs faster, packed too."""
+        out = torch.randn(1, heads, tokens, head_dim, device=device)
+        lse, other = (torch.randn(1, heads, tokens, device=device) for _ in range(2))
+        partial = torch.randn_like(out).to(dtype)
+
+        def fold() -> None:
+            fold_(out, lse, partial, other)
+            if device.type == "cuda":
+                partial.copy_(out)
+
+        return partial.nbytes + other.nbytes, _typical(fold, device)
+
     many = _MANY[device.type]
     # The short call alone: threads would wait for each other's Python, which ranks do not.
     (little, short), (much, long) = timed(1, _FEW), timed(heads, many, at_once)
-    out = torch.randn(1, heads, many, head_dim, device=device)
-    lse, other = (torch.randn(1, heads, many, device=device) for _ in range(2))
-    partial = torch.randn_like(out).to(dtype)
-    fold = _typical(lambda: fold_(out, lse, partial, other), device)
-    fold_rate = (partial.nbytes + other.nbytes) / fold
+    size, fold = folded(many)
     if device.type == "cuda":
+        # Short calls as long ones were launched and waited for, which is no matter of rates.
+        less, brief = folded(_FEW)
+        fold_rate = 2 * (size - less) / max(fold - brief, 1e-9)
         gpu = Cost.of_gpus(1.0, fold_rate, torch.cuda.get_device_properties(device).multi_processor_count)
-        # Both calls were launched and waited for.
         return replace(gpu, attend_rate=gpu.attend_rate_of(much, long - short + gpu.attend_overhead))
     rate = (much.flops - little.flops) / max(long - short, 1e-9)
     return Cost.of_processors(
         rate,
-        fold_rate,
+        size / fold,
         cores=cores * ranks / ranks_here,
         attend_overhead=max(0.0, short - little.flops / rate),
         threads=threads,

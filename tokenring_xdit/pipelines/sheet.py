@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +16,8 @@ _MARGIN = 20
 _TITLE = 26
 _TEXT = 15
 _INK, _FAINT, _PAPER = (28, 28, 32), (110, 110, 118), (255, 255, 255)
-AMPLIFICATION = 1_000_000
-"""How much the difference pictures are amplified."""
+_MOST_AMPLIFIED = 10_000_000
+"""Differences of rounding in fp32 are visible then."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,16 @@ def contact_sheet(heading: str, panels: list[Panel], footnote: str) -> Image.Ima
     canvas = ImageDraw.Draw(sheet)
     canvas.text((_MARGIN, 14), heading, fill=_INK, font=ImageFont.load_default(_TITLE))
     lower = 80 + _SIDE + 30
+    factor = _amplification([panel.difference for panel in panels if panel.difference is not None])
     for number, panel in enumerate(panels):
         left = _MARGIN + number * (_SIDE + _MARGIN)
         canvas.text((left, 54), panel.title, fill=_INK, font=ImageFont.load_default(_TEXT + 2))
         if panel.picture is not None:
             sheet.paste(_enlarge(panel.picture), (left, 80))
         if panel.difference is not None:
-            label = f"difference to {panels[0].title}, x {AMPLIFICATION:,}"
+            label = f"difference to {panels[0].title}, x {factor:,}"
             canvas.text((left, lower - 22), label, fill=_FAINT, font=ImageFont.load_default(_TEXT - 2))
-            sheet.paste(_enlarge(_amplify(panel.difference)), (left, lower))
+            sheet.paste(_enlarge(_amplify(panel.difference, factor)), (left, lower))
         for row, line in enumerate(_wrap(panel.lines)):
             canvas.text((left, text_top + 14 + row * (_TEXT + 6)), line, fill=_INK, font=ImageFont.load_default(_TEXT))
     for row, line in enumerate(foot):
@@ -76,8 +78,14 @@ def _enlarge(picture: Image.Image) -> Image.Image:
     return picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
 
 
-def _amplify(difference: NDArray[np.float32]) -> Image.Image:
-    return Image.fromarray(np.clip(difference * AMPLIFICATION * 255, 0, 255).astype(np.uint8))
+def _amplification(differences: list[NDArray[np.float32]]) -> int:
+    """The power of ten that makes the largest difference visible and leaves it in range."""
+    largest = max((float(difference.max()) for difference in differences), default=0.0)
+    return min(_MOST_AMPLIFIED, 10 ** max(0, math.floor(-math.log10(largest)))) if largest > 0 else _MOST_AMPLIFIED
+
+
+def _amplify(difference: NDArray[np.float32], factor: int) -> Image.Image:
+    return Image.fromarray(np.clip(difference * factor * 255, 0, 255).astype(np.uint8))
 
 
 def _wrap(lines: tuple[str, ...], width: int = _SIDE) -> list[str]:
