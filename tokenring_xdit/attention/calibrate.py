@@ -72,7 +72,7 @@ def calibrate(
     (little, short), (much, long) = timed(1, _FEW), timed(heads, many, at_once)
     size, fold = folded(many)
     if device.type == "cuda":
-        # Short calls as long ones were launched and waited for, which is no matter of rates.
+        # Short calls are launched and waited for like long ones, which is no matter of rates.
         less, brief = folded(_FEW)
         fold_rate = 2 * (size - less) / max(fold - brief, 1e-9)
         gpu = Cost.of_gpus(1.0, fold_rate, torch.cuda.get_device_properties(device).multi_processor_count)

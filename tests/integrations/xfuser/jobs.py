@@ -422,8 +422,8 @@ class _Watch(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def operators_of_cudnn(dtype: torch.dtype) -> tuple[list[str], tuple[int, ...]]:
-    """What xfuser's cuDNN backend calls, and the shape of its log-sum-exp, on the meta device: nothing is computed."""
+def operators_of_backend(backend: str, dtype: torch.dtype) -> tuple[list[str], tuple[int, ...]]:
+    """What a backend of xfuser calls, and the shape of its log-sum-exp, on the meta device: nothing is computed."""
     from tokenring_xdit.integrations.xfuser import register
 
     register()
@@ -431,7 +431,7 @@ def operators_of_cudnn(dtype: torch.dtype) -> tuple[list[str], tuple[int, ...]]:
 
     q = torch.empty(2, 3, 70, 16, device="meta", dtype=dtype)
     with _Watch() as watch:
-        _, lse = ATTENTION_FUNCTION_REGISTRY[AttentionBackendType.CUDNN](q, q, q, 0.0, False)
+        _, lse = ATTENTION_FUNCTION_REGISTRY[AttentionBackendType[backend]](q, q, q, 0.0, False)
     return [name for name in watch.seen if "attention" in name], tuple(lse.shape)
 
 

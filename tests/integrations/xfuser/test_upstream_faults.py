@@ -111,11 +111,17 @@ def test_z_image_still_hides_its_parameters() -> None:
     assert (code.co_argcount, bool(code.co_flags & inspect.CO_VARKEYWORDS)) == (1, True)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_another_kernel_computes_fp32(ranks: RankPool, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("backend", "dtype", "kernel"),
+    [
+        ("CUDNN", torch.float32, "efficient"),
+        ("CUDNN", torch.bfloat16, "cudnn"),
+        ("SDPA_EFFICIENT", torch.float32, "efficient"),
+    ],
+)
+def test_another_kernel_computes_fp32(ranks: RankPool, backend: str, dtype: torch.dtype, kernel: str) -> None:
     """``compute_fp32``: without the rows that the kernel pads."""
-    ((names, shape),) = ranks.run(1, jobs.operators_of_cudnn, dtype)
-    kernel = "efficient" if dtype == torch.float32 else "cudnn"
+    ((names, shape),) = ranks.run(1, jobs.operators_of_backend, backend, dtype)
     assert names == [f"_scaled_dot_product_{kernel}_attention"]
     assert shape == (2, 3, 70)
 

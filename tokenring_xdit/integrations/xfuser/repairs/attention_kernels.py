@@ -16,20 +16,25 @@ def compute_fp32(backends: Any) -> None:
 
     xfuser 0.7.0: cuDNN's is what it takes on NVIDIA GPUs, and it calls the operator past the checks of torch. The
     kernel is for bf16 and fp16, and what it makes of fp32 is NaN (on an H100, torch 2.11). That is so under every
-    strategy, and nobody wants NaN: it is repaired whether TokenRing was chosen or not.
+    strategy, and nobody wants NaN: it is repaired whether TokenRing was chosen or not. The other kernel's log-sum-exp
+    has padded rows, which xfuser's ring could not merge: it is cut to the queries.
     """
     kernels, kinds = backends.ATTENTION_FUNCTION_REGISTRY, backends.AttentionBackendType
     cudnn, efficient = kernels[kinds.CUDNN], kernels[kinds.SDPA_EFFICIENT]
+
+    @wraps(efficient)
+    def cut(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        out, lse = efficient(*args, **kwargs)
+        return out, lse[..., : out.shape[2]]
 
     @wraps(cudnn)
     def attend(query: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if query.dtype is not torch.float32:
             half: tuple[Tensor, Tensor] = cudnn(query, *args, **kwargs)
             return half
-        out, lse = efficient(query, *args, **kwargs)
-        return out, lse[..., : query.shape[2]]  # its rows are padded
+        return cut(query, *args, **kwargs)
 
-    kernels[kinds.CUDNN] = attend
+    kernels[kinds.CUDNN], kernels[kinds.SDPA_EFFICIENT] = attend, cut
 
 
 HOOKS = {"xfuser.core.distributed.attention_backend": compute_fp32}
