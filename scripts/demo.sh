@@ -22,6 +22,6 @@ cat <<END
 
 Open $sheet. From left to right: the picture of one rank, from the unmodified diffusers pipeline;
 then four ranks through xDiT's Flux pipeline, with Ulysses, Ring and TokenRing attention. Below each
-of them is its difference to the first, a million times amplified. Under TokenRing the queries went
+of them is its difference to the first, as amplified as it says. Under TokenRing the queries went
 round the ring and the partial outputs came back, while keys and values stayed where they were.
 END
