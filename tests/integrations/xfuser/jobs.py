@@ -422,26 +422,27 @@ class _Watch(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def operators_of_backend(backend: str, dtype: torch.dtype) -> tuple[list[str], tuple[int, ...]]:
-    """What a backend of xfuser calls, and the shape of its log-sum-exp, on the meta device: nothing is computed."""
+def _backend(name: str) -> Any:
+    """The function that xfuser calls for an attention backend."""
     from tokenring_xdit.integrations.xfuser import register
 
     register()
     from xfuser.core.distributed.attention_backend import ATTENTION_FUNCTION_REGISTRY, AttentionBackendType
 
+    return ATTENTION_FUNCTION_REGISTRY[AttentionBackendType[name]]
+
+
+def operators_of_backend(backend: str, dtype: torch.dtype) -> tuple[list[str], tuple[int, ...]]:
+    """What a backend of xfuser calls, and the shape of its log-sum-exp, on the meta device: nothing is computed."""
     q = torch.empty(2, 3, 70, 16, device="meta", dtype=dtype)
+    attend = _backend(backend)
     with _Watch() as watch:
-        _, lse = ATTENTION_FUNCTION_REGISTRY[AttentionBackendType[backend]](q, q, q, 0.0, False)
+        _, lse = attend(q, q, q, 0.0, False)
     return [name for name in watch.seen if "attention" in name], tuple(lse.shape)
 
 
 def cudnn_makes_nan_of_fp32() -> bool:
     """Whether xfuser's own function does, on this rank's GPU."""
-    from tokenring_xdit.integrations.xfuser import register
-
-    register()
-    from xfuser.core.distributed.attention_backend import ATTENTION_FUNCTION_REGISTRY, AttentionBackendType
-
     q = torch.randn(2, 3, 70, 16, device=rank_device())
-    out, _ = ATTENTION_FUNCTION_REGISTRY[AttentionBackendType.CUDNN].__wrapped__(q, q, q, 0.0, False)
+    out, _ = _backend("CUDNN").__wrapped__(q, q, q, 0.0, False)
     return bool(out.isnan().any())
