@@ -17,9 +17,9 @@ def test_a_process_runs_stops_and_goes() -> None:
         known = ProcessIdentity.of(process.pid)
         assert known.state is State.RUNNING
         os.kill(process.pid, signal.SIGSTOP)
-        assert _soon(known) is State.STOPPED
+        _wait_for(known, State.STOPPED)
         process.kill()
-        assert _soon(known, but=State.STOPPED) is State.GONE, "a zombie is gone"
+        _wait_for(known, State.GONE)  # a zombie
         process.wait()
         assert known.state is State.GONE
 
@@ -37,9 +37,8 @@ def test_a_number_that_nobody_has_is_an_error() -> None:
         ProcessIdentity.of(process.pid)
 
 
-def _soon(known: ProcessIdentity, but: State = State.RUNNING) -> State:
-    """The state once it is another one than ``but``."""
+def _wait_for(known: ProcessIdentity, state: State) -> None:
     end = time.monotonic() + 10
-    while known.state is but and time.monotonic() < end:
+    while known.state is not state:
+        assert time.monotonic() < end, f"{known} {known.state.value}, and was to become: {state.value}"
         time.sleep(0.01)
-    return known.state
