@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from tests.integrations.xfuser import generation, jobs
+from tests.integrations.xfuser import jobs, stepping
 from tests.integrations.xfuser.generation import Case
 from tests.integrations.xfuser.matrix import PROMPTS
+from tests.integrations.xfuser.stepping import Use
 from tests.support.ranks import RankFailure, RankPool
 
 EXACT = 1e-5
@@ -32,6 +33,7 @@ class Fault:
         make: Options of the pipeline.
         raises: Part of the error, where upstream raises; else its output differs.
         degree: Ranks.
+        use: What else the generation is, as in :class:`Use`.
     """
 
     repair: str
@@ -40,14 +42,22 @@ class Fault:
     make: dict[str, Any] = field(default_factory=dict)
     raises: str | None = None
     degree: int = 2
+    use: dict[str, Any] = field(default_factory=dict)
 
-    def case(self, strategy: str, **options: Any) -> Case:
+    def spread(self, strategy: str, **options: Any) -> Use:
         """The generation, with ``ring`` or ``ulysses``."""
-        return Case(self.family, **{strategy: self.degree}, inputs=self.inputs, make=self.make, **options)
+        case = Case(self.family, **{strategy: self.degree}, inputs=self.inputs, make=self.make, **options)
+        return Use(case, **self.use)
 
 
 SEVEN_BY_ELEVEN = {"height": 28, "width": 44}
 VIDEO = {"height": 112, "width": 176, "frames": 1}
+
+
+def half_a_lora(argument: str) -> dict[str, Any]:
+    """A LoRA at half of its strength for the call."""
+    return {"lora": True, "call": {argument: {"scale": 0.5}}}
+
 
 FAULTS = [
     Fault("count_replicated_text_once", "flux-runner", {"text_tokens": 17}),
@@ -64,14 +74,18 @@ FAULTS = [
     Fault("take_any_size_and_mask_text", "hunyuan-video", {"prompts": PROMPTS}),
     Fault("draw_noise_for_the_whole_picture", "hunyuan-dit"),
     Fault("draw_noise_for_the_whole_picture", "cogvideox"),
+    Fault("scale_lora_for_the_call", "wan-t2v", use=half_a_lora("attention_kwargs")),
+    Fault("scale_lora_for_the_call", "hunyuan-video", use=half_a_lora("attention_kwargs")),
+    Fault("scale_lora_for_the_call", "z-image", use=half_a_lora("joint_attention_kwargs")),
 ]
 
 IDS = [f"{fault.repair}-{fault.family}" for fault in FAULTS]
 
 
-def worst(ranks: RankPool, case: Case) -> float:
-    found = max(error for error in ranks.run(case.ranks, generation.error, case, timeout=300) if error is not None)
-    print(f"{case}: {found:.1e}")
+def worst(ranks: RankPool, use: Use) -> float:
+    errors = ranks.run(use.case.ranks, stepping.error, use, timeout=300)
+    found = max(error for error in errors if error is not None)
+    print(f"{use}: {found:.1e}")
     return found
 
 
@@ -80,9 +94,9 @@ def worst(ranks: RankPool, case: Case) -> float:
 def test_the_fault_is_still_there(ranks: RankPool, fault: Fault, strategy: str) -> None:
     if fault.raises is not None:
         with pytest.raises(RankFailure, match=fault.raises):
-            worst(ranks, fault.case(strategy))
+            worst(ranks, fault.spread(strategy))
     else:
-        assert worst(ranks, fault.case(strategy)) > VISIBLE
+        assert worst(ranks, fault.spread(strategy)) > VISIBLE
 
 
 @pytest.mark.parametrize("strategy", ["ulysses", pytest.param("ring", marks=pytest.mark.matrix)])
@@ -90,13 +104,13 @@ def test_the_fault_is_still_there(ranks: RankPool, fault: Fault, strategy: str) 
 def test_the_switch_repairs_other_strategies_too(ranks: RankPool, fault: Fault, strategy: str) -> None:
     if strategy == "ring" and "prompts" in fault.inputs:
         pytest.skip("prompts that hide different keys need keys that stay at home")
-    assert worst(ranks, fault.case(strategy, repair_all=True)) <= EXACT
+    assert worst(ranks, fault.spread(strategy, repair_all=True)) <= EXACT
 
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("fault", FAULTS, ids=IDS)
 def test_tokenring_is_exact(ranks: RankPool, fault: Fault) -> None:
-    assert worst(ranks, fault.case("tokenring")) <= EXACT
+    assert worst(ranks, fault.spread("tokenring")) <= EXACT
 
 
 def test_z_image_still_hides_its_parameters() -> None:
@@ -109,6 +123,14 @@ def test_z_image_still_hides_its_parameters() -> None:
     function = xFuserZImageTransformer2DWrapper.__init__
     code = getattr(function, "__wrapped__", function).__code__
     assert (code.co_argcount, bool(code.co_flags & inspect.CO_VARKEYWORDS)) == (1, True)
+
+
+def test_a_lora_has_its_strength_back_after_a_call_that_raised(ranks: RankPool) -> None:
+    """``scale_lora_for_the_call``: upstream leaves it scaled, and the next call scales it once more."""
+    for left in ranks.run(2, stepping.lora_strength_after_an_error, Case("qwen-image", tokenring=2), timeout=300):
+        assert left == {1.0}
+    for left in ranks.run(2, stepping.lora_strength_after_an_error, Case("qwen-image", ring=2), timeout=300):
+        assert left == {0.5}
 
 
 @pytest.mark.parametrize(

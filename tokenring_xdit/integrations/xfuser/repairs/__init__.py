@@ -11,6 +11,7 @@ from tokenring_xdit.integrations.xfuser.repairs import (
     flux,
     flux2,
     hunyuan_video,
+    lora,
     lumina2,
     qwen_image,
     schedulers,
@@ -34,5 +35,6 @@ def hooks() -> Iterator[tuple[str, Callable[[Any], None]]]:
         schedulers,
         wan,
         z_image,
+        lora,  # in front of what they put before a forward
     ):
         yield from module.HOOKS.items()
