@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import pkgutil
 import time
 import traceback
 from collections.abc import Callable
@@ -18,7 +17,6 @@ from tqdm import tqdm
 
 from tokenring_xdit.errors import CancelledError, ConfigurationError, TokenRingError
 from tokenring_xdit.integrations.xfuser import Output, parallelize
-from tokenring_xdit.integrations.xfuser.supported import WRAPPERS
 from tokenring_xdit.pipelines.engine_rank import Mailbox
 from tokenring_xdit.pipelines.environment import quieten
 from tokenring_xdit.pipelines.loading import load_pipeline, rank_device
@@ -56,7 +54,7 @@ class Server:
             self._control = dist.new_group(backend="gloo")
         self._pipe = load_pipeline(setup.model, setup.dtype, device)
         self._class = type(self._pipe)
-        self._preview = Preview(self._pipe) if self._sees_whole_latents() else None
+        self._preview = Preview(self._pipe)
         if self._ranks > 1:
             parallelize(
                 self._pipe,
@@ -75,7 +73,7 @@ class Server:
         self._run, self._phase = run, Phase.BEFORE
         try:
             arguments = call_arguments(self._class, run.request)
-            if run.preview and self._preview is not None:
+            if run.preview:
                 arguments |= self._preview.arguments(arguments)
             output = self._pipe(**arguments)
             media = [_portable(medium) for medium in media_of(output)] if self._rank == 0 else None
@@ -83,15 +81,10 @@ class Server:
         except Exception as error:
             return self._failed(error)
         finally:
-            if self._preview is not None:
-                self._preview.forget()
+            self._preview.forget()
             gc.collect()  # a failed call leaves its tensors in cycles of frames
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()  # not run on a GPU
-
-    def _sees_whole_latents(self) -> bool:
-        """Xfuser's own pipelines cut the latents among the ranks; where it has a transformer only, they are whole."""
-        return self._ranks == 1 or issubclass(pkgutil.resolve_name(WRAPPERS[self._class.__name__]), torch.nn.Module)
 
     def _failed(self, error: Exception) -> Failed:
         assert self._run is not None
@@ -113,7 +106,7 @@ class Server:
         if self._agreed(self._mailbox.cancelled(number)):
             raise CancelledError(f"the request was cancelled after step {step} of {steps}")
         if self._rank == 0:
-            picture = self._preview.draw() if self._run.preview and self._preview is not None else None
+            picture = self._preview.draw() if self._run.preview else None
             self._mailbox.answer(Progress(number, step, steps, picture))
 
     def _steps_over(self) -> None:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import os
-import pkgutil
-from collections.abc import Callable
 from enum import Enum
+from functools import wraps
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
-from tokenring_xdit.errors import AgreementError, ConfigurationError, UnsupportedError
+from tokenring_xdit.errors import ConfigurationError, TokenRingError, UnsupportedError
+from tokenring_xdit.integrations.xfuser._pending import fail_group
+from tokenring_xdit.integrations.xfuser.agreement import agree_on_arguments, noise_of_the_first_rank
 from tokenring_xdit.integrations.xfuser.backends import AttentionBackend
 from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE
+from tokenring_xdit.integrations.xfuser.sharding import Sharding, refuse_changed, shard, sharding_of
 from tokenring_xdit.integrations.xfuser.state import Degrees, XfuserState
 from tokenring_xdit.integrations.xfuser.supported import WRAPPERS, heads_of, refuse_ulysses, refuse_untested
 
@@ -80,7 +80,6 @@ def parallelize(
     refuse_untested(pipe)
     if hasattr(type(pipe), _MARK):
         raise ConfigurationError("this pipeline was made parallel before: load it anew for other degrees")
-    _refuse_offloaded(pipe)
     _join_world()
     if degrees.ranks != dist.get_world_size():
         raise ConfigurationError(
@@ -88,29 +87,40 @@ def parallelize(
             f"{dist.get_world_size()} were started: use degrees whose product is that, or torchrun "
             f"--nproc_per_node={degrees.ranks}"
         )
-    _refuse_heads(pipe, ulysses_degree)
+    problem: TokenRingError | None = None
+    try:
+        _refuse_offloaded(pipe)
+        for part in _transformers(pipe).values():
+            refuse_ulysses(ulysses_degree, heads_of(part.config))
+            if sharding_of(part) is None:
+                refuse_changed(part)
+        _refuse_other_state(pipe, degrees, backend)
+    except TokenRingError as error:
+        problem = error
     if degrees.ranks == 1:
+        if problem is not None:
+            raise problem
         return pipe
-    state = XfuserState(degrees, type(pipe).__name__, backend)
-    wrapper = pkgutil.resolve_name(WRAPPERS[type(pipe).__name__])
-    if issubclass(wrapper, torch.nn.Module):
-        for part in _TRANSFORMERS:
-            if getattr(pipe, part, None) is not None:
-                setattr(pipe, part, _wrapped(wrapper, getattr(pipe, part)))
-        state.activate(pipe)
-        run: Callable[..., Any] = _own_call(pipe, state)
-        whole = True
-    else:
-        state.activate(pipe)
-        run = _refusing_dropped(type(pipe), wrapper(pipe, state.config))
-        state.activate(pipe)  # the wrapper has made a runtime state of its own
-        whole = False  # it gives the result to the last rank only
-    _replace_call(pipe, state, run, output, whole)
+    settings = {"pipe": type(pipe).__name__, "degrees": str(degrees), "attention_backend": backend.value}
+    agree_on_arguments({**settings, "output": str(output)}, problem)
+    found = [sharding.state for sharding in map(sharding_of, _transformers(pipe).values()) if sharding is not None]
+    state = found[0] if found else XfuserState(degrees, type(pipe).__name__, backend)
+    state.activate(pipe)
+    for part in _transformers(pipe).values():
+        if sharding_of(part) is None:
+            shard(part, state, WRAPPERS[type(pipe).__name__])
+    _replace_call(pipe, state, output)
     return pipe
 
 
+def _transformers(pipe: Any) -> dict[str, Any]:
+    """The transformers that a pipeline has, by name."""
+    found = ((part, getattr(pipe, part, None)) for part in _TRANSFORMERS)
+    return {part: model for part, model in found if model is not None}
+
+
 def _refuse_offloaded(pipe: Any) -> None:
-    """Weights that wait elsewhere cannot be put into another class; offloading what came of it works."""
+    """Offloading replaces the forward of the class that a model had when it was switched on."""
     offloaded = [
         n for n, part in pipe.components.items() if hasattr(part, "_hf_hook") or hasattr(part, "hf_device_map")
     ]
@@ -122,11 +132,16 @@ def _refuse_offloaded(pipe: Any) -> None:
         )
 
 
-def _refuse_heads(pipe: Any, ulysses_degree: int) -> None:
-    """Before anything of the pipeline is exchanged: xfuser finds out later."""
-    for transformer in (getattr(pipe, part, None) for part in _TRANSFORMERS):
-        if transformer is not None:
-            refuse_ulysses(ulysses_degree, heads_of(transformer.config))
+def _refuse_other_state(pipe: Any, degrees: Degrees, backend: AttentionBackend) -> None:
+    """A transformer that another pipeline brought along is shared out as that pipeline was told."""
+    for name, model in _transformers(pipe).items():
+        sharding = sharding_of(model)
+        if sharding is not None and (sharding.state.degrees, sharding.state.backend) != (degrees, backend):
+            raise ConfigurationError(
+                f"the {name} of this pipeline is that of another one, which was made parallel with "
+                f"{sharding.state.degrees}, attention_backend={sharding.state.backend.value}: use the same here, or "
+                "load the pipeline anew"
+            )
 
 
 def _join_world() -> None:
@@ -142,99 +157,55 @@ def _join_world() -> None:
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
 
 
-def _wrapped(wrapper: Any, model: Any) -> Any:
-    """Xfuser's class around the very weights of a model, none of which is copied."""
-    from accelerate import init_empty_weights
-
-    with init_empty_weights(include_buffers=False):
-        wrapped = wrapper.from_config(model.config)
-    wrapped.load_state_dict(model.state_dict(), assign=True)
-    return wrapped.to(model.device).eval()
-
-
-def _own_call(pipe: Any, state: XfuserState) -> Callable[..., Any]:
-    call = type(pipe).__call__
-
-    def run(**arguments: Any) -> Any:
-        runtime = state.runtime
-        runtime.split_text_embed_in_sp = True
-        runtime.max_condition_sequence_length = arguments.get("max_sequence_length")
-        return call(pipe, **arguments)
-
-    return run
-
-
-def _refusing_dropped(base: Any, wrapped: Any) -> Callable[..., Any]:
-    """Xfuser's pipeline, which drops some arguments of the diffusers one without a word."""
-    dropped = {
-        name: parameter.default
-        for name, parameter in inspect.signature(base.__call__).parameters.items()
-        if name not in inspect.signature(type(wrapped).__call__).parameters
-    }
-
-    def run(**arguments: Any) -> Any:
-        for name, default in dropped.items():
-            if arguments[name] is not default and arguments[name] != default:
-                raise UnsupportedError(
-                    f"{name}={_describe(arguments[name])} was asked for, which xfuser's {type(wrapped).__name__} does "
-                    f"not take: leave it at {default!r}"
-                )
-        return wrapped(**{name: value for name, value in arguments.items() if name not in dropped})
-
-    return run
-
-
-def _replace_call(pipe: Any, state: XfuserState, run: Callable[..., Any], output: Output, whole: bool) -> None:
+def _replace_call(pipe: Any, state: XfuserState, output: Output) -> None:
     base = type(pipe)
     signature = inspect.signature(base.__call__)
 
+    @wraps(base.__call__)
     def call_together(self: Any, *args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(self, *args, **kwargs)
-        bound.apply_defaults()
-        arguments = dict(list(bound.arguments.items())[1:])
-        _agree(arguments)
-        if "generator" in arguments and arguments["generator"] is None:
-            arguments["generator"] = torch.Generator().manual_seed(_seed_of_first())
+        problem: TokenRingError | None = None
+        arguments: dict[str, Any] = {}
+        try:
+            try:
+                bound = signature.bind(self, *args, **kwargs)
+            except TypeError as error:
+                raise ConfigurationError(f"{base.__name__} cannot be called like this: {error}") from error
+            bound.apply_defaults()
+            arguments = dict(list(bound.arguments.items())[1:])
+            for name, model in _transformers(self).items():
+                _sharding(name, model).check(getattr(model, "_orig_mod", model))
+        except TokenRingError as error:
+            problem = error
+        agree_on_arguments(arguments, problem)
         state.activate(self)
-        result = run(**arguments)
-        if not whole:
-            parcel = [result]
-            dist.broadcast_object_list(parcel, src=dist.get_world_size() - 1)
-            (result,) = parcel
+        try:
+            with noise_of_the_first_rank(next(iter(_transformers(self).values())).device):
+                result = base.__call__(self, **arguments)
+        except BaseException as error:
+            fail_group(f"{type(error).__name__}: {error}")
+            raise
         return result if output is Output.EVERY_RANK or dist.get_rank() == 0 else None
 
+    def save_pretrained(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if dist.get_rank() == 0:  # the others have the same
+            base.save_pretrained(self, *args, **kwargs)
+
     # Python looks a call up on the class. The name stays, by which diffusers and xfuser know the pipeline.
-    body = {_MARK: True, "__call__": call_together, "__doc__": base.__doc__, "__module__": base.__module__}
+    body = {
+        _MARK: True,
+        "__call__": call_together,
+        "__doc__": base.__doc__,
+        "__module__": base.__module__,
+        "save_pretrained": wraps(base.save_pretrained)(save_pretrained),
+    }
     pipe.__class__ = type(base.__name__, (base,), body)
 
 
-def _seed_of_first() -> int:
-    seed = [int(torch.randint(2**62, ()).item())]
-    dist.broadcast_object_list(seed, src=0)
-    return seed[0]
-
-
-def _agree(arguments: dict[str, Any]) -> None:
-    """Refuse a call whose ranks were given different arguments, on all of them."""
-    mine = {name: _describe(value) for name, value in arguments.items()}
-    everyone: list[dict[str, str]] = [{} for _ in range(dist.get_world_size())]
-    dist.all_gather_object(everyone, mine)
-    for name in everyone[0]:
-        for rank, theirs in enumerate(everyone):
-            if theirs.get(name) != everyone[0][name]:
-                raise AgreementError(
-                    f"all ranks make one picture together, but {name} is {everyone[0][name]} on rank 0 and "
-                    f"{theirs.get(name)} on rank {rank}: pass the same everywhere"
-                )
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, torch.Generator):
-        return f"a generator in state {hashlib.sha256(value.get_state().numpy().tobytes()).hexdigest()[:8]}"
-    if isinstance(value, Tensor):
-        return f"a tensor {tuple(value.shape)} of {value.dtype}"
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_describe, value))}]"
-    if value is None or isinstance(value, (str, int, float)):
-        return repr(value)
-    return f"a {type(value).__name__}"
+def _sharding(name: str, model: Any) -> Sharding:
+    sharding = sharding_of(model)
+    if sharding is None:
+        raise UnsupportedError(
+            f"the {name} of this pipeline was replaced after parallelize ({type(model).__name__}), and would compute "
+            "the whole on every rank: load the pipeline with it, and call parallelize then"
+        )
+    return sharding

@@ -83,6 +83,7 @@ class XfuserState:
         from xfuser.core.distributed import parallel_state, runtime_state
 
         self.degrees = degrees
+        self.backend = backend
         self._forget(parallel_state, runtime_state)
         with shared_groups() if one_of_several else nullcontext():
             self._start(parallel_state, model, backend)

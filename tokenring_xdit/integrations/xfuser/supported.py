@@ -27,31 +27,32 @@ __all__ = [
 ]
 
 _TRANSFORMERS = "xfuser.model_executor.models.transformers."
+_FLUX = _TRANSFORMERS + "transformer_flux:xFuserFlux1Transformer2DWrapper"
 _FLUX2 = _TRANSFORMERS + "transformer_flux2:xFuserFlux2Transformer2DWrapper"
 _WAN = _TRANSFORMERS + "transformer_wan:xFuserWanTransformer3DWrapper"
 
-WRAPPERS: dict[str, str] = {
-    "CogVideoXPipeline": "xfuser:xFuserCogVideoXPipeline",
+WRAPPERS: dict[str, str | None] = {
+    "CogVideoXPipeline": None,
     "Flux2KleinPipeline": _FLUX2,
     "Flux2Pipeline": _FLUX2,
-    "FluxControlPipeline": "xfuser.model_executor.pipelines.pipeline_flux_control:xFuserPipelineFluxControlPipeline",
-    "FluxPipeline": _TRANSFORMERS + "transformer_flux:xFuserFlux1Transformer2DWrapper",
-    "HunyuanDiTPipeline": "xfuser:xFuserHunyuanDiTPipeline",
+    "FluxControlPipeline": _FLUX,
+    "FluxPipeline": _FLUX,
+    "HunyuanDiTPipeline": None,
     "HunyuanVideoPipeline": _TRANSFORMERS + "transformer_hunyuan_video:xFuserHunyuanVideoTransformer3DWrapper",
     "LTX2Pipeline": _TRANSFORMERS + "transformer_ltx2:xFuserLTX2VideoTransformer3DWrapper",
-    "LattePipeline": "xfuser:xFuserLattePipeline",
-    "Lumina2Pipeline": "xfuser:xFuserLumina2Pipeline",
-    "PixArtAlphaPipeline": "xfuser:xFuserPixArtAlphaPipeline",
-    "PixArtSigmaPipeline": "xfuser:xFuserPixArtSigmaPipeline",
+    "LattePipeline": None,
+    "Lumina2Pipeline": None,
+    "PixArtAlphaPipeline": None,
+    "PixArtSigmaPipeline": None,
     "QwenImagePipeline": _TRANSFORMERS + "transformer_qwen:xFuserQwenImageTransformerWrapper",
-    "StableDiffusion3Pipeline": "xfuser:xFuserStableDiffusion3Pipeline",
+    "StableDiffusion3Pipeline": None,
     "WanImageToVideoPipeline": _WAN,
     "xFuserWanImageToVideoPipeline": _WAN,
     "WanPipeline": _WAN,
     "ZImagePipeline": _TRANSFORMERS + "transformer_z_image:xFuserZImageTransformer2DWrapper",
 }
-"""Diffusers pipelines that were compared (``tests/integrations/xfuser`` does so for each of them), and xfuser's class
-for each: a pipeline around the diffusers one, or a transformer that takes the place of its own."""
+"""Diffusers pipelines that were compared (``tests/integrations/xfuser`` does so for each of them), with xfuser's class
+of their transformer; ``None`` where :mod:`tokenring_xdit.integrations.xfuser.tokens` cuts diffusers' own."""
 
 CUT_BY_ROWS = frozenset(
     {

@@ -1,0 +1,206 @@
+"""What all ranks must be given alike: the arguments of a call, the inputs of a model, the noise that nobody seeded."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tokenring_xdit.errors import AgreementError, TokenRingError, UnsupportedError
+from tokenring_xdit.integrations.xfuser._pending import exchange
+
+__all__ = ["agree_on_arguments", "agree_on_inputs", "describe", "noise_of_the_first_rank"]
+
+_PARTS = 64
+"""Into how many parts a tensor is summed up for a comparison."""
+
+_TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 2e-2}
+"""How much a part may differ, relative to its norm: what one device's kernels may round otherwise than another's."""
+
+_Parts = list[tuple[float, float]]
+
+
+def agree_on_arguments(arguments: Mapping[str, Any], problem: TokenRingError | None = None) -> None:
+    """Refuse a call whose ranks were given different arguments, on all of them, before anything is computed.
+
+    Args:
+        arguments: By name. Numbers, texts, tensors, arrays, pictures and generators are compared to the last bit;
+            what cannot be compared (a function, say) by its kind.
+        problem: Why this rank refuses the call; it is then raised on all ranks.
+
+    Raises:
+        AgreementError: The ranks were given different arguments.
+        TokenRingError: ``problem``, or that of another rank.
+    """
+    mine = None if problem is not None else {name: describe(value) for name, value in arguments.items()}
+    everyone = exchange((_told(problem), mine), "the arguments of the call")
+    _raise_first([told for told, _ in everyone])
+    descriptions = [theirs for _, theirs in everyone]
+    for name in descriptions[0]:
+        for rank, theirs in enumerate(descriptions):
+            if theirs.get(name) != descriptions[0][name]:
+                raise AgreementError(
+                    f"all ranks make one picture together, but {name} is {descriptions[0][name]} on rank 0 and "
+                    f"{theirs.get(name)} on rank {rank}: pass the same everywhere"
+                )
+
+
+def agree_on_inputs(model: str, inputs: Mapping[str, Any], problem: TokenRingError | None = None) -> None:
+    """Refuse a call of a sharded model whose ranks give it different inputs, on all of them.
+
+    Tensors of floating point numbers may differ by what devices round otherwise, and by no more.
+
+    Args:
+        model: What the model is called.
+        inputs: By name.
+        problem: Why this rank refuses the call; it is then raised on all ranks.
+
+    Raises:
+        AgreementError: The ranks gave different inputs.
+        TokenRingError: ``problem``, or that of another rank.
+    """
+    mine = {} if problem is not None else {name: _summary(value) for name, value in inputs.items()}
+    everyone = exchange((_told(problem), mine), f"the inputs of the {model}")
+    _raise_first([told for told, _ in everyone])
+    first = everyone[0][1]
+    for rank, (_, theirs) in enumerate(everyone):
+        for name in {**first, **theirs}:
+            difference = _difference(first.get(name), theirs.get(name))
+            if difference is not None:
+                raise AgreementError(
+                    f"all ranks compute one call of the {model} together, but {name} {difference} between rank 0 and "
+                    f"rank {rank}: make what it comes from the same on all ranks (a callback, a tensor or a seed of "
+                    "each rank's own), for example with torch.distributed.broadcast"
+                )
+
+
+@contextmanager
+def noise_of_the_first_rank(device: torch.device) -> Iterator[None]:
+    """Inside, the global generators of all ranks are in the state that the first rank's have when it is entered.
+
+    So what draws noise without being handed a generator (schedulers, callbacks) draws the same on every rank, and the
+    same as one process with the first rank's seed. The other ranks have their own states again afterwards.
+
+    Args:
+        device: Where the model is.
+    """
+    own = _states(device)
+    states = exchange(own if torch.distributed.get_rank() == 0 else None, "the state of the random generators")
+    _set_states(states[0], device)
+    try:
+        yield
+    finally:
+        if torch.distributed.get_rank() != 0:
+            _set_states(own, device)
+
+
+def describe(value: Any) -> str:
+    """A value in words that are equal where the values are, to the last bit."""
+    if isinstance(value, torch.Generator):
+        return f"a generator in state {_digest(value.get_state())}"
+    if isinstance(value, Tensor):
+        return f"a tensor {tuple(value.shape)} of {value.dtype} with the values {_digest(value)}"
+    if isinstance(value, np.ndarray):
+        return f"an array {value.shape} of {value.dtype} with the values {_digest_of(value.tobytes())}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(describe, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{name}: {describe(item)}' for name, item in value.items())}}}"
+    if value is None or isinstance(value, (str, int, float)):
+        return repr(value)
+    if hasattr(value, "tobytes") and hasattr(value, "size"):  # a PIL picture
+        return f"a picture of {value.size} pixels with the values {_digest_of(value.tobytes())}"
+    return f"a {type(value).__name__}"
+
+
+def _digest_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:8]
+
+
+def _digest(tensor: Tensor) -> str:
+    whole = tensor.detach().cpu().flatten()
+    packed = torch.empty_like(whole, memory_format=torch.contiguous_format).copy_(whole)  # numpy has no bfloat16
+    return _digest_of(packed.view(torch.uint8).numpy().tobytes() if packed.numel() else b"")
+
+
+def _told(problem: TokenRingError | None) -> tuple[type[TokenRingError], str] | None:
+    return None if problem is None else (type(problem), str(problem))
+
+
+def _raise_first(told: list[tuple[type[TokenRingError], str] | None]) -> None:
+    """Raise what ranks refuse, the same on all of them."""
+    refusing = [rank for rank, problem in enumerate(told) if problem is not None]
+    if not refusing:
+        return
+    kind, message = told[refusing[0]]  # type: ignore[misc]
+    alone = "" if len(set(told)) == 1 else f"rank {refusing[0]} refuses: "
+    raise (kind if issubclass(kind, UnsupportedError) else AgreementError)(f"{alone}{message}")
+
+
+def _summary(value: Any) -> Any:
+    """What stands for an input in a comparison: a few numbers, and what has to be equal."""
+    if not isinstance(value, Tensor) or value.dtype not in _TOLERANCE:
+        return [_summary(item) for item in value] if isinstance(value, (list, tuple)) else describe(value)
+    return (tuple(value.shape), str(value.dtype), _sums(value.detach()), _TOLERANCE[value.dtype])
+
+
+def _sums(tensor: Tensor) -> _Parts:
+    """The signed sum and the norm of each part of a tensor."""
+    flat = tensor.flatten().float()
+    each = max(1, -(-flat.numel() // _PARTS))
+    parts = torch.nn.functional.pad(flat, (0, -flat.numel() % each)).view(-1, each)
+    numbers = torch.stack([parts @ _signs(each, flat.device), parts.norm(dim=1)], dim=1)
+    return [(total, norm) for total, norm in numbers.tolist()]
+
+
+@lru_cache(maxsize=64)
+def _signs(count: int, device: torch.device) -> Tensor:
+    """Fixed random signs, so that neighbours that change places do not cancel out."""
+    generator = torch.Generator().manual_seed(count)
+    return (torch.randint(2, (count,), generator=generator) * 2 - 1).float().to(device)
+
+
+def _difference(mine: Any, theirs: Any) -> str | None:
+    """How two summaries differ, in words; ``None`` where they do not."""
+    if isinstance(mine, list) and isinstance(theirs, list) and len(mine) == len(theirs):
+        found = (_difference(a, b) for a, b in zip(mine, theirs, strict=True))
+        return next((difference for difference in found if difference is not None), None)
+    if not (isinstance(mine, tuple) and isinstance(theirs, tuple)) or mine[:2] != theirs[:2]:
+        return None if mine == theirs else "differs"
+    worst = max((_distance(a, b) for a, b in zip(mine[2], theirs[2], strict=True)), default=0.0)
+    return None if worst <= mine[3] else f"differs by about {min(worst, 2.0):.1g} of its size"
+
+
+def _distance(mine: tuple[float, float], theirs: tuple[float, float]) -> float:
+    """How far a part is from another, relative to its norm; values that are no numbers are as far as can be."""
+    if repr(mine) == repr(theirs):
+        return 0.0
+    size = max(mine[1], theirs[1], 1e-30)
+    distance = max(abs(mine[0] - theirs[0]), abs(mine[1] - theirs[1])) / size
+    return distance if distance == distance else 2.0  # noqa: PLR0124 - NaN
+
+
+def _states(device: torch.device) -> dict[str, Any]:
+    states: dict[str, Any] = {
+        "torch": torch.get_rng_state(),
+        "numpy": np.random.get_state(),
+        "python": random.getstate(),
+    }
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def _set_states(states: dict[str, Any], device: torch.device) -> None:
+    torch.set_rng_state(states["torch"])
+    np.random.set_state(states["numpy"])
+    random.setstate(states["python"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)

@@ -1,0 +1,94 @@
+"""Diffusers' caches in a sharded transformer: which are right there, which decide together, which are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from diffusers.hooks import first_block_cache
+from torch import Tensor
+
+from tokenring_xdit.errors import UnsupportedError
+from tokenring_xdit.integrations.xfuser.layout import active_layout
+
+__all__ = ["deciding_together", "refuse_caches"]
+
+_COMPARED = frozenset(
+    {
+        "fbc_block_hook",
+        "fbc_leader_block_hook",
+        "group_offloading",
+        "layerwise_casting",
+        "lazy_prefetch_group_offloading",
+        "layer_execution_tracker",
+        "mag_cache_block_hook",
+        "mag_cache_leader_block_hook",
+        "peft_autocast_disable",
+        "pyramid_attention_broadcast",
+        "taylorseer_cache",
+    }
+)
+"""Hooks that leave out or repeat work by the number of the step, whatever is in the tensors, or decide together."""
+
+_together = False
+"""Whether a sharded transformer is running."""
+
+
+def refuse_caches(model: Any) -> None:
+    """Refuse hooks of diffusers in a transformer that were not compared with one process.
+
+    Raises:
+        UnsupportedError: There is one.
+    """
+    for module in model.modules():
+        registry = getattr(module, "_diffusers_hook", None)
+        unknown = [name for name in getattr(registry, "hooks", ()) if name not in _COMPARED]
+        if unknown:
+            raise UnsupportedError(
+                f"diffusers' hook '{unknown[0]}' was put on the transformer, which would decide by this rank's part of "
+                "the picture or was not compared: disable it (pipe.transformer.disable_cache()), or use "
+                "PyramidAttentionBroadcastConfig, FirstBlockCacheConfig, MagCacheConfig or TaylorSeerCacheConfig"
+            )
+
+
+@contextmanager
+def deciding_together() -> Iterator[None]:
+    """Inside, what a cache decides by its data is decided by the data of all ranks, alike on all of them."""
+    global _together
+    before, _together = _together, True
+    try:
+        yield
+    finally:
+        _together = before
+
+
+def _decide_by_the_whole(original: Any) -> Any:
+    @wraps(original)
+    def should_compute(self: Any, residual: Tensor) -> bool:
+        state = self.state_manager.get_state()
+        if not _together or state.head_block_residual is None:
+            decided: bool = original(self, residual)
+            return decided
+        layout = active_layout()
+        if layout is not None and layout.hides_keys:
+            raise UnsupportedError(
+                "FirstBlockCache would measure padding or hidden text along with the picture: use a size and a text "
+                "length that the ranks divide, or do without FirstBlockCacheConfig"
+            )
+        from xfuser.core.distributed import get_sp_group
+
+        before = state.head_block_residual
+        sums = torch.stack([(residual - before).abs().sum(), before.abs().sum()]).double()
+        dist.all_reduce(sums, group=get_sp_group().device_group)
+        changed, size = sums.tolist()
+        return bool(changed / size > self.threshold)
+
+    return torch.compiler.disable(should_compute)  # type: ignore[no-untyped-call]
+
+
+_head = first_block_cache.FBCHeadBlockHook
+_head._should_compute_remaining_blocks = _decide_by_the_whole(_head._should_compute_remaining_blocks)

@@ -1,0 +1,63 @@
+"""The attention processors of a sharded transformer: which ones reach all ranks' keys, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from tokenring_xdit.errors import UnsupportedError
+
+__all__ = ["Slot", "settle"]
+
+_OWN_BACKENDS = frozenset({None, "native"})
+"""Values of ``set_attention_backend`` that ask for nothing but diffusers' default."""
+
+
+class Slot:
+    """One attention module, and the processors that may stand in it.
+
+    Args:
+        name: Of the module, for messages.
+        module: The module.
+        known: Names of diffusers' classes that were compared.
+        replace: Gives the processor that reaches all ranks' keys for one of those; ``None`` where it may stay.
+    """
+
+    def __init__(
+        self, name: str, module: Any, known: tuple[str, ...], replace: Callable[[Any], Any] | None = None
+    ) -> None:
+        self.name = name
+        self._module = module
+        self._known = known
+        self._replace = replace
+        self._settled: Any = None
+
+    def settle(self) -> None:
+        """Put the processor that reaches all ranks' keys in the place of a known one.
+
+        Raises:
+            UnsupportedError: Another one stands there.
+        """
+        processor = self._module.processor
+        if processor is not self._settled:
+            kind = type(processor)
+            if kind.__name__ not in self._known or kind.__module__.partition(".")[0] != "diffusers":
+                raise UnsupportedError(
+                    f"{kind.__name__} was set as the attention processor of {self.name}, where it would attend this "
+                    f"rank's own tokens only or was not compared: use {self._known[0]}, diffusers' default (for an "
+                    "IP-Adapter, unload it), or do without parallelize"
+                )
+            self._settled = processor if self._replace is None else self._replace(processor)
+            self._module.processor = self._settled
+        backend = getattr(self._settled, "_attention_backend", None)
+        if getattr(backend, "value", backend) not in _OWN_BACKENDS:
+            raise UnsupportedError(
+                f"set_attention_backend({getattr(backend, 'value', backend)!r}) would be without effect in a "
+                "transformer that parallelize has spread over ranks: use parallelize(..., attention_backend=...)"
+            )
+
+
+def settle(slots: Iterable[Slot]) -> None:
+    """Check all attention processors of a model, as :meth:`Slot.settle` does."""
+    for slot in slots:
+        slot.settle()

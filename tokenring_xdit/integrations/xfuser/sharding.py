@@ -1,0 +1,209 @@
+"""A transformer that all ranks compute together, in the place and around the weights of the one that was loaded."""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+import types
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import init_empty_weights
+
+from tokenring_xdit.errors import TokenRingError, UnsupportedError
+from tokenring_xdit.integrations.xfuser.agreement import agree_on_inputs
+from tokenring_xdit.integrations.xfuser.caches import deciding_together, refuse_caches
+from tokenring_xdit.integrations.xfuser.processors import Slot, settle
+from tokenring_xdit.integrations.xfuser.state import XfuserState
+from tokenring_xdit.integrations.xfuser.tokens import CUTS, Cut
+
+__all__ = ["Sharding", "refuse_changed", "shard", "sharding_of"]
+
+_ATTRIBUTE = "_tokenring_sharding"
+
+
+class Sharding:
+    """How a transformer is shared out, which it carries with it.
+
+    Args:
+        model: The transformer, changed in place: it keeps its weights, adapters, hooks and names.
+        state: xfuser's groups.
+        wrapper: xfuser's subclass of the transformer's class; ``None`` cuts diffusers' own by tokens.
+    """
+
+    def __init__(self, model: Any, state: XfuserState, wrapper: type | None) -> None:
+        self.state = state
+        self._kind = type(model)
+        self._signature = inspect.signature(self._kind.forward)
+        self._cut: Cut | None = None
+        if wrapper is None:
+            self._cut = Cut(model, CUTS[self._kind.__name__])
+            self._slots = self._cut.slots
+        else:
+            self._slots = _adopt(model, wrapper)
+        settle(self._slots)
+        model.__class__ = _sharded_class(self._kind, wrapper or self._kind)
+
+    def __deepcopy__(self, memo: Any) -> Sharding:
+        """Process groups cannot be copied, and a copy of the model is shared out like it."""
+        return self
+
+    @property
+    def kind(self) -> str:
+        """The transformer's class in diffusers."""
+        return self._kind.__name__
+
+    def check(self, model: Any) -> None:
+        """Refuse what was done to the transformer and was not compared.
+
+        Raises:
+            UnsupportedError: Attention processors, caches or dropout that was not.
+        """
+        settle(self._slots)
+        refuse_caches(model)
+        if model.training and any(isinstance(m, torch.nn.Dropout) and m.p for m in model.modules()):
+            raise UnsupportedError(
+                f"the {self.kind} is in training mode, where every rank would drop out other values: call "
+                "pipe.transformer.eval()"
+            )
+
+    def run(self, model: Any, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """One call, of all ranks together."""
+        arguments = dict(list(self._signature.bind(model, *args, **kwargs).arguments.items())[1:])
+        problem: TokenRingError | None = None
+        try:
+            self.check(model)
+            _refuse_arguments(self.kind, arguments)
+        except TokenRingError as error:
+            problem = error
+        agree_on_inputs(self.kind, arguments, problem)
+        self.state.activate(None)
+        runtime = self.state.runtime
+        runtime.split_text_embed_in_sp = True
+        text = arguments.get("encoder_hidden_states")
+        runtime.max_condition_sequence_length = text.shape[1] if isinstance(text, torch.Tensor) else None
+        with deciding_together():
+            return forward(**arguments) if self._cut is None else self._cut.run(forward, arguments)
+
+
+def sharding_of(model: Any) -> Sharding | None:
+    """How a transformer is shared out, also where ``torch.compile`` has wrapped it; ``None`` if it is not."""
+    found: Sharding | None = getattr(getattr(model, "_orig_mod", model), _ATTRIBUTE, None)
+    return found
+
+
+def shard(model: Any, state: XfuserState, wrapper: str | None) -> None:
+    """Let all ranks compute a transformer together from now on; every rank calls it.
+
+    Whole latents go in and come out on every rank.
+
+    Args:
+        model: The transformer of diffusers.
+        state: xfuser's groups.
+        wrapper: xfuser's subclass of its class, as ``module:name``; ``None`` cuts diffusers' own by tokens.
+
+    Raises:
+        UnsupportedError: Something was done to it before that cannot be kept.
+    """
+    refuse_changed(model)
+    resolved = None if wrapper is None else pkgutil.resolve_name(wrapper)
+    setattr(model, _ATTRIBUTE, Sharding(model, state, resolved))
+
+
+def refuse_changed(model: Any) -> None:
+    """Refuse a transformer whose forward is no longer that of its class.
+
+    Raises:
+        UnsupportedError: It is not.
+    """
+    kind = type(model).__name__
+    if "forward" in vars(model):
+        raise UnsupportedError(
+            f"the forward of the {kind} was replaced before parallelize (by group offloading, FasterCache or a hook of "
+            "accelerate, say), and would compute the whole on every rank: call parallelize first, and do that after it"
+        )
+    if hasattr(model, "_compiled_call_impl") and model._compiled_call_impl is not None:
+        raise UnsupportedError(
+            f"the {kind} was compiled before parallelize: call parallelize first, and compile after it"
+        )
+
+
+def _sharded_class(kind: type, parent: type) -> type:
+    """A class with the name by which diffusers knows the transformer, so that what is saved can be loaded."""
+    compute = parent.forward  # type: ignore[attr-defined]
+
+    @wraps(kind.forward)  # type: ignore[attr-defined]
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        sharding: Sharding = getattr(self, _ATTRIBUTE)
+        return sharding.run(self, types.MethodType(compute, self), args, kwargs)
+
+    def save_pretrained(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if dist.get_rank() == 0:  # the others have the same weights
+            kind.save_pretrained(self, *args, **kwargs)  # type: ignore[attr-defined]
+
+    def set_attention_backend(self: Any, backend: str) -> None:
+        if backend != "native":
+            raise UnsupportedError(
+                f"set_attention_backend({backend!r}) would be without effect in a transformer that parallelize has "
+                "spread over ranks: use parallelize(..., attention_backend=...)"
+            )
+
+    body = {
+        "__module__": kind.__module__,
+        "__qualname__": kind.__qualname__,
+        "__doc__": kind.__doc__,
+        "forward": torch.compiler.disable(forward, recursive=False),  # type: ignore[no-untyped-call]
+        "save_pretrained": wraps(kind.save_pretrained)(save_pretrained),  # type: ignore[attr-defined]
+        "set_attention_backend": set_attention_backend,
+    }
+    return type(kind.__name__, (parent,), body)
+
+
+def _adopt(model: Any, wrapper: type) -> list[Slot]:
+    """Give a model what xfuser's subclass of its class puts into a new one; none of its weights is touched."""
+    with init_empty_weights(include_buffers=False):
+        pattern: Any = wrapper.from_config(model.config)  # type: ignore[attr-defined]
+        plain = type(model).from_config(model.config)
+    own, before = dict(model.named_modules()), dict(plain.named_modules())
+    slots = []
+    for name, theirs in pattern.named_modules():
+        ours = own.get(name)
+        if ours is None:
+            continue
+        for key, value in vars(theirs).items():
+            if key not in vars(ours) and not isinstance(value, torch.nn.Module):
+                object.__setattr__(ours, key, value)
+        for key, buffer in theirs.named_buffers(recurse=False):
+            if key not in dict(ours.named_buffers(recurse=False)):
+                persistent = key not in theirs._non_persistent_buffers_set
+                ours.register_buffer(key, buffer.to(model.device), persistent=persistent)
+        processor = getattr(theirs, "processor", None)
+        if processor is not None:
+            known = type(before[name].processor)
+            same = type(processor) is known  # attention that xfuser leaves as it is
+            slots.append(Slot(name, ours, (known.__name__,), None if same else _always(processor)))
+    return slots
+
+
+def _always(processor: Any) -> Callable[[Any], Any]:
+    return lambda _: processor
+
+
+def _refuse_arguments(kind: str, arguments: dict[str, Any]) -> None:
+    """Refuse what the compared pipelines do not hand to a transformer.
+
+    Raises:
+        UnsupportedError: There is such an argument.
+    """
+    given = [name for name, value in arguments.items() if "control" in name and value is not None]
+    for name, value in arguments.items():
+        if name.endswith("attention_kwargs") and isinstance(value, dict):
+            given += [f"{name}[{key!r}]" for key in value if key != "scale"]
+    if given:
+        raise UnsupportedError(
+            f"{', '.join(given)} reached the {kind}, which was not compared with the single process when it is spread "
+            "over ranks: leave it out (a ControlNet, an IP-Adapter), or do without parallelize"
+        )
