@@ -9,7 +9,7 @@ from tokenring_xdit.errors import ConfigurationError, UnsupportedError
 from tokenring_xdit.planning import Auto
 from tokenring_xdit.schedule import Spelled, parse
 
-__all__ = ["DEFAULT_SCHEDULE", "TokenRingChoice", "attach", "choice_of", "current_choice", "make_choice"]
+__all__ = ["DEFAULT_SCHEDULE", "TokenRingChoice", "attach", "choice_of", "current_choice", "exactness_promised", "make_choice", "promise_exactness"]
 
 DEFAULT_SCHEDULE = "token_ring"
 
@@ -18,6 +18,9 @@ _PLANNED_EARLY = 64
 
 _ATTRIBUTE = "tokenring"
 """Name under which the choice rides on xfuser's ``SequenceParallelConfig``."""
+
+_PROMISE = "tokenring_exact"
+"""The same for the promise that the engine computes what one process does."""
 
 
 unattached: list[str] = []
@@ -100,3 +103,16 @@ def current_choice() -> TokenRingChoice | None:
     from xfuser.core.distributed.runtime_state import get_runtime_state
 
     return choice_of(get_runtime_state().parallel_config)
+
+
+def promise_exactness(sp_config: Any) -> None:
+    """Have xfuser's faults repaired in this engine under Ulysses alone, too: ``parallelize`` takes either strategy."""
+    setattr(sp_config, _PROMISE, True)
+
+
+def exactness_promised() -> bool:
+    """Whether the running engine repairs xfuser's faults under every strategy."""
+    from xfuser.core.distributed import runtime_state
+
+    state = runtime_state._RUNTIME
+    return state is not None and getattr(state.parallel_config.sp_config, _PROMISE, False)

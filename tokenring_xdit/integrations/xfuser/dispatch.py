@@ -18,7 +18,7 @@ from tokenring_xdit.attention import KeyMask, token_ring_attention
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.integrations.xfuser.choice import TokenRingChoice, current_choice
 from tokenring_xdit.integrations.xfuser.layout import KeyLayout, active_layout, key_layout
-from tokenring_xdit.integrations.xfuser.repairs.common import REPAIR_ALL, replace_method
+from tokenring_xdit.integrations.xfuser.repairs.common import replace_method
 
 __all__ = ["install"]
 
@@ -134,7 +134,7 @@ def _install_masks(usp: Any) -> None:
                 return function  # ring_attn will see to it
             if torch.compiler.is_compiling():
                 raise UnsupportedError(
-                    f"hidden keys under Ulysses ({REPAIR_ALL}=1) do not go together with torch.compile: use "
+                    "keys that are hidden under Ulysses alone do not go together with torch.compile: use "
                     "tokenring_degree, or run without torch.compile"
                 )
             return _leaving_out(function, layout)

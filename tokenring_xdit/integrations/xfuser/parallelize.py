@@ -77,7 +77,11 @@ def parallelize(
     degrees = Degrees(ulysses=ulysses_degree, tokenring=tokenring_degree, schedule=schedule)
     if not isinstance(output, Output):
         raise ConfigurationError(f"output is {output!r}; it has to be {' or '.join(map(str, Output))}")
-    refuse_untested(pipe)
+    refuse_untested(
+        pipe,
+        f"parallelize with tokenring_degree={tokenring_degree}, ulysses_degree={ulysses_degree}",
+        "Call the pipeline without parallelize; xdit runs more models with its own --ulysses_degree and --ring_degree",
+    )
     if hasattr(type(pipe), _MARK):
         raise ConfigurationError("this pipeline was made parallel before: load it anew for other degrees")
     _join_world()
@@ -104,7 +108,7 @@ def parallelize(
     settings = {"pipe": type(pipe).__name__, "degrees": str(degrees), "attention_backend": backend.value}
     agree_on_arguments({**settings, "output": str(output)}, problem)
     found = [sharding.state for sharding in map(sharding_of, _transformers(pipe).values()) if sharding is not None]
-    state = found[0] if found else XfuserState(degrees, type(pipe).__name__, backend)
+    state = found[0] if found else XfuserState(degrees, type(pipe).__name__, backend, exact=True)
     state.activate(pipe)
     for part in _transformers(pipe).values():
         if sharding_of(part) is None:

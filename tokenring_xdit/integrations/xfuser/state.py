@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.integrations.xfuser.backends import AttentionBackend
-from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE, make_choice
+from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE, make_choice, promise_exactness
 from tokenring_xdit.integrations.xfuser.groups import shared_groups
 from tokenring_xdit.integrations.xfuser.install import register
 
@@ -67,6 +67,7 @@ class XfuserState:
         degrees: Their product has to be the world size.
         model: Name for the logs.
         backend: The kernel for attention on one rank.
+        exact: Whether xfuser's faults are repaired under Ulysses and Ring, too.
         one_of_several: Whether it shares process groups with other states of which this is said. xfuser's own way to
             destroy the groups of one, which ends those of all, is not for them.
     """
@@ -77,6 +78,7 @@ class XfuserState:
         model: str = "",
         backend: AttentionBackend = AttentionBackend.AUTO,
         *,
+        exact: bool = False,
         one_of_several: bool = False,
     ) -> None:
         register()
@@ -87,6 +89,8 @@ class XfuserState:
         self._forget(parallel_state, runtime_state)
         with shared_groups() if one_of_several else nullcontext():
             self._start(parallel_state, model, backend)
+        if exact:
+            promise_exactness(self.config.parallel_config.sp_config)
         self._groups = {n: v for n, v in vars(parallel_state).items() if _GROUP_GLOBAL.fullmatch(n)}
         self._runtime: Any = None
         from yunchang.globals import PROCESS_GROUP

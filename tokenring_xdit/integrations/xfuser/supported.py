@@ -12,6 +12,7 @@ from tokenring_xdit.integrations.xfuser.repairs.common import (
     replace_forward,
     replace_method,
     sequence_parallel_ranks,
+    wanted,
 )
 
 __all__ = [
@@ -159,8 +160,15 @@ def refuse_untested_pipelines(runtime_state: Any) -> None:
     replace_method(runtime_state.DiTRuntimeState, "_check_model_and_parallel_config", make)
 
 
-def refuse_untested(pipeline: Any) -> None:
+def refuse_untested(
+    pipeline: Any, asked: str = "TokenRing", instead: str = "Use ulysses_degree or ring_degree for it"
+) -> None:
     """Refuse a pipeline that was not compared.
+
+    Args:
+        pipeline: The pipeline, or xfuser's around it.
+        asked: What was asked for.
+        instead: What to do, as a sentence.
 
     Raises:
         UnsupportedError: It was not.
@@ -168,8 +176,8 @@ def refuse_untested(pipeline: Any) -> None:
     name = pipeline_name(pipeline)
     if name not in WRAPPERS:
         raise UnsupportedError(
-            f"TokenRing was asked for in {name}, where it has not been compared with the single process yet. "
-            f"Tested so far: {', '.join(sorted(WRAPPERS))}. Use ulysses_degree or ring_degree for it"
+            f"{asked} was asked for in {name}, which has not been compared with the single process yet. "
+            f"Compared so far: {', '.join(sorted(WRAPPERS))}. {instead}"
         )
 
 
@@ -242,7 +250,7 @@ def refuse_padded_ltx2(ltx2: Any) -> None:
     def make(original: Any) -> Any:
         def forward(self: Any, hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
             ranks, tokens = sequence_parallel_ranks(), hidden_states.shape[1]
-            if current_choice() is not None and tokens % ranks:
+            if wanted() and tokens % ranks:
                 raise UnsupportedError(
                     f"LTX-2 with {tokens} video tokens cannot be cut over {ranks} ranks: xfuser would attend "
                     f"the padding. Use a size and a number of frames whose tokens are a multiple of {ranks}, "
@@ -276,7 +284,7 @@ def refuse_short_text_beside_a_picture(wan: Any) -> None:
             **kwargs: Any,
         ) -> Any:
             tokens = encoder_hidden_states.shape[1]
-            if current_choice() is not None and encoder_hidden_states_image is not None and tokens != _WAN_TEXT_TOKENS:
+            if wanted() and encoder_hidden_states_image is not None and tokens != _WAN_TEXT_TOKENS:
                 raise UnsupportedError(
                     f"max_sequence_length={tokens} was asked for, but Wan tells a picture's tokens from the text's by "
                     f"the number {_WAN_TEXT_TOKENS}: use max_sequence_length={_WAN_TEXT_TOKENS}"

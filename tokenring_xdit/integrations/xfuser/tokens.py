@@ -162,8 +162,8 @@ class Cut:
     def _enter(self, block: Any, args: Any, kwargs: Any) -> tuple[tuple[()], dict[str, Any]]:
         if not self._running:
             raise UnsupportedError(
-                f"a block ({type(block).__name__}) of a transformer that parallelize has spread over ranks was called by "
-                "itself, as ControlNets around a transformer do: call the transformer, or do without parallelize"
+                f"a {type(block).__name__} of a transformer that parallelize has spread over ranks was called by itself, "
+                "as ControlNets around a transformer do: call the transformer, or do without parallelize"
             )
         arguments = _bound(type(block), args, kwargs)
         tokens: Tensor = arguments[_TOKENS]

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from tokenring_xdit.integrations.xfuser.choice import current_choice
+from tokenring_xdit.integrations.xfuser.choice import current_choice, exactness_promised
 from tokenring_xdit.integrations.xfuser.layout import KeyLayout, cut
 
 __all__ = [
@@ -39,8 +39,8 @@ def wanted() -> bool:
 
 
 def repair_all() -> bool:
-    """Whether every strategy gets them."""
-    return os.environ.get(REPAIR_ALL) == "1"
+    """Whether every strategy gets them: where that was asked for, and in pipelines that ``parallelize`` has spread."""
+    return os.environ.get(REPAIR_ALL) == "1" or exactness_promised()
 
 
 def replace_method(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
