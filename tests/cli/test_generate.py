@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import time
 from pathlib import Path
 
@@ -103,26 +102,6 @@ def test_an_empty_prompt_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "the prompt is empty" in capsys.readouterr().err
 
 
-def test_a_taken_port_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.socket() as taken:
-        taken.bind(("", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        assert main(["generate", PROMPT, "--tokenring-degree", "2", "--port", str(port)]) == 2
-    err = capsys.readouterr().err
-    assert f"port {port} cannot be used" in err
-    assert "leave it out" in err
-
-
-def test_a_port_of_ones_own(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port = probe.getsockname()[1]
-    options = ["--tokenring-degree", "2", "--steps", "2", "--port", str(port), "--output", str(tmp_path / "p.png")]
-    result = commands.run("generate", PROMPT, *options)
-    assert result.returncode == 0, result.stderr
-
-
 def gone(processes: list[psutil.Process]) -> bool:
     _, alive = psutil.wait_procs(processes, timeout=5)
     return not alive
@@ -139,7 +118,7 @@ def test_a_rank_that_is_killed_is_named_and_takes_the_others_along(tmp_path: Pat
         _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert time.monotonic() - began < 30
-    assert f"rank 1 was killed by SIGKILL (process {ranks[1].pid})" in err
+    assert f"rank 1 was killed by SIGKILL, as Linux does when memory runs out (process {ranks[1].pid})" in err
     assert gone(list(ranks.values()))
     assert not (tmp_path / "p.png").exists()
 
@@ -177,7 +156,9 @@ if os.environ.get("RANK") == "2":
     assert time.monotonic() - began < 120
 
 
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 1)], ids=["ctrl-c", "terminate"])
+@pytest.mark.parametrize(
+    ("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)], ids=["ctrl-c", "terminate"]
+)
 def test_an_interruption_leaves_no_process_behind(tmp_path: Path, how: signal.Signals, code: int) -> None:
     with commands.start(
         "generate", PROMPT, "--tokenring-degree", "2", "--steps", FAR, "--output", str(tmp_path / "p.png")

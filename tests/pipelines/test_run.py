@@ -12,9 +12,10 @@ from tests.support.hub import snapshot
 from tokenring_xdit.config import read_config
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.integrations.xfuser import AttentionBackend, Degrees
-from tokenring_xdit.pipelines.jobs import RunJob, load_job, save_job
+from tokenring_xdit.pipelines.jobs import RunJob
 from tokenring_xdit.pipelines.model import PictureSize
 from tokenring_xdit.pipelines.run import RunConfig, inspect_model
+from tokenring_xdit.workers.messages import pack, unpack
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -156,8 +157,7 @@ def test_without_a_name_the_output_is_called_like_the_model(tmp_path: Path, pipe
 def test_a_config_travels_to_the_ranks_as_it_is(tmp_path: Path) -> None:
     text = SOUND + "size: 64\ndtype: float32\noptions: {max_sequence_length: 24}\ntokenring_degree: 2\nguidance: 1.5"
     job = RunJob(read_config(RunConfig, write(tmp_path, text)))
-    save_job(job, tmp_path / "job.json")
-    assert load_job(tmp_path / "job.json") == job
+    assert unpack(pack(job)) == job
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 from tokenring_xdit.bench.plan import Shape, Strategy
+from tokenring_xdit.bench.scene import SceneShape
 
-__all__ = ["Check", "Checked", "Failure", "Prepare", "Prepared", "Time", "Timed", "Trace"]
+__all__ = ["Check", "Checked", "Prepare", "Prepared", "Time", "Timed", "Trace"]
+
+
+def _strategy(value: Any) -> Any:
+    return Strategy.parse(value) if isinstance(value, str) else value
+
+
+# How they are written where orders travel as JSON; see :mod:`tokenring_xdit.bench.letters`.
+AnyShape = Annotated[SceneShape | Shape, Field(union_mode="left_to_right")]
+NamedStrategy = Annotated[Strategy, BeforeValidator(_strategy), PlainSerializer(str)]
 
 
 @dataclass(frozen=True)
@@ -19,7 +32,7 @@ class Prepare:
         whole: Whether rank 0 needs all of them, for a strategy on one rank.
     """
 
-    shape: Shape
+    shape: AnyShape
     seed: int
     whole: bool
 
@@ -43,7 +56,7 @@ class Prepared:
 class Check:
     """Call a strategy, and look at it instead of timing it."""
 
-    strategy: Strategy
+    strategy: NamedStrategy
 
 
 @dataclass(frozen=True)
@@ -74,7 +87,7 @@ class Checked:
 class Time:
     """Call a strategy after a barrier; ``None`` is the attention that each rank computes, without communication."""
 
-    strategy: Strategy | None
+    strategy: NamedStrategy | None
 
 
 @dataclass(frozen=True)
@@ -97,15 +110,4 @@ class Trace:
     The answer is a :class:`~tokenring_xdit.bench.timelines.Traced` from rank 0 and ``None`` from the others.
     """
 
-    strategy: Strategy
-
-
-@dataclass(frozen=True)
-class Failure:
-    """The order could not be carried out.
-
-    Attributes:
-        error: Why.
-    """
-
-    error: str
+    strategy: NamedStrategy

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenring_xdit import __version__
-from tokenring_xdit.bench.crew import Crew
+from tokenring_xdit.bench.crew import start_crew
 from tokenring_xdit.bench.orders import Check, Checked, Prepare, Prepared, Time, Timed, Trace
 from tokenring_xdit.bench.plan import Case, Level, Shape, Strategy, StrategyKind
 from tokenring_xdit.bench.records import Record, Spread, Status, case_fields, read_records, write_table
@@ -24,11 +24,16 @@ from tokenring_xdit.bench.world import World
 from tokenring_xdit.errors import ConfigurationError, LaunchError
 from tokenring_xdit.network import EmulatedNetwork, emulate, refuse_slow, self_test
 from tokenring_xdit.pipelines.loading import refuse_missing_gpus
+from tokenring_xdit.workers.blame import LostRankError
+from tokenring_xdit.workers.crew import Crew
 
 __all__ = ["RESULTS_FILE", "TABLE_FILE", "Outcome", "Step", "planned_keys", "run_sweep"]
 
 RESULTS_FILE = "results.jsonl"
 TABLE_FILE = "results.csv"
+
+_MORE_ATTEMPTS = 1
+"""How often ranks are started again for a problem, where one of them died or was stopped before any of its cases."""
 
 
 @dataclass(frozen=True)
@@ -204,11 +209,12 @@ class _Sweep:
                         running.append(case)
                     else:
                         self._record(case, Status.REFUSED, error=refusal)
+                attempts = _MORE_ATTEMPTS
                 while running:
                     if crew is None or crew.ranks != shape.ranks:
                         stack.close()
                         self._step("starting ranks", 0)
-                        crew = self._world or Crew(shape.ranks, emulated)
+                        crew = self._world or start_crew(shape.ranks, emulated)
                         stack.enter_context(crew)
                     try:
                         self._compare(crew, shape, running)
@@ -220,6 +226,9 @@ class _Sweep:
                         self._record(at_fault, Status.FAILED, error=str(failure))
                     except LaunchError as error:  # of no case in particular: the tensors do not fit, say
                         crew = None
+                        if isinstance(error, LostRankError) and attempts > 0:  # which need not happen again
+                            attempts -= 1
+                            continue
                         for case in running:
                             self._record(case, Status.FAILED, error=str(error))
                         break

@@ -1,6 +1,7 @@
 """The rank processes of a sweep where ``torchrun`` started them, on one node or several: rank 0 gives the orders.
 
 Orders and answers go through the store at which torchrun's processes meet, not through the groups that are measured.
+They are JSON, as whoever reaches that port may write there.
 Rank 0 carries orders out in a thread of its own, so that it hears of a failure while its own share hangs.
 """
 
@@ -12,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -21,10 +23,10 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.profiler import ProfilerActivity, profile
 
-from tokenring_xdit.bench.orders import Failure
+from tokenring_xdit.bench.letters import read_letter, write_letter
 from tokenring_xdit.bench.rank import serve
 from tokenring_xdit.errors import LaunchError, TokenRingError
-from tokenring_xdit.pipelines.messages import pack, unpack
+from tokenring_xdit.workers.messages import Failed
 
 __all__ = ["World", "obey"]
 
@@ -33,7 +35,7 @@ _POLL = 0.05  # seconds
 
 
 class _StoreMailbox:
-    """A rank's orders and answers; see :class:`tokenring_xdit.pipelines.engine_rank.Mailbox`."""
+    """A rank's orders and answers; see :class:`tokenring_xdit.workers.mailbox.Mailbox`."""
 
     def __init__(self, store: Any, rank: int) -> None:
         self._store, self._rank, self._number = store, rank, 0
@@ -44,13 +46,13 @@ class _StoreMailbox:
         while True:
             try:
                 self._store.wait([_order(self._number)], _PATIENCE)
-                return unpack(self._store.get(_order(self._number)))
+                return read_letter(self._store.get(_order(self._number)))
             except dist.DistStoreError:  # rank 0 takes its time
                 continue
 
     def answer(self, message: Any) -> None:
         """Tell rank 0."""
-        self._store.set(_answer(self._number, self._rank), pack(message))
+        self._store.set(_answer(self._number, self._rank), write_letter(message))
 
 
 def _order(number: int) -> str:
@@ -74,7 +76,9 @@ def obey(store: Any = None) -> None:
         serve(mailbox, PrefixStore("ranks", store))
         dist.destroy_process_group()  # not after a failure: the others may not answer
     except Exception as error:
-        mailbox.answer(Failure(str(error) if isinstance(error, TokenRingError) else f"{type(error).__name__}: {error}"))
+        where = None if isinstance(error, TokenRingError) else traceback.format_exc()
+        failed = Failed(kind=type(error).__name__, message=str(error), time=time.time(), traceback=where)
+        mailbox.answer(failed)
         mailbox.next()  # rank 0 ends, and torchrun ends the others
 
 
@@ -111,13 +115,13 @@ class World:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._broken:
-            self._store.set(_order(self._number + 1), pack(None))
+            self._store.set(_order(self._number + 1), write_letter(None))
             self._own_share.join()
 
     def ask(self, order: Any, timeout: float) -> list[Any]:
-        """As :meth:`tokenring_xdit.bench.crew.Crew.ask`."""
+        """As :meth:`tokenring_xdit.workers.crew.Crew.ask`."""
         self._number += 1
-        self._store.set(_order(self._number), pack(order))
+        self._store.set(_order(self._number), write_letter(order))
         answers: dict[int, Any] = {}
         deadline = time.monotonic() + timeout
         try:
@@ -125,9 +129,9 @@ class World:
                 for rank in set(range(self.ranks)) - set(answers):
                     key = _answer(self._number, rank)
                     if self._store.check([key]):
-                        answers[rank] = unpack(self._store.get(key))
-                        if isinstance(answers[rank], Failure):
-                            raise LaunchError(f"rank {rank} failed: {answers[rank].error}")
+                        answers[rank] = read_letter(self._store.get(key))
+                        if isinstance(answers[rank], Failed):
+                            raise LaunchError(f"rank {rank} failed: {answers[rank]}")
                 if time.monotonic() > deadline:
                     missing = sorted(set(range(self.ranks)) - set(answers))
                     raise LaunchError(f"ranks {missing} did not answer within {timeout:g} seconds")

@@ -2,7 +2,7 @@
 
 import sys
 
-from tokenring_xdit.cli.main import main
+from tokenring_xdit.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tokenring_xdit.cli.progress import progress
 from tokenring_xdit.errors import ConfigurationError, LaunchError, NetworkError, RegressionError
-from tokenring_xdit.pipelines.environment import rank_environment
+from tokenring_xdit.workers.environment import rank_environment
 
 if TYPE_CHECKING:
     from tokenring_xdit.bench import Difference, Outcome, Record, SweepConfig

@@ -12,7 +12,7 @@ from tokenring_xdit.cli.picture import add_picture_options, picture_from, png_pa
 from tokenring_xdit.errors import ConfigurationError, TokenRingError
 
 if TYPE_CHECKING:
-    from tokenring_xdit.pipelines.jobs import Picture, Strategy
+    from tokenring_xdit.pipelines.jobs import Found, Picture, Strategy
     from tokenring_xdit.pipelines.model import FluxModel
 
 __all__ = ["add_parser"]
@@ -44,20 +44,19 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _run(args: argparse.Namespace) -> None:
+    from tokenring_xdit.outputs import write_whole
     from tokenring_xdit.pipelines.jobs import CompareJob
-    from tokenring_xdit.pipelines.launch import run_folder, run_job
+    from tokenring_xdit.pipelines.launch import run_job
 
     if args.rounds < 1 or args.ranks < 2:
         raise ConfigurationError("--rounds has to be at least 1, and --ranks at least 2")
     model, picture = picture_from(args)
     strategies = _strategies(args, model, picture)
     output = png_path(args.output)
-    with run_folder() as folder:
-        job = CompareJob(picture, strategies, args.rounds, str(output))
-        measured = run_job(job, args.ranks, folder, port=args.port)
-        report = _report(picture, strategies, measured, args)
-        _write_sheet(output, folder, report)
-    output.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
+    found = run_job(CompareJob(picture, strategies, args.rounds), args.ranks)
+    report = _report(picture, strategies, found, args)
+    _write_sheet(output, found, report)
+    write_whole(output.with_suffix(".json"), json.dumps(report, indent=2) + "\n")
     print(json.dumps(report) if args.json else _summary(output, report))
 
 
@@ -84,7 +83,7 @@ def _strategies(args: argparse.Namespace, model: FluxModel, picture: Picture) ->
 
 
 def _report(
-    picture: Picture, strategies: tuple[Strategy, ...], measured: dict[str, Any], args: argparse.Namespace
+    picture: Picture, strategies: tuple[Strategy, ...], found: dict[str, Found], args: argparse.Namespace
 ) -> dict[str, Any]:
     """Everything that the comparison found, for programs to read."""
     import platform
@@ -103,37 +102,35 @@ def _report(
         "rounds": args.rounds,
         "machine": {"gpu": gpu, "platform": platform.platform(), "torch": torch.__version__},
         "strategies": [
-            {"name": name, **entry, "ms_per_step": statistics.median(entry["step_ms"]) if entry["step_ms"] else None}
-            for name, entry in measured.items()
+            {
+                "name": name,
+                **entry.figures,
+                "ms_per_step": statistics.median(entry.figures["step_ms"]) if entry.figures["step_ms"] else None,
+            }
+            for name, entry in found.items()
         ]
         + [{"name": s.name, "refused": s.refusal} for s in strategies if s.refusal is not None],
     }
 
 
-def _write_sheet(output: Path, folder: Path, report: dict[str, Any]) -> None:
-    import numpy as np
-    from PIL import Image
-
+def _write_sheet(output: Path, found: dict[str, Found], report: dict[str, Any]) -> None:
+    from tokenring_xdit.pipelines.request import save
     from tokenring_xdit.pipelines.sheet import Panel, contact_sheet
-    from tokenring_xdit.pipelines.worker import picture_file
 
     panels = []
     for entry in report["strategies"]:
         if "refused" in entry:
             panels.append(Panel(entry["name"], None, None, ("refused:", entry["refused"])))
             continue
-        path = picture_file(folder, entry["name"])
-        delta = path.with_suffix(".npy")
-        with Image.open(path) as image:
-            difference = np.load(delta) if delta.exists() else None
-            panels.append(Panel(entry["name"], image.convert("RGB"), difference, _figures(entry)))
+        seen = found[entry["name"]]
+        panels.append(Panel(entry["name"], seen.drawn.picture, seen.difference, _figures(entry)))
     where = report["machine"]["gpu"] or "CPU ranks of one machine over gloo: the times say nothing about GPUs"
     footnote = (
         f"{report['ranks']} ranks, {report['size']} pixels, {report['steps']} steps, seed {report['seed']}, "
         f"{report['dtype']}, medians of {report['rounds']} interleaved rounds (one rank: before them). "
         f"Bytes: attention payload of one picture. {where}."
     )
-    contact_sheet(f"“{report['prompt']}”", panels, footnote).save(output)
+    save(contact_sheet(f"“{report['prompt']}”", panels, footnote), output)
 
 
 def _figures(entry: dict[str, Any]) -> tuple[str, ...]:

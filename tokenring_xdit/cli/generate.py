@@ -42,7 +42,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _run(args: argparse.Namespace) -> None:
     from tokenring_xdit.integrations.xfuser import Degrees
     from tokenring_xdit.pipelines.jobs import GenerateJob
-    from tokenring_xdit.pipelines.launch import run_folder, run_job
+    from tokenring_xdit.pipelines.launch import run_job
 
     degrees = Degrees(args.ulysses_degree, args.tokenring_degree, args.ring_degree, args.schedule)
     if args.ranks is not None and args.ranks != degrees.ranks:
@@ -53,8 +53,7 @@ def _run(args: argparse.Namespace) -> None:
     model, picture = picture_from(args)
     model.check(degrees, picture.size)
     output = png_path(args.output)
-    with run_folder() as folder:
-        result = run_job(GenerateJob(picture, degrees, str(output)), degrees.ranks, folder, port=args.port)
+    result = run_job(GenerateJob(picture, degrees, str(output)), degrees.ranks)
     if args.json:
         print(json.dumps({**result, "ranks": degrees.ranks}))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 from tokenring_xdit.errors import ConfigurationError
@@ -21,9 +22,9 @@ def refuse_unwritable(path: Path, said: str) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        existed = path.exists()
-        path.open("ab").close()
-        if not existed:
-            path.unlink()
+        if path.exists():
+            path.open("ab").close()
+        if path.is_file() or not path.exists():  # then another file takes its place
+            tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise ConfigurationError(f"{said} cannot be written: {error}") from error

@@ -6,13 +6,15 @@ import argparse
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenring_xdit.cli.paths import refuse_unwritable
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.pipelines.embedded.scenes import vocabulary
-from tokenring_xdit.pipelines.jobs import Picture
-from tokenring_xdit.pipelines.loading import DTYPES, default_dtype
-from tokenring_xdit.pipelines.model import FluxModel, PictureSize
+from tokenring_xdit.pipelines.dtypes import DTYPES
+
+if TYPE_CHECKING:
+    from tokenring_xdit.pipelines.jobs import Picture
+    from tokenring_xdit.pipelines.model import FluxModel, PictureSize
 
 __all__ = ["add_picture_options", "picture_from", "png_path"]
 
@@ -33,7 +35,6 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
         help="guidance scale, for models distilled with one (default: %(default)s)",
     )
     parser.add_argument("--dtype", choices=DTYPES, help="default: bfloat16 on GPUs, float32 without")
-    parser.add_argument("--port", type=int, help="TCP port where the ranks meet; a free one by default")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -43,6 +44,10 @@ def picture_from(args: argparse.Namespace) -> tuple[FluxModel, Picture]:
     Raises:
         TokenRingError: An option cannot work.
     """
+    from tokenring_xdit.pipelines.jobs import Picture
+    from tokenring_xdit.pipelines.loading import default_dtype
+    from tokenring_xdit.pipelines.model import FluxModel, PictureSize
+
     if args.steps < 1:
         raise ConfigurationError(f"--steps {args.steps}: at least one step is needed")
     if not args.prompt.strip():
@@ -66,6 +71,8 @@ def picture_from(args: argparse.Namespace) -> tuple[FluxModel, Picture]:
 
 def _note_limits(prompt: str, size: PictureSize | None, model: FluxModel) -> None:
     """Say what the embedded model was not trained for; it draws something all the same."""
+    from tokenring_xdit.pipelines.embedded.scenes import vocabulary
+
     words = vocabulary()
     unknown = sorted({word for word in re.findall(r"[^\W\d_]+", prompt.lower()) if word not in words})
     if unknown:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from tokenring_xdit.cli.paths import refuse_unwritable
 from tokenring_xdit.cli.progress import progress
 from tokenring_xdit.errors import ConfigurationError, NetworkError
+from tokenring_xdit.outputs import write_whole
 
 if TYPE_CHECKING:
     from tokenring_xdit.probe import Probed
@@ -106,12 +107,12 @@ def _count(asked: int | None, network: Network | None) -> int:
 def _started(ranks: int, network: Network | None) -> Iterator[Ranks]:
     from contextlib import nullcontext
 
-    from tokenring_xdit.bench.crew import Crew
+    from tokenring_xdit.bench.crew import start_crew
     from tokenring_xdit.network import emulate
 
     with (
         nullcontext() if network is None else emulate(network) as emulated,
-        Crew(ranks, emulated, "tokenring_xdit.probe.rank") as crew,
+        start_crew(ranks, emulated, "tokenring_xdit.probe.rank") as crew,
     ):
         yield crew
 
@@ -148,7 +149,7 @@ def _tell(probed: Probed, args: argparse.Namespace) -> None:
     inference = probed.inference
     network, beside = inference.network, remarks(probed, args.network)
     if network is not None and args.output is not None:
-        args.output.write_text(network_to_yaml(network, beside))
+        write_whole(args.output, network_to_yaml(network, beside))
     if args.json:
         found = None if inference.shape is None else inference.shape.short_form
         mapping = None if network is None else network_to_mapping(network)
@@ -167,5 +168,5 @@ def _tell(probed: Probed, args: argparse.Namespace) -> None:
     if args.network is None:
         kept = kept_topology(len(probed.descriptions))
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(network_to_yaml(network, beside))
+        write_whole(kept, network_to_yaml(network, beside))
         print(f"kept for schedule auto: {kept}", file=sys.stderr)

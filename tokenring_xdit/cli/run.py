@@ -28,7 +28,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("config", type=Path, help="the YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace those of the file")
-    parser.add_argument("--port", type=int, help="TCP port where the ranks meet; a free one by default")
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
     parser.set_defaults(run=_run)
 
@@ -41,7 +40,7 @@ def _run(args: argparse.Namespace) -> None:
     if os.environ.get("RANK", "0") == "0":
         for path in config.outputs():
             refuse_unwritable(path, f"output {path}")
-    written = _as_rank(config) if "RANK" in os.environ else _start_ranks(config, args.port)
+    written = _as_rank(config) if "RANK" in os.environ else _start_ranks(config)
     if written is None:
         return
     if args.json:
@@ -69,12 +68,11 @@ def _mistakes_here(config: RunConfig) -> list[str]:
     return found
 
 
-def _start_ranks(config: RunConfig, port: int | None) -> Any:
+def _start_ranks(config: RunConfig) -> Any:
     from tokenring_xdit.pipelines.jobs import RunJob
-    from tokenring_xdit.pipelines.launch import run_folder, run_job
+    from tokenring_xdit.pipelines.launch import run_job
 
-    with run_folder() as folder:
-        return run_job(RunJob(config), config.degrees.ranks, folder, port=port)
+    return run_job(RunJob(config), config.degrees.ranks)
 
 
 def _as_rank(config: RunConfig) -> Any:

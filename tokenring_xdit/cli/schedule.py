@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from tokenring_xdit.cli.paths import refuse_unwritable
+from tokenring_xdit.outputs import write_whole
 from tokenring_xdit.schedule import BUILDERS, Mask, VerifiedSchedule, build, describe, options_of
 
 __all__ = ["add_parser"]
@@ -87,5 +88,5 @@ def _draw(args: argparse.Namespace) -> None:
         sys.stdout.write(picture)
         return
     refuse_unwritable(args.output, f"--output {args.output}")
-    args.output.write_text(picture, encoding="utf-8")
+    write_whole(args.output, picture)
     print(f"picture: {args.output}")

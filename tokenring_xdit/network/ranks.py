@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenring_xdit.errors import ConfigurationError, LaunchError
+from tokenring_xdit.liveness import ProcessIdentity
 from tokenring_xdit.network.emulate import INTERFACE, EmulatedNetwork
+from tokenring_xdit.workers.blame import in_words
+from tokenring_xdit.workers.environment import INIT_METHOD_VARIABLE
+from tokenring_xdit.workers.watch import Watch
 
 __all__ = ["INIT_METHOD_VARIABLE", "RankOutput", "rank_variables", "run_ranks"]
-
-INIT_METHOD_VARIABLE = "TOKENRING_INIT_METHOD"
-"""Environment variable of each rank: what ``torch.distributed.init_process_group(init_method=...)`` takes."""
 
 _MASTER_PORT = 29500  # nothing else listens inside the namespaces
 _PATIENCE = 5.0  # seconds for ranks to end after SIGTERM, before they are killed
@@ -64,7 +65,7 @@ def run_ranks(
 
     Raises:
         ConfigurationError: There are fewer hosts than ranks.
-        LaunchError: A rank failed, or the time ran out. The message names the rank that failed first and
+        LaunchError: A rank failed or is stopped, or the time ran out. The message names the rank that failed first and
             shows the end of its messages; nothing is left running, whatever was raised.
     """
     hosts = emulated.network.hosts
@@ -79,7 +80,7 @@ def run_ranks(
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(count):
-            variables = {**rank_variables(emulated, rank, count, folder), **(environment or {})}
+            variables = {**rank_variables(emulated, rank, count, f"file://{folder / 'store'}"), **(environment or {})}
             processes.append(_start(emulated, hosts[rank], command, variables, folder / str(rank)))
         _wait(processes, emulated, folder, timeout)
     finally:
@@ -87,14 +88,14 @@ def run_ranks(
     return tuple(RankOutput(*(_text(folder / f"{rank}.{end}") for end in ("out", "err"))) for rank in range(count))
 
 
-def rank_variables(emulated: EmulatedNetwork, rank: int, count: int, folder: Path) -> dict[str, str]:
+def rank_variables(emulated: EmulatedNetwork, rank: int, count: int, init_method: str) -> dict[str, str]:
     """What a rank finds in its environment; see :func:`run_ranks`.
 
     Args:
         emulated: The network.
         rank: The rank.
         count: Number of ranks.
-        folder: A new folder that all of them see.
+        init_method: Where they meet.
     """
     return {
         "RANK": str(rank),
@@ -106,7 +107,7 @@ def rank_variables(emulated: EmulatedNetwork, rank: int, count: int, folder: Pat
         "MASTER_PORT": str(_MASTER_PORT),
         "GLOO_SOCKET_IFNAME": INTERFACE,
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count))),
-        INIT_METHOD_VARIABLE: f"file://{folder / 'store'}",
+        INIT_METHOD_VARIABLE: init_method,
     }
 
 
@@ -129,6 +130,7 @@ def _wait(
     processes: Sequence[subprocess.Popen[bytes]], emulated: EmulatedNetwork, folder: Path, timeout: float | None
 ) -> None:
     deadline = None if timeout is None else time.monotonic() + timeout
+    watch, watched = Watch(), [_Watched(rank, process.pid) for rank, process in enumerate(processes)]
     while True:
         codes = [process.poll() for process in processes]
         for rank, code in enumerate(codes):
@@ -140,9 +142,27 @@ def _wait(
         running = [rank for rank, code in enumerate(codes) if code is None]
         if not running:
             return
+        for one, stopped in watch.look(watched).items():
+            host = emulated.network.hosts[one.rank]
+            raise LaunchError(f"rank {one.rank} (host {host}) {in_words(stopped, one.process)}; all were ended")
         if deadline is not None and time.monotonic() > deadline:
             raise LaunchError(f"ranks {running} did not end within {timeout:g} seconds, and were ended")
         time.sleep(_POLL)
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """A rank that may be stopped."""
+
+    rank: int
+    process: int
+
+    @property
+    def identity(self) -> ProcessIdentity | None:
+        try:
+            return ProcessIdentity.of(self.process)
+        except ProcessLookupError:
+            return None
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]], emulated: EmulatedNetwork) -> None:

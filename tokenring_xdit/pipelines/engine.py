@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -20,10 +20,10 @@ from tqdm.auto import tqdm
 from tokenring_xdit.errors import CancelledError, ConfigurationError, EngineError
 from tokenring_xdit.integrations.xfuser import AttentionBackend, Degrees
 from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE
+from tokenring_xdit.pipelines.dtypes import parse_dtype
 from tokenring_xdit.pipelines.fleet import Fleet
 from tokenring_xdit.pipelines.loading import (
     default_dtype,
-    parse_dtype,
     pipeline_class_of,
     refuse_degrees,
     refuse_missing_gpus,
@@ -148,9 +148,7 @@ class Engine:
         self._served_by: int | None = None
         self._turn: Turn | None = None
         self._cancelled = threading.Event()
-        self._fleet = Fleet(
-            data_parallel_degree, self._degrees.ranks, lambda rendezvous: replace(setup, rendezvous=rendezvous)
-        )
+        self._fleet = Fleet(data_parallel_degree, self._degrees.ranks, setup)
         self._finalizer = weakref.finalize(self, self._fleet.close)
         try:
             with self._one_at_a_time():
@@ -339,8 +337,6 @@ class Engine:
             raise CancelledError("the request was cancelled")
         failed = [part for part in turn.parts if not part.succeeded]
         for error in sorted((part.error() for part in failed), key=lambda error: isinstance(error, CancelledError)):
-            if isinstance(error, EngineError):
-                self._fleet.keep_logs()
             raise error
 
     def _refuse_closed(self, how: str = "was closed") -> None:

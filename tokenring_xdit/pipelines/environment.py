@@ -1,24 +1,8 @@
-"""What every rank finds when it starts, whoever starts it."""
+"""What ranks keep to themselves."""
 
 from __future__ import annotations
 
-import os
-
-__all__ = ["quieten", "rank_environment"]
-
-
-def rank_environment(ranks: int) -> dict[str, str]:
-    """Environment variables for a rank where the user has not set them.
-
-    Args:
-        ranks: How many share this machine.
-    """
-    return {
-        "LOG_LEVEL": "error",  # xfuser's own level; debug by default
-        "TRANSFORMERS_VERBOSITY": "error",  # what it says of packages that nothing here needs
-        "PYTHONWARNINGS": "ignore",  # deprecations inside xfuser and diffusers, on every rank
-        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // ranks)),
-    }
+__all__ = ["quieten"]
 
 
 def quieten() -> None:

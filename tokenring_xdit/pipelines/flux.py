@@ -5,19 +5,15 @@ from __future__ import annotations
 import itertools
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from tokenring_xdit.pipelines.jobs import Picture
+from tokenring_xdit.pipelines.jobs import Drawn, Picture
 
-__all__ = ["Drawn", "Generation", "decode", "generate", "load_flux", "share_latents"]
+__all__ = ["Generation", "decode", "generate", "load_flux", "share_latents"]
 
 
 @dataclass(frozen=True)
@@ -73,21 +69,6 @@ def generate(pipe: Any, picture: Picture, *, progress: bool = False) -> Generati
     )
     steps = tuple((end - start) * 1000 for start, end in itertools.pairwise(ends))
     return Generation(None if output is None else output.images, steps)
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A decoded picture.
-
-    Attributes:
-        pixels: ``[H, W, 3]`` in ``[0, 1]``, before they are rounded to eight bits.
-    """
-
-    pixels: NDArray[np.float32]
-
-    def save(self, path: Path | str) -> None:
-        """Write a PNG."""
-        Image.fromarray((self.pixels * 255).round().astype(np.uint8)).save(path)
 
 
 @torch.no_grad()

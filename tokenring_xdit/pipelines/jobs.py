@@ -1,17 +1,22 @@
-"""What the ranks of one command are asked to do, as data that travels to them as JSON."""
+"""What the ranks of one command are asked to do, and what a comparison finds."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from tokenring_xdit.integrations.xfuser import Degrees
 from tokenring_xdit.pipelines.model import PictureSize
 from tokenring_xdit.pipelines.run import RunConfig
 
-__all__ = ["CompareJob", "GenerateJob", "Job", "Picture", "RunJob", "Strategy", "load_job", "save_job"]
+__all__ = ["SINGLE", "CompareJob", "Drawn", "Found", "GenerateJob", "Job", "Picture", "RunJob", "Strategy"]
+
+SINGLE = "one rank"
+"""What a comparison calls the unmodified pipeline."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +82,43 @@ class CompareJob:
         picture: What to draw.
         strategies: All of as many ranks; those that are refused are only reported.
         rounds: Timed rounds, in which the strategies take turns.
-        output: Where the contact sheet goes; the JSON goes beside it.
     """
 
     picture: Picture
     strategies: tuple[Strategy, ...]
     rounds: int
-    output: str
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A decoded picture.
+
+    Attributes:
+        pixels: ``[H, W, 3]`` in ``[0, 1]``, before they are rounded to eight bits.
+    """
+
+    pixels: NDArray[np.float32]
+
+    @property
+    def picture(self) -> Image.Image:
+        """In eight bits."""
+        return Image.fromarray((self.pixels * 255).round().astype(np.uint8))
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a comparison found of a strategy.
+
+    Attributes:
+        figures: By their names in the JSON: ``step_ms`` and, but for the reference, ``bytes_sent_per_rank`` and
+            ``max_relative_difference``.
+        drawn: What it drew.
+        difference: Absolute difference to the reference's pixels; ``None`` for the reference.
+    """
+
+    figures: dict[str, Any]
+    drawn: Drawn
+    difference: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -98,23 +133,3 @@ class RunJob:
 
 
 Job = GenerateJob | CompareJob | RunJob
-
-
-def save_job(job: Job, path: Path) -> None:
-    """Write a job for the ranks to read."""
-    content = {"config": job.config.model_dump(mode="json")} if isinstance(job, RunJob) else asdict(job)
-    path.write_text(json.dumps({"job": type(job).__name__, **content}, indent=2))
-
-
-def load_job(path: Path) -> Job:
-    """Read a job back."""
-    data: dict[str, Any] = json.loads(path.read_text())
-    kind = data.pop("job")
-    if kind == "RunJob":
-        return RunJob(RunConfig.model_validate(data["config"]))
-    data["picture"] = Picture(**{**data["picture"], "size": PictureSize(**data["picture"]["size"])})
-    if kind == "GenerateJob":
-        data["degrees"] = Degrees(**data["degrees"])
-        return GenerateJob(**data)
-    data["strategies"] = tuple(Strategy(**{**s, "degrees": Degrees(**s["degrees"])}) for s in data["strategies"])
-    return CompareJob(**data)

@@ -9,18 +9,15 @@ from typing import Any
 
 import torch
 
-from tokenring_xdit.errors import ConfigurationError, UnsupportedError, nearest
+from tokenring_xdit.errors import ConfigurationError, UnsupportedError
 from tokenring_xdit.integrations.xfuser import Degrees
 from tokenring_xdit.integrations.xfuser.supported import CUT_BY_ROWS, WRAPPERS, heads_of, refuse_ulysses, uncut
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
 from tokenring_xdit.pipelines.model import EMBEDDED, read_model_file
 
 __all__ = [
-    "DTYPES",
-    "DTYPES_IN_SHORT",
     "default_dtype",
     "load_pipeline",
-    "parse_dtype",
     "pipeline_class_of",
     "rank_device",
     "refuse_degrees",
@@ -29,26 +26,10 @@ __all__ = [
     "resolve_model",
 ]
 
-DTYPES = ("float32", "bfloat16", "float16")
-
-DTYPES_IN_SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-
 
 def resolve_model(name: str | None) -> str:
     """Folder or hub name as diffusers takes it; ``None`` and ``embedded`` are the model of this package."""
     return str(MODEL_PATH) if name in {None, EMBEDDED} else str(name)
-
-
-def parse_dtype(name: str) -> str:
-    """One of :data:`DTYPES`, also by its short name.
-
-    Raises:
-        ConfigurationError: It is none.
-    """
-    found = DTYPES_IN_SHORT.get(name, name) if isinstance(name, str) else None
-    if found not in DTYPES:
-        raise ConfigurationError(f"{name!r} is not a dtype. {nearest(str(name), DTYPES)}")
-    return found
 
 
 def pipeline_class_of(model: str) -> str:

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
 from enum import Enum
-from multiprocessing.connection import Connection
 from typing import Any
 
 from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE
 from tokenring_xdit.pipelines.request import Request
+from tokenring_xdit.workers import messages
 
-__all__ = [
-    "Cancel",
-    "Done",
-    "Failed",
-    "Gone",
-    "Phase",
-    "Progress",
-    "Ready",
-    "Run",
-    "Setup",
-    "pack",
-    "receive",
-    "unpack",
-]
+__all__ = ["Done", "Failed", "Phase", "Progress", "Ready", "Run", "Setup"]
 
 
 class Phase(Enum):
@@ -42,12 +28,11 @@ class Setup:
 
     Attributes:
         model: Folder or hub name.
-        dtype: One of :data:`tokenring_xdit.pipelines.loading.DTYPES`.
+        dtype: One of :data:`tokenring_xdit.pipelines.dtypes.DTYPES`.
         tokenring: TokenRing degree.
         ulysses: Ulysses degree.
         schedule: What the TokenRing ranks exchange and when.
         attention_backend: xfuser's kernel for attention on one rank.
-        rendezvous: File through which the ranks meet.
         timeout: Seconds after which ranks give up waiting for each other.
     """
 
@@ -57,7 +42,6 @@ class Setup:
     ulysses: int = 1
     schedule: str = DEFAULT_SCHEDULE
     attention_backend: str = "auto"
-    rendezvous: str = ""
     timeout: float = 1800.0
 
 
@@ -68,13 +52,6 @@ class Run:
     number: int
     request: Request
     preview: bool
-
-
-@dataclass(frozen=True)
-class Cancel:
-    """To the first rank: give a request up at the next step, together with the others."""
-
-    number: int
 
 
 @dataclass(frozen=True)
@@ -102,46 +79,14 @@ class Done:
     media: list[Any] | None
 
 
-@dataclass(frozen=True)
-class Failed:
+@dataclass(frozen=True, kw_only=True)
+class Failed(messages.Failed):
     """From a rank: a request, or loading (number 0), failed; the rank lives on.
 
     Attributes:
         number: The request.
         phase: Where it failed.
-        kind: Class of the error.
-        message: What it says.
-        time: When, on the machine's clock.
     """
 
     number: int
     phase: Phase
-    kind: str
-    message: str
-    time: float
-
-
-@dataclass(frozen=True)
-class Gone:
-    """In a rank's stead: its process has ended."""
-
-    exit_code: int
-
-
-def pack(message: Any) -> bytes:
-    """A message as it is sent; torch's own pickling of tensors would share memory with a process that is no child."""
-    return pickle.dumps(message)
-
-
-def receive(connection: Connection) -> Any:
-    """Wait for a message.
-
-    Raises:
-        EOFError: The other side has ended.
-    """
-    return unpack(connection.recv_bytes())
-
-
-def unpack(packed: bytes) -> Any:
-    """What :func:`pack` was given."""
-    return pickle.loads(packed)

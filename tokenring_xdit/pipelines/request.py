@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError, nearest
+from tokenring_xdit.outputs import replacing
 
 if TYPE_CHECKING:
     import torch
@@ -233,6 +234,7 @@ def save(medium: Any, path: Path | str, *, frames_per_second: int = 16) -> None:
 
     Raises:
         ConfigurationError: The name does not fit, or what writes videos is not installed.
+        OutputError: It cannot be written.
     """
     path = Path(path)
     video = isinstance(medium, Sequence)
@@ -242,7 +244,8 @@ def save(medium: Any, path: Path | str, *, frames_per_second: int = 16) -> None:
             f"'{path}': a {'video' if video else 'picture'} is written, so the name has to end in {wanted}"
         )
     if not video:
-        medium.save(path)
+        with replacing(path) as draft:
+            medium.save(draft)
         return
     for package in ("imageio", "imageio_ffmpeg"):
         if find_spec(package) is None:
@@ -252,7 +255,8 @@ def save(medium: Any, path: Path | str, *, frames_per_second: int = 16) -> None:
     from diffusers.utils import export_to_video
 
     # Sixteen, the default, would stretch other sizes; the common pixel format needs even ones.
-    export_to_video(medium, str(path), fps=frames_per_second, macro_block_size=2)
+    with replacing(path) as draft:
+        export_to_video(medium, str(draft), fps=frames_per_second, macro_block_size=2)
 
 
 def _parameters(pipeline_class: type) -> Mapping[str, inspect.Parameter]:

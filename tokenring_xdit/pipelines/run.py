@@ -13,10 +13,8 @@ from tokenring_xdit.config import Config
 from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, TokenRingError, UnsupportedError
 from tokenring_xdit.integrations.xfuser import AttentionBackend, Degrees
 from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE
+from tokenring_xdit.pipelines.dtypes import DTYPES, DTYPES_IN_SHORT, parse_dtype
 from tokenring_xdit.pipelines.loading import (
-    DTYPES,
-    DTYPES_IN_SHORT,
-    parse_dtype,
     pipeline_class_of,
     refuse_degrees,
     refuse_height,

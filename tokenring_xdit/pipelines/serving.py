@@ -17,12 +17,13 @@ from tqdm import tqdm
 
 from tokenring_xdit.errors import CancelledError, ConfigurationError, TokenRingError
 from tokenring_xdit.integrations.xfuser import Output, parallelize
-from tokenring_xdit.pipelines.engine_rank import Mailbox
 from tokenring_xdit.pipelines.environment import quieten
 from tokenring_xdit.pipelines.loading import load_pipeline, rank_device
 from tokenring_xdit.pipelines.messages import Done, Failed, Phase, Progress, Run, Setup
 from tokenring_xdit.pipelines.preview import Preview
 from tokenring_xdit.pipelines.request import call_arguments, media_of
+from tokenring_xdit.workers.environment import INIT_METHOD_VARIABLE
+from tokenring_xdit.workers.mailbox import Mailbox
 
 __all__ = ["Server"]
 
@@ -46,7 +47,7 @@ class Server:
         if self._ranks > 1:
             dist.init_process_group(
                 "nccl" if device.type == "cuda" else "gloo",
-                init_method=f"file://{setup.rendezvous}",
+                init_method=os.environ[INIT_METHOD_VARIABLE],
                 rank=self._rank,
                 world_size=self._ranks,
                 timeout=timedelta(seconds=setup.timeout),
@@ -94,7 +95,13 @@ class Server:
             )
         if not isinstance(error, TokenRingError):
             traceback.print_exception(error)
-        return Failed(self._run.number, self._phase, type(error).__name__, str(error), time.time())
+        return Failed(
+            number=self._run.number,
+            phase=self._phase,
+            kind=type(error).__name__,
+            message=str(error),
+            time=time.time(),
+        )
 
     def _progress_bar(self, iterable: Any = None, total: int | None = None) -> tqdm:
         self._phase = Phase.STEPS

@@ -14,8 +14,13 @@ from typing import Any
 
 from tokenring_xdit import errors
 from tokenring_xdit.errors import EngineError
-from tokenring_xdit.pipelines.fleet import Inbox, RankProcess, World
-from tokenring_xdit.pipelines.messages import Done, Failed, Gone, Phase, Progress, Ready
+from tokenring_xdit.pipelines.fleet import World
+from tokenring_xdit.pipelines.messages import Done, Failed, Phase, Progress, Ready
+from tokenring_xdit.workers import messages
+from tokenring_xdit.workers.blame import Silent, culprit, in_words
+from tokenring_xdit.workers.messages import Gone
+from tokenring_xdit.workers.process import Inbox, RankProcess, kept_file
+from tokenring_xdit.workers.watch import POLL, Stopped, Watch
 
 __all__ = ["Part", "Turn"]
 
@@ -37,18 +42,7 @@ _RAISED_ALIKE = frozenset(
 """Refusals, which ranks raise before they send anything."""
 
 
-@dataclass(frozen=True)
-class Silent:
-    """In a rank's stead: it was not waited for any longer.
-
-    Attributes:
-        reason: Why not.
-    """
-
-    reason: str
-
-
-Outcome = Ready | Done | Failed | Gone | Silent
+Outcome = Ready | Done | messages.Failed | Gone | Silent | Stopped
 
 
 @dataclass(eq=False)
@@ -97,32 +91,19 @@ class Part:
         for rank in self.waiting:
             self.outcomes[rank] = Silent(reason)
 
-    def culprit(self) -> RankProcess:
-        """The rank whose failure came first, as far as that can be known."""
-        return min((rank for rank, o in self.outcomes.items() if not isinstance(o, (Ready, Done))), key=self._severity)
-
-    def _severity(self, rank: RankProcess) -> tuple[int, float]:
-        # A rank that is killed reports nothing, and the others only that it is gone. An abort may be a
-        # watchdog's, whose rank waited for another.
-        outcome = self.outcomes[rank]
-        if isinstance(outcome, Gone):
-            return (0 if outcome.exit_code < 0 and -outcome.exit_code != signal.SIGABRT else 2), 0.0
-        if isinstance(outcome, Failed):
-            return (3 if outcome.kind in {errors.CommunicationError.__name__, _CANCELLED} else 1), outcome.time
-        return 4, 0.0
-
     def error(self) -> Exception:
-        """What is raised for this part."""
-        rank = self.culprit()
+        """What is raised for this part; what the rank to blame has printed is kept, as the message says."""
+        rank = culprit({rank: o for rank, o in self.outcomes.items() if not isinstance(o, (Ready, Done))})
         outcome = self.outcomes[rank]
-        if isinstance(outcome, Failed) and outcome.kind in {_CANCELLED, *_RAISED_ALIKE}:
+        if isinstance(outcome, messages.Failed) and outcome.kind in {_CANCELLED, *_RAISED_ALIKE}:
             kind: type[Exception] = getattr(errors, outcome.kind)
             return kind(outcome.message)
-        return EngineError(f"{self._who(rank)} {_explained(outcome, rank)}\n(log: {rank.log_file})")
+        log = kept_file(f"replica{self.world.replica}-rank{rank.rank}.log", rank.printed())
+        return EngineError(f"{self._who(rank)} {_explained(outcome, rank)}\n(log: {log})")
 
     def _who(self, rank: RankProcess) -> str:
         replica = f" of replica {self.world.replica}" if self.world.replica else ""
-        kinds = {outcome.kind if isinstance(outcome, Failed) else None for outcome in self.outcomes.values()}
+        kinds = {outcome.kind if isinstance(outcome, messages.Failed) else None for outcome in self.outcomes.values()}
         silent = [r.rank for r, outcome in self.outcomes.items() if outcome == self.outcomes[rank]]
         if isinstance(self.outcomes[rank], Silent) and len(silent) > 1:
             return f"ranks {', '.join(map(str, sorted(silent)))}{replica}"
@@ -134,14 +115,7 @@ class Part:
 def _explained(outcome: Outcome, rank: RankProcess) -> str:
     if isinstance(outcome, Failed):
         return f"failed {outcome.phase.value}: {outcome.kind}: {outcome.message}"
-    if isinstance(outcome, Silent):
-        return outcome.reason
-    assert isinstance(outcome, Gone)
-    if outcome.exit_code >= 0:
-        return f"ended with exit code {outcome.exit_code} (process {rank.process.pid})"
-    name = signal.Signals(-outcome.exit_code).name
-    hint = ", as Linux does when memory runs out" if name == "SIGKILL" else ""
-    return f"was killed by {name}{hint} (process {rank.process.pid})"
+    return in_words(outcome, rank.process.pid)
 
 
 class _Interrupt:
@@ -171,6 +145,7 @@ class Turn:
         self._timeout = timeout
         self._heard = time.monotonic()
         self._counting = False
+        self._watch = Watch()
 
     def cancel(self) -> None:
         """Have all ranks give the request up at their next step; from any thread."""
@@ -193,9 +168,10 @@ class Turn:
 
     def _hear(self, on_progress: Callable[[Part, Progress], None] | None) -> None:
         busy = [part for part in self.parts if part.waiting]
+        self._give_up_stopped(busy)
         limit = min(self._heard + self._timeout, *(part.deadline for part in busy), math.inf)
         try:
-            rank, message = self._inbox.get(timeout=max(0.0, limit - time.monotonic()))
+            rank, message = self._inbox.get(timeout=min(POLL, max(0.0, limit - time.monotonic())))
         except queue.Empty:
             self._time_is_over(busy)
             return
@@ -210,11 +186,20 @@ class Turn:
             self._tell(on_progress, part, message)
             return
         part.outcomes[rank] = message
-        if isinstance(message, (Failed, Gone)):
+        if isinstance(message, (messages.Failed, Gone)):
             part.deadline = min(part.deadline, self._heard + _SECONDS_OF_GRACE)
             self._cancel_worlds()  # the other replicas' work is in vain
         if isinstance(message, Gone) and message.exit_code < 0:
             part.give_up("waited for a rank that is gone")
+
+    def _give_up_stopped(self, busy: list[Part]) -> None:
+        """Wait no longer for ranks that are stopped, nor for those that wait for them."""
+        for part in busy:
+            stopped = self._watch.look(part.waiting)
+            part.outcomes.update(stopped)
+            if stopped:
+                self._cancel_worlds()
+                part.give_up("waited for a rank that is stopped")
 
     def _tell(self, on_progress: Callable[[Part, Progress], None] | None, part: Part, progress: Progress) -> None:
         if on_progress is None or self.stopped_by is not None:
@@ -230,6 +215,7 @@ class Turn:
         now = time.monotonic()
         for part in busy:
             if now >= part.deadline:
+                part.outcomes.update(self._watch.stopped_now(part.waiting))
                 part.give_up("did not end after another rank had failed")
             elif now >= self._heard + self._timeout:
                 part.give_up(f"gave no sign of life for {self._timeout:g} s")

@@ -1,22 +1,13 @@
-"""What each rank of a command runs, with the folder of the run as its argument.
-
-The folder holds the job; the answer, the pictures and, where a rank fails, its error go there too.
-"""
+"""What each rank of ``run``, ``generate`` and ``compare`` does; see :mod:`tokenring_xdit.workers.birth`."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import json
 import os
-import signal
 import statistics
-import sys
 import time
-import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
-from tokenring_xdit.errors import TokenRingError
+from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.integrations.xfuser import ShardedPipeline, XfuserState, count_traffic
 from tokenring_xdit.pipelines.environment import quieten
 from tokenring_xdit.pipelines.flux import (
@@ -35,21 +26,20 @@ from tokenring_xdit.pipelines.flux import (
     load_flux,
     share_latents,
 )
-from tokenring_xdit.pipelines.jobs import CompareJob, GenerateJob, Job, RunJob, load_job
+from tokenring_xdit.pipelines.jobs import SINGLE, CompareJob, Found, GenerateJob, Job, RunJob
 from tokenring_xdit.pipelines.loading import rank_device
+from tokenring_xdit.pipelines.request import save
 from tokenring_xdit.pipelines.run_rank import run_on_rank
+from tokenring_xdit.workers.environment import INIT_METHOD_VARIABLE
+from tokenring_xdit.workers.mailbox import Mailbox
 
-__all__ = ["ERROR_FILE", "JOB_FILE", "RESULT_FILE", "SINGLE", "joined_world", "main", "picture_file"]
+__all__ = ["joined_world", "main"]
 
-JOB_FILE = "job.json"
-RESULT_FILE = "result.json"
-ERROR_FILE = "rank{rank}.error.json"
-SINGLE = "one rank"
+_PATIENCE = timedelta(hours=1)
+"""For a rank that does not answer, and has neither died nor stopped: it may load, decode or save something large."""
 
-
-def picture_file(folder: Path, strategy: str) -> Path:
-    """Where a comparison leaves the picture of a strategy; its difference to the reference lies beside it as .npy."""
-    return folder / f"{strategy.replace(' ', '-')}.png"
+_ALONE = timedelta(days=365)
+"""For what rank 0 does alone, without a limit: the process that started the ranks watches whether it lives."""
 
 
 def _generate(job: GenerateJob, device: torch.device) -> dict[str, Any] | None:
@@ -62,23 +52,21 @@ def _generate(job: GenerateJob, device: torch.device) -> dict[str, Any] | None:
     seconds = time.perf_counter() - start
     if generation.latents is None:
         return None
-    image = decode(pipe, generation.latents, job.picture)
-    image.save(job.output)
+    save(decode(pipe, generation.latents, job.picture).picture, job.output)
     return {"output": job.output, "seconds": seconds, "ms_per_step": _median(generation)}
 
 
-def _compare(job: CompareJob, device: torch.device, folder: Path) -> dict[str, Any] | None:
+def _compare(job: CompareJob, device: torch.device) -> dict[str, Found] | None:
     rank = dist.get_rank()
     running = [s for s in job.strategies if s.refusal is None]
     total = (job.rounds + 1) * (len(running) + 1)
     pipe = load_flux(job.picture, device)
-    results: dict[str, dict[str, Any]] = {}
+    results: dict[str, Found] = {}
     with tqdm(total=total, desc="comparing", disable=rank != 0, leave=False) as bar:
         reference, times = _single(pipe, job, bar)
         if rank == 0:
-            results[SINGLE] = {"step_ms": times}
             expected = decode(pipe, reference, job.picture)
-            expected.save(picture_file(folder, SINGLE))
+            results[SINGLE] = Found({"step_ms": times}, expected)
         states = {s.name: XfuserState(s.degrees, job.picture.model, one_of_several=True) for s in running}
         sharded = ShardedPipeline(pipe, next(iter(states.values()))) if states else None
         for turn in range(job.rounds + 1):
@@ -94,21 +82,20 @@ def _compare(job: CompareJob, device: torch.device, folder: Path) -> dict[str, A
                     dist.all_gather_object(sent, traffic.bytes)
                     if rank == 0:
                         drawn = decode(pipe, latents, job.picture)
-                        path = picture_file(folder, strategy.name)
-                        drawn.save(path)
-                        np.save(path.with_suffix(".npy"), np.abs(drawn.pixels - expected.pixels))
-                        results[strategy.name] = {
+                        figures: dict[str, Any] = {
                             "step_ms": [],
                             "bytes_sent_per_rank": sent,
                             "max_relative_difference": _difference(latents, reference),
                         }
+                        results[strategy.name] = Found(figures, drawn, np.abs(drawn.pixels - expected.pixels))
                 elif rank == 0:
-                    results[strategy.name]["step_ms"] += generation.step_ms
+                    results[strategy.name].figures["step_ms"] += generation.step_ms
     return results if rank == 0 else None
 
 
 def _single(pipe: Any, job: CompareJob, bar: tqdm) -> tuple[Tensor, list[float]]:
     """The reference, on rank 0 while the others wait; every rank gets its latents."""
+    waiting = dist.new_group(backend="gloo", timeout=_ALONE)
     times: list[float] = []
     latents: Tensor | None = None
     for turn in range(job.rounds + 1):
@@ -117,6 +104,7 @@ def _single(pipe: Any, job: CompareJob, bar: tqdm) -> tuple[Tensor, list[float]]
             latents = generation.latents
             times += generation.step_ms if turn else ()
         bar.update()
+    dist.barrier(group=waiting)
     shape = [list(latents.shape) if latents is not None else None]
     dist.broadcast_object_list(shape, 0)
     if latents is None:
@@ -135,49 +123,43 @@ def _median(generation: Generation) -> float | None:
     return statistics.median(generation.step_ms) if generation.step_ms else None
 
 
-def _die_with_parent() -> None:
-    """Ask Linux to end this rank when the command that started it is killed."""
-    with contextlib.suppress(OSError, AttributeError):
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
-@contextlib.contextmanager
+@contextmanager
 def joined_world() -> Iterator[torch.device]:
-    """Meet the other ranks as the environment says, with this rank's device; part in the end."""
+    """Join the other ranks, with this rank's device, and leave them in the end.
+
+    They are found where the process that started them says, or else as ``torchrun`` says.
+    """
     quieten()
     device = rank_device()
-    # Ranks wait for rank 0 while it draws or decodes alone, which may take long without a GPU.
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=6))
+    init_method = os.environ.get(INIT_METHOD_VARIABLE, "env://")
+    if init_method == "env://" and (missing := [name for name in _TORCHRUN if name not in os.environ]):
+        raise ConfigurationError(
+            f"RANK is set and {', '.join(missing)} is not: torchrun sets all of them; leave RANK out to have ranks "
+            "started on this machine"
+        )
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        init_method=init_method,
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+        timeout=_PATIENCE,
+    )
     yield device
     dist.destroy_process_group()  # not after an error: the others may not answer
 
 
-def _do(job: Job, device: torch.device, folder: Path) -> Any:
+_TORCHRUN = ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def _do(job: Job, device: torch.device) -> Any:
     if isinstance(job, RunJob):
         return run_on_rank(job.config)
-    return _generate(job, device) if isinstance(job, GenerateJob) else _compare(job, device, folder)
+    return _generate(job, device) if isinstance(job, GenerateJob) else _compare(job, device)
 
 
-def main(folder: Path) -> None:
-    """Run the job in ``folder`` as one rank of the world that the environment describes."""
-    _die_with_parent()
-    rank = int(os.environ["RANK"])
-    try:
-        job = load_job(folder / JOB_FILE)
-        with joined_world() as device:
-            result = _do(job, device, folder)
-            if result is not None:
-                (folder / RESULT_FILE).write_text(json.dumps(result))
-    except Exception as error:
-        report = {
-            "time": time.time(),
-            "error": str(error) if isinstance(error, TokenRingError) else f"{type(error).__name__}: {error}",
-            "traceback": None if isinstance(error, TokenRingError) else traceback.format_exc(),
-        }
-        (folder / ERROR_FILE.format(rank=rank)).write_text(json.dumps(report))
-        os._exit(1)  # without waiting for threads of a broken process group
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+def main(mailbox: Mailbox) -> None:
+    """Do the job that comes first, as one rank of the world that the environment describes."""
+    job = mailbox.next()
+    with joined_world() as device:
+        answer = _do(job, device)
+    mailbox.answer(answer)

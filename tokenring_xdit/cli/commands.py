@@ -1,4 +1,4 @@
-"""Entry point of ``tokenring-xdit``."""
+"""Which command was typed, and what became of it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from collections.abc import Sequence
 from tokenring_xdit import __version__
 from tokenring_xdit.cli import bench, compare, config, generate, network, plan, probe, run, schedule, topology
 from tokenring_xdit.errors import CommunicationError, LaunchError, NetworkError, RegressionError, TokenRingError
+from tokenring_xdit.outputs import OutputError
 
-__all__ = ["main"]
+__all__ = ["run_command"]
 
-_EXIT_FAILED, _EXIT_REFUSED, _EXIT_INTERRUPTED = 1, 2, 130
+_EXIT_FAILED, _EXIT_REFUSED = 1, 2
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def run_command(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        0 when it did what was asked, 1 when it failed while running, 2 when it refused before
-        starting, 130 when it was interrupted.
+        0 when it did what was asked, 1 when it failed while running, 2 when it refused before starting.
+
+    Raises:
+        KeyboardInterrupt: It was interrupted.
     """
     parser = argparse.ArgumentParser(
         prog="tokenring-xdit",
@@ -42,13 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
         args.run(args)
-    except (LaunchError, CommunicationError, NetworkError, RegressionError, OSError) as error:
+    except (LaunchError, CommunicationError, NetworkError, OutputError, RegressionError, OSError) as error:
         print(f"tokenring-xdit: {error}", file=sys.stderr)
         return _EXIT_FAILED
     except TokenRingError as error:
         print(f"tokenring-xdit: {error}", file=sys.stderr)
         return _EXIT_REFUSED
-    except KeyboardInterrupt:
-        print("tokenring-xdit: interrupted", file=sys.stderr)
-        return _EXIT_INTERRUPTED
     return 0
