@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, nearest
+from tokenring_xdit.messages import listed, named, names_of, one_line, shown
+from tokenring_xdit.yaml_files import MOST_LEVELS, parse_yaml, read_yaml
 
 __all__ = ["Config", "read_config"]
 
@@ -65,7 +67,7 @@ def read_config(
         ConfigurationError: The file cannot be read, or has mistakes; the message lists all of them.
         ModelUnreachableError: ``inspect`` raised it, and nothing else is wrong.
     """
-    values, mistakes = _parse(path, ())
+    values, mistakes = _parse(path)
     mistakes += _override(values, overrides, schema)
     unusable = _unusable(values)
     mistakes += unusable.values()
@@ -74,20 +76,26 @@ def read_config(
     try:
         config: _Config | None = schema.model_validate(values)
     except ValidationError as error:
-        wrong |= {str(detail["loc"][0]) for detail in error.errors() if detail["loc"]}
-        mistakes += [_in_words(detail, schema) for detail in error.errors() if detail["loc"][0] not in unusable]
+        details = error.errors(include_url=False)
+        wrong |= {str(detail["loc"][0]) for detail in details if detail["loc"]}
+        mistakes += _all_in_words([detail for detail in details if detail["loc"][0] not in unusable], schema)
         config = _with_defaults(schema, values, wrong)
     defaults = {key: field.get_default(call_default_factory=True) for key, field in schema.model_fields.items()}
-    mistakes += schema.mistakes_between({k: v for k, v in {**defaults, **values}.items() if k not in wrong})
-    if inspect is not None and config is not None:
-        try:
+    try:
+        mistakes += schema.mistakes_between({k: v for k, v in {**defaults, **values}.items() if k not in wrong})
+        if inspect is not None and config is not None:
             mistakes += inspect(config)
-        except ModelUnreachableError:
-            if not mistakes:
-                raise
+    except ModelUnreachableError as error:
+        if not mistakes:
+            raise ModelUnreachableError(one_line(str(error))) from error
+    except OSError as error:  # something is named that no file can be called, for one
+        mistakes.append(f"{shown(error.filename)}: {error.strerror}")
+    except (ValueError, ArithmeticError) as error:  # a number in a name has more digits than Python reads
+        mistakes.append(f"a value cannot be used: {one_line(str(error))}")
     if mistakes:
-        count = f"{path} has a mistake:" if len(mistakes) == 1 else f"{path} has {len(mistakes)} mistakes:"
-        raise ConfigurationError("\n  ".join([count, *mistakes]))
+        what = one_line(str(path))
+        count = f"{what} has a mistake:" if len(mistakes) == 1 else f"{what} has {len(mistakes)} mistakes:"
+        raise ConfigurationError(listed(count, mistakes))
     assert config is not None
     return config
 
@@ -100,65 +108,60 @@ def _with_defaults(schema: type[_Config], values: Mapping[str, Any], wrong: set[
         return None
 
 
-class _Loader(yaml.SafeLoader):
-    """PyYAML's, which by itself lets the last of several equal keys win."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        self.repeated = getattr(self, "repeated", [])
-        seen: dict[Any, int] = {}
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            line = key.start_mark.line + 1
-            if key.value in seen:
-                self.repeated.append(f"{key.value}: stands on line {seen[key.value]} and again on line {line}")
-            seen.setdefault(key.value, line)
-        return super().construct_mapping(node, deep)
+_MOST_EXTENDED = 16
+_LIMITS_OF_YAML = {"values": 20_000, "characters": 1_000_000}
 
 
-def _parse(path: Path, below: tuple[Path, ...]) -> tuple[dict[str, Any], list[str]]:
+def _parse(path: Path) -> tuple[dict[str, Any], list[str]]:
     """The values of a file over those of the file that it extends, and what is wrong with them so far."""
     values, mistakes = _parse_alone(path)
-    base = values.pop("extends", None)
-    if base is None:
-        return values, mistakes
-    if not isinstance(base, str):
-        return values, [*mistakes, f"extends: {_kind(base)} where the name of a file belongs"]
-    found = path.parent / base
-    if not found.is_file():
-        return values, [*mistakes, f"extends: there is no file '{found}'"]
-    if found.resolve() in {file.resolve() for file in (path, *below)}:
-        return values, [*mistakes, f"extends: '{found}' extends itself in the end"]
-    inherited, more = _parse(found, (path, *below))
-    return {**inherited, **values}, mistakes + [f"{mistake} (in {found})" for mistake in more]
+    first = path
+    seen, base = {path.resolve()}, values.pop("extends", None)
+    inside = ""
+    while base is not None:
+        if not isinstance(base, str):
+            return values, [*mistakes, f"extends: {_kind(base)} where the name of a file belongs{inside}"]
+        path = path.parent / base
+        if not _is_file(path):
+            return values, [*mistakes, f"extends: there is no file {shown(str(path))}{inside}"]
+        if path.resolve() in seen:
+            return values, [*mistakes, f"extends: {shown(str(path))} extends itself in the end"]
+        if len(seen) > _MOST_EXTENDED:
+            raise ConfigurationError(
+                f"{one_line(str(first))}: extends: more than {_MOST_EXTENDED} files, each of which extends the next"
+            )
+        seen.add(path.resolve())
+        inside = f" (in {one_line(str(path))})"
+        inherited, more = _parse_alone(path)
+        base = inherited.pop("extends", None)
+        values = {**inherited, **values}
+        mistakes += [mistake + inside for mistake in more]
+    return values, mistakes
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # no file can have such a name
+        return False
 
 
 def _parse_alone(path: Path) -> tuple[dict[str, Any], list[str]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigurationError(f"{path} cannot be read: {reason}") from error
-    try:
-        loader = _Loader(text)
-        values = loader.get_single_data()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise ConfigurationError(f"{path} is not YAML: {where}{error.problem}") from error
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise ConfigurationError(
-            f"{path} is not YAML: line {line} has a control character, #x{error.character:02x}"
-        ) from error
-    except RecursionError as error:
-        raise ConfigurationError(f"{path} is nested too deeply") from error
-    except ValueError as error:  # a date that does not exist, for one
-        raise ConfigurationError(f"{path} has a value that cannot be read: {error}; put it in quotes") from error
+    what = one_line(str(path))
+    values, mistakes = read_yaml(path, what, **_LIMITS_OF_YAML)
     if values is None:
-        raise ConfigurationError(f"{path} is empty; 'tokenring-xdit config schema' says what can stand in it")
+        raise ConfigurationError(f"{what} is empty; 'tokenring-xdit config schema' says what can stand in it")
     if not isinstance(values, dict):
-        raise ConfigurationError(f"{path} holds {_kind(values)} where keys with values belong, such as 'steps: 28'")
-    strange = [f"{key!r}: a key has to be text" for key in values if not isinstance(key, str)]
-    return {k: v for k, v in values.items() if isinstance(k, str)}, strange + getattr(loader, "repeated", [])
+        raise ConfigurationError(f"{what} holds {_kind(values)} where keys with values belong, such as 'steps: 28'")
+    strange = [f"{shown(key)}: a key has to be text" for key in values if not isinstance(key, str)]
+    return {k: _apart(v) for k, v in values.items() if isinstance(k, str)}, strange + mistakes
+
+
+def _apart(value: Any) -> Any:
+    """A value in which nothing stands in two places, so that an override changes it in one."""
+    if isinstance(value, dict):
+        return {key: _apart(part) for key, part in value.items()}
+    return [_apart(part) for part in value] if isinstance(value, list) else value
 
 
 def _override(values: dict[str, Any], overrides: Sequence[str], schema: type[Config]) -> list[str]:
@@ -166,18 +169,23 @@ def _override(values: dict[str, Any], overrides: Sequence[str], schema: type[Con
     properties = schema.model_json_schema()["properties"]
     for override in overrides:
         key, equals, text = override.partition("=")
-        if not equals or not all(key.split(".")):
-            mistakes.append(f"'{override}' on the command line: it has to be key=value, such as steps=28")
-            continue
         outer, *inner = key.split(".")
+        if not equals or not all((outer, *inner)):
+            mistakes.append(f"{shown(override)} on the command line: it has to be key=value, such as steps=28")
+            continue
         if outer == "extends":
-            mistakes.append(f"'{override}' on the command line: a file extends another one; name the other one instead")
+            mistakes.append(
+                f"{shown(override)} on the command line: a file extends another one; name the other one instead"
+            )
+            continue
+        if len(inner) >= MOST_LEVELS:
+            mistakes.append(f"{shown(override)} on the command line: it reaches into more than {MOST_LEVELS} mappings")
             continue
         as_it_is = not inner and _takes_text(properties.get(outer, {})) and not _is_literal(text)
-        try:
-            value = text if as_it_is else yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError):
-            value = text
+        value: Any = text
+        if not as_it_is:
+            with suppress(ConfigurationError):
+                value = _apart(parse_yaml(text, shown(override), **_LIMITS_OF_YAML)[0])
         target = values
         for part in (outer, *inner)[:-1]:
             if not isinstance(target.get(part), dict):
@@ -201,28 +209,39 @@ def _unusable(values: Mapping[str, Any]) -> dict[str, str]:
     found = {}
     for key, value in values.items():
         try:
-            for text in _texts(value, set(), set()):
+            for text in (key, *_texts(value)):
                 text.encode()
-                if "\0" in text:
-                    found[key] = f"{key}: has a NUL character"
+                if _control(text) is not None:
+                    found[key] = f"{named(key)}: has a {_control(text)} character"
         except UnicodeEncodeError as error:
-            found[key] = f"{key}: has a character that Unicode does not have, {error.object[error.start]!r}"
-        except RecursionError:
-            found[key] = f"{key}: contains itself"
+            found[key] = f"{named(key)}: has a character that Unicode does not have, {error.object[error.start]!r}"
+        except _TooDeepError:
+            found[key] = f"{named(key)}: is nested too deeply, more than {MOST_LEVELS} values in each other"
     return found
 
 
-def _texts(value: Any, around: set[int], seen: set[int]) -> Iterator[str]:
-    """All texts in a value, keys included, those of a part that stands in several places once."""
+def _control(text: str) -> str | None:
+    """The first character of a text that a terminal would obey, in words; line ends and tabs are none."""
+    for character in text:
+        if character not in "\n\t" and (character < " " or "\x7f" <= character <= "\x9f"):
+            return "NUL" if character == "\0" else f"control (#x{ord(character):02x})"
+    return None
+
+
+class _TooDeepError(Exception):
+    """Values stand in too many others."""
+
+
+def _texts(value: Any, levels: int = 1) -> Iterator[str]:
+    """All texts in a value, keys included."""
     if isinstance(value, str):
         yield value
-    if not isinstance(value, (dict, list)) or id(value) in seen:
+    if not isinstance(value, (dict, list)):
         return
-    if id(value) in around:
-        raise RecursionError
+    if levels >= MOST_LEVELS:
+        raise _TooDeepError
     for part in (*value, *value.values()) if isinstance(value, dict) else value:
-        yield from _texts(part, around | {id(value)}, seen)
-    seen.add(id(value))
+        yield from _texts(part, levels + 1)
 
 
 _LIMITS = {
@@ -243,40 +262,56 @@ _KINDS = {
 }
 
 
+_MOST_IN_WORDS = 50
+"""Mistakes that are put into words; of more nobody reads the rest, and looking for near spellings takes its time."""
+
+
+def _all_in_words(details: Sequence[Any], schema: type[Config]) -> list[str]:
+    """Mistakes that pydantic found, each with the key, its value, and what is allowed."""
+    found, known = [], schema.model_fields.keys()
+    unknown = False
+    for detail in details[:_MOST_IN_WORDS]:
+        key = str(detail["loc"][0])
+        if detail["type"] != "extra_forbidden" or len(detail["loc"]) > 1:
+            found.append(_in_words(detail, schema))
+        elif key in schema.other_names:
+            found.append(f"{key}: there is no such key; it is called '{schema.other_names[key]}' here")
+        else:  # what is known is listed once
+            hint = nearest(key, known)
+            hint = hint.partition(".")[2].strip() if unknown else hint
+            found.append(f"{named(key)}: there is no such key{'. ' if hint else ''}{hint}")
+            unknown = True
+    return found + [f"{named(detail['loc'][0])}: wrong as well" for detail in details[_MOST_IN_WORDS:]]
+
+
 def _in_words(detail: Any, schema: type[Config]) -> str:
-    """A mistake that pydantic found: the key, its value, and what is allowed."""
     kind, context, value = detail["type"], detail.get("ctx", {}), detail["input"]
+    outer = detail["loc"][0]
     # What stands behind the key and the positions inside it are names of alternatives, which nobody wrote.
-    key = str(detail["loc"][0]) + "".join(f"[{part}]" for part in detail["loc"][1:] if isinstance(part, int))
-    if kind == "extra_forbidden" and key in schema.other_names:
-        return f"{key}: there is no such key; it is called '{schema.other_names[key]}' here"
-    if kind == "extra_forbidden":
-        return f"{key}: there is no such key. {nearest(key, schema.model_fields)}"
+    key = named(outer) + "".join(f"[{part}]" for part in detail["loc"][1:] if isinstance(part, int))
     if kind == "missing":
-        return f"{key}: is missing; {schema.model_fields[key].description}"
+        return f"{key}: is missing; {schema.model_fields[str(outer)].description}"
     if kind in {"enum", "literal_error"}:
         allowed = [part.strip(" '\"") for part in context["expected"].replace(" or ", ", ").split(",")]
-        return f"{key}: {_quoted(value)} is not allowed. {nearest(str(value), allowed)}"
+        return f"{key}: {shown(value)} is not allowed. {nearest(named(value), allowed)}"
     if kind in _LIMITS:
         bound, words = _LIMITS[kind]
-        return f"{key}: {value} is not allowed; it has to be {words} {context[bound]}"
+        return f"{key}: {shown(value)} is not allowed; it has to be {words} {context[bound]}"
     if kind == "value_error":
-        return f"{key}: {context['error']}"
+        return f"{key}: {one_line(str(context['error']))}"
     if kind == "finite_number":
-        return f"{key}: {value} is not a finite number"
+        return f"{key}: {shown(value)} is not a finite number"
     if kind in {"string_too_short", "too_short"}:
-        return f"{key}: is empty; {schema.model_fields[str(detail['loc'][0])].description}"
+        return f"{key}: is empty; {schema.model_fields[str(outer)].description}"
+    if kind == "extra_forbidden":
+        return f"{key}: there is no such key as '{named(detail['loc'][-1])}' in it"
     expected = _KINDS.get(kind.partition("_")[0])
     if expected is None:
-        return f"{key}: {_quoted(value)}: {detail['msg']}"
+        return f"{key}: {shown(value)}: {one_line(detail['msg'])}"
     hint = ""
     if expected == "text" and value is not None and not isinstance(value, (dict, list)):
         hint = "; put it in quotes"
     return f"{key}: {_kind(value)} where {expected} belongs{hint}"
-
-
-def _quoted(value: Any) -> str:
-    return f"'{value}'" if isinstance(value, str) else str(value)
 
 
 def _kind(value: Any) -> str:
@@ -286,11 +321,7 @@ def _kind(value: Any) -> str:
     if isinstance(value, bool):
         return f"{str(value).lower()} (which YAML also reads from yes, no, on and off)"
     if isinstance(value, dict):
-        return f"a mapping with {_listed(value)}"
+        return f"a mapping with {names_of(value)}"
     if isinstance(value, list):
         return f"a list of {len(value)}"
-    return f"the text '{value}'" if isinstance(value, str) else f"{value}"
-
-
-def _listed(keys: Iterable[Any]) -> str:
-    return ", ".join(map(str, keys))
+    return f"the text {shown(value)}" if isinstance(value, str) else shown(value)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.topology import Network, Rate, Wire, load_network, parse_network
+from tokenring_xdit.topology import Network, Rate, Wire, load_network, load_topology, parse_network
 from tokenring_xdit.topology.files import network_from_mapping, network_to_mapping
 
 FORMS = st.one_of(
@@ -171,12 +171,67 @@ def test_where_a_network_was_measured_is_known(
     assert (short.of_accelerators, short.is_emulated) == (False, True)
 
 
-@pytest.mark.parametrize("content", ["notes: [2026-02-30]", "[" * 5000, "hosts: {a: 1"])
-def test_files_that_yaml_cannot_read_are_refused(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("notes: [2026-02-30]", "has a value that cannot be read"),
+        ("[" * 5000, "is nested too deeply"),
+        ("hosts: {a: 1", "is not YAML"),
+        ("hosts: 2\nhosts: 3", "has keys twice:\n  hosts: stands on line 1 and again on line 2"),
+        ("a: &a [1, 1]\n" + "\n".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 30)), "undefined alias"),
+    ],
+)
+def test_files_that_yaml_cannot_read_are_refused(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text(content)
-    with pytest.raises(ConfigurationError, match=r"broken.yaml' is not YAML"):
+    with pytest.raises(ConfigurationError, match=r"broken.yaml'") as caught:
         load_network(str(path))
+    assert message in str(caught.value)
+
+
+HOSTS = "hosts: 2\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('hosts: ["\\e[31m", b]\nwires: []', "'\\x1b[31m' is no name"),
+        (HOSTS + 'wires: "\\e[31m\\n  a mistake"', "not '\\x1b[31m\\n  a mistake'"),
+        (HOSTS + 'wires: []\n"\\e[31m": 1', "unknown key '\\x1b[31m'"),
+        (HOSTS + 'wires: [{between: [h0, h1], rate: "\\e[31m"}]', "'\\x1b[31m' is not a rate"),
+        (HOSTS + f"wires: [{{between: [h0, h1], rate: {'9' * 400}mbit}}]", "is not a rate"),
+        (HOSTS + "wires: [{between: [h0, h1], rate: [1]}]", "'rate' has to be text"),
+        (HOSTS + "wires: [" + "x, " * 50000 + "x]", "network file"),
+        ("hosts: [a, b]\nwires: [{between: [a, " + "n" * 9000 + "], rate: 1gbit}]", "which is no host or switch"),
+        ("hosts: 4000\nwires: []", "no wires lead from h0 to h1, h2, h3, h4, h5, h6, h7, h8, ..."),
+        (HOSTS + 'wires: []\ncounts: "\\e"', "'\\x1b' is none of it"),
+    ],
+)
+def test_what_a_file_says_is_quoted_harmlessly(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "hostile.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigurationError) as caught:
+        load_network(str(path))
+    assert message in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mesh:4096:1gbit",
+        "mesh:" + "9" * 5000 + ":1gbit",
+        "two-level:4096x4096:1gbit:1gbit",
+        "hgx-h100*4096@ib-ndr",
+        "ring:4:\x1b[31m",
+    ],
+)
+def test_short_forms_of_too_much_are_refused_at_once(name: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load_topology(name)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
 
 
 def test_a_number_of_hosts_in_a_file(tmp_path: Path) -> None:
@@ -207,7 +262,10 @@ def test_a_number_of_hosts_in_a_file(tmp_path: Path) -> None:
         ("{hosts: 2, wires: [{between: [h0, h0], rate: 1gbit}]}", ["joins h0 to itself"]),
         ("{hosts: 2, wires: [{between: h0, rate: 1gbit}]}", ["wire 1: 'between' has to be two names"]),
         ("{hosts: 2, wires: [{between: [h0, h1], rat: 1gbit}]}", ["wire 1", "unknown key 'rat'", "mean 'rate'?"]),
-        ("{hosts: 2, wires: [{between: [h0, h1], rate: 100}]}", ["wire 1: '100' is not a rate"]),
+        (
+            "{hosts: 2, wires: [{between: [h0, h1], rate: 100}]}",
+            ["wire 1: 'rate' has to be text, as in 100mbit, not 100"],
+        ),
         (
             "{hosts: 2, wires: [{between: [h0, h1], rate: 1gbit}, {between: [h1, h0], rate: 1gbit}]}",
             ["two wires join h1 and h0"],

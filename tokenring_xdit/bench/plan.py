@@ -8,6 +8,7 @@ from enum import Enum
 from typing import ClassVar
 
 from tokenring_xdit.errors import ConfigurationError, ScheduleError, nearest
+from tokenring_xdit.messages import named, shown
 from tokenring_xdit.planning import Auto, even_shares
 from tokenring_xdit.schedule import Spelled, build, parse
 
@@ -74,26 +75,27 @@ class Strategy:
             with suppress(ScheduleError):
                 hint = f" Did you mean 'schedule:{parse(text)}'?"
             known = nearest(text, [*plain, "schedule:NAME", "ulysses=N+schedule:NAME", "ulysses=N+xfuser-ring"])
-            raise ConfigurationError(f"there is no strategy '{text}'.{hint or ' ' + known}")
+            raise ConfigurationError(f"there is no strategy {shown(text)}.{hint or ' ' + known}")
         return cls(plain[name])
 
     @classmethod
     def _parse_hybrid(cls, text: str) -> Strategy:
         number, plus, rest = text.removeprefix(_ULYSSES_PREFIX).partition("+")
-        if not number.isdecimal() or int(number) < 2:
+        if not (number.isascii() and number.isdecimal() and len(number) < 10 and int(number) >= 2):
             raise ConfigurationError(
-                f"'{text}': a hybrid needs a number of ranks for Ulysses, 2 or more, as in 'ulysses=2+schedule:direct'"
+                f"{shown(text)}: a hybrid needs a number of ranks for Ulysses, 2 or more, as in "
+                "'ulysses=2+schedule:direct'"
             )
         if not plus:
             raise ConfigurationError(
-                f"'{text}' says nothing of the other ranks: use 'ulysses' for all of them, or "
-                f"'{text}+schedule:NAME' or '{text}+xfuser-ring' for a hybrid"
+                f"{shown(text)} says nothing of the other ranks: use 'ulysses' for all of them, or "
+                f"'{named(text)}+schedule:NAME' or '{named(text)}+xfuser-ring' for a hybrid"
             )
         inner = cls.parse(rest)
         if inner.kind not in _WITH_ULYSSES or inner.ulysses > 1:
             raise ConfigurationError(
-                f"'{text}': '{rest}' does not go together with Ulysses; what does: schedule:NAME, xfuser-ring, "
-                "xfuser-ring-alltoall"
+                f"{shown(text)}: {shown(rest)} does not go together with Ulysses; what does: schedule:NAME, "
+                "xfuser-ring, xfuser-ring-alltoall"
             )
         return cls(inner.kind, inner.schedule, int(number))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import product
 from typing import Annotated, Any, Literal
@@ -12,6 +13,7 @@ from tokenring_xdit.bench.plan import Case, Level, Shape, Strategy
 from tokenring_xdit.bench.scene import SceneShape, find_model
 from tokenring_xdit.config import Config
 from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, TokenRingError
+from tokenring_xdit.messages import shown
 from tokenring_xdit.network import Network, load_network
 from tokenring_xdit.pipelines.model import PictureSize
 
@@ -19,6 +21,9 @@ __all__ = ["Axes", "SweepConfig", "inspect_models"]
 
 NO_NETWORK = "none"
 """How a sweep says that its ranks meet over this machine's own loopback."""
+
+_MOST_RANKS = 1024
+_MOST_COMPARISONS = 10_000
 
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -35,7 +40,7 @@ def _strategies(value: Any) -> Any:
     names = []
     for name in _several(value):
         if not isinstance(name, str):
-            raise ValueError(f"{name!r} is not the name of a strategy")
+            raise ValueError(f"{shown(name)} is not the name of a strategy")
         try:
             names.append(str(Strategy.parse(name)))
         except TokenRingError as error:
@@ -51,7 +56,7 @@ def _sizes(value: Any) -> Any:
     sizes = []
     for size in _several(value):
         if isinstance(size, bool) or not isinstance(size, (int, str)):
-            raise ValueError(f"{size!r} is neither a number of pixels nor WIDTHxHEIGHT, such as 1024x768")
+            raise ValueError(f"{shown(size)} is neither a number of pixels nor WIDTHxHEIGHT, such as 1024x768")
         try:
             sizes.append(str(PictureSize.parse(str(size))))
         except ConfigurationError as error:
@@ -75,7 +80,11 @@ def _one_or_many(items: dict[str, Any]) -> WithJsonSchema:
 
 
 _COUNT = {"type": "integer", "minimum": 1}
-Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_several), _one_or_many(_COUNT)]
+_RANKS = {"type": "integer", "minimum": 1, "maximum": _MOST_RANKS}
+Counts = Annotated[tuple[Annotated[int, Field(ge=1, lt=2**31)], ...], BeforeValidator(_several), _one_or_many(_COUNT)]
+Ranks = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=_MOST_RANKS)], ...], BeforeValidator(_several), _one_or_many(_RANKS)
+]
 Strategies = Annotated[tuple[str, ...], BeforeValidator(_strategies), _one_or_many({"type": "string"})]
 Dtypes = Annotated[
     tuple[Literal["float32", "bfloat16", "float16"], ...],
@@ -100,7 +109,7 @@ class Axes(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     strategies: Strategies | None = None
-    ranks: Counts | None = None
+    ranks: Ranks | None = None
     tokens: Counts | None = None
     queries: Counts | None = None
     heads: Counts | None = None
@@ -121,7 +130,7 @@ class SweepConfig(Config):
     strategies: Strategies = Field(
         description="single, ulysses, xfuser-ring, xfuser-ring-alltoall, schedule:NAME, or ulysses=N+schedule:NAME"
     )
-    ranks: Counts = Field(description="ranks that share the sequence")
+    ranks: Ranks = Field(description="ranks that share the sequence")
     tokens: Counts | None = Field(None, description="length of the whole sequence")
     queries: Counts | None = Field(None, description="how many of the tokens ask, all of them if nothing is said")
     heads: Counts | None = Field(None, description="heads of queries, keys and values, 8 if nothing is said")
@@ -147,6 +156,12 @@ class SweepConfig(Config):
     def mistakes_between(cls, values: Mapping[str, Any]) -> list[str]:
         """As in the base class."""
         mistakes = _mistakes_of_level(values) if {"level", "cases"} <= values.keys() else []
+        comparisons = _count(values)
+        if comparisons > _MOST_COMPARISONS:
+            mistakes.append(
+                f"the axes make {comparisons} combinations, more than the {_MOST_COMPARISONS} of a sweep: name fewer "
+                "values, or list 'cases'"
+            )
         if not {"ranks", "network"} <= values.keys() or values["network"] in {None, NO_NETWORK}:
             return mistakes
         try:
@@ -157,8 +172,8 @@ class SweepConfig(Config):
         most = max((ranks for ranks in asked if isinstance(ranks, int)), default=0)
         if most > hosts:
             mistakes.append(
-                f"ranks: {most} do not fit into network '{values['network']}': each has a host of its own, and there "
-                f"are {hosts}"
+                f"ranks: {most} do not fit into network {shown(values['network'])}: each has a host of its own, and "
+                f"there are {hosts}"
             )
         return mistakes
 
@@ -191,14 +206,30 @@ class SweepConfig(Config):
         ]
 
 
+def _count(values: Mapping[str, Any]) -> int:
+    """How many problems a sweep has at most."""
+    axes = [name for name in Axes.model_fields if name != "strategies"]
+    whole = {name: len(_several(values[name])) for name in axes if values.get(name) not in (None, (), [])}
+    cases = values.get("cases")
+    each = [
+        {**whole, **{name: len(_several(value)) for name, value in _said(case).items() if name in axes and value}}
+        for case in ([{}] if cases in (None, (), []) else _several(cases))
+    ]
+    return sum(math.prod(lengths.values()) for lengths in each)
+
+
+def _said(case: Any) -> dict[str, Any]:
+    """The axes that one of ``cases`` changes, as they were written or as they were read."""
+    if isinstance(case, Axes):
+        return case.model_dump(exclude_none=True)
+    return case if isinstance(case, dict) else {}
+
+
 def _mistakes_of_level(values: Mapping[str, Any]) -> list[str]:
     """Axes of the other level, and those without which there is nothing to measure."""
     level = Level(values["level"])
     other = next(each for each in Level if each is not level)
-    cases = [
-        case.model_dump(exclude_none=True) if isinstance(case, Axes) else case
-        for case in (() if values["cases"] is None else _several(values["cases"]))
-    ]
+    cases = [_said(case) for case in (() if values["cases"] is None else _several(values["cases"]))]
     mistakes = []
     for name in _AXES[other]:
         if values.get(name) is not None or any(case.get(name) is not None for case in cases):

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, TokenRingError
+from tokenring_xdit.messages import one_line
 
 __all__ = ["add_parser"]
 
@@ -50,20 +51,28 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _check(args: argparse.Namespace) -> None:
-    files = [Path(text) for text in args.configs if "=" not in text or Path(text).exists()]
+    files = [Path(text) for text in args.configs if "=" not in text or _exists(text)]
     overrides = [text for text in args.configs if Path(text) not in files]
     if not files:
-        raise ConfigurationError(f"{' '.join(overrides)}: name a config before what to replace in it")
+        raise ConfigurationError(f"{one_line(' '.join(overrides))}: name a config before what to replace in it")
     verdicts = [_verdict(path, overrides) for path in files]
     if args.json:
         print(json.dumps([asdict(verdict) for verdict in verdicts], indent=2))
     else:
         for verdict in verdicts:
             if verdict.mistakes is None:
-                print(f"{verdict.config}: fine{f', but {verdict.unseen}' if verdict.unseen else ''}")
+                but = f", but {verdict.unseen}" if verdict.unseen else ""
+                print(f"{one_line(verdict.config)}: fine{but}")
     wrong = [verdict.mistakes for verdict in verdicts if verdict.mistakes is not None]
     if wrong:
         raise ConfigurationError("\n".join(wrong))
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):  # an override may be longer than names of files can be
+        return False
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tokenring_xdit.errors import ScheduleError, nearest
+from tokenring_xdit.messages import named, shown
 
 __all__ = ["AUTO", "Auto"]
 
@@ -39,13 +40,13 @@ class Auto:
         for item in rest.split(",") if colon else ():
             option, _, value = item.partition("=")
             if option not in _OPTIONS:
-                raise ScheduleError(f"schedule 'auto' has no option '{option}'. {nearest(option, _OPTIONS)}")
+                raise ScheduleError(f"schedule 'auto' has no option {shown(option)}. {nearest(option, _OPTIONS)}")
             if option in found:
-                raise ScheduleError(f"schedule '{text}': write each option once, as {option}=VALUE")
+                raise ScheduleError(f"schedule {shown(text)}: write each option once, as {option}=VALUE")
             if option == "measure" and value not in _WORDS:
-                raise ScheduleError(f"measure={value} of schedule 'auto' has to be true or false")
-            if option == "nodes" and not (value.isascii() and value.isdecimal() and int(value) > 0):
-                raise ScheduleError(f"nodes={value} of schedule 'auto' has to be a whole number from 1")
+                raise ScheduleError(f"measure={named(value)} of schedule 'auto' has to be true or false")
+            if option == "nodes" and not (value.isascii() and value.isdecimal() and len(value) < 10 and int(value) > 0):
+                raise ScheduleError(f"nodes={named(value)} of schedule 'auto' has to be a whole number from 1")
             found[option] = _WORDS[value] if option == "measure" else int(value)
         return cls(bool(found.get("measure", False)), int(found.get("nodes", 1)))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tokenring_xdit.errors import ConfigurationError, nearest
+from tokenring_xdit.messages import shown
 
 __all__ = ["MODELS", "ModelShape", "model_shape"]
 
@@ -78,5 +79,5 @@ def model_shape(name: str) -> ModelShape:
         ConfigurationError: There is no such model.
     """
     if name not in MODELS:
-        raise ConfigurationError(f"there is no model '{name}' to plan for. {nearest(name, MODELS)}")
+        raise ConfigurationError(f"there is no model {shown(name)} to plan for. {nearest(name, MODELS)}")
     return MODELS[name]

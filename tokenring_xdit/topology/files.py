@@ -10,8 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tokenring_xdit.errors import ConfigurationError, nearest
+from tokenring_xdit.messages import listed, named, one_line, shown
 from tokenring_xdit.topology.network import MOST_NODES, Counts, Network, Rate, Wire, host_names, parse_network
+from tokenring_xdit.yaml_files import read_yaml
 
 __all__ = ["load_network", "network_from_mapping", "network_to_mapping", "network_to_yaml"]
 
@@ -31,14 +35,10 @@ def load_network(text: str) -> Network:
     path = Path(text)
     if path.suffix.lower() not in {".yaml", ".yml"}:
         return parse_network(text)
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"network file '{text}' cannot be read: {error}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that does not exist, for one
-        raise ConfigurationError(f"network file '{text}' is not YAML: {error}") from error
+    what = f"network file {shown(text)}"
+    content, mistakes = read_yaml(path, what, values=1_000_000, characters=20_000_000)
+    if mistakes:
+        raise ConfigurationError(listed(f"{what} has keys twice:", mistakes))
     return network_from_mapping(content, name=text)
 
 
@@ -54,19 +54,19 @@ def network_from_mapping(content: Any, *, name: str) -> Network:
     Raises:
         ConfigurationError: Something is missing, unknown, or cannot work.
     """
-    _check_keys(content, _REQUIRED, _OPTIONAL, f"network file '{name}'")
+    _check_keys(content, _REQUIRED, _OPTIONAL, f"network file {shown(name)}")
     hosts = content["hosts"]
     if isinstance(hosts, int) and not isinstance(hosts, bool):
         hosts = host_names(min(hosts, MOST_NODES + 1))
     wires = content["wires"]
     if not isinstance(wires, list):
-        raise ConfigurationError(f"network file '{name}': 'wires' has to be a list, not {wires!r}")
+        raise ConfigurationError(f"network file {shown(name)}: 'wires' has to be a list, not {shown(wires)}")
     _check_remarks(content, name)
     return Network(
         name,
         _names(hosts, "hosts", name),
         _names(content.get("switches", []), "switches", name),
-        tuple(_wire(entry, f"network file '{name}', wire {index}") for index, entry in enumerate(wires, 1)),
+        tuple(_wire(entry, f"network file {shown(name)}, wire {index}") for index, entry in enumerate(wires, 1)),
         _flag(content.get("hosts-forward", True), "hosts-forward", name),
         _counts(content.get("counts", Counts.FRAMES.value), name),
         *_circumstances(content.get("measured", False)),
@@ -112,8 +112,6 @@ def _lines(key: str, value: Any, indent: str = "") -> str:
 
 def _flow(value: Any) -> str:
     """The members of a list or mapping on one line."""
-    import yaml
-
     text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf"))
     return text.strip()[1:-1]
 
@@ -131,20 +129,23 @@ def _wire(entry: Any, where: str) -> Wire:
     _check_keys(entry, {"between", "rate"}, {"back", "delay"}, where)
     ends = entry["between"]
     if not isinstance(ends, list) or len(ends) != 2 or not all(isinstance(end, str) for end in ends):
-        raise ConfigurationError(f"{where}: 'between' has to be two names, as in [h0, h1], not {ends!r}")
+        raise ConfigurationError(f"{where}: 'between' has to be two names, as in [h0, h1], not {shown(ends)}")
+    for key in ("rate", "back"):
+        if key in entry and not isinstance(entry[key], str):
+            raise ConfigurationError(f"{where}: '{key}' has to be text, as in 100mbit, not {shown(entry[key])}")
     try:
-        rate, back = (Rate.parse(str(text)) for text in (entry["rate"], entry.get("back", entry["rate"])))
+        rate, back = (Rate.parse(text) for text in (entry["rate"], entry.get("back", entry["rate"])))
     except ConfigurationError as error:
         raise ConfigurationError(f"{where}: {error}") from error
     delay = entry.get("delay", 0.0)
     if isinstance(delay, bool) or not isinstance(delay, (int, float)) or not 0 <= delay < 1:
-        raise ConfigurationError(f"{where}: 'delay' has to be seconds, as in 0.000005, not {delay!r}")
+        raise ConfigurationError(f"{where}: 'delay' has to be seconds, as in 0.000005, not {shown(delay)}")
     return Wire(ends[0], ends[1], rate, back, float(delay))
 
 
 def _flag(value: Any, key: str, name: str) -> bool:
     if not isinstance(value, bool):
-        raise ConfigurationError(f"network file '{name}': '{key}' has to be true or false, not {value!r}")
+        raise ConfigurationError(f"network file {shown(name)}: '{key}' has to be true or false, not {shown(value)}")
     return value
 
 
@@ -154,41 +155,50 @@ def _counts(value: Any, name: str) -> Counts:
     except ValueError:
         known = [counts.value for counts in Counts]
         raise ConfigurationError(
-            f"network file '{name}': 'counts' says what rates count, and {value!r} is none of it. "
-            f"{nearest(str(value), known)}"
+            f"network file {shown(name)}: 'counts' says what rates count, and {shown(value)} is none of it. "
+            f"{nearest(named(value), known)}"
         ) from None
 
 
 def _check_remarks(content: Mapping[str, Any], name: str) -> None:
     measured = content.get("measured", False)
     if measured is not False and not isinstance(measured, Mapping):
-        raise ConfigurationError(f"network file '{name}': 'measured' has to be false or figures, not {measured!r}")
+        raise ConfigurationError(
+            f"network file {shown(name)}: 'measured' has to be false or figures, not {shown(measured)}"
+        )
     for key in _TEXTS:
         texts = content.get(key, [])
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise ConfigurationError(f"network file '{name}': '{key}' has to be a list of texts, not {texts!r}")
+            raise ConfigurationError(
+                f"network file {shown(name)}: '{key}' has to be a list of texts, not {shown(texts)}"
+            )
 
 
 def _circumstances(measured: Any) -> tuple[tuple[str, ...], str]:
     """On what devices a network was measured, and in which emulated one."""
     known = measured if isinstance(measured, Mapping) else {}
     devices = known.get("devices") or []
-    return tuple(map(str, devices)) if isinstance(devices, list) else (), str(known.get("network") or "")
+    names = tuple(one_line(str(device)) for device in devices[:MOST_NODES]) if isinstance(devices, list) else ()
+    return names, one_line(str(known.get("network") or ""))
 
 
 def _names(value: Any, what: str, name: str) -> tuple[str, ...]:
     if not isinstance(value, (list, tuple)) or not all(isinstance(entry, str) for entry in value):
         number = "a number or " if what == "hosts" else ""
-        raise ConfigurationError(f"network file '{name}': '{what}' has to be {number}a list of names, not {value!r}")
+        raise ConfigurationError(
+            f"network file {shown(name)}: '{what}' has to be {number}a list of names, not {shown(value)}"
+        )
     return tuple(value)
 
 
 def _check_keys(value: Any, required: set[str], optional: set[str], where: str) -> None:
     if not isinstance(value, Mapping):
-        raise ConfigurationError(f"{where} has to have the keys {', '.join(sorted(required))}, and is {value!r}")
+        raise ConfigurationError(f"{where} has to have the keys {', '.join(sorted(required))}, and is {shown(value)}")
     for key in value:
         if key not in required | optional:
-            raise ConfigurationError(f"{where} has an unknown key '{key}'. {nearest(str(key), required | optional)}")
+            raise ConfigurationError(
+                f"{where} has an unknown key '{named(key)}'. {nearest(named(key), required | optional)}"
+            )
     missing = sorted(required - set(value))
     if missing:
         raise ConfigurationError(f"{where} lacks {' and '.join(missing)}")

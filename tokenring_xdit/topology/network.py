@@ -19,6 +19,7 @@ from functools import cached_property
 from itertools import pairwise
 
 from tokenring_xdit.errors import ConfigurationError, nearest
+from tokenring_xdit.messages import named, names_of, shown
 
 __all__ = [
     "EXAMPLES",
@@ -34,10 +35,12 @@ __all__ = [
 ]
 
 _UNITS = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9, "tbit": 10**12}
-_RATE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[a-z]+)(?P<per_second>/s)?")
+_RATE = re.compile(r"(?P<number>[0-9]{1,15}(?:\.[0-9]{1,15})?)\s*(?P<unit>[a-z]+)(?P<per_second>/s)?")
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,15}")
 MOST_NODES = 4096
 """Hosts and switches of a network; more are a slip of the pen."""
+_MOST_WIRES = 100_000
+"""As many as join 447 hosts, each to each."""
 
 FRAME = 1514
 """Bytes of a full Ethernet frame, as ``tc`` counts it."""
@@ -72,12 +75,14 @@ class Rate:
         """
         found = _RATE.fullmatch(text.strip().lower())
         if found is None:
-            raise ConfigurationError(f"'{text}' is not a rate: write a number and a unit, as in 100mbit or 2.5gbit")
+            raise ConfigurationError(
+                f"{shown(text)} is not a rate: write a number and a unit, as in 100mbit or 2.5gbit"
+            )
         if found["unit"] not in _UNITS:
             bytes_or_bits = found["unit"].endswith("ps") or found["unit"].endswith("b")
             why = "bits and bytes are easily confused, so units are written out. " if bytes_or_bits else ""
             raise ConfigurationError(
-                f"rate '{text}' has the unit '{found['unit']}': {why}{nearest(found['unit'], _UNITS)}"
+                f"rate {shown(text)} has the unit {shown(found['unit'])}: {why}{nearest(named(found['unit']), _UNITS)}"
             )
         return cls(round(float(found["number"]) * _UNITS[found["unit"]]))
 
@@ -166,7 +171,7 @@ class Network:
         self._check_wires()
         unreachable = [host for host in self.hosts if not self.reaches(host, self.hosts[0])]
         if unreachable:  # ways lead back as well, as all wires have two directions
-            raise self._wrong(f"no wires lead from {self.hosts[0]} to {', '.join(unreachable)}")
+            raise self._wrong(f"no wires lead from {self.hosts[0]} to {names_of(unreachable)}")
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -277,27 +282,34 @@ class Network:
         for node in self.nodes:
             if not _NAME.fullmatch(node):
                 raise self._wrong(
-                    f"'{node}' is no name for a host or switch: up to 16 of a-z, 0-9 and -, a letter first"
+                    f"{shown(node)} is no name for a host or switch: up to 16 of a-z, 0-9 and -, a letter first"
                 )
         for node, count in Counter(self.nodes).items():
             if count > 1:
                 raise self._wrong(f"two nodes have the name '{node}'")
 
     def _check_wires(self) -> None:
+        if len(self.wires) > _MOST_WIRES:
+            raise self._wrong(f"{len(self.wires)} wires are more than the {_MOST_WIRES} that are planned for")
         seen: set[frozenset[str]] = set()
         nodes = frozenset(self.nodes)
         for wire in self.wires:
             for end in wire.ends:
                 if end not in nodes:
-                    raise self._wrong(f"a wire ends at '{end}', which is no host or switch. {nearest(end, self.nodes)}")
+                    raise self._wrong(f"a wire ends at {shown(end)}, which is no host or switch. {self._like(end)}")
             if wire.a == wire.b:
                 raise self._wrong(f"a wire joins {wire.a} to itself")
             if frozenset(wire.ends) in seen:
                 raise self._wrong(f"two wires join {wire.a} and {wire.b}: write one with the sum of their rates")
             seen.add(frozenset(wire.ends))
 
+    def _like(self, name: str) -> str:
+        """What nodes there are, and which is meant; of many only the latter."""
+        words = nearest(named(name), self.nodes)
+        return words if len(words) < 500 else words.rpartition(". ")[2]
+
     def _wrong(self, problem: str) -> ConfigurationError:
-        return ConfigurationError(f"network '{self.name}': {problem}")
+        return ConfigurationError(f"network {shown(self.name)}: {problem}")
 
 
 def parse_network(text: str) -> Network:
@@ -314,11 +326,13 @@ def parse_network(text: str) -> Network:
     """
     form, *arguments = text.strip().split(":")
     if form not in _FORMS:
-        raise ConfigurationError(f"there is no network '{text}'. {nearest(form, _FORMS)} Examples: {EXAMPLES}")
+        raise ConfigurationError(
+            f"there is no network {shown(text)}. {nearest(named(form), _FORMS)} Examples: {EXAMPLES}"
+        )
     names, build = _FORMS[form]
     if len(arguments) != len(names):
         raise ConfigurationError(
-            f"network '{text}' has {len(arguments)} of the {len(names)} parts of {form}:{':'.join(names)}. "
+            f"network {shown(text)} has {len(arguments)} of the {len(names)} parts of {form}:{':'.join(names)}. "
             f"Examples: {EXAMPLES}"
         )
     try:
@@ -326,7 +340,7 @@ def parse_network(text: str) -> Network:
     except ConfigurationError as error:
         if str(error).startswith("network "):
             raise
-        raise ConfigurationError(f"network '{text}': {error}. Examples: {EXAMPLES}") from error
+        raise ConfigurationError(f"network {shown(text)}: {error}. Examples: {EXAMPLES}") from error
 
 
 def host_names(count: int) -> tuple[str, ...]:
@@ -337,6 +351,8 @@ def host_names(count: int) -> tuple[str, ...]:
 def _mesh(name: str, count: str, rate: str) -> Network:
     hosts = host_names(_number(count, "hosts"))
     each = Rate.parse(rate)
+    if len(hosts) * (len(hosts) - 1) // 2 > _MOST_WIRES:
+        raise ConfigurationError(f"{count} hosts joined each to each have more than {_MOST_WIRES} wires")
     return Network(
         name, hosts, (), tuple(Wire(a, b, each, each) for index, a in enumerate(hosts) for b in hosts[index + 1 :])
     )
@@ -358,9 +374,11 @@ def _ring(name: str, count: str, rate: str) -> Network:
 def _two_level(name: str, counts: str, inner: str, outer: str) -> Network:
     found = re.fullmatch(r"(\d+)x(\d+)", counts)
     if found is None:
-        raise ConfigurationError(f"'{counts}' is not groups x hosts, as in 2x4")
+        raise ConfigurationError(f"{shown(counts)} is not groups x hosts, as in 2x4")
     groups, each = _number(found[1], "groups"), _number(found[2], "hosts of a group")
     inner_rate, outer_rate = Rate.parse(inner), Rate.parse(outer)
+    if groups * each > MOST_NODES:
+        raise ConfigurationError(f"{groups} x {each} hosts are more than the {MOST_NODES} that are planned for")
     if groups < 2:
         raise ConfigurationError("one group has nobody to talk to: take at least 2 groups, or a star")
     hosts = host_names(groups * each)
@@ -371,8 +389,8 @@ def _two_level(name: str, counts: str, inner: str, outer: str) -> Network:
 
 
 def _number(text: str, what: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= MOST_NODES:
-        raise ConfigurationError(f"'{text}' is no number of {what} from 1 to {MOST_NODES}")
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 0 < int(text) <= MOST_NODES):
+        raise ConfigurationError(f"{shown(text)} is no number of {what} from 1 to {MOST_NODES}")
     return int(text)
 
 
