@@ -371,6 +371,21 @@ def refusals_of_offloaded() -> list[str]:
     return said
 
 
+def error_with_arguments(family: str, options: dict[str, Any]) -> float:
+    """Relative error of a call with further arguments."""
+    import tokenring_xdit
+
+    kind = FAMILIES[family]
+    plain, expected = (latents_of(kind.make()(**{**kind.inputs(), **further})) for further in ({}, options))
+    assert relative_error(plain, expected) > 1e-3, "they change nothing"
+    pipe = kind.make()
+    try:
+        tokenring_xdit.parallelize(pipe, tokenring_degree=2)
+        return relative_error(latents_of(pipe(**{**kind.inputs(), **options})), expected)
+    finally:
+        forget_xfuser()
+
+
 def refusal_of_arguments(family: str, options: dict[str, Any]) -> str:
     """What a parallel pipeline says to arguments that it cannot take."""
     import tokenring_xdit

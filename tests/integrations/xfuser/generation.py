@@ -15,6 +15,7 @@ from torch import Tensor
 from tests.support.families import FAMILIES, Entry, Family
 from tests.support.ranks import rank_device
 from tests.support.reference import relative_error
+from tokenring_xdit.integrations.xfuser import parallelize
 from tokenring_xdit.integrations.xfuser.repairs.common import REPAIR_ALL
 
 
@@ -35,6 +36,7 @@ class Case:
         repair_all: Whether Ulysses and Ring are repaired too.
         dtype: Of all components.
         handed_in_again: Whether xfuser's pipeline is made known to it a second time, as `xdit` does.
+        together: Whether ``parallelize`` spreads the pipeline, as in ``run`` and the engine; else xfuser's own do.
         compile_mode: Mode of ``torch.compile``, for :func:`compiled`.
         make: Options of the pipeline.
         inputs: Options of the call.
@@ -53,6 +55,7 @@ class Case:
     repair_all: bool = False
     dtype: torch.dtype = torch.float32
     handed_in_again: bool = False
+    together: bool = False
     compile_mode: str | None = None
     make: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, Any] = field(default_factory=dict)
@@ -107,6 +110,8 @@ def one_process(case: Case, family: Family) -> Tensor:
 def run(case: Case, family: Family) -> Tensor | None:
     """The latents that xfuser makes."""
     inputs = family.inputs(**case.inputs)
+    if case.together:
+        return _together(case, family, inputs)
     with engine(case) as config:
         from xfuser.core.distributed import initialize_runtime_state
 
@@ -117,6 +122,15 @@ def run(case: Case, family: Family) -> Tensor | None:
         else:
             pipe = with_wrapped_transformer(family, config, case, inputs)
         return latents_of(pipe(**inputs))
+
+
+def _together(case: Case, family: Family, inputs: dict[str, Any]) -> Tensor | None:
+    pipe = family.make(**case.make).to(rank_device(), case.dtype)
+    try:
+        parallelize(pipe, tokenring_degree=case.tokenring, ulysses_degree=case.ulysses, schedule=case.schedule)
+        return latents_of(pipe(**inputs))
+    finally:
+        forget_xfuser()
 
 
 @dataclass(frozen=True)

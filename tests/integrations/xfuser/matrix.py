@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ import torch
 from tests.integrations.xfuser.generation import Case
 from tests.support.families import FAMILIES, Entry, Family
 
-__all__ = ["COLUMNS", "Column", "Outcome", "cases", "is_quick", "is_refused", "page"]
+__all__ = ["COLUMNS", "TOGETHER", "Column", "Outcome", "cases", "is_quick", "is_refused", "page"]
 
 PROMPTS = ["a red fox in the snow", "a boat"]
 
@@ -66,6 +66,16 @@ def odd(family: Family, ranks: int) -> dict[str, Any]:
     return {**size, "text_tokens": 49} if family.text_tokens else size
 
 
+def any_size(family: Family, ranks: int) -> dict[str, Any]:
+    """Tokens that the ranks do not divide, an odd number of text tokens where it can be chosen, and two prompts.
+
+    PixArt asks for an even number of rows and columns.
+    """
+    rows, columns = (10, 10) if family.name.startswith("pixart") else (7, 10)
+    text = {"text_tokens": 49} if family.text_tokens else {}
+    return {"height": rows * family.pixels, "width": columns * family.pixels, "prompts": PROMPTS, **text}
+
+
 def odd_rows(family: Family, ranks: int) -> dict[str, Any]:
     """Eight rows, which do not divide."""
     assert 8 % ranks
@@ -97,13 +107,26 @@ _VIDEO = frozenset(key for key in FAMILIES if key.startswith(("cogvideox", "latt
 _STILL = frozenset(FAMILIES) - _VIDEO
 _BY_ROWS = frozenset(key for key, family in FAMILIES.items() if family.by_rows)
 
+_SPREAD = frozenset(FAMILIES) - {"flux-runner"}  # which is flux, with the same transformer
+
+TOGETHER: dict[str, Column] = {
+    "t2": Column("TokenRing 2", {"tokenring": 2}, fitting, families=_SPREAD),
+    "t3-any": Column("TokenRing 3, any size", {"tokenring": 3}, any_size, quick=True, families=_SPREAD),
+    "t8": Column("TokenRing 8", {"tokenring": 8}, fitting, families=_SPREAD),
+    "u2-any": Column("Ulysses 2, any size", {"ulysses": 2}, any_size, families=_SPREAD),
+    "u2t2-any": Column("Ulysses 2 x TokenRing 2, any size", {"tokenring": 2, "ulysses": 2}, any_size, families=_SPREAD),
+    "t2-images": Column("TokenRing 2, two images of a prompt", {"tokenring": 2}, two_images, families=_STILL & _SPREAD),
+    "t2-bf16": Column("TokenRing 2, bf16", {"tokenring": 2, "dtype": torch.bfloat16}, fitting, families=_SPREAD),
+}
+"""Combinations for ``parallelize``, and so for ``run`` and the engine."""
+
 COLUMNS: dict[str, Column] = {
     "tr2": Column("TokenRing 2", {"tokenring": 2}, fitting),
     "tr3": Column("TokenRing 3", {"tokenring": 3}, fitting),
     "tr4-odd": Column("TokenRing 4, odd sizes", {"tokenring": 4}, odd, quick=True),
     "tr8": Column("TokenRing 8", {"tokenring": 8}, fitting),
     "u2tr2": Column("Ulysses 2 x TokenRing 2, odd sizes", {"tokenring": 2, "ulysses": 2}, odd),
-    "prompts": Column("TokenRing 2, two prompts", {"tokenring": 2}, several, quick=True),
+    "prompts": Column("TokenRing 2, two prompts", {"tokenring": 2}, several),
     "images": Column("TokenRing 2, two images of a prompt", {"tokenring": 2}, two_images, families=_STILL),
     "bf16": Column("TokenRing 2, bf16", {"tokenring": 2, "dtype": torch.bfloat16}, fitting),
     "cfg": Column("CFG 2 x TokenRing 2", {"tokenring": 2, "cfg": True}, fitting, families=_GUIDED),
@@ -122,35 +145,37 @@ COLUMNS: dict[str, Column] = {
     ),
     "rows": Column("TokenRing 3, rows that do not divide", {"tokenring": 3}, odd_rows, families=_BY_ROWS),
 }
+"""Combinations for xfuser's own pipelines, and for its transformers as `xdit` uses them."""
 
 
 def cases() -> Iterator[tuple[str, str, Case]]:
     """Family, column and case of each generation."""
     for name, family in FAMILIES.items():
-        for key, column in COLUMNS.items():
-            if column.families is None or name in column.families:
-                degrees = column.degrees
-                ranks = degrees["tokenring"] * degrees.get("ulysses", 1) * degrees.get("pipefusion", 1)
-                yield name, key, Case(name, **column.degrees, inputs=column.inputs(family, ranks))
+        for columns, together in ((TOGETHER, True), (COLUMNS, False)):
+            for key, column in columns.items():
+                if column.families is None or name in column.families:
+                    degrees = Case(name, together=together, **column.degrees)
+                    sharing = degrees.tokenring * degrees.ulysses * degrees.pipefusion
+                    yield name, key, replace(degrees, inputs=column.inputs(family, sharing))
 
 
 def is_quick(family: str, column: str) -> bool:
     """Whether the default run of the tests takes a generation along."""
-    return COLUMNS[column].quick or (family, column) == ("flux", "patches")
+    return {**TOGETHER, **COLUMNS}[column].quick or (family, column) == ("flux", "patches")
 
 
 def is_refused(family: str, column: str) -> bool:
     """Whether a generation is meant to be refused."""
     return (
         column == "rows"
-        or (family == "ltx2" and column in {"tr4-odd", "u2tr2"})
+        or (family == "ltx2" and column in {"tr4-odd", "u2tr2", "u2t2-any"})
         or (family in {"sd3", "sd3.5-medium", "hunyuan-dit"} and column == "patches")
     )
 
 
 def page(outcomes: dict[tuple[str, str], Outcome]) -> str:
     """The support matrix in Markdown, of the outcomes of a whole run."""
-    titles = [column.title for column in COLUMNS.values()]
+    messages: list[str] = []
     lines = [
         "# Support matrix",
         "",
@@ -160,18 +185,38 @@ def page(outcomes: dict[tuple[str, str], Outcome]) -> str:
         "",
         "A number is the largest difference of the latents to the unmodified diffusers pipeline in one process, fp32,",
         "relative to their largest value; more than 1e-5 fails the test. In bf16 it is the difference to fp32, that of",
-        "one process in bf16 in brackets; twice that fails. PipeFusion that works on several patches at once attends",
-        "keys of the step before, so it is compared with xfuser's PipeFusion alone. The models are small and of the",
-        "true architecture (`tests/support/families`), the ranks are gloo ranks on a CPU; [gpu.md](gpu.md) says what",
-        "was run on a GPU.",
+        "one process in bf16 in brackets; twice that fails. The models are small and of the true architecture",
+        "(`tests/support/families`), the ranks are gloo ranks on a CPU; [gpu.md](gpu.md) says what was run on a GPU.",
+        "An empty cell was not run, or does not exist. Every pipeline that is not listed is refused before anything is",
+        "computed.",
         "",
-        "| pipeline | " + " | ".join(titles) + " |",
-        "| --- |" + " --- |" * len(titles),
+        "## `parallelize`, `tokenring-xdit run`, `Engine`",
+        "",
+        "*Any size*: tokens that the ranks do not divide, 49 text tokens where that can be chosen, two prompts.",
+        "",
+        *_table(TOGETHER, outcomes, messages),
+        "",
+        "## xfuser's own pipelines, and its transformers as `xdit` uses them",
+        "",
+        "PipeFusion that works on several patches at once attends keys of the step before, so it is compared with",
+        "xfuser's PipeFusion alone.",
+        "",
+        *_table(COLUMNS, outcomes, messages),
     ]
-    messages: list[str] = []
+    lines += ["", "Refusals:", ""] if messages else []
+    lines += [f"{number}. {message}" for number, message in enumerate(messages, start=1)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(columns: dict[str, Column], outcomes: dict[tuple[str, str], Outcome], messages: list[str]) -> list[str]:
+    """A table of families by columns; refusals are added to the messages."""
+    lines = [
+        "| pipeline | " + " | ".join(column.title for column in columns.values()) + " |",
+        "| --- |" + " --- |" * len(columns),
+    ]
     for name, family in FAMILIES.items():
         cells = []
-        for key in COLUMNS:
+        for key in columns:
             outcome = outcomes.get((name, key))
             if outcome is None:
                 cells.append("")
@@ -182,12 +227,6 @@ def page(outcomes: dict[tuple[str, str], Outcome]) -> str:
                 if outcome.refusal not in messages:
                     messages.append(outcome.refusal)
                 cells.append(f"refused [{messages.index(outcome.refusal) + 1}]")
-        lines.append(f"| {family.title} | " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        "An empty cell was not run, or xfuser does not have the combination. Every pipeline that is not listed is",
-        "refused before anything is computed.",
-    ]
-    lines += ["", "Refusals:", ""] if messages else []
-    lines += [f"{number}. {message}" for number, message in enumerate(messages, start=1)]
-    return "\n".join(lines) + "\n"
+        if any(cells):
+            lines.append(f"| {family.title} | " + " | ".join(cells) + " |")
+    return lines

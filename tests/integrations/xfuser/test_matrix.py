@@ -13,7 +13,16 @@ from torch import Tensor
 
 from tests.integrations.xfuser import generation
 from tests.integrations.xfuser.generation import Case
-from tests.integrations.xfuser.matrix import COLUMNS, Outcome, cases, fitting, is_quick, is_refused, page
+from tests.integrations.xfuser.matrix import (
+    COLUMNS,
+    TOGETHER,
+    Outcome,
+    cases,
+    fitting,
+    is_quick,
+    is_refused,
+    page,
+)
 from tests.support.families import FAMILIES, Family
 from tests.support.ranks import RankFailure, RankPool
 from tests.support.reference import relative_error
@@ -56,14 +65,14 @@ def test_exact_or_refused(
         outcomes[family, column] = Outcome(None, str(errors[0]))
         return
     outcome = measure(ranks, column, case)
-    print(f"{family}, {COLUMNS[column].title}: {outcome}")
+    print(f"{family}, {column}: {outcome}")
     assert outcome.error is not None
     assert outcome.error <= (TOLERANCE if outcome.single is None else 2 * outcome.single)
     outcomes[family, column] = outcome
 
 
 ON_GPUS = [
-    *((family, column, fitting) for family in FAMILIES for column in ("bf16", "u2tr2")),
+    *((family, column, fitting) for family in FAMILIES for column in ("t2-bf16", "bf16", "u2tr2")),
     *(
         (family, column, COLUMNS[column].inputs)
         for family, column in (("sd3", "cfg"), ("flux", "data"), ("flux", "stages"))
@@ -79,7 +88,9 @@ def test_gpus_err_as_one_does(
     gpu_ranks: RankPool, family: str, column: str, inputs: Callable[[Family, int], dict[str, Any]]
 ) -> None:
     """In bf16, which xfuser's kernels for GPUs are made for."""
-    case = Case(family, **{**COLUMNS[column].degrees, "dtype": torch.bfloat16})
+    together = column in TOGETHER
+    degrees = (TOGETHER if together else COLUMNS)[column].degrees
+    case = Case(family, together=together, **{**degrees, "dtype": torch.bfloat16})
     outcome = measure(gpu_ranks, "bf16", replace(case, inputs=inputs(FAMILIES[family], case.ranks)))
     print(f"{family}, {column}: {outcome}")
     assert outcome.error is not None
@@ -110,7 +121,7 @@ def test_gpus_are_exact_in_fp32(gpu_ranks: RankPool, case: Case) -> None:
 
 def measure(ranks: RankPool, column: str, case: Case) -> Outcome:
     """Run a case against its reference: the unmodified single process, or what xfuser does without TokenRing."""
-    if column == "bf16":
+    if column in {"bf16", "t2-bf16"}:
         both = [
             pair for pair in ranks.run(case.ranks, generation.rounding_errors, case, timeout=300) if pair is not None
         ]

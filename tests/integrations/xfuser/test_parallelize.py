@@ -40,7 +40,8 @@ def test_the_first_rank_alone(ranks: RankPool) -> None:
 def test_what_does_not_fit_is_refused(ranks: RankPool) -> None:
     for said in ranks.run(2, composition.refusals_of_parallelize, timeout=300):
         assert "3 ranks, and 2 were started" in said["degrees"]
-        assert "SanaPipeline" in said["pipeline"]
+        assert "tokenring_degree=2, ulysses_degree=1 was asked for in SanaPipeline" in said["pipeline"]
+        assert "Call the pipeline without parallelize" in said["pipeline"]
 
 
 @pytest.mark.parametrize("family", ["flux", "sd3", pytest.param("wan-t2v", marks=pytest.mark.matrix)])
@@ -85,11 +86,10 @@ def test_weights_that_are_offloaded_before_are_refused(ranks: RankPool) -> None:
         assert all("enable_model_cpu_offload or enable_sequential_cpu_offload after it" in message for message in said)
 
 
-def test_arguments_that_xfuser_drops_are_refused(ranks: RankPool) -> None:
-    for said in ranks.run(2, composition.refusal_of_arguments, "sd3", {"max_sequence_length": 16}, timeout=300):
-        assert (
-            "max_sequence_length=16 was asked for, which xfuser's xFuserStableDiffusion3Pipeline does not take" in said
-        )
+def test_arguments_that_xfusers_pipeline_drops_take_effect(ranks: RankPool) -> None:
+    options = {"max_sequence_length": 16, "skip_guidance_layers": [0], "skip_layer_guidance_stop": 1.0}
+    for error in ranks.run(2, composition.error_with_arguments, "sd3", options, timeout=300):
+        assert error <= TOLERANCE
 
 
 @pytest.mark.matrix
