@@ -16,8 +16,11 @@ settings.load_profile("tests")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--support FILE``: where the support matrix goes."""
+    """``--support FILE``: where the support matrix goes; ``--support-uses FILE``: where its section on uses goes."""
     parser.addoption("--support", metavar="FILE", help="write the support matrix that the tests of marker matrix found")
+    parser.addoption(
+        "--support-uses", metavar="FILE", help="write the section on uses that the tests of marker matrix found"
+    )
 
 
 @pytest.fixture(scope="session")

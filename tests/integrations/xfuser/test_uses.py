@@ -1,0 +1,115 @@
+"""Each use of a pipeline in each family: right, or refused in one sentence on every rank before the transformer ran."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integrations.xfuser import uses
+from tests.integrations.xfuser.uses import USES, Kind, Outcome, page
+from tests.integrations.xfuser.uses.harness import Expected, Trial, Use, judge
+from tests.support.ranks import RankPool
+
+QUICK = {
+    ("Adapters/lora-all-before", "flux"),
+    ("Adapters/lora-all-after", "sd3"),
+    ("Adapters/lora-scale-all", "wan-t2v"),
+    ("Schedulers/flow-stochastic-before", "z-image"),
+    ("Schedulers/dpm-sde-after", "pixart-sigma"),
+    ("Schedulers/ddim-thresholding-before", "hunyuan-dit"),
+    ("The transformer/processors-own-after", "flux"),
+    ("The transformer/hook-output-before", "wan-t2v"),
+    ("Callbacks/callback-contrast", "sd3"),
+    ("Callbacks/callback-latents-each-rank", "flux"),
+    ("Calls/attributes", "latte"),
+    ("Calls/pixel-each-rank", "flux-control"),
+    ("Beside calls/saved", "sd3"),
+    ("Beside calls/second", "flux"),
+}
+"""A use of each kind, each in another family; the default run of the tests takes them along."""
+
+ALL = [
+    pytest.param(
+        use, family, id=f"{use}-{family}".replace(" ", "-"), marks=() if (use, family) in QUICK else pytest.mark.matrix
+    )
+    for use, family in uses.cases()
+]
+
+
+@pytest.fixture(scope="module")
+def outcomes(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str], Outcome]]:
+    """What the tests of this module found; put into ``--support-uses`` after a run that passed and left nothing out."""
+    found: dict[tuple[str, str], Outcome] = {}
+    yield found
+    target = request.config.getoption("--support-uses")
+    if target is not None:
+        missing = [parameters.id for parameters in ALL if tuple(parameters.values[:2]) not in found]
+        idle = [use for use in USES if all(found[u, f].kind is Kind.ABSENT for u, f in found if u == use)]
+        if missing or idle:
+            pytest.fail(f"{target} was not written: failed or not run: {missing}; in no family: {idle}")
+        file = Path(target)
+        file.write_text(page.replaced(file.read_text(), page.section(found)))
+
+
+@pytest.mark.parametrize(("use", "family"), ALL)
+def test_right_or_refused(ranks: RankPool, outcomes: dict[tuple[str, str], Outcome], use: str, family: str) -> None:
+    outcome = judge(USES[use], ranks.run(2, uses.tried, use, family, timeout=150))
+    print(f"{USES[use].title}, {family}: {outcome}")
+    assert outcome.kind in {Kind.RIGHT, Kind.REFUSED, Kind.ABSENT}, outcome.text
+    assert (use, family) not in QUICK or outcome.kind is not Kind.ABSENT, outcome.text
+    outcomes[use, family] = outcome
+
+
+def test_quick_ones_exist() -> None:
+    assert set(uses.cases()) >= QUICK
+
+
+RIGHT = Trial(effect=0.5, error=1e-7)
+REFUSED = Trial(effect=0.5, raised=("UnsupportedError", "a hook was found: use none"), refusal=True)
+
+
+@pytest.mark.parametrize(
+    ("use", "trials", "kind"),
+    [
+        (Use(""), [RIGHT, RIGHT], Kind.RIGHT),
+        (Use(""), [REFUSED, REFUSED], Kind.REFUSED),
+        (Use(""), [RIGHT, Trial(effect=0.5, error=2e-5)], Kind.WRONG),
+        (Use(""), [RIGHT, Trial(effect=0.5, error=0.0, differs="scale is None in place of 3")], Kind.WRONG),
+        (Use(""), [RIGHT, REFUSED], Kind.CRASH),
+        (Use(""), [REFUSED, Trial(raised=("UnsupportedError", "another: use none"), refusal=True)], Kind.CRASH),
+        (Use(""), [Trial(raised=("KeyError", "use"))] * 2, Kind.CRASH),
+        (Use(""), [Trial(raised=("UnsupportedError", "hooks are bad"), refusal=True)] * 2, Kind.CRASH),
+        (Use(""), [Trial(raised=("UnsupportedError", "use\nnone"), refusal=True)] * 2, Kind.CRASH),
+        (Use(""), [Trial(raised=REFUSED.raised, refusal=True, forwards=1)] * 2, Kind.CRASH),
+        (Use("", late=True), [Trial(raised=REFUSED.raised, refusal=True, forwards=1)] * 2, Kind.REFUSED),
+        (Use("", names=("latents",)), [REFUSED, REFUSED], Kind.CRASH),
+        (Use(""), [Trial(effect=0.0, error=1e-7)] * 2, Kind.ABSENT),
+        (Use("", changes=False), [Trial(effect=0.0, error=1e-7)] * 2, Kind.RIGHT),
+        (Use("", expected=Expected.RIGHT), [REFUSED, REFUSED], Kind.CRASH),
+        (Use("", expected=Expected.REFUSED), [RIGHT, RIGHT], Kind.WRONG),
+        (Use("", expected=Expected.ALIKE), [Trial(error=1.0, digest="a")] * 2, Kind.RIGHT),
+        (Use("", expected=Expected.ALIKE), [Trial(error=1.0, digest=d) for d in "ab"], Kind.WRONG),
+        (Use("", expected=Expected.ROUNDED), [Trial(error=0.3, effect=0.2)] * 2, Kind.RIGHT),
+        (Use("", expected=Expected.ROUNDED), [Trial(error=0.5, effect=0.2)] * 2, Kind.WRONG),
+        (Use("", raising=frozenset({1})), [REFUSED, Trial(raised=("OwnError", "full"))], Kind.CRASH),
+        (
+            Use("", raising=frozenset({1})),
+            [Trial(raised=("AgreementError", "rank 1 failed"), refusal=True), Trial(raised=("OwnError", "full"))],
+            Kind.REFUSED,
+        ),
+    ],
+)
+def test_judging(use: Use, trials: list[Trial], kind: Kind) -> None:
+    assert judge(use, trials).kind is kind
+
+
+def test_page_keeps_what_stands_before() -> None:
+    made = page.section(
+        {("Calls/tuple", "flux"): Outcome(Kind.RIGHT, 2e-7), ("Calls/tuple", "sd3"): Outcome(Kind.ABSENT)}
+    )
+    once = page.replaced("# Support matrix\n\ntable\n", made)
+    assert once.startswith("# Support matrix\n\ntable\n\n## Uses\n")
+    assert "| return_dict=False | 2.0e-07 | - |" in once
+    assert page.replaced(once, made) == once

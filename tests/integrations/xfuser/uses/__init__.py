@@ -1,0 +1,37 @@
+"""What people do with a pipeline round ``parallelize``; each use is tried in every family (``docs/support.md``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tests.integrations.xfuser.uses import afterwards, arguments, callbacks, lora, schedulers, transformer
+from tests.integrations.xfuser.uses.harness import Kind, Outcome, Trial, Use, judge, trial
+from tests.support.families import FAMILIES
+
+__all__ = ["GROUPS", "USES", "Kind", "Outcome", "Trial", "Use", "cases", "judge", "tried"]
+
+GROUPS: dict[str, dict[str, Use]] = {
+    "Calls": arguments.USES,
+    "Adapters": lora.USES,
+    "Schedulers": schedulers.USES,
+    "The transformer": transformer.USES,
+    "Callbacks": callbacks.USES,
+    "Beside calls": afterwards.USES,
+}
+USES: dict[str, Use] = {f"{group}/{key}": use for group, uses in GROUPS.items() for key, use in uses.items()}
+"""Uses by group and key."""
+
+_FAMILIES = [family for family in FAMILIES if family != "flux-runner"]
+
+
+def cases() -> Iterator[tuple[str, str]]:
+    """Key of a use and of a family."""
+    for key, use in USES.items():
+        for family in _FAMILIES:
+            if use.families is None or family in use.families:
+                yield key, family
+
+
+def tried(key: str, family: str) -> Trial:
+    """What comes of a use on this rank."""
+    return trial(USES[key], family)
