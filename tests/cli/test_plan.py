@@ -13,10 +13,16 @@ SMALL = ["--topology", "mesh:4:100mbit", "--tokens", "256", "--heads", "4", "--h
 
 def test_the_best_comes_first_with_its_flags(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", *SMALL, "--json"]) == 0
-    options = json.loads(capsys.readouterr().out)["options"]
+    found = json.loads(capsys.readouterr().out)
+    best, options = found["best"], found["options"]
     assert main(["plan", *SMALL]) == 0
     printed = capsys.readouterr().out
-    assert printed.splitlines()[-1] == f"best: {options[0]['flags']}"
+    assert printed.splitlines()[-2:] == [f"* {best['why']}", f"best: {best['flags'] or 'one rank'}"]
+    assert (best["name"], best["flags"], best["why"]) == tuple(options[0][key] for key in ("name", "flags", "why"))
+    assert found["tie"] == 0.02
+    assert sum(line.startswith("* ") for line in printed.splitlines()) == 2  # its row, and why
+    assert "one rank" in {option["name"] for option in options}
+    assert sum(line.lstrip("* ").startswith("one rank ") for line in printed.splitlines()) == 1
     assert "Predicted, not measured." in printed
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import itertools
 import math
@@ -10,12 +11,30 @@ import pytest
 
 from tokenring_xdit.errors import ConfigurationError, ScheduleError
 from tokenring_xdit.integrations.xfuser.choice import make_choice
-from tokenring_xdit.planning import MODELS, Auto, Cost, Problem, best_schedules, model_shape, plan, simulate
+from tokenring_xdit.planning import (
+    MODELS,
+    Attention,
+    Auto,
+    Cost,
+    Option,
+    Problem,
+    Split,
+    best_schedules,
+    model_shape,
+    plan,
+    simulate,
+)
 from tokenring_xdit.planning.memory import gathered_memory, schedule_memory
+from tokenring_xdit.planning.options import ranked_splits
 from tokenring_xdit.schedule import BUILDERS, Mask, build
 from tokenring_xdit.topology import load_topology
 
 COST = Cost(attend_rate=1e11, attend_overhead=5e-5, fold_rate=1e10, message_overhead=6e-5, latency=3e-4)
+
+
+def weight(option: Option) -> tuple[int, int, int]:
+    """What decides between splits that are as fast: flags, memory, bytes."""
+    return option.split.flags.count("--"), option.memory or 0, option.sent or 0
 
 
 @pytest.mark.parametrize(
@@ -28,27 +47,85 @@ def test_every_split_is_legal_or_says_why_not(ranks: int, tokens: int, heads: in
     assert times[1:] == sorted(times[1:])
     as_fast = [option for option in options if option.seconds is not None and option.seconds <= 1.02 * min(times)]
     assert options[0] in as_fast  # differences that a simulation cannot tell
-    assert options[0].messages == min(option.messages or 0 for option in as_fast)
-    fewest = [option for option in as_fast if option.messages == options[0].messages]
-    assert options[0].sent == min(option.sent or 0 for option in fewest)
+    assert weight(options[0]) == min(map(weight, as_fast))
+    assert [bool(option.why) for option in options] == [True] + [False] * (len(options) - 1)
+    assert len({str(option.split) for option in options}) == len(options)
+    assert options.count(next(option for option in options if option.split == Split())) == 1
     for option in options:
         split = option.split
-        assert split.ulysses * split.tokenring * split.ring == ranks
+        assert split.ranks in {1, ranks}
         if option.refusal is not None:
             assert option.seconds is None
             uneven = tokens % ranks and split.tokenring == 1
             assert heads % split.ulysses or uneven
             continue
-        choice = make_choice(split.tokenring, split.schedule or None, split.ring if split.tokenring > 1 else None)
+        flags = dict(zip(split.flags.split()[::2], split.flags.split()[1::2], strict=True))
+        said = flags.get("--tokenring_schedule")
+        choice = make_choice(split.tokenring, said, split.ring if split.tokenring > 1 else None)
         if split.tokenring > 1:
             assert choice is not None
+            assert choice == make_choice(split.tokenring, split.schedule, split.ring)
             built = build(choice.schedule, ranks // split.ulysses, heads=heads // split.ulysses)
             assert built.schedule.world_size == choice.degree == ranks // split.ulysses
-        flags = dict(zip(split.flags.split()[::2], split.flags.split()[1::2], strict=True))
-        assert flags.get("--tokenring_schedule", "") == split.schedule
+        assert len(flags) == split.flag_count
+        given = {name.removeprefix("--").removesuffix("_degree"): value for name, value in flags.items()}
+        assert [int(given.get(name, 1)) for name in ("ulysses", "tokenring", "ring")] == [
+            split.ulysses, split.tokenring, split.ring,
+        ]  # fmt: skip
     degrees = {(o.split.ulysses, o.split.tokenring, o.split.ring) for o in options}
     divisors = [d for d in range(1, ranks + 1) if ranks % d == 0]
-    assert degrees == {(u, t, ranks // u // t) for u in divisors for t in divisors if ranks // u % t == 0}
+    assert degrees == {(1, 1, 1)} | {(u, t, ranks // u // t) for u in divisors for t in divisors if ranks // u % t == 0}
+
+
+H100 = Cost.of_gpus(4e14)
+
+
+def test_of_what_a_simulation_cannot_tell_apart_the_simplest_is_taken() -> None:
+    options = plan(Problem.even(8, 16896, 24, 128, element_bytes=2), load_topology("hgx-h100"), H100)
+    fastest = min(option.seconds or math.inf for option in options)
+    as_fast = [option for option in options if (option.seconds or math.inf) <= 1.02 * fastest]
+    assert len(as_fast) > 1
+    assert weight(options[0]) == min(map(weight, as_fast))
+    assert f"one of {len(as_fast)} within 2% of the fastest" in options[0].why
+    assert options[0].split.flags == "--ulysses_degree 8"
+
+
+def test_small_pictures_on_slow_links_are_for_one_rank() -> None:
+    problem, network = Problem.even(4, 100, 4, 64), load_topology("mesh:4:10mbit")
+    best, *others = plan(problem, network, COST)
+    assert (best.split, best.split.flags, str(best.split), best.sent) == (Split(), "", "one rank", 0)
+    assert others[0].seconds is not None
+    assert best.seconds is not None
+    assert (
+        best.why == f"the fastest: the next, {others[0].split}, takes {others[0].seconds / best.seconds - 1:.0%} more"
+    )
+    assert best.seconds == COST.attend(Attention(4.0 * 100 * 100 * 4 * 64, 4, 100)) + COST.call_overhead
+    assert best.memory == 100 * 4 * 64 * 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "taken", "why"),
+    [
+        ((), 0, "the fastest: the next, token_ring 4, takes 10% more"),
+        (({"seconds": 1.019},), 1, "fewest flags"),
+        (({"seconds": 1.021},), 0, "the fastest"),
+        (({"seconds": 1.01, "split": Split(tokenring=4, schedule="direct"), "memory": 9},), 1, "least memory"),
+        (({"seconds": 1.01, "split": Split(tokenring=4, schedule="direct"), "sent": 9},), 1, "fewest bytes sent"),
+        (({"seconds": 1.01, "split": Split(tokenring=4, schedule="direct"), "messages": 1},), 0, "send and hold alike"),
+        (({"seconds": 1.0, "refusal": "no", "split": Split(ulysses=4)},), 0, "the fastest"),
+    ],
+)
+def test_what_decides(changes: tuple[dict[str, Any], ...], taken: int, why: str) -> None:
+    first = Option(Split(tokenring=4, schedule="ring"), 1.0, 0.0, 0.0, 10, 10, 10)
+    second = Option(Split(tokenring=4, schedule="token_ring"), 1.1, 0.0, 0.0, 10, 10, 10)
+    options = [first, second]
+    for change in changes:
+        options[1] = dataclasses.replace(second, **change)
+        if options[1].refusal:
+            options[1] = dataclasses.replace(options[1], seconds=None)
+    best = ranked_splits(options)[0]
+    assert dataclasses.replace(best, why="") == options[taken]
+    assert why in best.why or options[1].refusal
 
 
 @pytest.mark.parametrize(
@@ -113,12 +190,15 @@ def test_xfuser_s_own_needs_equal_shards_of_queries_and_keys_and_a_model_that_it
     network = load_topology("mesh:4:1gbit")
     few = plan(Problem.even(4, 4096, 8, 64, query_tokens=510), network, COST)
     refused = {str(option.split): option.refusal or "" for option in few if not option.split.schedule}
-    assert refused.keys() == {"ring 4", "ulysses 4", "ulysses 2 x ring 2"}
+    assert refused.keys() == {"one rank", "xfuser-ring 4", "ulysses 4", "ulysses 2 x xfuser-ring 2"}
+    assert refused.pop("one rank") == ""
     assert all("these queries do not divide by 4 ranks" in refusal for refusal in refused.values())
     lumina = MODELS["lumina2"]
     options = plan(Problem.even(4, 4096, 24, 96, kv_heads=8), network, COST, xfuser_ring=lumina.ring)
     refused = {str(option.split): option.refusal or "" for option in options if option.seconds is None}
-    assert refused == dict.fromkeys(("ring 4", "ulysses 2 x ring 2"), "xfuser refuses this model over its Ring")
+    assert refused == dict.fromkeys(
+        ("xfuser-ring 4", "ulysses 2 x xfuser-ring 2"), "xfuser refuses this model over its Ring"
+    )
 
 
 def test_too_few_hosts_are_refused() -> None:

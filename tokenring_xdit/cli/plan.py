@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tokenring_xdit.cli import machine
 from tokenring_xdit.cli.progress import progress
-from tokenring_xdit.planning import ModelShape, Option, Problem, plan, simulate
+from tokenring_xdit.planning import TIE, ModelShape, Option, Problem, plan, simulate
 from tokenring_xdit.schedule import Activity, Mask, build, perfetto
 
 __all__ = ["add_parser"]
@@ -57,7 +57,11 @@ def _plan(args: argparse.Namespace) -> None:
             "problem": asdict(problem),
             "topology": args.topology,
             "cost": asdict(cost),
-            "options": [{**asdict(option), "flags": option.split.flags} for option in options],
+            "tie": TIE,
+            "best": {"name": str(options[0].split), "flags": options[0].split.flags, "why": options[0].why},
+            "options": [
+                {"name": str(option.split), **asdict(option), "flags": option.split.flags} for option in options
+            ],
         }
         print(json.dumps(content))
         return
@@ -96,7 +100,7 @@ def _table(options: Sequence[Option], model: ModelShape | None, shown: int | Non
         lines.append(
             f"  {bound} of those listed take what the host takes to launch them; --cuda-graphs leaves that out"
         )
-    return [*lines, f"best: {legal[0].split.flags or 'one rank'}"]
+    return [*lines, f"* {legal[0].why}", f"best: {legal[0].split.flags or 'one rank'}"]
 
 
 def _simulate(args: argparse.Namespace) -> None:

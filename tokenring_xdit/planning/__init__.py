@@ -3,7 +3,8 @@
 from tokenring_xdit.planning.auto import AUTO, Auto
 from tokenring_xdit.planning.cost import Cost, Launches
 from tokenring_xdit.planning.models import MODELS, ModelShape, model_shape
-from tokenring_xdit.planning.planner import Option, Split, best_schedules, plan
+from tokenring_xdit.planning.options import TIE, Option, Split
+from tokenring_xdit.planning.planner import best_schedules, plan
 from tokenring_xdit.planning.problem import Attention, Problem, even_shares
 from tokenring_xdit.planning.programs import Inside, gathered, of_schedule, ulysses
 from tokenring_xdit.planning.simulate import Simulation, run, simulate
@@ -11,6 +12,7 @@ from tokenring_xdit.planning.simulate import Simulation, run, simulate
 __all__ = [
     "AUTO",
     "MODELS",
+    "TIE",
     "Attention",
     "Auto",
     "Cost",

@@ -10,13 +10,14 @@ from functools import cached_property
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.planning.cost import Cost
 from tokenring_xdit.planning.memory import gathered_memory, repeated_memory, schedule_memory, ulysses_memory
+from tokenring_xdit.planning.options import Option, Split, ranked_schedules, ranked_splits, seconds_of
 from tokenring_xdit.planning.problem import Problem
 from tokenring_xdit.planning.programs import Inside, gathered, of_schedule, shared_heads, ulysses
 from tokenring_xdit.planning.simulate import Simulation, run
-from tokenring_xdit.schedule import Mask, Spelled, VerifiedSchedule, build, options_of, parse
+from tokenring_xdit.schedule import Mask, Spelled, VerifiedSchedule, build, options_of, parse, q_block
 from tokenring_xdit.topology import Network
 
-__all__ = ["Option", "Split", "best_schedules", "plan"]
+__all__ = ["best_schedules", "plan"]
 
 _CHUNKS = (2, 4, 8)
 _PROMISING = 3
@@ -26,67 +27,8 @@ _INSIDE = ("bidirectional", "bidirectional_q", "direct", "direct_kv", "ring", "t
 """Schedules that can run inside a node, too."""
 _BY_HEADS = ("heads", "heads:peers=1")
 _ALONE_OF_MANY = ("ring", "token_ring")
-_AS_FAST = 0.02
-"""Differences that a simulation cannot tell. Fewer messages turned out faster then: there is less to go wrong."""
 _MANY_RANKS = 64
 """With more, schedules whose transfers all go on at once take minutes to simulate."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """How ranks are divided.
-
-    Attributes:
-        ulysses: Ranks that share heads.
-        tokenring: Ranks of a node that run a schedule; 1 where none does.
-        ring: xfuser's ring degree: alone its own Ring, with ``tokenring`` the nodes.
-        schedule: What the TokenRing ranks run, as ``--tokenring_schedule`` takes it; empty without them.
-    """
-
-    ulysses: int = 1
-    tokenring: int = 1
-    ring: int = 1
-    schedule: str = ""
-
-    @property
-    def flags(self) -> str:
-        """What to tell ``xdit``."""
-        degrees = (("ulysses", self.ulysses), ("tokenring", self.tokenring), ("ring", self.ring))
-        flags = [f"--{name}_degree {degree}" for name, degree in degrees if degree > 1]
-        return " ".join([*flags, *([f"--tokenring_schedule {self.schedule}"] if self.schedule else [])])
-
-    def __str__(self) -> str:
-        parts = [f"ulysses {self.ulysses}"] if self.ulysses > 1 else []
-        if self.tokenring > 1:
-            parts.append(f"{self.schedule or 'tokenring'} {self.tokenring}")
-        if self.ring > 1:
-            parts.append(f"{'nodes' if self.tokenring > 1 else 'ring'} {self.ring}")
-        return " x ".join(parts) or "one rank"
-
-
-@dataclass(frozen=True)
-class Option:
-    """A split and what comes of it.
-
-    Attributes:
-        split: The split.
-        seconds: Of one attention call, simulated; ``None`` where the split is not legal.
-        launch: Seconds that the slowest host takes to launch it.
-        exposed: Seconds of it in which nothing hides communication.
-        sent: Bytes that a rank sends, at most.
-        messages: Messages that a rank sends, at most.
-        memory: Bytes that a rank holds beside its inputs, at most.
-        refusal: Why the split is not legal.
-    """
-
-    split: Split
-    seconds: float | None = None
-    launch: float | None = None
-    exposed: float | None = None
-    sent: int | None = None
-    messages: int | None = None
-    memory: int | None = None
-    refusal: str | None = None
 
 
 def plan(
@@ -97,10 +39,11 @@ def plan(
     xfuser_ring: bool = True,
     on_split: Callable[[int, int, Split], None] = lambda done, total, split: None,
 ) -> tuple[Option, ...]:
-    """Every split of the problem's ranks, legal ones by time, then the others.
+    """Every split of the problem's ranks and one rank alone, legal ones by time, then the others.
 
-    Ahead of all comes the one to take: of those that are as fast as any, to within the simulation's error, the one that
-    sends the fewest messages, and the least in them.
+    Ahead of all comes the one to take, which says why: of those that are as fast as any, to within the simulation's
+    error (:data:`~tokenring_xdit.planning.options.TIE`), the one with the fewest flags, then the least memory, then the
+    fewest bytes.
 
     Args:
         problem: The attention call.
@@ -116,8 +59,8 @@ def plan(
         raise ConfigurationError(
             f"{problem.ranks} ranks do not fit into network '{network.name}', which has {len(network.hosts)} hosts"
         )
-    splits = tuple(_splits(problem.ranks))
-    options: list[Option] = []
+    splits = tuple(_splits(problem.ranks)) if problem.ranks > 1 else ()
+    options = [_alone(problem, network, cost)]
     tried: list[tuple[_Setting, list[_Trial]]] = []
     for done, split in enumerate(splits):
         on_split(done, len(splits), split)
@@ -130,13 +73,13 @@ def plan(
             setting = _Setting(split, problem, network, cost, spell=_as_flag)
             tried.append((setting, setting.trials(setting.whole())))
     options += (trial.option for _, trials in tried for trial in trials)
-    fastest = min(_time(option) for option in options)[0]
+    fastest = min(map(seconds_of, options))
     pieces = [(setting, setting.worth_cutting(trials, fastest)) for setting, trials in tried]
     pieces = [(setting, names) for setting, names in pieces if names]
     for done, (setting, names) in enumerate(pieces, len(splits)):
         on_split(done, len(splits) + len(pieces), setting.split)
         options += (trial.option for trial in setting.trials(_cut(names)))
-    return _ranked(options)
+    return ranked_splits(options)
 
 
 def _splits(ranks: int) -> Iterator[Split]:
@@ -165,6 +108,24 @@ def _refusal(split: Split, problem: Problem, xfuser_ring: bool) -> str | None:
             f"do not divide by {problem.ranks} ranks"
         )
     return None
+
+
+def _alone(problem: Problem, network: Network, cost: Cost) -> Option:
+    """The whole call on one rank: one call of the kernel, which holds its output."""
+    whole = Problem(
+        (sum(problem.q_lengths),),
+        (sum(problem.kv_lengths),),
+        problem.heads,
+        problem.kv_heads,
+        problem.head_dim,
+        problem.batch,
+        problem.element_bytes,
+        problem.partial_bytes,
+    )
+    split = Split()
+    return _timed(
+        split, run(str(split), ulysses(1, Inside.GATHERED, whole, cost), network, cost), whole.size(q_block(0))
+    )
 
 
 def _upstream(split: Split, problem: Problem, network: Network, cost: Cost) -> Option:
@@ -251,7 +212,7 @@ class _Setting:
 
     def worth_cutting(self, trials: Sequence[_Trial], fastest: float) -> list[Spelled]:
         """The most promising of those that could take less time in pieces than the fastest of all in whole blocks."""
-        best = sorted(trials, key=lambda trial: _time(trial.option))[:_PROMISING]
+        best = sorted(trials, key=lambda trial: (seconds_of(trial.option), str(trial.option.split)))[:_PROMISING]
         few = self.inner.ranks <= _MANY_RANKS
         return [trial.name for trial in best if few and trial.floor < fastest]
 
@@ -297,9 +258,9 @@ def best_schedules(
     if nodes == 1:
         names += _grids(problem.ranks)
     whole = setting.trials(names)
-    fastest = min((_time(trial.option)[0] for trial in whole), default=math.inf)
+    fastest = min((seconds_of(trial.option) for trial in whole), default=math.inf)
     pieces = setting.trials(_cut(setting.worth_cutting(whole, fastest)))
-    return _ranked([trial.option for trial in (*whole, *pieces)])
+    return ranked_schedules([trial.option for trial in (*whole, *pieces)])
 
 
 def _cut(names: Sequence[Spelled]) -> list[Spelled]:
@@ -330,19 +291,3 @@ def _as_flag(name: Spelled) -> str:
 def _timed(split: Split, simulation: Simulation, memory: int) -> Option:
     sent, messages = max(simulation.sent), max(simulation.messages)
     return Option(split, simulation.makespan, simulation.launch, simulation.exposed, sent, messages, memory)
-
-
-def _ranked(options: Sequence[Option]) -> tuple[Option, ...]:
-    """By time, but the one to take first; see :func:`plan`."""
-    by_time = sorted(options, key=_time)
-    if not by_time:
-        return ()
-    limit = _time(by_time[0])[0] * (1 + _AS_FAST)
-    best = min(
-        (o for o in by_time if _time(o)[0] <= limit), key=lambda option: (option.messages or 0, option.sent or 0)
-    )
-    return (best, *(option for option in by_time if option is not best))
-
-
-def _time(option: Option) -> tuple[float, str]:
-    return (float("inf") if option.seconds is None else option.seconds), str(option.split)
