@@ -40,7 +40,7 @@ def agree_on_arguments(arguments: Mapping[str, Any], problem: TokenRingError | N
         TokenRingError: ``problem``, or that of another rank.
     """
     mine = None if problem is not None else {name: describe(value) for name, value in arguments.items()}
-    everyone = exchange((_told(problem), mine), "the arguments of the call")
+    everyone = exchange(None, (_told(problem), mine), "the arguments of the call")
     _raise_first([told for told, _ in everyone])
     descriptions = [theirs for _, theirs in everyone]
     for name in descriptions[0]:
@@ -67,7 +67,7 @@ def agree_on_inputs(model: str, inputs: Mapping[str, Any], problem: TokenRingErr
         TokenRingError: ``problem``, or that of another rank.
     """
     mine = {} if problem is not None else {name: _summary(value) for name, value in inputs.items()}
-    everyone = exchange((_told(problem), mine), f"the inputs of the {model}")
+    everyone = exchange(None, (_told(problem), mine), f"the inputs of the {model}")
     _raise_first([told for told, _ in everyone])
     first = everyone[0][1]
     for rank, (_, theirs) in enumerate(everyone):
@@ -92,7 +92,7 @@ def noise_of_the_first_rank(device: torch.device) -> Iterator[None]:
         device: Where the model is.
     """
     own = _states(device)
-    states = exchange(own if torch.distributed.get_rank() == 0 else None, "the state of the random generators")
+    states = exchange(None, own if torch.distributed.get_rank() == 0 else None, "the state of the random generators")
     _set_states(states[0], device)
     try:
         yield

@@ -53,6 +53,18 @@ def refuse_caches(model: Any) -> None:
                 "the picture or was not compared: disable it (pipe.transformer.disable_cache()), or use "
                 "PyramidAttentionBroadcastConfig, FirstBlockCacheConfig, MagCacheConfig or TaylorSeerCacheConfig"
             )
+        if "taylorseer_cache" in getattr(registry, "hooks", ()):
+            _refuse_coarse_factors(registry.hooks["taylorseer_cache"].taylor_factors_dtype, model.dtype)
+
+
+def _refuse_coarse_factors(factors: torch.dtype, model: torch.dtype) -> None:
+    """What is rounded to fewer digits than the model has differs by whole steps of them from one process."""
+    if torch.finfo(factors).eps > torch.finfo(model).eps:
+        raise UnsupportedError(
+            f"TaylorSeerCacheConfig(taylor_factors_dtype={factors}) rounds what it extrapolates from more coarsely than "
+            f"the transformer computes ({model}), so that ranks together make another picture than one process: use "
+            f"taylor_factors_dtype={model}"
+        )
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from tokenring_xdit.errors import ConfigurationError, TokenRingError, UnsupportedError
-from tokenring_xdit.integrations.xfuser._pending import fail_group
+from tokenring_xdit.integrations.xfuser._pending import guarded
 from tokenring_xdit.integrations.xfuser.agreement import agree_on_arguments, noise_of_the_first_rank
 from tokenring_xdit.integrations.xfuser.backends import AttentionBackend
 from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE
@@ -182,12 +182,9 @@ def _replace_call(pipe: Any, state: XfuserState, output: Output) -> None:
             problem = error
         agree_on_arguments(arguments, problem)
         state.activate(self)
-        try:
-            with noise_of_the_first_rank(next(iter(_transformers(self).values())).device):
-                result = base.__call__(self, **arguments)
-        except BaseException as error:
-            fail_group(f"{type(error).__name__}: {error}")
-            raise
+        device = next(iter(_transformers(self).values())).device
+        with guarded(None, f"a call of {base.__name__}"), noise_of_the_first_rank(device):
+            result = base.__call__(self, **arguments)
         return result if output is Output.EVERY_RANK or dist.get_rank() == 0 else None
 
     def save_pretrained(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -120,10 +120,11 @@ def refuse_changed(model: Any) -> None:
         UnsupportedError: It is not.
     """
     kind = type(model).__name__
+    refuse_caches(model)
     if "forward" in vars(model):
         raise UnsupportedError(
-            f"the forward of the {kind} was replaced before parallelize (by group offloading, FasterCache or a hook of "
-            "accelerate, say), and would compute the whole on every rank: call parallelize first, and do that after it"
+            f"the forward of the {kind} was replaced before parallelize (by group offloading or a hook of accelerate, "
+            "say), and would compute the whole on every rank: call parallelize first, and do that after it"
         )
     if hasattr(model, "_compiled_call_impl") and model._compiled_call_impl is not None:
         raise UnsupportedError(
