@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
+import pytest
 import torch
 
 from tests.integrations.xfuser.jobs import clear_globals
+from tokenring_xdit.attention.auto import TOPOLOGY_VARIABLE, trial_calls
 from tokenring_xdit.bench import Shape, Strategy
 from tokenring_xdit.bench.measure import Bench
 from tokenring_xdit.bench.orders import Checked, Prepare, Timed
@@ -40,6 +43,21 @@ def _bench(shape: Shape, names: list[str]) -> Iterator[Bench | PipelineBench]:
         Bench._states.clear()
         PipelineBench._loaded = None
         clear_globals()
+
+
+def settled(shape: Shape, name: str, cache: str) -> tuple[list[int], str | None]:
+    """Trial calls of ``auto`` in a check, a timed call and a traced one, and on rank 0 what the last of them ran."""
+    with pytest.MonkeyPatch.context() as patched, _bench(shape, [name]) as bench:
+        patched.setenv("XDG_CACHE_HOME", cache)
+        patched.delenv(TOPOLOGY_VARIABLE, raising=False)
+        strategy, counts = Strategy.parse(name), [trial_calls()]
+        bench.check(strategy)
+        counts.append(trial_calls())
+        bench.time(strategy)
+        counts.append(trial_calls())
+        traced = bench.trace(strategy)
+        counts.append(trial_calls())
+        return [after - before for before, after in pairwise(counts)], traced.schedule if traced else None
 
 
 def trace(shape: Shape, names: list[str]) -> dict[str, tuple[Checked, Traced | None]]:

@@ -26,7 +26,7 @@ from tokenring_xdit.planning.auto import Auto
 from tokenring_xdit.schedule import Channel, Mask, VerifiedSchedule, build
 from tokenring_xdit.topology import Network, load_topology
 
-__all__ = ["TOPOLOGY_VARIABLE", "AutoSchedule", "Trial", "kept_topology", "show_choices"]
+__all__ = ["TOPOLOGY_VARIABLE", "AutoSchedule", "Trial", "kept_topology", "show_choices", "trial_calls"]
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,14 @@ _ROUNDS = 3
 _UNKNOWN = ("heads", "direct:chunks=4", "bidirectional", "token_ring")
 """What is tried where nothing is known of the network: what sends least, what uses all wires of a full mesh, both ways
 of a ring, and what was published."""
+
+
+_trial_calls = 0
+
+
+def trial_calls() -> int:
+    """Calls of this process so far that tried a candidate; it stays as it is once all is decided."""
+    return _trial_calls
 
 
 def kept_topology(ranks: int) -> Path:
@@ -128,6 +136,8 @@ class AutoSchedule:
 
     def timed(self, trial: Trial, layout: Layout, seconds: float) -> None:
         """Note how long the call took that ran ``trial.schedule``; after the last of them all ranks decide."""
+        global _trial_calls
+        _trial_calls += 1
         trial.seconds[trial.calls % len(trial.candidates)].append(seconds)
         trial.calls += 1
         if trial.calls < len(trial.candidates) * (1 + _ROUNDS):

@@ -15,8 +15,10 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from tokenring_xdit.attention import Trace, record_trace
+from tokenring_xdit.attention.auto import trial_calls
 from tokenring_xdit.attention.groups import clear_buffers
 from tokenring_xdit.bench.timelines import Traced
+from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.integrations.xfuser import trace_upstream
 from tokenring_xdit.network import INIT_METHOD_VARIABLE
 from tokenring_xdit.pipelines.environment import quieten
@@ -28,6 +30,7 @@ __all__ = [
     "join_world",
     "largest",
     "peak_of",
+    "settle",
     "synchronize",
     "traced_call",
     "wire_bytes",
@@ -59,6 +62,30 @@ def join_world(store: Any = None) -> torch.device:
 def barrier(device: torch.device) -> None:
     """Wait for all ranks."""
     dist.barrier(device_ids=[device.index] if device.type == "cuda" else None)
+
+
+_MOST_SETTLING = 200
+"""Calls after which a choice should be made: ``auto`` tries at most four schedules, four times each, for each shape."""
+
+
+def settle(call: Callable[[], object], device: torch.device) -> None:
+    """Repeat a call until it tries nothing any more: the trials of ``auto`` are not what it takes.
+
+    Args:
+        call: The call; all ranks make it.
+        device: Where it computes.
+
+    Raises:
+        UnsupportedError: It goes on trying.
+    """
+    for _ in range(_MOST_SETTLING):
+        before = trial_calls()
+        call()
+        tried = torch.tensor([trial_calls() - before], device=device)
+        dist.all_reduce(tried, op=dist.ReduceOp.MAX)  # the groups of a hybrid decide each for itself
+        if not tried.item():
+            return
+    raise UnsupportedError(f"'auto' has not chosen a schedule after {_MOST_SETTLING} calls, which can hardly be timed")
 
 
 def traced_call(

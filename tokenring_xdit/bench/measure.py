@@ -19,6 +19,7 @@ from tokenring_xdit.bench.instruments import (
     clear_buffers,
     largest,
     peak_of,
+    settle,
     synchronize,
     traced_call,
     wire_bytes,
@@ -30,6 +31,7 @@ from tokenring_xdit.bench.scene import degrees_of
 from tokenring_xdit.bench.timelines import Traced
 from tokenring_xdit.integrations.xfuser import Degrees, XfuserState, count_traffic
 from tokenring_xdit.integrations.xfuser.rotation import all_to_all_rotation
+from tokenring_xdit.planning import Auto
 from tokenring_xdit.schedule import Activity
 
 __all__ = ["Bench"]
@@ -138,8 +140,13 @@ class Bench:
 
     @torch.inference_mode()
     def check(self, strategy: Strategy) -> Checked:
-        """Call it twice: first with empty buffers, for the memory, then for what it sends and computes."""
+        """Call it until it has chosen what it does, then twice: with empty buffers, for the memory, and to look at it.
+
+        So everything that follows, the timed calls too, is of what was chosen.
+        """
         call = self._call(strategy)
+        if isinstance(strategy.schedule, Auto):
+            settle(call, self._device)
         clear_buffers()
         barrier(self._device)
         peak, measure = peak_of(call, self._device)

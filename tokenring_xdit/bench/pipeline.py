@@ -19,6 +19,7 @@ from tokenring_xdit.bench.instruments import (
     clear_buffers,
     largest,
     peak_of,
+    settle,
     synchronize,
     traced_call,
     wire_bytes,
@@ -38,6 +39,7 @@ from tokenring_xdit.integrations.xfuser import (
 from tokenring_xdit.integrations.xfuser.rotation import all_to_all_rotation
 from tokenring_xdit.pipelines.loading import load_pipeline
 from tokenring_xdit.pipelines.model import PictureSize
+from tokenring_xdit.planning import Auto
 
 __all__ = ["PipelineBench"]
 
@@ -232,8 +234,13 @@ class PipelineBench:
         return traced_call(self._call(strategy), str(strategy), self._device, through_usp=sharded, on_start=on_start)
 
     def check(self, strategy: Strategy) -> Checked:
-        """Call it twice: first with empty buffers, for the memory, then for what it sends and computes."""
+        """Call it until it has chosen what it does, then twice: with empty buffers, for the memory, and to look at it.
+
+        So everything that follows, the timed calls too, is of what was chosen.
+        """
         call = self._call(strategy)
+        if isinstance(strategy.schedule, Auto):
+            settle(call, self._device)
         clear_buffers()
         barrier(self._device)
         peak, measure = peak_of(call, self._device)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tokenring_xdit.cli.progress import progress
 from tokenring_xdit.errors import ConfigurationError, LaunchError, NetworkError, RegressionError
+from tokenring_xdit.planning import AUTO
 from tokenring_xdit.workers.environment import rank_environment
 
 if TYPE_CHECKING:
@@ -258,25 +259,32 @@ def _table(outcome: Outcome) -> str:
     from tokenring_xdit.bench import Level
 
     lines: list[str] = []
-    wide = max((len(record.strategy) for record in outcome.records), default=0) + 1
+    names = [_settled(record) for record in outcome.records]
+    wide = max(map(len, names), default=0) + 1
     problem = ""
-    for record in outcome.records:
+    for name, record in zip(names, outcome.records, strict=True):
         if record.problem != problem:
             problem = record.problem
             share = "exposed" if record.level == Level.ATTENTION.value else "attention"
             figures = f"{'ms':>9} {'quartiles':>19} {share:>9} {'error':>8} {'MB sent':>8} {'peak MB':>8}"
             lines += [problem, f"{'strategy':<{wide}} {figures}"]
         if record.seconds is None or record.bytes_sent is None or record.peak_bytes is None:
-            lines.append(f"{record.strategy:<{wide}} {record.status.value}: {record.error}")
+            lines.append(f"{name:<{wide}} {record.status.value}: {record.error}")
             continue
         spread = f"{record.seconds.lower * 1e3:.1f} to {record.seconds.upper * 1e3:.1f}"
         part = record.exposed_seconds or record.attention_seconds
         shown = f"{part.median * 1e3:.1f}" if part else "-"
         lines.append(
-            f"{record.strategy:<{wide}} {record.seconds.median * 1e3:9.1f} {spread:>19} {shown:>9} "
+            f"{name:<{wide}} {record.seconds.median * 1e3:9.1f} {spread:>19} {shown:>9} "
             f"{record.max_error:8.1e} {max(record.bytes_sent) / 1e6:8.2f} {max(record.peak_bytes) / 1e6:8.2f}"
         )
     return "\n".join([*lines, f"results: {outcome.results}, and as a table beside it"])
+
+
+def _settled(record: Record) -> str:
+    """A strategy, and what it has settled on where it chooses."""
+    chosen = record.schedule if f"schedule:{AUTO}" in record.strategy else None
+    return record.strategy if chosen is None else f"{record.strategy} ({chosen})"
 
 
 def _diff(args: argparse.Namespace) -> None:
