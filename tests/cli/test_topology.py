@@ -31,6 +31,26 @@ def test_every_preset_names_its_sources_and_that_it_was_not_measured(
     assert sources.strip()
 
 
+@pytest.mark.parametrize(
+    ("name", "gpus", "gigabytes"),
+    [
+        ("dgx-a100", 8, 600),
+        ("hgx-h100", 8, 900),
+        ("hgx-h200", 8, 900),
+        ("4xa10", 4, 64),
+        ("4xl40s", 4, 64),
+        ("4x4090", 4, 64),
+    ],
+)
+def test_a_gpu_has_what_its_maker_publishes_for_both_directions(name: str, gpus: int, gigabytes: int) -> None:
+    network = load_topology(name)
+    assert len(network.hosts) == gpus
+    assert not network.hosts_forward
+    for host in network.hosts:
+        wires = [wire for wire in network.wires if host in wire.ends]
+        assert sum(wire.rate.bits_per_second + wire.back.bits_per_second for wire in wires) == gigabytes * 8e9
+
+
 def test_the_list_names_nodes_and_fabrics(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["topology", "list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)

@@ -240,9 +240,11 @@ def test_models_have_the_heads_that_diffusers_gives_them(name: str) -> None:
 
 def test_tokens_of_pictures_and_videos() -> None:
     assert model_shape("flux").tokens(1024, 1024) == 4096 + 512
-    assert model_shape("wan-14b").tokens(720, 1280, 81) == 75600
-    with pytest.raises(ConfigurationError, match="multiples of 16"):
+    assert model_shape("wan-14b").tokens(1280, 720, 81) == 75600
+    with pytest.raises(ConfigurationError, match=r"size 1000x1024: the width has to be a multiple of 16"):
         model_shape("flux").tokens(1000, 1024)
+    with pytest.raises(ConfigurationError, match=r"size 1024x1000: the height has to be a multiple of 16"):
+        model_shape("flux").tokens(1024, 1000)
     with pytest.raises(ConfigurationError, match="makes pictures"):
         model_shape("flux").tokens(1024, 1024, 5)
     with pytest.raises(ConfigurationError, match="Did you mean 'flux'"):

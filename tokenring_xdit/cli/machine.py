@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import TYPE_CHECKING
 
 from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.messages import shown
 from tokenring_xdit.planning import MODELS, Cost, ModelShape, Problem, model_shape
 from tokenring_xdit.topology import EXAMPLES, Network, load_topology
 
@@ -23,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ranks", type=int, help="number of ranks (default: one for each host of the topology)")
     about = parser.add_argument_group("the attention call: a model, or numbers")
     about.add_argument("--model", help=f"one of {', '.join(MODELS)}")
-    about.add_argument("--size", default="1024", help="of the picture, as 1024 or 720x1280 (default: %(default)s)")
+    about.add_argument("--size", default="1024", help="pixels, or WIDTHxHEIGHT, as 1280x720 (default: %(default)s)")
     about.add_argument("--frames", type=int, default=1, help="of the video (default: %(default)s)")
     about.add_argument("--tokens", type=int, help="length of the whole sequence, in place of a model")
     about.add_argument("--query-tokens", type=int, help="queries, where they are fewer, as with PipeFusion")
@@ -134,8 +136,10 @@ def _measured(args: argparse.Namespace, network: Network, problem: Problem) -> t
 
 
 def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.lower().partition("x")
-    sides = [height, width or height]
-    if not all(side.isascii() and side.isdigit() for side in sides):
-        raise ConfigurationError(f"--size {text} has to be a number, or height x width, as in 1024 or 720x1280")
-    return int(sides[0]), int(sides[1])
+    """Width and height."""
+    found = re.fullmatch(r"([0-9]{1,6})(?:x([0-9]{1,6}))?", text.strip().lower())
+    if found is None:
+        raise ConfigurationError(
+            f"--size {shown(text)} is neither a number of pixels nor WIDTHxHEIGHT, such as 1024 or 1280x720"
+        )
+    return int(found[1]), int(found[2] or found[1])

@@ -38,18 +38,19 @@ class ModelShape:
     kv_heads: int | None = None
     ring: bool = True
 
-    def tokens(self, height: int, width: int, frames: int = 1) -> int:
+    def tokens(self, width: int, height: int, frames: int = 1) -> int:
         """Tokens of a picture, or of a video of so many frames.
 
         Raises:
             ConfigurationError: The model has no such sizes.
         """
-        if min(height, width) < self.patch or height % self.patch or width % self.patch:
-            raise ConfigurationError(f"size {height}x{width}: both sides have to be multiples of {self.patch}")
+        for name, side in (("width", width), ("height", height)):
+            if side < self.patch or side % self.patch:
+                raise ConfigurationError(f"size {width}x{height}: the {name} has to be a multiple of {self.patch}")
         if frames < 1 or (frames > 1 and not self.frames):
             raise ConfigurationError(f"frames {frames}: this model makes pictures, for which frames is 1")
         latent = (frames - 1) // self.frames + 1 if self.frames else 1
-        return (height // self.patch) * (width // self.patch) * latent + self.text
+        return (width // self.patch) * (height // self.patch) * latent + self.text
 
 
 MODELS: dict[str, ModelShape] = {

@@ -136,6 +136,25 @@ def _dgx_1() -> _Machine:
     )
 
 
+def _on_nvswitch(what: str, gigabytes: float, source: str) -> _Machine:
+    """Eight GPUs, each with all its NVLinks at NVSwitches, and a NIC beside each."""
+    return _Machine(
+        what,
+        8,
+        ("nvswitch",),
+        tuple((gpu, "nvswitch", _gigabytes(gigabytes)) for gpu in _gpus(8)),
+        _gpus(8),
+        _gpus(8),
+        (f"{source}; the NVSwitches of a node are not blocking, so they are one switch here",),
+    )
+
+
+def _on_one_root(what: str, count: int, *sources: str) -> _Machine:
+    """GPUs with 16 lanes of PCIe 4.0 each at the root complex of one socket."""
+    wires = tuple((gpu, "root", _gigabytes(32)) for gpu in _gpus(count))
+    return _Machine(what, count, ("root",), wires, ("root",), ("root",), sources)
+
+
 _MACHINES = {
     "nvlink-bridge": _Machine(
         "2 GPUs joined by an NVLink bridge (RTX A6000, A40, RTX 3090)",
@@ -147,29 +166,40 @@ _MACHINES = {
         ("56.25 GB/s in each direction: NVIDIA, Ampere GA102 GPU Architecture white paper, NVLink 3",),
     ),
     "dgx-1": _dgx_1(),
-    "hgx-h100": _Machine(
-        "HGX H100: 8 x H100 SXM on NVSwitch",
-        8,
-        ("nvswitch",),
-        tuple((gpu, "nvswitch", _gigabytes(450)) for gpu in _gpus(8)),
-        _gpus(8),
-        _gpus(8),
-        (
-            "900 GB/s a GPU, both directions together: NVIDIA, Introducing NVIDIA HGX H100; the four NVSwitches "
-            "are not blocking, so they are one switch here",
-        ),
+    "dgx-a100": _on_nvswitch(
+        "DGX A100: 8 x A100 SXM on NVSwitch",
+        300,
+        "600 GB/s a GPU, both directions together, over six NVSwitches: NVIDIA, A100 Tensor Core GPU Architecture "
+        "white paper and A100 datasheet",
     ),
-    "4xa10": _Machine(
+    "hgx-h100": _on_nvswitch(
+        "HGX H100: 8 x H100 SXM on NVSwitch",
+        450,
+        "900 GB/s a GPU, both directions together, over four NVSwitches: NVIDIA, Introducing NVIDIA HGX H100",
+    ),
+    "hgx-h200": _on_nvswitch(
+        "HGX H200: 8 x H200 SXM on NVSwitch",
+        450,
+        "900 GB/s a GPU, both directions together, as the H100 has it: NVIDIA, H200 Tensor Core GPU datasheet",
+    ),
+    "4xa10": _on_one_root(
         "4 x A10 on the PCIe root complex of one socket",
         4,
-        ("root",),
-        tuple((gpu, "root", _gigabytes(32)) for gpu in _gpus(4)),
-        ("root",),
-        ("root",),
-        (
-            f"{_PCIE_4}; the A10 has the same interface",
-            "all four at one socket's root complex: github.com/aws/aws-ofi-nccl issue 466, of g5.12xlarge (A10G)",
-        ),
+        f"{_PCIE_4}; the A10 has the same interface",
+        "all four at one socket's root complex: github.com/aws/aws-ofi-nccl issue 466, of g5.12xlarge (A10G)",
+    ),
+    "4xl40s": _on_one_root(
+        "4 x L40S on the PCIe root complex of one socket",
+        4,
+        "PCIe Gen4 x16, 64 GB/s both directions together, no NVLink: NVIDIA, L40S datasheet",
+        "all four at one socket's root complex: assumed; machines differ, tokenring-xdit probe tells",
+    ),
+    "4x4090": _on_one_root(
+        "4 x RTX 4090 on the PCIe root complex of one socket",
+        4,
+        "PCIe 4.0 x16, 32 GB/s in each direction, no NVLink: NVIDIA, Ada GPU Architecture white paper",
+        "all four at one socket's root complex: assumed. NVIDIA's driver offers GeForce cards no P2P "
+        "(github.com/NVIDIA/nccl-tests issue 117): what they send goes through the host's memory, and is slower",
     ),
     "8xmi300x": _Machine(
         "8 x MI300X, each joined to each by xGMI (Infinity Fabric)",
