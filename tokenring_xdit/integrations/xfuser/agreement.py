@@ -27,28 +27,39 @@ _TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 2e-2, to
 _Parts = list[tuple[float, float]]
 
 
-def agree_on_arguments(arguments: Mapping[str, Any], problem: TokenRingError | None = None) -> None:
+def agree_on_arguments(
+    arguments: Mapping[str, Any], problem: TokenRingError | None = None, weights: Mapping[str, str] | None = None
+) -> None:
     """Refuse a call whose ranks were given different arguments, on all of them, before anything is computed.
 
     Args:
         arguments: By name. Numbers, texts, tensors, arrays, pictures and generators are compared to the last bit;
             what cannot be compared (a function, say) by its kind.
         problem: Why this rank refuses the call; it is then raised on all ranks.
+        weights: Digests of what the ranks have loaded, by name.
 
     Raises:
-        AgreementError: The ranks were given different arguments.
+        AgreementError: The ranks were given different arguments, or have loaded different weights.
         TokenRingError: ``problem``, or that of another rank.
     """
     mine = None if problem is not None else {name: describe(value) for name, value in arguments.items()}
-    everyone = exchange(None, (_told(problem), mine), "the arguments of the call")
-    _raise_first([told for told, _ in everyone])
-    descriptions = [theirs for _, theirs in everyone]
+    everyone = exchange(None, (_told(problem), mine, dict(weights or {})), "the arguments of the call")
+    _raise_first([told for told, *_ in everyone])
+    descriptions = [theirs for _, theirs, _ in everyone]
     for name in descriptions[0]:
         for rank, theirs in enumerate(descriptions):
             if theirs.get(name) != descriptions[0][name]:
                 raise AgreementError(
                     f"all ranks make one picture together, but {name} is {descriptions[0][name]} on rank 0 and "
                     f"{theirs.get(name)} on rank {rank}: pass the same everywhere"
+                )
+    loaded = [theirs for *_, theirs in everyone]
+    for rank, others in enumerate(loaded):
+        for name in {**loaded[0], **others}:
+            if others.get(name) != loaded[0].get(name):
+                raise AgreementError(
+                    f"all ranks make one picture together, but {name} differs between rank 0 and rank {rank}: load the "
+                    "same weights and adapters on every rank, with the same strengths"
                 )
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import wraps
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.integrations.xfuser.layout import active_layout
 
-__all__ = ["deciding_together", "refuse_caches"]
+__all__ = ["deciding_together", "refuse_cache"]
 
 _COMPARED = frozenset(
     {
@@ -38,44 +37,41 @@ _together = False
 """Whether a sharded transformer is running."""
 
 
-def refuse_caches(model: Any) -> None:
-    """Refuse hooks of diffusers in a transformer that were not compared with one process.
+def refuse_cache(hooks: Mapping[str, Any], dtype: torch.dtype) -> None:
+    """Refuse hooks of diffusers on a module that were not compared with one process.
+
+    Args:
+        hooks: By name, as diffusers registers them.
+        dtype: In which the transformer computes.
 
     Raises:
         UnsupportedError: There is one.
     """
-    for module in model.modules():
-        registry = getattr(module, "_diffusers_hook", None)
-        unknown = [name for name in getattr(registry, "hooks", ()) if name not in _COMPARED]
-        if unknown:
-            raise UnsupportedError(
-                f"diffusers' hook '{unknown[0]}' was put on the transformer, which would decide by this rank's part of "
-                "the picture or was not compared: disable it (pipe.transformer.disable_cache()), or use "
-                "PyramidAttentionBroadcastConfig, FirstBlockCacheConfig, MagCacheConfig or TaylorSeerCacheConfig"
-            )
-        if "taylorseer_cache" in getattr(registry, "hooks", ()):
-            _refuse_coarse_factors(registry.hooks["taylorseer_cache"].taylor_factors_dtype, model.dtype)
+    unknown = [name for name in hooks if name not in _COMPARED]
+    if unknown:
+        raise UnsupportedError(
+            f"diffusers' hook '{unknown[0]}' was put on the transformer, which would decide by this rank's part of "
+            "the picture or was not compared: disable it (pipe.transformer.disable_cache()), or use "
+            "PyramidAttentionBroadcastConfig, FirstBlockCacheConfig, MagCacheConfig or TaylorSeerCacheConfig"
+        )
+    if "taylorseer_cache" in hooks:
+        _refuse_coarse_factors(hooks["taylorseer_cache"].taylor_factors_dtype, dtype)
 
 
 def _refuse_coarse_factors(factors: torch.dtype, model: torch.dtype) -> None:
     """What is rounded to fewer digits than the model has differs by whole steps of them from one process."""
     if torch.finfo(factors).eps > torch.finfo(model).eps:
         raise UnsupportedError(
-            f"TaylorSeerCacheConfig(taylor_factors_dtype={factors}) rounds what it extrapolates from more coarsely than "
-            f"the transformer computes ({model}), so that ranks together make another picture than one process: use "
-            f"taylor_factors_dtype={model}"
+            f"TaylorSeerCacheConfig(taylor_factors_dtype={factors}) rounds what it extrapolates from more coarsely "
+            f"than the transformer computes ({model}), so that ranks together make another picture than one process: "
+            f"use taylor_factors_dtype={model}"
         )
 
 
-@contextmanager
-def deciding_together() -> Iterator[None]:
-    """Inside, what a cache decides by its data is decided by the data of all ranks, alike on all of them."""
+def deciding_together(together: bool) -> None:
+    """Say whether a sharded transformer runs: what caches decide by data is then decided by the data of all ranks."""
     global _together
-    before, _together = _together, True
-    try:
-        yield
-    finally:
-        _together = before
+    _together = together
 
 
 def _decide_by_the_whole(original: Any) -> Any:

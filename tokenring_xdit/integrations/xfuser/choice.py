@@ -9,7 +9,16 @@ from tokenring_xdit.errors import ConfigurationError, UnsupportedError
 from tokenring_xdit.planning import Auto
 from tokenring_xdit.schedule import Spelled, parse
 
-__all__ = ["DEFAULT_SCHEDULE", "TokenRingChoice", "attach", "choice_of", "current_choice", "exactness_promised", "make_choice", "promise_exactness"]
+__all__ = [
+    "DEFAULT_SCHEDULE",
+    "TokenRingChoice",
+    "attach",
+    "choice_of",
+    "current_choice",
+    "exactness_promised",
+    "make_choice",
+    "promise_exactness",
+]
 
 DEFAULT_SCHEDULE = "token_ring"
 

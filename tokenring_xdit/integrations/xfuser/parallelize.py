@@ -97,7 +97,7 @@ def parallelize(
         for part in _transformers(pipe).values():
             refuse_ulysses(ulysses_degree, heads_of(part.config))
             if sharding_of(part) is None:
-                refuse_changed(part)
+                refuse_changed(part, WRAPPERS[type(pipe).__name__])
         _refuse_other_state(pipe, degrees, backend)
     except TokenRingError as error:
         problem = error
@@ -108,7 +108,7 @@ def parallelize(
     settings = {"pipe": type(pipe).__name__, "degrees": str(degrees), "attention_backend": backend.value}
     agree_on_arguments({**settings, "output": str(output)}, problem)
     found = [sharding.state for sharding in map(sharding_of, _transformers(pipe).values()) if sharding is not None]
-    state = found[0] if found else XfuserState(degrees, type(pipe).__name__, backend, exact=True)
+    state = found[0] if found else XfuserState(degrees, type(pipe).__name__, backend, exact=True, one_of_several=True)
     state.activate(pipe)
     for part in _transformers(pipe).values():
         if sharding_of(part) is None:
@@ -169,6 +169,7 @@ def _replace_call(pipe: Any, state: XfuserState, output: Output) -> None:
     def call_together(self: Any, *args: Any, **kwargs: Any) -> Any:
         problem: TokenRingError | None = None
         arguments: dict[str, Any] = {}
+        weights: dict[str, str] = {}
         try:
             try:
                 bound = signature.bind(self, *args, **kwargs)
@@ -177,10 +178,12 @@ def _replace_call(pipe: Any, state: XfuserState, output: Output) -> None:
             bound.apply_defaults()
             arguments = dict(list(bound.arguments.items())[1:])
             for name, model in _transformers(self).items():
-                _sharding(name, model).check(getattr(model, "_orig_mod", model))
+                sharding = _sharding(name, model)
+                sharding.check(getattr(model, "_orig_mod", model))
+                weights |= {f"{name}.{part}": digest for part, digest in sharding.weights().items()}
         except TokenRingError as error:
             problem = error
-        agree_on_arguments(arguments, problem)
+        agree_on_arguments(arguments, problem, weights)
         state.activate(self)
         device = next(iter(_transformers(self).values())).device
         with guarded(None, f"a call of {base.__name__}"), noise_of_the_first_rank(device):

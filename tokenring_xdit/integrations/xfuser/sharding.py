@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-import types
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -15,10 +14,13 @@ from accelerate import init_empty_weights
 
 from tokenring_xdit.errors import TokenRingError, UnsupportedError
 from tokenring_xdit.integrations.xfuser.agreement import agree_on_inputs
-from tokenring_xdit.integrations.xfuser.caches import deciding_together, refuse_caches
+from tokenring_xdit.integrations.xfuser.caches import deciding_together
+from tokenring_xdit.integrations.xfuser.changes import refuse_changes
 from tokenring_xdit.integrations.xfuser.processors import Slot, settle
+from tokenring_xdit.integrations.xfuser.repairs.common import outside_graphs
 from tokenring_xdit.integrations.xfuser.state import XfuserState
 from tokenring_xdit.integrations.xfuser.tokens import CUTS, Cut
+from tokenring_xdit.integrations.xfuser.weights import Weights
 
 __all__ = ["Sharding", "refuse_changed", "shard", "sharding_of"]
 
@@ -44,6 +46,7 @@ class Sharding:
             self._slots = self._cut.slots
         else:
             self._slots = _adopt(model, wrapper)
+        self._weights = Weights(model)
         settle(self._slots)
         model.__class__ = _sharded_class(self._kind, wrapper or self._kind)
 
@@ -56,22 +59,31 @@ class Sharding:
         """The transformer's class in diffusers."""
         return self._kind.__name__
 
+    @outside_graphs
     def check(self, model: Any) -> None:
         """Refuse what was done to the transformer and was not compared.
 
         Raises:
-            UnsupportedError: Attention processors, caches or dropout that was not.
+            UnsupportedError: Attention processors, hooks, caches or dropout that were not.
         """
         settle(self._slots)
-        refuse_caches(model)
-        if model.training and any(isinstance(m, torch.nn.Dropout) and m.p for m in model.modules()):
-            raise UnsupportedError(
-                f"the {self.kind} is in training mode, where every rank would drop out other values: call "
-                "pipe.transformer.eval()"
-            )
+        refuse_changes(model, self.kind)
 
-    def run(self, model: Any, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """One call, of all ranks together."""
+    def weights(self) -> dict[str, str]:
+        """Digests of the transformer's parts, which all ranks have to have alike."""
+        return self._weights.summary()
+
+    @outside_graphs
+    def begin(self, model: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+        """Agree with the other ranks on a call of the transformer.
+
+        Returns:
+            Its arguments by name.
+
+        Raises:
+            AgreementError: The ranks differ in them.
+            UnsupportedError: It was not compared like this.
+        """
         arguments = dict(list(self._signature.bind(model, *args, **kwargs).arguments.items())[1:])
         problem: TokenRingError | None = None
         try:
@@ -85,8 +97,17 @@ class Sharding:
         runtime.split_text_embed_in_sp = True
         text = arguments.get("encoder_hidden_states")
         runtime.max_condition_sequence_length = text.shape[1] if isinstance(text, torch.Tensor) else None
-        with deciding_together():
-            return forward(**arguments) if self._cut is None else self._cut.run(forward, arguments)
+        deciding_together(True)
+        if self._cut is not None:
+            self._cut.begin()
+        return arguments
+
+    @outside_graphs
+    def end(self) -> None:
+        """The call is over."""
+        deciding_together(False)
+        if self._cut is not None:
+            self._cut.end()
 
 
 def sharding_of(model: Any) -> Sharding | None:
@@ -105,28 +126,35 @@ def shard(model: Any, state: XfuserState, wrapper: str | None) -> None:
         state: xfuser's groups.
         wrapper: xfuser's subclass of its class, as ``module:name``; ``None`` cuts diffusers' own by tokens.
 
-    Raises:
-        UnsupportedError: Something was done to it before that cannot be kept.
     """
-    refuse_changed(model)
     resolved = None if wrapper is None else pkgutil.resolve_name(wrapper)
     setattr(model, _ATTRIBUTE, Sharding(model, state, resolved))
 
 
-def refuse_changed(model: Any) -> None:
-    """Refuse a transformer whose forward is no longer that of its class.
+def refuse_changed(model: Any, wrapper: str | None) -> None:
+    """Refuse a transformer that cannot be shared out as it is.
+
+    Args:
+        model: The transformer.
+        wrapper: As for :func:`shard`.
 
     Raises:
-        UnsupportedError: It is not.
+        UnsupportedError: It is none of diffusers' own, or something was done to it that was not compared.
     """
+    known = CUTS if wrapper is None else {base.__name__ for base in pkgutil.resolve_name(wrapper).__mro__}
+    if type(model).__name__ not in known or not type(model).__module__.startswith("diffusers."):
+        raise UnsupportedError(
+            f"the transformer is a {type(model).__name__}, and that of diffusers was compared: load adapters with "
+            "pipe.load_lora_weights or pipe.transformer.add_adapter, and compile after parallelize"
+        )
     kind = type(model).__name__
-    refuse_caches(model)
+    refuse_changes(model, kind)
     if "forward" in vars(model):
         raise UnsupportedError(
             f"the forward of the {kind} was replaced before parallelize (by group offloading or a hook of accelerate, "
             "say), and would compute the whole on every rank: call parallelize first, and do that after it"
         )
-    if hasattr(model, "_compiled_call_impl") and model._compiled_call_impl is not None:
+    if getattr(model, "_compiled_call_impl", None) is not None:
         raise UnsupportedError(
             f"the {kind} was compiled before parallelize: call parallelize first, and compile after it"
         )
@@ -139,7 +167,11 @@ def _sharded_class(kind: type, parent: type) -> type:
     @wraps(kind.forward)  # type: ignore[attr-defined]
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         sharding: Sharding = getattr(self, _ATTRIBUTE)
-        return sharding.run(self, types.MethodType(compute, self), args, kwargs)
+        arguments = sharding.begin(self, args, kwargs)
+        try:
+            return compute(self, **arguments)
+        finally:
+            sharding.end()
 
     def save_pretrained(self: Any, *args: Any, **kwargs: Any) -> Any:
         if dist.get_rank() == 0:  # the others have the same weights

@@ -20,9 +20,14 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from tokenring_xdit.errors import UnsupportedError
+from tokenring_xdit.integrations.xfuser.changes import TOKEN_WISE
 from tokenring_xdit.integrations.xfuser.layout import KeyLayout, cut, key_layout, padding
 from tokenring_xdit.integrations.xfuser.processors import Slot
-from tokenring_xdit.integrations.xfuser.repairs.common import sequence_layout, sequence_parallel_ranks
+from tokenring_xdit.integrations.xfuser.repairs.common import (
+    outside_graphs,
+    sequence_layout,
+    sequence_parallel_ranks,
+)
 
 __all__ = ["CUTS", "Cut", "TokenCut"]
 
@@ -123,18 +128,18 @@ class Cut:
         for blocks in (*plan.blocks, *plan.local_blocks):
             local = blocks in plan.local_blocks
             for index, block in enumerate(getattr(model, blocks)):
-                block.register_forward_pre_hook(self._enter_local if local else self._enter, with_kwargs=True)
+                _hook(block, self._enter_local if local else self._enter)
                 self._find_slots(f"{blocks}.{index}", block, local)
-        model.get_submodule(plan.whole_again).register_forward_pre_hook(self._leave, with_kwargs=True)
+        _hook(model.get_submodule(plan.whole_again), self._leave)
 
-    def run(self, forward: Any, arguments: dict[str, Any]) -> Any:
-        """One call of the transformer."""
-        self._running = True
-        try:
-            return forward(**arguments)
-        finally:
-            self._running, self._tokens = False, None
-            self._layouts.clear()
+    def begin(self) -> None:
+        """A call of the transformer begins."""
+        self._running, self._tokens = True, None
+
+    def end(self) -> None:
+        """It is over, or has failed."""
+        self._running, self._tokens = False, None
+        self._layouts.clear()
 
     def _find_slots(self, place: str, block: Any, local: bool) -> None:
         plan = self._plan
@@ -150,8 +155,9 @@ class Cut:
         """What makes a processor of diffusers attend all ranks' keys."""
 
         def replace(processor: Any) -> Any:
+            kind: Any = type(processor)
             if self._plan.spread is None:
-                spread = _spread_class(type(processor), True)()
+                spread = _spread_class(kind, True)()
             else:
                 spread = _spread_class(pkgutil.resolve_name(self._plan.spread), False)()
             spread.layout = lambda: self._layouts.get(with_text)
@@ -162,8 +168,8 @@ class Cut:
     def _enter(self, block: Any, args: Any, kwargs: Any) -> tuple[tuple[()], dict[str, Any]]:
         if not self._running:
             raise UnsupportedError(
-                f"a {type(block).__name__} of a transformer that parallelize has spread over ranks was called by itself, "
-                "as ControlNets around a transformer do: call the transformer, or do without parallelize"
+                f"a {type(block).__name__} of a transformer that parallelize has spread over ranks was called by "
+                "itself, as ControlNets around a transformer do: call the transformer, or do without parallelize"
             )
         arguments = _bound(type(block), args, kwargs)
         tokens: Tensor = arguments[_TOKENS]
@@ -212,6 +218,17 @@ class Cut:
         if text is not None:
             lengths.insert(0 if self._plan.text_first else 1, text)
             self._layouts[True] = sequence_layout(ranks, *lengths)
+
+
+def _hook(module: Any, enter: Any) -> None:
+    """Have a function change what a module is given, in front of what ``torch.compile`` compiles."""
+
+    @outside_graphs
+    def hook(module: Any, args: Any, kwargs: Any) -> Any:
+        return enter(module, args, kwargs)
+
+    setattr(hook, TOKEN_WISE, True)
+    module.register_forward_pre_hook(hook, with_kwargs=True)
 
 
 def _masked_layout(mask: Tensor, ranks: int) -> KeyLayout:
