@@ -4,6 +4,7 @@
 #   parse_arguments "$@"   reads the options and what is to be started
 #   read_degrees           how many ranks CONFIG asks for on each of $nodes nodes
 #   choose_devices         which GPUs the ranks of this node get, and in which order
+#   launch_here            starts the ranks on this node without torchrun, or prints the command
 #   launch WORD ...        starts torchrun with these options, or prints the command
 #
 # A script defines usage() and adds options of its own to value_options.
@@ -42,8 +43,8 @@ common_usage() {
   --help            print this
 
 CONFIG is a file for 'tokenring-xdit run', and each key=value after it replaces a setting in it. Instead
-of both, everything after -- is started under torchrun: a script of yours with its arguments, or
--m MODULE. Variables that are set already stay as they are; docs/launch.md says what each is for.
+of both, everything after -- is started on each rank, as torchrun would: a script of yours with its
+arguments, or -m MODULE. Variables that are set already stay as they are; docs/launch.md says what each is for.
 END
 }
 
@@ -92,7 +93,7 @@ parse_arguments() {
         [[ "$name" == [!-]*=* ]] || refuse "'$name' is no key=value; options come before $1"
     done
     config=("$@")
-    target=(-m tokenring_xdit.cli run "$@")
+    target=("$@")
 }
 
 need_package() {
@@ -186,10 +187,26 @@ quoted() {
     fi
 }
 
+launch_here() {
+    if [ "${#config[@]}" -gt 0 ]; then
+        start "$python" -m tokenring_xdit.cli run "${target[@]}"
+    else
+        start "$python" -m tokenring_xdit.pipelines.program --ranks "$ranks" "${target[@]}"
+    fi
+}
+
 launch() {
-    local command=(env "${settings[@]}" "$python" -m torch.distributed.run "$@" --nproc-per-node "$ranks" "${target[@]}") word line=""
+    # Ranks end with torchrun, whatever ends it: they know its process id before it has started them.
+    local program=(-m tokenring_xdit.workers.mortal)
+    [ "${#config[@]}" -eq 0 ] || program=(-m tokenring_xdit.cli run)
+    [ -n "$dry_run" ] || export TOKENRING_LAUNCHER=$$
+    start "$python" -m torch.distributed.run "$@" --nproc-per-node "$ranks" "${program[@]}" "${target[@]}"
+}
+
+start() {
+    local command=(env "${settings[@]}" "$@") word line=""
     if [ -z "$dry_run" ]; then
-        exec "${command[@]}"
+        exec "${command[@]}" # which keeps the process id
     fi
     for word in "${command[@]}"; do
         line+=" $(quoted "$word")"

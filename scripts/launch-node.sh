@@ -7,8 +7,8 @@ usage() {
 usage: bash scripts/launch-node.sh [options] CONFIG [key=value ...]
        bash scripts/launch-node.sh [options] -- PROGRAM [argument ...]
 
-Starts the ranks of a run on the GPUs of this node, under torchrun. Neighbours in TokenRing's ring get GPUs
-that NVLink connects, as far as the machine has them; where it has not, a warning says so.
+Starts the ranks of a run on the GPUs of this node. Neighbours in TokenRing's ring get GPUs that NVLink
+connects, as far as the machine has them; where it has not, a warning says so.
 
 END
     common_usage
@@ -23,5 +23,5 @@ END
 parse_arguments "$@"
 read_degrees
 choose_devices
-# Processes of one machine meet at a port of its own, and the name of the machine need not resolve.
-launch --standalone --local-addr 127.0.0.1
+# Not torchrun, whose --standalone listens on all addresses and unpickles what anyone puts there.
+launch_here

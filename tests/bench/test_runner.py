@@ -34,6 +34,7 @@ from tokenring_xdit.bench import (
 from tokenring_xdit.bench.report import REPORT_FILE
 from tokenring_xdit.cli import main
 from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.liveness import LIMIT_VARIABLE
 from tokenring_xdit.schedule import Activity
 
 BASE: dict[str, Any] = {"ranks": 2, "tokens": 64, "heads": 4, "head_dim": 8, "rounds": 3}
@@ -227,7 +228,7 @@ def test_a_rank_that_dies_costs_its_case_only(tmp_path: Path) -> None:
     outcome = run_sweep(config, on_step=killing("turn 2 of 4: schedule:token_ring", rank=1))
     failed, *others = outcome.records
     assert (failed.strategy, failed.tokens, failed.status) == ("schedule:token_ring", 31, Status.FAILED)
-    assert (failed.error or "").startswith("rank 1 was ended by signal 9")
+    assert (failed.error or "").startswith("rank 1 was killed by SIGKILL")
     assert [(r.strategy, r.tokens) for r in others] == [
         ("schedule:ring", 31),
         ("single", 31),
@@ -243,10 +244,38 @@ def test_a_rank_that_dies_costs_its_case_only(tmp_path: Path) -> None:
     assert run_sweep(config, resume=True).records == outcome.records  # nothing is left to do
 
 
-def test_a_rank_that_dies_before_any_case_fails_them_all(tmp_path: Path) -> None:
-    config = sweep(tmp_path, strategies=["schedule:ring"], tokens=[16, 32])
+def test_a_rank_that_dies_before_any_case_costs_an_attempt(tmp_path: Path) -> None:
+    config = sweep(tmp_path, strategies=["schedule:ring", "single"], tokens=[16, 32])
     outcome = run_sweep(config, on_step=killing("preparing 16 tokens", rank=0))
+    assert [(record.tokens, record.status) for record in outcome.records] == [
+        (tokens, Status.OK) for tokens in (16, 32) for _ in range(2)
+    ]
+
+
+def test_ranks_that_die_before_any_case_again_and_again_fail_them_all(tmp_path: Path) -> None:
+    def kill(step: Step) -> None:
+        if "preparing 16 tokens" in step.what:
+            ranks_here()[1].kill()
+
+    outcome = run_sweep(sweep(tmp_path, strategies=["schedule:ring"], tokens=[16, 32]), on_step=kill)
     assert [(record.tokens, record.status) for record in outcome.records] == [(16, Status.FAILED), (32, Status.OK)]
+    assert "rank 1 was killed by SIGKILL" in (outcome.records[0].error or "")
+
+
+def test_a_rank_that_is_stopped_costs_its_case_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LIMIT_VARIABLE, "2")
+    stopped: list[psutil.Process] = []
+
+    def stop(step: Step) -> None:
+        if "turn 2 of 4: schedule:ring" in step.what and not stopped:
+            stopped.append(ranks_here()[1])
+            stopped[0].suspend()
+
+    outcome = run_sweep(sweep(tmp_path, strategies=["schedule:ring", "single"]), on_step=stop)
+    failed, other = outcome.records
+    assert (failed.strategy, failed.status, other.status) == ("schedule:ring", Status.FAILED, Status.OK)
+    assert (failed.error or "").startswith(f"rank 1 is stopped (process {stopped[0].pid})")
+    assert ranks_here() == []
 
 
 def test_ranks_that_take_too_long_are_ended(tmp_path: Path) -> None:

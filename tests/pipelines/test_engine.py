@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
+import math
 import os
 import re
 import resource
@@ -36,6 +37,7 @@ from tokenring_xdit.errors import (
     TokenRingError,
     UnsupportedError,
 )
+from tokenring_xdit.liveness import LIMIT_VARIABLE
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
 from tokenring_xdit.pipelines.model import FluxModel
 
@@ -46,7 +48,12 @@ SEED = 5
 STEPS = 4
 FAR = 100_000  # steps: longer than any of these tests
 
-ENGINE: dict[str, Any] = {"model": "embedded", "tokenring_degree": 2, "attention_backend": "sdpa_flash"}
+ENGINE: dict[str, Any] = {
+    "model": "embedded",
+    "tokenring_degree": 2,
+    "attention_backend": "sdpa_flash",
+    "largest_side": 2**20,
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -150,7 +157,7 @@ def test_prompts_spread_over_replicas_and_one_of_them_killed(expected: list[Tens
         for actual, one in zip(latents, expected, strict=True):
             assert relative_error(actual, one) <= TOLERANCE
         with pytest.raises(ConfigurationError, match="'latents' is a tensor, which is not dealt out to 2 replicas"):
-            engine.generate(PROMPTS, latents=torch.zeros(1))
+            engine.generate(PROMPTS, latents=torch.zeros(len(PROMPTS), 64, FluxModel.find(None).channels))
         before = own_ranks(engine)
 
         def kill(step: Step) -> None:
@@ -209,8 +216,17 @@ def test_a_drawn_seed_is_told(engine: Engine) -> None:
         ({"width": 8, "height": 8}, UnsupportedError, "2 ranks are more than the 1 image tokens"),
         ({"max_sequence_length": "long"}, ConfigurationError, "max_sequence_length is 'long'"),
         ({"joint_attention_kwargs": {"f": lambda: 0}}, ConfigurationError, "'joint_attention_kwargs' cannot be sent"),
+        ({"width": 2**20 + 8}, ConfigurationError, "width is 1048584 pixels, and 1048576 are the most"),
+        ({"output_type": "nope"}, ConfigurationError, "output_type is 'nope'; it has to be one of pil, np, pt, latent"),
+        ({"sigmas": [math.nan]}, ConfigurationError, "sigmas is [nan]; it has to be a list of finite numbers"),
+        ({"prompt_2": 3}, ConfigurationError, "prompt_2 is 3; it has to be a string or None or a list"),
+        ({"latents": torch.zeros(1, 64, 8)}, ConfigurationError, "latents has shape (1, 64, 8); (1, 64, "),
         # What only the pipeline itself can refuse, on all ranks.
-        ({"prompt_2": 3}, ConfigurationError, "FluxPipeline refuses this request: `prompt_2` has to be of type"),
+        (
+            {"prompt_embeds": torch.zeros(1, 24, 8)},
+            ConfigurationError,
+            "FluxPipeline refuses this request: Cannot forward both `prompt`",
+        ),
     ],
 )
 def test_a_bad_request_costs_nothing(
@@ -257,14 +273,24 @@ def test_a_rank_that_is_killed_is_named_and_started_again(engine: Engine, expect
     assert own_ranks(engine).keys() == before.keys()
 
 
-def test_a_rank_that_hangs_is_given_up(engine: Engine, expected: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
-    stopped = own_ranks(engine)
-    with monkeypatch.context() as patch:
-        patch.setattr(engine, "_timeout", 2.0)
-        error = in_the_middle(engine, stopped[1].suspend)
+def test_a_rank_that_is_stopped_is_named(
+    engine: Engine, expected: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LIMIT_VARIABLE, "2")
+    before = own_ranks(engine)
+    error = in_the_middle(engine, before[1].suspend)
     assert isinstance(error, EngineError)
-    assert "gave no sign of life for 2 s" in str(error)
-    assert gone(stopped)
+    assert str(error).startswith(f"rank 1 is stopped (process {before[1].pid})")
+    assert gone(before)
+    assert serves(engine, expected)
+
+
+def test_ranks_that_take_too_long_are_given_up(engine: Engine, expected: list[Tensor]) -> None:
+    before = own_ranks(engine)
+    error = in_the_middle(engine, lambda: setattr(engine._turn, "_timeout", 1e-4))
+    assert isinstance(error, EngineError)
+    assert "ranks 0, 1 gave no sign of life for 0.0001 s" in str(error)
+    assert gone(before)
     assert serves(engine, expected)
 
 
@@ -368,6 +394,7 @@ def test_a_fork_cannot_use_it_nor_harm_it(engine: Engine, expected: list[Tensor]
         ({"schedule": None}, ConfigurationError, "schedule is None; it has to be a name"),
         ({"timeout": "long"}, ConfigurationError, "timeout is 'long'"),
         ({"timeout": 0}, ConfigurationError, "timeout is 0"),
+        ({"largest_side": 0}, ConfigurationError, "largest_side is 0"),
         ({"timeout": float("inf")}, ConfigurationError, "timeout is inf"),
     ],
 )
@@ -405,15 +432,16 @@ def test_too_few_file_descriptors_to_start() -> None:
     assert len(os.listdir("/proc/self/fd")) == len(descriptors)
 
 
-def test_closing_leaves_nothing_behind() -> None:
+def test_closing_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     engine = Engine("embedded")
-    ranks, folder = own_ranks(engine), engine._fleet._folder
+    assert list(tmp_path.iterdir()) == []  # nor is there anything while it runs, which a sudden end could leave
+    ranks = own_ranks(engine)
     closing = threading.Thread(target=engine.close)
     error = in_the_middle(engine, closing.start)
     closing.join()
     assert "this engine was closed while it served this request" in str(error)
     assert gone(ranks)
-    assert not folder.exists()
     engine.close()
     with pytest.raises(ConfigurationError, match="this engine was closed: make a new one"):
         engine.generate(PROMPTS[0])
@@ -486,7 +514,7 @@ def test_ctrl_c_in_a_script_and_its_sudden_death(tmp_path: Path) -> None:
 QUICK = {"sd3", "wan-t2v"}
 """A pipeline that xfuser puts its own around, and one that makes videos."""
 
-PREVIEWED = {"flux", "z-image"}
+PREVIEWED = {"flux", "z-image", "sd3"}
 
 
 @pytest.mark.parametrize(

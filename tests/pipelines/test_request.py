@@ -96,6 +96,58 @@ def test_one_negative_prompt_serves_several_prompts() -> None:
         ("FluxPipeline", {"options": {"num_inference_steps": 9}}, ["'num_inference_steps' is called 'steps' here"]),
         ("FluxPipeline", {"options": {"callback_on_step_end": print}}, ["takes no option 'callback_on_step_end'"]),
         ("FluxPipeline", {"options": {"num_images_per_prompt": 0}}, ["num_images_per_prompt is 0"]),
+        ("FluxPipeline", {"guidance": -1}, ["guidance is -1", "at least 0"]),
+        ("FluxPipeline", {"guidance": float("inf")}, ["guidance is inf"]),
+        ("FluxPipeline", {"guidance": True}, ["guidance is True"]),
+        ("FluxPipeline", {"steps": -3}, ["steps is -3"]),
+        ("FluxPipeline", {"steps": 10**9}, ["steps is 1000000000; 1000000 are the most"]),
+        ("FluxPipeline", {"width": 16, "height": 100_000}, ["height is 100000 pixels, and 4096 are the most"]),
+        ("FluxPipeline", {"width": 128, "largest_side": 64}, ["width is 128 pixels, and 64 are the most"]),
+        ("WanPipeline", {"frames": 10**6}, ["frames is 1000000; 10000 are the most"]),
+        *(
+            (pipeline, {"options": {name: value}}, [f"{name} is ", said])
+            for pipeline, name, value, said in (
+                ("FluxPipeline", "output_type", "nope", "pil, np, pt, latent"),
+                ("FluxPipeline", "output_type", None, "pil, np, pt, latent"),
+                ("FluxPipeline", "output_type", ["pil"], "pil, np, pt, latent"),
+                ("WanPipeline", "output_type", "mp4", "pil, np, pt, latent"),
+                ("FluxPipeline", "sigmas", [float("nan")], "finite numbers"),
+                ("FluxPipeline", "sigmas", [1.0, float("-inf")], "finite numbers"),
+                ("FluxPipeline", "sigmas", [], "one for each step"),
+                ("FluxPipeline", "sigmas", "fast", "finite numbers"),
+                ("FluxPipeline", "sigmas", 0.5, "finite numbers"),
+                ("FluxPipeline", "sigmas", [1.0, True], "finite numbers"),
+                ("FluxPipeline", "sigmas", [-1.0], "of at least 0"),
+                ("FluxPipeline", "sigmas", torch.tensor([[1.0]]), "finite numbers"),
+                ("PixArtSigmaPipeline", "timesteps", ["1"], "finite numbers"),
+                ("FluxPipeline", "num_images_per_prompt", True, "from 1 to 1000"),
+                ("FluxPipeline", "num_images_per_prompt", "2", "from 1 to 1000"),
+                ("FluxPipeline", "num_images_per_prompt", 10**6, "from 1 to 1000"),
+                ("FluxPipeline", "true_cfg_scale", "high", "a finite number"),
+                ("FluxPipeline", "true_cfg_scale", float("nan"), "nan"),
+                ("FluxPipeline", "true_cfg_scale", True, "a finite number"),
+                ("FluxPipeline", "true_cfg_scale", torch.ones(3), "a finite number"),
+                ("FluxPipeline", "max_sequence_length", 24.0, "a whole number"),
+                ("FluxPipeline", "max_sequence_length", True, "a whole number"),
+                ("FluxPipeline", "max_sequence_length", None, "a whole number"),
+                ("FluxPipeline", "joint_attention_kwargs", "scale", "a dict"),
+                ("FluxPipeline", "latents", [1.0], "a tensor of floating point numbers"),
+                (
+                    "FluxPipeline",
+                    "latents",
+                    torch.ones(1, 4, 4, dtype=torch.int64),
+                    "a tensor of floating point numbers",
+                ),
+                ("LTX2Pipeline", "frame_rate", float("inf"), "inf"),
+                ("PixArtSigmaPipeline", "use_resolution_binning", "no", "True or False"),
+                ("PixArtSigmaPipeline", "use_resolution_binning", 1, "True or False"),
+            )
+        ),
+        ("FluxPipeline", {"steps": 3, "options": {"sigmas": [1.0, 0.5]}}, ["sigmas has 2 numbers", "steps is 3"]),
+        ("FluxPipeline", {"options": {"latents": torch.ones(2, 64, 64)}}, ["latents has 2 rows, and 1 pictures"]),
+        ("FluxPipeline", {"options": {"latents": torch.full((1, 4, 4), torch.nan)}}, ["not finite"]),
+        ("FluxPipeline", {"options": {"prompt_embeds": torch.full((1, 4), torch.inf)}}, ["not finite"]),
+        ("FluxPipeline", {"options": {"joint_attention_kwargs": {"scale": float("nan")}}}, ["not finite"]),
         ("FluxPipeline", {"options": 3}, ["options is 3"]),
         ("PixArtSigmaPipeline", {"options": {"kwargs": 3}}, ["takes no option 'kwargs'"]),
         ("WanImageToVideoPipeline", {}, ["WanImageToVideoPipeline needs 'image'"]),
@@ -106,6 +158,28 @@ def test_what_a_pipeline_does_not_take_is_refused(pipeline: str, asked: dict[str
         call_arguments(pipeline_class(pipeline), Request(**{"prompt": "a", **asked}))
     for words in said:
         assert words in str(refusal.value)
+
+
+def test_what_a_pipeline_takes_is_let_through() -> None:
+    for name, value in (
+        ("sigmas", np.linspace(1, 0.25, 4)),
+        ("sigmas", torch.tensor([1.0, 0.5])),
+        ("sigmas", None),
+        ("num_images_per_prompt", None),
+        ("true_cfg_scale", 4),
+        ("prompt_2", ["a"]),
+        ("prompt_2", None),
+        ("joint_attention_kwargs", {"scale": 0.5}),
+        ("joint_attention_kwargs", None),
+        ("latents", torch.zeros(1, 64, 64)),
+        ("output_type", "latent"),
+    ):
+        assert call_arguments(diffusers.FluxPipeline, Request("a", options={name: value}))[name] is value
+    for name, value in (("image", Image.new("RGB", (8, 8))), ("guidance_scale_2", 3.0)):
+        asked = Request("a", options={"image": picture(1), name: value})
+        assert call_arguments(diffusers.WanImageToVideoPipeline, asked)[name] is value
+    asked = Request("a", width=8192, largest_side=8192)
+    assert call_arguments(diffusers.FluxPipeline, asked)["width"] == 8192
 
 
 def test_pipelines_by_name() -> None:

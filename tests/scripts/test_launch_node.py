@@ -13,7 +13,7 @@ from tests.scripts.support import RING_ATTENTION, TOPOLOGIES, environment, nvidi
 
 SCRIPT = "launch-node.sh"
 DGX_1 = f"--topology={TOPOLOGIES / 'dgx-1.txt'}"
-TORCHRUN = f"{sys.executable} -m torch.distributed.run --standalone --local-addr 127.0.0.1"
+PROGRAM = f"{sys.executable} -m tokenring_xdit.pipelines.program"
 
 RINGS = {  # what the recorded machines get, and what is said about them
     "dgx-1": ("0,3,2,1,5,6,7,4", ["12 of 28 pairs of a ring are not neighbours"]),
@@ -43,7 +43,7 @@ def test_the_command_for_recorded_machines(machine: str, tmp_path: Path) -> None
     assert planned.returncode == 0, planned.stderr
     assert planned.stdout == (
         f"env CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES={order} NCCL_DEBUG=WARN "
-        f"{TORCHRUN} --nproc-per-node {order.count(',') + 1} x.py a\\ red\\ circle\n"
+        f"{PROGRAM} --ranks {order.count(',') + 1} x.py a\\ red\\ circle\n"
     )
     for words in said:
         assert words in planned.stderr
@@ -72,12 +72,12 @@ def test_a_config_says_how_many_ranks_and_which_of_them_are_close(config: Path) 
     planned = run(SCRIPT, "--dry-run", DGX_1, config, *wishes)
     assert planned.returncode == 0, planned.stderr
     assert planned.stdout.endswith(
-        f" --nproc-per-node 6 -m tokenring_xdit.cli run {config} "
+        f" -m tokenring_xdit.cli run {config} "
         "tokenring_degree=3 ulysses_degree=2 prompt=\\[a\\ blue\\ square\\]\n"
     )
     for option in (["--ulysses=2"], ["--ulysses=3"]):
         program = run(SCRIPT, "--dry-run", DGX_1, "--ranks=6", *option, "--", "x.py")
-        same = program.stdout.split(" x.py")[0] == planned.stdout.split(" -m tokenring")[0]
+        same = program.stdout.split(" -m tokenring")[0] == planned.stdout.split(" -m tokenring")[0]
         assert same == (option == ["--ulysses=2"])
 
 
@@ -114,7 +114,7 @@ def devices(*arguments: str, machine: str = "dgx-1", **more: str) -> str:
     planned = run(SCRIPT, "--dry-run", "--topology", TOPOLOGIES / f"{machine}.txt", *arguments, "--", "x.py", **more)
     assert planned.returncode == 0, planned.stderr
     (found,) = (word for word in shlex.split(planned.stdout) if word.startswith("CUDA_VISIBLE_DEVICES="))
-    assert f"--nproc-per-node {found.count(',') + 1} x.py" in planned.stdout
+    assert f"--ranks {found.count(',') + 1} x.py" in planned.stdout
     return found.removeprefix("CUDA_VISIBLE_DEVICES=")
 
 
@@ -128,7 +128,7 @@ def test_a_given_order_is_kept() -> None:
     for wishes in (["--gpus", "3,1,2"], ["--gpus=3,1,2,0", "--ranks=3"]):
         planned = run(SCRIPT, "--dry-run", "--keep-order", *wishes, "--", "x.py")
         assert "CUDA_VISIBLE_DEVICES=3,1,2 " in planned.stdout
-        assert "--nproc-per-node 3 " in planned.stdout
+        assert "--ranks 3 " in planned.stdout
     planned = run(SCRIPT, "--dry-run", "--keep-order", "--", "x.py", CUDA_VISIBLE_DEVICES="GPU-8932f937,GPU-1b")
     assert "CUDA_VISIBLE_DEVICES=GPU-8932f937,GPU-1b " in planned.stdout
 
@@ -244,7 +244,13 @@ def test_ranks_find_their_gpus_in_the_order_of_the_ring(tmp_path: Path) -> None:
     ran = run(SCRIPT, "--ranks", "2", "--", RING_ATTENTION, PATH=path)
     assert ran.returncode == 0, ran.stderr
     assert [line["variables"] for line in lines(ran.stdout)] == 2 * [
-        {"CUDA_VISIBLE_DEVICES": "0,2", "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "NCCL_DEBUG": "WARN"}
+        {
+            "CUDA_VISIBLE_DEVICES": "0,2",
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+            "NCCL_DEBUG": "WARN",
+            "GLOO_SOCKET_IFNAME": "lo",
+            "NCCL_SOCKET_IFNAME": "lo",
+        }
     ]
 
 

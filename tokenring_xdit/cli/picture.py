@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tokenring_xdit.cli.paths import refuse_unwritable
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.pipelines.dtypes import DTYPES
+from tokenring_xdit.pipelines.options import LARGEST_SIDE
 
 if TYPE_CHECKING:
     from tokenring_xdit.pipelines.jobs import Picture
@@ -34,6 +35,12 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
         default=3.5,
         help="guidance scale, for models distilled with one (default: %(default)s)",
     )
+    parser.add_argument(
+        "--largest-side",
+        type=int,
+        default=LARGEST_SIDE,
+        help="pixels that width and height may have; more are taken for a slip of the finger (default: %(default)s)",
+    )
     parser.add_argument("--dtype", choices=DTYPES, help="default: bfloat16 on GPUs, float32 without")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -47,19 +54,31 @@ def picture_from(args: argparse.Namespace) -> tuple[FluxModel, Picture]:
     from tokenring_xdit.pipelines.jobs import Picture
     from tokenring_xdit.pipelines.loading import default_dtype
     from tokenring_xdit.pipelines.model import FluxModel, PictureSize
+    from tokenring_xdit.pipelines.request import Request, value_mistakes
 
-    if args.steps < 1:
-        raise ConfigurationError(f"--steps {args.steps}: at least one step is needed")
     if not args.prompt.strip():
         raise ConfigurationError("the prompt is empty")
     size = None if args.size is None else PictureSize.parse(args.size)
     model = FluxModel.find(args.model)
+    drawn = size or model.default_size
+    asked = Request(
+        prompt=args.prompt,
+        width=drawn.width,
+        height=drawn.height,
+        steps=args.steps,
+        seed=args.seed,
+        guidance=args.guidance,
+        largest_side=args.largest_side,
+    )
+    found = value_mistakes(asked)
+    if found:
+        raise ConfigurationError("; ".join(found))
     if model.embedded:
         _note_limits(args.prompt, size, model)
     picture = Picture(
         model=model.name,
         prompt=args.prompt,
-        size=size or model.default_size,
+        size=drawn,
         steps=args.steps,
         seed=args.seed,
         guidance=args.guidance,

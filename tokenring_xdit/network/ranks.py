@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenring_xdit.errors import ConfigurationError, LaunchError
-from tokenring_xdit.liveness import ProcessIdentity
+from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.network.emulate import INTERFACE, EmulatedNetwork
-from tokenring_xdit.workers.blame import in_words
 from tokenring_xdit.workers.environment import INIT_METHOD_VARIABLE
-from tokenring_xdit.workers.watch import Watch
+from tokenring_xdit.workers.programs import end_all, wait_for_all
 
 __all__ = ["INIT_METHOD_VARIABLE", "RankOutput", "rank_variables", "run_ranks"]
 
 _MASTER_PORT = 29500  # nothing else listens inside the namespaces
-_PATIENCE = 5.0  # seconds for ranks to end after SIGTERM, before they are killed
-_POLL = 0.02  # seconds
 _LINES = 15  # of a failed rank's messages that are shown
 
 
@@ -82,9 +77,17 @@ def run_ranks(
         for rank in range(count):
             variables = {**rank_variables(emulated, rank, count, f"file://{folder / 'store'}"), **(environment or {})}
             processes.append(_start(emulated, hosts[rank], command, variables, folder / str(rank)))
-        _wait(processes, emulated, folder, timeout)
+        wait_for_all(
+            processes,
+            lambda rank: f"rank {rank} (host {hosts[rank]})",
+            last_words=lambda rank: _end_of(folder / f"{rank}.err"),
+            timeout=timeout,
+        )
     finally:
-        _end(processes, emulated)
+        try:
+            end_all(processes)
+        finally:
+            emulated.end_processes()
     return tuple(RankOutput(*(_text(folder / f"{rank}.{end}") for end in ("out", "err"))) for rank in range(count))
 
 
@@ -126,59 +129,8 @@ def _start(
         )
 
 
-def _wait(
-    processes: Sequence[subprocess.Popen[bytes]], emulated: EmulatedNetwork, folder: Path, timeout: float | None
-) -> None:
-    deadline = None if timeout is None else time.monotonic() + timeout
-    watch, watched = Watch(), [_Watched(rank, process.pid) for rank, process in enumerate(processes)]
-    while True:
-        codes = [process.poll() for process in processes]
-        for rank, code in enumerate(codes):
-            if code:
-                host = emulated.network.hosts[rank]
-                how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-                last = "\n".join(_text(folder / f"{rank}.err").splitlines()[-_LINES:])
-                raise LaunchError(f"rank {rank} (host {host}) {how}: {last or 'it said nothing'}")
-        running = [rank for rank, code in enumerate(codes) if code is None]
-        if not running:
-            return
-        for one, stopped in watch.look(watched).items():
-            host = emulated.network.hosts[one.rank]
-            raise LaunchError(f"rank {one.rank} (host {host}) {in_words(stopped, one.process)}; all were ended")
-        if deadline is not None and time.monotonic() > deadline:
-            raise LaunchError(f"ranks {running} did not end within {timeout:g} seconds, and were ended")
-        time.sleep(_POLL)
-
-
-@dataclass(frozen=True)
-class _Watched:
-    """A rank that may be stopped."""
-
-    rank: int
-    process: int
-
-    @property
-    def identity(self) -> ProcessIdentity | None:
-        try:
-            return ProcessIdentity.of(self.process)
-        except ProcessLookupError:
-            return None
-
-
-def _end(processes: Sequence[subprocess.Popen[bytes]], emulated: EmulatedNetwork) -> None:
-    """End what still runs, gently at first, and whatever else it left inside the network."""
-    running = [process for process in processes if process.poll() is None]
-    try:
-        for process in running:
-            process.terminate()
-        deadline = time.monotonic() + _PATIENCE
-        while any(process.poll() is None for process in running) and time.monotonic() < deadline:
-            time.sleep(_POLL)
-    finally:  # also when Ctrl-C is pressed again meanwhile
-        for process in processes:
-            process.kill()
-            process.wait()
-        emulated.end_processes()
+def _end_of(path: Path) -> str:
+    return "\n".join(_text(path).splitlines()[-_LINES:]) or "it said nothing"
 
 
 def _text(path: Path) -> str:

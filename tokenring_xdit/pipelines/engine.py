@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import pickle
 import secrets
 import sys
@@ -31,8 +30,10 @@ from tokenring_xdit.pipelines.loading import (
 )
 from tokenring_xdit.pipelines.messages import Done, Progress, Run, Setup
 from tokenring_xdit.pipelines.model import FluxModel
+from tokenring_xdit.pipelines.options import LARGEST_SIDE, is_number, is_whole
 from tokenring_xdit.pipelines.request import Request, call_arguments, pipeline_class
 from tokenring_xdit.pipelines.turn import Part, Turn
+from tokenring_xdit.workers.watch import liveness_limit
 
 __all__ = ["Engine", "Step"]
 
@@ -89,7 +90,9 @@ class Engine:
         data_parallel_degree: Replicas of all that; the prompts of a list are dealt out to them.
         dtype: ``float32``, ``bfloat16`` or ``float16``; by default ``bfloat16`` on GPUs, ``float32`` without.
         timeout: Seconds without any sign of life from the ranks, while loading or between steps, after which they
-            are given up.
+            are given up. A rank that dies is known at once, one that is stopped after
+            ``TOKENRING_LIVENESS_LIMIT`` seconds (30).
+        largest_side: Pixels that width and height may have; more are taken for a slip of the finger.
 
     Attributes:
         last_seed: Seed of the last request, given or drawn; ``None`` before the first.
@@ -111,22 +114,24 @@ class Engine:
         data_parallel_degree: int = 1,
         dtype: str | None = None,
         timeout: float = 1800.0,
+        largest_side: int = LARGEST_SIDE,
     ) -> None:
         self._degrees = Degrees(ulysses=ulysses_degree, tokenring=tokenring_degree, schedule=schedule)
         backend = AttentionBackend.parse(attention_backend)
         backend.refuse_missing()
         if not isinstance(model, str):
             raise ConfigurationError(f"model is {model!r}; it has to be the folder or hub name of a pipeline")
-        if (
-            isinstance(data_parallel_degree, bool)
-            or not isinstance(data_parallel_degree, int)
-            or data_parallel_degree < 1
-        ):
+        if not is_whole(data_parallel_degree) or data_parallel_degree < 1:
             raise ConfigurationError(
                 f"data_parallel_degree is {data_parallel_degree!r}; it has to be a whole number of at least 1"
             )
-        if not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
+        if not is_whole(largest_side) or largest_side < 1:
+            raise ConfigurationError(
+                f"largest_side is {largest_side!r}; it has to be a whole number of pixels of at least 1"
+            )
+        if not is_number(timeout) or timeout <= 0:
             raise ConfigurationError(f"timeout is {timeout!r}; it has to be a positive number of seconds")
+        liveness_limit()  # is read by each request
         name = resolve_model(model)
         self._class = pipeline_class(pipeline_class_of(name))
         self._flux = FluxModel.find(name) if self._class.__name__ == "FluxPipeline" else None
@@ -143,6 +148,7 @@ class Engine:
         )
         self.last_seed: int | None = None
         self._timeout = timeout
+        self._largest_side = largest_side
         self._requests = 0
         self._serving = threading.Lock()
         self._served_by: int | None = None
@@ -215,6 +221,7 @@ class Engine:
                 seed=secrets.randbelow(_DRAWN_SEEDS) if seed is None else seed,
                 guidance=guidance,
                 options=options,
+                largest_side=self._largest_side,
             )
         )
         with self._one_at_a_time():

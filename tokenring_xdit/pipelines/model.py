@@ -15,7 +15,7 @@ from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, Uns
 from tokenring_xdit.integrations.xfuser import Degrees
 from tokenring_xdit.integrations.xfuser.supported import refuse_ulysses
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
-from tokenring_xdit.pipelines.request import Request
+from tokenring_xdit.pipelines.request import Request, pictures_of
 
 __all__ = ["EMBEDDED", "FluxModel", "PictureSize", "read_model_file"]
 
@@ -63,6 +63,7 @@ class FluxModel:
         pixels_per_token: Pixels on a side of the square that one image token stands for.
         text_tokens: Text tokens that a prompt is padded to.
         default_size: Size of picture it was trained for.
+        channels: Numbers of an image token in its latents.
     """
 
     name: str
@@ -70,6 +71,7 @@ class FluxModel:
     pixels_per_token: int
     text_tokens: int
     default_size: PictureSize
+    channels: int
 
     @classmethod
     def find(cls, name: str | None) -> FluxModel:
@@ -100,6 +102,7 @@ class FluxModel:
             pixels_per_token=pixels,
             text_tokens=min(_LONGEST_TEXT, int(longest)),
             default_size=PictureSize(side, side),
+            channels=int(transformer.get("in_channels") or 64),
         )
 
     @property
@@ -156,7 +159,15 @@ class FluxModel:
             raise ConfigurationError(
                 f"{_TEXT_TOKENS} is {tokens!r}; it has to be a whole number from 1 to {_LONGEST_TEXT}"
             )
-        replace(self, text_tokens=tokens).check(degrees, PictureSize(request.width, request.height))
+        size = PictureSize(request.width, request.height)
+        replace(self, text_tokens=tokens).check(degrees, size)
+        latents = request.options.get("latents")
+        if latents is not None:
+            wanted = (pictures_of(request), self.image_tokens(size), self.channels)
+            if tuple(latents.shape) != wanted:
+                raise ConfigurationError(
+                    f"latents has shape {tuple(latents.shape)}; {wanted} is what a picture of {size} pixels has, packed"
+                )
 
     def _check_upstream(self, degrees: Degrees, size: PictureSize) -> None:
         """Where xfuser 0.7 itself raises, or counts text keys once a rank (see ``repairs/flux.py``)."""

@@ -71,7 +71,7 @@ class RandomFlux:
 
     def facts(self) -> FluxModel:
         """What decides which degrees and sizes fit it: 16 pixels on a side of a token, as in FLUX.1."""
-        return FluxModel(str(self), self.heads, 16, self.text_tokens, PictureSize(1024, 1024))
+        return FluxModel(str(self), self.heads, 16, self.text_tokens, PictureSize(1024, 1024), 64)
 
     def make(self, seed: int, dtype: torch.dtype, device: torch.device) -> Any:
         """The diffusers pipeline, the same wherever it is made.

@@ -7,7 +7,6 @@ their class, so that a request can be refused before any weights are loaded.
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib.util import find_spec
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError, nearest
 from tokenring_xdit.outputs import replacing
+from tokenring_xdit.pipelines.options import COUNTED, LARGEST_SIDE, MOST, check_option, is_number, is_whole, shortly
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +33,7 @@ __all__ = [
     "pipeline_class",
     "save",
     "takes_picture",
+    "value_mistakes",
 ]
 
 _SPELLINGS: dict[str, tuple[str, ...]] = {
@@ -48,8 +49,6 @@ _SPELLINGS: dict[str, tuple[str, ...]] = {
 """Fields of a request, and what pipelines call them."""
 
 _COUNTS = ("width", "height", "frames", "steps")
-
-_PER_PROMPT = ("num_images_per_prompt", "num_videos_per_prompt")
 
 _OURS = frozenset(
     {
@@ -93,6 +92,7 @@ class Request:
         seed: Seed of the first picture; the next ones have the numbers that follow.
         guidance: Guidance scale.
         options: Further arguments of the pipeline's call.
+        largest_side: Pixels that width and height may have.
     """
 
     prompt: str | tuple[str, ...]
@@ -104,6 +104,7 @@ class Request:
     seed: int | None = None
     guidance: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    largest_side: int = LARGEST_SIDE
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -193,14 +194,14 @@ def mistakes(pipeline_class: type, request: Request) -> list[str]:
     """What of a request a pipeline cannot take: values of the wrong type or out of range, unknown or missing ones."""
     parameters = _parameters(pipeline_class)
     if not isinstance(request.options, (dict, MappingProxyType)):
-        return [f"options is {_shortly(request.options)}; it has to be a mapping of names to values"]
-    found = [*_check_prompts(request), *_check_values(request)]
+        return [f"options is {shortly(request.options)}; it has to be a mapping of names to values"]
+    found = value_mistakes(request)
     found += [
         f"{pipeline_class.__name__} takes no {name}. It takes: {', '.join(_taken(parameters))}"
         for name in _SPELLINGS
         if getattr(request, name) is not None and _spelling(parameters, name) is None
     ]
-    found += _check_options(pipeline_class.__name__, parameters, request)
+    found += _check_options(pipeline_class, parameters, request)
     given = {s for name in _SPELLINGS if getattr(request, name) is not None and (s := _spelling(parameters, name))}
     found += [
         f"{pipeline_class.__name__} needs '{name}', which was not given"
@@ -208,6 +209,11 @@ def mistakes(pipeline_class: type, request: Request) -> list[str]:
         if parameter.default is parameter.empty and name not in given | _OURS | set(request.options)
     ]
     return found
+
+
+def value_mistakes(request: Request) -> list[str]:
+    """What is wrong with prompts and numbers of a request, whichever pipeline it is for."""
+    return [*_check_prompts(request), *_check_values(request)]
 
 
 def media_of(output: Any) -> list[Any]:
@@ -274,7 +280,8 @@ def _taken(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
 
 def _copies(request: Request) -> int:
     """Pictures for each prompt."""
-    return next((int(request.options[n] or 1) for n in _PER_PROMPT if n in request.options), 1)
+    given = (request.options[name] for name in COUNTED if name in request.options)
+    return next((value for value in given if is_whole(value) and value > 0), 1)
 
 
 def _as_argument(request: Request, name: str, parameter: inspect.Parameter) -> Any:
@@ -298,54 +305,54 @@ def _generators(seed: int, count: int) -> torch.Generator | list[torch.Generator
 def _check_values(request: Request) -> Iterator[str]:
     for name in _COUNTS:
         value = getattr(request, name)
-        if value is not None and (not _is_whole(value) or value < 1):
-            yield f"{name} is {value!r}; it has to be a whole number of at least 1"
-    if request.seed is not None and (not _is_whole(request.seed) or not 0 <= request.seed <= LARGEST_SEED):
+        most = MOST.get(name)
+        if value is not None and (not is_whole(value) or value < 1):
+            yield f"{name} is {shortly(value)}; it has to be a whole number of at least 1"
+        elif value is not None and most is not None and value > most:
+            yield f"{name} is {value}; {most} are the most"
+        elif value is not None and most is None and value > request.largest_side:
+            yield (
+                f"{name} is {value} pixels, and {request.largest_side} are the most that are drawn unless "
+                "largest_side says otherwise"
+            )
+    if request.seed is not None and (not is_whole(request.seed) or not 0 <= request.seed <= LARGEST_SEED):
         yield f"seed is {request.seed!r}; it has to be a whole number from 0 to 2**63 - 1"
-    guidance = request.guidance
-    if guidance is not None and (
-        isinstance(guidance, bool) or not isinstance(guidance, (int, float)) or not math.isfinite(guidance)
-    ):
-        yield f"guidance is {guidance!r}; it has to be a number"
+    if request.guidance is not None and (not is_number(request.guidance) or request.guidance < 0):
+        yield f"guidance is {shortly(request.guidance)}; it has to be a number of at least 0"
 
 
 def _check_prompts(request: Request) -> Iterator[str]:
     if not _is_text(request.prompt):
-        yield f"prompt is {_shortly(request.prompt)}; it has to be a string, or a list of at least one string"
+        yield f"prompt is {shortly(request.prompt)}; it has to be a string, or a list of at least one string"
         return
     negative = request.negative_prompt
     if negative is None or isinstance(negative, str):
         return
     if not _is_text(negative) or len(negative) != len(request.prompts):
         yield (
-            f"negative_prompt is {_shortly(negative)}; it has to be a string, or a list of one string for each of the "
+            f"negative_prompt is {shortly(negative)}; it has to be a string, or a list of one string for each of the "
             f"{len(request.prompts)} prompts"
         )
 
 
-def _check_options(name: str, parameters: Mapping[str, inspect.Parameter], request: Request) -> Iterator[str]:
+def _check_options(
+    pipeline_class: type, parameters: Mapping[str, inspect.Parameter], request: Request
+) -> Iterator[str]:
+    name, call = pipeline_class.__name__, pipeline_class.__call__
     ours = {spelling: field.name for field in fields(Request) for spelling in _SPELLINGS.get(field.name, ())}
     known = [n for n in parameters if n not in ours and n not in _OURS]
+    pictures = pictures_of(request) if _is_text(request.prompt) else 0
     taken = {ours[n] for n in parameters if n in ours}  # with names of ours, beside the options
     for option, value in request.options.items():
         if option in ours:
             yield f"option '{option}' is called '{ours[option]}' here"
         elif option not in known:
             yield f"{name} takes no option {option!r}. {nearest(str(option), [*known, *taken])}"
-        elif option in _PER_PROMPT and value is not None and (not _is_whole(value) or value < 1):
-            yield f"{option} is {value!r}; it has to be a whole number of at least 1"
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+        else:
+            yield from check_option(call, parameters[option], value, pictures, request.steps)
 
 
 def _is_text(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return len(value) > 0 and all(isinstance(text, str) for text in value)
     return isinstance(value, str)
-
-
-def _shortly(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -21,6 +21,7 @@ from tokenring_xdit.pipelines.loading import (
     resolve_model,
 )
 from tokenring_xdit.pipelines.model import FluxModel, PictureSize
+from tokenring_xdit.pipelines.options import LARGEST_SIDE
 from tokenring_xdit.pipelines.request import (
     LARGEST_SEED,
     Request,
@@ -132,6 +133,9 @@ class RunConfig(Config):
     steps: Count | None = Field(None, description="denoising steps")
     guidance: float | None = Field(None, ge=0, allow_inf_nan=False, description="guidance scale")
     seed: int = Field(0, ge=0, le=LARGEST_SEED, description="seed of the noise; prompt i of a list has seed + i")
+    largest_side: Count = Field(
+        LARGEST_SIDE, description="pixels that width and height may have; more are taken for a slip of the finger"
+    )
     batch_size: Count = Field(1, description="prompts that are drawn together")
     options: dict[str, Any] = Field({}, description="any further arguments of the pipeline's call")
     dtype: Dtype | None = Field(
@@ -223,6 +227,7 @@ class RunConfig(Config):
             seed=self.seed + first,
             guidance=self.guidance,
             options=self.options | picture,
+            largest_side=self.largest_side,
         )
         return FluxModel.find(resolve_model(self.model)).complete(request) if _is_flux(pipeline) else request
 

@@ -98,7 +98,8 @@ class Part:
         if isinstance(outcome, messages.Failed) and outcome.kind in {_CANCELLED, *_RAISED_ALIKE}:
             kind: type[Exception] = getattr(errors, outcome.kind)
             return kind(outcome.message)
-        log = kept_file(f"replica{self.world.replica}-rank{rank.rank}.log", rank.printed())
+        raised = (outcome.traceback or "") if isinstance(outcome, messages.Failed) else ""
+        log = kept_file(f"replica{self.world.replica}-rank{rank.rank}.log", rank.printed() + raised)
         return EngineError(f"{self._who(rank)} {_explained(outcome, rank)}\n(log: {log})")
 
     def _who(self, rank: RankProcess) -> str:
@@ -214,8 +215,9 @@ class Turn:
     def _time_is_over(self, busy: list[Part]) -> None:
         now = time.monotonic()
         for part in busy:
-            if now >= part.deadline:
+            if now >= min(part.deadline, self._heard + self._timeout):
                 part.outcomes.update(self._watch.stopped_now(part.waiting))
+            if now >= part.deadline:
                 part.give_up("did not end after another rank had failed")
             elif now >= self._heard + self._timeout:
                 part.give_up(f"gave no sign of life for {self._timeout:g} s")
