@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import diffusers
@@ -17,7 +17,7 @@ import torch.distributed as dist
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
-from tests.integrations.xfuser.generation import Case, engine, latents_of, with_wrapped_transformer
+from tests.integrations.xfuser.generation import Case, engine, latents_of, of_this_group, with_wrapped_transformer
 from tests.support.families import FAMILIES, Entry, Family
 from tests.support.reference import relative_error
 
@@ -38,6 +38,7 @@ class Use:
         callback: Name of one of :data:`CALLBACKS`, which the call is given.
         lora: Whether the transformer has a LoRA.
         swapped: Whether the scheduler is exchanged after xfuser has wrapped the pipeline.
+        of_each_rank: Whether each rank's generator has another seed.
     """
 
     case: Case
@@ -48,6 +49,7 @@ class Use:
     callback: str | None = None
     lora: bool = False
     swapped: bool = False
+    of_each_rank: bool = False
 
     @property
     def family(self) -> Family:
@@ -57,6 +59,8 @@ class Use:
     def arguments(self) -> dict[str, Any]:
         """Of the call, good for one."""
         arguments = {**self.family.inputs(**self.case.inputs), **self.call}
+        if self.of_each_rank:
+            arguments["generator"] = torch.Generator().manual_seed(dist.get_rank())
         if not self.seeded:
             arguments["generator"] = None
         if self.callback is not None:
@@ -72,26 +76,32 @@ class Use:
 @torch.no_grad()
 def error(use: Use) -> float | None:
     """Largest difference to one process, relative to its scale; ``None`` on ranks without an output."""
+    own = replace(use, case=of_this_group(use.case))
     alone = use.family.make(**use.case.make)
     use.exchange_scheduler(alone)
-    state = lora_state(alone.transformer) if use.lora else None
-    if state is not None:
-        alone.load_lora_weights(dict(state))
+    if use.lora:
+        alone.load_lora_weights(lora_state(alone.transformer))
     torch.manual_seed(SEED)
-    expected = latents_of(alone(**use.arguments()))
+    expected = latents_of(alone(**own.arguments()))
     assert expected is not None
-    with engine(use.case) as config:
-        pipe = _spread(use, config, state)
-        torch.manual_seed(SEED + dist.get_rank())
-        actual = latents_of(pipe(**use.arguments()))
+    actual = generate(use)
     return None if actual is None else relative_error(actual, expected)
 
 
-def _spread(use: Use, config: Any, state: Mapping[str, Tensor] | None) -> Any:
+@torch.no_grad()
+def generate(use: Use) -> Tensor | None:
+    """The latents that xfuser makes; ``None`` on ranks that it gives none."""
+    with engine(use.case) as config:
+        pipe = _spread(use, config)
+        torch.manual_seed(SEED + dist.get_rank())
+        return latents_of(pipe(**use.arguments()))
+
+
+def _spread(use: Use, config: Any) -> Any:
     if use.family.entry is Entry.PIPELINE:
         pipe = use.family.make(**use.case.make)
-        if state is not None:
-            pipe.load_lora_weights(dict(state))
+        if use.lora:
+            pipe.load_lora_weights(lora_state(pipe.transformer))
         if not use.swapped:
             use.exchange_scheduler(pipe)
         wrapped = use.family.wrapper_class()(pipe, config)
@@ -99,8 +109,8 @@ def _spread(use: Use, config: Any, state: Mapping[str, Tensor] | None) -> Any:
             use.exchange_scheduler(pipe)
         return wrapped
     pipe = with_wrapped_transformer(use.family, config, use.case, use.arguments())
-    if state is not None:
-        pipe.load_lora_weights(dict(state))
+    if use.lora:
+        pipe.load_lora_weights(lora_state(pipe.transformer))
     use.exchange_scheduler(pipe)
     return pipe
 
@@ -122,10 +132,9 @@ class InsideOfABlock(Exception):
 
 def lora_strength_after_an_error(case: Case) -> set[float]:
     """Scales of the LoRA layers of a transformer after a call that was to scale them by a half, and raised."""
-    use = Use(case, call={"attention_kwargs": {"scale": 0.5}})
-    state = lora_state(use.family.make().transformer)
+    use = Use(case, call={"attention_kwargs": {"scale": 0.5}}, lora=True)
     with engine(case) as config:
-        pipe = _spread(use, config, state)
+        pipe = _spread(use, config)
 
         def fail(*args: Any) -> None:
             raise InsideOfABlock
@@ -137,5 +146,50 @@ def lora_strength_after_an_error(case: Case) -> set[float]:
         return {scale for layer in layers for scale in layer.scaling.values()}
 
 
-CALLBACKS: dict[str, dict[str, Any]] = {}
+SEEN: set[tuple[int, ...]] = set()
+"""Shapes of the latents that callbacks of this process saw."""
+
+
+def shapes_seen(use: Use) -> set[tuple[int, ...]]:
+    """Shapes of the latents that the callback of a call sees."""
+    with engine(use.case) as config:
+        pipe = _spread(use, config)
+        SEEN.clear()
+        pipe(**use.arguments())
+    return set(SEEN)
+
+
+def _about_the_mean(latents: Tensor) -> Tensor:
+    SEEN.add(tuple(latents.shape))
+    return latents.mean() + 1.5 * (latents - latents.mean())
+
+
+def _return_contrast(pipe: Any, step: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    return {"latents": _about_the_mean(tensors["latents"])}
+
+
+def _contrast_in_place(pipe: Any, step: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    tensors["latents"].copy_(_about_the_mean(tensors["latents"]))
+    return {}
+
+
+def _legacy_contrast_in_place(step: int, time: Any, latents: Tensor) -> None:
+    latents.copy_(_about_the_mean(latents))
+
+
+def _switch_guidance_off(pipe: Any, step: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    pipe._guidance_scale = 1.0
+    return tensors
+
+
+CALLBACKS: dict[str, dict[str, Any]] = {
+    "contrast": {"callback_on_step_end": _return_contrast},
+    "contrast in place": {"callback_on_step_end": _contrast_in_place},
+    "legacy contrast": {"callback": _legacy_contrast_in_place, "callback_steps": 1},
+    "guidance": {"callback_on_step_end": _switch_guidance_off},
+    "embeddings": {
+        "callback_on_step_end": _return_contrast,
+        "callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"],
+    },
+}
 """Arguments of a call, by name: callbacks themselves do not travel to the ranks."""

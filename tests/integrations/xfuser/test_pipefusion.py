@@ -43,13 +43,13 @@ def test_families_that_were_not_compared_with_it_are_refused(ranks: RankPool) ->
 
 @pytest.mark.matrix
 def test_xfuser_cannot_run_the_patches_of_sd3_at_once(ranks: RankPool) -> None:
-    """Fails when upstream has mended it: then the refusal may go."""
+    """Fails when upstream has fixed it: then the refusal may go."""
     with pytest.raises(RankFailure, match="expanded size of the tensor"):
         ranks.run(2, generation.latents, staged("sd3"), timeout=300)
 
 
 @pytest.mark.matrix
 def test_xfuser_mixes_up_the_patches_of_hunyuan_dit(ranks: RankPool) -> None:
-    """Fails when upstream has mended it: then the refusal may go."""
+    """Fails when upstream has fixed it: then the refusal may go."""
     alone, with_ring = (last_latents(ranks, staged("hunyuan-dit", ring=ring)) for ring in (1, 2))
     assert relative_error(with_ring, alone) > 0.1

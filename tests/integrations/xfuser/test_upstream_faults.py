@@ -1,6 +1,6 @@
 """Each fault of xfuser 0.7.0 that is repaired under TokenRing: still there without, gone with the repairs.
 
-When one of the first kind fails, upstream has mended the fault: drop the repair that is named.
+When one of the first kind fails, upstream has fixed the fault: drop the repair that is named.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Fault:
     """One fault, as a generation that shows it.
 
     Attributes:
-        repair: Name of the function that mends it, in ``tokenring_xdit/integrations/xfuser/repairs``.
+        repair: Name of the function that repairs it, in ``tokenring_xdit/integrations/xfuser/repairs``.
         family: Key of the family.
         inputs: Options of the call.
         make: Options of the pipeline.
@@ -54,6 +54,13 @@ SEVEN_BY_ELEVEN = {"height": 28, "width": 44}
 VIDEO = {"height": 112, "width": 176, "frames": 1}
 
 
+STOCHASTIC = {"scheduler": "FlowMatchEulerDiscreteScheduler", "options": {"stochastic_sampling": True}}
+THRESHOLDING = {
+    "scheduler": "DPMSolverMultistepScheduler",
+    "options": {"thresholding": True, "dynamic_thresholding_ratio": 0.9, "sample_max_value": 100.0},
+}
+
+
 def half_a_lora(argument: str) -> dict[str, Any]:
     """A LoRA at half of its strength for the call."""
     return {"lora": True, "call": {argument: {"scale": 0.5}}}
@@ -72,12 +79,36 @@ FAULTS = [
     Fault("leave_padding_and_masked_tokens_out", "z-image", {"prompts": ["a red fox in the snow " * 6, "a boat"]}),
     Fault("leave_padding_and_masked_tokens_out", "z-image", SEVEN_BY_ELEVEN, {"heads": 6}, degree=3),
     Fault("take_any_size_and_mask_text", "hunyuan-video", {"prompts": PROMPTS}),
-    Fault("draw_noise_for_the_whole_picture", "hunyuan-dit"),
-    Fault("draw_noise_for_the_whole_picture", "cogvideox"),
+    Fault("step_on_the_whole_picture", "hunyuan-dit"),
+    Fault("step_on_the_whole_picture", "cogvideox"),
+    Fault("step_on_the_whole_picture", "pixart-sigma", {"steps": 4}, use=THRESHOLDING),
+    Fault("step_on_the_whole_picture", "sd3", use=STOCHASTIC),
+    Fault("step_on_the_whole_picture", "hunyuan-dit", make={"scheduler": "ddim"}, use={"call": {"eta": 1.0}}),
+    Fault(
+        "step_on_the_whole_picture",
+        "cogvideox",
+        {"steps": 4},
+        use={"scheduler": "EulerAncestralDiscreteScheduler"},
+        raises="no attribute 'module'",
+    ),
+    Fault("make_one_call_of_all_ranks", "sd3", use={"seeded": False}),
+    Fault("show_callbacks_the_whole_picture", "sd3", use={"callback": "contrast"}),
+    Fault("denoise_without_guidance", "sd3", {"prompts": PROMPTS, "guidance_scale": 1.0}, raises="size of tensor"),
     Fault("scale_lora_for_the_call", "wan-t2v", use=half_a_lora("attention_kwargs")),
     Fault("scale_lora_for_the_call", "hunyuan-video", use=half_a_lora("attention_kwargs")),
     Fault("scale_lora_for_the_call", "z-image", use=half_a_lora("joint_attention_kwargs")),
 ]
+
+REFUSED = [
+    Fault(
+        "refuse_guidance_of_one", "pixart-alpha", use={"call": {"guidance_scale": 1.0}}, raises="is invalid for input"
+    ),
+    Fault("refuse_guidance_of_one", "cogvideox", use={"call": {"guidance_scale": 1.0}}, raises="expected Tensor"),
+    Fault("refuse_guidance_of_one", "hunyuan-dit", use={"call": {"guidance_scale": 1.0}}),
+    Fault("refuse_rescaled_guidance", "hunyuan-dit", use={"call": {"guidance_rescale": 0.5}}),
+    Fault("refuse_dropped_arguments", "flux", use={"call": {"true_cfg_scale": 2.0, "negative_prompt": "a boat"}}),
+]
+"""Those that are refused instead."""
 
 IDS = [f"{fault.repair}-{fault.family}" for fault in FAULTS]
 
@@ -90,7 +121,11 @@ def worst(ranks: RankPool, use: Use) -> float:
 
 
 @pytest.mark.parametrize("strategy", ["ring", pytest.param("ulysses", marks=pytest.mark.matrix)])
-@pytest.mark.parametrize("fault", FAULTS, ids=IDS)
+@pytest.mark.parametrize(
+    "fault",
+    [*FAULTS, *(pytest.param(fault, marks=pytest.mark.matrix) for fault in REFUSED)],
+    ids=[*IDS, *(f"{fault.repair}-{fault.family}" for fault in REFUSED)],
+)
 def test_the_fault_is_still_there(ranks: RankPool, fault: Fault, strategy: str) -> None:
     if fault.raises is not None:
         with pytest.raises(RankFailure, match=fault.raises):

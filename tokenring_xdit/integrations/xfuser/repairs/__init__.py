@@ -1,4 +1,4 @@
-"""Faults of xfuser that are mended, most of them only where TokenRing is chosen: a module for each model family."""
+"""Faults of xfuser that are repaired, most of them only where TokenRing is chosen: a module for each model family."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tokenring_xdit.integrations.xfuser.repairs import (
     hunyuan_video,
     lora,
     lumina2,
+    pipelines,
     qwen_image,
-    schedulers,
     wan,
     z_image,
 )
@@ -31,8 +31,8 @@ def hooks() -> Iterator[tuple[str, Callable[[Any], None]]]:
         flux2,
         hunyuan_video,
         lumina2,
+        pipelines,
         qwen_image,
-        schedulers,
         wan,
         z_image,
         lora,  # in front of what they put before a forward

@@ -1,4 +1,4 @@
-"""What xfuser 0.7.0 gets wrong for FLUX.1 without PipeFusion, mended where TokenRing is chosen."""
+"""What xfuser 0.7.0 gets wrong for FLUX.1 without PipeFusion, repaired where TokenRing is chosen."""
 
 from __future__ import annotations
 
@@ -145,6 +145,7 @@ def cut_by_tokens(runtime_state: Any) -> None:
 
     def make_calc(original: Any) -> Any:
         def calc_patches_metadata(self: Any) -> None:
+            self.tokenring_real_tokens = None
             rows = self.input_config.height // self.vae_scale_factor
             if (
                 not (choice_of(self.parallel_config) is not None or repair_all())
@@ -160,6 +161,7 @@ def cut_by_tokens(runtime_state: Any) -> None:
             tokens = rows // self.backbone_patch_size * (columns // self.backbone_patch_size)
             shard = -(-tokens // self.parallel_config.sp_degree)
             start = shard * get_sequence_parallel_rank()
+            self.tokenring_real_tokens = tokens
             self.num_pipeline_patch = 1
             self.pp_patches_token_start_idx_local = [0, shard]
             self.pp_patches_token_start_end_idx_global = [[start, start + shard]]
