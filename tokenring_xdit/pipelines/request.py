@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError, nearest
-from tokenring_xdit.outputs import replacing
+from tokenring_xdit.outputs import OutputError, replacing
 from tokenring_xdit.pipelines.options import COUNTED, LARGEST_SIDE, MOST, check_option, is_number, is_whole, shortly
 
 if TYPE_CHECKING:
@@ -263,6 +263,19 @@ def save(medium: Any, path: Path | str, *, frames_per_second: int = 16) -> None:
     # Sixteen, the default, would stretch other sizes; the common pixel format needs even ones.
     with replacing(path) as draft:
         export_to_video(medium, str(draft), fps=frames_per_second, macro_block_size=2)
+        _refuse_cut_off(draft, len(medium), path)
+
+
+def _refuse_cut_off(written: Path, frames: int, path: Path) -> None:
+    """Look whether a video is whole: imageio does not tell when its ffmpeg fails, on a full disk for one."""
+    from imageio_ffmpeg import count_frames_and_secs  # type: ignore[import-untyped]
+
+    try:
+        found = count_frames_and_secs(str(written))[0]
+    except (OSError, RuntimeError):
+        found = 0
+    if found != frames:
+        raise OutputError(f"{path} could not be written: ffmpeg wrote {found} of {frames} frames; the disk may be full")
 
 
 def _parameters(pipeline_class: type) -> Mapping[str, inspect.Parameter]:
