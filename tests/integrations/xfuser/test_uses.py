@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.integrations.xfuser import uses
-from tests.integrations.xfuser.uses import USES, Kind, Outcome, page
-from tests.integrations.xfuser.uses.harness import Expected, Trial, Use, judge
+from tests.integrations.xfuser.uses import USES, Kind, Outcome, judge, page
+from tests.integrations.xfuser.uses.harness import Expected, Trial, Use
 from tests.support.ranks import RankPool
 
 QUICK = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tests.integrations.xfuser.uses import afterwards, arguments, callbacks, lora, schedulers, transformer
-from tests.integrations.xfuser.uses.harness import Kind, Outcome, Trial, Use, judge, trial
+from tests.integrations.xfuser.uses.harness import Trial, Use, trial
+from tests.integrations.xfuser.uses.judging import Kind, Outcome, judge
 from tests.support.families import FAMILIES
 
 __all__ = ["GROUPS", "USES", "Kind", "Outcome", "Trial", "Use", "cases", "judge", "tried"]

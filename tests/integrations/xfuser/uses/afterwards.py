@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from tests.integrations.xfuser.uses.arguments import PIXELS, embeddings
 from tests.integrations.xfuser.uses.harness import Expected, Scene, Use, called, tensors_of
 
 
@@ -189,23 +190,13 @@ def saved_later(pipe: Any, scene: Scene) -> Mapping[str, Any]:
     return saved(pipe, scene)
 
 
-def saved_each(pipe: Any, scene: Scene) -> Mapping[str, Any]:
-    """A folder of the first rank alone."""
-    folder = Path(tempfile.mkdtemp())
-    try:
+def saved_by_first(pipe: Any, scene: Scene) -> Mapping[str, Any]:
+    """The same where the first rank alone calls it."""
+    with _folder(scene) as folder:
         if scene.rank == 0:
             pipe.save_pretrained(folder)
-            return _read(folder, scene)
-        return _read_nothing(scene)
-    finally:
-        shutil.rmtree(folder)
-
-
-def _read_nothing(scene: Scene) -> Mapping[str, Any]:
-    pipe = scene.plain()
-    with tempfile.TemporaryDirectory() as folder:
-        pipe.save_pretrained(folder)
-        return _read(Path(folder), scene)
+        _wait(scene)
+        return _read(folder, scene)
 
 
 def _read(folder: Path, scene: Scene) -> Mapping[str, Any]:
@@ -330,7 +321,6 @@ def tiled(pipe: Any, scene: Scene) -> Mapping[str, Any]:
 
 def encoded(pipe: Any, scene: Scene) -> Mapping[str, Any]:
     """The prompt encoded by the pipeline and passed to it."""
-    from tests.integrations.xfuser.uses.arguments import embeddings
 
     class Here(Scene):
         def plain(self) -> Any:
@@ -360,7 +350,9 @@ USES = {
     ),
     "saved": replace(_SAME, title="save_pretrained on all ranks", call=saved, expected=Expected.RIGHT),
     "saved-later": Use("save_pretrained after a call, LoRA fused", call=saved_later),
-    "saved-one": replace(_SAME, title="save_pretrained on the first rank", call=saved_each, expected=Expected.RIGHT),
+    "saved-one": replace(
+        _SAME, title="save_pretrained on the first rank", call=saved_by_first, expected=Expected.RIGHT
+    ),
     "saved-transformer": replace(_SAME, title="transformer.save_pretrained", call=transformer_saved),
     "weights": replace(_SAME, title="the transformer's class and weights by name", call=weights),
     "itself": replace(_SAME, title="the pipeline's class, parts and signature", call=itself),
@@ -388,7 +380,7 @@ USES = {
     "grad": replace(_SAME, title="a call inside enable_grad", call=in_grad),
     "autocast": replace(_SAME, title="a call inside autocast to bf16", call=autocast, expected=Expected.ROUNDED),
     "inference-mode": replace(_SAME, title="a call inside inference_mode", call=inference_mode),
-    "slices": replace(_SAME, title="VAE in slices", call=tiled),
+    "slices": replace(_SAME, title="VAE in slices", call=tiled, families=PIXELS),
     "encoded": replace(_SAME, title="pipe.encode_prompt, then the call", call=encoded),
     "plain": replace(_SAME, title="a plain call", call=called(), expected=Expected.RIGHT),
 }

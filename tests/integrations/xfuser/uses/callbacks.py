@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.integrations.xfuser.uses.arguments import PIXELS
 from tests.integrations.xfuser.uses.harness import Call, Expected, Scene, Use, tensors_of
 
 Callback = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
@@ -301,14 +302,15 @@ def old_callback(pipe: Any, scene: Scene) -> Mapping[str, Any]:
     return {**tensors_of(pipe(**scene.inputs(steps=STEPS), callback=callback, callback_steps=1)), **seen}
 
 
-_LATE = Use("", late=True)
-_REFUSED = Use("", late=True, expected=Expected.REFUSED)
+_LATE = Use("", late=True, steps=STEPS)
+_LOOKS = replace(_LATE, changes=False)
+_REFUSED = Use("", late=True, steps=STEPS, expected=Expected.REFUSED)
 USES = {
-    "callback-watches": replace(_LATE, title="callback that looks at the latents", call=calling(watch)),
+    "callback-watches": replace(_LOOKS, title="callback that looks at the latents", call=calling(watch)),
     "callback-watches-all": replace(
-        _LATE, title="callback that looks at all tensors", call=calling(watch, all_inputs=True)
+        _LOOKS, title="callback that looks at all tensors", call=calling(watch, all_inputs=True)
     ),
-    "callback-old": replace(_LATE, title="callback of the older kind", call=old_callback),
+    "callback-old": replace(_LOOKS, title="callback of the older kind", call=old_callback),
     "callback-contrast": replace(_LATE, title="callback: contrast about the mean", call=calling(about_the_mean)),
     "callback-in-place": replace(_LATE, title="callback: latents changed in place", call=calling(in_place)),
     "callback-noise": replace(_LATE, title="callback: noise of its own generator", call=calling(noise)),
@@ -335,9 +337,9 @@ USES = {
     ),
     "callback-interrupt": replace(_LATE, title="callback: pipe._interrupt", call=calling(interrupt)),
     "callback-attributes": replace(
-        _LATE, title="callback: the pipeline's attributes", call=calling(attributes), expected=Expected.RIGHT
+        _LOOKS, title="callback: the pipeline's attributes", call=calling(attributes), expected=Expected.RIGHT
     ),
-    "callback-decoded": replace(_LATE, title="callback: preview by the VAE", call=calling(decoded)),
+    "callback-decoded": replace(_LOOKS, title="callback: preview by the VAE", call=calling(decoded), families=PIXELS),
     "callback-latents-each-rank": replace(
         _REFUSED, title="callback: latents of each rank's own", call=calling(of_each_rank("latents"))
     ),
@@ -356,12 +358,12 @@ USES = {
         _REFUSED, title="callback: guidance of each rank's own", call=calling(guidance_of_each_rank)
     ),
     "callback-one-rank": replace(_REFUSED, title="callback on one rank that changes latents", call=one_rank_only),
-    "callback-watch-one-rank": replace(_LATE, title="callback on one rank that looks", call=watch_one_rank),
-    "callback-wrong-name": replace(_LATE, title="callback on one rank asks for no tensor", call=wrong_name),
+    "callback-watch-one-rank": replace(_LOOKS, title="callback on one rank that looks", call=watch_one_rank),
+    "callback-wrong-name": replace(_LOOKS, title="callback on one rank asks for no tensor", call=wrong_name),
     "callback-raises-one": replace(
-        _LATE, title="callback raises on one rank", call=calling(raises(1)), raising=frozenset({1})
+        _LOOKS, title="callback raises on one rank", call=calling(raises(1)), raising=frozenset({1})
     ),
     "callback-raises-all": replace(
-        _LATE, title="callback raises on all ranks", call=calling(raises(None)), raising=frozenset({0, 1})
+        _LOOKS, title="callback raises on all ranks", call=calling(raises(None)), raising=frozenset({0, 1})
     ),
 }

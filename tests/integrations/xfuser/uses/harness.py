@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,20 +16,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tests.integrations.xfuser.generation import forget_xfuser, latents_of
+from tests.integrations.xfuser.generation import latents_of
 from tests.support.families import FAMILIES
 from tests.support.reference import relative_error
 
 __all__ = [
+    "EFFECT",
+    "TOLERANCE",
     "Expected",
-    "Kind",
-    "Outcome",
     "Scene",
     "Trial",
     "Use",
     "baseline",
     "called",
-    "judge",
     "nothing",
     "tensors_of",
     "trial",
@@ -38,7 +36,7 @@ __all__ = [
 
 TOLERANCE = 1e-5
 SEED = 77
-_EFFECT = 1e-4
+EFFECT = 1e-4
 """Least change of the picture by which a use is taken to do something."""
 
 
@@ -128,6 +126,7 @@ class Use:
         raising: Ranks that raise an error of the user's own, named ``own``.
         own: Class of that error.
         seed: Added to each rank's global seed, times the rank.
+        steps: Steps of the call, to tell the change of the picture.
         degrees: Degrees of ``parallelize``.
     """
 
@@ -144,6 +143,7 @@ class Use:
     raising: frozenset[int] = frozenset()
     own: str = "OwnError"
     seed: int = 1
+    steps: int = 2
     degrees: Mapping[str, Any] = field(default_factory=lambda: {"tokenring_degree": 2})
 
 
@@ -174,54 +174,54 @@ class Trial:
     forwards: int = 0
 
 
-class Kind(Enum):
-    """How a use went."""
-
-    RIGHT = "right"
-    REFUSED = "refused"
-    ABSENT = "one process does not do this"
-    WRONG = "WRONG"
-    CRASH = "CRASH"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a use went on all ranks.
-
-    Attributes:
-        kind: In a word.
-        error: Largest difference of any rank.
-        text: The refusal, or what is amiss.
-    """
-
-    kind: Kind
-    error: float = 0.0
-    text: str = ""
-
-
 @torch.no_grad()
 def trial(use: Use, family: str) -> Trial:
-    """Try a use on this rank: in one process, then together with the others."""
-    alone = Scene(family, 0, alone=True)
-    try:
-        _seed(SEED)
-        pipe = alone.plain()
-        use.before(pipe, alone)
-        use.after(pipe, alone)
-        _seed(SEED)
-        expected = use.call(pipe, alone)
-    except Exception as error:
-        return Trial(absent=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
-    if any(isinstance(value, Tensor) and not value.isfinite().all() for value in expected.values()):
-        return Trial(absent="one process makes numbers that are not finite")
-    effect = _effect(family, expected)
+    """Try a use: on the first rank by itself, then on all together."""
+    parcel = [_alone(use, family) if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(parcel, src=0)
+    (reference,) = parcel
+    assert reference is not None
+    if reference.absent:
+        return Trial(absent=reference.absent)
     with _forwards(use.counted) as forwards:
         try:
             actual = _together(use, Scene(family, dist.get_rank(), alone=False))
         except Exception as error:
-            return _raised(error, effect, len(forwards))
-    reference = baseline(family) if use.expected is Expected.ROUNDED else expected
-    return _compared(actual, reference, effect)
+            return _raised(error, reference.effect, len(forwards))
+    return _compared(actual, reference.results, reference.effect)
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """What one process makes.
+
+    Attributes:
+        absent: What it says where it does not do this.
+        results: What it makes.
+        effect: Change of the picture.
+    """
+
+    absent: str = ""
+    results: Mapping[str, Any] = field(default_factory=dict)
+    effect: float = 0.0
+
+
+def _alone(use: Use, family: str) -> _Reference:
+    """The use in one process: the first rank by itself (transformers writes files there only)."""
+    scene = Scene(family, 0, alone=True)
+    try:
+        _seed(SEED)
+        pipe = scene.plain()
+        use.before(pipe, scene)
+        use.after(pipe, scene)
+        _seed(SEED)
+        found = use.call(pipe, scene)
+    except Exception as error:
+        return _Reference(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+    if any(isinstance(value, Tensor) and not value.isfinite().all() for value in found.values()):
+        return _Reference("one process makes numbers that are not finite")
+    results = baseline(family) if use.expected is Expected.ROUNDED else found
+    return _Reference("", results, _effect(use, family, found))
 
 
 def _together(use: Use, scene: Scene) -> Mapping[str, Any]:
@@ -236,7 +236,17 @@ def _together(use: Use, scene: Scene) -> Mapping[str, Any]:
         _seed(SEED + use.seed * scene.rank)
         return use.call(pipe, scene)
     finally:
-        forget_xfuser()
+        _forget()
+
+
+def _forget() -> None:
+    """Make xfuser believe that it was never started: the pool destroys all groups itself."""
+    from xfuser.core.distributed import parallel_state, runtime_state
+
+    for name, value in vars(parallel_state).items():
+        if name.startswith("_") and isinstance(value, parallel_state.GroupCoordinator):
+            setattr(parallel_state, name, None)
+    runtime_state._RUNTIME = None
 
 
 def _seed(seed: int) -> None:
@@ -250,13 +260,13 @@ def _seed(seed: int) -> None:
 
 
 @cache
-def baseline(family: str) -> dict[str, Any]:
+def baseline(family: str, steps: int = 2) -> dict[str, Any]:
     """The picture of one process without any use."""
-    return tensors_of(FAMILIES[family].make()(**FAMILIES[family].inputs()))
+    return tensors_of(FAMILIES[family].make()(**FAMILIES[family].inputs(steps=steps)))
 
 
-def _effect(family: str, found: Mapping[str, Any]) -> float:
-    before, after = baseline(family)["latents"], found.get("latents")
+def _effect(use: Use, family: str, found: Mapping[str, Any]) -> float:
+    before, after = baseline(family, use.steps)["latents"], found.get("latents")
     if not isinstance(after, Tensor) or before.shape != after.shape:
         return 1.0
     return relative_error(after, before)
@@ -318,65 +328,3 @@ def _plainly(value: Any) -> Any:
 
 def _short(value: Any) -> str:
     return f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)[:300]
-
-
-def judge(use: Use, trials: list[Trial]) -> Outcome:
-    """How a use went on all ranks together."""
-    if any(each.absent for each in trials):
-        return Outcome(Kind.ABSENT, text=trials[0].absent)
-    if use.raising:
-        return _judge_own_error(use, trials)
-    if any(each.raised[0] for each in trials):
-        return _judge_refusal(use, trials)
-    error, effect = max(each.error or 0.0 for each in trials), trials[0].effect
-    differs = next((each.differs for each in trials if each.differs), "")
-    if differs:
-        return Outcome(Kind.WRONG, error, differs)
-    allowed = 2 * effect if use.expected is Expected.ROUNDED else TOLERANCE
-    if error > allowed:
-        alike = len({each.digest for each in trials}) == 1
-        if use.expected is Expected.ALIKE and alike:
-            return Outcome(Kind.RIGHT, 0.0, "alike")
-        return Outcome(Kind.WRONG, error, f"{error:.1e} off on {[f'{each.error or 0:.1e}' for each in trials]}")
-    if use.changes and effect < _EFFECT:
-        return Outcome(Kind.ABSENT, text="no effect in one process either")
-    if use.expected is Expected.REFUSED:
-        return Outcome(Kind.WRONG, error, "ranks that differ were not refused")
-    return Outcome(Kind.RIGHT, error)
-
-
-def _judge_own_error(use: Use, trials: list[Trial]) -> Outcome:
-    """Whoever has an error of the user's own raises it; the others are told whose it was."""
-    for rank, each in enumerate(trials):
-        if rank in use.raising and not (each.refusal or each.raised[0] == use.own):
-            return Outcome(Kind.CRASH, text=f"rank {rank} raised {each.raised} in place of its own error\n{each.trace}")
-        if rank not in use.raising and not (
-            each.refusal and any(f"rank {other}" in each.raised[1] for other in use.raising)
-        ):
-            return Outcome(Kind.CRASH, text=f"rank {rank} was told {each.raised}, not who raised\n{each.trace}")
-    said = next((each.raised[1] for rank, each in enumerate(trials) if rank not in use.raising), "")
-    return Outcome(Kind.REFUSED, text=" ".join(said.split()) or "the error of the user's own, on every rank")
-
-
-def _judge_refusal(use: Use, trials: list[Trial]) -> Outcome:
-    said = [f"rank {rank}: {': '.join(each.raised) or 'returned'}" for rank, each in enumerate(trials)]
-    faults = []
-    if not all(each.refusal for each in trials):
-        faults.append("not refused on every rank")
-    elif len({each.raised for each in trials}) > 1:
-        faults.append("not the same sentence")
-    else:
-        message = trials[0].raised[1]
-        if "\n" in message:
-            faults.append("more than one line")
-        if not re.search(r"\b(use|call|pass|leave|set|load|remove|do|make|give|start|put)\b", message, re.IGNORECASE):
-            faults.append("nothing said to do instead")
-        faults += [f"does not say {word!r}" for word in use.names if word not in message]
-        if not use.late and any(each.forwards for each in trials):
-            faults.append(f"after {max(each.forwards for each in trials)} forward passes")
-        if use.expected is Expected.RIGHT:
-            faults.append("has to be right")
-    if faults:
-        traces = "\n".join(dict.fromkeys(each.trace for each in trials if not each.refusal))
-        return Outcome(Kind.CRASH, text=f"{'; '.join(faults)}: " + " | ".join(said) + "\n" + traces)
-    return Outcome(Kind.REFUSED, text=trials[0].raised[1])

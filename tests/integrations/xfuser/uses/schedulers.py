@@ -131,16 +131,16 @@ USES: dict[str, Use] = {}
 for key, (title, change, extra) in SWAPS.items():
     # Global seeds of the ranks differ in all of these.
     given, drawn = seeded(extra), unseeded(extra)
-    USES[f"{key}-before"] = Use(f"{title}; set before", before=change, call=given)
-    USES[f"{key}-after"] = Use(f"{title}; set after", after=change, call=given)
+    USES[f"{key}-before"] = Use(f"{title}; set before", before=change, call=given, steps=STEPS)
+    USES[f"{key}-after"] = Use(f"{title}; set after", after=change, call=given, steps=STEPS)
     if key in {"flow-stochastic", "dpm-sde", "ddpm", "ddim-eta", "euler-ancestral", "lcm", "flow-lcm", "user", "euler"}:
         USES[f"{key}-unseeded"] = Use(
-            f"{title}; set before, no generator", before=change, call=drawn, expected=Expected.ALIKE
+            f"{title}; set before, no generator", before=change, call=drawn, expected=Expected.ALIKE, steps=STEPS
         )
 USES["scheduler-between"] = Use(
     "scheduler exchanged between two calls",
     call=exchanged,
     changes=False,
 )
-USES["scheduler-twice"] = Use("two calls one after another", call=both_seeds(seeded), changes=True)
+USES["scheduler-twice"] = Use("two calls one after another", call=both_seeds(seeded), changes=False)
 USES["unseeded"] = Use("no generator, global seeds that differ", call=unseeded(), expected=Expected.ALIKE)

@@ -336,7 +336,7 @@ def skipped_layers(pipe: Any, scene: Scene) -> Mapping[str, Any]:
     return {"skip_guidance_layers": [1], "skip_layer_guidance_start": 0.0, "skip_layer_guidance_stop": 0.9}
 
 
-LONGER = called(steps=STEPS)
+_LONGER = {"call": called(steps=STEPS), "steps": STEPS}
 _PAIRS: dict[str, tuple[str, Change, dict[str, Any]]] = {
     "processors": ("diffusers' attention processors set anew", default_processors, {"changes": False}),
     "processors-own": ("attention processors of a subclass", weaker_processors, {}),
@@ -352,11 +352,11 @@ _PAIRS: dict[str, tuple[str, Change, dict[str, Any]]] = {
     "hook-diffusers": ("hook of diffusers' registry", hook_of_diffusers, {}),
     "forward": ("transformer.forward replaced", own_forward, {}),
     "layer-skip": ("apply_layer_skip", skip_layer, {}),
-    "cache-pyramid": ("pyramid attention broadcast", cache(pyramid), {"call": LONGER}),
-    "cache-faster": ("FasterCache", cache(faster), {"call": LONGER}),
-    "cache-taylor": ("TaylorSeer cache", cache(taylor), {"call": LONGER}),
-    "cache-mag": ("MagCache", cache(mag), {"call": LONGER}),
-    "cache-first-block": ("first-block cache", cache(first_block), {"call": LONGER}),
+    "cache-pyramid": ("pyramid attention broadcast", cache(pyramid), _LONGER),
+    "cache-faster": ("FasterCache", cache(faster), _LONGER),
+    "cache-taylor": ("TaylorSeer cache", cache(taylor), _LONGER),
+    "cache-mag": ("MagCache", cache(mag), _LONGER),
+    "cache-first-block": ("first-block cache", cache(first_block), _LONGER),
     "casting": ("enable_layerwise_casting, bf16 to fp32", casting, {}),
     "group-leaf": ("group offloading by layer", group_offload("leaf_level"), {"changes": False}),
     "group-block": ("group offloading by block", group_offload("block_level"), {"changes": False}),
@@ -374,14 +374,14 @@ for key, (title, change, options) in _PAIRS.items():
     USES[f"{key}-before"] = Use(f"{title}, before", before=change, **options)
     USES[f"{key}-after"] = Use(f"{title}, after", after=change, **options)
 USES |= {
-    "cache-thresholds": Use("first-block cache with six thresholds, after", call=thresholds),
+    "cache-thresholds": Use("first-block cache with six thresholds, after", call=thresholds, steps=STEPS),
     "weights-each-rank-before": Use(
         "weights of each rank's own, before", before=weights_of_each_rank, expected=Expected.REFUSED, changes=False
     ),
     "weights-each-rank-after": Use(
         "weights of each rank's own, after", after=weights_of_each_rank, expected=Expected.REFUSED, changes=False
     ),
-    "skipped-layers": Use("skip_guidance_layers", call=called(skipped_layers, steps=4)),
+    "skipped-layers": Use("skip_guidance_layers", call=called(skipped_layers, steps=4), steps=4),
 }
 _COMPILED = frozenset({"flux", "sd3", "wan-t2v"})
 for key, title, change in (
