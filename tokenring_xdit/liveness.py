@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-__all__ = ["LIMIT", "LIMIT_VARIABLE", "ProcessIdentity", "State"]
+from tokenring_xdit.errors import ConfigurationError
+
+__all__ = ["LIMIT", "LIMIT_VARIABLE", "ProcessIdentity", "State", "limit", "process_space", "seconds_from"]
 
 LIMIT = 30.0
 """Seconds after which a rank that died or stopped is known and named, at every surface, by default."""
 
 LIMIT_VARIABLE = "TOKENRING_LIVENESS_LIMIT"
 """Environment variable that replaces :data:`LIMIT`, in seconds."""
+
+_LONGEST = 1e8
+"""Seconds: torch counts its timeouts in milliseconds, and some years are as good as for ever."""
 
 _STATE, _START_TIME = 0, 19
 """Places in ``/proc/PID/stat`` of the fields behind the name: ``state`` and ``starttime`` of proc_pid_stat(5)."""
@@ -68,3 +74,42 @@ def _fields(pid: int) -> list[str] | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return text.rpartition(")")[2].split()
+
+
+def seconds_from(variable: str, default: float) -> float:
+    """A limit in seconds from the environment.
+
+    Raises:
+        ConfigurationError: The variable is no positive number.
+    """
+    text = os.environ.get(variable)
+    if text is None:
+        return default
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= _LONGEST:
+        raise ConfigurationError(f"{variable}={text!r} is not a positive number of seconds")
+    return seconds
+
+
+def limit() -> float:
+    """Seconds after which a rank that died or stopped is known: :data:`LIMIT`, or what the environment says.
+
+    Raises:
+        ConfigurationError: :data:`LIMIT_VARIABLE` is no positive number.
+    """
+    return seconds_from(LIMIT_VARIABLE, LIMIT)
+
+
+def process_space() -> str | None:
+    """What two processes have in common where each finds the other under its number in ``/proc``; ``None`` without one.
+
+    A host's name is not enough: containers on one host may share it, and each counts its processes for itself.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None

@@ -2,6 +2,7 @@
 
 from tokenring_xdit.attention.api import bytes_sent, token_ring_attention
 from tokenring_xdit.attention.calibrate import calibrate
+from tokenring_xdit.attention.hosts import exchange, fail_group, guarded
 from tokenring_xdit.attention.kernels import KERNELS, Kernel, KernelFunction
 from tokenring_xdit.attention.masks import KeyMask
 from tokenring_xdit.attention.tracing import Trace, record_trace
@@ -14,6 +15,9 @@ __all__ = [
     "Trace",
     "bytes_sent",
     "calibrate",
+    "exchange",
+    "fail_group",
+    "guarded",
     "record_trace",
     "token_ring_attention",
 ]

@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from datetime import timedelta
 from functools import lru_cache
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from tokenring_xdit.errors import AgreementError
 
-__all__ = ["CallSpec", "Layout", "agree", "handshake"]
+__all__ = ["CallSpec", "Layout", "agree", "digest", "refuse_other_calls", "same_lengths_where_needed"]
 
 _OWN = frozenset({"q_length", "kv_length", "ragged"})
 """Fields that may differ between ranks."""
@@ -69,16 +67,18 @@ class Layout:
     ragged: bool = False
 
 
-def agree(reports: Sequence[CallSpec | str]) -> Layout:
+def agree(reports: Sequence[CallSpec | str], names: Sequence[str] | None = None) -> Layout:
     """Combine the reports of all ranks; a pure function, so that all ranks come to the same end.
 
     Args:
         reports: For each rank what it is about to do, or, as a string, why it cannot.
+        names: What to call each rank; their numbers in the group by default.
 
     Raises:
         AgreementError: The ranks do not fit together; the message names who differs in what.
     """
-    problems = [f"rank {rank}: {report}" for rank, report in enumerate(reports) if isinstance(report, str)]
+    names = names or [str(rank) for rank in range(len(reports))]
+    problems = [f"rank {names[rank]}: {report}" for rank, report in enumerate(reports) if isinstance(report, str)]
     if problems:
         raise AgreementError("attention was refused: " + "; ".join(problems))
     specs = [report for report in reports if isinstance(report, CallSpec)]
@@ -88,7 +88,7 @@ def agree(reports: Sequence[CallSpec | str]) -> Layout:
         for rank, spec in enumerate(specs):
             values.setdefault(getattr(spec, field.name), []).append(rank)
         if field.name not in _OWN and len(values) > 1:
-            sides = ", ".join(f"{value} on rank {_ranks(ranks)}" for value, ranks in values.items())
+            sides = ", ".join(f"{value} on rank {_ranks(ranks, names)}" for value, ranks in values.items())
             differences.append(f"{field.name.replace('_', ' ')} is {sides}")
     if differences:
         raise AgreementError(
@@ -98,7 +98,7 @@ def agree(reports: Sequence[CallSpec | str]) -> Layout:
         )
     q_lengths = tuple(spec.q_length for spec in specs)
     kv_lengths = tuple(spec.kv_length for spec in specs)
-    if not _fits_mask(specs[0], q_lengths, kv_lengths):
+    if not same_lengths_where_needed(specs[0], q_lengths, kv_lengths):
         raise AgreementError(
             "causal attention needs as many queries as keys on every rank, got "
             f"{list(q_lengths)} queries and {list(kv_lengths)} keys"
@@ -106,56 +106,44 @@ def agree(reports: Sequence[CallSpec | str]) -> Layout:
     return Layout(specs[0], q_lengths, kv_lengths, any(spec.ragged for spec in specs))
 
 
-def _ranks(ranks: list[int]) -> str:
-    return " and ".join([", ".join(map(str, ranks[:-1])), str(ranks[-1])]) if len(ranks) > 1 else str(ranks[0])
+def _ranks(ranks: list[int], names: Sequence[str]) -> str:
+    *others, last = [names[rank] for rank in ranks]
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 @lru_cache(maxsize=1024)
-def _digest(spec: CallSpec) -> int:
+def digest(what: CallSpec | str) -> int:
     """A positive number for everything in a call that has to be the same on all ranks."""
-    same = repr(replace(spec, q_length=0, kv_length=0, ragged=False))
+    same = repr(replace(what, q_length=0, kv_length=0, ragged=False)) if isinstance(what, CallSpec) else what
     return int.from_bytes(hashlib.sha256(same.encode()).digest()[:7]) + 1
 
 
-def handshake(report: CallSpec | str, control: dist.ProcessGroup | None, timeout: timedelta | None) -> Layout:
-    """Agree with all ranks of a group on a call.
+def same_lengths_where_needed(spec: CallSpec, q_lengths: tuple[int, ...], kv_lengths: tuple[int, ...]) -> bool:
+    """Whether the shards fit the mask."""
+    return spec.mask != "causal" or q_lengths == kv_lengths
 
-    Four numbers to each other rank where they do agree; only where they do not, the reports
-    themselves are exchanged, to say who differs in what.
+
+def refuse_other_calls(calls: Sequence[tuple[int, str, str | None]], names: Sequence[str]) -> None:
+    """Refuse ranks that are not at the same call of their group.
 
     Args:
-        report: This rank's call, or why it refuses.
-        control: A gloo group of the ranks concerned; ``None`` for a single rank.
-        timeout: Bound on the wait; ``None`` is the group's own.
+        calls: For each rank the number of its call, what it is, and why it cannot be made, if so.
+        names: What to call each rank.
 
     Raises:
-        AgreementError: The same on every rank.
-        RuntimeError: From torch, when a rank does not come.
+        AgreementError: They are not; the message names who is where.
     """
-    if control is None:
-        return agree([report])
-    own = (0, 0, 0, 0)
-    if isinstance(report, CallSpec):
-        own = (_digest(report), report.q_length, report.kv_length, int(report.ragged))
-    digests, q_lengths, kv_lengths, ragged = zip(*_tell_all(own, control, timeout), strict=True)
-    if not isinstance(report, CallSpec) or len(set(digests)) > 1 or not _fits_mask(report, q_lengths, kv_lengths):
-        reports: list[Any] = [None] * dist.get_world_size(control)
-        dist.all_gather_object(reports, report, group=control)
-        return agree(reports)
-    return Layout(report, q_lengths, kv_lengths, any(ragged))
-
-
-def _tell_all(own: tuple[int, ...], control: dist.ProcessGroup, timeout: timedelta | None) -> list[list[int]]:
-    """The numbers of every rank. Straight to each of them: a collective of gloo passes them on, hop by hop."""
-    rank, mine = control.rank(), torch.tensor(own)
-    heads = [mine if peer == rank else torch.empty_like(mine) for peer in range(control.size())]
-    peers = [peer for peer in range(control.size()) if peer != rank]
-    works = [control.recv([heads[peer]], peer, 0) for peer in peers]
-    works += [control.send([mine], peer, 0) for peer in peers]
-    for work in works:
-        work.wait(timeout) if timeout is not None else work.wait()
-    return [head.tolist() for head in heads]
-
-
-def _fits_mask(spec: CallSpec, q_lengths: tuple[int, ...], kv_lengths: tuple[int, ...]) -> bool:
-    return spec.mask != "causal" or q_lengths == kv_lengths
+    where: dict[tuple[int, str], list[int]] = {}
+    for rank, (number, what, _) in enumerate(calls):
+        where.setdefault((number, what), []).append(rank)
+    if len(where) == 1:
+        return
+    sides = ", ".join(
+        f"rank {_ranks(ranks, names)} {'is' if len(ranks) == 1 else 'are'} at call {number}, {what}"
+        for (number, what), ranks in where.items()
+    )
+    refused = "".join(f"; rank {names[rank]} refused its own: {why}" for rank, (_, _, why) in enumerate(calls) if why)
+    raise AgreementError(
+        f"the ranks of this group are not at the same call: {sides}{refused}. All ranks have to make the same calls in "
+        "the same order; an error that only some of them caught is the usual reason"
+    )

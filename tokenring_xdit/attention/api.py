@@ -11,19 +11,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tokenring_xdit.attention.agreement import CallSpec
+from tokenring_xdit.attention.agreement import CallSpec, Layout
+from tokenring_xdit.attention.checks import DTYPES, check_masks, check_tensors, check_types, resolve
 from tokenring_xdit.attention.executor import execute
-from tokenring_xdit.attention.groups import RingGroup
+from tokenring_xdit.attention.groups import RingGroup, check_environment, failing_together, group_of, in_words
 from tokenring_xdit.attention.kernels import KernelFunction, choose
 from tokenring_xdit.attention.masks import KeyMask
 from tokenring_xdit.attention.tracing import recorded
-from tokenring_xdit.errors import TokenRingError, UnsupportedError
+from tokenring_xdit.errors import AgreementError, CommunicationError, TokenRingError, UnsupportedError
 from tokenring_xdit.planning import Auto
-from tokenring_xdit.schedule import Activity, Channel, Mask, VerifiedSchedule, build
+from tokenring_xdit.schedule import Activity, Channel, Mask, VerifiedSchedule
 
 __all__ = ["bytes_sent", "token_ring_attention"]
-
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def token_ring_attention(
@@ -77,47 +76,94 @@ def token_ring_attention(
 
     Raises:
         AgreementError: On every rank alike, when a rank refuses its input or the ranks differ.
-        CommunicationError: A peer died or a transfer failed.
+        CommunicationError: A rank is gone, is stopped, failed or did not come; the message names it.
         ConfigurationError: torch.distributed is not initialised.
     """
-    ring_group = RingGroup.of(group)
+    ring_group = group_of(group)
+    ring_group.begin()
     report: CallSpec | str
     channels: tuple[Channel, ...] = ()
     auto: Auto | None = None
     verified: VerifiedSchedule | None = None
+    mistake: Exception | None = None
+    device = torch.device("cpu")
     try:
-        _check_shapes(q, k, v)
-        _check_gradients(q, k, v, *(home_kv or ()))
+        check_environment()
+        check_types(
+            q,
+            k,
+            v,
+            kernel=kernel,
+            scale=scale,
+            causal=causal,
+            key_mask=key_mask,
+            home_kv=home_kv,
+            home_mask=home_mask,
+            partial_dtype=partial_dtype,
+            layout_key=layout_key,
+        )
+        device = q.device
+        check_tensors(q, k, v, home_kv)
         auto = Auto.parse(schedule) if isinstance(schedule, str) else None
         if auto is None:
-            verified = _resolve(schedule, ring_group.world_size, causal, math.gcd(q.shape[1], k.shape[1]))
+            verified = resolve(schedule, ring_group.world_size, causal, math.gcd(q.shape[1], k.shape[1]))
             channels = verified.schedule.channels
         elif ring_group.world_size % auto.nodes:
             raise UnsupportedError(
                 f"schedule '{auto}' is for multiples of {auto.nodes} ranks, not {ring_group.world_size}"
             )
         function = choose(kernel, q.device, q.dtype).run if kernel is None or isinstance(kernel, str) else kernel
-        own, home = _masks(k, home_kv, key_mask, home_mask, causal, verified)
+        own, home = check_masks(k, home_kv, key_mask, home_mask, causal, verified)
         if own is not None:
             k, v = own.select(k, v)
         if home_kv is not None and home is not None:
             home_kv = home.select(*home_kv)
         report = _spec(q, k, v, verified or auto, causal, scale, home_kv, partial_dtype)
         report = replace(report, ragged=own is not None and own.ragged)
-    except TokenRingError as error:
-        report = str(error)  # told to all ranks, so that none of them waits for this one
-        channels = ()
+    except Exception as error:  # told to all ranks, so that none of them waits for this one
+        report = str(error) if isinstance(error, TokenRingError) else in_words(error)
+        channels, layout_key, mistake = (), None, error
+    except BaseException as error:  # who ends a program does not wait until all have heard
+        ring_group.fail(
+            f"rank {ring_group.names[ring_group.rank]} was ended in call {ring_group.call}: {in_words(error)}"
+        )
+        raise
     with recorded(Activity.WAIT, "agreement"):
-        layout = ring_group.settle_layout(report, channels, q.device, layout_key)
+        layout = _settle(ring_group, report, channels, device, layout_key, mistake)
     if verified is not None:
         return execute(verified, layout, ring_group, function, q, k, v, home_kv, own, home)
     assert auto is not None
-    trial = ring_group.auto.trial(auto, layout, q.device, lambda opened: ring_group.open(opened, q.device))
+    with failing_together(ring_group, "choosing a schedule"):
+        trial = ring_group.auto.trial(auto, layout, q.device, lambda opened: ring_group.open(opened, q.device))
     start = 0.0 if trial.decided else _now(q.device)
     result = execute(trial.schedule, layout, ring_group, function, q, k, v, home_kv, own, home)
     if not trial.decided:
-        ring_group.auto.timed(trial, layout, _now(q.device) - start)
+        with failing_together(ring_group, "comparing schedules"):
+            ring_group.auto.timed(trial, layout, _now(q.device) - start)
     return result
+
+
+def _settle(
+    ring_group: RingGroup,
+    report: CallSpec | str,
+    channels: tuple[Channel, ...],
+    device: torch.device,
+    layout_key: Hashable | None,
+    mistake: Exception | None,
+) -> Layout:
+    """What the ranks agree on; where this one refuses, its own mistake is the cause of what it raises."""
+    with failing_together(ring_group, "agreeing on a call"):
+        try:
+            return ring_group.settle_layout(report, channels, device, layout_key)
+        except AgreementError as error:
+            raise error from mistake
+        except CommunicationError as error:
+            if mistake is None:
+                raise
+            raise AgreementError(
+                f"attention was refused: rank {ring_group.names[ring_group.rank]}: {report}. This group was given up, "
+                f"as not all of its ranks were told in time: {error}"
+            ) from mistake
 
 
 def _now(device: torch.device) -> float:
@@ -130,74 +176,6 @@ def _now(device: torch.device) -> float:
 def bytes_sent(group: dist.ProcessGroup | None = None) -> int:
     """Payload bytes that this rank has sent for attention over ``group`` since the program started."""
     return RingGroup.of(group).bytes_sent
-
-
-def _resolve(schedule: str | VerifiedSchedule, world_size: int, causal: bool, heads: int) -> VerifiedSchedule:
-    mask = Mask.CAUSAL if causal else Mask.FULL
-    if isinstance(schedule, str):
-        return build(schedule, world_size, mask, heads)
-    if not isinstance(schedule, VerifiedSchedule):
-        raise UnsupportedError(
-            f"a schedule has to be a name or a VerifiedSchedule, not {type(schedule).__name__}: "
-            "pass it through tokenring_xdit.schedule.verify() first"
-        )
-    plan = schedule.schedule
-    if (plan.world_size, plan.mask) != (world_size, mask):
-        raise UnsupportedError(
-            f"schedule '{plan.name}' is for {plan.world_size} ranks with a {plan.mask.value} mask; "
-            f"this call has {world_size} ranks and a {mask.value} mask"
-        )
-    return schedule
-
-
-def _masks(
-    k: Tensor,
-    home_kv: tuple[Tensor, Tensor] | None,
-    key_mask: KeyMask | Tensor | None,
-    home_mask: KeyMask | Tensor | None,
-    causal: bool,
-    verified: VerifiedSchedule | None,
-) -> tuple[KeyMask | None, KeyMask | None]:
-    """Check the masks against the keys and the schedule."""
-    if home_mask is not None and home_kv is None:
-        raise UnsupportedError("home_mask hides keys of home_kv, which was not passed")
-    checked: list[KeyMask | None] = []
-    for name, keys, given in (
-        ("key_mask", k, key_mask),
-        ("home_mask", k if home_kv is None else home_kv[0], home_mask),
-    ):
-        mask = KeyMask(given) if isinstance(given, Tensor) else given
-        if mask is not None:
-            mask.check(keys, name)
-            if causal:
-                raise UnsupportedError(f"{name} with causal=True is not supported: hide keys or use a causal mask")
-        checked.append(mask)
-    own, home = checked
-    if own is not None and own.ragged and verified is not None and not verified.keys_stay_whole:
-        raise UnsupportedError(
-            f"the items of this batch hide different keys, and schedule '{verified.schedule.name}' sends keys or cuts "
-            "them: use schedule 'token_ring', where they stay at home whole, or one call for each item"
-        )
-    return own, home
-
-
-def _check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
-    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
-    if q.ndim != 4 or k.ndim != 4 or k.shape != v.shape:
-        raise UnsupportedError(f"expected q [B, H, Sq, D] and k and v [B, Hkv, Skv, D] alike, got {shapes}")
-    if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
-        raise UnsupportedError(f"q and k differ in batch or head dim: {shapes}")
-    if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
-        raise UnsupportedError(f"{q.shape[1]} query heads are no multiple of {k.shape[1]} key heads: {shapes}")
-
-
-def _check_gradients(*tensors: Tensor) -> None:
-    """Without this a backward pass would leave out, and not miss, what came from other ranks."""
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        raise UnsupportedError(
-            "q, k, v or home_kv require gradients, and TokenRing has no backward pass: call it, or the model, under "
-            "torch.inference_mode() or torch.no_grad(), as pipelines do"
-        )
 
 
 def _spec(
@@ -218,8 +196,8 @@ def _spec(
             + ", ".join(f"{t.dtype} on {t.device}" for t in (q, *others))
         )
     for name, dtype in (("q", q.dtype), ("partial_dtype", partial_dtype or q.dtype)):
-        if dtype not in _DTYPES:
-            raise UnsupportedError(f"{name} has dtype {dtype}; supported: {', '.join(map(str, _DTYPES))}")
+        if dtype not in DTYPES:
+            raise UnsupportedError(f"{name} has dtype {dtype}; supported: {', '.join(map(str, DTYPES))}")
     if home_kv is not None:
         home_k, home_v = home_kv
         expected = (k.shape[0], k.shape[1], k.shape[3])

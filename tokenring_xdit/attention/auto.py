@@ -93,13 +93,13 @@ class AutoSchedule:
     """The choices of one group of ranks.
 
     Args:
-        group: A gloo group of them.
+        swap: Gives every rank the values of all, in order; all of them come to it.
         peers: Their ranks in the world.
         rank: This one's number among them.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None, peers: list[int], rank: int) -> None:
-        self._group, self._peers, self._rank = group, peers, rank
+    def __init__(self, swap: Callable[[Any], list[Any]], peers: list[int], rank: int) -> None:
+        self._swap, self._peers, self._rank = swap, peers, rank
         self._trials: dict[tuple[Auto, Layout], Trial] = {}
         self._costs: dict[tuple[str, torch.dtype, int, int], Cost] = {}
         self._hosts: list[str] | None = None
@@ -142,10 +142,7 @@ class AutoSchedule:
         trial.calls += 1
         if trial.calls < len(trial.candidates) * (1 + _ROUNDS):
             return
-        found: list[Any] = [trial.seconds]
-        if self._group is not None:
-            found = [None] * len(self._peers)
-            dist.all_gather_object(found, trial.seconds, group=self._group)
+        found = self._swap(trial.seconds)
         # The slowest rank's time counts. The first call of each made its buffers.
         medians = [
             statistics.median(max(rank[index][turn] for rank in found) for turn in range(1, 1 + _ROUNDS))
@@ -165,30 +162,25 @@ class AutoSchedule:
     def _decide(self, auto: Auto, layout: Layout, device: torch.device) -> tuple[list[str], str]:
         """Names of what to run or to try, and why: the first rank's word."""
         hosts = self._all_hosts()
-        answer: list[Any] = [None]
+        answer: Any = None
         if self._rank == 0:
             try:
-                answer = [self._choose(auto, layout, device, hosts)]
+                answer = self._choose(auto, layout, device, hosts)
             except UnsupportedError as error:
-                answer = [error]
+                answer = error
             except Exception as error:  # whatever it is, the other ranks wait for an answer
                 what = f"{error}" if isinstance(error, TokenRingError) else f"{type(error).__name__}: {error}"
-                answer = [ConfigurationError(f"schedule auto: {what}")]
-                answer[0].__cause__ = error
-        if self._group is not None:
-            dist.broadcast_object_list(answer, self._peers[0], group=self._group)
-        if isinstance(answer[0], Exception):
-            raise answer[0]
-        names, why = answer[0]
+                answer = ConfigurationError(f"schedule auto: {what}")
+                answer.__cause__ = error
+        told = self._swap(answer)[0]
+        if isinstance(told, Exception):
+            raise told from answer.__cause__ if isinstance(answer, Exception) else None
+        names, why = told
         return names, why
 
     def _all_hosts(self) -> list[str]:
         if self._hosts is None:
-            self._hosts = [socket.gethostname()]
-            if self._group is not None:
-                gathered: list[Any] = [None] * len(self._peers)
-                dist.all_gather_object(gathered, self._hosts[0], group=self._group)
-                self._hosts = gathered
+            self._hosts = self._swap(socket.gethostname())
         return self._hosts
 
     def _choose(self, auto: Auto, layout: Layout, device: torch.device, hosts: list[str]) -> tuple[list[str], str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -12,10 +13,13 @@ from torch import Tensor
 
 from tokenring_xdit.attention.messages import PartialForm
 
-__all__ = ["Buffer", "BufferPool"]
+__all__ = ["Buffer", "BufferPool", "Wait"]
 
 _KEPT_LAYOUTS = 64
 """Distinct buffer shapes kept between calls: a call over N unequal shards uses 2 N, a service with free sizes many."""
+
+Wait = Callable[[Sequence[dist.Work], int], None]
+"""Waits for transfers, of so many bytes."""
 
 _Key = tuple[tuple[int, ...], torch.dtype, torch.device]
 
@@ -41,17 +45,27 @@ class Buffer:
                 self._partial = form, form.views(self.tensor)
         return self._partial[1]
 
-    def settle(self) -> None:
+    def settle(self, wait: Wait) -> None:
         """Wait until nothing reads the memory any more."""
-        for work in self.readers:
-            work.wait()
-        self.readers.clear()
+        if self.readers:
+            wait(self.readers, self.tensor.nbytes)
+            self.readers.clear()
+
+
+def _wait(works: Sequence[dist.Work], size: int) -> None:
+    for work in works:
+        work.wait()
 
 
 class BufferPool:
-    """Free buffers by shape, dtype and device."""
+    """Free buffers by shape, dtype and device.
 
-    def __init__(self) -> None:
+    Args:
+        wait: Waits for transfers of so many bytes.
+    """
+
+    def __init__(self, wait: Wait = _wait) -> None:
+        self._wait = wait
         self._free: OrderedDict[_Key, deque[Buffer]] = OrderedDict()
         self._read: list[Buffer] = []  # given back while transfers read them
 
@@ -61,7 +75,7 @@ class BufferPool:
         free = self._free.get(key)
         if free:
             buffer = free.popleft()  # the oldest: its last transfer is the likeliest to be over
-            buffer.settle()
+            buffer.settle(self._wait)
             return buffer
         with _outlasting():
             return Buffer(torch.empty(shape, dtype=dtype, device=device), key)
@@ -74,12 +88,12 @@ class BufferPool:
         self._free.move_to_end(buffer.key)
         while len(self._free) > _KEPT_LAYOUTS:
             for old in self._free.popitem(last=False)[1]:
-                old.settle()
+                old.settle(self._wait)
 
     def settle(self) -> None:
         """Wait for every transfer that still reads a free buffer."""
         for buffer in self._read:
-            buffer.settle()
+            buffer.settle(self._wait)
         self._read.clear()
 
     def clear(self) -> None:

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from tokenring_xdit.attention.agreement import Layout
 from tokenring_xdit.attention.buffers import Buffer
-from tokenring_xdit.attention.groups import RingGroup
+from tokenring_xdit.attention.groups import RingGroup, in_words
 from tokenring_xdit.attention.kernels import KernelFunction
 from tokenring_xdit.attention.masks import KeyMask
 from tokenring_xdit.attention.merge import Running
 from tokenring_xdit.attention.messages import PartialForm
 from tokenring_xdit.attention.program import OWN_KV, OWN_Q, Fold, Join, Meet, Place, Post, Receive, prepare
 from tokenring_xdit.attention.tracing import active_trace
-from tokenring_xdit.errors import CommunicationError
+from tokenring_xdit.attention.waits import Broken
 from tokenring_xdit.schedule import Channel, VerifiedSchedule
 
 __all__ = ["Run", "execute"]
@@ -33,7 +33,7 @@ __all__ = ["Run", "execute"]
 class _Held:
     """The tensors of a block: this rank's own, or received ones with what to wait for."""
 
-    __slots__ = ("buffers", "receive", "tensors", "works")
+    __slots__ = ("buffers", "receive", "size", "tensors", "works")
 
     def __init__(
         self, tensors: tuple[Tensor, ...], buffers: Sequence[Buffer] = (), receive: Receive | None = None
@@ -41,6 +41,7 @@ class _Held:
         self.tensors = tensors
         self.buffers = buffers
         self.receive = receive
+        self.size = max((tensor.nbytes for tensor in tensors), default=0) if receive is not None else 0
         self.works: list[dist.Work] = []
 
 
@@ -75,7 +76,7 @@ def execute(
         Output ``[B, H, Sq, D]`` in the dtype of ``q``, log-sum-exp ``[B, H, Sq]`` in fp32.
 
     Raises:
-        CommunicationError: A transfer failed.
+        CommunicationError: A transfer failed, or the rank did on which it waits.
         Exception: Whatever the kernel raised. After any error the group is given up.
     """
     run_of: Callable[..., Run] = Run
@@ -84,19 +85,18 @@ def execute(
         from tokenring_xdit.attention.traced import TracedRun  # which builds on this module
 
         run_of = partial(TracedRun, trace)
-    run = run_of(verified, layout, ring_group, kernel, q, k, v, key_mask)
+    run: Run | None = None
     try:
+        run = run_of(verified, layout, ring_group, kernel, q, k, v, key_mask)
         return run.run(home_kv, home_mask)
     except BaseException as error:
         # Transfers are under way: what comes next on these channels would meet what this call left.
-        doing = f" at {run.transferring}" if run.transferring is not None else ""
-        message = f"rank {ring_group.rank} failed in schedule '{verified.schedule.name}'{doing}: {error}"
+        where = f"in schedule '{verified.schedule.name}'"
+        if isinstance(error, Broken):
+            what = _in_words(run.transferring if run is not None else None, ring_group)
+            raise ring_group.failure(f"waited for {what} {where}", error) from error
         if ring_group.world_size > 1:
-            ring_group.fail(message)
-        if run.transferring is not None and isinstance(error, RuntimeError):
-            raise CommunicationError(
-                f"{message}. A peer died, failed, or called attention with other shapes"
-            ) from error
+            ring_group.fail(f"rank {ring_group.names[ring_group.rank]} failed {where}: {in_words(error)}")
         raise
 
 
@@ -121,7 +121,7 @@ class Run:
         self.rank = ring_group.rank
         self.device = q.device
         self.program = prepare(verified, layout, self.rank, ring_group.receives_early)
-        self.transferring: Post | Receive | str | None = None  # what a RuntimeError of torch.distributed would be about
+        self.transferring: Post | Receive | str | None = None  # what a broken transfer would be about
         self.result = Running(tuple(q.shape), q.device)
         self.held: list[_Held | None] = [None] * self.program.places
         self.held[OWN_Q], self.held[OWN_KV] = _Held((q,)), _Held((k, v))
@@ -129,6 +129,7 @@ class Run:
         self.guests: dict[int, Running] = {}  # partial outputs of other ranks' queries, built here
         self.away: deque[tuple[int, Buffer]] = deque()  # partial outputs on their way home, by number of exchange
         self.sending: list[dist.Work] = []
+        self.largest = 0  # bytes of what is sent from the caller's tensors
 
     def run(self, home_kv: tuple[Tensor, Tensor] | None, home_mask: KeyMask | None) -> tuple[Tensor, Tensor]:
         """Execute the program from its first action to its last."""
@@ -176,6 +177,7 @@ class Run:
             held = self.held[receive.place]
             assert held is not None
             held.works = [next(works) for _ in held.buffers]
+        self.largest = max([self.largest, *(tensor.nbytes for tensor, buffer, _ in outgoing if buffer is None)])
         for (_, buffer, _), work in zip(outgoing, works, strict=True):
             (self.sending if buffer is None else buffer.readers).append(work)
         self.transferring = None
@@ -216,8 +218,7 @@ class Run:
         assert held is not None
         if held.works:
             before, self.transferring = self.transferring, held.receive
-            for work in held.works:
-                work.wait()
+            self.group.wait_for(held.works, held.size)
             self.transferring = before
             held.works.clear()
         return held
@@ -235,8 +236,7 @@ class Run:
     def _settle(self) -> None:
         """Wait until the caller may overwrite its tensors."""
         self.transferring = "the end of its sends"
-        for work in self.sending:
-            work.wait()
+        self.group.wait_for(self.sending, self.largest)
         if self.device.type == "cuda":
             # Torch's allocator keeps the memory at hand, and it alone knows whether a CUDA graph will use it again.
             self.group.pool.clear()
@@ -306,6 +306,14 @@ class Run:
     def _fold(self, step: Fold) -> None:
         (buffer,) = self._at(step.place).buffers
         self.result.fold(*buffer.partial_views(step.form), step.part, owned=False)
+
+
+def _in_words(transferring: Post | Receive | str | None, group: RingGroup) -> str:
+    if isinstance(transferring, Receive):
+        return f"block {transferring.block} from rank {group.names[transferring.peer]}"
+    if isinstance(transferring, Post):
+        return f"room for an exchange on channel {transferring.channel.value}"
+    return transferring or "messages that still leave"
 
 
 def _by_item(mask: KeyMask | None, k: Tensor, v: Tensor) -> list[tuple[Tensor, Tensor]] | None:

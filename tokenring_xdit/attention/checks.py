@@ -1,0 +1,170 @@
+"""What a call's arguments have to be: each mistake is one sentence, whatever was passed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenring_xdit.attention.masks import KeyMask
+from tokenring_xdit.errors import UnsupportedError
+from tokenring_xdit.schedule import Mask, VerifiedSchedule, build
+
+__all__ = ["check_masks", "check_tensors", "check_types", "resolve"]
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def check_types(
+    q: Any,
+    k: Any,
+    v: Any,
+    *,
+    kernel: Any,
+    scale: Any,
+    causal: Any,
+    key_mask: Any,
+    home_kv: Any,
+    home_mask: Any,
+    partial_dtype: Any,
+    layout_key: Any,
+) -> None:
+    """Refuse what is of another type than the signature says.
+
+    Raises:
+        UnsupportedError: Something is.
+    """
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        if not isinstance(tensor, Tensor):
+            raise UnsupportedError(f"{name} has to be a tensor, got {_described(tensor)}")
+        _check_layout(name, tensor)
+    if home_kv is not None:
+        pair = isinstance(home_kv, (tuple, list)) and len(home_kv) == 2
+        if not pair or not all(isinstance(tensor, Tensor) for tensor in home_kv):
+            raise UnsupportedError(f"home_kv has to be two tensors, keys and values, got {_described(home_kv)}")
+        for tensor in home_kv:
+            _check_layout("home_kv", tensor)
+    for name, mask in (("key_mask", key_mask), ("home_mask", home_mask)):
+        if mask is not None and not isinstance(mask, (Tensor, KeyMask)):
+            raise UnsupportedError(f"{name} has to be a bool tensor [B, Skv] or a KeyMask, got {_described(mask)}")
+    if not isinstance(causal, bool):
+        raise UnsupportedError(f"causal has to be True or False, got {_described(causal)}")
+    number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
+    if scale is not None and not (number and math.isfinite(scale)):
+        raise UnsupportedError(f"scale has to be a finite number or None, got {_described(scale)}")
+    if partial_dtype is not None and not isinstance(partial_dtype, torch.dtype):
+        raise UnsupportedError(f"partial_dtype has to be a torch.dtype or None, got {_described(partial_dtype)}")
+    if kernel is not None and not isinstance(kernel, str) and not callable(kernel):
+        raise UnsupportedError(f"kernel has to be a name, a function or None, got {_described(kernel)}")
+    if not _hashable(layout_key):
+        raise UnsupportedError(
+            f"layout_key has to be hashable, such as a number or a tuple of numbers, got {_described(layout_key)}"
+        )
+
+
+def check_tensors(q: Tensor, k: Tensor, v: Tensor, home_kv: tuple[Tensor, Tensor] | None) -> None:
+    """Refuse shapes that do not fit, and gradients.
+
+    Raises:
+        UnsupportedError: They do not.
+    """
+    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
+    if q.ndim != 4 or k.ndim != 4 or k.shape != v.shape:
+        raise UnsupportedError(f"expected q [B, H, Sq, D] and k and v [B, Hkv, Skv, D] alike, got {shapes}")
+    if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
+        raise UnsupportedError(f"q and k differ in batch or head dim: {shapes}")
+    if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
+        raise UnsupportedError(f"{q.shape[1]} query heads are no multiple of {k.shape[1]} key heads: {shapes}")
+    # Without this a backward pass would leave out, and not miss, what came from other ranks.
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (q, k, v, *(home_kv or ()))):
+        raise UnsupportedError(
+            "q, k, v or home_kv require gradients, and TokenRing has no backward pass: call it, or the model, under "
+            "torch.inference_mode() or torch.no_grad(), as pipelines do"
+        )
+
+
+def resolve(schedule: Any, world_size: int, causal: bool, heads: int) -> VerifiedSchedule:
+    """The schedule of a call.
+
+    Raises:
+        ScheduleError: There is none of this name for so many ranks.
+        UnsupportedError: It is none, or made for other ranks or another mask.
+    """
+    mask = Mask.CAUSAL if causal else Mask.FULL
+    if isinstance(schedule, str):
+        return build(schedule, world_size, mask, heads)
+    if not isinstance(schedule, VerifiedSchedule):
+        raise UnsupportedError(
+            f"a schedule has to be a name or a VerifiedSchedule, not {_described(schedule)}: "
+            "pass it through tokenring_xdit.schedule.verify() first"
+        )
+    plan = schedule.schedule
+    if (plan.world_size, plan.mask) != (world_size, mask):
+        raise UnsupportedError(
+            f"schedule '{plan.name}' is for {plan.world_size} ranks with a {plan.mask.value} mask; "
+            f"this call has {world_size} ranks and a {mask.value} mask"
+        )
+    return schedule
+
+
+def check_masks(
+    k: Tensor,
+    home_kv: tuple[Tensor, Tensor] | None,
+    key_mask: KeyMask | Tensor | None,
+    home_mask: KeyMask | Tensor | None,
+    causal: bool,
+    verified: VerifiedSchedule | None,
+) -> tuple[KeyMask | None, KeyMask | None]:
+    """Check the masks against the keys and the schedule.
+
+    Raises:
+        UnsupportedError: They do not fit.
+    """
+    if home_mask is not None and home_kv is None:
+        raise UnsupportedError("home_mask hides keys of home_kv, which was not passed")
+    checked: list[KeyMask | None] = []
+    for name, keys, given in (
+        ("key_mask", k, key_mask),
+        ("home_mask", k if home_kv is None else home_kv[0], home_mask),
+    ):
+        mask = KeyMask(given) if isinstance(given, Tensor) else given
+        if mask is not None:
+            mask.check(keys, name)
+            if causal:
+                raise UnsupportedError(f"{name} with causal=True is not supported: hide keys or use a causal mask")
+        checked.append(mask)
+    own, home = checked
+    if own is not None and own.ragged and verified is not None and not verified.keys_stay_whole:
+        raise UnsupportedError(
+            f"the items of this batch hide different keys, and schedule '{verified.schedule.name}' sends keys or cuts "
+            "them: use schedule 'token_ring', where they stay at home whole, or one call for each item"
+        )
+    return own, home
+
+
+def _check_layout(name: str, tensor: Tensor) -> None:
+    if tensor.layout != torch.strided or tensor.is_nested:
+        raise UnsupportedError(f"{name} has to be a dense tensor, got one of layout {tensor.layout}")
+
+
+def _described(value: Any) -> str:
+    if value is None:
+        return "None"
+    if isinstance(value, Tensor):
+        return f"a tensor {tuple(value.shape)}"
+    if isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, (int, float, str)):
+        return repr(value)[:100]
+    return f"a {type(value).__name__}"
+
+
+def _hashable(value: Hashable) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True

@@ -1,0 +1,78 @@
+"""Waits that can be ended: what blocks in C++ is left to a thread; its caller waits for the thread, or for the end."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any
+
+__all__ = ["DIRECT", "Broken", "Ended", "Waiter"]
+
+DIRECT = 1 << 15
+"""Bytes of a message up to which its transfer is waited for directly.
+
+A wait for gloo ends when the watch closes the connections (``RingGroup.break_off``), except while its message is on
+the way in part: gloo then has it on neither of the lists whose waits it ends (``Pair::signalException`` of its
+``transport/tcp/pair.cc``). Short messages go into the socket as a whole.
+"""
+
+
+class Broken(Exception):  # noqa: N818
+    """A transfer has failed, says torch."""
+
+
+class Ended(Broken):
+    """A wait was ended from outside, or has taken as long as it may."""
+
+
+class Waiter:
+    """A thread that waits for transfers in the place of the caller; made when first needed."""
+
+    def __init__(self) -> None:
+        self._jobs: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
+        self._answers: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+        self._started = False
+        self._ended = threading.Event()
+        weakref.finalize(self, self._jobs.put, None)
+
+    def call(self, job: Callable[[], Any], seconds: float | None) -> Any:
+        """Have something done by the thread; after :class:`Ended` the thread may be in it for long.
+
+        Raises:
+            Ended: :meth:`end` was called, or the time is over.
+            Exception: What the job raised.
+        """
+        if self._ended.is_set():
+            raise Ended
+        if not self._started:
+            self._started = True
+            arguments = self._jobs, self._answers
+            threading.Thread(target=_serve, args=arguments, name="tokenring-waiter", daemon=True).start()
+        self._jobs.put(job)
+        try:
+            answer, error = self._answers.get(timeout=seconds)
+        except Empty:
+            self._ended.set()
+            raise Ended from None
+        if self._ended.is_set() and error is None and answer is None:
+            raise Ended
+        if error is not None:
+            raise error
+        return answer
+
+    def end(self) -> None:
+        """End the wait that is under way, if there is one, and allow no other."""
+        self._ended.set()
+        self._answers.put((None, None))
+        self._jobs.put(None)
+
+
+def _serve(jobs: SimpleQueue[Callable[[], Any] | None], answers: SimpleQueue[Any]) -> None:
+    while (job := jobs.get()) is not None:
+        try:
+            answers.put((job(), None))
+        except BaseException as error:
+            answers.put((None, error))
+        del job  # it keeps messages

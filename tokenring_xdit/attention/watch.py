@@ -1,0 +1,318 @@
+"""Finds the rank for which nobody should wait any longer, and ends the waits.
+
+One thread in each process looks at the ranks: those of this machine in ``/proc``, those of others by their
+heartbeats in the default store; and at what ranks have told there (``bulletin.py``). What waits says so by
+:attr:`Party.waiting`, which costs an assignment, and is ended by :meth:`Party.end`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch.distributed as dist
+
+from tokenring_xdit.attention.bulletin import INTERVAL, Bulletin, Notice
+from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.liveness import LIMIT, ProcessIdentity, State, limit, process_space
+
+__all__ = ["Party", "Problem", "Watch"]
+
+log = logging.getLogger(__name__)
+
+GRACE = 5.0
+"""Seconds that a wait may go on after a rank has gone: it may have ended well, and owe nothing to anybody."""
+
+SHORT_GRACE = 1.5
+"""Seconds in which all ranks may raise by themselves what one of them has told, before anybody is stopped."""
+
+_LAST_CALLS = 1.0
+"""Seconds for what a process still has to tell when it ends."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a wait has no end.
+
+    Attributes:
+        sentence: In words, beginning with the rank.
+        since: When this process first knew, on the monotonic clock.
+        grace: Seconds for a wait to end by itself.
+    """
+
+    sentence: str
+    since: float
+    grace: float
+
+
+class Party(Protocol):
+    """What waits for other ranks: a group, or a guarded section.
+
+    Attributes:
+        key: Its name, the same on all ranks.
+        members: Global ranks.
+        call: Number of the call, or of the section, that it is in.
+        waiting: What the caller waits for now, a new object for each wait; ``None`` for nothing.
+        agreeing: Whether the ranks compare their calls, and so hear of a refusal anyhow.
+        needs_all: Whether every rank has to come to what is waited for.
+        section: Whether it is a guarded section.
+    """
+
+    key: str
+    members: tuple[int, ...]
+    call: int
+    waiting: Any
+    agreeing: bool
+    needs_all: bool
+    section: bool
+
+    def end(self, problem: Problem) -> None:
+        """End the wait; called by the thread of the watch."""
+
+
+@dataclass
+class _Peer:
+    """What is known of another rank; ``silent`` and ``stopped`` count only the time in which this process ran."""
+
+    rank: int
+    where: str
+    process: ProcessIdentity | None
+    beat: Any = None
+    silent: float = 0.0
+    stopped: float = 0.0
+    gone: float | None = None  # since when
+
+
+class Watch:
+    """The watch of one process over the ranks of its world."""
+
+    _current: Watch | None = None
+
+    def __init__(self) -> None:
+        self.rank = dist.get_rank()
+        self._world = weakref.ref(dist.distributed_c10d._get_default_group())
+        self.bulletin = Bulletin()
+        self._space = process_space()
+        self._parties: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._seen: weakref.WeakKeyDictionary[Any, tuple[Any, float]] = weakref.WeakKeyDictionary()
+        self._peers: dict[int, _Peer] = {}
+        self._told: list[tuple[float, Notice]] = []
+        self._keys: dict[str, int] = {}
+        self._looked = time.monotonic()
+        self._beats, self._beaten = 0, 0.0
+        self._lock = threading.RLock()
+        self._stop = threading.Event()
+        self.bulletin.put(f"process/{self.rank}", self._identity())
+        self._thread = threading.Thread(target=self._run, name="tokenring-watch", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def current(cls) -> Watch:
+        """The one for the default group, begun if there is none."""
+        watch = cls._current
+        if watch is None or watch._world() is not dist.distributed_c10d._get_default_group():
+            if watch is not None:
+                watch._stop.set()
+            watch = cls._current = cls()
+        return watch
+
+    @classmethod
+    def known(cls) -> Watch | None:
+        """The one for the default group, if there is one."""
+        watch = cls._current
+        if watch is None or not dist.is_initialized():
+            return None
+        return watch if watch._world() is dist.distributed_c10d._get_default_group() else None
+
+    def give_up(self, sentence: str, scope: Iterable[int]) -> None:
+        """Tell the ranks in ``scope`` that this one takes no part any more in what they do together."""
+        self.bulletin.publish(Notice(self.rank, sentence, None, tuple(scope)))
+        self.bulletin.flush(_LAST_CALLS)
+
+    def join(self, party: Party) -> None:
+        """Look after the waits of a group or a section."""
+        with self._lock:
+            self._parties.add(party)
+            others = [rank for rank in party.members if rank != self.rank]
+            self.bulletin.want(f"process/{rank}" for rank in others)
+
+    def new_key(self, name: str) -> str:
+        """A name for a group that torch calls so; one that all ranks forgot and make again gets another."""
+        number = self._keys[name] = self._keys.get(name, 0) + 1
+        return f"{name}/{number}"
+
+    def knows_refusal(self, party: Party) -> bool:
+        """Whether a rank has told that it refuses the call that this one is about to make."""
+        if not self._told:
+            return False
+        return any(n.group == party.key and n.call == party.call for _, n in self._told)
+
+    def where(self, rank: int) -> str | None:
+        """Which process a rank is, in words; ``None`` while that is not known."""
+        peer = self._peer(rank)
+        return peer.where if peer else None
+
+    def problem_of(self, party: Party, *, patience: float = 0.0) -> Problem | None:
+        """Why a group's ranks should not be waited for; looks for it at most so many seconds.
+
+        A process whose connection has just been closed is not gone at once, nor has everybody told what happened.
+        """
+        end = time.monotonic() + patience
+        while True:
+            problem = self.look(party)
+            if problem is not None or time.monotonic() >= end:
+                return problem
+            self.bulletin.hurry(1)
+            time.sleep(0.02)
+            self.bulletin.hurry(-1)
+
+    def look(self, party: Party | None = None) -> Problem | None:
+        """Look at all ranks now, and return what is wrong for ``party``."""
+        with self._lock:
+            now = time.monotonic()
+            ran = min(now - self._looked, 2 * INTERVAL)  # less than what passed where this process was stopped itself
+            self._looked = now
+            # What this rank has told itself is over for it too, where it named no group.
+            self._told += [(now, n) for n in self.bulletin.news() if n.rank != self.rank or n.group is None]
+            for rank in {rank for each in self._parties for rank in each.members} - {self.rank}:
+                peer = self._peer(rank)
+                if peer is not None:
+                    self._observe(peer, now, ran)
+            return self._problem(party) if party is not None else None
+
+    def close(self) -> None:
+        """Tell that this process ends well, and end the threads."""
+        self._stop.set()
+        self.bulletin.put(f"left/{self.rank}", {party.key: party.call for party in [*self._parties]})
+        self.bulletin.close(_LAST_CALLS)
+
+    # -- what is known -----------------------------------------------------------------------------------------
+
+    def _identity(self) -> dict[str, Any]:
+        try:
+            own: ProcessIdentity | None = ProcessIdentity.of()
+        except (ProcessLookupError, OSError):
+            own = None
+        return {
+            "pid": os.getpid(),
+            "start": own.start if own else None,
+            "space": self._space,
+            "host": socket.gethostname(),
+        }
+
+    def _peer(self, rank: int) -> _Peer | None:
+        peer = self._peers.get(rank)
+        told = self.bulletin.found.get(f"process/{rank}")
+        if peer is None and told is not None:
+            here = self._space is not None and told["space"] == self._space and told["start"] is not None
+            process = ProcessIdentity(told["pid"], told["start"]) if here else None
+            peer = self._peers[rank] = _Peer(rank, f"process {told['pid']} on host {told['host']}", process)
+            self.bulletin.follow(f"beat/{p.rank}" for p in self._peers.values() if p.process is None)
+        return peer
+
+    def _observe(self, peer: _Peer, now: float, ran: float) -> None:
+        if peer.process is None:
+            if now - self.bulletin.heard > _limit() / 2:
+                return  # the store does not answer, which says nothing of this rank
+            beat = self.bulletin.found.get(f"beat/{peer.rank}")
+            peer.silent = 0.0 if beat != peer.beat else peer.silent + ran
+            peer.beat = beat
+            return
+        state = peer.process.state
+        peer.stopped = peer.stopped + ran if state is State.STOPPED else 0.0
+        if state is State.GONE and peer.gone is None:
+            peer.gone = now
+            self.bulletin.want([f"left/{peer.rank}"])
+
+    def _problem(self, party: Party) -> Problem | None:
+        members, longest, now = set(party.members), _limit(), time.monotonic()
+        for since, notice in self._told:
+            if notice.section != party.section and notice.group is not None:
+                continue
+            if notice.group not in (None, party.key) or not members <= set(notice.scope):
+                continue
+            if notice.call is None:
+                return Problem(notice.sentence, since, 0.0)
+            if notice.call == party.call and not party.agreeing:
+                return Problem(notice.sentence, since, SHORT_GRACE)
+        for peer in [self._peers[rank] for rank in party.members if rank in self._peers]:
+            if peer.gone is not None and self._owes(peer, party):
+                grace = SHORT_GRACE if party.needs_all else GRACE
+                return Problem(f"rank {peer.rank} is gone ({peer.where})", peer.gone, min(grace, longest / 2))
+            if peer.stopped >= longest:
+                return Problem(f"rank {peer.rank} is stopped ({peer.where}), for {longest:g} s", now - longest, 0.0)
+            if peer.silent >= longest:
+                return Problem(
+                    f"rank {peer.rank} was not heard of for {longest:g} s ({peer.where})", now - longest, 0.0
+                )
+        elsewhere = any(rank in self._peers and self._peers[rank].process is None for rank in party.members)
+        if elsewhere and now - self.bulletin.heard >= longest:
+            return Problem(
+                f"the store of torch.distributed has not answered for {longest:g} s: the rank or launcher that keeps "
+                "it, mostly on the host of rank 0, is gone, stopped or cut off",
+                now - longest,
+                0.0,
+            )
+        return None
+
+    def _owes(self, peer: _Peer, party: Party) -> bool:
+        """Whether a rank that is gone did not do its part; one that ended well has told how far it came."""
+        left = self.bulletin.found.get(f"left/{peer.rank}")
+        return left is None or left.get(party.key, -1) < party.call
+
+    # -- the thread --------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._stop.wait(min(INTERVAL, _limit() / 8)):
+            group = self._world()
+            if group is None or group is not dist.distributed_c10d._world.default_pg:
+                break
+            del group
+            try:
+                self._beat()
+                self.look()
+                for party in [*self._parties]:
+                    self._judge(party)
+            except Exception:  # whatever it is: without a watch waits have no end
+                log.warning("the watch over the other ranks failed once, and goes on", exc_info=True)
+        self.bulletin.close(_LAST_CALLS)
+
+    def _beat(self) -> None:
+        """Show other hosts that this process runs."""
+        now = time.monotonic()
+        if any(peer.process is None for peer in self._peers.values()) and now - self._beaten >= _limit() / 6:
+            self._beats, self._beaten = self._beats + 1, now
+            self.bulletin.put(f"beat/{self.rank}", self._beats)
+
+    def _judge(self, party: Party) -> None:
+        waiting, now = party.waiting, time.monotonic()
+        with self._lock:
+            before, since = self._seen.get(party, (None, now))
+            if waiting is not before:
+                before, since = waiting, now
+            self._seen[party] = before, since
+            problem = None if waiting is None else self._problem(party)
+        if problem is not None and now - max(since, problem.since) >= problem.grace and party.waiting is waiting:
+            party.end(problem)
+
+
+def _limit() -> float:
+    try:
+        return limit()
+    except ConfigurationError:  # the call says so
+        return LIMIT
+
+
+@atexit.register
+def _leave() -> None:
+    """While the interpreter still runs: a thread that comes back from C++ later would end the process with an abort."""
+    if Watch._current is not None:
+        Watch._current.close()
