@@ -169,3 +169,15 @@ def test_steps_of_pipelines_are_cases_of_their_own() -> None:
         keys.add(step.model_copy(update=change).key)
     assert len(keys) == 5
     assert str(step).startswith("ulysses, embedded, 64x64 pixels, 2 steps, 64 tokens")
+
+
+def test_results_of_anybody_do_not_reach_the_terminal_raw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = record([1.0], strategy="ulysses\x1b[31m\n  better       made up")
+    file = write(tmp_path / RESULTS_FILE, hostile)
+    assert main(["bench", "diff", file, file]) == 0
+    printed = capsys.readouterr().out
+    assert len(printed.splitlines()) == 1
+    assert printed.rstrip("\n").isprintable()
+    Path(file).write_text(json.dumps({"\x1b[31m\n": 1}) + "\n")
+    assert main(["bench", "diff", file, file]) == 2
+    assert all(character.isprintable() or character == "\n" for character in capsys.readouterr().err)

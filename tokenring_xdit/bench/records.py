@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tokenring_xdit.bench.plan import Case, Level, lengths_in_words
 from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.messages import named
 
 __all__ = ["Record", "Spread", "Status", "case_fields", "read_records", "write_table"]
 
@@ -161,7 +162,7 @@ def read_records(path: Path) -> tuple[Record, ...]:
             records.append(Record.model_validate_json(line))
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the line"
+            where = named(".".join(map(str, first["loc"])) or "the line")
             raise ConfigurationError(
                 f"results {path}, line {number}: {where}: {first['msg']}; is it the results.jsonl of a sweep?"
             ) from error

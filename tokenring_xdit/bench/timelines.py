@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tokenring_xdit.bench.plan import Level, lengths_in_words
 from tokenring_xdit.bench.records import Record
 from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.messages import named
 from tokenring_xdit.schedule import Timeline, perfetto
 
 __all__ = [
@@ -128,7 +129,7 @@ def _parsed(path: Path, number: int, line: str) -> CaseTimeline:
         return CaseTimeline.model_validate_json(line)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the line"
+        where = named(".".join(map(str, first["loc"])) or "the line")
         raise ConfigurationError(
             f"timelines {path}, line {number}: {where}: {first['msg']}; is it the {TIMELINES_FILE} of a sweep?"
         ) from error

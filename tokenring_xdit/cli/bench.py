@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tokenring_xdit.cli.progress import progress
 from tokenring_xdit.errors import ConfigurationError, LaunchError, NetworkError, RegressionError
+from tokenring_xdit.messages import escaped, one_line
 from tokenring_xdit.planning import AUTO
 from tokenring_xdit.workers.environment import rank_environment
 
@@ -245,9 +246,9 @@ def _predict(args: argparse.Namespace) -> None:
     for p in predictions:
         if p.record.problem != problem:
             problem = p.record.problem
-            print(f"{problem}\n{'strategy':<{wide}} {'measured ms':>12} {'predicted ms':>13} {'ratio':>6}")
+            print(f"{one_line(problem)}\n{'strategy':<{wide}} {'measured ms':>12} {'predicted ms':>13} {'ratio':>6}")
         times = f"{p.measured * 1e3:12.1f} {p.simulation.makespan * 1e3:13.1f} {p.ratio:6.2f}"
-        print(f"{p.record.strategy:<{wide}} {times}")
+        print(f"{one_line(p.record.strategy):<{wide}} {times}")
 
 
 def _plain(record: Record) -> dict[str, object]:
@@ -278,7 +279,7 @@ def _table(outcome: Outcome) -> str:
             f"{name:<{wide}} {record.seconds.median * 1e3:9.1f} {spread:>19} {shown:>9} "
             f"{record.max_error:8.1e} {max(record.bytes_sent) / 1e6:8.2f} {max(record.peak_bytes) / 1e6:8.2f}"
         )
-    return "\n".join([*lines, f"results: {outcome.results}, and as a table beside it"])
+    return escaped("\n".join([*lines, f"results: {outcome.results}, and as a table beside it"]), keep="\n")
 
 
 def _settled(record: Record) -> str:
@@ -313,7 +314,8 @@ def _compared(before: Sequence[Record], after: Sequence[Record], args: argparse.
     if args.json and args.run is _diff:
         print(json.dumps([_as_json(entry) for entry in differences]))
     else:
-        print("\n".join(_in_words(entry) for entry in differences), file=sys.stderr if args.json else sys.stdout)
+        lines = [one_line(_in_words(entry)) for entry in differences]  # files of results may be anybody's
+        print("\n".join(lines), file=sys.stderr if args.json else sys.stdout)
     return differences
 
 
