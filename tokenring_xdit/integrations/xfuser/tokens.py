@@ -288,7 +288,8 @@ def _spread_class(kind: Any, intercept: bool) -> Any:
             )
         return result
 
-    body = {"__call__": call, "__module__": kind.__module__, "__doc__": kind.__doc__}
+    # A graph would set the layout when it is over, and not before attention asks for it.
+    body = {"__call__": wraps(original)(outside_graphs(call)), "__module__": kind.__module__, "__doc__": kind.__doc__}
     return type(kind.__name__, (kind,), body)
 
 
