@@ -62,6 +62,15 @@ def test_right_or_refused(ranks: RankPool, outcomes: dict[tuple[str, str], Outco
     outcomes[use, family] = outcome
 
 
+def test_other_pipelines_hear_what_was_asked(ranks: RankPool) -> None:
+    first, second = ranks.run(2, uses.refusal_of, "StableDiffusionXLPipeline", {"ulysses_degree": 2})
+    assert first == second
+    assert "ulysses_degree=2" in first
+    assert "StableDiffusionXLPipeline" in first
+    assert "TokenRing was asked for" not in first
+    assert "Call the pipeline without parallelize" in first
+
+
 def test_quick_ones_exist() -> None:
     assert set(uses.cases()) >= QUICK
 

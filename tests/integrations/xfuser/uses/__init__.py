@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.integrations.xfuser.uses import afterwards, arguments, callbacks, lora, schedulers, transformer
+from tests.integrations.xfuser.uses import afterwards, arguments, callbacks, ip_adapter, lora, schedulers, transformer
 from tests.integrations.xfuser.uses.harness import Trial, Use, trial
 from tests.integrations.xfuser.uses.judging import Kind, Outcome, judge
 from tests.support.families import FAMILIES
 
-__all__ = ["GROUPS", "USES", "Kind", "Outcome", "Trial", "Use", "cases", "judge", "tried"]
+__all__ = ["GROUPS", "USES", "Kind", "Outcome", "Trial", "Use", "cases", "judge", "refusal_of", "tried"]
 
 GROUPS: dict[str, dict[str, Use]] = {
     "Calls": arguments.USES,
-    "Adapters": lora.USES,
+    "Adapters": lora.USES | {f"ip-{key}": use for key, use in ip_adapter.USES.items()},
     "Schedulers": schedulers.USES,
     "The transformer": transformer.USES,
     "Callbacks": callbacks.USES,
@@ -36,3 +36,15 @@ def cases() -> Iterator[tuple[str, str]]:
 def tried(key: str, family: str) -> Trial:
     """What comes of a use on this rank."""
     return trial(USES[key], family)
+
+
+def refusal_of(pipeline: str, degrees: dict[str, int]) -> str:
+    """What ``parallelize`` says to a pipeline that was not compared, on this rank."""
+    import tokenring_xdit
+    from tokenring_xdit.errors import UnsupportedError
+
+    try:
+        tokenring_xdit.parallelize(type(pipeline, (), {})(), **degrees)
+    except UnsupportedError as error:
+        return str(error)
+    return ""

@@ -131,8 +131,14 @@ USES: dict[str, Use] = {}
 for key, (title, change, extra) in SWAPS.items():
     # Global seeds of the ranks differ in all of these.
     given, drawn = seeded(extra), unseeded(extra)
-    USES[f"{key}-before"] = Use(f"{title}; set before", before=change, call=given, steps=STEPS)
-    USES[f"{key}-after"] = Use(f"{title}; set after", after=change, call=given, steps=STEPS)
+    if key == "flow-heun":  # four steps are seven calls of the model: 1.2e-5 of rounding alone
+        given = called(steps=2)
+    USES[f"{key}-before"] = Use(
+        f"{title}; set before", before=change, call=given, steps=2 if key == "flow-heun" else STEPS
+    )
+    USES[f"{key}-after"] = Use(
+        f"{title}; set after", after=change, call=given, steps=2 if key == "flow-heun" else STEPS
+    )
     if key in {"flow-stochastic", "dpm-sde", "ddpm", "ddim-eta", "euler-ancestral", "lcm", "flow-lcm", "user", "euler"}:
         USES[f"{key}-unseeded"] = Use(
             f"{title}; set before, no generator", before=change, call=drawn, expected=Expected.ALIKE, steps=STEPS
