@@ -1,0 +1,123 @@
+"""What listens while commands run, what they leave behind, and ranks that stop: as somebody outside sees it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support import commands
+from tokenring_xdit.liveness import LIMIT_VARIABLE
+
+FAR = "steps=100000"
+RUN = ["run", "configs/embedded.yaml"]
+GENERATE = ["generate", "a red circle", "--tokenring-degree", "2", "--steps", "4"]
+COMPARE = ["compare", "a red circle", "--ranks", "2", "--steps", "2", "--rounds", "1"]
+
+
+def listening(process: psutil.Process) -> set[str]:
+    """Addresses at which a process and its children wait for others."""
+    found = set()
+    for each in (process, *process.children(recursive=True)):
+        with suppress(psutil.Error):
+            connections = each.net_connections("inet")
+            found |= {c.laddr.ip for c in connections if c.status == "LISTEN" or c.type.name == "SOCK_DGRAM"}
+    return found
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [*RUN, "steps=20", "output={folder}/a.png"],
+        [*GENERATE, "--output", "{folder}/a.png"],
+        [*COMPARE, "--output", "{folder}/a.png"],
+        ["bench", "configs/sweeps/smoke.yaml", "output={folder}/bench"],
+        ["probe", "--ranks", "2", "--quick", "--seconds", "1"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_nothing_listens_beyond_the_loopback(arguments: list[str], tmp_path: Path) -> None:
+    """Whatever the user has set for runs on several nodes."""
+    words = [word.format(folder=tmp_path) for word in arguments]
+    variables = {"XDG_CACHE_HOME": str(tmp_path), "GLOO_SOCKET_IFNAME": "eth0", "NCCL_SOCKET_IFNAME": "eth0"}
+    found: set[str] = set()
+    with commands.start(*words, environment=variables) as process:
+        command = psutil.Process(process.pid)
+        while process.poll() is None:
+            with suppress(psutil.NoSuchProcess):
+                found |= listening(command)
+            time.sleep(0.05)
+        _, err = process.communicate()
+    assert process.returncode == 0 or arguments[0] == "probe", err
+    assert found == {"127.0.0.1"}
+
+
+@contextmanager
+def running(*arguments: str, ranks: int = 2, drawing: bool = True, **variables: str) -> Iterator[tuple[object, dict]]:
+    """A command and the processes of its ranks."""
+    with commands.start(*arguments, environment=variables) as process:
+        found = commands.ranks_of(process, ranks)
+        if drawing:
+            seen = ""
+            while "/100000" not in seen.replace("0/100000", ""):
+                character = process.stderr.read(1)
+                assert character, seen
+                seen += character
+        try:
+            yield process, found
+        finally:
+            for rank in found.values():
+                with suppress(psutil.NoSuchProcess):
+                    rank.kill()
+            process.kill()
+
+
+def gone(processes: dict[int, psutil.Process]) -> bool:
+    return not psutil.wait_procs(list(processes.values()), timeout=20)[1]
+
+
+@pytest.mark.parametrize("drawing", [False, True], ids=["importing", "drawing"])
+def test_a_command_that_is_killed_leaves_nothing(tmp_path: Path, drawing: bool) -> None:
+    output = tmp_path / "a.png"
+    (temporary := tmp_path / "temporary").mkdir()
+    with running(*RUN, FAR, f"output={output}", drawing=drawing, TMPDIR=str(temporary)) as (process, ranks):
+        process.kill()
+        assert gone(ranks)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["temporary"]
+    assert list(temporary.glob("tokenring*")) == []
+
+
+def test_a_rank_that_is_stopped_ends_the_run_and_is_named(tmp_path: Path) -> None:
+    arguments = (*RUN, FAR, f"output={tmp_path / 'a.png'}")
+    with running(*arguments, **{LIMIT_VARIABLE: "2"}) as (process, ranks):
+        ranks[1].suspend()
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert f"tokenring-xdit: rank 1 is stopped (process {ranks[1].pid})" in err
+        assert "Traceback" not in err
+        assert gone(ranks)
+
+
+def test_ranks_of_torchrun_end_with_it(tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    command = [*launcher, "-m", "tokenring_xdit.cli", *RUN, FAR, f"output={tmp_path / 'a.png'}"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}) as torchrun:
+        deadline = time.monotonic() + 120
+        ranks: dict[int, psutil.Process] = {}
+        while len(ranks) < 2 and time.monotonic() < deadline:
+            for child in psutil.Process(torchrun.pid).children(recursive=True):
+                with suppress(psutil.Error):
+                    if "tokenring_xdit.cli" in child.cmdline():
+                        ranks[child.pid] = child
+            time.sleep(0.02)
+        torchrun.send_signal(signal.SIGKILL)
+    assert len(ranks) == 2
+    assert gone(ranks)

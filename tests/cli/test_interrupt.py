@@ -1,0 +1,69 @@
+"""Ctrl-C while commands import, which libraries may swallow, and what then is still running."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import commands
+
+COMMANDS = {
+    "run": ["configs/embedded.yaml", "steps=5000"],
+    "generate": ["a red circle", "--steps", "5000"],
+    "compare": ["a red circle", "--steps", "5000"],
+    "bench": ["configs/sweeps/smoke.yaml", "output={folder}/bench"],
+    "probe": ["--ranks", "2"],
+    "config": ["check", "configs/embedded.yaml"],
+}
+
+PRESS = """
+import os, signal, sys, time
+
+class Press:
+    done = False
+
+    def find_spec(self, name, path=None, target=None):
+        if name == {name!r} and not self.done and "RANK" not in os.environ:
+            Press.done = True
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(5)
+            except {swallowed}:
+                pass
+        return None
+
+sys.meta_path.insert(0, Press())
+"""
+
+
+@pytest.mark.parametrize("swallowed", ["KeyboardInterrupt", "ZeroDivisionError"])
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("run", "tokenring_xdit.cli.commands"),
+        ("run", "pydantic"),
+        ("run", "torch"),
+        ("generate", "diffusers"),
+        ("compare", "torch"),
+        ("bench", "torch"),
+        ("probe", "torch"),
+        ("config", "tokenring_xdit.workers.death"),
+    ],
+)
+def test_ctrl_c_during_an_import_is_heard(tmp_path: Path, command: str, name: str, swallowed: str) -> None:
+    code = PRESS.format(name=name, swallowed=swallowed)
+    arguments = [word.format(folder=tmp_path) for word in COMMANDS[command]]
+    done = commands.run(command, *arguments, environment=commands.fault(tmp_path, code))
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "tokenring-xdit: interrupted\n"
+
+
+def test_looking_at_the_help_imports_no_torch() -> None:
+    code = (
+        "import sys\nfrom tokenring_xdit.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "sys.exit('torch' in sys.modules or 'signal' not in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
