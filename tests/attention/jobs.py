@@ -332,22 +332,22 @@ def agreements_in_three_calls() -> tuple[int, int]:
     from tokenring_xdit.attention import groups
 
     counts = []
-    handshake = groups.handshake
+    tell_all = groups.tell_all
     for key in ("same", None):
         count = 0
 
         def counting(*arguments: Any) -> Any:
             nonlocal count
             count += 1
-            return handshake(*arguments)
+            return tell_all(*arguments)
 
-        groups.handshake = counting
+        groups.tell_all = counting
         try:
             for _ in range(3):
                 tensor = torch.randn(1, 2, 8, 8)
                 token_ring_attention(tensor, tensor, tensor, layout_key=key)
         finally:
-            groups.handshake = handshake
+            groups.tell_all = tell_all
         counts.append(count)
     return counts[0], counts[1]
 

@@ -44,6 +44,7 @@ class Notice:
         scope: Global ranks concerned.
         call: Number of the call concerned, where those in other calls need not care; ``None`` where the group is over.
         section: Whether ``call`` counts guarded sections instead of calls.
+        refused: Whether the rank refused a call, and nothing broke.
     """
 
     rank: int
@@ -52,6 +53,7 @@ class Notice:
     scope: tuple[int, ...]
     call: int | None = None
     section: bool = False
+    refused: bool = False
 
 
 class Bulletin:

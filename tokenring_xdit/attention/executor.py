@@ -93,8 +93,11 @@ def execute(
         # Transfers are under way: what comes next on these channels would meet what this call left.
         where = f"in schedule '{verified.schedule.name}'"
         if isinstance(error, Broken):
-            what = _in_words(run.transferring if run is not None else None, ring_group)
-            raise ring_group.failure(f"waited for {what} {where}", error) from error
+            transferring = run.transferring if run is not None else None
+            sender = [transferring.peer] if isinstance(transferring, Receive) else []
+            raise ring_group.failure(
+                f"waited for {_in_words(transferring, ring_group)} {where}", error, sender
+            ) from error
         if ring_group.world_size > 1:
             ring_group.fail(f"rank {ring_group.names[ring_group.rank]} failed {where}: {in_words(error)}")
         raise

@@ -213,8 +213,9 @@ class RingGroup:
                 return known
         elif isinstance(report, str) and self._agreed:
             # Ranks that call with a key would not listen.
-            self._publish(f"rank {self.names[self.rank]} refused call {self.call}: {report}", call=self.call)
-        layout = self._agree(report)
+            sentence = f"attention was refused: rank {self.names[self.rank]}: {report}"
+            self._publish(sentence, call=self.call, refused=True)
+        layout = self._agree(report, key)
         assert isinstance(report, CallSpec)  # a refusal has raised on all ranks
         self.open(channels, device)
         self._settled = True
@@ -294,7 +295,7 @@ class RingGroup:
 
     # -- the end of a group ------------------------------------------------------------------------------------
 
-    def fail(self, reason: str, *, tell: bool = True) -> None:
+    def fail(self, reason: str, *, tell: bool = True, refused: bool = False) -> None:
         """Give this group up: close its channels, refuse further calls, and tell the other ranks why.
 
         On NCCL the communicators are aborted.
@@ -302,11 +303,12 @@ class RingGroup:
         Args:
             reason: A sentence that names the rank at fault.
             tell: Whether the others do not know.
+            refused: Whether a rank refused its call, and nothing broke.
         """
         if self._broken is None:
             self._broken = reason
             if tell:
-                self._publish(reason)
+                self._publish(reason, refused=refused)
         self.waiting, self.agreeing, self.needs_all = None, False, False
         self._waiter.end()
         self.break_off()
@@ -320,7 +322,7 @@ class RingGroup:
         self._channels.clear()
         self.pool = BufferPool(self.wait_for)  # the other one has buffers that would be waited for
 
-    def failure(self, doing: str, error: BaseException, missing: Sequence[int] = ()) -> CommunicationError:
+    def failure(self, doing: str, error: BaseException, missing: Sequence[int] = ()) -> TokenRingError:
         """Give this group up after a wait that failed, and return what to raise: it names the rank at fault.
 
         Args:
@@ -350,8 +352,11 @@ class RingGroup:
             message = f"{mine} for {self._bound().total_seconds():g} s, while all ranks run"
         else:
             message = f"{mine}, and the connection broke"
-        self.fail(problem.sentence if problem is not None else message)
-        said = f". torch.distributed says: {text}" if text else ""
+        refused = problem is not None and problem.refused
+        self.fail(problem.sentence if problem is not None else message, refused=refused)
+        if refused:
+            return AgreementError(f"{message}, so this group was given up")
+        said = f". torch.distributed says: {text.partition('. This is typically')[0]}" if text else ""
         return CommunicationError(message + said)
 
     def end(self, problem: Problem) -> None:
@@ -516,13 +521,16 @@ class RingGroup:
 
     # -- rounds ------------------------------------------------------------------------------------------------
 
-    def _agree(self, report: CallSpec | str) -> Layout:
+    def _agree(self, report: CallSpec | str, key: Hashable | None) -> Layout:
         if self.world_size == 1:
             return agree([report])
+        hint = (
+            "; where a layout_key is known a rank does not compare its call: did the shapes change on some ranks only?"
+        )
         self.agreeing = True
         if isinstance(report, CallSpec):
             facts = report.q_length, report.kv_length, int(report.ragged)
-            found = self._round("attention", digest(report), facts, report, None)
+            found = self._round("attention", digest(report), facts, report, None, hint if key is not None else "")
         else:
             found = self._round("attention", 0, (0, 0, 0), report, report)
         self.agreeing = False
@@ -542,6 +550,7 @@ class RingGroup:
         facts: tuple[int, int, int],
         content: Any,
         why_not: str | None,
+        hint: str = "",
     ) -> list[Any]:
         """Compare calls with all ranks: their ``facts`` where they are alike, a report of each where they are not.
 
@@ -551,6 +560,7 @@ class RingGroup:
             facts: What may differ.
             content: The call itself, for a report.
             why_not: Why this rank refuses.
+            hint: What a rank that does not come may be about.
 
         Raises:
             AgreementError: The ranks are at different calls.
@@ -559,7 +569,7 @@ class RingGroup:
         control = self.control_group()
         if control is None:
             return [_Report(self.call, what, content, why_not)] if why_not else [facts]
-        doing = f"waited for the other ranks to come to call {self.call}, {what}"
+        doing = f"waited for the other ranks to come to call {self.call}, {what}{hint if self._settled else ''}"
         self.waiting = (doing,)
         try:
             heads = tell_all((self.call, alike, *facts), control, self._bound())
@@ -615,9 +625,10 @@ class RingGroup:
         own = self._own_timeout or _DEFAULT_GROUP_TIMEOUT
         return min(own, _agreement_timeout()) if self._settled else own
 
-    def _publish(self, sentence: str, *, call: int | None = None) -> None:
+    def _publish(self, sentence: str, *, call: int | None = None, refused: bool = False) -> None:
         if self._watch is not None:
-            self._watch.bulletin.publish(Notice(self.peers[self.rank], sentence, self.key, self.members, call))
+            notice = Notice(self.peers[self.rank], sentence, self.key, self.members, call, refused=refused)
+            self._watch.bulletin.publish(notice)
             self._watch.bulletin.flush(_TELLING)
 
     def _described(self, peer: int) -> str:

@@ -46,11 +46,13 @@ class Problem:
         sentence: In words, beginning with the rank.
         since: When this process first knew, on the monotonic clock.
         grace: Seconds for a wait to end by itself.
+        refused: Whether the rank refused a call, and nothing broke.
     """
 
     sentence: str
     since: float
     grace: float
+    refused: bool = False
 
 
 class Party(Protocol):
@@ -240,9 +242,9 @@ class Watch:
             if notice.group not in (None, party.key) or not members <= set(notice.scope):
                 continue
             if notice.call is None:
-                return Problem(notice.sentence, since, 0.0)
+                return Problem(notice.sentence, since, 0.0, notice.refused)
             if notice.call == party.call and not party.agreeing:
-                return Problem(notice.sentence, since, SHORT_GRACE)
+                return Problem(notice.sentence, since, SHORT_GRACE if party.section else 0.0, notice.refused)
         for peer in [self._peers[rank] for rank in party.members if rank in self._peers]:
             if peer.gone is not None and self._owes(peer, party):
                 grace = SHORT_GRACE if party.needs_all else GRACE

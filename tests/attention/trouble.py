@@ -1,0 +1,282 @@
+"""Ranks of which one dies, stops, raises or stays away at a chosen moment, and what the others say then."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tests.support.reference import softmax_attention
+from tokenring_xdit.attention import fail_group, token_ring_attention
+from tokenring_xdit.attention import groups as groups_module
+from tokenring_xdit.attention.groups import AGREEMENT_TIMEOUT_VARIABLE, RingGroup
+from tokenring_xdit.liveness import LIMIT_VARIABLE
+
+LIMITS = {LIMIT_VARIABLE: "2", AGREEMENT_TIMEOUT_VARIABLE: "4", "GLOO_SOCKET_IFNAME": "lo"}
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["tests.attention.trouble"])
+
+
+@dataclass
+class Said:
+    """What became of one rank.
+
+    Attributes:
+        lines: What it told, in order: results, and errors as ``Type: message``.
+        fault: When its fault happened, on the monotonic clock.
+        times: When it told each line.
+        pid: Its process.
+    """
+
+    lines: list[str] = field(default_factory=list)
+    fault: float | None = None
+    times: list[float] = field(default_factory=list)
+    pid: int = 0
+
+    @property
+    def last(self) -> str:
+        """What it told last."""
+        return self.lines[-1] if self.lines else "nothing"
+
+
+class Rank:
+    """What a job has of its rank."""
+
+    def __init__(self, rank: int, ranks: int, connection: Connection) -> None:
+        self.rank, self.ranks, self._connection = rank, ranks, connection
+
+    def say(self, line: str) -> None:
+        """Tell the test a line."""
+        self._connection.send(("line", line, time.monotonic()))
+
+    def try_to(self, call: Callable[[], Any]) -> bool:
+        """Say what becomes of a call: what it returns, or its error."""
+        try:
+            result = call()
+        except BaseException as error:
+            cause = f" [from {type(error.__cause__).__name__}]" if error.__cause__ is not None else ""
+            self.say(f"{type(error).__name__}: {error}{cause}")
+            return False
+        self.say(f"{result}")
+        return True
+
+    def fault(self, kind: str) -> None:
+        """Be killed, be stopped, or raise."""
+        self._connection.send(("fault", "", time.monotonic()))
+        if kind == "raise":
+            raise ValueError("a fault of rank 1")
+        os.kill(os.getpid(), signal.SIGKILL if kind == "kill" else signal.SIGSTOP)
+        if kind == "kill":
+            time.sleep(60)
+
+
+def run(
+    ranks: int,
+    job: Callable[..., None],
+    *args: Any,
+    folder: Path,
+    environment: dict[str, str] | None = None,
+    seconds: float = 40.0,
+    timeout: float = 60.0,
+    awaited: tuple[int, ...] | None = None,
+) -> list[Said]:
+    """Run a job on fresh ranks until all of ``awaited`` have ended, or so many seconds are over; then end all.
+
+    Args:
+        ranks: How many.
+        job: Called with a :class:`Rank` and ``args``.
+        *args: Pickled.
+        folder: Where the ranks' store is.
+        environment: Beside :data:`LIMITS`.
+        seconds: A bound against hanging, far above the limits.
+        timeout: Of the default group.
+        awaited: All ranks but 1 by default.
+    """
+    file = folder / f"store-{time.monotonic_ns()}"
+    said = [Said() for _ in range(ranks)]
+    waiting: dict[Connection, int] = {}
+    processes = []
+    for rank in range(ranks):
+        ours, theirs = _CONTEXT.Pipe()
+        values = {**LIMITS, **(environment or {})}
+        process = _CONTEXT.Process(target=_main, args=(rank, ranks, str(file), theirs, values, timeout, job, args))
+        process.start()
+        theirs.close()
+        processes.append(process)
+        said[rank].pid = process.pid or 0
+        waiting[ours] = rank
+    left = set(awaited if awaited is not None else (r for r in range(ranks) if r != 1))
+    end = time.monotonic() + seconds
+    while left and waiting and time.monotonic() < end:
+        for connection in wait(list(waiting), 0.2):
+            rank = waiting[connection]  # type: ignore[index]
+            try:
+                kind, line, when = connection.recv()  # type: ignore[union-attr]
+            except (EOFError, OSError):
+                del waiting[connection]  # type: ignore[arg-type]
+                left.discard(rank)
+                continue
+            if kind == "fault":
+                said[rank].fault = when
+            else:
+                said[rank].lines.append(line)
+                said[rank].times.append(when)
+    for process in processes:
+        process.kill()
+        process.join()
+    assert not left, f"ranks {sorted(left)} hang after {seconds} s: {[each.lines for each in said]}"
+    return said
+
+
+def _main(
+    rank: int,
+    ranks: int,
+    file: str,
+    connection: Connection,
+    environment: dict[str, str],
+    timeout: float,
+    job: Callable[..., None],
+    args: tuple[Any, ...],
+) -> None:
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{file}", rank=rank, world_size=ranks, timeout=timedelta(seconds=timeout)
+    )
+    job(Rank(rank, ranks, connection), *args)
+    connection.close()
+    os._exit(0)
+
+
+# -- jobs ------------------------------------------------------------------------------------------------------------
+
+
+def tensors(call: int, rank: int, length: int = 8) -> list[Tensor]:
+    return [
+        torch.randn(1, 2, length, 16, generator=torch.Generator().manual_seed(100 * call + 10 * rank + i))
+        for i in range(3)
+    ]
+
+
+def attend(own: Rank, call: int, length: int = 8, **options: Any) -> str:
+    """Attention over tensors that differ from call to call; how far off the result is."""
+    q, k, v = tensors(call, own.rank, length)
+    arguments = {"q": q, "k": k, "v": v, **options}
+    out, _ = token_ring_attention(**arguments)
+    keys, values = (torch.cat([tensors(call, r, length)[i] for r in range(own.ranks)], 2) for i in (1, 2))
+    error = float((out - softmax_attention(q, keys, values)[0]).abs().max())
+    return "right" if error < 1e-5 else f"WRONG by {error:.3g}"
+
+
+def mistaken(own: Rank, name: str, keyed: bool, warm: int) -> None:
+    """``warm`` good calls, one in which rank 1 passes what it should not, and a good one."""
+    from tests.attention.test_checks import ENDS, MISTAKES
+
+    mistakes = {**MISTAKES, **ENDS}[name][0]
+    options: dict[str, Any] = {"layout_key": "same"} if keyed else {}
+    for call in range(warm):
+        own.try_to(lambda call=call: attend(own, call, **options))
+    mine = {**options, **mistakes} if own.rank == 1 else options
+    with mock.patch.dict(os.environ, mine.pop("environment", {})):
+        own.try_to(lambda: attend(own, 50, **mine))
+    own.try_to(lambda: attend(own, 51, **options))
+
+
+PHASES = (
+    "before the first call",
+    "before the ranks agree",
+    "before channels open",
+    "while channels open",
+    "while the ranks agree",
+    "in the kernel",
+    "between keyed calls",
+)
+
+
+def struck(own: Rank, phase: str, kind: str, length: int = 8) -> None:
+    """Rank 1 is struck in some phase; what the others say."""
+    keyed = {"layout_key": "same"} if phase == "between keyed calls" else {}
+    mine = own.rank == 1
+
+    def before(owner: Any, name: str) -> Any:
+        original = getattr(owner, name)
+
+        def struck_first(*args: Any, **kwargs: Any) -> Any:
+            own.fault(kind)
+            return original(*args, **kwargs)
+
+        return mock.patch.object(owner, name, struck_first)
+
+    def kernel(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> tuple[Tensor, Tensor]:
+        if mine:
+            own.fault(kind)
+        out, lse = softmax_attention(q, k, v, scale=scale)
+        return out.float(), lse.float()
+
+    if phase == "before the first call":
+        if mine:
+            time.sleep(0.5)  # gloo is connected, and nothing of this package is
+            own.fault(kind)
+        own.try_to(lambda: attend(own, 1))
+        return
+    where = {
+        "before the ranks agree": (groups_module, "tell_all"),
+        "before channels open": (RingGroup, "open"),
+        "while channels open": (dist, "barrier"),
+    }
+    if phase in where and mine:
+        with before(*where[phase]):
+            own.try_to(lambda: attend(own, 1, length))
+        return
+    own.try_to(lambda: attend(own, 1, length, **keyed))
+    if phase == "in the kernel":
+        own.try_to(lambda: attend(own, 2, length, kernel=kernel))
+    elif phase == "while the ranks agree" and mine:
+        with before(groups_module, "tell_all"):
+            own.try_to(lambda: attend(own, 2, length))
+    else:
+        if phase == "between keyed calls" and mine:
+            own.fault(kind)
+        own.try_to(lambda: attend(own, 2, length, **keyed))
+    own.try_to(lambda: attend(own, 3, length, **keyed))
+
+
+def struck_amid_messages(own: Rank, kind: str, after: float) -> None:
+    """Rank 1 is struck at some moment of calls whose messages take their time."""
+    if own.rank == 1:
+        import threading
+
+        threading.Timer(after, own.fault, [kind]).start()
+    q, k, v = torch.zeros(3, 1, 2, 200_000, 16)  # 26 MB a message
+    while own.try_to(lambda: token_ring_attention(q, k, v, layout_key="same", kernel=_cheap)[0].shape[0]):
+        pass
+
+
+def _cheap(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> tuple[Tensor, Tensor]:
+    return torch.zeros_like(q), torch.zeros(q.shape[:-1])
+
+
+def told_by_the_host(own: Rank, keyed: bool) -> None:
+    """Rank 1 fails outside of attention and says so, its program goes on; the others are in their second call."""
+    options = {"layout_key": "same"} if keyed else {}
+    own.try_to(lambda: attend(own, 1, **options))
+    if own.rank == 1:
+        time.sleep(0.5)
+        own._connection.send(("fault", "", time.monotonic()))
+        fail_group(None, MemoryError("the encoder has no room"))
+        time.sleep(30)
+    own.try_to(lambda: attend(own, 2, **options))
+    own.try_to(lambda: attend(own, 3, **options))
