@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tokenring_xdit.attention import exchange
 from tokenring_xdit.errors import AgreementError, TokenRingError, UnsupportedError
-from tokenring_xdit.integrations.xfuser._pending import exchange
 
 __all__ = ["agree_on_arguments", "agree_on_inputs", "describe", "noise_of_the_first_rank"]
 

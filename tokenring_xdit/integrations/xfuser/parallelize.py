@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from tokenring_xdit.attention import guarded
 from tokenring_xdit.errors import ConfigurationError, TokenRingError, UnsupportedError
-from tokenring_xdit.integrations.xfuser._pending import guarded
 from tokenring_xdit.integrations.xfuser.agreement import agree_on_arguments, noise_of_the_first_rank
 from tokenring_xdit.integrations.xfuser.backends import AttentionBackend
 from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE
