@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tests.support.reference import softmax_attention
-from tokenring_xdit.attention import fail_group, token_ring_attention
+from tokenring_xdit.attention import exchange, fail_group, guarded, token_ring_attention
 from tokenring_xdit.attention import groups as groups_module
 from tokenring_xdit.attention.groups import AGREEMENT_TIMEOUT_VARIABLE, RingGroup
 from tokenring_xdit.liveness import LIMIT_VARIABLE
@@ -76,6 +76,8 @@ class Rank:
     def fault(self, kind: str) -> None:
         """Be killed, be stopped, or raise."""
         self._connection.send(("fault", "", time.monotonic()))
+        if kind == "tell":
+            return
         if kind == "raise":
             raise ValueError("a fault of rank 1")
         os.kill(os.getpid(), signal.SIGKILL if kind == "kill" else signal.SIGSTOP)
@@ -269,13 +271,76 @@ def _cheap(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool
     return torch.zeros_like(q), torch.zeros(q.shape[:-1])
 
 
+def out_of_step(own: Rank, calls: tuple[int, int]) -> None:
+    """Rank 1 counts one call more, or makes another kind of call, and all go on afterwards."""
+    first, second = calls
+    own.try_to(lambda: attend(own, 1))
+    if own.rank == 1:
+        RingGroup.of().call += first
+    if own.rank == 1 and second:
+        own.try_to(lambda: exchange(None, own.rank, "names"))
+    else:
+        own.try_to(lambda: attend(own, 2))
+    own.try_to(lambda: attend(own, 3))
+
+
+def a_keyed_call_behind(own: Rank) -> None:
+    """Rank 1 leaves out a call whose layout is known, as a caught error would: its next one has another number."""
+    for call in (1, 2):
+        own.try_to(lambda call=call: attend(own, call, layout_key="same"))
+    if own.rank == 1:
+        RingGroup.of().call += 1
+    own.try_to(lambda: attend(own, 3, layout_key="same"))
+
+
+def exchanged(own: Rank, kind: str) -> None:
+    """Values of all ranks, where rank 1 cannot send its own, is struck, or calls attention instead."""
+    own.try_to(lambda: exchange(None, ("value", own.rank), "names"))
+    if own.rank == 1 and kind in {"kill", "stop"}:
+        own.fault(kind)
+    if own.rank == 1 and kind == "attention":
+        own.try_to(lambda: attend(own, 1))
+    else:
+        value = (lambda: None) if own.rank == 1 and kind == "pickle" else "x" * 300_000
+        own.try_to(lambda: [len(str(each)) for each in exchange(None, value, "names")])
+    own.try_to(lambda: exchange(None, own.rank, "names"))
+
+
+def stays_away(own: Rank) -> None:
+    """Rank 1 does not come, and its process runs."""
+    own.try_to(lambda: exchange(None, 0))
+    if own.rank == 1:
+        time.sleep(30)
+    own.try_to(lambda: exchange(None, 0, "the prompts"))
+
+
+def guarded_work(own: Rank, kind: str) -> None:
+    """Rank 1 is struck inside a guarded section, while the others wait in a collective of their own."""
+
+    def work() -> str:
+        with guarded(None, "the pipeline call"):
+            if kind == "everywhere":
+                raise ValueError("a prompt has to be text")
+            if own.rank == 1 and kind != "fine":
+                time.sleep(0.5)
+                own.fault(kind)
+            dist.all_reduce(torch.ones(1))
+            return "done"
+
+    own.try_to(work)
+    kind = "fine" if kind == "everywhere" else kind
+    own.try_to(work)
+    if own.rank == 1 and kind == "raise":
+        time.sleep(10)
+
+
 def told_by_the_host(own: Rank, keyed: bool) -> None:
     """Rank 1 fails outside of attention and says so, its program goes on; the others are in their second call."""
     options = {"layout_key": "same"} if keyed else {}
     own.try_to(lambda: attend(own, 1, **options))
     if own.rank == 1:
         time.sleep(0.5)
-        own._connection.send(("fault", "", time.monotonic()))
+        own.fault("tell")
         fail_group(None, MemoryError("the encoder has no room"))
         time.sleep(30)
     own.try_to(lambda: attend(own, 2, **options))

@@ -246,6 +246,25 @@ class RingGroup:
         self._settled = True
         return self._swap(content, [size for size, _, _ in found], what)
 
+    def do_together(self, what: str, job: Callable[[dist.ProcessGroup], _Result]) -> _Result:
+        """Send and receive on the control group, on all ranks at once; it counts as a call.
+
+        Raises:
+            AgreementError: Another rank is at another call; the same on every rank.
+            CommunicationError: A rank did not come, or failed.
+        """
+        self.begin()
+        self._round(what, digest(what), (0, 0, 0), None, None)
+        control, doing = self.control_group(), f"waited for the other ranks in {what}"
+        assert control is not None
+        self.waiting = (doing,)
+        try:
+            result: _Result = self._waiter.call(lambda: job(control), self._bound().total_seconds())
+        except (RuntimeError, Ended) as error:
+            raise self.failure(doing, error) from error
+        self.waiting = None
+        return result
+
     def post(
         self, channel: Channel, recvs: Sequence[tuple[Tensor, int]], sends: Sequence[tuple[Tensor, int]]
     ) -> list[dist.Work]:
@@ -510,8 +529,10 @@ class RingGroup:
         group: dist.ProcessGroup = dist.new_group(
             self.peers,
             backend=backend,
-            # On NCCL torch ends the process where one is over.
-            timeout=self._bound() if gloo else self._own_timeout,
+            # Of every wait for it. On NCCL torch ends the process where one is over.
+            timeout=min(self._own_timeout or _DEFAULT_GROUP_TIMEOUT, _agreement_timeout())
+            if gloo
+            else self._own_timeout,
             # Other ranks of the world need not call attention at the same time, or at all.
             use_local_synchronization=self.world_size != dist.get_world_size(),
             group_desc=f"tokenring-{purpose}",

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch.profiler import record_function
 
 from tokenring_xdit.attention.clocks import Clock, clock_offset
-from tokenring_xdit.attention.groups import RingGroup
+from tokenring_xdit.attention.groups import failing_together, group_of
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.schedule import Activity, Span, Timeline
 
@@ -122,15 +122,18 @@ class Trace:
         Returns:
             The same on all ranks: times from the first span of any rank on, ranks of the group. What passed between a
             rank and one outside the group has no peer.
+
+        Raises:
+            AgreementError: Another rank is at another call; the same on every rank.
+            CommunicationError: A rank is gone, is stopped, failed or did not come; the message names it.
         """
-        ring_group = RingGroup.of(group)
-        control = ring_group.control_group()
+        ring_group = group_of(group)
         found: list[tuple[float, tuple[Span, ...]]] = [(0.0, self.spans)]
-        if control is not None:
-            offset = clock_offset(control, self.clock)
-            mine = tuple(_shifted(span, -offset.seconds) for span in self.spans)
-            found = [(0.0, ())] * ring_group.world_size
-            dist.all_gather_object(found, (offset.error, mine), group=control)
+        if ring_group.world_size > 1:
+            with failing_together(ring_group, "making a timeline"):
+                offset = ring_group.do_together("a timeline", lambda control: clock_offset(control, self.clock))
+                mine = tuple(_shifted(span, -offset.seconds) for span in self.spans)
+                found = ring_group.exchange((offset.error, mine), "the spans of a timeline")
         self.clock_error = max(error for error, _ in found)
         began = min((span.start for _, spans in found for span in spans), default=0.0)
         number = {peer: rank for rank, peer in enumerate(ring_group.peers)}
