@@ -18,7 +18,7 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def refuse_changes(model: Any, kind: str) -> None:
-    """Refuse hooks, replaced functions, dropout and dtypes that were not compared with one process.
+    """Refuse hooks, replaced functions, dropout, autocast and dtypes that were not compared with one process.
 
     Hooks on the transformer itself see whole latents, and are as good as in one process.
 
@@ -46,6 +46,11 @@ def refuse_changes(model: Any, kind: str) -> None:
                 f"the {kind} is in training mode, where every rank would drop out other values: call "
                 "pipe.transformer.eval()"
             )
+    if torch.is_autocast_enabled(model.device.type):
+        raise UnsupportedError(
+            f"the {kind} was called inside torch.autocast, under which queries and keys have different dtypes: call the "
+            "pipeline outside of it, after pipe.to(torch.bfloat16), say"
+        )
     dtype = model.dtype
     if dtype.is_floating_point and dtype.itemsize > 1 and dtype not in _DTYPES:
         raise UnsupportedError(

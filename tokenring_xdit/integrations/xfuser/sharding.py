@@ -207,7 +207,7 @@ def _adopt(model: Any, wrapper: type) -> list[Slot]:
         if ours is None:
             continue
         for key, value in vars(theirs).items():
-            if key not in vars(ours) and not isinstance(value, torch.nn.Module):
+            if not hasattr(ours, key) and not isinstance(value, torch.nn.Module):
                 object.__setattr__(ours, key, value)
         for key, buffer in theirs.named_buffers(recurse=False):
             if key not in dict(ours.named_buffers(recurse=False)):
