@@ -177,6 +177,15 @@ def _legacy_contrast_in_place(step: int, time: Any, latents: Tensor) -> None:
     latents.copy_(_about_the_mean(latents))
 
 
+def _contrast_of_this_rank(pipe: Any, step: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    return {"latents": tensors["latents"] * (1 + dist.get_rank())}
+
+
+def _interrupt_one_rank(pipe: Any, step: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    pipe._interrupt = dist.get_rank() == 1
+    return tensors
+
+
 def _switch_guidance_off(pipe: Any, step: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
     pipe._guidance_scale = 1.0
     return tensors
@@ -186,6 +195,8 @@ CALLBACKS: dict[str, dict[str, Any]] = {
     "contrast": {"callback_on_step_end": _return_contrast},
     "contrast in place": {"callback_on_step_end": _contrast_in_place},
     "legacy contrast": {"callback": _legacy_contrast_in_place, "callback_steps": 1},
+    "contrast of this rank": {"callback_on_step_end": _contrast_of_this_rank},
+    "interrupt": {"callback_on_step_end": _interrupt_one_rank},
     "guidance": {"callback_on_step_end": _switch_guidance_off},
     "embeddings": {
         "callback_on_step_end": _return_contrast,

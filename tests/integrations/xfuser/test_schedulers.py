@@ -146,10 +146,19 @@ def test_what_xfuser_computes_wrongly_is_refused(ranks: RankPool, said: str) -> 
     assert "tokenring_xdit.parallelize" in sentence
 
 
-def test_ranks_with_arguments_of_their_own_are_refused(ranks: RankPool) -> None:
-    for error in refusals(ranks, use("sd3", of_each_rank=True)):
+@pytest.mark.parametrize(
+    ("work", "said"),
+    [
+        (use("sd3", of_each_rank=True), "generator is"),
+        (use("sd3", callback="contrast of this rank"), "latents differs"),
+        (use("sd3", callback="interrupt"), "interrupt differs"),
+    ],
+    ids=["generator", "callback", "interrupt"],
+)
+def test_ranks_that_do_not_agree_are_refused(ranks: RankPool, work: Use, said: str) -> None:
+    for error in refusals(ranks, work):
         assert isinstance(error, AgreementError)
-        assert "generator is" in str(error)
+        assert said in str(error)
 
 
 def refusals(ranks: RankPool, work: Use) -> list[TokenRingError]:

@@ -9,8 +9,14 @@ from typing import Any
 
 from torch import Tensor
 
+from tokenring_xdit.attention import guarded
 from tokenring_xdit.errors import TokenRingError, UnsupportedError
-from tokenring_xdit.integrations.xfuser.agreement import agree_on_arguments, describe, noise_of_the_first_rank
+from tokenring_xdit.integrations.xfuser.agreement import (
+    agree_on_arguments,
+    agree_on_inputs,
+    describe,
+    noise_of_the_first_rank,
+)
 from tokenring_xdit.integrations.xfuser.repairs.common import replace_method, sequence_parallel_ranks, wanted
 from tokenring_xdit.integrations.xfuser.repairs.latents import Shares
 from tokenring_xdit.integrations.xfuser.repairs.schedulers import refuse_in_stages, step_on_the_whole_picture
@@ -46,7 +52,11 @@ def make_one_call_of_all_ranks(pipeline: Any, shares: Shares, *refusals: Callabl
                 problem = error
             agree_on_arguments(_alike(arguments), problem)
             show_callbacks_the_whole_picture(self, arguments, shares)
-            with noise_of_the_first_rank(self.module._execution_device), step_on_the_whole_picture(self, shares):
+            with (
+                guarded(None, "the call of the pipeline"),
+                noise_of_the_first_rank(self.module._execution_device),
+                step_on_the_whole_picture(self, shares),
+            ):
                 return original(self, **arguments)
 
         return call
@@ -64,10 +74,15 @@ def _bound(signature: inspect.Signature, wrapper: Any, args: Any, kwargs: Any) -
 
 def _alike(arguments: _Arguments) -> _Arguments:
     """What has to be the same on all ranks."""
+    own = {"generator", "latents"} if _replicated() else set()
+    return {name: value for name, value in arguments.items() if name not in own}
+
+
+def _replicated() -> bool:
+    """Whether some ranks make other pictures: data parallelism."""
     from xfuser.core.distributed import get_data_parallel_world_size
 
-    own = {"generator", "latents"} if get_data_parallel_world_size() > 1 else set()
-    return {name: value for name, value in arguments.items() if name not in own}
+    return int(get_data_parallel_world_size()) > 1
 
 
 def refuse_dropped_arguments(wrapper: Any, arguments: _Arguments) -> None:
@@ -168,7 +183,10 @@ def _step_end(callback: Any, shares: Shares, wrapper: Any, step: int, time: Any,
             f"callback_on_step_end changed {', '.join(sorted(lost))}, and xfuser's {type(wrapper).__name__} would not "
             f"look at that again: change latents only, {_INSTEAD}"
         )
-    return {"latents": shares.own(returned.get("latents", whole))}
+    changed = returned.get("latents", whole)
+    if not _replicated():
+        agree_on_inputs("pipeline", {"latents": changed, "interrupt": getattr(wrapper, "_interrupt", False)})
+    return {"latents": shares.own(changed)}
 
 
 _SWITCHES = {"xFuserHunyuanDiTPipeline": ("_guidance_scale", "_guidance_rescale", "_interrupt")}

@@ -86,7 +86,7 @@ def _change_latents(change: Callable[[Tensor], Tensor], value: Any) -> Any:
 
 
 _IN_STAGES = ("DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler")
-"""Schedulers that xfuser counts the steps of in stages that are not the last, which alone steps."""
+"""Schedulers that need nothing of their steps in the stages before the last, which alone steps."""
 
 
 def refuse_in_stages(wrapper: Any, eta: float, patches: bool) -> None:
