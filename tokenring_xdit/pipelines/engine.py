@@ -16,6 +16,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from tokenring_xdit import liveness
 from tokenring_xdit.errors import CancelledError, ConfigurationError, EngineError
 from tokenring_xdit.integrations.xfuser import AttentionBackend, Degrees
 from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE
@@ -33,7 +34,6 @@ from tokenring_xdit.pipelines.model import FluxModel
 from tokenring_xdit.pipelines.options import LARGEST_SIDE, is_number, is_whole
 from tokenring_xdit.pipelines.request import Request, call_arguments, pipeline_class
 from tokenring_xdit.pipelines.turn import Part, Turn
-from tokenring_xdit.workers.watch import liveness_limit
 
 __all__ = ["Engine", "Step"]
 
@@ -131,7 +131,7 @@ class Engine:
             )
         if not is_number(timeout) or timeout <= 0:
             raise ConfigurationError(f"timeout is {timeout!r}; it has to be a positive number of seconds")
-        liveness_limit()  # is read by each request
+        liveness.limit()  # is read by each request
         name = resolve_model(model)
         self._class = pipeline_class(pipeline_class_of(name))
         self._flux = FluxModel.find(name) if self._class.__name__ == "FluxPipeline" else None

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
-import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.liveness import LIMIT, LIMIT_VARIABLE, ProcessIdentity, State
+from tokenring_xdit import liveness
+from tokenring_xdit.liveness import ProcessIdentity, State
 
-__all__ = ["POLL", "Stopped", "Watch", "liveness_limit"]
+__all__ = ["POLL", "Stopped", "Watch"]
 
 POLL = 0.25
 """Seconds between two looks, at most, while somebody waits for ranks."""
@@ -40,22 +38,6 @@ class Stopped:
     seconds: float
 
 
-def liveness_limit() -> float:
-    """Seconds after which a rank that is stopped is given up.
-
-    Raises:
-        ConfigurationError: The environment variable is no positive number.
-    """
-    text = os.environ.get(LIMIT_VARIABLE, "")
-    try:
-        limit = float(text) if text else LIMIT
-    except ValueError:
-        limit = math.nan
-    if not 0 < limit < math.inf:
-        raise ConfigurationError(f"{LIMIT_VARIABLE} is {text!r}; it has to be a positive number of seconds")
-    return limit
-
-
 class Watch:
     """Looks at ranks again and again.
 
@@ -63,11 +45,14 @@ class Watch:
     whoever looks has slept as well.
 
     Args:
-        limit: Seconds; :func:`liveness_limit` by default.
+        limit: Seconds; :func:`tokenring_xdit.liveness.limit` by default.
+
+    Raises:
+        ConfigurationError: The environment says a limit that is none.
     """
 
     def __init__(self, limit: float | None = None) -> None:
-        self.limit = liveness_limit() if limit is None else limit
+        self.limit = liveness.limit() if limit is None else limit
         self._seconds: dict[Watched, float] = {}
         self._looked = time.monotonic()
 
