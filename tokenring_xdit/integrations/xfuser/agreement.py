@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from tokenring_xdit.attention import exchange
 from tokenring_xdit.errors import AgreementError, TokenRingError, UnsupportedError
@@ -166,7 +167,20 @@ def summary(value: Any) -> Any:
     """What stands for an input in a comparison: a few numbers, and what has to be equal."""
     if not isinstance(value, Tensor) or value.dtype not in _TOLERANCE:
         return [summary(item) for item in value] if isinstance(value, (list, tuple)) else describe(value)
-    return (tuple(value.shape), str(value.dtype), _sums(value.detach()), _TOLERANCE[value.dtype])
+    if value.is_inference():  # which do not tell when they change
+        return _summary(value)
+    version, known = _summaries.get(value, (-1, None))  # type: ignore[no-untyped-call]
+    if version != value._version:
+        version, known = _summaries[value] = value._version, _summary(value)
+    return known
+
+
+_summaries = WeakTensorKeyDictionary()
+"""Of tensors that come again in each step, such as a prompt's, with the version that was summed up."""
+
+
+def _summary(tensor: Tensor) -> tuple[Any, ...]:
+    return tuple(tensor.shape), str(tensor.dtype), _sums(tensor.detach()), _TOLERANCE[tensor.dtype]
 
 
 def _sums(tensor: Tensor) -> _Parts:

@@ -46,10 +46,10 @@ def refuse_changes(model: Any, kind: str) -> None:
                 f"the {kind} is in training mode, where every rank would drop out other values: call "
                 "pipe.transformer.eval()"
             )
-    if torch.is_autocast_enabled(model.device.type):
+    if any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
         raise UnsupportedError(
-            f"the {kind} was called inside torch.autocast, under which queries and keys have different dtypes: call the "
-            "pipeline outside of it, after pipe.to(torch.bfloat16), say"
+            f"the {kind} was called inside torch.autocast, under which queries and keys have different dtypes: call "
+            "the pipeline outside of it, after pipe.to(torch.bfloat16), say"
         )
     dtype = model.dtype
     if dtype.is_floating_point and dtype.itemsize > 1 and dtype not in _DTYPES:

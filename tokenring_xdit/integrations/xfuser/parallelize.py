@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from contextlib import ExitStack
 from enum import Enum
 from functools import wraps
 from typing import Any, TypeVar
@@ -170,6 +171,7 @@ def _replace_call(pipe: Any, state: XfuserState, output: Output) -> None:
         problem: TokenRingError | None = None
         arguments: dict[str, Any] = {}
         weights: dict[str, str] = {}
+        shardings: list[Sharding] = []
         try:
             try:
                 bound = signature.bind(self, *args, **kwargs)
@@ -179,6 +181,7 @@ def _replace_call(pipe: Any, state: XfuserState, output: Output) -> None:
             arguments = dict(list(bound.arguments.items())[1:])
             for name, model in _transformers(self).items():
                 sharding = _sharding(name, model)
+                shardings.append(sharding)
                 sharding.check(getattr(model, "_orig_mod", model))
                 weights |= {f"{name}.{part}": digest for part, digest in sharding.weights().items()}
         except TokenRingError as error:
@@ -186,7 +189,11 @@ def _replace_call(pipe: Any, state: XfuserState, output: Output) -> None:
         agree_on_arguments(arguments, problem, weights)
         state.activate(self)
         device = next(iter(_transformers(self).values())).device
-        with guarded(None, f"a call of {base.__name__}"), noise_of_the_first_rank(device):
+        with ExitStack() as stack:
+            stack.enter_context(guarded(None, f"a call of {base.__name__}"))
+            stack.enter_context(noise_of_the_first_rank(device))
+            for sharding in shardings:
+                stack.enter_context(sharding.checked())
             result = base.__call__(self, **arguments)
         return result if output is Output.EVERY_RANK or dist.get_rank() == 0 else None
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -47,6 +48,7 @@ class Sharding:
         else:
             self._slots = _adopt(model, wrapper)
         self._weights = Weights(model)
+        self._checked = False
         settle(self._slots)
         model.__class__ = _sharded_class(self._kind, wrapper or self._kind)
 
@@ -69,6 +71,15 @@ class Sharding:
         settle(self._slots)
         refuse_changes(model, self.kind)
 
+    @contextmanager
+    def checked(self) -> Iterator[None]:
+        """Inside, the transformer has been checked as a whole, and calls of it need not do so again."""
+        self._checked = True
+        try:
+            yield
+        finally:
+            self._checked = False
+
     def weights(self) -> dict[str, str]:
         """Digests of the transformer's parts, which all ranks have to have alike."""
         return self._weights.summary()
@@ -87,7 +98,10 @@ class Sharding:
         arguments = dict(list(self._signature.bind(model, *args, **kwargs).arguments.items())[1:])
         problem: TokenRingError | None = None
         try:
-            self.check(model)
+            if self._checked:
+                settle(self._slots)
+            else:
+                self.check(model)
             _refuse_arguments(self.kind, arguments)
         except TokenRingError as error:
             problem = error
