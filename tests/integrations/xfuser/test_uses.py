@@ -10,6 +10,7 @@ import pytest
 from tests.integrations.xfuser import uses
 from tests.integrations.xfuser.uses import USES, Kind, Outcome, judge, page
 from tests.integrations.xfuser.uses.harness import Expected, Trial, Use
+from tests.integrations.xfuser.uses.judging import forgiven
 from tests.support.ranks import RankPool
 
 QUICK = {
@@ -55,7 +56,7 @@ def outcomes(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str], O
 
 @pytest.mark.parametrize(("use", "family"), ALL)
 def test_right_or_refused(ranks: RankPool, outcomes: dict[tuple[str, str], Outcome], use: str, family: str) -> None:
-    outcome = judge(USES[use], ranks.run(2, uses.tried, use, family, timeout=150))
+    outcome = uses.outcome_of(ranks, use, family)
     print(f"{USES[use].title}, {family}: {outcome}")
     assert outcome.kind in {Kind.RIGHT, Kind.REFUSED, Kind.ABSENT}, outcome.text
     assert (use, family) not in QUICK or outcome.kind is not Kind.ABSENT, outcome.text
@@ -112,6 +113,12 @@ REFUSED = Trial(effect=0.5, raised=("UnsupportedError", "a hook was found: use n
 )
 def test_judging(use: Use, trials: list[Trial], kind: Kind) -> None:
     assert judge(use, trials).kind is kind
+
+
+def test_what_rounding_explains_is_right() -> None:
+    off = judge(Use(""), [Trial(effect=0.5, error=2e-5)] * 2)
+    assert forgiven(off, 1e-5).kind is Kind.RIGHT
+    assert forgiven(off, 5e-6).kind is Kind.WRONG
 
 
 def test_page_keeps_what_stands_before() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tests.integrations.xfuser.uses import afterwards, arguments, callbacks, ip_adapter, lora, schedulers, transformer
-from tests.integrations.xfuser.uses.harness import Trial, Use, trial
-from tests.integrations.xfuser.uses.judging import Kind, Outcome, judge
+from tests.integrations.xfuser.uses.harness import Trial, Use, rounding, trial
+from tests.integrations.xfuser.uses.judging import OFF, Kind, Outcome, forgiven, judge
 from tests.support.families import FAMILIES
+from tests.support.ranks import RankPool
 
-__all__ = ["GROUPS", "USES", "Kind", "Outcome", "Trial", "Use", "cases", "judge", "refusal_of", "tried"]
+__all__ = ["GROUPS", "USES", "Kind", "Outcome", "Trial", "Use", "cases", "judge", "outcome_of", "refusal_of", "tried"]
 
 GROUPS: dict[str, dict[str, Use]] = {
     "Calls": arguments.USES,
@@ -36,6 +37,26 @@ def cases() -> Iterator[tuple[str, str]]:
 def tried(key: str, family: str) -> Trial:
     """What comes of a use on this rank."""
     return trial(USES[key], family)
+
+
+def rounded(key: str, family: str) -> float:
+    """What another kernel changes of a use in one process."""
+    return rounding(USES[key], family)
+
+
+def outcome_of(ranks: RankPool, key: str, family: str) -> Outcome:
+    """How a use goes on two ranks.
+
+    Args:
+        ranks: The ranks.
+        key: The use.
+        family: Key of the family.
+    """
+    outcome = judge(USES[key], ranks.run(2, tried, key, family, timeout=150))
+    if outcome.kind is Kind.WRONG and outcome.text.startswith(OFF):
+        (single,) = ranks.run(1, rounded, key, family, timeout=150)
+        outcome = forgiven(outcome, single)
+    return outcome
 
 
 def refusal_of(pipeline: str, degrees: dict[str, int]) -> str:

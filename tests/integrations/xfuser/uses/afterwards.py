@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from tests.integrations.xfuser.uses.arguments import PIXELS, embeddings
+from tests.integrations.xfuser.uses.arguments import embeddings
 from tests.integrations.xfuser.uses.harness import Expected, Scene, Use, called, tensors_of
 
 
@@ -380,7 +380,7 @@ USES = {
     "grad": replace(_SAME, title="a call inside enable_grad", call=in_grad),
     "autocast": replace(_SAME, title="a call inside autocast to bf16", call=autocast, expected=Expected.ROUNDED),
     "inference-mode": replace(_SAME, title="a call inside inference_mode", call=inference_mode),
-    "slices": replace(_SAME, title="VAE in slices", call=tiled, families=PIXELS),
+    "slices": replace(_SAME, title="VAE in slices", call=tiled),
     "encoded": replace(_SAME, title="pipe.encode_prompt, then the call", call=encoded),
     "plain": replace(_SAME, title="a plain call", call=called(), expected=Expected.RIGHT),
 }

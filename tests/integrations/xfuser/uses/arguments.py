@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from tests.integrations.xfuser.uses.harness import Call, Expected, Scene, Use, baseline, called, tensors_of
-from tests.support.families import FAMILIES
 
 _RETURNS = {
     "FluxPipeline": ("prompt_embeds", "pooled_prompt_embeds"),
@@ -274,8 +273,6 @@ def one_prompt(pipe: Any, scene: Scene) -> Mapping[str, Any]:
     return {name: scene.inputs()[name][0] for name in ("prompt", "negative_prompt") if name in scene.inputs()}
 
 
-PIXELS = frozenset(family for family in FAMILIES if not family.startswith(("wan", "cogvideox")))
-"""Without the small video VAEs that make 6e-5 of a rounding of 1e-7."""
 _REFUSED = Use("", expected=Expected.REFUSED, changes=False)
 _SAME = Use("", changes=False, expected=Expected.RIGHT)
 USES = {
@@ -283,8 +280,8 @@ USES = {
     "tuple": replace(_SAME, title="return_dict=False", call=as_tuple),
     "positional": replace(_SAME, title="the prompt without its name", call=positional),
     "word": replace(_SAME, title="a prompt that is no list", call=called(one_prompt)),
-    "pt": replace(_SAME, title='output_type="pt"', call=pixels("pt"), families=PIXELS),
-    "pil": Use('output_type="pil"', call=pixels("pil"), families=PIXELS),
+    "pt": replace(_SAME, title='output_type="pt"', call=pixels("pt")),
+    "pil": Use('output_type="pil"', call=pixels("pil"), tolerance=1 / 255),
     "embeddings": replace(_SAME, title="embeddings for a prompt", call=embedded(lambda scene: 1.0)),
     "latents": Use("latents of the user's", call=own_latents(lambda scene: 1), expected=Expected.RIGHT),
     "prompts": Use(
@@ -316,7 +313,6 @@ USES = {
     "no-mask": Use("mask_feature=False", call=option("mask_feature", False)),
     "no-time": Use("enable_temporal_attentions=False", call=option("enable_temporal_attentions", False)),
     "rate": Use("frame_rate=12", call=option("frame_rate", 12.0)),
-    "binning": Use("use_resolution_binning=True", call=option("use_resolution_binning", True)),
     "second-prompt": Use("prompt_2", call=option("prompt_2", "a cat")),
     "max-length": Use("another max_sequence_length", call=option("max_sequence_length", 8)),
     "size": Use("another size", call=called(lambda pipe, scene: {"height": 2 * scene.inputs()["height"]})),

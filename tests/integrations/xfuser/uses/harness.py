@@ -22,7 +22,6 @@ from tests.support.reference import relative_error
 
 __all__ = [
     "EFFECT",
-    "TOLERANCE",
     "Expected",
     "Scene",
     "Trial",
@@ -30,11 +29,11 @@ __all__ = [
     "baseline",
     "called",
     "nothing",
+    "rounding",
     "tensors_of",
     "trial",
 ]
 
-TOLERANCE = 1e-5
 SEED = 77
 EFFECT = 1e-4
 """Least change of the picture by which a use is taken to do something."""
@@ -126,6 +125,7 @@ class Use:
         raising: Ranks that raise an error of the user's own, named ``own``.
         own: Class of that error.
         seed: Added to each rank's global seed, times the rank.
+        tolerance: Largest difference that is right, relative to the scale.
         steps: Steps of the call, to tell the change of the picture.
         degrees: Degrees of ``parallelize``.
     """
@@ -143,6 +143,7 @@ class Use:
     raising: frozenset[int] = frozenset()
     own: str = "OwnError"
     seed: int = 1
+    tolerance: float = 1e-5
     steps: int = 2
     degrees: Mapping[str, Any] = field(default_factory=lambda: {"tokenring_degree": 2})
 
@@ -183,6 +184,7 @@ def trial(use: Use, family: str) -> Trial:
     assert reference is not None
     if reference.absent:
         return Trial(absent=reference.absent)
+    baseline(family)  # some uses ask for its shape, and its passes are none of theirs
     with _forwards(use.counted) as forwards:
         try:
             actual = _together(use, Scene(family, dist.get_rank(), alone=False))
@@ -208,20 +210,37 @@ class _Reference:
 
 def _alone(use: Use, family: str) -> _Reference:
     """The use in one process: the first rank by itself (transformers writes files there only)."""
-    scene = Scene(family, 0, alone=True)
     try:
-        _seed(SEED)
-        pipe = scene.plain()
-        use.before(pipe, scene)
-        use.after(pipe, scene)
-        _seed(SEED)
-        found = use.call(pipe, scene)
+        found = _performed(use, Scene(family, 0, alone=True))
     except Exception as error:
         return _Reference(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
     if any(isinstance(value, Tensor) and not value.isfinite().all() for value in found.values()):
         return _Reference("one process makes numbers that are not finite")
     results = baseline(family) if use.expected is Expected.ROUNDED else found
     return _Reference("", results, _effect(use, family, found))
+
+
+def _performed(use: Use, scene: Scene) -> Mapping[str, Any]:
+    _seed(SEED)
+    pipe = scene.plain()
+    use.before(pipe, scene)
+    use.after(pipe, scene)
+    _seed(SEED)
+    return use.call(pipe, scene)
+
+
+@torch.no_grad()
+def rounding(use: Use, family: str) -> float:
+    """What another kernel of attention changes in one process, relative to the scale.
+
+    Some schedulers and decoders make 1e-5 and more of a rounding: a difference of that size says nothing.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    scene = Scene(family, 0, alone=True)
+    expected = _performed(use, scene)
+    with sdpa_kernel(SDPBackend.MATH):
+        return _compared(_performed(use, scene), expected, 0.0).error or 0.0
 
 
 def _together(use: Use, scene: Scene) -> Mapping[str, Any]:
