@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from tests.support.families import FAMILIES, Entry, Family
 from tests.support.ranks import rank_device
 from tests.support.reference import relative_error
-from tokenring_xdit.integrations.xfuser import parallelize
+from tokenring_xdit.integrations.xfuser import XfuserState, parallelize
 from tokenring_xdit.integrations.xfuser.repairs.common import REPAIR_ALL
 
 
@@ -232,7 +232,9 @@ def forget_xfuser() -> None:
     """Clear xfuser's globals, so that the next job starts it anew."""
     from xfuser.core.distributed import parallel_state, runtime_state
 
-    parallel_state.destroy_model_parallel()
+    with suppress(ValueError):  # of groups that several states share, and that are destroyed already
+        parallel_state.destroy_model_parallel()
+    XfuserState.forget()
     parallel_state._WORLD = None  # the pool destroys the process group itself
     runtime_state._RUNTIME = None
 

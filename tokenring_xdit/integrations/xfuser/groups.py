@@ -33,7 +33,7 @@ def shared_groups() -> Iterator[None]:
         if timeout is not None or options:
             return plain(ranks, timeout, backend, **options)
         key = None if ranks is None else tuple(ranks), str(backend or dist.get_backend())
-        if key not in _made:
+        if _made.get(key) not in dist.distributed_c10d._world.pg_map:  # or was destroyed since
             _made[key] = plain(ranks, backend=backend)
         return _made[key]
 

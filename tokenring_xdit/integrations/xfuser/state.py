@@ -82,11 +82,11 @@ class XfuserState:
         one_of_several: bool = False,
     ) -> None:
         register()
-        from xfuser.core.distributed import parallel_state, runtime_state
+        from xfuser.core.distributed import parallel_state
 
         self.degrees = degrees
         self.backend = backend
-        self._forget(parallel_state, runtime_state)
+        self.forget()
         with shared_groups() if one_of_several else nullcontext():
             self._start(parallel_state, model, backend)
         if exact:
@@ -151,8 +151,10 @@ class XfuserState:
         return str(self._runtime.attention_backend.name)
 
     @staticmethod
-    def _forget(parallel_state: Any, runtime_state: Any) -> None:
+    def forget() -> None:
         """Make xfuser believe that it was never started; earlier states keep their groups."""
+        from xfuser.core.distributed import parallel_state, runtime_state
+
         world = parallel_state._WORLD  # shared: it only mirrors the default group
         for name in vars(parallel_state):
             if _GROUP_GLOBAL.fullmatch(name):

@@ -226,9 +226,57 @@ RELIED_ON: tuple[UpstreamName, ...] = (
         ("x",),
     ),
     UpstreamName(_MODELS + "transformer_z_image", "ZImageTransformer2DModel", "whose parameters the wrapper hides"),
+    UpstreamName(
+        "xfuser.model_executor.schedulers.base_scheduler",
+        "xFuserSchedulerBaseWrapper",
+        "taken off diffusers' scheduler, which steps on the whole latents",
+    ),
     *(
-        UpstreamName(f"diffusers.schedulers.{name}", "randn_tensor", "draws noise for the whole latents", ("shape",))
-        for name in ("scheduling_ddim", "scheduling_ddpm", "scheduling_dpm_cogvideox", "scheduling_dpmsolver_multistep")
+        UpstreamName(_PIPELINES + module, f"{name}.__call__", "made one call of all ranks")
+        for module, name in (
+            ("pipeline_cogvideox", "xFuserCogVideoXPipeline"),
+            ("pipeline_flux", "xFuserFluxPipeline"),
+            ("pipeline_flux_control", "xFuserPipelineFluxControlPipeline"),
+            ("pipeline_hunyuandit", "xFuserHunyuanDiTPipeline"),
+            ("pipeline_latte", "xFuserLattePipeline"),
+            ("pipeline_lumina2", "xFuserLumina2Pipeline"),
+            ("pipeline_pixart_alpha", "xFuserPixArtAlphaPipeline"),
+            ("pipeline_pixart_sigma", "xFuserPixArtSigmaPipeline"),
+            ("pipeline_stable_diffusion_3", "xFuserStableDiffusion3Pipeline"),
+        )
+    ),
+    UpstreamName(
+        _PIPELINES + "pipeline_stable_diffusion_3",
+        "xFuserStableDiffusion3Pipeline._backbone_forward",
+        "given one prompt's embeddings where there is no guidance",
+        ("latents", "encoder_hidden_states", "pooled_prompt_embeds", "t"),
+    ),
+    *(
+        UpstreamName(_MODELS + module, f"{name}.forward", "scales a LoRA for the call")
+        for module, name in (
+            ("cogvideox_transformer_3d", "xFuserCogVideoXTransformer3DWrapper"),
+            ("transformer_flux", "xFuserFluxTransformer2DWrapper"),
+            ("transformer_sd3", "xFuserSD3Transformer2DWrapper"),
+        )
+    ),
+    UpstreamName(
+        "xfuser.core.distributed.group_coordinator",
+        "GroupCoordinator.all_gather",
+        "gathers latents and tokens",
+        ("input_", "dim", "separate_tensors"),
+    ),
+    UpstreamName("xfuser.core.distributed", "get_sp_group", "gathers latents and tokens"),
+    UpstreamName("xfuser.core.distributed", "get_data_parallel_world_size", "how prompts are shared out"),
+    UpstreamName(
+        _MODELS + "transformer_lumina2",
+        "xFuserLumina2AttnProcessor2_0.__call__",
+        "put into diffusers' own transformer, whose grouped heads it leaves as they are",
+    ),
+    UpstreamName(
+        "diffusers.hooks.first_block_cache",
+        "FBCHeadBlockHook._should_compute_remaining_blocks",
+        "decides by the data of all ranks",
+        ("hidden_states_residual",),
     ),
     *(
         UpstreamName(_STATE, f"DiTRuntimeState.{name}", "how latents are cut")
@@ -238,6 +286,7 @@ RELIED_ON: tuple[UpstreamName, ...] = (
             "num_pipeline_patch",
             "patch_mode",
             "pp_patches_start_end_idx_global",
+            "pp_patches_start_idx_local",
             "pp_patches_token_num",
             "pp_patches_token_start_end_idx_global",
             "pp_patches_token_start_idx_local",
