@@ -20,6 +20,7 @@ from tokenring_xdit.errors import AgreementError, TokenRingError, UnsupportedErr
 __all__ = [
     "agree_on_arguments",
     "agree_on_inputs",
+    "agree_on_result",
     "describe",
     "difference",
     "noise_of_the_first_rank",
@@ -100,6 +101,26 @@ def agree_on_inputs(model: str, inputs: Mapping[str, Any], problem: TokenRingErr
                 )
 
 
+def agree_on_result(pipeline: str, result: Any) -> None:
+    """Refuse a call that came to an end on some ranks only, or to other results, on all of them.
+
+    Args:
+        pipeline: What the pipeline is called.
+        result: What it made on this rank.
+
+    Raises:
+        AgreementError: A rank is still in the call, or made something else.
+    """
+    everyone = exchange(None, [summary(values) for values in _numbers(result)], f"the end of a call of {pipeline}")
+    for rank, theirs in enumerate(everyone):
+        found = difference(everyone[0], theirs)
+        if found is not None:
+            raise AgreementError(
+                f"all ranks made one result together, but it {found} between rank 0 and rank {rank}: make what the "
+                "last step's callback does, and what decodes (the VAE's weights, say), the same on all ranks"
+            )
+
+
 @contextmanager
 def noise_of_the_first_rank(device: torch.device) -> Iterator[None]:
     """Inside, the global generators of all ranks are in the state that the first rank's have when it is entered.
@@ -161,6 +182,18 @@ def _raise_first(told: list[tuple[type[TokenRingError], str] | None]) -> None:
     kind, message = told[refusing[0]]  # type: ignore[misc]
     alone = "" if len(set(told)) == 1 else f"rank {refusing[0]} refuses: "
     raise (kind if issubclass(kind, UnsupportedError) else AgreementError)(f"{alone}{message}")
+
+
+def _numbers(result: Any) -> list[Tensor]:
+    """The pictures in a pipeline's result, as numbers that may differ by what devices decode otherwise."""
+    if isinstance(result, Tensor):
+        return [result]
+    if isinstance(result, np.ndarray):
+        return [torch.from_numpy(np.ascontiguousarray(result, dtype=np.float32)).bfloat16()]
+    if hasattr(result, "tobytes") and hasattr(result, "size"):  # a PIL picture
+        return _numbers(np.asarray(result))
+    parts = result.values() if isinstance(result, Mapping) else result if isinstance(result, (list, tuple)) else ()
+    return [numbers for part in parts for numbers in _numbers(part)]
 
 
 def summary(value: Any) -> Any:

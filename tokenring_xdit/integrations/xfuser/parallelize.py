@@ -14,7 +14,11 @@ import torch.distributed as dist
 
 from tokenring_xdit.attention import guarded
 from tokenring_xdit.errors import ConfigurationError, TokenRingError, UnsupportedError
-from tokenring_xdit.integrations.xfuser.agreement import agree_on_arguments, noise_of_the_first_rank
+from tokenring_xdit.integrations.xfuser.agreement import (
+    agree_on_arguments,
+    agree_on_result,
+    noise_of_the_first_rank,
+)
 from tokenring_xdit.integrations.xfuser.backends import AttentionBackend
 from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE
 from tokenring_xdit.integrations.xfuser.sharding import Sharding, refuse_changed, shard, sharding_of
@@ -195,6 +199,7 @@ def _replace_call(pipe: Any, state: XfuserState, output: Output) -> None:
             for sharding in shardings:
                 stack.enter_context(sharding.checked())
             result = base.__call__(self, **arguments)
+            agree_on_result(base.__name__, result)
         return result if output is Output.EVERY_RANK or dist.get_rank() == 0 else None
 
     def save_pretrained(self: Any, *args: Any, **kwargs: Any) -> Any:
