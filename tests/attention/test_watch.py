@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.attention.trouble import PHASES, Said, run, struck, struck_amid_messages
+from tests.attention.trouble import (
+    PHASES,
+    SEPARATE,
+    Said,
+    ends_early,
+    run,
+    stopped_for_a_while,
+    struck,
+    struck_amid_messages,
+)
 
 LATE = 12.0
 """Seconds: a bound against hanging; what is tested are limits of 2 and 4 s."""
@@ -54,3 +63,23 @@ def test_a_rank_that_raises_in_a_call_is_named_with_its_error(phase: str, tmp_pa
 def test_messages_on_the_way_in_part_hold_nobody(kind: str, after: float, tmp_path: Path) -> None:
     said = run(3, struck_amid_messages, kind, after, folder=tmp_path)
     check_named(said, WORDS[kind].format(pid=said[1].pid))
+
+
+@pytest.mark.parametrize("kind", ["kill", "stop"])
+@pytest.mark.parametrize("phase", ["while channels open", "while the ranks agree", "between keyed calls"])
+def test_ranks_of_other_machines_are_known_by_their_heartbeats(phase: str, kind: str, tmp_path: Path) -> None:
+    said = run(3, struck, phase, kind, folder=tmp_path, environment={SEPARATE: "1"})
+    check_named(said, f"rank 1 was not heard of for 2 s (process {said[1].pid} on host ")
+
+
+def test_a_rank_that_goes_on_in_time_is_not_given_up(tmp_path: Path) -> None:
+    for rank in run(
+        3, stopped_for_a_while, folder=tmp_path, awaited=(0, 1, 2), environment={"TOKENRING_LIVENESS_LIMIT": "6"}
+    ):
+        assert rank.lines == ["right", "right"]
+
+
+def test_a_rank_that_ends_well_owes_nothing(tmp_path: Path) -> None:
+    """Rank 1 has done its part of the last call, and its process ends while the others still wait for each other."""
+    said = run(3, ends_early, folder=tmp_path, environment={"TOKENRING_AGREEMENT_TIMEOUT": "60"})
+    assert [said[0].lines, said[2].lines] == [["right", "right"]] * 2

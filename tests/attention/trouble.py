@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,10 +22,14 @@ from torch import Tensor
 from tests.support.reference import softmax_attention
 from tokenring_xdit.attention import exchange, fail_group, guarded, token_ring_attention
 from tokenring_xdit.attention import groups as groups_module
+from tokenring_xdit.attention import watch as watch_module
 from tokenring_xdit.attention.groups import AGREEMENT_TIMEOUT_VARIABLE, RingGroup
 from tokenring_xdit.liveness import LIMIT_VARIABLE
 
 LIMITS = {LIMIT_VARIABLE: "2", AGREEMENT_TIMEOUT_VARIABLE: "4", "GLOO_SOCKET_IFNAME": "lo"}
+
+SEPARATE = "TEST_SEPARATE_HOSTS"
+"""Entry of the environment: every rank takes itself for the only one of its machine."""
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.attention.trouble"])
@@ -158,6 +163,8 @@ def _main(
     dist.init_process_group(
         "gloo", init_method=f"file://{file}", rank=rank, world_size=ranks, timeout=timedelta(seconds=timeout)
     )
+    if SEPARATE in environment:
+        mock.patch.object(watch_module, "process_space", return_value=f"machine {rank}").start()
     job(Rank(rank, ranks, connection), *args)
     connection.close()
     os._exit(0)
@@ -332,6 +339,37 @@ def guarded_work(own: Rank, kind: str) -> None:
     own.try_to(work)
     if own.rank == 1 and kind == "raise":
         time.sleep(10)
+
+
+def stopped_for_a_while(own: Rank) -> None:
+    """Rank 1 is stopped, and goes on after two seconds."""
+    own.try_to(lambda: attend(own, 1))
+    if own.rank == 1:
+        subprocess.Popen(["sh", "-c", f"sleep 2; kill -CONT {os.getpid()}"])
+        own.fault("stop")
+    own.try_to(lambda: attend(own, 2))
+
+
+def ends_early(own: Rank) -> None:
+    """Rank 2 takes ten seconds longer for what rank 0 waits for; rank 1 has ended by then, as programs end."""
+
+    def kernel(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> tuple[Tensor, Tensor]:
+        calls.append(q)
+        if own.rank == 2 and len(calls) == 3:  # the queries of rank 0
+            time.sleep(9)
+        out, lse = softmax_attention(q, k, v, scale=scale)
+        return out.float(), lse.float()
+
+    calls: list[Tensor] = []
+    own.try_to(lambda: attend(own, 1))
+    if own.rank != 1:
+        own.try_to(lambda: attend(own, 2, kernel=kernel, schedule="direct"))
+        return
+    try:
+        attend(own, 2, kernel=kernel, schedule="direct")
+    finally:
+        watch_module._leave()
+        os._exit(0)
 
 
 def told_by_the_host(own: Rank, keyed: bool) -> None:

@@ -362,7 +362,8 @@ class RingGroup:
             who = ", ".join(self._described(rank) for rank in missing)
             message = (
                 f"rank {who} did not come within {self._bound().total_seconds():g} s, though "
-                f"{'its process runs' if one else 'their processes run'}: {mine}"
+                f"{'its process runs' if one else 'their processes run'}: {mine}. {AGREEMENT_TIMEOUT_VARIABLE} gives "
+                f"ranks that are only slow more time"
             )
         elif missing:
             who = ", ".join(self._described(rank) for rank in missing)

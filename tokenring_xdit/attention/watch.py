@@ -8,6 +8,7 @@ heartbeats in the default store; and at what ranks have told there (``bulletin.p
 from __future__ import annotations
 
 import atexit
+import ctypes
 import logging
 import os
 import socket
@@ -15,6 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -195,6 +197,7 @@ class Watch:
         self._stop.set()
         self.bulletin.put(f"left/{self.rank}", {party.key: party.call for party in [*self._parties]})
         self.bulletin.close(_LAST_CALLS)
+        self._thread.join(_LAST_CALLS)
 
     # -- what is known -----------------------------------------------------------------------------------------
 
@@ -315,6 +318,18 @@ def _limit() -> float:
 
 @atexit.register
 def _leave() -> None:
-    """While the interpreter still runs: a thread that comes back from C++ later would end the process with an abort."""
     if Watch._current is not None:
         Watch._current.close()
+    if any(thread.name.startswith("tokenring-") for thread in threading.enumerate()):
+        _let_threads_rest()
+
+
+def _let_threads_rest() -> None:
+    """Keep a thread that was left behind in C++ from aborting the process that ends.
+
+    When it comes back after the interpreter has gone, CPython before 3.14 ends it by ``pthread_exit``, which C++ takes
+    for an exception that nobody handles. It waits instead, and the process ends with its own exit code.
+    """
+    with suppress(OSError, AttributeError):  # another C++ library
+        pause = ctypes.cast(ctypes.CDLL(None).pause, ctypes.c_void_p)
+        ctypes.CDLL("libstdc++.so.6")["_ZSt13set_terminatePFvvE"](pause)
