@@ -514,7 +514,7 @@ def test_ctrl_c_in_a_script_and_its_sudden_death(tmp_path: Path) -> None:
 QUICK = {"sd3", "wan-t2v"}
 """A pipeline that xfuser puts its own around, and one that makes videos."""
 
-PREVIEWED = {"flux", "z-image", "sd3"}
+PREVIEWED = {"flux", "hunyuan-dit", "lumina2", "sd3", "sd3.5-medium", "z-image"}
 
 
 @pytest.mark.parametrize(
