@@ -72,8 +72,7 @@ def test_a_config_says_how_many_ranks_and_which_of_them_are_close(config: Path) 
     planned = run(SCRIPT, "--dry-run", DGX_1, config, *wishes)
     assert planned.returncode == 0, planned.stderr
     assert planned.stdout.endswith(
-        f" -m tokenring_xdit.cli run {config} "
-        "tokenring_degree=3 ulysses_degree=2 prompt=\\[a\\ blue\\ square\\]\n"
+        f" -m tokenring_xdit.cli run {config} tokenring_degree=3 ulysses_degree=2 prompt=\\[a\\ blue\\ square\\]\n"
     )
     for option in (["--ulysses=2"], ["--ulysses=3"]):
         program = run(SCRIPT, "--dry-run", DGX_1, "--ranks=6", *option, "--", "x.py")
