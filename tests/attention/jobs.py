@@ -329,10 +329,10 @@ def error_with_changing_lengths() -> float:
 
 def agreements_in_three_calls() -> tuple[int, int]:
     """How often the ranks agree in three calls of one shape, with a layout key and without."""
-    from tokenring_xdit.attention import groups
+    from tokenring_xdit.attention import rounds
 
     counts = []
-    tell_all = groups.tell_all
+    tell_all = rounds.tell_all
     for key in ("same", None):
         count = 0
 
@@ -341,13 +341,13 @@ def agreements_in_three_calls() -> tuple[int, int]:
             count += 1
             return tell_all(*arguments)
 
-        groups.tell_all = counting
+        rounds.tell_all = counting
         try:
             for _ in range(3):
                 tensor = torch.randn(1, 2, 8, 8)
                 token_ring_attention(tensor, tensor, tensor, layout_key=key)
         finally:
-            groups.tell_all = tell_all
+            rounds.tell_all = tell_all
         counts.append(count)
     return counts[0], counts[1]
 
@@ -383,7 +383,7 @@ def call_between_good_calls(changes: dict[int, dict[str, Any]], layout_key: str 
     """A good call, then one that some ranks make differently, then a good one again."""
     import os
 
-    from tokenring_xdit.attention.groups import AGREEMENT_TIMEOUT_VARIABLE
+    from tokenring_xdit.attention.member import AGREEMENT_TIMEOUT_VARIABLE
 
     os.environ[AGREEMENT_TIMEOUT_VARIABLE] = "2"
     try:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.attention.trouble import mistaken, run
-from tokenring_xdit.attention.groups import AGREEMENT_TIMEOUT_VARIABLE
+from tokenring_xdit.attention.member import AGREEMENT_TIMEOUT_VARIABLE
 from tokenring_xdit.liveness import LIMIT_VARIABLE
 
 

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from tests.support.reference import softmax_attention
 from tokenring_xdit.attention import exchange, fail_group, guarded, token_ring_attention
-from tokenring_xdit.attention import groups as groups_module
+from tokenring_xdit.attention import rounds as rounds_module
 from tokenring_xdit.attention import watch as watch_module
-from tokenring_xdit.attention.groups import AGREEMENT_TIMEOUT_VARIABLE, RingGroup
+from tokenring_xdit.attention.groups import RingGroup
+from tokenring_xdit.attention.member import AGREEMENT_TIMEOUT_VARIABLE
 from tokenring_xdit.liveness import LIMIT_VARIABLE
 
 LIMITS = {LIMIT_VARIABLE: "2", AGREEMENT_TIMEOUT_VARIABLE: "4", "GLOO_SOCKET_IFNAME": "lo"}
@@ -242,7 +243,7 @@ def struck(own: Rank, phase: str, kind: str, length: int = 8) -> None:
         own.try_to(lambda: attend(own, 1))
         return
     where = {
-        "before the ranks agree": (groups_module, "tell_all"),
+        "before the ranks agree": (rounds_module, "tell_all"),
         "before channels open": (RingGroup, "open"),
         "while channels open": (dist, "barrier"),
     }
@@ -254,7 +255,7 @@ def struck(own: Rank, phase: str, kind: str, length: int = 8) -> None:
     if phase == "in the kernel":
         own.try_to(lambda: attend(own, 2, length, kernel=kernel))
     elif phase == "while the ranks agree" and mine:
-        with before(groups_module, "tell_all"):
+        with before(rounds_module, "tell_all"):
             own.try_to(lambda: attend(own, 2, length))
     else:
         if phase == "between keyed calls" and mine:
@@ -270,11 +271,11 @@ def struck_amid_messages(own: Rank, kind: str, after: float) -> None:
 
         threading.Timer(after, own.fault, [kind]).start()
     q, k, v = torch.zeros(3, 1, 2, 200_000, 16)  # 26 MB a message
-    while own.try_to(lambda: token_ring_attention(q, k, v, layout_key="same", kernel=_cheap)[0].shape[0]):
+    while own.try_to(lambda: token_ring_attention(q, k, v, layout_key="same", kernel=cheap)[0].shape[0]):
         pass
 
 
-def _cheap(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> tuple[Tensor, Tensor]:
+def cheap(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> tuple[Tensor, Tensor]:
     return torch.zeros_like(q), torch.zeros(q.shape[:-1])
 
 

@@ -14,9 +14,10 @@ from torch import Tensor
 from tokenring_xdit.attention.agreement import CallSpec, Layout
 from tokenring_xdit.attention.checks import DTYPES, check_masks, check_tensors, check_types, resolve
 from tokenring_xdit.attention.executor import execute
-from tokenring_xdit.attention.groups import RingGroup, check_environment, failing_together, group_of, in_words
+from tokenring_xdit.attention.groups import RingGroup, failing_together, group_of
 from tokenring_xdit.attention.kernels import KernelFunction, choose
 from tokenring_xdit.attention.masks import KeyMask
+from tokenring_xdit.attention.member import check_environment, in_words
 from tokenring_xdit.attention.tracing import recorded
 from tokenring_xdit.errors import AgreementError, CommunicationError, TokenRingError, UnsupportedError
 from tokenring_xdit.planning import Auto

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from tokenring_xdit.attention.agreement import Layout
 from tokenring_xdit.attention.buffers import Buffer
-from tokenring_xdit.attention.groups import RingGroup, in_words
+from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.attention.kernels import KernelFunction
 from tokenring_xdit.attention.masks import KeyMask
+from tokenring_xdit.attention.member import in_words
 from tokenring_xdit.attention.merge import Running
 from tokenring_xdit.attention.messages import PartialForm
 from tokenring_xdit.attention.program import OWN_KV, OWN_Q, Fold, Join, Meet, Place, Post, Receive, prepare

@@ -11,13 +11,14 @@ import torch
 import torch.distributed as dist
 
 from tokenring_xdit.attention.bulletin import Notice
-from tokenring_xdit.attention.groups import RingGroup, failing_together, group_of, in_words
+from tokenring_xdit.attention.groups import RingGroup, failing_together, group_of
+from tokenring_xdit.attention.member import TAG_STEP, TAGS, in_words
 from tokenring_xdit.attention.watch import Problem, Watch
 from tokenring_xdit.errors import CommunicationError, TokenRingError
 
 __all__ = ["exchange", "fail_group", "guarded"]
 
-_UNUSED_TAG = 5040 * 1012
+_UNUSED_TAG = TAG_STEP * (TAGS + 3)
 
 _PATIENCE = 3.0
 
@@ -155,6 +156,9 @@ class Section:
     def end(self, problem: Problem) -> None:
         """End every wait of this process in a group on gloo."""
         self._problem = self._problem or problem
+        for party in self._watch.parties_with(self.members):
+            if not party.section:
+                party.end(problem)  # so that it knows why
         for group in [*dist.distributed_c10d._world.pg_map]:
             with suppress(RuntimeError, ValueError):
                 backend: Any = group._get_backend(torch.device("cpu"))

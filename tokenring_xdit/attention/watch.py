@@ -34,7 +34,10 @@ GRACE = 5.0
 """Seconds that a wait may go on after a rank has gone: it may have ended well, and owe nothing to anybody."""
 
 SHORT_GRACE = 1.5
-"""Seconds in which all ranks may raise by themselves what one of them has told, before anybody is stopped."""
+"""The same where all ranks have to come."""
+
+SECTION_GRACE = 3.0
+"""Seconds in which all ranks may raise by themselves what one of them raised, before they are stopped."""
 
 _LAST_CALLS = 1.0
 """Seconds for what a process still has to tell when it ends."""
@@ -159,6 +162,11 @@ class Watch:
             return False
         return any(n.group == party.key and n.call == party.call for _, n in self._told)
 
+    def parties_with(self, members: Iterable[int]) -> list[Party]:
+        """Who else waits for some of these ranks."""
+        with self._lock:
+            return [party for party in self._parties if not set(members).isdisjoint(party.members)]
+
     def where(self, rank: int) -> str | None:
         """Which process a rank is, in words; ``None`` while that is not known."""
         peer = self._peer(rank)
@@ -247,7 +255,7 @@ class Watch:
             if notice.call is None:
                 return Problem(notice.sentence, since, 0.0, notice.refused)
             if notice.call == party.call and not party.agreeing:
-                return Problem(notice.sentence, since, SHORT_GRACE if party.section else 0.0, notice.refused)
+                return Problem(notice.sentence, since, SECTION_GRACE if party.section else 0.0, notice.refused)
         for peer in [self._peers[rank] for rank in party.members if rank in self._peers]:
             if peer.gone is not None and self._owes(peer, party):
                 grace = SHORT_GRACE if party.needs_all else GRACE

@@ -1,0 +1,241 @@
+"""A rank among the ranks of a group: its number, its call, its waits, and what it says where one has no end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from tokenring_xdit.attention.bulletin import Notice
+from tokenring_xdit.attention.waits import Ended, Waiter
+from tokenring_xdit.attention.watch import Problem, Watch
+from tokenring_xdit.errors import AgreementError, CommunicationError, ConfigurationError, TokenRingError
+from tokenring_xdit.liveness import limit, seconds_from
+
+__all__ = [
+    "AGREEMENT_TIMEOUT_VARIABLE",
+    "DEFAULT_GROUP_TIMEOUT",
+    "TAGS",
+    "TAG_STEP",
+    "Member",
+    "agreement_timeout",
+    "check_environment",
+    "in_words",
+]
+
+log = logging.getLogger(__name__)
+
+AGREEMENT_TIMEOUT_VARIABLE = "TOKENRING_AGREEMENT_TIMEOUT"
+"""Environment variable: seconds to wait for a rank that runs but does not come, once ranks have agreed on a call."""
+
+_DEFAULT_AGREEMENT_TIMEOUT = 120.0
+
+DEFAULT_GROUP_TIMEOUT = timedelta(minutes=30)
+
+TAG_STEP = 5040
+"""A multiple of 1 to 10: gloo on several interfaces takes the same one of them for all such tags."""
+
+TAGS = 1009
+"""Calls that are told apart by the tags of their transfers; after so many the tags come again."""
+
+_UNUSED_TAG = TAG_STEP * (TAGS + 1)
+
+_PATIENCE = 3.0
+"""Seconds in which a rank whose connection broke is found to be gone, or others tell what happened."""
+
+_TELLING = 1.0
+"""Seconds for the other ranks to be told of a failure before it is raised."""
+
+
+class Member:
+    """This process as one of the ranks of a group.
+
+    Attributes:
+        rank: This process's rank in the group.
+        world_size: Number of ranks in the group.
+        peers: Global rank of each rank of the group.
+        members: The same.
+        names: What to call each rank of the group.
+        key: Name of the group, the same on all ranks.
+        call: Number of this rank's call, counted from 1; what ranks send each other is told apart by it.
+        waiting: What the caller waits for, a new tuple for each wait; ``None`` for nothing.
+        agreeing: Whether the ranks compare their calls.
+        needs_all: Whether every rank has to come to what is waited for.
+    """
+
+    section = False
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self._group = group
+        self.rank = dist.get_rank(group)
+        self.world_size = dist.get_world_size(group)
+        self.peers = dist.get_process_group_ranks(group)
+        self.members = tuple(self.peers)
+        self.names = [_name(rank, peer) for rank, peer in enumerate(self.peers)]
+        self.call = 0
+        self.waiting: tuple[Any, ...] | None = None
+        self.agreeing = self.needs_all = False
+        self._waiter = Waiter()
+        self._control: dist.ProcessGroup | None = None
+        self._settled = False  # whether the ranks have agreed on something
+        self._broken: str | None = None
+        self._problem: Problem | None = None
+        options = group._get_backend(group._device_types[0]).options
+        self._own_timeout: timedelta | None = getattr(options, "_timeout", None)  # not every backend has one
+        self._watch: Watch | None = None
+        self.key = str(group.group_name)
+        if self.world_size > 1:
+            self._watch = Watch.current()
+            self.key = self._watch.new_key(group.group_name)
+            self._watch.join(self)
+
+    def begin(self) -> None:
+        """Count a call of this rank, whatever becomes of it.
+
+        Raises:
+            CommunicationError: An earlier call on this group failed.
+        """
+        if self._problem is not None and self._broken is None:  # found between two calls
+            self.fail(self._problem.sentence)
+        if self._broken is not None:
+            raise CommunicationError(f"an earlier attention call on this process group failed: {self._broken}")
+        self.call += 1
+
+    def fail(self, reason: str, *, tell: bool = True, refused: bool = False) -> None:
+        """Give this group up: close its channels, refuse further calls, and tell the other ranks why.
+
+        On NCCL the communicators are aborted.
+
+        Args:
+            reason: A sentence that names the rank at fault.
+            tell: Whether the others do not know.
+            refused: Whether a rank refused its call, and nothing broke.
+        """
+        if self._broken is None:
+            self._broken = reason
+            if tell:
+                self._publish(reason, refused=refused)
+        self.waiting, self.agreeing, self.needs_all = None, False, False
+        self._waiter.end()
+        self.break_off()
+        self._close()
+
+    def failure(self, doing: str, error: BaseException, missing: Sequence[int] = ()) -> TokenRingError:
+        """Give this group up after a wait that failed, and return what to raise: it names the rank at fault.
+
+        Args:
+            doing: What this rank did, as in ``waited for block Q[1]``.
+            error: What torch said, or :class:`Ended`.
+            missing: Ranks of the group that did not come, where that is known.
+        """
+        text = str(error)
+        late = isinstance(error, Ended) or "timed out" in text.lower()
+        problem = self._problem
+        if problem is None and self._watch is not None:
+            problem = self._watch.problem_of(self, patience=0.0 if late else _PATIENCE)
+        mine = f"rank {self.names[self.rank]} {doing}"
+        if problem is not None:
+            message = f"{problem.sentence}: {mine}"
+        elif missing and late:
+            one = len(missing) == 1
+            who = ", ".join(self._described(rank) for rank in missing)
+            message = (
+                f"rank {who} did not come within {self._bound().total_seconds():g} s, though "
+                f"{'its process runs' if one else 'their processes run'}: {mine}. {AGREEMENT_TIMEOUT_VARIABLE} gives "
+                f"ranks that are only slow more time"
+            )
+        elif missing:
+            who = ", ".join(self._described(rank) for rank in missing)
+            message = f"the connection to rank {who} broke, and nothing was heard of why: {mine}"
+        elif late:
+            message = f"{mine} for {self._bound().total_seconds():g} s, while all ranks run"
+        else:
+            message = f"{mine}, and the connection broke"
+        refused = problem is not None and problem.refused
+        self.fail(problem.sentence if problem is not None else message, refused=refused)
+        if refused:
+            return AgreementError(f"{message}, so this group was given up")
+        said = f". torch.distributed says: {text.partition('. This is typically')[0]}" if text else ""
+        return CommunicationError(message + said)
+
+    def end(self, problem: Problem) -> None:
+        """End the wait that is under way, from the thread of the watch."""
+        self._problem = self._problem or problem
+        self._waiter.end()
+        self.break_off()
+        self._abort()
+
+    def break_off(self) -> None:
+        """Make every transfer that is under way on gloo fail, here and at the peers, for threads that wait for one.
+
+        Closing a group does not end such a wait, and the wait keeps the group from being closed. What does is that a
+        receive times out: gloo then closes all connections of its group. No peer ever sends with this tag. It does not
+        end the wait for a message that is on the way in part (``waits.py``).
+        """
+        for group in [*self._on_gloo(), *([self._control] if self._control is not None else [])]:
+            for peer in range(self.world_size):
+                if peer != self.rank:
+                    with suppress(RuntimeError, ValueError):  # the timeout, or what is broken already
+                        group.recv([torch.empty(1)], peer, _UNUSED_TAG).wait(timedelta(milliseconds=1))
+
+    def _on_gloo(self) -> list[dist.ProcessGroup]:
+        """Groups whose transfers can be broken off."""
+        return []
+
+    def _close(self) -> None:
+        """Close what is left, once nobody waits."""
+
+    def _abort(self) -> None:
+        """End what is not on gloo."""
+
+    def _bound(self) -> timedelta:
+        """How long to wait for a rank that runs: at first for slow starters as well."""
+        own = self._own_timeout or DEFAULT_GROUP_TIMEOUT
+        return min(own, agreement_timeout()) if self._settled else own
+
+    def _publish(self, sentence: str, *, call: int | None = None, refused: bool = False) -> None:
+        if self._watch is not None:
+            notice = Notice(self.peers[self.rank], sentence, self.key, self.members, call, refused=refused)
+            self._watch.bulletin.publish(notice)
+            self._watch.bulletin.flush(_TELLING)
+
+    def _described(self, peer: int) -> str:
+        where = self._watch.where(self.peers[peer]) if self._watch is not None else None
+        return f"{self.names[peer]} ({where})" if where else self.names[peer]
+
+
+def _name(rank: int, peer: int) -> str:
+    """What to call a rank of a group."""
+    return str(peer) if rank == peer else f"{peer} (rank {rank} of its group)"
+
+
+def in_words(error: BaseException) -> str:
+    """An error in a line."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # a broken __str__ of the caller's
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def check_environment() -> None:
+    """Look at the limits that the environment sets.
+
+    Raises:
+        ConfigurationError: One is no positive number.
+    """
+    limit()
+    seconds_from(AGREEMENT_TIMEOUT_VARIABLE, _DEFAULT_AGREEMENT_TIMEOUT)
+
+
+def agreement_timeout() -> timedelta:
+    """How long to wait for a rank that runs, as the environment says."""
+    try:
+        return timedelta(seconds=seconds_from(AGREEMENT_TIMEOUT_VARIABLE, _DEFAULT_AGREEMENT_TIMEOUT))
+    except ConfigurationError:  # the call says so, to all ranks
+        return timedelta(seconds=_DEFAULT_AGREEMENT_TIMEOUT)
