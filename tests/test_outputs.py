@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tokenring_xdit.outputs import OutputError, replacing, write_whole
+from tokenring_xdit.errors import OutputError
+from tokenring_xdit.outputs import replacing, write_whole
 from tokenring_xdit.pipelines.request import save
 
 

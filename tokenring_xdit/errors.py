@@ -17,8 +17,10 @@ __all__ = [
     "EngineError",
     "KernelError",
     "LaunchError",
+    "LostRankError",
     "ModelUnreachableError",
     "NetworkError",
+    "OutputError",
     "RegressionError",
     "ScheduleError",
     "TokenRingError",
@@ -79,12 +81,20 @@ class LaunchError(TokenRingError):
     """The ranks of a command could not be started, or one of them failed."""
 
 
+class LostRankError(LaunchError):
+    """A rank was killed, ended or is stopped; what it was asked for may not be at fault."""
+
+
 class EngineError(LaunchError):
     """A rank of an engine failed or died; the engine itself can go on."""
 
 
 class CancelledError(TokenRingError):
     """A request was given up because somebody asked for that."""
+
+
+class OutputError(TokenRingError):
+    """An output could not be written; what was there before is still there."""
 
 
 class NetworkError(TokenRingError):

@@ -10,13 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tokenring_xdit.errors import TokenRingError
+from tokenring_xdit.errors import OutputError
 
-__all__ = ["OutputError", "replacing", "write_whole"]
-
-
-class OutputError(TokenRingError):
-    """An output could not be written; what was there before is still there."""
+__all__ = ["replacing", "write_whole"]
 
 
 @contextmanager

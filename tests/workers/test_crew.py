@@ -14,9 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tokenring_xdit.errors import ConfigurationError, LaunchError
+from tokenring_xdit.errors import ConfigurationError, LaunchError, LostRankError
 from tokenring_xdit.liveness import LIMIT_VARIABLE
-from tokenring_xdit.workers.blame import LostRankError
 from tokenring_xdit.workers.crew import Crew
 
 MODULE = "tests.workers.obedient"

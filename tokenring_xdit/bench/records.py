@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tokenring_xdit.bench.plan import Case, Level, lengths_in_words
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.messages import named
+from tokenring_xdit.outputs import replacing
 
 __all__ = ["Record", "Spread", "Status", "case_fields", "read_records", "write_table"]
 
@@ -177,7 +178,7 @@ _CASE = (
 
 def write_table(path: Path, records: Iterable[Record]) -> None:
     """Write the figures of records as CSV: seconds, bytes of the rank that has most."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         figures = ("median_s", "lower_quartile_s", "upper_quartile_s", "compute_s", "exposed_s", "attention_s")
         writer.writerow((*_CASE, "schedule", "status", *figures, "max_error", "bytes_sent", "peak_bytes", "error"))

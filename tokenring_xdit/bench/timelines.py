@@ -14,6 +14,7 @@ from tokenring_xdit.bench.plan import Level, lengths_in_words
 from tokenring_xdit.bench.records import Record
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.messages import named
+from tokenring_xdit.outputs import write_whole
 from tokenring_xdit.schedule import Timeline, perfetto
 
 __all__ = [
@@ -108,7 +109,7 @@ def keep_recorded(path: Path, records: Sequence[Record]) -> None:
     found = [(line, _parsed(path, number, line)) for number, line in enumerate(whole, 1)]
     kept = [line for line, entry in found if entry.model_dump(include=set(_CASE)) in recorded]
     if kept != lines:
-        path.write_text("".join(kept), encoding="utf-8")
+        write_whole(path, "".join(kept))
 
 
 def read_timelines(path: Path) -> tuple[CaseTimeline, ...]:
@@ -144,4 +145,4 @@ def write_trace(path: Path, timelines: Sequence[CaseTimeline]) -> None:
     if not timelines:
         raise ConfigurationError(f"{path} would be empty: no case of the sweep has a timeline")
     named = [replace(entry.timeline, name=str(entry)) for entry in timelines]
-    path.write_text(json.dumps(perfetto(named)), encoding="utf-8")
+    write_whole(path, json.dumps(perfetto(named)))

@@ -11,12 +11,21 @@ from collections.abc import Sequence
 
 from tokenring_xdit import __version__
 from tokenring_xdit.cli import bench, compare, config, generate, network, plan, probe, run, schedule, topology
-from tokenring_xdit.errors import CommunicationError, LaunchError, NetworkError, RegressionError, TokenRingError
-from tokenring_xdit.outputs import OutputError
+from tokenring_xdit.errors import (
+    CommunicationError,
+    LaunchError,
+    NetworkError,
+    OutputError,
+    RegressionError,
+    TokenRingError,
+)
+from tokenring_xdit.messages import escaped
 
 __all__ = ["run_command"]
 
 _EXIT_FAILED, _EXIT_REFUSED = 1, 2
+
+_LINE_END = "\n"
 
 
 def run_command(argv: Sequence[str] | None = None) -> int:
@@ -46,9 +55,13 @@ def run_command(argv: Sequence[str] | None = None) -> int:
     try:
         args.run(args)
     except (LaunchError, CommunicationError, NetworkError, OutputError, RegressionError, OSError) as error:
-        print(f"tokenring-xdit: {error}", file=sys.stderr)
-        return _EXIT_FAILED
+        return _say(error, _EXIT_FAILED)
     except TokenRingError as error:
-        print(f"tokenring-xdit: {error}", file=sys.stderr)
-        return _EXIT_REFUSED
+        return _say(error, _EXIT_REFUSED)
     return 0
+
+
+def _say(error: Exception, code: int) -> int:
+    """Print an error, without what a terminal would obey: messages quote what users wrote."""
+    print(f"tokenring-xdit: {escaped(str(error), keep=_LINE_END)}", file=sys.stderr)
+    return code

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tokenring_xdit.cli import machine
 from tokenring_xdit.cli.progress import progress
+from tokenring_xdit.outputs import write_whole
 from tokenring_xdit.planning import TIE, ModelShape, Option, Problem, plan, simulate
 from tokenring_xdit.schedule import Activity, Mask, build, perfetto
 
@@ -111,7 +112,7 @@ def _simulate(args: argparse.Namespace) -> None:
     cost, source = machine.cost_of(args, network, problem)
     simulation = simulate(verified, network, problem, cost)
     if args.trace is not None:
-        args.trace.write_text(json.dumps(perfetto([simulation.timeline])), encoding="utf-8")
+        write_whole(args.trace, json.dumps(perfetto([simulation.timeline])))
     if args.json:
         links = [
             {"from": a, "to": b, "bytes": size, "busy": simulation.link_busy[a, b]}

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError
 from tokenring_xdit.integrations.xfuser import Degrees
-from tokenring_xdit.integrations.xfuser.supported import CUT_BY_ROWS, WRAPPERS, heads_of, refuse_ulysses, uncut
+from tokenring_xdit.integrations.xfuser.supported import WRAPPERS, heads_of, refuse_ulysses
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
 from tokenring_xdit.pipelines.model import EMBEDDED, read_model_file
 
@@ -21,7 +19,6 @@ __all__ = [
     "pipeline_class_of",
     "rank_device",
     "refuse_degrees",
-    "refuse_height",
     "refuse_missing_gpus",
     "resolve_model",
 ]
@@ -47,7 +44,7 @@ def pipeline_class_of(model: str) -> str:
     if name not in WRAPPERS:
         raise UnsupportedError(
             f"'{model}' is a {name}, which has not been compared with the single process yet. "
-            f"Tested so far: {', '.join(sorted(WRAPPERS))}"
+            f"Compared so far: {', '.join(sorted(WRAPPERS))}"
         )
     return name
 
@@ -64,30 +61,6 @@ def refuse_degrees(model: str, degrees: Degrees) -> None:
     """
     transformer = read_model_file(model, "transformer/config.json")
     refuse_ulysses(degrees.ulysses, heads_of(transformer))
-
-
-def refuse_height(model: str, pipeline: type, degrees: Degrees, height: int, options: Mapping[str, Any]) -> None:
-    """Refuse a height that xfuser cannot cut over the ranks, as far as the model's configuration tells.
-
-    Args:
-        model: Folder or hub name.
-        pipeline: Its class in diffusers.
-        degrees: How the ranks are to share the work.
-        height: Height in pixels.
-        options: Further arguments of the pipeline's call.
-
-    Raises:
-        UnsupportedError: It cannot be cut.
-    """
-    binning = inspect.signature(pipeline.__call__).parameters.get("use_resolution_binning")
-    if pipeline.__name__ not in CUT_BY_ROWS or (binning and options.get(binning.name, binning.default)):
-        return  # binning draws another size than was asked for
-    blocks = read_model_file(model, "vae/config.json").get("block_out_channels")
-    patch = read_model_file(model, "transformer/config.json").get("patch_size")
-    if isinstance(blocks, list) and isinstance(patch, int):
-        unit = 2 ** (len(blocks) - 1) * patch * degrees.ranks
-        if degrees.ranks > 1 and height % unit:
-            raise UnsupportedError(uncut(height, degrees.ranks, unit))
 
 
 _RANKS_A_CORE = 16

@@ -19,6 +19,7 @@ RANDOM_FLUX = "random-flux"
 _LATENT_CHANNELS = 16  # as in FLUX.1
 _TEXT_WIDTH = 256
 _POOLED_WIDTH = 64
+_DIGITS = 9  # of numbers that are read: Python refuses to read those of thousands
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class RandomFlux:
             option, _, value = part.partition("=")
             if name != RANDOM_FLUX or option not in known:
                 raise ConfigurationError(f"model '{text}': there is no option '{option}'. {nearest(option, known)}")
-            if option in options or not value.isdecimal() or int(value) < 1:
+            if option in options or not value.isdecimal() or len(value) > _DIGITS or int(value) < 1:
                 raise ConfigurationError(
                     f"model '{text}': {option} has to be said once, as a whole number of 1 or more"
                 )

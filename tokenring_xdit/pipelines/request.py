@@ -14,8 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from tokenring_xdit.errors import ConfigurationError, UnsupportedError, nearest
-from tokenring_xdit.outputs import OutputError, replacing
+from tokenring_xdit.errors import ConfigurationError, OutputError, UnsupportedError, nearest
+from tokenring_xdit.outputs import replacing
 from tokenring_xdit.pipelines.options import COUNTED, LARGEST_SIDE, MOST, check_option, is_number, is_whole, shortly
 
 if TYPE_CHECKING:

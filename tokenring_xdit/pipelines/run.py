@@ -17,7 +17,6 @@ from tokenring_xdit.pipelines.dtypes import DTYPES, DTYPES_IN_SHORT, parse_dtype
 from tokenring_xdit.pipelines.loading import (
     pipeline_class_of,
     refuse_degrees,
-    refuse_height,
     resolve_model,
 )
 from tokenring_xdit.pipelines.model import FluxModel, PictureSize
@@ -275,11 +274,6 @@ def inspect_model(config: RunConfig) -> list[str]:
             FluxModel.find(model).check_request(degrees, request)
         except TokenRingError as error:
             unfit.append(str(error))
-    if config.size is not None and not unfit:
-        try:
-            refuse_height(model, pipeline, degrees, config.size.height, config.options)
-        except UnsupportedError as error:
-            unfit.append(f"size: {error}")
     found += unfit
     video = is_video(pipeline)
     suffix = Path(config.output).suffix.lower() if config.output is not None else _SUFFIXES[video]

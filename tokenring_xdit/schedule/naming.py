@@ -75,8 +75,12 @@ def parse(text: str) -> Spelled:
     return Spelled(name, tuple(sorted((o, v) for o, v in options.items() if v != defaults[o])))
 
 
+_DIGITS = 9
+"""Of numbers that are read: Python refuses to read those of thousands."""
+
+
 def _number(name: str, option: str, value: str) -> int:
     most = _MOST_CHUNKS if option == "chunks" else _MOST_RANKS
-    if not (value.isascii() and value.isdecimal() and 1 <= int(value) <= most):
+    if not (value.isascii() and value.isdecimal() and len(value) <= _DIGITS and 1 <= int(value) <= most):
         raise ScheduleError(f"{option}={value} of schedule '{name}' has to be a whole number from 1 to {most}")
     return int(value)

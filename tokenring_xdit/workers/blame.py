@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tokenring_xdit import errors
-from tokenring_xdit.errors import LaunchError
 from tokenring_xdit.workers.messages import Failed, Gone
 from tokenring_xdit.workers.watch import Stopped
 
-__all__ = ["LostRankError", "Silent", "culprit", "in_words", "is_lost"]
+__all__ = ["Silent", "culprit", "in_words", "is_lost"]
 
 _OF_ANOTHER = frozenset(
     {
@@ -30,10 +29,6 @@ _TRANSPORT = ("gloo/transport", "ncclRemoteError", "ncclSystemError")
 """What torch's errors of the same kind have in common, where they are a plain RuntimeError."""
 
 Rank = TypeVar("Rank")
-
-
-class LostRankError(LaunchError):
-    """A rank was killed, ended or is stopped; what it was asked for may not be at fault."""
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from tokenring_xdit.errors import LaunchError
-from tokenring_xdit.workers.blame import LostRankError, culprit, in_words, is_lost
+from tokenring_xdit.errors import LaunchError, LostRankError
+from tokenring_xdit.workers.blame import culprit, in_words, is_lost
 from tokenring_xdit.workers.environment import local_environment
 from tokenring_xdit.workers.messages import Failed, Gone, pack
 from tokenring_xdit.workers.process import Inbox, RankProcess, Rendezvous, kept_file

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tokenring_xdit.errors import LaunchError
+from tokenring_xdit.errors import LaunchError, LostRankError
 from tokenring_xdit.liveness import ProcessIdentity
-from tokenring_xdit.workers.blame import LostRankError, in_words
+from tokenring_xdit.workers.blame import in_words
 from tokenring_xdit.workers.messages import Gone
 from tokenring_xdit.workers.watch import Watch
 

@@ -14,6 +14,7 @@ from tokenring_xdit.bench.report.measures import number, time_unit
 from tokenring_xdit.bench.report.palette import Style, label, styles
 from tokenring_xdit.bench.report.problems import Axis, View, latest, views
 from tokenring_xdit.bench.report.traces import KINDS, OTHER_KIND, Trace, boxes, kind_of, kinds
+from tokenring_xdit.outputs import replacing
 from tokenring_xdit.schedule.timeline import Activity
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ def write_plots(folder: Path, records: Sequence[Record], traces: Sequence[Trace]
             file = folder / (name if names[name] == 1 else f"{name}-{names[name]}")
             for suffix, metadata in ((".png", {}), (".svg", {"Date": None})):
                 written.append(file.with_name(file.name + suffix))
-                canvas.savefig(written[-1], dpi=200, bbox_inches="tight", metadata=metadata)
+                with replacing(written[-1]) as draft:
+                    canvas.savefig(draft, dpi=200, bbox_inches="tight", metadata=metadata)
     return tuple(written)
 
 

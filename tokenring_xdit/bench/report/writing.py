@@ -9,6 +9,7 @@ from tokenring_xdit.bench.records import Record, read_records
 from tokenring_xdit.bench.report.traces import Trace, read_traces
 from tokenring_xdit.bench.timelines import TIMELINES_FILE
 from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.outputs import write_whole
 
 __all__ = ["REPORT_FILE", "find_results", "refuse_missing", "write_plots", "write_report"]
 
@@ -67,7 +68,7 @@ def write_report(results: Path, output: Path) -> None:
 
     text = page(*_read(results), get_plotlyjs())
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(text, encoding="utf-8")
+    write_whole(output, text)
 
 
 def write_plots(results: Path, folder: Path) -> tuple[Path, ...]:

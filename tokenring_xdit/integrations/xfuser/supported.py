@@ -16,7 +16,6 @@ from tokenring_xdit.integrations.xfuser.repairs.common import (
 )
 
 __all__ = [
-    "CUT_BY_ROWS",
     "HOOKS",
     "TESTED_RUNNERS",
     "WRAPPERS",
@@ -24,7 +23,6 @@ __all__ = [
     "refuse_ulysses",
     "refuse_untested",
     "refuse_untested_model",
-    "uncut",
 ]
 
 _TRANSFORMERS = "xfuser.model_executor.models.transformers."
@@ -54,18 +52,6 @@ WRAPPERS: dict[str, str | None] = {
 }
 """Diffusers pipelines that were compared (``tests/integrations/xfuser`` does so for each of them), with xfuser's class
 of their transformer; ``None`` where :mod:`tokenring_xdit.integrations.xfuser.tokens` cuts diffusers' own."""
-
-CUT_BY_ROWS = frozenset(
-    {
-        "CogVideoXPipeline",
-        "HunyuanDiTPipeline",
-        "LattePipeline",
-        "PixArtAlphaPipeline",
-        "PixArtSigmaPipeline",
-        "StableDiffusion3Pipeline",
-    }
-)
-"""Those whose rows of tokens the ranks have to divide."""
 
 TESTED_RUNNERS = frozenset(
     {
@@ -216,28 +202,19 @@ def say_which_heights_work(runtime_state: Any) -> None:
                     raise
                 ranks, height = self.parallel_config.sp_degree, self.input_config.height
                 scale = getattr(self, "vae_scale_factor_spatial", None) or self.vae_scale_factor
-                raise UnsupportedError(uncut(height, ranks, scale * self.backbone_patch_size * ranks)) from error
+                unit = scale * self.backbone_patch_size * ranks
+                fitting = " or ".join(str(n * unit) for n in (height // unit, height // unit + 1) if n)
+                raise UnsupportedError(
+                    f"a height of {height} pixels cannot be cut over {ranks} ranks: xfuser's pipeline cuts this model "
+                    f"by rows of tokens, so the height has to be a multiple of {unit}. Use {fitting}, another degree, "
+                    "or tokenring_xdit.parallelize, which takes any height"
+                ) from error
 
         return calc_patches_metadata
 
     state = runtime_state.DiTRuntimeState
     for name in ("_calc_patches_metadata", "_calc_cogvideox_patches_metadata"):
         replace_method(state, name, make)
-
-
-def uncut(height: int, ranks: int, unit: int) -> str:
-    """Why a height does not work, and which ones do.
-
-    Args:
-        height: What was asked for, in pixels.
-        ranks: Who share the rows.
-        unit: What the height has to be a multiple of.
-    """
-    fitting = " or ".join(str(n * unit) for n in (height // unit, height // unit + 1) if n)
-    return (
-        f"a height of {height} pixels cannot be cut over {ranks} ranks: xfuser cuts this model by rows of tokens, so "
-        f"the height has to be a multiple of {unit}. Use {fitting}, or another degree"
-    )
 
 
 def refuse_padded_ltx2(ltx2: Any) -> None:
