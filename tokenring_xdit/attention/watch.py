@@ -39,6 +39,9 @@ SHORT_GRACE = 1.5
 SECTION_GRACE = 3.0
 """Seconds in which all ranks may raise by themselves what one of them raised, before they are stopped."""
 
+_TELLING = 0.6
+"""Seconds until what a rank has told before it ended is read here."""
+
 _LAST_CALLS = 1.0
 """Seconds for what a process still has to tell when it ends."""
 
@@ -102,6 +105,7 @@ class Watch:
     """The watch of one process over the ranks of its world."""
 
     _current: Watch | None = None
+    _making = threading.Lock()
 
     def __init__(self) -> None:
         self.rank = dist.get_rank()
@@ -124,12 +128,13 @@ class Watch:
     @classmethod
     def current(cls) -> Watch:
         """The one for the default group, begun if there is none."""
-        watch = cls._current
-        if watch is None or watch._world() is not dist.distributed_c10d._get_default_group():
-            if watch is not None:
-                watch._stop.set()
-            watch = cls._current = cls()
-        return watch
+        with cls._making:
+            watch = cls._current
+            if watch is None or watch._world() is not dist.distributed_c10d._get_default_group():
+                if watch is not None:
+                    watch._stop.set()
+                watch = cls._current = cls()
+            return watch
 
     @classmethod
     def known(cls) -> Watch | None:
@@ -256,8 +261,12 @@ class Watch:
                 return Problem(notice.sentence, since, 0.0, notice.refused)
             if notice.call == party.call and not party.agreeing:
                 return Problem(notice.sentence, since, SECTION_GRACE if party.section else 0.0, notice.refused)
-        for peer in [self._peers[rank] for rank in party.members if rank in self._peers]:
-            if peer.gone is not None and self._owes(peer, party):
+        peers = [self._peers[rank] for rank in party.members if rank in self._peers]
+        gone = sorted(peer.gone for peer in peers if peer.gone is not None)
+        # Where several have gone, all but the first may have ended because of it, and told so.
+        unclear = len(gone) > 1 and now - gone[-1] < _TELLING
+        for peer in sorted(peers, key=lambda peer: peer.gone or now):
+            if peer.gone is not None and not unclear and self._owes(peer, party):
                 grace = SHORT_GRACE if party.needs_all else GRACE
                 return Problem(f"rank {peer.rank} is gone ({peer.where})", peer.gone, min(grace, longest / 2))
             if peer.stopped >= longest:
