@@ -371,6 +371,23 @@ def refusals_of_offloaded() -> list[str]:
     return said
 
 
+def compiled_afterwards(family: str) -> float:
+    """Relative error of a transformer that is compiled after ``parallelize``, with hidden keys of two prompts."""
+    import tokenring_xdit
+
+    kind = FAMILIES[family]
+    prompts = {"prompts": ["a red fox in the snow", "a boat"]}
+    expected = latents_of(kind.make()(**kind.inputs(**prompts)))
+    torch._dynamo.reset()
+    pipe = kind.make()
+    try:
+        tokenring_xdit.parallelize(pipe, tokenring_degree=2)
+        pipe.transformer = torch.compile(pipe.transformer)
+        return relative_error(latents_of(pipe(**kind.inputs(**prompts))), expected)
+    finally:
+        forget_xfuser()
+
+
 def error_with_arguments(family: str, options: dict[str, Any]) -> float:
     """Relative error of a call with further arguments."""
     import tokenring_xdit
