@@ -16,11 +16,15 @@ settings.load_profile("tests")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--support FILE``: where the support matrix goes; ``--support-uses FILE``: where its section on uses goes."""
+    """``--support FILE``: where the support matrix goes; ``--support-uses FILE``: where its section on uses goes.
+
+    ``--uses-log FILE``: what was found of uses, so that a run of an hour may be divided.
+    """
     parser.addoption("--support", metavar="FILE", help="write the support matrix that the tests of marker matrix found")
     parser.addoption(
         "--support-uses", metavar="FILE", help="write the section on uses that the tests of marker matrix found"
     )
+    parser.addoption("--uses-log", metavar="FILE", help="keep what is found of uses, and do not run again what is kept")
 
 
 @pytest.fixture(scope="session")

@@ -83,6 +83,8 @@ class Part:
             return True
         if len({failure.phase for failure in failures}) > 1:
             return False
+        if any(failure.kind == errors.CommunicationError.__name__ for failure in failures):
+            return False  # their groups were given up
         alike = len({(failure.kind, failure.message) for failure in failures}) == 1
         return failures[0].phase is not Phase.STEPS or (alike and failures[0].kind in {_CANCELLED, *_RAISED_ALIKE})
 
@@ -195,8 +197,9 @@ class Turn:
 
     def _give_up_stopped(self, busy: list[Part]) -> None:
         """Wait no longer for ranks that are stopped, nor for those that wait for them."""
+        found = self._watch.look([rank for part in busy for rank in part.waiting])  # which counts from look to look
         for part in busy:
-            stopped = self._watch.look(part.waiting)
+            stopped = {rank: found[rank] for rank in part.waiting if rank in found}
             part.outcomes.update(stopped)
             if stopped:
                 self._cancel_worlds()

@@ -32,7 +32,7 @@ def end_with_parent(expected: int | None = None) -> None:
 def end_with_launcher() -> None:
     """:func:`end_with_parent` in a rank of ``torchrun``, and nothing in other processes."""
     if "TORCHELASTIC_RUN_ID" in os.environ and "RANK" in os.environ:
-        launcher = os.environ.get(LAUNCHER_VARIABLE, "")
+        launcher = os.environ.pop(LAUNCHER_VARIABLE, "")  # it is not the parent of what this process starts
         end_with_parent(int(launcher) if launcher.isdigit() else None)
 
 

@@ -23,6 +23,7 @@ from tests.integrations.xfuser.matrix import (
     is_refused,
     page,
 )
+from tests.integrations.xfuser.uses import page as uses_page
 from tests.support.families import FAMILIES, Family
 from tests.support.ranks import RankFailure, RankPool
 from tests.support.reference import relative_error
@@ -48,7 +49,9 @@ def outcomes(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str], O
         missing = [parameters.id for parameters in ALL if tuple(parameters.values[:2]) not in found]
         if missing:
             pytest.fail(f"{target} was not written: these did not run or failed: {', '.join(map(str, missing))}")
-        Path(target).write_text(page(found))
+        file = Path(target)
+        _, heading, rest = file.read_text().partition(f"\n{uses_page.HEADING}\n") if file.exists() else ("", "", "")
+        file.write_text(page(found) + heading + rest)
 
 
 @pytest.mark.parametrize(("family", "column", "case"), ALL)

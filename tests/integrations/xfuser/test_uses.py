@@ -41,21 +41,26 @@ ALL = [
 
 @pytest.fixture(scope="module")
 def outcomes(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str], Outcome]]:
-    """What the tests of this module found; put into ``--support-uses`` after a run that passed and left nothing out."""
-    found: dict[tuple[str, str], Outcome] = {}
+    """What the tests of this module found; put into ``--support-uses`` for the families that were run whole."""
+    log = request.config.getoption("--uses-log")
+    kept = page.read_log(Path(log)) if log is not None else {}
+    found = dict(kept)
     yield found
+    if log is not None:
+        page.add_to_log(Path(log), {pair: found[pair] for pair in found.keys() - kept.keys()})
     target = request.config.getoption("--support-uses")
     if target is not None:
-        missing = [parameters.id for parameters in ALL if tuple(parameters.values[:2]) not in found]
-        idle = [use for use in USES if all(found[u, f].kind is Kind.ABSENT for u, f in found if u == use)]
-        if missing or idle:
-            pytest.fail(f"{target} was not written: failed or not run: {missing}; in no family: {idle}")
+        whole = page.whole_families(found, uses.cases())
+        if not whole:
+            pytest.fail(f"{target} was not written: no family was run whole, without a failure")
         file = Path(target)
-        file.write_text(page.replaced(file.read_text(), page.section(found)))
+        file.write_text(page.replaced(file.read_text(), page.section(whole)))
 
 
 @pytest.mark.parametrize(("use", "family"), ALL)
 def test_right_or_refused(ranks: RankPool, outcomes: dict[tuple[str, str], Outcome], use: str, family: str) -> None:
+    if (use, family) in outcomes:
+        return  # kept from an earlier run
     outcome = uses.outcome_of(ranks, use, family)
     print(f"{USES[use].title}, {family}: {outcome}")
     assert outcome.kind in {Kind.RIGHT, Kind.REFUSED, Kind.ABSENT}, outcome.text

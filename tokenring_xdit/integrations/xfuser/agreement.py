@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from tokenring_xdit.attention import exchange
-from tokenring_xdit.errors import AgreementError, TokenRingError, UnsupportedError
+from tokenring_xdit.errors import AgreementError, ConfigurationError, TokenRingError, UnsupportedError
 
 __all__ = [
     "agree_on_arguments",
@@ -24,6 +24,7 @@ __all__ = [
     "describe",
     "difference",
     "noise_of_the_first_rank",
+    "noting",
     "summary",
 ]
 
@@ -34,6 +35,32 @@ _TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 5e-2, to
 """How much a part may differ, relative to its norm: what one device's kernels may round otherwise than another's."""
 
 _Parts = list[tuple[float, float]]
+
+
+class noting:  # noqa: N801
+    """Keeps what goes wrong inside, so that it can be told to all ranks before it is raised.
+
+    Args:
+        problem: What went wrong before; nothing else is noted then.
+
+    Attributes:
+        problem: What went wrong.
+    """
+
+    def __init__(self, problem: TokenRingError | None = None) -> None:
+        self.problem = problem
+
+    def __enter__(self) -> noting:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        if self.problem is None:
+            words = " ".join(f"{type(error).__name__}: {error}".split())
+            self.problem = error if isinstance(error, TokenRingError) else ConfigurationError(words)
+            self.problem.__cause__ = None if self.problem is error else error
+        return True
 
 
 def agree_on_arguments(
@@ -51,7 +78,10 @@ def agree_on_arguments(
         AgreementError: The ranks were given different arguments, or have loaded different weights.
         TokenRingError: ``problem``, or that of another rank.
     """
-    mine = None if problem is not None else {name: describe(value) for name, value in arguments.items()}
+    mine: dict[str, str] = {}
+    with noting(problem) as noted:
+        mine = {name: describe(value) for name, value in arguments.items()}
+    problem = noted.problem
     everyone = exchange(None, (_told(problem), mine, dict(weights or {})), "the arguments of the call")
     _raise_first([told for told, *_ in everyone])
     descriptions = [theirs for _, theirs, _ in everyone]
@@ -60,7 +90,7 @@ def agree_on_arguments(
             if theirs.get(name) != descriptions[0][name]:
                 raise AgreementError(
                     f"all ranks make one picture together, but {name} is {descriptions[0][name]} on rank 0 and "
-                    f"{theirs.get(name)} on rank {rank}: pass the same everywhere"
+                    f"{theirs.get(name)} on rank {rank}: pass the same everywhere, broadcast from rank 0 if need be"
                 )
     loaded = [theirs for *_, theirs in everyone]
     for rank, others in enumerate(loaded):
@@ -86,7 +116,11 @@ def agree_on_inputs(model: str, inputs: Mapping[str, Any], problem: TokenRingErr
         AgreementError: The ranks gave different inputs.
         TokenRingError: ``problem``, or that of another rank.
     """
-    mine = {} if problem is not None else {name: summary(value) for name, value in inputs.items()}
+    mine: dict[str, Any] = {}
+    with noting(problem) as noted:
+        _sum_up(inputs)
+        mine = {name: summary(value) for name, value in inputs.items()}
+    problem = noted.problem
     everyone = exchange(None, (_told(problem), mine), f"the inputs of the {model}")
     _raise_first([told for told, _ in everyone])
     first = everyone[0][1]
@@ -180,8 +214,9 @@ def _raise_first(told: list[tuple[type[TokenRingError], str] | None]) -> None:
     if not refusing:
         return
     kind, message = told[refusing[0]]  # type: ignore[misc]
-    alone = "" if len(set(told)) == 1 else f"rank {refusing[0]} refuses: "
-    raise (kind if issubclass(kind, UnsupportedError) else AgreementError)(f"{alone}{message}")
+    if len(set(told)) == 1 and "__init__" not in vars(kind):
+        raise kind(message)
+    raise (kind if issubclass(kind, UnsupportedError) else AgreementError)(f"rank {refusing[0]} refuses: {message}")
 
 
 def _numbers(result: Any) -> list[Tensor]:
@@ -196,15 +231,29 @@ def _numbers(result: Any) -> list[Tensor]:
     return [numbers for part in parts for numbers in _numbers(part)]
 
 
+def _sum_up(inputs: Mapping[str, Any]) -> None:
+    """Sum up what has changed among the inputs, with one copy from the device."""
+    parts = [part for value in inputs.values() for part in (value if isinstance(value, (list, tuple)) else [value])]
+    tensors = [part for part in parts if isinstance(part, Tensor) and part.dtype in _TOLERANCE]
+    changed = [t for t in tensors if not t.is_inference() and _known(t) is None]
+    if len({tensor.device for tensor in changed}) == 1:
+        numbers = [_numbers_of(tensor) for tensor in changed]
+        lists = torch.cat(numbers).tolist()
+        for tensor, own in zip(changed, numbers, strict=True):
+            mine, lists = lists[: len(own)], lists[len(own) :]
+            _summaries[tensor] = tensor._version, _summary(tensor, mine)
+
+
 def summary(value: Any) -> Any:
     """What stands for an input in a comparison: a few numbers, and what has to be equal."""
     if not isinstance(value, Tensor) or value.dtype not in _TOLERANCE:
         return [summary(item) for item in value] if isinstance(value, (list, tuple)) else describe(value)
     if value.is_inference():  # which do not tell when they change
         return _summary(value)
-    version, known = _summaries.get(value, (-1, None))  # type: ignore[no-untyped-call]
-    if version != value._version:
-        version, known = _summaries[value] = value._version, _summary(value)
+    known = _known(value)
+    if known is None:
+        known = _summary(value)
+        _summaries[value] = value._version, known
     return known
 
 
@@ -212,17 +261,23 @@ _summaries = WeakTensorKeyDictionary()
 """Of tensors that come again in each step, such as a prompt's, with the version that was summed up."""
 
 
-def _summary(tensor: Tensor) -> tuple[Any, ...]:
-    return tuple(tensor.shape), str(tensor.dtype), _sums(tensor.detach()), _TOLERANCE[tensor.dtype]
+def _known(tensor: Tensor) -> tuple[Any, ...] | None:
+    """The summary of a tensor that has not changed since."""
+    version, known = _summaries.get(tensor, (-1, None))  # type: ignore[no-untyped-call]
+    return known if version == tensor._version else None
 
 
-def _sums(tensor: Tensor) -> _Parts:
-    """A weighted sum and the norm of each part of a tensor."""
-    flat = tensor.flatten().float()
+def _summary(tensor: Tensor, numbers: list[list[float]] | None = None) -> tuple[Any, ...]:
+    parts: _Parts = [(total, norm) for total, norm in (numbers or _numbers_of(tensor).tolist())]
+    return tuple(tensor.shape), str(tensor.dtype), parts, _TOLERANCE[tensor.dtype]
+
+
+def _numbers_of(tensor: Tensor) -> Tensor:
+    """A weighted sum and the norm of each part of a tensor, ``[parts, 2]``."""
+    flat = tensor.detach().flatten().float()
     each = max(1, -(-flat.numel() // _PARTS))
     parts = torch.nn.functional.pad(flat, (0, -flat.numel() % each)).view(-1, each)
-    numbers = torch.stack([parts @ _factors(each, flat.device), parts.norm(dim=1)], dim=1)
-    return [(total, norm) for total, norm in numbers.tolist()]
+    return torch.stack([parts @ _factors(each, flat.device), parts.norm(dim=1)], dim=1)
 
 
 @lru_cache(maxsize=64)

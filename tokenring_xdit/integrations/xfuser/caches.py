@@ -36,6 +36,9 @@ _COMPARED = frozenset(
 _together = False
 """Whether a sharded transformer is running."""
 
+_tokens: int | None = None
+"""How many tokens its picture has, where that is known; ranks have as many each, with padding at the end."""
+
 
 def refuse_cache(hooks: Mapping[str, Any], dtype: torch.dtype) -> None:
     """Refuse hooks of diffusers on a module that were not compared with one process.
@@ -68,32 +71,49 @@ def _refuse_coarse_factors(factors: torch.dtype, model: torch.dtype) -> None:
         )
 
 
-def deciding_together(together: bool) -> None:
-    """Say whether a sharded transformer runs: what caches decide by data is then decided by the data of all ranks."""
-    global _together
-    _together = together
+def deciding_together(together: bool, tokens: int | None = None) -> None:
+    """Say whether a sharded transformer runs: what caches decide by data is then decided by the data of all ranks.
+
+    Args:
+        together: Whether it does.
+        tokens: Of the whole picture, where they are known.
+    """
+    global _together, _tokens
+    _together, _tokens = together, tokens
+
+
+def _real(local: int) -> int | None:
+    """How many of this rank's tokens are no padding; ``None`` where that is not known."""
+    layout = active_layout()
+    if layout is None or not layout.hides_keys:
+        return local
+    if _tokens is None:
+        return None
+    from xfuser.core.distributed import get_sequence_parallel_rank
+
+    return max(0, min(local, _tokens - int(get_sequence_parallel_rank()) * local))
 
 
 def _decide_by_the_whole(original: Any) -> Any:
     @wraps(original)
     def should_compute(self: Any, residual: Tensor) -> bool:
         state = self.state_manager.get_state()
-        if not _together or state.head_block_residual is None:
-            decided: bool = original(self, residual)
-            return decided
-        layout = active_layout()
-        if layout is not None and layout.hides_keys:
+        real = _real(residual.shape[1]) if _together else None
+        if _together and real is None:
             raise UnsupportedError(
                 "FirstBlockCache would measure padding or hidden text along with the picture: use a size and a text "
                 "length that the ranks divide, or do without FirstBlockCacheConfig"
             )
+        if not _together or state.head_block_residual is None:
+            decided: bool = original(self, residual)
+            return decided
         from xfuser.core.distributed import get_sp_group
 
-        before = state.head_block_residual
-        sums = torch.stack([(residual - before).abs().sum(), before.abs().sum()]).double()
+        now, before = residual[:, :real], state.head_block_residual[:, :real]
+        sums = torch.stack([(now - before).abs().sum(), before.abs().sum()]).double()
         dist.all_reduce(sums, group=get_sp_group().device_group)
-        changed, size = sums.tolist()
-        return bool(changed / size > self.threshold)
+        changed, size = sums
+        return bool((changed / size > self.threshold).item())
 
     return torch.compiler.disable(should_compute)  # type: ignore[no-untyped-call]
 

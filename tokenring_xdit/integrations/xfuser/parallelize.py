@@ -13,11 +13,12 @@ import torch
 import torch.distributed as dist
 
 from tokenring_xdit.attention import guarded
-from tokenring_xdit.errors import ConfigurationError, TokenRingError, UnsupportedError
+from tokenring_xdit.errors import ConfigurationError, UnsupportedError
 from tokenring_xdit.integrations.xfuser.agreement import (
     agree_on_arguments,
     agree_on_result,
     noise_of_the_first_rank,
+    noting,
 )
 from tokenring_xdit.integrations.xfuser.backends import AttentionBackend
 from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE
@@ -55,10 +56,9 @@ def parallelize(
 ) -> _Pipeline:
     """Spread a diffusers pipeline over all ranks; every rank calls it with the same pipeline.
 
-    The pipeline is changed in place: its transformer becomes xfuser's, its call a call of all ranks
-    together. Every rank has to pass the same arguments, which is checked before anything is computed (of
-    pictures and tensors their form, not their values). Where no generator is passed, all ranks take the
-    noise of a seed that the first one draws.
+    The pipeline is changed in place: all ranks compute its transformer together, and its call becomes a call of all
+    ranks. Every rank has to pass the same arguments and to have the same weights, which is checked before anything is
+    computed. What is drawn without a generator is drawn alike on all ranks, as the first one draws it.
 
     Args:
         pipe: A diffusers pipeline, loaded and on this rank's device.
@@ -77,41 +77,19 @@ def parallelize(
         UnsupportedError: The pipeline was not compared with the single process, has heads that the Ulysses ranks do
             not divide, its weights are offloaded already, or this machine lacks what the attention backend needs.
     """
-    backend = AttentionBackend.parse(attention_backend)
-    backend.refuse_missing()
-    degrees = Degrees(ulysses=ulysses_degree, tokenring=tokenring_degree, schedule=schedule)
-    if not isinstance(output, Output):
-        raise ConfigurationError(f"output is {output!r}; it has to be {' or '.join(map(str, Output))}")
-    refuse_untested(
-        pipe,
-        f"parallelize with tokenring_degree={tokenring_degree}, ulysses_degree={ulysses_degree}",
-        "Call the pipeline without parallelize; xdit runs more models with its own --ulysses_degree and --ring_degree",
-    )
-    if hasattr(type(pipe), _MARK):
-        raise ConfigurationError("this pipeline was made parallel before: load it anew for other degrees")
     _join_world()
-    if degrees.ranks != dist.get_world_size():
-        raise ConfigurationError(
-            f"tokenring_degree={tokenring_degree} times ulysses_degree={ulysses_degree} is {degrees.ranks} ranks, and "
-            f"{dist.get_world_size()} were started: use degrees whose product is that, or torchrun "
-            f"--nproc_per_node={degrees.ranks}"
-        )
-    problem: TokenRingError | None = None
-    try:
-        _refuse_offloaded(pipe)
-        for part in _transformers(pipe).values():
-            refuse_ulysses(ulysses_degree, heads_of(part.config))
-            if sharding_of(part) is None:
-                refuse_changed(part, WRAPPERS[type(pipe).__name__])
-        _refuse_other_state(pipe, degrees, backend)
-    except TokenRingError as error:
-        problem = error
-    if degrees.ranks == 1:
-        if problem is not None:
-            raise problem
+    degrees, backend = Degrees(), AttentionBackend.AUTO
+    with noting() as noted:
+        backend = AttentionBackend.parse(attention_backend)
+        backend.refuse_missing()
+        degrees = Degrees(ulysses=ulysses_degree, tokenring=tokenring_degree, schedule=schedule)
+        _refuse(pipe, degrees, backend, output)
+    if dist.get_world_size() == 1:
+        if noted.problem is not None:
+            raise noted.problem
         return pipe
     settings = {"pipe": type(pipe).__name__, "degrees": str(degrees), "attention_backend": backend.value}
-    agree_on_arguments({**settings, "output": str(output)}, problem)
+    agree_on_arguments({**settings, "output": str(output)}, noted.problem)
     found = [sharding.state for sharding in map(sharding_of, _transformers(pipe).values()) if sharding is not None]
     state = found[0] if found else XfuserState(degrees, type(pipe).__name__, backend, exact=True, one_of_several=True)
     state.activate(pipe)
@@ -120,6 +98,31 @@ def parallelize(
             shard(part, state, WRAPPERS[type(pipe).__name__])
     _replace_call(pipe, state, output)
     return pipe
+
+
+def _refuse(pipe: Any, degrees: Degrees, backend: AttentionBackend, output: Output) -> None:
+    """Refuse what ``parallelize`` does not take, before anything is changed."""
+    if not isinstance(output, Output):
+        raise ConfigurationError(f"output is {output!r}; it has to be {' or '.join(map(str, Output))}")
+    refuse_untested(
+        pipe,
+        f"parallelize with tokenring_degree={degrees.tokenring}, ulysses_degree={degrees.ulysses}",
+        "Call the pipeline without parallelize; xdit runs more models with its own --ulysses_degree and --ring_degree",
+    )
+    if hasattr(type(pipe), _MARK):
+        raise ConfigurationError("this pipeline was made parallel before: load it anew for other degrees")
+    if degrees.ranks != dist.get_world_size():
+        raise ConfigurationError(
+            f"tokenring_degree={degrees.tokenring} times ulysses_degree={degrees.ulysses} is {degrees.ranks} ranks, "
+            f"and {dist.get_world_size()} were started: use degrees whose product is that, or torchrun "
+            f"--nproc_per_node={degrees.ranks}"
+        )
+    _refuse_offloaded(pipe)
+    for part in _transformers(pipe).values():
+        refuse_ulysses(degrees.ulysses, heads_of(part.config))
+        if degrees.ranks > 1 and sharding_of(part) is None:
+            refuse_changed(part, WRAPPERS[type(pipe).__name__])
+    _refuse_other_state(pipe, degrees, backend)
 
 
 def _transformers(pipe: Any) -> dict[str, Any]:
@@ -172,30 +175,25 @@ def _replace_call(pipe: Any, state: XfuserState, output: Output) -> None:
 
     @wraps(base.__call__)
     def call_together(self: Any, *args: Any, **kwargs: Any) -> Any:
-        problem: TokenRingError | None = None
         arguments: dict[str, Any] = {}
         weights: dict[str, str] = {}
         shardings: list[Sharding] = []
-        try:
-            try:
-                bound = signature.bind(self, *args, **kwargs)
-            except TypeError as error:
-                raise ConfigurationError(f"{base.__name__} cannot be called like this: {error}") from error
-            bound.apply_defaults()
-            arguments = dict(list(bound.arguments.items())[1:])
-            for name, model in _transformers(self).items():
-                sharding = _sharding(name, model)
-                shardings.append(sharding)
-                sharding.check(getattr(model, "_orig_mod", model))
-                weights |= {f"{name}.{part}": digest for part, digest in sharding.weights().items()}
-        except TokenRingError as error:
-            problem = error
-        agree_on_arguments(arguments, problem, weights)
-        state.activate(self)
-        device = next(iter(_transformers(self).values())).device
         with ExitStack() as stack:
             stack.enter_context(guarded(None, f"a call of {base.__name__}"))
-            stack.enter_context(noise_of_the_first_rank(device))
+            with noting() as noted:
+                try:
+                    bound = signature.bind(self, *args, **kwargs)
+                except TypeError as error:
+                    raise ConfigurationError(f"{base.__name__} cannot be called like this: {error}") from error
+                bound.apply_defaults()
+                arguments = dict(list(bound.arguments.items())[1:])
+                for name, model in _transformers(self).items():
+                    shardings.append(_sharding(name, model))
+                    shardings[-1].check(getattr(model, "_orig_mod", model))
+                    weights |= {f"{name}.{part}": digest for part, digest in shardings[-1].weights().items()}
+            agree_on_arguments(arguments, noted.problem, weights)
+            state.activate(self)
+            stack.enter_context(noise_of_the_first_rank(self._execution_device))
             for sharding in shardings:
                 stack.enter_context(sharding.checked())
             result = base.__call__(self, **arguments)
@@ -203,7 +201,7 @@ def _replace_call(pipe: Any, state: XfuserState, output: Output) -> None:
         return result if output is Output.EVERY_RANK or dist.get_rank() == 0 else None
 
     def save_pretrained(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if dist.get_rank() == 0:  # the others have the same
+        if not dist.is_initialized() or dist.get_rank() == 0:  # the others have the same, and may not call this
             base.save_pretrained(self, *args, **kwargs)
 
     # Python looks a call up on the class. The name stays, by which diffusers and xfuser know the pipeline.

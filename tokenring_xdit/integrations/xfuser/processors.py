@@ -32,8 +32,11 @@ class Slot:
         self._replace = replace
         self._settled: Any = None
 
-    def settle(self) -> None:
+    def settle(self, replace: bool = True) -> None:
         """Put the processor that reaches all ranks' keys in the place of a known one.
+
+        Args:
+            replace: Whether to; else it is only checked that it could be.
 
         Raises:
             UnsupportedError: Another one stands there.
@@ -47,9 +50,10 @@ class Slot:
                     f"rank's own tokens only or was not compared: use {self._known[0]}, diffusers' default (for an "
                     "IP-Adapter, unload it), or do without parallelize"
                 )
-            self._settled = processor if self._replace is None else self._replace(processor)
-            self._module.processor = self._settled
-        backend = getattr(self._settled, "_attention_backend", None)
+            if replace:
+                processor = processor if self._replace is None else self._replace(processor)
+                self._settled = self._module.processor = processor
+        backend = getattr(processor, "_attention_backend", None)
         if getattr(backend, "value", backend) not in _OWN_BACKENDS:
             raise UnsupportedError(
                 f"set_attention_backend({getattr(backend, 'value', backend)!r}) would be without effect in a "
@@ -57,7 +61,7 @@ class Slot:
             )
 
 
-def settle(slots: Iterable[Slot]) -> None:
+def settle(slots: Iterable[Slot], replace: bool = True) -> None:
     """Check all attention processors of a model, as :meth:`Slot.settle` does."""
     for slot in slots:
-        slot.settle()
+        slot.settle(replace)

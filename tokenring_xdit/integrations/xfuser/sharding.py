@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 from accelerate import init_empty_weights
 
-from tokenring_xdit.errors import TokenRingError, UnsupportedError
-from tokenring_xdit.integrations.xfuser.agreement import agree_on_inputs
+from tokenring_xdit.errors import UnsupportedError
+from tokenring_xdit.integrations.xfuser.agreement import agree_on_inputs, noting
 from tokenring_xdit.integrations.xfuser.caches import deciding_together
 from tokenring_xdit.integrations.xfuser.changes import refuse_changes
 from tokenring_xdit.integrations.xfuser.processors import Slot, settle
@@ -26,6 +26,9 @@ from tokenring_xdit.integrations.xfuser.weights import Weights
 __all__ = ["Sharding", "refuse_changed", "shard", "sharding_of"]
 
 _ATTRIBUTE = "_tokenring_sharding"
+
+_PACKED = 3
+"""Dimensions of latents that the pipeline has made a sequence of tokens."""
 
 
 class Sharding:
@@ -47,9 +50,11 @@ class Sharding:
             self._slots = self._cut.slots
         else:
             self._slots = _adopt(model, wrapper)
+        settle(self._slots)
+        if self._cut is not None:
+            self._cut.hook(model)
         self._weights = Weights(model)
         self._checked = False
-        settle(self._slots)
         model.__class__ = _sharded_class(self._kind, wrapper or self._kind)
 
     def __deepcopy__(self, memo: Any) -> Sharding:
@@ -96,22 +101,20 @@ class Sharding:
             UnsupportedError: It was not compared like this.
         """
         arguments = dict(list(self._signature.bind(model, *args, **kwargs).arguments.items())[1:])
-        problem: TokenRingError | None = None
-        try:
+        with noting() as noted:
             if self._checked:
                 settle(self._slots)
             else:
                 self.check(model)
             _refuse_arguments(self.kind, arguments)
-        except TokenRingError as error:
-            problem = error
-        agree_on_inputs(self.kind, arguments, problem)
+        agree_on_inputs(self.kind, arguments, noted.problem)
         self.state.activate(None)
         runtime = self.state.runtime
         runtime.split_text_embed_in_sp = True
         text = arguments.get("encoder_hidden_states")
         runtime.max_condition_sequence_length = text.shape[1] if isinstance(text, torch.Tensor) else None
-        deciding_together(True)
+        shape = getattr(arguments.get("hidden_states"), "shape", ())
+        deciding_together(True, shape[1] if len(shape) == _PACKED else None)
         if self._cut is not None:
             self._cut.begin()
         return arguments
@@ -158,11 +161,12 @@ def refuse_changed(model: Any, wrapper: str | None) -> None:
     known = CUTS if wrapper is None else {base.__name__ for base in pkgutil.resolve_name(wrapper).__mro__}
     if type(model).__name__ not in known or not type(model).__module__.startswith("diffusers."):
         raise UnsupportedError(
-            f"the transformer is a {type(model).__name__}, and that of diffusers was compared: load adapters with "
-            "pipe.load_lora_weights or pipe.transformer.add_adapter, and compile after parallelize"
+            f"the class of the transformer is {type(model).__name__}, and only diffusers' own was compared: load "
+            "adapters with pipe.load_lora_weights or pipe.transformer.add_adapter, and compile after parallelize"
         )
     kind = type(model).__name__
     refuse_changes(model, kind)
+    settle(_found_slots(model), replace=False)
     if "forward" in vars(model):
         raise UnsupportedError(
             f"the forward of the {kind} was replaced before parallelize (by group offloading or a hook of accelerate, "
@@ -188,7 +192,7 @@ def _sharded_class(kind: type, parent: type) -> type:
             sharding.end()
 
     def save_pretrained(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if dist.get_rank() == 0:  # the others have the same weights
+        if not dist.is_initialized() or dist.get_rank() == 0:  # the others have the same weights
             kind.save_pretrained(self, *args, **kwargs)  # type: ignore[attr-defined]
 
     def set_attention_backend(self: Any, backend: str) -> None:
@@ -207,6 +211,18 @@ def _sharded_class(kind: type, parent: type) -> type:
         "set_attention_backend": set_attention_backend,
     }
     return type(kind.__name__, (parent,), body)
+
+
+def _found_slots(model: Any) -> list[Slot]:
+    """Where attention processors stand in a model that was not changed yet, and diffusers' default in each."""
+    plan = CUTS.get(type(model).__name__)
+    if plan is not None:
+        return Cut(model, plan).slots
+    with init_empty_weights(include_buffers=False):
+        plain = type(model).from_config(model.config)
+    own = dict(model.named_modules())
+    found = ((name, getattr(module, "processor", None)) for name, module in plain.named_modules() if name in own)
+    return [Slot(name, own[name], (type(p).__name__,)) for name, p in found if p is not None]
 
 
 def _adopt(model: Any, wrapper: type) -> list[Slot]:

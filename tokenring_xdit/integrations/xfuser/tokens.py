@@ -115,7 +115,7 @@ class Cut:
     """Cuts one transformer by tokens, between its first block and its last norm.
 
     Args:
-        model: The transformer; hooks are put on its blocks.
+        model: The transformer.
         plan: Where it is cut.
     """
 
@@ -128,9 +128,14 @@ class Cut:
         for blocks in (*plan.blocks, *plan.local_blocks):
             local = blocks in plan.local_blocks
             for index, block in enumerate(getattr(model, blocks)):
-                _hook(block, self._enter_local if local else self._enter)
                 self._find_slots(f"{blocks}.{index}", block, local)
-        _hook(model.get_submodule(plan.whole_again), self._leave)
+
+    def hook(self, model: Any) -> None:
+        """Cut the tokens in front of the first block from now on, and gather them in front of the last norm."""
+        for blocks in (*self._plan.blocks, *self._plan.local_blocks):
+            for block in getattr(model, blocks):
+                _hook(block, self._enter_local if blocks in self._plan.local_blocks else self._enter)
+        _hook(model.get_submodule(self._plan.whole_again), self._leave)
 
     def begin(self) -> None:
         """A call of the transformer begins."""
@@ -185,7 +190,7 @@ class Cut:
             whole = arguments[plan.rotary]
             pair = isinstance(whole, (tuple, list))  # a table for all items, or one for each
             arguments[plan.rotary] = tuple(_own(table, 0) for table in whole) if pair else _own(whole, 1)
-        if "attention_mask" in arguments and _TEXT not in plan.other_attention:
+        if "attention_mask" in arguments:
             arguments["attention_mask"] = None  # the layout says it
         return (), arguments
 

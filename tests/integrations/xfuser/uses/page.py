@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
 
 from tests.integrations.xfuser.uses import GROUPS, Kind, Outcome
 from tests.support.families import FAMILIES
 
-__all__ = ["HEADING", "replaced", "section"]
+__all__ = ["HEADING", "add_to_log", "read_log", "replaced", "section", "whole_families"]
 
 HEADING = "## Uses"
 
@@ -17,6 +20,9 @@ Written by the tests, too, after the tables above:
 
     bash scripts/test.sh tests/integrations/xfuser/test_uses.py -m '' --support-uses docs/support.md
 
+It takes an hour, and may be divided: `--uses-log FILE` keeps what was found. Families that were not run whole are left
+out.
+
 What people do with a pipeline round `parallelize(pipe, tokenring_degree=2)`, a use in each row: 2 gloo ranks, fp32,
 against the same use in one process of unmodified diffusers. A number is the largest difference relative to the scale;
 more than 1e-5 fails the test, but where another kernel of attention alone changes as much in one process (in
@@ -24,6 +30,29 @@ brackets; three times that fails). `[1]` is a refusal, in the sentence of that n
 before the transformer ran (in callbacks: before the next step). The ranks' global seeds differ. `alike`: the picture
 is the same on all ranks, but not that of one process, which has no generator either. `-`: one process does not do
 this, or it has no effect there."""
+
+
+def read_log(log: Path) -> dict[tuple[str, str], Outcome]:
+    """What earlier runs found, by use and family; nothing if there is no such file."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    entries = (json.loads(line) for line in lines)
+    return {(e["use"], e["family"]): Outcome(**{**e["outcome"], "kind": Kind[e["outcome"]["kind"]]}) for e in entries}
+
+
+def add_to_log(log: Path, outcomes: Mapping[tuple[str, str], Outcome]) -> None:
+    """Keep what a run found."""
+    with log.open("a") as file:
+        for (use, family), outcome in outcomes.items():
+            kept = {**asdict(outcome), "kind": outcome.kind.name}
+            file.write(json.dumps({"use": use, "family": family, "outcome": kept}) + "\n")
+
+
+def whole_families(
+    outcomes: Mapping[tuple[str, str], Outcome], cases: Iterable[tuple[str, str]]
+) -> dict[tuple[str, str], Outcome]:
+    """The outcomes of families of which none is missing."""
+    missing = {family for use, family in cases if (use, family) not in outcomes}
+    return {(use, family): outcome for (use, family), outcome in outcomes.items() if family not in missing}
 
 
 def section(outcomes: Mapping[tuple[str, str], Outcome]) -> str:
