@@ -113,7 +113,7 @@ class Sharding:
         runtime.split_text_embed_in_sp = True
         text = arguments.get("encoder_hidden_states")
         runtime.max_condition_sequence_length = text.shape[1] if isinstance(text, torch.Tensor) else None
-        shape = getattr(arguments.get("hidden_states"), "shape", ())
+        shape: tuple[int, ...] = getattr(arguments.get("hidden_states"), "shape", ())
         deciding_together(True, shape[1] if len(shape) == _PACKED else None)
         if self._cut is not None:
             self._cut.begin()
