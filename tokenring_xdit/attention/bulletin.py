@@ -72,6 +72,7 @@ class Bulletin:
         self._followed: tuple[str, ...] = ()
         self._outbox: deque[tuple[str, Any] | Notice] = deque()
         self._in_hurry = 0
+        self._next_notice = 0
         self._wake = threading.Event()
         self._idle = threading.Condition()
         self._stop = False
@@ -128,19 +129,25 @@ class Bulletin:
     # -- the thread --------------------------------------------------------------------------------------------
 
     def _run(self, rank: int) -> None:
-        try:
-            # A connection of its own: others wait for an answer on theirs, and keep it.
-            store = self._origin.clone()
-            del self._origin
-            store.set_timeout(timedelta(seconds=5))
-            # A store may outlive a world: what this rank's earlier ones left there is not read.
-            number = store.add(f"tokenring/worlds/{rank}", 1)
-            self._talk(PrefixStore(f"tokenring/{number}", store))
-        except RuntimeError:
-            log.debug("the default store does not answer any more", exc_info=True)
+        number, said = 0, False
+        while True:
+            try:
+                # A connection of its own: others wait for an answer on theirs, and keep it.
+                store = self._origin.clone()
+                store.set_timeout(timedelta(seconds=5))
+                # A store may outlive a world: what this rank's earlier ones left there is not read.
+                number = number or store.add(f"tokenring/worlds/{rank}", 1)
+                self._talk(PrefixStore(f"tokenring/{number}", store))
+            except RuntimeError as error:
+                if not (said or self._stop):
+                    log.debug("the default store does not answer, and is asked again: %s", error)
+                said = True
+            if self._stop:
+                return
+            self._wake.wait(INTERVAL)
 
     def _talk(self, store: Store) -> None:
-        next_notice, interval = 0, _HURRY
+        interval = _HURRY
         while True:
             stop = self._stop
             self._send(store)
@@ -151,8 +158,8 @@ class Bulletin:
                     self._wanted.discard(key)
             for key in self._followed:
                 self.found[key] = _look(store, key)
-            while (fields := _look(store, f"notice/{next_notice}")) is not None:
-                next_notice += 1
+            while (fields := _look(store, f"notice/{self._next_notice}")) is not None:
+                self._next_notice += 1
                 self._news.append(Notice(**{**fields, "scope": tuple(fields["scope"])}))
             self.heard = time.monotonic()
             if stop:

@@ -228,15 +228,15 @@ class RingGroup(Rounds):
         """End what is on NCCL, which was not run."""
         for group in self._opened():
             with suppress(RuntimeError, ValueError):  # another thread may have closed it
-                if dist.get_backend(group) == "nccl":
+                if self._batches:  # whatever the backend was called when the world was made
                     dist.distributed_c10d._abort_process_group(group)
 
     def _close(self) -> None:
         for group in self._opened():
             try:
-                nccl = dist.get_backend(group) == "nccl"
                 # Destroying an NCCL group flushes it, which a transfer without a partner would block.
-                dist.distributed_c10d._abort_process_group(group) if nccl else dist.destroy_process_group(group)
+                end = dist.distributed_c10d._abort_process_group if self._batches else dist.destroy_process_group
+                end(group)
             except (RuntimeError, ValueError):  # closing what is already broken
                 log.debug("could not close a channel of rank %d", self.rank, exc_info=True)
         self._channels.clear()

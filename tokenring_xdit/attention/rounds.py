@@ -255,7 +255,8 @@ class Rounds(Member):
         )
 
     def _new_group(self, purpose: str, *, backend: str | None = None) -> dist.ProcessGroup:
-        gloo = backend == "gloo" or "gloo" in str(dist.get_backend(self._group))
+        names = str(dist.get_backend(self._group))
+        gloo = backend == "gloo" or ("gloo" in names and "nccl" not in names)
         group: dist.ProcessGroup = dist.new_group(
             self.peers,
             backend=backend,

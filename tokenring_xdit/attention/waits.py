@@ -8,7 +8,10 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
 
-__all__ = ["DIRECT", "Broken", "Ended", "Waiter"]
+__all__ = ["DIRECT", "LEFT_BEHIND", "Broken", "Ended", "Waiter"]
+
+LEFT_BEHIND = "tokenring-left-behind"
+"""Name of a thread whose caller waits for it no longer."""
 
 DIRECT = 1 << 15
 """Bytes of a message up to which its transfer is waited for directly.
@@ -33,7 +36,8 @@ class Waiter:
     def __init__(self) -> None:
         self._jobs: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
         self._answers: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
-        self._started = False
+        self._thread: threading.Thread | None = None
+        self._busy = False
         self._ended = threading.Event()
         weakref.finalize(self, self._jobs.put, None)
 
@@ -46,18 +50,21 @@ class Waiter:
         """
         if self._ended.is_set():
             raise Ended
-        if not self._started:
-            self._started = True
+        if self._thread is None:
             arguments = self._jobs, self._answers
-            threading.Thread(target=_serve, args=arguments, name="tokenring-waiter", daemon=True).start()
+            self._thread = threading.Thread(target=_serve, args=arguments, name="tokenring-waiter", daemon=True)
+            self._thread.start()
+        self._busy = True
         self._jobs.put(job)
         try:
             answer, error = self._answers.get(timeout=seconds)
         except Empty:
             self._ended.set()
+            self._thread.name = LEFT_BEHIND
             raise Ended from None
         if self._ended.is_set() and error is None and answer is None:
             raise Ended
+        self._busy = False
         if error is not None:
             raise error
         return answer
@@ -65,6 +72,8 @@ class Waiter:
     def end(self) -> None:
         """End the wait that is under way, if there is one, and allow no other."""
         self._ended.set()
+        if self._busy and self._thread is not None:
+            self._thread.name = LEFT_BEHIND
         self._answers.put((None, None))
         self._jobs.put(None)
 

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import torch.distributed as dist
 
 from tokenring_xdit.attention.bulletin import INTERVAL, Bulletin, Notice
+from tokenring_xdit.attention.waits import LEFT_BEHIND
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.liveness import LIMIT, ProcessIdentity, State, limit, process_space
 
@@ -207,8 +208,8 @@ class Watch:
 
     def close(self) -> None:
         """Tell that this process ends well, and end the threads."""
+        self.bulletin.put(f"left/{self.rank}", {_place(party): party.call for party in [*self._parties]})
         self._stop.set()
-        self.bulletin.put(f"left/{self.rank}", {party.key: party.call for party in [*self._parties]})
         self.bulletin.close(_LAST_CALLS)
         self._thread.join(_LAST_CALLS)
 
@@ -288,7 +289,7 @@ class Watch:
     def _owes(self, peer: _Peer, party: Party) -> bool:
         """Whether a rank that is gone did not do its part; one that ended well has told how far it came."""
         left = self.bulletin.found.get(f"left/{peer.rank}")
-        return left is None or left.get(party.key, -1) < party.call
+        return left is None or left.get(_place(party), -1) < party.call
 
     # -- the thread --------------------------------------------------------------------------------------------
 
@@ -326,6 +327,11 @@ class Watch:
             party.end(problem)
 
 
+def _place(party: Party) -> str:
+    """What a party's calls are counted under: a guarded section counts its own."""
+    return f"{party.key} guarded" if party.section else party.key
+
+
 def _limit() -> float:
     try:
         return limit()
@@ -337,7 +343,7 @@ def _limit() -> float:
 def _leave() -> None:
     if Watch._current is not None:
         Watch._current.close()
-    if any(thread.name.startswith("tokenring-") for thread in threading.enumerate()):
+    if any(thread.name == LEFT_BEHIND for thread in threading.enumerate()):
         _let_threads_rest()
 
 
