@@ -87,7 +87,9 @@ def main(trials: int, seed: int) -> None:
                 told[kind] += 1
                 took = said[rank].times[-1] - (said[victim].fault or 0)
                 longest[kind] = max(longest[kind], took)
-                if re.match(rf"CommunicationError: (\w[^:]*: )?rank {victim} (is|was|failed)\b", said[rank].last):
+                if re.match(
+                    rf"CommunicationError: (\w[^:]*: )?rank {victim} (is|was|failed|cannot)\b", said[rank].last
+                ):
                     named[kind] += 1
                 else:
                     print(

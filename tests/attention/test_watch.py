@@ -59,9 +59,9 @@ def test_a_rank_that_raises_in_a_call_is_named_with_its_error(phase: str, tmp_pa
 
 
 @pytest.mark.parametrize("kind", ["kill", "stop"])
-@pytest.mark.parametrize("after", [0.9, 1.3])
+@pytest.mark.parametrize("after", [0.005, 0.02])
 def test_messages_on_the_way_in_part_hold_nobody(kind: str, after: float, tmp_path: Path) -> None:
-    said = run(3, struck_amid_messages, kind, after, folder=tmp_path)
+    said = run(3, struck_amid_messages, kind, after, folder=tmp_path, environment={"TOKENRING_AGREEMENT_TIMEOUT": "60"})
     check_named(said, WORDS[kind].format(pid=said[1].pid))
 
 

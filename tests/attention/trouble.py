@@ -265,14 +265,21 @@ def struck(own: Rank, phase: str, kind: str, length: int = 8) -> None:
 
 
 def struck_amid_messages(own: Rank, kind: str, after: float) -> None:
-    """Rank 1 is struck at some moment of calls whose messages take their time."""
-    if own.rank == 1:
-        import threading
+    """Rank 1 is struck so many seconds after it has posted messages that take longer than that."""
+    q, k = torch.zeros(1, 2, 500_000, 16), torch.zeros(1, 2, 8, 16)  # 64 MB a block of queries
+    options: dict[str, Any] = {"layout_key": "same", "kernel": cheap}
+    own.try_to(lambda: token_ring_attention(q, k, k, **options)[0].shape[0])
+    original = RingGroup.post
 
-        threading.Timer(after, own.fault, [kind]).start()
-    q, k, v = torch.zeros(3, 1, 2, 200_000, 16)  # 26 MB a message
-    while own.try_to(lambda: token_ring_attention(q, k, v, layout_key="same", kernel=cheap)[0].shape[0]):
-        pass
+    def post(*args: Any) -> Any:
+        works = original(*args)
+        time.sleep(after)
+        own.fault(kind)
+        return works
+
+    if own.rank == 1:
+        mock.patch.object(RingGroup, "post", post).start()
+    own.try_to(lambda: token_ring_attention(q, k, k, **options)[0].shape[0])
 
 
 def cheap(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> tuple[Tensor, Tensor]:

@@ -137,7 +137,8 @@ class Member:
         late = isinstance(error, Ended) or "timed out" in text.lower()
         problem = self._problem
         if problem is None and self._watch is not None:
-            problem = self._watch.problem_of(self, patience=0.0 if late else _PATIENCE)
+            among = [self.members[rank] for rank in missing] or None
+            problem = self._watch.problem_of(self, patience=0.0 if late else _PATIENCE, among=among)
         mine = f"rank {self.names[self.rank]} {doing}"
         if problem is not None:
             message = f"{problem.sentence}: {mine}"
@@ -151,7 +152,7 @@ class Member:
             )
         elif missing:
             who = ", ".join(self._described(rank) for rank in missing)
-            message = f"the connection to rank {who} broke, and nothing was heard of why: {mine}"
+            message = f"rank {who} cannot be reached: the connection broke, and nothing was heard of why: {mine}"
         elif late:
             message = f"{mine} for {self._bound().total_seconds():g} s, while all ranks run"
         else:

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -178,22 +178,29 @@ class Watch:
         peer = self._peer(rank)
         return peer.where if peer else None
 
-    def problem_of(self, party: Party, *, patience: float = 0.0) -> Problem | None:
+    def problem_of(
+        self, party: Party, *, patience: float = 0.0, among: Collection[int] | None = None
+    ) -> Problem | None:
         """Why a group's ranks should not be waited for; looks for it at most so many seconds.
 
         A process whose connection has just been closed is not gone at once, nor has everybody told what happened.
+
+        Args:
+            party: Who waits.
+            patience: Seconds.
+            among: Global ranks that are waited for, where others have come: they may have ended since.
         """
         end = time.monotonic() + patience
         while True:
-            problem = self.look(party)
+            problem = self.look(party, among)
             if problem is not None or time.monotonic() >= end:
                 return problem
             self.bulletin.hurry(1)
             time.sleep(0.02)
             self.bulletin.hurry(-1)
 
-    def look(self, party: Party | None = None) -> Problem | None:
-        """Look at all ranks now, and return what is wrong for ``party``."""
+    def look(self, party: Party | None = None, among: Collection[int] | None = None) -> Problem | None:
+        """Look at all ranks now, and return what is wrong for ``party``, as :meth:`problem_of` does."""
         with self._lock:
             now = time.monotonic()
             ran = min(now - self._looked, 2 * INTERVAL)  # less than what passed where this process was stopped itself
@@ -204,7 +211,7 @@ class Watch:
                 peer = self._peer(rank)
                 if peer is not None:
                     self._observe(peer, now, ran)
-            return self._problem(party) if party is not None else None
+            return self._problem(party, among) if party is not None else None
 
     def close(self) -> None:
         """Tell that this process ends well, and end the threads."""
@@ -251,7 +258,7 @@ class Watch:
             peer.gone = now
             self.bulletin.want([f"left/{peer.rank}"])
 
-    def _problem(self, party: Party) -> Problem | None:
+    def _problem(self, party: Party, among: Collection[int] | None = None) -> Problem | None:
         members, longest, now = set(party.members), _limit(), time.monotonic()
         for since, notice in self._told:
             if notice.section != party.section and notice.group is not None:
@@ -262,10 +269,11 @@ class Watch:
                 return Problem(notice.sentence, since, 0.0, notice.refused)
             if notice.call == party.call and not party.agreeing:
                 return Problem(notice.sentence, since, SECTION_GRACE if party.section else 0.0, notice.refused)
-        peers = [self._peers[rank] for rank in party.members if rank in self._peers]
+        awaited = party.members if among is None else among
+        peers = [self._peers[rank] for rank in awaited if rank in self._peers]
         gone = sorted(peer.gone for peer in peers if peer.gone is not None)
-        # Where several have gone, all but the first may have ended because of it, and told so.
-        unclear = len(gone) > 1 and now - gone[-1] < _TELLING
+        # It may have ended because of another one, and have told so.
+        unclear = bool(gone) and now - gone[-1] < _TELLING
         for peer in sorted(peers, key=lambda peer: peer.gone or now):
             if peer.gone is not None and not unclear and self._owes(peer, party):
                 grace = SHORT_GRACE if party.needs_all else GRACE
