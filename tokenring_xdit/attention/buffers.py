@@ -62,10 +62,13 @@ class BufferPool:
 
     Args:
         wait: Waits for transfers of so many bytes.
+
+    Attributes:
+        wait: The same, for whoever uses the buffers.
     """
 
     def __init__(self, wait: Wait = _wait) -> None:
-        self._wait = wait
+        self.wait = wait
         self._free: OrderedDict[_Key, deque[Buffer]] = OrderedDict()
         self._read: list[Buffer] = []  # given back while transfers read them
 
@@ -75,7 +78,7 @@ class BufferPool:
         free = self._free.get(key)
         if free:
             buffer = free.popleft()  # the oldest: its last transfer is the likeliest to be over
-            buffer.settle(self._wait)
+            buffer.settle(self.wait)
             return buffer
         with _outlasting():
             return Buffer(torch.empty(shape, dtype=dtype, device=device), key)
@@ -88,12 +91,12 @@ class BufferPool:
         self._free.move_to_end(buffer.key)
         while len(self._free) > _KEPT_LAYOUTS:
             for old in self._free.popitem(last=False)[1]:
-                old.settle(self._wait)
+                old.settle(self.wait)
 
     def settle(self) -> None:
         """Wait for every transfer that still reads a free buffer."""
         for buffer in self._read:
-            buffer.settle(self._wait)
+            buffer.settle(self.wait)
         self._read.clear()
 
     def clear(self) -> None:

@@ -42,7 +42,7 @@ class _Held:
         self.tensors = tensors
         self.buffers = buffers
         self.receive = receive
-        self.size = max((tensor.nbytes for tensor in tensors), default=0) if receive is not None else 0
+        self.size = tensors[0].nbytes if receive is not None else 0  # of each message
         self.works: list[dist.Work] = []
 
 
@@ -133,7 +133,7 @@ class Run:
         self.guests: dict[int, Running] = {}  # partial outputs of other ranks' queries, built here
         self.away: deque[tuple[int, Buffer]] = deque()  # partial outputs on their way home, by number of exchange
         self.sending: list[dist.Work] = []
-        self.largest = 0  # bytes of what is sent from the caller's tensors
+        self.largest = max(q.nbytes, k.nbytes)  # bytes of a message that is sent from the caller's tensors, at most
 
     def run(self, home_kv: tuple[Tensor, Tensor] | None, home_mask: KeyMask | None) -> tuple[Tensor, Tensor]:
         """Execute the program from its first action to its last."""
@@ -181,7 +181,6 @@ class Run:
             held = self.held[receive.place]
             assert held is not None
             held.works = [next(works) for _ in held.buffers]
-        self.largest = max([self.largest, *(tensor.nbytes for tensor, buffer, _ in outgoing if buffer is None)])
         for (_, buffer, _), work in zip(outgoing, works, strict=True):
             (self.sending if buffer is None else buffer.readers).append(work)
         self.transferring = None
@@ -222,7 +221,7 @@ class Run:
         assert held is not None
         if held.works:
             before, self.transferring = self.transferring, held.receive
-            self.group.wait_for(held.works, held.size)
+            self.group.pool.wait(held.works, held.size)
             self.transferring = before
             held.works.clear()
         return held
@@ -240,7 +239,7 @@ class Run:
     def _settle(self) -> None:
         """Wait until the caller may overwrite its tensors."""
         self.transferring = "the end of its sends"
-        self.group.wait_for(self.sending, self.largest)
+        self.group.pool.wait(self.sending, self.largest)
         if self.device.type == "cuda":
             # Torch's allocator keeps the memory at hand, and it alone knows whether a CUDA graph will use it again.
             self.group.pool.clear()
