@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One of several nodes: to be run on each of them, with the same arguments but for --node-rank.
+# One of several nodes: to be run on each of them, with the same arguments except for --node-rank.
 set -euo pipefail
 
 usage() {

@@ -70,11 +70,11 @@ class KernelError(TokenRingError):
 
 
 class AgreementError(TokenRingError):
-    """Ranks of one group called attention with inputs that do not fit together."""
+    """Ranks that compute together were given what does not fit together, or one of them refuses it."""
 
 
 class CommunicationError(TokenRingError):
-    """A transfer of a running schedule failed."""
+    """A rank is gone, is stopped, failed or did not come, or a transfer failed."""
 
 
 class LaunchError(TokenRingError):

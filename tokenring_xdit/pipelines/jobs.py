@@ -110,7 +110,7 @@ class Found:
     """What a comparison found of a strategy.
 
     Attributes:
-        figures: By their names in the JSON: ``step_ms`` and, but for the reference, ``bytes_sent_per_rank`` and
+        figures: By their names in the JSON: ``step_ms`` and, except for the reference, ``bytes_sent_per_rank`` and
             ``max_relative_difference``.
         drawn: What it drew.
         difference: Absolute difference to the reference's pixels; ``None`` for the reference.

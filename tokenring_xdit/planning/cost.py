@@ -120,7 +120,7 @@ class Cost:
     def of_gpus(cls, attend_rate: float, fold_rate: float = 8e11, multiprocessors: int = _H100_MULTIPROCESSORS) -> Cost:
         """A GPU for each rank, over NCCL.
 
-        All of it was measured on one H100 (docs/gpu.md), but for the latency, which was not.
+        All of it was measured on one H100 (docs/gpu.md), except for the latency, which was not.
 
         Args:
             attend_rate: Floating point operations a second that the attention kernel reaches in long calls.

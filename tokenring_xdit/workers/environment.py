@@ -21,6 +21,7 @@ def rank_environment(ranks: int) -> dict[str, str]:
         "TRANSFORMERS_VERBOSITY": "error",  # what it says of packages that nothing here needs
         "PYTHONWARNINGS": "ignore",  # deprecations inside xfuser and diffusers, on every rank
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // ranks)),
+        "TOKENRING_AGREEMENT_TIMEOUT": "1800",  # others may wait while the first rank saves a long video
     }
 
 

@@ -43,7 +43,7 @@ class Box:
 
 
 def add(parent: ET.Element, tag: str, /, **attributes: str | float) -> ET.Element:
-    """Append an element; underscores in names of attributes become hyphens, but for one at the end (``class_``)."""
+    """Append an element; underscores in names of attributes become hyphens, except for one at the end (``class_``)."""
     named = {name.rstrip("_").replace("_", "-"): _value(value) for name, value in attributes.items()}
     return ET.SubElement(parent, tag, named)
 
