@@ -8,7 +8,10 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
 
-__all__ = ["DIRECT", "LEFT_BEHIND", "Broken", "Ended", "Waiter"]
+__all__ = ["DIRECT", "IDLE", "Broken", "Ended", "Waiter"]
+
+IDLE = "tokenring-waiter"
+"""Name of a thread that is in C++ only while its caller waits for it."""
 
 LEFT_BEHIND = "tokenring-left-behind"
 """Name of a thread whose caller waits for it no longer."""
@@ -52,7 +55,7 @@ class Waiter:
             raise Ended
         if self._thread is None:
             arguments = self._jobs, self._answers
-            self._thread = threading.Thread(target=_serve, args=arguments, name="tokenring-waiter", daemon=True)
+            self._thread = threading.Thread(target=_serve, args=arguments, name=IDLE, daemon=True)
             self._thread.start()
         self._busy = True
         self._jobs.put(job)

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import torch.distributed as dist
 
 from tokenring_xdit.attention.bulletin import INTERVAL, Bulletin, Notice
-from tokenring_xdit.attention.waits import LEFT_BEHIND
+from tokenring_xdit.attention.waits import IDLE
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.liveness import LIMIT, ProcessIdentity, State, limit, process_space
 
@@ -351,7 +351,7 @@ def _limit() -> float:
 def _leave() -> None:
     if Watch._current is not None:
         Watch._current.close()
-    if any(thread.name == LEFT_BEHIND for thread in threading.enumerate()):
+    if any(t.name.startswith("tokenring-") and t.name != IDLE for t in threading.enumerate()):
         _let_threads_rest()
 
 
