@@ -257,7 +257,9 @@ def test_memory_that_runs_out_on_one_rank(engine: Engine, expected: list[Tensor]
     starved = own_ranks(engine)[1]
     limit = starved.memory_info().vms + 2**24
     resource.prlimit(starved.pid, resource.RLIMIT_AS, (limit, limit))
-    with pytest.raises(EngineError, match=r"^rank 1 failed .*(can't allocate|MemoryError|could not create a primitive)"):
+    with pytest.raises(
+        EngineError, match=r"^rank 1 failed .*(can't allocate|MemoryError|could not create a primitive)"
+    ):
         engine.generate(PROMPTS[0], width=512, height=512, steps=2, progress=False)
     assert serves(engine, expected)
     assert gone({1: starved})
