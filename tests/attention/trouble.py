@@ -101,7 +101,7 @@ def run(
     timeout: float = 60.0,
     awaited: tuple[int, ...] | None = None,
 ) -> list[Said]:
-    """Run a job on fresh ranks until all of ``awaited`` have ended, or so many seconds are over; then end all.
+    """Run a job on fresh ranks until all of ``awaited`` have ended, or ``seconds`` are over; then end all.
 
     Args:
         ranks: How many.
@@ -265,7 +265,7 @@ def struck(own: Rank, phase: str, kind: str, length: int = 8) -> None:
 
 
 def struck_amid_messages(own: Rank, kind: str, after: float) -> None:
-    """Rank 1 is struck so many seconds after it has posted messages that take longer than that."""
+    """Rank 1 is struck ``seconds`` after it has posted messages that take longer than that."""
     q, k = torch.zeros(1, 2, 500_000, 16), torch.zeros(1, 2, 8, 16)  # 64 MB a block of queries
     options: dict[str, Any] = {"layout_key": "same", "kernel": cheap}
     own.try_to(lambda: token_ring_attention(q, k, k, **options)[0].shape[0])

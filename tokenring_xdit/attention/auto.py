@@ -51,7 +51,7 @@ def trial_calls() -> int:
 
 
 def kept_topology(ranks: int) -> Path:
-    """Where ``tokenring-xdit probe`` keeps what it found for so many ranks, the first of which is on this host."""
+    """Where ``tokenring-xdit probe`` keeps what it found for this many ranks, the first of which is on this host."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "tokenring-xdit" / f"topology-{socket.gethostname()}-{ranks}.yaml"
 

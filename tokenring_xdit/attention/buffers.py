@@ -19,7 +19,7 @@ _KEPT_LAYOUTS = 64
 """Distinct buffer shapes kept between calls: a call over N unequal shards uses 2 N, a service with free sizes many."""
 
 Wait = Callable[[Sequence[dist.Work], int], None]
-"""Waits for transfers, of so many bytes."""
+"""Waits for transfers of at most this many bytes each."""
 
 _Key = tuple[tuple[int, ...], torch.dtype, torch.device]
 
@@ -61,7 +61,7 @@ class BufferPool:
     """Free buffers by shape, dtype and device.
 
     Args:
-        wait: Waits for transfers of so many bytes.
+        wait: Waits for transfers of at most this many bytes each.
 
     Attributes:
         wait: The same, for whoever uses the buffers.

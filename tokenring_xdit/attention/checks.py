@@ -13,9 +13,10 @@ from tokenring_xdit.attention.masks import KeyMask
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.schedule import Mask, VerifiedSchedule, build
 
-__all__ = ["check_masks", "check_tensors", "check_types", "resolve"]
+__all__ = ["DTYPES", "check_masks", "check_tensors", "check_types", "resolve"]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""Of queries, keys and values."""
 
 
 def check_types(
@@ -90,7 +91,7 @@ def resolve(schedule: Any, world_size: int, causal: bool, heads: int) -> Verifie
     """The schedule of a call.
 
     Raises:
-        ScheduleError: There is none of this name for so many ranks.
+        ScheduleError: There is none of this name for this number of ranks.
         UnsupportedError: It is none, or made for other ranks or another mask.
     """
     mask = Mask.CAUSAL if causal else Mask.FULL

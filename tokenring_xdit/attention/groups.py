@@ -16,7 +16,8 @@ from torch import Tensor
 from tokenring_xdit.attention.agreement import CallSpec, Layout, agree, digest, same_lengths_where_needed
 from tokenring_xdit.attention.auto import AutoSchedule
 from tokenring_xdit.attention.buffers import BufferPool
-from tokenring_xdit.attention.member import TAG_STEP, TAGS, in_words
+from tokenring_xdit.attention.connections import TAG_STEP, TAGS
+from tokenring_xdit.attention.member import in_words
 from tokenring_xdit.attention.rounds import Report, Rounds
 from tokenring_xdit.attention.waits import DIRECT, Broken
 from tokenring_xdit.attention.watch import Watch
@@ -157,7 +158,7 @@ class RingGroup(Rounds):
             raise Broken(str(error)) from error
 
     def wait_for(self, works: Sequence[dist.Work], size: int) -> None:
-        """Wait for transfers of at most so many bytes each.
+        """Wait for transfers of at most ``size`` bytes each.
 
         Raises:
             Broken: One failed, or there is no end to wait for.

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
-from typing import Any, cast
+from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from tokenring_xdit.attention.bulletin import Notice
+from tokenring_xdit.attention.connections import break_off
 from tokenring_xdit.attention.groups import RingGroup, failing_together, group_of
-from tokenring_xdit.attention.member import TAG_STEP, TAGS, in_words
+from tokenring_xdit.attention.member import in_words
 from tokenring_xdit.attention.watch import Problem, Watch
 from tokenring_xdit.errors import CommunicationError, TokenRingError
 
 __all__ = ["exchange", "fail_group", "guarded"]
-
-_UNUSED_TAG = TAG_STEP * (TAGS + 3)
 
 _PATIENCE = 3.0
 
@@ -120,7 +117,8 @@ class Section:
         if self._inside == 0:
             if self._problem is not None:
                 raise CommunicationError(
-                    f"something was given up earlier on this process group: {self._problem.sentence}"
+                    f"something was given up earlier on this process group: {self._problem.sentence}. Start all ranks "
+                    "again, or use another group"
                 )
             self.call += 1
             self.waiting = (self.call,)
@@ -160,15 +158,7 @@ class Section:
             if not party.section:
                 party.end(problem)  # so that it knows why
         for group in [*dist.distributed_c10d._world.pg_map]:
-            with suppress(RuntimeError, ValueError):
-                backend: Any = group._get_backend(torch.device("cpu"))
-                if isinstance(backend, dist.ProcessGroupGloo):
-                    for peer in range(group.size()):
-                        if peer != group.rank():
-                            with suppress(RuntimeError, ValueError):
-                                cast(Any, backend).recv([torch.empty(1)], peer, _UNUSED_TAG).wait(
-                                    timedelta(milliseconds=1)
-                                )
+            break_off(group)
 
 
 def _of_torch(error: RuntimeError) -> bool:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from tokenring_xdit.attention.bulletin import Notice
+from tokenring_xdit.attention.connections import break_off
 from tokenring_xdit.attention.waits import Ended, Waiter
 from tokenring_xdit.attention.watch import Problem, Watch
 from tokenring_xdit.errors import AgreementError, CommunicationError, ConfigurationError, TokenRingError
@@ -20,8 +19,6 @@ from tokenring_xdit.liveness import limit, seconds_from
 __all__ = [
     "AGREEMENT_TIMEOUT_VARIABLE",
     "DEFAULT_GROUP_TIMEOUT",
-    "TAGS",
-    "TAG_STEP",
     "Member",
     "agreement_timeout",
     "check_environment",
@@ -36,14 +33,6 @@ AGREEMENT_TIMEOUT_VARIABLE = "TOKENRING_AGREEMENT_TIMEOUT"
 _DEFAULT_AGREEMENT_TIMEOUT = 120.0
 
 DEFAULT_GROUP_TIMEOUT = timedelta(minutes=30)
-
-TAG_STEP = 5040
-"""A multiple of 1 to 10: gloo on several interfaces takes the same one of them for all such tags."""
-
-TAGS = 1009
-"""Calls that are told apart by the tags of their transfers; after so many the tags come again."""
-
-_UNUSED_TAG = TAG_STEP * (TAGS + 1)
 
 _PATIENCE = 3.0
 """Seconds in which a rank whose connection broke is found to be gone, or others tell what happened."""
@@ -172,17 +161,9 @@ class Member:
         self._abort()
 
     def break_off(self) -> None:
-        """Make every transfer that is under way on gloo fail, here and at the peers, for threads that wait for one.
-
-        Closing a group does not end such a wait, and the wait keeps the group from being closed. What does is that a
-        receive times out: gloo then closes all connections of its group. No peer ever sends with this tag. It does not
-        end the wait for a message that is on the way in part (``waits.py``).
-        """
+        """Make every transfer that is under way on gloo fail, here and at the peers, for threads that wait for one."""
         for group in [*self._on_gloo(), *([self._control] if self._control is not None else [])]:
-            for peer in range(self.world_size):
-                if peer != self.rank:
-                    with suppress(RuntimeError, ValueError):  # the timeout, or what is broken already
-                        group.recv([torch.empty(1)], peer, _UNUSED_TAG).wait(timedelta(milliseconds=1))
+            break_off(group)
 
     def _on_gloo(self) -> list[dist.ProcessGroup]:
         """Groups whose transfers can be broken off."""

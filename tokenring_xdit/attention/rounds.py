@@ -6,17 +6,15 @@ import pickle
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-import torch
 import torch.distributed as dist
 
 from tokenring_xdit.attention.agreement import digest, refuse_other_calls
+from tokenring_xdit.attention.connections import try_connection
 from tokenring_xdit.attention.control import Unanswered, swap, tell_all
 from tokenring_xdit.attention.member import (
     DEFAULT_GROUP_TIMEOUT,
-    TAG_STEP,
-    TAGS,
     Member,
     agreement_timeout,
     in_words,
@@ -25,8 +23,6 @@ from tokenring_xdit.attention.waits import Ended
 from tokenring_xdit.errors import AgreementError
 
 __all__ = ["Report", "Rounds"]
-
-_PROBE_TAG = TAG_STEP * (TAGS + 2)
 
 _PROBE_INTERVAL = 0.5
 """Seconds between two looks at whether a rank that nothing is known of is still connected."""
@@ -220,12 +216,9 @@ class Rounds(Member):
 
         A message to a rank fails at once where gloo has seen its connection close; where not, nobody asks for it.
         """
-        if torch.device("cpu") not in self._group._device_types:
-            return
-        backend: Any = self._group._get_backend(torch.device("cpu"))
-        for peer in unknown if isinstance(backend, dist.ProcessGroupGloo) else ():
+        for peer in unknown:
             try:
-                cast(Any, backend).send([torch.empty(1)], peer, _PROBE_TAG)
+                try_connection(self._group, peer)
             except RuntimeError as error:
                 raise self.failure(doing, error, [peer]) from error
 

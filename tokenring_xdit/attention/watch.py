@@ -181,7 +181,7 @@ class Watch:
     def problem_of(
         self, party: Party, *, patience: float = 0.0, among: Collection[int] | None = None
     ) -> Problem | None:
-        """Why a group's ranks should not be waited for; looks for it at most so many seconds.
+        """Why a group's ranks should not be waited for; looks for it for ``patience`` seconds at most.
 
         A process whose connection has just been closed is not gone at once, nor has everybody told what happened.
 

@@ -163,7 +163,7 @@ class Shape:
         return self.refusal_of_degrees(strategy)
 
     def refusal_of_degrees(self, strategy: Strategy) -> str | None:
-        """Why a strategy does not take so many ranks and heads, or ``None`` where it does."""
+        """Why a strategy does not take these numbers of ranks and heads, or ``None`` where it does."""
         shared = self.ranks if strategy.kind is StrategyKind.ULYSSES else strategy.ulysses
         if strategy.ulysses > 1 and (self.ranks % shared or self.ranks == shared):
             return (

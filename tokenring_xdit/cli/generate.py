@@ -25,7 +25,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--ring-degree",
         type=int,
         default=1,
-        help="ranks of xfuser's own Ring; with --tokenring-degree: nodes of so many ranks",
+        help="ranks of xfuser's own Ring; with --tokenring-degree: the number of nodes",
     )
     parser.add_argument(
         "--schedule",

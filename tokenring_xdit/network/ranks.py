@@ -51,7 +51,7 @@ def run_ranks(
     Args:
         emulated: The network.
         command: Program and arguments.
-        ranks: How many; the first so many hosts. ``None`` is one for each host.
+        ranks: How many; on the first hosts. ``None`` is one for each host.
         environment: Variables to set on top.
         timeout: Seconds after which all are ended; ``None`` waits as long as it takes.
 

@@ -40,7 +40,7 @@ _MOST_SHARE = 1.05  # above it the limits do not work; payload alone stays below
 _ATTEMPTS = 10  # a measurement that falls short is repeated: the machine may have been busy
 _WARM_UP = 0.3  # seconds
 _WINDOW = 0.4  # seconds, at least
-_FRAMES = 400  # at least so many have to fit into the window, else their number is too rough
+_FRAMES = 400  # at least this many have to fit into the window, else their number is too rough
 
 _Transfer = tuple[str, str]
 """Source and destination."""

@@ -109,7 +109,7 @@ class Cost:
         return self.attend_overhead + waves * self.wave_overhead, work.flops * rows / (work.heads * work.queries)
 
     def fold(self, size: float) -> float:
-        """Seconds in which a partial output of so many bytes is packed or merged, or keys are joined."""
+        """Seconds in which a partial output of this many bytes is packed or merged, or keys are joined."""
         return self.fold_overhead + size / self.fold_rate
 
     def captured(self) -> Cost:

@@ -39,7 +39,7 @@ class ModelShape:
     ring: bool = True
 
     def tokens(self, width: int, height: int, frames: int = 1) -> int:
-        """Tokens of a picture, or of a video of so many frames.
+        """Tokens of a picture, or of a video of ``frames`` frames.
 
         Raises:
             ConfigurationError: The model has no such sizes.

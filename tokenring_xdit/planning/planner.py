@@ -188,7 +188,7 @@ class _Setting:
         return math.gcd(self.inner.heads, self.inner.kv_heads)
 
     def whole(self) -> tuple[Spelled, ...]:
-        """Schedules that differ for so many ranks, in whole blocks.
+        """Schedules that differ for this number of ranks, in whole blocks.
 
         Those that share out heads are left out where more than half of the ranks would have none.
         """

@@ -110,7 +110,7 @@ class Problem:
         return (2 if keys else 1) * self.rows(block, length) * self.head_dim
 
     def rows(self, block: Block, length: int) -> int:
-        """Tokens times heads times items of a block whose owner has so many tokens."""
+        """Tokens times heads times items of a block whose owner has ``tokens`` tokens."""
         heads = self.kv_heads if block.kind is Kind.KV else self.heads
         (first, last), (low, high) = block.tokens.bounds(length), block.heads.bounds(heads)
         return self.batch * (last - first) * (high - low)

@@ -151,7 +151,7 @@ class _World:
         self.under_way: dict[tuple[int, str], int] = defaultdict(int)  # transfers of the first of them, both ways
         self.traffic = Traffic(network, cost)
         self.landing: list[tuple[float, int, Message, float]] = []  # a heap: their last byte has left; they arrive then
-        self.landed = 0  # and how many have been on it: so many numbers are taken
+        self.landed = 0  # and how many have been on it: this many numbers are taken
         self.stretches: list[_Stretch] = []
 
     def run(self) -> Simulation:

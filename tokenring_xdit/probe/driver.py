@@ -33,7 +33,7 @@ _TRIES = 6
 _OVERHEAD = 0.02  # seconds that an order takes beside its transfers
 _PINGS = 20
 _UNSETTLED = 0.15  # trials that differ by more are measured again,
-_AGAIN = 3  # up to so many times
+_AGAIN = 3  # times at most
 _TIMEOUT = 300.0  # seconds for one order
 
 
@@ -178,7 +178,7 @@ class _Probe:
         self._samples[trial].append(rates)
 
     def _message(self, transfer: Transfer, duration: float) -> int:
-        """Bytes of a message, so that all of them take about so many seconds."""
+        """Bytes of a message, so that all of them take about this many seconds."""
         if not self._known:
             return _FIRST_MESSAGE
         rates = self._known[transfer] if transfer in self._known else chain(*self._known.values())

@@ -70,7 +70,7 @@ class Station:
         )
 
     def _buffer(self, use: str, peer: int, size: int) -> Tensor:
-        """At least so many bytes that stay from order to order, as buffers of attention do."""
+        """At least this many bytes that stay from order to order, as buffers of attention do."""
         key = use, peer
         if key not in self._buffers or self._buffers[key].numel() < size:
             self._buffers[key] = torch.zeros(size, dtype=torch.uint8, device=self._device)

@@ -173,7 +173,7 @@ def _pairs(ranks: int) -> list[Transfer]:
 
 
 def _spaced(values: Sequence[int], count: int) -> list[int]:
-    """At most so many of them, evenly spaced."""
+    """At most ``count`` of them, evenly spaced."""
     if len(values) <= count:
         return list(values)
     return [values[index * len(values) // count] for index in range(count)]

@@ -23,7 +23,7 @@ from tokenring_xdit.errors import ConfigurationError, TokenRingError
 __all__ = ["GpuTopology", "Link", "LinkKind", "best_order", "main", "parse", "remarks", "ring_pairs", "ulysses_pairs"]
 
 _EXACT_UP_TO = 8
-"""Orders of so many GPUs are all compared: 7!/2 = 2520 rings, 7! = 5040 where Ulysses takes part."""
+"""Orders of this many GPUs are all compared: 7!/2 = 2520 rings, 7! = 5040 where Ulysses takes part."""
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _GPU = re.compile(r"GPU(\d+)")
@@ -317,7 +317,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("file", nargs="?", type=Path, help="output of 'nvidia-smi topo -m'; stdin by default")
     parser.add_argument("--gpus", metavar="LIST", help="use these only, such as 0,1,2,3")
     parser.add_argument("--visible", metavar="LIST", help="what CUDA_VISIBLE_DEVICES was set to, where it was")
-    parser.add_argument("--ranks", type=int, metavar="N", help="use so many; all by default")
+    parser.add_argument("--ranks", type=int, metavar="N", help="how many to use; all by default")
     parser.add_argument("--ulysses", type=int, default=1, metavar="U", help="size of the Ulysses groups")
     args = parser.parse_args(argv)
     try:

@@ -13,7 +13,7 @@ from tokenring_xdit.topology.network import Counts, Network, Rate, Wire, host_na
 __all__ = ["Candidate", "Shape", "Tier", "candidates"]
 
 _NO_RATE = Rate(1)  # until it is found
-_FASTER = 1.3  # so many times the rate of other pairs makes a group
+_FASTER = 1.3  # this multiple of the rate of other pairs makes a group
 _SHARED = 0.75  # two transfers that keep less than this of their rates share a wire
 
 

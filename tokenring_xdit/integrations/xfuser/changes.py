@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from tokenring_xdit.attention.checks import DTYPES
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.integrations.xfuser.caches import refuse_cache
 
@@ -13,8 +14,6 @@ __all__ = ["TOKEN_WISE", "refuse_changes"]
 
 TOKEN_WISE = "tokenring_token_wise"
 """Attribute of a hook that says it looks at each token by itself, so that it may see a rank's tokens alone."""
-
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def refuse_changes(model: Any, kind: str) -> None:
@@ -52,10 +51,10 @@ def refuse_changes(model: Any, kind: str) -> None:
             "the pipeline outside of it, after pipe.to(torch.bfloat16), say"
         )
     dtype = model.dtype
-    if dtype.is_floating_point and dtype.itemsize > 1 and dtype not in _DTYPES:
+    if dtype.is_floating_point and dtype.itemsize > 1 and dtype not in DTYPES:
         raise UnsupportedError(
             f"the {kind} has {dtype}, which attention over ranks does not take: use "
-            f"{', '.join(map(str, _DTYPES[:-1]))} or {_DTYPES[-1]}"
+            f"{', '.join(map(str, DTYPES[:-1]))} or {DTYPES[-1]}"
         )
 
 

@@ -60,7 +60,7 @@ def make_choice(tokenring_degree: int | None, schedule: str | None, ring_degree:
 
     Raises:
         ConfigurationError: A degree is not a positive number.
-        ScheduleError: There is no such schedule, or it is not defined for so many ranks.
+        ScheduleError: There is no such schedule, or it is not defined for this number of ranks.
         UnsupportedError: This xfuser is not the one that TokenRing was written for.
     """
     degree = 1 if tokenring_degree is None else tokenring_degree

@@ -44,7 +44,7 @@ def _with_flags(original: Any) -> Any:
             type=int,
             default=1,
             help="Ranks that TokenRing attention shards the sequence over. 1 leaves it off. With --ring_degree N "
-            "so many ranks in each of N nodes, and a ring of keys and values between the nodes.",
+            "this many ranks in each of N nodes, and a ring of keys and values between the nodes.",
         )
         group.add_argument(
             "--tokenring_schedule",

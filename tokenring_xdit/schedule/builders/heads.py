@@ -68,7 +68,7 @@ class _Rank:
         self._merges: list[Action] = []
 
     def program(self, wave: int) -> Program:
-        """With so many peers in a wave."""
+        """With this many peers in a wave."""
         peers = range(1, self._world_size)
         waves = [peers[start : start + wave] for start in range(0, len(peers), wave)]
         if waves:
