@@ -110,7 +110,8 @@ class Bulletin:
 
     def hurry(self, more: int) -> None:
         """One more caller, or one less, waits for something in the store."""
-        self._in_hurry += more
+        with self._idle:
+            self._in_hurry += more
         self._wake.set()
 
     def news(self) -> list[Notice]:

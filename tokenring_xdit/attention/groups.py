@@ -76,17 +76,17 @@ class RingGroup(Rounds):
                 "attention over several ranks needs torch.distributed: call "
                 "torch.distributed.init_process_group() first, or start the program with torchrun"
             )
-        resolved = dist.group.WORLD if group is None else group
-        if not isinstance(resolved, dist.ProcessGroup):
-            # A group that this rank is not in is a number for torch.
-            outside = resolved is dist.GroupMember.NON_GROUP_MEMBER
+        resolved: Any = dist.group.WORLD if group is None else group
+        outside = resolved is dist.GroupMember.NON_GROUP_MEMBER  # a number, for torch
+        if not outside and not isinstance(resolved, dist.ProcessGroup):
             raise ConfigurationError(
-                "this rank does not belong to the process group it was given"
-                if outside
-                else f"a group has to be a torch.distributed.ProcessGroup or None, got a {type(group).__name__}"
+                f"a group has to be a torch.distributed.ProcessGroup or None, got a {type(group).__name__}"
             )
-        if dist.get_rank(resolved) < 0:
-            raise ConfigurationError("this rank does not belong to the process group it was given")
+        if outside or dist.get_rank(resolved) < 0:
+            raise ConfigurationError(
+                f"rank {dist.get_rank()} does not belong to the process group it was given: call attention on "
+                "the ranks of a group only"
+            )
         known = _groups.get(resolved.group_name)
         if known is None or known._group is not resolved:  # the name comes again after a re-initialisation
             known = _groups[resolved.group_name] = cls(resolved)

@@ -92,7 +92,10 @@ class Member:
         if self._problem is not None and self._broken is None:  # found between two calls
             self.fail(self._problem.sentence)
         if self._broken is not None:
-            raise CommunicationError(f"an earlier attention call on this process group failed: {self._broken}")
+            raise CommunicationError(
+                f"an earlier attention call on this process group failed: {self._broken}. Start all ranks "
+                "again, or call attention on a new group"
+            )
         self.call += 1
 
     def fail(self, reason: str, *, tell: bool = True, refused: bool = False) -> None:

@@ -44,7 +44,7 @@ def pipeline_class_of(model: str) -> str:
     if name not in WRAPPERS:
         raise UnsupportedError(
             f"'{model}' is a {name}, which has not been compared with the single process yet. "
-            f"Compared so far: {', '.join(sorted(WRAPPERS))}"
+            f"Use diffusers alone, on one rank, or one of: {', '.join(sorted(WRAPPERS))}"
         )
     return name
 
