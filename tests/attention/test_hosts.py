@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.attention.test_watch import LATE, WORDS, check_named
-from tests.attention.trouble import exchanged, guarded_work, run, stays_away, told_by_the_host
+from tests.attention.trouble import another_world, exchanged, guarded_work, run, stays_away, told_by_the_host
 
 
 @pytest.mark.parametrize("keyed", [False, True])
@@ -64,3 +64,9 @@ def test_waits_of_others_end_in_a_guarded_section(kind: str, tmp_path: Path) -> 
 def test_what_all_ranks_raise_alike_gives_nothing_up(tmp_path: Path) -> None:
     for rank in run(3, guarded_work, "everywhere", folder=tmp_path, awaited=(0, 1, 2)):
         assert rank.lines == ["ValueError: a prompt has to be text", "done"]
+
+
+def test_waits_of_another_world_are_not_ended(tmp_path: Path) -> None:
+    said = run(2, another_world, str(tmp_path), folder=tmp_path, awaited=(0, 1))
+    assert said[0].lines[0].startswith("CommunicationError: rank 1 failed in the pipeline call: ValueError")
+    assert [rank.last for rank in said] == ["2.0", "2.0"]

@@ -349,6 +349,31 @@ def guarded_work(own: Rank, kind: str) -> None:
         time.sleep(10)
 
 
+def another_world(own: Rank, folder: str) -> None:
+    """Rank 1 raises inside a guarded section; then the ranks go on in a new world, while the watch still ends waits."""
+
+    def work() -> None:
+        with guarded(None, "the pipeline call"):
+            if own.rank == 1:
+                own.fault("raise")
+            attend(own, 1)
+
+    def abort(_: RingGroup) -> None:
+        time.sleep(2)  # the wait of rank 0 has ended by now
+
+    def summed() -> float:
+        total = torch.ones(1)
+        dist.all_reduce(total)
+        return total.item()
+
+    with mock.patch.object(RingGroup, "_abort", abort):
+        own.try_to(work)
+        dist.destroy_process_group()
+        dist.init_process_group("gloo", init_method=f"file://{folder}/again", rank=own.rank, world_size=own.ranks)
+        time.sleep(3)
+        own.try_to(summed)
+
+
 def stopped_for_a_while(own: Rank) -> None:
     """Rank 1 is stopped, and goes on after two seconds."""
     own.try_to(lambda: attend(own, 1))

@@ -29,11 +29,12 @@ def break_off(group: dist.ProcessGroup) -> None:
     it is that a receive times out: gloo then closes all connections of its group. No peer ever sends with this tag. The
     wait for a message that is on the way in part goes on (``waits.py``).
     """
-    gloo = _gloo(group)
-    if gloo is None:
+    try:
+        gloo, rank, ranks = _gloo(group), group.rank(), group.size()
+    except (RuntimeError, ValueError):  # it was closed
         return
-    for peer in range(group.size()):
-        if peer != group.rank():
+    for peer in range(ranks if gloo is not None else 0):
+        if peer != rank:
             with suppress(RuntimeError, ValueError):  # the timeout, or what is broken already
                 gloo.recv([torch.empty(1)], peer, _UNUSED_TAG).wait(timedelta(milliseconds=1))
 

@@ -154,10 +154,12 @@ class Section:
     def end(self, problem: Problem) -> None:
         """End every wait of this process in a group on gloo."""
         self._problem = self._problem or problem
+        # Those of now: once its wait has ended, the program may begin another world.
+        groups = [*dist.distributed_c10d._world.pg_map]
         for party in self._watch.parties_with(self.members):
             if not party.section:
                 party.end(problem)  # so that it knows why
-        for group in [*dist.distributed_c10d._world.pg_map]:
+        for group in groups:
             break_off(group)
 
 
