@@ -16,6 +16,7 @@ import json
 import logging
 import math
 import random
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -29,6 +30,7 @@ from diffusers import (
     FluxPipeline,
     FluxTransformer2DModel,
 )
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, trainers
 from torch import nn
 from tqdm import tqdm
@@ -481,9 +483,29 @@ def export(recipe: Recipe, pipe: FluxPipeline, target: Path) -> None:
     for name in ("transformer", "vae"):
         setattr(pipe, name, copy.deepcopy(getattr(pipe, name)).half())
     pipe.save_pretrained(target, safe_serialization=True)
+    make_older_transformers_load(target)
     (target / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
     size = sum(f.stat().st_size for f in target.rglob("*") if f.is_file())
     log.info("wrote %s (%.1f MB)", target, size / 1e6)
+
+
+def make_older_transformers_load(folder: Path) -> None:
+    """Change a pipeline that transformers 5 has saved so that transformers 4 loads it too.
+
+    There the tokenizers that are read from ``tokenizer.json`` have classes of their own, and the weights of CLIP a
+    prefix, without which they are drawn at random.
+
+    Args:
+        folder: The pipeline.
+    """
+    clip = folder / "text_encoder" / "model.safetensors"
+    save_file({f"text_model.{name}": weight for name, weight in load_file(clip).items()}, clip, {"format": "pt"})
+    for file in (folder / "model_index.json", *folder.glob("tokenizer*/tokenizer_config.json")):
+        text = re.sub(r'"(CLIP|T5)Tokenizer"', r'"\1TokenizerFast"', file.read_text())
+        content = json.loads(text)
+        if not content.get("extra_special_tokens", True):
+            del content["extra_special_tokens"]  # an empty list, where transformers 4 wants a mapping
+        file.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def main() -> None:

@@ -115,7 +115,7 @@ def _ranks(ranks: list[int], names: Sequence[str]) -> str:
 def digest(what: CallSpec | str) -> int:
     """A positive number for everything in a call that has to be the same on all ranks."""
     same = repr(replace(what, q_length=0, kv_length=0, ragged=False)) if isinstance(what, CallSpec) else what
-    return int.from_bytes(hashlib.sha256(same.encode()).digest()[:7]) + 1
+    return int.from_bytes(hashlib.sha256(same.encode()).digest()[:7], "big") + 1
 
 
 def same_lengths_where_needed(spec: CallSpec, q_lengths: tuple[int, ...], kv_lengths: tuple[int, ...]) -> bool:

@@ -20,6 +20,7 @@ from tokenring_xdit.attention.member import (
     in_words,
 )
 from tokenring_xdit.attention.waits import Ended
+from tokenring_xdit.compat.torch import new_group
 from tokenring_xdit.errors import AgreementError
 
 __all__ = ["Report", "Rounds"]
@@ -250,7 +251,7 @@ class Rounds(Member):
     def _new_group(self, purpose: str, *, backend: str | None = None) -> dist.ProcessGroup:
         names = str(dist.get_backend(self._group))
         gloo = backend == "gloo" or ("gloo" in names and "nccl" not in names)
-        group: dist.ProcessGroup = dist.new_group(
+        return new_group(
             self.peers,
             backend=backend,
             # Of every wait for it. On NCCL torch ends the process where one is over.
@@ -258,6 +259,4 @@ class Rounds(Member):
             # Other ranks of the world need not call attention at the same time, or at all.
             use_local_synchronization=self.world_size != dist.get_world_size(),
             group_desc=f"tokenring-{purpose}",
-            sort_ranks=False,
         )
-        return group

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -274,7 +274,7 @@ class _Sweep:
         self._done += count
 
     def _record(self, case: Case, status: Status, traced: Traced | None = None, **found: Any) -> None:
-        finished = datetime.now(UTC).isoformat(timespec="seconds")
+        finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
         record = _blank(self._config, case, status).model_copy(update={**found, **self._common, "finished": finished})
         if traced is not None:
             add_timeline(self._results.with_name(TIMELINES_FILE), record, traced)

@@ -16,7 +16,7 @@ import time
 import traceback
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
@@ -97,7 +97,7 @@ class World:
         self._number = 0
         self._broken = False
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> World:
         if self._store is not None:
             raise LaunchError(
                 "torchrun's ranks cannot go on after a failure; what ran is recorded: start them again, with --resume"

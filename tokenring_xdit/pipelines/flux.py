@@ -33,7 +33,9 @@ def load_flux(picture: Picture, device: torch.device) -> Any:
     """The unmodified diffusers pipeline."""
     from diffusers import FluxPipeline
 
-    pipe = FluxPipeline.from_pretrained(picture.model, dtype=getattr(torch, picture.dtype))
+    from tokenring_xdit.compat.diffusers import from_pretrained
+
+    pipe = from_pretrained(FluxPipeline, picture.model, getattr(torch, picture.dtype))
     return pipe.to(device)
 
 

@@ -107,4 +107,6 @@ def load_pipeline(model: str, dtype: str, device: torch.device) -> Any:
     """
     from diffusers import DiffusionPipeline
 
-    return DiffusionPipeline.from_pretrained(model, dtype=getattr(torch, dtype)).to(device)
+    from tokenring_xdit.compat.diffusers import from_pretrained
+
+    return from_pretrained(DiffusionPipeline, model, getattr(torch, dtype)).to(device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from typing import Any
 
 from tokenring_xdit.probe.driver import Probed
@@ -33,7 +33,7 @@ def remarks(probed: Probed, network: str | None) -> dict[str, Any]:
     return {
         "notes": [inference.words, *inference.notes, *_limits(network)],
         "measured": {
-            "when": datetime.now(UTC).isoformat(timespec="seconds"),
+            "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "seconds": round(probed.seconds, 1),
             "where": [found.place for found in probed.descriptions],
             "devices": [found.device for found in probed.descriptions],

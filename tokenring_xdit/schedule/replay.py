@@ -221,7 +221,8 @@ class Replay:
             self.came_home[rank].add(t.block)
             assert t.block.at is not None
             for atom in self.grid.q_atoms(t.block):
-                self.partials[t.block.owner, t.block.at, *atom] = (_State.HOME, spot)
+                of_pair = (t.block.owner, t.block.at, *atom)
+                self.partials[of_pair] = (_State.HOME, spot)
 
     def _refuse_waiting(self) -> None:
         for rank, program in enumerate(self.schedule.programs):

@@ -7,7 +7,7 @@ import queue
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from tokenring_xdit.errors import LaunchError, LostRankError
 from tokenring_xdit.workers.blame import culprit, in_words, is_lost
@@ -65,7 +65,7 @@ class Crew:
         finally:
             rendezvous.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Crew:
         return self
 
     def __exit__(

@@ -13,9 +13,9 @@ from diffusers import (
     Lumina2Pipeline,
     Lumina2Transformer2DModel,
 )
-from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer
+from transformers import Gemma2Config, Gemma2Model
 
-from tests.support.families import text
+from tests.support.families import text, tokenizers
 
 LATENT_CHANNELS = 4
 TEXT_DIM = 32
@@ -113,7 +113,7 @@ def lumina2_inputs(
     }
 
 
-def _gemma2(*, hidden: int, seed: int = 27) -> tuple[GemmaTokenizer, Gemma2Model]:
+def _gemma2(*, hidden: int, seed: int = 27) -> tuple[Any, Gemma2Model]:
     """A Gemma 2 model of three layers, of which the pipeline reads what the last has not seen."""
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
     letters = string.ascii_letters + string.digits + string.punctuation
@@ -125,9 +125,7 @@ def _gemma2(*, hidden: int, seed: int = 27) -> tuple[GemmaTokenizer, Gemma2Model
             merges[whole, letter] = None
             whole += letter
             vocab[whole] = None
-    tokenizer = GemmaTokenizer(
-        vocab={token: number for number, token in enumerate(vocab)}, merges=list(merges), add_bos_token=True
-    )
+    tokenizer = tokenizers.gemma({token: number for number, token in enumerate(vocab)}, list(merges))
     config = Gemma2Config(
         vocab_size=len(tokenizer),
         hidden_size=hidden,

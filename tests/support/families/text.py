@@ -13,24 +13,22 @@ from torch import nn
 from transformers import (
     BertConfig,
     BertModel,
-    BertTokenizer,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
-    CLIPTokenizer,
     Mistral3Config,
     Mistral3ForConditionalGeneration,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
-    Qwen2Tokenizer,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3Model,
     T5Config,
     T5EncoderModel,
-    T5Tokenizer,
 )
+
+from tests.support.families import tokenizers
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -137,7 +135,7 @@ def call_arguments(*, height: int, width: int, steps: int, images_per_prompt: in
 
 def clip(
     *, hidden: int = 32, projection: int | None = None, length: int = 77, seed: int = 21
-) -> tuple[CLIPTokenizer, CLIPTextModel | CLIPTextModelWithProjection]:
+) -> tuple[Any, CLIPTextModel | CLIPTextModelWithProjection]:
     """A CLIP text encoder, with a projection of the given size where one is asked for.
 
     Args:
@@ -149,10 +147,10 @@ def clip(
     Returns:
         Tokenizer and encoder.
     """
-    vocab, merges = _byte_pairs([VOCABULARY], CLIPTokenizer().backend_tokenizer.pre_tokenizer, end="</w>")
+    vocab, merges = _byte_pairs([VOCABULARY], tokenizers.CLIP_WORDS, end="</w>")
     start, end = "<|startoftext|>", "<|endoftext|>"
     vocab |= {start: len(vocab), end: len(vocab) + 1}
-    tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=length)
+    tokenizer = tokenizers.clip(vocab, merges, length=length)
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden,
@@ -169,13 +167,13 @@ def clip(
     return tokenizer, randomise_weights(encoder, seed=seed)
 
 
-def t5(*, hidden: int = 32, length: int = 512, seed: int = 22) -> tuple[T5Tokenizer, T5EncoderModel]:
+def t5(*, hidden: int = 32, length: int = 512, seed: int = 22) -> tuple[Any, T5EncoderModel]:
     """A T5 encoder of version 1.1 (gated GELU)."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     pieces += [(f"\u2581{word}", -2.0) for word in WORDS]
     pieces += [("\u2581", -8.0)]
     pieces += [(letter, -10.0) for letter in string.ascii_letters + string.digits + string.punctuation]
-    tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=length)
+    tokenizer = tokenizers.t5(pieces, length=length)
     config = T5Config(
         vocab_size=len(tokenizer),
         d_model=hidden,
@@ -189,12 +187,12 @@ def t5(*, hidden: int = 32, length: int = 512, seed: int = 22) -> tuple[T5Tokeni
     return tokenizer, randomise_weights(T5EncoderModel(config), seed=seed)
 
 
-def bert(*, hidden: int = 32, length: int = 77, seed: int = 23) -> tuple[BertTokenizer, BertModel]:
+def bert(*, hidden: int = 32, length: int = 77, seed: int = 23) -> tuple[Any, BertModel]:
     """A BERT encoder, as the first of HunyuanDiT's two."""
     letters = string.ascii_lowercase + string.digits + string.punctuation
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters), *WORDS]
     vocab = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
-    tokenizer = BertTokenizer(vocab=vocab, model_max_length=length)
+    tokenizer = tokenizers.bert(vocab, length=length)
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden,
@@ -208,7 +206,7 @@ def bert(*, hidden: int = 32, length: int = 77, seed: int = 23) -> tuple[BertTok
     return tokenizer, randomise_weights(BertModel(config), seed=seed)
 
 
-def qwen2_5_vl(*, hidden: int = 32, seed: int = 24) -> tuple[Qwen2Tokenizer, Qwen2_5_VLForConditionalGeneration]:
+def qwen2_5_vl(*, hidden: int = 32, seed: int = 24) -> tuple[Any, Qwen2_5_VLForConditionalGeneration]:
     """A Qwen2.5-VL model with its vision tower, as Qwen-Image's encoder.
 
     Args:
@@ -248,9 +246,7 @@ def qwen2_5_vl(*, hidden: int = 32, seed: int = 24) -> tuple[Qwen2Tokenizer, Qwe
     return tokenizer, randomise_weights(Qwen2_5_VLForConditionalGeneration(config), seed=seed)
 
 
-def qwen3(
-    *, hidden: int = 32, causal: bool = False, seed: int = 25
-) -> tuple[Qwen2Tokenizer, Qwen3Model | Qwen3ForCausalLM]:
+def qwen3(*, hidden: int = 32, causal: bool = False, seed: int = 25) -> tuple[Any, Qwen3Model | Qwen3ForCausalLM]:
     """A Qwen3 model: without a head as Z-Image's encoder, with one (``causal``) as that of Flux.2 klein."""
     tokenizer = _qwen_tokenizer()
     config = Qwen3Config(
@@ -320,15 +316,10 @@ def _decoder_sizes(tokenizer: Any, hidden: int) -> dict[str, int]:
     }
 
 
-def _qwen_tokenizer() -> Qwen2Tokenizer:
-    vocab, merges = _byte_pairs(_corpus(), Qwen2Tokenizer().backend_tokenizer.pre_tokenizer)
+def _qwen_tokenizer() -> Any:
+    vocab, merges = _byte_pairs(_corpus(), tokenizers.QWEN_WORDS)
     vocab |= {"<|endoftext|>": len(vocab)}
-    tokenizer = Qwen2Tokenizer(
-        vocab=vocab,
-        merges=merges,
-        additional_special_tokens=QWEN_SPECIAL_TOKENS,
-        chat_template=QWEN_TEMPLATE,
-    )
+    tokenizer = tokenizers.qwen2(vocab, merges, special=QWEN_SPECIAL_TOKENS, template=QWEN_TEMPLATE)
     tokenizer.add_tokens(["<think>", "</think>"])
     return tokenizer
 

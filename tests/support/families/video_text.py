@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from tests.support.families import tokenizers
+
 PROMPTS = ["a red fox runs across the snow", "two boats drift on a calm lake at dusk, seen from above"]
 NEGATIVE_PROMPT = "blurry, low quality"
 TEXT_DIM = 32
@@ -63,19 +65,17 @@ def prompts_and_negatives(prompts: list[str] | None, negative_prompt: str | None
     return found
 
 
-def make_t5_tokenizer(*, extra_ids: int = 0, max_length: int = 512) -> Any:
-    """A ``T5Tokenizer`` that knows ``WORDS`` as single pieces and spells all other words."""
-    from transformers import T5Tokenizer
-
+def make_t5_tokenizer(*, max_length: int = 512) -> Any:
+    """A tokenizer of T5's that knows ``WORDS`` as single pieces and spells all other words."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     pieces += [(f"\u2581{word}", -2.0) for word in WORDS if len(word) > 1]
     pieces += [(f"\u2581{letter}", -4.0) for letter in string.ascii_letters]
     pieces += [("\u2581", -5.0), *((letter, -5.0) for letter in CHARACTERS)]
-    return T5Tokenizer(vocab=pieces, extra_ids=extra_ids, model_max_length=max_length)
+    return tokenizers.t5(pieces, length=max_length)
 
 
 def make_t5(*, dim: int = TEXT_DIM, max_length: int = 512) -> tuple[Any, Any]:
-    """A tiny ``T5Tokenizer`` and ``T5EncoderModel``."""
+    """A tiny tokenizer of T5's and ``T5EncoderModel``."""
     from transformers import T5Config, T5EncoderModel
 
     tokenizer = make_t5_tokenizer(max_length=max_length)
@@ -84,7 +84,7 @@ def make_t5(*, dim: int = TEXT_DIM, max_length: int = 512) -> tuple[Any, Any]:
 
 
 def make_umt5(*, dim: int = TEXT_DIM, max_length: int = 512) -> tuple[Any, Any]:
-    """A tiny ``T5Tokenizer`` and ``UMT5EncoderModel``, as Wan uses them."""
+    """A tiny tokenizer of T5's and ``UMT5EncoderModel``, as Wan uses them."""
     from transformers import UMT5Config, UMT5EncoderModel
 
     tokenizer = make_t5_tokenizer(max_length=max_length)
@@ -177,14 +177,12 @@ def make_llama(*, dim: int = TEXT_DIM, template: str = "") -> tuple[Any, Any]:
 
 
 def make_clip(*, dim: int = TEXT_DIM) -> tuple[Any, Any]:
-    """A tiny ``CLIPTokenizer`` and ``CLIPTextModel``; the tokenizer joins the letters of ``WORDS``."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+    """A tiny tokenizer of CLIP's and ``CLIPTextModel``; the tokenizer joins the letters of ``WORDS``."""
+    from transformers import CLIPTextConfig, CLIPTextModel
 
     vocabulary, merges = _merged_words("", "</w>")
     names = ["<|startoftext|>", "<|endoftext|>", *vocabulary]
-    tokenizer = CLIPTokenizer(
-        vocab={name: index for index, name in enumerate(names)}, merges=merges, model_max_length=CLIP_TOKENS
-    )
+    tokenizer = tokenizers.clip({name: index for index, name in enumerate(names)}, merges, length=CLIP_TOKENS)
     torch.manual_seed(TEXT_SEED + 3)
     model = CLIPTextModel(
         CLIPTextConfig(
@@ -204,17 +202,12 @@ def make_clip(*, dim: int = TEXT_DIM) -> tuple[Any, Any]:
 
 
 def make_gemma3(*, dim: int = TEXT_DIM, max_length: int = 1024) -> tuple[Any, Any]:
-    """A tiny ``GemmaTokenizer`` and ``Gemma3ForConditionalGeneration`` of two layers, as LTX-2 uses them."""
-    from transformers import Gemma3Config, Gemma3ForConditionalGeneration, GemmaTokenizer
+    """A tiny tokenizer of Gemma's and ``Gemma3ForConditionalGeneration`` of two layers, as LTX-2 uses them."""
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
     vocabulary, merges = _merged_words("\u2581", "")
     names = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *vocabulary]
-    tokenizer = GemmaTokenizer(
-        vocab={name: index for index, name in enumerate(names)},
-        merges=merges,
-        model_max_length=max_length,
-        add_bos_token=True,
-    )
+    tokenizer = tokenizers.gemma({name: index for index, name in enumerate(names)}, merges, length=max_length)
     torch.manual_seed(TEXT_SEED + 4)
     text = {
         "vocab_size": len(tokenizer) + 3,

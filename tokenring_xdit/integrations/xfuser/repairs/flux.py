@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from typing import Any
 
 from torch import Tensor
@@ -24,6 +25,8 @@ from tokenring_xdit.integrations.xfuser.repairs.common import (
 )
 
 __all__ = ["HOOKS"]
+
+_TRANSFORMER = "xfuser.model_executor.models.transformers.transformer_flux"
 
 
 def count_replicated_text_once(flux: Any) -> None:
@@ -182,14 +185,21 @@ def _layout(ranks: int, text: int, image: int) -> KeyLayout:
     return sequence_layout(ranks, text, image)
 
 
+def _pipeline(module: Any) -> None:
+    # xfuser 0.7.0 finds a pipeline's transformer among those that were imported, and imports FLUX.1's along with
+    # FLUX.2's only: without that, in a diffusers before 0.37, its pipeline refuses its own transformer.
+    importlib.import_module(_TRANSFORMER)
+    pad_the_picture(module.xFuserFluxPipeline)
+
+
 def _transformer(flux: Any) -> None:
     count_replicated_text_once(flux)
     take_any_number_of_image_tokens(flux)
 
 
 HOOKS = {
-    "xfuser.model_executor.models.transformers.transformer_flux": _transformer,
-    "xfuser.model_executor.pipelines.pipeline_flux": lambda module: pad_the_picture(module.xFuserFluxPipeline),
+    _TRANSFORMER: _transformer,
+    "xfuser.model_executor.pipelines.pipeline_flux": _pipeline,
     "xfuser.model_executor.pipelines.pipeline_flux_control": lambda module: pad_the_picture(
         module.xFuserPipelineFluxControlPipeline
     ),

@@ -25,7 +25,7 @@ def scale_lora_for_the_call(transformer: Any, argument: str) -> None:
     """
 
     def make(original: Any) -> Any:
-        from diffusers.utils import apply_lora_scale
+        from tokenring_xdit.compat.diffusers import apply_lora_scale
 
         # It takes the scale out, so that the original sees none. Only its own frame is kept from torch.compile.
         scaled = torch.compiler.disable(  # type: ignore[no-untyped-call]
