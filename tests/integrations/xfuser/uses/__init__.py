@@ -40,7 +40,7 @@ def tried(key: str, family: str) -> Trial:
 
 
 def rounded(key: str, family: str) -> float:
-    """What another kernel changes of a use in one process."""
+    """What :func:`rounding` finds for a use."""
     return rounding(USES[key], family)
 
 

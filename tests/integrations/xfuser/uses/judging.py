@@ -31,7 +31,7 @@ class Outcome:
     Attributes:
         kind: In a word.
         error: Largest difference of any rank.
-        single: What another kernel changes in one process, where the difference is no larger than a few times that.
+        single: What :func:`rounding` found in one process, where the difference is no larger than a few times that.
         text: The refusal, or what is amiss.
     """
 

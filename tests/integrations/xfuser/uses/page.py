@@ -25,11 +25,11 @@ out.
 
 What people do with a pipeline round `parallelize(pipe, tokenring_degree=2)`, a use in each row: 2 gloo ranks, fp32,
 against the same use in one process of unmodified diffusers. A number is the largest difference relative to the scale;
-more than 1e-5 fails the test, but where another kernel of attention alone changes as much in one process (in
-brackets; three times that fails). `[1]` is a refusal, in the sentence of that number below: raised on every rank,
-before the transformer ran (in callbacks: before the next step). The ranks' global seeds differ. `alike`: the picture
-is the same on all ranks, but not that of one process, which has no generator either. `-`: one process does not do
-this, or it has no effect there."""
+more than 1e-5 fails the test, except where another kernel of attention, or the last bit of the weights, changes as
+much in one process (in brackets; three times that fails). `[1]` is a refusal, in the sentence of that number below:
+raised on every rank, before the transformer ran (in callbacks: before the next step). The ranks' global seeds differ.
+`alike`: the picture is the same on all ranks, but not that of one process, which has no generator either. `-`: one
+process does not do this, or it has no effect there."""
 
 
 def read_log(log: Path) -> dict[tuple[str, str], Outcome]:
