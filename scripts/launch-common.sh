@@ -16,6 +16,7 @@ ranks="" ulysses="" gpus="" topology="" cpu="" keep_order="" dry_run=""
 nodes=1
 config=()   # CONFIG and what replaces settings in it
 target=()   # what torchrun starts
+safely=()   # options of the interpreter
 settings=() # NAME=VALUE, for the ranks
 python="${PYTHON:-python}"
 
@@ -101,6 +102,8 @@ need_package() {
     # Not an import: finding out takes no second, and reading xfuser ten.
     "$python" -c 'import importlib.util as u, sys; sys.exit(u.find_spec("tokenring_xdit") is None)' ||
         refuse "'$python' has no tokenring-xdit: activate the environment that it is installed in, or set PYTHON"
+    # From Python 3.11 on: modules are not looked for in the working folder, where a file html.py may lie.
+    ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || safely=(-P)
 }
 
 read_degrees() {
@@ -109,7 +112,7 @@ read_degrees() {
     [ -z "$ulysses" ] || refuse "--ulysses is for a PROGRAM; ${config[0]} says its ulysses_degree itself"
     local shown tokenring all
     # Mistakes in CONFIG are told here, once and before anything is started, instead of by each rank.
-    shown="$("$python" -m tokenring_xdit.cli config show "${config[@]}" --json)" || exit
+    shown="$("$python" "${safely[@]}" -m tokenring_xdit.cli config show "${config[@]}" --json)" || exit
     read -r tokenring ulysses < <("$python" -c 'import json, sys
 config = json.load(sys.stdin)
 print(config["tokenring_degree"], config["ulysses_degree"])' <<<"$shown")
@@ -175,7 +178,7 @@ ring_order() {
     [ -z "$ranks" ] || wishes+=(--ranks "$ranks")
     [ -z "$ulysses" ] || wishes+=(--ulysses "$ulysses")
     [ -z "${CUDA_VISIBLE_DEVICES+set}" ] || wishes+=(--visible "$CUDA_VISIBLE_DEVICES")
-    "$python" -m tokenring_xdit.topology.nvidia "${wishes[@]}" <<<"$matrix"
+    "$python" "${safely[@]}" -m tokenring_xdit.topology.nvidia "${wishes[@]}" <<<"$matrix"
 }
 
 # As a shell reads it back.
@@ -189,18 +192,22 @@ quoted() {
 
 launch_here() {
     if [ "${#config[@]}" -gt 0 ]; then
-        start "$python" -m tokenring_xdit.cli run "${target[@]}"
+        start "$python" "${safely[@]}" -m tokenring_xdit.cli run "${target[@]}"
     else
-        start "$python" -m tokenring_xdit.pipelines.program --ranks "$ranks" "${target[@]}"
+        start "$python" "${safely[@]}" -m tokenring_xdit.pipelines.program --ranks "$ranks" "${target[@]}"
     fi
 }
 
 launch() {
     # Ranks end with torchrun, whatever ends it: they know its process id before it has started them.
-    local program=(-m tokenring_xdit.workers.mortal)
-    [ "${#config[@]}" -eq 0 ] || program=(-m tokenring_xdit.cli run)
+    local program=(--no-python "$python" "${safely[@]}" -m)
+    if [ "${#config[@]}" -gt 0 ]; then
+        program+=(tokenring_xdit.cli run)
+    else
+        program+=(tokenring_xdit.workers.mortal)
+    fi
     [ -n "$dry_run" ] || export TOKENRING_LAUNCHER=$$
-    start "$python" -m torch.distributed.run "$@" --nproc-per-node "$ranks" "${program[@]}" "${target[@]}"
+    start "$python" "${safely[@]}" -m torch.distributed.run "$@" --nproc-per-node "$ranks" "${program[@]}" "${target[@]}"
 }
 
 start() {

@@ -13,6 +13,9 @@ SCRIPTS = ROOT / "scripts"
 TOPOLOGIES = Path(__file__).parent / "topologies"
 RING_ATTENTION = Path(__file__).parent / "ring_attention.py"
 
+INTERPRETER = f"{sys.executable} -P" if sys.version_info >= (3, 11) else sys.executable
+"""What the scripts start modules with."""
+
 _THEIRS = ("CUDA_", "NCCL_", "GLOO_", "SLURM_", "OMP_", "MASTER_", "RANK", "LOCAL_RANK", "WORLD_SIZE")
 _TOOLS = ("awk", "basename", "bash", "cat", "cut", "dirname", "env", "getent", "ip", "nproc", "sed", "tr", "wc")
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.scripts.support import RING_ATTENTION, TOPOLOGIES, environment, nvidia_smi, path_with, run
+from tests.scripts.support import INTERPRETER, RING_ATTENTION, TOPOLOGIES, environment, nvidia_smi, path_with, run
 
 SCRIPT = "launch-node.sh"
 DGX_1 = f"--topology={TOPOLOGIES / 'dgx-1.txt'}"
-PROGRAM = f"{sys.executable} -m tokenring_xdit.pipelines.program"
+PROGRAM = f"{INTERPRETER} -m tokenring_xdit.pipelines.program"
 
 RINGS = {  # what the recorded machines get, and what is said about them
     "dgx-1": ("0,3,2,1,5,6,7,4", ["12 of 28 pairs of a ring are not neighbours"]),

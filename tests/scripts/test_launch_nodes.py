@@ -3,7 +3,6 @@ from __future__ import annotations
 import re
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from PIL import Image
 
 from tests.scripts.hosts import Host
 from tests.scripts.ring_attention import HEADS, TOKENS, WIDTH
-from tests.scripts.support import RING_ATTENTION, ROOT, SCRIPTS, TOPOLOGIES, environment, path_with, run
+from tests.scripts.support import INTERPRETER, RING_ATTENTION, ROOT, SCRIPTS, TOPOLOGIES, environment, path_with, run
 from tests.scripts.test_launch_node import lines
 
 SCRIPT = "launch-nodes.sh"
@@ -39,9 +38,9 @@ def test_the_command_of_a_node(tmp_path: Path) -> None:
     assert planned.returncode == 0, planned.stderr
     assert planned.stdout == (
         "env CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=0,3,2,1,5,6,7,4 NCCL_DEBUG=WARN "
-        f"{sys.executable} -m torch.distributed.run --nnodes 2 --node-rank 1 --rdzv-backend static "
+        f"{INTERPRETER} -m torch.distributed.run --nnodes 2 --node-rank 1 --rdzv-backend static "
         "--master-addr 127.0.0.1 --master-port 1234 --local-addr 127.0.0.1 --nproc-per-node 8 "
-        f"-m tokenring_xdit.cli run {config} seed=1\n"
+        f"--no-python {INTERPRETER} -m tokenring_xdit.cli run {config} seed=1\n"
     )
     assert "127.0.0.1 is a loopback address on this node" in planned.stderr
 

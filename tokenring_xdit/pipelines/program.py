@@ -19,6 +19,7 @@ from tokenring_xdit.errors import LaunchError
 from tokenring_xdit.network.signals import termination_raises
 from tokenring_xdit.workers.death import LAUNCHER_VARIABLE
 from tokenring_xdit.workers.environment import rank_environment
+from tokenring_xdit.workers.interpreter import run_module
 from tokenring_xdit.workers.programs import end_all, wait_for_all
 
 __all__ = ["main"]
@@ -60,7 +61,7 @@ def run_program(program: Sequence[str], ranks: int) -> None:
     with termination_raises():
         try:
             for rank in range(ranks):
-                command = [sys.executable, "-m", "tokenring_xdit.workers.mortal", *program]
+                command = run_module("tokenring_xdit.workers.mortal", program)
                 environment = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
                 processes.append(subprocess.Popen(command, env=environment, start_new_session=True))
             wait_for_all(processes, lambda rank: f"rank {rank}")

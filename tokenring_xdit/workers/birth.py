@@ -1,4 +1,4 @@
-"""What a rank runs: ``python -m tokenring_xdit.workers.birth MODULE PARENT MORTAL REQUESTS ANSWERS``.
+"""What a rank runs: the module ``tokenring_xdit.workers.birth`` with ``MODULE PARENT MORTAL REQUESTS ANSWERS``.
 
 It asks to be ended with whoever started it, listens, and only then imports ``MODULE``, which takes seconds, and calls
 ``MODULE.main`` with the :class:`~tokenring_xdit.workers.mailbox.Mailbox`. ``PARENT`` is a process id, ``MORTAL`` is 1

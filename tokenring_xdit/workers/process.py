@@ -7,7 +7,6 @@ import logging
 import os
 import queue
 import subprocess
-import sys
 import tempfile
 import threading
 import weakref
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenring_xdit.liveness import ProcessIdentity
+from tokenring_xdit.workers.interpreter import run_module
 from tokenring_xdit.workers.messages import Gone, receive
 
 __all__ = ["Inbox", "RankProcess", "Rendezvous", "kept_file"]
@@ -90,7 +90,7 @@ class RankProcess:
             words = (module, os.getpid(), int(mortal), *ends)
             output = _STANDARD_ERROR if self._output is None else self._output
             self.process = subprocess.Popen(
-                [*before, sys.executable, "-m", "tokenring_xdit.workers.birth", *map(str, words)],
+                [*before, *run_module("tokenring_xdit.workers.birth", words)],
                 pass_fds=(*ends, rendezvous.descriptor),
                 stdin=subprocess.DEVNULL,
                 stdout=output,

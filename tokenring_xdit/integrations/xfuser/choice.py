@@ -18,6 +18,7 @@ __all__ = [
     "exactness_promised",
     "make_choice",
     "promise_exactness",
+    "tokenring_degree_of",
 ]
 
 DEFAULT_SCHEDULE = "token_ring"
@@ -100,6 +101,11 @@ def make_choice(tokenring_degree: int | None, schedule: str | None, ring_degree:
 def attach(sp_config: Any, choice: TokenRingChoice | None) -> None:
     """Let the choice ride on the config object that xfuser's runtime state keeps."""
     setattr(sp_config, _ATTRIBUTE, choice)
+
+
+def tokenring_degree_of(arguments: Any) -> int:
+    """The TokenRing degree in arguments of xfuser's; 1 in those that another program made, which know of none."""
+    return getattr(arguments, "tokenring_degree", None) or 1
 
 
 def choice_of(parallel_config: Any) -> TokenRingChoice | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tokenring_xdit.attention.auto import show_choices
 from tokenring_xdit.errors import ConfigurationError, ScheduleError, TokenRingError, UnsupportedError
-from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE, make_choice
+from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE, make_choice, tokenring_degree_of
 from tokenring_xdit.integrations.xfuser.repairs.common import replace_method
 from tokenring_xdit.integrations.xfuser.supported import refuse_untested_model
 
@@ -108,9 +108,10 @@ def name_outputs(base_model: Any) -> None:
     def make(original: Any) -> Any:
         def get_output_name(self: Any, input_args: Any) -> str:
             name = str(original(self, input_args))
-            if (self.config.tokenring_degree or 1) > 1:
+            degree = tokenring_degree_of(self.config)
+            if degree > 1:
                 schedule = re.sub("[:,=]", "-", self.config.tokenring_schedule)  # not every file system takes these
-                name += f"_tokenring{self.config.tokenring_degree}_{schedule}"
+                name += f"_tokenring{degree}_{schedule}"
             return name
 
         return get_output_name

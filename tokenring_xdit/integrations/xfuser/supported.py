@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokenring_xdit.errors import UnsupportedError
-from tokenring_xdit.integrations.xfuser.choice import choice_of, current_choice
+from tokenring_xdit.integrations.xfuser.choice import choice_of, current_choice, tokenring_degree_of
 from tokenring_xdit.integrations.xfuser.repairs.common import (
     pipeline_name,
     replace_forward,
@@ -113,7 +113,7 @@ def refuse_untested_models(base_model: Any) -> None:
 
     def make(original: Any) -> Any:
         def validate_config(self: Any, config: Any) -> None:
-            refuse_untested_model(type(self), config.model, config.tokenring_degree or 1)
+            refuse_untested_model(type(self), config.model, tokenring_degree_of(config))
             original(self, config)
 
         return validate_config
