@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import difflib
 import json
-import logging
 import re
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, UnsupportedError
+from tokenring_xdit.errors import ConfigurationError, UnsupportedError
+from tokenring_xdit.hub import download
 from tokenring_xdit.integrations.xfuser import Degrees
 from tokenring_xdit.integrations.xfuser.supported import refuse_ulysses
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
@@ -208,7 +207,7 @@ def read_model_file(model: str, file: str) -> dict[str, Any]:
             f"black-forest-labs/FLUX.1-dev, or '{EMBEDDED}'.{hint}"
         )
     else:
-        path = _from_hub(model, file)
+        path = download(model, file)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -216,47 +215,3 @@ def read_model_file(model: str, file: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path} is damaged: it holds no names with values; download the model again")
     return content
-
-
-_SECONDS_UNTIL_ASKED_AGAIN = 60.0
-"""A hub out of reach takes half a minute to find out: once is enough for many configs."""
-
-_hub_asked_again_at = 0.0
-
-
-def _from_hub(model: str, file: str) -> Path:
-    global _hub_asked_again_at
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the message below says it once
-    try:
-        return Path(hf_hub_download(model, file, local_files_only=time.monotonic() < _hub_asked_again_at))
-    except HFValidationError as error:
-        raise ConfigurationError(
-            f"there is no model folder '{model}', and no model of the hub can be called so"
-        ) from error
-    except GatedRepoError as error:
-        raise ConfigurationError(
-            f"the hub gives '{model}' only to those who have accepted its terms: accept them on its page and run "
-            "'hf auth login'"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise ConfigurationError(f"there is no model folder '{model}', and the hub has no such model") from error
-    except LocalEntryNotFoundError as error:
-        _hub_asked_again_at = time.monotonic() + _SECONDS_UNTIL_ASKED_AGAIN
-        raise ModelUnreachableError(
-            f"there is no model folder '{model}', it was not downloaded before, and the hub cannot be reached"
-        ) from error
-    except EntryNotFoundError as error:
-        raise ConfigurationError(f"'{model}' on the hub is not a diffusers pipeline: it has no {file}") from error
-    except OSError as error:  # among them all that HTTP has
-        raise ModelUnreachableError(
-            f"there is no model folder '{model}', and the hub cannot be reached ({type(error).__name__})"
-        ) from error

@@ -10,7 +10,7 @@ from typing import Any
 import wrapt
 
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.integrations.xfuser import dispatch, platform_cpu, repairs, runner, supported
+from tokenring_xdit.integrations.xfuser import dispatch, noise, platform_cpu, repairs, runner, supported
 from tokenring_xdit.integrations.xfuser.choice import unattached
 from tokenring_xdit.integrations.xfuser.flags import install_flags
 
@@ -50,7 +50,7 @@ def register(*, tolerant: bool = False) -> None:
         for module, hook in platform_cpu.HOOKS.items():
             wrapt.register_post_import_hook(_tolerating(hook) if tolerant else hook, module)
     own = [("xfuser.model_executor.layers.usp", dispatch.install), ("xfuser.config.args", install_flags)]
-    for module, hook in (*own, *supported.HOOKS.items(), *runner.HOOKS.items(), *repairs.hooks()):
+    for module, hook in (*own, *noise.HOOKS.items(), *supported.HOOKS.items(), *runner.HOOKS.items(), *repairs.hooks()):
         wrapt.register_post_import_hook(_tolerating(hook) if tolerant else hook, module)
     _registered = True
 

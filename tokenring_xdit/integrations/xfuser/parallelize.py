@@ -22,6 +22,7 @@ from tokenring_xdit.integrations.xfuser.agreement import (
 )
 from tokenring_xdit.integrations.xfuser.backends import AttentionBackend
 from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE
+from tokenring_xdit.integrations.xfuser.noise import no_debug_lines
 from tokenring_xdit.integrations.xfuser.sharding import Sharding, refuse_changed, shard, sharding_of
 from tokenring_xdit.integrations.xfuser.state import Degrees, XfuserState
 from tokenring_xdit.integrations.xfuser.supported import WRAPPERS, heads_of, refuse_ulysses, refuse_untested
@@ -77,6 +78,7 @@ def parallelize(
         UnsupportedError: The pipeline was not compared with the single process, has heads that the Ulysses ranks do
             not divide, its weights are offloaded already, or this machine lacks what the attention backend needs.
     """
+    no_debug_lines()
     _join_world()
     degrees, backend = Degrees(), AttentionBackend.AUTO
     with noting() as noted:

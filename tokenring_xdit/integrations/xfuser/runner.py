@@ -13,6 +13,7 @@ from typing import Any
 
 from tokenring_xdit.attention.auto import show_choices
 from tokenring_xdit.errors import ConfigurationError, ScheduleError, TokenRingError, UnsupportedError
+from tokenring_xdit.hub import download, problem_in
 from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE, make_choice, tokenring_degree_of
 from tokenring_xdit.integrations.xfuser.repairs.common import replace_method
 from tokenring_xdit.integrations.xfuser.supported import refuse_untested_model
@@ -42,19 +43,25 @@ def count_processes(cli: Any) -> None:
     replace_method(cli, "get_nproc_from_args", make)
 
 
-def _degree(args: list[str]) -> int:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--tokenring_degree", "--tokenring-degree", type=int, default=1)
     parser.add_argument("--tokenring_schedule", "--tokenring-schedule", default=DEFAULT_SCHEDULE)
     parser.add_argument("--ring_degree", "--ring-degree", type=int, default=1)
     parser.add_argument("--model")
-    known, _ = parser.parse_known_args(args)
+    return parser
+
+
+def _degree(args: list[str]) -> int:
+    known, _ = _parser().parse_known_args(args)
     make_choice(known.tokenring_degree, known.tokenring_schedule, known.ring_degree)
     if known.tokenring_degree > 1:
         from xfuser.model_executor.models.runner_models.base_model import MODEL_REGISTRY
 
         if known.model in MODEL_REGISTRY:
-            refuse_untested_model(MODEL_REGISTRY[known.model], known.model, known.tokenring_degree)
+            kind = MODEL_REGISTRY[known.model]
+            refuse_untested_model(kind, known.model, known.tokenring_degree)
+            download(kind.settings.model_name, "model_index.json")
     return int(known.tokenring_degree)
 
 
@@ -83,20 +90,29 @@ def refuse_without_traceback() -> None:
     original = sys.excepthook
 
     def say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if not isinstance(error, (ConfigurationError, ScheduleError, UnsupportedError)):
+        said: str | None = None
+        if isinstance(error, (ConfigurationError, ScheduleError, UnsupportedError)):
+            said = str(error)
+        elif _tokenring_was_asked_for():
+            said = problem_in(error)
+        if said is None:
             original(kind, error, trace)
             return
         refusal = os.environ.get(_REFUSAL_FILE)
         if refusal is None:
-            print(f"rank {os.environ.get('RANK', '0')}: {error}", file=sys.stderr)
+            print(f"rank {os.environ.get('RANK', '0')}: {said}", file=sys.stderr)
             return
         try:
             with Path(refusal).open("x", encoding="utf-8") as file:
-                file.write(str(error))
+                file.write(said)
         except FileExistsError:
             pass  # another rank was first, with the same reason
 
     sys.excepthook = say
+
+
+def _tokenring_was_asked_for() -> bool:
+    return bool(_parser().parse_known_args(sys.argv[1:])[0].tokenring_degree > 1)
 
 
 def name_outputs(base_model: Any) -> None:
