@@ -36,3 +36,39 @@ def test_values_of_every_kind_are_shown(tmp_path: Path, capsys: pytest.CaptureFi
     for form in ([], ["--json"]):
         assert main(["config", "show", str(path), *form]) == 2
         assert "is nested too deeply" in capsys.readouterr().err
+
+
+def test_configs_of_the_package_are_listed_and_copied(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["config", "list", "--json"]) == 0
+    names = [entry["name"] for entry in json.loads(capsys.readouterr().out)]
+    files = (ROOT / "configs").rglob("*.yaml")
+    assert sorted(names) == sorted(str(path.relative_to(ROOT / "configs").with_suffix("")) for path in files)
+    monkeypatch.chdir(tmp_path)
+    assert main(["config", "copy", "flux-tokenring-8gpu"]) == 0
+    assert capsys.readouterr().out == "flux-tokenring-8gpu.yaml\nflux-tokenring.yaml\n"
+    assert main(["config", "show", "flux-tokenring-8gpu.yaml", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tokenring_degree"] == 4
+    for name in names:
+        (tmp_path / name).mkdir(parents=True)
+        assert main(["config", "copy", name, "--to", str(tmp_path / name)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["flux-tokenring-9gpu"], "there is no config 'flux-tokenring-9gpu'"),
+        (["embedded", "--to", "nowhere"], "there is no folder 'nowhere'"),
+        (["embedded.yaml"], "'embedded.yaml' is there"),
+    ],
+)
+def test_copies_that_cannot_be_made(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "embedded.yaml").write_text("mine")
+    assert main(["config", "copy", *words]) == 2
+    assert said in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["embedded.yaml"]
+    assert (tmp_path / "embedded.yaml").read_text() == "mine"

@@ -73,7 +73,7 @@ def test_help() -> None:
         ([], {}, "name a CONFIG file"),
         (["--dry-run"], {}, "name a CONFIG file"),
         (["flux.yaml"], {}, "this is no SLURM job"),
-        (["flux.yaml"], job("gpu07", SLURM_SUBMIT_DIR="/tmp"), "no scripts/launch-nodes.sh in /tmp; submit from"),
+        (["flux.yaml"], job("gpu07", SLURM_SUBMIT_DIR="/tmp"), "no launch-nodes.sh in /tmp/scripts; submit from"),
         (["flux.yaml"], job(""), "scontrol does not say which nodes"),
     ],
 )

@@ -10,7 +10,20 @@ import sys
 from collections.abc import Sequence
 
 from tokenring_xdit import __version__
-from tokenring_xdit.cli import bench, compare, config, generate, network, plan, probe, run, schedule, topology
+from tokenring_xdit.cli import (
+    bench,
+    compare,
+    completion,
+    config,
+    generate,
+    launch,
+    network,
+    plan,
+    probe,
+    run,
+    schedule,
+    topology,
+)
 from tokenring_xdit.errors import (
     CommunicationError,
     LaunchError,
@@ -44,15 +57,17 @@ def run_command(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"tokenring-xdit {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (generate, run, compare, config, schedule, plan, topology, probe, network, bench):
+    for module in (generate, run, compare, config, launch, schedule, plan, topology, probe, network, bench):
         module.add_parser(commands)
+    completion.add_parser(commands, parser)
     typed = sys.argv[1:] if argv is None else argv
-    args = parser.parse_args(
-        bench.spelled_out(typed), argparse.Namespace(command=shlex.join(["tokenring-xdit", *typed]))
-    )
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
+        launch.run_script(typed)
+        args = parser.parse_args(
+            bench.spelled_out(typed), argparse.Namespace(command=shlex.join(["tokenring-xdit", *typed]))
+        )
         args.run(args)
     except (LaunchError, CommunicationError, NetworkError, OutputError, RegressionError, OSError) as error:
         return _say(error, _EXIT_FAILED)

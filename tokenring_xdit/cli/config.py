@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tokenring_xdit import shipped
 from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, TokenRingError
 from tokenring_xdit.messages import one_line
 
@@ -40,6 +41,23 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     show.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace those of the file")
     show.add_argument("--json", action="store_true", help="print JSON")
     show.set_defaults(run=_show)
+
+    listing = subcommands.add_parser(
+        "list",
+        help="list the configs that ship with the package",
+        epilog="example: tokenring-xdit config list, then tokenring-xdit config copy flux-tokenring-8gpu",
+    )
+    listing.add_argument("--json", action="store_true", help="print the list as JSON")
+    listing.set_defaults(run=_list)
+
+    copy = subcommands.add_parser(
+        "copy",
+        help="copy a config that ships with the package, and those that it extends",
+        epilog="example: tokenring-xdit config copy flux-tokenring-8gpu --to .",
+    )
+    copy.add_argument("name", help="of config list")
+    copy.add_argument("--to", type=Path, default=Path(), metavar="FOLDER", help="default: the working folder")
+    copy.set_defaults(run=_copy)
 
     schema = subcommands.add_parser(
         "schema",
@@ -105,6 +123,26 @@ def _show(args: argparse.Namespace) -> None:
 
     values = read_config(RunConfig, args.config, args.overrides).model_dump(mode="json")
     print(json.dumps(values, indent=2) if args.json else yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+
+def _list(args: argparse.Namespace) -> None:
+    found = {name: _purpose(path) for name, path in shipped.configs().items()}
+    if args.json:
+        print(json.dumps([{"name": name, "purpose": purpose} for name, purpose in found.items()], indent=2))
+        return
+    for name, purpose in found.items():
+        print(f"{name:<32} {purpose}")
+
+
+def _purpose(path: Path) -> str:
+    """The first line of the comment that a config begins with."""
+    with path.open(encoding="utf-8") as file:
+        return file.readline().lstrip("# ").strip().rstrip(":.")
+
+
+def _copy(args: argparse.Namespace) -> None:
+    for path in shipped.copy_config(args.name, args.to):
+        print(path)
 
 
 def _schema(args: argparse.Namespace) -> None:
