@@ -1,25 +1,27 @@
 # shellcheck shell=bash
 # Sourced by the other scripts: a Python environment with tokenring-xdit in it.
 #
-#   prepare_environment [EXTRA]
+#   prepare_environment [EXTRA]          the active virtual environment (conda's base does not count as
+#                                        one), or .venv in the repository
+#   prepare_other_environment VERSIONS   .venv-VERSIONS: with the "lowest" versions that pyproject.toml
+#                                        allows, or the "newest" that pip finds, for tests
 #
-# Uses the active virtual environment (conda's base does not count as one), or makes .venv in the
-# repository with $PYTHON, python3, or the newest python3.x that is new enough. Installs nothing when
-# the last installation is still the right one, so that the second run starts at once.
+# An environment is made with $PYTHON, python3, or the newest python3.x that is new enough. Nothing is
+# installed when the last installation is still the right one, so that the second run starts at once.
 
 _new_enough() {
-    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null
 }
 
 _find_python() {
     local candidate
-    for candidate in ${PYTHON:+"$PYTHON"} python3 python3.14 python3.13 python3.12 python3.11; do
+    for candidate in ${PYTHON:+"$PYTHON"} python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
         if command -v "$candidate" >/dev/null && _new_enough "$candidate"; then
             command -v "$candidate"
             return
         fi
     done
-    echo "tokenring-xdit needs Python 3.11 or newer; name one with PYTHON=/path/to/python" >&2
+    echo "tokenring-xdit needs Python 3.10 or newer; name one with PYTHON=/path/to/python" >&2
     return 1
 }
 
@@ -36,7 +38,7 @@ prepare_environment() {
         . "$root/.venv/bin/activate"
     fi
     _new_enough python || {
-        echo "the active environment has $(python --version); tokenring-xdit needs 3.11 or newer" >&2
+        echo "the active environment has $(python --version); tokenring-xdit needs 3.10 or newer" >&2
         return 1
     }
     stamp="$(python -c 'import sys; print(sys.prefix)')/.tokenring-xdit${extra:+-$extra}"
@@ -53,4 +55,30 @@ prepare_environment() {
     fi
     python -m pip install --quiet --editable "$root${extra:+[$extra]}"
     echo "$wanted" >"$stamp"
+}
+
+prepare_other_environment() {
+    local versions="$1" root venv base wanted options=(--upgrade --upgrade-strategy eager)
+    root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+    venv="$root/.venv-$versions"
+    if [ ! -f "$venv/bin/activate" ]; then
+        base="$(_find_python)"
+        "$base" -m venv "$venv"
+    fi
+    # shellcheck disable=SC1091
+    . "$venv/bin/activate"
+    wanted="$(python --version) $(cksum <"$root/pyproject.toml") $(date +%F)"
+    [ "$versions" = newest ] || wanted="${wanted% *}" # what is newest changes from day to day
+    if [ "$(cat "$venv/.installed" 2>/dev/null)" = "$wanted" ]; then
+        return
+    fi
+    if [ "$versions" = lowest ]; then
+        # Of what the package itself needs; the tools of the tests are new.
+        sed -n '/^dependencies = \[/,/^\]/s/^ *"\([A-Za-z0-9_-]*\)>=\([0-9.]*\).*/\1==\2.*/p' \
+            "$root/pyproject.toml" >"$venv/lowest.txt"
+        options=(--constraint "$venv/lowest.txt")
+    fi
+    echo "installing the $versions versions into $venv" >&2
+    PIP_DISABLE_PIP_VERSION_CHECK=1 python -m pip install --quiet "${options[@]}" --editable "${root}[dev]"
+    echo "$wanted" >"$venv/.installed"
 }

@@ -1,14 +1,25 @@
 #!/usr/bin/env bash
 # All tests, on the CPU; arguments go to pytest.
 #
-#   bash scripts/test.sh [-k EXPRESSION ...]
+#   bash scripts/test.sh [--lowest | --newest] [-k EXPRESSION ...]
 #   bash scripts/test.sh -m cuda        the kernels that need a GPU
+#
+# --lowest and --newest make an environment of their own, with the lowest versions that pyproject.toml
+# allows or the newest that pip finds; what passed goes into docs/compatibility.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/environment.sh
-prepare_environment dev
+case "${1-}" in
+--lowest | --newest)
+    versions="${1#--}"
+    shift
+    prepare_other_environment "$versions"
+    set -- --compatibility docs/compatibility.md "$@"
+    ;;
+*) prepare_environment dev ;;
+esac
 case " $* " in
 *" cuda "*) ;;
-*) export CUDA_VISIBLE_DEVICES="" ;; # ranks meet over gloo, whatever the machine has
+*) export CUDA_VISIBLE_DEVICES="" ;; # the ranks use gloo, whatever the machine has
 esac
 LOG_LEVEL=error exec python -m pytest "$@"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
 
+from tests.support.compatibility import record
 from tests.support.ranks import RankPool
 
 settings.register_profile("tests", deadline=None, derandomize=True)  # wall time proves nothing here
@@ -18,13 +21,25 @@ settings.load_profile("tests")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--support FILE``: where the support matrix goes; ``--support-uses FILE``: where its section on uses goes.
 
-    ``--uses-log FILE``: what was found of uses, so that a run of an hour may be divided.
+    ``--uses-log FILE``: what was found of uses, so that a run of an hour may be divided. ``--compatibility FILE``:
+    where the versions that a whole run passed with go.
     """
     parser.addoption("--support", metavar="FILE", help="write the support matrix that the tests of marker matrix found")
     parser.addoption(
         "--support-uses", metavar="FILE", help="write the section on uses that the tests of marker matrix found"
     )
     parser.addoption("--uses-log", metavar="FILE", help="keep what is found of uses, and do not run again what is kept")
+    parser.addoption(
+        "--compatibility", metavar="FILE", help="write down the versions, if all tests ran and none failed"
+    )
+
+
+def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
+    """Write down the versions of a run that was whole."""
+    file, found = config.getoption("--compatibility"), terminalreporter.stats
+    whole = config.args == config.getini("testpaths") and not config.option.keyword
+    if file is not None and exitstatus == 0 and whole:
+        record(Path(file), len(found.get("passed", [])), len(found.get("skipped", [])))
 
 
 @pytest.fixture(scope="session")
