@@ -53,12 +53,14 @@ def _run(args: argparse.Namespace) -> None:
 
 def _mistakes_here(config: RunConfig) -> list[str]:
     """What is wrong with the model, and on this machine; ``config check`` may run on another one."""
+    from tokenring_xdit.compat.versions import check_versions
     from tokenring_xdit.pipelines.loading import refuse_missing_gpus
     from tokenring_xdit.pipelines.run import inspect_model
 
     found = inspect_model(config)
     checks = [config.attention_backend.refuse_missing]
     if "RANK" not in os.environ:
+        checks.append(check_versions)
         checks.append(lambda: refuse_missing_gpus(config.degrees.ranks))
     for check in checks:
         try:

@@ -17,6 +17,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from tokenring_xdit import liveness
+from tokenring_xdit.compat.versions import check_versions
 from tokenring_xdit.errors import CancelledError, ConfigurationError, EngineError
 from tokenring_xdit.integrations.xfuser import AttentionBackend, Degrees
 from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE
@@ -136,6 +137,7 @@ class Engine:
         self._class = pipeline_class(pipeline_class_of(name))
         self._flux = FluxModel.find(name) if self._class.__name__ == "FluxPipeline" else None
         refuse_degrees(name, self._degrees)
+        check_versions()
         refuse_missing_gpus(self._degrees.ranks * data_parallel_degree)
         setup = Setup(
             model=name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tokenring_xdit.compat.versions import check_versions
 from tokenring_xdit.pipelines.jobs import Job
 from tokenring_xdit.pipelines.loading import refuse_missing_gpus
 from tokenring_xdit.workers.crew import Crew
@@ -22,9 +23,10 @@ def run_job(job: Job, ranks: int) -> Any:
         What the job answered.
 
     Raises:
-        ConfigurationError: There are fewer GPUs than ranks.
+        ConfigurationError: A library is missing, or too old or new; or there are fewer GPUs than ranks.
         LaunchError: A rank failed, died or is stopped; the message names it and its error. No process is left behind.
     """
+    check_versions()
     refuse_missing_gpus(ranks)
     with Crew("tokenring_xdit.pipelines.worker", ranks, quiet=False) as crew:
         answers = crew.ask(job)

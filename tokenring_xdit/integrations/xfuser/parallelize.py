@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from tokenring_xdit.attention import guarded
+from tokenring_xdit.compat.versions import check_versions
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError
 from tokenring_xdit.integrations.xfuser.agreement import (
     agree_on_arguments,
@@ -73,11 +74,12 @@ def parallelize(
         ``pipe``.
 
     Raises:
-        ConfigurationError: There are no ranks, or their number is not the product of the degrees; or the
-            pipeline is parallel already; or ``output`` is none.
+        ConfigurationError: A library is missing, or too old or new; there are no ranks, or their number is not the
+            product of the degrees; the pipeline is parallel already; or ``output`` is none.
         UnsupportedError: The pipeline was not compared with the single process, has heads that the Ulysses ranks do
             not divide, its weights are offloaded already, or this machine lacks what the attention backend needs.
     """
+    check_versions()
     no_debug_lines()
     _join_world()
     degrees, backend = Degrees(), AttentionBackend.AUTO

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import reduce
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from tests.support.ranks import RankPool
+from tokenring_xdit.compat.torch import RELIED_ON, new_group
+
+
+def names_that_are_gone() -> list[str]:
+    """Looked up where a world is, which some of them hold."""
+    gone = []
+    for name in RELIED_ON:
+        try:
+            reduce(getattr, name.split("."), dist)
+        except AttributeError:
+            gone.append(name)
+    return gone
+
+
+def order_of(ranks: list[int]) -> list[int]:
+    """What a group of these ranks, in this order, has as the numbers of its members."""
+    group = new_group(ranks, backend="gloo", timeout=timedelta(seconds=60))
+    found = [torch.zeros(1) for _ in ranks]
+    dist.all_gather(found, torch.tensor([float(dist.get_rank())]), group=group)
+    return [int(each) for each in found]
+
+
+def test_names_relied_on_exist(ranks: RankPool) -> None:
+    assert ranks.run(1, names_that_are_gone) == [[]]
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1]])
+def test_a_group_keeps_the_order_where_torch_can(order: list[int], ranks: RankPool) -> None:
+    kept = order if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13) else sorted(order)
+    assert ranks.run(3, order_of, order) == [kept] * 3
