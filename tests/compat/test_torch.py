@@ -1,14 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
-from functools import reduce
+from functools import reduce, wraps
 
 import pytest
 import torch
 import torch.distributed as dist
 
 from tests.support.ranks import RankPool
-from tokenring_xdit.compat.torch import RELIED_ON, new_group
+from tokenring_xdit.compat.torch import RELIED_ON, frame_outside_graphs, new_group
 
 
 def names_that_are_gone() -> list[str]:
@@ -38,3 +39,14 @@ def test_names_relied_on_exist(ranks: RankPool) -> None:
 def test_a_group_keeps_the_order_where_torch_can(order: list[int], ranks: RankPool) -> None:
     kept = order if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13) else sorted(order)
     assert ranks.run(3, order_of, order) == [kept] * 3
+
+
+def test_what_is_put_round_a_function_outside_graphs_stays() -> None:
+    def make(number: int, inner: Callable[[], list[int]]) -> Callable[[], list[int]]:
+        @wraps(inner)
+        def outer() -> list[int]:
+            return [number, *inner()]
+
+        return frame_outside_graphs(outer)
+
+    assert make(1, make(2, make(3, lambda: [])))() == [1, 2, 3]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 
-__all__ = ["RELIED_ON", "new_group"]
+__all__ = ["RELIED_ON", "frame_outside_graphs", "new_group"]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 RELIED_ON = (
     "distributed_c10d._abort_process_group",
@@ -26,6 +29,8 @@ RELIED_ON = (
 )
 """Names in ``torch.distributed`` that torch documents nowhere, and the package uses."""
 
+_NOTE = "_torchdynamo_orig_callable"
+
 _SORTING_IS_OPTIONAL = "sort_ranks" in inspect.signature(dist.new_group).parameters
 """From torch 2.13 on; before, the ranks of every group were sorted, so a group of its ranks in their order is too."""
 
@@ -36,3 +41,17 @@ def new_group(ranks: Sequence[int], **options: Any) -> dist.ProcessGroup:
         options["sort_ranks"] = False
     group: dist.ProcessGroup = dist.new_group(list(ranks), **options)
     return group
+
+
+def frame_outside_graphs(function: _Function) -> _Function:
+    """Keep ``torch.compile`` from a function, and let it compile what that calls.
+
+    ``functools.wraps`` copies what torch notes on a function that it keeps out already. Before 2.13 torch takes that
+    for the function itself, and drops what was put round it.
+
+    Args:
+        function: A new one, in which nothing but its own code counts.
+    """
+    vars(function).pop(_NOTE, None)
+    kept: _Function = torch.compiler.disable(function, recursive=False)  # type: ignore[no-untyped-call]
+    return kept

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from accelerate import init_empty_weights
 
+from tokenring_xdit.compat.torch import frame_outside_graphs
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.integrations.xfuser.agreement import agree_on_inputs, noting
 from tokenring_xdit.integrations.xfuser.caches import deciding_together
@@ -206,7 +207,7 @@ def _sharded_class(kind: type, parent: type) -> type:
         "__module__": kind.__module__,
         "__qualname__": kind.__qualname__,
         "__doc__": kind.__doc__,
-        "forward": torch.compiler.disable(forward, recursive=False),  # type: ignore[no-untyped-call]
+        "forward": frame_outside_graphs(forward),
         "save_pretrained": wraps(kind.save_pretrained)(save_pretrained),  # type: ignore[attr-defined]
         "set_attention_backend": set_attention_backend,
     }

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from tokenring_xdit.compat.torch import frame_outside_graphs
 from tokenring_xdit.integrations.xfuser.choice import current_choice, exactness_promised
 from tokenring_xdit.integrations.xfuser.layout import KeyLayout, cut
 
@@ -46,7 +47,11 @@ def repair_all() -> bool:
 def replace_method(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
     """Put ``make(original)`` in the place of a function, which stays reachable as ``__wrapped__``."""
     original = getattr(owner, name)
-    setattr(owner, name, wraps(original)(make(original)))
+    made = make(original)
+    own = dict(vars(made))
+    replaced = wraps(original)(made)
+    vars(replaced).update(own)  # above all what torch notes on a function that it does not compile
+    setattr(owner, name, replaced)
 
 
 def replace_forward(model: Any, make: Callable[[Any], Any]) -> None:
@@ -58,7 +63,7 @@ def replace_forward(model: Any, make: Callable[[Any], Any]) -> None:
     """
 
     def in_front(original: Any) -> Any:
-        return torch.compiler.disable(make(original), recursive=False)  # type: ignore[no-untyped-call]
+        return frame_outside_graphs(make(original))
 
     replace_method(model, "forward", in_front)
 

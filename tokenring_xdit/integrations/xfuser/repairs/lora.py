@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
+from tokenring_xdit.compat.torch import frame_outside_graphs
 from tokenring_xdit.integrations.xfuser.repairs.common import replace_forward, wanted
 
 __all__ = ["HOOKS"]
@@ -28,9 +27,7 @@ def scale_lora_for_the_call(transformer: Any, argument: str) -> None:
         from tokenring_xdit.compat.diffusers import apply_lora_scale
 
         # It takes the scale out, so that the original sees none. Only its own frame is kept from torch.compile.
-        scaled = torch.compiler.disable(  # type: ignore[no-untyped-call]
-            apply_lora_scale(argument)(original), recursive=False
-        )
+        scaled = frame_outside_graphs(apply_lora_scale(argument)(original))
 
         def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
             return (scaled if wanted() else original)(self, *args, **kwargs)
