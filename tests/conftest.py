@@ -12,6 +12,7 @@ import torch
 from hypothesis import settings
 
 from tests.support.compatibility import record
+from tests.support.families import FAMILIES
 from tests.support.ranks import RankPool
 
 settings.register_profile("tests", deadline=None, derandomize=True)  # wall time proves nothing here
@@ -40,6 +41,16 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
     whole = config.args == config.getini("testpaths") and not config.option.keyword
     if file is not None and exitstatus == 0 and whole:
         record(Path(file), len(found.get("passed", [])), len(found.get("skipped", [])))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests of pipelines that the installed diffusers does not have."""
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        for value in callspec.params.values() if callspec is not None else ():
+            family = FAMILIES.get(getattr(value, "family", value) if not isinstance(value, (list, dict)) else "")
+            if family is not None and family.missing:
+                item.add_marker(pytest.mark.skip(f"{family.title} needs diffusers {family.since}"))
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-__all__ = ["RELIED_ON", "frame_outside_graphs", "new_group"]
+__all__ = ["RELIED_ON", "RING_MODULE", "frame_outside_graphs", "new_group"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -33,6 +34,12 @@ _NOTE = "_torchdynamo_orig_callable"
 
 _SORTING_IS_OPTIONAL = "sort_ranks" in inspect.signature(dist.new_group).parameters
 """From torch 2.13 on; before, the ranks of every group were sorted, so a group of its ranks in their order is too."""
+
+
+_FOLDER = Path(torch.__file__).parent / "distributed" / "tensor" / "experimental" / "_context_parallel"
+
+RING_MODULE = f"torch.distributed.tensor.experimental{'._context_parallel' if _FOLDER.is_dir() else ''}._attention"
+"""Where torch has the ring of keys that xfuser's Ring is."""
 
 
 def new_group(ranks: Sequence[int], **options: Any) -> dist.ProcessGroup:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from tokenring_xdit.attention import record_trace
+from tokenring_xdit.compat.torch import RING_MODULE
 from tokenring_xdit.integrations.xfuser import Degrees, XfuserState, count_traffic, trace_upstream
 from tokenring_xdit.integrations.xfuser.rotation import all_to_all_rotation
 from tokenring_xdit.schedule import Timeline
@@ -34,7 +36,7 @@ def traced(degrees: Degrees, rotation: bool = False) -> Traced:
 
     try:
         XfuserState(degrees).activate(None)
-        from torch.distributed.tensor.experimental._context_parallel import _attention as torch_ring
+        torch_ring = importlib.import_module(RING_MODULE)
         from xfuser.model_executor.layers import usp
 
         def names() -> list[object]:

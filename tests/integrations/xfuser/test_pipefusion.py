@@ -35,9 +35,10 @@ def test_rows_have_to_divide_by_patches(ranks: RankPool) -> None:
     assert "a height of 32 pixels cannot be cut over 3 ranks" in refusal(ranks, case)
 
 
-def test_families_that_were_not_compared_with_it_are_refused(ranks: RankPool) -> None:
+@pytest.mark.parametrize("family", ["flux2"])
+def test_families_that_were_not_compared_with_it_are_refused(ranks: RankPool, family: str) -> None:
     assert "PipeFusion together with TokenRing was not compared for Flux2Pipeline" in refusal(
-        ranks, Case("flux2", tokenring=2, pipefusion=2)
+        ranks, Case(family, tokenring=2, pipefusion=2)
     )
 
 

@@ -10,7 +10,10 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from importlib.metadata import version
 from typing import Any
+
+from packaging.version import Version
 
 __all__ = ["FAMILIES", "Entry", "Family"]
 
@@ -39,6 +42,7 @@ class Family:
         text_tokens: Whether the length of its text can be chosen.
         variant: Options of the pipeline that make it this family.
         pipeline: xfuser's own subclass of the diffusers pipeline, as ``module:name``, where `xdit` has one.
+        since: The diffusers with which it first runs, in one process and under xfuser.
     """
 
     title: str
@@ -51,6 +55,12 @@ class Family:
     text_tokens: bool = True
     variant: Mapping[str, Any] = field(default_factory=dict)
     pipeline: str = ""
+    since: str = "0.35"
+
+    @property
+    def missing(self) -> bool:
+        """Whether the installed diffusers is too old for it."""
+        return Version(version("diffusers")) < Version(self.since)
 
     def make(self, **options: Any) -> Any:
         """The diffusers pipeline."""
@@ -96,8 +106,8 @@ FAMILIES: dict[str, Family] = {
         "flux_control",
         "xfuser.model_executor.pipelines.pipeline_flux_control:xFuserPipelineFluxControlPipeline",
     ),
-    "flux2": _transformer("FLUX.2 (`xdit`)", "flux2", "flux2", _FLUX2),
-    "flux2-klein": _transformer("FLUX.2 klein (`xdit`)", "flux2", "flux2_klein", _FLUX2),
+    "flux2": _transformer("FLUX.2 (`xdit`)", "flux2", "flux2", _FLUX2, since="0.37"),
+    "flux2-klein": _transformer("FLUX.2 klein (`xdit`)", "flux2", "flux2_klein", _FLUX2, since="0.37"),
     "sd3": _pipeline("SD3, SD3.5 large", "sd3", "sd3", _SD3, by_rows=True, text_tokens=False),
     "sd3.5-medium": _pipeline(
         "SD3.5 medium", "sd3", "sd3", _SD3, by_rows=True, text_tokens=False, variant={"dual": True}
@@ -116,12 +126,21 @@ FAMILIES: dict[str, Family] = {
         pixels=16,
         by_rows=True,
         text_tokens=False,
+        since="0.41",
     ),
     "qwen-image": _transformer(
-        "Qwen-Image (`xdit`)", "qwen_image", "qwen_image", "transformer_qwen:xFuserQwenImageTransformerWrapper"
+        "Qwen-Image (`xdit`)",
+        "qwen_image",
+        "qwen_image",
+        "transformer_qwen:xFuserQwenImageTransformerWrapper",
+        since="0.37",
     ),
     "z-image": _transformer(
-        "Z-Image (`xdit`)", "z_image", "z_image", "transformer_z_image:xFuserZImageTransformer2DWrapper"
+        "Z-Image (`xdit`)",
+        "z_image",
+        "z_image",
+        "transformer_z_image:xFuserZImageTransformer2DWrapper",
+        since="0.36",
     ),
     "lumina2": _pipeline("Lumina-Image 2.0", "lumina2", "lumina2", "xfuser:xFuserLumina2Pipeline", pixels=16),
     "cogvideox": _pipeline(
@@ -156,5 +175,6 @@ FAMILIES: dict[str, Family] = {
         "transformer_ltx2:xFuserLTX2VideoTransformer3DWrapper",
         pixels=32,
         text_tokens=False,
+        since="0.37",
     ),
 }

@@ -259,8 +259,12 @@ def _merged_words(start: str, end: str) -> tuple[list[str], list[tuple[str, str]
 
 
 def make_clip_vision(*, dim: int = TEXT_DIM, image_size: int = 32, patch_size: int = 8) -> tuple[Any, Any]:
-    """A tiny ``CLIPImageProcessorPil`` (it needs no torchvision) and ``CLIPVisionModel``, as in Wan 2.1 I2V."""
-    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
+    """A tiny image processor (it needs no torchvision) and ``CLIPVisionModel``, as in Wan 2.1 I2V."""
+    import transformers
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    # The name of transformers 5 for what 4 has as the plain one.
+    CLIPImageProcessorPil = getattr(transformers, "CLIPImageProcessorPil", transformers.CLIPImageProcessor)  # noqa: N806
 
     processor = CLIPImageProcessorPil(
         size={"shortest_edge": image_size}, crop_size={"height": image_size, "width": image_size}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -21,6 +20,7 @@ from tokenring_xdit.integrations.xfuser.changes import refuse_changes
 from tokenring_xdit.integrations.xfuser.processors import Slot, settle
 from tokenring_xdit.integrations.xfuser.repairs.common import outside_graphs
 from tokenring_xdit.integrations.xfuser.state import XfuserState
+from tokenring_xdit.integrations.xfuser.supported import wrapper_class
 from tokenring_xdit.integrations.xfuser.tokens import CUTS, Cut
 from tokenring_xdit.integrations.xfuser.weights import Weights
 
@@ -145,7 +145,7 @@ def shard(model: Any, state: XfuserState, wrapper: str | None) -> None:
         wrapper: xfuser's subclass of its class, as ``module:name``; ``None`` cuts diffusers' own by tokens.
 
     """
-    resolved = None if wrapper is None else pkgutil.resolve_name(wrapper)
+    resolved = None if wrapper is None else wrapper_class(wrapper)
     setattr(model, _ATTRIBUTE, Sharding(model, state, resolved))
 
 
@@ -159,7 +159,7 @@ def refuse_changed(model: Any, wrapper: str | None) -> None:
     Raises:
         UnsupportedError: It is none of diffusers' own, or something was done to it that was not compared.
     """
-    known = CUTS if wrapper is None else {base.__name__ for base in pkgutil.resolve_name(wrapper).__mro__}
+    known = CUTS if wrapper is None else {base.__name__ for base in wrapper_class(wrapper).__mro__}
     if type(model).__name__ not in known or not type(model).__module__.startswith("diffusers."):
         raise UnsupportedError(
             f"the class of the transformer is {type(model).__name__}, and only diffusers' own was compared: load "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
 
 from tokenring_xdit.errors import UnsupportedError
@@ -14,6 +16,7 @@ from tokenring_xdit.integrations.xfuser.repairs.common import (
     sequence_parallel_ranks,
     wanted,
 )
+from tokenring_xdit.messages import one_line
 
 __all__ = [
     "HOOKS",
@@ -23,6 +26,7 @@ __all__ = [
     "refuse_ulysses",
     "refuse_untested",
     "refuse_untested_model",
+    "wrapper_class",
 ]
 
 _TRANSFORMERS = "xfuser.model_executor.models.transformers."
@@ -165,6 +169,21 @@ def refuse_untested(
             f"{asked} was asked for in {name}, which has not been compared with the single process yet. "
             f"Compared so far: {', '.join(sorted(WRAPPERS))}. {instead}"
         )
+
+
+def wrapper_class(wrapper: str) -> Any:
+    """Xfuser's subclass of a transformer's class, by ``module:name``.
+
+    Raises:
+        UnsupportedError: It needs what the installed diffusers does not have.
+    """
+    try:
+        return pkgutil.resolve_name(wrapper)
+    except ImportError as error:
+        raise UnsupportedError(
+            f"xfuser {version('xfuser')} cannot shard this model with diffusers {version('diffusers')} "
+            f"({one_line(str(error).partition(' (')[0])}): use a newer diffusers, or the pipeline without parallelize"
+        ) from error
 
 
 def heads_of(transformer: Mapping[str, Any]) -> int | None:

@@ -6,6 +6,7 @@ which peer inside of it, and when. Only a rotation, in which each rank sends one
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tokenring_xdit.attention import Trace
+from tokenring_xdit.compat.torch import RING_MODULE
 from tokenring_xdit.schedule import WHOLE, Activity, Piece, kv_block, o_block, q_block
 
 __all__ = ["trace_upstream"]
@@ -26,7 +28,7 @@ def trace_upstream(trace: Trace) -> Iterator[None]:
     Args:
         trace: Where to record.
     """
-    from torch.distributed.tensor.experimental._context_parallel import _attention as torch_ring
+    torch_ring = importlib.import_module(RING_MODULE)
     from xfuser.model_executor.layers import usp
 
     upstream = _Upstream(trace, usp)

@@ -10,6 +10,8 @@ import importlib
 import inspect
 from dataclasses import dataclass
 
+from tokenring_xdit.compat.torch import RING_MODULE
+
 __all__ = ["RELIED_ON", "TESTED_VERSION", "UpstreamName", "broken_names"]
 
 TESTED_VERSION = "0.7.0"
@@ -23,7 +25,7 @@ _PROCESSORS = "xfuser.model_executor.layers.attention_processor"
 _MODELS = "xfuser.model_executor.models.transformers."
 _PIPELINES = "xfuser.model_executor.pipelines."
 _PARALLEL = "xfuser.core.distributed.parallel_state"
-_TORCH_RING = "torch.distributed.tensor.experimental._context_parallel._attention"
+_TORCH_RING = RING_MODULE
 _STATE = "xfuser.core.distributed.runtime_state"
 
 
