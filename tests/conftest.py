@@ -48,7 +48,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         callspec = getattr(item, "callspec", None)
         for value in callspec.params.values() if callspec is not None else ():
-            family = FAMILIES.get(getattr(value, "family", value) if not isinstance(value, (list, dict)) else "")
+            key = getattr(value, "family", value)
+            family = FAMILIES.get(key) if isinstance(key, str) else None
             if family is not None and family.missing:
                 item.add_marker(pytest.mark.skip(f"{family.title} needs diffusers {family.since}"))
 
