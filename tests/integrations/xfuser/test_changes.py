@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import diffusers
 import pytest
 import torch
-from diffusers import FirstBlockCacheConfig
-from diffusers.hooks import SeaCacheConfig
+from diffusers import FirstBlockCacheConfig, hooks
 
 from tests.support.families import FAMILIES
 from tokenring_xdit.errors import UnsupportedError
@@ -37,6 +35,10 @@ def dropping_out(model: Any) -> None:
     model.transformer_blocks[0].ff.net[1].p = 0.5
 
 
+def _in(module: Any, name: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(not hasattr(module, name), reason=f"this diffusers has no {name}")
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -45,11 +47,13 @@ def dropping_out(model: Any) -> None:
         (replaced, "the forward of transformer_blocks.0.ff in the Flux was replaced"),
         (dropping_out, "call pipe.transformer.eval()"),
         (lambda model: model.to(torch.float64), "use torch.float32, torch.bfloat16 or torch.float16"),
-        (lambda model: model.enable_cache(SeaCacheConfig()), "'sea_cache_"),
         pytest.param(
-            lambda model: model.enable_cache(diffusers.TaylorSeerCacheConfig()),
+            lambda model: model.enable_cache(hooks.SeaCacheConfig()), "'sea_cache_", marks=_in(hooks, "SeaCacheConfig")
+        ),
+        pytest.param(
+            lambda model: model.enable_cache(hooks.TaylorSeerCacheConfig()),
             "use taylor_factors_dtype=torch.float32",
-            marks=pytest.mark.skipif(not hasattr(diffusers, "TaylorSeerCacheConfig"), reason="needs diffusers 0.36"),
+            marks=_in(hooks, "TaylorSeerCacheConfig"),
         ),
     ],
 )
