@@ -20,8 +20,11 @@ _LOGGER = "xfuser.logger"
 
 
 def no_debug_lines() -> None:
-    """Have xfuser print warnings only, unless the user has set :data:`_LEVEL`; call it before ``import xfuser``."""
-    wrapt.register_post_import_hook(lambda module: _set_level(module, logging.WARNING), _LOGGER)
+    """Have xfuser print errors only, as ranks of `run` do, unless the user has set :data:`_LEVEL`.
+
+    To be called before ``import xfuser``.
+    """
+    wrapt.register_post_import_hook(lambda module: _set_level(module, logging.ERROR), _LOGGER)
 
 
 def _set_level(module: Any, level: int) -> None:
