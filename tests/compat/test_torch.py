@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from datetime import timedelta
 from functools import reduce, wraps
@@ -9,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from tests.support.ranks import RankPool
-from tokenring_xdit.compat.torch import RELIED_ON, frame_outside_graphs, new_group
+from tokenring_xdit.compat.torch import RELIED_ON, frame_outside_graphs, in_place_of, new_group
 
 
 def names_that_are_gone() -> list[str]:
@@ -50,3 +51,17 @@ def test_what_is_put_round_a_function_outside_graphs_stays() -> None:
         return frame_outside_graphs(outer)
 
     assert make(1, make(2, make(3, lambda: [])))() == [1, 2, 3]
+
+
+def test_a_function_in_the_place_of_another_keeps_what_torch_noted_on_it() -> None:
+    def first(number: int) -> str:
+        return f"first {number}"
+
+    def around(inner: Callable[[int], str]) -> Callable[[int], str]:
+        return in_place_of(inner, frame_outside_graphs(lambda number: f"around {inner(number)}"))
+
+    twice = around(around(first))
+    assert twice(1) == "around around first 1"
+    assert list(inspect.signature(twice).parameters) == ["number"]
+    assert twice.__name__ == "first"
+    assert torch.compiler.disable(twice, recursive=False)(1) == "around around first 1"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-__all__ = ["RELIED_ON", "RING_MODULE", "frame_outside_graphs", "new_group"]
+__all__ = ["RELIED_ON", "RING_MODULE", "frame_outside_graphs", "in_place_of", "new_group"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -30,7 +31,7 @@ RELIED_ON = (
 )
 """Names in ``torch.distributed`` that torch documents nowhere, and the package uses."""
 
-_NOTE = "_torchdynamo_orig_callable"
+_NOTES = "_torchdynamo"
 
 _SORTING_IS_OPTIONAL = "sort_ranks" in inspect.signature(dist.new_group).parameters
 """From torch 2.13 on; before, the ranks of every group were sorted, so a group of its ranks in their order is too."""
@@ -50,6 +51,16 @@ def new_group(ranks: Sequence[int], **options: Any) -> dist.ProcessGroup:
     return group
 
 
+def in_place_of(original: _Function, function: _Function) -> _Function:
+    """:func:`functools.wraps`, which leaves what torch has noted on the function itself."""
+    own = {name: value for name, value in vars(function).items() if name.startswith(_NOTES)}
+    wraps(original)(function)
+    for name in [name for name in vars(function) if name.startswith(_NOTES)]:
+        delattr(function, name)
+    vars(function).update(own)
+    return function
+
+
 def frame_outside_graphs(function: _Function) -> _Function:
     """Keep ``torch.compile`` from a function, and let it compile what that calls.
 
@@ -59,6 +70,6 @@ def frame_outside_graphs(function: _Function) -> _Function:
     Args:
         function: A new one, in which nothing but its own code counts.
     """
-    vars(function).pop(_NOTE, None)
+    vars(function).pop("_torchdynamo_orig_callable", None)
     kept: _Function = torch.compiler.disable(function, recursive=False)  # type: ignore[no-untyped-call]
     return kept

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import lru_cache, wraps
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from tokenring_xdit.compat.torch import frame_outside_graphs
+from tokenring_xdit.compat.torch import frame_outside_graphs, in_place_of
 from tokenring_xdit.integrations.xfuser.choice import current_choice, exactness_promised
 from tokenring_xdit.integrations.xfuser.layout import KeyLayout, cut
 
@@ -47,11 +47,7 @@ def repair_all() -> bool:
 def replace_method(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
     """Put ``make(original)`` in the place of a function, which stays reachable as ``__wrapped__``."""
     original = getattr(owner, name)
-    made = make(original)
-    own = dict(vars(made))
-    replaced = wraps(original)(made)
-    vars(replaced).update(own)  # above all what torch notes on a function that it does not compile
-    setattr(owner, name, replaced)
+    setattr(owner, name, in_place_of(original, make(original)))
 
 
 def replace_forward(model: Any, make: Callable[[Any], Any]) -> None:
