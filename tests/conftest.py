@@ -47,9 +47,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip tests of pipelines that the installed diffusers does not have."""
     for item in items:
         callspec = getattr(item, "callspec", None)
-        for value in callspec.params.values() if callspec is not None else ():
-            key = getattr(value, "family", value)
-            family = FAMILIES.get(key) if isinstance(key, str) else None
+        values = [getattr(value, "family", value) for value in (callspec.params.values() if callspec else ())]
+        values += [key for mark in item.iter_markers("family") for key in mark.args]
+        for key in values:
+            family = FAMILIES.get(key.partition(",")[0]) if isinstance(key, str) else None
             if family is not None and family.missing:
                 item.add_marker(pytest.mark.skip(f"{family.title} needs diffusers {family.since}"))
 

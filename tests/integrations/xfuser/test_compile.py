@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from packaging.version import Version
 
 from tests.integrations.xfuser import generation, jobs
 from tests.integrations.xfuser.generation import Case
@@ -23,6 +24,7 @@ CASES = [
 ]
 
 
+@pytest.mark.skipif(Version(torch.__version__) < Version("2.9"), reason="torch 2.8 cannot trace xfuser's own USP")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.family)
 def test_the_whole_graph_compiles_once(ranks: RankPool, case: Case) -> None:
     for compiled in ranks.run(2, generation.compiled, case, timeout=600):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.integrations.xfuser import jobs
+from tests.support.families import FAMILIES
 from tests.support.ranks import RankPool
 from tokenring_xdit.integrations.xfuser.upstream import RELIED_ON, TESTED_VERSION, UpstreamName
 
@@ -17,7 +18,10 @@ def broken(ranks: RankPool) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", RELIED_ON, ids=lambda n: f"{n.module.removeprefix('xfuser.')}.{n.path}")
 def test_a_name_relied_on_exists(broken: dict[str, str], name: UpstreamName) -> None:
-    assert broken.get(f"{name.module}.{name.path}") is None
+    problem = broken.get(f"{name.module}.{name.path}")
+    if problem is not None and "cannot be imported" in problem and any(each.missing for each in FAMILIES.values()):
+        pytest.skip(problem)  # by a diffusers that is too old for the model
+    assert problem is None
 
 
 def test_a_name_that_is_gone_is_named() -> None:

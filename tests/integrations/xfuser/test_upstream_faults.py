@@ -148,6 +148,7 @@ def test_tokenring_is_exact(ranks: RankPool, fault: Fault) -> None:
     assert worst(ranks, fault.spread("tokenring")) <= EXACT
 
 
+@pytest.mark.family("z-image")
 def test_z_image_still_hides_its_parameters() -> None:
     """``build_the_configured_model``: the constructor itself takes ``**kwargs`` and nothing else."""
     from tokenring_xdit.integrations.xfuser import register
@@ -160,6 +161,7 @@ def test_z_image_still_hides_its_parameters() -> None:
     assert (code.co_argcount, bool(code.co_flags & inspect.CO_VARKEYWORDS)) == (1, True)
 
 
+@pytest.mark.family("qwen-image")
 def test_a_lora_has_its_strength_back_after_a_call_that_raised(ranks: RankPool) -> None:
     """``scale_lora_for_the_call``: upstream leaves it scaled, and the next call scales it once more."""
     for left in ranks.run(2, stepping.lora_strength_after_an_error, Case("qwen-image", tokenring=2), timeout=300):
