@@ -1,1 +1,1 @@
-"""What differs between the versions of the libraries that are supported; nothing else asks for a version."""
+"""What differs between the versions of the libraries that are supported; no other module decides by a version."""

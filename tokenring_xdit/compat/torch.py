@@ -34,8 +34,7 @@ RELIED_ON = (
 _NOTES = "_torchdynamo"
 
 _SORTING_IS_OPTIONAL = "sort_ranks" in inspect.signature(dist.new_group).parameters
-"""From torch 2.13 on; before, the ranks of every group were sorted, so a group of its ranks in their order is too."""
-
+"""Where it is not, the ranks of every group are sorted, and so are those of a group that is made like it."""
 
 _FOLDER = Path(torch.__file__).parent / "distributed" / "tensor" / "experimental" / "_context_parallel"
 
@@ -64,8 +63,8 @@ def in_place_of(original: _Function, function: _Function) -> _Function:
 def frame_outside_graphs(function: _Function) -> _Function:
     """Keep ``torch.compile`` from a function, and let it compile what that calls.
 
-    ``functools.wraps`` copies what torch notes on a function that it keeps out already. Before 2.13 torch takes that
-    for the function itself, and drops what was put round it.
+    ``functools.wraps`` copies what torch notes on a function that it keeps out already. Older releases (2.8) take
+    that for the function itself, and drop what was put round it.
 
     Args:
         function: A new one, in which nothing but its own code counts.
