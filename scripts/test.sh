@@ -14,7 +14,7 @@ case "${1-}" in
     versions="${1#--}"
     shift
     prepare_other_environment "$versions"
-    set -- --compatibility docs/compatibility.md "$@"
+    set -- --compatibility=docs/compatibility.md "$@"
     ;;
 *) prepare_environment dev ;;
 esac
