@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tokenring_xdit.errors import ConfigurationError
 
-__all__ = ["LIMIT", "LIMIT_VARIABLE", "ProcessIdentity", "State", "limit", "process_space", "seconds_from"]
+__all__ = ["LIMIT", "LIMIT_VARIABLE", "ProcessIdentity", "State", "limit", "process_space", "seconds_from", "siblings"]
 
 LIMIT = 30.0
 """Seconds after which a rank that died or stopped is known and named, at every surface, by default."""
@@ -21,8 +21,11 @@ LIMIT_VARIABLE = "TOKENRING_LIVENESS_LIMIT"
 _LONGEST = 1e8
 """Seconds: torch counts its timeouts in milliseconds, and some years are as good as for ever."""
 
-_STATE, _START_TIME = 0, 19
-"""Places in ``/proc/PID/stat`` of the fields behind the name: ``state`` and ``starttime`` of proc_pid_stat(5)."""
+_STATE, _PARENT, _START_TIME = 0, 1, 19
+"""Places in ``/proc/PID/stat`` of fields behind the name: ``state``, ``ppid`` and ``starttime`` of proc_pid_stat(5)."""
+
+
+_WORLD = (b"WORLD_SIZE", b"MASTER_ADDR", b"MASTER_PORT")
 
 
 class State(Enum):
@@ -65,6 +68,29 @@ class ProcessIdentity:
         if fields is None or int(fields[_START_TIME]) != self.start or fields[_STATE] in "ZXx":
             return State.GONE
         return State.STOPPED if fields[_STATE] in "Tt" else State.RUNNING
+
+
+def siblings() -> dict[int, ProcessIdentity]:
+    """The ranks of this one's world that the same launcher has started on this machine, by their numbers.
+
+    Launchers say them in the environment, as torchrun does (``RANK``, ``MASTER_PORT``). Ranks that were told otherwise
+    are not found.
+    """
+    found: dict[int, ProcessIdentity] = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            fields = _fields(int(entry.name))
+            if fields is None or int(fields[_PARENT]) != os.getppid():
+                continue
+            variables = dict(line.partition(b"=")[::2] for line in (entry / "environ").read_bytes().split(b"\0"))
+        except OSError:  # it has ended, or belongs to somebody else
+            continue
+        rank = variables.get(b"RANK", b"")
+        if rank.isdigit() and all(variables.get(name) == os.environb.get(name) for name in _WORLD):
+            found[int(rank)] = ProcessIdentity(int(entry.name), int(fields[_START_TIME]))
+    return found
 
 
 def _fields(pid: int) -> list[str] | None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import re
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.attention.trouble import (
+    LIMITS,
     PHASES,
     SEPARATE,
     Said,
@@ -16,6 +22,8 @@ from tests.attention.trouble import (
     struck,
     struck_amid_messages,
 )
+
+ROOT = Path(__file__).parents[2]
 
 LATE = 12.0
 """Seconds: a bound against hanging; what is tested are limits of 2 and 4 s."""
@@ -83,3 +91,33 @@ def test_a_rank_that_ends_well_owes_nothing(tmp_path: Path) -> None:
     """Rank 1 has done its part of the last call, and its process ends while the others still wait for each other."""
     said = run(3, ends_early, folder=tmp_path, environment={"TOKENRING_AGREEMENT_TIMEOUT": "60"})
     assert [said[0].lines, said[2].lines] == [["right", "right"]] * 2
+
+
+BEFORE_THE_FIRST_CALL = """
+import os, signal
+import torch.distributed as dist
+from tokenring_xdit.attention import exchange
+
+dist.init_process_group("gloo")
+if os.environ["RANK"] == "1":
+    print("process", os.getpid(), flush=True)
+    os.kill(os.getpid(), signal.SIGSTOP)
+exchange(None, 1, "names")
+"""
+
+
+def test_a_rank_that_stops_before_its_first_call_is_named(tmp_path: Path) -> None:
+    """It has told nothing of itself, but torchrun says which process it is."""
+    program = tmp_path / "program.py"
+    program.write_text(BEFORE_THE_FIRST_CALL)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=3", str(program)],
+        env=os.environ | LIMITS | {"PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode != 0
+    (pid,) = re.findall(r"^process (\d+)$", done.stdout, re.MULTILINE)
+    assert f"rank 1 is stopped (process {pid} on host {socket.gethostname()}), for 2 s: rank " in done.stderr

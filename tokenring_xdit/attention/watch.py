@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import logging
+import math
 import os
 import socket
 import threading
@@ -25,7 +26,7 @@ import torch.distributed as dist
 from tokenring_xdit.attention.bulletin import INTERVAL, Bulletin, Notice
 from tokenring_xdit.attention.waits import IDLE
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.liveness import LIMIT, ProcessIdentity, State, limit, process_space
+from tokenring_xdit.liveness import LIMIT, ProcessIdentity, State, limit, process_space, siblings
 
 __all__ = ["Party", "Problem", "Watch"]
 
@@ -42,6 +43,9 @@ SECTION_GRACE = 3.0
 
 _TELLING = 0.6
 """Seconds until what a rank has told before it ended is read here."""
+
+_SIBLINGS_INTERVAL = 1.0
+"""Seconds between two looks at which ranks a launcher has started."""
 
 _LAST_CALLS = 1.0
 """Seconds for what a process still has to tell when it ends."""
@@ -118,6 +122,8 @@ class Watch:
         self._peers: dict[int, _Peer] = {}
         self._told: list[tuple[float, Notice]] = []
         self._keys: dict[str, int] = {}
+        self._siblings: dict[int, ProcessIdentity] = {}
+        self._siblings_seen = -math.inf
         self._looked = time.monotonic()
         self._beats, self._beaten = 0, 0.0
         self._lock = threading.RLock()
@@ -237,12 +243,24 @@ class Watch:
     def _peer(self, rank: int) -> _Peer | None:
         peer = self._peers.get(rank)
         told = self.bulletin.found.get(f"process/{rank}")
-        if peer is None and told is not None:
+        if peer is None and told is None:
+            peer = self._unheard(rank)
+        elif peer is None and told is not None:
             here = self._space is not None and told["space"] == self._space and told["start"] is not None
             process = ProcessIdentity(told["pid"], told["start"]) if here else None
             peer = self._peers[rank] = _Peer(rank, f"process {told['pid']} on host {told['host']}", process)
             self.bulletin.follow(f"beat/{p.rank}" for p in self._peers.values() if p.process is None)
         return peer
+
+    def _unheard(self, rank: int) -> _Peer | None:
+        """A rank that did not come to a call yet, and told nothing, where the launcher says which process it is."""
+        now, launched = time.monotonic(), os.environ.get("RANK") == str(self.rank) and "MASTER_PORT" in os.environ
+        if launched and now - self._siblings_seen >= _SIBLINGS_INTERVAL:
+            self._siblings, self._siblings_seen = siblings(), now
+        process = self._siblings.get(rank)
+        if process is not None:
+            self._peers[rank] = _Peer(rank, f"process {process.pid} on host {socket.gethostname()}", process)
+        return self._peers.get(rank)
 
     def _observe(self, peer: _Peer, now: float, ran: float) -> None:
         if peer.process is None:
