@@ -154,6 +154,8 @@ def test_one_negative_prompt_serves_several_prompts() -> None:
     ],
 )
 def test_what_a_pipeline_does_not_take_is_refused(pipeline: str, asked: dict[str, Any], said: list[str]) -> None:
+    if not hasattr(diffusers, pipeline):
+        pytest.skip(f"this diffusers has no {pipeline}")
     with pytest.raises(ConfigurationError) as refusal:
         call_arguments(pipeline_class(pipeline), Request(**{"prompt": "a", **asked}))
     for words in said:

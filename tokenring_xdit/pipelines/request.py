@@ -303,7 +303,8 @@ def _as_argument(request: Request, name: str, parameter: inspect.Parameter) -> A
         return _generators(value, pictures_of(request))
     if isinstance(value, tuple):
         return list(value)
-    if name == "negative_prompt" and not isinstance(request.prompt, str) and "list[str]" in str(parameter.annotation):
+    listed = "list[str]" in str(parameter.annotation).lower()  # or typing.List
+    if name == "negative_prompt" and not isinstance(request.prompt, str) and listed:
         return [value] * len(request.prompts)  # some pipelines do not repeat it themselves
     return value
 
