@@ -56,7 +56,9 @@ def test_the_command_with_tokenring_has_no_debug_lines(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode != 0
-    said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    lines = (done.stdout + done.stderr).splitlines()
+    # xfuser warns of what a diffusers does not have; that is worth hearing.
+    said = [line for line in lines if line.strip() and not line.startswith("WARNING")]
     assert len(said) == 1, said
     assert said[0].startswith("xdit: there is no model folder 'black-forest-labs/FLUX.1-dev'")
     assert "the hub cannot be reached" in said[0]
