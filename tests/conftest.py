@@ -38,9 +38,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
     """Write down the versions of a run that was whole."""
     file, found = config.getoption("--compatibility"), terminalreporter.stats
-    whole = config.args == config.getini("testpaths") and not config.option.keyword
-    if file is not None and exitstatus == 0 and whole:
-        record(Path(file), len(found.get("passed", [])), len(found.get("skipped", [])))
+    whole = config.args == config.getini("testpaths") and not config.option.keyword and not config.option.collectonly
+    passed = len(found.get("passed", []))
+    if file is not None and exitstatus == 0 and whole and passed:
+        record(Path(file), passed, len(found.get("skipped", [])))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
