@@ -46,9 +46,13 @@ def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return {**os.environ, "PYTHONPATH": str(target)}
 
 
-def run(installed: dict[str, str], folder: Path, *words: str) -> str:
+AS_A_MODULE = ("-m", "tokenring_xdit")
+AS_THE_COMMAND = ("-c", "import sys; sys.path.pop(0); from tokenring_xdit.cli import main; sys.exit(main())")
+
+
+def run(installed: dict[str, str], folder: Path, *words: str, started: tuple[str, str] = AS_A_MODULE) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "tokenring_xdit", *words],
+        [sys.executable, *started, *words],
         cwd=folder,
         env=installed,
         capture_output=True,
@@ -100,18 +104,5 @@ def test_the_wheel_alone_copies_a_config_and_draws(installed: dict[str, str], tm
 def test_files_of_the_working_folder_are_not_imported(name: str, installed: dict[str, str], tmp_path: Path) -> None:
     """By ranks; ``python -m`` itself looks there first, the command does not."""
     (tmp_path / name).write_text("raise SystemExit('a file of the user')\n")
-    command = [
-        sys.executable,
-        "-c",
-        "import sys; sys.path.pop(0); from tokenring_xdit.cli import main; sys.exit(main())",
-    ]
-    done = subprocess.run(
-        [*command, "run", str(ROOT / "configs" / "embedded.yaml"), "steps=1", "output=picture.png"],
-        cwd=tmp_path,
-        env=installed,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    config = str(ROOT / "configs" / "embedded.yaml")
+    run(installed, tmp_path, "run", config, "steps=1", "output=picture.png", started=AS_THE_COMMAND)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
 
-from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.errors import ConfigurationError, nearest
 from tokenring_xdit.messages import shown
 from tokenring_xdit.outputs import write_whole
 
@@ -40,17 +39,12 @@ def copy_config(name: str, folder: Path) -> list[Path]:
     known = configs()
     name = name.removesuffix(".yaml")
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean '{close[0]}'?" if close else ""
-        raise ConfigurationError(f"there is no config {shown(name)}; 'tokenring-xdit config list' has all.{hint}")
+        raise ConfigurationError(f"there is no config {shown(name)}. {nearest(name, known)}")
     if not folder.is_dir():
         raise ConfigurationError(f"there is no folder {shown(str(folder))}: make it, or name another with --to")
-    sources, extended = [known[name]], True
-    while extended:
-        match = re.search(r"^extends: *(\S+)", sources[-1].read_text(encoding="utf-8"), re.MULTILINE)
-        extended = match is not None
-        if match:
-            sources.append(sources[-1].parent / match[1])
+    sources = [known[name]]
+    while extended := re.search(r"^extends: *(\S+)", sources[-1].read_text(encoding="utf-8"), re.MULTILINE):
+        sources.append(sources[-1].parent / extended[1])
     for target in (there := [folder / source.name for source in sources]):
         if target.exists():
             raise ConfigurationError(
