@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -18,13 +17,14 @@ from torch import Tensor
 
 from tokenring_xdit.attention import calibrate, fused
 from tokenring_xdit.attention.agreement import CallSpec, Layout
-from tokenring_xdit.attention.buffers import BufferPool
+from tokenring_xdit.attention.buffers import BufferPool, Handle
 from tokenring_xdit.attention.executor import Run
-from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.attention.kernels import KERNELS, choose
-from tokenring_xdit.attention.merge import Running, fold_with_torch
+from tokenring_xdit.attention.merge import Accumulator, fold_with_torch
+from tokenring_xdit.attention.transport import Parcel
 from tokenring_xdit.planning import Problem, simulate
-from tokenring_xdit.schedule import Channel, Mask, VerifiedSchedule, build
+from tokenring_xdit.schedule import Mask, VerifiedSchedule, build
+from tokenring_xdit.schedule.lower import proved
 from tokenring_xdit.topology import load_topology
 
 SHAPES = {"Flux 1024": (4608, 24), "Flux 2048": (16896, 24), "Wan 720p": (75600, 40)}
@@ -168,8 +168,8 @@ def pieces() -> None:
     for queries, keys, heads in PIECES:
         q, k, out = random(heads, queries), random(heads, keys), random(heads, queries, torch.float32)
         lse, other = torch.randn(2, 1, heads, queries, device=DEVICE)
-        guest = Running(tuple(q.shape), DEVICE)
-        guest.fold(q, lse, owned=True)
+        guest = Accumulator(tuple(q.shape), DEVICE)
+        guest.add(q, lse, owned=True)
         message, lse_message = torch.empty_like(q), torch.empty_like(lse)
         calls = (
             partial(run, q, k, k, scale=None, causal=False),
@@ -185,25 +185,28 @@ POST = 5e-6
 
 
 class Alone:
-    """Stands in for a :class:`RingGroup`, and sends nothing: what is left of a call is a rank's own work."""
+    """A transport that sends nothing: what is left of a call is a rank's own work."""
 
-    receives_early = False
+    in_order = True
 
     def __init__(self, world_size: int) -> None:
         self.rank, self.world_size, self.pool = 0, world_size, BufferPool()
 
-    def post(
-        self, channel: Channel, recvs: Sequence[tuple[Tensor, int]], sends: Sequence[tuple[Tensor, int]]
-    ) -> list[Alone]:
+    def post(self, recvs: Sequence[Parcel], sends: Sequence[Parcel]) -> list[Alone]:
         """Nothing is sent."""
         return [self] * (len(recvs) + len(sends))
 
-    def wait(self) -> None:
+    def all_gather(self, channel: str, outputs: Sequence[Tensor], own: Tensor) -> None:
+        """Nothing is sent."""
+
+    def all_to_all(self, channel: str, outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
+        """Nothing is sent."""
+
+    def wait_for(self, works: Sequence[Handle], size: int) -> None:
         """Nothing comes."""
 
-    def is_completed(self) -> bool:
-        """At once."""
-        return True
+    def wait(self) -> None:
+        """Nothing comes."""
 
 
 SCHEDULES = ("ring", "token_ring", "bidirectional", "direct", "heads", "token_ring:chunks=4")
@@ -226,15 +229,16 @@ def calls() -> None:
         for schedule in SCHEDULES:
             verified = build(schedule, ranks, Mask.FULL, heads)
             spec = CallSpec(schedule, "", "full", DTYPE, DTYPE, "cuda", 1, heads, heads, 128, None, 0, length, length)
-            layout, group = Layout(spec, (length,) * ranks, (length,) * ranks), cast(RingGroup, Alone(ranks))
+            layout = Layout(spec, (length,) * ranks, (length,) * ranks)
 
             def call(
                 verified: VerifiedSchedule = verified,
                 layout: Layout = layout,
-                group: RingGroup = group,
+                transport: Alone = Alone(ranks),
                 tensors: tuple[Tensor, Tensor, Tensor] = (q, k, v),
             ) -> None:
-                Run(verified, layout, group, kernel, *tensors, key_mask=None).run(None, None)
+                programs = proved(verified, layout.problem, in_order=True)
+                Run(programs, layout, transport, kernel, *tensors).run(None, None)
 
             launched, replayed = (
                 simulate(verified, network, problem, cost).makespan * 1e6 for cost in (machine, machine.captured())

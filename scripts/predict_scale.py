@@ -62,7 +62,11 @@ def row(ranks: int, shape: Shape) -> str:
     captured: dict[str, float] = {}
     for text in strategies(ranks):
         strategy = Strategy.parse(text)
-        programs = programs_of(strategy, problem, cost) if shape.refusal_of_degrees(strategy) is None else None
+        programs = (
+            programs_of(strategy, problem, in_order=cost.in_order)
+            if shape.refusal_of_degrees(strategy) is None
+            else None
+        )
         if programs is not None:
             simulation = run(text, programs, network, cost)
             launched[text], captured[text] = simulation.makespan * 1e3, simulation.work * 1e3

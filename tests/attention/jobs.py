@@ -294,8 +294,8 @@ def error_in_batches(case: Case) -> float:
     from tokenring_xdit.attention.groups import RingGroup
 
     errors(case)  # opens the channels
-    assert RingGroup.of().receives_early
-    RingGroup.of().receives_early = False
+    assert not RingGroup.of().in_order
+    RingGroup.of().in_order = True
     return float(errors(case)["out"])
 
 

@@ -18,7 +18,7 @@ from tests.support.reference import softmax_attention
 from tokenring_xdit.attention import Trace, bytes_sent, record_trace, token_ring_attention
 from tokenring_xdit.attention.clocks import Clock, ClockOffset, clock_offset
 from tokenring_xdit.attention.groups import RingGroup
-from tokenring_xdit.attention.traced import TracedRun
+from tokenring_xdit.attention.tracer import Tracer
 from tokenring_xdit.errors import TokenRingError
 from tokenring_xdit.schedule import Activity, Timeline
 
@@ -53,12 +53,12 @@ def _threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("tokenring-trace")]
 
 
-def traced(case: Case, receives_early: bool = True, watches: bool = True) -> Traced:
+def traced(case: Case, in_order: bool = False, watches: bool = True) -> Traced:
     """A call without and one with a trace."""
     expected = _call(case)
-    RingGroup.of().receives_early &= receives_early
+    RingGroup.of().in_order |= in_order
     before = bytes_sent()
-    with record_trace() as trace, mock.patch.object(TracedRun, "_watches", watches):
+    with record_trace() as trace, mock.patch.object(Tracer, "_watches", watches):
         found = _call(case)
         sent = bytes_sent() - before
     same = all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))

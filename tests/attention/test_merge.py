@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.support.reference import relative_error, softmax_attention
-from tokenring_xdit.attention.merge import Running, fold_
+from tokenring_xdit.attention.merge import Accumulator, fold_
 
 
 def parts(*lengths: int) -> tuple[Tensor, list[tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]:
@@ -67,12 +67,13 @@ def test_scores_far_apart_do_not_overflow() -> None:
 
 def test_pieces_of_tokens_and_heads_fold_where_they_belong() -> None:
     q, partials, (expected, expected_lse) = parts(4, 9)
-    running = Running(tuple(q.shape), q.device)
+    total = Accumulator(tuple(q.shape), q.device)
     for out, lse in partials:
-        for heads in (slice(0, 1), slice(1, 3)):
-            for tokens in (slice(0, 7), slice(7, 10)):
-                running.fold(out[:, heads, tokens], lse[:, heads, tokens], (heads, tokens), owned=False)
-    out, lse = running.result(torch.float32)
+        for low, high in ((0, 1), (1, 3)):
+            for first, last in ((0, 7), (7, 10)):
+                where = slice(None), slice(low, high), slice(first, last)
+                total.add(out[where], lse[where], (low, high, first, last), owned=False)
+    out, lse = total.result(torch.float32)
     assert relative_error(out, expected) <= 1e-6
     assert relative_error(lse, expected_lse) <= 1e-6
 
@@ -80,17 +81,17 @@ def test_pieces_of_tokens_and_heads_fold_where_they_belong() -> None:
 def test_what_is_not_owned_is_not_changed() -> None:
     q, [(a, a_lse), (b, b_lse)], _ = parts(4, 9)
     kept = a.clone(), a_lse.clone()
-    running = Running(tuple(q.shape), q.device)
-    running.fold(a, a_lse, owned=False)
-    running.fold(b, b_lse, owned=False)
+    total = Accumulator(tuple(q.shape), q.device)
+    total.add(a, a_lse, owned=False)
+    total.add(b, b_lse, owned=False)
     assert torch.equal(a, kept[0]) and torch.equal(a_lse, kept[1])
 
 
 def test_bf16_partials_are_summed_in_fp32() -> None:
     q, partials, (expected, _) = parts(*[4] * 16)
-    running = Running(tuple(q.shape), q.device)
+    total = Accumulator(tuple(q.shape), q.device)
     for out, lse in partials:
-        running.fold(out.bfloat16(), lse, owned=False)
-    out, _ = running.result(torch.float32)
+        total.add(out.bfloat16(), lse, owned=False)
+    out, _ = total.result(torch.float32)
     rounding = torch.finfo(torch.bfloat16).eps / 2
     assert relative_error(out, expected) <= 2 * rounding

@@ -129,13 +129,13 @@ def test_a_trace_is_what_the_schedule_says(ranks: RankPool, case: Case) -> None:
 def test_messages_posted_in_batches_are_watched_too(ranks: RankPool) -> None:
     """The way of NCCL, on gloo."""
     case = even(3, 16, "token_ring")
-    found = ranks.run(3, jobs.traced, case, False)
+    found = ranks.run(3, jobs.traced, case, True)
     check(case, found[0].timeline, [rank.bytes_sent for rank in found])
 
 
 def test_where_transfers_cannot_be_watched_the_host_still_waits(ranks: RankPool) -> None:
     case = even(3, 16, "token_ring")
-    for found in ranks.run(3, jobs.traced, case, True, False):
+    for found in ranks.run(3, jobs.traced, case, False, False):
         assert found.same_result
         assert not [span for span in found.timeline.spans if span.activity.transfers]
         waits = {span.what for span in found.timeline.spans if span.activity is Activity.WAIT}

@@ -42,4 +42,4 @@ def test_work_that_fits_a_wave_takes_as_long_as_the_wave() -> None:
 
 def test_ranks_without_queries_attend_nothing() -> None:
     problem = Problem((0, 512), (256, 256), 4, 4, 64)
-    assert run("", gathered(problem, H100), load_topology("mesh:2:1tbit"), H100).makespan > 0
+    assert run("", gathered(problem), load_topology("mesh:2:1tbit"), H100).makespan > 0

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.planning import Cost, Inside, Launches, Problem, gathered, run, simulate, ulysses
-from tokenring_xdit.planning.memory import gathered_memory, repeated_memory
-from tokenring_xdit.planning.programs import Message, Post, Work
+from tokenring_xdit.planning.simulate import run_steps
+from tokenring_xdit.planning.steps import Message, Posting, Work
 from tokenring_xdit.schedule import Activity, Attend, Exchange, Kind, Merge, VerifiedSchedule, build
 from tokenring_xdit.topology import Counts, Network, Rate, Wire, load_topology
 from tokenring_xdit.topology.segments import segment
@@ -62,7 +62,7 @@ def test_what_everything_takes_however_short_adds_up() -> None:
     """Two ranks on wires that take no time: two attentions, a merge, and what each strategy posts."""
     network, problem = load_topology("mesh:2:1tbit"), even(2)
     cost = Cost(math.inf, attend_overhead=1.0, fold_overhead=0.1, message_overhead=0.01, call_overhead=5.0)
-    whole = run("ring", gathered(problem, cost), network, cost)
+    whole = run("ring", gathered(problem), network, cost)
     assert whole.makespan == pytest.approx(0.02 + 2.0 + 0.1, abs=1e-4)
     # Queries, attention at home and of the guest, whose output is packed, sent and merged.
     found = simulate(build("token_ring", 2), network, problem, cost)
@@ -80,7 +80,7 @@ def test_a_host_runs_ahead_of_its_device_or_behind() -> None:
         found = simulate(build("token_ring", 2), network, problem, cost)
         assert found.launch == pytest.approx(launched)
         assert found.makespan == pytest.approx(max(launched, 2 * seconds), abs=1e-4)
-        whole = run("ring", gathered(problem, cost), network, cost)
+        whole = run("ring", gathered(problem), network, cost)
         assert whole.makespan == pytest.approx(max(gathering, 2 * seconds), abs=1e-4)
         replayed = simulate(build("token_ring", 2), network, problem, cost.captured())
         assert replayed.makespan == pytest.approx(2 * seconds, abs=1e-4)
@@ -118,48 +118,48 @@ def test_what_gathers_first_hides_nothing() -> None:
     network = load_topology("ring:4:100mbit")
     cost = Cost(attend_rate=1e9)
     one = 4 * 64 * 64 * 4 * 16 / 1e9
-    found = run("ring", gathered(even(4), cost), network, cost)
+    found = run("ring", gathered(even(4)), network, cost)
     assert found.makespan == pytest.approx(3 * 2 * Q_BYTES / bytes_a_second(network) + 4 * one)
 
 
 def test_ulysses_moves_a_share_of_everything() -> None:
     network = load_topology("mesh:4:100mbit")
-    found = run("ulysses", ulysses(4, Inside.GATHERED, even(4), FAST), network, FAST)
+    found = run("ulysses", ulysses(4, Inside.GATHERED, even(4), in_order=False), network, FAST)
     assert found.makespan == pytest.approx(4 * Q_BYTES / 4 / bytes_a_second(network))
     assert found.sent == (3 * Q_BYTES,) * 4
-    half = run("ulysses", ulysses(4, Inside.GATHERED, even(4), FAST), network, Cost(math.inf))
+    half = run("ulysses", ulysses(4, Inside.GATHERED, even(4), in_order=False), network, Cost(math.inf))
     turns = Cost(math.inf, turns_in_all_to_all=True)
-    slow = run("ulysses", ulysses(4, Inside.GATHERED, even(4), turns), network, turns)
+    slow = run("ulysses", ulysses(4, Inside.GATHERED, even(4), in_order=False), network, turns)
     assert slow.makespan == pytest.approx(2 * half.makespan)
     assert slow.sent == half.sent
     # Where a port is shared by all, others use the direction that a pair leaves idle.
     star = load_topology("star:4:100mbit")
-    both = run("ulysses", ulysses(4, Inside.GATHERED, even(4), FAST), star, FAST)
-    taking_turns = run("ulysses", ulysses(4, Inside.GATHERED, even(4), turns), star, turns)
+    both = run("ulysses", ulysses(4, Inside.GATHERED, even(4), in_order=False), star, FAST)
+    taking_turns = run("ulysses", ulysses(4, Inside.GATHERED, even(4), in_order=False), star, turns)
     assert both.makespan < taking_turns.makespan < 2 * both.makespan
 
 
 def test_only_calls_of_a_schedule_pay_for_one() -> None:
     """Of nothing but Ulysses or Ring xfuser makes no call of ours."""
     network, ours = load_topology("mesh:4:100mbit"), replace(FAST, call_overhead=1.0)
-    for programs in (gathered(even(4), ours), *(ulysses(n, Inside.GATHERED, even(4), ours) for n in (2, 4))):
+    for programs in (gathered(even(4)), *(ulysses(n, Inside.GATHERED, even(4), in_order=False) for n in (2, 4))):
         assert run("xfuser's", programs, network, ours).makespan < 1
-    assert run("hybrid", ulysses(2, build("ring", 2).schedule, even(4), ours), network, ours).makespan > 1
+    assert run("hybrid", ulysses(2, build("ring", 2).schedule, even(4), in_order=False), network, ours).makespan > 1
 
 
 def test_xfuser_s_ring_repeats_keys_that_heads_share() -> None:
     network, grouped = load_topology("mesh:4:100mbit"), replace(even(4), kv_heads=1)
-    assert run("ring", gathered(grouped, FAST), network, FAST).sent == (3 * 2 * Q_BYTES,) * 4
-    assert gathered_memory(grouped) == gathered_memory(even(4))
-    assert repeated_memory(grouped) == 2 * Q_BYTES
-    assert repeated_memory(even(4)) == 0
+    assert run("ring", gathered(grouped), network, FAST).sent == (3 * 2 * Q_BYTES,) * 4
+    assert gathered(grouped)[0].peak == gathered(even(4))[0].peak
+    inside = [ulysses(1, Inside.GATHERED, replace(even(1), kv_heads=heads), in_order=False)[0] for heads in (1, 4)]
+    assert inside[0].peak - inside[1].peak == 2 * Q_BYTES - 3 * 2 * Q_BYTES // 4  # repeated, and less to exchange
     ours = simulate(build("ring", 4), network, grouped, FAST)
     assert ours.sent == (3 * 2 * Q_BYTES // 4,) * 4
 
 
 @pytest.mark.parametrize("inside", [Inside.GATHERED, build("ring", 2).schedule])
 def test_ulysses_around_a_ring_sends_what_both_send(inside: object) -> None:
-    programs = ulysses(2, inside, even(4), FAST)  # type: ignore[arg-type]
+    programs = ulysses(2, inside, even(4), in_order=False)  # type: ignore[arg-type]
     found = run("hybrid", programs, load_topology("mesh:4:100mbit"), FAST)
     spread = 4 * Q_BYTES // 2  # to the other rank that shares heads, and back
     assert found.sent == (spread + 2 * Q_BYTES,) * 4  # twice the tokens, half the heads, to the next group
@@ -193,11 +193,11 @@ def test_what_begins_first_may_get_more_of_a_wire(unevenness: float, first_ends:
     network = load_topology("star:3:100mbit")
     first, second = (Message(0, target, "q", 1_000_000, "a block") for target in (1, 2))
     programs = [
-        [Post((), (), (first, second), 0.0)],
-        [Post((), (first,), (), 0.0), Work(Activity.WAIT, (first,), 0.0, "the end")],
-        [Post((), (second,), (), 0.0), Work(Activity.WAIT, (second,), 0.0, "the end")],
+        [Posting((), (), (first, second), 0.0)],
+        [Posting((), (first,), (), 0.0), Work(Activity.WAIT, (first,), 0.0, "the end")],
+        [Posting((), (second,), (), 0.0), Work(Activity.WAIT, (second,), 0.0, "the end")],
     ]
-    found = run("by hand", programs, network, replace(FAST, unevenness=unevenness))
+    found = run_steps("by hand", programs, network, replace(FAST, unevenness=unevenness))
     alone = 1_000_000 / bytes_a_second(network)
     ends = {span.peer: span.end for span in found.timeline.spans if span.activity is Activity.SEND}
     assert ends[1] == pytest.approx(alone * first_ends)
@@ -213,16 +213,16 @@ def test_a_wire_catches_up_after_a_pause() -> None:
     first, second, third = messages
     pause = Work(Activity.WAIT, (second,), alone, "a pause")
     programs = [
-        [Post((), (), (first, second), 0.0), pause, Post((), (), (third,), 0.0)],
-        [Post((), messages, (), 0.0), Work(Activity.WAIT, messages, 0.0, "the end")],
+        [Posting((), (), (first, second), 0.0), pause, Posting((), (), (third,), 0.0)],
+        [Posting((), messages, (), 0.0), Work(Activity.WAIT, messages, 0.0, "the end")],
     ]
-    found = run("by hand", programs, network, replace(FAST, catch_up=catch_up))
+    found = run_steps("by hand", programs, network, replace(FAST, catch_up=catch_up))
     took = [span.end - span.start for span in found.timeline.spans if span.activity is Activity.SEND]
     assert took == pytest.approx([alone - at_once, alone, alone - at_once])
     assert sum(found.link_bytes.values()) == 3 * size
     assert found.floor == pytest.approx(3 * alone - 2 * at_once)
     probed = replace(network, counts=Counts.PAYLOAD)  # may be real wires
-    found = run("by hand", programs, probed, replace(FAST, catch_up=catch_up))
+    found = run_steps("by hand", programs, probed, replace(FAST, catch_up=catch_up))
     took = [span.end - span.start for span in found.timeline.spans if span.activity is Activity.SEND]
     assert took == pytest.approx([size / bytes_a_second(probed)] * 3)
 
@@ -240,7 +240,7 @@ def test_xfuser_s_gather_is_over_when_all_is_sent() -> None:
     fast, slow = (2 * (Rate(rate),) for rate in (10**8, 10**7))
     wires = [Wire("h0", "h1", *fast), Wire("h1", "h2", *slow), Wire("h2", "h0", *fast)]
     network, problem = Network("slow", ("h0", "h1", "h2"), (), tuple(wires)), even(3)
-    found = run("gathered", gathered(problem, FAST), network, FAST)
+    found = run("gathered", gathered(problem), network, FAST)
     begins = min(s.start for s in found.timeline.spans if s.rank == 1 and s.activity is Activity.ATTEND)
     a_second = slow[0].bits_per_second / 8 * network.payload_share
     assert begins == pytest.approx(2 * 2 * Q_BYTES / a_second)
@@ -342,7 +342,7 @@ def test_no_simulation_beats_its_bounds_and_everything_happens_once(
                 work += 4.0 * met * 8 / 1e8
                 count[Attend] += met > 0  # nothing is done with empty blocks
             if isinstance(action, Merge):
-                count[Merge] += problem.rows(action.partial, problem.q_lengths[action.partial.owner]) > 0
+                count[Merge] += problem.size(action.partial) > 0
             if isinstance(action, Exchange):
                 for t in action.sends:
                     lengths = problem.kv_lengths if t.block.kind is Kind.KV else problem.q_lengths

@@ -30,7 +30,7 @@ from tokenring_xdit.schedule import (
     verify,
 )
 from tokenring_xdit.schedule.drawing import draw
-from tokenring_xdit.schedule.drawing.course import course
+from tokenring_xdit.schedule.drawing.chart import chart
 from tokenring_xdit.schedule.drawing.style import DARK, LIGHT, Colours
 from tokenring_xdit.schedule.drawing.wires import busiest, groups
 
@@ -327,7 +327,7 @@ def test_the_busiest_wire_is_that_of_the_documentation(ranks: int) -> None:
         "hierarchical": max(ranks // 2, 2 * (2 - 1)),  # TokenRing inside, or between two nodes
     }
     assert formulas.keys() == BUILDERS.keys()
-    assert {name: busiest(course(build(name, ranks)).moves) for name in formulas} == formulas
+    assert {name: busiest(chart(build(name, ranks)).moves) for name in formulas} == formulas
 
 
 @pytest.mark.parametrize(
@@ -344,7 +344,7 @@ def test_the_busiest_wire_is_that_of_the_documentation(ranks: int) -> None:
     ],
 )
 def test_nodes_and_columns_are_found_in_the_plan(name: str, ranks: int, sizes: list[int]) -> None:
-    assert [len(group) for group in groups(course(build(name, ranks)).moves, ranks)] == sizes
+    assert [len(group) for group in groups(chart(build(name, ranks)).moves, ranks)] == sizes
 
 
 def test_names_are_text_and_nothing_else() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
 
 from tokenring_xdit.errors import AgreementError
+from tokenring_xdit.schedule.problem import Problem
 
 __all__ = ["CallSpec", "Layout", "agree", "digest", "refuse_other_calls", "same_lengths_where_needed"]
 
@@ -65,6 +66,13 @@ class Layout:
     q_lengths: tuple[int, ...]
     kv_lengths: tuple[int, ...]
     ragged: bool = False
+
+    @cached_property
+    def problem(self) -> Problem:
+        """The shapes of the call."""
+        spec = self.spec
+        sizes = spec.dtype.itemsize, spec.partial_dtype.itemsize
+        return Problem(self.q_lengths, self.kv_lengths, spec.heads, spec.kv_heads, spec.head_dim, spec.batch, *sizes)
 
 
 def agree(reports: Sequence[CallSpec | str], names: Sequence[str] | None = None) -> Layout:

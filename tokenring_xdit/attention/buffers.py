@@ -6,19 +6,27 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from tokenring_xdit.attention.messages import PartialForm
 
-__all__ = ["Buffer", "BufferPool", "Wait"]
+__all__ = ["Buffer", "BufferPool", "Handle", "Wait"]
 
 _KEPT_LAYOUTS = 64
 """Distinct buffer shapes kept between calls: a call over N unequal shards uses 2 N, a service with free sizes many."""
 
-Wait = Callable[[Sequence[dist.Work], int], None]
+
+class Handle(Protocol):
+    """A transfer that was posted."""
+
+    def wait(self) -> object:
+        """Wait until it is over."""
+
+
+Wait = Callable[[Sequence[Handle], int], None]
 """Waits for transfers of at most this many bytes each."""
 
 _Key = tuple[tuple[int, ...], torch.dtype, torch.device]
@@ -35,7 +43,7 @@ class Buffer:
 
     tensor: Tensor
     key: _Key
-    readers: list[dist.Work] = field(default_factory=list)
+    readers: list[Handle] = field(default_factory=list)
     _partial: tuple[PartialForm, tuple[Tensor, Tensor]] | None = None
 
     def partial_views(self, form: PartialForm) -> tuple[Tensor, Tensor]:
@@ -52,7 +60,7 @@ class Buffer:
             self.readers.clear()
 
 
-def _wait(works: Sequence[dist.Work], size: int) -> None:
+def _wait(works: Sequence[Handle], size: int) -> None:
     for work in works:
         work.wait()
 

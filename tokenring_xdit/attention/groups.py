@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -15,10 +15,11 @@ from torch import Tensor
 
 from tokenring_xdit.attention.agreement import CallSpec, Layout, agree, digest, same_lengths_where_needed
 from tokenring_xdit.attention.auto import AutoSchedule
-from tokenring_xdit.attention.buffers import BufferPool
+from tokenring_xdit.attention.buffers import BufferPool, Handle
 from tokenring_xdit.attention.connections import TAG_STEP, TAGS
 from tokenring_xdit.attention.member import in_words
 from tokenring_xdit.attention.rounds import Report, Rounds
+from tokenring_xdit.attention.transport.base import Parcel
 from tokenring_xdit.attention.waits import DIRECT, Broken
 from tokenring_xdit.attention.watch import Watch
 from tokenring_xdit.errors import ConfigurationError, TokenRingError
@@ -40,19 +41,19 @@ class RingGroup(Rounds):
     Attributes:
         pool: Message buffers.
         bytes_sent: Payload bytes that this rank has handed to sends so far.
-        receives_early: Whether a receive may be posted before its turn, which spares its sender a round
-            trip: so on gloo, where transfers are independent. NCCL works off a channel in order.
+        in_order: Whether exchanges of a channel are worked off one after the other, as NCCL does it; transfers of gloo
+            are independent.
         guard: What ``hosts.py`` keeps for this group.
     """
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         self.bytes_sent = 0
-        self.receives_early = False
+        self.in_order = True
         self.guard: Any = None
         self.pool = BufferPool(self.wait_for)
         self._batches = False  # whether transfers that are posted together have one work
         self._device = torch.device("cpu")  # of what is sent
-        self._channels: dict[Channel, tuple[dist.ProcessGroup, dist.ProcessGroup]] = {}  # to higher ranks, to lower
+        self._channels: dict[str, tuple[dist.ProcessGroup, dist.ProcessGroup]] = {}  # to higher ranks, to lower
         self._agreed: dict[tuple[Hashable, CallSpec], Layout] = {}
         self._auto: AutoSchedule | None = None
         super().__init__(group)
@@ -127,37 +128,57 @@ class RingGroup(Rounds):
                 del self._agreed[next(iter(self._agreed))]
         return layout
 
-    def post(
-        self, channel: Channel, recvs: Sequence[tuple[Tensor, int]], sends: Sequence[tuple[Tensor, int]]
-    ) -> list[dist.Work]:
-        """Post transfers on a channel of an agreed call, receives first, and wait for none.
-
-        Args:
-            channel: The channel.
-            recvs: Memory, and the rank of this group that fills it.
-            sends: Contiguous tensors, and the rank of this group that gets them.
+    def post(self, recvs: Sequence[Parcel], sends: Sequence[Parcel]) -> list[dist.Work]:
+        """Post transfers of an agreed call, receives first, and wait for none.
 
         Returns:
             What to wait for, for each receive and then for each send.
         """
-        up, down = self._channels[channel]
-        self.bytes_sent += sum(tensor.nbytes for tensor, _ in sends)
+        self.bytes_sent += sum(tensor.nbytes for _, tensor, _ in sends)
         if not (recvs or sends):
             return []
         # What batch_isend_irecv comes to, without its checks, which cost more than a short message.
+        channels, own = self._channels, self.rank
         tag = self.call % TAGS * TAG_STEP  # a message is never taken for one of another call; NCCL has no tags
         try:
-            if self._batches:
-                up._start_coalescing(self._device)
+            if self._batches:  # of one channel: what works in order has no receives of others posted early
+                batch = channels[(recvs or sends)[0].channel][0]
+                batch._start_coalescing(self._device)
             works = [
-                *((up if peer < self.rank else down).recv([tensor], peer, tag) for tensor, peer in recvs),
-                *((up if peer > self.rank else down).send([tensor], peer, tag) for tensor, peer in sends),
+                *(channels[name][peer > own].recv([tensor], peer, tag) for name, tensor, peer in recvs),
+                *(channels[name][peer < own].send([tensor], peer, tag) for name, tensor, peer in sends),
             ]
-            return [up._end_coalescing(self._device)] * len(works) if self._batches else works
+            return [batch._end_coalescing(self._device)] * len(works) if self._batches else works
         except RuntimeError as error:
             raise Broken(str(error)) from error
 
-    def wait_for(self, works: Sequence[dist.Work], size: int) -> None:
+    def all_gather(self, channel: str, outputs: Sequence[Tensor], own: Tensor) -> None:
+        """Give every rank this rank's tensor and take theirs, all of one size."""
+        self.bytes_sent += own.nbytes * len(outputs)
+        every = [*outputs[: self.rank], torch.empty_like(own), *outputs[self.rank :]]
+        self._collect(lambda: self._channels[channel][0].allgather([every], [own]), own.nbytes)
+
+    def all_to_all(self, channel: str, outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
+        """Give every other rank a tensor of its own and take one from each, of one dtype."""
+        self.bytes_sent += sum(tensor.nbytes for tensor in inputs)
+        there, back = ([tensor.view(-1) for tensor in tensors] for tensors in (inputs, outputs))
+        going = torch.cat(there)
+        coming = going.new_empty(sum(tensor.numel() for tensor in back))
+        splits = [[tensor.numel() for tensor in tensors] for tensors in (back, there)]
+        for sizes in splits:
+            sizes.insert(self.rank, 0)
+        self._collect(lambda: self._channels[channel][0].alltoall_base(coming, going, *splits), going.nbytes)
+        for tensor, part in zip(back, torch.split(coming, [tensor.numel() for tensor in back]), strict=True):
+            tensor.copy_(part)
+
+    def _collect(self, begin: Callable[[], dist.Work], size: int) -> None:
+        try:
+            work = begin()
+        except RuntimeError as error:
+            raise Broken(str(error)) from error
+        self.wait_for([work], size)
+
+    def wait_for(self, works: Sequence[Handle], size: int) -> None:
         """Wait for transfers of at most ``size`` bytes each.
 
         Raises:
@@ -185,7 +206,7 @@ class RingGroup(Rounds):
             CommunicationError: A rank did not come, or failed.
         """
         for channel in channels:
-            if channel not in self._channels:
+            if channel.value not in self._channels:
                 self._make(f"channel {channel.value}", partial(self._open, channel, device))
 
     def _open(self, channel: Channel, device: torch.device) -> None:
@@ -193,12 +214,12 @@ class RingGroup(Rounds):
             torch.cuda.set_device(device)  # of this thread
         up = down = self._new_group(channel.value)
         self._device, self._batches = device, up._get_backend(device).supports_coalescing
-        self.receives_early = not self._batches
-        if self.receives_early:
+        self.in_order = self._batches
+        if not self.in_order:
             down = self._new_group(f"{channel.value}-down")
         # NCCL builds a communicator at the first call, for which all ranks have to come.
         dist.barrier(up, device_ids=[device.index] if device.type == "cuda" else None)
-        self._channels[channel] = up, down
+        self._channels[channel.value] = up, down
 
     def _agree(self, report: CallSpec | str, key: Hashable | None) -> Layout:
         if self.world_size == 1:

@@ -1,15 +1,18 @@
-"""Online softmax: folding partial attention outputs into one (Milakov and Gimelshein, arXiv 1805.02867)."""
+"""Online softmax: merging partial attention outputs into one (Milakov and Gimelshein, arXiv 1805.02867)."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
-__all__ = ["Running", "fold_", "fold_with_torch"]
+from tokenring_xdit.schedule.lower.program import Cut
+
+__all__ = ["Accumulator", "fold_", "fold_all_", "fold_with_torch"]
 
 
 def fold_(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor) -> None:
@@ -40,12 +43,31 @@ def fold_with_torch(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tens
     torch.logaddexp(lse, other_lse, out=lse)
 
 
+def fold_all_(out: Tensor, lse: Tensor, others: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Fold attention over several other sets of keys into ``out`` and ``lse`` at once, in place.
+
+    Each is weighted by ``exp(its lse - lse of all)``; where nobody saw a key the output stays 0.
+
+    Args:
+        out: Output over the first keys, ``[B, H, S, D]``, fp32.
+        lse: Its log-sum-exp, ``[B, H, S]``, fp32.
+        others: Output in any float dtype and log-sum-exp of each of the others, shaped alike.
+    """
+    every = torch.stack([lse, *(other_lse for _, other_lse in others)])
+    total = torch.logsumexp(every, 0)
+    weights = torch.exp(every - total.masked_fill(total == -math.inf, 0.0)).unsqueeze(-1)
+    out.mul_(weights[0])
+    for (other_out, _), weight in zip(others, weights[1:], strict=True):
+        out.addcmul_(other_out.to(out.dtype), weight)
+    lse.copy_(total)
+
+
 @cache
 def _has_triton() -> bool:
     return find_spec("triton") is not None
 
 
-class Running:
+class Accumulator:
     """The attention output of one query block while keys come in.
 
     Args:
@@ -59,29 +81,43 @@ class Running:
         self._out: Tensor | None = None
         self._lse: Tensor | None = None
 
-    def fold(self, out: Tensor, lse: Tensor, part: tuple[slice, slice] | None = None, *, owned: bool) -> None:
-        """Fold in a partial over further keys.
+    def add(self, out: Tensor, lse: Tensor, cut: Cut | None = None, *, owned: bool) -> None:
+        """Add a partial output over further keys.
 
         Args:
             out: Partial output of the block, or of a part of it.
             lse: Its log-sum-exp, fp32.
-            part: Which heads and tokens of the block; ``None`` for all.
+            cut: Which heads and tokens of the block; ``None`` for all.
             owned: Whether ``out`` and ``lse`` may be kept and changed.
         """
+        if cut is None and (self._out is None or self._lse is None):
+            # The first partial keeps the kernel's dtype: where it stays the only one, nothing is cast.
+            self._out, self._lse = (out, lse) if owned else (out.clone(), lse.clone())
+            return
+        fold_(*self._views(cut), out, lse)
+
+    def add_all(self, partials: Sequence[tuple[Tensor, Tensor, Cut | None]]) -> None:
+        """Add partial outputs, those of the same part of the block at once.
+
+        Args:
+            partials: Output, log-sum-exp, and which heads and tokens of the block, of each.
+        """
+        together: dict[Cut | None, list[tuple[Tensor, Tensor]]] = {}
+        for out, lse, cut in partials:
+            together.setdefault(cut, []).append((out, lse))
+        for cut, others in together.items():
+            fold_all_(*self._views(cut), others)
+
+    def _views(self, cut: Cut | None) -> tuple[Tensor, Tensor]:
+        """The block, or a part of it, in fp32."""
         if self._out is None or self._lse is None:
-            if part is None:
-                self._out = out if owned else out.clone()
-                self._lse = lse if owned else lse.clone()
-                return
             self._out = torch.zeros(self._shape, dtype=torch.float32, device=self._device)
             self._lse = torch.full(self._shape[:-1], -math.inf, dtype=torch.float32, device=self._device)
-        # The first partial keeps the kernel's dtype: where it stays the only one, nothing is cast.
         self._out = self._out.float()
-        if part is None:
-            fold_(self._out, self._lse, out, lse)
-        else:
-            where = slice(None), *part
-            fold_(self._out[where], self._lse[where], out, lse)
+        if cut is None:
+            return self._out, self._lse
+        low, high, first, last = cut
+        return self._out[:, low:high, first:last], self._lse[:, low:high, first:last]
 
     def write(self, out: Tensor, lse: Tensor) -> None:
         """Put output and log-sum-exp into memory of their shape, the output in any float dtype."""

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from tokenring_xdit.bench.plan import Level, Strategy, StrategyKind
 from tokenring_xdit.bench.records import Record
 from tokenring_xdit.bench.sweep import NO_NETWORK
-from tokenring_xdit.planning import Cost, Inside, Problem, Simulation, gathered, of_schedule, run, ulysses
-from tokenring_xdit.planning.programs import Step
+from tokenring_xdit.planning import Cost, Inside, Problem, Simulation, gathered, run, ulysses
 from tokenring_xdit.schedule import Spelled, build
+from tokenring_xdit.schedule.lower import lower
+from tokenring_xdit.schedule.lower.program import RankProgram
 from tokenring_xdit.topology import load_network
 
 __all__ = ["Prediction", "predict", "programs_of"]
@@ -79,22 +80,22 @@ def _simulated(record: Record) -> Simulation | None:
     at_once = min(record.ranks, cores / threads)  # ranks that compute at full speed
     rate = operations / at_once / record.compute_seconds.median
     cost = Cost.of_processors(rate, _FOLD_RATE, cores=cores, threads=threads)
-    programs = programs_of(strategy, problem, cost)
+    programs = programs_of(strategy, problem, in_order=cost.in_order)
     return None if programs is None else run(record.strategy, programs, load_network(record.network), cost)
 
 
-def programs_of(strategy: Strategy, problem: Problem, cost: Cost) -> tuple[tuple[Step, ...], ...] | None:
+def programs_of(strategy: Strategy, problem: Problem, *, in_order: bool) -> tuple[RankProgram, ...] | None:
     """What each rank does under a strategy of a sweep; ``None`` where no model is made of it."""
     ranks = problem.ranks // strategy.ulysses
     if strategy.kind is StrategyKind.ULYSSES:
-        return ulysses(problem.ranks, Inside.GATHERED, problem, cost)
+        return ulysses(problem.ranks, Inside.GATHERED, problem, in_order=in_order)
     if isinstance(strategy.schedule, Spelled):
         schedule = build(str(strategy.schedule), ranks, heads=problem.heads // strategy.ulysses).schedule
         if strategy.ulysses == 1:
-            return of_schedule(schedule, problem, cost)
-        return ulysses(strategy.ulysses, schedule, problem, cost)
+            return lower(schedule, problem, in_order=in_order)
+        return ulysses(strategy.ulysses, schedule, problem, in_order=in_order)
     if strategy.kind is StrategyKind.XFUSER_RING:
         if strategy.ulysses == 1:
-            return gathered(problem, cost)
-        return ulysses(strategy.ulysses, Inside.GATHERED, problem, cost)
+            return gathered(problem)
+        return ulysses(strategy.ulysses, Inside.GATHERED, problem, in_order=in_order)
     return None  # one rank, what the call chose, or xfuser's rotation, of which no model is made

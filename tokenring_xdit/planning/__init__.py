@@ -1,13 +1,13 @@
 """Plans before anything runs: what a schedule costs on a network, and which one to take. Pure Python."""
 
 from tokenring_xdit.planning.auto import AUTO, Auto
-from tokenring_xdit.planning.cost import Cost, Launches
+from tokenring_xdit.planning.cost import Attention, Cost, Launches
 from tokenring_xdit.planning.models import MODELS, ModelShape, model_shape
 from tokenring_xdit.planning.options import TIE, Option, Split
+from tokenring_xdit.planning.others import Inside, gathered, ulysses
 from tokenring_xdit.planning.planner import best_schedules, plan
-from tokenring_xdit.planning.problem import Attention, Problem, even_shares
-from tokenring_xdit.planning.programs import Inside, gathered, of_schedule, ulysses
 from tokenring_xdit.planning.simulate import Simulation, run, simulate
+from tokenring_xdit.schedule.problem import Problem, even_shares
 
 __all__ = [
     "AUTO",
@@ -27,7 +27,6 @@ __all__ = [
     "even_shares",
     "gathered",
     "model_shape",
-    "of_schedule",
     "plan",
     "run",
     "simulate",

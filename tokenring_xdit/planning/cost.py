@@ -5,15 +5,29 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from tokenring_xdit.planning.problem import Attention
 from tokenring_xdit.topology.segments import CATCH_UP
 
-__all__ = ["Cost", "Launches"]
+__all__ = ["Attention", "Cost", "Launches"]
 
 _TILE = 128
 """Queries of a head that a multiprocessor of a GPU attends with at once, as cuDNN's kernel for the H100 does."""
 
 _H100_MULTIPROCESSORS = 132
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What a call of the attention kernel computes.
+
+    Attributes:
+        flops: Floating point operations: a multiplication and an addition for each of two products, half if causal.
+        heads: Query heads of all items.
+        queries: Tokens of each.
+    """
+
+    flops: float
+    heads: int
+    queries: int
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ from functools import cached_property
 
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.planning.cost import Cost
-from tokenring_xdit.planning.memory import gathered_memory, repeated_memory, schedule_memory, ulysses_memory
 from tokenring_xdit.planning.options import Option, Split, ranked_schedules, ranked_splits, seconds_of
-from tokenring_xdit.planning.problem import Problem
-from tokenring_xdit.planning.programs import Inside, gathered, of_schedule, shared_heads, ulysses
+from tokenring_xdit.planning.others import Inside, gathered, shared_heads, ulysses
 from tokenring_xdit.planning.simulate import Simulation, run
 from tokenring_xdit.schedule import Mask, Spelled, VerifiedSchedule, build, options_of, parse, q_block
+from tokenring_xdit.schedule.lower import lower
+from tokenring_xdit.schedule.lower.program import RankProgram
+from tokenring_xdit.schedule.problem import Problem
 from tokenring_xdit.topology import Network
 
 __all__ = ["best_schedules", "plan"]
@@ -123,21 +124,22 @@ def _alone(problem: Problem, network: Network, cost: Cost) -> Option:
         problem.partial_bytes,
     )
     split = Split()
-    return _timed(
-        split, run(str(split), ulysses(1, Inside.GATHERED, whole, cost), network, cost), whole.size(q_block(0))
-    )
+    alone = gathered(whole)
+    return _option(split, run(str(split), alone, network, cost), whole.size(q_block(0)))
 
 
 def _upstream(split: Split, problem: Problem, network: Network, cost: Cost) -> Option:
     """Ulysses, Ring, or both, without anything of ours."""
     if split.ulysses == 1 and split.ring > 1:
-        programs, memory = gathered(problem, cost), gathered_memory(problem)
+        programs = gathered(problem)
     else:
-        programs = ulysses(split.ulysses, Inside.GATHERED, problem, cost)
-        inner = shared_heads(problem, split.ulysses)
-        memory = ulysses_memory(problem, split.ulysses)
-        memory += gathered_memory(inner) if split.ring > 1 else repeated_memory(inner)
-    return _timed(split, run(str(split), programs, network, cost), memory)
+        programs = ulysses(split.ulysses, Inside.GATHERED, problem, in_order=cost.in_order)
+    return _option(split, run(str(split), programs, network, cost), _memory(programs))
+
+
+def _memory(programs: Sequence[RankProgram]) -> int:
+    """Most bytes that any rank holds at once beside its inputs."""
+    return max(program.peak for program in programs)
 
 
 @dataclass(frozen=True)
@@ -223,14 +225,12 @@ class _Setting:
     def _trial(self, name: Spelled, verified: VerifiedSchedule) -> _Trial:
         schedule, degree = verified.schedule, self.split.ulysses
         split = replace(self.split, schedule=self.spell(name))
-        memory = schedule_memory(schedule, self.inner)
         if degree > 1:
-            memory += ulysses_memory(self.problem, degree)
-            programs = ulysses(degree, schedule, self.problem, self.cost)
+            programs = ulysses(degree, schedule, self.problem, in_order=self.cost.in_order)
         else:
-            programs = of_schedule(schedule, self.problem, self.cost)
+            programs = lower(schedule, self.problem, in_order=self.cost.in_order)
         simulation = run(str(split), programs, self.network, self.cost)
-        return _Trial(name, _timed(split, simulation, memory), simulation.floor)
+        return _Trial(name, _option(split, simulation, _memory(programs)), simulation.floor)
 
 
 def best_schedules(
@@ -288,6 +288,6 @@ def _as_flag(name: Spelled) -> str:
     return str(Spelled(str(inside), tuple(sorted(options.items()))))
 
 
-def _timed(split: Split, simulation: Simulation, memory: int) -> Option:
+def _option(split: Split, simulation: Simulation, memory: int) -> Option:
     sent, messages = max(simulation.sent), max(simulation.messages)
     return Option(split, simulation.makespan, simulation.launch, simulation.exposed, sent, messages, memory)

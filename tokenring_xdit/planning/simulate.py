@@ -18,14 +18,16 @@ import numpy as np
 
 from tokenring_xdit.errors import ConfigurationError, ScheduleError
 from tokenring_xdit.planning.cost import Cost
-from tokenring_xdit.planning.problem import Problem
-from tokenring_xdit.planning.programs import Message, Post, Step, Work, of_schedule
+from tokenring_xdit.planning.steps import Message, Posting, TimedStep, Work, timed
 from tokenring_xdit.planning.traffic import Traffic
 from tokenring_xdit.schedule import Activity, Span, Timeline, VerifiedSchedule
+from tokenring_xdit.schedule.lower import lower
+from tokenring_xdit.schedule.lower.program import RankProgram
+from tokenring_xdit.schedule.problem import Problem
 from tokenring_xdit.topology import Network
 from tokenring_xdit.topology.sharing import Direction
 
-__all__ = ["Simulation", "run", "simulate"]
+__all__ = ["Simulation", "run", "run_steps", "simulate"]
 
 _SAME_TIME = 1e-9
 """Relative: events so close to each other are one, so that what ranks do alike is computed once."""
@@ -100,21 +102,31 @@ def simulate(schedule: VerifiedSchedule, network: Network, problem: Problem, cos
         raise ConfigurationError(
             f"schedule '{plan.name}' is for {plan.world_size} ranks, the problem for {problem.ranks}"
         )
-    return run(plan.name, of_schedule(plan, problem, cost), network, cost)
+    return run(plan.name, lower(plan, problem, in_order=cost.in_order), network, cost)
 
 
-def run(name: str, programs: Sequence[Sequence[Step]], network: Network, cost: Cost) -> Simulation:
+def run(name: str, programs: Sequence[RankProgram], network: Network, cost: Cost) -> Simulation:
     """Time programs of ranks; see :func:`simulate`.
 
     Raises:
         ConfigurationError: There are fewer hosts than ranks.
         ScheduleError: Some ranks wait for what never comes.
     """
-    if len(programs) > len(network.hosts):
+    return run_steps(name, timed(programs, cost), network, cost)
+
+
+def run_steps(name: str, steps: Sequence[Sequence[TimedStep]], network: Network, cost: Cost) -> Simulation:
+    """Time what ranks do in order.
+
+    Raises:
+        ConfigurationError: There are fewer hosts than ranks.
+        ScheduleError: Some ranks wait for what never comes.
+    """
+    if len(steps) > len(network.hosts):
         raise ConfigurationError(
-            f"{len(programs)} ranks do not fit into network '{network.name}', which has {len(network.hosts)} hosts"
+            f"{len(steps)} ranks do not fit into network '{network.name}', which has {len(network.hosts)} hosts"
         )
-    return _World(name, programs, network, cost).run()
+    return _World(name, steps, network, cost).run()
 
 
 class _Rank:
@@ -122,7 +134,7 @@ class _Rank:
 
     __slots__ = ("at", "attended", "began", "busy", "free", "steps")
 
-    def __init__(self, steps: Sequence[Step]) -> None:
+    def __init__(self, steps: Sequence[TimedStep]) -> None:
         self.steps = steps
         self.at = 0
         self.busy = False  # with the step that it is at
@@ -134,12 +146,12 @@ class _Rank:
 _EXPECTED, _HANDED, _STARTED, _GONE, _ARRIVED = (1 << bit for bit in range(5))
 """What has become of a message; numbers, as enum's flags take longer to combine than all else takes."""
 
-_Stretch = tuple[int, Activity, float, float, Message | Step]
+_Stretch = tuple[int, Activity, float, float, Message | TimedStep]
 """Of a rank what it did, from when to when; a wait is for a step, a transfer of a message, and of its sender."""
 
 
 class _World:
-    def __init__(self, name: str, programs: Sequence[Sequence[Step]], network: Network, cost: Cost) -> None:
+    def __init__(self, name: str, programs: Sequence[Sequence[TimedStep]], network: Network, cost: Cost) -> None:
         self.name, self.cost = name, cost
         self.now = 0.0
         self.ranks = [_Rank((*_late(rank, cost), *steps)) for rank, steps in enumerate(programs)]
@@ -147,7 +159,7 @@ class _World:
         self.left = np.full(len(self.ranks), np.inf)  # seconds of the step that a rank is busy with
         self.look = set(range(len(self.ranks)))  # ranks for which something has changed
         self.connections: dict[tuple[int, int, str], deque[Message]] = defaultdict(deque)  # in order, the first moves
-        self.exchanges: dict[tuple[int, str], deque[Post]] = defaultdict(deque)  # of a rank on a channel in order
+        self.exchanges: dict[tuple[int, str], deque[Posting]] = defaultdict(deque)  # of a rank on a channel in order
         self.under_way: dict[tuple[int, str], int] = defaultdict(int)  # transfers of the first of them, both ways
         self.traffic = Traffic(network, cost)
         self.landing: list[tuple[float, int, Message, float]] = []  # a heap: their last byte has left; they arrive then
@@ -203,7 +215,7 @@ class _World:
             self._end(number, rank)
             self.look.add(number)
 
-    def _ready(self, number: int, step: Step) -> bool:
+    def _ready(self, number: int, step: TimedStep) -> bool:
         states = self.states
         return all(states[message] & (_GONE if message.source == number else _ARRIVED) for message in step.needs)
 
@@ -227,12 +239,12 @@ class _World:
 
     # -- messages ------------------------------------------------------------------------------------------------
 
-    def _begin(self, number: int, exchange: Post) -> None:
+    def _begin(self, number: int, exchange: Posting) -> None:
         """Begin an exchange on a channel in order, now that those before it are over."""
         self.under_way[number, exchange.ordered] = len(exchange.recvs) + len(exchange.sends)
         self._hand_over(exchange)
 
-    def _hand_over(self, post: Post) -> None:
+    def _hand_over(self, post: Posting) -> None:
         for message in post.recvs:
             self.states[message] |= _EXPECTED
             self._start(message.source, message.target, message.channel)
@@ -321,11 +333,11 @@ class _World:
         self.stretches.append((message.source, Activity.SEND, since, self.now, message))
 
 
-def _posts(steps: Sequence[Step]) -> Iterator[Post]:
-    return (step for step in steps if isinstance(step, Post))
+def _posts(steps: Sequence[TimedStep]) -> Iterator[Posting]:
+    return (step for step in steps if isinstance(step, Posting))
 
 
-def _late(rank: int, cost: Cost) -> tuple[Step, ...]:
+def _late(rank: int, cost: Cost) -> tuple[TimedStep, ...]:
     """What a rank does before it begins: nothing, for a time that differs from those of its neighbours."""
     if not cost.skew:
         return ()

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from tokenring_xdit.planning.cost import Cost
-from tokenring_xdit.planning.programs import Message
+from tokenring_xdit.planning.steps import Message
 from tokenring_xdit.topology import Network
 from tokenring_xdit.topology.segments import segment
 from tokenring_xdit.topology.sharing import Amounts, Direction, Numbers, fill

@@ -240,12 +240,15 @@ class Schedule:
         world_size: Number of ranks.
         programs: Program of each rank, in rank order.
         mask: Which pairs of query and key blocks are asked for.
+        wide: How many kernel calls, or merges, may become one. One call has the fewest launches, one a block the most
+            overlap.
     """
 
     name: str
     world_size: int
     programs: tuple[Program, ...]
     mask: Mask = Mask.FULL
+    wide: int = 1
 
     @cached_property
     def channels(self) -> tuple[Channel, ...]:

@@ -6,7 +6,7 @@ from xml.etree import ElementTree as ET
 
 from tokenring_xdit.errors import ScheduleError
 from tokenring_xdit.schedule.describe import heading, traffic
-from tokenring_xdit.schedule.drawing.course import course
+from tokenring_xdit.schedule.drawing.chart import chart
 from tokenring_xdit.schedule.drawing.head import draw_head
 from tokenring_xdit.schedule.drawing.shapes import add
 from tokenring_xdit.schedule.drawing.sheet import columns, draw_sheet
@@ -37,7 +37,7 @@ def draw(verified: VerifiedSchedule) -> str:
             f"a picture has room for {_MOST_RANKS} ranks, not for {schedule.world_size}; "
             f"'tokenring-xdit schedule show {schedule.name} --ranks {schedule.world_size}' says the same in words"
         )
-    laid_out = course(verified)
+    laid_out = chart(verified)
     grouped = groups(laid_out.moves, schedule.world_size)
     place = columns(laid_out, grouped)
 

@@ -11,20 +11,20 @@ from dataclasses import replace
 from fractions import Fraction
 from xml.etree import ElementTree as ET
 
-from tokenring_xdit.schedule.drawing.course import Meeting, Move
+from tokenring_xdit.schedule.drawing.chart import AttendAt, Move
 from tokenring_xdit.schedule.drawing.shapes import Box, Point, Share, add, polygon, rectangle, write
 from tokenring_xdit.schedule.drawing.style import class_of_rank, mono_width
 from tokenring_xdit.schedule.plan import WHOLE, Attend, Block, Kind, Mask, Piece
 
 __all__ = [
     "ALL",
+    "attend_cell",
+    "attend_text",
     "cell",
     "cell_size",
     "chip",
     "chip_width",
     "label",
-    "meeting_cell",
-    "meeting_text",
     "name_of",
     "share",
 ]
@@ -92,7 +92,7 @@ def cell_size(name: str, width: float) -> tuple[float, float]:
     return max(mono_width(text, _LARGE) for text in lines) + 2 * _PADDING, _LEADING * len(lines) + 10
 
 
-def meeting_text(attend: Attend) -> str:
+def attend_text(attend: Attend) -> str:
     """What a cell says."""
     return f"{name_of(attend.q)} × {name_of(attend.kv)}"  # noqa: RUF001
 
@@ -136,21 +136,21 @@ def cell(
     return group
 
 
-def meeting_cell(parent: ET.Element, meeting: Meeting, box: Box) -> None:
+def attend_cell(parent: ET.Element, there: AttendAt, box: Box) -> None:
     """Append the cell of an attention."""
-    attend, causal = meeting.attend, meeting.attend.mask is Mask.CAUSAL
+    attend, causal = there.attend, there.attend.mask is Mask.CAUSAL
     across = _nested(share(attend.q.tokens), share(attend.kv.tokens))
-    down = share(attend.partial(meeting.rank).heads)
+    down = share(attend.partial(there.rank).heads)
     colour = class_of_rank(attend.q.owner)
-    group = cell(parent, box, colour=colour, name=meeting_text(attend), across=across, down=down, half=causal)
+    group = cell(parent, box, colour=colour, name=attend_text(attend), across=across, down=down, half=causal)
     group.attrib |= {
-        "data-rank": str(meeting.rank),
+        "data-rank": str(there.rank),
         "data-q": str(attend.q),
         "data-kv": str(attend.kv),
         "data-mask": attend.mask.value,
-        "data-step": str(meeting.step),
+        "data-step": str(there.step),
     }
-    said = f"rank {meeting.rank} attends {attend}"
+    said = f"rank {there.rank} attends {attend}"
     add(group, "title").text = f"{said} ({attend.mask.value})" if causal else said
 
 

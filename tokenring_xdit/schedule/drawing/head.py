@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 
 from tokenring_xdit.schedule.describe import heading, traffic
 from tokenring_xdit.schedule.drawing.blocks import ALL, cell, label, share
-from tokenring_xdit.schedule.drawing.course import Course
+from tokenring_xdit.schedule.drawing.chart import Chart
 from tokenring_xdit.schedule.drawing.shapes import Box, Point, add, arrow, rectangle, write
 from tokenring_xdit.schedule.drawing.style import class_of_rank, mono_width
 from tokenring_xdit.schedule.drawing.wires import UNITS, busiest, loads, thickness
@@ -28,7 +28,7 @@ _THICK, _THICKEST, _FEW = 1.5, 6.0, 16
 _SIGN_X, _MEANING_X, _SIGN_STEP = 262.0, 374.0, 26.0
 
 
-def draw_head(parent: ET.Element, schedule: Schedule, course: Course, groups: tuple[range, ...], width: float) -> float:
+def draw_head(parent: ET.Element, schedule: Schedule, chart: Chart, groups: tuple[range, ...], width: float) -> float:
     """Append the head.
 
     Returns:
@@ -37,20 +37,20 @@ def draw_head(parent: ET.Element, schedule: Schedule, course: Course, groups: tu
     size = min(_NAME, _NAME * (width - 2 * _LEFT) / mono_width(schedule.name, _NAME))
     write(parent, schedule.name, (_LEFT, 31), size, "code strong")
     write(parent, f"{heading(schedule)}; {traffic(schedule)}", (_LEFT, 52), _TEXT, "muted")
-    end = _legend(parent, schedule, course, grouped=len(groups) > 1)
-    if course.moves:
-        most = f"busiest wire, one way: {float(busiest(course.moves)):.3g}"
+    end = _legend(parent, schedule, chart, grouped=len(groups) > 1)
+    if chart.moves:
+        most = f"busiest wire, one way: {float(busiest(chart.moves)):.3g}"
         rule = "a block of queries is 1, keys with values 2, a partial output 1"
         write(parent, f"{most} ({rule})", (_LEFT, 69), _TEXT, "muted")
-        end = max(end, _overview(parent, course, groups))
+        end = max(end, _overview(parent, chart, groups))
     return end + 10
 
 
-def _overview(parent: ET.Element, course: Course, groups: tuple[range, ...]) -> float:
+def _overview(parent: ET.Element, chart: Chart, groups: tuple[range, ...]) -> float:
     """Append all ranks, on a circle or in their groups, and everything that goes between them; where it ends."""
     drawing = add(parent, "g")
     spots = _in_columns(drawing, groups) if len(groups) > 1 else _on_a_circle(len(groups[0]))
-    carried = loads(course.moves)
+    carried = loads(chart.moves)
     scale = min(_THICK, _THICKEST / float(max(carried.values()))) * min(1.0, math.sqrt(_FEW / len(carried)))
     beside: dict[tuple[int, int], int] = defaultdict(int)
     for (source, destination, kind), load in carried.items():
@@ -106,20 +106,20 @@ def _towards(point: Point, other: Point, distance: float) -> Point:
 _Draw = Callable[[ET.Element, Box], object]
 
 
-def _legend(parent: ET.Element, schedule: Schedule, course: Course, *, grouped: bool) -> float:
+def _legend(parent: ET.Element, schedule: Schedule, chart: Chart, *, grouped: bool) -> float:
     """Append what the signs of this picture mean; where it ends."""
     legend = add(parent, "g")
     y = _PANEL.y + 12
     write(legend, "Each step: what is attended; below, what travels meanwhile.", (_SIGN_X, y), _TEXT, "")
     y += 14
-    for draw, meaning in _signs(schedule, course, grouped=grouped):
+    for draw, meaning in _signs(schedule, chart, grouped=grouped):
         draw(legend, Box(_SIGN_X, y, _MEANING_X - _SIGN_X - 10, 18))
         write(legend, meaning, (_MEANING_X, y + 13.2), _TEXT, "")
         y += _SIGN_STEP
     return y
 
 
-def _signs(schedule: Schedule, course: Course, *, grouped: bool) -> Iterator[tuple[_Draw, str]]:
+def _signs(schedule: Schedule, chart: Chart, *, grouped: bool) -> Iterator[tuple[_Draw, str]]:
     """Those that occur in this picture."""
     sample = partial(cell, colour=class_of_rank(0))
     yield partial(sample, name="Q[i] × KV[j]"), "attended here; colour: whose queries"  # noqa: RUF001
@@ -130,7 +130,7 @@ def _signs(schedule: Schedule, course: Course, *, grouped: bool) -> Iterator[tup
         (Kind.KV, "KV[j]", "keys and values of rank j"),
         (Kind.O, "O[i,r]", "partial output of Q[i], from rank r home"),
     ):
-        if any(move.block.kind is kind for move in course.moves):
+        if any(move.block.kind is kind for move in chart.moves):
             yield partial(_sample_arrow, kind=kind, name=name), meaning
     blocks = schedule.blocks()
     if any(block.tokens != WHOLE for block in blocks):

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
 from tokenring_xdit.schedule.drawing.blocks import (
+    attend_cell,
+    attend_text,
     cell_size,
     chip,
     chip_width,
-    meeting_cell,
-    meeting_text,
     name_of,
 )
-from tokenring_xdit.schedule.drawing.course import Course, Meeting, Move
+from tokenring_xdit.schedule.drawing.chart import AttendAt, Chart, Move
 from tokenring_xdit.schedule.drawing.shapes import Box, add, arrow, line, rectangle, write
 from tokenring_xdit.schedule.drawing.style import class_of_rank, sans_width
 from tokenring_xdit.schedule.drawing.wires import thickness, units
@@ -57,14 +57,14 @@ class Columns:
         return Box(self.centres[rank] - width / 2, y, width, height)
 
 
-def columns(course: Course, groups: tuple[range, ...]) -> Columns:
+def columns(chart: Chart, groups: tuple[range, ...]) -> Columns:
     """Share the width out among the ranks; more than fits is asked for where labels would not."""
     ranks = sum(map(len, groups))
-    gutter = 1.5 * _STEP_X + sans_width(max(_step_names(course), key=len), _LABEL)
+    gutter = 1.5 * _STEP_X + sans_width(max(_step_names(chart), key=len), _LABEL)
     around = gutter + _GAP * (len(groups) - 1) + _MARGIN
     pitch = min(_WIDEST, (_LEAST_WIDTH - around) / ranks)
-    labels = [chip_width(name_of(move.block)) + 24 for move in course.moves]
-    cells = [cell_size(meeting_text(meeting.attend), pitch - _APART)[0] + _APART for meeting in course.meetings]
+    labels = [chip_width(name_of(move.block)) + 24 for move in chart.moves]
+    cells = [cell_size(attend_text(attend.attend), pitch - _APART)[0] + _APART for attend in chart.attends]
     pitch = max([pitch, *labels, *cells])
     width = math.ceil(max(_LEAST_WIDTH, around + ranks * pitch))
     left = gutter + (width - around - ranks * pitch) / 2
@@ -74,9 +74,9 @@ def columns(course: Course, groups: tuple[range, ...]) -> Columns:
     return Columns(centres, pitch, width, groups)
 
 
-def _step_names(course: Course) -> list[str]:
-    last = max(meeting.step for meeting in course.meetings)
-    return [f"step {step}" if step <= last else "finish" for step in range(course.steps)]
+def _step_names(chart: Chart) -> list[str]:
+    last = max(attend.step for attend in chart.attends)
+    return [f"step {step}" if step <= last else "finish" for step in range(chart.steps)]
 
 
 @dataclass(frozen=True)
@@ -123,17 +123,17 @@ def _lanes(moves: Iterable[Move]) -> list[list[_Bundle]]:
     return found
 
 
-def draw_sheet(parent: ET.Element, course: Course, place: Columns, top: float) -> float:
+def draw_sheet(parent: ET.Element, chart: Chart, place: Columns, top: float) -> float:
     """Append the table of steps.
 
     Returns:
         Where it ends.
     """
-    meetings: dict[int, list[Meeting]] = defaultdict(list)
+    attends: dict[int, list[AttendAt]] = defaultdict(list)
     moves: dict[int, list[Move]] = defaultdict(list)
-    for meeting in course.meetings:
-        meetings[meeting.step].append(meeting)
-    for move in course.moves:
+    for attend in chart.attends:
+        attends[attend.step].append(attend)
+    for move in chart.moves:
         moves[move.step].append(move)
 
     bands, lifelines, rows = (add(parent, "g") for _ in range(3))
@@ -142,8 +142,8 @@ def draw_sheet(parent: ET.Element, course: Course, place: Columns, top: float) -
         rectangle(rows, head, class_of_rank(rank), rx=4)
         write(rows, f"rank {rank}", (head.centre[0], head.centre[1] + 4.2), _LABEL, "middle strong")
     y = top + _HEAD + 6
-    for step, name in enumerate(_step_names(course)):
-        height = _row(rows, meetings[step], _lanes(moves[step]), place, y)
+    for step, name in enumerate(_step_names(chart)):
+        height = _row(rows, attends[step], _lanes(moves[step]), place, y)
         if step % 2 == 0:
             rectangle(bands, Box(6, y, place.width - 12, height), "band")
         write(rows, name, (_STEP_X, y + _ABOVE + 15), _LABEL, "muted")
@@ -159,14 +159,14 @@ def draw_sheet(parent: ET.Element, course: Course, place: Columns, top: float) -
 
 
 def _row(
-    parent: ET.Element, meetings: Sequence[Meeting], lanes: Sequence[Sequence[_Bundle]], place: Columns, y: float
+    parent: ET.Element, attends: Sequence[AttendAt], lanes: Sequence[Sequence[_Bundle]], place: Columns, y: float
 ) -> float:
     """Append one step; how high it is."""
     end = y + _ABOVE
-    if meetings:
-        height = max(cell_size(meeting_text(meeting.attend), place.pitch - _APART)[1] for meeting in meetings)
-        for meeting in meetings:
-            meeting_cell(parent, meeting, place.box(meeting.rank, end, height))
+    if attends:
+        height = max(cell_size(attend_text(attend.attend), place.pitch - _APART)[1] for attend in attends)
+        for attend in attends:
+            attend_cell(parent, attend, place.box(attend.rank, end, height))
         end += height + _ABOVE
     for lane in lanes:
         for bundle in lane:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from fractions import Fraction
 
-from tokenring_xdit.schedule.drawing.course import Move
+from tokenring_xdit.schedule.drawing.chart import Move
 from tokenring_xdit.schedule.plan import Block, Channel, Kind
 
 __all__ = ["UNITS", "busiest", "groups", "loads", "thickness", "units"]

@@ -1,4 +1,4 @@
-"""What an attention call is about, for those who plan it: lengths, heads, and how many bytes each block has."""
+"""An attention call over several ranks, without its tensors: shapes, and where each block lies in them."""
 
 from __future__ import annotations
 
@@ -6,26 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.schedule import Attend, Block, Kind, Mask
+from tokenring_xdit.schedule.plan import Block, Kind
 
-__all__ = ["Attention", "Problem", "even_shares"]
+__all__ = ["LSE_BYTES", "Problem", "Shape", "even_shares"]
 
-_LSE_BYTES = 4
+LSE_BYTES = 4
+"""Of a log-sum-exp, which is always fp32."""
 
-
-@dataclass(frozen=True)
-class Attention:
-    """What a call of the attention kernel computes.
-
-    Attributes:
-        flops: Floating point operations: a multiplication and an addition for each of two products, half if causal.
-        heads: Query heads of all items.
-        queries: Tokens of each.
-    """
-
-    flops: float
-    heads: int
-    queries: int
+Shape = tuple[int, int, int, int]
+"""``[B, H, S, D]``."""
 
 
 @dataclass(frozen=True)
@@ -103,43 +92,33 @@ class Problem:
         """The same with key heads repeated for the query heads that share them, as xfuser does it."""
         return replace(self, kv_heads=self.heads)
 
-    def elements(self, block: Block) -> int:
-        """Elements of a block; of keys and values both are counted."""
+    def area(self, block: Block) -> tuple[int, int, int, int]:
+        """Where a block lies in its owner's tensors: first and last head, first and last token, the last excluded."""
         keys = block.kind is Kind.KV
-        length = (self.kv_lengths if keys else self.q_lengths)[block.owner]
-        return (2 if keys else 1) * self.rows(block, length) * self.head_dim
+        lengths, heads = (self.kv_lengths, self.kv_heads) if keys else (self.q_lengths, self.heads)
+        return *block.heads.bounds(heads), *block.tokens.bounds(lengths[block.owner])
 
-    def rows(self, block: Block, length: int) -> int:
-        """Tokens times heads times items of a block whose owner has ``tokens`` tokens."""
-        heads = self.kv_heads if block.kind is Kind.KV else self.heads
-        (first, last), (low, high) = block.tokens.bounds(length), block.heads.bounds(heads)
-        return self.batch * (last - first) * (high - low)
+    def shape(self, block: Block) -> Shape:
+        """Shape of a block's tensors, ``[B, H, S, D]``; for a partial output that of the output."""
+        low, high, first, last = self.area(block)
+        return self.batch, high - low, last - first, self.head_dim
 
     def size(self, block: Block) -> int:
-        """Bytes of a block on its way; a partial output has its log-sum-exp with it."""
+        """Bytes of a block on its way: of keys and values together, of a partial output with its log-sum-exp."""
+        batch, heads, tokens, head_dim = self.shape(block)
+        rows = batch * heads * tokens
         if block.kind is Kind.O:
-            rows = self.rows(block, self.q_lengths[block.owner])
-            return rows * (self.head_dim * self.partial_bytes + _LSE_BYTES)
-        return self.elements(block) * self.element_bytes
-
-    def partial_memory(self, block: Block) -> int:
-        """Bytes of a partial output that is being summed up, in fp32."""
-        return self.rows(block, self.q_lengths[block.owner]) * (self.head_dim + 1) * 4
-
-    def attention(self, attends: Sequence[Attend]) -> Attention:
-        """The kernel call of queries and the blocks of keys that they meet at once."""
-        q = attends[0].narrowed[0]
-        first, last = q.tokens.bounds(self.q_lengths[q.owner])
-        low, high = q.heads.bounds(self.heads)
-        heads, queries = self.batch * (high - low), last - first
-        flops = 0.0
-        for attend in attends:
-            start, end = attend.kv.tokens.bounds(self.kv_lengths[attend.kv.owner])
-            flops += (4.0 if attend.mask is Mask.FULL else 2.0) * heads * queries * (end - start) * self.head_dim
-        return Attention(flops, heads, queries)
+            return rows * (head_dim * self.partial_bytes + LSE_BYTES)
+        return block.kind.messages * rows * head_dim * self.element_bytes
 
 
 def even_shares(tokens: int, ranks: int) -> tuple[int, ...]:
     """Tokens of each rank, as even as can be, the longer shards first."""
     short, longer = divmod(tokens, ranks)
     return tuple(short + (rank < longer) for rank in range(ranks))
+
+
+def sum_size(shape: Sequence[int]) -> int:
+    """Bytes of an output ``[B, H, S, D]`` with its log-sum-exp while it is summed up, in fp32."""
+    batch, heads, tokens, head_dim = shape
+    return batch * heads * tokens * (head_dim * 4 + LSE_BYTES)

@@ -1,0 +1,243 @@
+"""What each rank does in order, with what it costs on a machine: posts, works, waits.
+
+:mod:`~tokenring_xdit.planning.simulate` runs these on a network. They are read off lowered programs, step by step.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from tokenring_xdit.planning.cost import Attention, Cost
+from tokenring_xdit.schedule import Activity, Block
+from tokenring_xdit.schedule.lower.program import Collective, Concat, Kernel, Merge, Pack, Part, Post, RankProgram
+
+__all__ = ["Message", "Posting", "TimedStep", "Work", "timed"]
+
+
+@dataclass(eq=False, slots=True)
+class Message:
+    """One message between two ranks: the same object in the steps of both.
+
+    Attributes:
+        source: Sender.
+        target: Receiver.
+        channel: Name of the channel: each pair of ranks has a connection on each, and its messages keep their order.
+        size: Bytes.
+        what: The block; its text is for people.
+        after: What has to have gone before it goes, besides those before it on its connection.
+        before: What has this one as its ``after``.
+    """
+
+    source: int
+    target: int
+    channel: str
+    size: int
+    what: Block | str
+    after: Message | None = None
+    before: Message | None = None
+
+
+class Posting(NamedTuple):
+    """Messages announced and handed over, once what they hold is here; nothing is waited for afterwards.
+
+    Attributes:
+        needs: Messages that have to have come.
+        recvs: What may come now.
+        sends: What goes.
+        seconds: What that costs the rank.
+        launch: What it costs the rank's host, which runs ahead.
+        ordered: The channel where these are one exchange, which begins when those before it are over and is over as
+            a whole; empty where each message is for itself.
+    """
+
+    needs: tuple[Message, ...]
+    recvs: tuple[Message, ...]
+    sends: tuple[Message, ...]
+    seconds: float
+    launch: float = 0.0
+    ordered: str = ""
+
+
+class Work(NamedTuple):
+    """The rank computes, once what it needs is here.
+
+    Attributes:
+        activity: What for.
+        needs: Messages that have to have come, or, of the rank's own, to have gone.
+        seconds: How long, undisturbed.
+        what: What with; its text is for people.
+        launch: What it costs the rank's host, which runs ahead.
+    """
+
+    activity: Activity
+    needs: tuple[Message, ...]
+    seconds: float
+    what: Kernel | Concat | Merge | str
+    launch: float = 0.0
+
+
+TimedStep = Posting | Work
+
+
+class _Messages:
+    """Makes each message once, for its sender or receiver, whoever asks first; the other finds it."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[int, int, str], list[Message]] = defaultdict(list)
+        self._sent: dict[tuple[int, int, str], int] = defaultdict(int)
+        self._awaited: dict[tuple[int, int, str], int] = defaultdict(int)
+
+    def sent(self, source: int, target: int, channel: str, size: int, what: Block | str) -> Message:
+        """The next one that the source sends to the target."""
+        return self._next(self._sent, (source, target, channel), size, what)
+
+    def awaited(self, source: int, target: int, channel: str, size: int, what: Block | str) -> Message:
+        """The next one that the target awaits from the source."""
+        return self._next(self._awaited, (source, target, channel), size, what)
+
+    def _next(
+        self, counts: dict[tuple[int, int, str], int], connection: tuple[int, int, str], size: int, what: Block | str
+    ) -> Message:
+        made, number = self._made[connection], counts[connection]
+        counts[connection] = number + 1
+        if number == len(made):
+            made.append(Message(*connection, size, what))
+        return made[number]
+
+
+def timed(programs: Sequence[RankProgram], cost: Cost) -> tuple[tuple[TimedStep, ...], ...]:
+    """Give what ranks do its cost.
+
+    Args:
+        programs: Of all ranks.
+        cost: The machine.
+    """
+    messages = _Messages()
+    return tuple(tuple(_Rank(rank, program, cost, messages).steps()) for rank, program in enumerate(programs))
+
+
+class _Rank:
+    def __init__(self, number: int, program: RankProgram, cost: Cost, messages: _Messages) -> None:
+        self._number, self._program, self._cost, self._messages = number, program, cost, messages
+        self._came: dict[int, Message] = {}  # what brings the content of a slot
+        self._packed: list[int] = []  # bytes of what the next post sends
+
+    def steps(self) -> Iterator[TimedStep]:
+        cost, launches = self._cost, self._cost.launches
+        if self._program.ours:
+            yield Work(Activity.WAIT, (), cost.call_overhead, "the call", launches.call)
+        for _, step in self._program.steps:
+            if isinstance(step, Post):
+                if step.collective is Collective.ALL_GATHER:
+                    yield from self._all_gather(step)
+                elif step.collective is Collective.ALL_TO_ALL:
+                    yield from self._all_to_all(step)
+                else:
+                    yield self._post(step)
+            elif isinstance(step, Pack):
+                self._packed.append(self._size(step.slot))
+                self._came.pop(step.slot, None)
+            elif isinstance(step, Concat):
+                needs = self._needs(*(part.slot for part in step.parts))
+                self._came.pop(step.slot, None)
+                yield Work(Activity.MERGE, needs, cost.fold(self._size(step.slot)), step, launches.fold)
+            elif isinstance(step, Merge):
+                slots = [partial.slot for partial in step.partials]
+                seconds = cost.fold(sum(map(self._size, slots)))
+                yield Work(Activity.MERGE, self._needs(*slots), seconds, step, launches.fold)
+            else:
+                seconds = cost.attend(self._attention(step))
+                yield Work(
+                    Activity.ATTEND, self._needs(step.keys.slot, step.queries.slot), seconds, step, launches.attend
+                )
+
+    def _attention(self, step: Kernel) -> Attention:
+        head_dim = self._program.slots[step.queries.slot].shape[3]
+        operations = 2.0 if step.causal else 4.0
+        return Attention(operations * step.heads * step.q_tokens * step.kv_tokens * head_dim, step.heads, step.q_tokens)
+
+    def _needs(self, *slots: int) -> tuple[Message, ...]:
+        return tuple(self._came[slot] for slot in slots if slot in self._came)
+
+    def _size(self, slot: int) -> int:
+        return self._program.slots[slot].size
+
+    def _part_size(self, part: Part) -> int:
+        if part.cut is None:
+            return self._size(part.slot)
+        slot, (low, high, first, last) = self._program.slots[part.slot], part.cut
+        return slot.size * (high - low) * (last - first) // max(1, slot.shape[1] * slot.shape[2])
+
+    def _packing(self) -> tuple[float, float]:
+        """Seconds of packing what the next post sends, and what the host takes."""
+        packed, self._packed = self._packed, []
+        return sum(map(self._cost.fold, packed)), len(packed) * self._cost.launches.fold
+
+    def _post(self, step: Post) -> Posting:
+        needs = self._needs(*(part.slot for part in step.payloads))
+        recvs = [
+            self._messages.awaited(recv.peer, self._number, recv.channel, self._size(recv.slot), recv.block)
+            for recv in step.recvs
+        ]
+        self._came.update((recv.slot, message) for recv, message in zip(step.recvs, recvs, strict=True))
+        sends = [
+            self._messages.sent(
+                self._number, send.peer, send.channel, self._part_size(step.payloads[send.payload]), send.block
+            )
+            for send in step.sends
+        ]
+        seconds, launch = self._packing()
+        seconds += step.messages * self._cost.message_overhead
+        launch += step.messages * self._cost.launches.message
+        ordered = ""
+        if self._cost.in_order:
+            ordered = next((transfer.channel for transfer in step.transfers), "")
+        return Posting(needs, tuple(recvs), tuple(sends), seconds, launch, ordered)
+
+    def _all_gather(self, step: Post) -> Iterator[TimedStep]:
+        """Round a ring, one neighbour at a time, in gloo as in NCCL's plain algorithm."""
+        seconds, launch = self._packing()
+        (payload,) = step.payloads
+        blocks = {recv.peer: (recv.block, self._size(recv.slot)) for recv in step.recvs}
+        blocks[self._number] = step.sends[0].block, self._part_size(payload)
+        slots = {recv.peer: recv.slot for recv in step.recvs}
+        ranks = sorted(blocks)
+        at, channel = ranks.index(self._number), step.sends[0].channel
+        before, after = ranks[at - 1], ranks[(at + 1) % len(ranks)]
+        came = self._needs(payload.slot)
+        sent: list[Message] = []
+        for hop in range(len(ranks) - 1):
+            going, coming = ranks[at - hop], ranks[at - hop - 1]
+            recv = self._messages.awaited(before, self._number, channel, blocks[coming][1], blocks[coming][0])
+            send = self._messages.sent(self._number, after, channel, blocks[going][1], blocks[going][0])
+            launch += 0.0 if hop else self._cost.launches.collective
+            yield Posting(came, (recv,), (send,), seconds + 2 * self._cost.message_overhead, launch)
+            seconds = launch = 0.0
+            came = (recv,)
+            sent.append(send)
+            self._came[slots[coming]] = recv
+        if step.blocks:
+            yield Work(Activity.WAIT, (*came, *sent), 0.0, "all of it")
+
+    def _all_to_all(self, step: Post) -> Iterator[TimedStep]:
+        seconds, launch = self._packing()
+        needs = self._needs(*(part.slot for part in step.payloads))
+        recvs, sends = [], []
+        for recv, send in zip(step.recvs, step.sends, strict=True):
+            size = self._part_size(step.payloads[send.payload])
+            back = self._messages.awaited(recv.peer, self._number, recv.channel, self._size(recv.slot), recv.block)
+            there = self._messages.sent(self._number, send.peer, send.channel, size, send.block)
+            peer = send.peer
+            if self._cost.turns_in_all_to_all and (self._number < peer) == bool((self._number + peer) % 2):
+                there.after, back.before = back, there
+            self._came[recv.slot] = back
+            recvs.append(back)
+            sends.append(there)
+        seconds += 2 * len(sends) * self._cost.message_overhead
+        launch += self._cost.launches.collective
+        yield Posting(needs, tuple(recvs), tuple(sends), seconds, launch)
+        if step.blocks:
+            yield Work(Activity.WAIT, tuple(recvs), 0.0, str(step))

@@ -1,0 +1,303 @@
+"""What a rank does in a call of given shapes: steps over numbered slots. One program for each rank.
+
+A :class:`~tokenring_xdit.schedule.plan.Schedule` names blocks; a :class:`RankProgram` names memory. The executor runs
+it, the simulator times it, forecasts of memory and pictures are read off it, and none of them works out anything that
+is not in it. :func:`~tokenring_xdit.schedule.lower.prove` proves a set of them.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import NamedTuple
+
+from tokenring_xdit.schedule.plan import Attend, Block
+from tokenring_xdit.schedule.problem import Shape
+
+__all__ = [
+    "OWN_KV",
+    "OWN_Q",
+    "RESULT",
+    "Collective",
+    "Concat",
+    "Cut",
+    "Form",
+    "Kernel",
+    "Merge",
+    "Pack",
+    "Part",
+    "Partial",
+    "Post",
+    "RankProgram",
+    "Recv",
+    "Send",
+    "Slot",
+    "Step",
+    "Target",
+    "reads",
+    "writes",
+]
+
+OWN_Q, OWN_KV, RESULT = 0, 1, 2
+"""Slots of this rank's own queries, of its keys and values, and of its result."""
+
+Cut = tuple[int, int, int, int]
+"""First and last head, first and last token, the last excluded."""
+
+
+class Form(Enum):
+    """What a slot holds."""
+
+    QUERIES = "queries"
+    KEYS = "keys"
+    """Keys and values: two tensors."""
+    PARTIAL = "partial"
+    """A partial output and its log-sum-exp as one message."""
+    SUM = "sum"
+    """An output and its log-sum-exp that kernels and merges add to."""
+
+    @property
+    def tensors(self) -> int:
+        """Tensors of a slot, each of which is a message of its own."""
+        return 2 if self is Form.KEYS else 1
+
+
+class Slot(NamedTuple):
+    """Memory of a rank.
+
+    Attributes:
+        form: What it holds.
+        shape: Of each of its tensors, ``[B, H, S, D]``; of an output without its log-sum-exp.
+        size: Bytes of all of it.
+    """
+
+    form: Form
+    shape: Shape
+    size: int
+
+
+class Part(NamedTuple):
+    """Queries, or keys and values, to be read.
+
+    Attributes:
+        slot: Where they are.
+        cut: Which heads and tokens of what is there; ``None`` for all.
+    """
+
+    slot: int
+    cut: Cut | None = None
+
+
+class Recv(NamedTuple):
+    """A block that comes.
+
+    Attributes:
+        channel: The channel.
+        peer: Who sends it.
+        slot: Where it goes.
+        block: Its name.
+        exchange: Index of the exchange of the plan that brings it.
+    """
+
+    channel: str
+    peer: int
+    slot: int
+    block: Block
+    exchange: int
+
+    def __str__(self) -> str:
+        return f"block {self.block}"
+
+
+class Send(NamedTuple):
+    """A block that goes.
+
+    Attributes:
+        channel: The channel.
+        peer: Who gets it.
+        payload: Index of what goes in :attr:`Post.payloads`: several peers may get the same.
+        block: Its name.
+    """
+
+    channel: str
+    peer: int
+    payload: int
+    block: Block
+
+
+class Collective(Enum):
+    """An exchange that all ranks of a group make alike."""
+
+    ALL_GATHER = "all-gather"
+    ALL_TO_ALL = "all-to-all"
+
+
+class Post(NamedTuple):
+    """Transfers that are posted together, receives first; what arrives is waited for where it is first read.
+
+    Attributes:
+        recvs: What comes, with receives of later exchanges where the transport wants them early.
+        payloads: What goes, each once.
+        sends: Who gets what.
+        messages: Messages of the exchange itself, those included whose receive was posted earlier.
+        collective: What the transfers are together, where a collective does them.
+        blocks: Whether the rank waits until all of it is over.
+    """
+
+    recvs: tuple[Recv, ...]
+    payloads: tuple[Part, ...]
+    sends: tuple[Send, ...]
+    messages: int
+    collective: Collective | None = None
+    blocks: bool = False
+
+    @property
+    def transfers(self) -> list[Recv | Send]:
+        """All of them, receives first."""
+        return [*self.recvs, *self.sends]
+
+    def __str__(self) -> str:
+        return f"exchange {' and '.join(dict.fromkeys(transfer.channel for transfer in self.transfers))}"
+
+
+class Pack(NamedTuple):
+    """A sum becomes a message; its slot is empty afterwards.
+
+    Attributes:
+        source: The sum; empty where a rank had no keys to add.
+        slot: Where the message goes.
+        block: Its name.
+    """
+
+    source: int
+    slot: int
+    block: Block
+
+
+class Concat(NamedTuple):
+    """Queries, or keys and values, of several blocks put one behind the other along their tokens.
+
+    Attributes:
+        parts: The blocks.
+        slot: Where they go.
+        blocks: Their names.
+    """
+
+    parts: tuple[Part, ...]
+    slot: int
+    blocks: tuple[Block, ...]
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.blocks))
+
+
+class Target(NamedTuple):
+    """Where the output of a kernel call, or a part of it, is added.
+
+    Attributes:
+        slot: The sum.
+        cut: Which heads and tokens of the sum; ``None`` for all.
+        rows: First and last token of the kernel's output, the last excluded; ``None`` for all.
+    """
+
+    slot: int
+    cut: Cut | None = None
+    rows: tuple[int, int] | None = None
+
+
+class Kernel(NamedTuple):
+    """One call of the attention kernel.
+
+    Attributes:
+        queries: The queries.
+        keys: The keys and values.
+        causal: Whether a query sees the keys up to its own position only.
+        targets: Where the output goes.
+        heads: Query heads of all items.
+        q_tokens: Tokens of the queries.
+        kv_tokens: Tokens of the keys.
+        attends: What it carries out of the plan.
+    """
+
+    queries: Part
+    keys: Part
+    causal: bool
+    targets: tuple[Target, ...]
+    heads: int
+    q_tokens: int
+    kv_tokens: int
+    attends: tuple[Attend, ...]
+
+    def __str__(self) -> str:
+        queries = dict.fromkeys(str(attend.q) for attend in self.attends)
+        keys = dict.fromkeys(str(attend.kv) for attend in self.attends)
+        return f"{', '.join(queries)} to {', '.join(keys)}"
+
+
+class Partial(NamedTuple):
+    """A partial output that came home.
+
+    Attributes:
+        slot: Where it arrived.
+        cut: Which heads and tokens of the result; ``None`` for all.
+        block: Its name.
+    """
+
+    slot: int
+    cut: Cut | None
+    block: Block
+
+
+class Merge(NamedTuple):
+    """Partial outputs that came home, added to the result.
+
+    Attributes:
+        partials: All of them.
+    """
+
+    partials: tuple[Partial, ...]
+
+    def __str__(self) -> str:
+        return ", ".join(str(partial.block) for partial in self.partials)
+
+
+Step = Post | Pack | Concat | Kernel | Merge
+
+
+class RankProgram(NamedTuple):
+    """What a rank does.
+
+    Attributes:
+        slots: Its memory; the first three are its queries, its keys and values, and its result.
+        steps: What it does in order, each with the index of its action in the plan.
+        peak: Most bytes that it holds at once beside its inputs.
+        ours: Whether it is a call of this package, which takes time of its own.
+    """
+
+    slots: tuple[Slot, ...]
+    steps: tuple[tuple[int, Step], ...]
+    peak: int
+    ours: bool = True
+
+
+def reads(step: Step) -> tuple[int, ...]:
+    """Slots whose content a step needs."""
+    if isinstance(step, Post):
+        return tuple(part.slot for part in step.payloads)
+    if isinstance(step, Pack):
+        return (step.source,)
+    if isinstance(step, Concat):
+        return tuple(part.slot for part in step.parts)
+    if isinstance(step, Kernel):
+        return step.queries.slot, step.keys.slot
+    return tuple(partial.slot for partial in step.partials)
+
+
+def writes(step: Step) -> tuple[int, ...]:
+    """Slots whose content a step changes."""
+    if isinstance(step, Post):
+        return tuple(recv.slot for recv in step.recvs)
+    if isinstance(step, Pack | Concat):
+        return (step.slot,)
+    if isinstance(step, Kernel):
+        return tuple(target.slot for target in step.targets)
+    return (RESULT,)

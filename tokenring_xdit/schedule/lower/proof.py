@@ -1,0 +1,405 @@
+"""The proof of lowered programs: all ranks side by side, with what each slot holds in place of numbers.
+
+What holds of programs that pass :func:`prove`:
+
+* messages match in number, order, form, shape and bytes for each source, destination and channel;
+* nothing is read that is not there, and no slot is written while what is in it is needed, arrives or leaves, unless the
+  rank waits for that first, as the executor does;
+* each rank's result has every pair of a query and a key that the mask asks for, once, and no other;
+* every rank gets to its end, on a transport whose transfers are independent, or which works off the exchanges of a
+  channel in order, even where no send is over before its receive has been posted.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import combinations, zip_longest
+from typing import NamedTuple
+
+from tokenring_xdit.errors import VerificationError
+from tokenring_xdit.schedule.lower.program import (
+    OWN_KV,
+    OWN_Q,
+    RESULT,
+    Concat,
+    Cut,
+    Form,
+    Kernel,
+    Merge,
+    Pack,
+    Part,
+    Post,
+    RankProgram,
+    reads,
+    writes,
+)
+from tokenring_xdit.schedule.plan import Mask
+from tokenring_xdit.schedule.problem import Problem
+
+__all__ = ["prove"]
+
+
+class _Area(NamedTuple):
+    """Heads and tokens of a rank's queries, or of its keys and values."""
+
+    owner: int
+    low: int
+    high: int
+    first: int
+    last: int
+
+    @property
+    def tokens(self) -> int:
+        return self.last - self.first
+
+    def within(self, cut: Cut | None) -> _Area:
+        if cut is None:
+            return self
+        low, high, first, last = cut
+        return _Area(self.owner, self.low + low, self.low + high, self.first + first, self.first + last)
+
+
+class _Pairs(NamedTuple):
+    """Queries and the keys that they have attended, in all combinations; causal: those up to their own position."""
+
+    queries: _Area
+    keys: _Area
+    causal: bool
+
+    @property
+    def number(self) -> int:
+        return (self.queries.high - self.queries.low) * self.queries.tokens * self.keys.tokens
+
+    def overlaps(self, other: _Pairs) -> bool:
+        (_, low, high, first, last), (_, other_low, other_high, other_first, other_last) = self.queries, other.queries
+        return (
+            max(low, other_low) < min(high, other_high)
+            and max(first, other_first) < min(last, other_last)
+            and max(self.keys.first, other.keys.first) < min(self.keys.last, other.keys.last)
+        )
+
+
+class _Content(NamedTuple):
+    """What a slot holds.
+
+    Attributes:
+        form: Of what it holds.
+        areas: Which queries or keys, one behind the other; of a sum or partial output, of which queries it is.
+        pairs: What a sum or partial output is made of.
+    """
+
+    form: Form
+    areas: tuple[_Area, ...]
+    pairs: tuple[_Pairs, ...] = ()
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Heads and tokens."""
+        return self.areas[0].high - self.areas[0].low, sum(area.tokens for area in self.areas)
+
+
+_Route = tuple[int, int, str]
+"""Source, destination, channel."""
+
+
+class _Transfer(NamedTuple):
+    """A message by its route, and which one it is there."""
+
+    route: _Route
+    number: int
+
+
+class _Side(NamedTuple):
+    """What one side of a transfer says of it."""
+
+    action: int
+    form: Form
+    heads: int
+    tokens: int
+    size: int
+
+
+def prove(
+    name: str, programs: Sequence[RankProgram], problem: Problem, *, mask: Mask = Mask.FULL, in_order: bool
+) -> None:
+    """Refuse programs that could compute wrongly or wait for ever.
+
+    Args:
+        name: What to call them.
+        programs: Of all ranks.
+        problem: The shapes.
+        mask: Which pairs are asked for.
+        in_order: Whether the transport works off the exchanges of a channel one after the other.
+
+    Raises:
+        VerificationError: Naming the rank and the action at fault.
+    """
+    _Proof(name, programs, problem, mask, in_order).run()
+
+
+class _Rank:
+    def __init__(self, number: int, program: RankProgram, problem: Problem) -> None:
+        self.number, self.slots, self.steps = number, program.slots, program.steps
+        self.at = 0
+        queries = _Area(number, 0, problem.heads, 0, problem.q_lengths[number])
+        keys = _Area(number, 0, problem.kv_heads, 0, problem.kv_lengths[number])
+        self.content = {
+            OWN_Q: _Content(Form.QUERIES, (queries,)),
+            OWN_KV: _Content(Form.KEYS, (keys,)),
+            RESULT: _Content(Form.SUM, (queries,)),
+        }
+        self.arriving: dict[int, _Transfer] = {}  # by slot
+        self.leaving: dict[int, list[_Transfer]] = defaultdict(list)
+
+
+class _Proof:
+    def __init__(
+        self, name: str, programs: Sequence[RankProgram], problem: Problem, mask: Mask, in_order: bool
+    ) -> None:
+        self._name, self._problem, self._mask, self._in_order = name, problem, mask, in_order
+        self._ranks = [_Rank(rank, program, problem) for rank, program in enumerate(programs)]
+        self._sent: dict[_Route, list[tuple[_Side, _Content]]] = defaultdict(list)
+        self._expected: dict[_Route, list[_Side]] = defaultdict(list)
+        # On a transport that works in order, of each rank and channel: its exchanges, and how many of them are over.
+        self._queues: dict[tuple[int, str], list[list[_Transfer]]] = defaultdict(list)
+        self._done: dict[tuple[int, str], int] = defaultdict(int)
+        self._places: dict[tuple[int, _Transfer], tuple[tuple[int, str], int]] = {}
+
+    def run(self) -> None:
+        """Let all ranks get as far as they can, which no order of theirs changes, then see what came of it."""
+        moved = True
+        while moved:
+            advanced = [self._advance(rank) for rank in self._ranks]
+            moved = any(advanced)
+            while self._in_order and self._work_off():
+                moved = True
+        for rank in self._ranks:
+            if rank.at < len(rank.steps):
+                raise self._fail(rank, rank.steps[rank.at][0], "waits for ever for what it needs")
+        self._refuse_unmatched()
+        for rank in self._ranks:
+            self._refuse_incomplete(rank)
+
+    def _fail(self, rank: _Rank | int, index: int | None, problem: str) -> VerificationError:
+        number = rank if isinstance(rank, int) else rank.number
+        return VerificationError(self._name, number, index, f"{problem}, once lowered to slots")
+
+    def _advance(self, rank: _Rank) -> bool:
+        """Run one rank until it waits or ends; whether it got anywhere."""
+        start = rank.at
+        while rank.at < len(rank.steps):
+            index, step = rank.steps[rank.at]
+            if isinstance(step, Post | Pack | Concat) and not all(self._is_idle(rank, slot) for slot in writes(step)):
+                break
+            if not isinstance(step, Pack) and not all(self._is_here(rank, slot) for slot in reads(step)):
+                break
+            if isinstance(step, Post):
+                self._post(rank, index, step)
+            elif isinstance(step, Pack):
+                self._pack(rank, index, step)
+            elif isinstance(step, Concat):
+                self._concat(rank, index, step)
+            elif isinstance(step, Kernel):
+                self._attend(rank, index, step)
+            else:
+                self._merge(rank, index, step)
+            rank.at += 1
+        return rank.at > start
+
+    # -- slots -------------------------------------------------------------------------------------------------------
+
+    def _is_here(self, rank: _Rank, slot: int) -> bool:
+        """Whether a slot holds something; ``False`` while that is on its way."""
+        if slot in rank.arriving:
+            if not self._is_over(rank, rank.arriving[slot]):
+                return False
+            transfer = rank.arriving.pop(slot)
+            rank.content[slot] = self._sent[transfer.route][transfer.number][1]
+        if slot not in rank.content:
+            raise self._fail(rank, rank.steps[rank.at][0], f"reads slot {slot}, which holds nothing")
+        return True
+
+    def _is_idle(self, rank: _Rank, slot: int) -> bool:
+        """Whether a slot may be written: nothing arrives there any more, and nothing leaves."""
+        if slot <= RESULT or slot >= len(rank.slots):
+            raise self._fail(rank, rank.steps[rank.at][0], f"writes to slot {slot}, which is no memory for messages")
+        if slot in rank.arriving and not self._is_here(rank, slot):
+            return False
+        if not all(self._is_over(rank, transfer) for transfer in rank.leaving[slot]):
+            return False
+        rank.leaving[slot].clear()
+        return True
+
+    def _put(self, rank: _Rank, index: int, slot: int, content: _Content) -> None:
+        self._refuse_other_shape(rank, index, slot, content.form, content.extent)
+        rank.content[slot] = content
+
+    def _refuse_other_shape(self, rank: _Rank, index: int, slot: int, form: Form, extent: tuple[int, int]) -> None:
+        there = rank.slots[slot]
+        if (there.form, there.shape[1:3]) != (form, extent):
+            problem = f"puts {form.value} of {extent[0]} heads and {extent[1]} tokens into slot {slot}, which is for "
+            problem += f"{there.form.value} of {there.shape[1]} and {there.shape[2]}"
+            raise self._fail(rank, index, problem)
+
+    def _view(self, rank: _Rank, index: int, part: Part) -> _Content:
+        content = rank.content[part.slot]
+        if part.cut is None:
+            return content
+        low, high, first, last = part.cut
+        heads, tokens = content.extent
+        if len(content.areas) > 1 or not (0 <= low < high <= heads and 0 <= first < last <= tokens):
+            raise self._fail(rank, index, f"cuts slot {part.slot} where it cannot be cut")
+        return content._replace(areas=(content.areas[0].within(part.cut),))
+
+    # -- steps -------------------------------------------------------------------------------------------------------
+
+    def _post(self, rank: _Rank, index: int, step: Post) -> None:
+        exchange: dict[str, list[_Transfer]] = defaultdict(list)
+        for recv in step.recvs:
+            slot, route = rank.slots[recv.slot], (recv.peer, rank.number, recv.channel)
+            transfer = _Transfer(route, len(self._expected[route]))
+            self._expected[route].append(_Side(index, slot.form, slot.shape[1], slot.shape[2], slot.size))
+            self._match(transfer)
+            rank.content.pop(recv.slot, None)
+            if recv.slot in rank.arriving:
+                raise self._fail(rank, index, f"receives twice into slot {recv.slot}")
+            rank.arriving[recv.slot] = transfer
+            exchange[recv.channel].append(transfer)
+        for send in step.sends:
+            part = step.payloads[send.payload]
+            content, route = self._view(rank, index, part), (rank.number, send.peer, send.channel)
+            if content.form is Form.SUM:
+                raise self._fail(rank, index, f"sends slot {part.slot}, which is no message")
+            transfer = _Transfer(route, len(self._sent[route]))
+            side = _Side(index, content.form, *content.extent, self._size(rank, part, content))
+            self._sent[route].append((side, content))
+            self._match(transfer)
+            rank.leaving[part.slot].append(transfer)
+            exchange[send.channel].append(transfer)
+        for channel, transfers in exchange.items():
+            key = rank.number, channel
+            self._places.update({(rank.number, t): (key, len(self._queues[key])) for t in transfers})
+            self._queues[key].append(transfers)
+
+    def _size(self, rank: _Rank, part: Part, content: _Content) -> int:
+        slot, (heads, tokens) = rank.slots[part.slot], content.extent
+        return slot.size * heads * tokens // (slot.shape[1] * slot.shape[2])
+
+    def _match(self, transfer: _Transfer) -> None:
+        """Compare both sides of a transfer, once both are known."""
+        route, number = transfer
+        if number >= min(len(self._sent[route]), len(self._expected[route])):
+            return
+        sent, expected = self._sent[route][number][0], self._expected[route][number]
+        if sent[1:] != expected[1:]:
+            problem = (
+                f"expects {expected.form.value} of {expected.heads} heads, {expected.tokens} tokens and "
+                f"{expected.size} bytes from rank {route[0]} on channel {route[2]}, which sends {sent.form.value} of "
+                f"{sent.heads}, {sent.tokens} and {sent.size}"
+            )
+            raise self._fail(route[1], expected.action, problem)
+
+    def _pack(self, rank: _Rank, index: int, step: Pack) -> None:
+        nothing = _Content(Form.SUM, (_Area(step.block.owner, *self._problem.area(step.block)),))
+        content = rank.content.pop(step.source, nothing)
+        if content.form is not Form.SUM or step.source == RESULT:
+            raise self._fail(rank, index, f"packs slot {step.source}, which is no sum for another rank")
+        self._put(rank, index, step.slot, content._replace(form=Form.PARTIAL))
+
+    def _concat(self, rank: _Rank, index: int, step: Concat) -> None:
+        views = [self._view(rank, index, part) for part in step.parts]
+        areas = tuple(area for view in views for area in view.areas)
+        if len({(view.form, area.high - area.low) for view in views for area in view.areas}) > 1:
+            raise self._fail(rank, index, "puts together what has different heads or forms")
+        self._put(rank, index, step.slot, _Content(views[0].form, areas))
+
+    def _attend(self, rank: _Rank, index: int, step: Kernel) -> None:
+        queries, keys = self._view(rank, index, step.queries), self._view(rank, index, step.keys)
+        found = (queries.form, keys.form, queries.extent[1], keys.extent[1])
+        if found != (Form.QUERIES, Form.KEYS, step.q_tokens, step.kv_tokens):
+            raise self._fail(rank, index, f"attends {step}, but its slots hold something else")
+        heads, kv_heads = self._problem.heads, self._problem.kv_heads
+        first, left = 0, {target.rows or (0, step.q_tokens): target for target in step.targets}
+        for area in queries.areas:
+            target = left.pop((first, first + area.tokens), None)
+            first += area.tokens
+            if target is None:
+                raise self._fail(rank, index, f"attends {step}, and an output of it goes nowhere")
+            if target.slot not in rank.content:
+                self._put(rank, index, target.slot, _Content(Form.SUM, (area,)))
+            into = rank.content[target.slot]
+            if into.form is not Form.SUM or into.areas[0].within(target.cut) != area:
+                raise self._fail(
+                    rank, index, f"adds the output of {step} to slot {target.slot}, which is of other queries"
+                )
+            made = tuple(_Pairs(area, key, step.causal) for key in keys.areas)
+            for _, key, causal in made:
+                if (area.low * kv_heads, area.high * kv_heads) != (key.low * heads, key.high * heads):
+                    raise self._fail(rank, index, f"attends {step}, whose heads do not belong together")
+                if causal and area.owner != key.owner:
+                    raise self._fail(rank, index, f"attends {step} causally, which only a rank's own pair can be")
+            rank.content[target.slot] = into._replace(pairs=(*into.pairs, *made))
+        if left:
+            raise self._fail(rank, index, f"attends {step}, of whose output there is not that much")
+
+    def _merge(self, rank: _Rank, index: int, step: Merge) -> None:
+        for partial in step.partials:
+            if partial.slot not in rank.content:
+                raise self._fail(rank, index, f"merges slot {partial.slot} twice")
+            content, result = rank.content[partial.slot], rank.content[RESULT]
+            if content.form is not Form.PARTIAL or content.areas[0] != result.areas[0].within(partial.cut):
+                raise self._fail(rank, index, f"merges slot {partial.slot}, which is not of these queries")
+            del rank.content[partial.slot]
+            rank.content[RESULT] = result._replace(pairs=(*result.pairs, *content.pairs))
+
+    # -- transfers ---------------------------------------------------------------------------------------------------
+
+    def _is_over(self, rank: _Rank, transfer: _Transfer) -> bool:
+        """Whether a transfer of a rank is over."""
+        if self._in_order:
+            key, place = self._places[rank.number, transfer]
+            return place < self._done[key]
+        return transfer.number < min(len(self._sent[transfer.route]), len(self._expected[transfer.route]))
+
+    def _work_off(self) -> bool:
+        """End the first exchanges of channels whose other sides are first, too, or over; whether there were any."""
+        over = [
+            key
+            for key, exchanges in self._queues.items()
+            if self._done[key] < len(exchanges) and all(self._has_begun(key[0], t) for t in exchanges[self._done[key]])
+        ]
+        for key in over:
+            self._done[key] += 1
+        return bool(over)
+
+    def _has_begun(self, rank: int, transfer: _Transfer) -> bool:
+        """Whether the other side of a transfer has come to it."""
+        source, destination, _ = transfer.route
+        place = self._places.get((destination if rank == source else source, transfer))
+        return place is not None and place[1] <= self._done[place[0]]
+
+    # -- at the end --------------------------------------------------------------------------------------------------
+
+    def _refuse_unmatched(self) -> None:
+        for route in sorted({*self._sent, *self._expected}):
+            for sent, expected in zip_longest(self._sent[route], self._expected[route]):
+                if expected is None:
+                    raise self._fail(route[0], sent[0].action, f"sends rank {route[1]} what that never receives")
+                if sent is None:
+                    raise self._fail(route[1], expected.action, f"would wait for ever for rank {route[0]}")
+
+    def _refuse_incomplete(self, rank: _Rank) -> None:
+        result = rank.content[RESULT]
+        of_owner: dict[int, list[_Pairs]] = defaultdict(list)
+        for pairs in result.pairs:
+            of_owner[pairs.keys.owner].append(pairs)
+        queries = self._problem.heads * self._problem.q_lengths[rank.number]
+        for owner, keys in enumerate(self._problem.kv_lengths):
+            found = of_owner[owner]
+            causal = self._mask.of_pair(rank.number, owner) is Mask.CAUSAL
+            asked = queries * keys if self._mask.asks(rank.number, owner) else 0
+            if sum(pairs.number for pairs in found) != asked or any(pairs.causal != causal for pairs in found):
+                raise self._fail(rank, None, f"does not attend all of rank {owner}'s keys, or more than that")
+            if any(first.overlaps(other) for first, other in combinations(found, 2)):
+                raise self._fail(rank, None, f"attends some of rank {owner}'s keys twice")

@@ -1,0 +1,146 @@
+"""One kernel call in place of several, and one merge: fewer launches, less overlap.
+
+Calls with the same keys put their queries together, then calls with the same queries their keys. A call waits for the
+last of what it needs; whatever needs an output of it comes behind it, and the rest goes ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+
+from tokenring_xdit.schedule.lower.concat import joined_slot
+from tokenring_xdit.schedule.lower.draft import Draft, Line
+from tokenring_xdit.schedule.lower.program import RESULT, Concat, Kernel, Merge, Pack, Part, Post, Step, reads, writes
+
+__all__ = ["merge_together", "widen"]
+
+
+def widen(draft: Draft, wide: int) -> Draft:
+    """Put up to ``wide`` kernel calls together, by their keys and then by their queries."""
+    return _put_together(_put_together(draft, wide, _Axis.QUERIES), wide, _Axis.KEYS)
+
+
+def merge_together(draft: Draft, wide: int) -> Draft:
+    """Merge up to ``wide`` partial outputs at once, behind what is posted meanwhile."""
+    lines: list[Line] = []
+    waiting: list[Line] = []
+    for line in draft.lines:
+        if isinstance(line.step, Merge):
+            waiting.append(line)
+            continue
+        if not isinstance(line.step, Pack | Post):
+            lines += _merged(waiting, wide)
+            waiting.clear()
+        lines.append(line)
+    return replace(draft, lines=(*lines, *_merged(waiting, wide)))
+
+
+def _merged(merges: Sequence[Line], wide: int) -> list[Line]:
+    partials = [(line.action, each) for line in merges if isinstance(line.step, Merge) for each in line.step.partials]
+    groups = [partials[start : start + wide] for start in range(0, len(partials), wide)]
+    return [Line(group[-1][0], Merge(tuple(each for _, each in group))) for group in groups]
+
+
+class _Axis(Enum):
+    """What kernel calls put together; the other one they have in common."""
+
+    QUERIES = auto()
+    KEYS = auto()
+
+    def allows(self, first: Kernel, other: Step) -> bool:
+        """Whether two calls can be one."""
+        if not isinstance(other, Kernel) or first.causal or other.causal:
+            return False
+        if self is _Axis.QUERIES:
+            return first.keys == other.keys and first.queries != other.queries
+        return first.queries == other.queries and first.targets == other.targets and first.keys != other.keys
+
+    def parts(self, kernels: Sequence[Kernel]) -> tuple[Part, ...]:
+        """What the calls put together."""
+        return tuple(kernel.queries if self is _Axis.QUERIES else kernel.keys for kernel in kernels)
+
+    def call(self, kernels: Sequence[Kernel], part: Part) -> Kernel:
+        """The call in place of all of them, on what they put together."""
+        attends = tuple(attend for kernel in kernels for attend in kernel.attends)
+        if self is _Axis.KEYS:
+            return kernels[0]._replace(keys=part, kv_tokens=sum(k.kv_tokens for k in kernels), attends=attends)
+        targets, before = [], 0
+        for kernel in kernels:
+            for target in kernel.targets:
+                first, last = target.rows or (0, kernel.q_tokens)
+                targets.append(target._replace(rows=(before + first, before + last)))
+            before += kernel.q_tokens
+        return kernels[0]._replace(queries=part, q_tokens=before, targets=tuple(targets), attends=attends)
+
+
+def _put_together(draft: Draft, wide: int, axis: _Axis) -> Draft:
+    lines: list[Line] = []
+    made: dict[tuple[Part, ...], Part] = {}
+    rest = draft.lines
+    while rest:
+        group = _find(rest, wide, axis)
+        kernels = [line.step for line in group.members if isinstance(line.step, Kernel)]
+        if len(kernels) < 2:
+            lines.append(rest[0])
+            rest = rest[1:]
+            continue
+        lines += group.ahead
+        rest = (*group.behind, *rest[group.end :])
+        index, parts = group.members[-1].action, axis.parts(kernels)
+        if parts not in made:
+            made[parts] = Part(len(draft.slots))
+            draft = replace(draft, slots=(*draft.slots, joined_slot(draft, parts)))
+            named = (attend.narrowed[axis is _Axis.KEYS] for kernel in kernels for attend in kernel.attends)
+            lines.append(Line(index, Concat(parts, made[parts].slot, tuple(dict.fromkeys(named)))))
+        lines.append(Line(index, axis.call(kernels, made[parts])))
+    return replace(draft, lines=tuple(lines))
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Calls that can be one.
+
+    Attributes:
+        members: The calls.
+        ahead: What stands between them and needs none of them.
+        behind: What does.
+        end: How many lines all that is.
+    """
+
+    members: tuple[Line, ...]
+    ahead: tuple[Line, ...]
+    behind: tuple[Line, ...]
+    end: int
+
+
+def _find(lines: Sequence[Line], wide: int, axis: _Axis) -> _Group:
+    """The group that begins with the first line; that line alone where it has no other member."""
+    first = lines[0].step
+    found = _Group((lines[0],), (), (), 1)
+    if not isinstance(first, Kernel):
+        return found
+    members, ahead, behind = [lines[0]], list[Line](), list[Line]()
+    late = set(writes(first)) - {RESULT}  # slots that are not what the lines behind expect, until the call is made
+    channels: set[str] = set()  # on which something comes behind it: their order stays
+    for end, line in enumerate(lines[1:], 2):
+        if len(members) == wide:
+            break
+        step, used = line.step, _channels(line.step)
+        needs = not late.isdisjoint(reads(step)) or not channels.isdisjoint(used)
+        if not needs and not axis.allows(first, step):
+            ahead.append(line)
+            continue
+        late |= set(writes(step)) - {RESULT}  # what is added to the result may be added in any order
+        if needs:
+            behind.append(line)
+            channels |= used
+        else:
+            members.append(line)
+            found = _Group(tuple(members), tuple(ahead), tuple(behind), end)
+    return found
+
+
+def _channels(step: Step) -> set[str]:
+    return {transfer.channel for transfer in step.transfers} if isinstance(step, Post) else set()
