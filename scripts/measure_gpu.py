@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tokenring_xdit.attention import calibrate, fused
 from tokenring_xdit.attention.agreement import CallSpec, Layout
-from tokenring_xdit.attention.buffers import BufferPool, Handle
+from tokenring_xdit.attention.buffers import Buffers, Handle
 from tokenring_xdit.attention.executor import Run
 from tokenring_xdit.attention.kernels import KERNELS, choose
 from tokenring_xdit.attention.merge import Accumulator, fold_with_torch
@@ -190,7 +190,7 @@ class Alone:
     in_order = True
 
     def __init__(self, world_size: int) -> None:
-        self.rank, self.world_size, self.pool = 0, world_size, BufferPool()
+        self.rank, self.world_size, self.buffers = 0, world_size, Buffers()
 
     def post(self, recvs: Sequence[Parcel], sends: Sequence[Parcel]) -> list[Alone]:
         """Nothing is sent."""
@@ -229,12 +229,13 @@ def calls() -> None:
         for schedule in SCHEDULES:
             verified = build(schedule, ranks, Mask.FULL, heads)
             spec = CallSpec(schedule, "", "full", DTYPE, DTYPE, "cuda", 1, heads, heads, 128, None, 0, length, length)
+            transport = Alone(ranks)
             layout = Layout(spec, (length,) * ranks, (length,) * ranks)
 
             def call(
                 verified: VerifiedSchedule = verified,
                 layout: Layout = layout,
-                transport: Alone = Alone(ranks),
+                transport: Alone = transport,
                 tensors: tuple[Tensor, Tensor, Tensor] = (q, k, v),
             ) -> None:
                 programs = proved(verified, layout.problem, in_order=True)

@@ -1,22 +1,21 @@
-"""Message buffers; on a CPU they outlive a call, so that no step allocates."""
+"""Memory for the slots of a program; on a CPU it outlives a call, so that no step allocates."""
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from tokenring_xdit.attention.messages import PartialForm
+from tokenring_xdit.attention.messages import partial_form
+from tokenring_xdit.schedule.lower.program import RESULT, Form, RankProgram, Slot
 
-__all__ = ["Buffer", "BufferPool", "Handle", "Wait"]
+__all__ = ["Arena", "Buffers", "Handle"]
 
-_KEPT_LAYOUTS = 64
-"""Distinct buffer shapes kept between calls: a call over N unequal shards uses 2 N, a service with free sizes many."""
+_KEPT = 16
+"""Arenas kept between calls. Layers have one shape; prompts of a serving process may each bring another one."""
 
 
 class Handle(Protocol):
@@ -26,88 +25,82 @@ class Handle(Protocol):
         """Wait until it is over."""
 
 
-Wait = Callable[[Sequence[Handle], int], None]
-"""Waits for transfers of at most this many bytes each."""
-
-_Key = tuple[tuple[int, ...], torch.dtype, torch.device]
-
-
 def _outlasting() -> AbstractContextManager[None]:
     """What is made in inference mode could not be written to by a later call outside of it."""
     return torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
 
 
-@dataclass(slots=True)
-class Buffer:
-    """Memory for one message, with the transfers that still read it."""
-
-    tensor: Tensor
-    key: _Key
-    readers: list[Handle] = field(default_factory=list)
-    _partial: tuple[PartialForm, tuple[Tensor, Tensor]] | None = None
-
-    def partial_views(self, form: PartialForm) -> tuple[Tensor, Tensor]:
-        """Output and log-sum-exp of a partial output in here; a buffer mostly holds one form call after call."""
-        if self._partial is None or self._partial[0] != form:
-            with _outlasting():
-                self._partial = form, form.views(self.tensor)
-        return self._partial[1]
-
-    def settle(self, wait: Wait) -> None:
-        """Wait until nothing reads the memory any more."""
-        if self.readers:
-            wait(self.readers, self.tensor.nbytes)
-            self.readers.clear()
-
-
-def _wait(works: Sequence[Handle], size: int) -> None:
-    for work in works:
-        work.wait()
-
-
-class BufferPool:
-    """Free buffers by shape, dtype and device.
+class Arena:
+    """Memory of the slots of a program that hold messages.
 
     Args:
-        wait: Waits for transfers of at most this many bytes each.
+        program: The program.
+        dtype: Of queries, keys and values.
+        partial_dtype: In which partial outputs travel.
+        device: Where.
 
     Attributes:
-        wait: The same, for whoever uses the buffers.
+        program: The same.
+        tensors: Of each slot, ``[B, H, S, D]``, or the bytes of a partial output; none of the first three, which belong
+            to the caller, and of sums.
+        partials: Output ``[B, H, S, D]`` and log-sum-exp ``[B, H, S]`` of the slots of partial outputs, by slot.
+        readers: Of each slot, the transfers that still read it.
     """
 
-    def __init__(self, wait: Wait = _wait) -> None:
-        self.wait = wait
-        self._free: OrderedDict[_Key, deque[Buffer]] = OrderedDict()
-        self._read: list[Buffer] = []  # given back while transfers read them
-
-    def take(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Buffer:
-        """A buffer that nothing reads, reused where one is free; its content is undefined."""
-        key = shape, dtype, device
-        free = self._free.get(key)
-        if free:
-            buffer = free.popleft()  # the oldest: its last transfer is the likeliest to be over
-            buffer.settle(self.wait)
-            return buffer
+    def __init__(
+        self, program: RankProgram, dtype: torch.dtype, partial_dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.program = program
+        self.tensors: list[tuple[Tensor, ...]] = []
+        self.partials: dict[int, tuple[Tensor, Tensor]] = {}
+        self.readers: list[list[Handle]] = [[] for _ in program.slots]
         with _outlasting():
-            return Buffer(torch.empty(shape, dtype=dtype, device=device), key)
+            for number, slot in enumerate(program.slots):
+                self.tensors.append(self._make(number, slot, dtype, partial_dtype, device))
 
-    def give(self, buffer: Buffer) -> None:
-        """Hand a buffer back; transfers may still be reading it."""
-        if buffer.readers:
-            self._read.append(buffer)
-        self._free.setdefault(buffer.key, deque()).append(buffer)
-        self._free.move_to_end(buffer.key)
-        while len(self._free) > _KEPT_LAYOUTS:
-            for old in self._free.popitem(last=False)[1]:
-                old.settle(self.wait)
+    def _make(
+        self, number: int, slot: Slot, dtype: torch.dtype, partial_dtype: torch.dtype, device: torch.device
+    ) -> tuple[Tensor, ...]:
+        if number <= RESULT or slot.form is Form.SUM:
+            return ()
+        if slot.form is not Form.PARTIAL:
+            return tuple(torch.empty(slot.shape, dtype=dtype, device=device) for _ in range(slot.form.tensors))
+        form = partial_form(slot.shape, partial_dtype)
+        message = torch.empty((form.size,), dtype=torch.uint8, device=device)
+        self.partials[number] = form.views(message)
+        return (message,)
 
-    def settle(self) -> None:
-        """Wait for every transfer that still reads a free buffer."""
-        for buffer in self._read:
-            buffer.settle(self.wait)
-        self._read.clear()
+
+class Buffers:
+    """The arenas of a rank's last programs."""
+
+    def __init__(self) -> None:
+        self._arenas: OrderedDict[tuple[int, torch.dtype, torch.dtype, torch.device], Arena] = OrderedDict()
+
+    def arena(
+        self, program: RankProgram, dtype: torch.dtype, partial_dtype: torch.dtype, device: torch.device
+    ) -> Arena:
+        """The memory of a program, which nothing reads and whose content is undefined.
+
+        On a GPU it is new each time: torch's allocator keeps the memory at hand, and it alone knows whether a CUDA
+        graph will use it again.
+        """
+        if device.type == "cuda":
+            return Arena(program, dtype, partial_dtype, device)
+        key = id(program), dtype, partial_dtype, device
+        arena = self._arenas.get(key)
+        if arena is None or arena.program is not program:  # a program that is gone may have had this one's number
+            arena = self._arenas[key] = Arena(program, dtype, partial_dtype, device)
+            if len(self._arenas) > _KEPT:
+                self._arenas.popitem(last=False)
+        self._arenas.move_to_end(key)
+        return arena
 
     def clear(self) -> None:
-        """Let all free buffers go, once nothing reads them."""
-        self.settle()
-        self._free.clear()
+        """Let all memory go."""
+        self._arenas.clear()
+
+    @property
+    def size(self) -> int:
+        """Bytes of what is kept."""
+        return sum(t.nbytes for arena in self._arenas.values() for tensors in arena.tensors for t in tensors)

@@ -7,19 +7,20 @@ half-duplex otherwise), and arrival is waited for at the first use of what arriv
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tokenring_xdit.attention.agreement import Layout
-from tokenring_xdit.attention.buffers import Buffer, Handle
+from tokenring_xdit.attention.buffers import Handle
 from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.attention.kernels import KernelFunction
 from tokenring_xdit.attention.masks import KeyMask
 from tokenring_xdit.attention.member import in_words
 from tokenring_xdit.attention.merge import Accumulator
-from tokenring_xdit.attention.messages import partial_form
 from tokenring_xdit.attention.observe import Observer
 from tokenring_xdit.attention.tracer import observer_of
 from tokenring_xdit.attention.transport.base import Parcel, Transport
@@ -32,7 +33,6 @@ from tokenring_xdit.schedule.lower.program import (
     RESULT,
     Collective,
     Concat,
-    Form,
     Kernel,
     Merge,
     Pack,
@@ -40,9 +40,17 @@ from tokenring_xdit.schedule.lower.program import (
     Post,
     RankProgram,
     Recv,
+    Step,
 )
 
 __all__ = ["Run", "execute"]
+
+_ACTIVITIES: dict[type[Step], Activity] = {
+    Kernel: Activity.ATTEND,
+    Merge: Activity.MERGE,
+    Concat: Activity.MERGE,
+}
+"""Of steps that are shown in a trace."""
 
 
 def execute(
@@ -84,11 +92,13 @@ def execute(
     run: Run | None = None
     try:
         run = Run(programs, layout, ring_group, kernel, q, k, v, key_mask, observer)
-        observer.begins(verified.schedule.name, run.program)
+        if observer is not None:
+            observer.begins(verified.schedule.name, run.program)
         return run.run(home_kv, home_mask)
     except BaseException as error:
         # Transfers are under way: what comes next on these channels would take what this call left.
-        observer.failed()
+        if observer is not None:
+            observer.failed()
         where = f"in schedule '{verified.schedule.name}'"
         if isinstance(error, Broken):
             transferring = run.transferring if run is not None else None
@@ -132,60 +142,53 @@ class Run:
         self.transport = transport
         self.kernel = kernel
         self.device = q.device
-        self.observer = observer or Observer()
+        self.observer = observer
         self.program = programs[transport.rank]
         self.transferring: Post | Recv | str | None = None  # what a broken transfer would be about
-        slots = len(self.program.slots)
-        self.tensors: list[tuple[Tensor, ...]] = [()] * slots  # of queries and keys
+        self.arena = transport.buffers.arena(self.program, q.dtype, layout.spec.partial_dtype, q.device)
+        self.tensors = self.arena.tensors.copy()  # of queries and keys, and the messages of partial outputs
         self.tensors[OWN_Q], self.tensors[OWN_KV] = (q,), (k, v)
-        self.buffers: list[tuple[Buffer, ...]] = [()] * slots
-        self.arriving: list[tuple[Recv, Sequence[Handle]] | None] = [None] * slots
-        self.sums: list[Accumulator | None] = [None] * slots
+        self.arriving: list[tuple[Recv, Sequence[Handle]] | None] = [None] * len(self.tensors)
+        self.sums: list[Accumulator | None] = [None] * len(self.tensors)
         self.own_items = _by_item(key_mask, k, v)
-        self.sending: list[Handle] = []
-        self.largest = max(q.nbytes, k.nbytes)  # bytes of a message that is sent from the caller's tensors, at most
+        self.sending: list[Handle] = []  # what reads the caller's tensors
+        self.largest = max(q.nbytes, k.nbytes)  # bytes of a message that is sent from there, at most
 
     def run(self, home_kv: tuple[Tensor, Tensor] | None, home_mask: KeyMask | None) -> tuple[Tensor, Tensor]:
         """Execute the program from its first step to its last."""
+        home = [] if home_kv is None else _by_item(home_mask, *home_kv) or [home_kv]
+        actions: dict[type[Step], Callable[[Any], None]] = {
+            Post: self._post,
+            Pack: self._pack,
+            Concat: self._concat,
+            Kernel: self._attend,
+            Merge: self._merge,
+        }
         for _, step in self.program.steps:
-            if isinstance(step, Post):
-                self._post(step)
-            elif isinstance(step, Kernel):
-                if home_kv is not None:  # while the first blocks are under way
-                    self._attend_home(home_kv, home_mask)
-                    home_kv = None
-                self._attend(step)
-            elif isinstance(step, Pack):
-                self._pack(step)
-            elif isinstance(step, Merge):
-                self._merge(step)
+            kind = type(step)
+            if home and kind is Kernel:  # while the first blocks are under way
+                self._attend_home(home)
+                home = []
+            if self.observer is None or kind not in _ACTIVITIES:
+                actions[kind](step)
             else:
-                self._concat(step)
-        if home_kv is not None:
-            self._attend_home(home_kv, home_mask)
+                with self.observer.doing(_ACTIVITIES[kind], step):
+                    actions[kind](step)
+        if home:
+            self._attend_home(home)
         self._settle()
         return self._sum(RESULT).result(self.layout.spec.dtype)
 
     # -- slots -------------------------------------------------------------------------------------
 
-    def _memory(self, slot: int) -> tuple[Buffer, ...]:
-        """The memory of a slot, once nothing comes to it or leaves from it any more."""
-        buffers = self.buffers[slot]
-        pool = self.transport.pool
-        if buffers:
+    def _free(self, slot: int) -> None:
+        """Wait until nothing comes to a slot or leaves from it any more."""
+        if self.arriving[slot] is not None:
             self._arrived(slot)
-            for buffer in buffers:
-                buffer.settle(pool.wait)
-            return buffers
-        form, shape, _ = self.program.slots[slot]
-        if form is Form.PARTIAL:
-            size = partial_form(shape, self.layout.spec.partial_dtype).size
-            buffers = (pool.take((size,), torch.uint8, self.device),)
-        else:
-            buffers = tuple(pool.take(shape, self.layout.spec.dtype, self.device) for _ in range(form.tensors))
-        self.buffers[slot] = buffers
-        self.tensors[slot] = tuple(buffer.tensor for buffer in buffers)
-        return buffers
+        readers = self.arena.readers[slot]
+        if readers:
+            self.transport.wait_for(readers, self.tensors[slot][0].nbytes)
+            readers.clear()
 
     def _arrived(self, slot: int) -> None:
         """Wait for what comes to a slot."""
@@ -204,11 +207,6 @@ class Run:
         low, high, first, last = cut
         return tuple(tensor[:, low:high, first:last] for tensor in self.tensors[slot])
 
-    def _partial(self, slot: int) -> tuple[Tensor, Tensor]:
-        """Output and log-sum-exp in the message of a slot."""
-        form = partial_form(self.program.slots[slot].shape, self.layout.spec.partial_dtype)
-        return self.buffers[slot][0].partial_views(form)
-
     def _sum(self, slot: int) -> Accumulator:
         total = self.sums[slot]
         if total is None:
@@ -219,110 +217,101 @@ class Run:
 
     def _post(self, post: Post) -> None:
         self.transferring = post
-        places = [self._memory(recv.slot) for recv in post.recvs]
+        for recv in post.recvs:
+            self._free(recv.slot)
         payloads = [self._payload(part) for part in post.payloads]
-        if post.collective is not None:
-            self._collect(post, post.collective, places, [[tensor for tensor, _ in payload] for payload in payloads])
+        if post.collective is None:
+            self._transfer(post, payloads)
+        elif self.observer is None:
+            self._collect(post, payloads)
         else:
-            self._transfer(post, places, payloads)
+            with self.observer.doing(Activity.WAIT, post):
+                self._collect(post, payloads)
         self.transferring = None
 
-    def _transfer(
-        self, post: Post, places: list[tuple[Buffer, ...]], payloads: list[list[tuple[Tensor, Buffer | None]]]
-    ) -> None:
-        recvs = [
-            Parcel(recv.channel, buffer.tensor, recv.peer)
-            for recv, buffers in zip(post.recvs, places, strict=True)
-            for buffer in buffers
-        ]
+    def _payload(self, part: Part) -> list[tuple[Tensor, list[Handle]]]:
+        """Contiguous tensors of what goes, each with the transfers that read the memory it lies in."""
+        result = []
+        for tensor in self._read(part):
+            contiguous = tensor.contiguous()
+            kept = contiguous is tensor and part.slot > RESULT
+            result.append((contiguous, self.arena.readers[part.slot] if kept else self.sending))
+        return result
+
+    def _transfer(self, post: Post, payloads: list[list[tuple[Tensor, list[Handle]]]]) -> None:
+        recvs = [Parcel(recv.channel, tensor, recv.peer) for recv in post.recvs for tensor in self.tensors[recv.slot]]
         sends, readers = [], []
         for send in post.sends:
-            for tensor, buffer in payloads[send.payload]:
+            for tensor, reading in payloads[send.payload]:
                 sends.append(Parcel(send.channel, tensor, send.peer))
-                readers.append(self.sending if buffer is None else buffer.readers)
-        works = self.observer.posting(post, self.transport.post, recvs, sends)
+                readers.append(reading)
+        if self.observer is None:
+            works = self.transport.post(recvs, sends)
+        else:
+            works = self.observer.posting(post, self.transport.post, recvs, sends)
         at = 0
-        for recv, buffers in zip(post.recvs, places, strict=True):
-            self.arriving[recv.slot] = recv, works[at : at + len(buffers)]
-            at += len(buffers)
-        for reader, work in zip(readers, works[at:], strict=True):
-            reader.append(work)
+        for recv in post.recvs:
+            end = at + len(self.tensors[recv.slot])
+            self.arriving[recv.slot] = recv, works[at:end]
+            at = end
+        for reading, work in zip(readers, works[at:], strict=True):
+            reading.append(work)
 
-    def _collect(
-        self, post: Post, kind: Collective, places: list[tuple[Buffer, ...]], payloads: list[list[Tensor]]
-    ) -> None:
+    def _collect(self, post: Post, payloads: list[list[tuple[Tensor, list[Handle]]]]) -> None:
         channel = post.sends[0].channel
-        with self.observer.doing(Activity.WAIT, f"the {kind.value} {channel}"):
-            for number, own in enumerate(payloads[0]):  # keys, then values
-                outputs = [buffers[number].tensor for buffers in places]
-                if kind is Collective.ALL_GATHER:
-                    self.transport.all_gather(channel, outputs, own)
-                else:
-                    inputs = [payloads[send.payload][number] for send in post.sends]
-                    self.transport.all_to_all(channel, outputs, inputs)
-
-    def _payload(self, part: Part) -> list[tuple[Tensor, Buffer | None]]:
-        """Contiguous tensors of what goes, each with the buffer it lies in, if any."""
-        tensors, buffers = self._read(part), self.buffers[part.slot]
-        result: list[tuple[Tensor, Buffer | None]] = []
-        for number, tensor in enumerate(tensors):
-            contiguous = tensor.contiguous()
-            result.append((contiguous, buffers[number] if buffers and contiguous is tensor else None))
-        return result
+        for number, (own, _) in enumerate(payloads[0]):  # keys, then values
+            outputs = [self.tensors[recv.slot][number] for recv in post.recvs]
+            if post.collective is Collective.ALL_GATHER:
+                self.transport.all_gather(channel, outputs, own)
+            else:
+                self.transport.all_to_all(channel, outputs, [payloads[send.payload][number][0] for send in post.sends])
 
     def _pack(self, step: Pack) -> None:
         self.transferring = f"room for {step.block}"
-        self._memory(step.slot)
+        self._free(step.slot)
         self.transferring = None
-        self._sum(step.source).write(*self._partial(step.slot))
+        self._sum(step.source).write(*self.arena.partials[step.slot])
         self.sums[step.source] = None
 
     def _settle(self) -> None:
-        """Wait until the caller may overwrite its tensors."""
-        pool = self.transport.pool
+        """Wait until the caller may overwrite its tensors, and the next call the memory of this one."""
         self.transferring = "the end of its sends"
-        for slot, buffers in enumerate(self.buffers):
-            if buffers:
-                self._arrived(slot)  # here, even where nothing needed it
-                for buffer in buffers:
-                    pool.give(buffer)
+        for slot, readers in enumerate(self.arena.readers):
+            if readers or self.arriving[slot] is not None:  # here, even where nothing needed it
+                self._free(slot)
         self.transport.wait_for(self.sending, self.largest)
-        if self.device.type == "cuda":
-            # Torch's allocator keeps the memory at hand, and it alone knows whether a CUDA graph will use it again.
-            pool.clear()
-        else:
-            pool.settle()
         self.transferring = None
 
     # -- computation -------------------------------------------------------------------------------
 
     def _concat(self, step: Concat) -> None:
-        with self.observer.doing(Activity.MERGE, step):
-            parts = [self._read(part) for part in step.parts]
-            for buffer, tensors in zip(self._memory(step.slot), zip(*parts, strict=True), strict=True):
-                torch.cat(tensors, dim=2, out=buffer.tensor)
+        parts = [self._read(part) for part in step.parts]
+        self._free(step.slot)
+        for out, tensors in zip(self.tensors[step.slot], zip(*parts, strict=True), strict=True):
+            torch.cat(tensors, dim=2, out=out)
 
     def _attend(self, step: Kernel) -> None:
-        with self.observer.doing(Activity.ATTEND, step):
-            (q,) = self._read(step.queries)
-            if self.own_items is None:
-                items = [self._read(step.keys)]
-            else:
-                low, high = step.keys.cut[:2] if step.keys.cut is not None else (None, None)
-                items = [(k[:, low:high], v[:, low:high]) for k, v in self.own_items]
-            found = self._call(q, items, step.causal)
-            if found is None:
-                return
-            for slot, cut, rows in step.targets:
-                out, lse = found
-                if rows is not None:
-                    out, lse = out[:, :, slice(*rows)], lse[:, :, slice(*rows)]
-                self._sum(slot).add(out, lse, cut, owned=True)
+        (q,) = self._read(step.queries)
+        if self.own_items is None:
+            items: Sequence[tuple[Tensor, ...]] = [self._read(step.keys)]
+        else:
+            low, high = step.keys.cut[:2] if step.keys.cut is not None else (None, None)
+            items = [(k[:, low:high], v[:, low:high]) for k, v in self.own_items]
+        found = self._call(q, items, step.causal)
+        if found is None:
+            return
+        for slot, cut, rows in step.targets:
+            out, lse = found
+            if rows is not None:
+                first, last = rows
+                out, lse = out[:, :, first:last], lse[:, :, first:last]
+            self._sum(slot).add(out, lse, cut, owned=True)
 
-    def _attend_home(self, home_kv: tuple[Tensor, Tensor], home_mask: KeyMask | None) -> None:
-        with self.observer.doing(Activity.ATTEND, f"{q_block(self.transport.rank)} to home keys"):
+    def _attend_home(self, items: Sequence[tuple[Tensor, ...]]) -> None:
+        what = f"{q_block(self.transport.rank)} to home keys"
+        with nullcontext() if self.observer is None else self.observer.doing(Activity.ATTEND, what):
             (q,) = self.tensors[OWN_Q]
-            found = self._call(q, _by_item(home_mask, *home_kv) or [home_kv], False)
+            found = self._call(q, items, False)
             if found is not None:
                 self._sum(RESULT).add(*found, owned=True)
 
@@ -349,15 +338,14 @@ class Run:
         return out, lse.float()
 
     def _merge(self, step: Merge) -> None:
-        with self.observer.doing(Activity.MERGE, step):
-            for partial in step.partials:
-                self._arrived(partial.slot)
-            total = self._sum(RESULT)
-            if len(step.partials) == 1:
-                (partial,) = step.partials
-                total.add(*self._partial(partial.slot), partial.cut, owned=False)
-            else:
-                total.add_all([(*self._partial(partial.slot), partial.cut) for partial in step.partials])
+        for partial in step.partials:
+            self._arrived(partial.slot)
+        total = self._sum(RESULT)
+        if len(step.partials) == 1:
+            (partial,) = step.partials
+            total.add(*self.arena.partials[partial.slot], partial.cut, owned=False)
+        else:
+            total.add_all([(*self.arena.partials[partial.slot], partial.cut) for partial in step.partials])
 
 
 def _in_words(transferring: Post | Recv | str | None, group: RingGroup) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tokenring_xdit.attention.agreement import CallSpec, Layout, agree, digest, same_lengths_where_needed
 from tokenring_xdit.attention.auto import AutoSchedule
-from tokenring_xdit.attention.buffers import BufferPool, Handle
+from tokenring_xdit.attention.buffers import Buffers, Handle
 from tokenring_xdit.attention.connections import TAG_STEP, TAGS
 from tokenring_xdit.attention.member import in_words
 from tokenring_xdit.attention.rounds import Report, Rounds
@@ -39,7 +39,7 @@ class RingGroup(Rounds):
     """What this package keeps for a process group.
 
     Attributes:
-        pool: Message buffers.
+        buffers: Memory for messages.
         bytes_sent: Payload bytes that this rank has handed to sends so far.
         in_order: Whether exchanges of a channel are worked off one after the other, as NCCL does it; transfers of gloo
             are independent.
@@ -50,7 +50,7 @@ class RingGroup(Rounds):
         self.bytes_sent = 0
         self.in_order = True
         self.guard: Any = None
-        self.pool = BufferPool(self.wait_for)
+        self.buffers = Buffers()
         self._batches = False  # whether transfers that are posted together have one work
         self._device = torch.device("cpu")  # of what is sent
         self._channels: dict[str, tuple[dist.ProcessGroup, dist.ProcessGroup]] = {}  # to higher ranks, to lower
@@ -262,7 +262,7 @@ class RingGroup(Rounds):
             except (RuntimeError, ValueError):  # closing what is already broken
                 log.debug("could not close a channel of rank %d", self.rank, exc_info=True)
         self._channels.clear()
-        self.pool = BufferPool(self.wait_for)  # the other one has buffers that would be waited for
+        self.buffers.clear()  # transfers may have been left in it
 
     def _opened(self) -> list[dist.ProcessGroup]:
         """The groups of all channels, each once."""
@@ -272,7 +272,7 @@ class RingGroup(Rounds):
 def clear_buffers() -> None:
     """Let go of the message buffers that all groups of this process keep; the next calls allocate their own."""
     for group in _groups.values():
-        group.pool.clear()
+        group.buffers.clear()
 
 
 def group_of(group: dist.ProcessGroup | None) -> RingGroup:

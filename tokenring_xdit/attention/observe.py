@@ -1,9 +1,10 @@
-"""What the executor tells of a call while it runs."""
+"""What the executor tells of a call while it runs, to whoever wants to know."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 from tokenring_xdit.attention.buffers import Handle
 from tokenring_xdit.attention.transport.base import Parcel
@@ -12,18 +13,15 @@ from tokenring_xdit.schedule.lower.program import Post, RankProgram
 
 __all__ = ["Observer"]
 
-_NOTHING: AbstractContextManager[None] = nullcontext()
 
-
-class Observer:
-    """Does nothing; others are told what it is told."""
+class Observer(Protocol):
+    """Is told of a call on one rank."""
 
     def begins(self, name: str, program: RankProgram) -> None:
         """A call begins, before its first transfer."""
 
     def doing(self, activity: Activity, what: object) -> AbstractContextManager[None]:
         """Stands around a computation; ``what`` says as text of what."""
-        return _NOTHING
 
     def posting(
         self,
@@ -32,8 +30,7 @@ class Observer:
         recvs: Sequence[Parcel],
         sends: Sequence[Parcel],
     ) -> Sequence[Handle]:
-        """Has transfers posted; may give others in the place of their handles."""
-        return hand_over(recvs, sends)
+        """Has transfers posted, receives first; may give others in the place of their handles."""
 
     def failed(self) -> None:
         """The call has failed: nothing of it is waited for any more."""

@@ -19,21 +19,19 @@ from tokenring_xdit.schedule.lower.program import Post, RankProgram, Recv, Send
 
 __all__ = ["Tracer", "observer_of"]
 
-_SILENT = Observer()
 
-
-def observer_of(ring_group: RingGroup, device: torch.device) -> Observer:
-    """What a call of this thread is recorded by, or one that does nothing.
+def observer_of(ring_group: RingGroup, device: torch.device) -> Observer | None:
+    """What a call of this thread is recorded by, if it is.
 
     Args:
         ring_group: The group of the call.
         device: Where its tensors are.
     """
     trace = active_trace()
-    return _SILENT if trace is None else Tracer(trace, ring_group, device)
+    return None if trace is None else Tracer(trace, ring_group, device)
 
 
-class Tracer(Observer):
+class Tracer:
     """Records one call on one rank.
 
     Args:

@@ -192,9 +192,7 @@ class _Rank:
         seconds, launch = self._packing()
         seconds += step.messages * self._cost.message_overhead
         launch += step.messages * self._cost.launches.message
-        ordered = ""
-        if self._cost.in_order:
-            ordered = next((transfer.channel for transfer in step.transfers), "")
+        ordered = step.channel if self._cost.in_order else ""
         return Posting(needs, tuple(recvs), tuple(sends), seconds, launch, ordered)
 
     def _all_gather(self, step: Post) -> Iterator[TimedStep]:

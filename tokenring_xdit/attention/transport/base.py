@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from tokenring_xdit.attention.buffers import BufferPool, Handle
+from tokenring_xdit.attention.buffers import Buffers, Handle
 
 __all__ = ["Parcel", "Transport"]
 
@@ -34,13 +34,13 @@ class Transport(Protocol):
         world_size: Ranks of the group.
         in_order: Whether exchanges of a channel are worked off one after the other, each as a whole; else transfers are
             independent, and receives are best posted early.
-        pool: Memory for messages.
+        buffers: Memory for messages.
     """
 
     rank: int
     world_size: int
     in_order: bool
-    pool: BufferPool
+    buffers: Buffers
 
     def post(self, recvs: Sequence[Parcel], sends: Sequence[Parcel]) -> Sequence[Handle]:
         """Post transfers, receives first, and wait for none.

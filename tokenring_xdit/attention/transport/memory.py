@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from tokenring_xdit.attention.buffers import BufferPool, Handle
+from tokenring_xdit.attention.buffers import Buffers, Handle
 from tokenring_xdit.attention.transport.base import Parcel
 from tokenring_xdit.attention.waits import Broken
 
@@ -224,7 +224,7 @@ class MemoryTransport:
     def __init__(self, network: MemoryNetwork, rank: int) -> None:
         self._network = network
         self.rank, self.world_size, self.in_order = rank, network.world_size, network.in_order
-        self.pool = BufferPool(self.wait_for)
+        self.buffers = Buffers()
 
     def post(self, recvs: Sequence[Parcel], sends: Sequence[Parcel]) -> Sequence[Handle]:
         """Post transfers, and let others go on."""

@@ -24,7 +24,7 @@ def prefetch(draft: Draft) -> Draft:
     for at, line in enumerate(draft.lines):
         if not isinstance(line.step, Post):
             continue
-        channel = line.step.transfers[0].channel
+        channel = line.step.channel
         if line.step.collective is None:
             if first is None:
                 first = at

@@ -155,8 +155,13 @@ class Post(NamedTuple):
         """All of them, receives first."""
         return [*self.recvs, *self.sends]
 
+    @property
+    def channel(self) -> str:
+        """That of the exchange itself; receives that are posted early may come on others. Empty where nothing is left."""
+        return self.transfers[-1].channel if self.transfers else ""
+
     def __str__(self) -> str:
-        return f"exchange {' and '.join(dict.fromkeys(transfer.channel for transfer in self.transfers))}"
+        return f"exchange {self.channel}"
 
 
 class Pack(NamedTuple):
