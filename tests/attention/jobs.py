@@ -197,7 +197,7 @@ def buffers_after_calls() -> tuple[int, int]:
     from tokenring_xdit.attention.groups import RingGroup
 
     def count() -> int:
-        return RingGroup.of().buffers.size
+        return RingGroup.of().transport.buffers.size
 
     q, k, v = (torch.randn(1, 2, 8, 8) for _ in range(3))
     token_ring_attention(q, k, v)
@@ -294,8 +294,8 @@ def error_in_batches(case: Case) -> float:
     from tokenring_xdit.attention.groups import RingGroup
 
     errors(case)  # opens the channels
-    assert not RingGroup.of().in_order
-    RingGroup.of().in_order = True
+    assert not RingGroup.of().transport.in_order
+    RingGroup.of().transport.in_order = True
     return float(errors(case)["out"])
 
 

@@ -56,7 +56,7 @@ def _threads() -> list[str]:
 def traced(case: Case, in_order: bool = False, watches: bool = True) -> Traced:
     """A call without and one with a trace."""
     expected = _call(case)
-    RingGroup.of().in_order |= in_order
+    RingGroup.of().transport.in_order |= in_order
     before = bytes_sent()
     with record_trace() as trace, mock.patch.object(Tracer, "_watches", watches):
         found = _call(case)

@@ -87,11 +87,13 @@ def execute(
         CommunicationError: A transfer failed, or the rank did on which it waits.
         Exception: Whatever the kernel raised. After any error the group is given up.
     """
-    programs = proved(verified, layout.problem, in_order=ring_group.in_order)  # or refused, on all ranks alike
+    programs = proved(
+        verified, layout.problem, in_order=ring_group.transport.in_order
+    )  # or refused, on all ranks alike
     observer = observer_of(ring_group, q.device)
     run: Run | None = None
     try:
-        run = Run(programs, layout, ring_group, kernel, q, k, v, key_mask, observer)
+        run = Run(programs, layout, ring_group.transport, kernel, q, k, v, key_mask, observer)
         if observer is not None:
             observer.begins(verified.schedule.name, run.program)
         return run.run(home_kv, home_mask)

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from tokenring_xdit.attention.agreement import CallSpec, Layout, agree, digest, same_lengths_where_needed
 from tokenring_xdit.attention.auto import AutoSchedule
-from tokenring_xdit.attention.buffers import Buffers, Handle
-from tokenring_xdit.attention.connections import TAG_STEP, TAGS
+from tokenring_xdit.attention.buffers import Handle
 from tokenring_xdit.attention.member import in_words
 from tokenring_xdit.attention.rounds import Report, Rounds
-from tokenring_xdit.attention.transport.base import Parcel
-from tokenring_xdit.attention.waits import DIRECT, Broken
+from tokenring_xdit.attention.transport.process_groups import GlooTransport, NcclTransport, ProcessGroupTransport
+from tokenring_xdit.attention.waits import DIRECT
 from tokenring_xdit.attention.watch import Watch
 from tokenring_xdit.errors import ConfigurationError, TokenRingError
 from tokenring_xdit.schedule import Channel
 
 __all__ = ["RingGroup", "clear_buffers", "failing_together", "group_of"]
-
-log = logging.getLogger(__name__)
 
 _REMEMBERED = 1024
 """Agreements that a group remembers; prompts of a serving process bring a new mask each."""
@@ -39,24 +34,26 @@ class RingGroup(Rounds):
     """What this package keeps for a process group.
 
     Attributes:
-        buffers: Memory for messages.
-        bytes_sent: Payload bytes that this rank has handed to sends so far.
-        in_order: Whether exchanges of a channel are worked off one after the other, as NCCL does it; transfers of gloo
-            are independent.
+        transport: What carries messages; of its kind on all ranks once a channel is open.
         guard: What ``hosts.py`` keeps for this group.
     """
 
     def __init__(self, group: dist.ProcessGroup) -> None:
-        self.bytes_sent = 0
-        self.in_order = True
         self.guard: Any = None
-        self.buffers = Buffers()
-        self._batches = False  # whether transfers that are posted together have one work
-        self._device = torch.device("cpu")  # of what is sent
-        self._channels: dict[str, tuple[dist.ProcessGroup, dist.ProcessGroup]] = {}  # to higher ranks, to lower
         self._agreed: dict[tuple[Hashable, CallSpec], Layout] = {}
         self._auto: AutoSchedule | None = None
+        rank, world_size = dist.get_rank(group), dist.get_world_size(group)
+        self.transport: ProcessGroupTransport = GlooTransport(rank, world_size, torch.device("cpu"), self._wait)
         super().__init__(group)
+
+    def begin(self) -> None:
+        """Count a call of this rank, whatever becomes of it.
+
+        Raises:
+            CommunicationError: An earlier call on this group failed.
+        """
+        super().begin()
+        self.transport.call = self.call
 
     @property
     def auto(self) -> AutoSchedule:
@@ -128,98 +125,41 @@ class RingGroup(Rounds):
                 del self._agreed[next(iter(self._agreed))]
         return layout
 
-    def post(self, recvs: Sequence[Parcel], sends: Sequence[Parcel]) -> list[dist.Work]:
-        """Post transfers of an agreed call, receives first, and wait for none.
-
-        Returns:
-            What to wait for, for each receive and then for each send.
-        """
-        self.bytes_sent += sum(tensor.nbytes for _, tensor, _ in sends)
-        if not (recvs or sends):
-            return []
-        # What batch_isend_irecv comes to, without its checks, which cost more than a short message.
-        channels, own = self._channels, self.rank
-        tag = self.call % TAGS * TAG_STEP  # a message is never taken for one of another call; NCCL has no tags
-        try:
-            if self._batches:  # of one channel: what works in order has no receives of others posted early
-                batch = channels[(recvs or sends)[0].channel][0]
-                batch._start_coalescing(self._device)
-            works = [
-                *(channels[name][peer > own].recv([tensor], peer, tag) for name, tensor, peer in recvs),
-                *(channels[name][peer < own].send([tensor], peer, tag) for name, tensor, peer in sends),
-            ]
-            return [batch._end_coalescing(self._device)] * len(works) if self._batches else works
-        except RuntimeError as error:
-            raise Broken(str(error)) from error
-
-    def all_gather(self, channel: str, outputs: Sequence[Tensor], own: Tensor) -> None:
-        """Give every rank this rank's tensor and take theirs, all of one size."""
-        self.bytes_sent += own.nbytes * len(outputs)
-        every = [*outputs[: self.rank], torch.empty_like(own), *outputs[self.rank :]]
-        self._collect(lambda: self._channels[channel][0].allgather([every], [own]), own.nbytes)
-
-    def all_to_all(self, channel: str, outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
-        """Give every other rank a tensor of its own and take one from each, of one dtype."""
-        self.bytes_sent += sum(tensor.nbytes for tensor in inputs)
-        there, back = ([tensor.view(-1) for tensor in tensors] for tensors in (inputs, outputs))
-        going = torch.cat(there)
-        coming = going.new_empty(sum(tensor.numel() for tensor in back))
-        splits = [[tensor.numel() for tensor in tensors] for tensors in (back, there)]
-        for sizes in splits:
-            sizes.insert(self.rank, 0)
-        self._collect(lambda: self._channels[channel][0].alltoall_base(coming, going, *splits), going.nbytes)
-        for tensor, part in zip(back, torch.split(coming, [tensor.numel() for tensor in back]), strict=True):
-            tensor.copy_(part)
-
-    def _collect(self, begin: Callable[[], dist.Work], size: int) -> None:
-        try:
-            work = begin()
-        except RuntimeError as error:
-            raise Broken(str(error)) from error
-        self.wait_for([work], size)
-
-    def wait_for(self, works: Sequence[Handle], size: int) -> None:
-        """Wait for transfers of at most ``size`` bytes each.
+    def _wait(self, works: Sequence[Handle], size: int) -> None:
+        """Wait for transfers of at most ``size`` bytes each, until the watch ends that.
 
         Raises:
-            Broken: One failed, or there is no end to wait for.
+            Broken: There is no end to wait for.
+            RuntimeError: From torch: one failed.
         """
         self.waiting = (works,)
-        try:
-            if size <= DIRECT or self._batches:  # on a GPU the device waits, not the host
-                for work in works:
-                    work.wait()
-            else:
-                self._waiter.call(lambda: [work.wait() for work in works], self._bound().total_seconds())
-        except RuntimeError as error:
-            raise Broken(str(error)) from error
+        if size <= DIRECT or self.transport.in_order:  # on a GPU the device waits, not the host
+            for work in works:
+                work.wait()
+        else:
+            self._waiter.call(lambda: [work.wait() for work in works], self._bound().total_seconds())
         self.waiting = None
 
     def open(self, channels: tuple[Channel, ...], device: torch.device) -> None:
         """Create channels on all ranks together, as a schedule may give a rank nothing to do on one.
 
-        On gloo a channel has a connection for each way between two ranks. A receive is announced to the sender, who
-        waits for that; on a connection that carries data to him too the announcement would queue behind those, and
-        what goes both ways would go one way after the other.
-
         Raises:
             CommunicationError: A rank did not come, or failed.
         """
         for channel in channels:
-            if channel.value not in self._channels:
+            if channel.value not in self.transport:
                 self._make(f"channel {channel.value}", partial(self._open, channel, device))
 
     def _open(self, channel: Channel, device: torch.device) -> None:
         if device.type == "cuda":
             torch.cuda.set_device(device)  # of this thread
-        up = down = self._new_group(channel.value)
-        self._device, self._batches = device, up._get_backend(device).supports_coalescing
-        self.in_order = self._batches
-        if not self.in_order:
-            down = self._new_group(f"{channel.value}-down")
-        # NCCL builds a communicator at the first call, for which all ranks have to come.
-        dist.barrier(up, device_ids=[device.index] if device.type == "cuda" else None)
-        self._channels[channel.value] = up, down
+        first = self._new_group(channel.value)
+        if not self.transport.groups:
+            kind = NcclTransport if first._get_backend(device).supports_coalescing else GlooTransport
+            self.transport = kind(self.rank, self.world_size, device, self._wait)
+            self.transport.call = self.call
+        made = [first]
+        self.transport.open(channel.value, lambda name: made.pop() if made else self._new_group(name))
 
     def _agree(self, report: CallSpec | str, key: Hashable | None) -> Layout:
         if self.world_size == 1:
@@ -244,35 +184,19 @@ class RingGroup(Rounds):
         return Layout(report, q_lengths, kv_lengths, any(ragged))
 
     def _on_gloo(self) -> list[dist.ProcessGroup]:
-        return [] if self._batches else self._opened()
+        return [] if self.transport.in_order else self.transport.groups
 
     def _abort(self) -> None:
-        """End what is on NCCL, which was not run."""
-        for group in self._opened():
-            with suppress(RuntimeError, ValueError):  # another thread may have closed it
-                if self._batches:  # whatever the backend was called when the world was made
-                    dist.distributed_c10d._abort_process_group(group)
+        self.transport.abort()
 
     def _close(self) -> None:
-        for group in self._opened():
-            try:
-                # Destroying an NCCL group flushes it, which a transfer without a partner would block.
-                end = dist.distributed_c10d._abort_process_group if self._batches else dist.destroy_process_group
-                end(group)
-            except (RuntimeError, ValueError):  # closing what is already broken
-                log.debug("could not close a channel of rank %d", self.rank, exc_info=True)
-        self._channels.clear()
-        self.buffers.clear()  # transfers may have been left in it
-
-    def _opened(self) -> list[dist.ProcessGroup]:
-        """The groups of all channels, each once."""
-        return list({id(group): group for ways in [*self._channels.values()] for group in ways}.values())
+        self.transport.close()
 
 
 def clear_buffers() -> None:
     """Let go of the message buffers that all groups of this process keep; the next calls allocate their own."""
     for group in _groups.values():
-        group.buffers.clear()
+        group.transport.buffers.clear()
 
 
 def group_of(group: dist.ProcessGroup | None) -> RingGroup:

@@ -27,6 +27,8 @@ RELIED_ON = (
     "ProcessGroup._end_coalescing",
     "ProcessGroup._get_backend",
     "ProcessGroup._start_coalescing",
+    "ProcessGroup.allgather",
+    "ProcessGroup.alltoall_base",
     "ProcessGroup.group_name",
 )
 """Names in ``torch.distributed`` that torch documents nowhere, and the package uses."""

@@ -157,7 +157,7 @@ class Post(NamedTuple):
 
     @property
     def channel(self) -> str:
-        """That of the exchange itself; receives that are posted early may come on others. Empty where nothing is left."""
+        """That of the exchange itself, empty where nothing is left of it; early receives may come on others."""
         return self.transfers[-1].channel if self.transfers else ""
 
     def __str__(self) -> str:

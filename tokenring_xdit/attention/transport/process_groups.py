@@ -1,0 +1,183 @@
+"""Messages over torch's process groups, one or two for each channel: on gloo, and on NCCL."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tokenring_xdit.attention.buffers import Buffers, Handle
+from tokenring_xdit.attention.connections import TAG_STEP, TAGS
+from tokenring_xdit.attention.transport.base import Parcel
+from tokenring_xdit.attention.waits import Broken
+
+__all__ = ["GlooTransport", "NcclTransport", "ProcessGroupTransport"]
+
+log = logging.getLogger(__name__)
+
+_Wait = Callable[[Sequence[Handle], int], None]
+
+_Ways = tuple[dist.ProcessGroup, dist.ProcessGroup]
+"""What carries messages to higher ranks, and to lower ones."""
+
+
+class ProcessGroupTransport:
+    """What both have in common: a channel has a group for what goes to higher ranks, and one for what goes to lower.
+
+    Args:
+        rank: This rank's number in the group.
+        world_size: Ranks of the group.
+        device: Of what is sent.
+        wait: Waits for transfers of at most so many bytes each, in a way that can be ended.
+
+    Attributes:
+        call: Number of the call, the same on all ranks.
+        bytes_sent: Payload bytes that this rank has handed over so far.
+    """
+
+    in_order: bool
+
+    def __init__(self, rank: int, world_size: int, device: torch.device, wait: _Wait) -> None:
+        self.rank, self.world_size = rank, world_size
+        self.buffers = Buffers()
+        self.call = self.bytes_sent = 0
+        self._device, self._wait = device, wait
+        self._channels: dict[str, _Ways] = {}
+
+    def __contains__(self, channel: str) -> bool:
+        return channel in self._channels
+
+    @property
+    def groups(self) -> list[dist.ProcessGroup]:
+        """The groups of all channels, each once."""
+        return list({id(group): group for ways in [*self._channels.values()] for group in ways}.values())
+
+    def open(self, channel: str, make: Callable[[str], dist.ProcessGroup]) -> None:
+        """Create a channel, on all ranks together.
+
+        Args:
+            channel: Its name.
+            make: Makes a group of a given name.
+        """
+        ways = self._make(channel, make)
+        # NCCL builds a communicator at the first call, for which all ranks have to come.
+        dist.barrier(ways[0], device_ids=[self._device.index] if self._device.type == "cuda" else None)
+        self._channels[channel] = ways
+
+    def _make(self, channel: str, make: Callable[[str], dist.ProcessGroup]) -> _Ways:
+        raise NotImplementedError
+
+    def post(self, recvs: Sequence[Parcel], sends: Sequence[Parcel]) -> list[dist.Work]:
+        """Post transfers of an agreed call, receives first, and wait for none."""
+        self.bytes_sent += sum(tensor.nbytes for _, tensor, _ in sends)
+        try:
+            return self._post(recvs, sends) if recvs or sends else []
+        except RuntimeError as error:
+            raise Broken(str(error)) from error
+
+    def _post(self, recvs: Sequence[Parcel], sends: Sequence[Parcel]) -> list[dist.Work]:
+        # What batch_isend_irecv comes to, without its checks, which cost more than a short message.
+        channels, own = self._channels, self.rank
+        tag = self.call % TAGS * TAG_STEP  # a message is never taken for one of another call; NCCL has no tags
+        return [
+            *(channels[channel][peer > own].recv([tensor], peer, tag) for channel, tensor, peer in recvs),
+            *(channels[channel][peer < own].send([tensor], peer, tag) for channel, tensor, peer in sends),
+        ]
+
+    def wait_for(self, works: Sequence[Handle], size: int) -> None:
+        """Wait for transfers of at most ``size`` bytes each.
+
+        Raises:
+            Broken: One failed, or there is no end to wait for.
+        """
+        try:
+            self._wait(works, size)
+        except RuntimeError as error:
+            raise Broken(str(error)) from error
+
+    def all_gather(self, channel: str, outputs: Sequence[Tensor], own: Tensor) -> None:
+        """Give every rank this rank's tensor and take theirs, all of one size."""
+        self.bytes_sent += own.nbytes * len(outputs)
+        every = [*outputs[: self.rank], torch.empty_like(own), *outputs[self.rank :]]
+        self._collect(lambda: self._channels[channel][0].allgather([every], [own]), own.nbytes)
+
+    def all_to_all(self, channel: str, outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
+        """Give every other rank a tensor of its own and take one from each, of one dtype."""
+        self.bytes_sent += sum(tensor.nbytes for tensor in inputs)
+        going = torch.cat([tensor.view(-1) for tensor in inputs])
+        sizes = [[tensor.numel() for tensor in tensors] for tensors in (outputs, inputs)]
+        coming = going.new_empty(sum(sizes[0]))
+        parts = torch.split(coming, sizes[0])
+        for of_side in sizes:
+            of_side.insert(self.rank, 0)
+        self._collect(lambda: self._channels[channel][0].alltoall_base(coming, going, *sizes), going.nbytes)
+        for tensor, part in zip(outputs, parts, strict=True):
+            tensor.view(-1).copy_(part)
+
+    def _collect(self, begin: Callable[[], dist.Work], size: int) -> None:
+        try:
+            work = begin()
+        except RuntimeError as error:
+            raise Broken(str(error)) from error
+        self.wait_for([work], size)
+
+    def close(self) -> None:
+        """Close the channels, once nobody waits."""
+        for group in self.groups:
+            try:
+                self._end(group)
+            except (RuntimeError, ValueError):  # closing what is already broken
+                log.debug("could not close a channel of rank %d", self.rank, exc_info=True)
+        self._channels.clear()
+        self.buffers.clear()  # transfers may have been left in it
+
+    def _end(self, group: dist.ProcessGroup) -> None:
+        dist.destroy_process_group(group)
+
+    def abort(self) -> None:
+        """End what nothing else ends, from another thread."""
+
+
+class GlooTransport(ProcessGroupTransport):
+    """Independent transfers, each posted for itself.
+
+    A channel has a connection for each way between two ranks. A receive is announced to the sender, who waits for that;
+    on a connection that carries data to him too the announcement would queue behind those, and what goes both ways
+    would go one way after the other.
+    """
+
+    in_order = False
+
+    def _make(self, channel: str, make: Callable[[str], dist.ProcessGroup]) -> _Ways:
+        return make(channel), make(f"{channel}-down")
+
+
+class NcclTransport(ProcessGroupTransport):
+    """Exchanges that are worked off one after the other on each channel, each posted as a whole."""
+
+    in_order = True
+
+    def _make(self, channel: str, make: Callable[[str], dist.ProcessGroup]) -> _Ways:
+        group = make(channel)
+        return group, group
+
+    def _post(self, recvs: Sequence[Parcel], sends: Sequence[Parcel]) -> list[dist.Work]:
+        # Of one channel: what works in order has no receives of others posted early.
+        group = self._channels[(recvs or sends)[0].channel][0]
+        group._start_coalescing(self._device)
+        works = super()._post(recvs, sends)
+        return [group._end_coalescing(self._device)] * len(works)
+
+    def _end(self, group: dist.ProcessGroup) -> None:
+        # Destroying a group flushes it, which a transfer without a partner would block.
+        dist.distributed_c10d._abort_process_group(group)
+
+    def abort(self) -> None:
+        """Abort the communicators; not run on several GPUs."""
+        for group in self.groups:
+            with suppress(RuntimeError, ValueError):  # another thread may have closed it
+                dist.distributed_c10d._abort_process_group(group)
