@@ -203,7 +203,7 @@ def test_models_are_looked_at_before_anything_is_started(tmp_path: Path) -> None
     )
     with pytest.raises(ConfigurationError) as error:
         read_config(SweepConfig, path, inspect=inspect_models)
-    for part in ("is a WanPipeline", "there is no option 'head'", "rounds: 0 is not allowed"):
+    for part in ("is a WanPipeline", "model 'random-flux' has no option 'head'", "rounds: 0 is not allowed"):
         assert part in str(error.value)
 
 
