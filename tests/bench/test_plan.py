@@ -14,11 +14,11 @@ from tokenring_xdit.config import read_config
 from tokenring_xdit.errors import ConfigurationError, TokenRingError
 from tokenring_xdit.integrations.xfuser import Degrees
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
-from tokenring_xdit.schedule import BUILDERS
+from tokenring_xdit.schedule import ALGORITHMS
 
 SWEEPS = sorted((Path(__file__).parents[2] / "configs" / "sweeps").glob("*.yaml"))
 
-NAMES = ["single", "ulysses", "xfuser-ring", "xfuser-ring-alltoall", *(f"schedule:{name}" for name in BUILDERS)]
+NAMES = ["single", "ulysses", "xfuser-ring", "xfuser-ring-alltoall", *(f"schedule:{name}" for name in ALGORITHMS)]
 
 some = st.lists(st.integers(1, 64), min_size=1, max_size=3)
 names = st.lists(st.sampled_from(NAMES), min_size=1, max_size=4)

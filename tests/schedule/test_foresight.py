@@ -6,15 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenring_xdit.schedule import BUILDERS, Attend, Block, Mask, build, kv_block, q_block
+from tests.support.schedules import names
+from tokenring_xdit.schedule import Attend, Block, Mask, build, kv_block, q_block
 from tokenring_xdit.schedule.foresight import meetings
 
 
 @given(st.data())
 def test_meetings_are_what_the_plan_attends(data: st.DataObject) -> None:
     ranks = data.draw(st.integers(1, 9))
-    name = data.draw(st.sampled_from(sorted(set(BUILDERS) - {"hierarchical"})))
     mask = data.draw(st.sampled_from(Mask))
+    name = data.draw(st.sampled_from(names(mask, any_ranks=True)))
     chunks = data.draw(st.integers(1, 3))
     for program in build(f"{name}:chunks={chunks}", ranks, heads=ranks, mask=mask).schedule.programs:
         carried_out: list[Attend] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -14,7 +14,7 @@ from tokenring_xdit.planning.options import Option, Split, ranked_schedules, ran
 from tokenring_xdit.planning.problem import Problem
 from tokenring_xdit.planning.programs import Inside, gathered, of_schedule, shared_heads, ulysses
 from tokenring_xdit.planning.simulate import Simulation, run
-from tokenring_xdit.schedule import Mask, Spelled, VerifiedSchedule, build, options_of, parse, q_block
+from tokenring_xdit.schedule import ALGORITHMS, DEFAULT_SCHEDULE, Mask, Spelled, VerifiedSchedule, build, parse, q_block
 from tokenring_xdit.topology import Network
 
 __all__ = ["best_schedules", "plan"]
@@ -23,10 +23,6 @@ _CHUNKS = (2, 4, 8)
 _PROMISING = 3
 """Of the schedules of a split in whole blocks, those that may be worth trying in pieces."""
 
-_INSIDE = ("bidirectional", "bidirectional_q", "direct", "direct_kv", "ring", "token_ring")
-"""Schedules that can run inside a node, too."""
-_BY_HEADS = ("heads", "heads:peers=1")
-_ALONE_OF_MANY = ("ring", "token_ring")
 _MANY_RANKS = 64
 """With more, schedules whose transfers all go on at once take minutes to simulate."""
 
@@ -188,22 +184,34 @@ class _Setting:
         return math.gcd(self.inner.heads, self.inner.kv_heads)
 
     def whole(self) -> tuple[Spelled, ...]:
-        """Schedules that differ for this number of ranks, in whole blocks.
-
-        Those that share out heads are left out where more than half of the ranks would have none.
-        """
+        """Schedules for these nodes that are worth timing, in whole blocks."""
         ranks, nodes = self.inner.ranks, self.split.ring
-        alone = _INSIDE if ranks // nodes <= _MANY_RANKS else _ALONE_OF_MANY
-        if nodes > 1:
-            inside = options_of("hierarchical")["inside"]
-            names = [name for name in alone if ranks > nodes or name == inside]
-            return tuple(parse(f"hierarchical:inside={name},nodes={nodes}") for name in names)
-        names = list(alone)
-        if ranks <= min(2 * self.heads, _MANY_RANKS):
-            names += _BY_HEADS
-        if any(ranks % rows == 0 for rows in range(2, ranks)):  # a grid of one row is a ring
-            names.append("mesh")
-        return tuple(parse(name) for name in names)
+        if nodes == 1:
+            return self._worth(across_nodes=False)
+        if ranks == nodes:  # one rank in each: all are the same
+            return (parse(DEFAULT_SCHEDULE).over_nodes(nodes),)
+        inside = (Spelled(name) for name, algorithm in ALGORITHMS.items() if algorithm.inside_nodes)
+        return self._simulated_soon(name.over_nodes(nodes) for name in inside)
+
+    def nodes_left_open(self) -> tuple[Spelled, ...]:
+        """Schedules that tell nodes apart and are worth timing, each for the nodes that it says."""
+        return self._worth(across_nodes=True)
+
+    def _worth(self, *, across_nodes: bool) -> tuple[Spelled, ...]:
+        return self._simulated_soon(
+            parse(f"{name}:{options}" if options else name)
+            for name, algorithm in ALGORITHMS.items()
+            if self.mask in algorithm.masks and algorithm.across_nodes is across_nodes
+            for options in algorithm.worth(self.inner.ranks, self.heads)
+        )
+
+    def _simulated_soon(self, names: Iterable[Spelled]) -> tuple[Spelled, ...]:
+        found = []
+        for name in names:
+            inside, nodes = name.in_nodes()
+            if self.inner.ranks // nodes <= _MANY_RANKS or inside.algorithm.many_ranks:
+                found.append(name)
+        return tuple(found)
 
     def trials(self, names: Sequence[Spelled]) -> list[_Trial]:
         """Time those that will do."""
@@ -256,7 +264,7 @@ def best_schedules(
     setting = _Setting(split, problem, network, cost, str, mask, keys_stay_whole)
     names = setting.whole()
     if nodes == 1:
-        names += _grids(problem.ranks)
+        names += setting.nodes_left_open()
     whole = setting.trials(names)
     fastest = min((seconds_of(trial.option) for trial in whole), default=math.inf)
     pieces = setting.trials(_cut(setting.worth_cutting(whole, fastest)))
@@ -264,28 +272,13 @@ def best_schedules(
 
 
 def _cut(names: Sequence[Spelled]) -> list[Spelled]:
-    return [Spelled(n.name, tuple(sorted((*n.options, ("chunks", count))))) for n in names for count in _CHUNKS]
-
-
-def _grids(ranks: int) -> tuple[Spelled, ...]:
-    """Plans for groups of consecutive ranks, which may share faster wires, in other numbers than ``mesh`` chooses."""
-    counts = [nodes for nodes in range(2, ranks // 2 + 1) if ranks % nodes == 0]
-    return tuple(
-        parse(f"hierarchical:inside={inside},nodes={nodes}")
-        for nodes in counts
-        for inside in ("direct", "token_ring")
-        if inside in _ALONE_OF_MANY or ranks // nodes <= _MANY_RANKS
-    )
+    whole = [name for name in names if "chunks" in name.algorithm.options]
+    return [name.having(chunks=count) for name in whole for count in _CHUNKS]
 
 
 def _as_flag(name: Spelled) -> str:
     """What ``--tokenring_schedule`` says: between nodes it names what runs inside one."""
-    if name.name != "hierarchical":
-        return str(name)
-    options = dict(name.options)
-    inside = options.pop("inside", options_of("hierarchical")["inside"])
-    options.pop("nodes", None)
-    return str(Spelled(str(inside), tuple(sorted(options.items()))))
+    return str(name.in_nodes()[0])
 
 
 def _timed(split: Split, simulation: Simulation, memory: int) -> Option:
