@@ -41,6 +41,14 @@ def test_without_a_topology_it_tries(ranks: RankPool, tmp_path: Path) -> None:
     assert names[16] in names[:4]
 
 
+def test_what_is_tried_is_for_the_mask_and_runs_inside_nodes() -> None:
+    full = ["heads", "direct:chunks=4", "bidirectional", "token_ring"]
+    assert _guesses(Mask.FULL, 1) == full
+    assert _guesses(Mask.CAUSAL, 1) == ["near_far:chunks=2", *full]
+    inside = ["hierarchical:inside=direct,nodes=3", "hierarchical:inside=bidirectional,nodes=3", "hierarchical:nodes=3"]
+    assert _guesses(Mask.FULL, 3) == _guesses(Mask.CAUSAL, 3) == inside
+
+
 def test_a_kept_topology_is_used(ranks: RankPool, tmp_path: Path) -> None:
     found = ranks.run(2, jobs.with_kept_topology, str(tmp_path))
     assert all(len(set(names)) == 1 for names in found)

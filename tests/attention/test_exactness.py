@@ -158,7 +158,7 @@ def test_causal(ranks: RankPool, schedule: str) -> None:
 @pytest.mark.parametrize("schedule", CAUSAL)
 @pytest.mark.parametrize(("lengths", "heads"), [((13,), 3), ((12, 7), 4), ((12, 7), 3), ((7, 0, 9, 5, 8, 6), 4)])
 def test_causal_where_few_keys_count(ranks: RankPool, lengths: tuple[int, ...], heads: int, schedule: str) -> None:
-    """With few queries attending all keys alike, a block that is met twice or not at all would hardly show."""
+    """Where all keys count alike, a block of keys that is attended twice or not at all would hardly show."""
     case = Case(lengths, lengths, schedule=schedule, causal=True, scale=PEAKY, heads=2 * heads, kv_heads=heads, batch=2)
     errors = worst(ranks, case)
     assert errors["out"] <= FP32

@@ -167,6 +167,15 @@ def test_under_a_causal_mask_what_nobody_needs_does_not_count(network: str) -> N
     assert options[0].sent < (best_schedules(problem, where, COST)[0].sent or 0)
 
 
+def test_under_a_causal_mask_equal_shares_win_where_kernels_are_the_limit() -> None:
+    problem, where = Problem.even(5, 1 << 16, 6, 128, kv_heads=3, element_bytes=2), load_topology("hgx-h100")
+    first, *others = best_schedules(problem, where, H100, mask=Mask.CAUSAL)
+    assert first.split.schedule.startswith("near_far")
+    derived = [o.seconds or 0.0 for o in others if not o.split.schedule.startswith("near_far")]
+    assert (first.seconds or math.inf) < 0.7 * min(derived)  # 2.5 pairs of blocks on each rank instead of 4.5 on one
+    assert not any(o.split.schedule.startswith("near_far") for o in best_schedules(problem, where, H100))
+
+
 @pytest.mark.parametrize("ranks", [80, 128])
 def test_of_very_many_ranks_only_plans_are_simulated_whose_transfers_take_turns(ranks: int) -> None:
     setting = _Setting(

@@ -326,6 +326,7 @@ def test_the_busiest_wire_is_that_of_the_documentation(ranks: int) -> None:
         "hierarchical": max(ranks // 2, 2 * (2 - 1)),  # TokenRing inside, or between two nodes
     }
     assert {name: busiest(course(build(name, ranks)).moves) for name in formulas} == formulas
+    assert busiest(course(build("near_far", ranks, Mask.CAUSAL)).moves) == 2
 
 
 @pytest.mark.parametrize(

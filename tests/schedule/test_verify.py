@@ -365,7 +365,7 @@ IN_PIECES = [
 def test_whatever_is_accepted_computes_every_pair_once(data: st.DataObject) -> None:
     """Schedules broken at random: accepted ones are right by a reading that shares nothing with verify."""
     in_pieces = [(name, mask) for name in IN_PIECES for mask in Mask]
-    name, mask = data.draw(st.sampled_from([*EVERY_MASK, *in_pieces]))
+    name, mask = data.draw(st.sampled_from([*EVERY_MASK, *in_pieces, ("near_far:chunks=2", Mask.CAUSAL)]))
     world_size = data.draw(st.sampled_from([2, 4, 6]) if "hierarchical" in name else st.integers(2, 6))
     schedule = build(name, world_size, mask, data.draw(st.sampled_from([5, 6]))).schedule
     for _ in range(data.draw(st.integers(1, 3))):

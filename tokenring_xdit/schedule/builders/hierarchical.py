@@ -35,7 +35,7 @@ __all__ = ["between_nodes", "hierarchical"]
 
 
 def _worth(world_size: int, heads: int) -> tuple[str, ...]:
-    """Groups of consecutive ranks, which may share faster wires, in other numbers than ``mesh`` chooses."""
+    """Groups of consecutive ranks, which may share faster links, in other numbers than ``mesh`` chooses."""
     counts = [nodes for nodes in range(2, world_size // 2 + 1) if world_size % nodes == 0]
     return tuple(f"inside={inside},nodes={nodes}" for nodes in counts for inside in ("direct", "token_ring"))
 
