@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from tokenring_xdit.schedule import BUILDERS
+from tokenring_xdit.schedule import ALGORITHMS
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,5 +56,12 @@ def test_every_schedule_has_a_picture_on_its_page_and_no_picture_is_left_over() 
     shown = re.findall(r"\]\(images/schedules/([^)]+)\)", (ROOT / "docs" / "schedules.md").read_text())
     assert sorted(shown) == sorted(path.name for path in PICTURES.iterdir())
     assert {ET.parse(PICTURES / name).getroot().attrib["data-schedule"].partition(":")[0] for name in shown} == set(
-        BUILDERS
+        ALGORITHMS
     )
+
+
+def test_every_schedule_has_a_row_and_a_section() -> None:
+    page = (ROOT / "docs" / "schedules.md").read_text()
+    rows = re.findall(r"^\| `(\w+)`", page.partition("## What travels")[2].partition("\n\n**")[0], flags=re.MULTILINE)
+    headings = re.findall(r"^### (.+)$", page, flags=re.MULTILINE)
+    assert sorted(rows) == sorted(ALGORITHMS) == sorted(re.findall(r"`(\w+)`", " ".join(headings)))

@@ -8,7 +8,9 @@ import pytest
 
 from tests.attention import auto_jobs as jobs
 from tests.support.ranks import RankFailure, RankPool
+from tokenring_xdit.attention.auto import _guesses
 from tokenring_xdit.errors import AgreementError, ConfigurationError, UnsupportedError
+from tokenring_xdit.schedule import Mask
 
 FP32 = 1e-5
 
@@ -37,6 +39,14 @@ def test_without_a_topology_it_tries(ranks: RankPool, tmp_path: Path) -> None:
     names = [name for _, name in found[0]]
     assert set(names[:4]) == {"heads", "direct:chunks=4", "bidirectional", "token_ring"}
     assert names[16] in names[:4]
+
+
+def test_what_is_tried_is_for_the_mask_and_runs_inside_nodes() -> None:
+    full = ["heads", "direct:chunks=4", "bidirectional", "token_ring"]
+    assert _guesses(Mask.FULL, 1) == full
+    assert _guesses(Mask.CAUSAL, 1) == ["near_far:chunks=2", *full]
+    inside = ["hierarchical:inside=direct,nodes=3", "hierarchical:inside=bidirectional,nodes=3", "hierarchical:nodes=3"]
+    assert _guesses(Mask.FULL, 3) == _guesses(Mask.CAUSAL, 3) == inside
 
 
 def test_a_kept_topology_is_used(ranks: RankPool, tmp_path: Path) -> None:
@@ -88,9 +98,12 @@ def test_users_without_a_home_have_kept_nothing(ranks: RankPool) -> None:
     assert set(ranks.run(2, jobs.without_a_home)) == {"heads"}
 
 
-def test_a_causal_mask(ranks: RankPool, tmp_path: Path) -> None:
-    found = ranks.run(3, jobs.calls, "auto", "ring:3:100mbit", str(tmp_path), [(24, {"causal": True})])
+@pytest.mark.parametrize("topology", ["ring:3:100mbit", None])
+def test_a_causal_mask(ranks: RankPool, tmp_path: Path, topology: str | None) -> None:
+    found = ranks.run(3, jobs.calls, "auto", topology, str(tmp_path), [(24, {"causal": True})] * 5)
     assert all(error <= FP32 for answer in found for error, _ in answer)
+    tried = [name for _, name in found[0]]
+    assert (tried == _guesses(Mask.CAUSAL, 1)) is (topology is None)
 
 
 def test_nodes(ranks: RankPool, tmp_path: Path) -> None:

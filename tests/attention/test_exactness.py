@@ -13,16 +13,24 @@ from hypothesis import strategies as st
 from tests.attention import jobs
 from tests.attention.jobs import Case
 from tests.support.ranks import RankFailure, RankPool
-from tokenring_xdit.schedule import BUILDERS
+from tests.support.schedules import names
+from tokenring_xdit.schedule import Mask
 
 FP32 = 1e-5
 
-SCHEDULES = [*sorted(set(BUILDERS) - {"hierarchical"}), "direct:chunks=3"]
+SCHEDULES = [*names(any_ranks=True), "direct:chunks=3"]
 """Schedules for any number of ranks."""
 
 
-EVERY_SCHEDULE = [*sorted(BUILDERS), "direct:chunks=3", "token_ring:chunks=2"]
+EVERY_SCHEDULE = [*names(), "direct:chunks=3", "token_ring:chunks=2"]
 """For numbers of ranks that nodes divide."""
+
+CAUSAL = names(Mask.CAUSAL, any_ranks=True)
+CAUSAL += [f"{name}:chunks=3" for name in CAUSAL if name not in SCHEDULES] + ["direct:chunks=3"]
+"""The same under a causal mask; what is for no other also in pieces."""
+
+PEAKY = 1.5
+"""A scale with which each query attends hardly more than a few keys: with random weights all keys count alike."""
 
 
 def worst_of_each(ranks: RankPool, cases: list[Case]) -> list[dict[str, float]]:
@@ -117,7 +125,7 @@ def test_calls_in_and_out_of_inference_mode_take_turns(ranks: RankPool, schedule
         assert max(errors) <= FP32
 
 
-@pytest.mark.parametrize("name", sorted(BUILDERS))
+@pytest.mark.parametrize("name", names())
 @pytest.mark.parametrize("chunks", [2, 5, 8])
 def test_blocks_may_be_cut_finer_than_they_have_tokens(ranks: RankPool, name: str, chunks: int) -> None:
     case = Case((7, 4, 0, 9), (6, 1, 8, 5), schedule=f"{name}:chunks={chunks}", heads=4, kv_heads=4, home=3, calls=2)
@@ -141,10 +149,20 @@ def test_keys_that_every_rank_holds_count_once(ranks: RankPool, schedule: str) -
     assert worst(ranks, replace(even(4, 16), home=13, schedule=schedule))["out"] <= FP32
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", CAUSAL)
 def test_causal(ranks: RankPool, schedule: str) -> None:
     lengths = (9, 16, 4)
     assert worst(ranks, Case(lengths, lengths, schedule=schedule, causal=True, calls=3))["out"] <= FP32
+
+
+@pytest.mark.parametrize("schedule", CAUSAL)
+@pytest.mark.parametrize(("lengths", "heads"), [((13,), 3), ((12, 7), 4), ((12, 7), 3), ((7, 0, 9, 5, 8, 6), 4)])
+def test_causal_where_few_keys_count(ranks: RankPool, lengths: tuple[int, ...], heads: int, schedule: str) -> None:
+    """Where all keys count alike, a block of keys that is attended twice or not at all would hardly show."""
+    case = Case(lengths, lengths, schedule=schedule, causal=True, scale=PEAKY, heads=2 * heads, kv_heads=heads, batch=2)
+    errors = worst(ranks, case)
+    assert errors["out"] <= FP32
+    assert errors["lse"] <= FP32
 
 
 @pytest.mark.parametrize("scale", [0.05, 1.0])

@@ -14,11 +14,11 @@ from tokenring_xdit.config import read_config
 from tokenring_xdit.errors import ConfigurationError, TokenRingError
 from tokenring_xdit.integrations.xfuser import Degrees
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
-from tokenring_xdit.schedule import BUILDERS
+from tokenring_xdit.schedule import ALGORITHMS
 
 SWEEPS = sorted((Path(__file__).parents[2] / "configs" / "sweeps").glob("*.yaml"))
 
-NAMES = ["single", "ulysses", "xfuser-ring", "xfuser-ring-alltoall", *(f"schedule:{name}" for name in BUILDERS)]
+NAMES = ["single", "ulysses", "xfuser-ring", "xfuser-ring-alltoall", *(f"schedule:{name}" for name in ALGORITHMS)]
 
 some = st.lists(st.integers(1, 64), min_size=1, max_size=3)
 names = st.lists(st.sampled_from(NAMES), min_size=1, max_size=4)
@@ -203,7 +203,7 @@ def test_models_are_looked_at_before_anything_is_started(tmp_path: Path) -> None
     )
     with pytest.raises(ConfigurationError) as error:
         read_config(SweepConfig, path, inspect=inspect_models)
-    for part in ("is a WanPipeline", "there is no option 'head'", "rounds: 0 is not allowed"):
+    for part in ("is a WanPipeline", "model 'random-flux' has no option 'head'", "rounds: 0 is not allowed"):
         assert part in str(error.value)
 
 

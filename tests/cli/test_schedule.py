@@ -6,8 +6,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from tests.support.schedules import OWN_MASKS
 from tokenring_xdit.cli import main
-from tokenring_xdit.schedule import BUILDERS
+from tokenring_xdit.schedule import ALGORITHMS, Mask
 
 
 @pytest.mark.parametrize("ranks", [3, 4, 8])
@@ -19,9 +20,11 @@ def test_show(capsys: pytest.CaptureFixture[str], ranks: int) -> None:
     assert out.count("attends ") == ranks * ranks
 
 
-@pytest.mark.parametrize("name", [*sorted(BUILDERS), "direct:chunks=4", "hierarchical:nodes=2,inside=direct"])
-def test_show_works_for_every_schedule(capsys: pytest.CaptureFixture[str], name: str) -> None:
-    assert main(["schedule", "show", name, "--ranks", "4"]) == 0
+@pytest.mark.parametrize(
+    ("name", "mask"), [*OWN_MASKS, ("direct:chunks=4", Mask.FULL), ("hierarchical:nodes=2,inside=direct", Mask.FULL)]
+)
+def test_show_works_for_every_schedule(capsys: pytest.CaptureFixture[str], name: str, mask: Mask) -> None:
+    assert main(["schedule", "show", name, "--ranks", "4", *["--causal"] * (mask is Mask.CAUSAL)]) == 0
     assert capsys.readouterr().out.startswith(f"{name.replace('nodes=2,', '')}, 4 ranks")
 
 
@@ -63,7 +66,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["schedule", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     names = [line.split()[0] for line in lines]
-    assert names == sorted(BUILDERS)
+    assert names == sorted(ALGORITHMS)
     assert "TokenRing as published" in lines[names.index("token_ring")]
     assert lines[names.index("mesh")].endswith("[rows=auto,chunks=1]")
     assert main(["schedule", "list", "--json"]) == 0

@@ -52,11 +52,11 @@ def test_a_model_is_written_as_it_is_read(text: str) -> None:
     ("text", "message"),
     [
         ("flux", "is no random-flux"),
-        ("random-flux:", "there is no option ''"),
+        ("random-flux:", "model 'random-flux' has no option ''"),
         ("random-flux:head=4", "Did you mean 'heads'"),
-        ("random-flux:heads=0", "heads has to be said once, as a whole number of 1 or more"),
-        ("random-flux:heads=4,heads=4", "heads has to be said once"),
-        ("random-flux:heads", "heads has to be said once"),
+        ("random-flux:heads=0", "heads=0 of model 'random-flux' has to be a whole number from 1 to"),
+        ("random-flux:heads=4,heads=4", "write each option once, as heads=VALUE"),
+        ("random-flux:heads", "write each option once, as heads=VALUE"),
         ("random-flux:head_dim=20", "head_dim has to be a multiple of 8"),
     ],
 )

@@ -9,6 +9,7 @@ from typing import Any
 import diffusers
 import pytest
 
+from tests.support.schedules import names
 from tokenring_xdit.errors import ConfigurationError, ScheduleError
 from tokenring_xdit.integrations.xfuser.choice import make_choice
 from tokenring_xdit.planning import (
@@ -26,7 +27,8 @@ from tokenring_xdit.planning import (
     simulate,
 )
 from tokenring_xdit.planning.options import ranked_splits
-from tokenring_xdit.schedule import BUILDERS, Mask, build
+from tokenring_xdit.planning.planner import _Setting
+from tokenring_xdit.schedule import Mask, build
 from tokenring_xdit.topology import load_topology
 
 COST = Cost(attend_rate=1e11, attend_overhead=5e-5, fold_rate=1e10, message_overhead=6e-5, latency=3e-4)
@@ -135,7 +137,7 @@ def test_the_best_is_as_good_as_any_schedule_by_itself(network: str) -> None:
     problem, where = Problem.even(4, 4096, 8, 64), load_topology(network)
     options = best_schedules(problem, where, COST)
     best = options[0]
-    singles = [simulate(build(n, 4, heads=8), where, problem, COST).makespan for n in BUILDERS]
+    singles = [simulate(build(n, 4, heads=8), where, problem, COST).makespan for n in names()]
     assert best.seconds is not None
     assert min(option.seconds or 0.0 for option in options) <= min(singles) * (1 + 1e-9)
     assert best.seconds <= min(singles) * 1.02  # differences that a simulation cannot tell
@@ -149,7 +151,7 @@ def test_pieces_that_are_not_tried_would_not_have_been_faster(network: str, head
     options = best_schedules(problem, where, COST)
     best = min(option.seconds or math.inf for option in options)
     tried = {option.split.schedule for option in options}
-    left_out = [f"{name}:chunks={n}" for name in BUILDERS for n in (2, 4, 8) if f"{name}:chunks={n}" not in tried]
+    left_out = [f"{name}:chunks={n}" for name in names() for n in (2, 4, 8) if f"{name}:chunks={n}" not in tried]
     times = [simulate(build(name, 4, heads=heads), where, problem, COST).makespan for name in left_out]
     assert min(times) >= best * 0.95  # differences that a simulation cannot tell
 
@@ -163,6 +165,29 @@ def test_under_a_causal_mask_what_nobody_needs_does_not_count(network: str) -> N
         assert option.seconds == simulate(built, where, problem, COST).makespan
     assert options[0].sent is not None
     assert options[0].sent < (best_schedules(problem, where, COST)[0].sent or 0)
+
+
+def test_under_a_causal_mask_equal_shares_win_where_kernels_are_the_limit() -> None:
+    problem, where = Problem.even(5, 1 << 16, 6, 128, kv_heads=3, element_bytes=2), load_topology("hgx-h100")
+    first, *others = best_schedules(problem, where, H100, mask=Mask.CAUSAL)
+    assert first.split.schedule.startswith("near_far")
+    derived = [o.seconds or 0.0 for o in others if not o.split.schedule.startswith("near_far")]
+    assert (first.seconds or math.inf) < 0.7 * min(derived)  # 2.5 pairs of blocks on each rank instead of 4.5 on one
+    assert not any(o.split.schedule.startswith("near_far") for o in best_schedules(problem, where, H100))
+
+
+@pytest.mark.parametrize("ranks", [80, 128])
+def test_of_very_many_ranks_only_plans_are_simulated_whose_transfers_take_turns(ranks: int) -> None:
+    setting = _Setting(
+        Split(tokenring=ranks), Problem.even(ranks, ranks, 8, 16), load_topology("mesh:2:1gbit"), COST, str
+    )
+    assert {str(name) for name in setting.whole()} == {"mesh", "ring", "token_ring"}
+    inside = {str(name.in_nodes()[0]) for name in setting.nodes_left_open() if ranks // name.in_nodes()[1] > 64}
+    assert inside <= {"token_ring"}
+    few = {str(name) for name in dataclasses.replace(setting, problem=Problem.even(8, 8, 8, 16)).whole()}
+    assert few == {*names(any_ranks=True), "heads:peers=1"}
+    fewer_heads = {str(name) for name in dataclasses.replace(setting, problem=Problem.even(7, 7, 3, 16)).whole()}
+    assert few - fewer_heads == {"heads", "heads:peers=1", "mesh"}
 
 
 def test_where_queries_are_few_they_travel_and_where_keys_have_few_heads_these_do() -> None:
@@ -249,8 +274,15 @@ def test_tokens_of_pictures_and_videos() -> None:
 def test_auto_is_told_apart_from_schedules() -> None:
     assert Auto.parse("token_ring") is None
     assert Auto.parse("auto") == Auto()
+    assert str(Auto()) == "auto"
     assert Auto.parse("auto:nodes=2,measure=yes") == Auto(measure=True, nodes=2)
     assert str(Auto(measure=True, nodes=2)) == "auto:measure=true,nodes=2"
-    for wrong in ("auto:", "auto:chunks=2", "auto:nodes=0", "auto:nodes=2,nodes=2"):
-        with pytest.raises(ScheduleError):
+    for wrong, message in (
+        ("auto:", "'auto' has no option ''. Known: measure, nodes"),
+        ("auto:node=2", "Did you mean 'nodes'"),
+        ("auto:nodes=0", "nodes=0 of schedule 'auto' has to be a whole number from 1 to 4096"),
+        ("auto:measure=maybe", "measure=maybe of schedule 'auto' has to be true or false"),
+        ("auto:nodes=2,nodes=2", "write each option once, as nodes=VALUE"),
+    ):
+        with pytest.raises(ScheduleError, match=message):
             Auto.parse(wrong)

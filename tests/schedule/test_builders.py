@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.schedule.interpreter import asked_once, meetings
+from tests.support.schedules import EVERY_MASK, INSIDE, names
 from tokenring_xdit.errors import ScheduleError
 from tokenring_xdit.schedule import (
-    BUILDERS,
     Attend,
     Channel,
     Exchange,
@@ -24,18 +24,13 @@ from tokenring_xdit.schedule import (
     kv_block,
 )
 
-INSIDE = ["bidirectional", "bidirectional_q", "direct", "direct_kv", "ring", "token_ring"]
-"""Schedules for any number of ranks that can run inside a node."""
-
 SPELLINGS = [
-    *INSIDE,
-    "mesh",
+    *names(any_ranks=True),
     "hierarchical:nodes=1",
     "bidirectional:chunks=3",
     "bidirectional_q:chunks=2",
     "direct:chunks=4",
     "direct_kv:chunks=3",
-    "heads",
     "heads:chunks=2",
     "heads:peers=1",
     "mesh:chunks=2",
@@ -45,9 +40,9 @@ SPELLINGS = [
 
 
 @st.composite
-def requests(draw: st.DrawFn, most: int) -> tuple[str, int, int]:
-    """A schedule with options, a number of ranks that it works for, and a number of heads."""
-    name, chunks = draw(st.sampled_from(sorted(BUILDERS))), draw(st.integers(1, 8))
+def requests(draw: st.DrawFn, most: int) -> tuple[str, int, Mask, int]:
+    """A schedule with options, a number of ranks and a mask that it works for, and a number of heads."""
+    (name, mask), chunks = draw(st.sampled_from(EVERY_MASK)), draw(st.integers(1, 8))
     rows, columns = draw(st.integers(1, 4)), draw(st.integers(1, most // 4))
     options = {"chunks": str(chunks)}
     if name == "hierarchical":
@@ -57,7 +52,7 @@ def requests(draw: st.DrawFn, most: int) -> tuple[str, int, int]:
     # any rows and columns, prime ones included
     world_size = rows * columns if name in {"hierarchical", "mesh"} else draw(st.integers(1, most))
     spelling = f"{name}:{','.join(f'{option}={value}' for option, value in options.items())}"
-    return spelling, world_size, draw(st.integers(1, 8))
+    return spelling, world_size, mask, draw(st.integers(1, 8))
 
 
 @pytest.mark.parametrize(
@@ -73,18 +68,18 @@ def test_every_builder_is_proved_and_meets_every_pair_once(name: str, world_size
     assert np.array_equal(meetings(schedule, tokens, heads), asked_once(mask, tokens, heads))
 
 
-@given(requests(most=12), st.sampled_from(Mask), st.data())
-def test_options_go_together(request_: tuple[str, int, int], mask: Mask, data: st.DataObject) -> None:
-    name, world_size, heads = request_
+@given(requests(most=12), st.data())
+def test_options_go_together(request_: tuple[str, int, Mask, int], data: st.DataObject) -> None:
+    name, world_size, mask, heads = request_
     tokens = [data.draw(st.integers(0, 5)) for _ in range(world_size)]
     schedule = build(name, world_size, mask, heads).schedule
     assert np.array_equal(meetings(schedule, tokens, heads), asked_once(mask, tokens, heads))
 
 
 @settings(max_examples=20)
-@given(requests(most=32), st.sampled_from(Mask))
-def test_larger_worlds_are_proved_too(request_: tuple[str, int, int], mask: Mask) -> None:
-    name, world_size, heads = request_
+@given(requests(most=32))
+def test_larger_worlds_are_proved_too(request_: tuple[str, int, Mask, int]) -> None:
+    name, world_size, mask, heads = request_
     assert build(name, world_size, mask, heads).schedule.mask is mask
 
 
@@ -231,6 +226,8 @@ def test_under_a_causal_mask_nothing_travels_that_nobody_needs() -> None:
         ("tokenring", r"no schedule 'tokenring'.*Did you mean 'token_ring'\?"),
         ("direct:chunk=4", r"'direct' has no option 'chunk'\. Known: chunks\. Did you mean 'chunks'\?"),
         ("direct:", r"'direct' has no option ''\. Known: chunks"),
+        ("hierarchical:inside=", r"inside= of schedule 'hierarchical' has to be a name"),
+        ("dir\x1bect", r"no schedule 'dir\\x1bect'.*Did you mean 'direct'\?"),
         ("bidirectional:heads=4", r"'bidirectional' has no option 'heads'\. Known: chunks"),
         ("direct:chunks", r"write each option once, as chunks=VALUE"),
         ("direct:chunks=2,chunks=3", r"write each option once, as chunks=VALUE"),

@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from tokenring_xdit.schedule import BUILDERS, Attend, Exchange, Mask, build, describe
+from tests.support.schedules import names
+from tokenring_xdit.schedule import Attend, Exchange, Mask, build, describe
 
 
-@pytest.mark.parametrize("name", [*sorted(set(BUILDERS) - {"hierarchical"}), "hierarchical:nodes=1", "direct:chunks=3"])
+@pytest.mark.parametrize("name", [*names(any_ranks=True), "hierarchical:nodes=1", "direct:chunks=3"])
 @pytest.mark.parametrize("world_size", [1, 3, 8])
 def test_every_action_is_told_once(name: str, world_size: int) -> None:
     schedule = build(name, world_size).schedule

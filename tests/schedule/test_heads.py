@@ -5,14 +5,14 @@ import pytest
 
 from tests.schedule.interpreter import asked_once, meetings
 from tokenring_xdit.schedule import Attend, Channel, Exchange, Kind, Mask, verify
-from tokenring_xdit.schedule.builders import heads
+from tokenring_xdit.schedule.builders.heads import heads
 
 
 @pytest.mark.parametrize(("world_size", "count"), [(1, 3), (2, 5), (3, 7), (4, 2), (5, 24), (8, 8)])
 @pytest.mark.parametrize("chunks", [1, 3])
 @pytest.mark.parametrize("peers", [None, 1, 2, 9])
 def test_any_number_of_heads_goes_round(world_size: int, count: int, chunks: int, peers: int | None) -> None:
-    schedule = verify(heads(world_size, heads=count, chunks=chunks, peers=peers)).schedule
+    schedule = verify(heads(world_size, count, chunks=chunks, peers=peers)).schedule
     tokens = [1 + rank % 4 for rank in range(world_size)]
     assert np.array_equal(meetings(schedule, tokens, count), asked_once(Mask.FULL, tokens, count))
 
@@ -20,7 +20,7 @@ def test_any_number_of_heads_goes_round(world_size: int, count: int, chunks: int
 @pytest.mark.parametrize(("world_size", "count"), [(3, 8), (4, 6), (5, 24)])
 def test_shares_differ_by_one_head_at_most_and_hold_their_key_heads(world_size: int, count: int) -> None:
     """With three query heads for each key head the same cut has to fit both."""
-    verified = verify(heads(world_size, heads=count))
+    verified = verify(heads(world_size, count))
     assert verified.takes_heads(3 * count, count)
     attended = [
         {action.q.heads for action in program if isinstance(action, Attend)} for program in verified.schedule.programs

@@ -21,7 +21,7 @@ from tokenring_xdit.attention.member import check_environment, in_words
 from tokenring_xdit.attention.tracing import recorded
 from tokenring_xdit.errors import AgreementError, CommunicationError, TokenRingError, UnsupportedError
 from tokenring_xdit.planning import Auto
-from tokenring_xdit.schedule import Activity, Channel, Mask, VerifiedSchedule
+from tokenring_xdit.schedule import DEFAULT_SCHEDULE, Activity, Channel, Mask, VerifiedSchedule
 
 __all__ = ["bytes_sent", "token_ring_attention"]
 
@@ -32,7 +32,7 @@ def token_ring_attention(
     v: Tensor,
     *,
     group: dist.ProcessGroup | None = None,
-    schedule: str | VerifiedSchedule = "token_ring",
+    schedule: str | VerifiedSchedule = DEFAULT_SCHEDULE,
     kernel: str | KernelFunction | None = None,
     scale: float | None = None,
     causal: bool = False,

@@ -23,7 +23,7 @@ from tokenring_xdit.attention.calibrate import calibrate
 from tokenring_xdit.errors import ConfigurationError, TokenRingError, UnsupportedError
 from tokenring_xdit.planning import Cost, Option, Problem, best_schedules
 from tokenring_xdit.planning.auto import Auto
-from tokenring_xdit.schedule import Channel, Mask, VerifiedSchedule, build
+from tokenring_xdit.schedule import ALGORITHMS, DEFAULT_SCHEDULE, Channel, Mask, VerifiedSchedule, build, parse
 from tokenring_xdit.topology import Network, load_topology
 
 __all__ = ["TOPOLOGY_VARIABLE", "AutoSchedule", "Trial", "kept_topology", "show_choices", "trial_calls"]
@@ -36,11 +36,6 @@ TOPOLOGY_VARIABLE = "TOKENRING_TOPOLOGY"
 _CANDIDATES = 3
 _ROUNDS = 3
 """Timed calls of each candidate, after one that makes its buffers."""
-
-_UNKNOWN = ("heads", "direct:chunks=4", "bidirectional", "token_ring")
-"""What is tried where nothing is known of the network: what sends least, what uses all wires of a full mesh, both ways
-of a ring, and what was published."""
-
 
 _trial_calls = 0
 
@@ -186,7 +181,7 @@ class AutoSchedule:
     def _choose(self, auto: Auto, layout: Layout, device: torch.device, hosts: list[str]) -> tuple[list[str], str]:
         ranks = len(self._peers)
         if ranks == 1:
-            return ["token_ring"], "there is one rank"
+            return [DEFAULT_SCHEDULE], "there is one rank"
         network = self._network()
         if network is None:
             return self._unknown(auto, layout)
@@ -238,16 +233,22 @@ class AutoSchedule:
             f"nothing is known of what joins the ranks: run tokenring-xdit probe, or set {TOPOLOGY_VARIABLE}, to have "
             "it planned"
         )
-        names = [*_UNKNOWN]
-        if auto.nodes > 1:
-            inside = [name.partition(":")[0] for name in _UNKNOWN if name != "heads"]
-            names = [f"hierarchical:inside={name},nodes={auto.nodes}" for name in inside]
         spec = layout.spec
+        names = _guesses(Mask(spec.mask), auto.nodes)
         built = {name: build(name, ranks, Mask(spec.mask), spec.kv_heads) for name in names}
         fitting = [name for name in names if built[name].takes_heads(spec.heads, spec.kv_heads)]
         left = [name for name in fitting if built[name].keys_stay_whole or not layout.ragged]
         _refuse_none(left, auto, layout)
         return left, why
+
+
+def _guesses(mask: Mask, nodes: int) -> list[str]:
+    """What is tried where nothing is known of the network; inside nodes in whole blocks."""
+    placed = [(a.guess.place, a.guess.options, a) for a in ALGORITHMS.values() if a.guess and mask in a.masks]
+    placed.sort(key=lambda guess: guess[0])
+    if nodes > 1:
+        return [str(parse(algorithm.name).over_nodes(nodes)) for _, _, algorithm in placed if algorithm.inside_nodes]
+    return [f"{algorithm.name}:{options}" if options else algorithm.name for _, options, algorithm in placed]
 
 
 def _kept(ranks: int) -> str | None:
@@ -266,8 +267,8 @@ def _refuse_none(left: Sequence[object], auto: Auto, layout: Layout) -> None:
         between = f", as the ring between {auto.nodes} nodes does" if auto.nodes > 1 else ""
         why = f"the items of this batch hide different keys, which no schedule takes that sends keys{between}"
     raise UnsupportedError(
-        f"schedule '{auto}': {why}. Use schedule 'token_ring' without nodes, where keys stay at home whole, or one "
-        "call for each item"
+        f"schedule '{auto}': {why}. Use schedule '{DEFAULT_SCHEDULE}' without nodes, where keys stay at home whole, or "
+        "one call for each item"
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tokenring_xdit.attention.masks import KeyMask
 from tokenring_xdit.errors import UnsupportedError
-from tokenring_xdit.schedule import Mask, VerifiedSchedule, build
+from tokenring_xdit.schedule import DEFAULT_SCHEDULE, Mask, VerifiedSchedule, build
 
 __all__ = ["DTYPES", "check_masks", "check_tensors", "check_types", "resolve"]
 
@@ -141,7 +141,7 @@ def check_masks(
     if own is not None and own.ragged and verified is not None and not verified.keys_stay_whole:
         raise UnsupportedError(
             f"the items of this batch hide different keys, and schedule '{verified.schedule.name}' sends keys or cuts "
-            "them: use schedule 'token_ring', where they stay at home whole, or one call for each item"
+            f"them: use schedule '{DEFAULT_SCHEDULE}', where they stay at home whole, or one call for each item"
         )
     return own, home
 

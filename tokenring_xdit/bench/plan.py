@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
 
-from tokenring_xdit.errors import ConfigurationError, ScheduleError, nearest
+from tokenring_xdit.errors import ConfigurationError, ScheduleError
 from tokenring_xdit.messages import named, shown
 from tokenring_xdit.planning import Auto, even_shares
 from tokenring_xdit.schedule import Spelled, build, parse
+from tokenring_xdit.spec import unknown
 
 __all__ = ["Case", "Level", "Shape", "Strategy", "StrategyKind", "lengths_in_words"]
 
@@ -74,8 +75,10 @@ class Strategy:
             hint = ""
             with suppress(ScheduleError):
                 hint = f" Did you mean 'schedule:{parse(text)}'?"
-            known = nearest(text, [*plain, "schedule:NAME", "ulysses=N+schedule:NAME", "ulysses=N+xfuser-ring"])
-            raise ConfigurationError(f"there is no strategy {shown(text)}.{hint or ' ' + known}")
+            known = [*plain, "schedule:NAME", "ulysses=N+schedule:NAME", "ulysses=N+xfuser-ring"]
+            raise ConfigurationError(
+                f"there is no strategy {shown(text)}.{hint}" if hint else unknown("strategy", text, known)
+            )
         return cls(plain[name])
 
     @classmethod
@@ -84,7 +87,7 @@ class Strategy:
         if not (number.isascii() and number.isdecimal() and len(number) < 10 and int(number) >= 2):
             raise ConfigurationError(
                 f"{shown(text)}: a hybrid needs a number of ranks for Ulysses, 2 or more, as in "
-                "'ulysses=2+schedule:direct'"
+                "'ulysses=2+schedule:NAME'"
             )
         if not plus:
             raise ConfigurationError(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenring_xdit.cli.picture import add_picture_options, picture_from, png_path
 from tokenring_xdit.errors import ConfigurationError, TokenRingError
+from tokenring_xdit.schedule import DEFAULT_SCHEDULE
 
 if TYPE_CHECKING:
     from tokenring_xdit.pipelines.jobs import Found, Picture, Strategy
@@ -32,7 +33,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "--schedule",
-        default="token_ring",
+        default=DEFAULT_SCHEDULE,
         help="schedule of the TokenRing ranks, see schedule list (default: %(default)s)",
     )
     parser.add_argument(

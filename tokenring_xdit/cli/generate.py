@@ -7,6 +7,7 @@ import json
 
 from tokenring_xdit.cli.picture import add_picture_options, picture_from, png_path
 from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.schedule import DEFAULT_SCHEDULE
 
 __all__ = ["add_parser"]
 
@@ -29,7 +30,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "--schedule",
-        default="token_ring",
+        default=DEFAULT_SCHEDULE,
         help="schedule of the TokenRing ranks, see schedule list (default: %(default)s)",
     )
     parser.add_argument(

@@ -12,11 +12,13 @@ from tokenring_xdit.cli import machine
 from tokenring_xdit.cli.progress import progress
 from tokenring_xdit.outputs import write_whole
 from tokenring_xdit.planning import TIE, ModelShape, Option, Problem, plan, simulate
-from tokenring_xdit.schedule import Activity, Mask, build, perfetto
+from tokenring_xdit.schedule import DEFAULT_SCHEDULE, Activity, Mask, build, perfetto
 
 __all__ = ["add_parser"]
 
 _SHOWN = 10
+
+_IN_PIECES = f"{DEFAULT_SCHEDULE}:chunks=4"
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -34,10 +36,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     simulation = commands.add_parser(
         "simulate",
         help="the course of one attention call on a topology, without running anything",
-        epilog="example: tokenring-xdit simulate direct:chunks=4 --topology mesh:4:100mbit --tokens 4096 --heads 8 "
+        epilog=f"example: tokenring-xdit simulate {_IN_PIECES} --topology mesh:4:100mbit --tokens 4096 --heads 8 "
         "--head-dim 64 --dtype float32 --trace trace.json",
     )
-    simulation.add_argument("schedule", help="name of the schedule, with options as in direct:chunks=4")
+    simulation.add_argument("schedule", help=f"name of the schedule, with options as in {_IN_PIECES}")
     machine.add_arguments(simulation)
     simulation.add_argument("--causal", action="store_true", help="under a causal mask")
     simulation.add_argument(

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import sys
 from pathlib import Path
 
 from tokenring_xdit.cli.paths import refuse_unwritable
 from tokenring_xdit.outputs import write_whole
-from tokenring_xdit.schedule import BUILDERS, Mask, VerifiedSchedule, build, describe, options_of
+from tokenring_xdit.schedule import ALGORITHMS, DEFAULT_SCHEDULE, Mask, VerifiedSchedule, build, describe
 
 __all__ = ["add_parser"]
+
+_IN_PIECES = f"{DEFAULT_SCHEDULE}:chunks=4"
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,8 +30,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     show = subcommands.add_parser(
         "show",
         help="one schedule, step by step",
-        epilog="example: tokenring-xdit schedule show token_ring --ranks 4, or "
-        "tokenring-xdit schedule show direct:chunks=4 --ranks 4",
+        epilog=f"example: tokenring-xdit schedule show {DEFAULT_SCHEDULE} --ranks 4, or "
+        f"tokenring-xdit schedule show {_IN_PIECES} --ranks 4",
     )
     _add_which(show)
     show.add_argument("--json", action="store_true", help="print the plan as JSON")
@@ -39,7 +40,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     drawing = subcommands.add_parser(
         "draw",
         help="one schedule as a picture, up to 16 ranks",
-        epilog="example: tokenring-xdit schedule draw token_ring --ranks 4 --output token_ring.svg",
+        epilog=f"example: tokenring-xdit schedule draw {DEFAULT_SCHEDULE} --ranks 4 --output {DEFAULT_SCHEDULE}.svg",
     )
     _add_which(drawing)
     drawing.add_argument("--output", type=Path, help="SVG file to write (default: print it)")
@@ -48,7 +49,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _add_which(parser: argparse.ArgumentParser) -> None:
     """Arguments that say which schedule."""
-    parser.add_argument("name", help="name of the schedule, with options as in direct:chunks=4")
+    parser.add_argument("name", help=f"name of the schedule, with options as in {_IN_PIECES}")
     parser.add_argument("--ranks", type=int, required=True, help="number of ranks")
     parser.add_argument(
         "--heads", type=int, default=0, help="number of heads, where a schedule cuts them (default: an even one)"
@@ -61,17 +62,18 @@ def _built(args: argparse.Namespace) -> VerifiedSchedule:
 
 
 def _summary(name: str) -> str:
-    """First line of the builder's description, and what it can be told."""
-    options = ",".join(f"{option}={'auto' if value is None else value}" for option, value in options_of(name).items())
-    return f"{(inspect.getdoc(BUILDERS[name]) or '').split(chr(10))[0]} [{options}]"
+    """What it does, and what it can be told."""
+    algorithm = ALGORITHMS[name]
+    options = ((option, "auto" if value is None else value) for option, value in algorithm.options.items())
+    return f"{algorithm.summary} [{','.join(f'{option}={value}' for option, value in options)}]"
 
 
 def _list(args: argparse.Namespace) -> None:
     if args.json:
-        print(json.dumps(sorted(BUILDERS)))
+        print(json.dumps(list(ALGORITHMS)))
         return
-    width = max(map(len, BUILDERS))
-    for name in sorted(BUILDERS):
+    width = max(map(len, ALGORITHMS))
+    for name in ALGORITHMS:
         print(f"{name:<{width}}  {_summary(name)}")
 
 

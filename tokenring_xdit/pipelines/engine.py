@@ -20,7 +20,6 @@ from tokenring_xdit import liveness
 from tokenring_xdit.compat.versions import check_versions
 from tokenring_xdit.errors import CancelledError, ConfigurationError, EngineError
 from tokenring_xdit.integrations.xfuser import AttentionBackend, Degrees
-from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE
 from tokenring_xdit.pipelines.dtypes import parse_dtype
 from tokenring_xdit.pipelines.fleet import Fleet
 from tokenring_xdit.pipelines.loading import (
@@ -35,6 +34,7 @@ from tokenring_xdit.pipelines.model import FluxModel
 from tokenring_xdit.pipelines.options import LARGEST_SIDE, is_number, is_whole
 from tokenring_xdit.pipelines.request import Request, call_arguments, pipeline_class
 from tokenring_xdit.pipelines.turn import Part, Turn
+from tokenring_xdit.schedule import DEFAULT_SCHEDULE
 
 __all__ = ["Engine", "Step"]
 

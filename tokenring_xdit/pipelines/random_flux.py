@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenring_xdit.errors import ConfigurationError, nearest
+from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.messages import shown
 from tokenring_xdit.pipelines.model import FluxModel, PictureSize
+from tokenring_xdit.spec import Form, Whole, written
 
 __all__ = ["RANDOM_FLUX", "RandomFlux"]
 
@@ -19,7 +21,7 @@ RANDOM_FLUX = "random-flux"
 _LATENT_CHANNELS = 16  # as in FLUX.1
 _TEXT_WIDTH = 256
 _POOLED_WIDTH = 64
-_DIGITS = 9  # of numbers that are read: Python refuses to read those of thousands
+_MOST = 1 << 20  # of anything: far more than a model of any size has
 
 
 @dataclass(frozen=True)
@@ -47,28 +49,17 @@ class RandomFlux:
         Raises:
             ConfigurationError: It is neither, or no such model can be.
         """
-        name, colon, rest = text.partition(":")
-        known = [field.name for field in fields(cls)]
-        options: dict[str, int] = {}
-        for part in rest.split(",") if colon else ():
-            option, _, value = part.partition("=")
-            if name != RANDOM_FLUX or option not in known:
-                raise ConfigurationError(f"model '{text}': there is no option '{option}'. {nearest(option, known)}")
-            if option in options or not value.isdecimal() or len(value) > _DIGITS or int(value) < 1:
-                raise ConfigurationError(
-                    f"model '{text}': {option} has to be said once, as a whole number of 1 or more"
-                )
-            options[option] = int(value)
-        if name != RANDOM_FLUX:
-            raise ConfigurationError(f"'{text}' is no {RANDOM_FLUX}")
-        model = cls(**options)
+        if text.partition(":")[0] != RANDOM_FLUX:
+            raise ConfigurationError(f"{shown(text)} is no {RANDOM_FLUX}")
+        options = {field.name: Whole(_MOST) for field in fields(cls)}
+        _, said = Form("model", {RANDOM_FLUX: options}, ConfigurationError).read(text)
+        model = cls(**{name: int(value) for name, value in said.items()})
         if model.head_dim % 8:
-            raise ConfigurationError(f"model '{text}': head_dim has to be a multiple of 8 for rotary positions")
+            raise ConfigurationError(f"model {shown(text)}: head_dim has to be a multiple of 8 for rotary positions")
         return model
 
     def __str__(self) -> str:
-        said = [f"{field.name}={getattr(self, field.name)}" for field in fields(self)]
-        return f"{RANDOM_FLUX}:{','.join(said)}"
+        return written(RANDOM_FLUX, [(field.name, getattr(self, field.name)) for field in fields(self)])
 
     def facts(self) -> FluxModel:
         """What decides which degrees and sizes fit it: 16 pixels on a side of a token, as in FLUX.1."""

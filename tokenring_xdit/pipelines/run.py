@@ -12,7 +12,6 @@ from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 from tokenring_xdit.config import Config
 from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, TokenRingError, UnsupportedError
 from tokenring_xdit.integrations.xfuser import AttentionBackend, Degrees
-from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE
 from tokenring_xdit.pipelines.dtypes import DTYPES, DTYPES_IN_SHORT, parse_dtype
 from tokenring_xdit.pipelines.loading import (
     pipeline_class_of,
@@ -30,6 +29,7 @@ from tokenring_xdit.pipelines.request import (
     pipeline_class,
     takes_picture,
 )
+from tokenring_xdit.schedule import DEFAULT_SCHEDULE
 
 __all__ = ["RunConfig", "inspect_model"]
 

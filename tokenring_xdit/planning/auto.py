@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tokenring_xdit.errors import ScheduleError, nearest
-from tokenring_xdit.messages import named, shown
+from tokenring_xdit.errors import ScheduleError
+from tokenring_xdit.schedule import MOST_RANKS
+from tokenring_xdit.spec import Form, Whole, YesNo, written
 
 __all__ = ["AUTO", "Auto"]
 
 AUTO = "auto"
-_OPTIONS = ("measure", "nodes")
-_WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_FORM = Form("schedule", {AUTO: {"measure": YesNo(), "nodes": Whole(MOST_RANKS)}}, ScheduleError)
 
 
 @dataclass(frozen=True)
@@ -33,24 +33,11 @@ class Auto:
         Raises:
             ScheduleError: It has an option that there is not, or one that does not take this value.
         """
-        name, colon, rest = text.partition(":")
-        if name != AUTO:
+        if text.partition(":")[0] != AUTO:
             return None
-        found: dict[str, bool | int] = {}
-        for item in rest.split(",") if colon else ():
-            option, _, value = item.partition("=")
-            if option not in _OPTIONS:
-                raise ScheduleError(f"schedule 'auto' has no option {shown(option)}. {nearest(option, _OPTIONS)}")
-            if option in found:
-                raise ScheduleError(f"schedule {shown(text)}: write each option once, as {option}=VALUE")
-            if option == "measure" and value not in _WORDS:
-                raise ScheduleError(f"measure={named(value)} of schedule 'auto' has to be true or false")
-            if option == "nodes" and not (value.isascii() and value.isdecimal() and len(value) < 10 and int(value) > 0):
-                raise ScheduleError(f"nodes={named(value)} of schedule 'auto' has to be a whole number from 1")
-            found[option] = _WORDS[value] if option == "measure" else int(value)
+        _, found = _FORM.read(text)
         return cls(bool(found.get("measure", False)), int(found.get("nodes", 1)))
 
     def __str__(self) -> str:
-        options = ["measure=true"] if self.measure else []
-        options += [f"nodes={self.nodes}"] if self.nodes > 1 else []
-        return f"{AUTO}:{','.join(options)}" if options else AUTO
+        options = {"measure": self.measure, "nodes": self.nodes}
+        return written(AUTO, [(name, value) for name, value in options.items() if value != getattr(Auto(), name)])

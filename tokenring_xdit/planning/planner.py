@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.planning.cost import Cost
-from tokenring_xdit.planning.options import Option, Split, ranked_schedules, ranked_splits, seconds_of
+from tokenring_xdit.planning.options import TIE, Option, Split, ranked_schedules, ranked_splits, seconds_of
 from tokenring_xdit.planning.others import Inside, gathered, shared_heads, ulysses
 from tokenring_xdit.planning.simulate import Simulation, run
-from tokenring_xdit.schedule import Mask, Spelled, VerifiedSchedule, build, options_of, parse, q_block
+from tokenring_xdit.schedule import ALGORITHMS, DEFAULT_SCHEDULE, Mask, Spelled, VerifiedSchedule, build, parse, q_block
 from tokenring_xdit.schedule.lower import lower
-from tokenring_xdit.schedule.lower.program import RankProgram
+from tokenring_xdit.schedule.lower.program import Kernel, Merge, RankProgram
 from tokenring_xdit.schedule.problem import Problem
 from tokenring_xdit.topology import Network
 
 __all__ = ["best_schedules", "plan"]
 
 _CHUNKS = (2, 4, 8)
+_WIDTHS = (2, 4)
+"""Kernel calls that become one, besides all of them."""
 _PROMISING = 3
 """Of the schedules of a split in whole blocks, those that may be worth trying in pieces."""
 
-_INSIDE = ("bidirectional", "bidirectional_q", "direct", "direct_kv", "ring", "token_ring")
-"""Schedules that can run inside a node, too."""
-_BY_HEADS = ("heads", "heads:peers=1")
-_ALONE_OF_MANY = ("ring", "token_ring")
 _MANY_RANKS = 64
 """With more, schedules whose transfers all go on at once take minutes to simulate."""
 
@@ -75,11 +73,11 @@ def plan(
             tried.append((setting, setting.trials(setting.whole())))
     options += (trial.option for _, trials in tried for trial in trials)
     fastest = min(map(seconds_of, options))
-    pieces = [(setting, setting.worth_cutting(trials, fastest)) for setting, trials in tried]
-    pieces = [(setting, names) for setting, names in pieces if names]
-    for done, (setting, names) in enumerate(pieces, len(splits)):
-        on_split(done, len(splits) + len(pieces), setting.split)
-        options += (trial.option for trial in setting.trials(_cut(names)))
+    forms = [(setting, setting.other_forms(trials, fastest)) for setting, trials in tried]
+    forms = [(setting, names) for setting, names in forms if names]
+    for done, (setting, names) in enumerate(forms, len(splits)):
+        on_split(done, len(splits) + len(forms), setting.split)
+        options += (trial.option for trial in setting.trials(names))
     return ranked_splits(options)
 
 
@@ -150,11 +148,13 @@ class _Trial:
         name: The schedule.
         option: What came of it.
         floor: Seconds that it does not get under in pieces either: the same works and transfers.
+        overhead: Seconds of it, at most, that more than one kernel call and one merge cost however short they are.
     """
 
     name: Spelled
     option: Option
     floor: float
+    overhead: float
 
 
 @dataclass(frozen=True)
@@ -190,33 +190,59 @@ class _Setting:
         return math.gcd(self.inner.heads, self.inner.kv_heads)
 
     def whole(self) -> tuple[Spelled, ...]:
-        """Schedules that differ for this number of ranks, in whole blocks.
-
-        Those that share out heads are left out where more than half of the ranks would have none.
-        """
+        """Schedules for these nodes that are worth timing, in whole blocks."""
         ranks, nodes = self.inner.ranks, self.split.ring
-        alone = _INSIDE if ranks // nodes <= _MANY_RANKS else _ALONE_OF_MANY
-        if nodes > 1:
-            inside = options_of("hierarchical")["inside"]
-            names = [name for name in alone if ranks > nodes or name == inside]
-            return tuple(parse(f"hierarchical:inside={name},nodes={nodes}") for name in names)
-        names = list(alone)
-        if ranks <= min(2 * self.heads, _MANY_RANKS):
-            names += _BY_HEADS
-        if any(ranks % rows == 0 for rows in range(2, ranks)):  # a grid of one row is a ring
-            names.append("mesh")
-        return tuple(parse(name) for name in names)
+        if nodes == 1:
+            return self._worth(across_nodes=False)
+        if ranks == nodes:  # one rank in each: all are the same
+            return (parse(DEFAULT_SCHEDULE).over_nodes(nodes),)
+        inside = (Spelled(name) for name, algorithm in ALGORITHMS.items() if algorithm.inside_nodes)
+        return self._simulated_soon(name.over_nodes(nodes) for name in inside)
+
+    def nodes_left_open(self) -> tuple[Spelled, ...]:
+        """Schedules that tell nodes apart and are worth timing, each for the nodes that it says."""
+        return self._worth(across_nodes=True)
+
+    def _worth(self, *, across_nodes: bool) -> tuple[Spelled, ...]:
+        return self._simulated_soon(
+            parse(f"{name}:{options}" if options else name)
+            for name, algorithm in ALGORITHMS.items()
+            if self.mask in algorithm.masks and algorithm.across_nodes is across_nodes
+            for options in algorithm.worth(self.inner.ranks, self.heads)
+        )
+
+    def _simulated_soon(self, names: Iterable[Spelled]) -> tuple[Spelled, ...]:
+        found = []
+        for name in names:
+            inside, nodes = name.in_nodes()
+            if self.inner.ranks // nodes <= _MANY_RANKS or inside.algorithm.many_ranks:
+                found.append(name)
+        return tuple(found)
 
     def trials(self, names: Sequence[Spelled]) -> list[_Trial]:
         """Time those that will do."""
         built = [(name, build(str(name), self.inner.ranks, self.mask, self.heads)) for name in names]
         return [self._trial(name, verified) for name, verified in built if self._does(verified)]
 
-    def worth_cutting(self, trials: Sequence[_Trial], fastest: float) -> list[Spelled]:
-        """The most promising of those that could take less time in pieces than the fastest of all in whole blocks."""
+    def other_forms(self, trials: Sequence[_Trial], fastest: float) -> list[Spelled]:
+        """The most promising in pieces, or in wide calls, where that could take less time than the fastest of all."""
+        if self.inner.ranks > _MANY_RANKS:
+            return []
         best = sorted(trials, key=lambda trial: (seconds_of(trial.option), str(trial.option.split)))[:_PROMISING]
-        few = self.inner.ranks <= _MANY_RANKS
-        return [trial.name for trial in best if few and trial.floor < fastest]
+        cut = [
+            trial.name.having(chunks=count)
+            for trial in best
+            if trial.floor < fastest and "chunks" in trial.name.algorithm.options
+            for count in _CHUNKS
+        ]
+        widths = dict.fromkeys(min(width, self.inner.ranks) for width in (*_WIDTHS, self.inner.ranks))
+        wide = [
+            trial.name.having(wide=width)
+            for trial in best
+            if seconds_of(trial.option) - trial.overhead < fastest * (1 - TIE)
+            for width in widths
+        ]
+        return [*cut, *wide]
 
     def _does(self, verified: VerifiedSchedule) -> bool:
         fits = verified.takes_heads(self.inner.heads, self.inner.kv_heads)
@@ -230,7 +256,13 @@ class _Setting:
         else:
             programs = lower(schedule, self.problem, in_order=self.cost.in_order)
         simulation = run(str(split), programs, self.network, self.cost)
-        return _Trial(name, _option(split, simulation, _memory(programs)), simulation.floor)
+        option = _option(split, simulation, _memory(programs))
+        return _Trial(name, option, simulation.floor, max(map(self._overhead, programs)))
+
+    def _overhead(self, program: RankProgram) -> float:
+        kernels, merges = (sum(isinstance(step, kind) for _, step in program.steps) for kind in (Kernel, Merge))
+        of_kernels = max(self.cost.attend_overhead, self.cost.launches.attend) * max(0, kernels - 1)
+        return of_kernels + max(self.cost.fold_overhead, self.cost.launches.fold) * max(0, merges - 1)
 
 
 def best_schedules(
@@ -256,36 +288,16 @@ def best_schedules(
     setting = _Setting(split, problem, network, cost, str, mask, keys_stay_whole)
     names = setting.whole()
     if nodes == 1:
-        names += _grids(problem.ranks)
+        names += setting.nodes_left_open()
     whole = setting.trials(names)
     fastest = min((seconds_of(trial.option) for trial in whole), default=math.inf)
-    pieces = setting.trials(_cut(setting.worth_cutting(whole, fastest)))
-    return ranked_schedules([trial.option for trial in (*whole, *pieces)])
-
-
-def _cut(names: Sequence[Spelled]) -> list[Spelled]:
-    return [Spelled(n.name, tuple(sorted((*n.options, ("chunks", count))))) for n in names for count in _CHUNKS]
-
-
-def _grids(ranks: int) -> tuple[Spelled, ...]:
-    """Plans for groups of consecutive ranks, which may share faster wires, in other numbers than ``mesh`` chooses."""
-    counts = [nodes for nodes in range(2, ranks // 2 + 1) if ranks % nodes == 0]
-    return tuple(
-        parse(f"hierarchical:inside={inside},nodes={nodes}")
-        for nodes in counts
-        for inside in ("direct", "token_ring")
-        if inside in _ALONE_OF_MANY or ranks // nodes <= _MANY_RANKS
-    )
+    others = setting.trials(setting.other_forms(whole, fastest))
+    return ranked_schedules([trial.option for trial in (*whole, *others)])
 
 
 def _as_flag(name: Spelled) -> str:
     """What ``--tokenring_schedule`` says: between nodes it names what runs inside one."""
-    if name.name != "hierarchical":
-        return str(name)
-    options = dict(name.options)
-    inside = options.pop("inside", options_of("hierarchical")["inside"])
-    options.pop("nodes", None)
-    return str(Spelled(str(inside), tuple(sorted(options.items()))))
+    return str(name.in_nodes()[0])
 
 
 def _option(split: Split, simulation: Simulation, memory: int) -> Option:

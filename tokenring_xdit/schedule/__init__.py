@@ -5,14 +5,13 @@ This floor is pure Python and imports neither torch nor xfuser.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 
-from tokenring_xdit.errors import ScheduleError
-from tokenring_xdit.schedule.builders import BUILDERS
+from tokenring_xdit.schedule.algorithm import Algorithm, Published
+from tokenring_xdit.schedule.builders import ALGORITHMS
 from tokenring_xdit.schedule.causal import causal
 from tokenring_xdit.schedule.describe import describe
-from tokenring_xdit.schedule.naming import Spelled, options_of, parse
+from tokenring_xdit.schedule.naming import DEFAULT_SCHEDULE, MOST_RANKS, Spelled, known_as, parse
 from tokenring_xdit.schedule.plan import (
     WHOLE,
     Action,
@@ -36,10 +35,13 @@ from tokenring_xdit.schedule.timeline import Activity, Span, Timeline, perfetto
 from tokenring_xdit.schedule.verify import VerifiedSchedule, verify
 
 __all__ = [
-    "BUILDERS",
+    "ALGORITHMS",
+    "DEFAULT_SCHEDULE",
+    "MOST_RANKS",
     "WHOLE",
     "Action",
     "Activity",
+    "Algorithm",
     "Attend",
     "Block",
     "Channel",
@@ -49,6 +51,7 @@ __all__ = [
     "Merge",
     "Piece",
     "Program",
+    "Published",
     "Schedule",
     "Span",
     "Spelled",
@@ -59,9 +62,9 @@ __all__ = [
     "causal",
     "cut",
     "describe",
+    "known_as",
     "kv_block",
     "o_block",
-    "options_of",
     "parse",
     "perfetto",
     "q_block",
@@ -74,7 +77,7 @@ def build(name: str, world_size: int, mask: Mask = Mask.FULL, heads: int = 0) ->
     """Build and prove a schedule by name.
 
     Args:
-        name: One of :data:`BUILDERS`, with options as in ``direct:chunks=4``.
+        name: One of :data:`ALGORITHMS`, with options as in ``direct:chunks=4``.
         world_size: Number of ranks, at least 1.
         mask: Which pairs of query and key blocks are asked for.
         heads: What the numbers of query and key heads are multiples of, for schedules that cut heads
@@ -82,10 +85,6 @@ def build(name: str, world_size: int, mask: Mask = Mask.FULL, heads: int = 0) ->
 
     Raises:
         ScheduleError: The name is unknown, has options that it does not take, or is not defined for this
-            number of ranks.
+            mask or number of ranks.
     """
-    spelled = parse(name)
-    if world_size < 1:
-        raise ScheduleError(f"a schedule needs at least one rank, not {world_size}")
-    plan = replace(spelled.plan(world_size, heads), name=str(spelled))
-    return verify(causal(plan) if mask is Mask.CAUSAL else plan)
+    return verify(parse(name).plan(world_size, mask, heads))

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-from tokenring_xdit.errors import ScheduleError, nearest
-from tokenring_xdit.schedule.builders import BUILDERS
-from tokenring_xdit.schedule.plan import Schedule
+from tokenring_xdit.errors import ScheduleError
+from tokenring_xdit.schedule.algorithm import Algorithm, Default, Published
+from tokenring_xdit.schedule.builders import ALGORITHMS
+from tokenring_xdit.schedule.plan import Mask, Schedule
+from tokenring_xdit.spec import Form, Option, Whole, Word, written
 
-__all__ = ["Spelled", "options_of", "parse"]
+__all__ = ["DEFAULT_SCHEDULE", "MOST_RANKS", "Spelled", "known_as", "parse"]
+
+DEFAULT_SCHEDULE = "token_ring"
+"""What ranks run where nothing is said, inside nodes too."""
+
+MOST_RANKS = 4096
+"""Largest number of nodes, rows or peers."""
 
 _MOST_CHUNKS = 64
 """More pieces than this only cost time."""
-
-_MOST_RANKS = 4096
-"""Largest number of nodes, rows or peers."""
-
-_Value = int | str | None
 
 
 @dataclass(frozen=True)
@@ -25,33 +28,64 @@ class Spelled:
     """A schedule asked for by name.
 
     Attributes:
-        name: One of :data:`BUILDERS`.
+        name: One of :data:`~tokenring_xdit.schedule.builders.ALGORITHMS`.
         options: Options that differ from their defaults, in alphabetical order.
     """
 
     name: str
-    options: tuple[tuple[str, _Value], ...] = ()
+    options: tuple[tuple[str, Default], ...] = ()
 
     def __str__(self) -> str:
-        options = ",".join(f"{option}={value}" for option, value in self.options)
-        return f"{self.name}:{options}" if options else self.name
+        return written(self.name, self.options)
 
-    def plan(self, world_size: int, heads: int) -> Schedule:
-        """The plan with the full mask, not proved yet.
+    @property
+    def algorithm(self) -> Algorithm:
+        """What is known of it."""
+        return ALGORITHMS[self.name]
+
+    def having(self, **options: Default) -> Spelled:
+        """The same schedule with other options."""
+        return _spelled(self.name, {**dict(self.options), **options})
+
+    def over_nodes(self, nodes: int) -> Spelled:
+        """This schedule inside each of several nodes, and a ring of keys between them; itself for one node.
+
+        Raises:
+            ScheduleError: It has options that it cannot have there.
+        """
+        if nodes == 1:
+            return self
+        (across,) = (name for name, algorithm in ALGORITHMS.items() if algorithm.across_nodes)
+        options = {**dict(self.options), "nodes": nodes, "inside": self.name}
+        return parse(written(across, options.items()))
+
+    def in_nodes(self) -> tuple[Spelled, int]:
+        """What runs inside each node, and the number of nodes: itself and 1 where it does not tell nodes apart."""
+        if not self.algorithm.across_nodes:
+            return self, 1
+        options = {**self.algorithm.options, **dict(self.options)}
+        inside, nodes = options.pop("inside"), options.pop("nodes")
+        assert isinstance(inside, str)
+        assert isinstance(nodes, int)
+        return _spelled(inside, options), nodes
+
+    def plan(self, world_size: int, mask: Mask = Mask.FULL, heads: int = 0) -> Schedule:
+        """The plan, not proved yet.
 
         Args:
             world_size: Number of ranks.
+            mask: Which pairs of query and key blocks are asked for.
             heads: What the numbers of query and key heads are multiples of; 0 where any cut will do.
+
+        Raises:
+            ScheduleError: It is not defined for this mask or this number of ranks.
         """
-        builder = BUILDERS[self.name]
-        known = {"heads": heads} if "heads" in inspect.signature(builder).parameters else {}
-        return builder(world_size, **dict(self.options), **known)
-
-
-def options_of(name: str) -> dict[str, _Value]:
-    """The options that a schedule takes, with their defaults; ``None`` for a number chosen by the schedule."""
-    parameters = inspect.signature(BUILDERS[name]).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "heads"}
+        if world_size < 1:
+            raise ScheduleError(f"a schedule needs at least one rank, not {world_size}")
+        options = dict(self.options)
+        wide = options.pop("wide", 1)
+        assert isinstance(wide, int)
+        return replace(self.algorithm.plan(world_size, mask, heads, wide=wide, **options), name=str(self))
 
 
 def parse(text: str) -> Spelled:
@@ -60,27 +94,32 @@ def parse(text: str) -> Spelled:
     Raises:
         ScheduleError: There is no such schedule or option, or the option does not take that value.
     """
-    name, colon, rest = text.partition(":")
-    if name not in BUILDERS:
-        raise ScheduleError(f"there is no schedule '{name}'. {nearest(name, BUILDERS)}")
-    defaults = options_of(name)
-    options: dict[str, _Value] = {}
-    for item in rest.split(",") if colon else ():
-        option, equals, value = item.partition("=")
-        if option not in defaults:
-            raise ScheduleError(f"schedule '{name}' has no option '{option}'. {nearest(option, defaults)}")
-        if not equals or option in options:
-            raise ScheduleError(f"schedule '{text}': write each option once, as {option}=VALUE")
-        options[option] = value if isinstance(defaults[option], str) else _number(name, option, value)
-    return Spelled(name, tuple(sorted((o, v) for o, v in options.items() if v != defaults[o])))
+    return _spelled(*_FORM.read(text))
 
 
-_DIGITS = 9
-"""Of numbers that are read: Python refuses to read those of thousands."""
+def known_as(published: Published) -> str:
+    """The name of the schedule that others call so."""
+    (name,) = (name for name, algorithm in ALGORITHMS.items() if algorithm.published is published)
+    return name
 
 
-def _number(name: str, option: str, value: str) -> int:
-    most = _MOST_CHUNKS if option == "chunks" else _MOST_RANKS
-    if not (value.isascii() and value.isdecimal() and len(value) <= _DIGITS and 1 <= int(value) <= most):
-        raise ScheduleError(f"{option}={value} of schedule '{name}' has to be a whole number from 1 to {most}")
-    return int(value)
+def _spelled(name: str, options: Mapping[str, Default]) -> Spelled:
+    """Options that are as nothing said are left out: so a schedule has one name."""
+    defaults = ALGORITHMS[name].options
+    return Spelled(name, tuple(sorted((o, v) for o, v in options.items() if v != defaults.get(o))))
+
+
+def _taken(option: str, default: Default) -> Option:
+    if isinstance(default, str):
+        return Word()
+    return Whole(_MOST_CHUNKS if option == "chunks" else MOST_RANKS)
+
+
+_FORM = Form(
+    "schedule",
+    {
+        name: {option: _taken(option, default) for option, default in algorithm.options.items()}
+        for name, algorithm in ALGORITHMS.items()
+    },
+    ScheduleError,
+)

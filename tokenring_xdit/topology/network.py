@@ -20,6 +20,7 @@ from itertools import pairwise
 
 from tokenring_xdit.errors import ConfigurationError, nearest
 from tokenring_xdit.messages import named, names_of, shown
+from tokenring_xdit.spec import Whole, unknown
 
 __all__ = [
     "EXAMPLES",
@@ -326,9 +327,7 @@ def parse_network(text: str) -> Network:
     """
     form, *arguments = text.strip().split(":")
     if form not in _FORMS:
-        raise ConfigurationError(
-            f"there is no network {shown(text)}. {nearest(named(form), _FORMS)} Examples: {EXAMPLES}"
-        )
+        raise ConfigurationError(f"{unknown('network', text, _FORMS, like=form)} Examples: {EXAMPLES}")
     names, build = _FORMS[form]
     if len(arguments) != len(names):
         raise ConfigurationError(
@@ -389,9 +388,10 @@ def _two_level(name: str, counts: str, inner: str, outer: str) -> Network:
 
 
 def _number(text: str, what: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and 0 < int(text) <= MOST_NODES):
+    number = Whole(MOST_NODES).read(text)
+    if number is None:
         raise ConfigurationError(f"{shown(text)} is no number of {what} from 1 to {MOST_NODES}")
-    return int(text)
+    return number
 
 
 _FORMS: dict[str, tuple[tuple[str, ...], Callable[..., Network]]] = {

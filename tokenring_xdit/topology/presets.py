@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
 
-from tokenring_xdit.errors import ConfigurationError, nearest
+from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.messages import shown
+from tokenring_xdit.spec import Whole, unknown
 from tokenring_xdit.topology.files import load_network
 from tokenring_xdit.topology.network import EXAMPLES, MOST_NODES, Counts, Network, Rate, Wire
 
@@ -270,22 +271,21 @@ def find_preset(name: str) -> Preset | None:
         return None
     node, count, fabric = found["node"], found["count"], found["fabric"]
     if node not in _MACHINES:
-        raise ConfigurationError(f"topology {shown(name)}: there is no node {shown(node)}. {nearest(node, PRESETS)}")
+        raise ConfigurationError(f"topology {shown(name)}: {unknown('node', node, PRESETS)}")
     if fabric not in FABRICS:
-        raise ConfigurationError(
-            f"topology {shown(name)}: there is no fabric {shown(fabric)}. {nearest(fabric, FABRICS)}"
-        )
-    if not (count.isascii() and count.isdigit() and len(count) < 10 and 2 <= int(count) <= MOST_NODES):
+        raise ConfigurationError(f"topology {shown(name)}: {unknown('fabric', fabric, FABRICS)}")
+    number = Whole(MOST_NODES, least=2).read(count)
+    if number is None:
         raise ConfigurationError(
             f"topology {shown(name)}: {shown(count)} is no number of nodes from 2 to {MOST_NODES}; a single node "
             f"is '{node}'"
         )
-    if int(count) * _MACHINES[node].gpus > MOST_NODES:
+    if number * _MACHINES[node].gpus > MOST_NODES:
         raise ConfigurationError(
             f"topology {shown(name)}: {count} nodes of {_MACHINES[node].gpus} are more hosts than the {MOST_NODES} "
             "that are planned for"
         )
-    return _joined(name, _MACHINES[node], int(count), FABRICS[fabric])
+    return _joined(name, _MACHINES[node], number, FABRICS[fabric])
 
 
 def load_topology(text: str) -> Network:
@@ -300,7 +300,7 @@ def load_topology(text: str) -> Network:
     form = text.partition(":")[0]
     if ":" not in text and not text.lower().endswith((".yaml", ".yml")):
         raise ConfigurationError(
-            f"there is no topology {shown(text)}. {nearest(form, PRESETS)} Also NODE*COUNT@FABRIC, as in "
+            f"{unknown('topology', text, PRESETS, like=form)} Also NODE*COUNT@FABRIC, as in "
             f"hgx-h100*4@ib-ndr, with a fabric of {', '.join(FABRICS)}; {EXAMPLES}"
         )
     return load_network(text)

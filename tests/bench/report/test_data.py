@@ -23,11 +23,12 @@ from tokenring_xdit.bench.report.links import links_of
 from tokenring_xdit.bench.report.measures import bytes_unit, hidden, number, speed_up, time_unit
 from tokenring_xdit.bench.report.palette import BACKGROUNDS, styles
 from tokenring_xdit.bench.report.problems import Axis, latest, views
+from tokenring_xdit.bench.report.static import _SYMBOLS
 from tokenring_xdit.bench.report.summary import summary
 from tokenring_xdit.bench.report.table import table
 from tokenring_xdit.bench.report.traces import Trace, boxes, kinds, read_traces, shares
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.schedule import Activity, Span, Timeline
+from tokenring_xdit.schedule import ALGORITHMS, Activity, Span, Timeline
 
 
 def nan(strategy: str = "ulysses") -> Record:
@@ -271,6 +272,16 @@ def test_a_strategy_looks_the_same_whatever_else_there_is() -> None:
     assert len({(style.hue, style.symbol, style.dash) for style in many.values()}) == len(many)
     variants = styles(["schedule:direct", "schedule:direct:chunks=2", "schedule:direct:chunks=4"])
     assert len({(style.symbol, style.dash) for style in variants.values()}) == 3
+
+
+def test_every_schedule_has_a_look_of_its_own_that_can_be_drawn() -> None:
+    looks = styles([f"schedule:{name}" for name in ALGORITHMS])
+    assert len({(look.hue, look.symbol, look.dash) for look in looks.values()}) == len(ALGORITHMS)
+    assert {look.symbol for look in looks.values()} <= set(_SYMBOLS)
+    for name, algorithm in ALGORITHMS.items():
+        if algorithm.look is not None:
+            drawn = looks[f"schedule:{name}"]
+            assert (drawn.symbol, drawn.dash) == (algorithm.look.symbol, algorithm.look.dash)
 
 
 # -- words --------------------------------------------------------------------------------------------

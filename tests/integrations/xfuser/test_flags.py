@@ -45,6 +45,14 @@ def test_a_schedule_that_is_not_defined_for_so_many_ranks_is_refused() -> None:
         make_choice(5, "hierarchical", None)
 
 
+@pytest.mark.parametrize(
+    ("nodes", "message"), [(None, "under a causal mask only, and a full mask"), (2, "no inside=near_far")]
+)
+def test_a_schedule_for_causal_masks_is_refused(nodes: int | None, message: str) -> None:
+    with pytest.raises(ScheduleError, match=message):
+        make_choice(4, "near_far", nodes)
+
+
 def test_without_the_flag_nothing_is_chosen(seen: dict[str, Any]) -> None:
     assert seen["off"] is None
 

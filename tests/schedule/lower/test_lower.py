@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tests.schedule.test_builders import requests
 from tests.support.memory import at_random, error, ranks_first, transfers_first
-from tokenring_xdit.schedule import BUILDERS, Mask, build
+from tests.support.schedules import names
+from tokenring_xdit.schedule import Mask, build
 from tokenring_xdit.schedule.lower import lower, prove
 from tokenring_xdit.schedule.lower.program import (
     RESULT,
@@ -47,9 +48,8 @@ def counts(program: RankProgram) -> Counter[str]:
 @st.composite
 def calls(draw: st.DrawFn) -> tuple[str, Problem, Mask, int, bool]:
     """A schedule, shards of any lengths with none among them, and how it is lowered."""
-    name, ranks, _ = draw(requests(most=8))
+    name, ranks, mask, _ = draw(requests(most=8))
     kv_heads = draw(st.integers(1, 4))
-    mask = draw(st.sampled_from(Mask))
     lengths = st.tuples(*[st.integers(0, 5)] * ranks)
     queries = draw(lengths)
     keys = queries if mask is Mask.CAUSAL else draw(lengths)
@@ -75,7 +75,7 @@ def test_every_schedule_is_proved_and_exact_in_any_order_of_events(
 @pytest.mark.parametrize("choose", [ranks_first, transfers_first], ids=["late", "early"])
 @pytest.mark.parametrize("in_order", [False, True])
 @pytest.mark.parametrize("wide", [1, 3, 8])
-@pytest.mark.parametrize("name", sorted(BUILDERS))
+@pytest.mark.parametrize("name", names())
 def test_messages_as_late_and_as_early_as_can_be(name: str, wide: int, in_order: bool, choose: object) -> None:
     problem = Problem.even(6, 40, 6, 8)
     programs = lowered(name, problem, wide=wide, in_order=in_order)

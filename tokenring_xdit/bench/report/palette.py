@@ -2,7 +2,7 @@
 
 The eight hues were chosen by search so that people with any of the three kinds of colour blindness tell them apart,
 and that markers stand out from either background; the tests measure both. Relatives share a hue and differ in marker
-and dash.
+and dash. What a schedule has of this is stated where the schedule is.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+
+from tokenring_xdit.schedule import ALGORITHMS, Published, known_as
 
 __all__ = ["BACKGROUNDS", "Hue", "Style", "family", "is_token_ring", "label", "styles"]
 
@@ -25,10 +27,18 @@ class Hue:
     dark: str
 
 
-_ORANGE, _INK = Hue("#E37119", "#E2701D"), Hue("#1C232C", "#EEF2F7")
-_BLUE, _TEAL, _SAND = Hue("#003EE3", "#4C7FE8"), Hue("#1F6A68", "#4BF6A0"), Hue("#AD8C55", "#E7E018")
-_PURPLE, _SKY, _RED = Hue("#441B66", "#C95C9C"), Hue("#4594CC", "#84C6F6"), Hue("#910018", "#E91653")
-_GREY = Hue("#6B7785", "#98A3B1")
+_HUES = {
+    "orange": Hue("#E37119", "#E2701D"),
+    "ink": Hue("#1C232C", "#EEF2F7"),
+    "blue": Hue("#003EE3", "#4C7FE8"),
+    "teal": Hue("#1F6A68", "#4BF6A0"),
+    "sand": Hue("#AD8C55", "#E7E018"),
+    "purple": Hue("#441B66", "#C95C9C"),
+    "sky": Hue("#4594CC", "#84C6F6"),
+    "red": Hue("#910018", "#E91653"),
+    "grey": Hue("#6B7785", "#98A3B1"),
+}
+"""By the names that schedules have for them."""
 
 
 @dataclass(frozen=True)
@@ -48,25 +58,20 @@ class Style:
     prominent: bool = False
 
 
-_STYLES = {
-    "token_ring": Style(_ORANGE, "circle", prominent=True),
-    "xfuser-ring": Style(_INK, "square"),
-    "ring": Style(_BLUE, "diamond"),
-    "direct": Style(_TEAL, "triangle-up"),
-    "bidirectional": Style(_PURPLE, "x"),
-    "ulysses": Style(_SAND, "cross"),
-    "mesh": Style(_SKY, "star"),
-    "hierarchical": Style(_RED, "pentagon"),
-    "direct_kv": Style(_TEAL, "triangle-down", "dash"),
-    "bidirectional_q": Style(_PURPLE, "hexagon", "dash"),
-    "xfuser-ring-alltoall": Style(_GREY, "square-open", "dash"),
-    "single": Style(_GREY, "circle-open", "dot"),
-}
-_UNKNOWN = tuple(
-    Style(hue, symbol, "dashdot")
-    for symbol in ("triangle-left", "triangle-right")
-    for hue in (_RED, _SKY, _PURPLE, _SAND, _TEAL, _BLUE)
-)
+def _known() -> dict[str, Style]:
+    styles = {
+        "xfuser-ring": Style(_HUES["ink"], "square"),
+        "ulysses": Style(_HUES["sand"], "cross"),
+        "xfuser-ring-alltoall": Style(_HUES["grey"], "square-open", "dash"),
+        "single": Style(_HUES["grey"], "circle-open", "dot"),
+    }
+    for name, algorithm in ALGORITHMS.items():
+        look = algorithm.look
+        if look is not None:
+            styles[name] = Style(_HUES[look.hue], look.symbol, look.dash, is_token_ring(name))
+    return styles
+
+
 _DASHES = ("solid", "dash", "dot", "dashdot")
 
 
@@ -82,7 +87,15 @@ def family(strategy: str) -> str:
 
 def is_token_ring(strategy: str) -> bool:
     """Whether it is TokenRing as published, in pieces or whole."""
-    return family(strategy) == "token_ring"
+    return family(strategy) == known_as(Published.TOKEN_RING)
+
+
+_STYLES = _known()
+_UNKNOWN = tuple(
+    Style(_HUES[hue], symbol, "dashdot")
+    for symbol in ("triangle-left", "triangle-right")
+    for hue in ("red", "sky", "purple", "sand", "teal", "blue")
+)
 
 
 def styles(strategies: Iterable[str]) -> dict[str, Style]:

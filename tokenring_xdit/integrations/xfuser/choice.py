@@ -7,10 +7,9 @@ from typing import Any
 
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError
 from tokenring_xdit.planning import Auto
-from tokenring_xdit.schedule import Spelled, parse
+from tokenring_xdit.schedule import DEFAULT_SCHEDULE, parse
 
 __all__ = [
-    "DEFAULT_SCHEDULE",
     "TokenRingChoice",
     "attach",
     "choice_of",
@@ -20,8 +19,6 @@ __all__ = [
     "promise_exactness",
     "tokenring_degree_of",
 ]
-
-DEFAULT_SCHEDULE = "token_ring"
 
 _PLANNED_EARLY = 64
 """Plans for more ranks take seconds to make; whether they can be made shows when the ranks start."""
@@ -55,13 +52,14 @@ def make_choice(tokenring_degree: int | None, schedule: str | None, ring_degree:
 
     Args:
         tokenring_degree: Ranks for TokenRing; ``None`` or 1 leaves xfuser as it is.
-        schedule: Name of a schedule; ``None`` is :data:`DEFAULT_SCHEDULE`.
+        schedule: Name of a schedule; ``None`` is :data:`~tokenring_xdit.schedule.DEFAULT_SCHEDULE`.
         ring_degree: xfuser's own ring degree: nodes, each of ``tokenring_degree`` ranks, with a ring of keys
             and values between them.
 
     Raises:
         ConfigurationError: A degree is not a positive number.
-        ScheduleError: There is no such schedule, or it is not defined for this number of ranks.
+        ScheduleError: There is no such schedule, or it is not defined for this number of ranks or a full mask, which
+            every model has that xfuser shards.
         UnsupportedError: This xfuser is not the one that TokenRing was written for.
     """
     degree = 1 if tokenring_degree is None else tokenring_degree
@@ -91,10 +89,9 @@ def make_choice(tokenring_degree: int | None, schedule: str | None, ring_degree:
             raise ConfigurationError(f"schedule '{auto}': {degree * nodes} ranks do not divide by {nodes_within} nodes")
         return TokenRingChoice(degree * nodes, str(replace(auto, nodes=nodes_within)))
     if nodes > 1:
-        options = {**dict(chosen.options), "nodes": nodes, "inside": chosen.name}
-        chosen = parse(str(Spelled("hierarchical", tuple(options.items()))))
+        chosen = chosen.over_nodes(nodes)
     if degree * nodes <= _PLANNED_EARLY:
-        chosen.plan(degree * nodes, heads=0)  # refuses what it is not defined for, before anything is started
+        chosen.plan(degree * nodes)  # refuses what it is not defined for, or not for a full mask, before any start
     return TokenRingChoice(degree * nodes, str(chosen))
 
 

@@ -19,6 +19,7 @@ from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.integrations.xfuser.choice import TokenRingChoice, current_choice
 from tokenring_xdit.integrations.xfuser.layout import KeyLayout, active_layout, key_layout
 from tokenring_xdit.integrations.xfuser.repairs.common import replace_method
+from tokenring_xdit.schedule import Published, known_as
 
 __all__ = ["install"]
 
@@ -57,7 +58,7 @@ def _install_dispatcher(usp: Any) -> None:
         group = usp.PROCESS_GROUP.RING_PG
         if choice is None and layout is not None and layout.hides_keys:
             # Only where the repairs were asked for all strategies: what Ring gathers cannot differ in length.
-            choice = TokenRingChoice(dist.get_world_size(group), "ring")
+            choice = TokenRingChoice(dist.get_world_size(group), known_as(Published.RING))
         if choice is None:
             return original(
                 attention_function,

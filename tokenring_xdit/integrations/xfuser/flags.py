@@ -7,8 +7,8 @@ import logging
 from typing import Any
 
 from tokenring_xdit.errors import UnsupportedError
-from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE, attach, make_choice
-from tokenring_xdit.schedule import BUILDERS
+from tokenring_xdit.integrations.xfuser.choice import attach, make_choice
+from tokenring_xdit.schedule import ALGORITHMS, DEFAULT_SCHEDULE, Mask
 
 __all__ = ["install_flags"]
 
@@ -38,6 +38,7 @@ def _with_flags(original: Any) -> Any:
     @functools.wraps(original)
     def add_args(parser: Any) -> Any:
         parser = original(parser)
+        names = [name for name, algorithm in ALGORITHMS.items() if Mask.FULL in algorithm.masks]
         group = parser.add_argument_group("TokenRing (tokenring-xdit)")
         group.add_argument(
             "--tokenring_degree",
@@ -50,8 +51,9 @@ def _with_flags(original: Any) -> Any:
             "--tokenring_schedule",
             type=str,
             default=DEFAULT_SCHEDULE,
-            help=f"What these ranks exchange and when: {', '.join(sorted(BUILDERS))}; with options as in "
-            "direct:chunks=4 (see tokenring-xdit schedule list), or auto, which chooses one for the shapes.",
+            help=f"What these ranks exchange and when: {', '.join(names)}; with options as in "
+            f"{DEFAULT_SCHEDULE}:chunks=4 (see tokenring-xdit schedule list), or auto, which chooses one for "
+            "the shapes.",
         )
         return parser
 

@@ -22,11 +22,11 @@ from tokenring_xdit.integrations.xfuser.agreement import (
     noting,
 )
 from tokenring_xdit.integrations.xfuser.backends import AttentionBackend
-from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE
 from tokenring_xdit.integrations.xfuser.noise import no_debug_lines
 from tokenring_xdit.integrations.xfuser.sharding import Sharding, refuse_changed, shard, sharding_of
 from tokenring_xdit.integrations.xfuser.state import Degrees, XfuserState
 from tokenring_xdit.integrations.xfuser.supported import WRAPPERS, heads_of, refuse_ulysses, refuse_untested
+from tokenring_xdit.schedule import DEFAULT_SCHEDULE
 
 __all__ = ["Output", "parallelize"]
 

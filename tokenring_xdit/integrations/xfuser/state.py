@@ -17,9 +17,10 @@ from torch import Tensor
 
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.integrations.xfuser.backends import AttentionBackend
-from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE, make_choice, promise_exactness
+from tokenring_xdit.integrations.xfuser.choice import make_choice, promise_exactness
 from tokenring_xdit.integrations.xfuser.groups import shared_groups
 from tokenring_xdit.integrations.xfuser.install import register
+from tokenring_xdit.schedule import DEFAULT_SCHEDULE
 
 __all__ = ["Degrees", "ShardedPipeline", "XfuserState"]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tokenring_xdit.schedule.algorithm import Guess, Look, algorithm
 from tokenring_xdit.schedule.builders.homecoming import Homecoming
 from tokenring_xdit.schedule.plan import (
     WHOLE,
@@ -44,7 +45,8 @@ class _Lane:
     steps: int
 
 
-def bidirectional(world_size: int, *, heads: int = 0, chunks: int = 1) -> Schedule:
+@algorithm(cuts_heads=True, inside_nodes=True, guess=Guess(3), look=Look("purple", "x"))
+def bidirectional(world_size: int, heads: int = 0, *, chunks: int = 1) -> Schedule:
     """Keys and values both ways round, half the heads each; queries stay.
 
     Args:
@@ -78,7 +80,8 @@ def _pass_kv(rank: int, world_size: int, lanes: tuple[_Lane, ...], pieces: tuple
     return tuple(actions)
 
 
-def bidirectional_q(world_size: int, *, heads: int = 0, chunks: int = 1) -> Schedule:
+@algorithm(cuts_heads=True, inside_nodes=True, look=Look("purple", "hexagon", "dash"))
+def bidirectional_q(world_size: int, heads: int = 0, *, chunks: int = 1) -> Schedule:
     """TokenRing both ways round: queries of half the heads each, partial outputs straight home.
 
     Args:

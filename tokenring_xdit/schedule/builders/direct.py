@@ -6,6 +6,7 @@ topology); here what they answer goes straight as well, so that no wire idles an
 
 from __future__ import annotations
 
+from tokenring_xdit.schedule.algorithm import Guess, Look, algorithm
 from tokenring_xdit.schedule.plan import (
     Action,
     Attend,
@@ -25,6 +26,7 @@ from tokenring_xdit.schedule.plan import (
 __all__ = ["direct", "direct_kv"]
 
 
+@algorithm(inside_nodes=True, guess=Guess(2, "chunks=4"), look=Look("teal", "triangle-up"))
 def direct(world_size: int, *, chunks: int = 1) -> Schedule:
     """Queries straight to every peer, partial outputs straight back.
 
@@ -61,6 +63,7 @@ def _pass_q(rank: int, world_size: int, pieces: tuple[Piece, ...]) -> Program:
     return (*actions, *own[1:], *merges)
 
 
+@algorithm(inside_nodes=True, look=Look("teal", "triangle-down", "dash"))
 def direct_kv(world_size: int, *, chunks: int = 1) -> Schedule:
     """Keys and values straight to every peer; queries stay.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from tokenring_xdit.schedule.algorithm import Guess, algorithm
 from tokenring_xdit.schedule.plan import (
     Action,
     Attend,
@@ -30,7 +31,13 @@ __all__ = ["heads"]
 _Share = tuple[Piece, ...]
 
 
-def heads(world_size: int, *, heads: int = 0, chunks: int = 1, peers: int | None = None) -> Schedule:
+def _worth(world_size: int, count: int) -> tuple[str, ...]:
+    """Not where more than half of the ranks would have no head."""
+    return ("", "peers=1") if world_size <= 2 * count else ()
+
+
+@algorithm(cuts_heads=True, worth=_worth, guess=Guess(1))
+def heads(world_size: int, count: int = 0, *, chunks: int = 1, peers: int | None = None) -> Schedule:
     """A share of the heads for each rank: queries, keys and outputs of it straight to and from every peer.
 
     ``4 (N - 1) / N`` blocks in all, the least of all schedules. Where heads do not divide by the ranks some have one
@@ -41,22 +48,22 @@ def heads(world_size: int, *, heads: int = 0, chunks: int = 1, peers: int | None
 
     Args:
         world_size: Number of ranks.
-        heads: What the numbers of query and key heads are multiples of; 0 where any cut will do.
+        count: What the numbers of query and key heads are multiples of; 0 where any cut will do.
         chunks: Pieces of tokens that queries travel and are returned in.
         peers: Of a wave; left out, there is one.
     """
-    shares = _shares(world_size, heads)
+    shares = _shares(world_size, count)
     wave = peers or world_size
     programs = tuple(_Rank(rank, world_size, shares, cut(chunks)).program(wave) for rank in range(world_size))
     return Schedule("heads", world_size, programs)
 
 
-def _shares(world_size: int, heads: int) -> tuple[_Share, ...]:
+def _shares(world_size: int, count: int) -> tuple[_Share, ...]:
     """Which heads each rank attends, in pieces that cut query heads where they cut their key heads."""
-    if heads % world_size == 0:  # any cut, too
+    if count % world_size == 0:  # any cut, too
         return tuple((piece,) for piece in cut(world_size))
-    groups = cut(heads)
-    return tuple(groups[slice(*Piece(rank, world_size).bounds(heads))] for rank in range(world_size))
+    groups = cut(count)
+    return tuple(groups[slice(*Piece(rank, world_size).bounds(count))] for rank in range(world_size))
 
 
 class _Rank:

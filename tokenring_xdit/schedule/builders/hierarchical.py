@@ -8,15 +8,12 @@ a partial output comes home once, when it has met the keys of every node.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 
 from tokenring_xdit.errors import ScheduleError, nearest
-from tokenring_xdit.schedule.builders.bidirectional import bidirectional, bidirectional_q
-from tokenring_xdit.schedule.builders.direct import direct, direct_kv
-from tokenring_xdit.schedule.builders.ring import ring
-from tokenring_xdit.schedule.builders.token_ring import token_ring
+from tokenring_xdit.messages import named
+from tokenring_xdit.schedule.algorithm import Look, algorithm, registered
 from tokenring_xdit.schedule.plan import (
     WHOLE,
     Action,
@@ -37,38 +34,38 @@ from tokenring_xdit.schedule.plan import (
 __all__ = ["between_nodes", "hierarchical"]
 
 
+def _worth(world_size: int, heads: int) -> tuple[str, ...]:
+    """Groups of consecutive ranks, which may share faster links, in other numbers than ``mesh`` chooses."""
+    counts = [nodes for nodes in range(2, world_size // 2 + 1) if world_size % nodes == 0]
+    return tuple(f"inside={inside},nodes={nodes}" for nodes in counts for inside in ("direct", "token_ring"))
+
+
+@algorithm(cuts_heads=True, across_nodes=True, worth=_worth, look=Look("red", "pentagon"))
 def hierarchical(
-    world_size: int, *, nodes: int = 2, inside: str = "token_ring", heads: int = 0, chunks: int = 1
+    world_size: int, heads: int = 0, *, nodes: int = 2, inside: str = "token_ring", chunks: int = 1
 ) -> Schedule:
     """TokenRing, or another algorithm, inside each node; Ring of keys and values between nodes.
 
     Args:
         world_size: Number of ranks; those of a node are consecutive.
+        heads: What the numbers of query and key heads are multiples of; 0 where any cut will do.
         nodes: Number of nodes.
         inside: Name of the algorithm inside a node.
-        heads: What the numbers of query and key heads are multiples of; 0 where any cut will do.
         chunks: Pieces that a block is cut in.
 
     Raises:
         ScheduleError: The ranks cannot be shared out among the nodes, or there is no such algorithm.
     """
-    builders: dict[str, Callable[..., Schedule]] = {
-        "bidirectional": partial(bidirectional, heads=heads),
-        "bidirectional_q": partial(bidirectional_q, heads=heads),
-        "direct": direct,
-        "direct_kv": direct_kv,
-        "ring": ring,
-        "token_ring": token_ring,
-    }
-    if inside not in builders:
-        raise ScheduleError(f"schedule 'hierarchical' has no inside={inside}. {nearest(inside, builders)}")
+    able = {name: algorithm for name, algorithm in registered().items() if algorithm.inside_nodes}
+    if inside not in able:
+        raise ScheduleError(f"schedule 'hierarchical' has no inside={named(inside)}. {nearest(named(inside), able)}")
     if world_size % nodes:
         fitting = ", ".join(str(n) for n in range(1, world_size + 1) if world_size % n == 0)
         raise ScheduleError(
             f"schedule 'hierarchical' over {nodes} nodes works for multiples of {nodes} ranks, not for {world_size}; "
             f"nodes that fit {world_size} ranks: {fitting}"
         )
-    inner = builders[inside](world_size // nodes, chunks=chunks)
+    inner = able[inside].plan(world_size // nodes, heads=heads, chunks=chunks)
     return Schedule("hierarchical", world_size, between_nodes(inner, nodes, chunks=chunks))
 
 

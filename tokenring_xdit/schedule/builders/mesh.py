@@ -9,6 +9,7 @@ into a switch.
 from __future__ import annotations
 
 from tokenring_xdit.errors import ScheduleError
+from tokenring_xdit.schedule.algorithm import Look, algorithm
 from tokenring_xdit.schedule.builders.direct import direct
 from tokenring_xdit.schedule.builders.hierarchical import between_nodes
 from tokenring_xdit.schedule.plan import Schedule
@@ -16,6 +17,12 @@ from tokenring_xdit.schedule.plan import Schedule
 __all__ = ["mesh"]
 
 
+def _worth(world_size: int, heads: int) -> tuple[str, ...]:
+    """Not where the only grids are one row, which is a ring, and one column."""
+    return ("",) if any(world_size % rows == 0 for rows in range(2, world_size)) else ()
+
+
+@algorithm(many_ranks=True, worth=_worth, look=Look("sky", "star"))
 def mesh(world_size: int, *, rows: int | None = None, chunks: int = 1) -> Schedule:
     """A grid: keys travel along rows, queries along columns, partial outputs home along columns.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tokenring_xdit.schedule.algorithm import Look, Published, algorithm
 from tokenring_xdit.schedule.plan import (
     Action,
     Attend,
@@ -19,6 +20,7 @@ from tokenring_xdit.schedule.plan import (
 __all__ = ["ring"]
 
 
+@algorithm(inside_nodes=True, many_ranks=True, published=Published.RING, look=Look("blue", "diamond"))
 def ring(world_size: int, *, chunks: int = 1) -> Schedule:
     """Ring attention, pass-KV: keys and values one way round, the baseline.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tokenring_xdit.schedule.algorithm import Guess, Look, Published, algorithm
 from tokenring_xdit.schedule.builders.homecoming import Homecoming
 from tokenring_xdit.schedule.plan import (
     Action,
@@ -21,6 +22,13 @@ from tokenring_xdit.schedule.plan import (
 __all__ = ["token_ring"]
 
 
+@algorithm(
+    inside_nodes=True,
+    many_ranks=True,
+    guess=Guess(4),
+    published=Published.TOKEN_RING,
+    look=Look("orange", "circle"),
+)
 def token_ring(world_size: int, *, chunks: int = 1) -> Schedule:
     """TokenRing as published: queries one way round, partial outputs straight home.
 

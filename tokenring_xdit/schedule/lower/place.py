@@ -18,6 +18,7 @@ from tokenring_xdit.schedule.lower.program import (
     Part,
     Post,
     RankProgram,
+    Recv,
     Slot,
     Step,
     reads,
@@ -45,6 +46,7 @@ class _Placing:
         self._free: dict[Slot, deque[int]] = defaultdict(deque)
         self._packed: deque[tuple[int, int]] = deque()  # exchange and number of what leaves
         self._came: dict[int, int] = {}  # exchange that brings what is held
+        self._unused: list[Recv] = []  # what comes and nothing reads; its exchange is not posted yet
         self._last = {number: at for at, line in enumerate(draft.lines) for number in reads(line.step)}
 
     def program(self) -> RankProgram:
@@ -83,9 +85,10 @@ class _Placing:
         step = line.step
         if isinstance(step, Post):
             self._came.update((recv.slot, recv.exchange) for recv in step.recvs)
-            for recv in step.recvs:
-                if recv.slot not in self._last:
-                    self._give(recv.slot)
+            self._unused += [recv for recv in step.recvs if recv.slot not in self._last]
+            for recv in [recv for recv in self._unused if recv.exchange <= line.action]:
+                self._unused.remove(recv)
+                self._give(recv.slot)
         over = [number for number in dict.fromkeys(reads(step)) if self._last[number] == at and number > RESULT]
         for number in over:
             if isinstance(step, Post) and self._draft.slots[number].form is Form.PARTIAL:

@@ -104,8 +104,8 @@ class _Group:
 
     Attributes:
         members: The calls.
-        ahead: What stands between them and needs none of them.
-        behind: What does.
+        ahead: What stands between them and goes ahead.
+        behind: What has to come behind.
         end: How many lines all that is.
     """
 
@@ -128,7 +128,9 @@ def _find(lines: Sequence[Line], wide: int, axis: _Axis) -> _Group:
         if len(members) == wide:
             break
         step, used = line.step, _channels(line.step)
-        needs = not late.isdisjoint(reads(step)) or not channels.isdisjoint(used)
+        # Another rank may send what is merged here only once it has got what this one sends behind the call.
+        waits = bool(behind) and isinstance(step, Merge)
+        needs = waits or not late.isdisjoint(reads(step)) or not channels.isdisjoint(used)
         if not needs and not axis.allows(first, step):
             ahead.append(line)
             continue
