@@ -88,6 +88,20 @@ def test_half_precision_errs_as_one_device_does(
     assert rounded["out"] <= max(errors["single"], torch.finfo(dtype).eps) * 2.5
 
 
+@pytest.mark.parametrize("wide", [2, 64])
+@pytest.mark.parametrize("schedule", names(any_ranks=True))
+def test_wide_calls_and_collectives_are_exact(ranks: RankPool, schedule: str, wide: int) -> None:
+    """Of any number of blocks, up to all in one call, and exchanges as all-gathers and all-to-alls."""
+    case = replace(even(4, 24), schedule=f"{schedule}:wide={wide}", scale=PEAKY)
+    uneven = replace(case, q_lengths=(3, 0, 9, 5), kv_lengths=(8, 7, 0, 6))
+    cases = [replace(case, batch=2, calls=3), replace(uneven, strided=True), replace(case, home=5, hide=0.4)]
+    for error in worst_of_each(ranks, cases):
+        assert error["out"] <= FP32
+        assert error["lse"] <= FP32
+    half = worst(ranks, replace(case, dtype=torch.bfloat16, partial_dtype=torch.float32))
+    assert half["out"] <= max(half["single"], torch.finfo(torch.bfloat16).eps) * 1.5
+
+
 @pytest.mark.parametrize("world_size", [4, 6, 8])
 @pytest.mark.parametrize("inside", ["token_ring", "direct", "ring", "bidirectional_q"])
 def test_nodes_of_ranks(ranks: RankPool, inside: str, world_size: int) -> None:

@@ -68,7 +68,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     names = [line.split()[0] for line in lines]
     assert names == sorted(ALGORITHMS)
     assert "TokenRing as published" in lines[names.index("token_ring")]
-    assert lines[names.index("mesh")].endswith("[rows=auto,chunks=1]")
+    assert lines[names.index("mesh")].endswith("[rows=auto,chunks=1,wide=1]")
     assert main(["schedule", "list", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == names
 

@@ -224,7 +224,7 @@ def test_under_a_causal_mask_nothing_travels_that_nobody_needs() -> None:
     ("name", "message"),
     [
         ("tokenring", r"no schedule 'tokenring'.*Did you mean 'token_ring'\?"),
-        ("direct:chunk=4", r"'direct' has no option 'chunk'\. Known: chunks\. Did you mean 'chunks'\?"),
+        ("direct:chunk=4", r"'direct' has no option 'chunk'\. Known: chunks, wide\. Did you mean 'chunks'\?"),
         ("direct:", r"'direct' has no option ''\. Known: chunks"),
         ("hierarchical:inside=", r"inside= of schedule 'hierarchical' has to be a name"),
         ("dir\x1bect", r"no schedule 'dir\\x1bect'.*Did you mean 'direct'\?"),
