@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tokenring_xdit.attention.agreement import CallSpec, Layout
+from tokenring_xdit.attention.auto import AutoSchedule
 from tokenring_xdit.attention.checks import DTYPES, check_masks, check_tensors, check_types, resolve
 from tokenring_xdit.attention.executor import execute
 from tokenring_xdit.attention.groups import RingGroup, failing_together, group_of
@@ -135,12 +136,12 @@ def token_ring_attention(
         return execute(verified, layout, ring_group, function, q, k, v, home_kv, own, home)
     assert auto is not None
     with failing_together(ring_group, "choosing a schedule"):
-        trial = ring_group.auto.trial(auto, layout, q.device, lambda opened: ring_group.open(opened, q.device))
+        trial = AutoSchedule.of(ring_group).trial(auto, layout, q.device)
     start = 0.0 if trial.decided else _now(q.device)
     result = execute(trial.schedule, layout, ring_group, function, q, k, v, home_kv, own, home)
     if not trial.decided:
         with failing_together(ring_group, "comparing schedules"):
-            ring_group.auto.timed(trial, layout, _now(q.device) - start)
+            AutoSchedule.of(ring_group).timed(trial, layout, _now(q.device) - start)
     return result
 
 

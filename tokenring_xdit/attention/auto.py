@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ import torch.distributed as dist
 
 from tokenring_xdit.attention.agreement import Layout
 from tokenring_xdit.attention.calibrate import calibrate
+from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.errors import ConfigurationError, TokenRingError, UnsupportedError
-from tokenring_xdit.planning import Cost, Option, Problem, best_schedules
+from tokenring_xdit.planning import Cost, Option, best_schedules
 from tokenring_xdit.planning.auto import Auto
 from tokenring_xdit.schedule import ALGORITHMS, DEFAULT_SCHEDULE, Channel, Mask, VerifiedSchedule, build, parse
 from tokenring_xdit.topology import Network, load_topology
@@ -88,28 +89,31 @@ class AutoSchedule:
     """The choices of one group of ranks.
 
     Args:
-        swap: Gives every rank the values of all, in order; all of them come to it.
-        peers: Their ranks in the world.
-        rank: This one's number among them.
+        group: The group.
     """
 
-    def __init__(self, swap: Callable[[Any], list[Any]], peers: list[int], rank: int) -> None:
-        self._swap, self._peers, self._rank = swap, peers, rank
+    def __init__(self, group: RingGroup) -> None:
+        self._group, self._peers, self._rank = group, group.peers, group.rank
         self._trials: dict[tuple[Auto, Layout], Trial] = {}
         self._costs: dict[tuple[str, torch.dtype, int, int], Cost] = {}
         self._hosts: list[str] | None = None
         self._tells = not dist.is_initialized() or dist.get_rank() == 0
 
-    def trial(
-        self, auto: Auto, layout: Layout, device: torch.device, opened: Callable[[tuple[Channel, ...]], None]
-    ) -> Trial:
+    @classmethod
+    def of(cls, group: RingGroup) -> AutoSchedule:
+        """The one of a group."""
+        if cls not in group.kept:
+            group.kept[cls] = cls(group)
+        choices: AutoSchedule = group.kept[cls]
+        return choices
+
+    def trial(self, auto: Auto, layout: Layout, device: torch.device) -> Trial:
         """What to run for a layout.
 
         Args:
             auto: What was asked for.
             layout: What the ranks agreed on.
             device: Where attention runs.
-            opened: Makes channels; called on all ranks alike.
 
         Raises:
             ConfigurationError: On all ranks alike, where the first cannot decide.
@@ -123,7 +127,7 @@ class AutoSchedule:
         heads = layout.spec.kv_heads  # of which query heads are a multiple
         candidates = tuple(build(name, len(layout.q_lengths), Mask(layout.spec.mask), heads) for name in names)
         trial = self._trials[key] = Trial(candidates, [[] for _ in names])
-        opened(tuple(c for c in Channel if any(c in v.schedule.channels for v in trial.candidates)))
+        self._group.open(tuple(c for c in Channel if any(c in v.schedule.channels for v in trial.candidates)), device)
         if self._tells:
             what = names[0] if trial.decided else f"one of {', '.join(names)}, which the first calls will tell"
             log.info("schedule auto: %s for %s: %s", what, _in_words(layout), why)
@@ -137,7 +141,7 @@ class AutoSchedule:
         trial.calls += 1
         if trial.calls < len(trial.candidates) * (1 + _ROUNDS):
             return
-        found = self._swap(trial.seconds)
+        found = self._group.swap_within_call(trial.seconds)
         # The slowest rank's time counts. The first call of each made its buffers.
         medians = [
             statistics.median(max(rank[index][turn] for rank in found) for turn in range(1, 1 + _ROUNDS))
@@ -167,7 +171,7 @@ class AutoSchedule:
                 what = f"{error}" if isinstance(error, TokenRingError) else f"{type(error).__name__}: {error}"
                 answer = ConfigurationError(f"schedule auto: {what}")
                 answer.__cause__ = error
-        told = self._swap(answer)[0]
+        told = self._group.swap_within_call(answer)[0]
         if isinstance(told, Exception):
             raise told from answer.__cause__ if isinstance(answer, Exception) else None
         names, why = told
@@ -175,7 +179,7 @@ class AutoSchedule:
 
     def _all_hosts(self) -> list[str]:
         if self._hosts is None:
-            self._hosts = self._swap(socket.gethostname())
+            self._hosts = self._group.swap_within_call(socket.gethostname())
         return self._hosts
 
     def _choose(self, auto: Auto, layout: Layout, device: torch.device, hosts: list[str]) -> tuple[list[str], str]:
@@ -186,22 +190,12 @@ class AutoSchedule:
         if network is None:
             return self._unknown(auto, layout)
         spec = layout.spec
-        problem = Problem(
-            layout.q_lengths,
-            layout.kv_lengths,
-            spec.heads,
-            spec.kv_heads,
-            spec.head_dim,
-            spec.batch,
-            spec.dtype.itemsize,
-            spec.partial_dtype.itemsize,
-        )
         key = device.type, spec.dtype, spec.heads, spec.head_dim
         if key not in self._costs:
             here = max(hosts.count(hosts[0]), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
             self._costs[key] = calibrate(device, spec.dtype, spec.heads, spec.head_dim, ranks_here=here, ranks=ranks)
         options = best_schedules(
-            problem,
+            layout.problem,
             network,
             self._costs[key],
             nodes=auto.nodes,

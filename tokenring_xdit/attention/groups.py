@@ -12,7 +12,6 @@ import torch
 import torch.distributed as dist
 
 from tokenring_xdit.attention.agreement import CallSpec, Layout, agree, digest, same_lengths_where_needed
-from tokenring_xdit.attention.auto import AutoSchedule
 from tokenring_xdit.attention.buffers import Handle
 from tokenring_xdit.attention.member import in_words
 from tokenring_xdit.attention.rounds import Report, Rounds
@@ -35,13 +34,12 @@ class RingGroup(Rounds):
 
     Attributes:
         transport: What carries messages; of its kind on all ranks once a channel is open.
-        guard: What ``hosts.py`` keeps for this group.
+        kept: What rooms above keep for this group, by its type.
     """
 
     def __init__(self, group: dist.ProcessGroup) -> None:
-        self.guard: Any = None
+        self.kept: dict[type, Any] = {}
         self._agreed: dict[tuple[Hashable, CallSpec], Layout] = {}
-        self._auto: AutoSchedule | None = None
         rank, world_size = dist.get_rank(group), dist.get_world_size(group)
         self.transport: ProcessGroupTransport = GlooTransport(rank, world_size, torch.device("cpu"), self._wait)
         super().__init__(group)
@@ -54,13 +52,6 @@ class RingGroup(Rounds):
         """
         super().begin()
         self.transport.call = self.call
-
-    @property
-    def auto(self) -> AutoSchedule:
-        """The schedules that were chosen for this group."""
-        if self._auto is None:
-            self._auto = AutoSchedule(self._swap_within_call, self.peers, self.rank)
-        return self._auto
 
     @classmethod
     def of(cls, group: dist.ProcessGroup | None = None) -> RingGroup:

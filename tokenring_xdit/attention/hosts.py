@@ -169,7 +169,7 @@ def _of_torch(error: RuntimeError) -> bool:
 
 
 def _section_of(group: RingGroup) -> Section:
-    if group.guard is None:
-        group.guard = Section(group)
-    section: Section = group.guard
+    if Section not in group.kept:
+        group.kept[Section] = Section(group)
+    section: Section = group.kept[Section]
     return section

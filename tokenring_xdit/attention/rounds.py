@@ -138,7 +138,7 @@ class Rounds(Member):
         refuse_other_calls([(r.call, r.what, r.why_not) for r in reports], self.names)
         return reports
 
-    def _swap_within_call(self, value: Any) -> list[Any]:
+    def swap_within_call(self, value: Any) -> list[Any]:
         """A value of every rank, at a point of a call to which all of them come."""
         if self.world_size == 1:
             return [value]
