@@ -13,8 +13,8 @@ from tokenring_xdit.config import read_config
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.integrations.xfuser import AttentionBackend, Degrees
 from tokenring_xdit.pipelines.jobs import RunJob
-from tokenring_xdit.pipelines.model import PictureSize
 from tokenring_xdit.pipelines.run import RunConfig, inspect_model
+from tokenring_xdit.sizes import PictureSize
 from tokenring_xdit.workers.messages import pack, unpack
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -66,7 +66,7 @@ SOUND = "model: embedded\nprompt: a red circle\n"
         ("model: embedded\nprompt_file: /no/file", "prompt_file: '/no/file' cannot be read: No such file"),
         ("model: embedded\nprompt_file: /dev/null", "prompt_file: '/dev/null' has no prompts"),
         (SOUND + "size: large", "size: size 'large' is neither a number of pixels nor WIDTHxHEIGHT"),
-        (SOUND + "size: [64, 64]", "size: [64, 64] is neither"),
+        (SOUND + "size: [64, 64]", "size: size [64, 64] is neither"),
         (SOUND + "steps: 0", "steps: 0 is not allowed; it has to be at least 1"),
         (SOUND + "seed: -1", "seed: -1 is not allowed; it has to be at least 0"),
         (SOUND + "guidance: .nan", "guidance: nan is not a finite number"),

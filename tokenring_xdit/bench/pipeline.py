@@ -38,8 +38,8 @@ from tokenring_xdit.integrations.xfuser import (
 )
 from tokenring_xdit.integrations.xfuser.rotation import all_to_all_rotation
 from tokenring_xdit.pipelines.loading import load_pipeline
-from tokenring_xdit.pipelines.model import PictureSize
 from tokenring_xdit.planning import Auto
+from tokenring_xdit.sizes import PictureSize
 
 __all__ = ["PipelineBench"]
 

@@ -9,8 +9,9 @@ from typing import ClassVar
 from tokenring_xdit.bench.plan import Level, Shape, Strategy, StrategyKind
 from tokenring_xdit.errors import TokenRingError
 from tokenring_xdit.integrations.xfuser import Degrees
-from tokenring_xdit.pipelines.model import EMBEDDED, FluxModel, PictureSize, read_model_file
+from tokenring_xdit.pipelines.model import EMBEDDED, FluxModel, read_model_file
 from tokenring_xdit.pipelines.random_flux import RANDOM_FLUX, RandomFlux
+from tokenring_xdit.sizes import PictureSize
 
 __all__ = ["SceneModel", "SceneShape", "degrees_of", "find_model"]
 

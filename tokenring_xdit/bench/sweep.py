@@ -15,7 +15,7 @@ from tokenring_xdit.config import Config
 from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, TokenRingError
 from tokenring_xdit.messages import shown
 from tokenring_xdit.network import Network, load_network
-from tokenring_xdit.pipelines.model import PictureSize
+from tokenring_xdit.sizes import PictureSize
 
 __all__ = ["Axes", "SweepConfig", "inspect_models"]
 
@@ -55,10 +55,8 @@ def _dtypes(value: Any) -> Any:
 def _sizes(value: Any) -> Any:
     sizes = []
     for size in _several(value):
-        if isinstance(size, bool) or not isinstance(size, (int, str)):
-            raise ValueError(f"{shown(size)} is neither a number of pixels nor WIDTHxHEIGHT, such as 1024x768")
         try:
-            sizes.append(str(PictureSize.parse(str(size))))
+            sizes.append(str(PictureSize.parse(size)))
         except ConfigurationError as error:
             raise ValueError(str(error)) from error
     return tuple(sizes)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import re
 from typing import TYPE_CHECKING
 
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.messages import shown
 from tokenring_xdit.planning import MODELS, Cost, ModelShape, Problem, model_shape
+from tokenring_xdit.sizes import PictureSize
 from tokenring_xdit.topology import EXAMPLES, Network, load_topology
 
 if TYPE_CHECKING:
@@ -78,7 +77,8 @@ def problem_of(args: argparse.Namespace, ranks: int) -> tuple[Problem, ModelShap
         if given or args.kv_heads is not None:
             raise ConfigurationError(f"--model {args.model} says what {' and '.join(given) or '--kv-heads'} would say")
         model = model_shape(args.model)
-        tokens = model.tokens(*_size(args.size), args.frames)
+        size = PictureSize.parse(args.size)
+        tokens = model.tokens(size.width, size.height, args.frames)
         heads, head_dim, kv_heads = model.heads, model.head_dim, model.kv_heads
     if kv_heads is not None and (kv_heads < 1 or heads % kv_heads):
         raise ConfigurationError(f"--kv-heads {kv_heads} has to divide --heads {heads}")
@@ -133,13 +133,3 @@ def _measured(args: argparse.Namespace, network: Network, problem: Problem) -> t
     dtype: torch.dtype = getattr(torch, args.dtype)
     cost = calibrate(device, dtype, problem.heads, problem.head_dim, ranks_here=problem.ranks, ranks=problem.ranks)
     return cost, f"{cost.attend_rate / 1e12:.3g} TFLOP/s, measured on this machine's {device.type}"
-
-
-def _size(text: str) -> tuple[int, int]:
-    """Width and height."""
-    found = re.fullmatch(r"([0-9]{1,6})(?:x([0-9]{1,6}))?", text.strip().lower())
-    if found is None:
-        raise ConfigurationError(
-            f"--size {shown(text)} is neither a number of pixels nor WIDTHxHEIGHT, such as 1024 or 1280x720"
-        )
-    return int(found[1]), int(found[2] or found[1])

@@ -12,10 +12,11 @@ from tokenring_xdit.cli.paths import refuse_unwritable
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.pipelines.dtypes import DTYPES
 from tokenring_xdit.pipelines.options import LARGEST_SIDE
+from tokenring_xdit.sizes import PictureSize
 
 if TYPE_CHECKING:
     from tokenring_xdit.pipelines.jobs import Picture
-    from tokenring_xdit.pipelines.model import FluxModel, PictureSize
+    from tokenring_xdit.pipelines.model import FluxModel
 
 __all__ = ["add_picture_options", "picture_from", "png_path"]
 
@@ -53,7 +54,7 @@ def picture_from(args: argparse.Namespace) -> tuple[FluxModel, Picture]:
     """
     from tokenring_xdit.pipelines.jobs import Picture
     from tokenring_xdit.pipelines.loading import default_dtype
-    from tokenring_xdit.pipelines.model import FluxModel, PictureSize
+    from tokenring_xdit.pipelines.model import FluxModel
     from tokenring_xdit.pipelines.request import Request, value_mistakes
 
     if not args.prompt.strip():

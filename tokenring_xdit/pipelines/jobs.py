@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tokenring_xdit.integrations.xfuser import Degrees
-from tokenring_xdit.pipelines.model import PictureSize
 from tokenring_xdit.pipelines.run import RunConfig
+from tokenring_xdit.sizes import PictureSize
 
 __all__ = ["SINGLE", "CompareJob", "Drawn", "Found", "GenerateJob", "Job", "Picture", "RunJob", "Strategy"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ from tokenring_xdit.integrations.xfuser import Degrees
 from tokenring_xdit.integrations.xfuser.supported import refuse_ulysses
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
 from tokenring_xdit.pipelines.request import Request, pictures_of
+from tokenring_xdit.sizes import PictureSize
 
-__all__ = ["EMBEDDED", "FluxModel", "PictureSize", "read_model_file"]
+__all__ = ["EMBEDDED", "FluxModel", "read_model_file"]
 
 EMBEDDED = "embedded"
 """Name of the model that ships with the package."""
@@ -26,30 +26,6 @@ _TEXT_TOKENS = "max_sequence_length"
 
 _LONGEST_TEXT = 512
 """Flux's own limit of text tokens; a tokenizer with a lower one lowers it."""
-
-
-@dataclass(frozen=True)
-class PictureSize:
-    """Size of a picture in pixels."""
-
-    width: int
-    height: int
-
-    @classmethod
-    def parse(cls, text: str) -> PictureSize:
-        """Read ``64`` or ``96x64`` (width x height).
-
-        Raises:
-            ConfigurationError: It is neither.
-        """
-        match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip().lower())
-        size = cls(int(match[1]), int(match[2] or match[1])) if match else cls(0, 0)
-        if size.width < 1 or size.height < 1:
-            raise ConfigurationError(f"size '{text}' is neither a number of pixels nor WIDTHxHEIGHT, such as 1024x768")
-        return size
-
-    def __str__(self) -> str:
-        return f"{self.width}x{self.height}"
 
 
 @dataclass(frozen=True)

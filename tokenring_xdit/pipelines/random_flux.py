@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from tokenring_xdit.errors import ConfigurationError, nearest
-from tokenring_xdit.pipelines.model import FluxModel, PictureSize
+from tokenring_xdit.pipelines.model import FluxModel
+from tokenring_xdit.sizes import PictureSize
 
 __all__ = ["RANDOM_FLUX", "RandomFlux"]
 

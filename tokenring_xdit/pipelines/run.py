@@ -19,7 +19,7 @@ from tokenring_xdit.pipelines.loading import (
     refuse_degrees,
     resolve_model,
 )
-from tokenring_xdit.pipelines.model import FluxModel, PictureSize
+from tokenring_xdit.pipelines.model import FluxModel
 from tokenring_xdit.pipelines.options import LARGEST_SIDE
 from tokenring_xdit.pipelines.request import (
     LARGEST_SEED,
@@ -30,15 +30,14 @@ from tokenring_xdit.pipelines.request import (
     pipeline_class,
     takes_picture,
 )
+from tokenring_xdit.sizes import PictureSize
 
 __all__ = ["RunConfig", "inspect_model"]
 
 
 def _size(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise ValueError(f"{value!r} is neither a number of pixels nor WIDTHxHEIGHT, such as 1024x768")
     try:
-        return PictureSize.parse(str(value))
+        return PictureSize.parse(value)
     except ConfigurationError as error:
         raise ValueError(str(error)) from error
 
@@ -86,8 +85,8 @@ Size = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
-                {"type": "string", "pattern": r"^ *0*[1-9][0-9]*([xX]0*[1-9][0-9]*)? *$"},
-                {"type": "integer", "minimum": 1},
+                {"type": "string", "pattern": r"^ *0*[1-9][0-9]{0,8}([xX]0*[1-9][0-9]{0,8})? *$"},
+                {"type": "integer", "minimum": 1, "maximum": 999_999_999},
             ]
         }
     ),
