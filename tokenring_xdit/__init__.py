@@ -8,7 +8,7 @@ Importing this package imports neither torch nor xfuser; :mod:`tokenring_xdit.at
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tokenring_xdit.integrations.xfuser import Output, parallelize
+    from tokenring_xdit.integrations.xfuser.parallelize import Output, parallelize
     from tokenring_xdit.pipelines.engine import Engine, Step
 
 __all__ = ["Engine", "Output", "Step", "__version__", "parallelize"]

@@ -29,6 +29,7 @@ from tokenring_xdit.bench.orders import Checked, Prepare, Timed
 from tokenring_xdit.bench.plan import Strategy, StrategyKind
 from tokenring_xdit.bench.scene import degrees_of
 from tokenring_xdit.bench.timelines import Traced
+from tokenring_xdit.dtypes import torch_dtype
 from tokenring_xdit.integrations.xfuser import Degrees, XfuserState, count_traffic
 from tokenring_xdit.integrations.xfuser.rotation import all_to_all_rotation
 from tokenring_xdit.planning import Auto
@@ -53,7 +54,7 @@ class Bench:
     def __init__(self, order: Prepare, device: torch.device) -> None:
         self._shape, self._seed, self._device = order.shape, order.seed, device
         self._rank = dist.get_rank()
-        self._dtype: torch.dtype = getattr(torch, order.shape.dtype)
+        self._dtype = torch_dtype(order.shape.dtype)
         self._kernel = choose(None, device, self._dtype)
         self.kernel = self._kernel.name
         self.threads = torch.get_num_threads()

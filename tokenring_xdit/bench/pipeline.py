@@ -29,6 +29,7 @@ from tokenring_xdit.bench.orders import Checked, Prepare, Timed
 from tokenring_xdit.bench.plan import Strategy, StrategyKind
 from tokenring_xdit.bench.scene import SceneShape, degrees_of, find_model
 from tokenring_xdit.bench.timelines import Traced
+from tokenring_xdit.dtypes import torch_dtype
 from tokenring_xdit.integrations.xfuser import (
     Degrees,
     ShardedPipeline,
@@ -131,7 +132,7 @@ class PipelineBench:
         if known is not None and known.made_of == made_of:
             return known
         known = PipelineBench._loaded = None  # its weights make room
-        found, dtype = find_model(self._shape.model), getattr(torch, self._shape.dtype)
+        found, dtype = find_model(self._shape.model), torch_dtype(self._shape.dtype)
         if found.random is not None:
             pipe = found.random.make(self._seed, dtype, self._device)
             text = found.random.text(self._seed, dtype, self._device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from tokenring_xdit.dtypes import DTYPE_BYTES, DTYPES, parse_dtype, torch_dtype
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.planning import MODELS, Cost, ModelShape, Problem, model_shape
 from tokenring_xdit.sizes import PictureSize
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["add_arguments", "cost_of", "network_of", "problem_of"]
-
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     about.add_argument("--kv-heads", type=int, help="heads of keys and values, where they are fewer")
     about.add_argument("--head-dim", type=int, help="width of a head")
     about.add_argument("--batch", type=int, default=1, help="items of a batch (default: %(default)s)")
-    about.add_argument("--dtype", choices=_BYTES, default="bfloat16", help="of the tensors (default: %(default)s)")
+    about.add_argument(
+        "--dtype",
+        type=parse_dtype,
+        default="bfloat16",
+        help=f"of the tensors: {', '.join(DTYPES)} (default: %(default)s)",
+    )
     parser.add_argument(
         "--tflops",
         type=float,
@@ -92,7 +96,7 @@ def problem_of(args: argparse.Namespace, ranks: int) -> tuple[Problem, ModelShap
         query_tokens=args.query_tokens,
         kv_heads=kv_heads,
         batch=args.batch,
-        element_bytes=_BYTES[args.dtype],
+        element_bytes=DTYPE_BYTES[args.dtype],
     )
     return problem, model
 
@@ -130,6 +134,7 @@ def _measured(args: argparse.Namespace, network: Network, problem: Problem) -> t
         )
     if device.type == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads() // problem.ranks))
-    dtype: torch.dtype = getattr(torch, args.dtype)
-    cost = calibrate(device, dtype, problem.heads, problem.head_dim, ranks_here=problem.ranks, ranks=problem.ranks)
+    cost = calibrate(
+        device, torch_dtype(args.dtype), problem.heads, problem.head_dim, ranks_here=problem.ranks, ranks=problem.ranks
+    )
     return cost, f"{cost.attend_rate / 1e12:.3g} TFLOP/s, measured on this machine's {device.type}"

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenring_xdit.cli.paths import refuse_unwritable
+from tokenring_xdit.dtypes import DTYPES, parse_dtype
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.pipelines.dtypes import DTYPES
 from tokenring_xdit.pipelines.options import LARGEST_SIDE
 from tokenring_xdit.sizes import PictureSize
 
@@ -42,7 +42,12 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
         default=LARGEST_SIDE,
         help="pixels that width and height may have; more are taken for a slip of the finger (default: %(default)s)",
     )
-    parser.add_argument("--dtype", choices=DTYPES, help="default: bfloat16 on GPUs, float32 without")
+    parser.add_argument(
+        "--dtype",
+        type=parse_dtype,
+        metavar="DTYPE",
+        help=f"{', '.join(DTYPES)} (default: bfloat16 on GPUs, float32 without)",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 

@@ -18,10 +18,10 @@ from tqdm.auto import tqdm
 
 from tokenring_xdit import liveness
 from tokenring_xdit.compat.versions import check_versions
+from tokenring_xdit.dtypes import parse_dtype
 from tokenring_xdit.errors import CancelledError, ConfigurationError, EngineError
 from tokenring_xdit.integrations.xfuser import AttentionBackend, Degrees
 from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE
-from tokenring_xdit.pipelines.dtypes import parse_dtype
 from tokenring_xdit.pipelines.fleet import Fleet
 from tokenring_xdit.pipelines.loading import (
     default_dtype,

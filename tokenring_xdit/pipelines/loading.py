@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from tokenring_xdit.dtypes import DtypeName, torch_dtype
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError
 from tokenring_xdit.integrations.xfuser import Degrees
 from tokenring_xdit.integrations.xfuser.supported import WRAPPERS, heads_of, refuse_ulysses
@@ -83,7 +84,7 @@ def refuse_missing_gpus(ranks: int) -> None:
         )
 
 
-def default_dtype() -> str:
+def default_dtype() -> DtypeName:
     """``bfloat16`` on GPUs, ``float32`` without."""
     return "bfloat16" if torch.cuda.is_available() else "float32"
 
@@ -102,11 +103,11 @@ def load_pipeline(model: str, dtype: str, device: torch.device) -> Any:
 
     Args:
         model: Folder or hub name.
-        dtype: One of :data:`DTYPES`.
+        dtype: One of :data:`tokenring_xdit.dtypes.DTYPES`.
         device: From :func:`rank_device`.
     """
     from diffusers import DiffusionPipeline
 
     from tokenring_xdit.compat.diffusers import from_pretrained
 
-    return from_pretrained(DiffusionPipeline, model, getattr(torch, dtype)).to(device)
+    return from_pretrained(DiffusionPipeline, model, torch_dtype(dtype)).to(device)

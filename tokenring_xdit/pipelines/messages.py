@@ -28,7 +28,7 @@ class Setup:
 
     Attributes:
         model: Folder or hub name.
-        dtype: One of :data:`tokenring_xdit.pipelines.dtypes.DTYPES`.
+        dtype: One of :data:`tokenring_xdit.dtypes.DTYPES`.
         tokenring: TokenRing degree.
         ulysses: Ulysses degree.
         schedule: What the TokenRing ranks exchange and when.

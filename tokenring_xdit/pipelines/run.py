@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from tokenring_xdit.config import Config
+from tokenring_xdit.dtypes import DTYPES, DTYPES_IN_SHORT, DtypeName, parse_dtype
 from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, TokenRingError, UnsupportedError
 from tokenring_xdit.integrations.xfuser import AttentionBackend, Degrees
 from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE
-from tokenring_xdit.pipelines.dtypes import DTYPES, DTYPES_IN_SHORT, parse_dtype
 from tokenring_xdit.pipelines.loading import (
     pipeline_class_of,
     refuse_degrees,
@@ -97,7 +97,7 @@ Prompts = Annotated[
     WithJsonSchema({"anyOf": [_PROMPT, {"type": "array", "items": _PROMPT, "minItems": 1}]}),
 ]
 Dtype = Annotated[
-    Literal["float32", "bfloat16", "float16"],
+    DtypeName,
     BeforeValidator(_dtype),
     WithJsonSchema({"enum": [*DTYPES, *DTYPES_IN_SHORT]}),
 ]

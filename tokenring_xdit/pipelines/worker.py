@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
+from tokenring_xdit.dtypes import torch_dtype
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.integrations.xfuser import ShardedPipeline, XfuserState, count_traffic
 from tokenring_xdit.pipelines.environment import quieten
@@ -109,7 +110,7 @@ def _single(pipe: Any, job: CompareJob, bar: tqdm) -> tuple[Tensor, list[float]]
     dist.broadcast_object_list(shape, 0)
     if latents is None:
         assert shape[0] is not None
-        latents = torch.empty(shape[0], dtype=getattr(torch, job.picture.dtype), device=pipe.device)
+        latents = torch.empty(shape[0], dtype=torch_dtype(job.picture.dtype), device=pipe.device)
     dist.broadcast(latents, 0)
     return latents, times
 
