@@ -14,7 +14,7 @@ from tokenring_xdit.topology import EXAMPLES, Network, load_topology
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["add_arguments", "cost_of", "network_of", "problem_of"]
+__all__ = ["add_arguments", "cost_of", "problem_of", "topology_of"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     about.add_argument("--size", default="1024", help="pixels, or WIDTHxHEIGHT, as 1280x720 (default: %(default)s)")
     about.add_argument("--frames", type=int, default=1, help="of the video (default: %(default)s)")
     about.add_argument("--tokens", type=int, help="length of the whole sequence, in place of a model")
-    about.add_argument("--query-tokens", type=int, help="queries, where they are fewer, as with PipeFusion")
+    about.add_argument("--queries", type=int, help="how many of the tokens ask, where not all do, as with PipeFusion")
     about.add_argument("--heads", type=int, help="heads of queries")
     about.add_argument("--kv-heads", type=int, help="heads of keys and values, where they are fewer")
     about.add_argument("--head-dim", type=int, help="width of a head")
@@ -48,17 +48,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def network_of(args: argparse.Namespace) -> tuple[Network, int]:
+def topology_of(args: argparse.Namespace) -> tuple[Network, int]:
     """The topology, and the number of ranks on it.
 
     Raises:
         ConfigurationError: There is no such topology, or the ranks do not fit on it.
     """
-    network = load_topology(args.topology)
-    ranks = len(network.hosts) if args.ranks is None else args.ranks
-    if not 1 <= ranks <= len(network.hosts):
-        raise ConfigurationError(f"--ranks {ranks} does not fit topology {args.topology} of {len(network.hosts)} hosts")
-    return network, ranks
+    topology = load_topology(args.topology)
+    ranks = len(topology.hosts) if args.ranks is None else args.ranks
+    if not 1 <= ranks <= len(topology.hosts):
+        raise ConfigurationError(
+            f"--ranks {ranks} does not fit topology {args.topology} of {len(topology.hosts)} hosts"
+        )
+    return topology, ranks
 
 
 def problem_of(args: argparse.Namespace, ranks: int) -> tuple[Problem, ModelShape | None]:
@@ -86,14 +88,14 @@ def problem_of(args: argparse.Namespace, ranks: int) -> tuple[Problem, ModelShap
         heads, head_dim, kv_heads = model.heads, model.head_dim, model.kv_heads
     if kv_heads is not None and (kv_heads < 1 or heads % kv_heads):
         raise ConfigurationError(f"--kv-heads {kv_heads} has to divide --heads {heads}")
-    if args.query_tokens is not None and args.query_tokens < 1:
-        raise ConfigurationError(f"--query-tokens {args.query_tokens} has to be 1 or more")
+    if args.queries is not None and args.queries < 1:
+        raise ConfigurationError(f"--queries {args.queries} has to be 1 or more")
     problem = Problem.even(
         ranks,
         tokens,
         heads,
         head_dim,
-        query_tokens=args.query_tokens,
+        query_tokens=args.queries,
         kv_heads=kv_heads,
         batch=args.batch,
         element_bytes=DTYPE_BYTES[args.dtype],
@@ -101,7 +103,7 @@ def problem_of(args: argparse.Namespace, ranks: int) -> tuple[Problem, ModelShap
     return problem, model
 
 
-def cost_of(args: argparse.Namespace, network: Network, problem: Problem) -> tuple[Cost, str]:
+def cost_of(args: argparse.Namespace, topology: Network, problem: Problem) -> tuple[Cost, str]:
     """Speeds of a rank, and where they come from.
 
     Raises:
@@ -113,7 +115,7 @@ def cost_of(args: argparse.Namespace, network: Network, problem: Problem) -> tup
             raise ConfigurationError(f"--tflops {args.tflops} has to be more than 0")
         cost, source = Cost.of_gpus(args.tflops * 1e12), f"{args.tflops:g} TFLOP/s, as given"
     else:
-        cost, source = _measured(args, network, problem)
+        cost, source = _measured(args, topology, problem)
     if args.cuda_graphs:
         if cost.cores is not None:
             raise ConfigurationError("--cuda-graphs is about GPUs, and this machine has none: pass --tflops for theirs")
@@ -121,13 +123,13 @@ def cost_of(args: argparse.Namespace, network: Network, problem: Problem) -> tup
     return cost, source
 
 
-def _measured(args: argparse.Namespace, network: Network, problem: Problem) -> tuple[Cost, str]:
+def _measured(args: argparse.Namespace, topology: Network, problem: Problem) -> tuple[Cost, str]:
     import torch
 
     from tokenring_xdit.attention import calibrate
 
     device: torch.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cpu" and network.of_accelerators:
+    if device.type == "cpu" and topology.of_accelerators:
         raise ConfigurationError(
             f"topology {args.topology} is of GPUs, and this machine has none to measure the attention kernel on: pass "
             "--tflops, what the kernel reaches there"

@@ -48,11 +48,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _plan(args: argparse.Namespace) -> None:
-    network, ranks = machine.network_of(args)
+    topology, ranks = machine.topology_of(args)
     problem, model = machine.problem_of(args, ranks)
-    cost, source = machine.cost_of(args, network, problem)
+    cost, source = machine.cost_of(args, topology, problem)
     with progress("plan") as show:  # 64 ranks take a minute
-        options = plan(problem, network, cost, xfuser_ring=model is None or model.ring, on_split=show)
+        options = plan(problem, topology, cost, xfuser_ring=model is None or model.ring, on_split=show)
     if args.json:
         content = {
             "problem": asdict(problem),
@@ -105,12 +105,12 @@ def _table(options: Sequence[Option], model: ModelShape | None, shown: int | Non
 
 
 def _simulate(args: argparse.Namespace) -> None:
-    network, ranks = machine.network_of(args)
+    topology, ranks = machine.topology_of(args)
     problem, _ = machine.problem_of(args, ranks)
     mask = Mask.CAUSAL if args.causal else Mask.FULL
     verified = build(args.schedule, ranks, mask, problem.kv_heads)
-    cost, source = machine.cost_of(args, network, problem)
-    simulation = simulate(verified, network, problem, cost)
+    cost, source = machine.cost_of(args, topology, problem)
+    simulation = simulate(verified, topology, problem, cost)
     if args.trace is not None:
         write_whole(args.trace, json.dumps(perfetto([simulation.timeline])))
     if args.json:

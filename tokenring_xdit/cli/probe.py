@@ -32,14 +32,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "probe",
         help="measure what joins ranks: every pair alone, both ways and many at once",
-        description="Measure what joins ranks and tell which network that is. Starts the ranks itself, on this machine "
-        "or in an emulated network; under torchrun it is one of them.",
+        description="Measure what joins ranks and tell which topology that is. Starts the ranks itself, on this "
+        "machine or in an emulated network; under torchrun it is one of them.",
         epilog="example: tokenring-xdit probe --network star:4:100mbit --output topology.yaml, or "
         "torchrun --nproc-per-node=8 -m tokenring_xdit.cli probe --output topology.yaml",
     )
     parser.add_argument("--ranks", type=int, metavar="N", help="ranks to start (default: hosts, GPUs, or 4)")
     parser.add_argument("--network", metavar="NETWORK", help="measure inside this emulated network (needs root)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the network to this YAML file")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the topology to this YAML file")
     parser.add_argument("--quick", action="store_true", help="measure less")
     parser.add_argument(
         "--seconds", type=float, metavar="S", help="what it may take, about (default: 60, or 15 with --quick)"
@@ -153,7 +153,7 @@ def _tell(probed: Probed, args: argparse.Namespace) -> None:
     if args.json:
         found = None if inference.shape is None else inference.shape.short_form
         mapping = None if network is None else network_to_mapping(network)
-        print(json.dumps({"shape": found, "words": inference.words, "network": mapping, **beside}))
+        print(json.dumps({"shape": found, "words": inference.words, "topology": mapping, **beside}))
     else:
         print(matrix(probed.figures))
         if network is not None:

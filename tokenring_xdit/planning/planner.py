@@ -33,7 +33,7 @@ _MANY_RANKS = 64
 
 def plan(
     problem: Problem,
-    network: Network,
+    topology: Network,
     cost: Cost,
     *,
     xfuser_ring: bool = True,
@@ -47,20 +47,20 @@ def plan(
 
     Args:
         problem: The attention call.
-        network: Rank ``r`` is at its ``r``-th host.
+        topology: Rank ``r`` is at its ``r``-th host.
         cost: The machine.
         xfuser_ring: Whether xfuser takes the model over its own Ring.
         on_split: Told how many splits were tried, of how many, and which comes next.
 
     Raises:
-        ConfigurationError: The network has too few hosts.
+        ConfigurationError: The topology has too few hosts.
     """
-    if len(network.hosts) < problem.ranks:
+    if len(topology.hosts) < problem.ranks:
         raise ConfigurationError(
-            f"{problem.ranks} ranks do not fit into network '{network.name}', which has {len(network.hosts)} hosts"
+            f"{problem.ranks} ranks do not fit topology '{topology.name}', which has {len(topology.hosts)} hosts"
         )
     splits = tuple(_splits(problem.ranks)) if problem.ranks > 1 else ()
-    options = [_alone(problem, network, cost)]
+    options = [_alone(problem, topology, cost)]
     tried: list[tuple[_Setting, list[_Trial]]] = []
     for done, split in enumerate(splits):
         on_split(done, len(splits), split)
@@ -68,9 +68,9 @@ def plan(
         if refusal is not None:
             options.append(Option(split, refusal=refusal))
         elif split.tokenring == 1:
-            options.append(_upstream(split, problem, network, cost))
+            options.append(_upstream(split, problem, topology, cost))
         else:
-            setting = _Setting(split, problem, network, cost, spell=_as_flag)
+            setting = _Setting(split, problem, topology, cost, spell=_as_flag)
             tried.append((setting, setting.trials(setting.whole())))
     options += (trial.option for _, trials in tried for trial in trials)
     fastest = min(map(seconds_of, options))
@@ -110,7 +110,7 @@ def _refusal(split: Split, problem: Problem, xfuser_ring: bool) -> str | None:
     return None
 
 
-def _alone(problem: Problem, network: Network, cost: Cost) -> Option:
+def _alone(problem: Problem, topology: Network, cost: Cost) -> Option:
     """The whole call on one rank: one call of the kernel, which holds its output."""
     whole = Problem(
         (sum(problem.q_lengths),),
@@ -124,11 +124,11 @@ def _alone(problem: Problem, network: Network, cost: Cost) -> Option:
     )
     split = Split()
     return _timed(
-        split, run(str(split), ulysses(1, Inside.GATHERED, whole, cost), network, cost), whole.size(q_block(0))
+        split, run(str(split), ulysses(1, Inside.GATHERED, whole, cost), topology, cost), whole.size(q_block(0))
     )
 
 
-def _upstream(split: Split, problem: Problem, network: Network, cost: Cost) -> Option:
+def _upstream(split: Split, problem: Problem, topology: Network, cost: Cost) -> Option:
     """Ulysses, Ring, or both, without anything of ours."""
     if split.ulysses == 1 and split.ring > 1:
         programs, memory = gathered(problem, cost), gathered_memory(problem)
@@ -137,7 +137,7 @@ def _upstream(split: Split, problem: Problem, network: Network, cost: Cost) -> O
         inner = shared_heads(problem, split.ulysses)
         memory = ulysses_memory(problem, split.ulysses)
         memory += gathered_memory(inner) if split.ring > 1 else repeated_memory(inner)
-    return _timed(split, run(str(split), programs, network, cost), memory)
+    return _timed(split, run(str(split), programs, topology, cost), memory)
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class _Setting:
     Attributes:
         split: With the schedule left open.
         problem: The call, of all ranks.
-        network: Rank ``r`` is at its ``r``-th host.
+        topology: Rank ``r`` is at its ``r``-th host.
         cost: The machine.
         spell: What a split calls a schedule.
         mask: Which keys a query sees.
@@ -171,7 +171,7 @@ class _Setting:
 
     split: Split
     problem: Problem
-    network: Network
+    topology: Network
     cost: Cost
     spell: Callable[[Spelled], str]
     mask: Mask = Mask.FULL
@@ -229,13 +229,13 @@ class _Setting:
             programs = ulysses(degree, schedule, self.problem, self.cost)
         else:
             programs = of_schedule(schedule, self.problem, self.cost)
-        simulation = run(str(split), programs, self.network, self.cost)
+        simulation = run(str(split), programs, self.topology, self.cost)
         return _Trial(name, _timed(split, simulation, memory), simulation.floor)
 
 
 def best_schedules(
     problem: Problem,
-    network: Network,
+    topology: Network,
     cost: Cost,
     *,
     nodes: int = 1,
@@ -246,14 +246,14 @@ def best_schedules(
 
     Args:
         problem: The attention call.
-        network: Rank ``r`` is at its ``r``-th host.
+        topology: Rank ``r`` is at its ``r``-th host.
         cost: The machine.
         nodes: Nodes with a ring of keys between them; 1 without.
         mask: Which keys a query sees.
         keys_stay_whole: Whether only schedules will do that leave keys at home in one piece.
     """
     split = Split(tokenring=problem.ranks // nodes, ring=nodes)
-    setting = _Setting(split, problem, network, cost, str, mask, keys_stay_whole)
+    setting = _Setting(split, problem, topology, cost, str, mask, keys_stay_whole)
     names = setting.whole()
     if nodes == 1:
         names += _grids(problem.ranks)
