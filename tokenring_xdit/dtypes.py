@@ -37,7 +37,7 @@ def parse_dtype(value: object) -> DtypeName:
 
 def torch_dtype(name: str) -> torch.dtype:
     """Torch's object for one of :data:`DTYPES`."""
-    import torch  # here, as commands read the names without it
+    import torch  # noqa: PLC0415  commands read the names without it
 
     dtype: torch.dtype = getattr(torch, name)
     return dtype

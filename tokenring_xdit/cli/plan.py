@@ -6,7 +6,6 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from tokenring_xdit.cli import machine
 from tokenring_xdit.cli.progress import progress
@@ -14,40 +13,13 @@ from tokenring_xdit.outputs import write_whole
 from tokenring_xdit.planning import TIE, ModelShape, Option, Problem, plan, simulate
 from tokenring_xdit.schedule import Activity, Mask, build, perfetto
 
-__all__ = ["add_parser"]
+__all__ = ["plan_command", "simulate_command"]
 
 _SHOWN = 10
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add both commands."""
-    planning = commands.add_parser(
-        "plan",
-        help="every split of the ranks by predicted time, and the flags for the best",
-        epilog="example: tokenring-xdit plan --model flux --size 2048 --topology hgx-h100 --tflops 400",
-    )
-    machine.add_arguments(planning)
-    planning.add_argument("--all", action="store_true", help=f"show all of them, not only the best {_SHOWN}")
-    planning.add_argument("--json", action="store_true", help="print JSON")
-    planning.set_defaults(run=_plan)
-
-    simulation = commands.add_parser(
-        "simulate",
-        help="the course of one attention call on a topology, without running anything",
-        epilog="example: tokenring-xdit simulate direct:chunks=4 --topology mesh:4:100mbit --tokens 4096 --heads 8 "
-        "--head-dim 64 --dtype float32 --trace trace.json",
-    )
-    simulation.add_argument("schedule", help="name of the schedule, with options as in direct:chunks=4")
-    machine.add_arguments(simulation)
-    simulation.add_argument("--causal", action="store_true", help="under a causal mask")
-    simulation.add_argument(
-        "--trace", type=Path, help="write the timeline here, for ui.perfetto.dev or chrome://tracing"
-    )
-    simulation.add_argument("--json", action="store_true", help="print JSON, the timeline in it")
-    simulation.set_defaults(run=_simulate)
-
-
-def _plan(args: argparse.Namespace) -> None:
+def plan_command(args: argparse.Namespace) -> None:
+    """Print every split of the ranks, the best first."""
     topology, ranks = machine.topology_of(args)
     problem, model = machine.problem_of(args, ranks)
     cost, source = machine.cost_of(args, topology, problem)
@@ -104,7 +76,8 @@ def _table(options: Sequence[Option], model: ModelShape | None, shown: int | Non
     return [*lines, f"* {legal[0].why}", f"best: {legal[0].split.flags or 'one rank'}"]
 
 
-def _simulate(args: argparse.Namespace) -> None:
+def simulate_command(args: argparse.Namespace) -> None:
+    """Print the course of one attention call."""
     topology, ranks = machine.topology_of(args)
     problem, _ = machine.problem_of(args, ranks)
     mask = Mask.CAUSAL if args.causal else Mask.FULL

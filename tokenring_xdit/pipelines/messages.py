@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE
+from tokenring_xdit.defaults import DEFAULT_SCHEDULE
 from tokenring_xdit.pipelines.request import Request
 from tokenring_xdit.workers import messages
 

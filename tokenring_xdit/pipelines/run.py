@@ -10,17 +10,16 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from tokenring_xdit.config import Config
+from tokenring_xdit.defaults import DEFAULT_SCHEDULE, LARGEST_SIDE
 from tokenring_xdit.dtypes import DTYPES, DTYPES_IN_SHORT, DtypeName, parse_dtype
 from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, TokenRingError, UnsupportedError
 from tokenring_xdit.integrations.xfuser import AttentionBackend, Degrees
-from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE
 from tokenring_xdit.pipelines.loading import (
     pipeline_class_of,
     refuse_degrees,
     resolve_model,
 )
 from tokenring_xdit.pipelines.model import FluxModel
-from tokenring_xdit.pipelines.options import LARGEST_SIDE
 from tokenring_xdit.pipelines.request import (
     LARGEST_SEED,
     Request,

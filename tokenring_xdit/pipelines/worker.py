@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
+from tokenring_xdit.devices import rank_device
 from tokenring_xdit.dtypes import torch_dtype
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.integrations.xfuser import ShardedPipeline, XfuserState, count_traffic
@@ -28,7 +29,6 @@ from tokenring_xdit.pipelines.flux import (
     share_latents,
 )
 from tokenring_xdit.pipelines.jobs import SINGLE, CompareJob, Found, GenerateJob, Job, RunJob
-from tokenring_xdit.pipelines.loading import rank_device
 from tokenring_xdit.pipelines.request import save
 from tokenring_xdit.pipelines.run_rank import run_on_rank
 from tokenring_xdit.workers.environment import INIT_METHOD_VARIABLE

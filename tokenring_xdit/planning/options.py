@@ -6,13 +6,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from tokenring_xdit.defaults import DEFAULT_SCHEDULE
+
 __all__ = ["TIE", "Option", "Split", "ranked_schedules", "ranked_splits", "seconds_of"]
 
 TIE = 0.02
 """Differences in time that a simulation cannot tell."""
-
-_DEFAULT = "token_ring"
-"""What TokenRing ranks run where nothing is said, inside nodes too."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Split:
         """What to tell ``xdit``."""
         degrees = (("ulysses", self.ulysses), ("tokenring", self.tokenring), ("ring", self.ring))
         flags = [f"--{name}_degree {degree}" for name, degree in degrees if degree > 1]
-        told = self.schedule not in {"", _DEFAULT}
+        told = self.schedule not in {"", DEFAULT_SCHEDULE}
         return " ".join([*flags, *([f"--tokenring_schedule {self.schedule}"] if told else [])])
 
     @property

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tokenring_xdit.defaults import DEFAULT_SCHEDULE
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError
 from tokenring_xdit.planning import Auto
 from tokenring_xdit.schedule import Spelled, parse
 
 __all__ = [
-    "DEFAULT_SCHEDULE",
     "TokenRingChoice",
     "attach",
     "choice_of",
@@ -20,8 +20,6 @@ __all__ = [
     "promise_exactness",
     "tokenring_degree_of",
 ]
-
-DEFAULT_SCHEDULE = "token_ring"
 
 _PLANNED_EARLY = 64
 """Plans for more ranks take seconds to make; whether they can be made shows when the ranks start."""
@@ -55,7 +53,7 @@ def make_choice(tokenring_degree: int | None, schedule: str | None, ring_degree:
 
     Args:
         tokenring_degree: Ranks for TokenRing; ``None`` or 1 leaves xfuser as it is.
-        schedule: Name of a schedule; ``None`` is :data:`DEFAULT_SCHEDULE`.
+        schedule: Name of a schedule; ``None`` is :data:`~tokenring_xdit.defaults.DEFAULT_SCHEDULE`.
         ring_degree: xfuser's own ring degree: nodes, each of ``tokenring_degree`` ranks, with a ring of keys
             and values between them.
 

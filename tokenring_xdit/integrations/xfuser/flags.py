@@ -6,8 +6,9 @@ import functools
 import logging
 from typing import Any
 
+from tokenring_xdit.defaults import DEFAULT_SCHEDULE
 from tokenring_xdit.errors import UnsupportedError
-from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE, attach, make_choice
+from tokenring_xdit.integrations.xfuser.choice import attach, make_choice
 from tokenring_xdit.schedule import BUILDERS
 
 __all__ = ["install_flags"]

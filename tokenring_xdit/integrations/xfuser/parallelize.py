@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from tokenring_xdit.attention import guarded
 from tokenring_xdit.compat.versions import check_versions
+from tokenring_xdit.defaults import DEFAULT_SCHEDULE
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError
 from tokenring_xdit.integrations.xfuser.agreement import (
     agree_on_arguments,
@@ -22,7 +23,6 @@ from tokenring_xdit.integrations.xfuser.agreement import (
     noting,
 )
 from tokenring_xdit.integrations.xfuser.backends import AttentionBackend
-from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE
 from tokenring_xdit.integrations.xfuser.noise import no_debug_lines
 from tokenring_xdit.integrations.xfuser.sharding import Sharding, refuse_changed, shard, sharding_of
 from tokenring_xdit.integrations.xfuser.state import Degrees, XfuserState

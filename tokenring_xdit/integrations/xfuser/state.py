@@ -15,9 +15,10 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
+from tokenring_xdit.defaults import DEFAULT_SCHEDULE
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.integrations.xfuser.backends import AttentionBackend
-from tokenring_xdit.integrations.xfuser.choice import DEFAULT_SCHEDULE, make_choice, promise_exactness
+from tokenring_xdit.integrations.xfuser.choice import make_choice, promise_exactness
 from tokenring_xdit.integrations.xfuser.groups import shared_groups
 from tokenring_xdit.integrations.xfuser.install import register
 
