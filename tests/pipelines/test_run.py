@@ -11,7 +11,8 @@ import pytest
 from tests.support.hub import snapshot
 from tokenring_xdit.config import read_config
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.integrations.xfuser import AttentionBackend, Degrees
+from tokenring_xdit.integrations.xfuser import AttentionBackend
+from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.jobs import RunJob
 from tokenring_xdit.pipelines.run import RunConfig, inspect_model
 from tokenring_xdit.sizes import PictureSize
@@ -142,7 +143,7 @@ def test_values_are_read_as_meant(tmp_path: Path) -> None:
     assert config.size == PictureSize(96, 64)
     assert config.dtype == "bfloat16"
     assert config.attention_backend is AttentionBackend.SDPA_FLASH
-    assert config.degrees == Degrees(ulysses=2, tokenring=4)
+    assert config.degrees == ParallelDims(ulysses=2, tokenring=4)
     assert config.outputs() == [Path("out/fox-0.png"), Path("out/fox-1.png")]
 
 

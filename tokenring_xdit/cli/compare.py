@@ -13,9 +13,9 @@ import torch
 
 from tokenring_xdit.cli.picture import picture_from, png_path
 from tokenring_xdit.errors import ConfigurationError, TokenRingError
-from tokenring_xdit.integrations.xfuser import Degrees
 from tokenring_xdit.outputs import write_whole
-from tokenring_xdit.pipelines.jobs import CompareJob, Found, Picture, Strategy
+from tokenring_xdit.parallel import ParallelDims
+from tokenring_xdit.pipelines.jobs import Candidate, CompareJob, Found, Picture
 from tokenring_xdit.pipelines.launch import run_job
 from tokenring_xdit.pipelines.model import FluxModel
 from tokenring_xdit.pipelines.request import save
@@ -29,37 +29,37 @@ def compare_command(args: argparse.Namespace) -> None:
     if args.rounds < 1 or args.ranks < 2:
         raise ConfigurationError("--rounds has to be at least 1, and --ranks at least 2")
     model, picture = picture_from(args)
-    strategies = _strategies(args, model, picture)
+    candidates = _candidates(args, model, picture)
     output = png_path(args.output)
-    found = run_job(CompareJob(picture, strategies, args.rounds), args.ranks)
-    report = _report(picture, strategies, found, args)
+    found = run_job(CompareJob(picture, candidates, args.rounds), args.ranks)
+    report = _report(picture, candidates, found, args)
     _write_sheet(output, found, report)
     write_whole(output.with_suffix(".json"), json.dumps(report, indent=2) + "\n")
     print(json.dumps(report) if args.json else _summary(output, report))
 
 
-def _strategies(args: argparse.Namespace, model: FluxModel, picture: Picture) -> tuple[Strategy, ...]:
+def _candidates(args: argparse.Namespace, model: FluxModel, picture: Picture) -> tuple[Candidate, ...]:
 
     wanted = {
-        "Ulysses": Degrees(ulysses=args.ranks),
-        "Ring": Degrees(ring=args.ranks),
-        "TokenRing": Degrees(tokenring=args.ranks, schedule=args.schedule),
+        "Ulysses": ParallelDims(ulysses=args.ranks),
+        "Ring": ParallelDims(ring=args.ranks),
+        "TokenRing": ParallelDims(tokenring=args.ranks, schedule=args.schedule),
     }
-    strategies = []
+    candidates = []
     for name, degrees in wanted.items():
         try:
             model.check(degrees, picture.size)
         except TokenRingError as error:
             if name == "TokenRing":
                 raise
-            strategies.append(Strategy(name, degrees, str(error)))
+            candidates.append(Candidate(name, degrees, str(error)))
         else:
-            strategies.append(Strategy(name, degrees))
-    return tuple(strategies)
+            candidates.append(Candidate(name, degrees))
+    return tuple(candidates)
 
 
 def _report(
-    picture: Picture, strategies: tuple[Strategy, ...], found: dict[str, Found], args: argparse.Namespace
+    picture: Picture, candidates: tuple[Candidate, ...], found: dict[str, Found], args: argparse.Namespace
 ) -> dict[str, Any]:
     """Everything that the comparison found, for programs to read."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
@@ -81,7 +81,7 @@ def _report(
             }
             for name, entry in found.items()
         ]
-        + [{"name": s.name, "refused": s.refusal} for s in strategies if s.refusal is not None],
+        + [{"name": s.name, "refused": s.refusal} for s in candidates if s.refusal is not None],
     }
 
 

@@ -7,7 +7,7 @@ import json
 
 from tokenring_xdit.cli.picture import picture_from, png_path
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.integrations.xfuser import Degrees
+from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.jobs import GenerateJob
 from tokenring_xdit.pipelines.launch import run_job
 
@@ -16,7 +16,7 @@ __all__ = ["generate_command"]
 
 def generate_command(args: argparse.Namespace) -> None:
     """Draw a picture."""
-    degrees = Degrees(args.ulysses_degree, args.tokenring_degree, args.ring_degree, args.schedule)
+    degrees = ParallelDims(args.ulysses_degree, args.tokenring_degree, args.ring_degree, args.schedule)
     if args.ranks is not None and args.ranks != degrees.ranks:
         raise ConfigurationError(
             f"--ranks {args.ranks} does not fit the degrees: ulysses {degrees.ulysses} x tokenring {degrees.tokenring} "

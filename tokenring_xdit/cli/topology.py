@@ -43,7 +43,7 @@ def list_command(args: argparse.Namespace) -> None:
 
 
 def show_command(args: argparse.Namespace) -> None:
-    """Print the wires of a topology."""
+    """Print a topology, link by link."""
     preset = find_preset(args.name)
     network = load_topology(args.name)
     remarks = {} if preset is None else preset.remarks()

@@ -23,7 +23,8 @@ from tokenring_xdit.defaults import DEFAULT_SCHEDULE, LARGEST_SIDE
 from tokenring_xdit.devices import default_dtype, refuse_missing_gpus
 from tokenring_xdit.dtypes import parse_dtype
 from tokenring_xdit.errors import CancelledError, ConfigurationError, EngineError
-from tokenring_xdit.integrations.xfuser import AttentionBackend, Degrees
+from tokenring_xdit.integrations.xfuser import AttentionBackend
+from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.fleet import Fleet
 from tokenring_xdit.pipelines.loading import pipeline_class_of, refuse_degrees, resolve_model
 from tokenring_xdit.pipelines.messages import Done, Progress, Run, Setup
@@ -113,7 +114,7 @@ class Engine:
         timeout: float = 1800.0,
         largest_side: int = LARGEST_SIDE,
     ) -> None:
-        self._degrees = Degrees(ulysses=ulysses_degree, tokenring=tokenring_degree, schedule=schedule)
+        self._degrees = ParallelDims(ulysses=ulysses_degree, tokenring=tokenring_degree, schedule=schedule)
         backend = AttentionBackend.parse(attention_backend)
         backend.refuse_missing()
         if not isinstance(model, str):
@@ -138,9 +139,7 @@ class Engine:
         setup = Setup(
             model=name,
             dtype=default_dtype() if dtype is None else parse_dtype(dtype),
-            tokenring=tokenring_degree,
-            ulysses=ulysses_degree,
-            schedule=schedule,
+            dims=self._degrees,
             attention_backend=backend.value,
             timeout=2 * timeout,  # longer than this process waits, which can say more
         )

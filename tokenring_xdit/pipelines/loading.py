@@ -8,8 +8,8 @@ import torch
 
 from tokenring_xdit.dtypes import torch_dtype
 from tokenring_xdit.errors import UnsupportedError
-from tokenring_xdit.integrations.xfuser import Degrees
 from tokenring_xdit.integrations.xfuser.supported import WRAPPERS, heads_of, refuse_ulysses
+from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
 from tokenring_xdit.pipelines.model import EMBEDDED, read_model_file
 
@@ -46,7 +46,7 @@ def pipeline_class_of(model: str) -> str:
     return name
 
 
-def refuse_degrees(model: str, degrees: Degrees) -> None:
+def refuse_degrees(model: str, degrees: ParallelDims) -> None:
     """Refuse degrees that do not fit a model, as far as its configuration tells; nothing else is loaded.
 
     Args:

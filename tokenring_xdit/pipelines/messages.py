@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from tokenring_xdit.defaults import DEFAULT_SCHEDULE
+from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.request import Request
 from tokenring_xdit.workers import messages
 
@@ -29,18 +29,14 @@ class Setup:
     Attributes:
         model: Folder or hub name.
         dtype: One of :data:`tokenring_xdit.dtypes.DTYPES`.
-        tokenring: TokenRing degree.
-        ulysses: Ulysses degree.
-        schedule: What the TokenRing ranks exchange and when.
+        dims: How the ranks are divided.
         attention_backend: xfuser's kernel for attention on one rank.
         timeout: Seconds after which ranks give up waiting for each other.
     """
 
     model: str
     dtype: str
-    tokenring: int = 1
-    ulysses: int = 1
-    schedule: str = DEFAULT_SCHEDULE
+    dims: ParallelDims
     attention_backend: str = "auto"
     timeout: float = 1800.0
 

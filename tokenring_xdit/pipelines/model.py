@@ -10,8 +10,8 @@ from typing import Any
 
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError
 from tokenring_xdit.hub import download
-from tokenring_xdit.integrations.xfuser import Degrees
 from tokenring_xdit.integrations.xfuser.supported import refuse_ulysses
+from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
 from tokenring_xdit.pipelines.request import Request, pictures_of
 from tokenring_xdit.sizes import PictureSize
@@ -89,7 +89,7 @@ class FluxModel:
         """Image tokens of a picture."""
         return (size.width // self.pixels_per_token) * (size.height // self.pixels_per_token)
 
-    def check(self, degrees: Degrees, size: PictureSize) -> None:
+    def check(self, degrees: ParallelDims, size: PictureSize) -> None:
         """Refuse what cannot run, or would be computed wrongly, before anything is started.
 
         Raises:
@@ -120,7 +120,7 @@ class FluxModel:
             options={_TEXT_TOKENS: self.text_tokens, **request.options},
         )
 
-    def check_request(self, degrees: Degrees, request: Request) -> None:
+    def check_request(self, degrees: ParallelDims, request: Request) -> None:
         """:meth:`check` for a complete request whose values have been checked.
 
         Raises:
@@ -144,7 +144,7 @@ class FluxModel:
                     f"latents has shape {tuple(latents.shape)}; {wanted} is what a picture of {size} pixels has, packed"
                 )
 
-    def _check_upstream(self, degrees: Degrees, size: PictureSize) -> None:
+    def _check_upstream(self, degrees: ParallelDims, size: PictureSize) -> None:
         """Where xfuser 0.7 itself raises, or counts text keys once a rank (see ``repairs/flux.py``)."""
         advice = f"tokenring_degree={degrees.ranks} takes any length"
         if self.text_tokens % degrees.ranks:

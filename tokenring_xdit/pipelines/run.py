@@ -13,7 +13,8 @@ from tokenring_xdit.config import Config
 from tokenring_xdit.defaults import DEFAULT_SCHEDULE, LARGEST_SIDE
 from tokenring_xdit.dtypes import DTYPES, DTYPES_IN_SHORT, DtypeName, parse_dtype
 from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, TokenRingError, UnsupportedError
-from tokenring_xdit.integrations.xfuser import AttentionBackend, Degrees
+from tokenring_xdit.integrations.xfuser import AttentionBackend
+from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.loading import (
     pipeline_class_of,
     refuse_degrees,
@@ -180,15 +181,15 @@ class RunConfig(Config):
             mistakes.append(f"output: '{output}' does not end in {' or '.join(_SUFFIXES)}")
         degrees = {key: values.get(f"{key}_degree", 1) for key in ("tokenring", "ulysses")}
         try:
-            Degrees(**degrees, schedule=values.get("schedule", DEFAULT_SCHEDULE))
+            ParallelDims(**degrees, schedule=values.get("schedule", DEFAULT_SCHEDULE))
         except TokenRingError as error:
             mistakes.append(f"schedule: {error}")
         return mistakes
 
     @property
-    def degrees(self) -> Degrees:
+    def degrees(self) -> ParallelDims:
         """How the ranks share the work."""
-        return Degrees(ulysses=self.ulysses_degree, tokenring=self.tokenring_degree, schedule=self.schedule)
+        return ParallelDims(ulysses=self.ulysses_degree, tokenring=self.tokenring_degree, schedule=self.schedule)
 
     def prompts(self) -> tuple[str, ...]:
         """All prompts, from the file where one is named.
@@ -257,7 +258,7 @@ def inspect_model(config: RunConfig) -> list[str]:
     except TokenRingError as error:
         return [f"model: {error}"]
     found = []
-    degrees = Degrees(ulysses=config.ulysses_degree, tokenring=config.tokenring_degree)  # whatever the schedule
+    degrees = ParallelDims(ulysses=config.ulysses_degree, tokenring=config.tokenring_degree)  # whatever the schedule
     try:
         refuse_degrees(model, degrees)
     except UnsupportedError as error:

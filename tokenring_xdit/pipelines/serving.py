@@ -60,9 +60,9 @@ class Server:
         if self._ranks > 1:
             parallelize(
                 self._pipe,
-                tokenring_degree=setup.tokenring,
-                ulysses_degree=setup.ulysses,
-                schedule=setup.schedule,
+                tokenring_degree=setup.dims.tokenring,
+                ulysses_degree=setup.dims.ulysses,
+                schedule=setup.dims.schedule,
                 attention_backend=setup.attention_backend,
                 output=Output.FIRST_RANK,
             )

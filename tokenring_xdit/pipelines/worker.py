@@ -59,7 +59,7 @@ def _generate(job: GenerateJob, device: torch.device) -> dict[str, Any] | None:
 
 def _compare(job: CompareJob, device: torch.device) -> dict[str, Found] | None:
     rank = dist.get_rank()
-    running = [s for s in job.strategies if s.refusal is None]
+    running = [s for s in job.candidates if s.refusal is None]
     total = (job.rounds + 1) * (len(running) + 1)
     pipe = load_flux(job.picture, device)
     results: dict[str, Found] = {}
@@ -71,9 +71,9 @@ def _compare(job: CompareJob, device: torch.device) -> dict[str, Found] | None:
         states = {s.name: XfuserState(s.degrees, job.picture.model, one_of_several=True) for s in running}
         sharded = ShardedPipeline(pipe, next(iter(states.values()))) if states else None
         for turn in range(job.rounds + 1):
-            for strategy in running:
+            for candidate in running:
                 assert sharded is not None
-                sharded.use(states[strategy.name])
+                sharded.use(states[candidate.name])
                 with count_traffic() as traffic:
                     generation = generate(sharded, job.picture)
                 bar.update()
@@ -88,9 +88,9 @@ def _compare(job: CompareJob, device: torch.device) -> dict[str, Found] | None:
                             "bytes_sent_per_rank": sent,
                             "max_relative_difference": _difference(latents, reference),
                         }
-                        results[strategy.name] = Found(figures, drawn, np.abs(drawn.pixels - expected.pixels))
+                        results[candidate.name] = Found(figures, drawn, np.abs(drawn.pixels - expected.pixels))
                 elif rank == 0:
-                    results[strategy.name].figures["step_ms"] += generation.step_ms
+                    results[candidate.name].figures["step_ms"] += generation.step_ms
     return results if rank == 0 else None
 
 
