@@ -10,9 +10,9 @@
 # A script defines usage() and adds options of its own to value_options.
 
 program="$(basename "$0")"
-declare -A value_options=([--ranks]=ranks [--ulysses]=ulysses [--gpus]=gpus [--topology]=topology)
+declare -A value_options=([--ranks]=ranks [--ulysses-degree]=ulysses [--gpus]=gpus [--nvidia-smi]=matrix_file)
 declare -A flags=([--cpu]=cpu [--keep-order]=keep_order [--dry-run]=dry_run)
-ranks="" ulysses="" gpus="" topology="" cpu="" keep_order="" dry_run=""
+ranks="" ulysses="" gpus="" matrix_file="" cpu="" keep_order="" dry_run=""
 nodes=1
 config=()   # CONFIG and what replaces settings in it
 target=()   # what torchrun starts
@@ -33,14 +33,15 @@ common_usage() {
     cat <<'END'
   --ranks N         processes on a node; by default as many as the degrees in CONFIG make up, and for a
                     PROGRAM one for each GPU
-  --ulysses U       for a PROGRAM: the ulysses_degree that it sets, so that GPUs are put in order for that
+  --ulysses-degree U
+                    for a PROGRAM: the ulysses_degree that it sets, so that GPUs are put in order for that
   --gpus LIST       use these GPUs only, by their indices in nvidia-smi, such as 0,1,2,3; by default
                     those in CUDA_VISIBLE_DEVICES, or all
   --keep-order      take the GPUs of --gpus or CUDA_VISIBLE_DEVICES in the order given, and do not look
                     at their links
   --cpu             no GPUs: --ranks processes that meet over gloo
   --dry-run         print the environment and the command, and start nothing
-  --topology FILE   with --dry-run: plan for the machine on which 'nvidia-smi topo -m' printed FILE
+  --nvidia-smi FILE with --dry-run: plan for the machine on which 'nvidia-smi topo -m' printed FILE
   --help            print this
 
 CONFIG is a file for 'tokenring-xdit run', and each key=value after it replaces a setting in it. Instead
@@ -59,7 +60,7 @@ is_number() {
 }
 
 parse_arguments() {
-    local name
+    local name value
     while [[ "${1-}" == --?* ]]; do
         if [[ "$1" == --*=* ]]; then
             set -- "${1%%=*}" "${1#*=}" "${@:2}"
@@ -79,8 +80,10 @@ parse_arguments() {
             refuse "unknown option $1; see --help"
         fi
     done
-    for name in ranks ulysses; do
-        [ -z "${!name}" ] || { is_number "${!name}" && [ "${!name}" -gt 0 ]; } || refuse "--$name takes a number, not '${!name}'"
+    for name in --ranks --ulysses-degree; do
+        value="${value_options[$name]}"
+        value="${!value}"
+        [ -z "$value" ] || { is_number "$value" && [ "$value" -gt 0 ]; } || refuse "$name takes a number, not '$value'"
     done
     if [ "${1-}" = -- ]; then
         shift
@@ -109,7 +112,7 @@ need_package() {
 read_degrees() {
     need_package
     [ "${#config[@]}" -gt 0 ] || return 0
-    [ -z "$ulysses" ] || refuse "--ulysses is for a PROGRAM; ${config[0]} says its ulysses_degree itself"
+    [ -z "$ulysses" ] || refuse "--ulysses-degree is for a PROGRAM; ${config[0]} says its ulysses_degree itself"
     local shown tokenring all
     # Mistakes in CONFIG are told here, once and before anything is started, instead of by each rank.
     shown="$("$python" "${safely[@]}" -m tokenring_xdit.cli config show "${config[@]}" --json)" || exit
@@ -126,7 +129,7 @@ print(config["tokenring_degree"], config["ulysses_degree"])' <<<"$shown")
 
 choose_devices() {
     if [ -n "$cpu" ]; then
-        [ -z "$gpus$topology$keep_order" ] || refuse "--cpu does not go with --gpus, --topology or --keep-order"
+        [ -z "$gpus$matrix_file$keep_order" ] || refuse "--cpu does not go with --gpus, --nvidia-smi or --keep-order"
         [ -n "$ranks" ] || refuse "--cpu needs --ranks, the number of processes"
         settings+=("CUDA_VISIBLE_DEVICES=") # no GPU is visible: ranks take the CPU, and gloo to talk
         # torchrun's own default is one thread a process, however many cores there are
@@ -135,7 +138,7 @@ choose_devices() {
     fi
     local devices
     if [ -n "$keep_order" ]; then
-        [ -z "$topology" ] || refuse "--keep-order does not look at links; leave --topology out"
+        [ -z "$matrix_file" ] || refuse "--keep-order does not look at links; leave --nvidia-smi out"
         devices="$(given_order)"
     else
         devices="$(ring_order)"
@@ -165,18 +168,18 @@ given_order() {
 
 ring_order() {
     local matrix wishes=()
-    if [ -n "$topology" ]; then
-        [ -n "$dry_run" ] || refuse "--topology plans for another machine: it goes with --dry-run"
-        [ -f "$topology" ] || refuse "there is no file $topology"
-        matrix="$(cat "$topology")"
+    if [ -n "$matrix_file" ]; then
+        [ -n "$dry_run" ] || refuse "--nvidia-smi plans for another machine: it goes with --dry-run"
+        [ -f "$matrix_file" ] || refuse "there is no file $matrix_file"
+        matrix="$(cat "$matrix_file")"
     else
         command -v nvidia-smi >/dev/null || refuse "there is no nvidia-smi, so no GPU to find. '--cpu --ranks N' starts" \
-            "processes without GPUs, '--dry-run --topology FILE' plans for another machine"
+            "processes without GPUs, '--dry-run --nvidia-smi FILE' plans for another machine"
         matrix="$(nvidia-smi topo -m)" || refuse "'nvidia-smi topo -m' failed: $matrix"
     fi
     [ -z "$gpus" ] || wishes+=(--gpus "$gpus")
     [ -z "$ranks" ] || wishes+=(--ranks "$ranks")
-    [ -z "$ulysses" ] || wishes+=(--ulysses "$ulysses")
+    [ -z "$ulysses" ] || wishes+=(--ulysses-degree "$ulysses")
     [ -z "${CUDA_VISIBLE_DEVICES+set}" ] || wishes+=(--visible "$CUDA_VISIBLE_DEVICES")
     "$python" "${safely[@]}" -m tokenring_xdit.topology.nvidia "${wishes[@]}" <<<"$matrix"
 }

@@ -5,24 +5,27 @@ Importing this package imports neither torch nor xfuser; :mod:`tokenring_xdit.at
 ``tokenring_xdit.Engine``.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tokenring_xdit.integrations.xfuser import Output, parallelize
+    from tokenring_xdit.integrations.xfuser.parallelize import Output, parallelize
     from tokenring_xdit.pipelines.engine import Engine, Step
 
 __all__ = ["Engine", "Output", "Step", "__version__", "parallelize"]
 
 __version__ = "0.1.0"
 
+_HOMES = {
+    "Engine": "tokenring_xdit.pipelines.engine",
+    "Output": "tokenring_xdit.integrations.xfuser.parallelize",
+    "Step": "tokenring_xdit.pipelines.engine",
+    "parallelize": "tokenring_xdit.integrations.xfuser.parallelize",
+}
+"""Where the names are that are imported when they are asked for."""
+
 
 def __getattr__(name: str) -> Any:
-    if name in {"Output", "parallelize"}:
-        from tokenring_xdit.integrations import xfuser
-
-        return getattr(xfuser, name)
-    if name in {"Engine", "Step"}:
-        from tokenring_xdit.pipelines import engine
-
-        return getattr(engine, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -6,6 +6,8 @@ import logging
 import time
 from pathlib import Path
 
+from huggingface_hub import errors, hf_hub_download
+
 from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError
 
 __all__ = ["download", "problem_in"]
@@ -30,36 +32,27 @@ def download(model: str, file: str) -> Path:
         ModelUnreachableError: It is not here, and the hub cannot be asked.
     """
     global _asked_again_at
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the message below says it once
     try:
         return Path(hf_hub_download(model, file, local_files_only=time.monotonic() < _asked_again_at))
-    except HFValidationError as error:
+    except errors.HFValidationError as error:
         raise ConfigurationError(
             f"there is no model folder '{model}', and no model of the hub can be called so"
         ) from error
-    except GatedRepoError as error:
+    except errors.GatedRepoError as error:
         raise ConfigurationError(
             f"the hub gives '{model}' only to those who have accepted its terms: accept them on its page and run "
             "'hf auth login'"
         ) from error
-    except RepositoryNotFoundError as error:
+    except errors.RepositoryNotFoundError as error:
         raise ConfigurationError(f"there is no model folder '{model}', and the hub has no such model") from error
-    except LocalEntryNotFoundError as error:
+    except errors.LocalEntryNotFoundError as error:
         _asked_again_at = time.monotonic() + _SECONDS_UNTIL_ASKED_AGAIN
         raise ModelUnreachableError(
             f"there is no model folder '{model}', it was not downloaded before, and the hub cannot be reached: "
             f"{_INSTEAD}"
         ) from error
-    except EntryNotFoundError as error:
+    except errors.EntryNotFoundError as error:
         raise ConfigurationError(f"'{model}' on the hub is not a diffusers pipeline: it has no {file}") from error
     except OSError as error:  # among them all that HTTP has
         raise ModelUnreachableError(
@@ -73,8 +66,6 @@ def problem_in(error: BaseException | None) -> str | None:
     Args:
         error: The error, whose causes are looked through.
     """
-    from huggingface_hub import errors
-
     while error is not None:
         if isinstance(error, errors.GatedRepoError):
             return "the hub gives the model only to those who have accepted its terms: run 'hf auth login'"

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenring_xdit.bench import Case, Shape, Strategy, StrategyKind, SweepConfig, inspect_models
-from tokenring_xdit.bench.scene import SceneShape, degrees_of
+from tokenring_xdit.bench.scene import SceneShape
 from tokenring_xdit.bench.sweep import Axes
 from tokenring_xdit.config import read_config
 from tokenring_xdit.errors import ConfigurationError, TokenRingError
-from tokenring_xdit.integrations.xfuser import Degrees
+from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
 from tokenring_xdit.schedule import ALGORITHMS
 
@@ -139,15 +139,16 @@ def test_the_schedule_of_a_hybrid_is_planned_for_its_share_of_the_ranks() -> Non
 @pytest.mark.parametrize(
     ("name", "degrees"),
     [
-        ("ulysses", Degrees(ulysses=8)),
-        ("xfuser-ring", Degrees(ring=8)),
-        ("schedule:direct", Degrees(tokenring=8, schedule="direct")),
-        ("ulysses=2+xfuser-ring-alltoall", Degrees(ulysses=2, ring=4)),
-        ("ulysses=4+schedule:mesh", Degrees(ulysses=4, tokenring=2, schedule="mesh")),
+        ("single", ParallelDims()),
+        ("ulysses", ParallelDims(ulysses=8)),
+        ("xfuser-ring", ParallelDims(ring=8)),
+        ("schedule:direct", ParallelDims(tokenring=8, schedule="direct")),
+        ("ulysses=2+xfuser-ring-alltoall", ParallelDims(ulysses=2, ring=4)),
+        ("ulysses=4+schedule:mesh", ParallelDims(ulysses=4, tokenring=2, schedule="mesh")),
     ],
 )
-def test_xfuser_is_told_the_degrees(name: str, degrees: Degrees) -> None:
-    assert degrees_of(Strategy.parse(name), 8) == degrees
+def test_a_strategy_says_how_ranks_are_divided(name: str, degrees: ParallelDims) -> None:
+    assert Strategy.parse(name).dims(8) == degrees
 
 
 def test_the_tokens_of_a_scene_follow_from_its_model_and_size() -> None:

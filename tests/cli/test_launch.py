@@ -26,7 +26,7 @@ def launch(*words: str, folder: Path, **more: str) -> subprocess.CompletedProces
 
 def test_options_after_the_kind_are_the_script_s_own(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("model: embedded\nprompt: [a red circle]\ntokenring_degree: 8\n")
-    planned = launch("node", "--dry-run", f"--topology={TOPOLOGIES / 'dgx-1.txt'}", "run.yaml", folder=tmp_path)
+    planned = launch("node", "--dry-run", f"--nvidia-smi={TOPOLOGIES / 'dgx-1.txt'}", "run.yaml", folder=tmp_path)
     assert planned.returncode == 0, planned.stderr
     assert "CUDA_VISIBLE_DEVICES=0,3,2,1,5,6,7,4 " in planned.stdout
     assert planned.stdout.endswith(" -m tokenring_xdit.cli run run.yaml\n")

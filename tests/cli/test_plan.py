@@ -60,6 +60,11 @@ def test_where_launching_decides_it_is_said(capsys: pytest.CaptureFixture[str]) 
     assert "to launch them" not in printed
 
 
+def test_fewer_queries_than_keys_are_planned_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *SMALL, "--queries", "64"]) == 0
+    assert "64 queries, 256 keys" in capsys.readouterr().out
+
+
 def test_graphs_of_a_machine_without_gpus_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", *SMALL[:-2], "--dtype", "float32", "--cuda-graphs"]) == 2
     assert "this machine has none: pass --tflops" in capsys.readouterr().err
@@ -93,11 +98,12 @@ def test_what_was_probed_on_processors_is_planned_on_them(tmp_path: Path, capsys
         (["--topology", "mesh:4:1gbit"], "say --model, or --tokens, --heads, --head-dim"),
         (["--topology", "mesh:4:1gbit", "--tokens", "64"], "--heads, --head-dim as well"),
         (["--topology", "mesh:4:1gbit", "--model", "flux", "--heads", "3"], "says what --heads would say"),
-        (["--topology", "mesh:4:1gbit", "--model", "flux", "--size", "big"], "--size 'big' is neither"),
+        (["--topology", "mesh:4:1gbit", "--model", "flux", "--size", "big"], "size 'big' is neither"),
         (["--topology", "mesh:4:1gbit", "--model", "flux", "--size", "9" * 5000], "is neither a number of pixels"),
         (["--topology", "mesh:4:1gbit", "--model", "flux", "--size", "1280x721"], "the height has to be a multiple"),
         (["--topology", "mesh:4:1gbit", "--model", "flux", "--size", "1281x720"], "the width has to be a multiple"),
         (["--topology", "mesh:4:1gbit", "--model", "flux", "--tflops", "0"], "--tflops 0"),
+        (["--topology", "mesh:4:1gbit", "--model", "flux", "--queries", "0"], "--queries 0 has to be 1 or more"),
         (["--topology", "mesh:4:1gbit", "--tokens", "0", "--heads", "-1", "--head-dim", "8"], "--tokens 0, --heads -1"),
     ],
 )

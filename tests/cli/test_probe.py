@@ -37,7 +37,9 @@ def test_networks_of_known_shape_are_found_with_their_rates(form: str, shape: st
     output = tmp_path / "found.yaml"
     result = commands.run("probe", "--network", form, "--output", str(output), "--json")
     assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout)["shape"] == shape
+    told = json.loads(result.stdout)
+    assert told["shape"] == shape
+    assert len(told["topology"]["wires"]) == len(load_topology(str(output)).wires)
     found, true = load_topology(str(output)), parse_network(form)
     assert len(found.hosts) == 4
     stated = [PAYLOAD * rate for rate in rates(true)]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.pipelines.model import PictureSize
 from tokenring_xdit.pipelines.random_flux import RandomFlux
+from tokenring_xdit.sizes import PictureSize
 
 SMALL = RandomFlux(double=1, single=1, heads=2, head_dim=16, text_tokens=8)
 CPU = torch.device("cpu")

@@ -11,10 +11,11 @@ import pytest
 from tests.support.hub import snapshot
 from tokenring_xdit.config import read_config
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.integrations.xfuser import AttentionBackend, Degrees
+from tokenring_xdit.integrations.xfuser import AttentionBackend
+from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.jobs import RunJob
-from tokenring_xdit.pipelines.model import PictureSize
 from tokenring_xdit.pipelines.run import RunConfig, inspect_model
+from tokenring_xdit.sizes import PictureSize
 from tokenring_xdit.workers.messages import pack, unpack
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -66,7 +67,7 @@ SOUND = "model: embedded\nprompt: a red circle\n"
         ("model: embedded\nprompt_file: /no/file", "prompt_file: '/no/file' cannot be read: No such file"),
         ("model: embedded\nprompt_file: /dev/null", "prompt_file: '/dev/null' has no prompts"),
         (SOUND + "size: large", "size: size 'large' is neither a number of pixels nor WIDTHxHEIGHT"),
-        (SOUND + "size: [64, 64]", "size: [64, 64] is neither"),
+        (SOUND + "size: [64, 64]", "size: size [64, 64] is neither"),
         (SOUND + "steps: 0", "steps: 0 is not allowed; it has to be at least 1"),
         (SOUND + "seed: -1", "seed: -1 is not allowed; it has to be at least 0"),
         (SOUND + "guidance: .nan", "guidance: nan is not a finite number"),
@@ -142,7 +143,7 @@ def test_values_are_read_as_meant(tmp_path: Path) -> None:
     assert config.size == PictureSize(96, 64)
     assert config.dtype == "bfloat16"
     assert config.attention_backend is AttentionBackend.SDPA_FLASH
-    assert config.degrees == Degrees(ulysses=2, tokenring=4)
+    assert config.degrees == ParallelDims(ulysses=2, tokenring=4)
     assert config.outputs() == [Path("out/fox-0.png"), Path("out/fox-1.png")]
 
 

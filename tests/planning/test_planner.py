@@ -67,8 +67,8 @@ def test_every_split_is_legal_or_says_why_not(ranks: int, tokens: int, heads: in
         if split.tokenring > 1:
             assert choice is not None
             assert choice == make_choice(split.tokenring, split.schedule, split.ring)
-            built = build(choice.schedule, ranks // split.ulysses, heads=heads // split.ulysses)
-            assert built.schedule.world_size == choice.degree == ranks // split.ulysses
+            built = build(choice.sequence_schedule, ranks // split.ulysses, heads=heads // split.ulysses)
+            assert built.schedule.world_size == choice.sequence_ranks == ranks // split.ulysses
         assert len(flags) == split.flag_count
         given = {name.removeprefix("--").removesuffix("_degree"): value for name, value in flags.items()}
         assert [int(given.get(name, 1)) for name in ("ulysses", "tokenring", "ring")] == [

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from tests.support.schedules import EVERY_MASK, INSIDE, names
+from tokenring_xdit.defaults import DEFAULT_SCHEDULE
 from tokenring_xdit.errors import ScheduleError
-from tokenring_xdit.schedule import ALGORITHMS, DEFAULT_SCHEDULE, Mask, Published, Schedule, build, known_as, parse
+from tokenring_xdit.schedule import ALGORITHMS, Mask, Published, Schedule, build, known_as, parse
 from tokenring_xdit.schedule import algorithm as registry
 from tokenring_xdit.schedule.algorithm import algorithm
 
@@ -43,7 +44,7 @@ def test_no_schedule_is_named_outside_the_builders() -> None:
         for text in strings(path)
         if word.search(text)
     }
-    assert found == {("schedule/naming.py", DEFAULT_SCHEDULE)}
+    assert found == {("defaults.py", DEFAULT_SCHEDULE)}
 
 
 def test_the_list_is_the_same_everywhere() -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.scripts.support import INTERPRETER, RING_ATTENTION, TOPOLOGIES, environment, nvidia_smi, path_with, run
 
 SCRIPT = "launch-node.sh"
-DGX_1 = f"--topology={TOPOLOGIES / 'dgx-1.txt'}"
+DGX_1 = f"--nvidia-smi={TOPOLOGIES / 'dgx-1.txt'}"
 PROGRAM = f"{INTERPRETER} -m tokenring_xdit.pipelines.program"
 
 RINGS = {  # what the recorded machines get, and what is said about them
@@ -45,7 +45,7 @@ def lines(out: str) -> list[dict[str, Any]]:
 def test_the_command_for_recorded_machines(machine: str, tmp_path: Path) -> None:
     order, said = RINGS[machine]
     topology = TOPOLOGIES / f"{machine}.txt"
-    planned = run(SCRIPT, "--dry-run", "--topology", topology, "--", "x.py", "a red circle")
+    planned = run(SCRIPT, "--dry-run", "--nvidia-smi", topology, "--", "x.py", "a red circle")
     assert planned.returncode == 0, planned.stderr
     assert planned.stdout == (
         f"env CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES={order} NCCL_DEBUG=WARN "
@@ -80,10 +80,10 @@ def test_a_config_says_how_many_ranks_and_which_of_them_are_close(config: Path) 
     assert planned.stdout.endswith(
         f" -m tokenring_xdit.cli run {config} tokenring_degree=3 ulysses_degree=2 prompt=\\[a\\ blue\\ square\\]\n"
     )
-    for option in (["--ulysses=2"], ["--ulysses=3"]):
+    for option in (["--ulysses-degree=2"], ["--ulysses-degree=3"]):
         program = run(SCRIPT, "--dry-run", DGX_1, "--ranks=6", *option, "--", "x.py")
         same = program.stdout.split(" -m tokenring")[0] == planned.stdout.split(" -m tokenring")[0]
-        assert same == (option == ["--ulysses=2"])
+        assert same == (option == ["--ulysses-degree=2"])
 
 
 def test_a_config_runs(config: Path, tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_config_runs(config: Path, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--ranks=3"], "asks for 2 ranks, tokenring_degree 2 times ulysses_degree 1; on 1 node(s) with --ranks 3"),
-        (["--ulysses=2"], "--ulysses is for a PROGRAM"),
+        (["--ulysses-degree=2"], "--ulysses-degree is for a PROGRAM"),
     ],
 )
 def test_what_does_not_fit_the_config_is_refused(arguments: list[str], message: str, config: Path) -> None:
@@ -116,7 +116,7 @@ def test_mistakes_in_a_config_are_told_once(config: Path) -> None:
 
 
 def devices(*arguments: str, machine: str = "dgx-1", **more: str) -> str:
-    planned = run(SCRIPT, "--dry-run", "--topology", TOPOLOGIES / f"{machine}.txt", *arguments, "--", "x.py", **more)
+    planned = run(SCRIPT, "--dry-run", "--nvidia-smi", TOPOLOGIES / f"{machine}.txt", *arguments, "--", "x.py", **more)
     assert planned.returncode == 0, planned.stderr
     (found,) = (word for word in shlex.split(planned.stdout) if word.startswith("CUDA_VISIBLE_DEVICES="))
     assert f"--ranks {found.count(',') + 1} x.py" in planned.stdout
@@ -141,7 +141,7 @@ def test_a_given_order_is_kept() -> None:
 def test_variables_of_the_user_stay() -> None:
     planned = run(
         SCRIPT,
-        *("--dry-run", "--topology", TOPOLOGIES / "dgx-1.txt", "--", "x.py"),
+        *("--dry-run", "--nvidia-smi", TOPOLOGIES / "dgx-1.txt", "--", "x.py"),
         NCCL_DEBUG="INFO",
         CUDA_DEVICE_ORDER="FASTEST_FIRST",
     )
@@ -165,9 +165,9 @@ def test_variables_of_the_user_stay() -> None:
         ([__file__, "steps"], "'steps' is no key=value"),
         (["--cpu", "--", "x.py"], "--cpu needs --ranks"),
         (["--cpu", "--ranks=2", "--gpus=0,1", "--", "x.py"], "--cpu does not go with --gpus"),
-        ([DGX_1, "--", "x.py"], "--topology plans for another machine: it goes with --dry-run"),
-        (["--dry-run", "--topology=nowhere.txt", "--", "x.py"], "there is no file nowhere.txt"),
-        (["--dry-run", f"--topology={__file__}", "--", "x.py"], "no output of 'nvidia-smi topo -m'"),
+        ([DGX_1, "--", "x.py"], "--nvidia-smi plans for another machine: it goes with --dry-run"),
+        (["--dry-run", "--nvidia-smi=nowhere.txt", "--", "x.py"], "there is no file nowhere.txt"),
+        (["--dry-run", f"--nvidia-smi={__file__}", "--", "x.py"], "no output of 'nvidia-smi topo -m'"),
         (["--dry-run", DGX_1, "--ranks=9", "--", "x.py"], "9 ranks were asked for; 8 GPUs may be used"),
         (["--dry-run", DGX_1, "--gpus=0,8", "--", "x.py"], "there is no GPU 8"),
         (["--dry-run", "--keep-order", "--", "x.py"], "--keep-order needs GPUs in an order"),
@@ -218,7 +218,7 @@ def test_an_environment_without_the_package_is_refused(tmp_path: Path) -> None:
 def test_help_names_every_option(script: str) -> None:
     shown = run(script, "--help")
     assert shown.returncode == 0
-    for option in ("--ranks", "--ulysses", "--gpus", "--keep-order", "--cpu", "--dry-run", "--topology"):
+    for option in ("--ranks", "--ulysses-degree", "--gpus", "--keep-order", "--cpu", "--dry-run", "--nvidia-smi"):
         assert option in shown.stdout
     assert "usage: bash scripts/" + script in shown.stdout and "example: " in shown.stdout
 

@@ -16,7 +16,7 @@ from tests.scripts.test_launch_node import lines
 
 SCRIPT = "launch-nodes.sh"
 NODES = ("--nodes", "2", "--node-rank", "1")
-DGX_1 = f"--topology={TOPOLOGIES / 'dgx-1.txt'}"
+DGX_1 = f"--nvidia-smi={TOPOLOGIES / 'dgx-1.txt'}"
 
 
 def finish(processes: list[subprocess.Popen[str]], timeout: float = 180) -> list[tuple[int, str, str]]:

@@ -240,12 +240,12 @@ def test_the_command_prints_the_order(capsys: pytest.CaptureFixture[str]) -> Non
     out, err = capsys.readouterr()
     assert out == "0,3,2,1,5,6,7,4\n"
     assert "12 of 28" in err
-    assert main([str(RECORDED / "dgx-1.txt"), "--ulysses", "2"]) == 0
+    assert main([str(RECORDED / "dgx-1.txt"), "--ulysses-degree", "2"]) == 0
     assert capsys.readouterr().out == "0,3,1,2,5,6,4,7\n"
 
 
 def test_a_machine_inside_a_larger_ulysses_group_is_all_of_one(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(RECORDED / "8xa6000-four-bridges.txt"), "--ulysses", "16"]) == 0
+    assert main([str(RECORDED / "8xa6000-four-bridges.txt"), "--ulysses-degree", "16"]) == 0
     (warning,) = capsys.readouterr().err.splitlines()
     assert "24 of 28 pairs of a Ulysses group" in warning
 

@@ -21,10 +21,11 @@ import torch.distributed as dist
 from tokenring_xdit.attention.agreement import Layout
 from tokenring_xdit.attention.calibrate import calibrate
 from tokenring_xdit.attention.groups import RingGroup
+from tokenring_xdit.defaults import DEFAULT_SCHEDULE
 from tokenring_xdit.errors import ConfigurationError, TokenRingError, UnsupportedError
 from tokenring_xdit.planning import Cost, Option, best_schedules
 from tokenring_xdit.planning.auto import Auto
-from tokenring_xdit.schedule import ALGORITHMS, DEFAULT_SCHEDULE, Channel, Mask, VerifiedSchedule, build, parse
+from tokenring_xdit.schedule import ALGORITHMS, Channel, Mask, VerifiedSchedule, build, parse
 from tokenring_xdit.topology import Network, load_topology
 
 __all__ = ["TOPOLOGY_VARIABLE", "AutoSchedule", "Trial", "kept_topology", "show_choices", "trial_calls"]

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from tokenring_xdit.attention.masks import KeyMask
+from tokenring_xdit.defaults import DEFAULT_SCHEDULE
+from tokenring_xdit.dtypes import DTYPES as DTYPE_NAMES
+from tokenring_xdit.dtypes import torch_dtype
 from tokenring_xdit.errors import UnsupportedError
-from tokenring_xdit.schedule import DEFAULT_SCHEDULE, Mask, VerifiedSchedule, build
+from tokenring_xdit.schedule import Mask, VerifiedSchedule, build
 
 __all__ = ["DTYPES", "check_masks", "check_tensors", "check_types", "resolve"]
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+DTYPES = tuple(map(torch_dtype, DTYPE_NAMES))
 """Of queries, keys and values."""
 
 

@@ -18,11 +18,11 @@ from tokenring_xdit.attention import Trace, record_trace
 from tokenring_xdit.attention.auto import trial_calls
 from tokenring_xdit.attention.groups import clear_buffers
 from tokenring_xdit.bench.timelines import Traced
+from tokenring_xdit.devices import rank_device
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.integrations.xfuser import trace_upstream
 from tokenring_xdit.network import INIT_METHOD_VARIABLE
 from tokenring_xdit.pipelines.environment import quieten
-from tokenring_xdit.pipelines.loading import rank_device
 
 __all__ = [
     "barrier",

@@ -27,10 +27,11 @@ from tokenring_xdit.bench.instruments import (
 )
 from tokenring_xdit.bench.orders import Checked, Prepare, Timed
 from tokenring_xdit.bench.plan import Strategy, StrategyKind
-from tokenring_xdit.bench.scene import degrees_of
 from tokenring_xdit.bench.timelines import Traced
-from tokenring_xdit.integrations.xfuser import Degrees, XfuserState, count_traffic
+from tokenring_xdit.dtypes import torch_dtype
+from tokenring_xdit.integrations.xfuser import XfuserState, count_traffic
 from tokenring_xdit.integrations.xfuser.rotation import all_to_all_rotation
+from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.planning import Auto
 from tokenring_xdit.schedule import Activity
 
@@ -48,12 +49,12 @@ class Bench:
         device: Where to compute.
     """
 
-    _states: dict[Degrees, XfuserState] = {}  # noqa: RUF012  groups of xfuser outlive a problem
+    _states: dict[ParallelDims, XfuserState] = {}  # noqa: RUF012  groups of xfuser outlive a problem
 
     def __init__(self, order: Prepare, device: torch.device) -> None:
         self._shape, self._seed, self._device = order.shape, order.seed, device
         self._rank = dist.get_rank()
-        self._dtype: torch.dtype = getattr(torch, order.shape.dtype)
+        self._dtype = torch_dtype(order.shape.dtype)
         self._kernel = choose(None, device, self._dtype)
         self.kernel = self._kernel.name
         self.threads = torch.get_num_threads()
@@ -98,7 +99,7 @@ class Bench:
             return lambda: token_ring_attention(*self._own, schedule=name, layout_key=key)[0]
         if kind is StrategyKind.SINGLE:
             return self._single
-        degrees = degrees_of(strategy, self._shape.ranks)
+        degrees = strategy.dims(self._shape.ranks)
         if degrees not in self._states:
             self._states[degrees] = XfuserState(degrees, one_of_several=True)
         state = self._states[degrees]

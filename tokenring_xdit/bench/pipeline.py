@@ -27,19 +27,20 @@ from tokenring_xdit.bench.instruments import (
 )
 from tokenring_xdit.bench.orders import Checked, Prepare, Timed
 from tokenring_xdit.bench.plan import Strategy, StrategyKind
-from tokenring_xdit.bench.scene import SceneShape, degrees_of, find_model
+from tokenring_xdit.bench.scene import SceneShape, find_model
 from tokenring_xdit.bench.timelines import Traced
+from tokenring_xdit.dtypes import torch_dtype
 from tokenring_xdit.integrations.xfuser import (
-    Degrees,
     ShardedPipeline,
     XfuserState,
     count_traffic,
     time_flux_attention,
 )
 from tokenring_xdit.integrations.xfuser.rotation import all_to_all_rotation
+from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.loading import load_pipeline
-from tokenring_xdit.pipelines.model import PictureSize
 from tokenring_xdit.planning import Auto
+from tokenring_xdit.sizes import PictureSize
 
 __all__ = ["PipelineBench"]
 
@@ -65,7 +66,7 @@ class _Loaded:
     text: tuple[Tensor, Tensor]
     pipe: Any
     sharded: ShardedPipeline | None
-    states: dict[Degrees, XfuserState]
+    states: dict[ParallelDims, XfuserState]
 
 
 class _Clock:
@@ -131,7 +132,7 @@ class PipelineBench:
         if known is not None and known.made_of == made_of:
             return known
         known = PipelineBench._loaded = None  # its weights make room
-        found, dtype = find_model(self._shape.model), getattr(torch, self._shape.dtype)
+        found, dtype = find_model(self._shape.model), torch_dtype(self._shape.dtype)
         if found.random is not None:
             pipe = found.random.make(self._seed, dtype, self._device)
             text = found.random.text(self._seed, dtype, self._device)
@@ -142,7 +143,7 @@ class PipelineBench:
         pipe.set_progress_bar_config(disable=True)
         plain, sharded, states = _twin(pipe), None, {}
         if self._shape.ranks > 1:
-            degrees = Degrees(tokenring=self._shape.ranks)
+            degrees = ParallelDims(tokenring=self._shape.ranks)
             states[degrees] = XfuserState(degrees, self._shape.model, one_of_several=True)
             sharded = ShardedPipeline(pipe, states[degrees])
         PipelineBench._loaded = _Loaded(made_of, plain, text, pipe, sharded, states)
@@ -166,7 +167,7 @@ class PipelineBench:
         model = self._model
         if strategy.kind is StrategyKind.SINGLE:
             return lambda: self._draw(model.plain) if dist.get_rank() == 0 else None
-        degrees = degrees_of(strategy, self._shape.ranks)
+        degrees = strategy.dims(self._shape.ranks)
         if degrees not in model.states:
             model.states[degrees] = XfuserState(degrees, self._shape.model, one_of_several=True)
         assert model.sharded is not None

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from tokenring_xdit.errors import ConfigurationError, ScheduleError
 from tokenring_xdit.messages import named, shown
+from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.planning import Auto, even_shares
 from tokenring_xdit.schedule import Spelled, build, parse
 from tokenring_xdit.spec import unknown
@@ -111,6 +112,21 @@ class Strategy:
     def through_usp(self) -> bool:
         """Whether attention runs through xfuser's ``USP``, which needs equal shards."""
         return self.kind.upstream or self.ulysses > 1
+
+    def dims(self, ranks: int) -> ParallelDims:
+        """How it divides ranks; one rank is not divided.
+
+        Raises:
+            ScheduleError: The schedule is not defined for this number of ranks.
+        """
+        if self.kind is StrategyKind.SINGLE:
+            return ParallelDims()
+        if self.kind is StrategyKind.ULYSSES:
+            return ParallelDims(ulysses=ranks)
+        along = ranks // self.ulysses
+        if self.schedule is not None:
+            return ParallelDims(ulysses=self.ulysses, tokenring=along, schedule=str(self.schedule))
+        return ParallelDims(ulysses=self.ulysses, ring=along)
 
     def __str__(self) -> str:
         name = self.kind.value if self.schedule is None else f"{self.kind.value}:{self.schedule}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tokenring_xdit.bench.plan import Level, Strategy, StrategyKind
 from tokenring_xdit.bench.records import Record
 from tokenring_xdit.bench.sweep import NO_NETWORK
+from tokenring_xdit.dtypes import DTYPE_BYTES, parse_dtype
 from tokenring_xdit.planning import Cost, Inside, Problem, Simulation, gathered, run, ulysses
 from tokenring_xdit.schedule import Spelled, build
 from tokenring_xdit.schedule.lower import lower
@@ -18,8 +19,6 @@ __all__ = ["Prediction", "predict", "programs_of"]
 
 _FOLD_RATE = 1e10
 """Bytes a second at which a core here merges partial outputs; a hundredth of a call's time hangs on it."""
-
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def _simulated(record: Record) -> Simulation | None:
         record.head_dim,
         query_tokens=record.queries,
         batch=record.batch,
-        element_bytes=_BYTES[record.dtype],
+        element_bytes=DTYPE_BYTES[parse_dtype(record.dtype)],
     )
     cores, threads = float(record.machine["cores"]), int(record.machine["threads_per_rank"])
     operations = 4.0 * record.asking * record.tokens * record.heads * record.head_dim * record.batch

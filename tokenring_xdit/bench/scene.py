@@ -8,11 +8,11 @@ from typing import ClassVar
 
 from tokenring_xdit.bench.plan import Level, Shape, Strategy, StrategyKind
 from tokenring_xdit.errors import TokenRingError
-from tokenring_xdit.integrations.xfuser import Degrees
-from tokenring_xdit.pipelines.model import EMBEDDED, FluxModel, PictureSize, read_model_file
+from tokenring_xdit.pipelines.model import EMBEDDED, FluxModel, read_model_file
 from tokenring_xdit.pipelines.random_flux import RANDOM_FLUX, RandomFlux
+from tokenring_xdit.sizes import PictureSize
 
-__all__ = ["SceneModel", "SceneShape", "degrees_of", "find_model"]
+__all__ = ["SceneModel", "SceneShape", "find_model"]
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,6 @@ def find_model(name: str) -> SceneModel:
     flux = FluxModel.find(None if name == EMBEDDED else name)
     transformer = read_model_file(flux.name, "transformer/config.json")
     return SceneModel(flux, int(transformer["attention_head_dim"]))
-
-
-def degrees_of(strategy: Strategy, ranks: int) -> Degrees:
-    """How ranks share the work, as xfuser is told; not for a single one."""
-    if strategy.kind is StrategyKind.ULYSSES:
-        return Degrees(ulysses=ranks)
-    along = ranks // strategy.ulysses
-    if strategy.schedule is not None:
-        return Degrees(ulysses=strategy.ulysses, tokenring=along, schedule=str(strategy.schedule))
-    return Degrees(ulysses=strategy.ulysses, ring=along)
 
 
 @dataclass(frozen=True)
@@ -94,8 +84,7 @@ class SceneShape(Shape):
         refused = self.refusal_of_degrees(strategy)
         if refused is None:
             try:
-                degrees = Degrees() if strategy.kind is StrategyKind.SINGLE else degrees_of(strategy, self.ranks)
-                flux.check(degrees, PictureSize.parse(self.size))
+                flux.check(strategy.dims(self.ranks), PictureSize.parse(self.size))
             except TokenRingError as error:
                 refused = str(error)
         return refused

@@ -12,10 +12,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from tokenring_xdit.bench.plan import Case, Level, Shape, Strategy
 from tokenring_xdit.bench.scene import SceneShape, find_model
 from tokenring_xdit.config import Config
+from tokenring_xdit.dtypes import DTYPES, DTYPES_IN_SHORT, DtypeName, parse_dtype
 from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, TokenRingError
 from tokenring_xdit.messages import shown
 from tokenring_xdit.network import Network, load_network
-from tokenring_xdit.pipelines.model import PictureSize
+from tokenring_xdit.sizes import PictureSize
 
 __all__ = ["Axes", "SweepConfig", "inspect_models"]
 
@@ -24,8 +25,6 @@ NO_NETWORK = "none"
 
 _MOST_RANKS = 1024
 _MOST_COMPARISONS = 10_000
-
-_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def _several(value: Any) -> Any:
@@ -49,16 +48,17 @@ def _strategies(value: Any) -> Any:
 
 
 def _dtypes(value: Any) -> Any:
-    return tuple(_DTYPES.get(dtype, dtype) if isinstance(dtype, str) else dtype for dtype in _several(value))
+    try:
+        return tuple(map(parse_dtype, _several(value)))
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from error
 
 
 def _sizes(value: Any) -> Any:
     sizes = []
     for size in _several(value):
-        if isinstance(size, bool) or not isinstance(size, (int, str)):
-            raise ValueError(f"{shown(size)} is neither a number of pixels nor WIDTHxHEIGHT, such as 1024x768")
         try:
-            sizes.append(str(PictureSize.parse(str(size))))
+            sizes.append(str(PictureSize.parse(size)))
         except ConfigurationError as error:
             raise ValueError(str(error)) from error
     return tuple(sizes)
@@ -87,9 +87,9 @@ Ranks = Annotated[
 ]
 Strategies = Annotated[tuple[str, ...], BeforeValidator(_strategies), _one_or_many({"type": "string"})]
 Dtypes = Annotated[
-    tuple[Literal["float32", "bfloat16", "float16"], ...],
+    tuple[DtypeName, ...],
     BeforeValidator(_dtypes),
-    _one_or_many({"type": "string"}),
+    _one_or_many({"enum": [*DTYPES, *DTYPES_IN_SHORT]}),
 ]
 Names = Annotated[
     tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_several), _one_or_many({"type": "string"})

@@ -8,133 +8,45 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TextIO
 
+from tokenring_xdit.bench import (
+    RESULTS_FILE,
+    TIMELINES_FILE,
+    TRACE_FILE,
+    Difference,
+    Level,
+    Outcome,
+    Record,
+    Status,
+    SweepConfig,
+    World,
+    compare,
+    inspect_models,
+    obey,
+    planned_keys,
+    predict,
+    read_records,
+    read_timelines,
+    run_sweep,
+    write_trace,
+)
+from tokenring_xdit.bench.report import REPORT_FILE, find_results, refuse_missing, write_plots, write_report
+from tokenring_xdit.cli.paths import refuse_unwritable
 from tokenring_xdit.cli.progress import progress
+from tokenring_xdit.config import read_config
 from tokenring_xdit.errors import ConfigurationError, LaunchError, NetworkError, RegressionError
 from tokenring_xdit.messages import escaped, one_line
 from tokenring_xdit.planning import AUTO
-from tokenring_xdit.workers.environment import rank_environment
 
-if TYPE_CHECKING:
-    from tokenring_xdit.bench import Difference, Outcome, Record, SweepConfig
-
-__all__ = ["add_parser", "spelled_out"]
-
-_SUBCOMMANDS = ("run", "diff", "report", "trace", "predict")
+__all__ = ["diff_command", "predict_command", "report_command", "run_command", "trace_command"]
 
 
-def spelled_out(argv: Sequence[str]) -> list[str]:
-    """The command line with ``bench SWEEP.yaml`` written as ``bench run SWEEP.yaml``."""
-    named = len(argv) > 1 and argv[0] == "bench" and argv[1] not in _SUBCOMMANDS
-    if named and any(argument.endswith((".yaml", ".yml")) for argument in argv[1:]):
-        return [argv[0], "run", *argv[1:]]
-    return list(argv)
-
-
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command and its subcommands."""
-    parser = commands.add_parser(
-        "bench",
-        help="measure attention strategies or denoising steps as a sweep says, or compare two sweeps",
-        epilog="example: tokenring-xdit bench configs/sweeps/smoke.yaml rounds=9",
-    )
-    subcommands = parser.add_subparsers(required=True, metavar="SUBCOMMAND")
-
-    run = subcommands.add_parser(
-        "run",
-        help="run a sweep; the word can be left out",
-        epilog="example: tokenring-xdit bench run configs/sweeps/mesh-4.yaml output=outputs/bench/today",
-    )
-    run.add_argument("config", type=Path, help="the YAML file")
-    run.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace those of the file")
-    run.add_argument("--resume", action="store_true", help="go on with a sweep, without the cases it has recorded")
-    run.add_argument("--trace", action="store_true", help="write trace.json beside the results, for Perfetto or Chrome")
-    run.add_argument(
-        "--baseline",
-        type=Path,
-        metavar="FILE",
-        help="results.jsonl of an earlier run; compare with it at the end, exit code 1 if anything became slower",
-    )
-    _add_tolerance(run)
-    run.add_argument("--plots", type=Path, metavar="DIR", help="also write the report's plots as PNG and SVG files")
-    run.add_argument("--json", action="store_true", help="print the records as JSON; a comparison goes to stderr then")
-    run.set_defaults(run=_run)
-
-    diff = subcommands.add_parser(
-        "diff",
-        help="what became slower from one results.jsonl to another; exit code 1 if anything did",
-        epilog="example: tokenring-xdit bench diff outputs/before/results.jsonl outputs/after/results.jsonl",
-    )
-    diff.add_argument("before", type=Path, help="results.jsonl of the first run")
-    diff.add_argument("after", type=Path, help="results.jsonl of the second run")
-    _add_tolerance(diff)
-    diff.add_argument("--json", action="store_true", help="print JSON")
-    diff.set_defaults(run=_diff)
-
-    report = subcommands.add_parser(
-        "report",
-        help="the report of a sweep, over or not: one HTML file, and its plots as PNG and SVG files",
-        epilog="example: tokenring-xdit bench report outputs/bench/today --plots paper/figures",
-    )
-    report.add_argument("results", type=Path, metavar="FOLDER", help="folder of a sweep, or its results.jsonl")
-    report.add_argument(
-        "--output", type=Path, metavar="FILE", help="the report (default: report.html beside the results)"
-    )
-    report.add_argument("--plots", type=Path, metavar="DIR", help="also write the plots as PNG and SVG files")
-    report.set_defaults(run=_report)
-
-    trace = subcommands.add_parser(
-        "trace",
-        help="write what every rank did in one call of each case, for Perfetto or Chrome",
-        epilog="example: tokenring-xdit bench trace outputs/bench/smoke",
-    )
-    trace.add_argument("folder", type=Path, help="folder of a sweep")
-    trace.add_argument("--output", type=Path, help="where to write (default: trace.json in the folder)")
-    trace.set_defaults(run=_trace)
-
-    predict = subcommands.add_parser(
-        "predict",
-        help="what the simulation says of a sweep's calls on emulated networks, beside what was measured",
-        epilog="example: tokenring-xdit bench predict outputs/bench/mesh-4",
-    )
-    predict.add_argument("results", type=Path, metavar="FOLDER", help="folder of a sweep, or its results.jsonl")
-    predict.add_argument("--json", action="store_true", help="print JSON")
-    predict.set_defaults(run=_predict)
-
-
-def _add_tolerance(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--tolerance", type=float, default=0.05, help="share by which a median has to grow (default: %(default)s)"
-    )
-
-
-def _run(args: argparse.Namespace) -> None:
-    if "RANK" in os.environ:
-        for name, value in rank_environment(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))).items():
-            os.environ.setdefault(name, value)
-        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler, which measures memory, has much to say
-        if os.environ["RANK"] != "0":
-            from tokenring_xdit.bench import obey
-
-            obey()
-            return
-    from tokenring_xdit.bench import (
-        RESULTS_FILE,
-        TIMELINES_FILE,
-        TRACE_FILE,
-        Status,
-        SweepConfig,
-        World,
-        inspect_models,
-        read_timelines,
-        run_sweep,
-        write_trace,
-    )
-    from tokenring_xdit.bench.report import refuse_missing
-    from tokenring_xdit.cli.paths import refuse_unwritable
-    from tokenring_xdit.config import read_config
-
+def run_command(args: argparse.Namespace) -> None:
+    """Measure what a sweep says."""
+    if os.environ.get("RANK", "0") != "0":
+        obey()
+        return
     config = read_config(SweepConfig, args.config, args.overrides, inspect=inspect_models)
     baseline = _read_baseline(args, config)
     results = Path(config.output) / RESULTS_FILE
@@ -159,7 +71,10 @@ def _run(args: argparse.Namespace) -> None:
         folder = outcome.results.parent
         write_trace(folder / TRACE_FILE, read_timelines(folder / TIMELINES_FILE))
     _leave_report(results, args.plots)
-    differences = () if baseline is None else _compared(baseline, outcome.records, args)
+    differences: tuple[Difference, ...] = ()
+    if baseline is not None:
+        differences = _compared(baseline, outcome.records, args.tolerance)
+        _tell(differences, sys.stderr if args.json else sys.stdout)
     failed = outcome.count(Status.FAILED)
     if failed:
         raise LaunchError(f"{failed} of {len(outcome.records)} cases failed; {outcome.results} says why")
@@ -168,8 +83,6 @@ def _run(args: argparse.Namespace) -> None:
 
 def _read_baseline(args: argparse.Namespace, config: SweepConfig) -> tuple[Record, ...] | None:
     """The records to compare with, known to be of use before anything is measured."""
-    from tokenring_xdit.bench import planned_keys, read_records
-
     _refuse_tolerance(args)
     if args.baseline is None:
         return None
@@ -184,8 +97,6 @@ def _read_baseline(args: argparse.Namespace, config: SweepConfig) -> tuple[Recor
 
 def _leave_report(results: Path, plots: Path | None) -> None:
     """Write the report beside results, if there are any; without plotly, say so. Nothing else is lost by that."""
-    from tokenring_xdit.bench.report import REPORT_FILE, write_plots, write_report
-
     if not results.exists() or not results.stat().st_size:
         return
     try:
@@ -197,10 +108,8 @@ def _leave_report(results: Path, plots: Path | None) -> None:
         print(f"plots: {len(write_plots(results, plots))} files in {plots}", file=sys.stderr)
 
 
-def _report(args: argparse.Namespace) -> None:
-    from tokenring_xdit.bench.report import REPORT_FILE, find_results, refuse_missing, write_plots, write_report
-    from tokenring_xdit.cli.paths import refuse_unwritable
-
+def report_command(args: argparse.Namespace) -> None:
+    """Write the report of a sweep."""
     refuse_missing(plots=args.plots is not None)
     results = find_results(args.results)
     output = args.output or results.with_name(REPORT_FILE)
@@ -213,10 +122,8 @@ def _report(args: argparse.Namespace) -> None:
         print(f"plots: {len(write_plots(results, args.plots))} files in {args.plots}")
 
 
-def _trace(args: argparse.Namespace) -> None:
-    from tokenring_xdit.bench import TIMELINES_FILE, TRACE_FILE, read_timelines, write_trace
-    from tokenring_xdit.cli.paths import refuse_unwritable
-
+def trace_command(args: argparse.Namespace) -> None:
+    """Write the timelines of a sweep as one trace."""
     output = args.output or args.folder / TRACE_FILE
     timelines = read_timelines(args.folder / TIMELINES_FILE)
     refuse_unwritable(output, f"--output {output}")
@@ -224,10 +131,8 @@ def _trace(args: argparse.Namespace) -> None:
     print(f"{output}: {len(timelines)} cases; open it at ui.perfetto.dev or chrome://tracing")
 
 
-def _predict(args: argparse.Namespace) -> None:
-    from tokenring_xdit.bench import predict, read_records
-    from tokenring_xdit.bench.report import find_results
-
+def predict_command(args: argparse.Namespace) -> None:
+    """Print what the simulation says beside what was measured."""
     results = find_results(args.results)
     predictions = predict(read_records(results))
     if not predictions:
@@ -257,8 +162,6 @@ def _plain(record: Record) -> dict[str, object]:
 
 def _table(outcome: Outcome) -> str:
     """Milliseconds, errors and megabytes, a line a case."""
-    from tokenring_xdit.bench import Level
-
     lines: list[str] = []
     names = [_settled(record) for record in outcome.records]
     wide = max(map(len, names), default=0) + 1
@@ -288,14 +191,18 @@ def _settled(record: Record) -> str:
     return record.strategy if chosen is None else f"{record.strategy} ({chosen})"
 
 
-def _diff(args: argparse.Namespace) -> None:
-    from tokenring_xdit.bench import read_records
-
+def diff_command(args: argparse.Namespace) -> None:
+    """Compare two sweeps."""
     _refuse_tolerance(args)
     before, after = read_records(args.before), read_records(args.after)
     if not {record.key for record in before} & {record.key for record in after}:
         raise ConfigurationError(f"{args.before} and {args.after} have no case in common: nothing can be compared")
-    _raise_if_worse(_compared(before, after, args))
+    differences = _compared(before, after, args.tolerance)
+    if args.json:
+        print(json.dumps([_as_json(entry) for entry in differences]))
+    else:
+        _tell(differences, sys.stdout)
+    _raise_if_worse(differences)
 
 
 def _refuse_tolerance(args: argparse.Namespace) -> None:
@@ -303,20 +210,18 @@ def _refuse_tolerance(args: argparse.Namespace) -> None:
         raise ConfigurationError(f"--tolerance {args.tolerance} has to be 0 or more, such as 0.05")
 
 
-def _compared(before: Sequence[Record], after: Sequence[Record], args: argparse.Namespace) -> tuple[Difference, ...]:
-    """Print what became of the cases of two runs; ``diff --json`` prints JSON, ``run --json`` has printed its own."""
-    from tokenring_xdit.bench import compare
-
-    differences = compare(before, after, tolerance=args.tolerance)
+def _compared(before: Sequence[Record], after: Sequence[Record], tolerance: float) -> tuple[Difference, ...]:
+    """What became of the cases of two runs; what else differs between the runs is said on stderr."""
+    differences = compare(before, after, tolerance=tolerance)
     changed = _changed_machines(before, after)
     if changed:
         print(f"note: the runs differ in more than the code: {', '.join(changed)}", file=sys.stderr)
-    if args.json and args.run is _diff:
-        print(json.dumps([_as_json(entry) for entry in differences]))
-    else:
-        lines = [one_line(_in_words(entry)) for entry in differences]  # files of results may be anybody's
-        print("\n".join(lines), file=sys.stderr if args.json else sys.stdout)
     return differences
+
+
+def _tell(differences: Sequence[Difference], file: TextIO) -> None:
+    """Print what became of the cases, a line each; files of results may be anybody's."""
+    print("\n".join(one_line(_in_words(entry)) for entry in differences), file=file)
 
 
 def _raise_if_worse(differences: Sequence[Difference]) -> None:

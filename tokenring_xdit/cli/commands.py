@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tokenring_xdit import __version__
-from tokenring_xdit.cli import (
+from tokenring_xdit.cli.arguments import (
     bench,
     compare,
     completion,
@@ -24,6 +25,7 @@ from tokenring_xdit.cli import (
     schedule,
     topology,
 )
+from tokenring_xdit.cli.launch import run_script
 from tokenring_xdit.errors import (
     CommunicationError,
     LaunchError,
@@ -34,7 +36,7 @@ from tokenring_xdit.errors import (
 )
 from tokenring_xdit.messages import escaped
 
-__all__ = ["run_command"]
+__all__ = ["run_command", "whole_parser"]
 
 _EXIT_FAILED, _EXIT_REFUSED = 1, 2
 
@@ -50,6 +52,24 @@ def run_command(argv: Sequence[str] | None = None) -> int:
     Raises:
         KeyboardInterrupt: It was interrupted.
     """
+    typed = sys.argv[1:] if argv is None else argv
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        run_script(typed)
+        args = whole_parser().parse_args(
+            bench.spelled_out(typed), argparse.Namespace(command=shlex.join(["tokenring-xdit", *typed]))
+        )
+        _action(args.action)(args)
+    except (LaunchError, CommunicationError, NetworkError, OutputError, RegressionError, OSError) as error:
+        return _say(error, _EXIT_FAILED)
+    except TokenRingError as error:
+        return _say(error, _EXIT_REFUSED)
+    return 0
+
+
+def whole_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="tokenring-xdit",
         description="Sequence-parallel attention for diffusion transformers: TokenRing for xDiT.",
@@ -60,20 +80,16 @@ def run_command(argv: Sequence[str] | None = None) -> int:
     for module in (generate, run, compare, config, launch, schedule, plan, topology, probe, network, bench):
         module.add_parser(commands)
     completion.add_parser(commands, parser)
-    typed = sys.argv[1:] if argv is None else argv
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    try:
-        launch.run_script(typed)
-        args = parser.parse_args(
-            bench.spelled_out(typed), argparse.Namespace(command=shlex.join(["tokenring-xdit", *typed]))
-        )
-        args.run(args)
-    except (LaunchError, CommunicationError, NetworkError, OutputError, RegressionError, OSError) as error:
-        return _say(error, _EXIT_FAILED)
-    except TokenRingError as error:
-        return _say(error, _EXIT_REFUSED)
-    return 0
+    return parser
+
+
+def _action(name: str) -> Callable[[argparse.Namespace], None]:
+    """What carries a command out, imported now that it is asked for: it may import torch."""
+    module, _, function = name.partition(":")
+    action: Callable[[argparse.Namespace], None] = getattr(
+        importlib.import_module(f"tokenring_xdit.cli.{module}"), function
+    )
+    return action
 
 
 def _say(error: Exception, code: int) -> int:

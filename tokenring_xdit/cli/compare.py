@@ -4,93 +4,64 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
 import statistics
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tokenring_xdit.cli.picture import add_picture_options, picture_from, png_path
+import torch
+
+from tokenring_xdit.cli.picture import picture_from, png_path
 from tokenring_xdit.errors import ConfigurationError, TokenRingError
-from tokenring_xdit.schedule import DEFAULT_SCHEDULE
+from tokenring_xdit.outputs import write_whole
+from tokenring_xdit.parallel import ParallelDims
+from tokenring_xdit.pipelines.jobs import Candidate, CompareJob, Found, Picture
+from tokenring_xdit.pipelines.launch import run_job
+from tokenring_xdit.pipelines.model import FluxModel
+from tokenring_xdit.pipelines.request import save
+from tokenring_xdit.pipelines.sheet import Panel, contact_sheet
 
-if TYPE_CHECKING:
-    from tokenring_xdit.pipelines.jobs import Found, Picture, Strategy
-    from tokenring_xdit.pipelines.model import FluxModel
-
-__all__ = ["add_parser"]
-
-
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "compare",
-        help="draw the same picture with every strategy and lay the results side by side",
-        epilog='example: tokenring-xdit compare "a red circle left of a blue square" --ranks 4 --output sheet.png',
-    )
-    add_picture_options(parser)
-    parser.add_argument("--ranks", type=int, default=4, help="ranks of each strategy (default: %(default)s)")
-    parser.add_argument(
-        "--rounds", type=int, default=3, help="timed rounds, strategies taking turns (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--schedule",
-        default=DEFAULT_SCHEDULE,
-        help="schedule of the TokenRing ranks, see schedule list (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--output",
-        default="outputs/compare.png",
-        help="the contact sheet; the JSON goes beside it (default: %(default)s)",
-    )
-    parser.set_defaults(run=_run)
+__all__ = ["compare_command"]
 
 
-def _run(args: argparse.Namespace) -> None:
-    from tokenring_xdit.outputs import write_whole
-    from tokenring_xdit.pipelines.jobs import CompareJob
-    from tokenring_xdit.pipelines.launch import run_job
-
+def compare_command(args: argparse.Namespace) -> None:
+    """Draw a picture with every strategy, and lay the results side by side."""
     if args.rounds < 1 or args.ranks < 2:
         raise ConfigurationError("--rounds has to be at least 1, and --ranks at least 2")
     model, picture = picture_from(args)
-    strategies = _strategies(args, model, picture)
+    candidates = _candidates(args, model, picture)
     output = png_path(args.output)
-    found = run_job(CompareJob(picture, strategies, args.rounds), args.ranks)
-    report = _report(picture, strategies, found, args)
+    found = run_job(CompareJob(picture, candidates, args.rounds), args.ranks)
+    report = _report(picture, candidates, found, args)
     _write_sheet(output, found, report)
     write_whole(output.with_suffix(".json"), json.dumps(report, indent=2) + "\n")
     print(json.dumps(report) if args.json else _summary(output, report))
 
 
-def _strategies(args: argparse.Namespace, model: FluxModel, picture: Picture) -> tuple[Strategy, ...]:
-    from tokenring_xdit.integrations.xfuser import Degrees
-    from tokenring_xdit.pipelines.jobs import Strategy
+def _candidates(args: argparse.Namespace, model: FluxModel, picture: Picture) -> tuple[Candidate, ...]:
 
     wanted = {
-        "Ulysses": Degrees(ulysses=args.ranks),
-        "Ring": Degrees(ring=args.ranks),
-        "TokenRing": Degrees(tokenring=args.ranks, schedule=args.schedule),
+        "Ulysses": ParallelDims(ulysses=args.ranks),
+        "Ring": ParallelDims(ring=args.ranks),
+        "TokenRing": ParallelDims(tokenring=args.ranks, schedule=args.schedule),
     }
-    strategies = []
+    candidates = []
     for name, degrees in wanted.items():
         try:
             model.check(degrees, picture.size)
         except TokenRingError as error:
             if name == "TokenRing":
                 raise
-            strategies.append(Strategy(name, degrees, str(error)))
+            candidates.append(Candidate(name, degrees, str(error)))
         else:
-            strategies.append(Strategy(name, degrees))
-    return tuple(strategies)
+            candidates.append(Candidate(name, degrees))
+    return tuple(candidates)
 
 
 def _report(
-    picture: Picture, strategies: tuple[Strategy, ...], found: dict[str, Found], args: argparse.Namespace
+    picture: Picture, candidates: tuple[Candidate, ...], found: dict[str, Found], args: argparse.Namespace
 ) -> dict[str, Any]:
     """Everything that the comparison found, for programs to read."""
-    import platform
-
-    import torch
-
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "prompt": picture.prompt,
@@ -110,13 +81,11 @@ def _report(
             }
             for name, entry in found.items()
         ]
-        + [{"name": s.name, "refused": s.refusal} for s in strategies if s.refusal is not None],
+        + [{"name": s.name, "refused": s.refusal} for s in candidates if s.refusal is not None],
     }
 
 
 def _write_sheet(output: Path, found: dict[str, Found], report: dict[str, Any]) -> None:
-    from tokenring_xdit.pipelines.request import save
-    from tokenring_xdit.pipelines.sheet import Panel, contact_sheet
 
     panels = []
     for entry in report["strategies"]:

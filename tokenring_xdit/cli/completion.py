@@ -4,26 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-__all__ = ["add_parser"]
+import shtab
+
+__all__ = ["completion_command"]
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], whole: argparse.ArgumentParser) -> None:
-    """Add the command.
-
-    Args:
-        commands: Where to.
-        whole: The parser of all commands, which is completed.
-    """
-    parser = commands.add_parser(
-        "completion",
-        help="print a completion script for a shell",
-        epilog='example: eval "$(tokenring-xdit completion bash)", in ~/.bashrc',
-    )
-    parser.add_argument("shell", choices=("bash", "zsh", "tcsh"))
-    parser.set_defaults(run=lambda args: _print(args.shell, whole))
-
-
-def _print(shell: str, whole: argparse.ArgumentParser) -> None:
-    import shtab
-
-    print(shtab.complete(whole, shell=shell))
+def completion_command(args: argparse.Namespace) -> None:
+    """Print a completion script."""
+    print(shtab.complete(args.whole, shell=args.shell))

@@ -5,43 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from tokenring_xdit.network import NetworkReport
+from tokenring_xdit.network import NetworkReport, emulate, load_network, refuse_slow, remove_stale, self_test
 
-__all__ = ["add_parser"]
+__all__ = ["check_command", "clean_command"]
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command and its subcommands."""
-    parser = commands.add_parser("network", help="check an emulated network, or remove what was left of one")
-    subcommands = parser.add_subparsers(required=True, metavar="SUBCOMMAND")
-
-    check = subcommands.add_parser(
-        "check",
-        help="build a network, measure each wire of it, remove it (needs root)",
-        epilog="example: tokenring-xdit network check mesh:4:100mbit",
-    )
-    check.add_argument(
-        "network",
-        help="mesh:N:RATE, star:N:RATE, ring:N:RATE, two-level:GxN:INNER:OUTER, or a YAML file; rates as in 100mbit",
-    )
-    check.add_argument("--json", action="store_true", help="print JSON; rates in bits a second")
-    check.set_defaults(run=_check)
-
-    clean = subcommands.add_parser(
-        "clean",
-        help="remove networks whose processes were killed (needs root)",
-        epilog="example: tokenring-xdit network clean",
-    )
-    clean.add_argument("--json", action="store_true", help="print JSON")
-    clean.set_defaults(run=_clean)
-
-
-def _check(args: argparse.Namespace) -> None:
-    from tokenring_xdit.network import emulate, load_network, refuse_slow, self_test
-
+def check_command(args: argparse.Namespace) -> None:
+    """Build a network, measure it and remove it."""
     network = load_network(args.network)
     with emulate(network) as emulated:
         print(f"measuring {len(network.wires)} wires, about a second each", file=sys.stderr)
@@ -50,9 +21,8 @@ def _check(args: argparse.Namespace) -> None:
     refuse_slow(report)
 
 
-def _clean(args: argparse.Namespace) -> None:
-    from tokenring_xdit.network import remove_stale
-
+def clean_command(args: argparse.Namespace) -> None:
+    """Remove networks whose processes are gone."""
     removed = remove_stale()
     if args.json:
         print(json.dumps(list(removed)))

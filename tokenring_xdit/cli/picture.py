@@ -1,4 +1,4 @@
-"""Options that every command which draws a picture has."""
+"""Which picture is drawn, as the command line says."""
 
 from __future__ import annotations
 
@@ -6,43 +6,17 @@ import argparse
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tokenring_xdit.cli.paths import refuse_unwritable
+from tokenring_xdit.devices import default_dtype
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.pipelines.dtypes import DTYPES
-from tokenring_xdit.pipelines.options import LARGEST_SIDE
+from tokenring_xdit.pipelines.embedded.scenes import vocabulary
+from tokenring_xdit.pipelines.jobs import Picture
+from tokenring_xdit.pipelines.model import FluxModel
+from tokenring_xdit.pipelines.request import Request, value_mistakes
+from tokenring_xdit.sizes import PictureSize
 
-if TYPE_CHECKING:
-    from tokenring_xdit.pipelines.jobs import Picture
-    from tokenring_xdit.pipelines.model import FluxModel, PictureSize
-
-__all__ = ["add_picture_options", "picture_from", "png_path"]
-
-
-def add_picture_options(parser: argparse.ArgumentParser) -> None:
-    """Add prompt, model and the other options that say what to draw."""
-    parser.add_argument("prompt", help="what to draw")
-    parser.add_argument(
-        "--model", help="folder or hub name of a Flux model; the small one that ships with the package by default"
-    )
-    parser.add_argument("--size", help="pixels, or WIDTHxHEIGHT; what the model was trained for by default")
-    parser.add_argument("--steps", type=int, default=28, help="denoising steps (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default: %(default)s)")
-    parser.add_argument(
-        "--guidance",
-        type=float,
-        default=3.5,
-        help="guidance scale, for models distilled with one (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--largest-side",
-        type=int,
-        default=LARGEST_SIDE,
-        help="pixels that width and height may have; more are taken for a slip of the finger (default: %(default)s)",
-    )
-    parser.add_argument("--dtype", choices=DTYPES, help="default: bfloat16 on GPUs, float32 without")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+__all__ = ["picture_from", "png_path"]
 
 
 def picture_from(args: argparse.Namespace) -> tuple[FluxModel, Picture]:
@@ -51,11 +25,6 @@ def picture_from(args: argparse.Namespace) -> tuple[FluxModel, Picture]:
     Raises:
         TokenRingError: An option cannot work.
     """
-    from tokenring_xdit.pipelines.jobs import Picture
-    from tokenring_xdit.pipelines.loading import default_dtype
-    from tokenring_xdit.pipelines.model import FluxModel, PictureSize
-    from tokenring_xdit.pipelines.request import Request, value_mistakes
-
     if not args.prompt.strip():
         raise ConfigurationError("the prompt is empty")
     size = None if args.size is None else PictureSize.parse(args.size)
@@ -90,8 +59,6 @@ def picture_from(args: argparse.Namespace) -> tuple[FluxModel, Picture]:
 
 def _note_limits(prompt: str, size: PictureSize | None, model: FluxModel) -> None:
     """Say what the embedded model was not trained for; it draws something all the same."""
-    from tokenring_xdit.pipelines.embedded.scenes import vocabulary
-
     words = vocabulary()
     unknown = sorted({word for word in re.findall(r"[^\W\d_]+", prompt.lower()) if word not in words})
     if unknown:

@@ -6,55 +6,25 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from tokenring_xdit.cli import machine
 from tokenring_xdit.cli.progress import progress
 from tokenring_xdit.outputs import write_whole
 from tokenring_xdit.planning import TIE, ModelShape, Option, Problem, plan, simulate
-from tokenring_xdit.schedule import DEFAULT_SCHEDULE, Activity, Mask, build, perfetto
+from tokenring_xdit.schedule import Activity, Mask, build, perfetto
 
-__all__ = ["add_parser"]
+__all__ = ["plan_command", "simulate_command"]
 
 _SHOWN = 10
 
-_IN_PIECES = f"{DEFAULT_SCHEDULE}:chunks=4"
 
-
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add both commands."""
-    planning = commands.add_parser(
-        "plan",
-        help="every split of the ranks by predicted time, and the flags for the best",
-        epilog="example: tokenring-xdit plan --model flux --size 2048 --topology hgx-h100 --tflops 400",
-    )
-    machine.add_arguments(planning)
-    planning.add_argument("--all", action="store_true", help=f"show all of them, not only the best {_SHOWN}")
-    planning.add_argument("--json", action="store_true", help="print JSON")
-    planning.set_defaults(run=_plan)
-
-    simulation = commands.add_parser(
-        "simulate",
-        help="the course of one attention call on a topology, without running anything",
-        epilog=f"example: tokenring-xdit simulate {_IN_PIECES} --topology mesh:4:100mbit --tokens 4096 --heads 8 "
-        "--head-dim 64 --dtype float32 --trace trace.json",
-    )
-    simulation.add_argument("schedule", help=f"name of the schedule, with options as in {_IN_PIECES}")
-    machine.add_arguments(simulation)
-    simulation.add_argument("--causal", action="store_true", help="under a causal mask")
-    simulation.add_argument(
-        "--trace", type=Path, help="write the timeline here, for ui.perfetto.dev or chrome://tracing"
-    )
-    simulation.add_argument("--json", action="store_true", help="print JSON, the timeline in it")
-    simulation.set_defaults(run=_simulate)
-
-
-def _plan(args: argparse.Namespace) -> None:
-    network, ranks = machine.network_of(args)
+def plan_command(args: argparse.Namespace) -> None:
+    """Print every split of the ranks, the best first."""
+    topology, ranks = machine.topology_of(args)
     problem, model = machine.problem_of(args, ranks)
-    cost, source = machine.cost_of(args, network, problem)
+    cost, source = machine.cost_of(args, topology, problem)
     with progress("plan") as show:  # 64 ranks take a minute
-        options = plan(problem, network, cost, xfuser_ring=model is None or model.ring, on_split=show)
+        options = plan(problem, topology, cost, xfuser_ring=model is None or model.ring, on_split=show)
     if args.json:
         content = {
             "problem": asdict(problem),
@@ -106,13 +76,14 @@ def _table(options: Sequence[Option], model: ModelShape | None, shown: int | Non
     return [*lines, f"* {legal[0].why}", f"best: {legal[0].split.flags or 'one rank'}"]
 
 
-def _simulate(args: argparse.Namespace) -> None:
-    network, ranks = machine.network_of(args)
+def simulate_command(args: argparse.Namespace) -> None:
+    """Print the course of one attention call."""
+    topology, ranks = machine.topology_of(args)
     problem, _ = machine.problem_of(args, ranks)
     mask = Mask.CAUSAL if args.causal else Mask.FULL
     verified = build(args.schedule, ranks, mask, problem.kv_heads)
-    cost, source = machine.cost_of(args, network, problem)
-    simulation = simulate(verified, network, problem, cost)
+    cost, source = machine.cost_of(args, topology, problem)
+    simulation = simulate(verified, topology, problem, cost)
     if args.trace is not None:
         write_whole(args.trace, json.dumps(perfetto([simulation.timeline])))
     if args.json:

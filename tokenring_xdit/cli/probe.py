@@ -7,50 +7,33 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, nullcontext
 
+import torch
+import torch.distributed as dist
+
+from tokenring_xdit.attention.auto import kept_topology
+from tokenring_xdit.bench.crew import start_crew
 from tokenring_xdit.cli.paths import refuse_unwritable
 from tokenring_xdit.cli.progress import progress
+from tokenring_xdit.devices import refuse_missing_gpus
 from tokenring_xdit.errors import ConfigurationError, NetworkError
+from tokenring_xdit.network import emulate
 from tokenring_xdit.outputs import write_whole
+from tokenring_xdit.probe import Probed, World, probe
+from tokenring_xdit.probe.driver import Ranks
+from tokenring_xdit.probe.report import matrix, remarks
+from tokenring_xdit.probe.station import Station, join_world
+from tokenring_xdit.topology import Network, load_network, network_to_mapping, network_to_yaml
 
-if TYPE_CHECKING:
-    from tokenring_xdit.probe import Probed
-    from tokenring_xdit.probe.driver import Ranks
-    from tokenring_xdit.topology import Network
-
-__all__ = ["add_parser"]
+__all__ = ["probe_command"]
 
 _RANKS = 4  # without a GPU
 _MOST_RANKS = 64  # on one machine
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "probe",
-        help="measure what joins ranks: every pair alone, both ways and many at once",
-        description="Measure what joins ranks and tell which network that is. Starts the ranks itself, on this machine "
-        "or in an emulated network; under torchrun it is one of them.",
-        epilog="example: tokenring-xdit probe --network star:4:100mbit --output topology.yaml, or "
-        "torchrun --nproc-per-node=8 -m tokenring_xdit.cli probe --output topology.yaml",
-    )
-    parser.add_argument("--ranks", type=int, metavar="N", help="ranks to start (default: hosts, GPUs, or 4)")
-    parser.add_argument("--network", metavar="NETWORK", help="measure inside this emulated network (needs root)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the network to this YAML file")
-    parser.add_argument("--quick", action="store_true", help="measure less")
-    parser.add_argument(
-        "--seconds", type=float, metavar="S", help="what it may take, about (default: 60, or 15 with --quick)"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON; rates in bits a second")
-    parser.set_defaults(run=_run)
-
-
-def _run(args: argparse.Namespace) -> None:
-    from tokenring_xdit.topology import load_network
-
+def probe_command(args: argparse.Namespace) -> None:
+    """Measure what joins ranks."""
     network = None if args.network is None else load_network(args.network)
     _refuse(args, network)
     if "RANK" in os.environ and network is None:
@@ -91,9 +74,6 @@ def _count(asked: int | None, network: Network | None) -> int:
     """Number of ranks to start on this machine."""
     if network is not None:
         return asked or len(network.hosts)
-    import torch
-
-    from tokenring_xdit.pipelines.loading import refuse_missing_gpus
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpus == 1 and asked is None:
@@ -105,10 +85,6 @@ def _count(asked: int | None, network: Network | None) -> int:
 
 @contextmanager
 def _started(ranks: int, network: Network | None) -> Iterator[Ranks]:
-    from contextlib import nullcontext
-
-    from tokenring_xdit.bench.crew import start_crew
-    from tokenring_xdit.network import emulate
 
     with (
         nullcontext() if network is None else emulate(network) as emulated,
@@ -118,10 +94,6 @@ def _started(ranks: int, network: Network | None) -> Iterator[Ranks]:
 
 
 def _as_rank(args: argparse.Namespace) -> None:
-    import torch.distributed as dist
-
-    from tokenring_xdit.probe import World
-    from tokenring_xdit.probe.station import Station, join_world
 
     world = World(Station(join_world()))
     if dist.get_rank():
@@ -135,16 +107,12 @@ def _as_rank(args: argparse.Namespace) -> None:
 
 
 def _probe(ranks: Ranks, args: argparse.Namespace) -> Probed:
-    from tokenring_xdit.probe import probe
 
     with progress("probe") as show:
         return probe(ranks, quick=args.quick, seconds=args.seconds, on_step=show)
 
 
 def _tell(probed: Probed, args: argparse.Namespace) -> None:
-    from tokenring_xdit.attention.auto import kept_topology
-    from tokenring_xdit.probe.report import matrix, remarks
-    from tokenring_xdit.topology import network_to_mapping, network_to_yaml
 
     inference = probed.inference
     network, beside = inference.network, remarks(probed, args.network)
@@ -153,7 +121,7 @@ def _tell(probed: Probed, args: argparse.Namespace) -> None:
     if args.json:
         found = None if inference.shape is None else inference.shape.short_form
         mapping = None if network is None else network_to_mapping(network)
-        print(json.dumps({"shape": found, "words": inference.words, "network": mapping, **beside}))
+        print(json.dumps({"shape": found, "words": inference.words, "topology": mapping, **beside}))
     else:
         print(matrix(probed.figures))
         if network is not None:

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from tqdm import tqdm
+
 __all__ = ["progress"]
 
 
@@ -19,8 +21,6 @@ def progress(name: str) -> Iterator[Callable[[int, int, object], None]]:
     Yields:
         Whom to tell how many parts are done, of how many, and what comes next.
     """
-    from tqdm import tqdm
-
     with tqdm(desc=name, leave=False, miniters=1, mininterval=0.5) as bar:
 
         def show(done: int, total: int, what: object) -> None:

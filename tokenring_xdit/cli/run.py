@@ -5,37 +5,24 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tokenring_xdit.cli.paths import refuse_unwritable
+from tokenring_xdit.compat.versions import check_versions
+from tokenring_xdit.config import read_config
+from tokenring_xdit.devices import refuse_missing_gpus
 from tokenring_xdit.errors import ConfigurationError, LaunchError, TokenRingError
+from tokenring_xdit.pipelines.jobs import RunJob
+from tokenring_xdit.pipelines.launch import run_job
+from tokenring_xdit.pipelines.run import RunConfig, inspect_model
+from tokenring_xdit.pipelines.run_rank import run_on_rank
+from tokenring_xdit.pipelines.worker import joined_world
 
-if TYPE_CHECKING:
-    from tokenring_xdit.pipelines.run import RunConfig
-
-__all__ = ["add_parser"]
-
-
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command."""
-    parser = commands.add_parser(
-        "run",
-        help="draw what a YAML config says",
-        description="Draw what a YAML config says. Starts as many ranks as its degrees make up; under torchrun it is "
-        "one of the ranks.",
-        epilog='example: tokenring-xdit run configs/embedded.yaml prompt="two green squares side by side" seed=3',
-    )
-    parser.add_argument("config", type=Path, help="the YAML file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace those of the file")
-    parser.add_argument("--json", action="store_true", help="print what was written as JSON")
-    parser.set_defaults(run=_run)
+__all__ = ["run_command"]
 
 
-def _run(args: argparse.Namespace) -> None:
-    from tokenring_xdit.config import read_config
-    from tokenring_xdit.pipelines.run import RunConfig
-
+def run_command(args: argparse.Namespace) -> None:
+    """Draw what a config says."""
     config = read_config(RunConfig, args.config, args.overrides, _mistakes_here)
     if os.environ.get("RANK", "0") == "0":
         for path in config.outputs():
@@ -53,10 +40,6 @@ def _run(args: argparse.Namespace) -> None:
 
 def _mistakes_here(config: RunConfig) -> list[str]:
     """What is wrong with the model, and on this machine; ``config check`` may run on another one."""
-    from tokenring_xdit.compat.versions import check_versions
-    from tokenring_xdit.pipelines.loading import refuse_missing_gpus
-    from tokenring_xdit.pipelines.run import inspect_model
-
     found = inspect_model(config)
     checks = [config.attention_backend.refuse_missing]
     if "RANK" not in os.environ:
@@ -71,15 +54,11 @@ def _mistakes_here(config: RunConfig) -> list[str]:
 
 
 def _start_ranks(config: RunConfig) -> Any:
-    from tokenring_xdit.pipelines.jobs import RunJob
-    from tokenring_xdit.pipelines.launch import run_job
 
     return run_job(RunJob(config), config.degrees.ranks)
 
 
 def _as_rank(config: RunConfig) -> Any:
-    from tokenring_xdit.pipelines.run_rank import run_on_rank
-    from tokenring_xdit.pipelines.worker import joined_world
 
     started = int(os.environ["WORLD_SIZE"])
     if started != config.degrees.ranks:

@@ -16,7 +16,7 @@ from tokenring_xdit.topology import (
     network_to_yaml,
 )
 
-__all__ = ["add_parser"]
+__all__ = ["list_command", "show_command"]
 
 _COUNTED = {
     Counts.FRAMES: "rates of one direction, in Ethernet frames",
@@ -25,31 +25,8 @@ _COUNTED = {
 }
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command and its subcommands."""
-    parser = commands.add_parser("topology", help="machines and networks to plan for: presets, short forms and files")
-    subcommands = parser.add_subparsers(required=True, metavar="SUBCOMMAND")
-
-    listing = subcommands.add_parser(
-        "list", help="names of all presets and fabrics", epilog="example: tokenring-xdit topology list"
-    )
-    listing.add_argument("--json", action="store_true", help="print JSON")
-    listing.set_defaults(run=_list)
-
-    show = subcommands.add_parser(
-        "show",
-        help="wires, rates and their sources",
-        epilog="example: tokenring-xdit topology show dgx-1, or "
-        "tokenring-xdit topology show 'hgx-h100*4@ib-ndr' --yaml > topology.yaml",
-    )
-    show.add_argument("name", help="NODE, NODE*COUNT@FABRIC, a short form such as mesh:4:100mbit, or a YAML file")
-    form = show.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print JSON")
-    form.add_argument("--yaml", action="store_true", help="print the YAML file that describes it")
-    show.set_defaults(run=_show)
-
-
-def _list(args: argparse.Namespace) -> None:
+def list_command(args: argparse.Namespace) -> None:
+    """List all presets and fabrics."""
     presets = [preset for preset in map(find_preset, PRESETS) if preset is not None]
     if args.json:
         nodes = [{"name": preset.name, "what": preset.what, "measured": False} for preset in presets]
@@ -65,7 +42,8 @@ def _list(args: argparse.Namespace) -> None:
         print(f"  {fabric.name:<{width}}  {fabric.what}")
 
 
-def _show(args: argparse.Namespace) -> None:
+def show_command(args: argparse.Namespace) -> None:
+    """Print a topology, link by link."""
     preset = find_preset(args.name)
     network = load_topology(args.name)
     remarks = {} if preset is None else preset.remarks()

@@ -14,27 +14,24 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+import torch
 from tqdm.auto import tqdm
 
 from tokenring_xdit import liveness
 from tokenring_xdit.compat.versions import check_versions
+from tokenring_xdit.defaults import DEFAULT_SCHEDULE, LARGEST_SIDE
+from tokenring_xdit.devices import default_dtype, refuse_missing_gpus
+from tokenring_xdit.dtypes import parse_dtype
 from tokenring_xdit.errors import CancelledError, ConfigurationError, EngineError
-from tokenring_xdit.integrations.xfuser import AttentionBackend, Degrees
-from tokenring_xdit.pipelines.dtypes import parse_dtype
+from tokenring_xdit.integrations.xfuser import AttentionBackend
+from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.fleet import Fleet
-from tokenring_xdit.pipelines.loading import (
-    default_dtype,
-    pipeline_class_of,
-    refuse_degrees,
-    refuse_missing_gpus,
-    resolve_model,
-)
+from tokenring_xdit.pipelines.loading import pipeline_class_of, refuse_degrees, resolve_model
 from tokenring_xdit.pipelines.messages import Done, Progress, Run, Setup
 from tokenring_xdit.pipelines.model import FluxModel
-from tokenring_xdit.pipelines.options import LARGEST_SIDE, is_number, is_whole
+from tokenring_xdit.pipelines.options import is_number, is_whole
 from tokenring_xdit.pipelines.request import Request, call_arguments, pipeline_class
 from tokenring_xdit.pipelines.turn import Part, Turn
-from tokenring_xdit.schedule import DEFAULT_SCHEDULE
 
 __all__ = ["Engine", "Step"]
 
@@ -117,7 +114,7 @@ class Engine:
         timeout: float = 1800.0,
         largest_side: int = LARGEST_SIDE,
     ) -> None:
-        self._degrees = Degrees(ulysses=ulysses_degree, tokenring=tokenring_degree, schedule=schedule)
+        self._degrees = ParallelDims(ulysses=ulysses_degree, tokenring=tokenring_degree, schedule=schedule)
         backend = AttentionBackend.parse(attention_backend)
         backend.refuse_missing()
         if not isinstance(model, str):
@@ -142,9 +139,7 @@ class Engine:
         setup = Setup(
             model=name,
             dtype=default_dtype() if dtype is None else parse_dtype(dtype),
-            tokenring=tokenring_degree,
-            ulysses=ulysses_degree,
-            schedule=schedule,
+            dims=self._degrees,
             attention_backend=backend.value,
             timeout=2 * timeout,  # longer than this process waits, which can say more
         )
@@ -286,8 +281,6 @@ class Engine:
 
     def _dealt(self, request: Request) -> list[Part]:
         """The prompts in contiguous shares, as equal as can be."""
-        import torch
-
         prompts, worlds = len(request.prompts), [world for world in self._fleet.worlds if world is not None]
         shares = min(prompts, len(worlds))
         tensors = [name for name, value in request.options.items() if isinstance(value, torch.Tensor)]

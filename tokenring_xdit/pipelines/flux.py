@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tokenring_xdit.dtypes import torch_dtype
 from tokenring_xdit.pipelines.jobs import Drawn, Picture
 
 __all__ = ["Generation", "decode", "generate", "load_flux", "share_latents"]
@@ -35,7 +36,7 @@ def load_flux(picture: Picture, device: torch.device) -> Any:
 
     from tokenring_xdit.compat.diffusers import from_pretrained
 
-    pipe = from_pretrained(FluxPipeline, picture.model, getattr(torch, picture.dtype))
+    pipe = from_pretrained(FluxPipeline, picture.model, torch_dtype(picture.dtype))
     return pipe.to(device)
 
 

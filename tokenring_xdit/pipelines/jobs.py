@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tokenring_xdit.integrations.xfuser import Degrees
-from tokenring_xdit.pipelines.model import PictureSize
+from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.run import RunConfig
+from tokenring_xdit.sizes import PictureSize
 
-__all__ = ["SINGLE", "CompareJob", "Drawn", "Found", "GenerateJob", "Job", "Picture", "RunJob", "Strategy"]
+__all__ = ["SINGLE", "Candidate", "CompareJob", "Drawn", "Found", "GenerateJob", "Job", "Picture", "RunJob"]
 
 SINGLE = "one rank"
 """What a comparison calls the unmodified pipeline."""
@@ -55,13 +55,13 @@ class GenerateJob:
     """
 
     picture: Picture
-    degrees: Degrees
+    degrees: ParallelDims
     output: str
 
 
 @dataclass(frozen=True)
-class Strategy:
-    """One way to share the work, or why it is refused.
+class Candidate:
+    """One way to divide the ranks, or why it is refused.
 
     Attributes:
         name: Name for people.
@@ -70,22 +70,22 @@ class Strategy:
     """
 
     name: str
-    degrees: Degrees
+    degrees: ParallelDims
     refusal: str | None = None
 
 
 @dataclass(frozen=True)
 class CompareJob:
-    """Draw the same picture on one rank and with each strategy.
+    """Draw the same picture on one rank and with each candidate.
 
     Attributes:
         picture: What to draw.
-        strategies: All of as many ranks; those that are refused are only reported.
-        rounds: Timed rounds, in which the strategies take turns.
+        candidates: All of as many ranks; those that are refused are only reported.
+        rounds: Timed rounds, in which the candidates take turns.
     """
 
     picture: Picture
-    strategies: tuple[Strategy, ...]
+    candidates: tuple[Candidate, ...]
     rounds: int
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from tokenring_xdit.compat.versions import check_versions
+from tokenring_xdit.devices import refuse_missing_gpus
 from tokenring_xdit.pipelines.jobs import Job
-from tokenring_xdit.pipelines.loading import refuse_missing_gpus
 from tokenring_xdit.workers.crew import Crew
 
 __all__ = ["run_job"]

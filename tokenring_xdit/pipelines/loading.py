@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
 
-from tokenring_xdit.errors import ConfigurationError, UnsupportedError
-from tokenring_xdit.integrations.xfuser import Degrees
+from tokenring_xdit.dtypes import torch_dtype
+from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.integrations.xfuser.supported import WRAPPERS, heads_of, refuse_ulysses
+from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
 from tokenring_xdit.pipelines.model import EMBEDDED, read_model_file
 
 __all__ = [
-    "default_dtype",
     "load_pipeline",
     "pipeline_class_of",
-    "rank_device",
     "refuse_degrees",
-    "refuse_missing_gpus",
     "resolve_model",
 ]
 
@@ -49,7 +46,7 @@ def pipeline_class_of(model: str) -> str:
     return name
 
 
-def refuse_degrees(model: str, degrees: Degrees) -> None:
+def refuse_degrees(model: str, degrees: ParallelDims) -> None:
     """Refuse degrees that do not fit a model, as far as its configuration tells; nothing else is loaded.
 
     Args:
@@ -63,50 +60,16 @@ def refuse_degrees(model: str, degrees: Degrees) -> None:
     refuse_ulysses(degrees.ulysses, heads_of(transformer))
 
 
-_RANKS_A_CORE = 16
-"""More are a slip of the finger: every rank is a process that loads the model."""
-
-
-def refuse_missing_gpus(ranks: int) -> None:
-    """Refuse more ranks than this machine has GPUs, or, where it has none, than its cores can have any use of.
-
-    Raises:
-        ConfigurationError: There are too few.
-    """
-    gpus, cores = torch.cuda.device_count() if torch.cuda.is_available() else 0, os.cpu_count() or 1
-    if gpus and ranks > gpus:
-        raise ConfigurationError(f"{ranks} ranks were asked for and this machine has {gpus} GPUs")
-    if not gpus and ranks > _RANKS_A_CORE * cores:
-        raise ConfigurationError(
-            f"{ranks} ranks were asked for and this machine has no GPUs and {cores} cores, which could take "
-            f"{_RANKS_A_CORE * cores}"
-        )
-
-
-def default_dtype() -> str:
-    """``bfloat16`` on GPUs, ``float32`` without."""
-    return "bfloat16" if torch.cuda.is_available() else "float32"
-
-
-def rank_device() -> torch.device:
-    """This rank's device, which becomes the current one."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    torch.cuda.set_device(device)
-    return device
-
-
 def load_pipeline(model: str, dtype: str, device: torch.device) -> Any:
     """The diffusers pipeline, whichever it is, on a device.
 
     Args:
         model: Folder or hub name.
-        dtype: One of :data:`DTYPES`.
-        device: From :func:`rank_device`.
+        dtype: One of :data:`tokenring_xdit.dtypes.DTYPES`.
+        device: From :func:`tokenring_xdit.devices.rank_device`.
     """
     from diffusers import DiffusionPipeline
 
     from tokenring_xdit.compat.diffusers import from_pretrained
 
-    return from_pretrained(DiffusionPipeline, model, getattr(torch, dtype)).to(device)
+    return from_pretrained(DiffusionPipeline, model, torch_dtype(dtype)).to(device)

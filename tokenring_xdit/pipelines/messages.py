@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.request import Request
-from tokenring_xdit.schedule import DEFAULT_SCHEDULE
 from tokenring_xdit.workers import messages
 
 __all__ = ["Done", "Failed", "Phase", "Progress", "Ready", "Run", "Setup"]
@@ -28,19 +28,15 @@ class Setup:
 
     Attributes:
         model: Folder or hub name.
-        dtype: One of :data:`tokenring_xdit.pipelines.dtypes.DTYPES`.
-        tokenring: TokenRing degree.
-        ulysses: Ulysses degree.
-        schedule: What the TokenRing ranks exchange and when.
+        dtype: One of :data:`tokenring_xdit.dtypes.DTYPES`.
+        dims: How the ranks are divided.
         attention_backend: xfuser's kernel for attention on one rank.
         timeout: Seconds after which ranks give up waiting for each other.
     """
 
     model: str
     dtype: str
-    tokenring: int = 1
-    ulysses: int = 1
-    schedule: str = DEFAULT_SCHEDULE
+    dims: ParallelDims
     attention_backend: str = "auto"
     timeout: float = 1800.0
 

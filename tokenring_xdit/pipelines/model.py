@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError
 from tokenring_xdit.hub import download
-from tokenring_xdit.integrations.xfuser import Degrees
 from tokenring_xdit.integrations.xfuser.supported import refuse_ulysses
+from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
 from tokenring_xdit.pipelines.request import Request, pictures_of
+from tokenring_xdit.sizes import PictureSize
 
-__all__ = ["EMBEDDED", "FluxModel", "PictureSize", "read_model_file"]
+__all__ = ["EMBEDDED", "FluxModel", "read_model_file"]
 
 EMBEDDED = "embedded"
 """Name of the model that ships with the package."""
@@ -26,30 +26,6 @@ _TEXT_TOKENS = "max_sequence_length"
 
 _LONGEST_TEXT = 512
 """Flux's own limit of text tokens; a tokenizer with a lower one lowers it."""
-
-
-@dataclass(frozen=True)
-class PictureSize:
-    """Size of a picture in pixels."""
-
-    width: int
-    height: int
-
-    @classmethod
-    def parse(cls, text: str) -> PictureSize:
-        """Read ``64`` or ``96x64`` (width x height).
-
-        Raises:
-            ConfigurationError: It is neither.
-        """
-        match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip().lower())
-        size = cls(int(match[1]), int(match[2] or match[1])) if match else cls(0, 0)
-        if size.width < 1 or size.height < 1:
-            raise ConfigurationError(f"size '{text}' is neither a number of pixels nor WIDTHxHEIGHT, such as 1024x768")
-        return size
-
-    def __str__(self) -> str:
-        return f"{self.width}x{self.height}"
 
 
 @dataclass(frozen=True)
@@ -113,7 +89,7 @@ class FluxModel:
         """Image tokens of a picture."""
         return (size.width // self.pixels_per_token) * (size.height // self.pixels_per_token)
 
-    def check(self, degrees: Degrees, size: PictureSize) -> None:
+    def check(self, degrees: ParallelDims, size: PictureSize) -> None:
         """Refuse what cannot run, or would be computed wrongly, before anything is started.
 
         Raises:
@@ -144,7 +120,7 @@ class FluxModel:
             options={_TEXT_TOKENS: self.text_tokens, **request.options},
         )
 
-    def check_request(self, degrees: Degrees, request: Request) -> None:
+    def check_request(self, degrees: ParallelDims, request: Request) -> None:
         """:meth:`check` for a complete request whose values have been checked.
 
         Raises:
@@ -168,7 +144,7 @@ class FluxModel:
                     f"latents has shape {tuple(latents.shape)}; {wanted} is what a picture of {size} pixels has, packed"
                 )
 
-    def _check_upstream(self, degrees: Degrees, size: PictureSize) -> None:
+    def _check_upstream(self, degrees: ParallelDims, size: PictureSize) -> None:
         """Where xfuser 0.7 itself raises, or counts text keys once a rank (see ``repairs/flux.py``)."""
         advice = f"tokenring_degree={degrees.ranks} takes any length"
         if self.text_tokens % degrees.ranks:

@@ -12,10 +12,10 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["COUNTED", "LARGEST_SIDE", "MOST", "check_option", "is_number", "is_whole", "shortly"]
+import numpy as np
+import torch
 
-LARGEST_SIDE = 4096
-"""Pixels on a side that are taken by default: a square of them has 16 times the pixels of a common picture of 1024."""
+__all__ = ["COUNTED", "MOST", "check_option", "is_number", "is_whole", "shortly"]
 
 MOST = {"frames": 10_000, "steps": 1_000_000}
 """What nobody means to ask for; both are a slip of the finger that would take days, or all memory."""
@@ -88,7 +88,6 @@ def _check_schedule(name: str, value: Any, steps: int | None) -> Iterator[str]:
 
 
 def _check_latents(value: Any, pictures: int) -> Iterator[str]:
-    import torch
 
     if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.ndim < 3:
         yield f"latents is {_tensor_in_words(value)}; it has to be a tensor of floating point numbers, a row a picture"
@@ -148,8 +147,6 @@ def _is_finite(value: Any) -> bool:
         return all(map(_is_finite, value.values()))
     if isinstance(value, (list, tuple)):
         return all(map(_is_finite, value))
-    import numpy as np
-    import torch
 
     if isinstance(value, torch.Tensor):
         return not value.is_floating_point() or bool(torch.isfinite(value).all())

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.messages import shown
-from tokenring_xdit.pipelines.model import FluxModel, PictureSize
+from tokenring_xdit.pipelines.model import FluxModel
+from tokenring_xdit.sizes import PictureSize
 from tokenring_xdit.spec import Form, Whole, written
 
 __all__ = ["RANDOM_FLUX", "RandomFlux"]

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from tokenring_xdit.defaults import LARGEST_SIDE
 from tokenring_xdit.errors import ConfigurationError, OutputError, UnsupportedError, nearest
 from tokenring_xdit.outputs import replacing
-from tokenring_xdit.pipelines.options import COUNTED, LARGEST_SIDE, MOST, check_option, is_number, is_whole, shortly
-
-if TYPE_CHECKING:
-    import torch
+from tokenring_xdit.pipelines.options import COUNTED, MOST, check_option, is_number, is_whole, shortly
 
 __all__ = [
     "LARGEST_SEED",
@@ -310,8 +310,6 @@ def _as_argument(request: Request, name: str, parameter: inspect.Parameter) -> A
 
 
 def _generators(seed: int, count: int) -> torch.Generator | list[torch.Generator]:
-    import torch
-
     each = [torch.Generator("cpu").manual_seed(seed + i) for i in range(count)]
     return each[0] if count == 1 else each
 

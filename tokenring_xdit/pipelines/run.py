@@ -5,21 +5,22 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from tokenring_xdit.config import Config
+from tokenring_xdit.defaults import DEFAULT_SCHEDULE, LARGEST_SIDE
+from tokenring_xdit.dtypes import DTYPES, DTYPES_IN_SHORT, DtypeName, parse_dtype
 from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, TokenRingError, UnsupportedError
-from tokenring_xdit.integrations.xfuser import AttentionBackend, Degrees
-from tokenring_xdit.pipelines.dtypes import DTYPES, DTYPES_IN_SHORT, parse_dtype
+from tokenring_xdit.integrations.xfuser import AttentionBackend
+from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.loading import (
     pipeline_class_of,
     refuse_degrees,
     resolve_model,
 )
-from tokenring_xdit.pipelines.model import FluxModel, PictureSize
-from tokenring_xdit.pipelines.options import LARGEST_SIDE
+from tokenring_xdit.pipelines.model import FluxModel
 from tokenring_xdit.pipelines.request import (
     LARGEST_SEED,
     Request,
@@ -29,16 +30,14 @@ from tokenring_xdit.pipelines.request import (
     pipeline_class,
     takes_picture,
 )
-from tokenring_xdit.schedule import DEFAULT_SCHEDULE
+from tokenring_xdit.sizes import PictureSize
 
 __all__ = ["RunConfig", "inspect_model"]
 
 
 def _size(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise ValueError(f"{value!r} is neither a number of pixels nor WIDTHxHEIGHT, such as 1024x768")
     try:
-        return PictureSize.parse(str(value))
+        return PictureSize.parse(value)
     except ConfigurationError as error:
         raise ValueError(str(error)) from error
 
@@ -86,8 +85,8 @@ Size = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
-                {"type": "string", "pattern": r"^ *0*[1-9][0-9]*([xX]0*[1-9][0-9]*)? *$"},
-                {"type": "integer", "minimum": 1},
+                {"type": "string", "pattern": r"^ *0*[1-9][0-9]{0,8}([xX]0*[1-9][0-9]{0,8})? *$"},
+                {"type": "integer", "minimum": 1, "maximum": 999_999_999},
             ]
         }
     ),
@@ -98,7 +97,7 @@ Prompts = Annotated[
     WithJsonSchema({"anyOf": [_PROMPT, {"type": "array", "items": _PROMPT, "minItems": 1}]}),
 ]
 Dtype = Annotated[
-    Literal["float32", "bfloat16", "float16"],
+    DtypeName,
     BeforeValidator(_dtype),
     WithJsonSchema({"enum": [*DTYPES, *DTYPES_IN_SHORT]}),
 ]
@@ -182,15 +181,15 @@ class RunConfig(Config):
             mistakes.append(f"output: '{output}' does not end in {' or '.join(_SUFFIXES)}")
         degrees = {key: values.get(f"{key}_degree", 1) for key in ("tokenring", "ulysses")}
         try:
-            Degrees(**degrees, schedule=values.get("schedule", DEFAULT_SCHEDULE))
+            ParallelDims(**degrees, schedule=values.get("schedule", DEFAULT_SCHEDULE))
         except TokenRingError as error:
             mistakes.append(f"schedule: {error}")
         return mistakes
 
     @property
-    def degrees(self) -> Degrees:
+    def degrees(self) -> ParallelDims:
         """How the ranks share the work."""
-        return Degrees(ulysses=self.ulysses_degree, tokenring=self.tokenring_degree, schedule=self.schedule)
+        return ParallelDims(ulysses=self.ulysses_degree, tokenring=self.tokenring_degree, schedule=self.schedule)
 
     def prompts(self) -> tuple[str, ...]:
         """All prompts, from the file where one is named.
@@ -259,7 +258,7 @@ def inspect_model(config: RunConfig) -> list[str]:
     except TokenRingError as error:
         return [f"model: {error}"]
     found = []
-    degrees = Degrees(ulysses=config.ulysses_degree, tokenring=config.tokenring_degree)  # whatever the schedule
+    degrees = ParallelDims(ulysses=config.ulysses_degree, tokenring=config.tokenring_degree)  # whatever the schedule
     try:
         refuse_degrees(model, degrees)
     except UnsupportedError as error:

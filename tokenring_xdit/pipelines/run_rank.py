@@ -9,9 +9,10 @@ from typing import Any
 import torch.distributed as dist
 from diffusers.utils import load_image
 
+from tokenring_xdit.devices import default_dtype, rank_device
 from tokenring_xdit.errors import AgreementError
 from tokenring_xdit.integrations.xfuser import Output, parallelize
-from tokenring_xdit.pipelines.loading import default_dtype, load_pipeline, rank_device, resolve_model
+from tokenring_xdit.pipelines.loading import load_pipeline, resolve_model
 from tokenring_xdit.pipelines.request import call_arguments, media_of, save
 from tokenring_xdit.pipelines.run import RunConfig
 

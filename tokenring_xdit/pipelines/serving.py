@@ -15,10 +15,11 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
+from tokenring_xdit.devices import rank_device
 from tokenring_xdit.errors import CancelledError, ConfigurationError, TokenRingError
 from tokenring_xdit.integrations.xfuser import Output, parallelize
 from tokenring_xdit.pipelines.environment import quieten
-from tokenring_xdit.pipelines.loading import load_pipeline, rank_device
+from tokenring_xdit.pipelines.loading import load_pipeline
 from tokenring_xdit.pipelines.messages import Done, Failed, Phase, Progress, Run, Setup
 from tokenring_xdit.pipelines.preview import Preview
 from tokenring_xdit.pipelines.request import call_arguments, media_of
@@ -59,9 +60,9 @@ class Server:
         if self._ranks > 1:
             parallelize(
                 self._pipe,
-                tokenring_degree=setup.tokenring,
-                ulysses_degree=setup.ulysses,
-                schedule=setup.schedule,
+                tokenring_degree=setup.dims.tokenring,
+                ulysses_degree=setup.dims.ulysses,
+                schedule=setup.dims.schedule,
                 attention_backend=setup.attention_backend,
                 output=Output.FIRST_RANK,
             )

@@ -16,6 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
+from tokenring_xdit.devices import rank_device
+from tokenring_xdit.dtypes import torch_dtype
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.integrations.xfuser import ShardedPipeline, XfuserState, count_traffic
 from tokenring_xdit.pipelines.environment import quieten
@@ -27,7 +29,6 @@ from tokenring_xdit.pipelines.flux import (
     share_latents,
 )
 from tokenring_xdit.pipelines.jobs import SINGLE, CompareJob, Found, GenerateJob, Job, RunJob
-from tokenring_xdit.pipelines.loading import rank_device
 from tokenring_xdit.pipelines.request import save
 from tokenring_xdit.pipelines.run_rank import run_on_rank
 from tokenring_xdit.workers.environment import INIT_METHOD_VARIABLE
@@ -58,7 +59,7 @@ def _generate(job: GenerateJob, device: torch.device) -> dict[str, Any] | None:
 
 def _compare(job: CompareJob, device: torch.device) -> dict[str, Found] | None:
     rank = dist.get_rank()
-    running = [s for s in job.strategies if s.refusal is None]
+    running = [s for s in job.candidates if s.refusal is None]
     total = (job.rounds + 1) * (len(running) + 1)
     pipe = load_flux(job.picture, device)
     results: dict[str, Found] = {}
@@ -70,9 +71,9 @@ def _compare(job: CompareJob, device: torch.device) -> dict[str, Found] | None:
         states = {s.name: XfuserState(s.degrees, job.picture.model, one_of_several=True) for s in running}
         sharded = ShardedPipeline(pipe, next(iter(states.values()))) if states else None
         for turn in range(job.rounds + 1):
-            for strategy in running:
+            for candidate in running:
                 assert sharded is not None
-                sharded.use(states[strategy.name])
+                sharded.use(states[candidate.name])
                 with count_traffic() as traffic:
                     generation = generate(sharded, job.picture)
                 bar.update()
@@ -87,9 +88,9 @@ def _compare(job: CompareJob, device: torch.device) -> dict[str, Found] | None:
                             "bytes_sent_per_rank": sent,
                             "max_relative_difference": _difference(latents, reference),
                         }
-                        results[strategy.name] = Found(figures, drawn, np.abs(drawn.pixels - expected.pixels))
+                        results[candidate.name] = Found(figures, drawn, np.abs(drawn.pixels - expected.pixels))
                 elif rank == 0:
-                    results[strategy.name].figures["step_ms"] += generation.step_ms
+                    results[candidate.name].figures["step_ms"] += generation.step_ms
     return results if rank == 0 else None
 
 
@@ -109,7 +110,7 @@ def _single(pipe: Any, job: CompareJob, bar: tqdm) -> tuple[Tensor, list[float]]
     dist.broadcast_object_list(shape, 0)
     if latents is None:
         assert shape[0] is not None
-        latents = torch.empty(shape[0], dtype=getattr(torch, job.picture.dtype), device=pipe.device)
+        latents = torch.empty(shape[0], dtype=torch_dtype(job.picture.dtype), device=pipe.device)
     dist.broadcast(latents, 0)
     return latents, times
 

@@ -1,8 +1,8 @@
 """Plans before anything runs: what a schedule costs on a network, and which one to take. Pure Python."""
 
+from tokenring_xdit.model_shapes import MODELS, ModelShape, model_shape
 from tokenring_xdit.planning.auto import AUTO, Auto
 from tokenring_xdit.planning.cost import Attention, Cost, Launches
-from tokenring_xdit.planning.models import MODELS, ModelShape, model_shape
 from tokenring_xdit.planning.options import TIE, Option, Split
 from tokenring_xdit.planning.others import Inside, gathered, ulysses
 from tokenring_xdit.planning.planner import best_schedules, plan

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from tokenring_xdit.schedule import DEFAULT_SCHEDULE
+from tokenring_xdit.defaults import DEFAULT_SCHEDULE
 
 __all__ = ["TIE", "Option", "Split", "ranked_schedules", "ranked_splits", "seconds_of"]
 

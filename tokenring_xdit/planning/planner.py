@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from tokenring_xdit.defaults import DEFAULT_SCHEDULE
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.planning.cost import Cost
 from tokenring_xdit.planning.options import TIE, Option, Split, ranked_schedules, ranked_splits, seconds_of
 from tokenring_xdit.planning.others import Inside, gathered, shared_heads, ulysses
 from tokenring_xdit.planning.simulate import Simulation, run
-from tokenring_xdit.schedule import ALGORITHMS, DEFAULT_SCHEDULE, Mask, Spelled, VerifiedSchedule, build, parse, q_block
+from tokenring_xdit.schedule import ALGORITHMS, Mask, Spelled, VerifiedSchedule, build, parse, q_block
 from tokenring_xdit.schedule.lower import lower
 from tokenring_xdit.schedule.lower.program import Kernel, Merge, RankProgram
 from tokenring_xdit.schedule.problem import Problem
@@ -32,7 +33,7 @@ _MANY_RANKS = 64
 
 def plan(
     problem: Problem,
-    network: Network,
+    topology: Network,
     cost: Cost,
     *,
     xfuser_ring: bool = True,
@@ -46,20 +47,20 @@ def plan(
 
     Args:
         problem: The attention call.
-        network: Rank ``r`` is at its ``r``-th host.
+        topology: Rank ``r`` is at its ``r``-th host.
         cost: The machine.
         xfuser_ring: Whether xfuser takes the model over its own Ring.
         on_split: Told how many splits were tried, of how many, and which comes next.
 
     Raises:
-        ConfigurationError: The network has too few hosts.
+        ConfigurationError: The topology has too few hosts.
     """
-    if len(network.hosts) < problem.ranks:
+    if len(topology.hosts) < problem.ranks:
         raise ConfigurationError(
-            f"{problem.ranks} ranks do not fit into network '{network.name}', which has {len(network.hosts)} hosts"
+            f"{problem.ranks} ranks do not fit topology '{topology.name}', which has {len(topology.hosts)} hosts"
         )
     splits = tuple(_splits(problem.ranks)) if problem.ranks > 1 else ()
-    options = [_alone(problem, network, cost)]
+    options = [_alone(problem, topology, cost)]
     tried: list[tuple[_Setting, list[_Trial]]] = []
     for done, split in enumerate(splits):
         on_split(done, len(splits), split)
@@ -67,9 +68,9 @@ def plan(
         if refusal is not None:
             options.append(Option(split, refusal=refusal))
         elif split.tokenring == 1:
-            options.append(_upstream(split, problem, network, cost))
+            options.append(_upstream(split, problem, topology, cost))
         else:
-            setting = _Setting(split, problem, network, cost, spell=_as_flag)
+            setting = _Setting(split, problem, topology, cost, spell=_as_flag)
             tried.append((setting, setting.trials(setting.whole())))
     options += (trial.option for _, trials in tried for trial in trials)
     fastest = min(map(seconds_of, options))
@@ -109,7 +110,7 @@ def _refusal(split: Split, problem: Problem, xfuser_ring: bool) -> str | None:
     return None
 
 
-def _alone(problem: Problem, network: Network, cost: Cost) -> Option:
+def _alone(problem: Problem, topology: Network, cost: Cost) -> Option:
     """The whole call on one rank: one call of the kernel, which holds its output."""
     whole = Problem(
         (sum(problem.q_lengths),),
@@ -123,16 +124,16 @@ def _alone(problem: Problem, network: Network, cost: Cost) -> Option:
     )
     split = Split()
     alone = gathered(whole)
-    return _option(split, run(str(split), alone, network, cost), whole.size(q_block(0)))
+    return _option(split, run(str(split), alone, topology, cost), whole.size(q_block(0)))
 
 
-def _upstream(split: Split, problem: Problem, network: Network, cost: Cost) -> Option:
+def _upstream(split: Split, problem: Problem, topology: Network, cost: Cost) -> Option:
     """Ulysses, Ring, or both, without anything of ours."""
     if split.ulysses == 1 and split.ring > 1:
         programs = gathered(problem)
     else:
         programs = ulysses(split.ulysses, Inside.GATHERED, problem, in_order=cost.in_order)
-    return _option(split, run(str(split), programs, network, cost), _memory(programs))
+    return _option(split, run(str(split), programs, topology, cost), _memory(programs))
 
 
 def _memory(programs: Sequence[RankProgram]) -> int:
@@ -164,7 +165,7 @@ class _Setting:
     Attributes:
         split: With the schedule left open.
         problem: The call, of all ranks.
-        network: Rank ``r`` is at its ``r``-th host.
+        topology: Rank ``r`` is at its ``r``-th host.
         cost: The machine.
         spell: What a split calls a schedule.
         mask: Which keys a query sees.
@@ -173,7 +174,7 @@ class _Setting:
 
     split: Split
     problem: Problem
-    network: Network
+    topology: Network
     cost: Cost
     spell: Callable[[Spelled], str]
     mask: Mask = Mask.FULL
@@ -255,7 +256,7 @@ class _Setting:
             programs = ulysses(degree, schedule, self.problem, in_order=self.cost.in_order)
         else:
             programs = lower(schedule, self.problem, in_order=self.cost.in_order)
-        simulation = run(str(split), programs, self.network, self.cost)
+        simulation = run(str(split), programs, self.topology, self.cost)
         option = _option(split, simulation, _memory(programs))
         return _Trial(name, option, simulation.floor, max(map(self._overhead, programs)))
 
@@ -267,7 +268,7 @@ class _Setting:
 
 def best_schedules(
     problem: Problem,
-    network: Network,
+    topology: Network,
     cost: Cost,
     *,
     nodes: int = 1,
@@ -278,14 +279,14 @@ def best_schedules(
 
     Args:
         problem: The attention call.
-        network: Rank ``r`` is at its ``r``-th host.
+        topology: Rank ``r`` is at its ``r``-th host.
         cost: The machine.
         nodes: Nodes with a ring of keys between them; 1 without.
         mask: Which keys a query sees.
         keys_stay_whole: Whether only schedules will do that leave keys at home in one piece.
     """
     split = Split(tokenring=problem.ranks // nodes, ring=nodes)
-    setting = _Setting(split, problem, network, cost, str, mask, keys_stay_whole)
+    setting = _Setting(split, problem, topology, cost, str, mask, keys_stay_whole)
     names = setting.whole()
     if nodes == 1:
         names += setting.nodes_left_open()

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tokenring_xdit.devices import rank_device
 from tokenring_xdit.network import INIT_METHOD_VARIABLE, INTERFACE
 from tokenring_xdit.probe.orders import Describe, Description, Ping, Send
 
@@ -30,8 +31,6 @@ def join_world() -> torch.device:
     """Meet the other ranks; returns this rank's device. In an emulated network that is the CPU."""
     device = torch.device("cpu")
     if torch.cuda.is_available() and os.environ.get("GLOO_SOCKET_IFNAME") != INTERFACE:
-        from tokenring_xdit.pipelines.loading import rank_device
-
         device = rank_device()
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",

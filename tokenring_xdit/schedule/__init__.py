@@ -11,7 +11,7 @@ from tokenring_xdit.schedule.algorithm import Algorithm, Published
 from tokenring_xdit.schedule.builders import ALGORITHMS
 from tokenring_xdit.schedule.causal import causal
 from tokenring_xdit.schedule.describe import describe
-from tokenring_xdit.schedule.naming import DEFAULT_SCHEDULE, MOST_RANKS, Spelled, known_as, parse
+from tokenring_xdit.schedule.naming import MOST_RANKS, Spelled, known_as, parse
 from tokenring_xdit.schedule.plan import (
     WHOLE,
     Action,
@@ -36,7 +36,6 @@ from tokenring_xdit.schedule.verify import VerifiedSchedule, verify
 
 __all__ = [
     "ALGORITHMS",
-    "DEFAULT_SCHEDULE",
     "MOST_RANKS",
     "WHOLE",
     "Action",

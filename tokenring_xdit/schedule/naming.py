@@ -11,10 +11,7 @@ from tokenring_xdit.schedule.builders import ALGORITHMS
 from tokenring_xdit.schedule.plan import Mask, Schedule
 from tokenring_xdit.spec import Form, Option, Whole, Word, written
 
-__all__ = ["DEFAULT_SCHEDULE", "MOST_RANKS", "Spelled", "known_as", "parse"]
-
-DEFAULT_SCHEDULE = "token_ring"
-"""What ranks run where nothing is said, inside nodes too."""
+__all__ = ["MOST_RANKS", "Spelled", "known_as", "parse"]
 
 MOST_RANKS = 4096
 """Largest number of nodes, rows or peers."""

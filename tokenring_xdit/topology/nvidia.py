@@ -318,7 +318,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--gpus", metavar="LIST", help="use these only, such as 0,1,2,3")
     parser.add_argument("--visible", metavar="LIST", help="what CUDA_VISIBLE_DEVICES was set to, where it was")
     parser.add_argument("--ranks", type=int, metavar="N", help="how many to use; all by default")
-    parser.add_argument("--ulysses", type=int, default=1, metavar="U", help="size of the Ulysses groups")
+    parser.add_argument("--ulysses-degree", type=int, default=1, metavar="U", help="size of the Ulysses groups")
     args = parser.parse_args(argv)
     try:
         topology = parse(sys.stdin.read() if args.file is None else args.file.read_text(errors="replace"))
@@ -328,7 +328,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ConfigurationError(f"GPU {hidden[0]} is not in CUDA_VISIBLE_DEVICES, which is {args.visible}")
         ranks = len(topology.gpus if gpus is None else gpus) if args.ranks is None else args.ranks
         # Groups that reach beyond this machine: it is one part of them.
-        ulysses = ranks if args.ulysses < 1 or ranks % args.ulysses else args.ulysses
+        ulysses = ranks if args.ulysses_degree < 1 or ranks % args.ulysses_degree else args.ulysses_degree
         order = best_order(topology, gpus, ranks, ulysses)
     except (TokenRingError, OSError) as error:
         print(error, file=sys.stderr)

@@ -166,11 +166,17 @@ def bytes_by_strategy() -> dict[str, int]:
 @torch.no_grad()
 def errors_of_alternating_states() -> float:
     """Ulysses, Ring, TokenRing and a hybrid run one wrapped pipeline by turns; the largest error."""
-    from tokenring_xdit.integrations.xfuser import Degrees, ShardedPipeline, XfuserState
+    from tokenring_xdit.integrations.xfuser import ShardedPipeline, XfuserState
+    from tokenring_xdit.parallel import ParallelDims
 
     inputs = {"text_tokens": 12, "height": 96, "width": 64}
     expected = flux_pipeline()(**flux_inputs(**inputs)).images
-    wanted = [Degrees(ulysses=4), Degrees(ring=4), Degrees(tokenring=4), Degrees(ulysses=2, tokenring=2)]
+    wanted = [
+        ParallelDims(ulysses=4),
+        ParallelDims(ring=4),
+        ParallelDims(tokenring=4),
+        ParallelDims(ulysses=2, tokenring=2),
+    ]
     engines = [XfuserState(degrees, one_of_several=True) for degrees in wanted]
     sharded = ShardedPipeline(flux_pipeline(), engines[0])
     worst = 0.0
@@ -186,9 +192,10 @@ def errors_of_alternating_states() -> float:
 @torch.no_grad()
 def errors_of_two_sizes() -> float:
     """16 tokens, then 15, then 16 again, through one sharded pipeline; the largest error."""
-    from tokenring_xdit.integrations.xfuser import Degrees, ShardedPipeline, XfuserState
+    from tokenring_xdit.integrations.xfuser import ShardedPipeline, XfuserState
+    from tokenring_xdit.parallel import ParallelDims
 
-    sharded = ShardedPipeline(flux_pipeline(), XfuserState(Degrees(tokenring=4)))
+    sharded = ShardedPipeline(flux_pipeline(), XfuserState(ParallelDims(tokenring=4)))
     worst = 0.0
     for height, width in ((16, 16), (20, 12), (16, 16)):
         inputs = {"text_tokens": 12, "height": height, "width": width}

@@ -11,8 +11,9 @@ import torch.distributed as dist
 
 from tokenring_xdit.attention import record_trace
 from tokenring_xdit.compat.torch import RING_MODULE
-from tokenring_xdit.integrations.xfuser import Degrees, XfuserState, count_traffic, trace_upstream
+from tokenring_xdit.integrations.xfuser import XfuserState, count_traffic, trace_upstream
 from tokenring_xdit.integrations.xfuser.rotation import all_to_all_rotation
+from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.schedule import Timeline
 
 TOKENS, HEADS, HEAD_DIM = 32, 4, 8
@@ -30,7 +31,7 @@ class Traced:
 
 
 @torch.inference_mode()
-def traced(degrees: Degrees, rotation: bool = False) -> Traced:
+def traced(degrees: ParallelDims, rotation: bool = False) -> Traced:
     """A call of ``USP`` without and one with a trace."""
     from tests.integrations.xfuser.generation import forget_xfuser
 

@@ -37,7 +37,7 @@ class Column:
 
     Attributes:
         title: Head of the column.
-        degrees: Degrees, as in :class:`Case`.
+        degrees: ParallelDims, as in :class:`Case`.
         inputs: Options of the call, for a family and the ranks that share a sequence.
         quick: Whether the default run of the tests takes it along for every family.
         families: Families it makes sense for; ``None`` is all.

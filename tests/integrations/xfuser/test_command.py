@@ -129,7 +129,9 @@ def test_switched_off_the_command_does_not_know_the_flag(hub: Path) -> None:
     [
         (("--tokenring-degree", "2", "--tokenring-schedule", "rings"), "there is no schedule 'rings'"),
         pytest.param(
-            ("--tokenring_degree", "0"), "tokenring_degree is 0; it has to be at least 1", marks=pytest.mark.matrix
+            ("--tokenring_degree", "0"),
+            "tokenring_degree is 0; it has to be a whole number of at least 1",
+            marks=pytest.mark.matrix,
         ),
         pytest.param(
             ("--tokenring_degree", "3", "--tokenring_schedule", "hierarchical:nodes=2"),

@@ -7,8 +7,9 @@ import pytest
 from tests.integrations.xfuser import jobs
 from tests.support.ranks import RankPool
 from tokenring_xdit.errors import ConfigurationError, ScheduleError
-from tokenring_xdit.integrations.xfuser.choice import TokenRingChoice, make_choice
+from tokenring_xdit.integrations.xfuser.choice import make_choice
 from tokenring_xdit.integrations.xfuser.supported import TESTED_RUNNERS
+from tokenring_xdit.parallel import ParallelDims
 
 
 @pytest.fixture(scope="module")
@@ -18,26 +19,27 @@ def seen(ranks: RankPool) -> dict[str, Any]:
 
 @pytest.mark.parametrize("style", ["--tokenring_degree", "--tokenring-degree"])
 def test_the_flag_becomes_a_ring_degree_and_a_choice(seen: dict[str, Any], style: str) -> None:
-    assert seen[style] == (2, 1, TokenRingChoice(2, "ring"), 1)
+    assert seen[style] == (2, 1, ParallelDims(tokenring=2, schedule="ring"), 1)
 
 
 @pytest.mark.parametrize(
     ("given", "chosen"),
     [
-        ((4, None, 2), TokenRingChoice(8, "hierarchical")),
-        ((2, "direct:chunks=4", 3), TokenRingChoice(6, "hierarchical:chunks=4,inside=direct,nodes=3")),
-        ((4, "direct:chunks=4", 1), TokenRingChoice(4, "direct:chunks=4")),
+        ((4, None, 2), (8, "hierarchical")),
+        ((2, "direct:chunks=4", 3), (6, "hierarchical:chunks=4,inside=direct,nodes=3")),
+        ((4, "direct:chunks=4", 1), (4, "direct:chunks=4")),
         ((1, "direct", 2), None),
-        ((4, "auto", 1), TokenRingChoice(4, "auto")),
-        ((4, "auto:measure=true", 2), TokenRingChoice(8, "auto:measure=true,nodes=2")),
-        ((4, "auto:nodes=2", None), TokenRingChoice(4, "auto:nodes=2")),
-        ((8, "direct", 128), TokenRingChoice(1024, "hierarchical:inside=direct,nodes=128")),
+        ((4, "auto", 1), (4, "auto")),
+        ((4, "auto:measure=true", 2), (8, "auto:measure=true,nodes=2")),
+        ((4, "auto:nodes=2", None), (4, "auto:nodes=2")),
+        ((8, "direct", 128), (1024, "hierarchical:inside=direct,nodes=128")),
     ],
 )
 def test_with_a_ring_degree_tokenring_runs_inside_nodes(
-    given: tuple[int, str | None, int], chosen: TokenRingChoice | None
+    given: tuple[int, str | None, int], chosen: tuple[int, str] | None
 ) -> None:
-    assert make_choice(*given) == chosen
+    dims = make_choice(*given)
+    assert (None if dims is None else (dims.sequence_ranks, dims.sequence_schedule)) == chosen
 
 
 def test_a_schedule_that_is_not_defined_for_so_many_ranks_is_refused() -> None:
@@ -69,7 +71,7 @@ def test_help_tells_of_the_flags(seen: dict[str, Any]) -> None:
 def test_what_cannot_work_is_refused(seen: dict[str, Any]) -> None:
     assert "schedule 'hierarchical' has no inside=mesh" in seen["both"]
     assert "Did you mean 'ring'?" in seen["schedule"]
-    assert "has to be at least 1" in seen["degree"]
+    assert "has to be a whole number of at least 1" in seen["degree"]
     assert "Use tokenring_degree=4 with ulysses_degree=1" in seen["three"]
 
 
@@ -96,5 +98,5 @@ def test_nodes_are_said_once_and_have_as_many_ranks_each() -> None:
 
 
 def test_a_ring_degree_below_one_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="ring_degree is 0; it has to be at least 1"):
+    with pytest.raises(ConfigurationError, match="ring_degree is 0; it has to be a whole number of at least 1"):
         make_choice(4, None, 0)

@@ -8,7 +8,7 @@ import torch
 from tests.integrations.xfuser import jobs
 from tests.integrations.xfuser.jobs import FluxCase
 from tests.support.ranks import RankFailure, RankPool
-from tokenring_xdit.integrations.xfuser import Degrees
+from tokenring_xdit.parallel import ParallelDims
 
 TOLERANCE = 1e-5
 EVEN = {"height": 96, "width": 64}  # 24 x 16 tokens
@@ -87,7 +87,12 @@ def test_states_take_turns_in_one_process(ranks: RankPool) -> None:
 
 def test_states_share_their_groups(ranks: RankPool) -> None:
     """On gloo each is a thread that wakes up all the time, and xfuser would make about forty of them a state."""
-    degrees = [Degrees(ulysses=2, ring=2), Degrees(ulysses=2, ring=2), Degrees(tokenring=4), Degrees(ulysses=4)]
+    degrees = [
+        ParallelDims(ulysses=2, ring=2),
+        ParallelDims(ulysses=2, ring=2),
+        ParallelDims(tokenring=4),
+        ParallelDims(ulysses=4),
+    ]
     for first, *others in ranks.run(4, jobs.groups_of_states, degrees, timeout=300):
         assert first <= 5  # the world by two names, a rank by itself, those that share heads, those that share tokens
         assert others == [first] * 3

@@ -9,14 +9,14 @@ import pytest
 
 from tests.integrations.xfuser import jobs_tracing as jobs
 from tests.support.ranks import RankPool
-from tokenring_xdit.integrations.xfuser import Degrees
+from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.schedule import Activity, Span, Timeline
 
 BLOCK = jobs.TOKENS * jobs.HEADS * jobs.HEAD_DIM * 4
 """Bytes of a rank's queries."""
 
 
-def traced(ranks: RankPool, degrees: Degrees, rotation: bool = False) -> Timeline:
+def traced(ranks: RankPool, degrees: ParallelDims, rotation: bool = False) -> Timeline:
     """The timeline of a call, once what holds for every one has been checked."""
     world = degrees.ulysses * degrees.ring * degrees.tokenring
     found = ranks.run(world, jobs.traced, degrees, rotation, timeout=300)
@@ -42,7 +42,7 @@ def names(spans: list[Span]) -> list[str]:
 
 
 def test_ulysses(ranks: RankPool) -> None:
-    timeline = traced(ranks, Degrees(ulysses=2))
+    timeline = traced(ranks, ParallelDims(ulysses=2))
     for rank in range(2):
         assert names(of(timeline, rank, Activity.WAIT)) == ["all-to-all"] * 4
         assert names(of(timeline, rank, Activity.ATTEND)) == [f"Q heads {rank + 1}/2 to KV heads {rank + 1}/2"]
@@ -52,7 +52,7 @@ def test_ulysses(ranks: RankPool) -> None:
 
 
 def test_ring_gathers_once(ranks: RankPool) -> None:
-    timeline = traced(ranks, Degrees(ring=3))
+    timeline = traced(ranks, ParallelDims(ring=3))
     for rank in range(3):
         steps = [f"Q[{rank}] to KV[{(rank - step) % 3}]" for step in range(3)]
         assert names(of(timeline, rank, Activity.ATTEND)) == steps
@@ -64,7 +64,7 @@ def test_ring_gathers_once(ranks: RankPool) -> None:
 
 
 def test_ring_hands_on(ranks: RankPool) -> None:
-    timeline = traced(ranks, Degrees(ring=3), rotation=True)
+    timeline = traced(ranks, ParallelDims(ring=3), rotation=True)
     sent = Counter((s.rank, s.peer, s.what) for s in timeline.spans if s.activity is Activity.SEND)
     received = Counter((s.peer, s.rank, s.what) for s in timeline.spans if s.activity is Activity.RECEIVE)
     route = {(rank, (rank + 1) % 3, f"KV[{(rank - step) % 3}]"): 1 for rank in range(3) for step in range(2)}
@@ -78,7 +78,7 @@ def test_ring_hands_on(ranks: RankPool) -> None:
 
 
 def test_both(ranks: RankPool) -> None:
-    timeline = traced(ranks, Degrees(ulysses=2, ring=2))
+    timeline = traced(ranks, ParallelDims(ulysses=2, ring=2))
     for rank in range(4):
         heads = f" heads {rank % 2 + 1}/2"
         mine, other = rank // 2, 1 - rank // 2
@@ -90,7 +90,7 @@ def test_both(ranks: RankPool) -> None:
 @pytest.mark.parametrize("ulysses", [1, 2])
 def test_tokenring_inside_records_itself(ranks: RankPool, ulysses: int) -> None:
     """The executor's spans, once each, beside the all-to-alls of Ulysses."""
-    timeline = traced(ranks, Degrees(tokenring=2, ulysses=ulysses))
+    timeline = traced(ranks, ParallelDims(tokenring=2, ulysses=ulysses))
     for rank in range(2 * ulysses):
         mine, other = rank // ulysses, 1 - rank // ulysses
         assert names(of(timeline, rank, Activity.ATTEND)) == [f"Q[{q}] to KV[{mine}]" for q in (mine, other)]

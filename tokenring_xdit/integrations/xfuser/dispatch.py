@@ -16,9 +16,10 @@ from torch import Tensor
 
 from tokenring_xdit.attention import KeyMask, token_ring_attention
 from tokenring_xdit.errors import UnsupportedError
-from tokenring_xdit.integrations.xfuser.choice import TokenRingChoice, current_choice
+from tokenring_xdit.integrations.xfuser.choice import current_choice
 from tokenring_xdit.integrations.xfuser.layout import KeyLayout, active_layout, key_layout
 from tokenring_xdit.integrations.xfuser.repairs.common import replace_method
+from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.schedule import Published, known_as
 
 __all__ = ["install"]
@@ -58,7 +59,7 @@ def _install_dispatcher(usp: Any) -> None:
         group = usp.PROCESS_GROUP.RING_PG
         if choice is None and layout is not None and layout.hides_keys:
             # Only where the repairs were asked for all strategies: what Ring gathers cannot differ in length.
-            choice = TokenRingChoice(dist.get_world_size(group), known_as(Published.RING))
+            choice = ParallelDims(tokenring=dist.get_world_size(group), schedule=known_as(Published.RING))
         if choice is None:
             return original(
                 attention_function,
@@ -216,7 +217,7 @@ def _leaving_out(function: Callable[..., tuple[Tensor, Tensor]], layout: KeyLayo
 
 
 def _token_ring(
-    choice: TokenRingChoice,
+    choice: ParallelDims,
     group: dist.ProcessGroup,
     layout: KeyLayout | None,
     attention_function: Callable[..., tuple[Tensor, Tensor]],
@@ -260,7 +261,7 @@ def _token_ring(
         key,
         value,
         group=group,
-        schedule=choice.schedule,
+        schedule=choice.sequence_schedule,
         kernel=kernel,
         causal=is_causal,
         key_mask=own,

@@ -6,9 +6,10 @@ import functools
 import logging
 from typing import Any
 
+from tokenring_xdit.defaults import DEFAULT_SCHEDULE
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.integrations.xfuser.choice import attach, make_choice
-from tokenring_xdit.schedule import ALGORITHMS, DEFAULT_SCHEDULE, Mask
+from tokenring_xdit.schedule import ALGORITHMS, Mask
 
 __all__ = ["install_flags"]
 
@@ -84,12 +85,12 @@ def _with_choice(original: Any) -> Any:
                 f"tokenring_degree={self.tokenring_degree} with ulysses_degree={ulysses} and "
                 f"pipefusion_parallel_degree={stages} was not compared, and xfuser's own result of Ulysses with "
                 "PipeFusion depends on the model. "
-                f"Use tokenring_degree={choice.degree * ulysses} with ulysses_degree=1"
+                f"Use tokenring_degree={choice.sequence_ranks * ulysses} with ulysses_degree=1"
             )
         if choice is None and self.tokenring_schedule not in {None, DEFAULT_SCHEDULE}:
             log.warning("--tokenring_schedule %s does nothing without --tokenring_degree", self.tokenring_schedule)
         if choice is not None:
-            self.ring_degree = choice.degree
+            self.ring_degree = choice.sequence_ranks
         try:
             engine_config, input_config = original(self)
         finally:

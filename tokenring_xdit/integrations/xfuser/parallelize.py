@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from tokenring_xdit.attention import guarded
 from tokenring_xdit.compat.versions import check_versions
+from tokenring_xdit.defaults import DEFAULT_SCHEDULE
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError
 from tokenring_xdit.integrations.xfuser.agreement import (
     agree_on_arguments,
@@ -22,11 +23,12 @@ from tokenring_xdit.integrations.xfuser.agreement import (
     noting,
 )
 from tokenring_xdit.integrations.xfuser.backends import AttentionBackend
+from tokenring_xdit.integrations.xfuser.choice import refuse_unattached
 from tokenring_xdit.integrations.xfuser.noise import no_debug_lines
 from tokenring_xdit.integrations.xfuser.sharding import Sharding, refuse_changed, shard, sharding_of
-from tokenring_xdit.integrations.xfuser.state import Degrees, XfuserState
+from tokenring_xdit.integrations.xfuser.state import XfuserState
 from tokenring_xdit.integrations.xfuser.supported import WRAPPERS, heads_of, refuse_ulysses, refuse_untested
-from tokenring_xdit.schedule import DEFAULT_SCHEDULE
+from tokenring_xdit.parallel import ParallelDims
 
 __all__ = ["Output", "parallelize"]
 
@@ -82,11 +84,12 @@ def parallelize(
     check_versions()
     no_debug_lines()
     _join_world()
-    degrees, backend = Degrees(), AttentionBackend.AUTO
+    degrees, backend = ParallelDims(), AttentionBackend.AUTO
     with noting() as noted:
         backend = AttentionBackend.parse(attention_backend)
         backend.refuse_missing()
-        degrees = Degrees(ulysses=ulysses_degree, tokenring=tokenring_degree, schedule=schedule)
+        degrees = ParallelDims(ulysses=ulysses_degree, tokenring=tokenring_degree, schedule=schedule)
+        refuse_unattached(degrees.tokenring)
         _refuse(pipe, degrees, backend, output)
     if dist.get_world_size() == 1:
         if noted.problem is not None:
@@ -104,7 +107,7 @@ def parallelize(
     return pipe
 
 
-def _refuse(pipe: Any, degrees: Degrees, backend: AttentionBackend, output: Output) -> None:
+def _refuse(pipe: Any, degrees: ParallelDims, backend: AttentionBackend, output: Output) -> None:
     """Refuse what ``parallelize`` does not take, before anything is changed."""
     if not isinstance(output, Output):
         raise ConfigurationError(f"output is {output!r}; it has to be {' or '.join(map(str, Output))}")
@@ -148,7 +151,7 @@ def _refuse_offloaded(pipe: Any) -> None:
         )
 
 
-def _refuse_other_state(pipe: Any, degrees: Degrees, backend: AttentionBackend) -> None:
+def _refuse_other_state(pipe: Any, degrees: ParallelDims, backend: AttentionBackend) -> None:
     """A transformer that another pipeline brought along is shared out as that pipeline was told."""
     for name, model in _transformers(pipe).items():
         sharding = sharding_of(model)

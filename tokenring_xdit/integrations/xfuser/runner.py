@@ -12,12 +12,12 @@ from types import TracebackType
 from typing import Any
 
 from tokenring_xdit.attention.auto import show_choices
+from tokenring_xdit.defaults import DEFAULT_SCHEDULE
 from tokenring_xdit.errors import ConfigurationError, ScheduleError, TokenRingError, UnsupportedError
 from tokenring_xdit.hub import download, problem_in
 from tokenring_xdit.integrations.xfuser.choice import make_choice, tokenring_degree_of
 from tokenring_xdit.integrations.xfuser.repairs.common import replace_method
 from tokenring_xdit.integrations.xfuser.supported import refuse_untested_model
-from tokenring_xdit.schedule import DEFAULT_SCHEDULE
 
 __all__ = ["HOOKS"]
 

@@ -9,56 +9,21 @@ from __future__ import annotations
 
 import re
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
 
-from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.integrations.xfuser.backends import AttentionBackend
-from tokenring_xdit.integrations.xfuser.choice import make_choice, promise_exactness
+from tokenring_xdit.integrations.xfuser.choice import promise_exactness, refuse_unattached
 from tokenring_xdit.integrations.xfuser.groups import shared_groups
 from tokenring_xdit.integrations.xfuser.install import register
-from tokenring_xdit.schedule import DEFAULT_SCHEDULE
+from tokenring_xdit.parallel import ParallelDims
 
-__all__ = ["Degrees", "ShardedPipeline", "XfuserState"]
+__all__ = ["ShardedPipeline", "XfuserState"]
 
 _GROUP_GLOBAL = re.compile(r"_[A-Z]+(_[A-Z]+)*")
 """Names of the globals of ``xfuser.core.distributed.parallel_state`` that hold groups."""
-
-
-@dataclass(frozen=True)
-class Degrees:
-    """How the ranks share the work.
-
-    Attributes:
-        ulysses: Ranks that Ulysses shards the heads over.
-        tokenring: Ranks that TokenRing shards the sequence over.
-        ring: Ranks that xfuser's own Ring shards the sequence over.
-        schedule: What the TokenRing ranks exchange and when.
-    """
-
-    ulysses: int = 1
-    tokenring: int = 1
-    ring: int = 1
-    schedule: str = DEFAULT_SCHEDULE
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if name == "schedule":
-                if not isinstance(value, str):
-                    raise ConfigurationError(
-                        f"schedule is {value!r}; it has to be a name, such as '{DEFAULT_SCHEDULE}'"
-                    )
-            elif isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigurationError(f"{name}_degree is {value!r}; it has to be a whole number of at least 1")
-        make_choice(self.tokenring, self.schedule, self.ring)
-
-    @property
-    def ranks(self) -> int:
-        """Number of ranks that these degrees make up."""
-        return self.ulysses * self.tokenring * self.ring
 
 
 class XfuserState:
@@ -75,7 +40,7 @@ class XfuserState:
 
     def __init__(
         self,
-        degrees: Degrees,
+        degrees: ParallelDims,
         model: str = "",
         backend: AttentionBackend = AttentionBackend.AUTO,
         *,
@@ -85,6 +50,7 @@ class XfuserState:
         register()
         from xfuser.core.distributed import parallel_state
 
+        refuse_unattached(degrees.tokenring)
         self.degrees = degrees
         self.backend = backend
         self.forget()

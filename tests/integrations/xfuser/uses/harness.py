@@ -127,7 +127,7 @@ class Use:
         seed: Added to each rank's global seed, times the rank.
         tolerance: Largest difference that is right, relative to the scale.
         steps: Steps of the call, to tell the change of the picture.
-        degrees: Degrees of ``parallelize``.
+        degrees: ParallelDims of ``parallelize``.
     """
 
     title: str

@@ -1,0 +1,78 @@
+"""``--help`` answers at once: nothing large is imported before a command line has been read."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tokenring_xdit.cli.commands import whole_parser
+
+HEAVY = ("diffusers", "numpy", "PIL", "pydantic", "torch", "transformers", "xfuser")
+
+PROBE = """
+import json, sys
+{statement}
+print(json.dumps([name for name in {heavy} if name in sys.modules]), file=sys.stderr)
+"""
+
+COMMAND = """
+from tokenring_xdit.cli import main
+try:
+    main({arguments})
+except SystemExit as end:
+    assert not end.code, end.code
+"""
+
+
+def parsers(
+    parser: argparse.ArgumentParser, words: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], argparse.ArgumentParser]]:
+    """All parsers, with the words that lead to them."""
+    yield words, parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for word, inner in action.choices.items():
+                yield from parsers(inner, (*words, word))
+
+
+PARSERS = dict(parsers(whole_parser()))
+
+
+def imported_by(statement: str) -> list[str]:
+    """What a fresh process has imported after a statement, of what is large."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE.format(statement=statement, heavy=HEAVY)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found: list[str] = json.loads(done.stderr)
+    return found
+
+
+def test_the_package_imports_nothing_large() -> None:
+    assert imported_by("import tokenring_xdit") == []
+
+
+def test_help_and_version_import_nothing_large() -> None:
+    asked = [[*words, "--help"] for words, parser in PARSERS.items() if parser.add_help]
+    assert ["bench", "run", "--help"] in asked
+    runs = "".join(COMMAND.format(arguments=arguments) for arguments in [*asked, ["--version"]])
+    assert imported_by(runs) == []
+
+
+@pytest.mark.parametrize("words", [words for words, parser in PARSERS.items() if parser.get_default("action")])
+def test_every_command_names_a_function_that_there_is(words: tuple[str, ...]) -> None:
+    module, _, function = PARSERS[words].get_default("action").partition(":")
+    assert callable(getattr(importlib.import_module(f"tokenring_xdit.cli.{module}"), function))
+
+
+def test_every_command_does_something() -> None:
+    leaves = {words for words, parser in PARSERS.items() if not parser._subparsers and words[:1] != ("launch",)}
+    assert leaves == {words for words, parser in PARSERS.items() if parser.get_default("action")}

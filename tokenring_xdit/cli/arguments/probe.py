@@ -1,0 +1,29 @@
+"""Arguments of ``tokenring-xdit probe``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+__all__ = ["add_parser"]
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "probe",
+        help="measure what joins ranks: every pair alone, both ways and many at once",
+        description="Measure what joins ranks and tell which topology that is. Starts the ranks itself, on this "
+        "machine or in an emulated network; under torchrun it is one of them.",
+        epilog="example: tokenring-xdit probe --network star:4:100mbit --output topology.yaml, or "
+        "torchrun --nproc-per-node=8 -m tokenring_xdit.cli probe --output topology.yaml",
+    )
+    parser.add_argument("--ranks", type=int, metavar="N", help="ranks to start (default: hosts, GPUs, or 4)")
+    parser.add_argument("--network", metavar="NETWORK", help="measure inside this emulated network (needs root)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the topology to this YAML file")
+    parser.add_argument("--quick", action="store_true", help="measure less")
+    parser.add_argument(
+        "--seconds", type=float, metavar="S", help="what it may take, about (default: 60, or 15 with --quick)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON; rates in bits a second")
+    parser.set_defaults(action="probe:probe_command")

@@ -1,0 +1,31 @@
+"""Arguments of ``tokenring-xdit topology``."""
+
+from __future__ import annotations
+
+import argparse
+
+__all__ = ["add_parser"]
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command and its subcommands."""
+    parser = commands.add_parser("topology", help="machines and networks to plan for: presets, short forms and files")
+    subcommands = parser.add_subparsers(required=True, metavar="SUBCOMMAND")
+
+    listing = subcommands.add_parser(
+        "list", help="names of all presets and fabrics", epilog="example: tokenring-xdit topology list"
+    )
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    listing.set_defaults(action="topology:list_command")
+
+    show = subcommands.add_parser(
+        "show",
+        help="wires, rates and their sources",
+        epilog="example: tokenring-xdit topology show dgx-1, or "
+        "tokenring-xdit topology show 'hgx-h100*4@ib-ndr' --yaml > topology.yaml",
+    )
+    show.add_argument("name", help="NODE, NODE*COUNT@FABRIC, a short form such as mesh:4:100mbit, or a YAML file")
+    form = show.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON")
+    form.add_argument("--yaml", action="store_true", help="print the YAML file that describes it")
+    show.set_defaults(action="topology:show_command")

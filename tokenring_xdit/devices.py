@@ -1,0 +1,45 @@
+"""The GPUs of this machine, or its cores where there are none, and what ranks do with them."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from tokenring_xdit.dtypes import DtypeName
+from tokenring_xdit.errors import ConfigurationError
+
+__all__ = ["default_dtype", "rank_device", "refuse_missing_gpus"]
+
+_RANKS_A_CORE = 16
+"""More are a slip of the finger: every rank is a process that loads the model."""
+
+
+def refuse_missing_gpus(ranks: int) -> None:
+    """Refuse more ranks than this machine has GPUs, or, where it has none, than its cores can have any use of.
+
+    Raises:
+        ConfigurationError: There are too few.
+    """
+    gpus, cores = torch.cuda.device_count() if torch.cuda.is_available() else 0, os.cpu_count() or 1
+    if gpus and ranks > gpus:
+        raise ConfigurationError(f"{ranks} ranks were asked for and this machine has {gpus} GPUs")
+    if not gpus and ranks > _RANKS_A_CORE * cores:
+        raise ConfigurationError(
+            f"{ranks} ranks were asked for and this machine has no GPUs and {cores} cores, which could take "
+            f"{_RANKS_A_CORE * cores}"
+        )
+
+
+def default_dtype() -> DtypeName:
+    """``bfloat16`` on GPUs, ``float32`` without."""
+    return "bfloat16" if torch.cuda.is_available() else "float32"
+
+
+def rank_device() -> torch.device:
+    """This rank's device, which becomes the current one."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device

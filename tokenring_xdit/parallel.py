@@ -1,0 +1,98 @@
+"""How ranks are divided: checked and described in one place, whatever host library shards the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from tokenring_xdit.defaults import DEFAULT_SCHEDULE
+from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.messages import shown
+from tokenring_xdit.planning import Auto
+from tokenring_xdit.schedule import Spelled, parse
+
+__all__ = ["ParallelDims"]
+
+_DEGREES = ("ulysses", "tokenring", "ring")
+
+_PLANNED_EARLY = 64
+"""Plans for more ranks take seconds to make; whether they can be made shows when the ranks start."""
+
+
+@dataclass(frozen=True)
+class ParallelDims:
+    """How ranks are divided. Their number is the product of the degrees.
+
+    Attributes:
+        ulysses: Ranks that Ulysses shards the heads over.
+        tokenring: Ranks that TokenRing shards the sequence over, those of one node where there are several.
+        ring: xfuser's ring degree: alone the ranks of its own Ring; with ``tokenring`` the number of nodes, with a ring
+            of keys and values between them.
+        schedule: What the TokenRing ranks exchange and when, inside a node where there are several.
+
+    Raises:
+        ConfigurationError: A degree is not a whole number of at least 1, or does not fit the schedule.
+        ScheduleError: There is no such schedule, or it is not defined for this number of ranks.
+    """
+
+    ulysses: int = 1
+    tokenring: int = 1
+    ring: int = 1
+    schedule: str = DEFAULT_SCHEDULE
+
+    def __post_init__(self) -> None:
+        for name in _DEGREES:
+            degree = getattr(self, name)
+            if isinstance(degree, bool) or not isinstance(degree, int) or degree < 1:
+                raise ConfigurationError(f"{name}_degree is {shown(degree)}; it has to be a whole number of at least 1")
+        if not isinstance(self.schedule, str):
+            raise ConfigurationError(
+                f"schedule is {shown(self.schedule)}; it has to be a name, such as '{DEFAULT_SCHEDULE}'"
+            )
+        asked = self._asked()
+        if self.tokenring > 1:
+            chosen = self._over_nodes(asked)
+            if isinstance(chosen, Spelled) and self.sequence_ranks <= _PLANNED_EARLY:
+                # Refuses what it is not defined for, or not for a full mask, before ranks are started.
+                chosen.plan(self.sequence_ranks)
+
+    @property
+    def ranks(self) -> int:
+        """Ranks that take part."""
+        return self.ulysses * self.sequence_ranks
+
+    @property
+    def sequence_ranks(self) -> int:
+        """Ranks that the sequence is sharded over, beside what Ulysses does: those of all nodes."""
+        return self.tokenring * self.ring
+
+    @cached_property
+    def sequence_schedule(self) -> str:
+        """What these ranks exchange under TokenRing: the schedule inside nodes, and a ring between them."""
+        return str(self._over_nodes(self._asked()))
+
+    def __str__(self) -> str:
+        parts = [f"ulysses {self.ulysses}"] if self.ulysses > 1 else []
+        if self.tokenring > 1:
+            parts.append(f"{self.schedule} {self.tokenring}")
+        if self.ring > 1:
+            parts.append(f"{'nodes' if self.tokenring > 1 else 'xfuser-ring'} {self.ring}")
+        return " x ".join(parts) or "one rank"
+
+    def _asked(self) -> Auto | Spelled:
+        return Auto.parse(self.schedule) or parse(self.schedule)
+
+    def _over_nodes(self, asked: Auto | Spelled) -> Auto | Spelled:
+        if isinstance(asked, Auto):
+            if asked.nodes > 1 and self.ring > 1:
+                raise ConfigurationError(
+                    f"schedule '{asked}' and ring_degree={self.ring} both say how many nodes there are: leave one of "
+                    "them out"
+                )
+            nodes = max(asked.nodes, self.ring)
+            if self.sequence_ranks % nodes:
+                raise ConfigurationError(
+                    f"schedule '{asked}': {self.sequence_ranks} ranks do not divide by {nodes} nodes"
+                )
+            return replace(asked, nodes=nodes)
+        return asked.over_nodes(self.ring)
