@@ -140,7 +140,7 @@ def _run(args: argparse.Namespace) -> None:
     results = Path(config.output) / RESULTS_FILE
     refuse_unwritable(results, f"output {config.output}")
     if args.plots is not None:
-        refuse_missing(report=False, plots=True)
+        refuse_missing(report=False)
         refuse_unwritable(args.plots / "time.svg", f"--plots {args.plots}")
     try:
         with progress("sweep") as show:
@@ -183,7 +183,7 @@ def _read_baseline(args: argparse.Namespace, config: SweepConfig) -> tuple[Recor
 
 
 def _leave_report(results: Path, plots: Path | None) -> None:
-    """Write the report beside results, if there are any; without plotly, say so. Nothing else is lost by that."""
+    """Write the report beside results, if there are any; say what was missing for it, by which nothing else is lost."""
     from tokenring_xdit.bench.report import REPORT_FILE, write_plots, write_report
 
     if not results.exists() or not results.stat().st_size:
@@ -201,7 +201,7 @@ def _report(args: argparse.Namespace) -> None:
     from tokenring_xdit.bench.report import REPORT_FILE, find_results, refuse_missing, write_plots, write_report
     from tokenring_xdit.cli.paths import refuse_unwritable
 
-    refuse_missing(plots=args.plots is not None)
+    refuse_missing()
     results = find_results(args.results)
     output = args.output or results.with_name(REPORT_FILE)
     refuse_unwritable(output, f"--output {output}")
