@@ -52,7 +52,7 @@ def run_command(args: argparse.Namespace) -> None:
     results = Path(config.output) / RESULTS_FILE
     refuse_unwritable(results, f"output {config.output}")
     if args.plots is not None:
-        refuse_missing(report=False, plots=True)
+        refuse_missing(report=False)
         refuse_unwritable(args.plots / "time.svg", f"--plots {args.plots}")
     try:
         with progress("sweep") as show:
@@ -96,7 +96,7 @@ def _read_baseline(args: argparse.Namespace, config: SweepConfig) -> tuple[Recor
 
 
 def _leave_report(results: Path, plots: Path | None) -> None:
-    """Write the report beside results, if there are any; without plotly, say so. Nothing else is lost by that."""
+    """Write the report beside results, if there are any; say what was missing for it, by which nothing else is lost."""
     if not results.exists() or not results.stat().st_size:
         return
     try:
@@ -110,7 +110,7 @@ def _leave_report(results: Path, plots: Path | None) -> None:
 
 def report_command(args: argparse.Namespace) -> None:
     """Write the report of a sweep."""
-    refuse_missing(plots=args.plots is not None)
+    refuse_missing()
     results = find_results(args.results)
     output = args.output or results.with_name(REPORT_FILE)
     refuse_unwritable(output, f"--output {output}")

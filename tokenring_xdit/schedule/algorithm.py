@@ -55,7 +55,7 @@ class Look:
 
     Attributes:
         hue: Name of a colour of the report's palette.
-        symbol: Marker, by plotly's name.
+        symbol: Marker: a name of the report's symbols (``bench/report/symbols.py``).
         dash: ``solid``, ``dash``, ``dot`` or ``dashdot``.
     """
 

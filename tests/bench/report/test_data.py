@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import altair as alt
 import numpy as np
-import plotly.graph_objects as go
 import pytest
+import vl_convert
+from tokenring_xdit.bench.report.static import _SYMBOLS
 
 from tests.bench.report import samples
 from tests.bench.report.samples import record
 from tests.bench.report.wcag import contrast, linear
 from tokenring_xdit.bench import Record, Status
 from tokenring_xdit.bench.records import Spread
+from tokenring_xdit.bench.report.charts import POINTS, plot_of, plot_of_trace
 from tokenring_xdit.bench.report.figures import Form, Part, figures
-from tokenring_xdit.bench.report.interactive import plot_of, plot_of_trace
 from tokenring_xdit.bench.report.links import links_of
 from tokenring_xdit.bench.report.measures import bytes_unit, hidden, number, speed_up, time_unit
 from tokenring_xdit.bench.report.palette import BACKGROUNDS, styles
 from tokenring_xdit.bench.report.problems import Axis, latest, views
-from tokenring_xdit.bench.report.static import _SYMBOLS
 from tokenring_xdit.bench.report.summary import summary
 from tokenring_xdit.bench.report.table import table
+from tokenring_xdit.bench.report.theme import themes
 from tokenring_xdit.bench.report.traces import Trace, boxes, kinds, read_traces, shares
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.schedule import ALGORITHMS, Activity, Span, Timeline
@@ -203,32 +206,55 @@ def test_parts_of_a_bar_add_up_to_the_call() -> None:
         assert sum(series.points[0].value.middle for series in parts) == pytest.approx(time)
 
 
-def test_plotly_takes_every_plot_and_every_trace_knows_its_strategy() -> None:
+def test_vega_takes_every_plot_and_every_mark_knows_its_strategy() -> None:
     records = [
         *samples.sweep((1024, 2048), (2, 4)),
         record([1.0], "single"),
         record([2.0], "<script>alert(1)</script>"),
     ]
+    traced = trace(samples.timeline("token_ring"))
+    looks = styles([*(r.strategy for r in records), traced.strategy])
+    drawn = [(plot_of(figure, looks), figure) for view in views(records) for figure in figures(view)]
+    for plot, figure in drawn:
+        points = [point for series in figure.series for point in series.points]
+        assert len(plot.rows) == len(points) and {row["strategy"] for row in plot.rows} == set(plot.parameters["shown"])
+        assert {row["said"] for row in plot.rows} == {number(point.value.middle) for point in points}
+    spans = plot_of_trace(traced, 1.0, kinds([traced]), legend=False)
+    assert len(spans.rows) == len(traced.timeline.spans) and spans.parameters["shown"] == [traced.strategy]
+    plots = [*(plot for plot, _ in drawn), spans]
+    assert "//" not in json.dumps([plot.whole() for plot in plots], allow_nan=False)  # no addresses
+    light, dark = themes(looks, kinds([traced])).values()
+    for number_of_chart, plot in enumerate({json.dumps(plot.chart): plot for plot in plots}.values()):
+        whole = {**plot.whole(), "config": (light, dark)[number_of_chart % 2]}
+        alt.LayerChart.from_dict(whole)  # Altair itself refuses what it does not know
+        compiled = vl_convert.vegalite_to_vega(whole)
+        assert any(mark["name"] == f"{POINTS}_marks" for mark in marks_in(compiled))
+
+
+def marks_in(group: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """All marks of a compiled chart."""
+    for mark in group.get("marks", ()):
+        yield mark
+        yield from marks_in(mark)
+
+
+def test_figures_of_one_kind_share_their_chart() -> None:
+    records = samples.sweep((1024, 2048, 4096), (2, 4))
     looks = styles([r.strategy for r in records])
     drawn = [plot_of(figure, looks) for view in views(records) for figure in figures(view)]
-    drawn.append(plot_of_trace(trace(samples.timeline("token_ring")), 1.0))
-    for plot in drawn:
-        for entry in plot["data"]:
-            assert entry["meta"]["strategy"]
-        json.dumps(plot, allow_nan=False)
-        assert "<script" not in json.dumps(plot["layout"]) + json.dumps([entry["name"] for entry in plot["data"]])
-        assert len(go.Figure(coloured(plot)).data) == len(plot["data"])  # plotly itself refuses what it does not know
+    assert len({id(plot.chart) for plot in drawn}) < len(drawn) / 2
 
 
-def coloured(value: Any) -> Any:
-    """A plot with one colour for all that the page fills in."""
-    if isinstance(value, dict):
-        return {key: coloured(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [coloured(entry) for entry in value]
-    if value == "@scale":
-        return "Blues"
-    return "#123456" if isinstance(value, str) and value.startswith("@") else value
+def test_what_is_not_above_zero_ends_at_the_foot_of_a_logarithmic_plot() -> None:
+    records = [record([1.0, 1.1, 1.2], tokens=tokens) for tokens in (1024, 2048)]
+    early = records[0].exposed_seconds
+    assert early is not None
+    records[0] = records[0].model_copy(update={"exposed_seconds": early.model_copy(update={"lower": -0.1})})
+    (figure,) = (each for each in figures(views(records)[0]) if each.key == "communication")
+    assert figure.logarithmic
+    rows = plot_of(figure, styles(["schedule:token_ring"])).rows
+    bounds = [row[name] for row in rows for name in ("value", "lower", "upper")]
+    assert min(bounds) > 0 and "-100" in rows[0]["told"]  # what is drawn shorter is still said
 
 
 # -- colours ------------------------------------------------------------------------------------------

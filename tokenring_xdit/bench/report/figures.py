@@ -140,7 +140,7 @@ def _where_time_goes(view: View) -> Figure:
         Series(name, tuple(_scaled(point, unit, bounds=False) for point in points), part)
         for (name, part), points in found.items()
     )
-    hidden = f"Striped: {_HIDDEN}." if _rates_known(view) else _UNKNOWN
+    hidden = f"Outlined: {_HIDDEN}." if _rates_known(view) else _UNKNOWN
     note = f"Pale: computing. {hidden} Full: {_EXPOSED}."
     return Figure("communication", "Where the time goes", note, Form.BARS, "", unit.name, series)
 

@@ -6,18 +6,21 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib import resources
 from typing import Any
 
 from tokenring_xdit.bench.records import Record
+from tokenring_xdit.bench.report.charts import POINTS, Plot, plot_of, plot_of_trace
 from tokenring_xdit.bench.report.figures import figures
-from tokenring_xdit.bench.report.interactive import plot_of, plot_of_trace
 from tokenring_xdit.bench.report.measures import number
-from tokenring_xdit.bench.report.palette import BACKGROUNDS, Style, label, styles
+from tokenring_xdit.bench.report.palette import Style, label, styles
 from tokenring_xdit.bench.report.problems import Axis, latest, machines, views
 from tokenring_xdit.bench.report.summary import summary
 from tokenring_xdit.bench.report.table import table
-from tokenring_xdit.bench.report.traces import KINDS, OTHER_KIND, Trace, kinds, shares
+from tokenring_xdit.bench.report.theme import themes
+from tokenring_xdit.bench.report.traces import Trace, kinds, look_of, shares
 from tokenring_xdit.schedule.timeline import Activity
 
 __all__ = ["page"]
@@ -31,102 +34,117 @@ _GROUPS = {
 _ASSETS = resources.files("tokenring_xdit.bench.report") / "assets"
 
 
-def page(records: Sequence[Record], traces: Sequence[Trace], plotly: str) -> str:
+@dataclass(frozen=True)
+class _Panel:
+    """A plot on the page.
+
+    Attributes:
+        title: Above it.
+        note: Below it.
+        strategies: Those that are in it.
+        plot: Its number in the page's data.
+        wide: Whether it has the page's whole width.
+    """
+
+    title: str
+    note: str
+    strategies: Sequence[str]
+    plot: int
+    wide: bool
+
+
+@dataclass(frozen=True)
+class _Page:
+    """Panels, and the plots in them as the page's script draws them: charts that several plots share are there once."""
+
+    looks: Mapping[str, Style]
+    kinds: Sequence[str]
+    charts: list[Mapping[str, Any]] = field(default_factory=list)
+    plots: list[dict[str, Any]] = field(default_factory=list)
+
+    def settings(self, records: Sequence[Record]) -> list[tuple[str, list[tuple[str, str, list[_Panel]]]]]:
+        """Settings, and of each the views: what they are over, their name and their panels."""
+        found: dict[str, list[tuple[str, str, list[_Panel]]]] = {}
+        for view in views(records):
+            panels = [
+                self._panel(figure.title, figure.note, plot_of(figure, self.looks), wide=figure.key == "links")
+                for figure in figures(view)
+            ]
+            found.setdefault(str(view.setting), []).append((_GROUPS[view.axis], str(view), panels))
+        return list(found.items())
+
+    def timelines(self, traces: Sequence[Trace]) -> list[tuple[str, list[_Panel]]]:
+        """Problems with timelines, the fastest strategy of each first, on one time axis."""
+        problems: dict[str, list[Trace]] = {}
+        for trace in traces:
+            problem = f"{trace.setting}, {trace.tokens} tokens, {trace.ranks} ranks"
+            problems.setdefault(problem, []).append(trace)
+        found = []
+        for problem, own in problems.items():
+            own.sort(key=lambda trace: trace.timeline.makespan)
+            longest = max(max((span.end for span in trace.timeline.spans), default=0.0) for trace in own) or 1e-3
+            found.append((problem, [self._timeline(trace, longest) for trace in own]))
+        return found
+
+    def _timeline(self, trace: Trace, longest: float) -> _Panel:
+        share = shares(trace.timeline)
+        note = f"{share[Activity.ATTEND]:.0%} of the time ranks attend, {share[Activity.WAIT]:.0%} they wait."
+        title = f"{label(trace.strategy)}: {number(trace.timeline.makespan * 1e3)} ms"
+        return self._panel(title, note, plot_of_trace(trace, longest, self.kinds, legend=False))
+
+    def _panel(self, title: str, note: str, plot: Plot, *, wide: bool = False) -> _Panel:
+        if plot.chart not in self.charts:
+            self.charts.append(plot.chart)
+        chart = self.charts.index(plot.chart)
+        self.plots.append({"chart": chart, "rows": plot.rows, "parameters": plot.parameters})
+        return _Panel(title, note, plot.parameters["shown"], len(self.plots) - 1, wide)
+
+
+def page(records: Sequence[Record], traces: Sequence[Trace]) -> str:
     """The report.
 
     Args:
         records: Of a sweep, at least one.
         traces: Timelines of its cases; there may be none.
-        plotly: The code of plotly.js.
     """
     import jinja2
 
-    once = latest(records)
+    once, spans = latest(records), kinds(traces)
     looks = styles([record.strategy for record in once] + [trace.strategy for trace in traces])
-    script = (_ASSETS / "page.js").read_text(encoding="utf-8")
+    scripts = (_library(), (_ASSETS / "page.js").read_text(encoding="utf-8"))
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     template = environment.from_string((_ASSETS / "page.html.j2").read_text(encoding="utf-8"))
-    data = {**_plots(once, looks), "timelines": _timelines(traces), "theme": _theme(looks, traces)}
+    drawn = _Page(looks, spans)
+    settings, timelines = drawn.settings(once), drawn.timelines(traces)
+    data = {"charts": drawn.charts, "plots": drawn.plots, "themes": themes(looks, spans), "name": POINTS}
     found = {record.finished for record in once if record.finished}
     return template.render(
         css=(_ASSETS / "page.css").read_text(encoding="utf-8"),
-        scripts=(plotly, script),
-        hashes=[_hash(plotly), _hash(script)],
+        scripts=scripts,
+        hashes=[_hash(script) for script in scripts],
         data=_inside_script(data),
         summary=summary(records),
         label=label,
         number=number,
         looks=looks,
         table=table(once),
-        settings=data["settings"],
-        traced=data["timelines"],
-        kinds=[(kind, KINDS.get(kind, OTHER_KIND)) for kind in kinds(traces)],
+        settings=settings,
+        traced=timelines,
+        kinds=[look_of(kind) for kind in spans],
         machines=_machines(once),
         commands=list(dict.fromkeys(record.command for record in once if record.command)),
         finished=(min(found), max(found)) if found else None,
     )
 
 
-def _plots(records: Sequence[Record], looks: Mapping[str, Style]) -> dict[str, Any]:
-    """Settings, and the plots of each of their views."""
-    settings: dict[str, list[dict[str, Any]]] = {}
-    for view in views(records):
-        drawn = [
-            {"key": figure.key, "title": figure.title, "note": figure.note, **plot_of(figure, looks)}
-            for figure in figures(view)
-        ]
-        settings.setdefault(str(view.setting), []).append(
-            {"label": str(view), "group": _GROUPS[view.axis], "strategies": view.strategies, "figures": drawn}
-        )
-    return {"settings": [{"label": setting, "views": found} for setting, found in settings.items()]}
+@lru_cache(maxsize=1)
+def _library() -> str:
+    """The code of Vega, which draws the plots in a browser."""
+    import vl_convert
 
-
-def _timelines(traces: Sequence[Trace]) -> list[dict[str, Any]]:
-    """Problems with timelines, the fastest strategy of each first, on one time axis."""
-    problems: dict[str, list[Trace]] = {}
-    for trace in traces:
-        problem = f"{trace.setting}, {trace.tokens} tokens, {trace.ranks} ranks"
-        problems.setdefault(problem, []).append(trace)
-    found = []
-    for problem, own in problems.items():
-        own.sort(key=lambda trace: trace.timeline.makespan)
-        longest = max(max((span.end for span in trace.timeline.spans), default=0.0) for trace in own) or 1e-3
-        plots = []
-        for trace in own:
-            share = shares(trace.timeline)
-            words = f"{share[Activity.ATTEND]:.0%} of the time ranks attend, {share[Activity.WAIT]:.0%} they wait"
-            plots.append(
-                {
-                    "strategy": trace.strategy,
-                    "label": label(trace.strategy),
-                    "time": f"{number(trace.timeline.makespan * 1e3)} ms",
-                    "words": words,
-                    **plot_of_trace(trace, longest),
-                }
-            )
-        found.append({"label": problem, "plots": plots})
-    return found
-
-
-def _theme(looks: Mapping[str, Style], traces: Sequence[Trace]) -> dict[str, dict[str, Any]]:
-    """What the names of colours in plots stand for, light and dark."""
-    scales = (
-        ["#EEF3F8", "#9CC4E4", "#3C87BE", "#0B4A80", "#052544"],
-        ["#1B222B", "#17456B", "#2B7FB8", "#7CC4EE", "#E8F6FF"],
-    )
-    themes = {}
-    for place, name in enumerate(("light", "dark")):
-        themes[name] = {
-            "@paper": BACKGROUNDS[place],
-            "@text": ("#1C232C", "#E4E9F0")[place],
-            "@grid": ("#DDE2E8", "#303843")[place],
-            "@scale": [[step / 4, colour] for step, colour in enumerate(scales[place])],
-            **{f"@strategy:{strategy}": getattr(style.hue, name) for strategy, style in looks.items()},
-            **{f"@kind:{kind}": getattr(KINDS.get(kind, OTHER_KIND).hue, name) for kind in kinds(traces)},
-        }
-    return themes
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed")
 
 
 def _machines(records: Sequence[Record]) -> list[tuple[dict[str, str], list[str]]]:

@@ -47,7 +47,7 @@ class Style:
 
     Attributes:
         hue: Its colour.
-        symbol: Marker, by plotly's name.
+        symbol: Marker: a name of the report's symbols (``bench/report/symbols.py``).
         dash: ``solid``, ``dash``, ``dot`` or ``dashdot``.
         prominent: Whether it is drawn thicker, above the others.
     """

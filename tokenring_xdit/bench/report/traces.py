@@ -15,14 +15,13 @@ from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.schedule.timeline import Activity, Span, Timeline
 
 __all__ = [
-    "KINDS",
-    "OTHER_KIND",
     "Box",
     "KindLook",
     "Trace",
     "boxes",
     "kind_of",
     "kinds",
+    "look_of",
     "read_traces",
     "shares",
 ]
@@ -34,13 +33,13 @@ _SENDS, _RECEIVES = (0.07, 0.26), (0.74, 0.93)
 
 @dataclass(frozen=True)
 class KindLook:
-    """How spans of a kind are drawn, and what they are called; unknown channels keep their own name."""
+    """How spans of a kind are drawn, and what they are called."""
 
     hue: Hue
     words: str
 
 
-KINDS = {
+_KINDS = {
     "attend": KindLook(Hue("#2F6FB0", "#5B9FE3"), "attends"),
     "merge": KindLook(Hue("#7B4FA3", "#B58BE0"), "merges"),
     "wait": KindLook(Hue("#B9C0C9", "#59626E"), "waits"),
@@ -49,7 +48,7 @@ KINDS = {
     "o": KindLook(Hue("#B8336A", "#F07AA8"), "partial outputs"),
     "nodes": KindLook(Hue("#5A5A00", "#C9C95A"), "keys between nodes"),
 }
-OTHER_KIND = KindLook(Hue("#6B7785", "#98A3B1"), "")
+_OTHER_HUE = Hue("#6B7785", "#98A3B1")
 
 _MOST_ROWS = 8  # of transfers at once that are told apart in a lane
 
@@ -113,6 +112,11 @@ def read_traces(path: Path) -> tuple[Trace, ...]:
 def kind_of(span: Span) -> str:
     """What a span is coloured by: the activity of the rank itself, or the channel of a transfer."""
     return span.channel or "transfer" if span.activity.transfers else span.activity.value
+
+
+def look_of(kind: str) -> KindLook:
+    """How spans of a kind look; unknown channels keep their own name."""
+    return _KINDS.get(kind) or KindLook(_OTHER_HUE, kind)
 
 
 def kinds(traces: Iterable[Trace]) -> tuple[str, ...]:

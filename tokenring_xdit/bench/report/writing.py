@@ -18,20 +18,18 @@ REPORT_FILE = "report.html"
 _RESULTS_FILE = "results.jsonl"
 
 
-def refuse_missing(*, report: bool = True, plots: bool = False) -> None:
+def refuse_missing(*, report: bool = True) -> None:
     """Refuse what cannot be drawn because packages are not installed.
 
     Args:
-        report: Whether the HTML file is wanted.
-        plots: Whether PNG and SVG files are.
+        report: Whether the HTML file is wanted, or only PNG and SVG files, which need less.
 
     Raises:
         ConfigurationError: A package is missing; the message says how to get it.
     """
-    needed = {"plotly": "the report", "jinja2": "the report"} if report else {}
-    needed |= {"matplotlib": "PNG and SVG files of the plots"} if plots else {}
-    for package, what in needed.items():
-        if importlib.util.find_spec(package) is None:
+    what = "the report" if report else "PNG and SVG files of the plots"
+    for module, package in (("altair", "altair"), ("vl_convert", "vl-convert-python"), ("jinja2", "jinja2")):
+        if importlib.util.find_spec(module) is None and (report or module != "jinja2"):
             raise ConfigurationError(f'{what} cannot be made without {package}: pip install "tokenring-xdit[bench]"')
 
 
@@ -59,14 +57,12 @@ def write_report(results: Path, output: Path) -> None:
         output: The HTML file, which is replaced.
 
     Raises:
-        ConfigurationError: plotly or jinja2 is missing, or the results cannot be read or have no case.
+        ConfigurationError: A package is missing, or the results cannot be read or have no case.
     """
     refuse_missing()
-    from plotly.offline import get_plotlyjs
-
     from tokenring_xdit.bench.report.page import page
 
-    text = page(*_read(results), get_plotlyjs())
+    text = page(*_read(results))
     output.parent.mkdir(parents=True, exist_ok=True)
     write_whole(output, text)
 
@@ -82,10 +78,10 @@ def write_plots(results: Path, folder: Path) -> tuple[Path, ...]:
         The files, none where no case ran.
 
     Raises:
-        ConfigurationError: matplotlib is missing, or the results cannot be read or have no case.
+        ConfigurationError: A package is missing, or the results cannot be read or have no case.
     """
-    refuse_missing(report=False, plots=True)
-    from tokenring_xdit.bench.report.static import write_plots as draw
+    refuse_missing(report=False)
+    from tokenring_xdit.bench.report.files import write_plots as draw
 
     return draw(folder, *_read(results))
 
