@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# All tests, on the CPU; arguments go to pytest.
+# The tests, on the CPU; arguments go to pytest.
 #
 #   bash scripts/test.sh [--lowest | --newest] [-k EXPRESSION ...]
+#   bash scripts/test.sh --slow         what needs many processes, or minutes: all that the first leaves out
 #   bash scripts/test.sh -m cuda        the kernels that need a GPU
 #
 # --lowest and --newest make an environment of their own, with the lowest versions that pyproject.toml
@@ -16,8 +17,14 @@ case "${1-}" in
     prepare_other_environment "$versions"
     set -- --compatibility=docs/compatibility.md "$@"
     ;;
+--slow)
+    shift
+    prepare_environment dev
+    set -- -m '(ranks or e2e) and not (smoke or netns or cuda or matrix)' "$@"
+    ;;
 *) prepare_environment dev ;;
 esac
+unset PYTHON # it has made the environment; launch scripts would take it for the ranks' interpreter
 case " $* " in
 *" cuda "*) ;;
 *) export CUDA_VISIBLE_DEVICES="" ;; # the ranks use gloo, whatever the machine has

@@ -44,9 +44,12 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
         record(Path(file), passed, len(found.get("skipped", [])))
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests of pipelines that the installed diffusers does not have."""
+    """Mark tests that take the pool of ranks; skip those of pipelines that the installed diffusers does not have."""
     for item in items:
+        if "ranks" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.ranks)
         callspec = getattr(item, "callspec", None)
         values = [getattr(value, "family", value) for value in (callspec.params.values() if callspec else ())]
         values += [key for mark in item.iter_markers("family") for key in mark.args]

@@ -27,12 +27,14 @@ def python(code: str, **environment: str) -> str:
 LOADED = "import sys, torch; print(*sorted(m for m in sys.modules if m.startswith('tokenring_xdit')))"
 
 
+@pytest.mark.e2e
 def test_import_torch_loads_nothing_but_the_hook() -> None:
     assert python(LOADED) == "tokenring_xdit tokenring_xdit.autoload"
     assert python("import sys, torch; print('xfuser' in sys.modules)") == "False"
 
 
 @pytest.mark.parametrize("off", [AUTOLOAD, "TORCH_DEVICE_BACKEND_AUTOLOAD"])
+@pytest.mark.e2e
 def test_it_can_be_switched_off(off: str) -> None:
     code = "import sys, torch, wrapt.importer as i; print('xfuser.logger' in i._post_import_hooks)"
     assert python(code) == "True"
@@ -44,11 +46,13 @@ def test_it_never_breaks_import_torch() -> None:
 
 
 @pytest.mark.parametrize("imports", ["torch, xfuser", "xfuser"])
+@pytest.mark.e2e
 def test_import_xfuser_is_enough_to_register(imports: str) -> None:
     code = f"import {imports}; print(hasattr(xfuser.xFuserArgs, 'tokenring_degree'))"
     assert python(code, LOG_LEVEL="error").splitlines()[-1] == "True"
 
 
+@pytest.mark.e2e
 def test_another_xfuser_is_left_working_and_tokenring_refused() -> None:
     code = """
 import torch

@@ -76,6 +76,7 @@ ENDS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("warm", [0, 1])
 @pytest.mark.parametrize("name", MISTAKES)
+@pytest.mark.e2e
 def test_a_mistake_is_told_to_all_and_the_group_goes_on(name: str, warm: int, tmp_path: Path) -> None:
     message = MISTAKES[name][1]
     said = run(3, mistaken, name, False, warm, folder=tmp_path, awaited=(0, 1, 2))

@@ -20,6 +20,7 @@ def test_ranks_at_different_calls_are_told_apart(calls: tuple[int, int], tmp_pat
         assert f"rank 0 and 2 are at call 2, attention, {theirs}" in wrong
 
 
+@pytest.mark.e2e
 def test_messages_of_different_calls_are_not_matched_where_nothing_is_compared(tmp_path: Path) -> None:
     for rank in run(3, a_keyed_call_behind, folder=tmp_path, awaited=(0, 1, 2)):
         assert rank.lines[:2] == ["right", "right"]

@@ -140,6 +140,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[SweepConfig, tuple[
     return config, run_sweep(config, on_step=steps.append).records, steps
 
 
+@pytest.mark.e2e
 def test_a_sweep_of_steps_has_its_figures(swept: tuple[SweepConfig, tuple[Record, ...], list[Step]]) -> None:
     _, records, steps = swept
     assert [(r.size, r.strategy, r.status) for r in records] == [

@@ -12,6 +12,7 @@ from tokenring_xdit.cli import main
 PROMPT = "a red circle left of a blue square"
 
 
+@pytest.mark.e2e
 def test_every_strategy_draws_the_picture_of_one_rank(tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.png"
     result = commands.run("compare", PROMPT, "--ranks", "2", "--steps", "4", "--rounds", "2", "--output", str(sheet))
@@ -36,6 +37,7 @@ def test_every_strategy_draws_the_picture_of_one_rank(tmp_path: Path) -> None:
     assert str(sheet) in result.stdout
 
 
+@pytest.mark.e2e
 def test_strategies_that_cannot_run_are_reported_and_the_others_run(tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.png"
     result = commands.run(

@@ -44,6 +44,7 @@ def listening(process: psutil.Process) -> set[str]:
     ],
     ids=lambda arguments: arguments[0],
 )
+@pytest.mark.e2e
 def test_nothing_listens_beyond_the_loopback(arguments: list[str], tmp_path: Path) -> None:
     """Whatever the user has set for runs on several nodes."""
     words = [word.format(folder=tmp_path) for word in arguments]
@@ -85,6 +86,7 @@ def gone(processes: dict[int, psutil.Process]) -> bool:
 
 
 @pytest.mark.parametrize("drawing", [False, True], ids=["importing", "drawing"])
+@pytest.mark.e2e
 def test_a_command_that_is_killed_leaves_nothing(tmp_path: Path, drawing: bool) -> None:
     output = tmp_path / "a.png"
     (temporary := tmp_path / "temporary").mkdir()
@@ -95,6 +97,7 @@ def test_a_command_that_is_killed_leaves_nothing(tmp_path: Path, drawing: bool) 
     assert list(temporary.glob("tokenring*")) == []
 
 
+@pytest.mark.e2e
 def test_a_rank_that_is_stopped_ends_the_run_and_is_named(tmp_path: Path) -> None:
     arguments = (*RUN, FAR, f"output={tmp_path / 'a.png'}")
     with running(*arguments, **{LIMIT_VARIABLE: "2"}) as (process, ranks):
@@ -106,6 +109,7 @@ def test_a_rank_that_is_stopped_ends_the_run_and_is_named(tmp_path: Path) -> Non
         assert gone(ranks)
 
 
+@pytest.mark.e2e
 def test_ranks_of_torchrun_end_with_it(tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     command = [*launcher, "-m", "tokenring_xdit.cli", *RUN, FAR, f"output={tmp_path / 'a.png'}"]

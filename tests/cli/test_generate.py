@@ -21,6 +21,7 @@ def pixels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB"), dtype=int)
 
 
+@pytest.mark.e2e
 def test_a_picture_from_a_prompt_is_the_same_on_one_rank_and_on_several(tmp_path: Path) -> None:
     one, several = tmp_path / "one.png", tmp_path / "new folder" / "several.png"
     for output, degrees in ((one, ["1", "1"]), (several, ["2", "2"])):
@@ -39,6 +40,7 @@ def test_a_picture_from_a_prompt_is_the_same_on_one_rank_and_on_several(tmp_path
     assert np.abs(pixels(one) - pixels(several)).max() <= 1
 
 
+@pytest.mark.e2e
 def test_a_size_that_nothing_divides(tmp_path: Path) -> None:
     output = tmp_path / "odd.png"
     result = commands.run(
@@ -112,6 +114,7 @@ def gone(processes: list[psutil.Process]) -> bool:
     return not alive
 
 
+@pytest.mark.e2e
 def test_a_rank_that_is_killed_is_named_and_takes_the_others_along(tmp_path: Path) -> None:
     with commands.start(
         "generate", PROMPT, "--tokenring-degree", "3", "--steps", FAR, "--output", str(tmp_path / "p.png")
@@ -137,6 +140,7 @@ def wait_until_drawing(process: object) -> None:
         seen += character
 
 
+@pytest.mark.e2e
 def test_a_rank_that_raises_is_named_with_its_error(tmp_path: Path) -> None:
     code = """
 import os
@@ -164,6 +168,7 @@ if os.environ.get("RANK") == "2":
 @pytest.mark.parametrize(
     ("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)], ids=["ctrl-c", "terminate"]
 )
+@pytest.mark.e2e
 def test_an_interruption_leaves_no_process_behind(tmp_path: Path, how: signal.Signals, code: int) -> None:
     with commands.start(
         "generate", PROMPT, "--tokenring-degree", "2", "--steps", FAR, "--output", str(tmp_path / "p.png")
@@ -176,6 +181,7 @@ def test_an_interruption_leaves_no_process_behind(tmp_path: Path, how: signal.Si
     assert gone(list(ranks.values()))
 
 
+@pytest.mark.e2e
 def test_ranks_end_with_a_command_that_is_killed(tmp_path: Path) -> None:
     with commands.start(
         "generate", PROMPT, "--tokenring-degree", "2", "--steps", FAR, "--output", str(tmp_path / "p.png")

@@ -51,6 +51,7 @@ sys.meta_path.insert(0, Press())
         ("config", "tokenring_xdit.workers.death"),
     ],
 )
+@pytest.mark.e2e
 def test_ctrl_c_during_an_import_is_heard(tmp_path: Path, command: str, name: str, swallowed: str) -> None:
     code = PRESS.format(name=name, swallowed=swallowed)
     arguments = [word.format(folder=tmp_path) for word in COMMANDS[command]]

@@ -24,6 +24,7 @@ def launch(*words: str, folder: Path, **more: str) -> subprocess.CompletedProces
     )
 
 
+@pytest.mark.e2e
 def test_options_after_the_kind_are_the_script_s_own(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("model: embedded\nprompt: [a red circle]\ntokenring_degree: 8\n")
     planned = launch("node", "--dry-run", f"--nvidia-smi={TOPOLOGIES / 'dgx-1.txt'}", "run.yaml", folder=tmp_path)

@@ -46,6 +46,7 @@ def test_networks_of_known_shape_are_found_with_their_rates(form: str, shape: st
     assert rates(found) == pytest.approx(stated, rel=0.1)
 
 
+@pytest.mark.e2e
 def test_ranks_of_this_machine_are_probed_for_schedule_auto(tmp_path: Path) -> None:
     """What is found here depends on the cores; that it is told, and kept only if something was found, does not."""
     result = commands.run(

@@ -49,6 +49,7 @@ def torchrun(ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.e2e
 def test_prompts_of_a_config_become_pictures(tmp_path: Path) -> None:
     from diffusers import FluxPipeline
 
@@ -80,6 +81,7 @@ def test_prompts_of_a_config_become_pictures(tmp_path: Path) -> None:
         pytest.param("flux-control", None, marks=pytest.mark.matrix),
     ],
 )
+@pytest.mark.e2e
 def test_under_torchrun_the_command_is_one_of_the_ranks(tmp_path: Path, family: str, key: str | None) -> None:
     from tokenring_xdit.pipelines.request import save
 
@@ -125,6 +127,7 @@ def test_under_torchrun_the_command_is_one_of_the_ranks(tmp_path: Path, family: 
     assert difference.mean() <= min(4, 1.5 * magnified)
 
 
+@pytest.mark.e2e
 def test_torchrun_with_another_number_of_ranks_is_refused() -> None:
     done = torchrun(2, "configs/embedded.yaml", "tokenring_degree=3")
     assert done.returncode != 0
@@ -132,6 +135,7 @@ def test_torchrun_with_another_number_of_ranks_is_refused() -> None:
     assert "--nproc-per-node=3" in done.stderr
 
 
+@pytest.mark.e2e
 def test_nodes_with_different_configs_are_refused_on_all(tmp_path: Path) -> None:
     world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(commands.free_port())}
     ranks = [

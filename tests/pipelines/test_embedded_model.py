@@ -45,6 +45,7 @@ def test_it_has_image_tokens_for_eight_ranks() -> None:
 
 
 @pytest.mark.parametrize("kind", ["one object or two alike", "two different", "held-out pairs"])
+@pytest.mark.e2e
 def test_it_draws_what_the_prompt_says(kind: str) -> None:
     """The model card has the figures of a larger sample."""
     from diffusers import FluxPipeline

@@ -134,6 +134,8 @@ def in_the_middle(engine: Engine, do: Callable[[], object]) -> BaseException:
     return raised.value
 
 
+@pytest.mark.e2e
+@pytest.mark.smoke
 def test_a_list_equals_the_prompts_one_by_one_in_one_process(engine: Engine, expected: list[Tensor]) -> None:
     latents = engine.generate(PROMPTS, steps=STEPS, seed=SEED, output_type="latent", progress=False)
     assert len(latents) == len(PROMPTS)
@@ -142,6 +144,7 @@ def test_a_list_equals_the_prompts_one_by_one_in_one_process(engine: Engine, exp
     assert serves(engine, expected)
 
 
+@pytest.mark.e2e
 def test_prompts_spread_over_replicas_and_one_of_them_killed(expected: list[Tensor]) -> None:
     with Engine("embedded", data_parallel_degree=2) as engine:
         seen: set[range] = set()
@@ -180,6 +183,7 @@ def test_prompts_spread_over_replicas_and_one_of_them_killed(expected: list[Tens
     assert gone(after)
 
 
+@pytest.mark.e2e
 def test_pictures_previews_and_the_bar(engine: Engine, capfd: pytest.CaptureFixture[str]) -> None:
     steps: list[Step] = []
     (picture,) = engine.generate(PROMPTS[0], steps=3, seed=SEED, callback=steps.append, preview=True)
@@ -194,6 +198,7 @@ def test_pictures_previews_and_the_bar(engine: Engine, capfd: pytest.CaptureFixt
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.e2e
 def test_a_drawn_seed_is_told(engine: Engine) -> None:
     options: dict[str, Any] = {"steps": 1, "output_type": "latent", "progress": False}
     (drawn,) = engine.generate(PROMPTS[0], **options)
@@ -229,6 +234,7 @@ def test_a_drawn_seed_is_told(engine: Engine) -> None:
         ),
     ],
 )
+@pytest.mark.e2e
 def test_a_bad_request_costs_nothing(
     engine: Engine, expected: list[Tensor], arguments: dict[str, Any], error: type[Exception], said: str
 ) -> None:
@@ -253,6 +259,7 @@ def log_of(error: BaseException) -> Path:
     return Path(str(error).split("(log: ")[1].rstrip(")"))
 
 
+@pytest.mark.e2e
 def test_memory_that_runs_out_on_one_rank(engine: Engine, expected: list[Tensor]) -> None:
     starved = own_ranks(engine)[1]
     limit = starved.memory_info().vms + 2**24
@@ -265,6 +272,8 @@ def test_memory_that_runs_out_on_one_rank(engine: Engine, expected: list[Tensor]
     assert gone({1: starved})
 
 
+@pytest.mark.e2e
+@pytest.mark.smoke
 def test_a_rank_that_is_killed_is_named_and_started_again(engine: Engine, expected: list[Tensor]) -> None:
     before = own_ranks(engine)
     error = in_the_middle(engine, before[1].kill)
@@ -275,6 +284,7 @@ def test_a_rank_that_is_killed_is_named_and_started_again(engine: Engine, expect
     assert own_ranks(engine).keys() == before.keys()
 
 
+@pytest.mark.e2e
 def test_a_rank_that_is_stopped_is_named(
     engine: Engine, expected: list[Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,6 +297,7 @@ def test_a_rank_that_is_stopped_is_named(
     assert serves(engine, expected)
 
 
+@pytest.mark.e2e
 def test_ranks_that_take_too_long_are_given_up(engine: Engine, expected: list[Tensor]) -> None:
     before = own_ranks(engine)
     error = in_the_middle(engine, lambda: setattr(engine._turn, "_timeout", 1e-4))
@@ -296,6 +307,7 @@ def test_ranks_that_take_too_long_are_given_up(engine: Engine, expected: list[Te
     assert serves(engine, expected)
 
 
+@pytest.mark.e2e
 def test_what_a_callback_raises_cancels_and_comes_out(engine: Engine, expected: list[Tensor]) -> None:
     before = own_ranks(engine)
 
@@ -308,6 +320,7 @@ def test_what_a_callback_raises_cancels_and_comes_out(engine: Engine, expected: 
     assert own_ranks(engine) == before
 
 
+@pytest.mark.e2e
 def test_cancelling_from_a_callback_and_from_another_thread(engine: Engine, expected: list[Tensor]) -> None:
     before = own_ranks(engine)
     engine.cancel()  # nothing runs
@@ -325,6 +338,7 @@ def test_cancelling_from_a_callback_and_from_another_thread(engine: Engine, expe
     assert own_ranks(engine) == before
 
 
+@pytest.mark.e2e
 def test_an_interrupt_cancels_and_comes_out(engine: Engine, expected: list[Tensor]) -> None:
     before = own_ranks(engine)
 
@@ -338,6 +352,7 @@ def test_an_interrupt_cancels_and_comes_out(engine: Engine, expected: list[Tenso
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.e2e
 def test_a_second_interrupt_does_not_wait_for_the_ranks(engine: Engine, expected: list[Tensor]) -> None:
     before = own_ranks(engine)
 
@@ -351,6 +366,7 @@ def test_a_second_interrupt_does_not_wait_for_the_ranks(engine: Engine, expected
     assert serves(engine, expected)
 
 
+@pytest.mark.e2e
 def test_one_request_at_a_time(engine: Engine, expected: list[Tensor]) -> None:
     def ask_again(step: Step) -> None:
         engine.generate(PROMPTS[0], steps=1)
@@ -407,6 +423,7 @@ def test_what_cannot_run_is_refused_before_anything_starts(
         Engine(**{"model": "embedded", **arguments})
 
 
+@pytest.mark.e2e
 def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
     known = ranks_of()
     shutil.copytree(MODEL_PATH, tmp_path / "model")
@@ -434,6 +451,7 @@ def test_too_few_file_descriptors_to_start() -> None:
     assert len(os.listdir("/proc/self/fd")) == len(descriptors)
 
 
+@pytest.mark.e2e
 def test_closing_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     engine = Engine("embedded")
@@ -449,6 +467,7 @@ def test_closing_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Monke
         engine.generate(PROMPTS[0])
 
 
+@pytest.mark.e2e
 def test_garbage_collection_leaves_nothing_behind() -> None:
     gc.collect()
     known, descriptors, threads = ranks_of(), os.listdir("/proc/self/fd"), threading.active_count()
@@ -487,6 +506,7 @@ engine.generate({PROMPTS[0]!r}, steps={FAR}, progress=False, callback=say)
 """
 
 
+@pytest.mark.e2e
 def test_ctrl_c_in_a_script_and_its_sudden_death(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
@@ -523,6 +543,7 @@ PREVIEWED = {"flux", "hunyuan-dit", "lumina2", "sd3", "sd3.5-medium", "z-image"}
     "name",
     [pytest.param(f, marks=() if f in QUICK else pytest.mark.matrix) for f in FAMILIES if not f.startswith("flux-")],
 )
+@pytest.mark.e2e
 def test_every_pipeline(tmp_path: Path, name: str) -> None:
     family = FAMILIES[name]
     family.make().save_pretrained(tmp_path)

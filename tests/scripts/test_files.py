@@ -33,6 +33,7 @@ def test_scripts_stop_at_errors(script: Path) -> None:
     assert "\nset -euo pipefail\n" in script.read_text()
 
 
+@pytest.mark.e2e
 def test_the_image_holds_what_its_installation_needs(tmp_path: Path) -> None:
     """Copies what the container file copies, and builds the package there, without its dependencies."""
     text = re.sub(r"\\\n", " ", (SCRIPTS / "Containerfile").read_text())

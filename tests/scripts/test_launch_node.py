@@ -42,6 +42,7 @@ def lines(out: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("machine", [path.stem for path in TOPOLOGIES.glob("*.txt")])
+@pytest.mark.e2e
 def test_the_command_for_recorded_machines(machine: str, tmp_path: Path) -> None:
     order, said = RINGS[machine]
     topology = TOPOLOGIES / f"{machine}.txt"
@@ -73,6 +74,7 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.e2e
 def test_a_config_says_how_many_ranks_and_which_of_them_are_close(config: Path) -> None:
     wishes = ("tokenring_degree=3", "ulysses_degree=2", "prompt=[a blue square]")
     planned = run(SCRIPT, "--dry-run", DGX_1, config, *wishes)
@@ -86,6 +88,7 @@ def test_a_config_says_how_many_ranks_and_which_of_them_are_close(config: Path) 
         assert same == (option == ["--ulysses-degree=2"])
 
 
+@pytest.mark.e2e
 def test_a_config_runs(config: Path, tmp_path: Path) -> None:
     ran = run(SCRIPT, "--cpu", config)
     assert ran.returncode == 0, ran.stderr
@@ -100,12 +103,14 @@ def test_a_config_runs(config: Path, tmp_path: Path) -> None:
         (["--ulysses-degree=2"], "--ulysses-degree is for a PROGRAM"),
     ],
 )
+@pytest.mark.e2e
 def test_what_does_not_fit_the_config_is_refused(arguments: list[str], message: str, config: Path) -> None:
     refused = run(SCRIPT, "--cpu", "--dry-run", *arguments, config)
     assert refused.returncode == 2
     assert message in refused.stderr
 
 
+@pytest.mark.e2e
 def test_mistakes_in_a_config_are_told_once(config: Path) -> None:
     refused = run(SCRIPT, "--cpu", config, "steps=many")
     assert refused.returncode == 2
@@ -223,6 +228,7 @@ def test_help_names_every_option(script: str) -> None:
     assert "usage: bash scripts/" + script in shown.stdout and "example: " in shown.stdout
 
 
+@pytest.mark.e2e
 def test_ranks_on_the_cpu_compute_attention() -> None:
     """What --dry-run prints is what runs."""
     wanted = ("--cpu", "--ranks", "2", "--", str(RING_ATTENTION), "two words")
@@ -241,6 +247,7 @@ def test_ranks_on_the_cpu_compute_attention() -> None:
     assert lines(pasted.stdout) == found
 
 
+@pytest.mark.e2e
 def test_ranks_find_their_gpus_in_the_order_of_the_ring(tmp_path: Path) -> None:
     """No GPU is there, so that the ranks talk over gloo; that they get the right one, their environment says."""
     topology = tmp_path / "topology.txt"
@@ -259,6 +266,7 @@ def test_ranks_find_their_gpus_in_the_order_of_the_ring(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.e2e
 def test_a_program_that_fails_fails_the_launch() -> None:
     ran = run(SCRIPT, "--cpu", "--ranks=1", "--", "-m", "tokenring_xdit.cli", "schedule", "show", "nothing")
     assert ran.returncode not in (0, 2)

@@ -31,6 +31,7 @@ def finish(processes: list[subprocess.Popen[str]], timeout: float = 180) -> list
     return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
 
 
+@pytest.mark.e2e
 def test_the_command_of_a_node(tmp_path: Path) -> None:
     config = tmp_path / "run.yaml"
     config.write_text("model: embedded\nprompt: [a red circle]\ntokenring_degree: 16\n")
@@ -45,6 +46,7 @@ def test_the_command_of_a_node(tmp_path: Path) -> None:
     assert "127.0.0.1 is a loopback address on this node" in planned.stderr
 
 
+@pytest.mark.e2e
 def test_ranks_that_nodes_cannot_share_are_refused(tmp_path: Path) -> None:
     config = tmp_path / "run.yaml"
     config.write_text("model: embedded\nprompt: [a red circle]\ntokenring_degree: 3\n")
@@ -105,6 +107,7 @@ def test_what_cannot_work_is_refused(arguments: list[str], message: str) -> None
     assert not refused.stdout
 
 
+@pytest.mark.e2e
 def test_two_launchers_meet_on_this_machine() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

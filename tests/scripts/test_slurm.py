@@ -84,6 +84,7 @@ def test_what_cannot_work_is_refused(arguments: list[str], more: dict[str, str],
     assert not refused.stdout
 
 
+@pytest.mark.e2e
 def test_a_job_of_two_nodes_runs(tmp_path: Path) -> None:
     """As sbatch starts it: a copy of the script, in another folder."""
     copy = tmp_path / "slurm_script"

@@ -13,7 +13,6 @@ import altair as alt
 import numpy as np
 import pytest
 import vl_convert
-from tokenring_xdit.bench.report.static import _SYMBOLS
 
 from tests.bench.report import samples
 from tests.bench.report.samples import record
@@ -27,6 +26,7 @@ from tokenring_xdit.bench.report.measures import bytes_unit, hidden, number, spe
 from tokenring_xdit.bench.report.palette import BACKGROUNDS, styles
 from tokenring_xdit.bench.report.problems import Axis, latest, views
 from tokenring_xdit.bench.report.summary import summary
+from tokenring_xdit.bench.report.symbols import SYMBOLS
 from tokenring_xdit.bench.report.table import table
 from tokenring_xdit.bench.report.theme import themes
 from tokenring_xdit.bench.report.traces import Trace, boxes, kinds, read_traces, shares
@@ -303,7 +303,7 @@ def test_a_strategy_looks_the_same_whatever_else_there_is() -> None:
 def test_every_schedule_has_a_look_of_its_own_that_can_be_drawn() -> None:
     looks = styles([f"schedule:{name}" for name in ALGORITHMS])
     assert len({(look.hue, look.symbol, look.dash) for look in looks.values()}) == len(ALGORITHMS)
-    assert {look.symbol for look in looks.values()} <= set(_SYMBOLS)
+    assert {look.symbol for look in looks.values()} <= set(SYMBOLS)
     for name, algorithm in ALGORITHMS.items():
         if algorithm.look is not None:
             drawn = looks[f"schedule:{name}"]

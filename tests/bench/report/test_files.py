@@ -25,6 +25,7 @@ def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == module else real(name, *more))
 
 
+@pytest.mark.e2e
 def test_the_plots_are_written_as_png_and_svg(tmp_path: Path) -> None:
     timelines = {"schedule:token_ring": samples.timeline("token_ring")}
     results = samples.write(tmp_path, samples.sweep((1024, 2048), (2,)), timelines)

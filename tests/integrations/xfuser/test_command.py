@@ -104,6 +104,8 @@ def test_the_stock_command_says_once_what_auto_chose(hub: Path, tmp_path: Path) 
         pytest.param("Wan2.1-T2V", marks=pytest.mark.matrix),
     ],
 )
+@pytest.mark.e2e
+@pytest.mark.smoke
 def test_the_stock_command_draws_the_same_with_tokenring(hub: Path, tmp_path: Path, name: str) -> None:
     alone, ring, together = (
         drawn(hub, name, tmp_path / str(number), *flags)
@@ -115,6 +117,7 @@ def test_the_stock_command_draws_the_same_with_tokenring(hub: Path, tmp_path: Pa
     assert difference <= ROUNDING * max(yardstick, 0.25)
 
 
+@pytest.mark.e2e
 def test_switched_off_the_command_does_not_know_the_flag(hub: Path) -> None:
     arguments = ("--model", "FLUX.1-dev", "--prompt", "a", "--tokenring_degree", "2")
     done = xdit(hub, *arguments, environment={AUTOLOAD: "0"})
@@ -140,6 +143,7 @@ def test_switched_off_the_command_does_not_know_the_flag(hub: Path) -> None:
         ),
     ],
 )
+@pytest.mark.e2e
 def test_what_cannot_work_is_said_once_before_ranks_start(hub: Path, flags: tuple[str, ...], message: str) -> None:
     done = xdit(hub, "--model", "FLUX.1-dev", "--prompt", "a", *flags)
     assert done.returncode != 0
@@ -147,6 +151,7 @@ def test_what_cannot_work_is_said_once_before_ranks_start(hub: Path, flags: tupl
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.e2e
 def test_a_model_that_was_not_compared_is_refused_before_ranks_start(hub: Path) -> None:
     done = xdit(hub, "--model", "Krea-2-Turbo", "--prompt", "a", "--tokenring_degree", "2")
     assert done.returncode != 0

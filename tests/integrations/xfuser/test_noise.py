@@ -27,6 +27,7 @@ for level in ("debug", "warning", "error"):
 
 
 @pytest.mark.parametrize("level", [None, "debug"])
+@pytest.mark.e2e
 def test_a_program_of_one_s_own_hears_errors_unless_it_asks_for_more(level: str | None, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "LOG_LEVEL"} | OFFLINE
     done = subprocess.run(
@@ -43,6 +44,7 @@ def test_a_program_of_one_s_own_hears_errors_unless_it_asks_for_more(level: str 
     assert ("said at level warning" in done.stdout) == (level == "debug")
 
 
+@pytest.mark.e2e
 def test_the_command_with_tokenring_has_no_debug_lines(tmp_path: Path) -> None:
     """And ends in one sentence where the hub cannot be asked."""
     environment = {name: value for name, value in os.environ.items() if name not in {"LOG_LEVEL", "RANK"}} | OFFLINE

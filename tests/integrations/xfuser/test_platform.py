@@ -49,11 +49,13 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     ["", "torch.version.cuda = '13.0'"],
     ids=["as-installed", "cuda-build-without-gpu"],
 )
+@pytest.mark.e2e
 def test_xfuser_runs_on_gloo(disguise: str) -> None:
     result = python(BEFORE_IMPORT.format(disguise=disguise))
     assert result.stdout.strip().endswith("ran"), result.stderr[-2000:]
 
 
+@pytest.mark.e2e
 def test_registering_too_late_is_refused() -> None:
     result = python(AFTER_IMPORT)
     assert "xfuser was imported before" in result.stderr
