@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.e2e
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -64,7 +66,6 @@ def run(installed: dict[str, str], folder: Path, *words: str, started: tuple[str
     return done.stdout
 
 
-@pytest.mark.e2e
 def test_the_archive_holds_what_the_repository_does(built: Path) -> None:
     (archive,) = built.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
@@ -92,7 +93,6 @@ def test_the_wheel_holds_the_package(built: Path) -> None:
     assert not any(name.startswith(("tests", "tokenring_xdit/shipped/scripts/train")) for name in inside)
 
 
-@pytest.mark.e2e
 def test_the_wheel_alone_copies_a_config_and_draws(installed: dict[str, str], tmp_path: Path) -> None:
     assert run(installed, tmp_path, "config", "copy", "embedded") == "embedded.yaml\n"
     run(installed, tmp_path, "run", "embedded.yaml", "steps=1", "output=picture.png")
@@ -103,7 +103,6 @@ def test_the_wheel_alone_copies_a_config_and_draws(installed: dict[str, str], tm
 
 
 @pytest.mark.parametrize("name", ["html.py", pytest.param("queue.py", marks=pytest.mark.matrix)])
-@pytest.mark.e2e
 def test_files_of_the_working_folder_are_not_imported(name: str, installed: dict[str, str], tmp_path: Path) -> None:
     """By ranks; ``python -m`` itself looks there first, the command does not."""
     (tmp_path / name).write_text("raise SystemExit('a file of the user')\n")

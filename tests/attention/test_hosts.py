@@ -9,6 +9,8 @@ import pytest
 from tests.attention.test_watch import LATE, WORDS, check_named
 from tests.attention.trouble import another_world, exchanged, guarded_work, run, stays_away, told_by_the_host
 
+pytestmark = pytest.mark.ranks
+
 
 @pytest.mark.parametrize("keyed", [False, True])
 def test_a_rank_that_tells_that_it_failed_is_named_at_once(keyed: bool, tmp_path: Path) -> None:
@@ -44,7 +46,6 @@ def test_an_exchange_with_a_rank_that_is_struck(kind: str, tmp_path: Path) -> No
     check_named(said, WORDS[kind].format(pid=said[1].pid))
 
 
-@pytest.mark.e2e
 def test_a_rank_that_does_not_come_is_named(tmp_path: Path) -> None:
     said = run(3, stays_away, folder=tmp_path)
     for rank in (0, 2):
@@ -55,7 +56,6 @@ def test_a_rank_that_does_not_come_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["kill", "stop", "raise"])
-@pytest.mark.e2e
 def test_waits_of_others_end_in_a_guarded_section(kind: str, tmp_path: Path) -> None:
     """The collective that is waited for is torch's own, which no limit of this package bounds."""
     said = run(3, guarded_work, kind, folder=tmp_path)
@@ -68,7 +68,6 @@ def test_what_all_ranks_raise_alike_gives_nothing_up(tmp_path: Path) -> None:
         assert rank.lines == ["ValueError: a prompt has to be text", "done"]
 
 
-@pytest.mark.e2e
 def test_waits_of_another_world_are_not_ended(tmp_path: Path) -> None:
     said = run(2, another_world, str(tmp_path), folder=tmp_path, awaited=(0, 1))
     assert said[0].lines[0].startswith("CommunicationError: rank 1 failed in the pipeline call: ValueError")

@@ -23,6 +23,8 @@ from tests.attention.trouble import (
     struck_amid_messages,
 )
 
+pytestmark = pytest.mark.ranks
+
 ROOT = Path(__file__).parents[2]
 
 LATE = 12.0
@@ -44,7 +46,6 @@ def check_named(said: list[Said], words: str) -> None:
 
 @pytest.mark.parametrize("kind", ["kill", "stop"])
 @pytest.mark.parametrize("phase", PHASES[1:])
-@pytest.mark.e2e
 def test_a_rank_that_is_struck_is_named(phase: str, kind: str, tmp_path: Path) -> None:
     said = run(3, struck, phase, kind, folder=tmp_path)
     check_named(said, WORDS[kind].format(pid=said[1].pid))
@@ -52,7 +53,6 @@ def test_a_rank_that_is_struck_is_named(phase: str, kind: str, tmp_path: Path) -
         assert rank.last.startswith("CommunicationError: ")  # the group is over
 
 
-@pytest.mark.e2e
 def test_a_rank_that_dies_before_anything_is_known_of_it_is_named(tmp_path: Path) -> None:
     said = run(3, struck, PHASES[0], "kill", folder=tmp_path)
     for rank in (said[0], said[2]):
@@ -70,7 +70,6 @@ def test_a_rank_that_raises_in_a_call_is_named_with_its_error(phase: str, tmp_pa
 
 @pytest.mark.parametrize("kind", ["kill", "stop"])
 @pytest.mark.parametrize("after", [0.005, 0.02])
-@pytest.mark.e2e
 def test_messages_on_the_way_in_part_hold_nobody(kind: str, after: float, tmp_path: Path) -> None:
     said = run(3, struck_amid_messages, kind, after, folder=tmp_path, environment={"TOKENRING_AGREEMENT_TIMEOUT": "60"})
     check_named(said, WORDS[kind].format(pid=said[1].pid))
@@ -78,7 +77,6 @@ def test_messages_on_the_way_in_part_hold_nobody(kind: str, after: float, tmp_pa
 
 @pytest.mark.parametrize("kind", ["kill", "stop"])
 @pytest.mark.parametrize("phase", ["while channels open", "while the ranks agree", "between keyed calls"])
-@pytest.mark.e2e
 def test_ranks_of_other_machines_are_known_by_their_heartbeats(phase: str, kind: str, tmp_path: Path) -> None:
     said = run(3, struck, phase, kind, folder=tmp_path, environment={SEPARATE: "1"})
     check_named(said, f"rank 1 was not heard of for 2 s (process {said[1].pid} on host ")
@@ -91,7 +89,6 @@ def test_a_rank_that_goes_on_in_time_is_not_given_up(tmp_path: Path) -> None:
         assert rank.lines == ["right", "right"]
 
 
-@pytest.mark.e2e
 def test_a_rank_that_ends_well_owes_nothing(tmp_path: Path) -> None:
     """Rank 1 has done its part of the last call, and its process ends while the others still wait for each other."""
     said = run(3, ends_early, folder=tmp_path, environment={"TOKENRING_AGREEMENT_TIMEOUT": "60"})
@@ -111,7 +108,6 @@ exchange(None, 1, "names")
 """
 
 
-@pytest.mark.e2e
 def test_a_rank_that_stops_before_its_first_call_is_named(tmp_path: Path) -> None:
     """It has told nothing of itself, but torchrun says which process it is."""
     program = tmp_path / "program.py"

@@ -25,6 +25,8 @@ from tokenring_xdit.bench.scene import SceneShape
 from tokenring_xdit.bench.timelines import Traced, read_timelines
 from tokenring_xdit.schedule import Activity
 
+pytestmark = pytest.mark.e2e
+
 SMALL = "random-flux:double=1,single=1,heads=4,head_dim=16,text_tokens=16"
 
 HYBRIDS = [
@@ -140,7 +142,6 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[SweepConfig, tuple[
     return config, run_sweep(config, on_step=steps.append).records, steps
 
 
-@pytest.mark.e2e
 def test_a_sweep_of_steps_has_its_figures(swept: tuple[SweepConfig, tuple[Record, ...], list[Step]]) -> None:
     _, records, steps = swept
     assert [(r.size, r.strategy, r.status) for r in records] == [

@@ -37,6 +37,8 @@ from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.liveness import LIMIT_VARIABLE
 from tokenring_xdit.schedule import Activity
 
+pytestmark = pytest.mark.e2e
+
 BASE: dict[str, Any] = {"ranks": 2, "tokens": 64, "heads": 4, "head_dim": 8, "rounds": 3}
 
 EVERY = ["single", "ulysses", "xfuser-ring", "xfuser-ring-alltoall", "schedule:ring", "schedule:direct:chunks=4"]
@@ -78,7 +80,6 @@ def ran(outcome: Outcome) -> dict[str, Record]:
     return {record.strategy: record for record in outcome.records if record.status is Status.OK}
 
 
-@pytest.mark.e2e
 def test_every_strategy_is_exact_and_has_its_figures(measured: tuple[Outcome, list[Step]]) -> None:
     found = ran(measured[0])
     assert list(found) == EVERY
@@ -108,7 +109,6 @@ def test_bytes_are_those_of_the_algorithm(measured: tuple[Outcome, list[Step]]) 
     assert found["schedule:direct:chunks=4"].bytes_sent == (2 * block + log_sum_exp,) * 2
 
 
-@pytest.mark.e2e
 def test_fewer_queries_than_keys_are_exact_and_send_less(tmp_path: Path) -> None:
     strategies = [*EVERY, "ulysses=2+schedule:token_ring", "schedule:auto"]
     outcome = run_sweep(sweep(tmp_path, ranks=4, queries=8, strategies=strategies))
@@ -225,7 +225,6 @@ def test_results_of_the_runner_compare(measured: tuple[Outcome, list[Step]]) -> 
     assert apart
 
 
-@pytest.mark.e2e
 def test_a_rank_that_dies_costs_its_case_only(tmp_path: Path) -> None:
     config = sweep(tmp_path, strategies=["schedule:ring", "schedule:token_ring", "single"], tokens=[31, 48])
     outcome = run_sweep(config, on_step=killing("turn 2 of 4: schedule:token_ring", rank=1))
@@ -247,7 +246,6 @@ def test_a_rank_that_dies_costs_its_case_only(tmp_path: Path) -> None:
     assert run_sweep(config, resume=True).records == outcome.records  # nothing is left to do
 
 
-@pytest.mark.e2e
 def test_a_rank_that_dies_before_any_case_costs_an_attempt(tmp_path: Path) -> None:
     config = sweep(tmp_path, strategies=["schedule:ring", "single"], tokens=[16, 32])
     outcome = run_sweep(config, on_step=killing("preparing 16 tokens", rank=0))
@@ -256,7 +254,6 @@ def test_a_rank_that_dies_before_any_case_costs_an_attempt(tmp_path: Path) -> No
     ]
 
 
-@pytest.mark.e2e
 def test_ranks_that_die_before_any_case_again_and_again_fail_them_all(tmp_path: Path) -> None:
     def kill(step: Step) -> None:
         if "preparing 16 tokens" in step.what:
@@ -267,7 +264,6 @@ def test_ranks_that_die_before_any_case_again_and_again_fail_them_all(tmp_path: 
     assert "rank 1 was killed by SIGKILL" in (outcome.records[0].error or "")
 
 
-@pytest.mark.e2e
 def test_a_rank_that_is_stopped_costs_its_case_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LIMIT_VARIABLE, "2")
     stopped: list[psutil.Process] = []
@@ -292,7 +288,6 @@ def test_ranks_that_take_too_long_are_ended(tmp_path: Path) -> None:
     assert ranks_here() == []
 
 
-@pytest.mark.e2e
 def test_an_interrupted_sweep_keeps_what_is_done_and_goes_on(tmp_path: Path) -> None:
     config = tmp_path / "sweep.yaml"
     folder = tmp_path / "out"

@@ -18,6 +18,8 @@ from tokenring_xdit.errors import ConfigurationError, LaunchError, LostRankError
 from tokenring_xdit.liveness import LIMIT_VARIABLE
 from tokenring_xdit.workers.crew import Crew
 
+pytestmark = pytest.mark.e2e
+
 MODULE = "tests.workers.obedient"
 
 
@@ -99,7 +101,6 @@ def test_a_limit_that_is_none_is_refused(limit: str, monkeypatch: pytest.MonkeyP
         Crew(MODULE, 1)
 
 
-@pytest.mark.e2e
 def test_ranks_that_do_not_answer_in_time_are_ended() -> None:
     with Crew(MODULE, 2) as crew:
         with pytest.raises(LaunchError, match=r"ranks \[1\] did not answer within 3 seconds"):
@@ -126,7 +127,6 @@ PARENT = """
 
 
 @pytest.mark.parametrize("when", ["early", "late"])
-@pytest.mark.e2e
 def test_ranks_end_with_a_process_that_is_killed(tmp_path: Path, when: str) -> None:
     """Also before they have imported anything."""
     script = tmp_path / "parent.py"

@@ -24,6 +24,8 @@ from tokenring_xdit.bench import Status
 from tokenring_xdit.bench.report import write_report
 from tokenring_xdit.bench.report.palette import BACKGROUNDS
 
+pytestmark = pytest.mark.e2e
+
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
     BROWSER is None or DRIVER is None, reason="needs Chromium (Debian's chromium and chromium-driver)"
@@ -149,7 +151,6 @@ def report(folder: Path, results: Path) -> Path:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 375])
-@pytest.mark.e2e
 def test_plots_are_drawn_in_every_width_and_theme(page: Page, lines: Path, width: int, theme: str) -> None:
     page.open(lines, width=width, theme=theme)
     page.until("document.querySelectorAll('#lanes .points_marks path').length")
@@ -172,7 +173,6 @@ def rgb(colour: str) -> str:
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.e2e
 def test_text_stands_out_from_what_is_behind_it(page: Page, lines: Path, theme: str) -> None:
     page.open(lines, theme=theme)
     script = """return [...document.querySelectorAll(arguments[0])].map((element) => {
@@ -201,7 +201,6 @@ def test_a_change_of_theme_reaches_the_plots(page: Page, lines: Path) -> None:
     page.assert_clean()
 
 
-@pytest.mark.e2e
 def test_headers_sort_up_and_down_and_keep_what_is_missing_last(page: Page, lines: Path) -> None:
     page.open(lines)
     unsorted = page.column("ms")
@@ -290,7 +289,6 @@ def test_timelines_zoom_together(page: Page, lines: Path) -> None:
     page.assert_clean()
 
 
-@pytest.mark.e2e
 def test_paper_is_light_complete_and_without_controls(page: Page, lines: Path) -> None:
     page.open(lines, theme="dark")
     page.look("dark", "print")
@@ -333,7 +331,6 @@ def test_one_rank_and_strategies_that_nobody_knows(page: Page, tmp_path: Path) -
     page.assert_clean()
 
 
-@pytest.mark.e2e
 def test_two_hundred_cases(page: Page, tmp_path: Path) -> None:
     records = samples.sweep((1024, 2048, 4096, 8192, 16384, 32768), (2, 3, 4, 6, 7, 8))[:200]
     page.open(report(tmp_path, samples.write(tmp_path, records)), width=375)

@@ -66,7 +66,7 @@ def edit(step: Step, slot: int, other: int) -> Step:
     return Merge(tuple(partial._replace(slot=slot) for partial in step.partials))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(
     st.sampled_from(NAMES), st.sampled_from([1, 2, 8]), st.booleans(), st.integers(0, 3),
     st.sampled_from(["drop", "repeat", "swap", "move", "edit"]), st.data(),
@@ -94,7 +94,7 @@ def test_damage_is_refused_or_computes_right(
     except VerificationError:
         return
     for seed in range(3):
-        assert error(damaged, PROBLEM, at_random(seed), in_order=in_order) <= 2e-6
+        assert error(damaged, PROBLEM, at_random(seed), in_order=in_order) <= 1e-5
 
 
 def test_a_slot_that_is_still_needed_is_not_reused() -> None:
