@@ -24,12 +24,13 @@ from tokenring_xdit.bench import Status
 from tokenring_xdit.bench.report import write_report
 from tokenring_xdit.bench.report.palette import BACKGROUNDS
 
-pytestmark = pytest.mark.e2e
-
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    BROWSER is None or DRIVER is None, reason="needs Chromium (Debian's chromium and chromium-driver)"
-)
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(
+        BROWSER is None or DRIVER is None, reason="needs Chromium (Debian's chromium and chromium-driver)"
+    ),
+]
 
 FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
