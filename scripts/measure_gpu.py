@@ -18,7 +18,7 @@ from torch import Tensor
 from tokenring_xdit.attention import calibrate, fused
 from tokenring_xdit.attention.agreement import CallSpec, Layout
 from tokenring_xdit.attention.buffers import Buffers, Handle
-from tokenring_xdit.attention.executor import Run
+from tokenring_xdit.attention.executor import RankRun
 from tokenring_xdit.attention.kernels import KERNELS, choose
 from tokenring_xdit.attention.merge import Accumulator, fold_with_torch
 from tokenring_xdit.attention.transport import Parcel
@@ -239,7 +239,7 @@ def calls() -> None:
                 tensors: tuple[Tensor, Tensor, Tensor] = (q, k, v),
             ) -> None:
                 programs = proved(verified, layout.problem, in_order=True)
-                Run(programs, layout, transport, kernel, *tensors).run(None, None)
+                RankRun(programs, layout, transport, kernel, *tensors).run(None, None)
 
             launched, replayed = (
                 simulate(verified, network, problem, cost).makespan * 1e6 for cost in (machine, machine.captured())

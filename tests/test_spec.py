@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenring_xdit.errors import ConfigurationError, ScheduleError
-from tokenring_xdit.spec import Form, Option, Value, Whole, Word, YesNo, unknown, written
+from tokenring_xdit.spec import Grammar, Option, Value, Whole, Word, YesNo, unknown, written
 
 KNOWN: dict[str, dict[str, Option]] = {
     "plain": {},
     "drive": {"speed": Whole(90, least=5), "lights": YesNo(), "to": Word()},
 }
-FORM = Form("manner", KNOWN, ScheduleError)
+FORM = Grammar("manner", KNOWN, ScheduleError)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_number_of_thousands_of_digits_is_refused_in_a_short_line() -> None:
 
 def test_the_error_is_that_of_the_form() -> None:
     with pytest.raises(ConfigurationError):
-        Form("model", {}, ConfigurationError).read("x")
+        Grammar("model", {}, ConfigurationError).read("x")
 
 
 @given(

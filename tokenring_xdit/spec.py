@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tokenring_xdit.errors import TokenRingError, nearest
 from tokenring_xdit.messages import named, shown
 
-__all__ = ["Form", "Option", "Value", "Whole", "Word", "YesNo", "unknown", "written"]
+__all__ = ["Grammar", "Option", "Value", "Whole", "Word", "YesNo", "unknown", "written"]
 
 Value = int | bool | str
 
@@ -70,7 +70,7 @@ Option = Whole | YesNo | Word
 
 
 @dataclass(frozen=True)
-class Form:
+class Grammar:
     """What may be written.
 
     Attributes:
@@ -122,7 +122,7 @@ def unknown(what: str, word: str, known: Iterable[str], *, like: str | None = No
 
 
 def written(name: str, options: Iterable[tuple[str, object]]) -> str:
-    """A name with options, as :meth:`Form.read` reads it."""
+    """A name with options, as :meth:`Grammar.read` reads it."""
     listed = ",".join(f"{option}={_text(value)}" for option, value in options)
     return f"{name}:{listed}" if listed else name
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.support.reference import relative_error, softmax_attention
 from tokenring_xdit.attention.agreement import CallSpec, Layout
-from tokenring_xdit.attention.executor import Run
+from tokenring_xdit.attention.executor import RankRun
 from tokenring_xdit.attention.kernels import KERNELS
 from tokenring_xdit.attention.masks import KeyMask
 from tokenring_xdit.attention.transport import MemoryNetwork, MemoryTransport
@@ -112,7 +112,7 @@ def run(
     def call(transport: MemoryTransport) -> tuple[Tensor, Tensor]:
         rank = transport.rank
         mask = None if key_masks is None else key_masks[rank]
-        own = Run(programs, layout, transport, KERNELS["math"].run, q[rank], k[rank], v[rank], mask)
+        own = RankRun(programs, layout, transport, KERNELS["math"].run, q[rank], k[rank], v[rank], mask)
         return own.run(None, None)
 
     found = MemoryNetwork(problem.ranks, choose, in_order=in_order).run(call)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tokenring_xdit.attention.messages import partial_form
-from tokenring_xdit.schedule.lower.program import RESULT, Form, RankProgram, Slot
+from tokenring_xdit.schedule.lower.program import RESULT, RankProgram, Slot, SlotForm
 
 __all__ = ["Arena", "Buffers", "Handle"]
 
@@ -61,9 +61,9 @@ class Arena:
     def _make(
         self, number: int, slot: Slot, dtype: torch.dtype, partial_dtype: torch.dtype, device: torch.device
     ) -> tuple[Tensor, ...]:
-        if number <= RESULT or slot.form is Form.SUM:
+        if number <= RESULT or slot.form is SlotForm.SUM:
             return ()
-        if slot.form is not Form.PARTIAL:
+        if slot.form is not SlotForm.PARTIAL:
             return tuple(torch.empty(slot.shape, dtype=dtype, device=device) for _ in range(slot.form.tensors))
         form = partial_form(slot.shape, partial_dtype)
         message = torch.empty((form.size,), dtype=torch.uint8, device=device)

@@ -33,21 +33,21 @@ from tokenring_xdit.schedule.lower.program import (
     RESULT,
     Collective,
     Concat,
-    Kernel,
-    Merge,
+    KernelCall,
+    MergeCall,
     Pack,
-    Part,
     Post,
     RankProgram,
     Recv,
     Step,
+    View,
 )
 
-__all__ = ["Run", "execute"]
+__all__ = ["RankRun", "execute"]
 
 _ACTIVITIES: dict[type[Step], Activity] = {
-    Kernel: Activity.ATTEND,
-    Merge: Activity.MERGE,
+    KernelCall: Activity.ATTEND,
+    MergeCall: Activity.MERGE,
     Concat: Activity.MERGE,
 }
 """Of steps that are shown in a trace."""
@@ -91,9 +91,9 @@ def execute(
         verified, layout.problem, in_order=ring_group.transport.in_order
     )  # or refused, on all ranks alike
     observer = observer_of(ring_group, q.device)
-    run: Run | None = None
+    run: RankRun | None = None
     try:
-        run = Run(programs, layout, ring_group.transport, kernel, q, k, v, key_mask, observer)
+        run = RankRun(programs, layout, ring_group.transport, kernel, q, k, v, key_mask, observer)
         if observer is not None:
             observer.begins(verified.schedule.name, run.program)
         return run.run(home_kv, home_mask)
@@ -113,7 +113,7 @@ def execute(
         raise
 
 
-class Run:
+class RankRun:
     """One call on one rank.
 
     Args:
@@ -163,12 +163,12 @@ class Run:
             Post: self._post,
             Pack: self._pack,
             Concat: self._concat,
-            Kernel: self._attend,
-            Merge: self._merge,
+            KernelCall: self._attend,
+            MergeCall: self._merge,
         }
         for _, step in self.program.steps:
             kind = type(step)
-            if home and kind is Kernel:  # while the first blocks are under way
+            if home and kind is KernelCall:  # while the first blocks are under way
                 self._attend_home(home)
                 home = []
             if self.observer is None or kind not in _ACTIVITIES:
@@ -200,7 +200,7 @@ class Run:
             self.transport.wait_for(arriving[1], self.tensors[slot][0].nbytes)
             self.transferring, self.arriving[slot] = before, None
 
-    def _read(self, part: Part) -> tuple[Tensor, ...]:
+    def _read(self, part: View) -> tuple[Tensor, ...]:
         """The tensors of queries or keys, once they are here."""
         slot, cut = part
         self._arrived(slot)
@@ -231,7 +231,7 @@ class Run:
                 self._collect(post, payloads)
         self.transferring = None
 
-    def _payload(self, part: Part) -> list[tuple[Tensor, list[Handle]]]:
+    def _payload(self, part: View) -> list[tuple[Tensor, list[Handle]]]:
         """Contiguous tensors of what goes, each with the transfers that read the memory it lies in."""
         result = []
         for tensor in self._read(part):
@@ -292,7 +292,7 @@ class Run:
         for out, tensors in zip(self.tensors[step.slot], zip(*parts, strict=True), strict=True):
             torch.cat(tensors, dim=2, out=out)
 
-    def _attend(self, step: Kernel) -> None:
+    def _attend(self, step: KernelCall) -> None:
         (q,) = self._read(step.queries)
         if self.own_items is None:
             items: Sequence[tuple[Tensor, ...]] = [self._read(step.keys)]
@@ -339,7 +339,7 @@ class Run:
         out, lse = self.kernel(q, k, v, scale=self.layout.spec.scale, causal=causal)
         return out, lse.float()
 
-    def _merge(self, step: Merge) -> None:
+    def _merge(self, step: MergeCall) -> None:
         for partial in step.partials:
             self._arrived(partial.slot)
         total = self._sum(RESULT)

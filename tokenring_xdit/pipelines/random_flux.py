@@ -12,7 +12,7 @@ from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.messages import shown
 from tokenring_xdit.pipelines.model import FluxModel
 from tokenring_xdit.sizes import PictureSize
-from tokenring_xdit.spec import Form, Whole, written
+from tokenring_xdit.spec import Grammar, Whole, written
 
 __all__ = ["RANDOM_FLUX", "RandomFlux"]
 
@@ -53,7 +53,7 @@ class RandomFlux:
         if text.partition(":")[0] != RANDOM_FLUX:
             raise ConfigurationError(f"{shown(text)} is no {RANDOM_FLUX}")
         options = {field.name: Whole(_MOST) for field in fields(cls)}
-        _, said = Form("model", {RANDOM_FLUX: options}, ConfigurationError).read(text)
+        _, said = Grammar("model", {RANDOM_FLUX: options}, ConfigurationError).read(text)
         model = cls(**{name: int(value) for name, value in said.items()})
         if model.head_dim % 8:
             raise ConfigurationError(f"model {shown(text)}: head_dim has to be a multiple of 8 for rotary positions")

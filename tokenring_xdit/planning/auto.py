@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from tokenring_xdit.errors import ScheduleError
 from tokenring_xdit.schedule import MOST_RANKS
-from tokenring_xdit.spec import Form, Whole, YesNo, written
+from tokenring_xdit.spec import Grammar, Whole, YesNo, written
 
 __all__ = ["AUTO", "Auto"]
 
 AUTO = "auto"
-_FORM = Form("schedule", {AUTO: {"measure": YesNo(), "nodes": Whole(MOST_RANKS)}}, ScheduleError)
+_FORM = Grammar("schedule", {AUTO: {"measure": YesNo(), "nodes": Whole(MOST_RANKS)}}, ScheduleError)
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,18 @@ from tokenring_xdit.schedule.lower.program import (
     RESULT,
     Collective,
     Cut,
-    Form,
-    Kernel,
-    Merge,
-    Part,
+    KernelCall,
+    MergeCall,
     Partial,
     Post,
     RankProgram,
     Recv,
     Send,
     Slot,
+    SlotForm,
     Step,
     Target,
+    View,
 )
 from tokenring_xdit.schedule.problem import Problem, sum_size
 
@@ -62,10 +62,10 @@ def _gathering(rank: int, problem: Problem) -> tuple[tuple[Slot, ...], tuple[tup
     own = o_block(rank, rank)
     shape, kv_shape = problem.shape(own), problem.shape(kv_block(rank))
     slots = [
-        Slot(Form.QUERIES, shape, problem.size(q_block(rank))),
-        Slot(Form.KEYS, kv_shape, problem.size(kv_block(rank))),
-        Slot(Form.SUM, shape, sum_size(shape)),
-        Slot(Form.PARTIAL, shape, problem.size(own)),  # what is merged with the result block by block
+        Slot(SlotForm.QUERIES, shape, problem.size(q_block(rank))),
+        Slot(SlotForm.KEYS, kv_shape, problem.size(kv_block(rank))),
+        Slot(SlotForm.SUM, shape, sum_size(shape)),
+        Slot(SlotForm.PARTIAL, shape, problem.size(own)),  # what is merged with the result block by block
     ]
     partial = len(slots) - 1
     keys = {rank: OWN_KV}
@@ -73,20 +73,20 @@ def _gathering(rank: int, problem: Problem) -> tuple[tuple[Slot, ...], tuple[tup
     for peer in ranks:
         if peer != rank:
             keys[peer] = len(slots)
-            slots.append(Slot(Form.KEYS, problem.shape(kv_block(peer)), problem.size(kv_block(peer))))
+            slots.append(Slot(SlotForm.KEYS, problem.shape(kv_block(peer)), problem.size(kv_block(peer))))
             recvs.append(Recv(_GATHER, peer, keys[peer], kv_block(peer), 0))
     steps: list[Step] = []
     if recvs:
         sends = tuple(Send(_GATHER, recv.peer, 0, kv_block(rank)) for recv in recvs)
-        steps.append(Post(tuple(recvs), (Part(OWN_KV),), sends, 2, Collective.ALL_GATHER, blocks=True))
+        steps.append(Post(tuple(recvs), (View(OWN_KV),), sends, 2, Collective.ALL_GATHER, blocks=True))
     for distance in ranks:
         owner = (rank - distance) % problem.ranks
         target, attend = Target(partial if distance else RESULT), Attend(q_block(rank), kv_block(owner))
         heads, q_tokens, kv_tokens = shape[0] * shape[1], shape[2], problem.shape(kv_block(owner))[2]
-        part = Part(keys[owner])
-        steps.append(Kernel(Part(OWN_Q), part, False, (target,), heads, q_tokens, kv_tokens, (attend,)))
+        part = View(keys[owner])
+        steps.append(KernelCall(View(OWN_Q), part, False, (target,), heads, q_tokens, kv_tokens, (attend,)))
         if distance:
-            steps.append(Merge((Partial(partial, None, own),)))
+            steps.append(MergeCall((Partial(partial, None, own),)))
     return tuple(slots), tuple((0, step) for step in steps)
 
 
@@ -142,7 +142,7 @@ class _Exchanges:
         for number, peer in enumerate(peers):
             into = self._slot(share, own if name == "O" else self._tokens(name, peer))
             recvs.append(Recv(_ALL_TO_ALL, peer, into, self._block(name, peer, self._rank), 0))
-            payloads.append(Part(source, self._cut(name, peer, share)))
+            payloads.append(View(source, self._cut(name, peer, share)))
             sends.append(Send(_ALL_TO_ALL, peer, number, self._block(name, self._rank, peer)))
         messages = len(recvs) + len(sends)
         return Post(tuple(recvs), tuple(payloads), tuple(sends), messages, Collective.ALL_TO_ALL, blocks=True)
@@ -150,7 +150,7 @@ class _Exchanges:
     def _slot(self, heads: int, tokens: int) -> int:
         batch, head_dim = self._problem.batch, self._problem.head_dim
         size = batch * heads * tokens * head_dim * self._problem.element_bytes
-        self.slots.append(Slot(Form.QUERIES, (batch, heads, tokens, head_dim), size))
+        self.slots.append(Slot(SlotForm.QUERIES, (batch, heads, tokens, head_dim), size))
         return self._first + len(self.slots) - 1
 
     def _tokens(self, name: str, rank: int) -> int:

@@ -15,7 +15,7 @@ from tokenring_xdit.planning.others import Inside, gathered, shared_heads, ulyss
 from tokenring_xdit.planning.simulate import Simulation, run
 from tokenring_xdit.schedule import ALGORITHMS, Mask, Spelled, VerifiedSchedule, build, parse, q_block
 from tokenring_xdit.schedule.lower import lower
-from tokenring_xdit.schedule.lower.program import Kernel, Merge, RankProgram
+from tokenring_xdit.schedule.lower.program import KernelCall, MergeCall, RankProgram
 from tokenring_xdit.schedule.problem import Problem
 from tokenring_xdit.topology import Network
 
@@ -23,7 +23,7 @@ __all__ = ["best_schedules", "plan"]
 
 _CHUNKS = (2, 4, 8)
 _WIDTHS = (2, 4)
-"""Kernel calls that become one, besides all of them."""
+"""KernelCall calls that become one, besides all of them."""
 _PROMISING = 3
 """Of the schedules of a split in whole blocks, those that may be worth trying in pieces."""
 
@@ -261,7 +261,7 @@ class _Setting:
         return _Trial(name, option, simulation.floor, max(map(self._overhead, programs)))
 
     def _overhead(self, program: RankProgram) -> float:
-        kernels, merges = (sum(isinstance(step, kind) for _, step in program.steps) for kind in (Kernel, Merge))
+        kernels, merges = (sum(isinstance(step, kind) for _, step in program.steps) for kind in (KernelCall, MergeCall))
         of_kernels = max(self.cost.attend_overhead, self.cost.launches.attend) * max(0, kernels - 1)
         return of_kernels + max(self.cost.fold_overhead, self.cost.launches.fold) * max(0, merges - 1)
 

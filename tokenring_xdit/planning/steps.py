@@ -12,7 +12,16 @@ from typing import NamedTuple
 
 from tokenring_xdit.planning.cost import Attention, Cost
 from tokenring_xdit.schedule import Activity, Block
-from tokenring_xdit.schedule.lower.program import Collective, Concat, Kernel, Merge, Pack, Part, Post, RankProgram
+from tokenring_xdit.schedule.lower.program import (
+    Collective,
+    Concat,
+    KernelCall,
+    MergeCall,
+    Pack,
+    Post,
+    RankProgram,
+    View,
+)
 
 __all__ = ["Message", "Posting", "TimedStep", "Work", "timed"]
 
@@ -75,7 +84,7 @@ class Work(NamedTuple):
     activity: Activity
     needs: tuple[Message, ...]
     seconds: float
-    what: Kernel | Concat | Merge | str
+    what: KernelCall | Concat | MergeCall | str
     launch: float = 0.0
 
 
@@ -144,7 +153,7 @@ class _Rank:
                 needs = self._needs(*(part.slot for part in step.parts))
                 self._came.pop(step.slot, None)
                 yield Work(Activity.MERGE, needs, cost.fold(self._size(step.slot)), step, launches.fold)
-            elif isinstance(step, Merge):
+            elif isinstance(step, MergeCall):
                 slots = [partial.slot for partial in step.partials]
                 seconds = cost.fold(sum(map(self._size, slots)))
                 yield Work(Activity.MERGE, self._needs(*slots), seconds, step, launches.fold)
@@ -154,7 +163,7 @@ class _Rank:
                     Activity.ATTEND, self._needs(step.keys.slot, step.queries.slot), seconds, step, launches.attend
                 )
 
-    def _attention(self, step: Kernel) -> Attention:
+    def _attention(self, step: KernelCall) -> Attention:
         head_dim = self._program.slots[step.queries.slot].shape[3]
         operations = 2.0 if step.causal else 4.0
         return Attention(operations * step.heads * step.q_tokens * step.kv_tokens * head_dim, step.heads, step.q_tokens)
@@ -165,7 +174,7 @@ class _Rank:
     def _size(self, slot: int) -> int:
         return self._program.slots[slot].size
 
-    def _part_size(self, part: Part) -> int:
+    def _part_size(self, part: View) -> int:
         if part.cut is None:
             return self._size(part.slot)
         slot, (low, high, first, last) = self._program.slots[part.slot], part.cut

@@ -12,7 +12,7 @@ from itertools import chain
 from statistics import median
 from typing import Any, Protocol
 
-from tokenring_xdit.probe.orders import Describe, Description, Ping, Send
+from tokenring_xdit.probe.orders import Describe, Description, Ping, SendMessages
 from tokenring_xdit.topology.figures import Figure, Figures, Kind, Transfer, Trial, suspected_trials, trials_for
 from tokenring_xdit.topology.infer import MOST_NOISE, Inference, infer
 
@@ -161,7 +161,7 @@ class _Probe:
         duration = self._duration / math.sqrt(_fan(trial))
         for _ in range(_TRIES):
             sizes = tuple(self._message(transfer, duration) for transfer in trial.transfers)
-            answers = self._ranks.ask(Send(trial.transfers, sizes, _MESSAGES), _TIMEOUT)
+            answers = self._ranks.ask(SendMessages(trial.transfers, sizes, _MESSAGES), _TIMEOUT)
             arrivals = [answers[d][index] for index, (_, d) in enumerate(trial.transfers)]
             if any(times[0] > _LATE * times[-1] for times in arrivals):
                 continue  # a rank that was not awake when its first message came

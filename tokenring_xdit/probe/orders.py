@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tokenring_xdit.topology.figures import Transfer
 
-__all__ = ["Describe", "Description", "Ping", "Send"]
+__all__ = ["Describe", "Description", "Ping", "SendMessages"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Description:
 
 
 @dataclass(frozen=True)
-class Send:
-    """Send messages, all transfers at the same time, after a barrier.
+class SendMessages:
+    """SendMessages messages, all transfers at the same time, after a barrier.
 
     The answer of a rank has, for each transfer that it receives, by its index, when each message had arrived: seconds
     since the rank left the barrier.
@@ -51,7 +51,7 @@ class Send:
 
 @dataclass(frozen=True)
 class Ping:
-    """Send a few bytes to and fro.
+    """SendMessages a few bytes to and fro.
 
     The answer of the first of the pair is the seconds of one way, of every round; the others answer ``None``.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tokenring_xdit.devices import rank_device
 from tokenring_xdit.network import INIT_METHOD_VARIABLE, INTERFACE
-from tokenring_xdit.probe.orders import Describe, Description, Ping, Send
+from tokenring_xdit.probe.orders import Describe, Description, Ping, SendMessages
 
 __all__ = ["Station", "join_world"]
 
@@ -55,7 +55,7 @@ class Station:
 
     def carry_out(self, order: Any) -> Any:
         """Do what an order says; returns this rank's answer."""
-        if isinstance(order, Send):
+        if isinstance(order, SendMessages):
             return self._exchange(order) if self._device.type == "cuda" else self._stream(order)
         if isinstance(order, Ping):
             return self._ping(order)
@@ -75,7 +75,7 @@ class Station:
             self._buffers[key] = torch.zeros(size, dtype=torch.uint8, device=self._device)
         return self._buffers[key][:size]
 
-    def _mine(self, order: Send) -> tuple[list[tuple[int, int, Tensor]], list[tuple[int, Tensor]]]:
+    def _mine(self, order: SendMessages) -> tuple[list[tuple[int, int, Tensor]], list[tuple[int, Tensor]]]:
         """What this rank receives (index of the transfer, source, buffer) and sends (destination, buffer)."""
         both = list(zip(order.transfers, order.sizes, strict=True))
         receives = [
@@ -90,7 +90,7 @@ class Station:
         ]
         return receives, sends
 
-    def _stream(self, order: Send) -> Arrivals:
+    def _stream(self, order: SendMessages) -> Arrivals:
         """All messages posted at once, receives first; a thread for each source notes when they come."""
         receives, sends = self._mine(order)
         expected: dict[int, list[Any]] = {
@@ -119,7 +119,7 @@ class Station:
         dist.barrier()
         return arrivals
 
-    def _exchange(self, order: Send) -> Arrivals:
+    def _exchange(self, order: SendMessages) -> Arrivals:
         """A batch for each message, as attention posts them on NCCL."""
         receives, sends = self._mine(order)
         event: Any = torch.cuda.Event  # torch has no types for it

@@ -9,7 +9,7 @@ from tokenring_xdit.errors import ScheduleError
 from tokenring_xdit.schedule.algorithm import Algorithm, Default, Published
 from tokenring_xdit.schedule.builders import ALGORITHMS
 from tokenring_xdit.schedule.plan import Mask, Schedule
-from tokenring_xdit.spec import Form, Option, Whole, Word, written
+from tokenring_xdit.spec import Grammar, Option, Whole, Word, written
 
 __all__ = ["MOST_RANKS", "Spelled", "known_as", "parse"]
 
@@ -112,7 +112,7 @@ def _taken(option: str, default: Default) -> Option:
     return Whole(_MOST_CHUNKS if option == "chunks" else MOST_RANKS)
 
 
-_FORM = Form(
+_FORM = Grammar(
     "schedule",
     {
         name: {option: _taken(option, default) for option, default in algorithm.options.items()}

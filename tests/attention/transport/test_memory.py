@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.support.memory import at_random, error, ranks_first, transfers_first
-from tokenring_xdit.attention.executor import Run
+from tokenring_xdit.attention.executor import RankRun
 from tokenring_xdit.attention.transport import MemoryNetwork, MemoryTransport, Parcel
 from tokenring_xdit.attention.waits import Broken
 from tokenring_xdit.schedule import build
@@ -113,6 +113,6 @@ def test_an_executor_that_does_not_wait_is_found_out(
     problem = Problem.even(5, 40, 2, 4)
     programs = lower(build("token_ring", 5).schedule, problem, in_order=False)
     assert error(programs, problem, choose) <= 1e-5
-    monkeypatch.setattr(Run, careless, lambda run, slot: None)
+    monkeypatch.setattr(RankRun, careless, lambda run, slot: None)
     found = error(programs, problem, choose)
     assert not found <= 1e-3  # not a number either

@@ -18,12 +18,12 @@ from tokenring_xdit.schedule.lower.program import (
     RESULT,
     Collective,
     Concat,
-    Form,
-    Kernel,
-    Merge,
+    KernelCall,
+    MergeCall,
     Pack,
     Post,
     RankProgram,
+    SlotForm,
     Step,
 )
 from tokenring_xdit.schedule.problem import Problem
@@ -90,18 +90,18 @@ def test_the_program_of_one_of_two_ranks() -> None:
     program = lowered("token_ring", Problem((3, 5), (4, 6), 4, 4, 8, 2), in_order=True)[0]
     queries, own, other, pack, outputs, merge = (step for _, step in program.steps)
     assert isinstance(queries, Post) and isinstance(pack, Pack) and isinstance(outputs, Post)
-    assert isinstance(own, Kernel) and isinstance(other, Kernel) and isinstance(merge, Merge)
+    assert isinstance(own, KernelCall) and isinstance(other, KernelCall) and isinstance(merge, MergeCall)
     assert own.targets[0].slot == RESULT and (own.q_tokens, own.kv_tokens) == (3, 4)
     (target,) = other.targets
-    assert program.slots[target.slot].form is Form.SUM and program.slots[target.slot].shape == (2, 4, 5, 8)
+    assert program.slots[target.slot].form is SlotForm.SUM and program.slots[target.slot].shape == (2, 4, 5, 8)
     assert (pack.source, pack.slot) == (target.slot, outputs.payloads[0].slot)
     assert program.slots[merge.partials[0].slot].shape == (2, 4, 3, 8)
 
 
 def test_what_is_empty_is_left_out() -> None:
     first, second = lowered("token_ring", Problem((0, 5), (4, 0), 4, 4, 8), in_order=True)
-    assert [type(step) for _, step in first.steps] == [Post, Kernel, Pack, Post]
-    assert [type(step) for _, step in second.steps] == [Post, Post, Merge]
+    assert [type(step) for _, step in first.steps] == [Post, KernelCall, Pack, Post]
+    assert [type(step) for _, step in second.steps] == [Post, Post, MergeCall]
 
 
 def test_keys_that_many_queries_attend_are_put_together_once() -> None:
@@ -110,7 +110,7 @@ def test_keys_that_many_queries_attend_are_put_together_once() -> None:
     assert isinstance(concat, Concat)
     assert program.slots[concat.slot].shape == (1, 1, 13, 8)
     assert str(concat) == "KV[3] heads 1/4, KV[2] heads 1/4"  # the other one is empty
-    users = [step for _, step in program.steps if isinstance(step, Kernel) and step.keys.slot == concat.slot]
+    users = [step for _, step in program.steps if isinstance(step, KernelCall) and step.keys.slot == concat.slot]
     assert len(users) == 3
 
 
@@ -119,7 +119,7 @@ def test_keys_that_many_queries_attend_are_put_together_once() -> None:
 )
 def test_calls_of_the_kernel(name: str, calls: int) -> None:
     program = lowered(name, Problem.even(8, 64, 8, 8))[3]
-    assert counts(program)["Kernel"] == calls
+    assert counts(program)["KernelCall"] == calls
 
 
 def test_receives_are_posted_early_where_transfers_are_independent() -> None:
@@ -147,14 +147,14 @@ def test_the_widest_form_is_one_call_and_one_merge(
 ) -> None:
     for in_order in (False, True):
         for program in lowered(name, Problem.even(8, 64, 2, 8), wide=8, in_order=in_order):
-            assert (counts(program)["Kernel"], counts(program)["Merge"]) == (kernels, merges)
+            assert (counts(program)["KernelCall"], counts(program)["MergeCall"]) == (kernels, merges)
             found = [step.collective for step in steps_of(program, Post) if isinstance(step, Post) and step.collective]
             assert found == collectives
 
 
 def test_a_form_in_between_has_calls_of_as_many_blocks() -> None:
     for program in lowered("token_ring", Problem.even(8, 64, 2, 8), wide=3):
-        kernels = [step for step in steps_of(program, Kernel) if isinstance(step, Kernel)]
+        kernels = [step for step in steps_of(program, KernelCall) if isinstance(step, KernelCall)]
         assert [len(kernel.targets) for kernel in kernels] == [3, 3, 2]
 
 

@@ -12,7 +12,7 @@ from tests.support.memory import at_random, error
 from tokenring_xdit.errors import VerificationError
 from tokenring_xdit.schedule import Mask, build
 from tokenring_xdit.schedule.lower import lower, prove
-from tokenring_xdit.schedule.lower.program import Concat, Kernel, Merge, Pack, Part, Post, RankProgram, Step
+from tokenring_xdit.schedule.lower.program import Concat, KernelCall, MergeCall, Pack, Post, RankProgram, Step, View
 from tokenring_xdit.schedule.problem import Problem
 
 PROBLEM = Problem((3, 4, 3, 5), (4, 3, 5, 3), 4, 4, 4)
@@ -51,19 +51,19 @@ def edit(step: Step, slot: int, other: int) -> Step:
             return step._replace(recvs=(step.recvs[0]._replace(slot=slot), *step.recvs[1:]))
         if step.sends and other % 3:
             return step._replace(sends=(step.sends[0]._replace(peer=other % 4), *step.sends[1:]))
-        payloads = tuple(Part(slot, part.cut) for part in step.payloads)
+        payloads = tuple(View(slot, part.cut) for part in step.payloads)
         return step._replace(payloads=payloads)
     if isinstance(step, Pack):
         return step._replace(source=slot) if other % 2 else step._replace(slot=slot)
     if isinstance(step, Concat):
         return step._replace(slot=slot) if other % 2 else step._replace(parts=step.parts[::-1])
-    if isinstance(step, Kernel):
+    if isinstance(step, KernelCall):
         if other % 3 == 0:
-            return step._replace(queries=Part(slot, step.queries.cut))
+            return step._replace(queries=View(slot, step.queries.cut))
         if other % 3 == 1:
-            return step._replace(keys=Part(slot, step.keys.cut))
+            return step._replace(keys=View(slot, step.keys.cut))
         return step._replace(targets=tuple(target._replace(slot=slot) for target in step.targets))
-    return Merge(tuple(partial._replace(slot=slot) for partial in step.partials))
+    return MergeCall(tuple(partial._replace(slot=slot) for partial in step.partials))
 
 
 @settings(max_examples=250, deadline=None)
@@ -119,15 +119,15 @@ def test_a_message_of_another_size_is_refused() -> None:
 
 def test_what_was_not_received_is_not_read() -> None:
     programs = programs_of("token_ring", in_order=True)
-    at, kernel = find(programs, 2, Kernel, 1)
-    assert isinstance(kernel, Kernel)
-    refused(changed(programs, 2, at, kernel._replace(queries=Part(len(programs[2].slots) - 1))), "holds nothing|else")
+    at, kernel = find(programs, 2, KernelCall, 1)
+    assert isinstance(kernel, KernelCall)
+    refused(changed(programs, 2, at, kernel._replace(queries=View(len(programs[2].slots) - 1))), "holds nothing|else")
 
 
 def test_outputs_go_to_sums_of_their_own_queries() -> None:
     programs = programs_of("direct", wide=8, in_order=True)
-    at, kernel = find(programs, 0, Kernel)
-    assert isinstance(kernel, Kernel)
+    at, kernel = find(programs, 0, KernelCall)
+    assert isinstance(kernel, KernelCall)
     first, second, *rest = kernel.targets
     swapped = kernel._replace(targets=(first._replace(rows=second.rows), second._replace(rows=first.rows), *rest))
     refused(changed(programs, 0, at, swapped), "which is of other queries|puts sum of")
@@ -137,16 +137,16 @@ def test_outputs_go_to_sums_of_their_own_queries() -> None:
 def test_keys_of_other_heads_are_refused() -> None:
     programs = programs_of("heads", in_order=True)
     at, kernel = next(
-        (at, step) for at, (_, step) in enumerate(programs[0].steps) if isinstance(step, Kernel) and step.keys.cut
+        (at, step) for at, (_, step) in enumerate(programs[0].steps) if isinstance(step, KernelCall) and step.keys.cut
     )
     low, high, *tokens = kernel.keys.cut or (0, 0, 0, 0)
-    moved = kernel._replace(keys=Part(kernel.keys.slot, (low + 1, high + 1, *tokens)))  # type: ignore[arg-type]
+    moved = kernel._replace(keys=View(kernel.keys.slot, (low + 1, high + 1, *tokens)))  # type: ignore[arg-type]
     refused(changed(programs, 0, at, moved), "whose heads do not belong together")
 
 
 def test_pairs_are_attended_once() -> None:
     programs = programs_of("ring", in_order=True)
-    at, kernel = find(programs, 3, Kernel)
+    at, kernel = find(programs, 3, KernelCall)
     refused(changed(programs, 3, at, kernel, kernel), "does not attend all of rank 3's keys, or more than that")
     refused(changed(programs, 3, at), "does not attend all of rank 3's keys, or more than that")
 

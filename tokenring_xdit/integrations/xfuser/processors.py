@@ -7,13 +7,13 @@ from typing import Any
 
 from tokenring_xdit.errors import UnsupportedError
 
-__all__ = ["Slot", "settle"]
+__all__ = ["ProcessorSlot", "settle"]
 
 _OWN_BACKENDS = frozenset({None, "native"})
 """Values of ``set_attention_backend`` that ask for nothing but diffusers' default."""
 
 
-class Slot:
+class ProcessorSlot:
     """One attention module, and the processors that may stand in it.
 
     Args:
@@ -61,7 +61,7 @@ class Slot:
             )
 
 
-def settle(slots: Iterable[Slot], replace: bool = True) -> None:
-    """Check all attention processors of a model, as :meth:`Slot.settle` does."""
+def settle(slots: Iterable[ProcessorSlot], replace: bool = True) -> None:
+    """Check all attention processors of a model, as :meth:`ProcessorSlot.settle` does."""
     for slot in slots:
         slot.settle(replace)

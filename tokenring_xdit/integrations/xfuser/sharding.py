@@ -17,7 +17,7 @@ from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.integrations.xfuser.agreement import agree_on_inputs, noting
 from tokenring_xdit.integrations.xfuser.caches import deciding_together
 from tokenring_xdit.integrations.xfuser.changes import refuse_changes
-from tokenring_xdit.integrations.xfuser.processors import Slot, settle
+from tokenring_xdit.integrations.xfuser.processors import ProcessorSlot, settle
 from tokenring_xdit.integrations.xfuser.repairs.common import outside_graphs
 from tokenring_xdit.integrations.xfuser.state import XfuserState
 from tokenring_xdit.integrations.xfuser.supported import wrapper_class
@@ -214,7 +214,7 @@ def _sharded_class(kind: type, parent: type) -> type:
     return type(kind.__name__, (parent,), body)
 
 
-def _found_slots(model: Any) -> list[Slot]:
+def _found_slots(model: Any) -> list[ProcessorSlot]:
     """Where attention processors stand in a model that was not changed yet, and diffusers' default in each."""
     plan = CUTS.get(type(model).__name__)
     if plan is not None:
@@ -223,10 +223,10 @@ def _found_slots(model: Any) -> list[Slot]:
         plain = type(model).from_config(model.config)
     own = dict(model.named_modules())
     found = ((name, getattr(module, "processor", None)) for name, module in plain.named_modules() if name in own)
-    return [Slot(name, own[name], (type(p).__name__,)) for name, p in found if p is not None]
+    return [ProcessorSlot(name, own[name], (type(p).__name__,)) for name, p in found if p is not None]
 
 
-def _adopt(model: Any, wrapper: type) -> list[Slot]:
+def _adopt(model: Any, wrapper: type) -> list[ProcessorSlot]:
     """Give a model what xfuser's subclass of its class puts into a new one; none of its weights is touched."""
     with init_empty_weights(include_buffers=False):
         pattern: Any = wrapper.from_config(model.config)  # type: ignore[attr-defined]
@@ -248,7 +248,7 @@ def _adopt(model: Any, wrapper: type) -> list[Slot]:
         if processor is not None:
             known = type(before[name].processor)
             same = type(processor) is known  # attention that xfuser leaves as it is
-            slots.append(Slot(name, ours, (known.__name__,), None if same else _always(processor)))
+            slots.append(ProcessorSlot(name, ours, (known.__name__,), None if same else _always(processor)))
     return slots
 
 

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.integrations.xfuser.changes import TOKEN_WISE
 from tokenring_xdit.integrations.xfuser.layout import KeyLayout, cut, key_layout, padding
-from tokenring_xdit.integrations.xfuser.processors import Slot
+from tokenring_xdit.integrations.xfuser.processors import ProcessorSlot
 from tokenring_xdit.integrations.xfuser.repairs.common import (
     outside_graphs,
     sequence_layout,
@@ -124,7 +124,7 @@ class Cut:
         self._tokens: int | None = None  # of the whole sequence, while the blocks see a part of it
         self._layouts: dict[bool, KeyLayout] = {}
         self._running = False
-        self.slots: list[Slot] = []
+        self.slots: list[ProcessorSlot] = []
         for blocks in (*plan.blocks, *plan.local_blocks):
             local = blocks in plan.local_blocks
             for index, block in enumerate(getattr(model, blocks)):
@@ -154,7 +154,7 @@ class Cut:
                 continue
             spread = name in plan.attention and not local
             own = self._spread(plan.joint_text and name not in plan.without_text) if spread else None
-            self.slots.append(Slot(f"{place}.{name}", attention, known, own))
+            self.slots.append(ProcessorSlot(f"{place}.{name}", attention, known, own))
 
     def _spread(self, with_text: bool) -> Any:
         """What makes a processor of diffusers attend all ranks' keys."""

@@ -12,7 +12,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from tokenring_xdit.schedule.lower import lower
-from tokenring_xdit.schedule.lower.program import Kernel, Post, RankProgram, reads
+from tokenring_xdit.schedule.lower.program import KernelCall, Post, RankProgram, reads
 from tokenring_xdit.schedule.plan import Attend, Block, Channel, Kind
 from tokenring_xdit.schedule.problem import Problem
 from tokenring_xdit.schedule.verify import VerifiedSchedule
@@ -112,7 +112,7 @@ class _Charting:
             own.clock = max([own.clock, *(clock for clock in found if clock is not None)])
             if isinstance(step, Post):
                 self._post(rank, step)
-            elif isinstance(step, Kernel):
+            elif isinstance(step, KernelCall):
                 for attend in step.attends:
                     self.attends.append(AttendAt(rank, own.clock, attend))
                     own.clock += 1

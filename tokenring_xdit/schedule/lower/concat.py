@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tokenring_xdit.schedule.lower.draft import Draft, Line
-from tokenring_xdit.schedule.lower.program import Concat, Kernel, Part, Slot
+from tokenring_xdit.schedule.lower.program import Concat, KernelCall, Slot, View
 
 __all__ = ["concat_keys", "joined_slot"]
 
@@ -24,7 +24,7 @@ def concat_keys(draft: Draft) -> Draft:
     runs = _runs(draft)
     shared = Counter(tuple(kernel.keys for kernel in _kernels(run)) for run in runs)
     slots, lines = list(draft.slots), list[Line]()
-    made: dict[tuple[Part, ...], Part] = {}
+    made: dict[tuple[View, ...], View] = {}
     for run in runs:
         kernels = _kernels(run)
         keys = tuple(kernel.keys for kernel in kernels)
@@ -34,7 +34,7 @@ def concat_keys(draft: Draft) -> Draft:
         index = run[-1].action
         if keys not in made:
             slots.append(joined_slot(draft, keys))
-            made[keys] = Part(len(slots) - 1)
+            made[keys] = View(len(slots) - 1)
             blocks = tuple(kernel.attends[0].narrowed[1] for kernel in kernels)
             lines.append(Line(index, Concat(keys, len(slots) - 1, blocks)))
         joined = kernels[0]._replace(
@@ -46,18 +46,18 @@ def concat_keys(draft: Draft) -> Draft:
     return replace(draft, slots=tuple(slots), lines=tuple(lines))
 
 
-def _kernels(run: Sequence[Line]) -> list[Kernel]:
-    return [line.step for line in run if isinstance(line.step, Kernel)]
+def _kernels(run: Sequence[Line]) -> list[KernelCall]:
+    return [line.step for line in run if isinstance(line.step, KernelCall)]
 
 
 def _runs(draft: Draft) -> list[list[Line]]:
     """The lines in order, those together that could be one call."""
     runs: list[list[Line]] = []
-    attended: set[Part] = set()
-    open_for: Part | None = None  # queries that may go on with the last run
+    attended: set[View] = set()
+    open_for: View | None = None  # queries that may go on with the last run
     for line in draft.lines:
         joinable = None
-        if isinstance(line.step, Kernel):
+        if isinstance(line.step, KernelCall):
             if line.step.keys in attended and not line.step.causal:
                 joinable = line.step.queries
             attended.add(line.step.keys)
@@ -68,7 +68,7 @@ def _runs(draft: Draft) -> list[list[Line]]:
     return runs
 
 
-def joined_slot(draft: Draft, parts: tuple[Part, ...]) -> Slot:
+def joined_slot(draft: Draft, parts: tuple[View, ...]) -> Slot:
     """The slot for parts of slots of one form, one behind the other along their tokens."""
     form = draft.slots[parts[0].slot].form
     shapes = [part_shape(draft, part) for part in parts]
@@ -79,7 +79,7 @@ def joined_slot(draft: Draft, parts: tuple[Part, ...]) -> Slot:
     return Slot(form, (batch, heads, tokens, head_dim), size)
 
 
-def part_shape(draft: Draft, part: Part) -> tuple[int, int, int, int]:
+def part_shape(draft: Draft, part: View) -> tuple[int, int, int, int]:
     """``[B, H, S, D]`` of a part."""
     batch, heads, tokens, head_dim = draft.slots[part.slot].shape
     if part.cut is not None:

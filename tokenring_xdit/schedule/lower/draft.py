@@ -10,18 +10,18 @@ from tokenring_xdit.schedule.lower.program import (
     OWN_KV,
     OWN_Q,
     RESULT,
-    Form,
-    Kernel,
-    Merge,
+    KernelCall,
+    MergeCall,
     Pack,
-    Part,
     Partial,
     Post,
     Recv,
     Send,
     Slot,
+    SlotForm,
     Step,
     Target,
+    View,
 )
 from tokenring_xdit.schedule.plan import (
     Attend,
@@ -82,7 +82,7 @@ class _Resolver:
         self._own = q_block(rank), kv_block(rank), o_block(rank, rank)
         self._slots = [self._slot(block) for block in self._own[:2]]
         result = problem.shape(self._own[2])
-        self._slots.append(Slot(Form.SUM, result, sum_size(result)))
+        self._slots.append(Slot(SlotForm.SUM, result, sum_size(result)))
         self._held: dict[tuple[Kind, int], dict[Block, int]] = {}  # by kind and owner, as fine cuts name many blocks
         self._hold(self._own[0], OWN_Q)
         self._hold(self._own[1], OWN_KV)
@@ -115,7 +115,7 @@ class _Resolver:
             if block.kind is Kind.O:
                 source = self._sum(block)
                 self._slots.append(self._slot(block))
-                payloads.append(Part(len(self._slots) - 1))
+                payloads.append(View(len(self._slots) - 1))
                 yield Pack(source, len(self._slots) - 1, block)
             else:
                 payloads.append(self._part(block))
@@ -135,12 +135,12 @@ class _Resolver:
         target = self._result(partial) if own else Target(self._sum(partial))
         causal, kv_tokens = action.mask is Mask.CAUSAL, self._problem.shape(keys)[2]
         parts = self._part(queries), self._part(keys)
-        yield Kernel(*parts, causal, (target,), batch * heads, q_tokens, kv_tokens, (action,))
+        yield KernelCall(*parts, causal, (target,), batch * heads, q_tokens, kv_tokens, (action,))
 
     def _merge(self, partial: Block) -> Iterable[Step]:
         if self._exists(partial):
             slot = self._held[partial.kind, partial.owner][partial]
-            yield Merge((Partial(slot, self._result(partial).cut, partial),))
+            yield MergeCall((Partial(slot, self._result(partial).cut, partial),))
 
     def _existing(self, transfers: Iterable[Transfer]) -> list[Transfer]:
         return [t for t in transfers if self._exists(t.block)]
@@ -149,21 +149,21 @@ class _Resolver:
         return all(self._problem.shape(block))
 
     def _slot(self, block: Block) -> Slot:
-        forms = {Kind.Q: Form.QUERIES, Kind.KV: Form.KEYS, Kind.O: Form.PARTIAL}
+        forms = {Kind.Q: SlotForm.QUERIES, Kind.KV: SlotForm.KEYS, Kind.O: SlotForm.PARTIAL}
         return Slot(forms[block.kind], self._problem.shape(block), self._problem.size(block))
 
     def _hold(self, block: Block, slot: int) -> None:
         self._held.setdefault((block.kind, block.owner), {})[block] = slot
 
-    def _part(self, block: Block) -> Part:
+    def _part(self, block: Block) -> View:
         held = self._held[block.kind, block.owner]
         around = block if block in held else next(other for other in held if other.covers(block))
-        return Part(held[around], self._cut(around, block))
+        return View(held[around], self._cut(around, block))
 
     def _sum(self, partial: Block) -> int:
         if partial not in self._sums:
             shape = self._problem.shape(partial)
-            self._slots.append(Slot(Form.SUM, shape, sum_size(shape)))
+            self._slots.append(Slot(SlotForm.SUM, shape, sum_size(shape)))
             self._sums[partial] = len(self._slots) - 1
         return self._sums[partial]
 

@@ -11,16 +11,16 @@ from tokenring_xdit.schedule.lower.program import (
     OWN_Q,
     RESULT,
     Concat,
-    Form,
-    Kernel,
-    Merge,
+    KernelCall,
+    MergeCall,
     Pack,
-    Part,
     Post,
     RankProgram,
     Recv,
     Slot,
+    SlotForm,
     Step,
+    View,
     reads,
     writes,
 )
@@ -63,11 +63,11 @@ class _Placing:
             if isinstance(line.step, Pack):
                 sums -= self._draft.slots[line.step.source].size
             self._release(at, line)
-        messages = [slot.size for slot in self._slots[RESULT + 1 :] if slot.form is not Form.SUM]
+        messages = [slot.size for slot in self._slots[RESULT + 1 :] if slot.form is not SlotForm.SUM]
         return RankProgram(tuple(self._slots), tuple(steps), peak + sum(messages))
 
     def _is_sum(self, number: int) -> bool:
-        return self._draft.slots[number].form is Form.SUM
+        return self._draft.slots[number].form is SlotForm.SUM
 
     def _take(self, number: int) -> None:
         slot = self._draft.slots[number]
@@ -91,21 +91,21 @@ class _Placing:
                 self._give(recv.slot)
         over = [number for number in dict.fromkeys(reads(step)) if self._last[number] == at and number > RESULT]
         for number in over:
-            if isinstance(step, Post) and self._draft.slots[number].form is Form.PARTIAL:
+            if isinstance(step, Post) and self._draft.slots[number].form is SlotForm.PARTIAL:
                 self._packed.append((line.action, number))
             else:
                 self._give(number)
-        if isinstance(step, Merge):
+        if isinstance(step, MergeCall):
             until = max(self._came[partial.slot] for partial in step.partials)
             while self._packed and self._packed[0][0] <= until:
                 self._give(self._packed.popleft()[1])
 
 
 def _renumbered(step: Step, numbers: dict[int, int]) -> Step:
-    def part(old: Part) -> Part:
-        return Part(numbers[old.slot], old.cut)
+    def part(old: View) -> View:
+        return View(numbers[old.slot], old.cut)
 
-    def parts(old: Iterable[Part]) -> tuple[Part, ...]:
+    def parts(old: Iterable[View]) -> tuple[View, ...]:
         return tuple(map(part, old))
 
     if isinstance(step, Post):
@@ -115,8 +115,8 @@ def _renumbered(step: Step, numbers: dict[int, int]) -> Step:
         return step._replace(source=numbers[step.source], slot=numbers[step.slot])
     if isinstance(step, Concat):
         return step._replace(parts=parts(step.parts), slot=numbers[step.slot])
-    if isinstance(step, Kernel):
+    if isinstance(step, KernelCall):
         targets = tuple(target._replace(slot=numbers[target.slot]) for target in step.targets)
         return step._replace(queries=part(step.queries), keys=part(step.keys), targets=targets)
     partials = tuple(partial._replace(slot=numbers[partial.slot]) for partial in step.partials)
-    return Merge(partials)
+    return MergeCall(partials)

@@ -20,19 +20,19 @@ __all__ = [
     "Collective",
     "Concat",
     "Cut",
-    "Form",
-    "Kernel",
-    "Merge",
+    "KernelCall",
+    "MergeCall",
     "Pack",
-    "Part",
     "Partial",
     "Post",
     "RankProgram",
     "Recv",
     "Send",
     "Slot",
+    "SlotForm",
     "Step",
     "Target",
+    "View",
     "reads",
     "writes",
 ]
@@ -44,7 +44,7 @@ Cut = tuple[int, int, int, int]
 """First and last head, first and last token, the last excluded."""
 
 
-class Form(Enum):
+class SlotForm(Enum):
     """What a slot holds."""
 
     QUERIES = "queries"
@@ -58,7 +58,7 @@ class Form(Enum):
     @property
     def tensors(self) -> int:
         """Tensors of a slot, each of which is a message of its own."""
-        return 2 if self is Form.KEYS else 1
+        return 2 if self is SlotForm.KEYS else 1
 
 
 class Slot(NamedTuple):
@@ -70,12 +70,12 @@ class Slot(NamedTuple):
         size: Bytes of all of it.
     """
 
-    form: Form
+    form: SlotForm
     shape: Shape
     size: int
 
 
-class Part(NamedTuple):
+class View(NamedTuple):
     """Queries, or keys and values, to be read.
 
     Attributes:
@@ -144,7 +144,7 @@ class Post(NamedTuple):
     """
 
     recvs: tuple[Recv, ...]
-    payloads: tuple[Part, ...]
+    payloads: tuple[View, ...]
     sends: tuple[Send, ...]
     messages: int
     collective: Collective | None = None
@@ -187,7 +187,7 @@ class Concat(NamedTuple):
         blocks: Their names.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[View, ...]
     slot: int
     blocks: tuple[Block, ...]
 
@@ -209,7 +209,7 @@ class Target(NamedTuple):
     rows: tuple[int, int] | None = None
 
 
-class Kernel(NamedTuple):
+class KernelCall(NamedTuple):
     """One call of the attention kernel.
 
     Attributes:
@@ -223,8 +223,8 @@ class Kernel(NamedTuple):
         attends: What it carries out of the plan.
     """
 
-    queries: Part
-    keys: Part
+    queries: View
+    keys: View
     causal: bool
     targets: tuple[Target, ...]
     heads: int
@@ -252,7 +252,7 @@ class Partial(NamedTuple):
     block: Block
 
 
-class Merge(NamedTuple):
+class MergeCall(NamedTuple):
     """Partial outputs that came home, added to the result.
 
     Attributes:
@@ -265,7 +265,7 @@ class Merge(NamedTuple):
         return ", ".join(str(partial.block) for partial in self.partials)
 
 
-Step = Post | Pack | Concat | Kernel | Merge
+Step = Post | Pack | Concat | KernelCall | MergeCall
 
 
 class RankProgram(NamedTuple):
@@ -292,7 +292,7 @@ def reads(step: Step) -> tuple[int, ...]:
         return (step.source,)
     if isinstance(step, Concat):
         return tuple(part.slot for part in step.parts)
-    if isinstance(step, Kernel):
+    if isinstance(step, KernelCall):
         return step.queries.slot, step.keys.slot
     return tuple(partial.slot for partial in step.partials)
 
@@ -303,6 +303,6 @@ def writes(step: Step) -> tuple[int, ...]:
         return tuple(recv.slot for recv in step.recvs)
     if isinstance(step, Pack | Concat):
         return (step.slot,)
-    if isinstance(step, Kernel):
+    if isinstance(step, KernelCall):
         return tuple(target.slot for target in step.targets)
     return (RESULT,)

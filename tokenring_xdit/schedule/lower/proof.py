@@ -24,13 +24,13 @@ from tokenring_xdit.schedule.lower.program import (
     RESULT,
     Concat,
     Cut,
-    Form,
-    Kernel,
-    Merge,
+    KernelCall,
+    MergeCall,
     Pack,
-    Part,
     Post,
     RankProgram,
+    SlotForm,
+    View,
     reads,
     writes,
 )
@@ -89,7 +89,7 @@ class _Content(NamedTuple):
         pairs: What a sum or partial output is made of.
     """
 
-    form: Form
+    form: SlotForm
     areas: tuple[_Area, ...]
     pairs: tuple[_Pairs, ...] = ()
 
@@ -114,7 +114,7 @@ class _Side(NamedTuple):
     """What one side of a transfer says of it."""
 
     action: int
-    form: Form
+    form: SlotForm
     heads: int
     tokens: int
     size: int
@@ -145,9 +145,9 @@ class _Rank:
         queries = _Area(number, 0, problem.heads, 0, problem.q_lengths[number])
         keys = _Area(number, 0, problem.kv_heads, 0, problem.kv_lengths[number])
         self.content = {
-            OWN_Q: _Content(Form.QUERIES, (queries,)),
-            OWN_KV: _Content(Form.KEYS, (keys,)),
-            RESULT: _Content(Form.SUM, (queries,)),
+            OWN_Q: _Content(SlotForm.QUERIES, (queries,)),
+            OWN_KV: _Content(SlotForm.KEYS, (keys,)),
+            RESULT: _Content(SlotForm.SUM, (queries,)),
         }
         self.arriving: dict[int, _Transfer] = {}  # by slot
         self.leaving: dict[int, list[_Transfer]] = defaultdict(list)
@@ -200,7 +200,7 @@ class _Proof:
                 self._pack(rank, index, step)
             elif isinstance(step, Concat):
                 self._concat(rank, index, step)
-            elif isinstance(step, Kernel):
+            elif isinstance(step, KernelCall):
                 self._attend(rank, index, step)
             else:
                 self._merge(rank, index, step)
@@ -235,14 +235,14 @@ class _Proof:
         self._refuse_other_shape(rank, index, slot, content.form, content.extent)
         rank.content[slot] = content
 
-    def _refuse_other_shape(self, rank: _Rank, index: int, slot: int, form: Form, extent: tuple[int, int]) -> None:
+    def _refuse_other_shape(self, rank: _Rank, index: int, slot: int, form: SlotForm, extent: tuple[int, int]) -> None:
         there = rank.slots[slot]
         if (there.form, there.shape[1:3]) != (form, extent):
             problem = f"puts {form.value} of {extent[0]} heads and {extent[1]} tokens into slot {slot}, which is for "
             problem += f"{there.form.value} of {there.shape[1]} and {there.shape[2]}"
             raise self._fail(rank, index, problem)
 
-    def _view(self, rank: _Rank, index: int, part: Part) -> _Content:
+    def _view(self, rank: _Rank, index: int, part: View) -> _Content:
         content = rank.content[part.slot]
         if part.cut is None:
             return content
@@ -269,7 +269,7 @@ class _Proof:
         for send in step.sends:
             part = step.payloads[send.payload]
             content, route = self._view(rank, index, part), (rank.number, send.peer, send.channel)
-            if content.form is Form.SUM:
+            if content.form is SlotForm.SUM:
                 raise self._fail(rank, index, f"sends slot {part.slot}, which is no message")
             transfer = _Transfer(route, len(self._sent[route]))
             side = _Side(index, content.form, *content.extent, self._size(rank, part, content))
@@ -282,7 +282,7 @@ class _Proof:
             self._places.update({(rank.number, t): (key, len(self._queues[key])) for t in transfers})
             self._queues[key].append(transfers)
 
-    def _size(self, rank: _Rank, part: Part, content: _Content) -> int:
+    def _size(self, rank: _Rank, part: View, content: _Content) -> int:
         slot, (heads, tokens) = rank.slots[part.slot], content.extent
         return slot.size * heads * tokens // (slot.shape[1] * slot.shape[2])
 
@@ -301,11 +301,11 @@ class _Proof:
             raise self._fail(route[1], expected.action, problem)
 
     def _pack(self, rank: _Rank, index: int, step: Pack) -> None:
-        nothing = _Content(Form.SUM, (_Area(step.block.owner, *self._problem.area(step.block)),))
+        nothing = _Content(SlotForm.SUM, (_Area(step.block.owner, *self._problem.area(step.block)),))
         content = rank.content.pop(step.source, nothing)
-        if content.form is not Form.SUM or step.source == RESULT:
+        if content.form is not SlotForm.SUM or step.source == RESULT:
             raise self._fail(rank, index, f"packs slot {step.source}, which is no sum for another rank")
-        self._put(rank, index, step.slot, content._replace(form=Form.PARTIAL))
+        self._put(rank, index, step.slot, content._replace(form=SlotForm.PARTIAL))
 
     def _concat(self, rank: _Rank, index: int, step: Concat) -> None:
         views = [self._view(rank, index, part) for part in step.parts]
@@ -314,10 +314,10 @@ class _Proof:
             raise self._fail(rank, index, "puts together what has different heads or forms")
         self._put(rank, index, step.slot, _Content(views[0].form, areas))
 
-    def _attend(self, rank: _Rank, index: int, step: Kernel) -> None:
+    def _attend(self, rank: _Rank, index: int, step: KernelCall) -> None:
         queries, keys = self._view(rank, index, step.queries), self._view(rank, index, step.keys)
         found = (queries.form, keys.form, queries.extent[1], keys.extent[1])
-        if found != (Form.QUERIES, Form.KEYS, step.q_tokens, step.kv_tokens):
+        if found != (SlotForm.QUERIES, SlotForm.KEYS, step.q_tokens, step.kv_tokens):
             raise self._fail(rank, index, f"attends {step}, but its slots hold something else")
         heads, kv_heads = self._problem.heads, self._problem.kv_heads
         first, left = 0, {target.rows or (0, step.q_tokens): target for target in step.targets}
@@ -327,9 +327,9 @@ class _Proof:
             if target is None:
                 raise self._fail(rank, index, f"attends {step}, and an output of it goes nowhere")
             if target.slot not in rank.content:
-                self._put(rank, index, target.slot, _Content(Form.SUM, (area,)))
+                self._put(rank, index, target.slot, _Content(SlotForm.SUM, (area,)))
             into = rank.content[target.slot]
-            if into.form is not Form.SUM or into.areas[0].within(target.cut) != area:
+            if into.form is not SlotForm.SUM or into.areas[0].within(target.cut) != area:
                 raise self._fail(
                     rank, index, f"adds the output of {step} to slot {target.slot}, which is of other queries"
                 )
@@ -343,12 +343,12 @@ class _Proof:
         if left:
             raise self._fail(rank, index, f"attends {step}, of whose output there is not that much")
 
-    def _merge(self, rank: _Rank, index: int, step: Merge) -> None:
+    def _merge(self, rank: _Rank, index: int, step: MergeCall) -> None:
         for partial in step.partials:
             if partial.slot not in rank.content:
                 raise self._fail(rank, index, f"merges slot {partial.slot} twice")
             content, result = rank.content[partial.slot], rank.content[RESULT]
-            if content.form is not Form.PARTIAL or content.areas[0] != result.areas[0].within(partial.cut):
+            if content.form is not SlotForm.PARTIAL or content.areas[0] != result.areas[0].within(partial.cut):
                 raise self._fail(rank, index, f"merges slot {partial.slot}, which is not of these queries")
             del rank.content[partial.slot]
             rank.content[RESULT] = result._replace(pairs=(*result.pairs, *content.pairs))

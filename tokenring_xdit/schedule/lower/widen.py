@@ -12,7 +12,18 @@ from enum import Enum, auto
 
 from tokenring_xdit.schedule.lower.concat import joined_slot
 from tokenring_xdit.schedule.lower.draft import Draft, Line
-from tokenring_xdit.schedule.lower.program import RESULT, Concat, Kernel, Merge, Pack, Part, Post, Step, reads, writes
+from tokenring_xdit.schedule.lower.program import (
+    RESULT,
+    Concat,
+    KernelCall,
+    MergeCall,
+    Pack,
+    Post,
+    Step,
+    View,
+    reads,
+    writes,
+)
 
 __all__ = ["merge_together", "widen"]
 
@@ -27,7 +38,7 @@ def merge_together(draft: Draft, wide: int) -> Draft:
     lines: list[Line] = []
     waiting: list[Line] = []
     for line in draft.lines:
-        if isinstance(line.step, Merge):
+        if isinstance(line.step, MergeCall):
             waiting.append(line)
             continue
         if not isinstance(line.step, Pack | Post):
@@ -38,9 +49,11 @@ def merge_together(draft: Draft, wide: int) -> Draft:
 
 
 def _merged(merges: Sequence[Line], wide: int) -> list[Line]:
-    partials = [(line.action, each) for line in merges if isinstance(line.step, Merge) for each in line.step.partials]
+    partials = [
+        (line.action, each) for line in merges if isinstance(line.step, MergeCall) for each in line.step.partials
+    ]
     groups = [partials[start : start + wide] for start in range(0, len(partials), wide)]
-    return [Line(group[-1][0], Merge(tuple(each for _, each in group))) for group in groups]
+    return [Line(group[-1][0], MergeCall(tuple(each for _, each in group))) for group in groups]
 
 
 class _Axis(Enum):
@@ -49,19 +62,19 @@ class _Axis(Enum):
     QUERIES = auto()
     KEYS = auto()
 
-    def allows(self, first: Kernel, other: Step) -> bool:
+    def allows(self, first: KernelCall, other: Step) -> bool:
         """Whether two calls can be one."""
-        if not isinstance(other, Kernel) or first.causal or other.causal:
+        if not isinstance(other, KernelCall) or first.causal or other.causal:
             return False
         if self is _Axis.QUERIES:
             return first.keys == other.keys and first.queries != other.queries
         return first.queries == other.queries and first.targets == other.targets and first.keys != other.keys
 
-    def parts(self, kernels: Sequence[Kernel]) -> tuple[Part, ...]:
+    def parts(self, kernels: Sequence[KernelCall]) -> tuple[View, ...]:
         """What the calls put together."""
         return tuple(kernel.queries if self is _Axis.QUERIES else kernel.keys for kernel in kernels)
 
-    def call(self, kernels: Sequence[Kernel], part: Part) -> Kernel:
+    def call(self, kernels: Sequence[KernelCall], part: View) -> KernelCall:
         """The call in place of all of them, on what they put together."""
         attends = tuple(attend for kernel in kernels for attend in kernel.attends)
         if self is _Axis.KEYS:
@@ -77,11 +90,11 @@ class _Axis(Enum):
 
 def _put_together(draft: Draft, wide: int, axis: _Axis) -> Draft:
     lines: list[Line] = []
-    made: dict[tuple[Part, ...], Part] = {}
+    made: dict[tuple[View, ...], View] = {}
     rest = draft.lines
     while rest:
         group = _find(rest, wide, axis)
-        kernels = [line.step for line in group.members if isinstance(line.step, Kernel)]
+        kernels = [line.step for line in group.members if isinstance(line.step, KernelCall)]
         if len(kernels) < 2:
             lines.append(rest[0])
             rest = rest[1:]
@@ -90,7 +103,7 @@ def _put_together(draft: Draft, wide: int, axis: _Axis) -> Draft:
         rest = (*group.behind, *rest[group.end :])
         index, parts = group.members[-1].action, axis.parts(kernels)
         if parts not in made:
-            made[parts] = Part(len(draft.slots))
+            made[parts] = View(len(draft.slots))
             draft = replace(draft, slots=(*draft.slots, joined_slot(draft, parts)))
             named = (attend.narrowed[axis is _Axis.KEYS] for kernel in kernels for attend in kernel.attends)
             lines.append(Line(index, Concat(parts, made[parts].slot, tuple(dict.fromkeys(named)))))
@@ -119,7 +132,7 @@ def _find(lines: Sequence[Line], wide: int, axis: _Axis) -> _Group:
     """The group that begins with the first line; that line alone where it has no other member."""
     first = lines[0].step
     found = _Group((lines[0],), (), (), 1)
-    if not isinstance(first, Kernel):
+    if not isinstance(first, KernelCall):
         return found
     members, ahead, behind = [lines[0]], list[Line](), list[Line]()
     late = set(writes(first)) - {RESULT}  # slots that are not what the lines behind expect, until the call is made
@@ -129,7 +142,7 @@ def _find(lines: Sequence[Line], wide: int, axis: _Axis) -> _Group:
             break
         step, used = line.step, _channels(line.step)
         # Another rank may send what is merged here only once it has got what this one sends behind the call.
-        waits = bool(behind) and isinstance(step, Merge)
+        waits = bool(behind) and isinstance(step, MergeCall)
         needs = waits or not late.isdisjoint(reads(step)) or not channels.isdisjoint(used)
         if not needs and not axis.allows(first, step):
             ahead.append(line)
