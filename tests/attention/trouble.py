@@ -25,6 +25,7 @@ from tokenring_xdit.attention import rounds as rounds_module
 from tokenring_xdit.attention import watch as watch_module
 from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.attention.member import AGREEMENT_TIMEOUT_VARIABLE
+from tokenring_xdit.attention.transport.process_groups import GlooTransport
 from tokenring_xdit.liveness import LIMIT_VARIABLE
 
 LIMITS = {LIMIT_VARIABLE: "2", AGREEMENT_TIMEOUT_VARIABLE: "4", "GLOO_SOCKET_IFNAME": "lo"}
@@ -269,7 +270,7 @@ def struck_amid_messages(own: Rank, kind: str, after: float) -> None:
     q, k = torch.zeros(1, 2, 500_000, 16), torch.zeros(1, 2, 8, 16)  # 64 MB a block of queries
     options: dict[str, Any] = {"layout_key": "same", "kernel": cheap}
     own.try_to(lambda: token_ring_attention(q, k, k, **options)[0].shape[0])
-    original = RingGroup.post
+    original = GlooTransport.post
 
     def post(*args: Any) -> Any:
         works = original(*args)
@@ -278,7 +279,7 @@ def struck_amid_messages(own: Rank, kind: str, after: float) -> None:
         return works
 
     if own.rank == 1:
-        mock.patch.object(RingGroup, "post", post).start()
+        mock.patch.object(GlooTransport, "post", post).start()
     own.try_to(lambda: token_ring_attention(q, k, k, **options)[0].shape[0])
 
 
