@@ -26,7 +26,7 @@ case "${1-}" in
 esac
 unset PYTHON # it has made the environment; launch scripts would take it for the ranks' interpreter
 case " $* " in
-*" cuda "*) ;;
+*" -m cuda "*) ;;
 *) export CUDA_VISIBLE_DEVICES="" ;; # the ranks use gloo, whatever the machine has
 esac
 LOG_LEVEL=error exec python -m pytest "$@"
