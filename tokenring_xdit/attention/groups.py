@@ -149,8 +149,7 @@ class RingGroup(Rounds):
             kind = NcclTransport if first._get_backend(device).supports_coalescing else GlooTransport
             self.transport = kind(self.rank, self.world_size, device, self._wait)
             self.transport.call = self.call
-        made = [first]
-        self.transport.open(channel.value, lambda name: made.pop() if made else self._new_group(name))
+        self.transport.open(channel.value, first, self._new_group)
 
     def _agree(self, report: CallSpec | str, key: Hashable | None) -> Layout:
         if self.world_size == 1:

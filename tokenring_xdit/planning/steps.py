@@ -175,10 +175,7 @@ class _Rank:
         return self._program.slots[slot].size
 
     def _part_size(self, part: View) -> int:
-        if part.cut is None:
-            return self._size(part.slot)
-        slot, (low, high, first, last) = self._program.slots[part.slot], part.cut
-        return slot.size * (high - low) * (last - first) // max(1, slot.shape[1] * slot.shape[2])
+        return self._program.slots[part.slot].part(part.cut).size
 
     def _packing(self) -> tuple[float, float]:
         """Seconds of packing what the next post sends, and what the host takes."""

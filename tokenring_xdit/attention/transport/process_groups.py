@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -25,7 +26,7 @@ _Ways = tuple[dist.ProcessGroup, dist.ProcessGroup]
 """What carries messages to higher ranks, and to lower ones."""
 
 
-class ProcessGroupTransport:
+class ProcessGroupTransport(ABC):
     """What both have in common: a channel has a group for what goes to higher ranks, and one for what goes to lower.
 
     Args:
@@ -56,20 +57,22 @@ class ProcessGroupTransport:
         """The groups of all channels, each once."""
         return list({id(group): group for ways in [*self._channels.values()] for group in ways}.values())
 
-    def open(self, channel: str, make: Callable[[str], dist.ProcessGroup]) -> None:
+    def open(self, channel: str, first: dist.ProcessGroup, make: Callable[[str], dist.ProcessGroup]) -> None:
         """Create a channel, on all ranks together.
 
         Args:
             channel: Its name.
-            make: Makes a group of a given name.
+            first: A group for it.
+            make: Makes another one, of a given name.
         """
-        ways = self._make(channel, make)
+        ways = self._ways(channel, first, make)
         # NCCL builds a communicator at the first call, for which all ranks have to come.
         dist.barrier(ways[0], device_ids=[self._device.index] if self._device.type == "cuda" else None)
         self._channels[channel] = ways
 
-    def _make(self, channel: str, make: Callable[[str], dist.ProcessGroup]) -> _Ways:
-        raise NotImplementedError
+    @abstractmethod
+    def _ways(self, channel: str, first: dist.ProcessGroup, make: Callable[[str], dist.ProcessGroup]) -> _Ways:
+        """The groups of a channel."""
 
     def post(self, recvs: Sequence[Parcel], sends: Sequence[Parcel]) -> list[dist.Work]:
         """Post transfers of an agreed call, receives first, and wait for none."""
@@ -138,6 +141,7 @@ class ProcessGroupTransport:
     def _end(self, group: dist.ProcessGroup) -> None:
         dist.destroy_process_group(group)
 
+    @abstractmethod
     def abort(self) -> None:
         """End what nothing else ends, from another thread."""
 
@@ -152,8 +156,11 @@ class GlooTransport(ProcessGroupTransport):
 
     in_order = False
 
-    def _make(self, channel: str, make: Callable[[str], dist.ProcessGroup]) -> _Ways:
-        return make(channel), make(f"{channel}-down")
+    def _ways(self, channel: str, first: dist.ProcessGroup, make: Callable[[str], dist.ProcessGroup]) -> _Ways:
+        return first, make(f"{channel}-down")
+
+    def abort(self) -> None:
+        """Nothing: what is under way ends when its connections are broken off."""
 
 
 class NcclTransport(ProcessGroupTransport):
@@ -161,9 +168,8 @@ class NcclTransport(ProcessGroupTransport):
 
     in_order = True
 
-    def _make(self, channel: str, make: Callable[[str], dist.ProcessGroup]) -> _Ways:
-        group = make(channel)
-        return group, group
+    def _ways(self, channel: str, first: dist.ProcessGroup, make: Callable[[str], dist.ProcessGroup]) -> _Ways:
+        return first, first
 
     def _post(self, recvs: Sequence[Parcel], sends: Sequence[Parcel]) -> list[dist.Work]:
         # Of one channel: what works in order has no receives of others posted early.

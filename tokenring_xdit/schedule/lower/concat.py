@@ -68,21 +68,9 @@ def _runs(draft: Draft) -> list[list[Line]]:
     return runs
 
 
-def joined_slot(draft: Draft, parts: tuple[View, ...]) -> Slot:
+def joined_slot(draft: Draft, views: Sequence[View]) -> Slot:
     """The slot for parts of slots of one form, one behind the other along their tokens."""
-    form = draft.slots[parts[0].slot].form
-    shapes = [part_shape(draft, part) for part in parts]
-    (batch, heads, _, head_dim), tokens = shapes[0], sum(shape[2] for shape in shapes)
-    of_one = draft.slots[parts[0].slot]
-    elements = of_one.shape[0] * of_one.shape[1] * of_one.shape[2] * of_one.shape[3] * form.tensors
-    size = batch * heads * tokens * head_dim * form.tensors * (of_one.size // elements)
-    return Slot(form, (batch, heads, tokens, head_dim), size)
-
-
-def part_shape(draft: Draft, part: View) -> tuple[int, int, int, int]:
-    """``[B, H, S, D]`` of a part."""
-    batch, heads, tokens, head_dim = draft.slots[part.slot].shape
-    if part.cut is not None:
-        low, high, first, last = part.cut
-        heads, tokens = high - low, last - first
-    return batch, heads, tokens, head_dim
+    parts = [draft.slots[view.slot].part(view.cut) for view in views]
+    batch, heads, _, head_dim = parts[0].shape
+    tokens = sum(part.shape[2] for part in parts)
+    return Slot(parts[0].form, (batch, heads, tokens, head_dim), sum(part.size for part in parts))

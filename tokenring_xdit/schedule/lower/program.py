@@ -74,6 +74,15 @@ class Slot(NamedTuple):
     shape: Shape
     size: int
 
+    def part(self, cut: Cut | None) -> Slot:
+        """A slot as large as some heads and tokens of this one; ``None`` for all."""
+        if cut is None:
+            return self
+        batch, heads, tokens, head_dim = self.shape
+        low, high, first, last = cut
+        size = self.size * (high - low) * (last - first) // max(1, heads * tokens)
+        return Slot(self.form, (batch, high - low, last - first, head_dim), size)
+
 
 class View(NamedTuple):
     """Queries, or keys and values, to be read.

@@ -272,7 +272,7 @@ class _Proof:
             if content.form is SlotForm.SUM:
                 raise self._fail(rank, index, f"sends slot {part.slot}, which is no message")
             transfer = _Transfer(route, len(self._sent[route]))
-            side = _Side(index, content.form, *content.extent, self._size(rank, part, content))
+            side = _Side(index, content.form, *content.extent, rank.slots[part.slot].part(part.cut).size)
             self._sent[route].append((side, content))
             self._match(transfer)
             rank.leaving[part.slot].append(transfer)
@@ -281,10 +281,6 @@ class _Proof:
             key = rank.number, channel
             self._places.update({(rank.number, t): (key, len(self._queues[key])) for t in transfers})
             self._queues[key].append(transfers)
-
-    def _size(self, rank: _Rank, part: View, content: _Content) -> int:
-        slot, (heads, tokens) = rank.slots[part.slot], content.extent
-        return slot.size * heads * tokens // (slot.shape[1] * slot.shape[2])
 
     def _match(self, transfer: _Transfer) -> None:
         """Compare both sides of a transfer, once both are known."""
