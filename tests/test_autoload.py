@@ -56,11 +56,11 @@ def test_import_xfuser_is_enough_to_register(imports: str) -> None:
 def test_another_xfuser_is_left_working_and_tokenring_refused() -> None:
     code = """
 import torch
-import tokenring_xdit.integrations.xfuser.dispatch as dispatch
+import tokenring_xdit.hosts.xfuser.dispatch as dispatch
 def install(usp): raise AttributeError("no ring_attn")
 dispatch.install = install
 import xfuser
-from tokenring_xdit.integrations.xfuser.choice import make_choice
+from tokenring_xdit.hosts.xfuser.choice import make_choice
 assert make_choice(1, None, 1) is None
 try:
     make_choice(2, None, 1)

@@ -1,7 +1,7 @@
 """TokenRing sequence-parallel attention for diffusion transformers, as a plugin for xDiT (xfuser).
 
 Importing this package imports neither torch nor xfuser; :mod:`tokenring_xdit.attention` needs torch,
-:mod:`tokenring_xdit.integrations.xfuser` needs xfuser, and so do ``tokenring_xdit.parallelize`` and
+:mod:`tokenring_xdit.hosts.xfuser` needs xfuser, and so do ``tokenring_xdit.parallelize`` and
 ``tokenring_xdit.Engine``.
 """
 
@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tokenring_xdit.integrations.xfuser.parallelize import Output, parallelize
+    from tokenring_xdit.hosts.xfuser.parallelize import Output, parallelize
     from tokenring_xdit.pipelines.engine import Engine, Step
 
 __all__ = ["Engine", "Output", "Step", "__version__", "parallelize"]
@@ -18,9 +18,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Engine": "tokenring_xdit.pipelines.engine",
-    "Output": "tokenring_xdit.integrations.xfuser.parallelize",
+    "Output": "tokenring_xdit.hosts.xfuser.parallelize",
     "Step": "tokenring_xdit.pipelines.engine",
-    "parallelize": "tokenring_xdit.integrations.xfuser.parallelize",
+    "parallelize": "tokenring_xdit.hosts.xfuser.parallelize",
 }
 """Where the names are that are imported when they are asked for."""
 

@@ -39,7 +39,7 @@ def attach() -> None:
 
 def _register(module: object) -> None:
     try:
-        from tokenring_xdit.integrations.xfuser import register
+        from tokenring_xdit.hosts.xfuser import register
 
         register(tolerant=True)
     except Exception:

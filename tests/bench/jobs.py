@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from tests.integrations.xfuser.jobs import clear_globals
+from tests.hosts.xfuser.jobs import clear_globals
 from tokenring_xdit.attention.auto import TOPOLOGY_VARIABLE, trial_calls
 from tokenring_xdit.bench import Shape, Strategy
 from tokenring_xdit.bench.measure import Bench

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-import tokenring_xdit.network  # noqa: F401  before the privileges to read it are gone
+import tokenring_xdit.lab.network  # noqa: F401  before the privileges to read it are gone
 from tests.support import commands
 from tokenring_xdit.cli import main
 

@@ -11,7 +11,7 @@ import pytest
 from tests.support.hub import snapshot
 from tokenring_xdit.config import read_config
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.integrations.xfuser import AttentionBackend
+from tokenring_xdit.hosts.xfuser import AttentionBackend
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.jobs import RunJob
 from tokenring_xdit.pipelines.run import RunConfig, inspect_model

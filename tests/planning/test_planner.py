@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.schedules import names
 from tokenring_xdit.errors import ConfigurationError, ScheduleError
-from tokenring_xdit.integrations.xfuser.choice import make_choice
+from tokenring_xdit.hosts.xfuser.choice import make_choice
 from tokenring_xdit.planning import (
     MODELS,
     Attention,

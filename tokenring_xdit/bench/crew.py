@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from tokenring_xdit.attention.auto import TOPOLOGY_VARIABLE
-from tokenring_xdit.network import EmulatedNetwork, rank_variables
+from tokenring_xdit.lab.network import EmulatedNetwork, rank_variables
 from tokenring_xdit.workers.crew import Crew
 from tokenring_xdit.workers.environment import rank_environment
 

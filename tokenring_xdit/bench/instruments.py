@@ -20,8 +20,8 @@ from tokenring_xdit.attention.groups import clear_buffers
 from tokenring_xdit.bench.timelines import Traced
 from tokenring_xdit.devices import rank_device
 from tokenring_xdit.errors import UnsupportedError
-from tokenring_xdit.integrations.xfuser import trace_upstream
-from tokenring_xdit.network import INIT_METHOD_VARIABLE
+from tokenring_xdit.hosts.xfuser import trace_upstream
+from tokenring_xdit.lab.network import INIT_METHOD_VARIABLE
 from tokenring_xdit.pipelines.environment import quieten
 
 __all__ = [

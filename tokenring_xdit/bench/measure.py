@@ -29,8 +29,8 @@ from tokenring_xdit.bench.orders import Checked, Prepare, Timed
 from tokenring_xdit.bench.plan import Strategy, StrategyKind
 from tokenring_xdit.bench.timelines import Traced
 from tokenring_xdit.dtypes import torch_dtype
-from tokenring_xdit.integrations.xfuser import XfuserState, count_traffic
-from tokenring_xdit.integrations.xfuser.rotation import all_to_all_rotation
+from tokenring_xdit.hosts.xfuser import XfuserState, count_traffic
+from tokenring_xdit.hosts.xfuser.rotation import all_to_all_rotation
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.planning import Auto
 from tokenring_xdit.schedule import Activity

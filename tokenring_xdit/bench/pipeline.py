@@ -30,13 +30,13 @@ from tokenring_xdit.bench.plan import Strategy, StrategyKind
 from tokenring_xdit.bench.scene import SceneShape, find_model
 from tokenring_xdit.bench.timelines import Traced
 from tokenring_xdit.dtypes import torch_dtype
-from tokenring_xdit.integrations.xfuser import (
+from tokenring_xdit.hosts.xfuser import (
     ShardedPipeline,
     XfuserState,
     count_traffic,
     time_flux_attention,
 )
-from tokenring_xdit.integrations.xfuser.rotation import all_to_all_rotation
+from tokenring_xdit.hosts.xfuser.rotation import all_to_all_rotation
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.loading import load_pipeline
 from tokenring_xdit.planning import Auto

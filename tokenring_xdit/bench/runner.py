@@ -23,7 +23,7 @@ from tokenring_xdit.bench.timelines import TIMELINES_FILE, Traced, add_timeline,
 from tokenring_xdit.bench.world import World
 from tokenring_xdit.devices import refuse_missing_gpus
 from tokenring_xdit.errors import ConfigurationError, LaunchError, LostRankError
-from tokenring_xdit.network import EmulatedNetwork, emulate, refuse_slow, self_test
+from tokenring_xdit.lab.network import EmulatedNetwork, emulate, refuse_slow, self_test
 from tokenring_xdit.workers.crew import Crew
 
 __all__ = ["RESULTS_FILE", "TABLE_FILE", "Outcome", "Step", "planned_keys", "run_sweep"]

@@ -14,8 +14,8 @@ from tokenring_xdit.bench.scene import SceneShape, find_model
 from tokenring_xdit.config import Config
 from tokenring_xdit.dtypes import DTYPES, DTYPES_IN_SHORT, DtypeName, parse_dtype
 from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, TokenRingError
+from tokenring_xdit.lab.network import Network, load_network
 from tokenring_xdit.messages import shown
-from tokenring_xdit.network import Network, load_network
 from tokenring_xdit.sizes import PictureSize
 
 __all__ = ["Axes", "SweepConfig", "inspect_models"]

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from tokenring_xdit.network import NetworkReport, emulate, load_network, refuse_slow, remove_stale, self_test
+from tokenring_xdit.lab.network import NetworkReport, emulate, load_network, refuse_slow, remove_stale, self_test
 
 __all__ = ["check_command", "clean_command"]
 

@@ -18,12 +18,12 @@ from tokenring_xdit.cli.paths import refuse_unwritable
 from tokenring_xdit.cli.progress import progress
 from tokenring_xdit.devices import refuse_missing_gpus
 from tokenring_xdit.errors import ConfigurationError, NetworkError
-from tokenring_xdit.network import emulate
+from tokenring_xdit.lab.network import emulate
+from tokenring_xdit.lab.probe import Probed, World, probe
+from tokenring_xdit.lab.probe.driver import Ranks
+from tokenring_xdit.lab.probe.report import matrix, remarks
+from tokenring_xdit.lab.probe.station import Station, join_world
 from tokenring_xdit.outputs import write_whole
-from tokenring_xdit.probe import Probed, World, probe
-from tokenring_xdit.probe.driver import Ranks
-from tokenring_xdit.probe.report import matrix, remarks
-from tokenring_xdit.probe.station import Station, join_world
 from tokenring_xdit.topology import Network, load_network, network_to_mapping, network_to_yaml
 
 __all__ = ["probe_command"]
@@ -88,7 +88,7 @@ def _started(ranks: int, network: Network | None) -> Iterator[Ranks]:
 
     with (
         nullcontext() if network is None else emulate(network) as emulated,
-        start_crew(ranks, emulated, "tokenring_xdit.probe.rank") as crew,
+        start_crew(ranks, emulated, "tokenring_xdit.lab.probe.rank") as crew,
     ):
         yield crew
 

@@ -23,7 +23,7 @@ from tokenring_xdit.defaults import DEFAULT_SCHEDULE, LARGEST_SIDE
 from tokenring_xdit.devices import default_dtype, refuse_missing_gpus
 from tokenring_xdit.dtypes import parse_dtype
 from tokenring_xdit.errors import CancelledError, ConfigurationError, EngineError
-from tokenring_xdit.integrations.xfuser import AttentionBackend
+from tokenring_xdit.hosts.xfuser import AttentionBackend
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.fleet import Fleet
 from tokenring_xdit.pipelines.loading import pipeline_class_of, refuse_degrees, resolve_model

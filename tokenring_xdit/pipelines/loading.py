@@ -8,7 +8,7 @@ import torch
 
 from tokenring_xdit.dtypes import torch_dtype
 from tokenring_xdit.errors import UnsupportedError
-from tokenring_xdit.integrations.xfuser.supported import WRAPPERS, heads_of, refuse_ulysses
+from tokenring_xdit.hosts.xfuser.supported import WRAPPERS, heads_of, refuse_ulysses
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
 from tokenring_xdit.pipelines.model import EMBEDDED, read_model_file

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from tokenring_xdit.errors import LaunchError
-from tokenring_xdit.network.signals import termination_raises
 from tokenring_xdit.workers.death import LAUNCHER_VARIABLE
 from tokenring_xdit.workers.environment import rank_environment
 from tokenring_xdit.workers.interpreter import run_module
 from tokenring_xdit.workers.programs import end_all, wait_for_all
+from tokenring_xdit.workers.signals import termination_raises
 
 __all__ = ["main"]
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from tokenring_xdit.devices import rank_device
 from tokenring_xdit.dtypes import torch_dtype
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.integrations.xfuser import ShardedPipeline, XfuserState, count_traffic
+from tokenring_xdit.hosts.xfuser import ShardedPipeline, XfuserState, count_traffic
 from tokenring_xdit.pipelines.environment import quieten
 from tokenring_xdit.pipelines.flux import (
     Generation,

@@ -1,6 +1,6 @@
 """A network as data: hosts, switches, the wires between them and the routes over them.
 
-:mod:`tokenring_xdit.network` builds such a network on this machine, :mod:`tokenring_xdit.planning.simulate` times a
+:mod:`tokenring_xdit.lab.network` builds such a network on this machine, :mod:`tokenring_xdit.planning.simulate` times a
 schedule on it.
 
 A :class:`Network` comes from a short form (``mesh:4:100mbit``), from a YAML file

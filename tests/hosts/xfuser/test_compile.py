@@ -1,0 +1,58 @@
+"""``torch.compile`` of the transformer: one graph, the same numbers, nothing compiled twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from packaging.version import Version
+
+from tests.hosts.xfuser import generation, jobs
+from tests.hosts.xfuser.generation import Case
+from tests.hosts.xfuser.matrix import PROMPTS
+from tests.support.ranks import RankPool
+
+CASES = [
+    Case("flux-runner", tokenring=2, inputs={"height": 28, "width": 44, "text_tokens": 17}),
+    pytest.param(Case("flux-runner", tokenring=2), marks=pytest.mark.matrix),
+    Case("wan-t2v", tokenring=2, inputs={"height": 112, "width": 176, "frames": 1}),
+    pytest.param(
+        Case("qwen-image", tokenring=2, inputs={"prompts": PROMPTS}, again={"prompts": PROMPTS[::-1]}),
+        marks=pytest.mark.matrix,
+    ),
+]
+
+
+@pytest.mark.skipif(Version(torch.__version__) < Version("2.9"), reason="torch 2.8 cannot trace xfuser's own USP")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.family)
+def test_the_whole_graph_compiles_once(ranks: RankPool, case: Case) -> None:
+    for compiled in ranks.run(2, generation.compiled, case, timeout=600):
+        print(f"{case.family}: {compiled}")
+        assert compiled.error <= 1e-5
+        assert compiled.graphs_after_first == compiled.graphs_after_second > 0
+
+
+def test_cuda_graphs_leave_the_operator_out(ranks: RankPool) -> None:
+    """Which keys it hides is no argument of it: a graph would replay those of the call that it captured."""
+    (tags,) = ranks.run(1, jobs.tags_of_the_operator)
+    assert "cudagraph_unsafe" in tags
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("mode", [None, "reduce-overhead"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("wan-t2v", tokenring=2, inputs={"steps": 5}),
+        Case("qwen-image", tokenring=2, inputs={"steps": 5, "prompts": PROMPTS}, again={"prompts": PROMPTS[::-1]}),
+    ],
+    ids=lambda case: case.family,
+)
+def test_gpus_may_replay_the_compiled_graph(gpu_ranks: RankPool, case: Case, mode: str | None) -> None:
+    """The second generation hides other keys than the first, whose graphs it replays."""
+    case = replace(case, dtype=torch.bfloat16, compile_mode=mode)
+    for compiled in gpu_ranks.run(2, generation.compiled, case, timeout=600):
+        print(f"{case.family}, {mode}: {compiled}")
+        assert compiled.error <= 0.1
+        assert compiled.graphs_after_first == compiled.graphs_after_second > 0

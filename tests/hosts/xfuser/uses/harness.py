@@ -1,0 +1,361 @@
+"""A use of a pipeline on the worker ranks, once in one process and once after ``parallelize``, and what came of it."""
+
+from __future__ import annotations
+
+import hashlib
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cache
+from math import isnan
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tests.hosts.xfuser.generation import latents_of
+from tests.support.families import FAMILIES
+from tests.support.reference import relative_error
+
+__all__ = [
+    "EFFECT",
+    "Expected",
+    "Scene",
+    "Trial",
+    "Use",
+    "baseline",
+    "called",
+    "nothing",
+    "rounding",
+    "tensors_of",
+    "trial",
+]
+
+SEED = 77
+EFFECT = 1e-4
+"""Least change of the picture by which a use is taken to do something."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Where a use takes place.
+
+    Attributes:
+        family: Key of :data:`tests.support.families.FAMILIES`.
+        rank: This rank; 0 in one process.
+        alone: Whether it is the pipeline in one process.
+    """
+
+    family: str
+    rank: int
+    alone: bool
+
+    def plain(self) -> Any:
+        """The unmodified pipeline, made anew."""
+        return FAMILIES[self.family].make()
+
+    def inputs(self, **options: Any) -> dict[str, Any]:
+        """Arguments of a call that returns latents."""
+        return FAMILIES[self.family].inputs(**options)
+
+
+Change = Callable[[Any, Scene], object]
+Call = Callable[[Any, Scene], Mapping[str, Any]]
+
+
+def nothing(pipe: Any, scene: Scene) -> None:
+    """Leave the pipeline as it is."""
+
+
+def called(
+    extra: Callable[[Any, Scene], Mapping[str, Any]] | None = None, without: tuple[str, ...] = (), **options: Any
+) -> Call:
+    """One call of the pipeline.
+
+    Args:
+        extra: Further arguments of the call.
+        without: Arguments that are left out.
+        **options: Options of the family's inputs.
+    """
+
+    def call(pipe: Any, scene: Scene) -> Mapping[str, Any]:
+        more = {} if extra is None else extra(pipe, scene)
+        inputs = {name: value for name, value in scene.inputs(**options).items() if name not in without}
+        return tensors_of(pipe(**{**inputs, **more}))
+
+    return call
+
+
+def tensors_of(output: Any) -> dict[str, Any]:
+    """What a pipeline returned, by name."""
+    found: dict[str, Any] = {"latents": latents_of(output)}
+    if getattr(output, "audio", None) is not None:
+        found["audio"] = output.audio
+    return found
+
+
+class Expected(Enum):
+    """What has to come of a use; right or refused is always asked for."""
+
+    EITHER = "right or refused"
+    RIGHT = "right"
+    REFUSED = "refused"
+    ALIKE = "right or refused, or the same on all ranks where one process has no generator either"
+    ROUNDED = "as far from fp32 as one process, or refused"
+
+
+@dataclass(frozen=True)
+class Use:
+    """Something that people do with a pipeline.
+
+    Attributes:
+        title: Its row in the table.
+        before: What is done to the pipeline before ``parallelize``.
+        after: What is done to it afterwards.
+        call: What is compared.
+        expected: What has to come of it, in all families where one process does it.
+        families: Families it is tried in; ``None`` is all.
+        changes: Whether the picture has to be another one than without the use, for the comparison to say anything.
+        names: Words that a refusal has to contain.
+        late: Whether a refusal may come after the first step.
+        counted: Whether forward passes are counted, which takes hooks.
+        raising: Ranks that raise an error of the user's own, named ``own``.
+        own: Class of that error.
+        seed: Added to each rank's global seed, times the rank.
+        tolerance: Largest difference that is right, relative to the scale.
+        steps: Steps of the call, to tell the change of the picture.
+        degrees: ParallelDims of ``parallelize``.
+    """
+
+    title: str
+    before: Change = nothing
+    after: Change = nothing
+    call: Call = field(default_factory=called)
+    expected: Expected = Expected.EITHER
+    families: frozenset[str] | None = None
+    changes: bool = True
+    names: tuple[str, ...] = ()
+    late: bool = False
+    counted: bool = True
+    raising: frozenset[int] = frozenset()
+    own: str = "OwnError"
+    seed: int = 1
+    tolerance: float = 1e-5
+    steps: int = 2
+    degrees: Mapping[str, Any] = field(default_factory=lambda: {"tokenring_degree": 2})
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of a use on one rank.
+
+    Attributes:
+        absent: What one process says where it does not do this.
+        effect: Change of the picture in one process.
+        error: Largest difference to one process, relative to its scale; ``None`` where the rank raised.
+        differs: Which results that are no tensors differ, and how.
+        digest: Of all results.
+        raised: Class and message of what the rank raised.
+        refusal: Whether that is one of this package's errors.
+        trace: Its traceback.
+        forwards: Forward passes of a transformer that had ended by then.
+    """
+
+    absent: str = ""
+    effect: float = 0.0
+    error: float | None = None
+    differs: str = ""
+    digest: str = ""
+    raised: tuple[str, str] = ("", "")
+    refusal: bool = False
+    trace: str = ""
+    forwards: int = 0
+
+
+@torch.no_grad()
+def trial(use: Use, family: str) -> Trial:
+    """Try a use: on the first rank by itself, then on all together."""
+    parcel = [_alone(use, family) if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(parcel, src=0)
+    (reference,) = parcel
+    assert reference is not None
+    if reference.absent:
+        return Trial(absent=reference.absent)
+    baseline(family)  # some uses ask for its shape, and its passes are none of theirs
+    with _forwards(use.counted) as forwards:
+        try:
+            actual = _together(use, Scene(family, dist.get_rank(), alone=False))
+        except Exception as error:
+            return _raised(error, reference.effect, len(forwards))
+    return _compared(actual, reference.results, reference.effect)
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """What one process makes.
+
+    Attributes:
+        absent: What it says where it does not do this.
+        results: What it makes.
+        effect: Change of the picture.
+    """
+
+    absent: str = ""
+    results: Mapping[str, Any] = field(default_factory=dict)
+    effect: float = 0.0
+
+
+def _alone(use: Use, family: str) -> _Reference:
+    """The use in one process: the first rank by itself (transformers writes files there only)."""
+    try:
+        found = _performed(use, Scene(family, 0, alone=True))
+    except Exception as error:
+        return _Reference(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+    if any(isinstance(value, Tensor) and not value.isfinite().all() for value in found.values()):
+        return _Reference("one process makes numbers that are not finite")
+    results = baseline(family) if use.expected is Expected.ROUNDED else found
+    return _Reference("", results, _effect(use, family, found))
+
+
+def _performed(use: Use, scene: Scene) -> Mapping[str, Any]:
+    _seed(SEED)
+    pipe = scene.plain()
+    use.before(pipe, scene)
+    use.after(pipe, scene)
+    _seed(SEED)
+    return use.call(pipe, scene)
+
+
+@torch.no_grad()
+class _Nudged(Scene):
+    """Where the pipeline's transformer has weights that are larger by their last bit."""
+
+    def plain(self) -> Any:
+        pipe = super().plain()
+        for weight in pipe.transformer.parameters():
+            weight.data.mul_(1 + torch.finfo(torch.float32).eps)
+        return pipe
+
+
+def rounding(use: Use, family: str) -> float:
+    """What another kernel of attention, or the last bit of the weights, changes in one process, relative to the scale.
+
+    Some schedulers and decoders make 1e-5 and more of a rounding: a difference of that size says nothing.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    scene = Scene(family, 0, alone=True)
+    expected = _performed(use, scene)
+    nudged = _performed(use, _Nudged(family, 0, alone=True))
+    with sdpa_kernel(SDPBackend.MATH):
+        others = [nudged, _performed(use, scene)]
+    return max(_compared(other, expected, 0.0).error or 0.0 for other in others)
+
+
+def _together(use: Use, scene: Scene) -> Mapping[str, Any]:
+    import tokenring_xdit
+
+    pipe = scene.plain()
+    try:
+        _seed(SEED + use.seed * scene.rank)
+        use.before(pipe, scene)
+        tokenring_xdit.parallelize(pipe, **use.degrees)
+        use.after(pipe, scene)
+        _seed(SEED + use.seed * scene.rank)
+        return use.call(pipe, scene)
+    finally:
+        _forget()
+
+
+def _forget() -> None:
+    """Make xfuser believe that it was never started: the pool destroys all groups itself."""
+    from xfuser.core.distributed import parallel_state, runtime_state
+
+    for name, value in vars(parallel_state).items():
+        if name.startswith("_") and isinstance(value, parallel_state.GroupCoordinator):
+            setattr(parallel_state, name, None)
+    runtime_state._RUNTIME = None
+
+
+def _seed(seed: int) -> None:
+    import random
+
+    import numpy
+
+    random.seed(seed)
+    numpy.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+@cache
+def baseline(family: str, steps: int = 2) -> dict[str, Any]:
+    """The picture of one process without any use."""
+    return tensors_of(FAMILIES[family].make()(**FAMILIES[family].inputs(steps=steps)))
+
+
+def _effect(use: Use, family: str, found: Mapping[str, Any]) -> float:
+    before, after = baseline(family, use.steps)["latents"], found.get("latents")
+    if not isinstance(after, Tensor) or before.shape != after.shape:
+        return 1.0
+    return relative_error(after, before)
+
+
+@contextmanager
+def _forwards(counted: bool) -> Iterator[list[str]]:
+    """A list that gets the name of each transformer whose forward pass ended."""
+    from diffusers import ModelMixin
+
+    done: list[str] = []
+
+    def count(module: Any, arguments: Any, output: Any) -> None:
+        name = type(module).__name__
+        if isinstance(module, ModelMixin) and ("Transformer" in name or "DiT" in name):
+            done.append(name)
+
+    if not counted:
+        yield done
+        return
+    handle = torch.nn.modules.module.register_module_forward_hook(count)
+    try:
+        yield done
+    finally:
+        handle.remove()
+
+
+def _raised(error: Exception, effect: float, forwards: int) -> Trial:
+    from tokenring_xdit.errors import TokenRingError
+
+    return Trial(
+        effect=effect,
+        raised=(type(error).__name__, str(error)),
+        refusal=isinstance(error, TokenRingError),
+        trace="".join(traceback.format_exception(error)[-6:]),
+        forwards=forwards,
+    )
+
+
+def _compared(actual: Mapping[str, Any], expected: Mapping[str, Any], effect: float) -> Trial:
+    errors, differs, digest = [0.0], [], hashlib.sha256()
+    for name, value in expected.items():
+        found = actual.get(name)
+        digest.update(found.double().numpy().tobytes() if isinstance(found, Tensor) else repr(found).encode())
+        if isinstance(value, Tensor) and value.is_floating_point():
+            if not isinstance(found, Tensor) or found.shape != value.shape:
+                differs.append(f"{name} is {_short(found)} in place of {_short(value)}")
+            else:
+                error = relative_error(found, value)
+                errors.append(float("inf") if isnan(error) else error)
+        elif _plainly(found) != _plainly(value):
+            differs.append(f"{name} is {_short(found)} in place of {_short(value)}")
+    return Trial(effect=effect, error=max(errors), differs="; ".join(differs), digest=digest.hexdigest())
+
+
+def _plainly(value: Any) -> Any:
+    return value.tolist() if isinstance(value, Tensor) else value
+
+
+def _short(value: Any) -> str:
+    return f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)[:300]

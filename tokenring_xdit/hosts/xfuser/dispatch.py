@@ -1,0 +1,278 @@
+"""The seam: xfuser's ``ring_attn``, which runs TokenRing where TokenRing was chosen.
+
+Every model that xfuser shards calls ``USP()``, which calls the module global ``ring_attn`` when the
+ring degree exceeds one, and the function that ``_get_attention_function`` returns when it does not
+(``xfuser/model_executor/layers/usp.py``, 0.7.0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tokenring_xdit.attention import KeyMask, token_ring_attention
+from tokenring_xdit.errors import UnsupportedError
+from tokenring_xdit.hosts.xfuser.choice import current_choice
+from tokenring_xdit.hosts.xfuser.layout import KeyLayout, active_layout, key_layout
+from tokenring_xdit.hosts.xfuser.repairs.common import replace_method
+from tokenring_xdit.parallel import ParallelDims
+from tokenring_xdit.schedule import Published, known_as
+
+__all__ = ["install"]
+
+_KEY_MASKS = ("attn_mask", "valid_kv_len", "indices_k")
+"""Entries of ``attention_kwargs`` that hide keys; they describe local keys and are not carried yet."""
+
+
+_asked: list[Any] = [None]
+"""The backend that the last call of ``USP`` asked for by name, as ``ring_attn`` is handed a function only."""
+
+
+def install(usp: Any) -> None:
+    """Put our functions in the place of xfuser's, which keep serving Ring and Ulysses."""
+    _install_dispatcher(usp)
+    _install_grouped_heads(usp)
+    _install_masks(usp)
+    _define_opaque(usp)
+
+
+def _install_dispatcher(usp: Any) -> None:
+    from xfuser.core.distributed import get_runtime_state
+
+    original = usp.ring_attn
+
+    def ring_attn(
+        attention_function: Callable[..., tuple[Tensor, Tensor]],
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        joint_attn_kwargs: dict[str, Any] | None = None,
+        attention_kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        choice, layout = current_choice(), active_layout()
+        group = usp.PROCESS_GROUP.RING_PG
+        if choice is None and layout is not None and layout.hides_keys:
+            # Only where the repairs were asked for all strategies: what Ring gathers cannot differ in length.
+            choice = ParallelDims(tokenring=dist.get_world_size(group), schedule=known_as(Published.RING))
+        if choice is None:
+            return original(
+                attention_function,
+                query,
+                key,
+                value,
+                dropout_p=dropout_p,
+                is_causal=is_causal,
+                joint_attn_kwargs=joint_attn_kwargs,
+                attention_kwargs=attention_kwargs,
+            )
+        if dropout_p:
+            raise UnsupportedError(f"TokenRing has no dropout, asked for dropout_p={dropout_p}: use it for inference")
+        _refuse_masks(attention_kwargs)
+        if torch.compiler.is_compiling():
+            if attention_kwargs:
+                raise UnsupportedError(
+                    f"attention_kwargs {sorted(attention_kwargs)} (sparse attention) do not reach TokenRing through "
+                    "torch.compile: compile without them, or run without torch.compile"
+                )
+            joint = joint_attn_kwargs or {}
+            return torch.ops.tokenring_xdit.ring_attn(
+                query,
+                key,
+                value,
+                joint.get("joint_key"),
+                joint.get("joint_value"),
+                (_asked[0] or get_runtime_state().attention_backend).name,
+                is_causal,
+            )
+        return _token_ring(
+            choice, group, layout, attention_function, query, key, value, is_causal, joint_attn_kwargs, attention_kwargs
+        )
+
+    ring_attn.__wrapped__ = original  # type: ignore[attr-defined]
+    usp.ring_attn = ring_attn
+
+
+def _install_grouped_heads(usp: Any) -> None:
+    """Leave grouped key and value heads as they are until a kernel meets them: see ``kernel`` below."""
+
+    def make(original: Any) -> Any:
+        def repeat_kv_heads(key: Tensor, value: Tensor, repeats: int) -> tuple[Tensor, Tensor]:
+            if current_choice() is not None:
+                return key, value
+            repeated: tuple[Tensor, Tensor] = original(key, value, repeats)
+            return repeated
+
+        return repeat_kv_heads
+
+    replace_method(usp, "_repeat_kv_heads", make)
+
+
+def _refuse_masks(attention_kwargs: dict[str, Any] | None) -> None:
+    hidden = [name for name in _KEY_MASKS if (attention_kwargs or {}).get(name) is not None]
+    if hidden:
+        raise UnsupportedError(
+            f"this model hides keys through attention_kwargs {hidden}, which TokenRing does not carry yet: "
+            "use ulysses_degree for it"
+        )
+
+
+def _install_masks(usp: Any) -> None:
+    """Leave hidden keys out under Ulysses too, where the repairs were asked for all strategies."""
+
+    def make(original: Any) -> Any:
+        def get_attention_function(backend: Any = None) -> Any:
+            function = original(backend)
+            _asked[0] = backend
+            layout = active_layout()
+            if layout is None or not layout.hides_keys or current_choice() is not None:
+                return function
+            if dist.get_world_size(usp.PROCESS_GROUP.RING_PG) > 1:
+                return function  # ring_attn will see to it
+            if torch.compiler.is_compiling():
+                raise UnsupportedError(
+                    "keys that are hidden under Ulysses alone do not go together with torch.compile: use "
+                    "tokenring_degree, or run without torch.compile"
+                )
+            return _leaving_out(function, layout)
+
+        return get_attention_function
+
+    def make_local(original: Any) -> Any:
+        def attention(*args: Any, **kwargs: Any) -> Any:
+            if active_layout() is None or current_choice() is not None:
+                return original(*args, **kwargs)
+            with key_layout(None):  # cross-attention to whole text: the layout is not about its keys
+                return original(*args, **kwargs)
+
+        return attention
+
+    replace_method(usp, "_get_attention_function", make)
+    replace_method(usp, "attention", make_local)
+
+
+def _define_opaque(usp: Any) -> None:
+    """Define the call as one operator, so that ``torch.compile`` neither looks inside nor breaks the graph.
+
+    It runs ``ring_attn`` as usual, with the layout and the groups of that moment. A CUDA graph would replay those of
+    the call that it captured, and hide the keys of another prompt: ``mode="reduce-overhead"`` is told to leave the
+    operator out of its graphs, which hold what lies between.
+    """
+    from xfuser.core.distributed.attention_backend import AttentionBackendType
+
+    def ring_attn(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        joint_key: Tensor | None,
+        joint_value: Tensor | None,
+        backend: str,
+        is_causal: bool,
+    ) -> Tensor:
+        function = usp._get_attention_function(AttentionBackendType[backend])
+        joint = None if joint_key is None else {"joint_key": joint_key, "joint_value": joint_value}
+        out: Tensor = usp.ring_attn(function, query, key, value, is_causal=is_causal, joint_attn_kwargs=joint)
+        return out.contiguous()
+
+    def fake(query: Tensor, *_: Any) -> Tensor:
+        return query.new_empty(query.shape)
+
+    signature = (
+        "(Tensor query, Tensor key, Tensor value, Tensor? joint_key, Tensor? joint_value, "
+        "str backend, bool is_causal) -> Tensor"
+    )
+    operator = torch.library.custom_op(
+        "tokenring_xdit::ring_attn",
+        ring_attn,
+        mutates_args=(),
+        schema=signature,
+        tags=(torch.Tag.cudagraph_unsafe,),
+    )
+    operator.register_fake(fake)
+
+
+def _leaving_out(function: Callable[..., tuple[Tensor, Tensor]], layout: KeyLayout) -> Callable[..., Any]:
+    def chosen(mask: KeyMask | None, item: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        if mask is None:
+            return key[item : item + 1], value[item : item + 1]
+        return mask.item(item, key, value)
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, *, joint_attn_kwargs: Any = None, **kwargs: Any) -> Any:
+        own = layout.own(0, _ulysses_degree())
+        results = []
+        for item in range(query.shape[0]):
+            k, v = chosen(own, item, key, value)
+            if joint_attn_kwargs is not None:
+                joint = chosen(layout.home, item, joint_attn_kwargs["joint_key"], joint_attn_kwargs["joint_value"])
+                k, v = torch.cat([k, joint[0]], dim=2), torch.cat([v, joint[1]], dim=2)
+            results.append(function(query[item : item + 1], k, v, **kwargs))
+        return torch.cat([out for out, _ in results]), None  # nobody reads the log-sum-exp without a ring
+
+    return attend
+
+
+def _token_ring(
+    choice: ParallelDims,
+    group: dist.ProcessGroup,
+    layout: KeyLayout | None,
+    attention_function: Callable[..., tuple[Tensor, Tensor]],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    is_causal: bool,
+    joint_attn_kwargs: dict[str, Any] | None,
+    attention_kwargs: dict[str, Any] | None,
+) -> Tensor:
+    last: list[Tensor] = []  # keys and values that stay at home meet every rank's queries, and are expanded once
+
+    def expanded(k: Tensor, v: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+        # xfuser's kernels take as many heads of keys as of queries
+        if k.shape[1] == heads:
+            return k, v
+        if not last or last[0] is not k or last[1] is not v:
+            last[:] = [k, v, *(x.repeat_interleave(heads // k.shape[1], dim=1) for x in (k, v))]
+        return last[2], last[3]
+
+    def kernel(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> tuple[Tensor, Tensor]:
+        k, v = expanded(k, v, q.shape[1])
+        # Joint tensors are met at home instead of through the decorator, which counts calls.
+        out, lse = attention_function(
+            q, k, v, dropout_p=0.0, is_causal=causal, joint_attn_kwargs=None, attention_kwargs=attention_kwargs
+        )
+        if lse is None:
+            raise UnsupportedError(
+                "the attention backend chosen in xfuser returns no log-sum-exp, which TokenRing needs: "
+                "use --attention_backend SDPA_FLASH, SDPA_EFFICIENT, CUDNN, FLASH or FLASH_3"
+            )
+        # Some backends pad the rows of the log-sum-exp, cuDNN adds a dimension.
+        return out, lse.reshape(*lse.shape[:2], -1)[:, :, : q.shape[2]]
+
+    home_kv = None
+    if joint_attn_kwargs is not None:
+        home_kv = (joint_attn_kwargs["joint_key"], joint_attn_kwargs["joint_value"])
+    own = None if layout is None else layout.own(dist.get_rank(group), _ulysses_degree())
+    out, _ = token_ring_attention(
+        query,
+        key,
+        value,
+        group=group,
+        schedule=choice.sequence_schedule,
+        kernel=kernel,
+        causal=is_causal,
+        key_mask=own,
+        home_kv=home_kv,
+        home_mask=None if layout is None or home_kv is None else layout.home,
+        layout_key=None if layout is None else layout.key,  # of the whole sequence, which every rank knows
+    )
+    return out
+
+
+def _ulysses_degree() -> int:
+    from xfuser.core.distributed import get_ulysses_parallel_world_size
+
+    return int(get_ulysses_parallel_world_size())
