@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from tokenring_xdit.lab.embedded.judge import judge
+from tokenring_xdit.lab.embedded.scenes import random_scene
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
-from tokenring_xdit.pipelines.embedded.judge import judge
-from tokenring_xdit.pipelines.embedded.scenes import random_scene
 from tokenring_xdit.pipelines.model import FluxModel
 from tokenring_xdit.sizes import PictureSize
 

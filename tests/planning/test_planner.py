@@ -16,7 +16,7 @@ from tokenring_xdit.planning import (
     MODELS,
     Attention,
     Auto,
-    Cost,
+    Machine,
     Option,
     Problem,
     Split,
@@ -31,7 +31,7 @@ from tokenring_xdit.planning.planner import _Setting
 from tokenring_xdit.schedule import Mask, build
 from tokenring_xdit.topology import load_topology
 
-COST = Cost(attend_rate=1e11, attend_overhead=5e-5, fold_rate=1e10, message_overhead=6e-5, latency=3e-4)
+COST = Machine(attend_rate=1e11, attend_overhead=5e-5, fold_rate=1e10, message_overhead=6e-5, latency=3e-4)
 
 
 def weight(option: Option) -> tuple[int, int, int]:
@@ -79,7 +79,7 @@ def test_every_split_is_legal_or_says_why_not(ranks: int, tokens: int, heads: in
     assert degrees == {(1, 1, 1)} | {(u, t, ranks // u // t) for u in divisors for t in divisors if ranks // u % t == 0}
 
 
-H100 = Cost.of_gpus(4e14)
+H100 = Machine.of_gpus(4e14)
 
 
 def test_of_what_a_simulation_cannot_tell_apart_the_simplest_is_taken() -> None:

@@ -23,12 +23,12 @@ from tokenring_xdit.attention.calibrate import calibrate
 from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.defaults import DEFAULT_SCHEDULE
 from tokenring_xdit.errors import ConfigurationError, TokenRingError, UnsupportedError
-from tokenring_xdit.planning import Cost, Option, best_schedules
+from tokenring_xdit.planning import NO_EFFECTS, Effects, Machine, Option, best_schedules
 from tokenring_xdit.planning.auto import Auto
 from tokenring_xdit.schedule import ALGORITHMS, Channel, Mask, VerifiedSchedule, build, parse
 from tokenring_xdit.topology import Network, load_topology
 
-__all__ = ["TOPOLOGY_VARIABLE", "AutoSchedule", "Trial", "kept_topology", "show_choices", "trial_calls"]
+__all__ = ["TOPOLOGY_VARIABLE", "AutoSchedule", "Trial", "kept_topology", "plan_with", "show_choices", "trial_calls"]
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,13 @@ _ROUNDS = 3
 """Timed calls of each candidate, after one that makes its buffers."""
 
 _trial_calls = 0
+_effects: Effects = NO_EFFECTS
+
+
+def plan_with(effects: Effects) -> None:
+    """Say what else happens to the ranks of this process; benchmarks do, of networks that they emulate."""
+    global _effects
+    _effects = effects
 
 
 def trial_calls() -> int:
@@ -96,7 +103,7 @@ class AutoSchedule:
     def __init__(self, group: RingGroup) -> None:
         self._group, self._peers, self._rank = group, group.peers, group.rank
         self._trials: dict[tuple[Auto, Layout], Trial] = {}
-        self._costs: dict[tuple[str, torch.dtype, int, int], Cost] = {}
+        self._machines: dict[tuple[str, torch.dtype, int, int], Machine] = {}
         self._hosts: list[str] | None = None
         self._tells = not dist.is_initialized() or dist.get_rank() == 0
 
@@ -192,13 +199,14 @@ class AutoSchedule:
             return self._unknown(auto, layout)
         spec = layout.spec
         key = device.type, spec.dtype, spec.heads, spec.head_dim
-        if key not in self._costs:
+        if key not in self._machines:
             here = max(hosts.count(hosts[0]), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-            self._costs[key] = calibrate(device, spec.dtype, spec.heads, spec.head_dim, ranks_here=here, ranks=ranks)
+            self._machines[key] = calibrate(device, spec.dtype, spec.heads, spec.head_dim, ranks_here=here, ranks=ranks)
         options = best_schedules(
             layout.problem,
             network,
-            self._costs[key],
+            self._machines[key],
+            _effects,
             nodes=auto.nodes,
             mask=Mask(spec.mask),
             keys_stay_whole=layout.ragged,

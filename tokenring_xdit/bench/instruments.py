@@ -15,12 +15,13 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from tokenring_xdit.attention import Trace, record_trace
-from tokenring_xdit.attention.auto import trial_calls
+from tokenring_xdit.attention.auto import plan_with, trial_calls
 from tokenring_xdit.attention.groups import clear_buffers
 from tokenring_xdit.bench.timelines import Traced
 from tokenring_xdit.devices import rank_device
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.hosts.xfuser import trace_upstream
+from tokenring_xdit.lab.effects import LabEffects
 from tokenring_xdit.lab.network import INIT_METHOD_VARIABLE
 from tokenring_xdit.pipelines.environment import quieten
 
@@ -56,6 +57,8 @@ def join_world(store: Any = None) -> torch.device:
         world_size=int(os.environ["WORLD_SIZE"]),
         timeout=timedelta(hours=1),
     )
+    if device.type == "cpu":
+        plan_with(LabEffects.fitted(torch.get_num_threads()))
     return device
 
 

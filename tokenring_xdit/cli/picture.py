@@ -10,7 +10,7 @@ from pathlib import Path
 from tokenring_xdit.cli.paths import refuse_unwritable
 from tokenring_xdit.devices import default_dtype
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.pipelines.embedded.scenes import vocabulary
+from tokenring_xdit.lab.embedded.scenes import vocabulary
 from tokenring_xdit.pipelines.jobs import Picture
 from tokenring_xdit.pipelines.model import FluxModel
 from tokenring_xdit.pipelines.request import Request, value_mistakes

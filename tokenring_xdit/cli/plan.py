@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from tokenring_xdit.cli import machine
+from tokenring_xdit.cli.machine import machine_of, problem_of, topology_of
 from tokenring_xdit.cli.progress import progress
 from tokenring_xdit.outputs import write_whole
 from tokenring_xdit.planning import TIE, ModelShape, Option, Problem, plan, simulate
@@ -20,16 +20,16 @@ _SHOWN = 10
 
 def plan_command(args: argparse.Namespace) -> None:
     """Print every split of the ranks, the best first."""
-    topology, ranks = machine.topology_of(args)
-    problem, model = machine.problem_of(args, ranks)
-    cost, source = machine.cost_of(args, topology, problem)
+    topology, ranks = topology_of(args)
+    problem, model = problem_of(args, ranks)
+    machine, effects, source = machine_of(args, topology, problem)
     with progress("plan") as show:  # 64 ranks take a minute
-        options = plan(problem, topology, cost, xfuser_ring=model is None or model.ring, on_split=show)
+        options = plan(problem, topology, machine, effects, xfuser_ring=model is None or model.ring, on_split=show)
     if args.json:
         content = {
             "problem": asdict(problem),
             "topology": args.topology,
-            "cost": asdict(cost),
+            "machine": asdict(machine),
             "tie": TIE,
             "best": {"name": str(options[0].split), "flags": options[0].split.flags, "why": options[0].why},
             "options": [
@@ -78,12 +78,12 @@ def _table(options: Sequence[Option], model: ModelShape | None, shown: int | Non
 
 def simulate_command(args: argparse.Namespace) -> None:
     """Print the course of one attention call."""
-    topology, ranks = machine.topology_of(args)
-    problem, _ = machine.problem_of(args, ranks)
+    topology, ranks = topology_of(args)
+    problem, _ = problem_of(args, ranks)
     mask = Mask.CAUSAL if args.causal else Mask.FULL
     verified = build(args.schedule, ranks, mask, problem.kv_heads)
-    cost, source = machine.cost_of(args, topology, problem)
-    simulation = simulate(verified, topology, problem, cost)
+    machine, effects, source = machine_of(args, topology, problem)
+    simulation = simulate(verified, topology, problem, machine, effects)
     if args.trace is not None:
         write_whole(args.trace, json.dumps(perfetto([simulation.timeline])))
     if args.json:

@@ -9,7 +9,8 @@ from functools import cached_property
 
 from tokenring_xdit.defaults import DEFAULT_SCHEDULE
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.planning.cost import Cost
+from tokenring_xdit.planning.effects import NO_EFFECTS, Effects
+from tokenring_xdit.planning.machine import Machine
 from tokenring_xdit.planning.options import TIE, Option, Split, ranked_schedules, ranked_splits, seconds_of
 from tokenring_xdit.planning.others import Inside, gathered, shared_heads, ulysses
 from tokenring_xdit.planning.simulate import Simulation, run
@@ -34,7 +35,8 @@ _MANY_RANKS = 64
 def plan(
     problem: Problem,
     topology: Network,
-    cost: Cost,
+    machine: Machine,
+    effects: Effects = NO_EFFECTS,
     *,
     xfuser_ring: bool = True,
     on_split: Callable[[int, int, Split], None] = lambda done, total, split: None,
@@ -48,7 +50,8 @@ def plan(
     Args:
         problem: The attention call.
         topology: Rank ``r`` is at its ``r``-th host.
-        cost: The machine.
+        machine: Speeds of the ranks.
+        effects: What else happens.
         xfuser_ring: Whether xfuser takes the model over its own Ring.
         on_split: Told how many splits were tried, of how many, and which comes next.
 
@@ -60,7 +63,7 @@ def plan(
             f"{problem.ranks} ranks do not fit topology '{topology.name}', which has {len(topology.hosts)} hosts"
         )
     splits = tuple(_splits(problem.ranks)) if problem.ranks > 1 else ()
-    options = [_alone(problem, topology, cost)]
+    options = [_alone(problem, topology, machine, effects)]
     tried: list[tuple[_Setting, list[_Trial]]] = []
     for done, split in enumerate(splits):
         on_split(done, len(splits), split)
@@ -68,9 +71,9 @@ def plan(
         if refusal is not None:
             options.append(Option(split, refusal=refusal))
         elif split.tokenring == 1:
-            options.append(_upstream(split, problem, topology, cost))
+            options.append(_upstream(split, problem, topology, machine, effects))
         else:
-            setting = _Setting(split, problem, topology, cost, spell=_as_flag)
+            setting = _Setting(split, problem, topology, machine, effects, spell=_as_flag)
             tried.append((setting, setting.trials(setting.whole())))
     options += (trial.option for _, trials in tried for trial in trials)
     fastest = min(map(seconds_of, options))
@@ -110,7 +113,7 @@ def _refusal(split: Split, problem: Problem, xfuser_ring: bool) -> str | None:
     return None
 
 
-def _alone(problem: Problem, topology: Network, cost: Cost) -> Option:
+def _alone(problem: Problem, topology: Network, machine: Machine, effects: Effects) -> Option:
     """The whole call on one rank: one call of the kernel, which holds its output."""
     whole = Problem(
         (sum(problem.q_lengths),),
@@ -124,16 +127,16 @@ def _alone(problem: Problem, topology: Network, cost: Cost) -> Option:
     )
     split = Split()
     alone = gathered(whole)
-    return _option(split, run(str(split), alone, topology, cost), whole.size(q_block(0)))
+    return _option(split, run(str(split), alone, topology, machine, effects), whole.size(q_block(0)))
 
 
-def _upstream(split: Split, problem: Problem, topology: Network, cost: Cost) -> Option:
+def _upstream(split: Split, problem: Problem, topology: Network, machine: Machine, effects: Effects) -> Option:
     """Ulysses, Ring, or both, without anything of ours."""
     if split.ulysses == 1 and split.ring > 1:
         programs = gathered(problem)
     else:
-        programs = ulysses(split.ulysses, Inside.GATHERED, problem, in_order=cost.in_order)
-    return _option(split, run(str(split), programs, topology, cost), _memory(programs))
+        programs = ulysses(split.ulysses, Inside.GATHERED, problem, in_order=machine.in_order)
+    return _option(split, run(str(split), programs, topology, machine, effects), _memory(programs))
 
 
 def _memory(programs: Sequence[RankProgram]) -> int:
@@ -166,7 +169,8 @@ class _Setting:
         split: With the schedule left open.
         problem: The call, of all ranks.
         topology: Rank ``r`` is at its ``r``-th host.
-        cost: The machine.
+        machine: Speeds of the ranks.
+        effects: What else happens.
         spell: What a split calls a schedule.
         mask: Which keys a query sees.
         keys_stay_whole: Whether only schedules will do that leave keys at home in one piece.
@@ -175,7 +179,8 @@ class _Setting:
     split: Split
     problem: Problem
     topology: Network
-    cost: Cost
+    machine: Machine
+    effects: Effects
     spell: Callable[[Spelled], str]
     mask: Mask = Mask.FULL
     keys_stay_whole: bool = False
@@ -253,23 +258,24 @@ class _Setting:
         schedule, degree = verified.schedule, self.split.ulysses
         split = replace(self.split, schedule=self.spell(name))
         if degree > 1:
-            programs = ulysses(degree, schedule, self.problem, in_order=self.cost.in_order)
+            programs = ulysses(degree, schedule, self.problem, in_order=self.machine.in_order)
         else:
-            programs = lower(schedule, self.problem, in_order=self.cost.in_order)
-        simulation = run(str(split), programs, self.topology, self.cost)
+            programs = lower(schedule, self.problem, in_order=self.machine.in_order)
+        simulation = run(str(split), programs, self.topology, self.machine, self.effects)
         option = _option(split, simulation, _memory(programs))
         return _Trial(name, option, simulation.floor, max(map(self._overhead, programs)))
 
     def _overhead(self, program: RankProgram) -> float:
         kernels, merges = (sum(isinstance(step, kind) for _, step in program.steps) for kind in (KernelCall, MergeCall))
-        of_kernels = max(self.cost.attend_overhead, self.cost.launches.attend) * max(0, kernels - 1)
-        return of_kernels + max(self.cost.fold_overhead, self.cost.launches.fold) * max(0, merges - 1)
+        of_kernels = max(self.machine.attend_overhead, self.machine.launches.attend) * max(0, kernels - 1)
+        return of_kernels + max(self.machine.fold_overhead, self.machine.launches.fold) * max(0, merges - 1)
 
 
 def best_schedules(
     problem: Problem,
     topology: Network,
-    cost: Cost,
+    machine: Machine,
+    effects: Effects = NO_EFFECTS,
     *,
     nodes: int = 1,
     mask: Mask = Mask.FULL,
@@ -280,13 +286,14 @@ def best_schedules(
     Args:
         problem: The attention call.
         topology: Rank ``r`` is at its ``r``-th host.
-        cost: The machine.
+        machine: Speeds of the ranks.
+        effects: What else happens.
         nodes: Nodes with a ring of keys between them; 1 without.
         mask: Which keys a query sees.
         keys_stay_whole: Whether only schedules will do that leave keys at home in one piece.
     """
     split = Split(tokenring=problem.ranks // nodes, ring=nodes)
-    setting = _Setting(split, problem, topology, cost, str, mask, keys_stay_whole)
+    setting = _Setting(split, problem, topology, machine, effects, str, mask, keys_stay_whole)
     names = setting.whole()
     if nodes == 1:
         names += setting.nodes_left_open()

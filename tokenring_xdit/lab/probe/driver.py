@@ -12,9 +12,9 @@ from itertools import chain
 from statistics import median
 from typing import Any, Protocol
 
+from tokenring_xdit.lab.probe.figures import Figure, Figures, Kind, Transfer, Trial, suspected_trials, trials_for
+from tokenring_xdit.lab.probe.infer import MOST_NOISE, Inference, infer
 from tokenring_xdit.lab.probe.orders import Describe, Description, Ping, SendMessages
-from tokenring_xdit.topology.figures import Figure, Figures, Kind, Transfer, Trial, suspected_trials, trials_for
-from tokenring_xdit.topology.infer import MOST_NOISE, Inference, infer
 
 __all__ = ["SECONDS", "SECONDS_QUICK", "Probed", "Ranks", "probe", "steady_rates"]
 

@@ -1,13 +1,11 @@
-"""What things cost on a machine: kernels, messages, copies."""
+"""What a machine takes for kernels, messages and copies."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
 
-from tokenring_xdit.topology.segments import CATCH_UP
-
-__all__ = ["Attention", "Cost", "Launches"]
+__all__ = ["Attention", "Launches", "Machine"]
 
 _TILE = 128
 """Queries of a head that a multiprocessor of a GPU attends with at once, as cuDNN's kernel for the H100 does."""
@@ -50,8 +48,8 @@ class Launches:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Speeds of a machine, beside those of its wires. :func:`tokenring_xdit.attention.calibrate` measures them.
+class Machine:
+    """Speeds of ranks, beside those of links; :func:`tokenring_xdit.attention.calibrate` measures them.
 
     Attributes:
         attend_rate: Floating point operations a second of the attention kernel, where it leaves no multiprocessor idle.
@@ -63,24 +61,11 @@ class Cost:
         fold_overhead: Seconds that each of that takes however short.
         message_overhead: Seconds that a rank spends on posting one message.
         call_overhead: Seconds of a call of a schedule before anything is sent: agreement, and what Python needs.
-        latency: Seconds from a wire's last byte to a receiver that goes on.
-        turns_in_all_to_all: Whether two ranks take turns in the all-to-all of Ulysses. Those of gloo do: alone on a
-            wire they reach little more than half of full duplex (measured), as if one sent before the other.
+        latency: Seconds from a link's last byte to a receiver that goes on.
         in_order: Whether a rank works off the exchanges of each channel one after the other, as NCCL does, while it
             computes; else connections are independent.
         launches: What a host takes beside all that, where it does not compute itself.
         cores: Processor cores that all ranks share, where that is so; ``None`` where each has a device of its own.
-        skew: Seconds by which ranks begin a call apart, at most. Without it ranks that do alike stay in step, and
-            their messages never meet at a port as real ones do.
-        unevenness: What each message gets less than the one that began before it, where they share a wire: a connection
-            of TCP that begins first has filled the queue before the next one comes, and keeps its place there.
-        least_weight: What it gets at least, of what the first of all gets: connections catch up with those before them.
-        transfer_work: Seconds of processor time that each byte sent costs, where cores are shared.
-        segment_work: The same for each segment on each wire (:mod:`tokenring_xdit.topology.segments`).
-        kept_cores: Share of the cores that computing ranks keep, however much the wires ask of them: what busy cores
-            carry they carry in bulk.
-        catch_up: Seconds that a wire of an emulated network may catch up after a pause: it sends so much, and a segment
-            more, at once.
     """
 
     attend_rate: float
@@ -92,17 +77,9 @@ class Cost:
     message_overhead: float = 0.0
     call_overhead: float = 0.0
     latency: float = 0.0
-    turns_in_all_to_all: bool = False
     in_order: bool = False
     launches: Launches = Launches()
     cores: float | None = None
-    skew: float = 0.0
-    unevenness: float = 0.0
-    least_weight: float = 0.6
-    transfer_work: float = 0.0
-    segment_work: float = 0.0
-    kept_cores: float = 0.6
-    catch_up: float = 0.0
 
     def attend(self, work: Attention) -> float:
         """Seconds of a kernel call."""
@@ -126,12 +103,14 @@ class Cost:
         """Seconds in which a partial output of this many bytes is packed or merged, or keys are joined."""
         return self.fold_overhead + size / self.fold_rate
 
-    def captured(self) -> Cost:
+    def captured(self) -> Machine:
         """The same machine where calls are captured as CUDA graphs, whose replay launches nothing."""
         return replace(self, launches=Launches())
 
     @classmethod
-    def of_gpus(cls, attend_rate: float, fold_rate: float = 8e11, multiprocessors: int = _H100_MULTIPROCESSORS) -> Cost:
+    def of_gpus(
+        cls, attend_rate: float, fold_rate: float = 8e11, multiprocessors: int = _H100_MULTIPROCESSORS
+    ) -> Machine:
         """A GPU for each rank, over NCCL.
 
         All of it was measured on one H100 (docs/gpu.md), except for the latency, which was not.
@@ -156,7 +135,7 @@ class Cost:
     @classmethod
     def of_processors(
         cls, attend_rate: float, fold_rate: float, *, cores: float, attend_overhead: float = 0.0, threads: int = 1
-    ) -> Cost:
+    ) -> Machine:
         """Ranks that share processor cores, over gloo.
 
         The constants were found on two cores by fitting simulations to measurements (docs/planner.md).
@@ -175,11 +154,5 @@ class Cost:
             message_overhead=3e-5,
             call_overhead=7e-4,
             latency=2.5e-3,
-            turns_in_all_to_all=True,
             cores=cores / threads,
-            skew=5e-3,
-            unevenness=0.03,
-            transfer_work=7e-9 / threads,
-            segment_work=6e-5 / threads,
-            catch_up=CATCH_UP,
         )

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.flows import rates_together
+from tokenring_xdit.lab.probe.sharing import fair_shares
 from tokenring_xdit.topology import Network, Rate, Wire, load_topology, parse_network
-from tokenring_xdit.topology.sharing import fair_rates, fair_shares
 
 NETWORKS = st.sampled_from(
     ["mesh:4:100mbit", "star:5:100mbit", "ring:6:50mbit", "two-level:2x3:100mbit:70mbit", "dgx-1", "4xa10*2@ib-hdr"]
@@ -20,9 +20,9 @@ def test_every_transfer_has_a_full_wire_on_which_no_other_is_faster(network: Net
     """Which is so of the max-min fair rates, and of no others."""
     pairs = [(a, b) for a in network.hosts for b in network.hosts if a != b]
     transfers = data.draw(st.lists(st.sampled_from(pairs), min_size=1, max_size=12, unique=True))
-    rates = fair_rates(network, transfers)
-    routes = [list(pairwise(network.route(*transfer))) for transfer in transfers]
-    limits = {way: network.wire(*way).rate_from(way[0]).bits_per_second for route in routes for way in route}
+    routes = [tuple(pairwise(network.route(*transfer))) for transfer in transfers]
+    limits = {way: float(network.wire(*way).rate_from(way[0]).bits_per_second) for route in routes for way in route}
+    rates = [share.rate for share in fair_shares(routes, limits)]
     loads = {way: sum(rate for rate, route in zip(rates, routes, strict=True) if way in route) for way in limits}
     assert all(loads[way] <= limit * (1 + 1e-6) for way, limit in limits.items())
     for rate, route in zip(rates, routes, strict=True):

@@ -6,9 +6,9 @@ from itertools import pairwise, permutations
 
 import pytest
 
+from tokenring_xdit.lab.segments import segment
 from tokenring_xdit.topology import load_topology
 from tokenring_xdit.topology.network import FRAME
-from tokenring_xdit.topology.segments import segment
 
 
 @pytest.mark.parametrize(

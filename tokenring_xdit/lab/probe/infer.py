@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import mean, median
 
-from tokenring_xdit.topology.figures import Figures, Kind
+from tokenring_xdit.lab.probe.figures import Figures, Kind
+from tokenring_xdit.lab.probe.shapes import Candidate, Shape, candidates
+from tokenring_xdit.lab.probe.sharing import fair_shares
 from tokenring_xdit.topology.network import Network, Rate
-from tokenring_xdit.topology.shapes import Candidate, Shape, candidates
-from tokenring_xdit.topology.sharing import Direction, fair_shares
+from tokenring_xdit.topology.sharing import Direction
 
 __all__ = ["MOST_ERROR", "MOST_NOISE", "Inference", "infer", "spoken"]
 

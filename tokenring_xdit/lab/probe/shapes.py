@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import combinations, pairwise
 
-from tokenring_xdit.topology.figures import Figures, Kind
+from tokenring_xdit.lab.probe.figures import Figures, Kind
 from tokenring_xdit.topology.network import Counts, Network, Rate, Wire, host_names
 
 __all__ = ["Candidate", "Shape", "Tier", "candidates"]

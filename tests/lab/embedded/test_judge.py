@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image, ImageFilter
 
-from tokenring_xdit.pipelines.embedded.judge import judge, look
-from tokenring_xdit.pipelines.embedded.scenes import (
+from tokenring_xdit.lab.embedded.judge import judge, look
+from tokenring_xdit.lab.embedded.scenes import (
     COLOURS,
     GROUNDS,
     Item,

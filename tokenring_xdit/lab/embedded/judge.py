@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from scipy import ndimage
 
-from tokenring_xdit.pipelines.embedded.scenes import COLOURS, GROUNDS, Relation, Scene, Shape
+from tokenring_xdit.lab.embedded.scenes import COLOURS, GROUNDS, Relation, Scene, Shape
 
 __all__ = ["Found", "Verdict", "judge", "look"]
 
@@ -61,8 +62,6 @@ class Verdict:
 
 def look(picture: Image.Image) -> tuple[str, list[Found]]:
     """Find the ground and the objects of a picture."""
-    from scipy import ndimage
-
     pixels = np.asarray(picture.convert("RGB"), dtype=np.float64)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     ground = np.median(border, axis=0)

@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 
-from tokenring_xdit.pipelines.embedded.scenes import (
+from tokenring_xdit.lab.embedded.scenes import (
     HELD_OUT_PAIRS,
     IMAGE_SIZE,
     Item,

@@ -2,7 +2,7 @@
 
 A :class:`Scene` is one or two objects and a ground; it can be put into words (:meth:`Scene.caption`)
 and drawn (:func:`draw`). The training script draws its whole data set from here, and the judge
-(:mod:`tokenring_xdit.pipelines.embedded.judge`) is checked on the same drawings.
+(:mod:`tokenring_xdit.lab.embedded.judge`) is checked on the same drawings.
 """
 
 from __future__ import annotations

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.flows import rates_together
+from tokenring_xdit.lab.probe.figures import Figure, Figures, Trial, suspected_trials, trials_for
+from tokenring_xdit.lab.probe.infer import MOST_NOISE, Inference, infer, spoken
+from tokenring_xdit.lab.probe.shapes import Shape
 from tokenring_xdit.topology import Counts, Network, Rate, Wire, load_topology, parse_network
-from tokenring_xdit.topology.figures import Figure, Figures, Trial, suspected_trials, trials_for
-from tokenring_xdit.topology.infer import MOST_NOISE, Inference, infer, spoken
-from tokenring_xdit.topology.shapes import Shape
 
 FEW = settings(max_examples=25)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tokenring_xdit.planning import Attention, Cost, Problem, gathered, run
+from tokenring_xdit.planning import Attention, Machine, Problem, gathered, run
 from tokenring_xdit.topology import load_topology
 
-H100 = Cost.of_gpus(678e12)
+H100 = Machine.of_gpus(678e12)
 
 MEASURED = [
     (128, 128, 24, 7.9), (288, 288, 24, 12.2), (576, 576, 24, 16.0), (576, 4608, 24, 63.1), (1152, 1152, 24, 36.5),
@@ -28,8 +28,8 @@ def test_calls_of_a_gpu_take_waves_of_its_multiprocessors(queries: int, keys: in
     assert H100.attend(call(queries, keys, heads)) * 1e6 == pytest.approx(us, rel=0.15)
 
 
-@pytest.mark.parametrize("cost", [H100, Cost(attend_rate=5e10, attend_overhead=2e-4)])
-def test_the_rate_is_found_from_a_call(cost: Cost) -> None:
+@pytest.mark.parametrize("cost", [H100, Machine(attend_rate=5e10, attend_overhead=2e-4)])
+def test_the_rate_is_found_from_a_call(cost: Machine) -> None:
     work = call(2112, 264, 24)
     assert cost.attend_rate_of(work, cost.attend(work)) == pytest.approx(cost.attend_rate)
 
