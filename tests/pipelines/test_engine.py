@@ -39,7 +39,7 @@ from tokenring_xdit.errors import (
 )
 from tokenring_xdit.liveness import LIMIT_VARIABLE
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
-from tokenring_xdit.pipelines.model import FluxModel
+from tokenring_xdit.pipelines.flux import FluxModel
 
 TOLERANCE = 1e-5
 
@@ -76,7 +76,7 @@ def expected() -> list[Tensor]:
     """The latents of each prompt from the unmodified pipeline, one at a time in this process."""
     pipe = FluxPipeline.from_pretrained(MODEL_PATH)
     pipe.set_progress_bar_config(disable=True)
-    size = FluxModel.find(None)
+    size = FluxModel.find(str(MODEL_PATH))
     return [
         pipe(
             prompt,
@@ -160,7 +160,7 @@ def test_prompts_spread_over_replicas_and_one_of_them_killed(expected: list[Tens
         for actual, one in zip(latents, expected, strict=True):
             assert relative_error(actual, one) <= TOLERANCE
         with pytest.raises(ConfigurationError, match="'latents' is a tensor, which is not dealt out to 2 replicas"):
-            engine.generate(PROMPTS, latents=torch.zeros(len(PROMPTS), 64, FluxModel.find(None).channels))
+            engine.generate(PROMPTS, latents=torch.zeros(len(PROMPTS), 64, FluxModel.find(str(MODEL_PATH)).channels))
         before = own_ranks(engine)
 
         def kill(step: Step) -> None:

@@ -1,6 +1,7 @@
 """Sweeps over attention calls and denoising steps, on this machine's own network or an emulated one; comparing them."""
 
 from tokenring_xdit.bench.diff import Difference, Verdict, compare
+from tokenring_xdit.bench.pictures import Pixels
 from tokenring_xdit.bench.plan import Case, Level, Shape, Strategy, StrategyKind
 from tokenring_xdit.bench.prediction import Prediction, predict
 from tokenring_xdit.bench.records import Record, Status, read_records
@@ -19,6 +20,7 @@ __all__ = [
     "Difference",
     "Level",
     "Outcome",
+    "Pixels",
     "Prediction",
     "Record",
     "Shape",

@@ -30,11 +30,13 @@ class Prepare:
         shape: The problem.
         seed: Of its tensors.
         whole: Whether rank 0 needs all of them, for a strategy on one rank.
+        pictures: Whether checks of a pipeline are to bring what was drawn.
     """
 
     shape: AnyShape
     seed: int
     whole: bool
+    pictures: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Checked:
             outside an emulated network.
         peak: Bytes allocated at once for a first call, beside its inputs.
         peak_measure: How that was found.
+        picture: What was drawn, on the rank that has it and where that was asked for: a NumPy file in base 64 of pixels
+            ``[H, W, 3]`` in ``[0, 1]``, fp32.
     """
 
     difference: float
@@ -81,6 +85,7 @@ class Checked:
     wires: dict[str, dict[str, int]] | None
     peak: int
     peak_measure: str
+    picture: str | None = None
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,10 @@ from tokenring_xdit.bench.instruments import (
     wires,
 )
 from tokenring_xdit.bench.orders import Checked, Prepare, Timed
+from tokenring_xdit.bench.pictures import packed
 from tokenring_xdit.bench.plan import Strategy, StrategyKind
-from tokenring_xdit.bench.scene import SceneShape, find_model
+from tokenring_xdit.bench.scene import SceneShape, flux_model
 from tokenring_xdit.bench.timelines import Traced
-from tokenring_xdit.dtypes import torch_dtype
 from tokenring_xdit.hosts.xfuser import (
     ShardedPipeline,
     XfuserState,
@@ -38,14 +38,12 @@ from tokenring_xdit.hosts.xfuser import (
 )
 from tokenring_xdit.hosts.xfuser.rotation import all_to_all_rotation
 from tokenring_xdit.parallel import ParallelDims
+from tokenring_xdit.pipelines.flux import decoded, unpacked
 from tokenring_xdit.pipelines.loading import load_pipeline
 from tokenring_xdit.planning import Auto
 from tokenring_xdit.sizes import PictureSize
 
 __all__ = ["PipelineBench"]
-
-_PROMPT = "a red circle left of a blue square"  # in words that the embedded model knows too
-_GUIDANCE = 3.5
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class _Loaded:
     """A model on this rank, which stays while problems use it.
 
     Attributes:
-        made_of: Model, dtype and seed.
+        made_of: Model, dtype and prompt.
         plain: The unmodified pipeline.
         text: Embeddings of the prompt, ``[1, T, C]`` and pooled ``[1, C]``: no call has to encode it.
         pipe: The pipeline whose transformer xfuser has changed, around the same weights.
@@ -61,7 +59,7 @@ class _Loaded:
         states: xfuser's, for each way to share the work.
     """
 
-    made_of: tuple[str, str, int]
+    made_of: tuple[str, str, str]
     plain: Any
     text: tuple[Tensor, Tensor]
     pipe: Any
@@ -118,6 +116,7 @@ class PipelineBench:
     def __init__(self, order: Prepare, device: torch.device) -> None:
         assert isinstance(order.shape, SceneShape)
         self._shape, self._seed, self._device = order.shape, order.seed, device
+        self._pictures = order.pictures
         self._size = PictureSize.parse(order.shape.size)
         self._model = self._load()
         self._clock = _Clock(device, order.shape.steps)
@@ -127,19 +126,15 @@ class PipelineBench:
 
     @torch.no_grad()
     def _load(self) -> _Loaded:
-        made_of = (self._shape.model, self._shape.dtype, self._seed)
+        made_of = (self._shape.model, self._shape.dtype, self._shape.prompt)
         known = PipelineBench._loaded
         if known is not None and known.made_of == made_of:
             return known
         known = PipelineBench._loaded = None  # its weights make room
-        found, dtype = find_model(self._shape.model), torch_dtype(self._shape.dtype)
-        if found.random is not None:
-            pipe = found.random.make(self._seed, dtype, self._device)
-            text = found.random.text(self._seed, dtype, self._device)
-        else:
-            pipe = load_pipeline(found.flux.name, self._shape.dtype, self._device)
-            text = pipe.encode_prompt(_PROMPT, None, max_sequence_length=found.flux.text_tokens)[:2]
-            pipe.text_encoder = pipe.text_encoder_2 = None
+        pipe = load_pipeline(self._shape.model, self._shape.dtype, self._device)
+        tokens = flux_model(self._shape.model).text_tokens
+        text = pipe.encode_prompt(self._shape.prompt, None, max_sequence_length=tokens)[:2]
+        pipe.text_encoder = pipe.text_encoder_2 = None
         pipe.set_progress_bar_config(disable=True)
         plain, sharded, states = _twin(pipe), None, {}
         if self._shape.ranks > 1:
@@ -188,7 +183,7 @@ class PipelineBench:
             width=self._size.width,
             height=self._size.height,
             num_inference_steps=self._shape.steps,
-            guidance_scale=_GUIDANCE,
+            guidance_scale=self._shape.guidance,
             max_sequence_length=embeds.shape[1],
             generator=torch.Generator("cpu").manual_seed(self._seed),
             output_type="latent",
@@ -259,7 +254,12 @@ class PipelineBench:
             wires=wire_bytes(before, wires()),
             peak=peak,
             peak_measure=measure,
+            picture=self._picture(latents) if self._pictures and latents is not None else None,
         )
+
+    def _picture(self, latents: Tensor) -> str:
+        pipe = self._model.plain
+        return packed(decoded(pipe, unpacked(pipe, latents, self._size), "np")[0])
 
 
 def _twin(pipe: Any) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 from tokenring_xdit import __version__
 from tokenring_xdit.bench.crew import start_crew
 from tokenring_xdit.bench.orders import Check, Checked, Prepare, Prepared, Time, Timed, Trace
+from tokenring_xdit.bench.pictures import Pixels, unpack
 from tokenring_xdit.bench.plan import Case, Level, Shape, Strategy, StrategyKind
 from tokenring_xdit.bench.records import Record, Spread, Status, case_fields, read_records, write_table
 from tokenring_xdit.bench.sweep import SweepConfig
@@ -81,6 +82,7 @@ def run_sweep(
     resume: bool = False,
     command: str = "",
     on_step: Callable[[Step], None] = lambda step: None,
+    on_picture: Callable[[Strategy, Pixels], None] | None = None,
     world: World | None = None,
 ) -> Outcome:
     """Run the cases of a sweep; each is recorded when its comparison is over, or when it failed.
@@ -90,6 +92,7 @@ def run_sweep(
         resume: Leave out what its folder has a record of.
         command: What the user typed to have it run, for the records.
         on_step: Told of each step before it is taken.
+        on_picture: Given what each strategy of a pipeline has drawn.
         world: Ranks that torchrun started, this process being rank 0; ``None`` starts ranks on this machine.
 
     Raises:
@@ -117,7 +120,7 @@ def run_sweep(
     _refuse_ranks(config, pending, world)
     results.parent.mkdir(parents=True, exist_ok=True)
     keep_recorded(results.with_name(TIMELINES_FILE), earlier)
-    sweep = _Sweep(config, results, pending, command, on_step, world)
+    sweep = _Sweep(config, results, pending, command, on_step, on_picture, world)
     try:
         if pending:
             with _network(config, on_step) as (emulated, share):
@@ -181,10 +184,11 @@ class _Sweep:
         pending: dict[Shape, list[Case]],
         command: str,
         on_step: Callable[[Step], None],
+        on_picture: Callable[[Strategy, Pixels], None] | None,
         world: World | None,
     ) -> None:
         self._config, self._results, self._pending, self._on_step = config, results, pending, on_step
-        self._world = world
+        self._on_picture, self._world = on_picture, world
         self._load, self._command = os.getloadavg()[0], command
         self._turns = config.warmup + config.rounds
         self._done = 0
@@ -238,8 +242,14 @@ class _Sweep:
         strategies = [case.strategy for case in cases]
         whole = any(strategy.kind is StrategyKind.SINGLE for strategy in strategies)
         self._step(f"preparing {shape}")
-        prepared: list[Prepared] = crew.ask(Prepare(shape, self._config.seed, whole), self._config.timeout)
+        order = Prepare(shape, self._config.seed, whole, pictures=self._on_picture is not None)
+        prepared: list[Prepared] = crew.ask(order, self._config.timeout)
         checked = {strategy: self._ask(crew, strategy, Check(strategy), "checking") for strategy in strategies}
+        if self._on_picture is not None:
+            drawn = ((case.strategy, found.picture) for case in cases for found in checked[case.strategy])
+            for who, picture in drawn:
+                if picture is not None:
+                    self._on_picture(who, unpack(picture))
         times: dict[Strategy | None, list[list[Timed]]] = {}
         turns: list[Strategy | None] = [*_beside(shape), *strategies]
         for turn in range(self._turns):

@@ -26,9 +26,8 @@ from tokenring_xdit.errors import CancelledError, ConfigurationError, EngineErro
 from tokenring_xdit.hosts.xfuser import AttentionBackend
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.fleet import Fleet
-from tokenring_xdit.pipelines.loading import pipeline_class_of, refuse_degrees, resolve_model
+from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of
 from tokenring_xdit.pipelines.messages import Done, Progress, Run, Setup
-from tokenring_xdit.pipelines.model import FluxModel
 from tokenring_xdit.pipelines.options import is_number, is_whole
 from tokenring_xdit.pipelines.request import Request, call_arguments, pipeline_class
 from tokenring_xdit.pipelines.turn import Part, Turn
@@ -80,7 +79,8 @@ class Engine:
     next step and raises ``KeyboardInterrupt``; a second one does not wait for that step, and costs loading again.
 
     Args:
-        model: Folder or hub name of a diffusers pipeline; ``embedded`` is the small Flux of this package.
+        model: Folder or hub name of a diffusers pipeline; ``embedded`` is the small Flux of this package,
+            ``random-flux:...`` one with random weights.
         tokenring_degree: Ranks that TokenRing shards the sequence over.
         ulysses_degree: Ranks that Ulysses shards the heads over.
         schedule: What the TokenRing ranks exchange and when.
@@ -130,14 +130,13 @@ class Engine:
         if not is_number(timeout) or timeout <= 0:
             raise ConfigurationError(f"timeout is {timeout!r}; it has to be a positive number of seconds")
         liveness.limit()  # is read by each request
-        name = resolve_model(model)
-        self._class = pipeline_class(pipeline_class_of(name))
-        self._flux = FluxModel.find(name) if self._class.__name__ == "FluxPipeline" else None
-        refuse_degrees(name, self._degrees)
+        self._class = pipeline_class(pipeline_class_of(model))
+        self._model = find_model(model)
+        self._model.refuse_degrees(self._degrees)
         check_versions()
         refuse_missing_gpus(self._degrees.ranks * data_parallel_degree)
         setup = Setup(
-            model=name,
+            model=self._model.name,
             dtype=default_dtype() if dtype is None else parse_dtype(dtype),
             dims=self._degrees,
             attention_backend=backend.value,
@@ -267,11 +266,9 @@ class Engine:
         self.close()
 
     def _checked(self, request: Request) -> Request:
-        if self._flux is not None:
-            request = self._flux.complete(request)
+        request = self._model.complete(request)
         call_arguments(self._class, request)
-        if self._flux is not None:
-            self._flux.check_request(self._degrees, request)
+        self._model.check_request(self._degrees, request)
         for name, value in request.options.items():
             try:
                 pickle.dumps(value)

@@ -1,8 +1,15 @@
-"""One rank of a run that a config describes: load the pipeline, make it parallel, draw all prompts."""
+"""One rank of a run that a config describes: load the pipeline, make it parallel, draw all prompts.
+
+Ranks of this machine begin with :func:`main`, see :mod:`tokenring_xdit.workers.birth`; torchrun's with the command.
+"""
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +17,53 @@ import torch.distributed as dist
 from diffusers.utils import load_image
 
 from tokenring_xdit.devices import default_dtype, rank_device
-from tokenring_xdit.errors import AgreementError
+from tokenring_xdit.errors import AgreementError, ConfigurationError
 from tokenring_xdit.hosts.xfuser import Output, parallelize
-from tokenring_xdit.pipelines.loading import load_pipeline, resolve_model
+from tokenring_xdit.pipelines.environment import quieten
+from tokenring_xdit.pipelines.loading import load_pipeline
 from tokenring_xdit.pipelines.request import call_arguments, media_of, save
 from tokenring_xdit.pipelines.run import RunConfig
+from tokenring_xdit.workers.environment import INIT_METHOD_VARIABLE
+from tokenring_xdit.workers.mailbox import Mailbox
 
-__all__ = ["run_on_rank"]
+__all__ = ["joined_world", "main", "run_on_rank"]
+
+_PATIENCE = timedelta(hours=1)
+"""For a rank that does not answer, and has neither died nor stopped: it may load, decode or save something large."""
+
+_TORCHRUN = ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def main(mailbox: Mailbox) -> None:
+    """Draw what the config that comes says, as one rank of the world that the environment describes."""
+    config = mailbox.next()
+    with joined_world():
+        written = run_on_rank(config)
+    mailbox.answer(written)
+
+
+@contextmanager
+def joined_world() -> Iterator[None]:
+    """Join the other ranks, and leave them in the end.
+
+    They are found where the process that started them says, or else as ``torchrun`` says.
+    """
+    quieten()
+    init_method = os.environ.get(INIT_METHOD_VARIABLE, "env://")
+    if init_method == "env://" and (missing := [name for name in _TORCHRUN if name not in os.environ]):
+        raise ConfigurationError(
+            f"RANK is set and {', '.join(missing)} is not: torchrun sets all of them; leave RANK out to have ranks "
+            "started on this machine"
+        )
+    dist.init_process_group(
+        "nccl" if rank_device().type == "cuda" else "gloo",
+        init_method=init_method,
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+        timeout=_PATIENCE,
+    )
+    yield
+    dist.destroy_process_group()  # not after an error: the others may not answer
 
 
 def run_on_rank(config: RunConfig) -> list[dict[str, Any]] | None:
@@ -35,8 +82,8 @@ def run_on_rank(config: RunConfig) -> list[dict[str, Any]] | None:
     first = not dist.is_initialized() or dist.get_rank() == 0
     if dist.is_initialized():
         _agree(config)
-    pipe = load_pipeline(resolve_model(config.model), config.dtype or default_dtype(), rank_device())
-    pipe.set_progress_bar_config(disable=not first)
+    pipe = load_pipeline(config.model, config.dtype or default_dtype(), rank_device())
+    pipe.set_progress_bar_config(disable=not first, desc="denoising")
     kind = type(pipe)
     outputs, prompts = config.outputs(), config.prompts()
     if dist.is_initialized():

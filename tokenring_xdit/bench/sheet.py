@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from tokenring_xdit.bench.pictures import Pixels
 
 __all__ = ["Panel", "contact_sheet"]
 
@@ -26,14 +27,12 @@ class Panel:
 
     Attributes:
         title: Its name.
-        picture: What it drew; ``None`` where it was refused.
-        difference: Absolute difference to the reference, ``[H, W, 3]`` of pixels in ``[0, 1]``.
+        pixels: What it drew; ``None`` where it was refused.
         lines: Figures, or the reason of the refusal.
     """
 
     title: str
-    picture: Image.Image | None
-    difference: NDArray[np.float32] | None
+    pixels: Pixels | None
     lines: tuple[str, ...]
 
 
@@ -42,7 +41,7 @@ def contact_sheet(heading: str, panels: list[Panel], footnote: str) -> Image.Ima
 
     Args:
         heading: The prompt.
-        panels: The reference first.
+        panels: The reference first, which is never refused.
         footnote: What the figures are, and are not.
     """
     width = _MARGIN + len(panels) * (_SIDE + _MARGIN)
@@ -54,16 +53,19 @@ def contact_sheet(heading: str, panels: list[Panel], footnote: str) -> Image.Ima
     canvas = ImageDraw.Draw(sheet)
     canvas.text((_MARGIN, 14), heading, fill=_INK, font=ImageFont.load_default(_TITLE))
     lower = 80 + _SIDE + 30
-    factor = _amplification([panel.difference for panel in panels if panel.difference is not None])
-    for number, panel in enumerate(panels):
+    expected = panels[0].pixels
+    drawn = [None if panel is panels[0] else panel.pixels for panel in panels]
+    differences = [None if expected is None or pixels is None else np.abs(pixels - expected) for pixels in drawn]
+    factor = _amplification([difference for difference in differences if difference is not None])
+    for number, (panel, difference) in enumerate(zip(panels, differences, strict=True)):
         left = _MARGIN + number * (_SIDE + _MARGIN)
         canvas.text((left, 54), panel.title, fill=_INK, font=ImageFont.load_default(_TEXT + 2))
-        if panel.picture is not None:
-            sheet.paste(_enlarge(panel.picture), (left, 80))
-        if panel.difference is not None:
+        if panel.pixels is not None:
+            sheet.paste(_enlarge(_picture(panel.pixels)), (left, 80))
+        if difference is not None:
             label = f"difference to {panels[0].title}, x {factor:,}"
             canvas.text((left, lower - 22), label, fill=_FAINT, font=ImageFont.load_default(_TEXT - 2))
-            sheet.paste(_enlarge(_amplify(panel.difference, factor)), (left, lower))
+            sheet.paste(_enlarge(_picture(np.minimum(difference * factor, 1.0))), (left, lower))
         for row, line in enumerate(_wrap(panel.lines)):
             canvas.text((left, text_top + 14 + row * (_TEXT + 6)), line, fill=_INK, font=ImageFont.load_default(_TEXT))
     for row, line in enumerate(foot):
@@ -78,14 +80,14 @@ def _enlarge(picture: Image.Image) -> Image.Image:
     return picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
 
 
-def _amplification(differences: list[NDArray[np.float32]]) -> int:
+def _picture(pixels: Pixels) -> Image.Image:
+    return Image.fromarray((pixels * 255).round().astype(np.uint8))
+
+
+def _amplification(differences: list[Pixels]) -> int:
     """The power of ten that makes the largest difference visible and leaves it in range."""
     largest = max((float(difference.max()) for difference in differences), default=0.0)
     return min(_MOST_AMPLIFIED, 10 ** max(0, math.floor(-math.log10(largest)))) if largest > 0 else _MOST_AMPLIFIED
-
-
-def _amplify(difference: NDArray[np.float32], factor: int) -> Image.Image:
-    return Image.fromarray(np.clip(difference * factor * 255, 0, 255).astype(np.uint8))
 
 
 def _wrap(lines: tuple[str, ...], width: int = _SIDE) -> list[str]:

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tokenring_xdit.pipelines.sheet import Panel, contact_sheet
+from tokenring_xdit.bench.sheet import Panel, contact_sheet
 
 _DIFFERENCES_TOP = 80 + 256 + 30
 
 
 def sheet_of(largest: float) -> Image.Image:
-    picture = Image.new("RGB", (64, 64), (255, 0, 0))
-    difference = np.zeros((64, 64, 3), np.float32)
-    difference[:32, :, 2] = largest
-    panels = [Panel("one rank", picture, None, ("first",)), Panel("TokenRing", picture, difference, ("second",))]
+    expected = np.zeros((64, 64, 3), np.float32)
+    drawn = expected.copy()
+    drawn[:32, :, 2] = largest
+    panels = [Panel("one rank", expected, ("first",)), Panel("TokenRing", drawn, ("second",))]
     return contact_sheet("a prompt", panels, "a note")
 
 
