@@ -13,7 +13,7 @@ __all__ = ["add_arguments"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add them to a command."""
-    parser.add_argument("--topology", required=True, help=f"what joins the ranks: {EXAMPLES}, or a preset")
+    parser.add_argument("--topology", required=True, help=f"what joins the ranks: {EXAMPLES}, a preset, or nvidia-smi")
     parser.add_argument("--ranks", type=int, help="number of ranks (default: one for each host of the topology)")
     about = parser.add_argument_group("the attention call: a model, or numbers")
     about.add_argument("--model", help=f"one of {', '.join(MODELS)}")
