@@ -24,8 +24,7 @@ from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.defaults import DEFAULT_SCHEDULE
 from tokenring_xdit.errors import ConfigurationError, TokenRingError, UnsupportedError
 from tokenring_xdit.planning import NO_EFFECTS, Effects, Machine, Option, best_schedules
-from tokenring_xdit.planning.auto import Auto
-from tokenring_xdit.schedule import ALGORITHMS, Channel, Mask, VerifiedSchedule, build, parse
+from tokenring_xdit.schedule import ALGORITHMS, Auto, Channel, Mask, VerifiedSchedule, build, parse
 from tokenring_xdit.topology import Network, load_topology
 
 __all__ = ["TOPOLOGY_VARIABLE", "AutoSchedule", "Trial", "kept_topology", "plan_with", "show_choices", "trial_calls"]
@@ -213,7 +212,7 @@ class AutoSchedule:
         )
         _refuse_none(options, auto, layout)
         chosen = options[: _CANDIDATES if auto.measure else 1]
-        return [option.split.schedule for option in chosen], _reason(options, network)
+        return [option.dims.sequence_schedule for option in chosen], _reason(options, network)
 
     def _network(self) -> Network | None:
         """What joins the ranks of this group, those first; ``None`` where nobody knows."""
@@ -281,7 +280,7 @@ def _reason(options: tuple[Option, ...], network: Network) -> str:
     assert last.seconds is not None
     return (
         f"{first.seconds * 1e3:.2f} ms predicted on {network.name}, the slowest of {len(options)} "
-        f"({last.split.schedule}) {last.seconds * 1e3:.2f} ms"
+        f"({last.dims.sequence_schedule}) {last.seconds * 1e3:.2f} ms"
     )
 
 

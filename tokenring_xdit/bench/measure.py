@@ -32,8 +32,7 @@ from tokenring_xdit.dtypes import torch_dtype
 from tokenring_xdit.hosts.xfuser import XfuserState, count_traffic
 from tokenring_xdit.hosts.xfuser.rotation import all_to_all_rotation
 from tokenring_xdit.parallel import ParallelDims
-from tokenring_xdit.planning import Auto
-from tokenring_xdit.schedule import Activity
+from tokenring_xdit.schedule import Activity, Auto
 
 __all__ = ["Bench"]
 

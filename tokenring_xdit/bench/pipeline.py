@@ -40,7 +40,7 @@ from tokenring_xdit.hosts.xfuser.rotation import all_to_all_rotation
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.flux import decoded, unpacked
 from tokenring_xdit.pipelines.loading import load_pipeline
-from tokenring_xdit.planning import Auto
+from tokenring_xdit.schedule import Auto
 from tokenring_xdit.sizes import PictureSize
 
 __all__ = ["PipelineBench"]

@@ -37,7 +37,7 @@ from tokenring_xdit.cli.progress import progress
 from tokenring_xdit.config import read_config
 from tokenring_xdit.errors import ConfigurationError, LaunchError, NetworkError, RegressionError
 from tokenring_xdit.messages import escaped, one_line
-from tokenring_xdit.planning import AUTO
+from tokenring_xdit.schedule import AUTO
 
 __all__ = ["diff_command", "predict_command", "report_command", "run_command", "trace_command"]
 

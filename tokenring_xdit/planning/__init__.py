@@ -1,22 +1,19 @@
 """Plans before anything runs: what a schedule costs on a network, and which one to take. Pure Python."""
 
 from tokenring_xdit.model_shapes import MODELS, ModelShape, model_shape
-from tokenring_xdit.planning.auto import AUTO, Auto
 from tokenring_xdit.planning.effects import NO_EFFECTS, Effects
 from tokenring_xdit.planning.machine import Attention, Launches, Machine
-from tokenring_xdit.planning.options import TIE, Option, Split
+from tokenring_xdit.planning.options import TIE, Option
 from tokenring_xdit.planning.others import Inside, gathered, ulysses
 from tokenring_xdit.planning.planner import best_schedules, plan
 from tokenring_xdit.planning.simulate import Simulation, run, simulate
 from tokenring_xdit.schedule.problem import Problem, even_shares
 
 __all__ = [
-    "AUTO",
     "MODELS",
     "NO_EFFECTS",
     "TIE",
     "Attention",
-    "Auto",
     "Effects",
     "Inside",
     "Launches",
@@ -25,7 +22,6 @@ __all__ = [
     "Option",
     "Problem",
     "Simulation",
-    "Split",
     "best_schedules",
     "even_shares",
     "gathered",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tokenring_xdit.errors import ScheduleError
-from tokenring_xdit.schedule import MOST_RANKS
+from tokenring_xdit.schedule.naming import MOST_RANKS
 from tokenring_xdit.spec import Grammar, Whole, YesNo, written
 
 __all__ = ["AUTO", "Auto"]
