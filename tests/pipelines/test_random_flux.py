@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+import tokenring_xdit
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.pipelines.loading import find_model, load_pipeline, pipeline_class_of
 from tokenring_xdit.pipelines.random_flux import RandomFlux
@@ -93,6 +94,15 @@ def test_it_is_found_and_loaded_by_its_name() -> None:
     assert pipeline_class_of(str(SMALL)) == "FluxPipeline"
     assert find_model(str(SMALL)) == SMALL.model()
     assert torch.equal(draw(load_pipeline(str(SMALL), "float32", CPU)), draw(SMALL.make(torch.float32, CPU)))
+
+
+@pytest.mark.e2e
+def test_an_engine_draws_with_it() -> None:
+    with tokenring_xdit.Engine(str(SMALL), tokenring_degree=2) as engine:
+        asked = {"width": 96, "height": 64, "steps": 1, "seed": 5, "output_type": "latent", "progress": False}
+        (found,) = engine.generate("a fox", **asked)
+    expected = draw(SMALL.make(torch.float32, CPU))[0]
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 def test_a_mistake_in_attention_shows_in_its_latents(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,11 +104,6 @@ class Strategy:
         return cls(inner.kind, inner.schedule, int(number))
 
     @property
-    def shares_heads(self) -> bool:
-        """Whether Ulysses takes part."""
-        return self.ulysses > 1 or self.kind is StrategyKind.ULYSSES
-
-    @property
     def through_usp(self) -> bool:
         """Whether attention runs through xfuser's ``USP``, which needs equal shards."""
         return self.kind.upstream or self.ulysses > 1

@@ -83,6 +83,7 @@ def run_sweep(
     command: str = "",
     on_step: Callable[[Step], None] = lambda step: None,
     on_picture: Callable[[Strategy, Pixels], None] | None = None,
+    traces: bool = True,
     world: World | None = None,
 ) -> Outcome:
     """Run the cases of a sweep; each is recorded when its comparison is over, or when it failed.
@@ -93,6 +94,7 @@ def run_sweep(
         command: What the user typed to have it run, for the records.
         on_step: Told of each step before it is taken.
         on_picture: Given what each strategy of a pipeline has drawn.
+        traces: Whether one call of each case is recorded, after those that are timed.
         world: Ranks that torchrun started, this process being rank 0; ``None`` starts ranks on this machine.
 
     Raises:
@@ -120,7 +122,7 @@ def run_sweep(
     _refuse_ranks(config, pending, world)
     results.parent.mkdir(parents=True, exist_ok=True)
     keep_recorded(results.with_name(TIMELINES_FILE), earlier)
-    sweep = _Sweep(config, results, pending, command, on_step, on_picture, world)
+    sweep = _Sweep(config, results, pending, command, on_step, on_picture, traces, world)
     try:
         if pending:
             with _network(config, on_step) as (emulated, share):
@@ -185,17 +187,18 @@ class _Sweep:
         command: str,
         on_step: Callable[[Step], None],
         on_picture: Callable[[Strategy, Pixels], None] | None,
+        traces: bool,
         world: World | None,
     ) -> None:
         self._config, self._results, self._pending, self._on_step = config, results, pending, on_step
-        self._on_picture, self._world = on_picture, world
+        self._on_picture, self._traces, self._world = on_picture, traces, world
         self._load, self._command = os.getloadavg()[0], command
         self._turns = config.warmup + config.rounds
         self._done = 0
         self._total = sum(self._steps(shape, len(cases)) for shape, cases in pending.items())
 
     def _steps(self, shape: Shape, cases: int) -> int:
-        return 1 + 2 * cases + self._turns * (cases + len(_beside(shape)))
+        return 1 + (1 + self._traces) * cases + self._turns * (cases + len(_beside(shape)))
 
     def run(self, emulated: EmulatedNetwork | None, share: float | None) -> None:
         """Run what is pending."""
@@ -258,13 +261,15 @@ class _Sweep:
                 timed = self._ask(crew, strategy, Time(strategy), f"turn {turn + 1} of {self._turns}")
                 if turn >= self._config.warmup:
                     times.setdefault(strategy, []).append(timed)
-        traced = {strategy: self._ask(crew, strategy, Trace(strategy), "tracing")[0] for strategy in strategies}
+        traced: dict[Strategy, Traced] = {}
+        if self._traces:
+            traced = {strategy: self._ask(crew, strategy, Trace(strategy), "tracing")[0] for strategy in strategies}
         for case in cases:
             self._record(
                 case,
                 Status.OK,
-                traced[case.strategy],
-                schedule=traced[case.strategy].schedule,
+                traced.get(case.strategy),
+                schedule=traced[case.strategy].schedule if self._traces else None,
                 **_figures(case, checked[case.strategy], times),
                 beside=tuple(map(str, strategies)),
                 machine=_machine(prepared[0]),

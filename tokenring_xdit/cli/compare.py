@@ -50,6 +50,7 @@ def compare_command(args: argparse.Namespace) -> None:
                 command=args.command,
                 on_step=lambda step: show(step.done, step.total, step.what),
                 on_picture=keep,
+                traces=False,
             )
     found = {record.strategy: record for record in outcome.records}
     failed = [record for record in outcome.records if record.status is Status.FAILED]
