@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from tokenring_xdit.bench import Shape, Strategy
 from tokenring_xdit.bench.letters import read_letter, write_letter
 from tokenring_xdit.bench.orders import Check, Checked, Prepare, Prepared, Time, Timed, Trace
+
+from tokenring_xdit.bench import Shape, Strategy
 from tokenring_xdit.bench.scene import SceneShape
 from tokenring_xdit.bench.timelines import Traced
 from tokenring_xdit.errors import LaunchError

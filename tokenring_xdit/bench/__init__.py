@@ -7,7 +7,6 @@ from tokenring_xdit.bench.records import Record, Status, read_records
 from tokenring_xdit.bench.runner import RESULTS_FILE, TABLE_FILE, Outcome, Step, planned_keys, run_sweep
 from tokenring_xdit.bench.sweep import SweepConfig, inspect_models
 from tokenring_xdit.bench.timelines import TIMELINES_FILE, TRACE_FILE, CaseTimeline, read_timelines, write_trace
-from tokenring_xdit.bench.world import World, obey
 
 __all__ = [
     "RESULTS_FILE",
@@ -28,10 +27,8 @@ __all__ = [
     "StrategyKind",
     "SweepConfig",
     "Verdict",
-    "World",
     "compare",
     "inspect_models",
-    "obey",
     "planned_keys",
     "predict",
     "read_records",

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tokenring_xdit.attention import Trace
+from tokenring_xdit.bench.commands import Checked, Prepare, Timed
 from tokenring_xdit.bench.instruments import (
     barrier,
     clear_buffers,
@@ -25,7 +26,6 @@ from tokenring_xdit.bench.instruments import (
     wire_bytes,
     wires,
 )
-from tokenring_xdit.bench.orders import Checked, Prepare, Timed
 from tokenring_xdit.bench.plan import Strategy, StrategyKind
 from tokenring_xdit.bench.scene import SceneShape, find_model
 from tokenring_xdit.bench.timelines import Traced
@@ -109,18 +109,18 @@ class PipelineBench:
     """A picture on one rank. All ranks call its methods at the same time.
 
     Args:
-        order: The problem.
+        command: The problem.
         device: Where to compute.
     """
 
     _loaded: ClassVar[_Loaded | None] = None
 
-    def __init__(self, order: Prepare, device: torch.device) -> None:
-        assert isinstance(order.shape, SceneShape)
-        self._shape, self._seed, self._device = order.shape, order.seed, device
-        self._size = PictureSize.parse(order.shape.size)
+    def __init__(self, command: Prepare, device: torch.device) -> None:
+        assert isinstance(command.shape, SceneShape)
+        self._shape, self._seed, self._device = command.shape, command.seed, device
+        self._size = PictureSize.parse(command.shape.size)
         self._model = self._load()
-        self._clock = _Clock(device, order.shape.steps)
+        self._clock = _Clock(device, command.shape.steps)
         self.threads = torch.get_num_threads()
         self.kernel = next((state.attention_backend for state in self._model.states.values()), "as diffusers chooses")
         self._expected = self._reference()

@@ -12,7 +12,7 @@ from itertools import chain
 from statistics import median
 from typing import Any, Protocol
 
-from tokenring_xdit.lab.probe.orders import Describe, Description, Ping, SendMessages
+from tokenring_xdit.lab.probe.commands import Describe, Description, OneWay, Ping, SendMessages
 from tokenring_xdit.topology.figures import Figure, Figures, Kind, Transfer, Trial, suspected_trials, trials_for
 from tokenring_xdit.topology.infer import MOST_NOISE, Inference, infer
 
@@ -30,20 +30,22 @@ _SHORTEST, _LONGEST = 0.08, 0.2  # seconds of a transfer that has its wires for 
 _ENOUGH = 0.4  # of these seconds, else the size was guessed too small and the transfer is measured again
 _LATE = 0.5  # of the time of the last message: where the first came later, its rank was late to notice
 _TRIES = 6
-_OVERHEAD = 0.02  # seconds that an order takes beside its transfers
+_OVERHEAD = 0.02  # seconds that a command takes beside its transfers
 _PINGS = 20
 _UNSETTLED = 0.15  # trials that differ by more are measured again,
 _AGAIN = 3  # times at most
-_TIMEOUT = 300.0  # seconds for one order
+_TIMEOUT = 300.0  # seconds for one command
 
 
 class Ranks(Protocol):
-    """Whoever carries out orders."""
+    """Who carries out commands."""
 
-    ranks: int
+    @property
+    def ranks(self) -> int:
+        """How many."""
 
-    def ask(self, order: Any, timeout: float) -> list[Any]:
-        """Give all ranks an order; returns what each answered."""
+    def ask(self, command: Any, timeout: float) -> list[Any]:
+        """Have all ranks carry out a command; returns what each answered."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,11 @@ def probe(
     """Measure what joins ranks.
 
     Args:
-        ranks: Who carries out the orders.
+        ranks: Who carries out the commands.
         quick: Measure less.
         seconds: What it may take, about; :data:`SECONDS` or :data:`SECONDS_QUICK` by default. It decides how long each
             transfer lasts, within limits, so that many ranks or slow wires take longer.
-        on_step: Told how many orders were given, of how many, and what comes next.
+        on_step: Told how many commands were given, of how many, and what comes next.
 
     Raises:
         LaunchError: A rank failed or does not answer.
@@ -162,7 +164,7 @@ class _Probe:
         for _ in range(_TRIES):
             sizes = tuple(self._message(transfer, duration) for transfer in trial.transfers)
             answers = self._ranks.ask(SendMessages(trial.transfers, sizes, _MESSAGES), _TIMEOUT)
-            arrivals = [answers[d][index] for index, (_, d) in enumerate(trial.transfers)]
+            arrivals = [answers[d].seconds[index] for index, (_, d) in enumerate(trial.transfers)]
             if any(times[0] > _LATE * times[-1] for times in arrivals):
                 continue  # a rank that was not awake when its first message came
             rates = steady_rates(arrivals, sizes)
@@ -186,8 +188,8 @@ class _Probe:
 
     def _ping(self, pair: Transfer) -> float:
         self._step("a few bytes to and fro")
-        times: list[float] = self._ranks.ask(Ping(pair, _PINGS), _TIMEOUT)[pair[0]]
-        return median(times)
+        found: OneWay = self._ranks.ask(Ping(pair, _PINGS), _TIMEOUT)[pair[0]]
+        return median(found.seconds)
 
     def _figures(self, latencies: tuple[tuple[Transfer, float], ...], descriptions: Sequence[Description]) -> Figures:
         figures = tuple(

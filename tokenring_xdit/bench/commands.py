@@ -1,4 +1,4 @@
-"""What the command asks its ranks for, and what they answer."""
+"""What a sweep asks its ranks for, and what they answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _strategy(value: Any) -> Any:
     return Strategy.parse(value) if isinstance(value, str) else value
 
 
-# How they are written where orders travel as JSON; see :mod:`tokenring_xdit.bench.letters`.
+# How they are written where commands travel as JSON; see :mod:`tokenring_xdit.workers.codec`.
 AnyShape = Annotated[SceneShape | Shape, Field(union_mode="left_to_right")]
 NamedStrategy = Annotated[Strategy, BeforeValidator(_strategy), PlainSerializer(str)]
 
