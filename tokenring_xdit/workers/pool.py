@@ -131,7 +131,7 @@ class WorkerPool:
         limits = Limits(timeout, _SECONDS_TO_EXPLAIN, liveness.limit(), in_all=True)
         attempt = RequestAttempt(self._requests, [self.workers], limits, time.monotonic())
         carry_through(attempt, functools.partial(hear, self._inbox))
-        if not attempt.succeeded(0):
+        if not attempt.reusable(0):
             error = self._error(attempt, timeout)
             self.close(kill=True)
             raise error
@@ -139,7 +139,7 @@ class WorkerPool:
 
     def _error(self, attempt: RequestAttempt[Worker], timeout: float) -> LaunchError:
         worker = attempt.culprit(0)
-        outcome = attempt.outcomes[worker]
+        outcome = attempt.failures(0)[worker]
         if isinstance(outcome, Silent):
             silent = sorted(each.rank for each in attempt.failures(0))
             return LaunchError(f"ranks {silent} did not answer within {timeout:g} seconds, and were ended")

@@ -159,6 +159,7 @@ class RequestAttempt(Generic[W]):
         self._heard = now
         self._explained = [math.inf] * len(self.teams)  # when the others of a team are not waited for any longer
         self._stopped: Mapping[W, float] = {}
+        self._lost: dict[W, Gone] = {}  # which had answered
         self._interrupts = 0
         self._team_of = {worker: index for index, team in enumerate(self.teams) for worker in team}
         self._restarted: set[int] = set()
@@ -181,9 +182,11 @@ class RequestAttempt(Generic[W]):
 
     def reusable(self, team: int) -> bool:
         """Whether a team can serve the next request: no message of this one is left between its ranks."""
-        ended = [self.outcomes.get(worker) for worker in self.teams[team]]
+        if any(worker in self._lost for worker in self.teams[team]):
+            return False
         if self.succeeded(team):
             return True
+        ended = [self.outcomes.get(worker) for worker in self.teams[team]]
         failures = [outcome for outcome in ended if isinstance(outcome, Failed)]
         phases = {failure.phase for failure in failures}
         if len(failures) < len(ended) or len(phases) > 1 or phases & {None, Phase.LOADING} or self._number == 0:
@@ -196,12 +199,13 @@ class RequestAttempt(Generic[W]):
         return Phase.STEPS not in phases or (alike and failures[0].kind in AGREED)
 
     def failures(self, team: int) -> dict[W, RankOutcome]:
-        """How it ended for those that did not succeed, in the order in which that was known."""
+        """How it ended for those that did not succeed, or died since, in the order in which that was known."""
         mine = set(self.teams[team])
-        return {w: o for w, o in self.outcomes.items() if w in mine and not isinstance(o, Answer)}
+        ended = {**self.outcomes, **self._lost}
+        return {w: o for w, o in ended.items() if w in mine and not isinstance(o, Answer)}
 
     def culprit(self, team: int) -> W:
-        """The rank whose failure came first, of a team that did not succeed."""
+        """The rank whose failure came first, of a team that has any."""
         return culprit(self.failures(team))
 
     # -- what happens ----------------------------------------------------------------------------------------------
@@ -221,6 +225,8 @@ class RequestAttempt(Generic[W]):
     def _hear(self, event: Heard[W]) -> list[Instruction]:
         worker, message = event.worker, event.message
         team = self._team_of.get(worker)
+        if team is not None and isinstance(message, Gone) and isinstance(self.outcomes.get(worker), Answer):
+            self._lost[worker] = message
         if team is None or worker in self.outcomes or not self._concerns(message):
             return []  # of a rank that was given up, or of a request that was
         if not self._limits.in_all:
