@@ -152,11 +152,11 @@ class PipelineBench:
     def _reference(self) -> Tensor:
         """What the unmodified pipeline makes of it on one rank, ``[1, S, C]``, told to all."""
         latents = self._draw(self._model.plain) if dist.get_rank() == 0 else None
-        form = [None if latents is None else (latents.shape, latents.dtype)]
-        dist.broadcast_object_list(form, 0)
-        assert form[0] is not None
-        shape, dtype = form[0]
-        expected = torch.empty(shape, dtype=dtype, device=self._device) if latents is None else latents.contiguous()
+        shape = torch.tensor((0, 0, 0) if latents is None else latents.shape, device=self._device)
+        dist.broadcast(shape, 0)
+        if latents is None:
+            latents = torch.empty(shape.tolist(), dtype=torch_dtype(self._shape.dtype), device=self._device)
+        expected = latents.contiguous()
         dist.broadcast(expected, 0)
         return expected
 

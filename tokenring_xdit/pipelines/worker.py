@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
+from tokenring_xdit.attention import exchange
 from tokenring_xdit.devices import rank_device
 from tokenring_xdit.dtypes import torch_dtype
 from tokenring_xdit.hosts.xfuser import ShardedPipeline, XfuserState, count_traffic
@@ -77,8 +78,7 @@ def _compare(job: CompareJob, device: torch.device) -> dict[str, Found] | None:
                 bar.update()
                 if turn == 0:  # the warm-up, which is looked at instead of timed
                     latents = share_latents(generation.latents, reference)
-                    sent: list[Any] = [None] * dist.get_world_size()
-                    dist.all_gather_object(sent, traffic.bytes)
+                    sent = exchange(None, traffic.bytes, "the bytes that were sent")
                     if rank == 0:
                         drawn = decode(pipe, latents, job.picture)
                         figures: dict[str, Any] = {
@@ -104,11 +104,10 @@ def _single(pipe: Any, job: CompareJob, bar: tqdm) -> tuple[Tensor, list[float]]
             times += generation.step_ms if turn else ()
         bar.update()
     dist.barrier(group=waiting)
-    shape = [list(latents.shape) if latents is not None else None]
-    dist.broadcast_object_list(shape, 0)
+    shape = torch.tensor((0, 0, 0) if latents is None else latents.shape, device=pipe.device)
+    dist.broadcast(shape, 0)
     if latents is None:
-        assert shape[0] is not None
-        latents = torch.empty(shape[0], dtype=torch_dtype(job.picture.dtype), device=pipe.device)
+        latents = torch.empty(shape.tolist(), dtype=torch_dtype(job.picture.dtype), device=pipe.device)
     dist.broadcast(latents, 0)
     return latents, times
 
