@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tokenring_xdit.bench import Shape, Strategy
-from tokenring_xdit.bench.commands import Check, Checked, Prepare, Prepared, Time, Timed, Trace
+from tokenring_xdit.bench.commands import Checked, CheckStrategy, Prepare, Prepared, Timed, TimeStrategy, TraceStrategy
 from tokenring_xdit.bench.rank import MESSAGES as SWEEP
 from tokenring_xdit.bench.scene import SceneShape
 from tokenring_xdit.bench.timelines import Traced
@@ -26,8 +26,8 @@ MESSAGES: list[Any] = [
     None,
     Prepare(Shape(2, 64, None, 4, 8, 1, "float32"), 3, True),
     Prepare(SceneShape(2, 88, None, 4, 48, 1, "float32", "embedded", "64x64", 4), 3, False),
-    *(order(Strategy.parse(name)) for order in (Check, Time, Trace) for name in STRATEGIES),
-    Time(None),
+    *(order(Strategy.parse(name)) for order in (CheckStrategy, TimeStrategy, TraceStrategy) for name in STRATEGIES),
+    TimeStrategy(None),
     Prepared("cpu", "cpu", 1),
     Checked(1e-7, 1.5, 64, 4096, {"w0": {"sent": 1, "received": 2}}, 9, "how"),
     Checked(float("nan"), float("inf"), 64, 4096, None, 9, "how"),

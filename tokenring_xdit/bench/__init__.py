@@ -4,7 +4,7 @@ from tokenring_xdit.bench.diff import Difference, Verdict, compare
 from tokenring_xdit.bench.plan import Case, Level, Shape, Strategy, StrategyKind
 from tokenring_xdit.bench.prediction import Prediction, predict
 from tokenring_xdit.bench.records import Record, Status, read_records
-from tokenring_xdit.bench.runner import RESULTS_FILE, TABLE_FILE, Outcome, Step, planned_keys, run_sweep
+from tokenring_xdit.bench.runner import RESULTS_FILE, TABLE_FILE, Outcome, SweepStep, planned_keys, run_sweep
 from tokenring_xdit.bench.sweep import SweepConfig, inspect_models
 from tokenring_xdit.bench.timelines import TIMELINES_FILE, TRACE_FILE, CaseTimeline, read_timelines, write_trace
 
@@ -22,10 +22,10 @@ __all__ = [
     "Record",
     "Shape",
     "Status",
-    "Step",
     "Strategy",
     "StrategyKind",
     "SweepConfig",
+    "SweepStep",
     "Verdict",
     "compare",
     "inspect_models",

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer
 from tokenring_xdit.bench.plan import Shape, Strategy
 from tokenring_xdit.bench.scene import SceneShape
 
-__all__ = ["Check", "Checked", "Prepare", "Prepared", "Time", "Timed", "Trace"]
+__all__ = ["CheckStrategy", "Checked", "Prepare", "Prepared", "TimeStrategy", "Timed", "TraceStrategy"]
 
 
 def _strategy(value: Any) -> Any:
@@ -53,7 +53,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Check:
+class CheckStrategy:
     """Call a strategy, and look at it instead of timing it."""
 
     strategy: NamedStrategy
@@ -84,7 +84,7 @@ class Checked:
 
 
 @dataclass(frozen=True)
-class Time:
+class TimeStrategy:
     """Call a strategy after a barrier; ``None`` is the attention that each rank computes, without communication."""
 
     strategy: NamedStrategy | None
@@ -104,7 +104,7 @@ class Timed:
 
 
 @dataclass(frozen=True)
-class Trace:
+class TraceStrategy:
     """Call a strategy once to warm up and once recorded.
 
     The answer is a :class:`~tokenring_xdit.bench.timelines.Traced` from rank 0 and ``None`` from the others.

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tokenring_xdit.bench.commands import Check, Checked, Prepare, Prepared, Time, Timed, Trace
+from tokenring_xdit.bench.commands import Checked, CheckStrategy, Prepare, Prepared, Timed, TimeStrategy, TraceStrategy
 from tokenring_xdit.bench.instruments import join_sweep
 from tokenring_xdit.bench.measure import Bench
 from tokenring_xdit.bench.pipeline import PipelineBench
@@ -16,7 +16,7 @@ from tokenring_xdit.workers.loop import Commands, Mailbox
 
 __all__ = ["MESSAGES", "commands"]
 
-MESSAGES = (Check, Checked, Prepare, Prepared, Time, Timed, Trace, Traced)
+MESSAGES = (CheckStrategy, Checked, Prepare, Prepared, TimeStrategy, Timed, TraceStrategy, Traced)
 """Commands and answers."""
 
 
@@ -25,9 +25,9 @@ def commands(mailbox: Mailbox) -> Commands:
     problem = _Problem(join_sweep(mailbox.store))
     return {
         Prepare: problem.prepare,
-        Check: lambda command: problem.bench.check(command.strategy),
-        Time: lambda command: problem.bench.time(command.strategy),
-        Trace: lambda command: problem.bench.trace(command.strategy),
+        CheckStrategy: lambda command: problem.bench.check(command.strategy),
+        TimeStrategy: lambda command: problem.bench.time(command.strategy),
+        TraceStrategy: lambda command: problem.bench.trace(command.strategy),
     }
 
 

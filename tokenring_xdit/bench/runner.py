@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenring_xdit import __version__
-from tokenring_xdit.bench.commands import Check, Checked, Prepare, Prepared, Time, Timed, Trace
+from tokenring_xdit.bench.commands import Checked, CheckStrategy, Prepare, Prepared, Timed, TimeStrategy, TraceStrategy
 from tokenring_xdit.bench.plan import Case, Level, Shape, Strategy, StrategyKind
 from tokenring_xdit.bench.pool import Pool, start_pool
 from tokenring_xdit.bench.records import Record, Spread, Status, case_fields, read_records, write_table
@@ -24,7 +24,7 @@ from tokenring_xdit.devices import refuse_missing_gpus
 from tokenring_xdit.errors import ConfigurationError, LaunchError, LostRankError
 from tokenring_xdit.lab.network import EmulatedNetwork, emulate, refuse_slow, self_test
 
-__all__ = ["RESULTS_FILE", "TABLE_FILE", "Outcome", "Step", "planned_keys", "run_sweep"]
+__all__ = ["RESULTS_FILE", "TABLE_FILE", "Outcome", "SweepStep", "planned_keys", "run_sweep"]
 
 RESULTS_FILE = "results.jsonl"
 TABLE_FILE = "results.csv"
@@ -34,7 +34,7 @@ _MORE_ATTEMPTS = 1
 
 
 @dataclass(frozen=True)
-class Step:
+class SweepStep:
     """What is about to be done.
 
     Attributes:
@@ -78,7 +78,7 @@ def run_sweep(
     *,
     resume: bool = False,
     command: str = "",
-    on_step: Callable[[Step], None] = lambda step: None,
+    on_step: Callable[[SweepStep], None] = lambda step: None,
     ranks: Pool | None = None,
 ) -> Outcome:
     """Run the cases of a sweep; each is recorded when its comparison is over, or when it failed.
@@ -157,14 +157,14 @@ def _refuse_ranks(config: SweepConfig, pending: dict[Shape, list[Case]], ranks: 
 
 @contextmanager
 def _network(
-    config: SweepConfig, on_step: Callable[[Step], None]
+    config: SweepConfig, on_step: Callable[[SweepStep], None]
 ) -> Iterator[tuple[EmulatedNetwork | None, float | None]]:
     """The network of a sweep, and the least share of a stated rate that it carried in its test."""
     if config.emulated is None:
         yield None, None
         return
     with emulate(config.emulated) as emulated:
-        on_step(Step(0, 0, f"measuring the wires of {config.network}"))
+        on_step(SweepStep(0, 0, f"measuring the wires of {config.network}"))
         report = self_test(emulated)
         refuse_slow(report)
         figures = [figure for wire in report.wires for figure in (wire.one_way, wire.there, wire.back)]
@@ -178,7 +178,7 @@ class _Sweep:
         results: Path,
         pending: dict[Shape, list[Case]],
         command: str,
-        on_step: Callable[[Step], None],
+        on_step: Callable[[SweepStep], None],
         ranks: Pool | None,
     ) -> None:
         self._config, self._results, self._pending, self._on_step = config, results, pending, on_step
@@ -237,16 +237,16 @@ class _Sweep:
         whole = any(strategy.kind is StrategyKind.SINGLE for strategy in strategies)
         self._step(f"preparing {shape}")
         prepared: list[Prepared] = pool.ask(Prepare(shape, self._config.seed, whole), self._config.timeout)
-        checked = {strategy: self._ask(pool, strategy, Check(strategy), "checking") for strategy in strategies}
+        checked = {strategy: self._ask(pool, strategy, CheckStrategy(strategy), "checking") for strategy in strategies}
         times: dict[Strategy | None, list[list[Timed]]] = {}
         turns: list[Strategy | None] = [*_beside(shape), *strategies]
         for turn in range(self._turns):
             # Each turn has an order of its own, so that nobody is always behind the same one.
             for strategy in random.Random(f"{self._config.seed} {turn}").sample(turns, len(turns)):
-                timed = self._ask(pool, strategy, Time(strategy), f"turn {turn + 1} of {self._turns}")
+                timed = self._ask(pool, strategy, TimeStrategy(strategy), f"turn {turn + 1} of {self._turns}")
                 if turn >= self._config.warmup:
                     times.setdefault(strategy, []).append(timed)
-        traced = {strategy: self._ask(pool, strategy, Trace(strategy), "tracing")[0] for strategy in strategies}
+        traced = {strategy: self._ask(pool, strategy, TraceStrategy(strategy), "tracing")[0] for strategy in strategies}
         for case in cases:
             self._record(
                 case,
@@ -258,7 +258,9 @@ class _Sweep:
                 machine=_machine(prepared[0]),
             )
 
-    def _ask(self, pool: Pool, strategy: Strategy | None, command: Check | Time | Trace, doing: str) -> list[Any]:
+    def _ask(
+        self, pool: Pool, strategy: Strategy | None, command: CheckStrategy | TimeStrategy | TraceStrategy, doing: str
+    ) -> list[Any]:
         self._step(f"{doing}: {strategy or 'attention without communication'}")
         try:
             return pool.ask(command, self._config.timeout)
@@ -268,7 +270,7 @@ class _Sweep:
             raise _CaseError(strategy, error) from error
 
     def _step(self, what: str, count: int = 1) -> None:
-        self._on_step(Step(min(self._done, self._total), self._total, what))
+        self._on_step(SweepStep(min(self._done, self._total), self._total, what))
         self._done += count
 
     def _record(self, case: Case, status: Status, traced: Traced | None = None, **found: Any) -> None:

@@ -31,7 +31,7 @@ from tokenring_xdit.pipelines.loading import pipeline_class_of, refuse_degrees, 
 from tokenring_xdit.pipelines.messages import ServeRequest, Setup, StepDone
 from tokenring_xdit.pipelines.model import FluxModel
 from tokenring_xdit.pipelines.options import is_number, is_whole
-from tokenring_xdit.pipelines.replicas import LOADING, Replicas, Share, error_of
+from tokenring_xdit.pipelines.replicas import LOADING, Replicas, ReplicaShare, error_of
 from tokenring_xdit.pipelines.request import Request, call_arguments, pipeline_class
 from tokenring_xdit.workers.attempt import carry_through
 from tokenring_xdit.workers.messages import Task
@@ -244,7 +244,7 @@ class Engine:
             hidden = not progress or getattr(sys.stderr, "closed", sys.stderr is None)  # as in some daemons
             with tqdm(desc="denoising", disable=hidden, leave=False, mininterval=0) as bar:
 
-                def show(share: Share, done: StepDone) -> None:
+                def show(share: ReplicaShare, done: StepDone) -> None:
                     bar.total = done.steps * len(shares)
                     bar.update()
                     if callback is not None:
@@ -286,7 +286,7 @@ class Engine:
                 raise ConfigurationError(f"option '{name}' cannot be sent to the ranks: {error}") from error
         return request
 
-    def _dealt(self, request: Request) -> list[Share]:
+    def _dealt(self, request: Request) -> list[ReplicaShare]:
         """The prompts in contiguous shares, as equal as can be."""
         prompts, replicas = len(request.prompts), self._replicas.running
         shares = min(prompts, len(replicas))
@@ -315,9 +315,9 @@ class Engine:
     def _carry_through(
         self,
         number: int,
-        shares: Sequence[Share],
+        shares: Sequence[ReplicaShare],
         commands: Sequence[ServeRequest] = (),
-        show: Callable[[Share, StepDone], None] | None = None,
+        show: Callable[[ReplicaShare, StepDone], None] | None = None,
     ) -> RequestAttempt[Worker]:
         """Have the ranks carry a request out, drop those that cannot carry out another, and raise what went wrong.
 

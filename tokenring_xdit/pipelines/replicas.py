@@ -19,7 +19,7 @@ from tokenring_xdit.workers.pool import WorkerPool
 from tokenring_xdit.workers.state import AGREED, RequestAttempt
 from tokenring_xdit.workers.worker import Inbox, Worker, kept_file
 
-__all__ = ["LOADING", "Replicas", "Share", "error_of"]
+__all__ = ["LOADING", "ReplicaShare", "Replicas", "error_of"]
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ _PROGRAM = "tokenring_xdit.pipelines.serving"
 
 
 @dataclass(frozen=True)
-class Share:
+class ReplicaShare:
     """What one replica does of a request.
 
     Attributes:
@@ -68,11 +68,11 @@ class Replicas:
         return os.getpid() == self._owner
 
     @property
-    def running(self) -> list[Share]:
+    def running(self) -> list[ReplicaShare]:
         """Those that are there."""
-        return [Share(replica, pool) for replica, pool in enumerate(self._pools) if pool is not None]
+        return [ReplicaShare(replica, pool) for replica, pool in enumerate(self._pools) if pool is not None]
 
-    def start_missing(self) -> list[Share]:
+    def start_missing(self) -> list[ReplicaShare]:
         """Start those that are not there, or not whole; they load their model meanwhile.
 
         Raises:
@@ -119,7 +119,7 @@ class Replicas:
             pool.close()
 
 
-def error_of(attempt: RequestAttempt[Worker], team: int, share: Share) -> Exception:
+def error_of(attempt: RequestAttempt[Worker], team: int, share: ReplicaShare) -> Exception:
     """What is raised for a replica that failed; what the rank to blame has printed is kept, as the message says."""
     worker = attempt.culprit(team)
     outcome = attempt.outcomes[worker]
@@ -134,7 +134,7 @@ def error_of(attempt: RequestAttempt[Worker], team: int, share: Share) -> Except
     return EngineError(f"{_who(attempt, team, share)} {how}\n(log: {file})")
 
 
-def _who(attempt: RequestAttempt[Worker], team: int, share: Share) -> str:
+def _who(attempt: RequestAttempt[Worker], team: int, share: ReplicaShare) -> str:
     of_replica = f" of replica {share.replica}" if share.replica else ""
     ended = {worker: attempt.outcomes[worker] for worker in attempt.teams[team]}
     worker = attempt.culprit(team)
