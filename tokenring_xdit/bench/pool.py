@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Protocol
 
 from torch.profiler import ProfilerActivity, profile
 
@@ -13,25 +12,10 @@ from tokenring_xdit.workers.environment import rank_environment
 from tokenring_xdit.workers.pool import WorkerPool
 from tokenring_xdit.workers.torchrun import TorchrunPool
 
-__all__ = ["SWEEP", "Pool", "start_pool", "torchrun_pool"]
+__all__ = ["SWEEP", "start_pool", "torchrun_pool"]
 
 SWEEP = "tokenring_xdit.bench.rank"
 """What the ranks of a sweep serve."""
-
-
-class Pool(Protocol):
-    """Ranks that carry out commands together, for as long as a ``with`` block."""
-
-    @property
-    def ranks(self) -> int:
-        """How many."""
-
-    def __enter__(self) -> Any: ...
-
-    def __exit__(self, *_: Any) -> None: ...
-
-    def ask(self, command: Any, timeout: float) -> list[Any]:
-        """As :meth:`tokenring_xdit.workers.pool.WorkerPool.ask`."""
 
 
 def start_pool(ranks: int, emulated: EmulatedNetwork | None = None, program: str = SWEEP) -> WorkerPool:

@@ -16,13 +16,14 @@ from typing import Any
 from tokenring_xdit import __version__
 from tokenring_xdit.bench.commands import Checked, CheckStrategy, Prepare, Prepared, Timed, TimeStrategy, TraceStrategy
 from tokenring_xdit.bench.plan import Case, Level, Shape, Strategy, StrategyKind
-from tokenring_xdit.bench.pool import Pool, start_pool
+from tokenring_xdit.bench.pool import start_pool
 from tokenring_xdit.bench.records import Record, Spread, Status, case_fields, read_records, write_table
 from tokenring_xdit.bench.sweep import SweepConfig
 from tokenring_xdit.bench.timelines import TIMELINES_FILE, Traced, add_timeline, keep_recorded
 from tokenring_xdit.devices import refuse_missing_gpus
 from tokenring_xdit.errors import ConfigurationError, LaunchError, LostRankError
 from tokenring_xdit.lab.network import EmulatedNetwork, emulate, refuse_slow, self_test
+from tokenring_xdit.workers.pool import Pool
 
 __all__ = ["RESULTS_FILE", "TABLE_FILE", "Outcome", "SweepStep", "planned_keys", "run_sweep"]
 

@@ -19,10 +19,10 @@ from tokenring_xdit.devices import refuse_missing_gpus
 from tokenring_xdit.errors import ConfigurationError, NetworkError
 from tokenring_xdit.lab.network import emulate
 from tokenring_xdit.lab.probe import PROBE, Probed, probe
-from tokenring_xdit.lab.probe.driver import Ranks
 from tokenring_xdit.lab.probe.report import matrix, remarks
 from tokenring_xdit.outputs import write_whole
 from tokenring_xdit.topology import Network, load_network, network_to_mapping, network_to_yaml
+from tokenring_xdit.workers.pool import Pool
 from tokenring_xdit.workers.torchrun import TorchrunPool, serve_torchrun
 
 __all__ = ["probe_command"]
@@ -84,7 +84,7 @@ def _count(asked: int | None, network: Network | None) -> int:
 
 
 @contextmanager
-def _started(ranks: int, network: Network | None) -> Iterator[Ranks]:
+def _started(ranks: int, network: Network | None) -> Iterator[Pool]:
 
     with (
         nullcontext() if network is None else emulate(network) as emulated,
@@ -102,7 +102,7 @@ def _as_rank(args: argparse.Namespace) -> None:
     _tell(probed, args)
 
 
-def _probe(ranks: Ranks, args: argparse.Namespace) -> Probed:
+def _probe(ranks: Pool, args: argparse.Namespace) -> Probed:
 
     with progress("probe") as show:
         return probe(ranks, quick=args.quick, seconds=args.seconds, on_step=show)

@@ -35,7 +35,6 @@ from tokenring_xdit.pipelines.replicas import LOADING, Replicas, ReplicaShare, e
 from tokenring_xdit.pipelines.request import Request, call_arguments, pipeline_class
 from tokenring_xdit.workers.attempt import carry_through
 from tokenring_xdit.workers.messages import Task
-from tokenring_xdit.workers.pool import answers_of
 from tokenring_xdit.workers.signals import CountedInterrupts
 from tokenring_xdit.workers.state import Cancel, CancelAsked, Instruction, Interrupted, Limits, RequestAttempt, Restart
 from tokenring_xdit.workers.worker import Worker, hear
@@ -254,7 +253,7 @@ class Engine:
                     ServeRequest(request.part(share.prompts.start, share.prompts.stop), preview) for share in shares
                 ]
                 attempt = self._carry_through(self._requests, shares, commands, show)
-            return [medium for team in range(len(shares)) for medium in answers_of(attempt, team)[0]]
+            return [medium for team in range(len(shares)) for medium in attempt.answers(team)[0]]
 
     def cancel(self) -> None:
         """Give the running request up at its next step, from any thread; without one nothing happens."""

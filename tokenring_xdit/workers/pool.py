@@ -8,7 +8,7 @@ import queue
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from tokenring_xdit import liveness
 from tokenring_xdit.errors import LaunchError, LostRankError
@@ -20,7 +20,7 @@ from tokenring_xdit.workers.pipes import cancel, pack
 from tokenring_xdit.workers.state import Limits, RequestAttempt
 from tokenring_xdit.workers.worker import Inbox, Rendezvous, Worker, hear, kept_file
 
-__all__ = ["WorkerPool", "answers_of"]
+__all__ = ["Pool", "WorkerPool"]
 
 _SECONDS_TO_STOP = 5.0
 """How long a rank that was told to end gets before it is killed."""
@@ -29,6 +29,21 @@ _SECONDS_TO_EXPLAIN = 1.0
 """After a first failure: the rank that died is to blame, not those that miss it, and they may be heard first."""
 
 _LINES = 5  # of a dead rank's messages that are shown
+
+
+class Pool(Protocol):
+    """Ranks that carry out commands together, for as long as a ``with`` block."""
+
+    @property
+    def ranks(self) -> int:
+        """How many."""
+
+    def __enter__(self) -> Any: ...
+
+    def __exit__(self, *_: Any) -> None: ...
+
+    def ask(self, command: Any, timeout: float) -> list[Any]:
+        """As :meth:`WorkerPool.ask`."""
 
 
 class WorkerPool:
@@ -135,7 +150,7 @@ class WorkerPool:
             error = self._error(attempt, timeout)
             self.close(kill=True)
             raise error
-        return answers_of(attempt)
+        return attempt.answers(0)
 
     def _error(self, attempt: RequestAttempt[Worker], timeout: float) -> LaunchError:
         worker = attempt.culprit(0)
@@ -169,8 +184,3 @@ class WorkerPool:
         deadline = time.monotonic() + _SECONDS_TO_STOP
         for worker in self.workers:
             worker.wait(max(0.0, deadline - time.monotonic()))
-
-
-def answers_of(attempt: RequestAttempt[Any], team: int = 0) -> list[Any]:
-    """What the ranks of a team that succeeded have answered."""
-    return [attempt.outcomes[worker].content for worker in attempt.teams[team]]  # type: ignore[union-attr]

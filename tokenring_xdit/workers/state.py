@@ -198,6 +198,10 @@ class RequestAttempt(Generic[W]):
         alike = len({(failure.kind, failure.message) for failure in failures}) == 1
         return Phase.STEPS not in phases or (alike and failures[0].kind in AGREED)
 
+    def answers(self, team: int) -> list[Any]:
+        """What the ranks of a team that succeeded have answered."""
+        return [outcome.content for w in self.teams[team] if isinstance(outcome := self.outcomes[w], Answer)]
+
     def failures(self, team: int) -> dict[W, RankOutcome]:
         """How it ended for those that did not succeed, or died since, in the order in which that was known."""
         mine = set(self.teams[team])

@@ -31,7 +31,6 @@ from tokenring_xdit.workers.blame import in_words
 from tokenring_xdit.workers.codec import Codec
 from tokenring_xdit.workers.loop import Mailbox, serve
 from tokenring_xdit.workers.messages import Answer, Failed, Progress, Silent, Task
-from tokenring_xdit.workers.pool import answers_of
 from tokenring_xdit.workers.state import Heard, Limits, RequestAttempt
 
 __all__ = ["TorchrunPool", "serve_torchrun"]
@@ -159,7 +158,7 @@ class TorchrunPool:
         heard = self._answers(attempt)
         carry_through(attempt, lambda seconds: next(heard))
         if attempt.succeeded(0):
-            return answers_of(attempt)
+            return attempt.answers(0)
         self._broken = True
         atexit.register(_end_at_once)
         culprit = attempt.culprit(0)

@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from statistics import median
-from typing import Any, Protocol
 
 from tokenring_xdit.lab.probe.commands import Describe, Description, OneWay, Ping, SendMessages
 from tokenring_xdit.topology.figures import Figure, Figures, Kind, Transfer, Trial, suspected_trials, trials_for
 from tokenring_xdit.topology.infer import MOST_NOISE, Inference, infer
+from tokenring_xdit.workers.pool import Pool
 
-__all__ = ["SECONDS", "SECONDS_QUICK", "Probed", "Ranks", "probe", "steady_rates"]
+__all__ = ["SECONDS", "SECONDS_QUICK", "Probed", "probe", "steady_rates"]
 
 SECONDS = 60.0
 """What a probe may take, about."""
@@ -37,17 +37,6 @@ _AGAIN = 3  # times at most
 _TIMEOUT = 300.0  # seconds for one command
 
 
-class Ranks(Protocol):
-    """Who carries out commands."""
-
-    @property
-    def ranks(self) -> int:
-        """How many."""
-
-    def ask(self, command: Any, timeout: float) -> list[Any]:
-        """Have all ranks carry out a command; returns what each answered."""
-
-
 @dataclass(frozen=True)
 class Probed:
     """What a probe found.
@@ -66,7 +55,7 @@ class Probed:
 
 
 def probe(
-    ranks: Ranks,
+    ranks: Pool,
     *,
     quick: bool = False,
     seconds: float | None = None,
@@ -113,7 +102,7 @@ def _arrived(times: Sequence[float], moment: float) -> float:
 
 
 class _Probe:
-    def __init__(self, ranks: Ranks, quick: bool, seconds: float, on_step: Callable[[int, int, str], None]) -> None:
+    def __init__(self, ranks: Pool, quick: bool, seconds: float, on_step: Callable[[int, int, str], None]) -> None:
         self._ranks, self._seconds, self._on_step = ranks, seconds, on_step
         self._trials = list(trials_for(ranks.ranks, quick=quick))
         self._known: dict[Transfer, list[float]] = defaultdict(list)  # bits a second of what was measured alone
