@@ -6,18 +6,19 @@ import functools
 import math
 import queue
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 from tokenring_xdit import liveness
 from tokenring_xdit.errors import LaunchError, LostRankError
 from tokenring_xdit.workers.attempt import carry_through
 from tokenring_xdit.workers.blame import in_words, is_lost
 from tokenring_xdit.workers.environment import local_environment
-from tokenring_xdit.workers.messages import Failed, Silent, Task
+from tokenring_xdit.workers.messages import Failed, RankOutcome, Silent, Task
 from tokenring_xdit.workers.pipes import cancel, pack
-from tokenring_xdit.workers.state import Limits, RequestAttempt
+from tokenring_xdit.workers.state import Event, Limits, RequestAttempt
 from tokenring_xdit.workers.worker import Inbox, Rendezvous, Worker, hear, kept_file
 
 __all__ = ["Pool", "WorkerPool"]
@@ -31,26 +32,76 @@ _SECONDS_TO_EXPLAIN = 1.0
 _LINES = 5  # of a dead rank's messages that are shown
 
 
-class Pool(Protocol):
-    """Ranks that carry out commands together, for as long as a ``with`` block."""
+class Pool(ABC):
+    """Ranks that carry out one command after the other, all of them together, for as long as a ``with`` block.
+
+    Attributes:
+        workers: The ranks, each with its number as ``rank``.
+    """
+
+    workers: Sequence[Any]
+    _requests = 0
+    _silent = "ranks {ranks} did not answer within {timeout:g} seconds"
 
     @property
     def ranks(self) -> int:
-        """How many."""
+        """How many ranks there are."""
+        return len(self.workers)
 
+    def ask(self, command: Any, timeout: float = math.inf) -> list[Any]:
+        """Have all ranks carry out a command, and wait for their answers.
+
+        Args:
+            command: One of those that the program knows.
+            timeout: Seconds.
+
+        Returns:
+            What each rank answered.
+
+        Raises:
+            LostRankError: A rank died or is stopped; nothing can be asked any more.
+            LaunchError: A rank failed or did not answer in time; nothing can be asked any more.
+        """
+        self._requests += 1
+        self.send(Task(self._requests, command))
+        limits = Limits(timeout, _SECONDS_TO_EXPLAIN, liveness.limit(), in_all=True)
+        attempt = RequestAttempt(self._requests, [self.workers], limits, time.monotonic())
+        carry_through(attempt, self._ear(attempt))
+        if attempt.reusable(0):
+            return attempt.answers(0)
+        failures, worker = attempt.failures(0), attempt.culprit(0)
+        if isinstance(failures[worker], Silent):
+            silent = sorted(each.rank for each in failures)
+            error = LaunchError(self._silent.format(ranks=silent, timeout=timeout))
+        else:
+            error = self._error(worker, failures[worker])
+        self._give_up()
+        raise error
+
+    @abstractmethod
+    def send(self, task: Task) -> None:
+        """Give all ranks a task."""
+
+    @abstractmethod
+    def _ear(self, attempt: RequestAttempt[Any]) -> Callable[[float], Event[Any] | None]: ...
+
+    @abstractmethod
+    def _error(self, worker: Any, outcome: RankOutcome) -> LaunchError: ...
+
+    @abstractmethod
+    def _give_up(self) -> None: ...
+
+    @abstractmethod
     def __enter__(self) -> Any: ...
 
-    def __exit__(self, *_: Any) -> None: ...
+    @abstractmethod
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
-    def ask(self, command: Any, timeout: float) -> list[Any]:
-        """As :meth:`WorkerPool.ask`."""
 
-
-class WorkerPool:
-    """The ranks of one world, as processes of this machine, that live as long as the ``with`` block.
-
-    Attributes:
-        workers: The ranks.
+class WorkerPool(Pool):
+    """The ranks of one world, as processes of this machine; all end when one of them fails.
 
     Args:
         program: What each of them serves; see :func:`tokenring_xdit.workers.loop.serve`.
@@ -66,6 +117,8 @@ class WorkerPool:
         ConfigurationError: The environment says a limit that is none.
     """
 
+    _silent = Pool._silent + ", and were ended"
+
     def __init__(
         self,
         program: str,
@@ -80,7 +133,6 @@ class WorkerPool:
         self.workers: list[Worker] = []
         self._quiet = quiet
         self._inbox: Inbox = queue.SimpleQueue() if inbox is None else inbox
-        self._requests = 0
         try:
             with Rendezvous() as rendezvous:
                 for rank in range(ranks):
@@ -103,11 +155,6 @@ class WorkerPool:
         self.close(kill=error is not None)
 
     @property
-    def ranks(self) -> int:
-        """How many ranks there are."""
-        return len(self.workers)
-
-    @property
     def processes(self) -> list[int]:
         """Process ids of the ranks."""
         return [worker.process.pid for worker in self.workers]
@@ -127,37 +174,13 @@ class WorkerPool:
         """Have all ranks give a request up together; they agree on what the first one says."""
         self.workers[0].send(cancel(number))
 
-    def ask(self, command: Any, timeout: float = math.inf) -> list[Any]:
-        """Have all ranks carry out a command, and wait for their answers.
+    def _ear(self, attempt: RequestAttempt[Worker]) -> Callable[[float], Event[Worker] | None]:
+        return functools.partial(hear, self._inbox)
 
-        Args:
-            command: One of those that the program knows.
-            timeout: Seconds.
+    def _give_up(self) -> None:
+        self.close(kill=True)
 
-        Returns:
-            What each rank answered.
-
-        Raises:
-            LostRankError: A rank died or is stopped; the others are ended too.
-            LaunchError: A rank failed or did not answer in time; the others are ended too.
-        """
-        self._requests += 1
-        self.send(Task(self._requests, command))
-        limits = Limits(timeout, _SECONDS_TO_EXPLAIN, liveness.limit(), in_all=True)
-        attempt = RequestAttempt(self._requests, [self.workers], limits, time.monotonic())
-        carry_through(attempt, functools.partial(hear, self._inbox))
-        if not attempt.reusable(0):
-            error = self._error(attempt, timeout)
-            self.close(kill=True)
-            raise error
-        return attempt.answers(0)
-
-    def _error(self, attempt: RequestAttempt[Worker], timeout: float) -> LaunchError:
-        worker = attempt.culprit(0)
-        outcome = attempt.failures(0)[worker]
-        if isinstance(outcome, Silent):
-            silent = sorted(each.rank for each in attempt.failures(0))
-            return LaunchError(f"ranks {silent} did not answer within {timeout:g} seconds, and were ended")
+    def _error(self, worker: Worker, outcome: RankOutcome) -> LaunchError:
         text = f"rank {worker.rank} {in_words(outcome, worker.process.pid)}"
         if not is_lost(outcome):
             if isinstance(outcome, Failed) and outcome.traceback is not None and not self._quiet:

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
@@ -26,17 +26,16 @@ from torch.distributed.rendezvous import rendezvous
 
 from tokenring_xdit.errors import LaunchError
 from tokenring_xdit.liveness import ProcessIdentity
-from tokenring_xdit.workers.attempt import carry_through
 from tokenring_xdit.workers.blame import in_words
 from tokenring_xdit.workers.codec import Codec
 from tokenring_xdit.workers.loop import Mailbox, serve
-from tokenring_xdit.workers.messages import Answer, Failed, Progress, Silent, Task
-from tokenring_xdit.workers.state import Heard, Limits, RequestAttempt
+from tokenring_xdit.workers.messages import Answer, Failed, Progress, RankOutcome, Task
+from tokenring_xdit.workers.pool import Pool
+from tokenring_xdit.workers.state import Event, Heard, RequestAttempt
 
 __all__ = ["TorchrunPool", "serve_torchrun"]
 
 _PATIENCE = timedelta(seconds=60)
-_SECONDS_TO_EXPLAIN = 1.0
 _FIRST_POLL, _POLL = 0.001, 0.05  # seconds between two looks at the store, which grow
 
 
@@ -109,25 +108,20 @@ def serve_torchrun(program: str, store: Any = None) -> None:
             pass
 
 
-class TorchrunPool:
+class TorchrunPool(Pool):
     """All ranks that torchrun started, for rank 0 to ask, in a ``with`` block.
 
     They are there once: after a failure torchrun has to start all of them anew.
-
-    Attributes:
-        ranks: How many.
 
     Args:
         program: As of :func:`serve_torchrun`.
     """
 
     def __init__(self, program: str) -> None:
-        self.ranks = int(os.environ["WORLD_SIZE"])
         self._program = program
         self._codec = _codec_of(program)
-        self._workers = [_RemoteRank(rank) for rank in range(self.ranks)]
+        self.workers = [_RemoteRank(rank) for rank in range(int(os.environ["WORLD_SIZE"]))]
         self._store: Any = None
-        self._requests = 0
         self._broken = False
 
     def __enter__(self) -> TorchrunPool:
@@ -149,24 +143,20 @@ class TorchrunPool:
             self._store.set(_task(self._requests + 1), self._codec.write(None))
             self._own_share.join()
 
-    def ask(self, command: Any, timeout: float) -> list[Any]:
-        """As :meth:`tokenring_xdit.workers.pool.WorkerPool.ask`; who is killed or stopped is torchrun's to find."""
-        self._requests += 1
-        self._store.set(_task(self._requests), self._codec.write(command))
-        limits = Limits(timeout, _SECONDS_TO_EXPLAIN, in_all=True)
-        attempt = RequestAttempt(self._requests, [self._workers], limits, time.monotonic())
+    def send(self, task: Task) -> None:
+        """Give all ranks a task; who is killed or stopped is torchrun's to find."""
+        self._store.set(_task(task.number), self._codec.write(task.command))
+
+    def _ear(self, attempt: RequestAttempt[_RemoteRank]) -> Callable[[float], Event[_RemoteRank] | None]:
         heard = self._answers(attempt)
-        carry_through(attempt, lambda seconds: next(heard))
-        if attempt.succeeded(0):
-            return attempt.answers(0)
+        return lambda seconds: next(heard)
+
+    def _error(self, worker: _RemoteRank, outcome: RankOutcome) -> LaunchError:
+        return LaunchError(f"rank {worker.rank} {in_words(outcome, 0)}")
+
+    def _give_up(self) -> None:
         self._broken = True
         atexit.register(_end_at_once)
-        culprit = attempt.culprit(0)
-        outcome = attempt.outcomes[culprit]
-        if isinstance(outcome, Silent):
-            missing = sorted(worker.rank for worker in attempt.failures(0))
-            raise LaunchError(f"ranks {missing} did not answer within {timeout:g} seconds")
-        raise LaunchError(f"rank {culprit.rank} {in_words(outcome, 0)}")
 
     def _answers(self, attempt: RequestAttempt[_RemoteRank]) -> Iterator[Heard[_RemoteRank] | None]:
         pause = _FIRST_POLL
