@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from tokenring_xdit.compat.torch import frame_outside_graphs
+from tokenring_xdit.hosts.xfuser.family import LoraScale
 from tokenring_xdit.hosts.xfuser.repairs.common import replace_forward, wanted
 
-__all__ = ["HOOKS"]
+__all__ = ["repair"]
 
 
 def scale_lora_for_the_call(transformer: Any, argument: str) -> None:
@@ -37,26 +37,11 @@ def scale_lora_for_the_call(transformer: Any, argument: str) -> None:
     replace_forward(transformer, make)
 
 
-def _of(argument: str, *classes: str) -> Callable[[Any], None]:
-    def repair(module: Any) -> None:
-        for name in classes:
-            scale_lora_for_the_call(getattr(module, name), argument)
+def repair(scaled: LoraScale, module: Any) -> None:
+    """Repair one transformer.
 
-    return repair
-
-
-_MODELS = {
-    "cogvideox_transformer_3d": ("attention_kwargs", "xFuserCogVideoXTransformer3DWrapper"),
-    "transformer_flux": ("joint_attention_kwargs", "xFuserFluxTransformer2DWrapper"),
-    "transformer_hunyuan_video": ("attention_kwargs", "xFuserHunyuanVideoTransformer3DWrapper"),
-    "transformer_ltx2": ("attention_kwargs", "xFuserLTX2VideoTransformer3DWrapper"),
-    "transformer_lumina2": ("attention_kwargs", "xFuserLumina2Transformer2DWrapper"),
-    "transformer_qwen": ("attention_kwargs", "xFuserQwenImageTransformerWrapper"),
-    "transformer_sd3": ("joint_attention_kwargs", "xFuserSD3Transformer2DWrapper"),
-    "transformer_wan": ("attention_kwargs", "xFuserWanTransformer3DWrapper"),
-    "transformer_z_image": ("joint_attention_kwargs", "xFuserZImageTransformer2DWrapper"),
-}
-"""Modules, each with the name of the argument and its transformer. xFuserFlux1Transformer2DWrapper and that of FLUX.2
-call diffusers' own forward, which scales."""
-
-HOOKS = {f"xfuser.model_executor.models.transformers.{module}": _of(*model) for module, model in _MODELS.items()}
+    Args:
+        scaled: Which one.
+        module: xfuser's module.
+    """
+    scale_lora_for_the_call(getattr(module, scaled.name), scaled.argument)
