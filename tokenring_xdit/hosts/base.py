@@ -1,6 +1,6 @@
 """What a host library gives, and what it gets: the protocol that every folder beside this module follows.
 
-A host gives the models that it can shard (:class:`Family`, a record in a file of its own, of which nothing here
+A host gives the models that it can shard (:class:`ModelFamily`, a record in a file of its own, of which nothing here
 imports torch), the names of other libraries that it relies on (:class:`ReliedOn`), and for what a user asks of it a
 :class:`Host`: what it refuses, how it cuts a model's sequence and has attention computed by TokenRing.
 
@@ -28,7 +28,7 @@ from tokenring_xdit.model_shapes import ModelShape
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Family", "Host", "Pipeline", "ReliedOn", "Shard", "discovered"]
+__all__ = ["Host", "ModelFamily", "Pipeline", "ReliedOn", "Shard", "discovered"]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Pipeline:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Family:
+class ModelFamily:
     """All that is known of a family of models, in one record.
 
     Attributes:

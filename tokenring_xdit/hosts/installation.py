@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import wrapt
@@ -27,6 +27,8 @@ Hook = Callable[[Any], None]
 """What is done to a module right after it has been imported."""
 
 _MISSING = object()
+
+_PACKAGE = f"{__name__.partition('.')[0]}."
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,10 @@ class Change:
 
 @dataclass(eq=False)
 class _Made:
-    """A change, what is there now, and how to look at it and put back what was there."""
+    """A change: what was there before and what is there since, how to look at it and how to put the former back."""
 
     change: Change
+    before: Any
     ours: Any
     now: Callable[[], Any]
     restore: Callable[[], None]
@@ -141,7 +144,7 @@ class Installation:
                 setattr(owner, name, before)
 
         setattr(owner, name, value)
-        self._note(f"{_name(owner)}.{name}", why, author, lambda: vars(owner).get(name, _MISSING), restore)
+        self._note(f"{_name(owner)}.{name}", why, author, before, lambda: vars(owner).get(name, _MISSING), restore)
 
     def put(self, mapping: MutableMapping[Any, Any], key: Any, value: Any, what: str, why: str = "") -> None:
         """Set an entry of a mapping, such as a registry of kernels or the environment.
@@ -162,7 +165,7 @@ class Installation:
                 mapping[key] = before
 
         mapping[key] = value
-        self._note(f"{what}[{key}]", why, None, lambda: mapping.get(key, _MISSING), restore)
+        self._note(f"{what}[{key}]", why, None, before, lambda: mapping.get(key, _MISSING), restore)
 
     def set_level(self, logger: Any, level: int, what: str, why: str = "") -> None:
         """Set how much a logger, or a handler, lets through.
@@ -175,7 +178,8 @@ class Installation:
         """
         before = logger.level
         logger.setLevel(level)
-        self._note(f"level of {what}", why, None, lambda: logger.level, partial(logger.setLevel, before))
+        restore = partial(logger.setLevel, before)
+        self._note(f"level of {what}", why, None, before, lambda: logger.level, restore)
 
     @contextmanager
     def replaced(self, owner: Any, name: str, value: Any, why: str) -> Iterator[None]:
@@ -208,19 +212,22 @@ class Installation:
         what: str,
         why: str,
         author: Callable[..., Any] | None,
+        before: Any,
         now: Callable[[], Any],
         restore: Callable[[], None],
     ) -> None:
         author = author or (self._authors[-1] if self._authors else _caller())
-        self._made.append(_Made(Change(what, _name(author), why or _why(author)), now(), now, restore))
+        self._made.append(_Made(Change(what, _name(author), why or _why(author)), before, now(), now, restore))
 
     def _undo_to(self, count: int) -> None:
-        while len(self._made) > count:
-            made = self._made.pop()
+        undone = self._made[count:]
+        del self._made[count:]
+        for made in reversed(undone):
             if made.now() is made.ours or made.now() == made.ours:
                 made.restore()
             else:
                 log.warning("%s is left as it is: it was changed again after %s", made.change.what, made.change.by)
+        _put_back_copies({id(made.ours): made for made in undone if _is_ours(made.ours)})
 
     def _run(self, attachment: _Attachment, module: ModuleType) -> None:
         before = len(self._made)
@@ -239,6 +246,24 @@ class Installation:
 
 INSTALLATION = Installation()
 """That of this process."""
+
+
+def _is_ours(value: Any) -> bool:
+    """Whether this is a function or class of this package, which may have the name of another."""
+    if isinstance(value, FunctionType):
+        return str(value.__globals__.get("__name__")).startswith(_PACKAGE)
+    return isinstance(value, type) and value.__module__.startswith(_PACKAGE)
+
+
+def _put_back_copies(undone: dict[int, _Made]) -> None:
+    """Put back what modules have imported by name from one that was changed."""
+    for module in list(sys.modules.values()):
+        for name, value in list(getattr(module, "__dict__", {}).items()):
+            copied = value
+            while id(copied) in undone and undone[id(copied)].ours is copied:
+                copied = undone[id(copied)].before
+            if copied is not value and copied is not _MISSING:
+                setattr(module, name, copied)
 
 
 def _name(of: Any) -> str:

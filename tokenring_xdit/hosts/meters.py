@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 
-__all__ = ["Stopwatch", "Traffic"]
+__all__ = ["SentBytes", "Stopwatch"]
 
 
 class Stopwatch:
@@ -48,7 +48,7 @@ class Stopwatch:
         return mark
 
 
-class Traffic:
+class SentBytes:
     """Payload bytes that this rank hands to the network for attention.
 
     Attributes:

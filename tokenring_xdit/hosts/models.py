@@ -13,7 +13,7 @@ from pkgutil import iter_modules
 from types import MappingProxyType
 
 from tokenring_xdit.errors import ConfigurationError, nearest
-from tokenring_xdit.hosts.base import Family, Pipeline
+from tokenring_xdit.hosts.base import ModelFamily, Pipeline
 from tokenring_xdit.messages import shown
 from tokenring_xdit.model_shapes import ModelShape
 
@@ -23,7 +23,7 @@ _FOLDER = Path(__file__).parent
 
 
 @lru_cache(maxsize=1)
-def families() -> tuple[Family, ...]:
+def families() -> tuple[ModelFamily, ...]:
     """The records of all hosts."""
     hosts = sorted(module.name for module in iter_modules([str(_FOLDER)]) if module.ispkg)
     packages = (f"{__package__}.{host}.families" for host in hosts if (_FOLDER / host / "families").is_dir())

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from tokenring_xdit.hosts.base import Family, ReliedOn
+from tokenring_xdit.hosts.base import ModelFamily, ReliedOn
 
 __all__ = ["PIPELINES", "PROCESSORS", "TRANSFORMERS", "LoraScale", "OwnPipeline", "Shares", "TokenCut", "XfuserFamily"]
 
@@ -105,7 +105,7 @@ class TokenCut:
 
 
 @dataclass(frozen=True, kw_only=True)
-class XfuserFamily(Family):
+class XfuserFamily(ModelFamily):
     """All that is known of a family of models that xfuser shards.
 
     Attributes:

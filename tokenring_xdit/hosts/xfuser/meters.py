@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tokenring_xdit.attention import bytes_sent
 from tokenring_xdit.hosts.installation import INSTALLATION
-from tokenring_xdit.hosts.meters import Stopwatch, Traffic
+from tokenring_xdit.hosts.meters import SentBytes, Stopwatch
 from tokenring_xdit.hosts.xfuser.choice import current_choice
 from tokenring_xdit.hosts.xfuser.install import register
 from tokenring_xdit.hosts.xfuser.supported import family_of
@@ -41,11 +41,11 @@ def time_attention(pipeline: str, device: torch.device) -> Iterator[Stopwatch]:
 
 
 @contextmanager
-def count_traffic() -> Iterator[Traffic]:
+def count_traffic() -> Iterator[SentBytes]:
     """Count what the attention calls inside send from this rank."""
     from xfuser.model_executor.layers import usp
 
-    traffic = Traffic()
+    traffic = SentBytes()
     all_to_all, ring_attn = usp._sdpa_all_to_all_single, usp.ring_attn
 
     def counting_all_to_all(x: Tensor) -> Any:
