@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.families import FAMILIES as SMALL
 from tokenring_xdit.hosts.xfuser.families import FAMILIES
 from tokenring_xdit.hosts.xfuser.family import XfuserFamily
 from tokenring_xdit.hosts.xfuser.supported import compared, family_of, own_pipeline
@@ -125,6 +126,12 @@ def test_a_record_says_how_its_transformer_is_shared_out(family: XfuserFamily) -
         assert family_of(name) is family
     for own in family.own:
         assert own_pipeline(own.runs) is own
+
+
+def test_every_pipeline_that_is_let_through_is_compared_by_tests() -> None:
+    """Xfuser's subclass of a pipeline runs under the key of the pipeline."""
+    tested = {name for small in SMALL.values() for name in (small.runs, small.pipeline.partition(":")[2]) if name}
+    assert tested == set(compared())
 
 
 def test_other_pipelines_have_no_record() -> None:
