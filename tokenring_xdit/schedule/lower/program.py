@@ -52,13 +52,15 @@ class SlotForm(Enum):
     """Keys and values: two tensors."""
     PARTIAL = "partial"
     """A partial output and its log-sum-exp as one message."""
+    OUTPUT = "output"
+    """The same as two tensors: what a kernel made, sent and merged as it is."""
     SUM = "sum"
     """An output and its log-sum-exp that kernels and merges add to."""
 
     @property
     def tensors(self) -> int:
         """Tensors of a slot, each of which is a message of its own."""
-        return 2 if self is SlotForm.KEYS else 1
+        return 2 if self in (SlotForm.KEYS, SlotForm.OUTPUT) else 1
 
 
 class Slot(NamedTuple):
@@ -68,11 +70,15 @@ class Slot(NamedTuple):
         form: What it holds.
         shape: Of each of its tensors, ``[B, H, S, D]``; of an output without its log-sum-exp.
         size: Bytes of all of it.
+        inside: The slot whose memory it is a part of, or -1.
+        first: Its first token there.
     """
 
     form: SlotForm
     shape: Shape
     size: int
+    inside: int = -1
+    first: int = 0
 
     def part(self, cut: Cut | None) -> Slot:
         """A slot as large as some heads and tokens of this one; ``None`` for all."""
@@ -148,7 +154,8 @@ class Post(NamedTuple):
         payloads: What goes, each once.
         sends: Who gets what.
         messages: Messages of the exchange itself, those included whose receive was posted earlier.
-        collective: What the transfers are together, where a collective does them.
+        collective: What the transfers are together, where a collective does them. All that comes lies in one slot then,
+            by rank, with room for this rank's own in its place; of an all-to-all all that goes, too.
         blocks: Whether the rank waits until all of it is over.
     """
 
@@ -191,7 +198,7 @@ class Concat(NamedTuple):
     """Queries, or keys and values, of several blocks put one behind the other along their tokens.
 
     Attributes:
-        parts: The blocks.
+        parts: The blocks; those whose slots are inside of ``slot`` have arrived in their place.
         slot: Where they go.
         blocks: Their names.
     """
@@ -230,6 +237,7 @@ class KernelCall(NamedTuple):
         q_tokens: Tokens of the queries.
         kv_tokens: Tokens of the keys.
         attends: What it carries out of the plan.
+        output: Slot that holds all of the output, to be sent from there; -1 where nothing is.
     """
 
     queries: View
@@ -240,6 +248,7 @@ class KernelCall(NamedTuple):
     q_tokens: int
     kv_tokens: int
     attends: tuple[Attend, ...]
+    output: int = -1
 
     def __str__(self) -> str:
         queries = dict.fromkeys(str(attend.q) for attend in self.attends)
@@ -285,12 +294,15 @@ class RankProgram(NamedTuple):
         steps: What it does in order, each with the index of its action in the plan.
         peak: Most bytes that it holds at once beside its inputs.
         ours: Whether it is a call of this package, which takes time of its own.
+        token_major: Whether blocks travel, and lie in slots, as ``[S, B, H, D]``: what lies one behind the other is one
+            tensor then, and some tokens of it are contiguous.
     """
 
     slots: tuple[Slot, ...]
     steps: tuple[tuple[int, Step], ...]
     peak: int
     ours: bool = True
+    token_major: bool = False
 
 
 def reads(step: Step) -> tuple[int, ...]:
@@ -313,5 +325,6 @@ def writes(step: Step) -> tuple[int, ...]:
     if isinstance(step, Pack | Concat):
         return (step.slot,)
     if isinstance(step, KernelCall):
-        return tuple(target.slot for target in step.targets)
+        made = tuple(target.slot for target in step.targets)
+        return made if step.output < 0 else (*made, step.output)
     return (RESULT,)
