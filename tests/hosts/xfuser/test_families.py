@@ -20,7 +20,7 @@ NEW = '''
 """A family that nobody has heard of."""
 
 from tokenring_xdit.hosts.base import Pipeline, ReliedOn
-from tokenring_xdit.hosts.xfuser.family import LoraScale, OwnPipeline, Shares, XfuserFamily
+from tokenring_xdit.hosts.xfuser.family import OwnPipeline, Shares, XfuserFamily
 from tokenring_xdit.model_shapes import ModelShape
 
 def repair_it(module):
@@ -45,7 +45,7 @@ FAMILY = XfuserFamily(
     wrapper="transformer_brand_new:Wrapper",
     own=(OwnPipeline(runs="BrandNewPipeline", module="pipeline_brand_new", name="Own", shares=Shares.ROWS),),
     runners=("BrandNewModel",),
-    lora=(LoraScale("transformer_brand_new", "Wrapper", "attention_kwargs"),),
+    lora={"transformer_brand_new:Wrapper": "attention_kwargs"},
     repairs=__name__,
     attention=("transformer_brand_new:USP",),
     relied_on=(ReliedOn("transformer_brand_new", "Wrapper.forward", "told about padding"),),
@@ -96,7 +96,7 @@ register()
 waiting = {(wait.what, wait.why) for wait in installed().waiting}
 assert ("import of transformer_brand_new", "Have it compute what one process does.") in waiting
 assert "import of xfuser.model_executor.pipelines.pipeline_brand_new" in {what for what, _ in waiting}
-assert "import of xfuser.model_executor.models.transformers.transformer_brand_new" in {what for what, _ in waiting}
+assert sum(wait.what == "import of transformer_brand_new" for wait in installed().waiting) == 2  # and the LoRA's
 """
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from tokenring_xdit.hosts.base import ModelFamily, ReliedOn
 
-__all__ = ["PIPELINES", "PROCESSORS", "TRANSFORMERS", "LoraScale", "OwnPipeline", "Shares", "TokenCut", "XfuserFamily"]
+__all__ = ["PIPELINES", "PROCESSORS", "TRANSFORMERS", "OwnPipeline", "Shares", "TokenCut", "XfuserFamily"]
 
 TRANSFORMERS = "xfuser.model_executor.models.transformers."
 PIPELINES = "xfuser.model_executor.pipelines."
@@ -57,21 +57,6 @@ class OwnPipeline:
         return f"{PIPELINES}{self.module}:{self.name}"
 
 
-@dataclass(frozen=True)
-class LoraScale:
-    """A transformer of xfuser's that scales a LoRA for one call wrongly.
-
-    Attributes:
-        module: xfuser's module, below :data:`TRANSFORMERS`.
-        name: xfuser's class.
-        argument: The argument of its forward that the scale comes in.
-    """
-
-    module: str
-    name: str
-    argument: str
-
-
 @dataclass(frozen=True, kw_only=True)
 class TokenCut:
     """Where a transformer of diffusers is cut by tokens (:mod:`.tokens`).
@@ -114,7 +99,8 @@ class XfuserFamily(ModelFamily):
         own: Pipelines of xfuser's own.
         runners: Classes of xfuser's `xdit` command that load one of its pipelines, with a transformer of the compared
             form.
-        lora: Transformers that scale a LoRA wrongly.
+        lora: Transformers that scale a LoRA for one call wrongly, as ``module:name``, each with the argument of its
+            forward that the scale comes in.
         repairs: Module beside the record with ``HOOKS``: modules of xfuser, each with what is done to it right after
             it has been imported. It is imported when TokenRing attaches itself to xfuser.
         attention: Functions that compute its attention, those of xfuser and of diffusers, as ``module:name``.
@@ -124,7 +110,7 @@ class XfuserFamily(ModelFamily):
     cut: TokenCut | None = None
     own: tuple[OwnPipeline, ...] = ()
     runners: tuple[str, ...] = ()
-    lora: tuple[LoraScale, ...] = ()
+    lora: Mapping[str, str] = field(default_factory=dict)
     repairs: str | None = None
     attention: tuple[str, ...] = ()
 
@@ -137,8 +123,9 @@ class XfuserFamily(ModelFamily):
             if pipeline.stages:
                 use = "refuses what PipeFusion was not compared with"
                 yield ReliedOn(module, f"{pipeline.name}._sync_pipeline", use, ("sync_only",))
-        for scaled in self.lora:
-            yield ReliedOn(TRANSFORMERS + scaled.module, f"{scaled.name}.forward", "scales a LoRA for the call")
+        for path in self.lora:
+            module, _, name = path.partition(":")
+            yield ReliedOn(module, f"{name}.forward", "scales a LoRA for the call")
         for path in self.attention:
             module, _, name = path.partition(":")
             yield ReliedOn(module, name, "timed by sweeps of whole pipelines")

@@ -12,7 +12,7 @@ from tokenring_xdit.hosts import caches
 from tokenring_xdit.hosts.installation import INSTALLATION, Hook
 from tokenring_xdit.hosts.xfuser import dispatch, noise, platform_cpu, runner, supported
 from tokenring_xdit.hosts.xfuser.families import FAMILIES
-from tokenring_xdit.hosts.xfuser.family import PIPELINES, TRANSFORMERS
+from tokenring_xdit.hosts.xfuser.family import PIPELINES
 from tokenring_xdit.hosts.xfuser.flags import install_flags
 from tokenring_xdit.hosts.xfuser.repairs import attention_kernels, lora, pipelines, rows
 
@@ -65,5 +65,6 @@ def _repairs() -> Iterator[tuple[str, Hook]]:
             yield from import_module(family.repairs).HOOKS.items()
         for own in family.own:
             yield PIPELINES + own.module, partial(pipelines.repair, own)
-        for scaled in family.lora:  # in front of what was put before a forward
-            yield TRANSFORMERS + scaled.module, partial(lora.repair, scaled)
+        for path, argument in family.lora.items():  # in front of what was put before a forward
+            module, _, name = path.partition(":")
+            yield module, partial(lora.scale_lora_for_the_call, name, argument)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tokenring_xdit.hosts.base import Pipeline
-from tokenring_xdit.hosts.xfuser.family import LoraScale, OwnPipeline, Shares, TokenCut, XfuserFamily
+from tokenring_xdit.hosts.xfuser.family import TRANSFORMERS, OwnPipeline, Shares, TokenCut, XfuserFamily
 from tokenring_xdit.model_shapes import ModelShape
 
 __all__ = ["FAMILY"]
@@ -33,5 +33,5 @@ FAMILY = XfuserFamily(
             guidance_of_one=False,
         ),
     ),
-    lora=(LoraScale("cogvideox_transformer_3d", "xFuserCogVideoXTransformer3DWrapper", "attention_kwargs"),),
+    lora={TRANSFORMERS + "cogvideox_transformer_3d:xFuserCogVideoXTransformer3DWrapper": "attention_kwargs"},
 )

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from tokenring_xdit.compat.torch import frame_outside_graphs
-from tokenring_xdit.hosts.xfuser.family import LoraScale
 from tokenring_xdit.hosts.xfuser.repairs.common import replace_forward, wanted
 
-__all__ = ["repair"]
+__all__ = ["scale_lora_for_the_call"]
 
 
-def scale_lora_for_the_call(transformer: Any, argument: str) -> None:
+def scale_lora_for_the_call(name: str, argument: str, module: Any) -> None:
     """Scale LoRA layers for one call of a transformer, as diffusers does.
 
     xfuser 0.7.0: the forward functions of Wan and HunyuanVideo take the scale out of ``attention_kwargs`` and use it
@@ -19,8 +18,9 @@ def scale_lora_for_the_call(transformer: Any, argument: str) -> None:
     where the call raises, or where a PipeFusion stage is not the last (SD3): the next call scales them once more.
 
     Args:
-        transformer: xfuser's class.
+        name: xfuser's class of the transformer.
         argument: The argument that the scale comes in.
+        module: xfuser's module.
     """
 
     def make(original: Any) -> Any:
@@ -34,14 +34,4 @@ def scale_lora_for_the_call(transformer: Any, argument: str) -> None:
 
         return forward
 
-    replace_forward(transformer, make)
-
-
-def repair(scaled: LoraScale, module: Any) -> None:
-    """Repair one transformer.
-
-    Args:
-        scaled: Which one.
-        module: xfuser's module.
-    """
-    scale_lora_for_the_call(getattr(module, scaled.name), scaled.argument)
+    replace_forward(getattr(module, name), make)

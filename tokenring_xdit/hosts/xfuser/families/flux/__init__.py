@@ -6,7 +6,6 @@ from tokenring_xdit.hosts.base import Pipeline, ReliedOn
 from tokenring_xdit.hosts.xfuser.family import (
     PIPELINES,
     TRANSFORMERS,
-    LoraScale,
     OwnPipeline,
     Shares,
     XfuserFamily,
@@ -44,7 +43,7 @@ FAMILY = XfuserFamily(
     ),
     runners=("xFuserFluxModel",),
     # xFuserFlux1Transformer2DWrapper calls diffusers' own forward, which scales.
-    lora=(LoraScale("transformer_flux", "xFuserFluxTransformer2DWrapper", "joint_attention_kwargs"),),
+    lora={TRANSFORMERS + "transformer_flux:xFuserFluxTransformer2DWrapper": "joint_attention_kwargs"},
     repairs=f"{__name__}.repairs",
     attention=(
         f"{_TRANSFORMER}:USP",

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from tokenring_xdit.hosts.base import Pipeline, ReliedOn
-from tokenring_xdit.hosts.xfuser.family import TRANSFORMERS, LoraScale, XfuserFamily
+from tokenring_xdit.hosts.xfuser.family import TRANSFORMERS, XfuserFamily
 
 __all__ = ["FAMILY"]
 
-_TRANSFORMER, _WRAPPER = "transformer_ltx2", "xFuserLTX2VideoTransformer3DWrapper"
+_TRANSFORMER = TRANSFORMERS + "transformer_ltx2"
+_WRAPPER = f"{_TRANSFORMER}:xFuserLTX2VideoTransformer3DWrapper"
 
 FAMILY = XfuserFamily(
     pipelines=(Pipeline(name="LTX2Pipeline"),),
-    wrapper=f"{TRANSFORMERS}{_TRANSFORMER}:{_WRAPPER}",
+    wrapper=_WRAPPER,
     runners=("xFuserLTX2VideoModel",),
-    lora=(LoraScale(_TRANSFORMER, _WRAPPER, "attention_kwargs"),),
+    lora={_WRAPPER: "attention_kwargs"},
     repairs=f"{__name__}.repairs",
     relied_on=(
         ReliedOn(
-            TRANSFORMERS + _TRANSFORMER,
-            f"{_WRAPPER}.forward",
+            _TRANSFORMER,
+            "xFuserLTX2VideoTransformer3DWrapper.forward",
             "refuses sizes that would be padded",
             ("hidden_states",),
         ),

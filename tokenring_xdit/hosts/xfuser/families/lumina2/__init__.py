@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from tokenring_xdit.hosts.base import Pipeline, ReliedOn
-from tokenring_xdit.hosts.xfuser.family import TRANSFORMERS, LoraScale, OwnPipeline, Shares, TokenCut, XfuserFamily
+from tokenring_xdit.hosts.xfuser.family import TRANSFORMERS, OwnPipeline, Shares, TokenCut, XfuserFamily
 from tokenring_xdit.model_shapes import ModelShape
 
 __all__ = ["FAMILY"]
 
-_TRANSFORMER, _WRAPPER = "transformer_lumina2", "xFuserLumina2Transformer2DWrapper"
+_TRANSFORMER = TRANSFORMERS + "transformer_lumina2"
+_WRAPPER = f"{_TRANSFORMER}:xFuserLumina2Transformer2DWrapper"
 
 FAMILY = XfuserFamily(
     pipelines=(Pipeline(name="Lumina2Pipeline"),),
@@ -20,7 +21,7 @@ FAMILY = XfuserFamily(
         attention={"attn": ("Lumina2AttnProcessor2_0",)},
         other_attention={},
         rotary="image_rotary_emb",
-        spread=f"{TRANSFORMERS}{_TRANSFORMER}:xFuserLumina2AttnProcessor2_0",
+        spread=f"{_TRANSFORMER}:xFuserLumina2AttnProcessor2_0",
     ),
     own=(
         OwnPipeline(
@@ -32,21 +33,21 @@ FAMILY = XfuserFamily(
         ),
     ),
     runners=("xFuserLumina2Model",),
-    lora=(LoraScale(_TRANSFORMER, _WRAPPER, "attention_kwargs"),),
+    lora={_WRAPPER: "attention_kwargs"},
     repairs=f"{__name__}.repairs",
     relied_on=(
         ReliedOn(
-            TRANSFORMERS + _TRANSFORMER,
+            _TRANSFORMER,
             "xFuserLumina2AttnProcessor2_0.__call__",
             "put into diffusers' own transformer, whose grouped heads it leaves as they are",
         ),
         ReliedOn(
-            TRANSFORMERS + _TRANSFORMER,
-            f"{_WRAPPER}.forward",
+            _TRANSFORMER,
+            "xFuserLumina2Transformer2DWrapper.forward",
             "told about padding and masked text",
             ("hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask"),
         ),
-        ReliedOn(TRANSFORMERS + _TRANSFORMER, "USP", "the module's own reference, given no mask"),
-        ReliedOn(TRANSFORMERS + _TRANSFORMER, "get_ring_parallel_world_size", "read by the refusal that is lifted"),
+        ReliedOn(_TRANSFORMER, "USP", "the module's own reference, given no mask"),
+        ReliedOn(_TRANSFORMER, "get_ring_parallel_world_size", "read by the refusal that is lifted"),
     ),
 )

@@ -6,7 +6,7 @@ from tokenring_xdit.hosts.base import Pipeline, ReliedOn
 from tokenring_xdit.hosts.xfuser.family import (
     PIPELINES,
     PROCESSORS,
-    LoraScale,
+    TRANSFORMERS,
     OwnPipeline,
     Shares,
     TokenCut,
@@ -50,7 +50,7 @@ FAMILY = XfuserFamily(
         ),
     ),
     runners=("xFuserStableDiffusionModel",),
-    lora=(LoraScale("transformer_sd3", "xFuserSD3Transformer2DWrapper", "joint_attention_kwargs"),),
+    lora={TRANSFORMERS + "transformer_sd3:xFuserSD3Transformer2DWrapper": "joint_attention_kwargs"},
     repairs=f"{__name__}.repairs",
     relied_on=(
         ReliedOn(

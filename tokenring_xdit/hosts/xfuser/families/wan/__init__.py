@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from tokenring_xdit.hosts.base import Pipeline, ReliedOn
-from tokenring_xdit.hosts.xfuser.family import TRANSFORMERS, LoraScale, XfuserFamily
+from tokenring_xdit.hosts.xfuser.family import TRANSFORMERS, XfuserFamily
 from tokenring_xdit.model_shapes import ModelShape
 
 __all__ = ["FAMILY"]
 
-_TRANSFORMER, _WRAPPER = "transformer_wan", "xFuserWanTransformer3DWrapper"
+_TRANSFORMER = TRANSFORMERS + "transformer_wan"
+_WRAPPER = f"{_TRANSFORMER}:xFuserWanTransformer3DWrapper"
 
 FAMILY = XfuserFamily(
     pipelines=(
@@ -20,7 +21,7 @@ FAMILY = XfuserFamily(
         "wan-1.3b": ModelShape(12, 128, calls=30, text=0, frames=4),
         "wan-14b": ModelShape(40, 128, calls=40, text=0, frames=4),
     },
-    wrapper=f"{TRANSFORMERS}{_TRANSFORMER}:{_WRAPPER}",
+    wrapper=_WRAPPER,
     runners=(
         "xFuserWan21I2VModel",
         "xFuserWan21T2VModel",
@@ -29,7 +30,9 @@ FAMILY = XfuserFamily(
         "xFuserWan22T2VModel",
         "xFuserWan22TI2VModel",
     ),
-    lora=(LoraScale(_TRANSFORMER, _WRAPPER, "attention_kwargs"),),
+    lora={_WRAPPER: "attention_kwargs"},
     repairs=f"{__name__}.repairs",
-    relied_on=(ReliedOn(TRANSFORMERS + _TRANSFORMER, f"{_WRAPPER}.forward", "told about padding", ("hidden_states",)),),
+    relied_on=(
+        ReliedOn(_TRANSFORMER, "xFuserWanTransformer3DWrapper.forward", "told about padding", ("hidden_states",)),
+    ),
 )
