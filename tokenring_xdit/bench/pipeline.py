@@ -34,7 +34,7 @@ from tokenring_xdit.hosts.xfuser import (
     ShardedPipeline,
     XfuserState,
     count_traffic,
-    time_flux_attention,
+    time_attention,
 )
 from tokenring_xdit.hosts.xfuser.rotation import all_to_all_rotation
 from tokenring_xdit.parallel import ParallelDims
@@ -205,7 +205,7 @@ class PipelineBench:
         call, steps = self._call(strategy), self._shape.steps
         self._clock = _Clock(self._device, steps)
         barrier(self._device)
-        with self._hooks(), time_flux_attention(self._device) as watch:
+        with self._hooks(), time_attention(type(self._model.plain).__name__, self._device) as watch:
             call()
         synchronize(self._device)
         if self._clock.start is None:  # this rank had nothing to do

@@ -8,7 +8,8 @@ import torch
 
 from tokenring_xdit.dtypes import torch_dtype
 from tokenring_xdit.errors import UnsupportedError
-from tokenring_xdit.hosts.xfuser.supported import WRAPPERS, heads_of, refuse_ulysses
+from tokenring_xdit.hosts.models import pipelines
+from tokenring_xdit.hosts.refusals import heads_of, refuse_ulysses
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
 from tokenring_xdit.pipelines.model import EMBEDDED, read_model_file
@@ -38,10 +39,10 @@ def pipeline_class_of(model: str) -> str:
         UnsupportedError: It was not compared with the single process.
     """
     name = str(read_model_file(model, "model_index.json").get("_class_name"))
-    if name not in WRAPPERS:
+    if name not in pipelines():
         raise UnsupportedError(
             f"'{model}' is a {name}, which has not been compared with the single process yet. "
-            f"Use diffusers alone, on one rank, or one of: {', '.join(sorted(WRAPPERS))}"
+            f"Use diffusers alone, on one rank, or one of: {', '.join(pipelines())}"
         )
     return name
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError
-from tokenring_xdit.hosts.xfuser.supported import refuse_ulysses
+from tokenring_xdit.hosts.refusals import refuse_ulysses
 from tokenring_xdit.hub import download
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.embedded import MODEL_PATH

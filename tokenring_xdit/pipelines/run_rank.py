@@ -12,7 +12,8 @@ from diffusers.utils import load_image
 from tokenring_xdit.attention import exchange
 from tokenring_xdit.devices import default_dtype, rank_device
 from tokenring_xdit.errors import AgreementError
-from tokenring_xdit.hosts.xfuser import Output, parallelize
+from tokenring_xdit.hosts.calls import Output
+from tokenring_xdit.hosts.xfuser import parallelize
 from tokenring_xdit.pipelines.loading import load_pipeline, resolve_model
 from tokenring_xdit.pipelines.request import call_arguments, media_of, save
 from tokenring_xdit.pipelines.run import RunConfig

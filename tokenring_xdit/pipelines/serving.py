@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from tokenring_xdit.devices import rank_device
 from tokenring_xdit.errors import CancelledError, ConfigurationError
-from tokenring_xdit.hosts.xfuser import Output, parallelize
+from tokenring_xdit.hosts.calls import Output
+from tokenring_xdit.hosts.xfuser import parallelize
 from tokenring_xdit.pipelines.environment import quieten
 from tokenring_xdit.pipelines.loading import load_pipeline
 from tokenring_xdit.pipelines.messages import ServeRequest, Setup, StepDone

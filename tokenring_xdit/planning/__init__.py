@@ -1,6 +1,6 @@
 """Plans before anything runs: what a schedule costs on a network, and which one to take. Pure Python."""
 
-from tokenring_xdit.model_shapes import MODELS, ModelShape, model_shape
+from tokenring_xdit.model_shapes import ModelShape
 from tokenring_xdit.planning.auto import AUTO, Auto
 from tokenring_xdit.planning.cost import Attention, Cost, Launches
 from tokenring_xdit.planning.options import TIE, Option, Split
@@ -11,7 +11,6 @@ from tokenring_xdit.schedule.problem import Problem, even_shares
 
 __all__ = [
     "AUTO",
-    "MODELS",
     "TIE",
     "Attention",
     "Auto",
@@ -26,7 +25,6 @@ __all__ = [
     "best_schedules",
     "even_shares",
     "gathered",
-    "model_shape",
     "plan",
     "run",
     "simulate",

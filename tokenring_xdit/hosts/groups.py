@@ -1,4 +1,4 @@
-"""One process group for the same ranks, however often xfuser asks for one."""
+"""One process group for the same ranks, however often a host library asks for one."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from typing import Any
 
 import torch.distributed as dist
 
+from tokenring_xdit.hosts.installation import INSTALLATION
+from tokenring_xdit.hosts.running import RUNNING
+
 __all__ = ["shared_groups"]
-
-_Key = tuple[tuple[int, ...] | None, str]
-
-_made: dict[_Key, Any] = {}
-_world: dist.ProcessGroup | None = None
-"""The world that they belong to; a process may leave one and join another."""
 
 
 @contextmanager
@@ -26,22 +23,18 @@ def shared_groups() -> Iterator[None]:
     about forty a state on each of 8 ranks made attention beside them a quarter slower on two cores
     (docs/benchmarks.md). All ranks ask for the same groups in the same order, so that they share alike.
     """
-    global _world
     plain = dist.new_group
 
     def new_group(ranks: Sequence[int] | None = None, timeout: Any = None, backend: Any = None, **options: Any) -> Any:
         if timeout is not None or options:
             return plain(ranks, timeout, backend, **options)
         key = None if ranks is None else tuple(ranks), str(backend or dist.get_backend())
-        if _made.get(key) not in dist.distributed_c10d._world.pg_map:  # or was destroyed since
-            _made[key] = plain(ranks, backend=backend)
-        return _made[key]
+        if RUNNING.groups.get(key) not in dist.distributed_c10d._world.pg_map:  # or was destroyed since
+            RUNNING.groups[key] = plain(ranks, backend=backend)
+        return RUNNING.groups[key]
 
-    if _world is not dist.group.WORLD:
-        _made.clear()
-        _world = dist.group.WORLD
-    dist.new_group = new_group  # type: ignore[assignment]
-    try:
+    if RUNNING.world is not dist.group.WORLD:
+        RUNNING.groups.clear()
+        RUNNING.world = dist.group.WORLD
+    with INSTALLATION.replaced(dist, "new_group", new_group, "several states share process groups"):
         yield
-    finally:
-        dist.new_group = plain

@@ -7,14 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenring_xdit.hosts.xfuser.layout import KeyLayout, cut, key_layout
-from tokenring_xdit.hosts.xfuser.repairs.common import (
-    all_real,
-    outside_graphs,
-    replace_forward,
-    sequence_parallel_ranks,
-    wanted,
-)
+from tokenring_xdit.compat.torch import outside_graphs
+from tokenring_xdit.hosts.layout import KeyLayout, all_real, cut, key_layout
+from tokenring_xdit.hosts.xfuser.family import TRANSFORMERS
+from tokenring_xdit.hosts.xfuser.repairs.common import replace_forward, sequence_parallel_ranks, wanted
 
 __all__ = ["HOOKS"]
 
@@ -54,4 +50,4 @@ def _layout(image: Tensor, text: Tensor, mask: Tensor | None) -> KeyLayout:
     return KeyLayout.of_segments(cut(real, ranks), cut(all_real(image.shape[1]), ranks))
 
 
-HOOKS = {"xfuser.model_executor.models.transformers.transformer_qwen": leave_padding_and_masked_text_out}
+HOOKS = {TRANSFORMERS + "transformer_qwen": leave_padding_and_masked_text_out}

@@ -11,7 +11,7 @@ from diffusers import FirstBlockCacheConfig, hooks
 
 from tests.support.families import FAMILIES
 from tokenring_xdit.errors import UnsupportedError
-from tokenring_xdit.hosts.xfuser.changes import TOKEN_WISE, refuse_changes
+from tokenring_xdit.hosts.changes import TOKEN_WISE, refuse_changes
 
 
 def transformer(family: str = "flux") -> Any:

@@ -9,15 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tokenring_xdit.hosts.xfuser.layout import KeyLayout, cut, key_layout
-from tokenring_xdit.hosts.xfuser.repairs.common import (
-    all_real,
-    cfg_part,
-    outside_graphs,
-    replace_forward,
-    sequence_parallel_ranks,
-    wanted,
-)
+from tokenring_xdit.compat.torch import outside_graphs
+from tokenring_xdit.hosts.layout import KeyLayout, all_real, cut, key_layout
+from tokenring_xdit.hosts.xfuser.family import TRANSFORMERS
+from tokenring_xdit.hosts.xfuser.repairs.common import cfg_part, replace_forward, sequence_parallel_ranks, wanted
 
 __all__ = ["HOOKS"]
 
@@ -75,4 +70,4 @@ def _prepare(config: Any, latents: Tensor, text_mask: Tensor) -> tuple[Tensor, K
     return pad(latents, (0, 0, 0, 0, 0, added)), layout
 
 
-HOOKS = {"xfuser.model_executor.models.transformers.transformer_hunyuan_video": take_any_size_and_mask_text}
+HOOKS = {TRANSFORMERS + "transformer_hunyuan_video": take_any_size_and_mask_text}

@@ -8,9 +8,9 @@ import torch
 
 from tokenring_xdit.attention.checks import DTYPES
 from tokenring_xdit.errors import UnsupportedError
-from tokenring_xdit.hosts.xfuser.caches import refuse_cache
+from tokenring_xdit.hosts.caches import refuse_cache
 
-__all__ = ["TOKEN_WISE", "refuse_changes"]
+__all__ = ["TOKEN_WISE", "refuse_changes", "refuse_offloaded"]
 
 TOKEN_WISE = "tokenring_token_wise"
 """Attribute of a hook that says it looks at each token by itself, so that it may see a rank's tokens alone."""
@@ -55,6 +55,26 @@ def refuse_changes(model: Any, kind: str) -> None:
         raise UnsupportedError(
             f"the {kind} has {dtype}, which attention over ranks does not take: use "
             f"{', '.join(map(str, DTYPES[:-1]))} or {DTYPES[-1]}"
+        )
+
+
+def refuse_offloaded(pipe: Any) -> None:
+    """Refuse a pipeline whose weights are offloaded, which replaces the forward of the class that a model had then.
+
+    Args:
+        pipe: A pipeline of diffusers.
+
+    Raises:
+        UnsupportedError: accelerate offloads some of its parts.
+    """
+    offloaded = [
+        n for n, part in pipe.components.items() if hasattr(part, "_hf_hook") or hasattr(part, "hf_device_map")
+    ]
+    if offloaded:
+        raise UnsupportedError(
+            f"accelerate offloads {', '.join(offloaded)} already, and their weights cannot be found there: call "
+            "parallelize first and enable_model_cpu_offload or enable_sequential_cpu_offload after it; leave out "
+            "device_map"
         )
 
 

@@ -9,24 +9,21 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import pad
 
+from tokenring_xdit.compat.torch import outside_graphs
 from tokenring_xdit.errors import UnsupportedError
-from tokenring_xdit.hosts.xfuser.choice import choice_of, current_choice
-from tokenring_xdit.hosts.xfuser.layout import KeyLayout, active_layout, cut, key_layout, padding
+from tokenring_xdit.hosts.layout import KeyLayout, active_layout, all_real, cut, key_layout, padding, sequence_layout
+from tokenring_xdit.hosts.xfuser.choice import current_choice
+from tokenring_xdit.hosts.xfuser.family import PIPELINES, TRANSFORMERS
 from tokenring_xdit.hosts.xfuser.repairs.common import (
-    all_real,
-    outside_graphs,
-    pipeline_name,
-    repair_all,
     replace_forward,
     replace_method,
-    sequence_layout,
     sequence_parallel_ranks,
     wanted,
 )
 
 __all__ = ["HOOKS"]
 
-_TRANSFORMER = "xfuser.model_executor.models.transformers.transformer_flux"
+_TRANSFORMER = TRANSFORMERS + "transformer_flux"
 
 
 def count_replicated_text_once(flux: Any) -> None:
@@ -130,52 +127,6 @@ def pad_the_picture(pipeline: Any) -> None:
     replace_method(pipeline, "_sync_pipeline", make)
 
 
-def cut_by_tokens(runtime_state: Any) -> None:
-    """Cut pictures whose rows do not divide by the degree by tokens.
-
-    xfuser 0.7.0: ``_calc_patches_metadata`` raises for them, and does so for the default size of
-    1024 pixels too when a caller (its own runner) has not set the size yet.
-    """
-
-    def make_check(original: Any) -> Any:
-        def check_pipeline_class_name(self: Any, pipeline: Any, config: Any) -> None:
-            # The pipeline is not kept by the state. Flux is padded by what stands above; Lumina 2 pads itself.
-            names = {"FluxPipeline", "FluxControlPipeline", "Lumina2Pipeline"}
-            self.tokenring_cuts_by_tokens = pipeline_name(pipeline) in names
-            original(self, pipeline, config)
-
-        return check_pipeline_class_name
-
-    def make_calc(original: Any) -> Any:
-        def calc_patches_metadata(self: Any) -> None:
-            self.tokenring_real_tokens = None
-            rows = self.input_config.height // self.vae_scale_factor
-            if (
-                not (choice_of(self.parallel_config) is not None or repair_all())
-                or not getattr(self, "tokenring_cuts_by_tokens", False)
-                or self.parallel_config.pp_degree > 1  # whose patches are rows
-                or rows % self.parallel_config.sp_degree == 0
-            ):
-                original(self)
-                return
-            from xfuser.core.distributed import get_sequence_parallel_rank
-
-            columns = self.input_config.width // self.vae_scale_factor
-            tokens = rows // self.backbone_patch_size * (columns // self.backbone_patch_size)
-            shard = -(-tokens // self.parallel_config.sp_degree)
-            start = shard * get_sequence_parallel_rank()
-            self.tokenring_real_tokens = tokens
-            self.num_pipeline_patch = 1
-            self.pp_patches_token_start_idx_local = [0, shard]
-            self.pp_patches_token_start_end_idx_global = [[start, start + shard]]
-            self.pp_patches_token_num = [shard]
-
-        return calc_patches_metadata
-
-    replace_method(runtime_state.DiTRuntimeState, "_calc_patches_metadata", make_calc)
-    replace_method(runtime_state.DiTRuntimeState, "_check_pipeline_class_name", make_check)
-
-
 @outside_graphs
 @functools.lru_cache(maxsize=32)
 def _layout(ranks: int, text: int, image: int) -> KeyLayout:
@@ -199,9 +150,6 @@ def _transformer(flux: Any) -> None:
 
 HOOKS = {
     _TRANSFORMER: _transformer,
-    "xfuser.model_executor.pipelines.pipeline_flux": _pipeline,
-    "xfuser.model_executor.pipelines.pipeline_flux_control": lambda module: pad_the_picture(
-        module.xFuserPipelineFluxControlPipeline
-    ),
-    "xfuser.core.distributed.runtime_state": cut_by_tokens,
+    PIPELINES + "pipeline_flux": _pipeline,
+    PIPELINES + "pipeline_flux_control": lambda module: pad_the_picture(module.xFuserPipelineFluxControlPipeline),
 }

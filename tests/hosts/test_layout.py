@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenring_xdit.hosts.xfuser.layout import KeyLayout, active_layout, cut, key_layout, padding, set_layout
+from tokenring_xdit.hosts.layout import KeyLayout, active_layout, cut, key_layout, padding, set_layout
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.lists(st.integers(1, 40), min_size=1, max_size=3), st.data())

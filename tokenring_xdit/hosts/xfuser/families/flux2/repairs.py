@@ -7,14 +7,10 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tokenring_xdit.hosts.xfuser.layout import key_layout, padding
-from tokenring_xdit.hosts.xfuser.repairs.common import (
-    outside_graphs,
-    replace_forward,
-    sequence_layout,
-    sequence_parallel_ranks,
-    wanted,
-)
+from tokenring_xdit.compat.torch import outside_graphs
+from tokenring_xdit.hosts.layout import key_layout, padding, sequence_layout
+from tokenring_xdit.hosts.xfuser.family import TRANSFORMERS
+from tokenring_xdit.hosts.xfuser.repairs.common import replace_forward, sequence_parallel_ranks, wanted
 
 __all__ = ["HOOKS"]
 
@@ -53,4 +49,4 @@ def _padded(text: Tensor, ranks: int) -> Tensor:
     return pad(text, (0, 0, 0, padding(text.shape[1], ranks)))
 
 
-HOOKS = {"xfuser.model_executor.models.transformers.transformer_flux2": take_any_number_of_tokens}
+HOOKS = {TRANSFORMERS + "transformer_flux2": take_any_number_of_tokens}

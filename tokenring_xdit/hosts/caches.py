@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from diffusers.hooks import first_block_cache
 from torch import Tensor
 
+from tokenring_xdit.compat.torch import outside_graphs
 from tokenring_xdit.errors import UnsupportedError
-from tokenring_xdit.hosts.xfuser.layout import active_layout
+from tokenring_xdit.hosts.installation import INSTALLATION
+from tokenring_xdit.hosts.layout import active_layout
+from tokenring_xdit.hosts.running import RUNNING
 
-__all__ = ["deciding_together", "refuse_cache"]
+__all__ = ["HOOKS", "Together", "refuse_cache"]
 
 _COMPARED = frozenset(
     {
@@ -33,11 +36,20 @@ _COMPARED = frozenset(
 )
 """Hooks that leave out or repeat work by the number of the step, whatever is in the tensors, or decide together."""
 
-_together = False
-"""Whether a sharded transformer is running."""
 
-_tokens: int | None = None
-"""How many tokens its picture has, where that is known; ranks have as many each, with padding at the end."""
+@dataclass(frozen=True)
+class Together:
+    """Ranks that compute a transformer together, while it runs.
+
+    Attributes:
+        group: Their process group.
+        rank: This one among them.
+        tokens: How many tokens the picture has, where that is known; ranks have as many each, with padding at the end.
+    """
+
+    group: dist.ProcessGroup
+    rank: int
+    tokens: int | None
 
 
 def refuse_cache(hooks: Mapping[str, Any], dtype: torch.dtype) -> None:
@@ -71,52 +83,41 @@ def _refuse_coarse_factors(factors: torch.dtype, model: torch.dtype) -> None:
         )
 
 
-def deciding_together(together: bool, tokens: int | None = None) -> None:
-    """Say whether a sharded transformer runs: what caches decide by data is then decided by the data of all ranks.
-
-    Args:
-        together: Whether it does.
-        tokens: Of the whole picture, where they are known.
-    """
-    global _together, _tokens
-    _together, _tokens = together, tokens
-
-
-def _real(local: int) -> int | None:
+def _real(together: Together, local: int) -> int | None:
     """How many of this rank's tokens are no padding; ``None`` where that is not known."""
     layout = active_layout()
     if layout is None or not layout.hides_keys:
         return local
-    if _tokens is None:
+    if together.tokens is None:
         return None
-    from xfuser.core.distributed import get_sequence_parallel_rank
-
-    return max(0, min(local, _tokens - int(get_sequence_parallel_rank()) * local))
+    return max(0, min(local, together.tokens - together.rank * local))
 
 
-def _decide_by_the_whole(original: Any) -> Any:
+def decide_by_the_whole(first_block_cache: Any) -> None:
+    """Let FirstBlockCache decide by the data of all ranks, where they compute a transformer together."""
+    head = first_block_cache.FBCHeadBlockHook
+    original = head._should_compute_remaining_blocks
+
     @wraps(original)
     def should_compute(self: Any, residual: Tensor) -> bool:
-        state = self.state_manager.get_state()
-        real = _real(residual.shape[1]) if _together else None
-        if _together and real is None:
+        together = RUNNING.together
+        real = None if together is None else _real(together, residual.shape[1])
+        if together is not None and real is None:
             raise UnsupportedError(
                 "FirstBlockCache would measure padding or hidden text along with the picture: use a size and a text "
                 "length that the ranks divide, or do without FirstBlockCacheConfig"
             )
-        if not _together or state.head_block_residual is None:
+        state = self.state_manager.get_state()
+        if together is None or state.head_block_residual is None:
             decided: bool = original(self, residual)
             return decided
-        from xfuser.core.distributed import get_sp_group
-
         now, before = residual[:, :real], state.head_block_residual[:, :real]
         sums = torch.stack([(now - before).abs().sum(), before.abs().sum()]).double()
-        dist.all_reduce(sums, group=get_sp_group().device_group)
+        dist.all_reduce(sums, group=together.group)
         changed, size = sums
         return bool((changed / size > self.threshold).item())
 
-    return torch.compiler.disable(should_compute)  # type: ignore[no-untyped-call]
+    INSTALLATION.replace(head, "_should_compute_remaining_blocks", outside_graphs(should_compute))
 
 
-_head = first_block_cache.FBCHeadBlockHook
-_head._should_compute_remaining_blocks = _decide_by_the_whole(_head._should_compute_remaining_blocks)
+HOOKS = {"diffusers.hooks.first_block_cache": decide_by_the_whole}

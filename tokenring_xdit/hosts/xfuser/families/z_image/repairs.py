@@ -8,13 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenring_xdit.hosts.xfuser.layout import KeyLayout, cut, key_layout, set_layout
-from tokenring_xdit.hosts.xfuser.repairs.common import (
-    replace_forward,
-    replace_method,
-    sequence_parallel_ranks,
-    wanted,
-)
+from tokenring_xdit.hosts.installation import INSTALLATION
+from tokenring_xdit.hosts.layout import KeyLayout, cut, key_layout, set_layout
+from tokenring_xdit.hosts.xfuser.family import TRANSFORMERS
+from tokenring_xdit.hosts.xfuser.repairs.common import replace_forward, replace_method, sequence_parallel_ranks, wanted
 
 __all__ = ["HOOKS"]
 
@@ -26,7 +23,8 @@ def build_the_configured_model(z_image: Any) -> None:
     reads that the model has no parameters: the config is dropped and the default of 6 billion built.
     """
     wrapper = z_image.xFuserZImageTransformer2DWrapper
-    wrapper.__init__.__signature__ = inspect.signature(z_image.ZImageTransformer2DModel.__init__)
+    signature = inspect.signature(z_image.ZImageTransformer2DModel.__init__)
+    INSTALLATION.replace(wrapper.__init__, "__signature__", signature, author=build_the_configured_model)
 
 
 def leave_padding_and_masked_tokens_out(z_image: Any) -> None:
@@ -63,4 +61,4 @@ def _transformer(z_image: Any) -> None:
     leave_padding_and_masked_tokens_out(z_image)
 
 
-HOOKS = {"xfuser.model_executor.models.transformers.transformer_z_image": _transformer}
+HOOKS = {TRANSFORMERS + "transformer_z_image": _transformer}

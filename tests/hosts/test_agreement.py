@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from peft import LoraConfig, inject_adapter_in_model
 from PIL import Image
 
-from tokenring_xdit.hosts.xfuser.agreement import describe, difference, summary
-from tokenring_xdit.hosts.xfuser.weights import Weights
+from tokenring_xdit.hosts.agreement import describe, difference, summary
+from tokenring_xdit.hosts.weights import Weights
 
 
 def drawn(seed: int, *shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

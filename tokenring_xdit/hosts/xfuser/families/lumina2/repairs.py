@@ -8,14 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokenring_xdit.compat.torch import outside_graphs
+from tokenring_xdit.hosts.layout import KeyLayout, cut, key_layout
 from tokenring_xdit.hosts.xfuser.choice import current_choice
-from tokenring_xdit.hosts.xfuser.layout import KeyLayout, cut, key_layout
-from tokenring_xdit.hosts.xfuser.repairs.common import (
-    outside_graphs,
-    replace_forward,
-    replace_method,
-    sequence_parallel_ranks,
-)
+from tokenring_xdit.hosts.xfuser.family import TRANSFORMERS
+from tokenring_xdit.hosts.xfuser.repairs.common import replace_forward, replace_method, sequence_parallel_ranks
 
 __all__ = ["HOOKS"]
 
@@ -82,4 +79,4 @@ def _layout_of_lengths(ranks: int, texts: tuple[int, ...], image: int) -> KeyLay
     return KeyLayout(cut(torch.arange(int(lengths.max())) < lengths, ranks))
 
 
-HOOKS = {"xfuser.model_executor.models.transformers.transformer_lumina2": let_masked_sequences_round_the_ring}
+HOOKS = {TRANSFORMERS + "transformer_lumina2": let_masked_sequences_round_the_ring}

@@ -1,21 +1,33 @@
 """Which of the tokens that each rank holds are real keys: no padding, no masked text.
 
-xfuser pads sequences so that every rank gets as many tokens, and some models mask text. As keys stay
+Host libraries pad sequences so that every rank gets as many tokens, and some models mask text. As keys stay
 at home under TokenRing, a rank just leaves the others out of its own keys and nobody has to be told.
-A repair says for each model call what the call's tokens are; the seam reads it.
+What stands in front of a model call says what its tokens are; what computes attention reads it.
 """
 
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from tokenring_xdit.attention import KeyMask
+from tokenring_xdit.compat.torch import outside_graphs
+from tokenring_xdit.hosts.running import RUNNING
 
-__all__ = ["KeyLayout", "active_layout", "cut", "key_layout", "padding", "set_layout"]
+__all__ = [
+    "KeyLayout",
+    "active_layout",
+    "all_real",
+    "cut",
+    "key_layout",
+    "padding",
+    "sequence_layout",
+    "set_layout",
+]
 
 
 def padding(tokens: int, ranks: int) -> int:
@@ -24,7 +36,7 @@ def padding(tokens: int, ranks: int) -> int:
 
 
 def cut(real: Tensor, ranks: int) -> Tensor:
-    """Cut a mask of whole sequences as xfuser cuts their tokens: padded at the end, one piece a rank.
+    """Cut a mask of whole sequences as their tokens are cut: padded at the end, one piece a rank.
 
     Args:
         real: ``[B, S]``, bool.
@@ -98,12 +110,21 @@ class KeyLayout:
         return self._home
 
 
-_active: KeyLayout | None = None
+def all_real(tokens: int) -> Tensor:
+    """The mask of a sequence without padding, ``[1, tokens]``."""
+    return torch.ones(1, tokens, dtype=torch.bool)
+
+
+@outside_graphs
+@lru_cache(maxsize=32)
+def sequence_layout(ranks: int, *lengths: int) -> KeyLayout:
+    """The layout of sequences that are padded at their ends and cut, one behind the other on each rank."""
+    return KeyLayout.of_segments(*(cut(all_real(length), ranks) for length in lengths))
 
 
 def active_layout() -> KeyLayout | None:
-    """The layout of the model call that is running, where a repair has set one."""
-    return _active
+    """The layout of the model call that is running, where somebody has set one."""
+    return RUNNING.layout
 
 
 class key_layout:  # noqa: N801
@@ -129,5 +150,4 @@ class key_layout:  # noqa: N801
 
 def set_layout(layout: KeyLayout | None) -> None:
     """Change the layout inside :func:`key_layout`, for models whose blocks work on other sequences by turns."""
-    global _active
-    _active = layout
+    RUNNING.layout = layout
