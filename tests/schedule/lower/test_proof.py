@@ -165,7 +165,7 @@ def test_outputs_go_to_sums_of_their_own_queries() -> None:
             "no room|lies elsewhere|do not lie as they should",
         ),
         (lambda slots, inner: {inner: slots[inner]._replace(inside=inner)}, "no room"),
-        (lambda slots, inner: {inner: slots[inner]._replace(inside=-1, first=0)}, "do not lie as they should|no all-gather leaves it"),
+        (lambda slots, inner: {inner: slots[inner]._replace(inside=-1, first=0)}, "do not lie as|no all-gather leaves"),
     ],
     ids=["shifted", "in itself", "elsewhere"],
 )
