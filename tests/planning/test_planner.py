@@ -11,10 +11,10 @@ import pytest
 
 from tests.support.schedules import names
 from tokenring_xdit.errors import ConfigurationError, ScheduleError
+from tokenring_xdit.hosts.models import model_shape
 from tokenring_xdit.hosts.xfuser.choice import make_choice
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.planning import (
-    MODELS,
     NO_EFFECTS,
     Attention,
     Machine,
@@ -22,7 +22,6 @@ from tokenring_xdit.planning import (
     Problem,
     best_schedules,
     gathered,
-    model_shape,
     plan,
     simulate,
 )
@@ -225,7 +224,7 @@ def test_xfuser_s_own_needs_equal_shards_of_queries_and_keys_and_a_model_that_it
     assert refused.keys() == {"one rank", "xfuser-ring 4", "ulysses 4", "ulysses 2 x xfuser-ring 2"}
     assert refused.pop("one rank") == ""
     assert all("these queries do not divide by 4 ranks" in refusal for refusal in refused.values())
-    lumina = MODELS["lumina2"]
+    lumina = model_shape("lumina2")
     options = plan(Problem.even(4, 4096, 24, 96, kv_heads=8), network, COST, xfuser_ring=lumina.ring)
     refused = {str(option.dims): option.refusal or "" for option in options if option.seconds is None}
     assert refused == dict.fromkeys(
@@ -260,7 +259,7 @@ DEFAULTS: dict[str, tuple[str, dict[str, Any]]] = {
 def test_models_have_the_heads_that_diffusers_gives_them(name: str) -> None:
     transformer, fields = DEFAULTS[name]
     defaults = inspect.signature(getattr(diffusers, transformer).__init__).parameters
-    assert {field: getattr(MODELS[name], field) for field in fields} == {
+    assert {field: getattr(model_shape(name), field) for field in fields} == {
         field: defaults[parameter].default for field, parameter in fields.items()
     }
 

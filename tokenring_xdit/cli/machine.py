@@ -6,8 +6,9 @@ import argparse
 
 from tokenring_xdit.dtypes import DTYPE_BYTES, torch_dtype
 from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.hosts.models import model_shape
 from tokenring_xdit.lab.effects import LabEffects
-from tokenring_xdit.planning import NO_EFFECTS, Effects, Machine, ModelShape, Problem, model_shape
+from tokenring_xdit.planning import NO_EFFECTS, Effects, Machine, ModelShape, Problem
 from tokenring_xdit.sizes import PictureSize
 from tokenring_xdit.topology import Network, load_topology
 

@@ -22,7 +22,7 @@ from tokenring_xdit.pipelines.model import EMBEDDED
 from tokenring_xdit.pipelines.run import RunConfig, inspect_model
 from tokenring_xdit.pipelines.run_rank import joined_world, run_on_rank
 from tokenring_xdit.sizes import PictureSize
-from tokenring_xdit.workers.crew import Crew
+from tokenring_xdit.workers.pool import WorkerPool
 
 __all__ = ["run_command"]
 
@@ -91,8 +91,8 @@ def _mistakes_here(config: RunConfig) -> list[str]:
 
 
 def _start_ranks(config: RunConfig) -> Any:
-    with Crew("tokenring_xdit.pipelines.run_rank", config.degrees.ranks, quiet=False) as crew:
-        return crew.ask(config)[0]
+    with WorkerPool("tokenring_xdit.pipelines.run_rank", config.degrees.ranks, quiet=False) as pool:
+        return pool.ask(config)[0]
 
 
 def _as_rank(config: RunConfig) -> Any:

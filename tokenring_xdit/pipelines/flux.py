@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError
-from tokenring_xdit.hosts.xfuser.supported import refuse_ulysses
+from tokenring_xdit.hosts.refusals import refuse_ulysses
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.model import Model, read_model_file
 from tokenring_xdit.pipelines.request import Request, pictures_of

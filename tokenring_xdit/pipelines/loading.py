@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from tokenring_xdit.errors import UnsupportedError
-from tokenring_xdit.hosts.xfuser.supported import WRAPPERS
+from tokenring_xdit.hosts.models import pipelines
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
 from tokenring_xdit.pipelines.flux import FluxModel
 from tokenring_xdit.pipelines.model import EMBEDDED, Model, read_model_file
@@ -48,10 +48,10 @@ def pipeline_class_of(name: str) -> str:
     if is_random(name):
         return _FLUX
     found = str(read_model_file(_resolved(name), "model_index.json").get("_class_name"))
-    if found not in WRAPPERS:
+    if found not in pipelines():
         raise UnsupportedError(
             f"'{name}' is a {found}, which has not been compared with the single process yet. "
-            f"Use diffusers alone, on one rank, or one of: {', '.join(sorted(WRAPPERS))}"
+            f"Use diffusers alone, on one rank, or one of: {', '.join(pipelines())}"
         )
     return found
 

@@ -12,7 +12,7 @@ import torch
 
 from tokenring_xdit.dtypes import torch_dtype
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.hosts.xfuser.supported import heads_of, refuse_ulysses
+from tokenring_xdit.hosts.refusals import heads_of, refuse_ulysses
 from tokenring_xdit.hub import download
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.request import Request

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tokenring_xdit.hosts.models import pipeline_named
 from tokenring_xdit.pipelines.flux import decoded, unpacked
 from tokenring_xdit.sizes import PictureSize
 
@@ -21,7 +22,8 @@ class Preview:
 
     Under flow matching the picture is where the last two steps point to; elsewhere, and after the first step, it is
     what the latents hold, noise included. Pipelines whose latents are no picture's (videos), or that do not pass
-    them on, have no previews: Flux has them, and those with ``[B, C, H, W]`` latents and a plain ``AutoencoderKL``.
+    them on, have no previews; those have them whose latents are packed, or ``[B, C, H, W]``, beside a plain
+    ``AutoencoderKL``.
 
     Args:
         pipe: The diffusers pipeline, before it is made parallel.
@@ -31,7 +33,7 @@ class Preview:
         self._pipe = pipe
         parameters = inspect.signature(type(pipe).__call__).parameters
         self._possible = "callback_on_step_end" in parameters and type(pipe.vae).__name__ == "AutoencoderKL"
-        self._packed = type(pipe).__name__ == "FluxPipeline"
+        self._packed = pipeline_named(type(pipe).__name__).packed
         self._size = PictureSize(0, 0)
         self.forget()
 

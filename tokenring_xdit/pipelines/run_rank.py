@@ -1,11 +1,10 @@
 """One rank of a run that a config describes: load the pipeline, make it parallel, draw all prompts.
 
-Ranks of this machine begin with :func:`main`, see :mod:`tokenring_xdit.workers.birth`; torchrun's with the command.
+Ranks of this machine carry out :func:`commands`, see :mod:`tokenring_xdit.workers.loop`; torchrun's with the command.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,30 +15,32 @@ from typing import Any
 import torch.distributed as dist
 from diffusers.utils import load_image
 
+from tokenring_xdit.attention import exchange
 from tokenring_xdit.devices import default_dtype, rank_device
-from tokenring_xdit.errors import AgreementError, ConfigurationError
-from tokenring_xdit.hosts.xfuser import Output, parallelize
+from tokenring_xdit.errors import AgreementError
+from tokenring_xdit.hosts.calls import Output
+from tokenring_xdit.hosts.xfuser import parallelize
 from tokenring_xdit.pipelines.environment import quieten
 from tokenring_xdit.pipelines.loading import load_pipeline
 from tokenring_xdit.pipelines.request import call_arguments, media_of, save
 from tokenring_xdit.pipelines.run import RunConfig
-from tokenring_xdit.workers.environment import INIT_METHOD_VARIABLE
-from tokenring_xdit.workers.mailbox import Mailbox
+from tokenring_xdit.workers.loop import Commands, Mailbox
+from tokenring_xdit.workers.world import join_world
 
-__all__ = ["joined_world", "main", "run_on_rank"]
+__all__ = ["commands", "joined_world", "run_on_rank"]
 
 _PATIENCE = timedelta(hours=1)
 """For a rank that does not answer, and has neither died nor stopped: it may load, decode or save something large."""
 
-_TORCHRUN = ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
+def commands(mailbox: Mailbox) -> Commands:
+    """Draw what a config says, as one rank of the world that the environment describes."""
 
-def main(mailbox: Mailbox) -> None:
-    """Draw what the config that comes says, as one rank of the world that the environment describes."""
-    config = mailbox.next()
-    with joined_world():
-        written = run_on_rank(config)
-    mailbox.answer(written)
+    def draw(config: RunConfig) -> Any:
+        with joined_world():
+            return run_on_rank(config)
+
+    return {RunConfig: draw}
 
 
 @contextmanager
@@ -49,19 +50,7 @@ def joined_world() -> Iterator[None]:
     They are found where the process that started them says, or else as ``torchrun`` says.
     """
     quieten()
-    init_method = os.environ.get(INIT_METHOD_VARIABLE, "env://")
-    if init_method == "env://" and (missing := [name for name in _TORCHRUN if name not in os.environ]):
-        raise ConfigurationError(
-            f"RANK is set and {', '.join(missing)} is not: torchrun sets all of them; leave RANK out to have ranks "
-            "started on this machine"
-        )
-    dist.init_process_group(
-        "nccl" if rank_device().type == "cuda" else "gloo",
-        init_method=init_method,
-        rank=int(os.environ["RANK"]),
-        world_size=int(os.environ["WORLD_SIZE"]),
-        timeout=_PATIENCE,
-    )
+    join_world(rank_device(), _PATIENCE)
     yield
     dist.destroy_process_group()  # not after an error: the others may not answer
 
@@ -119,8 +108,7 @@ def _entry(path: Path, prompt: str, seed: int, seconds: float) -> dict[str, Any]
 def _agree(config: RunConfig) -> None:
     """Refuse, on all ranks, configs that differ: nodes read files of their own."""
     mine = config.model_dump(mode="json") | {"prompts": config.prompts()}
-    everyone: list[dict[str, Any]] = [{} for _ in range(dist.get_world_size())]
-    dist.all_gather_object(everyone, mine)
+    everyone = exchange(None, mine, "the config of a run")
     for rank, theirs in enumerate(everyone):
         for key, value in everyone[0].items():
             if theirs[key] != value:

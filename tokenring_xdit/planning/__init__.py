@@ -1,6 +1,6 @@
 """Plans before anything runs: what a schedule costs on a network, and which one to take. Pure Python."""
 
-from tokenring_xdit.model_shapes import MODELS, ModelShape, model_shape
+from tokenring_xdit.model_shapes import ModelShape
 from tokenring_xdit.planning.effects import NO_EFFECTS, Effects
 from tokenring_xdit.planning.machine import Attention, Launches, Machine
 from tokenring_xdit.planning.options import TIE, Option
@@ -10,7 +10,6 @@ from tokenring_xdit.planning.simulate import Simulation, run, simulate
 from tokenring_xdit.schedule.problem import Problem, even_shares
 
 __all__ = [
-    "MODELS",
     "NO_EFFECTS",
     "TIE",
     "Attention",
@@ -25,7 +24,6 @@ __all__ = [
     "best_schedules",
     "even_shares",
     "gathered",
-    "model_shape",
     "plan",
     "run",
     "simulate",

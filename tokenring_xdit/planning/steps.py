@@ -157,18 +157,25 @@ class _Rank:
                 self._packed.append(self._size(step.slot))
                 self._came.pop(step.slot, None)
             elif isinstance(step, Concat):
-                needs = self._needs(*(part.slot for part in step.parts))
-                self._came.pop(step.slot, None)
-                yield Work(Activity.MERGE, needs, machine.fold(self._size(step.slot)), step, launches.fold)
+                yield self._concat(step)
             elif isinstance(step, MergeCall):
                 slots = [partial.slot for partial in step.partials]
                 seconds = machine.fold(sum(map(self._size, slots)))
                 yield Work(Activity.MERGE, self._needs(*slots), seconds, step, launches.fold)
             else:
                 seconds = machine.attend(self._attention(step))
-                yield Work(
-                    Activity.ATTEND, self._needs(step.keys.slot, step.queries.slot), seconds, step, launches.attend
-                )
+                needs = self._needs(step.keys.slot, step.queries.slot)
+                launch = launches.attend + launches.fold * (step.output >= 0)  # its log-sum-exp becomes token-major
+                yield Work(Activity.ATTEND, needs, seconds, step, launch)
+
+    def _concat(self, step: Concat) -> Work:
+        """What has not arrived in its place is copied."""
+        slots = self._program.slots
+        copied = [self._part_size(part) for part in step.parts if slots[part.slot].inside != step.slot]
+        needs = self._needs(*(part.slot for part in step.parts))
+        self._came.pop(step.slot, None)
+        launch = self._machine.launches.fold * bool(copied)
+        return Work(Activity.MERGE, needs, self._machine.fold(sum(copied)) if copied else 0.0, step, launch)
 
     def _attention(self, step: KernelCall) -> Attention:
         head_dim = self._program.slots[step.queries.slot].shape[3]
