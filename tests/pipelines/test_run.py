@@ -16,6 +16,7 @@ from tokenring_xdit.hosts.xfuser import AttentionBackend
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.run import RunConfig, inspect_model
 from tokenring_xdit.sizes import PictureSize
+from tokenring_xdit.workers.pipes import pack
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -157,7 +158,7 @@ def test_without_a_name_the_output_is_called_like_the_model(tmp_path: Path, pipe
 def test_a_config_travels_to_the_ranks_as_it_is(tmp_path: Path) -> None:
     text = SOUND + "size: 64\ndtype: float32\noptions: {max_sequence_length: 24}\ntokenring_degree: 2\nguidance: 1.5"
     config = read_config(RunConfig, write(tmp_path, text))
-    assert pickle.loads(pickle.dumps(config)) == config
+    assert pickle.loads(pack(config)) == config
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
