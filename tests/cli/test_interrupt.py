@@ -48,7 +48,7 @@ sys.meta_path.insert(0, Press())
         ("compare", "torch"),
         ("bench", "torch"),
         ("probe", "torch"),
-        ("config", "tokenring_xdit.workers.death"),
+        ("config", "tokenring_xdit.workers.lifetime"),
     ],
 )
 @pytest.mark.e2e

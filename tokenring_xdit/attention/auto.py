@@ -22,7 +22,7 @@ from tokenring_xdit.attention.agreement import Layout
 from tokenring_xdit.attention.calibrate import calibrate
 from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.defaults import DEFAULT_SCHEDULE
-from tokenring_xdit.errors import ConfigurationError, TokenRingError, UnsupportedError
+from tokenring_xdit.errors import ConfigurationError, TokenRingError, UnsupportedError, named
 from tokenring_xdit.planning import Cost, Option, best_schedules
 from tokenring_xdit.planning.auto import Auto
 from tokenring_xdit.schedule import ALGORITHMS, Channel, Mask, VerifiedSchedule, build, parse
@@ -163,18 +163,18 @@ class AutoSchedule:
         """Names of what to run or to try, and why: the first rank's word."""
         hosts = self._all_hosts()
         answer: Any = None
+        cause: BaseException | None = None
         if self._rank == 0:
             try:
-                answer = self._choose(auto, layout, device, hosts)
+                answer = None, *self._choose(auto, layout, device, hosts)
             except UnsupportedError as error:
-                answer = error
+                answer, cause = (UnsupportedError.__name__, str(error)), error.__cause__
             except Exception as error:  # whatever it is, the other ranks wait for an answer
                 what = f"{error}" if isinstance(error, TokenRingError) else f"{type(error).__name__}: {error}"
-                answer = ConfigurationError(f"schedule auto: {what}")
-                answer.__cause__ = error
-        told = self._group.swap_within_call(answer)[0]
-        if isinstance(told, Exception):
-            raise told from answer.__cause__ if isinstance(answer, Exception) else None
+                answer, cause = (ConfigurationError.__name__, f"schedule auto: {what}"), error
+        refused, *told = self._group.swap_within_call(answer)[0]
+        if refused is not None:
+            raise named(refused, *told) from cause
         names, why = told
         return names, why
 

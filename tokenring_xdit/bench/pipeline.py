@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tokenring_xdit.attention import Trace
+from tokenring_xdit.bench.commands import Checked, Prepare, Timed
 from tokenring_xdit.bench.instruments import (
     barrier,
     clear_buffers,
@@ -25,7 +26,6 @@ from tokenring_xdit.bench.instruments import (
     wire_bytes,
     wires,
 )
-from tokenring_xdit.bench.orders import Checked, Prepare, Timed
 from tokenring_xdit.bench.plan import Strategy, StrategyKind
 from tokenring_xdit.bench.scene import SceneShape, find_model
 from tokenring_xdit.bench.timelines import Traced
@@ -109,18 +109,18 @@ class PipelineBench:
     """A picture on one rank. All ranks call its methods at the same time.
 
     Args:
-        order: The problem.
+        command: The problem.
         device: Where to compute.
     """
 
     _loaded: ClassVar[_Loaded | None] = None
 
-    def __init__(self, order: Prepare, device: torch.device) -> None:
-        assert isinstance(order.shape, SceneShape)
-        self._shape, self._seed, self._device = order.shape, order.seed, device
-        self._size = PictureSize.parse(order.shape.size)
+    def __init__(self, command: Prepare, device: torch.device) -> None:
+        assert isinstance(command.shape, SceneShape)
+        self._shape, self._seed, self._device = command.shape, command.seed, device
+        self._size = PictureSize.parse(command.shape.size)
         self._model = self._load()
-        self._clock = _Clock(device, order.shape.steps)
+        self._clock = _Clock(device, command.shape.steps)
         self.threads = torch.get_num_threads()
         self.kernel = next((state.attention_backend for state in self._model.states.values()), "as diffusers chooses")
         self._expected = self._reference()
@@ -152,11 +152,11 @@ class PipelineBench:
     def _reference(self) -> Tensor:
         """What the unmodified pipeline makes of it on one rank, ``[1, S, C]``, told to all."""
         latents = self._draw(self._model.plain) if dist.get_rank() == 0 else None
-        form = [None if latents is None else (latents.shape, latents.dtype)]
-        dist.broadcast_object_list(form, 0)
-        assert form[0] is not None
-        shape, dtype = form[0]
-        expected = torch.empty(shape, dtype=dtype, device=self._device) if latents is None else latents.contiguous()
+        shape = torch.tensor((0, 0, 0) if latents is None else latents.shape, device=self._device)
+        dist.broadcast(shape, 0)
+        if latents is None:
+            latents = torch.empty(shape.tolist(), dtype=torch_dtype(self._shape.dtype), device=self._device)
+        expected = latents.contiguous()
         dist.broadcast(expected, 0)
         return expected
 

@@ -23,11 +23,11 @@ RELIED_ON = (
     "distributed_c10d._world.group_count",
     "distributed_c10d._world.pg_map",
     "distributed_c10d._world.pg_names",
+    "ProcessGroup._allgather_base",
     "ProcessGroup._device_types",
     "ProcessGroup._end_coalescing",
     "ProcessGroup._get_backend",
     "ProcessGroup._start_coalescing",
-    "ProcessGroup.allgather",
     "ProcessGroup.alltoall_base",
     "ProcessGroup.group_name",
 )

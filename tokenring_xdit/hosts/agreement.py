@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from tokenring_xdit.attention import exchange
-from tokenring_xdit.errors import AgreementError, ConfigurationError, TokenRingError, UnsupportedError
+from tokenring_xdit.errors import AgreementError, ConfigurationError, TokenRingError, UnsupportedError, named
 
 __all__ = [
     "agree_on_arguments",
@@ -166,7 +166,8 @@ def noise_of_the_first_rank(device: torch.device) -> Iterator[None]:
         device: Where the model is.
     """
     own = _states(device)
-    states = exchange(None, own if torch.distributed.get_rank() == 0 else None, "the state of the random generators")
+    mine = own if torch.distributed.get_rank() == 0 else None
+    states = exchange(None, mine, "the state of the random generators")
     _set_states(states[0], device)
     try:
         yield
@@ -204,19 +205,22 @@ def _digest(tensor: Tensor) -> str:
     return _digest_of(packed.view(torch.uint8).numpy().tobytes() if packed.numel() else b"")
 
 
-def _told(problem: TokenRingError | None) -> tuple[type[TokenRingError], str] | None:
-    return None if problem is None else (type(problem), str(problem))
+def _told(problem: TokenRingError | None) -> tuple[str, str] | None:
+    return None if problem is None else (type(problem).__name__, str(problem))
 
 
-def _raise_first(told: list[tuple[type[TokenRingError], str] | None]) -> None:
+def _raise_first(told: list[tuple[str, str] | None]) -> None:
     """Raise what ranks refuse, the same on all of them."""
     refusing = [rank for rank, problem in enumerate(told) if problem is not None]
     if not refusing:
         return
     kind, message = told[refusing[0]]  # type: ignore[misc]
-    if len(set(told)) == 1 and "__init__" not in vars(kind):
-        raise kind(message)
-    raise (kind if issubclass(kind, UnsupportedError) else AgreementError)(f"rank {refusing[0]} refuses: {message}")
+    error = named(kind, message)
+    if len(set(told)) == 1 and type(error).__name__ == kind:
+        raise error
+    raise (type(error) if isinstance(error, UnsupportedError) else AgreementError)(
+        f"rank {refusing[0]} refuses: {message}"
+    )
 
 
 def _numbers(result: Any) -> list[Tensor]:
@@ -310,18 +314,18 @@ def _distance(mine: tuple[float, float], theirs: tuple[float, float]) -> float:
 
 def _states(device: torch.device) -> dict[str, Any]:
     states: dict[str, Any] = {
-        "torch": torch.get_rng_state(),
+        "torch": torch.get_rng_state().numpy(),
         "numpy": np.random.get_state(),
         "python": random.getstate(),
     }
     if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
+        states["cuda"] = torch.cuda.get_rng_state(device).numpy()
     return states
 
 
 def _set_states(states: dict[str, Any], device: torch.device) -> None:
-    torch.set_rng_state(states["torch"])
+    torch.set_rng_state(torch.from_numpy(states["torch"]))
     np.random.set_state(states["numpy"])
     random.setstate(states["python"])
     if device.type == "cuda":
-        torch.cuda.set_rng_state(states["cuda"], device)
+        torch.cuda.set_rng_state(torch.from_numpy(states["cuda"]), device)

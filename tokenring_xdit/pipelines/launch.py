@@ -7,7 +7,7 @@ from typing import Any
 from tokenring_xdit.compat.versions import check_versions
 from tokenring_xdit.devices import refuse_missing_gpus
 from tokenring_xdit.pipelines.jobs import Job
-from tokenring_xdit.workers.crew import Crew
+from tokenring_xdit.workers.pool import WorkerPool
 
 __all__ = ["run_job"]
 
@@ -28,8 +28,8 @@ def run_job(job: Job, ranks: int) -> Any:
     """
     check_versions()
     refuse_missing_gpus(ranks)
-    with Crew("tokenring_xdit.pipelines.worker", ranks, quiet=False) as crew:
-        answers = crew.ask(job)
+    with WorkerPool("tokenring_xdit.pipelines.worker", ranks, quiet=False) as pool:
+        answers = pool.ask(job)
     result = next((answer for answer in answers if answer is not None), None)
     assert result is not None, "a job has an answer"
     return result

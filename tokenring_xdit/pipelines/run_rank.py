@@ -9,6 +9,7 @@ from typing import Any
 import torch.distributed as dist
 from diffusers.utils import load_image
 
+from tokenring_xdit.attention import exchange
 from tokenring_xdit.devices import default_dtype, rank_device
 from tokenring_xdit.errors import AgreementError
 from tokenring_xdit.hosts.calls import Output
@@ -73,8 +74,7 @@ def _entry(path: Path, prompt: str, seed: int, seconds: float) -> dict[str, Any]
 def _agree(config: RunConfig) -> None:
     """Refuse, on all ranks, configs that differ: nodes read files of their own."""
     mine = config.model_dump(mode="json") | {"prompts": config.prompts()}
-    everyone: list[dict[str, Any]] = [{} for _ in range(dist.get_world_size())]
-    dist.all_gather_object(everyone, mine)
+    everyone = exchange(None, mine, "the config of a run")
     for rank, theirs in enumerate(everyone):
         for key, value in everyone[0].items():
             if theirs[key] != value:

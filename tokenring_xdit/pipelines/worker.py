@@ -1,8 +1,7 @@
-"""What each rank of ``run``, ``generate`` and ``compare`` does; see :mod:`tokenring_xdit.workers.birth`."""
+"""What each rank of ``run``, ``generate`` and ``compare`` does; see :mod:`tokenring_xdit.workers.loop`."""
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Iterator
@@ -16,9 +15,9 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
+from tokenring_xdit.attention import exchange
 from tokenring_xdit.devices import rank_device
 from tokenring_xdit.dtypes import torch_dtype
-from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.hosts.xfuser import ShardedPipeline, XfuserState, count_traffic
 from tokenring_xdit.pipelines.environment import quieten
 from tokenring_xdit.pipelines.flux import (
@@ -31,10 +30,10 @@ from tokenring_xdit.pipelines.flux import (
 from tokenring_xdit.pipelines.jobs import SINGLE, CompareJob, Found, GenerateJob, Job, RunJob
 from tokenring_xdit.pipelines.request import save
 from tokenring_xdit.pipelines.run_rank import run_on_rank
-from tokenring_xdit.workers.environment import INIT_METHOD_VARIABLE
-from tokenring_xdit.workers.mailbox import Mailbox
+from tokenring_xdit.workers.loop import Commands, Mailbox
+from tokenring_xdit.workers.world import join_world
 
-__all__ = ["joined_world", "main"]
+__all__ = ["commands", "joined_world"]
 
 _PATIENCE = timedelta(hours=1)
 """For a rank that does not answer, and has neither died nor stopped: it may load, decode or save something large."""
@@ -79,8 +78,7 @@ def _compare(job: CompareJob, device: torch.device) -> dict[str, Found] | None:
                 bar.update()
                 if turn == 0:  # the warm-up, which is looked at instead of timed
                     latents = share_latents(generation.latents, reference)
-                    sent: list[Any] = [None] * dist.get_world_size()
-                    dist.all_gather_object(sent, traffic.bytes)
+                    sent = exchange(None, traffic.bytes, "the bytes that were sent")
                     if rank == 0:
                         drawn = decode(pipe, latents, job.picture)
                         figures: dict[str, Any] = {
@@ -106,11 +104,10 @@ def _single(pipe: Any, job: CompareJob, bar: tqdm) -> tuple[Tensor, list[float]]
             times += generation.step_ms if turn else ()
         bar.update()
     dist.barrier(group=waiting)
-    shape = [list(latents.shape) if latents is not None else None]
-    dist.broadcast_object_list(shape, 0)
+    shape = torch.tensor((0, 0, 0) if latents is None else latents.shape, device=pipe.device)
+    dist.broadcast(shape, 0)
     if latents is None:
-        assert shape[0] is not None
-        latents = torch.empty(shape[0], dtype=torch_dtype(job.picture.dtype), device=pipe.device)
+        latents = torch.empty(shape.tolist(), dtype=torch_dtype(job.picture.dtype), device=pipe.device)
     dist.broadcast(latents, 0)
     return latents, times
 
@@ -132,35 +129,18 @@ def joined_world() -> Iterator[torch.device]:
     """
     quieten()
     device = rank_device()
-    init_method = os.environ.get(INIT_METHOD_VARIABLE, "env://")
-    if init_method == "env://" and (missing := [name for name in _TORCHRUN if name not in os.environ]):
-        raise ConfigurationError(
-            f"RANK is set and {', '.join(missing)} is not: torchrun sets all of them; leave RANK out to have ranks "
-            "started on this machine"
-        )
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        init_method=init_method,
-        rank=int(os.environ["RANK"]),
-        world_size=int(os.environ["WORLD_SIZE"]),
-        timeout=_PATIENCE,
-    )
+    join_world(device, _PATIENCE)
     yield device
     dist.destroy_process_group()  # not after an error: the others may not answer
 
 
-_TORCHRUN = ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+def commands(mailbox: Mailbox) -> Commands:
+    """Do a job as one rank of the world that the environment describes."""
 
+    def do(job: Job) -> Any:
+        with joined_world() as device:
+            if isinstance(job, RunJob):
+                return run_on_rank(job.config)
+            return _generate(job, device) if isinstance(job, GenerateJob) else _compare(job, device)
 
-def _do(job: Job, device: torch.device) -> Any:
-    if isinstance(job, RunJob):
-        return run_on_rank(job.config)
-    return _generate(job, device) if isinstance(job, GenerateJob) else _compare(job, device)
-
-
-def main(mailbox: Mailbox) -> None:
-    """Do the job that comes first, as one rank of the world that the environment describes."""
-    job = mailbox.next()
-    with joined_world() as device:
-        answer = _do(job, device)
-    mailbox.answer(answer)
+    return dict.fromkeys((GenerateJob, CompareJob, RunJob), do)

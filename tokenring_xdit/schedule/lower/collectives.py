@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from tokenring_xdit.schedule.lower.draft import Draft, Line
-from tokenring_xdit.schedule.lower.program import Collective, Post, Slot, SlotForm
+from tokenring_xdit.schedule.lower.program import Collective, Concat, Post, Slot, SlotForm, View
 from tokenring_xdit.schedule.plan import Channel
 
 __all__ = ["is_collective", "recognise"]
@@ -29,7 +29,7 @@ def recognise(drafts: Sequence[Draft]) -> tuple[Draft, ...]:
         ]
         if kinds and all(kinds):
             found = tuple(_marked(draft, channel.value, kinds) for draft in found)
-    return found
+    return tuple(map(_with_own, found))
 
 
 def is_collective(kind: Collective, post: Post, slots: Sequence[Slot]) -> bool:
@@ -101,6 +101,27 @@ def _kind(posts: Sequence[Post], drafts: Sequence[Draft]) -> Collective | None:
     kind = Collective.ALL_TO_ALL if outputs else Collective.ALL_GATHER
     fits = all(is_collective(kind, post, draft.slots) for draft, post in zip(drafts, posts, strict=True))
     return kind if fits else None
+
+
+def _with_own(draft: Draft) -> Draft:
+    """The draft in which an all-gather's own share is read where it leaves it, instead of being put there again."""
+    slots, lines = list(draft.slots), list(draft.lines)
+    for at, line in enumerate(draft.lines):
+        step = line.step
+        if not isinstance(step, Post) or step.collective is not Collective.ALL_GATHER:
+            continue
+        memory = slots[step.recvs[0].slot].inside
+        for behind, other in enumerate(draft.lines):
+            concat = other.step
+            if isinstance(concat, Concat) and concat.slot == memory and step.payloads[0] in concat.parts:
+                place = concat.parts.index(step.payloads[0])
+                first = sum(slots[view.slot].part(view.cut).shape[2] for view in concat.parts[:place])
+                own = View(len(slots))
+                slots.append(slots[step.recvs[0].slot]._replace(first=first))
+                lines[at] = Line(line.action, step._replace(own=own.slot))
+                parts = (*concat.parts[:place], own, *concat.parts[place + 1 :])
+                lines[behind] = Line(other.action, concat._replace(parts=parts))
+    return Draft(tuple(slots), tuple(lines))
 
 
 def _marked(draft: Draft, channel: str, kinds: Sequence[Collective | None]) -> Draft:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from tokenring_xdit.schedule.lower.collectives import is_collective
 from tokenring_xdit.schedule.lower.program import (
     RESULT,
+    Collective,
     Concat,
     KernelCall,
     Post,
@@ -31,7 +32,7 @@ def faults(program: RankProgram) -> Iterator[_Fault]:
     inside of it, each part in its place, or by nothing where only its parts are used.
     """
     slots = program.slots
-    received = Counter(recv.slot for _, step in program.steps if isinstance(step, Post) for recv in step.recvs)
+    received = Counter(slot for _, step in program.steps if isinstance(step, Post) for slot in writes(step))
     outputs = Counter(step.output for _, step in program.steps if isinstance(step, KernelCall) and step.output >= 0)
     written = Counter(slot for _, step in program.steps for slot in writes(step))
     used = {slot for _, step in program.steps for slot in (*reads(step), *writes(step))}
@@ -55,6 +56,8 @@ def faults(program: RankProgram) -> Iterator[_Fault]:
     for index, step in program.steps:
         if isinstance(step, Concat) and not _in_place(slots, step, inside[step.slot]):
             yield index, f"puts together in slot {step.slot} what lies elsewhere in it"
+        if isinstance(step, Post) and not _own_in_place(slots, step):
+            yield index, f"says that its own is in slot {step.own}, where no all-gather leaves it"
         if isinstance(step, Post) and step.collective is not None and not is_collective(step.collective, step, slots):
             yield index, f"calls an {step.collective.value}, for which its slots do not lie as they should"
 
@@ -67,6 +70,18 @@ def faults_between(programs: Sequence[RankProgram]) -> Iterator[tuple[int, str]]
             yield rank, "lays out its messages in another way than rank 0"
         if _collectives(program) != of_first:
             yield rank, "calls other collectives than rank 0"
+
+
+def _own_in_place(slots: Sequence[Slot], post: Post) -> bool:
+    """Whether what an exchange says of this rank's own share is what an all-gather does."""
+    if post.own < 0:
+        return True
+    if post.collective is not Collective.ALL_GATHER or not post.recvs or len(post.payloads) != 1:
+        return False
+    like = slots[post.recvs[0].slot]
+    rank = next(rank for rank in range(len(post.recvs) + 1) if rank not in {recv.peer for recv in post.recvs})
+    there = post.own < len(slots) and slots[post.own] == like._replace(first=rank * like.shape[2])
+    return there and slots[post.payloads[0].slot].part(post.payloads[0].cut).shape == like.shape
 
 
 def _collectives(program: RankProgram) -> list[tuple[str, str]]:

@@ -123,7 +123,8 @@ def _renumbered(step: Step, numbers: dict[int, int]) -> Step:
 
     if isinstance(step, Post):
         recvs = tuple(recv._replace(slot=numbers[recv.slot]) for recv in step.recvs)
-        return step._replace(recvs=recvs, payloads=parts(step.payloads))
+        own = numbers[step.own] if step.own >= 0 else -1
+        return step._replace(recvs=recvs, payloads=parts(step.payloads), own=own)
     if isinstance(step, Pack):
         return step._replace(source=numbers[step.source], slot=numbers[step.slot])
     if isinstance(step, Concat):

@@ -157,6 +157,7 @@ class Post(NamedTuple):
         collective: What the transfers are together, where a collective does them. All that comes lies in one slot then,
             by rank, with room for this rank's own in its place; of an all-to-all all that goes, too.
         blocks: Whether the rank waits until all of it is over.
+        own: Slot in which an all-gather leaves this rank's own as well; -1 where nothing needs it there.
     """
 
     recvs: tuple[Recv, ...]
@@ -165,6 +166,7 @@ class Post(NamedTuple):
     messages: int
     collective: Collective | None = None
     blocks: bool = False
+    own: int = -1
 
     @property
     def transfers(self) -> list[Recv | Send]:
@@ -321,7 +323,8 @@ def reads(step: Step) -> tuple[int, ...]:
 def writes(step: Step) -> tuple[int, ...]:
     """Slots whose content a step changes."""
     if isinstance(step, Post):
-        return tuple(recv.slot for recv in step.recvs)
+        received = tuple(recv.slot for recv in step.recvs)
+        return received if step.own < 0 else (*received, step.own)
     if isinstance(step, Pack | Concat):
         return (step.slot,)
     if isinstance(step, KernelCall):

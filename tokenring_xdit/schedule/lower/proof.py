@@ -223,6 +223,8 @@ class _Proof:
             self._match(transfer)
             rank.leaving[part.slot].append(transfer)
             exchange[send.channel].append(transfer)
+        if step.own >= 0:
+            self._put(rank, index, step.own, self._view(rank, index, step.payloads[0]))
         for channel, transfers in exchange.items():
             key = rank.number, channel
             self._places.update({(rank.number, t): (key, len(self._queues[key])) for t in transfers})

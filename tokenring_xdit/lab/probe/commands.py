@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tokenring_xdit.topology.figures import Transfer
 
-__all__ = ["Describe", "Description", "Ping", "SendMessages"]
+__all__ = ["Arrivals", "Describe", "Description", "OneWay", "Ping", "SendMessages"]
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,7 @@ class Description:
 
 @dataclass(frozen=True)
 class SendMessages:
-    """SendMessages messages, all transfers at the same time, after a barrier.
-
-    The answer of a rank has, for each transfer that it receives, by its index, when each message had arrived: seconds
-    since the rank left the barrier.
+    """Send messages, all transfers at the same time, after a barrier. The answer is :class:`Arrivals`.
 
     Attributes:
         transfers: Which rank to which.
@@ -50,10 +47,19 @@ class SendMessages:
 
 
 @dataclass(frozen=True)
-class Ping:
-    """SendMessages a few bytes to and fro.
+class Arrivals:
+    """When messages had arrived at a rank.
 
-    The answer of the first of the pair is the seconds of one way, of every round; the others answer ``None``.
+    Attributes:
+        seconds: Of each transfer that it receives, by its index, one number a message, since it left the barrier.
+    """
+
+    seconds: dict[int, list[float]]
+
+
+@dataclass(frozen=True)
+class Ping:
+    """Send a few bytes to and fro. The answer of the first of the pair is :class:`OneWay`; the others answer ``None``.
 
     Attributes:
         pair: Two ranks.
@@ -62,3 +68,14 @@ class Ping:
 
     pair: Transfer
     rounds: int
+
+
+@dataclass(frozen=True)
+class OneWay:
+    """What a few bytes took for one way.
+
+    Attributes:
+        seconds: Of every round.
+    """
+
+    seconds: list[float]

@@ -1,4 +1,4 @@
-"""What the command asks its ranks for, and what they answer."""
+"""What a sweep asks its ranks for, and what they answer."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pydantic import BeforeValidator, Field, PlainSerializer
 from tokenring_xdit.bench.plan import Shape, Strategy
 from tokenring_xdit.bench.scene import SceneShape
 
-__all__ = ["Check", "Checked", "Prepare", "Prepared", "Time", "Timed", "Trace"]
+__all__ = ["CheckStrategy", "Checked", "Prepare", "Prepared", "TimeStrategy", "Timed", "TraceStrategy"]
 
 
 def _strategy(value: Any) -> Any:
     return Strategy.parse(value) if isinstance(value, str) else value
 
 
-# How they are written where orders travel as JSON; see :mod:`tokenring_xdit.bench.letters`.
+# How they are written where commands travel as JSON; see :mod:`tokenring_xdit.workers.codec`.
 AnyShape = Annotated[SceneShape | Shape, Field(union_mode="left_to_right")]
 NamedStrategy = Annotated[Strategy, BeforeValidator(_strategy), PlainSerializer(str)]
 
@@ -53,7 +53,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Check:
+class CheckStrategy:
     """Call a strategy, and look at it instead of timing it."""
 
     strategy: NamedStrategy
@@ -84,7 +84,7 @@ class Checked:
 
 
 @dataclass(frozen=True)
-class Time:
+class TimeStrategy:
     """Call a strategy after a barrier; ``None`` is the attention that each rank computes, without communication."""
 
     strategy: NamedStrategy | None
@@ -104,7 +104,7 @@ class Timed:
 
 
 @dataclass(frozen=True)
-class Trace:
+class TraceStrategy:
     """Call a strategy once to warm up and once recorded.
 
     The answer is a :class:`~tokenring_xdit.bench.timelines.Traced` from rank 0 and ``None`` from the others.

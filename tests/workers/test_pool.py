@@ -16,7 +16,7 @@ import pytest
 
 from tokenring_xdit.errors import ConfigurationError, LaunchError, LostRankError
 from tokenring_xdit.liveness import LIMIT_VARIABLE
-from tokenring_xdit.workers.crew import Crew
+from tokenring_xdit.workers.pool import WorkerPool
 
 pytestmark = pytest.mark.e2e
 
@@ -31,11 +31,11 @@ def gone(processes: list[int]) -> bool:
 
 
 def test_orders_are_carried_out_by_all() -> None:
-    with Crew(MODULE, 3) as crew:
-        assert crew.ask("rank * 10") == [0, 10, 20]
-        assert crew.ask("len('x' * 10**7)") == [10**7] * 3
-        assert crew.ask("os.environ['GLOO_SOCKET_IFNAME'], os.environ['NCCL_SOCKET_IFNAME']") == [("lo", "lo")] * 3
-    assert gone(crew.processes)
+    with WorkerPool(MODULE, 3) as pool:
+        assert pool.ask("rank * 10") == [0, 10, 20]
+        assert pool.ask("len('x' * 10**7)") == [10**7] * 3
+        assert pool.ask("os.environ['GLOO_SOCKET_IFNAME'], os.environ['NCCL_SOCKET_IFNAME']") == [("lo", "lo")] * 3
+    assert gone(pool.processes)
 
 
 @pytest.mark.parametrize(
@@ -63,65 +63,65 @@ def test_orders_are_carried_out_by_all() -> None:
     ],
 )
 def test_the_rank_that_failed_first_is_named(order: str, said: str, error: type[Exception]) -> None:
-    with Crew(MODULE, 3) as crew:
-        assert crew.ask("rank") == [0, 1, 2]  # all have started: none is seconds later than another
+    with WorkerPool(MODULE, 3) as pool:
+        assert pool.ask("rank") == [0, 1, 2]  # all have started: none is seconds later than another
         with pytest.raises(error) as raised:
-            crew.ask(order)
+            pool.ask(order)
     assert said in str(raised.value)
     assert type(raised.value) is error
-    assert gone(crew.processes)
+    assert gone(pool.processes)
 
 
 def test_a_rank_that_is_stopped_is_named_within_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LIMIT_VARIABLE, "1.5")
-    with Crew(MODULE, 3) as crew:
-        assert crew.ask("rank") == [0, 1, 2]
-        stopped = crew.processes[1]
+    with WorkerPool(MODULE, 3) as pool:
+        assert pool.ask("rank") == [0, 1, 2]
+        stopped = pool.processes[1]
         os.kill(stopped, signal.SIGSTOP)
         began = time.monotonic()
         with pytest.raises(LostRankError, match=rf"rank 1 is stopped \(process {stopped}\)"):
-            crew.ask("sleep(600) if rank else 0", timeout=300)
+            pool.ask("sleep(600) if rank else 0", timeout=300)
         assert time.monotonic() - began < 150
-        assert gone(crew.processes)
+        assert gone(pool.processes)
 
 
 def test_a_rank_that_goes_on_in_time_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LIMIT_VARIABLE, "20")
-    with Crew(MODULE, 2) as crew:
-        crew.ask("rank")
-        os.kill(crew.processes[1], signal.SIGSTOP)
-        threading.Timer(1.0, os.kill, (crew.processes[1], signal.SIGCONT)).start()
-        assert crew.ask("rank") == [0, 1]
+    with WorkerPool(MODULE, 2) as pool:
+        pool.ask("rank")
+        os.kill(pool.processes[1], signal.SIGSTOP)
+        threading.Timer(1.0, os.kill, (pool.processes[1], signal.SIGCONT)).start()
+        assert pool.ask("rank") == [0, 1]
 
 
 @pytest.mark.parametrize("limit", ["soon", "0", "-1", "nan", "inf"])
 def test_a_limit_that_is_none_is_refused(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LIMIT_VARIABLE, limit)
     with pytest.raises(ConfigurationError, match=LIMIT_VARIABLE):
-        Crew(MODULE, 1)
+        WorkerPool(MODULE, 1)
 
 
 def test_ranks_that_do_not_answer_in_time_are_ended() -> None:
-    with Crew(MODULE, 2) as crew:
+    with WorkerPool(MODULE, 2) as pool:
         with pytest.raises(LaunchError, match=r"ranks \[1\] did not answer within 3 seconds"):
-            crew.ask("sleep(60) if rank else 0", timeout=3)
-        assert gone(crew.processes)
+            pool.ask("sleep(60) if rank else 0", timeout=3)
+        assert gone(pool.processes)
 
 
 def test_a_module_that_cannot_be_imported_is_told() -> None:
-    with Crew("tests.workers.no_such_module", 1) as crew, pytest.raises(LaunchError, match="no_such_module"):
-        crew.ask(None)
+    with WorkerPool("tests.workers.no_such_module", 1) as pool, pytest.raises(LaunchError, match="no_such_module"):
+        pool.ask("rank")
 
 
 PARENT = """
     import sys, time
-    from tokenring_xdit.workers.crew import Crew
-    crew = Crew("tests.workers.obedient", 2)
-    print(*crew.processes, flush=True)
+    from tokenring_xdit.workers.pool import WorkerPool
+    pool = WorkerPool("tests.workers.obedient", 2)
+    print(*pool.processes, flush=True)
     if "late" in sys.argv:
-        crew.ask("rank")
+        pool.ask("rank")
         print("ready", flush=True)
-        crew.ask("sleep(600)")
+        pool.ask("sleep(600)")
     time.sleep(600)
 """
 
@@ -145,16 +145,16 @@ def test_ranks_end_with_a_process_that_is_killed(tmp_path: Path, when: str) -> N
 
 
 def test_a_thread_that_starts_ranks_may_end_before_them() -> None:
-    crews: list[Crew] = []
-    thread = threading.Thread(target=lambda: crews.append(Crew(MODULE, 1)))
+    pools: list[WorkerPool] = []
+    thread = threading.Thread(target=lambda: pools.append(WorkerPool(MODULE, 1)))
     thread.start()
     thread.join()
-    with crews[0] as crew:
-        assert crew.ask("sleep(1)") == [None]
+    with pools[0] as pool:
+        assert pool.ask("sleep(1)") == [None]
 
 
 def test_an_orphan_does_not_begin(tmp_path: Path) -> None:
     """What it is told of its parent is no longer so: it ends before it imports what it was to run."""
-    command = [sys.executable, "-m", "tokenring_xdit.workers.birth", MODULE, "1", "1", "0", "1"]
+    command = [sys.executable, "-m", "tokenring_xdit.workers.rank", MODULE, "1", "1", "0", "1"]
     started = subprocess.run(command, stdin=subprocess.DEVNULL, timeout=60, check=False)
     assert started.returncode == 1

@@ -9,6 +9,7 @@ import queue
 import subprocess
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Mapping, Sequence
 from multiprocessing import Pipe
@@ -18,14 +19,16 @@ from typing import Any
 
 from tokenring_xdit.liveness import ProcessIdentity
 from tokenring_xdit.workers.interpreter import run_module
-from tokenring_xdit.workers.messages import Gone, receive
+from tokenring_xdit.workers.messages import Gone
+from tokenring_xdit.workers.pipes import receive
+from tokenring_xdit.workers.state import Event, Heard
 
-__all__ = ["Inbox", "RankProcess", "Rendezvous", "kept_file"]
+__all__ = ["Inbox", "Rendezvous", "Worker", "hear", "kept_file"]
 
 log = logging.getLogger(__name__)
 
 Inbox = queue.SimpleQueue[tuple[Any, Any]]
-"""Messages of all ranks, with the rank that each is from."""
+"""Messages of workers, with the worker that each is from; or ``None`` and an event for whoever waits for them."""
 
 _STANDARD_ERROR = 2
 
@@ -46,12 +49,14 @@ class Rendezvous:
         """What ``torch.distributed.init_process_group(init_method=...)`` takes, in a rank."""
         return f"file:///proc/self/fd/{self.descriptor}"
 
-    def close(self) -> None:
-        """Let go of it; ranks keep it as long as they live."""
-        os.close(self.descriptor)
+    def __enter__(self) -> Rendezvous:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.descriptor)  # ranks keep it as long as they live
 
 
-class RankProcess:
+class Worker:
     """One rank: its process, and for each of the two pipes a thread.
 
     So neither side waits for the other to read: not the rank, and not this process where a rank hangs. The rank ends
@@ -59,7 +64,7 @@ class RankProcess:
 
     Args:
         rank: Its number in its world.
-        module: What it runs, see :mod:`tokenring_xdit.workers.birth`.
+        program: What it serves; see :func:`tokenring_xdit.workers.loop.serve`.
         environment: Of the process.
         inbox: Where its answers go.
         rendezvous: Where it meets the others.
@@ -70,7 +75,7 @@ class RankProcess:
     def __init__(
         self,
         rank: int,
-        module: str,
+        program: str,
         environment: Mapping[str, str],
         inbox: Inbox,
         rendezvous: Rendezvous,
@@ -80,17 +85,17 @@ class RankProcess:
     ) -> None:
         self.rank = rank
         # A thread that starts a process may end before it; its end would be taken for that of the whole process.
-        mortal = threading.current_thread() is threading.main_thread()
+        tied = threading.current_thread() is threading.main_thread()
         theirs_in, self._requests = Pipe(duplex=False)
         self._answers, theirs_out = Pipe(duplex=False)
         self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._output = os.memfd_create("tokenring-rank-output", os.MFD_CLOEXEC) if quiet else None
         with theirs_in, theirs_out:
             ends = (theirs_in.fileno(), theirs_out.fileno())
-            words = (module, os.getpid(), int(mortal), *ends)
+            words = (program, os.getpid(), int(tied), *ends)
             output = _STANDARD_ERROR if self._output is None else self._output
             self.process = subprocess.Popen(
-                [*before, *run_module("tokenring_xdit.workers.birth", words)],
+                [*before, *run_module("tokenring_xdit.workers.rank", words)],
                 pass_fds=(*ends, rendezvous.descriptor),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -108,7 +113,7 @@ class RankProcess:
         )
         for thread in self._threads:
             thread.start()
-        _all_ranks.add(self)
+        _workers.add(self)
 
     def send(self, packed: bytes) -> None:
         """Tell the rank."""
@@ -146,15 +151,24 @@ class RankProcess:
             os.close(self._output)  # type: ignore[arg-type]
 
 
-_all_ranks: weakref.WeakSet[RankProcess] = weakref.WeakSet()
+_workers: weakref.WeakSet[Worker] = weakref.WeakSet()
 
 
 def _disown_all() -> None:
-    for rank in list(_all_ranks):
-        rank.disown()
+    for worker in list(_workers):
+        worker.disown()
 
 
 os.register_at_fork(after_in_child=_disown_all)
+
+
+def hear(inbox: Inbox, seconds: float) -> Event[Worker] | None:
+    """Wait for what a worker says, at most so long."""
+    try:
+        worker, message = inbox.get(timeout=seconds)
+    except queue.Empty:
+        return None
+    return message if worker is None else Heard(worker, message, time.monotonic())
 
 
 def _speak(outbox: queue.SimpleQueue[bytes | None], requests: Connection) -> None:
@@ -163,15 +177,15 @@ def _speak(outbox: queue.SimpleQueue[bytes | None], requests: Connection) -> Non
             requests.send_bytes(packed)
 
 
-def _listen(rank: RankProcess, answers: Connection, process: subprocess.Popen[bytes], inbox: Inbox) -> None:
+def _listen(worker: Worker, answers: Connection, process: subprocess.Popen[bytes], inbox: Inbox) -> None:
     try:
         with answers, contextlib.suppress(EOFError, OSError):
             while True:
-                inbox.put((rank, receive(answers)))
+                inbox.put((worker, receive(answers)))
     except Exception:  # too large for what memory is left, say
-        log.exception("an answer of rank %d could not be read", rank.rank)
+        log.exception("an answer of rank %d could not be read", worker.rank)
         process.kill()
-    inbox.put((rank, Gone(process.wait())))
+    inbox.put((worker, Gone(process.wait())))
 
 
 def kept_file(name: str, text: str) -> Path:

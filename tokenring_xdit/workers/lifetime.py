@@ -1,4 +1,8 @@
-"""A process that ends with the one that started it."""
+"""A process that ends with the one that started it.
+
+``python -m tokenring_xdit.workers.lifetime PROGRAM ...`` runs a program as a rank of ``torchrun`` that ends with it;
+``-m MODULE ...`` runs a module. What Linux was asked for stays with the process that becomes the program.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import sys
 
 __all__ = ["LAUNCHER_VARIABLE", "end_with_launcher", "end_with_parent"]
 
@@ -44,3 +49,8 @@ def _is_foreign_init(parent: int) -> bool:
         return os.readlink(f"/proc/{parent}/exe") != os.readlink("/proc/self/exe")
     except OSError:
         return True
+
+
+if __name__ == "__main__":
+    end_with_launcher()
+    os.execv(sys.executable, [sys.executable, "-u", *sys.argv[1:]])

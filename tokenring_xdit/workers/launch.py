@@ -1,4 +1,4 @@
-"""Runs a program on ranks of this machine: ``python -m tokenring_xdit.pipelines.program --ranks N PROGRAM ...``.
+"""Runs a program on ranks of this machine: ``python -m tokenring_xdit.workers.launch --ranks N PROGRAM ...``.
 
 The ranks find what ``torchrun`` would tell them, but that the store at which they meet listens on the loopback only. A
 rank that fails ends the others. ``-m MODULE ...`` runs a module.
@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from tokenring_xdit.errors import LaunchError
-from tokenring_xdit.workers.death import LAUNCHER_VARIABLE
 from tokenring_xdit.workers.environment import rank_environment
 from tokenring_xdit.workers.interpreter import run_module
+from tokenring_xdit.workers.lifetime import LAUNCHER_VARIABLE
 from tokenring_xdit.workers.programs import end_all, wait_for_all
 from tokenring_xdit.workers.signals import termination_raises
 
@@ -61,7 +61,7 @@ def run_program(program: Sequence[str], ranks: int) -> None:
     with termination_raises():
         try:
             for rank in range(ranks):
-                command = run_module("tokenring_xdit.workers.mortal", program)
+                command = run_module("tokenring_xdit.workers.lifetime", program)
                 environment = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
                 processes.append(subprocess.Popen(command, env=environment, start_new_session=True))
             wait_for_all(processes, lambda rank: f"rank {rank}")
