@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import shutil
 import subprocess
 import sys
@@ -132,6 +133,16 @@ def test_every_pipeline_that_is_let_through_is_compared_by_tests() -> None:
     """Xfuser's subclass of a pipeline runs under the key of the pipeline."""
     tested = {name for small in SMALL.values() for name in (small.runs, small.pipeline.partition(":")[2]) if name}
     assert tested == set(compared())
+
+
+def test_names_of_the_package_are_not_those_of_its_modules() -> None:
+    """A name that is looked up late would become the module as soon as that is imported."""
+    from tokenring_xdit.hosts import xfuser
+
+    modules = {module.name for module in pkgutil.iter_modules(xfuser.__path__)}
+    assert not modules & set(xfuser.__all__)
+    assert set(xfuser.__all__) == set(xfuser._HOMES)
+    assert all(callable(getattr(xfuser, name)) for name in xfuser.__all__)
 
 
 def test_other_pipelines_have_no_record() -> None:

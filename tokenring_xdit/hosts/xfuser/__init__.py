@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tokenring_xdit.hosts.xfuser.backends import AttentionBackend
     from tokenring_xdit.hosts.xfuser.choice import current_choice
+    from tokenring_xdit.hosts.xfuser.host import parallelize
     from tokenring_xdit.hosts.xfuser.install import register
     from tokenring_xdit.hosts.xfuser.meters import count_traffic, time_attention
-    from tokenring_xdit.hosts.xfuser.parallelize import parallelize
     from tokenring_xdit.hosts.xfuser.state import ShardedPipeline, XfuserState
     from tokenring_xdit.hosts.xfuser.tracing import trace_upstream
 
@@ -21,12 +21,12 @@ _HOMES = {
     "XfuserState": "state",
     "count_traffic": "meters",
     "current_choice": "choice",
-    "parallelize": "parallelize",
+    "parallelize": "host",
     "register": "install",
     "time_attention": "meters",
     "trace_upstream": "tracing",
 }
-"""The modules that they are in."""
+"""The modules that they are in. None has the name of a module: that would be the module once it is imported."""
 
 __all__ = [
     "AttentionBackend",
