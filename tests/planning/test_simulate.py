@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.planning import Inside, Launches, Machine, Problem, gathered, run, simulate, ulysses
+from tokenring_xdit.planning import Inside, Launches, Machine, Problem, gathered, plan, run, simulate, ulysses
 from tokenring_xdit.schedule import Activity, Attend, Exchange, Kind, Merge, VerifiedSchedule, build
 from tokenring_xdit.topology import Counts, Network, Rate, Wire, load_topology
 
@@ -109,6 +109,49 @@ def test_the_slower_direction_and_the_delay_of_a_wire_count() -> None:
     network = Network("pair", ("a", "b"), (), (Wire("a", "b", fast, slow, delay=0.5),), counts=Counts.PAYLOAD)
     found = simulate(build("ring", 2), network, even(2), FAST)
     assert found.makespan == pytest.approx(2 * Q_BYTES * 8 / 10e6 + 0.5)
+
+
+def test_a_message_takes_what_it_would_alone_at_least() -> None:
+    """A link that is faster than any one message fills; keys go with their values."""
+    rate, alone = Rate.parse("100mbit"), Rate.parse("20mbit")
+    wire = Wire("a", "b", rate, rate, messages=((Q_BYTES, Rate.parse("10mbit")), (2 * Q_BYTES, alone)))
+    network = Network("pair", ("a", "b"), (), (wire,), counts=Counts.PAYLOAD)
+    found = simulate(build("ring", 2), network, even(2), FAST)
+    assert found.makespan == pytest.approx(2 * Q_BYTES * 8 / 20e6)
+    shorter = simulate(build("ring:chunks=2", 2), network, even(2), FAST)  # two, at half the rate
+    assert shorter.makespan == pytest.approx(2 * Q_BYTES * 8 / 10e6)
+    star = Network("star", ("a", "b", "c"), ("s",), tuple(replace(wire, a=host, b="s") for host in "abc"))
+    both = simulate(build("direct_kv", 3), replace(star, counts=Counts.PAYLOAD), even(3), FAST)
+    assert both.makespan == pytest.approx(2 * Q_BYTES * 8 / 20e6)  # of two ranks at once, over one port
+
+
+@pytest.mark.parametrize(("size", "microseconds"), [(8 << 20, 50), (32 << 20, 141), (128 << 20, 475), (1 << 30, 2988)])
+def test_messages_between_two_h100_take_what_was_published(size: int, microseconds: float) -> None:
+    """Both ways at once, as in github.com/meta-pytorch/torchcomms issue 2159: keys of one rank for the other."""
+    tokens = size // (2 * 128 * 2)  # keys and values of one head of 128 in bf16
+    problem = Problem((1, 1), (tokens, tokens), 1, 1, 128, 1, 2, 2)
+    network = load_topology("hgx-h100")
+    machine = replace(Machine.of_gpus(1e18).captured(), attend_overhead=0.0, wave_overhead=0.0, fold_overhead=0.0)
+    found = simulate(build("ring", 2), network, problem, machine)
+    assert found.makespan == pytest.approx(microseconds * 1e-6, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "order"),
+    [
+        # Flux 1024, compiled, on 4 x H100 (xDiT docs/performance/flux.md): 1.63 s, 1.80 s, 1.98 s.
+        (4, ["ulysses 4", "ulysses 2 x xfuser-ring 2", "xfuser-ring 4"]),
+        # Flux 1024 on 8 x H100 (xDiT issue 416): 2.81 s, 3.55 s, 4.34 s.
+        (8, ["ulysses 4 x xfuser-ring 2", "ulysses 2 x xfuser-ring 4", "xfuser-ring 8"]),
+    ],
+)
+@pytest.mark.parametrize("captured", [False, True])
+def test_strategies_rank_as_they_were_measured_on_h100s(ranks: int, order: list[str], captured: bool) -> None:
+    machine = Machine.of_gpus(5e14)
+    problem = Problem.even(ranks, 4608, 24, 128, element_bytes=2)
+    options = plan(problem, load_topology("hgx-h100"), machine.captured() if captured else machine)
+    seconds = {str(option.dims): option.seconds for option in options}
+    assert sorted(order, key=lambda name: seconds[name] or 0.0) == order
 
 
 def test_what_gathers_first_hides_nothing() -> None:

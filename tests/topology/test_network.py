@@ -323,6 +323,9 @@ def test_delays_and_forwarding_are_read(tmp_path: Path) -> None:
     ("entry", "problem"),
     [
         ("wires: [{between: [a, b], rate: 1gbit, delay: 5us}]", "'delay' has to be seconds"),
+        ("wires: [{between: [a, b], rate: 1gbit, messages: 5}]", "'messages' has to be bytes and rates"),
+        ("wires: [{between: [a, b], rate: 1gbit, messages: {1024: 5us}}]", "5us"),
+        ("wires: [{between: [a, b], rate: 1gbit, messages: {0: 1mbit}}]", "in the order of their sizes, from 1 byte"),
         ("hosts-forward: maybe, wires: [{between: [a, b], rate: 1gbit}]", "'hosts-forward' has to be true or false"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -44,6 +45,7 @@ class Traffic:
         self._since: Amounts = np.zeros(0)
         self._left: Amounts = np.zeros(0)
         self._rates: Amounts = np.zeros(0)
+        self._most_alone: Amounts = np.zeros(0)  # bytes a second that it reaches however free its wires are
         self._paths: Numbers = np.zeros((0, 1), dtype=np.intp)  # the wires of its route, the rest of a row none
         # And for each wire what it carries in a second, and whether anything:
         self._loads: Amounts = np.zeros(0)
@@ -84,7 +86,15 @@ class Traffic:
         self._add_fresh()
         user, column = np.nonzero(self._paths != _NO_WIRE)
         limit, weights = self._paths[user, column], self._effects.weights(self._since)
-        levels, _ = fill(len(self._left), user, limit, self._part[limit] * weights[user], np.ones(len(self._part)))
+        part = self._part[limit] * weights[user]
+        held = np.flatnonzero(np.isfinite(self._most_alone))  # each has a limit of its own
+        levels, _ = fill(
+            len(self._left),
+            np.concatenate((user, held)),
+            np.concatenate((limit, len(self._part) + np.arange(len(held)))),
+            np.concatenate((part, weights[held] / self._most_alone[held])),
+            np.ones(len(self._part) + len(held)),
+        )
         self._rates = levels * weights
         self._loads = np.bincount(limit, self._rates[user], minlength=len(self._part)).astype(np.float64)
         self._used = np.bincount(limit, minlength=len(self._part)) > 0
@@ -117,6 +127,7 @@ class Traffic:
         going = ~over
         self._messages, self._since, self._left = self._messages[going], self._since[going], self._left[going]
         self._rates, self._paths, self._changed = self._rates[going], self._paths[going], True
+        self._most_alone = self._most_alone[going]
         return gone
 
     def _add_fresh(self) -> None:
@@ -137,6 +148,7 @@ class Traffic:
             for (message, _), route in zip(self._fresh, routes, strict=True)
         ]
         self._left = np.concatenate((self._left, sizes))
+        self._most_alone = np.concatenate((self._most_alone, [self._alone(message) for message, _ in self._fresh]))
         self._fresh.clear()
 
     def _add_wires(self, new: Sequence[Direction]) -> None:
@@ -158,6 +170,12 @@ class Traffic:
         self._credit[wires] -= ahead
         self._ahead[wires] += ahead
         return ahead
+
+    def _alone(self, message: Message) -> float:
+        """Bytes a second that a message reaches at most, whatever else is on its way."""
+        ends = (self._network.hosts[rank] for rank in (message.source, message.target))
+        wires = (self._network.wire(*way) for way in pairwise(self._network.route(*ends)))
+        return min((wire.message_rate(message.size) for wire in wires), default=math.inf)
 
     def _route(self, message: Message) -> tuple[tuple[int, ...], float]:
         pair = message.source, message.target

@@ -46,9 +46,10 @@ def network_from_mapping(content: Any, *, name: str) -> Network:
     """A network from the content of a YAML file.
 
     ``hosts`` is a number or a list of names, ``switches`` a list of names, ``wires`` a list of
-    ``{between: [a, b], rate: RATE, back: RATE, delay: SECONDS}``; ``back`` is the rate from b to a, that of ``rate``
-    where left out. ``hosts-forward: false`` keeps hosts from passing on what is for others. ``counts`` is a value of
-    :class:`Counts`. ``measured`` (``false``, or what was measured), ``sources`` and ``notes`` (lists of texts) may
+    ``{between: [a, b], rate: RATE, back: RATE, delay: SECONDS, messages: {BYTES: RATE}}``; ``back`` is the rate from b
+    to a, that of ``rate`` where left out, ``messages`` what a message alone reaches, by its size.
+    ``hosts-forward: false`` keeps hosts from passing on what is for others. ``counts`` is a value of :class:`Counts`.
+    ``measured`` (``false``, or what was measured), ``sources`` and ``notes`` (lists of texts) may
     stand beside them.
 
     Raises:
@@ -122,11 +123,13 @@ def _entry(wire: Wire) -> dict[str, Any]:
         entry["back"] = str(wire.back)
     if wire.delay:
         entry["delay"] = wire.delay
+    if wire.messages:
+        entry["messages"] = {size: str(rate) for size, rate in wire.messages}
     return entry
 
 
 def _wire(entry: Any, where: str) -> Wire:
-    _check_keys(entry, {"between", "rate"}, {"back", "delay"}, where)
+    _check_keys(entry, {"between", "rate"}, {"back", "delay", "messages"}, where)
     ends = entry["between"]
     if not isinstance(ends, list) or len(ends) != 2 or not all(isinstance(end, str) for end in ends):
         raise ConfigurationError(f"{where}: 'between' has to be two names, as in [h0, h1], not {shown(ends)}")
@@ -140,7 +143,21 @@ def _wire(entry: Any, where: str) -> Wire:
     delay = entry.get("delay", 0.0)
     if isinstance(delay, bool) or not isinstance(delay, (int, float)) or not 0 <= delay < 1:
         raise ConfigurationError(f"{where}: 'delay' has to be seconds, as in 0.000005, not {shown(delay)}")
-    return Wire(ends[0], ends[1], rate, back, float(delay))
+    return Wire(ends[0], ends[1], rate, back, float(delay), _messages(entry.get("messages", {}), where))
+
+
+def _messages(value: Any, where: str) -> tuple[tuple[int, Rate], ...]:
+    whole = isinstance(value, Mapping) and all(
+        type(size) is int and isinstance(rate, str) for size, rate in value.items()
+    )
+    if not whole:
+        raise ConfigurationError(
+            f"{where}: 'messages' has to be bytes and rates, as in {{1048576: 100gbit}}, not {shown(value)}"
+        )
+    try:
+        return tuple((size, Rate.parse(rate)) for size, rate in sorted(value.items()))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{where}: {error}") from error
 
 
 def _flag(value: Any, key: str, name: str) -> bool:

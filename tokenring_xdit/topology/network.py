@@ -10,6 +10,7 @@ A :class:`Network` comes from a short form (``mesh:4:100mbit``), from a YAML fil
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter, deque
 from collections.abc import Callable
@@ -119,6 +120,8 @@ class Wire:
         rate: From ``a`` to ``b``.
         back: From ``b`` to ``a``.
         delay: Seconds that a bit is under way.
+        messages: What a message alone reaches, by its size: bytes and rate, sizes ascending; empty where that is not
+            known. Between two sizes rates go with the logarithm of the size, outside they stay.
     """
 
     a: str
@@ -126,11 +129,24 @@ class Wire:
     rate: Rate
     back: Rate
     delay: float = 0.0
+    messages: tuple[tuple[int, Rate], ...] = ()
 
     @property
     def ends(self) -> tuple[str, str]:
         """Both nodes."""
         return self.a, self.b
+
+    def message_rate(self, size: int) -> float:
+        """Bytes a second that one message of so many bytes reaches at most."""
+        if not self.messages:
+            return math.inf
+        least, most = self.messages[0], self.messages[-1]
+        size = min(max(size, least[0]), most[0])
+        below = max((known for known in self.messages if known[0] <= size), key=lambda known: known[0])
+        above = min((known for known in self.messages if known[0] >= size), key=lambda known: known[0])
+        low, high = (rate.bits_per_second / 8 for _, rate in (below, above))
+        share = math.log(size / below[0]) / math.log(above[0] / below[0]) if above > below else 0.0
+        return low + share * (high - low)
 
     def rate_from(self, node: str) -> Rate:
         """The rate of what ``node`` sends over this wire."""
@@ -307,6 +323,9 @@ class Network:
             if frozenset(wire.ends) in seen:
                 raise self._wrong(f"two wires join {wire.a} and {wire.b}: write one with the sum of their rates")
             seen.add(frozenset(wire.ends))
+            sizes = [size for size, _ in wire.messages]
+            if sizes != sorted(set(sizes)) or min(sizes, default=1) < 1:
+                raise self._wrong(f"the messages of wire {wire} are not in the order of their sizes, from 1 byte")
 
     def _like(self, name: str) -> str:
         """What nodes there are, and which is meant; of many only the latter."""

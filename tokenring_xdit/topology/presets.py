@@ -16,6 +16,7 @@ from itertools import combinations
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.messages import shown
 from tokenring_xdit.spec import Whole, unknown
+from tokenring_xdit.topology.alone import NVLINK_4, NVLINK_4_SOURCE
 from tokenring_xdit.topology.files import load_network
 from tokenring_xdit.topology.network import EXAMPLES, MOST_NODES, Counts, Network, Rate, Wire
 from tokenring_xdit.topology.smi import NVIDIA_SMI, load_nvidia_smi
@@ -81,6 +82,7 @@ class _Machine:
         nics: Nodes with a NIC each, in a fabric that has several a node.
         nic: Nodes that share the NIC, in a fabric that has one a node.
         sources: Where the figures come from.
+        messages: What a message alone reaches on each of the wires, by its size.
     """
 
     what: str
@@ -90,6 +92,7 @@ class _Machine:
     nics: tuple[str, ...]
     nic: tuple[str, ...]
     sources: tuple[str, ...]
+    messages: tuple[tuple[int, Rate], ...] = ()
 
 
 def _gigabytes(number: float) -> Rate:
@@ -138,8 +141,9 @@ def _dgx_1() -> _Machine:
     )
 
 
-def _on_nvswitch(what: str, gigabytes: float, source: str) -> _Machine:
+def _on_nvswitch(what: str, gigabytes: float, *sources: str, messages: tuple[tuple[int, Rate], ...] = ()) -> _Machine:
     """Eight GPUs, each with all its NVLinks at NVSwitches, and a NIC beside each."""
+    source, *more = sources
     return _Machine(
         what,
         8,
@@ -147,7 +151,8 @@ def _on_nvswitch(what: str, gigabytes: float, source: str) -> _Machine:
         tuple((gpu, "nvswitch", _gigabytes(gigabytes)) for gpu in _gpus(8)),
         _gpus(8),
         _gpus(8),
-        (f"{source}; the NVSwitches of a node are not blocking, so they are one switch here",),
+        (f"{source}; the NVSwitches of a node are not blocking, so they are one switch here", *more),
+        messages,
     )
 
 
@@ -178,11 +183,15 @@ _MACHINES = {
         "HGX H100: 8 x H100 SXM on NVSwitch",
         450,
         "900 GB/s a GPU, both directions together, over four NVSwitches: NVIDIA, Introducing NVIDIA HGX H100",
+        NVLINK_4_SOURCE,
+        messages=NVLINK_4,
     ),
     "hgx-h200": _on_nvswitch(
         "HGX H200: 8 x H200 SXM on NVSwitch",
         450,
         "900 GB/s a GPU, both directions together, as the H100 has it: NVIDIA, H200 Tensor Core GPU datasheet",
+        NVLINK_4_SOURCE,
+        messages=NVLINK_4,
     ),
     "4xa10": _on_one_root(
         "4 x A10 on the PCIe root complex of one socket",
@@ -311,7 +320,7 @@ def load_topology(text: str) -> Network:
 
 
 def _wires(machine: _Machine, prefix: str = "") -> tuple[Wire, ...]:
-    return tuple(Wire(prefix + a, prefix + b, rate, rate) for a, b, rate in machine.wires)
+    return tuple(Wire(prefix + a, prefix + b, rate, rate, 0.0, machine.messages) for a, b, rate in machine.wires)
 
 
 def _joined(name: str, machine: _Machine, count: int, fabric: Fabric) -> Preset:

@@ -10,10 +10,12 @@ import itertools
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.messages import one_line
+from tokenring_xdit.topology.alone import NVLINK_4
 from tokenring_xdit.topology.network import Counts, Network, Rate, Wire
 from tokenring_xdit.topology.nvidia import GpuTopology, LinkKind, parse
 
@@ -78,7 +80,7 @@ def network_of(topology: GpuTopology, name: str, order: Sequence[int] | None = N
     ports = {gpu: [link.nvlinks for pair, link in pairs.items() if gpu in pair and link.nvlinks] for gpu in gpus}
     switched = {gpu for gpu, links in ports.items() if sum(links) > _MOST_NVLINKS}
     switches = ["nvswitch"] if switched else []
-    wires = [_wire(f"g{gpu}", "nvswitch", _NVLINK * max(ports[gpu])) for gpu in gpus if gpu in switched]
+    wires = [_to_switch(f"g{gpu}", max(ports[gpu])) for gpu in gpus if gpu in switched]
     wires += [
         _wire(f"g{a}", f"g{b}", _NVLINK * link.nvlinks)
         for (a, b), link in pairs.items()
@@ -114,6 +116,11 @@ def _pcie_tree(kinds: Mapping[tuple[int, int], LinkKind]) -> tuple[list[str], li
                     wires.append(_wire(end, node, _PCIE))
                     groups[node] |= groups.pop(end)
     return switches, wires
+
+
+def _to_switch(gpu: str, nvlinks: int) -> Wire:
+    messages = NVLINK_4 if nvlinks == _MOST_NVLINKS else ()
+    return replace(_wire(gpu, "nvswitch", _NVLINK * nvlinks), messages=messages)
 
 
 def _wire(a: str, b: str, rate: int) -> Wire:

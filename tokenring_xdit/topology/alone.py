@@ -1,0 +1,18 @@
+"""What a message alone reaches, where it was measured: no single one fills a fast link."""
+
+from __future__ import annotations
+
+from tokenring_xdit.topology.network import Rate
+
+__all__ = ["NVLINK_4", "NVLINK_4_SOURCE"]
+
+NVLINK_4 = tuple(
+    (megabytes << 20, Rate(rate * 8 * 10**9)) for megabytes, rate in ((8, 210), (32, 256), (128, 289), (1024, 360))
+)
+"""Of NCCL between two GPUs with 18 NVLinks of the fourth generation (H100, H200) at NVSwitches, both ways at once,
+beside the 10 us that are taken for the latency."""
+
+NVLINK_4_SOURCE = (
+    "a message alone does not reach that: NCCL's send and receive between two H100, both ways, captured, took 15.0 us "
+    "for 1 MiB, 50 for 8, 141 for 32, 475 for 128, 2988 for 1 GiB (github.com/meta-pytorch/torchcomms issue 2159)"
+)
