@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tokenring_xdit.hosts.xfuser.parallelize import Output, parallelize
+    from tokenring_xdit.hosts.parallelize import parallelize
+    from tokenring_xdit.hosts.xfuser.parallelize import Output
     from tokenring_xdit.pipelines.engine import Engine, Step
 
 __all__ = ["Engine", "Output", "Step", "__version__", "parallelize"]
@@ -20,7 +21,7 @@ _HOMES = {
     "Engine": "tokenring_xdit.pipelines.engine",
     "Output": "tokenring_xdit.hosts.xfuser.parallelize",
     "Step": "tokenring_xdit.pipelines.engine",
-    "parallelize": "tokenring_xdit.hosts.xfuser.parallelize",
+    "parallelize": "tokenring_xdit.hosts.parallelize",
 }
 """Where the names are that are imported when they are asked for."""
 
