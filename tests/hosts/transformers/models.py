@@ -31,13 +31,30 @@ _MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {"hidden_size": 72, "num_attention_heads": 9, "num_key_value_heads": 3}),
-    "llama3": ("Llama", {"rope_parameters": {
-        "rope_type": "llama3", "rope_theta": 10000.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 64,
-    }}),
-    "llama-dynamic": ("Llama", {"max_position_embeddings": 32, "rope_parameters": {
-        "rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0,
-    }}),
+    "llama3": (
+        "Llama",
+        {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 10000.0,
+                "factor": 4.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            }
+        },
+    ),
+    "llama-dynamic": (
+        "Llama",
+        {
+            "max_position_embeddings": 32,
+            "rope_parameters": {
+                "rope_type": "dynamic",
+                "rope_theta": 10000.0,
+                "factor": 2.0,
+            },
+        },
+    ),
     "mistral": ("Mistral", {"sliding_window": 5}),
     "mixtral": ("Mixtral", {"sliding_window": None, "num_local_experts": 4, "num_experts_per_tok": 2}),
     "qwen2": ("Qwen2", {"use_sliding_window": True, "sliding_window": 17, "max_window_layers": 1}),
@@ -46,25 +63,47 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3-moe": ("Qwen3Moe", _MOE),
     "gemma": ("Gemma", {"num_key_value_heads": 1}),
     "gemma2": ("Gemma2", {"sliding_window": 7, "attn_logit_softcapping": 3.0, "query_pre_attn_scalar": 8}),
-    "gemma3": ("Gemma3", {
-        "sliding_window": 9, "num_hidden_layers": 3, "query_pre_attn_scalar": 8,
-        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
-    }),
-    "gpt-oss": ("GptOss", {
-        "sliding_window": 5, "num_local_experts": 4, "num_experts_per_tok": 2,
-        "rope_parameters": {
-            "rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64,
-            "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+    "gemma3": (
+        "Gemma3",
+        {
+            "sliding_window": 9,
+            "num_hidden_layers": 3,
+            "query_pre_attn_scalar": 8,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
         },
-    }),
-    "phi3": ("Phi3", {
-        "num_key_value_heads": 6, "original_max_position_embeddings": 40,
-        "rope_parameters": {
-            "rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 1.0,
-            "short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.5, 2.0, 3.0, 4.0],
+    ),
+    "gpt-oss": (
+        "GptOss",
+        {
+            "sliding_window": 5,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 10000.0,
+                "factor": 4.0,
+                "original_max_position_embeddings": 64,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "truncate": False,
+            },
+        },
+    ),
+    "phi3": (
+        "Phi3",
+        {
+            "num_key_value_heads": 6,
             "original_max_position_embeddings": 40,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 10000.0,
+                "partial_rotary_factor": 1.0,
+                "short_factor": [1.0, 1.1, 1.2, 1.3],
+                "long_factor": [1.5, 2.0, 3.0, 4.0],
+                "original_max_position_embeddings": 40,
+            },
         },
-    }),
+    ),
     "smollm3": ("SmolLM3", {"no_rope_layers": [1, 0]}),
     "olmo2": ("Olmo2", {}),
     "granite": ("Granite", {"attention_multiplier": 0.3}),
@@ -109,7 +148,9 @@ def _sharpen(attention: Any) -> None:
         attention.sinks.copy_(torch.linspace(3, 5, len(attention.sinks)))
 
 
-def prompts(batch: int, length: int, padding: list[int] | None = None, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def prompts(
+    batch: int, length: int, padding: list[int] | None = None, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids ``[B, S]`` and the mask of a batch whose items are padded on the left by so many tokens."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, _VOCABULARY, (batch, length), generator=generator)

@@ -8,10 +8,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from tokenring_xdit.attention import token_ring_attention
 from tokenring_xdit.compat.transformers import register_attention
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.hosts.transformers.current import Forward, current_forward
-from tokenring_xdit.hosts.transformers.exchanges import Plan, plan_pairs
+from tokenring_xdit.hosts.transformers.exchanges import Plan, Travel, plan_pairs
 from tokenring_xdit.hosts.transformers.kernels import Scores
 
 __all__ = ["NAME", "Pattern", "attention", "mask", "register"]
@@ -46,9 +47,9 @@ def mask(
     window = None if local_size is None else int(local_size)
     if use_vmap or not _is_causal(mask_function, window):
         raise UnsupportedError(
-            f"{getattr(config, 'model_type', 'this model')} asks for an attention mask that is neither causal nor causal "
-            "with a window (tokens that see later ones, documents in one row, chunks): only those two were compared "
-            "with one process; call the model without parallelize"
+            f"{getattr(config, 'model_type', 'this model')} asks for an attention mask that is neither causal nor "
+            "causal with a window (tokens that see later ones, documents in one row, chunks): only those two were "
+            "compared with one process; call the model without parallelize"
         )
     return Pattern(window)
 
@@ -119,15 +120,36 @@ def attention(
         _refuse(forward, "attention sinks" if s_aux is not None else "capped scores")
     scores = Scores(query.shape[-1] ** -0.5 if scaling is None else float(scaling), window, softcap)
     plan = _plan(forward, window, layer.first)
-    if forward.sharded:
+    if _is_plain(forward, scores):
+        out, lse = token_ring_attention(
+            query,
+            key,
+            value,
+            schedule=forward.schedule,
+            scale=scores.scale,
+            causal=True,
+            layout_key=(NAME, forward.new),
+        )
+    elif forward.sharded:
         out, lse = forward.exchanges.attend_sharded(query, key, value, plan, scores, forward.valid, forward.travel)
     else:
         out, lse = forward.exchanges.attend_everywhere(query, key, value, plan, scores, forward.valid)
     if s_aux is not None:
-        out = out * torch.sigmoid(lse - s_aux.float()[None, :, None]).unsqueeze(-1)
+        out = out * share_of_keys(lse, s_aux).unsqueeze(-1)
     if forward.cache.transient:
         layer.drop()
     return out.to(query.dtype).transpose(1, 2).contiguous(), None
+
+
+def _is_plain(forward: Forward, scores: Scores) -> bool:
+    """Whether this is causal attention of a whole sequence and nothing else, for which there are proved schedules."""
+    plain = forward.past == 0 and forward.valid is None and scores.window is None and scores.softcap is None
+    return forward.sharded and forward.travel is Travel.SCHEDULE and plain
+
+
+def share_of_keys(lse: Tensor, sinks: Tensor) -> Tensor:
+    """How much of a softmax ``[B, H, T]`` all keys together have beside a sink for each head, ``[H]``."""
+    return torch.sigmoid(lse - sinks.float()[None, :, None])
 
 
 def _plan(forward: Forward, window: int | None, first: int) -> Plan:

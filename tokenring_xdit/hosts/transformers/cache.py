@@ -101,7 +101,7 @@ class ShardedLayer(CacheLayerMixin):  # type: ignore[misc]
 
     def drop(self) -> None:
         """Forget everything."""
-        self.keys, self.values = None, None
+        self.keys = self.values = None  # type: ignore[assignment]  # as transformers has it
         self.is_initialized, self.first, self.held = False, 0, 0
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -124,8 +124,8 @@ class ShardedLayer(CacheLayerMixin):  # type: ignore[misc]
 class ShardedCache(Cache):  # type: ignore[misc]
     """Keys and values of a sequence, of which each rank holds a share; made by ``model.tokenring.cache()``.
 
-    Its length is that of the whole sequence. New keys stay with the rank that computed them where a prompt is sharded, and
-    go to the ranks in blocks where all ranks compute the same tokens. Layers with a window forget what is out of it.
+    Its length is that of the whole sequence. New keys stay with the rank that computed them where a prompt is sharded,
+    and go to the ranks in blocks where all ranks compute the same tokens. Layers with a window forget the rest.
 
     Args:
         session: The model's.
@@ -227,6 +227,15 @@ class ShardedCache(Cache):  # type: ignore[misc]
         self.placement = Placement(self.placement.ranks)
         for layer in self.layers:
             layer.drop()
+
+    def apply(self, what: str, value: Any) -> None:
+        """Do what the first rank did with its cache."""
+        if what == "crop":
+            self.crop(value)
+        elif what == "select":
+            self.batch_select_indices(value)
+        else:
+            self.reset()
 
     def save(self, folder: str | Path) -> Path:
         """Write this rank's share into a folder; every rank calls it.

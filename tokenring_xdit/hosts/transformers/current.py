@@ -36,6 +36,7 @@ class Forward:
         exchanges: What carries tensors.
         family: What the model is known to do.
         travel: What travels where attention needs other ranks' keys.
+        schedule: The schedule of plain causal attention.
         plans: What travels, by window: worked out once for all layers.
     """
 
@@ -50,6 +51,7 @@ class Forward:
     exchanges: Exchanges
     family: Family
     travel: Travel
+    schedule: str
     plans: dict[tuple[int | None, int], object] = field(default_factory=dict)
 
 

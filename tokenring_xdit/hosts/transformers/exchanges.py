@@ -38,7 +38,8 @@ class Travel(Enum):
 
     KEYS = "keys"
     QUERIES = "queries"
-    AUTO = "auto"
+    SCHEDULE = "schedule"
+    """What a schedule says, in plain causal attention; else that of which less goes."""
 
 
 class Slice(NamedTuple):
@@ -69,7 +70,7 @@ class Plan:
 
     def travelling(self, travel: Travel, heads: int, kv_heads: int) -> Travel:
         """What travels: where it is left open, that of which less goes over all links together."""
-        if travel is not Travel.AUTO:
+        if travel is not Travel.SCHEDULE:
             return travel
         keys = queries = 0
         for rank, (start, stop) in enumerate(self.queries):

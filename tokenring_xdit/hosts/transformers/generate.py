@@ -1,7 +1,7 @@
 """``generate`` of all ranks: the first one runs transformers' own loop, the others compute what it decides.
 
-So tokens are the same on all ranks by construction, whatever seeds, streamers and stopping criteria they have, and no rank can
-end before another.
+So tokens are the same on all ranks by construction, whatever seeds, streamers and stopping criteria they have, and no
+rank can end before another.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ def replace_generate(model: Any, session: Session) -> None:
             call = {**dict(zip(list(signature(generate).parameters), args, strict=False)), **kwargs}
             _agree(session, call)
             session.forget_mask()
+            session.computing = False
             try:
                 if session.exchanges.rank == 0:
                     session.role = Role.LEADER
@@ -78,7 +79,7 @@ def replace_generate(model: Any, session: Session) -> None:
                 session.role = Role.FOLLOWER
                 return _follow(session, call, model.device)
             finally:
-                session.role, session.saying = Role.ALIKE, []
+                session.role, session.saying, session.computing = Role.ALIKE, [], False
 
     model._prepare_cache_for_generation = prepare_cache
     model.generate = together
@@ -90,8 +91,8 @@ def _agree(session: Session, call: Mapping[str, Any]) -> None:
     several = [each for each in _SEVERAL if call.get(each) is not None]
     if several:
         problem = (
-            f"{several[0]} was passed to generate, which needs a second model or prompt: only one model with one prompt a "
-            "call is sharded; leave it out (prompt_lookup_num_tokens speeds up without a second model)"
+            f"{several[0]} was passed to generate, which needs a second model or prompt: one model with one prompt "
+            "a call is sharded; leave it out (prompt_lookup_num_tokens speeds up without a second model)"
         )
     for each, value in call.items():
         if each not in _OWN:
@@ -120,7 +121,6 @@ def _lead(session: Session, generate: Any, call: dict[str, Any]) -> Any:
     except Exception as error:
         if not session.computing:  # where a rank fails while all compute, the others hear of it by the guard
             session.tell("raise", _portable(error))
-        session.computing = False
         raise
     session.tell("done", _without_cache(result), session.caches_made)
     return result
@@ -133,8 +133,9 @@ def _follow(session: Session, call: dict[str, Any], device: torch.device) -> Any
     last: ShardedCache | None = None
     while True:
         puts, what, content = session.listen()
-        for value in puts if streamer is not None else []:
-            streamer.put(value)
+        if streamer is not None:
+            for value in puts:
+                streamer.put(value)
         if what == "forward":
             last = session.follow(session.heard(*content))
             if last is not None:
@@ -149,8 +150,7 @@ def _follow(session: Session, call: dict[str, Any], device: torch.device) -> Any
         else:
             cache = session.cache_numbered(content[0])
             used[cache.number] = cache
-            actions = {"crop": cache.crop, "select": cache.batch_select_indices, "reset": lambda _: cache.reset()}
-            actions[what](content[1])
+            cache.apply(what, content[1])
 
 
 def _portable(error: Exception) -> Exception:

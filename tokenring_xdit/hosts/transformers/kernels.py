@@ -1,7 +1,7 @@
 """Local attention of queries at known places over keys at known places: windows, padding and soft-caps, with LSE.
 
-What the fused kernels take (no mask at all, or a block against itself) goes to them, with the heads of a group as further
-rows, so that keys are never repeated. The rest is torch's operators, block by block.
+What the fused kernels take (no mask at all, or a block against itself) goes to them, with the heads of a group as
+further rows, so that keys are never repeated. The rest is torch's operators, block by block.
 """
 
 from __future__ import annotations
@@ -131,8 +131,8 @@ def attend(
         valid: Which keys count, bool ``[B, Sk]``; ``None`` for all.
 
     Returns:
-        Output ``[B, H, Sq, Dv]`` and log-sum-exp ``[B, H, Sq]`` in fp32, in memory of their own; ``None`` where no query
-        sees a key by its place.
+        Output ``[B, H, Sq, Dv]`` and log-sum-exp ``[B, H, Sq]`` in fp32, in memory of their own; ``None`` where no
+        query sees a key by its place.
     """
     q_stop = q_start + q.shape[2]
     if not q.numel() or not pieces or pieces[0][0] >= q_stop or pieces[-1][1] <= scores.first_key(q_start):

@@ -70,8 +70,8 @@ def replace_decoder(model: Any, session: Session) -> None:
         past = 0 if cache is None else cache.length
         if mask is not None and mask.shape[1] != past + ids.shape[1]:
             raise UnsupportedError(
-                f"attention_mask has {mask.shape[1]} columns, and there are {past} cached and {ids.shape[1]} new tokens: "
-                "pass a mask of all of them"
+                f"attention_mask has {mask.shape[1]} columns, and there are {past} cached and {ids.shape[1]} new "
+                "tokens: pass a mask of all of them"
             )
         if mask is not None and bool((mask != 0).all()):
             mask = None
@@ -124,13 +124,14 @@ def _refuse(model: Any, call: dict[str, Any]) -> None:
         value = call.get(name)
         if value is not None and value is not False:
             raise UnsupportedError(
-                f"{name} was passed to a {type(model).__name__} that is sharded over ranks, and {reason}; leave it out, or "
-                "call the model without parallelize"
+                f"{name} was passed to a {type(model).__name__} that is sharded over ranks, and {reason}: leave it out "
+                "or call the model without parallelize"
             )
     for name in ("output_attentions", "output_hidden_states", "output_router_logits"):
         if call.get(name) is None and getattr(model.config, name, False):
             raise UnsupportedError(
-                f"the configuration of this {type(model).__name__} says {name}=True, and {_REFUSED[name]}: set it to False"
+                f"the configuration of this {type(model).__name__} says {name}=True, and {_REFUSED[name]}: set it to "
+                "False"
             )
     if torch.is_grad_enabled() and model.training:
         raise UnsupportedError("a model in training mode was called, and gradients are not sharded: call model.eval()")
@@ -142,8 +143,8 @@ def _check(model: Any, ids: Any, mask: Any, positions: Any, cache: Any) -> None:
         raise UnsupportedError(f"a {type(model).__name__} that is sharded over ranks takes at least one of input_ids")
     if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
         raise UnsupportedError(
-            "attention_mask has to be of two dimensions, 1 where a token counts: masks of other forms were not compared "
-            "with one process"
+            "attention_mask has to be of two dimensions, 1 where a token counts: masks of other forms were not "
+            "compared with one process"
         )
     if cache is not None and not isinstance(cache, ShardedCache):
         raise UnsupportedError(
@@ -153,6 +154,6 @@ def _check(model: Any, ids: Any, mask: Any, positions: Any, cache: Any) -> None:
         raise UnsupportedError("position_ids have to be of two dimensions, [B, T]")
     if positions is not None and mask is None and bool((positions.diff(dim=1) != 1).any()):
         raise UnsupportedError(
-            "position_ids that do not count on, without an attention_mask, mean several documents in one row, which see "
-            "nothing of each other: pass them as items of a batch, padded on the left"
+            "position_ids that do not count on, without an attention_mask, mean several documents in one row, which "
+            "see nothing of each other: pass them as items of a batch, padded on the left"
         )

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tokenring_xdit.attention import exchange
-from tokenring_xdit.errors import AgreementError, ConfigurationError, TokenRingError, UnsupportedError, nearest
+from tokenring_xdit.errors import AgreementError, ConfigurationError, TokenRingError, UnsupportedError
 from tokenring_xdit.hosts.transformers.attention import NAME, register
 from tokenring_xdit.hosts.transformers.cache import ShardedCache
 from tokenring_xdit.hosts.transformers.exchanges import Exchanges, Travel
@@ -18,10 +18,17 @@ from tokenring_xdit.hosts.transformers.generate import replace_generate
 from tokenring_xdit.hosts.transformers.model import replace_decoder, replace_head, replace_rotary
 from tokenring_xdit.hosts.transformers.session import Session
 from tokenring_xdit.hosts.transformers.supported import family_of
+from tokenring_xdit.schedule import ALGORITHMS, build
+from tokenring_xdit.schedule import Mask as PlanMask
 
 __all__ = ["ContextParallel", "parallelize"]
 
 _Model = TypeVar("_Model")
+
+_BALANCED = "balanced"
+"""The schedule that was made for causal masks: shards are contiguous, and all ranks have equal work."""
+
+_TRAVELS = {travel.value: travel for travel in Travel if travel is not Travel.SCHEDULE}
 
 
 class ContextParallel:
@@ -69,25 +76,27 @@ class ContextParallel:
         return {"rank": self.rank, "ranks": self.ranks, "bytes_sent": self._session.exchanges.bytes_sent}
 
 
-def parallelize(model: _Model, *, tokenring_degree: int = 1, prefill: str = "auto") -> _Model:
+def parallelize(model: _Model, *, tokenring_degree: int = 1, prefill: str = _BALANCED) -> _Model:
     """Spread a causal language model over all ranks; every rank calls it with the same model.
 
-    The model is changed in place. Its weights are whole on every rank; prompts are sharded, and so are the keys and values
-    of all tokens, which stay where they were computed. ``generate`` and calls of the model are calls of all ranks, with the
-    same arguments; in ``generate`` the first rank decides.
+    The model is changed in place. Its weights are whole on every rank; prompts are sharded, and so are the keys and
+    values of all tokens, which stay where they were computed. ``generate`` and calls of the model are calls of all
+    ranks, with the same arguments; in ``generate`` the first rank decides.
 
     Args:
         model: A causal language model of transformers, loaded and on this rank's device.
         tokenring_degree: Ranks that the sequence is sharded over.
-        prefill: What travels between ranks where a prompt is sharded: ``keys``, ``queries``, or ``auto``, that of which less
-            goes.
+        prefill: What travels between ranks where tokens are sharded: ``keys`` go to queries, or ``queries`` to keys. Or
+            a schedule (see ``tokenring-xdit schedule list``), or ``balanced``, the one made for causal masks: for a
+            whole prompt without padding, in layers without window and cap; elsewhere that goes of which there is less.
 
     Returns:
         ``model``, with ``model.tokenring``, a :class:`ContextParallel`.
 
     Raises:
         AgreementError: The ranks loaded different models.
-        ConfigurationError: There are no ranks, or another number of them, or ``prefill`` is not known.
+        ConfigurationError: There are no ranks, or another number of them.
+        ScheduleError: ``prefill`` is not known, or not for this number of ranks.
         UnsupportedError: The model was not compared with the single process.
     """
     _join_world()
@@ -103,7 +112,7 @@ def parallelize(model: _Model, *, tokenring_degree: int = 1, prefill: str = "aut
         if theirs is not None:
             raise AgreementError(f"rank {rank} refuses: {theirs[1]}")
     family, anything = family_of(model), cast(Any, model)
-    session = Session(model, family, Exchanges(None, anything.device), Travel(prefill))
+    session = Session(model, family, Exchanges(None, anything.device), *_strategy(prefill))
     fingerprints = exchange(None, session.fingerprint, "the models")
     if len(set(fingerprints)) > 1:
         raise AgreementError(
@@ -119,11 +128,17 @@ def parallelize(model: _Model, *, tokenring_degree: int = 1, prefill: str = "aut
     return model
 
 
+def _strategy(prefill: str) -> tuple[Travel, str]:
+    """What travels, and the schedule of plain causal attention."""
+    balanced = next(name for name, algorithm in ALGORITHMS.items() if algorithm.masks == {PlanMask.CAUSAL})
+    named = prefill not in _TRAVELS and prefill != _BALANCED
+    return _TRAVELS.get(prefill, Travel.SCHEDULE), prefill if named else balanced
+
+
 def _refuse(model: Any, degree: int, prefill: str) -> None:
     """Refuse what ``parallelize`` does not take, before anything is changed."""
-    known = [travel.value for travel in Travel]
-    if prefill not in known:
-        raise ConfigurationError(f"prefill is {prefill!r}. {nearest(str(prefill), known)}")
+    if prefill not in _TRAVELS:
+        build(_strategy(prefill)[1], dist.get_world_size(), PlanMask.CAUSAL)
     if hasattr(model, "tokenring"):
         raise ConfigurationError("this model was made parallel before: load it anew for other degrees")
     if degree != dist.get_world_size():
@@ -134,8 +149,8 @@ def _refuse(model: Any, degree: int, prefill: str) -> None:
     family_of(model)
     if getattr(model, "hf_device_map", None):
         raise UnsupportedError(
-            "the layers of this model lie on several devices (device_map), and every rank has to have them on its own: load "
-            "it without device_map and call model.to(device)"
+            "the layers of this model lie on several devices (device_map), and every rank has to have them on its own: "
+            "load it without device_map and call model.to(device)"
         )
 
 

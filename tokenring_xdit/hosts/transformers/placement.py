@@ -13,7 +13,7 @@ BLOCK = 32
 
 
 class Span(NamedTuple):
-    """Consecutive tokens ``start..stop - 1``, counted from the beginning of the sequence, and the rank with their keys."""
+    """Tokens ``start..stop - 1``, counted from the beginning of the sequence, and the rank with their keys."""
 
     start: int
     stop: int

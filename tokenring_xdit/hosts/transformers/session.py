@@ -60,10 +60,11 @@ class Session:
         family: What is known of it.
         exchanges: Its ranks.
         travel: What travels where a prompt is sharded.
+        schedule: Of plain causal attention.
     """
 
-    def __init__(self, model: Any, family: Family, exchanges: Exchanges, travel: Travel) -> None:
-        self.family, self.exchanges, self.travel = family, exchanges, travel
+    def __init__(self, model: Any, family: Family, exchanges: Exchanges, travel: Travel, schedule: str) -> None:
+        self.family, self.exchanges, self.travel, self.schedule = family, exchanges, travel, schedule
         self.windows = windows_of(model.config)
         self.device: torch.device = model.device
         self.fingerprint = f"{family.model_type}-{_digest(repr(sorted(model.config.to_diff_dict().items(), key=str)))}"
@@ -196,6 +197,7 @@ class Session:
             exchanges=self.exchanges,
             family=self.family,
             travel=self.travel,
+            schedule=self.schedule,
         )
         part = slice(own[0] - past, own[1] - past)
         self.computing = True
