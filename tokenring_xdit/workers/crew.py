@@ -12,7 +12,7 @@ from typing import Any
 from tokenring_xdit.errors import LaunchError, LostRankError
 from tokenring_xdit.workers.blame import culprit, in_words, is_lost
 from tokenring_xdit.workers.environment import local_environment
-from tokenring_xdit.workers.messages import Failed, Gone, pack
+from tokenring_xdit.workers.messages import Aside, Failed, Gone, pack
 from tokenring_xdit.workers.process import Inbox, RankProcess, Rendezvous, kept_file
 from tokenring_xdit.workers.watch import POLL, Watch
 
@@ -78,12 +78,15 @@ class Crew:
         """Process ids of the ranks."""
         return [rank.process.pid for rank in self._ranks]
 
-    def ask(self, order: Any, timeout: float = math.inf) -> list[Any]:
+    def ask(
+        self, order: Any, timeout: float = math.inf, told: Callable[[Any], None] = lambda content: None
+    ) -> list[Any]:
         """Give all ranks an order and wait for their answers.
 
         Args:
             order: Whatever the ranks' module understands.
             timeout: Seconds.
+            told: Called with what ranks tell before they answer.
 
         Returns:
             What each rank answered.
@@ -106,6 +109,8 @@ class Crew:
             else:
                 if isinstance(message, (Failed, Gone)):
                     failures.setdefault(rank, message)
+                elif isinstance(message, Aside):
+                    told(message.content)
                 elif rank not in failures:
                     answers[rank] = message
             failures |= self._watch.look(self._waiting(answers, failures))

@@ -7,9 +7,16 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-__all__ = ["Failed", "Gone", "cancel", "cancelled_number", "pack", "receive", "unpack"]
+__all__ = ["Aside", "Failed", "Gone", "cancel", "cancelled_number", "pack", "receive", "unpack"]
 
 _CANCEL = b"cancel "
+
+
+@dataclass(frozen=True)
+class Aside:
+    """From a rank, before its answer: something to be told at once."""
+
+    content: Any
 
 
 @dataclass(frozen=True, kw_only=True)

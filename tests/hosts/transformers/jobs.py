@@ -242,9 +242,11 @@ class Noted(BaseStreamer):
         self.ended = False
 
     def put(self, value: torch.Tensor) -> None:
+        """Keep a piece."""
         self.pieces.append(value.flatten().tolist())
 
     def end(self) -> None:
+        """Note the end."""
         self.ended = True
 
 
