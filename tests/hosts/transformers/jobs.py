@@ -173,7 +173,7 @@ def errors_with_fault(kind: str, name: str) -> tuple[float, float]:
 
 
 class LargeTensors(TorchDispatchMode):
-    """Notes every tensor of numbers with a dimension as long as a sequence."""
+    """Notes every tensor of numbers with a dimension as long as a sequence; flat memory has none."""
 
     def __init__(self, length: int) -> None:
         super().__init__()
@@ -186,7 +186,8 @@ class LargeTensors(TorchDispatchMode):
             if (
                 isinstance(tensor, torch.Tensor)
                 and tensor.is_floating_point()
-                and self.length <= max(tensor.shape, default=0)
+                and tensor.ndim > 1
+                and self.length <= max(tensor.shape)
             ):
                 self.found.add((str(function), tuple(tensor.shape)))
         return result

@@ -65,4 +65,9 @@ def test_faults_show(ranks: RankPool, kind: str, fault: str) -> None:
 @pytest.mark.parametrize("kind", ["llama", "gpt-oss"])
 @pytest.mark.parametrize("padded", [False, True])
 def test_no_rank_makes_a_tensor_as_long_as_the_sequence(ranks: RankPool, kind: str, prefill: str, padded: bool) -> None:
-    assert ranks.run(3, jobs.large_tensors, kind, prefill, padded) == [set()] * 3
+    assert ranks.run(5, jobs.large_tensors, kind, prefill, padded) == [set()] * 5
+
+
+def test_one_process_makes_tensors_as_long_as_the_sequence(ranks: RankPool) -> None:
+    """So that the test above can fail."""
+    assert ranks.run(1, jobs.large_tensors, "llama", "balanced", False) != [set()]
