@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from tokenring_xdit.compat.transformers import query_count
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError
 from tokenring_xdit.hosts.transformers.placement import BLOCK, Placement, Span
 
@@ -104,9 +105,9 @@ class ShardedLayer(CacheLayerMixin):  # type: ignore[misc]
         self.keys = self.values = None  # type: ignore[assignment]  # as transformers has it
         self.is_initialized, self.first, self.held = False, 0, 0
 
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+    def get_mask_sizes(self, queries: int | Tensor) -> tuple[int, int]:
         """What transformers makes masks of; ours are made of the places of the tokens."""
-        return self.cache.length + int(query_length), 0
+        return self.cache.length + query_count(queries), 0
 
     def get_seq_length(self) -> int:
         """Tokens of the whole sequence, on all ranks together."""
@@ -114,6 +115,10 @@ class ShardedLayer(CacheLayerMixin):  # type: ignore[misc]
 
     def get_max_length(self) -> int:
         """There is none."""
+        return -1
+
+    def get_max_cache_shape(self) -> int:
+        """The same, as it was called before 5.24."""
         return -1
 
     def reset(self) -> None:
