@@ -63,6 +63,7 @@ def logits_errors(kind: str, prefill: str = "balanced") -> dict[str, float]:
         errors[name] = error_of(found, wanted[:, part], mask[:, part])
         errors[f"{name}, gathered"] = error_of(parallel(ids, attention_mask=given).logits, wanted, mask)
     ids, mask = prompts(2, 67, [0, 9])
+    errors["score"] = error_of(parallel.tokenring.score(ids, mask)[mask[:, :-1] == 1], scores_of(whole, ids, mask))
     theirs, cache = DynamicCache(config=whole.config), parallel.tokenring.cache()
     for start, stop in TURNS:
         turn, seen = ids[:, start:stop], mask[:, :stop]
@@ -74,13 +75,19 @@ def logits_errors(kind: str, prefill: str = "balanced") -> dict[str, float]:
     return errors
 
 
+def scores_of(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities of tokens after real ones, in one process."""
+    logits = model(ids, attention_mask=mask).logits[:, :-1].log_softmax(-1)
+    return logits.gather(-1, ids[:, 1:, None])[..., 0][mask[:, :-1] == 1]
+
+
 GENERATIONS: dict[str, dict[str, Any]] = {
     "greedy": {"max_new_tokens": 64},
     "sampling": {"max_new_tokens": 16, "do_sample": True, "temperature": 1.5, "top_k": 20},
     "several": {"max_new_tokens": 8, "do_sample": True, "num_return_sequences": 3},
     "beams": {"max_new_tokens": 9, "num_beams": 3, "num_return_sequences": 2},
     "chunks": {"max_new_tokens": 9, "prefill_chunk_size": 7},
-    "look-up": {"max_new_tokens": 24, "prompt_lookup_num_tokens": 5},
+    "look-up": {"max_new_tokens": 24, "prompt_lookup_num_tokens": 5, "eos_token_id": 1},
     "no cache": {"max_new_tokens": 5, "use_cache": False},
     "end": {"max_new_tokens": 40, "do_sample": True, "eos_token_id": list(range(3, 30))},
 }

@@ -55,6 +55,8 @@ def replace_decoder(model: Any, session: Session) -> None:
 
     @wraps(forward)
     def called(*args: Any, **kwargs: Any) -> Any:
+        if session.given is not None:
+            return session.given
         call = _named(forward, args, kwargs)
         _refuse(model, call)
         ids, mask = call.pop("input_ids", None), call.pop("attention_mask", None)

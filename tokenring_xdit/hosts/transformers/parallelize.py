@@ -16,6 +16,7 @@ from tokenring_xdit.hosts.transformers.cache import ShardedCache
 from tokenring_xdit.hosts.transformers.exchanges import Exchanges, Travel
 from tokenring_xdit.hosts.transformers.generate import replace_generate
 from tokenring_xdit.hosts.transformers.model import replace_decoder, replace_head, replace_rotary
+from tokenring_xdit.hosts.transformers.scoring import own_logits, scores
 from tokenring_xdit.hosts.transformers.session import Session
 from tokenring_xdit.hosts.transformers.supported import family_of
 from tokenring_xdit.schedule import ALGORITHMS, build
@@ -69,7 +70,22 @@ class ContextParallel:
         Returns:
             Logits ``[B, T_r, V]`` and which of the ``T`` tokens they belong to. Of a few tokens every rank has all.
         """
-        return self._session.own_logits(self._model, input_ids, attention_mask, cache)
+        return own_logits(self._session, self._model, input_ids, attention_mask, cache)
+
+    def score(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, cache: ShardedCache | None = None
+    ) -> Tensor:
+        """Log-probabilities of a text, token by token; logits stay in shards, and in pieces.
+
+        Args:
+            input_ids: ``[B, T]``, the same on all ranks.
+            attention_mask: ``[B, P + T]``; ``None`` where nothing is padding.
+            cache: What was computed before; ``None`` for nothing.
+
+        Returns:
+            ``[B, T - 1]`` in fp32, on every rank: of each token but the first, after those before it.
+        """
+        return scores(self._session, self._model, input_ids, attention_mask, cache)
 
     def report(self) -> dict[str, Any]:
         """This rank's number, the number of ranks, and the bytes that it has sent for attention so far."""
@@ -116,7 +132,8 @@ def parallelize(model: _Model, *, tokenring_degree: int = 1, prefill: str = _BAL
     fingerprints = exchange(None, session.fingerprint, "the models")
     if len(set(fingerprints)) > 1:
         raise AgreementError(
-            f"the ranks have loaded different models, {', '.join(fingerprints)}: load the same everywhere"
+            f"the ranks have loaded different weights, {', '.join(fingerprints)}: load the same model everywhere, "
+            "in the same dtype"
         )
     register()
     anything.set_attn_implementation(NAME)
@@ -147,7 +164,7 @@ def _refuse(model: Any, degree: int, prefill: str) -> None:
             f"--nproc_per_node={degree}"
         )
     family_of(model)
-    if getattr(model, "hf_device_map", None):
+    if len({*(getattr(model, "hf_device_map", None) or {}).values()}) > 1:
         raise UnsupportedError(
             "the layers of this model lie on several devices (device_map), and every rank has to have them on its own: "
             "load it without device_map and call model.to(device)"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tokenring_xdit.attention import exchange
-from tokenring_xdit.compat.transformers import cache_name
 from tokenring_xdit.errors import AgreementError, UnsupportedError
 from tokenring_xdit.hosts.transformers.cache import ShardedCache
 from tokenring_xdit.hosts.transformers.current import Forward, entered
@@ -22,6 +22,10 @@ __all__ = ["Inputs", "Role", "Session", "rows_to_keep", "summary"]
 
 _STEP = "a step of generate"
 """What the ranks say to each other in ``generate``; the first speaks, the others listen."""
+
+
+_SAMPLE = 64
+"""How many numbers of a weight are looked at, and up to twice as many."""
 
 
 class Role:
@@ -52,6 +56,15 @@ class Inputs(NamedTuple):
     length: int
 
 
+class Division(NamedTuple):
+    """Who computed which tokens of a call; see :class:`~tokenring_xdit.hosts.transformers.current.Forward`."""
+
+    past: int
+    new: int
+    queries: tuple[tuple[int, int], ...]
+    sharded: bool
+
+
 class Session:
     """What a model has beside itself once it is parallel.
 
@@ -67,11 +80,12 @@ class Session:
         self.family, self.exchanges, self.travel, self.schedule = family, exchanges, travel, schedule
         self.windows = windows_of(model.config)
         self.device: torch.device = model.device
-        self.fingerprint = f"{family.model_type}-{_digest(repr(sorted(model.config.to_diff_dict().items(), key=str)))}"
+        self.fingerprint = f"{family.model_type}-{_weights(model)}"
         self.role = Role.ALIKE
         self.rows: tuple[int, ...] | None = None
-        self.computing = self.streams = self.shards = False
-        self.last_rows: range | None = None
+        self.computing = self.streams = self._shards = False
+        self.given: Any = None
+        self._last: Division | None = None
         self.saying: list[Any] = []
         self.follow: Callable[[Inputs], ShardedCache | None] = _nothing_to_follow
         self._caches: weakref.WeakValueDictionary[int, ShardedCache] = weakref.WeakValueDictionary()
@@ -200,11 +214,12 @@ class Session:
             schedule=self.schedule,
         )
         part = slice(own[0] - past, own[1] - past)
-        self.computing = True
+        self.computing, self._last = True, Division(past, new, queries, sharded)
         try:
             with entered(forward), torch.no_grad():
                 output = decoder(input_ids=ids[:, part], position_ids=positions[:, part], **others)
-                output.last_hidden_state = self._rows(output.last_hidden_state, inputs.rows, forward)
+                if not self._shards:
+                    output.last_hidden_state = self._rows(output.last_hidden_state, inputs.rows, self._last)
         except BaseException:
             cache.rollback()
             raise
@@ -213,36 +228,48 @@ class Session:
             cache.commit(placement)
         return output
 
-    def own_logits(
-        self, model: Any, ids: Tensor, mask: Tensor | None, cache: ShardedCache | None
-    ) -> tuple[Tensor, range]:
-        """Logits of the tokens that this rank computes, and which those are."""
-        self.shards = True
+    @contextmanager
+    def keeping_shards(self) -> Iterator[None]:
+        """Inside, results are of this rank's tokens only."""
+        self._shards = True
         try:
-            name = cache_name(type(model).forward)
-            logits: Tensor = model(
-                input_ids=ids, attention_mask=mask, use_cache=cache is not None, **{name: cache}
-            ).logits
+            yield
         finally:
-            self.shards = False
-        assert self.last_rows is not None
-        return logits, self.last_rows
+            self._shards = False
 
-    def _rows(self, hidden: Tensor, rows: tuple[int, ...] | None, forward: Forward) -> Tensor:
+    @contextmanager
+    def instead_of_decoder(self, output: Any) -> Iterator[None]:
+        """Inside, the decoder is not computed: this is what it returns."""
+        self.given = output
+        try:
+            yield
+        finally:
+            self.given = None
+
+    @property
+    def own_rows(self) -> range:
+        """Which of the new tokens of the last call this rank computed."""
+        assert self._last is not None
+        start, stop = self._last.queries[self.exchanges.rank]
+        return range(start - self._last.past, stop - self._last.past)
+
+    def rows_of_all(self, values: Tensor) -> Tensor:
+        """Values ``[B, T, X]`` of all new tokens of the last call, from those ``[B, T_r, X]`` of each rank."""
+        assert self._last is not None
+        return self._rows(values, None, self._last)
+
+    def _rows(self, hidden: Tensor, rows: tuple[int, ...] | None, last: Division) -> Tensor:
         """The rows ``[B, len(rows), hidden]`` of the new tokens that were asked for, on every rank."""
-        start, stop = (place - forward.past for place in forward.queries[self.exchanges.rank])
-        self.last_rows = range(start, stop)
-        if self.shards:
-            return hidden
-        wanted = range(forward.new) if rows is None else rows
-        if not forward.sharded:
+        wanted = range(last.new) if rows is None else rows
+        if not last.sharded:
             return hidden if rows is None else hidden[:, list(wanted)]
         mine: list[list[int]] = []  # which of the wanted rows each rank has
-        for low, high in forward.queries:
-            mine.append([n for n, row in enumerate(wanted) if low <= row + forward.past < high])
+        for low, high in last.queries:
+            mine.append([n for n, row in enumerate(wanted) if low <= row + last.past < high])
         longest = max(map(len, mine))
         own = hidden.new_zeros(hidden.shape[0], longest, hidden.shape[2])
         numbers = mine[self.exchanges.rank]
+        start = last.queries[self.exchanges.rank][0] - last.past
         own[:, : len(numbers)] = hidden[:, [wanted[n] - start for n in numbers]]
         result = hidden.new_empty(hidden.shape[0], len(wanted), hidden.shape[2])
         for numbers, part in zip(mine, self.exchanges.gather(own, "the rows of the result"), strict=True):
@@ -284,12 +311,28 @@ def summary(value: Any) -> str:
     """A value in words that are the same where the values are."""
     if isinstance(value, Tensor):
         return f"a tensor {tuple(value.shape)} with the values {_digest(value.cpu().contiguous().numpy().tobytes())}"
-    return _digest(repr(value)) if isinstance(value, Sequence) and len(value) > 8 else repr(value)
+    if isinstance(value, Mapping):
+        return str({name: summary(item) for name, item in value.items()})
+    if isinstance(value, Sequence):
+        return _digest(repr(value)) if len(value) > 8 else repr(value)
+    if hasattr(value, "to_json_string"):  # a GenerationConfig
+        return f"a {type(value).__name__} {_digest(value.to_json_string())}"
+    return repr(value) if value is None or isinstance(value, (int, float)) else f"a {type(value).__name__}"
 
 
 def _digest(content: str | bytes) -> str:
     data = content.encode() if isinstance(content, str) else content
     return hashlib.sha256(data).hexdigest()[:8]
+
+
+def _weights(model: Any) -> str:
+    """A digest of shapes, and of some numbers, of all weights."""
+    found = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        some = weight.detach().reshape(-1)[:: max(1, weight.numel() // _SAMPLE)]
+        found.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        found.update(some.to(torch.float32).cpu().numpy().tobytes())
+    return found.hexdigest()[:8]
 
 
 def _valid(mask: Tensor | None, device: torch.device) -> Tensor | None:
