@@ -20,8 +20,8 @@ __all__ = ["LOCAL_KERNELS", "Scores", "attend", "blockwise", "fused"]
 
 _Pieces = Sequence[tuple[int, int]]
 
-_KEYS = 4096
-"""Keys that are attended at once by the plain kernel."""
+_QUERIES, _KEYS = 256, 4096
+"""Queries and keys that are attended at once by the plain kernel."""
 
 _SCORES = 1 << 22
 """Scores that it holds at once."""
@@ -71,45 +71,47 @@ def fused(
 def blockwise(
     q: Tensor, k: Tensor, v: Tensor, q_start: int, pieces: _Pieces, scores: Scores, valid: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Softmax in fp32 by blocks of queries and keys; any mask."""
-    batch, heads, length, dim = q.shape
-    groups = k.shape[1]
+    """Softmax in fp32 by blocks of queries, and of the keys that they may see; any mask."""
+    batch, heads, length, _ = q.shape
     out = torch.zeros(*q.shape[:-1], v.shape[-1], dtype=torch.float32, device=q.device)
     lse = torch.full(q.shape[:-1], -math.inf, dtype=torch.float32, device=q.device)
-    places = torch.cat([torch.arange(*piece, device=q.device) for piece in pieces])
-    first = 0
-    for start, stop in pieces:
-        for low in range(start, stop, _KEYS):
-            high = min(stop, low + _KEYS)
-            block = slice(first, first + high - low)
-            first += high - low
-            keys, values = k[:, :, None, block].float(), v[:, :, None, block].float()
-            rows = max(1, _SCORES // (batch * heads * (high - low)))
-            for top in range(0, length, rows):
-                part = slice(top, min(length, top + rows))
-                query = torch.arange(q_start + part.start, q_start + part.stop, device=q.device)
-                if low > q_start + part.stop - 1 or high <= scores.first_key(q_start + part.start):
-                    continue
-                grouped = q[:, :, part].float().view(batch, groups, heads // groups, -1, dim)
-                found = (grouped * scores.scale) @ keys.transpose(-1, -2)
-                if scores.softcap is not None:
-                    found = torch.tanh(found / scores.softcap) * scores.softcap
-                seen = places[block] <= query[:, None]
-                if scores.window is not None:
-                    seen = seen & (places[block] > query[:, None] - scores.window)
-                seen = seen[None, None, None]
-                if valid is not None:
-                    seen = seen & valid[:, None, None, None, block]
-                found = found.masked_fill(~seen, -math.inf)
-                partial_lse = torch.logsumexp(found, dim=-1)
-                weights = torch.exp(found - partial_lse.masked_fill(partial_lse == -math.inf, 0.0).unsqueeze(-1))
-                fold_(
-                    out[:, :, part],
-                    lse[:, :, part],
-                    (weights @ values).flatten(1, 2),
-                    partial_lse.flatten(1, 2),
-                )
+    rows = max(1, min(_QUERIES, _SCORES // (batch * heads * min(_KEYS, k.shape[2]))))
+    for top in range(0, length, rows):
+        part = slice(top, min(length, top + rows))
+        queries = torch.arange(q_start + part.start, q_start + part.stop, device=q.device)
+        seen_from, seen_to = scores.first_key(q_start + part.start), q_start + part.stop
+        behind = 0  # keys of earlier pieces
+        for start, stop in pieces:
+            for low in range(max(start, seen_from), min(stop, seen_to), _KEYS):
+                high = min(stop, seen_to, low + _KEYS)
+                block = slice(behind + low - start, behind + high - start)
+                places = torch.arange(low, high, device=q.device)
+                seen = _seen(queries, places, scores, None if valid is None else valid[:, block])
+                found = _block(q[:, :, part], k[:, :, block], v[:, :, block], seen, scores)
+                fold_(out[:, :, part], lse[:, :, part], *found)
+            behind += stop - start
     return out, lse
+
+
+def _seen(queries: Tensor, places: Tensor, scores: Scores, valid: Tensor | None) -> Tensor:
+    """Which keys each query sees, bool ``[B or 1, 1, 1, Sq, Sk]``."""
+    seen = places <= queries[:, None]
+    if scores.window is not None:
+        seen &= places > queries[:, None] - scores.window
+    return seen[None, None, None] if valid is None else seen & valid[:, None, None, None]
+
+
+def _block(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
+    """Output ``[B, H, Sq, Dv]`` and log-sum-exp of a block; 0 and ``-inf`` where a query sees no key."""
+    groups = k.shape[1]
+    grouped = q.float().view(q.shape[0], groups, q.shape[1] // groups, *q.shape[2:])
+    found = (grouped * scores.scale) @ k.float().transpose(-1, -2)[:, :, None]
+    if scores.softcap is not None:
+        found = torch.tanh(found / scores.softcap) * scores.softcap
+    found = found.masked_fill(~seen, -math.inf)
+    lse = torch.logsumexp(found, dim=-1)
+    weights = torch.exp(found - lse.masked_fill(lse == -math.inf, 0.0).unsqueeze(-1))
+    return (weights @ v.float()[:, :, None]).flatten(1, 2), lse.flatten(1, 2)
 
 
 LOCAL_KERNELS: dict[str, Callable[..., tuple[Tensor, Tensor] | None]] = {"fused": fused, "blockwise": blockwise}
