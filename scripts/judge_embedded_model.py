@@ -19,9 +19,9 @@ from diffusers import FluxPipeline
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
+from tokenring_xdit.lab.embedded.judge import Verdict, judge
+from tokenring_xdit.lab.embedded.scenes import IMAGE_SIZE, Scene, random_scene
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
-from tokenring_xdit.pipelines.embedded.judge import Verdict, judge
-from tokenring_xdit.pipelines.embedded.scenes import IMAGE_SIZE, Scene, random_scene
 
 BATCH = 20
 PARTS = ("right", "colour", "shape", "position", "ground")

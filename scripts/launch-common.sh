@@ -197,7 +197,7 @@ launch_here() {
     if [ "${#config[@]}" -gt 0 ]; then
         start "$python" "${safely[@]}" -m tokenring_xdit.cli run "${target[@]}"
     else
-        start "$python" "${safely[@]}" -m tokenring_xdit.pipelines.program --ranks "$ranks" "${target[@]}"
+        start "$python" "${safely[@]}" -m tokenring_xdit.workers.launch --ranks "$ranks" "${target[@]}"
     fi
 }
 
@@ -207,7 +207,7 @@ launch() {
     if [ "${#config[@]}" -gt 0 ]; then
         program+=(tokenring_xdit.cli run)
     else
-        program+=(tokenring_xdit.workers.mortal)
+        program+=(tokenring_xdit.workers.lifetime)
     fi
     [ -n "$dry_run" ] || export TOKENRING_LAUNCHER=$$
     start "$python" "${safely[@]}" -m torch.distributed.run "$@" --nproc-per-node "$ranks" "${program[@]}" "${target[@]}"

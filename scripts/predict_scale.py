@@ -10,7 +10,7 @@ import sys
 
 from tokenring_xdit.bench.plan import Shape, Strategy
 from tokenring_xdit.bench.prediction import programs_of
-from tokenring_xdit.planning import Cost, Problem, run
+from tokenring_xdit.planning import Machine, Problem, run
 from tokenring_xdit.topology import load_topology
 
 NODE = 8
@@ -55,7 +55,7 @@ def main() -> None:
 
 def row(ranks: int, shape: Shape) -> str:
     """A line of the table."""
-    cost = Cost.of_gpus(TFLOPS * 1e12)
+    machine = Machine.of_gpus(TFLOPS * 1e12)
     network = load_topology("hgx-h100" if ranks == NODE else f"hgx-h100*{ranks // NODE}@ib-ndr")
     problem = Problem.even(ranks, shape.tokens, shape.heads, shape.head_dim, element_bytes=2)
     launched: dict[str, float] = {}
@@ -63,12 +63,12 @@ def row(ranks: int, shape: Shape) -> str:
     for text in strategies(ranks):
         strategy = Strategy.parse(text)
         programs = (
-            programs_of(strategy, problem, in_order=cost.in_order)
+            programs_of(strategy, problem, in_order=machine.in_order)
             if shape.refusal_of_degrees(strategy) is None
             else None
         )
         if programs is not None:
-            simulation = run(text, programs, network, cost)
+            simulation = run(text, programs, network, machine)
             launched[text], captured[text] = simulation.makespan * 1e3, simulation.work * 1e3
     cells = [str(ranks)]
     for times in (launched, captured):

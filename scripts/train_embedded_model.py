@@ -36,7 +36,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
-from tokenring_xdit.pipelines.embedded.scenes import (
+from tokenring_xdit.lab.embedded.scenes import (
     COLOURS,
     Scene,
     Shape,

@@ -52,6 +52,18 @@ def test_import_xfuser_is_enough_to_register(imports: str) -> None:
     assert python(code, LOG_LEVEL="error").splitlines()[-1] == "True"
 
 
+def test_it_attaches_nothing_after_that_was_undone() -> None:
+    code = """
+import torch
+from tokenring_xdit import autoload
+from tokenring_xdit.hosts import installed
+installed().undo()
+autoload._register(None)
+print(installed().hosts)
+"""
+    assert python(code) == "set()"
+
+
 @pytest.mark.e2e
 def test_another_xfuser_is_left_working_and_tokenring_refused() -> None:
     code = """

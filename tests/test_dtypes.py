@@ -34,7 +34,9 @@ def test_what_is_no_dtype_is_refused(value: object) -> None:
     assert len(str(raised.value)) < 300
 
 
-@pytest.mark.parametrize("command", [["generate", "a circle"], ["plan", "--model", "flux", "--topology", "dgx-1"]])
+@pytest.mark.parametrize(
+    "command", [["run", "--prompt", "a circle"], ["plan", "--model", "flux", "--topology", "dgx-1"]]
+)
 def test_commands_refuse_what_is_no_dtype(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command, "--dtype", "flaot16"]) == 2
     assert "'flaot16' is not a dtype" in capsys.readouterr().err

@@ -36,7 +36,9 @@ def test_a_number_of_more_digits_than_python_writes_is_no_size() -> None:
         PictureSize.parse(-(10**5000))
 
 
-@pytest.mark.parametrize("command", [["generate", "a red circle"], ["plan", "--model", "flux", "--topology", "dgx-1"]])
+@pytest.mark.parametrize(
+    "command", [["run", "--prompt", "a red circle"], ["plan", "--model", "flux", "--topology", "dgx-1"]]
+)
 @pytest.mark.parametrize(("size", "side"), [("160x99999", "height"), ("99999x160", "width")])
 def test_commands_read_the_width_first(
     command: list[str], size: str, side: str, capsys: pytest.CaptureFixture[str]

@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tokenring_xdit.hosts.calls import Output
     from tokenring_xdit.hosts.parallelize import parallelize
-    from tokenring_xdit.hosts.xfuser.parallelize import Output
     from tokenring_xdit.pipelines.engine import Engine, Step
 
 __all__ = ["Engine", "Output", "Step", "__version__", "parallelize"]
@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Engine": "tokenring_xdit.pipelines.engine",
-    "Output": "tokenring_xdit.hosts.xfuser.parallelize",
+    "Output": "tokenring_xdit.hosts.calls",
     "Step": "tokenring_xdit.pipelines.engine",
     "parallelize": "tokenring_xdit.hosts.parallelize",
 }

@@ -39,8 +39,10 @@ def attach() -> None:
 
 def _register(module: object) -> None:
     try:
+        from tokenring_xdit.hosts import installed
         from tokenring_xdit.hosts.xfuser import register
 
-        register(tolerant=True)
+        if not installed().undone:
+            register(tolerant=True)
     except Exception:
         log.warning("TokenRing could not attach itself to xfuser; --tokenring_degree is not known", exc_info=True)

@@ -49,15 +49,15 @@ _Config = TypeVar("_Config", bound=Config)
 
 def read_config(
     schema: type[_Config],
-    path: Path,
+    path: Path | None,
     overrides: Sequence[str] = (),
     inspect: Callable[[_Config], list[str]] | None = None,
 ) -> _Config:
-    """Read and check a file.
+    """Read and check a file, or what a command line says without one.
 
     Args:
         schema: What may stand in it.
-        path: The file.
+        path: The file; ``None`` where the overrides say all.
         overrides: ``key=value`` each, which replace what the file says; ``key.inner=value`` reaches into
             a mapping. Values are YAML; those of keys that take text are taken as they are.
         inspect: Finds mistakes that show outside the file, such as in a model that it names. Where keys are
@@ -67,7 +67,7 @@ def read_config(
         ConfigurationError: The file cannot be read, or has mistakes; the message lists all of them.
         ModelUnreachableError: ``inspect`` raised it, and nothing else is wrong.
     """
-    values, mistakes = _parse(path)
+    values, mistakes = ({}, []) if path is None else _parse(path)
     mistakes += _override(values, overrides, schema)
     unusable = _unusable(values)
     mistakes += unusable.values()
@@ -93,7 +93,7 @@ def read_config(
     except (ValueError, ArithmeticError) as error:  # a number in a name has more digits than Python reads
         mistakes.append(f"a value cannot be used: {one_line(str(error))}")
     if mistakes:
-        what = one_line(str(path))
+        what = "the command line" if path is None else one_line(str(path))
         count = f"{what} has a mistake:" if len(mistakes) == 1 else f"{what} has {len(mistakes)} mistakes:"
         raise ConfigurationError(listed(count, mistakes))
     assert config is not None

@@ -26,6 +26,7 @@ __all__ = [
     "TokenRingError",
     "UnsupportedError",
     "VerificationError",
+    "named",
     "nearest",
 ]
 
@@ -111,3 +112,15 @@ def nearest(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, options, n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
     return f"Known: {', '.join(options)}.{hint}"
+
+
+def named(kind: str, message: str) -> TokenRingError:
+    """The error of a class of this module that another process has raised, told by its name.
+
+    Args:
+        kind: Name of the class; :class:`TokenRingError` stands for what is none.
+        message: What it says.
+    """
+    found = globals().get(kind)
+    known = isinstance(found, type) and issubclass(found, TokenRingError) and "__init__" not in vars(found)
+    return found(message) if known else TokenRingError(message)  # type: ignore[misc]

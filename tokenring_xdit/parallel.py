@@ -8,8 +8,7 @@ from functools import cached_property
 from tokenring_xdit.defaults import DEFAULT_SCHEDULE
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.messages import shown
-from tokenring_xdit.planning import Auto
-from tokenring_xdit.schedule import Spelled, parse
+from tokenring_xdit.schedule import Auto, Mask, Spelled, parse
 
 __all__ = ["ParallelDims"]
 
@@ -29,16 +28,18 @@ class ParallelDims:
         ring: xfuser's ring degree: alone the ranks of its own Ring; with ``tokenring`` the number of nodes, with a ring
             of keys and values between them.
         schedule: What the TokenRing ranks exchange and when, inside a node where there are several.
+        mask: Which keys a query sees.
 
     Raises:
         ConfigurationError: A degree is not a whole number of at least 1, or does not fit the schedule.
-        ScheduleError: There is no such schedule, or it is not defined for this number of ranks.
+        ScheduleError: There is no such schedule, or it is not defined for this number of ranks or this mask.
     """
 
     ulysses: int = 1
     tokenring: int = 1
     ring: int = 1
     schedule: str = DEFAULT_SCHEDULE
+    mask: Mask = Mask.FULL
 
     def __post_init__(self) -> None:
         for name in _DEGREES:
@@ -53,8 +54,7 @@ class ParallelDims:
         if self.tokenring > 1:
             chosen = self._over_nodes(asked)
             if isinstance(chosen, Spelled) and self.sequence_ranks <= _PLANNED_EARLY:
-                # Refuses what it is not defined for, or not for a full mask, before ranks are started.
-                chosen.plan(self.sequence_ranks)
+                chosen.plan(self.sequence_ranks, self.mask)  # refuses what it is not defined for, before ranks start
 
     @property
     def ranks(self) -> int:
@@ -70,6 +70,14 @@ class ParallelDims:
     def sequence_schedule(self) -> str:
         """What these ranks exchange under TokenRing: the schedule inside nodes, and a ring between them."""
         return str(self._over_nodes(self._asked()))
+
+    @property
+    def flags(self) -> str:
+        """What to tell ``xdit``."""
+        degrees = ((name, getattr(self, name)) for name in _DEGREES)
+        flags = [f"--{name}_degree {degree}" for name, degree in degrees if degree > 1]
+        told = self.tokenring > 1 and self.schedule != DEFAULT_SCHEDULE
+        return " ".join([*flags, *([f"--tokenring_schedule {self.schedule}"] if told else [])])
 
     def __str__(self) -> str:
         parts = [f"ulysses {self.ulysses}"] if self.ulysses > 1 else []

@@ -1,10 +1,12 @@
-"""The Triton kernel, run by Triton's interpreter where there is no GPU, against sums in fp64."""
+"""The Triton kernels, run by Triton's interpreter where there is no GPU, against sums in fp64."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+
+import pytest
 
 SCRIPT = """
 import contextlib, math, sys, warnings
@@ -32,10 +34,50 @@ for dtype in (torch.float32, torch.bfloat16):
 print("compared")
 """
 
+MERGE = """
+import contextlib, math, warnings
+import torch
+from tokenring_xdit.attention import fused
 
-def test_the_kernel_folds_as_the_formula_says() -> None:
+torch.cuda.device = lambda device: contextlib.nullcontext()
+warnings.simplefilter("ignore")
+torch.manual_seed(0)
+for gap in (None, 0, 1, 3):
+    for dtype in (torch.float32, torch.bfloat16):
+        # Token-major, one behind the other, with the place of this rank's own left out or not.
+        outs, lses = torch.randn(4 * 143, 2, 3, 20).to(dtype).permute(1, 2, 0, 3), torch.randn(4 * 143, 2, 3) * 3
+        others = list(zip(outs.split(143, 2), lses.permute(1, 2, 0).split(143, 2)))
+        if gap is not None:
+            others.pop(gap)
+        out, lse = torch.randn(2, 150, 5, 20).transpose(1, 2)[:, 1:4, 7:].to(dtype), torch.randn(2, 3, 143) * 3
+        lse[0, 0, :5], others[1][1][0, 0, 3:8] = -math.inf, -math.inf
+        for _, other_lse in others:
+            other_lse[0, 1, :4] = -math.inf
+        lse[0, 1, :2] = -math.inf
+        others[0][0][1, 2, 9], others[2][1][1, 1, 11] = math.nan, math.nan
+        both = torch.stack([lse, *(other for _, other in others)]).double()
+        total = torch.logsumexp(both, 0)
+        weights = torch.exp(both - total.masked_fill(total == -math.inf, 0.0))
+        every = [out, *(other for other, _ in others)]
+        expected = sum(weight[..., None] * each.double() for weight, each in zip(weights, every))
+        shuffled = others[2:] + others[:2]
+        for asked in (torch.float32, dtype):
+            found, found_lse = fused.merge(out, lse, shuffled, asked)
+            assert found.dtype == asked and found.stride() == torch.empty_like(out).stride()
+            close = 2e-6 if asked == torch.float32 else 2e-2
+            torch.testing.assert_close(found.double(), expected, atol=close, rtol=0, equal_nan=True)
+            torch.testing.assert_close(found_lse.double(), total, atol=2e-6, rtol=0, equal_nan=True)
+        apart = [(other.clone(), other_lse.clone()) for other, other_lse in others]
+        apart[0] = apart[0][0].transpose(2, 3).contiguous().transpose(2, 3), apart[0][1]
+        assert fused.merge(out, lse, apart, dtype) is None
+print("compared")
+"""
+
+
+@pytest.mark.parametrize("script", [SCRIPT, MERGE], ids=["fold", "merge"])
+def test_the_kernels_do_as_the_formulas_say(script: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
+        [sys.executable, "-c", script],
         capture_output=True,
         text=True,
         check=False,

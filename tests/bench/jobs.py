@@ -12,8 +12,8 @@ import torch
 from tests.hosts.xfuser.jobs import clear_globals
 from tokenring_xdit.attention.auto import TOPOLOGY_VARIABLE, trial_calls
 from tokenring_xdit.bench import Shape, Strategy
+from tokenring_xdit.bench.commands import Checked, Prepare, Timed
 from tokenring_xdit.bench.measure import Bench
-from tokenring_xdit.bench.orders import Checked, Prepare, Timed
 from tokenring_xdit.bench.pipeline import PipelineBench
 from tokenring_xdit.bench.scene import SceneShape
 from tokenring_xdit.bench.timelines import Traced

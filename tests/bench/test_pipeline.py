@@ -13,9 +13,9 @@ from tokenring_xdit.bench import (
     Record,
     Shape,
     Status,
-    Step,
     Strategy,
     SweepConfig,
+    SweepStep,
     Verdict,
     compare,
     read_records,
@@ -125,9 +125,9 @@ def test_the_model_that_comes_along(ranks: RankPool) -> None:
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[SweepConfig, tuple[Record, ...], list[Step]]:
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[SweepConfig, tuple[Record, ...], list[SweepStep]]:
     """A sweep of two sizes in ranks of its own."""
-    steps: list[Step] = []
+    steps: list[SweepStep] = []
     values = {
         "level": "pipeline",
         "strategies": ["single", "xfuser-ring", "schedule:token_ring"],
@@ -142,7 +142,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[SweepConfig, tuple[
     return config, run_sweep(config, on_step=steps.append).records, steps
 
 
-def test_a_sweep_of_steps_has_its_figures(swept: tuple[SweepConfig, tuple[Record, ...], list[Step]]) -> None:
+def test_a_sweep_of_steps_has_its_figures(swept: tuple[SweepConfig, tuple[Record, ...], list[SweepStep]]) -> None:
     _, records, steps = swept
     assert [(r.size, r.strategy, r.status) for r in records] == [
         ("64x64", "single", Status.OK),
@@ -178,7 +178,7 @@ def test_a_sweep_of_steps_has_its_figures(swept: tuple[SweepConfig, tuple[Record
 
 
 def test_steps_are_told_apart_from_each_other_and_from_attention(
-    swept: tuple[SweepConfig, tuple[Record, ...], list[Step]],
+    swept: tuple[SweepConfig, tuple[Record, ...], list[SweepStep]],
 ) -> None:
     config, records, _ = swept
     assert len({record.key for record in records}) == len(records)

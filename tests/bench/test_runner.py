@@ -23,8 +23,8 @@ from tokenring_xdit.bench import (
     Outcome,
     Record,
     Status,
-    Step,
     SweepConfig,
+    SweepStep,
     Verdict,
     compare,
     read_records,
@@ -55,11 +55,11 @@ def ranks_here(process: int | None = None) -> list[psutil.Process]:
     return sorted(found, key=lambda child: int(child.environ()["RANK"]))
 
 
-def killing(what: str, *, rank: int) -> Callable[[Step], None]:
+def killing(what: str, *, rank: int) -> Callable[[SweepStep], None]:
     """Kill a rank just before a step, once."""
     killed: list[int] = []
 
-    def on_step(step: Step) -> None:
+    def on_step(step: SweepStep) -> None:
         if what in step.what and not killed:
             process = ranks_here()[rank]
             killed.append(process.pid)
@@ -69,8 +69,8 @@ def killing(what: str, *, rank: int) -> Callable[[Step], None]:
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, list[Step]]:
-    steps: list[Step] = []
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, list[SweepStep]]:
+    steps: list[SweepStep] = []
     folder = tmp_path_factory.mktemp("sweep")
     strategies = [*EVERY, "schedule:hierarchical:nodes=3"]
     return run_sweep(sweep(folder, strategies=strategies, batch=2), on_step=steps.append), steps
@@ -80,7 +80,7 @@ def ran(outcome: Outcome) -> dict[str, Record]:
     return {record.strategy: record for record in outcome.records if record.status is Status.OK}
 
 
-def test_every_strategy_is_exact_and_has_its_figures(measured: tuple[Outcome, list[Step]]) -> None:
+def test_every_strategy_is_exact_and_has_its_figures(measured: tuple[Outcome, list[SweepStep]]) -> None:
     found = ran(measured[0])
     assert list(found) == EVERY
     for record in found.values():
@@ -98,7 +98,7 @@ def test_every_strategy_is_exact_and_has_its_figures(measured: tuple[Outcome, li
     assert found["single"].exposed_seconds is None
 
 
-def test_bytes_are_those_of_the_algorithm(measured: tuple[Outcome, list[Step]]) -> None:
+def test_bytes_are_those_of_the_algorithm(measured: tuple[Outcome, list[SweepStep]]) -> None:
     block = 2 * 4 * 32 * 8 * 4  # bytes of one rank's queries
     found = ran(measured[0])
     assert found["single"].bytes_sent == (0, 0)
@@ -128,7 +128,7 @@ def test_fewer_queries_than_keys_are_exact_and_send_less(tmp_path: Path) -> None
     assert [entry.queries for entry in read_timelines(tmp_path / TIMELINES_FILE)] == [8] * len(strategies)
 
 
-def test_memory_is_what_a_first_call_allocates(measured: tuple[Outcome, list[Step]]) -> None:
+def test_memory_is_what_a_first_call_allocates(measured: tuple[Outcome, list[SweepStep]]) -> None:
     output = 2 * 4 * 32 * 8 * 4
     found = ran(measured[0])
     assert found["single"].peak_bytes is not None
@@ -141,7 +141,7 @@ def test_memory_is_what_a_first_call_allocates(measured: tuple[Outcome, list[Ste
     assert gathered is not None and min(gathered) >= 4 * output + 2 * output  # all keys and values, and what is sent
 
 
-def test_strategies_take_turns(measured: tuple[Outcome, list[Step]]) -> None:
+def test_strategies_take_turns(measured: tuple[Outcome, list[SweepStep]]) -> None:
     _, steps = measured
     turns = [step.what for step in steps if step.what.startswith("turn ")]
     everybody = {"attention without communication", *EVERY}
@@ -157,14 +157,14 @@ def test_strategies_take_turns(measured: tuple[Outcome, list[Step]]) -> None:
     assert all(step.done < step.total for step in steps)
 
 
-def test_a_case_that_cannot_be_is_recorded_as_refused(measured: tuple[Outcome, list[Step]]) -> None:
+def test_a_case_that_cannot_be_is_recorded_as_refused(measured: tuple[Outcome, list[SweepStep]]) -> None:
     (refused,) = (record for record in measured[0].records if record.status is Status.REFUSED)
     assert refused.strategy == "schedule:hierarchical:nodes=3"
     assert "nodes" in (refused.error or "")
     assert refused.seconds is None
 
 
-def test_the_table_has_every_record(measured: tuple[Outcome, list[Step]]) -> None:
+def test_the_table_has_every_record(measured: tuple[Outcome, list[SweepStep]]) -> None:
     outcome = measured[0]
     with (outcome.results.parent / TABLE_FILE).open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -175,7 +175,7 @@ def test_the_table_has_every_record(measured: tuple[Outcome, list[Step]]) -> Non
         assert (row["level"], row["model"], row["attention_s"]) == ("attention", "", "")
 
 
-def test_every_case_that_ran_has_a_timeline(measured: tuple[Outcome, list[Step]]) -> None:
+def test_every_case_that_ran_has_a_timeline(measured: tuple[Outcome, list[SweepStep]]) -> None:
     outcome = measured[0]
     timelines = read_timelines(outcome.results.with_name(TIMELINES_FILE))
     assert [entry.strategy for entry in timelines] == EVERY
@@ -193,7 +193,7 @@ def test_every_case_that_ran_has_a_timeline(measured: tuple[Outcome, list[Step]]
             assert attends == expected.get(entry.strategy, 2)
 
 
-def test_the_trace_of_a_sweep(measured: tuple[Outcome, list[Step]], tmp_path: Path) -> None:
+def test_the_trace_of_a_sweep(measured: tuple[Outcome, list[SweepStep]], tmp_path: Path) -> None:
     """Nothing is left to run: what is there stays, and is written for viewers."""
     folder = measured[0].results.parent
     before = (folder / TIMELINES_FILE).read_bytes()
@@ -209,7 +209,7 @@ def test_the_trace_of_a_sweep(measured: tuple[Outcome, list[Step]], tmp_path: Pa
     assert processes == [f"{name}, {problem}: rank {rank}" for name in EVERY for rank in range(2)]
 
 
-def test_results_of_the_runner_compare(measured: tuple[Outcome, list[Step]]) -> None:
+def test_results_of_the_runner_compare(measured: tuple[Outcome, list[SweepStep]]) -> None:
     records = read_records(measured[0].results)
     assert records == measured[0].records
     assert {entry.verdict for entry in compare(records, records)} == {Verdict.SAME, Verdict.NOT_RUN}
@@ -255,7 +255,7 @@ def test_a_rank_that_dies_before_any_case_costs_an_attempt(tmp_path: Path) -> No
 
 
 def test_ranks_that_die_before_any_case_again_and_again_fail_them_all(tmp_path: Path) -> None:
-    def kill(step: Step) -> None:
+    def kill(step: SweepStep) -> None:
         if "preparing 16 tokens" in step.what:
             ranks_here()[1].kill()
 
@@ -268,7 +268,7 @@ def test_a_rank_that_is_stopped_costs_its_case_only(tmp_path: Path, monkeypatch:
     monkeypatch.setenv(LIMIT_VARIABLE, "2")
     stopped: list[psutil.Process] = []
 
-    def stop(step: Step) -> None:
+    def stop(step: SweepStep) -> None:
         if "turn 2 of 4: schedule:ring" in step.what and not stopped:
             stopped.append(ranks_here()[1])
             stopped[0].suspend()

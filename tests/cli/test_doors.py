@@ -19,7 +19,6 @@ from tokenring_xdit.liveness import LIMIT_VARIABLE
 
 FAR = "steps=100000"
 RUN = ["run", "configs/embedded.yaml"]
-GENERATE = ["generate", "a red circle", "--tokenring-degree", "2", "--steps", "4"]
 COMPARE = ["compare", "a red circle", "--ranks", "2", "--steps", "2", "--rounds", "1"]
 
 
@@ -37,7 +36,6 @@ def listening(process: psutil.Process) -> set[str]:
     "arguments",
     [
         [*RUN, "steps=20", "output={folder}/a.png"],
-        [*GENERATE, "--output", "{folder}/a.png"],
         [*COMPARE, "--output", "{folder}/a.png"],
         ["bench", "configs/sweeps/smoke.yaml", "output={folder}/bench"],
         ["probe", "--ranks", "2", "--quick", "--seconds", "1"],

@@ -10,7 +10,6 @@ from tests.support import commands
 
 COMMANDS = {
     "run": ["configs/embedded.yaml", "steps=5000"],
-    "generate": ["a red circle", "--steps", "5000"],
     "compare": ["a red circle", "--steps", "5000"],
     "bench": ["configs/sweeps/smoke.yaml", "output={folder}/bench"],
     "probe": ["--ranks", "2"],
@@ -44,11 +43,11 @@ sys.meta_path.insert(0, Press())
         ("run", "tokenring_xdit.cli.commands"),
         ("run", "pydantic"),
         ("run", "torch"),
-        ("generate", "diffusers"),
+        ("run", "diffusers"),
         ("compare", "torch"),
         ("bench", "torch"),
         ("probe", "torch"),
-        ("config", "tokenring_xdit.workers.death"),
+        ("config", "tokenring_xdit.workers.lifetime"),
     ],
 )
 @pytest.mark.e2e

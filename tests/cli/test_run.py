@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import imageio.v3
 import numpy as np
+import psutil
 import pytest
 import torch
 import yaml
@@ -20,7 +23,9 @@ from PIL import Image
 from tests.support import commands
 from tests.support.families import FAMILIES
 from tokenring_xdit.cli import main
+from tokenring_xdit.cli.arguments.run import KEYS
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
+from tokenring_xdit.pipelines.run import RunConfig
 
 PROMPTS = ["a red circle left of a blue square", "a green square"]
 
@@ -146,6 +151,173 @@ def test_nodes_with_different_configs_are_refused_on_all(tmp_path: Path) -> None
         _, err = process.communicate(timeout=120)
         assert process.returncode == 1
         assert f"rank {rank} failed: all ranks make one run together, but steps is 3 on rank 0 and 4 on rank 1" in err
+
+
+@pytest.mark.e2e
+def test_a_picture_from_flags_is_the_same_on_one_rank_and_on_several(tmp_path: Path) -> None:
+    one, several = tmp_path / "one.png", tmp_path / "new folder" / "several.png"
+    for output, degree in ((one, "1"), (several, "2")):
+        options = ["--ulysses-degree", degree, "--tokenring-degree", degree, "--schedule", "auto"]
+        drawing = ["--prompt", PROMPTS[0], "--steps", "6", "--seed", "3", "--output", str(output), "--json"]
+        known = {"TOKENRING_TOPOLOGY": "two-level:2x2:10gbit:1gbit"}
+        done = commands.run("run", *options, *drawing, environment=known)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("schedule auto: ") == (0 if output is one else 1)  # all calls have the same shape
+        answer = json.loads(done.stdout)
+        assert answer["ranks"] == int(degree) ** 2
+        assert answer["written"][0]["output"] == str(output)
+        assert "denoising" in done.stderr  # the progress bar
+    assert frames_of(one).shape == (1, 64, 64, 3)
+    assert np.abs(frames_of(one) - frames_of(several)).max() <= 1
+
+
+@pytest.mark.e2e
+def test_a_size_that_nothing_divides_on_a_model_with_random_weights(tmp_path: Path) -> None:
+    one, three = tmp_path / "one.png", tmp_path / "three.png"
+    model = ["--model", "random-flux:double=1,single=1,heads=4,head_dim=16,text_tokens=17", "--prompt", "a fox"]
+    for output, ranks in ((one, "1"), (three, "3")):
+        drawing = ["--size", "144x80", "--steps", "2", "--tokenring-degree", ranks, "--output", str(output)]
+        done = commands.run("run", *model, *drawing)
+        assert done.returncode == 0, done.stderr
+        assert f"wrote {output} ({ranks} rank" in done.stdout
+    assert frames_of(one).shape == (1, 80, 144, 3)
+    assert np.abs(frames_of(one) - frames_of(three)).max() <= 1
+
+
+def test_flags_are_the_keys_of_a_config(capsys: pytest.CaptureFixture[str]) -> None:
+    """All but those that no single word can say."""
+    assert set(KEYS) == set(RunConfig.model_fields) - {"extends", "options"}
+    assert main(["run", "a.yaml", "b.yaml"]) == 2
+    assert "a run has one config; a prompt stands behind --prompt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "messages"),
+    [
+        (["--ulysses-degree", "3"], ["does not divide the model's 4 heads", "1, 2, 4", "tokenring_degree takes any"]),
+        (["--tokenring-degree", "65"], ["65 ranks are more than the 64 image tokens"]),
+        (["--tokenring-degree", "4", "--schedule", "mesh:rows=3"], ["works for multiples of 3 ranks, not for 4"]),
+        (["--tokenring-degree", "0"], ["tokenring_degree: 0 is not allowed"]),
+        (["--schedule", "tokenrng"], ["no schedule 'tokenrng'", "Did you mean 'token_ring'?"]),
+        (["--model", "./no/such/folder"], ["there is no model folder './no/such/folder'"]),
+        (["--model", "nobody/no-such-model"], ["there is no model folder 'nobody/no-such-model'", "hub"]),
+        (["--model", "random-flux:head=2"], ["has no option 'head'", "Did you mean 'heads'?"]),
+        (["--size", "63"], ["not a multiple of 8 pixels"]),
+        (["--size", "wide"], ["size 'wide' is neither"]),
+        (["--steps", "0"], ["steps: 0 is not allowed; it has to be at least 1"]),
+        (["--guidance", ".nan"], ["guidance: nan is not a finite number"]),
+        (["--guidance", "-1"], ["guidance: -1 is not allowed; it has to be at least 0"]),
+        (["--seed", "-1"], ["seed: -1 is not allowed"]),
+        (["--size", "16x100000"], ["height is 100000 pixels, and 4096 are the most", "largest_side"]),
+        (["--size", "128", "--largest-side", "64"], ["width is 128 pixels, and 64 are the most"]),
+        (["--output", "picture.jpg"], ["does not end in .png or .mp4"]),
+        (["--output", "/proc/no/picture.png"], ["output /proc/no/picture.png cannot be written"]),
+        (["--prompt", "  "], ["a prompt is empty"]),
+    ],
+)
+def test_refusals_of_flags_come_before_anything_starts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, options: list[str], messages: list[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # instead of retrying a hub out of reach
+    assert main(["run", "--prompt", PROMPTS[0], *options]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("tokenring-xdit: ")
+    for message in messages:
+        assert message in err
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--prompt", "a", "--model", str(tmp_path)]) == 2
+    assert "it has no model_index.json" in capsys.readouterr().err
+    (tmp_path / "model_index.json").write_text('{"_class_name": "KolorsPipeline"}')
+    assert main(["run", "--prompt", "a", "--model", str(tmp_path)]) == 2
+    assert "is a KolorsPipeline, which has not been compared" in capsys.readouterr().err
+
+
+def test_what_the_embedded_model_does_not_know_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokenring_xdit.cli.run._start_ranks", lambda config: None)
+    assert main(["run", "--prompt", "A red Fox, left of a dog.", "--size", "72x40"]) == 0
+    err = capsys.readouterr().err
+    assert "not among them: dog, fox;" in err
+    assert "trained on pictures of 64x64 pixels" in err
+    assert main(["run", "--prompt", "A red circle.", "--size", "64"]) == 0
+    assert "note:" not in capsys.readouterr().err
+
+
+FAR = "3000"  # steps: longer than any of these tests
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    _, alive = psutil.wait_procs(processes, timeout=5)
+    return not alive
+
+
+def wait_until_drawing(process: subprocess.Popen[str]) -> None:
+    """Read the command's errors until its progress bar moves."""
+    seen = ""
+    assert process.stderr is not None
+    while "1/" + FAR not in seen:
+        character = process.stderr.read(1)
+        assert character, f"the command ended: {seen}"
+        seen += character
+
+
+@pytest.mark.e2e
+def test_a_rank_that_is_killed_is_named_and_takes_the_others_along(tmp_path: Path) -> None:
+    drawing = ["--prompt", PROMPTS[0], "--tokenring-degree", "3", "--steps", FAR, "--output", str(tmp_path / "p.png")]
+    with commands.start("run", *drawing) as process:
+        ranks = commands.ranks_of(process, 3)
+        wait_until_drawing(process)
+        began = time.monotonic()
+        ranks[1].kill()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert time.monotonic() - began < 30
+    assert f"rank 1 was killed by SIGKILL, as Linux does when memory runs out (process {ranks[1].pid})" in err
+    assert gone(list(ranks.values()))
+    assert not (tmp_path / "p.png").exists()
+
+
+@pytest.mark.e2e
+def test_a_rank_that_raises_is_named_with_its_error(tmp_path: Path) -> None:
+    code = """
+import os
+if os.environ.get("RANK") == "2":
+    import wrapt
+
+    def break_it(module):
+        def load_pipeline(*args, **kwargs):
+            raise MemoryError("the card is full")
+        module.load_pipeline = load_pipeline
+
+    wrapt.register_post_import_hook(break_it, "tokenring_xdit.pipelines.loading")
+"""
+    began = time.monotonic()
+    drawing = ["--prompt", PROMPTS[0], "--tokenring-degree", "3", "--steps", FAR, "--output", str(tmp_path / "p.png")]
+    result = commands.run("run", *drawing, environment=commands.fault(tmp_path, code))
+    assert result.returncode == 1
+    assert "rank 2 failed: MemoryError: the card is full" in result.stderr
+    assert "Traceback" not in result.stderr
+    traceback = Path(result.stderr.split("(traceback: ")[1].split(")")[0])
+    assert "in load_pipeline" in traceback.read_text()
+    assert time.monotonic() - began < 120
+
+
+@pytest.mark.parametrize(
+    ("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)], ids=["ctrl-c", "terminate"]
+)
+@pytest.mark.e2e
+def test_an_interruption_leaves_no_process_behind(tmp_path: Path, how: signal.Signals, code: int) -> None:
+    drawing = ["--prompt", PROMPTS[0], "--tokenring-degree", "2", "--steps", FAR, "--output", str(tmp_path / "p.png")]
+    with commands.start("run", *drawing) as process:
+        ranks = commands.ranks_of(process, 2)
+        wait_until_drawing(process)
+        process.send_signal(how)
+        process.communicate(timeout=60)
+    assert process.returncode == code
+    assert gone(list(ranks.values()))
 
 
 def test_a_run_that_cannot_work_is_refused_before_it_starts(capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,7 +88,7 @@ def test_refusals(capsys: pytest.CaptureFixture[str], arguments: list[str], mess
 
 
 @pytest.mark.parametrize(
-    "command", [["generate"], ["compare"], ["schedule", "show"], ["schedule", "draw"], ["schedule", "list"], []]
+    "command", [["run"], ["compare"], ["schedule", "show"], ["schedule", "draw"], ["schedule", "list"], []]
 )
 def test_every_help_has_an_example(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
     with pytest.raises(SystemExit) as exit_:

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from tokenring_xdit.lab.embedded.judge import judge
+from tokenring_xdit.lab.embedded.scenes import random_scene
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
-from tokenring_xdit.pipelines.embedded.judge import judge
-from tokenring_xdit.pipelines.embedded.scenes import random_scene
-from tokenring_xdit.pipelines.model import FluxModel
+from tokenring_xdit.pipelines.flux import FluxModel
 from tokenring_xdit.sizes import PictureSize
 
 PICTURES = 20
@@ -37,8 +37,7 @@ def test_it_is_a_real_flux_folder_of_25_mb_at_most() -> None:
 
 
 def test_it_has_image_tokens_for_eight_ranks() -> None:
-    model = FluxModel.find(None)
-    assert model.embedded
+    model = FluxModel.find(str(MODEL_PATH))
     assert model.default_size == PictureSize(64, 64)
     assert model.image_tokens(model.default_size) == 64
     assert (model.heads, model.text_tokens) == (4, 24)

@@ -39,7 +39,7 @@ from tokenring_xdit.errors import (
 )
 from tokenring_xdit.liveness import LIMIT_VARIABLE
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
-from tokenring_xdit.pipelines.model import FluxModel
+from tokenring_xdit.pipelines.flux import FluxModel
 
 TOLERANCE = 1e-5
 
@@ -76,7 +76,7 @@ def expected() -> list[Tensor]:
     """The latents of each prompt from the unmodified pipeline, one at a time in this process."""
     pipe = FluxPipeline.from_pretrained(MODEL_PATH)
     pipe.set_progress_bar_config(disable=True)
-    size = FluxModel.find(None)
+    size = FluxModel.find(str(MODEL_PATH))
     return [
         pipe(
             prompt,
@@ -96,7 +96,7 @@ def ranks_of(process: psutil.Process | None = None) -> dict[int, psutil.Process]
     found = {}
     for child in (process or psutil.Process()).children(recursive=True):
         try:
-            if "tokenring_xdit.pipelines.engine_rank" in child.cmdline():
+            if "tokenring_xdit.pipelines.serving" in child.cmdline():
                 found[child.pid] = child
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
@@ -106,9 +106,7 @@ def ranks_of(process: psutil.Process | None = None) -> dict[int, psutil.Process]
 def own_ranks(engine: Engine) -> dict[int, psutil.Process]:
     """The ranks of an engine, by their device."""
     alive = ranks_of()
-    worlds = [world for world in engine._fleet.worlds if world is not None]
-    own = [alive[rank.process.pid] for world in worlds for rank in world.ranks]
-    return {int(process.environ()["LOCAL_RANK"]): process for process in own}
+    return {int(alive[pid].environ()["LOCAL_RANK"]): alive[pid] for pid in engine.processes}
 
 
 def gone(processes: dict[Any, psutil.Process]) -> bool:
@@ -160,7 +158,7 @@ def test_prompts_spread_over_replicas_and_one_of_them_killed(expected: list[Tens
         for actual, one in zip(latents, expected, strict=True):
             assert relative_error(actual, one) <= TOLERANCE
         with pytest.raises(ConfigurationError, match="'latents' is a tensor, which is not dealt out to 2 replicas"):
-            engine.generate(PROMPTS, latents=torch.zeros(len(PROMPTS), 64, FluxModel.find(None).channels))
+            engine.generate(PROMPTS, latents=torch.zeros(len(PROMPTS), 64, FluxModel.find(str(MODEL_PATH)).channels))
         before = own_ranks(engine)
 
         def kill(step: Step) -> None:
@@ -174,9 +172,8 @@ def test_prompts_spread_over_replicas_and_one_of_them_killed(expected: list[Tens
         after = own_ranks(engine)
         assert after[0].pid == before[0].pid
         assert after[1].pid != before[1].pid
-        idle = engine._fleet.worlds[0].ranks[0].process  # with nothing to do
-        idle.kill()
-        assert idle.wait() == -signal.SIGKILL
+        after[0].kill()  # with nothing to do
+        assert gone({0: after[0]})
         assert serves(engine, expected)
         after = own_ranks(engine)
         assert after.keys() == {0, 1}
@@ -298,11 +295,14 @@ def test_a_rank_that_is_stopped_is_named(
 
 
 @pytest.mark.e2e
-def test_ranks_that_take_too_long_are_given_up(engine: Engine, expected: list[Tensor]) -> None:
+def test_ranks_that_take_too_long_are_given_up(
+    engine: Engine, expected: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = own_ranks(engine)
-    error = in_the_middle(engine, lambda: setattr(engine._turn, "_timeout", 1e-4))
-    assert isinstance(error, EngineError)
-    assert "ranks 0, 1 gave no sign of life for 0.0001 s" in str(error)
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "_timeout", 1e-4)
+        with pytest.raises(EngineError, match=r"^ranks 0, 1 gave no sign of life for 0\.0001 s"):
+            engine.generate(PROMPTS[0], steps=FAR, progress=False)
     assert gone(before)
     assert serves(engine, expected)
 

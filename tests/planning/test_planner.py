@@ -11,32 +11,31 @@ import pytest
 
 from tests.support.schedules import names
 from tokenring_xdit.errors import ConfigurationError, ScheduleError
+from tokenring_xdit.hosts.models import model_shape
 from tokenring_xdit.hosts.xfuser.choice import make_choice
+from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.planning import (
-    MODELS,
+    NO_EFFECTS,
     Attention,
-    Auto,
-    Cost,
+    Machine,
     Option,
     Problem,
-    Split,
     best_schedules,
     gathered,
-    model_shape,
     plan,
     simulate,
 )
 from tokenring_xdit.planning.options import ranked_splits
 from tokenring_xdit.planning.planner import _Setting
-from tokenring_xdit.schedule import Mask, build
+from tokenring_xdit.schedule import Auto, Mask, build
 from tokenring_xdit.topology import load_topology
 
-COST = Cost(attend_rate=1e11, attend_overhead=5e-5, fold_rate=1e10, message_overhead=6e-5, latency=3e-4)
+COST = Machine(attend_rate=1e11, attend_overhead=5e-5, fold_rate=1e10, message_overhead=6e-5, latency=3e-4)
 
 
 def weight(option: Option) -> tuple[int, int, int]:
     """What decides between splits that are as fast: flags, memory, bytes."""
-    return option.split.flags.count("--"), option.memory or 0, option.sent or 0
+    return option.dims.flags.count("--"), option.memory or 0, option.sent or 0
 
 
 @pytest.mark.parametrize(
@@ -51,10 +50,10 @@ def test_every_split_is_legal_or_says_why_not(ranks: int, tokens: int, heads: in
     assert options[0] in as_fast  # differences that a simulation cannot tell
     assert weight(options[0]) == min(map(weight, as_fast))
     assert [bool(option.why) for option in options] == [True] + [False] * (len(options) - 1)
-    assert len({str(option.split) for option in options}) == len(options)
-    assert options.count(next(option for option in options if option.split == Split())) == 1
+    assert len({str(option.dims) for option in options}) == len(options)
+    assert options.count(next(option for option in options if option.dims == ParallelDims())) == 1
     for option in options:
-        split = option.split
+        split = option.dims
         assert split.ranks in {1, ranks}
         if option.refusal is not None:
             assert option.seconds is None
@@ -69,17 +68,18 @@ def test_every_split_is_legal_or_says_why_not(ranks: int, tokens: int, heads: in
             assert choice == make_choice(split.tokenring, split.schedule, split.ring)
             built = build(choice.sequence_schedule, ranks // split.ulysses, heads=heads // split.ulysses)
             assert built.schedule.world_size == choice.sequence_ranks == ranks // split.ulysses
-        assert len(flags) == split.flag_count
+        assert len(flags) == split.flags.count("--")
         given = {name.removeprefix("--").removesuffix("_degree"): value for name, value in flags.items()}
         assert [int(given.get(name, 1)) for name in ("ulysses", "tokenring", "ring")] == [
             split.ulysses, split.tokenring, split.ring,
         ]  # fmt: skip
-    degrees = {(o.split.ulysses, o.split.tokenring, o.split.ring) for o in options}
+    degrees = {(o.dims.ulysses, o.dims.tokenring, o.dims.ring) for o in options}
     divisors = [d for d in range(1, ranks + 1) if ranks % d == 0]
     assert degrees == {(1, 1, 1)} | {(u, t, ranks // u // t) for u in divisors for t in divisors if ranks // u % t == 0}
 
 
-H100 = Cost.of_gpus(4e14)
+H100 = Machine.of_gpus(4e14)
+DIRECT = ParallelDims(tokenring=4, schedule="direct")
 
 
 def test_of_what_a_simulation_cannot_tell_apart_the_simplest_is_taken() -> None:
@@ -89,18 +89,16 @@ def test_of_what_a_simulation_cannot_tell_apart_the_simplest_is_taken() -> None:
     assert len(as_fast) > 1
     assert weight(options[0]) == min(map(weight, as_fast))
     assert f"one of {len(as_fast)} within 2% of the fastest" in options[0].why
-    assert options[0].split.flags == "--ulysses_degree 8"
+    assert options[0].dims.flags == "--ulysses_degree 8"
 
 
 def test_small_pictures_on_slow_links_are_for_one_rank() -> None:
     problem, network = Problem.even(4, 100, 4, 64), load_topology("mesh:4:10mbit")
     best, *others = plan(problem, network, COST)
-    assert (best.split, best.split.flags, str(best.split), best.sent) == (Split(), "", "one rank", 0)
+    assert (best.dims, best.dims.flags, str(best.dims), best.sent) == (ParallelDims(), "", "one rank", 0)
     assert others[0].seconds is not None
     assert best.seconds is not None
-    assert (
-        best.why == f"the fastest: the next, {others[0].split}, takes {others[0].seconds / best.seconds - 1:.0%} more"
-    )
+    assert best.why == f"the fastest: the next, {others[0].dims}, takes {others[0].seconds / best.seconds - 1:.0%} more"
     assert best.seconds == COST.attend(Attention(4.0 * 100 * 100 * 4 * 64, 4, 100)) + COST.call_overhead
     assert best.memory == 100 * 4 * 64 * 4
 
@@ -111,15 +109,19 @@ def test_small_pictures_on_slow_links_are_for_one_rank() -> None:
         ((), 0, "the fastest: the next, token_ring 4, takes 10% more"),
         (({"seconds": 1.019},), 1, "fewest flags"),
         (({"seconds": 1.021},), 0, "the fastest"),
-        (({"seconds": 1.01, "split": Split(tokenring=4, schedule="direct"), "memory": 9},), 1, "least memory"),
-        (({"seconds": 1.01, "split": Split(tokenring=4, schedule="direct"), "sent": 9},), 1, "fewest bytes sent"),
-        (({"seconds": 1.01, "split": Split(tokenring=4, schedule="direct"), "messages": 1},), 0, "send and hold alike"),
-        (({"seconds": 1.0, "refusal": "no", "split": Split(ulysses=4)},), 0, "the fastest"),
+        (({"seconds": 1.01, "dims": DIRECT, "memory": 9},), 1, "least memory"),
+        (({"seconds": 1.01, "dims": DIRECT, "sent": 9},), 1, "fewest bytes sent"),
+        (
+            ({"seconds": 1.01, "dims": ParallelDims(tokenring=4, schedule="direct"), "messages": 1},),
+            0,
+            "send and hold alike",
+        ),
+        (({"seconds": 1.0, "refusal": "no", "dims": ParallelDims(ulysses=4)},), 0, "the fastest"),
     ],
 )
 def test_what_decides(changes: tuple[dict[str, Any], ...], taken: int, why: str) -> None:
-    first = Option(Split(tokenring=4, schedule="ring"), 1.0, 0.0, 0.0, 10, 10, 10)
-    second = Option(Split(tokenring=4, schedule="token_ring"), 1.1, 0.0, 0.0, 10, 10, 10)
+    first = Option(ParallelDims(tokenring=4, schedule="ring"), 1.0, 0.0, 0.0, 10, 10, 10)
+    second = Option(ParallelDims(tokenring=4, schedule="token_ring"), 1.1, 0.0, 0.0, 10, 10, 10)
     options = [first, second]
     for change in changes:
         options[1] = dataclasses.replace(second, **change)
@@ -141,7 +143,7 @@ def test_the_best_is_as_good_as_any_schedule_by_itself(network: str) -> None:
     assert best.seconds is not None
     assert min(option.seconds or 0.0 for option in options) <= min(singles) * (1 + 1e-9)
     assert best.seconds <= min(singles) * 1.02  # differences that a simulation cannot tell
-    assert best.seconds == simulate(build(best.split.schedule, 4, heads=8), where, problem, COST).makespan
+    assert best.seconds == simulate(build(best.dims.sequence_schedule, 4, heads=8), where, problem, COST).makespan
 
 
 @pytest.mark.parametrize("network", ["mesh:4:100mbit", "star:4:100mbit", "two-level:2x2:1gbit:100mbit"])
@@ -150,7 +152,7 @@ def test_pieces_that_are_not_tried_would_not_have_been_faster(network: str, head
     problem, where = Problem.even(4, 1024, heads, 64), load_topology(network)
     options = best_schedules(problem, where, COST)
     best = min(option.seconds or math.inf for option in options)
-    tried = {option.split.schedule for option in options}
+    tried = {option.dims.sequence_schedule for option in options}
     left_out = [f"{name}:chunks={n}" for name in names() for n in (2, 4, 8) if f"{name}:chunks={n}" not in tried]
     times = [simulate(build(name, 4, heads=heads), where, problem, COST).makespan for name in left_out]
     assert min(times) >= best * 0.95  # differences that a simulation cannot tell
@@ -161,7 +163,7 @@ def test_under_a_causal_mask_what_nobody_needs_does_not_count(network: str) -> N
     problem, where = Problem.even(4, 4096, 8, 64), load_topology(network)
     options = best_schedules(problem, where, COST, mask=Mask.CAUSAL)
     for option in options:
-        built = build(option.split.schedule, 4, Mask.CAUSAL, 8)
+        built = build(option.dims.sequence_schedule, 4, Mask.CAUSAL, 8)
         assert option.seconds == simulate(built, where, problem, COST).makespan
     assert options[0].sent is not None
     assert options[0].sent < (best_schedules(problem, where, COST)[0].sent or 0)
@@ -170,16 +172,20 @@ def test_under_a_causal_mask_what_nobody_needs_does_not_count(network: str) -> N
 def test_under_a_causal_mask_equal_shares_win_where_kernels_are_the_limit() -> None:
     problem, where = Problem.even(5, 1 << 16, 6, 128, kv_heads=3, element_bytes=2), load_topology("hgx-h100")
     first, *others = best_schedules(problem, where, H100, mask=Mask.CAUSAL)
-    assert first.split.schedule.startswith("near_far")
-    derived = [o.seconds or 0.0 for o in others if not o.split.schedule.startswith("near_far")]
+    assert first.dims.sequence_schedule.startswith("near_far")
+    derived = [o.seconds or 0.0 for o in others if not o.dims.sequence_schedule.startswith("near_far")]
     assert (first.seconds or math.inf) < 0.7 * min(derived)  # 2.5 pairs of blocks on each rank instead of 4.5 on one
-    assert not any(o.split.schedule.startswith("near_far") for o in best_schedules(problem, where, H100))
+    assert not any(o.dims.sequence_schedule.startswith("near_far") for o in best_schedules(problem, where, H100))
 
 
 @pytest.mark.parametrize("ranks", [80, 128])
 def test_of_very_many_ranks_only_plans_are_simulated_whose_transfers_take_turns(ranks: int) -> None:
     setting = _Setting(
-        Split(tokenring=ranks), Problem.even(ranks, ranks, 8, 16), load_topology("mesh:2:1gbit"), COST, str
+        ParallelDims(tokenring=ranks),
+        Problem.even(ranks, ranks, 8, 16),
+        load_topology("mesh:2:1gbit"),
+        COST,
+        NO_EFFECTS,
     )
     assert {str(name) for name in setting.whole()} == {"mesh", "ring", "token_ring"}
     inside = {str(name.in_nodes()[0]) for name in setting.nodes_left_open() if ranks // name.in_nodes()[1] > 64}
@@ -194,33 +200,33 @@ def test_where_queries_are_few_they_travel_and_where_keys_have_few_heads_these_d
     network = load_topology("mesh:4:100mbit")
     few = best_schedules(Problem.even(4, 4096, 8, 64, query_tokens=512), network, COST)[0]
     grouped = best_schedules(Problem.even(4, 4096, 8, 64, kv_heads=1), network, COST)[0]
-    assert few.split.schedule.startswith("direct:") or few.split.schedule == "direct"
-    assert grouped.split.schedule.startswith("direct_kv")
+    assert few.dims.sequence_schedule.startswith("direct:") or few.dims.sequence_schedule == "direct"
+    assert grouped.dims.sequence_schedule.startswith("direct_kv")
 
 
 def test_only_schedules_that_leave_keys_at_home_where_that_is_asked_for() -> None:
     problem = Problem.even(4, 4096, 8, 64)
     found = best_schedules(problem, load_topology("ring:4:100mbit"), COST, keys_stay_whole=True)
     assert found
-    assert all(build(option.split.schedule, 4, heads=8).keys_stay_whole for option in found)
+    assert all(build(option.dims.sequence_schedule, 4, heads=8).keys_stay_whole for option in found)
 
 
 def test_nodes_get_a_ring_of_keys_between_them() -> None:
     problem = Problem.even(8, 4096, 8, 64)
     found = best_schedules(problem, load_topology("two-level:2x4:1gbit:100mbit"), COST, nodes=2)
-    assert all(option.split.schedule.startswith("hierarchical") for option in found)
+    assert all(option.dims.sequence_schedule.startswith("hierarchical") for option in found)
 
 
 def test_xfuser_s_own_needs_equal_shards_of_queries_and_keys_and_a_model_that_it_takes() -> None:
     network = load_topology("mesh:4:1gbit")
     few = plan(Problem.even(4, 4096, 8, 64, query_tokens=510), network, COST)
-    refused = {str(option.split): option.refusal or "" for option in few if not option.split.schedule}
+    refused = {str(option.dims): option.refusal or "" for option in few if option.dims.tokenring == 1}
     assert refused.keys() == {"one rank", "xfuser-ring 4", "ulysses 4", "ulysses 2 x xfuser-ring 2"}
     assert refused.pop("one rank") == ""
     assert all("these queries do not divide by 4 ranks" in refusal for refusal in refused.values())
-    lumina = MODELS["lumina2"]
+    lumina = model_shape("lumina2")
     options = plan(Problem.even(4, 4096, 24, 96, kv_heads=8), network, COST, xfuser_ring=lumina.ring)
-    refused = {str(option.split): option.refusal or "" for option in options if option.seconds is None}
+    refused = {str(option.dims): option.refusal or "" for option in options if option.seconds is None}
     assert refused == dict.fromkeys(
         ("xfuser-ring 4", "ulysses 2 x xfuser-ring 2"), "xfuser refuses this model over its Ring"
     )
@@ -253,7 +259,7 @@ DEFAULTS: dict[str, tuple[str, dict[str, Any]]] = {
 def test_models_have_the_heads_that_diffusers_gives_them(name: str) -> None:
     transformer, fields = DEFAULTS[name]
     defaults = inspect.signature(getattr(diffusers, transformer).__init__).parameters
-    assert {field: getattr(MODELS[name], field) for field in fields} == {
+    assert {field: getattr(model_shape(name), field) for field in fields} == {
         field: defaults[parameter].default for field, parameter in fields.items()
     }
 

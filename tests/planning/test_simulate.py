@@ -12,14 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.planning import Cost, Inside, Launches, Problem, gathered, run, simulate, ulysses
-from tokenring_xdit.planning.simulate import run_steps
-from tokenring_xdit.planning.steps import Message, Posting, Work
+from tokenring_xdit.planning import Inside, Launches, Machine, Problem, gathered, run, simulate, ulysses
 from tokenring_xdit.schedule import Activity, Attend, Exchange, Kind, Merge, VerifiedSchedule, build
 from tokenring_xdit.topology import Counts, Network, Rate, Wire, load_topology
-from tokenring_xdit.topology.segments import segment
 
-FAST = Cost(attend_rate=math.inf)
+FAST = Machine(attend_rate=math.inf)
 """A machine whose time is all on the wires."""
 
 NAMES = [
@@ -51,7 +48,7 @@ def test_a_ring_bound_by_its_wires_takes_as_long_as_these(ranks: int) -> None:
 
 def test_a_ring_bound_by_its_kernel_takes_as_long_as_that() -> None:
     network, problem = load_topology("ring:4:1tbit"), even(4)
-    cost = Cost(attend_rate=1e9)
+    cost = Machine(attend_rate=1e9)
     one = 4 * 64 * 64 * 4 * 16 / 1e9
     found = simulate(build("ring", 4), network, problem, cost)
     assert found.makespan == pytest.approx(4 * one)
@@ -61,7 +58,7 @@ def test_a_ring_bound_by_its_kernel_takes_as_long_as_that() -> None:
 def test_what_everything_takes_however_short_adds_up() -> None:
     """Two ranks on wires that take no time: two attentions, a merge, and what each strategy posts."""
     network, problem = load_topology("mesh:2:1tbit"), even(2)
-    cost = Cost(math.inf, attend_overhead=1.0, fold_overhead=0.1, message_overhead=0.01, call_overhead=5.0)
+    cost = Machine(math.inf, attend_overhead=1.0, fold_overhead=0.1, message_overhead=0.01, call_overhead=5.0)
     whole = run("ring", gathered(problem), network, cost)
     assert whole.makespan == pytest.approx(0.02 + 2.0 + 0.1, abs=1e-4)
     # Queries, attention at home and of the guest, whose output is packed, sent and merged.
@@ -76,7 +73,7 @@ def test_a_host_runs_ahead_of_its_device_or_behind() -> None:
     host = Launches(attend=1.0, fold=0.1, message=0.01, collective=0.03, call=5.0)
     launched, gathering = 5.0 + 2.0 + 2 * 0.1 + 4 * 0.01, 0.03 + 2.0 + 0.1
     for seconds in (0.2, 20.0):
-        cost = Cost(math.inf, attend_overhead=seconds, in_order=True, launches=host)
+        cost = Machine(math.inf, attend_overhead=seconds, in_order=True, launches=host)
         found = simulate(build("token_ring", 2), network, problem, cost)
         assert found.launch == pytest.approx(launched)
         assert found.makespan == pytest.approx(max(launched, 2 * seconds), abs=1e-4)
@@ -116,7 +113,7 @@ def test_the_slower_direction_and_the_delay_of_a_wire_count() -> None:
 
 def test_what_gathers_first_hides_nothing() -> None:
     network = load_topology("ring:4:100mbit")
-    cost = Cost(attend_rate=1e9)
+    cost = Machine(attend_rate=1e9)
     one = 4 * 64 * 64 * 4 * 16 / 1e9
     found = run("ring", gathered(even(4)), network, cost)
     assert found.makespan == pytest.approx(3 * 2 * Q_BYTES / bytes_a_second(network) + 4 * one)
@@ -127,16 +124,6 @@ def test_ulysses_moves_a_share_of_everything() -> None:
     found = run("ulysses", ulysses(4, Inside.GATHERED, even(4), in_order=False), network, FAST)
     assert found.makespan == pytest.approx(4 * Q_BYTES / 4 / bytes_a_second(network))
     assert found.sent == (3 * Q_BYTES,) * 4
-    half = run("ulysses", ulysses(4, Inside.GATHERED, even(4), in_order=False), network, Cost(math.inf))
-    turns = Cost(math.inf, turns_in_all_to_all=True)
-    slow = run("ulysses", ulysses(4, Inside.GATHERED, even(4), in_order=False), network, turns)
-    assert slow.makespan == pytest.approx(2 * half.makespan)
-    assert slow.sent == half.sent
-    # Where a port is shared by all, others use the direction that a pair leaves idle.
-    star = load_topology("star:4:100mbit")
-    both = run("ulysses", ulysses(4, Inside.GATHERED, even(4), in_order=False), star, FAST)
-    taking_turns = run("ulysses", ulysses(4, Inside.GATHERED, even(4), in_order=False), star, turns)
-    assert both.makespan < taking_turns.makespan < 2 * both.makespan
 
 
 def test_only_calls_of_a_schedule_pay_for_one() -> None:
@@ -167,72 +154,9 @@ def test_ulysses_around_a_ring_sends_what_both_send(inside: object) -> None:
 
 def test_ranks_that_share_cores_take_turns() -> None:
     network, problem = load_topology("mesh:4:1tbit"), even(4)
-    alone = simulate(build("direct_kv", 4), network, problem, Cost(attend_rate=1e9))
-    shared = simulate(build("direct_kv", 4), network, problem, Cost(attend_rate=1e9, cores=2))
+    alone = simulate(build("direct_kv", 4), network, problem, Machine(attend_rate=1e9))
+    shared = simulate(build("direct_kv", 4), network, problem, Machine(attend_rate=1e9, cores=2))
     assert shared.makespan == pytest.approx(2 * alone.makespan, rel=1e-3)
-
-
-@pytest.mark.parametrize(("asked", "missed"), [(0.5, 0.25), (0.75, 0.375), (1.5, 0.4)])
-def test_what_wires_ask_of_shared_cores_computing_ranks_miss(asked: float, missed: float) -> None:
-    """4 ranks' bytes, or their segments on two wires each, ask for a part of two cores, and get two fifths at most."""
-    network, problem, rate = load_topology("star:4:100mbit"), even(4), 1e6
-    sent = 4 * bytes_a_second(network)  # a second, of all ranks together
-    size = segment(network, network.wires[0], "h0")
-    by_byte = Cost(rate, cores=2, transfer_work=asked / sent)
-    by_segment = Cost(rate, cores=2, segment_work=asked * size / (2 * sent))
-    undisturbed = simulate(build("direct_kv", 4), network, problem, Cost(rate, cores=2)).makespan
-    travel = 3 * 2 * Q_BYTES / bytes_a_second(network)  # in which so much of what could be computed is not
-    for cost in (by_byte, by_segment):
-        found = simulate(build("direct_kv", 4), network, problem, cost)
-        assert found.makespan == pytest.approx(undisturbed + travel * missed)
-
-
-@pytest.mark.parametrize(("unevenness", "first_ends"), [(0.0, 2), (0.25, 1.75), (0.9, 1.6)])
-def test_what_begins_first_may_get_more_of_a_wire(unevenness: float, first_ends: float) -> None:
-    """Two equal messages leave one port: both after twice the time of one alone, or at rates of 4 to 3, or 5 to 3."""
-    network = load_topology("star:3:100mbit")
-    first, second = (Message(0, target, "q", 1_000_000, "a block") for target in (1, 2))
-    programs = [
-        [Posting((), (), (first, second), 0.0)],
-        [Posting((), (first,), (), 0.0), Work(Activity.WAIT, (first,), 0.0, "the end")],
-        [Posting((), (second,), (), 0.0), Work(Activity.WAIT, (second,), 0.0, "the end")],
-    ]
-    found = run_steps("by hand", programs, network, replace(FAST, unevenness=unevenness))
-    alone = 1_000_000 / bytes_a_second(network)
-    ends = {span.peer: span.end for span in found.timeline.spans if span.activity is Activity.SEND}
-    assert ends[1] == pytest.approx(alone * first_ends)
-    assert ends[2] == pytest.approx(alone * 2)
-
-
-def test_a_wire_catches_up_after_a_pause() -> None:
-    """A message, another right behind it, and one after a pause of its own length: the first and last are shorter."""
-    network, size, catch_up = load_topology("ring:2:100mbit"), 200_000, 1e-3
-    alone = size / bytes_a_second(network)
-    at_once = catch_up + 8 * segment(network, network.wires[0], "h0") / network.wires[0].rate.bits_per_second
-    messages = tuple(Message(0, 1, "q", size, "a block") for _ in range(3))
-    first, second, third = messages
-    pause = Work(Activity.WAIT, (second,), alone, "a pause")
-    programs = [
-        [Posting((), (), (first, second), 0.0), pause, Posting((), (), (third,), 0.0)],
-        [Posting((), messages, (), 0.0), Work(Activity.WAIT, messages, 0.0, "the end")],
-    ]
-    found = run_steps("by hand", programs, network, replace(FAST, catch_up=catch_up))
-    took = [span.end - span.start for span in found.timeline.spans if span.activity is Activity.SEND]
-    assert took == pytest.approx([alone - at_once, alone, alone - at_once])
-    assert sum(found.link_bytes.values()) == 3 * size
-    assert found.floor == pytest.approx(3 * alone - 2 * at_once)
-    probed = replace(network, counts=Counts.PAYLOAD)  # may be real wires
-    found = run_steps("by hand", programs, probed, replace(FAST, catch_up=catch_up))
-    took = [span.end - span.start for span in found.timeline.spans if span.activity is Activity.SEND]
-    assert took == pytest.approx([size / bytes_a_second(probed)] * 3)
-
-
-def test_ranks_that_begin_apart_meet_at_the_ports_of_a_star() -> None:
-    """In step, each sends to another at any time; otherwise two sometimes send to one, and a port is idle."""
-    network, problem = load_topology("star:8:100mbit"), Problem.even(8, 512, 8, 16)
-    together = simulate(build("heads:peers=1", 8), network, problem, FAST).makespan
-    apart = simulate(build("heads:peers=1", 8), network, problem, replace(FAST, skew=together / 50)).makespan
-    assert apart > 1.05 * together
 
 
 def test_xfuser_s_gather_is_over_when_all_is_sent() -> None:
@@ -250,7 +174,7 @@ def test_channels_in_order_wait_for_what_stands_before() -> None:
     """Where channels are in order an exchange begins when the one before it on the channel is over."""
     network, problem = load_topology("mesh:4:100mbit"), even(4)
     free, ordered = (
-        simulate(build("direct_kv:chunks=4", 4), network, problem, Cost(math.inf, in_order=order))
+        simulate(build("direct_kv:chunks=4", 4), network, problem, Machine(math.inf, in_order=order))
         for order in (False, True)
     )
     assert ordered.makespan == pytest.approx(free.makespan)  # the same bytes on the same wires
@@ -260,7 +184,7 @@ def test_channels_in_order_wait_for_what_stands_before() -> None:
 
 def test_a_rank_computes_while_its_exchanges_stand_in_line() -> None:
     network, problem = load_topology("mesh:4:100mbit"), even(4)
-    found = simulate(build("direct_kv:chunks=4", 4), network, problem, Cost(attend_rate=1e9, in_order=True))
+    found = simulate(build("direct_kv:chunks=4", 4), network, problem, Machine(attend_rate=1e9, in_order=True))
     assert min(s.start for s in found.timeline.spans if s.rank == 0 and s.activity is Activity.ATTEND) == 0.0
 
 
@@ -270,7 +194,7 @@ def test_an_exchange_on_a_channel_in_order_is_over_as_a_whole() -> None:
     wires = (Wire("h0", "h1", *slow), Wire("h1", "h2", *slow), Wire("h2", "h0", *fast))
     network, problem = Network("slow", ("h0", "h1", "h2"), (), wires), even(3)
 
-    def second_attention(cost: Cost) -> float:
+    def second_attention(cost: Machine) -> float:
         spans = simulate(build("direct_kv", 3), network, problem, cost).timeline.spans
         return sorted(s.start for s in spans if s.rank == 0 and s.activity is Activity.ATTEND)[1]
 
@@ -321,7 +245,7 @@ def test_no_simulation_beats_its_bounds_and_everything_happens_once(
     call: tuple[VerifiedSchedule, Network, Problem], in_order: bool
 ) -> None:
     verified, network, problem = call
-    cost = Cost(attend_rate=1e8, attend_overhead=1e-6, fold_rate=1e9, message_overhead=1e-6, in_order=in_order)
+    cost = Machine(attend_rate=1e8, attend_overhead=1e-6, fold_rate=1e9, message_overhead=1e-6, in_order=in_order)
     found = simulate(verified, network, problem, cost)
     plan = verified.schedule
     sent = defaultdict(int)

@@ -131,17 +131,17 @@ USES = """
 from tokenring_xdit.attention.auto import _guesses
 from tokenring_xdit.bench.report.palette import styles
 from tokenring_xdit.cli import main
-from tokenring_xdit.planning import Cost, Problem, best_schedules, plan
-from tokenring_xdit.schedule import Mask, build
+from tokenring_xdit.planning import Machine, Problem, best_schedules, plan
+from tokenring_xdit.schedule import Auto, Mask, build
 from tokenring_xdit.topology import load_topology
 
 main(["schedule", "list"])
-cost, network = Cost(attend_rate=1e11, message_overhead=6e-5), load_topology("two-level:2x2:1gbit:1gbit")
+cost, network = Machine(attend_rate=1e11, message_overhead=6e-5), load_topology("two-level:2x2:1gbit:1gbit")
 problem = Problem.even(4, 256, 3, 16)
-assert any("brand_new" == o.split.schedule for o in best_schedules(problem, network, cost))
-assert any("brand_new" == o.split.schedule for o in best_schedules(problem, network, cost, mask=Mask.CAUSAL))
-assert any("inside=brand_new" in o.split.schedule for o in best_schedules(problem, network, cost, nodes=2))
-assert any("brand_new" == o.split.schedule and o.split.ring == 2 for o in plan(problem, network, cost))
+assert any("brand_new" == o.dims.sequence_schedule for o in best_schedules(problem, network, cost))
+assert any("brand_new" == o.dims.sequence_schedule for o in best_schedules(problem, network, cost, mask=Mask.CAUSAL))
+assert any("inside=brand_new" in o.dims.sequence_schedule for o in best_schedules(problem, network, cost, nodes=2))
+assert any("brand_new" == o.dims.schedule and o.dims.ring == 2 for o in plan(problem, network, cost))
 assert _guesses(Mask.FULL, 1)[0] == "brand_new"
 assert "inside=brand_new" in _guesses(Mask.FULL, 2)[0]
 assert build("hierarchical:inside=brand_new", 8).schedule.name == "hierarchical:inside=brand_new"

@@ -13,7 +13,7 @@ from tests.scripts.support import INTERPRETER, RING_ATTENTION, TOPOLOGIES, envir
 
 SCRIPT = "launch-node.sh"
 DGX_1 = f"--nvidia-smi={TOPOLOGIES / 'dgx-1.txt'}"
-PROGRAM = f"{INTERPRETER} -m tokenring_xdit.pipelines.program"
+PROGRAM = f"{INTERPRETER} -m tokenring_xdit.workers.launch"
 
 RINGS = {  # what the recorded machines get, and what is said about them
     "dgx-1": ("0,3,2,1,5,6,7,4", ["12 of 28 pairs of a ring are not neighbours"]),

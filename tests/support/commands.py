@@ -53,7 +53,7 @@ def ranks_of(process: subprocess.Popen[str], count: int, *, timeout: float = 120
         found: dict[int, psutil.Process] = {}
         for child in psutil.Process(process.pid).children(recursive=True):
             try:
-                if any("tokenring_xdit.pipelines.worker" in word for word in child.cmdline()):
+                if any("tokenring_xdit.pipelines.run_rank" in word for word in child.cmdline()):
                     found[int(child.environ()["RANK"])] = child
             except (psutil.NoSuchProcess, psutil.AccessDenied, KeyError):
                 continue

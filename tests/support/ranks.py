@@ -7,18 +7,26 @@ Real processes, real sockets.
 
 from __future__ import annotations
 
-import multiprocessing
+import functools
+import math
 import os
-import traceback
+import queue
+import time
 from collections.abc import Callable
-from datetime import timedelta
-from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-_HOST = "127.0.0.1"
+from tests.support import rank
+from tokenring_xdit.workers.attempt import carry_through
+from tokenring_xdit.workers.messages import Answer, Silent, Stopped, Task
+from tokenring_xdit.workers.pool import WorkerPool
+from tokenring_xdit.workers.state import Limits, RequestAttempt
+from tokenring_xdit.workers.worker import Inbox, hear
+
+_ROOT = str(Path(__file__).parents[2])
 
 
 class RankFailure(Exception):
@@ -42,9 +50,9 @@ class RankPool:
 
     def __init__(self, backend: str = "gloo") -> None:
         self._backend = backend
-        self._context = multiprocessing.get_context("spawn")
-        self._store = dist.TCPStore(_HOST, 0, is_master=True, wait_for_workers=False)
-        self._workers: list[tuple[Any, Connection]] = []
+        self._store = dist.TCPStore(rank.HOST, 0, is_master=True, wait_for_workers=False)
+        self._inbox: Inbox = queue.SimpleQueue()
+        self._pools: list[WorkerPool] = []  # of one rank each, as worlds differ in size
         self._jobs = 0
 
     def run(self, ranks: int, function: Callable[..., Any], *args: Any, timeout: float = 120.0) -> list[Any]:
@@ -63,92 +71,44 @@ class RankPool:
             RankFailure: Some rank raised.
             TimeoutError: Some rank did not end.
         """
-        while len(self._workers) < ranks:
-            self._start()
+        while len(self._pools) < ranks:
+            self._pools.append(self._start(len(self._pools)))
         self._jobs += 1
-        for rank in range(ranks):
-            self._workers[rank][1].send((f"job{self._jobs}", rank, ranks, function, args))
-        results: dict[int, tuple[Any, BaseException | None, str]] = {}
-        connections = {self._workers[rank][1]: rank for rank in range(ranks)}
-        while connections:
-            ready = wait(list(connections), timeout)
-            if not ready:
-                hanging = sorted(connections.values())
-                self.close()
-                raise TimeoutError(f"ranks {hanging} did not end within {timeout} s")
-            for connection in ready:
-                rank = connections.pop(connection)  # type: ignore[arg-type]
-                try:
-                    results[rank] = connection.recv()  # type: ignore[union-attr]
-                except EOFError:
-                    results[rank] = (None, RuntimeError("the process died"), "the process died")
-        outcome = [results[rank] for rank in range(ranks)]
-        if any(isinstance(error, RuntimeError) and str(error) == "the process died" for _, error, _ in outcome):
+        pools = self._pools[:ranks]
+        for pool in pools:
+            pool.send(Task(self._jobs, rank.Job(f"job{self._jobs}", ranks, function, args)))
+        team = [pool.workers[0] for pool in pools]
+        # Ranks that are stopped or gone are the tests' own doing; what the others say of them is what is tested.
+        attempt = RequestAttempt(self._jobs, [[worker] for worker in team], Limits(timeout, math.inf), time.monotonic())
+        carry_through(attempt, functools.partial(hear, self._inbox))
+        outcomes = [attempt.outcomes[worker] for worker in team]
+        if not all(isinstance(outcome, Answer) for outcome in outcomes):
             self.close()
-        if any(error is not None for _, error, _ in outcome):
-            raise RankFailure([e for _, e, _ in outcome], [t for _, _, t in outcome])
-        return [value for value, _, _ in outcome]
+        hanging = [number for number, outcome in enumerate(outcomes) if isinstance(outcome, (Silent, Stopped))]
+        if hanging:
+            raise TimeoutError(f"ranks {hanging} did not end within {timeout} s")
+        died = rank.Result(None, RuntimeError("the process died"), "the process died")
+        results = [outcome.content if isinstance(outcome, Answer) else died for outcome in outcomes]
+        if any(result.error is not None for result in results):
+            raise RankFailure([result.error for result in results], [result.trace for result in results])
+        return [result.value for result in results]
 
     def close(self) -> None:
         """End all processes."""
-        for process, connection in self._workers:
-            connection.close()
-            process.terminate()
-        for process, _ in self._workers:
-            process.join()
-        self._workers.clear()
+        for pool in self._pools:
+            pool.close(kill=True)
+        self._pools.clear()
 
-    def _start(self) -> None:
-        ours, theirs = self._context.Pipe()
-        arguments = theirs, self._store.port, self._backend, len(self._workers)
-        process = self._context.Process(target=_serve, args=arguments, daemon=True)
-        process.start()
-        theirs.close()
-        self._workers.append((process, ours))
+    def _start(self, index: int) -> WorkerPool:
+        own = {rank.BACKEND: self._backend, rank.PORT: str(self._store.port), rank.INDEX: str(index)}
+        path = os.pathsep.join(filter(None, (_ROOT, os.environ.get("PYTHONPATH"))))
+
+        def environment(*_: Any) -> dict[str, str]:
+            return {**os.environ, **own, "PYTHONPATH": path}
+
+        return WorkerPool("tests.support.rank", 1, environment=environment, quiet=False, inbox=self._inbox)
 
 
 def rank_device() -> torch.device:
     """Where a rank of the pool computes: on its GPU where the ranks met over NCCL."""
     return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
-
-
-def _take_gpu(index: int) -> int:
-    """Choose a rank's GPU.
-
-    NCCL refuses two ranks of a host on one GPU. Ranks that call themselves hosts share it, and talk through sockets.
-    """
-    host, gpu = divmod(index, torch.cuda.device_count())
-    os.environ.update(NCCL_HOSTID=f"host-{host}", NCCL_SOCKET_IFNAME="lo", GLOO_SOCKET_IFNAME="lo")
-    torch.cuda.set_device(gpu)
-    torch.backends.cudnn.allow_tf32 = False  # fp32 is compared to 1e-5
-    return gpu
-
-
-def _serve(connection: Connection, port: int, backend: str, index: int) -> None:
-    torch.set_num_threads(1)
-    local_rank = _take_gpu(index) if backend == "nccl" else index
-    store = dist.TCPStore(_HOST, port, is_master=False)
-    while True:
-        try:
-            name, rank, ranks, function, args = connection.recv()
-        except (EOFError, KeyboardInterrupt):
-            return
-        os.environ.update(RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_RANK=str(local_rank))
-        dist.init_process_group(
-            backend,
-            store=dist.PrefixStore(name, store),
-            rank=rank,
-            world_size=ranks,
-            timeout=timedelta(seconds=60),
-        )
-        torch.manual_seed(1234)
-        try:
-            answer: tuple[Any, BaseException | None, str] = (function(*args), None, "")
-        except Exception as error:
-            answer = (None, error, traceback.format_exc())
-        finally:
-            dist.destroy_process_group()
-        try:
-            connection.send(answer)
-        except Exception as error:
-            connection.send((None, RuntimeError(repr(answer[1] or error)), answer[2]))

@@ -1,4 +1,4 @@
-"""What ranks of the tests of this folder run."""
+"""What ranks of the tests of this folder serve."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import os
 import time
 from typing import Any
 
-from tokenring_xdit.workers.mailbox import Mailbox
+from tokenring_xdit.workers.loop import Commands, Mailbox
 
 
-def main(mailbox: Mailbox) -> None:
-    """Answer with what the order, an expression, says; names of this module are known, and ``rank``."""
-    rank = int(os.environ["RANK"])
-    while True:
-        mailbox.answer(eval(mailbox.next(), {**globals(), "rank": rank}))
+def commands(mailbox: Mailbox) -> Commands:
+    """Answer with what a command, an expression, says; names of this module are known, and ``rank``."""
+    known = {**globals(), "rank": int(os.environ["RANK"])}
+    return {str: lambda expression: eval(expression, known)}
 
 
 def sleep(seconds: float) -> None:

@@ -57,6 +57,16 @@ class CallSpec:
     kv_length: int
     ragged: bool = False
 
+    def to_plain(self) -> dict[str, Any]:
+        """Its fields as plain data; dtypes by their names."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {n: str(v).removeprefix("torch.") if isinstance(v, torch.dtype) else v for n, v in values.items()}
+
+    @classmethod
+    def from_plain(cls, values: dict[str, Any]) -> CallSpec:
+        """What :meth:`to_plain` was called on."""
+        return cls(**{n: getattr(torch, v) if n.endswith("dtype") else v for n, v in values.items()})
+
 
 @dataclass(frozen=True)
 class Layout:

@@ -22,8 +22,7 @@ from tokenring_xdit.attention.member import check_environment, in_words
 from tokenring_xdit.attention.tracing import recorded
 from tokenring_xdit.defaults import DEFAULT_SCHEDULE
 from tokenring_xdit.errors import AgreementError, CommunicationError, TokenRingError, UnsupportedError
-from tokenring_xdit.planning import Auto
-from tokenring_xdit.schedule import Activity, Channel, Mask, VerifiedSchedule
+from tokenring_xdit.schedule import Activity, Auto, Channel, Mask, VerifiedSchedule
 
 __all__ = ["bytes_sent", "token_ring_attention"]
 

@@ -22,13 +22,12 @@ from tokenring_xdit.attention.agreement import Layout
 from tokenring_xdit.attention.calibrate import calibrate
 from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.defaults import DEFAULT_SCHEDULE
-from tokenring_xdit.errors import ConfigurationError, TokenRingError, UnsupportedError
-from tokenring_xdit.planning import Cost, Option, best_schedules
-from tokenring_xdit.planning.auto import Auto
-from tokenring_xdit.schedule import ALGORITHMS, Channel, Mask, VerifiedSchedule, build, parse
+from tokenring_xdit.errors import ConfigurationError, TokenRingError, UnsupportedError, named
+from tokenring_xdit.planning import NO_EFFECTS, Effects, Machine, Option, best_schedules
+from tokenring_xdit.schedule import ALGORITHMS, Auto, Channel, Mask, VerifiedSchedule, build, parse
 from tokenring_xdit.topology import Network, load_topology
 
-__all__ = ["TOPOLOGY_VARIABLE", "AutoSchedule", "Trial", "kept_topology", "show_choices", "trial_calls"]
+__all__ = ["TOPOLOGY_VARIABLE", "AutoSchedule", "Trial", "kept_topology", "plan_with", "show_choices", "trial_calls"]
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +39,13 @@ _ROUNDS = 3
 """Timed calls of each candidate, after one that makes its buffers."""
 
 _trial_calls = 0
+_effects: Effects = NO_EFFECTS
+
+
+def plan_with(effects: Effects) -> None:
+    """Say what else happens to the ranks of this process; benchmarks do, of networks that they emulate."""
+    global _effects
+    _effects = effects
 
 
 def trial_calls() -> int:
@@ -96,7 +102,7 @@ class AutoSchedule:
     def __init__(self, group: RingGroup) -> None:
         self._group, self._peers, self._rank = group, group.peers, group.rank
         self._trials: dict[tuple[Auto, Layout], Trial] = {}
-        self._costs: dict[tuple[str, torch.dtype, int, int], Cost] = {}
+        self._machines: dict[tuple[str, torch.dtype, int, int], Machine] = {}
         self._hosts: list[str] | None = None
         self._tells = not dist.is_initialized() or dist.get_rank() == 0
 
@@ -163,18 +169,18 @@ class AutoSchedule:
         """Names of what to run or to try, and why: the first rank's word."""
         hosts = self._all_hosts()
         answer: Any = None
+        cause: BaseException | None = None
         if self._rank == 0:
             try:
-                answer = self._choose(auto, layout, device, hosts)
+                answer = None, *self._choose(auto, layout, device, hosts)
             except UnsupportedError as error:
-                answer = error
+                answer, cause = (UnsupportedError.__name__, str(error)), error.__cause__
             except Exception as error:  # whatever it is, the other ranks wait for an answer
                 what = f"{error}" if isinstance(error, TokenRingError) else f"{type(error).__name__}: {error}"
-                answer = ConfigurationError(f"schedule auto: {what}")
-                answer.__cause__ = error
-        told = self._group.swap_within_call(answer)[0]
-        if isinstance(told, Exception):
-            raise told from answer.__cause__ if isinstance(answer, Exception) else None
+                answer, cause = (ConfigurationError.__name__, f"schedule auto: {what}"), error
+        refused, *told = self._group.swap_within_call(answer)[0]
+        if refused is not None:
+            raise named(refused, *told) from cause
         names, why = told
         return names, why
 
@@ -192,20 +198,21 @@ class AutoSchedule:
             return self._unknown(auto, layout)
         spec = layout.spec
         key = device.type, spec.dtype, spec.heads, spec.head_dim
-        if key not in self._costs:
+        if key not in self._machines:
             here = max(hosts.count(hosts[0]), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-            self._costs[key] = calibrate(device, spec.dtype, spec.heads, spec.head_dim, ranks_here=here, ranks=ranks)
+            self._machines[key] = calibrate(device, spec.dtype, spec.heads, spec.head_dim, ranks_here=here, ranks=ranks)
         options = best_schedules(
             layout.problem,
             network,
-            self._costs[key],
+            self._machines[key],
+            _effects,
             nodes=auto.nodes,
             mask=Mask(spec.mask),
             keys_stay_whole=layout.ragged,
         )
         _refuse_none(options, auto, layout)
         chosen = options[: _CANDIDATES if auto.measure else 1]
-        return [option.split.schedule for option in chosen], _reason(options, network)
+        return [option.dims.sequence_schedule for option in chosen], _reason(options, network)
 
     def _network(self) -> Network | None:
         """What joins the ranks of this group, those first; ``None`` where nobody knows."""
@@ -273,7 +280,7 @@ def _reason(options: tuple[Option, ...], network: Network) -> str:
     assert last.seconds is not None
     return (
         f"{first.seconds * 1e3:.2f} ms predicted on {network.name}, the slowest of {len(options)} "
-        f"({last.split.schedule}) {last.seconds * 1e3:.2f} ms"
+        f"({last.dims.sequence_schedule}) {last.seconds * 1e3:.2f} ms"
     )
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from tokenring_xdit.attention.messages import partial_form
-from tokenring_xdit.schedule.lower.program import RESULT, RankProgram, Slot, SlotForm
+from tokenring_xdit.schedule.lower.program import RESULT, KernelCall, RankProgram, Slot, SlotForm
 
-__all__ = ["Arena", "Buffers", "Handle"]
+__all__ = ["Arena", "Buffers", "Handle", "token_major"]
 
 _KEPT = 16
 """Arenas kept between calls. Layers have one shape; prompts of a serving process may each bring another one."""
@@ -30,6 +30,12 @@ def _outlasting() -> AbstractContextManager[None]:
     return torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
 
 
+def token_major(tensor: Tensor, *, back: bool = False) -> Tensor:
+    """``[B, H, S, ...]`` as ``[S, B, H, ...]``, or back: a view."""
+    order = (1, 2, 0) if back else (2, 0, 1)
+    return tensor.permute(*order, *range(3, tensor.dim()))
+
+
 class Arena:
     """Memory of the slots of a program that hold messages.
 
@@ -42,8 +48,8 @@ class Arena:
     Attributes:
         program: The same.
         tensors: Of each slot, ``[B, H, S, D]``, or the bytes of a partial output; none of the first three, which belong
-            to the caller, and of sums.
-        partials: Output ``[B, H, S, D]`` and log-sum-exp ``[B, H, S]`` of the slots of partial outputs, by slot.
+            to the caller, of sums, and of what a kernel makes.
+        partials: Output ``[B, H, S, D]`` and log-sum-exp ``[B, H, S]`` of what comes as partial outputs, by slot.
         readers: Of each slot, the transfers that still read it.
     """
 
@@ -54,21 +60,36 @@ class Arena:
         self.tensors: list[tuple[Tensor, ...]] = []
         self.partials: dict[int, tuple[Tensor, Tensor]] = {}
         self.readers: list[list[Handle]] = [[] for _ in program.slots]
+        self._dtype, self._partial_dtype, self._device = dtype, partial_dtype, device
+        outputs = {step.output for _, step in program.steps if isinstance(step, KernelCall)}
         with _outlasting():
             for number, slot in enumerate(program.slots):
-                self.tensors.append(self._make(number, slot, dtype, partial_dtype, device))
+                others = number <= RESULT or slot.form is SlotForm.SUM or number in outputs
+                self.tensors.append(() if others or slot.inside >= 0 else self._make(number, slot))
+        for number, slot in enumerate(program.slots):
+            if slot.inside >= 0:
+                rows = slice(slot.first, slot.first + slot.shape[2])
+                self.tensors[number] = tuple(tensor[:, :, rows] for tensor in self.tensors[slot.inside])
+            if slot.form is SlotForm.OUTPUT and number not in outputs:
+                out, lse = self.tensors[number]
+                self.partials[number] = out, lse
 
-    def _make(
-        self, number: int, slot: Slot, dtype: torch.dtype, partial_dtype: torch.dtype, device: torch.device
-    ) -> tuple[Tensor, ...]:
-        if number <= RESULT or slot.form is SlotForm.SUM:
-            return ()
-        if slot.form is not SlotForm.PARTIAL:
-            return tuple(torch.empty(slot.shape, dtype=dtype, device=device) for _ in range(slot.form.tensors))
-        form = partial_form(slot.shape, partial_dtype)
-        message = torch.empty((form.size,), dtype=torch.uint8, device=device)
-        self.partials[number] = form.views(message)
-        return (message,)
+    def _make(self, number: int, slot: Slot) -> tuple[Tensor, ...]:
+        if slot.form is SlotForm.PARTIAL:
+            form = partial_form(slot.shape, self._partial_dtype)
+            message = torch.empty((form.size,), dtype=torch.uint8, device=self._device)
+            self.partials[number] = form.views(message)
+            return (message,)
+        if slot.form is SlotForm.OUTPUT:
+            return self._empty(slot.shape, self._partial_dtype), self._empty(slot.shape[:3], torch.float32)
+        return tuple(self._empty(slot.shape, self._dtype) for _ in range(slot.form.tensors))
+
+    def _empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Memory for ``[B, H, S, ...]``."""
+        if not self.program.token_major:
+            return torch.empty(shape, dtype=dtype, device=self._device)
+        batch, heads, tokens, *rest = shape
+        return token_major(torch.empty((tokens, batch, heads, *rest), dtype=dtype, device=self._device), back=True)
 
 
 class Buffers:

@@ -13,7 +13,7 @@ import torch
 
 from tokenring_xdit.attention.kernels import choose
 from tokenring_xdit.attention.merge import fold_
-from tokenring_xdit.planning import Attention, Cost
+from tokenring_xdit.planning import Attention, Machine
 
 __all__ = ["calibrate"]
 
@@ -30,7 +30,7 @@ _SECONDS = 0.3
 @torch.inference_mode()
 def calibrate(
     device: torch.device, dtype: torch.dtype, heads: int, head_dim: int, *, ranks_here: int, ranks: int
-) -> Cost:
+) -> Machine:
     """Measure the kernel and the merge on this device; ranks elsewhere are taken to be alike.
 
     Args:
@@ -75,10 +75,10 @@ def calibrate(
         # Short calls are launched and waited for like long ones, which is no matter of rates.
         less, brief = folded(_FEW)
         fold_rate = 2 * (size - less) / max(fold - brief, 1e-9)
-        gpu = Cost.of_gpus(1.0, fold_rate, torch.cuda.get_device_properties(device).multi_processor_count)
+        gpu = Machine.of_gpus(1.0, fold_rate, torch.cuda.get_device_properties(device).multi_processor_count)
         return replace(gpu, attend_rate=gpu.attend_rate_of(much, long - short + gpu.attend_overhead))
     rate = (much.flops - little.flops) / max(long - short, 1e-9)
-    return Cost.of_processors(
+    return Machine.of_processors(
         rate,
         size / fold,
         cores=cores * ranks / ranks_here,

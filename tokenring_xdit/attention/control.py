@@ -5,7 +5,6 @@ A round compares a few numbers. Where they are not alike on all ranks, all of th
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -13,6 +12,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from tokenring_xdit.plain import from_bytes
 
 __all__ = ["Unanswered", "swap", "tell_all"]
 
@@ -42,13 +43,13 @@ def tell_all(own: tuple[int, ...], group: dist.ProcessGroup, timeout: timedelta)
 
 
 def swap(value: bytes, sizes: Sequence[int], group: dist.ProcessGroup, timeout: timedelta) -> list[Any]:
-    """The pickled values of every rank, whose sizes all of them know.
+    """The values, as bytes, of every rank, whose sizes all of them know.
 
     Raises:
         Unanswered: As :func:`tell_all`.
     """
     mine = torch.frombuffer(bytearray(value), dtype=torch.uint8)
-    return [pickle.loads(part.numpy().tobytes()) for part in _pass_round(mine, sizes, group, timeout)]
+    return [from_bytes(part.numpy().tobytes()) for part in _pass_round(mine, sizes, group, timeout)]
 
 
 def _pass_round(

@@ -7,6 +7,7 @@ half-duplex otherwise), and arrival is waited for at the first use of what arriv
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tokenring_xdit.attention.agreement import Layout
-from tokenring_xdit.attention.buffers import Handle
+from tokenring_xdit.attention.buffers import Handle, token_major
 from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.attention.kernels import KernelFunction
 from tokenring_xdit.attention.masks import KeyMask
@@ -219,29 +220,60 @@ class RankRun:
 
     def _post(self, post: Post) -> None:
         self.transferring = post
+        if post.collective is not None:
+            with nullcontext() if self.observer is None else self.observer.doing(Activity.WAIT, post):
+                self._collect(post)
+            self.transferring = None
+            return
         for recv in post.recvs:
             self._free(recv.slot)
-        payloads = [self._payload(part) for part in post.payloads]
-        if post.collective is None:
-            self._transfer(post, payloads)
-        elif self.observer is None:
-            self._collect(post, payloads)
-        else:
-            with self.observer.doing(Activity.WAIT, post):
-                self._collect(post, payloads)
+        sliced = self._sliced(post.payloads) if self.program.token_major else {}
+        payloads = [sliced.get(part) or self._payload(part) for part in post.payloads]
+        self._transfer(post, payloads)
         self.transferring = None
 
     def _payload(self, part: View) -> list[tuple[Tensor, list[Handle]]]:
         """Contiguous tensors of what goes, each with the transfers that read the memory it lies in."""
         result = []
         for tensor in self._read(part):
-            contiguous = tensor.contiguous()
-            kept = contiguous is tensor and part.slot > RESULT
+            message = self._message(tensor)
+            contiguous = message.contiguous()
+            kept = contiguous is message and part.slot > RESULT
             result.append((contiguous, self.arena.readers[part.slot] if kept else self.sending))
         return result
 
+    def _sliced(self, parts: Sequence[View]) -> dict[View, list[tuple[Tensor, list[Handle]]]]:
+        """Messages that are slices of one tensor's heads, as :meth:`_payload` makes them, by one copy of all of it."""
+        by_slot: dict[int, list[View]] = defaultdict(list)
+        for part in parts:
+            by_slot[part.slot].append(part)
+        found: dict[View, list[tuple[Tensor, list[Handle]]]] = {}
+        for slot, views in by_slot.items():
+            _, heads, tokens, _ = self.program.slots[slot].shape
+            cuts = [part.cut for part in views if part.cut is not None and part.cut[2:] == (0, tokens)]
+            width = cuts[0][1] - cuts[0][0] if cuts else heads
+            alike = all(high - low == width and low % width == 0 for low, high, *_ in cuts)
+            if len(cuts) < max(2, len(views)) or heads % width or not alike:
+                continue
+            self._arrived(slot)
+            for tensor in self.tensors[slot]:
+                length, batch, _, *rest = token_major(tensor).shape
+                slices = token_major(tensor).reshape(length, batch, -1, width, *rest)
+                made = slices.permute(2, 0, 1, *range(3, slices.dim())).contiguous()
+                for part, (low, *_) in zip(views, cuts, strict=True):
+                    found.setdefault(part, []).append((made[low // width], self.sending))
+        return found
+
+    def _message(self, tensor: Tensor) -> Tensor:
+        """A block as it travels: the bytes of a packed partial output; others as ``[S, B, H, D]``, if that is said."""
+        return token_major(tensor) if self.program.token_major and tensor.dim() > 1 else tensor
+
     def _transfer(self, post: Post, payloads: list[list[tuple[Tensor, list[Handle]]]]) -> None:
-        recvs = [Parcel(recv.channel, tensor, recv.peer) for recv in post.recvs for tensor in self.tensors[recv.slot]]
+        recvs = [
+            Parcel(recv.channel, self._message(tensor), recv.peer)
+            for recv in post.recvs
+            for tensor in self.tensors[recv.slot]
+        ]
         sends, readers = [], []
         for send in post.sends:
             for tensor, reading in payloads[send.payload]:
@@ -259,14 +291,24 @@ class RankRun:
         for reading, work in zip(readers, works[at:], strict=True):
             reading.append(work)
 
-    def _collect(self, post: Post, payloads: list[list[tuple[Tensor, list[Handle]]]]) -> None:
-        channel = post.sends[0].channel
-        for number, (own, _) in enumerate(payloads[0]):  # keys, then values
-            outputs = [self.tensors[recv.slot][number] for recv in post.recvs]
-            if post.collective is Collective.ALL_GATHER:
-                self.transport.all_gather(channel, outputs, own)
+    def _collect(self, post: Post) -> None:
+        slots, channel = self.program.slots, post.channel
+        memory = slots[post.recvs[0].slot].inside
+        gathers = post.collective is Collective.ALL_GATHER
+        owns = self._payload(post.payloads[0]) if gathers else []
+        going = () if gathers else self._read(View(post.payloads[0].slot))
+        for recv in post.recvs:
+            self._free(recv.slot)
+        for number, tensor in enumerate(self.tensors[memory]):  # keys, then values; an output, then its log-sum-exp
+            coming = self._message(tensor)
+            if gathers:
+                own, _ = owns[number]
+                self.transport.all_gather(channel, coming, own)
             else:
-                self.transport.all_to_all(channel, outputs, [payloads[send.payload][number][0] for send in post.sends])
+                rows = [slots[recv.slot].shape[2] for recv in post.recvs]
+                cuts = [post.payloads[send.payload].cut or (0, 0, 0, 0) for send in post.sends]
+                sent = [last - first for _, _, first, last in cuts]
+                self.transport.all_to_all(channel, coming, self._message(going[number]), rows, sent)
 
     def _pack(self, step: Pack) -> None:
         self.transferring = f"room for {step.block}"
@@ -289,8 +331,17 @@ class RankRun:
     def _concat(self, step: Concat) -> None:
         parts = [self._read(part) for part in step.parts]
         self._free(step.slot)
-        for out, tensors in zip(self.tensors[step.slot], zip(*parts, strict=True), strict=True):
-            torch.cat(tensors, dim=2, out=out)
+        if not self.program.token_major:
+            for out, tensors in zip(self.tensors[step.slot], zip(*parts, strict=True), strict=True):
+                torch.cat(tensors, dim=2, out=out)
+            return
+        first = 0
+        for part, tensors in zip(step.parts, parts, strict=True):
+            last = first + tensors[0].shape[2]
+            if self.program.slots[part.slot].inside != step.slot:  # or it has arrived there
+                for out, tensor in zip(self.tensors[step.slot], tensors, strict=True):
+                    out[:, :, first:last].copy_(tensor)
+            first = last
 
     def _attend(self, step: KernelCall) -> None:
         (q,) = self._read(step.queries)
@@ -300,6 +351,8 @@ class RankRun:
             low, high = step.keys.cut[:2] if step.keys.cut is not None else (None, None)
             items = [(k[:, low:high], v[:, low:high]) for k, v in self.own_items]
         found = self._call(q, items, step.causal)
+        if step.output >= 0:
+            found = self._keep(step.output, found or self._nothing(q))
         if found is None:
             return
         for slot, cut, rows in step.targets:
@@ -308,6 +361,13 @@ class RankRun:
                 first, last = rows
                 out, lse = out[:, :, first:last], lse[:, :, first:last]
             self._sum(slot).add(out, lse, cut, owned=True)
+
+    def _keep(self, slot: int, found: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Have an output stay as it can be sent: in the dtype and order in which outputs travel."""
+        out, lse = found
+        kept = token_major(out.to(self.layout.spec.partial_dtype)).contiguous(), token_major(lse).contiguous()
+        self.tensors[slot] = tuple(token_major(tensor, back=True) for tensor in kept)
+        return found
 
     def _attend_home(self, items: Sequence[tuple[Tensor, ...]]) -> None:
         what = f"{q_block(self.transport.rank)} to home keys"
@@ -322,13 +382,17 @@ class RankRun:
         if len(items) == 1:
             k, v = items[0]
             return self._kernel(q, k, v, causal)
-        out = q.new_zeros(q.shape)
-        lse = torch.full(q.shape[:-1], -math.inf, dtype=torch.float32, device=q.device)
+        out, lse = self._nothing(q)
         for item, (k, v) in enumerate(items):
             partial = self._kernel(q[item : item + 1], k, v, causal)
             if partial is not None:
                 out[item : item + 1], lse[item : item + 1] = partial
         return out, lse
+
+    @staticmethod
+    def _nothing(q: Tensor) -> tuple[Tensor, Tensor]:
+        """Output and log-sum-exp of queries that have attended no key."""
+        return q.new_zeros(q.shape), torch.full(q.shape[:-1], -math.inf, dtype=torch.float32, device=q.device)
 
     def _kernel(self, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, Tensor] | None:
         """Output and log-sum-exp, or ``None`` where there is nothing to attend: kernels take no empty blocks."""
@@ -342,12 +406,13 @@ class RankRun:
     def _merge(self, step: MergeCall) -> None:
         for partial in step.partials:
             self._arrived(partial.slot)
-        total = self._sum(RESULT)
-        if len(step.partials) == 1:
+        total, last = self._sum(RESULT), step is self.program.steps[-1][1]
+        if len(step.partials) == 1 and not (last and self.program.token_major):
             (partial,) = step.partials
             total.add(*self.arena.partials[partial.slot], partial.cut, owned=False)
         else:
-            total.add_all([(*self.arena.partials[partial.slot], partial.cut) for partial in step.partials])
+            partials = [(*self.arena.partials[partial.slot], partial.cut) for partial in step.partials]
+            total.add_all(partials, self.layout.spec.dtype if last else torch.float32)
 
 
 def _in_words(transferring: Post | Recv | str | None, group: RingGroup) -> str:

@@ -162,10 +162,10 @@ class RingGroup(Rounds):
             facts = report.q_length, report.kv_length, int(report.ragged)
             found = self._round("attention", digest(report), facts, report, None, hint if key is not None else "")
         else:
-            found = self._round("attention", 0, (0, 0, 0), report, report)
+            found = self._round("attention", 0, (0, 0, 0), None, report)
         self.agreeing = False
         if isinstance(found[0], Report):
-            return agree([each.content for each in found], self.names)
+            return agree([each.content or each.why_not or "" for each in found], self.names)
         assert isinstance(report, CallSpec)
         q_lengths, kv_lengths, ragged = zip(*found, strict=True)
         if not same_lengths_where_needed(report, q_lengths, kv_lengths):

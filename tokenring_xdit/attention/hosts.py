@@ -29,14 +29,14 @@ def exchange(group: dist.ProcessGroup | None, value: Any, what: str = "an exchan
 
     Args:
         group: The group; ``None`` is the default group.
-        value: Anything small that can be pickled. It travels between the ranks, never through a store.
+        value: Plain data, small: numbers, texts, arrays, and lists, tuples and dictionaries of them.
         what: What is exchanged, for messages; the same on all ranks.
 
     Returns:
         The values in order of rank.
 
     Raises:
-        AgreementError: A rank is at another call, or its value cannot be pickled; the same on every rank.
+        AgreementError: A rank is at another call, or its value is no plain data; the same on every rank.
         CommunicationError: A rank is gone, is stopped, failed or did not come; the message names it.
         ConfigurationError: torch.distributed is not initialised.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tokenring_xdit.schedule.lower.program import Cut
 
-__all__ = ["Accumulator", "fold_", "fold_all_", "fold_with_torch"]
+__all__ = ["Accumulator", "fold_", "fold_with_torch", "merge"]
 
 
 def fold_(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor) -> None:
@@ -43,23 +43,36 @@ def fold_with_torch(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tens
     torch.logaddexp(lse, other_lse, out=lse)
 
 
-def fold_all_(out: Tensor, lse: Tensor, others: Sequence[tuple[Tensor, Tensor]]) -> None:
-    """Fold attention over several other sets of keys into ``out`` and ``lse`` at once, in place.
+def merge(
+    out: Tensor, lse: Tensor, others: Sequence[tuple[Tensor, Tensor]], dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Attention over several sets of keys, from the attention over each of them.
 
-    Each is weighted by ``exp(its lse - lse of all)``; where nobody saw a key the output stays 0.
+    Each is weighted by ``exp(its lse - lse of all)``, in fp32; where nobody saw a key the output is 0. On a GPU it is
+    one kernel, where Triton is installed and the others lie in memory at one distance.
 
     Args:
-        out: Output over the first keys, ``[B, H, S, D]``, fp32.
+        out: Output over the first keys, ``[B, H, S, D]``, any float dtype.
         lse: Its log-sum-exp, ``[B, H, S]``, fp32.
         others: Output in any float dtype and log-sum-exp of each of the others, shaped alike.
+        dtype: Of the output.
+
+    Returns:
+        Output ``[B, H, S, D]`` and log-sum-exp ``[B, H, S]``, of its own memory.
     """
+    if out.is_cuda and _has_triton():
+        from tokenring_xdit.attention import fused
+
+        merged = fused.merge(out, lse, others, dtype)
+        if merged is not None:
+            return merged
     every = torch.stack([lse, *(other_lse for _, other_lse in others)])
     total = torch.logsumexp(every, 0)
     weights = torch.exp(every - total.masked_fill(total == -math.inf, 0.0)).unsqueeze(-1)
-    out.mul_(weights[0])
+    result = out.float() * weights[0]
     for (other_out, _), weight in zip(others, weights[1:], strict=True):
-        out.addcmul_(other_out.to(out.dtype), weight)
-    lse.copy_(total)
+        result.addcmul_(other_out.float(), weight)
+    return result.to(dtype), total
 
 
 @cache
@@ -80,6 +93,7 @@ class Accumulator:
         self._device = device
         self._out: Tensor | None = None
         self._lse: Tensor | None = None
+        self._parts: dict[Cut, tuple[Tensor, Tensor]] = {}  # apart from each other, before there is a whole
 
     def add(self, out: Tensor, lse: Tensor, cut: Cut | None = None, *, owned: bool) -> None:
         """Add a partial output over further keys.
@@ -90,29 +104,71 @@ class Accumulator:
             cut: Which heads and tokens of the block; ``None`` for all.
             owned: Whether ``out`` and ``lse`` may be kept and changed.
         """
-        if cut is None and (self._out is None or self._lse is None):
+        if self._out is None and owned and cut is not None and not any(_overlap(cut, part) for part in self._parts):
+            self._parts[cut] = out, lse
+            return
+        if cut is None and self._out is None and not self._parts:
             # The first partial keeps the kernel's dtype: where it stays the only one, nothing is cast.
             self._out, self._lse = (out, lse) if owned else (out.clone(), lse.clone())
             return
         fold_(*self._views(cut), out, lse)
 
-    def add_all(self, partials: Sequence[tuple[Tensor, Tensor, Cut | None]]) -> None:
+    def add_all(self, partials: Sequence[tuple[Tensor, Tensor, Cut | None]], dtype: torch.dtype) -> None:
         """Add partial outputs, those of the same part of the block at once.
 
         Args:
             partials: Output, log-sum-exp, and which heads and tokens of the block, of each.
+            dtype: Of the sum where all of them are of the whole block: that of the result, if nothing else is added.
         """
         together: dict[Cut | None, list[tuple[Tensor, Tensor]]] = {}
         for out, lse, cut in partials:
             together.setdefault(cut, []).append((out, lse))
+        if self._out is None and self._put_together(together):
+            return
         for cut, others in together.items():
-            fold_all_(*self._views(cut), others)
+            if cut is not None:
+                own_out, own_lse = self._views(cut)
+                merged_out, merged_lse = merge(own_out, own_lse, others, torch.float32)
+                own_out.copy_(merged_out)
+                own_lse.copy_(merged_lse)
+                continue
+            if self._parts:
+                self._views(None)
+            if self._out is None or self._lse is None:
+                (first, first_lse), *rest = others
+                merged = merge(first, first_lse, rest, dtype) if rest else (first.clone(), first_lse.clone())
+            else:
+                merged = merge(self._out, self._lse, others, dtype)
+            self._out, self._lse = merged
+
+    def _put_together(self, others: Mapping[Cut | None, Sequence[tuple[Tensor, Tensor]]]) -> bool:
+        """Make one tensor of parts of the block that are each other's neighbours, if they are; nothing is merged."""
+        parts = dict(self._parts)
+        for cut, found in others.items():
+            if cut is None or cut in parts or len(found) > 1:
+                return False
+            (parts[cut],) = found
+        for dim in (1, 2):
+            cuts = sorted(parts, key=lambda cut: _bounds(cut, dim))
+            ends = [0, *(_bounds(cut, dim)[1] for cut in cuts)]
+            across = {_bounds(cut, 3 - dim) for cut in cuts}
+            starts = [_bounds(cut, dim)[0] for cut in cuts]
+            if starts == ends[:-1] and ends[-1] == self._shape[dim] and across == {(0, self._shape[3 - dim])}:
+                outs, lses = zip(*(parts[cut] for cut in cuts), strict=True)
+                self._out, self._lse = torch.cat(outs, dim), torch.cat(lses, dim)
+                self._parts.clear()
+                return True
+        return False
 
     def _views(self, cut: Cut | None) -> tuple[Tensor, Tensor]:
         """The block, or a part of it, in fp32."""
         if self._out is None or self._lse is None:
             self._out = torch.zeros(self._shape, dtype=torch.float32, device=self._device)
             self._lse = torch.full(self._shape[:-1], -math.inf, dtype=torch.float32, device=self._device)
+            for (low, high, first, last), (out, lse) in self._parts.items():
+                self._out[:, low:high, first:last] = out
+                self._lse[:, low:high, first:last] = lse
+            self._parts.clear()
         self._out = self._out.float()
         if cut is None:
             return self._out, self._lse
@@ -121,6 +177,8 @@ class Accumulator:
 
     def write(self, out: Tensor, lse: Tensor) -> None:
         """Put output and log-sum-exp into memory of their shape, the output in any float dtype."""
+        if self._parts:
+            self._views(None)
         if self._out is None or self._lse is None:
             out.zero_()
             lse.fill_(-math.inf)
@@ -130,7 +188,18 @@ class Accumulator:
 
     def result(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Output ``[B, H, S, D]`` in ``dtype`` and log-sum-exp ``[B, H, S]``; zeros and ``-inf`` without keys."""
+        if self._parts:
+            self._views(None)
         if self._out is None or self._lse is None:
             empty = torch.zeros(self._shape, dtype=dtype, device=self._device)
             return empty, torch.full(self._shape[:-1], -math.inf, device=self._device)
         return self._out.to(dtype), self._lse
+
+
+def _bounds(cut: Cut, dim: int) -> tuple[int, int]:
+    """Of heads, or of tokens."""
+    return (cut[0], cut[1]) if dim == 1 else (cut[2], cut[3])
+
+
+def _overlap(one: Cut, other: Cut) -> bool:
+    return max(one[0], other[0]) < min(one[1], other[1]) and max(one[2], other[2]) < min(one[3], other[3])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from tokenring_xdit.attention.agreement import digest, refuse_other_calls
+from tokenring_xdit.attention.agreement import CallSpec, digest, refuse_other_calls
 from tokenring_xdit.attention.connections import try_connection
 from tokenring_xdit.attention.control import Unanswered, swap, tell_all
 from tokenring_xdit.attention.member import (
@@ -22,6 +21,7 @@ from tokenring_xdit.attention.member import (
 from tokenring_xdit.attention.waits import Ended
 from tokenring_xdit.compat.torch import new_group
 from tokenring_xdit.errors import AgreementError
+from tokenring_xdit.plain import from_bytes, to_bytes
 
 __all__ = ["Report", "Rounds"]
 
@@ -33,11 +33,18 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Report:
-    """What a rank is about to do, for ranks that have found out that they differ."""
+    """What a rank is about to do, for ranks that have found out that they differ.
+
+    Attributes:
+        call: Number of its call.
+        what: The call, in words.
+        content: The attention call itself; ``None`` of one that was refused, and of other calls.
+        why_not: Why it refuses the call, if it does.
+    """
 
     call: int
     what: str
-    content: Any
+    content: CallSpec | None
     why_not: str | None
 
 
@@ -45,7 +52,11 @@ class Rounds(Member):
     """A rank, and a group on gloo for what is not attention."""
 
     def exchange(self, value: Any, what: str) -> list[Any]:
-        """A picklable value of every rank, for what all ranks do together beside attention; it counts as a call.
+        """A value of every rank, for what all ranks do together beside attention; it counts as a call.
+
+        Args:
+            value: Plain data; see :mod:`tokenring_xdit.plain`.
+            what: What is exchanged.
 
         Raises:
             AgreementError: Another rank is at another call, or its value cannot be sent; the same on every rank.
@@ -54,7 +65,7 @@ class Rounds(Member):
         self.begin()
         content, why_not, cause = b"", None, None
         try:
-            content = pickle.dumps(value)
+            content = to_bytes(value)
         except Exception as error:
             why_not, cause = in_words(error), error
         alike = 0 if why_not else digest(what)
@@ -101,7 +112,7 @@ class Rounds(Member):
         what: str,
         alike: int,
         facts: tuple[int, int, int],
-        content: Any,
+        content: CallSpec | None,
         why_not: str | None,
         hint: str = "",
     ) -> list[Any]:
@@ -132,20 +143,24 @@ class Rounds(Member):
             raise self.failure(doing, error, error.missing) from error
         if len(calls) == len(alikes) == 1 and alike:
             return [tuple(head[2:]) for head in heads]
-        reports = self._swap_unsized(Report(self.call, what, content, why_not), doing)
+        mine = (self.call, what, None if content is None else content.to_plain(), why_not)
+        reports = [
+            Report(call, name, None if spec is None else CallSpec.from_plain(spec), reason)
+            for call, name, spec, reason in self._swap_unsized(mine, doing)
+        ]
         self.call = max(calls)  # from here on they are together again
         self.agreeing = False
         refuse_other_calls([(r.call, r.what, r.why_not) for r in reports], self.names)
         return reports
 
     def swap_within_call(self, value: Any) -> list[Any]:
-        """A value of every rank, at a point of a call to which all of them come."""
+        """A value, plain data, of every rank, at a point of a call to which all of them come."""
         if self.world_size == 1:
             return [value]
         return self._swap_unsized(value, f"waited for the other ranks in call {self.call}")
 
     def _swap_unsized(self, value: Any, doing: str) -> list[Any]:
-        content = pickle.dumps(value)
+        content = to_bytes(value)
         control = self.control_group()
         assert control is not None
         self.waiting = (doing,)
@@ -158,7 +173,7 @@ class Rounds(Member):
     def _swap(self, content: bytes, sizes: Sequence[int], doing: str) -> list[Any]:
         control = self.control_group()
         if control is None:
-            return [pickle.loads(content)]
+            return [from_bytes(content)]
         self.waiting = (doing,)
         try:
             found: list[Any] = self._waiter.call(

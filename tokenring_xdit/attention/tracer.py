@@ -15,7 +15,7 @@ from tokenring_xdit.attention.observe import Observer
 from tokenring_xdit.attention.tracing import Trace, Unwatched, Watched, active_trace, profiler_range
 from tokenring_xdit.attention.transport.base import Parcel
 from tokenring_xdit.schedule import Activity
-from tokenring_xdit.schedule.lower.program import Post, RankProgram, Recv, Send
+from tokenring_xdit.schedule.lower.program import Post, RankProgram, Recv, Send, Slot, SlotForm
 
 __all__ = ["Tracer", "observer_of"]
 
@@ -42,6 +42,7 @@ class Tracer:
 
     def __init__(self, trace: Trace, group: RingGroup, device: torch.device) -> None:
         self._trace, self._group, self._device = trace, group, device
+        self._slots: tuple[Slot, ...] = ()
 
     @property
     def _watches(self) -> bool:
@@ -50,6 +51,7 @@ class Tracer:
 
     def begins(self, name: str, program: RankProgram) -> None:
         """Note the schedule, and make ready the threads that wait for transfers: they take their time."""
+        self._slots = program.slots
         if name not in self._trace.schedules:
             self._trace.schedules.append(name)
         if not self._watches:
@@ -75,7 +77,7 @@ class Tracer:
         with profiler_range(str(post)):
             start = self._trace.clock()
             works = hand_over(recvs, sends)
-        transfers = [t for t in post.transfers for _ in range(t.block.kind.messages)]
+        transfers = [t for t in post.transfers for _ in range(self._form(post, t).tensors)]
         posted = zip(transfers, (parcel.tensor.nbytes for parcel in parcels), works, strict=True)
         watched: list[Handle] = []
         for transfer, together in groupby(posted, key=lambda entry: entry[0]):
@@ -96,6 +98,11 @@ class Tracer:
         if self._watches:
             self._group.break_off()
             self._trace.lanes.close()
+
+    def _form(self, post: Post, transfer: Recv | Send) -> SlotForm:
+        """What a transfer carries."""
+        slot = transfer.slot if isinstance(transfer, Recv) else post.payloads[transfer.payload].slot
+        return self._slots[slot].form
 
     def _lane(self, transfer: Recv | Send) -> tuple[object, ...]:
         return self._group.peers[transfer.peer], transfer.channel, _activity(transfer).value, id(self._group)

@@ -15,8 +15,10 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
+from dataclasses import astuple
 from functools import cache
 from queue import SimpleQueue
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -128,12 +130,14 @@ class Trace:
             CommunicationError: A rank is gone, is stopped, failed or did not come; the message names it.
         """
         ring_group = group_of(group)
-        found: list[tuple[float, tuple[Span, ...]]] = [(0.0, self.spans)]
+        found = [(0.0, self.spans)]
         if ring_group.world_size > 1:
             with failing_together(ring_group, "making a timeline"):
                 offset = ring_group.do_together("a timeline", lambda control: clock_offset(control, self.clock))
-                mine = tuple(_shifted(span, -offset.seconds) for span in self.spans)
-                found = ring_group.exchange((offset.error, mine), "the spans of a timeline")
+                mine = [astuple(_shifted(span, -offset.seconds)) for span in self.spans]
+                plain = [(rank, activity.value, *rest) for rank, activity, *rest in mine]
+                told = ring_group.exchange((offset.error, plain), "the spans of a timeline")
+                found = [(error, tuple(_span(*values) for values in spans)) for error, spans in told]
         self.clock_error = max(error for error, _ in found)
         began = min((span.start for _, spans in found for span in spans), default=0.0)
         number = {peer: rank for rank, peer in enumerate(ring_group.peers)}
@@ -146,6 +150,10 @@ class Trace:
                 for span in sorted(spans, key=lambda span: (span.start, span.end))
             ),
         )
+
+
+def _span(rank: int, activity: str, *values: Any) -> Span:
+    return Span(rank, Activity(activity), *values)
 
 
 def _shifted(span: Span, seconds: float, **changes: int | None) -> Span:

@@ -1,13 +1,13 @@
 """Sweeps over attention calls and denoising steps, on this machine's own network or an emulated one; comparing them."""
 
 from tokenring_xdit.bench.diff import Difference, Verdict, compare
+from tokenring_xdit.bench.pictures import Pixels
 from tokenring_xdit.bench.plan import Case, Level, Shape, Strategy, StrategyKind
 from tokenring_xdit.bench.prediction import Prediction, predict
 from tokenring_xdit.bench.records import Record, Status, read_records
-from tokenring_xdit.bench.runner import RESULTS_FILE, TABLE_FILE, Outcome, Step, planned_keys, run_sweep
+from tokenring_xdit.bench.runner import RESULTS_FILE, TABLE_FILE, Outcome, SweepStep, planned_keys, run_sweep
 from tokenring_xdit.bench.sweep import SweepConfig, inspect_models
 from tokenring_xdit.bench.timelines import TIMELINES_FILE, TRACE_FILE, CaseTimeline, read_timelines, write_trace
-from tokenring_xdit.bench.world import World, obey
 
 __all__ = [
     "RESULTS_FILE",
@@ -19,19 +19,18 @@ __all__ = [
     "Difference",
     "Level",
     "Outcome",
+    "Pixels",
     "Prediction",
     "Record",
     "Shape",
     "Status",
-    "Step",
     "Strategy",
     "StrategyKind",
     "SweepConfig",
+    "SweepStep",
     "Verdict",
-    "World",
     "compare",
     "inspect_models",
-    "obey",
     "planned_keys",
     "predict",
     "read_records",

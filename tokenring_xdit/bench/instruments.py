@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import timedelta
@@ -15,19 +14,20 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from tokenring_xdit.attention import Trace, record_trace
-from tokenring_xdit.attention.auto import trial_calls
+from tokenring_xdit.attention.auto import plan_with, trial_calls
 from tokenring_xdit.attention.groups import clear_buffers
 from tokenring_xdit.bench.timelines import Traced
 from tokenring_xdit.devices import rank_device
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.hosts.xfuser import trace_upstream
-from tokenring_xdit.lab.network import INIT_METHOD_VARIABLE
+from tokenring_xdit.lab.effects import LabEffects
 from tokenring_xdit.pipelines.environment import quieten
+from tokenring_xdit.workers.world import join_world
 
 __all__ = [
     "barrier",
     "clear_buffers",
-    "join_world",
+    "join_sweep",
     "largest",
     "peak_of",
     "settle",
@@ -40,22 +40,17 @@ __all__ = [
 _DEVICES = Path("/sys/class/net")
 
 
-def join_world(store: Any = None) -> torch.device:
-    """Meet the other ranks; returns this rank's device. In an emulated network that is the CPU.
+def join_sweep(store: Any = None) -> torch.device:
+    """Join the other ranks; returns this rank's device. In an emulated network that is the CPU.
 
     Args:
-        store: Where they meet; ``None`` is what the environment says.
+        store: Where they join; ``None`` is what the environment says.
     """
     quieten()
     device = rank_device() if wires() is None else torch.device("cpu")
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        init_method=None if store is not None else os.environ[INIT_METHOD_VARIABLE],
-        store=store,
-        rank=int(os.environ["RANK"]),
-        world_size=int(os.environ["WORLD_SIZE"]),
-        timeout=timedelta(hours=1),
-    )
+    join_world(device, timedelta(hours=1), store)
+    if device.type == "cpu":
+        plan_with(LabEffects.fitted(torch.get_num_threads()))
     return device
 
 

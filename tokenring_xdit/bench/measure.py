@@ -14,6 +14,7 @@ from torch import Tensor
 from tokenring_xdit.attention import bytes_sent, token_ring_attention
 from tokenring_xdit.attention.kernels import choose
 from tokenring_xdit.attention.tracing import recorded
+from tokenring_xdit.bench.commands import Checked, Prepare, Timed
 from tokenring_xdit.bench.instruments import (
     barrier,
     clear_buffers,
@@ -25,15 +26,13 @@ from tokenring_xdit.bench.instruments import (
     wire_bytes,
     wires,
 )
-from tokenring_xdit.bench.orders import Checked, Prepare, Timed
 from tokenring_xdit.bench.plan import Strategy, StrategyKind
 from tokenring_xdit.bench.timelines import Traced
 from tokenring_xdit.dtypes import torch_dtype
 from tokenring_xdit.hosts.xfuser import XfuserState, count_traffic
 from tokenring_xdit.hosts.xfuser.rotation import all_to_all_rotation
 from tokenring_xdit.parallel import ParallelDims
-from tokenring_xdit.planning import Auto
-from tokenring_xdit.schedule import Activity
+from tokenring_xdit.schedule import Activity, Auto
 
 __all__ = ["Bench"]
 
@@ -45,25 +44,25 @@ class Bench:
     """A problem on one rank. All ranks call its methods at the same time.
 
     Args:
-        order: The problem.
+        command: The problem.
         device: Where to compute.
     """
 
     _states: dict[ParallelDims, XfuserState] = {}  # noqa: RUF012  groups of xfuser outlive a problem
 
-    def __init__(self, order: Prepare, device: torch.device) -> None:
-        self._shape, self._seed, self._device = order.shape, order.seed, device
+    def __init__(self, command: Prepare, device: torch.device) -> None:
+        self._shape, self._seed, self._device = command.shape, command.seed, device
         self._rank = dist.get_rank()
-        self._dtype = torch_dtype(order.shape.dtype)
+        self._dtype = torch_dtype(command.shape.dtype)
         self._kernel = choose(None, device, self._dtype)
         self.kernel = self._kernel.name
         self.threads = torch.get_num_threads()
         self._own = self._shard(self._rank)
         self._whole: list[Tensor] | None = None
-        every = [self._shard(rank) for rank in range(order.shape.ranks)]
+        every = [self._shard(rank) for rank in range(command.shape.ranks)]
         keys, values = (torch.cat([shard[i] for shard in every], dim=2) for i in (1, 2))
         self._rows, self._expected = self._reference(self._own[0], keys, values)
-        if order.whole and self._rank == 0:
+        if command.whole and self._rank == 0:
             self._whole = [torch.cat([shard[0] for shard in every], dim=2), keys, values]
 
     def _shard(self, rank: int) -> list[Tensor]:

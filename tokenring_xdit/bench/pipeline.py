@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tokenring_xdit.attention import Trace
+from tokenring_xdit.bench.commands import Checked, Prepare, Timed
 from tokenring_xdit.bench.instruments import (
     barrier,
     clear_buffers,
@@ -25,27 +26,25 @@ from tokenring_xdit.bench.instruments import (
     wire_bytes,
     wires,
 )
-from tokenring_xdit.bench.orders import Checked, Prepare, Timed
+from tokenring_xdit.bench.pictures import packed
 from tokenring_xdit.bench.plan import Strategy, StrategyKind
-from tokenring_xdit.bench.scene import SceneShape, find_model
+from tokenring_xdit.bench.scene import SceneShape, flux_model
 from tokenring_xdit.bench.timelines import Traced
 from tokenring_xdit.dtypes import torch_dtype
 from tokenring_xdit.hosts.xfuser import (
     ShardedPipeline,
     XfuserState,
     count_traffic,
-    time_flux_attention,
+    time_attention,
 )
 from tokenring_xdit.hosts.xfuser.rotation import all_to_all_rotation
 from tokenring_xdit.parallel import ParallelDims
+from tokenring_xdit.pipelines.flux import decoded, unpacked
 from tokenring_xdit.pipelines.loading import load_pipeline
-from tokenring_xdit.planning import Auto
+from tokenring_xdit.schedule import Auto
 from tokenring_xdit.sizes import PictureSize
 
 __all__ = ["PipelineBench"]
-
-_PROMPT = "a red circle left of a blue square"  # in words that the embedded model knows too
-_GUIDANCE = 3.5
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class _Loaded:
     """A model on this rank, which stays while problems use it.
 
     Attributes:
-        made_of: Model, dtype and seed.
+        made_of: Model, dtype and prompt.
         plain: The unmodified pipeline.
         text: Embeddings of the prompt, ``[1, T, C]`` and pooled ``[1, C]``: no call has to encode it.
         pipe: The pipeline whose transformer xfuser has changed, around the same weights.
@@ -61,7 +60,7 @@ class _Loaded:
         states: xfuser's, for each way to share the work.
     """
 
-    made_of: tuple[str, str, int]
+    made_of: tuple[str, str, str]
     plain: Any
     text: tuple[Tensor, Tensor]
     pipe: Any
@@ -109,37 +108,34 @@ class PipelineBench:
     """A picture on one rank. All ranks call its methods at the same time.
 
     Args:
-        order: The problem.
+        command: The problem.
         device: Where to compute.
     """
 
     _loaded: ClassVar[_Loaded | None] = None
 
-    def __init__(self, order: Prepare, device: torch.device) -> None:
-        assert isinstance(order.shape, SceneShape)
-        self._shape, self._seed, self._device = order.shape, order.seed, device
-        self._size = PictureSize.parse(order.shape.size)
+    def __init__(self, command: Prepare, device: torch.device) -> None:
+        assert isinstance(command.shape, SceneShape)
+        self._shape, self._seed, self._device = command.shape, command.seed, device
+        self._pictures = command.pictures
+        self._size = PictureSize.parse(command.shape.size)
         self._model = self._load()
-        self._clock = _Clock(device, order.shape.steps)
+        self._clock = _Clock(device, command.shape.steps)
         self.threads = torch.get_num_threads()
         self.kernel = next((state.attention_backend for state in self._model.states.values()), "as diffusers chooses")
         self._expected = self._reference()
 
     @torch.no_grad()
     def _load(self) -> _Loaded:
-        made_of = (self._shape.model, self._shape.dtype, self._seed)
+        made_of = (self._shape.model, self._shape.dtype, self._shape.prompt)
         known = PipelineBench._loaded
         if known is not None and known.made_of == made_of:
             return known
         known = PipelineBench._loaded = None  # its weights make room
-        found, dtype = find_model(self._shape.model), torch_dtype(self._shape.dtype)
-        if found.random is not None:
-            pipe = found.random.make(self._seed, dtype, self._device)
-            text = found.random.text(self._seed, dtype, self._device)
-        else:
-            pipe = load_pipeline(found.flux.name, self._shape.dtype, self._device)
-            text = pipe.encode_prompt(_PROMPT, None, max_sequence_length=found.flux.text_tokens)[:2]
-            pipe.text_encoder = pipe.text_encoder_2 = None
+        pipe = load_pipeline(self._shape.model, self._shape.dtype, self._device)
+        tokens = flux_model(self._shape.model).text_tokens
+        text = pipe.encode_prompt(self._shape.prompt, None, max_sequence_length=tokens)[:2]
+        pipe.text_encoder = pipe.text_encoder_2 = None
         pipe.set_progress_bar_config(disable=True)
         plain, sharded, states = _twin(pipe), None, {}
         if self._shape.ranks > 1:
@@ -152,11 +148,11 @@ class PipelineBench:
     def _reference(self) -> Tensor:
         """What the unmodified pipeline makes of it on one rank, ``[1, S, C]``, told to all."""
         latents = self._draw(self._model.plain) if dist.get_rank() == 0 else None
-        form = [None if latents is None else (latents.shape, latents.dtype)]
-        dist.broadcast_object_list(form, 0)
-        assert form[0] is not None
-        shape, dtype = form[0]
-        expected = torch.empty(shape, dtype=dtype, device=self._device) if latents is None else latents.contiguous()
+        shape = torch.tensor((0, 0, 0) if latents is None else latents.shape, device=self._device)
+        dist.broadcast(shape, 0)
+        if latents is None:
+            latents = torch.empty(shape.tolist(), dtype=torch_dtype(self._shape.dtype), device=self._device)
+        expected = latents.contiguous()
         dist.broadcast(expected, 0)
         return expected
 
@@ -188,7 +184,7 @@ class PipelineBench:
             width=self._size.width,
             height=self._size.height,
             num_inference_steps=self._shape.steps,
-            guidance_scale=_GUIDANCE,
+            guidance_scale=self._shape.guidance,
             max_sequence_length=embeds.shape[1],
             generator=torch.Generator("cpu").manual_seed(self._seed),
             output_type="latent",
@@ -205,7 +201,7 @@ class PipelineBench:
         call, steps = self._call(strategy), self._shape.steps
         self._clock = _Clock(self._device, steps)
         barrier(self._device)
-        with self._hooks(), time_flux_attention(self._device) as watch:
+        with self._hooks(), time_attention(type(self._model.plain).__name__, self._device) as watch:
             call()
         synchronize(self._device)
         if self._clock.start is None:  # this rank had nothing to do
@@ -259,7 +255,12 @@ class PipelineBench:
             wires=wire_bytes(before, wires()),
             peak=peak,
             peak_measure=measure,
+            picture=self._picture(latents) if self._pictures and latents is not None else None,
         )
+
+    def _picture(self, latents: Tensor) -> str:
+        pipe = self._model.plain
+        return packed(decoded(pipe, unpacked(pipe, latents, self._size), "np")[0])
 
 
 def _twin(pipe: Any) -> Any:

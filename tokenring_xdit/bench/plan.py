@@ -10,8 +10,8 @@ from typing import ClassVar
 from tokenring_xdit.errors import ConfigurationError, ScheduleError
 from tokenring_xdit.messages import named, shown
 from tokenring_xdit.parallel import ParallelDims
-from tokenring_xdit.planning import Auto, even_shares
-from tokenring_xdit.schedule import Spelled, build, parse
+from tokenring_xdit.planning import even_shares
+from tokenring_xdit.schedule import Auto, Spelled, build, parse
 from tokenring_xdit.spec import unknown
 
 __all__ = ["Case", "Level", "Shape", "Strategy", "StrategyKind", "lengths_in_words"]
@@ -102,11 +102,6 @@ class Strategy:
                 "xfuser-ring, xfuser-ring-alltoall"
             )
         return cls(inner.kind, inner.schedule, int(number))
-
-    @property
-    def shares_heads(self) -> bool:
-        """Whether Ulysses takes part."""
-        return self.ulysses > 1 or self.kind is StrategyKind.ULYSSES
 
     @property
     def through_usp(self) -> bool:

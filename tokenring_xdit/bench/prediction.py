@@ -9,7 +9,8 @@ from tokenring_xdit.bench.plan import Level, Strategy, StrategyKind
 from tokenring_xdit.bench.records import Record
 from tokenring_xdit.bench.sweep import NO_NETWORK
 from tokenring_xdit.dtypes import DTYPE_BYTES, parse_dtype
-from tokenring_xdit.planning import Cost, Inside, Problem, Simulation, gathered, run, ulysses
+from tokenring_xdit.lab.effects import LabEffects
+from tokenring_xdit.planning import Inside, Machine, Problem, Simulation, gathered, run, ulysses
 from tokenring_xdit.schedule import Spelled, build
 from tokenring_xdit.schedule.lower import lower
 from tokenring_xdit.schedule.lower.program import RankProgram
@@ -78,9 +79,11 @@ def _simulated(record: Record) -> Simulation | None:
     operations = 4.0 * record.asking * record.tokens * record.heads * record.head_dim * record.batch
     at_once = min(record.ranks, cores / threads)  # ranks that compute at full speed
     rate = operations / at_once / record.compute_seconds.median
-    cost = Cost.of_processors(rate, _FOLD_RATE, cores=cores, threads=threads)
-    programs = programs_of(strategy, problem, in_order=cost.in_order)
-    return None if programs is None else run(record.strategy, programs, load_network(record.network), cost)
+    machine = Machine.of_processors(rate, _FOLD_RATE, cores=cores, threads=threads)
+    programs = programs_of(strategy, problem, in_order=machine.in_order)
+    if programs is None:
+        return None
+    return run(record.strategy, programs, load_network(record.network), machine, LabEffects.fitted(threads))
 
 
 def programs_of(strategy: Strategy, problem: Problem, *, in_order: bool) -> tuple[RankProgram, ...] | None:

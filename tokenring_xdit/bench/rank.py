@@ -1,57 +1,44 @@
-"""What each rank of a sweep does; see :mod:`tokenring_xdit.workers.birth`."""
+"""What each rank of a sweep serves; see :mod:`tokenring_xdit.workers.loop`."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
-from tokenring_xdit.bench.instruments import join_world
+import torch
+
+from tokenring_xdit.bench.commands import Checked, CheckStrategy, Prepare, Prepared, Timed, TimeStrategy, TraceStrategy
+from tokenring_xdit.bench.instruments import join_sweep
 from tokenring_xdit.bench.measure import Bench
-from tokenring_xdit.bench.orders import Check, Prepare, Prepared, Time, Trace
 from tokenring_xdit.bench.pipeline import PipelineBench
 from tokenring_xdit.bench.scene import SceneShape
+from tokenring_xdit.bench.timelines import Traced
+from tokenring_xdit.workers.loop import Commands, Mailbox
 
-__all__ = ["Orders", "main", "serve"]
+__all__ = ["MESSAGES", "commands"]
 
-
-class Orders(Protocol):
-    """Where orders come from and answers go."""
-
-    def next(self) -> Any:
-        """Wait for the next order."""
-
-    def answer(self, message: Any) -> None:
-        """Tell whoever gives the orders."""
+MESSAGES = (CheckStrategy, Checked, Prepare, Prepared, TimeStrategy, Timed, TraceStrategy, Traced)
+"""Commands and answers."""
 
 
-def main(mailbox: Orders) -> None:
-    """Carry out orders until the command is gone, or one of them fails."""
-    serve(mailbox)
+def commands(mailbox: Mailbox) -> Commands:
+    """Join the other ranks."""
+    problem = _Problem(join_sweep(mailbox.store))
+    return {
+        Prepare: problem.prepare,
+        CheckStrategy: lambda command: problem.bench.check(command.strategy),
+        TimeStrategy: lambda command: problem.bench.time(command.strategy),
+        TraceStrategy: lambda command: problem.bench.trace(command.strategy),
+    }
 
 
-def serve(mailbox: Orders, store: Any = None) -> None:
-    """Carry out orders.
+class _Problem:
+    bench: Any = None
 
-    Args:
-        mailbox: Where they come from and answers go; an order ``None`` ends it.
-        store: Where the ranks meet; ``None`` is what the environment says.
-    """
-    device = join_world(store)
-    bench: Bench | PipelineBench | None = None
-    while True:
-        order = mailbox.next()
-        if order is None:
-            return
-        if isinstance(order, Prepare):
-            bench = None  # lets the tensors before go
-            kind = PipelineBench if isinstance(order.shape, SceneShape) else Bench
-            bench = kind(order, device)
-            mailbox.answer(Prepared(bench.kernel, str(device), bench.threads))
-        elif isinstance(order, Check):
-            assert bench is not None
-            mailbox.answer(bench.check(order.strategy))
-        elif isinstance(order, Time):
-            assert bench is not None
-            mailbox.answer(bench.time(order.strategy))
-        elif isinstance(order, Trace):
-            assert bench is not None
-            mailbox.answer(bench.trace(order.strategy))
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def prepare(self, command: Prepare) -> Prepared:
+        self.bench = None  # lets the tensors before go
+        kind = PipelineBench if isinstance(command.shape, SceneShape) else Bench
+        self.bench = kind(command, self._device)
+        return Prepared(self.bench.kernel, str(self._device), self.bench.threads)

@@ -73,6 +73,8 @@ class Record(_Part):
     model: str | None = None
     size: str | None = None
     steps: int | None = None
+    prompt: str | None = None
+    guidance: float | None = None
     rounds: int
     seed: int
     status: Status

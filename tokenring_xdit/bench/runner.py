@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from tokenring_xdit import __version__
-from tokenring_xdit.bench.crew import start_crew
-from tokenring_xdit.bench.orders import Check, Checked, Prepare, Prepared, Time, Timed, Trace
+from tokenring_xdit.bench.commands import Checked, CheckStrategy, Prepare, Prepared, Timed, TimeStrategy, TraceStrategy
+from tokenring_xdit.bench.pictures import Pixels, unpack
 from tokenring_xdit.bench.plan import Case, Level, Shape, Strategy, StrategyKind
+from tokenring_xdit.bench.pool import start_pool
 from tokenring_xdit.bench.records import Record, Spread, Status, case_fields, read_records, write_table
 from tokenring_xdit.bench.sweep import SweepConfig
 from tokenring_xdit.bench.timelines import TIMELINES_FILE, Traced, add_timeline, keep_recorded
-from tokenring_xdit.bench.world import World
 from tokenring_xdit.devices import refuse_missing_gpus
 from tokenring_xdit.errors import ConfigurationError, LaunchError, LostRankError
 from tokenring_xdit.lab.network import EmulatedNetwork, emulate, refuse_slow, self_test
-from tokenring_xdit.workers.crew import Crew
+from tokenring_xdit.workers.pool import Pool
 
-__all__ = ["RESULTS_FILE", "TABLE_FILE", "Outcome", "Step", "planned_keys", "run_sweep"]
+__all__ = ["RESULTS_FILE", "TABLE_FILE", "Outcome", "SweepStep", "planned_keys", "run_sweep"]
 
 RESULTS_FILE = "results.jsonl"
 TABLE_FILE = "results.csv"
@@ -36,7 +36,7 @@ _MORE_ATTEMPTS = 1
 
 
 @dataclass(frozen=True)
-class Step:
+class SweepStep:
     """What is about to be done.
 
     Attributes:
@@ -80,8 +80,10 @@ def run_sweep(
     *,
     resume: bool = False,
     command: str = "",
-    on_step: Callable[[Step], None] = lambda step: None,
-    world: World | None = None,
+    on_step: Callable[[SweepStep], None] = lambda step: None,
+    on_picture: Callable[[Strategy, Pixels], None] | None = None,
+    traces: bool = True,
+    ranks: Pool | None = None,
 ) -> Outcome:
     """Run the cases of a sweep; each is recorded when its comparison is over, or when it failed.
 
@@ -90,7 +92,9 @@ def run_sweep(
         resume: Leave out what its folder has a record of.
         command: What the user typed to have it run, for the records.
         on_step: Told of each step before it is taken.
-        world: Ranks that torchrun started, this process being rank 0; ``None`` starts ranks on this machine.
+        on_picture: Given what each strategy of a pipeline has drawn.
+        traces: Whether one call of each case is recorded, after those that are timed.
+        ranks: Ranks that torchrun started, this process being rank 0; ``None`` starts ranks on this machine.
 
     Raises:
         ConfigurationError: It has mistakes between its keys, there are results in its folder already, or its ranks do
@@ -114,10 +118,10 @@ def run_sweep(
         left = [case for case in cases if _blank(config, case).key not in recorded]
         if left:
             pending[shape] = left
-    _refuse_ranks(config, pending, world)
+    _refuse_ranks(config, pending, ranks)
     results.parent.mkdir(parents=True, exist_ok=True)
     keep_recorded(results.with_name(TIMELINES_FILE), earlier)
-    sweep = _Sweep(config, results, pending, command, on_step, world)
+    sweep = _Sweep(config, results, pending, command, on_step, on_picture, traces, ranks)
     try:
         if pending:
             with _network(config, on_step) as (emulated, share):
@@ -137,16 +141,16 @@ def _blank(config: SweepConfig, case: Case, status: Status = Status.OK) -> Recor
     return Record(**case_fields(case, config.network, config.rounds, config.seed), status=status)
 
 
-def _refuse_ranks(config: SweepConfig, pending: dict[Shape, list[Case]], world: World | None) -> None:
+def _refuse_ranks(config: SweepConfig, pending: dict[Shape, list[Case]], ranks: Pool | None) -> None:
     most = max((shape.ranks for shape in pending), default=0)
     network = config.emulated
-    if world is not None:
-        others = sorted({shape.ranks for shape in pending} - {world.ranks})
+    if ranks is not None:
+        others = sorted({shape.ranks for shape in pending} - {ranks.ranks})
         if network is not None or others:
             asked = f"the emulated network '{network.name}'" if network is not None else f"{others} ranks"
             raise ConfigurationError(
-                f"torchrun started {world.ranks} ranks, and the sweep asks for {asked}: use network=none and "
-                f"ranks={world.ranks}, or start it without torchrun"
+                f"torchrun started {ranks.ranks} ranks, and the sweep asks for {asked}: use network=none and "
+                f"ranks={ranks.ranks}, or start it without torchrun"
             )
     elif network is None:
         refuse_missing_gpus(most)
@@ -159,14 +163,14 @@ def _refuse_ranks(config: SweepConfig, pending: dict[Shape, list[Case]], world: 
 
 @contextmanager
 def _network(
-    config: SweepConfig, on_step: Callable[[Step], None]
+    config: SweepConfig, on_step: Callable[[SweepStep], None]
 ) -> Iterator[tuple[EmulatedNetwork | None, float | None]]:
     """The network of a sweep, and the least share of a stated rate that it carried in its test."""
     if config.emulated is None:
         yield None, None
         return
     with emulate(config.emulated) as emulated:
-        on_step(Step(0, 0, f"measuring the wires of {config.network}"))
+        on_step(SweepStep(0, 0, f"measuring the wires of {config.network}"))
         report = self_test(emulated)
         refuse_slow(report)
         figures = [figure for wire in report.wires for figure in (wire.one_way, wire.there, wire.back)]
@@ -180,23 +184,25 @@ class _Sweep:
         results: Path,
         pending: dict[Shape, list[Case]],
         command: str,
-        on_step: Callable[[Step], None],
-        world: World | None,
+        on_step: Callable[[SweepStep], None],
+        on_picture: Callable[[Strategy, Pixels], None] | None,
+        traces: bool,
+        ranks: Pool | None,
     ) -> None:
         self._config, self._results, self._pending, self._on_step = config, results, pending, on_step
-        self._world = world
+        self._on_picture, self._traces, self._started = on_picture, traces, ranks
         self._load, self._command = os.getloadavg()[0], command
         self._turns = config.warmup + config.rounds
         self._done = 0
         self._total = sum(self._steps(shape, len(cases)) for shape, cases in pending.items())
 
     def _steps(self, shape: Shape, cases: int) -> int:
-        return 1 + 2 * cases + self._turns * (cases + len(_beside(shape)))
+        return 1 + (1 + self._traces) * cases + self._turns * (cases + len(_beside(shape)))
 
     def run(self, emulated: EmulatedNetwork | None, share: float | None) -> None:
         """Run what is pending."""
         self._common: dict[str, Any] = {"network_share": share, "load_at_start": self._load, "command": self._command}
-        crew: Crew | World | None = None
+        pool: Pool | None = None
         ended = 0
         with ExitStack() as stack:
             for shape, cases in self._pending.items():
@@ -210,21 +216,21 @@ class _Sweep:
                         self._record(case, Status.REFUSED, error=refusal)
                 attempts = _MORE_ATTEMPTS
                 while running:
-                    if crew is None or crew.ranks != shape.ranks:
+                    if pool is None or pool.ranks != shape.ranks:
                         stack.close()
                         self._step("starting ranks", 0)
-                        crew = self._world or start_crew(shape.ranks, emulated)
-                        stack.enter_context(crew)
+                        pool = self._started or start_pool(shape.ranks, emulated)
+                        stack.enter_context(pool)
                     try:
-                        self._compare(crew, shape, running)
+                        self._compare(pool, shape, running)
                         break
                     except _CaseError as failure:
-                        crew = None
+                        pool = None
                         at_fault = next(case for case in running if case.strategy == failure.strategy)
                         running.remove(at_fault)
                         self._record(at_fault, Status.FAILED, error=str(failure))
                     except LaunchError as error:  # of no case in particular: the tensors do not fit, say
-                        crew = None
+                        pool = None
                         if isinstance(error, LostRankError) and attempts > 0:  # which need not happen again
                             attempts -= 1
                             continue
@@ -233,44 +239,54 @@ class _Sweep:
                         break
                 self._done = ended
 
-    def _compare(self, crew: Crew | World, shape: Shape, cases: list[Case]) -> None:
+    def _compare(self, pool: Pool, shape: Shape, cases: list[Case]) -> None:
         """Measure cases of one problem by turns, and record them."""
         strategies = [case.strategy for case in cases]
         whole = any(strategy.kind is StrategyKind.SINGLE for strategy in strategies)
         self._step(f"preparing {shape}")
-        prepared: list[Prepared] = crew.ask(Prepare(shape, self._config.seed, whole), self._config.timeout)
-        checked = {strategy: self._ask(crew, strategy, Check(strategy), "checking") for strategy in strategies}
+        command = Prepare(shape, self._config.seed, whole, pictures=self._on_picture is not None)
+        prepared: list[Prepared] = pool.ask(command, self._config.timeout)
+        checked = {strategy: self._ask(pool, strategy, CheckStrategy(strategy), "checking") for strategy in strategies}
+        if self._on_picture is not None:
+            drawn = ((case.strategy, found.picture) for case in cases for found in checked[case.strategy])
+            for who, picture in drawn:
+                if picture is not None:
+                    self._on_picture(who, unpack(picture))
         times: dict[Strategy | None, list[list[Timed]]] = {}
         turns: list[Strategy | None] = [*_beside(shape), *strategies]
         for turn in range(self._turns):
             # Each turn has an order of its own, so that nobody is always behind the same one.
             for strategy in random.Random(f"{self._config.seed} {turn}").sample(turns, len(turns)):
-                timed = self._ask(crew, strategy, Time(strategy), f"turn {turn + 1} of {self._turns}")
+                timed = self._ask(pool, strategy, TimeStrategy(strategy), f"turn {turn + 1} of {self._turns}")
                 if turn >= self._config.warmup:
                     times.setdefault(strategy, []).append(timed)
-        traced = {strategy: self._ask(crew, strategy, Trace(strategy), "tracing")[0] for strategy in strategies}
+        traced: dict[Strategy, Traced] = {}
+        if self._traces:
+            traced = {each: self._ask(pool, each, TraceStrategy(each), "tracing")[0] for each in strategies}
         for case in cases:
             self._record(
                 case,
                 Status.OK,
-                traced[case.strategy],
-                schedule=traced[case.strategy].schedule,
+                traced.get(case.strategy),
+                schedule=traced[case.strategy].schedule if self._traces else None,
                 **_figures(case, checked[case.strategy], times),
                 beside=tuple(map(str, strategies)),
                 machine=_machine(prepared[0]),
             )
 
-    def _ask(self, crew: Crew | World, strategy: Strategy | None, order: Check | Time | Trace, doing: str) -> list[Any]:
+    def _ask(
+        self, pool: Pool, strategy: Strategy | None, command: CheckStrategy | TimeStrategy | TraceStrategy, doing: str
+    ) -> list[Any]:
         self._step(f"{doing}: {strategy or 'attention without communication'}")
         try:
-            return crew.ask(order, self._config.timeout)
+            return pool.ask(command, self._config.timeout)
         except LaunchError as error:
             if strategy is None:
                 raise
             raise _CaseError(strategy, error) from error
 
     def _step(self, what: str, count: int = 1) -> None:
-        self._on_step(Step(min(self._done, self._total), self._total, what))
+        self._on_step(SweepStep(min(self._done, self._total), self._total, what))
         self._done += count
 
     def _record(self, case: Case, status: Status, traced: Traced | None = None, **found: Any) -> None:

@@ -7,31 +7,22 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tokenring_xdit.bench.plan import Level, Shape, Strategy, StrategyKind
-from tokenring_xdit.errors import TokenRingError
-from tokenring_xdit.pipelines.model import EMBEDDED, FluxModel, read_model_file
-from tokenring_xdit.pipelines.random_flux import RANDOM_FLUX, RandomFlux
+from tokenring_xdit.errors import TokenRingError, UnsupportedError
+from tokenring_xdit.pipelines.flux import FluxModel
+from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of
 from tokenring_xdit.sizes import PictureSize
 
-__all__ = ["SceneModel", "SceneShape", "find_model"]
+__all__ = ["GUIDANCE", "PROMPT", "SceneShape", "flux_model"]
 
 
-@dataclass(frozen=True)
-class SceneModel:
-    """A Flux model of a sweep.
+PROMPT = "a red circle left of a blue square"
+"""What is drawn if nobody says, in words that the embedded model knows too."""
 
-    Attributes:
-        flux: What decides which degrees and sizes fit it; its name is what diffusers loads.
-        head_dim: Width of a head.
-        random: How it is made, where it is not loaded.
-    """
-
-    flux: FluxModel
-    head_dim: int
-    random: RandomFlux | None = None
+GUIDANCE = 3.5
 
 
 @functools.cache
-def find_model(name: str) -> SceneModel:
+def flux_model(name: str) -> FluxModel:
     """Look a model up; of one that is loaded its configuration files are read, and nothing else.
 
     Args:
@@ -41,12 +32,12 @@ def find_model(name: str) -> SceneModel:
         ConfigurationError: There is no such model.
         UnsupportedError: It is not a Flux pipeline.
     """
-    if name.partition(":")[0] == RANDOM_FLUX:
-        random = RandomFlux.parse(name)
-        return SceneModel(random.facts(), random.head_dim, random)
-    flux = FluxModel.find(None if name == EMBEDDED else name)
-    transformer = read_model_file(flux.name, "transformer/config.json")
-    return SceneModel(flux, int(transformer["attention_head_dim"]))
+    kind = pipeline_class_of(name)
+    if kind != "FluxPipeline":
+        raise UnsupportedError(f"'{name}' is a {kind}; so far denoising steps are measured of FluxPipeline models only")
+    model = find_model(name)
+    assert isinstance(model, FluxModel)
+    return model
 
 
 @dataclass(frozen=True)
@@ -57,6 +48,8 @@ class SceneShape(Shape):
         model: As the sweep calls it.
         size: Of the picture, ``WIDTHxHEIGHT`` pixels.
         steps: Denoising steps of a call.
+        prompt: What it shows.
+        guidance: Guidance scale, for models distilled with one.
     """
 
     level: ClassVar[Level] = Level.PIPELINE
@@ -64,21 +57,33 @@ class SceneShape(Shape):
     model: str
     size: str
     steps: int
+    prompt: str = PROMPT
+    guidance: float = GUIDANCE
 
     @classmethod
-    def of(cls, ranks: int, model: str, size: str, steps: int, dtype: str) -> SceneShape:
+    def of(
+        cls,
+        ranks: int,
+        model: str,
+        size: str,
+        steps: int,
+        dtype: str,
+        prompt: str = PROMPT,
+        guidance: float = GUIDANCE,
+    ) -> SceneShape:
         """Fill in what follows from the model.
 
         Raises:
             TokenRingError: There is no such model, or it is not Flux.
         """
-        found = find_model(model)
-        tokens = found.flux.text_tokens + found.flux.image_tokens(PictureSize.parse(size))
-        return cls(ranks, tokens, None, found.flux.heads, found.head_dim, 1, dtype, model, size, steps)
+        found = flux_model(model)
+        tokens = found.text_tokens + found.image_tokens(PictureSize.parse(size))
+        attention = (ranks, tokens, None, found.heads, found.head_dim, 1, dtype)
+        return cls(*attention, model, size, steps, prompt, guidance)
 
     def refusal(self, strategy: Strategy) -> str | None:
         """As in the base class; tokens need not divide, where TokenRing or its repairs see to it."""
-        flux = find_model(self.model).flux
+        flux = flux_model(self.model)
         if strategy.kind is not StrategyKind.SINGLE and self.ranks == 1:
             return f"{strategy} on one rank shares a pipeline with nobody: use 'single', or more ranks"
         refused = self.refusal_of_degrees(strategy)

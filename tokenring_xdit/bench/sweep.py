@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from tokenring_xdit.bench.plan import Case, Level, Shape, Strategy
-from tokenring_xdit.bench.scene import SceneShape, find_model
+from tokenring_xdit.bench.scene import GUIDANCE, PROMPT, SceneShape, flux_model
 from tokenring_xdit.config import Config
 from tokenring_xdit.dtypes import DTYPES, DTYPES_IN_SHORT, DtypeName, parse_dtype
 from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, TokenRingError
@@ -139,6 +139,13 @@ class SweepConfig(Config):
     models: Names | None = Field(None, description="of level pipeline: embedded, random-flux:..., or a Flux model")
     sizes: Sizes | None = Field(None, description="of level pipeline: pixels, or WIDTHxHEIGHT")
     steps: Counts | None = Field(None, description="of level pipeline: denoising steps of a call, 2 if nothing is said")
+    prompt: str = Field(PROMPT, min_length=1, description="of level pipeline: what is drawn")
+    guidance: float = Field(
+        GUIDANCE,
+        ge=0,
+        allow_inf_nan=False,
+        description="of level pipeline: guidance scale, for models distilled with one",
+    )
     dtype: Dtypes = Field(("float32",), description="float32, bfloat16 or float16")
     cases: Annotated[tuple[Axes, ...], BeforeValidator(_several)] | None = Field(
         None, description="list of changes to these axes, each with combinations of its own, in place of the above"
@@ -198,7 +205,9 @@ class SweepConfig(Config):
             return next((values for values in said if values is not None), ())
 
         if self.level == Level.PIPELINE.value:
-            return [SceneShape.of(*v) for v in product(*map(chosen, ("ranks", "models", "sizes", "steps", "dtype")))]
+            axes_of_scenes = ("ranks", "models", "sizes", "steps", "dtype")
+            said = (self.prompt,), (self.guidance,)
+            return [SceneShape.of(*values) for values in product(*map(chosen, axes_of_scenes), *said)]
         axes_of_calls = ("ranks", "tokens", "queries", "heads", "head_dim", "batch", "dtype")
         return [
             Shape(ranks, tokens, None if queries == tokens else queries, *rest)
@@ -255,7 +264,7 @@ def inspect_models(config: SweepConfig) -> list[str]:
     named = [axes.models or () for axes in config.cases or ()]
     for name in dict.fromkeys([*(config.models or ()), *(name for names in named for name in names)]):
         try:
-            find_model(name)
+            flux_model(name)
         except ModelUnreachableError as error:
             unreachable = error
         except TokenRingError as error:

@@ -12,8 +12,8 @@ from typing import Any
 from tokenring_xdit.compat.versions import check_versions
 from tokenring_xdit.devices import default_dtype, refuse_missing_gpus
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.pipelines.text_orders import Answer, LoadText, Question
-from tokenring_xdit.workers.crew import Crew
+from tokenring_xdit.pipelines.text_orders import LoadText, Question, Said
+from tokenring_xdit.workers.pool import WorkerPool
 
 __all__ = ["ask_command"]
 
@@ -28,11 +28,11 @@ def ask_command(args: argparse.Namespace) -> None:
     context = "" if args.context is None else _read(args.context)
     check_versions()
     refuse_missing_gpus(args.ranks)
-    with Crew("tokenring_xdit.pipelines.text_rank", args.ranks) as crew:
-        crew.ask(LoadText(args.model, args.dtype or default_dtype(), context))
+    with WorkerPool("tokenring_xdit.pipelines.text_rank", args.ranks) as pool:
+        pool.ask(LoadText(args.model, args.dtype or default_dtype(), context))
         for text in _questions(args):
             question = Question(text, args.max_new_tokens, args.temperature, args.seed, stream=not args.json)
-            _tell(crew.ask(question, told=_say), args)
+            _tell(pool.ask(question, show=_say), args)
 
 
 def _read(path: str) -> str:
@@ -62,7 +62,7 @@ def _say(piece: Any) -> None:
     print(piece, end="", flush=True)
 
 
-def _tell(answers: list[Answer], args: argparse.Namespace) -> None:
+def _tell(answers: list[Said], args: argparse.Namespace) -> None:
     first, keys = answers[0], [answer.keys for answer in answers]
     if args.json:
         figures = {"prompt_tokens": first.prompt_tokens, "reused_tokens": first.reused, "new_tokens": first.new_tokens}

@@ -20,10 +20,8 @@ from tokenring_xdit.bench import (
     Record,
     Status,
     SweepConfig,
-    World,
     compare,
     inspect_models,
-    obey,
     planned_keys,
     predict,
     read_records,
@@ -31,13 +29,15 @@ from tokenring_xdit.bench import (
     run_sweep,
     write_trace,
 )
+from tokenring_xdit.bench.pool import SWEEP, torchrun_pool
 from tokenring_xdit.bench.report import REPORT_FILE, find_results, refuse_missing, write_plots, write_report
 from tokenring_xdit.cli.paths import refuse_unwritable
 from tokenring_xdit.cli.progress import progress
 from tokenring_xdit.config import read_config
 from tokenring_xdit.errors import ConfigurationError, LaunchError, NetworkError, RegressionError
 from tokenring_xdit.messages import escaped, one_line
-from tokenring_xdit.planning import AUTO
+from tokenring_xdit.schedule import AUTO
+from tokenring_xdit.workers.torchrun import serve_torchrun
 
 __all__ = ["diff_command", "predict_command", "report_command", "run_command", "trace_command"]
 
@@ -45,7 +45,7 @@ __all__ = ["diff_command", "predict_command", "report_command", "run_command", "
 def run_command(args: argparse.Namespace) -> None:
     """Measure what a sweep says."""
     if os.environ.get("RANK", "0") != "0":
-        obey()
+        serve_torchrun(SWEEP)
         return
     config = read_config(SweepConfig, args.config, args.overrides, inspect=inspect_models)
     baseline = _read_baseline(args, config)
@@ -61,7 +61,7 @@ def run_command(args: argparse.Namespace) -> None:
                 resume=args.resume,
                 command=args.command,
                 on_step=lambda step: show(step.done, step.total, step.what),
-                world=World() if "RANK" in os.environ else None,
+                ranks=torchrun_pool() if "RANK" in os.environ else None,
             )
     except (KeyboardInterrupt, LaunchError, NetworkError):  # what was measured until then
         _leave_report(results, args.plots)

@@ -17,7 +17,6 @@ from tokenring_xdit.cli.arguments import (
     compare,
     completion,
     config,
-    generate,
     launch,
     network,
     plan,
@@ -74,11 +73,11 @@ def whole_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tokenring-xdit",
         description="Sequence-parallel attention for diffusion transformers: TokenRing for xDiT.",
-        epilog='example: tokenring-xdit generate "a red circle left of a blue square" --tokenring-degree 4',
+        epilog='example: tokenring-xdit run --prompt "a red circle left of a blue square" --tokenring-degree 4',
     )
     parser.add_argument("--version", action="version", version=f"tokenring-xdit {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (generate, run, compare, ask, config, launch, schedule, plan, topology, probe, network, bench):
+    for module in (run, compare, ask, config, launch, schedule, plan, topology, probe, network, bench):
         module.add_parser(commands)
     completion.add_parser(commands, parser)
     return parser

@@ -1,123 +1,132 @@
-"""``tokenring-xdit compare``: the same picture from one rank, Ulysses, Ring and TokenRing."""
+"""``tokenring-xdit compare``: a sweep of one picture, with its results side by side as pictures."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
-import statistics
+import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from tokenring_xdit.cli.picture import picture_from, png_path
-from tokenring_xdit.errors import ConfigurationError, TokenRingError
+from tokenring_xdit.bench import Pixels, Record, Status, Strategy, SweepConfig, inspect_models, run_sweep
+from tokenring_xdit.bench.scene import flux_model
+from tokenring_xdit.bench.sheet import Panel, contact_sheet
+from tokenring_xdit.cli.paths import refuse_unwritable
+from tokenring_xdit.cli.progress import progress
+from tokenring_xdit.config import read_config
+from tokenring_xdit.devices import default_dtype
+from tokenring_xdit.errors import ConfigurationError, LaunchError, UnsupportedError
 from tokenring_xdit.outputs import write_whole
-from tokenring_xdit.parallel import ParallelDims
-from tokenring_xdit.pipelines.jobs import Candidate, CompareJob, Found, Picture
-from tokenring_xdit.pipelines.launch import run_job
-from tokenring_xdit.pipelines.model import FluxModel
 from tokenring_xdit.pipelines.request import save
-from tokenring_xdit.pipelines.sheet import Panel, contact_sheet
 
 __all__ = ["compare_command"]
+
+_SECONDS = 86_400
+"""That a call may take: somebody waits for it, and may interrupt."""
 
 
 def compare_command(args: argparse.Namespace) -> None:
     """Draw a picture with every strategy, and lay the results side by side."""
-    if args.rounds < 1 or args.ranks < 2:
-        raise ConfigurationError("--rounds has to be at least 1, and --ranks at least 2")
-    model, picture = picture_from(args)
-    candidates = _candidates(args, model, picture)
-    output = png_path(args.output)
-    found = run_job(CompareJob(picture, candidates, args.rounds), args.ranks)
-    report = _report(picture, candidates, found, args)
-    _write_sheet(output, found, report)
+    if args.ranks < 2:
+        raise ConfigurationError(f"--ranks {args.ranks}: one rank shares a picture with nobody, use 2 or more")
+    output = _png_path(args.output)
+    names = {
+        "one rank": "single",
+        "Ulysses": "ulysses",
+        "Ring": "xfuser-ring",
+        "TokenRing": f"schedule:{args.schedule}",
+    }
+    pictures: dict[str, Pixels] = {}
+    with tempfile.TemporaryDirectory(prefix="tokenring-xdit-") as folder:
+        config = _sweep(args, list(names.values()), folder)
+        _refuse(config)
+
+        def keep(strategy: Strategy, pixels: Pixels) -> None:
+            pictures[str(strategy)] = pixels
+
+        with progress("compare") as show:
+            outcome = run_sweep(
+                config,
+                command=args.command,
+                on_step=lambda step: show(step.done, step.total, step.what),
+                on_picture=keep,
+                traces=False,
+            )
+    found = {record.strategy: record for record in outcome.records}
+    failed = [record for record in outcome.records if record.status is Status.FAILED]
+    if failed:
+        raise LaunchError("\n".join(f"{record.strategy}: {record.error}" for record in failed))
+    # Strategies are in the order in which they were named.
+    records = dict(zip(names, (found[strategy] for strategy in config.strategies), strict=True))
+    report = {
+        "prompt": config.prompt,
+        "strategies": [{"name": name, **record.model_dump(mode="json")} for name, record in records.items()],
+    }
+    save(_sheet(config, records, pictures), output)
     write_whole(output.with_suffix(".json"), json.dumps(report, indent=2) + "\n")
-    print(json.dumps(report) if args.json else _summary(output, report))
+    print(json.dumps(report) if args.json else _summary(output, records))
 
 
-def _candidates(args: argparse.Namespace, model: FluxModel, picture: Picture) -> tuple[Candidate, ...]:
-
-    wanted = {
-        "Ulysses": ParallelDims(ulysses=args.ranks),
-        "Ring": ParallelDims(ring=args.ranks),
-        "TokenRing": ParallelDims(tokenring=args.ranks, schedule=args.schedule),
+def _sweep(args: argparse.Namespace, strategies: list[str], folder: str) -> SweepConfig:
+    """The sweep that the command line says."""
+    said: dict[str, Any] = {
+        "level": "pipeline",
+        "strategies": json.dumps(strategies),
+        "models": args.model,
+        "sizes": args.size or str(flux_model(args.model).default_size),
+        "dtype": args.dtype or default_dtype(),
+        "timeout": _SECONDS,
+        "warmup": 0,  # the checks are enough
+        "output": folder,
+        **{key: getattr(args, key) for key in ("prompt", "steps", "seed", "guidance", "ranks", "rounds")},
     }
-    candidates = []
-    for name, degrees in wanted.items():
-        try:
-            model.check(degrees, picture.size)
-        except TokenRingError as error:
-            if name == "TokenRing":
-                raise
-            candidates.append(Candidate(name, degrees, str(error)))
-        else:
-            candidates.append(Candidate(name, degrees))
-    return tuple(candidates)
+    if not args.prompt.strip():
+        raise ConfigurationError("the prompt is empty")
+    return read_config(SweepConfig, None, [f"{key}={value}" for key, value in said.items()], inspect_models)
 
 
-def _report(
-    picture: Picture, candidates: tuple[Candidate, ...], found: dict[str, Found], args: argparse.Namespace
-) -> dict[str, Any]:
-    """Everything that the comparison found, for programs to read."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "prompt": picture.prompt,
-        "model": args.model or "embedded",
-        "size": str(picture.size),
-        "steps": picture.steps,
-        "seed": picture.seed,
-        "dtype": picture.dtype,
-        "ranks": args.ranks,
-        "rounds": args.rounds,
-        "machine": {"gpu": gpu, "platform": platform.platform(), "torch": torch.__version__},
-        "strategies": [
-            {
-                "name": name,
-                **entry.figures,
-                "ms_per_step": statistics.median(entry.figures["step_ms"]) if entry.figures["step_ms"] else None,
-            }
-            for name, entry in found.items()
-        ]
-        + [{"name": s.name, "refused": s.refusal} for s in candidates if s.refusal is not None],
-    }
+def _refuse(config: SweepConfig) -> None:
+    """Refuse what TokenRing cannot draw; what of the others cannot is shown beside it."""
+    (cases,) = config.comparisons().values()
+    refusal = cases[-1].refusal()
+    if refusal is not None:
+        raise UnsupportedError(refusal)
 
 
-def _write_sheet(output: Path, found: dict[str, Found], report: dict[str, Any]) -> None:
+def _png_path(text: str) -> Path:
+    """Check that a PNG can be written there, before it is drawn."""
+    path = Path(text).resolve()
+    if path.suffix.lower() != ".png":
+        raise ConfigurationError(f"--output {text}: a PNG is written, so the name has to end in .png")
+    refuse_unwritable(path, f"--output {text}")
+    return path
 
-    panels = []
-    for entry in report["strategies"]:
-        if "refused" in entry:
-            panels.append(Panel(entry["name"], None, None, ("refused:", entry["refused"])))
-            continue
-        seen = found[entry["name"]]
-        panels.append(Panel(entry["name"], seen.drawn.picture, seen.difference, _figures(entry)))
-    where = report["machine"]["gpu"] or "CPU ranks of one machine over gloo: the times say nothing about GPUs"
+
+def _sheet(config: SweepConfig, records: dict[str, Record], pictures: dict[str, Pixels]) -> Any:
+    panels = [Panel(name, pictures.get(record.strategy), tuple(_figures(record))) for name, record in records.items()]
+    first = next(iter(records.values()))
+    where = f"Device: {first.machine['device']}"
+    if first.machine["device"] == "cpu":
+        where = "CPU ranks of one machine over gloo: the times say nothing about GPUs"
     footnote = (
-        f"{report['ranks']} ranks, {report['size']} pixels, {report['steps']} steps, seed {report['seed']}, "
-        f"{report['dtype']}, medians of {report['rounds']} interleaved rounds (one rank: before them). "
-        f"Bytes: attention payload of one picture. {where}."
+        f"{first.ranks} ranks, {first.size} pixels, {first.steps} steps, seed {first.seed}, {first.dtype}, medians of "
+        f"{first.rounds} rounds by turns. Bytes: attention payload of one picture. {where}."
     )
-    save(contact_sheet(f"“{report['prompt']}”", panels, footnote), output)
+    return contact_sheet(f"\u201c{config.prompt}\u201d", panels, footnote)
 
 
-def _figures(entry: dict[str, Any]) -> tuple[str, ...]:
-    lines = [f"{entry['ms_per_step']:.1f} ms a step" if entry["ms_per_step"] is not None else "one step: no timing"]
-    if "bytes_sent_per_rank" in entry:
-        sent = entry["bytes_sent_per_rank"]
-        low, high = min(sent) / 1e6, max(sent) / 1e6
-        lines.append(f"each rank sent {high:.2f} MB" if low == high else f"ranks sent {low:.2f} to {high:.2f} MB")
-        lines.append(f"differs by {entry['max_relative_difference']:.1e} (latents)")
-    else:
-        lines.append("the reference: unmodified diffusers")
-    return tuple(lines)
+def _figures(record: Record) -> list[str]:
+    if record.seconds is None or record.bytes_sent is None:
+        return ["refused:", record.error or ""]
+    lines = [f"{record.seconds.median * 1e3:.1f} ms a step"]
+    if record.strategy == "single":
+        return [*lines, "the reference: unmodified diffusers"]
+    low, high = min(record.bytes_sent) / 1e6, max(record.bytes_sent) / 1e6
+    lines.append(f"each rank sent {high:.2f} MB" if low == high else f"ranks sent {low:.2f} to {high:.2f} MB")
+    return [*lines, f"differs by {record.max_error:.1e} (latents)"]
 
 
-def _summary(output: Path, report: dict[str, Any]) -> str:
+def _summary(output: Path, records: dict[str, Record]) -> str:
     lines = [f"contact sheet: {output}", f"figures:       {output.with_suffix('.json')}"]
-    for entry in report["strategies"]:
-        figures = f"refused: {entry['refused']}" if "refused" in entry else ", ".join(_figures(entry))
-        lines.append(f"  {entry['name']:<10} {figures}")
+    lines += [f"  {name:<10} {', '.join(_figures(record)).replace(':, ', ': ')}" for name, record in records.items()]
     return "\n".join(lines)

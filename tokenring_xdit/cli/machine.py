@@ -6,11 +6,13 @@ import argparse
 
 from tokenring_xdit.dtypes import DTYPE_BYTES, torch_dtype
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.planning import Cost, ModelShape, Problem, model_shape
+from tokenring_xdit.hosts.models import model_shape
+from tokenring_xdit.lab.effects import LabEffects
+from tokenring_xdit.planning import NO_EFFECTS, Effects, Machine, ModelShape, Problem
 from tokenring_xdit.sizes import PictureSize
 from tokenring_xdit.topology import Network, load_topology
 
-__all__ = ["cost_of", "problem_of", "topology_of"]
+__all__ = ["machine_of", "problem_of", "topology_of"]
 
 
 def topology_of(args: argparse.Namespace) -> tuple[Network, int]:
@@ -68,8 +70,8 @@ def problem_of(args: argparse.Namespace, ranks: int) -> tuple[Problem, ModelShap
     return problem, model
 
 
-def cost_of(args: argparse.Namespace, topology: Network, problem: Problem) -> tuple[Cost, str]:
-    """Speeds of a rank, and where they come from.
+def machine_of(args: argparse.Namespace, topology: Network, problem: Problem) -> tuple[Machine, Effects, str]:
+    """Speeds of a rank, what else happens to ranks that share a processor, and where the speeds come from.
 
     Raises:
         ConfigurationError: The topology is of GPUs and there is none here to measure, or ``--cuda-graphs`` was asked
@@ -78,17 +80,18 @@ def cost_of(args: argparse.Namespace, topology: Network, problem: Problem) -> tu
     if args.tflops is not None:
         if not args.tflops > 0:
             raise ConfigurationError(f"--tflops {args.tflops} has to be more than 0")
-        cost, source = Cost.of_gpus(args.tflops * 1e12), f"{args.tflops:g} TFLOP/s, as given"
+        machine, source = Machine.of_gpus(args.tflops * 1e12), f"{args.tflops:g} TFLOP/s, as given"
+        effects = NO_EFFECTS
     else:
-        cost, source = _measured(args, topology, problem)
+        machine, effects, source = _measured(args, topology, problem)
     if args.cuda_graphs:
-        if cost.cores is not None:
+        if machine.cores is not None:
             raise ConfigurationError("--cuda-graphs is about GPUs, and this machine has none: pass --tflops for theirs")
-        cost, source = cost.captured(), f"{source}; calls captured as CUDA graphs"
-    return cost, source
+        machine, source = machine.captured(), f"{source}; calls captured as CUDA graphs"
+    return machine, effects, source
 
 
-def _measured(args: argparse.Namespace, topology: Network, problem: Problem) -> tuple[Cost, str]:
+def _measured(args: argparse.Namespace, topology: Network, problem: Problem) -> tuple[Machine, Effects, str]:
     # Where the speed is given nothing needs torch, which takes seconds to import.
     import torch  # noqa: PLC0415
 
@@ -102,7 +105,8 @@ def _measured(args: argparse.Namespace, topology: Network, problem: Problem) -> 
         )
     if device.type == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads() // problem.ranks))
-    cost = calibrate(
+    machine = calibrate(
         device, torch_dtype(args.dtype), problem.heads, problem.head_dim, ranks_here=problem.ranks, ranks=problem.ranks
     )
-    return cost, f"{cost.attend_rate / 1e12:.3g} TFLOP/s, measured on this machine's {device.type}"
+    effects = LabEffects.fitted(torch.get_num_threads()) if device.type == "cpu" else NO_EFFECTS
+    return machine, effects, f"{machine.attend_rate / 1e12:.3g} TFLOP/s, measured on this machine's {device.type}"

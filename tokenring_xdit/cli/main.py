@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
     def command() -> int:
-        from tokenring_xdit.workers.death import end_with_launcher
+        from tokenring_xdit.workers.lifetime import end_with_launcher
 
         end_with_launcher()
         from tokenring_xdit.cli.commands import run_command

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from tokenring_xdit.cli import machine
+from tokenring_xdit.cli.machine import machine_of, problem_of, topology_of
 from tokenring_xdit.cli.progress import progress
 from tokenring_xdit.outputs import write_whole
 from tokenring_xdit.planning import TIE, ModelShape, Option, Problem, plan, simulate
@@ -20,26 +20,29 @@ _SHOWN = 10
 
 def plan_command(args: argparse.Namespace) -> None:
     """Print every split of the ranks, the best first."""
-    topology, ranks = machine.topology_of(args)
-    problem, model = machine.problem_of(args, ranks)
-    cost, source = machine.cost_of(args, topology, problem)
+    topology, ranks = topology_of(args)
+    problem, model = problem_of(args, ranks)
+    machine, effects, source = machine_of(args, topology, problem)
     with progress("plan") as show:  # 64 ranks take a minute
-        options = plan(problem, topology, cost, xfuser_ring=model is None or model.ring, on_split=show)
+        options = plan(problem, topology, machine, effects, xfuser_ring=model is None or model.ring, on_split=show)
     if args.json:
         content = {
             "problem": asdict(problem),
             "topology": args.topology,
-            "cost": asdict(cost),
+            "machine": asdict(machine),
             "tie": TIE,
-            "best": {"name": str(options[0].split), "flags": options[0].split.flags, "why": options[0].why},
-            "options": [
-                {"name": str(option.split), **asdict(option), "flags": option.split.flags} for option in options
-            ],
+            "best": {"name": str(options[0].dims), "flags": options[0].dims.flags, "why": options[0].why},
+            "options": [_as_json(option) for option in options],
         }
         print(json.dumps(content))
         return
     print(f"{_about(problem)}, over {args.topology}; kernel {source}. Predicted, not measured.")
     print("\n".join(_table(options, model, None if args.all else _SHOWN)))
+
+
+def _as_json(option: Option) -> dict[str, object]:
+    dims = asdict(option.dims) | {"mask": option.dims.mask.value}
+    return {"name": str(option.dims), **asdict(option), "dims": dims, "flags": option.dims.flags}
 
 
 def _about(problem: Problem) -> str:
@@ -52,8 +55,8 @@ def _about(problem: Problem) -> str:
 def _table(options: Sequence[Option], model: ModelShape | None, shown: int | None) -> list[str]:
     legal = [option for option in options if option.seconds is not None]
     listed = legal[:shown]
-    listed += [option for option in legal if option not in listed and not option.split.schedule]  # to compare with
-    width = max(len(str(option.split)) for option in options)
+    listed += [option for option in legal if option not in listed and option.dims.tokenring == 1]  # to compare with
+    width = max(len(str(option.dims)) for option in options)
     step = "  s a step" if model is not None else ""
     lines = [f"  {'split':<{width}}  {'ms a call':>9}{step}  {'exposed':>7}  {'MB sent':>8}  {'MB held':>8}"]
     for option in listed:
@@ -62,28 +65,28 @@ def _table(options: Sequence[Option], model: ModelShape | None, shown: int | Non
         mark = "*" if option is legal[0] else " "
         per_step = f"  {seconds * model.calls:8.3f}" if model is not None else ""
         lines.append(
-            f"{mark} {option.split!s:<{width}}  {seconds * 1e3:9.3f}{per_step}  {exposed * 1e3:7.3f}  "
+            f"{mark} {option.dims!s:<{width}}  {seconds * 1e3:9.3f}{per_step}  {exposed * 1e3:7.3f}  "
             f"{sent / 1e6:8.2f}  {memory / 1e6:8.2f}"
         )
     if len(listed) < len(legal):
         lines.append(f"  and {len(legal) - len(listed)} more (--all)")
-    lines += [f"  {option.split!s:<{width}}  no: {option.refusal}" for option in options if option.seconds is None]
+    lines += [f"  {option.dims!s:<{width}}  no: {option.refusal}" for option in options if option.seconds is None]
     bound = sum(bool(option.launch) and option.launch == option.seconds for option in listed)
     if bound:
         lines.append(
             f"  {bound} of those listed take what the host takes to launch them; --cuda-graphs leaves that out"
         )
-    return [*lines, f"* {legal[0].why}", f"best: {legal[0].split.flags or 'one rank'}"]
+    return [*lines, f"* {legal[0].why}", f"best: {legal[0].dims.flags or 'one rank'}"]
 
 
 def simulate_command(args: argparse.Namespace) -> None:
     """Print the course of one attention call."""
-    topology, ranks = machine.topology_of(args)
-    problem, _ = machine.problem_of(args, ranks)
+    topology, ranks = topology_of(args)
+    problem, _ = problem_of(args, ranks)
     mask = Mask.CAUSAL if args.causal else Mask.FULL
     verified = build(args.schedule, ranks, mask, problem.kv_heads)
-    cost, source = machine.cost_of(args, topology, problem)
-    simulation = simulate(verified, topology, problem, cost)
+    machine, effects, source = machine_of(args, topology, problem)
+    simulation = simulate(verified, topology, problem, machine, effects)
     if args.trace is not None:
         write_whole(args.trace, json.dumps(perfetto([simulation.timeline])))
     if args.json:

@@ -10,21 +10,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
-import torch.distributed as dist
 
 from tokenring_xdit.attention.auto import kept_topology
-from tokenring_xdit.bench.crew import start_crew
+from tokenring_xdit.bench.pool import start_pool
 from tokenring_xdit.cli.paths import refuse_unwritable
 from tokenring_xdit.cli.progress import progress
 from tokenring_xdit.devices import refuse_missing_gpus
 from tokenring_xdit.errors import ConfigurationError, NetworkError
 from tokenring_xdit.lab.network import emulate
-from tokenring_xdit.lab.probe import Probed, World, probe
-from tokenring_xdit.lab.probe.driver import Ranks
+from tokenring_xdit.lab.probe import PROBE, Probed, probe
 from tokenring_xdit.lab.probe.report import matrix, remarks
-from tokenring_xdit.lab.probe.station import Station, join_world
 from tokenring_xdit.outputs import write_whole
 from tokenring_xdit.topology import Network, load_network, network_to_mapping, network_to_yaml
+from tokenring_xdit.workers.pool import Pool
+from tokenring_xdit.workers.torchrun import TorchrunPool, serve_torchrun
 
 __all__ = ["probe_command"]
 
@@ -40,8 +39,9 @@ def probe_command(args: argparse.Namespace) -> None:
         _as_rank(args)
         return
     ranks = _count(args.ranks, network)
-    with _started(ranks, network) as crew:
-        _tell(_probe(crew, args), args)
+    with _started(ranks, network) as pool:
+        probed = _probe(pool, args)
+    _tell(probed, args)
 
 
 def _refuse(args: argparse.Namespace, network: Network | None) -> None:
@@ -84,29 +84,25 @@ def _count(asked: int | None, network: Network | None) -> int:
 
 
 @contextmanager
-def _started(ranks: int, network: Network | None) -> Iterator[Ranks]:
+def _started(ranks: int, network: Network | None) -> Iterator[Pool]:
 
     with (
         nullcontext() if network is None else emulate(network) as emulated,
-        start_crew(ranks, emulated, "tokenring_xdit.lab.probe.rank") as crew,
+        start_pool(ranks, emulated, PROBE) as pool,
     ):
-        yield crew
+        yield pool
 
 
 def _as_rank(args: argparse.Namespace) -> None:
-
-    world = World(Station(join_world()))
-    if dist.get_rank():
-        world.serve()
-        dist.destroy_process_group()
+    if os.environ["RANK"] != "0":
+        serve_torchrun(PROBE)
         return
-    probed = _probe(world, args)
-    world.dismiss()
-    dist.destroy_process_group()
+    with TorchrunPool(PROBE) as pool:
+        probed = _probe(pool, args)
     _tell(probed, args)
 
 
-def _probe(ranks: Ranks, args: argparse.Namespace) -> Probed:
+def _probe(ranks: Pool, args: argparse.Namespace) -> Probed:
 
     with progress("probe") as show:
         return probe(ranks, quick=args.quick, seconds=args.seconds, on_step=show)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-__all__ = ["RELIED_ON", "RING_MODULE", "frame_outside_graphs", "in_place_of", "new_group"]
+__all__ = ["RELIED_ON", "RING_MODULE", "frame_outside_graphs", "in_place_of", "new_group", "outside_graphs"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -23,11 +23,11 @@ RELIED_ON = (
     "distributed_c10d._world.group_count",
     "distributed_c10d._world.pg_map",
     "distributed_c10d._world.pg_names",
+    "ProcessGroup._allgather_base",
     "ProcessGroup._device_types",
     "ProcessGroup._end_coalescing",
     "ProcessGroup._get_backend",
     "ProcessGroup._start_coalescing",
-    "ProcessGroup.allgather",
     "ProcessGroup.alltoall_base",
     "ProcessGroup.group_name",
 )
@@ -73,4 +73,10 @@ def frame_outside_graphs(function: _Function) -> _Function:
     """
     vars(function).pop("_torchdynamo_orig_callable", None)
     kept: _Function = torch.compiler.disable(function, recursive=False)  # type: ignore[no-untyped-call]
+    return kept
+
+
+def outside_graphs(function: _Function) -> _Function:
+    """Keep ``torch.compile`` from a function and from all that it calls."""
+    kept: _Function = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
     return kept

@@ -9,7 +9,7 @@ __all__ = ["parallelize"]
 
 _Model = TypeVar("_Model")
 
-_HOSTS = {"diffusers": "tokenring_xdit.hosts.xfuser.parallelize", "transformers": "tokenring_xdit.hosts.transformers"}
+_HOSTS = {"diffusers": "tokenring_xdit.hosts.xfuser.host", "transformers": "tokenring_xdit.hosts.transformers"}
 """Which module spreads objects of a library's classes; what belongs to no library is a pipeline to be refused."""
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import pickle
 import secrets
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -22,20 +24,26 @@ from tokenring_xdit.compat.versions import check_versions
 from tokenring_xdit.defaults import DEFAULT_SCHEDULE, LARGEST_SIDE
 from tokenring_xdit.devices import default_dtype, refuse_missing_gpus
 from tokenring_xdit.dtypes import parse_dtype
-from tokenring_xdit.errors import CancelledError, ConfigurationError, EngineError
+from tokenring_xdit.errors import CancelledError, ConfigurationError, EngineError, LaunchError
 from tokenring_xdit.hosts.xfuser import AttentionBackend
 from tokenring_xdit.parallel import ParallelDims
-from tokenring_xdit.pipelines.fleet import Fleet
-from tokenring_xdit.pipelines.loading import pipeline_class_of, refuse_degrees, resolve_model
-from tokenring_xdit.pipelines.messages import Done, Progress, Run, Setup
-from tokenring_xdit.pipelines.model import FluxModel
+from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of
+from tokenring_xdit.pipelines.messages import ServeRequest, Setup, StepDone
 from tokenring_xdit.pipelines.options import is_number, is_whole
+from tokenring_xdit.pipelines.replicas import LOADING, Replicas, ReplicaShare, error_of
 from tokenring_xdit.pipelines.request import Request, call_arguments, pipeline_class
-from tokenring_xdit.pipelines.turn import Part, Turn
+from tokenring_xdit.workers.attempt import carry_through
+from tokenring_xdit.workers.messages import Task
+from tokenring_xdit.workers.signals import CountedInterrupts
+from tokenring_xdit.workers.state import Cancel, CancelAsked, Instruction, Interrupted, Limits, RequestAttempt, Restart
+from tokenring_xdit.workers.worker import Worker, hear
 
 __all__ = ["Engine", "Step"]
 
 log = logging.getLogger(__name__)
+
+_SECONDS_TO_EXPLAIN = 10.0
+"""How long the other ranks get to report after one has failed; one of them may be the cause."""
 
 _DRAWN_SEEDS = 2**31
 """Seeds that are drawn are below this, short enough to be typed again."""
@@ -80,7 +88,8 @@ class Engine:
     next step and raises ``KeyboardInterrupt``; a second one does not wait for that step, and costs loading again.
 
     Args:
-        model: Folder or hub name of a diffusers pipeline; ``embedded`` is the small Flux of this package.
+        model: Folder or hub name of a diffusers pipeline; ``embedded`` is the small Flux of this package,
+            ``random-flux:...`` one with random weights.
         tokenring_degree: Ranks that TokenRing shards the sequence over.
         ulysses_degree: Ranks that Ulysses shards the heads over.
         schedule: What the TokenRing ranks exchange and when.
@@ -130,14 +139,13 @@ class Engine:
         if not is_number(timeout) or timeout <= 0:
             raise ConfigurationError(f"timeout is {timeout!r}; it has to be a positive number of seconds")
         liveness.limit()  # is read by each request
-        name = resolve_model(model)
-        self._class = pipeline_class(pipeline_class_of(name))
-        self._flux = FluxModel.find(name) if self._class.__name__ == "FluxPipeline" else None
-        refuse_degrees(name, self._degrees)
+        self._class = pipeline_class(pipeline_class_of(model))
+        self._model = find_model(model)
+        self._model.refuse_degrees(self._degrees)
         check_versions()
         refuse_missing_gpus(self._degrees.ranks * data_parallel_degree)
         setup = Setup(
-            model=name,
+            model=self._model.name,
             dtype=default_dtype() if dtype is None else parse_dtype(dtype),
             dims=self._degrees,
             attention_backend=backend.value,
@@ -149,16 +157,20 @@ class Engine:
         self._requests = 0
         self._serving = threading.Lock()
         self._served_by: int | None = None
-        self._turn: Turn | None = None
         self._cancelled = threading.Event()
-        self._fleet = Fleet(data_parallel_degree, self._degrees.ranks, setup)
-        self._finalizer = weakref.finalize(self, self._fleet.close)
+        self._replicas = Replicas(data_parallel_degree, self._degrees.ranks, setup)
+        self._finalizer = weakref.finalize(self, self._replicas.close)
         try:
             with self._one_at_a_time():
                 self._start_missing()
         except BaseException:
             self.close()
             raise
+
+    @property
+    def processes(self) -> list[int]:
+        """Process ids of the ranks, by replica and rank; empty before they are started again after a failure."""
+        return [process for share in self._replicas.running for process in share.pool.processes]
 
     def generate(
         self,
@@ -226,33 +238,26 @@ class Engine:
             self._start_missing()
             self._requests += 1
             self.last_seed = request.seed
-            turn = self._turn = self._new_turn(self._requests, self._dealt(request))
+            shares = self._dealt(request)
             hidden = not progress or getattr(sys.stderr, "closed", sys.stderr is None)  # as in some daemons
             with tqdm(desc="denoising", disable=hidden, leave=False, mininterval=0) as bar:
 
-                def tell(part: Part, over: Progress) -> None:
-                    bar.total = over.steps * len(turn.parts)
+                def show(share: ReplicaShare, done: StepDone) -> None:
+                    bar.total = done.steps * len(shares)
                     bar.update()
                     if callback is not None:
-                        callback(Step(over.step, over.steps, part.prompts, over.preview))
+                        callback(Step(done.step, done.steps, share.prompts, done.preview))
 
-                def begin() -> None:
-                    for part in turn.parts:
-                        part.world.send(
-                            Run(self._requests, request.part(part.prompts.start, part.prompts.stop), preview)
-                        )
-                    if self._cancelled.is_set():  # while the ranks were started
-                        turn.cancel()
-
-                self._take(turn, begin, tell)
-            return [medium for part in turn.parts for medium in _media(part)]
+                commands = [
+                    ServeRequest(request.part(share.prompts.start, share.prompts.stop), preview) for share in shares
+                ]
+                attempt = self._carry_through(self._requests, shares, commands, show)
+            return [medium for team in range(len(shares)) for medium in attempt.answers(team)[0]]
 
     def cancel(self) -> None:
         """Give the running request up at its next step, from any thread; without one nothing happens."""
         self._cancelled.set()
-        turn = self._turn
-        if turn is not None:
-            turn.cancel()
+        self._replicas.inbox.put((None, CancelAsked(self._requests)))
 
     def close(self) -> None:
         """End the ranks; a request that runs fails. May be called again."""
@@ -267,11 +272,9 @@ class Engine:
         self.close()
 
     def _checked(self, request: Request) -> Request:
-        if self._flux is not None:
-            request = self._flux.complete(request)
+        request = self._model.complete(request)
         call_arguments(self._class, request)
-        if self._flux is not None:
-            self._flux.check_request(self._degrees, request)
+        self._model.check_request(self._degrees, request)
         for name, value in request.options.items():
             try:
                 pickle.dumps(value)
@@ -279,10 +282,10 @@ class Engine:
                 raise ConfigurationError(f"option '{name}' cannot be sent to the ranks: {error}") from error
         return request
 
-    def _dealt(self, request: Request) -> list[Part]:
+    def _dealt(self, request: Request) -> list[ReplicaShare]:
         """The prompts in contiguous shares, as equal as can be."""
-        prompts, worlds = len(request.prompts), [world for world in self._fleet.worlds if world is not None]
-        shares = min(prompts, len(worlds))
+        prompts, replicas = len(request.prompts), self._replicas.running
+        shares = min(prompts, len(replicas))
         tensors = [name for name, value in request.options.items() if isinstance(value, torch.Tensor)]
         if shares > 1 and tensors:
             raise ConfigurationError(
@@ -290,59 +293,78 @@ class Engine:
                 "time, or use data_parallel_degree=1"
             )
         cuts = [prompts * share // shares for share in range(shares + 1)]
-        return [Part(worlds[i], range(cuts[i], cuts[i + 1])) for i in range(shares)]
+        return [replace(replicas[i], prompts=range(cuts[i], cuts[i + 1])) for i in range(shares)]
 
     def _start_missing(self) -> None:
         """Start ranks that are not there, and wait until they have loaded."""
         try:
-            worlds = self._fleet.start_missing()
+            started = self._replicas.start_missing()
         except BaseException as error:
-            self._fleet.drop_all()
-            if isinstance(error, OSError):
-                raise EngineError(f"the ranks could not be started: {error}") from error
+            self._replicas.drop_all()
+            if isinstance(error, LaunchError):
+                raise EngineError(str(error)) from error
             raise
-        if worlds:
-            log.info("starting %d replicas of %d ranks", len(worlds), self._degrees.ranks)
-            self._take(self._new_turn(0, [Part(world, range(0)) for world in worlds]))
+        if started:
+            log.info("starting %d replicas of %d ranks", len(started), self._degrees.ranks)
+            self._carry_through(LOADING, started)
 
-    def _new_turn(self, number: int, parts: list[Part]) -> Turn:
-        return Turn(number, parts, self._fleet.inbox, self._timeout)
-
-    def _take(
+    def _carry_through(
         self,
-        turn: Turn,
-        begin: Callable[[], None] = lambda: None,
-        tell: Callable[[Part, Progress], None] | None = None,
-    ) -> None:
-        """Let the ranks take a turn, give up those that cannot take another, and raise what went wrong."""
+        number: int,
+        shares: Sequence[ReplicaShare],
+        commands: Sequence[ServeRequest] = (),
+        show: Callable[[ReplicaShare, StepDone], None] | None = None,
+    ) -> RequestAttempt[Worker]:
+        """Have the ranks carry a request out, drop those that cannot carry out another, and raise what went wrong.
+
+        While this waits in the main thread, Ctrl-C is counted instead of raised, so that no answer is lost: the first
+        one cancels the request, the second one gives the ranks up.
+        """
+        inbox = self._replicas.inbox
+        limits = Limits(self._timeout, _SECONDS_TO_EXPLAIN, liveness.limit())
+        attempt = RequestAttempt(number, [share.pool.workers for share in shares], limits, time.monotonic())
+        raised: list[BaseException] = []  # by the callback
+
+        def carry_out(instruction: Instruction) -> None:
+            share = shares[instruction.team]
+            if isinstance(instruction, Cancel):
+                share.pool.cancel(number)
+            elif isinstance(instruction, Restart):
+                self._replicas.drop(share.pool)
+            elif show is not None and not raised:
+                try:
+                    with interrupts.raised():
+                        show(share, instruction.content)
+                except BaseException as error:
+                    raised.append(error)
+                    inbox.put((None, CancelAsked(number)))
+
         try:
-            begin()
-            turn.collect(tell)
+            for share, command in zip(shares, commands, strict=False):
+                share.pool.send(Task(number, command))
+            if number != LOADING and self._cancelled.is_set():  # while the ranks were started
+                inbox.put((None, CancelAsked(number)))
+            with CountedInterrupts(lambda: inbox.put((None, Interrupted(number)))) as interrupts:
+                carry_through(attempt, functools.partial(hear, inbox), carry_out)
         except BaseException:  # where even the waiting was broken off, nothing is known of these ranks
-            for part in turn.parts:
-                self._fleet.drop(part.world)
+            for share in shares:
+                self._replicas.drop(share.pool)
             raise
-        finally:
-            self._turn = None
-        for world in turn.broken():
-            self._fleet.drop(world)
-        if turn.interrupted:
+        if interrupts.count:
             raise KeyboardInterrupt
-        if turn.stopped_by is not None:
-            error, turn.stopped_by = turn.stopped_by, None
-            try:
-                raise error
-            finally:
-                del error  # whose traceback would keep this engine alive through this frame
+        if raised:
+            raise raised.pop()
         self._refuse_closed("was closed while it served this request")
-        if turn.cancelled:
+        if number != LOADING and self._cancelled.is_set():
             raise CancelledError("the request was cancelled")
-        failed = [part for part in turn.parts if not part.succeeded]
-        for error in sorted((part.error() for part in failed), key=lambda error: isinstance(error, CancelledError)):
+        failed = [team for team in range(len(shares)) if not attempt.succeeded(team)]
+        errors = [error_of(attempt, team, shares[team]) for team in failed]
+        for error in sorted(errors, key=lambda error: isinstance(error, CancelledError)):
             raise error
+        return attempt
 
     def _refuse_closed(self, how: str = "was closed") -> None:
-        if not self._fleet.here:
+        if not self._replicas.here:
             raise ConfigurationError(
                 "this process is a fork of the one whose engine this is: make an engine of its own"
             )
@@ -365,11 +387,3 @@ class Engine:
 
 def _frozen(prompts: Any) -> Any:
     return tuple(prompts) if isinstance(prompts, list) else prompts
-
-
-def _media(part: Part) -> list[Any]:
-    """What the first rank of a world has made."""
-    outcome = part.outcomes[part.world.ranks[0]]
-    assert isinstance(outcome, Done)
-    assert outcome.media is not None
-    return outcome.media

@@ -1,96 +1,154 @@
-"""Flux on the ranks of one command: the unmodified pipeline, and xfuser's."""
+"""What Flux says of itself beside what any model does, and what follows from it."""
 
 from __future__ import annotations
 
-import itertools
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from tokenring_xdit.dtypes import torch_dtype
-from tokenring_xdit.pipelines.jobs import Drawn, Picture
+from tokenring_xdit.errors import ConfigurationError, UnsupportedError
+from tokenring_xdit.hosts.refusals import refuse_ulysses
+from tokenring_xdit.parallel import ParallelDims
+from tokenring_xdit.pipelines.model import Model, read_model_file
+from tokenring_xdit.pipelines.request import Request, pictures_of
+from tokenring_xdit.sizes import PictureSize
 
-__all__ = ["Generation", "decode", "generate", "load_flux", "share_latents"]
+__all__ = ["FluxModel", "decoded", "unpacked"]
+
+_TEXT_TOKENS = "max_sequence_length"
+"""What Flux's call calls the number of text tokens."""
+
+_LONGEST_TEXT = 512
+"""Flux's own limit of text tokens; a tokenizer with a lower one lowers it."""
 
 
 @dataclass(frozen=True)
-class Generation:
-    """The outcome of one generation.
+class FluxModel(Model):
+    """A ``FluxPipeline``, with the facts that decide which degrees and sizes fit it.
 
     Attributes:
-        latents: Packed latents ``[1, S, C]``; ``None`` on ranks that xfuser gives none.
-        step_ms: Milliseconds of each denoising step but the first, which pays for warm-up.
+        heads: Attention heads.
+        head_dim: Width of a head.
+        pixels_per_token: Pixels on a side of the square that one image token stands for.
+        text_tokens: Text tokens that a prompt is padded to.
+        default_size: Size of picture it was trained for.
+        channels: Numbers of an image token in its latents.
     """
 
-    latents: Tensor | None
-    step_ms: tuple[float, ...]
+    heads: int
+    head_dim: int
+    pixels_per_token: int
+    text_tokens: int
+    default_size: PictureSize
+    channels: int
+
+    @classmethod
+    def find(cls, name: str) -> FluxModel:
+        """Read the model's configuration files, and nothing else of it.
+
+        Raises:
+            ConfigurationError: There is no such model, or a file of it is missing.
+            ModelUnreachableError: It is not here, and the hub cannot be asked.
+        """
+        transformer = read_model_file(name, "transformer/config.json")
+        vae = read_model_file(name, "vae/config.json")
+        longest = read_model_file(name, "tokenizer_2/tokenizer_config.json").get("model_max_length", _LONGEST_TEXT)
+        pixels = 2 ** (len(vae["block_out_channels"]) - 1) * 2  # latents are packed two by two
+        side = int(vae.get("sample_size") or 1024)
+        return cls(
+            name,
+            heads=int(transformer["num_attention_heads"]),
+            head_dim=int(transformer.get("attention_head_dim") or 128),
+            pixels_per_token=pixels,
+            text_tokens=min(_LONGEST_TEXT, int(longest)),
+            default_size=PictureSize(side, side),
+            channels=int(transformer.get("in_channels") or 64),
+        )
+
+    def image_tokens(self, size: PictureSize) -> int:
+        """Image tokens of a picture."""
+        return (size.width // self.pixels_per_token) * (size.height // self.pixels_per_token)
+
+    def check(self, degrees: ParallelDims, size: PictureSize) -> None:
+        """Refuse what cannot run, or would be computed wrongly, before anything is started.
+
+        Raises:
+            ConfigurationError: The size does not fit the model.
+            UnsupportedError: The degrees do not fit the model or the size.
+        """
+        unit = self.pixels_per_token
+        if size.width % unit or size.height % unit:
+            fitting = PictureSize(*(max(1, round(side / unit)) * unit for side in (size.width, size.height)))
+            raise ConfigurationError(f"size {size} is not a multiple of {unit} pixels on both sides; {fitting} is")
+        refuse_ulysses(degrees.ulysses, self.heads)
+        tokens = self.image_tokens(size)
+        if degrees.ranks > tokens:
+            raise UnsupportedError(f"{degrees.ranks} ranks are more than the {tokens} image tokens of a {size} picture")
+        if degrees.tokenring == 1:
+            self._check_upstream(degrees, size)
+
+    def complete(self, request: Request) -> Request:
+        """Fill in size and text tokens: the pipeline takes every model for one of 1024 pixels."""
+        return replace(
+            request,
+            width=self.default_size.width if request.width is None else request.width,
+            height=self.default_size.height if request.height is None else request.height,
+            options={_TEXT_TOKENS: self.text_tokens, **request.options},
+        )
+
+    def check_request(self, degrees: ParallelDims, request: Request) -> None:
+        """As in the base class; see :meth:`check`."""
+        assert request.width is not None
+        assert request.height is not None
+        tokens = request.options[_TEXT_TOKENS]
+        if not isinstance(tokens, int) or not 1 <= tokens <= _LONGEST_TEXT:
+            raise ConfigurationError(
+                f"{_TEXT_TOKENS} is {tokens!r}; it has to be a whole number from 1 to {_LONGEST_TEXT}"
+            )
+        size = PictureSize(request.width, request.height)
+        replace(self, text_tokens=tokens).check(degrees, size)
+        latents = request.options.get("latents")
+        if latents is not None:
+            wanted = (pictures_of(request), self.image_tokens(size), self.channels)
+            if tuple(latents.shape) != wanted:
+                raise ConfigurationError(
+                    f"latents has shape {tuple(latents.shape)}; {wanted} is what a picture of {size} pixels has, packed"
+                )
+
+    def _check_upstream(self, degrees: ParallelDims, size: PictureSize) -> None:
+        """Where xfuser 0.7 itself raises, or counts text keys once a rank (see ``repairs/flux.py``)."""
+        advice = f"tokenring_degree={degrees.ranks} takes any length"
+        if self.text_tokens % degrees.ranks:
+            raise UnsupportedError(
+                f"xfuser 0.7 computes wrongly when {degrees.ranks} ranks of Ulysses and Ring share {self.text_tokens} "
+                f"text tokens, which they do not divide: {advice}"
+            )
+        rows = size.height // self.pixels_per_token
+        if rows % degrees.ranks:
+            raise UnsupportedError(
+                f"xfuser 0.7 cannot share {rows} rows of image tokens among {degrees.ranks} ranks of Ulysses and "
+                f"Ring: {advice}"
+            )
 
 
-def load_flux(picture: Picture, device: torch.device) -> Any:
-    """The unmodified diffusers pipeline."""
-    from diffusers import FluxPipeline
-
-    from tokenring_xdit.compat.diffusers import from_pretrained
-
-    pipe = from_pretrained(FluxPipeline, picture.model, torch_dtype(picture.dtype))
-    return pipe.to(device)
+def unpacked(pipe: Any, latents: Tensor, size: PictureSize) -> Tensor:
+    """Packed latents ``[B, S, C]`` of a picture of this size as the VAE takes them, ``[B, C, H, W]``."""
+    found: Tensor = pipe._unpack_latents(latents, size.height, size.width, pipe.vae_scale_factor)
+    return found
 
 
 @torch.no_grad()
-def generate(pipe: Any, picture: Picture, *, progress: bool = False) -> Generation:
-    """Generate latents.
+def decoded(pipe: Any, latents: Tensor, output_type: str) -> Any:
+    """Pictures of latents, as diffusers makes them at the end of a call.
 
     Args:
-        pipe: The unmodified pipeline, on this rank alone, or a ``ShardedPipeline``, on all of them.
-        picture: What to draw.
-        progress: Whether this rank shows a progress bar.
+        pipe: The pipeline, whose VAE is an ``AutoencoderKL``.
+        latents: ``[B, C, H, W]``.
+        output_type: ``pil``, or ``np`` for ``[B, H, W, 3]`` in ``[0, 1]``, before they are rounded to eight bits.
     """
-    pipe.set_progress_bar_config(disable=not progress, desc="denoising", leave=False)
-    ends: list[float] = []
-
-    def note_time(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        ends.append(time.perf_counter())
-        return tensors
-
-    output = pipe(
-        prompt=picture.prompt,
-        width=picture.size.width,
-        height=picture.size.height,
-        num_inference_steps=picture.steps,
-        guidance_scale=picture.guidance,
-        max_sequence_length=picture.text_tokens,
-        # Noise is drawn on the CPU, so that every machine and every number of ranks draws the same.
-        generator=torch.Generator("cpu").manual_seed(picture.seed),
-        output_type="latent",
-        callback_on_step_end=note_time,
-    )
-    steps = tuple((end - start) * 1000 for start, end in itertools.pairwise(ends))
-    return Generation(None if output is None else output.images, steps)
-
-
-@torch.no_grad()
-def decode(pipe: Any, latents: Tensor, picture: Picture) -> Drawn:
-    """Turn packed latents into a picture, as ``FluxPipeline.__call__`` does at its end."""
-    unpacked = pipe._unpack_latents(latents, picture.size.height, picture.size.width, pipe.vae_scale_factor)
-    scaled = unpacked / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor
-    image = pipe.vae.decode(scaled, return_dict=False)[0]
-    return Drawn(pipe.image_processor.postprocess(image, output_type="np")[0])
-
-
-def share_latents(latents: Tensor | None, like: Tensor) -> Tensor:
-    """Give every rank the latents that xfuser returns on the last rank only.
-
-    Args:
-        latents: The latents on the last rank; ignored elsewhere.
-        like: A tensor of their shape and dtype.
-    """
-    source = dist.get_world_size() - 1
-    shared = latents if latents is not None else torch.empty_like(like)
-    dist.broadcast(shared, source)
-    return shared
+    vae = pipe.vae
+    scaled = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+    pixels = vae.decode(scaled.to(vae.dtype), return_dict=False)[0]
+    return pipe.image_processor.postprocess(pixels, output_type=output_type)

@@ -1,4 +1,4 @@
-"""Any diffusers pipeline by name: what can be known of it before it is loaded, and loading it on a rank."""
+"""Models by the names that users give them: what can be known of one before it is loaded, and loading it on a rank."""
 
 from __future__ import annotations
 
@@ -6,70 +6,67 @@ from typing import Any
 
 import torch
 
-from tokenring_xdit.dtypes import torch_dtype
 from tokenring_xdit.errors import UnsupportedError
-from tokenring_xdit.hosts.xfuser.supported import WRAPPERS, heads_of, refuse_ulysses
-from tokenring_xdit.parallel import ParallelDims
+from tokenring_xdit.hosts.models import pipelines
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
-from tokenring_xdit.pipelines.model import EMBEDDED, read_model_file
+from tokenring_xdit.pipelines.flux import FluxModel
+from tokenring_xdit.pipelines.model import EMBEDDED, Model, read_model_file
+from tokenring_xdit.pipelines.random_flux import RandomFlux, is_random
 
-__all__ = [
-    "load_pipeline",
-    "pipeline_class_of",
-    "refuse_degrees",
-    "resolve_model",
-]
+__all__ = ["find_model", "load_pipeline", "pipeline_class_of"]
 
-
-def resolve_model(name: str | None) -> str:
-    """Folder or hub name as diffusers takes it; ``None`` and ``embedded`` are the model of this package."""
-    return str(MODEL_PATH) if name in {None, EMBEDDED} else str(name)
+_FLUX = "FluxPipeline"
 
 
-def pipeline_class_of(model: str) -> str:
-    """The class of a pipeline, read from its index; nothing else is loaded.
+def find_model(name: str) -> Model:
+    """What a model says of itself; of one that is to be loaded the configuration files are read, and nothing else.
 
     Args:
-        model: Folder or hub name.
+        name: Folder or hub name of a diffusers pipeline, ``embedded``, or ``random-flux:...``.
 
     Raises:
         ConfigurationError: There is no such model.
         ModelUnreachableError: It is not here, and the hub cannot be asked.
         UnsupportedError: It was not compared with the single process.
     """
-    name = str(read_model_file(model, "model_index.json").get("_class_name"))
-    if name not in WRAPPERS:
-        raise UnsupportedError(
-            f"'{model}' is a {name}, which has not been compared with the single process yet. "
-            f"Use diffusers alone, on one rank, or one of: {', '.join(sorted(WRAPPERS))}"
-        )
-    return name
+    if is_random(name):
+        return RandomFlux.parse(name).model()
+    return (FluxModel if pipeline_class_of(name) == _FLUX else Model).find(_resolved(name))
 
 
-def refuse_degrees(model: str, degrees: ParallelDims) -> None:
-    """Refuse degrees that do not fit a model, as far as its configuration tells; nothing else is loaded.
+def pipeline_class_of(name: str) -> str:
+    """The class of a model's pipeline, read from its index; nothing else of it is read.
 
     Args:
-        model: Folder or hub name.
-        degrees: How the ranks are to share the work.
+        name: As for :func:`find_model`.
 
     Raises:
-        UnsupportedError: They do not.
+        ConfigurationError: There is no such model.
+        ModelUnreachableError: It is not here, and the hub cannot be asked.
+        UnsupportedError: It was not compared with the single process.
     """
-    transformer = read_model_file(model, "transformer/config.json")
-    refuse_ulysses(degrees.ulysses, heads_of(transformer))
+    if is_random(name):
+        return _FLUX
+    found = str(read_model_file(_resolved(name), "model_index.json").get("_class_name"))
+    if found not in pipelines():
+        raise UnsupportedError(
+            f"'{name}' is a {found}, which has not been compared with the single process yet. "
+            f"Use diffusers alone, on one rank, or one of: {', '.join(pipelines())}"
+        )
+    return found
 
 
-def load_pipeline(model: str, dtype: str, device: torch.device) -> Any:
+def load_pipeline(name: str, dtype: str, device: torch.device) -> Any:
     """The diffusers pipeline, whichever it is, on a device.
 
     Args:
-        model: Folder or hub name.
+        name: As for :func:`find_model`.
         dtype: One of :data:`tokenring_xdit.dtypes.DTYPES`.
         device: From :func:`tokenring_xdit.devices.rank_device`.
     """
-    from diffusers import DiffusionPipeline
+    return find_model(name).load(dtype, device)
 
-    from tokenring_xdit.compat.diffusers import from_pretrained
 
-    return from_pretrained(DiffusionPipeline, model, torch_dtype(dtype)).to(device)
+def _resolved(name: str) -> str:
+    """Folder or hub name as diffusers takes it."""
+    return str(MODEL_PATH) if name == EMBEDDED else name

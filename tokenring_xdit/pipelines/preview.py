@@ -10,6 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tokenring_xdit.hosts.models import pipeline_named
+from tokenring_xdit.pipelines.flux import decoded, unpacked
+from tokenring_xdit.sizes import PictureSize
+
 __all__ = ["Preview"]
 
 
@@ -18,7 +22,8 @@ class Preview:
 
     Under flow matching the picture is where the last two steps point to; elsewhere, and after the first step, it is
     what the latents hold, noise included. Pipelines whose latents are no picture's (videos), or that do not pass
-    them on, have no previews: Flux has them, and those with ``[B, C, H, W]`` latents and a plain ``AutoencoderKL``.
+    them on, have no previews; those have them whose latents are packed, or ``[B, C, H, W]``, beside a plain
+    ``AutoencoderKL``.
 
     Args:
         pipe: The diffusers pipeline, before it is made parallel.
@@ -28,8 +33,8 @@ class Preview:
         self._pipe = pipe
         parameters = inspect.signature(type(pipe).__call__).parameters
         self._possible = "callback_on_step_end" in parameters and type(pipe.vae).__name__ == "AutoencoderKL"
-        self._packed = type(pipe).__name__ == "FluxPipeline"
-        self._size = (0, 0)
+        self._packed = pipeline_named(type(pipe).__name__).packed
+        self._size = PictureSize(0, 0)
         self.forget()
 
     def arguments(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,21 +47,18 @@ class Preview:
             return {}
         if self._packed:
             side = self._pipe.default_sample_size * self._pipe.vae_scale_factor
-            self._size = (arguments.get("height") or side, arguments.get("width") or side)
+            self._size = PictureSize(arguments.get("width") or side, arguments.get("height") or side)
         return {"callback_on_step_end": self._look}
 
     @torch.no_grad()
     def draw(self) -> Image.Image | None:
         """The picture, if there can be one."""
         latents = self._expected()
-        if latents is not None and self._packed:
-            latents = self._pipe._unpack_latents(latents, *self._size, self._pipe.vae_scale_factor)
-        if latents is None or latents.ndim != 4:
+        if latents is None or (latents.ndim != 4 and not self._packed):
             return None
-        vae = self._pipe.vae
-        scaled = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
-        pixels = vae.decode(scaled.to(vae.dtype), return_dict=False)[0]
-        picture: Image.Image = self._pipe.image_processor.postprocess(pixels, output_type="pil")[0]
+        if self._packed:
+            latents = unpacked(self._pipe, latents, self._size)
+        picture: Image.Image = decoded(self._pipe, latents, "pil")[0]
         return picture
 
     def forget(self) -> None:

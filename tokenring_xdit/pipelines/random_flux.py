@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tokenring_xdit.dtypes import torch_dtype
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.messages import shown
-from tokenring_xdit.pipelines.model import FluxModel
+from tokenring_xdit.pipelines.flux import FluxModel
+from tokenring_xdit.pipelines.model import RANDOM_FLUX
 from tokenring_xdit.sizes import PictureSize
 from tokenring_xdit.spec import Grammar, Whole, written
 
-__all__ = ["RANDOM_FLUX", "RandomFlux"]
-
-RANDOM_FLUX = "random-flux"
-"""Name that such models begin with; their options follow behind a colon."""
+__all__ = ["RandomFlux", "is_random"]
 
 _LATENT_CHANNELS = 16  # as in FLUX.1
 _TEXT_WIDTH = 256
@@ -27,7 +27,7 @@ _MOST = 1 << 20  # of anything: far more than a model of any size has
 
 @dataclass(frozen=True)
 class RandomFlux:
-    """A FLUX.1 transformer with its scheduler, and a VAE that only says how large latents are; no text encoders.
+    """A FLUX.1 transformer with its scheduler and a small VAE; in place of text encoders prompts are dice.
 
     Attributes:
         double: Blocks of two streams, each of which calls attention once. FLUX.1 has 19.
@@ -50,7 +50,7 @@ class RandomFlux:
         Raises:
             ConfigurationError: It is neither, or no such model can be.
         """
-        if text.partition(":")[0] != RANDOM_FLUX:
+        if not is_random(text):
             raise ConfigurationError(f"{shown(text)} is no {RANDOM_FLUX}")
         options = {field.name: Whole(_MOST) for field in fields(cls)}
         _, said = Grammar("model", {RANDOM_FLUX: options}, ConfigurationError).read(text)
@@ -62,17 +62,25 @@ class RandomFlux:
     def __str__(self) -> str:
         return written(RANDOM_FLUX, [(field.name, getattr(self, field.name)) for field in fields(self)])
 
-    def facts(self) -> FluxModel:
+    def model(self) -> FluxModel:
         """What decides which degrees and sizes fit it: 16 pixels on a side of a token, as in FLUX.1."""
-        return FluxModel(str(self), self.heads, 16, self.text_tokens, PictureSize(1024, 1024), 64)
+        return _RandomModel(
+            str(self),
+            heads=self.heads,
+            head_dim=self.head_dim,
+            pixels_per_token=16,
+            text_tokens=self.text_tokens,
+            default_size=PictureSize(1024, 1024),
+            channels=4 * _LATENT_CHANNELS,
+        )
 
-    def make(self, seed: int, dtype: torch.dtype, device: torch.device) -> Any:
+    def make(self, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Any:
         """The diffusers pipeline, the same wherever it is made.
 
         Args:
-            seed: Of the weights.
             dtype: Of the weights.
             device: Where they go.
+            seed: Of the weights.
         """
         from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
@@ -97,6 +105,7 @@ class RandomFlux:
                 up_block_types=("UpDecoderBlock2D",) * 4,
                 latent_channels=_LATENT_CHANNELS,
                 norm_num_groups=2,
+                shift_factor=0.0,
             )
         pipe = FluxPipeline(
             scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
@@ -107,14 +116,40 @@ class RandomFlux:
             tokenizer_2=None,
             transformer=transformer.eval(),
         )
+        pipe.encode_prompt = self._encoder(pipe)
         return pipe.to(device, dtype)
 
-    def text(self, seed: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Random text, ``[1, T, C]`` and pooled ``[1, C]``, the same wherever it is made."""
-        generator = torch.Generator().manual_seed(seed)
+    def _encoder(self, pipe: Any) -> Any:
+        """In place of the pipeline's own: random text that hangs on the prompt, the same wherever it is made."""
+        given = pipe.encode_prompt
+
+        def encode_prompt(prompt: Any, *args: Any, **kwargs: Any) -> Any:
+            if kwargs.get("prompt_embeds") is None:
+                texts = [prompt] if isinstance(prompt, str) else prompt
+                embeds, pooled = map(torch.cat, zip(*map(self._text, texts), strict=True))
+                place = {"device": pipe.transformer.device, "dtype": pipe.transformer.dtype}
+                kwargs |= {"prompt_embeds": embeds.to(**place), "pooled_prompt_embeds": pooled.to(**place)}
+            return given(prompt, *args, **kwargs)
+
+        return encode_prompt
+
+    def _text(self, prompt: str) -> tuple[Tensor, Tensor]:
+        """``[1, T, C]`` and pooled ``[1, C]``."""
+        generator = torch.Generator().manual_seed(zlib.crc32(prompt.encode()))
         sizes = ((1, self.text_tokens, _TEXT_WIDTH), (1, _POOLED_WIDTH))
-        embeds, pooled = (torch.randn(size, generator=generator).to(device, dtype) for size in sizes)
+        embeds, pooled = (torch.randn(size, generator=generator) for size in sizes)
         return embeds, pooled
+
+
+@dataclass(frozen=True)
+class _RandomModel(FluxModel):
+    def load(self, dtype: str, device: torch.device) -> Any:
+        return RandomFlux.parse(self.name).make(torch_dtype(dtype), device)
+
+
+def is_random(name: str) -> bool:
+    """Whether a name is that of a model with random weights."""
+    return name.partition(":")[0] == RANDOM_FLUX
 
 
 @torch.no_grad()

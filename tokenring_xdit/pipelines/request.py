@@ -18,6 +18,7 @@ import torch
 
 from tokenring_xdit.defaults import LARGEST_SIDE
 from tokenring_xdit.errors import ConfigurationError, OutputError, UnsupportedError, nearest
+from tokenring_xdit.hosts.models import pipeline_named, pipelines
 from tokenring_xdit.outputs import replacing
 from tokenring_xdit.pipelines.options import COUNTED, MOST, check_option, is_number, is_whole, shortly
 
@@ -36,15 +37,21 @@ __all__ = [
     "value_mistakes",
 ]
 
+_USUAL = {
+    "prompt": "prompt",
+    "negative_prompt": "negative_prompt",
+    "width": "width",
+    "height": "height",
+    "frames": "num_frames",
+    "steps": "num_inference_steps",
+    "seed": "generator",
+    "guidance": "guidance_scale",
+}
+"""Fields of a request, and what most pipelines call them."""
+
 _SPELLINGS: dict[str, tuple[str, ...]] = {
-    "prompt": ("prompt",),
-    "negative_prompt": ("negative_prompt",),
-    "width": ("width",),
-    "height": ("height",),
-    "frames": ("num_frames", "video_length"),
-    "steps": ("num_inference_steps",),
-    "seed": ("generator",),
-    "guidance": ("guidance_scale",),
+    name: (usual, *(each.spellings[name] for each in pipelines().values() if name in each.spellings))
+    for name, usual in _USUAL.items()
 }
 """Fields of a request, and what pipelines call them."""
 
@@ -62,17 +69,7 @@ _OURS = frozenset(
 )
 """Arguments of a pipeline's call that are not for a request to set."""
 
-_ALONGSIDE = frozenset(
-    {
-        "prompt_2",
-        "prompt_3",
-        "negative_prompt_2",
-        "negative_prompt_3",
-        "image",
-        "last_image",
-        "control_image",
-    }
-)
+_ALONGSIDE = frozenset({"image"}.union(*(pipeline.each_prompt for pipeline in pipelines().values())))
 """Options of which a list means one for each prompt."""
 
 LARGEST_SEED = 2**63 - 1
@@ -150,7 +147,7 @@ def is_video(pipeline_class: type) -> bool:
 
 def image_keyword(pipeline_class: type) -> str:
     """What a pipeline calls the picture that it starts from, or is controlled by."""
-    return "control_image" if "control_image" in _parameters(pipeline_class) else "image"
+    return pipeline_named(pipeline_class.__name__).image
 
 
 def takes_picture(pipeline_class: type) -> bool:

@@ -15,12 +15,7 @@ from tokenring_xdit.dtypes import DTYPES, DTYPES_IN_SHORT, DtypeName, parse_dtyp
 from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, TokenRingError, UnsupportedError
 from tokenring_xdit.hosts.xfuser import AttentionBackend
 from tokenring_xdit.parallel import ParallelDims
-from tokenring_xdit.pipelines.loading import (
-    pipeline_class_of,
-    refuse_degrees,
-    resolve_model,
-)
-from tokenring_xdit.pipelines.model import FluxModel
+from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of
 from tokenring_xdit.pipelines.request import (
     LARGEST_SEED,
     Request,
@@ -120,7 +115,9 @@ class RunConfig(Config):
         "guidance_scale": "guidance",
     }
 
-    model: str = Field(min_length=1, description="folder or hub name of a diffusers pipeline, or 'embedded'")
+    model: str = Field(
+        min_length=1, description="folder or hub name of a diffusers pipeline, 'embedded', or 'random-flux:...'"
+    )
     prompt: Prompts | None = Field(None, description="what to draw: one prompt or a list of them")
     prompt_file: str | None = Field(None, description="file with one prompt on each line, instead of 'prompt'")
     negative_prompt: str | None = Field(None, description="what not to draw, for models that take it")
@@ -227,7 +224,7 @@ class RunConfig(Config):
             options=self.options | picture,
             largest_side=self.largest_side,
         )
-        return FluxModel.find(resolve_model(self.model)).complete(request) if _is_flux(pipeline) else request
+        return find_model(self.model).complete(request)
 
     def outputs(self) -> list[Path]:
         """Where the results go, one for each prompt.
@@ -235,7 +232,7 @@ class RunConfig(Config):
         Raises:
             TokenRingError: There is no such model, or it was not compared.
         """
-        video = is_video(pipeline_class(pipeline_class_of(resolve_model(self.model))))
+        video = is_video(pipeline_class(pipeline_class_of(self.model)))
         path = Path(self.output or f"outputs/{Path(self.model).name}{_SUFFIXES[video]}")
         count = len(self.prompts())
         if count == 1:
@@ -250,9 +247,9 @@ def inspect_model(config: RunConfig) -> list[str]:
     Raises:
         ModelUnreachableError: It is not here, and the hub cannot be asked.
     """
-    model = resolve_model(config.model)
     try:
-        pipeline = pipeline_class(pipeline_class_of(model))
+        pipeline = pipeline_class(pipeline_class_of(config.model))
+        model = find_model(config.model)
     except ModelUnreachableError:
         raise
     except TokenRingError as error:
@@ -260,7 +257,7 @@ def inspect_model(config: RunConfig) -> list[str]:
     found = []
     degrees = ParallelDims(ulysses=config.ulysses_degree, tokenring=config.tokenring_degree)  # whatever the schedule
     try:
-        refuse_degrees(model, degrees)
+        model.refuse_degrees(degrees)
     except UnsupportedError as error:
         found.append(str(error))
     image = config.image if takes_picture(pipeline) else None
@@ -268,9 +265,9 @@ def inspect_model(config: RunConfig) -> list[str]:
         found.append(f"image: {config.image} was given, and {pipeline.__name__} starts from no picture")
     request = config.request(0, config.some_prompts(), pipeline, image)
     unfit = mistakes(pipeline, request)
-    if _is_flux(pipeline) and not unfit and not found:
+    if not unfit and not found:
         try:
-            FluxModel.find(model).check_request(degrees, request)
+            model.check_request(degrees, request)
         except TokenRingError as error:
             unfit.append(str(error))
     found += unfit
@@ -280,10 +277,6 @@ def inspect_model(config: RunConfig) -> list[str]:
         kind = "a video" if video else "a picture"
         found.append(f"output: '{config.output}', but {pipeline.__name__} makes {kind}: use {_SUFFIXES[video]}")
     return found
-
-
-def _is_flux(pipeline: type) -> bool:
-    return pipeline.__name__ == "FluxPipeline"
 
 
 def _read_prompts(file: str) -> tuple[str, ...]:

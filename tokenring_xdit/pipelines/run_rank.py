@@ -1,22 +1,58 @@
-"""One rank of a run that a config describes: load the pipeline, make it parallel, draw all prompts."""
+"""One rank of a run that a config describes: load the pipeline, make it parallel, draw all prompts.
+
+Ranks of this machine carry out :func:`commands`, see :mod:`tokenring_xdit.workers.loop`; torchrun's with the command.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 from diffusers.utils import load_image
 
+from tokenring_xdit.attention import exchange
 from tokenring_xdit.devices import default_dtype, rank_device
 from tokenring_xdit.errors import AgreementError
-from tokenring_xdit.hosts.xfuser import Output, parallelize
-from tokenring_xdit.pipelines.loading import load_pipeline, resolve_model
+from tokenring_xdit.hosts.calls import Output
+from tokenring_xdit.hosts.xfuser import parallelize
+from tokenring_xdit.pipelines.environment import quieten
+from tokenring_xdit.pipelines.loading import load_pipeline
 from tokenring_xdit.pipelines.request import call_arguments, media_of, save
 from tokenring_xdit.pipelines.run import RunConfig
+from tokenring_xdit.workers.loop import Commands, Mailbox
+from tokenring_xdit.workers.world import join_world
 
-__all__ = ["run_on_rank"]
+__all__ = ["commands", "joined_world", "run_on_rank"]
+
+_PATIENCE = timedelta(hours=1)
+"""For a rank that does not answer, and has neither died nor stopped: it may load, decode or save something large."""
+
+
+def commands(mailbox: Mailbox) -> Commands:
+    """Draw what a config says, as one rank of the world that the environment describes."""
+
+    def draw(config: RunConfig) -> Any:
+        with joined_world():
+            return run_on_rank(config)
+
+    return {RunConfig: draw}
+
+
+@contextmanager
+def joined_world() -> Iterator[None]:
+    """Join the other ranks, and leave them in the end.
+
+    They are found where the process that started them says, or else as ``torchrun`` says.
+    """
+    quieten()
+    join_world(rank_device(), _PATIENCE)
+    yield
+    dist.destroy_process_group()  # not after an error: the others may not answer
 
 
 def run_on_rank(config: RunConfig) -> list[dict[str, Any]] | None:
@@ -35,8 +71,8 @@ def run_on_rank(config: RunConfig) -> list[dict[str, Any]] | None:
     first = not dist.is_initialized() or dist.get_rank() == 0
     if dist.is_initialized():
         _agree(config)
-    pipe = load_pipeline(resolve_model(config.model), config.dtype or default_dtype(), rank_device())
-    pipe.set_progress_bar_config(disable=not first)
+    pipe = load_pipeline(config.model, config.dtype or default_dtype(), rank_device())
+    pipe.set_progress_bar_config(disable=not first, desc="denoising")
     kind = type(pipe)
     outputs, prompts = config.outputs(), config.prompts()
     if dist.is_initialized():
@@ -72,8 +108,7 @@ def _entry(path: Path, prompt: str, seed: int, seconds: float) -> dict[str, Any]
 def _agree(config: RunConfig) -> None:
     """Refuse, on all ranks, configs that differ: nodes read files of their own."""
     mine = config.model_dump(mode="json") | {"prompts": config.prompts()}
-    everyone: list[dict[str, Any]] = [{} for _ in range(dist.get_world_size())]
-    dist.all_gather_object(everyone, mine)
+    everyone = exchange(None, mine, "the config of a run")
     for rank, theirs in enumerate(everyone):
         for key, value in everyone[0].items():
             if theirs[key] != value:

@@ -1,10 +1,9 @@
-"""A rank of an engine: the loaded pipeline, and requests served one after the other by all ranks together."""
+"""What each rank of an engine serves: it loads a pipeline, then requests, one after the other, with the other ranks."""
 
 from __future__ import annotations
 
 import gc
 import os
-import time
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
@@ -16,17 +15,39 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tokenring_xdit.devices import rank_device
-from tokenring_xdit.errors import CancelledError, ConfigurationError, TokenRingError
-from tokenring_xdit.hosts.xfuser import Output, parallelize
+from tokenring_xdit.errors import CancelledError, ConfigurationError
+from tokenring_xdit.hosts.calls import Output
+from tokenring_xdit.hosts.xfuser import parallelize
 from tokenring_xdit.pipelines.environment import quieten
 from tokenring_xdit.pipelines.loading import load_pipeline
-from tokenring_xdit.pipelines.messages import Done, Failed, Phase, Progress, Run, Setup
+from tokenring_xdit.pipelines.messages import ServeRequest, Setup, StepDone
 from tokenring_xdit.pipelines.preview import Preview
 from tokenring_xdit.pipelines.request import call_arguments, media_of
-from tokenring_xdit.workers.environment import INIT_METHOD_VARIABLE
-from tokenring_xdit.workers.mailbox import Mailbox
+from tokenring_xdit.workers.loop import Commands, Mailbox
+from tokenring_xdit.workers.messages import Failed, Phase, Progress
+from tokenring_xdit.workers.world import join_world
 
-__all__ = ["Server"]
+__all__ = ["Server", "commands"]
+
+
+def commands(mailbox: Mailbox) -> Commands:
+    """Load a model, then serve requests."""
+    server: Server | None = None
+
+    def load(setup: Setup) -> Failed | None:
+        nonlocal server
+        try:
+            server = Server(setup, mailbox)
+        except Exception as error:
+            traceback.print_exc()
+            return Failed.of(error, phase=Phase.LOADING)
+        return None
+
+    def serve(command: ServeRequest) -> list[Any] | Failed | None:
+        assert server is not None
+        return server.serve(command)
+
+    return {Setup: load, ServeRequest: serve}
 
 
 class Server:
@@ -46,13 +67,7 @@ class Server:
         self._rank, self._ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         device = rank_device()
         if self._ranks > 1:
-            dist.init_process_group(
-                "nccl" if device.type == "cuda" else "gloo",
-                init_method=os.environ[INIT_METHOD_VARIABLE],
-                rank=self._rank,
-                world_size=self._ranks,
-                timeout=timedelta(seconds=setup.timeout),
-            )
+            join_world(device, timedelta(seconds=setup.timeout))
             self._control = dist.new_group(backend="gloo")
         self._pipe = load_pipeline(setup.model, setup.dtype, device)
         self._class = type(self._pipe)
@@ -67,19 +82,18 @@ class Server:
                 output=Output.FIRST_RANK,
             )
         self._phase = Phase.BEFORE
-        self._run: Run | None = None
+        self._preview_wanted = False
         self._pipe.progress_bar = self._progress_bar
 
-    def serve(self, run: Run) -> Done | Failed:
-        """Serve a request on all ranks together."""
-        self._run, self._phase = run, Phase.BEFORE
+    def serve(self, command: ServeRequest) -> list[Any] | Failed | None:
+        """Serve a request on all ranks together; the first one returns what was made."""
+        self._preview_wanted, self._phase = command.preview, Phase.BEFORE
         try:
-            arguments = call_arguments(self._class, run.request)
-            if run.preview:
+            arguments = call_arguments(self._class, command.request)
+            if command.preview:
                 arguments |= self._preview.arguments(arguments)
             output = self._pipe(**arguments)
-            media = [_portable(medium) for medium in media_of(output)] if self._rank == 0 else None
-            return Done(run.number, media)
+            return [_portable(medium) for medium in media_of(output)] if self._rank == 0 else None
         except Exception as error:
             return self._failed(error)
         finally:
@@ -89,33 +103,23 @@ class Server:
                 torch.cuda.empty_cache()  # not run on a GPU
 
     def _failed(self, error: Exception) -> Failed:
-        assert self._run is not None
         if self._phase is Phase.BEFORE and isinstance(error, (TypeError, ValueError)):
             error = ConfigurationError(f"{self._class.__name__} refuses this request: {error}").with_traceback(
                 error.__traceback__
             )
-        if not isinstance(error, TokenRingError):
-            traceback.print_exception(error)
-        return Failed(
-            number=self._run.number,
-            phase=self._phase,
-            kind=type(error).__name__,
-            message=str(error),
-            time=time.time(),
-        )
+        return Failed.of(error, phase=self._phase)
 
     def _progress_bar(self, iterable: Any = None, total: int | None = None) -> tqdm:
         self._phase = Phase.STEPS
         return _Steps(self._step_over, self._steps_over, iterable, total=total, disable=True)
 
     def _step_over(self, step: int, steps: int) -> None:
-        assert self._run is not None
-        number = self._run.number
-        if self._agreed(self._mailbox.cancelled(number)):
+        if self._agreed(self._mailbox.cancelled()):
             raise CancelledError(f"the request was cancelled after step {step} of {steps}")
         if self._rank == 0:
-            picture = self._preview.draw() if self._run.preview else None
-            self._mailbox.answer(Progress(number, step, steps, picture))
+            picture = self._preview.draw() if self._preview_wanted else None
+            assert self._mailbox.number is not None
+            self._mailbox.answer(Progress(self._mailbox.number, StepDone(step, steps, picture)))
 
     def _steps_over(self) -> None:
         self._phase = Phase.AFTER

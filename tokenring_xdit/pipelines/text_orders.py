@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Answer", "LoadText", "Question"]
+__all__ = ["LoadText", "Question", "Said"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Said:
     """What a rank says to a question.
 
     Attributes:

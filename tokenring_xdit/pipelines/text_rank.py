@@ -1,8 +1,7 @@
-"""What each rank of ``ask`` does; see :mod:`tokenring_xdit.workers.birth`."""
+"""What each rank of ``ask`` does; see :mod:`tokenring_xdit.workers.loop`."""
 
 from __future__ import annotations
 
-import os
 import time
 from datetime import timedelta
 from typing import Any
@@ -19,12 +18,12 @@ from tokenring_xdit.dtypes import torch_dtype
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.hosts.transformers import parallelize
 from tokenring_xdit.hub import problem_in
-from tokenring_xdit.pipelines.text_orders import Answer, LoadText, Question
-from tokenring_xdit.workers.environment import INIT_METHOD_VARIABLE
-from tokenring_xdit.workers.mailbox import Mailbox
-from tokenring_xdit.workers.messages import Aside
+from tokenring_xdit.pipelines.text_orders import LoadText, Question, Said
+from tokenring_xdit.workers.loop import Commands, Mailbox
+from tokenring_xdit.workers.messages import Progress
+from tokenring_xdit.workers.world import join_world
 
-__all__ = ["Conversation", "main"]
+__all__ = ["Conversation", "commands"]
 
 _PATIENCE = timedelta(hours=1)
 
@@ -39,7 +38,7 @@ class _Teller(TextStreamer):  # type: ignore[misc]
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         """Tell a piece."""
         if text:
-            self._mailbox.answer(Aside(text))
+            self._mailbox.answer(Progress(self._mailbox.number or 0, text))
 
 
 class Conversation:
@@ -65,7 +64,7 @@ class Conversation:
         self._cache = self._model.tokenring.cache()
         self._computed = torch.empty(1, 0, dtype=torch.long)
 
-    def ask(self, question: Question) -> Answer:
+    def ask(self, question: Question) -> Said:
         """Answer a question, on all ranks together."""
         start = time.perf_counter()
         first = f"{self._context}\n\n{question.text}" if self._context and not self._messages else question.text
@@ -92,7 +91,7 @@ class Conversation:
         text = self._tokenizer.decode(said, skip_special_tokens=True)
         self._messages.append({"role": "assistant", "content": text})
         seconds = time.perf_counter() - start
-        return Answer(text, ids.shape[1], reused, len(said), max(self._cache.held()), seconds)
+        return Said(text, ids.shape[1], reused, len(said), max(self._cache.held()), seconds)
 
     def _tokens(self) -> Tensor:
         """The whole conversation ``[1, S]``, as the model was taught to read one."""
@@ -116,19 +115,18 @@ class Conversation:
         return reused
 
 
-def main(mailbox: Mailbox) -> None:
-    """Load a model and answer questions until the command is gone, or one of them fails."""
+def commands(mailbox: Mailbox) -> Commands:
+    """Join the other ranks; then load a model, and answer questions."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     device = rank_device()
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        init_method=os.environ.get(INIT_METHOD_VARIABLE, "env://"),
-        rank=int(os.environ["RANK"]),
-        world_size=int(os.environ["WORLD_SIZE"]),
-        timeout=_PATIENCE,
-    )
-    conversation = Conversation(mailbox.next(), device, mailbox)
-    mailbox.answer(None)
-    while True:
-        mailbox.answer(conversation.ask(mailbox.next()))
+    join_world(device, _PATIENCE, mailbox.store)
+    conversations: list[Conversation] = []
+
+    def load(order: LoadText) -> None:
+        conversations.append(Conversation(order, device, mailbox))
+
+    def ask(question: Question) -> Said:
+        return conversations[-1].ask(question)
+
+    return {LoadText: load, Question: ask}

@@ -1,4 +1,4 @@
-"""Splits of ranks, what is predicted of each, and which one to take."""
+"""Ways to divide ranks, what is predicted of each, and which one to take."""
 
 from __future__ import annotations
 
@@ -6,77 +6,31 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from tokenring_xdit.defaults import DEFAULT_SCHEDULE
+from tokenring_xdit.parallel import ParallelDims
 
-__all__ = ["TIE", "Option", "Split", "ranked_schedules", "ranked_splits", "seconds_of"]
+__all__ = ["TIE", "Option", "ranked_schedules", "ranked_splits", "seconds_of"]
 
 TIE = 0.02
 """Differences in time that a simulation cannot tell."""
 
 
 @dataclass(frozen=True)
-class Split:
-    """How ranks are divided.
-
-    Attributes:
-        ulysses: Ranks that share heads.
-        tokenring: Ranks of a node that run a schedule; 1 where none does.
-        ring: xfuser's ring degree: alone its own Ring, with ``tokenring`` the nodes.
-        schedule: What the TokenRing ranks run, as ``--tokenring_schedule`` takes it; empty without them, or where it is
-            not yet chosen.
-
-    One rank alone, whatever the number of ranks, is the split of the defaults.
-    """
-
-    ulysses: int = 1
-    tokenring: int = 1
-    ring: int = 1
-    schedule: str = ""
-
-    @property
-    def flags(self) -> str:
-        """What to tell ``xdit``."""
-        degrees = (("ulysses", self.ulysses), ("tokenring", self.tokenring), ("ring", self.ring))
-        flags = [f"--{name}_degree {degree}" for name, degree in degrees if degree > 1]
-        told = self.schedule not in {"", DEFAULT_SCHEDULE}
-        return " ".join([*flags, *([f"--tokenring_schedule {self.schedule}"] if told else [])])
-
-    @property
-    def flag_count(self) -> int:
-        """How many flags that are."""
-        return self.flags.count("--")
-
-    @property
-    def ranks(self) -> int:
-        """Ranks that take part."""
-        return self.ulysses * self.tokenring * self.ring
-
-    def __str__(self) -> str:
-        parts = [f"ulysses {self.ulysses}"] if self.ulysses > 1 else []
-        if self.tokenring > 1:
-            parts.append(f"{self.schedule or 'tokenring'} {self.tokenring}")
-        if self.ring > 1:
-            parts.append(f"{'nodes' if self.tokenring > 1 else 'xfuser-ring'} {self.ring}")
-        return " x ".join(parts) or "one rank"
-
-
-@dataclass(frozen=True)
 class Option:
-    """A split and what comes of it.
+    """A way to divide ranks and what comes of it.
 
     Attributes:
-        split: The split.
-        seconds: Of one attention call, simulated; ``None`` where the split is not legal.
+        dims: How they are divided; one rank alone, whatever their number, is what the defaults say.
+        seconds: Of one attention call, simulated; ``None`` where it is not legal.
         launch: Seconds that the slowest host takes to launch it.
         exposed: Seconds of it in which nothing hides communication.
         sent: Bytes that a rank sends, at most.
         messages: Messages that a rank sends, at most.
         memory: Bytes that a rank holds beside its inputs, at most.
-        refusal: Why the split is not legal.
+        refusal: Why it is not legal.
         why: Of the one to take, why it is.
     """
 
-    split: Split
+    dims: ParallelDims
     seconds: float | None = None
     launch: float | None = None
     exposed: float | None = None
@@ -93,7 +47,7 @@ def seconds_of(option: Option) -> float:
 
 
 _CRITERIA: tuple[tuple[Callable[[Option], int], str], ...] = (
-    (lambda option: option.split.flag_count, "fewest flags"),
+    (lambda option: option.dims.flags.count("--"), "fewest flags"),
     (lambda option: option.memory or 0, "least memory"),
     (lambda option: option.sent or 0, "fewest bytes sent"),
 )
@@ -121,7 +75,7 @@ def ranked_schedules(options: Sequence[Option]) -> tuple[Option, ...]:
 
 
 def _by_time(options: Sequence[Option]) -> list[Option]:
-    return sorted(options, key=lambda option: (seconds_of(option), str(option.split)))
+    return sorted(options, key=lambda option: (seconds_of(option), str(option.dims)))
 
 
 def _as_fast_as_any(by_time: Sequence[Option]) -> list[Option]:
@@ -136,14 +90,12 @@ def _why(best: Option, tied: Sequence[Option], by_time: Sequence[Option]) -> str
         if not others:
             return "nothing else is legal"
         slower = seconds_of(others[0]) / seconds_of(best) - 1
-        return f"the fastest: the next, {others[0].split}, takes {slower:.0%} more"
+        return f"the fastest: the next, {others[0].dims}, takes {slower:.0%} more"
     reasons, left = [], list(tied)
     for count, what in _CRITERIA:
         least = min(map(count, left))
         if any(count(option) > least for option in left):
             reasons.append(what)
             left = [option for option in left if count(option) == least]
-    among = (
-        f"one of {len(tied)} within {TIE:.0%} of the fastest ({tied[0].split}), which a simulation cannot tell apart"
-    )
+    among = f"one of {len(tied)} within {TIE:.0%} of the fastest ({tied[0].dims}), which a simulation cannot tell apart"
     return f"{among}: {', then '.join(reasons)}" if reasons else f"{among}; they send and hold alike"

@@ -9,8 +9,10 @@ from functools import cached_property
 
 from tokenring_xdit.defaults import DEFAULT_SCHEDULE
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.planning.cost import Cost
-from tokenring_xdit.planning.options import TIE, Option, Split, ranked_schedules, ranked_splits, seconds_of
+from tokenring_xdit.parallel import ParallelDims
+from tokenring_xdit.planning.effects import NO_EFFECTS, Effects
+from tokenring_xdit.planning.machine import Machine
+from tokenring_xdit.planning.options import TIE, Option, ranked_schedules, ranked_splits, seconds_of
 from tokenring_xdit.planning.others import Inside, gathered, shared_heads, ulysses
 from tokenring_xdit.planning.simulate import Simulation, run
 from tokenring_xdit.schedule import ALGORITHMS, Mask, Spelled, VerifiedSchedule, build, parse, q_block
@@ -34,10 +36,11 @@ _MANY_RANKS = 64
 def plan(
     problem: Problem,
     topology: Network,
-    cost: Cost,
+    machine: Machine,
+    effects: Effects = NO_EFFECTS,
     *,
     xfuser_ring: bool = True,
-    on_split: Callable[[int, int, Split], None] = lambda done, total, split: None,
+    on_split: Callable[[int, int, ParallelDims], None] = lambda done, total, split: None,
 ) -> tuple[Option, ...]:
     """Every split of the problem's ranks and one rank alone, legal ones by time, then the others.
 
@@ -48,7 +51,8 @@ def plan(
     Args:
         problem: The attention call.
         topology: Rank ``r`` is at its ``r``-th host.
-        cost: The machine.
+        machine: Speeds of the ranks.
+        effects: What else happens.
         xfuser_ring: Whether xfuser takes the model over its own Ring.
         on_split: Told how many splits were tried, of how many, and which comes next.
 
@@ -60,7 +64,7 @@ def plan(
             f"{problem.ranks} ranks do not fit topology '{topology.name}', which has {len(topology.hosts)} hosts"
         )
     splits = tuple(_splits(problem.ranks)) if problem.ranks > 1 else ()
-    options = [_alone(problem, topology, cost)]
+    options = [_alone(problem, topology, machine, effects)]
     tried: list[tuple[_Setting, list[_Trial]]] = []
     for done, split in enumerate(splits):
         on_split(done, len(splits), split)
@@ -68,9 +72,9 @@ def plan(
         if refusal is not None:
             options.append(Option(split, refusal=refusal))
         elif split.tokenring == 1:
-            options.append(_upstream(split, problem, topology, cost))
+            options.append(_upstream(split, problem, topology, machine, effects))
         else:
-            setting = _Setting(split, problem, topology, cost, spell=_as_flag)
+            setting = _Setting(split, problem, topology, machine, effects)
             tried.append((setting, setting.trials(setting.whole())))
     options += (trial.option for _, trials in tried for trial in trials)
     fastest = min(map(seconds_of, options))
@@ -82,15 +86,15 @@ def plan(
     return ranked_splits(options)
 
 
-def _splits(ranks: int) -> Iterator[Split]:
+def _splits(ranks: int) -> Iterator[ParallelDims]:
     """All degrees whose product is the number of ranks, with the schedule left open."""
     for u in (d for d in range(1, ranks + 1) if ranks % d == 0):
         inner = ranks // u
         for t in (d for d in range(1, inner + 1) if inner % d == 0):
-            yield Split(u, t, inner // t)
+            yield ParallelDims(u, t, inner // t)
 
 
-def _refusal(split: Split, problem: Problem, xfuser_ring: bool) -> str | None:
+def _refusal(split: ParallelDims, problem: Problem, xfuser_ring: bool) -> str | None:
     u = split.ulysses
     if split.tokenring == 1 and split.ring > 1 and not xfuser_ring:
         return "xfuser refuses this model over its Ring"
@@ -110,7 +114,7 @@ def _refusal(split: Split, problem: Problem, xfuser_ring: bool) -> str | None:
     return None
 
 
-def _alone(problem: Problem, topology: Network, cost: Cost) -> Option:
+def _alone(problem: Problem, topology: Network, machine: Machine, effects: Effects) -> Option:
     """The whole call on one rank: one call of the kernel, which holds its output."""
     whole = Problem(
         (sum(problem.q_lengths),),
@@ -122,18 +126,18 @@ def _alone(problem: Problem, topology: Network, cost: Cost) -> Option:
         problem.element_bytes,
         problem.partial_bytes,
     )
-    split = Split()
+    split = ParallelDims()
     alone = gathered(whole)
-    return _option(split, run(str(split), alone, topology, cost), whole.size(q_block(0)))
+    return _option(split, run(str(split), alone, topology, machine, effects), whole.size(q_block(0)))
 
 
-def _upstream(split: Split, problem: Problem, topology: Network, cost: Cost) -> Option:
+def _upstream(split: ParallelDims, problem: Problem, topology: Network, machine: Machine, effects: Effects) -> Option:
     """Ulysses, Ring, or both, without anything of ours."""
     if split.ulysses == 1 and split.ring > 1:
         programs = gathered(problem)
     else:
-        programs = ulysses(split.ulysses, Inside.GATHERED, problem, in_order=cost.in_order)
-    return _option(split, run(str(split), programs, topology, cost), _memory(programs))
+        programs = ulysses(split.ulysses, Inside.GATHERED, problem, in_order=machine.in_order)
+    return _option(split, run(str(split), programs, topology, machine, effects), _memory(programs))
 
 
 def _memory(programs: Sequence[RankProgram]) -> int:
@@ -163,21 +167,19 @@ class _Setting:
     """In what schedules are timed.
 
     Attributes:
-        split: With the schedule left open.
+        split: Its schedule is left open.
         problem: The call, of all ranks.
         topology: Rank ``r`` is at its ``r``-th host.
-        cost: The machine.
-        spell: What a split calls a schedule.
-        mask: Which keys a query sees.
+        machine: Speeds of the ranks.
+        effects: What else happens.
         keys_stay_whole: Whether only schedules will do that leave keys at home in one piece.
     """
 
-    split: Split
+    split: ParallelDims
     problem: Problem
     topology: Network
-    cost: Cost
-    spell: Callable[[Spelled], str]
-    mask: Mask = Mask.FULL
+    machine: Machine
+    effects: Effects
     keys_stay_whole: bool = False
 
     @cached_property
@@ -208,7 +210,7 @@ class _Setting:
         return self._simulated_soon(
             parse(f"{name}:{options}" if options else name)
             for name, algorithm in ALGORITHMS.items()
-            if self.mask in algorithm.masks and algorithm.across_nodes is across_nodes
+            if self.split.mask in algorithm.masks and algorithm.across_nodes is across_nodes
             for options in algorithm.worth(self.inner.ranks, self.heads)
         )
 
@@ -222,14 +224,14 @@ class _Setting:
 
     def trials(self, names: Sequence[Spelled]) -> list[_Trial]:
         """Time those that will do."""
-        built = [(name, build(str(name), self.inner.ranks, self.mask, self.heads)) for name in names]
+        built = [(name, build(str(name), self.inner.ranks, self.split.mask, self.heads)) for name in names]
         return [self._trial(name, verified) for name, verified in built if self._does(verified)]
 
     def other_forms(self, trials: Sequence[_Trial], fastest: float) -> list[Spelled]:
         """The most promising in pieces, or in wide calls, where that could take less time than the fastest of all."""
         if self.inner.ranks > _MANY_RANKS:
             return []
-        best = sorted(trials, key=lambda trial: (seconds_of(trial.option), str(trial.option.split)))[:_PROMISING]
+        best = sorted(trials, key=lambda trial: (seconds_of(trial.option), str(trial.option.dims)))[:_PROMISING]
         cut = [
             trial.name.having(chunks=count)
             for trial in best
@@ -251,25 +253,27 @@ class _Setting:
 
     def _trial(self, name: Spelled, verified: VerifiedSchedule) -> _Trial:
         schedule, degree = verified.schedule, self.split.ulysses
-        split = replace(self.split, schedule=self.spell(name))
+        inside = name if self.split.ring == 1 else name.in_nodes()[0]  # between nodes flags say what runs in one
+        split = replace(self.split, schedule=str(inside))
         if degree > 1:
-            programs = ulysses(degree, schedule, self.problem, in_order=self.cost.in_order)
+            programs = ulysses(degree, schedule, self.problem, in_order=self.machine.in_order)
         else:
-            programs = lower(schedule, self.problem, in_order=self.cost.in_order)
-        simulation = run(str(split), programs, self.topology, self.cost)
+            programs = lower(schedule, self.problem, in_order=self.machine.in_order)
+        simulation = run(str(split), programs, self.topology, self.machine, self.effects)
         option = _option(split, simulation, _memory(programs))
         return _Trial(name, option, simulation.floor, max(map(self._overhead, programs)))
 
     def _overhead(self, program: RankProgram) -> float:
         kernels, merges = (sum(isinstance(step, kind) for _, step in program.steps) for kind in (KernelCall, MergeCall))
-        of_kernels = max(self.cost.attend_overhead, self.cost.launches.attend) * max(0, kernels - 1)
-        return of_kernels + max(self.cost.fold_overhead, self.cost.launches.fold) * max(0, merges - 1)
+        of_kernels = max(self.machine.attend_overhead, self.machine.launches.attend) * max(0, kernels - 1)
+        return of_kernels + max(self.machine.fold_overhead, self.machine.launches.fold) * max(0, merges - 1)
 
 
 def best_schedules(
     problem: Problem,
     topology: Network,
-    cost: Cost,
+    machine: Machine,
+    effects: Effects = NO_EFFECTS,
     *,
     nodes: int = 1,
     mask: Mask = Mask.FULL,
@@ -280,13 +284,14 @@ def best_schedules(
     Args:
         problem: The attention call.
         topology: Rank ``r`` is at its ``r``-th host.
-        cost: The machine.
+        machine: Speeds of the ranks.
+        effects: What else happens.
         nodes: Nodes with a ring of keys between them; 1 without.
         mask: Which keys a query sees.
         keys_stay_whole: Whether only schedules will do that leave keys at home in one piece.
     """
-    split = Split(tokenring=problem.ranks // nodes, ring=nodes)
-    setting = _Setting(split, problem, topology, cost, str, mask, keys_stay_whole)
+    split = ParallelDims(tokenring=problem.ranks // nodes, ring=nodes, mask=mask)
+    setting = _Setting(split, problem, topology, machine, effects, keys_stay_whole)
     names = setting.whole()
     if nodes == 1:
         names += setting.nodes_left_open()
@@ -296,11 +301,6 @@ def best_schedules(
     return ranked_schedules([trial.option for trial in (*whole, *others)])
 
 
-def _as_flag(name: Spelled) -> str:
-    """What ``--tokenring_schedule`` says: between nodes it names what runs inside one."""
-    return str(name.in_nodes()[0])
-
-
-def _option(split: Split, simulation: Simulation, memory: int) -> Option:
+def _option(split: ParallelDims, simulation: Simulation, memory: int) -> Option:
     sent, messages = max(simulation.sent), max(simulation.messages)
     return Option(split, simulation.makespan, simulation.launch, simulation.exposed, sent, messages, memory)

@@ -17,7 +17,8 @@ from heapq import heappop, heappush
 import numpy as np
 
 from tokenring_xdit.errors import ConfigurationError, ScheduleError
-from tokenring_xdit.planning.cost import Cost
+from tokenring_xdit.planning.effects import NO_EFFECTS, Effects
+from tokenring_xdit.planning.machine import Machine
 from tokenring_xdit.planning.steps import Message, Posting, TimedStep, Work, timed
 from tokenring_xdit.planning.traffic import Traffic
 from tokenring_xdit.schedule import Activity, Span, Timeline, VerifiedSchedule
@@ -31,9 +32,6 @@ __all__ = ["Simulation", "run", "run_steps", "simulate"]
 
 _SAME_TIME = 1e-9
 """Relative: events so close to each other are one, so that what ranks do alike is computed once."""
-
-_GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
-"""Its multiples, whole numbers left away, lie as far from each other as can be, however many there are."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +83,21 @@ class Simulation:
         return Timeline(self.name, len(self.sent), tuple(spans))
 
 
-def simulate(schedule: VerifiedSchedule, network: Network, problem: Problem, cost: Cost) -> Simulation:
+def simulate(
+    schedule: VerifiedSchedule,
+    network: Network,
+    problem: Problem,
+    machine: Machine,
+    effects: Effects = NO_EFFECTS,
+) -> Simulation:
     """Time a schedule.
 
     Args:
         schedule: What the ranks do.
         network: Rank ``r`` is at its ``r``-th host.
         problem: The attention call.
-        cost: Speeds of the ranks.
+        machine: Speeds of the ranks.
+        effects: What else happens.
 
     Raises:
         ConfigurationError: There are fewer hosts than ranks, or the problem is of another number of ranks.
@@ -102,20 +107,28 @@ def simulate(schedule: VerifiedSchedule, network: Network, problem: Problem, cos
         raise ConfigurationError(
             f"schedule '{plan.name}' is for {plan.world_size} ranks, the problem for {problem.ranks}"
         )
-    return run(plan.name, lower(plan, problem, in_order=cost.in_order), network, cost)
+    return run(plan.name, lower(plan, problem, in_order=machine.in_order), network, machine, effects)
 
 
-def run(name: str, programs: Sequence[RankProgram], network: Network, cost: Cost) -> Simulation:
+def run(
+    name: str, programs: Sequence[RankProgram], network: Network, machine: Machine, effects: Effects = NO_EFFECTS
+) -> Simulation:
     """Time programs of ranks; see :func:`simulate`.
 
     Raises:
         ConfigurationError: There are fewer hosts than ranks.
         ScheduleError: Some ranks wait for what never comes.
     """
-    return run_steps(name, timed(programs, cost), network, cost)
+    return run_steps(name, timed(programs, machine, effects), network, machine, effects)
 
 
-def run_steps(name: str, steps: Sequence[Sequence[TimedStep]], network: Network, cost: Cost) -> Simulation:
+def run_steps(
+    name: str,
+    steps: Sequence[Sequence[TimedStep]],
+    network: Network,
+    machine: Machine,
+    effects: Effects = NO_EFFECTS,
+) -> Simulation:
     """Time what ranks do in order.
 
     Raises:
@@ -126,7 +139,7 @@ def run_steps(name: str, steps: Sequence[Sequence[TimedStep]], network: Network,
         raise ConfigurationError(
             f"{len(steps)} ranks do not fit into network '{network.name}', which has {len(network.hosts)} hosts"
         )
-    return _World(name, steps, network, cost).run()
+    return _World(name, steps, network, machine, effects).run()
 
 
 class _Rank:
@@ -151,17 +164,24 @@ _Stretch = tuple[int, Activity, float, float, Message | TimedStep]
 
 
 class _World:
-    def __init__(self, name: str, programs: Sequence[Sequence[TimedStep]], network: Network, cost: Cost) -> None:
-        self.name, self.cost = name, cost
+    def __init__(
+        self,
+        name: str,
+        programs: Sequence[Sequence[TimedStep]],
+        network: Network,
+        machine: Machine,
+        effects: Effects,
+    ) -> None:
+        self.name, self.machine, self.effects = name, machine, effects
         self.now = 0.0
-        self.ranks = [_Rank((*_late(rank, cost), *steps)) for rank, steps in enumerate(programs)]
+        self.ranks = [_Rank((*_late(effects.late(rank)), *steps)) for rank, steps in enumerate(programs)]
         self.states: dict[Message, int] = defaultdict(int)
         self.left = np.full(len(self.ranks), np.inf)  # seconds of the step that a rank is busy with
         self.look = set(range(len(self.ranks)))  # ranks for which something has changed
         self.connections: dict[tuple[int, int, str], deque[Message]] = defaultdict(deque)  # in order, the first moves
         self.exchanges: dict[tuple[int, str], deque[Posting]] = defaultdict(deque)  # of a rank on a channel in order
         self.under_way: dict[tuple[int, str], int] = defaultdict(int)  # transfers of the first of them, both ways
-        self.traffic = Traffic(network, cost)
+        self.traffic = Traffic(network, effects)
         self.landing: list[tuple[float, int, Message, float]] = []  # a heap: their last byte has left; they arrive then
         self.landed = 0  # and how many have been on it: this many numbers are taken
         self.stretches: list[_Stretch] = []
@@ -196,7 +216,7 @@ class _World:
 
     def _floor(self, launch: float) -> float:
         works = [sum(step.seconds for step in rank.steps) for rank in self.ranks]
-        together = 0.0 if self.cost.cores is None else sum(works) / self.cost.cores
+        together = 0.0 if self.machine.cores is None else sum(works) / self.machine.cores
         return max(*works, together, self.traffic.busiest, launch)
 
     # -- ranks ---------------------------------------------------------------------------------------------------
@@ -301,13 +321,10 @@ class _World:
 
     def _speed(self) -> float:
         """How fast each rank computes: fully, or its share of cores that ranks and wires use together."""
-        if self.cost.cores is None:
+        if self.machine.cores is None:
             return 1.0
         working = int(np.isfinite(self.left).sum())
-        if not working:
-            return 1.0
-        kept = self.cost.kept_cores * self.cost.cores
-        return min(1.0, max(self.cost.cores - self.traffic.work, kept) / working)
+        return self.effects.speed(self.machine.cores, working, self.traffic.work) if working else 1.0
 
     def _leave(self, message: Message, since: float) -> None:
         """Its last byte has left; what waited for that starts."""
@@ -318,7 +335,7 @@ class _World:
             self._one_less(source, channel)
         self.look.add(source)
         self.landed += 1
-        arrives = self.now + self.traffic.delay(message) + self.cost.latency
+        arrives = self.now + self.traffic.delay(message) + self.machine.latency
         heappush(self.landing, (arrives, self.landed, message, since))
         self._start(source, target, channel)  # what stands behind it
         if message.before is not None:
@@ -337,8 +354,6 @@ def _posts(steps: Sequence[TimedStep]) -> Iterator[Posting]:
     return (step for step in steps if isinstance(step, Posting))
 
 
-def _late(rank: int, cost: Cost) -> tuple[TimedStep, ...]:
-    """What a rank does before it begins: nothing, for a time that differs from those of its neighbours."""
-    if not cost.skew:
-        return ()
-    return (Work(Activity.WAIT, (), cost.skew * (rank * _GOLDEN_RATIO % 1), "a late start"),)
+def _late(seconds: float) -> tuple[TimedStep, ...]:
+    """What a rank does that begins so late."""
+    return (Work(Activity.WAIT, (), seconds, "a late start"),) if seconds else ()

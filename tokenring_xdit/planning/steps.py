@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tokenring_xdit.planning.cost import Attention, Cost
+from tokenring_xdit.planning.effects import Effects
+from tokenring_xdit.planning.machine import Attention, Machine
 from tokenring_xdit.schedule import Activity, Block
 from tokenring_xdit.schedule.lower.program import (
     Collective,
@@ -117,27 +118,33 @@ class _Messages:
         return made[number]
 
 
-def timed(programs: Sequence[RankProgram], cost: Cost) -> tuple[tuple[TimedStep, ...], ...]:
+def timed(programs: Sequence[RankProgram], machine: Machine, effects: Effects) -> tuple[tuple[TimedStep, ...], ...]:
     """Give what ranks do its cost.
 
     Args:
         programs: Of all ranks.
-        cost: The machine.
+        machine: What it takes.
+        effects: What else happens.
     """
     messages = _Messages()
-    return tuple(tuple(_Rank(rank, program, cost, messages).steps()) for rank, program in enumerate(programs))
+    return tuple(
+        tuple(_Rank(rank, program, machine, effects, messages).steps()) for rank, program in enumerate(programs)
+    )
 
 
 class _Rank:
-    def __init__(self, number: int, program: RankProgram, cost: Cost, messages: _Messages) -> None:
-        self._number, self._program, self._cost, self._messages = number, program, cost, messages
+    def __init__(
+        self, number: int, program: RankProgram, machine: Machine, effects: Effects, messages: _Messages
+    ) -> None:
+        self._number, self._program, self._messages = number, program, messages
+        self._machine, self._effects = machine, effects
         self._came: dict[int, Message] = {}  # what brings the content of a slot
         self._packed: list[int] = []  # bytes of what the next post sends
 
     def steps(self) -> Iterator[TimedStep]:
-        cost, launches = self._cost, self._cost.launches
+        machine, launches = self._machine, self._machine.launches
         if self._program.ours:
-            yield Work(Activity.WAIT, (), cost.call_overhead, "the call", launches.call)
+            yield Work(Activity.WAIT, (), machine.call_overhead, "the call", launches.call)
         for _, step in self._program.steps:
             if isinstance(step, Post):
                 if step.collective is Collective.ALL_GATHER:
@@ -150,18 +157,25 @@ class _Rank:
                 self._packed.append(self._size(step.slot))
                 self._came.pop(step.slot, None)
             elif isinstance(step, Concat):
-                needs = self._needs(*(part.slot for part in step.parts))
-                self._came.pop(step.slot, None)
-                yield Work(Activity.MERGE, needs, cost.fold(self._size(step.slot)), step, launches.fold)
+                yield self._concat(step)
             elif isinstance(step, MergeCall):
                 slots = [partial.slot for partial in step.partials]
-                seconds = cost.fold(sum(map(self._size, slots)))
+                seconds = machine.fold(sum(map(self._size, slots)))
                 yield Work(Activity.MERGE, self._needs(*slots), seconds, step, launches.fold)
             else:
-                seconds = cost.attend(self._attention(step))
-                yield Work(
-                    Activity.ATTEND, self._needs(step.keys.slot, step.queries.slot), seconds, step, launches.attend
-                )
+                seconds = machine.attend(self._attention(step))
+                needs = self._needs(step.keys.slot, step.queries.slot)
+                launch = launches.attend + launches.fold * (step.output >= 0)  # its log-sum-exp becomes token-major
+                yield Work(Activity.ATTEND, needs, seconds, step, launch)
+
+    def _concat(self, step: Concat) -> Work:
+        """What has not arrived in its place is copied."""
+        slots = self._program.slots
+        copied = [self._part_size(part) for part in step.parts if slots[part.slot].inside != step.slot]
+        needs = self._needs(*(part.slot for part in step.parts))
+        self._came.pop(step.slot, None)
+        launch = self._machine.launches.fold * bool(copied)
+        return Work(Activity.MERGE, needs, self._machine.fold(sum(copied)) if copied else 0.0, step, launch)
 
     def _attention(self, step: KernelCall) -> Attention:
         head_dim = self._program.slots[step.queries.slot].shape[3]
@@ -180,7 +194,7 @@ class _Rank:
     def _packing(self) -> tuple[float, float]:
         """Seconds of packing what the next post sends, and what the host takes."""
         packed, self._packed = self._packed, []
-        return sum(map(self._cost.fold, packed)), len(packed) * self._cost.launches.fold
+        return sum(map(self._machine.fold, packed)), len(packed) * self._machine.launches.fold
 
     def _post(self, step: Post) -> Posting:
         needs = self._needs(*(part.slot for part in step.payloads))
@@ -196,9 +210,9 @@ class _Rank:
             for send in step.sends
         ]
         seconds, launch = self._packing()
-        seconds += step.messages * self._cost.message_overhead
-        launch += step.messages * self._cost.launches.message
-        ordered = step.channel if self._cost.in_order else ""
+        seconds += step.messages * self._machine.message_overhead
+        launch += step.messages * self._machine.launches.message
+        ordered = step.channel if self._machine.in_order else ""
         return Posting(needs, tuple(recvs), tuple(sends), seconds, launch, ordered)
 
     def _all_gather(self, step: Post) -> Iterator[TimedStep]:
@@ -217,8 +231,8 @@ class _Rank:
             going, coming = ranks[at - hop], ranks[at - hop - 1]
             recv = self._messages.awaited(before, self._number, channel, blocks[coming][1], blocks[coming][0])
             send = self._messages.sent(self._number, after, channel, blocks[going][1], blocks[going][0])
-            launch += 0.0 if hop else self._cost.launches.collective
-            yield Posting(came, (recv,), (send,), seconds + 2 * self._cost.message_overhead, launch)
+            launch += 0.0 if hop else self._machine.launches.collective
+            yield Posting(came, (recv,), (send,), seconds + 2 * self._machine.message_overhead, launch)
             seconds = launch = 0.0
             came = (recv,)
             sent.append(send)
@@ -235,13 +249,13 @@ class _Rank:
             back = self._messages.awaited(recv.peer, self._number, recv.channel, self._size(recv.slot), recv.block)
             there = self._messages.sent(self._number, send.peer, send.channel, size, send.block)
             peer = send.peer
-            if self._cost.turns_in_all_to_all and (self._number < peer) == bool((self._number + peer) % 2):
+            if self._effects.takes_turns and (self._number < peer) == bool((self._number + peer) % 2):
                 there.after, back.before = back, there
             self._came[recv.slot] = back
             recvs.append(back)
             sends.append(there)
-        seconds += 2 * len(sends) * self._cost.message_overhead
-        launch += self._cost.launches.collective
+        seconds += 2 * len(sends) * self._machine.message_overhead
+        launch += self._machine.launches.collective
         yield Posting(needs, tuple(recvs), tuple(sends), seconds, launch)
         if step.blocks:
             yield Work(Activity.WAIT, tuple(recvs), 0.0, str(step))

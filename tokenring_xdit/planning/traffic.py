@@ -7,10 +7,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from tokenring_xdit.planning.cost import Cost
+from tokenring_xdit.planning.effects import Effects
 from tokenring_xdit.planning.steps import Message
 from tokenring_xdit.topology import Network
-from tokenring_xdit.topology.segments import segment
 from tokenring_xdit.topology.sharing import Amounts, Direction, Numbers, fill
 
 __all__ = ["Traffic"]
@@ -24,12 +23,11 @@ class Traffic:
 
     Args:
         network: Rank ``r`` is at its ``r``-th host.
-        cost: What carrying costs the processor that all ranks share, if they do.
+        effects: What else happens on the way.
     """
 
-    def __init__(self, network: Network, cost: Cost) -> None:
-        self._network, self._cost = network, cost
-        self._catch_up = cost.catch_up if network.is_emulated else 0.0  # real wires do not
+    def __init__(self, network: Network, effects: Effects) -> None:
+        self._network, self._effects = network, effects
         self._wires: dict[Direction, int] = {}
         self._routes: dict[tuple[int, int], tuple[tuple[int, ...], float]] = {}  # wires by number, and their delay
         self._fresh: list[tuple[Message, float]] = []
@@ -69,7 +67,7 @@ class Traffic:
     @property
     def work(self) -> float:
         """Processor cores that all of it keeps busy."""
-        return self._cost.transfer_work * float(self._rates.sum()) + float(self._loads @ self._work)
+        return self._effects.transfer_work * float(self._rates.sum()) + float(self._loads @ self._work)
 
     def start(self, message: Message, now: float) -> None:
         """Put a message on its way; it moves from the next :meth:`share` on."""
@@ -85,7 +83,7 @@ class Traffic:
             return
         self._add_fresh()
         user, column = np.nonzero(self._paths != _NO_WIRE)
-        limit, weights = self._paths[user, column], self._weights()
+        limit, weights = self._paths[user, column], self._effects.weights(self._since)
         levels, _ = fill(len(self._left), user, limit, self._part[limit] * weights[user], np.ones(len(self._part)))
         self._rates = levels * weights
         self._loads = np.bincount(limit, self._rates[user], minlength=len(self._part)).astype(np.float64)
@@ -121,14 +119,6 @@ class Traffic:
         self._rates, self._paths, self._changed = self._rates[going], self._paths[going], True
         return gone
 
-    def _weights(self) -> Amounts:
-        """In what proportion messages share a wire."""
-        if not self._cost.unevenness:
-            return np.ones(len(self._left))
-        place = np.argsort(np.argsort(self._since, kind="stable"), kind="stable")
-        weights: Amounts = np.maximum((1 - self._cost.unevenness) ** place, self._cost.least_weight)
-        return weights
-
     def _add_fresh(self) -> None:
         routes = [self._route(message)[0] for message, _ in self._fresh]
         width = max(self._paths.shape[1], *(len(route) for route in routes)) if routes else self._paths.shape[1]
@@ -151,17 +141,17 @@ class Traffic:
 
     def _add_wires(self, new: Sequence[Direction]) -> None:
         nothing = np.zeros(len(new))
-        most = [self._most_at_once(way) for way in new]
+        most = [self._effects.at_once(self._network, way) for way in new]
         self._bytes, self._ahead, self._busy = (
             np.concatenate((known, nothing)) for known in (self._bytes, self._ahead, self._busy)
         )
         self._most, self._credit = (np.concatenate((known, most)) for known in (self._most, self._credit))
-        self._part = np.concatenate((self._part, [1 / self._capacity(way) for way in new]))
-        self._work = np.concatenate((self._work, [self._work_per_byte(way) for way in new]))
+        self._part = np.concatenate((self._part, [1 / self._network.payload_rate(way) for way in new]))
+        self._work = np.concatenate((self._work, [self._effects.work_per_byte(self._network, way) for way in new]))
 
     def _at_once(self, message: Message, route: tuple[int, ...]) -> float:
         """Let its wires carry what of it they may at once."""
-        if not self._catch_up:
+        if not self._most.any():
             return 0.0
         wires = list(route)
         ahead = min(float(message.size), float(self._credit[wires].min()))
@@ -176,18 +166,3 @@ class Traffic:
             wires = tuple(self._wires.setdefault(way, len(self._wires)) for way in ways)
             self._routes[pair] = wires, sum(self._network.wire(*way).delay for way in ways)
         return self._routes[pair]
-
-    def _capacity(self, way: Direction) -> float:
-        """Payload bytes a second."""
-        return self._network.wire(*way).rate_from(way[0]).bits_per_second / 8 * self._network.payload_share
-
-    def _most_at_once(self, way: Direction) -> float:
-        if not self._catch_up:
-            return 0.0
-        one = segment(self._network, self._network.wire(*way), way[0]) * self._network.payload_share
-        return self._catch_up * self._capacity(way) + one
-
-    def _work_per_byte(self, way: Direction) -> float:
-        if not self._cost.segment_work:
-            return 0.0
-        return self._cost.segment_work / segment(self._network, self._network.wire(*way), way[0])

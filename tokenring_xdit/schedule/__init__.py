@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from tokenring_xdit.schedule.algorithm import Algorithm, Published
+from tokenring_xdit.schedule.auto import AUTO, Auto
 from tokenring_xdit.schedule.builders import ALGORITHMS
 from tokenring_xdit.schedule.causal import causal
 from tokenring_xdit.schedule.describe import describe
@@ -36,12 +37,14 @@ from tokenring_xdit.schedule.verify import VerifiedSchedule, verify
 
 __all__ = [
     "ALGORITHMS",
+    "AUTO",
     "MOST_RANKS",
     "WHOLE",
     "Action",
     "Activity",
     "Algorithm",
     "Attend",
+    "Auto",
     "Block",
     "Channel",
     "Exchange",

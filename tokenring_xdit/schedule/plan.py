@@ -45,8 +45,6 @@ class Kind(Enum):
     KV = "KV"
     O = "O"  # noqa: E741 - the letter the papers use
 
-    __hash__ = object.__hash__  # members are single; enum's own takes ten times as long, and plans look kinds up a lot
-
     @property
     def messages(self) -> int:
         """How many messages carry a block: keys and values are two, an output and its log-sum-exp are one."""
@@ -137,10 +135,6 @@ class Block:
     def __post_init__(self) -> None:
         if (self.at is not None) != (self.kind is Kind.O):
             raise ValueError(f"only a partial output has a place where it was computed: {self}")
-
-    def __hash__(self) -> int:
-        # The executor looks blocks up all the time. This takes a tenth of the time of hashing every field.
-        return hash((self.owner, self.at, self.tokens.index, self.heads.index))
 
     @property
     def share(self) -> Fraction:

@@ -53,10 +53,6 @@ class _Grid:
         """(token, head) atoms of a query block or a partial output."""
         return list(itertools.product(_span(block.tokens, self.q), _span(block.heads, self.heads)))
 
-    def kv_atoms(self, block: Block) -> list[tuple[int, int]]:
-        """(token, head) atoms of a key/value block."""
-        return list(itertools.product(_span(block.tokens, self.kv), _span(block.heads, self.heads)))
-
 
 def _span(piece: Piece, count: int) -> range:
     return range(*piece.bounds(count))

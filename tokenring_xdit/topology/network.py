@@ -5,7 +5,7 @@ schedule on it.
 
 A :class:`Network` comes from a short form (``mesh:4:100mbit``), from a YAML file
 (:mod:`~tokenring_xdit.topology.files`), from a preset (:mod:`~tokenring_xdit.topology.presets`) or from a measurement
-(:mod:`~tokenring_xdit.topology.infer`). :class:`Counts` says what its rates count.
+(:mod:`~tokenring_xdit.lab.probe.infer`). :class:`Counts` says what its rates count.
 """
 
 from __future__ import annotations
@@ -233,6 +233,10 @@ class Network:
         """The rate of the slowest wire on the route, in the direction of travel."""
         path = self.route(source, destination)
         return min(self.wire(a, b).rate_from(a) for a, b in pairwise(path))
+
+    def payload_rate(self, way: tuple[str, str]) -> float:
+        """Bytes of payload a second that a link carries from one of its ends to the other."""
+        return self.wire(*way).rate_from(way[0]).bits_per_second / 8 * self.payload_share
 
     @cached_property
     def _wires(self) -> dict[frozenset[str], Wire]:

@@ -18,6 +18,7 @@ from tokenring_xdit.messages import shown
 from tokenring_xdit.spec import Whole, unknown
 from tokenring_xdit.topology.files import load_network
 from tokenring_xdit.topology.network import EXAMPLES, MOST_NODES, Counts, Network, Rate, Wire
+from tokenring_xdit.topology.smi import NVIDIA_SMI, load_nvidia_smi
 
 __all__ = ["FABRICS", "PRESETS", "Fabric", "Preset", "find_preset", "load_topology"]
 
@@ -289,7 +290,7 @@ def find_preset(name: str) -> Preset | None:
 
 
 def load_topology(text: str) -> Network:
-    """A network to plan for: a preset, a short form, or the path of a YAML file.
+    """A network to plan for: a preset, a short form, the path of a YAML file, or this machine's GPUs (``nvidia-smi``).
 
     Raises:
         ConfigurationError: It is none of these, or describes something that cannot work.
@@ -297,11 +298,14 @@ def load_topology(text: str) -> Network:
     preset = find_preset(text)
     if preset is not None:
         return preset.network
+    if text == NVIDIA_SMI or text.lower().endswith(".txt"):
+        return load_nvidia_smi(text)
     form = text.partition(":")[0]
     if ":" not in text and not text.lower().endswith((".yaml", ".yml")):
         raise ConfigurationError(
             f"{unknown('topology', text, PRESETS, like=form)} Also NODE*COUNT@FABRIC, as in "
-            f"hgx-h100*4@ib-ndr, with a fabric of {', '.join(FABRICS)}; {EXAMPLES}"
+            f"hgx-h100*4@ib-ndr, with a fabric of {', '.join(FABRICS)}; '{NVIDIA_SMI}' for this machine's GPUs, or a "
+            f".txt file of what nvidia-smi topo -m printed; {EXAMPLES}"
         )
     return load_network(text)
 

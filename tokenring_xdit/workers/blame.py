@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from tokenring_xdit import errors
-from tokenring_xdit.workers.messages import Failed, Gone
-from tokenring_xdit.workers.watch import Stopped
+from tokenring_xdit.workers.messages import Failed, Gone, RankOutcome, Silent, Stopped
 
-__all__ = ["Silent", "culprit", "in_words", "is_lost"]
+__all__ = ["culprit", "in_words", "is_lost", "is_lost_for_certain"]
 
 _OF_ANOTHER = frozenset(
     {
@@ -31,32 +29,26 @@ _TRANSPORT = ("gloo/transport", "ncclRemoteError", "ncclSystemError")
 Rank = TypeVar("Rank")
 
 
-@dataclass(frozen=True)
-class Silent:
-    """In a rank's stead: it was not waited for any longer.
-
-    Attributes:
-        reason: Why not.
-    """
-
-    reason: str
-
-
-def culprit(outcomes: Mapping[Rank, Any]) -> Rank:
+def culprit(outcomes: Mapping[Rank, RankOutcome]) -> Rank:
     """The rank whose failure came first, as far as that can be known.
 
     Args:
-        outcomes: :class:`Failed`, :class:`Gone`, :class:`Stopped` or :class:`Silent` of each rank that did not succeed.
+        outcomes: Of each rank that did not succeed, in the order in which they were known.
     """
     return min(outcomes, key=lambda rank: _severity(outcomes[rank]))
 
 
-def is_lost(outcome: Any) -> bool:
+def is_lost(outcome: RankOutcome) -> bool:
     """Whether a rank is no longer there, or does not go on."""
     return isinstance(outcome, (Gone, Stopped))
 
 
-def _severity(outcome: Any) -> tuple[int, float]:
+def is_lost_for_certain(outcome: RankOutcome) -> bool:
+    """Whether a rank is lost by itself: it was killed or is stopped, and another's failure is not why."""
+    return is_lost(outcome) and _severity(outcome)[0] == 0
+
+
+def _severity(outcome: RankOutcome) -> tuple[int, float]:
     # A rank that is killed or stopped reports nothing, and the others only that it does not answer. An abort may be a
     # watchdog's, whose rank waited for another.
     if isinstance(outcome, Stopped):
@@ -69,7 +61,7 @@ def _severity(outcome: Any) -> tuple[int, float]:
     return 4, 0.0
 
 
-def in_words(outcome: Any, process: int) -> str:
+def in_words(outcome: RankOutcome, process: int) -> str:
     """What became of a rank, to follow its name.
 
     Args:

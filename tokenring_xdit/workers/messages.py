@@ -1,39 +1,88 @@
-"""What ranks and whoever started them tell each other, over pipes that nobody else can open."""
+"""What a rank and whoever started it tell each other, and what became of a rank."""
 
 from __future__ import annotations
 
-import pickle
+import time
+import traceback
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from enum import Enum
 from typing import Any
 
-__all__ = ["Aside", "Failed", "Gone", "cancel", "cancelled_number", "pack", "receive", "unpack"]
+from tokenring_xdit.errors import TokenRingError
 
-_CANCEL = b"cancel "
+__all__ = ["Answer", "Failed", "Gone", "Phase", "Progress", "RankOutcome", "Silent", "Stopped", "Task"]
+
+
+class Phase(Enum):
+    """How far a rank had come; ranks exchange nothing but between the first step and the last."""
+
+    LOADING = "while it loaded"
+    BEFORE = "before the first step"
+    STEPS = "between the steps"
+    AFTER = "after the last step"
 
 
 @dataclass(frozen=True)
-class Aside:
-    """From a rank, before its answer: something to be told at once."""
+class Task:
+    """To a rank: carry out a command.
 
+    Attributes:
+        number: Of the request, positive; 0 is loading.
+        command: What to do; its class is registered in the rank's program.
+    """
+
+    number: int
+    command: Any
+
+
+@dataclass(frozen=True)
+class Progress:
+    """From a rank: it goes on."""
+
+    number: int
+    content: Any
+
+
+@dataclass(frozen=True)
+class Answer:
+    """From a rank: a command was carried out."""
+
+    number: int
     content: Any
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """From a rank: what it was asked for failed.
+    """From a rank: a command failed.
 
     Attributes:
         kind: Class of the error.
         message: What it says.
         time: When, on the machine's clock.
         traceback: Where it was raised; ``None`` for a refusal, which needs none.
+        number: Of the request; ``None`` before the first one.
+        phase: Where it failed, of a rank that lives on; ``None`` of one that ends.
     """
 
     kind: str
     message: str
     time: float
     traceback: str | None = None
+    number: int | None = None
+    phase: Phase | None = None
+
+    @classmethod
+    def of(cls, error: Exception, *, number: int | None = None, phase: Phase | None = None) -> Failed:
+        """What is told of an error, just now."""
+        trace = None if isinstance(error, TokenRingError) else "".join(traceback.format_exception(error))
+        return cls(
+            kind=type(error).__name__,
+            message=str(error),
+            time=time.time(),
+            traceback=trace,
+            number=number,
+            phase=phase,
+        )
 
     def __str__(self) -> str:
         return self.message if self.traceback is None else f"{self.kind}: {self.message}"
@@ -46,30 +95,27 @@ class Gone:
     exit_code: int
 
 
-def pack(message: Any) -> bytes:
-    """A message as it is sent; torch's own pickling of tensors would share memory with a process that is no child."""
-    return pickle.dumps(message)
+@dataclass(frozen=True)
+class Stopped:
+    """In a rank's stead: it is stopped and was not waited for any longer.
 
-
-def unpack(packed: bytes) -> Any:
-    """What :func:`pack` was given."""
-    return pickle.loads(packed)
-
-
-def receive(connection: Connection) -> Any:
-    """Wait for a message.
-
-    Raises:
-        EOFError: The other side has ended.
+    Attributes:
+        seconds: For how long that was watched.
     """
-    return unpack(connection.recv_bytes())
+
+    seconds: float
 
 
-def cancel(number: int) -> bytes:
-    """A message, packed: give request ``number`` up. It is heard at once, while others wait for their turn."""
-    return _CANCEL + str(number).encode()
+@dataclass(frozen=True)
+class Silent:
+    """In a rank's stead: it was not waited for any longer.
+
+    Attributes:
+        reason: Why not.
+    """
+
+    reason: str
 
 
-def cancelled_number(packed: bytes) -> int | None:
-    """Of which request a packed message is the :func:`cancel`, if it is one."""
-    return int(packed.removeprefix(_CANCEL)) if packed.startswith(_CANCEL) else None
+RankOutcome = Answer | Failed | Gone | Stopped | Silent
+"""How a request ended for a rank."""

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from tokenring_xdit import liveness
 from tokenring_xdit.errors import LaunchError, LostRankError
 from tokenring_xdit.liveness import ProcessIdentity
-from tokenring_xdit.workers.blame import in_words
-from tokenring_xdit.workers.messages import Gone
-from tokenring_xdit.workers.watch import Watch
+from tokenring_xdit.workers.attempt import carry_through
+from tokenring_xdit.workers.blame import in_words, is_lost_for_certain
+from tokenring_xdit.workers.messages import Answer, Gone, Silent
+from tokenring_xdit.workers.state import Heard, Limits, RequestAttempt
 
 __all__ = ["end_all", "wait_for_all"]
 
 _PATIENCE = 5.0  # seconds for ranks to end after SIGTERM, before they are killed
 _POLL = 0.02  # seconds
+_SECONDS_TO_EXPLAIN = 1.0  # after a first failure: those that miss a rank may end before it is seen that it was killed
+_REQUEST = 1  # a program is asked once: to run
 
 
 @dataclass(frozen=True)
-class _Rank:
-    number: int
+class _RunningProgram:
+    rank: int
     process: subprocess.Popen[bytes]
 
     @property
@@ -51,23 +56,33 @@ def wait_for_all(
         LostRankError: A rank was killed or is stopped.
         LaunchError: A rank failed, or the time is over.
     """
-    deadline = None if timeout is None else time.monotonic() + timeout
-    watch, ranks = Watch(), [_Rank(number, process) for number, process in enumerate(processes)]
+    ranks = [_RunningProgram(rank, process) for rank, process in enumerate(processes)]
+    limits = Limits(math.inf if timeout is None else timeout, _SECONDS_TO_EXPLAIN, liveness.limit(), in_all=True)
+    attempt = RequestAttempt(_REQUEST, [ranks], limits, time.monotonic())
+    carry_through(attempt, lambda seconds: _ended(attempt, seconds))
+    if attempt.succeeded(0):
+        return
+    culprit = attempt.culprit(0)
+    outcome = attempt.outcomes[culprit]
+    if isinstance(outcome, Silent):
+        silent = [program.rank for program in attempt.failures(0)]
+        raise LaunchError(f"ranks {silent} did not end within {timeout:g} seconds, and were ended")
+    said = last_words(culprit.rank) if isinstance(outcome, Gone) else ""
+    how = f"{name(culprit.rank)} {in_words(outcome, culprit.process.pid)}{f': {said}' if said else ''}"
+    raise LostRankError(how) if is_lost_for_certain(outcome) else LaunchError(how)
+
+
+def _ended(attempt: RequestAttempt[_RunningProgram], seconds: float) -> Heard[_RunningProgram] | None:
+    """Wait for the end of a program, at most so long."""
+    end = time.monotonic() + seconds
     while True:
-        codes = [process.poll() for process in processes]
-        for rank, code in enumerate(codes):
-            if code:
-                said = last_words(rank)
-                how = f"{name(rank)} {in_words(Gone(code), processes[rank].pid)}{f': {said}' if said else ''}"
-                raise LostRankError(how) if code < 0 else LaunchError(how)
-        running = [rank for rank, code in zip(ranks, codes, strict=True) if code is None]
-        if not running:
-            return
-        for rank_stopped, stopped in watch.look(running).items():
-            raise LostRankError(f"{name(rank_stopped.number)} {in_words(stopped, rank_stopped.process.pid)}")
-        if deadline is not None and time.monotonic() > deadline:
-            numbers = [rank.number for rank in running]
-            raise LaunchError(f"ranks {numbers} did not end within {timeout:g} seconds, and were ended")
+        for program in attempt.waiting:
+            code = program.process.poll()
+            if code is not None:
+                message = Gone(code) if code else Answer(_REQUEST, None)
+                return Heard(program, message, time.monotonic())
+        if time.monotonic() >= end:
+            return None
         time.sleep(_POLL)
 
 

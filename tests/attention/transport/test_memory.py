@@ -94,15 +94,19 @@ def test_a_channel_in_order_is_worked_off_exchange_by_exchange() -> None:
 @pytest.mark.parametrize("kind", ["all-gather", "all-to-all"])
 def test_collectives(kind: str) -> None:
     def call(transport: MemoryTransport) -> list[float]:
-        outputs = [torch.zeros(2), torch.zeros(2)]
+        rank, others = transport.rank, [peer for peer in range(3) if peer != transport.rank]
         if kind == "all-gather":
-            transport.all_gather("q", outputs, torch.full((2,), float(transport.rank)))
-        else:
-            inputs = [torch.full((2,), 10.0 * transport.rank + p) for p in range(3) if p != transport.rank]
-            transport.all_to_all("q", outputs, inputs)
-        return [float(output[1]) for output in outputs]
+            coming = torch.zeros(6)
+            transport.all_gather("q", coming, torch.full((2,), float(rank)))
+            return [float(part[0]) for part in torch.split(coming, 2)]
+        # Every rank sends as many rows as the peer's number and one, so that they get as many as their own.
+        going = torch.cat([torch.full((peer + 1,), 10.0 * rank + peer) for peer in range(3)])
+        coming = torch.zeros(3 * (rank + 1))
+        transport.all_to_all("q", coming, going, [rank + 1] * 2, [peer + 1 for peer in others])
+        parts = torch.split(coming, rank + 1)
+        return [float(parts[peer][-1]) for peer in others]
 
-    expected = {"all-gather": [[1, 2], [0, 2], [0, 1]], "all-to-all": [[10, 20], [1, 21], [2, 12]]}
+    expected = {"all-gather": [[0, 1, 2]] * 3, "all-to-all": [[10, 20], [1, 21], [2, 12]]}
     assert MemoryNetwork(3, at_random(3)).run(call) == expected[kind]
 
 

@@ -249,10 +249,11 @@ def refusals_at_the_seam() -> dict[str, str]:
 def broken_names() -> dict[str, str]:
     """Upstream names that are gone."""
     from tokenring_xdit.hosts.xfuser import register
-    from tokenring_xdit.hosts.xfuser.upstream import broken_names as find
+    from tokenring_xdit.hosts.xfuser.upstream import RELIED_ON
 
     register()
-    return find()
+    found = {f"{name.module}.{name.path}": name.problem() for name in RELIED_ON}
+    return {name: problem for name, problem in found.items() if problem is not None}
 
 
 def flags() -> dict[str, Any]:

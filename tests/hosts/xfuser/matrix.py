@@ -101,7 +101,8 @@ def four_steps(family: Family, ranks: int) -> dict[str, Any]:
 _GUIDED = frozenset(
     {"lumina2", "sd3", "sd3.5-medium", "pixart-alpha", "pixart-sigma", "hunyuan-dit", "cogvideox", "latte"}
 )
-_STAGES = frozenset({"flux", "flux-control", "sd3", "sd3.5-medium", "pixart-alpha", "pixart-sigma", "hunyuan-dit"})
+_STAGES = frozenset(key for key, family in FAMILIES.items() if family.own is not None and family.own.stages)
+_IN_ORDER = frozenset(key for key in _STAGES if (own := FAMILIES[key].own) is not None and not own.patches)
 _WRAPPED = frozenset(key for key, family in FAMILIES.items() if family.entry is Entry.PIPELINE)
 _VIDEO = frozenset(key for key in FAMILIES if key.startswith(("cogvideox", "latte", "wan", "hunyuan-video", "ltx")))
 _STILL = frozenset(FAMILIES) - _VIDEO
@@ -169,7 +170,7 @@ def is_refused(family: str, column: str) -> bool:
     return (
         column == "rows"
         or (family == "ltx2" and column in {"tr4-odd", "u2tr2", "u2t2-any"})
-        or (family in {"sd3", "sd3.5-medium", "hunyuan-dit"} and column == "patches")
+        or (family in _IN_ORDER and column == "patches")
     )
 
 

@@ -7,7 +7,8 @@ import pytest
 from tests.hosts.xfuser import jobs
 from tests.support.families import FAMILIES
 from tests.support.ranks import RankPool
-from tokenring_xdit.hosts.xfuser.upstream import RELIED_ON, TESTED_VERSION, UpstreamName
+from tokenring_xdit.hosts.base import ReliedOn
+from tokenring_xdit.hosts.xfuser.upstream import RELIED_ON, TESTED_VERSION
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +18,7 @@ def broken(ranks: RankPool) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", RELIED_ON, ids=lambda n: f"{n.module.removeprefix('xfuser.')}.{n.path}")
-def test_a_name_relied_on_exists(broken: dict[str, str], name: UpstreamName) -> None:
+def test_a_name_relied_on_exists(broken: dict[str, str], name: ReliedOn) -> None:
     problem = broken.get(f"{name.module}.{name.path}")
     if problem is not None and "cannot be imported" in problem and any(each.missing for each in FAMILIES.values()):
         pytest.skip(problem)  # by a diffusers that is too old for the model
@@ -25,9 +26,9 @@ def test_a_name_relied_on_exists(broken: dict[str, str], name: UpstreamName) -> 
 
 
 def test_a_name_that_is_gone_is_named() -> None:
-    assert UpstreamName("json", "dumps.gone", "").problem() == "json has no dumps.gone"
-    assert UpstreamName("no_such_module", "x", "").problem() is not None
-    lost = UpstreamName("json", "loads", "", ("s", "speed")).problem()
+    assert ReliedOn("json", "dumps.gone", "").problem() == "json has no dumps.gone"
+    assert ReliedOn("no_such_module", "x", "").problem() is not None
+    lost = ReliedOn("json", "loads", "", ("s", "speed")).problem()
     assert lost == "json.loads lost the parameters ['speed']"
 
 

@@ -27,7 +27,7 @@ class Fault:
     """One fault, as a generation that shows it.
 
     Attributes:
-        repair: Name of the function that repairs it, in ``tokenring_xdit/hosts/xfuser/repairs``.
+        repair: Name of the function that repairs it, beside the family's record or in ``hosts/xfuser/repairs``.
         family: Key of the family.
         inputs: Options of the call.
         make: Options of the pipeline.

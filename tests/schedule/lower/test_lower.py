@@ -136,17 +136,19 @@ def test_receives_are_posted_early_where_transfers_are_independent() -> None:
 @pytest.mark.parametrize(
     ("name", "kernels", "merges", "collectives"),
     [
-        ("token_ring", 1, 1, [Collective.ALL_TO_ALL]),
+        ("token_ring", 1, 1, [Collective.ALL_GATHER, Collective.ALL_TO_ALL]),
         ("direct", 1, 1, [Collective.ALL_GATHER, Collective.ALL_TO_ALL]),
         ("direct_kv", 1, 0, [Collective.ALL_GATHER]),
-        ("ring", 1, 0, []),
+        ("ring", 1, 0, [Collective.ALL_GATHER]),
+        ("heads", 1, 1, [Collective.ALL_TO_ALL]),
+        ("mesh", 1, 1, []),
     ],
 )
 def test_the_widest_form_is_one_call_and_one_merge(
     name: str, kernels: int, merges: int, collectives: list[Collective]
 ) -> None:
     for in_order in (False, True):
-        for program in lowered(name, Problem.even(8, 64, 2, 8), wide=8, in_order=in_order):
+        for program in lowered(name, Problem.even(8, 64, 8, 8), wide=8, in_order=in_order):
             assert (counts(program)["KernelCall"], counts(program)["MergeCall"]) == (kernels, merges)
             found = [step.collective for step in steps_of(program, Post) if isinstance(step, Post) and step.collective]
             assert found == collectives

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,18 @@ from tests.support.memory import at_random, error
 from tokenring_xdit.errors import VerificationError
 from tokenring_xdit.schedule import Mask, build
 from tokenring_xdit.schedule.lower import lower, prove
-from tokenring_xdit.schedule.lower.program import Concat, KernelCall, MergeCall, Pack, Post, RankProgram, Step, View
+from tokenring_xdit.schedule.lower.program import (
+    Collective,
+    Concat,
+    KernelCall,
+    MergeCall,
+    Pack,
+    Post,
+    RankProgram,
+    Slot,
+    Step,
+    View,
+)
 from tokenring_xdit.schedule.problem import Problem
 
 PROBLEM = Problem((3, 4, 3, 5), (4, 3, 5, 3), 4, 4, 4)
@@ -47,6 +59,10 @@ def refused(programs: Programs, match: str, *, in_order: bool = False) -> None:
 def edit(step: Step, slot: int, other: int) -> Step:
     """The step with a slot, a peer or a part of it exchanged for another one."""
     if isinstance(step, Post):
+        if step.collective is not None and other % 5 == 4:
+            return step._replace(
+                collective=None if other % 2 else next(c for c in Collective if c is not step.collective)
+            )
         if step.recvs and other % 2:
             return step._replace(recvs=(step.recvs[0]._replace(slot=slot), *step.recvs[1:]))
         if step.sends and other % 3:
@@ -62,6 +78,8 @@ def edit(step: Step, slot: int, other: int) -> Step:
             return step._replace(queries=View(slot, step.queries.cut))
         if other % 3 == 1:
             return step._replace(keys=View(slot, step.keys.cut))
+        if step.output >= 0:
+            return step._replace(output=slot)
         return step._replace(targets=tuple(target._replace(slot=slot) for target in step.targets))
     return MergeCall(tuple(partial._replace(slot=slot) for partial in step.partials))
 
@@ -69,13 +87,13 @@ def edit(step: Step, slot: int, other: int) -> Step:
 @settings(max_examples=250, deadline=None)
 @given(
     st.sampled_from(NAMES), st.sampled_from([1, 2, 8]), st.booleans(), st.integers(0, 3),
-    st.sampled_from(["drop", "repeat", "swap", "move", "edit"]), st.data(),
+    st.sampled_from(["drop", "repeat", "swap", "move", "edit", "memory"]), st.data(),
 )  # fmt: skip
 def test_damage_is_refused_or_computes_right(
     name: str, wide: int, in_order: bool, rank: int, change: str, data: st.DataObject
 ) -> None:
     programs = programs_of(name, wide=wide, in_order=in_order)
-    steps = list(programs[rank].steps)
+    steps, slots = list(programs[rank].steps), list(programs[rank].slots)
     at, other = (data.draw(st.integers(0, len(steps) - 1)) for _ in range(2))
     if change == "drop":
         steps.pop(at)
@@ -85,10 +103,15 @@ def test_damage_is_refused_or_computes_right(
         steps[at], steps[other] = steps[other], steps[at]
     elif change == "move":
         steps.insert(other, steps.pop(at))
-    else:
-        slot = data.draw(st.integers(0, len(programs[rank].slots) - 1))
+    elif change == "edit":
+        slot = data.draw(st.integers(0, len(slots) - 1))
         steps[at] = steps[at][0], edit(steps[at][1], slot, other)
-    damaged = tuple(p._replace(steps=tuple(steps)) if r == rank else p for r, p in enumerate(programs))
+    else:
+        slot = data.draw(st.integers(3, len(slots) - 1))
+        into = data.draw(st.sampled_from([-1, *range(len(slots))]))
+        slots[slot] = slots[slot]._replace(inside=into, first=data.draw(st.integers(0, 6)))
+    own = programs[rank]._replace(steps=tuple(steps), slots=tuple(slots))
+    damaged = tuple(own if r == rank else p for r, p in enumerate(programs))
     try:
         prove(name, damaged, PROBLEM, in_order=in_order)
     except VerificationError:
@@ -125,13 +148,48 @@ def test_what_was_not_received_is_not_read() -> None:
 
 
 def test_outputs_go_to_sums_of_their_own_queries() -> None:
-    programs = programs_of("direct", wide=8, in_order=True)
+    programs = programs_of("direct", wide=3, in_order=True)
     at, kernel = find(programs, 0, KernelCall)
     assert isinstance(kernel, KernelCall)
     first, second, *rest = kernel.targets
     swapped = kernel._replace(targets=(first._replace(rows=second.rows), second._replace(rows=first.rows), *rest))
     refused(changed(programs, 0, at, swapped), "which is of other queries|puts sum of")
     refused(changed(programs, 0, at, kernel._replace(targets=kernel.targets[1:])), "an output of it goes nowhere")
+
+
+@pytest.mark.parametrize(
+    ("slots", "match"),
+    [
+        (
+            lambda slots, inner: {inner: slots[inner]._replace(first=slots[inner].first + 1)},
+            "no room|lies elsewhere|do not lie as they should",
+        ),
+        (lambda slots, inner: {inner: slots[inner]._replace(inside=inner)}, "no room"),
+        (lambda slots, inner: {inner: slots[inner]._replace(inside=-1, first=0)}, "do not lie as|no all-gather leaves"),
+    ],
+    ids=["shifted", "in itself", "elsewhere"],
+)
+def test_blocks_arrive_where_they_are_read(slots: Callable[..., dict[int, Slot]], match: str) -> None:
+    """Even shards, whose queries are gathered into one slot."""
+    problem = Problem.even(4, 16, 4, 4)
+    programs = programs_of("token_ring", wide=4, problem=problem)
+    inner = next(number for number, slot in enumerate(programs[1].slots) if slot.inside >= 0)
+    changes = slots(programs[1].slots, inner)
+    changed_slots = tuple(changes.get(number, slot) for number, slot in enumerate(programs[1].slots))
+    damaged = tuple(p._replace(slots=changed_slots) if rank == 1 else p for rank, p in enumerate(programs))
+    with pytest.raises(VerificationError, match=match):
+        prove("damaged", damaged, problem, in_order=False)
+
+
+def test_ranks_lay_out_their_messages_alike_and_call_the_same_collectives() -> None:
+    problem = Problem.even(4, 16, 4, 4)
+    programs = programs_of("token_ring", wide=4, problem=problem)
+    other = programs[2]._replace(token_major=False)
+    with pytest.raises(VerificationError, match=r"rank 2.*not token-major"):
+        prove("damaged", (*programs[:2], other, programs[3]), problem, in_order=False)
+    at, post = find(programs, 3, Post, 1)
+    with pytest.raises(VerificationError, match=r"rank 3.*other collectives than rank 0"):
+        prove("damaged", changed(programs, 3, at, post._replace(collective=None)), problem, in_order=False)  # type: ignore[union-attr]
 
 
 def test_keys_of_other_heads_are_refused() -> None:

@@ -15,9 +15,10 @@ from typing import Any
 
 from packaging.version import Version
 
-__all__ = ["FAMILIES", "Entry", "Family"]
+from tokenring_xdit.hosts.xfuser.family import OwnPipeline, Shares
+from tokenring_xdit.hosts.xfuser.supported import family_of, own_pipeline
 
-_WRAPPERS = "xfuser.model_executor.models.transformers."
+__all__ = ["FAMILIES", "Entry", "Family"]
 
 
 class Entry(Enum):
@@ -36,9 +37,8 @@ class Family:
         module: Module of this package that makes it.
         name: Its functions are ``make_<name>`` and ``<name>_inputs``.
         entry: How xfuser runs it.
-        wrapper: xfuser's class, as ``module:name``.
+        runs: The class of diffusers' pipeline, by which the package's record of it is found.
         pixels: Side of a token in pixels.
-        by_rows: Whether xfuser cuts its latents by rows, whose number has to divide then.
         text_tokens: Whether the length of its text can be chosen.
         variant: Options of the pipeline that make it this family.
         pipeline: xfuser's own subclass of the diffusers pipeline, as ``module:name``, where `xdit` has one.
@@ -49,9 +49,8 @@ class Family:
     module: str
     name: str
     entry: Entry
-    wrapper: str
+    runs: str
     pixels: int = 4
-    by_rows: bool = False
     text_tokens: bool = True
     variant: Mapping[str, Any] = field(default_factory=dict)
     pipeline: str = ""
@@ -71,9 +70,21 @@ class Family:
         arguments: dict[str, Any] = self._function(f"{self.name}_inputs")(**options)
         return arguments
 
+    @property
+    def own(self) -> OwnPipeline | None:
+        """What is known of xfuser's own pipeline, where it runs in that."""
+        return own_pipeline(self.runs) if self.entry is Entry.PIPELINE else None
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether xfuser cuts its latents by rows, whose number has to divide then."""
+        return self.own is not None and self.own.shares is Shares.ROWS
+
     def wrapper_class(self) -> Any:
-        """The class of xfuser's."""
-        return pkgutil.resolve_name(self.wrapper)
+        """The class of xfuser's, of the pipeline or of the transformer."""
+        wrapper = family_of(self.runs).wrapper if self.own is None else self.own.path
+        assert wrapper is not None
+        return pkgutil.resolve_name(wrapper)
 
     def pipeline_class(self) -> Any:
         """Xfuser's subclass of the diffusers pipeline; ``None`` where the latter runs as it is."""
@@ -84,97 +95,46 @@ class Family:
         return function
 
 
-def _pipeline(title: str, module: str, name: str, wrapper: str, **traits: Any) -> Family:
-    return Family(title, module, name, Entry.PIPELINE, wrapper, **traits)
+def _pipeline(title: str, module: str, name: str, runs: str, **traits: Any) -> Family:
+    return Family(title, module, name, Entry.PIPELINE, runs, **traits)
 
 
-def _transformer(title: str, module: str, name: str, wrapper: str, **traits: Any) -> Family:
-    return Family(title, module, name, Entry.TRANSFORMER, _WRAPPERS + wrapper, **traits)
+def _transformer(title: str, module: str, name: str, runs: str, **traits: Any) -> Family:
+    return Family(f"{title} (`xdit`)", module, name, Entry.TRANSFORMER, runs, **traits)
 
 
-_FLUX1 = "transformer_flux:xFuserFlux1Transformer2DWrapper"
-_FLUX2 = "transformer_flux2:xFuserFlux2Transformer2DWrapper"
-_SD3 = "xfuser:xFuserStableDiffusion3Pipeline"
-_WAN = "transformer_wan:xFuserWanTransformer3DWrapper"
+_SD3 = "StableDiffusion3Pipeline"
 
 FAMILIES: dict[str, Family] = {
-    "flux": _pipeline("FLUX.1", "flux", "flux", "xfuser:xFuserFluxPipeline"),
-    "flux-runner": _transformer("FLUX.1 (`xdit`)", "flux", "flux", _FLUX1),
-    "flux-control": _pipeline(
-        "FLUX.1 control",
-        "flux",
-        "flux_control",
-        "xfuser.model_executor.pipelines.pipeline_flux_control:xFuserPipelineFluxControlPipeline",
-    ),
-    "flux2": _transformer("FLUX.2 (`xdit`)", "flux2", "flux2", _FLUX2, since="0.37"),
-    "flux2-klein": _transformer("FLUX.2 klein (`xdit`)", "flux2", "flux2_klein", _FLUX2, since="0.37"),
-    "sd3": _pipeline("SD3, SD3.5 large", "sd3", "sd3", _SD3, by_rows=True, text_tokens=False),
-    "sd3.5-medium": _pipeline(
-        "SD3.5 medium", "sd3", "sd3", _SD3, by_rows=True, text_tokens=False, variant={"dual": True}
-    ),
-    "pixart-alpha": _pipeline(
-        "PixArt alpha", "pixart", "pixart_alpha", "xfuser:xFuserPixArtAlphaPipeline", by_rows=True
-    ),
-    "pixart-sigma": _pipeline(
-        "PixArt sigma", "pixart", "pixart_sigma", "xfuser:xFuserPixArtSigmaPipeline", by_rows=True
-    ),
+    "flux": _pipeline("FLUX.1", "flux", "flux", "FluxPipeline"),
+    "flux-runner": _transformer("FLUX.1", "flux", "flux", "FluxPipeline"),
+    "flux-control": _pipeline("FLUX.1 control", "flux", "flux_control", "FluxControlPipeline"),
+    "flux2": _transformer("FLUX.2", "flux2", "flux2", "Flux2Pipeline", since="0.37"),
+    "flux2-klein": _transformer("FLUX.2 klein", "flux2", "flux2_klein", "Flux2KleinPipeline", since="0.37"),
+    "sd3": _pipeline("SD3, SD3.5 large", "sd3", "sd3", _SD3, text_tokens=False),
+    "sd3.5-medium": _pipeline("SD3.5 medium", "sd3", "sd3", _SD3, text_tokens=False, variant={"dual": True}),
+    "pixart-alpha": _pipeline("PixArt alpha", "pixart", "pixart_alpha", "PixArtAlphaPipeline"),
+    "pixart-sigma": _pipeline("PixArt sigma", "pixart", "pixart_sigma", "PixArtSigmaPipeline"),
     "hunyuan-dit": _pipeline(
-        "HunyuanDiT",
-        "hunyuan_dit",
-        "hunyuan_dit",
-        "xfuser:xFuserHunyuanDiTPipeline",
-        pixels=16,
-        by_rows=True,
-        text_tokens=False,
-        since="0.41",
+        "HunyuanDiT", "hunyuan_dit", "hunyuan_dit", "HunyuanDiTPipeline", pixels=16, text_tokens=False, since="0.41"
     ),
-    "qwen-image": _transformer(
-        "Qwen-Image (`xdit`)",
-        "qwen_image",
-        "qwen_image",
-        "transformer_qwen:xFuserQwenImageTransformerWrapper",
-        since="0.37",
-    ),
-    "z-image": _transformer(
-        "Z-Image (`xdit`)",
-        "z_image",
-        "z_image",
-        "transformer_z_image:xFuserZImageTransformer2DWrapper",
-        since="0.36",
-    ),
-    "lumina2": _pipeline("Lumina-Image 2.0", "lumina2", "lumina2", "xfuser:xFuserLumina2Pipeline", pixels=16),
-    "cogvideox": _pipeline(
-        "CogVideoX", "cogvideox", "cogvideox", "xfuser:xFuserCogVideoXPipeline", pixels=16, by_rows=True
-    ),
-    "latte": _pipeline(
-        "Latte", "latte", "latte", "xfuser:xFuserLattePipeline", pixels=16, by_rows=True, text_tokens=False
-    ),
-    "wan-t2v": _transformer("Wan 2.1 text to video (`xdit`)", "wan", "wan_t2v", _WAN, pixels=16),
-    "wan-a14b": _transformer("Wan 2.2 A14B (`xdit`)", "wan", "wan_t2v", _WAN, pixels=16, variant={"two_stages": True}),
+    "qwen-image": _transformer("Qwen-Image", "qwen_image", "qwen_image", "QwenImagePipeline", since="0.37"),
+    "z-image": _transformer("Z-Image", "z_image", "z_image", "ZImagePipeline", since="0.36"),
+    "lumina2": _pipeline("Lumina-Image 2.0", "lumina2", "lumina2", "Lumina2Pipeline", pixels=16),
+    "cogvideox": _pipeline("CogVideoX", "cogvideox", "cogvideox", "CogVideoXPipeline", pixels=16),
+    "latte": _pipeline("Latte", "latte", "latte", "LattePipeline", pixels=16, text_tokens=False),
+    "wan-t2v": _transformer("Wan 2.1 text to video", "wan", "wan_t2v", "WanPipeline", pixels=16),
+    "wan-a14b": _transformer("Wan 2.2 A14B", "wan", "wan_t2v", "WanPipeline", pixels=16, variant={"two_stages": True}),
     "wan-i2v": _transformer(
-        "Wan 2.1 image to video (`xdit`)",
+        "Wan 2.1 image to video",
         "wan",
         "wan_i2v",
-        _WAN,
+        "WanImageToVideoPipeline",
         pixels=16,
         text_tokens=False,
         pipeline="xfuser.model_executor.pipelines.pipeline_wan_i2v:xFuserWanImageToVideoPipeline",
     ),
-    "wan-ti2v": _transformer("Wan 2.2 TI2V (`xdit`)", "wan", "wan_ti2v", _WAN, pixels=32),
-    "hunyuan-video": _transformer(
-        "HunyuanVideo (`xdit`)",
-        "hunyuan_video",
-        "hunyuan_video",
-        "transformer_hunyuan_video:xFuserHunyuanVideoTransformer3DWrapper",
-        pixels=16,
-    ),
-    "ltx2": _transformer(
-        "LTX-2 (`xdit`)",
-        "ltx2",
-        "ltx2",
-        "transformer_ltx2:xFuserLTX2VideoTransformer3DWrapper",
-        pixels=32,
-        text_tokens=False,
-        since="0.37",
-    ),
+    "wan-ti2v": _transformer("Wan 2.2 TI2V", "wan", "wan_ti2v", "WanPipeline", pixels=32),
+    "hunyuan-video": _transformer("HunyuanVideo", "hunyuan_video", "hunyuan_video", "HunyuanVideoPipeline", pixels=16),
+    "ltx2": _transformer("LTX-2", "ltx2", "ltx2", "LTX2Pipeline", pixels=32, text_tokens=False, since="0.37"),
 }

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tokenring_xdit.attention.buffers import Buffers, Handle
 
-__all__ = ["Parcel", "Transport"]
+__all__ = ["Parcel", "Transport", "with_own"]
 
 
 class Parcel(NamedTuple):
@@ -49,23 +49,37 @@ class Transport(Protocol):
             What to wait for, for each receive and then for each send.
         """
 
-    def all_gather(self, channel: str, outputs: Sequence[Tensor], own: Tensor) -> None:
-        """Give every rank this rank's tensor and take theirs, all of one size; an all-gather of the group.
+    def all_gather(self, channel: str, coming: Tensor, own: Tensor) -> None:
+        """Give every rank this rank's tensor and take theirs; an all-gather of the group.
 
         Args:
             channel: The channel.
-            outputs: Memory for the other ranks' tensors, in the order of the ranks.
-            own: Contiguous.
+            coming: Memory for the tensors of all ranks, one behind the other along the first dimension.
+            own: Contiguous, of one size on all ranks.
         """
 
-    def all_to_all(self, channel: str, outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
-        """Give every other rank a tensor of its own and take one from each, of one dtype; an all-to-all of the group.
+    def all_to_all(self, channel: str, coming: Tensor, going: Tensor, rows: Sequence[int], sent: Sequence[int]) -> None:
+        """Give every other rank some rows and take some from each; an all-to-all of the group.
 
         Args:
             channel: The channel.
-            outputs: Memory for what comes from the other ranks, in the order of the ranks.
-            inputs: What goes to them, contiguous, in that order.
+            coming: Memory for the rows of all ranks, one behind the other, with those of this rank in their place,
+                which may be written.
+            going: The rows for all ranks, contiguous, with some for this rank in their place.
+            rows: How many come from each other rank.
+            sent: How many go to each other rank.
         """
 
     def wait_for(self, works: Sequence[Handle], size: int) -> None:
         """Wait for transfers of at most ``size`` bytes each."""
+
+
+def with_own(rows: Sequence[int], rank: int, memory: Tensor) -> list[int]:
+    """Rows of each rank's part of a tensor: those of this rank are what the others leave.
+
+    Args:
+        rows: Of the other ranks.
+        rank: This rank.
+        memory: The tensor.
+    """
+    return [*rows[:rank], memory.shape[0] - sum(rows), *rows[rank:]]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tokenring_xdit.attention.buffers import Buffers, Handle
-from tokenring_xdit.attention.transport.base import Parcel
+from tokenring_xdit.attention.transport.base import Parcel, with_own
 from tokenring_xdit.attention.waits import Broken
 
 __all__ = ["MemoryNetwork", "MemoryTransport"]
@@ -147,7 +147,7 @@ class MemoryNetwork:
         handles: list[Handle] = []
         of_channel: dict[str, list[_Message]] = defaultdict(list)
         for parcel in recvs:
-            parcel.tensor.view(-1).view(torch.uint8).fill_(_SPOILT)
+            _spoil(parcel.tensor)
         for source, parcel in [(False, parcel) for parcel in recvs] + [(True, parcel) for parcel in sends]:
             route = (rank, parcel.peer, parcel.channel) if source else (parcel.peer, rank, parcel.channel)
             number = self._counts[rank, route]
@@ -202,6 +202,10 @@ class MemoryNetwork:
         return calls[number]
 
 
+def _spoil(memory: Tensor) -> None:
+    memory.view(-1).view(torch.uint8).fill_(_SPOILT)
+
+
 class _Found(Generic[_Result]):
     """What ranks got."""
 
@@ -230,22 +234,22 @@ class MemoryTransport:
         """Post transfers, and let others go on."""
         return self._network.post(self.rank, recvs, sends)
 
-    def all_gather(self, channel: str, outputs: Sequence[Tensor], own: Tensor) -> None:
+    def all_gather(self, channel: str, coming: Tensor, own: Tensor) -> None:
         """Give every rank this rank's tensor and take theirs."""
-        found = self._network.collect(self.rank, channel, [own])
-        for peer, output in zip(self._peers(), outputs, strict=True):
-            output.copy_(found[peer][0])
+        _spoil(coming)
+        found = self._network.collect(self.rank, channel, [own] * self.world_size)
+        for peer, part in enumerate(torch.split(coming, own.shape[0])):
+            part.copy_(found[peer][self.rank])
 
-    def all_to_all(self, channel: str, outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
-        """Give every other rank a tensor of its own and take one from each."""
-        found = self._network.collect(self.rank, channel, inputs)
-        for peer, output in zip(self._peers(), outputs, strict=True):
-            output.copy_(found[peer][self.rank - (self.rank > peer)])
+    def all_to_all(self, channel: str, coming: Tensor, going: Tensor, rows: Sequence[int], sent: Sequence[int]) -> None:
+        """Give every other rank some rows and take some from each."""
+        _spoil(coming)
+        found = self._network.collect(self.rank, channel, torch.split(going, with_own(sent, self.rank, going)))
+        for peer, part in enumerate(torch.split(coming, with_own(rows, self.rank, coming))):
+            if peer != self.rank:
+                part.copy_(found[peer][self.rank])
 
     def wait_for(self, works: Sequence[Handle], size: int) -> None:
         """Wait for transfers, one after the other."""
         for work in works:
             work.wait()
-
-    def _peers(self) -> list[int]:
-        return [rank for rank in range(self.world_size) if rank != self.rank]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tokenring_xdit.attention.buffers import Buffers, Handle
 from tokenring_xdit.attention.connections import TAG_STEP, TAGS
-from tokenring_xdit.attention.transport.base import Parcel
+from tokenring_xdit.attention.transport.base import Parcel, with_own
 from tokenring_xdit.attention.waits import Broken
 
 __all__ = ["GlooTransport", "NcclTransport", "ProcessGroupTransport"]
@@ -102,24 +102,18 @@ class ProcessGroupTransport(ABC):
         except RuntimeError as error:
             raise Broken(str(error)) from error
 
-    def all_gather(self, channel: str, outputs: Sequence[Tensor], own: Tensor) -> None:
-        """Give every rank this rank's tensor and take theirs, all of one size."""
-        self.bytes_sent += own.nbytes * len(outputs)
-        every = [*outputs[: self.rank], torch.empty_like(own), *outputs[self.rank :]]
-        self._collect(lambda: self._channels[channel][0].allgather([every], [own]), own.nbytes)
+    def all_gather(self, channel: str, coming: Tensor, own: Tensor) -> None:
+        """Give every rank this rank's tensor and take theirs."""
+        self.bytes_sent += own.nbytes * (self.world_size - 1)
+        group = self._channels[channel][0]
+        self._collect(lambda: group._allgather_base(coming, own), own.nbytes)
 
-    def all_to_all(self, channel: str, outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
-        """Give every other rank a tensor of its own and take one from each, of one dtype."""
-        self.bytes_sent += sum(tensor.nbytes for tensor in inputs)
-        going = torch.cat([tensor.view(-1) for tensor in inputs])
-        sizes = [[tensor.numel() for tensor in tensors] for tensors in (outputs, inputs)]
-        coming = going.new_empty(sum(sizes[0]))
-        parts = torch.split(coming, sizes[0])
-        for of_side in sizes:
-            of_side.insert(self.rank, 0)
-        self._collect(lambda: self._channels[channel][0].alltoall_base(coming, going, *sizes), going.nbytes)
-        for tensor, part in zip(outputs, parts, strict=True):
-            tensor.view(-1).copy_(part)
+    def all_to_all(self, channel: str, coming: Tensor, going: Tensor, rows: Sequence[int], sent: Sequence[int]) -> None:
+        """Give every other rank some rows and take some from each."""
+        self.bytes_sent += going.nbytes // max(1, going.shape[0]) * sum(sent)
+        group = self._channels[channel][0]
+        sizes = with_own(rows, self.rank, coming), with_own(sent, self.rank, going)
+        self._collect(lambda: group.alltoall_base(coming, going, *sizes), going.nbytes)
 
     def _collect(self, begin: Callable[[], dist.Work], size: int) -> None:
         try:

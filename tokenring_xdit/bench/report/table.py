@@ -10,7 +10,7 @@ from tokenring_xdit.bench.records import Record
 from tokenring_xdit.bench.report import measures
 from tokenring_xdit.bench.report.measures import BASELINE, Value, number
 from tokenring_xdit.bench.report.problems import level_of, machines, problem_of
-from tokenring_xdit.planning.auto import AUTO
+from tokenring_xdit.schedule import AUTO
 
 __all__ = ["Cell", "Table", "table"]
 

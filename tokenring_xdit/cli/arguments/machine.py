@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from tokenring_xdit.dtypes import DTYPES, parse_dtype
-from tokenring_xdit.model_shapes import MODELS
+from tokenring_xdit.hosts.models import model_shapes
 from tokenring_xdit.topology import EXAMPLES
 
 __all__ = ["add_arguments"]
@@ -13,10 +13,10 @@ __all__ = ["add_arguments"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add them to a command."""
-    parser.add_argument("--topology", required=True, help=f"what joins the ranks: {EXAMPLES}, or a preset")
+    parser.add_argument("--topology", required=True, help=f"what joins the ranks: {EXAMPLES}, a preset, or nvidia-smi")
     parser.add_argument("--ranks", type=int, help="number of ranks (default: one for each host of the topology)")
     about = parser.add_argument_group("the attention call: a model, or numbers")
-    about.add_argument("--model", help=f"one of {', '.join(MODELS)}")
+    about.add_argument("--model", help=f"one of {', '.join(model_shapes())}")
     about.add_argument("--size", default="1024", help="pixels, or WIDTHxHEIGHT, as 1280x720 (default: %(default)s)")
     about.add_argument("--frames", type=int, default=1, help="of the video (default: %(default)s)")
     about.add_argument("--tokens", type=int, help="length of the whole sequence, in place of a model")

@@ -3,21 +3,47 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-__all__ = ["add_parser"]
+__all__ = ["KEYS", "add_parser"]
+
+KEYS = {
+    "model": "folder or hub name of a diffusers pipeline; the small one of this package where nothing is said",
+    "prompt": "what to draw",
+    "prompt_file": "file with one prompt on each line",
+    "negative_prompt": "what not to draw",
+    "image": "file or URL of the picture to start from",
+    "size": "pixels, or WIDTHxHEIGHT; what the model was trained for by default",
+    "frames": "number of frames, for video models",
+    "fps": "frames a second of the MP4",
+    "steps": "denoising steps",
+    "guidance": "guidance scale",
+    "seed": "seed of the noise",
+    "largest_side": "pixels that width and height may have; more are taken for a slip of the finger",
+    "batch_size": "prompts that are drawn together",
+    "dtype": "float32, bfloat16 or float16",
+    "tokenring_degree": "ranks that TokenRing shards the sequence over",
+    "ulysses_degree": "ranks that Ulysses shards the heads over",
+    "schedule": "what the TokenRing ranks exchange and when, see schedule list",
+    "attention_backend": "xfuser's kernel for attention on one rank",
+    "output": "where the PNG or MP4 goes",
+}
+"""Keys of a config that are flags as well, by the same names."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "run",
-        help="draw what a YAML config says",
-        description="Draw what a YAML config says. Starts as many ranks as its degrees make up; under torchrun it is "
-        "one of the ranks.",
-        epilog='example: tokenring-xdit run configs/embedded.yaml prompt="two green squares side by side" seed=3',
+        help="draw pictures or videos, the attention sharded over several ranks",
+        description="Draw what a YAML config says, or flags, or both. Starts as many ranks as the degrees make up; "
+        "under torchrun it is one of the ranks. --KEY VALUE says the same as KEY=VALUE; 'config schema' lists all.",
+        epilog='example: tokenring-xdit run --prompt "a red circle left of a blue square" --tokenring-degree 4, or '
+        "configs/embedded.yaml steps=4 seed=3",
     )
-    parser.add_argument("config", type=Path, help="the YAML file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace those of the file")
+    parser.add_argument(
+        "said", nargs="*", metavar="config or key=value", help="a YAML file, and values that replace those of it"
+    )
+    for key, what in KEYS.items():
+        parser.add_argument(f"--{key.replace('_', '-')}", metavar="VALUE", help=what)
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
     parser.set_defaults(action="run:run_command")

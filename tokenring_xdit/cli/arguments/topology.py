@@ -24,7 +24,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog="example: tokenring-xdit topology show dgx-1, or "
         "tokenring-xdit topology show 'hgx-h100*4@ib-ndr' --yaml > topology.yaml",
     )
-    show.add_argument("name", help="NODE, NODE*COUNT@FABRIC, a short form such as mesh:4:100mbit, or a YAML file")
+    show.add_argument("name", help="NODE, NODE*COUNT@FABRIC, nvidia-smi, a short form, or a YAML file")
     form = show.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON")
     form.add_argument("--yaml", action="store_true", help="print the YAML file that describes it")

@@ -20,7 +20,7 @@ from tokenring_xdit.attention import exchange
 from tokenring_xdit.attention.buffers import Handle
 from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.attention.member import in_words
-from tokenring_xdit.attention.merge import Accumulator, fold_all_
+from tokenring_xdit.attention.merge import Accumulator, merge
 from tokenring_xdit.attention.transport.base import Parcel
 from tokenring_xdit.attention.waits import Broken
 from tokenring_xdit.errors import TokenRingError
@@ -170,9 +170,9 @@ class Exchanges:
             return [own]
         with self._call(what):
             own = own.contiguous()
-            others = [torch.empty_like(own) for _ in range(self.ranks - 1)]
-            self.group.transport.all_gather(Channel.O.value, others, own)
-        return [*others[: self.rank], own, *others[self.rank :]]
+            coming = own.new_empty(self.ranks, *own.shape)
+            self.group.transport.all_gather(Channel.O.value, coming, own)
+        return [*coming]
 
     def attend_everywhere(
         self, q: Tensor, k: Tensor, v: Tensor, plan: Plan, scores: Scores, valid: Tensor | None
@@ -198,10 +198,7 @@ class Exchanges:
         if own is not None:
             packed[..., :-1], packed[..., -1] = own
         parts = [(part[..., :-1], part[..., -1]) for part in self.gather(packed, "attention of a few tokens")]
-        out, lse = (part.contiguous() for part in parts[0])
-        if len(parts) > 1:
-            fold_all_(out, lse, parts[1:])
-        return out, lse
+        return merge(*parts[0], parts[1:], torch.float32) if len(parts) > 1 else parts[0]
 
     def attend_sharded(
         self,

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from tokenring_xdit.attention import exchange, guarded
-from tokenring_xdit.attention.member import in_words
-from tokenring_xdit.compat.transformers import CACHE_NAMES, cache_name
-from tokenring_xdit.errors import AgreementError, TokenRingError, UnsupportedError
+from tokenring_xdit.compat.transformers import cache_name
+from tokenring_xdit.errors import AgreementError, UnsupportedError
 from tokenring_xdit.hosts.transformers.cache import ShardedCache
+from tokenring_xdit.hosts.transformers.parcels import error_from, plain_error, plain_result, result_from
 from tokenring_xdit.hosts.transformers.session import Role, Session, summary
 
 __all__ = ["replace_generate"]
@@ -120,9 +120,9 @@ def _lead(session: Session, generate: Any, call: dict[str, Any]) -> Any:
         result = generate(**call)
     except Exception as error:
         if not session.computing:  # where a rank fails while all compute, the others hear of it by the guard
-            session.tell("raise", _portable(error))
+            session.tell("raise", *plain_error(error))
         raise
-    session.tell("done", _without_cache(result), session.caches_made)
+    session.tell("done", plain_result(result), session.caches_made)
     return result
 
 
@@ -144,41 +144,10 @@ def _follow(session: Session, call: dict[str, Any], device: torch.device) -> Any
             if streamer is not None:
                 streamer.end()
             result, session.caches_made = content
-            return _with_cache(result, last, device)
+            return result_from(result, last, device)
         elif what == "raise":
-            raise content[0]
+            raise error_from(*content)
         else:
             cache = session.cache_numbered(content[0])
             used[cache.number] = cache
             cache.apply(what, content[1])
-
-
-def _portable(error: Exception) -> Exception:
-    """An error that other ranks can raise."""
-    plain = isinstance(error, (TokenRingError, ValueError, TypeError, NotImplementedError))
-    return (
-        error
-        if plain and type(error).__init__ in (Exception.__init__, ValueError.__init__, TypeError.__init__)
-        else (AgreementError(f"rank 0 failed in generate: {in_words(error)}"))
-    )
-
-
-def _without_cache(result: Any) -> Any:
-    if isinstance(result, Tensor):
-        return result.cpu()
-    fields = {each: _to(value, torch.device("cpu")) for each, value in result.items() if each not in CACHE_NAMES}
-    return type(result), fields
-
-
-def _with_cache(result: Any, cache: ShardedCache | None, device: torch.device) -> Any:
-    if isinstance(result, Tensor):
-        return result.to(device)
-    kind, fields = result
-    name = next(each for each in CACHE_NAMES if each in kind.__dataclass_fields__)
-    return kind(**{each: _to(value, device) for each, value in fields.items()}, **{name: cache})
-
-
-def _to(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
-    return tuple(_to(each, device) for each in value) if isinstance(value, tuple) else value

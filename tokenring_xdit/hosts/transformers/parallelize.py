@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, TypeVar, cast
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from tokenring_xdit.attention import exchange
 from tokenring_xdit.errors import AgreementError, ConfigurationError, TokenRingError, UnsupportedError
+from tokenring_xdit.hosts.calls import join_world
 from tokenring_xdit.hosts.transformers.attention import NAME, register
 from tokenring_xdit.hosts.transformers.cache import ShardedCache
 from tokenring_xdit.hosts.transformers.exchanges import Exchanges, Travel
@@ -115,18 +114,18 @@ def parallelize(model: _Model, *, tokenring_degree: int = 1, prefill: str = _BAL
         ScheduleError: ``prefill`` is not known, or not for this number of ranks.
         UnsupportedError: The model was not compared with the single process.
     """
-    _join_world()
+    join_world()
     problem: TokenRingError | None = None
     try:
         _refuse(model, tokenring_degree, prefill)
     except TokenRingError as error:
         problem = error
-    said = exchange(None, None if problem is None else (type(problem), str(problem)), "the beginning of parallelize")
+    said = exchange(None, None if problem is None else str(problem), "the beginning of parallelize")
     if problem is not None:
         raise problem
     for rank, theirs in enumerate(said):
         if theirs is not None:
-            raise AgreementError(f"rank {rank} refuses: {theirs[1]}")
+            raise AgreementError(f"rank {rank} refuses: {theirs}")
     family, anything = family_of(model), cast(Any, model)
     session = Session(model, family, Exchanges(None, anything.device), *_strategy(prefill))
     fingerprints = exchange(None, session.fingerprint, "the models")
@@ -169,16 +168,3 @@ def _refuse(model: Any, degree: int, prefill: str) -> None:
             "the layers of this model lie on several devices (device_map), and every rank has to have them on its own: "
             "load it without device_map and call model.to(device)"
         )
-
-
-def _join_world() -> None:
-    if dist.is_initialized():
-        return
-    if "RANK" not in os.environ:
-        raise ConfigurationError(
-            "there are no ranks to spread the model over: start the program with torchrun --nproc_per_node=N, or call "
-            "torch.distributed.init_process_group first"
-        )
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")

@@ -16,6 +16,7 @@ from tokenring_xdit.errors import AgreementError, UnsupportedError
 from tokenring_xdit.hosts.transformers.cache import ShardedCache
 from tokenring_xdit.hosts.transformers.current import Forward, entered
 from tokenring_xdit.hosts.transformers.exchanges import Exchanges, Travel
+from tokenring_xdit.hosts.transformers.parcels import from_plain, plain
 from tokenring_xdit.hosts.transformers.supported import Family, windows_of
 
 __all__ = ["Inputs", "Role", "Session", "rows_to_keep", "summary"]
@@ -126,12 +127,12 @@ class Session:
         """What this rank has decided, where it decides, to all others."""
         if self.role == Role.LEADER and self.exchanges.ranks > 1:
             puts, self.saying = self.saying, []
-            exchange(None, (puts, what, content), _STEP)
+            exchange(None, plain((puts, what, content)), _STEP)
 
-    def listen(self) -> tuple[list[Any], str, tuple[Any, ...]]:
+    def listen(self) -> tuple[tuple[Any, ...], str, tuple[Any, ...]]:
         """What the first rank has decided: what its streamer was given, what is done next, and with what."""
-        message: tuple[list[Any], str, tuple[Any, ...]] = exchange(None, None, _STEP)[0]
-        return message
+        puts, what, content = from_plain(exchange(None, None, _STEP)[0])
+        return puts, what, content
 
     def settle(self, inputs: Inputs) -> None:
         """Let all ranks compute the same.
@@ -140,7 +141,7 @@ class Session:
             AgreementError: They were called with different inputs.
         """
         if self.role == Role.LEADER:
-            self.tell("forward", inputs._replace(mask=None), self._tail(inputs.mask))
+            self.tell("forward", tuple(inputs._replace(mask=None)), self._tail(inputs.mask))
         elif self.role == Role.ALIKE and self.exchanges.ranks > 1:
             mine = {name: summary(value) for name, value in inputs._asdict().items()}
             everyone = exchange(None, mine, "the inputs of the language model")
@@ -152,14 +153,14 @@ class Session:
                             f"{everyone[0][name]} on rank 0 and {value} on rank {rank}: pass the same everywhere"
                         )
 
-    def heard(self, inputs: Inputs, tail: tuple[int, Tensor] | None) -> Inputs:
+    def heard(self, told: tuple[Any, ...], tail: tuple[int, Tensor] | None) -> Inputs:
         """What the first rank told, put together with what it told before."""
         if tail is None:
             self._mask = None
         else:
             kept, rest = tail
             self._mask = rest if not kept or self._mask is None else torch.cat([self._mask[:, :kept], rest], dim=1)
-        return inputs._replace(mask=self._mask)
+        return Inputs(*told)._replace(mask=self._mask)
 
     def forget_mask(self) -> None:
         """Begin anew with masks, on all ranks."""

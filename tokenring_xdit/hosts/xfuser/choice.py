@@ -6,6 +6,7 @@ from typing import Any
 
 from tokenring_xdit.defaults import DEFAULT_SCHEDULE
 from tokenring_xdit.errors import UnsupportedError
+from tokenring_xdit.hosts.installation import INSTALLATION
 from tokenring_xdit.parallel import ParallelDims
 
 __all__ = [
@@ -26,10 +27,6 @@ _PROMISE = "tokenring_exact"
 """The same for the promise that the engine computes what one process does."""
 
 
-unattached: list[str] = []
-"""Modules of xfuser that could not be changed: those of another release, where TokenRing attached itself unasked."""
-
-
 def refuse_unattached(degree: int) -> None:
     """Refuse TokenRing where it could not attach itself to xfuser.
 
@@ -39,6 +36,7 @@ def refuse_unattached(degree: int) -> None:
     Raises:
         UnsupportedError: This xfuser is not the one that TokenRing was written for.
     """
+    unattached = INSTALLATION.unattached
     if degree > 1 and unattached:
         raise UnsupportedError(
             f"tokenring_degree={degree} was asked for, but TokenRing could not attach itself to "

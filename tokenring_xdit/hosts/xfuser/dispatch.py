@@ -16,8 +16,10 @@ from torch import Tensor
 
 from tokenring_xdit.attention import KeyMask, token_ring_attention
 from tokenring_xdit.errors import UnsupportedError
+from tokenring_xdit.hosts.installation import INSTALLATION
+from tokenring_xdit.hosts.layout import KeyLayout, active_layout, key_layout
+from tokenring_xdit.hosts.running import RUNNING
 from tokenring_xdit.hosts.xfuser.choice import current_choice
-from tokenring_xdit.hosts.xfuser.layout import KeyLayout, active_layout, key_layout
 from tokenring_xdit.hosts.xfuser.repairs.common import replace_method
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.schedule import Published, known_as
@@ -28,19 +30,16 @@ _KEY_MASKS = ("attn_mask", "valid_kv_len", "indices_k")
 """Entries of ``attention_kwargs`` that hide keys; they describe local keys and are not carried yet."""
 
 
-_asked: list[Any] = [None]
-"""The backend that the last call of ``USP`` asked for by name, as ``ring_attn`` is handed a function only."""
-
-
 def install(usp: Any) -> None:
     """Put our functions in the place of xfuser's, which keep serving Ring and Ulysses."""
-    _install_dispatcher(usp)
-    _install_grouped_heads(usp)
-    _install_masks(usp)
+    run_what_was_chosen(usp)
+    leave_grouped_heads(usp)
+    leave_hidden_keys_out(usp)
     _define_opaque(usp)
 
 
-def _install_dispatcher(usp: Any) -> None:
+def run_what_was_chosen(usp: Any) -> None:
+    """Run TokenRing where it was chosen, and xfuser's Ring elsewhere."""
     from xfuser.core.distributed import get_runtime_state
 
     original = usp.ring_attn
@@ -87,7 +86,7 @@ def _install_dispatcher(usp: Any) -> None:
                 value,
                 joint.get("joint_key"),
                 joint.get("joint_value"),
-                (_asked[0] or get_runtime_state().attention_backend).name,
+                (RUNNING.kernel or get_runtime_state().attention_backend).name,
                 is_causal,
             )
         return _token_ring(
@@ -95,10 +94,10 @@ def _install_dispatcher(usp: Any) -> None:
         )
 
     ring_attn.__wrapped__ = original  # type: ignore[attr-defined]
-    usp.ring_attn = ring_attn
+    INSTALLATION.replace(usp, "ring_attn", ring_attn, author=run_what_was_chosen)
 
 
-def _install_grouped_heads(usp: Any) -> None:
+def leave_grouped_heads(usp: Any) -> None:
     """Leave grouped key and value heads as they are until a kernel meets them: see ``kernel`` below."""
 
     def make(original: Any) -> Any:
@@ -122,13 +121,13 @@ def _refuse_masks(attention_kwargs: dict[str, Any] | None) -> None:
         )
 
 
-def _install_masks(usp: Any) -> None:
+def leave_hidden_keys_out(usp: Any) -> None:
     """Leave hidden keys out under Ulysses too, where the repairs were asked for all strategies."""
 
     def make(original: Any) -> Any:
         def get_attention_function(backend: Any = None) -> Any:
             function = original(backend)
-            _asked[0] = backend
+            RUNNING.kernel = backend  # ring_attn is handed a function only
             layout = active_layout()
             if layout is None or not layout.hides_keys or current_choice() is not None:
                 return function

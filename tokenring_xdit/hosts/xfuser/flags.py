@@ -8,6 +8,7 @@ from typing import Any
 
 from tokenring_xdit.defaults import DEFAULT_SCHEDULE
 from tokenring_xdit.errors import UnsupportedError
+from tokenring_xdit.hosts.installation import INSTALLATION
 from tokenring_xdit.hosts.xfuser.choice import attach, make_choice
 from tokenring_xdit.schedule import ALGORITHMS, Mask
 
@@ -19,20 +20,20 @@ _FLAGS = ("tokenring_degree", "tokenring_schedule")
 
 
 def install_flags(args_module: Any) -> None:
-    """Extend ``xFuserArgs``.
+    """Add the flags to ``xFuserArgs``, and carry the choice into its config.
 
     ``args.tokenring_degree`` multiplies into xfuser's ring degree while the config is made, so that
     upstream builds its groups and checks its kernels as for Ring; the choice itself rides on
     ``parallel_config.sp_config``.
     """
     cls = args_module.xFuserArgs
-    cls.tokenring_degree = 1
-    cls.tokenring_schedule = DEFAULT_SCHEDULE
+    INSTALLATION.replace(cls, "tokenring_degree", 1)
+    INSTALLATION.replace(cls, "tokenring_schedule", DEFAULT_SCHEDULE)
     for name in ("add_cli_args", "add_runner_args"):
-        setattr(cls, name, staticmethod(_with_flags(getattr(cls, name))))
+        INSTALLATION.replace(cls, name, staticmethod(_with_flags(getattr(cls, name))))
     for name in ("from_cli_args", "from_runner_args"):
-        setattr(cls, name, classmethod(_keeping_flags(getattr(cls, name).__func__)))
-    cls.create_config = _with_choice(cls.create_config)
+        INSTALLATION.replace(cls, name, classmethod(_keeping_flags(getattr(cls, name).__func__)))
+    INSTALLATION.replace(cls, "create_config", _with_choice(cls.create_config))
 
 
 def _with_flags(original: Any) -> Any:

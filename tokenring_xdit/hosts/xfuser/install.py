@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-from collections.abc import Callable
-from typing import Any
-
-import wrapt
+from collections.abc import Iterator
+from functools import partial
+from importlib import import_module
 
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.hosts.xfuser import dispatch, noise, platform_cpu, repairs, runner, supported
-from tokenring_xdit.hosts.xfuser.choice import unattached
+from tokenring_xdit.hosts import caches
+from tokenring_xdit.hosts.installation import INSTALLATION, Hook
+from tokenring_xdit.hosts.xfuser import dispatch, noise, platform_cpu, runner, supported
+from tokenring_xdit.hosts.xfuser.families import FAMILIES
+from tokenring_xdit.hosts.xfuser.family import PIPELINES
 from tokenring_xdit.hosts.xfuser.flags import install_flags
+from tokenring_xdit.hosts.xfuser.repairs import attention_kernels, lora, pipelines, rows
 
 __all__ = ["register"]
 
-log = logging.getLogger("tokenring_xdit")
-
-_registered = False
+_HOST = "xfuser"
 
 
 def register(*, tolerant: bool = False) -> None:
@@ -27,7 +27,7 @@ def register(*, tolerant: bool = False) -> None:
     Adds ``--tokenring_degree`` and ``--tokenring_schedule`` to xfuser's argument parsers, and the
     attributes of the same names to ``xFuserArgs``. Where TokenRing is not chosen, xfuser computes
     what it computed before. On a machine without an accelerator it also lets xfuser run on gloo.
-    Calling it again does nothing.
+    Calling it again does nothing. What it changes, :func:`tokenring_xdit.hosts.installed` lists and undoes.
 
     Args:
         tolerant: Where a module of another xfuser release cannot be changed, log that and refuse
@@ -37,30 +37,34 @@ def register(*, tolerant: bool = False) -> None:
         ConfigurationError: xfuser was imported already on a machine without an accelerator, too late
             for it to run there.
     """
-    global _registered
-    if _registered:
+    if _HOST in INSTALLATION.hosts:
         return
+    hooks: list[tuple[str, Hook]] = [
+        ("xfuser.model_executor.layers.usp", dispatch.install),
+        ("xfuser.config.args", install_flags),
+    ]
     if platform_cpu.no_accelerator():
-        if "xfuser.envs" in sys.modules:
+        if "xfuser.envs" in sys.modules and not INSTALLATION.undone:
             raise ConfigurationError(
                 "xfuser was imported before tokenring_xdit.hosts.xfuser.register() was called, which is "
                 "too late on a machine without an accelerator: call it first"
             )
         platform_cpu.prepare_torch()
-        for module, hook in platform_cpu.HOOKS.items():
-            wrapt.register_post_import_hook(_tolerating(hook) if tolerant else hook, module)
-    own = [("xfuser.model_executor.layers.usp", dispatch.install), ("xfuser.config.args", install_flags)]
-    for module, hook in (*own, *noise.HOOKS.items(), *supported.HOOKS.items(), *runner.HOOKS.items(), *repairs.hooks()):
-        wrapt.register_post_import_hook(_tolerating(hook) if tolerant else hook, module)
-    _registered = True
+        hooks[:0] = platform_cpu.HOOKS.items()
+    for module in (noise, supported, runner, caches, attention_kernels, rows):
+        hooks += module.HOOKS.items()
+    for name, hook in (*hooks, *_repairs()):
+        INSTALLATION.attach(name, hook, tolerant=tolerant)
+    INSTALLATION.hosts.add(_HOST)
 
 
-def _tolerating(hook: Callable[[Any], None]) -> Callable[[Any], None]:
-    def attach(module: Any) -> None:
-        try:
-            hook(module)
-        except Exception:
-            log.warning("TokenRing could not attach itself to %s", module.__name__, exc_info=True)
-            unattached.append(module.__name__)
-
-    return attach
+def _repairs() -> Iterator[tuple[str, Hook]]:
+    """What is repaired of single families, by module."""
+    for family in FAMILIES.values():
+        if family.repairs is not None:
+            yield from import_module(family.repairs).HOOKS.items()
+        for own in family.own:
+            yield PIPELINES + own.module, partial(pipelines.repair, own)
+        for path, argument in family.lora.items():  # in front of what was put before a forward
+            module, _, name = path.partition(":")
+            yield module, partial(lora.scale_lora_for_the_call, name, argument)

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any
 
-import wrapt
+from tokenring_xdit.hosts.installation import INSTALLATION
 
 __all__ = ["HOOKS", "no_debug_lines"]
 
@@ -24,25 +24,32 @@ def no_debug_lines() -> None:
 
     To be called before ``import xfuser``.
     """
-    wrapt.register_post_import_hook(lambda module: _set_level(module, logging.ERROR), _LOGGER)
+    INSTALLATION.attach(_LOGGER, print_errors_only)
+
+
+def print_errors_only(module: Any) -> None:
+    """Print errors only, where the user has not asked for more."""
+    _set_level(module, logging.ERROR)
 
 
 def _set_level(module: Any, level: int) -> None:
     if _LEVEL not in os.environ:
-        module._LOG_LEVEL = level  # of loggers that are made from now on
-        for each in (module._root_logger, module._default_handler):
-            each.setLevel(level)
+        INSTALLATION.replace(module, "_LOG_LEVEL", level)  # of loggers that are made from now on
+        for name in ("_root_logger", "_default_handler"):
+            INSTALLATION.set_level(getattr(module, name), level, f"{_LOGGER}.{name}")
 
 
-def _print_less_in_command(module: Any) -> None:
+def print_less_in_command(module: Any) -> None:
     """Leave out the same of `xdit` with TokenRing's flags, and in its ranks; what it reports of a run stays."""
     if not any(word.startswith(("--tokenring_", "--tokenring-")) for word in sys.argv[1:]):
         return
     _set_level(module, logging.INFO)
-    os.environ.setdefault(_LEVEL, "info")
-    if _TRANSFORMERS not in os.environ:
-        os.environ[_TRANSFORMERS] = "error"  # hints at packages that nothing here needs
-        logging.getLogger("transformers").setLevel(logging.ERROR)  # where it is imported already
+    if _LEVEL not in os.environ:
+        INSTALLATION.put(os.environ, _LEVEL, "info", "os.environ")
+    if _TRANSFORMERS not in os.environ:  # hints at packages that nothing here needs
+        INSTALLATION.put(os.environ, _TRANSFORMERS, "error", "os.environ")
+        transformers = logging.getLogger("transformers")  # where it is imported already
+        INSTALLATION.set_level(transformers, logging.ERROR, "transformers")
 
 
-HOOKS = {_LOGGER: _print_less_in_command}
+HOOKS = {_LOGGER: print_less_in_command}

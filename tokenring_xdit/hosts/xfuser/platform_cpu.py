@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tokenring_xdit.hosts.installation import INSTALLATION
+
 __all__ = ["HOOKS", "no_accelerator", "prepare_torch"]
 
 
@@ -30,8 +32,8 @@ def no_accelerator() -> bool:
 
 def prepare_torch() -> None:
     """Make the calls to ``torch.cuda`` that xfuser's runner makes unconditionally harmless."""
-    torch.cuda.synchronize = lambda device=None: None
-    torch.cuda.Event = _WallClockEvent  # type: ignore[assignment, misc]
+    INSTALLATION.replace(torch.cuda, "synchronize", lambda device=None: None, author=prepare_torch)
+    INSTALLATION.replace(torch.cuda, "Event", _WallClockEvent, author=prepare_torch)
 
 
 class _WallClockEvent:
@@ -52,16 +54,19 @@ class _WallClockEvent:
         return (end._at - self._at) * 1000.0
 
 
-def _envs(envs: Any) -> None:
-    envs._is_cuda = lambda: False  # a CUDA build says yes, with or without a GPU
-    envs.get_device_version = lambda: None
-    envs.get_torch_distributed_backend = lambda: "gloo"
-    envs.PACKAGES_CHECKER.packages_info["has_long_ctx_attn"] = True
-    envs.PackagesEnvChecker._on_rdna4 = lambda self: False
+def take_gloo(envs: Any) -> None:
+    """Have xfuser find no device, take gloo and use yunchang, instead of raising."""
+    INSTALLATION.replace(envs, "_is_cuda", lambda: False)  # a CUDA build says yes, with or without a GPU
+    INSTALLATION.replace(envs, "get_device_version", lambda: None)
+    INSTALLATION.replace(envs, "get_torch_distributed_backend", lambda: "gloo")
+    packages = envs.PACKAGES_CHECKER.packages_info
+    INSTALLATION.put(packages, "has_long_ctx_attn", True, "xfuser.envs.PACKAGES_CHECKER.packages_info")
+    INSTALLATION.replace(envs.PackagesEnvChecker, "_on_rdna4", lambda self: False)
 
 
-def _group_coordinator(module: Any) -> None:
-    module.synchronize = lambda: None
+def wait_for_no_device(module: Any) -> None:
+    """Have groups wait for no device, and PipeFusion's stages for no receiver."""
+    INSTALLATION.replace(module, "synchronize", lambda: None)
     _let_pipeline_sends_be(module.PipelineGroupCoordinator)
 
 
@@ -105,10 +110,13 @@ def _let_pipeline_sends_be(coordinator: Any) -> None:
             under_way.clear()  # the receiver failed, and says so itself
         destroy(self)
 
-    coordinator._communicate_shapes = communicate_shapes
-    coordinator._pipeline_isend = keeping(coordinator._pipeline_isend)
-    coordinator._pipeline_isend_skip = keeping(coordinator._pipeline_isend_skip)
-    coordinator.destroy = deliver_and_destroy
+    for name, function in {
+        "_communicate_shapes": communicate_shapes,
+        "_pipeline_isend": keeping(coordinator._pipeline_isend),
+        "_pipeline_isend_skip": keeping(coordinator._pipeline_isend_skip),
+        "destroy": deliver_and_destroy,
+    }.items():
+        INSTALLATION.replace(coordinator, name, function)
 
 
 _LAST_DELIVERY = timedelta(seconds=10)
@@ -118,13 +126,15 @@ _SENDS_UNDER_WAY = 64
 """Of PipeFusion, far more than a stage can be ahead of the next; the oldest beyond it have long been received."""
 
 
-def _usp(usp: Any) -> None:
+def take_groups_from_yunchang(usp: Any) -> None:
+    """Have attention find its groups, which xfuser imports on GPUs only."""
     from yunchang.globals import PROCESS_GROUP
 
-    usp.PROCESS_GROUP = PROCESS_GROUP
+    INSTALLATION.replace(usp, "PROCESS_GROUP", PROCESS_GROUP)
 
 
-def _attention_backend(module: Any) -> None:
+def take_the_flash_kernel_of_cpus(module: Any) -> None:
+    """Have the kernel that returns a log-sum-exp compute on a CPU."""
     flash = module.AttentionBackendType.SDPA_FLASH
 
     def sdpa_flash(
@@ -138,10 +148,12 @@ def _attention_backend(module: Any) -> None:
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, dropout_p, is_causal)
         return out, lse
 
-    module.ATTENTION_FUNCTION_REGISTRY[flash] = sdpa_flash
+    registry = f"{module.__name__}.ATTENTION_FUNCTION_REGISTRY"
+    INSTALLATION.put(module.ATTENTION_FUNCTION_REGISTRY, flash, sdpa_flash, registry)
 
 
-def _runtime_state(module: Any) -> None:
+def take_that_kernel_by_default(module: Any) -> None:
+    """Have that kernel chosen where none was asked for."""
     original = module.RuntimeState._select_attention_backend
 
     def select(self: Any, engine_config: Any = None) -> Any:
@@ -149,10 +161,11 @@ def _runtime_state(module: Any) -> None:
             return original(self, engine_config)
         return module.AttentionBackendType.SDPA_FLASH  # plain SDPA has no log-sum-exp
 
-    module.RuntimeState._select_attention_backend = select
+    INSTALLATION.replace(module.RuntimeState, "_select_attention_backend", select)
 
 
-def _diffusers_pipelines(module: Any) -> None:
+def stay_on_the_cpu(module: Any) -> None:
+    """Have pipelines that are sent to a GPU, as xfuser's runner does, stay where they are."""
     original = module.DiffusionPipeline.to
 
     def to(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -162,15 +175,15 @@ def _diffusers_pipelines(module: Any) -> None:
 
         return original(self, *map(here, args), **{name: here(value) for name, value in kwargs.items()})
 
-    module.DiffusionPipeline.to = to
+    INSTALLATION.replace(module.DiffusionPipeline, "to", to)
 
 
 HOOKS = {
-    "xfuser.envs": _envs,
-    "xfuser.core.distributed.group_coordinator": _group_coordinator,
-    "xfuser.core.distributed.attention_backend": _attention_backend,
-    "xfuser.core.distributed.runtime_state": _runtime_state,
-    "xfuser.model_executor.layers.usp": _usp,
-    "diffusers.pipelines.pipeline_utils": _diffusers_pipelines,
+    "xfuser.envs": take_gloo,
+    "xfuser.core.distributed.group_coordinator": wait_for_no_device,
+    "xfuser.core.distributed.attention_backend": take_the_flash_kernel_of_cpus,
+    "xfuser.core.distributed.runtime_state": take_that_kernel_by_default,
+    "xfuser.model_executor.layers.usp": take_groups_from_yunchang,
+    "diffusers.pipelines.pipeline_utils": stay_on_the_cpu,
 }
 """What to do to each module right after it has been imported."""

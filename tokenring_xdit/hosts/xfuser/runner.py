@@ -14,6 +14,7 @@ from typing import Any
 from tokenring_xdit.attention.auto import show_choices
 from tokenring_xdit.defaults import DEFAULT_SCHEDULE
 from tokenring_xdit.errors import ConfigurationError, ScheduleError, TokenRingError, UnsupportedError
+from tokenring_xdit.hosts.installation import INSTALLATION
 from tokenring_xdit.hosts.xfuser.choice import make_choice, tokenring_degree_of
 from tokenring_xdit.hosts.xfuser.repairs.common import replace_method
 from tokenring_xdit.hosts.xfuser.supported import refuse_untested_model
@@ -109,7 +110,7 @@ def refuse_without_traceback() -> None:
         except FileExistsError:
             pass  # another rank was first, with the same reason
 
-    sys.excepthook = say
+    INSTALLATION.replace(sys, "excepthook", say, author=refuse_without_traceback)
 
 
 def _tokenring_was_asked_for() -> bool:

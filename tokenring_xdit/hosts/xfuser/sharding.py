@@ -12,17 +12,18 @@ import torch
 import torch.distributed as dist
 from accelerate import init_empty_weights
 
-from tokenring_xdit.compat.torch import frame_outside_graphs
+from tokenring_xdit.compat.torch import frame_outside_graphs, outside_graphs
 from tokenring_xdit.errors import UnsupportedError
-from tokenring_xdit.hosts.xfuser.agreement import agree_on_inputs, noting
-from tokenring_xdit.hosts.xfuser.caches import deciding_together
-from tokenring_xdit.hosts.xfuser.changes import refuse_changes
-from tokenring_xdit.hosts.xfuser.processors import ProcessorSlot, settle
-from tokenring_xdit.hosts.xfuser.repairs.common import outside_graphs
+from tokenring_xdit.hosts.agreement import agree_on_inputs, noting
+from tokenring_xdit.hosts.caches import Together
+from tokenring_xdit.hosts.changes import refuse_changes
+from tokenring_xdit.hosts.processors import ProcessorSlot, settle
+from tokenring_xdit.hosts.running import RUNNING
+from tokenring_xdit.hosts.weights import Weights
+from tokenring_xdit.hosts.xfuser.family import XfuserFamily
 from tokenring_xdit.hosts.xfuser.state import XfuserState
 from tokenring_xdit.hosts.xfuser.supported import wrapper_class
-from tokenring_xdit.hosts.xfuser.tokens import CUTS, Cut
-from tokenring_xdit.hosts.xfuser.weights import Weights
+from tokenring_xdit.hosts.xfuser.tokens import Cut
 
 __all__ = ["Sharding", "refuse_changed", "shard", "sharding_of"]
 
@@ -38,25 +39,22 @@ class Sharding:
     Args:
         model: The transformer, changed in place: it keeps its weights, adapters, hooks and names.
         state: xfuser's groups.
-        wrapper: xfuser's subclass of the transformer's class; ``None`` cuts diffusers' own by tokens.
+        family: What is known of it: xfuser's subclass of its class, or where diffusers' own is cut by tokens.
     """
 
-    def __init__(self, model: Any, state: XfuserState, wrapper: type | None) -> None:
+    def __init__(self, model: Any, state: XfuserState, family: XfuserFamily) -> None:
         self.state = state
         self._kind = type(model)
         self._signature = inspect.signature(self._kind.forward)
-        self._cut: Cut | None = None
-        if wrapper is None:
-            self._cut = Cut(model, CUTS[self._kind.__name__])
-            self._slots = self._cut.slots
-        else:
-            self._slots = _adopt(model, wrapper)
+        self._cut = None if family.cut is None else Cut(model, family.cut)
+        parent = self._kind if family.wrapper is None else wrapper_class(family.wrapper)
+        self._slots = _adopt(model, parent) if self._cut is None else self._cut.slots
         settle(self._slots)
         if self._cut is not None:
             self._cut.hook(model)
         self._weights = Weights(model)
         self._checked = False
-        model.__class__ = _sharded_class(self._kind, wrapper or self._kind)
+        model.__class__ = _sharded_class(self._kind, parent)
 
     def __deepcopy__(self, memo: Any) -> Sharding:
         """Process groups cannot be copied, and a copy of the model is shared out like it."""
@@ -101,6 +99,8 @@ class Sharding:
             AgreementError: The ranks differ in them.
             UnsupportedError: It was not compared like this.
         """
+        from xfuser.core.distributed import get_sequence_parallel_rank, get_sp_group
+
         arguments = dict(list(self._signature.bind(model, *args, **kwargs).arguments.items())[1:])
         with noting() as noted:
             if self._checked:
@@ -115,7 +115,8 @@ class Sharding:
         text = arguments.get("encoder_hidden_states")
         runtime.max_condition_sequence_length = text.shape[1] if isinstance(text, torch.Tensor) else None
         shape: tuple[int, ...] = getattr(arguments.get("hidden_states"), "shape", ())
-        deciding_together(True, shape[1] if len(shape) == _PACKED else None)
+        group, rank = get_sp_group().device_group, int(get_sequence_parallel_rank())
+        RUNNING.together = Together(group, rank, shape[1] if len(shape) == _PACKED else None)
         if self._cut is not None:
             self._cut.begin()
         return arguments
@@ -123,7 +124,7 @@ class Sharding:
     @outside_graphs
     def end(self) -> None:
         """The call is over."""
-        deciding_together(False)
+        RUNNING.together = None
         if self._cut is not None:
             self._cut.end()
 
@@ -134,7 +135,7 @@ def sharding_of(model: Any) -> Sharding | None:
     return found
 
 
-def shard(model: Any, state: XfuserState, wrapper: str | None) -> None:
+def shard(model: Any, state: XfuserState, family: XfuserFamily) -> None:
     """Let all ranks compute a transformer together from now on; every rank calls it.
 
     Whole latents go in and come out on every rank.
@@ -142,24 +143,24 @@ def shard(model: Any, state: XfuserState, wrapper: str | None) -> None:
     Args:
         model: The transformer of diffusers.
         state: xfuser's groups.
-        wrapper: xfuser's subclass of its class, as ``module:name``; ``None`` cuts diffusers' own by tokens.
-
+        family: What is known of it.
     """
-    resolved = None if wrapper is None else wrapper_class(wrapper)
-    setattr(model, _ATTRIBUTE, Sharding(model, state, resolved))
+    setattr(model, _ATTRIBUTE, Sharding(model, state, family))
 
 
-def refuse_changed(model: Any, wrapper: str | None) -> None:
+def refuse_changed(model: Any, family: XfuserFamily) -> None:
     """Refuse a transformer that cannot be shared out as it is.
 
     Args:
         model: The transformer.
-        wrapper: As for :func:`shard`.
+        family: What is known of it.
 
     Raises:
         UnsupportedError: It is none of diffusers' own, or something was done to it that was not compared.
     """
-    known = CUTS if wrapper is None else {base.__name__ for base in wrapper_class(wrapper).__mro__}
+    known = {family.cut.transformer} if family.cut is not None else set()
+    if family.wrapper is not None:
+        known |= {base.__name__ for base in wrapper_class(family.wrapper).__mro__}
     if type(model).__name__ not in known or not type(model).__module__.startswith("diffusers."):
         raise UnsupportedError(
             f"the class of the transformer is {type(model).__name__}, and only diffusers' own was compared: load "
@@ -167,7 +168,7 @@ def refuse_changed(model: Any, wrapper: str | None) -> None:
         )
     kind = type(model).__name__
     refuse_changes(model, kind)
-    settle(_found_slots(model), replace=False)
+    settle(_found_slots(model, family), replace=False)
     if "forward" in vars(model):
         raise UnsupportedError(
             f"the forward of the {kind} was replaced before parallelize (by group offloading or a hook of accelerate, "
@@ -214,11 +215,10 @@ def _sharded_class(kind: type, parent: type) -> type:
     return type(kind.__name__, (parent,), body)
 
 
-def _found_slots(model: Any) -> list[ProcessorSlot]:
+def _found_slots(model: Any, family: XfuserFamily) -> list[ProcessorSlot]:
     """Where attention processors stand in a model that was not changed yet, and diffusers' default in each."""
-    plan = CUTS.get(type(model).__name__)
-    if plan is not None:
-        return Cut(model, plan).slots
+    if family.cut is not None:
+        return Cut(model, family.cut).slots
     with init_empty_weights(include_buffers=False):
         plain = type(model).from_config(model.config)
     own = dict(model.named_modules())

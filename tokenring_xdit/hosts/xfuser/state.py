@@ -7,6 +7,7 @@ start left behind and puts them back when it is activated.
 
 from __future__ import annotations
 
+import pkgutil
 import re
 from contextlib import nullcontext
 from typing import Any
@@ -14,10 +15,11 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
+from tokenring_xdit.hosts.groups import shared_groups
 from tokenring_xdit.hosts.xfuser.backends import AttentionBackend
 from tokenring_xdit.hosts.xfuser.choice import promise_exactness, refuse_unattached
-from tokenring_xdit.hosts.xfuser.groups import shared_groups
 from tokenring_xdit.hosts.xfuser.install import register
+from tokenring_xdit.hosts.xfuser.supported import own_pipeline
 from tokenring_xdit.parallel import ParallelDims
 
 __all__ = ["ShardedPipeline", "XfuserState"]
@@ -131,19 +133,19 @@ class XfuserState:
 
 
 class ShardedPipeline:
-    """xfuser's Flux pipeline around a diffusers one, which can change from one state to another.
+    """xfuser's own pipeline around a diffusers one, which can change from one state to another.
 
     Args:
-        pipeline: A diffusers ``FluxPipeline``; its transformer is wrapped in place.
+        pipeline: A diffusers pipeline that xfuser has one for; its transformer is wrapped in place.
         state: The first state to run it with.
     """
 
     def __init__(self, pipeline: Any, state: XfuserState) -> None:
-        from xfuser import xFuserFluxPipeline
-
+        own = own_pipeline(type(pipeline).__name__)
+        assert own is not None, f"xfuser has no pipeline around {type(pipeline).__name__}"
         state.activate(pipeline)
         self._pipeline = pipeline
-        self._wrapper = xFuserFluxPipeline(pipeline, state.config)
+        self._wrapper = pkgutil.resolve_name(own.path)(pipeline, state.config)
         # The wrapper has made a runtime state of its own; go on with the state's.
         self.use(state)
 

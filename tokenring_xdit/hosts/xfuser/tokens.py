@@ -1,4 +1,4 @@
-"""Diffusers' own transformers, cut by tokens: SD3, PixArt, HunyuanDiT, Latte, CogVideoX, Lumina 2.
+"""Diffusers' own transformers, cut by tokens, where xfuser has a pipeline of its own only.
 
 The pipeline hands in whole latents and gets whole latents back, so that schedulers, callbacks and guidance see what
 they see in one process. From the first block to the last norm a rank has its own tokens, and attention among them is
@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache, wraps
 from typing import Any
 
@@ -19,96 +17,18 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from tokenring_xdit.compat.torch import outside_graphs
 from tokenring_xdit.errors import UnsupportedError
-from tokenring_xdit.hosts.xfuser.changes import TOKEN_WISE
-from tokenring_xdit.hosts.xfuser.layout import KeyLayout, cut, key_layout, padding
-from tokenring_xdit.hosts.xfuser.processors import ProcessorSlot
-from tokenring_xdit.hosts.xfuser.repairs.common import (
-    outside_graphs,
-    sequence_layout,
-    sequence_parallel_ranks,
-)
+from tokenring_xdit.hosts.changes import TOKEN_WISE
+from tokenring_xdit.hosts.layout import KeyLayout, cut, key_layout, padding, sequence_layout
+from tokenring_xdit.hosts.processors import ProcessorSlot
+from tokenring_xdit.hosts.xfuser.family import TokenCut
+from tokenring_xdit.hosts.xfuser.repairs.common import sequence_parallel_ranks
 
-__all__ = ["CUTS", "Cut", "TokenCut"]
+__all__ = ["Cut"]
 
 _TEXT = "encoder_hidden_states"
 _TOKENS = "hidden_states"
-
-
-@dataclass(frozen=True)
-class TokenCut:
-    """Where a transformer of diffusers is cut by tokens.
-
-    Attributes:
-        blocks: Lists of blocks that work on this rank's tokens.
-        whole_again: The module whose input is gathered.
-        attention: Self-attention in those blocks: modules by name, with the processors that were compared.
-        other_attention: Attention of those blocks that needs no other rank's tokens, in the same way.
-        joint_text: Whether text takes part in self-attention, and so is cut too.
-        text_first: Whether attention has it in front of the other tokens.
-        rotary: The blocks' argument that holds a position for each token.
-        local_blocks: Lists of blocks that attend within one token's place only (over time).
-        without_text: Self-attention that text takes no part in.
-        spread: xfuser's processor for self-attention, as ``module:name``, where diffusers' own, which run otherwise,
-            would expand grouped heads of keys before they are sent.
-    """
-
-    blocks: tuple[str, ...]
-    whole_again: str
-    attention: Mapping[str, tuple[str, ...]]
-    other_attention: Mapping[str, tuple[str, ...]]
-    joint_text: bool = False
-    text_first: bool = False
-    rotary: str | None = None
-    local_blocks: tuple[str, ...] = ()
-    without_text: tuple[str, ...] = ()
-    spread: str | None = None
-
-
-_PLAIN = ("AttnProcessor2_0", "FusedAttnProcessor2_0")
-_JOINT = ("JointAttnProcessor2_0", "FusedJointAttnProcessor2_0")
-_HUNYUAN = ("HunyuanAttnProcessor2_0", "FusedHunyuanAttnProcessor2_0")
-_COGVIDEOX = ("CogVideoXAttnProcessor2_0", "FusedCogVideoXAttnProcessor2_0")
-
-CUTS: dict[str, TokenCut] = {
-    "CogVideoXTransformer3DModel": TokenCut(
-        ("transformer_blocks",),
-        "norm_final",
-        {"attn1": _COGVIDEOX},
-        {},
-        joint_text=True,
-        text_first=True,
-        rotary="image_rotary_emb",
-    ),
-    "HunyuanDiT2DModel": TokenCut(
-        ("blocks",), "norm_out", {"attn1": _HUNYUAN}, {"attn2": _HUNYUAN}, rotary="image_rotary_emb"
-    ),
-    "LatteTransformer3DModel": TokenCut(
-        ("transformer_blocks",),
-        "norm_out",
-        {"attn1": _PLAIN},
-        {"attn2": _PLAIN},
-        local_blocks=("temporal_transformer_blocks",),
-    ),
-    "Lumina2Transformer2DModel": TokenCut(
-        ("layers",),
-        "norm_out",
-        {"attn": ("Lumina2AttnProcessor2_0",)},
-        {},
-        rotary="image_rotary_emb",
-        spread="xfuser.model_executor.models.transformers.transformer_lumina2:xFuserLumina2AttnProcessor2_0",
-    ),
-    "PixArtTransformer2DModel": TokenCut(("transformer_blocks",), "norm_out", {"attn1": _PLAIN}, {"attn2": _PLAIN}),
-    "SD3Transformer2DModel": TokenCut(
-        ("transformer_blocks",),
-        "norm_out",
-        {"attn": _JOINT, "attn2": _JOINT},
-        {},
-        joint_text=True,
-        without_text=("attn2",),
-    ),
-}
-"""By the class of the transformer."""
 
 
 class Cut:

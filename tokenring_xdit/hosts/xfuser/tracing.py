@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tokenring_xdit.attention import Trace
 from tokenring_xdit.compat.torch import RING_MODULE
+from tokenring_xdit.hosts.installation import INSTALLATION
 from tokenring_xdit.schedule import WHOLE, Activity, Piece, kv_block, o_block, q_block
 
 __all__ = ["trace_upstream"]
@@ -44,18 +45,9 @@ def trace_upstream(trace: Trace) -> Iterator[None]:
             (rotate, "next_buffer", upstream.next_buffer),
             (torch_ring._SDPAMerger, "step", upstream.merge),
         ):
-            stack.enter_context(_replaced(owner, name, make))
+            value = make(getattr(owner, name))
+            stack.enter_context(INSTALLATION.replaced(owner, name, value, "records what attention does"))
         yield
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
-    original = getattr(owner, name)
-    setattr(owner, name, make(original))
-    try:
-        yield
-    finally:
-        setattr(owner, name, original)
 
 
 class _Moving(NamedTuple):

@@ -25,8 +25,8 @@ from pathlib import Path
 
 from tokenring_xdit.errors import NetworkError, UnsupportedError
 from tokenring_xdit.lab.network.node import device, limits, settings, steering
+from tokenring_xdit.lab.segments import segment
 from tokenring_xdit.topology import Network
-from tokenring_xdit.topology.segments import segment
 from tokenring_xdit.workers.signals import interruptions_wait, termination_raises
 
 __all__ = ["INTERFACE", "EmulatedNetwork", "emulate", "remove_stale"]

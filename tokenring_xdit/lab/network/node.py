@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
+from tokenring_xdit.lab.segments import CATCH_UP, segment
 from tokenring_xdit.topology import Network, Rate, Wire
 from tokenring_xdit.topology.network import FRAME
-from tokenring_xdit.topology.segments import CATCH_UP, segment
 
 __all__ = ["device", "limits", "settings", "steering"]
 

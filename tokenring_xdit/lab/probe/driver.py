@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from statistics import median
-from typing import Any, Protocol
 
-from tokenring_xdit.lab.probe.orders import Describe, Description, Ping, SendMessages
-from tokenring_xdit.topology.figures import Figure, Figures, Kind, Transfer, Trial, suspected_trials, trials_for
-from tokenring_xdit.topology.infer import MOST_NOISE, Inference, infer
+from tokenring_xdit.lab.probe.commands import Describe, Description, OneWay, Ping, SendMessages
+from tokenring_xdit.lab.probe.figures import Figure, Figures, Kind, Transfer, Trial, suspected_trials, trials_for
+from tokenring_xdit.lab.probe.infer import MOST_NOISE, Inference, infer
+from tokenring_xdit.workers.pool import Pool
 
-__all__ = ["SECONDS", "SECONDS_QUICK", "Probed", "Ranks", "probe", "steady_rates"]
+__all__ = ["SECONDS", "SECONDS_QUICK", "Probed", "probe", "steady_rates"]
 
 SECONDS = 60.0
 """What a probe may take, about."""
@@ -30,20 +30,11 @@ _SHORTEST, _LONGEST = 0.08, 0.2  # seconds of a transfer that has its wires for 
 _ENOUGH = 0.4  # of these seconds, else the size was guessed too small and the transfer is measured again
 _LATE = 0.5  # of the time of the last message: where the first came later, its rank was late to notice
 _TRIES = 6
-_OVERHEAD = 0.02  # seconds that an order takes beside its transfers
+_OVERHEAD = 0.02  # seconds that a command takes beside its transfers
 _PINGS = 20
 _UNSETTLED = 0.15  # trials that differ by more are measured again,
 _AGAIN = 3  # times at most
-_TIMEOUT = 300.0  # seconds for one order
-
-
-class Ranks(Protocol):
-    """Whoever carries out orders."""
-
-    ranks: int
-
-    def ask(self, order: Any, timeout: float) -> list[Any]:
-        """Give all ranks an order; returns what each answered."""
+_TIMEOUT = 300.0  # seconds for one command
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,7 @@ class Probed:
 
 
 def probe(
-    ranks: Ranks,
+    ranks: Pool,
     *,
     quick: bool = False,
     seconds: float | None = None,
@@ -73,11 +64,11 @@ def probe(
     """Measure what joins ranks.
 
     Args:
-        ranks: Who carries out the orders.
+        ranks: Who carries out the commands.
         quick: Measure less.
         seconds: What it may take, about; :data:`SECONDS` or :data:`SECONDS_QUICK` by default. It decides how long each
             transfer lasts, within limits, so that many ranks or slow wires take longer.
-        on_step: Told how many orders were given, of how many, and what comes next.
+        on_step: Told how many commands were given, of how many, and what comes next.
 
     Raises:
         LaunchError: A rank failed or does not answer.
@@ -111,7 +102,7 @@ def _arrived(times: Sequence[float], moment: float) -> float:
 
 
 class _Probe:
-    def __init__(self, ranks: Ranks, quick: bool, seconds: float, on_step: Callable[[int, int, str], None]) -> None:
+    def __init__(self, ranks: Pool, quick: bool, seconds: float, on_step: Callable[[int, int, str], None]) -> None:
         self._ranks, self._seconds, self._on_step = ranks, seconds, on_step
         self._trials = list(trials_for(ranks.ranks, quick=quick))
         self._known: dict[Transfer, list[float]] = defaultdict(list)  # bits a second of what was measured alone
@@ -162,7 +153,7 @@ class _Probe:
         for _ in range(_TRIES):
             sizes = tuple(self._message(transfer, duration) for transfer in trial.transfers)
             answers = self._ranks.ask(SendMessages(trial.transfers, sizes, _MESSAGES), _TIMEOUT)
-            arrivals = [answers[d][index] for index, (_, d) in enumerate(trial.transfers)]
+            arrivals = [answers[d].seconds[index] for index, (_, d) in enumerate(trial.transfers)]
             if any(times[0] > _LATE * times[-1] for times in arrivals):
                 continue  # a rank that was not awake when its first message came
             rates = steady_rates(arrivals, sizes)
@@ -186,8 +177,8 @@ class _Probe:
 
     def _ping(self, pair: Transfer) -> float:
         self._step("a few bytes to and fro")
-        times: list[float] = self._ranks.ask(Ping(pair, _PINGS), _TIMEOUT)[pair[0]]
-        return median(times)
+        found: OneWay = self._ranks.ask(Ping(pair, _PINGS), _TIMEOUT)[pair[0]]
+        return median(found.seconds)
 
     def _figures(self, latencies: tuple[tuple[Transfer, float], ...], descriptions: Sequence[Description]) -> Figures:
         figures = tuple(

@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from tokenring_xdit.lab.probe.driver import Probed
-from tokenring_xdit.topology.figures import Figures
+from tokenring_xdit.lab.probe.figures import Figures
 
 __all__ = ["matrix", "remarks"]
 

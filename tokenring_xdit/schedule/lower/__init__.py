@@ -6,12 +6,14 @@ from functools import lru_cache
 
 from tokenring_xdit.schedule.lower.collectives import recognise
 from tokenring_xdit.schedule.lower.concat import concat_keys
-from tokenring_xdit.schedule.lower.draft import resolve
+from tokenring_xdit.schedule.lower.draft import Draft, resolve
+from tokenring_xdit.schedule.lower.in_place import nest, send_rows
+from tokenring_xdit.schedule.lower.phases import in_phases
 from tokenring_xdit.schedule.lower.place import place
 from tokenring_xdit.schedule.lower.prefetch import prefetch
 from tokenring_xdit.schedule.lower.program import RankProgram
 from tokenring_xdit.schedule.lower.proof import prove
-from tokenring_xdit.schedule.lower.widen import merge_together, widen
+from tokenring_xdit.schedule.lower.widen import merge_together, widen, widest_calls
 from tokenring_xdit.schedule.plan import Schedule
 from tokenring_xdit.schedule.problem import Problem
 from tokenring_xdit.schedule.verify import VerifiedSchedule
@@ -28,14 +30,25 @@ def lower(schedule: Schedule, problem: Problem, *, in_order: bool) -> tuple[Rank
         in_order: Whether the transport works off the exchanges of a channel one after the other, as NCCL does. Where
             transfers are independent receives are posted early.
     """
-    drafts = tuple(concat_keys(resolve(rank, program, problem)) for rank, program in enumerate(schedule.programs))
+    drafts = tuple(resolve(rank, program, problem) for rank, program in enumerate(schedule.programs))
+    if schedule.wide >= schedule.world_size > 1:
+        return _widest(drafts, problem, in_order=in_order)
+    drafts = tuple(map(concat_keys, drafts))
     if schedule.wide > 1:
         drafts = tuple(merge_together(widen(draft, schedule.wide), schedule.wide) for draft in drafts)
-        if schedule.wide >= schedule.world_size > 1:  # nothing overlaps any more
-            drafts = recognise(drafts)
     if not in_order:
         drafts = tuple(map(prefetch, drafts))
     return tuple(map(place, drafts))
+
+
+def _widest(drafts: tuple[Draft, ...], problem: Problem, *, in_order: bool) -> tuple[RankProgram, ...]:
+    """One exchange, few calls, one exchange, one merge: nothing overlaps any more, and hardly anything is launched."""
+    merges = max(len(draft.lines) for draft in drafts)
+    wide = [merge_together(widest_calls(draft), merges) for draft in in_phases(drafts, problem)]
+    drafts = recognise([nest(draft, problem.ranks) for draft in send_rows(wide)])
+    if not in_order:
+        drafts = tuple(map(prefetch, drafts))
+    return tuple(place(draft)._replace(token_major=True) for draft in drafts)
 
 
 @lru_cache(maxsize=256)

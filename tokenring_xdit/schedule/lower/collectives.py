@@ -2,73 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from tokenring_xdit.schedule.lower.draft import Draft, Line
-from tokenring_xdit.schedule.lower.program import Collective, Pack, Post, Recv, Send, Step
+from tokenring_xdit.schedule.lower.program import Collective, Concat, Post, Slot, SlotForm, View
 from tokenring_xdit.schedule.plan import Channel
 
-__all__ = ["recognise"]
+__all__ = ["is_collective", "recognise"]
 
 
 def recognise(drafts: Sequence[Draft]) -> tuple[Draft, ...]:
     """Make collectives of exchanges, channel by channel, where all exchanges of a channel are some.
-
-    What is posted in a row on one channel is one exchange then.
 
     Args:
         drafts: Of all ranks.
     """
     found = tuple(drafts)
     for channel in Channel:
-        tried = [_in_one(draft, channel.value) for draft in found]
-        posts = [[line.step for line in draft.lines if _is_on(line, channel.value)] for draft in tried]
+        posts = [[line.step for line in draft.lines if _is_on(line, channel.value)] for draft in found]
         if len({len(of_rank) for of_rank in posts}) > 1:
             continue
         kinds = [
-            _kind([post for post in together if isinstance(post, Post)], tried) for together in zip(*posts, strict=True)
+            _kind([_sorted(post) for post in together if isinstance(post, Post)], found)
+            for together in zip(*posts, strict=True)
         ]
         if kinds and all(kinds):
-            found = tuple(_marked(draft, channel.value, kinds) for draft in tried)
-    return found
+            found = tuple(_marked(draft, channel.value, kinds) for draft in found)
+    return tuple(map(_with_own, found))
+
+
+def is_collective(kind: Collective, post: Post, slots: Sequence[Slot]) -> bool:
+    """Whether what comes lies in one slot, by rank, with room for this rank's own; of an all-to-all what goes, too.
+
+    Args:
+        kind: What the exchange would be.
+        post: Its transfers in the order of their peers, with one message from each and to each.
+        slots: Of the rank.
+    """
+    into = {slots[recv.slot].inside for recv in post.recvs}
+    coming = {recv.peer: _rows(slots[recv.slot].first, slots[recv.slot]) for recv in post.recvs}
+    if len(into) != 1 or min(into) < 0 or not _fill(coming, slots[min(into)]):
+        return False
+    if kind is Collective.ALL_GATHER:
+        tokens = {last - first for first, last in coming.values()}
+        alike = len(tokens) == 1 and slots[min(into)].shape[2] == tokens.pop() * (len(coming) + 1)
+        return alike and len(post.payloads) == 1
+    going = {}
+    for send in post.sends:
+        number, cut = post.payloads[send.payload]
+        if cut is None or cut[:2] != (0, slots[number].shape[1]) or slots[number].form is not SlotForm.OUTPUT:
+            return False
+        going[send.peer] = cut[2:]
+    return len({view.slot for view in post.payloads}) == 1 and _fill(going, slots[post.payloads[0].slot])
+
+
+def _rows(first: int, slot: Slot) -> tuple[int, int]:
+    return first, first + slot.shape[2]
+
+
+def _fill(rows: Mapping[int, tuple[int, int]], slot: Slot) -> bool:
+    """Whether rows of the other ranks fill a slot, in their order, up to those of this rank in their place."""
+    ranks = range(len(rows) + 1)
+    own = [rank for rank in ranks if rank not in rows]
+    if len(own) != 1:
+        return False
+    at = 0
+    for rank in ranks:
+        if rank == own[0]:
+            at += slot.shape[2] - sum(last - first for first, last in rows.values())
+        elif rows[rank][0] != at:
+            return False
+        else:
+            at = rows[rank][1]
+    return at == slot.shape[2]
 
 
 def _is_on(line: Line, channel: str) -> bool:
     return isinstance(line.step, Post) and any(t.channel == channel for t in line.step.transfers)
 
 
-def _in_one(draft: Draft, channel: str) -> Draft:
-    """Put exchanges of a channel together between which nothing stands but what they send."""
-    lines: list[Line] = []
-    last: int | None = None  # where the exchange stands that may take in the next one
-    for index, step in draft.lines:
-        on_it = isinstance(step, Post) and _is_on(Line(index, step), channel)
-        if on_it and last is not None:
-            lines.append(Line(index, _both(lines.pop(last).step, step)))
-        else:
-            lines.append(Line(index, step))
-        if on_it:
-            last = len(lines) - 1
-        elif not isinstance(step, Pack):
-            last = None
-    return replace(draft, lines=tuple(lines))
-
-
-def _both(first: Step, other: Step) -> Post:
-    assert isinstance(first, Post)
-    assert isinstance(other, Post)
-    payloads = tuple(dict.fromkeys((*first.payloads, *other.payloads)))
-
-    def sends(post: Post) -> list[Send]:
-        return [send._replace(payload=payloads.index(post.payloads[send.payload])) for send in post.sends]
-
-    return Post(
-        (*first.recvs, *other.recvs),
-        payloads,
-        (*sends(first), *sends(other)),
-        first.messages + other.messages,
-    )
+def _sorted(post: Post) -> Post:
+    """The exchange with its transfers in the order of their peers."""
+    recvs = tuple(sorted(post.recvs, key=lambda recv: recv.peer))
+    sends = tuple(sorted(post.sends, key=lambda send: send.peer))
+    return post._replace(recvs=recvs, sends=sends)
 
 
 def _kind(posts: Sequence[Post], drafts: Sequence[Draft]) -> Collective | None:
@@ -76,28 +94,43 @@ def _kind(posts: Sequence[Post], drafts: Sequence[Draft]) -> Collective | None:
     ranks = range(len(posts))
     for rank, post in enumerate(posts):
         others = [peer for peer in ranks if peer != rank]
-        if sorted(r.peer for r in post.recvs) != others or sorted(s.peer for s in post.sends) != others:
+        if [recv.peer for recv in post.recvs] != others or [send.peer for send in post.sends] != others:
             return None
-    distinct = {len(post.payloads) for post in posts}
-    if distinct == {1}:
-        sizes = {_slot(draft, recv) for draft, post in zip(drafts, posts, strict=True) for recv in post.recvs}
-        return Collective.ALL_GATHER if len(sizes) == 1 else None
-    return Collective.ALL_TO_ALL if distinct == {len(posts) - 1} else None
+    slots = {draft.slots[view.slot] for draft, post in zip(drafts, posts, strict=True) for view in post.payloads}
+    outputs = all(slot.form is SlotForm.OUTPUT for slot in slots)
+    kind = Collective.ALL_TO_ALL if outputs else Collective.ALL_GATHER
+    fits = all(is_collective(kind, post, draft.slots) for draft, post in zip(drafts, posts, strict=True))
+    return kind if fits else None
 
 
-def _slot(draft: Draft, recv: Recv) -> tuple[object, ...]:
-    return draft.slots[recv.slot]
+def _with_own(draft: Draft) -> Draft:
+    """The draft in which an all-gather's own share is read where it leaves it, instead of being put there again."""
+    slots, lines = list(draft.slots), list(draft.lines)
+    for at, line in enumerate(draft.lines):
+        step = line.step
+        if not isinstance(step, Post) or step.collective is not Collective.ALL_GATHER:
+            continue
+        memory = slots[step.recvs[0].slot].inside
+        for behind, other in enumerate(draft.lines):
+            concat = other.step
+            if isinstance(concat, Concat) and concat.slot == memory and step.payloads[0] in concat.parts:
+                place = concat.parts.index(step.payloads[0])
+                first = sum(slots[view.slot].part(view.cut).shape[2] for view in concat.parts[:place])
+                own = View(len(slots))
+                slots.append(slots[step.recvs[0].slot]._replace(first=first))
+                lines[at] = Line(line.action, step._replace(own=own.slot))
+                parts = (*concat.parts[:place], own, *concat.parts[place + 1 :])
+                lines[behind] = Line(other.action, concat._replace(parts=parts))
+    return Draft(tuple(slots), tuple(lines))
 
 
 def _marked(draft: Draft, channel: str, kinds: Sequence[Collective | None]) -> Draft:
-    """The draft with its exchanges of a channel marked, transfers in the order of their peers."""
+    """The draft with its exchanges of a channel marked."""
     left = iter(kinds)
     lines = []
     for line in draft.lines:
         step = line.step
         if isinstance(step, Post) and _is_on(line, channel):
-            recvs = tuple(sorted(step.recvs, key=lambda recv: recv.peer))
-            sends = tuple(sorted(step.sends, key=lambda send: send.peer))
-            step = step._replace(recvs=recvs, sends=sends, collective=next(left))
+            step = _sorted(step)._replace(collective=next(left))
         lines.append(Line(line.action, step))
     return replace(draft, lines=tuple(lines))

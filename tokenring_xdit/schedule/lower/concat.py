@@ -33,7 +33,7 @@ def concat_keys(draft: Draft) -> Draft:
             continue
         index = run[-1].action
         if keys not in made:
-            slots.append(joined_slot(draft, keys))
+            slots.append(joined_slot(slots, keys))
             made[keys] = View(len(slots) - 1)
             blocks = tuple(kernel.attends[0].narrowed[1] for kernel in kernels)
             lines.append(Line(index, Concat(keys, len(slots) - 1, blocks)))
@@ -68,9 +68,9 @@ def _runs(draft: Draft) -> list[list[Line]]:
     return runs
 
 
-def joined_slot(draft: Draft, views: Sequence[View]) -> Slot:
+def joined_slot(slots: Sequence[Slot], views: Sequence[View]) -> Slot:
     """The slot for parts of slots of one form, one behind the other along their tokens."""
-    parts = [draft.slots[view.slot].part(view.cut) for view in views]
+    parts = [slots[view.slot].part(view.cut) for view in views]
     batch, heads, _, head_dim = parts[0].shape
     tokens = sum(part.shape[2] for part in parts)
     return Slot(parts[0].form, (batch, heads, tokens, head_dim), sum(part.size for part in parts))

@@ -47,6 +47,12 @@ class _Placing:
         self._packed: deque[tuple[int, int]] = deque()  # exchange and number of what leaves
         self._came: dict[int, int] = {}  # exchange that brings what is held
         self._unused: list[Recv] = []  # what comes and nothing reads; its exchange is not posted yet
+        inside = {slot.inside for slot in draft.slots if slot.inside >= 0}
+        self._kept = {  # memory that is written once: parts of a slot and what they are parts of, and kernels' outputs
+            number
+            for number, slot in enumerate(draft.slots)
+            if number in inside or slot.inside >= 0 or slot.form is SlotForm.OUTPUT
+        }
         self._last = {number: at for at, line in enumerate(draft.lines) for number in reads(line.step)}
 
     def program(self) -> RankProgram:
@@ -63,7 +69,9 @@ class _Placing:
             if isinstance(line.step, Pack):
                 sums -= self._draft.slots[line.step.source].size
             self._release(at, line)
-        messages = [slot.size for slot in self._slots[RESULT + 1 :] if slot.form is not SlotForm.SUM]
+        messages = [
+            slot.size for slot in self._slots[RESULT + 1 :] if slot.form is not SlotForm.SUM and slot.inside < 0
+        ]
         return RankProgram(tuple(self._slots), tuple(steps), peak + sum(messages))
 
     def _is_sum(self, number: int) -> bool:
@@ -71,6 +79,10 @@ class _Placing:
 
     def _take(self, number: int) -> None:
         slot = self._draft.slots[number]
+        if slot.inside >= 0:
+            if slot.inside not in self._numbers:
+                self._take(slot.inside)
+            slot = slot._replace(inside=self._numbers[slot.inside])
         if self._free[slot]:
             self._numbers[number] = self._free[slot].popleft()
             return
@@ -78,7 +90,8 @@ class _Placing:
         self._slots.append(slot)
 
     def _give(self, number: int) -> None:
-        self._free[self._draft.slots[number]].append(self._numbers[number])
+        if number not in self._kept:
+            self._free[self._draft.slots[number]].append(self._numbers[number])
 
     def _release(self, at: int, line: Line) -> None:
         """What nothing needs any more after a line."""
@@ -110,13 +123,15 @@ def _renumbered(step: Step, numbers: dict[int, int]) -> Step:
 
     if isinstance(step, Post):
         recvs = tuple(recv._replace(slot=numbers[recv.slot]) for recv in step.recvs)
-        return step._replace(recvs=recvs, payloads=parts(step.payloads))
+        own = numbers[step.own] if step.own >= 0 else -1
+        return step._replace(recvs=recvs, payloads=parts(step.payloads), own=own)
     if isinstance(step, Pack):
         return step._replace(source=numbers[step.source], slot=numbers[step.slot])
     if isinstance(step, Concat):
         return step._replace(parts=parts(step.parts), slot=numbers[step.slot])
     if isinstance(step, KernelCall):
         targets = tuple(target._replace(slot=numbers[target.slot]) for target in step.targets)
-        return step._replace(queries=part(step.queries), keys=part(step.keys), targets=targets)
+        output = numbers[step.output] if step.output >= 0 else -1
+        return step._replace(queries=part(step.queries), keys=part(step.keys), targets=targets, output=output)
     partials = tuple(partial._replace(slot=numbers[partial.slot]) for partial in step.partials)
     return MergeCall(partials)

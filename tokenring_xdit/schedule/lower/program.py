@@ -52,13 +52,15 @@ class SlotForm(Enum):
     """Keys and values: two tensors."""
     PARTIAL = "partial"
     """A partial output and its log-sum-exp as one message."""
+    OUTPUT = "output"
+    """The same as two tensors: what a kernel made, sent and merged as it is."""
     SUM = "sum"
     """An output and its log-sum-exp that kernels and merges add to."""
 
     @property
     def tensors(self) -> int:
         """Tensors of a slot, each of which is a message of its own."""
-        return 2 if self is SlotForm.KEYS else 1
+        return 2 if self in (SlotForm.KEYS, SlotForm.OUTPUT) else 1
 
 
 class Slot(NamedTuple):
@@ -68,11 +70,15 @@ class Slot(NamedTuple):
         form: What it holds.
         shape: Of each of its tensors, ``[B, H, S, D]``; of an output without its log-sum-exp.
         size: Bytes of all of it.
+        inside: The slot whose memory it is a part of, or -1.
+        first: Its first token there.
     """
 
     form: SlotForm
     shape: Shape
     size: int
+    inside: int = -1
+    first: int = 0
 
     def part(self, cut: Cut | None) -> Slot:
         """A slot as large as some heads and tokens of this one; ``None`` for all."""
@@ -148,8 +154,10 @@ class Post(NamedTuple):
         payloads: What goes, each once.
         sends: Who gets what.
         messages: Messages of the exchange itself, those included whose receive was posted earlier.
-        collective: What the transfers are together, where a collective does them.
+        collective: What the transfers are together, where a collective does them. All that comes lies in one slot then,
+            by rank, with room for this rank's own in its place; of an all-to-all all that goes, too.
         blocks: Whether the rank waits until all of it is over.
+        own: Slot in which an all-gather leaves this rank's own as well; -1 where nothing needs it there.
     """
 
     recvs: tuple[Recv, ...]
@@ -158,6 +166,7 @@ class Post(NamedTuple):
     messages: int
     collective: Collective | None = None
     blocks: bool = False
+    own: int = -1
 
     @property
     def transfers(self) -> list[Recv | Send]:
@@ -191,7 +200,7 @@ class Concat(NamedTuple):
     """Queries, or keys and values, of several blocks put one behind the other along their tokens.
 
     Attributes:
-        parts: The blocks.
+        parts: The blocks; those whose slots are inside of ``slot`` have arrived in their place.
         slot: Where they go.
         blocks: Their names.
     """
@@ -230,6 +239,7 @@ class KernelCall(NamedTuple):
         q_tokens: Tokens of the queries.
         kv_tokens: Tokens of the keys.
         attends: What it carries out of the plan.
+        output: Slot that holds all of the output, to be sent from there; -1 where nothing is.
     """
 
     queries: View
@@ -240,6 +250,7 @@ class KernelCall(NamedTuple):
     q_tokens: int
     kv_tokens: int
     attends: tuple[Attend, ...]
+    output: int = -1
 
     def __str__(self) -> str:
         queries = dict.fromkeys(str(attend.q) for attend in self.attends)
@@ -285,12 +296,15 @@ class RankProgram(NamedTuple):
         steps: What it does in order, each with the index of its action in the plan.
         peak: Most bytes that it holds at once beside its inputs.
         ours: Whether it is a call of this package, which takes time of its own.
+        token_major: Whether blocks travel, and lie in slots, as ``[S, B, H, D]``: what lies one behind the other is one
+            tensor then, and some tokens of it are contiguous.
     """
 
     slots: tuple[Slot, ...]
     steps: tuple[tuple[int, Step], ...]
     peak: int
     ours: bool = True
+    token_major: bool = False
 
 
 def reads(step: Step) -> tuple[int, ...]:
@@ -309,9 +323,11 @@ def reads(step: Step) -> tuple[int, ...]:
 def writes(step: Step) -> tuple[int, ...]:
     """Slots whose content a step changes."""
     if isinstance(step, Post):
-        return tuple(recv.slot for recv in step.recvs)
+        received = tuple(recv.slot for recv in step.recvs)
+        return received if step.own < 0 else (*received, step.own)
     if isinstance(step, Pack | Concat):
         return (step.slot,)
     if isinstance(step, KernelCall):
-        return tuple(target.slot for target in step.targets)
+        made = tuple(target.slot for target in step.targets)
+        return made if step.output < 0 else (*made, step.output)
     return (RESULT,)

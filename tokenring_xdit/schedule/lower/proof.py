@@ -18,12 +18,13 @@ from itertools import combinations, zip_longest
 from typing import NamedTuple
 
 from tokenring_xdit.errors import VerificationError
+from tokenring_xdit.schedule.lower.areas import Area, Content, Pairs
+from tokenring_xdit.schedule.lower.memory import faults, faults_between
 from tokenring_xdit.schedule.lower.program import (
     OWN_KV,
     OWN_Q,
     RESULT,
     Concat,
-    Cut,
     KernelCall,
     MergeCall,
     Pack,
@@ -38,65 +39,6 @@ from tokenring_xdit.schedule.plan import Mask
 from tokenring_xdit.schedule.problem import Problem
 
 __all__ = ["prove"]
-
-
-class _Area(NamedTuple):
-    """Heads and tokens of a rank's queries, or of its keys and values."""
-
-    owner: int
-    low: int
-    high: int
-    first: int
-    last: int
-
-    @property
-    def tokens(self) -> int:
-        return self.last - self.first
-
-    def within(self, cut: Cut | None) -> _Area:
-        if cut is None:
-            return self
-        low, high, first, last = cut
-        return _Area(self.owner, self.low + low, self.low + high, self.first + first, self.first + last)
-
-
-class _Pairs(NamedTuple):
-    """Queries and the keys that they have attended, in all combinations; causal: those up to their own position."""
-
-    queries: _Area
-    keys: _Area
-    causal: bool
-
-    @property
-    def number(self) -> int:
-        return (self.queries.high - self.queries.low) * self.queries.tokens * self.keys.tokens
-
-    def overlaps(self, other: _Pairs) -> bool:
-        (_, low, high, first, last), (_, other_low, other_high, other_first, other_last) = self.queries, other.queries
-        return (
-            max(low, other_low) < min(high, other_high)
-            and max(first, other_first) < min(last, other_last)
-            and max(self.keys.first, other.keys.first) < min(self.keys.last, other.keys.last)
-        )
-
-
-class _Content(NamedTuple):
-    """What a slot holds.
-
-    Attributes:
-        form: Of what it holds.
-        areas: Which queries or keys, one behind the other; of a sum or partial output, of which queries it is.
-        pairs: What a sum or partial output is made of.
-    """
-
-    form: SlotForm
-    areas: tuple[_Area, ...]
-    pairs: tuple[_Pairs, ...] = ()
-
-    @property
-    def extent(self) -> tuple[int, int]:
-        """Heads and tokens."""
-        return self.areas[0].high - self.areas[0].low, sum(area.tokens for area in self.areas)
 
 
 _Route = tuple[int, int, str]
@@ -140,14 +82,15 @@ def prove(
 
 class _Rank:
     def __init__(self, number: int, program: RankProgram, problem: Problem) -> None:
-        self.number, self.slots, self.steps = number, program.slots, program.steps
+        self.number, self.program = number, program
+        self.slots, self.steps = program.slots, program.steps
         self.at = 0
-        queries = _Area(number, 0, problem.heads, 0, problem.q_lengths[number])
-        keys = _Area(number, 0, problem.kv_heads, 0, problem.kv_lengths[number])
+        queries = Area(number, 0, problem.heads, 0, problem.q_lengths[number])
+        keys = Area(number, 0, problem.kv_heads, 0, problem.kv_lengths[number])
         self.content = {
-            OWN_Q: _Content(SlotForm.QUERIES, (queries,)),
-            OWN_KV: _Content(SlotForm.KEYS, (keys,)),
-            RESULT: _Content(SlotForm.SUM, (queries,)),
+            OWN_Q: Content(SlotForm.QUERIES, (queries,)),
+            OWN_KV: Content(SlotForm.KEYS, (keys,)),
+            RESULT: Content(SlotForm.SUM, (queries,)),
         }
         self.arriving: dict[int, _Transfer] = {}  # by slot
         self.leaving: dict[int, list[_Transfer]] = defaultdict(list)
@@ -159,7 +102,7 @@ class _Proof:
     ) -> None:
         self._name, self._problem, self._mask, self._in_order = name, problem, mask, in_order
         self._ranks = [_Rank(rank, program, problem) for rank, program in enumerate(programs)]
-        self._sent: dict[_Route, list[tuple[_Side, _Content]]] = defaultdict(list)
+        self._sent: dict[_Route, list[tuple[_Side, Content]]] = defaultdict(list)
         self._expected: dict[_Route, list[_Side]] = defaultdict(list)
         # On a transport that works in order, of each rank and channel: its exchanges, and how many of them are over.
         self._queues: dict[tuple[int, str], list[list[_Transfer]]] = defaultdict(list)
@@ -168,6 +111,11 @@ class _Proof:
 
     def run(self) -> None:
         """Let all ranks get as far as they can, which no order of theirs changes, then see what came of it."""
+        for rank in self._ranks:
+            for index, fault in faults(rank.program):
+                raise self._fail(rank, index, fault)
+        for number, fault in faults_between([rank.program for rank in self._ranks]):
+            raise self._fail(number, None, fault)
         moved = True
         while moved:
             advanced = [self._advance(rank) for rank in self._ranks]
@@ -231,7 +179,7 @@ class _Proof:
         rank.leaving[slot].clear()
         return True
 
-    def _put(self, rank: _Rank, index: int, slot: int, content: _Content) -> None:
+    def _put(self, rank: _Rank, index: int, slot: int, content: Content) -> None:
         self._refuse_other_shape(rank, index, slot, content.form, content.extent)
         rank.content[slot] = content
 
@@ -242,15 +190,13 @@ class _Proof:
             problem += f"{there.form.value} of {there.shape[1]} and {there.shape[2]}"
             raise self._fail(rank, index, problem)
 
-    def _view(self, rank: _Rank, index: int, part: View) -> _Content:
-        content = rank.content[part.slot]
-        if part.cut is None:
-            return content
-        low, high, first, last = part.cut
-        heads, tokens = content.extent
-        if len(content.areas) > 1 or not (0 <= low < high <= heads and 0 <= first < last <= tokens):
+    def _view(self, rank: _Rank, index: int, part: View) -> Content:
+        if part.slot not in rank.content:  # what the same exchange receives there has taken its place
+            raise self._fail(rank, index, f"reads slot {part.slot}, which holds nothing")
+        content = rank.content[part.slot].view(part.cut)
+        if content is None:
             raise self._fail(rank, index, f"cuts slot {part.slot} where it cannot be cut")
-        return content._replace(areas=(content.areas[0].within(part.cut),))
+        return content
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
@@ -277,6 +223,8 @@ class _Proof:
             self._match(transfer)
             rank.leaving[part.slot].append(transfer)
             exchange[send.channel].append(transfer)
+        if step.own >= 0:
+            self._put(rank, index, step.own, self._view(rank, index, step.payloads[0]))
         for channel, transfers in exchange.items():
             key = rank.number, channel
             self._places.update({(rank.number, t): (key, len(self._queues[key])) for t in transfers})
@@ -297,7 +245,7 @@ class _Proof:
             raise self._fail(route[1], expected.action, problem)
 
     def _pack(self, rank: _Rank, index: int, step: Pack) -> None:
-        nothing = _Content(SlotForm.SUM, (_Area(step.block.owner, *self._problem.area(step.block)),))
+        nothing = Content(SlotForm.SUM, (Area(step.block.owner, *self._problem.area(step.block)),))
         content = rank.content.pop(step.source, nothing)
         if content.form is not SlotForm.SUM or step.source == RESULT:
             raise self._fail(rank, index, f"packs slot {step.source}, which is no sum for another rank")
@@ -308,7 +256,7 @@ class _Proof:
         areas = tuple(area for view in views for area in view.areas)
         if len({(view.form, area.high - area.low) for view in views for area in view.areas}) > 1:
             raise self._fail(rank, index, "puts together what has different heads or forms")
-        self._put(rank, index, step.slot, _Content(views[0].form, areas))
+        self._put(rank, index, step.slot, Content(views[0].form, areas))
 
     def _attend(self, rank: _Rank, index: int, step: KernelCall) -> None:
         queries, keys = self._view(rank, index, step.queries), self._view(rank, index, step.keys)
@@ -317,34 +265,41 @@ class _Proof:
             raise self._fail(rank, index, f"attends {step}, but its slots hold something else")
         heads, kv_heads = self._problem.heads, self._problem.kv_heads
         first, left = 0, {target.rows or (0, step.q_tokens): target for target in step.targets}
+        output: list[Pairs] = []
         for area in queries.areas:
             target = left.pop((first, first + area.tokens), None)
             first += area.tokens
-            if target is None:
-                raise self._fail(rank, index, f"attends {step}, and an output of it goes nowhere")
-            if target.slot not in rank.content:
-                self._put(rank, index, target.slot, _Content(SlotForm.SUM, (area,)))
-            into = rank.content[target.slot]
-            if into.form is not SlotForm.SUM or into.areas[0].within(target.cut) != area:
-                raise self._fail(
-                    rank, index, f"adds the output of {step} to slot {target.slot}, which is of other queries"
-                )
-            made = tuple(_Pairs(area, key, step.causal) for key in keys.areas)
+            made = tuple(Pairs(area, key, step.causal) for key in keys.areas)
             for _, key, causal in made:
                 if (area.low * kv_heads, area.high * kv_heads) != (key.low * heads, key.high * heads):
                     raise self._fail(rank, index, f"attends {step}, whose heads do not belong together")
                 if causal and area.owner != key.owner:
                     raise self._fail(rank, index, f"attends {step} causally, which only a rank's own pair can be")
+            output += made
+            if target is None and step.output >= 0:
+                continue
+            if target is None:
+                raise self._fail(rank, index, f"attends {step}, and an output of it goes nowhere")
+            if target.slot not in rank.content:
+                self._put(rank, index, target.slot, Content(SlotForm.SUM, (area,)))
+            into = rank.content[target.slot]
+            if into.form is not SlotForm.SUM or into.areas[0].within(target.cut) != area:
+                raise self._fail(
+                    rank, index, f"adds the output of {step} to slot {target.slot}, which is of other queries"
+                )
             rank.content[target.slot] = into._replace(pairs=(*into.pairs, *made))
         if left:
             raise self._fail(rank, index, f"attends {step}, of whose output there is not that much")
+        if step.output >= 0:
+            self._put(rank, index, step.output, Content(SlotForm.OUTPUT, queries.areas, tuple(output)))
 
     def _merge(self, rank: _Rank, index: int, step: MergeCall) -> None:
         for partial in step.partials:
             if partial.slot not in rank.content:
                 raise self._fail(rank, index, f"merges slot {partial.slot} twice")
             content, result = rank.content[partial.slot], rank.content[RESULT]
-            if content.form is not SlotForm.PARTIAL or content.areas[0] != result.areas[0].within(partial.cut):
+            whole = content.form in (SlotForm.PARTIAL, SlotForm.OUTPUT) and len(content.areas) == 1
+            if not whole or content.areas[0] != result.areas[0].within(partial.cut):
                 raise self._fail(rank, index, f"merges slot {partial.slot}, which is not of these queries")
             del rank.content[partial.slot]
             rank.content[RESULT] = result._replace(pairs=(*result.pairs, *content.pairs))
@@ -387,7 +342,7 @@ class _Proof:
 
     def _refuse_incomplete(self, rank: _Rank) -> None:
         result = rank.content[RESULT]
-        of_owner: dict[int, list[_Pairs]] = defaultdict(list)
+        of_owner: dict[int, list[Pairs]] = defaultdict(list)
         for pairs in result.pairs:
             of_owner[pairs.keys.owner].append(pairs)
         queries = self._problem.heads * self._problem.q_lengths[rank.number]

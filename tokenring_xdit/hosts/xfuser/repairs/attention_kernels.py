@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokenring_xdit.hosts.installation import INSTALLATION
+
 __all__ = ["HOOKS"]
 
 
@@ -34,7 +36,10 @@ def compute_fp32(backends: Any) -> None:
             return half
         return cut(query, *args, **kwargs)
 
-    kernels[kinds.CUDNN], kernels[kinds.SDPA_EFFICIENT] = attend, cut
+    for kind, function in ((kinds.CUDNN, attend), (kinds.SDPA_EFFICIENT, cut)):
+        INSTALLATION.put(
+            kernels, kind, function, "xfuser.core.distributed.attention_backend.ATTENTION_FUNCTION_REGISTRY"
+        )
 
 
 HOOKS = {"xfuser.core.distributed.attention_backend": compute_fp32}

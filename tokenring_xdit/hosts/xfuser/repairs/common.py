@@ -1,34 +1,28 @@
-"""What several repairs share: when they apply, and the layouts of simple sequences."""
+"""What several repairs share: when they apply, and how functions are replaced."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from tokenring_xdit.compat.torch import frame_outside_graphs, in_place_of
+from tokenring_xdit.hosts.installation import INSTALLATION
 from tokenring_xdit.hosts.xfuser.choice import current_choice, exactness_promised
-from tokenring_xdit.hosts.xfuser.layout import KeyLayout, cut
 
 __all__ = [
     "REPAIR_ALL",
-    "all_real",
     "cfg_part",
-    "outside_graphs",
     "pipeline_name",
     "repair_all",
     "replace_forward",
     "replace_method",
-    "sequence_layout",
     "sequence_parallel_ranks",
     "wanted",
 ]
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 REPAIR_ALL = "TOKENRING_REPAIR_ALL"
 """Environment variable: 1 applies the repairs to Ulysses and Ring as well, which are left alone otherwise."""
@@ -44,10 +38,20 @@ def repair_all() -> bool:
     return os.environ.get(REPAIR_ALL) == "1" or exactness_promised()
 
 
-def replace_method(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
-    """Put ``make(original)`` in the place of a function, which stays reachable as ``__wrapped__``."""
+def replace_method(
+    owner: Any, name: str, make: Callable[[Any], Any], then: Callable[[Any], Any] = lambda function: function
+) -> None:
+    """Put ``make(original)`` in the place of a function, which stays reachable as ``__wrapped__``.
+
+    Args:
+        owner: The module or class.
+        name: Of the function.
+        make: Defined inside the function that repairs something, whose documentation says why.
+        then: What is done to what it makes.
+    """
     original = getattr(owner, name)
-    setattr(owner, name, in_place_of(original, make(original)))
+    repair = getattr(sys.modules[make.__module__], make.__qualname__.partition(".")[0])
+    INSTALLATION.replace(owner, name, in_place_of(original, then(make(original))), author=repair)
 
 
 def replace_forward(model: Any, make: Callable[[Any], Any]) -> None:
@@ -57,17 +61,7 @@ def replace_forward(model: Any, make: Callable[[Any], Any]) -> None:
     is compiled as before. What such a function calls has to be :func:`outside_graphs` too if it
     touches tensors: only its own frame is left alone.
     """
-
-    def in_front(original: Any) -> Any:
-        return frame_outside_graphs(make(original))
-
-    replace_method(model, "forward", in_front)
-
-
-def outside_graphs(function: _Function) -> _Function:
-    """Keep ``torch.compile`` from a function and from all that it calls."""
-    kept: _Function = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
-    return kept
+    replace_method(model, "forward", make, frame_outside_graphs)
 
 
 def pipeline_name(pipeline: Any) -> str:
@@ -91,15 +85,3 @@ def cfg_part(batch: Tensor) -> Tensor:
 
     parts: tuple[Tensor, ...] = batch.chunk(get_classifier_free_guidance_world_size())
     return parts[int(get_classifier_free_guidance_rank())]
-
-
-def all_real(tokens: int) -> Tensor:
-    """The mask of a sequence without padding, ``[1, tokens]``."""
-    return torch.ones(1, tokens, dtype=torch.bool)
-
-
-@outside_graphs
-@lru_cache(maxsize=32)
-def sequence_layout(ranks: int, *lengths: int) -> KeyLayout:
-    """The layout of sequences that are padded at their ends and cut, one behind the other on each rank."""
-    return KeyLayout.of_segments(*(cut(all_real(length), ranks) for length in lengths))

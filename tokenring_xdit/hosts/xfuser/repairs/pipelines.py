@@ -11,29 +11,31 @@ from torch import Tensor
 
 from tokenring_xdit.attention import guarded
 from tokenring_xdit.errors import TokenRingError, UnsupportedError
-from tokenring_xdit.hosts.xfuser.agreement import (
+from tokenring_xdit.hosts.agreement import (
     agree_on_arguments,
     agree_on_inputs,
     describe,
     noise_of_the_first_rank,
 )
-from tokenring_xdit.hosts.xfuser.repairs.common import replace_method, sequence_parallel_ranks, wanted
-from tokenring_xdit.hosts.xfuser.repairs.latents import Shares
+from tokenring_xdit.hosts.xfuser.choice import current_choice
+from tokenring_xdit.hosts.xfuser.family import OwnPipeline, Shares
+from tokenring_xdit.hosts.xfuser.repairs.common import pipeline_name, replace_method, sequence_parallel_ranks, wanted
+from tokenring_xdit.hosts.xfuser.repairs.latents import share_of, whole_of
 from tokenring_xdit.hosts.xfuser.repairs.schedulers import refuse_in_stages, step_on_the_whole_picture
 
-__all__ = ["HOOKS"]
+__all__ = ["repair"]
 
 _INSTEAD = "or tokenring_xdit.parallelize with the diffusers pipeline"
 
 _Arguments = dict[str, Any]
 
 
-def make_one_call_of_all_ranks(pipeline: Any, shares: Shares, *refusals: Callable[[Any, _Arguments], None]) -> None:
+def make_one_call_of_all_ranks(pipeline: Any, own: OwnPipeline, *refusals: Callable[[Any, _Arguments], None]) -> None:
     """Let a pipeline of xfuser's do what the diffusers one does with a scheduler, a callback and global generators.
 
     Args:
         pipeline: xfuser's class.
-        shares: What a rank holds of its latents.
+        own: What is known of it.
         *refusals: Of what xfuser computes wrongly there, given the pipeline and the arguments of a call.
     """
 
@@ -51,11 +53,11 @@ def make_one_call_of_all_ranks(pipeline: Any, shares: Shares, *refusals: Callabl
             except TokenRingError as error:
                 problem = error
             agree_on_arguments(_alike(arguments), problem)
-            show_callbacks_the_whole_picture(self, arguments, shares)
+            show_callbacks_the_whole_picture(self, arguments, own)
             with (
                 guarded(None, "the call of the pipeline"),
                 noise_of_the_first_rank(self.module._execution_device),
-                step_on_the_whole_picture(self, shares),
+                step_on_the_whole_picture(self, own.shares),
             ):
                 return original(self, **arguments)
 
@@ -155,7 +157,7 @@ def refuse_callbacks(wrapper: Any, arguments: _Arguments) -> None:
     raise UnsupportedError(f"{name} was asked for with xfuser's {type(wrapper).__name__}, and {why}, {_INSTEAD}")
 
 
-def show_callbacks_the_whole_picture(wrapper: Any, arguments: _Arguments, shares: Shares) -> None:
+def show_callbacks_the_whole_picture(wrapper: Any, arguments: _Arguments, own: OwnPipeline) -> None:
     """Give callbacks the whole latents, and take the rank's share of what they make of them.
 
     xfuser 0.7.0: they see a rank's share, and what they return is taken for that (SD3 with a contrast about the mean:
@@ -164,20 +166,24 @@ def show_callbacks_the_whole_picture(wrapper: Any, arguments: _Arguments, shares
     Args:
         wrapper: xfuser's pipeline.
         arguments: Those of the call, which are changed.
-        shares: What a rank holds of its latents.
+        own: What is known of the pipeline.
     """
     if arguments.get("callback_on_step_end") is not None:
-        arguments["callback_on_step_end"] = partial(_step_end, arguments["callback_on_step_end"], shares)
+        arguments["callback_on_step_end"] = partial(_step_end, arguments["callback_on_step_end"], own)
         arguments["callback_on_step_end_tensor_inputs"] = ["latents"]
     elif arguments.get("callback") is not None:
-        arguments["callback"] = partial(_legacy, arguments["callback"], shares)
+        arguments["callback"] = partial(_legacy, arguments["callback"], own.shares)
 
 
-def _step_end(callback: Any, shares: Shares, wrapper: Any, step: int, time: Any, tensors: dict[str, Any]) -> Any:
-    before = _switches(wrapper)
-    whole = shares.whole(tensors["latents"])
+def _step_end(callback: Any, own: OwnPipeline, wrapper: Any, step: int, time: Any, tensors: dict[str, Any]) -> Any:
+
+    def switches() -> dict[str, Any]:
+        return {name: getattr(wrapper, name, None) for name in own.switches}
+
+    before = switches()
+    whole = whole_of(own.shares, tensors["latents"])
     returned = callback(wrapper, step, time, {"latents": whole}) or {}
-    lost = set(returned) - {"latents"} | {name for name, value in _switches(wrapper).items() if value != before[name]}
+    lost = set(returned) - {"latents"} | {name for name, value in switches().items() if value != before[name]}
     if lost:
         raise UnsupportedError(
             f"callback_on_step_end changed {', '.join(sorted(lost))}, and xfuser's {type(wrapper).__name__} would not "
@@ -186,47 +192,13 @@ def _step_end(callback: Any, shares: Shares, wrapper: Any, step: int, time: Any,
     changed = returned.get("latents", whole)
     if not _replicated():
         agree_on_inputs("pipeline", {"latents": changed, "interrupt": getattr(wrapper, "_interrupt", False)})
-    return {"latents": shares.own(changed)}
-
-
-_SWITCHES = {"xFuserHunyuanDiTPipeline": ("_guidance_scale", "_guidance_rescale", "_interrupt")}
-"""Attributes that callbacks set, and that diffusers looks at in each step and xfuser does not, by pipeline."""
-
-
-def _switches(wrapper: Any) -> dict[str, Any]:
-    names = _SWITCHES.get(type(wrapper).__name__, ("_guidance_scale",))
-    return {name: getattr(wrapper, name, None) for name in names}
+    return {"latents": share_of(own.shares, changed)}
 
 
 def _legacy(callback: Any, shares: Shares, step: int, time: Any, latents: Tensor) -> None:
-    whole = shares.whole(latents)
+    whole = whole_of(shares, latents)
     callback(step, time, whole)
-    latents.copy_(shares.own(whole))  # it may have changed them in place
-
-
-def denoise_without_guidance(pipeline: Any) -> None:
-    """Compute SD3 without classifier-free guidance on as many latents as there are pictures.
-
-    xfuser 0.7.0: ``xFuserStableDiffusion3Pipeline._backbone_forward`` doubles the latents and halves the result whether
-    there is guidance or not, which fails where there is more than one picture ("size of tensor").
-    """
-
-    def make(original: Any) -> Any:
-        def backbone_forward(self: Any, latents: Tensor, encoder_hidden_states: Tensor, **kwargs: Any) -> Any:
-            if not wanted() or self.do_classifier_free_guidance:
-                return original(self, latents=latents, encoder_hidden_states=encoder_hidden_states, **kwargs)
-            return self.transformer(
-                hidden_states=latents,
-                timestep=kwargs["t"].expand(latents.shape[0]),
-                encoder_hidden_states=encoder_hidden_states,
-                pooled_projections=kwargs["pooled_prompt_embeds"],
-                joint_attention_kwargs=self.joint_attention_kwargs,
-                return_dict=False,
-            )[0]
-
-        return backbone_forward
-
-    replace_method(pipeline, "_backbone_forward", make)
+    latents.copy_(share_of(shares, whole))  # it may have changed them in place
 
 
 def refuse_schedulers_in_stages(pipeline: Any) -> None:
@@ -252,38 +224,47 @@ def refuse_schedulers_in_stages(pipeline: Any) -> None:
     replace_method(pipeline, "_sync_pipeline", make)
 
 
-def _of(
-    name: str,
-    shares: Shares,
-    *refusals: Callable[[Any, _Arguments], None],
-    repairs: tuple[Callable[[Any], None], ...] = (),
-) -> Callable[[Any], None]:
-    def repair(module: Any) -> None:
-        pipeline = getattr(module, name)
-        make_one_call_of_all_ranks(pipeline, shares, *refusals)
-        for each in repairs:
-            each(pipeline)
+def refuse_patches_at_once(pipeline: Any) -> None:
+    """Refuse PipeFusion that works on several patches at once, for pipelines whose cached keys xfuser mixes up.
 
-    return repair
+    xfuser 0.7.0: SD3 keeps the keys of its layers in two forms, and without sequence parallelism its own
+    run fails ("expanded size of the tensor"); HunyuanDiT with Ulysses or Ring makes other pictures than
+    without. There is nothing to compare with.
+
+    Args:
+        pipeline: xfuser's class.
+    """
+
+    def make(original: Any) -> Any:
+        def sync_pipeline(self: Any, *args: Any, sync_only: bool = False, **kwargs: Any) -> Any:
+            from xfuser.core.distributed import get_pipeline_parallel_world_size
+
+            if current_choice() is not None and get_pipeline_parallel_world_size() > 1 and not sync_only:
+                raise UnsupportedError(
+                    "PipeFusion on several patches at once together with TokenRing was not compared for "
+                    f"{pipeline_name(self)}, where xfuser has no result of its own to compare with (docs/upstream.md). "
+                    "Use pipefusion_parallel_degree=1, or, in a program of your own, warmup_steps of at least the "
+                    "number of steps, so that stages work in order"
+                )
+            return original(self, *args, sync_only=sync_only, **kwargs)
+
+        return sync_pipeline
+
+    replace_method(pipeline, "_sync_pipeline", make)
 
 
-_STAGES = (refuse_schedulers_in_stages,)
+def repair(own: OwnPipeline, module: Any) -> None:
+    """Repair one of xfuser's own pipelines by what is known of it.
 
-_PIPELINES = {
-    "pipeline_cogvideox": _of("xFuserCogVideoXPipeline", Shares.ROWS, refuse_guidance_of_one),
-    "pipeline_flux": _of("xFuserFluxPipeline", Shares.TOKENS, repairs=_STAGES),
-    "pipeline_flux_control": _of("xFuserPipelineFluxControlPipeline", Shares.TOKENS, repairs=_STAGES),
-    "pipeline_hunyuandit": _of(
-        "xFuserHunyuanDiTPipeline", Shares.ROWS, refuse_guidance_of_one, refuse_rescaled_guidance, repairs=_STAGES
-    ),
-    "pipeline_latte": _of("xFuserLattePipeline", Shares.ROWS),
-    "pipeline_lumina2": _of("xFuserLumina2Pipeline", Shares.WHOLE),
-    "pipeline_pixart_alpha": _of("xFuserPixArtAlphaPipeline", Shares.ROWS, refuse_guidance_of_one, repairs=_STAGES),
-    "pipeline_pixart_sigma": _of("xFuserPixArtSigmaPipeline", Shares.ROWS, refuse_guidance_of_one, repairs=_STAGES),
-    "pipeline_stable_diffusion_3": _of(
-        "xFuserStableDiffusion3Pipeline", Shares.ROWS, repairs=(*_STAGES, denoise_without_guidance)
-    ),
-}
-"""Modules of xfuser, each with what its pipeline gets."""
-
-HOOKS = {f"xfuser.model_executor.pipelines.{module}": repair for module, repair in _PIPELINES.items()}
+    Args:
+        own: What is known.
+        module: xfuser's module.
+    """
+    pipeline = getattr(module, own.name)
+    refusals = [] if own.guidance_of_one else [refuse_guidance_of_one]
+    refusals += [] if own.rescaled_guidance else [refuse_rescaled_guidance]
+    if own.stages and not own.patches:
+        refuse_patches_at_once(pipeline)
+    make_one_call_of_all_ranks(pipeline, own, *refusals)
+    if own.stages:
+        refuse_schedulers_in_stages(pipeline)

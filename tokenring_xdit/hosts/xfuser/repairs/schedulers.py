@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from tokenring_xdit.errors import UnsupportedError
-from tokenring_xdit.hosts.xfuser.repairs.latents import Shares
+from tokenring_xdit.hosts.xfuser.family import Shares
+from tokenring_xdit.hosts.xfuser.repairs.latents import share_of, whole_of
 
 __all__ = ["plain", "refuse_in_stages", "step_on_the_whole_picture"]
 
@@ -62,7 +63,7 @@ class _WholeScheduler:
     def _step(self, *args: Any, **kwargs: Any) -> Any:
         if self._patches:
             return self._own.step(*args, **kwargs)
-        whole, own = (partial(_change_latents, change) for change in (self._shares.whole, self._shares.own))
+        whole, own = (partial(_change_latents, partial(change, self._shares)) for change in (whole_of, share_of))
         outputs = self.module.step(*map(whole, args), **{name: whole(value) for name, value in kwargs.items()})
         return tuple(map(own, outputs))
 

@@ -1,0 +1,118 @@
+"""What a sweep asks its ranks for, and what they answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, PlainSerializer
+
+from tokenring_xdit.bench.plan import Shape, Strategy
+from tokenring_xdit.bench.scene import SceneShape
+
+__all__ = ["CheckStrategy", "Checked", "Prepare", "Prepared", "TimeStrategy", "Timed", "TraceStrategy"]
+
+
+def _strategy(value: Any) -> Any:
+    return Strategy.parse(value) if isinstance(value, str) else value
+
+
+# How they are written where commands travel as JSON; see :mod:`tokenring_xdit.workers.codec`.
+AnyShape = Annotated[SceneShape | Shape, Field(union_mode="left_to_right")]
+NamedStrategy = Annotated[Strategy, BeforeValidator(_strategy), PlainSerializer(str)]
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Make the tensors of a problem, or load its pipeline, and find what its output has to be.
+
+    Attributes:
+        shape: The problem.
+        seed: Of its tensors.
+        whole: Whether rank 0 needs all of them, for a strategy on one rank.
+        pictures: Whether checks of a pipeline are to bring what was drawn.
+    """
+
+    shape: AnyShape
+    seed: int
+    whole: bool
+    pictures: bool = False
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The problem is ready.
+
+    Attributes:
+        kernel: Name of the local attention kernel; of a pipeline, xfuser's name of its attention backend.
+        device: Of this rank.
+        threads: Of this rank's computations.
+    """
+
+    kernel: str
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class CheckStrategy:
+    """Call a strategy, and look at it instead of timing it."""
+
+    strategy: NamedStrategy
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What one rank found.
+
+    Attributes:
+        difference: Largest difference of its output to the reference.
+        scale: Largest value of the reference.
+        rows: Queries compared, each in all heads; of a pipeline image tokens, on the rank that has them.
+        bytes_sent: Payload that this rank sent for one call.
+        wires: Bytes of frames that each of its wires carried during that call, ``sent`` and ``received``; ``None``
+            outside an emulated network.
+        peak: Bytes allocated at once for a first call, beside its inputs.
+        peak_measure: How that was found.
+        picture: What was drawn, on the rank that has it and where that was asked for: a NumPy file in base 64 of pixels
+            ``[H, W, 3]`` in ``[0, 1]``, fp32.
+    """
+
+    difference: float
+    scale: float
+    rows: int
+    bytes_sent: int
+    wires: dict[str, dict[str, int]] | None
+    peak: int
+    peak_measure: str
+    picture: str | None = None
+
+
+@dataclass(frozen=True)
+class TimeStrategy:
+    """Call a strategy after a barrier; ``None`` is the attention that each rank computes, without communication."""
+
+    strategy: NamedStrategy | None
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What one rank took.
+
+    Attributes:
+        seconds: Of the call, or of a denoising step of it.
+        attention: Of a denoising step inside attention calls; ``None`` for calls of attention.
+    """
+
+    seconds: float
+    attention: float | None = None
+
+
+@dataclass(frozen=True)
+class TraceStrategy:
+    """Call a strategy once to warm up and once recorded.
+
+    The answer is a :class:`~tokenring_xdit.bench.timelines.Traced` from rank 0 and ``None`` from the others.
+    """
+
+    strategy: NamedStrategy

@@ -1,0 +1,131 @@
+"""A call of a pipeline that is a call of all ranks: what they agree on before, share during and compare after it."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from enum import Enum
+from functools import wraps
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from tokenring_xdit.attention import guarded
+from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.hosts.agreement import agree_on_arguments, agree_on_result, noise_of_the_first_rank, noting
+from tokenring_xdit.hosts.base import Host, Shard
+
+__all__ = ["Output", "join_world", "spread_over_ranks"]
+
+_Pipeline = TypeVar("_Pipeline")
+
+_MARK = "tokenring_parallel"
+"""Attribute of the classes made here."""
+
+
+class Output(Enum):
+    """Which ranks get what the pipeline makes; the others get ``None``."""
+
+    EVERY_RANK = "every rank"
+    FIRST_RANK = "the first rank"
+
+
+def join_world() -> None:
+    """Join the ranks that torchrun has started, where the program has not.
+
+    Raises:
+        ConfigurationError: There are none.
+    """
+    if dist.is_initialized():
+        return
+    if "RANK" not in os.environ:
+        raise ConfigurationError(
+            "there are no ranks to spread the pipeline over: start the program with torchrun --nproc_per_node=N, or "
+            "call torch.distributed.init_process_group first"
+        )
+    if torch.cuda.is_available():  # not run on a GPU
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def spread_over_ranks(pipe: _Pipeline, asked: Callable[[], Host], output: Output) -> _Pipeline:
+    """Spread a pipeline over all ranks, in place; every rank calls it with the same pipeline.
+
+    Args:
+        pipe: The pipeline, loaded and on this rank's device.
+        asked: Makes the host with what the user asks for. What it refuses is told to all ranks.
+        output: Which ranks get the result.
+
+    Returns:
+        ``pipe``. On one rank it is as it was.
+
+    Raises:
+        TokenRingError: The host, or this function, refuses what was asked; the same on all ranks.
+    """
+    host: Host | None = None
+    with noting() as noted:
+        if not isinstance(output, Output):
+            raise ConfigurationError(f"output is {output!r}; it has to be {' or '.join(map(str, Output))}")
+        host = asked()
+        if hasattr(type(pipe), _MARK):
+            raise ConfigurationError("this pipeline was made parallel before: load it anew for other degrees")
+        host.refuse(pipe)
+    if dist.get_world_size() == 1:
+        if noted.problem is not None:
+            raise noted.problem
+        return pipe
+    settings = {} if host is None else host.settings
+    agree_on_arguments({"pipe": type(pipe).__name__, **settings, "output": str(output)}, noted.problem)
+    assert host is not None  # or there was a problem
+    host.spread(pipe)
+    _replace_call(pipe, host, output)
+    return pipe
+
+
+def _replace_call(pipe: Any, host: Host, output: Output) -> None:
+    base = type(pipe)
+    signature = inspect.signature(base.__call__)
+
+    @wraps(base.__call__)
+    def call_together(self: Any, *args: Any, **kwargs: Any) -> Any:
+        arguments: dict[str, Any] = {}
+        weights: dict[str, str] = {}
+        shards: list[Shard] = []
+        with ExitStack() as stack:
+            stack.enter_context(guarded(None, f"a call of {base.__name__}"))
+            with noting() as noted:
+                try:
+                    bound = signature.bind(self, *args, **kwargs)
+                except TypeError as error:
+                    raise ConfigurationError(f"{base.__name__} cannot be called like this: {error}") from error
+                bound.apply_defaults()
+                arguments = dict(list(bound.arguments.items())[1:])
+                for name, model in host.models(self).items():
+                    shards.append(host.shard_of(name, model))
+                    shards[-1].check(getattr(model, "_orig_mod", model))
+                    weights |= {f"{name}.{part}": digest for part, digest in shards[-1].weights().items()}
+            agree_on_arguments(arguments, noted.problem, weights)
+            host.activate(self)
+            stack.enter_context(noise_of_the_first_rank(host.device(self)))
+            for shard in shards:
+                stack.enter_context(shard.checked())
+            result = base.__call__(self, **arguments)
+            agree_on_result(base.__name__, result)
+        return result if output is Output.EVERY_RANK or dist.get_rank() == 0 else None
+
+    def save_pretrained(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not dist.is_initialized() or dist.get_rank() == 0:  # the others have the same, and may not call this
+            base.save_pretrained(self, *args, **kwargs)
+
+    # Python looks a call up on the class. The name stays, by which host libraries know the pipeline.
+    body = {
+        _MARK: True,
+        "__call__": call_together,
+        "__doc__": base.__doc__,
+        "__module__": base.__module__,
+        "save_pretrained": wraps(base.save_pretrained)(save_pretrained),
+    }
+    pipe.__class__ = type(base.__name__, (base,), body)

@@ -1,0 +1,88 @@
+"""What was done to a transformer, and is refused where all ranks compute it together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from tokenring_xdit.attention.checks import DTYPES
+from tokenring_xdit.errors import UnsupportedError
+from tokenring_xdit.hosts.caches import refuse_cache
+
+__all__ = ["TOKEN_WISE", "refuse_changes", "refuse_offloaded"]
+
+TOKEN_WISE = "tokenring_token_wise"
+"""Attribute of a hook that says it looks at each token by itself, so that it may see a rank's tokens alone."""
+
+
+def refuse_changes(model: Any, kind: str) -> None:
+    """Refuse hooks, replaced functions, dropout, autocast and dtypes that were not compared with one process.
+
+    Hooks on the transformer itself see whole latents, and are as good as in one process.
+
+    Args:
+        model: The transformer.
+        kind: Its class in diffusers, for the message.
+
+    Raises:
+        UnsupportedError: There is one.
+    """
+    for name, module in model.named_modules():
+        attributes = vars(module)
+        hooks = attributes.get("_diffusers_hook")
+        if hooks is not None:
+            refuse_cache(hooks.hooks, model.dtype)
+        if module is not model:
+            _refuse_hooks(kind, name, module)
+            if "forward" in attributes and hooks is None and "_hf_hook" not in attributes:
+                raise UnsupportedError(
+                    f"the forward of {name} in the {kind} was replaced, where it would see this rank's tokens only: "
+                    "replace that of the whole transformer, or do without parallelize"
+                )
+        if model.training and isinstance(module, torch.nn.Dropout) and module.p:
+            raise UnsupportedError(
+                f"the {kind} is in training mode, where every rank would drop out other values: call "
+                "pipe.transformer.eval()"
+            )
+    if any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
+        raise UnsupportedError(
+            f"the {kind} was called inside torch.autocast, under which queries and keys have different dtypes: call "
+            "the pipeline outside of it, after pipe.to(torch.bfloat16), say"
+        )
+    dtype = model.dtype
+    if dtype.is_floating_point and dtype.itemsize > 1 and dtype not in DTYPES:
+        raise UnsupportedError(
+            f"the {kind} has {dtype}, which attention over ranks does not take: use "
+            f"{', '.join(map(str, DTYPES[:-1]))} or {DTYPES[-1]}"
+        )
+
+
+def refuse_offloaded(pipe: Any) -> None:
+    """Refuse a pipeline whose weights are offloaded, which replaces the forward of the class that a model had then.
+
+    Args:
+        pipe: A pipeline of diffusers.
+
+    Raises:
+        UnsupportedError: accelerate offloads some of its parts.
+    """
+    offloaded = [
+        n for n, part in pipe.components.items() if hasattr(part, "_hf_hook") or hasattr(part, "hf_device_map")
+    ]
+    if offloaded:
+        raise UnsupportedError(
+            f"accelerate offloads {', '.join(offloaded)} already, and their weights cannot be found there: call "
+            "parallelize first and enable_model_cpu_offload or enable_sequential_cpu_offload after it; leave out "
+            "device_map"
+        )
+
+
+def _refuse_hooks(kind: str, name: str, module: Any) -> None:
+    for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
+        if not getattr(hook, TOKEN_WISE, False):
+            raise UnsupportedError(
+                f"a forward hook ({getattr(hook, '__qualname__', type(hook).__name__)}) was put on {name} in the "
+                f"{kind}, where it would see this rank's tokens only: put it on the whole transformer, or, where it "
+                f"looks at each token by itself, set its attribute {TOKEN_WISE} to True"
+            )

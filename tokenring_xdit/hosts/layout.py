@@ -1,0 +1,153 @@
+"""Which of the tokens that each rank holds are real keys: no padding, no masked text.
+
+Host libraries pad sequences so that every rank gets as many tokens, and some models mask text. As keys stay
+at home under TokenRing, a rank just leaves the others out of its own keys and nobody has to be told.
+What stands in front of a model call says what its tokens are; what computes attention reads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from tokenring_xdit.attention import KeyMask
+from tokenring_xdit.compat.torch import outside_graphs
+from tokenring_xdit.hosts.running import RUNNING
+
+__all__ = [
+    "KeyLayout",
+    "active_layout",
+    "all_real",
+    "cut",
+    "key_layout",
+    "padding",
+    "sequence_layout",
+    "set_layout",
+]
+
+
+def padding(tokens: int, ranks: int) -> int:
+    """Tokens that are missing for a multiple of ``ranks``."""
+    return -tokens % ranks
+
+
+def cut(real: Tensor, ranks: int) -> Tensor:
+    """Cut a mask of whole sequences as their tokens are cut: padded at the end, one piece a rank.
+
+    Args:
+        real: ``[B, S]``, bool.
+        ranks: Sequence-parallel ranks.
+
+    Returns:
+        ``[B, ranks, ceil(S / ranks)]``, padding being ``False``.
+    """
+    missing = padding(real.shape[1], ranks)
+    return pad(real, (0, missing)).view(real.shape[0], ranks, -1)
+
+
+class KeyLayout:
+    """The keys of one model call, on all sequence-parallel ranks.
+
+    Args:
+        real: ``[B, ranks, S]``, or ``[1, ranks, S]`` for all items of a batch alike: which of the ``S``
+            tokens in a rank's shard are real.
+        replicated_real: ``[B, T]`` or ``[1, T]``: the same for tokens that every rank holds alike and
+            that reach attention as joint tensors; ``None`` where all of them are real.
+        replicated_in_front: Tokens at the front of every rank's sequence that it shares with all
+            others, although they are no joint tensors.
+
+    Attributes:
+        key: Equal for equal layouts: what the ranks' agreement on shapes is remembered by.
+    """
+
+    def __init__(self, real: Tensor, *, replicated_real: Tensor | None = None, replicated_in_front: int = 0) -> None:
+        self._real = real.cpu()
+        self._home = None if replicated_real is None else KeyMask(replicated_real)
+        self._hides = not bool(self._real.all()) or (replicated_real is not None and not bool(replicated_real.all()))
+        self._masks: dict[tuple[int, int], KeyMask | None] = {}
+        self.replicated_in_front = replicated_in_front
+        digest = hashlib.sha256(self._real.numpy().tobytes()).hexdigest()
+        self.key = (tuple(self._real.shape), digest, replicated_in_front)
+
+    @classmethod
+    def of_segments(cls, *segments: Tensor, replicated_in_front: int = 0) -> KeyLayout:
+        """A layout of sequences that were cut on their own and lie one behind the other on each rank.
+
+        Args:
+            *segments: ``[B or 1, ranks, S_i]``, as :func:`cut` makes them.
+            replicated_in_front: As for the class.
+        """
+        batch = max(segment.shape[0] for segment in segments)
+        joined = torch.cat([segment.cpu().expand(batch, -1, -1) for segment in segments], dim=2)
+        return cls(joined, replicated_in_front=replicated_in_front)
+
+    def own(self, ring_rank: int, ulysses_degree: int) -> KeyMask | None:
+        """The mask of the keys that a rank holds after the Ulysses exchange; ``None`` where all are real.
+
+        Args:
+            ring_rank: Rank in the ring group.
+            ulysses_degree: Ranks whose shards the exchange laid one behind the other.
+        """
+        place = (ring_rank, ulysses_degree)
+        if place not in self._masks:
+            first = ring_rank * ulysses_degree
+            real = self._real[:, first : first + ulysses_degree].flatten(1)
+            self._masks[place] = None if bool(real.all()) else KeyMask(real)
+        return self._masks[place]
+
+    @property
+    def hides_keys(self) -> bool:
+        """Whether any key of any rank is not real."""
+        return self._hides
+
+    @property
+    def home(self) -> KeyMask | None:
+        """The mask of joint tensors; ``None`` where all of them are real."""
+        return self._home
+
+
+def all_real(tokens: int) -> Tensor:
+    """The mask of a sequence without padding, ``[1, tokens]``."""
+    return torch.ones(1, tokens, dtype=torch.bool)
+
+
+@outside_graphs
+@lru_cache(maxsize=32)
+def sequence_layout(ranks: int, *lengths: int) -> KeyLayout:
+    """The layout of sequences that are padded at their ends and cut, one behind the other on each rank."""
+    return KeyLayout.of_segments(*(cut(all_real(length), ranks) for length in lengths))
+
+
+def active_layout() -> KeyLayout | None:
+    """The layout of the model call that is running, where somebody has set one."""
+    return RUNNING.layout
+
+
+class key_layout:  # noqa: N801
+    """Sets the layout for the model calls inside a ``with``; :func:`set_layout` may change it meanwhile.
+
+    A class, as ``torch.compile`` does not take the generator of a ``contextmanager``.
+
+    Args:
+        layout: What the calls inside work on; ``None`` hides nothing.
+    """
+
+    def __init__(self, layout: KeyLayout | None) -> None:
+        self._layout = layout
+        self._before: KeyLayout | None = None
+
+    def __enter__(self) -> None:
+        self._before = active_layout()
+        set_layout(self._layout)
+
+    def __exit__(self, *error: object) -> None:
+        set_layout(self._before)
+
+
+def set_layout(layout: KeyLayout | None) -> None:
+    """Change the layout inside :func:`key_layout`, for models whose blocks work on other sequences by turns."""
+    RUNNING.layout = layout

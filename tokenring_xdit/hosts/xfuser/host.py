@@ -1,0 +1,163 @@
+"""One call that spreads a diffusers pipeline over the ranks of ``torchrun``; it is then called as always."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from tokenring_xdit.compat.versions import check_versions
+from tokenring_xdit.defaults import DEFAULT_SCHEDULE
+from tokenring_xdit.errors import ConfigurationError, UnsupportedError
+from tokenring_xdit.hosts.calls import Output, join_world, spread_over_ranks
+from tokenring_xdit.hosts.changes import refuse_offloaded
+from tokenring_xdit.hosts.refusals import heads_of, refuse_ulysses
+from tokenring_xdit.hosts.xfuser.backends import AttentionBackend
+from tokenring_xdit.hosts.xfuser.choice import refuse_unattached
+from tokenring_xdit.hosts.xfuser.noise import no_debug_lines
+from tokenring_xdit.hosts.xfuser.sharding import Sharding, refuse_changed, shard, sharding_of
+from tokenring_xdit.hosts.xfuser.state import XfuserState
+from tokenring_xdit.hosts.xfuser.supported import family_of, refuse_untested
+from tokenring_xdit.parallel import ParallelDims
+
+__all__ = ["XfuserHost", "parallelize"]
+
+_Pipeline = TypeVar("_Pipeline")
+
+_TRANSFORMERS = ("transformer", "transformer_2")
+"""What pipelines call them."""
+
+
+def parallelize(
+    pipe: _Pipeline,
+    *,
+    tokenring_degree: int = 1,
+    ulysses_degree: int = 1,
+    schedule: str = DEFAULT_SCHEDULE,
+    attention_backend: str | AttentionBackend = AttentionBackend.AUTO,
+    output: Output = Output.EVERY_RANK,
+) -> _Pipeline:
+    """Spread a diffusers pipeline over all ranks; every rank calls it with the same pipeline.
+
+    The pipeline is changed in place: all ranks compute its transformer together, and its call becomes a call of all
+    ranks. Every rank has to pass the same arguments and to have the same weights, which is checked before anything is
+    computed. What is drawn without a generator is drawn alike on all ranks, as the first one draws it.
+
+    Args:
+        pipe: A diffusers pipeline, loaded and on this rank's device.
+        tokenring_degree: Ranks that TokenRing shards the sequence over.
+        ulysses_degree: Ranks that Ulysses shards the heads over.
+        schedule: What the TokenRing ranks exchange and when.
+        attention_backend: xfuser's kernel for attention on one rank.
+        output: Which ranks get the result.
+
+    Returns:
+        ``pipe``.
+
+    Raises:
+        ConfigurationError: A library is missing, or too old or new; there are no ranks, or their number is not the
+            product of the degrees; the pipeline is parallel already; or ``output`` is none.
+        UnsupportedError: The pipeline was not compared with the single process, has heads that the Ulysses ranks do
+            not divide, its weights are offloaded already, or this machine lacks what the attention backend needs.
+    """
+    check_versions()
+    no_debug_lines()
+    join_world()
+
+    def asked() -> XfuserHost:
+        backend = AttentionBackend.parse(attention_backend)
+        backend.refuse_missing()
+        return XfuserHost(ParallelDims(ulysses=ulysses_degree, tokenring=tokenring_degree, schedule=schedule), backend)
+
+    return spread_over_ranks(pipe, asked, output)
+
+
+class XfuserHost:
+    """xfuser as it was asked for, as :class:`~tokenring_xdit.hosts.base.Host` says.
+
+    Args:
+        dims: How the ranks are divided.
+        backend: The kernel for attention on one rank.
+    """
+
+    def __init__(self, dims: ParallelDims, backend: AttentionBackend) -> None:
+        refuse_unattached(dims.tokenring)
+        self._dims, self._backend = dims, backend
+        self._state: XfuserState | None = None
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """Degrees and kernel."""
+        return {"degrees": str(self._dims), "attention_backend": self._backend.value}
+
+    def refuse(self, pipe: Any) -> None:
+        """Refuse what was not compared, degrees that do not fit, and what was done to the pipeline before."""
+        dims = self._dims
+        refuse_untested(
+            pipe,
+            f"parallelize with tokenring_degree={dims.tokenring}, ulysses_degree={dims.ulysses}",
+            "Call the pipeline without parallelize; xdit runs more models with its own --ulysses_degree and "
+            "--ring_degree",
+        )
+        if dims.ranks != dist.get_world_size():
+            raise ConfigurationError(
+                f"tokenring_degree={dims.tokenring} times ulysses_degree={dims.ulysses} is {dims.ranks} ranks, "
+                f"and {dist.get_world_size()} were started: use degrees whose product is that, or torchrun "
+                f"--nproc_per_node={dims.ranks}"
+            )
+        refuse_offloaded(pipe)
+        for model in self.models(pipe).values():
+            refuse_ulysses(dims.ulysses, heads_of(model.config))
+            if dims.ranks > 1 and sharding_of(model) is None:
+                refuse_changed(model, family_of(type(pipe).__name__))
+        self._refuse_other_state(pipe)
+
+    def spread(self, pipe: Any) -> None:
+        """Change the classes of its transformers, around their weights."""
+        shared = [sharding.state for sharding in map(sharding_of, self.models(pipe).values()) if sharding is not None]
+        name = type(pipe).__name__
+        self._state = (
+            shared[0] if shared else XfuserState(self._dims, name, self._backend, exact=True, one_of_several=True)
+        )
+        self._state.activate(pipe)
+        for model in self.models(pipe).values():
+            if sharding_of(model) is None:
+                shard(model, self._state, family_of(name))
+
+    def models(self, pipe: Any) -> Mapping[str, Any]:
+        """Its transformers."""
+        found = ((part, getattr(pipe, part, None)) for part in _TRANSFORMERS)
+        return {part: model for part, model in found if model is not None}
+
+    def shard_of(self, name: str, model: Any) -> Sharding:
+        """What a transformer carries with it."""
+        sharding = sharding_of(model)
+        if sharding is None:
+            raise UnsupportedError(
+                f"the {name} of this pipeline was replaced after parallelize ({type(model).__name__}), and would "
+                "compute the whole on every rank: load the pipeline with it, and call parallelize then"
+            )
+        return sharding
+
+    def activate(self, pipe: Any) -> None:
+        """Put xfuser's groups and runtime state in their places."""
+        assert self._state is not None
+        self._state.activate(pipe)
+
+    def device(self, pipe: Any) -> torch.device:
+        """As diffusers says."""
+        device: torch.device = pipe._execution_device
+        return device
+
+    def _refuse_other_state(self, pipe: Any) -> None:
+        """A transformer that another pipeline brought along is shared out as that pipeline was told."""
+        for name, model in self.models(pipe).items():
+            sharding = sharding_of(model)
+            if sharding is not None and (sharding.state.degrees, sharding.state.backend) != (self._dims, self._backend):
+                raise ConfigurationError(
+                    f"the {name} of this pipeline is that of another one, which was made parallel with "
+                    f"{sharding.state.degrees}, attention_backend={sharding.state.backend.value}: use the same here, "
+                    "or load the pipeline anew"
+                )

@@ -1,0 +1,120 @@
+"""The links that ``nvidia-smi topo -m`` prints as a network to plan for.
+
+It says what joins two GPUs and how many NVLinks, and not how fast these are: rates are those of most machines, one
+direction, as makers publish them. ``tokenring-xdit probe`` measures.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.messages import one_line
+from tokenring_xdit.topology.network import Counts, Network, Rate, Wire
+from tokenring_xdit.topology.nvidia import GpuTopology, LinkKind, parse
+
+__all__ = ["NVIDIA_SMI", "load_nvidia_smi", "network_of"]
+
+NVIDIA_SMI = "nvidia-smi"
+"""What the topology of this machine's GPUs is called."""
+
+_NVLINK = 25_000_000_000 * 8
+"""Bits a second of an NVLink 2 to 4 (V100, A100, H100), one direction. Bridges of GA102 cards have 14 GB/s a link."""
+
+_PCIE = 32_000_000_000 * 8
+"""Of 16 lanes of PCIe 4.0, and taken for what joins two sockets."""
+
+_MOST_NVLINKS = 18
+"""That a GPU has, an H100's: where it seems to have more to all others, they lead to NVSwitches."""
+
+_PCIE_KINDS = tuple(kind for kind in LinkKind if kind is not LinkKind.NVLINK)
+"""The nearest first."""
+
+
+def load_nvidia_smi(text: str) -> Network:
+    """The GPUs of this machine, or those of a file with what ``nvidia-smi topo -m`` printed elsewhere.
+
+    This machine's are in the order of ``CUDA_VISIBLE_DEVICES``, where that has numbers, as ranks are.
+
+    Args:
+        text: :data:`NVIDIA_SMI`, or the name of the file.
+
+    Raises:
+        ConfigurationError: There is no nvidia-smi, it fails, or what it prints is no such matrix.
+    """
+    if text != NVIDIA_SMI:
+        try:
+            return network_of(parse(Path(text).read_text(errors="replace")), text)
+        except OSError as error:
+            raise ConfigurationError(f"topology {one_line(text)} cannot be read: {error.strerror}") from error
+    try:
+        done = subprocess.run([NVIDIA_SMI, "topo", "-m"], capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ConfigurationError(f"topology {NVIDIA_SMI}: {one_line(str(error))}") from error
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    order = [int(word) for word in visible] if all(word.strip().isdecimal() for word in visible) else None
+    return network_of(parse(done.stdout), NVIDIA_SMI, order)
+
+
+def network_of(topology: GpuTopology, name: str, order: Sequence[int] | None = None) -> Network:
+    """GPUs and what joins them: NVLinks, or NVSwitches, and a tree of PCIe for pairs without.
+
+    Args:
+        topology: The GPUs.
+        name: Of the network.
+        order: Indices of those to use, rank 0's first; all in their order by default.
+
+    Raises:
+        ConfigurationError: A GPU is not there.
+    """
+    gpus = tuple(topology.gpus if order is None else order)
+    if unknown := set(gpus) - set(topology.gpus):
+        raise ConfigurationError(f"there is no GPU {min(unknown)}; this machine has {len(topology.gpus)}")
+    pairs = {pair: topology.between(*pair) for pair in itertools.combinations(gpus, 2)}
+    ports = {gpu: [link.nvlinks for pair, link in pairs.items() if gpu in pair and link.nvlinks] for gpu in gpus}
+    switched = {gpu for gpu, links in ports.items() if sum(links) > _MOST_NVLINKS}
+    switches = ["nvswitch"] if switched else []
+    wires = [_wire(f"g{gpu}", "nvswitch", _NVLINK * max(ports[gpu])) for gpu in gpus if gpu in switched]
+    wires += [
+        _wire(f"g{a}", f"g{b}", _NVLINK * link.nvlinks)
+        for (a, b), link in pairs.items()
+        if link.nvlinks and not {a, b} <= switched
+    ]
+    if not all(link.nvlinks for link in pairs.values()):
+        added, tree = _pcie_tree({pair: link.kind for pair, link in pairs.items()})
+        switches, wires = [*switches, *added], [*wires, *tree]
+    return Network(name, tuple(f"g{gpu}" for gpu in gpus), tuple(switches), tuple(wires), False, Counts.LINK)
+
+
+def _pcie_tree(kinds: Mapping[tuple[int, int], LinkKind]) -> tuple[list[str], list[Wire]]:
+    """Switches and links of PCIe, from the nearest pairs to the farthest.
+
+    Where NVLink joins two, nvidia-smi does not say which way PCIe would take: such a pair joins nothing here.
+    """
+    switches: list[str] = []
+    wires: list[Wire] = []
+    groups = {f"g{gpu}": {gpu} for gpu in dict.fromkeys(itertools.chain(*kinds))}
+    for kind in _PCIE_KINDS:
+        for pair in (pair for pair, its in kinds.items() if its is kind):
+            ends = [node for node, members in groups.items() if members & {*pair}]
+            if len(ends) == 1:
+                continue
+            known = groups if kind is LinkKind.SYSTEM else ends  # between sockets there is one way
+            name = kind.value.lower()
+            node = next((each for each in known if each.startswith(name)), f"{name}{len(switches)}")
+            if node not in groups:
+                switches.append(node)
+                groups[node] = set()
+            for end in ends:
+                if end != node:
+                    wires.append(_wire(end, node, _PCIE))
+                    groups[node] |= groups.pop(end)
+    return switches, wires
+
+
+def _wire(a: str, b: str, rate: int) -> Wire:
+    return Wire(a, b, Rate(rate), Rate(rate))

@@ -1,0 +1,205 @@
+"""One rank, from the side of whoever started it: its process, two pipes, and what it prints."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import subprocess
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from tokenring_xdit.liveness import ProcessIdentity
+from tokenring_xdit.workers.interpreter import run_module
+from tokenring_xdit.workers.messages import Gone
+from tokenring_xdit.workers.pipes import receive
+from tokenring_xdit.workers.state import Event, Heard
+
+__all__ = ["Inbox", "Rendezvous", "Worker", "hear", "kept_file"]
+
+log = logging.getLogger(__name__)
+
+Inbox = queue.SimpleQueue[tuple[Any, Any]]
+"""Messages of workers, with the worker that each is from; or ``None`` and an event for whoever waits for them."""
+
+_STANDARD_ERROR = 2
+
+
+class Rendezvous:
+    """A file without a name, by which ranks of one machine meet: it opens no port, and the system takes it back.
+
+    Attributes:
+        descriptor: Its file descriptor, which ranks inherit.
+    """
+
+    def __init__(self) -> None:
+        _take_standard_descriptors()
+        self.descriptor = os.memfd_create("tokenring-rendezvous")
+
+    @property
+    def init_method(self) -> str:
+        """What ``torch.distributed.init_process_group(init_method=...)`` takes, in a rank."""
+        return f"file:///proc/self/fd/{self.descriptor}"
+
+    def __enter__(self) -> Rendezvous:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.descriptor)  # ranks keep it as long as they live
+
+
+class Worker:
+    """One rank: its process, and for each of the two pipes a thread.
+
+    So neither side waits for the other to read: not the rank, and not this process where a rank hangs. The rank ends
+    when the pipe to it is closed, which the system does for a process that is killed.
+
+    Args:
+        rank: Its number in its world.
+        program: What it serves; see :func:`tokenring_xdit.workers.loop.serve`.
+        environment: Of the process.
+        inbox: Where its answers go.
+        rendezvous: Where it meets the others.
+        quiet: Keep what it prints for :meth:`printed`, instead of having it printed on standard error.
+        before: Words that stand before the command, such as those that run it elsewhere.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        program: str,
+        environment: Mapping[str, str],
+        inbox: Inbox,
+        rendezvous: Rendezvous,
+        *,
+        quiet: bool = True,
+        before: Sequence[str] = (),
+    ) -> None:
+        self.rank = rank
+        # A thread that starts a process may end before it; its end would be taken for that of the whole process.
+        tied = threading.current_thread() is threading.main_thread()
+        theirs_in, self._requests = Pipe(duplex=False)
+        self._answers, theirs_out = Pipe(duplex=False)
+        self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._output = os.memfd_create("tokenring-rank-output", os.MFD_CLOEXEC) if quiet else None
+        with theirs_in, theirs_out:
+            ends = (theirs_in.fileno(), theirs_out.fileno())
+            words = (program, os.getpid(), int(tied), *ends)
+            output = _STANDARD_ERROR if self._output is None else self._output
+            self.process = subprocess.Popen(
+                [*before, *run_module("tokenring_xdit.workers.rank", words)],
+                pass_fds=(*ends, rendezvous.descriptor),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=dict(environment),
+                start_new_session=True,  # Ctrl-C in a terminal reaches this process alone
+            )
+        try:
+            self.identity: ProcessIdentity | None = ProcessIdentity.of(self.process.pid)
+        except ProcessLookupError:
+            self.identity = None
+        self._threads = (
+            threading.Thread(target=_listen, args=(self, self._answers, self.process, inbox), daemon=True),
+            threading.Thread(target=_speak, args=(self._outbox, self._requests), daemon=True),
+        )
+        for thread in self._threads:
+            thread.start()
+        _workers.add(self)
+
+    def send(self, packed: bytes) -> None:
+        """Tell the rank."""
+        self._outbox.put(packed)
+
+    def hang_up(self) -> None:
+        """Let the rank end."""
+        self._outbox.put(None)
+
+    def wait(self, timeout: float) -> None:
+        """Wait for its end, once it was hung up on; kill it when the time is over."""
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        for thread in self._threads:
+            if thread is not threading.current_thread():  # which may be collecting garbage
+                thread.join(timeout)
+
+    def printed(self) -> str:
+        """What it has printed until now."""
+        if self._output is None:
+            return ""
+        size = os.fstat(self._output).st_size
+        return os.pread(self._output, size, 0).decode(errors="replace")
+
+    def disown(self) -> None:
+        """In a fork of this process: do not keep the pipes open."""
+        self._requests.close()
+        self._answers.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_output", None) is not None:
+            os.close(self._output)  # type: ignore[arg-type]
+
+
+_workers: weakref.WeakSet[Worker] = weakref.WeakSet()
+
+
+def _disown_all() -> None:
+    for worker in list(_workers):
+        worker.disown()
+
+
+os.register_at_fork(after_in_child=_disown_all)
+
+
+def hear(inbox: Inbox, seconds: float) -> Event[Worker] | None:
+    """Wait for what a worker says, at most so long."""
+    try:
+        worker, message = inbox.get(timeout=seconds)
+    except queue.Empty:
+        return None
+    return message if worker is None else Heard(worker, message, time.monotonic())
+
+
+def _speak(outbox: queue.SimpleQueue[bytes | None], requests: Connection) -> None:
+    with requests, contextlib.suppress(OSError):  # of a rank that has ended, which its listener reports
+        while (packed := outbox.get()) is not None:
+            requests.send_bytes(packed)
+
+
+def _listen(worker: Worker, answers: Connection, process: subprocess.Popen[bytes], inbox: Inbox) -> None:
+    try:
+        with answers, contextlib.suppress(EOFError, OSError):
+            while True:
+                inbox.put((worker, receive(answers)))
+    except Exception:  # too large for what memory is left, say
+        log.exception("an answer of rank %d could not be read", worker.rank)
+        process.kill()
+    inbox.put((worker, Gone(process.wait())))
+
+
+def kept_file(name: str, text: str) -> Path:
+    """Write what an error refers to into a folder of its own, which stays."""
+    path = Path(tempfile.mkdtemp(prefix="tokenring-xdit-")) / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _take_standard_descriptors() -> None:
+    """Where standard input, output or error are closed, as in some daemons, let nothing else get their numbers.
+
+    A pipe that had one would not reach the rank, and would carry what is printed by others.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
+        pass
+    os.close(descriptor)
