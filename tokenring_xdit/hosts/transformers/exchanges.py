@@ -169,8 +169,8 @@ class Exchanges:
         if self.ranks == 1:
             return [own]
         with self._call(what):
-            own = own.contiguous()
-            coming = own.new_empty(self.ranks, *own.shape)
+            own = own.contiguous()[None]
+            coming = own.new_empty(self.ranks, *own.shape[1:])
             self.group.transport.all_gather(Channel.O.value, coming, own)
         return [*coming]
 
