@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tokenring_xdit.hosts.calls import Output
-    from tokenring_xdit.hosts.xfuser.host import parallelize
+    from tokenring_xdit.hosts.parallelize import parallelize
     from tokenring_xdit.pipelines.engine import Engine, Step
 
 __all__ = ["Engine", "Output", "Step", "__version__", "parallelize"]
@@ -21,7 +21,7 @@ _HOMES = {
     "Engine": "tokenring_xdit.pipelines.engine",
     "Output": "tokenring_xdit.hosts.calls",
     "Step": "tokenring_xdit.pipelines.engine",
-    "parallelize": "tokenring_xdit.hosts.xfuser.host",
+    "parallelize": "tokenring_xdit.hosts.parallelize",
 }
 """Where the names are that are imported when they are asked for."""
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from tokenring_xdit import __version__
 from tokenring_xdit.cli.arguments import (
+    ask,
     bench,
     compare,
     completion,
@@ -76,7 +77,7 @@ def whole_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"tokenring-xdit {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (run, compare, config, launch, schedule, plan, topology, probe, network, bench):
+    for module in (run, compare, ask, config, launch, schedule, plan, topology, probe, network, bench):
         module.add_parser(commands)
     completion.add_parser(commands, parser)
     return parser

@@ -18,7 +18,7 @@ from tokenring_xdit.workers.blame import in_words, is_lost
 from tokenring_xdit.workers.environment import local_environment
 from tokenring_xdit.workers.messages import Failed, RankOutcome, Silent, Task
 from tokenring_xdit.workers.pipes import cancel, pack
-from tokenring_xdit.workers.state import Event, Limits, RequestAttempt
+from tokenring_xdit.workers.state import Event, Limits, RequestAttempt, Show
 from tokenring_xdit.workers.worker import Inbox, Rendezvous, Worker, hear, kept_file
 
 __all__ = ["Pool", "WorkerPool"]
@@ -48,12 +48,15 @@ class Pool(ABC):
         """How many ranks there are."""
         return len(self.workers)
 
-    def ask(self, command: Any, timeout: float = math.inf) -> list[Any]:
+    def ask(
+        self, command: Any, timeout: float = math.inf, show: Callable[[Any], None] = lambda content: None
+    ) -> list[Any]:
         """Have all ranks carry out a command, and wait for their answers.
 
         Args:
             command: One of those that the program knows.
             timeout: Seconds.
+            show: Called with what ranks tell on the way.
 
         Returns:
             What each rank answered.
@@ -66,7 +69,7 @@ class Pool(ABC):
         self.send(Task(self._requests, command))
         limits = Limits(timeout, _SECONDS_TO_EXPLAIN, liveness.limit(), in_all=True)
         attempt = RequestAttempt(self._requests, [self.workers], limits, time.monotonic())
-        carry_through(attempt, self._ear(attempt))
+        carry_through(attempt, self._ear(attempt), lambda told: show(told.content) if isinstance(told, Show) else None)
         if attempt.reusable(0):
             return attempt.answers(0)
         failures, worker = attempt.failures(0), attempt.culprit(0)

@@ -1,0 +1,77 @@
+"""``tokenring-xdit ask``: as a user types it, against the unmodified model in one process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.support import commands
+from tests.support.language import small_model_folder
+from tokenring_xdit.cli import main
+
+CONTEXT = "It was a dark and stormy night; the rain fell in torrents. " * 20
+
+QUESTIONS = ["Who did it?", "Why?"]
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(("kind", "chat"), [("llama", True), ("gemma3", False)])
+def test_questions_on_one_cache(tmp_path: Path, kind: str, chat: bool) -> None:
+    folder, context = tmp_path / "model", tmp_path / "context.txt"
+    small_model_folder(folder, kind, chat=chat)
+    context.write_text(CONTEXT)
+    command = [*commands.COMMAND, "ask", str(folder), "--ranks", "3", "--context", str(context), "--json"]
+    result = subprocess.run(
+        [*command, "--max-new-tokens", "12"],
+        input="\n".join(QUESTIONS),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    answers = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(answers) == len(QUESTIONS)
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval()
+    messages: list[dict[str, str]] = []
+    for number, (question, answer) in enumerate(zip(QUESTIONS, answers, strict=True)):
+        messages.append({"role": "user", "content": question if number else f"{CONTEXT}\n\n{question}"})
+        text = "\n".join(message["content"] for message in messages) + "\n"
+        if chat:
+            text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        ids = tokenizer(text, return_tensors="pt").input_ids
+        assert answer["prompt_tokens"] == ids.shape[1]
+        with torch.no_grad():
+            said = model.generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :]
+        assert answer["answer"] == tokenizer.decode(said, skip_special_tokens=True)
+        assert max(answer["keys"]) < ids.shape[1] / 3 + 64
+        messages.append({"role": "assistant", "content": answer["answer"]})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ranks", "0"], "--ranks 0: it has to be at least 1"),
+        (["--max-new-tokens", "0"], "--max-new-tokens 0"),
+        (["--context", "nowhere.txt"], "--context nowhere.txt cannot be read"),
+    ],
+)
+def test_mistakes_are_refused_before_ranks_start(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ask", "somewhere", "Why?", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.e2e
+def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+    result = commands.run("ask", str(tmp_path / "nothing"), "Why?")
+    assert result.returncode == 1
+    assert "could not be loaded" in result.stderr
+    assert sys.executable not in result.stderr

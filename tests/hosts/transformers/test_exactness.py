@@ -1,0 +1,73 @@
+"""Language models over several ranks, against the unmodified model in one process."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.hosts.transformers import jobs
+from tests.hosts.transformers.models import KINDS
+from tests.support.ranks import RankPool
+
+TOLERANCE = 1e-5
+
+SEVERAL = [1, 2, 3, 4]
+
+
+@pytest.mark.smoke
+def test_logits_and_turns_of_a_llama_on_two_ranks(ranks: RankPool) -> None:
+    every_logit_is_right(ranks, "llama", 2, "balanced")
+
+
+@pytest.mark.parametrize("world", SEVERAL)
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_of_all_tokens(ranks: RankPool, kind: str, world: int) -> None:
+    every_logit_is_right(ranks, kind, world, "balanced")
+
+
+@pytest.mark.parametrize("prefill", ["keys", "queries", "token_ring", "ring"])
+@pytest.mark.parametrize("kind", ["llama", "gpt-oss", "gemma2"])
+def test_what_travels_changes_nothing(ranks: RankPool, kind: str, prefill: str) -> None:
+    every_logit_is_right(ranks, kind, 4, prefill)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt-oss", "phi3"])
+def test_eight_ranks(ranks: RankPool, kind: str) -> None:
+    every_logit_is_right(ranks, kind, 8, "balanced")
+
+
+def every_logit_is_right(ranks: RankPool, kind: str, world: int, prefill: str) -> None:
+    for errors in ranks.run(world, jobs.logits_errors, kind, prefill, timeout=300):
+        assert {case: error for case, error in errors.items() if not error <= TOLERANCE} == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault"),
+    [
+        ("mistral", "no window"),
+        ("gpt-oss", "no window"),
+        ("gpt-oss", "a sink a shard"),
+        ("gemma2", "no cap"),
+        ("llama", "padding kept"),
+        ("gemma3", "padding kept"),
+        ("llama", "places of a shard"),
+        ("qwen3", "places of a shard"),
+        ("llama", "causal from the top left"),
+        ("mistral", "causal from the top left"),
+    ],
+)
+def test_faults_show(ranks: RankPool, kind: str, fault: str) -> None:
+    for right, wrong in ranks.run(3, jobs.errors_with_fault, kind, fault):
+        assert right <= TOLERANCE
+        assert wrong > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("prefill", ["balanced", "keys", "queries"])
+@pytest.mark.parametrize("kind", ["llama", "gpt-oss"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_no_rank_makes_a_tensor_as_long_as_the_sequence(ranks: RankPool, kind: str, prefill: str, padded: bool) -> None:
+    assert ranks.run(5, jobs.large_tensors, kind, prefill, padded) == [set()] * 5
+
+
+def test_one_process_makes_tensors_as_long_as_the_sequence(ranks: RankPool) -> None:
+    """So that the test above can fail."""
+    assert ranks.run(1, jobs.large_tensors, "llama", "balanced", False) != [set()]

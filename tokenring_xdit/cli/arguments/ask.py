@@ -1,0 +1,37 @@
+"""Arguments of ``tokenring-xdit ask``."""
+
+from __future__ import annotations
+
+import argparse
+
+from tokenring_xdit.dtypes import DTYPES, parse_dtype
+
+__all__ = ["add_parser"]
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "ask",
+        help="ask a language model about a long text that is sharded over several ranks",
+        epilog='example: tokenring-xdit ask Qwen/Qwen2.5-7B-Instruct --ranks 4 --context book.txt "Who did it?"',
+    )
+    parser.add_argument("model", help="folder or hub name of a language model of transformers")
+    parser.add_argument("question", nargs="?", help="what to ask; without it questions are read line by line")
+    parser.add_argument("--ranks", type=int, default=1, help="ranks that share the tokens (default: %(default)s)")
+    parser.add_argument("--context", metavar="FILE", help="a text that the questions are about, in UTF-8")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=256, help="tokens an answer may have (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--temperature", type=float, default=0.0, help="above 0: draw tokens (default: take the likeliest)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of what is drawn (default: %(default)s)")
+    parser.add_argument(
+        "--dtype",
+        type=parse_dtype,
+        metavar="DTYPE",
+        help=f"{', '.join(DTYPES)} (default: bfloat16 on GPUs, float32 without)",
+    )
+    parser.add_argument("--json", action="store_true", help="print each answer as a line of JSON")
+    parser.set_defaults(action="ask:ask_command")

@@ -1,0 +1,82 @@
+"""The forward pass that is under way: what the layers ask for, who share nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.hosts.transformers.placement import Placement
+
+if TYPE_CHECKING:
+    from tokenring_xdit.hosts.transformers.cache import ShardedCache
+    from tokenring_xdit.hosts.transformers.exchanges import Exchanges, Travel
+    from tokenring_xdit.hosts.transformers.supported import Family
+
+__all__ = ["Forward", "current_forward", "entered"]
+
+
+@dataclass
+class Forward:
+    """One call of a decoder, on all ranks.
+
+    Attributes:
+        past: Tokens whose keys were cached before.
+        new: Tokens of this call.
+        queries: Which of them each rank computes, as places in the sequence; all where ``sharded`` is false.
+        sharded: Whether each rank computes a range of them, or each all.
+        placement: Who holds which keys, those of the new tokens included.
+        valid: Which tokens are no padding, bool ``[B, past + new]``; ``None`` for all.
+        last_position: ``[B or 1, 1]``: the highest position of all new tokens, on which some rotary tables depend.
+        cache: Where keys are put.
+        exchanges: What carries tensors.
+        family: What the model is known to do.
+        travel: What travels where attention needs other ranks' keys.
+        schedule: The schedule of plain causal attention.
+        plans: What travels, by window: worked out once for all layers.
+    """
+
+    past: int
+    new: int
+    queries: tuple[tuple[int, int], ...]
+    sharded: bool
+    placement: Placement
+    valid: Tensor | None
+    last_position: Tensor
+    cache: ShardedCache
+    exchanges: Exchanges
+    family: Family
+    travel: Travel
+    schedule: str
+    plans: dict[tuple[int | None, int], object] = field(default_factory=dict)
+
+
+_under_way: list[Forward] = []
+
+
+def current_forward() -> Forward:
+    """The innermost forward pass that is under way.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    if not _under_way:
+        raise ConfigurationError(
+            "attn_implementation='tokenring' does nothing by itself: load the model without it and call "
+            "tokenring_xdit.parallelize(model, tokenring_degree=N)"
+        )
+    return _under_way[-1]
+
+
+@contextmanager
+def entered(forward: Forward) -> Iterator[None]:
+    """Inside, ``forward`` is under way."""
+    _under_way.append(forward)
+    try:
+        yield
+    finally:
+        _under_way.pop()

@@ -1,0 +1,153 @@
+"""``generate`` of all ranks: the first one runs transformers' own loop, the others compute what it decides.
+
+So tokens are the same on all ranks by construction, whatever seeds, streamers and stopping criteria they have, and no
+rank can end before another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import wraps
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenring_xdit.attention import exchange, guarded
+from tokenring_xdit.compat.transformers import cache_name
+from tokenring_xdit.errors import AgreementError, UnsupportedError
+from tokenring_xdit.hosts.transformers.cache import ShardedCache
+from tokenring_xdit.hosts.transformers.parcels import error_from, plain_error, plain_result, result_from
+from tokenring_xdit.hosts.transformers.session import Role, Session, summary
+
+__all__ = ["replace_generate"]
+
+_SEVERAL = ("assistant_model", "negative_prompt_ids", "prompt_embeds", "inputs_embeds")
+"""Arguments that bring a second model, or a second prompt through the same one."""
+
+_OWN = ("streamer", "stopping_criteria", "logits_processor", "prefix_allowed_tokens_fn", "custom_generate", "tokenizer")
+"""Arguments that the first rank uses, and that need not be the same elsewhere."""
+
+
+class _Relay:
+    """A streamer that gives to those of all ranks."""
+
+    def __init__(self, session: Session, own: Any) -> None:
+        self._session, self._own = session, own
+
+    def put(self, value: Tensor) -> None:
+        self._session.saying.append(value.cpu())
+        if self._own is not None:
+            self._own.put(value)
+
+    def end(self) -> None:
+        if self._own is not None:
+            self._own.end()
+
+
+def replace_generate(model: Any, session: Session) -> None:
+    """Let the first rank decide in ``generate``."""
+    generate = model.generate
+    prepare = model._prepare_cache_for_generation
+    name = cache_name(type(model).forward)
+
+    @wraps(prepare)
+    def prepare_cache(generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        kind = generation_config.cache_implementation
+        if kind not in (None, "dynamic"):
+            raise UnsupportedError(
+                f"cache_implementation={kind!r} keeps all keys on one rank: leave it out, or pass "
+                f"{name}=model.tokenring.cache()"
+            )
+        if model_kwargs.get(name) is None and generation_config.use_cache is not False:
+            model_kwargs[name] = session.new_cache()
+            return None
+        return prepare(generation_config, model_kwargs, *args, **kwargs)
+
+    @wraps(generate)
+    def together(*args: Any, **kwargs: Any) -> Any:
+        with guarded(None, "a call of generate"):
+            call = {**dict(zip(list(signature(generate).parameters), args, strict=False)), **kwargs}
+            _agree(session, call)
+            session.forget_mask()
+            session.computing = False
+            try:
+                if session.exchanges.rank == 0:
+                    session.role = Role.LEADER
+                    return _lead(session, generate, call)
+                session.role = Role.FOLLOWER
+                return _follow(session, call, model.device)
+            finally:
+                session.role, session.saying, session.computing = Role.ALIKE, [], False
+
+    model._prepare_cache_for_generation = prepare_cache
+    model.generate = together
+
+
+def _agree(session: Session, call: Mapping[str, Any]) -> None:
+    """Refuse a call that was not given the same prompt on all ranks, on all of them."""
+    problem, mine = None, {}
+    several = [each for each in _SEVERAL if call.get(each) is not None]
+    if several:
+        problem = (
+            f"{several[0]} was passed to generate, which needs a second model or prompt: one model with one prompt "
+            "a call is sharded; leave it out (prompt_lookup_num_tokens speeds up without a second model)"
+        )
+    for each, value in call.items():
+        if each not in _OWN:
+            mine[each] = f"cache {value.number}" if isinstance(value, ShardedCache) else summary(value)
+    streams = call.get("streamer") is not None
+    everyone = exchange(None, (problem, mine, streams), "the arguments of generate")
+    for rank, (refused, theirs, _) in enumerate(everyone):
+        if refused is not None:
+            raise UnsupportedError(f"rank {rank}: {refused}")
+        for each in {**everyone[0][1], **theirs}:
+            first = everyone[0][1].get(each, "not passed")
+            if theirs.get(each, "not passed") != first:
+                raise AgreementError(
+                    f"all ranks generate one text together, but {each} is {first} on rank 0 and "
+                    f"{theirs.get(each, 'not passed')} on rank {rank}: pass the same everywhere"
+                )
+    session.streams = any(streams for *_, streams in everyone)
+
+
+def _lead(session: Session, generate: Any, call: dict[str, Any]) -> Any:
+    """Run the loop; tell the others how it ended."""
+    if session.streams:
+        call["streamer"] = _Relay(session, call.get("streamer"))
+    try:
+        result = generate(**call)
+    except Exception as error:
+        if not session.computing:  # where a rank fails while all compute, the others hear of it by the guard
+            session.tell("raise", *plain_error(error))
+        raise
+    session.tell("done", plain_result(result), session.caches_made)
+    return result
+
+
+def _follow(session: Session, call: dict[str, Any], device: torch.device) -> Any:
+    """Compute what the first rank decides, until it ends."""
+    streamer = call.get("streamer")
+    used: dict[int, ShardedCache] = {}
+    last: ShardedCache | None = None
+    while True:
+        puts, what, content = session.listen()
+        if streamer is not None:
+            for value in puts:
+                streamer.put(value)
+        if what == "forward":
+            last = session.follow(session.heard(*content))
+            if last is not None:
+                used[last.number] = last
+        elif what == "done":
+            if streamer is not None:
+                streamer.end()
+            result, session.caches_made = content
+            return result_from(result, last, device)
+        elif what == "raise":
+            raise error_from(*content)
+        else:
+            cache = session.cache_numbered(content[0])
+            used[cache.number] = cache
+            cache.apply(what, content[1])

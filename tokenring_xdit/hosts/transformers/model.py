@@ -1,0 +1,161 @@
+"""The places of a transformers model that are replaced, on the model itself and on no class."""
+
+from __future__ import annotations
+
+from functools import wraps
+from inspect import Parameter, signature
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenring_xdit.compat.transformers import CACHE_NAMES, cache_name
+from tokenring_xdit.errors import UnsupportedError
+from tokenring_xdit.hosts.transformers.cache import ShardedCache
+from tokenring_xdit.hosts.transformers.current import current_forward
+from tokenring_xdit.hosts.transformers.session import Inputs, Session, rows_to_keep
+
+__all__ = ["replace_decoder", "replace_head", "replace_rotary"]
+
+_REFUSED = {
+    "labels": "a loss over shards would leave out the tokens at their borders",
+    "output_attentions": "no rank has all attention weights",
+    "output_hidden_states": "no rank has the hidden states of all tokens",
+    "output_router_logits": "no rank has the router logits of all tokens",
+    "inputs_embeds": "embeddings of a whole prompt would have to be on every rank: pass input_ids",
+    "token_type_ids": "token types change the mask, which was not compared with one process",
+}
+"""Arguments of a model's call that are refused where they ask for something, and why."""
+
+
+def replace_head(model: Any, session: Session) -> None:
+    """Let a causal language model compute logits of the rows that were asked for."""
+    forward = model.forward
+
+    @wraps(forward)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        call = _named(forward, args, kwargs)
+        _refuse(model, call)
+        kept = call.pop("logits_to_keep", 0)
+        ids = call.get("input_ids")
+        session.rows = rows_to_keep(0 if kept is None else kept, 0 if ids is None else ids.shape[1])
+        try:
+            return forward(**call)
+        finally:
+            session.rows = None
+
+    model.forward = called
+
+
+def replace_decoder(model: Any, session: Session) -> None:
+    """Let a decoder compute this rank's part of a sequence."""
+    decoder = model.get_decoder()
+    forward = decoder.forward
+    name = cache_name(forward)
+
+    @wraps(forward)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        if session.given is not None:
+            return session.given
+        call = _named(forward, args, kwargs)
+        _refuse(model, call)
+        ids, mask = call.pop("input_ids", None), call.pop("attention_mask", None)
+        positions, use_cache = call.pop("position_ids", None), call.pop("use_cache", None)
+        call.pop("cache_position", None)  # of whole sequences; ours are in the positions
+        given = [call.pop(each) for each in CACHE_NAMES if each in call]
+        cache = next((each for each in given if each is not None), None)
+        _check(model, ids, mask, positions, cache)
+        if cache is not None and cache.session is not session:
+            raise UnsupportedError("this cache was made by another model: make one with model.tokenring.cache()")
+        if cache is None and (use_cache if use_cache is not None else model.config.use_cache):
+            cache = session.new_cache()
+        past = 0 if cache is None else cache.length
+        if mask is not None and mask.shape[1] != past + ids.shape[1]:
+            raise UnsupportedError(
+                f"attention_mask has {mask.shape[1]} columns, and there are {past} cached and {ids.shape[1]} new "
+                "tokens: pass a mask of all of them"
+            )
+        if mask is not None and bool((mask != 0).all()):
+            mask = None
+        number = None if cache is None else cache.number
+        inputs = Inputs(ids, None if mask is None else mask != 0, positions, session.rows, number, past)
+        session.settle(inputs)
+        kept = session.new_cache(transient=True) if cache is None else cache
+        output = session.compute(forward, inputs, kept, {**call, name: kept, "use_cache": True})
+        output[name] = cache
+        return output
+
+    def follow(inputs: Inputs) -> ShardedCache | None:
+        """Compute what the first rank told."""
+        cache = None if inputs.cache is None else session.cache_numbered(inputs.cache)
+        kept = session.new_cache(transient=True) if cache is None else cache
+        session.compute(forward, inputs, kept, {name: kept, "use_cache": True})
+        return cache
+
+    decoder.forward = called
+    session.follow = follow
+
+
+def replace_rotary(model: Any) -> None:
+    """Let rotary tables see the highest position of all ranks: some of them are chosen by it."""
+    for module in model.get_decoder().modules():
+        if type(module).__name__.endswith("RotaryEmbedding"):
+            _with_last_position(module)
+
+
+def _with_last_position(module: Any) -> None:
+    forward = module.forward
+
+    @wraps(forward)
+    def called(x: Tensor, position_ids: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        last = current_forward().last_position.expand(position_ids.shape[0], 1)
+        cos, sin = forward(x, torch.cat([position_ids, last], dim=1), *args, **kwargs)
+        return cos[:, :-1], sin[:, :-1]
+
+    module.forward = called
+
+
+def _named(forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """All arguments of a call by name."""
+    names = [p.name for p in signature(forward).parameters.values() if p.kind is Parameter.POSITIONAL_OR_KEYWORD]
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def _refuse(model: Any, call: dict[str, Any]) -> None:
+    for name, reason in _REFUSED.items():
+        value = call.get(name)
+        if value is not None and value is not False:
+            raise UnsupportedError(
+                f"{name} was passed to a {type(model).__name__} that is sharded over ranks, and {reason}: leave it out "
+                "or call the model without parallelize"
+            )
+    for name in ("output_attentions", "output_hidden_states", "output_router_logits"):
+        if call.get(name) is None and getattr(model.config, name, False):
+            raise UnsupportedError(
+                f"the configuration of this {type(model).__name__} says {name}=True, and {_REFUSED[name]}: set it to "
+                "False"
+            )
+    if torch.is_grad_enabled() and model.training:
+        raise UnsupportedError("a model in training mode was called, and gradients are not sharded: call model.eval()")
+
+
+def _check(model: Any, ids: Any, mask: Any, positions: Any, cache: Any) -> None:
+    """Refuse what cannot be cut into the parts of ranks."""
+    if ids is None or not ids.shape[1]:
+        raise UnsupportedError(f"a {type(model).__name__} that is sharded over ranks takes at least one of input_ids")
+    if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
+        raise UnsupportedError(
+            "attention_mask has to be of two dimensions, 1 where a token counts: masks of other forms were not "
+            "compared with one process"
+        )
+    if cache is not None and not isinstance(cache, ShardedCache):
+        raise UnsupportedError(
+            f"a {type(cache).__name__} was passed, whose keys lie on one rank: pass model.tokenring.cache(), or none"
+        )
+    if positions is not None and positions.ndim != 2:
+        raise UnsupportedError("position_ids have to be of two dimensions, [B, T]")
+    if positions is not None and mask is None and bool((positions.diff(dim=1) != 1).any()):
+        raise UnsupportedError(
+            "position_ids that do not count on, without an attention_mask, mean several documents in one row, which "
+            "see nothing of each other: pass them as items of a batch, padded on the left"
+        )

@@ -1,0 +1,170 @@
+"""One call that spreads a causal language model over the ranks of ``torchrun``; it is then used as always."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar, cast
+
+import torch.distributed as dist
+from torch import Tensor
+
+from tokenring_xdit.attention import exchange
+from tokenring_xdit.errors import AgreementError, ConfigurationError, TokenRingError, UnsupportedError
+from tokenring_xdit.hosts.calls import join_world
+from tokenring_xdit.hosts.transformers.attention import NAME, register
+from tokenring_xdit.hosts.transformers.cache import ShardedCache
+from tokenring_xdit.hosts.transformers.exchanges import Exchanges, Travel
+from tokenring_xdit.hosts.transformers.generate import replace_generate
+from tokenring_xdit.hosts.transformers.model import replace_decoder, replace_head, replace_rotary
+from tokenring_xdit.hosts.transformers.scoring import own_logits, scores
+from tokenring_xdit.hosts.transformers.session import Session
+from tokenring_xdit.hosts.transformers.supported import family_of
+from tokenring_xdit.schedule import ALGORITHMS, build
+from tokenring_xdit.schedule import Mask as PlanMask
+
+__all__ = ["ContextParallel", "parallelize"]
+
+_Model = TypeVar("_Model")
+
+_BALANCED = "balanced"
+"""The schedule that was made for causal masks: shards are contiguous, and all ranks have equal work."""
+
+_TRAVELS = {travel.value: travel for travel in Travel if travel is not Travel.SCHEDULE}
+
+
+class ContextParallel:
+    """What a parallel model can do beside what it always could; it is ``model.tokenring``.
+
+    Args:
+        model: The model.
+        session: What it has beside itself.
+    """
+
+    def __init__(self, model: Any, session: Session) -> None:
+        self._model, self._session = model, session
+
+    @property
+    def rank(self) -> int:
+        """This rank's number."""
+        return self._session.exchanges.rank
+
+    @property
+    def ranks(self) -> int:
+        """How many ranks compute the model together."""
+        return self._session.exchanges.ranks
+
+    def cache(self) -> ShardedCache:
+        """An empty cache for ``generate`` and for calls of the model; every rank makes it."""
+        return self._session.new_cache()
+
+    def logits(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, cache: ShardedCache | None = None
+    ) -> tuple[Tensor, range]:
+        """Logits that are never gathered: of the tokens that this rank computes.
+
+        Args:
+            input_ids: ``[B, T]``, the same on all ranks.
+            attention_mask: ``[B, P + T]``; ``None`` where nothing is padding.
+            cache: What was computed before; ``None`` for nothing.
+
+        Returns:
+            Logits ``[B, T_r, V]`` and which of the ``T`` tokens they belong to. Of a few tokens every rank has all.
+        """
+        return own_logits(self._session, self._model, input_ids, attention_mask, cache)
+
+    def score(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, cache: ShardedCache | None = None
+    ) -> Tensor:
+        """Log-probabilities of a text, token by token; logits stay in shards, and in pieces.
+
+        Args:
+            input_ids: ``[B, T]``, the same on all ranks.
+            attention_mask: ``[B, P + T]``; ``None`` where nothing is padding.
+            cache: What was computed before; ``None`` for nothing.
+
+        Returns:
+            ``[B, T - 1]`` in fp32, on every rank: of each token but the first, after those before it.
+        """
+        return scores(self._session, self._model, input_ids, attention_mask, cache)
+
+    def report(self) -> dict[str, Any]:
+        """This rank's number, the number of ranks, and the bytes that it has sent for attention so far."""
+        return {"rank": self.rank, "ranks": self.ranks, "bytes_sent": self._session.exchanges.bytes_sent}
+
+
+def parallelize(model: _Model, *, tokenring_degree: int = 1, prefill: str = _BALANCED) -> _Model:
+    """Spread a causal language model over all ranks; every rank calls it with the same model.
+
+    The model is changed in place. Its weights are whole on every rank; prompts are sharded, and so are the keys and
+    values of all tokens, which stay where they were computed. ``generate`` and calls of the model are calls of all
+    ranks, with the same arguments; in ``generate`` the first rank decides.
+
+    Args:
+        model: A causal language model of transformers, loaded and on this rank's device.
+        tokenring_degree: Ranks that the sequence is sharded over.
+        prefill: What travels between ranks where tokens are sharded: ``keys`` go to queries, or ``queries`` to keys. Or
+            a schedule (see ``tokenring-xdit schedule list``), or ``balanced``, the one made for causal masks: for a
+            whole prompt without padding, in layers without window and cap; elsewhere that goes of which there is less.
+
+    Returns:
+        ``model``, with ``model.tokenring``, a :class:`ContextParallel`.
+
+    Raises:
+        AgreementError: The ranks loaded different models.
+        ConfigurationError: There are no ranks, or another number of them.
+        ScheduleError: ``prefill`` is not known, or not for this number of ranks.
+        UnsupportedError: The model was not compared with the single process.
+    """
+    join_world()
+    problem: TokenRingError | None = None
+    try:
+        _refuse(model, tokenring_degree, prefill)
+    except TokenRingError as error:
+        problem = error
+    said = exchange(None, None if problem is None else str(problem), "the beginning of parallelize")
+    if problem is not None:
+        raise problem
+    for rank, theirs in enumerate(said):
+        if theirs is not None:
+            raise AgreementError(f"rank {rank} refuses: {theirs}")
+    family, anything = family_of(model), cast(Any, model)
+    session = Session(model, family, Exchanges(None, anything.device), *_strategy(prefill))
+    fingerprints = exchange(None, session.fingerprint, "the models")
+    if len(set(fingerprints)) > 1:
+        raise AgreementError(
+            f"the ranks have loaded different weights, {', '.join(fingerprints)}: load the same model everywhere, "
+            "in the same dtype"
+        )
+    register()
+    anything.set_attn_implementation(NAME)
+    replace_rotary(model)
+    replace_decoder(model, session)
+    replace_head(model, session)
+    replace_generate(model, session)
+    anything.tokenring = ContextParallel(model, session)
+    return model
+
+
+def _strategy(prefill: str) -> tuple[Travel, str]:
+    """What travels, and the schedule of plain causal attention."""
+    balanced = next(name for name, algorithm in ALGORITHMS.items() if algorithm.masks == {PlanMask.CAUSAL})
+    named = prefill not in _TRAVELS and prefill != _BALANCED
+    return _TRAVELS.get(prefill, Travel.SCHEDULE), prefill if named else balanced
+
+
+def _refuse(model: Any, degree: int, prefill: str) -> None:
+    """Refuse what ``parallelize`` does not take, before anything is changed."""
+    if prefill not in _TRAVELS:
+        build(_strategy(prefill)[1], dist.get_world_size(), PlanMask.CAUSAL)
+    if hasattr(model, "tokenring"):
+        raise ConfigurationError("this model was made parallel before: load it anew for other degrees")
+    if degree != dist.get_world_size():
+        raise ConfigurationError(
+            f"tokenring_degree={degree}, and {dist.get_world_size()} ranks were started: use that number, or torchrun "
+            f"--nproc_per_node={degree}"
+        )
+    family_of(model)
+    if len({*(getattr(model, "hf_device_map", None) or {}).values()}) > 1:
+        raise UnsupportedError(
+            "the layers of this model lie on several devices (device_map), and every rank has to have them on its own: "
+            "load it without device_map and call model.to(device)"
+        )

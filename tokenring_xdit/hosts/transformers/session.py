@@ -1,0 +1,340 @@
+"""A parallel model: its calls, its caches, and who tells whom what is computed next."""
+
+from __future__ import annotations
+
+import hashlib
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tokenring_xdit.attention import exchange
+from tokenring_xdit.errors import AgreementError, UnsupportedError
+from tokenring_xdit.hosts.transformers.cache import ShardedCache
+from tokenring_xdit.hosts.transformers.current import Forward, entered
+from tokenring_xdit.hosts.transformers.exchanges import Exchanges, Travel
+from tokenring_xdit.hosts.transformers.parcels import from_plain, plain
+from tokenring_xdit.hosts.transformers.supported import Family, windows_of
+
+__all__ = ["Inputs", "Role", "Session", "rows_to_keep", "summary"]
+
+_STEP = "a step of generate"
+"""What the ranks say to each other in ``generate``; the first speaks, the others listen."""
+
+
+_SAMPLE = 64
+"""How many numbers of a weight are looked at, and up to twice as many."""
+
+
+class Role:
+    """Who decides what is computed."""
+
+    ALIKE = "every rank calls the model"
+    LEADER = "this rank decides"
+    FOLLOWER = "the first rank decides"
+
+
+class Inputs(NamedTuple):
+    """What a decoder is called with, the same on all ranks.
+
+    Attributes:
+        ids: New tokens ``[B, T]``.
+        mask: Which tokens of the whole sequence are no padding, ``[B, P + T]``; ``None`` for all.
+        positions: ``[B or 1, T]``; ``None`` for their places.
+        rows: Which of the new tokens' rows every rank gets of the result; ``None`` for all.
+        cache: Number of the cache; ``None`` for none.
+        length: Tokens in that cache.
+    """
+
+    ids: Tensor
+    mask: Tensor | None
+    positions: Tensor | None
+    rows: tuple[int, ...] | None
+    cache: int | None
+    length: int
+
+
+class Division(NamedTuple):
+    """Who computed which tokens of a call; see :class:`~tokenring_xdit.hosts.transformers.current.Forward`."""
+
+    past: int
+    new: int
+    queries: tuple[tuple[int, int], ...]
+    sharded: bool
+
+
+class Session:
+    """What a model has beside itself once it is parallel.
+
+    Args:
+        model: A causal language model of transformers.
+        family: What is known of it.
+        exchanges: Its ranks.
+        travel: What travels where a prompt is sharded.
+        schedule: Of plain causal attention.
+    """
+
+    def __init__(self, model: Any, family: Family, exchanges: Exchanges, travel: Travel, schedule: str) -> None:
+        self.family, self.exchanges, self.travel, self.schedule = family, exchanges, travel, schedule
+        self.windows = windows_of(model.config)
+        self.device: torch.device = model.device
+        self.fingerprint = f"{family.model_type}-{_weights(model)}"
+        self.role = Role.ALIKE
+        self.rows: tuple[int, ...] | None = None
+        self.computing = self.streams = self._shards = False
+        self.given: Any = None
+        self._last: Division | None = None
+        self.saying: list[Any] = []
+        self.follow: Callable[[Inputs], ShardedCache | None] = _nothing_to_follow
+        self._caches: weakref.WeakValueDictionary[int, ShardedCache] = weakref.WeakValueDictionary()
+        self._made = 0
+        self._mask: Tensor | None = None
+
+    # -- caches ------------------------------------------------------------------------------------
+
+    def new_cache(self, transient: bool = False) -> ShardedCache:
+        """A cache; every rank makes it."""
+        if transient:
+            return ShardedCache(self, -1, transient)
+        cache = ShardedCache(self, self._made, transient)
+        self._caches[self._made] = cache
+        self._made += 1
+        return cache
+
+    @property
+    def caches_made(self) -> int:
+        """How many caches there were, the same on all ranks outside ``generate``."""
+        return self._made
+
+    @caches_made.setter
+    def caches_made(self, made: int) -> None:
+        self._made = made
+
+    def cache_numbered(self, number: int) -> ShardedCache:
+        """The cache that the first rank means, made here where it is new."""
+        found = self._caches.get(number)
+        if found is None:
+            self._made = number
+            found = self.new_cache()
+        return found
+
+    # -- who tells whom ----------------------------------------------------------------------------
+
+    def tell(self, what: str, *content: Any) -> None:
+        """What this rank has decided, where it decides, to all others."""
+        if self.role == Role.LEADER and self.exchanges.ranks > 1:
+            puts, self.saying = self.saying, []
+            exchange(None, plain((puts, what, content)), _STEP)
+
+    def listen(self) -> tuple[tuple[Any, ...], str, tuple[Any, ...]]:
+        """What the first rank has decided: what its streamer was given, what is done next, and with what."""
+        puts, what, content = from_plain(exchange(None, None, _STEP)[0])
+        return puts, what, content
+
+    def settle(self, inputs: Inputs) -> None:
+        """Let all ranks compute the same.
+
+        Raises:
+            AgreementError: They were called with different inputs.
+        """
+        if self.role == Role.LEADER:
+            self.tell("forward", tuple(inputs._replace(mask=None)), self._tail(inputs.mask))
+        elif self.role == Role.ALIKE and self.exchanges.ranks > 1:
+            mine = {name: summary(value) for name, value in inputs._asdict().items()}
+            everyone = exchange(None, mine, "the inputs of the language model")
+            for rank, theirs in enumerate(everyone):
+                for name, value in theirs.items():
+                    if value != everyone[0][name]:
+                        raise AgreementError(
+                            f"all ranks compute one call of the language model together, but {_NAMES[name]} is "
+                            f"{everyone[0][name]} on rank 0 and {value} on rank {rank}: pass the same everywhere"
+                        )
+
+    def heard(self, told: tuple[Any, ...], tail: tuple[int, Tensor] | None) -> Inputs:
+        """What the first rank told, put together with what it told before."""
+        if tail is None:
+            self._mask = None
+        else:
+            kept, rest = tail
+            self._mask = rest if not kept or self._mask is None else torch.cat([self._mask[:, :kept], rest], dim=1)
+        return Inputs(*told)._replace(mask=self._mask)
+
+    def forget_mask(self) -> None:
+        """Begin anew with masks, on all ranks."""
+        self._mask = None
+
+    def _tail(self, mask: Tensor | None) -> tuple[int, Tensor] | None:
+        """What of a mask is new since the last call: the mask of a long prompt does not travel for every token."""
+        before, self._mask = self._mask, None if mask is None else mask.cpu()
+        if self._mask is None:
+            return None
+        if before is not None and before.shape[0] == self._mask.shape[0] and before.shape[1] <= self._mask.shape[1]:
+            kept = before.shape[1]
+            if torch.equal(before, self._mask[:, :kept]):
+                return kept, self._mask[:, kept:].clone()
+        return 0, self._mask
+
+    # -- computing ---------------------------------------------------------------------------------
+
+    def compute(self, decoder: Any, inputs: Inputs, cache: ShardedCache, others: dict[str, Any]) -> Any:
+        """Call a decoder with this rank's part of what all ranks compute.
+
+        Args:
+            decoder: Takes keyword arguments.
+            inputs: What all ranks compute.
+            cache: Where keys are put.
+            others: Further arguments.
+
+        Returns:
+            What the decoder returns, with the rows that were asked for.
+        """
+        ids, past, new = inputs.ids.to(self.device), cache.length, inputs.ids.shape[1]
+        sharded = new >= max(2, 2 * self.exchanges.ranks) and self.exchanges.ranks > 1
+        spans = cache.placement.split(new) if sharded else cache.placement.deal(new)
+        everything = ((past, past + new),) * self.exchanges.ranks
+        queries = tuple((span.start, span.stop) for span in spans) if sharded else everything
+        own = queries[self.exchanges.rank]
+        placement = cache.expect(spans, own)
+        positions = torch.arange(past, past + new)[None] if inputs.positions is None else inputs.positions
+        positions = positions.to(self.device)
+        forward = Forward(
+            past=past,
+            new=new,
+            queries=queries,
+            sharded=sharded,
+            placement=placement,
+            valid=_valid(inputs.mask, self.device),
+            last_position=positions.amax(dim=-1, keepdim=True),
+            cache=cache,
+            exchanges=self.exchanges,
+            family=self.family,
+            travel=self.travel,
+            schedule=self.schedule,
+        )
+        part = slice(own[0] - past, own[1] - past)
+        self.computing, self._last = True, Division(past, new, queries, sharded)
+        try:
+            with entered(forward), torch.no_grad():
+                output = decoder(input_ids=ids[:, part], position_ids=positions[:, part], **others)
+                if not self._shards:
+                    output.last_hidden_state = self._rows(output.last_hidden_state, inputs.rows, self._last)
+        except BaseException:
+            cache.rollback()
+            raise
+        self.computing = False
+        if not cache.transient:
+            cache.commit(placement)
+        return output
+
+    @contextmanager
+    def keeping_shards(self) -> Iterator[None]:
+        """Inside, results are of this rank's tokens only."""
+        self._shards = True
+        try:
+            yield
+        finally:
+            self._shards = False
+
+    @contextmanager
+    def instead_of_decoder(self, output: Any) -> Iterator[None]:
+        """Inside, the decoder is not computed: this is what it returns."""
+        self.given = output
+        try:
+            yield
+        finally:
+            self.given = None
+
+    @property
+    def own_rows(self) -> range:
+        """Which of the new tokens of the last call this rank computed."""
+        assert self._last is not None
+        start, stop = self._last.queries[self.exchanges.rank]
+        return range(start - self._last.past, stop - self._last.past)
+
+    def rows_of_all(self, values: Tensor) -> Tensor:
+        """Values ``[B, T, X]`` of all new tokens of the last call, from those ``[B, T_r, X]`` of each rank."""
+        assert self._last is not None
+        return self._rows(values, None, self._last)
+
+    def _rows(self, hidden: Tensor, rows: tuple[int, ...] | None, last: Division) -> Tensor:
+        """The rows ``[B, len(rows), hidden]`` of the new tokens that were asked for, on every rank."""
+        wanted = range(last.new) if rows is None else rows
+        if not last.sharded:
+            return hidden if rows is None else hidden[:, list(wanted)]
+        mine: list[list[int]] = []  # which of the wanted rows each rank has
+        for low, high in last.queries:
+            mine.append([n for n, row in enumerate(wanted) if low <= row + last.past < high])
+        longest = max(map(len, mine))
+        own = hidden.new_zeros(hidden.shape[0], longest, hidden.shape[2])
+        numbers = mine[self.exchanges.rank]
+        start = last.queries[self.exchanges.rank][0] - last.past
+        own[:, : len(numbers)] = hidden[:, [wanted[n] - start for n in numbers]]
+        result = hidden.new_empty(hidden.shape[0], len(wanted), hidden.shape[2])
+        for numbers, part in zip(mine, self.exchanges.gather(own, "the rows of the result"), strict=True):
+            result[:, numbers] = part[:, : len(numbers)]
+        return result
+
+
+def rows_to_keep(kept: int | Tensor, new: int) -> tuple[int, ...] | None:
+    """What ``logits_to_keep`` asks for: rows of the new tokens, ``None`` for all.
+
+    Raises:
+        UnsupportedError: It differs between the items of a batch.
+    """
+    if isinstance(kept, int):
+        return tuple(range(max(0, new - kept), new)) if kept else None
+    if kept.ndim != 1:
+        raise UnsupportedError(
+            "logits_to_keep was given as a tensor of two dimensions, rows for each item of the batch, which a sharded "
+            "model does not gather: pass a number, or one list of rows for all items"
+        )
+    return tuple(range(new)[row] for row in (kept.nonzero()[:, 0] if kept.dtype == torch.bool else kept).tolist())
+
+
+def _nothing_to_follow(_: Inputs) -> ShardedCache | None:
+    raise AssertionError("the decoder has not been replaced")
+
+
+_NAMES = {
+    "ids": "input_ids",
+    "mask": "attention_mask",
+    "positions": "position_ids",
+    "rows": "logits_to_keep",
+    "cache": "the cache",
+    "length": "the length of the cache",
+}
+
+
+def summary(value: Any) -> str:
+    """A value in words that are the same where the values are."""
+    if isinstance(value, Tensor):
+        return f"a tensor {tuple(value.shape)} with the values {_digest(value.cpu().contiguous().numpy().tobytes())}"
+    if isinstance(value, Mapping):
+        return str({name: summary(item) for name, item in value.items()})
+    if isinstance(value, Sequence):
+        return _digest(repr(value)) if len(value) > 8 else repr(value)
+    if hasattr(value, "to_json_string"):  # a GenerationConfig
+        return f"a {type(value).__name__} {_digest(value.to_json_string())}"
+    return repr(value) if value is None or isinstance(value, (int, float)) else f"a {type(value).__name__}"
+
+
+def _digest(content: str | bytes) -> str:
+    data = content.encode() if isinstance(content, str) else content
+    return hashlib.sha256(data).hexdigest()[:8]
+
+
+def _weights(model: Any) -> str:
+    """A digest of shapes, and of some numbers, of all weights."""
+    found = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        some = weight.detach().reshape(-1)[:: max(1, weight.numel() // _SAMPLE)]
+        found.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        found.update(some.to(torch.float32).cpu().numpy().tobytes())
+    return found.hexdigest()[:8]
+
+
+def _valid(mask: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if mask is None or bool(mask.all()) else mask.to(device=device, dtype=torch.bool)
