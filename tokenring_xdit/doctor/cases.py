@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from tokenring_xdit.doctor.commands import CheckCall
+from tokenring_xdit.doctor.record import NamedShape
 from tokenring_xdit.dtypes import DtypeName
 from tokenring_xdit.errors import ScheduleError
 from tokenring_xdit.hosts.models import model_shape
@@ -14,7 +15,6 @@ from tokenring_xdit.schedule import ALGORITHMS, Algorithm, Mask, Spelled, build,
 
 __all__ = [
     "ERROR_LIMITS",
-    "AttentionShape",
     "CheckupPart",
     "CheckupPlan",
     "Step",
@@ -44,23 +44,6 @@ class CheckupPart(Enum):
     LAUNCHES = "launches"
     STRATEGIES = "strategies"
     STEP = "step"
-
-
-@dataclass(frozen=True)
-class AttentionShape:
-    """An attention call that strategies are timed at.
-
-    Attributes:
-        name: What it is of.
-        tokens: Length of the whole sequence.
-        heads: Heads.
-        head_dim: Width of a head.
-    """
-
-    name: str
-    tokens: int
-    heads: int
-    head_dim: int
 
 
 @dataclass(frozen=True)
@@ -100,28 +83,28 @@ class CheckupPlan:
         return 180.0 if self.quick else 600.0
 
     @property
-    def kernel_shape(self) -> AttentionShape:
+    def kernel_shape(self) -> NamedShape:
         """What kernels are timed at."""
         return self.shapes[0] if self.on_gpus or not self.gpus else _of_models()[0]
 
     @property
-    def shapes(self) -> tuple[AttentionShape, ...]:
+    def shapes(self) -> tuple[NamedShape, ...]:
         """What strategies are timed at: models on GPUs, and what a processor computes in a moment without.
 
         Sequences are as long as ranks can share evenly, which xfuser's strategies ask for.
         """
         if self.on_gpus:
             found = _of_models()
-            shapes: Sequence[AttentionShape] = found[:2] if self.quick else found
+            shapes: Sequence[NamedShape] = found[:2] if self.quick else found
         else:
-            shapes = [AttentionShape("small", 1024, 8, 64)]
+            shapes = [NamedShape(name="a small picture", tokens=1024, heads=8, head_dim=64)]
             if not self.quick:
-                shapes.append(AttentionShape("medium", 2048, 8, 64))
+                shapes.append(NamedShape(name="a picture", tokens=2048, heads=8, head_dim=64))
         ranks = self.timed_ranks
-        return tuple(AttentionShape(s.name, s.tokens // ranks * ranks, s.heads, s.head_dim) for s in shapes)
+        return tuple(s.model_copy(update={"tokens": s.tokens // ranks * ranks}) for s in shapes)
 
 
-def _of_models() -> tuple[AttentionShape, ...]:
+def _of_models() -> tuple[NamedShape, ...]:
     asked = (
         ("Flux 1024", "flux", (1024, 1024, 1)),
         ("Flux 2048", "flux", (2048, 2048, 1)),
@@ -129,7 +112,10 @@ def _of_models() -> tuple[AttentionShape, ...]:
         ("Wan 720p", "wan-14b", (1280, 720, 81)),
     )
     models = [(name, model_shape(model), size) for name, model, size in asked]
-    return tuple(AttentionShape(name, model.tokens(*size), model.heads, model.head_dim) for name, model, size in models)
+    return tuple(
+        NamedShape(name=name, tokens=model.tokens(*size), heads=model.heads, head_dim=model.head_dim)
+        for name, model, size in models
+    )
 
 
 def spellings(algorithm: Algorithm, ranks: int, mask: Mask) -> Iterator[Spelled]:

@@ -16,7 +16,7 @@ from tokenring_xdit.doctor.commands import LookAround
 from tokenring_xdit.doctor.exactness import check_schedules
 from tokenring_xdit.doctor.findings import findings
 from tokenring_xdit.doctor.links import measure_links
-from tokenring_xdit.doctor.pools import Ranks
+from tokenring_xdit.doctor.pools import SOLO, WORLD, Ranks
 from tokenring_xdit.doctor.record import Checkup, PartOutcome, PartState
 from tokenring_xdit.doctor.timing import attention_sweep, step_sweep, sweep, time_calls, time_kernels
 from tokenring_xdit.errors import TokenRingError
@@ -69,17 +69,20 @@ def check_up(
     Yields:
         What was found until then, after each part; the last one is the whole.
     """
-    running = _Running(plan, folder, command, on_step)
-    yield running.survey()
-    for part in CheckupPart:
-        yield running.part(part)
+    with Ranks(WORLD, plan.ranks, on_gpus=plan.on_gpus) as world:
+        running = _Running(plan, world, folder, command, on_step)
+        yield running.survey()
+        for part in CheckupPart:
+            if part in SWEEP_FOLDERS:
+                world.end()  # sweeps have ranks of their own
+            yield running.part(part)
 
 
 class _Running:
     def __init__(
-        self, plan: CheckupPlan, folder: Path, command: str, on_step: Callable[[str, int, int, str], None]
+        self, plan: CheckupPlan, world: Ranks, folder: Path, command: str, on_step: Callable[[str, int, int, str], None]
     ) -> None:
-        self._plan, self._folder, self._on_step = plan, folder, on_step
+        self._plan, self._world, self._folder, self._on_step = plan, world, folder, on_step
         self._start = time.monotonic()
         self._found: dict[str, Any] = {
             "package": __version__,
@@ -89,14 +92,15 @@ class _Running:
             "ranks": plan.ranks,
             "backend": "nccl" if plan.on_gpus else "gloo",
             "machine": None,
+            "shapes": plan.shapes,
         }
         self._parts: list[PartOutcome] = []
         self._lists: dict[str, list[Any]] = {name: [] for name in ("exactness", "kernels", "launches", "strategies")}
         self._do: dict[CheckupPart, Callable[[Step], None]] = {
-            CheckupPart.EXACTNESS: lambda step: self._lists["exactness"].extend(check_schedules(plan, step)),
+            CheckupPart.EXACTNESS: lambda step: self._lists["exactness"].extend(check_schedules(plan, world, step)),
             CheckupPart.LINKS: self._links,
             CheckupPart.KERNELS: lambda step: self._lists["kernels"].extend(time_kernels(plan, step)),
-            CheckupPart.LAUNCHES: lambda step: self._lists["launches"].extend(time_calls(plan, step)),
+            CheckupPart.LAUNCHES: lambda step: self._lists["launches"].extend(time_calls(plan, world, step)),
             CheckupPart.STRATEGIES: lambda step: self._sweep(CheckupPart.STRATEGIES, attention_sweep, step),
             CheckupPart.STEP: lambda step: self._sweep(CheckupPart.STEP, step_sweep, step),
         }
@@ -105,7 +109,7 @@ class _Running:
         """Look at the machine, in a process of its own: a driver that hangs ends nothing else."""
         with self._outcome(_SURVEY):
             self._on_step(_SURVEY, 0, 1, "what is installed and which GPUs there are")
-            with Ranks("tokenring_xdit.doctor.solo", 1, on_gpus=True) as process:
+            with Ranks(SOLO, 1, on_gpus=True) as process:
                 (self._found["machine"],) = process.ask(LookAround(), _LOOK_TIMEOUT)
             if (smi := self._found["machine"].smi) is not None:
                 said = f"what {NVIDIA_SMI} topo -m says, with the makers' rates, not measured"
@@ -153,7 +157,7 @@ class _Running:
         self._parts.append(PartOutcome(name=name, state=state, said=said, seconds=seconds))
 
     def _links(self, step: Step) -> None:
-        found = measure_links(self._plan, step)
+        found = measure_links(self._plan, self._world, step)
         self._found |= {"latency": found.latency, "messages": found.messages}
         if found.network is not None:
             text = network_to_yaml(found.network, found.beside)

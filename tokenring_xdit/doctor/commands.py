@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tokenring_xdit.dtypes import DtypeName
 
-__all__ = ["CheckCall", "LookAround", "TimeCall", "TimeKernel", "TinyCall"]
+__all__ = ["CheckCall", "LookAround", "TimeCall", "TimeKernel", "TimeMessages", "TinyCall"]
 
 
 @dataclass(frozen=True)
@@ -94,3 +94,20 @@ class TinyCall:
 
     host_seconds: float
     seconds: float
+
+
+@dataclass(frozen=True)
+class TimeMessages:
+    """Time messages between ranks 0 and 1, each alone. The answer of these is the median of seconds a message.
+
+    Attributes:
+        size: Bytes of a message.
+        both_ways: Whether the two send at the same time; in turn otherwise.
+        messages: How many in a row, so that what starts and ends them does not count.
+        rounds: How often.
+    """
+
+    size: int
+    both_ways: bool
+    messages: int
+    rounds: int

@@ -11,34 +11,31 @@ from tokenring_xdit.doctor.record import ExactnessResult
 from tokenring_xdit.errors import LaunchError
 from tokenring_xdit.schedule import Mask
 
-__all__ = ["PROGRAM", "check_schedules", "graded"]
-
-PROGRAM = "tokenring_xdit.doctor.rank"
-"""What ranks serve that are compared with fp64."""
+__all__ = ["check_schedules", "graded"]
 
 _TIMEOUT = 90.0
 """Seconds for one call, the start of the ranks and their first connections included."""
 
 
-def check_schedules(plan: CheckupPlan, step: Step) -> Iterator[ExactnessResult]:
+def check_schedules(plan: CheckupPlan, ranks: Ranks, step: Step) -> Iterator[ExactnessResult]:
     """Compare all schedules, one result a call; what a failure of one keeps from running is not tried.
 
     Args:
         plan: What the checkup does.
+        ranks: Who carries it out.
         step: Told what comes next.
     """
     families = check_calls(plan.ranks, plan.dtypes)
     total, done = sum(map(len, families.values())), 0
-    with Ranks(PROGRAM, plan.ranks, on_gpus=plan.on_gpus) as ranks:
-        for calls in families.values():
-            done += len(calls)
-            for index, call in enumerate(calls):
-                step(done - len(calls) + index, total, f"{call.schedule}, {_mask(call)}, {in_words(call)}")
-                try:
-                    yield graded(call, ranks.ask(call, _TIMEOUT))
-                except LaunchError as error:
-                    yield _result(call, None, False, _brief(str(error)))
-                    break
+    for calls in families.values():
+        done += len(calls)
+        for index, call in enumerate(calls):
+            step(done - len(calls) + index, total, f"{call.schedule}, {_mask(call)}, {in_words(call)}")
+            try:
+                yield graded(call, ranks.ask(call, _TIMEOUT))
+            except LaunchError as error:
+                yield _result(call, None, False, _brief(str(error)))
+                break
 
 
 def graded(call: CheckCall, answers: list[float | str]) -> ExactnessResult:

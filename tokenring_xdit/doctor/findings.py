@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from tokenring_xdit.bench.plan import Level
 from tokenring_xdit.bench.records import Record, Status
+from tokenring_xdit.doctor.cases import ERROR_LIMITS
 from tokenring_xdit.doctor.record import Checkup, ExactnessResult, Finding, Grade, MachineFacts, PartState
 
 __all__ = ["findings", "remarks_on_machine"]
@@ -161,22 +162,24 @@ def _of_kernels(checkup: Checkup) -> Iterator[Finding]:
 
 
 def _of_strategies(checkup: Checkup) -> Iterator[Finding]:
+    titles: dict[str, list[Record]] = {}
     for record in checkup.strategies:
+        title = checkup.title(record)
         if record.status is Status.FAILED:
-            yield Finding(
-                grade=Grade.WRONG, said=f"Strategy {record} failed: {(record.error or '').partition(chr(10))[0]}"
-            )
-    by_problem: dict[str, list[Record]] = {}
-    for record in checkup.strategies:
+            said = (record.error or "").partition("\n")[0]
+            yield Finding(grade=Grade.WRONG, said=f"Strategy '{record.strategy}' failed, {title}: {said}")
+        elif record.max_error is not None and record.level == Level.ATTENTION.value:
+            limit = next(limit for dtype, limit in ERROR_LIMITS.items() if dtype == record.dtype)
+            if not record.max_error <= limit:  # NaN too
+                said = f"Strategy '{record.strategy}' is off by {record.max_error:.1e}, {title}."
+                yield Finding(grade=Grade.WRONG, said=said)
         if record.seconds is not None:
-            by_problem.setdefault(record.problem, []).append(record)
-    for problem, records in by_problem.items():
-        if len(records) < 2:
-            continue
+            titles.setdefault(title, []).append(record)
+    for title, records in titles.items():
         ordered = sorted(records, key=_median)
         times = ", ".join(f"{record.strategy} {_median(record) * 1e3:.3g} ms" for record in ordered)
-        what = "denoising step" if ordered[0].level == Level.PIPELINE.value else "attention call"
-        yield Finding(grade=Grade.FINE, said=f"Fastest first, one {what} ({problem}): {times}.")
+        first = "Fastest first" if len(ordered) > 1 else "Time"
+        yield Finding(grade=Grade.FINE, said=f"{first}, {title}: {times}.")
 
 
 def _median(record: Record) -> float:

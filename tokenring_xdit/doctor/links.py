@@ -7,11 +7,12 @@ from statistics import median
 from typing import Any
 
 from tokenring_xdit.doctor.cases import CheckupPlan, Step
+from tokenring_xdit.doctor.commands import TimeMessages
 from tokenring_xdit.doctor.pools import Ranks
 from tokenring_xdit.doctor.record import MessageTiming
-from tokenring_xdit.lab.probe import PROBE, probe
-from tokenring_xdit.lab.probe.commands import Arrivals, Ping, SendMessages
-from tokenring_xdit.lab.probe.driver import steady_rates
+from tokenring_xdit.errors import LaunchError
+from tokenring_xdit.lab.probe import probe
+from tokenring_xdit.lab.probe.commands import Ping
 from tokenring_xdit.lab.probe.report import remarks
 from tokenring_xdit.topology import Network
 
@@ -20,14 +21,13 @@ __all__ = ["LinksFound", "measure_links"]
 _TIMEOUT = 60.0
 _SECONDS, _SECONDS_QUICK = 20.0, 5.0  # of the probe
 _PINGS = 30
-_ONE_WAY, _BOTH_WAYS = ((0, 1),), ((0, 1), (1, 0))
 
 _SMALLEST = 1 << 13
-_LARGEST = {True: 1 << 27, False: 1 << 24}
+_LARGEST = {True: 1 << 27, False: 1 << 23}
 """Bytes of a message, on GPUs and without."""
 
-_MESSAGES = 12  # of each size; what comes between the first and the last counts
-_ROUNDS = 3
+_MESSAGES = 8
+_ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -49,37 +49,35 @@ class LinksFound:
     beside: dict[str, Any]
 
 
-def measure_links(plan: CheckupPlan, step: Step) -> LinksFound:
+def measure_links(plan: CheckupPlan, ranks: Ranks, step: Step) -> LinksFound:
     """Measure messages between two ranks, then all ranks.
 
     Args:
         plan: What the checkup does.
+        ranks: Who carries it out.
         step: Told what comes next.
 
     Raises:
         LaunchError: A rank failed or did not answer in time.
     """
+    latency = median(ranks.ask(Ping((0, 1), _PINGS), _TIMEOUT)[0].seconds)
     sizes = [_SMALLEST]
     while sizes[-1] < _LARGEST[plan.on_gpus]:
-        sizes.append(4 * sizes[-1])
-    with Ranks(PROBE, plan.ranks, on_gpus=plan.on_gpus) as ranks:
-        step(0, 0, "messages between two ranks")
-        latency = median(ranks.ask(Ping((0, 1), _PINGS), _TIMEOUT)[0].seconds)
-        messages = tuple(
-            MessageTiming(size=size, rate=_rate(ranks, _ONE_WAY, size), both_ways=_rate(ranks, _BOTH_WAYS, size))
-            for size in sizes
-        )
+        sizes.append(min(4 * sizes[-1], _LARGEST[plan.on_gpus]))
+    messages = []
+    for done, size in enumerate(sizes):
+        step(done, len(sizes), f"messages of {size} bytes")
+        there, both = (_seconds(ranks, size, both_ways) for both_ways in (False, True))
+        messages.append(MessageTiming(size=size, rate=size / there, both_ways=size / both))
+    try:
         probed = probe(ranks.pool, quick=True, seconds=_SECONDS_QUICK if plan.quick else _SECONDS, on_step=step)
+    except LaunchError:
+        ranks.forget()
+        raise
     inference = probed.inference
-    return LinksFound(latency, messages, inference.network, inference.words, remarks(probed, None))
+    return LinksFound(latency, tuple(messages), inference.network, inference.words, remarks(probed, None))
 
 
-def _rate(ranks: Ranks, transfers: tuple[tuple[int, int], ...], size: int) -> float:
-    """Bytes a second of each of the transfers, their mean, the median of some rounds."""
-    found = []
-    for _ in range(_ROUNDS):
-        answers: list[Arrivals] = ranks.ask(SendMessages(transfers, (size,) * len(transfers), _MESSAGES), _TIMEOUT)
-        arrivals = [answers[to].seconds[index] for index, (_, to) in enumerate(transfers)]
-        rates = steady_rates(arrivals, [size] * len(transfers))
-        found.append(sum(rates) / len(rates) / 8)
-    return median(found)
+def _seconds(ranks: Ranks, size: int, both_ways: bool) -> float:
+    first, second, *_ = ranks.ask(TimeMessages(size, both_ways, _MESSAGES, _ROUNDS), _TIMEOUT)
+    return max(float(first), float(second))

@@ -65,7 +65,7 @@ def page(checkup: Checkup, topology_line: str | None, reports: Mapping[str, str]
             "What a call costs where there is next to nothing to compute. Host: until the call returns.",
             _launches(checkup),
         ),
-        _section("Strategies", "Medians; shorter bars are faster.", _strategies(checkup.strategies)),
+        _section("Strategies", "Medians; shorter bars are faster.", _strategies(checkup)),
         "".join(f'<p>Plots: <a href="{escape(path)}">{escape(name)}</a></p>' for name, path in reports.items()),
         _section("Parts", "", _parts(checkup)),
     ]
@@ -175,10 +175,10 @@ def _launches(checkup: Checkup) -> str:
     return _table(("schedule", "ms host", "ms whole", ""), rows, {1, 2})
 
 
-def _strategies(records: Sequence[Record]) -> str:
+def _strategies(checkup: Checkup) -> str:
     problems: dict[str, list[Record]] = {}
-    for record in records:
-        problems.setdefault(record.problem, []).append(record)
+    for record in checkup.strategies:
+        problems.setdefault(checkup.title(record), []).append(record)
     parts = []
     for problem, own in problems.items():
         timed = {id(record): record.seconds.median for record in own if record.seconds is not None}

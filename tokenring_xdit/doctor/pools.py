@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 from tokenring_xdit.attention.member import AGREEMENT_TIMEOUT_VARIABLE
-from tokenring_xdit.doctor.rank import PATIENCE
 from tokenring_xdit.errors import LaunchError
 from tokenring_xdit.workers.environment import local_environment
 from tokenring_xdit.workers.pool import WorkerPool
 
-__all__ = ["Ranks", "rank_variables"]
+__all__ = ["SOLO", "WORLD", "Ranks", "rank_variables"]
+
+WORLD = "tokenring_xdit.doctor.rank"
+"""What ranks serve that compute together."""
+
+SOLO = "tokenring_xdit.doctor.solo"
+"""What a process serves that has no other ranks."""
+
+_PATIENCE = "30"
+"""Seconds that a rank waits for another one, unless the user gives it another time."""
 
 
 def rank_variables(on_gpus: bool) -> Callable[[int, int, str], dict[str, str]]:
@@ -25,7 +34,7 @@ def rank_variables(on_gpus: bool) -> Callable[[int, int, str], dict[str, str]]:
     def environment(rank: int, ranks: int, init_method: str) -> dict[str, str]:
         hidden = {} if on_gpus else {"CUDA_VISIBLE_DEVICES": ""}
         own = local_environment(rank, ranks, init_method)
-        return {**own, **hidden, AGREEMENT_TIMEOUT_VARIABLE: f"{PATIENCE:g}"}
+        return {**own, **hidden, AGREEMENT_TIMEOUT_VARIABLE: os.environ.get(AGREEMENT_TIMEOUT_VARIABLE, _PATIENCE)}
 
     return environment
 
@@ -63,8 +72,18 @@ class Ranks:
         try:
             return self.pool.ask(command, timeout)
         except LaunchError:
-            self._pool = None
+            self.forget()
             raise
+
+    def end(self, *, kill: bool = False) -> None:
+        """End them, if they have been started."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close(kill=kill)
+
+    def forget(self) -> None:
+        """Have others started when they are asked next: these have ended."""
+        self._pool = None
 
     def __enter__(self) -> Ranks:
         return self
@@ -72,5 +91,4 @@ class Ranks:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._pool is not None:
-            self._pool.close(kill=error is not None)
+        self.end(kill=error is not None)

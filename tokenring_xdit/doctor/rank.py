@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import statistics
 import time
 from datetime import timedelta
@@ -12,18 +13,18 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tokenring_xdit.attention import token_ring_attention
+from tokenring_xdit.attention.member import AGREEMENT_TIMEOUT_VARIABLE
 from tokenring_xdit.devices import rank_device
-from tokenring_xdit.doctor.commands import CheckCall, TimeCall, TinyCall
+from tokenring_xdit.doctor.commands import CheckCall, TimeCall, TimeMessages, TinyCall
 from tokenring_xdit.doctor.reference import difference, made, softmax64
 from tokenring_xdit.dtypes import torch_dtype
 from tokenring_xdit.errors import AgreementError, ConfigurationError, KernelError, ScheduleError, UnsupportedError
+from tokenring_xdit.lab.probe.commands import Describe, Ping, SendMessages
+from tokenring_xdit.lab.probe.rank import ProbeRank
 from tokenring_xdit.workers.loop import Commands, Mailbox
 from tokenring_xdit.workers.world import join_world
 
-__all__ = ["PATIENCE", "DoctorRank", "commands"]
-
-PATIENCE = 30.0
-"""Seconds that a rank waits for another one."""
+__all__ = ["DoctorRank", "commands"]
 
 _PEAK = 2.0
 _CALLS = 2
@@ -36,9 +37,16 @@ _REFUSALS = (AgreementError, ConfigurationError, KernelError, ScheduleError, Uns
 def commands(mailbox: Mailbox) -> Commands:
     """Join the other ranks."""
     device = rank_device()
-    join_world(device, timedelta(seconds=PATIENCE), mailbox.store)
-    rank = DoctorRank(device)
-    return {CheckCall: rank.check, TimeCall: rank.time}
+    join_world(device, timedelta(seconds=float(os.environ[AGREEMENT_TIMEOUT_VARIABLE])), mailbox.store)
+    rank, probing = DoctorRank(device), ProbeRank(device)
+    return {
+        CheckCall: rank.check,
+        TimeCall: rank.time,
+        TimeMessages: rank.time_messages,
+        Describe: probing.describe,
+        Ping: probing.ping,
+        SendMessages: probing.send_messages,
+    }
 
 
 class DoctorRank:
@@ -106,6 +114,27 @@ class DoctorRank:
         except _REFUSALS as error:
             return str(error)
         return TinyCall(statistics.median(host[1:]), statistics.median(whole[1:]))
+
+    def time_messages(self, command: TimeMessages) -> float | None:
+        """Seconds of a message between ranks 0 and 1, there and back in turn or both ways at once."""
+        self._barrier()
+        if self._rank > 1:
+            return None
+        peer = 1 - self._rank
+        out, into = (torch.zeros(command.size, dtype=torch.uint8, device=self._device) for _ in range(2))
+        send, receive = dist.P2POp(dist.isend, out, peer), dist.P2POp(dist.irecv, into, peer)
+        turns = [[send], [receive]] if self._rank == 0 else [[receive], [send]]
+        batches = [[receive, send]] if command.both_ways else turns
+        found = []
+        for _ in range(command.rounds + 1):
+            start = time.perf_counter()
+            for batch in batches * command.messages:
+                for work in dist.batch_isend_irecv(batch):
+                    work.wait()
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)
+            found.append((time.perf_counter() - start) / command.messages / len(batches))
+        return statistics.median(found[1:])
 
     def _barrier(self) -> None:
         dist.barrier(device_ids=[self._device.index] if self._device.type == "cuda" else None)

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from tokenring_xdit.bench.plan import Level
 from tokenring_xdit.bench.records import Record
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "LaunchTiming",
     "MachineFacts",
     "MessageTiming",
+    "NamedShape",
     "PartOutcome",
     "PartState",
 ]
@@ -207,6 +209,22 @@ class MessageTiming(_Entry):
     both_ways: float
 
 
+class NamedShape(_Entry):
+    """An attention call that strategies were timed at.
+
+    Attributes:
+        name: What it is of.
+        tokens: Length of the whole sequence, as far as ranks share it evenly.
+        heads: Heads.
+        head_dim: Width of a head.
+    """
+
+    name: str
+    tokens: int
+    heads: int
+    head_dim: int
+
+
 class Checkup(_Entry):
     """A checkup of a machine: all of ``doctor.json``.
 
@@ -228,6 +246,7 @@ class Checkup(_Entry):
         topology_said: Where that comes from, or why there is none.
         kernels: Kernels on one device.
         launches: Calls of few tokens.
+        shapes: What the attention calls are of.
         strategies: Attention calls and denoising steps by strategy, as sweeps record them.
         findings: What all that means.
     """
@@ -249,8 +268,18 @@ class Checkup(_Entry):
     topology_said: str = ""
     kernels: tuple[KernelTiming, ...] = ()
     launches: tuple[LaunchTiming, ...] = ()
+    shapes: tuple[NamedShape, ...] = ()
     strategies: tuple[Record, ...] = ()
     findings: tuple[Finding, ...] = ()
+
+    def title(self, record: Record) -> str:
+        """What a strategy was timed at, for people."""
+        ranks = "1 rank" if record.ranks == 1 else f"{record.ranks} ranks"
+        if record.level == Level.PIPELINE.value:
+            return f"one denoising step of {record.model}, {record.size} pixels, {ranks}"
+        known = [s.name for s in self.shapes if (s.tokens, s.heads) == (record.tokens, record.heads)]
+        call = f"{record.tokens} tokens, {record.heads} heads of {record.head_dim}, {record.dtype}, {ranks}"
+        return f"one attention call of {known[0]}: {call}" if known else f"one attention call: {call}"
 
     @property
     def wrong(self) -> tuple[Finding, ...]:

@@ -12,7 +12,7 @@ from tokenring_xdit.attention.kernels import KERNELS
 from tokenring_xdit.bench import RESULTS_FILE, Record, SweepConfig, read_records, run_sweep
 from tokenring_xdit.doctor.cases import CheckupPlan, Step, spellings
 from tokenring_xdit.doctor.commands import TimeCall, TimeKernel
-from tokenring_xdit.doctor.pools import Ranks
+from tokenring_xdit.doctor.pools import SOLO, Ranks
 from tokenring_xdit.doctor.record import KernelTiming, LaunchTiming
 from tokenring_xdit.dtypes import DtypeName
 from tokenring_xdit.errors import LaunchError
@@ -20,8 +20,6 @@ from tokenring_xdit.schedule import ALGORITHMS, AUTO, Mask, Published, known_as
 
 __all__ = ["attention_sweep", "step_sweep", "sweep", "time_calls", "time_kernels"]
 
-_SOLO = "tokenring_xdit.doctor.solo"
-_RANK = "tokenring_xdit.doctor.rank"
 _TIMEOUT = 90.0
 
 _KERNEL_SECONDS = 0.5
@@ -34,7 +32,7 @@ def time_kernels(plan: CheckupPlan, step: Step) -> Iterator[KernelTiming]:
     shape, gpu = plan.kernel_shape, plan.gpus > 0
     dtypes: tuple[DtypeName, ...] = ("bfloat16", "float32") if gpu else ("float32",)
     asked = [(kernel, dtype) for dtype in dtypes for kernel in KERNELS]
-    with Ranks(_SOLO, 1, on_gpus=gpu) as process:
+    with Ranks(SOLO, 1, on_gpus=gpu) as process:
         for done, (kernel, dtype) in enumerate(asked):
             step(done, len(asked), f"kernel {kernel}, {dtype}")
             command = TimeKernel(kernel, shape.tokens, shape.heads, shape.head_dim, dtype, _KERNEL_SECONDS)
@@ -47,7 +45,7 @@ def time_kernels(plan: CheckupPlan, step: Step) -> Iterator[KernelTiming]:
             yield timing
 
 
-def time_calls(plan: CheckupPlan, step: Step) -> Iterator[LaunchTiming]:
+def time_calls(plan: CheckupPlan, world: Ranks, step: Step) -> Iterator[LaunchTiming]:
     """Time calls of so few tokens that only their launches and messages count, of every schedule, narrow and wide."""
     ranks, dtype = plan.ranks, plan.dtypes[0]
     names = [
@@ -57,21 +55,20 @@ def time_calls(plan: CheckupPlan, step: Step) -> Iterator[LaunchTiming]:
         for spelled in spellings(algorithm, ranks, Mask.FULL)
         if {name for name, _ in spelled.options} <= {"wide"}
     ]
-    with Ranks(_RANK, ranks, on_gpus=plan.on_gpus) as world:
-        for done, name in enumerate(names):
-            step(done, len(names), f"calls of few tokens, {name}")
-            command = TimeCall(name, _TOKENS, _HEADS * ranks, _HEAD_DIM, dtype, _ROUNDS[plan.quick])
-            try:
-                answers = world.ask(command, _TIMEOUT)
-            except LaunchError as error:
-                yield LaunchTiming(schedule=name, ranks=ranks, said=str(error).partition("\n")[0])
-                continue
-            refused = [answer for answer in answers if isinstance(answer, str)]
-            if refused:
-                yield LaunchTiming(schedule=name, ranks=ranks, said=refused[0])
-                continue
-            host, whole = (max(getattr(answer, name) for answer in answers) for name in ("host_seconds", "seconds"))
-            yield LaunchTiming(schedule=name, ranks=ranks, host_seconds=host, seconds=whole)
+    for done, name in enumerate(names):
+        step(done, len(names), f"calls of few tokens, {name}")
+        command = TimeCall(name, _TOKENS, _HEADS * ranks, _HEAD_DIM, dtype, _ROUNDS[plan.quick])
+        try:
+            answers = world.ask(command, _TIMEOUT)
+        except LaunchError as error:
+            yield LaunchTiming(schedule=name, ranks=ranks, said=str(error).partition("\n")[0])
+            continue
+        refused = [answer for answer in answers if isinstance(answer, str)]
+        if refused:
+            yield LaunchTiming(schedule=name, ranks=ranks, said=refused[0])
+            continue
+        host, whole = (max(getattr(answer, name) for answer in answers) for name in ("host_seconds", "seconds"))
+        yield LaunchTiming(schedule=name, ranks=ranks, host_seconds=host, seconds=whole)
 
 
 def attention_sweep(plan: CheckupPlan, folder: Path) -> SweepConfig:
