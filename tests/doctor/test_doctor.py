@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -119,6 +121,21 @@ def test_a_rank_that_is_lost_is_named_and_the_rest_goes_on(tmp_path: Path, fault
     assert says in bad.said
     after = [result.schedule for result in checkup.exactness]
     assert "token_ring" in after[after.index("direct") :]
+
+
+@pytest.mark.e2e
+def test_ctrl_c_keeps_what_was_found(tmp_path: Path) -> None:
+    folder = tmp_path / "found"
+    with commands.start("doctor", "--ranks", "2", "--out", str(folder)) as process:
+        deadline = time.monotonic() + 120
+        while not (folder / "doctor.html").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert f"what was found until then: {folder / 'doctor.json'}" in err
+    assert read(folder).machine is not None
 
 
 def test_a_folder_with_files_is_refused(tmp_path: Path) -> None:

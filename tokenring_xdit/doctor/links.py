@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -14,9 +15,9 @@ from tokenring_xdit.errors import LaunchError
 from tokenring_xdit.lab.probe import probe
 from tokenring_xdit.lab.probe.commands import Ping
 from tokenring_xdit.lab.probe.report import remarks
-from tokenring_xdit.topology import Network
+from tokenring_xdit.topology import Network, Rate
 
-__all__ = ["LinksFound", "measure_links"]
+__all__ = ["LinksFound", "measure_links", "with_messages"]
 
 _TIMEOUT = 60.0
 _SECONDS, _SECONDS_QUICK = 20.0, 5.0  # of the probe
@@ -26,6 +27,7 @@ _SMALLEST = 1 << 13
 _LARGEST = {True: 1 << 27, False: 1 << 23}
 """Bytes of a message, on GPUs and without."""
 
+_ALIKE = 1.2  # times that the rate of one link may be that of another
 _MESSAGES = 8
 _ROUNDS = 5
 
@@ -75,7 +77,24 @@ def measure_links(plan: CheckupPlan, ranks: Ranks, step: Step) -> LinksFound:
         ranks.forget()
         raise
     inference = probed.inference
-    return LinksFound(latency, tuple(messages), inference.network, inference.words, remarks(probed, None))
+    network = inference.network
+    if network is not None and plan.on_gpus:
+        network = with_messages(network, messages, latency)
+    return LinksFound(latency, tuple(messages), network, inference.words, remarks(probed, None))
+
+
+def with_messages(network: Network, messages: Sequence[MessageTiming], latency: float) -> Network:
+    """A network with what messages alone reach, beside the latency, where its links are all alike.
+
+    Between two ranks was measured; of links that differ from theirs that says nothing. Nor does a message that takes
+    little more than the latency.
+    """
+    rates = [rate.bits_per_second for wire in network.wires for rate in (wire.rate, wire.back)]
+    if max(rates) > _ALIKE * min(rates):
+        return network
+    times = [(message.size, message.size / message.both_ways) for message in messages]
+    known = tuple((size, Rate(round(8 * size / (time - latency)))) for size, time in times if time > 2 * latency)
+    return replace(network, wires=tuple(replace(wire, messages=known) for wire in network.wires))
 
 
 def _seconds(ranks: Ranks, size: int, both_ways: bool) -> float:
