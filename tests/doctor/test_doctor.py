@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.support import commands
 from tokenring_xdit.doctor.record import Checkup, Grade, PartState
@@ -143,3 +144,19 @@ def test_a_folder_with_files_is_refused(tmp_path: Path) -> None:
     done = commands.run("doctor", "--out", str(tmp_path))
     assert done.returncode == 2
     assert "has files already: name a new folder" in done.stderr
+
+
+@pytest.mark.cuda
+def test_gpus_are_checked_over_nccl_where_there_are_two(tmp_path: Path) -> None:
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not gpus:
+        pytest.skip("needs a GPU")
+    folder = tmp_path / "found"
+    done = commands.run("doctor", "--quick", "--out", str(folder), timeout=600)
+    checkup = read(folder)
+    assert done.returncode == 0, wrong(checkup) + done.stderr
+    assert checkup.machine is not None
+    assert len(checkup.machine.gpus) == gpus
+    assert checkup.backend == ("nccl" if gpus > 1 else "gloo")
+    assert {kernel.dtype for kernel in checkup.kernels if kernel.flops} == {"bfloat16", "float32"}
+    assert {part.name: part.state for part in checkup.parts}["exactness"] is PartState.DONE

@@ -111,7 +111,8 @@ class _Running:
             self._on_step(_SURVEY, 0, 1, "what is installed and which GPUs there are")
             with Ranks(SOLO, 1, on_gpus=True) as process:
                 (self._found["machine"],) = process.ask(LookAround(), _LOOK_TIMEOUT)
-            if (smi := self._found["machine"].smi) is not None:
+            smi = self._found["machine"].smi
+            if smi is not None and self._plan.gpus > 1:
                 said = f"what {NVIDIA_SMI} topo -m says, with the makers' rates, not measured"
                 self._keep_topology(smi, said, network_to_yaml(network_from_mapping(smi, name=NVIDIA_SMI)))
             else:

@@ -109,7 +109,7 @@ def _common(plan: CheckupPlan, folder: Path) -> dict[str, object]:
     return {
         "dtype": "bfloat16" if plan.gpus else "float32",
         "rounds": 3 if plan.quick else 5,
-        "timeout": 120.0,
+        "timeout": 300.0 if plan.gpus else 120.0,  # making the weights of a step takes longest
         "output": str(folder),
     }
 
