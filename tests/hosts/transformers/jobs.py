@@ -358,3 +358,15 @@ def fails_on_the_way() -> str:
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return "nothing"
+
+
+@torch.no_grad()
+def bf16_errors(kind: str) -> tuple[float, float]:
+    """Errors of bf16 against fp32: one process, and all ranks."""
+    ids, mask = prompts(2, 53, [0, 11])
+    exact = language_model(kind)(ids, attention_mask=mask).logits
+    single = language_model(kind).bfloat16()(ids, attention_mask=mask).logits.float()
+    model = tokenring_xdit.parallelize(language_model(kind).bfloat16(), tokenring_degree=dist.get_world_size())
+    found = model(ids, attention_mask=mask).logits.float()
+    model.generate(ids, attention_mask=mask, max_new_tokens=3)
+    return error_of(single, exact, mask), error_of(found, exact, mask)
