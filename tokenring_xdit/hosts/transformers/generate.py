@@ -56,7 +56,9 @@ def replace_generate(model: Any, session: Session) -> None:
     @wraps(prepare)
     def prepare_cache(generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         kind = generation_config.cache_implementation
-        if kind not in (None, "dynamic"):
+        if kind == model.generation_config.cache_implementation:  # what the model came with, as Gemma 2 does
+            generation_config.cache_implementation = None
+        elif kind not in (None, "dynamic"):
             raise UnsupportedError(
                 f"cache_implementation={kind!r} keeps all keys on one rank: leave it out, or pass "
                 f"{name}=model.tokenring.cache()"
