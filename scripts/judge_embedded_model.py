@@ -19,7 +19,7 @@ from diffusers import FluxPipeline
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from tokenring_xdit.lab.embedded.judge import Verdict, judge
+from tokenring_xdit.lab.embedded.judge import Judgement, judge
 from tokenring_xdit.lab.embedded.scenes import IMAGE_SIZE, Scene, random_scene
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
 
@@ -44,12 +44,12 @@ def draw_all(pipe: FluxPipeline, scenes: list[Scene], steps: int, seed: int) -> 
     return pictures
 
 
-def share(verdicts: list[Verdict]) -> dict[str, float]:
+def share(verdicts: list[Judgement]) -> dict[str, float]:
     """Fraction of the verdicts that is right, part by part."""
     return {part: sum(getattr(v, part) for v in verdicts) / len(verdicts) for part in PARTS}
 
 
-def sheet(scenes: list[Scene], pictures: list[Image.Image], verdicts: list[Verdict]) -> Image.Image:
+def sheet(scenes: list[Scene], pictures: list[Image.Image], verdicts: list[Judgement]) -> Image.Image:
     """Pictures with their captions, the wrong ones in red."""
     columns, cell, font = 8, 170, ImageFont.load_default(11)
     rows = -(-len(pictures) // columns)

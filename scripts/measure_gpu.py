@@ -213,7 +213,7 @@ SCHEDULES = ("ring", "token_ring", "bidirectional", "direct", "heads", "token_ri
 
 
 def calls() -> None:
-    """Whole schedules on one rank that sends nothing, and as simulated on wires that take no time."""
+    """Whole schedules on one rank that sends nothing, and as simulated on links that take no time."""
     kernel = choose(None, DEVICE, DTYPE).run
     machine = calibrate(DEVICE, DTYPE, 24, 128, ranks_here=1, ranks=1)
     print(f"\n{machine.attend_rate / 1e12:.0f} TFLOP/s, {machine.fold_rate / 1e9:.0f} GB/s merged, as calibrated")

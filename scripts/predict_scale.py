@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import sys
 
-from tokenring_xdit.bench.plan import Shape, Strategy
+from tokenring_xdit.bench.plan import CallShape, Strategy
 from tokenring_xdit.bench.prediction import programs_of
 from tokenring_xdit.planning import Machine, Problem, run
 from tokenring_xdit.topology import load_topology
@@ -48,12 +48,12 @@ def main() -> None:
         print("|" + " --- |" * 8)
         ranks = NODE
         while ranks <= most:
-            print(row(ranks, Shape(ranks, tokens, None, heads, head_dim, 1, "bfloat16")), flush=True)
+            print(row(ranks, CallShape(ranks, tokens, None, heads, head_dim, 1, "bfloat16")), flush=True)
             ranks *= 2
         print()
 
 
-def row(ranks: int, shape: Shape) -> str:
+def row(ranks: int, shape: CallShape) -> str:
     """A line of the table."""
     machine = Machine.of_gpus(TFLOPS * 1e12)
     network = load_topology("hgx-h100" if ranks == NODE else f"hgx-h100*{ranks // NODE}@ib-ndr")

@@ -38,8 +38,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config,
 
 from tokenring_xdit.lab.embedded.scenes import (
     COLOURS,
+    DrawnShape,
     Scene,
-    Shape,
     draw,
     random_scene,
     vocabulary,
@@ -326,7 +326,7 @@ def encode_all(vae: AutoencoderKL, pictures: torch.Tensor, work: Path) -> torch.
 
 def places_of_words(scene: Scene, words: list[str]) -> list[list[tuple[float, float]]]:
     """For each word, where what it names stands: nowhere, in one place, or in two ("two red circles")."""
-    naming = {*COLOURS, *(shape.value for shape in Shape), *(f"{shape.value}s" for shape in Shape)}
+    naming = {*COLOURS, *(shape.value for shape in DrawnShape), *(f"{shape.value}s" for shape in DrawnShape)}
     counted = "two" in words
     places: list[list[tuple[float, float]]] = []
     seen = 0

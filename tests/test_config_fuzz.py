@@ -135,7 +135,7 @@ LINES = [
     "cases: [{toknes: 1}, {}, 3]",
     "cases: [" + "{tokens: 128}, " * 3000 + "{}]",
     "ranks: [" + ", ".join(str(i) for i in range(1, 2000)) + "]\ntokens: [" + "1, " * 2000 + "1]",
-    "wires: [{between: [h0, h1], rate: 1gbit, delay: 1e400}]",
+    "links: [{between: [h0, h1], rate: 1gbit, delay: 1e400}]",
     "hosts: 999999999999",
     "measured: {devices: [[1], {a: b}], network: [1]}",
 ]
@@ -216,9 +216,9 @@ def show_topology(path: Path, override: list[str]) -> int:
 RUNS = ["model: embedded\nprompt: a\nsize: 64\nsteps: 2\noptions: {max_sequence_length: 24}\n", "embedded.yaml"]
 SWEEPS = [str(path.relative_to(ROOT / "configs")) for path in sorted((ROOT / "configs" / "sweeps").glob("*.yaml"))]
 TOPOLOGIES = [
-    "hosts: 2\nwires:\n  - {between: [h0, h1], rate: 1gbit, back: 2gbit, delay: 0.000005}\n"
+    "hosts: 2\nlinks:\n  - {between: [h0, h1], rate: 1gbit, back: 2gbit, delay: 0.000005}\n"
     "measured: {devices: [cpu, cpu]}\n",
-    "hosts: [a, b]\nswitches: [s]\nhosts-forward: false\ncounts: payload\nnotes: [x]\nwires:\n"
+    "hosts: [a, b]\nswitches: [s]\nhosts-forward: false\ncounts: payload\nnotes: [x]\nlinks:\n"
     "  - {between: [a, s], rate: 25gbit}\n  - {between: [b, s], rate: 25gbit}\n",
 ]
 

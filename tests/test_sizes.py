@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tokenring_xdit.bench import SweepConfig
-from tokenring_xdit.bench.scene import SceneShape
+from tokenring_xdit.bench.workload import WorkloadShape
 from tokenring_xdit.cli import main
 from tokenring_xdit.config import read_config
 from tokenring_xdit.errors import ConfigurationError
@@ -62,5 +62,5 @@ def test_a_sweep_reads_the_width_first(tmp_path: Path) -> None:
         f"level: pipeline\nmodels: embedded\nsizes: 96x64\nranks: 1\nstrategies: single\noutput: {tmp_path}"
     )
     (shape,) = read_config(SweepConfig, path, ()).comparisons()
-    assert isinstance(shape, SceneShape)
+    assert isinstance(shape, WorkloadShape)
     assert shape.size == "96x64"

@@ -8,7 +8,7 @@ from functools import cached_property
 from tokenring_xdit.defaults import DEFAULT_SCHEDULE
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.messages import shown
-from tokenring_xdit.schedule import Auto, Mask, Spelled, parse
+from tokenring_xdit.schedule import Auto, Mask, ScheduleSpec, parse
 
 __all__ = ["ParallelDims"]
 
@@ -53,7 +53,7 @@ class ParallelDims:
         asked = self._asked()
         if self.tokenring > 1:
             chosen = self._over_nodes(asked)
-            if isinstance(chosen, Spelled) and self.sequence_ranks <= _PLANNED_EARLY:
+            if isinstance(chosen, ScheduleSpec) and self.sequence_ranks <= _PLANNED_EARLY:
                 chosen.plan(self.sequence_ranks, self.mask)  # refuses what it is not defined for, before ranks start
 
     @property
@@ -87,10 +87,10 @@ class ParallelDims:
             parts.append(f"{'nodes' if self.tokenring > 1 else 'xfuser-ring'} {self.ring}")
         return " x ".join(parts) or "one rank"
 
-    def _asked(self) -> Auto | Spelled:
+    def _asked(self) -> Auto | ScheduleSpec:
         return Auto.parse(self.schedule) or parse(self.schedule)
 
-    def _over_nodes(self, asked: Auto | Spelled) -> Auto | Spelled:
+    def _over_nodes(self, asked: Auto | ScheduleSpec) -> Auto | ScheduleSpec:
         if isinstance(asked, Auto):
             if asked.nodes > 1 and self.ring > 1:
                 raise ConfigurationError(

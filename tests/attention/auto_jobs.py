@@ -78,7 +78,7 @@ def with_kept_topology(cache: str) -> list[str]:
         path = kept_topology(dist.get_world_size())
         if dist.get_rank() == 0:
             path.parent.mkdir(parents=True)
-            path.write_text("{hosts: 2, wires: [{between: [h0, h1], rate: 100mbit}]}")
+            path.write_text("{hosts: 2, links: [{between: [h0, h1], rate: 100mbit}]}")
         dist.barrier()
         return [name for _, name in calls("auto", None, cache, [(24, {})] * 4)]
 

@@ -113,8 +113,8 @@ def errors(case: Case) -> dict[str, Any]:
             causal=case.causal,
             scale=case.scale,
             key_mask=None if real is None else real[:, kv_part],
-            home_kv=home,
-            home_mask=home_real,
+            joint_kv=home,
+            joint_mask=home_real,
             partial_dtype=case.partial_dtype,
         )
     assert out.shape == shards[0].shape and out.dtype == case.dtype and lse.dtype == torch.float32
@@ -143,9 +143,9 @@ def errors_of_captured(schedules: list[str]) -> dict[str, float]:
     for schedule in schedules:
         graph = torch.cuda.CUDAGraph()
         for _ in range(2):  # the ranks agree, and open their channels
-            token_ring_attention(*inputs, schedule=schedule, layout_key="captured")
+            token_ring_attention(*inputs, schedule=schedule, cache_key="captured")
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # NCCL's watchdog has calls of its own
-            out, _ = token_ring_attention(*inputs, schedule=schedule, layout_key="captured")
+            out, _ = token_ring_attention(*inputs, schedule=schedule, cache_key="captured")
         for _ in range(2):
             whole = [torch.randn(1, 4, 64 * size, 64, generator=generator).to(out) for _ in range(3)]
             for own, tensor in zip(inputs, whole, strict=True):
@@ -345,7 +345,7 @@ def agreements_in_three_calls() -> tuple[int, int]:
         try:
             for _ in range(3):
                 tensor = torch.randn(1, 2, 8, 8)
-                token_ring_attention(tensor, tensor, tensor, layout_key=key)
+                token_ring_attention(tensor, tensor, tensor, cache_key=key)
         finally:
             rounds.tell_all = tell_all
         counts.append(count)
@@ -362,7 +362,7 @@ def errors_by_turns(case: Case) -> list[float]:
 
 
 def call_with(
-    changes: dict[int, dict[str, Any]], layout_key: str | None = None, group: dist.ProcessGroup | None = None
+    changes: dict[int, dict[str, Any]], cache_key: str | None = None, group: dist.ProcessGroup | None = None
 ) -> str:
     """A call that some ranks make differently; what each rank is told."""
     from tokenring_xdit.errors import TokenRingError
@@ -373,13 +373,13 @@ def call_with(
     k.requires_grad_(mine.get("gradients", False))
     options = {name: mine[name] for name in ("schedule", "kernel", "causal", "scale", "partial_dtype") if name in mine}
     try:
-        token_ring_attention(q, k, v, layout_key=layout_key, group=group, **options)
+        token_ring_attention(q, k, v, cache_key=cache_key, group=group, **options)
     except TokenRingError as error:
         return f"{type(error).__name__}: {error}"
     return "ran"
 
 
-def call_between_good_calls(changes: dict[int, dict[str, Any]], layout_key: str | None) -> tuple[str, str, str]:
+def call_between_good_calls(changes: dict[int, dict[str, Any]], cache_key: str | None) -> tuple[str, str, str]:
     """A good call, then one that some ranks make differently, then a good one again."""
     import os
 
@@ -387,7 +387,7 @@ def call_between_good_calls(changes: dict[int, dict[str, Any]], layout_key: str 
 
     os.environ[AGREEMENT_TIMEOUT_VARIABLE] = "2"
     try:
-        return call_with({}, layout_key), call_with(changes, layout_key), call_with({}, layout_key)
+        return call_with({}, cache_key), call_with(changes, cache_key), call_with({}, cache_key)
     finally:
         del os.environ[AGREEMENT_TIMEOUT_VARIABLE]
 

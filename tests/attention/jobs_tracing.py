@@ -45,7 +45,7 @@ def _call(case: Case) -> tuple[Tensor, Tensor]:
         v[:, :, kv_part],
         schedule=case.schedule,
         causal=case.causal,
-        home_kv=home,
+        joint_kv=home,
     )
 
 

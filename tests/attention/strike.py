@@ -49,9 +49,9 @@ def calls(own: Rank, victim: int, kind: str, moment: float, seed: int) -> None:
         if sort == "large":
             tensor = torch.zeros(1, 2, 30_000, 16)
             schedule = "direct" if schedule == "auto" else schedule
-            token_ring_attention(tensor, tensor, tensor, schedule=schedule, layout_key="large", kernel=cheap)
+            token_ring_attention(tensor, tensor, tensor, schedule=schedule, cache_key="large", kernel=cheap)
             return "right"
-        return attend(own, 1, dice.choice((8, 96)), schedule=schedule, layout_key="key" if sort == "keyed" else None)
+        return attend(own, 1, dice.choice((8, 96)), schedule=schedule, cache_key="key" if sort == "keyed" else None)
 
     def section() -> str:
         with guarded(None, "a section"):

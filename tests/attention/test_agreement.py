@@ -26,7 +26,7 @@ SPEC = CallSpec(
     kv_heads=2,
     head_dim=16,
     scale=None,
-    home_length=0,
+    joint_length=0,
     q_length=8,
     kv_length=8,
 )
@@ -44,7 +44,7 @@ DISAGREEMENTS: list[tuple[dict[str, Any], str]] = [
     ({"kernel": "fast"}, "rank 1: there is no attention kernel 'fast'"),
     ({"dims": 3}, "rank 1: expected q [B, H, Sq, D]"),
     ({"dtype": torch.float64}, "rank 1: no attention kernel takes torch.float64"),
-    ({"gradients": True}, "rank 1: q, k, v or home_kv require gradients, and TokenRing has no backward pass"),
+    ({"gradients": True}, "rank 1: q, k, v or joint_kv require gradients, and TokenRing has no backward pass"),
 ]
 
 

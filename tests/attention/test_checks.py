@@ -46,12 +46,12 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "a list": ({"q": [1.0, 2.0]}, "q has to be a tensor, got a list of 2"),
     "None": ({"k": None}, "k has to be a tensor, got None"),
     "a string": ({"v": "values"}, "v has to be a tensor, got 'values'"),
-    "a key without hash": ({"layout_key": [2]}, "layout_key has to be hashable"),
-    "a key whose hash raises": ({"layout_key": Broken()}, "ZeroDivisionError: no hash today"),
+    "a key without hash": ({"cache_key": [2]}, "cache_key has to be hashable"),
+    "a key whose hash raises": ({"cache_key": Broken()}, "ZeroDivisionError: no hash today"),
     "a list as mask": ({"key_mask": [True] * 8}, "key_mask has to be a bool tensor [B, Skv] or a KeyMask, got a list"),
-    "one home tensor": ({"home_kv": torch.zeros(1, 2, 4, 16)}, "home_kv has to be two tensors, keys and values"),
-    "three home tensors": ({"home_kv": (torch.zeros(1, 2, 4, 16),) * 3}, "home_kv has to be two tensors"),
-    "a home mask alone": ({"home_mask": torch.ones(1, 4, dtype=torch.bool)}, "home_mask hides keys of home_kv"),
+    "one home tensor": ({"joint_kv": torch.zeros(1, 2, 4, 16)}, "joint_kv has to be two tensors, keys and values"),
+    "three home tensors": ({"joint_kv": (torch.zeros(1, 2, 4, 16),) * 3}, "joint_kv has to be two tensors"),
+    "a home mask alone": ({"joint_mask": torch.ones(1, 4, dtype=torch.bool)}, "joint_mask hides keys of joint_kv"),
     "a dtype by name": ({"partial_dtype": "float32"}, "partial_dtype has to be a torch.dtype or None, got 'float32'"),
     "scale as text": ({"scale": "0.5"}, "scale has to be a finite number or None, got '0.5'"),
     "scale nan": ({"scale": float("nan")}, "scale has to be a finite number or None, got nan"),
@@ -70,7 +70,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     ),
 }
 ENDS: dict[str, tuple[dict[str, Any], str]] = {
-    error.__name__: ({"layout_key": Ending(error)}, error.__name__) for error in (KeyboardInterrupt, SystemExit)
+    error.__name__: ({"cache_key": Ending(error)}, error.__name__) for error in (KeyboardInterrupt, SystemExit)
 }
 
 

@@ -234,7 +234,7 @@ def test_shapes_may_change_from_call_to_call_on_some_ranks_only(ranks: RankPool)
     assert max(ranks.run(3, jobs.error_with_changing_lengths)) <= FP32
 
 
-def test_a_layout_key_spares_the_agreement(ranks: RankPool) -> None:
+def test_a_cache_key_spares_the_agreement(ranks: RankPool) -> None:
     for with_key, without in ranks.run(2, jobs.agreements_in_three_calls):
         assert (with_key, without) == (1, 3)
 

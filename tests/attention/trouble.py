@@ -197,7 +197,7 @@ def mistaken(own: Rank, name: str, keyed: bool, warm: int) -> None:
     from tests.attention.test_checks import ENDS, MISTAKES
 
     mistakes = {**MISTAKES, **ENDS}[name][0]
-    options: dict[str, Any] = {"layout_key": "same"} if keyed else {}
+    options: dict[str, Any] = {"cache_key": "same"} if keyed else {}
     for call in range(warm):
         own.try_to(lambda call=call: attend(own, call, **options))
     mine = {**options, **mistakes} if own.rank == 1 else options
@@ -219,7 +219,7 @@ PHASES = (
 
 def struck(own: Rank, phase: str, kind: str, length: int = 8) -> None:
     """Rank 1 is struck in some phase; what the others say."""
-    keyed = {"layout_key": "same"} if phase == "between keyed calls" else {}
+    keyed = {"cache_key": "same"} if phase == "between keyed calls" else {}
     mine = own.rank == 1
 
     def before(owner: Any, name: str) -> Any:
@@ -268,7 +268,7 @@ def struck(own: Rank, phase: str, kind: str, length: int = 8) -> None:
 def struck_amid_messages(own: Rank, kind: str, after: float) -> None:
     """Rank 1 is struck ``seconds`` after it has posted messages that take longer than that."""
     q, k = torch.zeros(1, 2, 500_000, 16), torch.zeros(1, 2, 8, 16)  # 64 MB a block of queries
-    options: dict[str, Any] = {"layout_key": "same", "kernel": cheap}
+    options: dict[str, Any] = {"cache_key": "same", "kernel": cheap}
     own.try_to(lambda: token_ring_attention(q, k, k, **options)[0].shape[0])
     original = GlooTransport.post
 
@@ -303,10 +303,10 @@ def out_of_step(own: Rank, calls: tuple[int, int]) -> None:
 def a_keyed_call_behind(own: Rank) -> None:
     """Rank 1 leaves out a call whose layout is known, as a caught error would: its next one has another number."""
     for call in (1, 2):
-        own.try_to(lambda call=call: attend(own, call, layout_key="same"))
+        own.try_to(lambda call=call: attend(own, call, cache_key="same"))
     if own.rank == 1:
         RingGroup.of().call += 1
-    own.try_to(lambda: attend(own, 3, layout_key="same"))
+    own.try_to(lambda: attend(own, 3, cache_key="same"))
 
 
 def exchanged(own: Rank, kind: str) -> None:
@@ -408,7 +408,7 @@ def ends_early(own: Rank) -> None:
 
 def told_by_the_host(own: Rank, keyed: bool) -> None:
     """Rank 1 fails outside of attention and says so, its program goes on; the others are in their second call."""
-    options = {"layout_key": "same"} if keyed else {}
+    options = {"cache_key": "same"} if keyed else {}
     own.try_to(lambda: attend(own, 1, **options))
     if own.rank == 1:
         time.sleep(0.5)

@@ -11,22 +11,22 @@ import torch
 
 from tests.hosts.xfuser.jobs import clear_globals
 from tokenring_xdit.attention.auto import TOPOLOGY_VARIABLE, trial_calls
-from tokenring_xdit.bench import Shape, Strategy
+from tokenring_xdit.bench import CallShape, Strategy
 from tokenring_xdit.bench.commands import Checked, Prepare, Timed
 from tokenring_xdit.bench.measure import Bench
 from tokenring_xdit.bench.pipeline import PipelineBench
-from tokenring_xdit.bench.scene import SceneShape
 from tokenring_xdit.bench.timelines import Traced
+from tokenring_xdit.bench.workload import WorkloadShape
 
 CPU = torch.device("cpu")
 
 
-def check(shape: Shape, names: list[str]) -> dict[str, Checked]:
+def check(shape: CallShape, names: list[str]) -> dict[str, Checked]:
     """What this rank finds of strategies on a problem, of either level, by turns."""
     return {name: found for name, (found, _) in measure(shape, names).items()}
 
 
-def measure(shape: Shape, names: list[str]) -> dict[str, tuple[Checked, Timed]]:
+def measure(shape: CallShape, names: list[str]) -> dict[str, tuple[Checked, Timed]]:
     """The same with times."""
     with _bench(shape, names) as bench:
         strategies = {name: Strategy.parse(name) for name in names}
@@ -35,9 +35,9 @@ def measure(shape: Shape, names: list[str]) -> dict[str, tuple[Checked, Timed]]:
 
 
 @contextmanager
-def _bench(shape: Shape, names: list[str]) -> Iterator[Bench | PipelineBench]:
+def _bench(shape: CallShape, names: list[str]) -> Iterator[Bench | PipelineBench]:
     try:
-        kind = PipelineBench if isinstance(shape, SceneShape) else Bench
+        kind = PipelineBench if isinstance(shape, WorkloadShape) else Bench
         yield kind(Prepare(shape, 3, "single" in names), CPU)
     finally:  # the pool destroys the groups
         Bench._states.clear()
@@ -45,7 +45,7 @@ def _bench(shape: Shape, names: list[str]) -> Iterator[Bench | PipelineBench]:
         clear_globals()
 
 
-def settled(shape: Shape, name: str, cache: str) -> tuple[list[int], str | None]:
+def settled(shape: CallShape, name: str, cache: str) -> tuple[list[int], str | None]:
     """Trial calls of ``auto`` in a check, a timed call and a traced one, and on rank 0 what the last of them ran."""
     with pytest.MonkeyPatch.context() as patched, _bench(shape, [name]) as bench:
         patched.setenv("XDG_CACHE_HOME", cache)
@@ -60,7 +60,7 @@ def settled(shape: Shape, name: str, cache: str) -> tuple[list[int], str | None]
         return [after - before for before, after in pairwise(counts)], traced.schedule if traced else None
 
 
-def trace(shape: Shape, names: list[str]) -> dict[str, tuple[Checked, Traced | None]]:
+def trace(shape: CallShape, names: list[str]) -> dict[str, tuple[Checked, Traced | None]]:
     """What this rank finds of strategies, and what rank 0 has recorded of all."""
     with _bench(shape, names) as bench:
         strategies = {name: Strategy.parse(name) for name in names}

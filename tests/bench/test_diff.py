@@ -59,7 +59,7 @@ def test_a_change_within_the_spread_is_noise() -> None:
 def test_cases_that_stopped_working_are_worse() -> None:
     failed = record(None, status=Status.FAILED, error="rank 1 was ended by signal 9")
     assert verdict(record([1.0]), failed) is Verdict.BROKEN
-    assert verdict(failed, record([1.0])) is Verdict.MENDED
+    assert verdict(failed, record([1.0])) is Verdict.FIXED
     assert verdict(failed, failed) is Verdict.NOT_RUN
     found = {entry.verdict for entry in compare([record([1.0])], [record([1.0], "single")])}
     assert found == {Verdict.ONLY_BEFORE, Verdict.ONLY_AFTER}

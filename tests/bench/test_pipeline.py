@@ -10,8 +10,8 @@ from tests.bench import jobs
 from tests.support.ranks import RankPool
 from tokenring_xdit.bench import (
     TIMELINES_FILE,
+    CallShape,
     Record,
-    Shape,
     Status,
     Strategy,
     SweepConfig,
@@ -21,8 +21,8 @@ from tokenring_xdit.bench import (
     read_records,
     run_sweep,
 )
-from tokenring_xdit.bench.scene import SceneShape
 from tokenring_xdit.bench.timelines import Traced, read_timelines
+from tokenring_xdit.bench.workload import WorkloadShape
 from tokenring_xdit.schedule import Activity
 
 pytestmark = pytest.mark.e2e
@@ -40,7 +40,7 @@ EVERY = ["single", "ulysses", "xfuser-ring", "xfuser-ring-alltoall", "schedule:t
 
 
 def test_hybrids_are_exact_and_send_what_their_parts_send(ranks: RankPool) -> None:
-    shape = Shape(4, 96, None, 4, 8, 2, "float32")
+    shape = CallShape(4, 96, None, 4, 8, 2, "float32")
     block = 2 * 4 * 24 * 8 * 4  # bytes of one rank's queries
     exchanged = 4 * block // 2  # queries, keys, values and outputs, half of each stays
     around = 2 * block  # keys and values of twice the tokens in half the heads, to the other rank of the ring
@@ -54,7 +54,7 @@ def test_hybrids_are_exact_and_send_what_their_parts_send(ranks: RankPool) -> No
 
 
 def test_steps_of_every_strategy_agree_with_the_unmodified_pipeline(ranks: RankPool) -> None:
-    shape = SceneShape.of(4, SMALL, "64x128", 2, "float32")
+    shape = WorkloadShape.of(4, SMALL, "64x128", 2, "float32")
     answers = ranks.run(4, jobs.measure, shape, EVERY, timeout=300)
     for name in EVERY:
         found = [answer[name][0] for answer in answers]
@@ -70,8 +70,8 @@ def test_steps_of_every_strategy_agree_with_the_unmodified_pipeline(ranks: RankP
 def test_steps_send_what_their_attention_calls_send(ranks: RankPool) -> None:
     """Two calls a step: a block of two streams, and one of one."""
     names = ["single", "ulysses", "xfuser-ring", "xfuser-ring-alltoall", "schedule:ring"]
-    scene = SceneShape.of(2, SMALL, "64x64", 3, "float32")
-    attention = Shape(2, scene.tokens, None, scene.heads, scene.head_dim, 1, "float32")
+    scene = WorkloadShape.of(2, SMALL, "64x64", 3, "float32")
+    attention = CallShape(2, scene.tokens, None, scene.heads, scene.head_dim, 1, "float32")
     steps = ranks.run(2, jobs.check, scene, names, timeout=300)
     calls = ranks.run(2, jobs.check, attention, names, timeout=300)
     for name in names:
@@ -84,7 +84,7 @@ def sent(traced: Traced, rank: int) -> int:
 
 
 def test_traces_of_hybrids_send_what_the_calls_send(ranks: RankPool) -> None:
-    answers = ranks.run(4, jobs.trace, Shape(4, 96, None, 4, 8, 2, "float32"), HYBRIDS, timeout=300)
+    answers = ranks.run(4, jobs.trace, CallShape(4, 96, None, 4, 8, 2, "float32"), HYBRIDS, timeout=300)
     for name in HYBRIDS:
         traced = answers[0][name][1]
         assert traced is not None and traced.timeline.name == name
@@ -96,7 +96,7 @@ def test_traces_of_hybrids_send_what_the_calls_send(ranks: RankPool) -> None:
 def test_the_trace_of_a_pipeline_is_of_its_last_step(ranks: RankPool) -> None:
     """Two attention calls a step, of three steps."""
     names = ["single", "ulysses", "xfuser-ring", "schedule:direct"]
-    answers = ranks.run(2, jobs.trace, SceneShape.of(2, SMALL, "64x64", 3, "float32"), names, timeout=300)
+    answers = ranks.run(2, jobs.trace, WorkloadShape.of(2, SMALL, "64x64", 3, "float32"), names, timeout=300)
     # Ulysses attends all at once; along a ring each call meets the own keys and those of the other rank.
     attends = {"single": 0, "ulysses": 2, "xfuser-ring": 2 * 2, "schedule:direct": 2 * 2}
     for name in names:
@@ -110,14 +110,14 @@ def test_the_trace_of_a_pipeline_is_of_its_last_step(ranks: RankPool) -> None:
 
 def test_a_picture_that_does_not_divide_is_exact_with_token_ring(ranks: RankPool) -> None:
     """15 image tokens and 16 of text on two ranks: xfuser pads, and its ring is refused."""
-    shape = SceneShape.of(2, SMALL, "80x48", 1, "float32")
+    shape = WorkloadShape.of(2, SMALL, "80x48", 1, "float32")
     assert shape.refusal(Strategy.parse("xfuser-ring")) is not None
     for found in ranks.run(2, jobs.check, shape, ["schedule:token_ring"], timeout=300):
         assert found["schedule:token_ring"].difference <= 1e-5 * found["schedule:token_ring"].scale
 
 
 def test_the_model_that_comes_along(ranks: RankPool) -> None:
-    shape = SceneShape.of(2, "embedded", "64x32", 2, "float32")
+    shape = WorkloadShape.of(2, "embedded", "64x32", 2, "float32")
     last = ranks.run(2, jobs.check, shape, ["schedule:direct", "ulysses"], timeout=300)[-1]
     for found in last.values():
         assert found.rows == 32
@@ -197,7 +197,7 @@ def test_records_of_before_there_were_levels_are_read(tmp_path: Path) -> None:
         '{"version":1,"strategy":"ulysses","ranks":2,"tokens":64,"heads":4,"head_dim":8,"batch":1,"dtype":"float32",'
         '"network":"none","rounds":1,"seed":0,"status":"ok","error":null,"seconds":{"median":0.1,"lower":0.1,'
         '"upper":0.1,"rounds":[0.1]},"compute_seconds":null,"exposed_seconds":null,"max_error":1e-7,"checked_rows":64,'
-        '"bytes_sent":[1,1],"wire_bytes":null,"peak_bytes":[1,1],"peak_measure":"x","beside":["ulysses"],'
+        '"bytes_sent":[1,1],"link_bytes":null,"peak_bytes":[1,1],"peak_measure":"x","beside":["ulysses"],'
         '"network_share":null,"load_at_start":0.1,"machine":{},"finished":"2026-11-25T00:00:00+00:00"}\n'
     )
     path = tmp_path / "results.jsonl"

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenring_xdit.bench import Case, Shape, Strategy, StrategyKind, SweepConfig, inspect_models
-from tokenring_xdit.bench.scene import SceneShape
+from tokenring_xdit.bench import CallShape, Case, Strategy, StrategyKind, SweepConfig, inspect_models
 from tokenring_xdit.bench.sweep import Axes
+from tokenring_xdit.bench.workload import WorkloadShape
 from tokenring_xdit.config import read_config
 from tokenring_xdit.errors import ConfigurationError, TokenRingError
 from tokenring_xdit.parallel import ParallelDims
@@ -67,7 +67,7 @@ def test_strategies_that_do_not_exist_are_refused(name: str, message: str) -> No
 
 @given(ranks=st.integers(1, 70), tokens=st.integers(1, 5000))
 def test_shards_are_the_sequence_cut_as_evenly_as_can_be(ranks: int, tokens: int) -> None:
-    lengths = Shape(ranks, tokens, None, 1, 1, 1, "float32").lengths()
+    lengths = CallShape(ranks, tokens, None, 1, 1, 1, "float32").lengths()
     assert len(lengths) == ranks
     assert sum(lengths) == tokens
     assert max(lengths) - min(lengths) <= 1
@@ -75,7 +75,7 @@ def test_shards_are_the_sequence_cut_as_evenly_as_can_be(ranks: int, tokens: int
 
 @given(ranks=st.integers(1, 70), tokens=st.integers(1, 5000), queries=st.integers(1, 5000))
 def test_queries_are_shared_out_apart_from_keys(ranks: int, tokens: int, queries: int) -> None:
-    shape = Shape(ranks, tokens, queries, 1, 1, 1, "float32")
+    shape = CallShape(ranks, tokens, queries, 1, 1, 1, "float32")
     assert (sum(shape.lengths()), sum(shape.query_lengths())) == (tokens, queries)
     fits = tokens % ranks == 0 and queries % ranks == 0
     assert (shape.refusal(Strategy(StrategyKind.XFUSER_RING)) is None) == fits
@@ -112,7 +112,7 @@ def test_listed_cases_take_the_place_of_the_product(tokens: list[int], other: in
 
 @given(ranks=st.integers(1, 9), tokens=st.integers(1, 200), heads=st.integers(1, 12))
 def test_ulysses_takes_what_divides_and_token_ring_everything(ranks: int, tokens: int, heads: int) -> None:
-    shape = Shape(ranks, tokens, None, heads, 8, 1, "float32")
+    shape = CallShape(ranks, tokens, None, heads, 8, 1, "float32")
     fits = tokens % ranks == 0 and heads % ranks == 0
     assert (Case(shape, Strategy(StrategyKind.ULYSSES)).refusal() is None) == fits
     assert (Case(shape, Strategy(StrategyKind.XFUSER_RING)).refusal() is None) == (tokens % ranks == 0)
@@ -123,16 +123,16 @@ def test_ulysses_takes_what_divides_and_token_ring_everything(ranks: int, tokens
 def test_a_hybrid_takes_ranks_and_heads_that_its_degrees_divide(
     ranks: int, heads: int, degree: int, shard: int
 ) -> None:
-    shape = Shape(ranks, ranks * shard, None, heads, 8, 1, "float32")
+    shape = CallShape(ranks, ranks * shard, None, heads, 8, 1, "float32")
     fits = ranks % degree == 0 and ranks > degree and heads % degree == 0
     for name in ("xfuser-ring", "schedule:token_ring"):
         assert (Case(shape, Strategy.parse(f"ulysses={degree}+{name}")).refusal() is None) == fits
-    longer = Shape(ranks, ranks * shard + 1, None, heads, 8, 1, "float32")
+    longer = CallShape(ranks, ranks * shard + 1, None, heads, 8, 1, "float32")
     assert Case(longer, Strategy.parse(f"ulysses={degree}+schedule:ring")).refusal() is not None
 
 
 def test_the_schedule_of_a_hybrid_is_planned_for_its_share_of_the_ranks() -> None:
-    case = Case(Shape(12, 96, None, 4, 8, 1, "float32"), Strategy.parse("ulysses=2+schedule:hierarchical:nodes=4"))
+    case = Case(CallShape(12, 96, None, 4, 8, 1, "float32"), Strategy.parse("ulysses=2+schedule:hierarchical:nodes=4"))
     assert "6" in (case.refusal() or "")
 
 
@@ -152,10 +152,10 @@ def test_a_strategy_says_how_ranks_are_divided(name: str, degrees: ParallelDims)
 
 
 def test_the_tokens_of_a_scene_follow_from_its_model_and_size() -> None:
-    shape = SceneShape.of(4, "random-flux:heads=24,head_dim=128,text_tokens=512", "1024x1024", 2, "bfloat16")
+    shape = WorkloadShape.of(4, "random-flux:heads=24,head_dim=128,text_tokens=512", "1024x1024", 2, "bfloat16")
     assert (shape.tokens, shape.heads, shape.head_dim) == (64 * 64 + 512, 24, 128)
-    assert SceneShape.of(4, "embedded", "64x32", 2, "float32").tokens == 8 * 4 + 24  # see embedded/model/README.md
-    assert SceneShape.of(4, str(MODEL_PATH), "64x32", 2, "float32").heads == 4
+    assert WorkloadShape.of(4, "embedded", "64x32", 2, "float32").tokens == 8 * 4 + 24  # see embedded/model/README.md
+    assert WorkloadShape.of(4, str(MODEL_PATH), "64x32", 2, "float32").heads == 4
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_the_tokens_of_a_scene_follow_from_its_model_and_size() -> None:
     ],
 )
 def test_strategies_that_do_not_fit_a_scene_are_refused(name: str, ranks: int, size: str, message: str | None) -> None:
-    refusal = Case(SceneShape.of(ranks, "embedded", size, 1, "float32"), Strategy.parse(name)).refusal()
+    refusal = Case(WorkloadShape.of(ranks, "embedded", size, 1, "float32"), Strategy.parse(name)).refusal()
     assert refusal is None if message is None else message in (refusal or "")
 
 
@@ -209,7 +209,7 @@ def test_models_are_looked_at_before_anything_is_started(tmp_path: Path) -> None
 
 
 def test_a_schedule_that_is_not_defined_for_the_ranks_is_refused_in_its_own_words() -> None:
-    case = Case(Shape(3, 96, None, 4, 8, 1, "float32"), Strategy.parse("schedule:hierarchical:nodes=2"))
+    case = Case(CallShape(3, 96, None, 4, 8, 1, "float32"), Strategy.parse("schedule:hierarchical:nodes=2"))
     assert "2" in (case.refusal() or "")
 
 

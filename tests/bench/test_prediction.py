@@ -14,11 +14,11 @@ from tokenring_xdit.bench.records import Spread
 from tokenring_xdit.cli import main
 
 PAYLOAD = 1448 / 1514
-"""Of an Ethernet frame on the wire, what TCP carries for a program."""
+"""Of an Ethernet frame on the link, what TCP carries for a program."""
 
 
 def slow(strategy: str, **more: Any) -> Record:
-    """A case on wires so slow that nothing else counts, which took 10 s; computing took next to nothing."""
+    """A case on links so slow that nothing else counts, which took 10 s; computing took next to nothing."""
     instant = Spread.of([1e-6])
     machine = {"cores": 2, "threads_per_rank": 1}
     return record([10.0], strategy, network="mesh:4:1mbit", compute_seconds=instant, machine=machine, **more)
@@ -34,7 +34,7 @@ def slow(strategy: str, **more: Any) -> Record:
         ("schedule:heads", 4 / 4),
     ],
 )
-def test_slow_wires_take_what_the_busiest_has_to_carry(strategy: str, blocks: float) -> None:
+def test_slow_links_take_what_the_busiest_has_to_carry(strategy: str, blocks: float) -> None:
     (found,) = predict([slow(strategy)])
     block = 1024 * 8 * 64 * 4  # bytes of one rank's queries
     assert found.simulation.makespan == pytest.approx(8 * blocks * block / (PAYLOAD * 1e6), rel=0.02)
@@ -46,7 +46,7 @@ def test_fewer_queries_are_sent_faster() -> None:
     assert few.simulation.makespan == pytest.approx(every.simulation.makespan / 8, rel=0.03)
 
 
-def test_only_attention_calls_over_emulated_wires_are_simulated() -> None:
+def test_only_attention_calls_over_emulated_links_are_simulated() -> None:
     records = [
         record([1.0]),  # on the loopback
         slow("single"),

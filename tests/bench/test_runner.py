@@ -90,7 +90,7 @@ def test_every_strategy_is_exact_and_has_its_figures(measured: tuple[Outcome, li
         assert record.beside == tuple(EVERY)
         assert record.machine["kernel"] == "cpu"
         assert record.machine["cores"] == os.cpu_count()
-        assert record.wire_bytes is None
+        assert record.link_bytes is None
         if record.strategy != "single":
             assert record.compute_seconds is not None and record.exposed_seconds is not None
             pairs = zip(record.seconds.rounds, record.compute_seconds.rounds, strict=True)
@@ -368,11 +368,11 @@ def test_a_sweep_on_an_emulated_mesh(tmp_path: Path) -> None:
         assert record.max_error is not None and record.max_error <= 1e-5
         assert record.network_share is not None and record.network_share >= 0.9
         assert record.machine["device"] == "cpu"
-        assert record.wire_bytes is not None and record.bytes_sent is not None
-        assert len(record.wire_bytes) == record.ranks
-        for wires, payload in zip(record.wire_bytes, record.bytes_sent, strict=True):
-            assert len(wires) == 2  # each host of the mesh has a wire to both others
-            assert sum(wire["sent"] for wire in wires.values()) > payload
+        assert record.link_bytes is not None and record.bytes_sent is not None
+        assert len(record.link_bytes) == record.ranks
+        for links, payload in zip(record.link_bytes, record.bytes_sent, strict=True):
+            assert len(links) == 2  # each host of the mesh has a link to both others
+            assert sum(link["sent"] for link in links.values()) > payload
     assert not [name for name in os.listdir("/run/netns") if name.startswith(f"trx-{os.getpid()}-")]
 
 
@@ -395,6 +395,6 @@ def test_steps_of_a_pipeline_on_an_emulated_mesh(tmp_path: Path) -> None:
     for record in outcome.records:
         assert record.status is Status.OK, record.error
         assert record.max_error is not None and record.max_error <= 1e-5
-        assert record.wire_bytes is not None and record.bytes_sent is not None
-        for (wire,), payload in zip((wires.values() for wires in record.wire_bytes), record.bytes_sent, strict=True):
-            assert wire["sent"] > payload > 0
+        assert record.link_bytes is not None and record.bytes_sent is not None
+        for (link,), payload in zip((links.values() for links in record.link_bytes), record.bytes_sent, strict=True):
+            assert link["sent"] > payload > 0

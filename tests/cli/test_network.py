@@ -48,7 +48,7 @@ def test_every_help_has_an_example(capsys: pytest.CaptureFixture[str], command: 
 
 @pytest.mark.netns
 @needs_root
-def test_check_prints_what_each_wire_carried() -> None:
+def test_check_prints_what_each_link_carried() -> None:
     result = commands.run("network", "check", "star:3:50mbit")
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
@@ -65,5 +65,5 @@ def test_a_network_that_this_machine_cannot_carry_fails_the_check() -> None:
     assert "at least 90% has to arrive" in result.stderr
     answer = json.loads(result.stdout)
     assert answer["good"] is False
-    assert answer["wires"][0]["there"]["stated"] == 10**12
-    assert 0 < answer["wires"][0]["there"]["share"] < 0.9
+    assert answer["links"][0]["there"]["stated"] == 10**12
+    assert 0 < answer["links"][0]["there"]["share"] < 0.9

@@ -77,8 +77,8 @@ def test_the_kernel_is_measured_where_its_speed_is_not_given(capsys: pytest.Capt
 
 def test_what_was_probed_on_processors_is_planned_on_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "probed.yaml"
-    wires = "[{between: [h0, switch], rate: 95mbit}, {between: [h1, switch], rate: 95mbit}]"
-    lines = ["hosts: 2", "switches: [switch]", "hosts-forward: false", "counts: payload", f"wires: {wires}"]
+    links = "[{between: [h0, switch], rate: 95mbit}, {between: [h1, switch], rate: 95mbit}]"
+    lines = ["hosts: 2", "switches: [switch]", "hosts-forward: false", "counts: payload", f"links: {links}"]
     path.write_text("\n".join([*lines, "measured: {devices: [cpu, cpu], network: null}"]))
     call = ["--topology", str(path), "--tokens", "256", "--heads", "4", "--head-dim", "16", "--dtype", "float32"]
     assert main(["plan", *call]) == 0

@@ -13,11 +13,11 @@ from tokenring_xdit.topology import Network, load_topology, parse_network
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 
 PAYLOAD = 1448 / 1514
-"""Of an Ethernet frame on the wire, what TCP carries for a program."""
+"""Of an Ethernet frame on the link, what TCP carries for a program."""
 
 
 def rates(network: Network) -> list[float]:
-    """Of all pairs of hosts, the slowest wire between them."""
+    """Of all pairs of hosts, the slowest link between them."""
     hosts = network.hosts
     return [network.slowest_rate(a, b).bits_per_second for a in hosts for b in hosts if a != b]
 
@@ -39,7 +39,7 @@ def test_networks_of_known_shape_are_found_with_their_rates(form: str, shape: st
     assert result.returncode == 0, result.stderr
     told = json.loads(result.stdout)
     assert told["shape"] == shape
-    assert len(told["topology"]["wires"]) == len(load_topology(str(output)).wires)
+    assert len(told["topology"]["links"]) == len(load_topology(str(output)).links)
     found, true = load_topology(str(output)), parse_network(form)
     assert len(found.hosts) == 4
     stated = [PAYLOAD * rate for rate in rates(true)]

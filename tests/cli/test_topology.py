@@ -17,7 +17,7 @@ def test_what_is_shown_as_yaml_is_the_same_network(
     path = tmp_path / "shown.yaml"
     path.write_text(capsys.readouterr().out)
     shown, named = load_topology(str(path)), load_topology(name)
-    assert (shown.hosts, shown.switches, shown.wires) == (named.hosts, named.switches, named.wires)
+    assert (shown.hosts, shown.switches, shown.links) == (named.hosts, named.switches, named.links)
     assert (shown.hosts_forward, shown.counts) == (named.hosts_forward, named.counts)
 
 
@@ -27,7 +27,7 @@ def test_every_preset_names_its_sources_and_that_it_was_not_measured(
 ) -> None:
     assert main(["topology", "show", name]) == 0
     table, _, sources = capsys.readouterr().out.partition("not measured here; sources:\n")
-    assert all(str(wire) in table for wire in load_topology(name).wires)
+    assert all(str(link) in table for link in load_topology(name).links)
     assert sources.strip()
 
 
@@ -47,8 +47,8 @@ def test_a_gpu_has_what_its_maker_publishes_for_both_directions(name: str, gpus:
     assert len(network.hosts) == gpus
     assert not network.hosts_forward
     for host in network.hosts:
-        wires = [wire for wire in network.wires if host in wire.ends]
-        assert sum(wire.rate.bits_per_second + wire.back.bits_per_second for wire in wires) == gigabytes * 8e9
+        links = [link for link in network.links if host in link.ends]
+        assert sum(link.rate.bits_per_second + link.back.bits_per_second for link in links) == gigabytes * 8e9
 
 
 def test_the_list_names_nodes_and_fabrics(capsys: pytest.CaptureFixture[str]) -> None:

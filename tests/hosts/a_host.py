@@ -77,7 +77,7 @@ class Sharded(Attention):
         """TokenRing over the parts of all ranks."""
         layout = active_layout()
         assert layout is not None
-        out, _ = token_ring_attention(q, k, v, key_mask=layout.own(dist.get_rank(), 1), layout_key=layout.key)
+        out, _ = token_ring_attention(q, k, v, key_mask=layout.own(dist.get_rank(), 1), cache_key=layout.key)
         return out
 
 

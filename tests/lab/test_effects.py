@@ -32,11 +32,11 @@ def test_ranks_that_take_turns_take_twice_the_time() -> None:
 
 
 @pytest.mark.parametrize(("asked", "missed"), [(0.5, 0.25), (0.75, 0.375), (1.5, 0.4)])
-def test_what_wires_ask_of_shared_cores_computing_ranks_miss(asked: float, missed: float) -> None:
-    """4 ranks' bytes, or their segments on two wires each, ask for a part of two cores, and get two fifths at most."""
+def test_what_links_ask_of_shared_cores_computing_ranks_miss(asked: float, missed: float) -> None:
+    """4 ranks' bytes, or their segments on two links each, ask for a part of two cores, and get two fifths at most."""
     network, problem, rate = load_topology("star:4:100mbit"), even(4), 1e6
     sent = 4 * bytes_a_second(network)  # a second, of all ranks together
-    size = segment(network, network.wires[0], "h0")
+    size = segment(network, network.links[0], "h0")
     by_byte = LabEffects(transfer_work=asked / sent)
     by_segment = LabEffects(segment_work=asked * size / (2 * sent))
     undisturbed = simulate(build("direct_kv", 4), network, problem, Machine(rate, cores=2)).makespan
@@ -47,7 +47,7 @@ def test_what_wires_ask_of_shared_cores_computing_ranks_miss(asked: float, misse
 
 
 @pytest.mark.parametrize(("unevenness", "first_ends"), [(0.0, 2), (0.25, 1.75), (0.9, 1.6)])
-def test_what_begins_first_may_get_more_of_a_wire(unevenness: float, first_ends: float) -> None:
+def test_what_begins_first_may_get_more_of_a_link(unevenness: float, first_ends: float) -> None:
     """Two equal messages leave one port: both after twice the time of one alone, or at rates of 4 to 3, or 5 to 3."""
     network = load_topology("star:3:100mbit")
     first, second = (Message(0, target, "q", 1_000_000, "a block") for target in (1, 2))
@@ -63,11 +63,11 @@ def test_what_begins_first_may_get_more_of_a_wire(unevenness: float, first_ends:
     assert ends[2] == pytest.approx(alone * 2)
 
 
-def test_a_wire_catches_up_after_a_pause() -> None:
+def test_a_link_catches_up_after_a_pause() -> None:
     """A message, another right behind it, and one after a pause of its own length: the first and last are shorter."""
     network, size, catch_up = load_topology("ring:2:100mbit"), 200_000, 1e-3
     alone = size / bytes_a_second(network)
-    at_once = catch_up + 8 * segment(network, network.wires[0], "h0") / network.wires[0].rate.bits_per_second
+    at_once = catch_up + 8 * segment(network, network.links[0], "h0") / network.links[0].rate.bits_per_second
     messages = tuple(Message(0, 1, "q", size, "a block") for _ in range(3))
     first, second, third = messages
     pause = Work(Activity.WAIT, (second,), alone, "a pause")
@@ -80,7 +80,7 @@ def test_a_wire_catches_up_after_a_pause() -> None:
     assert took == pytest.approx([alone - at_once, alone, alone - at_once])
     assert sum(found.link_bytes.values()) == 3 * size
     assert found.floor == pytest.approx(3 * alone - 2 * at_once)
-    probed = replace(network, counts=Counts.PAYLOAD)  # may be real wires
+    probed = replace(network, counts=Counts.PAYLOAD)  # may be real links
     found = run_steps("by hand", programs, probed, FAST, LabEffects(catch_up=catch_up))
     took = [span.end - span.start for span in found.timeline.spans if span.activity is Activity.SEND]
     assert took == pytest.approx([size / bytes_a_second(probed)] * 3)

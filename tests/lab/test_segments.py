@@ -25,26 +25,26 @@ from tokenring_xdit.topology.network import FRAME
 )
 def test_a_segment_takes_so_long_at_most(name: str, size: int) -> None:
     network = load_topology(name)
-    assert {segment(network, wire, wire.a) for wire in network.wires} == {size}
+    assert {segment(network, link, link.a) for link in network.links} == {size}
 
 
 @pytest.mark.parametrize(
     ("name", "size"),
     [
-        ("100mbit:40mbit", 10_000),  # 2 ms on the slower wire
+        ("100mbit:40mbit", 10_000),  # 2 ms on the slower link
         ("1gbit:100mbit", 62_500),  # 0.5 ms on the first
         ("100mbit:10mbit", 6_250),
         ("10mbit:1gbit", 2 * FRAME),
     ],
 )
-def test_what_is_passed_on_takes_2_ms_on_any_wire_or_half_a_ms_on_the_first(name: str, size: int) -> None:
+def test_what_is_passed_on_takes_2_ms_on_any_link_or_half_a_ms_on_the_first(name: str, size: int) -> None:
     network = load_topology(f"two-level:2x2:{name}")
-    assert {segment(network, wire, end) for wire in network.wires for end in wire.ends} == {size}
+    assert {segment(network, link, end) for link in network.links for end in link.ends} == {size}
 
 
 @pytest.mark.parametrize("name", ["ring:5:20mbit", "two-level:3x2:100mbit:1gbit", "dgx-1"])
-def test_no_wire_cuts_what_the_one_before_it_carried(name: str) -> None:
+def test_no_link_cuts_what_the_one_before_it_carried(name: str) -> None:
     network = load_topology(name)
     for a, b in permutations(network.hosts, 2):
-        sizes = [segment(network, network.wire(*ends), ends[0]) for ends in pairwise(network.route(a, b))]
+        sizes = [segment(network, network.link(*ends), ends[0]) for ends in pairwise(network.route(a, b))]
         assert sizes == sorted(sizes)

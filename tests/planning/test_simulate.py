@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.planning import Inside, Launches, Machine, Problem, gathered, plan, run, simulate, ulysses
 from tokenring_xdit.schedule import Activity, Attend, Exchange, Kind, Merge, VerifiedSchedule, build
-from tokenring_xdit.topology import Counts, Network, Rate, Wire, load_topology
+from tokenring_xdit.topology import Counts, Link, Network, Rate, load_topology
 
 FAST = Machine(attend_rate=math.inf)
-"""A machine whose time is all on the wires."""
+"""A machine whose time is all on the links."""
 
 NAMES = [
     "ring", "token_ring", "bidirectional", "bidirectional_q", "direct", "direct_kv", "mesh", "direct:chunks=3",
@@ -26,8 +26,8 @@ NAMES = [
 
 
 def bytes_a_second(network: Network) -> float:
-    """Payload that a wire of a uniform network carries."""
-    return network.wires[0].rate.bits_per_second / 8 * network.payload_share
+    """Payload that a link of a uniform network carries."""
+    return network.links[0].rate.bits_per_second / 8 * network.payload_share
 
 
 def even(ranks: int) -> Problem:
@@ -39,7 +39,7 @@ LSE_BYTES = 64 * 4 * 4
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 5])
-def test_a_ring_bound_by_its_wires_takes_as_long_as_these(ranks: int) -> None:
+def test_a_ring_bound_by_its_links_takes_as_long_as_these(ranks: int) -> None:
     network = load_topology(f"ring:{ranks}:100mbit")
     found = simulate(build("ring", ranks), network, even(ranks), FAST)
     assert found.makespan == pytest.approx((ranks - 1) * 2 * Q_BYTES / bytes_a_second(network))
@@ -56,7 +56,7 @@ def test_a_ring_bound_by_its_kernel_takes_as_long_as_that() -> None:
 
 
 def test_what_everything_takes_however_short_adds_up() -> None:
-    """Two ranks on wires that take no time: two attentions, a merge, and what each strategy posts."""
+    """Two ranks on links that take no time: two attentions, a merge, and what each strategy posts."""
     network, problem = load_topology("mesh:2:1tbit"), even(2)
     cost = Machine(math.inf, attend_overhead=1.0, fold_overhead=0.1, message_overhead=0.01, call_overhead=5.0)
     whole = run("ring", gathered(problem), network, cost)
@@ -84,7 +84,7 @@ def test_a_host_runs_ahead_of_its_device_or_behind() -> None:
 
 
 def test_token_ring_waits_for_its_queries_and_one_return() -> None:
-    """On a mesh of 4: three hops of Q, and then the last O over a wire of its own."""
+    """On a mesh of 4: three hops of Q, and then the last O over a link of its own."""
     network = load_topology("mesh:4:100mbit")
     found = simulate(build("token_ring", 4), network, even(4), FAST)
     last_return = (Q_BYTES + LSE_BYTES) / bytes_a_second(network)
@@ -98,15 +98,15 @@ def test_keys_to_everybody_share_a_port() -> None:
     assert list(found.link_busy.values()) == pytest.approx([1.0] * 10)
 
 
-def test_on_a_mesh_each_has_a_wire_of_its_own() -> None:
+def test_on_a_mesh_each_has_a_link_of_its_own() -> None:
     network = load_topology("mesh:5:100mbit")
     found = simulate(build("direct_kv", 5), network, even(5), FAST)
     assert found.makespan == pytest.approx(2 * Q_BYTES / bytes_a_second(network))
 
 
-def test_the_slower_direction_and_the_delay_of_a_wire_count() -> None:
+def test_the_slower_direction_and_the_delay_of_a_link_count() -> None:
     slow, fast = Rate.parse("10mbit"), Rate.parse("100mbit")
-    network = Network("pair", ("a", "b"), (), (Wire("a", "b", fast, slow, delay=0.5),), counts=Counts.PAYLOAD)
+    network = Network("pair", ("a", "b"), (), (Link("a", "b", fast, slow, delay=0.5),), counts=Counts.PAYLOAD)
     found = simulate(build("ring", 2), network, even(2), FAST)
     assert found.makespan == pytest.approx(2 * Q_BYTES * 8 / 10e6 + 0.5)
 
@@ -114,13 +114,13 @@ def test_the_slower_direction_and_the_delay_of_a_wire_count() -> None:
 def test_a_message_takes_what_it_would_alone_at_least() -> None:
     """A link that is faster than any one message fills; keys go with their values."""
     rate, alone = Rate.parse("100mbit"), Rate.parse("20mbit")
-    wire = Wire("a", "b", rate, rate, messages=((Q_BYTES, Rate.parse("10mbit")), (2 * Q_BYTES, alone)))
-    network = Network("pair", ("a", "b"), (), (wire,), counts=Counts.PAYLOAD)
+    link = Link("a", "b", rate, rate, messages=((Q_BYTES, Rate.parse("10mbit")), (2 * Q_BYTES, alone)))
+    network = Network("pair", ("a", "b"), (), (link,), counts=Counts.PAYLOAD)
     found = simulate(build("ring", 2), network, even(2), FAST)
     assert found.makespan == pytest.approx(2 * Q_BYTES * 8 / 20e6)
     shorter = simulate(build("ring:chunks=2", 2), network, even(2), FAST)  # two, at half the rate
     assert shorter.makespan == pytest.approx(2 * Q_BYTES * 8 / 10e6)
-    star = Network("star", ("a", "b", "c"), ("s",), tuple(replace(wire, a=host, b="s") for host in "abc"))
+    star = Network("star", ("a", "b", "c"), ("s",), tuple(replace(link, a=host, b="s") for host in "abc"))
     both = simulate(build("direct_kv", 3), replace(star, counts=Counts.PAYLOAD), even(3), FAST)
     assert both.makespan == pytest.approx(2 * Q_BYTES * 8 / 20e6)  # of two ranks at once, over one port
 
@@ -203,10 +203,10 @@ def test_ranks_that_share_cores_take_turns() -> None:
 
 
 def test_xfuser_s_gather_is_over_when_all_is_sent() -> None:
-    """The rank before the slow wire has all keys early; it attends when it has passed them on."""
+    """The rank before the slow link has all keys early; it attends when it has passed them on."""
     fast, slow = (2 * (Rate(rate),) for rate in (10**8, 10**7))
-    wires = [Wire("h0", "h1", *fast), Wire("h1", "h2", *slow), Wire("h2", "h0", *fast)]
-    network, problem = Network("slow", ("h0", "h1", "h2"), (), tuple(wires)), even(3)
+    links = [Link("h0", "h1", *fast), Link("h1", "h2", *slow), Link("h2", "h0", *fast)]
+    network, problem = Network("slow", ("h0", "h1", "h2"), (), tuple(links)), even(3)
     found = run("gathered", gathered(problem), network, FAST)
     begins = min(s.start for s in found.timeline.spans if s.rank == 1 and s.activity is Activity.ATTEND)
     a_second = slow[0].bits_per_second / 8 * network.payload_share
@@ -220,7 +220,7 @@ def test_channels_in_order_wait_for_what_stands_before() -> None:
         simulate(build("direct_kv:chunks=4", 4), network, problem, Machine(math.inf, in_order=order))
         for order in (False, True)
     )
-    assert ordered.makespan == pytest.approx(free.makespan)  # the same bytes on the same wires
+    assert ordered.makespan == pytest.approx(free.makespan)  # the same bytes on the same links
     starts = sorted({s.start for s in ordered.timeline.spans if s.rank == 0 and s.activity is Activity.SEND})
     assert starts == pytest.approx([n * 2 * Q_BYTES / 4 / bytes_a_second(network) for n in range(4)])
 
@@ -234,8 +234,8 @@ def test_a_rank_computes_while_its_exchanges_stand_in_line() -> None:
 def test_an_exchange_on_a_channel_in_order_is_over_as_a_whole() -> None:
     """Keys of the near rank have come, and nothing is done with them until those of the far one have."""
     fast, slow = (2 * (Rate(rate),) for rate in (10**8, 10**7))
-    wires = (Wire("h0", "h1", *slow), Wire("h1", "h2", *slow), Wire("h2", "h0", *fast))
-    network, problem = Network("slow", ("h0", "h1", "h2"), (), wires), even(3)
+    links = (Link("h0", "h1", *slow), Link("h1", "h2", *slow), Link("h2", "h0", *fast))
+    network, problem = Network("slow", ("h0", "h1", "h2"), (), links), even(3)
 
     def second_attention(cost: Machine) -> float:
         spans = simulate(build("direct_kv", 3), network, problem, cost).timeline.spans
@@ -259,12 +259,12 @@ def trees(draw: st.DrawFn, ranks: int) -> Network:
     rates = st.sampled_from(["10mbit", "50mbit", "200mbit"]).map(Rate.parse)
     hosts = tuple(f"h{rank}" for rank in range(ranks))
     switches = tuple(f"s{index}" for index in range(draw(st.integers(1, 3))))
-    wires = [Wire(host, draw(st.sampled_from(switches)), draw(rates), draw(rates)) for host in hosts]
-    wires += [
-        Wire(switch, draw(st.sampled_from(switches[:index])), draw(rates), draw(rates))
+    links = [Link(host, draw(st.sampled_from(switches)), draw(rates), draw(rates)) for host in hosts]
+    links += [
+        Link(switch, draw(st.sampled_from(switches[:index])), draw(rates), draw(rates))
         for index, switch in enumerate(switches[1:], 1)
     ]
-    return Network("tree", hosts, switches, tuple(wires), hosts_forward=False)
+    return Network("tree", hosts, switches, tuple(links), hosts_forward=False)
 
 
 @st.composite
@@ -331,7 +331,7 @@ def test_no_simulation_beats_its_bounds_and_everything_happens_once(
             assert len(spans) == count[kind]
     assert found.sent == tuple(sent[rank] for rank in range(plan.world_size))
     for (a, b), load in loads.items():
-        rate = network.wire(a, b).rate_from(a).bits_per_second / 8 * network.payload_share
+        rate = network.link(a, b).rate_from(a).bits_per_second / 8 * network.payload_share
         assert found.makespan >= load / rate - 1e-9
         assert found.link_bytes.get((a, b), 0.0) == pytest.approx(load, abs=1e-3)
     assert found.floor <= found.makespan + 1e-9

@@ -30,7 +30,7 @@ def meetings(schedule: Schedule, tokens: list[int], heads: int) -> Table:
         LookupError: The plan gets stuck, or uses what it does not have.
     """
     ranks = range(schedule.world_size)
-    wires: dict[Any, deque[tuple[Block, Any]]] = defaultdict(deque)
+    links: dict[Any, deque[tuple[Block, Any]]] = defaultdict(deque)
     memory: list[dict[Block, Any]] = [{Block(Kind.Q, r): None, Block(Kind.KV, r): None} for r in ranks]
     expected: list[dict[Block, Any]] = [{} for _ in ranks]
     result = np.zeros((sum(tokens), sum(tokens), heads), dtype=np.int64)
@@ -53,9 +53,9 @@ def meetings(schedule: Schedule, tokens: list[int], heads: int) -> Table:
     def ready(rank: int, block: Block) -> bool:
         if block in memory[rank]:
             return True
-        for wire in {expected[rank][b] for b in expected[rank] if part_of(block, b)}:
-            while wires[wire]:
-                name, value = wires[wire].popleft()
+        for link in {expected[rank][b] for b in expected[rank] if part_of(block, b)}:
+            while links[link]:
+                name, value = links[link].popleft()
                 memory[rank][name] = value
         if any(part_of(block, b) for b in memory[rank]):
             return True
@@ -72,7 +72,7 @@ def meetings(schedule: Schedule, tokens: list[int], heads: int) -> Table:
                 expected[rank][t.block] = (t.peer, rank, action.channel)
             for t in action.sends:
                 value = memory[rank][t.block].copy() if t.block.kind is Kind.O else None
-                wires[rank, t.peer, action.channel].append((t.block, value))
+                links[rank, t.peer, action.channel].append((t.block, value))
         elif isinstance(action, Attend):
             if not all(ready(rank, block) for block in (action.q, action.kv)):
                 return False

@@ -168,7 +168,7 @@ def test_token_ring_keeps_a_bounded_number_of_returns_in_flight(world_size: int,
 
 @pytest.mark.parametrize("name", ["direct", "direct_kv"])
 @pytest.mark.parametrize("chunks", [1, 4])
-def test_direct_posts_everything_on_every_wire_before_it_attends(name: str, chunks: int) -> None:
+def test_direct_posts_everything_on_every_link_before_it_attends(name: str, chunks: int) -> None:
     for rank, program in enumerate(build(f"{name}:chunks={chunks}", 5).schedule.programs):
         posted = program[:chunks]
         peers = set(range(5)) - {rank}

@@ -30,8 +30,8 @@ from tokenring_xdit.schedule import (
 )
 from tokenring_xdit.schedule.drawing import draw
 from tokenring_xdit.schedule.drawing.chart import chart
+from tokenring_xdit.schedule.drawing.links import busiest, groups
 from tokenring_xdit.schedule.drawing.style import DARK, LIGHT, Colours
-from tokenring_xdit.schedule.drawing.wires import busiest, groups
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -312,8 +312,8 @@ def test_arrows_go_from_column_to_column() -> None:
 
 
 @pytest.mark.parametrize("ranks", [4, 6, 8])
-def test_the_busiest_wire_is_that_of_the_documentation(ranks: int) -> None:
-    """The formulas of docs/schedules.md, for a full mesh of wires."""
+def test_the_busiest_link_is_that_of_the_documentation(ranks: int) -> None:
+    """The formulas of docs/schedules.md, for a full mesh of links."""
     formulas = {
         "ring": 2 * (ranks - 1),
         "bidirectional": ranks - 1,

@@ -1,4 +1,4 @@
-"""Two hosts on this machine: network namespaces joined by a wire."""
+"""Two hosts on this machine: network namespaces joined by a link."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Host:
 
     Attributes:
         namespace: Its network namespace.
-        address: Its address, held by the device ``host``, while packets leave by the device ``wire``.
+        address: Its address, held by the device ``host``, while packets leave by the device ``link``.
     """
 
     namespace: str
@@ -36,8 +36,8 @@ class Host:
         )
 
     def sent(self) -> int:
-        """Bytes that have left by the wire."""
-        counter = "/sys/class/net/wire/statistics/tx_bytes"
+        """Bytes that have left by the link."""
+        counter = "/sys/class/net/link/statistics/tx_bytes"
         return int(_ip("netns", "exec", self.namespace, "cat", counter))
 
 
@@ -49,14 +49,14 @@ def two_hosts() -> Iterator[tuple[Host, Host]]:
     try:
         for host in hosts:
             _ip("netns", "add", host.namespace)
-        _ip("link", "add", "wire", "netns", names[0], "type", "veth", "peer", "name", "wire", "netns", names[1])
+        _ip("link", "add", "link", "netns", names[0], "type", "veth", "peer", "name", "link", "netns", names[1])
         for host, other in (hosts, hosts[::-1]):
             inside = ("-netns", host.namespace)
             _ip(*inside, "link", "add", "host", "type", "bridge")
             _ip(*inside, "address", "add", f"{host.address}/32", "dev", "host")
-            for device in ("lo", "host", "wire"):
+            for device in ("lo", "host", "link"):
                 _ip(*inside, "link", "set", device, "up")
-            _ip(*inside, "route", "add", f"{other.address}/32", "dev", "wire", "src", host.address)
+            _ip(*inside, "route", "add", f"{other.address}/32", "dev", "link", "src", host.address)
         yield hosts
     finally:
         for host in hosts:

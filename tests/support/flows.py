@@ -19,23 +19,23 @@ def rates_together(network: Network, transfers: Sequence[tuple[int, int]], duple
     Args:
         network: The network; rank ``r`` is at its r-th host.
         transfers: Source and destination of each.
-        duplex: What a wire carries in both directions at once, over the sum of what they carry alone.
+        duplex: What a link carries in both directions at once, over the sum of what they carry alone.
     """
     hosts = network.hosts
-    wires = list(network.wires)
-    number = {ends: index for index, wire in enumerate(wires) for ends in (wire.ends, wire.ends[::-1])}
-    loads = np.zeros((2 * len(wires), len(transfers)))  # there, then back
-    capacity = np.array([w.rate.bits_per_second for w in wires] + [w.back.bits_per_second for w in wires], float)
+    links = list(network.links)
+    number = {ends: index for index, link in enumerate(links) for ends in (link.ends, link.ends[::-1])}
+    loads = np.zeros((2 * len(links), len(transfers)))  # there, then back
+    capacity = np.array([w.rate.bits_per_second for w in links] + [w.back.bits_per_second for w in links], float)
     for column, (source, destination) in enumerate(transfers):
         for a, b in pairwise(network.route(hosts[source], hosts[destination])):
             index = number[a, b]
-            loads[index if wires[index].a == a else index + len(wires), column] = 1
+            loads[index if links[index].a == a else index + len(links), column] = 1
     rates, growing = np.zeros(len(transfers)), np.ones(len(transfers), bool)
 
     def used(level: float) -> np.ndarray:
         """The used share of each direction, and of both together, where all that grow have reached a level."""
         shares = loads @ np.where(growing, level, rates) / capacity
-        both = (shares[: len(wires)] + shares[len(wires) :]) / (2 * duplex)
+        both = (shares[: len(links)] + shares[len(links) :]) / (2 * duplex)
         return np.maximum(shares, np.tile(both, 2)) if duplex < 1 else shares
 
     while growing.any():

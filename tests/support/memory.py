@@ -98,7 +98,7 @@ def run(
         kv_heads=problem.kv_heads,
         head_dim=problem.head_dim,
         scale=None,
-        home_length=0,
+        joint_length=0,
         q_length=0,
         kv_length=0,
     )

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.topology import Network, Rate, Wire, load_network, load_topology, parse_network
+from tokenring_xdit.topology import Link, Network, Rate, load_network, load_topology, parse_network
 from tokenring_xdit.topology.files import network_from_mapping, network_to_mapping
 
 FORMS = st.one_of(
@@ -57,33 +57,33 @@ def test_what_is_no_rate(text: str, messages: list[str]) -> None:
         assert message in str(refusal.value)
 
 
-def test_a_mesh_has_a_wire_between_every_two_hosts() -> None:
+def test_a_mesh_has_a_link_between_every_two_hosts() -> None:
     network = parse_network("mesh:4:100mbit")
     assert network.hosts == ("h0", "h1", "h2", "h3")
     assert network.switches == ()
-    assert {frozenset(w.ends) for w in network.wires} == {
+    assert {frozenset(w.ends) for w in network.links} == {
         frozenset((a, b)) for a in network.hosts for b in network.hosts if a != b
     }
-    assert {rate for w in network.wires for rate in (w.rate, w.back)} == {Rate(100_000_000)}
+    assert {rate for w in network.links for rate in (w.rate, w.back)} == {Rate(100_000_000)}
 
 
-def test_a_star_has_a_wire_from_each_host_to_its_switch() -> None:
+def test_a_star_has_a_link_from_each_host_to_its_switch() -> None:
     network = parse_network("star:3:1gbit")
     assert network.switches == ("switch",)
-    assert [w.ends for w in network.wires] == [("h0", "switch"), ("h1", "switch"), ("h2", "switch")]
+    assert [w.ends for w in network.links] == [("h0", "switch"), ("h1", "switch"), ("h2", "switch")]
     assert network.route("h2", "h0") == ("h2", "switch", "h0")
 
 
-def test_a_ring_has_as_many_wires_as_hosts_and_the_half_way_round_is_clockwise() -> None:
+def test_a_ring_has_as_many_links_as_hosts_and_the_half_way_round_is_clockwise() -> None:
     network = parse_network("ring:4:100mbit")
-    assert [w.ends for w in network.wires] == [("h0", "h1"), ("h1", "h2"), ("h2", "h3"), ("h3", "h0")]
+    assert [w.ends for w in network.links] == [("h0", "h1"), ("h1", "h2"), ("h2", "h3"), ("h3", "h0")]
     assert network.route("h0", "h2") == ("h0", "h1", "h2")
     assert network.route("h2", "h0") == ("h2", "h3", "h0")
     assert network.route("h0", "h3") == ("h0", "h3")
-    assert len(parse_network("ring:2:100mbit").wires) == 1
+    assert len(parse_network("ring:2:100mbit").links) == 1
 
 
-def test_groups_of_a_two_level_network_meet_over_its_slow_wires() -> None:
+def test_groups_of_a_two_level_network_meet_over_its_slow_links() -> None:
     network = parse_network("two-level:2x4:1gbit:100mbit")
     assert len(network.hosts) == 8
     assert network.route("h0", "h3") == ("h0", "switch0", "h3")
@@ -93,12 +93,12 @@ def test_groups_of_a_two_level_network_meet_over_its_slow_wires() -> None:
 
 
 @given(FORMS, st.data())
-def test_routes_follow_wires_and_every_node_on_the_way_agrees(form: str, data: st.DataObject) -> None:
+def test_routes_follow_links_and_every_node_on_the_way_agrees(form: str, data: st.DataObject) -> None:
     network = parse_network(form)
     source, destination = data.draw(st.permutations(network.nodes))[:2]
     path = network.route(source, destination)
     assert path[0] == source and path[-1] == destination and len(set(path)) == len(path)
-    assert all(set(network.wire(a, b).ends) == {a, b} for a, b in pairwise(path))
+    assert all(set(network.link(a, b).ends) == {a, b} for a, b in pairwise(path))
     # A packet is routed anew at each node: there the rest of the way has to be the same.
     assert all(network.route(node, destination) == path[at:] for at, node in enumerate(path))
     assert len(path) == len(network.route(destination, source))
@@ -134,7 +134,7 @@ def test_a_network_from_a_file(tmp_path: Path) -> None:
         """
         hosts: [left, right, far]
         switches: [hub]
-        wires:
+        links:
           - {between: [left, hub], rate: 1gbit}
           - {between: [right, hub], rate: 1gbit, back: 500mbit}
           - {between: [right, far], rate: 100mbit}
@@ -142,7 +142,7 @@ def test_a_network_from_a_file(tmp_path: Path) -> None:
     )
     network = load_network(str(path))
     assert network.nodes == ("left", "right", "far", "hub")
-    assert network.wires[1] == Wire("right", "hub", Rate.parse("1gbit"), Rate.parse("500mbit"))
+    assert network.links[1] == Link("right", "hub", Rate.parse("1gbit"), Rate.parse("500mbit"))
     assert network.route("left", "far") == ("left", "hub", "right", "far")
     assert network.slowest_rate("left", "right") == Rate.parse("500mbit")
     assert network.slowest_rate("right", "left") == Rate.parse("1gbit")
@@ -161,8 +161,8 @@ def test_where_a_network_was_measured_is_known(
     tmp_path: Path, measured: str, accelerators: bool, emulated: bool
 ) -> None:
     path = tmp_path / "probed.yaml"
-    wires = "wires: [{between: [h0, h1], rate: 1gbit}]"
-    path.write_text(f"hosts: 2\nhosts-forward: false\ncounts: payload\n{wires}\nmeasured: {measured}\n")
+    links = "links: [{between: [h0, h1], rate: 1gbit}]"
+    path.write_text(f"hosts: 2\nhosts-forward: false\ncounts: payload\n{links}\nmeasured: {measured}\n")
     network = load_network(str(path))
     assert (network.of_accelerators, network.is_emulated) == (accelerators, emulated)
     again = network_from_mapping(network_to_mapping(network), name="again")
@@ -195,16 +195,16 @@ HOSTS = "hosts: 2\n"
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('hosts: ["\\e[31m", b]\nwires: []', "'\\x1b[31m' is no name"),
-        (HOSTS + 'wires: "\\e[31m\\n  a mistake"', "not '\\x1b[31m\\n  a mistake'"),
-        (HOSTS + 'wires: []\n"\\e[31m": 1', "unknown key '\\x1b[31m'"),
-        (HOSTS + 'wires: [{between: [h0, h1], rate: "\\e[31m"}]', "'\\x1b[31m' is not a rate"),
-        (HOSTS + f"wires: [{{between: [h0, h1], rate: {'9' * 400}mbit}}]", "is not a rate"),
-        (HOSTS + "wires: [{between: [h0, h1], rate: [1]}]", "'rate' has to be text"),
-        (HOSTS + "wires: [" + "x, " * 50000 + "x]", "network file"),
-        ("hosts: [a, b]\nwires: [{between: [a, " + "n" * 9000 + "], rate: 1gbit}]", "which is no host or switch"),
-        ("hosts: 4000\nwires: []", "no wires lead from h0 to h1, h2, h3, h4, h5, h6, h7, h8, ..."),
-        (HOSTS + 'wires: []\ncounts: "\\e"', "'\\x1b' is none of it"),
+        ('hosts: ["\\e[31m", b]\nlinks: []', "'\\x1b[31m' is no name"),
+        (HOSTS + 'links: "\\e[31m\\n  a mistake"', "not '\\x1b[31m\\n  a mistake'"),
+        (HOSTS + 'links: []\n"\\e[31m": 1', "unknown key '\\x1b[31m'"),
+        (HOSTS + 'links: [{between: [h0, h1], rate: "\\e[31m"}]', "'\\x1b[31m' is not a rate"),
+        (HOSTS + f"links: [{{between: [h0, h1], rate: {'9' * 400}mbit}}]", "is not a rate"),
+        (HOSTS + "links: [{between: [h0, h1], rate: [1]}]", "'rate' has to be text"),
+        (HOSTS + "links: [" + "x, " * 50000 + "x]", "network file"),
+        ("hosts: [a, b]\nlinks: [{between: [a, " + "n" * 9000 + "], rate: 1gbit}]", "which is no host or switch"),
+        ("hosts: 4000\nlinks: []", "no links lead from h0 to h1, h2, h3, h4, h5, h6, h7, h8, ..."),
+        (HOSTS + 'links: []\ncounts: "\\e"', "'\\x1b' is none of it"),
     ],
 )
 def test_what_a_file_says_is_quoted_harmlessly(tmp_path: Path, content: str, message: str) -> None:
@@ -236,11 +236,11 @@ def test_short_forms_of_too_much_are_refused_at_once(name: str) -> None:
 
 def test_a_number_of_hosts_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "pair.yml"
-    path.write_text("{hosts: 2, wires: [{between: [h0, h1], rate: 10mbit}]}")
+    path.write_text("{hosts: 2, links: [{between: [h0, h1], rate: 10mbit}]}")
     network = load_network(str(path))
-    assert (network.hosts, network.wires) == (
+    assert (network.hosts, network.links) == (
         parse_network("mesh:2:10mbit").hosts,
-        parse_network("mesh:2:10mbit").wires,
+        parse_network("mesh:2:10mbit").links,
     )
 
 
@@ -248,27 +248,27 @@ def test_a_number_of_hosts_in_a_file(tmp_path: Path) -> None:
     ("content", "messages"),
     [
         ("[", ["is not YAML"]),
-        ("mesh", ["has to have the keys hosts, wires"]),
-        ("{hosts: 2}", ["lacks wires"]),
-        ("{hosts: 2, wires: [], switch: [s]}", ["unknown key 'switch'", "Did you mean 'switches'?"]),
-        ("{hosts: two, wires: []}", ["'hosts' has to be a number or a list of names, not 'two'"]),
-        ("{hosts: 1000000000, wires: []}", ["more than the 4096"]),
-        ("{hosts: 2, switches: s, wires: []}", ["'switches' has to be a list of names"]),
-        ("{hosts: 2, wires: {}}", ["'wires' has to be a list"]),
-        ("{hosts: 2, wires: []}", ["no wires lead from h0 to h1"]),
-        ("{hosts: [a, a], wires: []}", ["two nodes have the name 'a'"]),
-        ("{hosts: [a, B c], wires: []}", ["'B c' is no name"]),
-        ("{hosts: 2, wires: [{between: [h0, h2], rate: 1gbit}]}", ["ends at 'h2'", "Known: h0, h1"]),
-        ("{hosts: 2, wires: [{between: [h0, h0], rate: 1gbit}]}", ["joins h0 to itself"]),
-        ("{hosts: 2, wires: [{between: h0, rate: 1gbit}]}", ["wire 1: 'between' has to be two names"]),
-        ("{hosts: 2, wires: [{between: [h0, h1], rat: 1gbit}]}", ["wire 1", "unknown key 'rat'", "mean 'rate'?"]),
+        ("mesh", ["has to have the keys hosts, links"]),
+        ("{hosts: 2}", ["lacks links"]),
+        ("{hosts: 2, links: [], switch: [s]}", ["unknown key 'switch'", "Did you mean 'switches'?"]),
+        ("{hosts: two, links: []}", ["'hosts' has to be a number or a list of names, not 'two'"]),
+        ("{hosts: 1000000000, links: []}", ["more than the 4096"]),
+        ("{hosts: 2, switches: s, links: []}", ["'switches' has to be a list of names"]),
+        ("{hosts: 2, links: {}}", ["'links' has to be a list"]),
+        ("{hosts: 2, links: []}", ["no links lead from h0 to h1"]),
+        ("{hosts: [a, a], links: []}", ["two nodes have the name 'a'"]),
+        ("{hosts: [a, B c], links: []}", ["'B c' is no name"]),
+        ("{hosts: 2, links: [{between: [h0, h2], rate: 1gbit}]}", ["ends at 'h2'", "Known: h0, h1"]),
+        ("{hosts: 2, links: [{between: [h0, h0], rate: 1gbit}]}", ["joins h0 to itself"]),
+        ("{hosts: 2, links: [{between: h0, rate: 1gbit}]}", ["link 1: 'between' has to be two names"]),
+        ("{hosts: 2, links: [{between: [h0, h1], rat: 1gbit}]}", ["link 1", "unknown key 'rat'", "mean 'rate'?"]),
         (
-            "{hosts: 2, wires: [{between: [h0, h1], rate: 100}]}",
-            ["wire 1: 'rate' has to be text, as in 100mbit, not 100"],
+            "{hosts: 2, links: [{between: [h0, h1], rate: 100}]}",
+            ["link 1: 'rate' has to be text, as in 100mbit, not 100"],
         ),
         (
-            "{hosts: 2, wires: [{between: [h0, h1], rate: 1gbit}, {between: [h1, h0], rate: 1gbit}]}",
-            ["two wires join h1 and h0"],
+            "{hosts: 2, links: [{between: [h0, h1], rate: 1gbit}, {between: [h1, h0], rate: 1gbit}]}",
+            ["two links join h1 and h0"],
         ),
     ],
 )
@@ -289,44 +289,44 @@ def test_a_file_that_is_not_there() -> None:
 def test_a_network_is_a_value() -> None:
     assert parse_network("star:3:1gbit") == parse_network("star:3:1gbit")
     assert len({parse_network("star:3:1gbit"), parse_network("star:3:1gbit")}) == 1
-    with pytest.raises(ConfigurationError, match="no wires lead from a to b"):
+    with pytest.raises(ConfigurationError, match="no links lead from a to b"):
         Network("two islands", ("a", "b"), (), ())
 
 
 def test_hosts_that_do_not_forward_are_gone_round() -> None:
     """Two GPUs without a link of their own meet over the switch, not through the GPU between them."""
     each = Rate.parse("1gbit")
-    wires = (
-        Wire("a", "b", each, each),
-        Wire("b", "c", each, each),
-        *(Wire(host, "near", each, each) for host in "ab"),
-        Wire("near", "far", each, each),
-        Wire("far", "c", each, each),
+    links = (
+        Link("a", "b", each, each),
+        Link("b", "c", each, each),
+        *(Link(host, "near", each, each) for host in "ab"),
+        Link("near", "far", each, each),
+        Link("far", "c", each, each),
     )
-    through, round_ = (Network("gpus", ("a", "b", "c"), ("near", "far"), wires, forward) for forward in (True, False))
+    through, round_ = (Network("gpus", ("a", "b", "c"), ("near", "far"), links, forward) for forward in (True, False))
     assert through.route("a", "c") == ("a", "b", "c")
     assert round_.route("a", "c") == ("a", "near", "far", "c")
     assert round_.route("a", "b") == ("a", "b")
-    with pytest.raises(ConfigurationError, match="no wires lead from a to c"):
-        Network("gpus", ("a", "b", "c"), (), wires[:2], hosts_forward=False)
+    with pytest.raises(ConfigurationError, match="no links lead from a to c"):
+        Network("gpus", ("a", "b", "c"), (), links[:2], hosts_forward=False)
 
 
 def test_delays_and_forwarding_are_read(tmp_path: Path) -> None:
     file = tmp_path / "gpus.yaml"
-    file.write_text("{hosts: [a, b], hosts-forward: false, wires: [{between: [a, b], rate: 1gbit, delay: 5.0e-6}]}")
+    file.write_text("{hosts: [a, b], hosts-forward: false, links: [{between: [a, b], rate: 1gbit, delay: 5.0e-6}]}")
     network = load_network(str(file))
     assert not network.hosts_forward
-    assert network.wires[0].delay == 5e-6
+    assert network.links[0].delay == 5e-6
 
 
 @pytest.mark.parametrize(
     ("entry", "problem"),
     [
-        ("wires: [{between: [a, b], rate: 1gbit, delay: 5us}]", "'delay' has to be seconds"),
-        ("wires: [{between: [a, b], rate: 1gbit, messages: 5}]", "'messages' has to be bytes and rates"),
-        ("wires: [{between: [a, b], rate: 1gbit, messages: {1024: 5us}}]", "5us"),
-        ("wires: [{between: [a, b], rate: 1gbit, messages: {0: 1mbit}}]", "in the order of their sizes, from 1 byte"),
-        ("hosts-forward: maybe, wires: [{between: [a, b], rate: 1gbit}]", "'hosts-forward' has to be true or false"),
+        ("links: [{between: [a, b], rate: 1gbit, delay: 5us}]", "'delay' has to be seconds"),
+        ("links: [{between: [a, b], rate: 1gbit, messages: 5}]", "'messages' has to be bytes and rates"),
+        ("links: [{between: [a, b], rate: 1gbit, messages: {1024: 5us}}]", "5us"),
+        ("links: [{between: [a, b], rate: 1gbit, messages: {0: 1mbit}}]", "in the order of their sizes, from 1 byte"),
+        ("hosts-forward: maybe, links: [{between: [a, b], rate: 1gbit}]", "'hosts-forward' has to be true or false"),
     ],
 )
 def test_malformed_delays_and_forwarding_are_refused(entry: str, problem: str, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.topology.nvidia import (
+    GpuLink,
     GpuTopology,
-    Link,
     LinkKind,
     best_order,
     main,
@@ -31,8 +31,8 @@ def recorded(name: str) -> GpuTopology:
 
 def made(words: dict[tuple[int, int], str], gpus: int, otherwise: str = "SYS") -> GpuTopology:
     """A machine from the links that differ from all others."""
-    links = {pair: Link.read(word) for pair, word in words.items()}
-    rest = Link.read(otherwise)
+    links = {pair: GpuLink.read(word) for pair, word in words.items()}
+    rest = GpuLink.read(otherwise)
     return GpuTopology(
         tuple(range(gpus)),
         tuple(
@@ -70,7 +70,7 @@ def test_recorded_outputs_are_read(name: str) -> None:
 
 def test_underlined_headings_are_read() -> None:
     topology = parse("\t\x1b[4mGPU0\tGPU1\tCPU Affinity\x1b[0m\nGPU0\t X \tNV4\t0-7\nGPU1\tNV4\t X \t0-7\n")
-    assert topology.between(0, 1) == Link(LinkKind.NVLINK, 4)
+    assert topology.between(0, 1) == GpuLink(LinkKind.NVLINK, 4)
 
 
 def test_one_gpu_is_a_machine_too() -> None:

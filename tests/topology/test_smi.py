@@ -33,7 +33,7 @@ def test_it_is_the_preset_of_that_machine(name: str) -> None:
 
 def test_nvlinks_of_a_dgx_1_are_links_between_two_gpus() -> None:
     read, preset = recorded("dgx-1"), load_topology("dgx-1")
-    between = [{frozenset(w.ends): w.rate for w in n.wires if {*w.ends} <= {*n.hosts}} for n in (read, preset)]
+    between = [{frozenset(w.ends): w.rate for w in n.links if {*w.ends} <= {*n.hosts}} for n in (read, preset)]
     assert len(between[0]) == 16
     assert between[0] == between[1]
     assert all("sys0" in read.route(f"g{a}", f"g{b}") for a, b in [(0, 5), (1, 6), (2, 4), (3, 5)])

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tokenring_xdit.bench import Shape, Strategy
+from tokenring_xdit.bench import CallShape, Strategy
 from tokenring_xdit.bench.commands import Checked, CheckStrategy, Prepare, Prepared, Timed, TimeStrategy, TraceStrategy
 from tokenring_xdit.bench.rank import MESSAGES as SWEEP
-from tokenring_xdit.bench.scene import SceneShape
 from tokenring_xdit.bench.timelines import Traced
+from tokenring_xdit.bench.workload import WorkloadShape
 from tokenring_xdit.errors import LaunchError
 from tokenring_xdit.lab.probe.commands import Arrivals, Describe, Description, OneWay, Ping, SendMessages
 from tokenring_xdit.lab.probe.rank import MESSAGES as PROBE
@@ -24,8 +24,8 @@ STRATEGIES = ["single", "ulysses=2+schedule:direct:chunks=4", "xfuser-ring", "sc
 SPANS = (Span(0, Activity.WAIT, 0.0, 0.25, "agreement"), Span(1, Activity.SEND, 0.1, 0.3, "Q[1]", "q", 0, 64))
 MESSAGES: list[Any] = [
     None,
-    Prepare(Shape(2, 64, None, 4, 8, 1, "float32"), 3, True),
-    Prepare(SceneShape(2, 88, None, 4, 48, 1, "float32", "embedded", "64x64", 4), 3, False),
+    Prepare(CallShape(2, 64, None, 4, 8, 1, "float32"), 3, True),
+    Prepare(WorkloadShape(2, 88, None, 4, 48, 1, "float32", "embedded", "64x64", 4), 3, False),
     *(order(Strategy.parse(name)) for order in (CheckStrategy, TimeStrategy, TraceStrategy) for name in STRATEGIES),
     TimeStrategy(None),
     Prepared("cpu", "cpu", 1),

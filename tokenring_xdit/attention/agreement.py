@@ -35,7 +35,7 @@ class CallSpec:
         kv_heads: Key/value heads.
         head_dim: Size of a head.
         scale: Factor on the scores, ``None`` for the default.
-        home_length: Keys that every rank holds alike.
+        joint_length: Keys that every rank holds alike.
         q_length: Query tokens on this rank.
         kv_length: Key tokens on this rank.
         ragged: Whether the items of the batch hide different keys on this rank.
@@ -52,7 +52,7 @@ class CallSpec:
     kv_heads: int
     head_dim: int
     scale: float | None
-    home_length: int
+    joint_length: int
     q_length: int
     kv_length: int
     ragged: bool = False

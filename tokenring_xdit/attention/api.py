@@ -38,10 +38,10 @@ def token_ring_attention(
     scale: float | None = None,
     causal: bool = False,
     key_mask: KeyMask | Tensor | None = None,
-    home_kv: tuple[Tensor, Tensor] | None = None,
-    home_mask: KeyMask | Tensor | None = None,
+    joint_kv: tuple[Tensor, Tensor] | None = None,
+    joint_mask: KeyMask | Tensor | None = None,
     partial_dtype: torch.dtype | None = None,
-    layout_key: Hashable | None = None,
+    cache_key: Hashable | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Exact attention over a sequence that is sharded across the ranks of a group.
 
@@ -64,17 +64,17 @@ def token_ring_attention(
         causal: Whether a query sees the keys up to its own position only, shards being consecutive.
         key_mask: Which of this rank's keys count, bool ``[B, Skv]`` or ``[1, Skv]``: padding and
             masked text are left out. Pass a :class:`KeyMask` where many calls share one.
-        home_kv: Keys and values ``[B, Hkv, T, D]`` that every rank holds alike, such as replicated
+        joint_kv: Keys and values ``[B, Hkv, T, D]`` that every rank holds alike, such as replicated
             text tokens: counted once for each query and never sent.
-        home_mask: Which of the keys of ``home_kv`` count.
+        joint_mask: Which of the keys of ``joint_kv`` count.
         partial_dtype: Dtype in which partial outputs travel; ``None`` is the dtype of ``q``.
-        layout_key: Anything hashable that is the same on all ranks and changes whenever the shapes
+        cache_key: Anything hashable that is the same on all ranks and changes whenever the shapes
             change on any of them, such as the length of the whole sequence. Calls with a key and
             shapes that were agreed on before skip the check, a small collective on the CPU.
 
     Returns:
         Output ``[B, H, Sq, D]`` in the dtype of ``q``, and the log-sum-exp of the scaled scores
-        ``[B, H, Sq]`` in fp32. A query that met no key at all has output 0 and log-sum-exp ``-inf``.
+        ``[B, H, Sq]`` in fp32. A query that attended no key at all has output 0 and log-sum-exp ``-inf``.
 
     Raises:
         AgreementError: On every rank alike, when a rank refuses its input or the ranks differ.
@@ -99,13 +99,13 @@ def token_ring_attention(
             scale=scale,
             causal=causal,
             key_mask=key_mask,
-            home_kv=home_kv,
-            home_mask=home_mask,
+            joint_kv=joint_kv,
+            joint_mask=joint_mask,
             partial_dtype=partial_dtype,
-            layout_key=layout_key,
+            cache_key=cache_key,
         )
         device = q.device
-        check_tensors(q, k, v, home_kv)
+        check_tensors(q, k, v, joint_kv)
         auto = Auto.parse(schedule) if isinstance(schedule, str) else None
         if auto is None:
             verified = resolve(schedule, ring_group.world_size, causal, math.gcd(q.shape[1], k.shape[1]))
@@ -115,30 +115,30 @@ def token_ring_attention(
                 f"schedule '{auto}' is for multiples of {auto.nodes} ranks, not {ring_group.world_size}"
             )
         function = choose(kernel, q.device, q.dtype).run if kernel is None or isinstance(kernel, str) else kernel
-        own, home = check_masks(k, home_kv, key_mask, home_mask, causal, verified)
+        own, home = check_masks(k, joint_kv, key_mask, joint_mask, causal, verified)
         if own is not None:
             k, v = own.select(k, v)
-        if home_kv is not None and home is not None:
-            home_kv = home.select(*home_kv)
-        report = _spec(q, k, v, verified or auto, causal, scale, home_kv, partial_dtype)
+        if joint_kv is not None and home is not None:
+            joint_kv = home.select(*joint_kv)
+        report = _spec(q, k, v, verified or auto, causal, scale, joint_kv, partial_dtype)
         report = replace(report, ragged=own is not None and own.ragged)
     except Exception as error:  # told to all ranks, so that none of them waits for this one
         report = str(error) if isinstance(error, TokenRingError) else in_words(error)
-        channels, layout_key, mistake = (), None, error
+        channels, cache_key, mistake = (), None, error
     except BaseException as error:  # who ends a program does not wait until all have heard
         ring_group.fail(
             f"rank {ring_group.names[ring_group.rank]} was ended in call {ring_group.call}: {in_words(error)}"
         )
         raise
     with recorded(Activity.WAIT, "agreement"):
-        layout = _settle(ring_group, report, channels, device, layout_key, mistake)
+        layout = _settle(ring_group, report, channels, device, cache_key, mistake)
     if verified is not None:
-        return execute(verified, layout, ring_group, function, q, k, v, home_kv, own, home)
+        return execute(verified, layout, ring_group, function, q, k, v, joint_kv, own, home)
     assert auto is not None
     with failing_together(ring_group, "choosing a schedule"):
         trial = AutoSchedule.of(ring_group).trial(auto, layout, q.device)
     start = 0.0 if trial.decided else _now(q.device)
-    result = execute(trial.schedule, layout, ring_group, function, q, k, v, home_kv, own, home)
+    result = execute(trial.schedule, layout, ring_group, function, q, k, v, joint_kv, own, home)
     if not trial.decided:
         with failing_together(ring_group, "comparing schedules"):
             AutoSchedule.of(ring_group).timed(trial, layout, _now(q.device) - start)
@@ -150,13 +150,13 @@ def _settle(
     report: CallSpec | str,
     channels: tuple[Channel, ...],
     device: torch.device,
-    layout_key: Hashable | None,
+    cache_key: Hashable | None,
     mistake: Exception | None,
 ) -> Layout:
     """What the ranks agree on; where this one refuses, its own mistake is the cause of what it raises."""
     with failing_together(ring_group, "agreeing on a call"):
         try:
-            return ring_group.settle_layout(report, channels, device, layout_key)
+            return ring_group.settle_layout(report, channels, device, cache_key)
         except AgreementError as error:
             raise error from mistake
         except CommunicationError as error:
@@ -187,29 +187,29 @@ def _spec(
     chosen: VerifiedSchedule | Auto | None,
     causal: bool,
     scale: float | None,
-    home_kv: tuple[Tensor, Tensor] | None,
+    joint_kv: tuple[Tensor, Tensor] | None,
     partial_dtype: torch.dtype | None,
 ) -> CallSpec:
     """Check one rank's tensors and describe the call."""
-    others = (k, v, *(home_kv or ()))
+    others = (k, v, *(joint_kv or ()))
     if any(t.dtype != q.dtype or t.device != q.device for t in others):
         raise UnsupportedError(
-            "q, k, v and home_kv need one dtype and one device, got "
+            "q, k, v and joint_kv need one dtype and one device, got "
             + ", ".join(f"{t.dtype} on {t.device}" for t in (q, *others))
         )
     for name, dtype in (("q", q.dtype), ("partial_dtype", partial_dtype or q.dtype)):
         if dtype not in DTYPES:
             raise UnsupportedError(f"{name} has dtype {dtype}; supported: {', '.join(map(str, DTYPES))}")
-    if home_kv is not None:
-        home_k, home_v = home_kv
+    if joint_kv is not None:
+        joint_k, joint_v = joint_kv
         expected = (k.shape[0], k.shape[1], k.shape[3])
-        if home_k.shape != home_v.shape or home_k.ndim != 4 or (*home_k.shape[:2], home_k.shape[3]) != expected:
+        if joint_k.shape != joint_v.shape or joint_k.ndim != 4 or (*joint_k.shape[:2], joint_k.shape[3]) != expected:
             raise UnsupportedError(
-                f"home_kv has to be [B, Hkv, T, D] like k, got {tuple(home_k.shape)} and "
-                f"{tuple(home_v.shape)}; k {tuple(k.shape)}"
+                f"joint_kv has to be [B, Hkv, T, D] like k, got {tuple(joint_k.shape)} and "
+                f"{tuple(joint_v.shape)}; k {tuple(k.shape)}"
             )
         if causal:
-            raise UnsupportedError("home_kv has no position in a causal sequence: pass causal=False or no home_kv")
+            raise UnsupportedError("joint_kv has no position in a causal sequence: pass causal=False or no joint_kv")
     if isinstance(chosen, VerifiedSchedule):
         name, fingerprint = chosen.schedule.name, chosen.fingerprint
         if not chosen.takes_heads(q.shape[1], k.shape[1]):
@@ -231,7 +231,7 @@ def _spec(
         kv_heads=k.shape[1],
         head_dim=q.shape[3],
         scale=scale,
-        home_length=0 if home_kv is None else home_kv[0].shape[2],
+        joint_length=0 if joint_kv is None else joint_kv[0].shape[2],
         q_length=q.shape[2],
         kv_length=k.shape[2],
     )

@@ -27,7 +27,15 @@ from tokenring_xdit.planning import NO_EFFECTS, Effects, Machine, Option, best_s
 from tokenring_xdit.schedule import ALGORITHMS, Auto, Channel, Mask, VerifiedSchedule, build, parse
 from tokenring_xdit.topology import Network, load_topology
 
-__all__ = ["TOPOLOGY_VARIABLE", "AutoSchedule", "Trial", "kept_topology", "plan_with", "show_choices", "trial_calls"]
+__all__ = [
+    "TOPOLOGY_VARIABLE",
+    "AutoSchedule",
+    "ScheduleTrial",
+    "kept_topology",
+    "plan_with",
+    "show_choices",
+    "trial_calls",
+]
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +76,7 @@ def show_choices() -> None:
 
 
 @dataclass
-class Trial:
+class ScheduleTrial:
     """Candidates for a layout, and how they did; one candidate where it is decided.
 
     Attributes:
@@ -101,7 +109,7 @@ class AutoSchedule:
 
     def __init__(self, group: RingGroup) -> None:
         self._group, self._peers, self._rank = group, group.peers, group.rank
-        self._trials: dict[tuple[Auto, Layout], Trial] = {}
+        self._trials: dict[tuple[Auto, Layout], ScheduleTrial] = {}
         self._machines: dict[tuple[str, torch.dtype, int, int], Machine] = {}
         self._hosts: list[str] | None = None
         self._tells = not dist.is_initialized() or dist.get_rank() == 0
@@ -114,7 +122,7 @@ class AutoSchedule:
         choices: AutoSchedule = group.kept[cls]
         return choices
 
-    def trial(self, auto: Auto, layout: Layout, device: torch.device) -> Trial:
+    def trial(self, auto: Auto, layout: Layout, device: torch.device) -> ScheduleTrial:
         """What to run for a layout.
 
         Args:
@@ -133,14 +141,14 @@ class AutoSchedule:
         names, why = self._decide(auto, layout, device)
         heads = layout.spec.kv_heads  # of which query heads are a multiple
         candidates = tuple(build(name, len(layout.q_lengths), Mask(layout.spec.mask), heads) for name in names)
-        trial = self._trials[key] = Trial(candidates, [[] for _ in names])
+        trial = self._trials[key] = ScheduleTrial(candidates, [[] for _ in names])
         self._group.open(tuple(c for c in Channel if any(c in v.schedule.channels for v in trial.candidates)), device)
         if self._tells:
             what = names[0] if trial.decided else f"one of {', '.join(names)}, which the first calls will tell"
             log.info("schedule auto: %s for %s: %s", what, _in_words(layout), why)
         return trial
 
-    def timed(self, trial: Trial, layout: Layout, seconds: float) -> None:
+    def timed(self, trial: ScheduleTrial, layout: Layout, seconds: float) -> None:
         """Note how long the call took that ran ``trial.schedule``; after the last of them all ranks decide."""
         global _trial_calls
         _trial_calls += 1

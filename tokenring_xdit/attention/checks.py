@@ -31,10 +31,10 @@ def check_types(
     scale: Any,
     causal: Any,
     key_mask: Any,
-    home_kv: Any,
-    home_mask: Any,
+    joint_kv: Any,
+    joint_mask: Any,
     partial_dtype: Any,
-    layout_key: Any,
+    cache_key: Any,
 ) -> None:
     """Refuse what is of another type than the signature says.
 
@@ -45,13 +45,13 @@ def check_types(
         if not isinstance(tensor, Tensor):
             raise UnsupportedError(f"{name} has to be a tensor, got {_described(tensor)}")
         _check_layout(name, tensor)
-    if home_kv is not None:
-        pair = isinstance(home_kv, (tuple, list)) and len(home_kv) == 2
-        if not pair or not all(isinstance(tensor, Tensor) for tensor in home_kv):
-            raise UnsupportedError(f"home_kv has to be two tensors, keys and values, got {_described(home_kv)}")
-        for tensor in home_kv:
-            _check_layout("home_kv", tensor)
-    for name, mask in (("key_mask", key_mask), ("home_mask", home_mask)):
+    if joint_kv is not None:
+        pair = isinstance(joint_kv, (tuple, list)) and len(joint_kv) == 2
+        if not pair or not all(isinstance(tensor, Tensor) for tensor in joint_kv):
+            raise UnsupportedError(f"joint_kv has to be two tensors, keys and values, got {_described(joint_kv)}")
+        for tensor in joint_kv:
+            _check_layout("joint_kv", tensor)
+    for name, mask in (("key_mask", key_mask), ("joint_mask", joint_mask)):
         if mask is not None and not isinstance(mask, (Tensor, KeyMask)):
             raise UnsupportedError(f"{name} has to be a bool tensor [B, Skv] or a KeyMask, got {_described(mask)}")
     if not isinstance(causal, bool):
@@ -63,13 +63,13 @@ def check_types(
         raise UnsupportedError(f"partial_dtype has to be a torch.dtype or None, got {_described(partial_dtype)}")
     if kernel is not None and not isinstance(kernel, str) and not callable(kernel):
         raise UnsupportedError(f"kernel has to be a name, a function or None, got {_described(kernel)}")
-    if not _hashable(layout_key):
+    if not _hashable(cache_key):
         raise UnsupportedError(
-            f"layout_key has to be hashable, such as a number or a tuple of numbers, got {_described(layout_key)}"
+            f"cache_key has to be hashable, such as a number or a tuple of numbers, got {_described(cache_key)}"
         )
 
 
-def check_tensors(q: Tensor, k: Tensor, v: Tensor, home_kv: tuple[Tensor, Tensor] | None) -> None:
+def check_tensors(q: Tensor, k: Tensor, v: Tensor, joint_kv: tuple[Tensor, Tensor] | None) -> None:
     """Refuse shapes that do not fit, and gradients.
 
     Raises:
@@ -83,9 +83,9 @@ def check_tensors(q: Tensor, k: Tensor, v: Tensor, home_kv: tuple[Tensor, Tensor
     if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
         raise UnsupportedError(f"{q.shape[1]} query heads are no multiple of {k.shape[1]} key heads: {shapes}")
     # Without this a backward pass would leave out, and not miss, what came from other ranks.
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (q, k, v, *(home_kv or ()))):
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (q, k, v, *(joint_kv or ()))):
         raise UnsupportedError(
-            "q, k, v or home_kv require gradients, and TokenRing has no backward pass: call it, or the model, under "
+            "q, k, v or joint_kv require gradients, and TokenRing has no backward pass: call it, or the model, under "
             "torch.inference_mode() or torch.no_grad(), as pipelines do"
         )
 
@@ -116,9 +116,9 @@ def resolve(schedule: Any, world_size: int, causal: bool, heads: int) -> Verifie
 
 def check_masks(
     k: Tensor,
-    home_kv: tuple[Tensor, Tensor] | None,
+    joint_kv: tuple[Tensor, Tensor] | None,
     key_mask: KeyMask | Tensor | None,
-    home_mask: KeyMask | Tensor | None,
+    joint_mask: KeyMask | Tensor | None,
     causal: bool,
     verified: VerifiedSchedule | None,
 ) -> tuple[KeyMask | None, KeyMask | None]:
@@ -127,12 +127,12 @@ def check_masks(
     Raises:
         UnsupportedError: They do not fit.
     """
-    if home_mask is not None and home_kv is None:
-        raise UnsupportedError("home_mask hides keys of home_kv, which was not passed")
+    if joint_mask is not None and joint_kv is None:
+        raise UnsupportedError("joint_mask hides keys of joint_kv, which was not passed")
     checked: list[KeyMask | None] = []
     for name, keys, given in (
         ("key_mask", k, key_mask),
-        ("home_mask", k if home_kv is None else home_kv[0], home_mask),
+        ("joint_mask", k if joint_kv is None else joint_kv[0], joint_mask),
     ):
         mask = KeyMask(given) if isinstance(given, Tensor) else given
         if mask is not None:

@@ -62,9 +62,9 @@ def execute(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    home_kv: tuple[Tensor, Tensor] | None = None,
+    joint_kv: tuple[Tensor, Tensor] | None = None,
     key_mask: KeyMask | None = None,
-    home_mask: KeyMask | None = None,
+    joint_mask: KeyMask | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run this rank's program.
 
@@ -76,10 +76,10 @@ def execute(
         q: This rank's queries, ``[B, H, Sq, D]``.
         k: This rank's keys, ``[B, Hkv, Skv, D]``.
         v: This rank's values, ``[B, Hkv, Skv, D]``.
-        home_kv: Keys and values that every rank holds alike; each query attends them once, at home.
+        joint_kv: Keys and values that every rank holds alike; each query attends them once, at home.
         key_mask: Which keys of this rank count, where the items of the batch differ in that. Other masks
             have been applied before.
-        home_mask: The same for ``home_kv``.
+        joint_mask: The same for ``joint_kv``.
 
     Returns:
         Output ``[B, H, Sq, D]`` in the dtype of ``q``, log-sum-exp ``[B, H, Sq]`` in fp32.
@@ -97,7 +97,7 @@ def execute(
         run = RankRun(programs, layout, ring_group.transport, kernel, q, k, v, key_mask, observer)
         if observer is not None:
             observer.begins(verified.schedule.name, run.program)
-        return run.run(home_kv, home_mask)
+        return run.run(joint_kv, joint_mask)
     except BaseException as error:
         # Transfers are under way: what comes next on these channels would take what this call left.
         if observer is not None:
@@ -157,9 +157,9 @@ class RankRun:
         self.sending: list[Handle] = []  # what reads the caller's tensors
         self.largest = max(q.nbytes, k.nbytes)  # bytes of a message that is sent from there, at most
 
-    def run(self, home_kv: tuple[Tensor, Tensor] | None, home_mask: KeyMask | None) -> tuple[Tensor, Tensor]:
+    def run(self, joint_kv: tuple[Tensor, Tensor] | None, joint_mask: KeyMask | None) -> tuple[Tensor, Tensor]:
         """Execute the program from its first step to its last."""
-        home = [] if home_kv is None else _by_item(home_mask, *home_kv) or [home_kv]
+        home = [] if joint_kv is None else _by_item(joint_mask, *joint_kv) or [joint_kv]
         actions: dict[type[Step], Callable[[Any], None]] = {
             Post: self._post,
             Pack: self._pack,
@@ -170,7 +170,7 @@ class RankRun:
         for _, step in self.program.steps:
             kind = type(step)
             if home and kind is KernelCall:  # while the first blocks are under way
-                self._attend_home(home)
+                self._attend_joint(home)
                 home = []
             if self.observer is None or kind not in _ACTIVITIES:
                 actions[kind](step)
@@ -178,7 +178,7 @@ class RankRun:
                 with self.observer.doing(_ACTIVITIES[kind], step):
                     actions[kind](step)
         if home:
-            self._attend_home(home)
+            self._attend_joint(home)
         self._settle()
         return self._sum(RESULT).result(self.layout.spec.dtype)
 
@@ -369,8 +369,8 @@ class RankRun:
         self.tensors[slot] = tuple(token_major(tensor, back=True) for tensor in kept)
         return found
 
-    def _attend_home(self, items: Sequence[tuple[Tensor, ...]]) -> None:
-        what = f"{q_block(self.transport.rank)} to home keys"
+    def _attend_joint(self, items: Sequence[tuple[Tensor, ...]]) -> None:
+        what = f"{q_block(self.transport.rank)} to joint keys"
         with nullcontext() if self.observer is None else self.observer.doing(Activity.ATTEND, what):
             (q,) = self.tensors[OWN_Q]
             found = self._call(q, items, False)

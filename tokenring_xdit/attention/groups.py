@@ -155,7 +155,7 @@ class RingGroup(Rounds):
         if self.world_size == 1:
             return agree([report])
         hint = (
-            "; where a layout_key is known a rank does not compare its call: did the shapes change on some ranks only?"
+            "; where a cache_key is known a rank does not compare its call: did the shapes change on some ranks only?"
         )
         self.agreeing = True
         if isinstance(report, CallSpec):

@@ -12,7 +12,7 @@ from tokenring_xdit.attention.bulletin import Notice
 from tokenring_xdit.attention.connections import break_off
 from tokenring_xdit.attention.groups import RingGroup, failing_together, group_of
 from tokenring_xdit.attention.member import in_words
-from tokenring_xdit.attention.watch import Problem, Watch
+from tokenring_xdit.attention.watch import Trouble, Watch
 from tokenring_xdit.errors import CommunicationError, TokenRingError
 
 __all__ = ["exchange", "fail_group", "guarded"]
@@ -109,7 +109,7 @@ class Section:
         self.call = 0
         self.waiting: tuple[Any, ...] | None = None
         self._inside = 0
-        self._problem: Problem | None = None
+        self._problem: Trouble | None = None
         self._watch = Watch.current()
         self._watch.join(self)
 
@@ -151,7 +151,7 @@ class Section:
         self._watch.bulletin.flush(_TELLING)
         return raised
 
-    def end(self, problem: Problem) -> None:
+    def end(self, problem: Trouble) -> None:
         """End every wait of this process in a group on gloo."""
         self._problem = self._problem or problem
         # Those of now: once its wait has ended, the program may begin another world.

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from tokenring_xdit.attention.bulletin import Notice
 from tokenring_xdit.attention.connections import break_off
 from tokenring_xdit.attention.waits import Ended, Waiter
-from tokenring_xdit.attention.watch import Problem, Watch
+from tokenring_xdit.attention.watch import Trouble, Watch
 from tokenring_xdit.errors import AgreementError, CommunicationError, ConfigurationError, TokenRingError
 from tokenring_xdit.liveness import limit, seconds_from
 
@@ -73,7 +73,7 @@ class Member:
         self._control: dist.ProcessGroup | None = None
         self._settled = False  # whether the ranks have agreed on something
         self._broken: str | None = None
-        self._problem: Problem | None = None
+        self._problem: Trouble | None = None
         options = group._get_backend(group._device_types[0]).options
         self._own_timeout: timedelta | None = getattr(options, "_timeout", None)  # not every backend has one
         self._watch: Watch | None = None
@@ -156,7 +156,7 @@ class Member:
         said = f". torch.distributed says: {text.partition('. This is typically')[0]}" if text else ""
         return CommunicationError(message + said)
 
-    def end(self, problem: Problem) -> None:
+    def end(self, problem: Trouble) -> None:
         """End the wait that is under way, from the thread of the watch."""
         self._problem = self._problem or problem
         self._waiter.end()

@@ -28,7 +28,7 @@ from tokenring_xdit.attention.waits import IDLE
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.liveness import LIMIT, ProcessIdentity, State, limit, process_space, siblings
 
-__all__ = ["Party", "Problem", "Watch"]
+__all__ = ["Party", "Trouble", "Watch"]
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ _LAST_CALLS = 1.0
 
 
 @dataclass(frozen=True)
-class Problem:
+class Trouble:
     """Why a wait has no end.
 
     Attributes:
@@ -89,7 +89,7 @@ class Party(Protocol):
     needs_all: bool
     section: bool
 
-    def end(self, problem: Problem) -> None:
+    def end(self, problem: Trouble) -> None:
         """End the wait; called by the thread of the watch."""
 
 
@@ -186,7 +186,7 @@ class Watch:
 
     def problem_of(
         self, party: Party, *, patience: float = 0.0, among: Collection[int] | None = None
-    ) -> Problem | None:
+    ) -> Trouble | None:
         """Why a group's ranks should not be waited for; looks for it for ``patience`` seconds at most.
 
         A process whose connection has just been closed is not gone at once, nor has everybody told what happened.
@@ -205,7 +205,7 @@ class Watch:
             time.sleep(0.02)
             self.bulletin.hurry(-1)
 
-    def look(self, party: Party | None = None, among: Collection[int] | None = None) -> Problem | None:
+    def look(self, party: Party | None = None, among: Collection[int] | None = None) -> Trouble | None:
         """Look at all ranks now, and return what is wrong for ``party``, as :meth:`problem_of` does."""
         with self._lock:
             now = time.monotonic()
@@ -276,7 +276,7 @@ class Watch:
             peer.gone = now
             self.bulletin.want([f"left/{peer.rank}"])
 
-    def _problem(self, party: Party, among: Collection[int] | None = None) -> Problem | None:
+    def _problem(self, party: Party, among: Collection[int] | None = None) -> Trouble | None:
         members, longest, now = set(party.members), _limit(), time.monotonic()
         for since, notice in self._told:
             if notice.section != party.section and notice.group is not None:
@@ -284,9 +284,9 @@ class Watch:
             if notice.group not in (None, party.key) or not members <= set(notice.scope):
                 continue
             if notice.call is None:
-                return Problem(notice.sentence, since, 0.0, notice.refused)
+                return Trouble(notice.sentence, since, 0.0, notice.refused)
             if notice.call == party.call and not party.agreeing:
-                return Problem(notice.sentence, since, SECTION_GRACE if party.section else 0.0, notice.refused)
+                return Trouble(notice.sentence, since, SECTION_GRACE if party.section else 0.0, notice.refused)
         awaited = party.members if among is None else among
         peers = [self._peers[rank] for rank in awaited if rank in self._peers]
         gone = sorted(peer.gone for peer in peers if peer.gone is not None)
@@ -295,16 +295,16 @@ class Watch:
         for peer in sorted(peers, key=lambda peer: peer.gone or now):
             if peer.gone is not None and not unclear and self._owes(peer, party):
                 grace = SHORT_GRACE if party.needs_all else GRACE
-                return Problem(f"rank {peer.rank} is gone ({peer.where})", peer.gone, min(grace, longest / 2))
+                return Trouble(f"rank {peer.rank} is gone ({peer.where})", peer.gone, min(grace, longest / 2))
             if peer.stopped >= longest:
-                return Problem(f"rank {peer.rank} is stopped ({peer.where}), for {longest:g} s", now - longest, 0.0)
+                return Trouble(f"rank {peer.rank} is stopped ({peer.where}), for {longest:g} s", now - longest, 0.0)
             if peer.silent >= longest:
-                return Problem(
+                return Trouble(
                     f"rank {peer.rank} was not heard of for {longest:g} s ({peer.where})", now - longest, 0.0
                 )
         elsewhere = any(rank in self._peers and self._peers[rank].process is None for rank in party.members)
         if elsewhere and now - self.bulletin.heard >= longest:
-            return Problem(
+            return Trouble(
                 f"the store of torch.distributed has not answered for {longest:g} s: the rank or launcher that keeps "
                 "it, mostly on the host of rank 0, is gone, stopped or cut off",
                 now - longest,

@@ -2,7 +2,7 @@
 
 from tokenring_xdit.bench.diff import Difference, Verdict, compare
 from tokenring_xdit.bench.pictures import Pixels
-from tokenring_xdit.bench.plan import Case, Level, Shape, Strategy, StrategyKind
+from tokenring_xdit.bench.plan import CallShape, Case, Level, Strategy, StrategyKind
 from tokenring_xdit.bench.prediction import Prediction, predict
 from tokenring_xdit.bench.records import Record, Status, read_records
 from tokenring_xdit.bench.runner import RESULTS_FILE, TABLE_FILE, Outcome, SweepStep, planned_keys, run_sweep
@@ -14,6 +14,7 @@ __all__ = [
     "TABLE_FILE",
     "TIMELINES_FILE",
     "TRACE_FILE",
+    "CallShape",
     "Case",
     "CaseTimeline",
     "Difference",
@@ -22,7 +23,6 @@ __all__ = [
     "Pixels",
     "Prediction",
     "Record",
-    "Shape",
     "Status",
     "Strategy",
     "StrategyKind",

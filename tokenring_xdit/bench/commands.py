@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PlainSerializer
 
-from tokenring_xdit.bench.plan import Shape, Strategy
-from tokenring_xdit.bench.scene import SceneShape
+from tokenring_xdit.bench.plan import CallShape, Strategy
+from tokenring_xdit.bench.workload import WorkloadShape
 
 __all__ = ["CheckStrategy", "Checked", "Prepare", "Prepared", "TimeStrategy", "Timed", "TraceStrategy"]
 
@@ -18,7 +18,7 @@ def _strategy(value: Any) -> Any:
 
 
 # How they are written where commands travel as JSON; see :mod:`tokenring_xdit.workers.codec`.
-AnyShape = Annotated[SceneShape | Shape, Field(union_mode="left_to_right")]
+AnyShape = Annotated[WorkloadShape | CallShape, Field(union_mode="left_to_right")]
 NamedStrategy = Annotated[Strategy, BeforeValidator(_strategy), PlainSerializer(str)]
 
 
@@ -70,7 +70,7 @@ class Checked:
         scale: Largest value of the reference.
         rows: Queries compared, each in all heads; of a pipeline image tokens, on the rank that has them.
         bytes_sent: Payload that this rank sent for one call.
-        wires: Bytes of frames that each of its wires carried during that call, ``sent`` and ``received``; ``None``
+        links: Bytes of frames that each of its links carried during that call, ``sent`` and ``received``; ``None``
             outside an emulated network.
         peak: Bytes allocated at once for a first call, beside its inputs.
         peak_measure: How that was found.
@@ -82,7 +82,7 @@ class Checked:
     scale: float
     rows: int
     bytes_sent: int
-    wires: dict[str, dict[str, int]] | None
+    links: dict[str, dict[str, int]] | None
     peak: int
     peak_measure: str
     picture: str | None = None

@@ -19,7 +19,7 @@ class Verdict(Enum):
     FASTER = "faster"
     SAME = "within noise"
     BROKEN = "broken"
-    MENDED = "mended"
+    FIXED = "fixed"
     NOT_RUN = "ran in neither"
     ONLY_BEFORE = "only before"
     ONLY_AFTER = "only after"
@@ -76,7 +76,7 @@ def _verdict(before: Record | None, after: Record | None, tolerance: float) -> V
         return Verdict.ONLY_AFTER if before is None else Verdict.ONLY_BEFORE
     if before.seconds is None or after.seconds is None:
         if after.status is Status.OK:
-            return Verdict.MENDED
+            return Verdict.FIXED
         return Verdict.BROKEN if before.status is Status.OK else Verdict.NOT_RUN
     if after.seconds.median > before.seconds.median * (1 + tolerance) and after.seconds.lower > before.seconds.upper:
         return Verdict.SLOWER

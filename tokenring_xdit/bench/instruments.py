@@ -1,4 +1,4 @@
-"""What measurements of both levels share on a rank: the world, barriers, memory, and the counters of wires."""
+"""What measurements of both levels share on a rank: the world, barriers, memory, and the counters of links."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ __all__ = [
     "clear_buffers",
     "join_sweep",
     "largest",
+    "link_bytes",
+    "links",
     "peak_of",
     "settle",
     "synchronize",
     "traced_call",
-    "wire_bytes",
-    "wires",
 ]
 
 _DEVICES = Path("/sys/class/net")
@@ -47,7 +47,7 @@ def join_sweep(store: Any = None) -> torch.device:
         store: Where they join; ``None`` is what the environment says.
     """
     quieten()
-    device = rank_device() if wires() is None else torch.device("cpu")
+    device = rank_device() if links() is None else torch.device("cpu")
     join_world(device, timedelta(hours=1), store)
     if device.type == "cpu":
         plan_with(LabEffects.fitted(torch.get_num_threads()))
@@ -152,21 +152,21 @@ def largest(values: Tensor) -> float:
     return values.max().item() if values.numel() else 0.0
 
 
-def wires() -> dict[str, dict[str, int]] | None:
+def links() -> dict[str, dict[str, int]] | None:
     """What the interfaces of this host have carried, in bytes of frames; ``None`` outside an emulated network."""
-    found = sorted(path for path in _DEVICES.glob("wire*"))
+    found = sorted(path for path in _DEVICES.glob("link*"))
     if not found:
         return None
     ways = {"sent": "tx_bytes", "received": "rx_bytes"}
     return {
-        wire.name: {way: int((wire / "statistics" / file).read_text()) for way, file in ways.items()} for wire in found
+        link.name: {way: int((link / "statistics" / file).read_text()) for way, file in ways.items()} for link in found
     }
 
 
-def wire_bytes(
+def link_bytes(
     before: dict[str, dict[str, int]] | None, after: dict[str, dict[str, int]] | None
 ) -> dict[str, dict[str, int]] | None:
-    """What :func:`wires` counted from one moment to another."""
+    """What :func:`links` counted from one moment to another."""
     if before is None or after is None:
         return None
-    return {wire: {way: after[wire][way] - before[wire][way] for way in after[wire]} for wire in after}
+    return {link: {way: after[link][way] - before[link][way] for way in after[link]} for link in after}

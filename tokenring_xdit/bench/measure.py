@@ -19,12 +19,12 @@ from tokenring_xdit.bench.instruments import (
     barrier,
     clear_buffers,
     largest,
+    link_bytes,
+    links,
     peak_of,
     settle,
     synchronize,
     traced_call,
-    wire_bytes,
-    wires,
 )
 from tokenring_xdit.bench.plan import Strategy, StrategyKind
 from tokenring_xdit.bench.timelines import Traced
@@ -95,7 +95,7 @@ class Bench:
         kind = strategy.kind
         if not strategy.through_usp and kind is StrategyKind.SCHEDULE:
             name, key = str(strategy.schedule), self._shape  # a key as pipelines pass one: ranks agree once a shape
-            return lambda: token_ring_attention(*self._own, schedule=name, layout_key=key)[0]
+            return lambda: token_ring_attention(*self._own, schedule=name, cache_key=key)[0]
         if kind is StrategyKind.SINGLE:
             return self._single
         degrees = strategy.dims(self._shape.ranks)
@@ -152,12 +152,12 @@ class Bench:
         peak, measure = peak_of(call, self._device)
         traffic_of_schedule = bytes_sent()
         barrier(self._device)
-        before = wires()
+        before = links()
         with count_traffic() if strategy.through_usp else nullcontext() as traffic:
             out = call()
         synchronize(self._device)
         barrier(self._device)
-        carried = wire_bytes(before, wires())
+        carried = link_bytes(before, links())
         sent = traffic.bytes if traffic is not None else bytes_sent() - traffic_of_schedule
         if strategy.kind is StrategyKind.SINGLE:
             out = self._scattered(out)
@@ -168,7 +168,7 @@ class Bench:
             scale=largest(self._expected.abs()),
             rows=self._rows.numel(),
             bytes_sent=sent,
-            wires=carried,
+            links=carried,
             peak=peak,
             peak_measure=measure,
         )

@@ -19,17 +19,17 @@ from tokenring_xdit.bench.instruments import (
     barrier,
     clear_buffers,
     largest,
+    link_bytes,
+    links,
     peak_of,
     settle,
     synchronize,
     traced_call,
-    wire_bytes,
-    wires,
 )
 from tokenring_xdit.bench.pictures import packed
 from tokenring_xdit.bench.plan import Strategy, StrategyKind
-from tokenring_xdit.bench.scene import SceneShape, flux_model
 from tokenring_xdit.bench.timelines import Traced
+from tokenring_xdit.bench.workload import WorkloadShape, flux_model
 from tokenring_xdit.dtypes import torch_dtype
 from tokenring_xdit.hosts.xfuser import (
     ShardedPipeline,
@@ -115,7 +115,7 @@ class PipelineBench:
     _loaded: ClassVar[_Loaded | None] = None
 
     def __init__(self, command: Prepare, device: torch.device) -> None:
-        assert isinstance(command.shape, SceneShape)
+        assert isinstance(command.shape, WorkloadShape)
         self._shape, self._seed, self._device = command.shape, command.seed, device
         self._pictures = command.pictures
         self._size = PictureSize.parse(command.shape.size)
@@ -242,7 +242,7 @@ class PipelineBench:
         barrier(self._device)
         peak, measure = peak_of(call, self._device)
         barrier(self._device)
-        before = wires()
+        before = links()
         with count_traffic() as traffic:
             latents = call()
         synchronize(self._device)
@@ -252,7 +252,7 @@ class PipelineBench:
             scale=largest(self._expected.double().abs()),
             rows=0 if latents is None else latents.shape[1],
             bytes_sent=traffic.bytes,
-            wires=wire_bytes(before, wires()),
+            links=link_bytes(before, links()),
             peak=peak,
             peak_measure=measure,
             picture=self._picture(latents) if self._pictures and latents is not None else None,

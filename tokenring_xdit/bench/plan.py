@@ -11,10 +11,10 @@ from tokenring_xdit.errors import ConfigurationError, ScheduleError
 from tokenring_xdit.messages import named, shown
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.planning import even_shares
-from tokenring_xdit.schedule import Auto, Spelled, build, parse
+from tokenring_xdit.schedule import Auto, ScheduleSpec, build, parse
 from tokenring_xdit.spec import unknown
 
-__all__ = ["Case", "Level", "Shape", "Strategy", "StrategyKind", "lengths_in_words"]
+__all__ = ["CallShape", "Case", "Level", "Strategy", "StrategyKind", "lengths_in_words"]
 
 
 class Level(Enum):
@@ -55,7 +55,7 @@ class Strategy:
     """
 
     kind: StrategyKind
-    schedule: Spelled | Auto | None = None
+    schedule: ScheduleSpec | Auto | None = None
     ulysses: int = 1
 
     @classmethod
@@ -134,7 +134,7 @@ def lengths_in_words(tokens: int, queries: int | None) -> str:
 
 
 @dataclass(frozen=True)
-class Shape:
+class CallShape:
     """An attention problem, the same for all strategies of a comparison.
 
     Attributes:
@@ -189,7 +189,7 @@ class Shape:
                 f"{strategy} shards heads, and {self.heads} heads do not divide by {shared} ranks: use another "
                 "number of ranks or heads, or a schedule"
             )
-        if isinstance(strategy.schedule, Spelled):
+        if isinstance(strategy.schedule, ScheduleSpec):
             try:
                 build(str(strategy.schedule), self.ranks // shared, heads=self.heads // shared)
             except ScheduleError as error:
@@ -210,7 +210,7 @@ class Case:
         strategy: The strategy.
     """
 
-    shape: Shape
+    shape: CallShape
     strategy: Strategy
 
     def refusal(self) -> str | None:

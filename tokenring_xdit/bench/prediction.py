@@ -11,7 +11,7 @@ from tokenring_xdit.bench.sweep import NO_NETWORK
 from tokenring_xdit.dtypes import DTYPE_BYTES, parse_dtype
 from tokenring_xdit.lab.effects import LabEffects
 from tokenring_xdit.planning import Inside, Machine, Problem, Simulation, gathered, run, ulysses
-from tokenring_xdit.schedule import Spelled, build
+from tokenring_xdit.schedule import ScheduleSpec, build
 from tokenring_xdit.schedule.lower import lower
 from tokenring_xdit.schedule.lower.program import RankProgram
 from tokenring_xdit.topology import load_network
@@ -76,7 +76,7 @@ def _simulated(record: Record) -> Simulation | None:
         element_bytes=DTYPE_BYTES[parse_dtype(record.dtype)],
     )
     cores, threads = float(record.machine["cores"]), int(record.machine["threads_per_rank"])
-    operations = 4.0 * record.asking * record.tokens * record.heads * record.head_dim * record.batch
+    operations = 4.0 * record.num_queries * record.tokens * record.heads * record.head_dim * record.batch
     at_once = min(record.ranks, cores / threads)  # ranks that compute at full speed
     rate = operations / at_once / record.compute_seconds.median
     machine = Machine.of_processors(rate, _FOLD_RATE, cores=cores, threads=threads)
@@ -91,7 +91,7 @@ def programs_of(strategy: Strategy, problem: Problem, *, in_order: bool) -> tupl
     ranks = problem.ranks // strategy.ulysses
     if strategy.kind is StrategyKind.ULYSSES:
         return ulysses(problem.ranks, Inside.GATHERED, problem, in_order=in_order)
-    if isinstance(strategy.schedule, Spelled):
+    if isinstance(strategy.schedule, ScheduleSpec):
         schedule = build(str(strategy.schedule), ranks, heads=problem.heads // strategy.ulysses).schedule
         if strategy.ulysses == 1:
             return lower(schedule, problem, in_order=in_order)

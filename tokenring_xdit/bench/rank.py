@@ -10,8 +10,8 @@ from tokenring_xdit.bench.commands import Checked, CheckStrategy, Prepare, Prepa
 from tokenring_xdit.bench.instruments import join_sweep
 from tokenring_xdit.bench.measure import Bench
 from tokenring_xdit.bench.pipeline import PipelineBench
-from tokenring_xdit.bench.scene import SceneShape
 from tokenring_xdit.bench.timelines import Traced
+from tokenring_xdit.bench.workload import WorkloadShape
 from tokenring_xdit.workers.loop import Commands, Mailbox
 
 __all__ = ["MESSAGES", "commands"]
@@ -39,6 +39,6 @@ class _Problem:
 
     def prepare(self, command: Prepare) -> Prepared:
         self.bench = None  # lets the tensors before go
-        kind = PipelineBench if isinstance(command.shape, SceneShape) else Bench
+        kind = PipelineBench if isinstance(command.shape, WorkloadShape) else Bench
         self.bench = kind(command, self._device)
         return Prepared(self.bench.kernel, str(self._device), self.bench.threads)

@@ -87,7 +87,7 @@ class Record(_Part):
     max_error: float | None = None
     checked_rows: int | None = None
     bytes_sent: tuple[int, ...] | None = None
-    wire_bytes: tuple[dict[str, dict[str, int]], ...] | None = None
+    link_bytes: tuple[dict[str, dict[str, int]], ...] | None = None
     peak_bytes: tuple[int, ...] | None = None
     peak_measure: str | None = None
     beside: tuple[str, ...] = ()
@@ -117,7 +117,7 @@ class Record(_Part):
         )
 
     @property
-    def asking(self) -> int:
+    def num_queries(self) -> int:
         """How many tokens ask."""
         return self.tokens if self.queries is None else self.queries
 

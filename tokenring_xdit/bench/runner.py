@@ -16,7 +16,7 @@ from typing import Any
 from tokenring_xdit import __version__
 from tokenring_xdit.bench.commands import Checked, CheckStrategy, Prepare, Prepared, Timed, TimeStrategy, TraceStrategy
 from tokenring_xdit.bench.pictures import Pixels, unpack
-from tokenring_xdit.bench.plan import Case, Level, Shape, Strategy, StrategyKind
+from tokenring_xdit.bench.plan import CallShape, Case, Level, Strategy, StrategyKind
 from tokenring_xdit.bench.pool import start_pool
 from tokenring_xdit.bench.records import Record, Spread, Status, case_fields, read_records, write_table
 from tokenring_xdit.bench.sweep import SweepConfig
@@ -113,7 +113,7 @@ def run_sweep(
         )
     earlier = read_records(results) if results.exists() else ()
     recorded = {record.key for record in earlier}
-    pending: dict[Shape, list[Case]] = {}
+    pending: dict[CallShape, list[Case]] = {}
     for shape, cases in config.comparisons().items():
         left = [case for case in cases if _blank(config, case).key not in recorded]
         if left:
@@ -141,7 +141,7 @@ def _blank(config: SweepConfig, case: Case, status: Status = Status.OK) -> Recor
     return Record(**case_fields(case, config.network, config.rounds, config.seed), status=status)
 
 
-def _refuse_ranks(config: SweepConfig, pending: dict[Shape, list[Case]], ranks: Pool | None) -> None:
+def _refuse_ranks(config: SweepConfig, pending: dict[CallShape, list[Case]], ranks: Pool | None) -> None:
     most = max((shape.ranks for shape in pending), default=0)
     network = config.emulated
     if ranks is not None:
@@ -170,10 +170,10 @@ def _network(
         yield None, None
         return
     with emulate(config.emulated) as emulated:
-        on_step(SweepStep(0, 0, f"measuring the wires of {config.network}"))
+        on_step(SweepStep(0, 0, f"measuring the links of {config.network}"))
         report = self_test(emulated)
         refuse_slow(report)
-        figures = [figure for wire in report.wires for figure in (wire.one_way, wire.there, wire.back)]
+        figures = [figure for link in report.links for figure in (link.one_way, link.there, link.back)]
         yield emulated, min(figure.share for figure in (*figures, *report.together))
 
 
@@ -182,7 +182,7 @@ class _Sweep:
         self,
         config: SweepConfig,
         results: Path,
-        pending: dict[Shape, list[Case]],
+        pending: dict[CallShape, list[Case]],
         command: str,
         on_step: Callable[[SweepStep], None],
         on_picture: Callable[[Strategy, Pixels], None] | None,
@@ -196,7 +196,7 @@ class _Sweep:
         self._done = 0
         self._total = sum(self._steps(shape, len(cases)) for shape, cases in pending.items())
 
-    def _steps(self, shape: Shape, cases: int) -> int:
+    def _steps(self, shape: CallShape, cases: int) -> int:
         return 1 + (1 + self._traces) * cases + self._turns * (cases + len(_beside(shape)))
 
     def run(self, emulated: EmulatedNetwork | None, share: float | None) -> None:
@@ -239,7 +239,7 @@ class _Sweep:
                         break
                 self._done = ended
 
-    def _compare(self, pool: Pool, shape: Shape, cases: list[Case]) -> None:
+    def _compare(self, pool: Pool, shape: CallShape, cases: list[Case]) -> None:
         """Measure cases of one problem by turns, and record them."""
         strategies = [case.strategy for case in cases]
         whole = any(strategy.kind is StrategyKind.SINGLE for strategy in strategies)
@@ -298,7 +298,7 @@ class _Sweep:
             file.write(record.model_dump_json() + "\n")
 
 
-def _beside(shape: Shape) -> list[None]:
+def _beside(shape: CallShape) -> list[None]:
     """What takes turns with the strategies: their computation alone, which calls of attention have."""
     return [None] if shape.level is Level.ATTENTION else []
 
@@ -312,7 +312,7 @@ def _figures(case: Case, checked: list[Checked], times: dict[Strategy | None, li
         "max_error": max(found.difference for found in checked) / scale,
         "checked_rows": sum(found.rows for found in checked),
         "bytes_sent": tuple(found.bytes_sent for found in checked),
-        "wire_bytes": None if checked[0].wires is None else tuple(found.wires or {} for found in checked),
+        "link_bytes": None if checked[0].links is None else tuple(found.links or {} for found in checked),
         "peak_bytes": tuple(found.peak for found in checked),
         "peak_measure": checked[0].peak_measure,
     }

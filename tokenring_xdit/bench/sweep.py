@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from tokenring_xdit.bench.plan import Case, Level, Shape, Strategy
-from tokenring_xdit.bench.scene import GUIDANCE, PROMPT, SceneShape, flux_model
+from tokenring_xdit.bench.plan import CallShape, Case, Level, Strategy
+from tokenring_xdit.bench.workload import GUIDANCE, PROMPT, WorkloadShape, flux_model
 from tokenring_xdit.config import Config
 from tokenring_xdit.dtypes import DTYPES, DTYPES_IN_SHORT, DtypeName, parse_dtype
 from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, TokenRingError
@@ -189,9 +189,9 @@ class SweepConfig(Config):
         """The network that the ranks run in; ``None`` for this machine's own."""
         return None if self.network == NO_NETWORK else load_network(self.network)
 
-    def comparisons(self) -> dict[Shape, tuple[Case, ...]]:
+    def comparisons(self) -> dict[CallShape, tuple[Case, ...]]:
         """The cases, those of one problem together, none twice; what refuses its problem among them."""
-        found: dict[Shape, dict[Case, None]] = {}
+        found: dict[CallShape, dict[Case, None]] = {}
         for axes in self.cases or (Axes(),):
             strategies = axes.strategies if axes.strategies is not None else self.strategies
             for shape in self._shapes(axes):
@@ -199,7 +199,7 @@ class SweepConfig(Config):
                     found.setdefault(shape, {})[Case(shape, Strategy.parse(name))] = None
         return {shape: tuple(cases) for shape, cases in found.items()}
 
-    def _shapes(self, axes: Axes) -> list[Shape]:
+    def _shapes(self, axes: Axes) -> list[CallShape]:
         def chosen(name: str) -> Any:
             said = (getattr(axes, name), getattr(self, name), _AXES[Level(self.level)].get(name))
             return next((values for values in said if values is not None), ())
@@ -207,10 +207,10 @@ class SweepConfig(Config):
         if self.level == Level.PIPELINE.value:
             axes_of_scenes = ("ranks", "models", "sizes", "steps", "dtype")
             said = (self.prompt,), (self.guidance,)
-            return [SceneShape.of(*values) for values in product(*map(chosen, axes_of_scenes), *said)]
+            return [WorkloadShape.of(*values) for values in product(*map(chosen, axes_of_scenes), *said)]
         axes_of_calls = ("ranks", "tokens", "queries", "heads", "head_dim", "batch", "dtype")
         return [
-            Shape(ranks, tokens, None if queries == tokens else queries, *rest)
+            CallShape(ranks, tokens, None if queries == tokens else queries, *rest)
             for ranks, tokens, queries, *rest in product(*map(chosen, axes_of_calls))
         ]
 

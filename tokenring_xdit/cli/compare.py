@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tokenring_xdit.bench import Pixels, Record, Status, Strategy, SweepConfig, inspect_models, run_sweep
-from tokenring_xdit.bench.scene import flux_model
 from tokenring_xdit.bench.sheet import Panel, contact_sheet
+from tokenring_xdit.bench.workload import flux_model
 from tokenring_xdit.cli.paths import refuse_unwritable
 from tokenring_xdit.cli.progress import progress
 from tokenring_xdit.config import read_config

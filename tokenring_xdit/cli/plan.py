@@ -117,6 +117,6 @@ def simulate_command(args: argparse.Namespace) -> None:
     busiest = max(simulation.link_busy, key=simulation.link_busy.__getitem__, default=None)
     if busiest is not None:
         share, size = simulation.link_busy[busiest], simulation.link_bytes[busiest]
-        print(f"  busiest wire: {busiest[0]} to {busiest[1]}, {size / 1e6:.2f} MB, busy {share:.0%} of the time")
+        print(f"  busiest link: {busiest[0]} to {busiest[1]}, {size / 1e6:.2f} MB, busy {share:.0%} of the time")
     if args.trace is not None:
         print(f"timeline: {args.trace}")

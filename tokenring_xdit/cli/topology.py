@@ -58,14 +58,14 @@ def show_command(args: argparse.Namespace) -> None:
 
 
 def _table(network: Network) -> str:
-    width = max(len(str(wire)) for wire in network.wires)
+    width = max(len(str(link)) for link in network.links)
     lines = [
-        f"{network.name}: {len(network.hosts)} hosts, {len(network.switches)} switches, {len(network.wires)} wires; "
+        f"{network.name}: {len(network.hosts)} hosts, {len(network.switches)} switches, {len(network.links)} links; "
         f"{_COUNTED[network.counts]}; {'hosts pass on' if network.hosts_forward else 'hosts do not pass on'} what is "
         "for others",
-        f"{'wire':<{width}} {'there':>12} {'back':>12} {'delay':>10}",
+        f"{'link':<{width}} {'there':>12} {'back':>12} {'delay':>10}",
     ]
-    for wire in network.wires:
-        delay = f"{wire.delay * 1e6:g} us" if wire.delay else "-"
-        lines.append(f"{wire!s:<{width}} {wire.rate!s:>12} {wire.back!s:>12} {delay:>10}")
+    for link in network.links:
+        delay = f"{link.delay * 1e6:g} us" if link.delay else "-"
+        lines.append(f"{link!s:<{width}} {link.rate!s:>12} {link.back!s:>12} {delay:>10}")
     return "\n".join(lines)

@@ -86,9 +86,9 @@ class LabEffects(Effects):
         """As in the base class; real links do not catch up."""
         if not self.catch_up or not network.is_emulated:
             return 0.0
-        link = network.wire(*way)
+        link = network.link(*way)
         return self.catch_up * network.payload_rate(way) + segment(network, link, way[0]) * network.payload_share
 
     def work_per_byte(self, network: Network, way: Direction) -> float:
         """As in the base class."""
-        return self.segment_work and self.segment_work / segment(network, network.wire(*way), way[0])
+        return self.segment_work and self.segment_work / segment(network, network.link(*way), way[0])

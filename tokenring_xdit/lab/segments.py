@@ -1,42 +1,42 @@
-"""In what pieces the wires of an emulated network carry what is sent: each costs processor time, and delay."""
+"""In what pieces the links of an emulated network carry what is sent: each costs processor time, and delay."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from itertools import pairwise
 
-from tokenring_xdit.topology.network import FRAME, Network, Wire
+from tokenring_xdit.topology.network import FRAME, Link, Network
 from tokenring_xdit.topology.sharing import Direction
 
 __all__ = ["CATCH_UP", "segment"]
 
 CATCH_UP = 0.002
-"""Seconds that a wire may catch up after a pause. One segment more goes at once: ``htb`` sends it, then counts it."""
+"""Seconds that a link may catch up after a pause. One segment more goes at once: ``htb`` sends it, then counts it."""
 
 
 _LONGEST = 65536  # bytes: the kernel's
-# Seconds on a wire, at most; on any, where others pass it on. Every segment costs processor time that the ranks want,
+# Seconds on a link, at most; on any, where others pass it on. Every segment costs processor time that the ranks want,
 # and what is passed on is late by one: in segments of 1 ms a star of 8 takes half of two cores, of 2 ms a quarter.
 _SECONDS, _SECONDS_PASSED_ON = 0.008, 0.002
-# On the first wire at least, whatever slower ones follow: eight hosts that fill 1 Gbit/s take two cores even so.
+# On the first link at least, whatever slower ones follow: eight hosts that fill 1 Gbit/s take two cores even so.
 _SECONDS_FIRST = 0.0005
 
 
-def segment(network: Network, wire: Wire, node: str) -> int:
-    """Bytes that a node may hand to a wire in one go.
+def segment(network: Network, link: Link, node: str) -> int:
+    """Bytes that a node may hand to a link in one go.
 
     Args:
         network: Whose rates count frames.
-        wire: The wire.
+        link: The link.
         node: The end of it that sends.
     """
-    other = wire.b if node == wire.a else wire.a
-    return _segments(network).get((node, other), _LONGEST)  # some wires are on no way
+    other = link.b if node == link.a else link.a
+    return _segments(network).get((node, other), _LONGEST)  # some links are on no way
 
 
 @lru_cache(maxsize=16)
 def _segments(network: Network) -> dict[Direction, int]:
-    """Of each direction of each wire, never less than on the wire before: longer ones would be cut into frames there.
+    """Of each direction of each link, never less than on the link before: longer ones would be cut into frames there.
 
     The kernel does so (``gso_features_check``), and each frame costs about as much as a whole segment.
     """
@@ -45,7 +45,7 @@ def _segments(network: Network) -> dict[Direction, int]:
     passing_on = {frozenset(ends) for way in ways if len(way) > 1 for ends in way}
 
     def longest(ends: Direction, seconds: float) -> int:
-        rate = network.wire(*ends).rate_from(ends[0])
+        rate = network.link(*ends).rate_from(ends[0])
         return min(_LONGEST, max(2 * FRAME, round(rate.bits_per_second / 8 * seconds)))
 
     made: dict[Direction, int] = {}  # by the hosts

@@ -15,7 +15,7 @@ from tokenring_xdit.planning.machine import Machine
 from tokenring_xdit.planning.options import TIE, Option, ranked_schedules, ranked_splits, seconds_of
 from tokenring_xdit.planning.others import Inside, gathered, shared_heads, ulysses
 from tokenring_xdit.planning.simulate import Simulation, run
-from tokenring_xdit.schedule import ALGORITHMS, Mask, Spelled, VerifiedSchedule, build, parse, q_block
+from tokenring_xdit.schedule import ALGORITHMS, Mask, ScheduleSpec, VerifiedSchedule, build, parse, q_block
 from tokenring_xdit.schedule.lower import lower
 from tokenring_xdit.schedule.lower.program import KernelCall, MergeCall, RankProgram
 from tokenring_xdit.schedule.problem import Problem
@@ -156,7 +156,7 @@ class _Trial:
         overhead: Seconds of it, at most, that more than one kernel call and one merge cost however short they are.
     """
 
-    name: Spelled
+    name: ScheduleSpec
     option: Option
     floor: float
     overhead: float
@@ -192,21 +192,21 @@ class _Setting:
         """What the numbers of query and key heads are multiples of."""
         return math.gcd(self.inner.heads, self.inner.kv_heads)
 
-    def whole(self) -> tuple[Spelled, ...]:
+    def whole(self) -> tuple[ScheduleSpec, ...]:
         """Schedules for these nodes that are worth timing, in whole blocks."""
         ranks, nodes = self.inner.ranks, self.split.ring
         if nodes == 1:
             return self._worth(across_nodes=False)
         if ranks == nodes:  # one rank in each: all are the same
             return (parse(DEFAULT_SCHEDULE).over_nodes(nodes),)
-        inside = (Spelled(name) for name, algorithm in ALGORITHMS.items() if algorithm.inside_nodes)
+        inside = (ScheduleSpec(name) for name, algorithm in ALGORITHMS.items() if algorithm.inside_nodes)
         return self._simulated_soon(name.over_nodes(nodes) for name in inside)
 
-    def nodes_left_open(self) -> tuple[Spelled, ...]:
+    def nodes_left_open(self) -> tuple[ScheduleSpec, ...]:
         """Schedules that tell nodes apart and are worth timing, each for the nodes that it says."""
         return self._worth(across_nodes=True)
 
-    def _worth(self, *, across_nodes: bool) -> tuple[Spelled, ...]:
+    def _worth(self, *, across_nodes: bool) -> tuple[ScheduleSpec, ...]:
         return self._simulated_soon(
             parse(f"{name}:{options}" if options else name)
             for name, algorithm in ALGORITHMS.items()
@@ -214,7 +214,7 @@ class _Setting:
             for options in algorithm.worth(self.inner.ranks, self.heads)
         )
 
-    def _simulated_soon(self, names: Iterable[Spelled]) -> tuple[Spelled, ...]:
+    def _simulated_soon(self, names: Iterable[ScheduleSpec]) -> tuple[ScheduleSpec, ...]:
         found = []
         for name in names:
             inside, nodes = name.in_nodes()
@@ -222,12 +222,12 @@ class _Setting:
                 found.append(name)
         return tuple(found)
 
-    def trials(self, names: Sequence[Spelled]) -> list[_Trial]:
+    def trials(self, names: Sequence[ScheduleSpec]) -> list[_Trial]:
         """Time those that will do."""
         built = [(name, build(str(name), self.inner.ranks, self.split.mask, self.heads)) for name in names]
         return [self._trial(name, verified) for name, verified in built if self._does(verified)]
 
-    def other_forms(self, trials: Sequence[_Trial], fastest: float) -> list[Spelled]:
+    def other_forms(self, trials: Sequence[_Trial], fastest: float) -> list[ScheduleSpec]:
         """The most promising in pieces, or in wide calls, where that could take less time than the fastest of all."""
         if self.inner.ranks > _MANY_RANKS:
             return []
@@ -251,7 +251,7 @@ class _Setting:
         fits = verified.takes_heads(self.inner.heads, self.inner.kv_heads)
         return fits and (verified.keys_stay_whole or not self.keys_stay_whole)
 
-    def _trial(self, name: Spelled, verified: VerifiedSchedule) -> _Trial:
+    def _trial(self, name: ScheduleSpec, verified: VerifiedSchedule) -> _Trial:
         schedule, degree = verified.schedule, self.split.ulysses
         inside = name if self.split.ring == 1 else name.in_nodes()[0]  # between nodes flags say what runs in one
         split = replace(self.split, schedule=str(inside))

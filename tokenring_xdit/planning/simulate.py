@@ -1,7 +1,7 @@
-"""Runs programs on a network that is only described: a discrete-event simulation of ranks and wires.
+"""Runs programs on a network that is only described: a discrete-event simulation of ranks and links.
 
-Transfers are fluid: those that share a wire share its rate evenly, each as fast as its slowest wire lets it
-(max-min fairness), both directions of a wire apart. Ranks compute at full speed, or share the cores of one machine.
+Transfers are fluid: those that share a link share its rate evenly, each as fast as its slowest link lets it
+(max-min fairness), both directions of a link apart. Ranks compute at full speed, or share the cores of one machine.
 Hosts that launch what GPUs do run ahead of them, from call to call; so a call takes as long as the slower of both.
 """
 
@@ -46,7 +46,7 @@ class Simulation:
         exposed: Seconds of it in which the rank that computes longest does not: communication that nothing hides.
         sent: Bytes that each rank sent.
         messages: Messages that each rank sent.
-        link_bytes: Bytes that each direction of a wire carried, by ``(from, to)``.
+        link_bytes: Bytes that each direction of a link carried, by ``(from, to)``.
         link_busy: Share of the makespan for which it carried anything at all.
     """
 
@@ -142,7 +142,7 @@ def run_steps(
     return _World(name, steps, network, machine, effects).run()
 
 
-class _Rank:
+class _RunningRank:
     """Where a rank is in its program."""
 
     __slots__ = ("at", "attended", "began", "busy", "free", "steps")
@@ -174,7 +174,7 @@ class _World:
     ) -> None:
         self.name, self.machine, self.effects = name, machine, effects
         self.now = 0.0
-        self.ranks = [_Rank((*_late(effects.late(rank)), *steps)) for rank, steps in enumerate(programs)]
+        self.ranks = [_RunningRank((*_late(effects.late(rank)), *steps)) for rank, steps in enumerate(programs)]
         self.states: dict[Message, int] = defaultdict(int)
         self.left = np.full(len(self.ranks), np.inf)  # seconds of the step that a rank is busy with
         self.look = set(range(len(self.ranks)))  # ranks for which something has changed
@@ -198,7 +198,7 @@ class _World:
         work = max((rank.free for rank in self.ranks), default=0.0)
         makespan = max(work, launch)
         exposed = makespan - max((rank.attended for rank in self.ranks), default=0.0)
-        busy = {wire: seconds / (makespan or 1.0) for wire, seconds in self.traffic.link_busy.items()}
+        busy = {link: seconds / (makespan or 1.0) for link, seconds in self.traffic.link_busy.items()}
         sends = [[message.size for step in _posts(rank.steps) for message in step.sends] for rank in self.ranks]
         sent, messages = tuple(map(sum, sends)), tuple(map(len, sends))
         return Simulation(
@@ -239,7 +239,7 @@ class _World:
         states = self.states
         return all(states[message] & (_GONE if message.source == number else _ARRIVED) for message in step.needs)
 
-    def _end(self, number: int, rank: _Rank) -> None:
+    def _end(self, number: int, rank: _RunningRank) -> None:
         rank.busy, rank.free = False, self.now
         self.left[number] = np.inf
         step = rank.steps[rank.at]
@@ -320,7 +320,7 @@ class _World:
             self._arrive(message, since)
 
     def _speed(self) -> float:
-        """How fast each rank computes: fully, or its share of cores that ranks and wires use together."""
+        """How fast each rank computes: fully, or its share of cores that ranks and links use together."""
         if self.machine.cores is None:
             return 1.0
         working = int(np.isfinite(self.left).sum())

@@ -128,11 +128,11 @@ def timed(programs: Sequence[RankProgram], machine: Machine, effects: Effects) -
     """
     messages = _Messages()
     return tuple(
-        tuple(_Rank(rank, program, machine, effects, messages).steps()) for rank, program in enumerate(programs)
+        tuple(_TimedRank(rank, program, machine, effects, messages).steps()) for rank, program in enumerate(programs)
     )
 
 
-class _Rank:
+class _TimedRank:
     def __init__(
         self, number: int, program: RankProgram, machine: Machine, effects: Effects, messages: _Messages
     ) -> None:
@@ -140,6 +140,7 @@ class _Rank:
         self._machine, self._effects = machine, effects
         self._came: dict[int, Message] = {}  # what brings the content of a slot
         self._packed: list[int] = []  # bytes of what the next post sends
+        self._unneeded: list[Message] = []  # what comes, and nothing has needed so far
 
     def steps(self) -> Iterator[TimedStep]:
         machine, launches = self._machine, self._machine.launches
@@ -167,6 +168,8 @@ class _Rank:
                 needs = self._needs(step.keys.slot, step.queries.slot)
                 launch = launches.attend + launches.fold * (step.output >= 0)  # its log-sum-exp becomes token-major
                 yield Work(Activity.ATTEND, needs, seconds, step, launch)
+        if self._unneeded:
+            yield Work(Activity.WAIT, tuple(self._unneeded), 0.0, "what comes and nothing needs")
 
     def _concat(self, step: Concat) -> Work:
         """What has not arrived in its place is copied."""
@@ -183,7 +186,9 @@ class _Rank:
         return Attention(operations * step.heads * step.q_tokens * step.kv_tokens * head_dim, step.heads, step.q_tokens)
 
     def _needs(self, *slots: int) -> tuple[Message, ...]:
-        return tuple(self._came[slot] for slot in slots if slot in self._came)
+        needed = tuple(self._came[slot] for slot in slots if slot in self._came)
+        self._unneeded = [message for message in self._unneeded if message not in needed]
+        return needed
 
     def _size(self, slot: int) -> int:
         return self._program.slots[slot].size
@@ -203,6 +208,7 @@ class _Rank:
             for recv in step.recvs
         ]
         self._came.update((recv.slot, message) for recv, message in zip(step.recvs, recvs, strict=True))
+        self._unneeded += recvs
         sends = [
             self._messages.sent(
                 self._number, send.peer, send.channel, self._part_size(step.payloads[send.payload]), send.block

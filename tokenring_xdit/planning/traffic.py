@@ -1,4 +1,4 @@
-"""Messages on the wires of a network, all at once: transfers are fluid, and share each wire evenly or nearly so."""
+"""Messages on the links of a network, all at once: transfers are fluid, and share each link evenly or nearly so."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NO_WIRE = -1
 
 
 class Traffic:
-    """What is on its way, how fast, and what the wires have carried.
+    """What is on its way, how fast, and what the links have carried.
 
     Args:
         network: Rank ``r`` is at its ``r``-th host.
@@ -29,11 +29,11 @@ class Traffic:
 
     def __init__(self, network: Network, effects: Effects) -> None:
         self._network, self._effects = network, effects
-        self._wires: dict[Direction, int] = {}
-        self._routes: dict[tuple[int, int], tuple[tuple[int, ...], float]] = {}  # wires by number, and their delay
+        self._links: dict[Direction, int] = {}
+        self._routes: dict[tuple[int, int], tuple[tuple[int, ...], float]] = {}  # links by number, and their delay
         self._fresh: list[tuple[Message, float]] = []
         self._changed = False
-        self._part: Amounts = np.zeros(0)  # of each wire what a byte a second takes
+        self._part: Amounts = np.zeros(0)  # of each link what a byte a second takes
         self._work: Amounts = np.zeros(0)  # seconds of a shared processor that a byte on it costs
         self._bytes: Amounts = np.zeros(0)  # carried at its rate
         self._ahead: Amounts = np.zeros(0)  # and at once, after a pause
@@ -45,25 +45,25 @@ class Traffic:
         self._since: Amounts = np.zeros(0)
         self._left: Amounts = np.zeros(0)
         self._rates: Amounts = np.zeros(0)
-        self._most_alone: Amounts = np.zeros(0)  # bytes a second that it reaches however free its wires are
-        self._paths: Numbers = np.zeros((0, 1), dtype=np.intp)  # the wires of its route, the rest of a row none
-        # And for each wire what it carries in a second, and whether anything:
+        self._most_alone: Amounts = np.zeros(0)  # bytes a second that it reaches however free its links are
+        self._paths: Numbers = np.zeros((0, 1), dtype=np.intp)  # the links of its route, the rest of a row none
+        # And for each link what it carries in a second, and whether anything:
         self._loads: Amounts = np.zeros(0)
         self._used = np.zeros(0, dtype=bool)
 
     @property
     def link_bytes(self) -> dict[Direction, float]:
-        """Bytes that each direction of a wire has carried, of those that any message took."""
-        return dict(zip(self._wires, (self._bytes + self._ahead).tolist(), strict=True))
+        """Bytes that each direction of a link has carried, of those that any message took."""
+        return dict(zip(self._links, (self._bytes + self._ahead).tolist(), strict=True))
 
     @property
     def link_busy(self) -> dict[Direction, float]:
         """Seconds for which it has carried anything."""
-        return dict(zip(self._wires, self._busy.tolist(), strict=True))
+        return dict(zip(self._links, self._busy.tolist(), strict=True))
 
     @property
     def busiest(self) -> float:
-        """Seconds that the wire which has carried most, for what it can, would have taken at its rate."""
+        """Seconds that the link which has carried most, for what it can, would have taken at its rate."""
         return float((self._bytes * self._part).max(initial=0.0))
 
     @property
@@ -76,7 +76,7 @@ class Traffic:
         self._fresh.append((message, now))
 
     def delay(self, message: Message) -> float:
-        """Seconds that the wires of its route need to pass anything on."""
+        """Seconds that the links of its route need to pass anything on."""
         return self._route(message)[1]
 
     def share(self) -> None:
@@ -142,7 +142,7 @@ class Traffic:
         self._paths = paths
         self._messages = np.concatenate((self._messages, messages))
         self._since = np.concatenate((self._since, [now for _, now in self._fresh]))
-        self._add_wires(list(self._wires)[len(self._part) :])
+        self._add_links(list(self._links)[len(self._part) :])
         sizes = [
             message.size - self._at_once(message, route)
             for (message, _), route in zip(self._fresh, routes, strict=True)
@@ -151,7 +151,7 @@ class Traffic:
         self._most_alone = np.concatenate((self._most_alone, [self._alone(message) for message, _ in self._fresh]))
         self._fresh.clear()
 
-    def _add_wires(self, new: Sequence[Direction]) -> None:
+    def _add_links(self, new: Sequence[Direction]) -> None:
         nothing = np.zeros(len(new))
         most = [self._effects.at_once(self._network, way) for way in new]
         self._bytes, self._ahead, self._busy = (
@@ -162,25 +162,25 @@ class Traffic:
         self._work = np.concatenate((self._work, [self._effects.work_per_byte(self._network, way) for way in new]))
 
     def _at_once(self, message: Message, route: tuple[int, ...]) -> float:
-        """Let its wires carry what of it they may at once."""
+        """Let its links carry what of it they may at once."""
         if not self._most.any():
             return 0.0
-        wires = list(route)
-        ahead = min(float(message.size), float(self._credit[wires].min()))
-        self._credit[wires] -= ahead
-        self._ahead[wires] += ahead
+        links = list(route)
+        ahead = min(float(message.size), float(self._credit[links].min()))
+        self._credit[links] -= ahead
+        self._ahead[links] += ahead
         return ahead
 
     def _alone(self, message: Message) -> float:
         """Bytes a second that a message reaches at most, whatever else is on its way."""
         ends = (self._network.hosts[rank] for rank in (message.source, message.target))
-        wires = (self._network.wire(*way) for way in pairwise(self._network.route(*ends)))
-        return min((wire.message_rate(message.size) for wire in wires), default=math.inf)
+        links = (self._network.link(*way) for way in pairwise(self._network.route(*ends)))
+        return min((link.message_rate(message.size) for link in links), default=math.inf)
 
     def _route(self, message: Message) -> tuple[tuple[int, ...], float]:
         pair = message.source, message.target
         if pair not in self._routes:
             ways = list(pairwise(self._network.route(*(self._network.hosts[rank] for rank in pair))))
-            wires = tuple(self._wires.setdefault(way, len(self._wires)) for way in ways)
-            self._routes[pair] = wires, sum(self._network.wire(*way).delay for way in ways)
+            links = tuple(self._links.setdefault(way, len(self._links)) for way in ways)
+            self._routes[pair] = links, sum(self._network.link(*way).delay for way in ways)
         return self._routes[pair]

@@ -12,7 +12,7 @@ from tokenring_xdit.schedule.auto import AUTO, Auto
 from tokenring_xdit.schedule.builders import ALGORITHMS
 from tokenring_xdit.schedule.causal import causal
 from tokenring_xdit.schedule.describe import describe
-from tokenring_xdit.schedule.naming import MOST_RANKS, Spelled, known_as, parse
+from tokenring_xdit.schedule.naming import MOST_RANKS, ScheduleSpec, known_as, parse
 from tokenring_xdit.schedule.plan import (
     WHOLE,
     Action,
@@ -55,8 +55,8 @@ __all__ = [
     "Program",
     "Published",
     "Schedule",
+    "ScheduleSpec",
     "Span",
-    "Spelled",
     "Timeline",
     "Transfer",
     "VerifiedSchedule",

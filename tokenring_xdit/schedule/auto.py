@@ -1,4 +1,4 @@
-"""``auto`` in the place of a schedule's name: chosen for each shape, when it is first met."""
+"""``auto`` in the place of a schedule's name: chosen for each shape, at its first call."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def causal(schedule: Schedule) -> Schedule:
     """Leave out of a plan for all pairs those of a query block and a later key block.
 
     With them go partial outputs that would be empty, and transfers of blocks that neither their
-    receiver nor anyone after it attends. A rank's own pair is met whole, by the first action that met
+    receiver nor anyone after it attends. A rank's own pair is attended whole, by the first action that attended
     a part of it, or at the end where none did.
 
     Args:
@@ -43,14 +43,14 @@ def causal(schedule: Schedule) -> Schedule:
 def _attended(rank: int, program: Program) -> Iterator[Action]:
     """The program with the pairs that the mask asks for."""
     own = Attend(q_block(rank), kv_block(rank), Mask.CAUSAL)
-    met = False
+    attended = False
     for action in program:
         if not isinstance(action, Attend) or action.kv.owner < action.q.owner:
             yield action
-        elif action.q.owner == action.kv.owner and not met:
-            met = True
+        elif action.q.owner == action.kv.owner and not attended:
+            attended = True
             yield own
-    if not met:  # the full plan had it met by other ranks
+    if not attended:  # the full plan had it attended by other ranks
         yield own
 
 

@@ -11,7 +11,7 @@ from tokenring_xdit.schedule.builders import ALGORITHMS
 from tokenring_xdit.schedule.plan import Mask, Schedule
 from tokenring_xdit.spec import Grammar, Option, Whole, Word, written
 
-__all__ = ["MOST_RANKS", "Spelled", "known_as", "parse"]
+__all__ = ["MOST_RANKS", "ScheduleSpec", "known_as", "parse"]
 
 MOST_RANKS = 4096
 """Largest number of nodes, rows or peers."""
@@ -21,7 +21,7 @@ _MOST_CHUNKS = 64
 
 
 @dataclass(frozen=True)
-class Spelled:
+class ScheduleSpec:
     """A schedule asked for by name.
 
     Attributes:
@@ -40,11 +40,11 @@ class Spelled:
         """What is known of it."""
         return ALGORITHMS[self.name]
 
-    def having(self, **options: Default) -> Spelled:
+    def having(self, **options: Default) -> ScheduleSpec:
         """The same schedule with other options."""
-        return _spelled(self.name, {**dict(self.options), **options})
+        return _spec(self.name, {**dict(self.options), **options})
 
-    def over_nodes(self, nodes: int) -> Spelled:
+    def over_nodes(self, nodes: int) -> ScheduleSpec:
         """This schedule inside each of several nodes, and a ring of keys between them; itself for one node.
 
         Raises:
@@ -56,7 +56,7 @@ class Spelled:
         options = {**dict(self.options), "nodes": nodes, "inside": self.name}
         return parse(written(across, options.items()))
 
-    def in_nodes(self) -> tuple[Spelled, int]:
+    def in_nodes(self) -> tuple[ScheduleSpec, int]:
         """What runs inside each node, and the number of nodes: itself and 1 where it does not tell nodes apart."""
         if not self.algorithm.across_nodes:
             return self, 1
@@ -64,7 +64,7 @@ class Spelled:
         inside, nodes = options.pop("inside"), options.pop("nodes")
         assert isinstance(inside, str)
         assert isinstance(nodes, int)
-        return _spelled(inside, options), nodes
+        return _spec(inside, options), nodes
 
     def plan(self, world_size: int, mask: Mask = Mask.FULL, heads: int = 0) -> Schedule:
         """The plan, not proved yet.
@@ -85,13 +85,13 @@ class Spelled:
         return replace(self.algorithm.plan(world_size, mask, heads, wide=wide, **options), name=str(self))
 
 
-def parse(text: str) -> Spelled:
+def parse(text: str) -> ScheduleSpec:
     """Read ``NAME`` or ``NAME:OPTION=VALUE,OPTION=VALUE``.
 
     Raises:
         ScheduleError: There is no such schedule or option, or the option does not take that value.
     """
-    return _spelled(*_FORM.read(text))
+    return _spec(*_FORM.read(text))
 
 
 def known_as(published: Published) -> str:
@@ -100,10 +100,10 @@ def known_as(published: Published) -> str:
     return name
 
 
-def _spelled(name: str, options: Mapping[str, Default]) -> Spelled:
+def _spec(name: str, options: Mapping[str, Default]) -> ScheduleSpec:
     """Options that are as nothing said are left out: so a schedule has one name."""
     defaults = ALGORITHMS[name].options
-    return Spelled(name, tuple(sorted((o, v) for o, v in options.items() if v != defaults.get(o))))
+    return ScheduleSpec(name, tuple(sorted((o, v) for o, v in options.items() if v != defaults.get(o))))
 
 
 def _taken(option: str, default: Default) -> Option:

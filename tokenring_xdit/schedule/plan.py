@@ -1,7 +1,7 @@
 """The plan as data: blocks, actions, and one program per rank.
 
 Rank ``r`` owns ``Q[r]`` and ``KV[r]``. A partial result ``O[q, at]`` is the output of query block
-``q``, with its log-sum-exp, over the keys it has met at rank ``at``; it comes into being at ``at`` by
+``q``, with its log-sum-exp, over the keys it has attended at rank ``at``; it comes into being at ``at`` by
 attending there, and ``O[q, q]`` is the result itself. A block may be narrowed to a piece of its
 tokens or of its heads, so that a builder can cut blocks finer or send half the heads each way round.
 
@@ -62,7 +62,7 @@ class Channel(Enum):
     KV = "kv"
     O = "o"  # noqa: E741
     NODES = "nodes"
-    """Keys and values between nodes, whose slower wires would hold up what shares their channel."""
+    """Keys and values between nodes, whose slower links would hold up what shares their channel."""
 
 
 class Mask(Enum):
@@ -72,7 +72,7 @@ class Mask(Enum):
     CAUSAL = "causal"
 
     def asks(self, q_owner: int, kv_owner: int) -> bool:
-        """Whether a plan with this mask lets the queries of one rank meet the keys of another."""
+        """Whether a plan with this mask lets the queries of one rank attend the keys of another."""
         return self is Mask.FULL or kv_owner <= q_owner
 
     def of_pair(self, q_owner: int, kv_owner: int) -> Mask:
@@ -121,7 +121,7 @@ class Block:
     Attributes:
         kind: What it holds.
         owner: Rank whose tokens these are.
-        at: For partial output, the rank where the keys were met; ``None`` otherwise.
+        at: For partial output, the rank where the keys were attended; ``None`` otherwise.
         tokens: Which of the owner's tokens.
         heads: Which heads.
     """
@@ -163,7 +163,7 @@ def kv_block(owner: int, *, tokens: Piece = WHOLE, heads: Piece = WHOLE) -> Bloc
 
 
 def o_block(owner: int, at: int, *, tokens: Piece = WHOLE, heads: Piece = WHOLE) -> Block:
-    """The partial output of ``owner``'s queries over the keys met at rank ``at``."""
+    """The partial output of ``owner``'s queries over the keys attended at rank ``at``."""
     return Block(Kind.O, owner, at, tokens=tokens, heads=heads)
 
 
@@ -186,7 +186,7 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Attend:
-    """Let ``q`` meet ``kv``; the result folds into ``O[q, this rank]``.
+    """Let ``q`` attend ``kv``; the result folds into ``O[q, this rank]``.
 
     The executor waits for the exchanges that bring the two blocks, and for nothing else.
     """

@@ -243,7 +243,7 @@ class Replay:
                 range(self.grid.q), range(self.grid.kv), range(self.grid.heads)
             ):
                 if (q_owner, q_atom, kv_owner, kv_atom, head) not in self.attended:
-                    raise self._fail((q_owner, None), f"Q[{q_owner}] never meets all of KV[{kv_owner}]")
+                    raise self._fail((q_owner, None), f"Q[{q_owner}] never attends all of KV[{kv_owner}]")
         for (owner, at, _, _), (state, spot) in self.partials.items():
             if owner == at or state is _State.MERGED:
                 continue

@@ -20,7 +20,7 @@ _LANES = 1000
 
 
 class Activity(Enum):
-    """What a rank, or one of its wires, was busy with."""
+    """What a rank, or one of its links, was busy with."""
 
     SEND = "send"
     RECEIVE = "receive"

@@ -1,7 +1,7 @@
 """Which device is linked to which, how fast, and what follows from it. Pure Python, like the schedules."""
 
 from tokenring_xdit.topology.files import load_network, network_to_mapping, network_to_yaml
-from tokenring_xdit.topology.network import EXAMPLES, FRAME_SHARE, Counts, Network, Rate, Wire, parse_network
+from tokenring_xdit.topology.network import EXAMPLES, FRAME_SHARE, Counts, Link, Network, Rate, parse_network
 from tokenring_xdit.topology.presets import FABRICS, PRESETS, Preset, find_preset, load_topology
 
 __all__ = [
@@ -10,10 +10,10 @@ __all__ = [
     "FRAME_SHARE",
     "PRESETS",
     "Counts",
+    "Link",
     "Network",
     "Preset",
     "Rate",
-    "Wire",
     "find_preset",
     "load_network",
     "load_topology",

@@ -14,16 +14,16 @@ import yaml
 
 from tokenring_xdit.errors import ConfigurationError, nearest
 from tokenring_xdit.messages import listed, named, one_line, shown
-from tokenring_xdit.topology.network import MOST_NODES, Counts, Network, Rate, Wire, host_names, parse_network
+from tokenring_xdit.topology.network import MOST_NODES, Counts, Link, Network, Rate, host_names, parse_network
 from tokenring_xdit.yaml_files import read_yaml
 
 __all__ = ["load_network", "network_from_mapping", "network_to_mapping", "network_to_yaml"]
 
 
 _TEXTS = ("notes", "sources")
-_REQUIRED = {"hosts", "wires"}
+_REQUIRED = {"hosts", "links"}
 _OPTIONAL = {"switches", "hosts-forward", "counts", "measured", "sources", "notes"}
-_ORDER = ("notes", "sources", "hosts", "switches", "hosts-forward", "counts", "wires", "measured")  # in what is written
+_ORDER = ("notes", "sources", "hosts", "switches", "hosts-forward", "counts", "links", "measured")  # in what is written
 
 
 def load_network(text: str) -> Network:
@@ -45,7 +45,7 @@ def load_network(text: str) -> Network:
 def network_from_mapping(content: Any, *, name: str) -> Network:
     """A network from the content of a YAML file.
 
-    ``hosts`` is a number or a list of names, ``switches`` a list of names, ``wires`` a list of
+    ``hosts`` is a number or a list of names, ``switches`` a list of names, ``links`` a list of
     ``{between: [a, b], rate: RATE, back: RATE, delay: SECONDS, messages: {BYTES: RATE}}``; ``back`` is the rate from b
     to a, that of ``rate`` where left out, ``messages`` what a message alone reaches, by its size.
     ``hosts-forward: false`` keeps hosts from passing on what is for others. ``counts`` is a value of :class:`Counts`.
@@ -59,15 +59,15 @@ def network_from_mapping(content: Any, *, name: str) -> Network:
     hosts = content["hosts"]
     if isinstance(hosts, int) and not isinstance(hosts, bool):
         hosts = host_names(min(hosts, MOST_NODES + 1))
-    wires = content["wires"]
-    if not isinstance(wires, list):
-        raise ConfigurationError(f"network file {shown(name)}: 'wires' has to be a list, not {shown(wires)}")
+    links = content["links"]
+    if not isinstance(links, list):
+        raise ConfigurationError(f"network file {shown(name)}: 'links' has to be a list, not {shown(links)}")
     _check_remarks(content, name)
     return Network(
         name,
         _names(hosts, "hosts", name),
         _names(content.get("switches", []), "switches", name),
-        tuple(_wire(entry, f"network file {shown(name)}, wire {index}") for index, entry in enumerate(wires, 1)),
+        tuple(_link(entry, f"network file {shown(name)}, link {index}") for index, entry in enumerate(links, 1)),
         _flag(content.get("hosts-forward", True), "hosts-forward", name),
         _counts(content.get("counts", Counts.FRAMES.value), name),
         *_circumstances(content.get("measured", False)),
@@ -84,14 +84,14 @@ def network_to_mapping(network: Network) -> dict[str, Any]:
         content["hosts-forward"] = False
     if network.counts is not Counts.FRAMES:
         content["counts"] = network.counts.value
-    content["wires"] = [_entry(wire) for wire in network.wires]
+    content["links"] = [_entry(link) for link in network.links]
     if network.devices or network.emulation:
         content["measured"] = {"devices": list(network.devices), "network": network.emulation or None}
     return content
 
 
 def network_to_yaml(network: Network, remarks: Mapping[str, Any] | None = None) -> str:
-    """The text of a file that :func:`load_network` reads as the same network, a line for each wire.
+    """The text of a file that :func:`load_network` reads as the same network, a line for each link.
 
     Args:
         network: The network.
@@ -117,18 +117,18 @@ def _flow(value: Any) -> str:
     return text.strip()[1:-1]
 
 
-def _entry(wire: Wire) -> dict[str, Any]:
-    entry: dict[str, Any] = {"between": list(wire.ends), "rate": str(wire.rate)}
-    if wire.back != wire.rate:
-        entry["back"] = str(wire.back)
-    if wire.delay:
-        entry["delay"] = wire.delay
-    if wire.messages:
-        entry["messages"] = {size: str(rate) for size, rate in wire.messages}
+def _entry(link: Link) -> dict[str, Any]:
+    entry: dict[str, Any] = {"between": list(link.ends), "rate": str(link.rate)}
+    if link.back != link.rate:
+        entry["back"] = str(link.back)
+    if link.delay:
+        entry["delay"] = link.delay
+    if link.messages:
+        entry["messages"] = {size: str(rate) for size, rate in link.messages}
     return entry
 
 
-def _wire(entry: Any, where: str) -> Wire:
+def _link(entry: Any, where: str) -> Link:
     _check_keys(entry, {"between", "rate"}, {"back", "delay", "messages"}, where)
     ends = entry["between"]
     if not isinstance(ends, list) or len(ends) != 2 or not all(isinstance(end, str) for end in ends):
@@ -143,7 +143,7 @@ def _wire(entry: Any, where: str) -> Wire:
     delay = entry.get("delay", 0.0)
     if isinstance(delay, bool) or not isinstance(delay, (int, float)) or not 0 <= delay < 1:
         raise ConfigurationError(f"{where}: 'delay' has to be seconds, as in 0.000005, not {shown(delay)}")
-    return Wire(ends[0], ends[1], rate, back, float(delay), _messages(entry.get("messages", {}), where))
+    return Link(ends[0], ends[1], rate, back, float(delay), _messages(entry.get("messages", {}), where))
 
 
 def _messages(value: Any, where: str) -> tuple[tuple[int, Rate], ...]:

@@ -1,4 +1,4 @@
-"""A network as data: hosts, switches, the wires between them and the routes over them.
+"""A network as data: hosts, switches, the links between them and the routes over them.
 
 :mod:`tokenring_xdit.lab.network` builds such a network on this machine, :mod:`tokenring_xdit.planning.simulate` times a
 schedule on it.
@@ -29,9 +29,9 @@ __all__ = [
     "FRAME_SHARE",
     "MOST_NODES",
     "Counts",
+    "Link",
     "Network",
     "Rate",
-    "Wire",
     "host_names",
     "parse_network",
 ]
@@ -111,8 +111,8 @@ class Counts(Enum):
 
 
 @dataclass(frozen=True)
-class Wire:
-    """A full-duplex wire: both directions carry their rate at the same time.
+class Link:
+    """A full-duplex link: both directions carry their rate at the same time.
 
     Attributes:
         a: Node at one end.
@@ -149,7 +149,7 @@ class Wire:
         return low + share * (high - low)
 
     def rate_from(self, node: str) -> Rate:
-        """The rate of what ``node`` sends over this wire."""
+        """The rate of what ``node`` sends over this link."""
         return self.rate if node == self.a else self.back
 
     def __str__(self) -> str:
@@ -158,15 +158,15 @@ class Wire:
 
 @dataclass(frozen=True)
 class Network:
-    """Hosts and switches joined by wires; rank ``r`` is at ``hosts[r]``.
+    """Hosts and switches joined by links; rank ``r`` is at ``hosts[r]``.
 
     Attributes:
         name: The short form, or the file that it came from.
         hosts: Nodes that compute. They pass on what is for others where a route leads through them.
         switches: Nodes that only pass on.
-        wires: At most one between two nodes.
+        links: At most one between two nodes.
         hosts_forward: Whether hosts pass on what is for others, as those of an emulated network do and GPUs do not.
-        counts: What the rates of the wires count.
+        counts: What the rates of the links count.
         devices: What its hosts were when it was measured; empty where it was not.
         emulation: The emulated network in which it was measured; empty where it was not in one.
 
@@ -177,7 +177,7 @@ class Network:
     name: str
     hosts: tuple[str, ...]
     switches: tuple[str, ...]
-    wires: tuple[Wire, ...]
+    links: tuple[Link, ...]
     hosts_forward: bool = True
     counts: Counts = Counts.FRAMES
     devices: tuple[str, ...] = field(default=(), compare=False)
@@ -185,10 +185,10 @@ class Network:
 
     def __post_init__(self) -> None:
         self._check_nodes()
-        self._check_wires()
+        self._check_links()
         unreachable = [host for host in self.hosts if not self.reaches(host, self.hosts[0])]
-        if unreachable:  # ways lead back as well, as all wires have two directions
-            raise self._wrong(f"no wires lead from {self.hosts[0]} to {names_of(unreachable)}")
+        if unreachable:  # ways lead back as well, as all links have two directions
+            raise self._wrong(f"no links lead from {self.hosts[0]} to {names_of(unreachable)}")
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -214,25 +214,25 @@ class Network:
         """The same network with rates that count frames, as an emulated one needs them."""
         if self.counts is not Counts.PAYLOAD:
             return replace(self, counts=Counts.FRAMES)
-        wires = (
-            replace(w, rate=w.rate.scaled(1 / FRAME_SHARE), back=w.back.scaled(1 / FRAME_SHARE)) for w in self.wires
+        links = (
+            replace(w, rate=w.rate.scaled(1 / FRAME_SHARE), back=w.back.scaled(1 / FRAME_SHARE)) for w in self.links
         )
-        return replace(self, wires=tuple(wires), counts=Counts.FRAMES)
+        return replace(self, links=tuple(links), counts=Counts.FRAMES)
 
     def neighbours(self, node: str) -> tuple[str, ...]:
-        """Nodes at the other ends of its wires, those that are ``b`` of a wire first."""
+        """Nodes at the other ends of its links, those that are ``b`` of a link first."""
         return self._neighbours[node]
 
-    def wire(self, one: str, other: str) -> Wire:
-        """The wire between two neighbours."""
-        return self._wires[frozenset((one, other))]
+    def link(self, one: str, other: str) -> Link:
+        """The link between two neighbours."""
+        return self._links[frozenset((one, other))]
 
     def reaches(self, source: str, destination: str) -> bool:
-        """Whether wires lead from one node to another: always, between hosts."""
+        """Whether links lead from one node to another: always, between hosts."""
         return source in self._distances(destination)
 
     def route(self, source: str, destination: str) -> tuple[str, ...]:
-        """Nodes that a packet visits, both ends included: one of the ways with fewest wires.
+        """Nodes that a packet visits, both ends included: one of the ways with fewest links.
 
         Of several, the one that leaves over the first of :meth:`neighbours`: in a ring, clockwise.
         """
@@ -246,25 +246,25 @@ class Network:
         return tuple(path)
 
     def slowest_rate(self, source: str, destination: str) -> Rate:
-        """The rate of the slowest wire on the route, in the direction of travel."""
+        """The rate of the slowest link on the route, in the direction of travel."""
         path = self.route(source, destination)
-        return min(self.wire(a, b).rate_from(a) for a, b in pairwise(path))
+        return min(self.link(a, b).rate_from(a) for a, b in pairwise(path))
 
     def payload_rate(self, way: tuple[str, str]) -> float:
         """Bytes of payload a second that a link carries from one of its ends to the other."""
-        return self.wire(*way).rate_from(way[0]).bits_per_second / 8 * self.payload_share
+        return self.link(*way).rate_from(way[0]).bits_per_second / 8 * self.payload_share
 
     @cached_property
-    def _wires(self) -> dict[frozenset[str], Wire]:
-        return {frozenset(wire.ends): wire for wire in self.wires}
+    def _links(self) -> dict[frozenset[str], Link]:
+        return {frozenset(link.ends): link for link in self.links}
 
     @cached_property
     def _neighbours(self) -> dict[str, tuple[str, ...]]:
         ahead: dict[str, list[str]] = {node: [] for node in self.nodes}
         behind: dict[str, list[str]] = {node: [] for node in self.nodes}
-        for wire in self.wires:
-            ahead[wire.a].append(wire.b)
-            behind[wire.b].append(wire.a)
+        for link in self.links:
+            ahead[link.a].append(link.b)
+            behind[link.b].append(link.a)
         return {node: (*ahead[node], *behind[node]) for node in self.nodes}
 
     @cached_property
@@ -279,7 +279,7 @@ class Network:
         return self.hosts_forward or node in self._switches
 
     def _distances(self, destination: str) -> dict[str, int]:
-        """Wires between each node and the destination, of the nodes that reach it."""
+        """Links between each node and the destination, of the nodes that reach it."""
         if destination in self._known_distances:
             return self._known_distances[destination]
         distances = self._known_distances[destination] = {destination: 0}
@@ -309,23 +309,23 @@ class Network:
             if count > 1:
                 raise self._wrong(f"two nodes have the name '{node}'")
 
-    def _check_wires(self) -> None:
-        if len(self.wires) > _MOST_WIRES:
-            raise self._wrong(f"{len(self.wires)} wires are more than the {_MOST_WIRES} that are planned for")
+    def _check_links(self) -> None:
+        if len(self.links) > _MOST_WIRES:
+            raise self._wrong(f"{len(self.links)} links are more than the {_MOST_WIRES} that are planned for")
         seen: set[frozenset[str]] = set()
         nodes = frozenset(self.nodes)
-        for wire in self.wires:
-            for end in wire.ends:
+        for link in self.links:
+            for end in link.ends:
                 if end not in nodes:
-                    raise self._wrong(f"a wire ends at {shown(end)}, which is no host or switch. {self._like(end)}")
-            if wire.a == wire.b:
-                raise self._wrong(f"a wire joins {wire.a} to itself")
-            if frozenset(wire.ends) in seen:
-                raise self._wrong(f"two wires join {wire.a} and {wire.b}: write one with the sum of their rates")
-            seen.add(frozenset(wire.ends))
-            sizes = [size for size, _ in wire.messages]
+                    raise self._wrong(f"a link ends at {shown(end)}, which is no host or switch. {self._like(end)}")
+            if link.a == link.b:
+                raise self._wrong(f"a link joins {link.a} to itself")
+            if frozenset(link.ends) in seen:
+                raise self._wrong(f"two links join {link.a} and {link.b}: write one with the sum of their rates")
+            seen.add(frozenset(link.ends))
+            sizes = [size for size, _ in link.messages]
             if sizes != sorted(set(sizes)) or min(sizes, default=1) < 1:
-                raise self._wrong(f"the messages of wire {wire} are not in the order of their sizes, from 1 byte")
+                raise self._wrong(f"the messages of link {link} are not in the order of their sizes, from 1 byte")
 
     def _like(self, name: str) -> str:
         """What nodes there are, and which is meant; of many only the latter."""
@@ -339,11 +339,11 @@ class Network:
 def parse_network(text: str) -> Network:
     """A network from its short form.
 
-    * ``mesh:N:RATE``: a wire between every two of N hosts;
-    * ``star:N:RATE``: N hosts with one wire each, into one switch;
-    * ``ring:N:RATE``: a wire from each host to the next, and from the last to the first;
+    * ``mesh:N:RATE``: a link between every two of N hosts;
+    * ``star:N:RATE``: N hosts with one link each, into one switch;
+    * ``ring:N:RATE``: a link from each host to the next, and from the last to the first;
     * ``two-level:GxN:INNER:OUTER``: G groups of N hosts. Each group is a star of rate INNER, and its
-      switch has one wire of rate OUTER to a switch that joins the groups.
+      switch has one link of rate OUTER to a switch that joins the groups.
 
     Raises:
         ConfigurationError: It is none of these; the message says what is wrong and shows examples.
@@ -374,23 +374,23 @@ def _mesh(name: str, count: str, rate: str) -> Network:
     hosts = host_names(_number(count, "hosts"))
     each = Rate.parse(rate)
     if len(hosts) * (len(hosts) - 1) // 2 > _MOST_WIRES:
-        raise ConfigurationError(f"{count} hosts joined each to each have more than {_MOST_WIRES} wires")
+        raise ConfigurationError(f"{count} hosts joined each to each have more than {_MOST_WIRES} links")
     return Network(
-        name, hosts, (), tuple(Wire(a, b, each, each) for index, a in enumerate(hosts) for b in hosts[index + 1 :])
+        name, hosts, (), tuple(Link(a, b, each, each) for index, a in enumerate(hosts) for b in hosts[index + 1 :])
     )
 
 
 def _star(name: str, count: str, rate: str) -> Network:
     hosts = host_names(_number(count, "hosts"))
     each = Rate.parse(rate)
-    return Network(name, hosts, ("switch",), tuple(Wire(host, "switch", each, each) for host in hosts))
+    return Network(name, hosts, ("switch",), tuple(Link(host, "switch", each, each) for host in hosts))
 
 
 def _ring(name: str, count: str, rate: str) -> Network:
     hosts = host_names(_number(count, "hosts"))
     each = Rate.parse(rate)
     pairs = list(zip(hosts, hosts[1:] + hosts[:1], strict=True)) if len(hosts) > 2 else [hosts]
-    return Network(name, hosts, (), tuple(Wire(pair[0], pair[-1], each, each) for pair in pairs))
+    return Network(name, hosts, (), tuple(Link(pair[0], pair[-1], each, each) for pair in pairs))
 
 
 def _two_level(name: str, counts: str, inner: str, outer: str) -> Network:
@@ -405,8 +405,8 @@ def _two_level(name: str, counts: str, inner: str, outer: str) -> Network:
         raise ConfigurationError("one group has nobody to talk to: take at least 2 groups, or a star")
     hosts = host_names(groups * each)
     switches = tuple(f"switch{group}" for group in range(groups))
-    ports = tuple(Wire(host, switches[i // each], inner_rate, inner_rate) for i, host in enumerate(hosts))
-    uplinks = tuple(Wire(switch, "core", outer_rate, outer_rate) for switch in switches)
+    ports = tuple(Link(host, switches[i // each], inner_rate, inner_rate) for i, host in enumerate(hosts))
+    uplinks = tuple(Link(switch, "core", outer_rate, outer_rate) for switch in switches)
     return Network(name, hosts, (*switches, "core"), ports + uplinks)
 
 

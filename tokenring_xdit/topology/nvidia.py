@@ -20,7 +20,17 @@ from pathlib import Path
 
 from tokenring_xdit.errors import ConfigurationError, TokenRingError
 
-__all__ = ["GpuTopology", "Link", "LinkKind", "best_order", "main", "parse", "remarks", "ring_pairs", "ulysses_pairs"]
+__all__ = [
+    "GpuLink",
+    "GpuTopology",
+    "LinkKind",
+    "best_order",
+    "main",
+    "parse",
+    "remarks",
+    "ring_pairs",
+    "ulysses_pairs",
+]
 
 _EXACT_UP_TO = 8
 """Orders of this many GPUs are all compared: 7!/2 = 2520 rings, 7! = 5040 where Ulysses takes part."""
@@ -61,7 +71,7 @@ _FARTHEST_FIRST = tuple(LinkKind)[::-1]
 
 
 @dataclass(frozen=True)
-class Link:
+class GpuLink:
     """The link between two GPUs.
 
     Attributes:
@@ -73,7 +83,7 @@ class Link:
     nvlinks: int = 0
 
     @classmethod
-    def read(cls, word: str) -> Link:
+    def read(cls, word: str) -> GpuLink:
         """The link that a word of the matrix stands for.
 
         Raises:
@@ -104,9 +114,9 @@ class GpuTopology:
     """
 
     gpus: tuple[int, ...]
-    links: tuple[tuple[Link | None, ...], ...]
+    links: tuple[tuple[GpuLink | None, ...], ...]
 
-    def between(self, one: int, other: int) -> Link:
+    def between(self, one: int, other: int) -> GpuLink:
         """The link between two different GPUs, named by index."""
         link = self.links[self.gpus.index(one)][self.gpus.index(other)]
         if link is None:
@@ -139,13 +149,13 @@ def parse(text: str) -> GpuTopology:
     return GpuTopology(tuple(int(name.removeprefix("GPU")) for name in names), links)
 
 
-def _row(name: str, words: Sequence[str], names: Sequence[str]) -> Iterator[Link | None]:
+def _row(name: str, words: Sequence[str], names: Sequence[str]) -> Iterator[GpuLink | None]:
     if len(words) < len(names):
         raise ConfigurationError(f"the row of {name} has {len(words)} entries for {len(names)} GPUs")
     for other, word in zip(names, words, strict=True):
         if (word == "X") != (name == other):
             raise ConfigurationError(f"the entry of {name} for {other} is '{word}'; X stands for a GPU itself")
-        yield None if word == "X" else Link.read(word)
+        yield None if word == "X" else GpuLink.read(word)
 
 
 def ring_pairs(order: Sequence[int], ulysses: int = 1) -> list[tuple[int, int]]:
@@ -284,7 +294,7 @@ def remarks(topology: GpuTopology, order: Sequence[int], ulysses: int = 1) -> li
     return found
 
 
-def _ways(links: Iterable[Link]) -> str:
+def _ways(links: Iterable[GpuLink]) -> str:
     kinds = sorted({link.kind for link in links}, key=_FARTHEST_FIRST.index, reverse=True)
     return " and ".join(f"{kind.value} ({kind.path})" for kind in kinds)
 

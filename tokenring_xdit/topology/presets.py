@@ -1,6 +1,6 @@
 """Machines by name, with the rates that their makers publish; none of them was measured here.
 
-``hgx-h100`` is one node; ``hgx-h100*4@ib-ndr`` are four of them, with a wire from each NIC to one switch. Rates are
+``hgx-h100`` is one node; ``hgx-h100*4@ib-ndr`` are four of them, with a link from each NIC to one switch. Rates are
 those of one direction and count what the maker counts (:attr:`Counts.LINK`): what arrives is less. Every figure names
 its source.
 """
@@ -18,7 +18,7 @@ from tokenring_xdit.messages import shown
 from tokenring_xdit.spec import Whole, unknown
 from tokenring_xdit.topology.alone import NVLINK_4, NVLINK_4_SOURCE
 from tokenring_xdit.topology.files import load_network
-from tokenring_xdit.topology.network import EXAMPLES, MOST_NODES, Counts, Network, Rate, Wire
+from tokenring_xdit.topology.network import EXAMPLES, MOST_NODES, Counts, Link, Network, Rate
 from tokenring_xdit.topology.smi import NVIDIA_SMI, load_nvidia_smi
 
 __all__ = ["FABRICS", "PRESETS", "Fabric", "Preset", "find_preset", "load_topology"]
@@ -78,17 +78,17 @@ class _Machine:
         what: One line for people.
         gpus: How many.
         switches: Names.
-        wires: Two ends and a rate each.
+        links: Two ends and a rate each.
         nics: Nodes with a NIC each, in a fabric that has several a node.
         nic: Nodes that share the NIC, in a fabric that has one a node.
         sources: Where the figures come from.
-        messages: What a message alone reaches on each of the wires, by its size.
+        messages: What a message alone reaches on each of the links, by its size.
     """
 
     what: str
     gpus: int
     switches: tuple[str, ...]
-    wires: tuple[tuple[str, str, Rate], ...]
+    links: tuple[tuple[str, str, Rate], ...]
     nics: tuple[str, ...]
     nic: tuple[str, ...]
     sources: tuple[str, ...]
@@ -158,8 +158,8 @@ def _on_nvswitch(what: str, gigabytes: float, *sources: str, messages: tuple[tup
 
 def _on_one_root(what: str, count: int, *sources: str) -> _Machine:
     """GPUs with 16 lanes of PCIe 4.0 each at the root complex of one socket."""
-    wires = tuple((gpu, "root", _gigabytes(32)) for gpu in _gpus(count))
-    return _Machine(what, count, ("root",), wires, ("root",), ("root",), sources)
+    links = tuple((gpu, "root", _gigabytes(32)) for gpu in _gpus(count))
+    return _Machine(what, count, ("root",), links, ("root",), ("root",), sources)
 
 
 _MACHINES = {
@@ -274,7 +274,7 @@ def find_preset(name: str) -> Preset | None:
     name = name.strip()
     if name in _MACHINES:
         machine = _MACHINES[name]
-        network = Network(name, _gpus(machine.gpus), machine.switches, _wires(machine), False, Counts.LINK)
+        network = Network(name, _gpus(machine.gpus), machine.switches, _links(machine), False, Counts.LINK)
         return Preset(name, machine.what, network, machine.sources)
     found = _NAME.fullmatch(name)
     if found is None:
@@ -319,19 +319,19 @@ def load_topology(text: str) -> Network:
     return load_network(text)
 
 
-def _wires(machine: _Machine, prefix: str = "") -> tuple[Wire, ...]:
-    return tuple(Wire(prefix + a, prefix + b, rate, rate, 0.0, machine.messages) for a, b, rate in machine.wires)
+def _links(machine: _Machine, prefix: str = "") -> tuple[Link, ...]:
+    return tuple(Link(prefix + a, prefix + b, rate, rate, 0.0, machine.messages) for a, b, rate in machine.links)
 
 
 def _joined(name: str, machine: _Machine, count: int, fabric: Fabric) -> Preset:
     """Nodes on one switch.
 
-    A NIC is a switch of its own, and its wires come after those inside the nodes: so the way over the fabric and back
+    A NIC is a switch of its own, and its links come after those inside the nodes: so the way over the fabric and back
     is never shorter than the one inside a node, nor is it the first of several equally short ones.
     """
     prefixes = [f"n{index}-" for index in range(count)]
-    inside = [wire for prefix in prefixes for wire in _wires(machine, prefix)]
-    outside: list[Wire] = []
+    inside = [link for prefix in prefixes for link in _links(machine, prefix)]
+    outside: list[Link] = []
     nics: list[str] = []
     rate = fabric.rate
     for prefix in prefixes:
@@ -339,8 +339,8 @@ def _joined(name: str, machine: _Machine, count: int, fabric: Fabric) -> Preset:
         for index, place in enumerate(places):
             nic = f"{prefix}nic{index}"
             nics.append(nic)
-            outside += [Wire(prefix + node, nic, rate, rate) for node in place]
-            outside.append(Wire(nic, "fabric", rate, rate))
+            outside += [Link(prefix + node, nic, rate, rate) for node in place]
+            outside.append(Link(nic, "fabric", rate, rate))
 
     def named(names: Iterable[str]) -> list[str]:
         return [prefix + each for prefix in prefixes for each in names]

@@ -1,4 +1,4 @@
-"""How transfers share wires: max-min fair rates, as many TCP connections or copies at once come to."""
+"""How transfers share links: max-min fair rates, as many TCP connections or copies at once come to."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 __all__ = ["Amounts", "Direction", "Numbers", "fill"]
 
 Direction = tuple[str, str]
-"""A direction of a wire: from node, to node."""
+"""A direction of a link: from node, to node."""
 Numbers = NDArray[np.intp]
 Amounts = NDArray[np.float64]
 
-_NOTHING = 1e-9  # of a wire that is left is rounding
+_NOTHING = 1e-9  # of a link that is left is rounding
 
 
 def fill(users: int, user: Numbers, limit: Numbers, part: Amounts, room: Amounts) -> tuple[Amounts, Numbers]:

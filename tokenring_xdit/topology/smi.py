@@ -16,7 +16,7 @@ from pathlib import Path
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.messages import one_line
 from tokenring_xdit.topology.alone import NVLINK_4
-from tokenring_xdit.topology.network import Counts, Network, Rate, Wire
+from tokenring_xdit.topology.network import Counts, Link, Network, Rate
 from tokenring_xdit.topology.nvidia import GpuTopology, LinkKind, parse
 
 __all__ = ["NVIDIA_SMI", "load_nvidia_smi", "network_of"]
@@ -80,25 +80,25 @@ def network_of(topology: GpuTopology, name: str, order: Sequence[int] | None = N
     ports = {gpu: [link.nvlinks for pair, link in pairs.items() if gpu in pair and link.nvlinks] for gpu in gpus}
     switched = {gpu for gpu, links in ports.items() if sum(links) > _MOST_NVLINKS}
     switches = ["nvswitch"] if switched else []
-    wires = [_to_switch(f"g{gpu}", max(ports[gpu])) for gpu in gpus if gpu in switched]
-    wires += [
-        _wire(f"g{a}", f"g{b}", _NVLINK * link.nvlinks)
+    links = [_to_switch(f"g{gpu}", max(ports[gpu])) for gpu in gpus if gpu in switched]
+    links += [
+        _link(f"g{a}", f"g{b}", _NVLINK * link.nvlinks)
         for (a, b), link in pairs.items()
         if link.nvlinks and not {a, b} <= switched
     ]
     if not all(link.nvlinks for link in pairs.values()):
         added, tree = _pcie_tree({pair: link.kind for pair, link in pairs.items()})
-        switches, wires = [*switches, *added], [*wires, *tree]
-    return Network(name, tuple(f"g{gpu}" for gpu in gpus), tuple(switches), tuple(wires), False, Counts.LINK)
+        switches, links = [*switches, *added], [*links, *tree]
+    return Network(name, tuple(f"g{gpu}" for gpu in gpus), tuple(switches), tuple(links), False, Counts.LINK)
 
 
-def _pcie_tree(kinds: Mapping[tuple[int, int], LinkKind]) -> tuple[list[str], list[Wire]]:
+def _pcie_tree(kinds: Mapping[tuple[int, int], LinkKind]) -> tuple[list[str], list[Link]]:
     """Switches and links of PCIe, from the nearest pairs to the farthest.
 
     Where NVLink joins two, nvidia-smi does not say which way PCIe would take: such a pair joins nothing here.
     """
     switches: list[str] = []
-    wires: list[Wire] = []
+    links: list[Link] = []
     groups = {f"g{gpu}": {gpu} for gpu in dict.fromkeys(itertools.chain(*kinds))}
     for kind in _PCIE_KINDS:
         for pair in (pair for pair, its in kinds.items() if its is kind):
@@ -113,15 +113,15 @@ def _pcie_tree(kinds: Mapping[tuple[int, int], LinkKind]) -> tuple[list[str], li
                 groups[node] = set()
             for end in ends:
                 if end != node:
-                    wires.append(_wire(end, node, _PCIE))
+                    links.append(_link(end, node, _PCIE))
                     groups[node] |= groups.pop(end)
-    return switches, wires
+    return switches, links
 
 
-def _to_switch(gpu: str, nvlinks: int) -> Wire:
+def _to_switch(gpu: str, nvlinks: int) -> Link:
     messages = NVLINK_4 if nvlinks == _MOST_NVLINKS else ()
-    return replace(_wire(gpu, "nvswitch", _NVLINK * nvlinks), messages=messages)
+    return replace(_link(gpu, "nvswitch", _NVLINK * nvlinks), messages=messages)
 
 
-def _wire(a: str, b: str, rate: int) -> Wire:
-    return Wire(a, b, Rate(rate), Rate(rate))
+def _link(a: str, b: str, rate: int) -> Link:
+    return Link(a, b, Rate(rate), Rate(rate))

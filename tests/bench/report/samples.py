@@ -22,7 +22,7 @@ SHARES = {
     "schedule:direct:chunks=4": 0.5,
     "ulysses": 0.6,
 }
-"""For each strategy how many blocks its busiest wire carries, for each of the other ranks."""
+"""For each strategy how many blocks its busiest link carries, for each of the other ranks."""
 
 
 def record(
@@ -47,8 +47,8 @@ def record(
     return Record(strategy=strategy, status=status, **{**values, **more})
 
 
-def wires_of_a_mesh(ranks: int, block: float, share: float) -> tuple[dict[str, dict[str, int]], ...]:
-    """What interfaces of a mesh of 8 hosts count where every rank sends most to the next one; some wires are idle."""
+def links_of_a_mesh(ranks: int, block: float, share: float) -> tuple[dict[str, dict[str, int]], ...]:
+    """What interfaces of a mesh of 8 hosts count where every rank sends most to the next one; some links are idle."""
     pairs = list(combinations(range(8), 2))
     found: list[dict[str, dict[str, int]]] = [{} for _ in range(ranks)]
     for index, (a, b) in enumerate(pairs):
@@ -57,8 +57,8 @@ def wires_of_a_mesh(ranks: int, block: float, share: float) -> tuple[dict[str, d
         there, back = (
             int(block * (share * (ranks - 1) if (to - sender) % ranks == 1 else 0.2)) for sender, to in ((a, b), (b, a))
         )
-        found[a][f"wire{index}"] = {"sent": there, "received": back}
-        found[b][f"wire{index}"] = {"sent": back, "received": there}
+        found[a][f"link{index}"] = {"sent": there, "received": back}
+        found[b][f"link{index}"] = {"sent": back, "received": there}
     return tuple(found)
 
 
@@ -77,15 +77,15 @@ def sweep(
                 share = SHARES.get(strategy, 1.5)
                 block = length / count * 8 * 64 * 4
                 compute = length**2 / count * 3e-8
-                wires = 8 * block * share * (count - 1) / 1e8
-                rounds = [(compute + max(0.0, wires - compute / 3)) * noise.uniform(0.97, 1.12) for _ in range(7)]
+                links = 8 * block * share * (count - 1) / 1e8
+                rounds = [(compute + max(0.0, links - compute / 3)) * noise.uniform(0.97, 1.12) for _ in range(7)]
                 values: dict[str, Any] = {
                     "ranks": count,
                     "tokens": length,
                     "network": "mesh:8:100mbit",
                     "compute_seconds": Spread.of([compute] * 7),
                     "exposed_seconds": Spread.of([call - compute for call in rounds]),
-                    "wire_bytes": wires_of_a_mesh(count, block, share),
+                    "link_bytes": links_of_a_mesh(count, block, share),
                     "bytes_sent": (int(block * 2 * (count - 1)),) * count,
                     "peak_bytes": (int(block * (3 + share * count)),) * count,
                     "network_share": 0.97,

@@ -29,7 +29,7 @@ from tokenring_xdit.bench.report.summary import summary
 from tokenring_xdit.bench.report.symbols import SYMBOLS
 from tokenring_xdit.bench.report.table import table
 from tokenring_xdit.bench.report.theme import themes
-from tokenring_xdit.bench.report.traces import Trace, boxes, kinds, read_traces, shares
+from tokenring_xdit.bench.report.traces import TracePlot, boxes, kinds, read_traces, shares
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.schedule import ALGORITHMS, Activity, Span, Timeline
 
@@ -116,8 +116,8 @@ def test_what_did_not_run_is_not_plotted(records: list[Record]) -> None:
 
 
 def test_links_of_a_mesh_are_named_and_have_what_was_counted() -> None:
-    wires = ({"wire0": {"sent": 5, "received": 7}, "wire1": {"sent": 1, "received": 2}}, {"wire0": {}}, {})
-    found = links_of(record([1.0], network="mesh:3:100mbit", ranks=3, wire_bytes=wires))
+    links = ({"link0": {"sent": 5, "received": 7}, "link1": {"sent": 1, "received": 2}}, {"link0": {}}, {})
+    found = links_of(record([1.0], network="mesh:3:100mbit", ranks=3, link_bytes=links))
     assert [(link.name, link.size) for link in found] == [
         ("h0 → h1", 5),
         ("h0 → h2", 1),
@@ -128,22 +128,22 @@ def test_links_of_a_mesh_are_named_and_have_what_was_counted() -> None:
 
 
 def test_links_of_a_star_have_both_directions_and_those_of_a_lost_network_their_interface() -> None:
-    wires = ({"wire0": {"sent": 5, "received": 7}}, {"wire1": {"sent": 1, "received": 2}})
+    links = ({"link0": {"sent": 5, "received": 7}}, {"link1": {"sent": 1, "received": 2}})
     found = {
-        link.name: link.size for link in links_of(record([1.0], network="star:2:1gbit", ranks=2, wire_bytes=wires))
+        link.name: link.size for link in links_of(record([1.0], network="star:2:1gbit", ranks=2, link_bytes=links))
     }
     assert sorted(found.values()) == [1, 2, 5, 7]
     assert all("h" in name and "→" in name for name in found)
-    lost = links_of(record([1.0], network="lost.yaml", ranks=2, wire_bytes=wires))
+    lost = links_of(record([1.0], network="lost.yaml", ranks=2, link_bytes=links))
     assert [(link.name, link.size, link.bits_per_second) for link in lost] == [
-        ("0 wire0", 5, None),
-        ("1 wire1", 1, None),
+        ("0 link0", 5, None),
+        ("1 link1", 1, None),
     ]
 
 
-def test_hidden_is_the_time_of_the_busiest_wire_that_nobody_waited_for() -> None:
-    wires = ({"wire0": {"sent": 10**7, "received": 10}}, {"wire0": {"sent": 10, "received": 10**7}})
-    values: dict[str, Any] = {"network": "mesh:2:100mbit", "ranks": 2, "wire_bytes": wires}
+def test_hidden_is_the_time_of_the_busiest_link_that_nobody_waited_for() -> None:
+    links = ({"link0": {"sent": 10**7, "received": 10}}, {"link0": {"sent": 10, "received": 10**7}})
+    values: dict[str, Any] = {"network": "mesh:2:100mbit", "ranks": 2, "link_bytes": links}
     assert hidden(record([1.0], **values)).middle == pytest.approx(0.8 - 0.6)  # type: ignore[union-attr]
     assert hidden(record([5.0], **values)).middle == 0.0  # type: ignore[union-attr]
     early = record([1.0], **values).model_copy(update={"exposed_seconds": Spread.of([-0.1])})
@@ -377,9 +377,9 @@ def test_fewer_queries_are_a_setting_of_their_own() -> None:
 # -- timelines ----------------------------------------------------------------------------------------
 
 
-def trace(timeline: Timeline) -> Trace:
+def trace(timeline: Timeline) -> TracePlot:
     setting = views([record([1.0])])[0].setting
-    return Trace(setting, timeline.world_size, 4096, f"schedule:{timeline.name}", timeline)
+    return TracePlot(setting, timeline.world_size, 4096, f"schedule:{timeline.name}", timeline)
 
 
 def test_spans_of_a_rank_stay_in_its_lanes_and_do_not_cover_each_other() -> None:

@@ -276,9 +276,11 @@ def ways_of_generating() -> dict[str, Any]:
     stopped = parallel.generate(ids, max_new_tokens=6, stopping_criteria=StoppingCriteriaList([stop]))
     lone = Noted()
     parallel.generate(ids, max_new_tokens=2, **({"streamer": lone} if rank == 0 else {}))
+    parallel.generation_config.cache_implementation = "hybrid"  # as Gemma's models come
+    hybrid = parallel.generate(ids, max_new_tokens=6)
     returned = next(value for key, value in found.items() if key in CACHE_NAMES)
     return {
-        "tokens": torch.equal(found.sequences, wanted),
+        "tokens": torch.equal(found.sequences, wanted) and torch.equal(hybrid, wanted),
         "logits": max(error_of(ours_, theirs_) for ours_, theirs_ in zip(found.logits, logits, strict=True)),
         "streamed": ours.pieces[-len(theirs.pieces) + 1 :] == theirs.pieces[1:] and ours.ended,
         "stopped": stopped.shape[1],
@@ -358,3 +360,15 @@ def fails_on_the_way() -> str:
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return "nothing"
+
+
+@torch.no_grad()
+def bf16_errors(kind: str) -> tuple[float, float]:
+    """Errors of bf16 against fp32: one process, and all ranks."""
+    ids, mask = prompts(2, 53, [0, 11])
+    exact = language_model(kind)(ids, attention_mask=mask).logits
+    single = language_model(kind).bfloat16()(ids, attention_mask=mask).logits.float()
+    model = tokenring_xdit.parallelize(language_model(kind).bfloat16(), tokenring_degree=dist.get_world_size())
+    found = model(ids, attention_mask=mask).logits.float()
+    model.generate(ids, attention_mask=mask, max_new_tokens=3)
+    return error_of(single, exact, mask), error_of(found, exact, mask)

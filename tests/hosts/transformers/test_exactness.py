@@ -71,3 +71,9 @@ def test_no_rank_makes_a_tensor_as_long_as_the_sequence(ranks: RankPool, kind: s
 def test_one_process_makes_tensors_as_long_as_the_sequence(ranks: RankPool) -> None:
     """So that the test above can fail."""
     assert ranks.run(1, jobs.large_tensors, "llama", "balanced", False) != [set()]
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt-oss", "gemma2"])
+def test_bf16_rounds_no_more_than_one_process(ranks: RankPool, kind: str) -> None:
+    for single, error in ranks.run(3, jobs.bf16_errors, kind):
+        assert error <= 2 * single

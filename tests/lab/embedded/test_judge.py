@@ -12,11 +12,11 @@ from tokenring_xdit.lab.embedded.judge import judge, look
 from tokenring_xdit.lab.embedded.scenes import (
     COLOURS,
     GROUNDS,
+    DrawnShape,
     Item,
     Place,
     Relation,
     Scene,
-    Shape,
     draw,
     random_scene,
 )
@@ -44,12 +44,14 @@ def test_blurred_and_noisy_drawings_are_still_judged_right() -> None:
 
 
 def test_every_kind_of_mistake_is_seen() -> None:
-    scene = Scene((Item("red", Shape.CIRCLE), Item("blue", Shape.SQUARE)), relation=Relation.LEFT_OF, ground="white")
+    scene = Scene(
+        (Item("red", DrawnShape.CIRCLE), Item("blue", DrawnShape.SQUARE)), relation=Relation.LEFT_OF, ground="white"
+    )
     assert judge(draw(scene), scene).right
-    recoloured = replace(scene, items=(Item("purple", Shape.CIRCLE), scene.items[1]))
+    recoloured = replace(scene, items=(Item("purple", DrawnShape.CIRCLE), scene.items[1]))
     verdict = judge(draw(recoloured), scene)
     assert (verdict.colour, verdict.shape, verdict.position, verdict.ground) == (False, True, True, True)
-    reshaped = replace(scene, items=(Item("red", Shape.TRIANGLE), scene.items[1]))
+    reshaped = replace(scene, items=(Item("red", DrawnShape.TRIANGLE), scene.items[1]))
     assert judge(draw(reshaped), scene).shape is False
     moved = replace(scene, relation=Relation.ABOVE)
     assert judge(draw(moved), scene).position is False
@@ -63,7 +65,7 @@ def test_every_kind_of_mistake_is_seen() -> None:
 
 def test_every_colour_shape_and_ground_is_told_apart() -> None:
     for colour in COLOURS:
-        for shape in Shape:
+        for shape in DrawnShape:
             for ground in GROUNDS:
                 scene = Scene((Item(colour, shape),), place=Place.CENTRE, ground=ground)
                 seen_ground, (found,) = look(draw(scene))

@@ -7,11 +7,11 @@ import numpy as np
 from tokenring_xdit.lab.embedded.scenes import (
     HELD_OUT_PAIRS,
     IMAGE_SIZE,
+    DrawnShape,
     Item,
     Place,
     Relation,
     Scene,
-    Shape,
     draw,
     random_scene,
     vocabulary,
@@ -19,9 +19,9 @@ from tokenring_xdit.lab.embedded.scenes import (
 
 
 def test_captions_say_what_the_scene_is() -> None:
-    one = Scene((Item("orange", Shape.CIRCLE),), place=Place.TOP_LEFT, ground="grey")
+    one = Scene((Item("orange", DrawnShape.CIRCLE),), place=Place.TOP_LEFT, ground="grey")
     assert one.caption() == "an orange circle at the top left on a grey ground"
-    two = Scene((Item("red", Shape.CIRCLE), Item("blue", Shape.SQUARE)), relation=Relation.LEFT_OF)
+    two = Scene((Item("red", DrawnShape.CIRCLE), Item("blue", DrawnShape.SQUARE)), relation=Relation.LEFT_OF)
     assert two.caption() == "a red circle left of a blue square on a white ground"
 
 
@@ -41,7 +41,7 @@ def test_held_out_pairs_are_kept_out_and_asked_for() -> None:
 
 
 def test_drawings_are_reproducible_and_jitter_moves_them() -> None:
-    scene = Scene((Item("red", Shape.CIRCLE),), place=Place.LEFT)
+    scene = Scene((Item("red", DrawnShape.CIRCLE),), place=Place.LEFT)
     assert draw(scene).size == (IMAGE_SIZE, IMAGE_SIZE)
     assert np.array_equal(draw(scene, random.Random(3)), draw(scene, random.Random(3)))
     assert not np.array_equal(draw(scene), draw(scene, random.Random(3)))

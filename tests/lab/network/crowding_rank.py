@@ -1,4 +1,4 @@
-"""What each rank runs in the test of the order of packets: attention whose messages keep wires and processors busy."""
+"""What each rank runs in the test of the order of packets: attention whose messages keep links and processors busy."""
 
 import os
 

@@ -143,9 +143,9 @@ def test_hosts_reach_each_other_at_the_stated_rate_one_way_and_both_ways(
             reaches(emulated, source, destination, Rate.parse(text), Rate.parse(text))
 
 
-def test_directions_of_a_wire_have_rates_of_their_own(tmp_path: Path) -> None:
+def test_directions_of_a_link_have_rates_of_their_own(tmp_path: Path) -> None:
     path = tmp_path / "uneven.yaml"
-    path.write_text("{hosts: 2, wires: [{between: [h0, h1], rate: 80mbit, back: 20mbit}]}")
+    path.write_text("{hosts: 2, links: [{between: [h0, h1], rate: 80mbit, back: 20mbit}]}")
     with emulate(load_network(str(path))) as emulated:
         reaches(emulated, "h0", "h1", Rate.parse("80mbit"), Rate.parse("20mbit"))
         refuse_slow(self_test(emulated))
@@ -159,13 +159,13 @@ def test_the_self_test_takes_a_good_network(form: str) -> None:
     with emulate(parse_network(form)) as emulated:
         report = self_test(emulated)
     refuse_slow(report)
-    assert [entry.wire for entry in report.wires] == list(emulated.network.wires)
+    assert [entry.link for entry in report.links] == list(emulated.network.links)
 
 
 def test_nothing_is_lost_overtaken_or_cut() -> None:
     """While ranks keep the processors busy too: TCP would send again what it misses, and slow down.
 
-    Where a slow wire cut into frames what a fast one brings, packets there would be of 2 KB (measured), with
+    Where a slow link cut into frames what a fast one brings, packets there would be of 2 KB (measured), with
     acknowledgements, which are as many as without.
     """
     with emulate(parse_network("two-level:2x2:1gbit:100mbit")) as emulated:
@@ -176,7 +176,7 @@ def test_nothing_is_lost_overtaken_or_cut() -> None:
         counts = [tcp_counts(emulated, node) for node in emulated.network.nodes]
         links = json.loads(command_output(["ip", "-n", emulated.namespace("core"), "-s", "-j", "link"]))
     assert sum(count["TCPOFOQueue"] for count in counts) <= 2
-    brought = [link["stats64"]["rx"] for link in links if link["ifname"].startswith("wire")]
+    brought = [link["stats64"]["rx"] for link in links if link["ifname"].startswith("link")]
     assert len(brought) == 2
     assert all(link["bytes"] > 5000 * link["packets"] for link in brought)
 
@@ -185,7 +185,7 @@ def test_a_network_that_is_slower_than_it_states_is_refused() -> None:
     with emulate(parse_network("mesh:3:50mbit")) as emulated:
         boast = dataclasses.replace(emulated, network=parse_network("mesh:3:100mbit"))
         report = self_test(boast)
-        assert all(0.4 < f.share < 0.55 for w in report.wires for f in (w.one_way, w.there, w.back))
+        assert all(0.4 < f.share < 0.55 for w in report.links for f in (w.one_way, w.there, w.back))
         with pytest.raises(NetworkError, match=r"carried 4\d(\.\d)? of 100 Mbit/s"):
             refuse_slow(report)
 
@@ -197,25 +197,25 @@ def test_a_network_that_is_faster_than_it_states_is_refused() -> None:
             refuse_slow(report)
 
 
-def test_one_slow_direction_of_one_wire_is_named() -> None:
+def test_one_slow_direction_of_one_link_is_named() -> None:
     with emulate(parse_network("star:3:100mbit")) as emulated:
         for class_ in ("1:1", "1:20"):  # what the switch sends to h2
             subprocess.run(
-                ["tc", "-n", emulated.namespace("switch"), "class", "change", "dev", "wire2", "parent"]
+                ["tc", "-n", emulated.namespace("switch"), "class", "change", "dev", "link2", "parent"]
                 + (["1:"] if class_ == "1:1" else ["1:1"])
                 + ["classid", class_, "htb", "rate", "60mbit", "ceil", "60mbit"],
                 check=True,
             )
         report = self_test(emulated)
-        assert [w.wire.a for w in report.wires if not (w.there.good and w.back.good)] == ["h2"]
-        assert report.wires[2].one_way.good
+        assert [w.link.a for w in report.links if not (w.there.good and w.back.good)] == ["h2"]
+        assert report.links[2].one_way.good
         with pytest.raises(NetworkError, match=r"from (switch|h1) to h2 carried 5\d(\.\d)? of 100 Mbit/s"):
             refuse_slow(report)
 
 
-def test_a_wire_that_carries_nothing_is_refused() -> None:
+def test_a_link_that_carries_nothing_is_refused() -> None:
     with emulate(parse_network("mesh:3:100mbit")) as emulated:
-        subprocess.run(["ip", "-n", emulated.namespace("h1"), "link", "set", "wire2", "down"], check=True)
+        subprocess.run(["ip", "-n", emulated.namespace("h1"), "link", "set", "link2", "down"], check=True)
         with pytest.raises(NetworkError, match=r"carried 0 of 100 Mbit/s \(0%\)"):
             refuse_slow(self_test(emulated))
 
@@ -379,7 +379,7 @@ def test_ranks_that_hang_are_ended() -> None:
         ("ring:4:100mbit", {INIT_METHOD_VARIABLE: "env://"}),  # the ranks meet at the first host, as under torchrun
     ],
 )
-def test_attention_over_four_hosts_is_exact_and_goes_over_the_wires(form: str, variables: dict[str, str]) -> None:
+def test_attention_over_four_hosts_is_exact_and_goes_over_the_links(form: str, variables: dict[str, str]) -> None:
     command = [sys.executable, "-m", "tests.lab.network.attention_rank"]
     with emulate(parse_network(form)) as emulated:
         outputs = run_ranks(emulated, command, environment=variables, timeout=300)
@@ -390,5 +390,5 @@ def test_attention_over_four_hosts_is_exact_and_goes_over_the_wires(form: str, v
             assert answer["bytes_sent"] > 100_000
             namespace = emulated.namespace(f"h{rank}")
             links = json.loads(subprocess.check_output(["ip", "-n", namespace, "-s", "-j", "link"]))
-            sent = sum(link["stats64"]["tx"]["bytes"] for link in links if link["ifname"].startswith("wire"))
+            sent = sum(link["stats64"]["tx"]["bytes"] for link in links if link["ifname"].startswith("link"))
             assert sent > answer["bytes_sent"]

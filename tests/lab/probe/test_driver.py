@@ -17,7 +17,7 @@ def test_a_transfer_alone_has_its_rate_whatever_came_before_its_first_message() 
     assert steady_rates([late], [10_000]) == pytest.approx([1e8])
 
 
-def test_what_shares_a_wire_unevenly_sums_up_to_what_it_carries() -> None:
+def test_what_shares_a_link_unevenly_sums_up_to_what_it_carries() -> None:
     """One has 80 of 100 Mbit/s until it is over, the other one what is left, and then all."""
     first = arriving(80e6, 100_000, 12)
     second = arriving(20e6, 100_000, 3) + arriving(100e6, 100_000, 9, start=first[-1])

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from tokenring_xdit.lab.probe.figures import (
     SAMPLED_ABOVE,
-    Figure,
     Figures,
-    Kind,
-    Trial,
+    Measured,
+    ProbeTrial,
+    TrialKind,
     suspected_trials,
     trials_for,
 )
@@ -19,7 +19,7 @@ from tokenring_xdit.lab.probe.figures import (
 
 @given(st.integers(2, SAMPLED_ABOVE), st.booleans())
 def test_every_pair_is_measured_alone_in_both_directions(ranks: int, quick: bool) -> None:
-    alone = [t.transfers[0] for t in trials_for(ranks, quick=quick) if t.kind is Kind.ONE_WAY]
+    alone = [t.transfers[0] for t in trials_for(ranks, quick=quick) if t.kind is TrialKind.ONE_WAY]
     assert sorted(alone) == sorted(permutations(range(ranks), 2))
 
 
@@ -31,7 +31,9 @@ def test_trials_are_sound(ranks: int, quick: bool) -> None:
         assert len(set(trial.transfers)) == len(trial.transfers) > 0
         assert all(a != b and 0 <= a < ranks and 0 <= b < ranks for a, b in trial.transfers)
     kinds = {trial.kind for trial in trials}
-    assert kinds >= ({Kind.ONE_WAY, Kind.BOTH_WAYS} | ({Kind.ONE_TO_ALL, Kind.SHIFT} if ranks > 2 else set()))
+    assert kinds >= (
+        {TrialKind.ONE_WAY, TrialKind.BOTH_WAYS} | ({TrialKind.ONE_TO_ALL, TrialKind.SHIFT} if ranks > 2 else set())
+    )
 
 
 def test_what_is_measured_stays_reasonable() -> None:
@@ -44,7 +46,7 @@ def test_what_is_measured_stays_reasonable() -> None:
 
 @given(st.integers(SAMPLED_ABOVE + 1, 100))
 def test_sampled_pairs_tie_every_rank_to_the_next(ranks: int) -> None:
-    alone = {t.transfers[0] for t in trials_for(ranks) if t.kind is Kind.ONE_WAY}
+    alone = {t.transfers[0] for t in trials_for(ranks) if t.kind is TrialKind.ONE_WAY}
     assert all((rank, (rank + 1) % ranks) in alone for rank in range(ranks))
 
 
@@ -58,9 +60,9 @@ def test_what_figures_come_to() -> None:
     figures = Figures(
         2,
         (
-            Figure(Trial(Kind.ONE_WAY, ((0, 1),)), (100.0,), 0.1),
-            Figure(Trial(Kind.ONE_WAY, ((1, 0),)), (60.0,), 0.3),
-            Figure(Trial(Kind.BOTH_WAYS, ((0, 1), (1, 0))), (50.0, 46.0), 0.2),
+            Measured(ProbeTrial(TrialKind.ONE_WAY, ((0, 1),)), (100.0,), 0.1),
+            Measured(ProbeTrial(TrialKind.ONE_WAY, ((1, 0),)), (60.0,), 0.3),
+            Measured(ProbeTrial(TrialKind.BOTH_WAYS, ((0, 1), (1, 0))), (50.0, 46.0), 0.2),
         ),
     )
     assert figures.alone == {(0, 1): 100.0, (1, 0): 60.0}

@@ -166,7 +166,7 @@ def test_uneven_shards_are_gathered_message_by_message() -> None:
         assert found == [Collective.ALL_TO_ALL]  # of queries no all-gather, of outputs shares of any size
 
 
-def test_memory_of_a_ring_stays_and_that_of_all_wires_grows() -> None:
+def test_memory_of_a_ring_stays_and_that_of_all_links_grows() -> None:
     """What travels on a ring is a few blocks, whatever the ranks."""
 
     def peaks(name: str, ranks: tuple[int, ...]) -> list[int]:

@@ -17,7 +17,7 @@ from tokenring_xdit.bench.report.figures import Figure, Form, Part, Point, Serie
 from tokenring_xdit.bench.report.measures import number, time_unit
 from tokenring_xdit.bench.report.palette import Style, label
 from tokenring_xdit.bench.report.symbols import DASHES, SYMBOLS, key_of
-from tokenring_xdit.bench.report.traces import Trace, boxes, kind_of, look_of
+from tokenring_xdit.bench.report.traces import TracePlot, boxes, kind_of, look_of
 from tokenring_xdit.schedule.timeline import Activity, Span
 
 __all__ = ["POINTS", "Plot", "plot_of", "plot_of_trace"]
@@ -254,7 +254,7 @@ def _reference(kind: _Kind, axis: str) -> list[alt.Chart]:
     return [line.encode(**{axis: alt.datum(kind.reference)})]
 
 
-def plot_of_trace(trace: Trace, span: float, kinds: Sequence[str], *, legend: bool) -> Plot:
+def plot_of_trace(trace: TracePlot, span: float, kinds: Sequence[str], *, legend: bool) -> Plot:
     """The plot of a timeline. Its parameter ``range`` is what the time axis shows, ``brush`` what somebody marks of it.
 
     Args:

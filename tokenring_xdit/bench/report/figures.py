@@ -10,7 +10,7 @@ from tokenring_xdit.bench.records import Record
 from tokenring_xdit.bench.report import measures
 from tokenring_xdit.bench.report.links import links_of
 from tokenring_xdit.bench.report.measures import BASELINE, Unit, Value
-from tokenring_xdit.bench.report.problems import Axis, View
+from tokenring_xdit.bench.report.problems import Axis, ProblemView
 
 __all__ = ["Figure", "Form", "Part", "Point", "Series", "figures"]
 
@@ -30,7 +30,7 @@ class Part(Enum):
 
     WHOLE = ""
     COMPUTING = "computing"
-    HIDDEN = "computing, wires at work"
+    HIDDEN = "computing, links at work"
     EXPOSED = "communication exposed"
 
 
@@ -87,13 +87,13 @@ _X_LABELS = {Axis.TOKENS: "sequence length, tokens", Axis.RANKS: "ranks", Axis.S
 _QUARTILES = "Medians; error bars are quartiles."
 
 
-def figures(view: View) -> tuple[Figure, ...]:
+def figures(view: ProblemView) -> tuple[Figure, ...]:
     """All plots of a view for which it has figures."""
     found = [_time(view), _speed_up(view), _communication(view), _busiest_link(view), _payload(view), _memory(view)]
     return tuple(figure for figure in (*found, _links(view)) if figure is not None and figure.series)
 
 
-def _time(view: View) -> Figure | None:
+def _time(view: ProblemView) -> Figure | None:
     return _plot(
         view,
         "time",
@@ -104,7 +104,7 @@ def _time(view: View) -> Figure | None:
     )
 
 
-def _speed_up(view: View) -> Figure | None:
+def _speed_up(view: ProblemView) -> Figure | None:
     def value(record: Record) -> Value | None:
         return measures.speed_up(record, view.find(BASELINE, view.at(record)))
 
@@ -123,17 +123,17 @@ def _speed_up(view: View) -> Figure | None:
 _Quantity = Callable[[Record], Value | None]
 
 _EXPOSED = "exposed, the call less its attention"
-_HIDDEN = "hidden, what the busiest wire needs at its stated rate and nobody waited for, at least that"
+_HIDDEN = "hidden, what the busiest link needs at its stated rate and nobody waited for, at least that"
 _UNKNOWN = "What is hidden is unknown without stated rates."
 
 
-def _communication(view: View) -> Figure | None:
+def _communication(view: ProblemView) -> Figure | None:
     if not any(measures.exposed(record) for record in view.records):
         return None
     return _where_time_goes(view) if view.axis is Axis.SHAPE else _exposed_and_hidden(view)
 
 
-def _where_time_goes(view: View) -> Figure:
+def _where_time_goes(view: ProblemView) -> Figure:
     parts = {Part.COMPUTING: _computing_alone, Part.HIDDEN: measures.hidden, Part.EXPOSED: measures.exposed}
     found, unit = _parts(view, parts)
     series = tuple(
@@ -145,7 +145,7 @@ def _where_time_goes(view: View) -> Figure:
     return Figure("communication", "Where the time goes", note, Form.BARS, "", unit.name, series)
 
 
-def _exposed_and_hidden(view: View) -> Figure:
+def _exposed_and_hidden(view: ProblemView) -> Figure:
     found, unit = _parts(view, {Part.EXPOSED: measures.exposed, Part.HIDDEN: measures.hidden})
     logarithmic = all(
         point.value.middle > 0 for (_, part), points in found.items() if part is Part.EXPOSED for point in points
@@ -167,31 +167,31 @@ def _exposed_and_hidden(view: View) -> Figure:
     )
 
 
-def _parts(view: View, parts: Mapping[Part, _Quantity]) -> tuple[dict[tuple[str, Part], list[Point]], Unit]:
+def _parts(view: ProblemView, parts: Mapping[Part, _Quantity]) -> tuple[dict[tuple[str, Part], list[Point]], Unit]:
     """The points of each strategy and part that has any, and the unit of them all."""
     found = {(name, part): _values(view, name, of) for name in view.strategies for part, of in parts.items()}
     unit = measures.time_unit(point.value.middle for points in found.values() for point in points)
     return {key: points for key, points in found.items() if points}, unit
 
 
-def _rates_known(view: View) -> bool:
+def _rates_known(view: ProblemView) -> bool:
     return any(measures.hidden(record) for record in view.records)
 
 
 def _computing_alone(record: Record) -> Value | None:
-    """The share of the attention in which no wire is known to have been at work."""
+    """The share of the attention in which no link is known to have been at work."""
     alone, beside = measures.computing(record), measures.hidden(record)
     if alone is None or measures.exposed(record) is None:
         return None
     return Value(max(0.0, alone.middle - (beside.middle if beside else 0.0)))
 
 
-def _busiest_link(view: View) -> Figure | None:
-    note = "One direction of one wire, in one call: frames, with headers and acknowledgements."
+def _busiest_link(view: ProblemView) -> Figure | None:
+    note = "One direction of one link, in one call: frames, with headers and acknowledgements."
     return _plot(view, "busiest-link", "Bytes on the busiest link", note, measures.link_bytes, measures.bytes_unit)
 
 
-def _payload(view: View) -> Figure | None:
+def _payload(view: ProblemView) -> Figure | None:
     def value(record: Record) -> Value | None:
         sent = measures.payload(record)
         return None if view.axis is not Axis.SHAPE and sent is not None and not sent.middle else sent
@@ -202,16 +202,16 @@ def _payload(view: View) -> Figure | None:
     return _plot(view, "bytes-sent", "Bytes sent by a rank", note, value, measures.bytes_unit)
 
 
-def _memory(view: View) -> Figure | None:
+def _memory(view: ProblemView) -> Figure | None:
     note = "What a first call allocates beside its inputs, on the rank with most."
     return _plot(view, "memory", "Memory", note, measures.peak, measures.bytes_unit)
 
 
-def _links(view: View) -> Figure | None:
+def _links(view: ProblemView) -> Figure | None:
     """Every link of the last place on the axis."""
     place = view.places[-1]
     loads = {
-        name: links_of(record) for name in view.strategies if (record := view.find(name, place)) and record.wire_bytes
+        name: links_of(record) for name in view.strategies if (record := view.find(name, place)) and record.link_bytes
     }
     unit = measures.bytes_unit(link.size for links in loads.values() for link in links)
     series = tuple(
@@ -220,12 +220,12 @@ def _links(view: View) -> Figure | None:
     )
     ranks = f", {place} ranks"
     where = {Axis.TOKENS: f", {place} tokens", Axis.RANKS: ranks, Axis.SHARDS: ranks, Axis.SHAPE: ""}[view.axis]
-    note = "What each direction of each wire carried in one call. Even rows use all wires alike."
+    note = "What each direction of each link carried in one call. Even rows use all links alike."
     return Figure("links", f"Bytes on every link{where}", note, Form.CELLS, "link", unit.name, series)
 
 
 def _plot(
-    view: View,
+    view: ProblemView,
     key: str,
     title: str,
     note: str,
@@ -251,12 +251,12 @@ def _plot(
     )
 
 
-def _spans(view: View, found: Iterable[list[Point]]) -> bool:
+def _spans(view: ProblemView, found: Iterable[list[Point]]) -> bool:
     """Whether figures are such that a logarithmic scale shows them best: over an axis, and all above zero."""
     return view.axis is not Axis.SHAPE and all(point.value.middle > 0 for points in found for point in points)
 
 
-def _values(view: View, strategy: str, value: _Quantity) -> list[Point]:
+def _values(view: ProblemView, strategy: str, value: _Quantity) -> list[Point]:
     records = [view.find(strategy, place) for place in view.places]
     found = [(record, value(record)) for record in records if record is not None]
     return [Point(view.at(record), figure) for record, figure in found if figure is not None]
@@ -268,5 +268,5 @@ def _scaled(point: Point, unit: Unit, *, bounds: bool = True) -> Point:
     return Point(point.x, Value(value.middle / unit.size, lower, upper))
 
 
-def _form(view: View) -> Form:
+def _form(view: ProblemView) -> Form:
     return Form.BARS if view.axis is Axis.SHAPE else Form.LINES

@@ -13,9 +13,9 @@ from tokenring_xdit.bench.records import Record
 from tokenring_xdit.bench.report.charts import Plot, plot_of, plot_of_trace
 from tokenring_xdit.bench.report.figures import figures
 from tokenring_xdit.bench.report.palette import Style, label, styles
-from tokenring_xdit.bench.report.problems import Axis, View, latest, views
+from tokenring_xdit.bench.report.problems import Axis, ProblemView, latest, views
 from tokenring_xdit.bench.report.theme import themes
-from tokenring_xdit.bench.report.traces import Trace, kinds
+from tokenring_xdit.bench.report.traces import TracePlot, kinds
 from tokenring_xdit.outputs import write_whole
 
 __all__ = ["write_plots"]
@@ -25,7 +25,7 @@ _LINE = 90  # characters
 _DOTS_PER_INCH = 200
 
 
-def write_plots(folder: Path, records: Sequence[Record], traces: Sequence[Trace]) -> tuple[Path, ...]:
+def write_plots(folder: Path, records: Sequence[Record], traces: Sequence[TracePlot]) -> tuple[Path, ...]:
     """Write each plot as PNG and as SVG. Shapes that are in a plot over lengths or ranks have none of their own.
 
     Args:
@@ -56,7 +56,7 @@ def write_plots(folder: Path, records: Sequence[Record], traces: Sequence[Trace]
 
 
 def _plots(
-    records: Sequence[Record], traces: Sequence[Trace], looks: Mapping[str, Style]
+    records: Sequence[Record], traces: Sequence[TracePlot], looks: Mapping[str, Style]
 ) -> Iterator[tuple[str, dict[str, Any], Plot]]:
     """Of each plot the name of its file, its title and itself."""
     found = views(records)
@@ -78,7 +78,7 @@ def _lines(*paragraphs: str) -> list[str]:
     return [line for text in paragraphs for line in textwrap.wrap(text, _LINE)]
 
 
-def _worth_a_file(found: Sequence[View]) -> list[View]:
+def _worth_a_file(found: Sequence[ProblemView]) -> list[ProblemView]:
     over = {id(record) for view in found if view.axis is not Axis.SHAPE for record in view.records}
     return [view for view in found if view.axis is not Axis.SHAPE or not over.issuperset(map(id, view.records))]
 

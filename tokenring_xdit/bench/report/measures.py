@@ -76,9 +76,9 @@ def exposed(record: Record) -> Value | None:
 
 
 def hidden(record: Record) -> Value | None:
-    """Seconds, at least, in which wires were at work while ranks computed.
+    """Seconds, at least, in which links were at work while ranks computed.
 
-    What the busiest direction of a wire carried takes this long at its stated rate; what of that is not exposed was
+    What the busiest direction of a link carried takes this long at its stated rate; what of that is not exposed was
     hidden. ``None`` without an emulated network, whose rates are known.
     """
     waited, alone, busy = exposed(record), computing(record), busiest_seconds(record)
@@ -99,7 +99,7 @@ def speed_up(record: Record, baseline: Record | None) -> Value | None:
 
 
 def link_bytes(record: Record) -> Value | None:
-    """Bytes that the busiest direction of a wire carried, frames with all that is in them."""
+    """Bytes that the busiest direction of a link carried, frames with all that is in them."""
     return _most([link.size for link in links_of(record)])
 
 

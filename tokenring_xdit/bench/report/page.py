@@ -20,7 +20,7 @@ from tokenring_xdit.bench.report.problems import Axis, latest, machines, views
 from tokenring_xdit.bench.report.summary import summary
 from tokenring_xdit.bench.report.table import table
 from tokenring_xdit.bench.report.theme import themes
-from tokenring_xdit.bench.report.traces import Trace, kinds, look_of, shares
+from tokenring_xdit.bench.report.traces import TracePlot, kinds, look_of, shares
 from tokenring_xdit.schedule.timeline import Activity
 
 __all__ = ["page"]
@@ -73,9 +73,9 @@ class _Page:
             found.setdefault(str(view.setting), []).append((_GROUPS[view.axis], str(view), panels))
         return list(found.items())
 
-    def timelines(self, traces: Sequence[Trace]) -> list[tuple[str, list[_Panel]]]:
+    def timelines(self, traces: Sequence[TracePlot]) -> list[tuple[str, list[_Panel]]]:
         """Problems with timelines, the fastest strategy of each first, on one time axis."""
-        problems: dict[str, list[Trace]] = {}
+        problems: dict[str, list[TracePlot]] = {}
         for trace in traces:
             problem = f"{trace.setting}, {trace.tokens} tokens, {trace.ranks} ranks"
             problems.setdefault(problem, []).append(trace)
@@ -86,7 +86,7 @@ class _Page:
             found.append((problem, [self._timeline(trace, longest) for trace in own]))
         return found
 
-    def _timeline(self, trace: Trace, longest: float) -> _Panel:
+    def _timeline(self, trace: TracePlot, longest: float) -> _Panel:
         share = shares(trace.timeline)
         note = f"{share[Activity.ATTEND]:.0%} of the time ranks attend, {share[Activity.WAIT]:.0%} they wait."
         title = f"{label(trace.strategy)}: {number(trace.timeline.makespan * 1e3)} ms"
@@ -100,7 +100,7 @@ class _Page:
         return _Panel(title, note, plot.parameters["shown"], len(self.plots) - 1, wide)
 
 
-def page(records: Sequence[Record], traces: Sequence[Trace]) -> str:
+def page(records: Sequence[Record], traces: Sequence[TracePlot]) -> str:
     """The report.
 
     Args:

@@ -11,7 +11,7 @@ from tokenring_xdit.bench.records import Record
 from tokenring_xdit.bench.report.measures import call_time
 from tokenring_xdit.bench.timelines import CaseTimeline
 
-__all__ = ["Axis", "Setting", "View", "latest", "level_of", "machines", "problem_of", "setting_of", "views"]
+__all__ = ["Axis", "ProblemView", "Setting", "latest", "level_of", "machines", "problem_of", "setting_of", "views"]
 
 
 class Axis(Enum):
@@ -54,20 +54,22 @@ class Setting:
     @classmethod
     def of(cls, case: Record | CaseTimeline, machine: int = 0) -> Setting:
         """The setting of a case, on a machine."""
-        model, asking = case.model or "", case.queries or 0
-        return cls(case.level, model, case.network, asking, case.heads, case.head_dim, case.batch, case.dtype, machine)
+        model, num_queries = case.model or "", case.queries or 0
+        return cls(
+            case.level, model, case.network, num_queries, case.heads, case.head_dim, case.batch, case.dtype, machine
+        )
 
     def __str__(self) -> str:
         what = f"{self.level} {self.model}".strip()
         where = "this machine's loopback" if self.network == "none" else self.network
         machine = f", machine {self.machine}" if self.machine else ""
-        asking = f"{self.queries} queries, " if self.queries else ""
+        num_queries = f"{self.queries} queries, " if self.queries else ""
         heads = f"{self.heads} heads of {self.head_dim}"
-        return f"{what} on {where}: {asking}{heads}, batch {self.batch}, {self.dtype}{machine}"
+        return f"{what} on {where}: {num_queries}{heads}, batch {self.batch}, {self.dtype}{machine}"
 
 
 @dataclass(frozen=True)
-class View:
+class ProblemView:
     """Records that are plotted together.
 
     Attributes:
@@ -158,7 +160,7 @@ def latest(records: Sequence[Record]) -> tuple[Record, ...]:
     return tuple({(*problem_of(record, known), record.strategy): record for record in records}.values())
 
 
-def views(records: Sequence[Record]) -> tuple[View, ...]:
+def views(records: Sequence[Record]) -> tuple[ProblemView, ...]:
     """All ways to plot records, setting by setting: over lengths, over ranks, then single shapes.
 
     Shards of one length on several numbers of ranks are a view of records that are in no view over lengths or ranks.
@@ -173,23 +175,23 @@ def views(records: Sequence[Record]) -> tuple[View, ...]:
     for record in records:
         if call_time(record) is not None:
             settings.setdefault(setting_of(record, known), []).append(record)
-    found: list[View] = []
+    found: list[ProblemView] = []
     for setting, ran in settings.items():
         for ranks in sorted({record.ranks for record in ran}, reverse=True):
             here = tuple(record for record in ran if record.ranks == ranks)
             if len({record.tokens for record in here}) > 1:
-                found.append(View(setting, Axis.TOKENS, ranks, None, here))
+                found.append(ProblemView(setting, Axis.TOKENS, ranks, None, here))
         for tokens in sorted({record.tokens for record in ran}, reverse=True):
             here = tuple(record for record in ran if record.tokens == tokens)
             if len({record.ranks for record in here}) > 1:
-                found.append(View(setting, Axis.RANKS, None, tokens, here))
+                found.append(ProblemView(setting, Axis.RANKS, None, tokens, here))
         over = {id(record) for view in found for record in view.records}
         alone = [record for record in ran if id(record) not in over and not record.tokens % record.ranks]
         for each in sorted({record.tokens // record.ranks for record in alone}, reverse=True):
             here = tuple(record for record in alone if record.tokens == each * record.ranks)
             if len({record.ranks for record in here}) > 1:
-                found.append(View(setting, Axis.SHARDS, None, each, here))
+                found.append(ProblemView(setting, Axis.SHARDS, None, each, here))
         for ranks, tokens in sorted({(record.ranks, record.tokens) for record in ran}, reverse=True):
             here = tuple(record for record in ran if (record.ranks, record.tokens) == (ranks, tokens))
-            found.append(View(setting, Axis.SHAPE, ranks, tokens, here))
+            found.append(ProblemView(setting, Axis.SHAPE, ranks, tokens, here))
     return tuple(found)

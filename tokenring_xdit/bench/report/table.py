@@ -68,7 +68,7 @@ def table(records: Sequence[Record]) -> Table:
         "machine": _said(lambda r: str(problem_of(r, known)[0].machine or "")),
         "ranks": _counted(lambda r: r.ranks),
         "tokens": _counted(lambda r: r.tokens),
-        "queries": _counted(lambda r: r.asking),
+        "queries": _counted(lambda r: r.num_queries),
         "heads": _counted(lambda r: r.heads),
         "head width": _counted(lambda r: r.head_dim),
         "batch": _counted(lambda r: r.batch),

@@ -15,9 +15,9 @@ from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.schedule.timeline import Activity, Span, Timeline
 
 __all__ = [
-    "Box",
     "KindLook",
-    "Trace",
+    "PlotArea",
+    "TracePlot",
     "boxes",
     "kind_of",
     "kinds",
@@ -54,7 +54,7 @@ _MOST_ROWS = 8  # of transfers at once that are told apart in a lane
 
 
 @dataclass(frozen=True)
-class Trace:
+class TracePlot:
     """The timeline of a case.
 
     Attributes:
@@ -73,7 +73,7 @@ class Trace:
 
 
 @dataclass(frozen=True)
-class Box:
+class PlotArea:
     """Where a span is drawn.
 
     Attributes:
@@ -87,7 +87,7 @@ class Box:
     bottom: float
 
 
-def read_traces(path: Path) -> tuple[Trace, ...]:
+def read_traces(path: Path) -> tuple[TracePlot, ...]:
     """Read the timelines that a sweep left beside its results.
 
     Returns:
@@ -98,13 +98,13 @@ def read_traces(path: Path) -> tuple[Trace, ...]:
     """
     if not path.exists():
         return ()
-    found: dict[tuple[Setting, int, int, str], Trace] = {}
+    found: dict[tuple[Setting, int, int, str], TracePlot] = {}
     for number, entry in enumerate(read_timelines(path), 1):
         for span in entry.timeline.spans:
             if not (0 <= span.rank < entry.timeline.world_size and math.isfinite(span.start + span.end)):
                 raise ConfigurationError(f"timelines {path}, line {number}: {span} is of no rank, or at no time")
         setting = Setting.of(entry)
-        trace = Trace(setting, entry.ranks, entry.tokens, entry.strategy, entry.timeline)
+        trace = TracePlot(setting, entry.ranks, entry.tokens, entry.strategy, entry.timeline)
         found[setting, entry.ranks, entry.tokens, entry.strategy] = trace
     return tuple(found.values())
 
@@ -119,25 +119,25 @@ def look_of(kind: str) -> KindLook:
     return _KINDS.get(kind) or KindLook(_OTHER_HUE, kind)
 
 
-def kinds(traces: Iterable[Trace]) -> tuple[str, ...]:
+def kinds(traces: Iterable[TracePlot]) -> tuple[str, ...]:
     """The kinds of span that there are: work first, then channels by name."""
     found = {(span.activity.transfers, kind_of(span)) for trace in traces for span in trace.timeline.spans}
     order = {activity.value: place for place, activity in enumerate((Activity.ATTEND, Activity.MERGE, Activity.WAIT))}
     return tuple(kind for _, kind in sorted(found, key=lambda entry: (entry[0], order.get(entry[1], 9), entry[1])))
 
 
-def boxes(timeline: Timeline) -> tuple[Box, ...]:
+def boxes(timeline: Timeline) -> tuple[PlotArea, ...]:
     """Where to draw each span. Transfers that overlap share the height of their lane."""
     lanes: dict[tuple[int, Activity | None], list[Span]] = defaultdict(list)
     for span in sorted(timeline.spans, key=lambda span: (span.start, span.end)):
         lanes[span.rank, span.activity if span.activity.transfers else None].append(span)
-    found: list[Box] = []
+    found: list[PlotArea] = []
     for (rank, activity), spans in lanes.items():
         top, bottom = _WORK if activity is None else _SENDS if activity is Activity.SEND else _RECEIVES
         rows = _rows(spans) if activity is not None else [0] * len(spans)
         height = (bottom - top) / (max(rows) + 1)
         found += [
-            Box(span, rank + top + row * height, rank + top + (row + 1) * height)
+            PlotArea(span, rank + top + row * height, rank + top + (row + 1) * height)
             for span, row in zip(spans, rows, strict=True)
         ]
     return tuple(found)

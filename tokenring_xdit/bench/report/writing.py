@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 
 from tokenring_xdit.bench.records import Record, read_records
-from tokenring_xdit.bench.report.traces import Trace, read_traces
+from tokenring_xdit.bench.report.traces import TracePlot, read_traces
 from tokenring_xdit.bench.timelines import TIMELINES_FILE
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.outputs import write_whole
@@ -86,7 +86,7 @@ def write_plots(results: Path, folder: Path) -> tuple[Path, ...]:
     return draw(folder, *_read(results))
 
 
-def _read(results: Path) -> tuple[tuple[Record, ...], tuple[Trace, ...]]:
+def _read(results: Path) -> tuple[tuple[Record, ...], tuple[TracePlot, ...]]:
     records = read_records(results)
     if not records:
         raise ConfigurationError(f"{results} has no case yet: nothing can be reported")

@@ -14,7 +14,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
     check = subcommands.add_parser(
         "check",
-        help="build a network, measure each wire of it, remove it (needs root)",
+        help="build a network, measure each link of it, remove it (needs root)",
         epilog="example: tokenring-xdit network check mesh:4:100mbit",
     )
     check.add_argument(

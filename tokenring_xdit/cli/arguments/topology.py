@@ -20,7 +20,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
     show = subcommands.add_parser(
         "show",
-        help="wires, rates and their sources",
+        help="links, rates and their sources",
         epilog="example: tokenring-xdit topology show dgx-1, or "
         "tokenring-xdit topology show 'hgx-h100*4@ib-ndr' --yaml > topology.yaml",
     )

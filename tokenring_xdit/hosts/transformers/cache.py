@@ -14,7 +14,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from tokenring_xdit.compat.transformers import query_count
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError
-from tokenring_xdit.hosts.transformers.placement import BLOCK, Placement, Span
+from tokenring_xdit.hosts.transformers.placement import BLOCK, Held, Placement
 
 if TYPE_CHECKING:
     from tokenring_xdit.hosts.transformers.session import Session
@@ -156,7 +156,7 @@ class ShardedCache(Cache):  # type: ignore[misc]
         """Tokens whose keys this rank holds, in each layer."""
         return [layer.held for layer in self.layers]
 
-    def expect(self, spans: list[Span], own: tuple[int, int]) -> Placement:
+    def expect(self, spans: list[Held], own: tuple[int, int]) -> Placement:
         """Say what the next updates bring.
 
         Args:
@@ -293,5 +293,5 @@ class ShardedCache(Cache):  # type: ignore[misc]
                 if f"{number}.keys" in names:
                     layer.keys, layer.values = file.get_tensor(f"{number}.keys"), file.get_tensor(f"{number}.values")
                     layer.is_initialized, layer.held, layer.first = True, layer.keys.shape[2], first
-        self.placement = Placement(ranks, tuple(Span(*span) for span in json.loads(facts["spans"])))
+        self.placement = Placement(ranks, tuple(Held(*span) for span in json.loads(facts["spans"])))
         return self

@@ -17,9 +17,10 @@ from torch import Tensor
 from tokenring_xdit.attention import exchange, guarded
 from tokenring_xdit.compat.transformers import cache_name
 from tokenring_xdit.errors import AgreementError, UnsupportedError
+from tokenring_xdit.hosts.agreement import describe
 from tokenring_xdit.hosts.transformers.cache import ShardedCache
 from tokenring_xdit.hosts.transformers.parcels import error_from, plain_error, plain_result, result_from
-from tokenring_xdit.hosts.transformers.session import Role, Session, summary
+from tokenring_xdit.hosts.transformers.session import Role, Session
 
 __all__ = ["replace_generate"]
 
@@ -55,7 +56,9 @@ def replace_generate(model: Any, session: Session) -> None:
     @wraps(prepare)
     def prepare_cache(generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         kind = generation_config.cache_implementation
-        if kind not in (None, "dynamic"):
+        if kind == model.generation_config.cache_implementation:  # what the model came with, as Gemma 2 does
+            generation_config.cache_implementation = None
+        elif kind not in (None, "dynamic"):
             raise UnsupportedError(
                 f"cache_implementation={kind!r} keeps all keys on one rank: leave it out, or pass "
                 f"{name}=model.tokenring.cache()"
@@ -96,7 +99,7 @@ def _agree(session: Session, call: Mapping[str, Any]) -> None:
         )
     for each, value in call.items():
         if each not in _OWN:
-            mine[each] = f"cache {value.number}" if isinstance(value, ShardedCache) else summary(value)
+            mine[each] = _described(value)
     streams = call.get("streamer") is not None
     everyone = exchange(None, (problem, mine, streams), "the arguments of generate")
     for rank, (refused, theirs, _) in enumerate(everyone):
@@ -110,6 +113,13 @@ def _agree(session: Session, call: Mapping[str, Any]) -> None:
                     f"{theirs.get(each, 'not passed')} on rank {rank}: pass the same everywhere"
                 )
     session.streams = any(streams for *_, streams in everyone)
+
+
+def _described(value: Any) -> str:
+    """An argument in words that are the same where it is."""
+    if isinstance(value, ShardedCache):
+        return f"cache {value.number}"
+    return str(value.to_json_string()) if hasattr(value, "to_json_string") else describe(value)
 
 
 def _lead(session: Session, generate: Any, call: dict[str, Any]) -> Any:

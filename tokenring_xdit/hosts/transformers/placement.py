@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["BLOCK", "Placement", "Span"]
+__all__ = ["BLOCK", "Held", "Placement"]
 
 BLOCK = 32
 """Tokens that go to one rank together where all ranks have computed them."""
 
 
-class Span(NamedTuple):
+class Held(NamedTuple):
     """Tokens ``start..stop - 1``, counted from the beginning of the sequence, and the rank with their keys."""
 
     start: int
@@ -30,7 +30,7 @@ class Placement:
     """
 
     ranks: int
-    spans: tuple[Span, ...] = ()
+    spans: tuple[Held, ...] = ()
 
     @property
     def length(self) -> int:
@@ -47,18 +47,18 @@ class Placement:
         found = [(max(s.start, low), min(s.stop, high)) for s in self.spans if s.rank == rank]
         return [(start, stop) for start, stop in found if start < stop]
 
-    def split(self, tokens: int) -> list[Span]:
+    def split(self, tokens: int) -> list[Held]:
         """The next tokens in one range a rank, as even as can be; what is over goes to the ranks that hold least."""
         each, over = divmod(tokens, self.ranks)
         longer = sorted(range(self.ranks), key=lambda rank: (self.count(rank), rank))[:over]
         spans, start = [], self.length
         for rank in range(self.ranks):
             stop = start + each + (rank in longer)
-            spans.append(Span(start, stop, rank))
+            spans.append(Held(start, stop, rank))
             start = stop
         return spans
 
-    def deal(self, tokens: int) -> list[Span]:
+    def deal(self, tokens: int) -> list[Held]:
         """The next tokens in blocks: the last block is filled, others go to the rank that holds least."""
         held = [self.count(rank) for rank in range(self.ranks)]
         spans, start, end = [], self.length, self.length + tokens
@@ -70,12 +70,12 @@ class Placement:
             else:
                 rank = min(range(self.ranks), key=lambda r: (held[r], r))
                 stop = min(end, start + BLOCK)
-            spans.append(Span(start, stop, rank))
+            spans.append(Held(start, stop, rank))
             held[rank] += stop - start
             start, room, last = stop, 0, None
         return spans
 
-    def plus(self, spans: Sequence[Span]) -> Placement:
+    def plus(self, spans: Sequence[Held]) -> Placement:
         """With further tokens."""
         joined = list(self.spans)
         for span in spans:
@@ -83,12 +83,12 @@ class Placement:
                 continue
             last = joined[-1] if joined else None
             if last is not None and last.rank == span.rank:
-                joined[-1] = Span(last.start, span.stop, span.rank)
+                joined[-1] = Held(last.start, span.stop, span.rank)
             else:
                 joined.append(span)
         return Placement(self.ranks, tuple(joined))
 
     def cropped(self, length: int) -> Placement:
         """The first ``length`` tokens only."""
-        kept = (Span(s.start, min(s.stop, length), s.rank) for s in self.spans if s.start < length)
+        kept = (Held(s.start, min(s.stop, length), s.rank) for s in self.spans if s.start < length)
         return Placement(self.ranks, tuple(kept))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -13,20 +13,22 @@ from torch import Tensor
 
 from tokenring_xdit.attention import exchange
 from tokenring_xdit.errors import AgreementError, UnsupportedError
+from tokenring_xdit.hosts.agreement import describe
 from tokenring_xdit.hosts.transformers.cache import ShardedCache
 from tokenring_xdit.hosts.transformers.current import Forward, entered
 from tokenring_xdit.hosts.transformers.exchanges import Exchanges, Travel
 from tokenring_xdit.hosts.transformers.parcels import from_plain, plain
 from tokenring_xdit.hosts.transformers.supported import Family, windows_of
+from tokenring_xdit.hosts.weights import Weights
 
-__all__ = ["Inputs", "Role", "Session", "rows_to_keep", "summary"]
+__all__ = ["Inputs", "Role", "Session", "rows_to_keep"]
 
 _STEP = "a step of generate"
 """What the ranks say to each other in ``generate``; the first speaks, the others listen."""
 
 
-_SAMPLE = 64
-"""How many numbers of a weight are looked at, and up to twice as many."""
+_FEW = 16
+"""New tokens that every rank computes, so that one collective a layer is all that travels: those of a look-up, say."""
 
 
 class Role:
@@ -81,7 +83,8 @@ class Session:
         self.family, self.exchanges, self.travel, self.schedule = family, exchanges, travel, schedule
         self.windows = windows_of(model.config)
         self.device: torch.device = model.device
-        self.fingerprint = f"{family.model_type}-{_weights(model)}"
+        weights = sorted(Weights(model).summary().items())
+        self.fingerprint = f"{family.model_type}-{hashlib.sha256(str(weights).encode()).hexdigest()[:8]}"
         self.role = Role.ALIKE
         self.rows: tuple[int, ...] | None = None
         self.computing = self.streams = self._shards = False
@@ -143,7 +146,7 @@ class Session:
         if self.role == Role.LEADER:
             self.tell("forward", tuple(inputs._replace(mask=None)), self._tail(inputs.mask))
         elif self.role == Role.ALIKE and self.exchanges.ranks > 1:
-            mine = {name: summary(value) for name, value in inputs._asdict().items()}
+            mine = {name: describe(value) for name, value in inputs._asdict().items()}
             everyone = exchange(None, mine, "the inputs of the language model")
             for rank, theirs in enumerate(everyone):
                 for name, value in theirs.items():
@@ -192,7 +195,7 @@ class Session:
             What the decoder returns, with the rows that were asked for.
         """
         ids, past, new = inputs.ids.to(self.device), cache.length, inputs.ids.shape[1]
-        sharded = new >= max(2, 2 * self.exchanges.ranks) and self.exchanges.ranks > 1
+        sharded = new > max(_FEW, 2 * self.exchanges.ranks) and self.exchanges.ranks > 1
         spans = cache.placement.split(new) if sharded else cache.placement.deal(new)
         everything = ((past, past + new),) * self.exchanges.ranks
         queries = tuple((span.start, span.stop) for span in spans) if sharded else everything
@@ -306,34 +309,6 @@ _NAMES = {
     "cache": "the cache",
     "length": "the length of the cache",
 }
-
-
-def summary(value: Any) -> str:
-    """A value in words that are the same where the values are."""
-    if isinstance(value, Tensor):
-        return f"a tensor {tuple(value.shape)} with the values {_digest(value.cpu().contiguous().numpy().tobytes())}"
-    if isinstance(value, Mapping):
-        return str({name: summary(item) for name, item in value.items()})
-    if isinstance(value, Sequence):
-        return _digest(repr(value)) if len(value) > 8 else repr(value)
-    if hasattr(value, "to_json_string"):  # a GenerationConfig
-        return f"a {type(value).__name__} {_digest(value.to_json_string())}"
-    return repr(value) if value is None or isinstance(value, (int, float)) else f"a {type(value).__name__}"
-
-
-def _digest(content: str | bytes) -> str:
-    data = content.encode() if isinstance(content, str) else content
-    return hashlib.sha256(data).hexdigest()[:8]
-
-
-def _weights(model: Any) -> str:
-    """A digest of shapes, and of some numbers, of all weights."""
-    found = hashlib.sha256()
-    for name, weight in model.named_parameters():
-        some = weight.detach().reshape(-1)[:: max(1, weight.numel() // _SAMPLE)]
-        found.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-        found.update(some.to(torch.float32).cpu().numpy().tobytes())
-    return found.hexdigest()[:8]
 
 
 def _valid(mask: Tensor | None, device: torch.device) -> Tensor | None:

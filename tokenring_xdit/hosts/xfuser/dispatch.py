@@ -98,7 +98,7 @@ def run_what_was_chosen(usp: Any) -> None:
 
 
 def leave_grouped_heads(usp: Any) -> None:
-    """Leave grouped key and value heads as they are until a kernel meets them: see ``kernel`` below."""
+    """Leave grouped key and value heads as they are until a kernel attends them: see ``kernel`` below."""
 
     def make(original: Any) -> Any:
         def repeat_kv_heads(key: Tensor, value: Tensor, repeats: int) -> tuple[Tensor, Tensor]:
@@ -227,7 +227,7 @@ def _token_ring(
     joint_attn_kwargs: dict[str, Any] | None,
     attention_kwargs: dict[str, Any] | None,
 ) -> Tensor:
-    last: list[Tensor] = []  # keys and values that stay at home meet every rank's queries, and are expanded once
+    last: list[Tensor] = []  # joint keys and values are attended by every query of this rank, and are expanded once
 
     def expanded(k: Tensor, v: Tensor, heads: int) -> tuple[Tensor, Tensor]:
         # xfuser's kernels take as many heads of keys as of queries
@@ -239,7 +239,7 @@ def _token_ring(
 
     def kernel(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> tuple[Tensor, Tensor]:
         k, v = expanded(k, v, q.shape[1])
-        # Joint tensors are met at home instead of through the decorator, which counts calls.
+        # Joint tensors are attended apart instead of through the decorator, which counts calls.
         out, lse = attention_function(
             q, k, v, dropout_p=0.0, is_causal=causal, joint_attn_kwargs=None, attention_kwargs=attention_kwargs
         )
@@ -251,9 +251,9 @@ def _token_ring(
         # Some backends pad the rows of the log-sum-exp, cuDNN adds a dimension.
         return out, lse.reshape(*lse.shape[:2], -1)[:, :, : q.shape[2]]
 
-    home_kv = None
+    joint_kv = None
     if joint_attn_kwargs is not None:
-        home_kv = (joint_attn_kwargs["joint_key"], joint_attn_kwargs["joint_value"])
+        joint_kv = (joint_attn_kwargs["joint_key"], joint_attn_kwargs["joint_value"])
     own = None if layout is None else layout.own(dist.get_rank(group), _ulysses_degree())
     out, _ = token_ring_attention(
         query,
@@ -264,9 +264,9 @@ def _token_ring(
         kernel=kernel,
         causal=is_causal,
         key_mask=own,
-        home_kv=home_kv,
-        home_mask=None if layout is None or home_kv is None else layout.home,
-        layout_key=None if layout is None else layout.key,  # of the whole sequence, which every rank knows
+        joint_kv=joint_kv,
+        joint_mask=None if layout is None or joint_kv is None else layout.home,
+        cache_key=None if layout is None else layout.key,  # of the whole sequence, which every rank knows
     )
     return out
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from tokenring_xdit.lab.embedded.scenes import COLOURS, GROUNDS, Relation, Scene, Shape
+from tokenring_xdit.lab.embedded.scenes import COLOURS, GROUNDS, DrawnShape, Relation, Scene
 
-__all__ = ["Found", "Verdict", "judge", "look"]
+__all__ = ["Found", "Judgement", "judge", "look"]
 
 _DIFFERS = 70.0
 """Distance in RGB from which on a pixel is not ground."""
@@ -34,19 +34,19 @@ class Found:
 
     Attributes:
         colour: Nearest colour of the palette.
-        shape: Shape that overlaps best.
+        shape: DrawnShape that overlaps best.
         x: Centre of its bounding box, as a fraction of the side.
         y: The same, downwards.
     """
 
     colour: str
-    shape: Shape
+    shape: DrawnShape
     x: float
     y: float
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Judgement:
     """Which parts of a scene a picture gets right; an object missing or too many makes all but the ground wrong."""
 
     colour: bool
@@ -85,18 +85,18 @@ def look(picture: Image.Image) -> tuple[str, list[Found]]:
     return _nearest(ground, GROUNDS), found
 
 
-def judge(picture: Image.Image, scene: Scene) -> Verdict:
+def judge(picture: Image.Image, scene: Scene) -> Judgement:
     """Compare a picture with the scene it should show."""
     ground, found = look(picture)
     ground_right = ground == scene.ground
     if len(found) != len(scene.items):
-        return Verdict(False, False, False, ground_right)
+        return Judgement(False, False, False, ground_right)
     if scene.relation in (Relation.LEFT_OF, Relation.RIGHT_OF):
         found.sort(key=lambda f: f.x, reverse=scene.relation is Relation.RIGHT_OF)
     elif scene.relation is not None:
         found.sort(key=lambda f: f.y, reverse=scene.relation is Relation.BELOW)
     pairs = list(zip(found, scene.items, strict=True))
-    return Verdict(
+    return Judgement(
         colour=all(f.colour == item.colour for f, item in pairs),
         shape=all(f.shape is item.shape for f, item in pairs),
         position=all(
@@ -110,20 +110,20 @@ def _nearest(colour: NDArray[np.float64], palette: dict[str, tuple[int, int, int
     return min(palette, key=lambda name: float(np.linalg.norm(colour - np.asarray(palette[name]))))
 
 
-def _best_shape(mask: NDArray[np.bool_]) -> Shape:
-    return max(Shape, key=lambda shape: _overlap(mask, shape))
+def _best_shape(mask: NDArray[np.bool_]) -> DrawnShape:
+    return max(DrawnShape, key=lambda shape: _overlap(mask, shape))
 
 
-def _overlap(mask: NDArray[np.bool_], shape: Shape) -> float:
+def _overlap(mask: NDArray[np.bool_], shape: DrawnShape) -> float:
     """Intersection over union with the shape drawn into the same bounding box."""
     height, width = mask.shape
     scale = 8
     image = Image.new("L", (width * scale, height * scale))
     canvas = ImageDraw.Draw(image)
     right, bottom = width * scale - 1, height * scale - 1
-    if shape is Shape.CIRCLE:
+    if shape is DrawnShape.CIRCLE:
         canvas.ellipse((0, 0, right, bottom), fill=255)
-    elif shape is Shape.SQUARE:
+    elif shape is DrawnShape.SQUARE:
         canvas.rectangle((0, 0, right, bottom), fill=255)
     else:
         canvas.polygon([(right / 2, 0), (right, bottom), (0, bottom)], fill=255)

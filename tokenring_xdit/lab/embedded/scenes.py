@@ -20,11 +20,11 @@ __all__ = [
     "GROUNDS",
     "HELD_OUT_PAIRS",
     "IMAGE_SIZE",
+    "DrawnShape",
     "Item",
     "Place",
     "Relation",
     "Scene",
-    "Shape",
     "draw",
     "random_scene",
     "vocabulary",
@@ -52,7 +52,7 @@ GROUNDS: dict[str, tuple[int, int, int]] = {
 }
 
 
-class Shape(Enum):
+class DrawnShape(Enum):
     """What is drawn; the value is the word used in captions."""
 
     CIRCLE = "circle"
@@ -108,7 +108,7 @@ class Item:
     """One coloured shape."""
 
     colour: str
-    shape: Shape
+    shape: DrawnShape
 
     @property
     def words(self) -> str:
@@ -123,10 +123,10 @@ class Item:
 
 HELD_OUT_PAIRS: frozenset[Item] = frozenset(
     {
-        Item("green", Shape.TRIANGLE),
-        Item("purple", Shape.SQUARE),
-        Item("orange", Shape.CIRCLE),
-        Item("blue", Shape.TRIANGLE),
+        Item("green", DrawnShape.TRIANGLE),
+        Item("purple", DrawnShape.SQUARE),
+        Item("orange", DrawnShape.CIRCLE),
+        Item("blue", DrawnShape.TRIANGLE),
     }
 )
 """Colour and shape pairs that no training picture shows: they measure whether the model combines."""
@@ -193,7 +193,7 @@ def random_scene(rng: random.Random, *, held_out: bool | None = None) -> Scene:
         rng: Source of randomness.
         held_out: ``False`` never uses a held-out pair, ``True`` always uses one, ``None`` either.
     """
-    every = [Item(colour, shape) for colour in COLOURS for shape in Shape]
+    every = [Item(colour, shape) for colour in COLOURS for shape in DrawnShape]
     seen = [item for item in every if item not in HELD_OUT_PAIRS]
     pool = {None: every, False: seen, True: sorted(HELD_OUT_PAIRS, key=lambda item: item.words)}
     first = rng.choice(pool[held_out])
@@ -227,9 +227,9 @@ def draw(scene: Scene, rng: random.Random | None = None) -> Image.Image:
 
 def _draw_item(canvas: ImageDraw.ImageDraw, item: Item, x: float, y: float, r: float) -> None:
     colour = COLOURS[item.colour]
-    if item.shape is Shape.CIRCLE:
+    if item.shape is DrawnShape.CIRCLE:
         canvas.ellipse((x - r, y - r, x + r, y + r), fill=colour)
-    elif item.shape is Shape.SQUARE:
+    elif item.shape is DrawnShape.SQUARE:
         half = 0.89 * r  # about the area of the circle
         canvas.rectangle((x - half, y - half, x + half, y + half), fill=colour)
     else:
@@ -250,7 +250,7 @@ def _phrases() -> Iterator[str]:
     yield from ("a", "an", "two", "side by side", "one above the other", "ground", "on a")
     yield from COLOURS
     yield from GROUNDS
-    for shape in Shape:
+    for shape in DrawnShape:
         yield from (shape.value, f"{shape.value}s")
     for place in Place:
         yield place.words

@@ -7,20 +7,20 @@ runs ranks inside. ``docs/network.md`` is the guide.
 
 from tokenring_xdit.lab.network.emulate import INTERFACE, EmulatedNetwork, emulate, remove_stale
 from tokenring_xdit.lab.network.ranks import INIT_METHOD_VARIABLE, RankOutput, rank_variables, run_ranks
-from tokenring_xdit.lab.network.selftest import Figure, NetworkReport, WireReport, refuse_slow, self_test
-from tokenring_xdit.topology import Network, Rate, Wire, load_network, parse_network
+from tokenring_xdit.lab.network.selftest import LinkFigure, LinkReport, NetworkReport, refuse_slow, self_test
+from tokenring_xdit.topology import Link, Network, Rate, load_network, parse_network
 
 __all__ = [
     "INIT_METHOD_VARIABLE",
     "INTERFACE",
     "EmulatedNetwork",
-    "Figure",
+    "Link",
+    "LinkFigure",
+    "LinkReport",
     "Network",
     "NetworkReport",
     "RankOutput",
     "Rate",
-    "Wire",
-    "WireReport",
     "emulate",
     "load_network",
     "parse_network",

@@ -1,8 +1,8 @@
 """Builds a network out of the kernel's own parts, and removes it whatever happens.
 
-Every host and every switch is a network namespace, every wire a pair of ``veth`` devices whose two ends
+Every host and every switch is a network namespace, every link a pair of ``veth`` devices whose two ends
 are rate-limited by ``htb``. A node has one address, on a bridge device without ports (gloo takes an
-interface by its name, and ``lo`` will not do), and a route over the right wire to every other node.
+interface by its name, and ``lo`` will not do), and a route over the right link to every other node.
 
 The names of the namespaces carry the process that made them, so that whoever comes next can tell the
 networks of dead processes from those in use. Nothing outside the namespaces is changed.
@@ -42,7 +42,7 @@ _NAME = re.compile(r"(?P<id>trx-(?P<pid>\d+)-(?P<start>\d+)-\d+)(?P<node>-.+)?")
 _TOOLS = {"ip": "iproute2", "tc": "iproute2", "setpriv": "util-linux"}
 
 _MOST_NODES = 250  # the last byte of an address tells them apart
-# Packets that a wire holds before it drops any: the kernel's 1000 overflowed where a fast wire meets a slow one, and
+# Packets that a link holds before it drops any: the kernel's 1000 overflowed where a fast link meets a slow one, and
 # what is lost there is missed for up to 200 ms.
 _QUEUED = 100_000
 _PATIENCE = 10.0  # seconds for killed processes to be gone
@@ -145,9 +145,9 @@ def _refuse_what_cannot_be(network: Network) -> None:
             f"network '{network.name}' has {len(network.nodes)} hosts and switches, and at most {_MOST_NODES} can be "
             "emulated: plan for it with tokenring-xdit plan, or measure a smaller one"
         )
-    if any(wire.delay for wire in network.wires):
+    if any(link.delay for link in network.links):
         raise UnsupportedError(
-            f"network '{network.name}' has wires with a delay, which cannot be emulated: leave 'delay' out to measure "
+            f"network '{network.name}' has links with a delay, which cannot be emulated: leave 'delay' out to measure "
             "without it"
         )
 
@@ -162,9 +162,9 @@ def _build(emulated: EmulatedNetwork) -> None:
         _add_namespace(emulated.namespace(node))
         _run(["ip", "netns", "exec", emulated.namespace(node), "sh", "-ec", settings(network, node)])
     pairs = [
-        f"link add {device(index)} netns {emulated.namespace(wire.a)} type veth "
-        f"peer name {device(index)} netns {emulated.namespace(wire.b)}"
-        for index, wire in enumerate(network.wires)
+        f"link add {device(index)} netns {emulated.namespace(link.a)} type veth "
+        f"peer name {device(index)} netns {emulated.namespace(link.b)}"
+        for index, link in enumerate(network.links)
     ]
     _run(["ip", "-batch", "-"], pairs)
     for node in network.nodes:
@@ -192,10 +192,10 @@ def _devices(emulated: EmulatedNetwork, node: str) -> list[str]:
         f"addr add {emulated.address(node)}/32 dev {INTERFACE}",
         f"link set {INTERFACE} up",
     ]
-    for index, wire in enumerate(network.wires):
-        if node in wire.ends:
-            # Long pieces would be passed on only when they have arrived whole: a delay that no real wire has.
-            size = segment(network, wire, node)
+    for index, link in enumerate(network.links):
+        if node in link.ends:
+            # Long pieces would be passed on only when they have arrived whole: a delay that no real link has.
+            size = segment(network, link, node)
             lines.append(f"link set {device(index)} gso_max_size {size} txqueuelen {_QUEUED} up")
     return lines
 
@@ -206,7 +206,7 @@ def _routes(emulated: EmulatedNetwork, node: str) -> list[str]:
     for other in network.nodes:
         if other != node and network.reaches(node, other):
             neighbour = network.route(node, other)[1]
-            leaving = device(network.wires.index(network.wire(node, neighbour)))
+            leaving = device(network.links.index(network.link(node, neighbour)))
             # Not every kernel lets a namespace choose its congestion control, but routes can.
             lines.append(
                 f"route add {emulated.address(other)}/32 via {emulated.address(neighbour)} dev {leaving} onlink "

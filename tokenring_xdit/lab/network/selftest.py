@@ -1,7 +1,7 @@
 """Does an emulated network carry what it states? Measured by TCP transfers between its nodes.
 
 Stated rates count Ethernet frames, measured ones the payload of TCP: at most 95.6% of them with 1500-byte
-packets, and a little less with both directions loaded, as acknowledgements take their share. A wire is
+packets, and a little less with both directions loaded, as acknowledgements take their share. A link is
 good when it carries 90% of its stated rate in payload, in both directions together.
 """
 
@@ -21,20 +21,20 @@ from typing import Any
 from tokenring_xdit.errors import NetworkError
 from tokenring_xdit.lab.network import transfer
 from tokenring_xdit.lab.network.emulate import EmulatedNetwork
-from tokenring_xdit.topology.network import FRAME, Network, Rate, Wire
+from tokenring_xdit.topology.network import FRAME, Link, Network, Rate
 
 __all__ = [
     "LEAST_SHARE",
-    "Figure",
+    "LinkFigure",
+    "LinkReport",
     "NetworkReport",
-    "WireReport",
     "refuse_slow",
     "self_test",
     "transfers_together",
 ]
 
 LEAST_SHARE = 0.9
-"""Share of its stated rate that a wire has to carry as payload."""
+"""Share of its stated rate that a link has to carry as payload."""
 
 _MOST_SHARE = 1.05  # above it the limits do not work; payload alone stays below 0.96
 _ATTEMPTS = 10  # a measurement that falls short is repeated: the machine may have been busy
@@ -47,13 +47,13 @@ _Transfer = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Figure:
+class LinkFigure:
     """A measured transfer.
 
     Attributes:
         source: Node that sent.
         destination: Node that received.
-        stated: Rate of the slowest wire on the way.
+        stated: Rate of the slowest link on the way.
         reached: Payload, bits a second.
     """
 
@@ -69,7 +69,7 @@ class Figure:
 
     @property
     def good(self) -> bool:
-        """Whether the wire carries what it states, neither less nor more."""
+        """Whether the link carries what it states, neither less nor more."""
         return LEAST_SHARE <= self.share <= _MOST_SHARE
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,20 +87,20 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class WireReport:
-    """What one wire carried.
+class LinkReport:
+    """What one link carried.
 
     Attributes:
-        wire: The wire.
+        link: The link.
         one_way: From a to b, nothing the other way.
         there: From a to b, both directions loaded.
         back: From b to a, both directions loaded.
     """
 
-    wire: Wire
-    one_way: Figure
-    there: Figure
-    back: Figure
+    link: Link
+    one_way: LinkFigure
+    there: LinkFigure
+    back: LinkFigure
 
 
 @dataclass(frozen=True)
@@ -109,14 +109,14 @@ class NetworkReport:
 
     Attributes:
         network: Its description.
-        wires: Each wire by itself.
+        links: Each link by itself.
         together: Transfers between hosts that load as much of the network at once as they can without
-            two of them sharing a direction of a wire.
+            two of them sharing a direction of a link.
     """
 
     network: Network
-    wires: tuple[WireReport, ...]
-    together: tuple[Figure, ...]
+    links: tuple[LinkReport, ...]
+    together: tuple[LinkFigure, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; rates in bits a second."""
@@ -124,39 +124,39 @@ class NetworkReport:
             "network": self.network.name,
             "least_share": LEAST_SHARE,
             "good": not _bad(self),
-            "wires": [
+            "links": [
                 {
-                    "between": list(report.wire.ends),
+                    "between": list(report.link.ends),
                     "one_way": report.one_way.to_dict(),
                     "there": report.there.to_dict(),
                     "back": report.back.to_dict(),
                 }
-                for report in self.wires
+                for report in self.links
             ],
             "together": [figure.to_dict() for figure in self.together],
         }
 
 
 def self_test(emulated: EmulatedNetwork) -> NetworkReport:
-    """Measure every wire in one direction, then in both at once, then the network as a whole.
+    """Measure every link in one direction, then in both at once, then the network as a whole.
 
-    Wires that share no node are measured at the same time. What falls short is measured again, by itself,
-    up to ten times in all, and its best figure counts. About a second a wire.
+    Links that share no node are measured at the same time. What falls short is measured again, by itself,
+    up to ten times in all, and its best figure counts. About a second a link.
 
     Raises:
         NetworkError: A process that transfers could not be started or died.
     """
     network = emulated.network
-    one_way: dict[Wire, Figure] = {}
-    both: dict[Wire, tuple[Figure, Figure]] = {}
+    one_way: dict[Link, LinkFigure] = {}
+    both: dict[Link, tuple[LinkFigure, LinkFigure]] = {}
     with _agents(emulated) as agents:
-        for wires in _disjoint(network.wires):
-            for wire, (figure,) in agents.measure({w: [w.ends] for w in wires}).items():
-                one_way[wire] = figure
-            for wire, (there, back) in agents.measure({w: [w.ends, w.ends[::-1]] for w in wires}).items():
-                both[wire] = (there, back)
+        for links in _disjoint(network.links):
+            for link, (figure,) in agents.measure({w: [w.ends] for w in links}).items():
+                one_way[link] = figure
+            for link, (there, back) in agents.measure({w: [w.ends, w.ends[::-1]] for w in links}).items():
+                both[link] = (there, back)
         (together,) = agents.measure({None: transfers_together(network)}).values()
-    return NetworkReport(network, tuple(WireReport(w, one_way[w], *both[w]) for w in network.wires), together)
+    return NetworkReport(network, tuple(LinkReport(w, one_way[w], *both[w]) for w in network.links), together)
 
 
 def refuse_slow(report: NetworkReport) -> None:
@@ -171,7 +171,7 @@ def refuse_slow(report: NetworkReport) -> None:
     why, worst = max(bad, key=lambda entry: abs(1 - entry[1].share))
     more = f" ({len(bad)} transfers are off in all)" if len(bad) > 1 else ""
     path = report.network.route(worst.source, worst.destination)
-    what = "the wire" if len(path) == 2 else f"the way over {', '.join(path[1:-1])}"
+    what = "the link" if len(path) == 2 else f"the way over {', '.join(path[1:-1])}"
     if worst.share < LEAST_SHARE:
         advice = (
             "at least 90% has to arrive: state a lower rate or take fewer hosts, as all of them share this machine, or "
@@ -186,9 +186,9 @@ def refuse_slow(report: NetworkReport) -> None:
 
 
 def transfers_together(network: Network) -> list[_Transfer]:
-    """Transfers between hosts that can all have their full rate at once: no two share a direction of a wire.
+    """Transfers between hosts that can all have their full rate at once: no two share a direction of a link.
 
-    In a mesh, a ring and a star they load every wire in both directions.
+    In a mesh, a ring and a star they load every link in both directions.
     """
     hosts, taken = network.hosts, set[_Transfer]()
     chosen = []
@@ -202,12 +202,12 @@ def transfers_together(network: Network) -> list[_Transfer]:
     return chosen
 
 
-def _bad(report: NetworkReport) -> list[tuple[str, Figure]]:
+def _bad(report: NetworkReport) -> list[tuple[str, LinkFigure]]:
     return [
         (why, figure)
         for why, figures in (
-            ("one way", [w.one_way for w in report.wires]),
-            ("with both directions of it loaded", [f for w in report.wires for f in (w.there, w.back)]),
+            ("one way", [w.one_way for w in report.links]),
+            ("with both directions of it loaded", [f for w in report.links for f in (w.there, w.back)]),
             ("with the whole network loaded", report.together),
         )
         for figure in figures
@@ -215,16 +215,16 @@ def _bad(report: NetworkReport) -> list[tuple[str, Figure]]:
     ]
 
 
-def _disjoint(wires: Sequence[Wire]) -> list[list[Wire]]:
-    """All wires, in groups of which no two share a node."""
-    groups: list[list[Wire]] = []
-    for wire in wires:
+def _disjoint(links: Sequence[Link]) -> list[list[Link]]:
+    """All links, in groups of which no two share a node."""
+    groups: list[list[Link]] = []
+    for link in links:
         for group in groups:
-            if not any(set(wire.ends) & set(other.ends) for other in group):
-                group.append(wire)
+            if not any(set(link.ends) & set(other.ends) for other in group):
+                group.append(link)
                 break
         else:
-            groups.append([wire])
+            groups.append([link])
     return groups
 
 
@@ -235,7 +235,7 @@ class _Agents:
         self._emulated = emulated
         self._processes = processes
 
-    def measure(self, transfers: dict[Any, list[_Transfer]]) -> dict[Any, tuple[Figure, ...]]:
+    def measure(self, transfers: dict[Any, list[_Transfer]]) -> dict[Any, tuple[LinkFigure, ...]]:
         """Measure all transfers at once; again, key by key, those that fall short."""
         flat = [t for several in transfers.values() for t in several]
         figures = dict(zip(flat, self._measure(flat), strict=True))
@@ -248,7 +248,7 @@ class _Agents:
                 result[key] = max(result[key], again, key=lambda found: min(figure.share for figure in found))
         return result
 
-    def _measure(self, transfers: Sequence[_Transfer]) -> tuple[Figure, ...]:
+    def _measure(self, transfers: Sequence[_Transfer]) -> tuple[LinkFigure, ...]:
         network, address = self._emulated.network, self._emulated.address
         stated = {t: network.slowest_rate(*t) for t in transfers}
         slowest = min(rate.bits_per_second for rate in stated.values())
@@ -260,7 +260,7 @@ class _Agents:
             self._order(node, {"source": address(node), "to": to, "begin": begin, "end": begin + window})
         received = {node: self._answer(node) for node in involved}
         return tuple(
-            Figure(source, destination, rate, received[destination].get(address(source), 0) * 8 / window)
+            LinkFigure(source, destination, rate, received[destination].get(address(source), 0) * 8 / window)
             for (source, destination), rate in stated.items()
         )
 

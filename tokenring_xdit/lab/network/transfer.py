@@ -19,7 +19,7 @@ __all__ = ["main"]
 _PORT = 7471  # nothing else listens inside the namespaces
 _CHUNK = 1 << 18  # bytes
 _TICK = 0.02  # seconds
-_TAIL = 0.05  # seconds that senders go on after the end, so that no wire runs dry before it
+_TAIL = 0.05  # seconds that senders go on after the end, so that no link runs dry before it
 
 
 def main() -> None:

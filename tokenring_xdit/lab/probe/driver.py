@@ -12,7 +12,15 @@ from itertools import chain
 from statistics import median
 
 from tokenring_xdit.lab.probe.commands import Describe, Description, OneWay, Ping, SendMessages
-from tokenring_xdit.lab.probe.figures import Figure, Figures, Kind, Transfer, Trial, suspected_trials, trials_for
+from tokenring_xdit.lab.probe.figures import (
+    Figures,
+    Measured,
+    ProbeTrial,
+    Transfer,
+    TrialKind,
+    suspected_trials,
+    trials_for,
+)
 from tokenring_xdit.lab.probe.infer import MOST_NOISE, Inference, infer
 from tokenring_xdit.workers.pool import Pool
 
@@ -26,7 +34,7 @@ _ROUNDS = 3
 _MESSAGES = 12  # of a transfer; what comes between the first and the last counts
 _LEAST_MESSAGE, _MOST_MESSAGE = 1 << 12, 1 << 25  # bytes
 _FIRST_MESSAGE = 1 << 14  # bytes, while nothing is known
-_SHORTEST, _LONGEST = 0.08, 0.2  # seconds of a transfer that has its wires for itself
+_SHORTEST, _LONGEST = 0.08, 0.2  # seconds of a transfer that has its links for itself
 _ENOUGH = 0.4  # of these seconds, else the size was guessed too small and the transfer is measured again
 _LATE = 0.5  # of the time of the last message: where the first came later, its rank was late to notice
 _TRIES = 6
@@ -67,7 +75,7 @@ def probe(
         ranks: Who carries out the commands.
         quick: Measure less.
         seconds: What it may take, about; :data:`SECONDS` or :data:`SECONDS_QUICK` by default. It decides how long each
-            transfer lasts, within limits, so that many ranks or slow wires take longer.
+            transfer lasts, within limits, so that many ranks or slow links take longer.
         on_step: Told how many commands were given, of how many, and what comes next.
 
     Raises:
@@ -85,7 +93,7 @@ def steady_rates(arrivals: Sequence[Sequence[float]], sizes: Sequence[int]) -> l
 
     Returns:
         Bits a second from the first message of any of them until one of them is over, the same time for all: transfers
-        that share a wire do so unevenly, and only their sum tells what it carries.
+        that share a link do so unevenly, and only their sum tells what it carries.
     """
     begin, end = min(times[0] for times in arrivals), min(times[-1] for times in arrivals)
     return [
@@ -106,8 +114,8 @@ class _Probe:
         self._ranks, self._seconds, self._on_step = ranks, seconds, on_step
         self._trials = list(trials_for(ranks.ranks, quick=quick))
         self._known: dict[Transfer, list[float]] = defaultdict(list)  # bits a second of what was measured alone
-        self._samples: dict[Trial, list[list[float]]] = defaultdict(list)
-        alone = [trial.transfers[0] for trial in self._trials if trial.kind is Kind.ONE_WAY]
+        self._samples: dict[ProbeTrial, list[list[float]]] = defaultdict(list)
+        alone = [trial.transfers[0] for trial in self._trials if trial.kind is TrialKind.ONE_WAY]
         self._pairs = sorted({(min(transfer), max(transfer)) for transfer in alone})
         self._done, self._total = 0, len(self._pairs) + _ROUNDS * len(self._trials)
         weights = sum(math.sqrt(_fan(trial)) for trial in self._trials)
@@ -131,7 +139,7 @@ class _Probe:
             inference = infer(figures)
         return Probed(figures, inference, descriptions, time.monotonic() - start)
 
-    def _rounds_of(self, trials: Sequence[Trial], rounds: int) -> None:
+    def _rounds_of(self, trials: Sequence[ProbeTrial], rounds: int) -> None:
         # Round by round, so that what else goes on for a while does not fall on all measurements of one trial.
         for _ in range(rounds):
             for trial in trials:
@@ -148,7 +156,7 @@ class _Probe:
                 if time.monotonic() - start < 2 * self._seconds:
                     self._measure(trial)
 
-    def _measure(self, trial: Trial) -> None:
+    def _measure(self, trial: ProbeTrial) -> None:
         duration = self._duration / math.sqrt(_fan(trial))
         for _ in range(_TRIES):
             sizes = tuple(self._message(transfer, duration) for transfer in trial.transfers)
@@ -157,7 +165,7 @@ class _Probe:
             if any(times[0] > _LATE * times[-1] for times in arrivals):
                 continue  # a rank that was not awake when its first message came
             rates = steady_rates(arrivals, sizes)
-            if trial.kind is not Kind.ONE_WAY:
+            if trial.kind is not TrialKind.ONE_WAY:
                 break
             transfer = trial.transfers[0]
             self._known[transfer].append(rates[0])
@@ -182,7 +190,7 @@ class _Probe:
 
     def _figures(self, latencies: tuple[tuple[Transfer, float], ...], descriptions: Sequence[Description]) -> Figures:
         figures = tuple(
-            Figure(trial, tuple(median(rates) for rates in zip(*samples, strict=True)), _spread(samples))
+            Measured(trial, tuple(median(rates) for rates in zip(*samples, strict=True)), _spread(samples))
             for trial, samples in self._samples.items()
         )
         return Figures(self._ranks.ranks, figures, latencies, tuple(found.place for found in descriptions))
@@ -192,7 +200,7 @@ class _Probe:
         self._done += 1
 
 
-def _fan(trial: Trial) -> int:
+def _fan(trial: ProbeTrial) -> int:
     """The most transfers of a trial that one rank sends or receives."""
     counts = [Counter(transfer[end] for transfer in trial.transfers) for end in (0, 1)]
     return max(max(count.values()) for count in counts)

@@ -14,7 +14,16 @@ from itertools import combinations, permutations
 from statistics import median
 from typing import Any
 
-__all__ = ["SAMPLED_ABOVE", "Figure", "Figures", "Kind", "Transfer", "Trial", "suspected_trials", "trials_for"]
+__all__ = [
+    "SAMPLED_ABOVE",
+    "Figures",
+    "Measured",
+    "ProbeTrial",
+    "Transfer",
+    "TrialKind",
+    "suspected_trials",
+    "trials_for",
+]
 
 Transfer = tuple[int, int]
 """The rank that sends and the one that receives."""
@@ -23,10 +32,10 @@ SAMPLED_ABOVE = 16
 """Of more ranks than this only some pairs are measured."""
 
 _PARTNERS = 6  # of a rank, where pairs are sampled
-_MOST_SUSPECTS = 8  # of more ranks, pairs that may share a wire are too many
+_MOST_SUSPECTS = 8  # of more ranks, pairs that may share a link are too many
 
 
-class Kind(Enum):
+class TrialKind(Enum):
     """What a trial is for."""
 
     ONE_WAY = "one way"
@@ -35,11 +44,11 @@ class Kind(Enum):
     ALL_TO_ONE = "all to one"
     SHIFT = "each to another"
     ALL = "all at once"
-    SUSPECTED = "suspected to share a wire"
+    SUSPECTED = "suspected to share a link"
 
 
 @dataclass(frozen=True)
-class Trial:
+class ProbeTrial:
     """Transfers that are measured at the same time.
 
     Attributes:
@@ -47,17 +56,17 @@ class Trial:
         transfers: Which; no two are the same.
     """
 
-    kind: Kind
+    kind: TrialKind
     transfers: tuple[Transfer, ...]
 
-    def group(self, ranks: int) -> tuple[Kind, int]:
+    def group(self, ranks: int) -> tuple[TrialKind, int]:
         """What is alike of the trials of a world: their kind and, of shifts, the distance."""
         (source, destination), *_ = self.transfers
-        return self.kind, (destination - source) % ranks if self.kind is Kind.SHIFT else 0
+        return self.kind, (destination - source) % ranks if self.kind is TrialKind.SHIFT else 0
 
 
 @dataclass(frozen=True)
-class Figure:
+class Measured:
     """What a trial found.
 
     Attributes:
@@ -66,7 +75,7 @@ class Figure:
         spread: The largest sum of the rates that was measured less the smallest, over their median.
     """
 
-    trial: Trial
+    trial: ProbeTrial
     rates: tuple[float, ...]
     spread: float = 0.0
 
@@ -92,14 +101,14 @@ class Figures:
     """
 
     ranks: int
-    figures: tuple[Figure, ...]
+    figures: tuple[Measured, ...]
     latencies: tuple[tuple[Transfer, float], ...] = ()
     places: tuple[str, ...] = ()
 
     @cached_property
     def alone(self) -> dict[Transfer, float]:
         """The rate of each pair that was measured alone, one way."""
-        return {f.trial.transfers[0]: f.rates[0] for f in self.figures if f.trial.kind is Kind.ONE_WAY}
+        return {f.trial.transfers[0]: f.rates[0] for f in self.figures if f.trial.kind is TrialKind.ONE_WAY}
 
     @cached_property
     def noise(self) -> float:
@@ -108,11 +117,11 @@ class Figures:
 
     @cached_property
     def duplex(self) -> float:
-        """What two ranks send each other at once, over what they send one after the other: 1 on full-duplex wires."""
+        """What two ranks send each other at once, over what they send one after the other: 1 on full-duplex links."""
         shares = [
             sum(figure.rates) / sum(self.alone[transfer] for transfer in figure.trial.transfers)
             for figure in self.figures
-            if figure.trial.kind is Kind.BOTH_WAYS and all(t in self.alone for t in figure.trial.transfers)
+            if figure.trial.kind is TrialKind.BOTH_WAYS and all(t in self.alone for t in figure.trial.transfers)
         ]
         return median(shares) if shares else 1.0
 
@@ -127,7 +136,7 @@ class Figures:
         }
 
 
-def trials_for(ranks: int, *, quick: bool = False) -> tuple[Trial, ...]:
+def trials_for(ranks: int, *, quick: bool = False) -> tuple[ProbeTrial, ...]:
     """What to measure of a world, pairs by themselves first.
 
     Args:
@@ -136,24 +145,24 @@ def trials_for(ranks: int, *, quick: bool = False) -> tuple[Trial, ...]:
     """
     pairs = _pairs(ranks)
     together = [pair for pair in pairs if not quick or pair[1] - pair[0] in {1, ranks - 1}]
-    trials = [Trial(Kind.ONE_WAY, (way,)) for pair in pairs for way in (pair, pair[::-1])]
-    trials += [Trial(Kind.BOTH_WAYS, (pair, pair[::-1])) for pair in together]
+    trials = [ProbeTrial(TrialKind.ONE_WAY, (way,)) for pair in pairs for way in (pair, pair[::-1])]
+    trials += [ProbeTrial(TrialKind.BOTH_WAYS, (pair, pair[::-1])) for pair in together]
     if ranks > 2:
         ends = range(ranks) if ranks <= SAMPLED_ABOVE and not quick else _spaced(range(ranks), 4)
-        trials += [Trial(Kind.ONE_TO_ALL, tuple((r, o) for o in range(ranks) if o != r)) for r in ends]
-        trials += [Trial(Kind.ALL_TO_ONE, tuple((o, r) for o in range(ranks) if o != r)) for r in ends]
+        trials += [ProbeTrial(TrialKind.ONE_TO_ALL, tuple((r, o) for o in range(ranks) if o != r)) for r in ends]
+        trials += [ProbeTrial(TrialKind.ALL_TO_ONE, tuple((o, r) for o in range(ranks) if o != r)) for r in ends]
         distances = range(1, ranks) if not quick else _spaced(range(1, ranks), 4)
         shifts = distances if ranks <= SAMPLED_ABOVE else sorted({d % ranks for _, d in _pairs(ranks)} - {0})
-        trials += [Trial(Kind.SHIFT, tuple((r, (r + d) % ranks) for r in range(ranks))) for d in shifts]
+        trials += [ProbeTrial(TrialKind.SHIFT, tuple((r, (r + d) % ranks) for r in range(ranks))) for d in shifts]
         if ranks <= SAMPLED_ABOVE:
-            trials.append(Trial(Kind.ALL, tuple(permutations(range(ranks), 2))))
+            trials.append(ProbeTrial(TrialKind.ALL, tuple(permutations(range(ranks), 2))))
     return tuple(trials)
 
 
-def suspected_trials(ranks: int) -> tuple[Trial, ...]:
-    """Pairs that show, by sharing a wire or not, in which order hosts stand in a ring; empty of too many ranks.
+def suspected_trials(ranks: int) -> tuple[ProbeTrial, ...]:
+    """Pairs that show, by sharing a link or not, in which order hosts stand in a ring; empty of too many ranks.
 
-    Two transfers of rank 0 share a wire when they set out in the same direction. What x sends to y shares one with what
+    Two transfers of rank 0 share a link when they set out in the same direction. What x sends to y shares one with what
     0 sends to y when x is on the way.
     """
     if not 3 < ranks <= _MOST_SUSPECTS:
@@ -161,7 +170,7 @@ def suspected_trials(ranks: int) -> tuple[Trial, ...]:
     others = range(1, ranks)
     same_side = [((0, a), (0, b)) for a, b in combinations(others, 2)]
     on_the_way = [((0, y), (x, y)) for x, y in permutations(others, 2)]
-    return tuple(Trial(Kind.SUSPECTED, pair) for pair in [*same_side, *on_the_way])
+    return tuple(ProbeTrial(TrialKind.SUSPECTED, pair) for pair in [*same_side, *on_the_way])
 
 
 def _pairs(ranks: int) -> list[Transfer]:

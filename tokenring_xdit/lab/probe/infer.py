@@ -1,7 +1,7 @@
 """From figures of a probe to the network that gives such figures, or to the statement that none was found.
 
-Every network that is considered gets rates from the figures: a wire carries the most that was seen to pass it. Then it
-is asked what all trials would have come to, had their transfers shared its wires fairly. The simplest network that
+Every network that is considered gets rates from the figures: a link carries the most that was seen to pass it. Then it
+is asked what all trials would have come to, had their transfers shared its links fairly. The simplest network that
 answers what was measured is the one; where none does, nothing is inferred.
 """
 
@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import mean, median
 
-from tokenring_xdit.lab.probe.figures import Figures, Kind
-from tokenring_xdit.lab.probe.shapes import Candidate, Shape, candidates
+from tokenring_xdit.lab.probe.figures import Figures, TrialKind
+from tokenring_xdit.lab.probe.shapes import Candidate, NetworkShape, candidates
 from tokenring_xdit.lab.probe.sharing import fair_shares
 from tokenring_xdit.topology.network import Network, Rate
 from tokenring_xdit.topology.sharing import Direction
@@ -29,7 +29,7 @@ MOST_ERROR = 0.2
 """A network that is off by more than this share in one kind of trials is not believed."""
 
 _FULL_DUPLEX = 0.85  # of both directions at once, and more
-_FULL = 0.85  # of the most that passed a wire: it was full then, too
+_FULL = 0.85  # of the most that passed a link: it was full then, too
 _ALIKE = 0.15  # rates of a tier that differ by less are taken for one
 _COST_OF_FREEDOM = 0.03  # a network that can imitate others has to be better by this
 
@@ -47,7 +47,7 @@ class Inference:
     """
 
     network: Network | None
-    shape: Shape | None
+    shape: NetworkShape | None
     words: str
     error: float
     notes: tuple[str, ...] = ()
@@ -109,12 +109,12 @@ def _routes(candidate: Candidate) -> Mapping[tuple[int, int], tuple[Direction, .
 def _fit(candidate: Candidate, figures: Figures, duplex: float) -> _Fit:
     routes = _routes(candidate)
     capacity = _capacities(candidate, figures, routes)
-    off: dict[tuple[Kind, int], list[float]] = defaultdict(list)
+    off: dict[tuple[TrialKind, int], list[float]] = defaultdict(list)
     for figure in figures.figures:
-        if figure.trial.kind is Kind.ALL:
-            continue  # on ranks that share processors it measures those, and other trials tell as much of the wires
+        if figure.trial.kind is TrialKind.ALL:
+            continue  # on ranks that share processors it measures those, and other trials tell as much of the links
         shares = fair_shares([routes[t] for t in figure.trial.transfers], capacity, duplex)
-        # Short transfers share a wire unevenly, so those that do are judged together.
+        # Short transfers share a link unevenly, so those that do are judged together.
         expected: dict[tuple[str, ...], float] = defaultdict(float)
         measured: dict[tuple[str, ...], float] = defaultdict(float)
         for share, rate in zip(shares, figure.rates, strict=True):
@@ -129,7 +129,7 @@ def _fit(candidate: Candidate, figures: Figures, duplex: float) -> _Fit:
 def _capacities(
     candidate: Candidate, figures: Figures, routes: Mapping[tuple[int, int], tuple[Direction, ...]]
 ) -> dict[Direction, float]:
-    """What each direction of each wire carries: what passed it in the trials that filled it."""
+    """What each direction of each link carries: what passed it in the trials that filled it."""
     passed: dict[Direction, list[float]] = defaultdict(list)
     for figure in figures.figures:
         loads: dict[Direction, float] = defaultdict(float)
@@ -141,8 +141,8 @@ def _capacities(
     found = {direction: median(v for v in loads if v >= _FULL * max(loads)) for direction, loads in passed.items()}
     capacity: dict[Direction, float] = {}
     for tier in dict.fromkeys(candidate.tiers):
-        wires = [w for w, its in zip(candidate.network.wires, candidate.tiers, strict=True) if its is tier]
-        directions = [direction for wire in wires for direction in (wire.ends, wire.ends[::-1])]
+        links = [w for w, its in zip(candidate.network.links, candidate.tiers, strict=True) if its is tier]
+        directions = [direction for link in links for direction in (link.ends, link.ends[::-1])]
         known = [found[direction] for direction in directions if direction in found] or [max(found.values())]
         usual = median(known)
         alike = max(known) - min(known) <= _ALIKE * usual
@@ -153,30 +153,30 @@ def _capacities(
 def _told(fit: _Fit, figures: Figures, duplex: float, left_out: int) -> Inference:
     candidate, network = fit.candidate, fit.candidate.network
     delays = _delays(candidate, figures)
-    wires = tuple(
+    links = tuple(
         replace(
-            wire,
-            rate=_rounded(fit.capacity[wire.ends] * duplex),
-            back=_rounded(fit.capacity[wire.ends[::-1]] * duplex),
-            delay=delays.get(frozenset(wire.ends), 0.0),
+            link,
+            rate=_rounded(fit.capacity[link.ends] * duplex),
+            back=_rounded(fit.capacity[link.ends[::-1]] * duplex),
+            delay=delays.get(frozenset(link.ends), 0.0),
         )
-        for wire in network.wires
+        for link in network.links
     )
     notes = []
     if left_out:
         notes.append(f"{left_out} of {left_out + len(figures.figures)} trials gave no steady rates and were left out")
     if duplex < 1:
         notes.append(
-            f"both directions of a wire at once carry {duplex:.0%} of what they carry alone: the rates are those with "
+            f"both directions of a link at once carry {duplex:.0%} of what they carry alone: the rates are those with "
             f"both loaded, and one direction alone carries {1 / duplex:.2f} times as much"
         )
     return Inference(
-        replace(network, wires=wires), candidate.shape, _in_words(candidate, fit, duplex), fit.error, tuple(notes)
+        replace(network, links=links), candidate.shape, _in_words(candidate, fit, duplex), fit.error, tuple(notes)
     )
 
 
 def _delays(candidate: Candidate, figures: Figures) -> dict[frozenset[str], float]:
-    """The delay of each wire: of the pairs whose messages pass it, the least share that falls to one wire."""
+    """The delay of each link: of the pairs whose messages pass it, the least share that falls to one link."""
     routes = _routes(candidate)
     delays: dict[frozenset[str], float] = {}
     for pair, seconds in figures.latencies:
@@ -191,14 +191,14 @@ def _in_words(candidate: Candidate, fit: _Fit, duplex: float) -> str:
     for tier in dict.fromkeys(candidate.tiers):
         rates = [
             fit.capacity[direction] * duplex
-            for wire, its in zip(candidate.network.wires, candidate.tiers, strict=True)
+            for link, its in zip(candidate.network.links, candidate.tiers, strict=True)
             if its is tier
-            for direction in (wire.ends, wire.ends[::-1])
+            for direction in (link.ends, link.ends[::-1])
         ]
         low, high = spoken(min(rates)), spoken(max(rates))
         parts.append(f"{tier.value} of {low if low == high else f'{low} to {high}'}")
     what = candidate.shape.value
-    if candidate.shape is Shape.RING:
+    if candidate.shape is NetworkShape.RING:
         what += " " + "-".join(map(str, (*candidate.order, candidate.order[0])))
     if candidate.groups:
         what += ", groups of ranks " + ", ".join(_listed(group) for group in candidate.groups)

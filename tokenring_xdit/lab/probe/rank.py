@@ -26,7 +26,7 @@ MESSAGES = (Arrivals, Describe, Description, OneWay, Ping, SendMessages)
 
 _PATIENCE = timedelta(minutes=5)  # for a rank that does not answer
 _PING_BYTES = 8
-_PAUSE = 0.01  # seconds between a barrier and what is measured: on wires that are full some ranks would leave it late
+_PAUSE = 0.01  # seconds between a barrier and what is measured: on links that are full some ranks would leave it late
 
 
 def commands(mailbox: Mailbox) -> Commands:

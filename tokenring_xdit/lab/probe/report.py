@@ -47,5 +47,5 @@ def remarks(probed: Probed, network: str | None) -> dict[str, Any]:
 
 
 def _limits(network: str | None) -> list[str]:
-    shared = "delays are those of small messages, software included, shared out among the wires of their way"
+    shared = "delays are those of small messages, software included, shared out among the links of their way"
     return [shared] if network is None else [f"measured in the emulated network {network}", shared]

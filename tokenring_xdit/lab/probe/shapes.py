@@ -1,4 +1,4 @@
-"""Networks that figures may come from: their wires without rates."""
+"""Networks that figures may come from: their links without rates."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import combinations, pairwise
 
-from tokenring_xdit.lab.probe.figures import Figures, Kind
-from tokenring_xdit.topology.network import Counts, Network, Rate, Wire, host_names
+from tokenring_xdit.lab.probe.figures import Figures, TrialKind
+from tokenring_xdit.topology.network import Counts, Link, Network, Rate, host_names
 
-__all__ = ["Candidate", "Shape", "Tier", "candidates"]
+__all__ = ["Candidate", "NetworkShape", "Tier", "candidates"]
 
 _NO_RATE = Rate(1)  # until it is found
 _FASTER = 1.3  # this multiple of the rate of other pairs makes a group
-_SHARED = 0.75  # two transfers that keep less than this of their rates share a wire
+_SHARED = 0.75  # two transfers that keep less than this of their rates share a link
 
 
-class Shape(Enum):
+class NetworkShape(Enum):
     """What a network looks like. The values are for people."""
 
     PAIR = "a pair"
@@ -29,19 +29,19 @@ class Shape(Enum):
     @property
     def short_form(self) -> str:
         """As it is called in ``mesh:4:100mbit`` and the like; a pair is the smallest mesh."""
-        return "mesh" if self is Shape.PAIR else self.name.lower().replace("_", "-")
+        return "mesh" if self is NetworkShape.PAIR else self.name.lower().replace("_", "-")
 
 
 class Tier(Enum):
-    """Wires of a network that are likely to be alike. The values are for people."""
+    """Links of a network that are likely to be alike. The values are for people."""
 
-    WIRE = "a wire between every two"
+    WIRE = "a link between every two"
     PORT = "one port each"
-    NEXT = "a wire from each to the next"
+    NEXT = "a link from each to the next"
     INNER_PORT = "one port each inside its group"
-    INNER_WIRE = "a wire between every two of a group"
-    ACCESS = "a wire from each to the one that its group shares"
-    UPLINK = "one wire that a group shares to the others"
+    INNER_WIRE = "a link between every two of a group"
+    ACCESS = "a link from each to the one that its group shares"
+    UPLINK = "one link that a group shares to the others"
     OWN_PORT = "one port each to the other groups"
 
 
@@ -51,14 +51,14 @@ class Candidate:
 
     Attributes:
         shape: What it looks like.
-        network: Its wires and routes.
-        tiers: The tier of each wire.
+        network: Its links and routes.
+        tiers: The tier of each link.
         order: Ranks in the order of the ring, or group by group.
         groups: Ranks of each group; empty without groups.
         freedom: The greater, the more networks it can imitate.
     """
 
-    shape: Shape
+    shape: NetworkShape
     network: Network
     tiers: tuple[Tier, ...]
     freedom: int
@@ -70,17 +70,18 @@ def candidates(figures: Figures) -> Iterator[Candidate]:
     """All networks that are considered for figures, simple ones first."""
     ranks = figures.ranks
     hosts = host_names(ranks)
-    mesh = Shape.PAIR if ranks == 2 else Shape.MESH
+    mesh = NetworkShape.PAIR if ranks == 2 else NetworkShape.MESH
     yield _candidate(mesh, 0, hosts, (), [(a, b, Tier.WIRE) for a, b in combinations(hosts, 2)])
     if ranks == 2:
         return
-    yield _candidate(Shape.STAR, 1, hosts, ("switch",), [(host, "switch", Tier.PORT) for host in hosts])
+    yield _candidate(NetworkShape.STAR, 1, hosts, ("switch",), [(host, "switch", Tier.PORT) for host in hosts])
     if ranks > 3:
         orders = [tuple(range(ranks)), *filter(None, [_ring_order(figures)])]
-        for order in dict.fromkeys(orders):
+        # Half way round is clockwise, so that the other way round is another ring.
+        for order in dict.fromkeys(way for each in orders for way in (each, each[::-1])):
             named = [hosts[rank] for rank in (*order, order[0])]
-            wires = [(a, b, Tier.NEXT) for a, b in pairwise(named)]
-            yield _candidate(Shape.RING, 1, hosts, (), wires, order=order, forward=True)
+            links = [(a, b, Tier.NEXT) for a, b in pairwise(named)]
+            yield _candidate(NetworkShape.RING, 1, hosts, (), links, order=order, forward=True)
     for groups in _groupings(figures):
         for inner_mesh in (False, True):
             for own in (False, True):
@@ -88,11 +89,11 @@ def candidates(figures: Figures) -> Iterator[Candidate]:
 
 
 def _candidate(
-    shape: Shape,
+    shape: NetworkShape,
     freedom: int,
     hosts: Sequence[str],
     switches: Sequence[str],
-    wires: Sequence[tuple[str, str, Tier]],
+    links: Sequence[tuple[str, str, Tier]],
     *,
     order: tuple[int, ...] = (),
     groups: tuple[tuple[int, ...], ...] = (),
@@ -102,37 +103,37 @@ def _candidate(
         "measured",
         tuple(hosts),
         tuple(switches),
-        tuple(Wire(a, b, _NO_RATE, _NO_RATE) for a, b, _ in wires),
+        tuple(Link(a, b, _NO_RATE, _NO_RATE) for a, b, _ in links),
         forward,
         Counts.PAYLOAD,
     )
-    return Candidate(shape, network, tuple(tier for *_, tier in wires), freedom, order, groups)
+    return Candidate(shape, network, tuple(tier for *_, tier in links), freedom, order, groups)
 
 
 def _two_level(hosts: Sequence[str], groups: tuple[tuple[int, ...], ...], *, inner_mesh: bool, own: bool) -> Candidate:
-    """Groups that are stars or meshes inside, and reach each other over one shared wire a group or one port a host."""
-    wires: list[tuple[str, str, Tier]] = []
+    """Groups that are stars or meshes inside, and reach each other over one shared link a group or one port a host."""
+    links: list[tuple[str, str, Tier]] = []
     switches = []
     for index, ranks in enumerate(groups):
         members = [hosts[rank] for rank in ranks]
         if inner_mesh:
-            wires += [(a, b, Tier.INNER_WIRE) for a, b in combinations(members, 2)]
+            links += [(a, b, Tier.INNER_WIRE) for a, b in combinations(members, 2)]
         elif len(members) > 1:
             switches.append(f"switch{index}")
-            wires += [(host, f"switch{index}", Tier.INNER_PORT) for host in members]
-    # Inner wires stand first: of two ways with as many wires the first is taken.
+            links += [(host, f"switch{index}", Tier.INNER_PORT) for host in members]
+    # Inner links stand first: of two ways with as many links the first is taken.
     for index, ranks in enumerate(groups):
         members = [hosts[rank] for rank in ranks]
         if own or len(members) == 1:
-            wires += [(host, "core", Tier.OWN_PORT if own else Tier.UPLINK) for host in members]
+            links += [(host, "core", Tier.OWN_PORT if own else Tier.UPLINK) for host in members]
             continue
         if inner_mesh:
             switches.append(f"uplink{index}")
-            wires += [(host, f"uplink{index}", Tier.ACCESS) for host in members]
-        wires.append((f"uplink{index}" if inner_mesh else f"switch{index}", "core", Tier.UPLINK))
+            links += [(host, f"uplink{index}", Tier.ACCESS) for host in members]
+        links.append((f"uplink{index}" if inner_mesh else f"switch{index}", "core", Tier.UPLINK))
     freedom = (4 if inner_mesh else 2) if not own else 3
     order = tuple(rank for ranks in groups for rank in ranks)
-    return _candidate(Shape.TWO_LEVEL, freedom, hosts, [*switches, "core"], wires, order=order, groups=groups)
+    return _candidate(NetworkShape.TWO_LEVEL, freedom, hosts, [*switches, "core"], links, order=order, groups=groups)
 
 
 def _groupings(figures: Figures) -> list[tuple[tuple[int, ...], ...]]:
@@ -173,10 +174,10 @@ def _collected(labels: Sequence[object]) -> tuple[tuple[int, ...], ...]:
 
 
 def _ring_order(figures: Figures) -> tuple[int, ...]:
-    """The order of a ring, as far as pairs that were suspected to share a wire tell; empty where they do not."""
+    """The order of a ring, as far as pairs that were suspected to share a link tell; empty where they do not."""
     sharing = set()
     for figure in figures.figures:
-        if figure.trial.kind is Kind.SUSPECTED and all(t in figures.alone for t in figure.trial.transfers):
+        if figure.trial.kind is TrialKind.SUSPECTED and all(t in figures.alone for t in figure.trial.transfers):
             kept = [rate / figures.alone[t] for rate, t in zip(figure.rates, figure.trial.transfers, strict=True)]
             if sum(kept) / 2 < _SHARED:
                 sharing.add(frozenset(figure.trial.transfers))

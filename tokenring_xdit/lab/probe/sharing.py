@@ -18,7 +18,7 @@ class Share:
 
     Attributes:
         rate: In the unit of the capacities.
-        limit: What is full and keeps it from more: a direction, or both of a wire that are not independent.
+        limit: What is full and keeps it from more: a direction, or both of a link that are not independent.
             Transfers with the same limit share it.
     """
 
@@ -29,17 +29,17 @@ class Share:
 def fair_shares(
     routes: Sequence[Sequence[Direction]], capacity: Mapping[Direction, float], duplex: float = 1.0
 ) -> list[Share]:
-    """Max-min fair shares: all grow alike, and each stops where a wire of its route is full.
+    """Max-min fair shares: all grow alike, and each stops where a link of its route is full.
 
     Args:
         routes: The directions that each transfer loads.
         capacity: What each direction carries.
-        duplex: What a wire carries in both directions at once, over the sum of what they carry alone.
+        duplex: What a link carries in both directions at once, over the sum of what they carry alone.
     """
     if duplex >= 1 and len(routes) == 1:
         slowest = min(routes[0], key=capacity.__getitem__)
         return [Share(capacity[slowest], slowest)]
-    # What can be full is a direction, or both of a wire where they are not independent; a transfer takes a part of it.
+    # What can be full is a direction, or both of a link where they are not independent; a transfer takes a part of it.
     limits: dict[tuple[str, ...], int] = {}
     entries: list[tuple[int, int, float]] = []
     for index, route in enumerate(routes):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tokenring_xdit.schedule.algorithm import Guess, Look, algorithm
-from tokenring_xdit.schedule.builders.homecoming import Homecoming
+from tokenring_xdit.schedule.builders.merge_queue import MergeQueue
 from tokenring_xdit.schedule.plan import (
     WHOLE,
     Action,
@@ -96,7 +96,7 @@ def bidirectional_q(world_size: int, heads: int = 0, *, chunks: int = 1) -> Sche
 
 def _pass_q(rank: int, world_size: int, lanes: tuple[_Lane, ...], pieces: tuple[Piece, ...]) -> Program:
     actions: list[Action] = []
-    returns = Homecoming()
+    returns = MergeQueue()
     for step in range(world_size):
         for piece in pieces:
             recvs, sends = [], []

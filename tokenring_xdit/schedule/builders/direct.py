@@ -1,7 +1,7 @@
-"""Straight to every peer: all wires of a full mesh at once.
+"""Straight to every peer: all links of a full mesh at once.
 
 TokenRing's returns already go straight home (arXiv 2412.20501, section 3, on a fully connected
-topology); here what they answer goes straight as well, so that no wire idles and nothing is passed on.
+topology); here what they answer goes straight as well, so that no link idles and nothing is passed on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def direct(world_size: int, *, chunks: int = 1) -> Schedule:
     """Queries straight to every peer, partial outputs straight back.
 
     All queries are posted at the start. The first piece of every peer is attended before the second
-    of any, so that all wires carry returns as early as they can.
+    of any, so that all links carry returns as early as they can.
 
     Args:
         world_size: Number of ranks.

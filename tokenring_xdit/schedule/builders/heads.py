@@ -1,7 +1,7 @@
 """Each rank attends all tokens in a share of the heads, as in Ulysses (arXiv 2309.14509), without its barriers.
 
 Ulysses is four collectives with one attention between them, for heads that divide by the ranks. The same transfers
-as a schedule overlap: own queries meet keys as these come, and other ranks' queries go home one after the other.
+as a schedule overlap: own queries attend keys as these come, and other ranks' queries go home one after the other.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def heads(world_size: int, count: int = 0, *, chunks: int = 1, peers: int | None
     more to attend, and with fewer heads than ranks some have none.
 
     Where all transfers share a port they would all arrive late if they all went at once. With ``peers`` they go in
-    waves, and what has come meets itself while the next wave travels.
+    waves, and what has come is attended while the next wave travels.
 
     Args:
         world_size: Number of ranks.
@@ -54,7 +54,7 @@ def heads(world_size: int, count: int = 0, *, chunks: int = 1, peers: int | None
     """
     shares = _shares(world_size, count)
     wave = peers or world_size
-    programs = tuple(_Rank(rank, world_size, shares, cut(chunks)).program(wave) for rank in range(world_size))
+    programs = tuple(_PlannedRank(rank, world_size, shares, cut(chunks)).program(wave) for rank in range(world_size))
     return Schedule("heads", world_size, programs)
 
 
@@ -66,7 +66,7 @@ def _shares(world_size: int, count: int) -> tuple[_Share, ...]:
     return tuple(groups[slice(*Piece(rank, world_size).bounds(count))] for rank in range(world_size))
 
 
-class _Rank:
+class _PlannedRank:
     """Writes the program of a rank. Peers are known by their distance, so that all ranks say the same at once."""
 
     def __init__(self, rank: int, world_size: int, shares: tuple[_Share, ...], pieces: tuple[Piece, ...]) -> None:
@@ -86,7 +86,7 @@ class _Rank:
             for peer in coming:
                 for piece in self._pieces:
                     self._attend(peer, piece, here)
-                if peer == coming.start and index + 1 < len(waves):  # not later, or the wires would be idle
+                if peer == coming.start and index + 1 < len(waves):  # not later, or the links would be idle
                     self._fetch(waves[index + 1])
             last = index + 1 == len(waves)
             for piece in self._pieces:
@@ -98,7 +98,7 @@ class _Rank:
         return (*self._actions, *self._merges)
 
     def _fetch(self, wave: range) -> None:
-        """Queries first: they meet the keys that are here while those behind them travel."""
+        """Queries first: they attend the keys that are here while those behind them travel."""
         recvs, sends = [], []
         for distance in wave:
             source, target = self._source(distance), self._target(distance)

@@ -1,9 +1,9 @@
 """One algorithm inside a node, Ring of keys and values between nodes.
 
-The multi-node case of TokenRing (arXiv 2412.20501): queries stay on the fast wires inside a node, and
+The multi-node case of TokenRing (arXiv 2412.20501): queries stay on the fast links inside a node, and
 the slow ones between nodes carry one neighbour's keys while a whole node's queries are attended to
 those that are here. The queries of a node are sent round once and kept for all rounds, and
-a partial output comes home once, when it has met the keys of every node.
+a partial output comes home once, when it has attended the keys of every node.
 """
 
 from __future__ import annotations
@@ -88,11 +88,11 @@ def _program(inner: Schedule, nodes: int, node: int, local: int, pieces: tuple[P
     actions: list[Action] = []
     for step in range(nodes):
         first, last = step == 0, step == nodes - 1
-        met = (node - step) % nodes  # the node whose keys are met in this round
-        own_round = list(_round(inner.programs[local], size, node, met, first=first, last=last))
+        hosting = (node - step) % nodes  # the node whose keys are attended in this round
+        own_round = list(_round(inner.programs[local], size, node, hosting, first=first, last=last))
         if last and not first:
             own_round = _returns_first(own_round, node * size + local)
-        coming, going = (met - 1) % nodes * size + local, met * size + local
+        coming, going = (hosting - 1) % nodes * size + local, hosting * size + local
         before, after = (node - 1) % nodes * size + local, (node + 1) % nodes * size + local
         passed_on = [
             Exchange(
@@ -112,7 +112,7 @@ def _program(inner: Schedule, nodes: int, node: int, local: int, pieces: tuple[P
 
 
 def _as_keys_come(own_round: list[Action], passed_on: list[Exchange], pieces: tuple[Piece, ...]) -> Iterator[Action]:
-    """A round of keys that came from another node: all queries meet a piece of them before any meets the next."""
+    """A round of keys that came from another node: all queries attend a piece of them before any attends the next."""
     attends = [action for action in own_round if isinstance(action, Attend)]
     for index, piece in enumerate(pieces):
         yield from passed_on[index : index + 1]
@@ -120,7 +120,7 @@ def _as_keys_come(own_round: list[Action], passed_on: list[Exchange], pieces: tu
 
 
 def _in_pieces(actions: Sequence[Action], pieces: tuple[Piece, ...]) -> Iterator[Action]:
-    """The same, where whole blocks of keys are met in pieces."""
+    """The same, where whole blocks of keys are attended in pieces."""
     for action in actions:
         if isinstance(action, Attend) and action.kv.tokens == WHOLE:
             yield from (replace(action, kv=replace(action.kv, tokens=piece)) for piece in pieces)
@@ -128,12 +128,12 @@ def _in_pieces(actions: Sequence[Action], pieces: tuple[Piece, ...]) -> Iterator
             yield action
 
 
-def _round(program: Program, size: int, node: int, met: int, *, first: bool, last: bool) -> Iterator[Action]:
+def _round(program: Program, size: int, node: int, hosting: int, *, first: bool, last: bool) -> Iterator[Action]:
     """The part of a node's plan that a round repeats, with the ranks of that node and the keys of another."""
 
     def block(b: Block) -> Block:
         at = None if b.at is None else node * size + b.at
-        return replace(b, owner=(met if b.kind is Kind.KV else node) * size + b.owner, at=at)
+        return replace(b, owner=(hosting if b.kind is Kind.KV else node) * size + b.owner, at=at)
 
     def transfers(of: tuple[Transfer, ...]) -> tuple[Transfer, ...]:
         return tuple(Transfer(block(t.block), node * size + t.peer) for t in of)

@@ -1,6 +1,6 @@
 """A grid of ranks: rows share keys, columns share queries (arXiv 2512.20968).
 
-A rank meets the queries of its column with the keys of its row, so with ``a`` rows and ``b`` columns
+A rank attends the queries of its column to the keys of its row, so with ``a`` rows and ``b`` columns
 it sends ``a - 1`` blocks of queries, ``a - 1`` partial outputs and ``b - 1`` blocks of keys and values:
 fewer bytes in all than any algorithm on one ring, which is what counts where each rank has one port
 into a switch.
@@ -27,7 +27,7 @@ def mesh(world_size: int, *, rows: int | None = None, chunks: int = 1) -> Schedu
     """A grid: keys travel along rows, queries along columns, partial outputs home along columns.
 
     Columns are consecutive ranks. Keys go round their row, and while they travel the queries of the
-    column, sent straight to all of it at the start, meet those that are here.
+    column, sent straight to all of it at the start, attend those that are here.
 
     Args:
         world_size: Number of ranks.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tokenring_xdit.schedule.algorithm import Guess, Look, Published, algorithm
-from tokenring_xdit.schedule.builders.homecoming import Homecoming
+from tokenring_xdit.schedule.builders.merge_queue import MergeQueue
 from tokenring_xdit.schedule.plan import (
     Action,
     Attend,
@@ -47,7 +47,7 @@ def token_ring(world_size: int, *, chunks: int = 1) -> Schedule:
 def _program(rank: int, world_size: int, pieces: tuple[Piece, ...]) -> Program:
     after, before = (rank + 1) % world_size, (rank - 1) % world_size
     actions: list[Action] = []
-    returns = Homecoming()
+    returns = MergeQueue()
 
     for step in range(world_size):
         visitor = (rank - step) % world_size  # whose queries are here at this step

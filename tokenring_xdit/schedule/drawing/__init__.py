@@ -8,10 +8,10 @@ from tokenring_xdit.errors import ScheduleError
 from tokenring_xdit.schedule.describe import heading, traffic
 from tokenring_xdit.schedule.drawing.chart import chart
 from tokenring_xdit.schedule.drawing.head import draw_head
+from tokenring_xdit.schedule.drawing.links import groups
 from tokenring_xdit.schedule.drawing.shapes import add
 from tokenring_xdit.schedule.drawing.sheet import columns, draw_sheet
 from tokenring_xdit.schedule.drawing.style import ROOT, stylesheet
-from tokenring_xdit.schedule.drawing.wires import groups
 from tokenring_xdit.schedule.verify import VerifiedSchedule
 
 __all__ = ["draw"]

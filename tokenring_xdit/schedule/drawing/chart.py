@@ -70,7 +70,7 @@ def chart(verified: VerifiedSchedule) -> Chart:
 
 
 @dataclass
-class _Rank:
+class _ChartedRank:
     """How far one rank has come."""
 
     program: RankProgram
@@ -82,7 +82,7 @@ class _Charting:
     """Runs all programs side by side and keeps the step of everything."""
 
     def __init__(self, programs: tuple[RankProgram, ...]) -> None:
-        self.ranks = [_Rank(program) for program in programs]
+        self.ranks = [_ChartedRank(program) for program in programs]
         self.coming: dict[tuple[int, int], tuple[_Route, int]] = {}  # by rank and slot: which message of its route
         self.sent: dict[_Route, list[tuple[int, Block]]] = defaultdict(list)
         self.expected: dict[_Route, list[int]] = defaultdict(list)

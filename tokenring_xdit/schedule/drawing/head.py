@@ -1,4 +1,4 @@
-"""The head of a picture: the name, what each wire carries in all, and what the signs mean."""
+"""The head of a picture: the name, what each link carries in all, and what the signs mean."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from xml.etree import ElementTree as ET
 from tokenring_xdit.schedule.describe import heading, traffic
 from tokenring_xdit.schedule.drawing.blocks import ALL, cell, label, share
 from tokenring_xdit.schedule.drawing.chart import Chart
+from tokenring_xdit.schedule.drawing.links import UNITS, busiest, loads, thickness
 from tokenring_xdit.schedule.drawing.shapes import Box, Point, add, arrow, rectangle, write
 from tokenring_xdit.schedule.drawing.style import class_of_rank, mono_width
-from tokenring_xdit.schedule.drawing.wires import UNITS, busiest, loads, thickness
 from tokenring_xdit.schedule.plan import WHOLE, Kind, Mask, Piece, Schedule
 
 __all__ = ["draw_head"]
@@ -23,7 +23,7 @@ _NAME, _TEXT, _SMALL = 20.0, 12.0, 11.0
 _PANEL = Box(_LEFT, 78.0, 232.0, 200.0)
 _NODE = 11.0
 _THICK, _THICKEST, _FEW = 1.5, 6.0, 16
-"""Thickness of a wire for each block of queries, the most for any, and how many wires may be that thick."""
+"""Thickness of a link for each block of queries, the most for any, and how many links may be that thick."""
 
 _SIGN_X, _MEANING_X, _SIGN_STEP = 262.0, 374.0, 26.0
 
@@ -39,7 +39,7 @@ def draw_head(parent: ET.Element, schedule: Schedule, chart: Chart, groups: tupl
     write(parent, f"{heading(schedule)}; {traffic(schedule)}", (_LEFT, 52), _TEXT, "muted")
     end = _legend(parent, schedule, chart, grouped=len(groups) > 1)
     if chart.moves:
-        most = f"busiest wire, one way: {float(busiest(chart.moves)):.3g}"
+        most = f"busiest link, one way: {float(busiest(chart.moves)):.3g}"
         rule = "a block of queries is 1, keys with values 2, a partial output 1"
         write(parent, f"{most} ({rule})", (_LEFT, 69), _TEXT, "muted")
         end = max(end, _overview(parent, chart, groups))
@@ -56,12 +56,12 @@ def _overview(parent: ET.Element, chart: Chart, groups: tuple[range, ...]) -> fl
     for (source, destination, kind), load in carried.items():
         number = beside[source, destination]
         beside[source, destination] += 1
-        _wire(drawing, kind, spots[source], spots[destination], max(1.0, scale * float(load)), number)
+        _link(drawing, kind, spots[source], spots[destination], max(1.0, scale * float(load)), number)
     for rank, (x, y) in enumerate(spots):
         add(drawing, "circle", cx=x, cy=y, r=_NODE, class_=f"{class_of_rank(rank)} node")
         write(drawing, str(rank), (x, y + 4), _TEXT, "code middle")
     end = _PANEL.y + _PANEL.height + 18
-    write(drawing, "what each wire carries, in all", (_PANEL.centre[0], end - 4), _SMALL, "muted middle")
+    write(drawing, "what each link carries, in all", (_PANEL.centre[0], end - 4), _SMALL, "muted middle")
     return end
 
 
@@ -74,7 +74,7 @@ def _on_a_circle(ranks: int) -> list[Point]:
 
 
 def _in_columns(parent: ET.Element, groups: tuple[range, ...]) -> list[Point]:
-    """A column for each group, staggered so that a wire to the next but one passes beside the rank between."""
+    """A column for each group, staggered so that a link to the next but one passes beside the rank between."""
     spots: list[Point] = []
     most = max(map(len, groups))
     across = _PANEL.width / len(groups)
@@ -89,8 +89,8 @@ def _in_columns(parent: ET.Element, groups: tuple[range, ...]) -> list[Point]:
     return spots
 
 
-def _wire(parent: ET.Element, kind: Kind, start: Point, end: Point, width: float, number: int) -> None:
-    """One direction of a wire, bent to its left so that both directions are seen, and kinds beside each other."""
+def _link(parent: ET.Element, kind: Kind, start: Point, end: Point, width: float, number: int) -> None:
+    """One direction of a link, bent to its left so that both directions are seen, and kinds beside each other."""
     length = math.dist(start, end)
     left = (end[1] - start[1]) / length, -(end[0] - start[0]) / length
     bend = 8 + 0.12 * length + 12 * number

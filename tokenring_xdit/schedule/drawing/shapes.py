@@ -90,7 +90,7 @@ def arrow(parent: ET.Element, kind: Kind, start: Point, end: Point, width: float
     neck = end[0] - along[0] * tip, end[1] - along[1] * tip
     sides = [(neck[0] - side * along[1], neck[1] + side * along[0]) for side in (half, -half)]
     curve = f"L{_pair(neck)}" if via is None else f"Q{_pair(via)} {_pair(neck)}"
-    add(parent, "path", d=f"M{_pair(start)} {curve}", class_=f"{kind.value} wire", stroke_width=width)
+    add(parent, "path", d=f"M{_pair(start)} {curve}", class_=f"{kind.value} link", stroke_width=width)
     add(parent, "path", d=f"M{_pair(end)} L{_pair(sides[0])} {_pair(sides[1])}z", class_=f"{kind.value} tip")
 
 

@@ -17,9 +17,9 @@ from tokenring_xdit.schedule.drawing.blocks import (
     name_of,
 )
 from tokenring_xdit.schedule.drawing.chart import AttendAt, Chart, Move
+from tokenring_xdit.schedule.drawing.links import thickness, units
 from tokenring_xdit.schedule.drawing.shapes import Box, add, arrow, line, rectangle, write
 from tokenring_xdit.schedule.drawing.style import class_of_rank, sans_width
-from tokenring_xdit.schedule.drawing.wires import thickness, units
 from tokenring_xdit.schedule.plan import Channel
 
 __all__ = ["Columns", "columns", "draw_sheet"]

@@ -97,9 +97,9 @@ def stylesheet(world_size: int) -> str:
         ".code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace; }",
         ".middle { text-anchor: middle; }",
         ".strong { font-weight: 600; }",
-        ".wire { fill: none; }",
+        ".link { fill: none; }",
         ".outline { fill: none; stroke-width: 1.2; }",
-        f".{Kind.O.value}.wire {{ stroke-dasharray: 5 3; }}",
+        f".{Kind.O.value}.link {{ stroke-dasharray: 5 3; }}",
         ".group { fill: none; stroke-dasharray: 2 4; stroke-linecap: round; stroke-width: 1.5; }",
     ]
     light = "\n".join([f".{ROOT} {rule}" for rule in fixed] + _colours(LIGHT, world_size))
@@ -119,7 +119,7 @@ def _colours(colours: Colours, world_size: int) -> list[str]:
         ".keys": f"fill: {colours.keys};",
     }
     for kind, colour in colours.kinds.items():
-        rules[f".{kind.value}.wire"] = f"stroke: {colour};"
+        rules[f".{kind.value}.link"] = f"stroke: {colour};"
         rules[f".{kind.value}.tip"] = f"fill: {colour};"
         rules[f".{kind.value}.outline"] = f"stroke: {colour};"
     for rank, colour in enumerate(colours.owners[:world_size]):

@@ -80,7 +80,7 @@ def prove(
     _Proof(name, programs, problem, mask, in_order).run()
 
 
-class _Rank:
+class _ProvedRank:
     def __init__(self, number: int, program: RankProgram, problem: Problem) -> None:
         self.number, self.program = number, program
         self.slots, self.steps = program.slots, program.steps
@@ -101,7 +101,7 @@ class _Proof:
         self, name: str, programs: Sequence[RankProgram], problem: Problem, mask: Mask, in_order: bool
     ) -> None:
         self._name, self._problem, self._mask, self._in_order = name, problem, mask, in_order
-        self._ranks = [_Rank(rank, program, problem) for rank, program in enumerate(programs)]
+        self._ranks = [_ProvedRank(rank, program, problem) for rank, program in enumerate(programs)]
         self._sent: dict[_Route, list[tuple[_Side, Content]]] = defaultdict(list)
         self._expected: dict[_Route, list[_Side]] = defaultdict(list)
         # On a transport that works in order, of each rank and channel: its exchanges, and how many of them are over.
@@ -129,11 +129,11 @@ class _Proof:
         for rank in self._ranks:
             self._refuse_incomplete(rank)
 
-    def _fail(self, rank: _Rank | int, index: int | None, problem: str) -> VerificationError:
+    def _fail(self, rank: _ProvedRank | int, index: int | None, problem: str) -> VerificationError:
         number = rank if isinstance(rank, int) else rank.number
         return VerificationError(self._name, number, index, f"{problem}, once lowered to slots")
 
-    def _advance(self, rank: _Rank) -> bool:
+    def _advance(self, rank: _ProvedRank) -> bool:
         """Run one rank until it waits or ends; whether it got anywhere."""
         start = rank.at
         while rank.at < len(rank.steps):
@@ -157,7 +157,7 @@ class _Proof:
 
     # -- slots -------------------------------------------------------------------------------------------------------
 
-    def _is_here(self, rank: _Rank, slot: int) -> bool:
+    def _is_here(self, rank: _ProvedRank, slot: int) -> bool:
         """Whether a slot holds something; ``False`` while that is on its way."""
         if slot in rank.arriving:
             if not self._is_over(rank, rank.arriving[slot]):
@@ -168,7 +168,7 @@ class _Proof:
             raise self._fail(rank, rank.steps[rank.at][0], f"reads slot {slot}, which holds nothing")
         return True
 
-    def _is_idle(self, rank: _Rank, slot: int) -> bool:
+    def _is_idle(self, rank: _ProvedRank, slot: int) -> bool:
         """Whether a slot may be written: nothing arrives there any more, and nothing leaves."""
         if slot <= RESULT or slot >= len(rank.slots):
             raise self._fail(rank, rank.steps[rank.at][0], f"writes to slot {slot}, which is no memory for messages")
@@ -179,18 +179,20 @@ class _Proof:
         rank.leaving[slot].clear()
         return True
 
-    def _put(self, rank: _Rank, index: int, slot: int, content: Content) -> None:
+    def _put(self, rank: _ProvedRank, index: int, slot: int, content: Content) -> None:
         self._refuse_other_shape(rank, index, slot, content.form, content.extent)
         rank.content[slot] = content
 
-    def _refuse_other_shape(self, rank: _Rank, index: int, slot: int, form: SlotForm, extent: tuple[int, int]) -> None:
+    def _refuse_other_shape(
+        self, rank: _ProvedRank, index: int, slot: int, form: SlotForm, extent: tuple[int, int]
+    ) -> None:
         there = rank.slots[slot]
         if (there.form, there.shape[1:3]) != (form, extent):
             problem = f"puts {form.value} of {extent[0]} heads and {extent[1]} tokens into slot {slot}, which is for "
             problem += f"{there.form.value} of {there.shape[1]} and {there.shape[2]}"
             raise self._fail(rank, index, problem)
 
-    def _view(self, rank: _Rank, index: int, part: View) -> Content:
+    def _view(self, rank: _ProvedRank, index: int, part: View) -> Content:
         if part.slot not in rank.content:  # what the same exchange receives there has taken its place
             raise self._fail(rank, index, f"reads slot {part.slot}, which holds nothing")
         content = rank.content[part.slot].view(part.cut)
@@ -200,7 +202,7 @@ class _Proof:
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
-    def _post(self, rank: _Rank, index: int, step: Post) -> None:
+    def _post(self, rank: _ProvedRank, index: int, step: Post) -> None:
         exchange: dict[str, list[_Transfer]] = defaultdict(list)
         for recv in step.recvs:
             slot, route = rank.slots[recv.slot], (recv.peer, rank.number, recv.channel)
@@ -244,21 +246,21 @@ class _Proof:
             )
             raise self._fail(route[1], expected.action, problem)
 
-    def _pack(self, rank: _Rank, index: int, step: Pack) -> None:
+    def _pack(self, rank: _ProvedRank, index: int, step: Pack) -> None:
         nothing = Content(SlotForm.SUM, (Area(step.block.owner, *self._problem.area(step.block)),))
         content = rank.content.pop(step.source, nothing)
         if content.form is not SlotForm.SUM or step.source == RESULT:
             raise self._fail(rank, index, f"packs slot {step.source}, which is no sum for another rank")
         self._put(rank, index, step.slot, content._replace(form=SlotForm.PARTIAL))
 
-    def _concat(self, rank: _Rank, index: int, step: Concat) -> None:
+    def _concat(self, rank: _ProvedRank, index: int, step: Concat) -> None:
         views = [self._view(rank, index, part) for part in step.parts]
         areas = tuple(area for view in views for area in view.areas)
         if len({(view.form, area.high - area.low) for view in views for area in view.areas}) > 1:
             raise self._fail(rank, index, "puts together what has different heads or forms")
         self._put(rank, index, step.slot, Content(views[0].form, areas))
 
-    def _attend(self, rank: _Rank, index: int, step: KernelCall) -> None:
+    def _attend(self, rank: _ProvedRank, index: int, step: KernelCall) -> None:
         queries, keys = self._view(rank, index, step.queries), self._view(rank, index, step.keys)
         found = (queries.form, keys.form, queries.extent[1], keys.extent[1])
         if found != (SlotForm.QUERIES, SlotForm.KEYS, step.q_tokens, step.kv_tokens):
@@ -293,7 +295,7 @@ class _Proof:
         if step.output >= 0:
             self._put(rank, index, step.output, Content(SlotForm.OUTPUT, queries.areas, tuple(output)))
 
-    def _merge(self, rank: _Rank, index: int, step: MergeCall) -> None:
+    def _merge(self, rank: _ProvedRank, index: int, step: MergeCall) -> None:
         for partial in step.partials:
             if partial.slot not in rank.content:
                 raise self._fail(rank, index, f"merges slot {partial.slot} twice")
@@ -306,7 +308,7 @@ class _Proof:
 
     # -- transfers ---------------------------------------------------------------------------------------------------
 
-    def _is_over(self, rank: _Rank, transfer: _Transfer) -> bool:
+    def _is_over(self, rank: _ProvedRank, transfer: _Transfer) -> bool:
         """Whether a transfer of a rank is over."""
         if self._in_order:
             key, place = self._places[rank.number, transfer]
@@ -340,7 +342,7 @@ class _Proof:
                 if sent is None:
                     raise self._fail(route[1], expected.action, f"would wait for ever for rank {route[0]}")
 
-    def _refuse_incomplete(self, rank: _Rank) -> None:
+    def _refuse_incomplete(self, rank: _ProvedRank) -> None:
         result = rank.content[RESULT]
         of_owner: dict[int, list[Pairs]] = defaultdict(list)
         for pairs in result.pairs:

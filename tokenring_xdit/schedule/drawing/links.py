@@ -1,4 +1,4 @@
-"""What a schedule makes of the wires: how much each carries in all, and which ranks form a group."""
+"""What a schedule makes of the links: how much each carries in all, and which ranks form a group."""
 
 from __future__ import annotations
 

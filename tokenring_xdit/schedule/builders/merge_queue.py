@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tokenring_xdit.schedule.plan import Block, Merge
 
-__all__ = ["Homecoming"]
+__all__ = ["MergeQueue"]
 
 _MERGE_LAG = 2
 """Steps between posting the receive of a partial and merging it.
@@ -15,7 +15,7 @@ leave a whole attention for the transfer to hide behind.
 """
 
 
-class Homecoming:
+class MergeQueue:
     """Partial outputs of one rank that are on their way to it."""
 
     def __init__(self) -> None:

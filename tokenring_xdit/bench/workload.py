@@ -6,13 +6,13 @@ import functools
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tokenring_xdit.bench.plan import Level, Shape, Strategy, StrategyKind
+from tokenring_xdit.bench.plan import CallShape, Level, Strategy, StrategyKind
 from tokenring_xdit.errors import TokenRingError, UnsupportedError
 from tokenring_xdit.pipelines.flux import FluxModel
 from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of
 from tokenring_xdit.sizes import PictureSize
 
-__all__ = ["GUIDANCE", "PROMPT", "SceneShape", "flux_model"]
+__all__ = ["GUIDANCE", "PROMPT", "WorkloadShape", "flux_model"]
 
 
 PROMPT = "a red circle left of a blue square"
@@ -41,7 +41,7 @@ def flux_model(name: str) -> FluxModel:
 
 
 @dataclass(frozen=True)
-class SceneShape(Shape):
+class WorkloadShape(CallShape):
     """A picture to denoise; tokens, heads and their width are those of its attention calls.
 
     Attributes:
@@ -70,7 +70,7 @@ class SceneShape(Shape):
         dtype: str,
         prompt: str = PROMPT,
         guidance: float = GUIDANCE,
-    ) -> SceneShape:
+    ) -> WorkloadShape:
         """Fill in what follows from the model.
 
         Raises:
