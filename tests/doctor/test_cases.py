@@ -16,16 +16,16 @@ from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.schedule import ALGORITHMS, Mask, build, parse
 
 
-@pytest.mark.parametrize("ranks", [2, 3, 4, 8])
-def test_every_schedule_is_called_under_each_of_its_masks_narrow_and_wide(ranks: int) -> None:
-    calls = check_calls(ranks, ("float32",))
+@pytest.mark.parametrize("world", [2, 3, 4, 8])
+def test_every_schedule_is_called_under_each_of_its_masks_narrow_and_wide(world: int) -> None:
+    calls = check_calls(world, ("float32",))
     assert set(calls) == set(ALGORITHMS)
     for name, own in calls.items():
         if not own:  # not for so many ranks, under any mask
             assert name in {"hierarchical", "mesh"}
             continue
         assert {call.causal for call in own} == {mask is Mask.CAUSAL for mask in ALGORITHMS[name].masks}
-        assert {dict(parse(call.schedule).options).get("wide", 1) for call in own} == {1, ranks}
+        assert {dict(parse(call.schedule).options).get("wide", 1) for call in own} == {1, world}
         for causal in {call.causal for call in own}:
             same = [call for call in own if call.causal is causal]
             assert {len(set(call.lengths)) == 1 for call in same} == {True, False}
@@ -33,15 +33,15 @@ def test_every_schedule_is_called_under_each_of_its_masks_narrow_and_wide(ranks:
             assert {call.text > 0 for call in same} == ({False} if causal else {True, False})
 
 
-@pytest.mark.parametrize("ranks", [2, 4, 5])
-def test_the_calls_of_a_checkup_can_run(ranks: int) -> None:
-    for calls in check_calls(ranks, ("float32",)).values():
+@pytest.mark.parametrize("world", [2, 4, 5])
+def test_the_calls_of_a_checkup_can_run(world: int) -> None:
+    for calls in check_calls(world, ("float32",)).values():
         for call in calls:
             verified = build(
-                call.schedule, ranks, Mask.CAUSAL if call.causal else Mask.FULL, min(call.heads, call.kv_heads)
+                call.schedule, world, Mask.CAUSAL if call.causal else Mask.FULL, min(call.heads, call.kv_heads)
             )
             assert verified.takes_heads(call.heads, call.kv_heads)
-            assert len(call.lengths) == ranks
+            assert len(call.lengths) == world
 
 
 def test_gpus_are_checked_in_bf16_too() -> None:
@@ -50,13 +50,13 @@ def test_gpus_are_checked_in_bf16_too() -> None:
     assert CheckupPlan(ranks=4, gpus=1).dtypes == ("float32",)  # on the processor
 
 
-@pytest.mark.parametrize("ranks", [2, 6, 8])
-def test_models_are_timed_on_gpus_at_lengths_that_ranks_share_evenly(ranks: int, tmp_path: Path) -> None:
-    plan = CheckupPlan(ranks=ranks, gpus=ranks)
+@pytest.mark.parametrize("world", [2, 6, 8])
+def test_models_are_timed_on_gpus_at_lengths_that_ranks_share_evenly(world: int, tmp_path: Path) -> None:
+    plan = CheckupPlan(ranks=world, gpus=world)
     assert [shape.name for shape in plan.shapes] == ["Flux 1024", "Flux 2048", "SD3 1024", "Wan 720p"]
     lengths = {"Flux 1024": 4608, "Flux 2048": 16896, "SD3 1024": 4429, "Wan 720p": 75600}
     for shape in plan.shapes:
-        assert shape.tokens == lengths[shape.name] // ranks * ranks
+        assert shape.tokens == lengths[shape.name] // world * world
     sweep = attention_sweep(plan, tmp_path)
     assert sweep.mistakes_between(dict(sweep)) == []
     refused = [str(case.strategy) for cases in sweep.comparisons().values() for case in cases if case.refusal()]

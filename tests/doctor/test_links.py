@@ -22,11 +22,11 @@ def timings(seconds: dict[int, float]) -> list[MessageTiming]:
 
 def test_published_times_give_the_published_curve(tmp_path: object) -> None:
     bare = load_topology("hgx-h100")
-    bare = replace(bare, wires=tuple(replace(wire, messages=()) for wire in bare.wires))
+    bare = replace(bare, links=tuple(replace(link, messages=()) for link in bare.links))
     found = with_messages(bare, timings(PUBLISHED), 10e-6)
-    for wire in found.wires:
-        assert [size for size, _ in wire.messages] == [size for size, _ in NVLINK_4]  # 1 MiB is mostly latency
-        rates = [rate.bits_per_second for _, rate in wire.messages]
+    for link in found.links:
+        assert [size for size, _ in link.messages] == [size for size, _ in NVLINK_4]  # 1 MiB is mostly latency
+        rates = [rate.bits_per_second for _, rate in link.messages]
         assert rates == pytest.approx([rate.bits_per_second for _, rate in NVLINK_4], rel=0.01)
 
 
@@ -35,11 +35,11 @@ def test_the_file_keeps_the_curve(tmp_path: object) -> None:
     path = f"{tmp_path}/topology.yaml"
     with open(path, "w") as file:
         file.write(network_to_yaml(found))
-    assert [wire.messages for wire in load_network(path).wires] == [wire.messages for wire in found.wires]
+    assert [link.messages for link in load_network(path).links] == [link.messages for link in found.links]
 
 
 def test_links_that_differ_are_left_as_they_are() -> None:
     network = load_topology("hgx-h100")
-    slow = replace(network.wires[0], rate=Rate(10**9), messages=())
-    mixed = replace(network, wires=(slow, *network.wires[1:]))
+    slow = replace(network.links[0], rate=Rate(10**9), messages=())
+    mixed = replace(network, links=(slow, *network.links[1:]))
     assert with_messages(mixed, timings(PUBLISHED), 10e-6) == mixed

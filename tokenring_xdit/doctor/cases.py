@@ -11,7 +11,7 @@ from tokenring_xdit.doctor.record import NamedShape
 from tokenring_xdit.dtypes import DtypeName
 from tokenring_xdit.errors import ScheduleError
 from tokenring_xdit.hosts.models import model_shape
-from tokenring_xdit.schedule import ALGORITHMS, Algorithm, Mask, Spelled, build, parse
+from tokenring_xdit.schedule import ALGORITHMS, Algorithm, Mask, ScheduleSpec, build, parse
 
 __all__ = [
     "ERROR_LIMITS",
@@ -20,7 +20,7 @@ __all__ = [
     "Step",
     "check_calls",
     "in_words",
-    "spellings",
+    "specs_of",
 ]
 
 Step = Callable[[int, int, str], None]
@@ -118,7 +118,7 @@ def _of_models() -> tuple[NamedShape, ...]:
     )
 
 
-def spellings(algorithm: Algorithm, ranks: int, mask: Mask) -> Iterator[Spelled]:
+def specs_of(algorithm: Algorithm, ranks: int, mask: Mask) -> Iterator[ScheduleSpec]:
     """A schedule as it is asked for, plain, with each option that says how it runs, and as wide as can be.
 
     What is not defined for this number of ranks is left out.
@@ -128,12 +128,12 @@ def spellings(algorithm: Algorithm, ranks: int, mask: Mask) -> Iterator[Spelled]
     if algorithm.across_nodes:
         options += [f"nodes={nodes}" for nodes in range(2, ranks) if ranks % nodes == 0]
     named = [parse(f"{algorithm.name}:{said}" if said else algorithm.name) for said in options]
-    for spelled in dict.fromkeys([each for name in named for each in (name, name.having(wide=ranks))]):
+    for spec in dict.fromkeys([each for name in named for each in (name, name.having(wide=ranks))]):
         try:
-            build(str(spelled), ranks, mask, heads)
+            build(str(spec), ranks, mask, heads)
         except ScheduleError:
             continue
-        yield spelled
+        yield spec
 
 
 def check_calls(ranks: int, dtypes: Sequence[DtypeName]) -> dict[str, list[CheckCall]]:
@@ -149,7 +149,7 @@ def check_calls(ranks: int, dtypes: Sequence[DtypeName]) -> dict[str, list[Check
         calls = found.setdefault(name, [])
         for mask in sorted(algorithm.masks, key=lambda mask: mask.value, reverse=True):
             causal = mask is Mask.CAUSAL
-            for spelled in spellings(algorithm, ranks, mask):
+            for spec in specs_of(algorithm, ranks, mask):
                 for dtype in dtypes:
                     for lengths, kv_heads, text in (
                         (even, heads, 0),
@@ -157,7 +157,7 @@ def check_calls(ranks: int, dtypes: Sequence[DtypeName]) -> dict[str, list[Check
                         (even, ranks, 0),
                         (uneven, ranks, 0),
                     ):
-                        calls.append(CheckCall(str(spelled), causal, lengths, heads, kv_heads, _HEAD_DIM, text, dtype))
+                        calls.append(CheckCall(str(spec), causal, lengths, heads, kv_heads, _HEAD_DIM, text, dtype))
     return found
 
 

@@ -89,12 +89,12 @@ def with_messages(network: Network, messages: Sequence[MessageTiming], latency: 
     Between two ranks was measured; of links that differ from theirs that says nothing. Nor does a message that takes
     little more than the latency.
     """
-    rates = [rate.bits_per_second for wire in network.wires for rate in (wire.rate, wire.back)]
+    rates = [rate.bits_per_second for link in network.links for rate in (link.rate, link.back)]
     if max(rates) > _ALIKE * min(rates):
         return network
     times = [(message.size, message.size / message.both_ways) for message in messages]
     known = tuple((size, Rate(round(8 * size / (time - latency)))) for size, time in times if time > 2 * latency)
-    return replace(network, wires=tuple(replace(wire, messages=known) for wire in network.wires))
+    return replace(network, links=tuple(replace(link, messages=known) for link in network.links))
 
 
 def _seconds(ranks: Ranks, size: int, both_ways: bool) -> float:

@@ -73,12 +73,12 @@ class DoctorRank:
                     *shard,
                     schedule=command.schedule,
                     causal=command.causal,
-                    home_kv=tuple(t.to(self._device) for t in text) if text else None,  # type: ignore[arg-type]
+                    joint_kv=tuple(t.to(self._device) for t in text) if text else None,  # type: ignore[arg-type]
                 )
             except _REFUSALS as error:
                 return str(error)
             if text:
-                k, v = (torch.cat([whole, home], dim=2) for whole, home in zip((k, v), text, strict=True))
+                k, v = (torch.cat([whole, joint], dim=2) for whole, joint in zip((k, v), text, strict=True))
             expected, log_sum = softmax64(q[:, :, own], k, v, first if command.causal else None)
             for off in (difference(out, expected), difference(lse, log_sum)):
                 worst = max(worst, math.inf if math.isnan(off) else off)
@@ -106,7 +106,7 @@ class DoctorRank:
             for _ in range(command.rounds + 1):
                 self._barrier()
                 start = time.perf_counter()
-                token_ring_attention(q, k, v, schedule=command.schedule, layout_key=("doctor", command.tokens))
+                token_ring_attention(q, k, v, schedule=command.schedule, cache_key=("doctor", command.tokens))
                 host.append(time.perf_counter() - start)
                 if self._device.type == "cuda":
                     torch.cuda.synchronize(self._device)

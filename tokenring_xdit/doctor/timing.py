@@ -10,7 +10,7 @@ from pathlib import Path
 from tokenring_xdit.attention.auto import TOPOLOGY_VARIABLE
 from tokenring_xdit.attention.kernels import KERNELS
 from tokenring_xdit.bench import RESULTS_FILE, Record, SweepConfig, read_records, run_sweep
-from tokenring_xdit.doctor.cases import CheckupPlan, Step, spellings
+from tokenring_xdit.doctor.cases import CheckupPlan, Step, specs_of
 from tokenring_xdit.doctor.commands import TimeCall, TimeKernel
 from tokenring_xdit.doctor.pools import SOLO, Ranks
 from tokenring_xdit.doctor.record import KernelTiming, LaunchTiming
@@ -49,11 +49,11 @@ def time_calls(plan: CheckupPlan, world: Ranks, step: Step) -> Iterator[LaunchTi
     """Time calls of so few tokens that only their launches and messages count, of every schedule, narrow and wide."""
     ranks, dtype = plan.ranks, plan.dtypes[0]
     names = [
-        str(spelled)
+        str(spec)
         for algorithm in ALGORITHMS.values()
         if Mask.FULL in algorithm.masks
-        for spelled in spellings(algorithm, ranks, Mask.FULL)
-        if {name for name, _ in spelled.options} <= {"wide"}
+        for spec in specs_of(algorithm, ranks, Mask.FULL)
+        if {name for name, _ in spec.options} <= {"wide"}
     ]
     for done, name in enumerate(names):
         step(done, len(names), f"calls of few tokens, {name}")
