@@ -52,7 +52,7 @@ def test_a_missing_pair_is_refused() -> None:
     at = index_of(TOKEN_RING, 2, lambda a: isinstance(a, Attend) and a.q.owner == 2)
     error = refused(edited(TOKEN_RING, 2, lambda p: p.pop(at)))
     assert (error.rank, error.action) == (2, None)
-    assert "Q[2] never meets all of KV[2]" in str(error)
+    assert "Q[2] never attends all of KV[2]" in str(error)
 
 
 def test_a_pair_attended_twice_is_refused() -> None:
@@ -67,7 +67,7 @@ def test_a_pair_attended_twice_on_different_ranks_is_refused() -> None:
         (Exchange(Channel.KV, sends=(Transfer(kv_block(0), 1),)), Attend(q_block(0), kv_block(0))),
         (Exchange(Channel.KV, recvs=(Transfer(kv_block(0), 0),)), Attend(q_block(1), kv_block(0))),
     )
-    assert "Q[0] never meets all of KV[1]" in str(refused(Schedule("half", 2, programs)))
+    assert "Q[0] never attends all of KV[1]" in str(refused(Schedule("half", 2, programs)))
 
 
 def test_attending_before_holding_is_refused() -> None:
@@ -287,7 +287,7 @@ def test_blocks_may_be_cut_in_tokens_and_heads() -> None:
         programs.append(tuple(program))
     schedule = Schedule("cut", 2, tuple(programs))
     verify(schedule)
-    assert "Q[1] never meets all of KV[0]" in str(refused(edited(schedule, 1, lambda p: p.pop())))
+    assert "Q[1] never attends all of KV[0]" in str(refused(edited(schedule, 1, lambda p: p.pop())))
 
 
 def test_a_piece_that_never_arrives_is_refused() -> None:
@@ -308,7 +308,7 @@ def test_a_piece_that_never_arrives_is_refused() -> None:
     assert f"attends {lost} before holding it" in str(error)
     for rank in (1, 2):
         schedule = edited(schedule, rank, lambda p: p.remove(next(a for a in p if getattr(a, "kv", None) == lost)))
-    assert "never meets all of KV[0]" in str(refused(schedule))
+    assert "never attends all of KV[0]" in str(refused(schedule))
 
 
 def test_half_the_heads_taken_twice_is_refused() -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import io
-
 import numpy as np
 from numpy.typing import NDArray
+
+from tokenring_xdit.plain import from_bytes, to_bytes
 
 __all__ = ["Pixels", "packed", "unpack"]
 
@@ -15,13 +14,11 @@ Pixels = NDArray[np.float32]
 
 
 def packed(pixels: Pixels) -> str:
-    """Pixels as text: a NumPy file in base 64, as answers of ranks are JSON in places."""
-    file = io.BytesIO()
-    np.save(file, pixels.astype(np.float32), allow_pickle=False)
-    return base64.b64encode(file.getvalue()).decode()
+    """Pixels as text, as answers of ranks are JSON in places."""
+    return to_bytes(pixels.astype(np.float32)).decode()
 
 
 def unpack(text: str) -> Pixels:
     """What :func:`packed` was given."""
-    pixels: Pixels = np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False)
+    pixels: Pixels = from_bytes(text.encode())
     return pixels

@@ -14,7 +14,7 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; :func:`tokenring_xdit.cli.commands.run_command` says with which exit codes."""
     try:
-        from tokenring_xdit.cli.interrupt import interruptible
+        from tokenring_xdit.workers.interrupt import interruptible
     except KeyboardInterrupt:
         print("tokenring-xdit: interrupted", file=sys.stderr)
         return 130

@@ -18,6 +18,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from tokenring_xdit.errors import LaunchError
 from tokenring_xdit.workers.environment import rank_environment
 from tokenring_xdit.workers.interpreter import run_module
+from tokenring_xdit.workers.interrupt import interruptible
 from tokenring_xdit.workers.lifetime import LAUNCHER_VARIABLE
 from tokenring_xdit.workers.programs import end_all, wait_for_all
 from tokenring_xdit.workers.signals import termination_raises
@@ -81,6 +82,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    from tokenring_xdit.cli.interrupt import interruptible
-
     sys.exit(interruptible(main))
