@@ -16,6 +16,7 @@ from tokenring_xdit.doctor.findings import findings, remarks_on_machine
 from tokenring_xdit.doctor.page import page
 from tokenring_xdit.doctor.record import Checkup, GpuFacts, Grade, MessageTiming, PartOutcome, PartState
 from tokenring_xdit.doctor.reference import difference, made, softmax64
+from tokenring_xdit.schedule import ALGORITHMS
 
 CALL = CheckCall("mesh", False, (8, 8), 4, 4, 64, 0, "float32")
 
@@ -30,6 +31,13 @@ def test_a_schedule_that_is_off_is_named_and_the_others_are_fine() -> None:
     assert "Schedule 'mesh:wide=4' (causal, uneven shards, 8 heads, float32) is off by 3.0e-03" in wrong
     assert "1 of its 2 calls" in wrong
     assert "Exact on 4 ranks over gloo: ring; the largest error is 1.0e-07" in said(found, Grade.FINE)
+
+
+def test_schedules_that_are_not_for_so_many_ranks_are_said() -> None:
+    ended = PartOutcome(name="exactness", state=PartState.DONE)
+    results = tuple(result(name, 1e-7) for name in ALGORITHMS if name != "hierarchical")
+    assert said(checkup(parts=(ended,), exactness=results), Grade.NOTE) == "Not defined for 4 ranks: hierarchical."
+    assert "Not defined" not in said(checkup(exactness=results), Grade.NOTE)
 
 
 def test_a_rank_that_fails_is_named() -> None:

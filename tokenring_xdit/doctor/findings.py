@@ -8,6 +8,7 @@ from tokenring_xdit.bench.plan import Level
 from tokenring_xdit.bench.records import Record, Status
 from tokenring_xdit.doctor.cases import ERROR_LIMITS
 from tokenring_xdit.doctor.record import Checkup, ExactnessResult, Finding, Grade, MachineFacts, PartState
+from tokenring_xdit.schedule import ALGORITHMS
 
 __all__ = ["findings", "remarks_on_machine"]
 
@@ -130,6 +131,10 @@ def _of_exactness(checkup: Checkup) -> Iterator[Finding]:
             f"{len(bad)} of its {len(results)} calls are not as softmax in fp64.",
             advice=f"Do not use '{name}' on this machine, and send us doctor.json.",
         )
+    if any(part.name == "exactness" and part.state is PartState.DONE for part in checkup.parts):
+        left = [name for name in ALGORITHMS if name not in by_name]
+        if left:
+            yield Finding(grade=Grade.NOTE, said=f"Not defined for {checkup.ranks} ranks: {', '.join(left)}.")
     if fine:
         errors = [result.error for name in fine for result in by_name[name] if result.error is not None]
         share = f"; the largest error is {max(errors):.1e} of the output's scale" if errors else ""
