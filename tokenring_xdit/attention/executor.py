@@ -169,7 +169,7 @@ class RankRun:
         }
         for _, step in self.program.steps:
             kind = type(step)
-            if home and kind is KernelCall:  # while the first blocks are under way
+            if home and kind in (KernelCall, MergeCall):  # while the first blocks are under way, and before the result
                 self._attend_joint(home)
                 home = []
             if self.observer is None or kind not in _ACTIVITIES:

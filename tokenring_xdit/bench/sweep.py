@@ -21,7 +21,7 @@ from tokenring_xdit.sizes import PictureSize
 __all__ = ["Axes", "SweepConfig", "inspect_models"]
 
 NO_NETWORK = "none"
-"""How a sweep says that its ranks meet over this machine's own loopback."""
+"""How a sweep says that its ranks talk over this machine's own loopback."""
 
 _MOST_RANKS = 1024
 _MOST_COMPARISONS = 10_000

@@ -139,7 +139,7 @@ def specs_of(algorithm: Algorithm, ranks: int, mask: Mask) -> Iterator[ScheduleS
 def check_calls(ranks: int, dtypes: Sequence[DtypeName]) -> dict[str, list[CheckCall]]:
     """The calls that are compared, by the name of the schedule that they are of.
 
-    A schedule that is defined for no call of so many ranks has an empty list.
+    A schedule that is defined for no call of that many ranks has an empty list.
     """
     heads = _HEADS_A_RANK * ranks
     even = (_TOKENS,) * ranks

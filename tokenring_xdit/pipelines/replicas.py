@@ -122,7 +122,7 @@ class Replicas:
 def error_of(attempt: RequestAttempt[Worker], team: int, share: ReplicaShare) -> Exception:
     """What is raised for a replica that failed; what the rank to blame has printed is kept, as the message says."""
     worker = attempt.culprit(team)
-    outcome = attempt.outcomes[worker]
+    outcome = attempt.failures(team)[worker]
     if isinstance(outcome, Failed) and outcome.kind in AGREED:  # which says what to do otherwise
         return errors.named(outcome.kind, outcome.message)
     printed = worker.printed() + ((outcome.traceback or "") if isinstance(outcome, Failed) else "")
@@ -136,7 +136,7 @@ def error_of(attempt: RequestAttempt[Worker], team: int, share: ReplicaShare) ->
 
 def _who(attempt: RequestAttempt[Worker], team: int, share: ReplicaShare) -> str:
     of_replica = f" of replica {share.replica}" if share.replica else ""
-    ended = {worker: attempt.outcomes[worker] for worker in attempt.teams[team]}
+    ended = {worker: attempt.outcomes[worker] for worker in attempt.teams[team]} | attempt.failures(team)
     worker = attempt.culprit(team)
     silent = sorted(each.rank for each, outcome in ended.items() if outcome == ended[worker])
     if isinstance(ended[worker], Silent) and len(silent) > 1:

@@ -16,7 +16,7 @@ from tokenring_xdit.topology.sharing import Amounts, Direction, Numbers, fill
 __all__ = ["Traffic"]
 
 _LAST_BYTE = 1e-9  # what is left of one is rounding
-_NO_WIRE = -1
+_NO_LINK = -1
 
 
 class Traffic:
@@ -84,7 +84,7 @@ class Traffic:
         if not self._fresh and not self._changed:
             return
         self._add_fresh()
-        user, column = np.nonzero(self._paths != _NO_WIRE)
+        user, column = np.nonzero(self._paths != _NO_LINK)
         limit, weights = self._paths[user, column], self._effects.weights(self._since)
         part = self._part[limit] * weights[user]
         held = np.flatnonzero(np.isfinite(self._most_alone))  # each has a limit of its own
@@ -133,7 +133,7 @@ class Traffic:
     def _add_fresh(self) -> None:
         routes = [self._route(message)[0] for message, _ in self._fresh]
         width = max(self._paths.shape[1], *(len(route) for route in routes)) if routes else self._paths.shape[1]
-        paths = np.full((len(self._left) + len(routes), width), _NO_WIRE, dtype=np.intp)
+        paths = np.full((len(self._left) + len(routes), width), _NO_LINK, dtype=np.intp)
         paths[: len(self._left), : self._paths.shape[1]] = self._paths
         for row, route in enumerate(routes, len(self._left)):
             paths[row, : len(route)] = route

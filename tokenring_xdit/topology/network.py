@@ -41,7 +41,7 @@ _RATE = re.compile(r"(?P<number>[0-9]{1,15}(?:\.[0-9]{1,15})?)\s*(?P<unit>[a-z]+
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,15}")
 MOST_NODES = 4096
 """Hosts and switches of a network; more are a slip of the pen."""
-_MOST_WIRES = 100_000
+_MOST_LINKS = 100_000
 """As many as join 447 hosts, each to each."""
 
 FRAME = 1514
@@ -137,7 +137,7 @@ class Link:
         return self.a, self.b
 
     def message_rate(self, size: int) -> float:
-        """Bytes a second that one message of so many bytes reaches at most."""
+        """Bytes a second that one message of that many bytes reaches at most."""
         if not self.messages:
             return math.inf
         least, most = self.messages[0], self.messages[-1]
@@ -310,8 +310,8 @@ class Network:
                 raise self._wrong(f"two nodes have the name '{node}'")
 
     def _check_links(self) -> None:
-        if len(self.links) > _MOST_WIRES:
-            raise self._wrong(f"{len(self.links)} links are more than the {_MOST_WIRES} that are planned for")
+        if len(self.links) > _MOST_LINKS:
+            raise self._wrong(f"{len(self.links)} links are more than the {_MOST_LINKS} that are planned for")
         seen: set[frozenset[str]] = set()
         nodes = frozenset(self.nodes)
         for link in self.links:
@@ -373,8 +373,8 @@ def host_names(count: int) -> tuple[str, ...]:
 def _mesh(name: str, count: str, rate: str) -> Network:
     hosts = host_names(_number(count, "hosts"))
     each = Rate.parse(rate)
-    if len(hosts) * (len(hosts) - 1) // 2 > _MOST_WIRES:
-        raise ConfigurationError(f"{count} hosts joined each to each have more than {_MOST_WIRES} links")
+    if len(hosts) * (len(hosts) - 1) // 2 > _MOST_LINKS:
+        raise ConfigurationError(f"{count} hosts joined each to each have more than {_MOST_LINKS} links")
     return Network(
         name, hosts, (), tuple(Link(a, b, each, each) for index, a in enumerate(hosts) for b in hosts[index + 1 :])
     )

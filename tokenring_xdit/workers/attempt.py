@@ -57,7 +57,7 @@ def carry_through(
 
     Args:
         attempt: The request.
-        hear: Waits for an event, at most so many seconds.
+        hear: Waits for an event, at most that many seconds.
         carry_out: Does what the attempt says.
     """
     stopped: StoppedRanks[W] = StoppedRanks()

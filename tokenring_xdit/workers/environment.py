@@ -33,7 +33,7 @@ def local_environment(rank: int, ranks: int, init_method: str, *, first: int = 0
     Args:
         rank: Its number.
         ranks: Size of its world.
-        init_method: Where its world meets.
+        init_method: Where its world joins.
         first: Ranks of other worlds that come before, on this machine.
         total: Ranks of all worlds; ``ranks`` by default.
     """

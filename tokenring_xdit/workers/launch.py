@@ -1,6 +1,6 @@
 """Runs a program on ranks of this machine: ``python -m tokenring_xdit.workers.launch --ranks N PROGRAM ...``.
 
-The ranks find what ``torchrun`` would tell them, but that the store at which they meet listens on the loopback only. A
+The ranks find what ``torchrun`` would tell them, except that the store where they join listens on the loopback only. A
 rank that fails ends the others. ``-m MODULE ...`` runs a module.
 """
 

@@ -34,7 +34,7 @@ _STANDARD_ERROR = 2
 
 
 class Rendezvous:
-    """A file without a name, by which ranks of one machine meet: it opens no port, and the system takes it back.
+    """A file without a name, through which ranks of one machine join: it opens no port, and the system takes it back.
 
     Attributes:
         descriptor: Its file descriptor, which ranks inherit.
@@ -67,7 +67,7 @@ class Worker:
         program: What it serves; see :func:`tokenring_xdit.workers.loop.serve`.
         environment: Of the process.
         inbox: Where its answers go.
-        rendezvous: Where it meets the others.
+        rendezvous: Where it joins the others.
         quiet: Keep what it prints for :meth:`printed`, instead of having it printed on standard error.
         before: Words that stand before the command, such as those that run it elsewhere.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,22 @@ from hypothesis import strategies as st
 from tests.schedule.test_builders import requests
 from tests.support.memory import at_random, error, ranks_first, transfers_first
 from tests.support.schedules import names
-from tokenring_xdit.schedule import Mask, build
+from tokenring_xdit.schedule import (
+    Action,
+    Attend,
+    Channel,
+    Exchange,
+    Mask,
+    Merge,
+    Schedule,
+    Transfer,
+    build,
+    cut,
+    kv_block,
+    o_block,
+    q_block,
+    verify,
+)
 from tokenring_xdit.schedule.lower import lower, prove
 from tokenring_xdit.schedule.lower.program import (
     RESULT,
@@ -175,3 +191,66 @@ def test_memory_of_a_ring_stays_and_that_of_all_links_grows() -> None:
     assert len(set(peaks("ring", (5, 6, 8, 12)))) == 1
     four, eight = peaks("direct", (4, 8))
     assert eight > 1.8 * four
+
+
+@pytest.mark.parametrize("name", ["token_ring", "ring", "heads", "direct:chunks=2"])
+@pytest.mark.parametrize("lengths", [((0, 0, 0), (3, 4, 5)), ((3, 4, 5), (0, 0, 0)), ((0, 0, 0), (0, 0, 0))])
+def test_the_widest_form_of_nothing(name: str, lengths: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    problem = Problem(*lengths, 3, 3, 8)
+    programs = lowered(name, problem, wide=8)
+    prove(name, programs, problem, in_order=False)
+    assert error(programs, problem, ranks_first) == 0.0
+
+
+def of_three_ranks(programs: Callable[[int], Iterator[Action]]) -> Schedule:
+    return Schedule("unlisted", 3, tuple(tuple(programs(rank)) for rank in range(3)), wide=3)
+
+
+def own_keys_in_halves(rank: int) -> Iterator[Action]:
+    """Own queries are attended apart from those of the others, which leaves no room for them in what is sent."""
+    peers = [peer for peer in range(3) if peer != rank]
+    yield Exchange(
+        Channel.Q,
+        tuple(Transfer(q_block(peer), peer) for peer in peers),
+        tuple(Transfer(q_block(rank), peer) for peer in peers),
+    )
+    for half in cut(2):
+        yield Attend(q_block(rank), kv_block(rank, heads=half))
+    for peer in peers:
+        yield Attend(q_block(peer), kv_block(rank))
+    yield Exchange(
+        Channel.O,
+        tuple(Transfer(o_block(rank, peer), peer) for peer in peers),
+        tuple(Transfer(o_block(peer, rank), peer) for peer in peers),
+    )
+    for peer in peers:
+        yield Merge(o_block(rank, peer))
+
+
+def queries_and_outputs_together(rank: int) -> Iterator[Action]:
+    """One exchange brings queries and a partial output."""
+    after, before = (rank + 1) % 3, (rank - 1) % 3
+    yield Exchange(Channel.Q, (Transfer(q_block(before), before),), (Transfer(q_block(rank), after),))
+    yield Attend(q_block(rank), kv_block(rank))
+    yield Attend(q_block(before), kv_block(rank))
+    yield Exchange(
+        Channel.Q,
+        (Transfer(q_block(after), after), Transfer(o_block(rank, after), after)),
+        (Transfer(q_block(rank), before), Transfer(o_block(before, rank), before)),
+    )
+    yield Attend(q_block(after), kv_block(rank))
+    yield Exchange(Channel.O, (Transfer(o_block(rank, before), before),), (Transfer(o_block(after, rank), after),))
+    yield Merge(o_block(rank, after))
+    yield Merge(o_block(rank, before))
+
+
+@pytest.mark.parametrize("programs", [own_keys_in_halves, queries_and_outputs_together])
+@pytest.mark.parametrize("lengths", [((4, 4, 4), (4, 4, 4)), ((4, 3, 2), (1, 5, 4)), ((4, 3, 0), (1, 0, 4))])
+def test_the_widest_form_of_a_schedule_that_nobody_listed(
+    programs: Callable[[int], Iterator[Action]], lengths: tuple[tuple[int, ...], tuple[int, ...]]
+) -> None:
+    schedule, problem = verify(of_three_ranks(programs)).schedule, Problem(*lengths, 4, 2, 8, 2)
+    for in_order in (False, True):
+        lowered_to = lower(schedule, problem, in_order=in_order)
+        prove("unlisted", lowered_to, problem, in_order=in_order)
+        assert error(lowered_to, problem, at_random(1), in_order=in_order) <= EXACT

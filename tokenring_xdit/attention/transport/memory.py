@@ -244,8 +244,12 @@ class MemoryTransport:
     def all_to_all(self, channel: str, coming: Tensor, going: Tensor, rows: Sequence[int], sent: Sequence[int]) -> None:
         """Give every other rank some rows and take some from each."""
         _spoil(coming)
-        found = self._network.collect(self.rank, channel, torch.split(going, with_own(sent, self.rank, going)))
-        for peer, part in enumerate(torch.split(coming, with_own(rows, self.rank, coming))):
+        sizes = with_own(rows, self.rank, coming), with_own(sent, self.rank, going)
+        if sizes[0][self.rank] != sizes[1][self.rank]:
+            own = f"{sizes[1][self.rank]} rows to itself, where {sizes[0][self.rank]} are expected"
+            raise Broken(f"rank {self.rank} sends {own}")
+        found = self._network.collect(self.rank, channel, torch.split(going, sizes[1]))
+        for peer, part in enumerate(torch.split(coming, sizes[0])):
             if peer != self.rank:
                 part.copy_(found[peer][self.rank])
 

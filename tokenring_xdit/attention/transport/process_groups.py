@@ -33,7 +33,7 @@ class ProcessGroupTransport(ABC):
         rank: This rank's number in the group.
         world_size: Ranks of the group.
         device: Of what is sent.
-        wait: Waits for transfers of at most so many bytes each, in a way that can be ended.
+        wait: Waits for transfers of at most that many bytes each, in a way that can be ended.
 
     Attributes:
         call: Number of the call, the same on all ranks.

@@ -42,7 +42,7 @@ _NAME = re.compile(r"(?P<id>trx-(?P<pid>\d+)-(?P<start>\d+)-\d+)(?P<node>-.+)?")
 _TOOLS = {"ip": "iproute2", "tc": "iproute2", "setpriv": "util-linux"}
 
 _MOST_NODES = 250  # the last byte of an address tells them apart
-# Packets that a link holds before it drops any: the kernel's 1000 overflowed where a fast link meets a slow one, and
+# Packets that a link holds before it drops any: the kernel's 1000 overflowed where a fast link leads to a slow one, and
 # what is lost there is missed for up to 200 ms.
 _QUEUED = 100_000
 _PATIENCE = 10.0  # seconds for killed processes to be gone

@@ -46,7 +46,7 @@ def run_ranks(
 
     Each finds the variables that ``torchrun`` sets (``RANK``, ``WORLD_SIZE``, ``MASTER_ADDR`` and so on),
     ``GLOO_SOCKET_IFNAME``, and :data:`INIT_METHOD_VARIABLE`: a file that all ranks see, with which they can
-    meet without a word on the links. The processor's cores are divided among them (``OMP_NUM_THREADS``).
+    join without a word on the links. The processor's cores are divided among them (``OMP_NUM_THREADS``).
 
     Args:
         emulated: The network.
@@ -98,7 +98,7 @@ def rank_variables(emulated: EmulatedNetwork, rank: int, count: int, init_method
         emulated: The network.
         rank: The rank.
         count: Number of ranks.
-        init_method: Where they meet.
+        init_method: Where they join.
     """
     return {
         "RANK": str(rank),

@@ -35,11 +35,11 @@ class NetworkShape(Enum):
 class Tier(Enum):
     """Links of a network that are likely to be alike. The values are for people."""
 
-    WIRE = "a link between every two"
+    LINK = "a link between every two"
     PORT = "one port each"
     NEXT = "a link from each to the next"
     INNER_PORT = "one port each inside its group"
-    INNER_WIRE = "a link between every two of a group"
+    INNER_LINK = "a link between every two of a group"
     ACCESS = "a link from each to the one that its group shares"
     UPLINK = "one link that a group shares to the others"
     OWN_PORT = "one port each to the other groups"
@@ -71,7 +71,7 @@ def candidates(figures: Figures) -> Iterator[Candidate]:
     ranks = figures.ranks
     hosts = host_names(ranks)
     mesh = NetworkShape.PAIR if ranks == 2 else NetworkShape.MESH
-    yield _candidate(mesh, 0, hosts, (), [(a, b, Tier.WIRE) for a, b in combinations(hosts, 2)])
+    yield _candidate(mesh, 0, hosts, (), [(a, b, Tier.LINK) for a, b in combinations(hosts, 2)])
     if ranks == 2:
         return
     yield _candidate(NetworkShape.STAR, 1, hosts, ("switch",), [(host, "switch", Tier.PORT) for host in hosts])
@@ -117,7 +117,7 @@ def _two_level(hosts: Sequence[str], groups: tuple[tuple[int, ...], ...], *, inn
     for index, ranks in enumerate(groups):
         members = [hosts[rank] for rank in ranks]
         if inner_mesh:
-            links += [(a, b, Tier.INNER_WIRE) for a, b in combinations(members, 2)]
+            links += [(a, b, Tier.INNER_LINK) for a, b in combinations(members, 2)]
         elif len(members) > 1:
             switches.append(f"switch{index}")
             links += [(host, f"switch{index}", Tier.INNER_PORT) for host in members]

@@ -43,7 +43,7 @@ def lower(schedule: Schedule, problem: Problem, *, in_order: bool) -> tuple[Rank
 
 def _widest(drafts: tuple[Draft, ...], problem: Problem, *, in_order: bool) -> tuple[RankProgram, ...]:
     """One exchange, few calls, one exchange, one merge: nothing overlaps any more, and hardly anything is launched."""
-    merges = max(len(draft.lines) for draft in drafts)
+    merges = 1 + max(len(draft.lines) for draft in drafts)  # as many as there are
     wide = [merge_together(widest_calls(draft), merges) for draft in in_phases(drafts, problem)]
     drafts = recognise([nest(draft, problem.ranks) for draft in send_rows(wide)])
     if not in_order:

@@ -54,7 +54,9 @@ def is_collective(kind: Collective, post: Post, slots: Sequence[Slot]) -> bool:
         if cut is None or cut[:2] != (0, slots[number].shape[1]) or slots[number].form is not SlotForm.OUTPUT:
             return False
         going[send.peer] = cut[2:]
-    return len({view.slot for view in post.payloads}) == 1 and _fill(going, slots[post.payloads[0].slot])
+    sent, received = slots[post.payloads[0].slot], slots[min(into)]
+    alone = len({view.slot for view in post.payloads}) == 1 and _fill(going, sent)
+    return alone and _own_rows(going, sent) == _own_rows(coming, received)
 
 
 def _rows(first: int, slot: Slot) -> tuple[int, int]:
@@ -70,12 +72,17 @@ def _fill(rows: Mapping[int, tuple[int, int]], slot: Slot) -> bool:
     at = 0
     for rank in ranks:
         if rank == own[0]:
-            at += slot.shape[2] - sum(last - first for first, last in rows.values())
+            at += _own_rows(rows, slot)
         elif rows[rank][0] != at:
             return False
         else:
             at = rows[rank][1]
     return at == slot.shape[2]
+
+
+def _own_rows(rows: Mapping[int, tuple[int, int]], slot: Slot) -> int:
+    """What the other ranks leave of a slot, which a collective takes for this rank's own share."""
+    return slot.shape[2] - sum(last - first for first, last in rows.values())
 
 
 def _is_on(line: Line, channel: str) -> bool:

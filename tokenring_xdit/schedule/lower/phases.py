@@ -63,7 +63,9 @@ class _Exchange:
         for rank, draft in enumerate(drafts):
             needed = {slot for line in draft.lines if not isinstance(line.step, Post) for slot in reads(line.step)}
             for recv in [recv for post in _posts(self._posts[rank]) for recv in post.recvs]:
-                if recv.slot in needed:  # what only went on to others does not come here any more
+                if (
+                    recv.block.kind in kinds and recv.slot in needed
+                ):  # what only went on to others does not come here any more
                     self._receive(rank, recv)
 
     def _receive(self, rank: int, recv: Recv) -> None:
@@ -94,7 +96,7 @@ class _Exchange:
 
 
 def _carries(line: Line, kinds: frozenset[Kind]) -> bool:
-    return isinstance(line.step, Post) and line.step.transfers[0].block.kind in kinds
+    return isinstance(line.step, Post) and any(transfer.block.kind in kinds for transfer in line.step.transfers)
 
 
 def _posts(lines: Sequence[Line]) -> list[Post]:
