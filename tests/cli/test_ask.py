@@ -59,6 +59,7 @@ def test_questions_on_one_cache(tmp_path: Path, kind: str, chat: bool) -> None:
     [
         (["--ranks", "0"], "--ranks 0: it has to be at least 1"),
         (["--max-new-tokens", "0"], "--max-new-tokens 0"),
+        (["--tokens-per-rank", "0"], "--tokens-per-rank 0"),
         (["--context", "nowhere.txt"], "--context nowhere.txt cannot be read"),
     ],
 )
