@@ -71,6 +71,21 @@ def test_mistakes_are_refused_before_ranks_start(
 
 
 @pytest.mark.e2e
+def test_more_keys_than_a_rank_may_hold_are_refused(tmp_path: Path) -> None:
+    folder, context = tmp_path / "model", tmp_path / "context.txt"
+    small_model_folder(folder)
+    context.write_text(CONTEXT)
+    command = ["ask", str(folder), "Why?", "--context", str(context), "--max-new-tokens", "8", "--json"]
+    whole = len(AutoTokenizer.from_pretrained(folder)(CONTEXT).input_ids)
+    refused = commands.run(*command, "--tokens-per-rank", str(whole))
+    assert refused.returncode == 1
+    assert f"where {whole} are allowed: use more ranks than 1" in refused.stderr
+    answered = commands.run(*command, "--tokens-per-rank", str(whole), "--ranks", "2")
+    assert answered.returncode == 0, answered.stderr
+    assert max(json.loads(answered.stdout)["keys"]) <= whole
+
+
+@pytest.mark.e2e
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     result = commands.run("ask", str(tmp_path / "nothing"), "Why?")
     assert result.returncode == 1
