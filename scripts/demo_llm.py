@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import torch
+import transformers
 
 from tokenring_xdit.pipelines.text_models import SMOLLM2, load_text_model
 
@@ -63,6 +64,8 @@ def main() -> None:
 
 def one_process(context: str) -> tuple[list[int], str]:
     """The greedy answer of the model as transformers has it, as tokens and as text."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     tokenizer, model = load_text_model(SMOLLM2, "float32")
     messages = [{"role": "user", "content": f"{context}\n\n{QUESTION}"}]
     prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
