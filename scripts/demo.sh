@@ -13,7 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/environment.sh
 if [ "${1:-}" = --llm ]; then
     prepare_environment llm
-    export CUDA_VISIBLE_DEVICES="" LOG_LEVEL="${LOG_LEVEL:-error}"
+    export CUDA_VISIBLE_DEVICES="" LOG_LEVEL="${LOG_LEVEL:-error}" TQDM_DISABLE=1
     exec python scripts/demo_llm.py
 fi
 prepare_environment

@@ -65,7 +65,7 @@ def main() -> None:
 def one_process(context: str) -> tuple[list[int], str]:
     """The greedy answer of the model as transformers has it, as tokens and as text."""
     transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # demo.sh switches off the other one, with TQDM_DISABLE
     tokenizer, model = load_text_model(SMOLLM2, "float32")
     messages = [{"role": "user", "content": f"{context}\n\n{QUESTION}"}]
     prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import platform
+from pathlib import Path
 
 import torch
 
 from tokenring_xdit.dtypes import DtypeName
 from tokenring_xdit.errors import ConfigurationError
 
-__all__ = ["default_dtype", "rank_device", "refuse_missing_gpus"]
+__all__ = ["default_dtype", "processor_name", "rank_device", "refuse_missing_gpus"]
 
 _RANKS_A_CORE = 16
 """More are a slip of the finger: every rank is a process that loads the model."""
@@ -43,3 +45,13 @@ def rank_device() -> torch.device:
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
     return device
+
+
+def processor_name() -> str:
+    """What this machine's processor is called."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())

@@ -91,7 +91,7 @@ def recorded(rank: int) -> Iterator[Counter[str]]:
 
 @pytest.mark.parametrize(
     ("name", "most"),
-    [("token_ring", 6), ("direct", 6), ("mesh", 9), ("heads", 12), ("ring", 3)],
+    [("token_ring", 6), ("direct", 6), ("mesh", 8), ("heads", 12), ("ring", 3)],
 )
 def test_a_call_of_eight_ranks_launches_few_kernels(name: str, most: int) -> None:
     problem = Problem.even(8, 64, 8, 16)
@@ -104,4 +104,5 @@ def test_a_call_of_eight_ranks_launches_few_kernels(name: str, most: int) -> Non
     for one, other in zip(found, softmax_attention(shards.q, shards.k, shards.v), strict=True):
         assert relative_error(one, other) <= 1e-5
     assert launched["kernel"] == 1, launched
+    print(name, sum(launched.values()), dict(launched))
     assert sum(launched.values()) <= most, launched

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.support.reference import relative_error, softmax_attention
-from tokenring_xdit.attention.merge import Accumulator, fold_
+from tokenring_xdit.attention.merge import Accumulator, fold_, merge
 
 
 def parts(*lengths: int) -> tuple[Tensor, list[tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]:
@@ -95,3 +95,56 @@ def test_bf16_partials_are_summed_in_fp32() -> None:
     out, _ = total.result(torch.float32)
     rounding = torch.finfo(torch.bfloat16).eps / 2
     assert relative_error(out, expected) <= 2 * rounding
+
+
+def test_many_are_merged_at_once() -> None:
+    _, ((out, lse), *others), (expected, expected_lse) = parts(5, 1, 30, 7)
+    found, found_lse = merge(out, lse, others, torch.float32)
+    assert relative_error(found, expected) <= 1e-6
+    assert relative_error(found_lse, expected_lse) <= 1e-6
+    none = torch.full_like(lse, -math.inf)
+    empty, empty_lse = merge(torch.zeros_like(out), none, [(torch.zeros_like(out), none)] * 2, torch.float32)
+    assert torch.equal(empty, torch.zeros_like(out))
+    assert torch.equal(empty_lse, none)
+
+
+@pytest.mark.parametrize("owned", [True, False])
+def test_parts_that_are_neighbours_are_put_together_without_merging(owned: bool) -> None:
+    """Of heads: some were attended here, the others come, in any order."""
+    q, [(whole, whole_lse)], _ = parts(9)
+    total = Accumulator(tuple(q.shape), q.device)
+    own = whole[:, 1:2].clone(), whole_lse[:, 1:2].clone()
+    total.add(*own, (1, 2, 0, 10), owned=owned)
+    come = [(whole[:, h : h + 1], whole_lse[:, h : h + 1], (h, h + 1, 0, 10)) for h in (2, 0)]
+    total.add_all(come, torch.float32)
+    out, lse = total.result(torch.float32)
+    assert torch.equal(out, whole) and torch.equal(lse, whole_lse)
+
+
+@pytest.mark.parametrize("cuts", [[(0, 2, 0, 10), (1, 3, 0, 10)], [(0, 1, 0, 10), (2, 3, 0, 10)]], ids=["twice", "gap"])
+def test_parts_that_overlap_or_leave_a_gap_are_merged(cuts: list[tuple[int, int, int, int]]) -> None:
+    q, [(a, a_lse), (b, b_lse)], _ = parts(4, 9)
+    total = Accumulator(tuple(q.shape), q.device)
+    shown = torch.zeros(2, 3, 10, dtype=torch.bool), torch.zeros(2, 3, 10, dtype=torch.bool)
+    for side, (out, lse), (low, high, _, _), seen in zip("ab", [(a, a_lse), (b, b_lse)], cuts, shown, strict=True):
+        part = out[:, low:high].clone(), lse[:, low:high].clone()
+        seen[:, low:high] = True
+        if side == "a":
+            total.add(*part, cuts[0], owned=True)
+        else:
+            total.add_all([(*part, cuts[1])], torch.float32)
+    lses = torch.stack([a_lse, b_lse]).double().masked_fill(~torch.stack(shown), -math.inf)
+    weights = torch.exp(lses - torch.logsumexp(lses, 0)).nan_to_num(0.0)
+    expected = weights[0, ..., None] * a.double() + weights[1, ..., None] * b.double()
+    out, lse = total.result(torch.float32)
+    assert (out.double() - expected).abs().max() <= 1e-6
+    assert torch.equal(lse.isinf(), torch.logsumexp(lses, 0).isinf())
+
+
+def test_what_comes_is_not_kept_where_it_came() -> None:
+    """Its memory is used again by the next call."""
+    q, [(a, a_lse)], _ = parts(4)
+    total = Accumulator(tuple(q.shape), q.device)
+    total.add_all([(a, a_lse, None)], torch.float32)
+    a.fill_(7.0)
+    assert not torch.equal(total.result(torch.float32)[0], a)

@@ -39,6 +39,7 @@ def listening(process: psutil.Process) -> set[str]:
         [*COMPARE, "--output", "{folder}/a.png"],
         ["bench", "configs/sweeps/smoke.yaml", "output={folder}/bench"],
         ["probe", "--ranks", "2", "--quick", "--seconds", "1"],
+        ["doctor", "--ranks", "2", "--quick", "--skip", "times", "--out", "{folder}/doctor"],
     ],
     ids=lambda arguments: arguments[0],
 )

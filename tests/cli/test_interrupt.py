@@ -13,6 +13,7 @@ COMMANDS = {
     "compare": ["a red circle", "--steps", "5000"],
     "bench": ["configs/sweeps/smoke.yaml", "output={folder}/bench"],
     "probe": ["--ranks", "2"],
+    "doctor": ["--ranks", "2", "--out", "{folder}/doctor"],
     "config": ["check", "configs/embedded.yaml"],
 }
 
@@ -47,6 +48,7 @@ sys.meta_path.insert(0, Press())
         ("compare", "torch"),
         ("bench", "torch"),
         ("probe", "torch"),
+        ("doctor", "torch"),
         ("config", "tokenring_xdit.workers.lifetime"),
     ],
 )

@@ -125,6 +125,8 @@ class Accumulator:
             together.setdefault(cut, []).append((out, lse))
         if self._out is None and self._put_together(together):
             return
+        if len(together) > 1:  # what is added to again stays in fp32
+            dtype = torch.float32
         for cut, others in together.items():
             if cut is not None:
                 own_out, own_lse = self._views(cut)

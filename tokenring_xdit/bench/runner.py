@@ -21,7 +21,7 @@ from tokenring_xdit.bench.pool import start_pool
 from tokenring_xdit.bench.records import Record, Spread, Status, case_fields, read_records, write_table
 from tokenring_xdit.bench.sweep import SweepConfig
 from tokenring_xdit.bench.timelines import TIMELINES_FILE, Traced, add_timeline, keep_recorded
-from tokenring_xdit.devices import refuse_missing_gpus
+from tokenring_xdit.devices import processor_name, refuse_missing_gpus
 from tokenring_xdit.errors import ConfigurationError, LaunchError, LostRankError
 from tokenring_xdit.lab.network import EmulatedNetwork, emulate, refuse_slow, self_test
 from tokenring_xdit.workers.pool import Pool
@@ -339,7 +339,7 @@ def _shares_of_step(
 
 def _machine(prepared: Prepared) -> dict[str, Any]:
     return {
-        "cpu": _processor(),
+        "cpu": processor_name(),
         "cores": os.cpu_count(),
         "platform": platform.platform(),
         "python": platform.python_version(),
@@ -349,12 +349,3 @@ def _machine(prepared: Prepared) -> dict[str, Any]:
         "kernel": prepared.kernel,
         "threads_per_rank": prepared.threads,
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

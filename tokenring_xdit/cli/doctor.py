@@ -1,0 +1,125 @@
+"""``tokenring-xdit doctor``: is this machine fit, and how fast is it?"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import socket
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+import torch
+
+from tokenring_xdit.attention.auto import TOPOLOGY_VARIABLE
+from tokenring_xdit.bench import RESULTS_FILE
+from tokenring_xdit.bench.report import REPORT_FILE, write_report
+from tokenring_xdit.cli.arguments.doctor import PARTS
+from tokenring_xdit.cli.progress import progress
+from tokenring_xdit.devices import refuse_missing_gpus
+from tokenring_xdit.doctor.cases import CheckupPart, CheckupPlan
+from tokenring_xdit.doctor.checkup import SWEEP_FOLDERS, TOPOLOGY_FILE, check_up
+from tokenring_xdit.doctor.page import page
+from tokenring_xdit.doctor.record import Checkup, Grade
+from tokenring_xdit.errors import ConfigurationError, LaunchError, TokenRingError
+from tokenring_xdit.messages import escaped
+from tokenring_xdit.outputs import write_whole
+
+__all__ = ["JSON_FILE", "PAGE_FILE", "doctor_command"]
+
+JSON_FILE, PAGE_FILE = "doctor.json", "doctor.html"
+
+_RANKS = 4  # where there are no two GPUs
+
+
+def doctor_command(args: argparse.Namespace) -> None:
+    """Check this machine."""
+    plan = _plan(args)
+    folder = _folder(args.out)
+    checkup: Checkup | None = None
+    try:
+        with progress("doctor") as show:
+            for checkup in check_up(
+                plan, folder, args.command, lambda part, done, total, what: show(done, total, f"{part}: {what}")
+            ):
+                _write(checkup, folder)
+    except BaseException:
+        if checkup is not None:
+            print(f"what was found until then: {folder / JSON_FILE}", file=sys.stderr)
+        raise
+    assert checkup is not None
+    print(checkup.model_dump_json(indent=2) if args.json else escaped(_summary(checkup, folder), keep="\n"))
+    if checkup.wrong:
+        count = len(checkup.wrong)
+        things = "1 thing is" if count == 1 else f"{count} things are"
+        raise LaunchError(f"{things} wrong; {folder / PAGE_FILE} says what")
+
+
+def _plan(args: argparse.Namespace) -> CheckupPlan:
+    if "RANK" in os.environ:
+        raise ConfigurationError(
+            "doctor starts its own ranks, on this machine, and RANK is set: run it without torchrun, or unset RANK"
+        )
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    ranks = args.ranks if args.ranks is not None else gpus if gpus > 1 else _RANKS
+    if ranks < 2:
+        raise ConfigurationError(f"--ranks {ranks}: schedules share a sequence between 2 ranks or more")
+    if gpus != 1:  # with one, ranks run on the processor
+        refuse_missing_gpus(ranks)
+    times = PARTS[2:] if "times" in args.skip else ()
+    skip = frozenset(CheckupPart(name) for name in (*args.skip, *times) if name != "times")
+    return CheckupPlan(ranks, gpus, quick=args.quick, skip=skip)
+
+
+def _folder(asked: Path | None) -> Path:
+    """The folder of the files, which becomes this command's own."""
+    folder = asked or Path(f"doctor-{socket.gethostname()}-{datetime.now():%Y%m%d-%H%M%S}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise ConfigurationError(f"--out {folder} has files already: name a new folder")
+    except OSError as error:
+        raise ConfigurationError(f"--out {folder} cannot be written: {error.strerror}") from error
+    return folder
+
+
+def _write(checkup: Checkup, folder: Path) -> None:
+    write_whole(folder / JSON_FILE, checkup.model_dump_json(indent=2) + "\n")
+    write_whole(folder / PAGE_FILE, page(checkup, _line(checkup, folder), _sweep_reports(folder)))
+
+
+def _line(checkup: Checkup, folder: Path) -> str | None:
+    """What to set so that ``auto`` plans with the topology."""
+    if checkup.topology is None:
+        return None
+    return f"export {TOPOLOGY_VARIABLE}={shlex.quote(str((folder / TOPOLOGY_FILE).resolve()))}"
+
+
+def _sweep_reports(folder: Path) -> Mapping[str, str]:
+    """The reports of the sweeps that have run, as far as what draws them is installed."""
+    found = {}
+    for part, name in SWEEP_FOLDERS.items():
+        results = folder / name / RESULTS_FILE
+        report = results.with_name(REPORT_FILE)
+        if not report.exists() and results.exists():
+            try:
+                write_report(results, report)
+            except TokenRingError:  # the table is in doctor.html
+                continue
+        if report.exists():
+            found[part.value] = f"{name}/{REPORT_FILE}"
+    return found
+
+
+def _summary(checkup: Checkup, folder: Path) -> str:
+    lines = []
+    for grade, title in ((Grade.FINE, "fine"), (Grade.NOTE, "note"), (Grade.WRONG, "WRONG")):
+        for finding in checkup.findings:
+            if finding.grade is grade:
+                lines.append(f"{title:<6} {finding.said}")
+                lines += [f"{'':<6} {finding.advice}"] if finding.advice else []
+    line = _line(checkup, folder)
+    lines += [f"to have schedule auto plan with this: {line}"] if line is not None else []
+    return "\n".join([*lines, f"report: {folder / PAGE_FILE}; to send: {folder / JSON_FILE}"])

@@ -1,0 +1,287 @@
+"""What a checkup leaves behind: ``doctor.json``. Pure data; ``docs/gpu.md`` has the fields."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from tokenring_xdit.bench.plan import Level
+from tokenring_xdit.bench.records import Record
+
+__all__ = [
+    "Checkup",
+    "ExactnessResult",
+    "Finding",
+    "GpuFacts",
+    "Grade",
+    "KernelTiming",
+    "LaunchTiming",
+    "MachineFacts",
+    "MessageTiming",
+    "NamedShape",
+    "PartOutcome",
+    "PartState",
+]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PartState(Enum):
+    """How a part of a checkup ended."""
+
+    DONE = "done"
+    SKIPPED = "skipped"
+    IMPOSSIBLE = "not possible here"
+    CUT_SHORT = "cut short"
+    FAILED = "failed"
+
+
+class PartOutcome(_Entry):
+    """How a part ended.
+
+    Attributes:
+        name: Of the part.
+        state: How.
+        said: Why, where it was not done; empty otherwise.
+        seconds: What it took.
+    """
+
+    name: str
+    state: PartState
+    said: str = ""
+    seconds: float = 0.0
+
+
+class Grade(Enum):
+    """How good or bad something is that was found."""
+
+    FINE = "fine"
+    NOTE = "note"
+    WRONG = "wrong"
+
+
+class Finding(_Entry):
+    """Something that was found, in plain sentences.
+
+    Attributes:
+        grade: How good or bad it is.
+        said: What was found, and what that means.
+        advice: What to do; empty where there is nothing.
+    """
+
+    grade: Grade
+    said: str
+    advice: str = ""
+
+
+class GpuFacts(_Entry):
+    """A GPU.
+
+    Attributes:
+        name: As its maker calls it.
+        memory_bytes: Of memory.
+        capability: Compute capability, major and minor.
+    """
+
+    name: str
+    memory_bytes: int
+    capability: tuple[int, int]
+
+
+class MachineFacts(_Entry):
+    """What a machine has.
+
+    Attributes:
+        host: Its name.
+        platform: Operating system.
+        python: Version.
+        cpu: Name of the processor.
+        cores: How many.
+        memory_bytes: Of main memory; ``None`` where the system does not say.
+        versions: Of packages; ``None`` where one is not installed.
+        cuda: That torch was built for; ``None`` for a build without.
+        nccl: Version in torch; ``None`` where it has none.
+        driver: Of the GPUs; ``None`` where there is none.
+        gpus: The GPUs that torch sees.
+        peers: Pairs of GPUs, by their indices, of which the first reaches the memory of the second.
+        smi: What ``nvidia-smi topo -m`` says, as a topology file has it; ``None`` where it says nothing of use.
+        smi_said: Why not.
+    """
+
+    host: str
+    platform: str
+    python: str
+    cpu: str
+    cores: int
+    memory_bytes: int | None
+    versions: dict[str, str | None]
+    cuda: str | None = None
+    nccl: str | None = None
+    driver: str | None = None
+    gpus: tuple[GpuFacts, ...] = ()
+    peers: tuple[tuple[int, int], ...] = ()
+    smi: dict[str, Any] | None = None
+    smi_said: str = ""
+
+
+class ExactnessResult(_Entry):
+    """A schedule on a problem, beside softmax in fp64.
+
+    Attributes:
+        schedule: As it is asked for.
+        mask: ``full`` or ``causal``.
+        problem: Shards, heads and the like.
+        dtype: Of queries, keys and values.
+        error: Largest difference of outputs, as a share of the largest expected output, or of log-sum-exps, whichever
+            is larger; ``None`` where there is no number.
+        limit: That the error may have.
+        exact: Whether it is within the limit.
+        said: Why there is no number.
+    """
+
+    schedule: str
+    mask: str
+    problem: str
+    dtype: str
+    error: float | None
+    limit: float
+    exact: bool
+    said: str = ""
+
+
+class KernelTiming(_Entry):
+    """A kernel on this machine.
+
+    Attributes:
+        kernel: Its name.
+        problem: Tokens and heads.
+        dtype: Of queries, keys and values.
+        seconds: Of a call, the median; ``None`` where it cannot run.
+        flops: Floating-point operations a second.
+        error: Beside softmax in fp64, as a share of the largest expected output.
+        exact: Whether that is within the dtype's limit.
+        said: Why it cannot run.
+    """
+
+    kernel: str
+    problem: str
+    dtype: str
+    seconds: float | None = None
+    flops: float | None = None
+    error: float | None = None
+    exact: bool = True
+    said: str = ""
+
+
+class LaunchTiming(_Entry):
+    """What a call of few tokens takes.
+
+    Attributes:
+        schedule: As it is asked for.
+        ranks: How many took part.
+        host_seconds: Until the call returns, on the slowest rank; on GPUs the work may go on then.
+        seconds: Until the work is done.
+        said: Why there are no times.
+    """
+
+    schedule: str
+    ranks: int
+    host_seconds: float | None = None
+    seconds: float | None = None
+    said: str = ""
+
+
+class MessageTiming(_Entry):
+    """Messages of one size from rank 0 to rank 1.
+
+    Attributes:
+        size: Bytes of a message.
+        rate: Bytes a second, one way.
+        both_ways: Bytes a second and direction while messages go both ways.
+    """
+
+    size: int
+    rate: float
+    both_ways: float
+
+
+class NamedShape(_Entry):
+    """An attention call that strategies were timed at.
+
+    Attributes:
+        name: What it is of.
+        tokens: Length of the whole sequence, as far as ranks share it evenly.
+        heads: Heads.
+        head_dim: Width of a head.
+    """
+
+    name: str
+    tokens: int
+    heads: int
+    head_dim: int
+
+
+class Checkup(_Entry):
+    """A checkup of a machine: all of ``doctor.json``.
+
+    Attributes:
+        version: Of this form.
+        package: Version of tokenring-xdit.
+        command: What the user typed.
+        started: When, in ISO 8601.
+        seconds: What it took.
+        quick: Whether little was measured.
+        ranks: How many ranks took part in what needs several.
+        backend: Over which they talked: ``nccl`` or ``gloo``.
+        machine: What the machine has; ``None`` where that could not be found out.
+        parts: How each part ended.
+        exactness: Schedules beside softmax in fp64.
+        latency: Seconds of a few bytes for one way between ranks 0 and 1.
+        messages: What messages reach, by their size.
+        topology: What was written as ``topology.yaml``.
+        topology_said: Where that comes from, or why there is none.
+        kernels: Kernels on one device.
+        launches: Calls of few tokens.
+        shapes: What the attention calls are of.
+        strategies: Attention calls and denoising steps by strategy, as sweeps record them.
+        findings: What all that means.
+    """
+
+    version: int = 1
+    package: str
+    command: str
+    started: str
+    seconds: float
+    quick: bool
+    ranks: int
+    backend: str
+    machine: MachineFacts | None
+    parts: tuple[PartOutcome, ...]
+    exactness: tuple[ExactnessResult, ...] = ()
+    latency: float | None = None
+    messages: tuple[MessageTiming, ...] = ()
+    topology: dict[str, Any] | None = None
+    topology_said: str = ""
+    kernels: tuple[KernelTiming, ...] = ()
+    launches: tuple[LaunchTiming, ...] = ()
+    shapes: tuple[NamedShape, ...] = ()
+    strategies: tuple[Record, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+    def title(self, record: Record) -> str:
+        """What a strategy was timed at, for people."""
+        ranks = "1 rank" if record.ranks == 1 else f"{record.ranks} ranks"
+        if record.level == Level.PIPELINE.value:
+            return f"one denoising step of {record.model}, {record.size} pixels, {ranks}"
+        known = [s.name for s in self.shapes if (s.tokens, s.heads) == (record.tokens, record.heads)]
+        call = f"{record.tokens} tokens, {record.heads} heads of {record.head_dim}, {record.dtype}, {ranks}"
+        return f"one attention call of {known[0]}: {call}" if known else f"one attention call: {call}"
+
+    @property
+    def wrong(self) -> tuple[Finding, ...]:
+        """What is wrong."""
+        return tuple(finding for finding in self.findings if finding.grade is Grade.WRONG)
