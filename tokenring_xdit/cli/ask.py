@@ -6,14 +6,11 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from tokenring_xdit.compat.versions import check_versions
-from tokenring_xdit.devices import default_dtype, refuse_missing_gpus
-from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.cli.text import read_text, refuse_below_one, text_ranks
+from tokenring_xdit.devices import default_dtype
 from tokenring_xdit.pipelines.text_orders import LoadText, Question, Said
-from tokenring_xdit.workers.pool import WorkerPool
 
 __all__ = ["ask_command"]
 
@@ -22,24 +19,13 @@ _PROMPT = "> "
 
 def ask_command(args: argparse.Namespace) -> None:
     """Answer a question, or questions line by line."""
-    for name in ("ranks", "max_new_tokens"):
-        if getattr(args, name) < 1:
-            raise ConfigurationError(f"--{name.replace('_', '-')} {getattr(args, name)}: it has to be at least 1")
-    context = "" if args.context is None else _read(args.context)
-    check_versions()
-    refuse_missing_gpus(args.ranks)
-    with WorkerPool("tokenring_xdit.pipelines.text_rank", args.ranks) as pool:
-        pool.ask(LoadText(args.model, args.dtype or default_dtype(), context))
+    refuse_below_one(args, "ranks", "max_new_tokens", "tokens_per_rank")
+    context = "" if args.context is None else read_text("--context", args.context)
+    with text_ranks(args) as pool:
+        pool.ask(LoadText(args.model, args.dtype or default_dtype(), context, args.tokens_per_rank))
         for text in _questions(args):
             question = Question(text, args.max_new_tokens, args.temperature, args.seed, stream=not args.json)
             _tell(pool.ask(question, show=_say), args)
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"--context {path} cannot be read as a text in UTF-8: {error}") from error
 
 
 def _questions(args: argparse.Namespace) -> Iterator[str]:
@@ -66,7 +52,12 @@ def _tell(answers: list[Said], args: argparse.Namespace) -> None:
     first, keys = answers[0], [answer.keys for answer in answers]
     if args.json:
         figures = {"prompt_tokens": first.prompt_tokens, "reused_tokens": first.reused, "new_tokens": first.new_tokens}
-        print(json.dumps({"answer": first.text, **figures, "keys": keys, "seconds": first.seconds}), flush=True)
+        print(
+            json.dumps(
+                {"answer": first.text, **figures, "tokens": first.tokens, "keys": keys, "seconds": first.seconds}
+            ),
+            flush=True,
+        )
         return
     print(flush=True)
     reused = f", {first.reused} of them computed before" if first.reused else ""

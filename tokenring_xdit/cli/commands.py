@@ -24,6 +24,7 @@ from tokenring_xdit.cli.arguments import (
     probe,
     run,
     schedule,
+    score,
     topology,
 )
 from tokenring_xdit.cli.launch import run_script
@@ -78,7 +79,7 @@ def whole_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"tokenring-xdit {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (run, compare, ask, config, launch, schedule, plan, topology, probe, network, bench, doctor):
+    for module in (run, compare, ask, score, config, launch, schedule, plan, topology, probe, network, bench, doctor):
         module.add_parser(commands)
     completion.add_parser(commands, parser)
     return parser

@@ -1,4 +1,4 @@
-"""What each rank of ``ask`` does; see :mod:`tokenring_xdit.workers.loop`."""
+"""What each rank of ``ask`` and ``score`` does; see :mod:`tokenring_xdit.workers.loop`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ import torch
 import torch.distributed as dist
 import transformers
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer
+from transformers import TextStreamer
 
 from tokenring_xdit.compat.transformers import cache_name
 from tokenring_xdit.devices import rank_device
-from tokenring_xdit.dtypes import torch_dtype
-from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.hosts.transformers import parallelize
-from tokenring_xdit.hub import problem_in
-from tokenring_xdit.pipelines.text_orders import LoadText, Question, Said
+from tokenring_xdit.pipelines.text_models import load_text_model
+from tokenring_xdit.pipelines.text_orders import LoadText, Question, Said, ScoreText, TextScore
 from tokenring_xdit.workers.loop import Commands, Mailbox
 from tokenring_xdit.workers.messages import Progress
 from tokenring_xdit.workers.world import join_world
@@ -51,15 +50,10 @@ class Conversation:
     """
 
     def __init__(self, order: LoadText, device: torch.device, mailbox: Mailbox) -> None:
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(order.model)
-            model = AutoModelForCausalLM.from_pretrained(order.model, dtype=torch_dtype(order.dtype))
-        except (OSError, ValueError) as error:
-            reason = problem_in(error) or " ".join(str(error).split())[:300]
-            raise ConfigurationError(f"the language model '{order.model}' could not be loaded: {reason}") from error
-        self._model = parallelize(model.to(device).eval(), tokenring_degree=dist.get_world_size())
+        self._tokenizer, model = load_text_model(order.model, order.dtype)
+        self._model = parallelize(model.to(device), tokenring_degree=dist.get_world_size())
         self._mailbox, self._device = mailbox, device
-        self._context = order.context
+        self._context, self._limit = order.context, order.limit
         self._messages: list[dict[str, str]] = []
         self._cache = self._model.tokenring.cache()
         self._computed = torch.empty(1, 0, dtype=torch.long)
@@ -71,6 +65,7 @@ class Conversation:
         self._messages.append({"role": "user", "content": first})
         ids = self._tokens()
         reused = self._reuse(ids)
+        self._refuse_too_many(ids.shape[1], question.max_new_tokens)
         torch.manual_seed(question.seed)
         options: dict[str, Any] = {"do_sample": question.temperature > 0}
         if question.temperature > 0:
@@ -91,7 +86,30 @@ class Conversation:
         text = self._tokenizer.decode(said, skip_special_tokens=True)
         self._messages.append({"role": "assistant", "content": text})
         seconds = time.perf_counter() - start
-        return Said(text, ids.shape[1], reused, len(said), max(self._cache.held()), seconds)
+        return Said(text, ids.shape[1], reused, len(said), tuple(said.tolist()), max(self._cache.held()), seconds)
+
+    def score(self, text: str) -> TextScore:
+        """Say how likely a text is, on all ranks together; the conversation stays as it is."""
+        start = time.perf_counter()
+        sent = self._model.tokenring.report()["bytes_sent"]
+        ids = self._tokenizer(text, return_tensors="pt").input_ids.to(self._device)
+        found = float(self._model.tokenring.score(ids).double().sum())
+        sent = self._model.tokenring.report()["bytes_sent"] - sent
+        return TextScore(ids.shape[1], found, sent, time.perf_counter() - start)
+
+    def _refuse_too_many(self, prompt: int, answer: int) -> None:
+        """Refuse what would put more keys on a rank than allowed, before anything is computed; alike on all ranks."""
+        if self._limit is None:
+            return
+        placement = self._cache.placement
+        placement = placement.plus(self._cache.spread(prompt - placement.length)[0])
+        placement = placement.plus(placement.deal(answer))
+        most = max(placement.count(rank) for rank in range(placement.ranks))
+        if most > self._limit:
+            raise UnsupportedError(
+                f"{prompt} tokens, and up to {answer} of an answer, put keys of {most} tokens on a rank, where "
+                f"{self._limit} are allowed: use more ranks than {placement.ranks}"
+            )
 
     def _tokens(self) -> Tensor:
         """The whole conversation ``[1, S]``, as the model was taught to read one."""
@@ -129,4 +147,7 @@ def commands(mailbox: Mailbox) -> Commands:
     def ask(question: Question) -> Said:
         return conversations[-1].ask(question)
 
-    return {LoadText: load, Question: ask}
+    def score(order: ScoreText) -> TextScore:
+        return conversations[-1].score(order.text)
+
+    return {LoadText: load, Question: ask, ScoreText: score}

@@ -21,6 +21,7 @@ from tokenring_xdit.hosts.transformers import attention, exchanges, session
 from tokenring_xdit.hosts.transformers.current import current_forward
 from tokenring_xdit.hosts.transformers.placement import BLOCK
 from tokenring_xdit.hosts.transformers.session import Session
+from tokenring_xdit.pipelines.text_models import SMOLLM2, load_text_model
 
 CASES = {
     "one token": (1, 1, None),
@@ -372,3 +373,17 @@ def bf16_errors(kind: str) -> tuple[float, float]:
     found = model(ids, attention_mask=mask).logits.float()
     model.generate(ids, attention_mask=mask, max_new_tokens=3)
     return error_of(single, exact, mask), error_of(found, exact, mask)
+
+
+@torch.no_grad()
+def smollm2(prompts: list[torch.Tensor]) -> tuple[list[Any], list[float], list[int]]:
+    """What the real model answers to each prompt, how likely it finds the first, and the keys this rank holds."""
+    _, model = load_text_model(SMOLLM2, "float32")
+    parallel = tokenring_xdit.parallelize(model, tokenring_degree=dist.get_world_size())
+    said, held = [], []
+    for ids in prompts:
+        cache = parallel.tokenring.cache()
+        options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 24, cache_name(type(model).forward): cache}
+        said.append(parallel.generate(ids, **options).tolist())
+        held.append(max(cache.held()))
+    return said, parallel.tokenring.score(prompts[0])[0].tolist(), held

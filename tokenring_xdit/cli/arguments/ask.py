@@ -6,7 +6,9 @@ import argparse
 
 from tokenring_xdit.dtypes import DTYPES, parse_dtype
 
-__all__ = ["add_parser"]
+__all__ = ["MODEL_HELP", "add_parser"]
+
+MODEL_HELP = "folder or hub name of a language model of transformers, or smollm2, a small one that needs no hub"
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -16,12 +18,18 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="ask a language model about a long text that is sharded over several ranks",
         epilog='example: tokenring-xdit ask Qwen/Qwen2.5-7B-Instruct --ranks 4 --context book.txt "Who did it?"',
     )
-    parser.add_argument("model", help="folder or hub name of a language model of transformers")
+    parser.add_argument("model", help=MODEL_HELP)
     parser.add_argument("question", nargs="?", help="what to ask; without it questions are read line by line")
     parser.add_argument("--ranks", type=int, default=1, help="ranks that share the tokens (default: %(default)s)")
     parser.add_argument("--context", metavar="FILE", help="a text that the questions are about, in UTF-8")
     parser.add_argument(
         "--max-new-tokens", type=int, default=256, help="tokens an answer may have (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--tokens-per-rank",
+        type=int,
+        metavar="N",
+        help="refuse what would put keys of more tokens on a rank (default: no limit)",
     )
     parser.add_argument(
         "--temperature", type=float, default=0.0, help="above 0: draw tokens (default: take the likeliest)"

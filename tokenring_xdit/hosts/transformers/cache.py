@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ShardedCache", "ShardedLayer"]
 
+_FEW = 16
+"""New tokens that every rank computes, so that one collective a layer is all that travels: those of a look-up, say."""
+
 _REGRET = 64
 """Tokens of a window that are kept longer than needed, so that a cache can be cropped by that many."""
 
@@ -155,6 +158,11 @@ class ShardedCache(Cache):  # type: ignore[misc]
     def held(self) -> list[int]:
         """Tokens whose keys this rank holds, in each layer."""
         return [layer.held for layer in self.layers]
+
+    def spread(self, tokens: int) -> tuple[list[Held], bool]:
+        """Which rank will hold which of the next tokens of one call, and whether each rank computes its own only."""
+        sharded = tokens > max(_FEW, 2 * self.placement.ranks) and self.placement.ranks > 1
+        return self.placement.split(tokens) if sharded else self.placement.deal(tokens), sharded
 
     def expect(self, spans: list[Held], own: tuple[int, int]) -> Placement:
         """Say what the next updates bring.

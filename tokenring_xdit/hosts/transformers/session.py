@@ -27,10 +27,6 @@ _STEP = "a step of generate"
 """What the ranks say to each other in ``generate``; the first speaks, the others listen."""
 
 
-_FEW = 16
-"""New tokens that every rank computes, so that one collective a layer is all that travels: those of a look-up, say."""
-
-
 class Role:
     """Who decides what is computed."""
 
@@ -195,8 +191,7 @@ class Session:
             What the decoder returns, with the rows that were asked for.
         """
         ids, past, new = inputs.ids.to(self.device), cache.length, inputs.ids.shape[1]
-        sharded = new > max(_FEW, 2 * self.exchanges.ranks) and self.exchanges.ranks > 1
-        spans = cache.placement.split(new) if sharded else cache.placement.deal(new)
+        spans, sharded = cache.spread(new)
         everything = ((past, past + new),) * self.exchanges.ranks
         queries = tuple((span.start, span.stop) for span in spans) if sharded else everything
         own = queries[self.exchanges.rank]
