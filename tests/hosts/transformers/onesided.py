@@ -1,0 +1,42 @@
+"""What the worker ranks run where one of them does something else than the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from tests.hosts.transformers.jobs import error_of, parallel_model
+from tests.hosts.transformers.models import language_model, prompts
+from tokenring_xdit.errors import TokenRingError
+
+
+class Sayings(dict[str, str]):
+    """What calls raise, by name."""
+
+    def note(self, name: str, call: Callable[[], Any]) -> None:
+        """Call something, and note what it raises."""
+        try:
+            call()
+        except TokenRingError as error:
+            self[name] = f"{type(error).__name__}: {error}"
+
+
+@torch.no_grad()
+def refusals_of_one_rank() -> tuple[Sayings, float, list[int]]:
+    """What is said where the last rank alone refuses a call; the error of the next call, and numbers of caches."""
+    whole, model = language_model("llama"), parallel_model("llama")
+    ids, mask = prompts(1, 40)
+    odd = dist.get_rank() == dist.get_world_size() - 1
+    said = Sayings()
+    said.note("labels", lambda: model(ids, labels=ids if odd else None))
+    said.note("rows", lambda: model(ids, logits_to_keep=torch.zeros(1, 1) if odd else 0))
+    said.note("mask", lambda: model(ids, attention_mask=mask[:, odd:]))
+    said.note("ids", lambda: model("a prompt" if odd else ids))
+    said.note("decoder", lambda: model.get_decoder()(ids, output_attentions=odd))
+    said.note("score", lambda: model.tokenring.score(ids[:, :1] if odd else ids))
+    caches = [model.tokenring.cache().number]
+    error = error_of(model(ids).logits, whole(ids).logits)
+    return said, error, caches

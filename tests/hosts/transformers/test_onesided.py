@@ -1,0 +1,23 @@
+"""One rank does something else than the others: all of them hear why, and are together afterwards."""
+
+from __future__ import annotations
+
+from tests.hosts.transformers import onesided
+from tests.support.ranks import RankPool
+
+
+def test_what_one_rank_refuses_is_raised_on_all(ranks: RankPool) -> None:
+    expected = {
+        "labels": "UnsupportedError: rank 1 refuses: labels was passed",
+        "rows": "UnsupportedError: rank 1 refuses: logits_to_keep was given as a tensor of two dimensions",
+        "mask": "UnsupportedError: rank 1 refuses: attention_mask has 39 columns",
+        "ids": "AgreementError: rank 1 refuses: AttributeError: 'str'",
+        "decoder": "UnsupportedError: rank 1 refuses: output_attentions was passed",
+        "score": "UnsupportedError: rank 1 refuses: score was given 1 tokens",
+    }
+    answers = ranks.run(2, onesided.refusals_of_one_rank)
+    for said, error, _ in answers:
+        assert {name: said.get(name) for name, text in expected.items() if text not in said.get(name, "")} == {}
+        assert error <= 1e-5
+    assert answers[0][0] == answers[1][0]
+    assert answers[0][2] == answers[1][2]
