@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from tests.hosts.transformers.jobs import error_of, parallel_model
 from tests.hosts.transformers.models import language_model, prompts
+from tokenring_xdit.compat.transformers import cache_name
 from tokenring_xdit.errors import TokenRingError
 
 
@@ -20,7 +21,7 @@ class Sayings(dict[str, str]):
         """Call something, and note what it raises."""
         try:
             call()
-        except TokenRingError as error:
+        except (TokenRingError, ValueError) as error:
             self[name] = f"{type(error).__name__}: {error}"
 
 
@@ -40,3 +41,15 @@ def refusals_of_one_rank() -> tuple[Sayings, float, list[int]]:
     caches = [model.tokenring.cache().number]
     error = error_of(model(ids).logits, whole(ids).logits)
     return said, error, caches
+
+
+@torch.no_grad()
+def caches_after_a_failure() -> tuple[Sayings, bool, list[int]]:
+    """Whether ``generate`` is right after one that failed before a token; numbers of caches made afterwards."""
+    whole, model = language_model("llama"), parallel_model("llama")
+    ids, _ = prompts(1, 40)
+    said = Sayings()
+    said.note("stop strings", lambda: model.generate(ids, max_new_tokens=2, stop_strings=["x"]))
+    cache = model.tokenring.cache()
+    found = model.generate(ids, max_new_tokens=2, **{cache_name(type(whole).forward): cache})
+    return said, torch.equal(found, whole.generate(ids, max_new_tokens=2)), [cache.number]

@@ -21,3 +21,11 @@ def test_what_one_rank_refuses_is_raised_on_all(ranks: RankPool) -> None:
         assert error <= 1e-5
     assert answers[0][0] == answers[1][0]
     assert answers[0][2] == answers[1][2]
+
+
+def test_caches_have_the_same_numbers_after_a_failure(ranks: RankPool) -> None:
+    answers = ranks.run(2, onesided.caches_after_a_failure)
+    for said, same, numbers in answers:
+        assert "tokenizer" in said["stop strings"]
+        assert same
+        assert numbers == answers[0][2]

@@ -130,7 +130,7 @@ def _lead(session: Session, generate: Any, call: dict[str, Any]) -> Any:
         result = generate(**call)
     except Exception as error:
         if not session.computing:  # where a rank fails while all compute, the others hear of it by the guard
-            session.tell("raise", *plain_error(error))
+            session.tell("raise", plain_error(error), session.caches_made)
         raise
     session.tell("done", plain_result(result), session.caches_made)
     return result
@@ -156,7 +156,8 @@ def _follow(session: Session, call: dict[str, Any], device: torch.device) -> Any
             result, session.caches_made = content
             return result_from(result, last, device)
         elif what == "raise":
-            raise error_from(*content)
+            told_error, session.caches_made = content
+            raise error_from(*told_error)
         else:
             cache = session.cache_numbered(content[0])
             used[cache.number] = cache
