@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from transformers import GenerationConfig
 
 from tests.hosts.transformers.jobs import error_of, parallel_model
 from tests.hosts.transformers.models import language_model, prompts
@@ -41,6 +42,27 @@ def refusals_of_one_rank() -> tuple[Sayings, float, list[int]]:
     caches = [model.tokenring.cache().number]
     error = error_of(model(ids).logits, whole(ids).logits)
     return said, error, caches
+
+
+@torch.no_grad()
+def refusals_of_generate() -> tuple[Sayings, bool]:
+    """What is said to arguments that would end in a wait or in half a model, and whether the model is whole after."""
+    whole, model = language_model("llama"), parallel_model("llama")
+    ids, _ = prompts(1, 40)
+    odd = dist.get_rank() == dist.get_world_size() - 1
+    early, said = GenerationConfig(max_new_tokens=3, assistant_early_exit=1), Sayings()
+    said.note("synced", lambda: model.generate(ids, max_new_tokens=3, synced_gpus=True))
+    said.note("synced, one", lambda: model.generate(ids, max_new_tokens=3, synced_gpus=odd))
+    said.note("exit", lambda: model.generate(ids, max_new_tokens=3, assistant_early_exit=1))
+    said.note("exit, given", lambda: model.generate(ids, generation_config=early))
+    said.note(
+        "exit, one", lambda: model.generate(ids, max_new_tokens=3, **({"generation_config": early} if odd else {}))
+    )
+    model.generation_config.assistant_early_exit = 1
+    said.note("exit, model's", lambda: model.generate(ids, max_new_tokens=3))
+    model.generation_config.assistant_early_exit = None
+    found = model.generate(ids, max_new_tokens=3, synced_gpus=False)
+    return said, torch.equal(found, whole.generate(ids, max_new_tokens=3))
 
 
 @torch.no_grad()

@@ -23,6 +23,17 @@ def test_what_one_rank_refuses_is_raised_on_all(ranks: RankPool) -> None:
     assert answers[0][2] == answers[1][2]
 
 
+def test_what_generate_does_not_take_is_refused_on_all(ranks: RankPool) -> None:
+    answers = ranks.run(2, onesided.refusals_of_generate)
+    for said, same in answers:
+        assert same
+        assert said == answers[0][0]
+        for name in ("synced", "synced, one", "exit", "exit, given", "exit, one", "exit, model's"):
+            expected = "synced_gpus=True was passed" if "synced" in name else "assistant_early_exit was given"
+            assert said[name].startswith("UnsupportedError: rank 1 refuses: " if "one" in name else "UnsupportedError")
+            assert expected in said[name]
+
+
 def test_caches_have_the_same_numbers_after_a_failure(ranks: RankPool) -> None:
     answers = ranks.run(2, onesided.caches_after_a_failure)
     for said, same, numbers in answers:
