@@ -75,3 +75,26 @@ def caches_after_a_failure() -> tuple[Sayings, bool, list[int]]:
     cache = model.tokenring.cache()
     found = model.generate(ids, max_new_tokens=2, **{cache_name(type(whole).forward): cache})
     return said, torch.equal(found, whole.generate(ids, max_new_tokens=2)), [cache.number]
+
+
+@torch.no_grad()
+def other_weights() -> tuple[Sayings, float]:
+    """What is said where the last rank's weights were changed; the error once all ranks' were."""
+    whole, model = language_model("llama"), parallel_model("llama")
+    ids, _ = prompts(1, 40)
+    odd = dist.get_rank() == dist.get_world_size() - 1
+    said = Sayings()
+
+    def change(model: Any) -> None:
+        model.model.layers[0].mlp.down_proj.weight.mul_(3)
+
+    model(ids)
+    if odd:
+        change(model)
+    said.note("call", lambda: model(ids))
+    said.note("score", lambda: model.tokenring.score(ids))
+    said.note("generate", lambda: model.generate(ids, max_new_tokens=2))
+    change(whole)
+    if not odd:
+        change(model)
+    return said, error_of(model(ids).logits, whole(ids).logits)

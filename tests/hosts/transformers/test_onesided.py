@@ -40,3 +40,15 @@ def test_caches_have_the_same_numbers_after_a_failure(ranks: RankPool) -> None:
         assert "tokenizer" in said["stop strings"]
         assert same
         assert numbers == answers[0][2]
+
+
+def test_weights_that_were_changed_on_one_rank_are_refused(ranks: RankPool) -> None:
+    answers = ranks.run(2, onesided.other_weights)
+    for said, error in answers:
+        assert said == answers[0][0]
+        assert [*said] == ["call", "score", "generate"]
+        for text in said.values():
+            assert text.startswith("AgreementError: all ranks ")
+            assert "the digest of the model is llama-" in text
+            assert text.endswith("load the same weights and adapters everywhere")
+        assert error <= 1e-5

@@ -21,11 +21,14 @@ from tokenring_xdit.hosts.transformers.parcels import from_plain, plain
 from tokenring_xdit.hosts.transformers.supported import Family, windows_of
 from tokenring_xdit.hosts.weights import Weights
 
-__all__ = ["Inputs", "Role", "Session", "compare", "rows_to_keep"]
+__all__ = ["WEIGHTS", "Inputs", "Role", "Session", "compare", "rows_to_keep"]
 
 _STEP = "a step of generate"
 """What the ranks say to each other in ``generate``; the first speaks, the others listen."""
 
+
+WEIGHTS = "the digest of the model"
+"""What weights and adapters are called where ranks compare them."""
 
 _FEW = 16
 """New tokens that every rank computes, so that one collective a layer is all that travels: those of a look-up, say."""
@@ -83,8 +86,7 @@ class Session:
         self.family, self.exchanges, self.travel, self.schedule = family, exchanges, travel, schedule
         self.windows = windows_of(model.config)
         self.device: torch.device = model.device
-        weights = sorted(Weights(model).summary().items())
-        self.fingerprint = f"{family.model_type}-{hashlib.sha256(str(weights).encode()).hexdigest()[:8]}"
+        self._weights = Weights(model)
         self.role = Role.ALIKE
         self.rows: tuple[int, ...] | None = None
         self.computing = self.streams = self._shards = self._unsettled = False
@@ -95,6 +97,12 @@ class Session:
         self._caches: weakref.WeakValueDictionary[int, ShardedCache] = weakref.WeakValueDictionary()
         self._made = 0
         self._mask: Tensor | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """The model's type and a digest of its weights and adapters, made anew only when they have changed."""
+        weights = sorted(self._weights.summary().items())
+        return f"{self.family.model_type}-{hashlib.sha256(str(weights).encode()).hexdigest()[:8]}"
 
     # -- caches ------------------------------------------------------------------------------------
 
@@ -169,7 +177,8 @@ class Session:
         if self.role == Role.LEADER:
             self.tell("forward", tuple(inputs._replace(mask=None)), self._tail(inputs.mask))
         elif self.role == Role.ALIKE and self.exchanges.ranks > 1:
-            self._agree({_NAMES[name]: describe(value) for name, value in inputs._asdict().items()})
+            mine = {_NAMES[name]: describe(value) for name, value in inputs._asdict().items()}
+            self._agree({**mine, WEIGHTS: self.fingerprint})
 
     def _agree(
         self, mine: dict[str, str] | None, problem: TokenRingError | None = None, cause: Exception | None = None
@@ -322,9 +331,10 @@ def compare(everyone: list[dict[str, str]], doing: str) -> None:
         for name in {**first, **theirs}:
             wanted, found = first.get(name, "not passed"), theirs.get(name, "not passed")
             if wanted != found:
+                remedy = "load the same weights and adapters" if name == WEIGHTS else "pass the same"
                 raise AgreementError(
-                    f"all ranks {doing} together, but {name} is {wanted} on rank 0 and {found} on rank {rank}: pass "
-                    "the same everywhere"
+                    f"all ranks {doing} together, but {name} is {wanted} on rank 0 and {found} on rank {rank}: "
+                    f"{remedy} everywhere"
                 )
 
 
