@@ -98,3 +98,17 @@ def other_weights() -> tuple[Sayings, float]:
     if not odd:
         change(model)
     return said, error_of(model(ids).logits, whole(ids).logits)
+
+
+def gradients() -> tuple[str, float, bool]:
+    """What ``backward`` says of logits; their error; and whether a weight has a gradient."""
+    whole, model = language_model("llama"), parallel_model("llama")
+    ids, _ = prompts(1, 40)
+    logits = model(ids).logits
+    said = ""
+    try:
+        logits.logsumexp(-1).sum().backward()
+    except RuntimeError as error:
+        said = str(error)
+    error = error_of(logits, whole(ids).logits.detach())
+    return said, error, any(parameter.grad is not None for parameter in model.parameters())

@@ -52,3 +52,10 @@ def test_weights_that_were_changed_on_one_rank_are_refused(ranks: RankPool) -> N
             assert "the digest of the model is llama-" in text
             assert text.endswith("load the same weights and adapters everywhere")
         assert error <= 1e-5
+
+
+def test_logits_have_no_gradients(ranks: RankPool) -> None:
+    for said, error, partial in ranks.run(2, onesided.gradients):
+        assert "does not require grad" in said
+        assert error <= 1e-5
+        assert not partial

@@ -41,7 +41,10 @@ def replace_head(model: Any, session: Session) -> None:
             ids = call.get("input_ids")
             session.rows = rows_to_keep(0 if kept is None else kept, 0 if ids is None else ids.shape[1])
             try:
-                return forward(**call)
+                with (
+                    torch.no_grad()
+                ):  # gradients would end at the head: backward is to fail, not to give a part of them
+                    return forward(**call)
             finally:
                 session.rows = None
 
