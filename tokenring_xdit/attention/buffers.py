@@ -12,7 +12,7 @@ from torch import Tensor
 from tokenring_xdit.attention.messages import partial_form
 from tokenring_xdit.schedule.lower.program import RESULT, KernelCall, RankProgram, Slot, SlotForm
 
-__all__ = ["Arena", "Buffers", "Handle", "token_major"]
+__all__ = ["Arena", "Buffers", "Handle", "outlasting", "token_major"]
 
 _KEPT = 16
 """Arenas kept between calls. Layers have one shape; prompts of a serving process may each bring another one."""
@@ -25,8 +25,8 @@ class Handle(Protocol):
         """Wait until it is over."""
 
 
-def _outlasting() -> AbstractContextManager[None]:
-    """What is made in inference mode could not be written to by a later call outside of it."""
+def outlasting() -> AbstractContextManager[None]:
+    """Inside, memory is made that later calls can write to: what inference mode makes only it can write to."""
     return torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
 
 
@@ -62,7 +62,7 @@ class Arena:
         self.readers: list[list[Handle]] = [[] for _ in program.slots]
         self._dtype, self._partial_dtype, self._device = dtype, partial_dtype, device
         outputs = {step.output for _, step in program.steps if isinstance(step, KernelCall)}
-        with _outlasting():
+        with outlasting():
             for number, slot in enumerate(program.slots):
                 others = number <= RESULT or slot.form is SlotForm.SUM or number in outputs
                 self.tensors.append(() if others or slot.inside >= 0 else self._make(number, slot))

@@ -25,7 +25,9 @@ __all__ = [
     "difference",
     "noise_of_the_first_rank",
     "noting",
+    "raise_first",
     "summary",
+    "told",
 ]
 
 _PARTS = 64
@@ -82,8 +84,8 @@ def agree_on_arguments(
     with noting(problem) as noted:
         mine = {name: describe(value) for name, value in arguments.items()}
     problem = noted.problem
-    everyone = exchange(None, (_told(problem), mine, dict(weights or {})), "the arguments of the call")
-    _raise_first([told for told, *_ in everyone])
+    everyone = exchange(None, (told(problem), mine, dict(weights or {})), "the arguments of the call")
+    raise_first([refused for refused, *_ in everyone])
     descriptions = [theirs for _, theirs, _ in everyone]
     for name in descriptions[0]:
         for rank, theirs in enumerate(descriptions):
@@ -121,8 +123,8 @@ def agree_on_inputs(model: str, inputs: Mapping[str, Any], problem: TokenRingErr
         _sum_up(inputs)
         mine = {name: summary(value) for name, value in inputs.items()}
     problem = noted.problem
-    everyone = exchange(None, (_told(problem), mine), f"the inputs of the {model}")
-    _raise_first([told for told, _ in everyone])
+    everyone = exchange(None, (told(problem), mine), f"the inputs of the {model}")
+    raise_first([refused for refused, _ in everyone])
     first = everyone[0][1]
     for rank, (_, theirs) in enumerate(everyone):
         for name in {**first, **theirs}:
@@ -205,18 +207,19 @@ def _digest(tensor: Tensor) -> str:
     return _digest_of(packed.view(torch.uint8).numpy().tobytes() if packed.numel() else b"")
 
 
-def _told(problem: TokenRingError | None) -> tuple[str, str] | None:
+def told(problem: TokenRingError | None) -> tuple[str, str] | None:
+    """A refusal as it is told to other ranks."""
     return None if problem is None else (type(problem).__name__, str(problem))
 
 
-def _raise_first(told: list[tuple[str, str] | None]) -> None:
-    """Raise what ranks refuse, the same on all of them."""
-    refusing = [rank for rank, problem in enumerate(told) if problem is not None]
+def raise_first(refusals: list[tuple[str, str] | None]) -> None:
+    """Raise what ranks refuse, the same on all of them; ``refusals`` is what each of them told."""
+    refusing = [rank for rank, problem in enumerate(refusals) if problem is not None]
     if not refusing:
         return
-    kind, message = told[refusing[0]]  # type: ignore[misc]
+    kind, message = refusals[refusing[0]]  # type: ignore[misc]
     error = named(kind, message)
-    if len(set(told)) == 1 and type(error).__name__ == kind:
+    if len(set(refusals)) == 1 and type(error).__name__ == kind:
         raise error
     raise (type(error) if isinstance(error, UnsupportedError) else AgreementError)(
         f"rank {refusing[0]} refuses: {message}"

@@ -243,6 +243,30 @@ def cache_errors(folder: str) -> dict[str, float]:
     return errors
 
 
+@torch.no_grad()
+def errors_after_inference_mode(folder: str) -> dict[str, float]:
+    """The errors of many tokens on caches that were filled, changed and loaded in inference mode."""
+    errors = {}
+    for kind, length in (("llama", 60), ("mistral", 400)):  # mistral's windows forget what is before them
+        whole, parallel = language_model(kind), parallel_model(kind)
+        name, (ids, _) = cache_name(type(whole).forward), prompts(2, length)
+        for change in ("nothing", "select", "load"):
+            cache, rows = parallel.tokenring.cache(), [0, 1]
+            with torch.inference_mode():
+                for start, stop in ((0, length - 20), (length - 20, length - 19)):
+                    parallel(ids[:, start:stop], logits_to_keep=1, **{name: cache})
+                if change == "select":
+                    cache.batch_select_indices(torch.tensor([1, 0]))
+                    rows = [1, 0]
+                elif change == "load":
+                    cache.save(folder)
+                    cache = parallel.tokenring.cache().load(folder)
+            at = range(length - 19, length)
+            found = [parallel(ids[rows, n : n + 1], **{name: cache}).logits for n in at]
+            errors[f"{kind}, {change}"] = error_of(torch.cat(found, 1), whole(ids[rows]).logits[:, length - 19 :])
+    return errors
+
+
 class Noted(BaseStreamer):
     """A streamer that keeps what it is given."""
 

@@ -45,6 +45,11 @@ def test_a_cache_is_changed_saved_and_loaded(ranks: RankPool, tmp_path: Any) -> 
         assert {what: error for what, error in errors.items() if not error <= 1e-5} == {}
 
 
+def test_a_cache_outlasts_inference_mode(ranks: RankPool, tmp_path: Any) -> None:
+    for errors in ranks.run(2, jobs.errors_after_inference_mode, str(tmp_path)):
+        assert {what: error for what, error in errors.items() if not error <= 1e-5} == {}
+
+
 def test_streamers_criteria_and_results(ranks: RankPool) -> None:
     for rank, found in enumerate(ranks.run(3, jobs.ways_of_generating)):
         assert found["tokens"]

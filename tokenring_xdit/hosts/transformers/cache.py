@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from tokenring_xdit.attention.buffers import outlasting
 from tokenring_xdit.compat.transformers import query_count
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError
 from tokenring_xdit.hosts.transformers.placement import BLOCK, Held, Placement
@@ -52,7 +53,8 @@ class ShardedLayer(CacheLayerMixin):  # type: ignore[misc]
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Begin with no keys."""
-        self.keys, self.values = (t.new_empty(*t.shape[:2], 0, t.shape[-1]) for t in (key_states, value_states))
+        with outlasting():
+            self.keys, self.values = (t.new_empty(*t.shape[:2], 0, t.shape[-1]) for t in (key_states, value_states))
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -79,7 +81,8 @@ class ShardedLayer(CacheLayerMixin):  # type: ignore[misc]
             room = end + (BLOCK if self.held else 0)
             for name in ("keys", "values"):
                 old = getattr(self, name)
-                new = old.new_empty(*old.shape[:2], room, old.shape[-1])
+                with outlasting():
+                    new = old.new_empty(*old.shape[:2], room, old.shape[-1])
                 new[:, :, : self.held] = old[:, :, : self.held]
                 setattr(self, name, new)
         self.keys[:, :, self.held : end] = keys
@@ -95,13 +98,15 @@ class ShardedLayer(CacheLayerMixin):  # type: ignore[misc]
         gone = placement.count(rank, self.first, first)
         self.first = first
         if gone and self.is_initialized:
-            self.keys, self.values = (t[:, :, gone : self.held].clone() for t in (self.keys, self.values))
+            with outlasting():
+                self.keys, self.values = (t[:, :, gone : self.held].clone() for t in (self.keys, self.values))
             self.held -= gone
 
     def select(self, rows: Tensor) -> None:
         """Keep items of the batch, in the order given."""
         if self.is_initialized:
-            self.keys, self.values = (t.index_select(0, rows.to(t.device)) for t in (self.keys, self.values))
+            with outlasting():
+                self.keys, self.values = (t.index_select(0, rows.to(t.device)) for t in (self.keys, self.values))
 
     def drop(self) -> None:
         """Forget everything."""
@@ -289,7 +294,7 @@ class ShardedCache(Cache):  # type: ignore[misc]
                 f"{folder} has {found}, and rank {rank} of {ranks} needs {path.name}: load a cache on as many ranks as "
                 "saved it"
             )
-        with safe_open(path, "pt", device=str(self.session.device)) as file:
+        with outlasting(), safe_open(path, "pt", device=str(self.session.device)) as file:
             facts = file.metadata()
             if facts["model"] != self.session.fingerprint:
                 raise ConfigurationError(

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from tokenring_xdit.attention import exchange, guarded
 from tokenring_xdit.compat.transformers import cache_name
-from tokenring_xdit.errors import AgreementError, UnsupportedError
-from tokenring_xdit.hosts.agreement import describe
+from tokenring_xdit.errors import UnsupportedError
+from tokenring_xdit.hosts.agreement import describe, noting, raise_first, told
 from tokenring_xdit.hosts.transformers.cache import ShardedCache
 from tokenring_xdit.hosts.transformers.parcels import error_from, plain_error, plain_result, result_from
-from tokenring_xdit.hosts.transformers.session import Role, Session
+from tokenring_xdit.hosts.transformers.session import WEIGHTS, Role, Session, compare
 
 __all__ = ["replace_generate"]
 
@@ -29,6 +29,9 @@ _SEVERAL = ("assistant_model", "negative_prompt_ids", "prompt_embeds", "inputs_e
 
 _OWN = ("streamer", "stopping_criteria", "logits_processor", "prefix_allowed_tokens_fn", "custom_generate", "tokenizer")
 """Arguments that the first rank uses, and that need not be the same elsewhere."""
+
+
+_EXIT, _CONFIG = "assistant_early_exit", "generation_config"
 
 
 class _Relay:
@@ -72,7 +75,7 @@ def replace_generate(model: Any, session: Session) -> None:
     def together(*args: Any, **kwargs: Any) -> Any:
         with guarded(None, "a call of generate"):
             call = {**dict(zip(list(signature(generate).parameters), args, strict=False)), **kwargs}
-            _agree(session, call)
+            _agree(model, session, call)
             session.forget_mask()
             session.computing = False
             try:
@@ -88,38 +91,47 @@ def replace_generate(model: Any, session: Session) -> None:
     model.generate = together
 
 
-def _agree(session: Session, call: Mapping[str, Any]) -> None:
-    """Refuse a call that was not given the same prompt on all ranks, on all of them."""
-    problem, mine = None, {}
-    several = [each for each in _SEVERAL if call.get(each) is not None]
-    if several:
-        problem = (
-            f"{several[0]} was passed to generate, which needs a second model or prompt: one model with one prompt "
-            "a call is sharded; leave it out (prompt_lookup_num_tokens speeds up without a second model)"
-        )
-    for each, value in call.items():
-        if each not in _OWN:
-            mine[each] = _described(value)
+def _agree(model: Any, session: Session, call: Mapping[str, Any]) -> None:
+    """Refuse a call that is not computed, or was not given the same prompt on all ranks, on all of them."""
+    with noting() as noted:
+        _refuse(model, call)
+    mine = {each: _described(value) for each, value in call.items() if each not in _OWN}
+    mine[WEIGHTS] = session.fingerprint
     streams = call.get("streamer") is not None
-    everyone = exchange(None, (problem, mine, streams), "the arguments of generate")
-    for rank, (refused, theirs, _) in enumerate(everyone):
-        if refused is not None:
-            raise UnsupportedError(f"rank {rank}: {refused}")
-        for each in {**everyone[0][1], **theirs}:
-            first = everyone[0][1].get(each, "not passed")
-            if theirs.get(each, "not passed") != first:
-                raise AgreementError(
-                    f"all ranks generate one text together, but {each} is {first} on rank 0 and "
-                    f"{theirs.get(each, 'not passed')} on rank {rank}: pass the same everywhere"
-                )
+    everyone = exchange(None, (told(noted.problem), mine, streams), "the arguments of generate")
+    raise_first([refused for refused, *_ in everyone])
+    compare([theirs for _, theirs, _ in everyone], "generate one text")
     session.streams = any(streams for *_, streams in everyone)
 
 
+def _refuse(model: Any, call: Mapping[str, Any]) -> None:
+    several = [each for each in _SEVERAL if call.get(each) is not None]
+    if several:
+        raise UnsupportedError(
+            f"{several[0]} was passed to generate, which needs a second model or prompt: one model with one prompt "
+            "a call is sharded; leave it out (prompt_lookup_num_tokens speeds up without a second model)"
+        )
+    if call.get("synced_gpus"):
+        raise UnsupportedError(
+            "synced_gpus=True was passed to generate, which lets ranks with prompts of their own wait for each other, "
+            "and here all ranks generate one text, which ends on all of them at once: leave it out"
+        )
+    exits = [call.get(_EXIT), *(getattr(each, _EXIT, None) for each in (call.get(_CONFIG), model.generation_config))]
+    if any(layer is not None for layer in exits):
+        raise UnsupportedError(
+            f"{_EXIT} was given to generate, which takes layers away from the model of one rank: leave it out, of "
+            "generation_config and model.generation_config as well (prompt_lookup_num_tokens speeds up without)"
+        )
+
+
 def _described(value: Any) -> str:
-    """An argument in words that are the same where it is."""
+    """An argument in words that are the same where it is; by its kind where it cannot be put into words."""
     if isinstance(value, ShardedCache):
         return f"cache {value.number}"
-    return str(value.to_json_string()) if hasattr(value, "to_json_string") else describe(value)
+    try:
+        return str(value.to_json_string()) if hasattr(value, "to_json_string") else describe(value)
+    except Exception:
+        return f"a {type(value).__name__}"
 
 
 def _lead(session: Session, generate: Any, call: dict[str, Any]) -> Any:
@@ -130,7 +142,7 @@ def _lead(session: Session, generate: Any, call: dict[str, Any]) -> Any:
         result = generate(**call)
     except Exception as error:
         if not session.computing:  # where a rank fails while all compute, the others hear of it by the guard
-            session.tell("raise", *plain_error(error))
+            session.tell("raise", plain_error(error), session.caches_made)
         raise
     session.tell("done", plain_result(result), session.caches_made)
     return result
@@ -156,7 +168,8 @@ def _follow(session: Session, call: dict[str, Any], device: torch.device) -> Any
             result, session.caches_made = content
             return result_from(result, last, device)
         elif what == "raise":
-            raise error_from(*content)
+            told_error, session.caches_made = content
+            raise error_from(*told_error)
         else:
             cache = session.cache_numbered(content[0])
             used[cache.number] = cache

@@ -34,15 +34,19 @@ def replace_head(model: Any, session: Session) -> None:
 
     @wraps(forward)
     def called(*args: Any, **kwargs: Any) -> Any:
-        call = _named(forward, args, kwargs)
-        _refuse(model, call)
-        kept = call.pop("logits_to_keep", 0)
-        ids = call.get("input_ids")
-        session.rows = rows_to_keep(0 if kept is None else kept, 0 if ids is None else ids.shape[1])
-        try:
-            return forward(**call)
-        finally:
-            session.rows = None
+        with session.settling():
+            call = _named(forward, args, kwargs)
+            _refuse(model, call)
+            kept = call.pop("logits_to_keep", 0)
+            ids = call.get("input_ids")
+            session.rows = rows_to_keep(0 if kept is None else kept, 0 if ids is None else ids.shape[1])
+            try:
+                with (
+                    torch.no_grad()
+                ):  # gradients would end at the head: backward is to fail, not to give a part of them
+                    return forward(**call)
+            finally:
+                session.rows = None
 
     model.forward = called
 
@@ -57,29 +61,31 @@ def replace_decoder(model: Any, session: Session) -> None:
     def called(*args: Any, **kwargs: Any) -> Any:
         if session.given is not None:
             return session.given
-        call = _named(forward, args, kwargs)
-        _refuse(model, call)
-        ids, mask = call.pop("input_ids", None), call.pop("attention_mask", None)
-        positions, use_cache = call.pop("position_ids", None), call.pop("use_cache", None)
-        call.pop("cache_position", None)  # of whole sequences; ours are in the positions
-        given = [call.pop(each) for each in CACHE_NAMES if each in call]
-        cache = next((each for each in given if each is not None), None)
-        _check(model, ids, mask, positions, cache)
-        if cache is not None and cache.session is not session:
-            raise UnsupportedError("this cache was made by another model: make one with model.tokenring.cache()")
-        if cache is None and (use_cache if use_cache is not None else model.config.use_cache):
+        with session.settling():
+            call = _named(forward, args, kwargs)
+            _refuse(model, call)
+            ids, mask = call.pop("input_ids", None), call.pop("attention_mask", None)
+            positions, use_cache = call.pop("position_ids", None), call.pop("use_cache", None)
+            call.pop("cache_position", None)  # of whole sequences; ours are in the positions
+            given = [call.pop(each) for each in CACHE_NAMES if each in call]
+            cache = next((each for each in given if each is not None), None)
+            _check(model, ids, mask, positions, cache)
+            if cache is not None and cache.session is not session:
+                raise UnsupportedError("this cache was made by another model: make one with model.tokenring.cache()")
+            makes = cache is None and (use_cache if use_cache is not None else model.config.use_cache)
+            past = 0 if cache is None else cache.length
+            if mask is not None and mask.shape[1] != past + ids.shape[1]:
+                raise UnsupportedError(
+                    f"attention_mask has {mask.shape[1]} columns, and there are {past} cached and {ids.shape[1]} new "
+                    "tokens: pass a mask of all of them"
+                )
+            if mask is not None and bool((mask != 0).all()):
+                mask = None
+            number = session.caches_made if makes else None if cache is None else cache.number
+            inputs = Inputs(ids, None if mask is None else mask != 0, positions, session.rows, number, past)
+            session.settle(inputs)
+        if makes:  # only now, as a refusal would leave ranks with different numbers of caches
             cache = session.new_cache()
-        past = 0 if cache is None else cache.length
-        if mask is not None and mask.shape[1] != past + ids.shape[1]:
-            raise UnsupportedError(
-                f"attention_mask has {mask.shape[1]} columns, and there are {past} cached and {ids.shape[1]} new "
-                "tokens: pass a mask of all of them"
-            )
-        if mask is not None and bool((mask != 0).all()):
-            mask = None
-        number = None if cache is None else cache.number
-        inputs = Inputs(ids, None if mask is None else mask != 0, positions, session.rows, number, past)
-        session.settle(inputs)
         kept = session.new_cache(transient=True) if cache is None else cache
         output = session.compute(forward, inputs, kept, {**call, name: kept, "use_cache": True})
         output[name] = cache

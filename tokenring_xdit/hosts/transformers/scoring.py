@@ -34,11 +34,11 @@ def scores(session: Session, model: Any, ids: Tensor, mask: Tensor | None, cache
     Raises:
         UnsupportedError: There is no token before another.
     """
-    if ids.shape[1] < 2:
-        raise UnsupportedError(
-            f"score was given {ids.shape[1]} tokens, and each is scored after others: pass two or more"
-        )
-    with session.keeping_shards():
+    with session.settling(), session.keeping_shards():
+        if ids.shape[1] < 2:
+            raise UnsupportedError(
+                f"score was given {ids.shape[1]} tokens, and each is scored after others: pass two or more"
+            )
         output = model.get_decoder()(**_arguments(model, ids, mask, cache))
         hidden, rows = output.last_hidden_state, session.own_rows
     following = torch.nn.functional.pad(ids.to(hidden.device), (0, 1))[:, rows.start + 1 : rows.stop + 1]

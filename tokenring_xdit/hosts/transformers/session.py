@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from tokenring_xdit.attention import exchange
-from tokenring_xdit.errors import AgreementError, UnsupportedError
-from tokenring_xdit.hosts.agreement import describe
+from tokenring_xdit.errors import AgreementError, TokenRingError, UnsupportedError
+from tokenring_xdit.hosts.agreement import describe, noting, raise_first, told
 from tokenring_xdit.hosts.transformers.cache import ShardedCache
 from tokenring_xdit.hosts.transformers.current import Forward, entered
 from tokenring_xdit.hosts.transformers.exchanges import Exchanges, Travel
@@ -21,10 +21,14 @@ from tokenring_xdit.hosts.transformers.parcels import from_plain, plain
 from tokenring_xdit.hosts.transformers.supported import Family, windows_of
 from tokenring_xdit.hosts.weights import Weights
 
-__all__ = ["Inputs", "Role", "Session", "rows_to_keep"]
+__all__ = ["WEIGHTS", "Inputs", "Role", "Session", "compare", "rows_to_keep"]
 
 _STEP = "a step of generate"
 """What the ranks say to each other in ``generate``; the first speaks, the others listen."""
+
+
+WEIGHTS = "the digest of the model"
+"""What weights and adapters are called where ranks compare them."""
 
 
 class Role:
@@ -79,11 +83,10 @@ class Session:
         self.family, self.exchanges, self.travel, self.schedule = family, exchanges, travel, schedule
         self.windows = windows_of(model.config)
         self.device: torch.device = model.device
-        weights = sorted(Weights(model).summary().items())
-        self.fingerprint = f"{family.model_type}-{hashlib.sha256(str(weights).encode()).hexdigest()[:8]}"
+        self._weights = Weights(model)
         self.role = Role.ALIKE
         self.rows: tuple[int, ...] | None = None
-        self.computing = self.streams = self._shards = False
+        self.computing = self.streams = self._shards = self._unsettled = False
         self.given: Any = None
         self._last: Division | None = None
         self.saying: list[Any] = []
@@ -91,6 +94,12 @@ class Session:
         self._caches: weakref.WeakValueDictionary[int, ShardedCache] = weakref.WeakValueDictionary()
         self._made = 0
         self._mask: Tensor | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """The model's type and a digest of its weights and adapters, made anew only when they have changed."""
+        weights = sorted(self._weights.summary().items())
+        return f"{self.family.model_type}-{hashlib.sha256(str(weights).encode()).hexdigest()[:8]}"
 
     # -- caches ------------------------------------------------------------------------------------
 
@@ -133,24 +142,51 @@ class Session:
         puts, what, content = from_plain(exchange(None, None, _STEP)[0])
         return puts, what, content
 
+    @contextmanager
+    def settling(self) -> Iterator[None]:
+        """Inside a call of all ranks, what goes wrong before they have settled is raised on all of them.
+
+        Calls inside a call, where the first rank decides and where the decoder is not computed settle nothing.
+        """
+        alone = self.exchanges.ranks == 1 or self.given is not None or self.role != Role.ALIKE
+        if alone or self._unsettled:
+            yield
+            return
+        self._unsettled = True
+        try:
+            yield
+        except Exception as error:
+            if self._unsettled:
+                with noting() as noted:
+                    raise
+                self._agree(None, noted.problem, error)
+            raise
+        finally:
+            self._unsettled = False
+
     def settle(self, inputs: Inputs) -> None:
-        """Let all ranks compute the same.
+        """Let all ranks compute the same; inside :meth:`settling`.
 
         Raises:
             AgreementError: They were called with different inputs.
+            TokenRingError: What another rank refuses.
         """
         if self.role == Role.LEADER:
             self.tell("forward", tuple(inputs._replace(mask=None)), self._tail(inputs.mask))
         elif self.role == Role.ALIKE and self.exchanges.ranks > 1:
-            mine = {name: describe(value) for name, value in inputs._asdict().items()}
-            everyone = exchange(None, mine, "the inputs of the language model")
-            for rank, theirs in enumerate(everyone):
-                for name, value in theirs.items():
-                    if value != everyone[0][name]:
-                        raise AgreementError(
-                            f"all ranks compute one call of the language model together, but {_NAMES[name]} is "
-                            f"{everyone[0][name]} on rank 0 and {value} on rank {rank}: pass the same everywhere"
-                        )
+            mine = {_NAMES[name]: describe(value) for name, value in inputs._asdict().items()}
+            self._agree({**mine, WEIGHTS: self.fingerprint})
+
+    def _agree(
+        self, mine: dict[str, str] | None, problem: TokenRingError | None = None, cause: Exception | None = None
+    ) -> None:
+        self._unsettled = False
+        everyone = exchange(None, (told(problem), mine), "the inputs of the language model")
+        try:
+            raise_first([refused for refused, _ in everyone])
+        except TokenRingError as error:
+            raise error from cause
+        compare([theirs for _, theirs in everyone], "compute one call of the language model")
 
     def heard(self, told: tuple[Any, ...], tail: tuple[int, Tensor] | None) -> Inputs:
         """What the first rank told, put together with what it told before."""
@@ -274,6 +310,28 @@ class Session:
         for numbers, part in zip(mine, self.exchanges.gather(own, "the rows of the result"), strict=True):
             result[:, numbers] = part[:, : len(numbers)]
         return result
+
+
+def compare(everyone: list[dict[str, str]], doing: str) -> None:
+    """Refuse what is not the same on all ranks.
+
+    Args:
+        everyone: Of each rank, values in words, by name.
+        doing: What all ranks do.
+
+    Raises:
+        AgreementError: Ranks differ.
+    """
+    first = everyone[0]
+    for rank, theirs in enumerate(everyone):
+        for name in {**first, **theirs}:
+            wanted, found = first.get(name, "not passed"), theirs.get(name, "not passed")
+            if wanted != found:
+                remedy = "load the same weights and adapters" if name == WEIGHTS else "pass the same"
+                raise AgreementError(
+                    f"all ranks {doing} together, but {name} is {wanted} on rank 0 and {found} on rank {rank}: "
+                    f"{remedy} everywhere"
+                )
 
 
 def rows_to_keep(kept: int | Tensor, new: int) -> tuple[int, ...] | None:
