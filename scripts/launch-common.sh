@@ -181,7 +181,7 @@ ring_order() {
     [ -z "$ranks" ] || wishes+=(--ranks "$ranks")
     [ -z "$ulysses" ] || wishes+=(--ulysses-degree "$ulysses")
     [ -z "${CUDA_VISIBLE_DEVICES+set}" ] || wishes+=(--visible "$CUDA_VISIBLE_DEVICES")
-    "$python" "${safely[@]}" -m tokenring_xdit.topology.nvidia "${wishes[@]}" <<<"$matrix"
+    "$python" "${safely[@]}" -m tokenring_xdit.topology "${wishes[@]}" <<<"$matrix"
 }
 
 # As a shell reads it back.

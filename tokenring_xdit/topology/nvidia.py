@@ -3,7 +3,7 @@
 :func:`parse` reads that matrix, :func:`best_order` puts GPUs in the order in which neighbours of a ring
 share the most NVLinks, :func:`remarks` says where the order has to do without.
 
-The launch scripts run this module: ``nvidia-smi topo -m | python -m tokenring_xdit.topology.nvidia``
+The launch scripts run :func:`main`: ``nvidia-smi topo -m | python -m tokenring_xdit.topology``
 prints the order as CUDA_VISIBLE_DEVICES wants it, and the remarks on stderr.
 """
 
@@ -320,9 +320,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         0, or 2 where there is nothing to print an order of.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m tokenring_xdit.topology.nvidia",
+        prog="python -m tokenring_xdit.topology",
         description="Order GPUs in a ring along their NVLinks; prints what CUDA_VISIBLE_DEVICES is to be set to.",
-        epilog="example: nvidia-smi topo -m | python -m tokenring_xdit.topology.nvidia --ranks 4",
+        epilog="example: nvidia-smi topo -m | python -m tokenring_xdit.topology --ranks 4",
     )
     parser.add_argument("file", nargs="?", type=Path, help="output of 'nvidia-smi topo -m'; stdin by default")
     parser.add_argument("--gpus", metavar="LIST", help="use these only, such as 0,1,2,3")
@@ -347,7 +347,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(remark, file=sys.stderr)
     print(_listed(order))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
