@@ -63,9 +63,9 @@ def check(case: Case, timeline: Timeline, bytes_sent: list[int]) -> None:
     for rank in range(timeline.world_size):
         spans = [span for span in timeline.spans if span.rank == rank]
         own = sorted((s for s in spans if s.activity in OWN), key=lambda s: (s.start, s.end))
-        work = [(s.activity, s.what) for s in own if s.activity is not Activity.WAIT and "home" not in s.what]
+        work = [(s.activity, s.what) for s in own if s.activity is not Activity.WAIT and "joint" not in s.what]
         assert work == expected_work(case, schedule, rank)
-        assert [s.what for s in own if "home" in s.what] == [f"Q[{rank}] to joint keys"] * bool(case.home)
+        assert [s.what for s in own if "joint" in s.what] == [f"Q[{rank}] to joint keys"] * bool(case.home)
         assert all(before.end <= after.start for before, after in pairwise(own))
         assert all(0 <= s.start <= s.end for s in spans)
         moved = [s for s in spans if s.activity.transfers]
