@@ -15,7 +15,7 @@ from tokenring_xdit.attention.kernels import choose
 from tokenring_xdit.attention.merge import fold_
 from tokenring_xdit.planning import Attention, Machine
 
-__all__ = ["calibrate"]
+__all__ = ["calibrate", "call_times"]
 
 _FEW = 128
 """Tokens of the first call of the kernel that is timed: as few as show what a call takes however short."""
@@ -93,18 +93,29 @@ def _typical(call: Callable[[], object], device: torch.device, at_once: int = 1)
     @torch.inference_mode()  # a thread has a mode of its own
     def times() -> list[float]:
         call()
-        found: list[float] = []
-        until = time.perf_counter() + _SECONDS
-        while len(found) < 3 or time.perf_counter() < until:
-            start = time.perf_counter()
-            call()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            found.append(time.perf_counter() - start)
-        return found
+        return call_times(call, device, _SECONDS)
 
     if at_once == 1:
         return statistics.median(times())  # in this thread, which knows its CUDA device
     with ThreadPoolExecutor(at_once) as threads:
         runs = [threads.submit(times) for _ in range(at_once)]
         return statistics.median(seconds for run in runs for seconds in run.result())
+
+
+def call_times(call: Callable[[], object], device: torch.device, seconds: float) -> list[float]:
+    """Seconds of each of several calls, waited for one by one: three, and more while there is time.
+
+    Args:
+        call: What is timed; called before, where the first call is slower.
+        device: Where it computes.
+        seconds: How long to go on.
+    """
+    found: list[float] = []
+    until = time.perf_counter() + seconds
+    while len(found) < 3 or time.perf_counter() < until:
+        start = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        found.append(time.perf_counter() - start)
+    return found

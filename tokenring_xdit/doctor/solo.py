@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
-from collections.abc import Callable
 
 import torch
 
+from tokenring_xdit.attention.calibrate import call_times
 from tokenring_xdit.attention.kernels import KERNELS
 from tokenring_xdit.devices import rank_device
 from tokenring_xdit.doctor.cases import ERROR_LIMITS
@@ -45,7 +44,9 @@ def time_kernel(command: TimeKernel) -> KernelTiming:
     q, k, v = (made(seed, shape, peak).to(dtype).to(device) for seed, peak in ((0, _PEAK), (1, _PEAK), (2, 1.0)))
     try:
         out, _ = kernel.run(q, k, v, scale=None, causal=False)
-        seconds = _median_of(lambda: kernel.run(q, k, v, scale=None, causal=False), device, command.seconds)
+        seconds = statistics.median(
+            call_times(lambda: kernel.run(q, k, v, scale=None, causal=False), device, command.seconds)
+        )
     except (RuntimeError, ImportError, TypeError) as error:
         return timing.model_copy(update={"said": f"failed: {error}", "exact": False})
     rows = torch.linspace(0, command.tokens - 1, min(_ROWS, command.tokens)).round().long()
@@ -55,15 +56,3 @@ def time_kernel(command: TimeKernel) -> KernelTiming:
     flops = 4.0 * command.heads * command.tokens**2 * command.head_dim / seconds
     known = {"said": "the output is not a number"} if math.isnan(off) else {"error": off}
     return timing.model_copy(update={"seconds": seconds, "flops": flops, "exact": exact, **known})
-
-
-def _median_of(call: Callable[[], object], device: torch.device, seconds: float) -> float:
-    found: list[float] = []
-    until = time.perf_counter() + seconds
-    while len(found) < 3 or time.perf_counter() < until:
-        start = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        found.append(time.perf_counter() - start)
-    return statistics.median(found)
