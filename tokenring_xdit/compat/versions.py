@@ -30,7 +30,9 @@ def check_versions(besides: frozenset[str] = frozenset()) -> None:
     except PackageNotFoundError:  # a checkout on PYTHONPATH
         return
     for requirement in needed:
-        if requirement.name not in _CHECKED - besides or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+        if requirement.name not in _CHECKED - besides or (
+            requirement.marker and not requirement.marker.evaluate({"extra": ""})
+        ):
             continue
         try:
             installed = version(requirement.name)

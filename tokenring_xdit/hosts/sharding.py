@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from tokenring_xdit.attention import guarded
@@ -106,7 +105,7 @@ class Sharded(ABC):
         RUNNING.together = None
         self.leave()
 
-    def refuse(self, model: Any, arguments: Mapping[str, Any]) -> None:
+    def refuse(self, model: Any, arguments: Mapping[str, Any]) -> None:  # noqa: B027 - a host need not
         """Refuse a call for reasons of the host's own; nothing has been computed yet.
 
         Raises:

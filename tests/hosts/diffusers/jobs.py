@@ -12,12 +12,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tests.support.families import FAMILIES, ltx
+from tests.support.ranks import rank_device
 from tests.support.reference import relative_error
 from tokenring_xdit import ContextParallelConfig, parallelize
 from tokenring_xdit.errors import TokenRingError
 from tokenring_xdit.hosts import installed
-from tokenring_xdit.hosts.diffusers import undo
 from tokenring_xdit.hosts.diffusers import cut as cutting
+from tokenring_xdit.hosts.diffusers import undo
 from tokenring_xdit.hosts.diffusers.attention import Site
 
 SHARPNESS = 3.0
@@ -200,14 +201,14 @@ def refusals() -> dict[str, str]:
     }
     flux.transformer.set_attention_backend("native")
     config = ContextParallelConfig(tokenring_degree=ranks)
-    model = torch.nn.Linear(2, 2)
-    vae = other.vae
-    said["model"] = said_to(lambda: vae.enable_parallelism(config=config))
+    said["model"] = said_to(lambda: other.vae.enable_parallelism(config=config))
     said["plan"] = said_to(lambda: other.transformer.enable_parallelism(config=config, cp_plan={}))
     parallelize(other, tokenring_degree=ranks, host="diffusers")
     said["backend after"] = said_to(lambda: other.transformer.set_attention_backend("_native_math"))
+    other.transformer.set_attention_backend("_native_flash")
+    said["kernel of GPUs"] = said_to(lambda: other(**inputs(Case("flux"), {})))
+    other.transformer.set_attention_backend("native")
     said["other host"] = said_to(lambda: parallelize(other_pipeline(other), tokenring_degree=ranks, host="xfuser"))
-    del model
     from diffusers.models.attention_dispatch import attention_backend
 
     def inside() -> None:
@@ -229,11 +230,11 @@ def other_pipeline(pipe: Any) -> Any:
 
 @torch.no_grad()
 def with_backend(backend: str) -> float:
-    """Error of a pipeline whose transformer was told to use a kernel, to one process with diffusers' default."""
-    case = Case("flux")
-    expected = latents_of(make(case).to(torch.bfloat16)(**inputs(case, {})))
-    exact = latents_of(make(case)(**inputs(case, {})))
-    pipe = make(case).to(torch.bfloat16)
+    """Error in bf16 of a transformer that was told to use a kernel, as a multiple of that of one process."""
+    case, device = Case("flux"), rank_device()
+    expected = latents_of(make(case).to(device, torch.bfloat16)(**inputs(case, {})))
+    exact = latents_of(make(case).to(device)(**inputs(case, {})))
+    pipe = make(case).to(device, torch.bfloat16)
     parallelize(pipe, tokenring_degree=dist.get_world_size(), host="diffusers")
     pipe.transformer.set_attention_backend(backend)
     try:

@@ -6,6 +6,7 @@ import pytest
 
 from tests.hosts.diffusers import jobs
 from tests.hosts.diffusers.jobs import TWO_PROMPTS, Case
+from tests.hosts.diffusers.page import Found
 from tests.support.ranks import RankPool
 
 TOLERANCE = 1e-5
@@ -59,24 +60,24 @@ def test_two_ranks_make_what_one_makes(ranks: RankPool) -> None:
 
 
 @pytest.mark.parametrize("family", [*FEW, *OTHERS])
-def test_any_size_and_several_calls(ranks: RankPool, family: str) -> None:
+def test_any_size_and_several_calls(ranks: RankPool, found: Found, family: str) -> None:
     """Three ranks, lengths that they do not divide, a mask that differs from item to item, then another size."""
     case = Case(family, calls=(of_any_size(family), {}, of_any_size(family)))
-    for error in ranks.run(3, jobs.worst, case, timeout=300):
-        print(family, error)
-        assert error <= TOLERANCE
+    error = max(ranks.run(3, jobs.worst, case, timeout=300))
+    assert error <= TOLERANCE
+    found.families[family] = error
 
 
 @pytest.mark.parametrize("schedule", ["direct", "ring", "auto", "heads"])
 def test_schedules(ranks: RankPool, schedule: str) -> None:
-    for error in ranks.run(4, jobs.worst, Case("flux", schedule), timeout=300):
+    for error in ranks.run(2, jobs.worst, Case("flux", schedule), timeout=300):
         assert error <= TOLERANCE
 
 
 def test_fewer_tokens_than_ranks(ranks: RankPool) -> None:
-    """Some ranks have no text then, and three heads divide by nothing."""
-    case = Case("flux", make={"heads": 3}, calls=({"text_tokens": 3, "height": 8, "width": 12},))
-    for error in ranks.run(4, jobs.worst, case, timeout=300):
+    """One has no text then, and another number of heads than ranks."""
+    case = Case("flux", make={"heads": 2}, calls=({"text_tokens": 2, "height": 8, "width": 8},))
+    for error in ranks.run(3, jobs.worst, case, timeout=300):
         assert error <= TOLERANCE
 
 

@@ -46,8 +46,9 @@ def test_what_was_not_compared_is_refused_in_a_sentence(ranks: RankPool) -> None
         "schedule": "no_such_thing",
         "host": "there is no host 'megatron'",
         "plan": "was asked for a plan of its own",
-        "model": "was asked for a AutoencoderKL",
+        "model": "was asked for AutoencoderKL",
         "backend after": "set_attention_backend('_native_math') was not compared",
+        "kernel of GPUs": "'_native_flash' runs on cuda, not on cpu",
         "backend inside": "'_native_math' was chosen",
         "other host": "host='diffusers' before",
         "undone": "was undone",
@@ -55,9 +56,10 @@ def test_what_was_not_compared_is_refused_in_a_sentence(ranks: RankPool) -> None
         assert words in first[what], what
 
 
-@pytest.mark.parametrize("backend", ["native", "_native_flash"])
-def test_kernels_that_diffusers_was_told_are_used(ranks: RankPool, backend: str) -> None:
-    for ratio in ranks.run(2, jobs.with_backend, backend, timeout=300):
+@pytest.mark.cuda
+@pytest.mark.parametrize("backend", ["native", "_native_flash", "_native_cudnn"])
+def test_kernels_that_diffusers_was_told_are_used(gpu_ranks: RankPool, backend: str) -> None:
+    for ratio in gpu_ranks.run(2, jobs.with_backend, backend, timeout=300):
         assert ratio <= 2
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.hosts.diffusers.page import Found
 from tests.hosts.xfuser import uses
 from tests.hosts.xfuser.uses import USES, Kind
 from tests.support.families import FAMILIES
@@ -45,8 +46,11 @@ ALL = [
 
 
 @pytest.mark.parametrize(("use", "family"), ALL)
-def test_right_or_refused(ranks: RankPool, use: str, family: str) -> None:
+def test_right_or_refused(ranks: RankPool, found: Found, use: str, family: str) -> None:
     outcome = uses.outcome_of(ranks, use, family, "diffusers")
     print(f"{USES[use].title}, {family}: {outcome}")
     assert outcome.kind in {Kind.RIGHT, Kind.REFUSED, Kind.ABSENT}, outcome.text
     assert (use, family) not in QUICK or outcome.kind is not Kind.ABSENT, outcome.text
+    if (use, family) in QUICK:
+        said = f"refused: {outcome.text}" if outcome.kind is Kind.REFUSED else f"{outcome.error:.1e}"
+        found.uses[USES[use].title, family] = said

@@ -105,7 +105,7 @@ class Site:
 
 def spread(processor: Any, site: Site) -> Any:
     """A processor of diffusers that attends all ranks' keys; of the same name, with the same parameters."""
-    kind = getattr(type(processor), "_tokenring_plain", type(processor))
+    kind: Any = getattr(type(processor), "_tokenring_plain", type(processor))
     other = copy.copy(processor)
     other.__class__ = _spread_class(kind)
     other._tokenring_site = site

@@ -62,8 +62,8 @@ class Cut:
                 if isinstance(entry, Gather):
                     self._behind(module, partial(self._gather, entry))
                     continue
-                inputs = {name: split for name, split in entry.items() if isinstance(name, str)}
-                outputs = {name: split for name, split in entry.items() if isinstance(name, int)}
+                inputs: _Splits = {name: split for name, split in entry.items() if isinstance(name, str)}
+                outputs: _Splits = {name: split for name, split in entry.items() if isinstance(name, int)}
                 if inputs:
                     self._in_front(module, partial(self._split_inputs, inputs))
                 if outputs:
@@ -94,8 +94,7 @@ class Cut:
         self.lengths = None
 
     def _in_front(self, module: Any, change: Callable[[Any, Any, Any], Any]) -> None:
-        hook = _hook(lambda module, args, kwargs: change(module, args, kwargs))
-        self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        self._handles.append(module.register_forward_pre_hook(_hook(change), with_kwargs=True))
 
     def _behind(self, module: Any, change: Callable[[Any], Any]) -> None:
         hook = _hook(lambda module, args, output: change(output))
@@ -107,7 +106,8 @@ class Cut:
                 f"a {type(module).__name__} of a transformer that parallelize has spread over ranks was called by "
                 "itself, as ControlNets around a transformer do: call the transformer, or do without parallelize"
             )
-        given, names = list(args), _names(type(module))
+        kind: Any = type(module)
+        given, names = list(args), _names(kind)
         for name, split in entry.items():
             place = names.index(name)
             if kwargs.get(name) is not None:

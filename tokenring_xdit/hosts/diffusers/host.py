@@ -16,6 +16,7 @@ from tokenring_xdit.hosts.agreement import agree_on_arguments, noting
 from tokenring_xdit.hosts.calls import Output, join_world, spread_over_ranks, taken_back
 from tokenring_xdit.hosts.changes import refuse_offloaded
 from tokenring_xdit.hosts.diffusers.families import FAMILIES
+from tokenring_xdit.hosts.diffusers.install import Config, register
 from tokenring_xdit.hosts.diffusers.offer import compared, family_of, family_of_model, refused_options
 from tokenring_xdit.hosts.diffusers.sharding import (
     HOST,
@@ -27,7 +28,7 @@ from tokenring_xdit.hosts.diffusers.sharding import (
 )
 from tokenring_xdit.parallel import ParallelDims
 
-__all__ = ["ContextParallelConfig", "DiffusersHost", "parallelize", "spread_model", "undo"]
+__all__ = ["ContextParallelConfig", "DiffusersHost", "parallelize", "undo"]
 
 _Pipeline = TypeVar("_Pipeline")
 
@@ -38,7 +39,7 @@ _NOT_NEEDED = frozenset({"xfuser"})
 
 
 @dataclass(frozen=True)
-class ContextParallelConfig:
+class ContextParallelConfig(Config):
     """What diffusers' ``enable_parallelism`` is given for TokenRing in the place of its own ``ContextParallelConfig``.
 
     Making one attaches TokenRing to diffusers.
@@ -54,14 +55,15 @@ class ContextParallelConfig:
     """What diffusers asks every config for."""
 
     def __post_init__(self) -> None:
-        from tokenring_xdit.hosts.diffusers.install import register
-
         register()
 
-    @property
-    def dims(self) -> ParallelDims:
-        """How the ranks are divided."""
-        return ParallelDims(tokenring=self.tokenring_degree, schedule=self.schedule)
+    def apply(self, model: Any, cp_plan: Mapping[str, Any] | None) -> None:
+        """Spread a transformer over all ranks, as diffusers' ``enable_parallelism`` asks it to.
+
+        Raises:
+            TokenRingError: It refuses what was asked; the same on all ranks.
+        """
+        _spread_model(model, self, cp_plan)
 
 
 def parallelize(
@@ -92,8 +94,6 @@ def parallelize(
             degree; the pipeline is parallel already; or ``output`` is none.
         UnsupportedError: The pipeline was not compared with the single process, or its weights are offloaded already.
     """
-    from tokenring_xdit.hosts.diffusers.install import register
-
     unknown = options.keys() - {"ulysses_degree", "attention_backend"}
     if unknown:
         raise TypeError(f"parallelize() got an unexpected keyword argument {min(unknown)!r}")
@@ -126,47 +126,6 @@ def undo(pipe: Any) -> None:
     for model in models or [pipe]:
         unshard(model)
     taken_back(pipe)
-
-
-def spread_model(model: Any, config: ContextParallelConfig, cp_plan: Mapping[str, Any] | None) -> None:
-    """What ``enable_parallelism`` does with a :class:`ContextParallelConfig`; all ranks call it.
-
-    Args:
-        model: A transformer of diffusers.
-        config: How the ranks are divided.
-        cp_plan: A plan of the user's own, which is refused.
-
-    Raises:
-        TokenRingError: It refuses what was asked; the same on all ranks.
-    """
-    check_versions(_NOT_NEEDED)
-    join_world()
-    kind = type(model).__name__
-    settings, family, dims = {"host": HOST}, None, None
-    with noting() as noted:
-        dims = config.dims
-        settings |= {"degrees": str(dims)}
-        _refuse_ranks(dims)
-        family = family_of_model(kind)
-        if family is None or cp_plan is not None:
-            what = "a plan of its own" if cp_plan is not None else f"a {kind}"
-            known = sorted(each.transformer for each in FAMILIES.values())
-            raise UnsupportedError(
-                f"enable_parallelism with TokenRing was asked for {what}, which was not compared with the single "
-                f"process: leave cp_plan out, and use one of {', '.join(known)}; or use diffusers' own "
-                "ContextParallelConfig"
-            )
-        if sharding_of(model) is not None:
-            raise ConfigurationError(f"this {kind} was made parallel before: load it anew for other degrees")
-        refuse_changed(model, family)
-    if dist.get_world_size() == 1:
-        if noted.problem is not None:
-            raise noted.problem
-        return
-    agree_on_arguments({"model": kind, **settings}, noted.problem)
-    assert family is not None
-    assert dims is not None
-    shard(model, dims, family)
 
 
 class DiffusersHost:
@@ -236,6 +195,37 @@ class DiffusersHost:
         """As diffusers says."""
         device: torch.device = pipe._execution_device
         return device
+
+
+def _spread_model(model: Any, config: ContextParallelConfig, cp_plan: Mapping[str, Any] | None) -> None:
+    check_versions(_NOT_NEEDED)
+    join_world()
+    kind = type(model).__name__
+    settings, family, dims = {"host": HOST}, None, None
+    with noting() as noted:
+        dims = ParallelDims(tokenring=config.tokenring_degree, schedule=config.schedule)
+        settings |= {"degrees": str(dims)}
+        _refuse_ranks(dims)
+        family = family_of_model(kind)
+        if family is None or cp_plan is not None:
+            what = "a plan of its own" if cp_plan is not None else kind
+            known = sorted(each.transformer for each in FAMILIES.values())
+            raise UnsupportedError(
+                f"enable_parallelism with TokenRing was asked for {what}, which was not compared with the single "
+                f"process: leave cp_plan out, and use one of {', '.join(known)}; or use diffusers' own "
+                "ContextParallelConfig"
+            )
+        if sharding_of(model) is not None:
+            raise ConfigurationError(f"this {kind} was made parallel before: load it anew for other degrees")
+        refuse_changed(model, family)
+    if dist.get_world_size() == 1:
+        if noted.problem is not None:
+            raise noted.problem
+        return
+    agree_on_arguments({"model": kind, **settings}, noted.problem)
+    assert family is not None
+    assert dims is not None
+    shard(model, dims, family)
 
 
 def _refuse_ranks(dims: ParallelDims) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import wraps
 from typing import Any
@@ -10,9 +11,22 @@ from tokenring_xdit.hosts import caches
 from tokenring_xdit.hosts.diffusers.attention import DISPATCH, answer_dispatch
 from tokenring_xdit.hosts.installation import INSTALLATION
 
-__all__ = ["register"]
+__all__ = ["Config", "register"]
 
 _HOST = "diffusers"
+
+
+class Config(ABC):
+    """What ``enable_parallelism`` of a model takes beside diffusers' own configs."""
+
+    @abstractmethod
+    def apply(self, model: Any, cp_plan: Mapping[str, Any] | None) -> None:
+        """Spread a model over ranks; all ranks call it.
+
+        Args:
+            model: A model of diffusers.
+            cp_plan: Where the user wants it to be cut.
+        """
 
 
 def register() -> None:
@@ -28,17 +42,13 @@ def register() -> None:
 
 def take_our_config(modeling: Any) -> None:
     """Let ``enable_parallelism`` of a model take :class:`~tokenring_xdit.ContextParallelConfig`."""
-    from tokenring_xdit.hosts.diffusers.host import ContextParallelConfig, spread_model
-
     mixin = modeling.ModelMixin
-    original = getattr(mixin, "enable_parallelism", _no_parallelism)
+    original: Any = getattr(mixin, "enable_parallelism", _no_parallelism)
 
     @wraps(original)
-    def enable_parallelism(
-        self: Any, *, config: Any, cp_plan: Mapping[str, Any] | None = None, **options: Any
-    ) -> None:
-        if isinstance(config, ContextParallelConfig):
-            spread_model(self, config, cp_plan)
+    def enable_parallelism(self: Any, *, config: Any, cp_plan: Mapping[str, Any] | None = None, **options: Any) -> None:
+        if isinstance(config, Config):
+            config.apply(self, cp_plan)
         elif cp_plan is None:
             original(self, config=config, **options)
         else:

@@ -72,7 +72,9 @@ class DiffusersSharding(Sharded):
     def enter(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Cut what the model is given."""
         self._call = tuple((name, _shape(name, value)) for name, value in arguments.items())
-        RUNNING.together = Together(dist.group.WORLD, dist.get_rank(), None)
+        world = dist.group.WORLD
+        assert world is not None
+        RUNNING.together = Together(world, dist.get_rank(), None)
         return self._cut.begin(arguments)
 
     def leave(self) -> None:

@@ -7,7 +7,10 @@ from tokenring_xdit.hosts.diffusers.family import DiffusersFamily, Gather, Split
 __all__ = ["FAMILY"]
 
 _PROCESSORS = ("HunyuanVideoAttnProcessor2_0",)
-_SEQUENCES = {"hidden_states": Split(1, once=True), "encoder_hidden_states": Split(1, once=True)}
+_SEQUENCES: dict[str | int, Split | tuple[Split, ...]] = {
+    "hidden_states": Split(1, once=True),
+    "encoder_hidden_states": Split(1, once=True),
+}
 _MASK = Split(3, parts=("hidden_states", "encoder_hidden_states"))
 
 FAMILY = DiffusersFamily(

@@ -1,4 +1,4 @@
-"""Lumina-Image 2.0: text and picture are one sequence behind the refiners, with a mask where prompts differ in length."""
+"""Lumina-Image 2.0: text and picture are one sequence behind the refiners, with a mask where prompts differ."""
 
 from __future__ import annotations
 
