@@ -1,6 +1,6 @@
 """The long description: README.md, where links to files of the repository become the names of these files.
 
-An index of packages shows the description away from the repository, so that relative links lead nowhere there. All other
+An index of packages shows the description away from the repository, where relative links lead nowhere. All other
 metadata is in pyproject.toml.
 """
 
