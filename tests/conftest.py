@@ -22,8 +22,9 @@ settings.load_profile("tests")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--support FILE``: where the support matrix goes; ``--support-uses FILE``: where its section on uses goes.
 
-    ``--support-diffusers FILE``: where what was found of the diffusers host goes. ``--uses-log FILE``: what was found of uses, so that a run of an hour may be divided. ``--compatibility FILE``:
-    where the versions that a whole run passed with go.
+    ``--support-diffusers FILE``: where what was found of the diffusers host goes. ``--uses-log FILE``: what was found
+    of uses, so that a run of an hour may be divided. ``--compatibility FILE``: where the versions that a whole run
+    passed with go.
     """
     parser.addoption("--support", metavar="FILE", help="write the support matrix that the tests of marker matrix found")
     parser.addoption(

@@ -24,7 +24,7 @@ from tokenring_xdit.hosts.processors import ProcessorSlot, settle
 from tokenring_xdit.hosts.running import RUNNING
 from tokenring_xdit.hosts.weights import Weights
 
-__all__ = ["Sharded", "put_in_place", "refuse_changed", "sharded_of", "taken_out"]
+__all__ = ["Sharded", "put_in_place", "refuse_changed", "sharded_of", "spread_elsewhere", "taken_out"]
 
 _ATTRIBUTE = "_tokenring_sharding"
 
@@ -129,6 +129,12 @@ def sharded_of(model: Any) -> Sharded | None:
     """How a model is shared out, also where ``torch.compile`` has wrapped it; ``None`` if it is not."""
     found: Sharded | None = getattr(getattr(model, "_orig_mod", model), _ATTRIBUTE, None)
     return found
+
+
+def spread_elsewhere(pipe: Any, host: str) -> str | None:
+    """Why a host cannot spread a pipeline any more whose transformer another one spread, in a clause; or ``None``."""
+    found = sharded_of(getattr(pipe, "transformer", None))
+    return None if found is None or found.host == host else f"{found.host} has spread its transformer already"
 
 
 def put_in_place(model: Any, sharded: Sharded, parent: Any, methods: Mapping[str, Any]) -> None:

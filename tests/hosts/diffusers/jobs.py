@@ -211,6 +211,9 @@ def refusals() -> dict[str, str]:
     said["other host"] = said_to(lambda: parallelize(other_pipeline(other), tokenring_degree=ranks, host="xfuser"))
     from diffusers.models.attention_dispatch import attention_backend
 
+    for processor in other.transformer.attn_processors.values():
+        processor._attention_backend = None  # which was set above
+
     def inside() -> None:
         with attention_backend("_native_math"):
             other(**inputs(Case("flux"), {}))

@@ -14,8 +14,8 @@ Written by the tests, never by hand:
     bash scripts/test.sh tests/hosts/diffusers -m 'not cuda and not matrix' --support-diffusers docs/diffusers.md
 
 A number is the largest difference of the latents to the unmodified pipeline in one process, fp32, relative to their
-largest value; more than 1e-5 fails the test. Queries are scaled up, so that attention is far from uniform. Small models of the
-true classes, gloo ranks on a CPU.
+largest value; more than 1e-5 fails the test. Queries are scaled up in the first table, so that attention is far from
+uniform. Small models of the true classes, gloo ranks on a CPU.
 """
 
 

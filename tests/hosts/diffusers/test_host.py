@@ -38,7 +38,7 @@ def test_what_was_not_compared_is_refused_in_a_sentence(ranks: RankPool) -> None
     assert first == second
     assert all("\n" not in said for said in first.values())
     for what, words in {
-        "backend before": "'_native_math' was chosen",
+        "backend before": "set_attention_backend('_native_math') would be without effect",
         "pipeline": "was asked for in SanaPipeline",
         "degree": "tokenring_degree=3 is 3 ranks, and 2 were started",
         "ulysses": "it has no ulysses_degree=2",

@@ -11,6 +11,7 @@ from packaging.version import Version
 from tokenring_xdit.hosts.base import Offer
 from tokenring_xdit.hosts.diffusers.families import FAMILIES
 from tokenring_xdit.hosts.diffusers.family import DiffusersFamily
+from tokenring_xdit.hosts.sharding import spread_elsewhere
 
 __all__ = ["compared", "family_of", "family_of_model", "offer", "refused_options"]
 
@@ -43,7 +44,7 @@ def offer(pipe: Any, options: Mapping[str, Any]) -> Offer:
         return Offer(refusal=f"{name} was not compared with it")
     if Version(version("diffusers")) < Version(family.since):
         return Offer(refusal=f"the installed diffusers {version('diffusers')} cannot cut its transformer")
-    return Offer(refusal=refused_options(options))
+    return Offer(refusal=spread_elsewhere(pipe, "diffusers") or refused_options(options))
 
 
 def refused_options(options: Mapping[str, Any]) -> str | None:

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from tokenring_xdit.hosts.base import Offer
+from tokenring_xdit.hosts.sharding import spread_elsewhere
 from tokenring_xdit.hosts.xfuser.families import FAMILIES
 
 __all__ = ["offer"]
@@ -27,7 +28,7 @@ def offer(pipe: Any, options: Mapping[str, Any]) -> Offer:
     if family is None:
         return Offer(refusal=f"{name} was not compared with it")
     mended = len(import_module(family.repairs).HOOKS) if family.repairs is not None else 0
-    return Offer(repairs=mended + len(family.lora))
+    return Offer(repairs=mended + len(family.lora), refusal=spread_elsewhere(pipe, "xfuser"))
 
 
 def _installed() -> bool:
