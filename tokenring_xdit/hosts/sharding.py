@@ -97,7 +97,7 @@ class Sharded(ABC):
             _refuse_arguments(self.kind.__name__, arguments)
             self.refuse(model, arguments)
         agree_on_inputs(self.kind.__name__, arguments, noted.problem)
-        return self.enter(arguments)
+        return self.enter(model, arguments)
 
     @outside_graphs
     def end(self) -> None:
@@ -113,8 +113,12 @@ class Sharded(ABC):
         """
 
     @abstractmethod
-    def enter(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    def enter(self, model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
         """All ranks have agreed on a call: say so to what looks at :data:`RUNNING`.
+
+        Args:
+            model: The model.
+            arguments: What it is given.
 
         Returns:
             The arguments that this rank computes with.
@@ -184,7 +188,11 @@ def taken_out(model: Any) -> Sharded:
     Raises:
         UnsupportedError: Something holds on to the forward of the class that it had meanwhile.
     """
-    _refuse_held_forward(model, "after parallelize", "remove that first")
+    if "forward" in vars(model):
+        raise UnsupportedError(
+            f"the forward of the {type(model).__name__} was replaced after parallelize (by group offloading or a hook "
+            "of accelerate, say), and holds on to what parallelize made of it: remove that first"
+        )
     sharded: Sharded = getattr(model, _ATTRIBUTE)
     model.__class__ = sharded.kind
     delattr(model, _ATTRIBUTE)
@@ -210,18 +218,14 @@ def refuse_changed(model: Any, known: set[str], slots: Callable[[], Sequence[Pro
         )
     refuse_changes(model, kind)
     settle(slots(), replace=False)
-    _refuse_held_forward(model, "before parallelize", "call parallelize first, and do that after it")
+    if "forward" in vars(model):
+        raise UnsupportedError(
+            f"the forward of the {kind} was replaced before parallelize (by group offloading or a hook of accelerate, "
+            "say), and would compute the whole on every rank: call parallelize first, and do that after it"
+        )
     if getattr(model, "_compiled_call_impl", None) is not None:
         raise UnsupportedError(
             f"the {kind} was compiled before parallelize: call parallelize first, and compile after it"
-        )
-
-
-def _refuse_held_forward(model: Any, when: str, instead: str) -> None:
-    if "forward" in vars(model):
-        raise UnsupportedError(
-            f"the forward of the {type(model).__name__} was replaced {when} (by group offloading or a hook of "
-            f"accelerate, say), and would compute the whole on every rank: {instead}"
         )
 
 

@@ -51,29 +51,36 @@ class Cut:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._handles: list[Any] = []
+        self._hooked: list[Any] = []
         self.lengths: dict[str, int] | None = None
 
     def hook(self, model: Any) -> None:
-        """Cut and gather from now on."""
-        for pattern, entry in self._plan.items():
-            if not pattern:
-                continue  # what the model itself is given: see begin
-            for _, module in named(model, pattern):
-                if isinstance(entry, Gather):
-                    self._behind(module, partial(self._gather, entry))
-                    continue
-                inputs: _Splits = {name: split for name, split in entry.items() if isinstance(name, str)}
-                outputs: _Splits = {name: split for name, split in entry.items() if isinstance(name, int)}
-                if inputs:
-                    self._in_front(module, partial(self._split_inputs, inputs))
-                if outputs:
-                    self._behind(module, partial(self._split_outputs, outputs))
+        """Cut and gather from now on; again where an adapter has put a layer of its own round one since."""
+        # What the model itself is given is cut by begin.
+        found = [
+            (module, entry) for pattern, entry in self._plan.items() if pattern for _, module in named(model, pattern)
+        ]
+        if [id(module) for module, _ in found] == [id(module) for module in self._hooked]:
+            return
+        self.unhook()
+        self._hooked = [module for module, _ in found]
+        for module, entry in found:
+            if isinstance(entry, Gather):
+                self._behind(module, partial(self._gather, entry))
+                continue
+            inputs: _Splits = {name: split for name, split in entry.items() if isinstance(name, str)}
+            outputs: _Splits = {name: split for name, split in entry.items() if isinstance(name, int)}
+            if inputs:
+                self._in_front(module, partial(self._split_inputs, inputs))
+            if outputs:
+                self._behind(module, partial(self._split_outputs, outputs))
 
     def unhook(self) -> None:
         """Leave the model as it was."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._hooked.clear()
 
     def begin(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """A call of the model begins.

@@ -69,8 +69,9 @@ class DiffusersSharding(Sharded):
             )
         _refuse_backends(self.slots, model)
 
-    def enter(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    def enter(self, model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
         """Cut what the model is given."""
+        self._cut.hook(model)
         self._call = tuple((name, _shape(name, value)) for name, value in arguments.items())
         world = dist.group.WORLD
         assert world is not None

@@ -45,7 +45,7 @@ class Sharding(Sharded):
             self._cut.hook(model)
         put_in_place(model, self, parent, {"set_attention_backend": _set_attention_backend})
 
-    def enter(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    def enter(self, model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
         """Put xfuser's groups in their places, and say what the call is about."""
         from xfuser.core.distributed import get_sequence_parallel_rank, get_sp_group
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from tokenring_xdit.hosts.base import Pipeline
 from tokenring_xdit.hosts.diffusers.family import DiffusersFamily, Gather, Split
 
 __all__ = ["FAMILY"]
@@ -10,9 +9,9 @@ __all__ = ["FAMILY"]
 _PROCESSORS = ("LTXVideoAttnProcessor",)
 
 FAMILY = DiffusersFamily(
-    pipelines=(Pipeline(name="LTXPipeline"),),
+    pipelines=(),
     transformer="LTXVideoTransformer3DModel",
-    compared=(),
+    compared=("LTXPipeline",),
     spread={"transformer_blocks.*.attn1": _PROCESSORS},
     local={"transformer_blocks.*.attn2": _PROCESSORS},
     # diffusers' plan cuts the text too, whose few keys every rank's many queries would have to reach
