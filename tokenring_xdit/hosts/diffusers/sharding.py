@@ -54,6 +54,15 @@ class DiffusersSharding(Sharded):
         """What answers one of its attention modules."""
         return Site(f"{name} of the {self.kind.__name__}", self.dims.sequence_schedule, lambda: self._call)
 
+    def check(self, model: Any) -> None:
+        """Refuse, beside what every host does, feed-forward in chunks of tokens: ranks differ in how many they have."""
+        super().check(model)
+        if any(getattr(m, "_chunk_size", None) and getattr(m, "_chunk_dim", 0) == 1 for m in model.modules()):
+            raise UnsupportedError(
+                f"enable_forward_chunking(dim=1) was called for the {self.kind.__name__}, whose tokens the chunks need "
+                "not divide on every rank: use dim=0, or disable_forward_chunking()"
+            )
+
     def refuse(self, model: Any, arguments: Mapping[str, Any]) -> None:
         """Refuse arguments and kernels that were not compared."""
         if INSTALLATION.undone:
