@@ -49,8 +49,10 @@ def test_a_record_comes_before_it() -> None:
 
 
 def test_without_any_it_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match=r"no plan of how to cut it: use diffusers >= 0.36, or host='xfuser'"):
-        plan_of(type("New", (), {}), family(since="0.36"))
+    with pytest.raises(
+        UnsupportedError, match=r"no plan of how to cut it any more: use diffusers 0.42, or host='xfuser'"
+    ):
+        plan_of(type("New", (), {}), family())
 
 
 def test_modules_are_found_by_their_names() -> None:

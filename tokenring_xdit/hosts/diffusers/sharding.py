@@ -18,6 +18,7 @@ from tokenring_xdit.hosts.caches import Together
 from tokenring_xdit.hosts.diffusers.attention import DISPATCH, KERNELS_OF_BACKENDS, Site, plain, spread
 from tokenring_xdit.hosts.diffusers.cut import Cut
 from tokenring_xdit.hosts.diffusers.family import DiffusersFamily
+from tokenring_xdit.hosts.diffusers.offer import too_old
 from tokenring_xdit.hosts.diffusers.plan import named, plan_of
 from tokenring_xdit.hosts.installation import INSTALLATION
 from tokenring_xdit.hosts.processors import ProcessorSlot, settle
@@ -146,6 +147,11 @@ def refuse_changed(model: Any, family: DiffusersFamily) -> None:
     Raises:
         UnsupportedError: It is none of diffusers' own, or something was done to it that was not compared.
     """
+    reason = too_old(family)
+    if reason is not None:
+        raise UnsupportedError(
+            f"host='{HOST}' was asked for, and {reason}: use diffusers >= {family.since}, or host='xfuser'"
+        )
     sharding.refuse_changed(model, {family.transformer}, lambda: list(_slots(model, family, None)))
     plan_of(type(model), family)
     for name, values in family.config.items():
