@@ -177,7 +177,7 @@ def _now(device: torch.device) -> float:
 
 def bytes_sent(group: dist.ProcessGroup | None = None) -> int:
     """Payload bytes that this rank has sent for attention over ``group`` since the program started."""
-    return RingGroup.of(group).transport.bytes_sent
+    return RingGroup.of(group).bytes_sent
 
 
 def _spec(
