@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -30,7 +31,9 @@ PROBLEM = Problem((3, 4, 3, 5), (4, 3, 5, 3), 4, 4, 4)
 def laid_out(
     name: str, problem: Problem = PROBLEM, *, wide: int = 1, in_order: bool = False, mask: Mask = Mask.FULL
 ) -> tuple[tuple[RankProgram, ...], list[Footprint], Landings]:
-    schedule = replace(build(name, problem.ranks, mask, heads=problem.heads).schedule, wide=wide)
+    schedule = replace(
+        build(name, problem.ranks, mask, heads=math.gcd(problem.heads, problem.kv_heads)).schedule, wide=wide
+    )
     programs = lower(schedule, problem, in_order=in_order)
     memory = [footprint(program, problem.element_bytes, problem.partial_bytes) for program in programs]
     return programs, memory, landings(programs, memory)

@@ -2,8 +2,8 @@
 
 An area is memory without a name (``memfd_create``): the others open it by what ``/proc`` says of its owner's files, and
 it is gone with the last process that has it, whichever way that ends. It begins with numbers that one rank writes and
-others read. On x86-64 a write of eight bytes is seen whole, and writes are seen in their order; other processors are not asked to do
-so much. Who waits sleeps in the kernel (``futex``), because ranks may share cores.
+others read. On x86-64 a write of eight bytes is seen whole, and writes are seen in their order; other processors are
+not asked to do so much. Who waits sleeps in the kernel (``futex``), because ranks may share cores.
 """
 
 from __future__ import annotations
