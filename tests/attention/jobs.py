@@ -479,11 +479,3 @@ def call_in_lopsided_groups() -> tuple[str, str]:
         except TokenRingError as error:
             return "ran", f"{type(error).__name__}: {error}"
     return "ran", "ran"
-
-
-def transport_taken() -> str:
-    """What carries a call where nothing is asked for."""
-    from tokenring_xdit.attention.groups import RingGroup
-
-    without_keys()
-    return type(RingGroup.of().transport).__name__

@@ -312,12 +312,13 @@ def carried(own: Rank, network: str | None) -> None:
 
 
 def wants(own: Rank, mine: str, others: str) -> None:
-    """Rank 1 asks for another transport than the others, and for what all can have afterwards."""
+    """Rank 1 asks for another transport than the others, and for the same afterwards, first one, then the other."""
     with mock.patch.dict(os.environ, {choice.TRANSPORT_VARIABLE: mine if own.rank == 1 else others}):
         own.try_to(lambda: attend(own, 1))
-    with mock.patch.dict(os.environ, {choice.TRANSPORT_VARIABLE: choice.Wanted.SYMMETRIC.value}):
-        own.try_to(lambda: attend(own, 2))
-    own.say(type(RingGroup.of().transport).__name__)
+    for call, wanted in enumerate((choice.Wanted.SYMMETRIC, choice.Wanted.PROCESS_GROUPS), 2):
+        with mock.patch.dict(os.environ, {choice.TRANSPORT_VARIABLE: wanted.value}):
+            own.try_to(lambda call=call: attend(own, call, cache_key="same"))
+        own.say(type(RingGroup.of().transport).__name__)
 
 
 def cannot_open(own: Rank, when: str) -> None:

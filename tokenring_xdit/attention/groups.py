@@ -39,7 +39,7 @@ class RingGroup(Rounds):
     """What this package keeps for a process group.
 
     Attributes:
-        transport: What carries the messages of programs; of its kind on all ranks once they have made ready.
+        transport: What carries the messages of programs, since they were made ready for.
         messages: What carries messages beside programs, once its channels are open; the same where no memory is shared.
         kept: What rooms above keep for this group, by its type.
     """
@@ -50,7 +50,8 @@ class RingGroup(Rounds):
         rank, world_size = dist.get_rank(group), dist.get_world_size(group)
         self.messages: ProcessGroupTransport = GlooTransport(rank, world_size, torch.device("cpu"), self._wait)
         self.transport: ProcessGroupTransport | SymmetricTransport = self.messages
-        self._chosen = world_size == 1
+        self._symmetric: SymmetricTransport | None = None
+        self._tried = False  # whether the ranks have tried to share memory
         super().__init__(group)
 
     def begin(self) -> None:
@@ -65,8 +66,7 @@ class RingGroup(Rounds):
     @property
     def bytes_sent(self) -> int:
         """Payload bytes that this rank has handed over so far."""
-        beside = 0 if self.messages is self.transport else self.messages.bytes_sent
-        return self.transport.bytes_sent + beside
+        return self.messages.bytes_sent + (self._symmetric.bytes_sent if self._symmetric is not None else 0)
 
     @classmethod
     def of(cls, group: dist.ProcessGroup | None = None) -> RingGroup:
@@ -116,6 +116,7 @@ class RingGroup(Rounds):
         if isinstance(report, CallSpec) and key is not None:
             known = self._agreed.get((key, report))
             if known and not (self._watch is not None and self._watch.knows_refusal(self)):
+                self.make_ready(channels, device, report.transport)
                 return known
         elif isinstance(report, str) and self._agreed:
             # Ranks that call with a key would not listen.
@@ -123,7 +124,7 @@ class RingGroup(Rounds):
             self._publish(sentence, call=self.call, refused=True)
         layout = self._agree(report, key)
         assert isinstance(report, CallSpec)  # a refusal has raised on all ranks
-        self.make_ready(channels, device)
+        self.make_ready(channels, device, report.transport)
         self._settled = True
         if key is not None:
             self._agreed[key, report] = layout
@@ -157,22 +158,28 @@ class RingGroup(Rounds):
             work.wait()
         self.waiting = None
 
-    def make_ready(self, channels: tuple[Channel, ...], device: torch.device) -> None:
+    def make_ready(self, channels: tuple[Channel, ...], device: torch.device, asked: str) -> None:
         """Have what carries the programs of some schedules ready, on all ranks together.
 
+        Args:
+            channels: Those of the schedules.
+            device: Where the tensors are.
+            asked: What the ranks have agreed to ask for, a value of :class:`Wanted`.
+
         Raises:
-            AgreementError: The ranks were asked to use different transports; the same on all of them.
             CommunicationError: A rank did not come, or failed.
         """
-        if not self._chosen and device.type == "cpu":
-            self._share_memory()
+        symmetric = asked == Wanted.SYMMETRIC.value and self.world_size > 1
+        if symmetric and not self._tried:
+            self._symmetric, self._tried = self._share_memory(device), True
+        self.transport = self._symmetric if symmetric and self._symmetric is not None else self.messages
         if self.transport is self.messages:
             self.open(channels, device)
-        self._chosen = True
+            self.transport = self.messages
 
-    def _share_memory(self) -> None:
-        """Have programs go over memory that the ranks share, where they can."""
-        own = Standpoint.own(self._watch.space if self._watch is not None else None)
+    def _share_memory(self, device: torch.device) -> SymmetricTransport | None:
+        """Memory that the ranks share; ``None``, and a line that says why, where they cannot."""
+        own = Standpoint.own(self._watch.space if self._watch is not None else None, device.type)
         found = [Standpoint(*each) for each in self.swap_within_call(tuple(own))]
         why_not = why_not_shared(found, self.names)
         if why_not is None:
@@ -182,16 +189,14 @@ class RingGroup(Rounds):
             except Broken as error:
                 why_not = str(error)
             else:
-                self.transport = SymmetricTransport(area, self._wait_here, lambda: self._bound().total_seconds())
-                self.transport.call = self.call
-        if why_not is not None and self.rank == 0:
-            asked = own.wanted == Wanted.SYMMETRIC.value
-            log.log(
-                logging.WARNING if asked else logging.INFO,
-                "attention of ranks %s goes over process groups, not over shared memory: %s",
-                self.peers,
-                why_not,
+                shared = SymmetricTransport(area, self._wait_here, lambda: self._bound().total_seconds())
+                shared.call = self.call
+                return shared
+        if self.rank == 0:
+            log.warning(
+                "attention of ranks %s goes over process groups, not over shared memory: %s", self.peers, why_not
             )
+        return None
 
     def open(self, channels: tuple[Channel, ...], device: torch.device) -> None:
         """Create channels on all ranks together, as a schedule may give a rank nothing to do on one.
@@ -209,11 +214,8 @@ class RingGroup(Rounds):
         first = self._new_group(channel.value)
         if not self.messages.groups:
             kind = NcclTransport if first._get_backend(device).supports_coalescing else GlooTransport
-            carries_programs = self.transport is self.messages
             self.messages = kind(self.rank, self.world_size, device, self._wait)
             self.messages.call = self.call
-            if carries_programs:
-                self.transport = self.messages
         self.messages.open(channel.value, first, self._new_group)
 
     def _agree(self, report: CallSpec | str, key: Hashable | None) -> Layout:
@@ -242,12 +244,14 @@ class RingGroup(Rounds):
         return [] if self.messages.in_order else self.messages.groups
 
     def _abort(self) -> None:
-        self.transport.abort()
         self.messages.abort()
+        if self._symmetric is not None:
+            self._symmetric.abort()
 
     def _close(self) -> None:
-        self.transport.close()
         self.messages.close()
+        if self._symmetric is not None:
+            self._symmetric.close()
 
 
 def clear_buffers() -> None:

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.attention.trouble import SEPARATE, cannot_open, carried, mapped, run, wants
-from tests.support.ranks import RankPool
 from tokenring_xdit.attention.transport.choice import TRANSPORT_VARIABLE, Standpoint, wanted, why_not_shared
-from tokenring_xdit.errors import AgreementError, ConfigurationError
+from tokenring_xdit.errors import ConfigurationError
 
-HERE = Standpoint("symmetric", "boot pid:[1]", "net:[1]", None)
+HERE = Standpoint("boot pid:[1]", "net:[1]", None)
 
 
 @pytest.mark.parametrize(
@@ -37,17 +36,10 @@ def test_nobody_shares_who_does_not_know_where_he_is() -> None:
     assert why_not_shared([nowhere, nowhere], ["0", "1"]) is not None
 
 
-def test_process_groups_can_be_asked_for() -> None:
-    asked = HERE._replace(wanted="process-groups")
-    assert why_not_shared([asked, asked], ["0", "1"]) == "TOKENRING_TRANSPORT=process-groups"
-    with pytest.raises(AgreementError, match="rank 0 has TOKENRING_TRANSPORT=symmetric and rank 1 process-groups: set"):
-        why_not_shared([HERE, asked], ["0", "1"])
-
-
 def test_what_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TRANSPORT_VARIABLE, "pigeons")
     with pytest.raises(
-        ConfigurationError, match=r"TRANSPORT='pigeons' is no transport: there are auto, symmetric, pro"
+        ConfigurationError, match=r"TRANSPORT='pigeons' is no transport: there are process-groups, symm"
     ):
         wanted()
 
@@ -76,7 +68,7 @@ def test_ranks_that_want_different_things_are_told(tmp_path: Path) -> None:
         for rank in run(3, wants, mine, "symmetric", folder=tmp_path, awaited=(0, 1, 2)):
             refused, *rest = rank.lines
             assert refused.startswith("AgreementError: ") and mine in refused, refused
-            assert rest == ["right", "SymmetricTransport"]
+            assert rest == ["right", "SymmetricTransport", "right", "GlooTransport"]
 
 
 @pytest.mark.ranks
@@ -100,10 +92,3 @@ def test_nothing_is_left_of_memory_whose_ranks_are_gone(tmp_path: Path) -> None:
         assert rank.lines[1] == f"{[['/memfd:tokenring', '(deleted)']] * 3}"
     assert not {file for file in {*Path("/dev/shm").iterdir()} - before if "tokenring" in file.name}
     assert not [rank.pid for rank in said if Path(f"/proc/{rank.pid}").exists()]
-
-
-def test_the_pool_of_ranks_shares_memory(ranks: RankPool) -> None:
-    """As users' ranks do by default; tests of process groups ask for those."""
-    from tests.attention.jobs import transport_taken
-
-    assert ranks.run(2, transport_taken) == ["SymmetricTransport"] * 2

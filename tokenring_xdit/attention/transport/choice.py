@@ -12,7 +12,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from tokenring_xdit.attention.transport.shared_memory import network_space, unsupported
-from tokenring_xdit.errors import AgreementError, ConfigurationError
+from tokenring_xdit.errors import ConfigurationError
 
 __all__ = ["TRANSPORT_VARIABLE", "Standpoint", "Wanted", "wanted", "why_not_shared"]
 
@@ -23,37 +23,36 @@ TRANSPORT_VARIABLE = "TOKENRING_TRANSPORT"
 class Wanted(Enum):
     """What is asked for."""
 
-    AUTO = "auto"
-    """On processors shared memory where that can be; on GPUs NCCL."""
-    SYMMETRIC = "symmetric"
-    """Memory that all ranks of a group can reach, and a warning where that cannot be."""
     PROCESS_GROUPS = "process-groups"
-    """Gloo or NCCL."""
+    """Gloo or NCCL: what is taken where nothing is asked for."""
+    SYMMETRIC = "symmetric"
+    """Memory that all ranks of a group reach; process groups, with a line that says why, where there is none."""
 
 
 class Standpoint(NamedTuple):
     """What a rank tells the others of where it is, plain data.
 
     Attributes:
-        wanted: What it was asked for.
         processes: What two ranks have in common that see each other in ``/proc``; ``None`` where that is not known.
         network: What two ranks have in common that see the same network.
         why_not: Why it cannot share memory with anybody.
     """
 
-    wanted: str
     processes: str | None
     network: str | None
     why_not: str | None
 
     @classmethod
-    def own(cls, processes: str | None) -> Standpoint:
+    def own(cls, processes: str | None, device: str) -> Standpoint:
         """That of this process.
 
         Args:
             processes: What is known of the processes that it sees.
+            device: Type of the device where the tensors are.
         """
-        return cls(wanted().value, processes, network_space(), unsupported())
+        if device != "cpu":
+            return cls(processes, network_space(), f"it is for processors so far, not for {device}")
+        return cls(processes, network_space(), unsupported())
 
 
 def wanted() -> Wanted:
@@ -62,7 +61,7 @@ def wanted() -> Wanted:
     Raises:
         ConfigurationError: For something that does not exist.
     """
-    text = os.environ.get(TRANSPORT_VARIABLE, Wanted.AUTO.value)
+    text = os.environ.get(TRANSPORT_VARIABLE, Wanted.PROCESS_GROUPS.value)
     try:
         return Wanted(text)
     except ValueError:
@@ -76,19 +75,8 @@ def why_not_shared(standpoints: Sequence[Standpoint], names: Sequence[str]) -> s
     Args:
         standpoints: Of each of them.
         names: What to call them.
-
-    Raises:
-        AgreementError: They were asked for different things.
     """
     first = standpoints[0]
-    for name, other in zip(names, standpoints, strict=True):
-        if other.wanted != first.wanted:
-            raise AgreementError(
-                f"rank {names[0]} has {TRANSPORT_VARIABLE}={first.wanted} and rank {name} {other.wanted}: set it alike "
-                "on all ranks"
-            )
-    if first.wanted == Wanted.PROCESS_GROUPS.value:
-        return f"{TRANSPORT_VARIABLE}={first.wanted}"
     for name, other in zip(names, standpoints, strict=True):
         if other.why_not is not None:
             return f"rank {name}: {other.why_not}"
