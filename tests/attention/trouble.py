@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tests.support.reference import softmax_attention
-from tokenring_xdit.attention import exchange, fail_group, guarded, token_ring_attention
+from tokenring_xdit.attention import exchange, fail_group, groups, guarded, token_ring_attention
 from tokenring_xdit.attention import rounds as rounds_module
 from tokenring_xdit.attention import watch as watch_module
 from tokenring_xdit.attention.groups import RingGroup
@@ -330,11 +330,12 @@ def cannot_open(own: Rank, when: str) -> None:
             raise PermissionError(13, "Permission denied")
         return original(self, pid, *args)
 
+    mock.patch.object(groups, "SMALLEST", 4096).start()
     if when == "when it grows":
-        own.try_to(lambda: attend(own, 1))
+        own.try_to(lambda: attend(own, 1, 2))
     if own.rank == 1:
         mock.patch.object(SharedMemory, "_open", refused).start()
-    own.try_to(lambda: attend(own, 2, 4000))
+    own.try_to(lambda: attend(own, 2, 100))
     own.say(type(RingGroup.of().transport).__name__)
 
 

@@ -244,7 +244,8 @@ class SymmetricTransport:
             arrivals = self._expect([(parcel.peer, parcel.channel) for parcel in recvs])
             puts = [self._put(parcel.peer, parcel.channel, parcel.tensor) for parcel in sends]
             self._progress()
-        return [_Waitable(self, transfer) for transfer in (*arrivals, *puts)]
+        transfers: list[_Put | _Arrival] = [*arrivals, *puts]
+        return [_Waitable(self, transfer) for transfer in transfers]
 
     def all_gather(self, channel: str, coming: Tensor, own: Tensor) -> None:
         """Write this rank's tensor into every other one's memory, and wait for theirs."""
@@ -265,7 +266,8 @@ class SymmetricTransport:
         arrivals = self._expect([(peer, channel) for peer in peers])
         puts = [self._put(peer, channel, parts[peer]) for peer in peers]
         self._progress()
-        return [_Waitable(self, transfer) for transfer in (*arrivals, *puts)]
+        transfers: list[_Put | _Arrival] = [*arrivals, *puts]
+        return [_Waitable(self, transfer) for transfer in transfers]
 
     def wait_for(self, works: Sequence[Handle], size: int) -> None:
         """Wait for transfers.
