@@ -1,6 +1,6 @@
 """Times attention calls over shared memory and over gloo, by turns in the same ranks of this machine.
 
-``python scripts/measure_transports.py --ranks 2 --tokens 4096 --schedule token_ring``; leave the machine alone meanwhile.
+``python scripts/measure_transports.py --ranks 2 --tokens 4096 --schedule token_ring``, on an idle machine.
 ``--no-kernel`` leaves attention itself out, so that what is left is what carries blocks.
 """
 
