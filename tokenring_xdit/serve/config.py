@@ -1,0 +1,53 @@
+"""What a server serves, and within which limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenring_xdit.defaults import LARGEST_SIDE
+from tokenring_xdit.pipelines.run import RunConfig
+
+__all__ = ["Limits", "ServeConfig"]
+
+_OF_RUNS = ("prompt", "prompt_file", "image", "output")
+
+
+class ServeConfig(RunConfig):
+    """A run's config, of which a server takes the model, the degrees, and defaults for what requests leave out."""
+
+    @classmethod
+    def mistakes_between(cls, values: Mapping[str, Any]) -> list[str]:
+        """As in the base class; what a run is about comes with each request."""
+        return super().mistakes_between({**values, **dict.fromkeys(_OF_RUNS), "prompt": ("a prompt",)})
+
+    @property
+    def name(self) -> str:
+        """What clients call the model: of a folder its last name, as its place is nobody's business."""
+        return Path(self.model).name if Path(self.model).is_dir() else self.model
+
+    @property
+    def ignored(self) -> list[str]:
+        """Keys that were said and are for runs only."""
+        return [key for key in _OF_RUNS if getattr(self, key) is not None]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may ask for.
+
+    Attributes:
+        waiting: Requests that may wait for the engine.
+        pixels: Of a picture, or a frame: width times height.
+        frames: Of a video.
+        steps: Denoising steps.
+        body: Bytes of a request.
+    """
+
+    waiting: int = 16
+    pixels: int = LARGEST_SIDE**2
+    frames: int = 500
+    steps: int = 500
+    body: int = 32 * 2**20
