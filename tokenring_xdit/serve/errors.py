@@ -14,9 +14,12 @@ __all__ = ["Problem", "RefusedError", "UnavailableError", "problem_of"]
 _GONE = 499
 """Nobody is told, or whoever asked has given the request up: 409 would have OpenAI's client ask again."""
 
-_FIELD = re.compile(r"([a-z_]+)( is |:)")
-
-_FIELDS = {"width": "size", "height": "size"}
+_FIELDS = {
+    "width": "size",
+    "height": "size",
+    **{name: name for name in ("frames", "guidance", "negative_prompt", "prompt", "seed", "size", "steps")},
+}
+"""Words that messages about a request begin with, and the fields that they are about."""
 
 
 class RefusedError(TokenRingError):
@@ -89,8 +92,6 @@ def problem_of(error: Exception) -> Problem:
     if isinstance(error, LaunchError):
         return Problem(500, str(error).partition("\n(")[0], "server_error", None, "rank_failed")
     if isinstance(error, TokenRingError):
-        message = str(error)
-        found = _FIELD.match(message)
-        param = _FIELDS.get(found[1], found[1]) if found else None
-        return Problem(400, message, "invalid_request_error", param)
+        param = _FIELDS.get(re.split("[ :]", str(error), maxsplit=1)[0])
+        return Problem(400, str(error), "invalid_request_error", param)
     return Problem(500, "the server failed; its log says why", "server_error", None, "internal_error")

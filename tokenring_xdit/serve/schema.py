@@ -59,8 +59,6 @@ _KINDS = {
 _BOUNDS = {
     "greater_than_equal": ("ge", "at least"),
     "less_than_equal": ("le", "at most"),
-    "string_too_short": ("min_length", "of at least"),
-    "string_too_long": ("max_length", "of at most"),
 }
 
 
@@ -83,8 +81,13 @@ def refused(details: Sequence[Any], known: Sequence[str]) -> RefusedError:
         return RefusedError(f"{field}: is missing", field, code="missing_field")
     if kind in _BOUNDS:
         bound, words = _BOUNDS[kind]
-        unit = " characters" if kind.startswith("string") else ""
-        text = f"{field}: {shown(value)} is not allowed; it has to be {words} {context[bound]}{unit}"
+        text = f"{field}: {shown(value)} is not allowed; it has to be {words} {context[bound]}"
+    elif kind == "string_too_short":
+        text = f"{field}: is empty"
+    elif kind == "string_too_long":
+        text = f"{field}: has {len(value)} characters; {context['max_length']} are the most"
+    elif kind == "string_unicode":
+        text = f"{field}: has a character that Unicode does not have"
     elif kind == "literal_error":
         text = f"{field}: {shown(value)} is not allowed; it has to be {context['expected']}"
     elif kind == "finite_number":
