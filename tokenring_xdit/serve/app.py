@@ -42,7 +42,7 @@ def application(office: Office, key: str | None) -> FastAPI:
     app.include_router(image_routes(office))
     app.add_middleware(Guard, key=key, most=office.desk.limits.body)
     _answer_errors(app, office)
-    app.openapi = lambda: _described(app)  # type: ignore[method-assign]
+    app.openapi = lambda: _described(app)
     return app
 
 
@@ -136,8 +136,8 @@ def _answer_errors(app: FastAPI, office: Office) -> None:
         text = words.get(status, default if status == 400 else str(error.detail))
         return await answer(request, RefusedError(text, status=status))
 
-    app.add_exception_handler(RequestValidationError, invalid)  # type: ignore[arg-type]
-    app.add_exception_handler(HTTPException, other)  # type: ignore[arg-type]
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, other)
     app.add_exception_handler(TokenRingError, answer)
     app.add_exception_handler(Exception, answer)
 
