@@ -59,3 +59,11 @@ def test_a_hang_is_known_after_a_minute_or_twenty_times_what_was_expected() -> N
     assert hang_limit(0.5, 1800) == 60
     assert hang_limit(10, 1800) == 200
     assert hang_limit(1000, 1800) == 1800
+
+
+def test_a_size_that_is_not_known_teaches_and_is_told_nothing() -> None:
+    forecast = Forecast()
+    forecast.learn(0, 1.0, 1.0)
+    assert forecast.seconds(64**2, 2) is None
+    forecast.learn(64**2, 1.0, 1.0)
+    assert forecast.seconds(0, 2) is None

@@ -12,7 +12,7 @@ from typing import Any
 from tokenring_xdit.cli.arguments.serve import KEY_VARIABLE
 from tokenring_xdit.config import read_config
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.serve.config import Limits, ServeConfig
+from tokenring_xdit.serve.config import Limits, ServeConfig, unserved
 
 __all__ = ["serve_command"]
 
@@ -27,7 +27,7 @@ def serve_command(args: argparse.Namespace) -> None:
     if missing:
         raise ConfigurationError(f"serve needs {', '.join(missing)}: pip install 'tokenring-xdit[serve]'")
     path, values = _said(args)
-    config = read_config(ServeConfig, path, values)
+    config = read_config(ServeConfig, path, values, unserved)
     limits, key = _limits(args), _key(args)
     if config.ignored:
         print(f"note: {', '.join(config.ignored)} of the config: requests say that here", file=sys.stderr)
@@ -51,7 +51,7 @@ def _said(args: argparse.Namespace) -> tuple[Path | None, list[str]]:
 def _limits(args: argparse.Namespace) -> Limits:
     given: dict[str, Any] = {
         name: value
-        for name in ("waiting", "pixels", "frames", "steps", "body")
+        for name in ("waiting", "pixels", "steps", "body")
         if (value := getattr(args, f"max_{name}")) is not None
     }
     for name, value in given.items():

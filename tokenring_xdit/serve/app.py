@@ -15,7 +15,9 @@ from starlette.responses import JSONResponse, Response
 
 from tokenring_xdit import __version__
 from tokenring_xdit.errors import CancelledError, TokenRingError
-from tokenring_xdit.serve.errors import RefusedError, problem_of
+from tokenring_xdit.messages import shown
+from tokenring_xdit.serve.answers import answered
+from tokenring_xdit.serve.errors import RefusedError
 from tokenring_xdit.serve.guard import Guard
 from tokenring_xdit.serve.images import image_routes
 from tokenring_xdit.serve.keeper import State
@@ -76,7 +78,7 @@ def _health(office: Office) -> APIRouter:
     def model(name: str) -> dict[str, Any]:
         """One model."""
         if name != office.desk.config.name:
-            message = f"there is no '{name}' here, only '{office.desk.config.name}'"
+            message = f"there is no {shown(name)} here, only '{office.desk.config.name}'"
             raise RefusedError(message, "model", status=404, code="model_not_found")
         return _model(office)
 
@@ -121,8 +123,7 @@ def _answer_errors(app: FastAPI, office: Office) -> None:
     known: dict[str, Sequence[str]] = {"/v1/images/generations": tuple(GenerationBody.model_fields)}
 
     async def answer(request: Request, error: Exception) -> Response:
-        problem = problem_of(error)
-        return JSONResponse(problem.body, problem.status, problem.headers)
+        return answered(error)
 
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         if request.url.path in known:

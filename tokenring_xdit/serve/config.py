@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from tokenring_xdit.defaults import LARGEST_SIDE
+from tokenring_xdit.errors import ModelUnreachableError, TokenRingError
+from tokenring_xdit.pipelines.loading import pipeline_class_of
+from tokenring_xdit.pipelines.request import is_video, pipeline_class
 from tokenring_xdit.pipelines.run import RunConfig
 
-__all__ = ["Limits", "ServeConfig"]
+__all__ = ["Limits", "ServeConfig", "unserved"]
 
 _OF_RUNS = ("prompt", "prompt_file", "image", "output")
 
@@ -34,20 +37,31 @@ class ServeConfig(RunConfig):
         return [key for key in _OF_RUNS if getattr(self, key) is not None]
 
 
+def unserved(config: ServeConfig) -> list[str]:
+    """Why a model is not served, as far as that is known before it loads."""
+    try:
+        pipeline = pipeline_class(pipeline_class_of(config.model))
+    except ModelUnreachableError:
+        raise
+    except TokenRingError as error:
+        return [f"model: {error}"]
+    if is_video(pipeline):
+        return [f"model: {pipeline.__name__} makes videos, and pictures are what is served: use 'run', or Engine"]
+    return []
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one request may ask for.
 
     Attributes:
         waiting: Requests that may wait for the engine.
-        pixels: Of a picture, or a frame: width times height.
-        frames: Of a video.
+        pixels: Of a picture: width times height.
         steps: Denoising steps.
         body: Bytes of a request.
     """
 
     waiting: int = 16
     pixels: int = LARGEST_SIDE**2
-    frames: int = 500
     steps: int = 500
     body: int = 32 * 2**20

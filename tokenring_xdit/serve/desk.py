@@ -7,19 +7,19 @@ import secrets
 from typing import Any
 
 from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.messages import shown
 from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of
 from tokenring_xdit.pipelines.request import (
     LARGEST_SEED,
     Request,
     defaults_of,
-    is_video,
     pipeline_class,
 )
 from tokenring_xdit.serve.config import Limits, ServeConfig
 from tokenring_xdit.serve.errors import RefusedError
 from tokenring_xdit.serve.jobs import Order
 from tokenring_xdit.serve.keeper import Keeper
-from tokenring_xdit.serve.schema import Body, GenerationBody
+from tokenring_xdit.serve.schema import GenerationBody
 from tokenring_xdit.sizes import PictureSize
 
 __all__ = ["Desk"]
@@ -44,11 +44,6 @@ class Desk:
         self._keeper = keeper
 
     @functools.cached_property
-    def makes_videos(self) -> bool:
-        """Whether the model makes videos instead of pictures."""
-        return is_video(pipeline_class(pipeline_class_of(self.config.model)))
-
-    @functools.cached_property
     def defaults(self) -> dict[str, Any]:
         """What is taken where a request says nothing; ``None`` for what the pipeline works out."""
         config = self.config
@@ -56,7 +51,7 @@ class Desk:
         known = defaults_of(pipeline_class(pipeline_class_of(config.model)))
         values = {
             name: _first(getattr(config, name, None), getattr(model, name), known[name])
-            for name in ("width", "height", "frames", "steps", "guidance", "negative_prompt")
+            for name in ("width", "height", "steps", "guidance", "negative_prompt")
             if name in known
         }
         if config.size is not None:
@@ -70,11 +65,8 @@ class Desk:
         size = str(PictureSize(width, height)) if width and height else _AUTO
         most: dict[str, Any] = {"pixels": self.limits.pixels, "steps": self.limits.steps}
         most["side"] = self.config.largest_side
-        if self.makes_videos:
-            most["frames"] = self.limits.frames
         dims = self.config.degrees
         return {
-            "makes": "video" if self.makes_videos else "image",
             "defaults": {"size": size, **defaults},
             "limits": {**most, "n": 10, "body_bytes": self.limits.body, "waiting": self.limits.waiting},
             "ranks": {"tokenring": dims.tokenring, "ulysses": dims.ulysses, "schedule": dims.schedule},
@@ -86,8 +78,6 @@ class Desk:
         Raises:
             TokenRingError: It is refused.
         """
-        if self.makes_videos:
-            raise RefusedError(f"'{self.config.name}' makes videos, and this server draws pictures only", "model")
         count, previews = body.n or 1, body.partial_images or 0
         if body.response_format == "url":
             raise RefusedError(
@@ -101,12 +91,12 @@ class Desk:
             raise RefusedError("partial_images: needs a stream: say stream=true as well", "partial_images")
         if body.stream and count > 1:
             raise RefusedError(f"n: {count} pictures cannot be streamed: ask for one, or leave stream out", "n")
-        return self._order("image", body, count, previews=previews)
+        return self._order(body, count, previews)
 
-    def _order(self, kind: str, body: Body, count: int, *, previews: int = 0, **more: Any) -> Order:
+    def _order(self, body: GenerationBody, count: int, previews: int) -> Order:
         config = self.config
         if body.model is not None and body.model != config.name:
-            message = f"model: there is no '{body.model}' here, only '{config.name}'"
+            message = f"model: there is no {shown(body.model)} here, only '{config.name}'"
             raise RefusedError(message, "model", status=404, code="model_not_found")
         size = self._size(body.size)
         arguments: dict[str, Any] = {
@@ -115,7 +105,6 @@ class Desk:
             "steps": _first(body.steps, config.steps),
             "guidance": _first(body.guidance, config.guidance),
             "negative_prompt": _first(body.negative_prompt, config.negative_prompt),
-            **more,
             **config.options,
         }
         seed = secrets.randbelow(_DRAWN_SEEDS) if body.seed is None else body.seed
@@ -125,16 +114,15 @@ class Desk:
         assert self._keeper.engine is not None
         request = self._keeper.engine.check(body.prompt, seed=seed, **arguments)
         values = {name: _first(getattr(request, name), default) for name, default in self.defaults.items()}
-        frames = values.get("frames") or 1
-        self._refuse_beyond(values, frames)
+        self._refuse_beyond(values)
         return Order(
-            kind=kind,
+            kind="image",
             prompt=body.prompt,
             seed=seed,
             count=count,
             together=min(count, config.batch_size),
             steps=values.get("steps") or 1,
-            pixels=(values.get("width") or 1) * (values.get("height") or 1) * frames,
+            pixels=(values.get("width") or 0) * (values.get("height") or 0),
             previews=previews,
             arguments={name: value for name, value in arguments.items() if value is not None},
         )
@@ -143,13 +131,13 @@ class Desk:
         if said is None or said == _AUTO:
             return self.config.size
         if "x" not in said.lower():
-            raise RefusedError(f"size: '{said}' is neither WIDTHxHEIGHT, such as 1024x1024, nor 'auto'", "size")
+            raise RefusedError(f"size: {shown(said)} is neither WIDTHxHEIGHT, such as 1024x1024, nor 'auto'", "size")
         try:
             return PictureSize.parse(said)
         except ConfigurationError as error:
             raise RefusedError(str(error), "size") from error
 
-    def _refuse_beyond(self, values: dict[str, Any], frames: int) -> None:
+    def _refuse_beyond(self, values: dict[str, Any]) -> None:
         pixels = (values.get("width") or 1) * (values.get("height") or 1)
         most = self.limits
         if pixels > most.pixels:
@@ -160,8 +148,6 @@ class Desk:
             raise RefusedError(
                 f"steps: {values['steps']} are more than the {most.steps} that this server makes", "steps"
             )
-        if frames > most.frames:
-            raise RefusedError(f"frames: {frames} are more than the {most.frames} that this server makes", "frames")
 
 
 def _first(*values: Any) -> Any:

@@ -25,7 +25,8 @@ class Forecast:
     """Seconds of a denoising step, and of everything else, by pixels that are made together.
 
     Between two sizes that were served time is taken for a power of the pixels; beyond the largest the last exponent is
-    taken, but at least 1; below the smallest nothing is taken off beyond it. Any thread may ask.
+    taken, but at least 1; below the smallest nothing is taken off beyond it. No pixels stand for a
+    size that is not known, of which nothing is. Any thread may ask.
     """
 
     def __init__(self) -> None:
@@ -36,7 +37,7 @@ class Forecast:
         """Take note of a request that was served.
 
         Args:
-            pixels: Width times height times frames times pictures that were made together.
+            pixels: Width times height times pictures that were made together.
             step_seconds: Of one denoising step.
             rest_seconds: Of everything else: reading the prompt, decoding, the way back.
         """
@@ -76,6 +77,8 @@ class _Curve:
         self._changing = threading.Lock()
 
     def learn(self, pixels: int, seconds: float) -> None:
+        if pixels < 1:
+            return
         with self._changing:
             seen = {**self._seen, pixels: deque([*self._seen.get(pixels, ()), seconds], maxlen=_REMEMBERED)}
             while len(seen) > _MOST_SIZES:
@@ -85,7 +88,7 @@ class _Curve:
     def at(self, pixels: int) -> float | None:
         seen = self._seen
         sizes = sorted(seen)
-        if not sizes:
+        if not sizes or pixels < 1:
             return None
         known = [statistics.median(seen[size]) for size in sizes]
         if pixels in seen:

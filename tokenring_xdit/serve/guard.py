@@ -7,9 +7,8 @@ import hmac
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from starlette.responses import JSONResponse
-
-from tokenring_xdit.serve.errors import RefusedError, problem_of
+from tokenring_xdit.serve.answers import answered
+from tokenring_xdit.serve.errors import RefusedError
 
 __all__ = ["OPEN", "Guard"]
 
@@ -45,12 +44,12 @@ class Guard:
             error = RefusedError(
                 "this server needs its key, as 'Authorization: Bearer KEY'", status=401, code="invalid_api_key"
             )
-            await _answer(error, scope, receive, send, {"WWW-Authenticate": "Bearer"})
+            await answered(error, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
             return
         try:
             await self._within_limits(scope, headers, receive, send)
         except _TooLarge:
-            await _answer(self._too_large(), scope, receive, send)
+            await answered(self._too_large())(scope, receive, send)
 
     def _may_enter(self, path: str, said: bytes) -> bool:
         if self._expected is None or path in OPEN:
@@ -95,10 +94,3 @@ class _TooLarge(BaseException):
 def _digest(key: bytes) -> bytes:
     """Of one length, whatever the key is, so that comparing tells nothing of it."""
     return hashlib.sha256(key).digest()
-
-
-async def _answer(
-    error: RefusedError, scope: Message, receive: Receive, send: Send, headers: dict[str, str] | None = None
-) -> None:
-    problem = problem_of(error)
-    await JSONResponse(problem.body, problem.status, headers)(scope, receive, send)

@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from tokenring_xdit.errors import CancelledError
+from tokenring_xdit.serve.answers import answered
 from tokenring_xdit.serve.errors import problem_of
 from tokenring_xdit.serve.follow import ClientGoneError, Feed, follow
 from tokenring_xdit.serve.jobs import Job, Stepped
@@ -62,9 +63,11 @@ def image_routes(office: Office) -> APIRouter:
             async for _ in follow(feed, request.receive):
                 pass
         except ClientGoneError:
-            office.keeper.cancel(job, CancelledError("the client went away"))
+            _abandon(office, job)
             return Response(status_code=_GONE)
-        made = _made(job)
+        if job.error is not None:
+            return answered(job.error, {REQUEST_ID: job.id})
+        made = _taken(job)
         seeds = range(job.order.seed, job.order.seed + len(made))
         data = [{"b64_json": await form.encoded(p), "seed": seed} for p, seed in zip(made, seeds, strict=True)]
         answer = {
@@ -80,12 +83,16 @@ def image_routes(office: Office) -> APIRouter:
     return routes
 
 
-def _made(job: Job) -> list[Any]:
+def _taken(job: Job) -> list[Any]:
     """What was made; it is not kept any longer."""
-    if job.error is not None:
-        raise job.error
     made, job.made = job.made, []
     return made
+
+
+def _abandon(office: Office, job: Job) -> None:
+    """Nobody wants what is made, or was."""
+    office.keeper.cancel(job, CancelledError("the client went away"))
+    job.made = []
 
 
 def _size(picture: Any) -> str:
@@ -115,7 +122,7 @@ class _Stream(Response):
             pass
         finally:
             if not whole:
-                self._office.keeper.cancel(self._job, CancelledError("the client went away"))
+                _abandon(self._office, self._job)
 
     async def _texts(self, receive: Any) -> AsyncIterator[str]:
         shown = 0
@@ -125,12 +132,10 @@ class _Stream(Response):
             elif isinstance(event, Stepped) and event.preview is not None:
                 yield await self._event("image_generation.partial_image", event.preview, partial_image_index=shown)
                 shown += 1
-        try:
-            (picture,) = _made(self._job)
-        except Exception as error:
-            problem = problem_of(error)
-            yield _written("error", {"type": "error", **problem.body})
+        if self._job.error is not None:
+            yield _written("error", {"type": "error", **problem_of(self._job.error).body})
             return
+        (picture,) = _taken(self._job)
         yield await self._event("image_generation.completed", picture, seed=self._job.order.seed, id=self._job.id)
 
     async def _event(self, kind: str, picture: Any, **more: Any) -> str:

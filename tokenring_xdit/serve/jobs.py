@@ -34,13 +34,13 @@ class Order:
     """What is asked of the engine, checked.
 
     Attributes:
-        kind: ``image`` or ``video``.
+        kind: ``image``.
         prompt: What to draw.
         seed: Of the first picture; the next ones have the numbers that follow.
-        count: Pictures or videos.
+        count: Pictures.
         together: How many of them are made at once.
         steps: Denoising steps.
-        pixels: Of one picture or video: width times height times frames.
+        pixels: Of one picture: width times height; 0 where the pipeline knows its size alone.
         previews: How many pictures of what is being made are wanted on the way.
         arguments: Of :meth:`tokenring_xdit.Engine.generate`, beside the prompt and the seed.
     """
@@ -51,7 +51,7 @@ class Order:
     count: int = 1
     together: int = 1
     steps: int = 1
-    pixels: int = 1
+    pixels: int = 0
     previews: int = 0
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
@@ -105,7 +105,7 @@ class Job:
         id: What it is called.
         status: Where it is.
         step: Steps that are over.
-        made: Pictures or videos, once it is done.
+        made: Pictures, once it is done.
         error: Why it failed, or was cancelled.
         cancelled: Why it is to be given up; ``None`` as long as it is wanted.
         asked: When it was accepted, on the monotonic clock, in seconds; ``began`` and ``ended`` likewise.
@@ -139,9 +139,10 @@ class Job:
 
     def end(self, status: Status, *, made: list[Any] | None = None, error: Exception | None = None) -> None:
         """Nothing follows."""
-        self.made, self.error = made or [], error
+        self.made, self.error = made or [], None if error is None else error.with_traceback(None)  # which keeps much
         self.ended, self.status = time.monotonic(), status
         self._tell(Ended())
+        self._tell = lambda event: None  # who listened may be forgotten
 
 
 class Ledger:

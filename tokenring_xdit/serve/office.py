@@ -48,7 +48,7 @@ class Office:
         """Have a request stand in line.
 
         Args:
-            kind: ``image`` or ``video``.
+            kind: ``image``.
             order: Checks it.
             tell: Is told what happens to it.
             request: Of the client.

@@ -19,8 +19,8 @@ OutputFormat = Literal["png", "jpeg", "webp"]
 _Text = Annotated[str, Field(max_length=32_000)]
 
 
-class Body(BaseModel):
-    """What every request says; ``null`` leaves a value to the server."""
+class GenerationBody(BaseModel):
+    """Of ``/v1/images/generations``; ``null`` leaves a value to the server."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -32,11 +32,6 @@ class Body(BaseModel):
     steps: int | None = Field(None, ge=1, description="denoising steps")
     guidance: float | None = Field(None, ge=0, allow_inf_nan=False, description="guidance scale")
     negative_prompt: _Text | None = Field(None, description="what not to draw, for models that take it")
-
-
-class GenerationBody(Body):
-    """Of ``/v1/images/generations``."""
-
     n: int | None = Field(None, ge=1, le=10, description="pictures; their seeds follow each other")
     response_format: Literal["b64_json", "url"] | None = Field(None, description="only b64_json")
     output_format: OutputFormat | None = Field(None, description="png by default")
