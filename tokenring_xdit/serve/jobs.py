@@ -137,10 +137,18 @@ class Job:
         self.step = step
         self._tell(Stepped(step, preview))
 
-    def end(self, status: Status, *, made: list[Any] | None = None, error: Exception | None = None) -> None:
-        """Nothing follows."""
+    def end(
+        self,
+        status: Status,
+        *,
+        made: list[Any] | None = None,
+        error: Exception | None = None,
+        noted: Callable[[Job], None] = lambda job: None,
+    ) -> None:
+        """Nothing follows; who takes note does so before the client is told."""
         self.made, self.error = made or [], None if error is None else error.with_traceback(None)  # which keeps much
         self.ended, self.status = time.monotonic(), status
+        noted(self)
         self._tell(Ended())
         self._tell = lambda event: None  # who listened may be forgotten
 

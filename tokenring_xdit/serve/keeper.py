@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from enum import Enum
 from typing import Protocol
 
@@ -268,8 +267,7 @@ class Keeper:
     def _end(
         self, job: Job, status: Status, *, made: list[object] | None = None, error: Exception | None = None
     ) -> None:
-        job.end(status, made=made, error=error)
-        self._witness.ended(job)
+        job.end(status, made=made, error=error, noted=self._witness.ended)
 
     def _make_all(self, engine: Engine, job: Job) -> list[object]:
         order, made = job.order, list[object]()
@@ -328,6 +326,5 @@ class _Clock:
         self._times.append(time.monotonic())
         if len(self._times) > 1:
             self._tell(self._times[-1] - self._times[-2])
-        with suppress(RuntimeError):  # the event loop of whoever listened has ended
-            self._job.advance(self._before + step.step, step.preview)
+        self._job.advance(self._before + step.step, step.preview)
         self.refuse_cancelled()
