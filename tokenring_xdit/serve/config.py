@@ -17,6 +17,8 @@ __all__ = ["Limits", "ServeConfig", "unserved"]
 
 _OF_RUNS = ("prompt", "prompt_file", "image", "output")
 
+_UNUSED = (*_OF_RUNS, "seed", "frames", "fps")
+
 
 class ServeConfig(RunConfig):
     """A run's config, of which a server takes the model, the degrees, and defaults for what requests leave out."""
@@ -34,7 +36,7 @@ class ServeConfig(RunConfig):
     @property
     def ignored(self) -> list[str]:
         """Keys that were said and are for runs only."""
-        return [key for key in _OF_RUNS if getattr(self, key) is not None]
+        return [key for key in _UNUSED if key in self.model_fields_set]
 
 
 def unserved(config: ServeConfig) -> list[str]:
