@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -103,6 +103,7 @@ class Engine:
 
     Attributes:
         last_seed: Seed of the last request, given or drawn; ``None`` before the first.
+        timeout: As given; may be set between two requests.
 
     Raises:
         ConfigurationError: There is no such model, a degree cannot work, or there are fewer GPUs than ranks.
@@ -152,7 +153,7 @@ class Engine:
             timeout=2 * timeout,  # longer than this process waits, which can say more
         )
         self.last_seed: int | None = None
-        self._timeout = timeout
+        self.timeout = timeout
         self._largest_side = largest_side
         self._requests = 0
         self._serving = threading.Lock()
@@ -161,8 +162,7 @@ class Engine:
         self._replicas = Replicas(data_parallel_degree, self._degrees.ranks, setup)
         self._finalizer = weakref.finalize(self, self._replicas.close)
         try:
-            with self._one_at_a_time():
-                self._start_missing()
+            self.start()
         except BaseException:
             self.close()
             raise
@@ -184,7 +184,7 @@ class Engine:
         seed: int | None = None,
         guidance: float | None = None,
         callback: Callable[[Step], object] | None = None,
-        preview: bool = False,
+        preview: bool | Collection[int] = False,
         progress: bool = True,
         **options: Any,
     ) -> list[Any]:
@@ -203,7 +203,8 @@ class Engine:
             seed: Seed of the first picture; without one a seed is drawn, which :attr:`last_seed` tells.
             guidance: Guidance scale.
             callback: Called in this thread after each step; what it raises cancels the request and is raised here.
-            preview: Show the callback what is about to be made; every preview costs a decoding.
+            preview: Show the callback what is about to be made, after each step or after those of these numbers; every
+                preview costs a decoding.
             progress: Show a progress bar.
             **options: Further arguments of the diffusers pipeline's call.
 
@@ -219,19 +220,16 @@ class Engine:
         """
         if callback is not None and not callable(callback):
             raise ConfigurationError(f"callback is {callback!r}; it has to be a function of one Step")
-        request = self._checked(
-            Request(
-                prompt=_frozen(prompt),
-                negative_prompt=_frozen(negative_prompt),
-                width=width,
-                height=height,
-                frames=frames,
-                steps=steps,
-                seed=secrets.randbelow(_DRAWN_SEEDS) if seed is None else seed,
-                guidance=guidance,
-                options=options,
-                largest_side=self._largest_side,
-            )
+        request = self.check(
+            prompt,
+            negative_prompt=negative_prompt,
+            width=width,
+            height=height,
+            frames=frames,
+            steps=steps,
+            seed=secrets.randbelow(_DRAWN_SEEDS) if seed is None else seed,
+            guidance=guidance,
+            **options,
         )
         with self._one_at_a_time():
             self._cancelled.clear()
@@ -239,6 +237,7 @@ class Engine:
             self._requests += 1
             self.last_seed = request.seed
             shares = self._dealt(request)
+            shown = preview if isinstance(preview, bool) else frozenset(preview)
             hidden = not progress or getattr(sys.stderr, "closed", sys.stderr is None)  # as in some daemons
             with tqdm(desc="denoising", disable=hidden, leave=False, mininterval=0) as bar:
 
@@ -249,10 +248,55 @@ class Engine:
                         callback(Step(done.step, done.steps, share.prompts, done.preview))
 
                 commands = [
-                    ServeRequest(request.part(share.prompts.start, share.prompts.stop), preview) for share in shares
+                    ServeRequest(request.part(share.prompts.start, share.prompts.stop), shown) for share in shares
                 ]
                 attempt = self._carry_through(self._requests, shares, commands, show)
             return [medium for team in range(len(shares)) for medium in attempt.answers(team)[0]]
+
+    def check(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        negative_prompt: str | Sequence[str] | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        frames: int | None = None,
+        steps: int | None = None,
+        seed: int | None = None,
+        guidance: float | None = None,
+        **options: Any,
+    ) -> Request:
+        """Refuse what :meth:`generate` would refuse before any work, from any thread; its arguments.
+
+        Returns:
+            The request, with what the model knows better than its pipeline.
+
+        Raises:
+            TokenRingError: The request is refused; the message says what the pipeline takes.
+        """
+        return self._checked(
+            Request(
+                prompt=_frozen(prompt),
+                negative_prompt=_frozen(negative_prompt),
+                width=width,
+                height=height,
+                frames=frames,
+                steps=steps,
+                seed=seed,
+                guidance=guidance,
+                options=options,
+                largest_side=self._largest_side,
+            )
+        )
+
+    def start(self) -> None:
+        """Start ranks that have died, and wait until they have loaded; the next request would do so too.
+
+        Raises:
+            EngineError: A rank failed while it loaded; the message names its log.
+        """
+        with self._one_at_a_time():
+            self._start_missing()
 
     def cancel(self) -> None:
         """Give the running request up at its next step, from any thread; without one nothing happens."""
@@ -321,7 +365,7 @@ class Engine:
         one cancels the request, the second one gives the ranks up.
         """
         inbox = self._replicas.inbox
-        limits = Limits(self._timeout, _SECONDS_TO_EXPLAIN, liveness.limit())
+        limits = Limits(self.timeout, _SECONDS_TO_EXPLAIN, liveness.limit())
         attempt = RequestAttempt(number, [share.pool.workers for share in shares], limits, time.monotonic())
         raised: list[BaseException] = []  # by the callback
 

@@ -36,11 +36,15 @@ class ServeRequest:
 
     Attributes:
         request: The request.
-        preview: Whether each step is shown.
+        preview: Whether each step is shown, or after which steps.
     """
 
     request: Request
-    preview: bool
+    preview: bool | frozenset[int]
+
+    def shows(self, step: int) -> bool:
+        """Whether a step is shown."""
+        return self.preview if isinstance(self.preview, bool) else step in self.preview
 
 
 @dataclass(frozen=True)
