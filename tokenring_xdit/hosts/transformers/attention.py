@@ -128,7 +128,7 @@ def attention(
             schedule=forward.schedule,
             scale=scores.scale,
             causal=True,
-            cache_key=(NAME, forward.new),
+            cache_key=(NAME, forward.schedule, forward.new),
         )
     elif forward.sharded:
         out, lse = forward.exchanges.attend_sharded(query, key, value, plan, scores, forward.valid, forward.travel)

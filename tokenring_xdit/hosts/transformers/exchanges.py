@@ -28,7 +28,7 @@ from tokenring_xdit.hosts.transformers.kernels import Scores, attend
 from tokenring_xdit.hosts.transformers.placement import Placement
 from tokenring_xdit.schedule import Channel
 
-__all__ = ["Exchanges", "Plan", "Travel", "plan_pairs"]
+__all__ = ["Exchanges", "Plan", "Travel", "attend_slice", "plan_pairs"]
 
 _CHANNELS = (Channel.Q, Channel.KV, Channel.O)
 
@@ -192,7 +192,7 @@ class Exchanges:
         Returns:
             Output ``[B, H, T, Dv]`` and log-sum-exp ``[B, H, T]``, fp32.
         """
-        own = _attend(q, k, v, plan.queries[0][0], plan.seen[0][self.rank], scores, valid)
+        own = attend_slice(q, k, v, plan.queries[0][0], plan.seen[0][self.rank], scores, valid)
         packed = torch.zeros(*q.shape[:-1], v.shape[-1] + 1, dtype=torch.float32, device=q.device)
         packed[..., -1] = -math.inf
         if own is not None:
@@ -251,7 +251,7 @@ class Exchanges:
             return self._post(Channel.KV, memory, source, parts, target)
 
         posted = post(1)
-        _add(total, _attend(q, k, v, plan.queries[rank][0], plan.seen[rank][rank], scores, valid))
+        _add(total, attend_slice(q, k, v, plan.queries[rank][0], plan.seen[rank][rank], scores, valid))
         for distance in range(1, ranks):
             now, posted = posted, post(distance + 1)
             assert now is not None
@@ -259,7 +259,7 @@ class Exchanges:
             came = now.arrived()
             if came:
                 whole = Slice(0, seen.tokens, seen.pieces)
-                _add(total, _attend(q, came[0], came[1], plan.queries[rank][0], whole, scores, valid))
+                _add(total, attend_slice(q, came[0], came[1], plan.queries[rank][0], whole, scores, valid))
             now.gone()
 
     def _with_queries(
@@ -282,7 +282,7 @@ class Exchanges:
             parts: list[Tensor] = []
             if asked:
                 shape = (*asked[0].shape[:-1], v.shape[-1])
-                found = _attend(asked[0], k, v, plan.queries[source][0], plan.seen[source][rank], scores, valid)
+                found = attend_slice(asked[0], k, v, plan.queries[source][0], plan.seen[source][rank], scores, valid)
                 if found is None:
                     found = q.new_zeros(shape), torch.full(shape[:-1], -math.inf, device=q.device)
                 parts = [found[0].to(q.dtype).contiguous(), found[1].contiguous()]
@@ -295,7 +295,7 @@ class Exchanges:
             return self._post(Channel.O, memory, target, parts, source)
 
         posted = post(1)
-        _add(total, _attend(q, k, v, plan.queries[rank][0], plan.seen[rank][rank], scores, valid))
+        _add(total, attend_slice(q, k, v, plan.queries[rank][0], plan.seen[rank][rank], scores, valid))
         returning: list[_Post] = []
         for distance in range(1, ranks):
             now, posted = posted, post(distance + 1)
@@ -333,7 +333,7 @@ def _part(tensor: Tensor, part: Slice) -> Tensor:
     return tensor[:, :, part.offset : part.offset + part.tokens]
 
 
-def _attend(
+def attend_slice(
     q: Tensor, k: Tensor, v: Tensor, q_start: int, seen: Slice, scores: Scores, valid: Tensor | None
 ) -> tuple[Tensor, Tensor] | None:
     """Attention over a slice of keys, past and new ones apart, so that each may go to a fused kernel."""

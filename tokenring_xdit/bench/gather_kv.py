@@ -1,0 +1,46 @@
+"""All keys on every rank, then attention of a rank's own queries: how training libraries shard a sequence.
+
+It is here to be compared with. ``context_parallel`` of torch and accelerate gathers keys and values of all ranks with
+one collective before attention; neither has a cache, so that of later tokens is gathered in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from tokenring_xdit.attention.merge import Accumulator
+from tokenring_xdit.hosts.transformers.current import current_forward
+from tokenring_xdit.hosts.transformers.exchanges import Exchanges, Plan, attend_slice
+from tokenring_xdit.hosts.transformers.kernels import Scores
+
+__all__ = ["gathering"]
+
+
+@contextmanager
+def gathering(exchanges: Exchanges) -> Iterator[None]:
+    """Inside, attention over the keys of all ranks gathers them first."""
+
+    def attend(
+        q: Tensor, k: Tensor, v: Tensor, plan: Plan, scores: Scores, valid: Tensor | None, *_: Any
+    ) -> tuple[Tensor, Tensor]:
+        placement = current_forward().placement
+        most = max(placement.count(rank) for rank in range(exchanges.ranks))
+        own = k.new_zeros(2, *k.shape[:2], most, k.shape[3])
+        own[0, :, :, : k.shape[2]], own[1, :, :, : v.shape[2]] = k, v
+        total = Accumulator((*q.shape[:-1], v.shape[-1]), q.device)
+        queries = plan.queries[exchanges.rank][0]
+        for seen, (keys, values) in zip(plan.seen[exchanges.rank], exchanges.gather(own, "keys"), strict=True):
+            found = attend_slice(q, keys, values, queries, seen, scores, valid)
+            if found is not None:
+                total.add(*found, owned=True)
+        return total.result(q.dtype)
+
+    exchanges.attend_sharded = exchanges.attend_everywhere = attend  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del exchanges.attend_sharded, exchanges.attend_everywhere
