@@ -6,8 +6,8 @@ one collective before attention; neither has a cache, so that of later tokens is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -17,13 +17,21 @@ from tokenring_xdit.hosts.transformers.current import current_forward
 from tokenring_xdit.hosts.transformers.exchanges import Exchanges, Plan, attend_slice
 from tokenring_xdit.hosts.transformers.kernels import Scores
 
-__all__ = ["gathering"]
+__all__ = ["gathering", "sending_nothing"]
+
+
+def gathering(exchanges: Exchanges) -> AbstractContextManager[None]:
+    """Inside, attention over the keys of all ranks gathers them first."""
+    return _over_all_keys(exchanges, lambda own: exchanges.gather(own, "keys"))
+
+
+def sending_nothing(exchanges: Exchanges) -> AbstractContextManager[None]:
+    """Inside, attention takes this rank's keys for those of all others: what is computed, however wrongly."""
+    return _over_all_keys(exchanges, lambda own: [own] * exchanges.ranks)
 
 
 @contextmanager
-def gathering(exchanges: Exchanges) -> Iterator[None]:
-    """Inside, attention over the keys of all ranks gathers them first."""
-
+def _over_all_keys(exchanges: Exchanges, gather: Callable[[Tensor], Sequence[Tensor]]) -> Iterator[None]:
     def attend(
         q: Tensor, k: Tensor, v: Tensor, plan: Plan, scores: Scores, valid: Tensor | None, *_: Any
     ) -> tuple[Tensor, Tensor]:
@@ -33,7 +41,7 @@ def gathering(exchanges: Exchanges) -> Iterator[None]:
         own[0, :, :, : k.shape[2]], own[1, :, :, : v.shape[2]] = k, v
         total = Accumulator((*q.shape[:-1], v.shape[-1]), q.device)
         queries = plan.queries[exchanges.rank][0]
-        for seen, (keys, values) in zip(plan.seen[exchanges.rank], exchanges.gather(own, "keys"), strict=True):
+        for seen, (keys, values) in zip(plan.seen[exchanges.rank], gather(own), strict=True):
             found = attend_slice(q, keys, values, queries, seen, scores, valid)
             if found is not None:
                 total.add(*found, owned=True)

@@ -299,8 +299,8 @@ class _Sweep:
 
 
 def _beside(shape: CallShape) -> list[None]:
-    """What takes turns with the strategies: their computation alone, which calls of attention have."""
-    return [None] if shape.level is Level.ATTENTION else []
+    """What takes turns with the strategies: their computation alone, where ranks have one."""
+    return [None] if shape.level is not Level.PIPELINE and (shape.level is Level.ATTENTION or shape.ranks > 1) else []
 
 
 def _figures(case: Case, checked: list[Checked], times: dict[Strategy | None, list[list[Timed]]]) -> dict[str, Any]:
@@ -342,7 +342,7 @@ def _shares_of_step(
 _SHARES: dict[Level, Callable[..., dict[str, Spread]]] = {
     Level.ATTENTION: _shares,
     Level.PIPELINE: _shares_of_step,
-    Level.TEXT: lambda strategy, calls, times: {},
+    Level.TEXT: lambda strategy, calls, times: _shares(strategy, calls, times) if None in times else {},
 }
 
 

@@ -11,7 +11,7 @@ from tokenring_xdit.errors import ScheduleError
 from tokenring_xdit.language_shapes import LanguageShape
 from tokenring_xdit.pipelines.random_llama import RandomLlama, is_random_llama
 from tokenring_xdit.pipelines.text_models import model_files
-from tokenring_xdit.schedule import Mask, ScheduleSpec, build
+from tokenring_xdit.schedule import Auto, Mask, ScheduleSpec, build
 
 __all__ = ["TextShape", "text_model"]
 
@@ -96,6 +96,8 @@ class TextShape(CallShape):
             return (
                 f"{self.model} has layers with windows, whose caches forget: measure whole prompts of it (no queries)"
             )
+        if isinstance(strategy.schedule, Auto) and strategy.schedule != Auto():
+            return f"{strategy}: language models plan each prompt and turn, without trials or nodes: use schedule:auto"
         if isinstance(strategy.schedule, ScheduleSpec):
             try:
                 build(str(strategy.schedule), self.ranks, Mask.CAUSAL, self.kv_heads)

@@ -17,7 +17,7 @@ from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from tokenring_xdit.bench.commands import Checked, Prepare, Timed
-from tokenring_xdit.bench.gather_kv import gathering
+from tokenring_xdit.bench.gather_kv import gathering, sending_nothing
 from tokenring_xdit.bench.instruments import (
     barrier,
     clear_buffers,
@@ -25,7 +25,6 @@ from tokenring_xdit.bench.instruments import (
     link_bytes,
     links,
     peak_of,
-    settle,
     synchronize,
     traced_call,
 )
@@ -37,7 +36,6 @@ from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.hosts.transformers import parallelize
 from tokenring_xdit.pipelines.random_llama import RandomLlama, is_random_llama
 from tokenring_xdit.pipelines.text_models import load_text_model
-from tokenring_xdit.schedule import Auto
 
 __all__ = ["TextBench"]
 
@@ -157,9 +155,9 @@ class TextBench:
 
     # -- strategies --------------------------------------------------------------------------------
 
-    def _call(self, strategy: Strategy) -> Callable[[], object]:
+    def _call(self, strategy: Strategy | None) -> Callable[[], object]:
         """The call to measure: the new tokens, behind those that were computed before."""
-        alone = strategy.kind is StrategyKind.SINGLE
+        alone = strategy is not None and strategy.kind is StrategyKind.SINGLE
         model = self._model.plain if alone else self._model.parallel
         if alone and dist.get_rank() != 0:
             return lambda: None
@@ -181,12 +179,17 @@ class TextBench:
         return call
 
     @contextmanager
-    def _strategy(self, strategy: Strategy) -> Iterator[None]:
-        """Inside, the parallel model computes so."""
-        if strategy.kind is StrategyKind.SINGLE:
+    def _strategy(self, strategy: Strategy | None) -> Iterator[None]:
+        """Inside, the parallel model computes so; ``None`` is what each rank computes, without communication."""
+        if strategy is not None and strategy.kind is StrategyKind.SINGLE:
             yield
             return
         parallel = self._model.parallel.tokenring
+        if strategy is None:
+            parallel.use("keys")
+            with sending_nothing(parallel.exchanges):
+                yield
+            return
         parallel.use(_PREFILL.get(strategy.kind) or str(strategy.schedule))
         if strategy.kind is StrategyKind.GATHER_KV:
             with gathering(parallel.exchanges):
@@ -198,7 +201,6 @@ class TextBench:
 
     def time(self, strategy: Strategy | None) -> Timed:
         """One call on this rank, from a barrier on."""
-        assert strategy is not None
         with self._strategy(strategy):
             call = self._call(strategy)
             barrier(self._device)
@@ -216,8 +218,6 @@ class TextBench:
         """As for calls of attention: until it has chosen what it does, then for the memory, then to look at it."""
         with self._strategy(strategy):
             call = self._call(strategy)
-            if isinstance(strategy.schedule, Auto):
-                settle(call, self._device)
             clear_buffers()
             if self._shape.past:
                 call()  # what was computed before is no part of it

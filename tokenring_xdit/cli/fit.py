@@ -12,6 +12,7 @@ from tokenring_xdit.dtypes import DTYPE_BYTES
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.hosts.transformers.shapes import configured_shape
 from tokenring_xdit.language_shapes import LANGUAGE_SHAPES, LanguageShape
+from tokenring_xdit.pipelines.random_llama import RandomLlama, is_random_llama
 from tokenring_xdit.pipelines.text_models import model_files
 from tokenring_xdit.planning.capacity import Need, ask_for, longest
 
@@ -46,6 +47,8 @@ def fit_command(args: argparse.Namespace) -> None:
 def _shape(name: str) -> LanguageShape:
     if name in LANGUAGE_SHAPES:
         return LANGUAGE_SHAPES[name]
+    if is_random_llama(name):
+        return RandomLlama.parse(name).shape
     path, options = model_files(name)
     return configured_shape(path, **options)
 
@@ -56,7 +59,8 @@ def _tell(
     words = {"whole": "the whole prompt at once", "chunks": f"in chunks of {chunk} (prefill_chunk_size={chunk})"}
     ranks = f"{args.ranks} rank{'s' * (args.ranks > 1)}"
     print(
-        f"{args.model}, {args.dtype}, {ranks} of {bytes_in_words(args.memory)}, {bytes_in_words(args.spare)} of it kept free; forecast, not measured. "
+        f"{args.model}, {args.dtype}, {ranks} of {bytes_in_words(args.memory)}, {bytes_in_words(args.spare)} of it "
+        "kept free; forecast, not measured. "
         f"A token's keys: {bytes_in_words(shape.layers * shape.key_bytes(DTYPE_BYTES[args.dtype]))}"
         + (" before windows end them" if any(shape.windows) else "")
     )

@@ -7,6 +7,7 @@ from enum import Enum
 
 from tokenring_xdit.planning.effects import NO_EFFECTS, Effects
 from tokenring_xdit.planning.machine import Machine
+from tokenring_xdit.planning.options import TIE
 from tokenring_xdit.planning.planner import best_schedules
 from tokenring_xdit.planning.simulate import run_steps
 from tokenring_xdit.planning.straight import Turn, Way, few_tokens, steps_of
@@ -62,7 +63,10 @@ def phase_of(turn: Turn) -> Phase:
 
 
 def candidates(turn: Turn, network: Network, machine: Machine, effects: Effects = NO_EFFECTS) -> tuple[Candidate, ...]:
-    """All strategies for a turn, those that a parallel model can do first, each by predicted time.
+    """All strategies for a turn, those that a parallel model can do first, by predicted time.
+
+    Of those within the simulation's error of the fastest (:data:`~tokenring_xdit.planning.options.TIE`) the one that
+    sends least comes first: it is what to take.
 
     Args:
         turn: What is computed.
@@ -79,7 +83,14 @@ def candidates(turn: Turn, network: Network, machine: Machine, effects: Effects 
         found.append(Candidate(way.value, simulation.makespan, simulation.exposed, sent, ours))
     if phase is Phase.PROMPT:
         found += _schedules(turn, network, machine, effects)
-    return tuple(sorted(found, key=lambda candidate: (not candidate.ours, candidate.seconds)))
+    fastest = min(candidate.seconds for candidate in found if candidate.ours)
+    return tuple(sorted(found, key=lambda candidate: _order(candidate, fastest)))
+
+
+def _order(candidate: Candidate, fastest: float) -> tuple[bool, bool, float, float]:
+    """Ours first; of these as fast as any, to within what a simulation can tell, that which sends least."""
+    tied = candidate.seconds <= fastest * (1 + TIE)
+    return not candidate.ours, not tied, candidate.sent if tied else 0.0, candidate.seconds
 
 
 def _schedules(turn: Turn, network: Network, machine: Machine, effects: Effects) -> list[Candidate]:
@@ -110,10 +121,12 @@ def crossover(turn: Turn, network: Network, machine: Machine, effects: Effects =
     def keys_win(new: int) -> bool:
         each = replace(turn, past=tokens - new, new=new)
         keys, queries = (
-            run_steps(way.value, steps_of(each, way, machine), network, machine, effects).makespan
+            run_steps(way.value, steps_of(each, way, machine), network, machine, effects)
             for way in (Way.KEYS, Way.QUERIES)
         )
-        return keys <= queries
+        if abs(keys.makespan - queries.makespan) > TIE * min(keys.makespan, queries.makespan):
+            return keys.makespan < queries.makespan
+        return max(keys.sent) < max(queries.sent)
 
     low, high = few, tokens - 1
     if low >= high or not keys_win(high):

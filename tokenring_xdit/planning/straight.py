@@ -16,11 +16,14 @@ from tokenring_xdit.planning.steps import Message, Posting, TimedStep, Work
 from tokenring_xdit.schedule import Activity
 from tokenring_xdit.schedule.problem import LSE_BYTES, even_shares
 
-__all__ = ["Turn", "Way", "few_tokens", "steps_of"]
+__all__ = ["ROUNDS_AT_ONCE", "Turn", "Way", "few_tokens", "steps_of"]
 
 _FP32 = 4
 
 _FEW = 16
+
+ROUNDS_AT_ONCE = 3
+"""Rounds whose messages are under way together: on a mesh each has links of its own, and each takes memory."""
 
 
 def few_tokens(ranks: int) -> int:
@@ -124,19 +127,15 @@ class _Straight:
             coming = self._keys(source, rank)
             return self._post("keys", coming, self._keys(rank, target), each=2)
 
-        posted = post(1) if ranks > 1 else None
-        if posted is not None:
-            yield posted
+        posted = [post(distance) for distance in range(1, ranks)]
+        yield from posted[:ROUNDS_AT_ONCE]
         yield self._attend(rank, rank, ())
-        for distance in range(1, ranks):
-            assert posted is not None
-            now, posted = posted, post(distance + 1) if distance + 1 < ranks else None
-            if posted is not None:
-                yield posted
+        for distance, now in enumerate(posted, 1):
             if now.recvs:
                 yield self._attend(rank, (rank - distance) % ranks, now.recvs)
                 yield self._merge(turn.output_bytes(rank), ())
             yield Work(Activity.WAIT, now.sends, 0.0, "what was sent")
+            yield from posted[distance + ROUNDS_AT_ONCE - 1 :][:1]
 
     def with_queries(self, rank: int) -> Iterator[TimedStep]:
         turn, ranks = self._turn, self._turn.ranks
@@ -146,16 +145,11 @@ class _Straight:
             source, target = (rank + distance) % ranks, (rank - distance) % ranks
             return self._post("queries", self._query(source, rank), self._query(rank, target), each=1)
 
-        posted = post(1) if ranks > 1 else None
-        if posted is not None:
-            yield posted
+        posted = [post(distance) for distance in range(1, ranks)]
+        yield from posted[:ROUNDS_AT_ONCE]
         yield self._attend(rank, rank, ())
         returning: list[Posting] = []
-        for distance in range(1, ranks):
-            assert posted is not None
-            now, posted = posted, post(distance + 1) if distance + 1 < ranks else None
-            if posted is not None:
-                yield posted
+        for distance, now in enumerate(posted, 1):
             source, target = (rank + distance) % ranks, (rank - distance) % ranks
             if now.recvs:
                 yield self._attend(source, rank, now.recvs)
@@ -163,8 +157,9 @@ class _Straight:
             yield back
             returning.append(back)
             yield Work(Activity.WAIT, now.sends, 0.0, "what was sent")
-            if distance > 1:
+            if distance > ROUNDS_AT_ONCE:
                 yield self._merge(turn.output_bytes(rank), returning.pop(0).recvs)
+            yield from posted[distance + ROUNDS_AT_ONCE - 1 :][:1]
         for last in returning:
             yield self._merge(turn.output_bytes(rank), last.recvs)
 

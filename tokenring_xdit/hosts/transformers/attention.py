@@ -128,10 +128,12 @@ def attention(
             schedule=forward.schedule,
             scale=scores.scale,
             causal=True,
-            cache_key=(NAME, forward.schedule, forward.new),
+            cache_key=(NAME, forward.new),
         )
     elif forward.sharded:
-        out, lse = forward.exchanges.attend_sharded(query, key, value, plan, scores, forward.valid, forward.travel)
+        out, lse = forward.exchanges.attend_sharded(
+            query, key, value, plan, scores, forward.valid, forward.travel_in(window)
+        )
     else:
         out, lse = forward.exchanges.attend_everywhere(query, key, value, plan, scores, forward.valid)
     if s_aux is not None:

@@ -12,14 +12,15 @@ from tokenring_xdit.errors import AgreementError, ConfigurationError, TokenRingE
 from tokenring_xdit.hosts.calls import join_world
 from tokenring_xdit.hosts.transformers.attention import NAME, register
 from tokenring_xdit.hosts.transformers.cache import ShardedCache
-from tokenring_xdit.hosts.transformers.exchanges import Exchanges, Travel
+from tokenring_xdit.hosts.transformers.exchanges import Exchanges
 from tokenring_xdit.hosts.transformers.generate import replace_generate
 from tokenring_xdit.hosts.transformers.model import replace_decoder, replace_head, replace_rotary
 from tokenring_xdit.hosts.transformers.scoring import own_hidden, own_logits, scores
 from tokenring_xdit.hosts.transformers.session import Session
 from tokenring_xdit.hosts.transformers.supported import family_of
+from tokenring_xdit.hosts.transformers.travel import Travel
 from tokenring_xdit.planning.capacity import balanced_schedule
-from tokenring_xdit.schedule import Auto, build
+from tokenring_xdit.schedule import AUTO, build
 from tokenring_xdit.schedule import Mask as PlanMask
 
 __all__ = ["ContextParallel", "parallelize"]
@@ -121,7 +122,7 @@ class ContextParallel:
         return {"rank": self.rank, "ranks": self.ranks, "bytes_sent": self._session.exchanges.bytes_sent}
 
 
-def parallelize(model: _Model, *, tokenring_degree: int = 1, prefill: str = _BALANCED) -> _Model:
+def parallelize(model: _Model, *, tokenring_degree: int = 1, prefill: str = AUTO) -> _Model:
     """Spread a causal language model over all ranks; every rank calls it with the same model.
 
     The model is changed in place. Its weights are whole on every rank; prompts are sharded, and so are the keys and
@@ -134,6 +135,8 @@ def parallelize(model: _Model, *, tokenring_degree: int = 1, prefill: str = _BAL
         prefill: What travels between ranks where tokens are sharded: ``keys`` go to queries, or ``queries`` to keys. Or
             a schedule (see ``tokenring-xdit schedule list``), or ``balanced``, the one made for causal masks: for a
             whole prompt without padding, in layers without window and cap; elsewhere that goes of which there is less.
+            ``auto`` takes what is predicted to be the fastest for the prompt or turn, where a topology is known of the
+            ranks (see ``tokenring-xdit probe``), and is ``balanced`` elsewhere.
 
     Returns:
         ``model``, with ``model.tokenring``, a :class:`ContextParallel`.
@@ -183,7 +186,7 @@ def _strategy(prefill: str) -> tuple[Travel, str]:
 def _refuse_prefill(prefill: str, ranks: int) -> None:
     """Refuse what is no way to shard a prompt."""
     schedule = _strategy(prefill)[1]
-    if prefill not in _TRAVELS and Auto.parse(schedule) is None:
+    if prefill not in _TRAVELS and schedule != AUTO:
         build(schedule, ranks, PlanMask.CAUSAL)
 
 
