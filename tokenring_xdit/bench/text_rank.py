@@ -251,7 +251,7 @@ class TextBench:
     def _difference(self, strategy: Strategy) -> tuple[float, float, int]:
         """Largest difference of logits of this rank's new tokens, largest logit, and how many tokens."""
         if strategy.kind is StrategyKind.SINGLE:
-            return 0.0, 0.0, self._expected.shape[1] if dist.get_rank() == 0 else 0
+            return 0.0, 1.0, self._expected.shape[1] if dist.get_rank() == 0 else 0  # the reference itself
         parallel = self._model.parallel.tokenring
         cache = self._caches.get(False)
         hidden, rows = parallel.hidden(self._ids[:, self._shape.past :], cache=cache)

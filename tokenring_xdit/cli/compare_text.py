@@ -66,9 +66,9 @@ def _sweep(args: argparse.Namespace, tokens: int, file: Path, folder: str) -> Sw
     said: dict[str, Any] = {
         "level": "text",
         "strategies": json.dumps(_STRATEGIES),
-        "models": json.dumps(args.model),
+        "models": args.model,
         "tokens": tokens,
-        "text_file": json.dumps(str(file)),
+        "text_file": str(file),
         "answer": args.max_new_tokens,
         "dtype": args.dtype or default_dtype(),
         "timeout": _SECONDS,
