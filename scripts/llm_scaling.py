@@ -1,13 +1,16 @@
-"""Predicted time of a prompt on 8 to 1024 GPUs, as the table of docs/llm.md: python scripts/llm_scaling.py.
+"""Print the table of docs/llm.md of prompts on many GPUs: predicted, nothing is run. Takes minutes, 1024 GPUs an hour.
+
+python scripts/llm_scaling.py [MOST_GPUS]
 
 Eight GPUs of a node share heads and weights (tensor parallelism of 8, as published systems have it); nodes share the
 tokens with this package's context parallelism, each GPU over a NIC of its own at one switch. Attention of a layer is
 simulated (:mod:`tokenring_xdit.planning`); what else a model computes takes its floating point operations, and tensor
-parallelism two all-reduces a layer. Nothing of it was run.
+parallelism two all-reduces a layer.
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from tokenring_xdit.language_shapes import LanguageShape, language_shape
@@ -89,12 +92,13 @@ def attend(tokens: int, nodes: int, heads: int, kv_heads: int, head_dim: int) ->
 
 def main() -> None:
     """Print the table."""
+    most = int(sys.argv[1]) if len(sys.argv) > 1 else 256
     print("| model | tokens | GPUs | predicted | efficiency | between nodes | exposed | published |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for model in ("llama-3.1-8b", "llama-3.1-70b", "llama-3.1-405b"):
         for name, tokens in LENGTHS.items():
             alone = 0.0
-            for nodes in (1, 2, 4, 8, 16, 32, 64, 128):
+            for nodes in (n for n in (1, 2, 4, 8, 16, 32, 64, 128) if n * SHARED <= most):
                 found = predict(language_shape(model), tokens, nodes)
                 alone = alone or found.seconds
                 published = PUBLISHED.get((model, name, nodes * SHARED), "")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 
 import tokenring_xdit
-from tests.hosts.transformers.jobs import parallel_model
+from tests.hosts.transformers.jobs import error_of, parallel_model
 from tests.hosts.transformers.models import language_model, prompts
+from tokenring_xdit.attention.auto import TOPOLOGY_VARIABLE
 from tokenring_xdit.bench.instruments import barrier, clear_buffers, peak_of
 from tokenring_xdit.compat.transformers import cache_name
 from tokenring_xdit.hosts.transformers.placement import Placement
@@ -63,3 +65,19 @@ def peak(settings: dict[str, Any], tokens: int, chunk: int | None) -> tuple[int,
     found, _ = peak_of(call, CPU)
     clear_buffers()
     return sum(parameter.nbytes for parameter in parallel.parameters()), found
+
+
+@torch.no_grad()
+def planned(topology: str, prompt: int, turn: int) -> tuple[list[str | None], list[float], int]:
+    """What is chosen on a network for a prompt and a turn behind it, errors of both, and bytes sent for the turn."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv(TOPOLOGY_VARIABLE, topology)
+        whole, parallel = language_model("llama"), parallel_model("llama")
+        ids, _ = prompts(1, prompt + turn)
+        wanted, cache, errors = whole(ids).logits, parallel.tokenring.cache(), []
+        for start, stop in ((0, prompt), (prompt, prompt + turn)):
+            before = parallel.tokenring.report()["bytes_sent"]
+            found, rows = parallel.tokenring.logits(ids[:, start:stop], cache=cache)
+            errors.append(error_of(found, wanted[:, start:stop][:, rows.start : rows.stop]))
+        sent = parallel.tokenring.report()["bytes_sent"] - before
+        return [*parallel.tokenring._session._strategies.values()], errors, sent

@@ -85,3 +85,15 @@ def test_fit_forecasts_what_a_rank_really_allocates(ranks: RankPool, ranks_: int
         assert weights == pytest.approx(need.weights, rel=0.02)
     peak = max(peak for _, peak in found)
     assert 0.7 * (need.total - need.weights) <= peak <= need.total - need.weights
+
+
+@pytest.mark.parametrize(("new", "wanted"), [(20, "queries"), (83, "keys")])
+def test_where_the_network_is_known_the_planner_chooses(ranks: RankPool, new: int, wanted: str) -> None:
+    """Nothing else is said: the default; on links so slow that bytes decide."""
+    sent = {"keys": keys_sent, "queries": queries_sent}[wanted]
+    held, turn = shares(83, 2), jobs.turn_lengths(83, new, 2)
+    for rank, (names, errors, later) in enumerate(ranks.run(2, jobs.planned, "mesh:2:1kbit", 83, new)):
+        assert max(errors) <= 1e-5
+        assert names[0] is not None
+        assert names[1] == wanted
+        assert later == sent(rank, held, turn)
