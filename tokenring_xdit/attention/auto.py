@@ -202,8 +202,8 @@ class AutoSchedule:
                 return (None,)
             return (decide(network, self._machine(device, dtype, heads, head_dim, hosts), _effects),)
 
-        (word,) = self._told(answer)
-        return word
+        told: str | None = self._told(answer)[0]
+        return told
 
     # -- deciding ----------------------------------------------------------------------------------------------
 
@@ -228,7 +228,8 @@ class AutoSchedule:
         refused, *told = self._group.swap_within_call(answer)[0]
         if refused is not None:
             raise named(refused, *told) from cause
-        return told
+        answered: Sequence[Any] = told
+        return answered
 
     def _all_hosts(self) -> list[str]:
         if self._hosts is None:

@@ -47,8 +47,9 @@ def _over_all_keys(exchanges: Exchanges, gather: Callable[[Tensor], Sequence[Ten
                 total.add(*found, owned=True)
         return total.result(q.dtype)
 
-    exchanges.attend_sharded = exchanges.attend_everywhere = attend  # type: ignore[method-assign]
+    replaced: Any = exchanges  # the object, for a while
+    replaced.attend_sharded = replaced.attend_everywhere = attend
     try:
         yield
     finally:
-        del exchanges.attend_sharded, exchanges.attend_everywhere
+        del replaced.attend_sharded, replaced.attend_everywhere

@@ -127,7 +127,7 @@ class TextBench:
         plain, new = self._model.plain, self._shape.tokens - self._shape.past
         if dist.get_rank() == 0:
             hidden = plain.get_decoder()(input_ids=self._ids, use_cache=False).last_hidden_state
-            expected = hidden[:, self._shape.past :].contiguous()
+            expected: Tensor = hidden[:, self._shape.past :].contiguous()
         else:
             size = (self._shape.batch, new, plain.config.hidden_size)
             expected = torch.empty(size, dtype=plain.dtype, device=self._device)
