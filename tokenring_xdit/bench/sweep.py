@@ -223,8 +223,9 @@ class SweepConfig(Config):
             return [WorkloadShape.of(*values) for values in product(*map(chosen, axes_of_scenes), *said)]
         if self.level == Level.TEXT.value:
             axes_of_texts = ("ranks", "models", "tokens", "queries", "batch", "dtype")
-            said = (self.answer,), (self.text_file,)
-            return [TextShape.of(*values) for values in product(*map(chosen, axes_of_texts), *said)]
+            return [
+                TextShape.of(*values, self.answer, self.text_file) for values in product(*map(chosen, axes_of_texts))
+            ]
         axes_of_calls = ("ranks", "tokens", "queries", "heads", "head_dim", "batch", "dtype")
         return [
             CallShape(ranks, tokens, None if queries == tokens else queries, *rest)
