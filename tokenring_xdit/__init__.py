@@ -11,16 +11,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tokenring_xdit.hosts.calls import Output
     from tokenring_xdit.hosts.parallelize import parallelize
-    from tokenring_xdit.pipelines.engine import Engine, Step
+    from tokenring_xdit.pipelines.engine import Engine
+    from tokenring_xdit.pipelines.pending import PendingReply, Reply
+    from tokenring_xdit.pipelines.picture_engine import Step
+    from tokenring_xdit.pipelines.text_engine import Chat
 
-__all__ = ["Engine", "Output", "Step", "__version__", "parallelize"]
+__all__ = ["Chat", "Engine", "Output", "PendingReply", "Reply", "Step", "__version__", "parallelize"]
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Chat": "tokenring_xdit.pipelines.text_engine",
     "Engine": "tokenring_xdit.pipelines.engine",
     "Output": "tokenring_xdit.hosts.calls",
-    "Step": "tokenring_xdit.pipelines.engine",
+    "PendingReply": "tokenring_xdit.pipelines.pending",
+    "Reply": "tokenring_xdit.pipelines.pending",
+    "Step": "tokenring_xdit.pipelines.picture_engine",
     "parallelize": "tokenring_xdit.hosts.parallelize",
 }
 """Where the names are that are imported when they are asked for."""
