@@ -12,7 +12,7 @@ from typing import TypeVar
 from tokenring_xdit.pipelines.engine_ranks import EngineRanks, Turn
 from tokenring_xdit.workers.signals import CountedInterrupts
 
-__all__ = ["PendingReply", "Pieces", "Reply"]
+__all__ = ["PendingReply", "Pieces", "Reply", "in_thread"]
 
 T = TypeVar("T")
 
@@ -58,11 +58,7 @@ class PendingReply:
         self._reply: Reply | None = None
         self._error: BaseException | None = None
         self._turn = ranks.stand_in_line()
-        try:
-            threading.Thread(target=self._run, name="tokenring-reply", daemon=True).start()
-        except BaseException:
-            ranks.leave(self._turn)
-            raise
+        in_thread(ranks, self._turn, self._run)
 
     @property
     def done(self) -> bool:
@@ -138,6 +134,15 @@ class PendingReply:
         if interrupts.count:
             raise KeyboardInterrupt
         return found
+
+
+def in_thread(ranks: EngineRanks, turn: Turn, work: Callable[[], None]) -> None:
+    """Have a thread wait for a turn, and do what it is for."""
+    try:
+        threading.Thread(target=work, name="tokenring-turn", daemon=True).start()
+    except BaseException:
+        ranks.leave(turn)
+        raise
 
 
 class Pieces(Iterator[str]):

@@ -16,11 +16,11 @@ from typing import Any, Literal, overload
 from tokenring_xdit.compat.versions import check_versions
 from tokenring_xdit.devices import default_dtype, refuse_missing_gpus
 from tokenring_xdit.dtypes import parse_dtype
-from tokenring_xdit.errors import ConfigurationError, EngineError
+from tokenring_xdit.errors import ConfigurationError, TokenRingError
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.engine_ranks import EngineRanks, Turn, checked_timeout
 from tokenring_xdit.pipelines.options import is_whole, shortly
-from tokenring_xdit.pipelines.pending import PendingReply, Pieces, Reply
+from tokenring_xdit.pipelines.pending import PendingReply, Pieces, Reply, in_thread
 from tokenring_xdit.pipelines.request import DRAWN_SEEDS, LARGEST_SEED
 from tokenring_xdit.pipelines.text_models import refuse_model
 from tokenring_xdit.pipelines.text_options import TextOptions
@@ -89,18 +89,25 @@ class Texts:
         return self._kept.get(chat, 0) if self.ranks.running else 0
 
     def free(self, close: Callable[[], object]) -> None:
-        """Have the keys of forgotten chats freed, now instead of with the next question.
+        """Have the keys of forgotten chats freed when those who stand in line have been served; waits for nothing.
 
         Args:
-            close: Forgets one, once nothing of it is under way.
+            close: Forgets one more, once nothing of it is under way.
         """
         turn = self.ranks.stand_in_line()
-        with contextlib.suppress(EngineError), self.ranks.taken(turn, start=False):  # of ranks that free all then
-            close()
-            shares, chats = self.ranks.running, self._drained()
-            if shares and chats:
-                kept: Kept = self.ranks.serve(turn, shares, [Forget(chats)]).answers(0)[0]
-                self._kept = kept.tokens
+
+        def freed() -> None:
+            with (
+                contextlib.suppress(TokenRingError),
+                self.ranks.taken(turn, start=False),
+            ):  # of ranks that free all then
+                close()
+                shares, chats = self.ranks.running, self._drained()
+                if shares and chats:
+                    kept: Kept = self.ranks.serve(turn, shares, [Forget(chats)]).answers(0)[0]
+                    self._kept = kept.tokens
+
+        in_thread(self.ranks, turn, freed)
 
     def answer(
         self, turn: Turn, chat: int, messages: tuple[Message, ...], options: TextOptions, seed: int, hear: Hear
@@ -171,7 +178,7 @@ class Chat:
     @property
     def cached_tokens(self) -> int:
         """Tokens whose keys the ranks hold for this chat, all of them together, since the last answer to any chat."""
-        return self._texts.cached(self.number)
+        return 0 if self._closed else self._texts.cached(self.number)
 
     @overload
     def ask(self, question: str, *, stream: Literal[False] = False, **options: Any) -> str: ...
@@ -225,7 +232,10 @@ class Chat:
             return self._pending
 
     def close(self) -> None:
-        """Have the keys of this chat freed; an answer that is on its way is given up. May be called again."""
+        """Give up an answer that is on its way, and have the keys of this chat freed; waits for neither.
+
+        They are freed when the questions of other chats that were asked before are answered. May be called again.
+        """
         with self._asking:
             if self._closed:
                 return
