@@ -300,7 +300,7 @@ def test_ranks_that_take_too_long_are_given_up(
 ) -> None:
     before = own_ranks(engine)
     with monkeypatch.context() as patched:
-        patched.setattr(engine, "_timeout", 1e-4)
+        patched.setattr(engine._serving.ranks, "timeout", 1e-4)
         with pytest.raises(EngineError, match=r"^ranks 0, 1 gave no sign of life for 0\.0001 s"):
             engine.generate(PROMPTS[0], steps=FAR, progress=False)
     assert gone(before)

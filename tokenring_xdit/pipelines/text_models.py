@@ -47,7 +47,7 @@ def model_files(name: str) -> tuple[str, dict[str, str]]:
 
 
 def is_text_model(name: str) -> bool:
-    """Whether a name is that of a language model instead of a pipeline, which the model's own configuration tells.
+    """Whether a name is that of a model of transformers instead of a pipeline, which its own configuration tells.
 
     Args:
         name: Folder or hub name, or one of this package's models.
@@ -57,7 +57,7 @@ def is_text_model(name: str) -> bool:
     if name == EMBEDDED or name.startswith(RANDOM_FLUX) or (Path(name) / "model_index.json").is_file():
         return False
     try:
-        return bool(_decoders(_configuration(name)))
+        return bool(_configuration(name).get("architectures"))
     except ConfigurationError:  # there is none: whoever wants a pipeline says so
         return False
 
