@@ -163,7 +163,7 @@ def test_configs_of_texts_are_checked_shown_and_described(
     assert main(["config", "schema", "--task", "text", "--json"]) == 0
     schema = json.loads(capsys.readouterr().out)
     assert list(schema["properties"]) == list(shown)
-    assert {"required": ["task", "model"]} in schema["anyOf"]
+    assert {"required": ["model", "task"]} in schema["anyOf"]
     monkeypatch.setattr(text_models, "_PACKAGE", "no_such_package")
     assert main(["config", "check", "configs/smollm2.yaml"]) == 0
     out = capsys.readouterr().out

@@ -85,11 +85,6 @@ class EngineRanks:
         """Process ids of the ranks, by replica and rank."""
         return [process for share in self.running for process in share.pool.processes]
 
-    @property
-    def closed(self) -> bool:
-        """Whether no request is served any more."""
-        return not self._finalizer.alive
-
     def close(self) -> None:
         """End the ranks."""
         self._finalizer()
@@ -266,7 +261,7 @@ class EngineRanks:
             raise ConfigurationError(
                 "this process is a fork of the one whose engine this is: make an engine of its own"
             )
-        if self.closed:
+        if not self._finalizer.alive:
             raise ConfigurationError(f"this engine {how}: make a new one")
 
 

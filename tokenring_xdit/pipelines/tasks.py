@@ -24,7 +24,8 @@ def read_run(
     path: Path | None, overrides: Sequence[str] = (), inspect: Callable[[AnyRun], list[str]] | None = None
 ) -> AnyRun:
     """Read and check what a run is; the arguments are those of :func:`tokenring_xdit.config.read_config`."""
-    return read_config(_schema, path, overrides, inspect)
+    config: AnyRun = read_config(_schema, path, overrides, inspect)
+    return config
 
 
 def inspect_run(config: AnyRun) -> list[str]:

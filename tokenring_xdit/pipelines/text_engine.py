@@ -55,9 +55,9 @@ class Texts:
         tokens_per_rank: int | None,
         kept_chats: int,
     ) -> None:
-        for name, value in (("tokens_per_rank", tokens_per_rank), ("kept_chats", kept_chats)):
-            unlimited = value is None and name == "tokens_per_rank"
-            if not unlimited and (not is_whole(value) or value < 1):
+        bounds = {"kept_chats": kept_chats, **({} if tokens_per_rank is None else {"tokens_per_rank": tokens_per_rank})}
+        for name, value in bounds.items():
+            if not is_whole(value) or value < 1:
                 raise ConfigurationError(f"{name} is {value!r}; it has to be a whole number of at least 1")
         timeout = checked_timeout(timeout)
         refuse_model(model)
@@ -97,10 +97,8 @@ class Texts:
         turn = self.ranks.stand_in_line()
 
         def freed() -> None:
-            with (
-                contextlib.suppress(TokenRingError),
-                self.ranks.taken(turn, start=False),
-            ):  # of ranks that free all then
+            # What goes wrong with ranks ends them, and with them all keys.
+            with contextlib.suppress(TokenRingError), self.ranks.taken(turn, start=False):
                 close()
                 shares, chats = self.ranks.running, self._drained()
                 if shares and chats:
@@ -242,7 +240,7 @@ class Chat:
             self._closed = True
         if self._pending is not None:
             self._pending.cancel()
-        if not self._texts.ranks.closed:
+        with contextlib.suppress(ConfigurationError):  # of an engine that was closed, or is another process's
             self._texts.free(self._forget)
 
     def __enter__(self) -> Chat:
