@@ -1,8 +1,7 @@
 """TokenRing sequence-parallel attention for diffusion transformers, as a plugin for xDiT (xfuser).
 
 Importing this package imports neither torch nor xfuser; :mod:`tokenring_xdit.attention` needs torch,
-:mod:`tokenring_xdit.hosts.xfuser` needs xfuser, and so do ``tokenring_xdit.parallelize`` and
-``tokenring_xdit.Engine``.
+:mod:`tokenring_xdit.hosts.xfuser` needs xfuser, and so does ``tokenring_xdit.Engine``.
 """
 
 from importlib import import_module
@@ -10,18 +9,30 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tokenring_xdit.hosts.calls import Output
+    from tokenring_xdit.hosts.diffusers.host import ContextParallelConfig
     from tokenring_xdit.hosts.parallelize import parallelize
     from tokenring_xdit.pipelines.engine import Engine
     from tokenring_xdit.pipelines.pending import PendingReply, Reply
     from tokenring_xdit.pipelines.picture_engine import Step
     from tokenring_xdit.pipelines.text_engine import Chat
 
-__all__ = ["Chat", "Engine", "Output", "PendingReply", "Reply", "Step", "__version__", "parallelize"]
+__all__ = [
+    "Chat",
+    "ContextParallelConfig",
+    "Engine",
+    "Output",
+    "PendingReply",
+    "Reply",
+    "Step",
+    "__version__",
+    "parallelize",
+]
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Chat": "tokenring_xdit.pipelines.text_engine",
+    "ContextParallelConfig": "tokenring_xdit.hosts.diffusers.host",
     "Engine": "tokenring_xdit.pipelines.engine",
     "Output": "tokenring_xdit.hosts.calls",
     "PendingReply": "tokenring_xdit.pipelines.pending",

@@ -6,10 +6,9 @@ import argparse
 import json
 import math
 
-from tokenring_xdit.cli.text import refuse_below_one, text_ranks
+from tokenring_xdit.cli.text import read_text, refuse_below_one, text_ranks
 from tokenring_xdit.devices import default_dtype
 from tokenring_xdit.pipelines.text_orders import LoadText, ScoreText, TextScore
-from tokenring_xdit.pipelines.text_run import read_text
 
 __all__ = ["score_command"]
 

@@ -8,9 +8,10 @@ from tokenring_xdit.compat.versions import check_versions
 from tokenring_xdit.devices import refuse_missing_gpus
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.pipelines.text_models import refuse_model
+from tokenring_xdit.pipelines.text_run import read_text
 from tokenring_xdit.workers.pool import WorkerPool
 
-__all__ = ["refuse_below_one", "text_ranks"]
+__all__ = ["read_text", "refuse_below_one", "text_ranks"]
 
 
 def refuse_below_one(args: argparse.Namespace, *names: str) -> None:

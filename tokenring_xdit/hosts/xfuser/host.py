@@ -90,7 +90,7 @@ class XfuserHost:
     @property
     def settings(self) -> Mapping[str, str]:
         """Degrees and kernel."""
-        return {"degrees": str(self._dims), "attention_backend": self._backend.value}
+        return {"host": "xfuser", "degrees": str(self._dims), "attention_backend": self._backend.value}
 
     def refuse(self, pipe: Any) -> None:
         """Refuse what was not compared, degrees that do not fit, and what was done to the pipeline before."""
