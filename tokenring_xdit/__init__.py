@@ -11,9 +11,8 @@ if TYPE_CHECKING:
     from tokenring_xdit.hosts.calls import Output
     from tokenring_xdit.hosts.diffusers.host import ContextParallelConfig
     from tokenring_xdit.hosts.parallelize import parallelize
-    from tokenring_xdit.pipelines.engine import Engine
+    from tokenring_xdit.pipelines.engine import Engine, Step
     from tokenring_xdit.pipelines.pending import PendingReply, Reply
-    from tokenring_xdit.pipelines.picture_engine import Step
     from tokenring_xdit.pipelines.text_engine import Chat
 
 __all__ = [
@@ -37,7 +36,7 @@ _HOMES = {
     "Output": "tokenring_xdit.hosts.calls",
     "PendingReply": "tokenring_xdit.pipelines.pending",
     "Reply": "tokenring_xdit.pipelines.pending",
-    "Step": "tokenring_xdit.pipelines.picture_engine",
+    "Step": "tokenring_xdit.pipelines.engine",
     "parallelize": "tokenring_xdit.hosts.parallelize",
 }
 """Where the names are that are imported when they are asked for."""

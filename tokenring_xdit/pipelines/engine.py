@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 from tokenring_xdit.defaults import DEFAULT_SCHEDULE, KEPT_CHATS, LARGEST_SIDE
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.parallel import ParallelDims
+from tokenring_xdit.pipelines.engine_ranks import checked_timeout
+from tokenring_xdit.pipelines.messages import Step
 from tokenring_xdit.pipelines.request import DRAWN_SEEDS, Request
 from tokenring_xdit.pipelines.text_engine import Chat, Texts
 from tokenring_xdit.pipelines.text_models import is_text_model
 
 if TYPE_CHECKING:
     from tokenring_xdit.hosts.xfuser import AttentionBackend
-    from tokenring_xdit.pipelines.picture_engine import Pictures, Step
+    from tokenring_xdit.pipelines.picture_engine import Pictures
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "Step"]
 
 
 class Engine:
@@ -133,6 +135,15 @@ class Engine:
         return self._serving.ranks.processes
 
     @property
+    def timeout(self) -> float:
+        """Seconds without any sign of life after which ranks are given up; may be set between two requests."""
+        return self._serving.ranks.timeout
+
+    @timeout.setter
+    def timeout(self, seconds: float) -> None:
+        self._serving.ranks.timeout = checked_timeout(seconds)
+
+    @property
     def last_seed(self) -> int | None:
         """Seed of the last request, given or drawn; ``None`` before the first."""
         return self._serving.last_seed
@@ -182,23 +193,55 @@ class Engine:
             EngineError: A rank failed; the message names it, its error and its log.
             KeyboardInterrupt: It was interrupted.
         """
-        if self._pictures is None:
-            raise ConfigurationError(
-                f"generate draws, and '{self._model}' is a language model: use chat(context=...).ask(...)"
-            )
-        request = Request(
-            prompt=_frozen(prompt),
-            negative_prompt=_frozen(negative_prompt),
+        request = self.check(
+            prompt,
+            negative_prompt=negative_prompt,
             width=width,
             height=height,
             frames=frames,
             steps=steps,
             seed=secrets.randbelow(DRAWN_SEEDS) if seed is None else seed,
             guidance=guidance,
-            options=options,
-            largest_side=self._pictures.largest_side,
+            **options,
         )
-        return self._pictures.make(request, callback, preview, progress)
+        return self._drawing().make(request, callback, preview, progress)
+
+    def check(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        negative_prompt: str | Sequence[str] | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        frames: int | None = None,
+        steps: int | None = None,
+        seed: int | None = None,
+        guidance: float | None = None,
+        **options: Any,
+    ) -> Request:
+        """Refuse what :meth:`generate` would refuse before any work, from any thread; its arguments.
+
+        Returns:
+            The request, with what the model knows better than its pipeline.
+
+        Raises:
+            TokenRingError: The request is refused; the message says what the pipeline takes.
+        """
+        pictures = self._drawing()
+        return pictures.check(
+            Request(
+                prompt=_frozen(prompt),
+                negative_prompt=_frozen(negative_prompt),
+                width=width,
+                height=height,
+                frames=frames,
+                steps=steps,
+                seed=seed,
+                guidance=guidance,
+                options=options,
+                largest_side=pictures.largest_side,
+            )
+        )
 
     def chat(self, *, context: str = "", messages: Sequence[Mapping[str, str]] = ()) -> Chat:
         """Begin a conversation with a language model.
@@ -217,6 +260,14 @@ class Engine:
             raise ConfigurationError(f"chat is for language models, and '{self._model}' draws: use generate(...)")
         return self._texts.chat(context, messages)
 
+    def start(self) -> None:
+        """Start ranks that have died, and wait until they have loaded; the next request would do so too.
+
+        Raises:
+            EngineError: A rank failed while it loaded; the message names its log.
+        """
+        self._serving.ranks.start()
+
     def cancel(self) -> None:
         """Give the running request up at its next step, from any thread; without one nothing happens."""
         self._serving.ranks.cancel_running()
@@ -232,6 +283,13 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _drawing(self) -> Pictures:
+        if self._pictures is None:
+            raise ConfigurationError(
+                f"generate draws, and '{self._model}' is a language model: use chat(context=...).ask(...)"
+            )
+        return self._pictures
 
     @property
     def _serving(self) -> Pictures | Texts:

@@ -69,8 +69,7 @@ class EngineRanks:
         self._replicas = Replicas(program, replicas, ranks, setup)
         self._finalizer = weakref.finalize(self, self._replicas.close)
         try:
-            with self.taken(self.stand_in_line()):
-                pass
+            self.start()
         except BaseException:
             self.close()
             raise
@@ -84,6 +83,15 @@ class EngineRanks:
     def processes(self) -> list[int]:
         """Process ids of the ranks, by replica and rank."""
         return [process for share in self.running for process in share.pool.processes]
+
+    def start(self) -> None:
+        """Start ranks that are not there, and wait until they have loaded.
+
+        Raises:
+            EngineError: One failed meanwhile.
+        """
+        with self.taken(self.stand_in_line()):
+            pass
 
     def close(self) -> None:
         """End the ranks."""

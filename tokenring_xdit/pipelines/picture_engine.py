@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,30 +19,12 @@ from tokenring_xdit.hosts.xfuser import AttentionBackend
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.engine_ranks import EngineRanks, checked_timeout
 from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of
-from tokenring_xdit.pipelines.messages import ServeRequest, Setup, StepDone
+from tokenring_xdit.pipelines.messages import ServeRequest, Setup, Step, StepDone
 from tokenring_xdit.pipelines.options import is_whole
 from tokenring_xdit.pipelines.replicas import ReplicaShare
 from tokenring_xdit.pipelines.request import Request, call_arguments, pipeline_class
 
-__all__ = ["Pictures", "Step"]
-
-
-@dataclass(frozen=True)
-class Step:
-    """A denoising step that is over.
-
-    Attributes:
-        step: Its number, from one.
-        steps: How many there are.
-        prompts: Positions of the prompts that it was for: all of them, or a replica's under data parallel.
-        preview: A PIL picture of what the first of these will look like; ``None`` where none was asked for or the
-            pipeline has none (see :class:`tokenring_xdit.pipelines.preview.Preview`).
-    """
-
-    step: int
-    steps: int
-    prompts: range
-    preview: Any
+__all__ = ["Pictures"]
 
 
 class Pictures:
@@ -102,10 +84,9 @@ class Pictures:
     def make(
         self, request: Request, callback: Callable[[Step], object] | None, preview: bool, progress: bool
     ) -> list[Any]:
-        """Make the pictures or videos of a request; see :meth:`tokenring_xdit.pipelines.engine.Engine.generate`."""
+        """Make what :meth:`check` has returned; see :meth:`tokenring_xdit.pipelines.engine.Engine.generate`."""
         if callback is not None and not callable(callback):
             raise ConfigurationError(f"callback is {callback!r}; it has to be a function of one Step")
-        request = self._checked(request)
         turn = self.ranks.stand_in_line()
         with self.ranks.taken(turn):
             self.last_seed = request.seed
@@ -125,7 +106,8 @@ class Pictures:
                 attempt = self.ranks.serve(turn, shares, commands, show)
             return [medium for team in range(len(shares)) for medium in attempt.answers(team)[0]]
 
-    def _checked(self, request: Request) -> Request:
+    def check(self, request: Request) -> Request:
+        """Refuse a request before any work; returns it with what the model knows better than its pipeline."""
         request = self._model.complete(request)
         call_arguments(self._class, request)
         self._model.check_request(self._degrees, request)
