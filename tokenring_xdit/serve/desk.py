@@ -49,7 +49,7 @@ class Desk:
         config = self.config
         model = find_model(config.model).complete(Request(prompt="a prompt"))
         known = defaults_of(pipeline_class(pipeline_class_of(config.model)))
-        values = {
+        values: dict[str, Any] = {
             name: _first(getattr(config, name, None), getattr(model, name), known[name])
             for name in ("width", "height", "steps", "guidance", "negative_prompt")
             if name in known
