@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,8 @@ MODEL = "random-llama:layers=2,hidden=48,heads=6,kv_heads=2,head_dim=8,intermedi
 STRATEGIES = ["single", "gather-kv", "balanced", "pass-kv", "pass-q", "schedule:ring", "schedule:auto"]
 
 
-def shape(ranks: int, tokens: int, queries: int | None = None, **more: int) -> TextShape:
-    return TextShape.of(ranks, MODEL, tokens, queries, 1, "float32", **more)
+def shape(ranks: int, tokens: int, queries: int | None = None, answer: int = 0) -> TextShape:
+    return replace(TextShape.of(ranks, MODEL, tokens, queries, 1, "float32"), answer=answer)
 
 
 @pytest.mark.parametrize(("tokens", "queries"), [(83, None), (120, 40), (90, 1)])

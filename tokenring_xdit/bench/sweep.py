@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import product
 from typing import Annotated, Any, Literal
 
@@ -223,9 +224,8 @@ class SweepConfig(Config):
             return [WorkloadShape.of(*values) for values in product(*map(chosen, axes_of_scenes), *said)]
         if self.level == Level.TEXT.value:
             axes_of_texts = ("ranks", "models", "tokens", "queries", "batch", "dtype")
-            return [
-                TextShape.of(*values, self.answer, self.text_file) for values in product(*map(chosen, axes_of_texts))
-            ]
+            shapes = (TextShape.of(*values) for values in product(*map(chosen, axes_of_texts)))
+            return [replace(shape, answer=self.answer, text_file=self.text_file) for shape in shapes]
         axes_of_calls = ("ranks", "tokens", "queries", "heads", "head_dim", "batch", "dtype")
         return [
             CallShape(ranks, tokens, None if queries == tokens else queries, *rest)

@@ -65,8 +65,6 @@ class TextShape(CallShape):
         queries: int | None,
         batch: int,
         dtype: str,
-        answer: int = 0,
-        text_file: str | None = None,
     ) -> TextShape:
         """Fill in what follows from the model.
 
@@ -75,9 +73,7 @@ class TextShape(CallShape):
         """
         found = text_model(model)
         asking = None if queries == tokens else queries
-        return cls(
-            ranks, tokens, asking, found.heads, found.head_dim, batch, dtype, model, found.kv_heads, answer, text_file
-        )
+        return cls(ranks, tokens, asking, found.heads, found.head_dim, batch, dtype, model, found.kv_heads)
 
     @property
     def past(self) -> int:
