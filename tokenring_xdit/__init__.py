@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tokenring_xdit.hosts.calls import Output
     from tokenring_xdit.hosts.parallelize import parallelize
+    from tokenring_xdit.hosts.xfuser.host import graph_reports
     from tokenring_xdit.pipelines.engine import Engine, Step
 
-__all__ = ["Engine", "Output", "Step", "__version__", "parallelize"]
+__all__ = ["Engine", "Output", "Step", "__version__", "graph_reports", "parallelize"]
 
 __version__ = "0.1.0"
 
@@ -21,6 +22,7 @@ _HOMES = {
     "Engine": "tokenring_xdit.pipelines.engine",
     "Output": "tokenring_xdit.hosts.calls",
     "Step": "tokenring_xdit.pipelines.engine",
+    "graph_reports": "tokenring_xdit.hosts.xfuser.host",
     "parallelize": "tokenring_xdit.hosts.parallelize",
 }
 """Where the names are that are imported when they are asked for."""

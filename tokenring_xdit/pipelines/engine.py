@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -25,10 +25,12 @@ from tokenring_xdit.defaults import DEFAULT_SCHEDULE, LARGEST_SIDE
 from tokenring_xdit.devices import default_dtype, refuse_missing_gpus
 from tokenring_xdit.dtypes import parse_dtype
 from tokenring_xdit.errors import CancelledError, ConfigurationError, EngineError, LaunchError
+from tokenring_xdit.graphs import GraphReport, refuse_without_cuda
+from tokenring_xdit.hosts.calls import GRAPHS_NEED_RANKS
 from tokenring_xdit.hosts.xfuser import AttentionBackend
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of
-from tokenring_xdit.pipelines.messages import ServeRequest, Setup, StepDone
+from tokenring_xdit.pipelines.messages import Served, ServeRequest, Setup, StepDone
 from tokenring_xdit.pipelines.options import is_number, is_whole
 from tokenring_xdit.pipelines.replicas import LOADING, Replicas, ReplicaShare, error_of
 from tokenring_xdit.pipelines.request import Request, call_arguments, pipeline_class
@@ -100,9 +102,12 @@ class Engine:
             are given up. A rank that dies is known at once, one that is stopped after
             ``TOKENRING_LIVENESS_LIMIT`` seconds (30).
         largest_side: Pixels that width and height may have; more are taken for a slip of the finger.
+        cuda_graphs: Capture calls of the transformer as CUDA graphs, and replay them (``docs/gpu.md``).
 
     Attributes:
         last_seed: Seed of the last request, given or drawn; ``None`` before the first.
+        graph_reports: What became of the transformers' calls until the end of the last request, by name, for each
+            replica that it was dealt out to; empty without ``cuda_graphs``.
 
     Raises:
         ConfigurationError: There is no such model, a degree cannot work, or there are fewer GPUs than ranks.
@@ -122,6 +127,7 @@ class Engine:
         dtype: str | None = None,
         timeout: float = 1800.0,
         largest_side: int = LARGEST_SIDE,
+        cuda_graphs: bool = False,
     ) -> None:
         self._degrees = ParallelDims(ulysses=ulysses_degree, tokenring=tokenring_degree, schedule=schedule)
         backend = AttentionBackend.parse(attention_backend)
@@ -138,6 +144,10 @@ class Engine:
             )
         if not is_number(timeout) or timeout <= 0:
             raise ConfigurationError(f"timeout is {timeout!r}; it has to be a positive number of seconds")
+        if cuda_graphs:
+            refuse_without_cuda("cuda_graphs=True")
+        if cuda_graphs and self._degrees.ranks == 1:
+            raise ConfigurationError(GRAPHS_NEED_RANKS)
         liveness.limit()  # is read by each request
         self._class = pipeline_class(pipeline_class_of(model))
         self._model = find_model(model)
@@ -150,8 +160,10 @@ class Engine:
             dims=self._degrees,
             attention_backend=backend.value,
             timeout=2 * timeout,  # longer than this process waits, which can say more
+            cuda_graphs=bool(cuda_graphs),
         )
         self.last_seed: int | None = None
+        self.graph_reports: tuple[Mapping[str, GraphReport], ...] = ()
         self._timeout = timeout
         self._largest_side = largest_side
         self._requests = 0
@@ -252,7 +264,9 @@ class Engine:
                     ServeRequest(request.part(share.prompts.start, share.prompts.stop), preview) for share in shares
                 ]
                 attempt = self._carry_through(self._requests, shares, commands, show)
-            return [medium for team in range(len(shares)) for medium in attempt.answers(team)[0]]
+            served: list[Served] = [attempt.answers(team)[0] for team in range(len(shares))]
+            self.graph_reports = tuple(each.graphs for each in served if each.graphs)
+            return [medium for each in served for medium in each.media]
 
     def cancel(self) -> None:
         """Give the running request up at its next step, from any thread; without one nothing happens."""

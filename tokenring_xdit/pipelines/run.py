@@ -13,6 +13,7 @@ from tokenring_xdit.config import Config
 from tokenring_xdit.defaults import DEFAULT_SCHEDULE, LARGEST_SIDE
 from tokenring_xdit.dtypes import DTYPES, DTYPES_IN_SHORT, DtypeName, parse_dtype
 from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, TokenRingError, UnsupportedError
+from tokenring_xdit.hosts.calls import GRAPHS_NEED_RANKS
 from tokenring_xdit.hosts.xfuser import AttentionBackend
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of
@@ -142,6 +143,9 @@ class RunConfig(Config):
     attention_backend: Backend = Field(
         AttentionBackend.AUTO, description="xfuser's kernel for attention on one rank; 'auto' is xfuser's own choice"
     )
+    cuda_graphs: bool = Field(
+        False, description="capture calls of the transformer as CUDA graphs, and replay them; needs GPUs"
+    )
     output: str | None = Field(
         None,
         min_length=1,
@@ -177,6 +181,8 @@ class RunConfig(Config):
         if output is not None and Path(output).suffix.lower() not in _SUFFIXES:
             mistakes.append(f"output: '{output}' does not end in {' or '.join(_SUFFIXES)}")
         degrees = {key: values.get(f"{key}_degree", 1) for key in ("tokenring", "ulysses")}
+        if values.get("cuda_graphs") and degrees == {"tokenring": 1, "ulysses": 1}:
+            mistakes.append(f"cuda_graphs: {GRAPHS_NEED_RANKS}")
         try:
             ParallelDims(**degrees, schedule=values.get("schedule", DEFAULT_SCHEDULE))
         except TokenRingError as error:

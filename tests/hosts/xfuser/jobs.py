@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -396,14 +397,35 @@ def joint_error(case: FluxCase, strategy: str) -> float:
     return relative_error(out, expected)
 
 
-def tags_of_the_operator() -> list[str]:
-    """Tags of what ``torch.compile`` sees in the place of attention."""
-    from tokenring_xdit.hosts.xfuser import register
+def operators_of_attention(case: Any) -> tuple[dict[str, list[str]], list[str]]:
+    """What ``torch.compile(mode="reduce-overhead")`` sees in the place of attention, with tags, and what is said."""
+    from tests.hosts.xfuser.generation import engine, with_wrapped_transformer
+    from tests.support.families import FAMILIES
+    from tokenring_xdit.hosts.xfuser import dispatch
 
-    register()
-    import xfuser.model_executor.layers.usp  # noqa: F401
+    family, seen, said = FAMILIES[case.family], {}, logging.Handler()
+    lines: list[str] = []
+    said.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
 
-    return [str(tag).removeprefix("Tag.") for tag in torch.ops.tokenring_xdit.ring_attn.default.tags]
+    def look(graph: Any, inputs: Any) -> Any:
+        for node in graph.graph.nodes:
+            name = str(node.target)
+            if name.startswith("tokenring_xdit."):
+                seen[name] = [str(tag).removeprefix("Tag.") for tag in node.target.tags]
+        return inductor(graph, inputs)
+
+    dispatch._told.clear()
+    dispatch.log.addHandler(said)
+    torch._dynamo.reset()
+    inductor = torch._TorchCompileInductorWrapper("reduce-overhead", None, False)
+    try:
+        with engine(case) as config, torch.no_grad():
+            pipe = with_wrapped_transformer(family, config, case, family.inputs(**case.inputs))
+            pipe.transformer = torch.compile(pipe.transformer, fullgraph=True, backend=look)
+            pipe(**family.inputs(**case.inputs))
+    finally:
+        dispatch.log.removeHandler(said)
+    return seen, lines
 
 
 def groups_of_states(degrees: list[Any]) -> list[int]:

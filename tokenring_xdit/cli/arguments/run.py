@@ -25,6 +25,7 @@ KEYS = {
     "ulysses_degree": "ranks that Ulysses shards the heads over",
     "schedule": "what the TokenRing ranks exchange and when, see schedule list",
     "attention_backend": "xfuser's kernel for attention on one rank",
+    "cuda_graphs": "true: capture calls of the transformer as CUDA graphs, and replay them; needs GPUs",
     "output": "where the PNG or MP4 goes",
 }
 """Keys of a config that are flags as well, by the same names."""

@@ -5,20 +5,23 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from accelerate import init_empty_weights
 
+from tokenring_xdit.attention import exchange
 from tokenring_xdit.compat.torch import frame_outside_graphs, outside_graphs
 from tokenring_xdit.errors import UnsupportedError
+from tokenring_xdit.graphs import GraphedCalls, Recorder
 from tokenring_xdit.hosts.agreement import agree_on_inputs, noting
 from tokenring_xdit.hosts.caches import Together
 from tokenring_xdit.hosts.changes import refuse_changes
 from tokenring_xdit.hosts.processors import ProcessorSlot, settle
-from tokenring_xdit.hosts.running import RUNNING
+from tokenring_xdit.hosts.replay import look_at, surroundings
+from tokenring_xdit.hosts.running import RUNNING, watching_decisions
 from tokenring_xdit.hosts.weights import Weights
 from tokenring_xdit.hosts.xfuser.family import XfuserFamily
 from tokenring_xdit.hosts.xfuser.state import XfuserState
@@ -40,10 +43,15 @@ class Sharding:
         model: The transformer, changed in place: it keeps its weights, adapters, hooks and names.
         state: xfuser's groups.
         family: What is known of it: xfuser's subclass of its class, or where diffusers' own is cut by tokens.
+        recorder: Records its calls, where they are to be replayed.
+
+    Attributes:
+        graphs: Its calls, where they are replayed.
     """
 
-    def __init__(self, model: Any, state: XfuserState, family: XfuserFamily) -> None:
+    def __init__(self, model: Any, state: XfuserState, family: XfuserFamily, recorder: Recorder | None = None) -> None:
         self.state = state
+        self.graphs = None if recorder is None else _graphed(type(model).__name__, recorder)
         self._kind = type(model)
         self._signature = inspect.signature(self._kind.forward)
         self._cut = None if family.cut is None else Cut(model, family.cut)
@@ -108,7 +116,10 @@ class Sharding:
             else:
                 self.check(model)
             _refuse_arguments(self.kind, arguments)
-        agree_on_inputs(self.kind, arguments, noted.problem)
+            proposal = None if self.graphs is None else self.graphs.propose(arguments, *look_at(model), surroundings())
+        told = agree_on_inputs(self.kind, arguments, noted.problem, None if noted.problem else proposal)
+        if self.graphs is not None:
+            self.graphs.settle(told)
         self.state.activate(None)
         runtime = self.state.runtime
         runtime.split_text_embed_in_sp = True
@@ -135,7 +146,7 @@ def sharding_of(model: Any) -> Sharding | None:
     return found
 
 
-def shard(model: Any, state: XfuserState, family: XfuserFamily) -> None:
+def shard(model: Any, state: XfuserState, family: XfuserFamily, recorder: Recorder | None = None) -> None:
     """Let all ranks compute a transformer together from now on; every rank calls it.
 
     Whole latents go in and come out on every rank.
@@ -144,8 +155,15 @@ def shard(model: Any, state: XfuserState, family: XfuserFamily) -> None:
         model: The transformer of diffusers.
         state: xfuser's groups.
         family: What is known of it.
+        recorder: Records its calls, where they are to be replayed.
     """
-    setattr(model, _ATTRIBUTE, Sharding(model, state, family))
+    setattr(model, _ATTRIBUTE, Sharding(model, state, family, recorder))
+
+
+def _graphed(kind: str, recorder: Recorder) -> GraphedCalls:
+    return GraphedCalls(
+        kind, recorder, exchange=partial(exchange, None), watch=watching_decisions, tells=dist.get_rank() == 0
+    )
 
 
 def refuse_changed(model: Any, family: XfuserFamily) -> None:
@@ -189,6 +207,8 @@ def _sharded_class(kind: type, parent: type) -> type:
         sharding: Sharding = getattr(self, _ATTRIBUTE)
         arguments = sharding.begin(self, args, kwargs)
         try:
+            if sharding.graphs is not None:
+                return sharding.graphs(partial(compute, self), arguments)
             return compute(self, **arguments)
         finally:
             sharding.end()
