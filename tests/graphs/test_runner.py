@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tests.graphs.operators import HostRead, OperatorRecorder, OperatorRecording
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.graphs import GraphedCalls
-from tokenring_xdit.hosts.replay import look_at
+from tokenring_xdit.hosts.replay import ReplayCheck
 
 
 class Model(nn.Module):
@@ -51,8 +51,10 @@ def graphed(model: nn.Module, **options: Any) -> tuple[GraphedCalls, Any]:
         "Model", OperatorRecorder(), exchange=lambda value, what: [value], watch=nothing_decided, tells=True, **options
     )
 
+    look = ReplayCheck()
+
     def call(**arguments: Any) -> Any:
-        graphs.settle([graphs.propose(arguments, *look_at(model))])
+        graphs.settle([graphs.propose(arguments, *look(model))])
         return graphs(model, arguments)
 
     return graphs, call

@@ -411,7 +411,7 @@ def operators_of_attention(case: Any) -> tuple[dict[str, list[str]], list[str]]:
         for node in graph.graph.nodes:
             name = str(node.target)
             if name.startswith("tokenring_xdit."):
-                seen[name] = [str(tag).removeprefix("Tag.") for tag in node.target.tags]
+                seen[name] = [str(tag).removeprefix("Tag.") for tag in node.target.default.tags]
         return inductor(graph, inputs)
 
     dispatch._told.clear()

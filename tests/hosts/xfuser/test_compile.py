@@ -33,7 +33,7 @@ def test_the_whole_graph_compiles_once(ranks: RankPool, case: Case) -> None:
         assert compiled.graphs_after_first == compiled.graphs_after_second > 0
 
 
-IN_GRAPHS, OUTSIDE = "tokenring_xdit.ring_attn.default", "tokenring_xdit.ring_attn_outside_graphs.default"
+IN_GRAPHS, OUTSIDE = "tokenring_xdit.ring_attn", "tokenring_xdit.ring_attn_outside_graphs"
 
 
 @pytest.mark.skipif(Version(torch.__version__) < Version("2.9"), reason="torch 2.8 cannot trace xfuser's own USP")

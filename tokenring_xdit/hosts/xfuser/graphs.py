@@ -13,7 +13,7 @@ import torch.distributed as dist
 from tokenring_xdit.attention import exchange
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.graphs import CudaRecorder, GraphedCalls, Recorder, refuse_without_cuda
-from tokenring_xdit.hosts.replay import look_at, surroundings
+from tokenring_xdit.hosts.replay import ReplayCheck, surroundings
 from tokenring_xdit.hosts.running import watching_decisions
 from tokenring_xdit.hosts.xfuser.repairs.common import replace_method
 
@@ -71,11 +71,12 @@ def replay_calls(model: Any, recorder: Recorder) -> GraphedCalls:
         kind, recorder, exchange=partial(exchange, None), watch=watching_decisions, tells=dist.get_rank() == 0
     )
     original: Callable[..., Any] = model.forward
+    look = ReplayCheck()
 
     @wraps(original)
     def forward(*args: Any, **kwargs: Any) -> Any:
         arguments = {"args": args, "kwargs": kwargs}
-        proposal = graphs.propose(arguments, *look_at(model), surroundings())
+        proposal = graphs.propose(arguments, *look(model), surroundings())
         graphs.settle(exchange(None, proposal, f"a call of the {kind}"))
         return graphs(lambda args, kwargs: original(*args, **kwargs), arguments)
 

@@ -20,7 +20,7 @@ from tokenring_xdit.hosts.agreement import agree_on_inputs, noting
 from tokenring_xdit.hosts.caches import Together
 from tokenring_xdit.hosts.changes import refuse_changes
 from tokenring_xdit.hosts.processors import ProcessorSlot, settle
-from tokenring_xdit.hosts.replay import look_at, surroundings
+from tokenring_xdit.hosts.replay import ReplayCheck, surroundings
 from tokenring_xdit.hosts.running import RUNNING, watching_decisions
 from tokenring_xdit.hosts.weights import Weights
 from tokenring_xdit.hosts.xfuser.family import XfuserFamily
@@ -52,6 +52,7 @@ class Sharding:
     def __init__(self, model: Any, state: XfuserState, family: XfuserFamily, recorder: Recorder | None = None) -> None:
         self.state = state
         self.graphs = None if recorder is None else _graphed(type(model).__name__, recorder)
+        self._look = ReplayCheck()
         self._kind = type(model)
         self._signature = inspect.signature(self._kind.forward)
         self._cut = None if family.cut is None else Cut(model, family.cut)
@@ -116,7 +117,9 @@ class Sharding:
             else:
                 self.check(model)
             _refuse_arguments(self.kind, arguments)
-            proposal = None if self.graphs is None else self.graphs.propose(arguments, *look_at(model), surroundings())
+            proposal = (
+                None if self.graphs is None else self.graphs.propose(arguments, *self._look(model), surroundings())
+            )
         told = agree_on_inputs(self.kind, arguments, noted.problem, None if noted.problem else proposal)
         if self.graphs is not None:
             self.graphs.settle(told)
