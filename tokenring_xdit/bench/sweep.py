@@ -128,7 +128,8 @@ class SweepConfig(Config):
         "attention", description="attention, or pipeline: whole denoising steps"
     )
     strategies: Strategies = Field(
-        description="single, ulysses, xfuser-ring, xfuser-ring-alltoall, schedule:NAME, or ulysses=N+schedule:NAME"
+        description="single, ulysses, xfuser-ring, xfuser-ring-alltoall, schedule:NAME, or ulysses=N+schedule:NAME; "
+        "captured+STRATEGY replays calls as CUDA graphs"
     )
     ranks: Ranks = Field(description="ranks that share the sequence")
     tokens: Counts | None = Field(None, description="length of the whole sequence")
