@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -108,3 +109,15 @@ def test_files_of_the_working_folder_are_not_imported(name: str, installed: dict
     (tmp_path / name).write_text("raise SystemExit('a file of the user')\n")
     config = str(ROOT / "configs" / "embedded.yaml")
     run(installed, tmp_path, "run", config, "steps=1", "output=picture.png", started=AS_THE_COMMAND)
+
+
+def test_the_description_has_no_links_that_lead_nowhere_outside_the_repository(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as files:
+        (name,) = (name for name in files.namelist() if name.endswith(".dist-info/METADATA"))
+        description = files.read(name).decode()
+    assert "Description-Content-Type: text/markdown" in description
+    assert "`docs/quickstart.md`" in description
+    assert re.findall(r"\]\((?!https://|#)[^)]*\)", description) == []
+    readme = (ROOT / "README.md").read_text()
+    assert re.findall(r"\]\(https://[^)]*\)", description) == re.findall(r"\]\(https://[^)]*\)", readme)

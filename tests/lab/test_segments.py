@@ -8,7 +8,7 @@ import pytest
 
 from tokenring_xdit.lab.segments import segment
 from tokenring_xdit.topology import load_topology
-from tokenring_xdit.topology.network import FRAME
+from tokenring_xdit.topology.links import FRAME
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from itertools import pairwise
 
-from tokenring_xdit.topology.network import FRAME, Link, Network
+from tokenring_xdit.topology.links import FRAME, Link
+from tokenring_xdit.topology.network import Network
 from tokenring_xdit.topology.sharing import Direction
 
 __all__ = ["CATCH_UP", "segment"]

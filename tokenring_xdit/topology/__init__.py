@@ -1,7 +1,8 @@
 """Which device is linked to which, how fast, and what follows from it. Pure Python, like the schedules."""
 
 from tokenring_xdit.topology.files import load_network, network_to_mapping, network_to_yaml
-from tokenring_xdit.topology.network import EXAMPLES, FRAME_SHARE, Counts, Link, Network, Rate, parse_network
+from tokenring_xdit.topology.links import FRAME_SHARE, Counts, Link, Rate
+from tokenring_xdit.topology.network import EXAMPLES, Network, parse_network
 from tokenring_xdit.topology.presets import FABRICS, PRESETS, Preset, find_preset, load_topology
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokenring_xdit.topology.network import Rate
+from tokenring_xdit.topology.links import Rate
 
 __all__ = ["NVLINK_4", "NVLINK_4_SOURCE"]
 

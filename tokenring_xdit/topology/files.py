@@ -14,7 +14,8 @@ import yaml
 
 from tokenring_xdit.errors import ConfigurationError, nearest
 from tokenring_xdit.messages import listed, named, one_line, shown
-from tokenring_xdit.topology.network import MOST_NODES, Counts, Link, Network, Rate, host_names, parse_network
+from tokenring_xdit.topology.links import Counts, Link, Rate
+from tokenring_xdit.topology.network import MOST_NODES, Network, host_names, parse_network
 from tokenring_xdit.yaml_files import read_yaml
 
 __all__ = ["load_network", "network_from_mapping", "network_to_mapping", "network_to_yaml"]

@@ -18,7 +18,8 @@ from tokenring_xdit.messages import shown
 from tokenring_xdit.spec import Whole, unknown
 from tokenring_xdit.topology.alone import NVLINK_4, NVLINK_4_SOURCE
 from tokenring_xdit.topology.files import load_network
-from tokenring_xdit.topology.network import EXAMPLES, MOST_NODES, Counts, Link, Network, Rate
+from tokenring_xdit.topology.links import Counts, Link, Rate
+from tokenring_xdit.topology.network import EXAMPLES, MOST_NODES, Network
 from tokenring_xdit.topology.smi import NVIDIA_SMI, load_nvidia_smi
 
 __all__ = ["FABRICS", "PRESETS", "Fabric", "Preset", "find_preset", "load_topology"]

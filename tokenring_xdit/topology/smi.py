@@ -16,7 +16,8 @@ from pathlib import Path
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.messages import one_line
 from tokenring_xdit.topology.alone import NVLINK_4
-from tokenring_xdit.topology.network import Counts, Link, Network, Rate
+from tokenring_xdit.topology.links import Counts, Link, Rate
+from tokenring_xdit.topology.network import Network
 from tokenring_xdit.topology.nvidia import GpuTopology, LinkKind, parse
 
 __all__ = ["NVIDIA_SMI", "load_nvidia_smi", "network_of"]

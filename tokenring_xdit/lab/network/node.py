@@ -6,7 +6,7 @@ import os
 
 from tokenring_xdit.lab.segments import CATCH_UP, segment
 from tokenring_xdit.topology import Link, Network, Rate
-from tokenring_xdit.topology.network import FRAME
+from tokenring_xdit.topology.links import FRAME
 
 __all__ = ["device", "limits", "settings", "steering"]
 

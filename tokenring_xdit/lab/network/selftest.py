@@ -21,7 +21,8 @@ from typing import Any
 from tokenring_xdit.errors import NetworkError
 from tokenring_xdit.lab.network import transfer
 from tokenring_xdit.lab.network.emulate import EmulatedNetwork
-from tokenring_xdit.topology.network import FRAME, Link, Network, Rate
+from tokenring_xdit.topology.links import FRAME, Link, Rate
+from tokenring_xdit.topology.network import Network
 
 __all__ = [
     "LEAST_SHARE",

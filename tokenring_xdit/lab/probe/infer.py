@@ -17,7 +17,8 @@ from statistics import mean, median
 from tokenring_xdit.lab.probe.figures import Figures, TrialKind
 from tokenring_xdit.lab.probe.shapes import Candidate, NetworkShape, candidates
 from tokenring_xdit.lab.probe.sharing import fair_shares
-from tokenring_xdit.topology.network import Network, Rate
+from tokenring_xdit.topology.links import Rate
+from tokenring_xdit.topology.network import Network
 from tokenring_xdit.topology.sharing import Direction
 
 __all__ = ["MOST_ERROR", "MOST_NOISE", "Inference", "infer", "spoken"]

@@ -8,7 +8,8 @@ from enum import Enum
 from itertools import combinations, pairwise
 
 from tokenring_xdit.lab.probe.figures import Figures, TrialKind
-from tokenring_xdit.topology.network import Counts, Link, Network, Rate, host_names
+from tokenring_xdit.topology.links import Counts, Link, Rate
+from tokenring_xdit.topology.network import Network, host_names
 
 __all__ = ["Candidate", "NetworkShape", "Tier", "candidates"]
 
