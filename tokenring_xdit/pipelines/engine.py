@@ -144,10 +144,12 @@ class Engine:
             )
         if not is_number(timeout) or timeout <= 0:
             raise ConfigurationError(f"timeout is {timeout!r}; it has to be a positive number of seconds")
-        if cuda_graphs:
-            refuse_without_cuda("cuda_graphs=True")
+        if not isinstance(cuda_graphs, bool):
+            raise ConfigurationError(f"cuda_graphs is {cuda_graphs!r}; it has to be True or False")
         if cuda_graphs and self._degrees.ranks == 1:
             raise ConfigurationError(GRAPHS_NEED_RANKS)
+        if cuda_graphs:
+            refuse_without_cuda("cuda_graphs=True")
         liveness.limit()  # is read by each request
         self._class = pipeline_class(pipeline_class_of(model))
         self._model = find_model(model)
@@ -160,7 +162,7 @@ class Engine:
             dims=self._degrees,
             attention_backend=backend.value,
             timeout=2 * timeout,  # longer than this process waits, which can say more
-            cuda_graphs=bool(cuda_graphs),
+            cuda_graphs=cuda_graphs,
         )
         self.last_seed: int | None = None
         self.graph_reports: tuple[Mapping[str, GraphReport], ...] = ()

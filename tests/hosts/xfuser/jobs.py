@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -294,6 +295,15 @@ def flags() -> dict[str, Any]:
             xFuserArgs.from_cli_args(parser.parse_args([*base, *options])).create_config()
         except TokenRingError as error:
             seen[name] = str(error)
+    seen["no graphs"] = "--tokenring_cuda_graphs" in parser.format_help()
+    graphed = ["--model", "FLUX.1-dev", "--tokenring_cuda_graphs"]
+    for name, options, gpus in (("graphs", [], False), ("graphs and compile", ["--use_torch_compile"], True)):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(torch.cuda, "is_available", lambda found=gpus: found)
+            try:
+                xFuserArgs.from_runner_args(vars(runner.parse_args([*graphed, *options]))).create_config()
+            except TokenRingError as error:
+                seen[name] = str(error)
     from xfuser.model_executor.models.runner_models.base_model import MODEL_REGISTRY
     from xfuser.runner import xFuserModelRunner
 
