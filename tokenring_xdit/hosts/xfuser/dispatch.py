@@ -8,7 +8,6 @@ ring degree exceeds one, and the function that ``_get_attention_function`` retur
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -216,14 +215,11 @@ _told: set[str] = set()
 
 
 def _tell_what_is_left_out() -> None:
-    """Say once why CUDA graphs of ``torch.compile`` do not hold attention, while it makes some."""
-    inductor = sys.modules.get("torch._inductor.config")
-    if inductor is None or not inductor.triton.cudagraphs or dist.get_rank() != 0:
-        return
+    """Say once why CUDA graphs of ``torch.compile`` do not hold attention; which mode it has, nobody says here."""
     why = _hidden(current_choice() or ParallelDims(), active_layout())
-    if why is not None and why not in _told:
+    if why is not None and why not in _told and dist.get_rank() == 0:
         _told.add(why)
-        log.warning("torch.compile leaves TokenRing's attention out of its CUDA graphs, as %s", why)
+        log.warning("torch.compile leaves attention out of CUDA graphs (those of reduce-overhead, if any), as %s", why)
 
 
 def _leaving_out(function: Callable[..., tuple[Tensor, Tensor]], layout: KeyLayout) -> Callable[..., Any]:
