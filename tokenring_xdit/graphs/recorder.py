@@ -81,7 +81,7 @@ class CudaRecorder:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream: Any = cast(Any, torch.cuda.Stream)(device)
 
     def rehearse(self, call: Callable[[], Any]) -> tuple[Any, str | None]:
         """As in the protocol; an operation that the host waits for is found by torch's own debug mode."""

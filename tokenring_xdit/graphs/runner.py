@@ -254,5 +254,10 @@ def _difference(output: Any, expected: Any) -> str | None:
 
 def _tensors(output: Any) -> list[Tensor]:
     found: list[Tensor] = []
-    tensors_replaced(output, lambda tensor: found.append(tensor) or tensor)
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    tensors_replaced(output, note)
     return found

@@ -23,8 +23,6 @@ log = logging.getLogger("tokenring_xdit.graphs")
 
 FLAG = "tokenring_cuda_graphs"
 
-_OFF = (None, False, 1)
-
 _OTHERS = {
     "use_torch_compile": "torch.compile makes CUDA graphs of its own where xfuser asks for them",
     "cache_method": "a step cache decides on the host what is computed",
@@ -52,7 +50,8 @@ def refuse_graphs(arguments: Any) -> None:
     """
     refuse_without_cuda(f"--{FLAG}")
     for name, why in _OTHERS.items():
-        if getattr(arguments, name, None) not in _OFF:
+        value = getattr(arguments, name, None)
+        if value and (value is True or value != 1):  # a degree of 1 is none
             raise UnsupportedError(f"--{FLAG} does not go together with --{name}, as {why}: leave one of them out")
 
 
