@@ -22,12 +22,16 @@ settings.load_profile("tests")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--support FILE``: where the support matrix goes; ``--support-uses FILE``: where its section on uses goes.
 
-    ``--uses-log FILE``: what was found of uses, so that a run of an hour may be divided. ``--compatibility FILE``:
-    where the versions that a whole run passed with go.
+    ``--support-diffusers FILE``: where what was found of the diffusers host goes. ``--uses-log FILE``: what was found
+    of uses, so that a run of an hour may be divided. ``--compatibility FILE``: where the versions that a whole run
+    passed with go.
     """
     parser.addoption("--support", metavar="FILE", help="write the support matrix that the tests of marker matrix found")
     parser.addoption(
         "--support-uses", metavar="FILE", help="write the section on uses that the tests of marker matrix found"
+    )
+    parser.addoption(
+        "--support-diffusers", metavar="FILE", help="write what the tests of the diffusers host found into this page"
     )
     parser.addoption("--uses-log", metavar="FILE", help="keep what is found of uses, and do not run again what is kept")
     parser.addoption(

@@ -1,8 +1,7 @@
 """TokenRing sequence-parallel attention for diffusion transformers, as a plugin for xDiT (xfuser).
 
 Importing this package imports neither torch nor xfuser; :mod:`tokenring_xdit.attention` needs torch,
-:mod:`tokenring_xdit.hosts.xfuser` needs xfuser, and so do ``tokenring_xdit.parallelize`` and
-``tokenring_xdit.Engine``.
+:mod:`tokenring_xdit.hosts.xfuser` needs xfuser, and so does ``tokenring_xdit.Engine``.
 """
 
 from importlib import import_module
@@ -10,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tokenring_xdit.hosts.calls import Output
+    from tokenring_xdit.hosts.diffusers.host import ContextParallelConfig
     from tokenring_xdit.hosts.parallelize import parallelize
     from tokenring_xdit.hosts.xfuser.host import graph_reports
     from tokenring_xdit.pipelines.engine import Engine, Step
 
-__all__ = ["Engine", "Output", "Step", "__version__", "graph_reports", "parallelize"]
+__all__ = ["ContextParallelConfig", "Engine", "Output", "Step", "__version__", "graph_reports", "parallelize"]
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "ContextParallelConfig": "tokenring_xdit.hosts.diffusers.host",
     "Engine": "tokenring_xdit.pipelines.engine",
     "Output": "tokenring_xdit.hosts.calls",
     "Step": "tokenring_xdit.pipelines.engine",

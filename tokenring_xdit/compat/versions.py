@@ -16,8 +16,11 @@ _CHECKED = frozenset({"diffusers", "torch", "transformers", "xfuser"})
 
 
 @cache
-def check_versions() -> None:
+def check_versions(besides: frozenset[str] = frozenset()) -> None:
     """Look at the libraries that pipelines run on; nothing is imported.
+
+    Args:
+        besides: Names of those that are not needed for what is asked.
 
     Raises:
         ConfigurationError: One is missing, too old or too new.
@@ -27,7 +30,9 @@ def check_versions() -> None:
     except PackageNotFoundError:  # a checkout on PYTHONPATH
         return
     for requirement in needed:
-        if requirement.name not in _CHECKED or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+        if requirement.name not in _CHECKED - besides or (
+            requirement.marker and not requirement.marker.evaluate({"extra": ""})
+        ):
             continue
         try:
             installed = version(requirement.name)

@@ -28,7 +28,7 @@ from tokenring_xdit.model_shapes import ModelShape
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Host", "ModelFamily", "Pipeline", "ReliedOn", "Shard", "discovered"]
+__all__ = ["Host", "ModelFamily", "Offer", "Pipeline", "ReliedOn", "Shard", "discovered"]
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,21 @@ class ModelFamily:
     shapes: Mapping[str, ModelShape] = field(default_factory=dict)
     heads: str = "num_attention_heads"
     relied_on: tuple[ReliedOn, ...] = ()
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a host answers where several could spread a pipeline over ranks.
+
+    Attributes:
+        repairs: How many faults of the host library are mended for it to be exact.
+        refusal: Why it cannot, in a clause; ``None`` where it can.
+        installed: Whether the library is there at all.
+    """
+
+    repairs: int = 0
+    refusal: str | None = None
+    installed: bool = True
 
 
 def discovered(package: str, path: list[str]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.hosts.agreement import agree_on_arguments, agree_on_result, noise_of_the_first_rank, noting
 from tokenring_xdit.hosts.base import Host, Shard
 
-__all__ = ["GRAPHS_NEED_RANKS", "Output", "join_world", "spread_over_ranks"]
+__all__ = ["GRAPHS_NEED_RANKS", "Output", "join_world", "spread_over_ranks", "taken_back"]
 
 _Pipeline = TypeVar("_Pipeline")
 
@@ -90,6 +90,12 @@ def spread_over_ranks(pipe: _Pipeline, asked: Callable[[], Host], output: Output
     host.spread(pipe)
     _replace_call(pipe, host, output)
     return pipe
+
+
+def taken_back(pipe: Any) -> None:
+    """Make a call of a pipeline that of one rank again; one that was not spread stays as it is."""
+    if hasattr(type(pipe), _MARK):
+        (pipe.__class__,) = type(pipe).__bases__
 
 
 def _replace_call(pipe: Any, host: Host, output: Output) -> None:

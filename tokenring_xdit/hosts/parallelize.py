@@ -1,30 +1,82 @@
-"""``tokenring_xdit.parallelize``: the host library of what it was given does it."""
+"""``tokenring_xdit.parallelize``: the host library of what it was given does it, the one with fewer repairs of two."""
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, TypeVar
 
-__all__ = ["parallelize"]
+from tokenring_xdit.errors import ConfigurationError, nearest
+from tokenring_xdit.hosts.base import Offer
+from tokenring_xdit.messages import shown
+
+__all__ = ["chosen", "parallelize"]
+
+log = logging.getLogger("tokenring_xdit")
 
 _Model = TypeVar("_Model")
 
-_HOSTS = {"diffusers": "tokenring_xdit.hosts.xfuser.host", "transformers": "tokenring_xdit.hosts.transformers"}
-"""Which module spreads objects of a library's classes; what belongs to no library is a pipeline to be refused."""
+_HOSTS: Mapping[str, tuple[str, ...]] = {"diffusers": ("diffusers", "xfuser"), "transformers": ("transformers",)}
+"""Which hosts spread objects of a library's classes; of two with as many repairs the first."""
 
 
-def parallelize(model: _Model, **options: Any) -> _Model:
+def parallelize(model: _Model, *, host: str | None = None, **options: Any) -> _Model:
     """Spread a pipeline of diffusers, or a language model of transformers, over the ranks of ``torchrun``.
 
     Args:
         model: What is spread; it is changed in place.
-        **options: Those of :func:`tokenring_xdit.hosts.xfuser.parallelize` for pipelines, and of
+        host: Which library does it: ``diffusers`` or ``xfuser`` for pipelines, ``transformers`` for language models.
+            ``None`` takes the one of them that can and of which fewer faults have to be mended; the log says which.
+        **options: Those of :func:`tokenring_xdit.hosts.xfuser.parallelize` and
+            :func:`tokenring_xdit.hosts.diffusers.parallelize` for pipelines, and of
             :func:`tokenring_xdit.hosts.transformers.parallelize` for language models.
 
     Returns:
         ``model``.
+
+    Raises:
+        ConfigurationError: There is no such host for it.
+        TokenRingError: The host refuses what was asked; the same on all ranks.
     """
     libraries = [kind.__module__.partition(".")[0] for kind in type(model).__mro__]
-    home = next((_HOSTS[library] for library in libraries if library in _HOSTS), _HOSTS["diffusers"])
-    spread: _Model = import_module(home).parallelize(model, **options)
+    # What belongs to no library is a pipeline to be refused.
+    hosts = next((_HOSTS[library] for library in libraries if library in _HOSTS), _HOSTS["diffusers"])
+    if host is not None and host not in hosts:
+        raise ConfigurationError(
+            f"there is no host {shown(host)} for a {type(model).__name__}. {nearest(str(host), hosts)}"
+        )
+    taken, why = (host, "as asked for") if host is not None else chosen(model, hosts, options)
+    if os.environ.get("RANK", "0") == "0":
+        log.info("parallelize: host %s for the %s, %s", taken, type(model).__name__, why)
+    spread: _Model = import_module(f"tokenring_xdit.hosts.{taken}").parallelize(model, **options)
     return spread
+
+
+def chosen(pipe: Any, hosts: tuple[str, ...], options: Mapping[str, Any]) -> tuple[str, str]:
+    """The host that spreads a pipeline where the user asks for none.
+
+    Args:
+        pipe: The pipeline.
+        hosts: Those of its library.
+        options: Those of :func:`parallelize`.
+
+    Returns:
+        Its name, and why it is that one.
+    """
+    if len(hosts) == 1:
+        return hosts[0], "which has no other"
+    offers: dict[str, Offer] = {
+        name: import_module(f"tokenring_xdit.hosts.{name}.offer").offer(pipe, options) for name in hosts
+    }
+    able = {name: offer.repairs for name, offer in offers.items() if offer.refusal is None}
+    refusals = "; ".join(f"{name}: {offer.refusal}" for name, offer in offers.items() if offer.refusal is not None)
+    if not able:
+        installed = [name for name, offer in offers.items() if offer.installed]
+        return installed[-1], f"which is to say why not ({refusals})"
+    best = min(able, key=lambda name: able[name])
+    if len(able) == 1:
+        return best, f"as the other cannot ({refusals})"
+    counts = ", ".join(f"{name} {count}" for name, count in able.items())
+    return best, f"which is exact with the fewest repairs ({counts})"

@@ -21,15 +21,30 @@ class ProcessorSlot:
         module: The module.
         known: Names of diffusers' classes that were compared.
         replace: Gives the processor that reaches all ranks' keys for one of those; ``None`` where it may stay.
+        backends: Values of ``set_attention_backend`` that the host honours.
+        instead: What to do in the place of another one.
+
+    Attributes:
+        name: Of the module.
+        module: The module.
     """
 
     def __init__(
-        self, name: str, module: Any, known: tuple[str, ...], replace: Callable[[Any], Any] | None = None
+        self,
+        name: str,
+        module: Any,
+        known: tuple[str, ...],
+        replace: Callable[[Any], Any] | None = None,
+        *,
+        backends: frozenset[str | None] = _OWN_BACKENDS,
+        instead: str = "use parallelize(..., attention_backend=...)",
     ) -> None:
         self.name = name
-        self._module = module
+        self.module = module
         self._known = known
         self._replace = replace
+        self._backends = backends
+        self._instead = instead
         self._settled: Any = None
 
     def settle(self, replace: bool = True) -> None:
@@ -41,7 +56,7 @@ class ProcessorSlot:
         Raises:
             UnsupportedError: Another one stands there.
         """
-        processor = self._module.processor
+        processor = self.module.processor
         if processor is not self._settled:
             kind = type(processor)
             if kind.__name__ not in self._known or kind.__module__.partition(".")[0] != "diffusers":
@@ -52,12 +67,12 @@ class ProcessorSlot:
                 )
             if replace:
                 processor = processor if self._replace is None else self._replace(processor)
-                self._settled = self._module.processor = processor
+                self._settled = self.module.processor = processor
         backend = getattr(processor, "_attention_backend", None)
-        if getattr(backend, "value", backend) not in _OWN_BACKENDS:
+        if getattr(backend, "value", backend) not in self._backends:
             raise UnsupportedError(
                 f"set_attention_backend({getattr(backend, 'value', backend)!r}) would be without effect in a "
-                "transformer that parallelize has spread over ranks: use parallelize(..., attention_backend=...)"
+                f"transformer that parallelize has spread over ranks: {self._instead}"
             )
 
 

@@ -10,7 +10,7 @@ from tests.support.ranks import RankPool
 
 TOLERANCE = 1e-5
 
-SEVERAL = [1, 2, 3, 4]
+WORLDS = [2, 3, *(pytest.param(world, marks=pytest.mark.matrix) for world in (1, 4))]
 
 
 @pytest.mark.smoke
@@ -18,7 +18,7 @@ def test_logits_and_turns_of_a_llama_on_two_ranks(ranks: RankPool) -> None:
     every_logit_is_right(ranks, "llama", 2, "balanced")
 
 
-@pytest.mark.parametrize("world", SEVERAL)
+@pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_of_all_tokens(ranks: RankPool, kind: str, world: int) -> None:
     every_logit_is_right(ranks, kind, world, "balanced")

@@ -272,10 +272,10 @@ def together(family: str, output: str, degrees: dict[str, int]) -> Together:
     expected = latents_of(kind.make()(**kind.inputs()))
     pipe = kind.make()
     try:
-        same = tokenring_xdit.parallelize(pipe, output=tokenring_xdit.Output[output], **degrees)
+        same = tokenring_xdit.parallelize(pipe, host="xfuser", output=tokenring_xdit.Output[output], **degrees)
         assert same is pipe
         try:
-            tokenring_xdit.parallelize(pipe, **degrees)
+            tokenring_xdit.parallelize(pipe, host="xfuser", **degrees)
             again = ""
         except ConfigurationError as error:
             again = str(error)
@@ -303,7 +303,7 @@ def refusals_of_parallelize() -> dict[str, str]:
     said = {}
     for name, (pipe, degree) in {"degrees": (FAMILIES["flux"].make(), 3), "pipeline": (SanaPipeline(), 2)}.items():
         try:
-            tokenring_xdit.parallelize(pipe, tokenring_degree=degree)
+            tokenring_xdit.parallelize(pipe, host="xfuser", tokenring_degree=degree)
         except TokenRingError as error:
             said[name] = str(error)
     return said
@@ -324,7 +324,7 @@ def offloaded(family: str) -> dict[str, float]:
     for name, offload in {"model": cpu_offload_with_hook, "sequential": cpu_offload}.items():
         pipe = kind.make()
         try:
-            tokenring_xdit.parallelize(pipe, tokenring_degree=2)
+            tokenring_xdit.parallelize(pipe, host="xfuser", tokenring_degree=2)
             if device.type == "cuda":
                 getattr(pipe, f"enable_{name}_cpu_offload")(gpu_id=device.index)
             else:
@@ -347,7 +347,7 @@ def with_backend(backend: str, dtype: torch.dtype) -> tuple[float, float]:
     exact, single = (latents_of(kind.make().to(device, each)(**kind.inputs())) for each in (torch.float32, dtype))
     pipe = kind.make().to(device, dtype)
     try:
-        tokenring_xdit.parallelize(pipe, tokenring_degree=2, attention_backend=backend)
+        tokenring_xdit.parallelize(pipe, host="xfuser", tokenring_degree=2, attention_backend=backend)
         return relative_error(single, exact), relative_error(latents_of(pipe(**kind.inputs())), exact)
     finally:
         forget_xfuser()
@@ -365,7 +365,7 @@ def refusals_of_offloaded() -> list[str]:
         pipe = FAMILIES["flux"].make()
         offload(pipe.transformer, torch.device("cpu"))
         try:
-            tokenring_xdit.parallelize(pipe, tokenring_degree=2)
+            tokenring_xdit.parallelize(pipe, host="xfuser", tokenring_degree=2)
         except UnsupportedError as error:
             said.append(str(error))
     return said
@@ -381,7 +381,7 @@ def compiled_afterwards(family: str) -> float:
     torch._dynamo.reset()
     pipe = kind.make()
     try:
-        tokenring_xdit.parallelize(pipe, tokenring_degree=2)
+        tokenring_xdit.parallelize(pipe, host="xfuser", tokenring_degree=2)
         pipe.transformer = torch.compile(pipe.transformer)
         return relative_error(latents_of(pipe(**kind.inputs(**prompts))), expected)
     finally:
@@ -397,7 +397,7 @@ def error_with_arguments(family: str, options: dict[str, Any]) -> float:
     assert relative_error(plain, expected) > 1e-3, "they change nothing"
     pipe = kind.make()
     try:
-        tokenring_xdit.parallelize(pipe, tokenring_degree=2)
+        tokenring_xdit.parallelize(pipe, host="xfuser", tokenring_degree=2)
         return relative_error(latents_of(pipe(**{**kind.inputs(), **options})), expected)
     finally:
         forget_xfuser()
@@ -410,7 +410,7 @@ def refusal_of_arguments(family: str, options: dict[str, Any]) -> str:
 
     pipe = FAMILIES[family].make()
     try:
-        tokenring_xdit.parallelize(pipe, tokenring_degree=2)
+        tokenring_xdit.parallelize(pipe, host="xfuser", tokenring_degree=2)
         pipe(**{**FAMILIES[family].inputs(), **options})
     except UnsupportedError as error:
         return str(error)

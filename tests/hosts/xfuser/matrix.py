@@ -189,7 +189,7 @@ def page(outcomes: dict[tuple[str, str], Outcome]) -> str:
         "one process in bf16 in brackets; twice that fails. The models are small and of the true architecture",
         "(`tests/support/families`), the ranks are gloo ranks on a CPU; [gpu.md](gpu.md) says what was run on a GPU.",
         "An empty cell was not run, or does not exist. Every pipeline that is not listed is refused before anything is",
-        "computed.",
+        "computed. xfuser is the host here; [diffusers.md](diffusers.md) has what runs without it.",
         "",
         "## `parallelize`, `tokenring-xdit run`, `Engine`",
         "",

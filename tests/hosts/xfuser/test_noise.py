@@ -17,7 +17,7 @@ from tokenring_xdit.pipelines.embedded import MODEL_PATH
 from diffusers import FluxPipeline
 
 dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=0, world_size=1)
-tokenring_xdit.parallelize(FluxPipeline.from_pretrained(str(MODEL_PATH)))
+tokenring_xdit.parallelize(FluxPipeline.from_pretrained(str(MODEL_PATH)), host="xfuser")
 import xfuser
 from xfuser.logger import init_logger
 

@@ -15,6 +15,7 @@ from tokenring_xdit.graphs import CudaRecorder, GraphReport, Recorder, refuse_wi
 from tokenring_xdit.hosts.calls import GRAPHS_NEED_RANKS, Output, join_world, spread_over_ranks
 from tokenring_xdit.hosts.changes import refuse_offloaded
 from tokenring_xdit.hosts.refusals import heads_of, refuse_ulysses
+from tokenring_xdit.hosts.sharding import sharded_of
 from tokenring_xdit.hosts.xfuser.backends import AttentionBackend
 from tokenring_xdit.hosts.xfuser.choice import refuse_unattached
 from tokenring_xdit.hosts.xfuser.noise import no_debug_lines
@@ -85,9 +86,9 @@ def graph_reports(pipe: Any) -> dict[str, GraphReport]:
     """What became of the calls of a pipeline's transformers, by name, where ``parallelize`` replays CUDA graphs."""
     found = {}
     for part in _TRANSFORMERS:
-        sharding = sharding_of(getattr(pipe, part, None))
-        if sharding is not None and sharding.graphs is not None:
-            found[part] = sharding.graphs.report
+        sharded = sharded_of(getattr(pipe, part, None))
+        if sharded is not None and sharded.graphs is not None:
+            found[part] = sharded.graphs.report
     return found
 
 
@@ -110,8 +111,8 @@ class XfuserHost:
     @property
     def settings(self) -> Mapping[str, str]:
         """Degrees and kernel."""
-        graphs = str(self._recorder is not None)
-        return {"degrees": str(self._dims), "attention_backend": self._backend.value, "cuda_graphs": graphs}
+        asked = {"degrees": str(self._dims), "attention_backend": self._backend.value}
+        return {"host": "xfuser", **asked, "cuda_graphs": str(self._recorder is not None)}
 
     def refuse(self, pipe: Any) -> None:
         """Refuse what was not compared, degrees that do not fit, and what was done to the pipeline before."""

@@ -34,9 +34,9 @@ def cases() -> Iterator[tuple[str, str]]:
                 yield key, family
 
 
-def tried(key: str, family: str) -> Trial:
+def tried(key: str, family: str, host: str = "xfuser") -> Trial:
     """What comes of a use on this rank."""
-    return trial(USES[key], family)
+    return trial(USES[key], family, host)
 
 
 def rounded(key: str, family: str) -> float:
@@ -44,15 +44,16 @@ def rounded(key: str, family: str) -> float:
     return rounding(USES[key], family)
 
 
-def outcome_of(ranks: RankPool, key: str, family: str) -> Outcome:
+def outcome_of(ranks: RankPool, key: str, family: str, host: str = "xfuser") -> Outcome:
     """How a use goes on two ranks.
 
     Args:
         ranks: The ranks.
         key: The use.
         family: Key of the family.
+        host: Which host spreads it.
     """
-    outcome = judge(USES[key], ranks.run(2, tried, key, family, timeout=150))
+    outcome = judge(USES[key], ranks.run(2, tried, key, family, host, timeout=150))
     if outcome.kind is Kind.WRONG and outcome.text.startswith(OFF):
         (single,) = ranks.run(1, rounded, key, family, timeout=150)
         outcome = forgiven(outcome, single)
@@ -65,7 +66,7 @@ def refusal_of(pipeline: str, degrees: dict[str, int]) -> str:
     from tokenring_xdit.errors import UnsupportedError
 
     try:
-        tokenring_xdit.parallelize(type(pipeline, (), {})(), **degrees)
+        tokenring_xdit.parallelize(type(pipeline, (), {})(), host="xfuser", **degrees)
     except UnsupportedError as error:
         return str(error)
     return ""

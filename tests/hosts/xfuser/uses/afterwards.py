@@ -49,7 +49,7 @@ def second_parallel(pipe: Any, scene: Scene) -> Mapping[str, Any]:
     other = type(scene.plain())(**pipe.components)
     other.set_progress_bar_config(disable=True)
     if not scene.alone:
-        tokenring_xdit.parallelize(other, tokenring_degree=2)
+        tokenring_xdit.parallelize(other, tokenring_degree=2, host=scene.host)
     found = tensors_of(other(**scene.inputs()))
     return {**found, "first": tensors_of(pipe(**scene.inputs()))["latents"]}
 
@@ -60,7 +60,7 @@ def two_pipelines(pipe: Any, scene: Scene) -> Mapping[str, Any]:
 
     other = scene.plain()
     if not scene.alone:
-        tokenring_xdit.parallelize(other, tokenring_degree=2)
+        tokenring_xdit.parallelize(other, tokenring_degree=2, host=scene.host)
     found = {"first": tensors_of(pipe(**scene.inputs()))["latents"]}
     found["second"] = tensors_of(other(**scene.inputs(steps=3)))["latents"]
     return {**found, **tensors_of(pipe(**scene.inputs()))}
@@ -71,7 +71,7 @@ def twice(pipe: Any, scene: Scene) -> Mapping[str, Any]:
     import tokenring_xdit
 
     if not scene.alone:
-        tokenring_xdit.parallelize(pipe, tokenring_degree=2)
+        tokenring_xdit.parallelize(pipe, tokenring_degree=2, host=scene.host)
     return tensors_of(pipe(**scene.inputs()))
 
 

@@ -47,11 +47,13 @@ class Scene:
         family: Key of :data:`tests.support.families.FAMILIES`.
         rank: This rank; 0 in one process.
         alone: Whether it is the pipeline in one process.
+        host: Which host spreads it.
     """
 
     family: str
     rank: int
     alone: bool
+    host: str = "xfuser"
 
     def plain(self) -> Any:
         """The unmodified pipeline, made anew."""
@@ -176,7 +178,7 @@ class Trial:
 
 
 @torch.no_grad()
-def trial(use: Use, family: str) -> Trial:
+def trial(use: Use, family: str, host: str = "xfuser") -> Trial:
     """Try a use: on the first rank by itself, then on all together."""
     parcel = [_alone(use, family) if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(parcel, src=0)
@@ -187,7 +189,7 @@ def trial(use: Use, family: str) -> Trial:
     baseline(family)  # some uses ask for its shape, and its passes are none of theirs
     with _forwards(use.counted) as forwards:
         try:
-            actual = _together(use, Scene(family, dist.get_rank(), alone=False))
+            actual = _together(use, Scene(family, dist.get_rank(), alone=False, host=host))
         except Exception as error:
             return _raised(error, reference.effect, len(forwards))
     return _compared(actual, reference.results, reference.effect)
@@ -262,7 +264,7 @@ def _together(use: Use, scene: Scene) -> Mapping[str, Any]:
     try:
         _seed(SEED + use.seed * scene.rank)
         use.before(pipe, scene)
-        tokenring_xdit.parallelize(pipe, **use.degrees)
+        tokenring_xdit.parallelize(pipe, host=scene.host, **use.degrees)
         use.after(pipe, scene)
         _seed(SEED + use.seed * scene.rank)
         return use.call(pipe, scene)

@@ -1,0 +1,247 @@
+"""What the worker ranks do: pipelines and models that diffusers' own context parallel spreads, beside one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tests.support.families import FAMILIES, ltx
+from tests.support.ranks import rank_device
+from tests.support.reference import relative_error
+from tokenring_xdit import ContextParallelConfig, parallelize
+from tokenring_xdit.errors import TokenRingError
+from tokenring_xdit.hosts import installed
+from tokenring_xdit.hosts.diffusers import cut as cutting
+from tokenring_xdit.hosts.diffusers import undo
+from tokenring_xdit.hosts.diffusers.attention import Site
+
+SHARPNESS = 3.0
+"""Factor on queries: attention that is nearly uniform hides keys that are missing or counted twice."""
+
+TWO_PROMPTS = ["a red fox in the snow", "a boat"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One pipeline, called on all ranks.
+
+    Attributes:
+        family: Key of :data:`tests.support.families.FAMILIES`, or ``ltx``.
+        schedule: What the ranks exchange.
+        make: Options of the pipeline.
+        calls: Options of each of its calls.
+    """
+
+    family: str
+    schedule: str = "token_ring"
+    make: Mapping[str, Any] = field(default_factory=dict)
+    calls: tuple[Mapping[str, Any], ...] = ({},)
+
+
+def make(case: Case) -> Any:
+    """The unmodified pipeline, with attention that is far from uniform."""
+    pipe = ltx.make_ltx(**case.make) if case.family == "ltx" else FAMILIES[case.family].make(**case.make)
+    for name in ("transformer", "transformer_2"):
+        model = getattr(pipe, name, None)
+        if model is not None:
+            sharpen(model)
+    return pipe
+
+
+@torch.no_grad()
+def sharpen(model: Any) -> None:
+    """Scale queries up, behind their norm where they have one."""
+    for module in model.modules():
+        norm = getattr(module, "norm_q", None)
+        if getattr(norm, "weight", None) is not None:
+            norm.weight.mul_(SHARPNESS)
+        elif hasattr(module, "to_q"):
+            module.to_q.weight.mul_(SHARPNESS)
+
+
+def inputs(case: Case, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a call that returns latents."""
+    return ltx.ltx_inputs(**options) if case.family == "ltx" else FAMILIES[case.family].inputs(**options)
+
+
+def latents_of(output: Any) -> Tensor:
+    """The tensor in a pipeline's output."""
+    found = getattr(output, "images", getattr(output, "frames", None))
+    return torch.stack(found) if isinstance(found, list) else found
+
+
+@torch.no_grad()
+def worst(case: Case, fault: str = "") -> float:
+    """Largest difference of any call to one process, relative to its scale.
+
+    Args:
+        case: What is called.
+        fault: A deliberate fault of :data:`FAULTS`, which has to show.
+    """
+    expected = [latents_of(make(case)(**inputs(case, options))) for options in case.calls]
+    pipe = make(case)
+    parallelize(pipe, tokenring_degree=dist.get_world_size(), schedule=case.schedule, host="diffusers")
+    with FAULTS[fault]():
+        found = [latents_of(pipe(**inputs(case, options))) for options in case.calls]
+    return max(relative_error(own, other) for own, other in zip(found, expected, strict=True))
+
+
+def all_of(cases: list[Case]) -> dict[str, float]:
+    """:func:`worst` of several pipelines, one after the other."""
+    return {case.family: worst(case) for case in cases}
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _in_place_of(owner: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, make(before))
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+def _dropped_mask() -> Any:
+    def make(attend: Any) -> Any:
+        return lambda self, q, k, v, mask, scale, kernel: attend(self, q, k, v, None, scale, kernel)
+
+    return _in_place_of(Site, "attend", make)
+
+
+def _wrong_positions() -> Any:
+    """Another rank's part of what a module puts out, or of a table of positions."""
+
+    def make(own: Any) -> Any:
+        def other(whole: Tensor, dim: int) -> Tensor:
+            if whole.ndim > 2 and dim == 1 and whole.shape[-1] > 16:
+                return own(whole, dim)
+            return own(whole.roll(1, dim), dim)
+
+        return other
+
+    return _in_place_of(cutting, "_own", make)
+
+
+def _off_by_one() -> Any:
+    def make(share: Any) -> Any:
+        def other(length: int, ranks: int, rank: int) -> tuple[int, int]:
+            first, count = share(length, ranks, rank)
+            return (first - 1, count) if rank and count else (first, count)
+
+        return other
+
+    return _in_place_of(cutting, "share", make)
+
+
+FAULTS: dict[str, Callable[[], Any]] = {
+    "": _nothing,
+    "dropped mask": _dropped_mask,
+    "wrong positions": _wrong_positions,
+    "off by one": _off_by_one,
+}
+"""Deliberate faults by name."""
+
+
+@torch.no_grad()
+def enabled(family: str) -> dict[str, Any]:
+    """``enable_parallelism`` with this package's config, called for the transformer alone."""
+    case = Case(family)
+    plain, pipe = make(case), make(case)
+    expected = latents_of(plain(**inputs(case, {})))
+    config = ContextParallelConfig(tokenring_degree=dist.get_world_size(), schedule="auto")
+    pipe.transformer.enable_parallelism(config=config)
+    changes = [change.what for change in installed().changes]
+    error = relative_error(latents_of(pipe(**inputs(case, {}))), expected)
+    said = said_to(lambda: pipe.transformer.enable_parallelism(config=config))
+    undo(pipe)
+    alone = relative_error(latents_of(pipe(**inputs(case, {}))), expected)
+    hooks = sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in pipe.transformer.modules())
+    same = type(pipe.transformer) is type(plain.transformer)
+    return {"error": error, "alone": alone, "again": said, "changes": changes, "hooks": hooks, "same": same}
+
+
+def said_to(call: Callable[[], Any]) -> str:
+    """What this package says to a call that it refuses."""
+    try:
+        call()
+    except TokenRingError as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def refusals() -> dict[str, str]:
+    """What is said to what was not compared, before anything is computed."""
+    ranks = dist.get_world_size()
+
+    def spread(pipe: Any, **options: Any) -> str:
+        return said_to(lambda: parallelize(pipe, host="diffusers", **{"tokenring_degree": ranks, **options}))
+
+    flux = make(Case("flux"))
+    flux.transformer.set_attention_backend("_native_math")
+    other = make(Case("flux"))
+    said = {
+        "backend before": spread(flux),
+        "pipeline": spread(type("SanaPipeline", (), {})()),
+        "degree": spread(other, tokenring_degree=ranks + 1),
+        "ulysses": spread(other, ulysses_degree=2),
+        "kernel": spread(other, attention_backend="cudnn"),
+        "schedule": spread(other, schedule="no_such_thing"),
+        "host": said_to(lambda: parallelize(other, host="megatron")),
+    }
+    flux.transformer.set_attention_backend("native")
+    config = ContextParallelConfig(tokenring_degree=ranks)
+    said["model"] = said_to(lambda: other.vae.enable_parallelism(config=config))
+    said["plan"] = said_to(lambda: other.transformer.enable_parallelism(config=config, cp_plan={}))
+    parallelize(other, tokenring_degree=ranks, host="diffusers")
+    said["backend after"] = said_to(lambda: other.transformer.set_attention_backend("_native_math"))
+    other.transformer.set_attention_backend("_native_flash")
+    said["kernel of GPUs"] = said_to(lambda: other(**inputs(Case("flux"), {})))
+    other.transformer.set_attention_backend("native")
+    said["other host"] = said_to(lambda: parallelize(other_pipeline(other), tokenring_degree=ranks, host="xfuser"))
+    from diffusers.models.attention_dispatch import attention_backend
+
+    for processor in other.transformer.attn_processors.values():
+        processor._attention_backend = None  # which was set above
+
+    def inside() -> None:
+        with attention_backend("_native_math"):
+            other(**inputs(Case("flux"), {}))
+
+    said["backend inside"] = said_to(inside)
+    installed().undo()
+    said["undone"] = said_to(lambda: other(**inputs(Case("flux"), {})))
+    return said
+
+
+def other_pipeline(pipe: Any) -> Any:
+    """Another pipeline with the same parts."""
+    from diffusers import FluxPipeline
+
+    return FluxPipeline(**pipe.components)
+
+
+@torch.no_grad()
+def with_backend(backend: str) -> float:
+    """Error in bf16 of a transformer that was told to use a kernel, as a multiple of that of one process."""
+    case, device = Case("flux"), rank_device()
+    expected = latents_of(make(case).to(device, torch.bfloat16)(**inputs(case, {})))
+    exact = latents_of(make(case).to(device)(**inputs(case, {})))
+    pipe = make(case).to(device, torch.bfloat16)
+    parallelize(pipe, tokenring_degree=dist.get_world_size(), host="diffusers")
+    pipe.transformer.set_attention_backend(backend)
+    try:
+        found = latents_of(pipe(**inputs(case, {})))
+    finally:
+        pipe.transformer.set_attention_backend("native")
+    return relative_error(found, exact) / relative_error(expected, exact)

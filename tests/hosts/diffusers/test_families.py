@@ -1,0 +1,99 @@
+"""Each family that diffusers shards, against the unmodified pipeline in one process."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.hosts.diffusers import jobs
+from tests.hosts.diffusers.jobs import TWO_PROMPTS, Case
+from tests.hosts.diffusers.page import Found
+from tests.support.ranks import RankPool
+
+TOLERANCE = 1e-5
+
+FEW = ["flux", "qwen-image", "wan-t2v", "sd3"]
+
+OTHERS = [
+    "flux-control",
+    "flux2",
+    "flux2-klein",
+    "sd3.5-medium",
+    "pixart-alpha",
+    "pixart-sigma",
+    "hunyuan-dit",
+    "z-image",
+    "lumina2",
+    "cogvideox",
+    "wan-a14b",
+    "wan-i2v",
+    "wan-ti2v",
+    "hunyuan-video",
+    "ltx",
+]
+
+PROMPTS = {"prompts": TWO_PROMPTS}
+
+PIXELS = {"hunyuan-dit": 16, "lumina2": 16, "cogvideox": 16, "hunyuan-video": 16}
+"""Side of a token, where it is not four."""
+
+
+def of_any_size(family: str) -> dict[str, object]:
+    """Tokens and text tokens that three ranks do not divide, and two prompts of different length."""
+    if family == "ltx":
+        return {"height": 160, "width": 224, "frames": 9, "text_tokens": 31, **PROMPTS}
+    if family.startswith("wan"):
+        pixels = 32 if family == "wan-ti2v" else 16
+        text = {} if family == "wan-i2v" else {"text_tokens": 49}
+        return {"height": 7 * pixels, "width": 5 * pixels, **text, **PROMPTS}
+    pixels = PIXELS.get(family, 4)
+    rows, columns = (10, 10) if family.startswith("pixart") else (7, 10)
+    text = {} if family.startswith(("sd3", "hunyuan-dit")) else {"text_tokens": 49}
+    return {"height": rows * pixels, "width": columns * pixels, **text, **PROMPTS}
+
+
+@pytest.mark.smoke
+def test_two_ranks_make_what_one_makes(ranks: RankPool) -> None:
+    cases = [Case(family, calls=(PROMPTS,)) for family in FEW]
+    for errors in ranks.run(2, jobs.all_of, cases, timeout=300):
+        print(errors)
+        assert max(errors.values()) <= TOLERANCE
+
+
+@pytest.mark.parametrize("family", [*FEW, *OTHERS])
+def test_any_size_and_several_calls(ranks: RankPool, found: Found, family: str) -> None:
+    """Three ranks, lengths that they do not divide, a mask that differs from item to item, then another size."""
+    case = Case(family, calls=(of_any_size(family), {}, of_any_size(family)))
+    error = max(ranks.run(3, jobs.worst, case, timeout=300))
+    assert error <= TOLERANCE
+    found.families[family] = error
+
+
+@pytest.mark.parametrize("schedule", ["direct", "ring", "auto", "heads"])
+def test_schedules(ranks: RankPool, schedule: str) -> None:
+    for error in ranks.run(2, jobs.worst, Case("flux", schedule), timeout=300):
+        assert error <= TOLERANCE
+
+
+def test_fewer_tokens_than_ranks(ranks: RankPool) -> None:
+    """One has no text then, and another number of heads than ranks."""
+    case = Case("flux", make={"heads": 2}, calls=({"text_tokens": 2, "height": 8, "width": 8},))
+    for error in ranks.run(3, jobs.worst, case, timeout=300):
+        assert error <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("fault", "family"),
+    [
+        ("dropped mask", "qwen-image"),
+        ("dropped mask", "hunyuan-video"),
+        ("wrong positions", "flux"),
+        ("wrong positions", "wan-t2v"),
+        ("off by one", "flux"),
+        ("off by one", "sd3"),
+    ],
+)
+def test_deliberate_faults_show(ranks: RankPool, fault: str, family: str) -> None:
+    case = Case(family, calls=(of_any_size(family),))
+    for error in ranks.run(3, jobs.worst, case, fault, timeout=300):
+        print(fault, family, error)
+        assert error > 100 * TOLERANCE

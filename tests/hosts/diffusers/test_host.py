@@ -1,0 +1,101 @@
+"""What the host takes, refuses and undoes."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from tests.hosts.diffusers import jobs
+from tests.support.ranks import RankPool
+from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.hosts.diffusers.families import FAMILIES
+from tokenring_xdit.hosts.diffusers.family import DiffusersFamily
+from tokenring_xdit.hosts.diffusers.upstream import RELIED_ON
+from tokenring_xdit.hosts.parallelize import chosen, parallelize
+
+HOSTS = ("diffusers", "xfuser")
+
+
+def a_pipeline(name: str) -> object:
+    return type(name, (), {})()
+
+
+@pytest.mark.parametrize("family", ["flux", "sd3"])
+def test_diffusers_own_call_takes_our_config(ranks: RankPool, family: str) -> None:
+    for found in ranks.run(2, jobs.enabled, family, timeout=300):
+        assert found["error"] <= 1e-5
+        assert found["alone"] == 0.0
+        assert found["hooks"] == 0
+        assert found["same"]
+        assert "was made parallel before" in found["again"]
+        assert "diffusers.models.modeling_utils.ModelMixin.enable_parallelism" in found["changes"]
+
+
+def test_what_was_not_compared_is_refused_in_a_sentence(ranks: RankPool) -> None:
+    first, second = ranks.run(2, jobs.refusals, timeout=300)
+    print(first)
+    assert first == second
+    assert all("\n" not in said for said in first.values())
+    for what, words in {
+        "backend before": "set_attention_backend('_native_math') would be without effect",
+        "pipeline": "was asked for in SanaPipeline",
+        "degree": "tokenring_degree=3 is 3 ranks, and 2 were started",
+        "ulysses": "it has no ulysses_degree=2",
+        "kernel": "attention_backend=cudnn is xfuser's",
+        "schedule": "no_such_thing",
+        "host": "there is no host 'megatron'",
+        "plan": "was asked for a plan of its own",
+        "model": "was asked for AutoencoderKL",
+        "backend after": "set_attention_backend('_native_math') was not compared",
+        "kernel of GPUs": "'_native_flash' runs on cuda, not on cpu",
+        "backend inside": "'_native_math' was chosen",
+        "other host": "host='diffusers' before",
+        "undone": "was undone",
+    }.items():
+        assert words in first[what], what
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("backend", ["native", "_native_flash", "_native_cudnn"])
+def test_kernels_that_diffusers_was_told_are_used(gpu_ranks: RankPool, backend: str) -> None:
+    for ratio in gpu_ranks.run(2, jobs.with_backend, backend, timeout=300):
+        assert ratio <= 2
+
+
+def test_the_host_with_fewer_repairs_is_chosen() -> None:
+    name, why = chosen(a_pipeline("FluxPipeline"), HOSTS, {"tokenring_degree": 2})
+    assert name == "diffusers"
+    assert "diffusers 0, xfuser " in why
+
+
+@pytest.mark.parametrize("options", [{"ulysses_degree": 2}, {"attention_backend": "sdpa_flash"}])
+def test_what_diffusers_has_not_is_xfusers(options: dict[str, object]) -> None:
+    name, why = chosen(a_pipeline("FluxPipeline"), HOSTS, options)
+    assert name == "xfuser"
+    assert "diffusers: " in why
+
+
+def test_without_xfuser_it_is_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "xfuser", None)
+    for name in ("FluxPipeline", "SanaPipeline"):
+        found, why = chosen(a_pipeline(name), HOSTS, {})
+        assert found == "diffusers"
+        assert "xfuser: it is not installed" in why
+
+
+def test_a_host_of_another_library_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="there is no host 'transformers' for a FluxPipeline"):
+        parallelize(a_pipeline("FluxPipeline"), host="transformers")
+
+
+@pytest.mark.parametrize("name", RELIED_ON, ids=lambda n: f"{n.module.removeprefix('diffusers.')}.{n.path}")
+def test_a_name_relied_on_exists(name: object) -> None:
+    assert name.problem() is None  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_a_record_names_its_attention_and_pipelines(family: DiffusersFamily) -> None:
+    assert family.spread
+    assert family.names()
+    assert not family.spread.keys() & family.local.keys()

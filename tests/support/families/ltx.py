@@ -1,0 +1,95 @@
+"""A small LTX-Video pipeline. A token is four by four pixels of two frames, the first of one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKLLTXVideo,
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    LTXPipeline,
+    LTXVideoTransformer3DModel,
+)
+
+from tests.support.families import text
+
+LATENT_CHANNELS = 8
+TEXT_DIM = 32
+
+
+def make_ltx(*, heads: int = 4) -> DiffusionPipeline:
+    """An ``LTXPipeline``.
+
+    Args:
+        heads: Attention heads of 16 channels.
+    """
+    torch.manual_seed(41)
+    transformer = LTXVideoTransformer3DModel(
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        num_attention_heads=heads,
+        attention_head_dim=16,
+        cross_attention_dim=16 * heads,
+        num_layers=2,
+        caption_channels=TEXT_DIM,
+    )
+    vae = AutoencoderKLLTXVideo(
+        latent_channels=LATENT_CHANNELS,
+        block_out_channels=(8, 8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8, 8),
+        layers_per_block=(1, 1, 1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1, 1, 1),
+        spatio_temporal_scaling=(True, True, False, False),
+        decoder_spatio_temporal_scaling=(True, True, False, False),
+        decoder_inject_noise=(False, False, False, False, False),
+        upsample_residual=(False, False, False, False),
+        upsample_factor=(1, 1, 1, 1),
+        timestep_conditioning=False,
+        patch_size=1,
+    )
+    tokenizer, text_encoder = text.t5(hidden=TEXT_DIM)
+    pipe = LTXPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=vae.eval(),
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        transformer=text.randomise_weights(transformer, seed=42),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def ltx_inputs(
+    *,
+    prompts: list[str] | None = None,
+    height: int = 128,
+    width: int = 96,
+    frames: int = 9,
+    steps: int = 2,
+    text_tokens: int = 32,
+    guidance: float = 3.0,
+) -> dict[str, Any]:
+    """Arguments of a call of ``make_ltx``'s pipeline that returns latents.
+
+    Args:
+        prompts: The prompts, which are padded behind a mask.
+        height: Height in pixels, a multiple of 32.
+        width: Width in pixels, a multiple of 32.
+        frames: Frames of the video, one more than a multiple of eight.
+        steps: Denoising steps.
+        text_tokens: Length that the prompts are padded to.
+        guidance: Scale of classifier-free guidance, which is in use above one.
+    """
+    return {
+        **text.prompt_arguments(prompts, negative=guidance > 1),
+        "height": height,
+        "width": width,
+        "num_frames": frames,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "max_sequence_length": text_tokens,
+        "output_type": "latent",
+        "generator": torch.Generator().manual_seed(5),
+    }

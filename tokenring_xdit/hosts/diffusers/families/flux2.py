@@ -1,0 +1,19 @@
+"""FLUX.2."""
+
+from __future__ import annotations
+
+from tokenring_xdit.hosts.diffusers.family import DiffusersFamily
+
+__all__ = ["FAMILY"]
+
+FAMILY = DiffusersFamily(
+    pipelines=(),
+    transformer="Flux2Transformer2DModel",
+    compared=("Flux2Pipeline", "Flux2KleinPipeline"),
+    spread={
+        "transformer_blocks.*.attn": ("Flux2AttnProcessor",),
+        "single_transformer_blocks.*.attn": ("Flux2ParallelSelfAttnProcessor",),
+    },
+    since="0.37",
+    refused=("kv_cache", "kv_cache_mode"),
+)

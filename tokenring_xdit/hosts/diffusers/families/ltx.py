@@ -1,0 +1,25 @@
+"""LTX-Video."""
+
+from __future__ import annotations
+
+from tokenring_xdit.hosts.diffusers.family import DiffusersFamily, Gather, Split
+
+__all__ = ["FAMILY"]
+
+_PROCESSORS = ("LTXVideoAttnProcessor",)
+
+FAMILY = DiffusersFamily(
+    pipelines=(),
+    transformer="LTXVideoTransformer3DModel",
+    compared=("LTXPipeline",),
+    spread={"transformer_blocks.*.attn1": _PROCESSORS},
+    local={"transformer_blocks.*.attn2": _PROCESSORS},
+    # diffusers' plan cuts the text too, whose few keys every rank's many queries would have to reach
+    plan={
+        "": {"hidden_states": Split(1, 3)},
+        "rope": {0: Split(1, 3), 1: Split(1, 3)},
+        "proj_out": Gather(1),
+    },
+    since="0.36",
+    refused=("video_coords",),
+)

@@ -1,0 +1,23 @@
+"""Z-Image: text and picture are one sequence behind the refiners, padded where prompts differ in length."""
+
+from __future__ import annotations
+
+from tokenring_xdit.hosts.diffusers.family import DiffusersFamily, Gather, Split
+
+__all__ = ["FAMILY"]
+
+_PROCESSORS = ("ZSingleStreamAttnProcessor",)
+
+FAMILY = DiffusersFamily(
+    pipelines=(),
+    transformer="ZImageTransformer2DModel",
+    compared=("ZImagePipeline",),
+    spread={"layers.*.attention": _PROCESSORS},
+    local={"context_refiner.*.attention": _PROCESSORS, "noise_refiner.*.attention": _PROCESSORS},
+    plan={
+        "layers.*": {"x": Split(1, once=True), "attn_mask": Split(1), "freqs_cis": Split(1)},
+        "all_final_layer.*": Gather(1, of="x"),
+    },
+    since="0.36",
+    refused=("siglip_feats", "image_noise_mask"),
+)
