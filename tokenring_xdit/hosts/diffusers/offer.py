@@ -59,4 +59,6 @@ def refused_options(options: Mapping[str, Any]) -> str | None:
         return f"it has no ulysses_degree={degree}"
     if getattr(backend, "value", backend) != "auto":
         return f"attention_backend={getattr(backend, 'value', backend)} is xfuser's"
+    if options.get("cuda_graphs", False):
+        return "cuda_graphs=True is xfuser's so far"
     return None
