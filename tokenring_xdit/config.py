@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -68,23 +68,25 @@ def read_config(
         ModelUnreachableError: ``inspect`` raised it, and nothing else is wrong.
     """
     values, mistakes = ({}, []) if path is None else _parse(path)
-    if not isinstance(schema, type):
-        schema = schema({**values, **{key: text for key, _, text in (said.partition("=") for said in overrides)}})
-    mistakes += _override(values, overrides, schema)
+    if isinstance(schema, type):
+        kind = cast(type[_Config], schema)
+    else:
+        kind = schema({**values, **{key: text for key, _, text in (said.partition("=") for said in overrides)}})
+    mistakes += _override(values, overrides, kind)
     unusable = _unusable(values)
     mistakes += unusable.values()
     values = {key: value for key, value in values.items() if key not in unusable}
     wrong = set(unusable)
     try:
-        config: _Config | None = schema.model_validate(values)
+        config: _Config | None = kind.model_validate(values)
     except ValidationError as error:
         details = error.errors(include_url=False)
         wrong |= {str(detail["loc"][0]) for detail in details if detail["loc"]}
-        mistakes += _all_in_words([detail for detail in details if detail["loc"][0] not in unusable], schema)
-        config = _with_defaults(schema, values, wrong)
-    defaults = {key: field.get_default(call_default_factory=True) for key, field in schema.model_fields.items()}
+        mistakes += _all_in_words([detail for detail in details if detail["loc"][0] not in unusable], kind)
+        config = _with_defaults(kind, values, wrong)
+    defaults = {key: field.get_default(call_default_factory=True) for key, field in kind.model_fields.items()}
     try:
-        mistakes += schema.mistakes_between({k: v for k, v in {**defaults, **values}.items() if k not in wrong})
+        mistakes += kind.mistakes_between({k: v for k, v in {**defaults, **values}.items() if k not in wrong})
         if inspect is not None and config is not None:
             mistakes += inspect(config)
     except ModelUnreachableError as error:
