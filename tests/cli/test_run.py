@@ -25,7 +25,7 @@ from tests.support.families import FAMILIES
 from tokenring_xdit.cli import main
 from tokenring_xdit.cli.arguments.run import KEYS
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
-from tokenring_xdit.pipelines.run import RunConfig
+from tokenring_xdit.pipelines.tasks import TASKS
 
 PROMPTS = ["a red circle left of a blue square", "a green square"]
 
@@ -186,7 +186,7 @@ def test_a_size_that_nothing_divides_on_a_model_with_random_weights(tmp_path: Pa
 
 def test_flags_are_the_keys_of_a_config(capsys: pytest.CaptureFixture[str]) -> None:
     """All but those that no single word can say."""
-    assert set(KEYS) == set(RunConfig.model_fields) - {"extends", "options"}
+    assert set(KEYS) == {key for config in TASKS.values() for key in config.model_fields} - {"extends", "options"}
     assert main(["run", "a.yaml", "b.yaml"]) == 2
     assert "a run has one config; a prompt stands behind --prompt" in capsys.readouterr().err
 

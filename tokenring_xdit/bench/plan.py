@@ -22,6 +22,7 @@ class Level(Enum):
 
     ATTENTION = "attention"
     PIPELINE = "pipeline"
+    TEXT = "text"
 
 
 class StrategyKind(Enum):
@@ -32,6 +33,17 @@ class StrategyKind(Enum):
     XFUSER_RING = "xfuser-ring"
     XFUSER_RING_ALLTOALL = "xfuser-ring-alltoall"
     SCHEDULE = "schedule"
+    BALANCED = "balanced"
+    """What a parallel language model does where nothing is said."""
+    PASS_KV = "pass-kv"
+    PASS_Q = "pass-q"
+    GATHER_KV = "gather-kv"
+    """All keys on every rank, as training libraries have it; for comparison only."""
+
+    @property
+    def of_text(self) -> bool:
+        """Whether it is for language models only."""
+        return self in {self.BALANCED, self.PASS_KV, self.PASS_Q, self.GATHER_KV}
 
     @property
     def upstream(self) -> bool:
@@ -184,6 +196,8 @@ class CallShape:
 
     def refusal(self, strategy: Strategy) -> str | None:
         """Why a strategy does not take the problem, or ``None`` where it does."""
+        if strategy.kind.of_text:
+            return f"{strategy} is for language models: use it with level text, or schedule:NAME"
         if strategy.through_usp:
             for count, what in ((self.tokens, "tokens"), (self.queries or 0, "queries")):
                 if count % self.ranks:

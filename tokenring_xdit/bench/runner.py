@@ -304,8 +304,8 @@ class _Sweep:
 
 
 def _beside(shape: CallShape) -> list[None]:
-    """What takes turns with the strategies: their computation alone, which calls of attention have."""
-    return [None] if shape.level is Level.ATTENTION else []
+    """What takes turns with the strategies: their computation alone, where ranks have one."""
+    return [None] if shape.level is not Level.PIPELINE and (shape.level is Level.ATTENTION or shape.ranks > 1) else []
 
 
 def _figures(case: Case, checked: list[Checked], times: dict[Strategy | None, list[list[Timed]]]) -> dict[str, Any]:
@@ -313,13 +313,15 @@ def _figures(case: Case, checked: list[Checked], times: dict[Strategy | None, li
     calls = [max(one.seconds for one in timed) for timed in times[case.strategy]]
     return {
         "seconds": Spread.of(calls),
-        **(_shares if case.shape.level is Level.ATTENTION else _shares_of_step)(case.strategy, calls, times),
+        **_SHARES[case.shape.level](case.strategy, calls, times),
         "max_error": max(found.difference for found in checked) / scale,
         "checked_rows": sum(found.rows for found in checked),
         "bytes_sent": tuple(found.bytes_sent for found in checked),
         "link_bytes": None if checked[0].links is None else tuple(found.links or {} for found in checked),
         "peak_bytes": tuple(found.peak for found in checked),
         "peak_measure": checked[0].peak_measure,
+        "keys_held": None if checked[0].keys is None else tuple(found.keys or 0 for found in checked),
+        "same_answer": checked[0].same_answer,
     }
 
 
@@ -340,6 +342,13 @@ def _shares_of_step(
     """Of a denoising step: attention, the mean of the ranks that take part."""
     inside = [[one.attention for one in timed if one.attention] for timed in times[strategy]]
     return {"attention_seconds": Spread.of([sum(ranks) / len(ranks) for ranks in inside])}
+
+
+_SHARES: dict[Level, Callable[..., dict[str, Spread]]] = {
+    Level.ATTENTION: _shares,
+    Level.PIPELINE: _shares_of_step,
+    Level.TEXT: lambda strategy, calls, times: _shares(strategy, calls, times) if None in times else {},
+}
 
 
 def _machine(prepared: Prepared) -> dict[str, Any]:

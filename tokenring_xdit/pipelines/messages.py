@@ -1,4 +1,4 @@
-"""What an engine and its ranks tell each other."""
+"""What an engine and its ranks tell each other, and what an engine tells of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tokenring_xdit.graphs import GraphReport
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.request import Request
 
-__all__ = ["ServeRequest", "Served", "Setup", "StepDone"]
+__all__ = ["ServeRequest", "Served", "Setup", "Step", "StepDone"]
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,15 @@ class ServeRequest:
 
     Attributes:
         request: The request.
-        preview: Whether each step is shown.
+        preview: Whether each step is shown, or after which steps.
     """
 
     request: Request
-    preview: bool
+    preview: bool | frozenset[int]
+
+    def shows(self, step: int) -> bool:
+        """Whether a step is shown."""
+        return self.preview if isinstance(self.preview, bool) else step in self.preview
 
 
 @dataclass(frozen=True)
@@ -65,4 +69,22 @@ class StepDone:
 
     step: int
     steps: int
+    preview: Any
+
+
+@dataclass(frozen=True)
+class Step:
+    """A denoising step that is over.
+
+    Attributes:
+        step: Its number, from one.
+        steps: How many there are.
+        prompts: Positions of the prompts that it was for: all of them, or a replica's under data parallel.
+        preview: A PIL picture of what the first of these will look like; ``None`` where none was asked for or the
+            pipeline has none (see :class:`tokenring_xdit.pipelines.preview.Preview`).
+    """
+
+    step: int
+    steps: int
+    prompts: range
     preview: Any

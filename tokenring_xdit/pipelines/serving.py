@@ -83,12 +83,12 @@ class Server:
                 cuda_graphs=setup.cuda_graphs,
             )
         self._phase = Phase.BEFORE
-        self._preview_wanted = False
+        self._shows: Callable[[int], bool] = lambda step: False
         self._pipe.progress_bar = self._progress_bar
 
     def serve(self, command: ServeRequest) -> Served | Failed | None:
         """Serve a request on all ranks together; the first one returns what was made."""
-        self._preview_wanted, self._phase = command.preview, Phase.BEFORE
+        self._shows, self._phase = command.shows, Phase.BEFORE
         try:
             arguments = call_arguments(self._class, command.request)
             if command.preview:
@@ -120,7 +120,7 @@ class Server:
         if self._agreed(self._mailbox.cancelled()):
             raise CancelledError(f"the request was cancelled after step {step} of {steps}")
         if self._rank == 0:
-            picture = self._preview.draw() if self._preview_wanted else None
+            picture = self._preview.draw() if self._shows(step) else None
             assert self._mailbox.number is not None
             self._mailbox.answer(Progress(self._mailbox.number, StepDone(step, steps, picture)))
 

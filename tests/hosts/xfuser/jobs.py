@@ -157,9 +157,9 @@ def bytes_by_strategy() -> dict[str, int]:
     from tokenring_xdit.attention import groups
 
     def sent_by(case: FluxCase) -> int:
-        before = sum(g.transport.bytes_sent for g in groups._groups.values())
+        before = sum(g.bytes_sent for g in groups._groups.values())
         run_flux(case)
-        return sum(g.transport.bytes_sent for g in groups._groups.values()) - before
+        return sum(g.bytes_sent for g in groups._groups.values()) - before
 
     groups._groups.clear()
     return {"ring, as our sends": sent_by(FluxCase(ring=2)), "tokenring": sent_by(FluxCase(tokenring=2))}
