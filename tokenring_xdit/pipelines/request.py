@@ -23,6 +23,7 @@ from tokenring_xdit.outputs import replacing
 from tokenring_xdit.pipelines.options import COUNTED, MOST, check_option, is_number, is_whole, shortly
 
 __all__ = [
+    "DRAWN_SEEDS",
     "LARGEST_SEED",
     "Request",
     "call_arguments",
@@ -74,6 +75,9 @@ _ALONGSIDE = frozenset({"image"}.union(*(pipeline.each_prompt for pipeline in pi
 """Options of which a list means one for each prompt."""
 
 LARGEST_SEED = 2**63 - 1
+
+DRAWN_SEEDS = 2**31
+"""Seeds that are drawn are below this, short enough to be typed again."""
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from tqdm import tqdm
 from tokenring_xdit.devices import rank_device
 from tokenring_xdit.errors import CancelledError, ConfigurationError
 from tokenring_xdit.hosts.calls import Output
-from tokenring_xdit.hosts.xfuser import parallelize
+from tokenring_xdit.hosts.xfuser import graph_reports, parallelize
 from tokenring_xdit.pipelines.environment import quieten
 from tokenring_xdit.pipelines.loading import load_pipeline
-from tokenring_xdit.pipelines.messages import ServeRequest, Setup, StepDone
+from tokenring_xdit.pipelines.messages import Served, ServeRequest, Setup, StepDone
 from tokenring_xdit.pipelines.preview import Preview
 from tokenring_xdit.pipelines.request import call_arguments, media_of
 from tokenring_xdit.workers.loop import Commands, Mailbox
@@ -43,7 +43,7 @@ def commands(mailbox: Mailbox) -> Commands:
             return Failed.of(error, phase=Phase.LOADING)
         return None
 
-    def serve(command: ServeRequest) -> list[Any] | Failed | None:
+    def serve(command: ServeRequest) -> Served | Failed | None:
         assert server is not None
         return server.serve(command)
 
@@ -80,12 +80,13 @@ class Server:
                 schedule=setup.dims.schedule,
                 attention_backend=setup.attention_backend,
                 output=Output.FIRST_RANK,
+                cuda_graphs=setup.cuda_graphs,
             )
         self._phase = Phase.BEFORE
         self._shows: Callable[[int], bool] = lambda step: False
         self._pipe.progress_bar = self._progress_bar
 
-    def serve(self, command: ServeRequest) -> list[Any] | Failed | None:
+    def serve(self, command: ServeRequest) -> Served | Failed | None:
         """Serve a request on all ranks together; the first one returns what was made."""
         self._shows, self._phase = command.shows, Phase.BEFORE
         try:
@@ -93,7 +94,9 @@ class Server:
             if command.preview:
                 arguments |= self._preview.arguments(arguments)
             output = self._pipe(**arguments)
-            return [_portable(medium) for medium in media_of(output)] if self._rank == 0 else None
+            if self._rank != 0:
+                return None
+            return Served([_portable(medium) for medium in media_of(output)], graph_reports(self._pipe))
         except Exception as error:
             return self._failed(error)
         finally:

