@@ -39,6 +39,11 @@ def test_videos_are_not_served(tmp_path: Path) -> None:
         read_config(ServeConfig, None, [f"model={tmp_path}"], unserved)
 
 
+def test_language_models_are_not_served() -> None:
+    with pytest.raises(ConfigurationError, match="'smollm2' is a language model, and pictures are what is served"):
+        read_config(ServeConfig, None, ["model=smollm2"], unserved)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

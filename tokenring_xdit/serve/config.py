@@ -12,6 +12,7 @@ from tokenring_xdit.errors import ModelUnreachableError, TokenRingError
 from tokenring_xdit.pipelines.loading import pipeline_class_of
 from tokenring_xdit.pipelines.request import is_video, pipeline_class
 from tokenring_xdit.pipelines.run import RunConfig
+from tokenring_xdit.pipelines.text_models import is_text_model
 
 __all__ = ["Limits", "ServeConfig", "unserved"]
 
@@ -41,6 +42,8 @@ class ServeConfig(RunConfig):
 
 def unserved(config: ServeConfig) -> list[str]:
     """Why a model is not served, as far as that is known before it loads."""
+    if is_text_model(config.model):
+        return [f"model: '{config.model}' is a language model, and pictures are what is served: use 'ask', or Engine"]
     try:
         pipeline = pipeline_class(pipeline_class_of(config.model))
     except ModelUnreachableError:
