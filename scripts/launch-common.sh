@@ -118,7 +118,7 @@ read_degrees() {
     shown="$("$python" "${safely[@]}" -m tokenring_xdit.cli config show "${config[@]}" --json)" || exit
     read -r tokenring ulysses < <("$python" -c 'import json, sys
 config = json.load(sys.stdin)
-print(config["tokenring_degree"], config["ulysses_degree"])' <<<"$shown")
+print(config["tokenring_degree"], config.get("ulysses_degree", 1))' <<<"$shown")
     all=$((tokenring * ulysses))
     if ((all % nodes)) || [ "${ranks:-$((all / nodes))}" != $((all / nodes)) ]; then
         refuse "${config[0]} asks for $all ranks, tokenring_degree $tokenring times ulysses_degree $ulysses;" \

@@ -11,17 +11,35 @@ if TYPE_CHECKING:
     from tokenring_xdit.hosts.calls import Output
     from tokenring_xdit.hosts.diffusers.host import ContextParallelConfig
     from tokenring_xdit.hosts.parallelize import parallelize
+    from tokenring_xdit.hosts.xfuser.host import graph_reports
     from tokenring_xdit.pipelines.engine import Engine, Step
+    from tokenring_xdit.pipelines.pending import PendingReply, Reply
+    from tokenring_xdit.pipelines.text_engine import Chat
 
-__all__ = ["ContextParallelConfig", "Engine", "Output", "Step", "__version__", "parallelize"]
+__all__ = [
+    "Chat",
+    "ContextParallelConfig",
+    "Engine",
+    "Output",
+    "PendingReply",
+    "Reply",
+    "Step",
+    "__version__",
+    "graph_reports",
+    "parallelize",
+]
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Chat": "tokenring_xdit.pipelines.text_engine",
     "ContextParallelConfig": "tokenring_xdit.hosts.diffusers.host",
     "Engine": "tokenring_xdit.pipelines.engine",
     "Output": "tokenring_xdit.hosts.calls",
+    "PendingReply": "tokenring_xdit.pipelines.pending",
+    "Reply": "tokenring_xdit.pipelines.pending",
     "Step": "tokenring_xdit.pipelines.engine",
+    "graph_reports": "tokenring_xdit.hosts.xfuser.host",
     "parallelize": "tokenring_xdit.hosts.parallelize",
 }
 """Where the names are that are imported when they are asked for."""

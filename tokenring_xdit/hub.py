@@ -20,12 +20,13 @@ _asked_again_at = 0.0
 _INSTEAD = "download it where that can be done, or set HF_HOME to the folder it was downloaded to"
 
 
-def download(model: str, file: str) -> Path:
+def download(model: str, file: str, kind: str = "diffusers pipeline") -> Path:
     """A file of a model, from the cache or the hub.
 
     Args:
         model: Hub name.
         file: Path inside it.
+        kind: What is wanted, for messages.
 
     Raises:
         ConfigurationError: There is no such model, or no such file in it.
@@ -53,7 +54,7 @@ def download(model: str, file: str) -> Path:
             f"{_INSTEAD}"
         ) from error
     except errors.EntryNotFoundError as error:
-        raise ConfigurationError(f"'{model}' on the hub is not a diffusers pipeline: it has no {file}") from error
+        raise ConfigurationError(f"'{model}' on the hub is not a {kind}: it has no {file}") from error
     except OSError as error:  # among them all that HTTP has
         raise ModelUnreachableError(
             f"there is no model folder '{model}', and the hub cannot be reached ({type(error).__name__}): {_INSTEAD}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -78,16 +77,34 @@ def test_more_keys_than_a_rank_may_hold_are_refused(tmp_path: Path) -> None:
     command = ["ask", str(folder), "Why?", "--context", str(context), "--max-new-tokens", "8", "--json"]
     whole = len(AutoTokenizer.from_pretrained(folder)(CONTEXT).input_ids)
     refused = commands.run(*command, "--tokens-per-rank", str(whole))
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert f"where {whole} are allowed: use more ranks than 1" in refused.stderr
     answered = commands.run(*command, "--tokens-per-rank", str(whole), "--ranks", "2")
     assert answered.returncode == 0, answered.stderr
     assert max(json.loads(answered.stdout)["keys"]) <= whole
 
 
+def test_a_model_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ask", str(tmp_path / "nothing"), "Why?"]) == 2
+    assert "there is no model folder" in capsys.readouterr().err
+    assert main(["ask", "embedded", "Why?"]) == 2
+    assert "chat is for language models, and 'embedded' draws" in capsys.readouterr().err
+
+
 @pytest.mark.e2e
-def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
-    result = commands.run("ask", str(tmp_path / "nothing"), "Why?")
-    assert result.returncode == 1
-    assert "could not be loaded" in result.stderr
-    assert sys.executable not in result.stderr
+def test_pieces_are_printed_and_temperature_draws(tmp_path: Path) -> None:
+    small_model_folder(tmp_path)
+    command = ["ask", str(tmp_path), "Why?", "--max-new-tokens", "9", "--temperature", "1.5", "--seed", "3"]
+    said = commands.run(*command)
+    assert said.returncode == 0, said.stderr
+    assert "9 said in" in said.stderr
+    told = json.loads(commands.run(*command, "--json").stdout)
+    assert said.stdout == told["answer"] + "\n"
+    tokenizer, model = AutoTokenizer.from_pretrained(tmp_path), AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Why?"}], add_generation_prompt=True, tokenize=False
+    )
+    ids = tokenizer(text, return_tensors="pt").input_ids
+    torch.manual_seed(3)
+    wanted = model.generate(ids, max_new_tokens=9, do_sample=True, temperature=1.5)[0, ids.shape[1] :]
+    assert told["tokens"] == wanted.tolist()

@@ -25,7 +25,7 @@ from tests.support.families import FAMILIES
 from tokenring_xdit.cli import main
 from tokenring_xdit.cli.arguments.run import KEYS
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
-from tokenring_xdit.pipelines.run import RunConfig
+from tokenring_xdit.pipelines.tasks import TASKS
 
 PROMPTS = ["a red circle left of a blue square", "a green square"]
 
@@ -186,7 +186,7 @@ def test_a_size_that_nothing_divides_on_a_model_with_random_weights(tmp_path: Pa
 
 def test_flags_are_the_keys_of_a_config(capsys: pytest.CaptureFixture[str]) -> None:
     """All but those that no single word can say."""
-    assert set(KEYS) == set(RunConfig.model_fields) - {"extends", "options"}
+    assert set(KEYS) == {key for config in TASKS.values() for key in config.model_fields} - {"extends", "options"}
     assert main(["run", "a.yaml", "b.yaml"]) == 2
     assert "a run has one config; a prompt stands behind --prompt" in capsys.readouterr().err
 
@@ -326,8 +326,16 @@ def test_a_run_that_cannot_work_is_refused_before_it_starts(capsys: pytest.Captu
     assert main(["run", "configs/embedded.yaml", "ulysses_degree=3", "frames=4"]) == 2
     err = capsys.readouterr().err
     assert "2 mistakes" in err
+    assert main(["run", "configs/embedded.yaml", "cuda_graphs=true", "tokenring_degree=1"]) == 2
+    assert "cuda_graphs is for ranks that share a transformer, and one rank" in capsys.readouterr().err
     assert main(["run", "configs/embedded.yaml", "output=/proc/no/picture.png"]) == 2
     assert "/proc/no/picture.png cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+def test_cuda_graphs_are_refused_without_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "configs/embedded.yaml", "cuda_graphs=true", "tokenring_degree=2"]) == 2
+    assert "cuda_graphs needs a GPU with CUDA, and torch finds none on this machine" in capsys.readouterr().err
 
 
 def test_config_check(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

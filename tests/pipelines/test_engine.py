@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,10 @@ def test_prompts_spread_over_replicas_and_one_of_them_killed(expected: list[Tens
         assert after[1].pid != before[1].pid
         after[0].kill()  # with nothing to do
         assert gone({0: after[0]})
+        while not engine._serving.ranks.running[0].pool.died:  # which a thread of its own finds out
+            time.sleep(0.01)
+        engine.start()
+        assert own_ranks(engine)[0].pid != after[0].pid
         assert serves(engine, expected)
         after = own_ranks(engine)
         assert after.keys() == {0, 1}
@@ -300,7 +305,7 @@ def test_ranks_that_take_too_long_are_given_up(
 ) -> None:
     before = own_ranks(engine)
     with monkeypatch.context() as patched:
-        patched.setattr(engine, "_timeout", 1e-4)
+        patched.setattr(engine, "timeout", 1e-4)
         with pytest.raises(EngineError, match=r"^ranks 0, 1 gave no sign of life for 0\.0001 s"):
             engine.generate(PROMPTS[0], steps=FAR, progress=False)
     assert gone(before)
@@ -414,6 +419,18 @@ def test_a_fork_cannot_use_it_nor_harm_it(engine: Engine, expected: list[Tensor]
         ({"timeout": 0}, ConfigurationError, "timeout is 0"),
         ({"largest_side": 0}, ConfigurationError, "largest_side is 0"),
         ({"timeout": float("inf")}, ConfigurationError, "timeout is inf"),
+        (
+            {"tokenring_degree": 2, "cuda_graphs": "yes"},
+            ConfigurationError,
+            "cuda_graphs is 'yes'; it has to be True or",
+        ),
+        ({"cuda_graphs": True}, ConfigurationError, "cuda_graphs is for ranks that share a transformer, and one rank"),
+        pytest.param(
+            {"tokenring_degree": 2, "cuda_graphs": True},
+            UnsupportedError,
+            "cuda_graphs=True needs a GPU with CUDA, and torch finds none on this machine: leave it out",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU"),
+        ),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_starts(

@@ -15,6 +15,7 @@ from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.hosts.xfuser import AttentionBackend
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.run import RunConfig, inspect_model
+from tokenring_xdit.pipelines.tasks import inspect_run, read_run
 from tokenring_xdit.sizes import PictureSize
 from tokenring_xdit.workers.pipes import pack
 
@@ -58,7 +59,7 @@ SOUND = "model: embedded\nprompt: a red circle\n"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("model: embedded", "prompt: is missing; write what to draw, or name a prompt_file"),
+        ("model: embedded", "prompt: is missing; write one, or name a prompt_file"),
         ("model: ''\nprompt: a", "model: is empty; folder or hub name"),
         ("model: embedded\nprompt: []", "prompt: the list is empty"),
         ("model: embedded\nprompt: [a, ' ']", "prompt: a prompt is empty"),
@@ -176,20 +177,20 @@ def test_shipped_configs_fit_their_models(path: Path, tmp_path: Path, monkeypatc
             file = snapshot(tmp_path, model) / name
             file.parent.mkdir(exist_ok=True)
             file.write_text(json.dumps(values))
-    config = read_config(RunConfig, path)
-    assert inspect_model(config) == []
+    config = read_run(path)
+    assert inspect_run(config) == []
     ranks = {"2nodes": 16, "8gpu": 8, "4gpu": 4}.get(path.stem.rsplit("-", 1)[-1], 2)
     assert config.degrees.ranks == ranks
     rows_of = PUBLISHED[config.model].rows_of if config.model in PUBLISHED else None
     if rows_of is not None:
-        assert config.size is not None
+        assert isinstance(config, RunConfig) and config.size is not None
         assert config.size.height % (rows_of * ranks) == 0
 
 
 def test_configs_are_shipped_for_each_model_and_machine() -> None:
     models = ("flux", "sd35", "pixart-sigma", "cogvideox", "wan")
     expected = {f"{m}-tokenring{machine}" for m in models for machine in ("", "-4gpu", "-8gpu", "-2nodes")}
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"embedded", *expected}
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"embedded", "smollm2", *expected}
 
 
 @pytest.mark.parametrize(

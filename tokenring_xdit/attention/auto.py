@@ -142,7 +142,8 @@ class AutoSchedule:
         heads = layout.spec.kv_heads  # of which query heads are a multiple
         candidates = tuple(build(name, len(layout.q_lengths), Mask(layout.spec.mask), heads) for name in names)
         trial = self._trials[key] = ScheduleTrial(candidates, [[] for _ in names])
-        self._group.open(tuple(c for c in Channel if any(c in v.schedule.channels for v in trial.candidates)), device)
+        channels = tuple(c for c in Channel if any(c in v.schedule.channels for v in trial.candidates))
+        self._group.make_ready(channels, device, layout.spec.transport)
         if self._tells:
             what = names[0] if trial.decided else f"one of {', '.join(names)}, which the first calls will tell"
             log.info("schedule auto: %s for %s: %s", what, _in_words(layout), why)

@@ -23,6 +23,7 @@ from tokenring_xdit.bench.sweep import SweepConfig
 from tokenring_xdit.bench.timelines import TIMELINES_FILE, Traced, add_timeline, keep_recorded
 from tokenring_xdit.devices import processor_name, refuse_missing_gpus
 from tokenring_xdit.errors import ConfigurationError, LaunchError, LostRankError
+from tokenring_xdit.graphs import refuse_without_cuda
 from tokenring_xdit.lab.network import EmulatedNetwork, emulate, refuse_slow, self_test
 from tokenring_xdit.workers.pool import Pool
 
@@ -99,7 +100,8 @@ def run_sweep(
     Raises:
         ConfigurationError: It has mistakes between its keys, there are results in its folder already, or its ranks do
             not fit the machine.
-        UnsupportedError: It asks for an emulated network, which this process may not make.
+        UnsupportedError: It asks for an emulated network, which this process may not make, or for CUDA graphs without
+            a GPU.
         NetworkError: The emulated network does not carry what it states.
         LaunchError: No rank could be started.
     """
@@ -119,6 +121,9 @@ def run_sweep(
         if left:
             pending[shape] = left
     _refuse_ranks(config, pending, ranks)
+    captured = [case.strategy for cases in pending.values() for case in cases if case.strategy.captured]
+    if captured:
+        refuse_without_cuda(f"strategy '{captured[0]}'")
     results.parent.mkdir(parents=True, exist_ok=True)
     keep_recorded(results.with_name(TIMELINES_FILE), earlier)
     sweep = _Sweep(config, results, pending, command, on_step, on_picture, traces, ranks)

@@ -88,6 +88,10 @@ class WorkloadShape(CallShape):
             return f"{strategy} is for language models: use it with level text, or schedule:NAME"
         if strategy.kind is not StrategyKind.SINGLE and self.ranks == 1:
             return f"{strategy} on one rank shares a pipeline with nobody: use 'single', or more ranks"
+        if strategy.captured:
+            return (
+                f"{strategy}: calls of attention are captured; for steps use level attention, or '{strategy.launched}'"
+            )
         refused = self.refusal_of_degrees(strategy)
         if refused is None:
             try:

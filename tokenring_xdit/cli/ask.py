@@ -6,11 +6,10 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from typing import Any
 
-from tokenring_xdit.cli.text import read_text, refuse_below_one, text_ranks
-from tokenring_xdit.devices import default_dtype
-from tokenring_xdit.pipelines.text_orders import LoadText, Question, Said
+from tokenring_xdit.cli.text import read_text, refuse_below_one
+from tokenring_xdit.pipelines.engine import Engine
+from tokenring_xdit.pipelines.pending import Reply
 
 __all__ = ["ask_command"]
 
@@ -21,11 +20,17 @@ def ask_command(args: argparse.Namespace) -> None:
     """Answer a question, or questions line by line."""
     refuse_below_one(args, "ranks", "max_new_tokens", "tokens_per_rank")
     context = "" if args.context is None else read_text("--context", args.context)
-    with text_ranks(args) as pool:
-        pool.ask(LoadText(args.model, args.dtype or default_dtype(), context, args.tokens_per_rank))
+    options = {"max_new_tokens": args.max_new_tokens, "temperature": args.temperature, "seed": args.seed}
+    with Engine(
+        args.model, tokenring_degree=args.ranks, dtype=args.dtype, tokens_per_rank=args.tokens_per_rank
+    ) as engine:
+        chat = engine.chat(context=context)
         for text in _questions(args):
-            question = Question(text, args.max_new_tokens, args.temperature, args.seed, stream=not args.json)
-            _tell(pool.ask(question, show=_say), args)
+            pending = chat.submit(text, **options)
+            for piece in pending.pieces():
+                if not args.json:
+                    print(piece, end="", flush=True)
+            _tell(pending.result(), args)
 
 
 def _questions(args: argparse.Namespace) -> Iterator[str]:
@@ -44,25 +49,20 @@ def _questions(args: argparse.Namespace) -> Iterator[str]:
             yield line.strip()
 
 
-def _say(piece: Any) -> None:
-    print(piece, end="", flush=True)
-
-
-def _tell(answers: list[Said], args: argparse.Namespace) -> None:
-    first, keys = answers[0], [answer.keys for answer in answers]
+def _tell(reply: Reply, args: argparse.Namespace) -> None:
     if args.json:
-        figures = {"prompt_tokens": first.prompt_tokens, "reused_tokens": first.reused, "new_tokens": first.new_tokens}
-        print(
-            json.dumps(
-                {"answer": first.text, **figures, "tokens": first.tokens, "keys": keys, "seconds": first.seconds}
-            ),
-            flush=True,
-        )
+        figures = {
+            "prompt_tokens": reply.prompt_tokens,
+            "reused_tokens": reply.reused_tokens,
+            "new_tokens": len(reply.tokens),
+        }
+        told = {"answer": reply.text, **figures, "tokens": reply.tokens, "keys": reply.keys, "seconds": reply.seconds}
+        print(json.dumps(told), flush=True)
         return
     print(flush=True)
-    reused = f", {first.reused} of them computed before" if first.reused else ""
+    reused = f", {reply.reused_tokens} of them computed before" if reply.reused_tokens else ""
     print(
-        f"({first.prompt_tokens} tokens read{reused}; {first.new_tokens} said in {first.seconds:.1f} s; keys of at "
-        f"most {max(keys)} tokens a rank, {args.ranks} rank{'s' * (args.ranks > 1)})",
+        f"({reply.prompt_tokens} tokens read{reused}; {len(reply.tokens)} said in {reply.seconds:.1f} s; keys of at "
+        f"most {max(reply.keys)} tokens a rank, {args.ranks} rank{'s' * (args.ranks > 1)})",
         file=sys.stderr,
     )

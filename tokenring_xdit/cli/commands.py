@@ -26,6 +26,7 @@ from tokenring_xdit.cli.arguments import (
     run,
     schedule,
     score,
+    serve,
     topology,
 )
 from tokenring_xdit.cli.launch import run_script
@@ -82,6 +83,7 @@ def whole_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in (
         run,
+        serve,
         compare,
         ask,
         score,

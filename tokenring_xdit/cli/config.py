@@ -9,10 +9,9 @@ from pathlib import Path
 
 import yaml
 
-from tokenring_xdit.config import read_config
 from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, TokenRingError
 from tokenring_xdit.messages import one_line
-from tokenring_xdit.pipelines.run import RunConfig, inspect_model
+from tokenring_xdit.pipelines.tasks import TASKS, inspect_run, read_run
 
 __all__ = ["check_command", "schema_command", "show_command"]
 
@@ -55,7 +54,7 @@ class _Verdict:
 def _verdict(path: Path, overrides: list[str]) -> _Verdict:
 
     try:
-        read_config(RunConfig, path, overrides, inspect=inspect_model)
+        read_run(path, overrides, inspect=inspect_run)
     except ModelUnreachableError as error:
         return _Verdict(str(path), unseen=f"the model was not looked at: {error}")
     except TokenRingError as error:
@@ -65,13 +64,13 @@ def _verdict(path: Path, overrides: list[str]) -> _Verdict:
 
 def show_command(args: argparse.Namespace) -> None:
     """Print a config with everything filled in."""
-    values = read_config(RunConfig, args.config, args.overrides).model_dump(mode="json")
+    values = read_run(args.config, args.overrides).model_dump(mode="json")
     print(json.dumps(values, indent=2) if args.json else yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
 def schema_command(args: argparse.Namespace) -> None:
     """Print what can stand in a config."""
-    schema = RunConfig.file_schema()
+    schema = TASKS[args.task].file_schema()
     if args.json:
         print(json.dumps(schema, indent=2))
         return

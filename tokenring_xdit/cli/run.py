@@ -1,4 +1,4 @@
-"""``tokenring-xdit run``: pictures or videos as a YAML config says, or flags, on one rank or several."""
+"""``tokenring-xdit run``: pictures, videos or texts as a YAML config says, or flags, on one rank or several."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from typing import Any
 from tokenring_xdit.cli.arguments.run import KEYS
 from tokenring_xdit.cli.paths import refuse_unwritable
 from tokenring_xdit.compat.versions import check_versions
-from tokenring_xdit.config import read_config
 from tokenring_xdit.devices import refuse_missing_gpus
 from tokenring_xdit.errors import ConfigurationError, LaunchError, TokenRingError
+from tokenring_xdit.graphs import refuse_without_cuda
 from tokenring_xdit.lab.embedded.scenes import IMAGE_SIZE, vocabulary
 from tokenring_xdit.messages import one_line
 from tokenring_xdit.pipelines.model import EMBEDDED
-from tokenring_xdit.pipelines.run import RunConfig, inspect_model
-from tokenring_xdit.pipelines.run_rank import joined_world, run_on_rank
+from tokenring_xdit.pipelines.run import RunConfig
+from tokenring_xdit.pipelines.tasks import AnyRun, inspect_run, program_of, read_run, run_as_rank
+from tokenring_xdit.pipelines.text_models import SMOLLM2
 from tokenring_xdit.sizes import PictureSize
 from tokenring_xdit.workers.pool import WorkerPool
 
@@ -28,13 +29,14 @@ __all__ = ["run_command"]
 
 
 def run_command(args: argparse.Namespace) -> None:
-    """Draw what a config and flags say."""
+    """Make what a config and flags say."""
     path, overrides = _said(args)
-    config = read_config(RunConfig, path, overrides, _mistakes_here)
+    config = read_run(path, overrides, _mistakes_here)
     if os.environ.get("RANK", "0") == "0":
         for output in config.outputs():
             refuse_unwritable(output, f"output {output}")
-        _note_limits(config)
+        if isinstance(config, RunConfig):
+            _note_limits(config)
     written = _as_rank(config) if "RANK" in os.environ else _start_ranks(config)
     if written is None:
         return
@@ -57,7 +59,8 @@ def _said(args: argparse.Namespace) -> tuple[Path | None, list[str]]:
     flags = [f"{key}={getattr(args, key)}" for key in KEYS if getattr(args, key) is not None]
     if files:
         return Path(files[0]), [*overrides, *flags]
-    return None, [f"model={EMBEDDED}", *overrides, *flags]
+    small = SMOLLM2 if "task=text" in [*overrides, *flags] else EMBEDDED
+    return None, [f"model={small}", *overrides, *flags]
 
 
 def _note_limits(config: RunConfig) -> None:
@@ -75,10 +78,12 @@ def _note_limits(config: RunConfig) -> None:
         print(f"note: the embedded model was trained on pictures of {trained} pixels", file=sys.stderr)
 
 
-def _mistakes_here(config: RunConfig) -> list[str]:
+def _mistakes_here(config: AnyRun) -> list[str]:
     """What is wrong with the model, and on this machine; ``config check`` may run on another one."""
-    found = inspect_model(config)
-    checks = [config.attention_backend.refuse_missing]
+    found = inspect_run(config)
+    checks = [config.attention_backend.refuse_missing] if isinstance(config, RunConfig) else []
+    if isinstance(config, RunConfig) and config.cuda_graphs:
+        checks.append(lambda: refuse_without_cuda("cuda_graphs"))
     if "RANK" not in os.environ:
         checks.append(check_versions)
         checks.append(lambda: refuse_missing_gpus(config.degrees.ranks))
@@ -90,21 +95,22 @@ def _mistakes_here(config: RunConfig) -> list[str]:
     return found
 
 
-def _start_ranks(config: RunConfig) -> Any:
-    with WorkerPool("tokenring_xdit.pipelines.run_rank", config.degrees.ranks, quiet=False) as pool:
+def _start_ranks(config: AnyRun) -> Any:
+    with WorkerPool(program_of(config), config.degrees.ranks, quiet=False) as pool:
         return pool.ask(config)[0]
 
 
-def _as_rank(config: RunConfig) -> Any:
+def _as_rank(config: AnyRun) -> Any:
     started = int(os.environ["WORLD_SIZE"])
     if started != config.degrees.ranks:
+        product = isinstance(config, RunConfig)
+        times = f" times ulysses_degree={config.degrees.ulysses}" if product else ""
         raise ConfigurationError(
-            f"tokenring_degree={config.tokenring_degree} times ulysses_degree={config.ulysses_degree} is "
-            f"{config.degrees.ranks} ranks, and torchrun started {started}: use degrees whose product is that, or "
+            f"tokenring_degree={config.tokenring_degree}{times} is {config.degrees.ranks} ranks, and torchrun started "
+            f"{started}: use {'degrees whose product is that' if product else 'that degree'}, or "
             f"torchrun --nproc-per-node={config.degrees.ranks} on one node"
         )
     try:
-        with joined_world():
-            return run_on_rank(config)
+        return run_as_rank(config)
     except TokenRingError as error:
         raise LaunchError(f"rank {os.environ['RANK']} failed: {error}") from error

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from tokenring_xdit.compat.versions import check_versions
 from tokenring_xdit.devices import refuse_missing_gpus
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.pipelines.text_models import model_files
+from tokenring_xdit.pipelines.text_models import refuse_model
+from tokenring_xdit.pipelines.text_run import read_text
 from tokenring_xdit.workers.pool import WorkerPool
 
 __all__ = ["read_text", "refuse_below_one", "text_ranks"]
@@ -22,17 +22,9 @@ def refuse_below_one(args: argparse.Namespace, *names: str) -> None:
             raise ConfigurationError(f"--{name.replace('_', '-')} {value}: it has to be at least 1")
 
 
-def read_text(what: str, path: str) -> str:
-    """A file's text; ``what`` is how the user called the file."""
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{what} {path} cannot be read as a text in UTF-8: {error}") from error
-
-
 def text_ranks(args: argparse.Namespace) -> WorkerPool:
     """Ranks for the model of a command, after what can be refused before they start."""
-    model_files(args.model)
+    refuse_model(args.model)
     check_versions()
     refuse_missing_gpus(args.ranks)
     return WorkerPool("tokenring_xdit.pipelines.text_rank", args.ranks)

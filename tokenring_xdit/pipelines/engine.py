@@ -1,74 +1,31 @@
-"""Pictures and videos from Python, on several ranks, without ``torchrun``."""
+"""Pictures, videos and answers of language models from Python, on several ranks, without ``torchrun``."""
 
 from __future__ import annotations
 
-import functools
-import logging
-import pickle
 import secrets
-import sys
-import threading
-import time
-import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from tqdm.auto import tqdm
-
-from tokenring_xdit import liveness
-from tokenring_xdit.compat.versions import check_versions
-from tokenring_xdit.defaults import DEFAULT_SCHEDULE, LARGEST_SIDE
-from tokenring_xdit.devices import default_dtype, refuse_missing_gpus
-from tokenring_xdit.dtypes import parse_dtype
-from tokenring_xdit.errors import CancelledError, ConfigurationError, EngineError, LaunchError
-from tokenring_xdit.hosts.xfuser import AttentionBackend
+from tokenring_xdit.defaults import DEFAULT_SCHEDULE, KEPT_CHATS, LARGEST_SIDE
+from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.parallel import ParallelDims
-from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of
-from tokenring_xdit.pipelines.messages import ServeRequest, Setup, StepDone
-from tokenring_xdit.pipelines.options import is_number, is_whole
-from tokenring_xdit.pipelines.replicas import LOADING, Replicas, ReplicaShare, error_of
-from tokenring_xdit.pipelines.request import Request, call_arguments, pipeline_class
-from tokenring_xdit.workers.attempt import carry_through
-from tokenring_xdit.workers.messages import Task
-from tokenring_xdit.workers.signals import CountedInterrupts
-from tokenring_xdit.workers.state import Cancel, CancelAsked, Instruction, Interrupted, Limits, RequestAttempt, Restart
-from tokenring_xdit.workers.worker import Worker, hear
+from tokenring_xdit.pipelines.engine_ranks import checked_timeout
+from tokenring_xdit.pipelines.messages import Step
+from tokenring_xdit.pipelines.request import DRAWN_SEEDS, Request
+from tokenring_xdit.pipelines.text_engine import Chat, Texts
+from tokenring_xdit.pipelines.text_models import is_text_model
+
+if TYPE_CHECKING:
+    from tokenring_xdit.graphs import GraphReport
+    from tokenring_xdit.hosts.xfuser import AttentionBackend
+    from tokenring_xdit.pipelines.picture_engine import Pictures
 
 __all__ = ["Engine", "Step"]
 
-log = logging.getLogger(__name__)
-
-_SECONDS_TO_EXPLAIN = 10.0
-"""How long the other ranks get to report after one has failed; one of them may be the cause."""
-
-_DRAWN_SEEDS = 2**31
-"""Seeds that are drawn are below this, short enough to be typed again."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """A denoising step that is over.
-
-    Attributes:
-        step: Its number, from one.
-        steps: How many there are.
-        prompts: Positions of the prompts that it was for: all of them, or a replica's under data parallel.
-        preview: A PIL picture of what the first of these will look like; ``None`` where none was asked for or the
-            pipeline has none (see :class:`tokenring_xdit.pipelines.preview.Preview`).
-    """
-
-    step: int
-    steps: int
-    prompts: range
-    preview: Any
-
 
 class Engine:
-    """A diffusers pipeline on several ranks of this machine, which load it once and serve one request after another.
+    """A model on several ranks of this machine, which load it once and serve one request after another.
 
     ::
 
@@ -78,35 +35,42 @@ class Engine:
             first, second = engine.generate(["a photo of a fox", "a photo of a hare"], steps=28, seed=1)
             first.save("fox.png")
 
+        with tokenring_xdit.Engine("Qwen/Qwen2.5-7B-Instruct", tokenring_degree=4) as engine:
+            chat = engine.chat(context=book)
+            for piece in chat.ask("Who did it?", stream=True):
+                print(piece, end="")
+
     Works in notebooks and in scripts without a ``__main__`` guard. A request that fails, or is cancelled, raises one
     readable error and the next one is served. The ranks keep their model where all of them stopped at the same point;
     where one died, hung, or failed in the middle of a step (memory that runs out there, say), they are started again,
     as messages may be left between them. They end when the engine is closed or garbage-collected, and when its process
     ends, however that happens.
 
-    While :meth:`generate` runs in the main thread, Ctrl-C (a notebook's *interrupt* too) gives the request up at the
-    next step and raises ``KeyboardInterrupt``; a second one does not wait for that step, and costs loading again.
+    While a request is waited for in the main thread, Ctrl-C (a notebook's *interrupt* too) gives it up at the next
+    step, or token, and raises ``KeyboardInterrupt``; a second one does not wait for that, and costs loading again.
 
     Args:
-        model: Folder or hub name of a diffusers pipeline; ``embedded`` is the small Flux of this package,
-            ``random-flux:...`` one with random weights.
+        model: Folder or hub name of a diffusers pipeline, or of a causal language model of transformers, which its
+            ``config.json`` tells; ``embedded`` is the small Flux of this package, ``random-flux:...`` one with random
+            weights, ``smollm2`` a small language model.
         tokenring_degree: Ranks that TokenRing shards the sequence over.
-        ulysses_degree: Ranks that Ulysses shards the heads over.
-        schedule: What the TokenRing ranks exchange and when.
-        attention_backend: xfuser's kernel for attention on one rank; one rank alone has diffusers' own.
-        data_parallel_degree: Replicas of all that; the prompts of a list are dealt out to them.
+        ulysses_degree: Of pipelines: ranks that Ulysses shards the heads over.
+        schedule: Of pipelines: what the TokenRing ranks exchange and when.
+        attention_backend: Of pipelines: xfuser's kernel for attention on one rank; one rank alone has diffusers' own.
+        data_parallel_degree: Of pipelines: replicas of all that; the prompts of a list are dealt out to them.
         dtype: ``float32``, ``bfloat16`` or ``float16``; by default ``bfloat16`` on GPUs, ``float32`` without.
-        timeout: Seconds without any sign of life from the ranks, while loading or between steps, after which they
-            are given up. A rank that dies is known at once, one that is stopped after
-            ``TOKENRING_LIVENESS_LIMIT`` seconds (30).
-        largest_side: Pixels that width and height may have; more are taken for a slip of the finger.
-
-    Attributes:
-        last_seed: Seed of the last request, given or drawn; ``None`` before the first.
+        timeout: Seconds without any sign of life from the ranks, while loading or between steps (tokens; reading a
+            prompt is one step), after which they are given up. A rank that dies is known at once, one that is stopped
+            after ``TOKENRING_LIVENESS_LIMIT`` seconds (30).
+        largest_side: Of pipelines: pixels that width and height may have; more are taken for a slip of the finger.
+        tokens_per_rank: Of language models: tokens whose keys a rank may hold, of all chats together; ``None`` for any
+            number. Chats that were asked longest ago make room; what does not fit alone is refused.
+        kept_chats: Of language models: how many chats' keys are kept; those of others are computed anew when asked.
+        cuda_graphs: Of pipelines: capture calls of the transformer as CUDA graphs, and replay them (``docs/gpu.md``).
 
     Raises:
         ConfigurationError: There is no such model, a degree cannot work, or there are fewer GPUs than ranks.
-        UnsupportedError: The pipeline was not compared with the single process, or does not take the degrees.
+        UnsupportedError: The model was not compared with the single process, or does not take the degrees.
         EngineError: A rank failed while it loaded; the message names its log.
     """
 
@@ -117,60 +81,85 @@ class Engine:
         tokenring_degree: int = 1,
         ulysses_degree: int = 1,
         schedule: str = DEFAULT_SCHEDULE,
-        attention_backend: str | AttentionBackend = AttentionBackend.AUTO,
+        attention_backend: str | AttentionBackend = "auto",
         data_parallel_degree: int = 1,
         dtype: str | None = None,
         timeout: float = 1800.0,
         largest_side: int = LARGEST_SIDE,
+        tokens_per_rank: int | None = None,
+        kept_chats: int = KEPT_CHATS,
+        cuda_graphs: bool = False,
     ) -> None:
-        self._degrees = ParallelDims(ulysses=ulysses_degree, tokenring=tokenring_degree, schedule=schedule)
-        backend = AttentionBackend.parse(attention_backend)
-        backend.refuse_missing()
         if not isinstance(model, str):
-            raise ConfigurationError(f"model is {model!r}; it has to be the folder or hub name of a pipeline")
-        if not is_whole(data_parallel_degree) or data_parallel_degree < 1:
-            raise ConfigurationError(
-                f"data_parallel_degree is {data_parallel_degree!r}; it has to be a whole number of at least 1"
+            raise ConfigurationError(f"model is {model!r}; it has to be the folder or hub name of a model")
+        self._pictures: Pictures | None = None
+        self._texts: Texts | None = None
+        if is_text_model(model):
+            _refuse(
+                "pipelines that draw",
+                f"'{model}' is a language model",
+                ulysses_degree=(ulysses_degree, 1),
+                schedule=(schedule, DEFAULT_SCHEDULE),
+                attention_backend=(attention_backend, "auto"),
+                data_parallel_degree=(data_parallel_degree, 1),
+                largest_side=(largest_side, LARGEST_SIDE),
+                cuda_graphs=(cuda_graphs, False),
             )
-        if not is_whole(largest_side) or largest_side < 1:
-            raise ConfigurationError(
-                f"largest_side is {largest_side!r}; it has to be a whole number of pixels of at least 1"
+            self._texts = Texts(
+                model,
+                dims=ParallelDims(tokenring=tokenring_degree),
+                dtype=dtype,
+                timeout=timeout,
+                tokens_per_rank=tokens_per_rank,
+                kept_chats=kept_chats,
             )
-        if not is_number(timeout) or timeout <= 0:
-            raise ConfigurationError(f"timeout is {timeout!r}; it has to be a positive number of seconds")
-        liveness.limit()  # is read by each request
-        self._class = pipeline_class(pipeline_class_of(model))
-        self._model = find_model(model)
-        self._model.refuse_degrees(self._degrees)
-        check_versions()
-        refuse_missing_gpus(self._degrees.ranks * data_parallel_degree)
-        setup = Setup(
-            model=self._model.name,
-            dtype=default_dtype() if dtype is None else parse_dtype(dtype),
-            dims=self._degrees,
-            attention_backend=backend.value,
-            timeout=2 * timeout,  # longer than this process waits, which can say more
-        )
-        self.last_seed: int | None = None
-        self._timeout = timeout
-        self._largest_side = largest_side
-        self._requests = 0
-        self._serving = threading.Lock()
-        self._served_by: int | None = None
-        self._cancelled = threading.Event()
-        self._replicas = Replicas(data_parallel_degree, self._degrees.ranks, setup)
-        self._finalizer = weakref.finalize(self, self._replicas.close)
-        try:
-            with self._one_at_a_time():
-                self._start_missing()
-        except BaseException:
-            self.close()
-            raise
+        else:
+            _refuse(
+                "language models",
+                f"'{model}' draws",
+                tokens_per_rank=(tokens_per_rank, None),
+                kept_chats=(kept_chats, KEPT_CHATS),
+            )
+            from tokenring_xdit.pipelines.picture_engine import Pictures
+
+            self._pictures = Pictures(
+                model,
+                dims=ParallelDims(ulysses=ulysses_degree, tokenring=tokenring_degree, schedule=schedule),
+                attention_backend=attention_backend,
+                data_parallel_degree=data_parallel_degree,
+                dtype=dtype,
+                timeout=timeout,
+                largest_side=largest_side,
+                cuda_graphs=cuda_graphs,
+            )
+        self._model = model
 
     @property
     def processes(self) -> list[int]:
         """Process ids of the ranks, by replica and rank; empty before they are started again after a failure."""
-        return [process for share in self._replicas.running for process in share.pool.processes]
+        return self._serving.ranks.processes
+
+    @property
+    def timeout(self) -> float:
+        """Seconds without any sign of life after which ranks are given up; may be set between two requests."""
+        return self._serving.ranks.timeout
+
+    @timeout.setter
+    def timeout(self, seconds: float) -> None:
+        self._serving.ranks.timeout = checked_timeout(seconds)
+
+    @property
+    def last_seed(self) -> int | None:
+        """Seed of the last request, given or drawn; ``None`` before the first."""
+        return self._serving.last_seed
+
+    @property
+    def graph_reports(self) -> tuple[Mapping[str, GraphReport], ...]:
+        """What became of the transformers' calls until the end of the last request, by name.
+
+        One for each replica that it was dealt out to; empty without ``cuda_graphs``.
+        """
+        return () if self._pictures is None else self._pictures.graph_reports
 
     def generate(
         self,
@@ -184,7 +173,7 @@ class Engine:
         seed: int | None = None,
         guidance: float | None = None,
         callback: Callable[[Step], object] | None = None,
-        preview: bool = False,
+        preview: bool | Collection[int] = False,
         progress: bool = True,
         **options: Any,
     ) -> list[Any]:
@@ -203,7 +192,8 @@ class Engine:
             seed: Seed of the first picture; without one a seed is drawn, which :attr:`last_seed` tells.
             guidance: Guidance scale.
             callback: Called in this thread after each step; what it raises cancels the request and is raised here.
-            preview: Show the callback what is about to be made; every preview costs a decoding.
+            preview: Show the callback what is about to be made, after each step or after those of these numbers; every
+                preview costs a decoding.
             progress: Show a progress bar.
             **options: Further arguments of the diffusers pipeline's call.
 
@@ -217,9 +207,42 @@ class Engine:
             EngineError: A rank failed; the message names it, its error and its log.
             KeyboardInterrupt: It was interrupted.
         """
-        if callback is not None and not callable(callback):
-            raise ConfigurationError(f"callback is {callback!r}; it has to be a function of one Step")
-        request = self._checked(
+        request = self.check(
+            prompt,
+            negative_prompt=negative_prompt,
+            width=width,
+            height=height,
+            frames=frames,
+            steps=steps,
+            seed=secrets.randbelow(DRAWN_SEEDS) if seed is None else seed,
+            guidance=guidance,
+            **options,
+        )
+        return self._drawing().make(request, callback, preview, progress)
+
+    def check(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        negative_prompt: str | Sequence[str] | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        frames: int | None = None,
+        steps: int | None = None,
+        seed: int | None = None,
+        guidance: float | None = None,
+        **options: Any,
+    ) -> Request:
+        """Refuse what :meth:`generate` would refuse before any work, from any thread; its arguments.
+
+        Returns:
+            The request, with what the model knows better than its pipeline.
+
+        Raises:
+            TokenRingError: The request is refused; the message says what the pipeline takes.
+        """
+        pictures = self._drawing()
+        return pictures.check(
             Request(
                 prompt=_frozen(prompt),
                 negative_prompt=_frozen(negative_prompt),
@@ -227,41 +250,45 @@ class Engine:
                 height=height,
                 frames=frames,
                 steps=steps,
-                seed=secrets.randbelow(_DRAWN_SEEDS) if seed is None else seed,
+                seed=seed,
                 guidance=guidance,
                 options=options,
-                largest_side=self._largest_side,
+                largest_side=pictures.largest_side,
             )
         )
-        with self._one_at_a_time():
-            self._cancelled.clear()
-            self._start_missing()
-            self._requests += 1
-            self.last_seed = request.seed
-            shares = self._dealt(request)
-            hidden = not progress or getattr(sys.stderr, "closed", sys.stderr is None)  # as in some daemons
-            with tqdm(desc="denoising", disable=hidden, leave=False, mininterval=0) as bar:
 
-                def show(share: ReplicaShare, done: StepDone) -> None:
-                    bar.total = done.steps * len(shares)
-                    bar.update()
-                    if callback is not None:
-                        callback(Step(done.step, done.steps, share.prompts, done.preview))
+    def chat(self, *, context: str = "", messages: Sequence[Mapping[str, str]] = ()) -> Chat:
+        """Begin a conversation with a language model.
 
-                commands = [
-                    ServeRequest(request.part(share.prompts.start, share.prompts.stop), preview) for share in shares
-                ]
-                attempt = self._carry_through(self._requests, shares, commands, show)
-            return [medium for team in range(len(shares)) for medium in attempt.answers(team)[0]]
+        Several may go on side by side; their questions are answered one after the other, and their keys are kept apart.
+
+        Args:
+            context: A text that it is about, of any length; it is read together with the first question.
+            messages: What was said before, as mappings with ``role`` (``system``, ``user`` or ``assistant``) and
+                ``content``.
+
+        Raises:
+            ConfigurationError: The model draws, or these are no texts.
+        """
+        if self._texts is None:
+            raise ConfigurationError(f"chat is for language models, and '{self._model}' draws: use generate(...)")
+        return self._texts.chat(context, messages)
+
+    def start(self) -> None:
+        """Start ranks that have died, and wait until they have loaded; the next request would do so too.
+
+        Raises:
+            EngineError: A rank failed while it loaded; the message names its log.
+        """
+        self._serving.ranks.start()
 
     def cancel(self) -> None:
         """Give the running request up at its next step, from any thread; without one nothing happens."""
-        self._cancelled.set()
-        self._replicas.inbox.put((None, CancelAsked(self._requests)))
+        self._serving.ranks.cancel_running()
 
     def close(self) -> None:
         """End the ranks; a request that runs fails. May be called again."""
-        self._finalizer()
+        self._serving.ranks.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -271,118 +298,25 @@ class Engine:
     ) -> None:
         self.close()
 
-    def _checked(self, request: Request) -> Request:
-        request = self._model.complete(request)
-        call_arguments(self._class, request)
-        self._model.check_request(self._degrees, request)
-        for name, value in request.options.items():
-            try:
-                pickle.dumps(value)
-            except Exception as error:
-                raise ConfigurationError(f"option '{name}' cannot be sent to the ranks: {error}") from error
-        return request
-
-    def _dealt(self, request: Request) -> list[ReplicaShare]:
-        """The prompts in contiguous shares, as equal as can be."""
-        prompts, replicas = len(request.prompts), self._replicas.running
-        shares = min(prompts, len(replicas))
-        tensors = [name for name, value in request.options.items() if isinstance(value, torch.Tensor)]
-        if shares > 1 and tensors:
+    def _drawing(self) -> Pictures:
+        if self._pictures is None:
             raise ConfigurationError(
-                f"option '{tensors[0]}' is a tensor, which is not dealt out to {shares} replicas: pass one prompt at a "
-                "time, or use data_parallel_degree=1"
+                f"generate draws, and '{self._model}' is a language model: use chat(context=...).ask(...)"
             )
-        cuts = [prompts * share // shares for share in range(shares + 1)]
-        return [replace(replicas[i], prompts=range(cuts[i], cuts[i + 1])) for i in range(shares)]
+        return self._pictures
 
-    def _start_missing(self) -> None:
-        """Start ranks that are not there, and wait until they have loaded."""
-        try:
-            started = self._replicas.start_missing()
-        except BaseException as error:
-            self._replicas.drop_all()
-            if isinstance(error, LaunchError):
-                raise EngineError(str(error)) from error
-            raise
-        if started:
-            log.info("starting %d replicas of %d ranks", len(started), self._degrees.ranks)
-            self._carry_through(LOADING, started)
+    @property
+    def _serving(self) -> Pictures | Texts:
+        serving = self._texts if self._pictures is None else self._pictures
+        assert serving is not None
+        return serving
 
-    def _carry_through(
-        self,
-        number: int,
-        shares: Sequence[ReplicaShare],
-        commands: Sequence[ServeRequest] = (),
-        show: Callable[[ReplicaShare, StepDone], None] | None = None,
-    ) -> RequestAttempt[Worker]:
-        """Have the ranks carry a request out, drop those that cannot carry out another, and raise what went wrong.
 
-        While this waits in the main thread, Ctrl-C is counted instead of raised, so that no answer is lost: the first
-        one cancels the request, the second one gives the ranks up.
-        """
-        inbox = self._replicas.inbox
-        limits = Limits(self._timeout, _SECONDS_TO_EXPLAIN, liveness.limit())
-        attempt = RequestAttempt(number, [share.pool.workers for share in shares], limits, time.monotonic())
-        raised: list[BaseException] = []  # by the callback
-
-        def carry_out(instruction: Instruction) -> None:
-            share = shares[instruction.team]
-            if isinstance(instruction, Cancel):
-                share.pool.cancel(number)
-            elif isinstance(instruction, Restart):
-                self._replicas.drop(share.pool)
-            elif show is not None and not raised:
-                try:
-                    with interrupts.raised():
-                        show(share, instruction.content)
-                except BaseException as error:
-                    raised.append(error)
-                    inbox.put((None, CancelAsked(number)))
-
-        try:
-            for share, command in zip(shares, commands, strict=False):
-                share.pool.send(Task(number, command))
-            if number != LOADING and self._cancelled.is_set():  # while the ranks were started
-                inbox.put((None, CancelAsked(number)))
-            with CountedInterrupts(lambda: inbox.put((None, Interrupted(number)))) as interrupts:
-                carry_through(attempt, functools.partial(hear, inbox), carry_out)
-        except BaseException:  # where even the waiting was broken off, nothing is known of these ranks
-            for share in shares:
-                self._replicas.drop(share.pool)
-            raise
-        if interrupts.count:
-            raise KeyboardInterrupt
-        if raised:
-            raise raised.pop()
-        self._refuse_closed("was closed while it served this request")
-        if number != LOADING and self._cancelled.is_set():
-            raise CancelledError("the request was cancelled")
-        failed = [team for team in range(len(shares)) if not attempt.succeeded(team)]
-        errors = [error_of(attempt, team, shares[team]) for team in failed]
-        for error in sorted(errors, key=lambda error: isinstance(error, CancelledError)):
-            raise error
-        return attempt
-
-    def _refuse_closed(self, how: str = "was closed") -> None:
-        if not self._replicas.here:
-            raise ConfigurationError(
-                "this process is a fork of the one whose engine this is: make an engine of its own"
-            )
-        if not self._finalizer.alive:
-            raise ConfigurationError(f"this engine {how}: make a new one")
-
-    @contextmanager
-    def _one_at_a_time(self) -> Iterator[None]:
-        self._refuse_closed()
-        if self._served_by == threading.get_ident():
-            raise ConfigurationError("this engine is serving the request whose callback asks for another one")
-        with self._serving:
-            self._refuse_closed()
-            self._served_by = threading.get_ident()
-            try:
-                yield
-            finally:
-                self._served_by = None
+def _refuse(whose: str, instead: str, **arguments: tuple[Any, Any]) -> None:
+    """Refuse arguments that are for another kind of model, where they differ from what is taken without them."""
+    for name, (value, default) in arguments.items():
+        if value != default:
+            raise ConfigurationError(f"{name}={value!r} is for {whose}, and {instead}: leave it out")
 
 
 def _frozen(prompts: Any) -> Any:

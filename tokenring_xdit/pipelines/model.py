@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,12 +83,22 @@ class Model:
         return from_pretrained(DiffusionPipeline, self.name, torch_dtype(dtype)).to(device)
 
 
-def read_model_file(model: str, file: str) -> dict[str, Any]:
+def read_model_file(
+    model: str,
+    file: str,
+    *,
+    kind: str = "diffusers pipeline",
+    example: str = "black-forest-labs/FLUX.1-dev",
+    names: Sequence[str] = (EMBEDDED, RANDOM_FLUX),
+) -> dict[str, Any]:
     """Read one JSON file of a model, and nothing else of it.
 
     Args:
         model: Folder or hub name.
         file: Path inside it.
+        kind: What is wanted, for messages.
+        example: A hub name of such.
+        names: Those of this package.
 
     Raises:
         ConfigurationError: There is no such model, or no such file in it.
@@ -97,16 +108,16 @@ def read_model_file(model: str, file: str) -> dict[str, Any]:
     if folder.is_dir():
         path = folder / file
         if not path.is_file():
-            raise ConfigurationError(f"'{model}' is not a diffusers pipeline folder: it has no {file}")
+            raise ConfigurationError(f"'{model}' is not a {kind} folder: it has no {file}")
     elif model.count("/") != 1 or model.startswith((".", "/", "~")):
-        near = difflib.get_close_matches(model, [EMBEDDED, RANDOM_FLUX], n=1)
+        near = difflib.get_close_matches(model, names, n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
+        quoted = ", or ".join(f"'{name}'" for name in names)
         raise ConfigurationError(
-            f"there is no model folder '{model}'. A model is a folder, a hub name such as "
-            f"black-forest-labs/FLUX.1-dev, '{EMBEDDED}', or '{RANDOM_FLUX}'.{hint}"
+            f"there is no model folder '{model}'. A model is a folder, a hub name such as {example}, {quoted}.{hint}"
         )
     else:
-        path = download(model, file)
+        path = download(model, file, kind)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -8,10 +8,10 @@ import os
 import queue
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 from tokenring_xdit import errors
 from tokenring_xdit.errors import EngineError
-from tokenring_xdit.pipelines.messages import Setup
 from tokenring_xdit.workers.blame import in_words
 from tokenring_xdit.workers.environment import local_environment
 from tokenring_xdit.workers.messages import Failed, Silent, Task
@@ -25,8 +25,6 @@ log = logging.getLogger(__name__)
 
 LOADING = 0
 """Number of the request that is loading."""
-
-_PROGRAM = "tokenring_xdit.pipelines.serving"
 
 
 @dataclass(frozen=True)
@@ -48,15 +46,16 @@ class Replicas:
     """All replicas of an engine, each a world of ranks, heard in one inbox.
 
     Args:
+        program: What their ranks serve; see :func:`tokenring_xdit.workers.loop.serve`.
         count: How many.
         ranks: Ranks of each.
-        setup: What they load.
+        setup: The command with which they load.
     """
 
-    def __init__(self, count: int, ranks: int, setup: Setup) -> None:
+    def __init__(self, program: str, count: int, ranks: int, setup: Any) -> None:
         self.inbox: Inbox = queue.SimpleQueue()
         self._pools: list[WorkerPool | None] = [None] * count
-        self._ranks = ranks
+        self._program, self._ranks = program, ranks
         self._setup = setup
         self._owner = os.getpid()
         self._closed = False
@@ -91,7 +90,7 @@ class Replicas:
     def _start(self, replica: int) -> None:
         first, total = self._ranks * replica, self._ranks * len(self._pools)
         environment = functools.partial(local_environment, first=first, total=total)
-        pool = self._pools[replica] = WorkerPool(_PROGRAM, self._ranks, environment=environment, inbox=self.inbox)
+        pool = self._pools[replica] = WorkerPool(self._program, self._ranks, environment=environment, inbox=self.inbox)
         pool.send(Task(LOADING, self._setup))
 
     def drop(self, pool: WorkerPool) -> None:

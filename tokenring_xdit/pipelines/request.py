@@ -23,9 +23,11 @@ from tokenring_xdit.outputs import replacing
 from tokenring_xdit.pipelines.options import COUNTED, MOST, check_option, is_number, is_whole, shortly
 
 __all__ = [
+    "DRAWN_SEEDS",
     "LARGEST_SEED",
     "Request",
     "call_arguments",
+    "defaults_of",
     "image_keyword",
     "is_video",
     "media_of",
@@ -73,6 +75,9 @@ _ALONGSIDE = frozenset({"image"}.union(*(pipeline.each_prompt for pipeline in pi
 """Options of which a list means one for each prompt."""
 
 LARGEST_SEED = 2**63 - 1
+
+DRAWN_SEEDS = 2**31
+"""Seeds that are drawn are below this, short enough to be typed again."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +148,14 @@ def pipeline_class(name: str) -> type:
 def is_video(pipeline_class: type) -> bool:
     """Whether a pipeline makes videos instead of pictures."""
     return _spelling(_parameters(pipeline_class), "frames") is not None
+
+
+def defaults_of(pipeline_class: type) -> dict[str, Any]:
+    """What of a request a pipeline takes, by the names of :class:`Request`, and what it takes without it."""
+    parameters = _parameters(pipeline_class)
+    spellings = {name: spelling for name in _SPELLINGS if (spelling := _spelling(parameters, name)) is not None}
+    given = {name: parameters[spelling].default for name, spelling in spellings.items()}
+    return {name: None if default is inspect.Parameter.empty else default for name, default in given.items()}
 
 
 def image_keyword(pipeline_class: type) -> str:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
-from tokenring_xdit.config import Config
 from tokenring_xdit.defaults import DEFAULT_SCHEDULE, LARGEST_SIDE
-from tokenring_xdit.dtypes import DTYPES, DTYPES_IN_SHORT, DtypeName, parse_dtype
 from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, TokenRingError, UnsupportedError
+from tokenring_xdit.hosts.calls import GRAPHS_NEED_RANKS
 from tokenring_xdit.hosts.xfuser import AttentionBackend
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of
 from tokenring_xdit.pipelines.request import (
-    LARGEST_SEED,
     Request,
     image_keyword,
     is_video,
@@ -25,6 +23,8 @@ from tokenring_xdit.pipelines.request import (
     pipeline_class,
     takes_picture,
 )
+from tokenring_xdit.pipelines.run_prompts import Count, PromptConfig, numbered
+from tokenring_xdit.pipelines.text_models import is_text_model
 from tokenring_xdit.sizes import PictureSize
 
 __all__ = ["RunConfig", "inspect_model"]
@@ -33,22 +33,6 @@ __all__ = ["RunConfig", "inspect_model"]
 def _size(value: Any) -> Any:
     try:
         return PictureSize.parse(value)
-    except ConfigurationError as error:
-        raise ValueError(str(error)) from error
-
-
-def _prompts(value: Any) -> Any:
-    prompts = [value] if isinstance(value, str) else value
-    if not isinstance(prompts, (list, tuple)) or not all(isinstance(prompt, str) for prompt in prompts):
-        raise ValueError(f"{value!r} is neither text nor a list of texts; put in quotes what YAML reads otherwise")
-    if not prompts or not all(prompt.strip() for prompt in prompts):
-        raise ValueError("a prompt is empty" if prompts else "the list is empty")
-    return tuple(prompts)
-
-
-def _dtype(value: Any) -> Any:
-    try:
-        return parse_dtype(value)
     except ConfigurationError as error:
         raise ValueError(str(error)) from error
 
@@ -70,8 +54,6 @@ _NOT_OPTIONS = {
     "output_type": "a run writes PNG or MP4",
 }
 
-_PROMPT = {"type": "string", "pattern": r"\S"}
-
 # The JSON schemas take what the validators take, in the other spellings too.
 Size = Annotated[
     PictureSize,
@@ -86,25 +68,14 @@ Size = Annotated[
         }
     ),
 ]
-Prompts = Annotated[
-    tuple[str, ...],
-    BeforeValidator(_prompts),
-    WithJsonSchema({"anyOf": [_PROMPT, {"type": "array", "items": _PROMPT, "minItems": 1}]}),
-]
-Dtype = Annotated[
-    DtypeName,
-    BeforeValidator(_dtype),
-    WithJsonSchema({"enum": [*DTYPES, *DTYPES_IN_SHORT]}),
-]
 Backend = Annotated[
     AttentionBackend,
     BeforeValidator(_backend),
     WithJsonSchema({"enum": [name for backend in AttentionBackend for name in (backend.value, backend.name)]}),
 ]
-Count = Annotated[int, Field(ge=1, lt=2**31)]
 
 
-class RunConfig(Config):
+class RunConfig(PromptConfig):
     """One run. Every key but ``model`` has a default; ``null`` leaves a value to the pipeline."""
 
     other_names: ClassVar[Mapping[str, str]] = {
@@ -115,11 +86,10 @@ class RunConfig(Config):
         "guidance_scale": "guidance",
     }
 
+    task: Literal["picture"] = Field("picture", description="'picture', for videos as well, or 'text'")
     model: str = Field(
         min_length=1, description="folder or hub name of a diffusers pipeline, 'embedded', or 'random-flux:...'"
     )
-    prompt: Prompts | None = Field(None, description="what to draw: one prompt or a list of them")
-    prompt_file: str | None = Field(None, description="file with one prompt on each line, instead of 'prompt'")
     negative_prompt: str | None = Field(None, description="what not to draw, for models that take it")
     image: str | None = Field(None, description="file or URL of the picture to start from, for models that take one")
     size: Size | None = Field(None, description="pixels, or WIDTHxHEIGHT")
@@ -127,20 +97,18 @@ class RunConfig(Config):
     fps: Count = Field(16, description="frames a second of the MP4, for video models")
     steps: Count | None = Field(None, description="denoising steps")
     guidance: float | None = Field(None, ge=0, allow_inf_nan=False, description="guidance scale")
-    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="seed of the noise; prompt i of a list has seed + i")
     largest_side: Count = Field(
         LARGEST_SIDE, description="pixels that width and height may have; more are taken for a slip of the finger"
     )
     batch_size: Count = Field(1, description="prompts that are drawn together")
     options: dict[str, Any] = Field({}, description="any further arguments of the pipeline's call")
-    dtype: Dtype | None = Field(
-        None, description="float32, bfloat16 or float16; bfloat16 on GPUs and float32 without by default"
-    )
-    tokenring_degree: Count = Field(1, description="ranks that TokenRing shards the sequence over")
     ulysses_degree: Count = Field(1, description="ranks that Ulysses shards the heads over")
     schedule: str = Field(DEFAULT_SCHEDULE, description="what the TokenRing ranks exchange and when")
     attention_backend: Backend = Field(
         AttentionBackend.AUTO, description="xfuser's kernel for attention on one rank; 'auto' is xfuser's own choice"
+    )
+    cuda_graphs: bool = Field(
+        False, description="capture calls of the transformer as CUDA graphs, and replay them; needs GPUs"
     )
     output: str | None = Field(
         None,
@@ -152,21 +120,7 @@ class RunConfig(Config):
     @classmethod
     def mistakes_between(cls, values: Mapping[str, Any]) -> list[str]:
         """As in the base class."""
-        mistakes = []
-        if {"prompt", "prompt_file"} <= values.keys():
-            given = [key for key in ("prompt", "prompt_file") if values[key] is not None]
-            if not given:
-                mistakes.append("prompt: is missing; write what to draw, or name a prompt_file")
-            if len(given) > 1:
-                mistakes.append("prompt_file: stands beside a prompt, and only one of the two can be drawn")
-        prompts = values.get("prompt") or ()
-        try:
-            if values.get("prompt_file") is not None:
-                prompts = _read_prompts(values["prompt_file"])
-        except ConfigurationError as error:
-            mistakes.append(f"prompt_file: {error}")
-        if isinstance(prompts, (list, tuple)) and values.get("seed", 0) + len(prompts) - 1 > LARGEST_SEED:
-            mistakes.append(f"seed: {values['seed']} leaves no seeds for {len(prompts)} prompts")
+        mistakes = super().mistakes_between(values)
         image = values.get("image")
         if image is not None and not image.startswith(("http://", "https://")) and not Path(image).is_file():
             mistakes.append(f"image: there is no file '{image}'")
@@ -177,6 +131,8 @@ class RunConfig(Config):
         if output is not None and Path(output).suffix.lower() not in _SUFFIXES:
             mistakes.append(f"output: '{output}' does not end in {' or '.join(_SUFFIXES)}")
         degrees = {key: values.get(f"{key}_degree", 1) for key in ("tokenring", "ulysses")}
+        if values.get("cuda_graphs") and degrees == {"tokenring": 1, "ulysses": 1}:
+            mistakes.append(f"cuda_graphs: {GRAPHS_NEED_RANKS}")
         try:
             ParallelDims(**degrees, schedule=values.get("schedule", DEFAULT_SCHEDULE))
         except TokenRingError as error:
@@ -187,14 +143,6 @@ class RunConfig(Config):
     def degrees(self) -> ParallelDims:
         """How the ranks share the work."""
         return ParallelDims(ulysses=self.ulysses_degree, tokenring=self.tokenring_degree, schedule=self.schedule)
-
-    def prompts(self) -> tuple[str, ...]:
-        """All prompts, from the file where one is named.
-
-        Raises:
-            ConfigurationError: The file cannot be read.
-        """
-        return self.prompt if self.prompt is not None else _read_prompts(str(self.prompt_file))
 
     def some_prompts(self) -> tuple[str, ...]:
         """As many prompts as are drawn together, to check a request with that may have none yet."""
@@ -234,11 +182,7 @@ class RunConfig(Config):
         """
         video = is_video(pipeline_class(pipeline_class_of(self.model)))
         path = Path(self.output or f"outputs/{Path(self.model).name}{_SUFFIXES[video]}")
-        count = len(self.prompts())
-        if count == 1:
-            return [path]
-        digits = len(str(count - 1))
-        return [path.with_stem(f"{path.stem}-{index:0{digits}}") for index in range(count)]
+        return numbered(path, len(self.prompts()))
 
 
 def inspect_model(config: RunConfig) -> list[str]:
@@ -253,7 +197,8 @@ def inspect_model(config: RunConfig) -> list[str]:
     except ModelUnreachableError:
         raise
     except TokenRingError as error:
-        return [f"model: {error}"]
+        hint = "; it is a language model: write task: text" if is_text_model(config.model) else ""
+        return [f"model: {error}{hint}"]
     found = []
     degrees = ParallelDims(ulysses=config.ulysses_degree, tokenring=config.tokenring_degree)  # whatever the schedule
     try:
@@ -277,15 +222,3 @@ def inspect_model(config: RunConfig) -> list[str]:
         kind = "a video" if video else "a picture"
         found.append(f"output: '{config.output}', but {pipeline.__name__} makes {kind}: use {_SUFFIXES[video]}")
     return found
-
-
-def _read_prompts(file: str) -> tuple[str, ...]:
-    try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigurationError(f"'{file}' cannot be read: {reason}") from error
-    prompts = tuple(line.strip() for line in lines if line.strip())
-    if not prompts:
-        raise ConfigurationError(f"'{file}' has no prompts; write one on each line")
-    return prompts

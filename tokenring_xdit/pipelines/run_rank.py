@@ -5,6 +5,7 @@ Ranks of this machine carry out :func:`commands`, see :mod:`tokenring_xdit.worke
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,15 +16,14 @@ from typing import Any
 import torch.distributed as dist
 from diffusers.utils import load_image
 
-from tokenring_xdit.attention import exchange
 from tokenring_xdit.devices import default_dtype, rank_device
-from tokenring_xdit.errors import AgreementError
 from tokenring_xdit.hosts.calls import Output
-from tokenring_xdit.hosts.xfuser import parallelize
+from tokenring_xdit.hosts.xfuser import graph_reports, parallelize
 from tokenring_xdit.pipelines.environment import quieten
 from tokenring_xdit.pipelines.loading import load_pipeline
 from tokenring_xdit.pipelines.request import call_arguments, media_of, save
 from tokenring_xdit.pipelines.run import RunConfig
+from tokenring_xdit.pipelines.run_agreement import refuse_differing
 from tokenring_xdit.workers.loop import Commands, Mailbox
 from tokenring_xdit.workers.world import join_world
 
@@ -70,7 +70,7 @@ def run_on_rank(config: RunConfig) -> list[dict[str, Any]] | None:
     """
     first = not dist.is_initialized() or dist.get_rank() == 0
     if dist.is_initialized():
-        _agree(config)
+        refuse_differing(config.model_dump(mode="json") | {"prompts": config.prompts()})
     pipe = load_pipeline(config.model, config.dtype or default_dtype(), rank_device())
     pipe.set_progress_bar_config(disable=not first, desc="denoising")
     kind = type(pipe)
@@ -83,6 +83,7 @@ def run_on_rank(config: RunConfig) -> list[dict[str, Any]] | None:
             schedule=config.schedule,
             attention_backend=config.attention_backend,
             output=Output.FIRST_RANK,
+            cuda_graphs=config.cuda_graphs,
         )
     image = load_image(config.image) if config.image is not None else None
     written = []
@@ -98,21 +99,11 @@ def run_on_rank(config: RunConfig) -> list[dict[str, Any]] | None:
             path.parent.mkdir(parents=True, exist_ok=True)
             save(medium, path, frames_per_second=config.fps)
             written.append(_entry(path, batch[offset], config.seed + start + offset, seconds))
+    for name, report in graph_reports(pipe).items():
+        if first:
+            print(f"cuda_graphs: {name}: {report}", file=sys.stderr)
     return written if first else None
 
 
 def _entry(path: Path, prompt: str, seed: int, seconds: float) -> dict[str, Any]:
     return {"output": str(path), "prompt": prompt, "seed": seed, "seconds": seconds}
-
-
-def _agree(config: RunConfig) -> None:
-    """Refuse, on all ranks, configs that differ: nodes read files of their own."""
-    mine = config.model_dump(mode="json") | {"prompts": config.prompts()}
-    everyone = exchange(None, mine, "the config of a run")
-    for rank, theirs in enumerate(everyone):
-        for key, value in everyone[0].items():
-            if theirs[key] != value:
-                raise AgreementError(
-                    f"all ranks make one run together, but {key} is {value!r} on rank 0 and {theirs[key]!r} on rank "
-                    f"{rank}: give every node the same config"
-                )

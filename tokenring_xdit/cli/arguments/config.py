@@ -58,5 +58,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="print what can stand in a config",
         epilog="example: tokenring-xdit config schema --json > tokenring.schema.json (for editors)",
     )
+    schema.add_argument(
+        "--task", choices=("picture", "text"), default="picture", help="what the config is for (default: %(default)s)"
+    )
     schema.add_argument("--json", action="store_true", help="print the JSON schema")
     schema.set_defaults(action="config:schema_command")

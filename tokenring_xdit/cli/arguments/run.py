@@ -7,8 +7,10 @@ import argparse
 __all__ = ["KEYS", "add_parser"]
 
 KEYS = {
-    "model": "folder or hub name of a diffusers pipeline; the small one of this package where nothing is said",
-    "prompt": "what to draw",
+    "task": "picture, for videos as well, or text; a picture where nothing is said",
+    "model": "folder or hub name of a model; the small one of this package where nothing is said",
+    "prompt": "what to draw, or to ask",
+    "context": "file with a text that the prompts are about",
     "prompt_file": "file with one prompt on each line",
     "negative_prompt": "what not to draw",
     "image": "file or URL of the picture to start from",
@@ -17,25 +19,27 @@ KEYS = {
     "fps": "frames a second of the MP4",
     "steps": "denoising steps",
     "guidance": "guidance scale",
-    "seed": "seed of the noise",
+    "seed": "seed of what is drawn",
     "largest_side": "pixels that width and height may have; more are taken for a slip of the finger",
     "batch_size": "prompts that are drawn together",
     "dtype": "float32, bfloat16 or float16",
     "tokenring_degree": "ranks that TokenRing shards the sequence over",
     "ulysses_degree": "ranks that Ulysses shards the heads over",
+    "tokens_per_rank": "refuse what would put keys of more tokens of a text on a rank",
     "schedule": "what the TokenRing ranks exchange and when, see schedule list",
     "attention_backend": "xfuser's kernel for attention on one rank",
-    "output": "where the PNG or MP4 goes",
+    "cuda_graphs": "true: capture calls of the transformer as CUDA graphs, and replay them; needs GPUs",
+    "output": "where the PNG or MP4 goes, or the TXT or JSON",
 }
-"""Keys of a config that are flags as well, by the same names."""
+"""Keys of a config that are flags as well, by the same names; each task knows some of them."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "run",
-        help="draw pictures or videos, the attention sharded over several ranks",
-        description="Draw what a YAML config says, or flags, or both. Starts as many ranks as the degrees make up; "
+        help="draw pictures or videos, or ask a language model, the attention sharded over several ranks",
+        description="Make what a YAML config says, or flags, or both. Starts as many ranks as the degrees make up; "
         "under torchrun it is one of the ranks. --KEY VALUE says the same as KEY=VALUE; 'config schema' lists all.",
         epilog='example: tokenring-xdit run --prompt "a red circle left of a blue square" --tokenring-degree 4, or '
         "configs/embedded.yaml steps=4 seed=3",

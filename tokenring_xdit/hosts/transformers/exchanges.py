@@ -107,21 +107,21 @@ class _Post:
         self.group = group
         self.coming = [parcel.tensor for parcel in recvs]
         self._going = [parcel.tensor for parcel in sends]
-        works = group.transport.post(recvs, sends)
+        works = group.messages.post(recvs, sends)
         self._recvs: list[Handle] = [*works[: len(recvs)]]
         self._sends: list[Handle] = [*works[len(recvs) :]]
 
     def arrived(self) -> list[Tensor]:
         """What came, once it is here."""
         if self._recvs:
-            self.group.transport.wait_for(self._recvs, max(tensor.nbytes for tensor in self.coming))
+            self.group.messages.wait_for(self._recvs, max(tensor.nbytes for tensor in self.coming))
             self._recvs = []
         return self.coming
 
     def gone(self) -> None:
         """Wait until what goes may be overwritten."""
         if self._sends:
-            self.group.transport.wait_for(self._sends, max(tensor.nbytes for tensor in self._going))
+            self.group.messages.wait_for(self._sends, max(tensor.nbytes for tensor in self._going))
             self._sends, self._going = [], []
 
 
@@ -152,7 +152,7 @@ class Exchanges:
     @property
     def bytes_sent(self) -> int:
         """What this rank has sent for attention since the program started."""
-        return self.group.transport.bytes_sent
+        return self.group.bytes_sent
 
     def gather(self, own: Tensor, what: str) -> list[Tensor]:
         """The tensors of all ranks, in order of rank; one collective.
@@ -166,7 +166,7 @@ class Exchanges:
         with self._call(what):
             own = own.contiguous()[None]
             coming = own.new_empty(self.ranks, *own.shape[1:])
-            self.group.transport.all_gather(Channel.O.value, coming, own)
+            self.group.messages.all_gather(Channel.O.value, coming, own)
         return [*coming]
 
     def plan(self, turn: Turn, dtype: torch.dtype, device: torch.device) -> str | None:

@@ -1,0 +1,93 @@
+"""A language model on ranks: what of a conversation is computed, how answers are generated, and their pieces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from tests.pipelines import text_jobs
+from tests.support.language import small_model_folder
+from tests.support.ranks import RankPool
+from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.pipelines.text_options import TextOptions
+from tokenring_xdit.pipelines.text_pieces import PieceDecoder
+
+ANSWER = 8
+QUESTIONS = ["It was a dark and stormy night. " * 10, "Why?", "And then?"]
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+def test_a_turn_computes_its_own_tokens_only(ranks: RankPool, tmp_path: Path, kind: str) -> None:
+    """Layers with a window have forgotten what they would need after an answer that reads otherwise."""
+    small_model_folder(tmp_path, kind)
+    first, *others = ranks.run(2, text_jobs.computed_tokens, str(tmp_path), QUESTIONS, ANSWER, timeout=300)
+    assert others == [first]
+    known = 0
+    for prompt, tokens, computed in first:
+        assert len(tokens) == ANSWER
+        new = prompt - (known if kind == "llama" else 0)
+        assert ANSWER <= computed <= new + ANSWER
+        known = prompt
+
+
+@pytest.mark.parametrize(
+    ("given", "arguments"),
+    [
+        ({}, {"max_new_tokens": 256, "do_sample": False}),
+        ({"max_new_tokens": 3, "temperature": 0.0}, {"max_new_tokens": 3, "do_sample": False}),
+        ({"temperature": 0.5}, {"max_new_tokens": 256, "temperature": 0.5, "do_sample": True}),
+        ({"top_k": 4, "seed": None}, None),
+        ({"top_k": 4, "top_p": None}, {"max_new_tokens": 256, "top_k": 4, "do_sample": True}),
+        ({"do_sample": True}, {"max_new_tokens": 256, "do_sample": True}),
+        ({"do_sample": False, "temperature": 0}, {"max_new_tokens": 256, "do_sample": False}),
+        ({"repetition_penalty": 1.5}, {"max_new_tokens": 256, "repetition_penalty": 1.5, "do_sample": False}),
+    ],
+)
+def test_options_are_those_of_generate(given: dict[str, Any], arguments: dict[str, Any] | None) -> None:
+    if arguments is None:
+        with pytest.raises(ConfigurationError, match="no generation option 'seed'"):
+            TextOptions.of(given)
+    else:
+        assert TextOptions.of(given).arguments() == {**arguments, "num_beams": 1}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"temprature": 1}, "there is no generation option 'temprature'. Known: .* Did you mean 'temperature'?"),
+        ({"temperature": -1}, "temperature is -1; it has to be a number of at least 0"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"top_p": 0}, "top_p is 0; it has to be a number above 0 and at most 1"),
+        ({"top_k": 1.5}, "top_k is 1.5"),
+        ({"do_sample": 1}, "do_sample is 1; it has to be True or False"),
+        ({"max_new_tokens": True}, "max_new_tokens is True"),
+        ({"do_sample": True, "temperature": 0}, "temperature=0 takes the likeliest token, and do_sample=True"),
+        ({"do_sample": False, "temperature": 2}, "do_sample=False takes the likeliest token, and temperature=2"),
+        ({"temperature": 0.0, "top_k": 5}, "temperature=0.0 takes the likeliest token, and top_k=5"),
+        ({"top_p": 2, "min_p": -1}, "top_p is 2; .*; min_p is -1"),
+    ],
+)
+def test_options_that_cannot_be_are_named(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        TextOptions.of(given)
+
+
+def test_pieces_end_where_characters_do(tmp_path: Path) -> None:
+    small_model_folder(tmp_path)  # whose tokens are bytes
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    text = "Zwölf Boxkämpfer jagen 🙂 日本語\nüber\n  den Sylter Deich"
+    tokens = tokenizer(text).input_ids
+    decoder = PieceDecoder(tokenizer)
+    pieces = [decoder.add([token]) for token in tokens]
+    assert "".join(pieces) == text
+    assert [piece for piece in pieces if piece] == list(text)
+    assert decoder.rest(text) == ""
+    decoder = PieceDecoder(tokenizer)
+    begun = "".join(decoder.add([token]) for token in tokens[: text.encode().index("🙂".encode()) + 2])
+    assert begun == "Zwölf Boxkämpfer jagen "
+    assert decoder.rest(begun + "\ufffd") == "\ufffd"
+    decoder = PieceDecoder(tokenizer)
+    assert decoder.add(tokens[:3]) + decoder.add([tokenizer.eos_token_id, *tokens[3:]]) == text

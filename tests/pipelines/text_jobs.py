@@ -1,0 +1,38 @@
+"""What the worker ranks run in the tests of a language model on a rank."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tokenring_xdit.hosts.transformers.session import Session
+from tokenring_xdit.pipelines.text_model import TextModel
+from tokenring_xdit.pipelines.text_options import TextOptions
+from tokenring_xdit.pipelines.text_orders import LoadText, Message, Question
+
+__all__ = ["computed_tokens"]
+
+
+def computed_tokens(folder: str, questions: list[str], answer: int) -> list[tuple[int, tuple[int, ...], int]]:
+    """Ask questions in one chat; of each the tokens of the prompt, those of the answer, and how many were computed."""
+    computed: list[int] = []
+    compute = Session.compute
+
+    def counting(self: Session, decoder: Any, inputs: Any, *args: Any) -> Any:
+        computed.append(inputs.ids.shape[1])
+        return compute(self, decoder, inputs, *args)
+
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Session, "compute", counting)
+        model = TextModel(LoadText(folder, "float32"), torch.device("cpu"))
+        said: list[Message] = []
+        for question in questions:
+            said.append(Message("user", question))
+            reply = model.answer(Question(1, tuple(said), TextOptions(max_new_tokens=answer)))
+            said.append(Message("assistant", reply.text))
+            found.append((reply.prompt_tokens, reply.tokens, sum(computed)))
+            computed.clear()
+    return found

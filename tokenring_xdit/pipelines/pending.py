@@ -1,0 +1,178 @@
+"""An answer that is on its way: heard piece by piece, waited for, or given up; from any thread."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TypeVar
+
+from tokenring_xdit.pipelines.engine_ranks import EngineRanks, Turn
+from tokenring_xdit.workers.signals import CountedInterrupts
+
+__all__ = ["PendingReply", "Pieces", "Reply", "in_thread"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer of a language model.
+
+    Attributes:
+        text: The answer.
+        tokens: Its tokens, as numbers of the model's vocabulary.
+        prompt_tokens: Tokens of the conversation before it.
+        reused_tokens: How many of these had been computed before.
+        ended: Whether the model ended it; ``False`` where it has as many tokens as allowed.
+        keys: Tokens of the conversation whose keys each rank holds, in the layer where they are most.
+        seed: Of what was drawn.
+        seconds: What it took the ranks.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    prompt_tokens: int
+    reused_tokens: int
+    ended: bool
+    keys: tuple[int, ...]
+    seed: int
+    seconds: float
+
+
+class PendingReply:
+    """An answer that is on its way, in a thread of its own.
+
+    Args:
+        ranks: Who answer, one question after the other.
+        work: Answers, when the turn has come; called with the turn and with a function that takes pieces.
+    """
+
+    def __init__(self, ranks: EngineRanks, work: Callable[[Turn, Callable[[str], None]], Reply]) -> None:
+        self._ranks = ranks
+        self._work: Callable[[Turn, Callable[[str], None]], Reply] | None = work
+        self._heard: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._over = threading.Event()
+        self._reply: Reply | None = None
+        self._error: BaseException | None = None
+        self._turn = ranks.stand_in_line()
+        in_thread(ranks, self._turn, self._run)
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing to wait for: it was answered, has failed, or was given up."""
+        return self._over.is_set()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody asked for it to be given up."""
+        return self._turn.cancelled
+
+    def cancel(self) -> None:
+        """Give it up, before its turn or at its next token; waits for nothing."""
+        if not self.done:
+            self._ranks.cancel(self._turn)
+
+    def result(self, timeout: float | None = None) -> Reply:
+        """Wait for the whole answer.
+
+        Args:
+            timeout: Seconds; ``None`` for as long as the engine waits for its ranks.
+
+        Raises:
+            TimeoutError: It is still on its way.
+            CancelledError: It was given up.
+            EngineError: A rank failed; the message names it, its error and its log.
+            KeyboardInterrupt: It was interrupted, and so given up.
+            TokenRingError: The ranks refuse the question.
+        """
+        if not self._wait(lambda: self._over.wait(timeout)):
+            raise TimeoutError(f"there is no whole answer after {timeout:g} s: wait again, or cancel it")
+        if self._error is not None:
+            raise self._error
+        assert self._reply is not None
+        return self._reply
+
+    def pieces(self) -> Pieces:
+        """The answer piece by piece, as it comes, for one reader; closing or dropping the iterator gives it up."""
+        return Pieces(self)
+
+    def next_piece(self) -> str | None:
+        """Wait for the next piece; ``None`` behind the last one, where :meth:`result` raises what went wrong."""
+        piece = self._wait(self._heard.get)
+        if piece is None:
+            self._heard.put(None)  # for whoever asks again
+        return piece
+
+    def _run(self) -> None:
+        try:
+            with self._ranks.taken(self._turn):
+                assert self._work is not None
+                self._reply = self._work(self._turn, self._hear)
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._work = None  # which refers to this, by its chat
+            self._over.set()
+            self._heard.put(None)
+
+    def _hear(self, piece: str) -> None:
+        if piece:
+            self._heard.put(piece)
+
+    def _wait(self, wait: Callable[[], T]) -> T:
+        try:
+            with CountedInterrupts(lambda: self._ranks.interrupt(self._turn)) as interrupts:
+                found = wait()
+                if interrupts.count:
+                    self._over.wait()
+        except BaseException:
+            self.cancel()
+            raise
+        if interrupts.count:
+            raise KeyboardInterrupt
+        return found
+
+
+def in_thread(ranks: EngineRanks, turn: Turn, work: Callable[[], None]) -> None:
+    """Have a thread wait for a turn, and do what it is for."""
+    try:
+        threading.Thread(target=work, name="tokenring-turn", daemon=True).start()
+    except BaseException:
+        ranks.leave(turn)
+        raise
+
+
+class Pieces(Iterator[str]):
+    """The pieces of an answer as they come, each of whole characters.
+
+    Args:
+        pending: The answer.
+    """
+
+    def __init__(self, pending: PendingReply) -> None:
+        self._pending = pending
+
+    def __next__(self) -> str:
+        piece = self._pending.next_piece()
+        if piece is None:
+            self._pending.result()
+            raise StopIteration
+        return piece
+
+    def close(self) -> None:
+        """Give the answer up, if it is not whole yet."""
+        self._pending.cancel()
+
+    def __enter__(self) -> Pieces:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()

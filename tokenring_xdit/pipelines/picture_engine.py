@@ -1,0 +1,151 @@
+"""What an engine does with a diffusers pipeline."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from tokenring_xdit.compat.versions import check_versions
+from tokenring_xdit.devices import default_dtype, refuse_missing_gpus
+from tokenring_xdit.dtypes import parse_dtype
+from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.graphs import GraphReport, refuse_without_cuda
+from tokenring_xdit.hosts.calls import GRAPHS_NEED_RANKS
+from tokenring_xdit.hosts.xfuser import AttentionBackend
+from tokenring_xdit.parallel import ParallelDims
+from tokenring_xdit.pipelines.engine_ranks import EngineRanks, checked_timeout
+from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of
+from tokenring_xdit.pipelines.messages import Served, ServeRequest, Setup, Step, StepDone
+from tokenring_xdit.pipelines.options import is_whole
+from tokenring_xdit.pipelines.replicas import ReplicaShare
+from tokenring_xdit.pipelines.request import Request, call_arguments, pipeline_class
+
+__all__ = ["Pictures"]
+
+
+class Pictures:
+    """A diffusers pipeline on the ranks of an engine; see :class:`tokenring_xdit.pipelines.engine.Engine`.
+
+    Attributes:
+        ranks: Its ranks.
+        last_seed: Seed of the last request; ``None`` before the first.
+        largest_side: Pixels that width and height may have.
+        graph_reports: See :attr:`tokenring_xdit.pipelines.engine.Engine.graph_reports`.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        dims: ParallelDims,
+        attention_backend: str | AttentionBackend,
+        data_parallel_degree: int,
+        dtype: str | None,
+        timeout: float,
+        largest_side: int,
+        cuda_graphs: bool,
+    ) -> None:
+        self._degrees = dims
+        backend = AttentionBackend.parse(attention_backend)
+        backend.refuse_missing()
+        if not is_whole(data_parallel_degree) or data_parallel_degree < 1:
+            raise ConfigurationError(
+                f"data_parallel_degree is {data_parallel_degree!r}; it has to be a whole number of at least 1"
+            )
+        if not is_whole(largest_side) or largest_side < 1:
+            raise ConfigurationError(
+                f"largest_side is {largest_side!r}; it has to be a whole number of pixels of at least 1"
+            )
+        timeout = checked_timeout(timeout)
+        if not isinstance(cuda_graphs, bool):
+            raise ConfigurationError(f"cuda_graphs is {cuda_graphs!r}; it has to be True or False")
+        if cuda_graphs and self._degrees.ranks == 1:
+            raise ConfigurationError(GRAPHS_NEED_RANKS)
+        if cuda_graphs:
+            refuse_without_cuda("cuda_graphs=True")
+        self._class = pipeline_class(pipeline_class_of(model))
+        self._model = find_model(model)
+        self._model.refuse_degrees(self._degrees)
+        check_versions()
+        refuse_missing_gpus(self._degrees.ranks * data_parallel_degree)
+        setup = Setup(
+            model=self._model.name,
+            dtype=default_dtype() if dtype is None else parse_dtype(dtype),
+            dims=self._degrees,
+            attention_backend=backend.value,
+            timeout=2 * timeout,  # longer than this process waits, which can say more
+            cuda_graphs=cuda_graphs,
+        )
+        self.last_seed: int | None = None
+        self.largest_side = largest_side
+        self.graph_reports: tuple[Mapping[str, GraphReport], ...] = ()
+        self.ranks = EngineRanks(
+            "tokenring_xdit.pipelines.serving",
+            setup,
+            ranks=self._degrees.ranks,
+            replicas=data_parallel_degree,
+            timeout=timeout,
+        )
+
+    def make(
+        self,
+        request: Request,
+        callback: Callable[[Step], object] | None,
+        preview: bool | Collection[int],
+        progress: bool,
+    ) -> list[Any]:
+        """Make what :meth:`check` has returned; see :meth:`tokenring_xdit.pipelines.engine.Engine.generate`."""
+        if callback is not None and not callable(callback):
+            raise ConfigurationError(f"callback is {callback!r}; it has to be a function of one Step")
+        turn = self.ranks.stand_in_line()
+        with self.ranks.taken(turn):
+            self.last_seed = request.seed
+            shares = self._dealt(request)
+            shown = preview if isinstance(preview, bool) else frozenset(preview)
+            hidden = not progress or getattr(sys.stderr, "closed", sys.stderr is None)  # as in some daemons
+            with tqdm(desc="denoising", disable=hidden, leave=False, mininterval=0) as bar:
+
+                def show(share: ReplicaShare, done: StepDone) -> None:
+                    bar.total = done.steps * len(shares)
+                    bar.update()
+                    if callback is not None:
+                        callback(Step(done.step, done.steps, share.prompts, done.preview))
+
+                commands = [
+                    ServeRequest(request.part(share.prompts.start, share.prompts.stop), shown) for share in shares
+                ]
+                attempt = self.ranks.serve(turn, shares, commands, show)
+            served: list[Served] = [attempt.answers(team)[0] for team in range(len(shares))]
+            self.graph_reports = tuple(each.graphs for each in served if each.graphs)
+            return [medium for each in served for medium in each.media]
+
+    def check(self, request: Request) -> Request:
+        """Refuse a request before any work; returns it with what the model knows better than its pipeline."""
+        request = self._model.complete(request)
+        call_arguments(self._class, request)
+        self._model.check_request(self._degrees, request)
+        for name, value in request.options.items():
+            try:
+                pickle.dumps(value)
+            except Exception as error:
+                raise ConfigurationError(f"option '{name}' cannot be sent to the ranks: {error}") from error
+        return request
+
+    def _dealt(self, request: Request) -> list[ReplicaShare]:
+        """The prompts in contiguous shares, as equal as can be."""
+        prompts, replicas = len(request.prompts), self.ranks.running
+        shares = min(prompts, len(replicas))
+        tensors = [name for name, value in request.options.items() if isinstance(value, torch.Tensor)]
+        if shares > 1 and tensors:
+            raise ConfigurationError(
+                f"option '{tensors[0]}' is a tensor, which is not dealt out to {shares} replicas: pass one prompt at a "
+                "time, or use data_parallel_degree=1"
+            )
+        cuts = [prompts * share // shares for share in range(shares + 1)]
+        return [replace(replicas[i], prompts=range(cuts[i], cuts[i + 1])) for i in range(shares)]

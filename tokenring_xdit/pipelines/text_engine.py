@@ -1,0 +1,270 @@
+"""What an engine does with a language model: conversations, of which several may go on side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import secrets
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Literal, overload
+
+from tokenring_xdit.compat.versions import check_versions
+from tokenring_xdit.devices import default_dtype, refuse_missing_gpus
+from tokenring_xdit.dtypes import parse_dtype
+from tokenring_xdit.errors import ConfigurationError, TokenRingError
+from tokenring_xdit.parallel import ParallelDims
+from tokenring_xdit.pipelines.engine_ranks import EngineRanks, Turn, checked_timeout
+from tokenring_xdit.pipelines.options import is_whole, shortly
+from tokenring_xdit.pipelines.pending import PendingReply, Pieces, Reply, in_thread
+from tokenring_xdit.pipelines.request import DRAWN_SEEDS, LARGEST_SEED
+from tokenring_xdit.pipelines.text_models import refuse_model
+from tokenring_xdit.pipelines.text_options import TextOptions
+from tokenring_xdit.pipelines.text_orders import Forget, Kept, LoadText, Message, Question, Said, asked_about
+
+__all__ = ["Chat", "Texts"]
+
+log = logging.getLogger(__name__)
+
+Hear = Callable[[str], None]
+"""Takes a piece of an answer."""
+
+_ROLES = ("system", "user", "assistant")
+
+
+class Texts:
+    """A language model on the ranks of an engine; see :class:`tokenring_xdit.pipelines.engine.Engine`.
+
+    Attributes:
+        ranks: Its ranks.
+        last_seed: Seed of the last question; ``None`` before the first.
+        forgotten: Chats whose keys are to be freed with the next request.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        dims: ParallelDims,
+        dtype: str | None,
+        timeout: float,
+        tokens_per_rank: int | None,
+        kept_chats: int,
+    ) -> None:
+        bounds = {"kept_chats": kept_chats, **({} if tokens_per_rank is None else {"tokens_per_rank": tokens_per_rank})}
+        for name, value in bounds.items():
+            if not is_whole(value) or value < 1:
+                raise ConfigurationError(f"{name} is {value!r}; it has to be a whole number of at least 1")
+        timeout = checked_timeout(timeout)
+        refuse_model(model)
+        check_versions()
+        refuse_missing_gpus(dims.ranks)
+        setup = LoadText(
+            model=model,
+            dtype=default_dtype() if dtype is None else parse_dtype(dtype),
+            timeout=2 * timeout,  # longer than this process waits, which can say more
+            limit=tokens_per_rank,
+            chats=kept_chats,
+        )
+        self.last_seed: int | None = None
+        self._begun = 0
+        self._kept: Mapping[int, int] = {}
+        self.forgotten: deque[int] = deque()
+        self.ranks = EngineRanks("tokenring_xdit.pipelines.text_rank", setup, ranks=dims.ranks, timeout=timeout)
+
+    def chat(self, context: str, messages: Sequence[Mapping[str, str]]) -> Chat:
+        """Begin a conversation."""
+        if not isinstance(context, str):
+            raise ConfigurationError(f"context is {shortly(context)}; it has to be a text")
+        said = tuple(_message(message) for message in messages)
+        self._begun += 1
+        return Chat(self, self._begun, context, said)
+
+    def cached(self, chat: int) -> int:
+        """Tokens of a chat whose keys the ranks hold."""
+        return self._kept.get(chat, 0) if self.ranks.running else 0
+
+    def free(self, close: Callable[[], object]) -> None:
+        """Have the keys of forgotten chats freed when those who stand in line have been served; waits for nothing.
+
+        Args:
+            close: Forgets one more, once nothing of it is under way.
+        """
+        turn = self.ranks.stand_in_line()
+
+        def freed() -> None:
+            # What goes wrong with ranks ends them, and with them all keys.
+            with contextlib.suppress(TokenRingError), self.ranks.taken(turn, start=False):
+                close()
+                shares, chats = self.ranks.running, self._drained()
+                if shares and chats:
+                    kept: Kept = self.ranks.serve(turn, shares, [Forget(chats)]).answers(0)[0]
+                    self._kept = kept.tokens
+
+        in_thread(self.ranks, turn, freed)
+
+    def answer(
+        self, turn: Turn, chat: int, messages: tuple[Message, ...], options: TextOptions, seed: int, hear: Hear
+    ) -> Reply:
+        """Have the ranks say what comes next in a conversation; the turn is taken."""
+        self.last_seed = seed
+        if turn.started:
+            self._kept = {}
+        question = Question(chat, messages, options, seed, forget=self._drained())
+        try:
+            attempt = self.ranks.serve(turn, self.ranks.running, [question], lambda share, piece: hear(piece))
+        finally:
+            if not self.ranks.running:
+                self._kept = {}
+        everyone: list[Said] = attempt.answers(0)
+        first = everyone[0]
+        for other in sorted(self._kept.keys() - first.kept.keys() - {*question.forget}):
+            log.warning(
+                "the keys of chat %d, %d tokens, made room for those of chat %d: its next question computes them again",
+                other,
+                self._kept[other],
+                chat,
+            )
+        self._kept = first.kept
+        return Reply(
+            text=first.text,
+            tokens=first.tokens,
+            prompt_tokens=first.prompt_tokens,
+            reused_tokens=first.reused,
+            ended=first.ended,
+            keys=tuple(said.keys for said in everyone),
+            seed=seed,
+            seconds=first.seconds,
+        )
+
+    def _drained(self) -> tuple[int, ...]:
+        """Chats that are to be forgotten, once each; any thread may name others meanwhile."""
+        return tuple(self.forgotten.popleft() for _ in range(len(self.forgotten)))
+
+
+class Chat:
+    """A conversation with a language model, whose keys its ranks keep: a later question computes its own tokens only.
+
+    Made by :meth:`tokenring_xdit.Engine.chat`. A question that fails or is cancelled was not asked: the conversation
+    goes on where it was before. Where ranks had to be started again, or gave its keys up to make room for other chats,
+    its next question computes them again.
+
+    Attributes:
+        number: Which chat of its engine this is, as messages name it.
+        reply: What is known of the last answer; ``None`` before the first.
+    """
+
+    def __init__(self, texts: Texts, number: int, context: str, said: tuple[Message, ...]) -> None:
+        self.number = number
+        self.reply: Reply | None = None
+        self._texts, self._context = texts, context
+        self._said, self._given = said, len(said)
+        self._pending: PendingReply | None = None
+        self._asking, self._closed = threading.Lock(), False
+        self._forget = weakref.finalize(self, texts.forgotten.append, number)
+        self._forget.atexit = False
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """All that was said, with the context in the first question."""
+        return [{"role": message.role, "content": message.content} for message in self._said]
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens whose keys the ranks hold for this chat, all of them together, since the last answer to any chat."""
+        return 0 if self._closed else self._texts.cached(self.number)
+
+    @overload
+    def ask(self, question: str, *, stream: Literal[False] = False, **options: Any) -> str: ...
+
+    @overload
+    def ask(self, question: str, *, stream: Literal[True], **options: Any) -> Pieces: ...
+
+    def ask(self, question: str, *, stream: bool = False, **options: Any) -> str | Pieces:
+        """Ask a question, and wait for the answer.
+
+        Args:
+            question: The question.
+            stream: Return an iterator of the answer's pieces, as they come, instead; closing or dropping it gives the
+                answer up.
+            **options: Of transformers' ``generate``, those of
+                :class:`~tokenring_xdit.pipelines.text_options.TextOptions`; without any the likeliest tokens are taken.
+                Also ``seed``, of what is drawn; without one a seed is drawn, which :attr:`reply` tells.
+
+        Raises:
+            TokenRingError: The question was refused.
+            CancelledError: It was cancelled.
+            EngineError: A rank failed; the message names it, its error and its log.
+            KeyboardInterrupt: It was interrupted.
+        """
+        pending = self.submit(question, **options)
+        return pending.pieces() if stream else pending.result().text
+
+    def submit(self, question: str, **options: Any) -> PendingReply:
+        """Ask a question as :meth:`ask` does, and wait for nothing.
+
+        Raises:
+            ConfigurationError: An option is unknown or out of range, or the question before is not answered yet.
+        """
+        if not isinstance(question, str) or not question.strip():
+            raise ConfigurationError(f"question is {shortly(question)}; it has to be a text")
+        seed = options.pop("seed", None)
+        if seed is None:
+            seed = secrets.randbelow(DRAWN_SEEDS)
+        if not is_whole(seed) or not 0 <= seed <= LARGEST_SEED:
+            raise ConfigurationError(f"seed is {seed!r}; it has to be a whole number from 0 to 2**63 - 1")
+        chosen = TextOptions.of(options)
+        with self._asking:
+            if self._closed:
+                raise ConfigurationError("this chat was closed: begin another one, with chat() of its engine")
+            if self._pending is not None and not (self._pending.done or self._pending.cancelled):
+                raise ConfigurationError(
+                    "this chat is answering a question: wait for that answer, cancel it, or begin another chat"
+                )
+            answer = functools.partial(self._answer, question, chosen, seed)
+            self._pending = PendingReply(self._texts.ranks, answer)
+            return self._pending
+
+    def close(self) -> None:
+        """Give up an answer that is on its way, and have the keys of this chat freed; waits for neither.
+
+        They are freed when the questions of other chats that were asked before are answered. May be called again.
+        """
+        with self._asking:
+            if self._closed:
+                return
+            self._closed = True
+        if self._pending is not None:
+            self._pending.cancel()
+        with contextlib.suppress(ConfigurationError):  # of an engine that was closed, or is another process's
+            self._texts.free(self._forget)
+
+    def __enter__(self) -> Chat:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _answer(self, question: str, options: TextOptions, seed: int, turn: Turn, hear: Hear) -> Reply:
+        """What a turn is used for; one that follows finds in the conversation what this one added."""
+        asked = Message("user", question) if len(self._said) > self._given else asked_about(self._context, question)
+        said = (*self._said, asked)
+        reply = self._texts.answer(turn, self.number, said, options, seed, hear)
+        self._said, self.reply = (*said, Message("assistant", reply.text)), reply
+        return reply
+
+
+def _message(given: Any) -> Message:
+    if not isinstance(given, Mapping) or given.keys() != {"role", "content"} or given["role"] not in _ROLES:
+        raise ConfigurationError(
+            f"a message is {shortly(given)}; it has to be a mapping with a role ({', '.join(_ROLES)}) and its content"
+        )
+    if not isinstance(given["content"], str):
+        raise ConfigurationError(f"the content of a message is {shortly(given['content'])}; it has to be a text")
+    return Message(given["role"], given["content"])

@@ -1,0 +1,72 @@
+"""An answer piece by piece, while its tokens come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import StoppingCriteria
+
+__all__ = ["Listener", "PieceDecoder"]
+
+_INCOMPLETE = "\ufffd"
+"""What a decoder writes for bytes that are no whole character yet."""
+
+
+class PieceDecoder:
+    """Turns tokens into pieces of text that end where a character does; all pieces together are the whole text.
+
+    Tokens are decoded together with those of the piece before, as a tokenizer may write a token differently at the
+    beginning of a text.
+
+    Args:
+        tokenizer: Of transformers.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._tokens: list[int] = []
+        self._before = self._told = 0  # where the last piece began, and where it ended
+        self._characters = 0
+
+    def add(self, tokens: list[int]) -> str:
+        """The text that further tokens complete; empty where they complete none."""
+        self._tokens += tokens
+        before, now = (
+            self._decoded(self._tokens[self._before : self._told]),
+            self._decoded(self._tokens[self._before :]),
+        )
+        if len(now) <= len(before) or now.endswith(_INCOMPLETE):
+            return ""
+        self._before, self._told = self._told, len(self._tokens)
+        self._characters += len(now) - len(before)
+        return now[len(before) :]
+
+    def rest(self, whole: str) -> str:
+        """What is left of the whole text, where its end is no whole character."""
+        return whole[self._characters :]
+
+    def _decoded(self, tokens: list[int]) -> str:
+        return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
+
+
+class Listener(StoppingCriteria):  # type: ignore[misc]
+    """Tells each piece of an answer, and ends ``generate`` when told to; its answers are those of one text.
+
+    Args:
+        decoder: Makes pieces of tokens.
+        prompt: Tokens before the answer.
+        tell: Called after each step of ``generate`` with the next piece, which may be empty; returns whether to end.
+    """
+
+    def __init__(self, decoder: PieceDecoder, prompt: int, tell: Callable[[str], bool]) -> None:
+        self._decoder, self._heard, self._tell = decoder, prompt, tell
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        """Look at the sequence ``[1, S]`` so far; whether it is over, ``[1]``."""
+        tokens = input_ids[0, self._heard :].tolist()
+        self._heard += len(tokens)
+        over = self._tell(self._decoder.add(tokens))
+        return torch.full((1,), over, dtype=torch.bool, device=input_ids.device)
