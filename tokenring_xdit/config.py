@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -48,7 +48,7 @@ _Config = TypeVar("_Config", bound=Config)
 
 
 def read_config(
-    schema: type[_Config] | Callable[[Mapping[str, Any]], type[_Config]],
+    describes: type[_Config] | Callable[[Mapping[str, Any]], type[_Config]],
     path: Path | None,
     overrides: Sequence[str] = (),
     inspect: Callable[[_Config], list[str]] | None = None,
@@ -56,7 +56,7 @@ def read_config(
     """Read and check a file, or what a command line says without one.
 
     Args:
-        schema: What may stand in it; or what says that, from the values that are said, those of overrides as text.
+        describes: What may stand in it; or what says that, from the values that are said, those of overrides as text.
         path: The file; ``None`` where the overrides say all.
         overrides: ``key=value`` each, which replace what the file says; ``key.inner=value`` reaches into
             a mapping. Values are YAML; those of keys that take text are taken as they are.
@@ -68,8 +68,8 @@ def read_config(
         ModelUnreachableError: ``inspect`` raised it, and nothing else is wrong.
     """
     values, mistakes = ({}, []) if path is None else _parse(path)
-    if not isinstance(schema, type):
-        schema = schema({**values, **{key: text for key, _, text in (said.partition("=") for said in overrides)}})
+    said = {**values, **{key: text for key, _, text in (override.partition("=") for override in overrides)}}
+    schema = cast("type[_Config]", describes) if isinstance(describes, type) else describes(said)
     mistakes += _override(values, overrides, schema)
     unusable = _unusable(values)
     mistakes += unusable.values()
