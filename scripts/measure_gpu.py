@@ -25,6 +25,7 @@ from tokenring_xdit.attention.transport import Parcel
 from tokenring_xdit.planning import Problem, simulate
 from tokenring_xdit.schedule import Mask, VerifiedSchedule, build
 from tokenring_xdit.schedule.lower import proved
+from tokenring_xdit.schedule.lower.program import RankProgram
 from tokenring_xdit.topology import load_topology
 
 SHAPES = {"Flux 1024": (4608, 24), "Flux 2048": (16896, 24), "Wan 720p": (75600, 40)}
@@ -191,6 +192,12 @@ class Alone:
 
     def __init__(self, world_size: int) -> None:
         self.rank, self.world_size, self.buffers = 0, world_size, Buffers()
+
+    def begin(self, name: str, programs: Sequence[RankProgram], dtype: torch.dtype, partial_dtype: torch.dtype) -> None:
+        """Nothing to make ready."""
+
+    def end(self) -> None:
+        """Nothing was sent."""
 
     def post(self, recvs: Sequence[Parcel], sends: Sequence[Parcel]) -> list[Alone]:
         """Nothing is sent."""

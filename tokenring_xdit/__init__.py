@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tokenring_xdit.hosts.calls import Output
     from tokenring_xdit.hosts.diffusers.host import ContextParallelConfig
     from tokenring_xdit.hosts.parallelize import parallelize
+    from tokenring_xdit.hosts.xfuser.host import graph_reports
     from tokenring_xdit.pipelines.engine import Engine, Step
     from tokenring_xdit.pipelines.pending import PendingReply, Reply
     from tokenring_xdit.pipelines.text_engine import Chat
@@ -24,6 +25,7 @@ __all__ = [
     "Reply",
     "Step",
     "__version__",
+    "graph_reports",
     "parallelize",
 ]
 
@@ -37,6 +39,7 @@ _HOMES = {
     "PendingReply": "tokenring_xdit.pipelines.pending",
     "Reply": "tokenring_xdit.pipelines.pending",
     "Step": "tokenring_xdit.pipelines.engine",
+    "graph_reports": "tokenring_xdit.hosts.xfuser.host",
     "parallelize": "tokenring_xdit.hosts.parallelize",
 }
 """Where the names are that are imported when they are asked for."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import random
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -12,6 +15,7 @@ from torch import Tensor
 
 from tests.support.ranks import rank_device
 from tests.support.reference import relative_error, softmax_attention
+from tests.support.schedules import names
 from tokenring_xdit.attention import token_ring_attention
 from tokenring_xdit.schedule import Mask, Schedule, verify
 
@@ -132,6 +136,44 @@ def errors(case: Case) -> dict[str, Any]:
 def errors_of(cases: list[Case]) -> list[dict[str, Any]]:
     """Run one case after the other in the same world, whose connections take seconds to open on GPUs."""
     return [errors(case) for case in cases]
+
+
+def errors_over(transport: str, cases: list[Case]) -> list[dict[str, Any]]:
+    """The same over a transport that is asked for, which all ranks have to take."""
+    from tokenring_xdit.attention.groups import RingGroup
+    from tokenring_xdit.attention.transport.choice import TRANSPORT_VARIABLE
+    from tokenring_xdit.attention.transport.symmetric import SymmetricTransport
+
+    with mock.patch.dict(os.environ, {TRANSPORT_VARIABLE: transport}):
+        found = errors_of(cases)
+    shared = isinstance(RingGroup.of().transport, SymmetricTransport)
+    assert shared == (transport != "process-groups"), f"{transport} was asked for, and shared is {shared}"
+    return found
+
+
+def errors_of_many_calls(transport: str, seed: int, calls: int) -> float:
+    """The worst of many calls over one group, whose shapes, schedules and masks change from one to the next."""
+    from tokenring_xdit.attention.transport.choice import TRANSPORT_VARIABLE
+
+    dice, size, worst = random.Random(seed), dist.get_world_size(), 0.0
+    with mock.patch.dict(os.environ, {TRANSPORT_VARIABLE: transport}):
+        for _ in range(calls):
+            schedule = dice.choice(names(any_ranks=True))
+            length = dice.choice((1, 5, 24, 200))
+            case = Case(
+                q_lengths=tuple(dice.randint(1, length) for _ in range(size)),
+                kv_lengths=tuple(dice.randint(1, length) for _ in range(size)),
+                schedule=f"{schedule}:chunks={dice.randint(1, 3)},wide={dice.choice((1, 2, 64))}",
+                batch=dice.randint(1, 2),
+                heads=4,
+                kv_heads=dice.choice((2, 4)),
+                head_dim=dice.choice((8, 20)),
+                scale=1.5,
+                home=dice.choice((0, 3)),
+                hide=dice.choice((0.0, 0.4)),
+            )
+            worst = max(worst, errors(case)["out"])
+    return worst
 
 
 def errors_of_captured(schedules: list[str]) -> dict[str, float]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
@@ -20,12 +21,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tests.support.reference import softmax_attention
-from tokenring_xdit.attention import exchange, fail_group, guarded, token_ring_attention
+from tokenring_xdit.attention import exchange, fail_group, groups, guarded, token_ring_attention
 from tokenring_xdit.attention import rounds as rounds_module
 from tokenring_xdit.attention import watch as watch_module
 from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.attention.member import AGREEMENT_TIMEOUT_VARIABLE
+from tokenring_xdit.attention.transport import choice
 from tokenring_xdit.attention.transport.process_groups import GlooTransport
+from tokenring_xdit.attention.transport.shared_memory import SharedMemory
+from tokenring_xdit.attention.transport.symmetric import SymmetricTransport
 from tokenring_xdit.liveness import LIMIT_VARIABLE
 
 LIMITS = {LIMIT_VARIABLE: "2", AGREEMENT_TIMEOUT_VARIABLE: "4", "GLOO_SOCKET_IFNAME": "lo"}
@@ -270,6 +274,7 @@ def struck_amid_messages(own: Rank, kind: str, after: float) -> None:
     q, k = torch.zeros(1, 2, 500_000, 16), torch.zeros(1, 2, 8, 16)  # 64 MB a block of queries
     options: dict[str, Any] = {"cache_key": "same", "kernel": cheap}
     own.try_to(lambda: token_ring_attention(q, k, k, **options)[0].shape[0])
+    assert isinstance(RingGroup.of().transport, GlooTransport)
     original = GlooTransport.post
 
     def post(*args: Any) -> Any:
@@ -281,6 +286,67 @@ def struck_amid_messages(own: Rank, kind: str, after: float) -> None:
     if own.rank == 1:
         mock.patch.object(GlooTransport, "post", post).start()
     own.try_to(lambda: token_ring_attention(q, k, k, **options)[0].shape[0])
+
+
+def struck_amid_a_copy(own: Rank, kind: str) -> None:
+    """Rank 1 is struck when it has written half of its second call's first block into the memory of rank 2."""
+    own.try_to(lambda: attend(own, 1, cache_key="same"))
+    assert isinstance(RingGroup.of().transport, SymmetricTransport)
+
+    def copy(_: Any, place: Tensor, message: Tensor) -> None:
+        place[: len(message) // 2] = message[: len(message) // 2]
+        own.fault(kind)
+
+    if own.rank == 1:
+        mock.patch.object(SharedMemory, "copy", copy).start()
+    own.try_to(lambda: attend(own, 2, cache_key="same"))
+    own.try_to(lambda: attend(own, 3, cache_key="same"))
+
+
+def carried(own: Rank, network: str | None) -> None:
+    """What carries a call, where every rank may be in a network of its own."""
+    space = network and f"{network} {own.rank}"
+    with mock.patch.object(choice, "network_space", return_value=space) if network else nullcontext():
+        own.try_to(lambda: attend(own, 1))
+    own.say(type(RingGroup.of().transport).__name__)
+
+
+def wants(own: Rank, mine: str, others: str) -> None:
+    """Rank 1 asks for another transport than the others, and for the same afterwards, first one, then the other."""
+    with mock.patch.dict(os.environ, {choice.TRANSPORT_VARIABLE: mine if own.rank == 1 else others}):
+        own.try_to(lambda: attend(own, 1))
+    for call, wanted in enumerate((choice.Wanted.SYMMETRIC, choice.Wanted.PROCESS_GROUPS), 2):
+        with mock.patch.dict(os.environ, {choice.TRANSPORT_VARIABLE: wanted.value}):
+            own.try_to(lambda call=call: attend(own, call, cache_key="same"))
+        own.say(type(RingGroup.of().transport).__name__)
+
+
+def cannot_open(own: Rank, when: str) -> None:
+    """Rank 1 cannot reach the memory of the others, at first or when it grows."""
+    original = SharedMemory._open
+
+    def refused(self: SharedMemory, pid: int, *args: Any) -> Any:
+        if pid != os.getpid():
+            raise PermissionError(13, "Permission denied")
+        return original(self, pid, *args)
+
+    mock.patch.object(groups, "SMALLEST", 4096).start()
+    if when == "when it grows":
+        own.try_to(lambda: attend(own, 1, 2))
+    if own.rank == 1:
+        mock.patch.object(SharedMemory, "_open", refused).start()
+    own.try_to(lambda: attend(own, 2, 100))
+    own.say(type(RingGroup.of().transport).__name__)
+
+
+def mapped(own: Rank) -> None:
+    """How this process sees the memory that it shares."""
+    own.try_to(lambda: attend(own, 1))
+    lines = [line.split()[5:] for line in Path("/proc/self/maps").read_text().splitlines() if "tokenring" in line]
+    own.say(f"{lines}")
+    if own.rank == 1:
+        own.fault("kill")
+    own.try_to(lambda: attend(own, 2))
 
 
 def cheap(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> tuple[Tensor, Tensor]:

@@ -9,9 +9,11 @@ from itertools import pairwise
 import pytest
 import torch
 
+from tests.graphs.operators import OperatorRecorder
 from tests.hosts.xfuser.jobs import clear_globals
 from tokenring_xdit.attention.auto import TOPOLOGY_VARIABLE, trial_calls
 from tokenring_xdit.bench import CallShape, Strategy
+from tokenring_xdit.bench import measure as bench_measure
 from tokenring_xdit.bench.commands import Checked, Prepare, Timed
 from tokenring_xdit.bench.measure import Bench
 from tokenring_xdit.bench.pipeline import PipelineBench
@@ -43,6 +45,13 @@ def _bench(shape: CallShape, names: list[str]) -> Iterator[Bench | PipelineBench
         Bench._states.clear()
         PipelineBench._loaded = None
         clear_globals()
+
+
+def captured(shape: CallShape, names: list[str]) -> dict[str, Checked]:
+    """What this rank finds of captured strategies, where operators are done again in the place of a GPU's kernels."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(bench_measure, "CudaRecorder", OperatorRecorder)
+        return check(shape, names)
 
 
 def settled(shape: CallShape, name: str, cache: str) -> tuple[list[int], str | None]:

@@ -8,8 +8,9 @@ import pytest
 
 from tests.bench import jobs
 from tests.support.ranks import RankPool
-from tokenring_xdit.bench import CallShape
+from tokenring_xdit.bench import CallShape, SweepConfig, run_sweep
 from tokenring_xdit.bench.workload import WorkloadShape
+from tokenring_xdit.errors import UnsupportedError
 
 UNKNOWN = {"heads", "direct:chunks=4", "bidirectional", "token_ring"}
 
@@ -32,3 +33,24 @@ def test_steps_are_timed_with_what_auto_settled_on(ranks: RankPool, tmp_path: Pa
         assert checked == len(UNKNOWN) * 4
         assert timed == traced == 0
     assert answers[0][1] in UNKNOWN
+
+
+def test_captured_calls_are_replayed_and_compared(ranks: RankPool) -> None:
+    names = [
+        "captured+schedule:token_ring",
+        "captured+schedule:direct:wide=2",
+        "captured+ulysses",
+        "captured+xfuser-ring",
+    ]
+    for found in ranks.run(2, jobs.captured, CallShape(2, 64, None, 4, 8, 1, "float32"), names, timeout=300):
+        for name, checked in found.items():
+            assert checked.difference <= 1e-5 * checked.scale, name
+            assert checked.bytes_sent > 0, name
+
+
+def test_captured_strategies_need_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    axes = {"ranks": 2, "tokens": 64, "strategies": ["ulysses", "captured+ulysses"], "output": str(tmp_path)}
+    with pytest.raises(UnsupportedError, match=r"strategy 'captured\+ulysses' needs a GPU with CUDA"):
+        run_sweep(SweepConfig.model_validate(axes))
+    assert not list(tmp_path.iterdir())

@@ -39,6 +39,17 @@ def test_a_hybrid_is_written_as_it_is_read(name: str, degree: int) -> None:
     assert hybrid.through_usp
 
 
+@pytest.mark.parametrize("name", ["ulysses", "schedule:direct:chunks=4", "ulysses=2+xfuser-ring"])
+def test_a_captured_strategy_is_written_as_it_is_read(name: str) -> None:
+    captured, launched = Strategy.parse(f"captured+{name}"), Strategy.parse(name)
+    assert str(captured) == f"captured+{name}"
+    assert captured.launched == launched
+    assert captured.dims(8) == launched.dims(8)
+    assert "for steps use level attention" in str(
+        Case(WorkloadShape.of(2, "embedded", "64x64", 1, "float32"), captured).refusal()
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -51,6 +62,10 @@ def test_a_hybrid_is_written_as_it_is_read(name: str, degree: int) -> None:
         ("ulysses=1+schedule:ring", "2 or more"),
         ("ulysses=two+schedule:ring", "2 or more"),
         ("ulysses=2+", "there is no strategy ''"),
+        ("captured+single", "what is captured are calls of several ranks"),
+        ("captured+captured+ulysses", "what is captured are calls of several ranks"),
+        ("ulysses=2+captured+xfuser-ring", "does not go together with Ulysses"),
+        ("captured+", "there is no strategy ''"),
         ("ulysses=2+single", "'single' does not go together with Ulysses"),
         ("ulysses=2+ulysses", "'ulysses' does not go together with Ulysses"),
         ("ulysses=2+ulysses=2+xfuser-ring", "does not go together with Ulysses"),

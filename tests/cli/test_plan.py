@@ -120,3 +120,42 @@ def test_every_help_has_an_example(command: str, capsys: pytest.CaptureFixture[s
         main([command, "--help"])
     assert exit_.value.code == 0
     assert f"example: tokenring-xdit {command}" in " ".join(capsys.readouterr().out.split())
+
+
+LLAMA = ["--model", "llama-3.1-8b", "--topology", "hgx-h100", "--ranks", "8"]
+
+
+def test_phases_of_a_language_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *LLAMA, "--tokens", "1m", "--cached", "900k", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    prompt, turn, step = found["phases"]
+    assert [phase["phase"] for phase in found["phases"]] == ["whole prompt", "next turn", "step of an answer"]
+    assert (prompt["past"], prompt["new"]) == (0, 1 << 20)
+    assert (turn["past"], turn["new"]) == (900 << 10, 124 << 10)
+    assert (step["past"], step["new"]) == (1 << 20, 1)
+    assert (found["layers"], turn["heads"], turn["kv_heads"], turn["head_dim"]) == (32, 32, 8, 128)
+    assert turn["strategies"][0]["name"] == "queries"
+    assert 0.15 < turn["crossing"] / (1 << 20) < 0.3
+    assert [one["name"] for one in step["strategies"]] == ["outputs", "gather-kv"]
+    assert main(["plan", *LLAMA, "--tokens", "1m", "--cached", "900k"]) == 0
+    printed = capsys.readouterr().out
+    assert "kernel 600 TFLOP/s" in printed
+    assert "next turn: 126976 tokens behind 921600 cached" in printed
+    assert "keys are the better thing to send from" in printed
+    assert sum(line.startswith("* ") for line in printed.splitlines()) == 2 * 3  # a row and a reason each
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*LLAMA], "is a language model: say --tokens"),
+        ([*LLAMA, "--tokens", "1k", "--cached", "1k"], "more than --cached 1024"),
+        ([*LLAMA, "--tokens", "1k", "--heads", "3"], "--heads says nothing of a language model"),
+        (["--model", "flux", "--topology", "mesh:4:1gbit", "--cached", "1k"], "--cached is about language models"),
+    ],
+)
+def test_what_cannot_be_planned_of_language_models_is_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", *arguments]) == 2
+    assert message in capsys.readouterr().err

@@ -326,8 +326,16 @@ def test_a_run_that_cannot_work_is_refused_before_it_starts(capsys: pytest.Captu
     assert main(["run", "configs/embedded.yaml", "ulysses_degree=3", "frames=4"]) == 2
     err = capsys.readouterr().err
     assert "2 mistakes" in err
+    assert main(["run", "configs/embedded.yaml", "cuda_graphs=true", "tokenring_degree=1"]) == 2
+    assert "cuda_graphs is for ranks that share a transformer, and one rank" in capsys.readouterr().err
     assert main(["run", "configs/embedded.yaml", "output=/proc/no/picture.png"]) == 2
     assert "/proc/no/picture.png cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+def test_cuda_graphs_are_refused_without_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "configs/embedded.yaml", "cuda_graphs=true", "tokenring_degree=2"]) == 2
+    assert "cuda_graphs needs a GPU with CUDA, and torch finds none on this machine" in capsys.readouterr().err
 
 
 def test_config_check(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

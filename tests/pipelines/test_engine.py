@@ -419,6 +419,18 @@ def test_a_fork_cannot_use_it_nor_harm_it(engine: Engine, expected: list[Tensor]
         ({"timeout": 0}, ConfigurationError, "timeout is 0"),
         ({"largest_side": 0}, ConfigurationError, "largest_side is 0"),
         ({"timeout": float("inf")}, ConfigurationError, "timeout is inf"),
+        (
+            {"tokenring_degree": 2, "cuda_graphs": "yes"},
+            ConfigurationError,
+            "cuda_graphs is 'yes'; it has to be True or",
+        ),
+        ({"cuda_graphs": True}, ConfigurationError, "cuda_graphs is for ranks that share a transformer, and one rank"),
+        pytest.param(
+            {"tokenring_degree": 2, "cuda_graphs": True},
+            UnsupportedError,
+            "cuda_graphs=True needs a GPU with CUDA, and torch finds none on this machine: leave it out",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU"),
+        ),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_starts(

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from tokenring_xdit.attention.transport.choice import Wanted
 from tokenring_xdit.errors import AgreementError
 from tokenring_xdit.schedule.problem import Problem
 
@@ -39,6 +40,7 @@ class CallSpec:
         q_length: Query tokens on this rank.
         kv_length: Key tokens on this rank.
         ragged: Whether the items of the batch hide different keys on this rank.
+        transport: What is asked to carry its blocks, a value of ``Wanted``.
     """
 
     schedule: str
@@ -56,6 +58,7 @@ class CallSpec:
     q_length: int
     kv_length: int
     ragged: bool = False
+    transport: str = Wanted.PROCESS_GROUPS.value
 
     def to_plain(self) -> dict[str, Any]:
         """Its fields as plain data; dtypes by their names."""

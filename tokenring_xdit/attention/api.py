@@ -20,6 +20,7 @@ from tokenring_xdit.attention.kernels import KernelFunction, choose
 from tokenring_xdit.attention.masks import KeyMask
 from tokenring_xdit.attention.member import check_environment, in_words
 from tokenring_xdit.attention.tracing import recorded
+from tokenring_xdit.attention.transport.choice import wanted
 from tokenring_xdit.defaults import DEFAULT_SCHEDULE
 from tokenring_xdit.errors import AgreementError, CommunicationError, TokenRingError, UnsupportedError
 from tokenring_xdit.schedule import Activity, Auto, Channel, Mask, VerifiedSchedule
@@ -177,7 +178,7 @@ def _now(device: torch.device) -> float:
 
 def bytes_sent(group: dist.ProcessGroup | None = None) -> int:
     """Payload bytes that this rank has sent for attention over ``group`` since the program started."""
-    return RingGroup.of(group).transport.bytes_sent
+    return RingGroup.of(group).bytes_sent
 
 
 def _spec(
@@ -234,4 +235,5 @@ def _spec(
         joint_length=0 if joint_kv is None else joint_kv[0].shape[2],
         q_length=q.shape[2],
         kv_length=k.shape[2],
+        transport=wanted().value,
     )

@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -142,7 +142,8 @@ class AutoSchedule:
         heads = layout.spec.kv_heads  # of which query heads are a multiple
         candidates = tuple(build(name, len(layout.q_lengths), Mask(layout.spec.mask), heads) for name in names)
         trial = self._trials[key] = ScheduleTrial(candidates, [[] for _ in names])
-        self._group.open(tuple(c for c in Channel if any(c in v.schedule.channels for v in trial.candidates)), device)
+        channels = tuple(c for c in Channel if any(c in v.schedule.channels for v in trial.candidates))
+        self._group.make_ready(channels, device, layout.spec.transport)
         if self._tells:
             what = names[0] if trial.decided else f"one of {', '.join(names)}, which the first calls will tell"
             log.info("schedule auto: %s for %s: %s", what, _in_words(layout), why)
@@ -171,16 +172,55 @@ class AutoSchedule:
             log.info("schedule auto: %s for %s: measured %s", name, _in_words(layout), times)
         trial.candidates = trial.candidates[best : best + 1]
 
+    def planned(
+        self,
+        decide: Callable[[Network, Machine, Effects], str],
+        device: torch.device,
+        dtype: torch.dtype,
+        heads: int,
+        head_dim: int,
+    ) -> str | None:
+        """What the first rank decides on a network that is known, told to all; they ask for it inside a call.
+
+        Args:
+            decide: From the network, the speeds of ranks, and what else happens.
+            device: Where attention runs.
+            dtype: Of queries and keys.
+            heads: Query heads.
+            head_dim: Width of a head.
+
+        Returns:
+            Its word; ``None`` where nothing is known of the network.
+
+        Raises:
+            ConfigurationError: On all ranks alike, where the first cannot decide.
+        """
+        hosts = self._all_hosts()
+
+        def answer() -> tuple[str | None]:
+            network = self._network()
+            if network is None:
+                return (None,)
+            return (decide(network, self._machine(device, dtype, heads, head_dim, hosts), _effects),)
+
+        told: str | None = self._told(answer)[0]
+        return told
+
     # -- deciding ----------------------------------------------------------------------------------------------
 
     def _decide(self, auto: Auto, layout: Layout, device: torch.device) -> tuple[list[str], str]:
         """Names of what to run or to try, and why: the first rank's word."""
         hosts = self._all_hosts()
+        names, why = self._told(lambda: self._choose(auto, layout, device, hosts))
+        return names, why
+
+    def _told(self, decide: Callable[[], tuple[Any, ...]]) -> Sequence[Any]:
+        """What the first rank decides, on all ranks; what it refuses is refused on all of them."""
         answer: Any = None
         cause: BaseException | None = None
         if self._rank == 0:
             try:
-                answer = None, *self._choose(auto, layout, device, hosts)
+                answer = None, *decide()
             except UnsupportedError as error:
                 answer, cause = (UnsupportedError.__name__, str(error)), error.__cause__
             except Exception as error:  # whatever it is, the other ranks wait for an answer
@@ -189,8 +229,8 @@ class AutoSchedule:
         refused, *told = self._group.swap_within_call(answer)[0]
         if refused is not None:
             raise named(refused, *told) from cause
-        names, why = told
-        return names, why
+        answered: Sequence[Any] = told
+        return answered
 
     def _all_hosts(self) -> list[str]:
         if self._hosts is None:
@@ -205,14 +245,10 @@ class AutoSchedule:
         if network is None:
             return self._unknown(auto, layout)
         spec = layout.spec
-        key = device.type, spec.dtype, spec.heads, spec.head_dim
-        if key not in self._machines:
-            here = max(hosts.count(hosts[0]), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-            self._machines[key] = calibrate(device, spec.dtype, spec.heads, spec.head_dim, ranks_here=here, ranks=ranks)
         options = best_schedules(
             layout.problem,
             network,
-            self._machines[key],
+            self._machine(device, spec.dtype, spec.heads, spec.head_dim, hosts),
             _effects,
             nodes=auto.nodes,
             mask=Mask(spec.mask),
@@ -221,6 +257,17 @@ class AutoSchedule:
         _refuse_none(options, auto, layout)
         chosen = options[: _CANDIDATES if auto.measure else 1]
         return [option.dims.sequence_schedule for option in chosen], _reason(options, network)
+
+    def _machine(
+        self, device: torch.device, dtype: torch.dtype, heads: int, head_dim: int, hosts: list[str]
+    ) -> Machine:
+        """Speeds of ranks, measured once."""
+        key = device.type, dtype, heads, head_dim
+        if key not in self._machines:
+            here = max(hosts.count(hosts[0]), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+            ranks = len(self._peers)
+            self._machines[key] = calibrate(device, dtype, heads, head_dim, ranks_here=here, ranks=ranks)
+        return self._machines[key]
 
     def _network(self) -> Network | None:
         """What joins the ranks of this group, those first; ``None`` where nobody knows."""

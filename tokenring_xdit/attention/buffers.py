@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tokenring_xdit.attention.messages import partial_form
+from tokenring_xdit.schedule.lower.landing import footprint
 from tokenring_xdit.schedule.lower.program import RESULT, KernelCall, RankProgram, Slot, SlotForm
 
 __all__ = ["Arena", "Buffers", "Handle", "outlasting", "token_major"]
@@ -44,6 +45,8 @@ class Arena:
         dtype: Of queries, keys and values.
         partial_dtype: In which partial outputs travel.
         device: Where.
+        area: Bytes in which the slots lie as :func:`~tokenring_xdit.schedule.lower.landing.footprint` says; ``None``
+            for memory of their own.
 
     Attributes:
         program: The same.
@@ -54,13 +57,19 @@ class Arena:
     """
 
     def __init__(
-        self, program: RankProgram, dtype: torch.dtype, partial_dtype: torch.dtype, device: torch.device
+        self,
+        program: RankProgram,
+        dtype: torch.dtype,
+        partial_dtype: torch.dtype,
+        device: torch.device,
+        area: Tensor | None = None,
     ) -> None:
         self.program = program
         self.tensors: list[tuple[Tensor, ...]] = []
         self.partials: dict[int, tuple[Tensor, Tensor]] = {}
         self.readers: list[list[Handle]] = [[] for _ in program.slots]
-        self._dtype, self._partial_dtype, self._device = dtype, partial_dtype, device
+        self._dtype, self._partial_dtype, self._device, self._area = dtype, partial_dtype, device, area
+        self._places = None if area is None else footprint(program, dtype.itemsize, partial_dtype.itemsize).places
         outputs = {step.output for _, step in program.steps if isinstance(step, KernelCall)}
         with outlasting():
             for number, slot in enumerate(program.slots):
@@ -77,25 +86,38 @@ class Arena:
     def _make(self, number: int, slot: Slot) -> tuple[Tensor, ...]:
         if slot.form is SlotForm.PARTIAL:
             form = partial_form(slot.shape, self._partial_dtype)
-            message = torch.empty((form.size,), dtype=torch.uint8, device=self._device)
+            message = self._memory(number, 0, (form.size,), torch.uint8)
             self.partials[number] = form.views(message)
             return (message,)
         if slot.form is SlotForm.OUTPUT:
-            return self._empty(slot.shape, self._partial_dtype), self._empty(slot.shape[:3], torch.float32)
-        return tuple(self._empty(slot.shape, self._dtype) for _ in range(slot.form.tensors))
+            out = self._empty(number, 0, slot.shape, self._partial_dtype)
+            return out, self._empty(number, 1, slot.shape[:3], torch.float32)
+        return tuple(self._empty(number, index, slot.shape, self._dtype) for index in range(slot.form.tensors))
 
-    def _empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    def _empty(self, number: int, index: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Memory for ``[B, H, S, ...]``."""
         if not self.program.token_major:
-            return torch.empty(shape, dtype=dtype, device=self._device)
+            return self._memory(number, index, shape, dtype)
         batch, heads, tokens, *rest = shape
-        return token_major(torch.empty((tokens, batch, heads, *rest), dtype=dtype, device=self._device), back=True)
+        return token_major(self._memory(number, index, (tokens, batch, heads, *rest), dtype), back=True)
+
+    def _memory(self, number: int, index: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Memory for a tensor of a slot, contiguous."""
+        if self._places is None or self._area is None:
+            return torch.empty(shape, dtype=dtype, device=self._device)
+        first, size = self._places[number][index]
+        return self._area[first : first + size].view(dtype).view(shape)
 
 
 class Buffers:
-    """The arenas of a rank's last programs."""
+    """The arenas of a rank's last programs.
+
+    Attributes:
+        area: Bytes in which all of them lie; ``None`` where each has memory of its own.
+    """
 
     def __init__(self) -> None:
+        self.area: Tensor | None = None
         self._arenas: OrderedDict[tuple[int, torch.dtype, torch.dtype, torch.device], Arena] = OrderedDict()
 
     def arena(
@@ -106,12 +128,12 @@ class Buffers:
         On a GPU it is new each time: torch's allocator keeps the memory at hand, and it alone knows whether a CUDA
         graph will use it again.
         """
-        if device.type == "cuda":
+        if device.type == "cuda" and self.area is None:
             return Arena(program, dtype, partial_dtype, device)
         key = id(program), dtype, partial_dtype, device
         arena = self._arenas.get(key)
         if arena is None or arena.program is not program:  # a program that is gone may have had this one's number
-            arena = self._arenas[key] = Arena(program, dtype, partial_dtype, device)
+            arena = self._arenas[key] = Arena(program, dtype, partial_dtype, device, self.area)
             if len(self._arenas) > _KEPT:
                 self._arenas.popitem(last=False)
         self._arenas.move_to_end(key)

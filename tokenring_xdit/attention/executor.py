@@ -148,6 +148,7 @@ class RankRun:
         self.observer = observer
         self.program = programs[transport.rank]
         self.transferring: Post | Recv | str | None = None  # what a broken transfer would be about
+        transport.begin(layout.spec.schedule, programs, q.dtype, layout.spec.partial_dtype)
         self.arena = transport.buffers.arena(self.program, q.dtype, layout.spec.partial_dtype, q.device)
         self.tensors = self.arena.tensors.copy()  # of queries and keys, and the messages of partial outputs
         self.tensors[OWN_Q], self.tensors[OWN_KV] = (q,), (k, v)
@@ -180,6 +181,7 @@ class RankRun:
         if home:
             self._attend_joint(home)
         self._settle()
+        self.transport.end()
         return self._sum(RESULT).result(self.layout.spec.dtype)
 
     # -- slots -------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,13 +16,18 @@ from tokenring_xdit.attention.agreement import CallSpec, Layout, agree, digest, 
 from tokenring_xdit.attention.buffers import Handle
 from tokenring_xdit.attention.member import in_words
 from tokenring_xdit.attention.rounds import Report, Rounds
+from tokenring_xdit.attention.transport.choice import Standpoint, Wanted, why_not_shared
 from tokenring_xdit.attention.transport.process_groups import GlooTransport, NcclTransport, ProcessGroupTransport
-from tokenring_xdit.attention.waits import DIRECT
+from tokenring_xdit.attention.transport.shared_memory import SMALLEST, SharedMemory
+from tokenring_xdit.attention.transport.symmetric import SymmetricTransport
+from tokenring_xdit.attention.waits import DIRECT, Broken
 from tokenring_xdit.attention.watch import Watch
 from tokenring_xdit.errors import ConfigurationError, TokenRingError
 from tokenring_xdit.schedule import Channel
 
 __all__ = ["RingGroup", "clear_buffers", "failing_together", "group_of"]
+
+log = logging.getLogger(__name__)
 
 _REMEMBERED = 1024
 """Agreements that a group remembers; prompts of a serving process bring a new mask each."""
@@ -33,7 +39,8 @@ class RingGroup(Rounds):
     """What this package keeps for a process group.
 
     Attributes:
-        transport: What carries messages; of its kind on all ranks once a channel is open.
+        transport: What carries the messages of programs, since they were made ready for.
+        messages: What carries messages beside programs, once its channels are open; the same where no memory is shared.
         kept: What rooms above keep for this group, by its type.
     """
 
@@ -41,7 +48,10 @@ class RingGroup(Rounds):
         self.kept: dict[type, Any] = {}
         self._agreed: dict[tuple[Hashable, CallSpec], Layout] = {}
         rank, world_size = dist.get_rank(group), dist.get_world_size(group)
-        self.transport: ProcessGroupTransport = GlooTransport(rank, world_size, torch.device("cpu"), self._wait)
+        self.messages: ProcessGroupTransport = GlooTransport(rank, world_size, torch.device("cpu"), self._wait)
+        self.transport: ProcessGroupTransport | SymmetricTransport = self.messages
+        self._symmetric: SymmetricTransport | None = None
+        self._tried = False  # whether the ranks have tried to share memory
         super().__init__(group)
 
     def begin(self) -> None:
@@ -51,7 +61,12 @@ class RingGroup(Rounds):
             CommunicationError: An earlier call on this group failed.
         """
         super().begin()
-        self.transport.call = self.call
+        self.messages.call = self.transport.call = self.call
+
+    @property
+    def bytes_sent(self) -> int:
+        """Payload bytes that this rank has handed over so far."""
+        return self.messages.bytes_sent + (self._symmetric.bytes_sent if self._symmetric is not None else 0)
 
     @classmethod
     def of(cls, group: dist.ProcessGroup | None = None) -> RingGroup:
@@ -101,6 +116,7 @@ class RingGroup(Rounds):
         if isinstance(report, CallSpec) and key is not None:
             known = self._agreed.get((key, report))
             if known and not (self._watch is not None and self._watch.knows_refusal(self)):
+                self.make_ready(channels, device, report.transport)
                 return known
         elif isinstance(report, str) and self._agreed:
             # Ranks that call with a key would not listen.
@@ -108,7 +124,7 @@ class RingGroup(Rounds):
             self._publish(sentence, call=self.call, refused=True)
         layout = self._agree(report, key)
         assert isinstance(report, CallSpec)  # a refusal has raised on all ranks
-        self.open(channels, device)
+        self.make_ready(channels, device, report.transport)
         self._settled = True
         if key is not None:
             self._agreed[key, report] = layout
@@ -124,12 +140,63 @@ class RingGroup(Rounds):
             RuntimeError: From torch: one failed.
         """
         self.waiting = (works,)
-        if size <= DIRECT or self.transport.in_order:  # on a GPU the device waits, not the host
+        if size <= DIRECT or self.messages.in_order:  # on a GPU the device waits, not the host
             for work in works:
                 work.wait()
         else:
             self._waiter.call(lambda: [work.wait() for work in works], self._bound().total_seconds())
         self.waiting = None
+
+    def _wait_here(self, works: Sequence[Handle], size: int) -> None:
+        """Wait for transfers whose waits end by themselves once the watch says so.
+
+        Raises:
+            Broken: There is no end to wait for.
+        """
+        self.waiting = (works,)
+        for work in works:
+            work.wait()
+        self.waiting = None
+
+    def make_ready(self, channels: tuple[Channel, ...], device: torch.device, asked: str) -> None:
+        """Have what carries the programs of some schedules ready, on all ranks together.
+
+        Args:
+            channels: Those of the schedules.
+            device: Where the tensors are.
+            asked: What the ranks have agreed to ask for, a value of :class:`Wanted`.
+
+        Raises:
+            CommunicationError: A rank did not come, or failed.
+        """
+        symmetric = asked == Wanted.SYMMETRIC.value and self.world_size > 1
+        if symmetric and not self._tried:
+            self._symmetric, self._tried = self._share_memory(device), True
+        self.transport = self._symmetric if symmetric and self._symmetric is not None else self.messages
+        if self.transport is self.messages:
+            self.open(channels, device)
+            self.transport = self.messages
+
+    def _share_memory(self, device: torch.device) -> SymmetricTransport | None:
+        """Memory that the ranks share; ``None``, and a line that says why, where they cannot."""
+        own = Standpoint.own(self._watch.space if self._watch is not None else None, device.type)
+        found = [Standpoint(*each) for each in self.swap_within_call(tuple(own))]
+        why_not = why_not_shared(found, self.names)
+        if why_not is None:
+            area = SharedMemory(self.rank, self.world_size, self.swap_within_call)
+            try:
+                area.grow(SMALLEST)
+            except Broken as error:
+                why_not = str(error)
+            else:
+                shared = SymmetricTransport(area, self._wait_here, lambda: self._bound().total_seconds())
+                shared.call = self.call
+                return shared
+        if self.rank == 0:
+            log.warning(
+                "attention of ranks %s goes over process groups, not over shared memory: %s", self.peers, why_not
+            )
+        return None
 
     def open(self, channels: tuple[Channel, ...], device: torch.device) -> None:
         """Create channels on all ranks together, as a schedule may give a rank nothing to do on one.
@@ -138,18 +205,18 @@ class RingGroup(Rounds):
             CommunicationError: A rank did not come, or failed.
         """
         for channel in channels:
-            if channel.value not in self.transport:
+            if channel.value not in self.messages:
                 self._make(f"channel {channel.value}", partial(self._open, channel, device))
 
     def _open(self, channel: Channel, device: torch.device) -> None:
         if device.type == "cuda":
             torch.cuda.set_device(device)  # of this thread
         first = self._new_group(channel.value)
-        if not self.transport.groups:
+        if not self.messages.groups:
             kind = NcclTransport if first._get_backend(device).supports_coalescing else GlooTransport
-            self.transport = kind(self.rank, self.world_size, device, self._wait)
-            self.transport.call = self.call
-        self.transport.open(channel.value, first, self._new_group)
+            self.messages = kind(self.rank, self.world_size, device, self._wait)
+            self.messages.call = self.call
+        self.messages.open(channel.value, first, self._new_group)
 
     def _agree(self, report: CallSpec | str, key: Hashable | None) -> Layout:
         if self.world_size == 1:
@@ -174,13 +241,17 @@ class RingGroup(Rounds):
         return Layout(report, q_lengths, kv_lengths, any(ragged))
 
     def _on_gloo(self) -> list[dist.ProcessGroup]:
-        return [] if self.transport.in_order else self.transport.groups
+        return [] if self.messages.in_order else self.messages.groups
 
     def _abort(self) -> None:
-        self.transport.abort()
+        self.messages.abort()
+        if self._symmetric is not None:
+            self._symmetric.abort()
 
     def _close(self) -> None:
-        self.transport.close()
+        self.messages.close()
+        if self._symmetric is not None:
+            self._symmetric.close()
 
 
 def clear_buffers() -> None:

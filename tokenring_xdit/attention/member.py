@@ -11,7 +11,8 @@ import torch.distributed as dist
 
 from tokenring_xdit.attention.bulletin import Notice
 from tokenring_xdit.attention.connections import break_off
-from tokenring_xdit.attention.waits import Ended, Waiter
+from tokenring_xdit.attention.transport.choice import wanted
+from tokenring_xdit.attention.waits import Ended, OutOfStep, Waiter
 from tokenring_xdit.attention.watch import Trouble, Watch
 from tokenring_xdit.errors import AgreementError, CommunicationError, ConfigurationError, TokenRingError
 from tokenring_xdit.liveness import limit, seconds_from
@@ -134,6 +135,8 @@ class Member:
         mine = f"rank {self.names[self.rank]} {doing}"
         if problem is not None:
             message = f"{problem.sentence}: {mine}"
+        elif isinstance(error, OutOfStep):
+            message, text = f"the ranks of this group are not at the same call: {text}: {mine}", ""
         elif missing and late:
             one = len(missing) == 1
             who = ", ".join(self._described(rank) for rank in missing)
@@ -209,11 +212,12 @@ def in_words(error: BaseException) -> str:
 
 
 def check_environment() -> None:
-    """Look at the limits that the environment sets.
+    """Look at what the environment sets.
 
     Raises:
-        ConfigurationError: One is no positive number.
+        ConfigurationError: One is no positive number, or no transport.
     """
+    wanted()
     limit()
     seconds_from(AGREEMENT_TIMEOUT_VARIABLE, _DEFAULT_AGREEMENT_TIMEOUT)
 

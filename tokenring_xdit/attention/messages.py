@@ -8,12 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tokenring_xdit.schedule.lower.landing import partial_places
 from tokenring_xdit.schedule.problem import Shape
 
 __all__ = ["PartialForm", "partial_form"]
-
-_ALIGNMENT = 16
-"""Bytes: the log-sum-exp behind a partial output starts at a multiple of this."""
 
 
 class PartialForm(NamedTuple):
@@ -42,8 +40,4 @@ class PartialForm(NamedTuple):
 @lru_cache(maxsize=1024)
 def partial_form(shape: Shape, dtype: torch.dtype) -> PartialForm:
     """How a partial output ``[B, H, S, D]`` travels."""
-    batch, heads, length, head_dim = shape
-    rows = batch * heads * length
-    end = rows * head_dim * dtype.itemsize
-    offset = -(-end // _ALIGNMENT) * _ALIGNMENT
-    return PartialForm(shape, dtype, end, offset, offset + rows * torch.float32.itemsize)
+    return PartialForm(shape, dtype, *partial_places(shape, dtype.itemsize))

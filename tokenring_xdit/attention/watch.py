@@ -151,6 +151,11 @@ class Watch:
             return None
         return watch if watch._world() is dist.distributed_c10d._get_default_group() else None
 
+    @property
+    def space(self) -> str | None:
+        """What it has in common with the processes that it sees: :func:`~tokenring_xdit.liveness.process_space`."""
+        return self._space
+
     def give_up(self, sentence: str, scope: Iterable[int]) -> None:
         """Tell the ranks in ``scope`` that this one takes no part any more in what they do together."""
         self.bulletin.publish(Notice(self.rank, sentence, None, tuple(scope)))

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, PlainSerializer
 
 from tokenring_xdit.bench.plan import CallShape, Strategy
+from tokenring_xdit.bench.text import TextShape
 from tokenring_xdit.bench.workload import WorkloadShape
 
 __all__ = ["CheckStrategy", "Checked", "Prepare", "Prepared", "TimeStrategy", "Timed", "TraceStrategy"]
@@ -18,7 +19,7 @@ def _strategy(value: Any) -> Any:
 
 
 # How they are written where commands travel as JSON; see :mod:`tokenring_xdit.workers.codec`.
-AnyShape = Annotated[WorkloadShape | CallShape, Field(union_mode="left_to_right")]
+AnyShape = Annotated[WorkloadShape | TextShape | CallShape, Field(union_mode="left_to_right")]
 NamedStrategy = Annotated[Strategy, BeforeValidator(_strategy), PlainSerializer(str)]
 
 
@@ -76,6 +77,8 @@ class Checked:
         peak_measure: How that was found.
         picture: What was drawn, on the rank that has it and where that was asked for: a NumPy file in base 64 of pixels
             ``[H, W, 3]`` in ``[0, 1]``, fp32.
+        keys: Of a language model: tokens whose keys this rank holds in the layer with most.
+        same_answer: Whether it generated the tokens of one process, where an answer was asked for.
     """
 
     difference: float
@@ -86,6 +89,8 @@ class Checked:
     peak: int
     peak_measure: str
     picture: str | None = None
+    keys: int | None = None
+    same_answer: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from tokenring_xdit.bench.instruments import (
 from tokenring_xdit.bench.plan import Strategy, StrategyKind
 from tokenring_xdit.bench.timelines import Traced
 from tokenring_xdit.dtypes import torch_dtype
+from tokenring_xdit.graphs import CudaRecorder, Recorder, Recording
 from tokenring_xdit.hosts.xfuser import XfuserState, count_traffic
 from tokenring_xdit.hosts.xfuser.rotation import all_to_all_rotation
 from tokenring_xdit.parallel import ParallelDims
@@ -38,6 +39,9 @@ __all__ = ["Bench"]
 
 _CHECKED_SCORES = 1 << 25
 """Scores that a rank computes in fp64 for the reference: all of 4096 tokens and 8 heads on 4 ranks."""
+
+_REHEARSALS = 2
+"""Calls before one is captured."""
 
 
 class Bench:
@@ -59,6 +63,8 @@ class Bench:
         self.threads = torch.get_num_threads()
         self._own = self._shard(self._rank)
         self._whole: list[Tensor] | None = None
+        self._recorder: Recorder | None = None
+        self._recordings: dict[Strategy, Recording] = {}
         every = [self._shard(rank) for rank in range(command.shape.ranks)]
         keys, values = (torch.cat([shard[i] for shard in every], dim=2) for i in (1, 2))
         self._rows, self._expected = self._reference(self._own[0], keys, values)
@@ -92,6 +98,8 @@ class Bench:
 
     def _call(self, strategy: Strategy) -> Callable[[], Tensor | None]:
         """The call to measure; what it returns is this rank's output, or on one rank the whole or nothing."""
+        if strategy.captured:
+            return self._captured(strategy)
         kind = strategy.kind
         if not strategy.through_usp and kind is StrategyKind.SCHEDULE:
             name, key = str(strategy.schedule), self._shape  # a key as pipelines pass one: ranks agree once a shape
@@ -107,6 +115,24 @@ class Bench:
         def call() -> Tensor:
             with all_to_all_rotation() if kind is StrategyKind.XFUSER_RING_ALLTOALL else nullcontext():
                 return state.attention(*self._own)
+
+        return call
+
+    def _captured(self, strategy: Strategy) -> Callable[[], Tensor | None]:
+        """The call as a CUDA graph, which is captured once it has been rehearsed."""
+        if strategy not in self._recordings:
+            launched = self._call(strategy.launched)
+            if self._recorder is None:
+                self._recorder = CudaRecorder(self._device)
+            for _ in range(_REHEARSALS):
+                self._recorder.rehearse(launched)
+            self._recordings[strategy] = self._recorder.record(launched)
+        recording = self._recordings[strategy]
+
+        def call() -> Tensor | None:
+            recording.replay()
+            output: Tensor | None = recording.output
+            return output
 
         return call
 
@@ -136,15 +162,16 @@ class Bench:
     @torch.inference_mode()
     def trace(self, strategy: Strategy) -> Traced | None:
         """Record one call, from a barrier on; rank 0 returns what all ranks did."""
-        return traced_call(self._call(strategy), str(strategy), self._device, through_usp=strategy.through_usp)
+        return traced_call(self._call(strategy.launched), str(strategy), self._device, through_usp=strategy.through_usp)
 
     @torch.inference_mode()
     def check(self, strategy: Strategy) -> Checked:
         """Call it until it has chosen what it does, then twice: with empty buffers, for the memory, and to look at it.
 
-        So everything that follows, the timed calls too, is of what was chosen.
+        So everything that follows, the timed calls too, is of what was chosen. Memory and traffic of a captured call
+        are those of the call as it is.
         """
-        call = self._call(strategy)
+        call = self._call(strategy.launched)
         if isinstance(strategy.schedule, Auto):
             settle(call, self._device)
         clear_buffers()
@@ -159,6 +186,9 @@ class Bench:
         barrier(self._device)
         carried = link_bytes(before, links())
         sent = traffic.bytes if traffic is not None else bytes_sent() - traffic_of_schedule
+        if strategy.captured:
+            out = self._call(strategy)()
+            synchronize(self._device)
         if strategy.kind is StrategyKind.SINGLE:
             out = self._scattered(out)
         assert out is not None

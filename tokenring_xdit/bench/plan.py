@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import ClassVar
 
@@ -22,6 +22,7 @@ class Level(Enum):
 
     ATTENTION = "attention"
     PIPELINE = "pipeline"
+    TEXT = "text"
 
 
 class StrategyKind(Enum):
@@ -32,6 +33,17 @@ class StrategyKind(Enum):
     XFUSER_RING = "xfuser-ring"
     XFUSER_RING_ALLTOALL = "xfuser-ring-alltoall"
     SCHEDULE = "schedule"
+    BALANCED = "balanced"
+    """What a parallel language model does where nothing is said."""
+    PASS_KV = "pass-kv"
+    PASS_Q = "pass-q"
+    GATHER_KV = "gather-kv"
+    """All keys on every rank, as training libraries have it; for comparison only."""
+
+    @property
+    def of_text(self) -> bool:
+        """Whether it is for language models only."""
+        return self in {self.BALANCED, self.PASS_KV, self.PASS_Q, self.GATHER_KV}
 
     @property
     def upstream(self) -> bool:
@@ -40,6 +52,7 @@ class StrategyKind(Enum):
 
 
 _ULYSSES_PREFIX = "ulysses="
+_CAPTURED_PREFIX = "captured+"
 _WITH_ULYSSES = (StrategyKind.XFUSER_RING, StrategyKind.XFUSER_RING_ALLTOALL, StrategyKind.SCHEDULE)
 
 
@@ -52,20 +65,30 @@ class Strategy:
         schedule: Of :attr:`StrategyKind.SCHEDULE`, which may be chosen for the shapes; ``None`` for the others.
         ulysses: Ranks of a hybrid that share heads, as many times as there are ranks to share the sequence by
             ``kind``; 1 where it is no hybrid.
+        captured: Whether calls are captured as a CUDA graph, and replayed.
     """
 
     kind: StrategyKind
     schedule: ScheduleSpec | Auto | None = None
     ulysses: int = 1
+    captured: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Strategy:
-        """Read ``ulysses``, ``schedule:direct:chunks=4``, ``ulysses=2+xfuser-ring`` and so on.
+        """Read ``ulysses``, ``schedule:direct:chunks=4``, ``captured+ulysses=2+xfuser-ring`` and so on.
 
         Raises:
             ConfigurationError: There is no such strategy.
             ScheduleError: There is no such schedule.
         """
+        if text.startswith(_CAPTURED_PREFIX):
+            inner = cls.parse(text.removeprefix(_CAPTURED_PREFIX))
+            if inner.captured or inner.kind is StrategyKind.SINGLE:
+                raise ConfigurationError(
+                    f"{shown(text)}: what is captured are calls of several ranks, as in "
+                    f"'{_CAPTURED_PREFIX}{StrategyKind.ULYSSES.value}'"
+                )
+            return replace(inner, captured=True)
         if text.startswith(_ULYSSES_PREFIX):
             return cls._parse_hybrid(text)
         name, colon, rest = text.partition(":")
@@ -96,12 +119,17 @@ class Strategy:
                 f"'{named(text)}+schedule:NAME' or '{named(text)}+xfuser-ring' for a hybrid"
             )
         inner = cls.parse(rest)
-        if inner.kind not in _WITH_ULYSSES or inner.ulysses > 1:
+        if inner.kind not in _WITH_ULYSSES or inner.ulysses > 1 or inner.captured:
             raise ConfigurationError(
                 f"{shown(text)}: {shown(rest)} does not go together with Ulysses; what does: schedule:NAME, "
                 "xfuser-ring, xfuser-ring-alltoall"
             )
         return cls(inner.kind, inner.schedule, int(number))
+
+    @property
+    def launched(self) -> Strategy:
+        """The same, with calls as they are."""
+        return replace(self, captured=False)
 
     @property
     def through_usp(self) -> bool:
@@ -125,7 +153,8 @@ class Strategy:
 
     def __str__(self) -> str:
         name = self.kind.value if self.schedule is None else f"{self.kind.value}:{self.schedule}"
-        return name if self.ulysses == 1 else f"{_ULYSSES_PREFIX}{self.ulysses}+{name}"
+        name = name if self.ulysses == 1 else f"{_ULYSSES_PREFIX}{self.ulysses}+{name}"
+        return f"{_CAPTURED_PREFIX}{name}" if self.captured else name
 
 
 def lengths_in_words(tokens: int, queries: int | None) -> str:
@@ -167,6 +196,8 @@ class CallShape:
 
     def refusal(self, strategy: Strategy) -> str | None:
         """Why a strategy does not take the problem, or ``None`` where it does."""
+        if strategy.kind.of_text:
+            return f"{strategy} is for language models: use it with level text, or schedule:NAME"
         if strategy.through_usp:
             for count, what in ((self.tokens, "tokens"), (self.queries or 0, "queries")):
                 if count % self.ranks:

@@ -8,10 +8,15 @@ from dataclasses import dataclass
 from tokenring_xdit.bench.plan import Level, Strategy, StrategyKind
 from tokenring_xdit.bench.records import Record
 from tokenring_xdit.bench.sweep import NO_NETWORK
+from tokenring_xdit.bench.text import text_model
 from tokenring_xdit.dtypes import DTYPE_BYTES, parse_dtype
 from tokenring_xdit.lab.effects import LabEffects
-from tokenring_xdit.planning import Inside, Machine, Problem, Simulation, gathered, run, ulysses
-from tokenring_xdit.schedule import ScheduleSpec, build
+from tokenring_xdit.planning import Inside, Machine, Problem, Simulation, gathered, run, simulate, ulysses
+from tokenring_xdit.planning.capacity import balanced_schedule
+from tokenring_xdit.planning.phases import Phase, phase_of
+from tokenring_xdit.planning.simulate import run_steps
+from tokenring_xdit.planning.straight import Turn, Way, steps_of
+from tokenring_xdit.schedule import Auto, Mask, ScheduleSpec, build
 from tokenring_xdit.schedule.lower import lower
 from tokenring_xdit.schedule.lower.program import RankProgram
 from tokenring_xdit.topology import load_network
@@ -62,10 +67,12 @@ def predict(records: Sequence[Record]) -> tuple[Prediction, ...]:
 
 def _simulated(record: Record) -> Simulation | None:
     measured = record.seconds is not None and record.compute_seconds is not None
-    if not measured or record.level != Level.ATTENTION.value or record.network == NO_NETWORK:
+    if not measured or record.level == Level.PIPELINE.value or record.network == NO_NETWORK:
         return None
     assert record.compute_seconds is not None
     strategy = Strategy.parse(record.strategy)
+    if record.level == Level.TEXT.value:
+        return _of_text(record, strategy)
     problem = Problem.even(
         record.ranks,
         record.tokens,
@@ -84,6 +91,43 @@ def _simulated(record: Record) -> Simulation | None:
     if programs is None:
         return None
     return run(record.strategy, programs, load_network(record.network), machine, LabEffects.fitted(threads))
+
+
+_WAYS = {StrategyKind.PASS_KV: Way.KEYS, StrategyKind.PASS_Q: Way.QUERIES, StrategyKind.GATHER_KV: Way.GATHER_KV}
+
+
+def _of_text(record: Record, strategy: Strategy) -> Simulation | None:
+    """Attention of a language model of one layer; all that it computes besides counts as attention."""
+    assert record.compute_seconds is not None
+    assert record.kv_heads is not None
+    if record.model is None or text_model(record.model).layers != 1:
+        return None
+    past, new, dtype = record.tokens - record.num_queries, record.num_queries, DTYPE_BYTES[parse_dtype(record.dtype)]
+    turn = Turn(record.ranks, past, new, record.heads, record.kv_heads, record.head_dim, record.batch, dtype)
+    cores, threads = float(record.machine["cores"]), int(record.machine["threads_per_rank"])
+    everywhere = phase_of(turn) is Phase.STEP
+    pairs = new * record.tokens if everywhere else new * past + new * new / 2
+    at_once = min(record.ranks, cores / threads)
+    rate = 4.0 * pairs * record.heads * record.head_dim * record.batch / at_once / record.compute_seconds.median
+    machine, effects = Machine.of_processors(rate, _FOLD_RATE, cores=cores, threads=threads), LabEffects.fitted(threads)
+    network, way = load_network(record.network), _WAYS.get(strategy.kind)
+    if everywhere and way is not Way.GATHER_KV:
+        way = Way.OUTPUTS
+    if way is not None:
+        return run_steps(record.strategy, steps_of(turn, way, machine), network, machine, effects)
+    name = balanced_schedule() if strategy.kind is StrategyKind.BALANCED else str(strategy.schedule)
+    if past or Auto.parse(name) is not None:
+        return None
+    problem = Problem.even(
+        record.ranks,
+        new,
+        record.heads,
+        record.head_dim,
+        kv_heads=record.kv_heads,
+        batch=record.batch,
+        element_bytes=dtype,
+    )
+    return simulate(build(name, record.ranks, Mask.CAUSAL, record.kv_heads), network, problem, machine, effects)
 
 
 def programs_of(strategy: Strategy, problem: Problem, *, in_order: bool) -> tuple[RankProgram, ...] | None:

@@ -10,6 +10,9 @@ from tokenring_xdit.bench.commands import Checked, CheckStrategy, Prepare, Prepa
 from tokenring_xdit.bench.instruments import join_sweep
 from tokenring_xdit.bench.measure import Bench
 from tokenring_xdit.bench.pipeline import PipelineBench
+from tokenring_xdit.bench.plan import CallShape
+from tokenring_xdit.bench.text import TextShape
+from tokenring_xdit.bench.text_rank import TextBench
 from tokenring_xdit.bench.timelines import Traced
 from tokenring_xdit.bench.workload import WorkloadShape
 from tokenring_xdit.workers.loop import Commands, Mailbox
@@ -39,6 +42,7 @@ class _Problem:
 
     def prepare(self, command: Prepare) -> Prepared:
         self.bench = None  # lets the tensors before go
-        kind = PipelineBench if isinstance(command.shape, WorkloadShape) else Bench
+        kinds = ((WorkloadShape, PipelineBench), (TextShape, TextBench), (CallShape, Bench))
+        kind: Any = next(kind for shape, kind in kinds if isinstance(command.shape, shape))
         self.bench = kind(command, self._device)
         return Prepared(self.bench.kernel, str(self._device), self.bench.threads)

@@ -75,6 +75,9 @@ class Record(_Part):
     steps: int | None = None
     prompt: str | None = None
     guidance: float | None = None
+    kv_heads: int | None = None
+    answer: int | None = None
+    text_file: str | None = None
     rounds: int
     seed: int
     status: Status
@@ -90,6 +93,8 @@ class Record(_Part):
     link_bytes: tuple[dict[str, dict[str, int]], ...] | None = None
     peak_bytes: tuple[int, ...] | None = None
     peak_measure: str | None = None
+    keys_held: tuple[int, ...] | None = None
+    same_answer: bool | None = None
     beside: tuple[str, ...] = ()
     network_share: float | None = None
     load_at_start: float | None = None
@@ -127,6 +132,8 @@ class Record(_Part):
         drawn = ""
         if self.level == Level.PIPELINE.value:
             drawn = f"{self.model}, {self.size} pixels, {self.steps} step{'' if self.steps == 1 else 's'}, "
+        elif self.level == Level.TEXT.value:
+            drawn = f"{self.model}, "
         lengths = lengths_in_words(self.tokens, self.queries)
         return (
             f"{drawn}{lengths}, {self.heads} heads of {self.head_dim}, batch {self.batch}, "

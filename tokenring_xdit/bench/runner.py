@@ -23,6 +23,7 @@ from tokenring_xdit.bench.sweep import SweepConfig
 from tokenring_xdit.bench.timelines import TIMELINES_FILE, Traced, add_timeline, keep_recorded
 from tokenring_xdit.devices import processor_name, refuse_missing_gpus
 from tokenring_xdit.errors import ConfigurationError, LaunchError, LostRankError
+from tokenring_xdit.graphs import refuse_without_cuda
 from tokenring_xdit.lab.network import EmulatedNetwork, emulate, refuse_slow, self_test
 from tokenring_xdit.workers.pool import Pool
 
@@ -99,7 +100,8 @@ def run_sweep(
     Raises:
         ConfigurationError: It has mistakes between its keys, there are results in its folder already, or its ranks do
             not fit the machine.
-        UnsupportedError: It asks for an emulated network, which this process may not make.
+        UnsupportedError: It asks for an emulated network, which this process may not make, or for CUDA graphs without
+            a GPU.
         NetworkError: The emulated network does not carry what it states.
         LaunchError: No rank could be started.
     """
@@ -119,6 +121,9 @@ def run_sweep(
         if left:
             pending[shape] = left
     _refuse_ranks(config, pending, ranks)
+    captured = [case.strategy for cases in pending.values() for case in cases if case.strategy.captured]
+    if captured:
+        refuse_without_cuda(f"strategy '{captured[0]}'")
     results.parent.mkdir(parents=True, exist_ok=True)
     keep_recorded(results.with_name(TIMELINES_FILE), earlier)
     sweep = _Sweep(config, results, pending, command, on_step, on_picture, traces, ranks)
@@ -299,8 +304,8 @@ class _Sweep:
 
 
 def _beside(shape: CallShape) -> list[None]:
-    """What takes turns with the strategies: their computation alone, which calls of attention have."""
-    return [None] if shape.level is Level.ATTENTION else []
+    """What takes turns with the strategies: their computation alone, where ranks have one."""
+    return [None] if shape.level is not Level.PIPELINE and (shape.level is Level.ATTENTION or shape.ranks > 1) else []
 
 
 def _figures(case: Case, checked: list[Checked], times: dict[Strategy | None, list[list[Timed]]]) -> dict[str, Any]:
@@ -308,13 +313,15 @@ def _figures(case: Case, checked: list[Checked], times: dict[Strategy | None, li
     calls = [max(one.seconds for one in timed) for timed in times[case.strategy]]
     return {
         "seconds": Spread.of(calls),
-        **(_shares if case.shape.level is Level.ATTENTION else _shares_of_step)(case.strategy, calls, times),
+        **_SHARES[case.shape.level](case.strategy, calls, times),
         "max_error": max(found.difference for found in checked) / scale,
         "checked_rows": sum(found.rows for found in checked),
         "bytes_sent": tuple(found.bytes_sent for found in checked),
         "link_bytes": None if checked[0].links is None else tuple(found.links or {} for found in checked),
         "peak_bytes": tuple(found.peak for found in checked),
         "peak_measure": checked[0].peak_measure,
+        "keys_held": None if checked[0].keys is None else tuple(found.keys or 0 for found in checked),
+        "same_answer": checked[0].same_answer,
     }
 
 
@@ -335,6 +342,13 @@ def _shares_of_step(
     """Of a denoising step: attention, the mean of the ranks that take part."""
     inside = [[one.attention for one in timed if one.attention] for timed in times[strategy]]
     return {"attention_seconds": Spread.of([sum(ranks) / len(ranks) for ranks in inside])}
+
+
+_SHARES: dict[Level, Callable[..., dict[str, Spread]]] = {
+    Level.ATTENTION: _shares,
+    Level.PIPELINE: _shares_of_step,
+    Level.TEXT: lambda strategy, calls, times: _shares(strategy, calls, times) if None in times else {},
+}
 
 
 def _machine(prepared: Prepared) -> dict[str, Any]:

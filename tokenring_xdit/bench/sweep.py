@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import product
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from tokenring_xdit.bench.plan import CallShape, Case, Level, Strategy
+from tokenring_xdit.bench.text import TextShape, text_model
 from tokenring_xdit.bench.workload import GUIDANCE, PROMPT, WorkloadShape, flux_model
 from tokenring_xdit.config import Config
 from tokenring_xdit.dtypes import DTYPES, DTYPES_IN_SHORT, DtypeName, parse_dtype
@@ -99,8 +101,9 @@ Sizes = Annotated[tuple[str, ...], BeforeValidator(_sizes), _one_or_many({"type"
 _AXES: dict[Level, dict[str, tuple[Any, ...] | None]] = {
     Level.ATTENTION: {"tokens": None, "queries": (None,), "heads": (8,), "head_dim": (64,), "batch": (1,)},
     Level.PIPELINE: {"models": None, "sizes": None, "steps": (2,)},
+    Level.TEXT: {"models": None, "tokens": None, "queries": (None,), "batch": (1,)},
 }
-"""The axes that only one level has, and what they are if nobody says."""
+"""The axes that not all levels have, and what they are if nobody says."""
 
 
 class Axes(BaseModel):
@@ -124,19 +127,26 @@ class Axes(BaseModel):
 class SweepConfig(Config):
     """A sweep. Axes take one value or a list; every combination of them is a comparison of all strategies."""
 
-    level: Literal["attention", "pipeline"] = Field(
-        "attention", description="attention, or pipeline: whole denoising steps"
+    level: Literal["attention", "pipeline", "text"] = Field(
+        "attention", description="attention; pipeline: whole denoising steps; text: tokens of a language model"
     )
     strategies: Strategies = Field(
-        description="single, ulysses, xfuser-ring, xfuser-ring-alltoall, schedule:NAME, or ulysses=N+schedule:NAME"
+        description="single, ulysses, xfuser-ring, xfuser-ring-alltoall, schedule:NAME, or ulysses=N+schedule:NAME; "
+        "captured+STRATEGY replays calls as CUDA graphs; of level text balanced, pass-kv, pass-q or gather-kv"
     )
     ranks: Ranks = Field(description="ranks that share the sequence")
     tokens: Counts | None = Field(None, description="length of the whole sequence")
-    queries: Counts | None = Field(None, description="how many of the tokens ask, all of them if nothing is said")
+    queries: Counts | None = Field(
+        None, description="how many of the tokens ask, all of them if nothing is said; of level text, how many are new"
+    )
     heads: Counts | None = Field(None, description="heads of queries, keys and values, 8 if nothing is said")
     head_dim: Counts | None = Field(None, description="width of a head, 64 if nothing is said")
     batch: Counts | None = Field(None, description="items of a batch, 1 if nothing is said")
-    models: Names | None = Field(None, description="of level pipeline: embedded, random-flux:..., or a Flux model")
+    models: Names | None = Field(
+        None,
+        description="of level pipeline: embedded, random-flux:..., or a Flux model; of level text: random-llama:..., "
+        "smollm2, or a language model",
+    )
     sizes: Sizes | None = Field(None, description="of level pipeline: pixels, or WIDTHxHEIGHT")
     steps: Counts | None = Field(None, description="of level pipeline: denoising steps of a call, 2 if nothing is said")
     prompt: str = Field(PROMPT, min_length=1, description="of level pipeline: what is drawn")
@@ -146,6 +156,10 @@ class SweepConfig(Config):
         allow_inf_nan=False,
         description="of level pipeline: guidance scale, for models distilled with one",
     )
+    answer: int = Field(
+        0, ge=0, lt=2**20, description="of level text: tokens to generate after a whole prompt, to compare them"
+    )
+    text_file: str | None = Field(None, description="of level text: file with the text; random tokens otherwise")
     dtype: Dtypes = Field(("float32",), description="float32, bfloat16 or float16")
     cases: Annotated[tuple[Axes, ...], BeforeValidator(_several)] | None = Field(
         None, description="list of changes to these axes, each with combinations of its own, in place of the above"
@@ -208,6 +222,10 @@ class SweepConfig(Config):
             axes_of_scenes = ("ranks", "models", "sizes", "steps", "dtype")
             said = (self.prompt,), (self.guidance,)
             return [WorkloadShape.of(*values) for values in product(*map(chosen, axes_of_scenes), *said)]
+        if self.level == Level.TEXT.value:
+            axes_of_texts = ("ranks", "models", "tokens", "queries", "batch", "dtype")
+            shapes = (TextShape.of(*values) for values in product(*map(chosen, axes_of_texts)))
+            return [replace(shape, answer=self.answer, text_file=self.text_file) for shape in shapes]
         axes_of_calls = ("ranks", "tokens", "queries", "heads", "head_dim", "batch", "dtype")
         return [
             CallShape(ranks, tokens, None if queries == tokens else queries, *rest)
@@ -237,12 +255,15 @@ def _said(case: Any) -> dict[str, Any]:
 def _mistakes_of_level(values: Mapping[str, Any]) -> list[str]:
     """Axes of the other level, and those without which there is nothing to measure."""
     level = Level(values["level"])
-    other = next(each for each in Level if each is not level)
+    others: dict[str, list[str]] = {}
+    for other, axes in _AXES.items():
+        for name in axes.keys() - _AXES[level].keys():
+            others.setdefault(name, []).append(other.value)
     cases = [_said(case) for case in (() if values["cases"] is None else _several(values["cases"]))]
     mistakes = []
-    for name in _AXES[other]:
+    for name, levels in sorted(others.items()):
         if values.get(name) is not None or any(case.get(name) is not None for case in cases):
-            mistakes.append(f"{name}: belongs to level {other.value}, and this sweep has level {level.value}")
+            mistakes.append(f"{name}: belongs to level {' or '.join(levels)}, and this sweep has level {level.value}")
     for name, default in _AXES[level].items():
         said = name not in values or values[name] is not None  # what is wrong was said too
         if not said and default is None and not (cases and all(case.get(name) is not None for case in cases)):
@@ -264,7 +285,7 @@ def inspect_models(config: SweepConfig) -> list[str]:
     named = [axes.models or () for axes in config.cases or ()]
     for name in dict.fromkeys([*(config.models or ()), *(name for names in named for name in names)]):
         try:
-            flux_model(name)
+            (text_model if config.level == Level.TEXT.value else flux_model)(name)
         except ModelUnreachableError as error:
             unreachable = error
         except TokenRingError as error:

@@ -84,8 +84,14 @@ class WorkloadShape(CallShape):
     def refusal(self, strategy: Strategy) -> str | None:
         """As in the base class; tokens need not divide, where TokenRing or its repairs see to it."""
         flux = flux_model(self.model)
+        if strategy.kind.of_text:
+            return f"{strategy} is for language models: use it with level text, or schedule:NAME"
         if strategy.kind is not StrategyKind.SINGLE and self.ranks == 1:
             return f"{strategy} on one rank shares a pipeline with nobody: use 'single', or more ranks"
+        if strategy.captured:
+            return (
+                f"{strategy}: calls of attention are captured; for steps use level attention, or '{strategy.launched}'"
+            )
         refused = self.refusal_of_degrees(strategy)
         if refused is None:
             try:

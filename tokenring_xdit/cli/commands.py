@@ -18,6 +18,7 @@ from tokenring_xdit.cli.arguments import (
     completion,
     config,
     doctor,
+    fit,
     launch,
     network,
     plan,
@@ -25,6 +26,7 @@ from tokenring_xdit.cli.arguments import (
     run,
     schedule,
     score,
+    serve,
     topology,
 )
 from tokenring_xdit.cli.launch import run_script
@@ -79,7 +81,23 @@ def whole_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"tokenring-xdit {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (run, compare, ask, score, config, launch, schedule, plan, topology, probe, network, bench, doctor):
+    for module in (
+        run,
+        serve,
+        compare,
+        ask,
+        score,
+        fit,
+        config,
+        launch,
+        schedule,
+        plan,
+        topology,
+        probe,
+        network,
+        bench,
+        doctor,
+    ):
         module.add_parser(commands)
     completion.add_parser(commands, parser)
     return parser

@@ -1,4 +1,4 @@
-"""``tokenring-xdit compare``: a sweep of one picture, with its results side by side as pictures."""
+"""``tokenring-xdit compare``: a sweep of one picture, with its results side by side as pictures; or of one text."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 from tokenring_xdit.bench import Pixels, Record, Status, Strategy, SweepConfig, inspect_models, run_sweep
 from tokenring_xdit.bench.sheet import Panel, contact_sheet
 from tokenring_xdit.bench.workload import flux_model
+from tokenring_xdit.cli.arguments.compare import OF_PICTURES, OF_TEXTS
+from tokenring_xdit.cli.compare_text import compare_texts, is_language_model
 from tokenring_xdit.cli.paths import refuse_unwritable
 from tokenring_xdit.cli.progress import progress
 from tokenring_xdit.config import read_config
@@ -29,7 +31,18 @@ def compare_command(args: argparse.Namespace) -> None:
     """Draw a picture with every strategy, and lay the results side by side."""
     if args.ranks < 2:
         raise ConfigurationError(f"--ranks {args.ranks}: one rank shares a picture with nobody, use 2 or more")
-    output = _png_path(args.output)
+    text = args.context is not None or is_language_model(args.model)
+    own, others = (OF_TEXTS, OF_PICTURES) if text else (OF_PICTURES, OF_TEXTS)
+    strange = [f"--{name.replace('_', '-')}" for name in others if getattr(args, name) is not None]
+    if strange:
+        kind = "a language model" if text else "a model of pictures"
+        raise ConfigurationError(f"{', '.join(strange)} does not go together with {args.model}, {kind}: leave it out")
+    for name, value in own.items():
+        setattr(args, name, value if getattr(args, name) is None else getattr(args, name))
+    if text:
+        compare_texts(args)
+        return
+    output = _png_path(args.output or "outputs/compare.png")
     names = {
         "one rank": "single",
         "Ulysses": "ulysses",

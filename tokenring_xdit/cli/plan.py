@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from tokenring_xdit.cli.machine import machine_of, problem_of, topology_of
+from tokenring_xdit.cli.plan_text import plan_texts
 from tokenring_xdit.cli.progress import progress
+from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.language_shapes import LANGUAGE_SHAPES
 from tokenring_xdit.outputs import write_whole
 from tokenring_xdit.planning import TIE, ModelShape, Option, Problem, plan, simulate
 from tokenring_xdit.schedule import Activity, Mask, build, perfetto
@@ -20,6 +23,13 @@ _SHOWN = 10
 
 def plan_command(args: argparse.Namespace) -> None:
     """Print every split of the ranks, the best first."""
+    if args.model in LANGUAGE_SHAPES:
+        plan_texts(args)
+        return
+    if args.cached is not None:
+        raise ConfigurationError(
+            f"--cached is about language models: name one with --model, of {', '.join(LANGUAGE_SHAPES)}"
+        )
     topology, ranks = topology_of(args)
     problem, model = problem_of(args, ranks)
     machine, effects, source = machine_of(args, topology, problem)

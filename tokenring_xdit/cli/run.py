@@ -15,6 +15,7 @@ from tokenring_xdit.cli.paths import refuse_unwritable
 from tokenring_xdit.compat.versions import check_versions
 from tokenring_xdit.devices import refuse_missing_gpus
 from tokenring_xdit.errors import ConfigurationError, LaunchError, TokenRingError
+from tokenring_xdit.graphs import refuse_without_cuda
 from tokenring_xdit.lab.embedded.scenes import IMAGE_SIZE, vocabulary
 from tokenring_xdit.messages import one_line
 from tokenring_xdit.pipelines.model import EMBEDDED
@@ -81,6 +82,8 @@ def _mistakes_here(config: AnyRun) -> list[str]:
     """What is wrong with the model, and on this machine; ``config check`` may run on another one."""
     found = inspect_run(config)
     checks = [config.attention_backend.refuse_missing] if isinstance(config, RunConfig) else []
+    if isinstance(config, RunConfig) and config.cuda_graphs:
+        checks.append(lambda: refuse_without_cuda("cuda_graphs"))
     if "RANK" not in os.environ:
         checks.append(check_versions)
         checks.append(lambda: refuse_missing_gpus(config.degrees.ranks))

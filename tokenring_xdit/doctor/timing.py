@@ -72,12 +72,13 @@ def time_calls(plan: CheckupPlan, world: Ranks, step: Step) -> Iterator[LaunchTi
 
 
 def attention_sweep(plan: CheckupPlan, folder: Path) -> SweepConfig:
-    """Attention calls of models, by strategy."""
+    """Attention calls of models, by strategy; on GPUs as they are, and captured as CUDA graphs."""
     ours = f"schedule:{known_as(Published.TOKEN_RING)}"
     cases = [{"tokens": s.tokens, "heads": s.heads, "head_dim": s.head_dim} for s in plan.shapes]
+    launched = ["ulysses", "xfuser-ring", ours, f"schedule:{AUTO}"]
     return SweepConfig.model_validate(
         {
-            "strategies": ["ulysses", "xfuser-ring", ours, f"schedule:{AUTO}"],
+            "strategies": [*launched, *(f"captured+{each}" for each in launched if plan.on_gpus)],
             "ranks": plan.timed_ranks,
             "cases": cases,
             **_common(plan, folder),

@@ -104,7 +104,9 @@ def agree_on_arguments(
                 )
 
 
-def agree_on_inputs(model: str, inputs: Mapping[str, Any], problem: TokenRingError | None = None) -> None:
+def agree_on_inputs(
+    model: str, inputs: Mapping[str, Any], problem: TokenRingError | None = None, beside: Any = None
+) -> list[Any]:
     """Refuse a call of a sharded model whose ranks give it different inputs, on all of them.
 
     Tensors of floating point numbers may differ by what devices round otherwise, and by no more.
@@ -113,6 +115,10 @@ def agree_on_inputs(model: str, inputs: Mapping[str, Any], problem: TokenRingErr
         model: What the model is called.
         inputs: By name.
         problem: Why this rank refuses the call; it is then raised on all ranks.
+        beside: What else this rank tells the others, plain data.
+
+    Returns:
+        What each rank tells beside its inputs.
 
     Raises:
         AgreementError: The ranks gave different inputs.
@@ -123,10 +129,10 @@ def agree_on_inputs(model: str, inputs: Mapping[str, Any], problem: TokenRingErr
         _sum_up(inputs)
         mine = {name: summary(value) for name, value in inputs.items()}
     problem = noted.problem
-    everyone = exchange(None, (told(problem), mine), f"the inputs of the {model}")
-    raise_first([refused for refused, _ in everyone])
+    everyone = exchange(None, (told(problem), mine, beside), f"the inputs of the {model}")
+    raise_first([refused for refused, *_ in everyone])
     first = everyone[0][1]
-    for rank, (_, theirs) in enumerate(everyone):
+    for rank, (_, theirs, _) in enumerate(everyone):
         for name in {**first, **theirs}:
             found = difference(first.get(name), theirs.get(name))
             if found is not None:
@@ -135,6 +141,7 @@ def agree_on_inputs(model: str, inputs: Mapping[str, Any], problem: TokenRingErr
                     f"rank {rank}: make what it comes from the same on all ranks (a callback, a tensor or a seed of "
                     "each rank's own), for example with torch.distributed.broadcast"
                 )
+    return [theirs for *_, theirs in everyone]
 
 
 def agree_on_result(pipeline: str, result: Any) -> None:

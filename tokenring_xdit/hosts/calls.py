@@ -18,12 +18,19 @@ from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.hosts.agreement import agree_on_arguments, agree_on_result, noise_of_the_first_rank, noting
 from tokenring_xdit.hosts.base import Host, Shard
 
-__all__ = ["Output", "join_world", "spread_over_ranks", "taken_back"]
+__all__ = ["GRAPHS_NEED_RANKS", "Output", "join_world", "spread_over_ranks", "taken_back"]
 
 _Pipeline = TypeVar("_Pipeline")
 
 _MARK = "tokenring_parallel"
 """Attribute of the classes made here."""
+
+
+GRAPHS_NEED_RANKS = (
+    "cuda_graphs is for ranks that share a transformer, and one rank was asked for: use diffusers alone, with "
+    'torch.compile(mode="reduce-overhead")'
+)
+"""What is said to one rank that was asked for them."""
 
 
 class Output(Enum):

@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 
 from tokenring_xdit.attention import KeyMask
 from tokenring_xdit.compat.torch import outside_graphs
-from tokenring_xdit.hosts.running import RUNNING
+from tokenring_xdit.hosts.running import RUNNING, decided_on_the_host
 
 __all__ = [
     "KeyLayout",
@@ -65,6 +65,7 @@ class KeyLayout:
     """
 
     def __init__(self, real: Tensor, *, replicated_real: Tensor | None = None, replicated_in_front: int = 0) -> None:
+        decided_on_the_host("which keys are real is read from a mask in each call")
         self._real = real.cpu()
         self._home = None if replicated_real is None else KeyMask(replicated_real)
         self._hides = not bool(self._real.all()) or (replicated_real is not None and not bool(replicated_real.all()))

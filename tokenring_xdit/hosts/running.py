@@ -5,6 +5,8 @@ One object, so that it can be looked at. It is no ``ContextVar``, as ``torch.com
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     from tokenring_xdit.hosts.caches import Together
     from tokenring_xdit.hosts.layout import KeyLayout
 
-__all__ = ["RUNNING", "Running"]
+__all__ = ["RUNNING", "Running", "decided_on_the_host", "watching_decisions"]
 
 
 @dataclass
@@ -25,6 +27,7 @@ class Running:
         kernel: The local kernel that the host library was asked for last, by the library's name for it.
         groups: Process groups that were made, by ranks and backend; states of a library share them.
         world: The world that they belong to; a process may leave one and join another.
+        decisions: What was decided on the host by what is in tensors, while somebody watches; a graph would repeat it.
     """
 
     layout: KeyLayout | None = None
@@ -32,6 +35,7 @@ class Running:
     kernel: Any = None
     groups: dict[Any, Any] = field(default_factory=dict)
     world: Any = None
+    decisions: list[str] | None = None
 
     def reset(self) -> None:
         """Forget all of it."""
@@ -41,3 +45,19 @@ class Running:
 
 RUNNING = Running()
 """That of this process."""
+
+
+def decided_on_the_host(what: str) -> None:
+    """Note that the running call depends on what is in a tensor, beyond computing with it."""
+    if RUNNING.decisions is not None:
+        RUNNING.decisions.append(what)
+
+
+@contextmanager
+def watching_decisions() -> Iterator[list[str]]:
+    """Inside, the list holds what :func:`decided_on_the_host` is told."""
+    before, RUNNING.decisions = RUNNING.decisions, []
+    try:
+        yield RUNNING.decisions
+    finally:
+        RUNNING.decisions = before

@@ -10,18 +10,20 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import torch.distributed as dist
 
-from tokenring_xdit.attention import guarded
+from tokenring_xdit.attention import exchange, guarded
 from tokenring_xdit.compat.torch import frame_outside_graphs, outside_graphs
 from tokenring_xdit.errors import UnsupportedError
+from tokenring_xdit.graphs import GraphedCalls, Recorder
 from tokenring_xdit.hosts.agreement import agree_on_inputs, noting
 from tokenring_xdit.hosts.changes import refuse_changes
 from tokenring_xdit.hosts.processors import ProcessorSlot, settle
-from tokenring_xdit.hosts.running import RUNNING
+from tokenring_xdit.hosts.replay import ReplayCheck, surroundings
+from tokenring_xdit.hosts.running import RUNNING, watching_decisions
 from tokenring_xdit.hosts.weights import Weights
 
 __all__ = ["Sharded", "put_in_place", "refuse_changed", "sharded_of", "spread_elsewhere", "taken_out"]
@@ -35,15 +37,19 @@ class Sharded(ABC):
     Args:
         model: The model, as it was loaded.
         host: Which host shares it out.
+        recorder: Records its calls, where they are to be replayed.
 
     Attributes:
         host: That.
         kind: The model's class in diffusers.
         slots: Its attention modules, and what may stand in them.
+        graphs: Its calls, where they are replayed.
     """
 
-    def __init__(self, model: Any, host: str) -> None:
+    def __init__(self, model: Any, host: str, recorder: Recorder | None = None) -> None:
         self.host = host
+        self.graphs = None if recorder is None else _graphed(type(model).__name__, recorder)
+        self._look = ReplayCheck()
         self.kind: Any = type(model)
         self.slots: Sequence[ProcessorSlot] = ()
         self._signature = inspect.signature(self.kind.forward)
@@ -82,7 +88,7 @@ class Sharded(ABC):
         """Agree with the other ranks on a call of the model.
 
         Returns:
-            Its arguments by name, as this rank computes with them.
+            Its arguments by name, as this rank computes with them; where calls are replayed, as they were given.
 
         Raises:
             AgreementError: The ranks differ in them.
@@ -96,7 +102,12 @@ class Sharded(ABC):
                 self.check(model)
             _refuse_arguments(self.kind.__name__, arguments)
             self.refuse(model, arguments)
-        agree_on_inputs(self.kind.__name__, arguments, noted.problem)
+            graphs = self.graphs
+            proposal = None if graphs is None else graphs.propose(arguments, *self._look(model), surroundings())
+        told = agree_on_inputs(self.kind.__name__, arguments, noted.problem, None if noted.problem else proposal)
+        if self.graphs is not None:
+            self.graphs.settle(told)
+            return arguments  # what is replayed enters where it runs
         return self.enter(model, arguments)
 
     @outside_graphs
@@ -159,6 +170,8 @@ def put_in_place(model: Any, sharded: Sharded, parent: Any, methods: Mapping[str
         with guarded(None, f"a call of the {kind.__name__}"):
             arguments = shared.begin(self, args, kwargs)
             try:
+                if shared.graphs is not None:
+                    return shared.graphs(lambda **given: compute(self, **shared.enter(self, given)), arguments)
                 return compute(self, **arguments)
             finally:
                 shared.end()
@@ -244,3 +257,9 @@ def _refuse_arguments(kind: str, arguments: Mapping[str, Any]) -> None:
             f"{', '.join(given)} reached the {kind}, which was not compared with the single process when it is spread "
             "over ranks: leave it out (a ControlNet, an IP-Adapter), or do without parallelize"
         )
+
+
+def _graphed(kind: str, recorder: Recorder) -> GraphedCalls:
+    return GraphedCalls(
+        kind, recorder, exchange=partial(exchange, None), watch=watching_decisions, tells=dist.get_rank() == 0
+    )

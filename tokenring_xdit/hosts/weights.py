@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["Weights"]
+__all__ = ["Weights", "adapters_of"]
 
 _SAMPLES = 256
 """Numbers of each tensor that are looked at."""
@@ -32,12 +33,12 @@ class Weights:
     def summary(self) -> dict[str, str]:
         """A digest of each part of the model, equal on ranks with the same weights and adapters."""
         state = [(name, tensor) for name, tensor in self._model.named_parameters()]
-        seen = tuple(_version(tensor) for _, tensor in state) + tuple(_adapters(self._model))
+        seen = tuple(_version(tensor) for _, tensor in state) + tuple(adapters_of(self._model.named_modules()))
         if seen != self._seen or not self._summary:
             parts: dict[str, list[str]] = {}
             for (name, _), digest in zip(state, _digests([tensor for _, tensor in state]), strict=True):
                 parts.setdefault(name.partition(".")[0], []).append(f"{name} {digest}")
-            parts["adapters"] = [str(adapter) for adapter in _adapters(self._model)]
+            parts["adapters"] = [str(adapter) for adapter in adapters_of(self._model.named_modules())]
             self._summary = {
                 name: hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8] for name, lines in parts.items()
             }
@@ -78,10 +79,10 @@ def _sample(tensor: Tensor) -> Tensor | None:
     return chosen.contiguous().view(torch.uint8)
 
 
-def _adapters(model: Any) -> list[tuple[Any, ...]]:
-    """Which adapters are active, and how strong."""
+def adapters_of(modules: Iterable[tuple[str, Any]]) -> list[tuple[Any, ...]]:
+    """Which adapters of named modules are active, and how strong."""
     found = []
-    for name, module in model.named_modules():
+    for name, module in modules:
         if hasattr(module, "lora_A") or "scaling" in vars(module):
             found.append((name, *(repr(getattr(module, attribute, None)) for attribute in _ADAPTERS)))
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from tokenring_xdit.pipelines.text_engine import Chat, Texts
 from tokenring_xdit.pipelines.text_models import is_text_model
 
 if TYPE_CHECKING:
+    from tokenring_xdit.graphs import GraphReport
     from tokenring_xdit.hosts.xfuser import AttentionBackend
     from tokenring_xdit.pipelines.picture_engine import Pictures
 
@@ -65,6 +66,7 @@ class Engine:
         tokens_per_rank: Of language models: tokens whose keys a rank may hold, of all chats together; ``None`` for any
             number. Chats that were asked longest ago make room; what does not fit alone is refused.
         kept_chats: Of language models: how many chats' keys are kept; those of others are computed anew when asked.
+        cuda_graphs: Of pipelines: capture calls of the transformer as CUDA graphs, and replay them (``docs/gpu.md``).
 
     Raises:
         ConfigurationError: There is no such model, a degree cannot work, or there are fewer GPUs than ranks.
@@ -86,6 +88,7 @@ class Engine:
         largest_side: int = LARGEST_SIDE,
         tokens_per_rank: int | None = None,
         kept_chats: int = KEPT_CHATS,
+        cuda_graphs: bool = False,
     ) -> None:
         if not isinstance(model, str):
             raise ConfigurationError(f"model is {model!r}; it has to be the folder or hub name of a model")
@@ -100,6 +103,7 @@ class Engine:
                 attention_backend=(attention_backend, "auto"),
                 data_parallel_degree=(data_parallel_degree, 1),
                 largest_side=(largest_side, LARGEST_SIDE),
+                cuda_graphs=(cuda_graphs, False),
             )
             self._texts = Texts(
                 model,
@@ -126,6 +130,7 @@ class Engine:
                 dtype=dtype,
                 timeout=timeout,
                 largest_side=largest_side,
+                cuda_graphs=cuda_graphs,
             )
         self._model = model
 
@@ -148,6 +153,14 @@ class Engine:
         """Seed of the last request, given or drawn; ``None`` before the first."""
         return self._serving.last_seed
 
+    @property
+    def graph_reports(self) -> tuple[Mapping[str, GraphReport], ...]:
+        """What became of the transformers' calls until the end of the last request, by name.
+
+        One for each replica that it was dealt out to; empty without ``cuda_graphs``.
+        """
+        return () if self._pictures is None else self._pictures.graph_reports
+
     def generate(
         self,
         prompt: str | Sequence[str],
@@ -160,7 +173,7 @@ class Engine:
         seed: int | None = None,
         guidance: float | None = None,
         callback: Callable[[Step], object] | None = None,
-        preview: bool = False,
+        preview: bool | Collection[int] = False,
         progress: bool = True,
         **options: Any,
     ) -> list[Any]:
@@ -179,7 +192,8 @@ class Engine:
             seed: Seed of the first picture; without one a seed is drawn, which :attr:`last_seed` tells.
             guidance: Guidance scale.
             callback: Called in this thread after each step; what it raises cancels the request and is raised here.
-            preview: Show the callback what is about to be made; every preview costs a decoding.
+            preview: Show the callback what is about to be made, after each step or after those of these numbers; every
+                preview costs a decoding.
             progress: Show a progress bar.
             **options: Further arguments of the diffusers pipeline's call.
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tokenring_xdit.graphs import GraphReport
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.request import Request
 
-__all__ = ["ServeRequest", "Setup", "Step", "StepDone"]
+__all__ = ["ServeRequest", "Served", "Setup", "Step", "StepDone"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Setup:
         dims: How the ranks are divided.
         attention_backend: xfuser's kernel for attention on one rank.
         timeout: Seconds after which ranks give up waiting for each other.
+        cuda_graphs: Whether calls of the transformer are replayed as CUDA graphs.
     """
 
     model: str
@@ -28,19 +30,37 @@ class Setup:
     dims: ParallelDims
     attention_backend: str = "auto"
     timeout: float = 1800.0
+    cuda_graphs: bool = False
 
 
 @dataclass(frozen=True)
 class ServeRequest:
-    """To a rank: serve a request. The first one answers with what was made, the others with ``None``.
+    """To a rank: serve a request. The first one answers with a :class:`Served`, the others with ``None``.
 
     Attributes:
         request: The request.
-        preview: Whether each step is shown.
+        preview: Whether each step is shown, or after which steps.
     """
 
     request: Request
-    preview: bool
+    preview: bool | frozenset[int]
+
+    def shows(self, step: int) -> bool:
+        """Whether a step is shown."""
+        return self.preview if isinstance(self.preview, bool) else step in self.preview
+
+
+@dataclass(frozen=True)
+class Served:
+    """From the first rank: a request is served.
+
+    Attributes:
+        media: What was made.
+        graphs: What became of the transformers' calls so far, by name, where they are replayed as CUDA graphs.
+    """
+
+    media: list[Any]
+    graphs: dict[str, GraphReport]
 
 
 @dataclass(frozen=True)

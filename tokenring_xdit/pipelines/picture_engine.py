@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,11 +15,13 @@ from tokenring_xdit.compat.versions import check_versions
 from tokenring_xdit.devices import default_dtype, refuse_missing_gpus
 from tokenring_xdit.dtypes import parse_dtype
 from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.graphs import GraphReport, refuse_without_cuda
+from tokenring_xdit.hosts.calls import GRAPHS_NEED_RANKS
 from tokenring_xdit.hosts.xfuser import AttentionBackend
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.engine_ranks import EngineRanks, checked_timeout
 from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of
-from tokenring_xdit.pipelines.messages import ServeRequest, Setup, Step, StepDone
+from tokenring_xdit.pipelines.messages import Served, ServeRequest, Setup, Step, StepDone
 from tokenring_xdit.pipelines.options import is_whole
 from tokenring_xdit.pipelines.replicas import ReplicaShare
 from tokenring_xdit.pipelines.request import Request, call_arguments, pipeline_class
@@ -34,6 +36,7 @@ class Pictures:
         ranks: Its ranks.
         last_seed: Seed of the last request; ``None`` before the first.
         largest_side: Pixels that width and height may have.
+        graph_reports: See :attr:`tokenring_xdit.pipelines.engine.Engine.graph_reports`.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Pictures:
         dtype: str | None,
         timeout: float,
         largest_side: int,
+        cuda_graphs: bool,
     ) -> None:
         self._degrees = dims
         backend = AttentionBackend.parse(attention_backend)
@@ -59,6 +63,12 @@ class Pictures:
                 f"largest_side is {largest_side!r}; it has to be a whole number of pixels of at least 1"
             )
         timeout = checked_timeout(timeout)
+        if not isinstance(cuda_graphs, bool):
+            raise ConfigurationError(f"cuda_graphs is {cuda_graphs!r}; it has to be True or False")
+        if cuda_graphs and self._degrees.ranks == 1:
+            raise ConfigurationError(GRAPHS_NEED_RANKS)
+        if cuda_graphs:
+            refuse_without_cuda("cuda_graphs=True")
         self._class = pipeline_class(pipeline_class_of(model))
         self._model = find_model(model)
         self._model.refuse_degrees(self._degrees)
@@ -70,9 +80,11 @@ class Pictures:
             dims=self._degrees,
             attention_backend=backend.value,
             timeout=2 * timeout,  # longer than this process waits, which can say more
+            cuda_graphs=cuda_graphs,
         )
         self.last_seed: int | None = None
         self.largest_side = largest_side
+        self.graph_reports: tuple[Mapping[str, GraphReport], ...] = ()
         self.ranks = EngineRanks(
             "tokenring_xdit.pipelines.serving",
             setup,
@@ -82,7 +94,11 @@ class Pictures:
         )
 
     def make(
-        self, request: Request, callback: Callable[[Step], object] | None, preview: bool, progress: bool
+        self,
+        request: Request,
+        callback: Callable[[Step], object] | None,
+        preview: bool | Collection[int],
+        progress: bool,
     ) -> list[Any]:
         """Make what :meth:`check` has returned; see :meth:`tokenring_xdit.pipelines.engine.Engine.generate`."""
         if callback is not None and not callable(callback):
@@ -91,6 +107,7 @@ class Pictures:
         with self.ranks.taken(turn):
             self.last_seed = request.seed
             shares = self._dealt(request)
+            shown = preview if isinstance(preview, bool) else frozenset(preview)
             hidden = not progress or getattr(sys.stderr, "closed", sys.stderr is None)  # as in some daemons
             with tqdm(desc="denoising", disable=hidden, leave=False, mininterval=0) as bar:
 
@@ -101,10 +118,12 @@ class Pictures:
                         callback(Step(done.step, done.steps, share.prompts, done.preview))
 
                 commands = [
-                    ServeRequest(request.part(share.prompts.start, share.prompts.stop), preview) for share in shares
+                    ServeRequest(request.part(share.prompts.start, share.prompts.stop), shown) for share in shares
                 ]
                 attempt = self.ranks.serve(turn, shares, commands, show)
-            return [medium for team in range(len(shares)) for medium in attempt.answers(team)[0]]
+            served: list[Served] = [attempt.answers(team)[0] for team in range(len(shares))]
+            self.graph_reports = tuple(each.graphs for each in served if each.graphs)
+            return [medium for each in served for medium in each.media]
 
     def check(self, request: Request) -> Request:
         """Refuse a request before any work; returns it with what the model knows better than its pipeline."""

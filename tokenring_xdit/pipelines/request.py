@@ -27,6 +27,7 @@ __all__ = [
     "LARGEST_SEED",
     "Request",
     "call_arguments",
+    "defaults_of",
     "image_keyword",
     "is_video",
     "media_of",
@@ -147,6 +148,14 @@ def pipeline_class(name: str) -> type:
 def is_video(pipeline_class: type) -> bool:
     """Whether a pipeline makes videos instead of pictures."""
     return _spelling(_parameters(pipeline_class), "frames") is not None
+
+
+def defaults_of(pipeline_class: type) -> dict[str, Any]:
+    """What of a request a pipeline takes, by the names of :class:`Request`, and what it takes without it."""
+    parameters = _parameters(pipeline_class)
+    spellings = {name: spelling for name in _SPELLINGS if (spelling := _spelling(parameters, name)) is not None}
+    given = {name: parameters[spelling].default for name, spelling in spellings.items()}
+    return {name: None if default is inspect.Parameter.empty else default for name, default in given.items()}
 
 
 def image_keyword(pipeline_class: type) -> str:

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from tokenring_xdit.defaults import DEFAULT_SCHEDULE, LARGEST_SIDE
 from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, TokenRingError, UnsupportedError
+from tokenring_xdit.hosts.calls import GRAPHS_NEED_RANKS
 from tokenring_xdit.hosts.xfuser import AttentionBackend
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of
@@ -106,6 +107,9 @@ class RunConfig(PromptConfig):
     attention_backend: Backend = Field(
         AttentionBackend.AUTO, description="xfuser's kernel for attention on one rank; 'auto' is xfuser's own choice"
     )
+    cuda_graphs: bool = Field(
+        False, description="capture calls of the transformer as CUDA graphs, and replay them; needs GPUs"
+    )
     output: str | None = Field(
         None,
         min_length=1,
@@ -127,6 +131,8 @@ class RunConfig(PromptConfig):
         if output is not None and Path(output).suffix.lower() not in _SUFFIXES:
             mistakes.append(f"output: '{output}' does not end in {' or '.join(_SUFFIXES)}")
         degrees = {key: values.get(f"{key}_degree", 1) for key in ("tokenring", "ulysses")}
+        if values.get("cuda_graphs") and degrees == {"tokenring": 1, "ulysses": 1}:
+            mistakes.append(f"cuda_graphs: {GRAPHS_NEED_RANKS}")
         try:
             ParallelDims(**degrees, schedule=values.get("schedule", DEFAULT_SCHEDULE))
         except TokenRingError as error:

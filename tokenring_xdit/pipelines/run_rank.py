@@ -5,6 +5,7 @@ Ranks of this machine carry out :func:`commands`, see :mod:`tokenring_xdit.worke
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from diffusers.utils import load_image
 
 from tokenring_xdit.devices import default_dtype, rank_device
 from tokenring_xdit.hosts.calls import Output
-from tokenring_xdit.hosts.xfuser import parallelize
+from tokenring_xdit.hosts.xfuser import graph_reports, parallelize
 from tokenring_xdit.pipelines.environment import quieten
 from tokenring_xdit.pipelines.loading import load_pipeline
 from tokenring_xdit.pipelines.request import call_arguments, media_of, save
@@ -82,6 +83,7 @@ def run_on_rank(config: RunConfig) -> list[dict[str, Any]] | None:
             schedule=config.schedule,
             attention_backend=config.attention_backend,
             output=Output.FIRST_RANK,
+            cuda_graphs=config.cuda_graphs,
         )
     image = load_image(config.image) if config.image is not None else None
     written = []
@@ -97,6 +99,9 @@ def run_on_rank(config: RunConfig) -> list[dict[str, Any]] | None:
             path.parent.mkdir(parents=True, exist_ok=True)
             save(medium, path, frames_per_second=config.fps)
             written.append(_entry(path, batch[offset], config.seed + start + offset, seconds))
+    for name, report in graph_reports(pipe).items():
+        if first:
+            print(f"cuda_graphs: {name}: {report}", file=sys.stderr)
     return written if first else None
 
 

@@ -17,10 +17,10 @@ from tqdm import tqdm
 from tokenring_xdit.devices import rank_device
 from tokenring_xdit.errors import CancelledError, ConfigurationError
 from tokenring_xdit.hosts.calls import Output
-from tokenring_xdit.hosts.xfuser import parallelize
+from tokenring_xdit.hosts.xfuser import graph_reports, parallelize
 from tokenring_xdit.pipelines.environment import quieten
 from tokenring_xdit.pipelines.loading import load_pipeline
-from tokenring_xdit.pipelines.messages import ServeRequest, Setup, StepDone
+from tokenring_xdit.pipelines.messages import Served, ServeRequest, Setup, StepDone
 from tokenring_xdit.pipelines.preview import Preview
 from tokenring_xdit.pipelines.request import call_arguments, media_of
 from tokenring_xdit.workers.loop import Commands, Mailbox
@@ -43,7 +43,7 @@ def commands(mailbox: Mailbox) -> Commands:
             return Failed.of(error, phase=Phase.LOADING)
         return None
 
-    def serve(command: ServeRequest) -> list[Any] | Failed | None:
+    def serve(command: ServeRequest) -> Served | Failed | None:
         assert server is not None
         return server.serve(command)
 
@@ -80,20 +80,23 @@ class Server:
                 schedule=setup.dims.schedule,
                 attention_backend=setup.attention_backend,
                 output=Output.FIRST_RANK,
+                cuda_graphs=setup.cuda_graphs,
             )
         self._phase = Phase.BEFORE
-        self._preview_wanted = False
+        self._shows: Callable[[int], bool] = lambda step: False
         self._pipe.progress_bar = self._progress_bar
 
-    def serve(self, command: ServeRequest) -> list[Any] | Failed | None:
+    def serve(self, command: ServeRequest) -> Served | Failed | None:
         """Serve a request on all ranks together; the first one returns what was made."""
-        self._preview_wanted, self._phase = command.preview, Phase.BEFORE
+        self._shows, self._phase = command.shows, Phase.BEFORE
         try:
             arguments = call_arguments(self._class, command.request)
             if command.preview:
                 arguments |= self._preview.arguments(arguments)
             output = self._pipe(**arguments)
-            return [_portable(medium) for medium in media_of(output)] if self._rank == 0 else None
+            if self._rank != 0:
+                return None
+            return Served([_portable(medium) for medium in media_of(output)], graph_reports(self._pipe))
         except Exception as error:
             return self._failed(error)
         finally:
@@ -117,7 +120,7 @@ class Server:
         if self._agreed(self._mailbox.cancelled()):
             raise CancelledError(f"the request was cancelled after step {step} of {steps}")
         if self._rank == 0:
-            picture = self._preview.draw() if self._preview_wanted else None
+            picture = self._preview.draw() if self._shows(step) else None
             assert self._mailbox.number is not None
             self._mailbox.answer(Progress(self._mailbox.number, StepDone(step, steps, picture)))
 

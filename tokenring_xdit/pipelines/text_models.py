@@ -11,7 +11,7 @@ from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, Uns
 from tokenring_xdit.hub import problem_in
 from tokenring_xdit.pipelines.model import EMBEDDED, RANDOM_FLUX, read_model_file
 
-__all__ = ["SMOLLM2", "is_text_model", "load_text_model", "model_files", "refuse_model"]
+__all__ = ["SMOLLM2", "is_text_model", "load_text_model", "load_tokenizer", "model_files", "refuse_model"]
 
 SMOLLM2 = "smollm2"
 """SmolLM2-135M-Instruct: 9 query heads, 3 key heads, 8192 tokens, kept in four bits a weight and loaded as floats."""
@@ -109,12 +109,34 @@ def load_text_model(name: str, dtype: str) -> tuple[Any, Any]:
     Raises:
         ConfigurationError: It could not be loaded.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = load_tokenizer(name)
+    path, options = model_files(name)
+    try:
+        return tokenizer, AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype(dtype), **options).eval()
+    except (OSError, ValueError) as error:
+        raise _not_loaded(name, error) from error
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a language model.
+
+    Args:
+        name: As for :func:`model_files`.
+
+    Raises:
+        ConfigurationError: It could not be loaded.
+    """
+    from transformers import AutoTokenizer
 
     path, options = model_files(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **options)
-        return tokenizer, AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype(dtype), **options).eval()
+        return AutoTokenizer.from_pretrained(path, **options)
     except (OSError, ValueError) as error:
-        reason = problem_in(error) or " ".join(str(error).split())[:300]
-        raise ConfigurationError(f"the language model '{name}' could not be loaded: {reason}") from error
+        raise _not_loaded(name, error) from error
+
+
+def _not_loaded(name: str, error: Exception) -> ConfigurationError:
+    reason = problem_in(error) or " ".join(str(error).split())[:300]
+    return ConfigurationError(f"the language model '{name}' could not be loaded: {reason}")

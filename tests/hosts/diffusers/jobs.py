@@ -58,9 +58,9 @@ def make(case: Case) -> Any:
 def sharpen(model: Any) -> None:
     """Scale queries up, behind their norm where they have one."""
     for module in model.modules():
-        norm = getattr(module, "norm_q", None)
-        if getattr(norm, "weight", None) is not None:
-            norm.weight.mul_(SHARPNESS)
+        weight = getattr(getattr(module, "norm_q", None), "weight", None)
+        if weight is not None:
+            weight.mul_(SHARPNESS)
         elif hasattr(module, "to_q"):
             module.to_q.weight.mul_(SHARPNESS)
 
@@ -72,8 +72,9 @@ def inputs(case: Case, options: Mapping[str, Any]) -> dict[str, Any]:
 
 def latents_of(output: Any) -> Tensor:
     """The tensor in a pipeline's output."""
-    found = getattr(output, "images", getattr(output, "frames", None))
-    return torch.stack(found) if isinstance(found, list) else found
+    found: Any = getattr(output, "images", getattr(output, "frames", None))
+    latents: Tensor = torch.stack(found) if isinstance(found, list) else found
+    return latents
 
 
 @torch.no_grad()
@@ -123,10 +124,9 @@ def _wrong_positions() -> Any:
     """Another rank's part of what a module puts out, or of a table of positions."""
 
     def make(own: Any) -> Any:
-        def other(whole: Tensor, dim: int) -> Tensor:
-            if whole.ndim > 2 and dim == 1 and whole.shape[-1] > 16:
-                return own(whole, dim)
-            return own(whole.roll(1, dim), dim)
+        def other(whole: Tensor, dim: int) -> Any:
+            tokens = whole.ndim > 2 and dim == 1 and whole.shape[-1] > 16
+            return own(whole if tokens else whole.roll(1, dim), dim)
 
         return other
 

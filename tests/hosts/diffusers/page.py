@@ -11,11 +11,11 @@ HEADING = "## What was compared"
 _INTRODUCTION = """
 Written by the tests, never by hand:
 
-    bash scripts/test.sh tests/hosts/diffusers -m 'not cuda and not matrix' --support-diffusers docs/diffusers.md
+    bash scripts/test.sh tests/hosts/diffusers/test_families.py -m '' --support-diffusers docs/diffusers.md
 
 A number is the largest difference of the latents to the unmodified pipeline in one process, fp32, relative to their
-largest value; more than 1e-5 fails the test. Queries are scaled up in the first table, so that attention is far from
-uniform. Small models of the true classes, gloo ranks on a CPU.
+largest value; more than 1e-5 fails the test. Queries are scaled up, so that attention is far from uniform. Small models
+of the true classes, gloo ranks on a CPU.
 """
 
 
@@ -25,11 +25,9 @@ class Found:
 
     Attributes:
         families: Largest difference, by family.
-        uses: How a use went, by its title and family.
     """
 
     families: dict[str, float] = field(default_factory=dict)
-    uses: dict[tuple[str, str], str] = field(default_factory=dict)
 
 
 def replaced(text: str, found: Found) -> str:
@@ -40,9 +38,4 @@ def replaced(text: str, found: Found) -> str:
         "| --- | --- |",
         *(f"| {family} | {error:.1e} |" for family, error in found.families.items()),
     ]
-    uses = [
-        "| use, 2 ranks | pipeline | outcome |",
-        "| --- | --- | --- |",
-        *(f"| {title} | {family} | {outcome} |" for (title, family), outcome in found.uses.items()),
-    ]
-    return before + "\n".join([HEADING, _INTRODUCTION, *families, "", *uses]) + "\n"
+    return before + "\n".join([HEADING, _INTRODUCTION, *families]) + "\n"

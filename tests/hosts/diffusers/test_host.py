@@ -9,6 +9,7 @@ import pytest
 from tests.hosts.diffusers import jobs
 from tests.support.ranks import RankPool
 from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.hosts.diffusers import offer
 from tokenring_xdit.hosts.diffusers.families import FAMILIES
 from tokenring_xdit.hosts.diffusers.family import DiffusersFamily
 from tokenring_xdit.hosts.diffusers.upstream import RELIED_ON
@@ -67,6 +68,13 @@ def test_the_host_with_fewer_repairs_is_chosen() -> None:
     name, why = chosen(a_pipeline("FluxPipeline"), HOSTS, {"tokenring_degree": 2})
     assert name == "diffusers"
     assert "diffusers 0, xfuser " in why
+
+
+def test_older_ones_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offer, "version", lambda name: "0.41.0")
+    name, why = chosen(a_pipeline("FluxPipeline"), HOSTS, {})
+    assert name == "xfuser"
+    assert "diffusers 0.41.0 is installed, and 0.42 is the oldest that was compared" in why
 
 
 @pytest.mark.parametrize("options", [{"ulysses_degree": 2}, {"attention_backend": "sdpa_flash"}])

@@ -130,7 +130,12 @@ def chat(kind: str) -> tuple[bool, list[int], list[int]]:
 @contextmanager
 def fault(name: str, world: int) -> Iterator[None]:
     """Inside, something is computed wrongly on purpose."""
-    plan, scores, share, attend = attention.plan_pairs, attention.Scores, attention.share_of_keys, exchanges._attend
+    plan, scores, share, attend = (
+        attention.plan_pairs,
+        attention.Scores,
+        attention.share_of_keys,
+        exchanges.attend_slice,
+    )
     compute = Session.compute
 
     def with_local_positions(self: Session, decoder: Any, *args: Any) -> Any:
@@ -148,7 +153,7 @@ def fault(name: str, world: int) -> Iterator[None]:
         "padding kept": [(session, "_valid", lambda mask, device: None)],
         "places of a shard": [(Session, "compute", with_local_positions)],
         "causal from the top left": [
-            (exchanges, "_attend", lambda q, k, v, at, *more: attend(q, k, v, at - current_forward().past, *more)),
+            (exchanges, "attend_slice", lambda q, k, v, at, *more: attend(q, k, v, at - current_forward().past, *more)),
         ],
         "no cap": [(attention, "Scores", lambda scale, window, softcap: scores(scale, window, None))],
     }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -155,9 +157,9 @@ def bytes_by_strategy() -> dict[str, int]:
     from tokenring_xdit.attention import groups
 
     def sent_by(case: FluxCase) -> int:
-        before = sum(g.transport.bytes_sent for g in groups._groups.values())
+        before = sum(g.bytes_sent for g in groups._groups.values())
         run_flux(case)
-        return sum(g.transport.bytes_sent for g in groups._groups.values()) - before
+        return sum(g.bytes_sent for g in groups._groups.values()) - before
 
     groups._groups.clear()
     return {"ring, as our sends": sent_by(FluxCase(ring=2)), "tokenring": sent_by(FluxCase(tokenring=2))}
@@ -293,6 +295,15 @@ def flags() -> dict[str, Any]:
             xFuserArgs.from_cli_args(parser.parse_args([*base, *options])).create_config()
         except TokenRingError as error:
             seen[name] = str(error)
+    seen["no graphs"] = "--tokenring_cuda_graphs" in parser.format_help()
+    graphed = ["--model", "FLUX.1-dev", "--tokenring_cuda_graphs"]
+    for name, options, gpus in (("graphs", [], False), ("graphs and compile", ["--use_torch_compile"], True)):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(torch.cuda, "is_available", lambda found=gpus: found)
+            try:
+                xFuserArgs.from_runner_args(vars(runner.parse_args([*graphed, *options]))).create_config()
+            except TokenRingError as error:
+                seen[name] = str(error)
     from xfuser.model_executor.models.runner_models.base_model import MODEL_REGISTRY
     from xfuser.runner import xFuserModelRunner
 
@@ -396,14 +407,35 @@ def joint_error(case: FluxCase, strategy: str) -> float:
     return relative_error(out, expected)
 
 
-def tags_of_the_operator() -> list[str]:
-    """Tags of what ``torch.compile`` sees in the place of attention."""
-    from tokenring_xdit.hosts.xfuser import register
+def operators_of_attention(case: Any) -> tuple[dict[str, list[str]], list[str]]:
+    """What ``torch.compile(mode="reduce-overhead")`` sees in the place of attention, with tags, and what is said."""
+    from tests.hosts.xfuser.generation import engine, with_wrapped_transformer
+    from tests.support.families import FAMILIES
+    from tokenring_xdit.hosts.xfuser import dispatch
 
-    register()
-    import xfuser.model_executor.layers.usp  # noqa: F401
+    family, seen, said = FAMILIES[case.family], {}, logging.Handler()
+    lines: list[str] = []
+    said.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
 
-    return [str(tag).removeprefix("Tag.") for tag in torch.ops.tokenring_xdit.ring_attn.default.tags]
+    def look(graph: Any, inputs: Any) -> Any:
+        for node in graph.graph.nodes:
+            name = str(node.target)
+            if name.startswith("tokenring_xdit."):
+                seen[name] = [str(tag).removeprefix("Tag.") for tag in node.target.default.tags]
+        return inductor(graph, inputs)
+
+    dispatch._told.clear()
+    dispatch.log.addHandler(said)
+    torch._dynamo.reset()
+    inductor = torch._TorchCompileInductorWrapper("reduce-overhead", None, False)
+    try:
+        with engine(case) as config, torch.no_grad():
+            pipe = with_wrapped_transformer(family, config, case, family.inputs(**case.inputs))
+            pipe.transformer = torch.compile(pipe.transformer, fullgraph=True, backend=look)
+            pipe(**family.inputs(**case.inputs))
+    finally:
+        dispatch.log.removeHandler(said)
+    return seen, lines
 
 
 def groups_of_states(degrees: list[Any]) -> list[int]:

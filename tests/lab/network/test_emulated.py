@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from tests.support import commands
+from tokenring_xdit.attention.transport.choice import TRANSPORT_VARIABLE
 from tokenring_xdit.errors import ConfigurationError, LaunchError, NetworkError
 from tokenring_xdit.lab.network import (
     INIT_METHOD_VARIABLE,
@@ -377,6 +378,7 @@ def test_ranks_that_hang_are_ended() -> None:
     [
         ("mesh:4:100mbit", {}),
         ("ring:4:100mbit", {INIT_METHOD_VARIABLE: "env://"}),  # the ranks meet at the first host, as under torchrun
+        ("mesh:4:100mbit", {TRANSPORT_VARIABLE: "symmetric"}),  # they share a machine, and must not share its memory
     ],
 )
 def test_attention_over_four_hosts_is_exact_and_goes_over_the_links(form: str, variables: dict[str, str]) -> None:

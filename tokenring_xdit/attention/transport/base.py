@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from tokenring_xdit.attention.buffers import Buffers, Handle
+from tokenring_xdit.schedule.lower.program import RankProgram
 
 __all__ = ["Parcel", "Transport", "with_own"]
 
@@ -41,6 +43,22 @@ class Transport(Protocol):
     world_size: int
     in_order: bool
     buffers: Buffers
+
+    def begin(self, name: str, programs: Sequence[RankProgram], dtype: torch.dtype, partial_dtype: torch.dtype) -> None:
+        """Make ready for the messages of a call, before its first one.
+
+        Args:
+            name: What the programs are called.
+            programs: What all ranks do.
+            dtype: Of queries, keys and values.
+            partial_dtype: In which partial outputs travel.
+
+        Raises:
+            Broken: That failed.
+        """
+
+    def end(self) -> None:
+        """Be told that all that came has been read, and all that went has gone."""
 
     def post(self, recvs: Sequence[Parcel], sends: Sequence[Parcel]) -> Sequence[Handle]:
         """Post transfers, receives first, and wait for none.

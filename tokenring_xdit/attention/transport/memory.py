@@ -18,6 +18,7 @@ from torch import Tensor
 from tokenring_xdit.attention.buffers import Buffers, Handle
 from tokenring_xdit.attention.transport.base import Parcel, with_own
 from tokenring_xdit.attention.waits import Broken
+from tokenring_xdit.schedule.lower.program import RankProgram
 
 __all__ = ["MemoryNetwork", "MemoryTransport"]
 
@@ -229,6 +230,12 @@ class MemoryTransport:
         self._network = network
         self.rank, self.world_size, self.in_order = rank, network.world_size, network.in_order
         self.buffers = Buffers()
+
+    def begin(self, name: str, programs: Sequence[RankProgram], dtype: torch.dtype, partial_dtype: torch.dtype) -> None:
+        """Nothing: a message says itself where it goes."""
+
+    def end(self) -> None:
+        """Nothing."""
 
     def post(self, recvs: Sequence[Parcel], sends: Sequence[Parcel]) -> Sequence[Handle]:
         """Post transfers, and let others go on."""

@@ -15,6 +15,7 @@ from tokenring_xdit.attention.buffers import Buffers, Handle
 from tokenring_xdit.attention.connections import TAG_STEP, TAGS
 from tokenring_xdit.attention.transport.base import Parcel, with_own
 from tokenring_xdit.attention.waits import Broken
+from tokenring_xdit.schedule.lower.program import RankProgram
 
 __all__ = ["GlooTransport", "NcclTransport", "ProcessGroupTransport"]
 
@@ -73,6 +74,14 @@ class ProcessGroupTransport(ABC):
     @abstractmethod
     def _ways(self, channel: str, first: dist.ProcessGroup, make: Callable[[str], dist.ProcessGroup]) -> _Ways:
         """The groups of a channel."""
+
+    def begin(self, name: str, programs: Sequence[RankProgram], dtype: torch.dtype, partial_dtype: torch.dtype) -> None:
+        """Nothing: a message says itself where it goes."""
+        return
+
+    def end(self) -> None:
+        """Nothing."""
+        return
 
     def post(self, recvs: Sequence[Parcel], sends: Sequence[Parcel]) -> list[dist.Work]:
         """Post transfers of an agreed call, receives first, and wait for none."""

@@ -9,7 +9,7 @@ from pathlib import Path
 __all__ = ["add_parser", "spelled_out"]
 
 
-_SUBCOMMANDS = ("run", "diff", "report", "trace", "predict")
+_SUBCOMMANDS = ("run", "diff", "compare-runs", "report", "trace", "predict")
 
 
 def spelled_out(argv: Sequence[str]) -> list[str]:
@@ -59,6 +59,16 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_tolerance(diff)
     diff.add_argument("--json", action="store_true", help="print JSON")
     diff.set_defaults(action="bench:diff_command")
+
+    runs = subcommands.add_parser(
+        "compare-runs",
+        help="two checkups (tokenring-xdit doctor) of two machines, or of one, side by side",
+        epilog="example: tokenring-xdit bench compare-runs doctor-here/doctor.json doctor-there/doctor.json",
+    )
+    runs.add_argument("first", type=Path, help="doctor.json of one checkup")
+    runs.add_argument("second", type=Path, help="doctor.json of another one")
+    runs.add_argument("--json", action="store_true", help="print JSON")
+    runs.set_defaults(action="compare_runs:compare_runs_command")
 
     report = subcommands.add_parser(
         "report",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from tokenring_xdit.amounts import parse_tokens
 from tokenring_xdit.dtypes import DTYPES, parse_dtype
 from tokenring_xdit.hosts.models import model_shapes
 from tokenring_xdit.topology import EXAMPLES
@@ -19,7 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     about.add_argument("--model", help=f"one of {', '.join(model_shapes())}")
     about.add_argument("--size", default="1024", help="pixels, or WIDTHxHEIGHT, as 1280x720 (default: %(default)s)")
     about.add_argument("--frames", type=int, default=1, help="of the video (default: %(default)s)")
-    about.add_argument("--tokens", type=int, help="length of the whole sequence, in place of a model")
+    about.add_argument(
+        "--tokens",
+        type=parse_tokens,
+        help="length of the whole sequence, in place of a model; 4096, 128k (of 1024), 1m",
+    )
     about.add_argument("--queries", type=int, help="how many of the tokens ask, where not all do, as with PipeFusion")
     about.add_argument("--heads", type=int, help="heads of queries")
     about.add_argument("--kv-heads", type=int, help="heads of keys and values, where they are fewer")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from tokenring_xdit.amounts import parse_tokens
 from tokenring_xdit.cli.arguments import machine
 from tokenring_xdit.defaults import DEFAULT_SCHEDULE
+from tokenring_xdit.language_shapes import LANGUAGE_SHAPES
 
 __all__ = ["add_parser"]
 
@@ -18,9 +20,16 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     planning = commands.add_parser(
         "plan",
         help="every split of the ranks by predicted time, and the flags for the best",
-        epilog="example: tokenring-xdit plan --model flux --size 2048 --topology hgx-h100 --tflops 400",
+        epilog="example: tokenring-xdit plan --model flux --size 2048 --topology hgx-h100 --tflops 400, or "
+        "--model llama-3.1-8b --tokens 1m --cached 900k --topology hgx-h100",
     )
     machine.add_arguments(planning)
+    planning.add_argument(
+        "--cached",
+        type=parse_tokens,
+        metavar="N",
+        help=f"of the --tokens of a language model ({', '.join(LANGUAGE_SHAPES)}), those that were computed before",
+    )
     planning.add_argument("--all", action="store_true", help="show all of them, not only the best")
     planning.add_argument("--json", action="store_true", help="print JSON")
     planning.set_defaults(action="plan:plan_command")

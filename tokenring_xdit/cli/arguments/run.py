@@ -28,6 +28,7 @@ KEYS = {
     "tokens_per_rank": "refuse what would put keys of more tokens of a text on a rank",
     "schedule": "what the TokenRing ranks exchange and when, see schedule list",
     "attention_backend": "xfuser's kernel for attention on one rank",
+    "cuda_graphs": "true: capture calls of the transformer as CUDA graphs, and replay them; needs GPUs",
     "output": "where the PNG or MP4 goes, or the TXT or JSON",
 }
 """Keys of a config that are flags as well, by the same names; each task knows some of them."""

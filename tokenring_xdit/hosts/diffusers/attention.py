@@ -194,7 +194,7 @@ def answer_dispatch(dispatch: Any) -> None:
     name = "_templated_context_parallel_attention"
     original = getattr(dispatch, name, None)
     if original is None:
-        return  # a diffusers before 0.36, whose processors all call torch
+        return  # a diffusers that is too old, where every family is refused
     signature = inspect.signature(original)
 
     @wraps(original)

@@ -58,7 +58,7 @@ class DiffusersFamily(ModelFamily):
             processors that were compared.
         local: Attention that needs no other rank's tokens, in the same way.
         plan: Where it is cut; ``None`` leaves that to diffusers.
-        since: The diffusers that has its plan.
+        since: The oldest diffusers with which it was compared: older ones cut, and mask, otherwise.
         refused: Arguments of its forward that were not compared.
         config: Settings of its configuration, with the values that were compared.
     """
@@ -68,7 +68,7 @@ class DiffusersFamily(ModelFamily):
     spread: Mapping[str, tuple[str, ...]]
     local: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     plan: Plan | None = None
-    since: str = "0.35"
+    since: str = "0.42"
     refused: tuple[str, ...] = ()
     config: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
 

@@ -94,7 +94,7 @@ def parallelize(
             degree; the pipeline is parallel already; or ``output`` is none.
         UnsupportedError: The pipeline was not compared with the single process, or its weights are offloaded already.
     """
-    unknown = options.keys() - {"ulysses_degree", "attention_backend"}
+    unknown = options.keys() - {"ulysses_degree", "attention_backend", "cuda_graphs"}
     if unknown:
         raise TypeError(f"parallelize() got an unexpected keyword argument {min(unknown)!r}")
     check_versions(_NOT_NEEDED)

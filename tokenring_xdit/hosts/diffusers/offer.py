@@ -13,7 +13,7 @@ from tokenring_xdit.hosts.diffusers.families import FAMILIES
 from tokenring_xdit.hosts.diffusers.family import DiffusersFamily
 from tokenring_xdit.hosts.sharding import spread_elsewhere
 
-__all__ = ["compared", "family_of", "family_of_model", "offer", "refused_options"]
+__all__ = ["compared", "family_of", "family_of_model", "offer", "refused_options", "too_old"]
 
 
 def compared() -> list[str]:
@@ -42,9 +42,14 @@ def offer(pipe: Any, options: Mapping[str, Any]) -> Offer:
     family = family_of(name)
     if family is None:
         return Offer(refusal=f"{name} was not compared with it")
-    if Version(version("diffusers")) < Version(family.since):
-        return Offer(refusal=f"the installed diffusers {version('diffusers')} cannot cut its transformer")
-    return Offer(refusal=spread_elsewhere(pipe, "diffusers") or refused_options(options))
+    return Offer(refusal=too_old(family) or spread_elsewhere(pipe, "diffusers") or refused_options(options))
+
+
+def too_old(family: DiffusersFamily) -> str | None:
+    """Why the installed diffusers does not shard a family, in a clause; ``None`` where it does."""
+    if Version(version("diffusers")) >= Version(family.since):
+        return None
+    return f"diffusers {version('diffusers')} is installed, and {family.since} is the oldest that was compared"
 
 
 def refused_options(options: Mapping[str, Any]) -> str | None:
@@ -54,4 +59,6 @@ def refused_options(options: Mapping[str, Any]) -> str | None:
         return f"it has no ulysses_degree={degree}"
     if getattr(backend, "value", backend) != "auto":
         return f"attention_backend={getattr(backend, 'value', backend)} is xfuser's"
+    if options.get("cuda_graphs", False):
+        return "cuda_graphs=True is xfuser's so far"
     return None

@@ -26,8 +26,8 @@ def plan_of(kind: Any, family: DiffusersFamily) -> Plan:
     theirs = getattr(kind, "_cp_plan", None)
     if theirs is None:
         raise UnsupportedError(
-            f"the {kind.__name__} of the installed diffusers has no plan of how to cut it: use diffusers "
-            f">= {family.since}, or host='xfuser'"
+            f"the {kind.__name__} of the installed diffusers has no plan of how to cut it any more: use diffusers "
+            f"{family.since}, or host='xfuser'"
         )
     return {module: _entry(module, entry) for module, entry in theirs.items()}
 

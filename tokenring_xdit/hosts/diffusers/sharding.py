@@ -18,6 +18,7 @@ from tokenring_xdit.hosts.caches import Together
 from tokenring_xdit.hosts.diffusers.attention import DISPATCH, KERNELS_OF_BACKENDS, Site, plain, spread
 from tokenring_xdit.hosts.diffusers.cut import Cut
 from tokenring_xdit.hosts.diffusers.family import DiffusersFamily
+from tokenring_xdit.hosts.diffusers.offer import too_old
 from tokenring_xdit.hosts.diffusers.plan import named, plan_of
 from tokenring_xdit.hosts.installation import INSTALLATION
 from tokenring_xdit.hosts.processors import ProcessorSlot, settle
@@ -53,6 +54,15 @@ class DiffusersSharding(Sharded):
     def site(self, name: str) -> Site:
         """What answers one of its attention modules."""
         return Site(f"{name} of the {self.kind.__name__}", self.dims.sequence_schedule, lambda: self._call)
+
+    def check(self, model: Any) -> None:
+        """Refuse, beside what every host does, feed-forward in chunks of tokens: ranks differ in how many they have."""
+        super().check(model)
+        if any(getattr(m, "_chunk_size", None) and getattr(m, "_chunk_dim", 0) == 1 for m in model.modules()):
+            raise UnsupportedError(
+                f"enable_forward_chunking(dim=1) was called for the {self.kind.__name__}, whose tokens the chunks need "
+                "not divide on every rank: use dim=0, or disable_forward_chunking()"
+            )
 
     def refuse(self, model: Any, arguments: Mapping[str, Any]) -> None:
         """Refuse arguments and kernels that were not compared."""
@@ -137,6 +147,11 @@ def refuse_changed(model: Any, family: DiffusersFamily) -> None:
     Raises:
         UnsupportedError: It is none of diffusers' own, or something was done to it that was not compared.
     """
+    reason = too_old(family)
+    if reason is not None:
+        raise UnsupportedError(
+            f"host='{HOST}' was asked for, and {reason}: use diffusers >= {family.since}, or host='xfuser'"
+        )
     sharding.refuse_changed(model, {family.transformer}, lambda: list(_slots(model, family, None)))
     plan_of(type(model), family)
     for name, values in family.config.items():

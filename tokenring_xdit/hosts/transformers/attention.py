@@ -12,8 +12,9 @@ from tokenring_xdit.attention import token_ring_attention
 from tokenring_xdit.compat.transformers import register_attention
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.hosts.transformers.current import Forward, current_forward
-from tokenring_xdit.hosts.transformers.exchanges import Plan, Travel, plan_pairs
+from tokenring_xdit.hosts.transformers.exchanges import Plan, plan_pairs
 from tokenring_xdit.hosts.transformers.kernels import Scores
+from tokenring_xdit.hosts.transformers.travel import Travel
 
 __all__ = ["NAME", "Pattern", "attention", "mask", "register"]
 
@@ -131,7 +132,9 @@ def attention(
             cache_key=(NAME, forward.new),
         )
     elif forward.sharded:
-        out, lse = forward.exchanges.attend_sharded(query, key, value, plan, scores, forward.valid, forward.travel)
+        out, lse = forward.exchanges.attend_sharded(
+            query, key, value, plan, scores, forward.valid, forward.travel_in(window)
+        )
     else:
         out, lse = forward.exchanges.attend_everywhere(query, key, value, plan, scores, forward.valid)
     if s_aux is not None:

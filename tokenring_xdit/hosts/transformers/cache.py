@@ -16,14 +16,12 @@ from tokenring_xdit.attention.buffers import outlasting
 from tokenring_xdit.compat.transformers import query_count
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError
 from tokenring_xdit.hosts.transformers.placement import BLOCK, Held, Placement
+from tokenring_xdit.planning.straight import few_tokens
 
 if TYPE_CHECKING:
     from tokenring_xdit.hosts.transformers.session import Session
 
 __all__ = ["ShardedCache", "ShardedLayer"]
-
-_FEW = 16
-"""New tokens that every rank computes, so that one collective a layer is all that travels: those of a look-up, say."""
 
 _REGRET = 64
 """Tokens of a window that are kept longer than needed, so that a cache can be cropped by that many."""
@@ -166,7 +164,7 @@ class ShardedCache(Cache):  # type: ignore[misc]
 
     def spread(self, tokens: int) -> tuple[list[Held], bool]:
         """Which rank will hold which of the next tokens of one call, and whether each rank computes its own only."""
-        sharded = tokens > max(_FEW, 2 * self.placement.ranks) and self.placement.ranks > 1
+        sharded = tokens > few_tokens(self.placement.ranks) and self.placement.ranks > 1
         return self.placement.split(tokens) if sharded else self.placement.deal(tokens), sharded
 
     def expect(self, spans: list[Held], own: tuple[int, int]) -> Placement:

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.hosts.transformers.placement import Placement
+from tokenring_xdit.hosts.transformers.travel import Travel
 
 if TYPE_CHECKING:
     from tokenring_xdit.hosts.transformers.cache import ShardedCache
-    from tokenring_xdit.hosts.transformers.exchanges import Exchanges, Travel
+    from tokenring_xdit.hosts.transformers.exchanges import Exchanges
     from tokenring_xdit.hosts.transformers.supported import Family
 
 __all__ = ["Forward", "current_forward", "entered"]
@@ -36,6 +37,7 @@ class Forward:
         exchanges: What carries tensors.
         family: What the model is known to do.
         travel: What travels where attention needs other ranks' keys.
+        planned: Whether that was predicted to be the best for layers without window.
         schedule: The schedule of plain causal attention.
         plans: What travels, by window: worked out once for all layers.
     """
@@ -52,7 +54,12 @@ class Forward:
     family: Family
     travel: Travel
     schedule: str
+    planned: bool = False
     plans: dict[tuple[int | None, int], object] = field(default_factory=dict)
+
+    def travel_in(self, window: int | None) -> Travel:
+        """What travels in layers with this window: of a few keys behind it, whatever is less."""
+        return Travel.SCHEDULE if self.planned and window is not None else self.travel
 
 
 _under_way: list[Forward] = []

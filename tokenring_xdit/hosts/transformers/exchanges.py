@@ -6,10 +6,10 @@ All places are known to all ranks, so each works out by itself what comes and wh
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import Enum
 from typing import NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tokenring_xdit.attention import exchange
+from tokenring_xdit.attention.auto import AutoSchedule
 from tokenring_xdit.attention.buffers import Handle
 from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.attention.member import in_words
@@ -26,20 +27,14 @@ from tokenring_xdit.attention.waits import Broken
 from tokenring_xdit.errors import TokenRingError
 from tokenring_xdit.hosts.transformers.kernels import Scores, attend
 from tokenring_xdit.hosts.transformers.placement import Placement
+from tokenring_xdit.hosts.transformers.travel import Travel
+from tokenring_xdit.planning.phases import candidates
+from tokenring_xdit.planning.straight import ROUNDS_AT_ONCE, Turn
 from tokenring_xdit.schedule import Channel
 
-__all__ = ["Exchanges", "Plan", "Travel", "plan_pairs"]
+__all__ = ["Exchanges", "Plan", "attend_slice", "plan_pairs"]
 
 _CHANNELS = (Channel.Q, Channel.KV, Channel.O)
-
-
-class Travel(Enum):
-    """What goes to another rank where its keys are needed."""
-
-    KEYS = "keys"
-    QUERIES = "queries"
-    SCHEDULE = "schedule"
-    """What a schedule says, in plain causal attention; else that of which less goes."""
 
 
 class Slice(NamedTuple):
@@ -112,21 +107,21 @@ class _Post:
         self.group = group
         self.coming = [parcel.tensor for parcel in recvs]
         self._going = [parcel.tensor for parcel in sends]
-        works = group.transport.post(recvs, sends)
+        works = group.messages.post(recvs, sends)
         self._recvs: list[Handle] = [*works[: len(recvs)]]
         self._sends: list[Handle] = [*works[len(recvs) :]]
 
     def arrived(self) -> list[Tensor]:
         """What came, once it is here."""
         if self._recvs:
-            self.group.transport.wait_for(self._recvs, max(tensor.nbytes for tensor in self.coming))
+            self.group.messages.wait_for(self._recvs, max(tensor.nbytes for tensor in self.coming))
             self._recvs = []
         return self.coming
 
     def gone(self) -> None:
         """Wait until what goes may be overwritten."""
         if self._sends:
-            self.group.transport.wait_for(self._sends, max(tensor.nbytes for tensor in self._going))
+            self.group.messages.wait_for(self._sends, max(tensor.nbytes for tensor in self._going))
             self._sends, self._going = [], []
 
 
@@ -157,7 +152,7 @@ class Exchanges:
     @property
     def bytes_sent(self) -> int:
         """What this rank has sent for attention since the program started."""
-        return self.group.transport.bytes_sent
+        return self.group.bytes_sent
 
     def gather(self, own: Tensor, what: str) -> list[Tensor]:
         """The tensors of all ranks, in order of rank; one collective.
@@ -171,8 +166,29 @@ class Exchanges:
         with self._call(what):
             own = own.contiguous()[None]
             coming = own.new_empty(self.ranks, *own.shape[1:])
-            self.group.transport.all_gather(Channel.O.value, coming, own)
+            self.group.messages.all_gather(Channel.O.value, coming, own)
         return [*coming]
+
+    def plan(self, turn: Turn, dtype: torch.dtype, device: torch.device) -> str | None:
+        """The strategy that is predicted to be the fastest for a layer; all ranks ask, and hear the first one's word.
+
+        Args:
+            turn: What is computed.
+            dtype: Of queries and keys.
+            device: Where.
+
+        Returns:
+            What :func:`~tokenring_xdit.planning.phases.candidates` calls it; ``None`` where nothing is known of the
+            network.
+        """
+        with self._call("choosing a strategy"):
+            return AutoSchedule.of(self.group).planned(
+                lambda network, machine, effects: candidates(turn, network, machine, effects)[0].name,
+                device,
+                dtype,
+                turn.heads,
+                turn.head_dim,
+            )
 
     def attend_everywhere(
         self, q: Tensor, k: Tensor, v: Tensor, plan: Plan, scores: Scores, valid: Tensor | None
@@ -192,7 +208,7 @@ class Exchanges:
         Returns:
             Output ``[B, H, T, Dv]`` and log-sum-exp ``[B, H, T]``, fp32.
         """
-        own = _attend(q, k, v, plan.queries[0][0], plan.seen[0][self.rank], scores, valid)
+        own = attend_slice(q, k, v, plan.queries[0][0], plan.seen[0][self.rank], scores, valid)
         packed = torch.zeros(*q.shape[:-1], v.shape[-1] + 1, dtype=torch.float32, device=q.device)
         packed[..., -1] = -math.inf
         if own is not None:
@@ -240,9 +256,7 @@ class Exchanges:
         """Keys and values go straight to the ranks whose queries see them, one rank a round."""
         rank, ranks = self.rank, self.ranks
 
-        def post(distance: int) -> _Post | None:
-            if distance >= ranks:
-                return None
+        def post(distance: int) -> _Post:
             source, target = (rank - distance) % ranks, (rank + distance) % ranks
             coming, going = plan.seen[rank][source], plan.seen[target][rank]
             shape = (*k.shape[:2], coming.tokens)
@@ -250,16 +264,14 @@ class Exchanges:
             parts = [_part(t, going).contiguous() for t in (k, v) if going.tokens]
             return self._post(Channel.KV, memory, source, parts, target)
 
-        posted = post(1)
-        _add(total, _attend(q, k, v, plan.queries[rank][0], plan.seen[rank][rank], scores, valid))
-        for distance in range(1, ranks):
-            now, posted = posted, post(distance + 1)
-            assert now is not None
+        rounds = _ahead(post, ranks)
+        _add(total, attend_slice(q, k, v, plan.queries[rank][0], plan.seen[rank][rank], scores, valid))
+        for distance, now in enumerate(rounds, 1):
             seen = plan.seen[rank][(rank - distance) % ranks]
             came = now.arrived()
             if came:
                 whole = Slice(0, seen.tokens, seen.pieces)
-                _add(total, _attend(q, came[0], came[1], plan.queries[rank][0], whole, scores, valid))
+                _add(total, attend_slice(q, came[0], came[1], plan.queries[rank][0], whole, scores, valid))
             now.gone()
 
     def _with_queries(
@@ -269,9 +281,7 @@ class Exchanges:
         rank, ranks = self.rank, self.ranks
         own = q.contiguous()
 
-        def post(distance: int) -> _Post | None:
-            if distance >= ranks:
-                return None
+        def post(distance: int) -> _Post:
             source, target = (rank + distance) % ranks, (rank - distance) % ranks
             start, stop = plan.queries[source]
             memory = [q.new_empty(*q.shape[:2], stop - start, q.shape[-1])] if plan.seen[source][rank].tokens else []
@@ -282,7 +292,7 @@ class Exchanges:
             parts: list[Tensor] = []
             if asked:
                 shape = (*asked[0].shape[:-1], v.shape[-1])
-                found = _attend(asked[0], k, v, plan.queries[source][0], plan.seen[source][rank], scores, valid)
+                found = attend_slice(asked[0], k, v, plan.queries[source][0], plan.seen[source][rank], scores, valid)
                 if found is None:
                     found = q.new_zeros(shape), torch.full(shape[:-1], -math.inf, device=q.device)
                 parts = [found[0].to(q.dtype).contiguous(), found[1].contiguous()]
@@ -294,15 +304,13 @@ class Exchanges:
                 ]
             return self._post(Channel.O, memory, target, parts, source)
 
-        posted = post(1)
-        _add(total, _attend(q, k, v, plan.queries[rank][0], plan.seen[rank][rank], scores, valid))
+        rounds = _ahead(post, ranks)
+        _add(total, attend_slice(q, k, v, plan.queries[rank][0], plan.seen[rank][rank], scores, valid))
         returning: list[_Post] = []
-        for distance in range(1, ranks):
-            now, posted = posted, post(distance + 1)
-            assert now is not None
+        for distance, now in enumerate(rounds, 1):
             returning.append(send_back(distance, now.arrived()))
             now.gone()
-            if distance > 1:
+            if distance > ROUNDS_AT_ONCE:
                 _merge(total, returning.pop(0))
         for last in returning:
             _merge(total, last)
@@ -329,11 +337,25 @@ class Exchanges:
             raise
 
 
+def _ahead(post: Callable[[int], _Post], ranks: int) -> Iterator[_Post]:
+    """Each round in order, the next ones posted before it is needed."""
+    posted = deque(post(distance) for distance in range(1, min(ranks, ROUNDS_AT_ONCE + 1)))
+
+    def rounds() -> Iterator[_Post]:
+        following = range(ROUNDS_AT_ONCE + 1, ranks)
+        for distance in range(1, ranks):
+            yield posted.popleft()
+            if distance <= len(following):
+                posted.append(post(following[distance - 1]))
+
+    return rounds()
+
+
 def _part(tensor: Tensor, part: Slice) -> Tensor:
     return tensor[:, :, part.offset : part.offset + part.tokens]
 
 
-def _attend(
+def attend_slice(
     q: Tensor, k: Tensor, v: Tensor, q_start: int, seen: Slice, scores: Scores, valid: Tensor | None
 ) -> tuple[Tensor, Tensor] | None:
     """Attention over a slice of keys, past and new ones apart, so that each may go to a fused kernel."""

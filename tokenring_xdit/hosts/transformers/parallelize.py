@@ -12,13 +12,15 @@ from tokenring_xdit.errors import AgreementError, ConfigurationError, TokenRingE
 from tokenring_xdit.hosts.calls import join_world
 from tokenring_xdit.hosts.transformers.attention import NAME, register
 from tokenring_xdit.hosts.transformers.cache import ShardedCache
-from tokenring_xdit.hosts.transformers.exchanges import Exchanges, Travel
+from tokenring_xdit.hosts.transformers.exchanges import Exchanges
 from tokenring_xdit.hosts.transformers.generate import replace_generate
 from tokenring_xdit.hosts.transformers.model import replace_decoder, replace_head, replace_rotary
-from tokenring_xdit.hosts.transformers.scoring import own_logits, scores
+from tokenring_xdit.hosts.transformers.scoring import own_hidden, own_logits, scores
 from tokenring_xdit.hosts.transformers.session import Session
 from tokenring_xdit.hosts.transformers.supported import family_of
-from tokenring_xdit.schedule import ALGORITHMS, build
+from tokenring_xdit.hosts.transformers.travel import Travel
+from tokenring_xdit.planning.capacity import balanced_schedule
+from tokenring_xdit.schedule import AUTO, build
 from tokenring_xdit.schedule import Mask as PlanMask
 
 __all__ = ["ContextParallel", "parallelize"]
@@ -51,6 +53,35 @@ class ContextParallel:
     def ranks(self) -> int:
         """How many ranks compute the model together."""
         return self._session.exchanges.ranks
+
+    @property
+    def exchanges(self) -> Exchanges:
+        """What carries tensors between the ranks."""
+        return self._session.exchanges
+
+    def use(self, prefill: str) -> None:
+        """From now on shard prompts as :func:`parallelize` with this ``prefill`` does; every rank says so.
+
+        Raises:
+            ScheduleError: It is not known, or not for this number of ranks.
+        """
+        _refuse_prefill(prefill, self.ranks)
+        self._session.travel, self._session.schedule = _strategy(prefill)
+
+    def hidden(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, cache: ShardedCache | None = None
+    ) -> tuple[Tensor, range]:
+        """Hidden states behind the last layer, of the tokens that this rank computes.
+
+        Args:
+            input_ids: ``[B, T]``, the same on all ranks.
+            attention_mask: ``[B, P + T]``; ``None`` where nothing is padding.
+            cache: What was computed before; ``None`` for nothing.
+
+        Returns:
+            ``[B, T_r, hidden]`` and which of the ``T`` tokens they belong to. Of a few tokens every rank has all.
+        """
+        return own_hidden(self._session, self._model, input_ids, attention_mask, cache)
 
     def cache(self) -> ShardedCache:
         """An empty cache for ``generate`` and for calls of the model; every rank makes it."""
@@ -91,7 +122,7 @@ class ContextParallel:
         return {"rank": self.rank, "ranks": self.ranks, "bytes_sent": self._session.exchanges.bytes_sent}
 
 
-def parallelize(model: _Model, *, tokenring_degree: int = 1, prefill: str = _BALANCED) -> _Model:
+def parallelize(model: _Model, *, tokenring_degree: int = 1, prefill: str = AUTO) -> _Model:
     """Spread a causal language model over all ranks; every rank calls it with the same model.
 
     The model is changed in place. Its weights are whole on every rank; prompts are sharded, and so are the keys and
@@ -104,6 +135,8 @@ def parallelize(model: _Model, *, tokenring_degree: int = 1, prefill: str = _BAL
         prefill: What travels between ranks where tokens are sharded: ``keys`` go to queries, or ``queries`` to keys. Or
             a schedule (see ``tokenring-xdit schedule list``), or ``balanced``, the one made for causal masks: for a
             whole prompt without padding, in layers without window and cap; elsewhere that goes of which there is less.
+            ``auto`` takes what is predicted to be the fastest for the prompt or turn, where a topology is known of the
+            ranks (see ``tokenring-xdit probe``), and is ``balanced`` elsewhere.
 
     Returns:
         ``model``, with ``model.tokenring``, a :class:`ContextParallel`.
@@ -146,15 +179,20 @@ def parallelize(model: _Model, *, tokenring_degree: int = 1, prefill: str = _BAL
 
 def _strategy(prefill: str) -> tuple[Travel, str]:
     """What travels, and the schedule of plain causal attention."""
-    balanced = next(name for name, algorithm in ALGORITHMS.items() if algorithm.masks == {PlanMask.CAUSAL})
     named = prefill not in _TRAVELS and prefill != _BALANCED
-    return _TRAVELS.get(prefill, Travel.SCHEDULE), prefill if named else balanced
+    return _TRAVELS.get(prefill, Travel.SCHEDULE), prefill if named else balanced_schedule()
+
+
+def _refuse_prefill(prefill: str, ranks: int) -> None:
+    """Refuse what is no way to shard a prompt."""
+    schedule = _strategy(prefill)[1]
+    if prefill not in _TRAVELS and schedule != AUTO:
+        build(schedule, ranks, PlanMask.CAUSAL)
 
 
 def _refuse(model: Any, degree: int, prefill: str) -> None:
     """Refuse what ``parallelize`` does not take, before anything is changed."""
-    if prefill not in _TRAVELS:
-        build(_strategy(prefill)[1], dist.get_world_size(), PlanMask.CAUSAL)
+    _refuse_prefill(prefill, dist.get_world_size())
     if hasattr(model, "tokenring"):
         raise ConfigurationError("this model was made parallel before: load it anew for other degrees")
     if degree != dist.get_world_size():

@@ -12,7 +12,7 @@ from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.hosts.transformers.cache import ShardedCache
 from tokenring_xdit.hosts.transformers.session import Session
 
-__all__ = ["own_logits", "scores"]
+__all__ = ["own_hidden", "own_logits", "scores"]
 
 _PIECE = 256
 """Tokens whose logits are held at once."""
@@ -25,6 +25,15 @@ def own_logits(
     with session.keeping_shards():
         logits: Tensor = model(**_arguments(model, ids, mask, cache)).logits
     return logits, session.own_rows
+
+
+def own_hidden(
+    session: Session, model: Any, ids: Tensor, mask: Tensor | None, cache: ShardedCache | None
+) -> tuple[Tensor, range]:
+    """Hidden states ``[B, T_r, hidden]`` of the tokens that this rank computes, and which of the ``T`` those are."""
+    with session.keeping_shards():
+        output = model.get_decoder()(**_arguments(model, ids, mask, cache))
+    return output.last_hidden_state, session.own_rows
 
 
 @torch.no_grad()

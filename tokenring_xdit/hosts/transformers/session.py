@@ -16,10 +16,14 @@ from tokenring_xdit.errors import AgreementError, TokenRingError, UnsupportedErr
 from tokenring_xdit.hosts.agreement import describe, noting, raise_first, told
 from tokenring_xdit.hosts.transformers.cache import ShardedCache
 from tokenring_xdit.hosts.transformers.current import Forward, entered
-from tokenring_xdit.hosts.transformers.exchanges import Exchanges, Travel
+from tokenring_xdit.hosts.transformers.exchanges import Exchanges
 from tokenring_xdit.hosts.transformers.parcels import from_plain, plain
 from tokenring_xdit.hosts.transformers.supported import Family, windows_of
+from tokenring_xdit.hosts.transformers.travel import Travel
 from tokenring_xdit.hosts.weights import Weights
+from tokenring_xdit.planning.capacity import balanced_schedule
+from tokenring_xdit.planning.straight import Turn
+from tokenring_xdit.schedule import AUTO
 
 __all__ = ["WEIGHTS", "Inputs", "Role", "Session", "compare", "rows_to_keep"]
 
@@ -76,12 +80,17 @@ class Session:
         family: What is known of it.
         exchanges: Its ranks.
         travel: What travels where a prompt is sharded.
-        schedule: Of plain causal attention.
+        schedule: Of plain causal attention; ``auto`` to have both planned, where the network is known.
     """
 
     def __init__(self, model: Any, family: Family, exchanges: Exchanges, travel: Travel, schedule: str) -> None:
         self.family, self.exchanges, self.travel, self.schedule = family, exchanges, travel, schedule
         self.windows = windows_of(model.config)
+        heads = model.config.num_attention_heads
+        self._heads = heads, getattr(model.config, "num_key_value_heads", None) or heads
+        self._head_dim = getattr(model.config, "head_dim", None) or model.config.hidden_size // heads
+        self._dtype: torch.dtype = model.dtype
+        self._strategies: dict[Turn, str | None] = {}
         self.device: torch.device = model.device
         self._weights = Weights(model)
         self.role = Role.ALIKE
@@ -234,6 +243,7 @@ class Session:
         placement = cache.expect(spans, own)
         positions = torch.arange(past, past + new)[None] if inputs.positions is None else inputs.positions
         positions = positions.to(self.device)
+        travel, schedule = self._strategy(ids.shape[0], past, new) if sharded else (self.travel, self.schedule)
         forward = Forward(
             past=past,
             new=new,
@@ -245,8 +255,9 @@ class Session:
             cache=cache,
             exchanges=self.exchanges,
             family=self.family,
-            travel=self.travel,
-            schedule=self.schedule,
+            travel=travel,
+            schedule=schedule,
+            planned=self.schedule == AUTO,
         )
         part = slice(own[0] - past, own[1] - past)
         self.computing, self._last = True, Division(past, new, queries, sharded)
@@ -262,6 +273,21 @@ class Session:
         if not cache.transient:
             cache.commit(placement)
         return output
+
+    def _strategy(self, batch: int, past: int, new: int) -> tuple[Travel, str]:
+        """What travels, and the schedule of plain causal attention, for this many tokens; the same on all ranks."""
+        if self.schedule != AUTO:
+            return self.travel, self.schedule
+        heads, kv_heads = self._heads
+        lengths = _roughly(past), _roughly(new)
+        turn = Turn(self.exchanges.ranks, *lengths, heads, kv_heads, self._head_dim, batch, self._dtype.itemsize)
+        if turn not in self._strategies:
+            self._strategies[turn] = self.exchanges.plan(turn, self._dtype, self.device)
+        name = self._strategies[turn]
+        travels = {travel.value: travel for travel in Travel if travel is not Travel.SCHEDULE}
+        if name in travels:
+            return travels[name], balanced_schedule()
+        return Travel.SCHEDULE, name or balanced_schedule()
 
     @contextmanager
     def keeping_shards(self) -> Iterator[None]:
@@ -362,6 +388,12 @@ _NAMES = {
     "cache": "the cache",
     "length": "the length of the cache",
 }
+
+
+def _roughly(tokens: int) -> int:
+    """A length to within a twelfth: prompts that hardly differ are planned once."""
+    step = 1 << max(0, tokens.bit_length() - 4)
+    return -(-tokens // step) * step
 
 
 def _valid(mask: Tensor | None, device: torch.device) -> Tensor | None:

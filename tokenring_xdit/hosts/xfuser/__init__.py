@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tokenring_xdit.hosts.xfuser.backends import AttentionBackend
     from tokenring_xdit.hosts.xfuser.choice import current_choice
-    from tokenring_xdit.hosts.xfuser.host import parallelize
+    from tokenring_xdit.hosts.xfuser.host import graph_reports, parallelize
     from tokenring_xdit.hosts.xfuser.install import register
     from tokenring_xdit.hosts.xfuser.meters import count_traffic, time_attention
     from tokenring_xdit.hosts.xfuser.state import ShardedPipeline, XfuserState
@@ -21,6 +21,7 @@ _HOMES = {
     "XfuserState": "state",
     "count_traffic": "meters",
     "current_choice": "choice",
+    "graph_reports": "host",
     "parallelize": "host",
     "register": "install",
     "time_attention": "meters",
@@ -34,6 +35,7 @@ __all__ = [
     "XfuserState",
     "count_traffic",
     "current_choice",
+    "graph_reports",
     "parallelize",
     "register",
     "time_attention",

@@ -7,6 +7,7 @@ ring degree exceeds one, and the function that ``_get_attention_function`` retur
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -22,9 +23,11 @@ from tokenring_xdit.hosts.running import RUNNING
 from tokenring_xdit.hosts.xfuser.choice import current_choice
 from tokenring_xdit.hosts.xfuser.repairs.common import replace_method
 from tokenring_xdit.parallel import ParallelDims
-from tokenring_xdit.schedule import Published, known_as
+from tokenring_xdit.schedule import AUTO, Published, known_as
 
 __all__ = ["install"]
+
+log = logging.getLogger("tokenring_xdit")
 
 _KEY_MASKS = ("attn_mask", "valid_kv_len", "indices_k")
 """Entries of ``attention_kwargs`` that hide keys; they describe local keys and are not carried yet."""
@@ -80,7 +83,9 @@ def run_what_was_chosen(usp: Any) -> None:
                     "torch.compile: compile without them, or run without torch.compile"
                 )
             joint = joint_attn_kwargs or {}
-            return torch.ops.tokenring_xdit.ring_attn(
+            operators = torch.ops.tokenring_xdit
+            operator = operators.ring_attn if _hidden(choice, layout) is None else operators.ring_attn_outside_graphs
+            return operator(
                 query,
                 key,
                 value,
@@ -155,12 +160,21 @@ def leave_hidden_keys_out(usp: Any) -> None:
     replace_method(usp, "attention", make_local)
 
 
+def _hidden(choice: ParallelDims, layout: KeyLayout | None) -> str | None:
+    """On what that is no argument of it the operator depends, beyond what stays as it is; ``None`` where on nothing."""
+    if layout is not None and layout.hides_keys:
+        return "which keys it leaves out is no argument of it"
+    if choice.schedule.partition(":")[0] == AUTO:
+        return "schedule auto may still be choosing"
+    return None
+
+
 def _define_opaque(usp: Any) -> None:
     """Define the call as one operator, so that ``torch.compile`` neither looks inside nor breaks the graph.
 
-    It runs ``ring_attn`` as usual, with the layout and the groups of that moment. A CUDA graph would replay those of
-    the call that it captured, and hide the keys of another prompt: ``mode="reduce-overhead"`` is told to leave the
-    operator out of its graphs, which hold what lies between.
+    It runs ``ring_attn`` as usual, with the layout and the groups of that moment. A CUDA graph replays those of the
+    call that it captured. Where these can be others, as they hide the keys of another prompt, say, the operator has
+    another name, under which ``mode="reduce-overhead"`` leaves it out of its graphs; they hold what lies between.
     """
     from xfuser.core.distributed.attention_backend import AttentionBackendType
 
@@ -181,18 +195,31 @@ def _define_opaque(usp: Any) -> None:
     def fake(query: Tensor, *_: Any) -> Tensor:
         return query.new_empty(query.shape)
 
+    def fake_outside(query: Tensor, *_: Any) -> Tensor:
+        _tell_what_is_left_out()
+        return query.new_empty(query.shape)
+
     signature = (
         "(Tensor query, Tensor key, Tensor value, Tensor? joint_key, Tensor? joint_value, "
         "str backend, bool is_causal) -> Tensor"
     )
-    operator = torch.library.custom_op(
-        "tokenring_xdit::ring_attn",
-        ring_attn,
-        mutates_args=(),
-        schema=signature,
-        tags=(torch.Tag.cudagraph_unsafe,),
-    )
-    operator.register_fake(fake)
+    outside = (torch.Tag.cudagraph_unsafe,)
+    for name, tags, in_its_place in (("", (), fake), ("_outside_graphs", outside, fake_outside)):
+        operator = torch.library.custom_op(
+            f"tokenring_xdit::ring_attn{name}", ring_attn, mutates_args=(), schema=signature, tags=tags
+        )
+        operator.register_fake(in_its_place)
+
+
+_told: set[str] = set()
+
+
+def _tell_what_is_left_out() -> None:
+    """Say once why CUDA graphs of ``torch.compile`` do not hold attention; which mode it has, nobody says here."""
+    why = _hidden(current_choice() or ParallelDims(), active_layout())
+    if why is not None and why not in _told and dist.get_rank() == 0:
+        _told.add(why)
+        log.warning("torch.compile leaves attention out of CUDA graphs (those of reduce-overhead, if any), as %s", why)
 
 
 def _leaving_out(function: Callable[..., tuple[Tensor, Tensor]], layout: KeyLayout) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""``--tokenring_degree`` and ``--tokenring_schedule`` on xfuser's own parsers and configs."""
+"""``--tokenring_degree`` and so on, on xfuser's own parsers and configs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from tokenring_xdit.defaults import DEFAULT_SCHEDULE
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.hosts.installation import INSTALLATION
 from tokenring_xdit.hosts.xfuser.choice import attach, make_choice
+from tokenring_xdit.hosts.xfuser.graphs import FLAG, refuse_graphs
 from tokenring_xdit.schedule import ALGORITHMS, Mask
 
 __all__ = ["install_flags"]
 
 log = logging.getLogger("tokenring_xdit")
 
-_FLAGS = ("tokenring_degree", "tokenring_schedule")
+_FLAGS = ("tokenring_degree", "tokenring_schedule", FLAG)
 
 
 def install_flags(args_module: Any) -> None:
@@ -29,14 +30,15 @@ def install_flags(args_module: Any) -> None:
     cls = args_module.xFuserArgs
     INSTALLATION.replace(cls, "tokenring_degree", 1)
     INSTALLATION.replace(cls, "tokenring_schedule", DEFAULT_SCHEDULE)
+    INSTALLATION.replace(cls, FLAG, False)
     for name in ("add_cli_args", "add_runner_args"):
-        INSTALLATION.replace(cls, name, staticmethod(_with_flags(getattr(cls, name))))
+        INSTALLATION.replace(cls, name, staticmethod(_with_flags(getattr(cls, name), name == "add_runner_args")))
     for name in ("from_cli_args", "from_runner_args"):
         INSTALLATION.replace(cls, name, classmethod(_keeping_flags(getattr(cls, name).__func__)))
     INSTALLATION.replace(cls, "create_config", _with_choice(cls.create_config))
 
 
-def _with_flags(original: Any) -> Any:
+def _with_flags(original: Any, runner: bool) -> Any:
     @functools.wraps(original)
     def add_args(parser: Any) -> Any:
         parser = original(parser)
@@ -57,6 +59,12 @@ def _with_flags(original: Any) -> Any:
             f"{DEFAULT_SCHEDULE}:chunks=4 (see tokenring-xdit schedule list), or auto, which chooses one for "
             "the shapes.",
         )
+        if runner:  # programs of one's own call transformers as they like
+            group.add_argument(
+                f"--{FLAG}",
+                action="store_true",
+                help="Capture calls of the transformer as CUDA graphs and replay them, under any strategy.",
+            )
         return parser
 
     return add_args
@@ -79,6 +87,8 @@ def _with_choice(original: Any) -> Any:
     @functools.wraps(original)
     def create_config(self: Any) -> Any:
         choice = make_choice(self.tokenring_degree, self.tokenring_schedule, self.ring_degree)
+        if getattr(self, FLAG):
+            refuse_graphs(self)
         ring_degree = self.ring_degree
         ulysses, stages = self.ulysses_degree or 1, self.pipefusion_parallel_degree
         if choice is not None and ulysses > 1 and stages > 1:

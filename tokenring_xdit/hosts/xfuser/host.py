@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -11,9 +11,11 @@ import torch.distributed as dist
 from tokenring_xdit.compat.versions import check_versions
 from tokenring_xdit.defaults import DEFAULT_SCHEDULE
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError
-from tokenring_xdit.hosts.calls import Output, join_world, spread_over_ranks
+from tokenring_xdit.graphs import CudaRecorder, GraphReport, Recorder, refuse_without_cuda
+from tokenring_xdit.hosts.calls import GRAPHS_NEED_RANKS, Output, join_world, spread_over_ranks
 from tokenring_xdit.hosts.changes import refuse_offloaded
 from tokenring_xdit.hosts.refusals import heads_of, refuse_ulysses
+from tokenring_xdit.hosts.sharding import sharded_of
 from tokenring_xdit.hosts.xfuser.backends import AttentionBackend
 from tokenring_xdit.hosts.xfuser.choice import refuse_unattached
 from tokenring_xdit.hosts.xfuser.noise import no_debug_lines
@@ -22,7 +24,7 @@ from tokenring_xdit.hosts.xfuser.state import XfuserState
 from tokenring_xdit.hosts.xfuser.supported import family_of, refuse_untested
 from tokenring_xdit.parallel import ParallelDims
 
-__all__ = ["XfuserHost", "parallelize"]
+__all__ = ["XfuserHost", "graph_reports", "parallelize"]
 
 _Pipeline = TypeVar("_Pipeline")
 
@@ -38,6 +40,7 @@ def parallelize(
     schedule: str = DEFAULT_SCHEDULE,
     attention_backend: str | AttentionBackend = AttentionBackend.AUTO,
     output: Output = Output.EVERY_RANK,
+    cuda_graphs: bool = False,
 ) -> _Pipeline:
     """Spread a diffusers pipeline over all ranks; every rank calls it with the same pipeline.
 
@@ -52,6 +55,8 @@ def parallelize(
         schedule: What the TokenRing ranks exchange and when.
         attention_backend: xfuser's kernel for attention on one rank.
         output: Which ranks get the result.
+        cuda_graphs: Capture calls of the transformer as CUDA graphs, and replay them (``docs/gpu.md``).
+            :func:`graph_reports` says what became of them.
 
     Returns:
         ``pipe``.
@@ -69,9 +74,22 @@ def parallelize(
     def asked() -> XfuserHost:
         backend = AttentionBackend.parse(attention_backend)
         backend.refuse_missing()
-        return XfuserHost(ParallelDims(ulysses=ulysses_degree, tokenring=tokenring_degree, schedule=schedule), backend)
+        if cuda_graphs:
+            _refuse_graphs_here(pipe)
+        dims = ParallelDims(ulysses=ulysses_degree, tokenring=tokenring_degree, schedule=schedule)
+        return XfuserHost(dims, backend, CudaRecorder if cuda_graphs else None)
 
     return spread_over_ranks(pipe, asked, output)
+
+
+def graph_reports(pipe: Any) -> dict[str, GraphReport]:
+    """What became of the calls of a pipeline's transformers, by name, where ``parallelize`` replays CUDA graphs."""
+    found = {}
+    for part in _TRANSFORMERS:
+        sharded = sharded_of(getattr(pipe, part, None))
+        if sharded is not None and sharded.graphs is not None:
+            found[part] = sharded.graphs.report
+    return found
 
 
 class XfuserHost:
@@ -80,17 +98,21 @@ class XfuserHost:
     Args:
         dims: How the ranks are divided.
         backend: The kernel for attention on one rank.
+        recorder: Makes what records the calls of a transformer on a device, where they are to be replayed.
     """
 
-    def __init__(self, dims: ParallelDims, backend: AttentionBackend) -> None:
+    def __init__(
+        self, dims: ParallelDims, backend: AttentionBackend, recorder: Callable[[torch.device], Recorder] | None = None
+    ) -> None:
         refuse_unattached(dims.tokenring)
-        self._dims, self._backend = dims, backend
+        self._dims, self._backend, self._recorder = dims, backend, recorder
         self._state: XfuserState | None = None
 
     @property
     def settings(self) -> Mapping[str, str]:
         """Degrees and kernel."""
-        return {"host": "xfuser", "degrees": str(self._dims), "attention_backend": self._backend.value}
+        asked = {"degrees": str(self._dims), "attention_backend": self._backend.value}
+        return {"host": "xfuser", **asked, "cuda_graphs": str(self._recorder is not None)}
 
     def refuse(self, pipe: Any) -> None:
         """Refuse what was not compared, degrees that do not fit, and what was done to the pipeline before."""
@@ -113,6 +135,8 @@ class XfuserHost:
             if dims.ranks > 1 and sharding_of(model) is None:
                 refuse_changed(model, family_of(type(pipe).__name__))
         self._refuse_other_state(pipe)
+        if self._recorder is not None and dims.ranks == 1:
+            raise ConfigurationError(GRAPHS_NEED_RANKS)
 
     def spread(self, pipe: Any) -> None:
         """Change the classes of its transformers, around their weights."""
@@ -124,7 +148,8 @@ class XfuserHost:
         self._state.activate(pipe)
         for model in self.models(pipe).values():
             if sharding_of(model) is None:
-                shard(model, self._state, family_of(name))
+                recorder = None if self._recorder is None else self._recorder(model.device)
+                shard(model, self._state, family_of(name), recorder)
 
     def models(self, pipe: Any) -> Mapping[str, Any]:
         """Its transformers."""
@@ -138,6 +163,11 @@ class XfuserHost:
             raise UnsupportedError(
                 f"the {name} of this pipeline was replaced after parallelize ({type(model).__name__}), and would "
                 "compute the whole on every rank: load the pipeline with it, and call parallelize then"
+            )
+        if sharding.graphs is not None and hasattr(model, "_orig_mod"):
+            raise UnsupportedError(
+                f"the {name} was compiled and is to be replayed as CUDA graphs too, which torch.compile makes itself "
+                '(mode="reduce-overhead"): compile it, or pass cuda_graphs=True, not both'
             )
         return sharding
 
@@ -155,9 +185,19 @@ class XfuserHost:
         """A transformer that another pipeline brought along is shared out as that pipeline was told."""
         for name, model in self.models(pipe).items():
             sharding = sharding_of(model)
-            if sharding is not None and (sharding.state.degrees, sharding.state.backend) != (self._dims, self._backend):
+            if sharding is None:
+                continue
+            theirs = sharding.state.degrees, sharding.state.backend, sharding.graphs is not None
+            if theirs != (self._dims, self._backend, self._recorder is not None):
                 raise ConfigurationError(
                     f"the {name} of this pipeline is that of another one, which was made parallel with "
-                    f"{sharding.state.degrees}, attention_backend={sharding.state.backend.value}: use the same here, "
-                    "or load the pipeline anew"
+                    f"{sharding.state.degrees}, attention_backend={sharding.state.backend.value}, "
+                    f"cuda_graphs={theirs[2]}: use the same here, or load the pipeline anew"
                 )
+
+
+def _refuse_graphs_here(pipe: Any) -> None:
+    refuse_without_cuda("cuda_graphs=True")
+    device = getattr(pipe, "device", None)
+    if device is not None and device.type != "cuda":
+        raise ConfigurationError(f"cuda_graphs=True, and the pipeline is on {device}: move it to this rank's GPU")

@@ -10,7 +10,7 @@ from importlib import import_module
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.hosts import caches
 from tokenring_xdit.hosts.installation import INSTALLATION, Hook
-from tokenring_xdit.hosts.xfuser import dispatch, noise, platform_cpu, runner, supported
+from tokenring_xdit.hosts.xfuser import dispatch, graphs, noise, platform_cpu, runner, supported
 from tokenring_xdit.hosts.xfuser.families import FAMILIES
 from tokenring_xdit.hosts.xfuser.family import PIPELINES
 from tokenring_xdit.hosts.xfuser.flags import install_flags
@@ -51,7 +51,7 @@ def register(*, tolerant: bool = False) -> None:
             )
         platform_cpu.prepare_torch()
         hooks[:0] = platform_cpu.HOOKS.items()
-    for module in (noise, supported, runner, caches, attention_kernels, rows):
+    for module in (noise, supported, runner, graphs, caches, attention_kernels, rows):
         hooks += module.HOOKS.items()
     for name, hook in (*hooks, *_repairs()):
         INSTALLATION.attach(name, hook, tolerant=tolerant)

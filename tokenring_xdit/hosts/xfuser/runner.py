@@ -14,8 +14,10 @@ from typing import Any
 from tokenring_xdit.attention.auto import show_choices
 from tokenring_xdit.defaults import DEFAULT_SCHEDULE
 from tokenring_xdit.errors import ConfigurationError, ScheduleError, TokenRingError, UnsupportedError
+from tokenring_xdit.graphs import refuse_without_cuda
 from tokenring_xdit.hosts.installation import INSTALLATION
 from tokenring_xdit.hosts.xfuser.choice import make_choice, tokenring_degree_of
+from tokenring_xdit.hosts.xfuser.graphs import FLAG
 from tokenring_xdit.hosts.xfuser.repairs.common import replace_method
 from tokenring_xdit.hosts.xfuser.supported import refuse_untested_model
 from tokenring_xdit.hub import download, problem_in
@@ -51,11 +53,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokenring_schedule", "--tokenring-schedule", default=DEFAULT_SCHEDULE)
     parser.add_argument("--ring_degree", "--ring-degree", type=int, default=1)
     parser.add_argument("--model")
+    parser.add_argument(f"--{FLAG}", f"--{FLAG.replace('_', '-')}", action="store_true")
     return parser
 
 
 def _degree(args: list[str]) -> int:
     known, _ = _parser().parse_known_args(args)
+    if getattr(known, FLAG):
+        refuse_without_cuda(f"--{FLAG}")
     make_choice(known.tokenring_degree, known.tokenring_schedule, known.ring_degree)
     if known.tokenring_degree > 1:
         from xfuser.model_executor.models.runner_models.base_model import MODEL_REGISTRY

@@ -9,6 +9,7 @@ import torch
 from accelerate import init_empty_weights
 
 from tokenring_xdit.errors import UnsupportedError
+from tokenring_xdit.graphs import Recorder
 from tokenring_xdit.hosts import sharding
 from tokenring_xdit.hosts.caches import Together
 from tokenring_xdit.hosts.processors import ProcessorSlot, settle
@@ -32,10 +33,11 @@ class Sharding(Sharded):
         model: The transformer, changed in place: it keeps its weights, adapters, hooks and names.
         state: xfuser's groups.
         family: What is known of it: xfuser's subclass of its class, or where diffusers' own is cut by tokens.
+        recorder: Records its calls, where they are to be replayed.
     """
 
-    def __init__(self, model: Any, state: XfuserState, family: XfuserFamily) -> None:
-        super().__init__(model, "xfuser")
+    def __init__(self, model: Any, state: XfuserState, family: XfuserFamily, recorder: Recorder | None = None) -> None:
+        super().__init__(model, "xfuser", recorder)
         self.state = state
         self._cut = None if family.cut is None else Cut(model, family.cut)
         parent = self.kind if family.wrapper is None else wrapper_class(family.wrapper)
@@ -82,7 +84,7 @@ def sharding_of(model: Any) -> Sharding | None:
     )
 
 
-def shard(model: Any, state: XfuserState, family: XfuserFamily) -> None:
+def shard(model: Any, state: XfuserState, family: XfuserFamily, recorder: Recorder | None = None) -> None:
     """Let all ranks compute a transformer together from now on; every rank calls it.
 
     Whole latents go in and come out on every rank.
@@ -91,8 +93,9 @@ def shard(model: Any, state: XfuserState, family: XfuserFamily) -> None:
         model: The transformer of diffusers.
         state: xfuser's groups.
         family: What is known of it.
+        recorder: Records its calls, where they are to be replayed.
     """
-    Sharding(model, state, family)
+    Sharding(model, state, family, recorder)
 
 
 def refuse_changed(model: Any, family: XfuserFamily) -> None:

@@ -22,6 +22,7 @@ from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.hosts.changes import TOKEN_WISE
 from tokenring_xdit.hosts.layout import KeyLayout, cut, key_layout, padding, sequence_layout
 from tokenring_xdit.hosts.processors import ProcessorSlot
+from tokenring_xdit.hosts.replay import REPLAYABLE
 from tokenring_xdit.hosts.xfuser.family import TokenCut
 from tokenring_xdit.hosts.xfuser.repairs.common import sequence_parallel_ranks
 
@@ -153,6 +154,7 @@ def _hook(module: Any, enter: Any) -> None:
         return enter(module, args, kwargs)
 
     setattr(hook, TOKEN_WISE, True)
+    setattr(hook, REPLAYABLE, True)
     module.register_forward_pre_hook(hook, with_kwargs=True)
 
 

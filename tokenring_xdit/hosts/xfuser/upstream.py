@@ -93,6 +93,23 @@ _SHARED = (
         "given the TokenRing degree",
         ("input_args",),
     ),
+    ReliedOn(
+        "xfuser.model_executor.models.runner_models.base_model",
+        "xFuserModel.initialize",
+        "transformers are given CUDA graphs after it",
+        ("input_args",),
+    ),
+    ReliedOn(
+        "xfuser.model_executor.models.runner_models.base_model",
+        "xFuserModel.run",
+        "says what became of CUDA graphs",
+        ("input_args",),
+    ),
+    ReliedOn(
+        "xfuser.model_executor.models.runner_models.base_model",
+        "ModelSettings.transformer_attr_names",
+        "whose calls become CUDA graphs",
+    ),
     ReliedOn("xfuser.cli", "get_nproc_from_args", "multiplied by the TokenRing degree", ("args",)),
     ReliedOn("xfuser.logger", "init_logger", "first module of xfuser; sets off register()"),
     ReliedOn(_STATE, "get_runtime_state", "where the choice is read"),

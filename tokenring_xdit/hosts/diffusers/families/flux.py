@@ -13,5 +13,4 @@ FAMILY = DiffusersFamily(
     transformer="FluxTransformer2DModel",
     compared=("FluxPipeline", "FluxControlPipeline"),
     spread={"transformer_blocks.*.attn": _PROCESSORS, "single_transformer_blocks.*.attn": _PROCESSORS},
-    since="0.36",
 )

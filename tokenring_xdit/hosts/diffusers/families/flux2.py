@@ -14,6 +14,5 @@ FAMILY = DiffusersFamily(
         "transformer_blocks.*.attn": ("Flux2AttnProcessor",),
         "single_transformer_blocks.*.attn": ("Flux2ParallelSelfAttnProcessor",),
     },
-    since="0.37",
     refused=("kv_cache", "kv_cache_mode"),
 )

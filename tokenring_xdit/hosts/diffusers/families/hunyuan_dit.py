@@ -15,5 +15,4 @@ FAMILY = DiffusersFamily(
     spread={"blocks.*.attn1": _PROCESSORS},
     local={"blocks.*.attn2": _PROCESSORS},
     plan={"blocks.*": {"hidden_states": Split(1, once=True), "image_rotary_emb": Split(0)}, "proj_out": Gather(1)},
-    since="0.41",
 )

@@ -20,6 +20,5 @@ FAMILY = DiffusersFamily(
         "rope": {0: Split(1, 3), 1: Split(1, 3)},
         "proj_out": Gather(1),
     },
-    since="0.36",
     refused=("video_coords",),
 )

@@ -11,5 +11,4 @@ FAMILY = DiffusersFamily(
     transformer="QwenImageTransformer2DModel",
     compared=("QwenImagePipeline",),
     spread={"transformer_blocks.*.attn": ("QwenDoubleStreamAttnProcessor2_0",)},
-    since="0.37",
 )

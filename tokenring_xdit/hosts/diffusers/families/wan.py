@@ -14,5 +14,4 @@ FAMILY = DiffusersFamily(
     compared=("WanPipeline", "WanImageToVideoPipeline"),
     spread={"blocks.*.attn1": _PROCESSORS},
     local={"blocks.*.attn2": _PROCESSORS},
-    since="0.37",
 )

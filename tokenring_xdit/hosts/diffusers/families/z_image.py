@@ -18,6 +18,5 @@ FAMILY = DiffusersFamily(
         "layers.*": {"x": Split(1, once=True), "attn_mask": Split(1), "freqs_cis": Split(1)},
         "all_final_layer.*": Gather(1, of="x"),
     },
-    since="0.36",
     refused=("siglip_feats", "image_noise_mask"),
 )

@@ -1,0 +1,94 @@
+"""What carries programs: shared memory between ranks of one machine and one network, and never past a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.attention.trouble import SEPARATE, cannot_open, carried, mapped, run, wants
+from tokenring_xdit.attention.transport.choice import TRANSPORT_VARIABLE, Standpoint, wanted, why_not_shared
+from tokenring_xdit.errors import ConfigurationError
+
+HERE = Standpoint("boot pid:[1]", "net:[1]", None)
+
+
+@pytest.mark.parametrize(
+    ("other", "sentence"),
+    [
+        (HERE, None),
+        (HERE._replace(network="net:[2]"), "ranks 0 and 1 are in different networks of one machine"),
+        (
+            HERE._replace(processes="boot pid:[2]"),
+            "ranks 0 and 1 are on different machines, or in different containers",
+        ),
+        (HERE._replace(network=None), "rank 1 does not know which machine and which network it is on"),
+        (HERE._replace(processes=None), "rank 1 does not know which machine and which network it is on"),
+        (HERE._replace(why_not="it is for Linux on x86-64"), "rank 1: it is for Linux on x86-64"),
+    ],
+)
+def test_memory_is_shared_by_ranks_of_one_machine_and_one_network(other: Standpoint, sentence: str | None) -> None:
+    assert why_not_shared([HERE, other, HERE], ["0", "1", "2"]) == sentence
+
+
+def test_nobody_shares_who_does_not_know_where_he_is() -> None:
+    nowhere = HERE._replace(network=None)
+    assert why_not_shared([nowhere, nowhere], ["0", "1"]) is not None
+
+
+def test_what_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TRANSPORT_VARIABLE, "pigeons")
+    with pytest.raises(
+        ConfigurationError, match=r"TRANSPORT='pigeons' is no transport: there are process-groups, symm"
+    ):
+        wanted()
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize(
+    ("network", "environment", "transport"),
+    [
+        (None, {}, "SymmetricTransport"),
+        ("net", {}, "GlooTransport"),
+        (None, {SEPARATE: "1"}, "GlooTransport"),
+        (None, {TRANSPORT_VARIABLE: "process-groups"}, "GlooTransport"),
+    ],
+)
+def test_ranks_take_it_together(
+    network: str | None, environment: dict[str, str], transport: str, tmp_path: Path
+) -> None:
+    asked = {TRANSPORT_VARIABLE: "symmetric", **environment}
+    for rank in run(3, carried, network, folder=tmp_path, awaited=(0, 1, 2), environment=asked):
+        assert rank.lines == ["right", transport]
+
+
+@pytest.mark.ranks
+def test_ranks_that_want_different_things_are_told(tmp_path: Path) -> None:
+    for mine in ("process-groups", "pigeons"):
+        for rank in run(3, wants, mine, "symmetric", folder=tmp_path, awaited=(0, 1, 2)):
+            refused, *rest = rank.lines
+            assert refused.startswith("AgreementError: ") and mine in refused, refused
+            assert rest == ["right", "SymmetricTransport", "right", "GlooTransport"]
+
+
+@pytest.mark.ranks
+def test_memory_that_cannot_be_opened_is_not_shared(tmp_path: Path) -> None:
+    asked = {TRANSPORT_VARIABLE: "symmetric"}
+    for rank in run(3, cannot_open, "at first", folder=tmp_path, awaited=(0, 1, 2), environment=asked):
+        assert rank.lines == ["right", "GlooTransport"]
+    for rank in run(3, cannot_open, "when it grows", folder=tmp_path, awaited=(0, 1, 2), environment=asked):
+        first, second, _ = rank.lines
+        assert first == "right"
+        assert second.startswith("CommunicationError: rank 1 cannot open the memory of rank 0, process ")
+        assert "Permission denied; TOKENRING_TRANSPORT=process-groups does without it" in second
+
+
+@pytest.mark.ranks
+def test_nothing_is_left_of_memory_whose_ranks_are_gone(tmp_path: Path) -> None:
+    """It has no name in any file system, so that the kernel frees it with the last process; rank 1 is killed."""
+    before = {*Path("/dev/shm").iterdir()}
+    said = run(3, mapped, folder=tmp_path, environment={TRANSPORT_VARIABLE: "symmetric"})
+    for rank in said:
+        assert rank.lines[1] == f"{[['/memfd:tokenring', '(deleted)']] * 3}"
+    assert not {file for file in {*Path("/dev/shm").iterdir()} - before if "tokenring" in file.name}
+    assert not [rank.pid for rank in said if Path(f"/proc/{rank.pid}").exists()]

@@ -1,0 +1,99 @@
+"""What ranks send and hold: the numbers that docs/llm.md and the planner count with."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.hosts.transformers import jobs_traffic as jobs
+from tests.support.ranks import RankPool
+from tokenring_xdit.hosts.transformers.placement import BLOCK
+from tokenring_xdit.language_shapes import LanguageShape
+from tokenring_xdit.planning.capacity import ask_for
+
+HEADS, KV_HEADS, HEAD_DIM, LAYERS, ELEMENT = 9, 3, 8, 2, 4
+"""Of the small Llama, in fp32."""
+
+
+def shares(tokens: int, ranks: int) -> list[int]:
+    return [tokens // ranks + (rank < tokens % ranks) for rank in range(ranks)]
+
+
+def keys_sent(rank: int, held: list[int], new: list[int]) -> int:
+    """Keys and values to all others; of the new ones to later ranks only."""
+    tokens = sum(held[rank] + (new[rank] if other > rank else 0) for other in range(len(new)) if other != rank)
+    return LAYERS * 2 * KV_HEADS * HEAD_DIM * tokens * ELEMENT
+
+
+def queries_sent(rank: int, held: list[int], new: list[int]) -> int:
+    """Queries to whoever has keys that they see, and outputs with log-sum-exps back to whoever asked."""
+    others = [other for other in range(len(new)) if other != rank]
+    asked = sum(new[rank] for other in others if held[other] or other < rank)
+    answered = sum(new[other] for other in others if held[rank] or rank < other)
+    return LAYERS * HEADS * (asked * HEAD_DIM * ELEMENT + answered * (HEAD_DIM * ELEMENT + 4))
+
+
+@pytest.mark.parametrize("ranks_", [2, 4])
+@pytest.mark.parametrize("prefill", ["keys", "queries"])
+def test_bytes_sent_are_those_of_the_formula(ranks: RankPool, prefill: str, ranks_: int) -> None:
+    sent = {"keys": keys_sent, "queries": queries_sent}[prefill]
+    prompt = shares(83, ranks_)
+    for rank, (whole, later, step) in enumerate(ranks.run(ranks_, jobs.bytes_sent, "llama", prefill, 83, 40)):
+        assert whole == sent(rank, [0] * ranks_, prompt)
+        assert later == sent(rank, prompt, jobs.turn_lengths(83, 40, ranks_))
+        assert step == LAYERS * (ranks_ - 1) * HEADS * (HEAD_DIM + 1) * 4
+
+
+@pytest.mark.parametrize(("new", "wanted"), [(20, "queries"), (23, "queries"), (60, "keys"), (83, "keys")])
+def test_what_is_less_travels(ranks: RankPool, new: int, wanted: str) -> None:
+    """Three query heads a key head, and outputs come back: queries are less where new tokens are fewer than a third."""
+    sent = {"keys": keys_sent, "queries": queries_sent}[wanted]
+    held, turn = shares(83, 2), jobs.turn_lengths(83, new, 2)
+    for rank, (_, later, _) in enumerate(ranks.run(2, jobs.bytes_sent, "llama", "balanced", 83, new)):
+        assert later == sent(rank, held, turn)
+
+
+@pytest.mark.parametrize(("tokens", "turn", "answer"), [(211, 37, 100), (64, 3, 5), (7, 90, 33)])
+@pytest.mark.parametrize("ranks_", [1, 3, 4])
+def test_a_rank_holds_its_share_and_a_block(ranks: RankPool, ranks_: int, tokens: int, turn: int, answer: int) -> None:
+    length = tokens + turn + answer - 1  # the last token of an answer is not computed
+    for held in ranks.run(ranks_, jobs.keys_held, "llama", tokens, turn, answer):
+        assert len(held) == LAYERS
+        assert max(count for count, _ in held) <= -(-length // ranks_) + BLOCK
+        assert all(size <= 2 * KV_HEADS * HEAD_DIM * ELEMENT * (count + BLOCK) for count, size in held)
+
+
+WIDE = {
+    "hidden_size": 128,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "intermediate_size": 256,
+}
+"""Wide enough for tensors of tokens to be most of what there is."""
+
+
+@pytest.mark.parametrize("chunk", [None, 512])
+@pytest.mark.parametrize("ranks_", [1, 2, 4])
+def test_fit_forecasts_what_a_rank_really_allocates(ranks: RankPool, ranks_: int, chunk: int | None) -> None:
+    """Never more than the forecast, and not so much less that memory would lie idle."""
+    settings = {**WIDE, "num_hidden_layers": 6, "max_position_embeddings": 8192}
+    tokens = 4096
+    shape = LanguageShape((None,) * 6, 128, 8, 2, 16, 256, 97)
+    need = ask_for(shape, tokens, ranks=ranks_, element_bytes=ELEMENT, chunk=chunk)
+    found = ranks.run(ranks_, jobs.peak, settings, tokens, chunk)
+    for weights, _ in found:
+        assert weights == pytest.approx(need.weights, rel=0.02)
+    peak = max(peak for _, peak in found)
+    assert 0.7 * (need.total - need.weights) <= peak <= need.total - need.weights
+
+
+@pytest.mark.parametrize(("new", "wanted"), [(20, "queries"), (83, "keys")])
+def test_where_the_network_is_known_the_planner_chooses(ranks: RankPool, new: int, wanted: str) -> None:
+    """Nothing else is said: the default; on links so slow that bytes decide."""
+    sent = {"keys": keys_sent, "queries": queries_sent}[wanted]
+    held, turn = shares(83, 2), jobs.turn_lengths(83, new, 2)
+    for rank, (names, errors, later) in enumerate(ranks.run(2, jobs.planned, "mesh:2:1kbit", 83, new)):
+        assert max(errors) <= 1e-5
+        assert names[0] is not None
+        assert names[1] == wanted
+        assert later == sent(rank, held, turn)

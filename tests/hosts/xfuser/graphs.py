@@ -1,0 +1,173 @@
+"""On the worker ranks: pipelines whose transformers' calls are replayed, against unmodified diffusers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.graphs.operators import OperatorRecorder
+from tests.hosts.xfuser.generation import Case, engine, forget_xfuser, latents_of, with_wrapped_transformer
+from tests.hosts.xfuser.stepping import lora_state
+from tests.support.families import FAMILIES
+from tests.support.ranks import rank_device
+from tests.support.reference import relative_error
+from tokenring_xdit.errors import TokenRingError
+from tokenring_xdit.graphs import CudaRecorder, GraphReport, Recorder
+from tokenring_xdit.hosts.calls import Output, spread_over_ranks
+from tokenring_xdit.hosts.xfuser import AttentionBackend, graph_reports, parallelize
+from tokenring_xdit.hosts.xfuser.graphs import replay_calls
+from tokenring_xdit.hosts.xfuser.host import XfuserHost
+from tokenring_xdit.parallel import ParallelDims
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """How calls went on one rank.
+
+    Attributes:
+        errors: Of each generation, beside one process.
+        reports: What had become of the transformers' calls after each of them.
+    """
+
+    errors: list[float] = field(default_factory=list)
+    reports: list[dict[str, GraphReport]] = field(default_factory=list)
+
+
+def recorder(device: torch.device) -> Recorder:
+    return CudaRecorder(device) if device.type == "cuda" else OperatorRecorder(device)
+
+
+@contextmanager
+def spread(case: Case) -> Iterator[Any]:
+    """A pipeline whose calls are replayed."""
+    pipe = FAMILIES[case.family].make(**case.make).to(rank_device(), case.dtype)
+    dims = ParallelDims(ulysses=case.ulysses, tokenring=case.tokenring, schedule=case.schedule)
+    try:
+        spread_over_ranks(pipe, lambda: XfuserHost(dims, AttentionBackend.AUTO, recorder), Output.EVERY_RANK)
+        yield pipe
+    finally:
+        forget_xfuser()
+
+
+def alone(case: Case, inputs: Mapping[str, Any], change: Any = None) -> Tensor:
+    """What one process makes."""
+    family = FAMILIES[case.family]
+    pipe = family.make(**case.make).to(rank_device(), case.dtype)
+    if change is not None:
+        change(pipe)
+    latents = latents_of(pipe(**family.inputs(**{**case.inputs, **inputs})))
+    assert latents is not None
+    return latents
+
+
+@torch.no_grad()
+def generations(case: Case, each: list[Mapping[str, Any]]) -> Replayed:
+    """Some generations one after the other, with other prompts and sizes."""
+    expected, found = [alone(case, inputs) for inputs in each], Replayed()
+    with spread(case) as pipe:
+        for inputs, right in zip(each, expected, strict=True):
+            made = latents_of(pipe(**FAMILIES[case.family].inputs(**{**case.inputs, **inputs})))
+            found.errors.append(relative_error(made, right))
+            found.reports.append(graph_reports(pipe))
+    return found
+
+
+def _with_lora(pipe: Any) -> None:
+    pipe.load_lora_weights(lora_state(pipe.transformer), adapter_name="one")
+
+
+def _with_half_of_it(pipe: Any) -> None:
+    _with_lora(pipe)
+    pipe.set_adapters("one", 0.5)
+
+
+def _with_other_weights(pipe: Any) -> None:
+    state = pipe.transformer.state_dict()
+    pipe.transformer.load_state_dict({name: 0.9 * value for name, value in state.items()})
+
+
+@torch.no_grad()
+def generations_between_changes(case: Case) -> Replayed:
+    """A generation as it is, with a LoRA, with half of it, without it, and with other weights."""
+    found = Replayed()
+    changes = [None, _with_lora, _with_half_of_it, None, _with_other_weights]
+    expected = [alone(case, {}, change) for change in changes]
+    with spread(case) as pipe:
+        then = [
+            lambda: None,
+            lambda: _with_lora(pipe),
+            lambda: pipe.set_adapters("one", 0.5),
+            pipe.unload_lora_weights,
+            lambda: _with_other_weights(pipe),
+        ]
+        for change, right in zip(then, expected, strict=True):
+            change()
+            made = latents_of(pipe(**FAMILIES[case.family].inputs(**case.inputs)))
+            found.errors.append(relative_error(made, right))
+            found.reports.append(graph_reports(pipe))
+    return found
+
+
+@torch.no_grad()
+def with_change_in_a_callback(case: Case) -> Replayed:
+    """The strength of a LoRA changes in the middle of a generation, whose calls are replayed by then."""
+    inputs, found = FAMILIES[case.family].inputs(**case.inputs), Replayed()
+
+    def weaken(pipe: Any, step: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if step == inputs["num_inference_steps"] // 2:
+            pipe.set_adapters("one", 0.2)
+        return tensors
+
+    pipe = FAMILIES[case.family].make(**case.make).to(rank_device(), case.dtype)
+    _with_lora(pipe)
+    expected = latents_of(pipe(**inputs, callback_on_step_end=weaken))
+    with spread(case) as pipe:
+        _with_lora(pipe)
+        again = FAMILIES[case.family].inputs(**case.inputs)
+        made = latents_of(pipe(**again, callback_on_step_end=weaken))
+        found.errors.append(relative_error(made, expected))
+        found.reports.append(graph_reports(pipe))
+    return found
+
+
+@torch.no_grad()
+def under_xfuser(case: Case) -> Replayed:
+    """The same for a transformer of xfuser's, as ``xdit --tokenring_cuda_graphs`` has it, under any strategy."""
+    family, found = FAMILIES[case.family], Replayed()
+    expected = alone(case, {})
+    with engine(case) as config:
+        pipe = with_wrapped_transformer(family, config, case, family.inputs(**case.inputs))
+        graphs = replay_calls(pipe.transformer, recorder(rank_device()))
+        for _ in range(2):
+            found.errors.append(relative_error(latents_of(pipe(**family.inputs(**case.inputs))), expected))
+            found.reports.append({"transformer": graphs.report})
+    return found
+
+
+def refusals() -> dict[str, str]:
+    """What is said to CUDA graphs that cannot be."""
+    said = {}
+    asked: dict[str, dict[str, Any]] = {"no GPU": {"tokenring_degree": 2, "cuda_graphs": True}}
+    for name, options in asked.items():
+        try:
+            parallelize(FAMILIES["flux"].make(), **options)
+        except TokenRingError as error:
+            said[name] = str(error)
+    try:
+        with spread(Case("flux", tokenring=2)) as pipe:
+            pipe.transformer = torch.compile(pipe.transformer)
+            pipe(**FAMILIES["flux"].inputs())
+    except TokenRingError as error:
+        said["compiled"] = str(error)
+    try:
+        with spread(Case("flux", tokenring=2)) as pipe:
+            other = type(pipe).__mro__[1](**pipe.components)
+            parallelize(other, tokenring_degree=2)
+    except TokenRingError as error:
+        said["another pipeline"] = str(error)
+    return said

@@ -1,0 +1,171 @@
+"""Transformers' calls that are replayed: other prompts, sizes, adapters and weights, beside one process.
+
+On processors operators are recorded and done again on the memory of the capture; on GPUs they are CUDA graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from tests.hosts.xfuser import graphs
+from tests.hosts.xfuser.generation import Case
+from tests.hosts.xfuser.graphs import Replayed
+from tests.support.ranks import RankPool
+from tokenring_xdit.graphs import GraphReport
+
+TOLERANCE = 1e-5
+
+PROMPTS: Sequence[Mapping[str, Any]] = [
+    {},
+    {"prompts": ["a boat at night"]},
+    {"height": 48, "width": 64},
+    {"prompts": ["a red fox"]},
+]
+"""Another prompt, another size, and the first size again."""
+
+STEPS = {"steps": 4}
+
+
+def counts(report: GraphReport) -> tuple[int, int, int]:
+    return report.rehearsed, report.captured, report.replayed
+
+
+def exact(found: Sequence[Replayed]) -> None:
+    for rank in found:
+        print(rank)
+        assert max(rank.errors) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("flux", tokenring=2, inputs=STEPS),
+        pytest.param(Case("flux", ulysses=2, inputs=STEPS), marks=pytest.mark.matrix),
+        pytest.param(Case("sd3", tokenring=2, inputs=STEPS), marks=pytest.mark.matrix),
+        pytest.param(Case("wan-t2v", tokenring=2, inputs=STEPS), marks=pytest.mark.matrix),
+        pytest.param(Case("flux", tokenring=2, schedule="mesh:wide=2", inputs=STEPS), marks=pytest.mark.matrix),
+    ],
+    ids=lambda case: f"{case.family}-{case.ulysses}-{case.schedule}",
+)
+def test_replayed_pictures_are_those_of_one_process(ranks: RankPool, case: Case) -> None:
+    found = ranks.run(2, graphs.generations, case, PROMPTS, timeout=300)
+    exact(found)
+    calls = 2 if case.family == "wan-t2v" else 1  # of a step: one for each side of guidance
+    for rank in found:
+        last = rank.reports[-1]["transformer"]
+        assert not last.eager
+        assert counts(last) == (2, 2, 4 * 4 * calls - 4)
+        assert last.graphs == 2
+
+
+def test_changed_adapters_and_weights_are_captured_anew(ranks: RankPool) -> None:
+    found = ranks.run(2, graphs.generations_between_changes, Case("flux", tokenring=2, inputs=STEPS), timeout=300)
+    exact(found)
+    for rank in found:
+        assert counts(rank.reports[-1]["transformer"]) == (5, 5, 10)
+        assert rank.reports[-1]["transformer"].dropped == 4
+
+
+def test_an_adapter_that_changes_in_a_callback(ranks: RankPool) -> None:
+    case = Case("flux", tokenring=2, inputs={"steps": 8})
+    found = ranks.run(2, graphs.with_change_in_a_callback, case, timeout=300)
+    exact(found)
+    for rank in found:
+        assert counts(rank.reports[-1]["transformer"]) == (2, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        (Case("z-image", tokenring=2, inputs=STEPS), "which keys are real is read from a mask"),
+        pytest.param(
+            Case("lumina2", tokenring=2, inputs=STEPS),
+            "which keys are real is read from a mask",
+            marks=pytest.mark.matrix,
+        ),
+    ],
+    ids=lambda value: value.family if isinstance(value, Case) else "",
+)
+def test_masks_of_prompts_run_as_they_are(ranks: RankPool, case: Case, reason: str) -> None:
+    found = ranks.run(2, graphs.generations, case, PROMPTS[:2], timeout=300)
+    exact(found)
+    for rank in found:
+        report = rank.reports[-1]["transformer"]
+        assert counts(report)[1:] == (0, 0)
+        assert all(reason in said for said in report.eager)
+        assert sum(report.eager.values()) + report.rehearsed > 0
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("flux-runner", ring=2, inputs=STEPS),
+        pytest.param(Case("flux-runner", ulysses=2, inputs=STEPS), marks=pytest.mark.matrix),
+        pytest.param(Case("flux-runner", tokenring=2, inputs=STEPS), marks=pytest.mark.matrix),
+    ],
+    ids=lambda case: f"ring{case.ring}-ulysses{case.ulysses}-tokenring{case.tokenring}",
+)
+def test_xfusers_own_strategies_are_replayed_too(ranks: RankPool, case: Case) -> None:
+    found = ranks.run(2, graphs.under_xfuser, case, timeout=300)
+    exact(found)
+    for rank in found:
+        assert counts(rank.reports[-1]["transformer"]) == (1, 1, 6)
+
+
+def test_what_cannot_be_is_refused(ranks: RankPool) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("is about machines without a GPU")
+    for said in ranks.run(2, graphs.refusals, timeout=300):
+        assert said["no GPU"] == (
+            "cuda_graphs=True needs a GPU with CUDA, and torch finds none on this machine: leave it out"
+        )
+        assert "not both" in said["compiled"]
+        assert "cuda_graphs=True: use the same here" in said["another pipeline"]
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("flux", tokenring=2, inputs=STEPS, dtype=torch.bfloat16),
+        Case("flux", ulysses=2, inputs=STEPS, dtype=torch.bfloat16),
+        Case("sd3", tokenring=2, inputs=STEPS, dtype=torch.bfloat16),
+        Case("wan-t2v", tokenring=2, inputs=STEPS, dtype=torch.bfloat16),
+    ],
+    ids=lambda case: f"{case.family}-{case.ulysses}",
+)
+def test_gpus_replay_cuda_graphs(gpu_ranks: RankPool, case: Case) -> None:
+    """As far as the kernels of one GPU and those of two round alike: bf16."""
+    for rank in gpu_ranks.run(2, graphs.generations, case, PROMPTS, timeout=600):
+        print(rank)
+        assert max(rank.errors) <= 0.1
+        report = rank.reports[-1]["transformer"]
+        assert not report.eager
+        assert report.graphs == 2
+        assert report.replayed >= 10
+        assert report.memory_bytes > 0
+
+
+@pytest.mark.cuda
+def test_gpus_capture_changed_adapters_anew(gpu_ranks: RankPool) -> None:
+    case = Case("flux", tokenring=2, inputs=STEPS, dtype=torch.bfloat16)
+    for rank in gpu_ranks.run(2, graphs.generations_between_changes, case, timeout=600):
+        print(rank)
+        assert max(rank.errors) <= 0.1
+        assert rank.reports[-1]["transformer"].dropped == 4
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("case", [Case("flux-runner", ring=2), Case("flux-runner", tokenring=2)])
+def test_gpus_replay_xfusers_own_strategies_too(gpu_ranks: RankPool, case: Case) -> None:
+    from dataclasses import replace
+
+    case = replace(case, inputs=STEPS, dtype=torch.bfloat16)
+    for rank in gpu_ranks.run(2, graphs.under_xfuser, case, timeout=600):
+        print(rank)
+        assert max(rank.errors) <= 0.1
+        assert counts(rank.reports[-1]["transformer"]) == (1, 1, 6)

@@ -1,0 +1,91 @@
+"""Strategies of a language model's phases, simulated where what has to come out is known beforehand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tokenring_xdit.planning import Machine
+from tokenring_xdit.planning.phases import Phase, candidates, crossover, phase_of
+from tokenring_xdit.planning.simulate import run_steps
+from tokenring_xdit.planning.straight import Turn, Way, steps_of
+from tokenring_xdit.topology import load_topology
+
+INSTANT = Machine(1e18)
+"""Nothing but links takes time."""
+
+SLOW = load_topology("mesh:4:1mbit")
+
+TURN = Turn(4, past=6144, new=2048, heads=8, kv_heads=2, head_dim=64, element_bytes=2)
+
+
+@pytest.mark.parametrize(
+    ("past", "new", "phase"),
+    [(0, 4096, Phase.PROMPT), (4096, 64, Phase.TURN), (4096, 16, Phase.STEP), (0, 1, Phase.STEP), (9, 1, Phase.STEP)],
+)
+def test_phases(past: int, new: int, phase: Phase) -> None:
+    assert phase_of(replace(TURN, past=past, new=new)) is phase
+
+
+def test_what_is_sent_is_what_can_be_counted() -> None:
+    sent = {one.name: one.sent for one in candidates(TURN, SLOW, INSTANT)}
+    held, new = 6144 // 4, 2048 // 4
+    key, query = 2 * 2 * 64 * 2, 8 * 64 * 2
+    assert sent["keys"] == (3 * held + 3 * new) * key  # rank 0, whose new keys all others see
+    assert sent["queries"] == 3 * new * (query + query + 8 * 4)
+    assert sent["gather-kv"] == 3 * (held + new) * key
+
+
+def test_on_slow_links_time_is_bytes() -> None:
+    found = {one.name: one for one in candidates(TURN, SLOW, INSTANT)}
+    rate = 1e6 / 8 * 1448 / 1514
+    pairs = {"keys": (6144 + 2048) // 4 * 2 * 2 * 64 * 2, "queries": 512 * (2 * 8 * 64 * 2 + 32)}
+    for name, size in pairs.items():
+        assert found[name].seconds == pytest.approx(size / rate, rel=0.05)
+
+
+def test_few_new_tokens_send_queries_and_many_send_keys() -> None:
+    few, many = replace(TURN, past=8000, new=192), replace(TURN, past=192, new=8000)
+    assert candidates(few, SLOW, INSTANT)[0].name == "queries"
+    assert candidates(many, SLOW, INSTANT)[0].name == "keys"
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_keys_win_from_a_share_on_that_the_heads_decide(kv_heads: int) -> None:
+    """Queries and outputs cost as much as keys and values where new tokens are a share of kv_heads / heads."""
+    found = crossover(replace(TURN, kv_heads=kv_heads), SLOW, INSTANT)
+    assert found is not None
+    assert found / 8192 == pytest.approx(kv_heads / 8, rel=0.12)
+
+
+def test_a_step_gathers_outputs_and_no_keys() -> None:
+    step = replace(TURN, past=8192, new=1)
+    ours, theirs = candidates(step, SLOW, INSTANT)
+    assert (ours.name, ours.ours, theirs.name, theirs.ours) == ("outputs", True, "gather-kv", False)
+    assert ours.sent == 3 * 8 * 65 * 4
+    assert theirs.seconds > 100 * ours.seconds
+
+
+def test_a_whole_prompt_has_schedules_and_the_balanced_one_computes_least() -> None:
+    prompt = replace(TURN, past=0, new=8192)
+    fast = load_topology("mesh:4:10tbit")
+    found = candidates(prompt, fast, Machine(1e11))
+    assert found[0].name.startswith("near_far")
+    assert found[0].ours
+    assert not found[-1].ours
+    keys = next(one for one in found if one.name == "keys")
+    assert keys.seconds > 1.5 * found[0].seconds  # the last rank of contiguous shards has most to do
+
+
+@pytest.mark.parametrize("way", list(Way))
+def test_every_way_computes_each_pair_once(way: Way) -> None:
+    """On one rank's worth of links and much to compute, the time of all ranks together is that of the pairs."""
+    machine = Machine(1e9)
+    pairs = 2048 * 6144 + 2048 * 2048 // 2
+    if way is Way.OUTPUTS:
+        pairs = 2048 * (6144 + 2048)  # of a few tokens, whose mask is not worth a thought
+    steps = steps_of(TURN, way, machine)
+    seconds = sum(step.seconds for rank in steps for step in rank if getattr(step, "what", "") == "attention")
+    assert seconds == pytest.approx(4.0 * 8 * 64 * pairs / 1e9, rel=0.001)
+    assert run_steps(way.value, steps, load_topology("mesh:4:1gbit"), machine).makespan >= seconds / 4

@@ -1,0 +1,73 @@
+"""What a server is told on the command line and in a config."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+
+from tokenring_xdit.cli import serve
+from tokenring_xdit.cli.commands import whole_parser
+from tokenring_xdit.config import read_config
+from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.serve.config import Limits, ServeConfig, unserved
+
+
+def said(*words: str) -> argparse.Namespace:
+    return whole_parser().parse_args(["serve", *words])
+
+
+def test_a_config_of_a_run_is_one_of_a_server_and_needs_no_prompt(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("model: embedded\nprompt: a fox\noutput: fox.png\nsize: 64\ntokenring_degree: 2\n")
+    config = read_config(ServeConfig, file, [], unserved)
+    assert config.degrees.ranks == 2
+    assert config.ignored == ["prompt", "output"]
+    assert read_config(ServeConfig, None, ["model=embedded"], unserved).ignored == []
+
+
+def test_of_a_folder_clients_hear_its_last_name(tmp_path: Path) -> None:
+    assert read_config(ServeConfig, None, [f"model={tmp_path}"]).name == tmp_path.name
+    assert read_config(ServeConfig, None, ["model=black-forest-labs/FLUX.1-dev"]).name == "black-forest-labs/FLUX.1-dev"
+
+
+def test_videos_are_not_served(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "CogVideoXPipeline"}))
+    with pytest.raises(ConfigurationError, match="CogVideoXPipeline makes videos, and pictures are what is served"):
+        read_config(ServeConfig, None, [f"model={tmp_path}"], unserved)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["embedded", "--max-pixels", "0"], "--max-pixels is 0"),
+        (["embedded", "--grace", "nan"], "--grace is nan"),
+        (["embedded", "--api-key", " "], "the API key is empty"),
+        (["embedded", "other"], "a server has one config or model"),
+        (["embedded", "stepz=3"], "stepz: there is no such key"),
+        (["missing.yaml"], "missing.yaml"),
+    ],
+)
+def test_mistakes_are_said_before_anything_loads(
+    words: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "_PACKAGES", ())
+    with pytest.raises(ConfigurationError, match=message):
+        serve.serve_command(said(*words))
+
+
+def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "_PACKAGES", ("json", "no_such_package"))
+    with pytest.raises(ConfigurationError, match=r"serve needs no_such_package: pip install 'tokenring-xdit\[serve\]'"):
+        serve.serve_command(said())
+
+
+def test_help_says_the_limits_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        said("--help")
+    text = " ".join(capsys.readouterr().out.split())
+    for name in ("waiting", "pixels", "steps", "body"):
+        assert f"--max-{name}" in text
+        assert f"(default: {getattr(Limits, name)})" in text

@@ -1,0 +1,198 @@
+"""The keeper with an engine that is made up: what it does with jobs, whatever happens to them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.serve.made_up import PATIENCE, MadeUpEngine, Witness, job, until
+from tokenring_xdit.errors import CancelledError, ConfigurationError, EngineError
+from tokenring_xdit.serve.errors import UnavailableError
+from tokenring_xdit.serve.forecast import Forecast
+from tokenring_xdit.serve.jobs import Ended, Event, Job, Status
+from tokenring_xdit.serve.keeper import Keeper, State
+from tokenring_xdit.serve.line import Line
+
+
+@contextmanager
+def kept(engine: Any = None, most: int = 2) -> Iterator[tuple[Keeper, Any, Witness]]:
+    """A keeper that is ready, its engine, and who takes note."""
+    engine, witness = engine or MadeUpEngine(), Witness()
+    keeper = Keeper(lambda: engine, Line(most), Forecast(), witness)
+    keeper.start()
+    try:
+        until(lambda: keeper.state is State.READY)
+        yield keeper, engine, witness
+    finally:
+        engine.gate.set()
+        keeper.stop(10)
+        assert not keeper._thread.is_alive()
+
+
+def served(keeper: Keeper, *jobs: Job) -> None:
+    for each in jobs:
+        keeper.submit(each)
+    for each in jobs:
+        until(lambda each=each: each.status.over)  # type: ignore[misc]
+
+
+def test_pictures_of_a_job_have_seeds_that_follow_each_other_and_teach_the_forecast() -> None:
+    with kept() as (keeper, engine, witness):
+        heard: list[Event] = []
+        one = job(heard, count=3, together=2, steps=2, pixels=100)
+        served(keeper, one)
+        assert [picture.getpixel((0, 0))[0] for picture in one.made] == [0, 1, 2]
+        assert isinstance(heard[-1], Ended)
+        assert witness.outcomes == [Status.DONE]
+        again = job(count=1, steps=2, pixels=100)
+        served(keeper, again)
+        assert again.predicted is not None
+        assert engine.timeouts == [1800, 60, 60]  # something is known from the first batch on
+
+
+def test_a_full_line_refuses_and_says_when_to_ask_again() -> None:
+    with kept() as (keeper, engine, _):
+        engine.gate.clear()
+        jobs = [job() for _ in range(3)]
+        keeper.submit(jobs[0])
+        until(lambda: keeper.running is jobs[0])
+        keeper.submit(jobs[1])
+        keeper.submit(jobs[2])
+        with pytest.raises(UnavailableError, match="2 requests wait already") as raised:
+            keeper.submit(job())
+        assert (raised.value.status, raised.value.retry_after) == (429, 10)
+        engine.gate.set()
+        until(lambda: all(each.status is Status.DONE for each in jobs))
+
+
+def test_cancelling_is_for_one_job_and_too_late_it_is_for_none() -> None:
+    with kept() as (keeper, engine, witness):
+        engine.gate.clear()
+        running, waiting, other = job(), job(), job()
+        keeper.submit(running)
+        until(lambda: keeper.running is running)
+        keeper.submit(waiting)
+        keeper.submit(other)
+        why = CancelledError("nobody wants it")
+        keeper.cancel(waiting, why)
+        assert waiting.status is Status.CANCELLED
+        keeper.cancel(running, why)
+        assert running.status is Status.RUNNING
+        engine.gate.set()
+        until(lambda: other.status.over)
+        assert (running.status, running.error) == (Status.CANCELLED, why)
+        assert other.status is Status.DONE
+        keeper.cancel(running, why)
+        last = job()
+        served(keeper, last)
+        assert last.status is Status.DONE
+        assert witness.outcomes == [Status.CANCELLED, Status.CANCELLED, Status.DONE, Status.DONE]
+
+
+def test_a_refused_request_is_one_failure_and_the_next_is_served() -> None:
+    with kept() as (keeper, engine, witness):
+        engine.error = ConfigurationError("the ranks refuse it")
+        bad = job()
+        served(keeper, bad)
+        assert (bad.status, bad.error) == (Status.FAILED, engine.error)
+        engine.error = None
+        good = job()
+        served(keeper, good)
+        assert good.status is Status.DONE
+        assert witness.restarts == []
+
+
+def test_a_rank_that_dies_while_idle_is_brought_back_before_anybody_asks() -> None:
+    with kept() as (keeper, engine, witness):
+        assert keeper.up == [True]
+        assert keeper.memory[0] > 0
+        engine.rank.kill()
+        until(lambda: engine.starts == 2 and keeper.state is State.READY)
+        until(lambda: keeper.up == [True])
+        assert witness.restarts == ["died"]
+        good = job()
+        served(keeper, good)
+        assert good.status is Status.DONE
+
+
+def test_a_rank_that_is_stopped_for_too_long_is_brought_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENRING_LIVENESS_LIMIT", "0.5")
+    with kept() as (keeper, engine, witness):
+        os.kill(engine.rank.pid, signal.SIGSTOP)
+        until(lambda: witness.restarts == ["stopped"])
+        until(lambda: keeper.state is State.READY)
+        assert engine.starts == 2
+
+
+def test_ranks_that_a_failure_has_ended_are_brought_back_at_once() -> None:
+    class Fragile(MadeUpEngine):
+        def generate(self, *words: Any, **more: Any) -> list[Any]:
+            if self.starts == 1:
+                self.close()
+                self.rank = None
+                raise EngineError("rank 0 was killed\n(log: /tmp/x)")
+            return super().generate(*words, **more)
+
+    with kept(Fragile()) as (keeper, engine, witness):
+        bad, good = job(), job()
+        served(keeper, bad)
+        until(lambda: engine.starts == 2 and keeper.state is State.READY)
+        served(keeper, good)
+        assert (bad.status, good.status) == (Status.FAILED, Status.DONE)
+        assert witness.restarts == ["failed"]
+
+
+def test_who_asks_while_ranks_are_started_again_is_told_so() -> None:
+    class Slow(MadeUpEngine):
+        def start(self) -> None:
+            if hasattr(self, "gate"):
+                assert self.gate.wait(PATIENCE)
+            super().start()
+
+    with kept(Slow()) as (keeper, engine, _):
+        engine.gate.clear()
+        engine.rank.kill()
+        until(lambda: keeper.state is State.RESTARTING)
+        with pytest.raises(UnavailableError, match="rank 0 died while there was nothing to do") as raised:
+            keeper.submit(job())
+        assert raised.value.status == 503
+        engine.gate.set()
+        until(lambda: keeper.state is State.READY)
+
+
+def test_at_the_end_whoever_waits_is_told() -> None:
+    with kept() as (keeper, engine, _):
+        engine.gate.clear()
+        running, waiting = job(), job()
+        keeper.submit(running)
+        until(lambda: keeper.running is running)
+        keeper.submit(waiting)
+        ending = threading.Thread(target=keeper.stop, args=(30,))
+        ending.start()
+        until(lambda: waiting.status.over)
+        engine.gate.set()
+        ending.join(PATIENCE)
+        assert [each.status for each in (running, waiting)] == [Status.CANCELLED] * 2
+        assert isinstance(running.error, UnavailableError)
+        with pytest.raises(UnavailableError, match="stopping"):
+            keeper.submit(job())
+
+
+def test_an_engine_that_cannot_be_made_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken: list[bool] = []
+
+    def make() -> Any:
+        raise ConfigurationError("there is no such model")
+
+    keeper = Keeper(make, Line(1), Forecast(), Witness(), lambda: broken.append(True))
+    keeper.start()
+    until(lambda: broken == [True])
+    assert keeper.state is State.BROKEN
+    assert str(keeper.error) == "there is no such model"
+    keeper.stop(10)

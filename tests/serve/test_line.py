@@ -1,0 +1,68 @@
+"""The line and the ledger, without an engine."""
+
+from __future__ import annotations
+
+import threading
+
+from tests.serve.made_up import job
+from tokenring_xdit.serve.jobs import Began, Ended, Event, Ledger, Order, Status, Stepped, progress_steps
+from tokenring_xdit.serve.line import Line
+
+
+def test_first_come_first_served_and_no_more_than_may_wait() -> None:
+    line, first, second = Line(2), job(), job()
+    assert line.enter(first)
+    assert line.enter(second)
+    assert not line.enter(job())
+    assert line.waiting() == [first, second]
+    assert line.next(0) is first
+    assert line.leave(second)
+    assert not line.leave(second)
+    assert line.next(0) is None
+
+
+def test_who_waits_for_a_job_is_told_at_once() -> None:
+    line, coming, got = Line(1), job(), []
+    waiter = threading.Thread(target=lambda: got.append(line.next(60)))
+    waiter.start()
+    line.enter(coming)
+    waiter.join(30)
+    assert got == [coming]
+
+
+def test_a_job_tells_what_happens_to_it() -> None:
+    heard: list[Event] = []
+    one = job(heard, steps=2)
+    one.begin()
+    one.advance(1)
+    one.advance(2, "a preview")
+    assert one.status is Status.RUNNING
+    one.end(Status.DONE, made=["a picture"])
+    assert heard == [Began(), Stepped(1), Stepped(2, "a preview"), Ended()]
+    assert one.status.over
+    assert one.made == ["a picture"]
+
+
+def test_pictures_are_made_in_batches() -> None:
+    order = Order("image", "", 0, count=5, together=2, steps=3)
+    assert order.batches == [2, 2, 1]
+    assert order.all_steps == 9
+
+
+def test_previews_are_spread_evenly_and_none_is_of_the_last_step() -> None:
+    assert progress_steps(28, 3) == {7, 14, 21}
+    assert progress_steps(2, 1) == {1}
+    assert progress_steps(1, 3) == set()
+    assert progress_steps(2, 3) == {1}
+
+
+def test_the_ledger_forgets_the_oldest_that_are_over_and_none_that_is_under_way() -> None:
+    ledger = Ledger(kept=2)
+    under_way, over = job(name="under-way"), [job(name=str(i)) for i in range(4)]
+    assert ledger.enter(under_way)
+    for each in over:
+        assert ledger.enter(each)
+        each.end(Status.DONE)
+    assert [each.id for each in ledger.all()] == ["under-way", "2", "3"]
+    assert not ledger.enter(job(name="3"))
+    assert ledger.find("0") is None

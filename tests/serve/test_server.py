@@ -1,0 +1,249 @@
+"""``tokenring-xdit serve`` as users start it, on two ranks, spoken to over HTTP."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from tests.serve.client import Client, pixels
+from tests.support.commands import run, start
+from tokenring_xdit import Engine
+
+for package in ("fastapi", "uvicorn", "prometheus_client"):
+    pytest.importorskip(package)
+
+pytestmark = pytest.mark.e2e
+
+PROMPT = "a red circle left of a blue square"
+SEED, STEPS, SIDE = 5, 2, 128
+FAR = 400  # steps: longer than a test
+
+DRAWING: dict[str, Any] = {"prompt": PROMPT, "size": f"{SIDE}x{SIDE}", "steps": STEPS, "seed": SEED}
+
+KEY = "open sesame"
+
+PATIENCE = 300.0
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[np.ndarray]:
+    """The pictures of two seeds, by an engine that has no server."""
+    with Engine("embedded", tokenring_degree=2) as engine:
+        return [
+            np.asarray(engine.generate(PROMPT, width=SIDE, height=SIDE, steps=STEPS, seed=seed, progress=False)[0])
+            for seed in (SEED, SEED + 1)
+        ]
+
+
+@pytest.fixture(scope="module")
+def process(expected: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
+    """One server for all of these tests, and the folder of its logs."""
+    folder = str(tmp_path_factory.mktemp("server"))
+    environment = {"TOKENRING_API_KEY": KEY, "TOKENRING_LIVENESS_LIMIT": "3", "TMPDIR": folder}
+    words = ("embedded", "tokenring_degree=2", "--port", "0", "--max-waiting", "2")
+    with start("serve", *words, environment=environment) as process:
+        yield process
+        process.kill()
+
+
+@pytest.fixture(scope="module")
+def client(process: subprocess.Popen[str]) -> Client:
+    """Speaks to it, once it is ready."""
+    assert process.stdout is not None
+    said = process.stdout.readline()
+    assert said.startswith("serving embedded on http://127.0.0.1:")
+    client = Client(int(said.rpartition(":")[2]), KEY)
+    until(lambda: ready(client))
+    return client
+
+
+def ready(client: Client) -> bool:
+    return client.ask("GET", "/ready").status == 200
+
+
+def ranks_of(process: subprocess.Popen[str]) -> dict[int, psutil.Process]:
+    found = {}
+    for child in psutil.Process(process.pid).children(recursive=True):
+        try:
+            found[int(child.environ()["RANK"])] = child
+        except (psutil.NoSuchProcess, psutil.AccessDenied, KeyError):
+            continue
+    return found
+
+
+def draws(client: Client, expected: list[np.ndarray]) -> bool:
+    answer = client.draw(**DRAWING)
+    assert answer.status == 200, answer.body
+    return np.array_equal(pixels(answer.json["data"][0]["b64_json"]), expected[0])
+
+
+def under_way(client: Client, name: str, **more: Any) -> Any:
+    """Begin a request that takes long; returns its connection once a step was made."""
+    connection = client.begin(name, **{**DRAWING, "steps": FAR, **more})
+    until(lambda: (client.status(name) or {}).get("step", 0) >= 1)
+    return connection
+
+
+def test_pictures_are_those_of_the_engine(client: Client, expected: list[np.ndarray]) -> None:
+    answer = client.draw(**DRAWING, n=2)
+    found = [pixels(each["b64_json"]) for each in answer.json["data"]]
+    assert [np.array_equal(a, b) for a, b in zip(found, expected, strict=True)] == [True, True]
+
+
+def test_the_client_of_openai_draws_and_streams(client: Client, expected: list[np.ndarray]) -> None:
+    openai = pytest.importorskip("openai")
+    theirs = openai.OpenAI(base_url=f"http://127.0.0.1:{client.port}/v1", api_key=KEY, max_retries=0)
+    assert [model.id for model in theirs.models.list()] == ["embedded"]
+    size = f"{SIDE}x{SIDE}"
+    drawn = theirs.images.generate(prompt=PROMPT, size=size, extra_body={"steps": STEPS, "seed": SEED})
+    assert np.array_equal(pixels(drawn.data[0].b64_json), expected[0])
+    assert drawn.size == size
+    with pytest.raises(openai.BadRequestError, match="there is no field 'stepz'"):
+        theirs.images.generate(prompt=PROMPT, extra_body={"stepz": 1})
+    with pytest.raises(openai.AuthenticationError):
+        theirs.with_options(api_key="sesame").images.generate(prompt=PROMPT)
+    events = list(
+        theirs.images.generate(
+            prompt=PROMPT, size=size, stream=True, partial_images=2, extra_body={"steps": 6, "seed": SEED}
+        )
+    )
+    kinds = ["image_generation.partial_image", "image_generation.partial_image", "image_generation.completed"]
+    assert [event.type for event in events] == kinds
+    shown = [pixels(event.b64_json) for event in events]
+    assert {picture.shape for picture in shown} == {(SIDE, SIDE, 3)}
+    assert not np.array_equal(shown[0], shown[1])
+    whole = client.draw(**{**DRAWING, "steps": 6}).json["data"][0]["b64_json"]
+    assert np.array_equal(shown[2], pixels(whole))
+
+
+def test_a_request_is_cancelled_at_its_next_step_and_no_other_is(client: Client, expected: list[np.ndarray]) -> None:
+    connection = under_way(client, "cancelled")
+    assert client.ask("DELETE", "/v1/requests/cancelled").status == 200
+    answer = client.answer(connection)
+    assert (answer.status, answer.error["code"]) == (499, "cancelled")
+    assert client.status("cancelled")["status"] == "cancelled"
+    assert client.ask("DELETE", "/v1/requests/cancelled").json["status"] == "cancelled"  # too late for any other
+    assert draws(client, expected)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_goes_away_is_not_drawn_for(client: Client, expected: list[np.ndarray], stream: bool) -> None:
+    under_way(client, f"gone-{stream}", stream=stream).close()
+    until(lambda: client.status(f"gone-{stream}")["status"] == "cancelled")
+    assert client.status(f"gone-{stream}")["step"] < FAR
+    assert draws(client, expected)
+
+
+def test_a_full_line(client: Client, expected: list[np.ndarray]) -> None:
+    connections = [under_way(client, "long")]
+    for name in ("waits", "waits-too"):
+        connections.append(client.begin(name, **DRAWING))
+        until(lambda name=name: client.status(name))  # type: ignore[misc]
+    full = client.draw(**DRAWING)
+    assert full.status == 429
+    assert int(full.headers["retry-after"]) >= 1
+    assert client.status("waits-too")["seconds_left"] > client.status("long")["seconds_left"]
+    client.ask("DELETE", "/v1/requests/long")
+    assert [client.answer(each).status for each in connections] == [499, 200, 200]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_is_killed_in_the_middle(
+    client: Client, process: subprocess.Popen[str], expected: list[np.ndarray], rank: int
+) -> None:
+    connection = under_way(client, f"killed-{rank}")
+    ranks_of(process)[rank].kill()
+    answer = client.answer(connection)
+    assert (answer.status, answer.error["code"]) == (500, "rank_failed")
+    assert f"rank {rank} was killed by SIGKILL" in answer.error["message"]
+    assert "/" not in answer.error["message"]
+    until(lambda: ready(client))
+    assert draws(client, expected)
+
+
+def test_a_rank_that_is_killed_with_nothing_to_do(
+    client: Client, process: subprocess.Popen[str], expected: list[np.ndarray]
+) -> None:
+    before = ranks_of(process)
+    before[1].kill()
+    until(lambda: not ready(client))
+    assert "1 died while there was nothing to do" in client.ask("GET", "/ready").json["reason"]  # rank 0 may follow it
+    refused = client.draw(**DRAWING)
+    assert (refused.status, refused.error["code"]) == (503, "restarting")
+    until(lambda: ready(client))
+    assert draws(client, expected)
+    after = ranks_of(process)
+    assert {each.pid for each in before.values()}.isdisjoint({each.pid for each in after.values()})
+
+
+def test_a_rank_that_is_stopped_with_nothing_to_do(
+    client: Client, process: subprocess.Popen[str], expected: list[np.ndarray]
+) -> None:
+    ranks_of(process)[0].send_signal(signal.SIGSTOP)
+    until(lambda: not ready(client))
+    assert "rank 0 had been stopped for 3 s" in client.ask("GET", "/ready").json["reason"]
+    until(lambda: ready(client))
+    assert draws(client, expected)
+
+
+def test_figures(client: Client) -> None:
+    figures = client.figures()
+    outcomes = {
+        name.partition('outcome="')[2].rstrip('"}'): value
+        for name, value in figures.items()
+        if name.startswith("tokenring_requests_total")
+    }
+    known = [job["status"] for job in client.ask("GET", "/v1/requests").json["data"]]
+    assert {outcome: value for outcome, value in outcomes.items() if outcome != "refused"} == {
+        outcome: known.count(outcome) for outcome in set(known)
+    }
+    assert outcomes["refused"] == 3  # an unknown field, a full line, ranks that were started again
+    restarts = {name: value for name, value in figures.items() if name.startswith("tokenring_world_restarts_total")}
+    assert restarts == {
+        'tokenring_world_restarts_total{reason="failed"}': 2,
+        'tokenring_world_restarts_total{reason="died"}': 1,
+        'tokenring_world_restarts_total{reason="stopped"}': 1,
+    }
+
+
+def test_the_end(client: Client, process: subprocess.Popen[str]) -> None:
+    connection, ranks = under_way(client, "last"), ranks_of(process)
+    process.send_signal(signal.SIGTERM)
+    answer = client.answer(connection)
+    assert (answer.status, answer.error["code"]) == (503, "stopping")
+    assert process.wait(PATIENCE) == 0
+    assert process.stderr is not None
+    log = process.stderr.read()
+    assert "Traceback" not in log
+    assert log.endswith("ended\n")
+    assert not psutil.wait_procs(list(ranks.values()), timeout=30)[1]
+
+
+def test_what_cannot_be_served_is_one_sentence() -> None:
+    done = run("serve", "no-such-model", "--port", "0")
+    assert done.returncode == 2
+    assert "there is no model folder 'no-such-model'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_address_that_is_taken_is_one_sentence() -> None:
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = run("serve", "embedded", "--port", str(taken.getsockname()[1]))
+    assert done.returncode == 1
+    assert "the server cannot listen on 127.0.0.1" in done.stderr

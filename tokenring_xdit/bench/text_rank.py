@@ -1,0 +1,293 @@
+"""One rank's share of a comparison of language models: new tokens behind cached ones, sharded in each way by turns."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from tokenring_xdit.bench.commands import Checked, Prepare, Timed
+from tokenring_xdit.bench.gather_kv import gathering, sending_nothing
+from tokenring_xdit.bench.instruments import (
+    barrier,
+    clear_buffers,
+    largest,
+    link_bytes,
+    links,
+    peak_of,
+    synchronize,
+    traced_call,
+)
+from tokenring_xdit.bench.plan import Strategy, StrategyKind
+from tokenring_xdit.bench.text import TextShape
+from tokenring_xdit.bench.timelines import Traced
+from tokenring_xdit.compat.transformers import cache_name
+from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.hosts.transformers import parallelize
+from tokenring_xdit.pipelines.random_llama import RandomLlama, is_random_llama
+from tokenring_xdit.pipelines.text_models import load_text_model
+
+__all__ = ["TextBench"]
+
+_PIECE = 256
+"""Tokens whose logits are compared at once."""
+
+_PREFILL = {
+    StrategyKind.BALANCED: "balanced",
+    StrategyKind.PASS_KV: "keys",
+    StrategyKind.PASS_Q: "queries",
+    StrategyKind.GATHER_KV: "keys",
+}
+"""What ``parallelize`` calls them."""
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A model on this rank, which stays while problems use it.
+
+    Attributes:
+        made_of: Model and dtype.
+        tokenizer: Its own; ``None`` where it has none.
+        plain: The unmodified model.
+        parallel: The same weights over all ranks; ``None`` on one rank alone.
+    """
+
+    made_of: tuple[str, str]
+    tokenizer: Any
+    plain: Any
+    parallel: Any
+
+
+class TextBench:
+    """Tokens on one rank. All ranks call its methods at the same time.
+
+    Args:
+        command: The problem.
+        device: Where to compute.
+    """
+
+    _loaded: ClassVar[_Loaded | None] = None
+
+    def __init__(self, command: Prepare, device: torch.device) -> None:
+        assert isinstance(command.shape, TextShape)
+        self._shape, self._seed, self._device = command.shape, command.seed, device
+        self._model = self._load()
+        self._name = cache_name(type(self._model.plain).forward)
+        self._ids = self._tokens().to(device)
+        self._caches: dict[bool, Any] = {}
+        self.threads = torch.get_num_threads()
+        self.kernel = str(self._model.plain.config._attn_implementation)
+        self._expected = self._reference()
+        self._answer = self._reference_answer()
+
+    def _load(self) -> _Loaded:
+        made_of = self._shape.model, self._shape.dtype
+        if TextBench._loaded is not None and TextBench._loaded.made_of == made_of:
+            return TextBench._loaded
+        TextBench._loaded, tokenizer = None, None  # its weights make room
+        if is_random_llama(self._shape.model):
+            model = RandomLlama.parse(self._shape.model).make(self._shape.dtype)
+        else:
+            tokenizer, model = load_text_model(self._shape.model, self._shape.dtype)
+        model = model.to(self._device)
+        shared = {id(weight): weight for weight in (*model.parameters(), *model.buffers())}
+        plain = copy.deepcopy(model, shared)
+        parallel = parallelize(model, tokenring_degree=self._shape.ranks) if self._shape.ranks > 1 else None
+        TextBench._loaded = _Loaded(made_of, tokenizer, plain, parallel)
+        return TextBench._loaded
+
+    def _tokens(self) -> Tensor:
+        """``[B, S]``, the same on all ranks."""
+        shape = self._shape
+        if shape.text_file is None:
+            generator = torch.Generator().manual_seed(self._seed)
+            most = self._model.plain.config.vocab_size
+            return torch.randint(3, most, (shape.batch, shape.tokens), generator=generator)
+        if self._model.tokenizer is None:
+            raise ConfigurationError(f"{shape.model} has no tokenizer for text_file: leave it out, for random tokens")
+        text = Path(shape.text_file).read_text(encoding="utf-8")
+        ids: Tensor = self._model.tokenizer(text, return_tensors="pt").input_ids
+        if ids.shape[1] < shape.tokens:
+            raise ConfigurationError(f"text_file {shape.text_file} has {ids.shape[1]} tokens, not {shape.tokens}")
+        return ids[:, : shape.tokens].expand(shape.batch, -1)
+
+    @torch.no_grad()
+    def _reference(self) -> Tensor:
+        """Hidden states of the new tokens in one process, ``[B, T, hidden]``, told to all."""
+        plain, new = self._model.plain, self._shape.tokens - self._shape.past
+        if dist.get_rank() == 0:
+            hidden = plain.get_decoder()(input_ids=self._ids, use_cache=False).last_hidden_state
+            expected: Tensor = hidden[:, self._shape.past :].contiguous()
+        else:
+            size = (self._shape.batch, new, plain.config.hidden_size)
+            expected = torch.empty(size, dtype=plain.dtype, device=self._device)
+        dist.broadcast(expected, 0)
+        return expected
+
+    @torch.no_grad()
+    def _reference_answer(self) -> list[list[int]] | None:
+        if not self._shape.answer or self._shape.past or dist.get_rank() != 0:
+            return None
+        return self._generate(self._model.plain, None)
+
+    def _generate(self, model: Any, cache: Any) -> list[list[int]]:
+        given = {} if cache is None else {self._name: cache}
+        found = model.generate(
+            self._ids,
+            attention_mask=torch.ones_like(self._ids),
+            max_new_tokens=self._shape.answer,
+            do_sample=False,
+            pad_token_id=0,
+            **given,
+        )
+        tokens: list[list[int]] = found[:, self._shape.tokens :].tolist()
+        return tokens
+
+    # -- strategies --------------------------------------------------------------------------------
+
+    def _call(self, strategy: Strategy | None) -> Callable[[], object]:
+        """The call to measure: the new tokens, behind those that were computed before."""
+        alone = strategy is not None and strategy.kind is StrategyKind.SINGLE
+        model = self._model.plain if alone else self._model.parallel
+        if alone and dist.get_rank() != 0:
+            return lambda: None
+        past, new = self._shape.past, self._ids[:, self._shape.past :]
+
+        @torch.no_grad()
+        def call() -> object:
+            if not past:
+                return model(input_ids=new, use_cache=True, logits_to_keep=1)
+            if alone not in self._caches:
+                cache = DynamicCache(config=model.config) if alone else model.tokenring.cache()
+                model(input_ids=self._ids[:, :past], logits_to_keep=1, **{self._name: cache})
+                self._caches[alone] = cache
+            cache = self._caches[alone]
+            output = model(input_ids=new, logits_to_keep=1, **{self._name: cache})
+            cache.crop(past - self._shape.tokens)
+            return output
+
+        return call
+
+    @contextmanager
+    def _strategy(self, strategy: Strategy | None) -> Iterator[None]:
+        """Inside, the parallel model computes so; ``None`` is what each rank computes, without communication."""
+        if strategy is not None and strategy.kind is StrategyKind.SINGLE:
+            yield
+            return
+        parallel = self._model.parallel.tokenring
+        if strategy is None:
+            parallel.use("keys")
+            with sending_nothing(parallel.exchanges):
+                yield
+            return
+        parallel.use(_PREFILL.get(strategy.kind) or str(strategy.schedule))
+        if strategy.kind is StrategyKind.GATHER_KV:
+            with gathering(parallel.exchanges):
+                yield
+        else:
+            yield
+
+    # -- measurements ------------------------------------------------------------------------------
+
+    def time(self, strategy: Strategy | None) -> Timed:
+        """One call on this rank, from a barrier on."""
+        with self._strategy(strategy):
+            call = self._call(strategy)
+            barrier(self._device)
+            start = time.perf_counter()
+            call()
+            synchronize(self._device)
+            return Timed(time.perf_counter() - start)
+
+    def trace(self, strategy: Strategy) -> Traced | None:
+        """Record one call; of what travels outside of schedules nothing is recorded."""
+        with self._strategy(strategy):
+            return traced_call(self._call(strategy), str(strategy), self._device, through_usp=False)
+
+    def check(self, strategy: Strategy) -> Checked:
+        """As for calls of attention: until it has chosen what it does, then for the memory, then to look at it."""
+        with self._strategy(strategy):
+            call = self._call(strategy)
+            clear_buffers()
+            if self._shape.past:
+                call()  # what was computed before is no part of it
+            barrier(self._device)
+            peak, measure = peak_of(call, self._device)
+            barrier(self._device)
+            before, sent = links(), self._sent()
+            call()
+            synchronize(self._device)
+            barrier(self._device)
+            carried, sent = link_bytes(before, links()), self._sent() - sent
+            difference, scale, rows = self._difference(strategy)
+            keys, same = self._answered(strategy)
+        return Checked(
+            difference=difference,
+            scale=scale,
+            rows=rows,
+            bytes_sent=sent,
+            links=carried,
+            peak=peak,
+            peak_measure=measure,
+            keys=keys,
+            same_answer=same,
+        )
+
+    def _sent(self) -> int:
+        sent = 0 if self._model.parallel is None else self._model.parallel.tokenring.report()["bytes_sent"]
+        return int(sent)
+
+    @torch.no_grad()
+    def _difference(self, strategy: Strategy) -> tuple[float, float, int]:
+        """Largest difference of logits of this rank's new tokens, largest logit, and how many tokens."""
+        if strategy.kind is StrategyKind.SINGLE:
+            return 0.0, 1.0, self._expected.shape[1] if dist.get_rank() == 0 else 0  # the reference itself
+        parallel = self._model.parallel.tokenring
+        cache = self._caches.get(False)
+        hidden, rows = parallel.hidden(self._ids[:, self._shape.past :], cache=cache)
+        if cache is not None:
+            cache.crop(self._shape.past - self._shape.tokens)
+        difference = scale = 0.0
+        for start in range(0, len(rows), _PIECE):
+            part = slice(start, start + _PIECE)
+            expected = self._logits(self._expected[:, rows.start : rows.stop][:, part])
+            found = self._logits(hidden[:, part])
+            difference = max(difference, largest((found - expected).abs()))
+            scale = max(scale, largest(expected.abs()))
+        return difference, scale, len(rows)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """Logits of hidden states, with whatever the unmodified model does to them."""
+        decoder, ids = self._model.plain.get_decoder(), self._ids[:, : hidden.shape[1]]
+        forward = decoder.forward
+        decoder.forward = lambda *args, **kwargs: BaseModelOutputWithPast(last_hidden_state=hidden)
+        try:
+            logits: Tensor = self._model.plain(input_ids=ids).logits
+        finally:
+            del decoder.forward
+            assert decoder.forward.__func__ is forward.__func__
+        return logits.double()
+
+    @torch.no_grad()
+    def _answered(self, strategy: Strategy) -> tuple[int | None, bool | None]:
+        """Tokens whose keys this rank holds, and whether an answer is that of one process."""
+        if strategy.kind is StrategyKind.SINGLE:
+            return self._shape.tokens if dist.get_rank() == 0 else 0, None
+        cache = self._model.parallel.tokenring.cache()
+        if not self._shape.answer or self._shape.past:
+            if self._shape.past:
+                return max(self._caches[False].held()), None
+            self._model.parallel(input_ids=self._ids, logits_to_keep=1, **{self._name: cache})
+            return max(cache.held()), None
+        found = self._generate(self._model.parallel, cache)
+        return max(cache.held()), None if self._answer is None else found == self._answer

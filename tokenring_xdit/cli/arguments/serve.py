@@ -1,0 +1,53 @@
+"""Arguments of ``tokenring-xdit serve``."""
+
+from __future__ import annotations
+
+import argparse
+
+__all__ = ["KEY_VARIABLE", "add_parser"]
+
+KEY_VARIABLE = "TOKENRING_API_KEY"
+"""Environment variable: the key, which other users of the machine do not see there."""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "serve",
+        help="an HTTP service by OpenAI's protocol, on the ranks of this machine (extra: serve)",
+        description="Load a model once and draw for whoever asks over HTTP. /docs lists what can be asked.",
+        epilog="example: tokenring-xdit serve embedded tokenring_degree=2 --port 8000",
+    )
+    parser.add_argument(
+        "what",
+        nargs="?",
+        default="embedded",
+        metavar="CONFIG or MODEL",
+        help="a YAML file as for 'run', or the folder or hub name of a model (default: %(default)s)",
+    )
+    parser.add_argument("values", nargs="*", metavar="key=value", help="values that replace those of the config")
+    where = parser.add_argument_group("where")
+    where.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    where.add_argument("--port", type=int, default=8000, help="port; 0 is any that is free (default: %(default)s)")
+    where.add_argument("--api-key", metavar="KEY", help=f"what clients have to say (default: {KEY_VARIABLE}, or none)")
+    limits = parser.add_argument_group("limits of a request")
+    limits.add_argument("--max-waiting", type=int, metavar="N", help="requests that may wait (default: 16)")
+    limits.add_argument("--max-pixels", type=int, metavar="N", help="width times height (default: 16777216)")
+    limits.add_argument("--max-steps", type=int, metavar="N", help="denoising steps (default: 500)")
+    limits.add_argument("--max-body", type=int, metavar="BYTES", help="of what is sent here (default: 33554432)")
+    time = parser.add_argument_group("time")
+    time.add_argument(
+        "--timeout",
+        type=float,
+        default=1800.0,
+        metavar="S",
+        help="seconds without a sign of life from the ranks, where nothing better is known (default: %(default)g)",
+    )
+    time.add_argument(
+        "--grace",
+        type=float,
+        default=5.0,
+        metavar="S",
+        help="seconds that the running request gets for its step when the server ends (default: %(default)g)",
+    )
+    parser.set_defaults(action="serve:serve_command")

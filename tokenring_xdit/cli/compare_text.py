@@ -1,0 +1,102 @@
+"""``tokenring-xdit compare`` of a language model: a sweep of one text, one process against ranks that share it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tokenring_xdit.bench import Record, Status, SweepConfig, inspect_models, run_sweep
+from tokenring_xdit.cli.paths import refuse_unwritable
+from tokenring_xdit.cli.progress import progress
+from tokenring_xdit.cli.text import read_text
+from tokenring_xdit.config import read_config
+from tokenring_xdit.devices import default_dtype
+from tokenring_xdit.errors import ConfigurationError, LaunchError
+from tokenring_xdit.outputs import write_whole
+from tokenring_xdit.pipelines.text_models import SMOLLM2, load_tokenizer
+
+__all__ = ["compare_texts", "is_language_model"]
+
+_STRATEGIES = ("single", "balanced", "pass-kv", "pass-q")
+
+_SECONDS = 86_400
+
+
+def is_language_model(name: str) -> bool:
+    """Whether a name is that of a language model, as far as that can be seen on this machine."""
+    folder = Path(name)
+    return name == SMOLLM2 or ((folder / "config.json").is_file() and not (folder / "model_index.json").exists())
+
+
+def compare_texts(args: argparse.Namespace) -> None:
+    """Compute a text in one process and over ranks, and say how far they are apart."""
+    output = Path(args.output or "outputs/compare.json").resolve()
+    if output.suffix != ".json":
+        raise ConfigurationError(f"--output {args.output}: of a language model a JSON is written, so use NAME.json")
+    refuse_unwritable(output, f"--output {output}")
+    context = "" if args.context is None else read_text("--context", args.context)
+    text = f"{context}\n\n{args.prompt}" if context else args.prompt
+    tokens = load_tokenizer(args.model)(text, return_tensors="pt").input_ids.shape[1]
+    if not tokens:
+        raise ConfigurationError("the text is empty")
+    with tempfile.TemporaryDirectory(prefix="tokenring-xdit-") as folder:
+        file = Path(folder) / "text.txt"
+        file.write_text(text, encoding="utf-8")
+        config = _sweep(args, tokens, file, folder)
+        with progress("compare") as show:
+            outcome = run_sweep(
+                config,
+                command=args.command,
+                on_step=lambda step: show(step.done, step.total, step.what),
+                traces=False,
+            )
+    failed = [record for record in outcome.records if record.status is not Status.OK]
+    if failed:
+        raise LaunchError("\n".join(f"{record.strategy}: {record.error}" for record in failed))
+    records = sorted(outcome.records, key=lambda record: config.strategies.index(record.strategy))
+    report = {"prompt": args.prompt, "context": args.context, "strategies": [_plain(record) for record in records]}
+    write_whole(output, json.dumps(report, indent=2) + "\n")
+    print(json.dumps(report) if args.json else _summary(args, output, records))
+
+
+def _sweep(args: argparse.Namespace, tokens: int, file: Path, folder: str) -> SweepConfig:
+    said: dict[str, Any] = {
+        "level": "text",
+        "strategies": json.dumps(_STRATEGIES),
+        "models": args.model,
+        "tokens": tokens,
+        "text_file": str(file),
+        "answer": args.max_new_tokens,
+        "dtype": args.dtype or default_dtype(),
+        "timeout": _SECONDS,
+        "warmup": 0,  # the checks are enough
+        "output": folder,
+        **{key: getattr(args, key) for key in ("seed", "ranks", "rounds")},
+    }
+    return read_config(SweepConfig, None, [f"{key}={value}" for key, value in said.items()], inspect_models)
+
+
+def _plain(record: Record) -> dict[str, Any]:
+    return {"name": record.strategy, **record.model_dump(mode="json", exclude={"text_file"})}
+
+
+def _summary(args: argparse.Namespace, output: Path, records: list[Record]) -> str:
+    first = records[0]
+    lines = [f"{args.model}, {first.tokens} tokens, {first.dtype}, {first.ranks} ranks; figures: {output}"]
+    for record in records:
+        assert record.seconds is not None
+        assert record.bytes_sent is not None
+        assert record.keys_held is not None
+        figures = [f"{record.seconds.median * 1e3:.1f} ms", f"keys of {max(record.keys_held)} tokens a rank"]
+        if record is first:
+            figures.append("the reference: the unmodified model in one process")
+        else:
+            figures.append(f"at most {max(record.bytes_sent) / 1e6:.2f} MB sent")
+            figures.append(f"logits of all tokens differ by {record.max_error:.1e} of the largest")
+        if record.same_answer is not None:
+            figures.append(f"the same {record.answer} tokens" if record.same_answer else "OTHER TOKENS in its answer")
+        lines.append(f"  {record.strategy:<9} {', '.join(figures)}")
+    return "\n".join(lines)

@@ -1,0 +1,155 @@
+"""``tokenring-xdit plan`` of a language model: what each phase sends and takes, and which strategy it has."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, dataclass
+
+from tokenring_xdit.cli.machine import machine_of, topology_of
+from tokenring_xdit.dtypes import DTYPE_BYTES
+from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.language_shapes import LanguageShape, language_shape
+from tokenring_xdit.planning import TIE, Effects, Machine, Problem
+from tokenring_xdit.planning.phases import Candidate, Phase, candidates, crossover, phase_of
+from tokenring_xdit.planning.straight import Turn
+from tokenring_xdit.topology import Network
+
+__all__ = ["plan_texts"]
+
+_MEASURED = {"hgx-h100": 600.0, "hgx-h200": 600.0}
+"""TFLOP/s of the attention kernel in long calls, where nothing is said: of one H100 (docs/gpu.md)."""
+
+_OF_PICTURES = {"size": "1024", "frames": 1, "queries": None, "heads": None, "kv_heads": None, "head_dim": None}
+"""What says nothing of a language model, and how that is not said."""
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A phase with all that is predicted of it.
+
+    Attributes:
+        turn: A layer of it.
+        found: Strategies, those of a parallel model first, each by time.
+        crossing: Of a next turn, how many of the tokens have to be new for keys to be the better thing to send.
+    """
+
+    turn: Turn
+    found: tuple[Candidate, ...]
+    crossing: int | None
+
+    @property
+    def phase(self) -> Phase:
+        """Which it is."""
+        return phase_of(self.turn)
+
+
+def plan_texts(args: argparse.Namespace) -> None:
+    """Print each phase of a language model: a whole prompt, the next turn if some tokens are cached, and a step."""
+    strange = [f"--{name.replace('_', '-')}" for name, value in _OF_PICTURES.items() if getattr(args, name) != value]
+    if strange:
+        raise ConfigurationError(f"{', '.join(strange)} says nothing of a language model, which {args.model} is")
+    if args.tokens is None:
+        raise ConfigurationError(
+            f"--model {args.model} is a language model: say --tokens, and --cached for a next turn"
+        )
+    shape, cached = language_shape(args.model), args.cached or 0
+    if args.tokens < 1 or cached >= args.tokens or args.batch < 1:
+        raise ConfigurationError(
+            f"--tokens {args.tokens} has to be 1 or more, and more than --cached {cached}; --batch 1 or more"
+        )
+    topology, ranks = topology_of(args)
+    if args.tflops is None:
+        args.tflops = _MEASURED.get(args.topology.partition("*")[0])
+    problem = Problem.even(ranks, args.tokens, shape.heads, shape.head_dim, element_bytes=DTYPE_BYTES[args.dtype])
+    machine, effects, source = machine_of(args, topology, problem)
+    planned = [
+        _planned(args, shape, ranks, past, new, topology, machine, effects)
+        for past, new in dict.fromkeys(((0, args.tokens), (cached, args.tokens - cached), (args.tokens, 1)))
+    ]
+    if args.json:
+        print(
+            json.dumps(
+                {
+                    "model": args.model,
+                    "topology": args.topology,
+                    "layers": _full(shape),
+                    "phases": [
+                        {
+                            "phase": each.phase.value,
+                            **asdict(each.turn),
+                            "crossing": each.crossing,
+                            "strategies": [asdict(one) for one in each.found],
+                        }
+                        for each in planned
+                    ],
+                }
+            )
+        )
+        return
+    windows = shape.layers - _full(shape)
+    print(
+        f"{args.model}, {args.dtype}, batch {args.batch}, {ranks} ranks over {args.topology}; kernel {source}. "
+        f"Attention of {_full(shape)} layers"
+        + (f" ({windows} with windows, whose neighbours send a few keys, are left out)" if windows else "")
+        + ". Predicted, not measured."
+    )
+    for each in planned:
+        print("\n".join(_table(each, _full(shape))))
+
+
+def _full(shape: LanguageShape) -> int:
+    return sum(window is None for window in shape.windows) or shape.layers
+
+
+def _planned(
+    args: argparse.Namespace,
+    shape: LanguageShape,
+    ranks: int,
+    past: int,
+    new: int,
+    topology: Network,
+    machine: Machine,
+    effects: Effects,
+) -> _Planned:
+    turn = Turn(ranks, past, new, shape.heads, shape.kv_heads, shape.head_dim, args.batch, DTYPE_BYTES[args.dtype])
+    found = candidates(turn, topology, machine, effects)
+    crossing = crossover(turn, topology, machine, effects) if phase_of(turn) is Phase.TURN else None
+    return _Planned(turn, found, crossing)
+
+
+def _table(planned: _Planned, layers: int) -> list[str]:
+    turn, found = planned.turn, planned.found
+    behind = f" behind {turn.past} cached" if turn.past else ""
+    tokens = "1 token" if turn.new == 1 else f"{turn.new} tokens"
+    width = max(len(candidate.name) for candidate in found)
+    lines = [
+        f"{planned.phase.value}: {tokens}{behind}",
+        f"  {'strategy':<{width}}  {'ms a layer':>10}  {'s of all':>9}  {'exposed':>9}  {'MB sent':>9}",
+    ]
+    for candidate in found:
+        mark = "*" if candidate is found[0] else " "
+        lines.append(
+            f"{mark} {candidate.name:<{width}}  {candidate.seconds * 1e3:10.3f}  {candidate.seconds * layers:9.3f}  "
+            f"{candidate.exposed * 1e3:9.3f}  {candidate.sent / 1e6:9.2f}" + ("" if candidate.ours else "  (others)")
+        )
+    return [*lines, f"* {_why(planned)}"]
+
+
+def _why(planned: _Planned) -> str:
+    turn, best = planned.turn, planned.found[0]
+    ours = [candidate for candidate in planned.found if candidate.ours]
+    if planned.phase is Phase.STEP:
+        return "all ranks have the query already, and gather partial outputs once: keys never leave home"
+    slower = ""
+    if ours[1:]:
+        change = ours[1].seconds / best.seconds - 1
+        tied = f", which a simulation cannot tell apart, and sends {ours[1].sent / best.sent:.2f} times as much"
+        slower = f"; the next, {ours[1].name}, takes {change:+.1%}" + (tied if abs(change) <= TIE else "")
+    if planned.phase is Phase.PROMPT:
+        return f"the fastest of what a parallel model can do{slower}"
+    total = turn.past + turn.new
+    share = f"{turn.new / total:.1%} of the tokens are new, {turn.heads // turn.kv_heads} query heads share a key head"
+    if planned.crossing is None:
+        return f"{share}: queries are the better thing to send however many are new{slower}"
+    return f"{share}: keys are the better thing to send from {planned.crossing / total:.1%} on{slower}"

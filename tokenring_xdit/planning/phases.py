@@ -1,0 +1,137 @@
+"""Which strategy each phase of a language model takes: a whole prompt, the next turn, a step of an answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from tokenring_xdit.planning.effects import NO_EFFECTS, Effects
+from tokenring_xdit.planning.machine import Machine
+from tokenring_xdit.planning.options import TIE
+from tokenring_xdit.planning.planner import best_schedules
+from tokenring_xdit.planning.simulate import run_steps
+from tokenring_xdit.planning.straight import Turn, Way, few_tokens, steps_of
+from tokenring_xdit.schedule import Mask
+from tokenring_xdit.schedule.problem import Problem
+from tokenring_xdit.topology import Network
+
+__all__ = ["Candidate", "Phase", "candidates", "crossover", "phase_of"]
+
+
+class Phase(Enum):
+    """What a language model computes."""
+
+    PROMPT = "whole prompt"
+    TURN = "next turn"
+    STEP = "step of an answer"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A strategy, and what is predicted of it for one layer.
+
+    Attributes:
+        name: As ``prefill=`` of ``parallelize`` takes it, where it is one of those.
+        seconds: Of the layer's attention.
+        exposed: Of these, those in which nothing hides communication.
+        sent: Bytes of the rank that sends most.
+        ours: Whether a parallel model can do it; others are there to be compared with.
+    """
+
+    name: str
+    seconds: float
+    exposed: float
+    sent: int
+    ours: bool = True
+
+
+_STRAIGHT = {
+    Phase.PROMPT: (Way.KEYS, Way.QUERIES, Way.GATHER_KV),
+    Phase.TURN: (Way.KEYS, Way.QUERIES, Way.GATHER_KV),
+    Phase.STEP: (Way.OUTPUTS, Way.GATHER_KV),
+}
+
+_SCHEDULES = 4
+"""Schedules of a whole prompt that are named, the fastest."""
+
+
+def phase_of(turn: Turn) -> Phase:
+    """Which phase of a language model it is."""
+    if turn.new <= few_tokens(turn.ranks):
+        return Phase.STEP
+    return Phase.TURN if turn.past else Phase.PROMPT
+
+
+def candidates(turn: Turn, network: Network, machine: Machine, effects: Effects = NO_EFFECTS) -> tuple[Candidate, ...]:
+    """All strategies for a turn, those that a parallel model can do first, by predicted time.
+
+    Of those within the simulation's error of the fastest (:data:`~tokenring_xdit.planning.options.TIE`) the one that
+    sends least comes first: it is what to take.
+
+    Args:
+        turn: What is computed.
+        network: Rank ``r`` is at its ``r``-th host.
+        machine: Speeds of the ranks.
+        effects: What else happens.
+    """
+    phase = phase_of(turn)
+    found = []
+    for way in _STRAIGHT[phase]:
+        steps = steps_of(turn, way, machine)
+        simulation = run_steps(way.value, steps, network, machine, effects)
+        sent, ours = max(simulation.sent), way is not Way.GATHER_KV
+        found.append(Candidate(way.value, simulation.makespan, simulation.exposed, sent, ours))
+    if phase is Phase.PROMPT:
+        found += _schedules(turn, network, machine, effects)
+    fastest = min(candidate.seconds for candidate in found if candidate.ours)
+    return tuple(sorted(found, key=lambda candidate: _order(candidate, fastest)))
+
+
+def _order(candidate: Candidate, fastest: float) -> tuple[bool, bool, float, float]:
+    """Ours first; of these as fast as any, to within what a simulation can tell, that which sends least."""
+    tied = candidate.seconds <= fastest * (1 + TIE)
+    return not candidate.ours, not tied, candidate.sent if tied else 0.0, candidate.seconds
+
+
+def _schedules(turn: Turn, network: Network, machine: Machine, effects: Effects) -> list[Candidate]:
+    problem = Problem.even(
+        turn.ranks,
+        turn.new,
+        turn.heads,
+        turn.head_dim,
+        kv_heads=turn.kv_heads,
+        batch=turn.batch,
+        element_bytes=turn.element_bytes,
+    )
+    options = best_schedules(problem, network, machine, effects, mask=Mask.CAUSAL)
+    return [
+        Candidate(option.dims.sequence_schedule, option.seconds or 0.0, option.exposed or 0.0, option.sent or 0)
+        for option in options[:_SCHEDULES]
+    ]
+
+
+def crossover(turn: Turn, network: Network, machine: Machine, effects: Effects = NO_EFFECTS) -> int | None:
+    """How many of the tokens have to be new for keys to be the better thing to send, the whole length given.
+
+    Returns:
+        The number; ``None`` where queries are better however many are new.
+    """
+    tokens, few = turn.past + turn.new, few_tokens(turn.ranks)
+
+    def keys_win(new: int) -> bool:
+        each = replace(turn, past=tokens - new, new=new)
+        keys, queries = (
+            run_steps(way.value, steps_of(each, way, machine), network, machine, effects)
+            for way in (Way.KEYS, Way.QUERIES)
+        )
+        if abs(keys.makespan - queries.makespan) > TIE * min(keys.makespan, queries.makespan):
+            return keys.makespan < queries.makespan
+        return max(keys.sent) < max(queries.sent)
+
+    low, high = few, tokens - 1
+    if low >= high or not keys_win(high):
+        return None
+    while high - low > max(1, tokens // 256):
+        middle = (low + high) // 2
+        low, high = (low, middle) if keys_win(middle) else (middle, high)
+    return high

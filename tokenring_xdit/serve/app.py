@@ -1,0 +1,159 @@
+"""The HTTP application."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from tokenring_xdit import __version__
+from tokenring_xdit.errors import CancelledError, TokenRingError
+from tokenring_xdit.messages import shown
+from tokenring_xdit.serve.answers import answered
+from tokenring_xdit.serve.errors import RefusedError
+from tokenring_xdit.serve.guard import Guard
+from tokenring_xdit.serve.images import image_routes
+from tokenring_xdit.serve.keeper import State
+from tokenring_xdit.serve.office import Office
+from tokenring_xdit.serve.schema import GenerationBody, refused
+
+__all__ = ["application"]
+
+log = logging.getLogger(__name__)
+
+_PLAIN = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def application(office: Office, key: str | None) -> FastAPI:
+    """All routes of a server.
+
+    Args:
+        office: Takes requests.
+        key: What clients have to say; ``None`` where they need not.
+    """
+    app = FastAPI(title="tokenring-xdit", version=__version__, description="Pictures by OpenAI's protocol.")
+    app.include_router(_health(office))
+    app.include_router(_requests(office))
+    app.include_router(image_routes(office))
+    app.add_middleware(Guard, key=key, most=office.desk.limits.body)
+    _answer_errors(app, office)
+    app.openapi = lambda: _described(app)
+    return app
+
+
+def _health(office: Office) -> APIRouter:
+    routes, keeper = APIRouter(tags=["server"]), office.keeper
+
+    @routes.get("/live")
+    async def live() -> dict[str, str]:
+        """Whether the server answers at all."""
+        return {"status": "live"}
+
+    @routes.get("/health")
+    @routes.get("/ready")
+    async def ready() -> JSONResponse:
+        """Whether requests are served now, and else why not."""
+        if keeper.state is State.READY:
+            return JSONResponse({"status": "ready"})
+        return JSONResponse({"status": keeper.state.value, "reason": keeper.reason}, 503)
+
+    @routes.get("/metrics")
+    def metrics() -> Response:
+        """Figures for Prometheus."""
+        return Response(office.meters.text(), media_type=_PLAIN)
+
+    @routes.get("/v1/models")
+    def models() -> dict[str, Any]:
+        """The model, with what it takes where a request says nothing, and limits."""
+        return {"object": "list", "data": [_model(office)]}
+
+    @routes.get("/v1/models/{name:path}")
+    def model(name: str) -> dict[str, Any]:
+        """One model."""
+        if name != office.desk.config.name:
+            message = f"there is no {shown(name)} here, only '{office.desk.config.name}'"
+            raise RefusedError(message, "model", status=404, code="model_not_found")
+        return _model(office)
+
+    return routes
+
+
+def _model(office: Office) -> dict[str, Any]:
+    described = office.desk.described()
+    return {
+        "id": office.desk.config.name,
+        "object": "model",
+        "created": office.started,
+        "owned_by": "tokenring-xdit",
+        **described,
+    }
+
+
+def _requests(office: Office) -> APIRouter:
+    routes = APIRouter(prefix="/v1/requests", tags=["requests"])
+
+    @routes.get("")
+    def requests() -> dict[str, Any]:
+        """Requests under way, and the last ones that are over."""
+        return {"object": "list", "data": [office.described(job) for job in office.ledger.all()]}
+
+    @routes.get("/{name}")
+    def request(name: str) -> dict[str, Any]:
+        """How far a request is."""
+        return office.described(office.find(name))
+
+    @routes.delete("/{name}")
+    def cancel(name: str) -> dict[str, Any]:
+        """Give a request up: at once where it waits, at its next step where it is served."""
+        job = office.find(name)
+        office.keeper.cancel(job, CancelledError("the request was cancelled"))
+        return office.described(job)
+
+    return routes
+
+
+def _answer_errors(app: FastAPI, office: Office) -> None:
+    known: dict[str, Sequence[str]] = {"/v1/images/generations": tuple(GenerationBody.model_fields)}
+
+    async def answer(request: Request, error: Exception) -> Response:
+        return answered(error)
+
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        if request.url.path in known:
+            office.meters.refused("image")
+        return await answer(request, refused(error.errors(), known.get(request.url.path, ())))
+
+    async def other(request: Request, error: HTTPException) -> Response:
+        status = error.status_code
+        words = {404: "there is no such path here", 405: f"{request.method} is not for this path"}
+        default = "the body has to be a JSON object, with 'Content-Type: application/json'"
+        text = words.get(status, default if status == 400 else str(error.detail))
+        return await answer(request, RefusedError(text, status=status))
+
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, other)
+    app.add_exception_handler(TokenRingError, answer)
+    app.add_exception_handler(Exception, answer)
+
+
+def _described(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI page, in which mistakes are what they are here: a 400 with OpenAI's error object."""
+    if app.openapi_schema is None:
+        schema = get_openapi(
+            title=app.title, version=app.version, description=inspect.cleandoc(app.description), routes=app.routes
+        )
+        error = {"type": "object", "required": ["error"], "properties": {"error": {"type": "object"}}}
+        mistake = {"description": "Refused, in a sentence", "content": {"application/json": {"schema": error}}}
+        for path in schema["paths"].values():
+            for operation in path.values():
+                if operation["responses"].pop("422", None) is not None:
+                    operation["responses"]["400"] = mistake
+        app.openapi_schema = schema
+    return app.openapi_schema

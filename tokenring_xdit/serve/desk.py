@@ -1,0 +1,154 @@
+"""Makes orders of what clients say, and refuses what cannot be served, before anything waits."""
+
+from __future__ import annotations
+
+import functools
+import secrets
+from typing import Any
+
+from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.messages import shown
+from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of
+from tokenring_xdit.pipelines.request import (
+    LARGEST_SEED,
+    Request,
+    defaults_of,
+    pipeline_class,
+)
+from tokenring_xdit.serve.config import Limits, ServeConfig
+from tokenring_xdit.serve.errors import RefusedError
+from tokenring_xdit.serve.jobs import Order
+from tokenring_xdit.serve.keeper import Keeper
+from tokenring_xdit.serve.schema import GenerationBody
+from tokenring_xdit.sizes import PictureSize
+
+__all__ = ["Desk"]
+
+_DRAWN_SEEDS = 2**31
+"""Seeds that are drawn are below this, short enough to be typed again."""
+
+_AUTO = "auto"
+
+
+class Desk:
+    """Where requests are checked.
+
+    Args:
+        config: What is served.
+        limits: What a request may ask for.
+        keeper: Owns the engine.
+    """
+
+    def __init__(self, config: ServeConfig, limits: Limits, keeper: Keeper) -> None:
+        self.config, self.limits = config, limits
+        self._keeper = keeper
+
+    @functools.cached_property
+    def defaults(self) -> dict[str, Any]:
+        """What is taken where a request says nothing; ``None`` for what the pipeline works out."""
+        config = self.config
+        model = find_model(config.model).complete(Request(prompt="a prompt"))
+        known = defaults_of(pipeline_class(pipeline_class_of(config.model)))
+        values: dict[str, Any] = {
+            name: _first(getattr(config, name, None), getattr(model, name), known[name])
+            for name in ("width", "height", "steps", "guidance", "negative_prompt")
+            if name in known
+        }
+        if config.size is not None:
+            values |= {"width": config.size.width, "height": config.size.height}
+        return values
+
+    def described(self) -> dict[str, Any]:
+        """What ``/v1/models`` says of the model, beside OpenAI's fields."""
+        defaults = dict(self.defaults)
+        width, height = defaults.pop("width", None), defaults.pop("height", None)
+        size = str(PictureSize(width, height)) if width and height else _AUTO
+        most: dict[str, Any] = {"pixels": self.limits.pixels, "steps": self.limits.steps}
+        most["side"] = self.config.largest_side
+        dims = self.config.degrees
+        return {
+            "defaults": {"size": size, **defaults},
+            "limits": {**most, "n": 10, "body_bytes": self.limits.body, "waiting": self.limits.waiting},
+            "ranks": {"tokenring": dims.tokenring, "ulysses": dims.ulysses, "schedule": dims.schedule},
+        }
+
+    def picture(self, body: GenerationBody) -> Order:
+        """The order of ``/v1/images/generations``.
+
+        Raises:
+            TokenRingError: It is refused.
+        """
+        count, previews = body.n or 1, body.partial_images or 0
+        if body.response_format == "url":
+            raise RefusedError(
+                "response_format: pictures are not kept here, so there is no url: use b64_json", "response_format"
+            )
+        if body.output_compression is not None and (body.output_format or "png") == "png":
+            raise RefusedError(
+                "output_compression: is for jpeg and webp, and output_format is png", "output_compression"
+            )
+        if previews and not body.stream:
+            raise RefusedError("partial_images: needs a stream: say stream=true as well", "partial_images")
+        if body.stream and count > 1:
+            raise RefusedError(f"n: {count} pictures cannot be streamed: ask for one, or leave stream out", "n")
+        return self._order(body, count, previews)
+
+    def _order(self, body: GenerationBody, count: int, previews: int) -> Order:
+        config = self.config
+        if body.model is not None and body.model != config.name:
+            message = f"model: there is no {shown(body.model)} here, only '{config.name}'"
+            raise RefusedError(message, "model", status=404, code="model_not_found")
+        size = self._size(body.size)
+        arguments: dict[str, Any] = {
+            "width": size.width if size else None,
+            "height": size.height if size else None,
+            "steps": _first(body.steps, config.steps),
+            "guidance": _first(body.guidance, config.guidance),
+            "negative_prompt": _first(body.negative_prompt, config.negative_prompt),
+            **config.options,
+        }
+        seed = secrets.randbelow(_DRAWN_SEEDS) if body.seed is None else body.seed
+        if seed + count - 1 > LARGEST_SEED:
+            raise RefusedError(f"seed: {seed} leaves no seeds for {count} pictures", "seed")
+        self._keeper.refuse_unready()
+        assert self._keeper.engine is not None
+        request = self._keeper.engine.check(body.prompt, seed=seed, **arguments)
+        values = {name: _first(getattr(request, name), default) for name, default in self.defaults.items()}
+        self._refuse_beyond(values)
+        return Order(
+            kind="image",
+            prompt=body.prompt,
+            seed=seed,
+            count=count,
+            together=min(count, config.batch_size),
+            steps=values.get("steps") or 1,
+            pixels=(values.get("width") or 0) * (values.get("height") or 0),
+            previews=previews,
+            arguments={name: value for name, value in arguments.items() if value is not None},
+        )
+
+    def _size(self, said: str | None) -> PictureSize | None:
+        if said is None or said == _AUTO:
+            return self.config.size
+        if "x" not in said.lower():
+            raise RefusedError(f"size: {shown(said)} is neither WIDTHxHEIGHT, such as 1024x1024, nor 'auto'", "size")
+        try:
+            return PictureSize.parse(said)
+        except ConfigurationError as error:
+            raise RefusedError(str(error), "size") from error
+
+    def _refuse_beyond(self, values: dict[str, Any]) -> None:
+        pixels = (values.get("width") or 1) * (values.get("height") or 1)
+        most = self.limits
+        if pixels > most.pixels:
+            raise RefusedError(
+                f"size: {pixels} pixels are asked for, and this server draws at most {most.pixels}", "size"
+            )
+        if (values.get("steps") or 1) > most.steps:
+            raise RefusedError(
+                f"steps: {values['steps']} are more than the {most.steps} that this server makes", "steps"
+            )
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)

@@ -1,0 +1,96 @@
+"""What stands before every request: the key, and how large a body may be."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from tokenring_xdit.serve.answers import answered
+from tokenring_xdit.serve.errors import RefusedError
+
+__all__ = ["OPEN", "Guard"]
+
+OPEN = frozenset({"/live", "/ready", "/health"})
+"""Paths that need no key: whoever watches the server has none."""
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+
+class Guard:
+    """ASGI middleware.
+
+    Args:
+        app: What it stands before.
+        key: What clients have to say; ``None`` where they need not.
+        most: Bytes of a body.
+    """
+
+    def __init__(self, app: App, key: str | None, most: int) -> None:
+        self._app, self._most = app, most
+        self._expected = None if key is None else _digest(key.encode())
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        if not self._may_enter(scope["path"], headers.get(b"authorization", b"")):
+            error = RefusedError(
+                "this server needs its key, as 'Authorization: Bearer KEY'", status=401, code="invalid_api_key"
+            )
+            await answered(error, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
+            return
+        try:
+            await self._within_limits(scope, headers, receive, send)
+        except _TooLarge:
+            await answered(self._too_large())(scope, receive, send)
+
+    def _may_enter(self, path: str, said: bytes) -> bool:
+        if self._expected is None or path in OPEN:
+            return True
+        scheme, _, key = said.partition(b" ")
+        return scheme.lower() == b"bearer" and hmac.compare_digest(_digest(key.strip()), self._expected)
+
+    async def _within_limits(self, scope: Message, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
+        said = headers.get(b"content-length", b"0")
+        if said.isdigit() and int(said) > self._most:
+            raise _TooLarge
+        taken = 0
+        answered = False
+
+        async def counted() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > self._most and not answered:
+                raise _TooLarge
+            return message
+
+        async def noted(message: Message) -> None:
+            nonlocal answered
+            answered = True
+            await send(message)
+
+        await self._app(scope, counted, noted)
+
+    def _too_large(self) -> RefusedError:
+        return RefusedError(
+            f"the body has more than {self._most} bytes, which is as many as this server reads",
+            status=413,
+            code="body_too_large",
+        )
+
+
+class _TooLarge(BaseException):
+    """A body is too large: not an error that an application handles."""
+
+
+def _digest(key: bytes) -> bytes:
+    """Of one length, whatever the key is, so that comparing tells nothing of it."""
+    return hashlib.sha256(key).digest()

@@ -1,0 +1,196 @@
+"""A request on its way: what it asks for, how far it is, and how it ended."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+__all__ = ["Began", "Ended", "Event", "Job", "Ledger", "Order", "Status", "Stepped", "progress_steps"]
+
+
+class Status(str, Enum):
+    """Where a request is."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing happens any more."""
+        return self not in {Status.QUEUED, Status.RUNNING}
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is asked of the engine, checked.
+
+    Attributes:
+        kind: ``image``.
+        prompt: What to draw.
+        seed: Of the first picture; the next ones have the numbers that follow.
+        count: Pictures.
+        together: How many of them are made at once.
+        steps: Denoising steps.
+        pixels: Of one picture: width times height; 0 where the pipeline knows its size alone.
+        previews: How many pictures of what is being made are wanted on the way.
+        arguments: Of :meth:`tokenring_xdit.Engine.generate`, beside the prompt and the seed.
+    """
+
+    kind: str
+    prompt: str
+    seed: int
+    count: int = 1
+    together: int = 1
+    steps: int = 1
+    pixels: int = 0
+    previews: int = 0
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def batches(self) -> list[int]:
+        """Pictures of each call of the engine."""
+        whole, left = divmod(self.count, self.together)
+        return [self.together] * whole + [left] * (left > 0)
+
+    @property
+    def all_steps(self) -> int:
+        """Steps of all batches."""
+        return self.steps * len(self.batches)
+
+
+@dataclass(frozen=True)
+class Began:
+    """The engine has begun."""
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """A step is over.
+
+    Attributes:
+        step: How many are over, of all batches.
+        preview: A PIL picture, where one is wanted now.
+    """
+
+    step: int
+    preview: Any = None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Nothing follows."""
+
+
+Event = Began | Stepped | Ended
+
+
+class Job:
+    """An order that was accepted. The engine's thread moves it on, any thread may look.
+
+    Args:
+        order: What to make.
+        tell: Called with each :data:`Event`, from any thread.
+        name: What it is called; a name of its own by default.
+
+    Attributes:
+        id: What it is called.
+        status: Where it is.
+        step: Steps that are over.
+        made: Pictures, once it is done.
+        error: Why it failed, or was cancelled.
+        cancelled: Why it is to be given up; ``None`` as long as it is wanted.
+        asked: When it was accepted, on the monotonic clock, in seconds; ``began`` and ``ended`` likewise.
+        created: The same as seconds since 1970.
+        predicted: Seconds that it was predicted to take when it began.
+    """
+
+    def __init__(self, order: Order, tell: Callable[[Event], None], name: str | None = None) -> None:
+        self.id = name or f"req_{uuid.uuid4().hex}"
+        self.order = order
+        self.status = Status.QUEUED
+        self.step = 0
+        self.made: list[Any] = []
+        self.error: Exception | None = None
+        self.cancelled: Exception | None = None
+        self.asked, self.created = time.monotonic(), int(time.time())
+        self.began: float | None = None
+        self.ended: float | None = None
+        self.predicted: float | None = None
+        self._tell = tell
+
+    def begin(self) -> None:
+        """The engine begins."""
+        self.began, self.status = time.monotonic(), Status.RUNNING
+        self._tell(Began())
+
+    def advance(self, step: int, preview: Any = None) -> None:
+        """Steps are over."""
+        self.step = step
+        self._tell(Stepped(step, preview))
+
+    def end(
+        self,
+        status: Status,
+        *,
+        made: list[Any] | None = None,
+        error: Exception | None = None,
+        noted: Callable[[Job], None] = lambda job: None,
+    ) -> None:
+        """Nothing follows; who takes note does so before the client is told."""
+        self.made, self.error = made or [], None if error is None else error.with_traceback(None)  # which keeps much
+        self.ended, self.status = time.monotonic(), status
+        noted(self)
+        self._tell(Ended())
+        self._tell = lambda event: None  # who listened may be forgotten
+
+
+class Ledger:
+    """All requests by name: those under way, and the last ones that are over.
+
+    Args:
+        kept: How many that are over are kept.
+    """
+
+    def __init__(self, kept: int = 1000) -> None:
+        self._jobs: OrderedDict[str, Job] = OrderedDict()
+        self._kept = kept
+        self._changing = threading.Lock()
+
+    def enter(self, job: Job) -> bool:
+        """Take note of a job; ``False`` where its name is another one's."""
+        with self._changing:
+            if job.id in self._jobs:
+                return False
+            over = [name for name, each in self._jobs.items() if each.status.over]
+            for name in over[: max(0, len(over) - self._kept + 1)]:
+                del self._jobs[name]
+            self._jobs[job.id] = job
+            return True
+
+    def strike(self, job: Job) -> None:
+        """Forget one that was not accepted after all, or whose outcome is no longer wanted."""
+        with self._changing:
+            self._jobs.pop(job.id, None)
+
+    def find(self, name: str) -> Job | None:
+        """The job of a name."""
+        return self._jobs.get(name)
+
+    def all(self) -> list[Job]:
+        """All of them, the newest last."""
+        with self._changing:
+            return list(self._jobs.values())
+
+
+def progress_steps(steps: int, previews: int) -> frozenset[int]:
+    """After which steps pictures of what is being made are shown: evenly, and none after the last one."""
+    return frozenset(max(1, steps * i // (previews + 1)) for i in range(1, previews + 1)) - {steps}

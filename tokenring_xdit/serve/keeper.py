@@ -1,0 +1,330 @@
+"""The thread that owns the engine: it serves jobs one after the other, and watches the ranks in between."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from enum import Enum
+from typing import Protocol
+
+from tokenring_xdit import liveness
+from tokenring_xdit.errors import CancelledError, EngineError, TokenRingError
+from tokenring_xdit.pipelines.engine import Engine, Step
+from tokenring_xdit.serve.errors import UnavailableError
+from tokenring_xdit.serve.forecast import Forecast, hang_limit
+from tokenring_xdit.serve.jobs import Job, Status, progress_steps
+from tokenring_xdit.serve.line import Line
+from tokenring_xdit.serve.watch import Lost, RankWatch
+
+__all__ = ["Keeper", "State", "Witness"]
+
+log = logging.getLogger(__name__)
+
+_LOOK = 0.25
+"""Seconds between two looks at ranks that have nothing to do."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+"""Seconds between two attempts to start ranks again."""
+
+_UNKNOWN_WAIT = 10.0
+"""Seconds after which somebody may ask again, where nothing can be predicted."""
+
+
+class State(Enum):
+    """Whether requests are served."""
+
+    LOADING = "loading"
+    READY = "ready"
+    RESTARTING = "restarting"
+    STOPPING = "stopping"
+    BROKEN = "broken"
+
+
+class Witness(Protocol):
+    """Who takes note of what happens."""
+
+    def ended(self, job: Job) -> None:
+        """A job is over."""
+
+    def step(self, seconds: float) -> None:
+        """A step was made."""
+
+    def restarted(self, reason: str) -> None:
+        """Ranks were started again."""
+
+
+class Keeper:
+    """Owns an engine.
+
+    Args:
+        make: Makes the engine, in the thread that will use it.
+        line: Where jobs wait.
+        forecast: Learns from every request.
+        witness: Is told what happens.
+        on_broken: Called where no engine can be made.
+
+    Attributes:
+        engine: The engine, once it has loaded.
+        running: The job that it serves.
+        state: Whether requests are served.
+        reason: Why not.
+        error: Why no engine could be made.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Engine],
+        line: Line,
+        forecast: Forecast,
+        witness: Witness,
+        on_broken: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.engine: Engine | None = None
+        self.running: Job | None = None
+        self.state, self.reason = State.LOADING, "the ranks load the model"
+        self.error: Exception | None = None
+        self._make, self._line, self._forecast = make, line, forecast
+        self._witness, self._on_broken = witness, on_broken
+        self._watch: RankWatch | None = None
+        self._most_silence = 0.0
+        self._changing = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="tokenring-keeper", daemon=True)
+
+    # -- for other threads -----------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Load, and serve from then on."""
+        self._thread.start()
+
+    @property
+    def up(self) -> list[bool]:
+        """Which ranks run, by rank."""
+        return [] if self._watch is None else self._watch.up()
+
+    @property
+    def memory(self) -> dict[int, int]:
+        """Resident bytes of ranks."""
+        return {} if self._watch is None else self._watch.memory()
+
+    def refuse_unready(self) -> None:
+        """Refuse a request that cannot be served now.
+
+        Raises:
+            UnavailableError: There is no engine that is ready.
+        """
+        if self.state is not State.READY:
+            raise UnavailableError(
+                f"the server is {self.state.value}: {self.reason}",
+                status=503,
+                code=self.state.value,
+                retry_after=_UNKNOWN_WAIT,
+            )
+
+    def submit(self, job: Job) -> None:
+        """Have a job served when its turn has come.
+
+        Raises:
+            UnavailableError: The line is full, or there is no engine that is ready.
+        """
+        with self._changing:
+            self.refuse_unready()
+            entered = self._line.enter(job)
+        if not entered:
+            wait = self.seconds_left(self.running) if self.running is not None else None
+            raise UnavailableError(
+                f"{self._line.most} requests wait already, which is as many as may: ask again later",
+                status=429,
+                code="line_full",
+                retry_after=_UNKNOWN_WAIT if wait is None else wait,
+            )
+
+    def cancel(self, job: Job, why: Exception) -> None:
+        """Give a job up: at once where it waits, at its next step where it is served."""
+        if not job.status.over and job.cancelled is None:
+            job.cancelled = why
+            if self._line.leave(job):
+                self._end(job, Status.CANCELLED, error=why)
+
+    def seconds_left(self, job: Job) -> float | None:
+        """Seconds until a job is done, those before it included; ``None`` where nothing is known, or it is over."""
+        if job.status.over:
+            return None
+        running = self.running
+        before = [] if running is None or running.status.over else [running]
+        waiting = self._line.waiting()
+        if job in waiting:
+            before += waiting[: waiting.index(job) + 1]
+        left = [self._alone(each) for each in before]
+        return None if not left or None in left else sum(seconds for seconds in left if seconds is not None)
+
+    def stop(self, grace: float) -> None:
+        """Serve nothing any more, give up what runs and waits, and end the ranks.
+
+        Args:
+            grace: Seconds that the running job gets to reach its next step.
+        """
+        with self._changing:
+            self.state, self.reason = State.STOPPING, "it was told to end"
+        self._stopping.set()
+        for job in self._line.waiting():
+            self.cancel(job, _told_to_end())
+        running = self.running
+        if running is not None:
+            self.cancel(running, _told_to_end())
+        self._thread.join(grace)
+        if self.engine is not None:
+            self.engine.close()
+            self._thread.join(grace)
+
+    # -- the thread ------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self.engine = self._make()
+        except Exception as error:
+            self.error = error
+            self._become(State.BROKEN, "the ranks could not load the model")
+            self._on_broken()
+            return
+        if self._stopping.is_set():
+            self.engine.close()
+            return
+        self._most_silence = self.engine.timeout
+        self._look_after(self.engine)
+        self._become(State.READY, "")
+        while not self._stopping.is_set():
+            job = self._line.next(_LOOK)
+            lost = self._lost()
+            if lost is not None:
+                self._bring_back(self.engine, lost)
+            if job is not None:
+                self._serve(self.engine, job)
+
+    def _become(self, state: State, reason: str) -> None:
+        with self._changing:
+            if self.state is not State.STOPPING:
+                self.state, self.reason = state, reason
+
+    def _look_after(self, engine: Engine) -> None:
+        self._watch = RankWatch(engine.processes, liveness.limit())
+
+    def _lost(self) -> Lost | None:
+        assert self._watch is not None
+        return self._watch.look()
+
+    def _bring_back(self, engine: Engine, lost: Lost) -> None:
+        """Start the ranks again, however often that takes; who waits is told after the first time in vain."""
+        self._become(State.RESTARTING, lost.words)
+        log.warning("%s: starting the ranks again", lost.words)
+        pause = _FIRST_PAUSE
+        while not self._stopping.is_set():
+            if self._watch is not None:
+                self._watch.kill()
+            try:
+                engine.timeout = self._most_silence
+                engine.start()
+            except Exception as error:
+                log.error("the ranks could not be started again: %s", error)
+                self._become(State.RESTARTING, f"{lost.words}, and could not be started again yet")
+                for job in self._line.waiting():
+                    self.cancel(job, EngineError("the ranks could not be started again"))
+                self._stopping.wait(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                continue
+            self._look_after(engine)
+            self._witness.restarted(lost.reason)
+            self._become(State.READY, "")
+            return
+
+    def _serve(self, engine: Engine, job: Job) -> None:
+        self.running = job
+        if self._stopping.is_set():  # which stop() may not have seen
+            self.cancel(job, _told_to_end())
+        job.predicted = self._alone(job)
+        job.begin()
+        try:
+            made = self._make_all(engine, job)
+        except Exception as error:
+            self._give_up(job, error)
+        else:
+            self._end(job, Status.DONE, made=made)
+        finally:
+            self.running = None
+        if len(engine.processes) < len(self.up) and not self._stopping.is_set():
+            self._bring_back(engine, Lost("failed", "ranks were ended after a request had failed"))
+
+    def _give_up(self, job: Job, error: Exception) -> None:
+        if job.cancelled is not None:
+            self._end(job, Status.CANCELLED, error=job.cancelled)
+            return
+        if isinstance(error, EngineError) or not isinstance(error, TokenRingError):
+            log.error("request %s failed: %s", job.id, error, exc_info=not isinstance(error, TokenRingError))
+        self._end(job, Status.FAILED, error=error)
+
+    def _end(
+        self, job: Job, status: Status, *, made: list[object] | None = None, error: Exception | None = None
+    ) -> None:
+        job.end(status, made=made, error=error, noted=self._witness.ended)
+
+    def _make_all(self, engine: Engine, job: Job) -> list[object]:
+        order, made = job.order, list[object]()
+        for count in order.batches:
+            pixels = count * order.pixels
+            engine.timeout = hang_limit(self._forecast.longest_silence(pixels), self._most_silence)
+            clock = _Clock(job, job.step, self._witness.step)
+            clock.refuse_cancelled()
+            made += engine.generate(
+                order.prompt if count == 1 else [order.prompt] * count,
+                seed=order.seed + len(made),
+                callback=clock,
+                preview=progress_steps(order.steps, order.previews) if order.previews else False,
+                progress=False,
+                **order.arguments,
+            )
+            if clock.step_seconds is not None and not order.previews:
+                rest = time.monotonic() - clock.began - order.steps * clock.step_seconds
+                self._forecast.learn(pixels, clock.step_seconds, rest)
+        return made
+
+    def _alone(self, job: Job) -> float | None:
+        """Seconds that a job has still to be served for, by the forecast."""
+        order = job.order
+        parts = [self._forecast.seconds(count * order.pixels, order.steps) for count in order.batches]
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
+            return None
+        step = self._forecast.step_seconds(order.batches[0] * order.pixels) or 0.0
+        return max(0.0, sum(known) - job.step * step)
+
+
+def _told_to_end() -> UnavailableError:
+    return UnavailableError("the server was told to end", status=503, code="stopping")
+
+
+class _Clock:
+    """An engine's callback: times steps, tells of them, and gives up where that is wanted."""
+
+    def __init__(self, job: Job, before: int, tell: Callable[[float], None]) -> None:
+        self.began = time.monotonic()
+        self._job, self._before, self._tell = job, before, tell
+        self._times: list[float] = []
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Seconds of a step, on average; ``None`` before the second one."""
+        times = self._times
+        return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None
+
+    def refuse_cancelled(self) -> None:
+        if self._job.cancelled is not None:
+            raise CancelledError(str(self._job.cancelled))
+
+    def __call__(self, step: Step) -> None:
+        self._times.append(time.monotonic())
+        if len(self._times) > 1:
+            self._tell(self._times[-1] - self._times[-2])
+        self._job.advance(self._before + step.step, step.preview)
+        self.refuse_cancelled()

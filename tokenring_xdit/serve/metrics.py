@@ -1,0 +1,124 @@
+"""Figures for Prometheus. What cannot be known here is absent, not zero."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from tokenring_xdit import __version__
+from tokenring_xdit.parallel import ParallelDims
+from tokenring_xdit.serve.jobs import Job, Status
+from tokenring_xdit.serve.keeper import Keeper
+from tokenring_xdit.serve.line import Line
+
+__all__ = ["Meters"]
+
+_REQUEST_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 600, 1200)
+_STEP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_RATIO_BUCKETS = (0.25, 0.5, 0.75, 0.9, 1, 1.1, 1.25, 1.5, 2, 4)
+
+
+class Meters:
+    """All figures of one server.
+
+    Args:
+        dims: How its ranks are divided.
+        line: Where requests wait.
+    """
+
+    def __init__(self, dims: ParallelDims, line: Line) -> None:
+        self.registry = CollectorRegistry()
+        self._schedule = dims.schedule
+        self._requests = Counter(
+            "tokenring_requests", "Requests that are over, or were refused", ["kind", "outcome"], registry=self.registry
+        )
+        self._queued = Histogram(
+            "tokenring_queue_seconds", "Waiting for the engine", buckets=_REQUEST_BUCKETS, registry=self.registry
+        )
+        self._duration = Histogram(
+            "tokenring_request_duration_seconds",
+            "Requests that were served, without waiting",
+            ["kind"],
+            buckets=_REQUEST_BUCKETS,
+            registry=self.registry,
+        )
+        self._steps = Histogram(
+            "tokenring_step_duration_seconds",
+            "Denoising steps",
+            ["schedule"],
+            buckets=_STEP_BUCKETS,
+            registry=self.registry,
+        )
+        self._ratio = Histogram(
+            "tokenring_forecast_duration_ratio",
+            "Real over predicted seconds of requests",
+            buckets=_RATIO_BUCKETS,
+            registry=self.registry,
+        )
+        self._restarts = Counter(
+            "tokenring_world_restarts", "Ranks were started again", ["reason"], registry=self.registry
+        )
+        self._cancelled_steps = Counter(
+            "tokenring_cancelled_steps", "Steps of requests that were cancelled", registry=self.registry
+        )
+        waiting = Gauge("tokenring_requests_waiting", "Requests that wait", registry=self.registry)
+        waiting.set_function(lambda: len(line))
+        Info("tokenring_build", "What runs", registry=self.registry).info({"version": __version__})
+        Info("tokenring_schedule", "How the ranks share the work", registry=self.registry).info(
+            {"schedule": dims.schedule, "ulysses": str(dims.ulysses), "tokenring": str(dims.tokenring)}
+        )
+
+    def watch(self, keeper: Keeper) -> None:
+        """Show what its ranks are doing."""
+        running = Gauge("tokenring_requests_running", "Requests that are served", registry=self.registry)
+        running.set_function(lambda: float(keeper.running is not None))
+        self.registry.register(_Ranks(keeper))
+
+    def refused(self, kind: str) -> None:
+        """A request was refused before it waited."""
+        self._requests.labels(kind, "refused").inc()
+
+    def ended(self, job: Job) -> None:
+        """A job is over."""
+        self._requests.labels(job.order.kind, job.status.value).inc()
+        if job.began is None or job.ended is None:
+            return
+        self._queued.observe(job.began - job.asked)
+        if job.status is Status.CANCELLED:
+            self._cancelled_steps.inc(job.step)
+        if job.status is Status.DONE:
+            self._duration.labels(job.order.kind).observe(job.ended - job.began)
+            if job.predicted:
+                self._ratio.observe((job.ended - job.began) / job.predicted)
+
+    def step(self, seconds: float) -> None:
+        """A step was made."""
+        self._steps.labels(self._schedule).observe(seconds)
+
+    def restarted(self, reason: str) -> None:
+        """Ranks were started again."""
+        self._restarts.labels(reason).inc()
+
+    def text(self) -> bytes:
+        """All figures, as Prometheus reads them."""
+        return generate_latest(self.registry)
+
+
+class _Ranks(Collector):
+    """Which ranks run, and what memory they take, looked at when somebody asks."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        up = GaugeMetricFamily("tokenring_rank_up", "Whether a rank runs", labels=["rank"])
+        for rank, runs in enumerate(self._keeper.up):
+            up.add_metric([str(rank)], float(runs))
+        yield up
+        memory = GaugeMetricFamily("tokenring_rank_memory_bytes", "Memory of a rank", labels=["rank", "kind"])
+        for rank, size in self._keeper.memory.items():
+            memory.add_metric([str(rank), "resident"], size)
+        yield memory

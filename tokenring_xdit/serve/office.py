@@ -1,0 +1,108 @@
+"""Takes requests: checks them at the desk, enters them in the ledger, and has them stand in line."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
+from tokenring_xdit.errors import TokenRingError
+from tokenring_xdit.serve.desk import Desk
+from tokenring_xdit.serve.errors import RefusedError
+from tokenring_xdit.serve.jobs import Event, Job, Ledger, Order
+from tokenring_xdit.serve.keeper import Keeper
+from tokenring_xdit.serve.metrics import Meters
+
+__all__ = ["REQUEST_ID", "Office"]
+
+REQUEST_ID = "X-Request-Id"
+"""Header: the name of a request, which its client may choose."""
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+class Office:
+    """Takes requests.
+
+    Args:
+        desk: Where they are checked.
+        keeper: Serves them.
+        meters: Counts those that are refused.
+
+    Attributes:
+        ledger: All requests by name.
+        started: When the server was, in seconds since 1970.
+    """
+
+    def __init__(self, desk: Desk, keeper: Keeper, meters: Meters) -> None:
+        self.desk, self.keeper, self.meters = desk, keeper, meters
+        self.ledger, self.started = Ledger(), int(time.time())
+
+    async def accept(
+        self, kind: str, order: Callable[[], Order], tell: Callable[[Event], None], request: Request
+    ) -> Job:
+        """Have a request stand in line.
+
+        Args:
+            kind: ``image``.
+            order: Checks it.
+            tell: Is told what happens to it.
+            request: Of the client.
+
+        Raises:
+            TokenRingError: It is refused, or cannot be served now.
+        """
+        try:
+            name = _name(request)
+            self.keeper.refuse_unready()
+            job = Job(await run_in_threadpool(order), tell, name)
+            if not self.ledger.enter(job):
+                raise RefusedError(f"{REQUEST_ID}: '{name}' is the name of another request", REQUEST_ID)
+            try:
+                self.keeper.submit(job)
+            except TokenRingError:
+                self.ledger.strike(job)
+                raise
+        except TokenRingError:
+            self.meters.refused(kind)
+            raise
+        return job
+
+    def find(self, name: str) -> Job:
+        """The request of a name.
+
+        Raises:
+            RefusedError: There is none.
+        """
+        job = self.ledger.find(name)
+        if job is None:
+            message = "there is no such request: it never was, or was over long ago"
+            raise RefusedError(message, "id", status=404, code="not_found")
+        return job
+
+    def described(self, job: Job) -> dict[str, Any]:
+        """What ``/v1/requests`` says of one."""
+        left = self.keeper.seconds_left(job)
+        return {
+            "id": job.id,
+            "object": "request",
+            "kind": job.order.kind,
+            "status": job.status.value,
+            "step": job.step,
+            "steps": job.order.all_steps,
+            "seed": job.order.seed,
+            "created": job.created,
+            "seconds_left": None if left is None else round(left, 3),
+            "error": None if job.error is None else str(job.error).partition("\n(")[0],
+        }
+
+
+def _name(request: Request) -> str | None:
+    name = request.headers.get(REQUEST_ID)
+    if name is not None and not _NAME.fullmatch(name):
+        raise RefusedError(f"{REQUEST_ID}: has to be up to 64 letters, digits, '.', '_' and '-'", REQUEST_ID)
+    return name

@@ -1,0 +1,94 @@
+"""What clients say and hear, as OpenAI's clients do; what they say is taken as it is, or refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tokenring_xdit.errors import nearest
+from tokenring_xdit.messages import named, one_line, shown
+from tokenring_xdit.pipelines.request import LARGEST_SEED
+from tokenring_xdit.serve.errors import RefusedError
+
+__all__ = ["GenerationBody", "OutputFormat", "refused"]
+
+OutputFormat = Literal["png", "jpeg", "webp"]
+
+_Text = Annotated[str, Field(max_length=32_000)]
+
+
+class GenerationBody(BaseModel):
+    """Of ``/v1/images/generations``; ``null`` leaves a value to the server."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    prompt: _Text = Field(min_length=1, description="what to draw")
+    model: str | None = Field(None, description="name of the model, as /v1/models says it")
+    size: str | None = Field(None, description="WIDTHxHEIGHT in pixels, or 'auto'", examples=["1024x1024"])
+    user: str | None = Field(None, max_length=512, description="whom the client serves; nothing is made of it")
+    seed: int | None = Field(None, ge=0, le=LARGEST_SEED, description="of the first one; one is drawn without it")
+    steps: int | None = Field(None, ge=1, description="denoising steps")
+    guidance: float | None = Field(None, ge=0, allow_inf_nan=False, description="guidance scale")
+    negative_prompt: _Text | None = Field(None, description="what not to draw, for models that take it")
+    n: int | None = Field(None, ge=1, le=10, description="pictures; their seeds follow each other")
+    response_format: Literal["b64_json", "url"] | None = Field(None, description="only b64_json")
+    output_format: OutputFormat | None = Field(None, description="png by default")
+    output_compression: int | None = Field(None, ge=0, le=100, description="quality of jpeg and webp, 100 by default")
+    stream: bool | None = Field(None, description="server-sent events, as the picture is made")
+    partial_images: int | None = Field(None, ge=0, le=3, description="pictures of what is being made, in a stream")
+
+
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "model": "an object with fields",
+    "dict": "an object with fields",
+    "list": "a list",
+    "literal": "",
+}
+
+_BOUNDS = {
+    "greater_than_equal": ("ge", "at least"),
+    "less_than_equal": ("le", "at most"),
+}
+
+
+def refused(details: Sequence[Any], known: Sequence[str]) -> RefusedError:
+    """What pydantic found wrong with a body, in a sentence about the first mistake.
+
+    Args:
+        details: What its errors say.
+        known: The fields that there are.
+    """
+    detail = details[0]
+    kind, context, value = detail["type"], detail.get("ctx", {}), detail.get("input")
+    place = [str(part) for part in detail["loc"] if part not in {"body", "query", "path"}]
+    if kind == "json_invalid" or not place:
+        return RefusedError("the body has to be a JSON object, with 'Content-Type: application/json'")
+    field = named(place[0])
+    if kind == "extra_forbidden":
+        return RefusedError(f"there is no field '{field}'. {nearest(field, known)}", field, code="unknown_field")
+    if kind == "missing":
+        return RefusedError(f"{field}: is missing", field, code="missing_field")
+    if kind in _BOUNDS:
+        bound, words = _BOUNDS[kind]
+        text = f"{field}: {shown(value)} is not allowed; it has to be {words} {context[bound]}"
+    elif kind == "string_too_short":
+        text = f"{field}: is empty"
+    elif kind == "string_too_long":
+        text = f"{field}: has {len(value)} characters; {context['max_length']} are the most"
+    elif kind == "string_unicode":
+        text = f"{field}: has a character that Unicode does not have"
+    elif kind == "literal_error":
+        text = f"{field}: {shown(value)} is not allowed; it has to be {context['expected']}"
+    elif kind == "finite_number":
+        text = f"{field}: {shown(value)} is not a finite number"
+    elif (expected := _KINDS.get(kind.partition("_")[0])) and kind.endswith(("_type", "_parsing", "_from_float")):
+        text = f"{field}: {shown(value)} is not {expected}"
+    else:
+        text = f"{field}: {shown(value)}: {one_line(detail['msg'])}"
+    return RefusedError(text, field, code="invalid_value")
