@@ -48,7 +48,7 @@ _Config = TypeVar("_Config", bound=Config)
 
 
 def read_config(
-    schema: type[_Config] | Callable[[Mapping[str, Any]], type[_Config]],
+    describes: type[_Config] | Callable[[Mapping[str, Any]], type[_Config]],
     path: Path | None,
     overrides: Sequence[str] = (),
     inspect: Callable[[_Config], list[str]] | None = None,
@@ -56,7 +56,7 @@ def read_config(
     """Read and check a file, or what a command line says without one.
 
     Args:
-        schema: What may stand in it; or what says that, from the values that are said, those of overrides as text.
+        describes: What may stand in it; or what says that, from the values that are said, those of overrides as text.
         path: The file; ``None`` where the overrides say all.
         overrides: ``key=value`` each, which replace what the file says; ``key.inner=value`` reaches into
             a mapping. Values are YAML; those of keys that take text are taken as they are.
@@ -68,25 +68,23 @@ def read_config(
         ModelUnreachableError: ``inspect`` raised it, and nothing else is wrong.
     """
     values, mistakes = ({}, []) if path is None else _parse(path)
-    if isinstance(schema, type):
-        kind = cast(type[_Config], schema)
-    else:
-        kind = schema({**values, **{key: text for key, _, text in (said.partition("=") for said in overrides)}})
-    mistakes += _override(values, overrides, kind)
+    said = {**values, **{key: text for key, _, text in (override.partition("=") for override in overrides)}}
+    schema = cast("type[_Config]", describes) if isinstance(describes, type) else describes(said)
+    mistakes += _override(values, overrides, schema)
     unusable = _unusable(values)
     mistakes += unusable.values()
     values = {key: value for key, value in values.items() if key not in unusable}
     wrong = set(unusable)
     try:
-        config: _Config | None = kind.model_validate(values)
+        config: _Config | None = schema.model_validate(values)
     except ValidationError as error:
         details = error.errors(include_url=False)
         wrong |= {str(detail["loc"][0]) for detail in details if detail["loc"]}
-        mistakes += _all_in_words([detail for detail in details if detail["loc"][0] not in unusable], kind)
-        config = _with_defaults(kind, values, wrong)
-    defaults = {key: field.get_default(call_default_factory=True) for key, field in kind.model_fields.items()}
+        mistakes += _all_in_words([detail for detail in details if detail["loc"][0] not in unusable], schema)
+        config = _with_defaults(schema, values, wrong)
+    defaults = {key: field.get_default(call_default_factory=True) for key, field in schema.model_fields.items()}
     try:
-        mistakes += kind.mistakes_between({k: v for k, v in {**defaults, **values}.items() if k not in wrong})
+        mistakes += schema.mistakes_between({k: v for k, v in {**defaults, **values}.items() if k not in wrong})
         if inspect is not None and config is not None:
             mistakes += inspect(config)
     except ModelUnreachableError as error:
