@@ -21,7 +21,7 @@ def test_every_schedule_is_called_under_each_of_its_masks_narrow_and_wide(world:
     calls = check_calls(world, ("float32",))
     assert set(calls) == set(ALGORITHMS)
     for name, own in calls.items():
-        if not own:  # not for so many ranks, under any mask
+        if not own:  # not for that many ranks, under any mask
             assert name in {"hierarchical", "mesh"}
             continue
         assert {call.causal for call in own} == {mask is Mask.CAUSAL for mask in ALGORITHMS[name].masks}

@@ -12,7 +12,7 @@ from tokenring_xdit.topology import Rate, load_network, load_topology, network_t
 from tokenring_xdit.topology.alone import NVLINK_4
 
 PUBLISHED = {1: 15.0e-6, 8: 50e-6, 32: 141e-6, 128: 475e-6, 1024: 2988e-6}
-"""Seconds of messages of so many MiB between two H100, both ways; see NVLINK_4_SOURCE."""
+"""Seconds of messages of that many MiB between two H100, both ways; see NVLINK_4_SOURCE."""
 
 
 def timings(seconds: dict[int, float]) -> list[MessageTiming]:

@@ -53,7 +53,7 @@ class Rectangle:
         return self.left <= x <= self.left + self.width and self.top <= y <= self.top + self.height
 
     def apart(self, other: Rectangle) -> bool:
-        """Whether the two do not overlap, but for what is rounded."""
+        """Whether the two do not overlap, except by rounding."""
         return (
             self.left + self.width <= other.left + 0.2
             or other.left + other.width <= self.left + 0.2

@@ -21,7 +21,7 @@ _TOOLS = ("awk", "basename", "bash", "cat", "cut", "dirname", "env", "getent", "
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment of a user who has set nothing of what the scripts set, but for ``more``."""
+    """The environment of a user who has set nothing of what the scripts set, except ``more``."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith(_THEIRS)}
     return ours | {"PYTHON": sys.executable, "PYTHONPATH": str(ROOT)} | more
 

@@ -112,7 +112,7 @@ class Offer:
     """What a host answers where several could spread a pipeline over ranks.
 
     Attributes:
-        repairs: How many faults of the host library are mended for it to be exact.
+        repairs: How many faults of the host library are repaired for it to be exact.
         refusal: Why it cannot, in a clause; ``None`` where it can.
         installed: Whether the library is there at all.
     """

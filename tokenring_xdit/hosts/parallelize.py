@@ -28,7 +28,7 @@ def parallelize(model: _Model, *, host: str | None = None, **options: Any) -> _M
     Args:
         model: What is spread; it is changed in place.
         host: Which library does it: ``diffusers`` or ``xfuser`` for pipelines, ``transformers`` for language models.
-            ``None`` takes the one of them that can and of which fewer faults have to be mended; the log says which.
+            ``None`` takes the one of them that can and of which fewer faults have to be repaired; the log says which.
         **options: Those of :func:`tokenring_xdit.hosts.xfuser.parallelize` and
             :func:`tokenring_xdit.hosts.diffusers.parallelize` for pipelines, and of
             :func:`tokenring_xdit.hosts.transformers.parallelize` for language models.

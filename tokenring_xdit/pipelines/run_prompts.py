@@ -90,7 +90,7 @@ class PromptConfig(Config):
 
 
 def numbered(path: Path, count: int) -> list[Path]:
-    """Where the results of so many prompts go: a file each, numbered where there are several."""
+    """Where the results of that many prompts go: a file each, numbered where there are several."""
     if count == 1:
         return [path]
     digits = len(str(count - 1))

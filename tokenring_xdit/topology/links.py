@@ -57,7 +57,7 @@ class Rate:
         return cls(round(float(found["number"]) * _UNITS[found["unit"]]))
 
     def scaled(self, factor: float) -> Rate:
-        """So many times this rate."""
+        """This rate times a factor."""
         return Rate(round(self.bits_per_second * factor))
 
     def __str__(self) -> str:

@@ -151,7 +151,7 @@ def _sharpen(attention: Any) -> None:
 def prompts(
     batch: int, length: int, padding: list[int] | None = None, seed: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids ``[B, S]`` and the mask of a batch whose items are padded on the left by so many tokens."""
+    """Token ids ``[B, S]`` and the mask of a batch whose items are padded on the left by that many tokens."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, _VOCABULARY, (batch, length), generator=generator)
     mask = torch.ones(batch, length, dtype=torch.long)

@@ -20,7 +20,7 @@ from tests.support.families import text, tokenizers
 LATENT_CHANNELS = 4
 TEXT_DIM = 32
 
-# What the pipeline puts before a prompt: one token to a word, but for the first, which the tokenizer spells.
+# What the pipeline puts before a prompt: one token to a word, except the first, which the tokenizer spells.
 TEMPLATE = (
     "You are an assistant designed to generate superior images with the superior degree of image-text alignment based "
     "on textual prompts or user prompts. <Prompt Start>"

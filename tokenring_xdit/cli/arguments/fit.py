@@ -35,7 +35,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "(default: %(default)s)",
     )
     parser.add_argument(
-        "--tokens", type=parse_tokens, metavar="N", help="say what a prompt of so many tokens needs, as in 4096 or 128k"
+        "--tokens", type=parse_tokens, metavar="N", help="say what a prompt of N tokens needs, as in 4096 or 128k"
     )
     parser.add_argument(
         "--chunk",

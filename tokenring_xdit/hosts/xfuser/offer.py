@@ -27,8 +27,8 @@ def offer(pipe: Any, options: Mapping[str, Any]) -> Offer:
     family = next((each for each in FAMILIES.values() if name in {known.name for known in each.pipelines}), None)
     if family is None:
         return Offer(refusal=f"{name} was not compared with it")
-    mended = len(import_module(family.repairs).HOOKS) if family.repairs is not None else 0
-    return Offer(repairs=mended + len(family.lora), refusal=spread_elsewhere(pipe, "xfuser"))
+    repairs = len(import_module(family.repairs).HOOKS) if family.repairs is not None else 0
+    return Offer(repairs=repairs + len(family.lora), refusal=spread_elsewhere(pipe, "xfuser"))
 
 
 def _installed() -> bool:
