@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.language_shapes import LanguageShape
+from tokenring_xdit.planning.straight import ROUNDS_AT_ONCE
 from tokenring_xdit.schedule import ALGORITHMS, Mask, build
 from tokenring_xdit.schedule.lower import lower
 from tokenring_xdit.schedule.problem import LSE_BYTES, Problem
@@ -64,7 +65,7 @@ def balanced_schedule() -> str:
 def ask_for(
     shape: LanguageShape, tokens: int, *, ranks: int, element_bytes: int, batch: int = 1, chunk: int | None = None
 ) -> Need:
-    """What a prompt needs.
+    """What a prompt needs, where a whole one is computed as ``balanced`` does.
 
     Args:
         shape: The model.
@@ -166,4 +167,5 @@ def _exchange(shape: LanguageShape, tokens: int, chunk: int, ranks: int, element
         return first + sent
     keys = batch * (past + new) * shape.key_bytes(element_bytes)
     travels = 2 * keys if shape.kv_heads * past < shape.heads * new else 2 * queries + 2 * partial
-    return first + sent + 2 * travels + 3 * partial + 2 * queries  # on processors the first chunk's memory is kept
+    rounds = max(2, min(ROUNDS_AT_ONCE, ranks - 1))
+    return first + sent + rounds * travels + 3 * partial + 2 * queries  # on processors the first chunk's memory is kept
