@@ -404,7 +404,7 @@ _NAMES = {
 
 
 def _roughly(tokens: int) -> int:
-    """A length to within a twelfth: prompts that hardly differ are planned once."""
+    """A length to within an eighth: prompts that hardly differ are planned once."""
     step = 1 << max(0, tokens.bit_length() - 4)
     return -(-tokens // step) * step
 
