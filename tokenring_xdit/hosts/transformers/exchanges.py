@@ -35,7 +35,7 @@ from tokenring_xdit.schedule import Channel
 __all__ = ["Exchanges", "Plan", "attend_slice", "plan_pairs"]
 
 _PATIENCE = 10.0
-"""Seconds for which the first rank plans a prompt, about, while the others wait: of many ranks it would take minutes."""
+"""Seconds for which the first rank plans a prompt, about, while the others wait: of many ranks it takes minutes."""
 
 _CHANNELS = (Channel.Q, Channel.KV, Channel.O)
 
