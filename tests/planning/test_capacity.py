@@ -81,6 +81,8 @@ def test_windows_end_what_is_held_once_a_prompt_comes_in_chunks() -> None:
     )
     whole, chunks = (ask_for(half, 1 << 20, ranks=4, element_bytes=2, chunk=chunk).keys for chunk in (None, 4096))
     assert whole == ask_for(full, 1 << 20, ranks=4, element_bytes=2).keys
+    scores = [ask_for(each, 1 << 20, ranks=4, element_bytes=2).exchange for each in (full, half)]
+    assert scores[1] - scores[0] == 64 << 20  # they are not fused there
     assert chunks < 0.6 * whole
 
 

@@ -25,6 +25,9 @@ _INDICES = 64
 _BLOCK, _REGRET = 32, 128
 """Tokens of a block of an answer, and those of a window that are kept longer than needed, at most."""
 
+_SCORES, _SCORED, _COPIES = 1 << 22, 4096, 4
+"""Scores that layers with windows hold at once, keys that a query has of them, and copies of them, at most."""
+
 _STEP = 64
 """Tokens that answers of :func:`longest` are exact to."""
 
@@ -40,7 +43,7 @@ class Need:
         weights: The whole model's.
         keys: Keys and values of this rank's tokens, in all layers.
         activations: What a layer computes with.
-        exchange: What comes, goes and is merged in attention.
+        exchange: What comes, goes and is merged in attention, and scores where those are held.
         indices: Numbers and places of all tokens.
     """
 
@@ -81,13 +84,14 @@ def ask_for(
     whole = chunk == tokens
     key = shape.key_bytes(element_bytes) * batch
     kept = sum(held if window is None or whole else min(held, window + _REGRET + new) for window in shape.windows)
+    scores = min(_SCORES, batch * shape.heads * new * min(_SCORED, held)) if any(shape.windows) else 0
     grows = 0 if whole else key // 2 * held  # a layer's keys, then its values, move to where there is more room
     return Need(
         tokens,
         weights=shape.weights * element_bytes,
         keys=kept * key + grows,
         activations=batch * new * _activations(shape, element_bytes) + batch * shape.vocabulary * 2 * _FP32,
-        exchange=_exchange(shape, tokens, chunk, ranks, element_bytes, batch),
+        exchange=_exchange(shape, tokens, chunk, ranks, element_bytes, batch) + scores * _COPIES * _FP32,
         indices=batch * tokens * _INDICES,
     )
 
