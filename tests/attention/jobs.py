@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -174,6 +176,21 @@ def errors_of_many_calls(transport: str, seed: int, calls: int) -> float:
             )
             worst = max(worst, errors(case)["out"])
     return worst
+
+
+def areas_of_groups(count: int) -> tuple[list[str], list[int]]:
+    """What calls say on groups that are made and destroyed, and how many areas of memory are mapped in each."""
+    from tokenring_xdit.attention.transport.choice import TRANSPORT_VARIABLE
+
+    said, mapped = [], []
+    with mock.patch.dict(os.environ, {TRANSPORT_VARIABLE: "symmetric"}):
+        for _ in range(count):
+            group = dist.new_group()
+            said.append(call_with({}, group=group))
+            gc.collect()
+            mapped.append(Path("/proc/self/maps").read_text().count("memfd:tokenring"))
+            dist.destroy_process_group(group)
+    return said, mapped
 
 
 def errors_of_captured(schedules: list[str]) -> dict[str, float]:

@@ -143,6 +143,8 @@ def test_phases_of_a_language_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert "next turn: 126976 tokens behind 921600 cached" in printed
     assert "keys are the better thing to send from" in printed
     assert sum(line.startswith("* ") for line in printed.splitlines()) == 2 * 3  # a row and a reason each
+    assert main(["plan", *LLAMA[:-1], "1", "--tokens", "2k"]) == 0
+    assert capsys.readouterr().out.count("* one rank has all keys, and sends nothing") == 2
 
 
 @pytest.mark.parametrize(

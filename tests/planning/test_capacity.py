@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tokenring_xdit.errors import ConfigurationError
@@ -11,23 +13,30 @@ from tokenring_xdit.planning.capacity import ask_for, longest
 GIB = 1 << 30
 
 
-@pytest.mark.parametrize(
-    ("name", "billions"),
-    [
-        ("llama-3.1-8b", 8.03),
-        ("llama-3.1-70b", 70.6),
-        ("llama-3.1-405b", 405.9),
-        ("mistral-7b", 7.24),
-        ("qwen3-8b", 8.19),
-        ("qwen3-32b", 32.8),
-        ("qwen3-30b-a3b", 30.5),
-        ("gemma-2-9b", 9.24),
-        ("gemma-2-27b", 27.2),
-        ("smollm2-135m", 0.1345),
-    ],
-)
-def test_shapes_have_as_many_weights_as_their_makers_say(name: str, billions: float) -> None:
-    assert language_shape(name).weights / 1e9 == pytest.approx(billions, rel=0.005)
+WEIGHTS = {
+    "llama-3.1-8b": 8_030_261_248,
+    "llama-3.1-70b": 70_553_706_496,
+    "llama-3.1-405b": 405_853_388_800,
+    "mistral-7b": 7_241_732_096,
+    "qwen3-8b": 8_190_735_360,
+    "qwen3-32b": 32_762_123_264,
+    "qwen3-30b-a3b": 30_532_122_624,
+    "gemma-2-9b": 9_241_705_984,
+    "gemma-2-27b": 27_227_128_320,
+    "smollm2-135m": 134_515_008,
+}
+"""Of the models as they are loaded."""
+
+
+def test_shapes_have_as_many_weights_as_their_makers_say() -> None:
+    assert {name: shape.weights for name, shape in LANGUAGE_SHAPES.items()} == WEIGHTS
+
+
+@pytest.mark.parametrize("name", LANGUAGE_SHAPES)
+def test_weights_that_are_said_are_those_of_the_widths_and_some_norms(name: str) -> None:
+    shape = language_shape(name)
+    counted, layer = replace(shape, parameters=None).weights, 2 * max(shape.hidden, shape.head_dim)
+    assert counted <= WEIGHTS[name] <= counted + shape.layers * layer
 
 
 def test_a_model_that_is_not_there_is_refused() -> None:
@@ -72,8 +81,26 @@ def test_windows_end_what_is_held_once_a_prompt_comes_in_chunks() -> None:
     )
     whole, chunks = (ask_for(half, 1 << 20, ranks=4, element_bytes=2, chunk=chunk).keys for chunk in (None, 4096))
     assert whole == ask_for(full, 1 << 20, ranks=4, element_bytes=2).keys
+    scores = [ask_for(each, 1 << 20, ranks=4, element_bytes=2).exchange for each in (full, half)]
+    assert scores[1] - scores[0] == 64 << 20  # they are not fused there
     assert chunks < 0.6 * whole
 
 
 def test_where_not_even_the_weights_fit_nothing_does() -> None:
     assert longest(language_shape("llama-3.1-405b"), 80 * GIB, ranks=8, element_bytes=2) is None
+
+
+@pytest.mark.parametrize("chunk", [None, 4096])
+@pytest.mark.parametrize("tokens", [1, 7, 100])
+def test_a_prompt_may_be_shorter_than_the_ranks_are_many(tokens: int, chunk: int | None) -> None:
+    shape = language_shape("llama-3.1-8b")
+    assert ask_for(shape, tokens, ranks=128, element_bytes=2, chunk=chunk).total > 2 * shape.weights
+
+
+def test_three_rounds_of_keys_come_and_go_together() -> None:
+    """Behind many cached tokens of a model whose queries are longer than its keys are many."""
+    shape = language_shape("llama-3.1-8b")
+    two, eight = (
+        ask_for(shape, ranks * 4096, ranks=ranks, element_bytes=2, chunk=ranks * 2048).exchange for ranks in (2, 8)
+    )
+    assert eight - two >= 2 * 4096 * shape.key_bytes(2)

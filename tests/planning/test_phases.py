@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tokenring_xdit.planning import Machine
+from tokenring_xdit.planning.capacity import balanced_schedule
 from tokenring_xdit.planning.phases import Phase, candidates, crossover, phase_of
 from tokenring_xdit.planning.simulate import run_steps
 from tokenring_xdit.planning.straight import Turn, Way, steps_of
@@ -89,3 +90,8 @@ def test_every_way_computes_each_pair_once(way: Way) -> None:
     seconds = sum(step.seconds for rank in steps for step in rank if getattr(step, "what", "") == "attention")
     assert seconds == pytest.approx(4.0 * 8 * 64 * pairs / 1e9, rel=0.001)
     assert run_steps(way.value, steps, load_topology("mesh:4:1gbit"), machine).makespan >= seconds / 4
+
+
+def test_who_has_no_patience_times_the_schedule_that_was_made_for_causal_masks() -> None:
+    found = candidates(Turn(4, 0, 4096, 8, 2, 64), load_topology("mesh:4:1gbit"), Machine(1e11), patience=0.0)
+    assert {one.name for one in found} == {"keys", "queries", "gather-kv", balanced_schedule()}

@@ -93,6 +93,10 @@ class RingGroup(Rounds):
             )
         known = _groups.get(resolved.group_name)
         if known is None or known._group is not resolved:  # the name comes again after a re-initialisation
+            for name in [
+                name for name, each in _groups.items() if each._group not in dist.distributed_c10d._world.pg_map
+            ]:
+                del _groups[name]  # destroyed since: its buffers, and memory that its ranks share, go with it
             known = _groups[resolved.group_name] = cls(resolved)
         return known
 
@@ -172,10 +176,12 @@ class RingGroup(Rounds):
         symmetric = asked == Wanted.SYMMETRIC.value and self.world_size > 1
         if symmetric and not self._tried:
             self._symmetric, self._tried = self._share_memory(device), True
-        self.transport = self._symmetric if symmetric and self._symmetric is not None else self.messages
-        if self.transport is self.messages:
+        if symmetric and self._symmetric is not None and device.type == "cpu":  # its memory is nowhere else
+            self.transport = self._symmetric
+        else:
             self.open(channels, device)
             self.transport = self.messages
+        self.transport.call = self.call  # which it has not been told of where another one was used before
 
     def _share_memory(self, device: torch.device) -> SymmetricTransport | None:
         """Memory that the ranks share; ``None``, and a line that says why, where they cannot."""
@@ -255,8 +261,12 @@ class RingGroup(Rounds):
 
 
 def clear_buffers() -> None:
-    """Let go of the message buffers that all groups of this process keep; the next calls allocate their own."""
+    """Let go of the message buffers that all groups of this process keep; the next calls allocate their own.
+
+    Memory that ranks share stays: they would have to let it go together.
+    """
     for group in _groups.values():
+        group.messages.buffers.clear()
         group.transport.buffers.clear()
 
 

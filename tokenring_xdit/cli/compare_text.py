@@ -66,7 +66,7 @@ def _sweep(args: argparse.Namespace, tokens: int, file: Path, folder: str) -> Sw
     said: dict[str, Any] = {
         "level": "text",
         "strategies": json.dumps(_STRATEGIES),
-        "models": args.model,
+        "models": json.dumps([args.model]),  # whatever a folder is called
         "tokens": tokens,
         "text_file": str(file),
         "answer": args.max_new_tokens,

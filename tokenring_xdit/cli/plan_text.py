@@ -89,8 +89,8 @@ def plan_texts(args: argparse.Namespace) -> None:
         return
     windows = shape.layers - _full(shape)
     print(
-        f"{args.model}, {args.dtype}, batch {args.batch}, {ranks} ranks over {args.topology}; kernel {source}. "
-        f"Attention of {_full(shape)} layers"
+        f"{args.model}, {args.dtype}, batch {args.batch}, {ranks} rank{'s' * (ranks > 1)} over {args.topology}; "
+        f"kernel {source}. Attention of {_full(shape)} layers"
         + (f" ({windows} with windows, whose neighbours send a few keys, are left out)" if windows else "")
         + ". Predicted, not measured."
     )
@@ -139,13 +139,17 @@ def _table(planned: _Planned, layers: int) -> list[str]:
 def _why(planned: _Planned) -> str:
     turn, best = planned.turn, planned.found[0]
     ours = [candidate for candidate in planned.found if candidate.ours]
+    if turn.ranks == 1:
+        return "one rank has all keys, and sends nothing"
     if planned.phase is Phase.STEP:
         return "all ranks have the query already, and gather partial outputs once: keys never leave home"
     slower = ""
     if ours[1:]:
         change = ours[1].seconds / best.seconds - 1
-        tied = f", which a simulation cannot tell apart, and sends {ours[1].sent / best.sent:.2f} times as much"
-        slower = f"; the next, {ours[1].name}, takes {change:+.1%}" + (tied if abs(change) <= TIE else "")
+        slower = f"; the next, {ours[1].name}, takes {change:+.1%}"
+        if abs(change) <= TIE:
+            times = ours[1].sent / best.sent
+            slower += f", which a simulation cannot tell apart, and sends {times:.2f} times as much"
     if planned.phase is Phase.PROMPT:
         return f"the fastest of what a parallel model can do{slower}"
     total = turn.past + turn.new

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.language_shapes import LanguageShape
+from tokenring_xdit.planning.straight import ROUNDS_AT_ONCE
 from tokenring_xdit.schedule import ALGORITHMS, Mask, build
 from tokenring_xdit.schedule.lower import lower
 from tokenring_xdit.schedule.problem import LSE_BYTES, Problem
@@ -23,6 +24,9 @@ _INDICES = 64
 
 _BLOCK, _REGRET = 32, 128
 """Tokens of a block of an answer, and those of a window that are kept longer than needed, at most."""
+
+_SCORES, _SCORED, _COPIES = 1 << 22, 4096, 4
+"""Scores that layers with windows hold at once, keys that a query has of them, and copies of them, at most."""
 
 _STEP = 64
 """Tokens that answers of :func:`longest` are exact to."""
@@ -39,7 +43,7 @@ class Need:
         weights: The whole model's.
         keys: Keys and values of this rank's tokens, in all layers.
         activations: What a layer computes with.
-        exchange: What comes, goes and is merged in attention.
+        exchange: What comes, goes and is merged in attention, and scores where those are held.
         indices: Numbers and places of all tokens.
     """
 
@@ -64,7 +68,7 @@ def balanced_schedule() -> str:
 def ask_for(
     shape: LanguageShape, tokens: int, *, ranks: int, element_bytes: int, batch: int = 1, chunk: int | None = None
 ) -> Need:
-    """What a prompt needs.
+    """What a prompt needs, where a whole one is computed as ``balanced`` does.
 
     Args:
         shape: The model.
@@ -80,13 +84,14 @@ def ask_for(
     whole = chunk == tokens
     key = shape.key_bytes(element_bytes) * batch
     kept = sum(held if window is None or whole else min(held, window + _REGRET + new) for window in shape.windows)
+    scores = min(_SCORES, batch * shape.heads * new * min(_SCORED, held)) if any(shape.windows) else 0
     grows = 0 if whole else key // 2 * held  # a layer's keys, then its values, move to where there is more room
     return Need(
         tokens,
         weights=shape.weights * element_bytes,
         keys=kept * key + grows,
         activations=batch * new * _activations(shape, element_bytes) + batch * shape.vocabulary * 2 * _FP32,
-        exchange=_exchange(shape, tokens, chunk, ranks, element_bytes, batch),
+        exchange=_exchange(shape, tokens, chunk, ranks, element_bytes, batch) + scores * _COPIES * _FP32,
         indices=batch * tokens * _INDICES,
     )
 
@@ -166,4 +171,5 @@ def _exchange(shape: LanguageShape, tokens: int, chunk: int, ranks: int, element
         return first + sent
     keys = batch * (past + new) * shape.key_bytes(element_bytes)
     travels = 2 * keys if shape.kv_heads * past < shape.heads * new else 2 * queries + 2 * partial
-    return first + sent + 2 * travels + 3 * partial + 2 * queries  # on processors the first chunk's memory is kept
+    rounds = max(2, min(ROUNDS_AT_ONCE, ranks - 1))
+    return first + sent + rounds * travels + 3 * partial + 2 * queries  # on processors the first chunk's memory is kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -62,7 +63,9 @@ def phase_of(turn: Turn) -> Phase:
     return Phase.TURN if turn.past else Phase.PROMPT
 
 
-def candidates(turn: Turn, network: Network, machine: Machine, effects: Effects = NO_EFFECTS) -> tuple[Candidate, ...]:
+def candidates(
+    turn: Turn, network: Network, machine: Machine, effects: Effects = NO_EFFECTS, patience: float = math.inf
+) -> tuple[Candidate, ...]:
     """All strategies for a turn, those that a parallel model can do first, by predicted time.
 
     Of those within the simulation's error of the fastest (:data:`~tokenring_xdit.planning.options.TIE`) the one that
@@ -73,6 +76,7 @@ def candidates(turn: Turn, network: Network, machine: Machine, effects: Effects 
         network: Rank ``r`` is at its ``r``-th host.
         machine: Speeds of the ranks.
         effects: What else happens.
+        patience: Seconds after which no further schedules of a whole prompt are timed.
     """
     phase = phase_of(turn)
     found = []
@@ -82,7 +86,7 @@ def candidates(turn: Turn, network: Network, machine: Machine, effects: Effects 
         sent, ours = max(simulation.sent), way is not Way.GATHER_KV
         found.append(Candidate(way.value, simulation.makespan, simulation.exposed, sent, ours))
     if phase is Phase.PROMPT:
-        found += _schedules(turn, network, machine, effects)
+        found += _schedules(turn, network, machine, effects, patience)
     fastest = min(candidate.seconds for candidate in found if candidate.ours)
     return tuple(sorted(found, key=lambda candidate: _order(candidate, fastest)))
 
@@ -93,7 +97,7 @@ def _order(candidate: Candidate, fastest: float) -> tuple[bool, bool, float, flo
     return not candidate.ours, not tied, candidate.sent if tied else 0.0, candidate.seconds
 
 
-def _schedules(turn: Turn, network: Network, machine: Machine, effects: Effects) -> list[Candidate]:
+def _schedules(turn: Turn, network: Network, machine: Machine, effects: Effects, patience: float) -> list[Candidate]:
     problem = Problem.even(
         turn.ranks,
         turn.new,
@@ -103,7 +107,7 @@ def _schedules(turn: Turn, network: Network, machine: Machine, effects: Effects)
         batch=turn.batch,
         element_bytes=turn.element_bytes,
     )
-    options = best_schedules(problem, network, machine, effects, mask=Mask.CAUSAL)
+    options = best_schedules(problem, network, machine, effects, mask=Mask.CAUSAL, patience=patience)
     return [
         Candidate(option.dims.sequence_schedule, option.seconds or 0.0, option.exposed or 0.0, option.sent or 0)
         for option in options[:_SCHEDULES]

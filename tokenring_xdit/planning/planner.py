@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -173,6 +174,7 @@ class _Setting:
         machine: Speeds of the ranks.
         effects: What else happens.
         keys_stay_whole: Whether only schedules will do that leave keys at home in one piece.
+        until: When no further ones are timed, by ``time.monotonic``, where some were.
     """
 
     split: ParallelDims
@@ -181,6 +183,7 @@ class _Setting:
     machine: Machine
     effects: Effects
     keys_stay_whole: bool = False
+    until: float = math.inf
 
     @cached_property
     def inner(self) -> Problem:
@@ -223,9 +226,16 @@ class _Setting:
         return tuple(found)
 
     def trials(self, names: Sequence[ScheduleSpec]) -> list[_Trial]:
-        """Time those that will do."""
-        built = [(name, build(str(name), self.inner.ranks, self.split.mask, self.heads)) for name in names]
-        return [self._trial(name, verified) for name, verified in built if self._does(verified)]
+        """Time those that will do; where time is short those first that were made for the mask."""
+        found: list[_Trial] = []
+        hurried = self.until < math.inf
+        for name in sorted(names, key=lambda name: name.algorithm.masks != {self.split.mask}) if hurried else names:
+            if found and time.monotonic() >= self.until:
+                break
+            verified = build(str(name), self.inner.ranks, self.split.mask, self.heads)
+            if self._does(verified):
+                found.append(self._trial(name, verified))
+        return found
 
     def other_forms(self, trials: Sequence[_Trial], fastest: float) -> list[ScheduleSpec]:
         """The most promising in pieces, or in wide calls, where that could take less time than the fastest of all."""
@@ -278,6 +288,7 @@ def best_schedules(
     nodes: int = 1,
     mask: Mask = Mask.FULL,
     keys_stay_whole: bool = False,
+    patience: float = math.inf,
 ) -> tuple[Option, ...]:
     """Every schedule for ranks that are not divided any further, in the order of :func:`plan`.
 
@@ -289,15 +300,18 @@ def best_schedules(
         nodes: Nodes with a ring of keys between them; 1 without.
         mask: Which keys a query sees.
         keys_stay_whole: Whether only schedules will do that leave keys at home in one piece.
+        patience: Seconds after which no further ones are timed: the answer is then the best of those that were.
     """
     split = ParallelDims(tokenring=problem.ranks // nodes, ring=nodes, mask=mask)
-    setting = _Setting(split, problem, topology, machine, effects, keys_stay_whole)
+    until = time.monotonic() + patience
+    setting = _Setting(split, problem, topology, machine, effects, keys_stay_whole, until)
     names = setting.whole()
     if nodes == 1:
         names += setting.nodes_left_open()
     whole = setting.trials(names)
     fastest = min((seconds_of(trial.option) for trial in whole), default=math.inf)
-    others = setting.trials(setting.other_forms(whole, fastest))
+    hurried = time.monotonic() >= until
+    others = [] if hurried else setting.trials(setting.other_forms(whole, fastest))
     return ranked_schedules([trial.option for trial in (*whole, *others)])
 
 

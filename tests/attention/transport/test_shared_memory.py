@@ -67,6 +67,14 @@ def test_a_hundred_calls_of_changing_shapes(ranks: RankPool, world_size: int) ->
     assert max(ranks.run(world_size, jobs.errors_of_many_calls, "symmetric", world_size, 100)) <= FP32
 
 
+@pytest.mark.skipif(unsupported() is not None, reason="this machine shares no memory so")
+def test_memory_of_destroyed_groups_goes(ranks: RankPool) -> None:
+    for said, mapped in ranks.run(2, jobs.areas_of_groups, 4):
+        assert set(said) == {"ran"}
+        assert mapped[0] >= 2
+        assert max(mapped) <= 4  # the last one's may still be there
+
+
 def areas(ranks: int, size: int) -> list[SharedMemory]:
     """Areas of ranks that are threads of this process."""
     told: list[list[object]] = []

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from transformers import GenerationConfig
 
 from tests.hosts.transformers.jobs import error_of, parallel_model
 from tests.hosts.transformers.models import language_model, prompts
+from tokenring_xdit.attention.auto import TOPOLOGY_VARIABLE
 from tokenring_xdit.compat.transformers import cache_name
 from tokenring_xdit.errors import TokenRingError
 
@@ -98,6 +100,26 @@ def other_weights() -> tuple[Sayings, float]:
     if not odd:
         change(model)
     return said, error_of(model(ids).logits, whole(ids).logits)
+
+
+@torch.no_grad()
+def other_prefills() -> tuple[Sayings, bool]:
+    """What is said where ranks want other things to travel, or nobody can plan it; and whether all is well after."""
+    whole, ids = language_model("llama"), prompts(1, 40)[0]
+    odd, said = dist.get_rank() == dist.get_world_size() - 1, Sayings()
+    said.note("others", lambda: parallel_model("llama", prefill="keys" if odd else "queries"))
+    said.note("unknown", lambda: parallel_model("llama", prefill="rings" if odd else "keys"))
+    model = parallel_model("llama")
+    model.tokenring.use("keys" if odd else "queries")
+    said.note("call", lambda: model(ids))
+    said.note("generate", lambda: model.generate(ids, max_new_tokens=3))
+    model.tokenring.use("auto")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv(TOPOLOGY_VARIABLE, "mesh:1:1gbit")
+        said.note("unplanned call", lambda: model(ids))
+        said.note("unplanned", lambda: model.generate(ids, max_new_tokens=3))
+    found = model.generate(ids, max_new_tokens=3)
+    return said, torch.equal(found, whole.generate(ids, max_new_tokens=3))
 
 
 def gradients() -> tuple[str, float, bool]:

@@ -54,6 +54,21 @@ def test_weights_that_were_changed_on_one_rank_are_refused(ranks: RankPool) -> N
         assert error <= 1e-5
 
 
+def test_ranks_that_want_other_things_to_travel_are_refused(ranks: RankPool) -> None:
+    """And what cannot be planned is, on all of them, without a wait for ranks that have heard of it already."""
+    asked = "all ranks compute one {} together, but prefill is {} on rank 0 and {} on rank 1: pass the same everywhere"
+    answers = ranks.run(2, onesided.other_prefills)
+    for said, same in answers:
+        assert same
+        assert said == answers[0][0]
+        assert asked.format("language model", "'queries'", "'keys'") in said["others"]
+        assert said["unknown"].startswith("AgreementError: rank 1 refuses: ")
+        assert asked.format("call of the language model", "queries", "keys") in said["call"]
+        assert "but prefill is queries on rank 0 and keys on rank 1" in said["generate"]
+        assert "1 hosts are no network" in said["unplanned call"]
+        assert "1 hosts are no network" in said["unplanned"]
+
+
 def test_logits_have_no_gradients(ranks: RankPool) -> None:
     for said, error, partial in ranks.run(2, onesided.gradients):
         assert "does not require grad" in said

@@ -34,6 +34,9 @@ from tokenring_xdit.schedule import Channel
 
 __all__ = ["Exchanges", "Plan", "attend_slice", "plan_pairs"]
 
+_PATIENCE = 10.0
+"""Seconds for which the first rank plans a prompt, about, while the others wait: of many ranks it takes minutes."""
+
 _CHANNELS = (Channel.Q, Channel.KV, Channel.O)
 
 
@@ -183,7 +186,7 @@ class Exchanges:
         """
         with self._call("choosing a strategy"):
             return AutoSchedule.of(self.group).planned(
-                lambda network, machine, effects: candidates(turn, network, machine, effects)[0].name,
+                lambda network, machine, effects: candidates(turn, network, machine, effects, _PATIENCE)[0].name,
                 device,
                 dtype,
                 turn.heads,

@@ -20,7 +20,7 @@ from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.hosts.agreement import describe, noting, raise_first, told
 from tokenring_xdit.hosts.transformers.cache import ShardedCache
 from tokenring_xdit.hosts.transformers.parcels import error_from, plain_error, plain_result, result_from
-from tokenring_xdit.hosts.transformers.session import WEIGHTS, Role, Session, compare
+from tokenring_xdit.hosts.transformers.session import Role, Session, compare
 
 __all__ = ["replace_generate"]
 
@@ -96,7 +96,7 @@ def _agree(model: Any, session: Session, call: Mapping[str, Any]) -> None:
     with noting() as noted:
         _refuse(model, call)
     mine = {each: _described(value) for each, value in call.items() if each not in _OWN}
-    mine[WEIGHTS] = session.fingerprint
+    mine |= session.standing
     streams = call.get("streamer") is not None
     everyone = exchange(None, (told(noted.problem), mine, streams), "the arguments of generate")
     raise_first([refused for refused, *_ in everyone])

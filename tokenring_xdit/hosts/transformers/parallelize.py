@@ -8,7 +8,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tokenring_xdit.attention import exchange
-from tokenring_xdit.errors import AgreementError, ConfigurationError, TokenRingError, UnsupportedError
+from tokenring_xdit.errors import AgreementError, ConfigurationError, UnsupportedError
+from tokenring_xdit.hosts.agreement import describe, noting, raise_first, told
 from tokenring_xdit.hosts.calls import join_world
 from tokenring_xdit.hosts.transformers.attention import NAME, register
 from tokenring_xdit.hosts.transformers.cache import ShardedCache
@@ -16,7 +17,7 @@ from tokenring_xdit.hosts.transformers.exchanges import Exchanges
 from tokenring_xdit.hosts.transformers.generate import replace_generate
 from tokenring_xdit.hosts.transformers.model import replace_decoder, replace_head, replace_rotary
 from tokenring_xdit.hosts.transformers.scoring import own_hidden, own_logits, scores
-from tokenring_xdit.hosts.transformers.session import Session
+from tokenring_xdit.hosts.transformers.session import Session, compare
 from tokenring_xdit.hosts.transformers.supported import family_of
 from tokenring_xdit.hosts.transformers.travel import Travel
 from tokenring_xdit.planning.capacity import balanced_schedule
@@ -62,11 +63,13 @@ class ContextParallel:
     def use(self, prefill: str) -> None:
         """From now on shard prompts as :func:`parallelize` with this ``prefill`` does; every rank says so.
 
+        Nothing is exchanged: the next call of the model is refused where ranks have said different things.
+
         Raises:
             ScheduleError: It is not known, or not for this number of ranks.
         """
         _refuse_prefill(prefill, self.ranks)
-        self._session.travel, self._session.schedule = _strategy(prefill)
+        self._session.use(prefill, *_strategy(prefill))
 
     def hidden(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, cache: ShardedCache | None = None
@@ -142,25 +145,20 @@ def parallelize(model: _Model, *, tokenring_degree: int = 1, prefill: str = AUTO
         ``model``, with ``model.tokenring``, a :class:`ContextParallel`.
 
     Raises:
-        AgreementError: The ranks loaded different models.
+        AgreementError: The ranks loaded different models, were given different arguments, or one of them refuses.
         ConfigurationError: There are no ranks, or another number of them.
         ScheduleError: ``prefill`` is not known, or not for this number of ranks.
         UnsupportedError: The model was not compared with the single process.
     """
     join_world()
-    problem: TokenRingError | None = None
-    try:
+    with noting() as noted:
         _refuse(model, tokenring_degree, prefill)
-    except TokenRingError as error:
-        problem = error
-    said = exchange(None, None if problem is None else str(problem), "the beginning of parallelize")
-    if problem is not None:
-        raise problem
-    for rank, theirs in enumerate(said):
-        if theirs is not None:
-            raise AgreementError(f"rank {rank} refuses: {theirs}")
+    asked = {"tokenring_degree": describe(tokenring_degree), "prefill": describe(prefill)}
+    everyone = exchange(None, (told(noted.problem), asked), "the beginning of parallelize")
+    raise_first([refused for refused, _ in everyone])
+    compare([theirs for _, theirs in everyone], "compute one language model")
     family, anything = family_of(model), cast(Any, model)
-    session = Session(model, family, Exchanges(None, anything.device), *_strategy(prefill))
+    session = Session(model, family, Exchanges(None, anything.device), *_strategy(prefill), prefill)
     fingerprints = exchange(None, session.fingerprint, "the models")
     if len(set(fingerprints)) > 1:
         raise AgreementError(

@@ -81,10 +81,14 @@ class Session:
         exchanges: Its ranks.
         travel: What travels where a prompt is sharded.
         schedule: Of plain causal attention; ``auto`` to have both planned, where the network is known.
+        prefill: What the caller calls the two.
     """
 
-    def __init__(self, model: Any, family: Family, exchanges: Exchanges, travel: Travel, schedule: str) -> None:
-        self.family, self.exchanges, self.travel, self.schedule = family, exchanges, travel, schedule
+    def __init__(
+        self, model: Any, family: Family, exchanges: Exchanges, travel: Travel, schedule: str, prefill: str
+    ) -> None:
+        self.family, self.exchanges = family, exchanges
+        self.use(prefill, travel, schedule)
         self.windows = windows_of(model.config)
         heads = model.config.num_attention_heads
         self._heads = heads, getattr(model.config, "num_key_value_heads", None) or heads
@@ -109,6 +113,15 @@ class Session:
         """The model's type and a digest of its weights and adapters, made anew only when they have changed."""
         weights = sorted(self._weights.summary().items())
         return f"{self.family.model_type}-{hashlib.sha256(str(weights).encode()).hexdigest()[:8]}"
+
+    def use(self, prefill: str, travel: Travel, schedule: str) -> None:
+        """From now on shard prompts so; see the class."""
+        self.travel, self.schedule, self._prefill = travel, schedule, prefill
+
+    @property
+    def standing(self) -> dict[str, str]:
+        """What has to be the same on all ranks in every call, by name."""
+        return {WEIGHTS: self.fingerprint, "prefill": self._prefill}
 
     # -- caches ------------------------------------------------------------------------------------
 
@@ -184,7 +197,7 @@ class Session:
             self.tell("forward", tuple(inputs._replace(mask=None)), self._tail(inputs.mask))
         elif self.role == Role.ALIKE and self.exchanges.ranks > 1:
             mine = {_NAMES[name]: describe(value) for name, value in inputs._asdict().items()}
-            self._agree({**mine, WEIGHTS: self.fingerprint})
+            self._agree({**mine, **self.standing})
 
     def _agree(
         self, mine: dict[str, str] | None, problem: TokenRingError | None = None, cause: Exception | None = None
@@ -243,25 +256,25 @@ class Session:
         placement = cache.expect(spans, own)
         positions = torch.arange(past, past + new)[None] if inputs.positions is None else inputs.positions
         positions = positions.to(self.device)
-        travel, schedule = self._strategy(ids.shape[0], past, new) if sharded else (self.travel, self.schedule)
-        forward = Forward(
-            past=past,
-            new=new,
-            queries=queries,
-            sharded=sharded,
-            placement=placement,
-            valid=_valid(inputs.mask, self.device),
-            last_position=positions.amax(dim=-1, keepdim=True),
-            cache=cache,
-            exchanges=self.exchanges,
-            family=self.family,
-            travel=travel,
-            schedule=schedule,
-            planned=self.schedule == AUTO,
-        )
         part = slice(own[0] - past, own[1] - past)
         self.computing, self._last = True, Division(past, new, queries, sharded)
         try:
+            travel, schedule = self._strategy(ids.shape[0], past, new) if sharded else (self.travel, self.schedule)
+            forward = Forward(
+                past=past,
+                new=new,
+                queries=queries,
+                sharded=sharded,
+                placement=placement,
+                valid=_valid(inputs.mask, self.device),
+                last_position=positions.amax(dim=-1, keepdim=True),
+                cache=cache,
+                exchanges=self.exchanges,
+                family=self.family,
+                travel=travel,
+                schedule=schedule,
+                planned=self.schedule == AUTO,
+            )
             with entered(forward), torch.no_grad():
                 output = decoder(input_ids=ids[:, part], position_ids=positions[:, part], **others)
                 if not self._shards:
@@ -391,7 +404,7 @@ _NAMES = {
 
 
 def _roughly(tokens: int) -> int:
-    """A length to within a twelfth: prompts that hardly differ are planned once."""
+    """A length to within an eighth: prompts that hardly differ are planned once."""
     step = 1 << max(0, tokens.bit_length() - 4)
     return -(-tokens // step) * step
 
