@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from tests.graphs.operators import HostRead, OperatorRecorder, OperatorRecording
-from tokenring_xdit.errors import UnsupportedError
+from tokenring_xdit.errors import CommunicationError, UnsupportedError
 from tokenring_xdit.graphs import GraphedCalls
+from tokenring_xdit.graphs.reads import OutsideTensors
+from tokenring_xdit.graphs.runner import _difference
 from tokenring_xdit.hosts.replay import ReplayCheck
 
 
@@ -46,10 +48,13 @@ def nothing_decided() -> Iterator[list[str]]:
     yield []
 
 
-def graphed(model: nn.Module, **options: Any) -> tuple[GraphedCalls, Any]:
-    graphs = GraphedCalls(
-        "Model", OperatorRecorder(), exchange=lambda value, what: [value], watch=nothing_decided, tells=True, **options
-    )
+def alone(value: Any, what: str) -> list[Any]:
+    return [value]
+
+
+def graphed(model: nn.Module, recorder: Any = None, exchange: Any = alone, **options: Any) -> tuple[GraphedCalls, Any]:
+    recorder = recorder or OperatorRecorder()
+    graphs = GraphedCalls("Model", recorder, exchange=exchange, watch=nothing_decided, tells=True, **options)
 
     look = ReplayCheck()
 
@@ -199,6 +204,74 @@ def test_a_graph_that_computes_something_else_is_refused() -> None:
         call(**inputs(1))
 
 
+class RunsInstead(OperatorRecorder):
+    """A recorder whose calls run while they are recorded, and of which nothing is recorded."""
+
+    def record(self, call: Any) -> OperatorRecording:
+        """Run it."""
+        recording = super().record(call)
+        recording._steps.clear()
+        return recording
+
+
+@torch.no_grad()
+def test_what_ran_instead_of_being_recorded_is_refused() -> None:
+    """Its output is that of the capture, which is of no call."""
+    _, call = graphed(Model().eval(), RunsInstead())
+    call(**inputs(0))
+    with pytest.raises(UnsupportedError, match="computes something else"):
+        call(**inputs(1))
+
+
+@torch.no_grad()
+def test_why_a_capture_failed_is_said_where_the_others_do_not_hear_of_it() -> None:
+    def exchange(value: Any, what: str) -> list[Any]:
+        if value is not None:
+            raise CommunicationError("rank 1 did not come")
+        return [value]
+
+    _, call = graphed(Reads().eval(), exchange=exchange)
+    call(**inputs(0))
+    with pytest.raises(UnsupportedError, match=r"captured as a CUDA graph here \(HostRead.*, and rank 1 did not come"):
+        call(**inputs(1))
+
+
+@torch.no_grad()
+def test_a_graph_keeps_what_it_reads() -> None:
+    """A table that a cache lets go is still read by replays; what the call makes itself is not kept."""
+    model = Model().eval()
+    given = inputs(0)
+    model(**given)
+    with OutsideTensors() as read:
+        model(**given)
+    kept = {id(tensor) for tensor in read.found}
+    table, *_ = model.tables.values()
+    assert kept == {
+        *map(id, model.parameters()),
+        id(given["x"]),
+        id(given["time"]),
+        *map(id, given["texts"]),
+        id(table),
+    }
+
+
+@torch.no_grad()
+def test_forms_that_never_come_again_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    graphs, call = graphed(Model().eval())
+    for tokens in range(3, 12):
+        call(**inputs(0, tokens))
+    assert graphs.report.rehearsed == 9
+    (said,) = [record.message for record in caplog.records]
+    assert "6 times in a row with another x" in said
+
+
+def test_infinities_do_not_hide_what_differs() -> None:
+    right = torch.tensor([1.0, float("inf"), float("nan")])
+    assert _difference(right.clone(), right) is None
+    assert _difference(torch.tensor([2.0, float("inf"), float("nan")]), right) == "off by 1 of its size"
+    assert _difference(torch.tensor([1.0, 1.0, float("nan")]), right) == "other infinities or NaNs"
+
+
 @pytest.mark.parametrize("fault", ["inputs are not copied", "outputs are not copied", "forms are not told apart"])
 @torch.no_grad()
 def test_faults_of_the_runner_would_be_seen(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
@@ -213,6 +286,10 @@ def test_faults_of_the_runner_would_be_seen(monkeypatch: pytest.MonkeyPatch, fau
         monkeypatch.setattr(forms, "_SCALARS", forms._SCALARS)
         monkeypatch.setattr(runner, "describe", lambda *a, **k: _of_one_form(forms.describe(*a, **k)))
     _, call = graphed(Model().eval())
+    if fault == "inputs are not copied":
+        with pytest.raises(UnsupportedError, match="computes something else"):
+            [call(**inputs(seed)) for seed in range(2)]
+        return
     found = [call(**inputs(seed, power=1 + (seed > 2))) for seed in range(5)]
     expected = [Model().eval()(**inputs(seed, power=1 + (seed > 2))) for seed in range(5)]
     off = [(mine[0] - right[0]).abs().max().item() for mine, right in zip(found, expected, strict=True)]

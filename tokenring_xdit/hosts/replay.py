@@ -82,7 +82,11 @@ class ReplayCheck:
 
 def surroundings() -> tuple[Any, ...]:
     """What torch was told that changes what a call computes."""
-    return torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
+    try:
+        precision: Any = torch.get_float32_matmul_precision()
+    except RuntimeError:  # where it was set by torch's newer names, such as torch.backends.cuda.matmul.fp32_precision
+        precision = tuple(backend.fp32_precision for backend in (torch.backends, torch.backends.cuda.matmul))
+    return precision, torch.are_deterministic_algorithms_enabled()
 
 
 def _stamps(modules: list[dict[str, Any]]) -> Iterator[Any]:
