@@ -150,6 +150,24 @@ def test_weights_that_change_let_the_graph_go(change: Any) -> None:
     assert graphs.report.replayed == 2
 
 
+@torch.no_grad()
+def test_another_adapter_lets_the_graph_go() -> None:
+    """Also one that is no LoRA, of which no scale is known."""
+    peft = pytest.importorskip("peft")
+    model = Model()
+    config = peft.IA3Config(target_modules=["first"], feedforward_modules=[], init_ia3_weights=False)
+    for name in ("a", "b"):
+        peft.inject_adapter_in_model(config, model, name)
+    model.first.set_adapter("a")
+    graphs, call = graphed(model.eval())
+    for seed in range(6):
+        if seed == 3:
+            model.first.set_adapter("b")
+        same(call(**inputs(seed)), model(**inputs(seed)))
+    assert graphs.report.dropped == 1
+    assert graphs.report.replayed == 2
+
+
 class Writes(Model):
     """A model that writes."""
 

@@ -13,7 +13,7 @@ from torch.nn.modules.module import (
 )
 
 from tokenring_xdit.attention.tracing import active_trace
-from tokenring_xdit.hosts.weights import adapters_of
+from tokenring_xdit.hosts.weights import adapters_of, is_adapter
 
 __all__ = ["REPLAYABLE", "ReplayCheck", "surroundings"]
 
@@ -77,7 +77,7 @@ class ReplayCheck:
         self._model, self._count = model, _registrations[0].count
         modules = list(model.modules())
         self._modules = [vars(module) for module in modules]
-        self._layers = [("", module) for module in modules if "scaling" in vars(module) or hasattr(module, "lora_A")]
+        self._layers = [("", module) for module in modules if is_adapter(module)]
 
 
 def surroundings() -> tuple[Any, ...]:
