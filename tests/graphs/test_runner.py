@@ -27,6 +27,7 @@ class Model(nn.Module):
         torch.manual_seed(0)
         self.first, self.second = nn.Linear(8, 16), nn.Linear(16, 8)
         self.tables: dict[int, Tensor] = {}
+        self.more = nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
 
     def forward(
         self, x: Tensor, time: Tensor, texts: list[Tensor] | None = None, power: int = 1, late: Tensor | None = None
@@ -40,6 +41,8 @@ class Model(nn.Module):
         for text in texts or []:
             hidden = hidden + text.sum(dim=1, keepdim=True)
         out = self.second(hidden) + self.tables[x.shape[1]]
+        for layer in self.more:
+            out = layer(out)
         return out**power, {"sum": out.sum() if late is None else (out * late).sum()}
 
 
@@ -132,9 +135,18 @@ def test_scalars_and_missing_arguments_make_another_graph() -> None:
         lambda model: setattr(model.first, "weight", nn.Parameter(model.first.weight * 3)),
         lambda model: setattr(model, "second", nn.Linear(16, 8)),
         lambda model: setattr(model.first.weight, "data", model.first.weight * 3),
-        lambda model: model.register_buffer("more", torch.ones(1)),
+        lambda model: model.register_buffer("another", torch.ones(1)),
+        lambda model: model.more.__delitem__(slice(1, 2)),
     ],
-    ids=["in place", "load_state_dict", "another parameter", "another module", "other data", "a buffer"],
+    ids=[
+        "in place",
+        "load_state_dict",
+        "another parameter",
+        "another module",
+        "other data",
+        "a buffer",
+        "fewer modules",
+    ],
 )
 @torch.no_grad()
 def test_weights_that_change_let_the_graph_go(change: Any) -> None:

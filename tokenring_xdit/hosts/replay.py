@@ -65,18 +65,23 @@ class ReplayCheck:
             return (), "a trace is recorded, which would see nothing of a replay"
         if model.training:
             return (), "the model is in training mode"
-        if model is not self._model or self._count != _registrations[0].count:
+        if (
+            model is not self._model
+            or self._count != _registrations[0].count
+            or self._children != _children(self._modules)  # of modules that are taken out torch tells nobody
+        ):
             self._gather(model)
         for attributes in self._modules:
             obstacle = _obstacle(attributes, inside=attributes is not vars(model))
             if obstacle is not None:
                 return (), obstacle
-        return (tuple(_stamps(self._modules)), tuple(adapters_of(self._layers))), None
+        return (self._children, tuple(_stamps(self._modules)), tuple(adapters_of(self._layers))), None
 
     def _gather(self, model: Any) -> None:
         self._model, self._count = model, _registrations[0].count
         modules = list(model.modules())
         self._modules = [vars(module) for module in modules]
+        self._children = _children(self._modules)
         self._layers = [("", module) for module in modules if is_adapter(module)]
 
 
@@ -87,6 +92,10 @@ def surroundings() -> tuple[Any, ...]:
     except RuntimeError:  # where it was set by torch's newer names, such as torch.backends.cuda.matmul.fp32_precision
         precision = tuple(backend.fp32_precision for backend in (torch.backends, torch.backends.cuda.matmul))
     return precision, torch.are_deterministic_algorithms_enabled()
+
+
+def _children(modules: list[dict[str, Any]]) -> tuple[int, ...]:
+    return tuple(id(child) for attributes in modules for child in attributes["_modules"].values())
 
 
 def _stamps(modules: list[dict[str, Any]]) -> Iterator[Any]:
