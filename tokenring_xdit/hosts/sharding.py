@@ -186,8 +186,8 @@ def put_in_place(model: Any, sharded: Sharded, parent: Any, methods: Mapping[str
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         shared: Sharded = getattr(self, _ATTRIBUTE)
         with guarded(None, f"a call of the {kind.__name__}"):
-            arguments = shared.begin(self, args, kwargs)
             try:
+                arguments = shared.begin(self, args, kwargs)
                 if shared.graphs is not None:
                     return shared.graphs(lambda **given: compute(self, **shared.enter(self, given)), arguments)
                 return compute(self, **arguments)
