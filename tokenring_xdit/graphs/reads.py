@@ -24,7 +24,7 @@ class OutsideTensors(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: list[Tensor] = []
         self._known = cast(MutableMapping[Tensor, bool], WeakTensorKeyDictionary())  # type: ignore[no-untyped-call]
 
