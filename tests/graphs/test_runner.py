@@ -166,7 +166,7 @@ def test_weights_that_change_let_the_graph_go(change: Any) -> None:
 def test_another_adapter_lets_the_graph_go() -> None:
     """Also one that is no LoRA, of which no scale is known."""
     peft = pytest.importorskip("peft")
-    model = Model()
+    model: Any = Model()
     config = peft.IA3Config(target_modules=["first"], feedforward_modules=[], init_ia3_weights=False)
     for name in ("a", "b"):
         peft.inject_adapter_in_model(config, model, name)
