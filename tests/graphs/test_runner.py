@@ -335,7 +335,7 @@ def _of_one_form(described: Any) -> Any:
 
 
 @torch.no_grad()
-def test_training_hooks_and_compiled_parts_run_as_they_are(caplog: pytest.LogCaptureFixture) -> None:
+def test_training_hooks_compiled_parts_and_autocast_run_as_they_are(caplog: pytest.LogCaptureFixture) -> None:
     model = Model()
     graphs, call = graphed(model)
     call(**inputs(0))
@@ -346,9 +346,11 @@ def test_training_hooks_and_compiled_parts_run_as_they_are(caplog: pytest.LogCap
     model.second.compile()
     call(**inputs(2))
     model.second._compiled_call_impl = None
+    with torch.autocast("cpu", torch.bfloat16):
+        call(**inputs(2))
     for seed in range(3, 7):
         same(call(**inputs(seed)), model(**inputs(seed)))
-    assert list(graphs.report.eager.values()) == [1, 1, 1]
+    assert list(graphs.report.eager.values()) == [1, 1, 1, 1]
     assert graphs.report.replayed == 2
     assert "the model is in training mode" in caplog.text
     assert "would not be called" in caplog.text

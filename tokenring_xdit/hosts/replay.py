@@ -40,6 +40,8 @@ class ReplayCheck:
             return (), "a trace is recorded, which would see nothing of a replay"
         if model.training:
             return (), "the model is in training mode"
+        if any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
+            return (), "torch.autocast is on, which decides by its own state what is cast"
         if model is not self._model or self._children != _children(self._contents):
             self._gather(model)
         for attributes in self._contents:
