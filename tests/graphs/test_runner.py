@@ -16,7 +16,7 @@ from tokenring_xdit.errors import CommunicationError, UnsupportedError
 from tokenring_xdit.graphs import GraphedCalls
 from tokenring_xdit.graphs.reads import OutsideTensors
 from tokenring_xdit.graphs.runner import _difference
-from tokenring_xdit.hosts.replay import ReplayCheck
+from tokenring_xdit.hosts.replay import ReplayCheck, surroundings
 
 
 class Model(nn.Module):
@@ -120,7 +120,7 @@ def test_arguments_that_are_one_and_two_by_turns() -> None:
 def test_scalars_and_missing_arguments_make_another_graph() -> None:
     graphs, call = graphed(Model().eval())
     for seed in range(12):
-        late = {"late": torch.ones(8)} if seed % 3 == 1 else {}
+        late: dict[str, Any] = {"late": torch.ones(8)} if seed % 3 == 1 else {}
         given = inputs(seed, power=1 + (seed % 3 == 2), **late)
         same(call(**given), Model().eval()(**given))
     assert graphs.report.graphs == 3
@@ -355,6 +355,14 @@ def test_training_hooks_compiled_parts_and_autocast_run_as_they_are(caplog: pyte
     assert "the model is in training mode" in caplog.text
     assert "would not be called" in caplog.text
     assert "was compiled" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="an older torch")
+def test_precision_that_was_set_by_its_newer_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then torch refuses to say it by the older one."""
+    before = surroundings()
+    monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32")
+    assert surroundings() != before
 
 
 def test_gradients_are_not_recorded_by_graphs() -> None:

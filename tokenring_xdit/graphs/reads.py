@@ -26,7 +26,7 @@ class OutsideTensors(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.found: list[Tensor] = []
-        self._known = cast(MutableMapping[Tensor, bool], WeakTensorKeyDictionary())  # type: ignore[no-untyped-call]
+        self._known = cast(MutableMapping[Tensor, bool], WeakTensorKeyDictionary())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called by torch in place of each of its operators."""
