@@ -48,6 +48,17 @@ def test_ratios_are_of_one_file() -> None:
     assert rows["launches", "ring"] == (Figure(2e-4, 1.0), None)
 
 
+def test_a_kernel_that_is_wrong_has_no_time() -> None:
+    problem: dict[str, Any] = {"problem": "4608 tokens", "dtype": "bfloat16"}
+    kernels = [
+        KernelTiming(kernel="cudnn", seconds=4e-4, error=1e-3, **problem),
+        KernelTiming(kernel="flash", seconds=1e-4, error=0.5, exact=False, **problem),
+    ]
+    found = checkup(machine=machine(1), kernels=kernels)
+    rows = {row.name: row.figures[0] for row in compare(found, found)}
+    assert rows == {"cudnn": Figure(4e-4, 1.0), "flash": Figure(None, said="wrong, 5e-01")}
+
+
 def test_both_machines_are_named_in_the_table() -> None:
     text = in_words(one(), other())
     assert "A: node<1>, 4 x NVIDIA H100 80GB HBM3, 64 cores, torch 2.13.0, NCCL 2.28.9, 4 ranks over gloo" in text

@@ -75,7 +75,7 @@ def test_what_differs_is_named() -> None:
     [
         (object(), "x is a object, of which nobody knows when it is another"),
         ({"scale": [lambda: 1]}, "x['scale'][0] is a function"),
-        (torch.zeros(3, device="meta"), "x is on meta, from where each call copies it to cpu"),
+        (torch.zeros(3, device="meta"), "x is on meta, and calls are captured on cpu"),
         (torch.eye(3).to_sparse(), "has no plain memory"),
     ],
 )

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from tests.graphs.operators import HostRead, OperatorRecorder, OperatorRecording
-from tokenring_xdit.errors import UnsupportedError
+from tokenring_xdit.errors import CommunicationError, UnsupportedError
 from tokenring_xdit.graphs import GraphedCalls
-from tokenring_xdit.hosts.replay import ReplayCheck
+from tokenring_xdit.graphs.reads import OutsideTensors
+from tokenring_xdit.graphs.runner import _difference
+from tokenring_xdit.hosts.replay import ReplayCheck, surroundings
 
 
 class Model(nn.Module):
@@ -25,6 +27,7 @@ class Model(nn.Module):
         torch.manual_seed(0)
         self.first, self.second = nn.Linear(8, 16), nn.Linear(16, 8)
         self.tables: dict[int, Tensor] = {}
+        self.more = nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
 
     def forward(
         self, x: Tensor, time: Tensor, texts: list[Tensor] | None = None, power: int = 1, late: Tensor | None = None
@@ -38,6 +41,8 @@ class Model(nn.Module):
         for text in texts or []:
             hidden = hidden + text.sum(dim=1, keepdim=True)
         out = self.second(hidden) + self.tables[x.shape[1]]
+        for layer in self.more:
+            out = layer(out)
         return out**power, {"sum": out.sum() if late is None else (out * late).sum()}
 
 
@@ -46,10 +51,13 @@ def nothing_decided() -> Iterator[list[str]]:
     yield []
 
 
-def graphed(model: nn.Module, **options: Any) -> tuple[GraphedCalls, Any]:
-    graphs = GraphedCalls(
-        "Model", OperatorRecorder(), exchange=lambda value, what: [value], watch=nothing_decided, tells=True, **options
-    )
+def alone(value: Any, what: str) -> list[Any]:
+    return [value]
+
+
+def graphed(model: nn.Module, recorder: Any = None, exchange: Any = alone, **options: Any) -> tuple[GraphedCalls, Any]:
+    recorder = recorder or OperatorRecorder()
+    graphs = GraphedCalls("Model", recorder, exchange=exchange, watch=nothing_decided, tells=True, **options)
 
     look = ReplayCheck()
 
@@ -112,7 +120,7 @@ def test_arguments_that_are_one_and_two_by_turns() -> None:
 def test_scalars_and_missing_arguments_make_another_graph() -> None:
     graphs, call = graphed(Model().eval())
     for seed in range(12):
-        late = {"late": torch.ones(8)} if seed % 3 == 1 else {}
+        late: dict[str, Any] = {"late": torch.ones(8)} if seed % 3 == 1 else {}
         given = inputs(seed, power=1 + (seed % 3 == 2), **late)
         same(call(**given), Model().eval()(**given))
     assert graphs.report.graphs == 3
@@ -127,9 +135,18 @@ def test_scalars_and_missing_arguments_make_another_graph() -> None:
         lambda model: setattr(model.first, "weight", nn.Parameter(model.first.weight * 3)),
         lambda model: setattr(model, "second", nn.Linear(16, 8)),
         lambda model: setattr(model.first.weight, "data", model.first.weight * 3),
-        lambda model: model.register_buffer("more", torch.ones(1)),
+        lambda model: model.register_buffer("another", torch.ones(1)),
+        lambda model: model.more.__delitem__(slice(1, 2)),
     ],
-    ids=["in place", "load_state_dict", "another parameter", "another module", "other data", "a buffer"],
+    ids=[
+        "in place",
+        "load_state_dict",
+        "another parameter",
+        "another module",
+        "other data",
+        "a buffer",
+        "fewer modules",
+    ],
 )
 @torch.no_grad()
 def test_weights_that_change_let_the_graph_go(change: Any) -> None:
@@ -140,6 +157,24 @@ def test_weights_that_change_let_the_graph_go(change: Any) -> None:
     assert graphs.report.graphs == 1
     change(model)
     for seed in range(3, 6):
+        same(call(**inputs(seed)), model(**inputs(seed)))
+    assert graphs.report.dropped == 1
+    assert graphs.report.replayed == 2
+
+
+@torch.no_grad()
+def test_another_adapter_lets_the_graph_go() -> None:
+    """Also one that is no LoRA, of which no scale is known."""
+    peft = pytest.importorskip("peft")
+    model: Any = Model()
+    config = peft.IA3Config(target_modules=["first"], feedforward_modules=[], init_ia3_weights=False)
+    for name in ("a", "b"):
+        peft.inject_adapter_in_model(config, model, name)
+    model.first.set_adapter("a")
+    graphs, call = graphed(model.eval())
+    for seed in range(6):
+        if seed == 3:
+            model.first.set_adapter("b")
         same(call(**inputs(seed)), model(**inputs(seed)))
     assert graphs.report.dropped == 1
     assert graphs.report.replayed == 2
@@ -199,6 +234,74 @@ def test_a_graph_that_computes_something_else_is_refused() -> None:
         call(**inputs(1))
 
 
+class RunsInstead(OperatorRecorder):
+    """A recorder whose calls run while they are recorded, and of which nothing is recorded."""
+
+    def record(self, call: Any) -> OperatorRecording:
+        """Run it."""
+        recording = super().record(call)
+        recording._steps.clear()
+        return recording
+
+
+@torch.no_grad()
+def test_what_ran_instead_of_being_recorded_is_refused() -> None:
+    """Its output is that of the capture, which is of no call."""
+    _, call = graphed(Model().eval(), RunsInstead())
+    call(**inputs(0))
+    with pytest.raises(UnsupportedError, match="computes something else"):
+        call(**inputs(1))
+
+
+@torch.no_grad()
+def test_why_a_capture_failed_is_said_where_the_others_do_not_hear_of_it() -> None:
+    def exchange(value: Any, what: str) -> list[Any]:
+        if value is not None:
+            raise CommunicationError("rank 1 did not come")
+        return [value]
+
+    _, call = graphed(Reads().eval(), exchange=exchange)
+    call(**inputs(0))
+    with pytest.raises(UnsupportedError, match=r"captured as a CUDA graph here \(HostRead.*, and rank 1 did not come"):
+        call(**inputs(1))
+
+
+@torch.no_grad()
+def test_a_graph_keeps_what_it_reads() -> None:
+    """A table that a cache lets go is still read by replays; what the call makes itself is not kept."""
+    model = Model().eval()
+    given = inputs(0)
+    model(**given)
+    with OutsideTensors() as read:
+        model(**given)
+    kept = {id(tensor) for tensor in read.found}
+    table, *_ = model.tables.values()
+    assert kept == {
+        *map(id, model.parameters()),
+        id(given["x"]),
+        id(given["time"]),
+        *map(id, given["texts"]),
+        id(table),
+    }
+
+
+@torch.no_grad()
+def test_forms_that_never_come_again_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    graphs, call = graphed(Model().eval())
+    for tokens in range(3, 12):
+        call(**inputs(0, tokens))
+    assert graphs.report.rehearsed == 9
+    (said,) = [record.message for record in caplog.records]
+    assert "6 times in a row with another x" in said
+
+
+def test_infinities_do_not_hide_what_differs() -> None:
+    right = torch.tensor([1.0, float("inf"), float("nan")])
+    assert _difference(right.clone(), right) is None
+    assert _difference(torch.tensor([2.0, float("inf"), float("nan")]), right) == "off by 1 of its size"
+    assert _difference(torch.tensor([1.0, 1.0, float("nan")]), right) == "other infinities or NaNs"
+
+
 @pytest.mark.parametrize("fault", ["inputs are not copied", "outputs are not copied", "forms are not told apart"])
 @torch.no_grad()
 def test_faults_of_the_runner_would_be_seen(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
@@ -213,6 +316,10 @@ def test_faults_of_the_runner_would_be_seen(monkeypatch: pytest.MonkeyPatch, fau
         monkeypatch.setattr(forms, "_SCALARS", forms._SCALARS)
         monkeypatch.setattr(runner, "describe", lambda *a, **k: _of_one_form(forms.describe(*a, **k)))
     _, call = graphed(Model().eval())
+    if fault == "inputs are not copied":
+        with pytest.raises(UnsupportedError, match="computes something else"):
+            [call(**inputs(seed)) for seed in range(2)]
+        return
     found = [call(**inputs(seed, power=1 + (seed > 2))) for seed in range(5)]
     expected = [Model().eval()(**inputs(seed, power=1 + (seed > 2))) for seed in range(5)]
     off = [(mine[0] - right[0]).abs().max().item() for mine, right in zip(found, expected, strict=True)]
@@ -228,7 +335,7 @@ def _of_one_form(described: Any) -> Any:
 
 
 @torch.no_grad()
-def test_training_hooks_and_compiled_parts_run_as_they_are(caplog: pytest.LogCaptureFixture) -> None:
+def test_training_hooks_compiled_parts_and_autocast_run_as_they_are(caplog: pytest.LogCaptureFixture) -> None:
     model = Model()
     graphs, call = graphed(model)
     call(**inputs(0))
@@ -239,13 +346,26 @@ def test_training_hooks_and_compiled_parts_run_as_they_are(caplog: pytest.LogCap
     model.second.compile()
     call(**inputs(2))
     model.second._compiled_call_impl = None
+    with torch.autocast("cpu", torch.bfloat16):
+        call(**inputs(2))
     for seed in range(3, 7):
         same(call(**inputs(seed)), model(**inputs(seed)))
-    assert list(graphs.report.eager.values()) == [1, 1, 1]
+    assert list(graphs.report.eager.values()) == [1, 1, 1, 1]
     assert graphs.report.replayed == 2
     assert "the model is in training mode" in caplog.text
     assert "would not be called" in caplog.text
     assert "was compiled" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="an older torch")
+def test_precision_that_was_set_by_its_newer_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then torch refuses to say it by the older one."""
+
+    def refuse() -> str:
+        raise RuntimeError("you have used mix of the legacy and new APIs")
+
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", refuse)
+    assert len(surroundings()[0]) == 2
 
 
 def test_gradients_are_not_recorded_by_graphs() -> None:

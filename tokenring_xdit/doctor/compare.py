@@ -111,7 +111,10 @@ def _found(checkup: Checkup) -> Iterator[tuple[_Key, Figure]]:
             Figure(None, said=f"{message.rate / 1e9:.3g} GB/s"),
         )
     for kernel in checkup.kernels:
-        yield ("kernels", f"{kernel.problem}, {kernel.dtype}", kernel.kernel), Figure(kernel.seconds, said=kernel.said)
+        key = "kernels", f"{kernel.problem}, {kernel.dtype}", kernel.kernel
+        off = "" if kernel.error is None else f", {kernel.error:.0e}"
+        # What is wrong is not the fastest of anything.
+        yield key, Figure(kernel.seconds, said=kernel.said) if kernel.exact else Figure(None, said=f"wrong{off}")
     for launch in checkup.launches:
         key = "launches", f"calls of few tokens, {launch.ranks} ranks", launch.schedule
         yield key, Figure(launch.seconds, said=launch.said)

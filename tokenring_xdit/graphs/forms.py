@@ -94,8 +94,8 @@ class _Look:
         return type(value).__name__, repr(value)  # 1, 1.0 and True are equal, and so are 0.0 and -0.0
 
     def _tensor(self, path: str, tensor: Tensor) -> Any:
-        if tensor.device.type != self._device.type:
-            self._note(f"{path} is on {tensor.device.type}, from where each call copies it to {self._device.type}")
+        if tensor.device != self._device:
+            self._note(f"{path} is on {tensor.device}, and calls are captured on {self._device}")
         if type(tensor) not in _PLAIN or tensor.layout != torch.strided:
             self._note(f"{path} is a {type(tensor).__name__} of layout {tensor.layout}, which has no plain memory")
         place = self._places.setdefault(id(tensor), len(self.tensors))

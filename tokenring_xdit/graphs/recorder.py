@@ -80,8 +80,8 @@ class CudaRecorder:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self._stream: Any = cast(Any, torch.cuda.Stream)(device)
+        self.device = device if device.index is not None else torch.device("cuda", torch.cuda.current_device())
+        self._stream: Any = cast(Any, torch.cuda.Stream)(self.device)
 
     def rehearse(self, call: Callable[[], Any]) -> tuple[Any, str | None]:
         """As in the protocol; an operation that the host waits for is found by torch's own debug mode."""
@@ -117,9 +117,13 @@ class _CudaRecording:
         self._stream = stream
         # A pool of its own, so that a graph that is let go gives all of its memory back.
         self._graph: Any = cast(Any, torch.cuda.CUDAGraph)()
-        before = torch.cuda.memory_reserved(stream.device)
+        # The outer one puts the stream back: torch's graph does not where its end fails too, as after a failure inside.
         # Thread-local: NCCL's watchdog and torch's own threads have calls of theirs, which are no part of it.
-        with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
+        with (
+            torch.cuda.stream(torch.cuda.current_stream(stream.device)),
+            torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"),
+        ):
+            before = torch.cuda.memory_reserved(stream.device)  # its beginning has given back what was cached
             self.output = call()
         self.memory_bytes = max(0, torch.cuda.memory_reserved(stream.device) - before)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,9 +12,10 @@ import torch
 from torch import Tensor
 
 from tokenring_xdit.attention.auto import trial_calls
-from tokenring_xdit.errors import UnsupportedError
+from tokenring_xdit.errors import TokenRingError, UnsupportedError
 from tokenring_xdit.graphs.forms import CallForm, Described, describe, tensors_replaced
 from tokenring_xdit.graphs.ledger import MOST_GRAPHS, GraphReport, Ledger, Move, Proposal, settle
+from tokenring_xdit.graphs.reads import OutsideTensors
 from tokenring_xdit.graphs.recorder import Recorder, Recording
 
 __all__ = ["GraphedCalls"]
@@ -54,6 +54,12 @@ class _Buffers:
                 mine.copy_(theirs)
         return self.versions
 
+    def clear(self) -> None:
+        """Leave nothing of a call in them."""
+        with torch.no_grad():
+            for mine in self.tensors:
+                mine.zero_()
+
     @property
     def versions(self) -> tuple[int, ...]:
         return tuple(tensor._version for tensor in self.tensors)
@@ -61,10 +67,11 @@ class _Buffers:
 
 @dataclass(frozen=True)
 class _Graph:
-    """A call that is replayed, with the memory that it reads."""
+    """A call that is replayed, with the memory that it reads: that of its arguments, and what else it was found to."""
 
     recording: Recording
     buffers: _Buffers
+    others: Sequence[Tensor]
 
     @property
     def memory_bytes(self) -> int:
@@ -151,12 +158,11 @@ class GraphedCalls:
             graph.buffers.fill(described.tensors)
             graph.recording.replay()
             return _copied(graph.recording.output)
-        buffers = self._ledger.prepared(described.form) or _Buffers.like(described, arguments)
-        output, unfit = self._rehearse(call, described, buffers)
         if self._move is Move.REHEARSE:
             self._note(described.form, Move.REHEARSE)
-            return output
-        return self._capture(call, described, buffers, output, unfit)
+        buffers = self._ledger.prepared(described.form) or _Buffers.like(described, arguments)
+        output, unfit = self._rehearse(call, described, buffers)
+        return output if self._move is Move.REHEARSE else self._capture(call, described, buffers, output, unfit)
 
     def _rehearse(self, call: _Call, described: Described, buffers: _Buffers) -> tuple[Any, str | None]:
         """Make the call as it is, on the memory that a graph would read."""
@@ -186,12 +192,21 @@ class GraphedCalls:
             return output
         problem: str | None = None
         graph: _Graph | None = None
+        buffers.clear()  # what runs now instead of being recorded has the answer to another question
         try:
-            recording = self._recorder.record(lambda: call(**buffers.arguments))
-            graph = _Graph(recording, buffers)
+            with OutsideTensors() as read:
+                recording = self._recorder.record(lambda: call(**buffers.arguments))
+            graph = _Graph(recording, buffers, read.found)
         except Exception as error:  # told to all ranks, so that none of them replays alone
             problem = " ".join(f"{type(error).__name__}: {error}".split())
-        self._refuse(self._exchange(problem, what), "could not be captured as a CUDA graph")
+        failed = "could not be captured as a CUDA graph"
+        try:
+            told = self._exchange(problem, what)
+        except TokenRingError as unheard:  # another rank may wait for this one in the midst of its capture
+            if problem is None:
+                raise
+            raise UnsupportedError(f"the {self._name} {failed} here ({problem}), and {unheard}") from unheard
+        self._refuse(told, failed)
         assert graph is not None
         buffers.fill(described.tensors)
         graph.recording.replay()
@@ -234,21 +249,21 @@ def _copied(output: Any) -> Any:
 
 def _difference(output: Any, expected: Any) -> str | None:
     """How a graph's output differs from what it has to be by more than devices round; ``None`` where it does not."""
-    pairs: list[tuple[Tensor, Tensor]] = []
     ours, theirs = _tensors(output), _tensors(expected)
     if [t.shape for t in ours] != [t.shape for t in theirs]:
         return "another number of tensors, or other shapes"
-    pairs += zip(ours, theirs, strict=True)
-    for mine, right in pairs:
+    for mine, right in zip(ours, theirs, strict=True):
         if not right.dtype.is_floating_point:
             if not torch.equal(mine, right):
                 return "other whole numbers"
             continue
-        size = right.double().norm().item()
-        off = (mine.double() - right.double()).norm().item() / max(size, 1e-30)
-        alike = torch.equal(mine.isnan(), right.isnan()) if math.isnan(off) else off <= _LIMITS.get(right.dtype, 0.1)
-        if not alike:
-            return f"off by {off:.1g} of its size"
+        finite = right.isfinite()
+        if not torch.equal(mine.isfinite(), finite):
+            return "other infinities or NaNs"
+        parts = right.double(), mine.double() - right.double()
+        size, off = (torch.where(finite, part, 0.0).norm().item() for part in parts)
+        if off > _LIMITS.get(right.dtype, 0.1) * size:
+            return f"off by {off / max(size, 1e-30):.1g} of its size"
     return None
 
 

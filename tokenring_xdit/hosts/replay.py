@@ -6,14 +6,9 @@ from collections.abc import Hashable, Iterator
 from typing import Any
 
 import torch
-from torch.nn.modules.module import (
-    register_module_buffer_registration_hook,
-    register_module_module_registration_hook,
-    register_module_parameter_registration_hook,
-)
 
 from tokenring_xdit.attention.tracing import active_trace
-from tokenring_xdit.hosts.weights import adapters_of
+from tokenring_xdit.hosts.weights import adapters_of, is_adapter
 
 __all__ = ["REPLAYABLE", "ReplayCheck", "surroundings"]
 
@@ -23,33 +18,13 @@ REPLAYABLE = "tokenring_replayable"
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
 
 
-class _Registrations:
-    """Counts what is put into modules of this process, so that nobody has to look for it in each call."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        for register in (
-            register_module_buffer_registration_hook,
-            register_module_module_registration_hook,
-            register_module_parameter_registration_hook,
-        ):
-            register(self._note)
-
-    def _note(self, module: Any, name: str, value: Any) -> None:
-        self.count += 1
-
-
-_registrations: list[_Registrations] = []
-
-
 class ReplayCheck:
-    """Looks at a model before each of its calls; quickly where nothing was put into a module since."""
+    """Looks at a model before each of its calls; quickly where it has the modules that it had."""
 
     def __init__(self) -> None:
-        if not _registrations:
-            _registrations.append(_Registrations())
         self._model: Any = None
-        self._count = -1
+        self._modules: list[Any] = []  # they are kept, so that none is taken for another
+        self._children: tuple[int, ...] = ()
 
     def __call__(self, model: Any) -> tuple[Hashable, str | None]:
         """Look at it.
@@ -65,24 +40,34 @@ class ReplayCheck:
             return (), "a trace is recorded, which would see nothing of a replay"
         if model.training:
             return (), "the model is in training mode"
-        if model is not self._model or self._count != _registrations[0].count:
+        if any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
+            return (), "torch.autocast is on, which decides by its own state what is cast"
+        if model is not self._model or self._children != _children(self._contents):
             self._gather(model)
-        for attributes in self._modules:
+        for attributes in self._contents:
             obstacle = _obstacle(attributes, inside=attributes is not vars(model))
             if obstacle is not None:
                 return (), obstacle
-        return (tuple(_stamps(self._modules)), tuple(adapters_of(self._layers))), None
+        return (self._children, tuple(_stamps(self._contents)), tuple(adapters_of(self._layers))), None
 
     def _gather(self, model: Any) -> None:
-        self._model, self._count = model, _registrations[0].count
-        modules = list(model.modules())
-        self._modules = [vars(module) for module in modules]
-        self._layers = [("", module) for module in modules if "scaling" in vars(module) or hasattr(module, "lora_A")]
+        self._model, self._modules = model, list(model.modules())
+        self._contents = [vars(module) for module in self._modules]
+        self._children = _children(self._contents)
+        self._layers = [("", module) for module in self._modules if is_adapter(module)]
 
 
 def surroundings() -> tuple[Any, ...]:
     """What torch was told that changes what a call computes."""
-    return torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
+    try:
+        precision: Any = torch.get_float32_matmul_precision()
+    except RuntimeError:  # where it was set by torch's newer names, such as torch.backends.cuda.matmul.fp32_precision
+        precision = tuple(backend.fp32_precision for backend in (torch.backends, torch.backends.cuda.matmul))
+    return precision, torch.are_deterministic_algorithms_enabled()
+
+
+def _children(modules: list[dict[str, Any]]) -> tuple[int, ...]:
+    return tuple(id(child) for attributes in modules for child in attributes["_modules"].values())
 
 
 def _stamps(modules: list[dict[str, Any]]) -> Iterator[Any]:

@@ -26,7 +26,16 @@ from tokenring_xdit.hosts.replay import ReplayCheck, surroundings
 from tokenring_xdit.hosts.running import RUNNING, watching_decisions
 from tokenring_xdit.hosts.weights import Weights
 
-__all__ = ["Sharded", "put_in_place", "refuse_changed", "sharded_of", "spread_elsewhere", "taken_out"]
+__all__ = [
+    "Sharded",
+    "put_in_place",
+    "refuse_changed",
+    "refuse_held",
+    "sharded_of",
+    "spread_elsewhere",
+    "taken_out",
+    "transformers_of",
+]
 
 _ATTRIBUTE = "_tokenring_sharding"
 
@@ -148,8 +157,17 @@ def sharded_of(model: Any) -> Sharded | None:
 
 def spread_elsewhere(pipe: Any, host: str) -> str | None:
     """Why a host cannot spread a pipeline any more whose transformer another one spread, in a clause; or ``None``."""
-    found = sharded_of(getattr(pipe, "transformer", None))
-    return None if found is None or found.host == host else f"{found.host} has spread its transformer already"
+    for part, model in transformers_of(pipe).items():
+        found = sharded_of(model)
+        if found is not None and found.host != host:
+            return f"{found.host} has spread its {part} already"
+    return None
+
+
+def transformers_of(pipe: Any) -> dict[str, Any]:
+    """The transformers of a pipeline, by what it calls them."""
+    found = ((part, getattr(pipe, part, None)) for part in ("transformer", "transformer_2"))
+    return {part: model for part, model in found if model is not None}
 
 
 def put_in_place(model: Any, sharded: Sharded, parent: Any, methods: Mapping[str, Any]) -> None:
@@ -168,8 +186,8 @@ def put_in_place(model: Any, sharded: Sharded, parent: Any, methods: Mapping[str
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         shared: Sharded = getattr(self, _ATTRIBUTE)
         with guarded(None, f"a call of the {kind.__name__}"):
-            arguments = shared.begin(self, args, kwargs)
             try:
+                arguments = shared.begin(self, args, kwargs)
                 if shared.graphs is not None:
                     return shared.graphs(lambda **given: compute(self, **shared.enter(self, given)), arguments)
                 return compute(self, **arguments)
@@ -201,15 +219,24 @@ def taken_out(model: Any) -> Sharded:
     Raises:
         UnsupportedError: Something holds on to the forward of the class that it had meanwhile.
     """
+    refuse_held(model)
+    sharded: Sharded = getattr(model, _ATTRIBUTE)
+    model.__class__ = sharded.kind
+    delattr(model, _ATTRIBUTE)
+    return sharded
+
+
+def refuse_held(model: Any) -> None:
+    """Refuse to give a model its class back where something holds on to the forward that it has now.
+
+    Raises:
+        UnsupportedError: Something does.
+    """
     if "forward" in vars(model):
         raise UnsupportedError(
             f"the forward of the {type(model).__name__} was replaced after parallelize (by group offloading or a hook "
             "of accelerate, say), and holds on to what parallelize made of it: remove that first"
         )
-    sharded: Sharded = getattr(model, _ATTRIBUTE)
-    model.__class__ = sharded.kind
-    delattr(model, _ATTRIBUTE)
-    return sharded
 
 
 def refuse_changed(model: Any, known: set[str], slots: Callable[[], Sequence[ProcessorSlot]]) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Weights", "adapters_of"]
+__all__ = ["Weights", "adapters_of", "is_adapter"]
 
 _SAMPLES = 256
 """Numbers of each tensor that are looked at."""
 
-_ADAPTERS = ("scaling", "active_adapters", "disable_adapters", "merged_adapters")
+_ADAPTERS = ("scaling", "active_adapter", "disable_adapters", "merged_adapters")
 """Attributes of peft's layers that decide what an adapter adds."""
 
 
@@ -83,6 +83,11 @@ def adapters_of(modules: Iterable[tuple[str, Any]]) -> list[tuple[Any, ...]]:
     """Which adapters of named modules are active, and how strong."""
     found = []
     for name, module in modules:
-        if hasattr(module, "lora_A") or "scaling" in vars(module):
+        if is_adapter(module):
             found.append((name, *(repr(getattr(module, attribute, None)) for attribute in _ADAPTERS)))
     return found
+
+
+def is_adapter(module: Any) -> bool:
+    """Whether a module is one of peft's layers, of LoRA or another kind, in which one adapter of several is active."""
+    return hasattr(module, "lora_A") or "scaling" in vars(module) or hasattr(type(module), "active_adapter")

@@ -220,6 +220,7 @@ def refusals() -> dict[str, str]:
 
     said["backend inside"] = said_to(inside)
     installed().undo()
+    installed().attach("a_module_of_another_host", lambda module: None)
     said["undone"] = said_to(lambda: other(**inputs(Case("flux"), {})))
     return said
 

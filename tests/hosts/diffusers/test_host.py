@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from torch import nn
 
 from tests.hosts.diffusers import jobs
 from tests.support.ranks import RankPool
-from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.hosts.diffusers import offer
+from tokenring_xdit.errors import ConfigurationError, UnsupportedError
+from tokenring_xdit.hosts.diffusers import offer, undo
 from tokenring_xdit.hosts.diffusers.families import FAMILIES
 from tokenring_xdit.hosts.diffusers.family import DiffusersFamily
+from tokenring_xdit.hosts.diffusers.sharding import DiffusersSharding
 from tokenring_xdit.hosts.diffusers.upstream import RELIED_ON
 from tokenring_xdit.hosts.parallelize import chosen, parallelize
 
@@ -82,6 +86,26 @@ def test_what_diffusers_has_not_is_xfusers(options: dict[str, object]) -> None:
     name, why = chosen(a_pipeline("FluxPipeline"), HOSTS, options)
     assert name == "xfuser"
     assert "diffusers: " in why
+
+
+def test_a_second_transformer_that_the_other_host_has_spread() -> None:
+    pipe: Any = a_pipeline("WanPipeline")
+    pipe.transformer, pipe.transformer_2 = nn.Module(), nn.Module()
+    pipe.transformer_2._tokenring_sharding = SimpleNamespace(host="xfuser")
+    name, why = chosen(pipe, HOSTS, {})
+    assert name == "xfuser"
+    assert "diffusers: xfuser has spread its transformer_2 already" in why
+
+
+def test_undo_changes_nothing_where_it_refuses() -> None:
+    pipe: Any = a_pipeline("WanPipeline")
+    pipe.transformer, pipe.transformer_2 = nn.Module(), nn.Module()
+    for model in (pipe.transformer, pipe.transformer_2):
+        model._tokenring_sharding = object.__new__(DiffusersSharding)
+    pipe.transformer_2.forward = print
+    with pytest.raises(UnsupportedError, match="was replaced after parallelize"):
+        undo(pipe)
+    assert pipe.transformer._tokenring_sharding is not None
 
 
 def test_without_xfuser_it_is_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:

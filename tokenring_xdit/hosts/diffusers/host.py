@@ -26,14 +26,12 @@ from tokenring_xdit.hosts.diffusers.sharding import (
     sharding_of,
     unshard,
 )
+from tokenring_xdit.hosts.sharding import refuse_held, transformers_of
 from tokenring_xdit.parallel import ParallelDims
 
 __all__ = ["ContextParallelConfig", "DiffusersHost", "parallelize", "undo"]
 
 _Pipeline = TypeVar("_Pipeline")
-
-_TRANSFORMERS = ("transformer", "transformer_2")
-"""What pipelines call them."""
 
 _NOT_NEEDED = frozenset({"xfuser"})
 
@@ -122,8 +120,11 @@ def undo(pipe: Any) -> None:
     Raises:
         UnsupportedError: Another host spread it, or something holds on to what its transformer was meanwhile.
     """
-    models = [model for name in _TRANSFORMERS if (model := getattr(pipe, name, None)) is not None]
-    for model in models or [pipe]:
+    models = list(transformers_of(pipe).values()) or [pipe]
+    for model in models:  # before any of them is changed
+        if sharding_of(model) is not None:
+            refuse_held(getattr(model, "_orig_mod", model))
+    for model in models:
         unshard(model)
     taken_back(pipe)
 
@@ -175,8 +176,7 @@ class DiffusersHost:
 
     def models(self, pipe: Any) -> Mapping[str, Any]:
         """Its transformers."""
-        found = ((part, getattr(pipe, part, None)) for part in _TRANSFORMERS)
-        return {part: model for part, model in found if model is not None}
+        return transformers_of(pipe)
 
     def shard_of(self, name: str, model: Any) -> DiffusersSharding:
         """What a transformer carries with it."""

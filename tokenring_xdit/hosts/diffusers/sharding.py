@@ -66,7 +66,7 @@ class DiffusersSharding(Sharded):
 
     def refuse(self, model: Any, arguments: Mapping[str, Any]) -> None:
         """Refuse arguments and kernels that were not compared."""
-        if INSTALLATION.undone:
+        if HOST not in INSTALLATION.hosts:
             raise UnsupportedError(
                 f"what parallelize changed in diffusers was undone, and the {self.kind.__name__} is still cut: load "
                 "the pipeline anew, or call parallelize and undo it for the pipeline itself"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from tokenring_xdit.attention import exchange
+from tokenring_xdit.attention import exchange, guarded
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.graphs import CudaRecorder, GraphedCalls, Recorder, refuse_without_cuda
 from tokenring_xdit.hosts.replay import ReplayCheck, surroundings
@@ -74,10 +74,11 @@ def replay_calls(model: Any, recorder: Recorder) -> GraphedCalls:
 
     @wraps(original)
     def forward(*args: Any, **kwargs: Any) -> Any:
-        arguments = {"args": args, "kwargs": kwargs}
-        proposal = graphs.propose(arguments, *look(model), surroundings())
-        graphs.settle(exchange(None, proposal, f"a call of the {kind}"))
-        return graphs(lambda args, kwargs: original(*args, **kwargs), arguments)
+        arguments, what = {"args": args, "kwargs": kwargs}, f"a call of the {kind}"
+        with guarded(None, what):
+            proposal = graphs.propose(arguments, *look(model), surroundings())
+            graphs.settle(exchange(None, proposal, what))
+            return graphs(lambda args, kwargs: original(*args, **kwargs), arguments)
 
     model.forward = forward
     return graphs

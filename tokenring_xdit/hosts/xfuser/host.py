@@ -15,7 +15,7 @@ from tokenring_xdit.graphs import CudaRecorder, GraphReport, Recorder, refuse_wi
 from tokenring_xdit.hosts.calls import GRAPHS_NEED_RANKS, Output, join_world, spread_over_ranks
 from tokenring_xdit.hosts.changes import refuse_offloaded
 from tokenring_xdit.hosts.refusals import heads_of, refuse_ulysses
-from tokenring_xdit.hosts.sharding import sharded_of
+from tokenring_xdit.hosts.sharding import sharded_of, transformers_of
 from tokenring_xdit.hosts.xfuser.backends import AttentionBackend
 from tokenring_xdit.hosts.xfuser.choice import refuse_unattached
 from tokenring_xdit.hosts.xfuser.noise import no_debug_lines
@@ -27,9 +27,6 @@ from tokenring_xdit.parallel import ParallelDims
 __all__ = ["XfuserHost", "graph_reports", "parallelize"]
 
 _Pipeline = TypeVar("_Pipeline")
-
-_TRANSFORMERS = ("transformer", "transformer_2")
-"""What pipelines call them."""
 
 
 def parallelize(
@@ -85,8 +82,8 @@ def parallelize(
 def graph_reports(pipe: Any) -> dict[str, GraphReport]:
     """What became of the calls of a pipeline's transformers, by name, where ``parallelize`` replays CUDA graphs."""
     found = {}
-    for part in _TRANSFORMERS:
-        sharded = sharded_of(getattr(pipe, part, None))
+    for part, model in transformers_of(pipe).items():
+        sharded = sharded_of(model)
         if sharded is not None and sharded.graphs is not None:
             found[part] = sharded.graphs.report
     return found
@@ -153,8 +150,7 @@ class XfuserHost:
 
     def models(self, pipe: Any) -> Mapping[str, Any]:
         """Its transformers."""
-        found = ((part, getattr(pipe, part, None)) for part in _TRANSFORMERS)
-        return {part: model for part, model in found if model is not None}
+        return transformers_of(pipe)
 
     def shard_of(self, name: str, model: Any) -> Sharding:
         """What a transformer carries with it."""
@@ -198,6 +194,8 @@ class XfuserHost:
 
 def _refuse_graphs_here(pipe: Any) -> None:
     refuse_without_cuda("cuda_graphs=True")
-    device = getattr(pipe, "device", None)
-    if device is not None and device.type != "cuda":
-        raise ConfigurationError(f"cuda_graphs=True, and the pipeline is on {device}: move it to this rank's GPU")
+    for part, model in transformers_of(pipe).items():
+        if model.device.type != "cuda":
+            raise ConfigurationError(
+                f"cuda_graphs=True, and the {part} is on {model.device}: move it to this rank's GPU"
+            )
