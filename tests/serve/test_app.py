@@ -116,6 +116,7 @@ def test_a_stream_shows_what_is_made_and_then_the_picture(client: Client) -> Non
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str | None, str]] = {
+    "body": ({"body": 3}, "body", "there is no field 'body'"),
     "unknown": ({"stepz": 3}, "stepz", "there is no field 'stepz'. Known: .*Did you mean 'steps'"),
     "kind": ({"steps": "3"}, "steps", "steps: '3' is not a whole number"),
     "bool": ({"steps": True}, "steps", "steps: True is not a whole number"),
@@ -262,6 +263,7 @@ def test_what_nobody_expected_tells_nothing_of_this_machine(client: Client, engi
     engine.error = ZeroDivisionError("/tmp/secret")
     answer = client.draw(**DRAWING)
     assert (answer.status, answer.error["message"]) == (500, "the server failed; its log says why")
+    assert b"secret" not in client.ask("GET", "/v1/requests").body
 
 
 def test_figures_equal_what_clients_saw() -> None:

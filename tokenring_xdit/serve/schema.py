@@ -66,7 +66,7 @@ def refused(details: Sequence[Any], known: Sequence[str]) -> RefusedError:
     """
     detail = details[0]
     kind, context, value = detail["type"], detail.get("ctx", {}), detail.get("input")
-    place = [str(part) for part in detail["loc"] if part not in {"body", "query", "path"}]
+    place = [str(part) for part in detail["loc"][1:]]  # behind "body"
     if kind == "json_invalid" or not place:
         return RefusedError("the body has to be a JSON object, with 'Content-Type: application/json'")
     field = named(place[0])
