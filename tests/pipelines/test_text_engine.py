@@ -354,7 +354,7 @@ def test_what_a_question_cannot_have_is_refused_by_name(engine: Engine, referenc
     chat = engine.chat(context=BOOK)
     for options, said in (
         ({"max_tokens": 4}, "there is no generation option 'max_tokens'. Known: "),
-        ({"max_new_tokens": 0}, "max_new_tokens is 0; it has to be a whole number of at least 1"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0; it has to be a whole number from 1 to 1000000"),
         ({"seed": -1}, "seed is -1"),
         ({"top_p": 0.9, "do_sample": False}, "do_sample=False takes the likeliest token, and top_p=0.9"),
     ):
