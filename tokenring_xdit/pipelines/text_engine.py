@@ -125,7 +125,7 @@ class Texts:
                 self._kept = {}
         everyone: list[Said] = attempt.answers(0)
         first = everyone[0]
-        for other in sorted(self._kept.keys() - first.kept.keys() - {*question.forget}):
+        for other in sorted(self._kept.keys() - first.kept.keys()):
             log.warning(
                 "the keys of chat %d, %d tokens, made room for those of chat %d: its next question computes them again",
                 other,
@@ -145,8 +145,10 @@ class Texts:
         )
 
     def _drained(self) -> tuple[int, ...]:
-        """Chats that are to be forgotten, once each; any thread may name others meanwhile."""
-        return tuple(self.forgotten.popleft() for _ in range(len(self.forgotten)))
+        """Chats that are to be forgotten now, once each; any thread may name others meanwhile."""
+        chats = tuple(self.forgotten.popleft() for _ in range(len(self.forgotten)))
+        self._kept = {chat: tokens for chat, tokens in self._kept.items() if chat not in chats}  # whoever cancels that
+        return chats
 
 
 class Chat:
