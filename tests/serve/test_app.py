@@ -17,6 +17,8 @@ pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
 uvicorn = pytest.importorskip("uvicorn")
 
+from pydantic import ValidationError  # noqa: E402
+
 from tests.serve.client import GENERATIONS, Client, pixels  # noqa: E402
 from tests.serve.made_up import PATIENCE, MadeUpEngine, until  # noqa: E402
 from tokenring_xdit.config import read_config  # noqa: E402
@@ -29,6 +31,7 @@ from tokenring_xdit.serve.keeper import Keeper, State  # noqa: E402
 from tokenring_xdit.serve.line import Line  # noqa: E402
 from tokenring_xdit.serve.metrics import Meters  # noqa: E402
 from tokenring_xdit.serve.office import Office  # noqa: E402
+from tokenring_xdit.serve.schema import GenerationBody  # noqa: E402
 
 LIMITS = Limits(waiting=2, pixels=512 * 512, steps=1000, body=10_000)
 
@@ -170,6 +173,12 @@ def test_refusals_name_the_field(client: Client, more: dict[str, Any], param: st
 )
 def test_what_is_no_request_is_a_400(client: Client, body: bytes) -> None:
     assert client.ask("POST", GENERATIONS, body).status == 400
+
+
+def test_very_many_unknown_fields_are_one_mistake() -> None:
+    with pytest.raises(ValidationError) as raised:
+        GenerationBody.model_validate({"prompt": "x", **{f"a{i}": 1 for i in range(1000)}})
+    assert [each["loc"] for each in raised.value.errors()] == [("a0",)]
 
 
 def test_a_form_of_another_page_is_no_request(client: Client) -> None:

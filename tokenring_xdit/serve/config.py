@@ -63,10 +63,10 @@ class Limits:
         waiting: Requests that may wait for the engine.
         pixels: Of a picture: width times height.
         steps: Denoising steps.
-        body: Bytes of a request.
+        body: Bytes of a request; the longest prompts are less, however they are written.
     """
 
     waiting: int = 16
     pixels: int = LARGEST_SIDE**2
     steps: int = 500
-    body: int = 32 * 2**20
+    body: int = 2**20
