@@ -197,7 +197,7 @@ def test_chats_make_room_for_each_other(folder: Path, reference: Reference, capl
         with pytest.raises(UnsupportedError, match=f"where {longest} are allowed: use more ranks than 2"):
             long.ask("Who?")
         assert chats[0].cached_tokens > 0
-        long = engine.chat(context=BOOK * 3)
+        long = engine.chat(context=BOOK * 3 + BOOK[:150])
         long.ask("Who?", max_new_tokens=1)
         assert [chat.cached_tokens > 0 for chat in (*chats, long)] == [False, False, False, True]  # by tokens
         assert long.messages[0]["content"].startswith(BOOK)
