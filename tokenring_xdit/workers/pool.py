@@ -165,7 +165,7 @@ class WorkerPool(Pool):
     @property
     def died(self) -> bool:
         """Whether a rank has ended."""
-        return any(worker.process.poll() is not None for worker in self.workers)
+        return any(worker.ended for worker in self.workers)
 
     def send(self, task: Task) -> None:
         """Give all ranks a task; their answers come to the inbox."""
