@@ -59,6 +59,8 @@ def test_questions_on_one_cache(tmp_path: Path, kind: str, chat: bool) -> None:
         (["--ranks", "0"], "--ranks 0: it has to be at least 1"),
         (["--max-new-tokens", "0"], "--max-new-tokens 0"),
         (["--tokens-per-rank", "0"], "--tokens-per-rank 0"),
+        (["--temperature", "-1"], "temperature is -1.0; it has to be a number of at least 0"),
+        (["--seed", "-1"], "seed is -1"),
         (["--context", "nowhere.txt"], "--context nowhere.txt cannot be read"),
     ],
 )
@@ -88,7 +90,7 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.Captu
     assert main(["ask", str(tmp_path / "nothing"), "Why?"]) == 2
     assert "there is no model folder" in capsys.readouterr().err
     assert main(["ask", "embedded", "Why?"]) == 2
-    assert "chat is for language models, and 'embedded' draws" in capsys.readouterr().err
+    assert "there is no model folder 'embedded'" in capsys.readouterr().err
 
 
 @pytest.mark.e2e

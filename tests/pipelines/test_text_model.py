@@ -13,7 +13,7 @@ from tests.support.language import small_model_folder
 from tests.support.ranks import RankPool
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.pipelines.text_options import TextOptions
-from tokenring_xdit.pipelines.text_pieces import PieceDecoder
+from tokenring_xdit.pipelines.text_pieces import PieceDecoder, decoded
 
 ANSWER = 8
 QUESTIONS = ["It was a dark and stormy night. " * 10, "Why?", "And then?"]
@@ -31,6 +31,12 @@ def test_a_turn_computes_its_own_tokens_only(ranks: RankPool, tmp_path: Path, ki
         new = prompt - (known if kind == "llama" else 0)
         assert ANSWER <= computed <= new + ANSWER
         known = prompt
+
+
+def test_a_question_that_is_refused_makes_no_chat_give_way(ranks: RankPool, tmp_path: Path) -> None:
+    small_model_folder(tmp_path)
+    (kept,) = ranks.run(1, text_jobs.refused_questions, str(tmp_path), 80, timeout=300)
+    assert [sorted(chats) for chats in kept] == [[1], [1, 2], [1, 2], [1, 2]]
 
 
 @pytest.mark.parametrize(
@@ -64,6 +70,9 @@ def test_options_are_those_of_generate(given: dict[str, Any], arguments: dict[st
         ({"top_k": 1.5}, "top_k is 1.5"),
         ({"do_sample": 1}, "do_sample is 1; it has to be True or False"),
         ({"max_new_tokens": True}, "max_new_tokens is True"),
+        ({"max_new_tokens": 10**9}, "max_new_tokens is 1000000000; it has to be a whole number from 1 to 1000000"),
+        ({"temperature": 10**400}, "temperature is 1000"),
+        ({"top_p": 10**5000}, "top_p is a number of more digits"),
         ({"do_sample": True, "temperature": 0}, "temperature=0 takes the likeliest token, and do_sample=True"),
         ({"do_sample": False, "temperature": 2}, "do_sample=False takes the likeliest token, and temperature=2"),
         ({"temperature": 0.0, "top_k": 5}, "temperature=0.0 takes the likeliest token, and top_k=5"),
@@ -91,3 +100,14 @@ def test_pieces_end_where_characters_do(tmp_path: Path) -> None:
     assert decoder.rest(begun + "\ufffd") == "\ufffd"
     decoder = PieceDecoder(tokenizer)
     assert decoder.add(tokens[:3]) + decoder.add([tokenizer.eos_token_id, *tokens[3:]]) == text
+
+
+def test_pieces_are_the_text_where_a_tokenizer_would_clean_it_up() -> None:
+    class Letters:
+        def decode(self, tokens: list[int], clean_up_tokenization_spaces: bool = True, **more: Any) -> str:
+            text = "".join(map(chr, tokens))
+            return text.replace(" .", ".") if clean_up_tokenization_spaces else text
+
+    tokens = [ord(letter) for letter in "x = a .b"]
+    decoder = PieceDecoder(Letters())
+    assert "".join(decoder.add([token]) for token in tokens) == decoded(Letters(), tokens) == "x = a .b"

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 
+from tokenring_xdit.errors import ConfigurationError, UnsupportedError
 from tokenring_xdit.hosts.transformers.session import Session
 from tokenring_xdit.pipelines.text_model import TextModel
 from tokenring_xdit.pipelines.text_options import TextOptions
 from tokenring_xdit.pipelines.text_orders import LoadText, Message, Question
 
-__all__ = ["computed_tokens"]
+__all__ = ["computed_tokens", "refused_questions"]
 
 
 def computed_tokens(folder: str, questions: list[str], answer: int) -> list[tuple[int, tuple[int, ...], int]]:
@@ -36,3 +37,21 @@ def computed_tokens(folder: str, questions: list[str], answer: int) -> list[tupl
             found.append((reply.prompt_tokens, reply.tokens, sum(computed)))
             computed.clear()
     return found
+
+
+def refused_questions(folder: str, limit: int) -> list[dict[int, int]]:
+    """Which chats' keys are kept after two questions, after two that are refused, and after one more."""
+    model = TextModel(LoadText(folder, "float32", limit=limit, chats=2), torch.device("cpu"))
+
+    def ask(chat: int, text: str) -> dict[int, int]:
+        model.answer(Question(chat, (Message("user", text),), TextOptions(max_new_tokens=2)))
+        return model.kept
+
+    found = [ask(1, "One?"), ask(2, "Two?")]
+    with pytest.raises(UnsupportedError, match=f"where {limit} are allowed"):
+        ask(3, "Three?" * limit)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model._tokenizer, "chat_template", "{{ raise_exception('only a robot may ask') }}")
+        with pytest.raises(ConfigurationError, match="does not take this conversation: only a robot may ask"):
+            ask(4, "Four?")
+    return [*found, model.kept, ask(1, "One?")]

@@ -17,6 +17,8 @@ pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
 uvicorn = pytest.importorskip("uvicorn")
 
+from pydantic import ValidationError  # noqa: E402
+
 from tests.serve.client import GENERATIONS, Client, pixels  # noqa: E402
 from tests.serve.made_up import PATIENCE, MadeUpEngine, until  # noqa: E402
 from tokenring_xdit.config import read_config  # noqa: E402
@@ -29,6 +31,7 @@ from tokenring_xdit.serve.keeper import Keeper, State  # noqa: E402
 from tokenring_xdit.serve.line import Line  # noqa: E402
 from tokenring_xdit.serve.metrics import Meters  # noqa: E402
 from tokenring_xdit.serve.office import Office  # noqa: E402
+from tokenring_xdit.serve.schema import GenerationBody  # noqa: E402
 
 LIMITS = Limits(waiting=2, pixels=512 * 512, steps=1000, body=10_000)
 
@@ -116,6 +119,7 @@ def test_a_stream_shows_what_is_made_and_then_the_picture(client: Client) -> Non
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str | None, str]] = {
+    "body": ({"body": 3}, "body", "there is no field 'body'"),
     "unknown": ({"stepz": 3}, "stepz", "there is no field 'stepz'. Known: .*Did you mean 'steps'"),
     "kind": ({"steps": "3"}, "steps", "steps: '3' is not a whole number"),
     "bool": ({"steps": True}, "steps", "steps: True is not a whole number"),
@@ -169,6 +173,12 @@ def test_refusals_name_the_field(client: Client, more: dict[str, Any], param: st
 )
 def test_what_is_no_request_is_a_400(client: Client, body: bytes) -> None:
     assert client.ask("POST", GENERATIONS, body).status == 400
+
+
+def test_very_many_unknown_fields_are_one_mistake() -> None:
+    with pytest.raises(ValidationError) as raised:
+        GenerationBody.model_validate({"prompt": "x", **{f"a{i}": 1 for i in range(1000)}})
+    assert [each["loc"] for each in raised.value.errors()] == [("a0",)]
 
 
 def test_a_form_of_another_page_is_no_request(client: Client) -> None:
@@ -262,6 +272,7 @@ def test_what_nobody_expected_tells_nothing_of_this_machine(client: Client, engi
     engine.error = ZeroDivisionError("/tmp/secret")
     answer = client.draw(**DRAWING)
     assert (answer.status, answer.error["message"]) == (500, "the server failed; its log says why")
+    assert b"secret" not in client.ask("GET", "/v1/requests").body
 
 
 def test_figures_equal_what_clients_saw() -> None:

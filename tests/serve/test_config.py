@@ -33,6 +33,27 @@ def test_of_a_folder_clients_hear_its_last_name(tmp_path: Path) -> None:
     assert read_config(ServeConfig, None, ["model=black-forest-labs/FLUX.1-dev"]).name == "black-forest-labs/FLUX.1-dev"
 
 
+def test_here_is_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read_config(ServeConfig, None, ["model=."]).name == tmp_path.name
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("options={stepz: 1}", "FluxPipeline takes no option 'stepz'"),
+        ("size=5000", "width is 5000 pixels"),
+        ("image=https://example.com/a.png", None),
+    ],
+)
+def test_what_every_request_would_be_refused_for_is_said_at_once(value: str, message: str | None) -> None:
+    if message is None:
+        assert read_config(ServeConfig, None, ["model=embedded", value], unserved).ignored == ["image"]
+        return
+    with pytest.raises(ConfigurationError, match=message):
+        read_config(ServeConfig, None, ["model=embedded", value], unserved)
+
+
 def test_videos_are_not_served(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "CogVideoXPipeline"}))
     with pytest.raises(ConfigurationError, match="CogVideoXPipeline makes videos, and pictures are what is served"):
@@ -49,6 +70,7 @@ def test_language_models_are_not_served() -> None:
     [
         (["embedded", "--max-pixels", "0"], "--max-pixels is 0"),
         (["embedded", "--grace", "nan"], "--grace is nan"),
+        (["embedded", "--grace", "inf"], "--grace is inf"),
         (["embedded", "--api-key", " "], "the API key is empty"),
         (["embedded", "other"], "a server has one config or model"),
         (["embedded", "stepz=3"], "stepz: there is no such key"),

@@ -61,6 +61,13 @@ def test_a_hang_is_known_after_a_minute_or_twenty_times_what_was_expected() -> N
     assert hang_limit(1000, 1800) == 1800
 
 
+def test_what_is_far_larger_than_anything_served_is_given_all_the_time_there_is() -> None:
+    forecast = Forecast()
+    forecast.learn(256**2, 10.0, 0.0)
+    assert forecast.longest_silence(512**2) == 40.0
+    assert forecast.longest_silence(513**2) is None
+
+
 def test_a_size_that_is_not_known_teaches_and_is_told_nothing() -> None:
     forecast = Forecast()
     forecast.learn(0, 1.0, 1.0)

@@ -166,6 +166,29 @@ def test_who_asks_while_ranks_are_started_again_is_told_so() -> None:
         until(lambda: keeper.state is State.READY)
 
 
+def test_who_waited_is_told_where_ranks_cannot_be_started_again() -> None:
+    class Lost(MadeUpEngine):
+        def start(self) -> None:
+            if self.starts:
+                raise EngineError("no memory is left")
+            super().start()
+
+    with kept(Lost()) as (keeper, engine, _):
+        engine.rank.kill()
+        engine.rank.wait()
+        keeper._line.enter(waiting := job())  # as if between two looks
+        until(lambda: waiting.status is Status.CANCELLED)
+        assert str(waiting.error) == "the ranks could not be started again"
+
+
+def test_a_fault_of_the_service_is_no_reason_to_say_that_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    with kept() as (keeper, _, witness):
+        monkeypatch.setattr(witness, "ended", lambda job: 1 // 0)
+        keeper.submit(job())
+        until(lambda: keeper.state is State.BROKEN)
+        assert isinstance(keeper.error, ZeroDivisionError)
+
+
 def test_at_the_end_whoever_waits_is_told() -> None:
     with kept() as (keeper, engine, _):
         engine.gate.clear()

@@ -15,15 +15,20 @@ def test_first_come_first_served_and_no_more_than_may_wait() -> None:
     assert line.enter(second)
     assert not line.enter(job())
     assert line.waiting() == [first, second]
-    assert line.next(0) is first
+    assert line.next() is first
     assert line.leave(second)
     assert not line.leave(second)
-    assert line.next(0) is None
+    assert line.next() is None
 
 
 def test_who_waits_for_a_job_is_told_at_once() -> None:
     line, coming, got = Line(1), job(), []
-    waiter = threading.Thread(target=lambda: got.append(line.next(60)))
+
+    def wait() -> None:
+        line.wait(60)
+        got.append(line.next())
+
+    waiter = threading.Thread(target=wait)
     waiter.start()
     line.enter(coming)
     waiter.join(30)
@@ -40,7 +45,15 @@ def test_a_job_tells_what_happens_to_it() -> None:
     one.end(Status.DONE, made=["a picture"])
     assert heard == [Began(), Stepped(1), Stepped(2, "a preview"), Ended()]
     assert one.status.over
-    assert one.made == ["a picture"]
+    assert one.take() == ["a picture"]
+    assert one.made == []
+
+
+def test_nothing_is_kept_of_a_job_that_nobody_waits_for_whenever_it_ends() -> None:
+    one = job()
+    assert one.take() == []
+    one.end(Status.DONE, made=["a picture"])
+    assert one.made == []
 
 
 def test_pictures_are_made_in_batches() -> None:

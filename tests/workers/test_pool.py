@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tokenring_xdit.errors import ConfigurationError, LaunchError, LostRankError
-from tokenring_xdit.liveness import LIMIT_VARIABLE
+from tokenring_xdit.liveness import LIMIT_VARIABLE, State
 from tokenring_xdit.workers.pool import WorkerPool
 
 pytestmark = pytest.mark.e2e
@@ -83,6 +83,16 @@ def test_a_rank_that_is_stopped_is_named_within_the_limit(monkeypatch: pytest.Mo
             pool.ask("sleep(600) if rank else 0", timeout=300)
         assert time.monotonic() - began < 150
         assert gone(pool.processes)
+
+
+def test_a_rank_is_known_to_have_ended_as_soon_as_it_has() -> None:
+    with WorkerPool(MODULE, 1) as pool:
+        (worker,) = pool.workers
+        assert worker.identity is not None and not pool.died
+        worker.process.kill()
+        while worker.identity.state is not State.GONE:
+            time.sleep(0.001)
+        assert pool.died  # whatever a thread that waits for it has seen
 
 
 def test_a_rank_that_goes_on_in_time_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

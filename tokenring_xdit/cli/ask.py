@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from tokenring_xdit.cli.text import read_text, refuse_below_one
 from tokenring_xdit.pipelines.engine import Engine
 from tokenring_xdit.pipelines.pending import Reply
+from tokenring_xdit.pipelines.text_engine import checked_question
+from tokenring_xdit.pipelines.text_models import refuse_model
 
 __all__ = ["ask_command"]
 
@@ -21,6 +23,8 @@ def ask_command(args: argparse.Namespace) -> None:
     refuse_below_one(args, "ranks", "max_new_tokens", "tokens_per_rank")
     context = "" if args.context is None else read_text("--context", args.context)
     options = {"max_new_tokens": args.max_new_tokens, "temperature": args.temperature, "seed": args.seed}
+    checked_question("?" if args.question is None else args.question, **options)
+    refuse_model(args.model)  # before a pipeline that draws would load
     with Engine(
         args.model, tokenring_degree=args.ranks, dtype=args.dtype, tokens_per_rank=args.tokens_per_rank
     ) as engine:

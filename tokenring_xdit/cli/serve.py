@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import threading
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,9 @@ def _limits(args: argparse.Namespace) -> Limits:
         if value < 1:
             raise ConfigurationError(f"--max-{name} is {value}; it has to be at least 1")
     for name in ("timeout", "grace"):
-        if not getattr(args, name) > 0:
-            raise ConfigurationError(f"--{name} is {getattr(args, name)}; it has to be a positive number of seconds")
+        seconds = getattr(args, name)
+        if not 0 < seconds <= threading.TIMEOUT_MAX:
+            raise ConfigurationError(f"--{name} is {seconds}; it has to be a positive number of seconds")
     return Limits(**given)
 
 

@@ -112,7 +112,8 @@ class EngineRanks:
     def leave(self, turn: Turn) -> None:
         """Stand in line no longer."""
         with self._changed:
-            self._line.remove(turn)
+            if turn in self._line:
+                self._line.remove(turn)
             self._changed.notify_all()
 
     @contextmanager
@@ -129,7 +130,7 @@ class EngineRanks:
         """
         try:
             with self._changed:
-                self._changed.wait_for(lambda: self._line[0] is turn or turn.cancelled)
+                self._changed.wait_for(lambda: turn.cancelled or self._line[0] is turn)
             self._refuse_closed()
             self._refuse_cancelled(turn)
             self._served_by = threading.get_ident()

@@ -35,12 +35,20 @@ def is_whole(value: Any) -> bool:
 
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number, which ``True`` is not."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that is too large for a float
+        return False
 
 
 def shortly(value: Any) -> str:
     """A value in a message."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of more digits than Python writes"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

@@ -138,10 +138,13 @@ class PendingReply:
 
 def in_thread(ranks: EngineRanks, turn: Turn, work: Callable[[], None]) -> None:
     """Have a thread wait for a turn, and do what it is for."""
+    thread = threading.Thread(target=work, name="tokenring-turn", daemon=True)
     try:
-        threading.Thread(target=work, name="tokenring-turn", daemon=True).start()
-    except BaseException:
-        ranks.leave(turn)
+        thread.start()
+    except BaseException:  # Ctrl-C among others, after which the thread may run all the same, and leave by itself
+        ranks.cancel(turn)
+        if thread.ident is None:
+            ranks.leave(turn)
         raise
 
 

@@ -22,7 +22,7 @@ from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.engine_ranks import EngineRanks, checked_timeout
 from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of
 from tokenring_xdit.pipelines.messages import Served, ServeRequest, Setup, Step, StepDone
-from tokenring_xdit.pipelines.options import is_whole
+from tokenring_xdit.pipelines.options import is_whole, shortly
 from tokenring_xdit.pipelines.replicas import ReplicaShare
 from tokenring_xdit.pipelines.request import Request, call_arguments, pipeline_class
 
@@ -103,11 +103,13 @@ class Pictures:
         """Make what :meth:`check` has returned; see :meth:`tokenring_xdit.pipelines.engine.Engine.generate`."""
         if callback is not None and not callable(callback):
             raise ConfigurationError(f"callback is {callback!r}; it has to be a function of one Step")
+        if not isinstance(preview, bool) and not (isinstance(preview, Collection) and all(map(is_whole, preview))):
+            raise ConfigurationError(f"preview is {shortly(preview)}; it has to be True, False or numbers of steps")
+        shown = preview if isinstance(preview, bool) else frozenset(preview)
         turn = self.ranks.stand_in_line()
         with self.ranks.taken(turn):
             self.last_seed = request.seed
             shares = self._dealt(request)
-            shown = preview if isinstance(preview, bool) else frozenset(preview)
             hidden = not progress or getattr(sys.stderr, "closed", sys.stderr is None)  # as in some daemons
             with tqdm(desc="denoising", disable=hidden, leave=False, mininterval=0) as bar:
 

@@ -331,10 +331,10 @@ def _check_values(request: Request) -> Iterator[str]:
         if value is not None and (not is_whole(value) or value < 1):
             yield f"{name} is {shortly(value)}; it has to be a whole number of at least 1"
         elif value is not None and most is not None and value > most:
-            yield f"{name} is {value}; {most} are the most"
+            yield f"{name} is {shortly(value)}; {most} are the most"
         elif value is not None and most is None and value > request.largest_side:
             yield (
-                f"{name} is {value} pixels, and {request.largest_side} are the most that are drawn unless "
+                f"{name} is {shortly(value)} pixels, and {request.largest_side} are the most that are drawn unless "
                 "largest_side says otherwise"
             )
     if request.seed is not None and (not is_whole(request.seed) or not 0 <= request.seed <= LARGEST_SEED):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import logging
 import secrets
 import threading
@@ -26,7 +27,7 @@ from tokenring_xdit.pipelines.text_models import refuse_model
 from tokenring_xdit.pipelines.text_options import TextOptions
 from tokenring_xdit.pipelines.text_orders import Forget, Kept, LoadText, Message, Question, Said, asked_about
 
-__all__ = ["Chat", "Texts"]
+__all__ = ["Chat", "Texts", "checked_question"]
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Texts:
             chats=kept_chats,
         )
         self.last_seed: int | None = None
-        self._begun = 0
+        self._numbers = itertools.count(1)
         self._kept: Mapping[int, int] = {}
         self.forgotten: deque[int] = deque()
         self.ranks = EngineRanks("tokenring_xdit.pipelines.text_rank", setup, ranks=dims.ranks, timeout=timeout)
@@ -80,9 +81,10 @@ class Texts:
         """Begin a conversation."""
         if not isinstance(context, str):
             raise ConfigurationError(f"context is {shortly(context)}; it has to be a text")
+        if not isinstance(messages, Sequence) or isinstance(messages, str):
+            raise ConfigurationError(f"messages is {shortly(messages)}; it has to be a list of messages")
         said = tuple(_message(message) for message in messages)
-        self._begun += 1
-        return Chat(self, self._begun, context, said)
+        return Chat(self, next(self._numbers), context, said)
 
     def cached(self, chat: int) -> int:
         """Tokens of a chat whose keys the ranks hold."""
@@ -104,6 +106,7 @@ class Texts:
                 if shares and chats:
                     kept: Kept = self.ranks.serve(turn, shares, [Forget(chats)]).answers(0)[0]
                     self._kept = kept.tokens
+            close()  # where this turn was cancelled: they are freed with the next request
 
         in_thread(self.ranks, turn, freed)
 
@@ -122,7 +125,7 @@ class Texts:
                 self._kept = {}
         everyone: list[Said] = attempt.answers(0)
         first = everyone[0]
-        for other in sorted(self._kept.keys() - first.kept.keys() - {*question.forget}):
+        for other in sorted(self._kept.keys() - first.kept.keys()):
             log.warning(
                 "the keys of chat %d, %d tokens, made room for those of chat %d: its next question computes them again",
                 other,
@@ -142,8 +145,10 @@ class Texts:
         )
 
     def _drained(self) -> tuple[int, ...]:
-        """Chats that are to be forgotten, once each; any thread may name others meanwhile."""
-        return tuple(self.forgotten.popleft() for _ in range(len(self.forgotten)))
+        """Chats that are to be forgotten now, once each; any thread may name others meanwhile."""
+        chats = tuple(self.forgotten.popleft() for _ in range(len(self.forgotten)))
+        self._kept = {chat: tokens for chat, tokens in self._kept.items() if chat not in chats}  # whoever cancels that
+        return chats
 
 
 class Chat:
@@ -210,14 +215,7 @@ class Chat:
         Raises:
             ConfigurationError: An option is unknown or out of range, or the question before is not answered yet.
         """
-        if not isinstance(question, str) or not question.strip():
-            raise ConfigurationError(f"question is {shortly(question)}; it has to be a text")
-        seed = options.pop("seed", None)
-        if seed is None:
-            seed = secrets.randbelow(DRAWN_SEEDS)
-        if not is_whole(seed) or not 0 <= seed <= LARGEST_SEED:
-            raise ConfigurationError(f"seed is {seed!r}; it has to be a whole number from 0 to 2**63 - 1")
-        chosen = TextOptions.of(options)
+        chosen, seed = checked_question(question, **options)
         with self._asking:
             if self._closed:
                 raise ConfigurationError("this chat was closed: begin another one, with chat() of its engine")
@@ -258,6 +256,22 @@ class Chat:
         reply = self._texts.answer(turn, self.number, said, options, seed, hear)
         self._said, self.reply = (*said, Message("assistant", reply.text)), reply
         return reply
+
+
+def checked_question(question: Any, *, seed: Any = None, **options: Any) -> tuple[TextOptions, int]:
+    """Refuse what :meth:`Chat.ask` would refuse before any work; its arguments.
+
+    Returns:
+        How the answer is generated, and the seed of what is drawn: a drawn one where none is given.
+
+    Raises:
+        ConfigurationError: The question is none, or an option is unknown or out of range.
+    """
+    if not isinstance(question, str) or not question.strip():
+        raise ConfigurationError(f"question is {shortly(question)}; it has to be a text")
+    if seed is not None and (not is_whole(seed) or not 0 <= seed <= LARGEST_SEED):
+        raise ConfigurationError(f"seed is {shortly(seed)}; it has to be a whole number from 0 to 2**63 - 1")
+    return TextOptions.of(options), secrets.randbelow(DRAWN_SEEDS) if seed is None else seed
 
 
 def _message(given: Any) -> Message:

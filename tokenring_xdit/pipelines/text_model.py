@@ -12,11 +12,12 @@ from torch import Tensor
 from transformers import StoppingCriteriaList
 
 from tokenring_xdit.compat.transformers import cache_name
-from tokenring_xdit.errors import UnsupportedError
+from tokenring_xdit.errors import ConfigurationError, UnsupportedError
 from tokenring_xdit.hosts.transformers import ShardedCache, parallelize
+from tokenring_xdit.messages import one_line
 from tokenring_xdit.pipelines.text_models import load_text_model
 from tokenring_xdit.pipelines.text_orders import LoadText, Message, Question, Said, TextScore
-from tokenring_xdit.pipelines.text_pieces import Listener, PieceDecoder
+from tokenring_xdit.pipelines.text_pieces import Listener, PieceDecoder, decoded
 from tokenring_xdit.workers.messages import Phase
 
 __all__ = ["TextModel"]
@@ -82,16 +83,18 @@ class TextModel:
                 returns whether to end.
 
         Raises:
+            ConfigurationError: The model's chat template refuses the conversation.
             UnsupportedError: A rank would have to hold more keys than it may.
         """
         start = time.perf_counter()
         self.phase = Phase.BEFORE
         self.forget(question.forget)
         ids = self._tokens(question.messages)
-        conversation = self._conversations.pop(question.chat, None) or _Conversation(self._model.tokenring.cache())
-        self._conversations[question.chat] = conversation
+        conversation = self._conversations.get(question.chat) or _Conversation(self._model.tokenring.cache())
         reused = conversation.reuse(ids)
-        self._make_room(question.chat, ids.shape[1], question.options.max_new_tokens)
+        self._make_room(question.chat, conversation.cache, ids.shape[1], question.options.max_new_tokens)
+        self._conversations.pop(question.chat, None)
+        self._conversations[question.chat] = conversation  # the last one, and only now that it was not refused
         self.phase = Phase.STEPS
         try:
             whole = self._generate(ids, conversation.cache, question, tell)
@@ -143,31 +146,40 @@ class TextModel:
         return whole
 
     def _tokens(self, messages: Sequence[Message]) -> Tensor:
-        """A conversation ``[1, S]``, as the model was taught to read one."""
+        """A conversation ``[1, S]``, as the model was taught to read one.
+
+        Raises:
+            ConfigurationError: The model's chat template refuses it.
+        """
         if self._tokenizer.chat_template is None:
             text = "\n".join(message.content for message in messages) + "\n"
         else:
             said = [{"role": message.role, "content": message.content} for message in messages]
-            text = self._tokenizer.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
+            try:
+                text = self._tokenizer.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
+            except Exception as error:  # what a template raises is what it refuses: a system message, say
+                raise ConfigurationError(
+                    f"the chat template of this model does not take this conversation: {one_line(str(error))}"
+                ) from error
         special = self._tokenizer.chat_template is None
         ids: Tensor = self._tokenizer(text, return_tensors="pt", add_special_tokens=special).input_ids
         return ids
 
     def _decoded(self, tokens: list[int]) -> str:
-        return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
+        return decoded(self._tokenizer, tokens)
 
     def _ends(self) -> list[int]:
         """Tokens with which the model ends an answer."""
         ends = self._model.generation_config.eos_token_id
         return ends if isinstance(ends, list) else [] if ends is None else [ends]
 
-    def _make_room(self, chat: int, prompt: int, answer: int) -> None:
+    def _make_room(self, chat: int, cache: ShardedCache, prompt: int, answer: int) -> None:
         """Free the keys of chats that were asked longest ago, until this one has room; alike on all ranks.
 
         Raises:
             UnsupportedError: It has too many tokens by itself; nothing was freed then.
         """
-        held = self._held(chat, prompt, answer)
+        held = _held(cache, prompt, answer)
         if self._limit is not None and max(held) > self._limit:
             raise UnsupportedError(
                 f"{prompt} tokens, and up to {answer} of an answer, put keys of {max(held)} tokens on a rank, where "
@@ -182,9 +194,9 @@ class TextModel:
             del others[oldest]
             self.forget([oldest])
 
-    def _held(self, chat: int, prompt: int, answer: int) -> list[int]:
-        """Tokens of a chat whose keys each rank will hold."""
-        cache = self._conversations[chat].cache
-        placement = cache.placement.plus(cache.spread(prompt - cache.length)[0])
-        placement = placement.plus(placement.deal(answer))
-        return [placement.count(rank) for rank in range(placement.ranks)]
+
+def _held(cache: ShardedCache, prompt: int, answer: int) -> list[int]:
+    """Tokens of a conversation whose keys each rank will hold."""
+    placement = cache.placement.plus(cache.spread(prompt - cache.length)[0])
+    placement = placement.plus(placement.deal(answer))
+    return [placement.count(rank) for rank in range(placement.ranks)]

@@ -12,8 +12,11 @@ from tokenring_xdit.pipelines.options import is_number, is_whole, shortly
 
 __all__ = ["TextOptions", "option_mistakes"]
 
+_MOST_TOKENS = 1_000_000
+"""Tokens of an answer; where they would lie is planned before the first one, and more are a slip of the finger."""
+
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "max_new_tokens": (lambda n: is_whole(n) and n >= 1, "a whole number of at least 1"),
+    "max_new_tokens": (lambda n: is_whole(n) and 1 <= n <= _MOST_TOKENS, f"a whole number from 1 to {_MOST_TOKENS}"),
     "do_sample": (lambda n: isinstance(n, bool), "True or False"),
     "temperature": (lambda n: is_number(n) and n >= 0, "a number of at least 0"),
     "top_k": (lambda n: is_whole(n) and n >= 1, "a whole number of at least 1"),

@@ -9,10 +9,20 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria
 
-__all__ = ["Listener", "PieceDecoder"]
+__all__ = ["Listener", "PieceDecoder", "decoded"]
 
 _INCOMPLETE = "\ufffd"
 """What a decoder writes for bytes that are no whole character yet."""
+
+
+def decoded(tokenizer: Any, tokens: list[int]) -> str:
+    """Tokens as text, with the spaces that they have: cleaned up, a text is not that of its pieces, nor of its tokens.
+
+    Args:
+        tokenizer: Of transformers.
+        tokens: Numbers of its vocabulary.
+    """
+    return str(tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 class PieceDecoder:
@@ -49,7 +59,7 @@ class PieceDecoder:
         return whole[self._characters :]
 
     def _decoded(self, tokens: list[int]) -> str:
-        return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
+        return decoded(self._tokenizer, tokens)
 
 
 class Listener(StoppingCriteria):  # type: ignore[misc]

@@ -11,7 +11,7 @@ from tokenring_xdit.defaults import LARGEST_SIDE
 from tokenring_xdit.errors import ModelUnreachableError, TokenRingError
 from tokenring_xdit.pipelines.loading import pipeline_class_of
 from tokenring_xdit.pipelines.request import is_video, pipeline_class
-from tokenring_xdit.pipelines.run import RunConfig
+from tokenring_xdit.pipelines.run import RunConfig, inspect_model
 from tokenring_xdit.pipelines.text_models import is_text_model
 
 __all__ = ["Limits", "ServeConfig", "unserved"]
@@ -32,7 +32,7 @@ class ServeConfig(RunConfig):
     @property
     def name(self) -> str:
         """What clients call the model: of a folder its last name, as its place is nobody's business."""
-        return Path(self.model).name if Path(self.model).is_dir() else self.model
+        return Path(self.model).resolve().name if Path(self.model).is_dir() else self.model
 
     @property
     def ignored(self) -> list[str]:
@@ -41,7 +41,7 @@ class ServeConfig(RunConfig):
 
 
 def unserved(config: ServeConfig) -> list[str]:
-    """Why a model is not served, as far as that is known before it loads."""
+    """Why a model is not served, or refuses what requests leave out, as far as that is known before it loads."""
     if is_text_model(config.model):
         return [f"model: '{config.model}' is a language model, and pictures are what is served: use 'ask', or Engine"]
     try:
@@ -52,7 +52,7 @@ def unserved(config: ServeConfig) -> list[str]:
         return [f"model: {error}"]
     if is_video(pipeline):
         return [f"model: {pipeline.__name__} makes videos, and pictures are what is served: use 'run', or Engine"]
-    return []
+    return inspect_model(config.model_copy(update=dict.fromkeys(("image", "output"))))  # as each request will be
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,10 @@ class Limits:
         waiting: Requests that may wait for the engine.
         pixels: Of a picture: width times height.
         steps: Denoising steps.
-        body: Bytes of a request.
+        body: Bytes of a request; the longest prompts are less, however they are written.
     """
 
     waiting: int = 16
     pixels: int = LARGEST_SIDE**2
     steps: int = 500
-    body: int = 32 * 2**20
+    body: int = 2**20

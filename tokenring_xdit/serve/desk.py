@@ -112,7 +112,9 @@ class Desk:
             raise RefusedError(f"seed: {seed} leaves no seeds for {count} pictures", "seed")
         self._keeper.refuse_unready()
         assert self._keeper.engine is not None
-        request = self._keeper.engine.check(body.prompt, seed=seed, **arguments)
+        together = min(count, config.batch_size)
+        prompt = body.prompt if together == 1 else [body.prompt] * together
+        request = self._keeper.engine.check(prompt, seed=seed, **arguments)
         values = {name: _first(getattr(request, name), default) for name, default in self.defaults.items()}
         self._refuse_beyond(values)
         return Order(
@@ -120,7 +122,7 @@ class Desk:
             prompt=body.prompt,
             seed=seed,
             count=count,
-            together=min(count, config.batch_size),
+            together=together,
             steps=values.get("steps") or 1,
             pixels=(values.get("width") or 0) * (values.get("height") or 0),
             previews=previews,

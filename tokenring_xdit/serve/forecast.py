@@ -18,6 +18,9 @@ _MOST_SIZES = 256
 _STEEPEST = 2.0
 """Exponent of time over pixels: attention alone grows with their square."""
 
+_FAR = 4
+"""Times the pixels of the largest request that was served, beyond which what is guessed gives no rank up."""
+
 _HANG_STEPS, _HANG_SECONDS = 20.0, 60.0
 
 
@@ -54,9 +57,9 @@ class Forecast:
         return None if step is None or rest is None else steps * step + rest
 
     def longest_silence(self, pixels: int) -> float | None:
-        """Seconds that ranks are expected to say nothing for, at most."""
+        """Seconds that ranks are expected to say nothing for, at most; ``None`` far beyond what was served."""
         step, rest = self._steps.at(pixels), self._rest.at(pixels)
-        return None if step is None or rest is None else step + rest
+        return None if step is None or rest is None or pixels > _FAR * self._steps.largest else step + rest
 
 
 def hang_limit(silence: float | None, most: float) -> float:
@@ -75,6 +78,10 @@ class _Curve:
     def __init__(self) -> None:
         self._seen: dict[int, deque[float]] = {}
         self._changing = threading.Lock()
+
+    @property
+    def largest(self) -> int:
+        return max(self._seen, default=0)
 
     def learn(self, pixels: int, seconds: float) -> None:
         if pixels < 1:

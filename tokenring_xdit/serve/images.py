@@ -67,7 +67,7 @@ def image_routes(office: Office) -> APIRouter:
             return Response(status_code=_GONE)
         if job.error is not None:
             return answered(job.error, {REQUEST_ID: job.id})
-        made = _taken(job)
+        made = job.take()
         seeds = range(job.order.seed, job.order.seed + len(made))
         data = [{"b64_json": await form.encoded(p), "seed": seed} for p, seed in zip(made, seeds, strict=True)]
         answer = {
@@ -83,16 +83,10 @@ def image_routes(office: Office) -> APIRouter:
     return routes
 
 
-def _taken(job: Job) -> list[Any]:
-    """What was made; it is not kept any longer."""
-    made, job.made = job.made, []
-    return made
-
-
 def _abandon(office: Office, job: Job) -> None:
     """Nobody wants what is made, or was."""
     office.keeper.cancel(job, CancelledError("the client went away"))
-    job.made = []
+    job.take()
 
 
 def _size(picture: Any) -> str:
@@ -135,7 +129,7 @@ class _Stream(Response):
         if self._job.error is not None:
             yield _written("error", {"type": "error", **problem_of(self._job.error).body})
             return
-        (picture,) = _taken(self._job)
+        (picture,) = self._job.take()
         yield await self._event("image_generation.completed", picture, seed=self._job.order.seed, id=self._job.id)
 
     async def _event(self, kind: str, picture: Any, **more: Any) -> str:

@@ -126,6 +126,7 @@ class Job:
         self.ended: float | None = None
         self.predicted: float | None = None
         self._tell = tell
+        self._wanted = True
 
     def begin(self) -> None:
         """The engine begins."""
@@ -147,10 +148,18 @@ class Job:
     ) -> None:
         """Nothing follows; who takes note does so before the client is told."""
         self.made, self.error = made or [], None if error is None else error.with_traceback(None)  # which keeps much
+        if not self._wanted:
+            self.made = []
         self.ended, self.status = time.monotonic(), status
         noted(self)
         self._tell(Ended())
         self._tell = lambda event: None  # who listened may be forgotten
+
+    def take(self) -> list[Any]:
+        """What was made, or will be; it is not kept any longer. From any thread, also while the job ends."""
+        self._wanted = False
+        made, self.made = self.made, []
+        return made
 
 
 class Ledger:

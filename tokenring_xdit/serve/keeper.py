@@ -63,14 +63,14 @@ class Keeper:
         line: Where jobs wait.
         forecast: Learns from every request.
         witness: Is told what happens.
-        on_broken: Called where no engine can be made.
+        on_broken: Called where no engine can be made, or the server cannot go on.
 
     Attributes:
         engine: The engine, once it has loaded.
         running: The job that it serves.
         state: Whether requests are served.
         reason: Why not.
-        error: Why no engine could be made.
+        error: Why no engine could be made, or the server cannot go on.
     """
 
     def __init__(
@@ -185,23 +185,34 @@ class Keeper:
         try:
             self.engine = self._make()
         except Exception as error:
-            self.error = error
-            self._become(State.BROKEN, "the ranks could not load the model")
-            self._on_broken()
+            self._break("the ranks could not load the model", error)
             return
         if self._stopping.is_set():
             self.engine.close()
             return
-        self._most_silence = self.engine.timeout
-        self._look_after(self.engine)
+        try:
+            self._serve_all(self.engine)
+        except Exception as error:  # a fault of this service: without this thread nothing would be served, ever
+            log.exception("the server cannot go on")
+            self._break("it failed, and its log says why", error)
+
+    def _break(self, reason: str, error: Exception) -> None:
+        self.error = error
+        self._become(State.BROKEN, reason)
+        self._on_broken()
+
+    def _serve_all(self, engine: Engine) -> None:
+        self._most_silence = engine.timeout
+        self._look_after(engine)
         self._become(State.READY, "")
         while not self._stopping.is_set():
-            job = self._line.next(_LOOK)
+            self._line.wait(_LOOK)
             lost = self._lost()
             if lost is not None:
-                self._bring_back(self.engine, lost)
+                self._bring_back(engine, lost)
+            job = self._line.next()  # only now: who waits is told where ranks cannot be brought back
             if job is not None:
-                self._serve(self.engine, job)
+                self._serve(engine, job)
 
     def _become(self, state: State, reason: str) -> None:
         with self._changing:

@@ -47,8 +47,12 @@ class Line:
             self._jobs.remove(job)
             return True
 
-    def next(self, seconds: float) -> Job | None:
-        """The next job, waited for so long; ``None`` without one."""
+    def wait(self, seconds: float) -> None:
+        """Wait until somebody stands here, at most so long."""
         with self._changed:
             self._changed.wait_for(lambda: self._jobs, timeout=seconds)
+
+    def next(self) -> Job | None:
+        """Whose turn it is; ``None`` where nobody waits."""
+        with self._changed:
             return self._jobs.popleft() if self._jobs else None

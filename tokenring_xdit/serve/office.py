@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from tokenring_xdit.errors import TokenRingError
 from tokenring_xdit.serve.desk import Desk
-from tokenring_xdit.serve.errors import RefusedError
+from tokenring_xdit.serve.errors import RefusedError, problem_of
 from tokenring_xdit.serve.jobs import Event, Job, Ledger, Order
 from tokenring_xdit.serve.keeper import Keeper
 from tokenring_xdit.serve.metrics import Meters
@@ -97,7 +97,7 @@ class Office:
             "seed": job.order.seed,
             "created": job.created,
             "seconds_left": None if left is None else round(left, 3),
-            "error": None if job.error is None else str(job.error).partition("\n(")[0],
+            "error": None if job.error is None else problem_of(job.error).message,
         }
 
 

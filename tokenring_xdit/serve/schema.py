@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tokenring_xdit.errors import nearest
 from tokenring_xdit.messages import named, one_line, shown
@@ -39,6 +39,15 @@ class GenerationBody(BaseModel):
     stream: bool | None = Field(None, description="server-sent events, as the picture is made")
     partial_images: int | None = Field(None, ge=0, le=3, description="pictures of what is being made, in a stream")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _name_one(cls, values: Any) -> Any:
+        """Of fields that there are not keep the first, which is named: errors of all of very many take seconds."""
+        if not isinstance(values, dict):
+            return values
+        unknown = next((key for key in values if key not in cls.model_fields), None)
+        return {key: value for key, value in values.items() if key in cls.model_fields or key == unknown}
+
 
 _KINDS = {
     "int": "a whole number",
@@ -66,7 +75,7 @@ def refused(details: Sequence[Any], known: Sequence[str]) -> RefusedError:
     """
     detail = details[0]
     kind, context, value = detail["type"], detail.get("ctx", {}), detail.get("input")
-    place = [str(part) for part in detail["loc"] if part not in {"body", "query", "path"}]
+    place = [str(part) for part in detail["loc"][1:]]  # behind "body"
     if kind == "json_invalid" or not place:
         return RefusedError("the body has to be a JSON object, with 'Content-Type: application/json'")
     field = named(place[0])

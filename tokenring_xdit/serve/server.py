@@ -86,6 +86,7 @@ async def _serve(
             dtype=config.dtype,
             timeout=timeout,
             largest_side=config.largest_side,
+            cuda_graphs=config.cuda_graphs,
         )
 
     line = Line(limits.waiting)

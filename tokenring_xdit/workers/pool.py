@@ -13,7 +13,6 @@ from typing import Any
 
 from tokenring_xdit import liveness
 from tokenring_xdit.errors import LaunchError, LostRankError
-from tokenring_xdit.liveness import State
 from tokenring_xdit.workers.attempt import carry_through
 from tokenring_xdit.workers.blame import in_words, is_lost
 from tokenring_xdit.workers.environment import local_environment
@@ -166,9 +165,7 @@ class WorkerPool(Pool):
     @property
     def died(self) -> bool:
         """Whether a rank has ended."""
-        # Not poll(), which knows nothing while the thread that listens to a rank is waiting for its end.
-        identities = [worker.identity for worker in self.workers]
-        return any(identity is None or identity.state is State.GONE for identity in identities)
+        return any(worker.ended for worker in self.workers)
 
     def send(self, task: Task) -> None:
         """Give all ranks a task; their answers come to the inbox."""

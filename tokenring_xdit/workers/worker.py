@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from tokenring_xdit.liveness import ProcessIdentity
+from tokenring_xdit.liveness import ProcessIdentity, State
 from tokenring_xdit.workers.interpreter import run_module
 from tokenring_xdit.workers.messages import Gone
 from tokenring_xdit.workers.pipes import receive
@@ -114,6 +114,11 @@ class Worker:
         for thread in self._threads:
             thread.start()
         _workers.add(self)
+
+    @property
+    def ended(self) -> bool:
+        """Whether its process has ended; asked of the system, as ``poll`` knows nothing while another thread waits."""
+        return self.identity is None or self.identity.state is State.GONE
 
     def send(self, packed: bytes) -> None:
         """Tell the rank."""

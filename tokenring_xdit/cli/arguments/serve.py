@@ -34,7 +34,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     limits.add_argument("--max-waiting", type=int, metavar="N", help="requests that may wait (default: 16)")
     limits.add_argument("--max-pixels", type=int, metavar="N", help="width times height (default: 16777216)")
     limits.add_argument("--max-steps", type=int, metavar="N", help="denoising steps (default: 500)")
-    limits.add_argument("--max-body", type=int, metavar="BYTES", help="of what is sent here (default: 33554432)")
+    limits.add_argument("--max-body", type=int, metavar="BYTES", help="of what is sent here (default: 1048576)")
     time = parser.add_argument_group("time")
     time.add_argument(
         "--timeout",
