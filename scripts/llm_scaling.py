@@ -17,7 +17,7 @@ from tokenring_xdit.language_shapes import LanguageShape, language_shape
 from tokenring_xdit.planning import Machine, Problem, simulate
 from tokenring_xdit.planning.capacity import balanced_schedule
 from tokenring_xdit.planning.simulate import run_steps
-from tokenring_xdit.planning.straight import Turn, Way, steps_of
+from tokenring_xdit.planning.straight import LayerTurn, Way, steps_of
 from tokenring_xdit.schedule import Mask, build
 from tokenring_xdit.topology import load_topology
 
@@ -81,7 +81,7 @@ def attend(tokens: int, nodes: int, heads: int, kv_heads: int, head_dim: int) ->
     if nodes == 1:
         return 4.0 * heads * head_dim * tokens * tokens / 2 / RATE, "one node", 0.0
     network = load_topology(f"star:{nodes}:{NIC}")
-    turn = Turn(nodes, 0, tokens, heads, kv_heads, head_dim)
+    turn = LayerTurn(nodes, 0, tokens, heads, kv_heads, head_dim)
     problem = Problem.even(nodes, tokens, heads, head_dim, kv_heads=kv_heads, element_bytes=2)
     balanced = build(balanced_schedule(), nodes, Mask.CAUSAL, kv_heads)
     found = [simulate(balanced, network, problem, machine)]

@@ -10,7 +10,7 @@ from tests.bench.test_diff import record
 from tests.doctor.checkups import checkup, machine, result
 from tokenring_xdit.bench import Status
 from tokenring_xdit.cli import main
-from tokenring_xdit.doctor.compare import Figure, compare, in_words
+from tokenring_xdit.doctor.compare import CheckupFigure, compare, in_words
 from tokenring_xdit.doctor.record import Checkup, KernelTiming, LaunchTiming, MessageTiming
 
 
@@ -40,12 +40,15 @@ def other() -> Checkup:
 
 def test_ratios_are_of_one_file() -> None:
     rows = {(row.part, row.name): row.figures for row in compare(one(), other())}
-    assert rows["strategies", "ulysses"] == (Figure(3.0, 1.0), Figure(None, said="refused: 3 heads"))
-    assert rows["strategies", "schedule:token_ring"] == (Figure(6.0, 2.0), Figure(0.5, 1.0))
-    assert rows["exactness", "mesh"] == (Figure(None, said="1 of 1 wrong"), None)
-    assert rows["exactness", "ring"] == (Figure(None, said="exact, 3e-07"), Figure(None, said="exact, 2e-07"))
-    assert rows["kernels", "cudnn"] == (Figure(4e-4, 1.0), Figure(None, said="is not built in"))
-    assert rows["launches", "ring"] == (Figure(2e-4, 1.0), None)
+    assert rows["strategies", "ulysses"] == (CheckupFigure(3.0, 1.0), CheckupFigure(None, said="refused: 3 heads"))
+    assert rows["strategies", "schedule:token_ring"] == (CheckupFigure(6.0, 2.0), CheckupFigure(0.5, 1.0))
+    assert rows["exactness", "mesh"] == (CheckupFigure(None, said="1 of 1 wrong"), None)
+    assert rows["exactness", "ring"] == (
+        CheckupFigure(None, said="exact, 3e-07"),
+        CheckupFigure(None, said="exact, 2e-07"),
+    )
+    assert rows["kernels", "cudnn"] == (CheckupFigure(4e-4, 1.0), CheckupFigure(None, said="is not built in"))
+    assert rows["launches", "ring"] == (CheckupFigure(2e-4, 1.0), None)
 
 
 def test_a_kernel_that_is_wrong_has_no_time() -> None:
@@ -56,7 +59,7 @@ def test_a_kernel_that_is_wrong_has_no_time() -> None:
     ]
     found = checkup(machine=machine(1), kernels=kernels)
     rows = {row.name: row.figures[0] for row in compare(found, found)}
-    assert rows == {"cudnn": Figure(4e-4, 1.0), "flash": Figure(None, said="wrong, 5e-01")}
+    assert rows == {"cudnn": CheckupFigure(4e-4, 1.0), "flash": CheckupFigure(None, said="wrong, 5e-01")}
 
 
 def test_both_machines_are_named_in_the_table() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenring_xdit.graphs.forms import CallForm
-from tokenring_xdit.graphs.ledger import MOST_GRAPHS, GraphReport, Ledger, Move, Proposal, settle
+from tokenring_xdit.graphs.ledger import MOST_GRAPHS, GraphMove, GraphReport, Ledger, Proposal, settle
 
 RANKS = 3
 
@@ -33,14 +33,14 @@ class Rank:
     def __init__(self, most: int) -> None:
         self.ledger: Ledger[Kept, object] = Ledger(most)
 
-    def carry_out(self, call: CallForm, stamp: int, move: Move, reason: str) -> None:
+    def carry_out(self, call: CallForm, stamp: int, move: GraphMove, reason: str) -> None:
         """Make a call."""
         self.ledger.note(call, move, reason)
-        if move is Move.REPLAY:
+        if move is GraphMove.REPLAY:
             assert self.ledger.graph(call) == Kept(call, stamp)
-        elif move is Move.REHEARSE:
+        elif move is GraphMove.REHEARSE:
             self.ledger.rehearsed(call, object())
-        elif move is Move.CAPTURE:
+        elif move is GraphMove.CAPTURE:
             self.ledger.keep(call, Kept(call, stamp))
 
 
@@ -80,7 +80,7 @@ def test_no_rank_captures_what_another_replays(happens: list[tuple[str, int]], m
             obstacle = None
             moves = {settle([Proposal.from_plain(each) for each in told]) for _ in ranks}
             ((move, reason),) = moves
-            assert (reason != "") == (move is Move.EAGER)
+            assert (reason != "") == (move is GraphMove.EAGER)
             for rank in ranks:
                 rank.carry_out(call, stamp, move, reason)
     for rank in ranks:
@@ -99,8 +99,8 @@ def test_a_form_is_rehearsed_then_captured_then_replayed(numbers: list[int]) -> 
     for number in numbers:
         call = form(number)
         move, reason = settle([rank.ledger.propose(call, "weights", None)])
-        assert move is (Move.REHEARSE, Move.CAPTURE, Move.REPLAY)[min(seen[number], 2)]
-        rank.carry_out(call, 0, move, reason) if move is not Move.REPLAY else rank.ledger.note(call, move, reason)
+        assert move is (GraphMove.REHEARSE, GraphMove.CAPTURE, GraphMove.REPLAY)[min(seen[number], 2)]
+        rank.carry_out(call, 0, move, reason) if move is not GraphMove.REPLAY else rank.ledger.note(call, move, reason)
         seen[number] += 1
 
 
@@ -111,15 +111,15 @@ def proposal(digest: str = "a", rehearsals: int = 1, captured: bool = False, obs
 @pytest.mark.parametrize(
     ("proposals", "move"),
     [
-        ([proposal(captured=True), proposal(captured=True)], (Move.REPLAY, "")),
-        ([proposal(captured=True), proposal()], (Move.CAPTURE, "")),
-        ([proposal(captured=True), proposal(rehearsals=0)], (Move.REHEARSE, "")),
-        ([proposal(captured=True), proposal(obstacle="a hook")], (Move.EAGER, "a hook (rank 1)")),
-        ([proposal(obstacle="a hook")] * 2, (Move.EAGER, "a hook")),
-        ([proposal("a", captured=True), proposal("b", captured=True)], (Move.EAGER, None)),
+        ([proposal(captured=True), proposal(captured=True)], (GraphMove.REPLAY, "")),
+        ([proposal(captured=True), proposal()], (GraphMove.CAPTURE, "")),
+        ([proposal(captured=True), proposal(rehearsals=0)], (GraphMove.REHEARSE, "")),
+        ([proposal(captured=True), proposal(obstacle="a hook")], (GraphMove.EAGER, "a hook (rank 1)")),
+        ([proposal(obstacle="a hook")] * 2, (GraphMove.EAGER, "a hook")),
+        ([proposal("a", captured=True), proposal("b", captured=True)], (GraphMove.EAGER, None)),
     ],
 )
-def test_what_ranks_settle_on(proposals: list[Proposal], move: tuple[Move, str | None]) -> None:
+def test_what_ranks_settle_on(proposals: list[Proposal], move: tuple[GraphMove, str | None]) -> None:
     found, reason = settle(proposals)
     assert found is move[0]
     assert reason == move[1] or (move[1] is None and "different forms" in reason)
@@ -129,7 +129,7 @@ def test_the_graph_that_was_not_used_for_longest_goes() -> None:
     ledger: Ledger[Kept, object] = Ledger(2)
     for number in (0, 1):
         ledger.keep(form(number), Kept(form(number), 0))
-    ledger.note(form(0), Move.REPLAY, "")
+    ledger.note(form(0), GraphMove.REPLAY, "")
     ledger.keep(form(2), Kept(form(2), 0))
     assert [ledger.propose(form(number), None, None).captured for number in range(3)] == [True, False, True]
     assert ledger.report.dropped == 1
@@ -137,7 +137,7 @@ def test_the_graph_that_was_not_used_for_longest_goes() -> None:
 
 def test_a_reason_is_said_once_and_counted() -> None:
     ledger: Ledger[Kept, object] = Ledger()
-    said = [ledger.note(form(0), Move.EAGER, reason) for reason in ("a hook", "a hook", "a mask", "a hook")]
+    said = [ledger.note(form(0), GraphMove.EAGER, reason) for reason in ("a hook", "a hook", "a mask", "a hook")]
     assert said == ["runs without a CUDA graph, as a hook", None, "runs without a CUDA graph, as a mask", None]
     assert ledger.report.eager == {"a hook": 3, "a mask": 1}
 
@@ -147,7 +147,7 @@ def test_calls_that_are_always_new_are_told_of_with_what_differs() -> None:
     said = []
     for step in range(10):
         call = CallForm((("hidden_states", "same"), ("timestep", step)))
-        said.append(ledger.note(call, Move.REHEARSE, ""))
+        said.append(ledger.note(call, GraphMove.REHEARSE, ""))
         ledger.rehearsed(call, object())
     (told,) = [each for each in said if each]
     assert "6 times in a row with another timestep" in told

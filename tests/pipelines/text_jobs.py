@@ -11,7 +11,7 @@ from tokenring_xdit.errors import ConfigurationError, UnsupportedError
 from tokenring_xdit.hosts.transformers.session import Session
 from tokenring_xdit.pipelines.text_model import TextModel
 from tokenring_xdit.pipelines.text_options import TextOptions
-from tokenring_xdit.pipelines.text_orders import LoadText, Message, Question
+from tokenring_xdit.pipelines.text_orders import ChatMessage, LoadText, Question
 
 __all__ = ["computed_tokens", "refused_questions"]
 
@@ -29,11 +29,11 @@ def computed_tokens(folder: str, questions: list[str], answer: int) -> list[tupl
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Session, "compute", counting)
         model = TextModel(LoadText(folder, "float32"), torch.device("cpu"))
-        said: list[Message] = []
+        said: list[ChatMessage] = []
         for question in questions:
-            said.append(Message("user", question))
+            said.append(ChatMessage("user", question))
             reply = model.answer(Question(1, tuple(said), TextOptions(max_new_tokens=answer)))
-            said.append(Message("assistant", reply.text))
+            said.append(ChatMessage("assistant", reply.text))
             found.append((reply.prompt_tokens, reply.tokens, sum(computed)))
             computed.clear()
     return found
@@ -44,7 +44,7 @@ def refused_questions(folder: str, limit: int) -> list[dict[int, int]]:
     model = TextModel(LoadText(folder, "float32", limit=limit, chats=2), torch.device("cpu"))
 
     def ask(chat: int, text: str) -> dict[int, int]:
-        model.answer(Question(chat, (Message("user", text),), TextOptions(max_new_tokens=2)))
+        model.answer(Question(chat, (ChatMessage("user", text),), TextOptions(max_new_tokens=2)))
         return model.kept
 
     found = [ask(1, "One?"), ask(2, "Two?")]

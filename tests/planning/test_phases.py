@@ -8,9 +8,9 @@ import pytest
 
 from tokenring_xdit.planning import Machine
 from tokenring_xdit.planning.capacity import balanced_schedule
-from tokenring_xdit.planning.phases import Phase, candidates, crossover, phase_of
+from tokenring_xdit.planning.phases import LanguagePhase, candidates, crossover, phase_of
 from tokenring_xdit.planning.simulate import run_steps
-from tokenring_xdit.planning.straight import Turn, Way, steps_of
+from tokenring_xdit.planning.straight import LayerTurn, Way, steps_of
 from tokenring_xdit.topology import load_topology
 
 INSTANT = Machine(1e18)
@@ -18,14 +18,20 @@ INSTANT = Machine(1e18)
 
 SLOW = load_topology("mesh:4:1mbit")
 
-TURN = Turn(4, past=6144, new=2048, heads=8, kv_heads=2, head_dim=64, element_bytes=2)
+TURN = LayerTurn(4, past=6144, new=2048, heads=8, kv_heads=2, head_dim=64, element_bytes=2)
 
 
 @pytest.mark.parametrize(
     ("past", "new", "phase"),
-    [(0, 4096, Phase.PROMPT), (4096, 64, Phase.TURN), (4096, 16, Phase.STEP), (0, 1, Phase.STEP), (9, 1, Phase.STEP)],
+    [
+        (0, 4096, LanguagePhase.PROMPT),
+        (4096, 64, LanguagePhase.TURN),
+        (4096, 16, LanguagePhase.STEP),
+        (0, 1, LanguagePhase.STEP),
+        (9, 1, LanguagePhase.STEP),
+    ],
 )
-def test_phases(past: int, new: int, phase: Phase) -> None:
+def test_phases(past: int, new: int, phase: LanguagePhase) -> None:
     assert phase_of(replace(TURN, past=past, new=new)) is phase
 
 
@@ -93,5 +99,5 @@ def test_every_way_computes_each_pair_once(way: Way) -> None:
 
 
 def test_who_has_no_patience_times_the_schedule_that_was_made_for_causal_masks() -> None:
-    found = candidates(Turn(4, 0, 4096, 8, 2, 64), load_topology("mesh:4:1gbit"), Machine(1e11), patience=0.0)
+    found = candidates(LayerTurn(4, 0, 4096, 8, 2, 64), load_topology("mesh:4:1gbit"), Machine(1e11), patience=0.0)
     assert {one.name for one in found} == {"keys", "queries", "gather-kv", balanced_schedule()}

@@ -14,7 +14,7 @@ from PIL import Image
 from tokenring_xdit.pipelines.engine import Step
 from tokenring_xdit.pipelines.loading import find_model
 from tokenring_xdit.pipelines.request import Request, call_arguments, pipeline_class
-from tokenring_xdit.serve.jobs import Event, Job, Order, Status
+from tokenring_xdit.serve.jobs import Event, Job, JobStatus, Order
 
 __all__ = ["PATIENCE", "MadeUpEngine", "Witness", "job", "until"]
 
@@ -104,7 +104,7 @@ class Witness:
     """Takes note of what happens."""
 
     def __init__(self) -> None:
-        self.outcomes: list[Status] = []
+        self.outcomes: list[JobStatus] = []
         self.restarts: list[str] = []
 
     def ended(self, job: Job) -> None:

@@ -24,16 +24,16 @@ from tests.serve.made_up import PATIENCE, MadeUpEngine, until  # noqa: E402
 from tokenring_xdit.config import read_config  # noqa: E402
 from tokenring_xdit.errors import ConfigurationError, EngineError  # noqa: E402
 from tokenring_xdit.serve.app import application  # noqa: E402
-from tokenring_xdit.serve.config import Limits, ServeConfig  # noqa: E402
+from tokenring_xdit.serve.config import RequestLimits, ServeConfig  # noqa: E402
 from tokenring_xdit.serve.desk import Desk  # noqa: E402
 from tokenring_xdit.serve.forecast import Forecast  # noqa: E402
-from tokenring_xdit.serve.keeper import Keeper, State  # noqa: E402
-from tokenring_xdit.serve.line import Line  # noqa: E402
+from tokenring_xdit.serve.keeper import Keeper, ServiceState  # noqa: E402
+from tokenring_xdit.serve.line import WaitingLine  # noqa: E402
 from tokenring_xdit.serve.metrics import Meters  # noqa: E402
 from tokenring_xdit.serve.office import Office  # noqa: E402
 from tokenring_xdit.serve.schema import GenerationBody  # noqa: E402
 
-LIMITS = Limits(waiting=2, pixels=512 * 512, steps=1000, body=10_000)
+LIMITS = RequestLimits(waiting=2, pixels=512 * 512, steps=1000, body=10_000)
 
 DRAWING = {"size": "16x24", "steps": 2, "seed": 5}
 
@@ -42,7 +42,7 @@ DRAWING = {"size": "16x24", "steps": 2, "seed": 5}
 def served(key: str | None = None, loads: Any = None, *values: str) -> Iterator[tuple[Client, MadeUpEngine]]:
     """A server on a port of its own."""
     config = read_config(ServeConfig, None, ["model=embedded", *values])
-    engine, line = MadeUpEngine(), Line(LIMITS.waiting)
+    engine, line = MadeUpEngine(), WaitingLine(LIMITS.waiting)
     meters = Meters(config.degrees, line)
     keeper = Keeper(loads or (lambda: engine), line, Forecast(), meters)
     meters.watch(keeper)
@@ -53,7 +53,7 @@ def served(key: str | None = None, loads: Any = None, *values: str) -> Iterator[
         thread.start()
         keeper.start()
         try:
-            until(lambda: server.started and (loads or keeper.state is State.READY))
+            until(lambda: server.started and (loads or keeper.state is ServiceState.READY))
             yield Client(listening.getsockname()[1], key), engine
         finally:
             engine.gate.set()

@@ -12,7 +12,7 @@ from tokenring_xdit.cli import serve
 from tokenring_xdit.cli.commands import whole_parser
 from tokenring_xdit.config import read_config
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.serve.config import Limits, ServeConfig, unserved
+from tokenring_xdit.serve.config import RequestLimits, ServeConfig, unserved
 
 
 def said(*words: str) -> argparse.Namespace:
@@ -97,4 +97,4 @@ def test_help_says_the_limits_that_there_are(capsys: pytest.CaptureFixture[str])
     text = " ".join(capsys.readouterr().out.split())
     for name in ("waiting", "pixels", "steps", "body"):
         assert f"--max-{name}" in text
-        assert f"(default: {getattr(Limits, name)})" in text
+        assert f"(default: {getattr(RequestLimits, name)})" in text

@@ -15,19 +15,19 @@ from tests.serve.made_up import PATIENCE, MadeUpEngine, Witness, job, until
 from tokenring_xdit.errors import CancelledError, ConfigurationError, EngineError
 from tokenring_xdit.serve.errors import UnavailableError
 from tokenring_xdit.serve.forecast import Forecast
-from tokenring_xdit.serve.jobs import Ended, Event, Job, Status
-from tokenring_xdit.serve.keeper import Keeper, State
-from tokenring_xdit.serve.line import Line
+from tokenring_xdit.serve.jobs import Event, Job, JobEnded, JobStatus
+from tokenring_xdit.serve.keeper import Keeper, ServiceState
+from tokenring_xdit.serve.line import WaitingLine
 
 
 @contextmanager
 def kept(engine: Any = None, most: int = 2) -> Iterator[tuple[Keeper, Any, Witness]]:
     """A keeper that is ready, its engine, and who takes note."""
     engine, witness = engine or MadeUpEngine(), Witness()
-    keeper = Keeper(lambda: engine, Line(most), Forecast(), witness)
+    keeper = Keeper(lambda: engine, WaitingLine(most), Forecast(), witness)
     keeper.start()
     try:
-        until(lambda: keeper.state is State.READY)
+        until(lambda: keeper.state is ServiceState.READY)
         yield keeper, engine, witness
     finally:
         engine.gate.set()
@@ -48,8 +48,8 @@ def test_pictures_of_a_job_have_seeds_that_follow_each_other_and_teach_the_forec
         one = job(heard, count=3, together=2, steps=2, pixels=100)
         served(keeper, one)
         assert [picture.getpixel((0, 0))[0] for picture in one.made] == [0, 1, 2]
-        assert isinstance(heard[-1], Ended)
-        assert witness.outcomes == [Status.DONE]
+        assert isinstance(heard[-1], JobEnded)
+        assert witness.outcomes == [JobStatus.DONE]
         again = job(count=1, steps=2, pixels=100)
         served(keeper, again)
         assert again.predicted is not None
@@ -68,7 +68,7 @@ def test_a_full_line_refuses_and_says_when_to_ask_again() -> None:
             keeper.submit(job())
         assert (raised.value.status, raised.value.retry_after) == (429, 10)
         engine.gate.set()
-        until(lambda: all(each.status is Status.DONE for each in jobs))
+        until(lambda: all(each.status is JobStatus.DONE for each in jobs))
 
 
 def test_cancelling_is_for_one_job_and_too_late_it_is_for_none() -> None:
@@ -81,18 +81,18 @@ def test_cancelling_is_for_one_job_and_too_late_it_is_for_none() -> None:
         keeper.submit(other)
         why = CancelledError("nobody wants it")
         keeper.cancel(waiting, why)
-        assert waiting.status is Status.CANCELLED
+        assert waiting.status is JobStatus.CANCELLED
         keeper.cancel(running, why)
-        assert running.status is Status.RUNNING
+        assert running.status is JobStatus.RUNNING
         engine.gate.set()
         until(lambda: other.status.over)
-        assert (running.status, running.error) == (Status.CANCELLED, why)
-        assert other.status is Status.DONE
+        assert (running.status, running.error) == (JobStatus.CANCELLED, why)
+        assert other.status is JobStatus.DONE
         keeper.cancel(running, why)
         last = job()
         served(keeper, last)
-        assert last.status is Status.DONE
-        assert witness.outcomes == [Status.CANCELLED, Status.CANCELLED, Status.DONE, Status.DONE]
+        assert last.status is JobStatus.DONE
+        assert witness.outcomes == [JobStatus.CANCELLED, JobStatus.CANCELLED, JobStatus.DONE, JobStatus.DONE]
 
 
 def test_a_refused_request_is_one_failure_and_the_next_is_served() -> None:
@@ -100,11 +100,11 @@ def test_a_refused_request_is_one_failure_and_the_next_is_served() -> None:
         engine.error = ConfigurationError("the ranks refuse it")
         bad = job()
         served(keeper, bad)
-        assert (bad.status, bad.error) == (Status.FAILED, engine.error)
+        assert (bad.status, bad.error) == (JobStatus.FAILED, engine.error)
         engine.error = None
         good = job()
         served(keeper, good)
-        assert good.status is Status.DONE
+        assert good.status is JobStatus.DONE
         assert witness.restarts == []
 
 
@@ -113,12 +113,12 @@ def test_a_rank_that_dies_while_idle_is_brought_back_before_anybody_asks() -> No
         assert keeper.up == [True]
         assert keeper.memory[0] > 0
         engine.rank.kill()
-        until(lambda: engine.starts == 2 and keeper.state is State.READY)
+        until(lambda: engine.starts == 2 and keeper.state is ServiceState.READY)
         until(lambda: keeper.up == [True])
         assert witness.restarts == ["died"]
         good = job()
         served(keeper, good)
-        assert good.status is Status.DONE
+        assert good.status is JobStatus.DONE
 
 
 def test_a_rank_that_is_stopped_for_too_long_is_brought_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +126,7 @@ def test_a_rank_that_is_stopped_for_too_long_is_brought_back(monkeypatch: pytest
     with kept() as (keeper, engine, witness):
         os.kill(engine.rank.pid, signal.SIGSTOP)
         until(lambda: witness.restarts == ["stopped"])
-        until(lambda: keeper.state is State.READY)
+        until(lambda: keeper.state is ServiceState.READY)
         assert engine.starts == 2
 
 
@@ -142,9 +142,9 @@ def test_ranks_that_a_failure_has_ended_are_brought_back_at_once() -> None:
     with kept(Fragile()) as (keeper, engine, witness):
         bad, good = job(), job()
         served(keeper, bad)
-        until(lambda: engine.starts == 2 and keeper.state is State.READY)
+        until(lambda: engine.starts == 2 and keeper.state is ServiceState.READY)
         served(keeper, good)
-        assert (bad.status, good.status) == (Status.FAILED, Status.DONE)
+        assert (bad.status, good.status) == (JobStatus.FAILED, JobStatus.DONE)
         assert witness.restarts == ["failed"]
 
 
@@ -158,12 +158,12 @@ def test_who_asks_while_ranks_are_started_again_is_told_so() -> None:
     with kept(Slow()) as (keeper, engine, _):
         engine.gate.clear()
         engine.rank.kill()
-        until(lambda: keeper.state is State.RESTARTING)
+        until(lambda: keeper.state is ServiceState.RESTARTING)
         with pytest.raises(UnavailableError, match="rank 0 died while there was nothing to do") as raised:
             keeper.submit(job())
         assert raised.value.status == 503
         engine.gate.set()
-        until(lambda: keeper.state is State.READY)
+        until(lambda: keeper.state is ServiceState.READY)
 
 
 def test_who_waited_is_told_where_ranks_cannot_be_started_again() -> None:
@@ -177,7 +177,7 @@ def test_who_waited_is_told_where_ranks_cannot_be_started_again() -> None:
         engine.rank.kill()
         engine.rank.wait()
         keeper._line.enter(waiting := job())  # as if between two looks
-        until(lambda: waiting.status is Status.CANCELLED)
+        until(lambda: waiting.status is JobStatus.CANCELLED)
         assert str(waiting.error) == "the ranks could not be started again"
 
 
@@ -185,7 +185,7 @@ def test_a_fault_of_the_service_is_no_reason_to_say_that_it_is_ready(monkeypatch
     with kept() as (keeper, _, witness):
         monkeypatch.setattr(witness, "ended", lambda job: 1 // 0)
         keeper.submit(job())
-        until(lambda: keeper.state is State.BROKEN)
+        until(lambda: keeper.state is ServiceState.BROKEN)
         assert isinstance(keeper.error, ZeroDivisionError)
 
 
@@ -201,7 +201,7 @@ def test_at_the_end_whoever_waits_is_told() -> None:
         until(lambda: waiting.status.over)
         engine.gate.set()
         ending.join(PATIENCE)
-        assert [each.status for each in (running, waiting)] == [Status.CANCELLED] * 2
+        assert [each.status for each in (running, waiting)] == [JobStatus.CANCELLED] * 2
         assert isinstance(running.error, UnavailableError)
         with pytest.raises(UnavailableError, match="stopping"):
             keeper.submit(job())
@@ -213,9 +213,9 @@ def test_an_engine_that_cannot_be_made_is_said(monkeypatch: pytest.MonkeyPatch) 
     def make() -> Any:
         raise ConfigurationError("there is no such model")
 
-    keeper = Keeper(make, Line(1), Forecast(), Witness(), lambda: broken.append(True))
+    keeper = Keeper(make, WaitingLine(1), Forecast(), Witness(), lambda: broken.append(True))
     keeper.start()
     until(lambda: broken == [True])
-    assert keeper.state is State.BROKEN
+    assert keeper.state is ServiceState.BROKEN
     assert str(keeper.error) == "there is no such model"
     keeper.stop(10)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 
 from tests.serve.made_up import job
-from tokenring_xdit.serve.jobs import Began, Ended, Event, Ledger, Order, Status, Stepped, progress_steps
-from tokenring_xdit.serve.line import Line
+from tokenring_xdit.serve.jobs import Began, Event, JobEnded, JobLedger, JobStatus, Order, Stepped, progress_steps
+from tokenring_xdit.serve.line import WaitingLine
 
 
 def test_first_come_first_served_and_no_more_than_may_wait() -> None:
-    line, first, second = Line(2), job(), job()
+    line, first, second = WaitingLine(2), job(), job()
     assert line.enter(first)
     assert line.enter(second)
     assert not line.enter(job())
@@ -22,7 +22,7 @@ def test_first_come_first_served_and_no_more_than_may_wait() -> None:
 
 
 def test_who_waits_for_a_job_is_told_at_once() -> None:
-    line, coming, got = Line(1), job(), []
+    line, coming, got = WaitingLine(1), job(), []
 
     def wait() -> None:
         line.wait(60)
@@ -41,9 +41,9 @@ def test_a_job_tells_what_happens_to_it() -> None:
     one.begin()
     one.advance(1)
     one.advance(2, "a preview")
-    assert one.status is Status.RUNNING
-    one.end(Status.DONE, made=["a picture"])
-    assert heard == [Began(), Stepped(1), Stepped(2, "a preview"), Ended()]
+    assert one.status is JobStatus.RUNNING
+    one.end(JobStatus.DONE, made=["a picture"])
+    assert heard == [Began(), Stepped(1), Stepped(2, "a preview"), JobEnded()]
     assert one.status.over
     assert one.take() == ["a picture"]
     assert one.made == []
@@ -52,7 +52,7 @@ def test_a_job_tells_what_happens_to_it() -> None:
 def test_nothing_is_kept_of_a_job_that_nobody_waits_for_whenever_it_ends() -> None:
     one = job()
     assert one.take() == []
-    one.end(Status.DONE, made=["a picture"])
+    one.end(JobStatus.DONE, made=["a picture"])
     assert one.made == []
 
 
@@ -70,12 +70,12 @@ def test_previews_are_spread_evenly_and_none_is_of_the_last_step() -> None:
 
 
 def test_the_ledger_forgets_the_oldest_that_are_over_and_none_that_is_under_way() -> None:
-    ledger = Ledger(kept=2)
+    ledger = JobLedger(kept=2)
     under_way, over = job(name="under-way"), [job(name=str(i)) for i in range(4)]
     assert ledger.enter(under_way)
     for each in over:
         assert ledger.enter(each)
-        each.end(Status.DONE)
+        each.end(JobStatus.DONE)
     assert [each.id for each in ledger.all()] == ["under-way", "2", "3"]
     assert not ledger.enter(job(name="3"))
     assert ledger.find("0") is None

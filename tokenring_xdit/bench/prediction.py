@@ -13,9 +13,9 @@ from tokenring_xdit.dtypes import DTYPE_BYTES, parse_dtype
 from tokenring_xdit.lab.effects import LabEffects
 from tokenring_xdit.planning import Inside, Machine, Problem, Simulation, gathered, run, simulate, ulysses
 from tokenring_xdit.planning.capacity import balanced_schedule
-from tokenring_xdit.planning.phases import Phase, phase_of
+from tokenring_xdit.planning.phases import LanguagePhase, phase_of
 from tokenring_xdit.planning.simulate import run_steps
-from tokenring_xdit.planning.straight import Turn, Way, steps_of
+from tokenring_xdit.planning.straight import LayerTurn, Way, steps_of
 from tokenring_xdit.schedule import Auto, Mask, ScheduleSpec, build
 from tokenring_xdit.schedule.lower import lower
 from tokenring_xdit.schedule.lower.program import RankProgram
@@ -103,9 +103,9 @@ def _of_text(record: Record, strategy: Strategy) -> Simulation | None:
     if record.model is None or text_model(record.model).layers != 1:
         return None
     past, new, dtype = record.tokens - record.num_queries, record.num_queries, DTYPE_BYTES[parse_dtype(record.dtype)]
-    turn = Turn(record.ranks, past, new, record.heads, record.kv_heads, record.head_dim, record.batch, dtype)
+    turn = LayerTurn(record.ranks, past, new, record.heads, record.kv_heads, record.head_dim, record.batch, dtype)
     cores, threads = float(record.machine["cores"]), int(record.machine["threads_per_rank"])
-    everywhere = phase_of(turn) is Phase.STEP
+    everywhere = phase_of(turn) is LanguagePhase.STEP
     pairs = new * record.tokens if everywhere else new * past + new * new / 2
     at_once = min(record.ranks, cores / threads)
     rate = 4.0 * pairs * record.heads * record.head_dim * record.batch / at_once / record.compute_seconds.median

@@ -52,7 +52,7 @@ _PREFILL = {
 
 
 @dataclass(frozen=True)
-class _Loaded:
+class _LoadedText:
     """A model on this rank, which stays while problems use it.
 
     Attributes:
@@ -76,7 +76,7 @@ class TextBench:
         device: Where to compute.
     """
 
-    _loaded: ClassVar[_Loaded | None] = None
+    _loaded: ClassVar[_LoadedText | None] = None
 
     def __init__(self, command: Prepare, device: torch.device) -> None:
         assert isinstance(command.shape, TextShape)
@@ -90,7 +90,7 @@ class TextBench:
         self._expected = self._reference()
         self._answer = self._reference_answer()
 
-    def _load(self) -> _Loaded:
+    def _load(self) -> _LoadedText:
         made_of = self._shape.model, self._shape.dtype
         if TextBench._loaded is not None and TextBench._loaded.made_of == made_of:
             return TextBench._loaded
@@ -103,7 +103,7 @@ class TextBench:
         shared = {id(weight): weight for weight in (*model.parameters(), *model.buffers())}
         plain = copy.deepcopy(model, shared)
         parallel = parallelize(model, tokenring_degree=self._shape.ranks) if self._shape.ranks > 1 else None
-        TextBench._loaded = _Loaded(made_of, tokenizer, plain, parallel)
+        TextBench._loaded = _LoadedText(made_of, tokenizer, plain, parallel)
         return TextBench._loaded
 
     def _tokens(self) -> Tensor:

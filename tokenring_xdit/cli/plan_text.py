@@ -11,8 +11,8 @@ from tokenring_xdit.dtypes import DTYPE_BYTES
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.language_shapes import LanguageShape, language_shape
 from tokenring_xdit.planning import TIE, Effects, Machine, Problem
-from tokenring_xdit.planning.phases import Candidate, Phase, candidates, crossover, phase_of
-from tokenring_xdit.planning.straight import Turn
+from tokenring_xdit.planning.phases import LanguagePhase, StrategyForecast, candidates, crossover, phase_of
+from tokenring_xdit.planning.straight import LayerTurn
 from tokenring_xdit.topology import Network
 
 __all__ = ["plan_texts"]
@@ -34,12 +34,12 @@ class _Planned:
         crossing: Of a next turn, how many of the tokens have to be new for keys to be the better thing to send.
     """
 
-    turn: Turn
-    found: tuple[Candidate, ...]
+    turn: LayerTurn
+    found: tuple[StrategyForecast, ...]
     crossing: int | None
 
     @property
-    def phase(self) -> Phase:
+    def phase(self) -> LanguagePhase:
         """Which it is."""
         return phase_of(self.turn)
 
@@ -112,9 +112,9 @@ def _planned(
     machine: Machine,
     effects: Effects,
 ) -> _Planned:
-    turn = Turn(ranks, past, new, shape.heads, shape.kv_heads, shape.head_dim, args.batch, DTYPE_BYTES[args.dtype])
+    turn = LayerTurn(ranks, past, new, shape.heads, shape.kv_heads, shape.head_dim, args.batch, DTYPE_BYTES[args.dtype])
     found = candidates(turn, topology, machine, effects)
-    crossing = crossover(turn, topology, machine, effects) if phase_of(turn) is Phase.TURN else None
+    crossing = crossover(turn, topology, machine, effects) if phase_of(turn) is LanguagePhase.TURN else None
     return _Planned(turn, found, crossing)
 
 
@@ -141,7 +141,7 @@ def _why(planned: _Planned) -> str:
     ours = [candidate for candidate in planned.found if candidate.ours]
     if turn.ranks == 1:
         return "one rank has all keys, and sends nothing"
-    if planned.phase is Phase.STEP:
+    if planned.phase is LanguagePhase.STEP:
         return "all ranks have the query already, and gather partial outputs once: keys never leave home"
     slower = ""
     if ours[1:]:
@@ -150,7 +150,7 @@ def _why(planned: _Planned) -> str:
         if abs(change) <= TIE:
             times = ours[1].sent / best.sent
             slower += f", which a simulation cannot tell apart, and sends {times:.2f} times as much"
-    if planned.phase is Phase.PROMPT:
+    if planned.phase is LanguagePhase.PROMPT:
         return f"the fastest of what a parallel model can do{slower}"
     total = turn.past + turn.new
     share = f"{turn.new / total:.1%} of the tokens are new, {turn.heads // turn.kv_heads} query heads share a key head"

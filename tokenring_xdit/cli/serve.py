@@ -13,7 +13,7 @@ from typing import Any
 from tokenring_xdit.cli.arguments.serve import KEY_VARIABLE
 from tokenring_xdit.config import read_config
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.serve.config import Limits, ServeConfig, unserved
+from tokenring_xdit.serve.config import RequestLimits, ServeConfig, unserved
 
 __all__ = ["serve_command"]
 
@@ -49,7 +49,7 @@ def _said(args: argparse.Namespace) -> tuple[Path | None, list[str]]:
     return None, [f"model={args.what}", *args.values]
 
 
-def _limits(args: argparse.Namespace) -> Limits:
+def _limits(args: argparse.Namespace) -> RequestLimits:
     given: dict[str, Any] = {
         name: value
         for name in ("waiting", "pixels", "steps", "body")
@@ -62,7 +62,7 @@ def _limits(args: argparse.Namespace) -> Limits:
         seconds = getattr(args, name)
         if not 0 < seconds <= threading.TIMEOUT_MAX:
             raise ConfigurationError(f"--{name} is {seconds}; it has to be a positive number of seconds")
-    return Limits(**given)
+    return RequestLimits(**given)
 
 
 def _key(args: argparse.Namespace) -> str | None:

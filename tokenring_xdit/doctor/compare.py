@@ -18,11 +18,11 @@ from tokenring_xdit.doctor.record import Checkup, ExactnessResult
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.messages import named, one_line
 
-__all__ = ["Figure", "Row", "compare", "in_words", "machine_in_words", "read_checkup", "to_plain"]
+__all__ = ["CheckupFigure", "Row", "compare", "in_words", "machine_in_words", "read_checkup", "to_plain"]
 
 
 @dataclass(frozen=True)
-class Figure:
+class CheckupFigure:
     """What one checkup found of something.
 
     Attributes:
@@ -50,7 +50,7 @@ class Row:
     part: str
     problem: str
     name: str
-    figures: tuple[Figure | None, Figure | None]
+    figures: tuple[CheckupFigure | None, CheckupFigure | None]
 
 
 _Key = tuple[str, str, str]
@@ -89,13 +89,13 @@ def compare(first: Checkup, second: Checkup) -> list[Row]:
     return rows
 
 
-def _beside(figure: Figure | None, least: float | None) -> Figure | None:
+def _beside(figure: CheckupFigure | None, least: float | None) -> CheckupFigure | None:
     if figure is None or figure.seconds is None or least is None:
         return figure
-    return Figure(figure.seconds, figure.seconds / least, figure.said)
+    return CheckupFigure(figure.seconds, figure.seconds / least, figure.said)
 
 
-def _found(checkup: Checkup) -> Iterator[tuple[_Key, Figure]]:
+def _found(checkup: Checkup) -> Iterator[tuple[_Key, CheckupFigure]]:
     by_schedule: dict[tuple[str, str, str], list[ExactnessResult]] = {}
     for result in checkup.exactness:
         by_schedule.setdefault((result.schedule, result.mask, result.dtype), []).append(result)
@@ -104,26 +104,31 @@ def _found(checkup: Checkup) -> Iterator[tuple[_Key, Figure]]:
         wrong = sum(not result.exact for result in own)
         largest = f"{max(errors):.0e}" if errors else "-"
         said = f"{wrong} of {len(own)} wrong" if wrong else f"exact, {largest}"
-        yield ("exactness", f"{mask}, {dtype}", schedule), Figure(None, said=said)
+        yield ("exactness", f"{mask}, {dtype}", schedule), CheckupFigure(None, said=said)
     for message in checkup.messages:
         yield (
             ("messages", "rank 0 to rank 1", f"{message.size} bytes"),
-            Figure(None, said=f"{message.rate / 1e9:.3g} GB/s"),
+            CheckupFigure(None, said=f"{message.rate / 1e9:.3g} GB/s"),
         )
     for kernel in checkup.kernels:
         key = "kernels", f"{kernel.problem}, {kernel.dtype}", kernel.kernel
         off = "" if kernel.error is None else f", {kernel.error:.0e}"
         # What is wrong is not the fastest of anything.
-        yield key, Figure(kernel.seconds, said=kernel.said) if kernel.exact else Figure(None, said=f"wrong{off}")
+        yield (
+            key,
+            CheckupFigure(kernel.seconds, said=kernel.said)
+            if kernel.exact
+            else CheckupFigure(None, said=f"wrong{off}"),
+        )
     for launch in checkup.launches:
         key = "launches", f"calls of few tokens, {launch.ranks} ranks", launch.schedule
-        yield key, Figure(launch.seconds, said=launch.said)
+        yield key, CheckupFigure(launch.seconds, said=launch.said)
     for record in checkup.strategies:
         seconds = None if record.seconds is None else record.seconds.median
         said = (
             "" if record.status is Status.OK else f"{record.status.value}: {(record.error or '').partition(chr(10))[0]}"
         )
-        yield ("strategies", checkup.title(record), record.strategy), Figure(seconds, said=said)
+        yield ("strategies", checkup.title(record), record.strategy), CheckupFigure(seconds, said=said)
 
 
 def machine_in_words(checkup: Checkup) -> str:
@@ -150,7 +155,7 @@ def in_words(first: Checkup, second: Checkup) -> str:
     return "\n".join(lines)
 
 
-def _cell(figure: Figure | None) -> str:
+def _cell(figure: CheckupFigure | None) -> str:
     if figure is None:
         return "-"
     if figure.seconds is None:
@@ -161,7 +166,7 @@ def _cell(figure: Figure | None) -> str:
 def to_plain(first: Checkup, second: Checkup) -> dict[str, Any]:
     """The comparison as plain data."""
 
-    def plain(figure: Figure | None) -> dict[str, Any] | None:
+    def plain(figure: CheckupFigure | None) -> dict[str, Any] | None:
         if figure is None:
             return None
         return {"seconds": figure.seconds, "times_the_fastest": figure.times, "said": figure.said}

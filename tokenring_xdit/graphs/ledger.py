@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypeVar
 
 from tokenring_xdit.graphs.forms import CallForm
 
-__all__ = ["MOST_GRAPHS", "GraphReport", "Ledger", "Move", "Proposal", "Sized", "settle"]
+__all__ = ["MOST_GRAPHS", "GraphMove", "GraphReport", "Ledger", "Proposal", "Sized", "settle"]
 
 MOST_GRAPHS = 4
 """Graphs of one model that are kept: each holds the memory of a whole call."""
@@ -29,7 +29,7 @@ _ALWAYS_NEW = 6
 """Calls in a row, each of a form never seen before, after which that is said."""
 
 
-class Move(Enum):
+class GraphMove(Enum):
     """What becomes of a call."""
 
     EAGER = "eager"
@@ -65,19 +65,19 @@ class Proposal:
         return cls(str(digest), int(str(rehearsals)), bool(captured), str(obstacle))
 
 
-def settle(proposals: Sequence[Proposal]) -> tuple[Move, str]:
-    """What all ranks do, and for :attr:`Move.EAGER` why: the same on each, as it follows from all proposals."""
+def settle(proposals: Sequence[Proposal]) -> tuple[GraphMove, str]:
+    """What all ranks do, and for :attr:`GraphMove.EAGER` why: the same on each, as it follows from all proposals."""
     for rank, proposal in enumerate(proposals):
         if proposal.obstacle:
             alone = any(each.obstacle != proposal.obstacle for each in proposals)
-            return Move.EAGER, f"{proposal.obstacle}{f' (rank {rank})' if alone else ''}"
+            return GraphMove.EAGER, f"{proposal.obstacle}{f' (rank {rank})' if alone else ''}"
     if len({proposal.digest for proposal in proposals}) > 1:
-        return Move.EAGER, "the ranks were given arguments of different forms"
+        return GraphMove.EAGER, "the ranks were given arguments of different forms"
     if all(proposal.captured for proposal in proposals):
-        return Move.REPLAY, ""
+        return GraphMove.REPLAY, ""
     if min(proposal.rehearsals for proposal in proposals) < _REHEARSALS:
-        return Move.REHEARSE, ""
-    return Move.CAPTURE, ""
+        return GraphMove.REHEARSE, ""
+    return GraphMove.CAPTURE, ""
 
 
 @dataclass(frozen=True)
@@ -164,18 +164,18 @@ class Ledger(Generic[_Kept, _Prepared]):
             obstacle=obstacle or self._unfit.get(form, ""),
         )
 
-    def note(self, form: CallForm, move: Move, reason: str) -> str | None:
+    def note(self, form: CallForm, move: GraphMove, reason: str) -> str | None:
         """Count a call.
 
         Returns:
             What the user has to be told now, once.
         """
         first: str | None = None
-        if move is Move.EAGER:
+        if move is GraphMove.EAGER:
             if reason not in self._eager:
                 first = f"runs without a CUDA graph, as {reason}"
             self._eager[reason] = self._eager.get(reason, 0) + 1
-        elif move is Move.REHEARSE:
+        elif move is GraphMove.REHEARSE:
             self._rehearsed += 1
             self._new_in_a_row = 0 if form in self._seen else self._new_in_a_row + 1
             if self._new_in_a_row == _ALWAYS_NEW and self._last is not None:
@@ -183,12 +183,12 @@ class Ledger(Generic[_Kept, _Prepared]):
                 first = (
                     f"was called {_ALWAYS_NEW} times in a row with another {names}: no CUDA graph is made of such calls"
                 )
-        elif move is Move.CAPTURE:
+        elif move is GraphMove.CAPTURE:
             self._captured += 1
         else:
             self._replayed += 1
             self._graphs.move_to_end(form)
-        if move is not Move.REHEARSE:
+        if move is not GraphMove.REHEARSE:
             self._new_in_a_row = 0
         self._last = form
         return first

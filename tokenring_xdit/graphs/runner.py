@@ -14,7 +14,7 @@ from torch import Tensor
 from tokenring_xdit.attention.auto import trial_calls
 from tokenring_xdit.errors import TokenRingError, UnsupportedError
 from tokenring_xdit.graphs.forms import CallForm, Described, describe, tensors_replaced
-from tokenring_xdit.graphs.ledger import MOST_GRAPHS, GraphReport, Ledger, Move, Proposal, settle
+from tokenring_xdit.graphs.ledger import MOST_GRAPHS, GraphMove, GraphReport, Ledger, Proposal, settle
 from tokenring_xdit.graphs.reads import OutsideTensors
 from tokenring_xdit.graphs.recorder import Recorder, Recording
 
@@ -107,7 +107,7 @@ class GraphedCalls:
         self._watch, self._tells, self._most = watch, tells, most
         self._ledger: Ledger[_Graph, _Buffers] = Ledger(most)
         self._described: Described | None = None
-        self._move, self._reason = Move.EAGER, ""
+        self._move, self._reason = GraphMove.EAGER, ""
 
     @property
     def report(self) -> GraphReport:
@@ -149,20 +149,20 @@ class GraphedCalls:
         """
         described, self._described = self._described, None
         assert described is not None, "nothing was proposed"
-        if self._move is Move.EAGER:
-            self._note(described.form, Move.EAGER, self._reason)
+        if self._move is GraphMove.EAGER:
+            self._note(described.form, GraphMove.EAGER, self._reason)
             return call(**arguments)
-        if self._move is Move.REPLAY:
-            self._note(described.form, Move.REPLAY)
+        if self._move is GraphMove.REPLAY:
+            self._note(described.form, GraphMove.REPLAY)
             graph = self._ledger.graph(described.form)
             graph.buffers.fill(described.tensors)
             graph.recording.replay()
             return _copied(graph.recording.output)
-        if self._move is Move.REHEARSE:
-            self._note(described.form, Move.REHEARSE)
+        if self._move is GraphMove.REHEARSE:
+            self._note(described.form, GraphMove.REHEARSE)
         buffers = self._ledger.prepared(described.form) or _Buffers.like(described, arguments)
         output, unfit = self._rehearse(call, described, buffers)
-        return output if self._move is Move.REHEARSE else self._capture(call, described, buffers, output, unfit)
+        return output if self._move is GraphMove.REHEARSE else self._capture(call, described, buffers, output, unfit)
 
     def _rehearse(self, call: _Call, described: Described, buffers: _Buffers) -> tuple[Any, str | None]:
         """Make the call as it is, on the memory that a graph would read."""
@@ -186,9 +186,9 @@ class GraphedCalls:
             reasons = [each for each in told if each]
             if reasons:
                 self._ledger.unfit(form, reasons[0])
-                self._note(form, Move.EAGER, reasons[0])
+                self._note(form, GraphMove.EAGER, reasons[0])
             else:
-                self._note(form, Move.REHEARSE)
+                self._note(form, GraphMove.REHEARSE)
             return output
         problem: str | None = None
         graph: _Graph | None = None
@@ -214,7 +214,7 @@ class GraphedCalls:
         off = _difference(replayed, output)
         self._refuse(self._exchange(off, what), "was captured as a CUDA graph that computes something else")
         self._ledger.keep(form, graph)
-        self._note(form, Move.CAPTURE)
+        self._note(form, GraphMove.CAPTURE)
         if self._tells:
             report = self.report
             log.info(
@@ -236,7 +236,7 @@ class GraphedCalls:
                 f"the {self._name} {what} on rank {rank} ({problem}): start the ranks again, without CUDA graphs"
             )
 
-    def _note(self, form: CallForm, move: Move, reason: str = "") -> None:
+    def _note(self, form: CallForm, move: GraphMove, reason: str = "") -> None:
         said = self._ledger.note(form, move, reason)
         if said is not None and self._tells:
             log.warning("the %s %s", self._name, said)

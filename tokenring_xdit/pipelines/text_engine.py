@@ -25,7 +25,7 @@ from tokenring_xdit.pipelines.pending import PendingReply, Pieces, Reply, in_thr
 from tokenring_xdit.pipelines.request import DRAWN_SEEDS, LARGEST_SEED
 from tokenring_xdit.pipelines.text_models import refuse_model
 from tokenring_xdit.pipelines.text_options import TextOptions
-from tokenring_xdit.pipelines.text_orders import Forget, Kept, LoadText, Message, Question, Said, asked_about
+from tokenring_xdit.pipelines.text_orders import ChatMessage, Forget, Kept, LoadText, Question, Said, asked_about
 
 __all__ = ["Chat", "Texts", "checked_question"]
 
@@ -111,7 +111,7 @@ class Texts:
         in_thread(self.ranks, turn, freed)
 
     def answer(
-        self, turn: Turn, chat: int, messages: tuple[Message, ...], options: TextOptions, seed: int, hear: Hear
+        self, turn: Turn, chat: int, messages: tuple[ChatMessage, ...], options: TextOptions, seed: int, hear: Hear
     ) -> Reply:
         """Have the ranks say what comes next in a conversation; the turn is taken."""
         self.last_seed = seed
@@ -163,7 +163,7 @@ class Chat:
         reply: What is known of the last answer; ``None`` before the first.
     """
 
-    def __init__(self, texts: Texts, number: int, context: str, said: tuple[Message, ...]) -> None:
+    def __init__(self, texts: Texts, number: int, context: str, said: tuple[ChatMessage, ...]) -> None:
         self.number = number
         self.reply: Reply | None = None
         self._texts, self._context = texts, context
@@ -251,10 +251,10 @@ class Chat:
 
     def _answer(self, question: str, options: TextOptions, seed: int, turn: Turn, hear: Hear) -> Reply:
         """What a turn is used for; one that follows finds in the conversation what this one added."""
-        asked = Message("user", question) if len(self._said) > self._given else asked_about(self._context, question)
+        asked = ChatMessage("user", question) if len(self._said) > self._given else asked_about(self._context, question)
         said = (*self._said, asked)
         reply = self._texts.answer(turn, self.number, said, options, seed, hear)
-        self._said, self.reply = (*said, Message("assistant", reply.text)), reply
+        self._said, self.reply = (*said, ChatMessage("assistant", reply.text)), reply
         return reply
 
 
@@ -274,11 +274,11 @@ def checked_question(question: Any, *, seed: Any = None, **options: Any) -> tupl
     return TextOptions.of(options), secrets.randbelow(DRAWN_SEEDS) if seed is None else seed
 
 
-def _message(given: Any) -> Message:
+def _message(given: Any) -> ChatMessage:
     if not isinstance(given, Mapping) or given.keys() != {"role", "content"} or given["role"] not in _ROLES:
         raise ConfigurationError(
             f"a message is {shortly(given)}; it has to be a mapping with a role ({', '.join(_ROLES)}) and its content"
         )
     if not isinstance(given["content"], str):
         raise ConfigurationError(f"the content of a message is {shortly(given['content'])}; it has to be a text")
-    return Message(given["role"], given["content"])
+    return ChatMessage(given["role"], given["content"])

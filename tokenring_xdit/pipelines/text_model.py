@@ -16,7 +16,7 @@ from tokenring_xdit.errors import ConfigurationError, UnsupportedError
 from tokenring_xdit.hosts.transformers import ShardedCache, parallelize
 from tokenring_xdit.messages import one_line
 from tokenring_xdit.pipelines.text_models import load_text_model
-from tokenring_xdit.pipelines.text_orders import LoadText, Message, Question, Said, TextScore
+from tokenring_xdit.pipelines.text_orders import ChatMessage, LoadText, Question, Said, TextScore
 from tokenring_xdit.pipelines.text_pieces import Listener, PieceDecoder, decoded
 from tokenring_xdit.workers.messages import Phase
 
@@ -145,7 +145,7 @@ class TextModel:
             tell(decoder.rest(self._decoded(whole[0, ids.shape[1] :].tolist())))
         return whole
 
-    def _tokens(self, messages: Sequence[Message]) -> Tensor:
+    def _tokens(self, messages: Sequence[ChatMessage]) -> Tensor:
         """A conversation ``[1, S]``, as the model was taught to read one.
 
         Raises:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from tokenring_xdit.defaults import KEPT_CHATS
 from tokenring_xdit.pipelines.text_options import TextOptions
 
-__all__ = ["Forget", "Kept", "LoadText", "Message", "Question", "Said", "ScoreText", "TextScore", "asked_about"]
+__all__ = ["ChatMessage", "Forget", "Kept", "LoadText", "Question", "Said", "ScoreText", "TextScore", "asked_about"]
 
 
 @dataclass(frozen=True)
-class Message:
+class ChatMessage:
     """What was said in a conversation.
 
     Attributes:
@@ -24,9 +24,9 @@ class Message:
     content: str
 
 
-def asked_about(context: str, question: str) -> Message:
+def asked_about(context: str, question: str) -> ChatMessage:
     """The first question of a conversation, with the text that it is about."""
-    return Message("user", f"{context}\n\n{question}" if context else question)
+    return ChatMessage("user", f"{context}\n\n{question}" if context else question)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Question:
     """
 
     chat: int
-    messages: tuple[Message, ...]
+    messages: tuple[ChatMessage, ...]
     options: TextOptions = field(default_factory=TextOptions)
     seed: int = 0
     forget: tuple[int, ...] = ()

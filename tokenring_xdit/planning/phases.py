@@ -11,15 +11,15 @@ from tokenring_xdit.planning.machine import Machine
 from tokenring_xdit.planning.options import TIE
 from tokenring_xdit.planning.planner import best_schedules
 from tokenring_xdit.planning.simulate import run_steps
-from tokenring_xdit.planning.straight import Turn, Way, few_tokens, steps_of
+from tokenring_xdit.planning.straight import LayerTurn, Way, few_tokens, steps_of
 from tokenring_xdit.schedule import Mask
 from tokenring_xdit.schedule.problem import Problem
 from tokenring_xdit.topology import Network
 
-__all__ = ["Candidate", "Phase", "candidates", "crossover", "phase_of"]
+__all__ = ["LanguagePhase", "StrategyForecast", "candidates", "crossover", "phase_of"]
 
 
-class Phase(Enum):
+class LanguagePhase(Enum):
     """What a language model computes."""
 
     PROMPT = "whole prompt"
@@ -28,7 +28,7 @@ class Phase(Enum):
 
 
 @dataclass(frozen=True)
-class Candidate:
+class StrategyForecast:
     """A strategy, and what is predicted of it for one layer.
 
     Attributes:
@@ -47,25 +47,25 @@ class Candidate:
 
 
 _STRAIGHT = {
-    Phase.PROMPT: (Way.KEYS, Way.QUERIES, Way.GATHER_KV),
-    Phase.TURN: (Way.KEYS, Way.QUERIES, Way.GATHER_KV),
-    Phase.STEP: (Way.OUTPUTS, Way.GATHER_KV),
+    LanguagePhase.PROMPT: (Way.KEYS, Way.QUERIES, Way.GATHER_KV),
+    LanguagePhase.TURN: (Way.KEYS, Way.QUERIES, Way.GATHER_KV),
+    LanguagePhase.STEP: (Way.OUTPUTS, Way.GATHER_KV),
 }
 
 _SCHEDULES = 4
 """Schedules of a whole prompt that are named, the fastest."""
 
 
-def phase_of(turn: Turn) -> Phase:
+def phase_of(turn: LayerTurn) -> LanguagePhase:
     """Which phase of a language model it is."""
     if turn.new <= few_tokens(turn.ranks):
-        return Phase.STEP
-    return Phase.TURN if turn.past else Phase.PROMPT
+        return LanguagePhase.STEP
+    return LanguagePhase.TURN if turn.past else LanguagePhase.PROMPT
 
 
 def candidates(
-    turn: Turn, network: Network, machine: Machine, effects: Effects = NO_EFFECTS, patience: float = math.inf
-) -> tuple[Candidate, ...]:
+    turn: LayerTurn, network: Network, machine: Machine, effects: Effects = NO_EFFECTS, patience: float = math.inf
+) -> tuple[StrategyForecast, ...]:
     """All strategies for a turn, those that a parallel model can do first, by predicted time.
 
     Of those within the simulation's error of the fastest (:data:`~tokenring_xdit.planning.options.TIE`) the one that
@@ -84,20 +84,22 @@ def candidates(
         steps = steps_of(turn, way, machine)
         simulation = run_steps(way.value, steps, network, machine, effects)
         sent, ours = max(simulation.sent), way is not Way.GATHER_KV
-        found.append(Candidate(way.value, simulation.makespan, simulation.exposed, sent, ours))
-    if phase is Phase.PROMPT:
+        found.append(StrategyForecast(way.value, simulation.makespan, simulation.exposed, sent, ours))
+    if phase is LanguagePhase.PROMPT:
         found += _schedules(turn, network, machine, effects, patience)
     fastest = min(candidate.seconds for candidate in found if candidate.ours)
     return tuple(sorted(found, key=lambda candidate: _order(candidate, fastest)))
 
 
-def _order(candidate: Candidate, fastest: float) -> tuple[bool, bool, float, float]:
+def _order(candidate: StrategyForecast, fastest: float) -> tuple[bool, bool, float, float]:
     """Ours first; of these as fast as any, to within what a simulation can tell, that which sends least."""
     tied = candidate.seconds <= fastest * (1 + TIE)
     return not candidate.ours, not tied, candidate.sent if tied else 0.0, candidate.seconds
 
 
-def _schedules(turn: Turn, network: Network, machine: Machine, effects: Effects, patience: float) -> list[Candidate]:
+def _schedules(
+    turn: LayerTurn, network: Network, machine: Machine, effects: Effects, patience: float
+) -> list[StrategyForecast]:
     problem = Problem.even(
         turn.ranks,
         turn.new,
@@ -109,12 +111,12 @@ def _schedules(turn: Turn, network: Network, machine: Machine, effects: Effects,
     )
     options = best_schedules(problem, network, machine, effects, mask=Mask.CAUSAL, patience=patience)
     return [
-        Candidate(option.dims.sequence_schedule, option.seconds or 0.0, option.exposed or 0.0, option.sent or 0)
+        StrategyForecast(option.dims.sequence_schedule, option.seconds or 0.0, option.exposed or 0.0, option.sent or 0)
         for option in options[:_SCHEDULES]
     ]
 
 
-def crossover(turn: Turn, network: Network, machine: Machine, effects: Effects = NO_EFFECTS) -> int | None:
+def crossover(turn: LayerTurn, network: Network, machine: Machine, effects: Effects = NO_EFFECTS) -> int | None:
     """How many of the tokens have to be new for keys to be the better thing to send, the whole length given.
 
     Returns:

@@ -16,7 +16,7 @@ from tokenring_xdit.planning.steps import Message, Posting, TimedStep, Work
 from tokenring_xdit.schedule import Activity
 from tokenring_xdit.schedule.problem import LSE_BYTES, even_shares
 
-__all__ = ["ROUNDS_AT_ONCE", "Turn", "Way", "few_tokens", "steps_of"]
+__all__ = ["ROUNDS_AT_ONCE", "LayerTurn", "Way", "few_tokens", "steps_of"]
 
 _FP32 = 4
 
@@ -32,7 +32,7 @@ def few_tokens(ranks: int) -> int:
 
 
 @dataclass(frozen=True)
-class Turn:
+class LayerTurn:
     """Attention of one layer over new tokens and those that were computed before.
 
     Attributes:
@@ -95,7 +95,7 @@ class Way(Enum):
     """All keys on every rank; of others."""
 
 
-def steps_of(turn: Turn, way: Way, machine: Machine) -> tuple[tuple[TimedStep, ...], ...]:
+def steps_of(turn: LayerTurn, way: Way, machine: Machine) -> tuple[tuple[TimedStep, ...], ...]:
     """What each rank does in one layer.
 
     Args:
@@ -114,7 +114,7 @@ def steps_of(turn: Turn, way: Way, machine: Machine) -> tuple[tuple[TimedStep, .
 
 
 class _Straight:
-    def __init__(self, turn: Turn, machine: Machine) -> None:
+    def __init__(self, turn: LayerTurn, machine: Machine) -> None:
         self._turn, self._machine = turn, machine
         self._messages: dict[tuple[int, int, str, int], Message] = {}
 

@@ -20,7 +20,7 @@ from tokenring_xdit.serve.answers import answered
 from tokenring_xdit.serve.errors import RefusedError
 from tokenring_xdit.serve.guard import Guard
 from tokenring_xdit.serve.images import image_routes
-from tokenring_xdit.serve.keeper import State
+from tokenring_xdit.serve.keeper import ServiceState
 from tokenring_xdit.serve.office import Office
 from tokenring_xdit.serve.schema import GenerationBody, refused
 
@@ -60,7 +60,7 @@ def _health(office: Office) -> APIRouter:
     @routes.get("/ready")
     async def ready() -> JSONResponse:
         """Whether requests are served now, and else why not."""
-        if keeper.state is State.READY:
+        if keeper.state is ServiceState.READY:
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": keeper.state.value, "reason": keeper.reason}, 503)
 

@@ -14,7 +14,7 @@ from tokenring_xdit.pipelines.request import is_video, pipeline_class
 from tokenring_xdit.pipelines.run import RunConfig, inspect_model
 from tokenring_xdit.pipelines.text_models import is_text_model
 
-__all__ = ["Limits", "ServeConfig", "unserved"]
+__all__ = ["RequestLimits", "ServeConfig", "unserved"]
 
 _OF_RUNS = ("prompt", "prompt_file", "image", "output")
 
@@ -56,7 +56,7 @@ def unserved(config: ServeConfig) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Limits:
+class RequestLimits:
     """What one request may ask for.
 
     Attributes:

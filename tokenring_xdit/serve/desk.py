@@ -15,7 +15,7 @@ from tokenring_xdit.pipelines.request import (
     defaults_of,
     pipeline_class,
 )
-from tokenring_xdit.serve.config import Limits, ServeConfig
+from tokenring_xdit.serve.config import RequestLimits, ServeConfig
 from tokenring_xdit.serve.errors import RefusedError
 from tokenring_xdit.serve.jobs import Order
 from tokenring_xdit.serve.keeper import Keeper
@@ -39,7 +39,7 @@ class Desk:
         keeper: Owns the engine.
     """
 
-    def __init__(self, config: ServeConfig, limits: Limits, keeper: Keeper) -> None:
+    def __init__(self, config: ServeConfig, limits: RequestLimits, keeper: Keeper) -> None:
         self.config, self.limits = config, limits
         self._keeper = keeper
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenring_xdit.errors import CancelledError, LaunchError, TokenRingError
 
-__all__ = ["Problem", "RefusedError", "UnavailableError", "problem_of"]
+__all__ = ["HttpProblem", "RefusedError", "UnavailableError", "problem_of"]
 
 _GONE = 499
 """Nobody is told, or whoever asked has given the request up: 409 would have OpenAI's client ask again."""
@@ -51,7 +51,7 @@ class UnavailableError(TokenRingError):
 
 
 @dataclass(frozen=True)
-class Problem:
+class HttpProblem:
     """An answer to a client.
 
     Attributes:
@@ -81,17 +81,17 @@ class Problem:
         return {} if self.retry_after is None else {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
 
 
-def problem_of(error: Exception) -> Problem:
+def problem_of(error: Exception) -> HttpProblem:
     """What is told of an error. Files of this machine are named in its log, and not to clients."""
     if isinstance(error, UnavailableError):
-        return Problem(error.status, str(error), "server_error", None, error.code, error.retry_after)
+        return HttpProblem(error.status, str(error), "server_error", None, error.code, error.retry_after)
     if isinstance(error, RefusedError):
-        return Problem(error.status, str(error), "invalid_request_error", error.param, error.code)
+        return HttpProblem(error.status, str(error), "invalid_request_error", error.param, error.code)
     if isinstance(error, CancelledError):
-        return Problem(_GONE, str(error), "cancelled", None, "cancelled")
+        return HttpProblem(_GONE, str(error), "cancelled", None, "cancelled")
     if isinstance(error, LaunchError):
-        return Problem(500, str(error).partition("\n(")[0], "server_error", None, "rank_failed")
+        return HttpProblem(500, str(error).partition("\n(")[0], "server_error", None, "rank_failed")
     if isinstance(error, TokenRingError):
         param = _FIELDS.get(re.split("[ :]", str(error), maxsplit=1)[0])
-        return Problem(400, str(error), "invalid_request_error", param)
-    return Problem(500, "the server failed; its log says why", "server_error", None, "internal_error")
+        return HttpProblem(400, str(error), "invalid_request_error", param)
+    return HttpProblem(500, "the server failed; its log says why", "server_error", None, "internal_error")

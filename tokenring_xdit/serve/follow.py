@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import Any
 
-from tokenring_xdit.serve.jobs import Ended, Event
+from tokenring_xdit.serve.jobs import Event, JobEnded
 
 __all__ = ["ClientGoneError", "Feed", "follow"]
 
@@ -52,7 +52,7 @@ async def follow(feed: Feed, receive: Receive) -> AsyncIterator[Event | None]:
             if coming in done:
                 event = coming.result()
                 yield event
-                if isinstance(event, Ended):
+                if isinstance(event, JobEnded):
                     return
                 coming = asyncio.ensure_future(feed.heard.get())
             elif leaving in done:

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-__all__ = ["Began", "Ended", "Event", "Job", "Ledger", "Order", "Status", "Stepped", "progress_steps"]
+__all__ = ["Began", "Event", "Job", "JobEnded", "JobLedger", "JobStatus", "Order", "Stepped", "progress_steps"]
 
 
-class Status(str, Enum):
+class JobStatus(str, Enum):
     """Where a request is."""
 
     QUEUED = "queued"
@@ -26,7 +26,7 @@ class Status(str, Enum):
     @property
     def over(self) -> bool:
         """Whether nothing happens any more."""
-        return self not in {Status.QUEUED, Status.RUNNING}
+        return self not in {JobStatus.QUEUED, JobStatus.RUNNING}
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,11 @@ class Stepped:
 
 
 @dataclass(frozen=True)
-class Ended:
+class JobEnded:
     """Nothing follows."""
 
 
-Event = Began | Stepped | Ended
+Event = Began | Stepped | JobEnded
 
 
 class Job:
@@ -116,7 +116,7 @@ class Job:
     def __init__(self, order: Order, tell: Callable[[Event], None], name: str | None = None) -> None:
         self.id = name or f"req_{uuid.uuid4().hex}"
         self.order = order
-        self.status = Status.QUEUED
+        self.status = JobStatus.QUEUED
         self.step = 0
         self.made: list[Any] = []
         self.error: Exception | None = None
@@ -130,7 +130,7 @@ class Job:
 
     def begin(self) -> None:
         """The engine begins."""
-        self.began, self.status = time.monotonic(), Status.RUNNING
+        self.began, self.status = time.monotonic(), JobStatus.RUNNING
         self._tell(Began())
 
     def advance(self, step: int, preview: Any = None) -> None:
@@ -140,7 +140,7 @@ class Job:
 
     def end(
         self,
-        status: Status,
+        status: JobStatus,
         *,
         made: list[Any] | None = None,
         error: Exception | None = None,
@@ -152,7 +152,7 @@ class Job:
             self.made = []
         self.ended, self.status = time.monotonic(), status
         noted(self)
-        self._tell(Ended())
+        self._tell(JobEnded())
         self._tell = lambda event: None  # who listened may be forgotten
 
     def take(self) -> list[Any]:
@@ -162,7 +162,7 @@ class Job:
         return made
 
 
-class Ledger:
+class JobLedger:
     """All requests by name: those under way, and the last ones that are over.
 
     Args:

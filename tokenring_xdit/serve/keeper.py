@@ -14,11 +14,11 @@ from tokenring_xdit.errors import CancelledError, EngineError, TokenRingError
 from tokenring_xdit.pipelines.engine import Engine, Step
 from tokenring_xdit.serve.errors import UnavailableError
 from tokenring_xdit.serve.forecast import Forecast, hang_limit
-from tokenring_xdit.serve.jobs import Job, Status, progress_steps
-from tokenring_xdit.serve.line import Line
+from tokenring_xdit.serve.jobs import Job, JobStatus, progress_steps
+from tokenring_xdit.serve.line import WaitingLine
 from tokenring_xdit.serve.watch import Lost, RankWatch
 
-__all__ = ["Keeper", "State", "Witness"]
+__all__ = ["Keeper", "ServiceState", "Witness"]
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ _UNKNOWN_WAIT = 10.0
 """Seconds after which somebody may ask again, where nothing can be predicted."""
 
 
-class State(Enum):
+class ServiceState(Enum):
     """Whether requests are served."""
 
     LOADING = "loading"
@@ -76,14 +76,14 @@ class Keeper:
     def __init__(
         self,
         make: Callable[[], Engine],
-        line: Line,
+        line: WaitingLine,
         forecast: Forecast,
         witness: Witness,
         on_broken: Callable[[], object] = lambda: None,
     ) -> None:
         self.engine: Engine | None = None
         self.running: Job | None = None
-        self.state, self.reason = State.LOADING, "the ranks load the model"
+        self.state, self.reason = ServiceState.LOADING, "the ranks load the model"
         self.error: Exception | None = None
         self._make, self._line, self._forecast = make, line, forecast
         self._witness, self._on_broken = witness, on_broken
@@ -115,7 +115,7 @@ class Keeper:
         Raises:
             UnavailableError: There is no engine that is ready.
         """
-        if self.state is not State.READY:
+        if self.state is not ServiceState.READY:
             raise UnavailableError(
                 f"the server is {self.state.value}: {self.reason}",
                 status=503,
@@ -146,7 +146,7 @@ class Keeper:
         if not job.status.over and job.cancelled is None:
             job.cancelled = why
             if self._line.leave(job):
-                self._end(job, Status.CANCELLED, error=why)
+                self._end(job, JobStatus.CANCELLED, error=why)
 
     def seconds_left(self, job: Job) -> float | None:
         """Seconds until a job is done, those before it included; ``None`` where nothing is known, or it is over."""
@@ -167,7 +167,7 @@ class Keeper:
             grace: Seconds that the running job gets to reach its next step.
         """
         with self._changing:
-            self.state, self.reason = State.STOPPING, "it was told to end"
+            self.state, self.reason = ServiceState.STOPPING, "it was told to end"
         self._stopping.set()
         for job in self._line.waiting():
             self.cancel(job, _told_to_end())
@@ -198,13 +198,13 @@ class Keeper:
 
     def _break(self, reason: str, error: Exception) -> None:
         self.error = error
-        self._become(State.BROKEN, reason)
+        self._become(ServiceState.BROKEN, reason)
         self._on_broken()
 
     def _serve_all(self, engine: Engine) -> None:
         self._most_silence = engine.timeout
         self._look_after(engine)
-        self._become(State.READY, "")
+        self._become(ServiceState.READY, "")
         while not self._stopping.is_set():
             self._line.wait(_LOOK)
             lost = self._lost()
@@ -214,9 +214,9 @@ class Keeper:
             if job is not None:
                 self._serve(engine, job)
 
-    def _become(self, state: State, reason: str) -> None:
+    def _become(self, state: ServiceState, reason: str) -> None:
         with self._changing:
-            if self.state is not State.STOPPING:
+            if self.state is not ServiceState.STOPPING:
                 self.state, self.reason = state, reason
 
     def _look_after(self, engine: Engine) -> None:
@@ -228,7 +228,7 @@ class Keeper:
 
     def _bring_back(self, engine: Engine, lost: Lost) -> None:
         """Start the ranks again, however often that takes; who waits is told after the first time in vain."""
-        self._become(State.RESTARTING, lost.words)
+        self._become(ServiceState.RESTARTING, lost.words)
         log.warning("%s: starting the ranks again", lost.words)
         pause = _FIRST_PAUSE
         while not self._stopping.is_set():
@@ -239,7 +239,7 @@ class Keeper:
                 engine.start()
             except Exception as error:
                 log.error("the ranks could not be started again: %s", error)
-                self._become(State.RESTARTING, f"{lost.words}, and could not be started again yet")
+                self._become(ServiceState.RESTARTING, f"{lost.words}, and could not be started again yet")
                 for job in self._line.waiting():
                     self.cancel(job, EngineError("the ranks could not be started again"))
                 self._stopping.wait(pause)
@@ -247,7 +247,7 @@ class Keeper:
                 continue
             self._look_after(engine)
             self._witness.restarted(lost.reason)
-            self._become(State.READY, "")
+            self._become(ServiceState.READY, "")
             return
 
     def _serve(self, engine: Engine, job: Job) -> None:
@@ -261,7 +261,7 @@ class Keeper:
         except Exception as error:
             self._give_up(job, error)
         else:
-            self._end(job, Status.DONE, made=made)
+            self._end(job, JobStatus.DONE, made=made)
         finally:
             self.running = None
         if len(engine.processes) < len(self.up) and not self._stopping.is_set():
@@ -269,14 +269,14 @@ class Keeper:
 
     def _give_up(self, job: Job, error: Exception) -> None:
         if job.cancelled is not None:
-            self._end(job, Status.CANCELLED, error=job.cancelled)
+            self._end(job, JobStatus.CANCELLED, error=job.cancelled)
             return
         if isinstance(error, EngineError) or not isinstance(error, TokenRingError):
             log.error("request %s failed: %s", job.id, error, exc_info=not isinstance(error, TokenRingError))
-        self._end(job, Status.FAILED, error=error)
+        self._end(job, JobStatus.FAILED, error=error)
 
     def _end(
-        self, job: Job, status: Status, *, made: list[object] | None = None, error: Exception | None = None
+        self, job: Job, status: JobStatus, *, made: list[object] | None = None, error: Exception | None = None
     ) -> None:
         job.end(status, made=made, error=error, noted=self._witness.ended)
 
@@ -285,7 +285,7 @@ class Keeper:
         for count in order.batches:
             pixels = count * order.pixels
             engine.timeout = hang_limit(self._forecast.longest_silence(pixels), self._most_silence)
-            clock = _Clock(job, job.step, self._witness.step)
+            clock = _StepTimes(job, job.step, self._witness.step)
             clock.refuse_cancelled()
             made += engine.generate(
                 order.prompt if count == 1 else [order.prompt] * count,
@@ -315,7 +315,7 @@ def _told_to_end() -> UnavailableError:
     return UnavailableError("the server was told to end", status=503, code="stopping")
 
 
-class _Clock:
+class _StepTimes:
     """An engine's callback: times steps, tells of them, and gives up where that is wanted."""
 
     def __init__(self, job: Job, before: int, tell: Callable[[float], None]) -> None:

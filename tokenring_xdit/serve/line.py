@@ -7,10 +7,10 @@ from collections import deque
 
 from tokenring_xdit.serve.jobs import Job
 
-__all__ = ["Line"]
+__all__ = ["WaitingLine"]
 
 
-class Line:
+class WaitingLine:
     """Jobs that wait, first come, first served; any thread may enter or leave.
 
     Args:

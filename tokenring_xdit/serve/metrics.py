@@ -10,9 +10,9 @@ from prometheus_client.registry import Collector
 
 from tokenring_xdit import __version__
 from tokenring_xdit.parallel import ParallelDims
-from tokenring_xdit.serve.jobs import Job, Status
+from tokenring_xdit.serve.jobs import Job, JobStatus
 from tokenring_xdit.serve.keeper import Keeper
-from tokenring_xdit.serve.line import Line
+from tokenring_xdit.serve.line import WaitingLine
 
 __all__ = ["Meters"]
 
@@ -29,7 +29,7 @@ class Meters:
         line: Where requests wait.
     """
 
-    def __init__(self, dims: ParallelDims, line: Line) -> None:
+    def __init__(self, dims: ParallelDims, line: WaitingLine) -> None:
         self.registry = CollectorRegistry()
         self._schedule = dims.schedule
         self._requests = Counter(
@@ -87,9 +87,9 @@ class Meters:
         if job.began is None or job.ended is None:
             return
         self._queued.observe(job.began - job.asked)
-        if job.status is Status.CANCELLED:
+        if job.status is JobStatus.CANCELLED:
             self._cancelled_steps.inc(job.step)
-        if job.status is Status.DONE:
+        if job.status is JobStatus.DONE:
             self._duration.labels(job.order.kind).observe(job.ended - job.began)
             if job.predicted:
                 self._ratio.observe((job.ended - job.began) / job.predicted)

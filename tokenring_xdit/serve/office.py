@@ -13,7 +13,7 @@ from starlette.requests import Request
 from tokenring_xdit.errors import TokenRingError
 from tokenring_xdit.serve.desk import Desk
 from tokenring_xdit.serve.errors import RefusedError, problem_of
-from tokenring_xdit.serve.jobs import Event, Job, Ledger, Order
+from tokenring_xdit.serve.jobs import Event, Job, JobLedger, Order
 from tokenring_xdit.serve.keeper import Keeper
 from tokenring_xdit.serve.metrics import Meters
 
@@ -40,7 +40,7 @@ class Office:
 
     def __init__(self, desk: Desk, keeper: Keeper, meters: Meters) -> None:
         self.desk, self.keeper, self.meters = desk, keeper, meters
-        self.ledger, self.started = Ledger(), int(time.time())
+        self.ledger, self.started = JobLedger(), int(time.time())
 
     async def accept(
         self, kind: str, order: Callable[[], Order], tell: Callable[[Event], None], request: Request

@@ -14,11 +14,11 @@ import uvicorn
 from tokenring_xdit.errors import LaunchError
 from tokenring_xdit.pipelines.engine import Engine
 from tokenring_xdit.serve.app import application
-from tokenring_xdit.serve.config import Limits, ServeConfig
+from tokenring_xdit.serve.config import RequestLimits, ServeConfig
 from tokenring_xdit.serve.desk import Desk
 from tokenring_xdit.serve.forecast import Forecast
 from tokenring_xdit.serve.keeper import Keeper
-from tokenring_xdit.serve.line import Line
+from tokenring_xdit.serve.line import WaitingLine
 from tokenring_xdit.serve.metrics import Meters
 from tokenring_xdit.serve.office import Office
 
@@ -32,7 +32,7 @@ _LAST_ANSWERS = 3
 
 def serve(
     config: ServeConfig,
-    limits: Limits,
+    limits: RequestLimits,
     *,
     host: str,
     port: int,
@@ -69,7 +69,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 async def _serve(
-    config: ServeConfig, limits: Limits, listening: socket.socket, key: str | None, timeout: float, grace: float
+    config: ServeConfig, limits: RequestLimits, listening: socket.socket, key: str | None, timeout: float, grace: float
 ) -> None:
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
@@ -89,7 +89,7 @@ async def _serve(
             cuda_graphs=config.cuda_graphs,
         )
 
-    line = Line(limits.waiting)
+    line = WaitingLine(limits.waiting)
     meters = Meters(config.degrees, line)
     keeper = Keeper(make, line, Forecast(), meters, end)
     meters.watch(keeper)

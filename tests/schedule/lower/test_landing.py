@@ -14,10 +14,10 @@ from tokenring_xdit.errors import VerificationError
 from tokenring_xdit.schedule import Mask, build
 from tokenring_xdit.schedule.lower import lower
 from tokenring_xdit.schedule.lower.landing import (
+    ByteRange,
     Footprint,
     Landing,
     Landings,
-    Place,
     footprint,
     landings,
     prove_landings,
@@ -118,7 +118,7 @@ def test_slots_lie_apart_and_inside() -> None:
     programs, memory, found = laid_out("token_ring")
     number = next(number for number, places in enumerate(memory[1].places) if places and places[0].first > 0)
     places = list(memory[1].places)
-    places[number] = tuple(Place(place.first - 8, place.size) for place in places[number])
+    places[number] = tuple(ByteRange(place.first - 8, place.size) for place in places[number])
     damaged = [Footprint(tuple(places), memory[1].size) if rank == 1 else each for rank, each in enumerate(memory)]
     with pytest.raises(VerificationError, match="lays slots over each other"):
         prove_landings("damaged", programs, damaged, found)

@@ -35,7 +35,7 @@ from tokenring_xdit.schedule.lower.landing import (
 )
 from tokenring_xdit.schedule.lower.program import RankProgram
 
-__all__ = ["Area", "SymmetricTransport"]
+__all__ = ["SharedArea", "SymmetricTransport"]
 
 _STEPS = 24
 """Bits of a clock that count steps of a call, and of a route's count that count messages; the rest is the call."""
@@ -50,7 +50,7 @@ _KEPT = 32
 """Programs whose landings are remembered."""
 
 
-class Area(Protocol):
+class SharedArea(Protocol):
     """Memory that all ranks of a group can reach, and numbers in it: all that differs from one kind to another.
 
     Attributes:
@@ -166,7 +166,9 @@ class SymmetricTransport:
 
     in_order = False
 
-    def __init__(self, area: Area, wait: Callable[[Sequence[Handle], int], None], bound: Callable[[], float]) -> None:
+    def __init__(
+        self, area: SharedArea, wait: Callable[[Sequence[Handle], int], None], bound: Callable[[], float]
+    ) -> None:
         self.rank, self.world_size = area.rank, area.world_size
         self.buffers = Buffers()
         self.buffers.area = area.memory(area.rank)

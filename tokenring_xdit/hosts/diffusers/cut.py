@@ -22,7 +22,7 @@ from tokenring_xdit.hosts.changes import TOKEN_WISE
 from tokenring_xdit.hosts.diffusers.family import Gather, Plan, Split
 from tokenring_xdit.hosts.diffusers.plan import named
 
-__all__ = ["Cut", "share"]
+__all__ = ["ModelCut", "share"]
 
 _Splits = Mapping["str | int", "Split | tuple[Split, ...]"]
 
@@ -37,7 +37,7 @@ def share(length: int, ranks: int, rank: int) -> tuple[int, int]:
     return rank * each + min(rank, more), each + (rank < more)
 
 
-class Cut:
+class ModelCut:
     """Cuts one model, in front of the modules and behind them that a plan names.
 
     Args:

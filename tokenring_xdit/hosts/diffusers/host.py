@@ -16,7 +16,7 @@ from tokenring_xdit.hosts.agreement import agree_on_arguments, noting
 from tokenring_xdit.hosts.calls import Output, join_world, spread_over_ranks, taken_back
 from tokenring_xdit.hosts.changes import refuse_offloaded
 from tokenring_xdit.hosts.diffusers.families import FAMILIES
-from tokenring_xdit.hosts.diffusers.install import Config, register
+from tokenring_xdit.hosts.diffusers.install import ParallelConfig, register
 from tokenring_xdit.hosts.diffusers.offer import compared, family_of, family_of_model, refused_options
 from tokenring_xdit.hosts.diffusers.sharding import (
     HOST,
@@ -37,7 +37,7 @@ _NOT_NEEDED = frozenset({"xfuser"})
 
 
 @dataclass(frozen=True)
-class ContextParallelConfig(Config):
+class ContextParallelConfig(ParallelConfig):
     """What diffusers' ``enable_parallelism`` is given for TokenRing in the place of its own ``ContextParallelConfig``.
 
     Making one attaches TokenRing to diffusers.

@@ -11,12 +11,12 @@ from tokenring_xdit.hosts import caches
 from tokenring_xdit.hosts.diffusers.attention import DISPATCH, answer_dispatch
 from tokenring_xdit.hosts.installation import INSTALLATION
 
-__all__ = ["Config", "register"]
+__all__ = ["ParallelConfig", "register"]
 
 _HOST = "diffusers"
 
 
-class Config(ABC):
+class ParallelConfig(ABC):
     """What ``enable_parallelism`` of a model takes beside diffusers' own configs."""
 
     @abstractmethod
@@ -47,7 +47,7 @@ def take_our_config(modeling: Any) -> None:
 
     @wraps(original)
     def enable_parallelism(self: Any, *, config: Any, cp_plan: Mapping[str, Any] | None = None, **options: Any) -> None:
-        if isinstance(config, Config):
+        if isinstance(config, ParallelConfig):
             config.apply(self, cp_plan)
         elif cp_plan is None:
             original(self, config=config, **options)

@@ -16,7 +16,7 @@ from tokenring_xdit.hosts import sharding
 from tokenring_xdit.hosts.agreement import describe
 from tokenring_xdit.hosts.caches import Together
 from tokenring_xdit.hosts.diffusers.attention import DISPATCH, KERNELS_OF_BACKENDS, Site, plain, spread
-from tokenring_xdit.hosts.diffusers.cut import Cut
+from tokenring_xdit.hosts.diffusers.cut import ModelCut
 from tokenring_xdit.hosts.diffusers.family import DiffusersFamily
 from tokenring_xdit.hosts.diffusers.offer import too_old
 from tokenring_xdit.hosts.diffusers.plan import named, plan_of
@@ -45,7 +45,7 @@ class DiffusersSharding(Sharded):
         self.dims = dims
         self._family = family
         self._call: Hashable = None
-        self._cut = Cut(plan_of(self.kind, family))
+        self._cut = ModelCut(plan_of(self.kind, family))
         self.slots = list(_slots(model, family, self))
         settle(self.slots)
         self._cut.hook(model)

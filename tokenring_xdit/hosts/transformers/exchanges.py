@@ -29,7 +29,7 @@ from tokenring_xdit.hosts.transformers.kernels import Scores, attend
 from tokenring_xdit.hosts.transformers.placement import Placement
 from tokenring_xdit.hosts.transformers.travel import Travel
 from tokenring_xdit.planning.phases import candidates
-from tokenring_xdit.planning.straight import ROUNDS_AT_ONCE, Turn
+from tokenring_xdit.planning.straight import ROUNDS_AT_ONCE, LayerTurn
 from tokenring_xdit.schedule import Channel
 
 __all__ = ["Exchanges", "Plan", "attend_slice", "plan_pairs"]
@@ -172,7 +172,7 @@ class Exchanges:
             self.group.messages.all_gather(Channel.O.value, coming, own)
         return [*coming]
 
-    def plan(self, turn: Turn, dtype: torch.dtype, device: torch.device) -> str | None:
+    def plan(self, turn: LayerTurn, dtype: torch.dtype, device: torch.device) -> str | None:
         """The strategy that is predicted to be the fastest for a layer; all ranks ask, and hear the first one's word.
 
         Args:

@@ -22,7 +22,7 @@ from tokenring_xdit.hosts.transformers.supported import Family, windows_of
 from tokenring_xdit.hosts.transformers.travel import Travel
 from tokenring_xdit.hosts.weights import Weights
 from tokenring_xdit.planning.capacity import balanced_schedule
-from tokenring_xdit.planning.straight import Turn
+from tokenring_xdit.planning.straight import LayerTurn
 from tokenring_xdit.schedule import AUTO
 
 __all__ = ["WEIGHTS", "Inputs", "Role", "Session", "compare", "rows_to_keep"]
@@ -94,7 +94,7 @@ class Session:
         self._heads = heads, getattr(model.config, "num_key_value_heads", None) or heads
         self._head_dim = getattr(model.config, "head_dim", None) or model.config.hidden_size // heads
         self._dtype: torch.dtype = model.dtype
-        self._strategies: dict[Turn, str | None] = {}
+        self._strategies: dict[LayerTurn, str | None] = {}
         self.device: torch.device = model.device
         self._weights = Weights(model)
         self.role = Role.ALIKE
@@ -293,7 +293,7 @@ class Session:
             return self.travel, self.schedule
         heads, kv_heads = self._heads
         lengths = _roughly(past), _roughly(new)
-        turn = Turn(self.exchanges.ranks, *lengths, heads, kv_heads, self._head_dim, batch, self._dtype.itemsize)
+        turn = LayerTurn(self.exchanges.ranks, *lengths, heads, kv_heads, self._head_dim, batch, self._dtype.itemsize)
         if turn not in self._strategies:
             self._strategies[turn] = self.exchanges.plan(turn, self._dtype, self.device)
         name = self._strategies[turn]

@@ -18,7 +18,7 @@ from tokenring_xdit.errors import VerificationError
 from tokenring_xdit.schedule.lower.program import RESULT, KernelCall, Post, RankProgram, SlotForm, reads, writes
 from tokenring_xdit.schedule.problem import LSE_BYTES, Shape
 
-__all__ = ["Footprint", "Landing", "Place", "footprint", "landings", "partial_places", "prove_landings"]
+__all__ = ["ByteRange", "Footprint", "Landing", "footprint", "landings", "partial_places", "prove_landings"]
 
 _ALIGNMENT = 64
 """Bytes: a tensor of a slot starts at a multiple of this."""
@@ -27,7 +27,7 @@ _LSE_ALIGNMENT = 16
 """Bytes: the log-sum-exp behind a partial output starts at a multiple of this."""
 
 
-class Place(NamedTuple):
+class ByteRange(NamedTuple):
     """Bytes of an area.
 
     Attributes:
@@ -38,7 +38,7 @@ class Place(NamedTuple):
     first: int
     size: int
 
-    def overlaps(self, other: Place) -> bool:
+    def overlaps(self, other: ByteRange) -> bool:
         """Whether some byte is in both."""
         return max(self.first, other.first) < min(self.first + self.size, other.first + other.size)
 
@@ -52,7 +52,7 @@ class Footprint(NamedTuple):
         size: Bytes of all of it.
     """
 
-    places: tuple[tuple[Place, ...], ...]
+    places: tuple[tuple[ByteRange, ...], ...]
     size: int
 
 
@@ -64,7 +64,7 @@ class Landing(NamedTuple):
         after: How many steps of the receiver have to have begun; 0: it may come once that has ended the call before.
     """
 
-    place: Place
+    place: ByteRange
     after: int
 
 
@@ -98,20 +98,20 @@ def footprint(program: RankProgram, element_bytes: int, partial_bytes: int) -> F
         partial_bytes: Of an element of a partial output on its way.
     """
     outputs = {step.output for _, step in program.steps if isinstance(step, KernelCall)}
-    places: list[tuple[Place, ...]] = []
+    places: list[tuple[ByteRange, ...]] = []
     size = 0
     for number, slot in enumerate(program.slots):
-        own: list[Place] = []
+        own: list[ByteRange] = []
         if number > RESULT and slot.form is not SlotForm.SUM and number not in outputs and slot.inside < 0:
             for tensor in _sizes(slot.form, slot.shape, element_bytes, partial_bytes):
-                own.append(Place(size, tensor))
+                own.append(ByteRange(size, tensor))
                 size += -(-tensor // _ALIGNMENT) * _ALIGNMENT
         places.append(tuple(own))
     for number, slot in enumerate(program.slots):
         if slot.inside >= 0:
             whole, tokens = program.slots[slot.inside].shape[2], slot.shape[2]
             places[number] = tuple(
-                Place(place.first + slot.first * (place.size // whole), tokens * (place.size // whole))
+                ByteRange(place.first + slot.first * (place.size // whole), tokens * (place.size // whole))
                 for place in places[slot.inside]
             )
     return Footprint(tuple(places), size)
@@ -141,7 +141,7 @@ def landings(programs: Sequence[RankProgram], footprints: Sequence[Footprint]) -
     found = []
     for program, memory in zip(programs, footprints, strict=True):
         of_route: dict[Route, list[Landing]] = defaultdict(list)
-        used: list[Place] = []
+        used: list[ByteRange] = []
         for at, (_, step) in enumerate(program.steps):
             if isinstance(step, Post):
                 for recv in step.recvs:
@@ -192,7 +192,7 @@ def prove_landings(
             raise _fault(name, rank, None, "is sent what it never receives")
 
 
-def _touches(step: object, memory: Footprint, place: Place) -> bool:
+def _touches(step: object, memory: Footprint, place: ByteRange) -> bool:
     """Whether a step reads or writes a byte of a place."""
     slots = (*reads(step), *writes(step))  # type: ignore[arg-type]
     return any(place.overlaps(other) for slot in slots for other in memory.places[slot])
