@@ -55,13 +55,22 @@ def ranks_here(process: int | None = None) -> list[psutil.Process]:
     return sorted(found, key=lambda child: int(child.environ()["RANK"]))
 
 
+def rank_here(rank: int) -> psutil.Process:
+    """A rank process of this one, as soon as it can be seen."""
+    end = time.monotonic() + 30
+    while len(found := ranks_here()) <= rank:
+        assert time.monotonic() < end, f"there is no rank {rank}"
+        time.sleep(0.05)
+    return found[rank]
+
+
 def killing(what: str, *, rank: int) -> Callable[[SweepStep], None]:
     """Kill a rank just before a step, once."""
     killed: list[int] = []
 
     def on_step(step: SweepStep) -> None:
         if what in step.what and not killed:
-            process = ranks_here()[rank]
+            process = rank_here(rank)
             killed.append(process.pid)
             process.kill()
 
@@ -257,7 +266,7 @@ def test_a_rank_that_dies_before_any_case_costs_an_attempt(tmp_path: Path) -> No
 def test_ranks_that_die_before_any_case_again_and_again_fail_them_all(tmp_path: Path) -> None:
     def kill(step: SweepStep) -> None:
         if "preparing 16 tokens" in step.what:
-            ranks_here()[1].kill()
+            rank_here(1).kill()
 
     outcome = run_sweep(sweep(tmp_path, strategies=["schedule:ring"], tokens=[16, 32]), on_step=kill)
     assert [(record.tokens, record.status) for record in outcome.records] == [(16, Status.FAILED), (32, Status.OK)]
@@ -270,7 +279,7 @@ def test_a_rank_that_is_stopped_costs_its_case_only(tmp_path: Path, monkeypatch:
 
     def stop(step: SweepStep) -> None:
         if "turn 2 of 4: schedule:ring" in step.what and not stopped:
-            stopped.append(ranks_here()[1])
+            stopped.append(rank_here(1))
             stopped[0].suspend()
 
     outcome = run_sweep(sweep(tmp_path, strategies=["schedule:ring", "single"]), on_step=stop)
