@@ -17,7 +17,9 @@ def test_greedy_tokens(ranks: RankPool, kind: str) -> None:
 
 
 @pytest.mark.parametrize("padding", [None, [0, 17]])
-@pytest.mark.parametrize("kind", ["llama", "gemma2", "gpt-oss", "phi3"])
+@pytest.mark.parametrize(
+    "kind", ["llama", "gpt-oss", *(pytest.param(kind, marks=pytest.mark.matrix) for kind in ("gemma2", "phi3"))]
+)
 def test_every_way_of_choosing_tokens(ranks: RankPool, kind: str, padding: list[int] | None) -> None:
     says_the_same(ranks, 4, kind, [*jobs.GENERATIONS], padding)
 
