@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import wraps
 from typing import Any
 
+from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.hosts import caches
 from tokenring_xdit.hosts.diffusers.attention import DISPATCH, answer_dispatch
 from tokenring_xdit.hosts.installation import INSTALLATION
@@ -58,4 +59,7 @@ def take_our_config(modeling: Any) -> None:
 
 
 def _no_parallelism(self: Any, *, config: Any) -> None:
-    raise NotImplementedError("this diffusers has no context parallel of its own")
+    raise UnsupportedError(
+        "enable_parallelism was asked for with another config, and this diffusers has no context parallel of its own: "
+        "use tokenring_xdit.ContextParallelConfig"
+    )
