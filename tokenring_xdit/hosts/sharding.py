@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial, wraps
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
@@ -32,12 +32,16 @@ __all__ = [
     "refuse_changed",
     "refuse_held",
     "sharded_of",
+    "shared_by",
     "spread_elsewhere",
     "taken_out",
     "transformers_of",
 ]
 
 _ATTRIBUTE = "_tokenring_sharding"
+
+
+_Sharded = TypeVar("_Sharded", bound="Sharded")
 
 
 class Sharded(ABC):
@@ -153,6 +157,25 @@ def sharded_of(model: Any) -> Sharded | None:
     """How a model is shared out, also where ``torch.compile`` has wrapped it; ``None`` if it is not."""
     found: Sharded | None = getattr(getattr(model, "_orig_mod", model), _ATTRIBUTE, None)
     return found
+
+
+def shared_by(kind: type[_Sharded], model: Any) -> _Sharded | None:
+    """How one host shares a model out, also where ``torch.compile`` has wrapped it; ``None`` if nobody does.
+
+    Args:
+        kind: The host's.
+        model: The model.
+
+    Raises:
+        UnsupportedError: Another host does.
+    """
+    found = sharded_of(model)
+    if found is None or isinstance(found, kind):
+        return found
+    raise UnsupportedError(
+        f"the {found.kind.__name__} was made parallel with host='{found.host}' before: use that here too, or load the "
+        "pipeline anew"
+    )
 
 
 def spread_elsewhere(pipe: Any, host: str) -> str | None:

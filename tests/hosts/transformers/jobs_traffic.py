@@ -80,4 +80,4 @@ def planned(topology: str, prompt: int, turn: int) -> tuple[list[str | None], li
             found, rows = parallel.tokenring.logits(ids[:, start:stop], cache=cache)
             errors.append(error_of(found, wanted[:, start:stop][:, rows.start : rows.stop]))
         sent = parallel.tokenring.report()["bytes_sent"] - before
-        return [*parallel.tokenring._session._strategies.values()], errors, sent
+        return [*parallel.tokenring._session.planned.known.values()], errors, sent

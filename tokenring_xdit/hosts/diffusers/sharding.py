@@ -23,7 +23,7 @@ from tokenring_xdit.hosts.diffusers.plan import named, plan_of
 from tokenring_xdit.hosts.installation import INSTALLATION
 from tokenring_xdit.hosts.processors import ProcessorSlot, settle
 from tokenring_xdit.hosts.running import RUNNING
-from tokenring_xdit.hosts.sharding import Sharded, put_in_place, sharded_of, taken_out
+from tokenring_xdit.hosts.sharding import Sharded, put_in_place, sharded_of, shared_by, taken_out
 from tokenring_xdit.parallel import ParallelDims
 
 __all__ = ["HOST", "DiffusersSharding", "refuse_changed", "shard", "sharding_of", "unshard"]
@@ -128,13 +128,7 @@ def sharding_of(model: Any) -> DiffusersSharding | None:
     Raises:
         UnsupportedError: Another host does.
     """
-    found = sharded_of(model)
-    if found is None or isinstance(found, DiffusersSharding):
-        return found
-    raise UnsupportedError(
-        f"the {found.kind.__name__} was made parallel with host='{found.host}' before: use that here too, or load the "
-        "pipeline anew"
-    )
+    return shared_by(DiffusersSharding, model)
 
 
 def refuse_changed(model: Any, family: DiffusersFamily) -> None:

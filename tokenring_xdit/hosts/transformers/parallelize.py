@@ -18,20 +18,14 @@ from tokenring_xdit.hosts.transformers.generate import replace_generate
 from tokenring_xdit.hosts.transformers.model import replace_decoder, replace_head, replace_rotary
 from tokenring_xdit.hosts.transformers.scoring import own_hidden, own_logits, scores
 from tokenring_xdit.hosts.transformers.session import Session, compare
+from tokenring_xdit.hosts.transformers.strategies import TRAVELS, strategy_named
 from tokenring_xdit.hosts.transformers.supported import family_of
-from tokenring_xdit.hosts.transformers.travel import Travel
-from tokenring_xdit.planning.capacity import balanced_schedule
 from tokenring_xdit.schedule import AUTO, build
 from tokenring_xdit.schedule import Mask as PlanMask
 
 __all__ = ["ContextParallel", "parallelize"]
 
 _Model = TypeVar("_Model")
-
-_BALANCED = "balanced"
-"""The schedule that was made for causal masks: shards are contiguous, and all ranks have equal work."""
-
-_TRAVELS = {travel.value: travel for travel in Travel if travel is not Travel.SCHEDULE}
 
 
 class ContextParallel:
@@ -69,7 +63,7 @@ class ContextParallel:
             ScheduleError: It is not known, or not for this number of ranks.
         """
         _refuse_prefill(prefill, self.ranks)
-        self._session.use(prefill, *_strategy(prefill))
+        self._session.use(prefill, *strategy_named(prefill))
 
     def hidden(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, cache: ShardedCache | None = None
@@ -158,7 +152,7 @@ def parallelize(model: _Model, *, tokenring_degree: int = 1, prefill: str = AUTO
     raise_first([refused for refused, _ in everyone])
     compare([theirs for _, theirs in everyone], "compute one language model")
     family, anything = family_of(model), cast(Any, model)
-    session = Session(model, family, Exchanges(None, anything.device), *_strategy(prefill), prefill)
+    session = Session(model, family, Exchanges(None, anything.device), *strategy_named(prefill), prefill)
     fingerprints = exchange(None, session.fingerprint, "the models")
     if len(set(fingerprints)) > 1:
         raise AgreementError(
@@ -175,16 +169,10 @@ def parallelize(model: _Model, *, tokenring_degree: int = 1, prefill: str = AUTO
     return model
 
 
-def _strategy(prefill: str) -> tuple[Travel, str]:
-    """What travels, and the schedule of plain causal attention."""
-    named = prefill not in _TRAVELS and prefill != _BALANCED
-    return _TRAVELS.get(prefill, Travel.SCHEDULE), prefill if named else balanced_schedule()
-
-
 def _refuse_prefill(prefill: str, ranks: int) -> None:
     """Refuse what is no way to shard a prompt."""
-    schedule = _strategy(prefill)[1]
-    if prefill not in _TRAVELS and schedule != AUTO:
+    schedule = strategy_named(prefill)[1]
+    if prefill not in TRAVELS and schedule != AUTO:
         build(schedule, ranks, PlanMask.CAUSAL)
 
 

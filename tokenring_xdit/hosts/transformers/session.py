@@ -18,11 +18,10 @@ from tokenring_xdit.hosts.transformers.cache import ShardedCache
 from tokenring_xdit.hosts.transformers.current import Forward, entered
 from tokenring_xdit.hosts.transformers.exchanges import Exchanges
 from tokenring_xdit.hosts.transformers.parcels import from_plain, plain
+from tokenring_xdit.hosts.transformers.strategies import PlannedStrategies
 from tokenring_xdit.hosts.transformers.supported import Family, windows_of
 from tokenring_xdit.hosts.transformers.travel import Travel
 from tokenring_xdit.hosts.weights import Weights
-from tokenring_xdit.planning.capacity import balanced_schedule
-from tokenring_xdit.planning.straight import LayerTurn
 from tokenring_xdit.schedule import AUTO
 
 __all__ = ["WEIGHTS", "Inputs", "Role", "Session", "compare", "rows_to_keep"]
@@ -90,11 +89,7 @@ class Session:
         self.family, self.exchanges = family, exchanges
         self.use(prefill, travel, schedule)
         self.windows = windows_of(model.config)
-        heads = model.config.num_attention_heads
-        self._heads = heads, getattr(model.config, "num_key_value_heads", None) or heads
-        self._head_dim = getattr(model.config, "head_dim", None) or model.config.hidden_size // heads
-        self._dtype: torch.dtype = model.dtype
-        self._strategies: dict[LayerTurn, str | None] = {}
+        self.planned = PlannedStrategies(model, exchanges)
         self.device: torch.device = model.device
         self._weights = Weights(model)
         self.role = Role.ALIKE
@@ -259,7 +254,10 @@ class Session:
         part = slice(own[0] - past, own[1] - past)
         self.computing, self._last = True, Division(past, new, queries, sharded)
         try:
-            travel, schedule = self._strategy(ids.shape[0], past, new) if sharded else (self.travel, self.schedule)
+            planned = self.schedule == AUTO
+            travel, schedule = self.travel, self.schedule
+            if planned and sharded:
+                travel, schedule = self.planned.of(ids.shape[0], past, new)
             forward = Forward(
                 past=past,
                 new=new,
@@ -273,7 +271,7 @@ class Session:
                 family=self.family,
                 travel=travel,
                 schedule=schedule,
-                planned=self.schedule == AUTO,
+                planned=planned,
             )
             with entered(forward), torch.no_grad():
                 output = decoder(input_ids=ids[:, part], position_ids=positions[:, part], **others)
@@ -286,21 +284,6 @@ class Session:
         if not cache.transient:
             cache.commit(placement)
         return output
-
-    def _strategy(self, batch: int, past: int, new: int) -> tuple[Travel, str]:
-        """What travels, and the schedule of plain causal attention, for this many tokens; the same on all ranks."""
-        if self.schedule != AUTO:
-            return self.travel, self.schedule
-        heads, kv_heads = self._heads
-        lengths = _roughly(past), _roughly(new)
-        turn = LayerTurn(self.exchanges.ranks, *lengths, heads, kv_heads, self._head_dim, batch, self._dtype.itemsize)
-        if turn not in self._strategies:
-            self._strategies[turn] = self.exchanges.plan(turn, self._dtype, self.device)
-        name = self._strategies[turn]
-        travels = {travel.value: travel for travel in Travel if travel is not Travel.SCHEDULE}
-        if name in travels:
-            return travels[name], balanced_schedule()
-        return Travel.SCHEDULE, name or balanced_schedule()
 
     @contextmanager
     def keeping_shards(self) -> Iterator[None]:
@@ -401,12 +384,6 @@ _NAMES = {
     "cache": "the cache",
     "length": "the length of the cache",
 }
-
-
-def _roughly(tokens: int) -> int:
-    """A length to within an eighth: prompts that hardly differ are planned once."""
-    step = 1 << max(0, tokens.bit_length() - 4)
-    return -(-tokens // step) * step
 
 
 def _valid(mask: Tensor | None, device: torch.device) -> Tensor | None:

@@ -14,7 +14,7 @@ from tokenring_xdit.hosts import sharding
 from tokenring_xdit.hosts.caches import Together
 from tokenring_xdit.hosts.processors import ProcessorSlot, settle
 from tokenring_xdit.hosts.running import RUNNING
-from tokenring_xdit.hosts.sharding import Sharded, put_in_place, sharded_of
+from tokenring_xdit.hosts.sharding import Sharded, put_in_place, shared_by
 from tokenring_xdit.hosts.xfuser.family import XfuserFamily
 from tokenring_xdit.hosts.xfuser.state import XfuserState
 from tokenring_xdit.hosts.xfuser.supported import wrapper_class
@@ -75,13 +75,7 @@ def sharding_of(model: Any) -> Sharding | None:
     Raises:
         UnsupportedError: Another host does.
     """
-    found = sharded_of(model)
-    if found is None or isinstance(found, Sharding):
-        return found
-    raise UnsupportedError(
-        f"the {found.kind.__name__} was made parallel with host='{found.host}' before: use that here too, or load the "
-        "pipeline anew"
-    )
+    return shared_by(Sharding, model)
 
 
 def shard(model: Any, state: XfuserState, family: XfuserFamily, recorder: Recorder | None = None) -> None:
