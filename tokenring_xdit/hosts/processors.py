@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
 from tokenring_xdit.errors import UnsupportedError
 
-__all__ = ["ProcessorSlot", "settle"]
+__all__ = ["InPlaceOfTorch", "ProcessorSlot", "settle"]
 
 _OWN_BACKENDS = frozenset({None, "native"})
 """Values of ``set_attention_backend`` that ask for nothing but diffusers' default."""
@@ -80,3 +84,26 @@ def settle(slots: Iterable[ProcessorSlot], replace: bool = True) -> None:
     """Check all attention processors of a model, as :meth:`ProcessorSlot.settle` does."""
     for slot in slots:
         slot.settle(replace)
+
+
+class InPlaceOfTorch(TorchFunctionMode):
+    """Inside, torch's ``scaled_dot_product_attention`` is another function: for processors that call it by name.
+
+    Args:
+        attend: With torch's parameters.
+
+    Attributes:
+        calls: How often it was called.
+    """
+
+    def __init__(self, attend: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.calls = 0
+        self._attend = attend
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called by torch in place of each of its functions."""
+        if func is not torch.nn.functional.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        self.calls += 1
+        return self._attend(*args, **(kwargs or {}))

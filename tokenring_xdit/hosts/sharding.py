@@ -34,6 +34,7 @@ __all__ = [
     "sharded_of",
     "shared_by",
     "spread_elsewhere",
+    "still_shared_by",
     "taken_out",
     "transformers_of",
 ]
@@ -176,6 +177,26 @@ def shared_by(kind: type[_Sharded], model: Any) -> _Sharded | None:
         f"the {found.kind.__name__} was made parallel with host='{found.host}' before: use that here too, or load the "
         "pipeline anew"
     )
+
+
+def still_shared_by(kind: type[_Sharded], name: str, model: Any) -> _Sharded:
+    """As :func:`shared_by`, for a model of a pipeline that was spread.
+
+    Args:
+        kind: The host's.
+        name: What the pipeline calls the model.
+        model: The model.
+
+    Raises:
+        UnsupportedError: Nobody shares it out: another model was put in its place.
+    """
+    sharded = shared_by(kind, model)
+    if sharded is None:
+        raise UnsupportedError(
+            f"the {name} of this pipeline was replaced after parallelize ({type(model).__name__}), and would "
+            "compute the whole on every rank: load the pipeline with it, and call parallelize then"
+        )
+    return sharded
 
 
 def spread_elsewhere(pipe: Any, host: str) -> str | None:

@@ -15,15 +15,14 @@ from contextlib import nullcontext
 from functools import lru_cache, wraps
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from tokenring_xdit.attention import KeyMask, token_ring_attention
 from tokenring_xdit.compat.torch import outside_graphs
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.hosts.diffusers.masks import keys_that_count
 from tokenring_xdit.hosts.installation import INSTALLATION
+from tokenring_xdit.hosts.processors import InPlaceOfTorch
 
 __all__ = ["DISPATCH", "KERNELS_OF_BACKENDS", "Site", "answer_dispatch", "plain", "spread"]
 
@@ -134,7 +133,7 @@ def _spread_class(kind: Any) -> Any:
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         site: Site = self._tokenring_site
         before = site.answered
-        with nullcontext() if dispatches else _InPlaceOfTorch(site):
+        with nullcontext() if dispatches else _in_place_of_torch(site):
             result = original(self, *args, **kwargs)
         if site.answered != before + 1:
             raise UnsupportedError(
@@ -153,21 +152,10 @@ def _spread_class(kind: Any) -> Any:
     return type(kind.__name__, (kind,), body)
 
 
-class _InPlaceOfTorch(TorchFunctionMode):
+def _in_place_of_torch(site: Site) -> InPlaceOfTorch:
     """Inside, torch's attention is that of all ranks."""
 
-    def __init__(self, site: Site) -> None:
-        super().__init__()
-        self._site = site
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Called by torch in place of each of its functions."""
-        if func is not torch.nn.functional.scaled_dot_product_attention:
-            return func(*args, **(kwargs or {}))
-        return self._attend(*args, **(kwargs or {}))
-
-    def _attend(
-        self,
+    def attend(
         query: Tensor,
         key: Tensor,
         value: Tensor,
@@ -178,7 +166,9 @@ class _InPlaceOfTorch(TorchFunctionMode):
         enable_gqa: bool = False,  # heads of keys are told by their number
     ) -> Tensor:
         _refuse(dropout_p, is_causal)
-        return self._site.attend(query, key, value, attn_mask, scale, None)
+        return site.attend(query, key, value, attn_mask, scale, None)
+
+    return InPlaceOfTorch(attend)
 
 
 def _refuse(dropout: float, causal: bool) -> None:

@@ -26,7 +26,7 @@ from tokenring_xdit.hosts.diffusers.sharding import (
     sharding_of,
     unshard,
 )
-from tokenring_xdit.hosts.sharding import refuse_held, transformers_of
+from tokenring_xdit.hosts.sharding import refuse_held, still_shared_by, transformers_of
 from tokenring_xdit.parallel import ParallelDims
 
 __all__ = ["ContextParallelConfig", "DiffusersHost", "parallelize", "undo"]
@@ -180,13 +180,7 @@ class DiffusersHost:
 
     def shard_of(self, name: str, model: Any) -> DiffusersSharding:
         """What a transformer carries with it."""
-        sharding = sharding_of(model)
-        if sharding is None:
-            raise UnsupportedError(
-                f"the {name} of this pipeline was replaced after parallelize ({type(model).__name__}), and would "
-                "compute the whole on every rank: load the pipeline with it, and call parallelize then"
-            )
-        return sharding
+        return still_shared_by(DiffusersSharding, name, model)
 
     def activate(self, pipe: Any) -> None:
         """Nothing of this host is global."""

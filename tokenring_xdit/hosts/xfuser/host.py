@@ -15,7 +15,7 @@ from tokenring_xdit.graphs import CudaRecorder, GraphReport, Recorder, refuse_wi
 from tokenring_xdit.hosts.calls import GRAPHS_NEED_RANKS, Output, join_world, spread_over_ranks
 from tokenring_xdit.hosts.changes import refuse_offloaded
 from tokenring_xdit.hosts.refusals import heads_of, refuse_ulysses
-from tokenring_xdit.hosts.sharding import sharded_of, transformers_of
+from tokenring_xdit.hosts.sharding import sharded_of, still_shared_by, transformers_of
 from tokenring_xdit.hosts.xfuser.backends import AttentionBackend
 from tokenring_xdit.hosts.xfuser.choice import refuse_unattached
 from tokenring_xdit.hosts.xfuser.noise import no_debug_lines
@@ -154,12 +154,7 @@ class XfuserHost:
 
     def shard_of(self, name: str, model: Any) -> Sharding:
         """What a transformer carries with it."""
-        sharding = sharding_of(model)
-        if sharding is None:
-            raise UnsupportedError(
-                f"the {name} of this pipeline was replaced after parallelize ({type(model).__name__}), and would "
-                "compute the whole on every rank: load the pipeline with it, and call parallelize then"
-            )
+        sharding = still_shared_by(Sharding, name, model)
         if sharding.graphs is not None and hasattr(model, "_orig_mod"):
             raise UnsupportedError(
                 f"the {name} was compiled and is to be replayed as CUDA graphs too, which torch.compile makes itself "

@@ -15,13 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from tokenring_xdit.compat.torch import outside_graphs
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.hosts.changes import TOKEN_WISE
 from tokenring_xdit.hosts.layout import KeyLayout, cut, key_layout, padding, sequence_layout
-from tokenring_xdit.hosts.processors import ProcessorSlot
+from tokenring_xdit.hosts.processors import InPlaceOfTorch, ProcessorSlot
 from tokenring_xdit.hosts.replay import REPLAYABLE
 from tokenring_xdit.hosts.xfuser.family import TokenCut
 from tokenring_xdit.hosts.xfuser.repairs.common import sequence_parallel_ranks
@@ -206,7 +205,7 @@ def _spread_class(kind: Any, intercept: bool) -> Any:
         with key_layout(layout):
             if not intercept:
                 return original(self, *args, **kwargs)
-            with _Spread() as mode:
+            with InPlaceOfTorch(_attend) as mode:
                 result = original(self, *args, **kwargs)
         if mode.calls != 1:
             raise UnsupportedError(
@@ -218,21 +217,6 @@ def _spread_class(kind: Any, intercept: bool) -> Any:
     # A graph would set the layout when it is over, and not before attention asks for it.
     body = {"__call__": wraps(original)(outside_graphs(call)), "__module__": kind.__module__, "__doc__": kind.__doc__}
     return type(kind.__name__, (kind,), body)
-
-
-class _Spread(TorchFunctionMode):
-    """Inside, torch's attention is that of all ranks."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Called by torch in place of each of its functions."""
-        if func is not torch.nn.functional.scaled_dot_product_attention:
-            return func(*args, **(kwargs or {}))
-        self.calls += 1
-        return _attend(*args, **(kwargs or {}))
 
 
 def _attend(
