@@ -1,18 +1,38 @@
-"""What the documentation quotes is what the package says."""
+"""What the documentation quotes is what the package says, and what it tells to type is what the package reads."""
 
 from __future__ import annotations
 
+import argparse
 import ast
+import importlib
+import inspect
+import json
 import re
 import runpy
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 from xml.etree import ElementTree as ET
 
 import pytest
+import yaml
 
+from tokenring_xdit import __version__
+from tokenring_xdit.bench.sweep import SweepConfig
+from tokenring_xdit.cli.arguments import bench
+from tokenring_xdit.cli.commands import whole_parser
+from tokenring_xdit.cli.launch import KINDS
+from tokenring_xdit.config import read_config
+from tokenring_xdit.pipelines.tasks import read_run
 from tokenring_xdit.schedule import ALGORITHMS
+from tokenring_xdit.topology import load_network
 
 ROOT = Path(__file__).parents[1]
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 PICTURES = ROOT / "docs" / "images" / "schedules"
 
@@ -42,8 +62,18 @@ def test_troubleshooting_quotes_real_messages(heading: str) -> None:
 
 def test_links_lead_somewhere() -> None:
     for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text()):
+        text = page.read_text()
+        for target in re.findall(r"(?:\]\(|src=\")(?!https?://|#)([^)#\"]+)", text):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+        for target, anchor in re.findall(r"\]\((?!https?://)([^)#]*)#([^)]+)\)", text):
+            other = page.parent / target if target else page
+            assert anchor in anchors(other.read_text()), f"{page.name} links to {target}#{anchor}"
+
+
+def anchors(text: str) -> set[str]:
+    """What the headings of a page are called in links."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("picture", sorted(PICTURES.glob("*.svg")), ids=lambda path: path.stem)
@@ -65,3 +95,142 @@ def test_every_schedule_has_a_row_and_a_section() -> None:
     rows = re.findall(r"^\| `(\w+)`", page.partition("## What travels")[2].partition("\n\n**")[0], flags=re.MULTILINE)
     headings = re.findall(r"^### (.+)$", page, flags=re.MULTILINE)
     assert sorted(rows) == sorted(ALGORITHMS) == sorted(re.findall(r"`(\w+)`", " ".join(headings)))
+
+
+def test_it_is_cited_by_the_version_that_it_is() -> None:
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == __version__
+
+
+def test_the_plot_of_the_first_page_shows_what_was_measured() -> None:
+    measured = runpy.run_path(str(ROOT / "scripts" / "draw_speedups.py"))["measured"]()
+    drawn = (ROOT / "docs" / "images" / "speedups.svg").read_text()
+    assert len(measured) == 18
+    for row in measured:
+        assert f"{row['network']}; strategy: {row['strategy']}; times: {row['times']:.2f}" in drawn
+
+
+class Block(NamedTuple):
+    """A block of code of a page."""
+
+    page: str
+    line: int
+    language: str
+    code: str
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+def blocks() -> Iterator[Block]:
+    for page in PAGES:
+        text = page.read_text()
+        for found in re.finditer(r"^```(\w*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL):
+            yield Block(page.name, text.count("\n", 0, found.start()) + 2, found[1], found[2])
+
+
+BLOCKS = list(blocks())
+
+
+def block(language: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("found", [each for each in BLOCKS if each.language == language], ids=str)
+
+
+def typed(found: Block) -> list[list[str]]:
+    """The command lines of a block, as words; variables that stand in front of them are left out."""
+    lines = [shlex.split(line, comments=True) for line in found.code.replace("\\\n", " ").splitlines()]
+    return [[word for at, word in enumerate(line) if at or "=" not in word] for line in lines if line]
+
+
+def test_every_block_of_code_is_of_a_language_that_is_checked() -> None:
+    assert {each.language for each in BLOCKS} <= {"bash", "json", "mermaid", "python", "yaml"}
+
+
+@block("bash")
+def test_commands_are_read_as_they_stand(found: Block) -> None:
+    """By the real parser; nothing is run."""
+    for words in typed(found):
+        if words[0] == "tokenring-xdit":
+            read(words[1:])
+        elif "tokenring_xdit.cli" in words:
+            read(words[words.index("tokenring_xdit.cli") + 1 :])
+        elif words[0] in {"bash", "python", "sbatch"}:
+            assert [word for word in words if word.startswith("scripts/")]
+            assert all((ROOT / word).is_file() for word in words if word.startswith(("scripts/", "configs/")))
+        else:
+            assert words[0] in {"xdit", "pip", "torchrun", "curl", "export", "cd"}, f"who reads {words}?"
+
+
+def read(words: list[str]) -> None:
+    """Parse a command line, and what it says of a run or a sweep, with the file that it names where that ships."""
+    words = words[: words.index("<")] if "<" in words else words
+    if words[0] == "launch":
+        assert words[1] in KINDS
+        return
+    try:
+        args = whole_parser().parse_args(bench.spelled_out(words), argparse.Namespace(command=""))
+    except SystemExit:
+        pytest.fail(f"tokenring-xdit does not take {shlex.join(words)}")
+    if words[0] == "run":
+        read_run(*importlib.import_module("tokenring_xdit.cli.run")._said(args))
+    elif args.action == "bench_run:run_command":
+        read_config(SweepConfig, args.config, args.overrides)
+
+
+@block("python")
+def test_python_calls_what_there_is(found: Block) -> None:
+    """It is compiled; names of this package that it imports exist, and their calls fit."""
+    tree = ast.parse(found.code)
+    names: dict[str, Any] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {each.name: importlib.import_module(each.name) for each in node.names if "tokenring" in each.name}
+        elif isinstance(node, ast.ImportFrom) and node.module is not None and node.module.startswith("tokenring_xdit"):
+            module = importlib.import_module(node.module)
+            names |= {each.name: getattr(module, each.name) for each in node.names}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            first, *others = ast.unparse(node.func).split(".")
+            if first in names and not any(isinstance(each, ast.Starred) for each in node.args):
+                called = names[first]
+                for part in others:
+                    called = getattr(called, part)
+                said = {each.arg: each for each in node.keywords if each.arg is not None}
+                inspect.signature(called).bind(*node.args, **said)
+
+
+@block("yaml")
+def test_yaml_is_what_it_describes(found: Block, tmp_path: Path) -> None:
+    content, path = yaml.safe_load(found.code), tmp_path / "block.yaml"
+    path.write_text(found.code)
+    if "strategies" in content:
+        read_config(SweepConfig, path)
+    elif "links" in content:
+        load_network(str(path))
+    else:
+        read_run(path)
+
+
+@block("json")
+def test_json_is_json(found: Block) -> None:
+    json.loads(found.code)
+
+
+XDIT = """
+import json, sys
+from tokenring_xdit.hosts.xfuser import register
+register()
+from xfuser import xFuserArgs
+from xfuser.config.args import FlexibleArgumentParser
+for words in json.load(sys.stdin):
+    parser = xFuserArgs.add_runner_args(FlexibleArgumentParser())
+    xFuserArgs.from_runner_args(vars(parser.parse_args(words))).create_config()
+"""
+
+
+@pytest.mark.e2e
+def test_commands_of_xfuser_are_read_as_they_stand() -> None:
+    lines = [words[1:] for each in BLOCKS if each.language == "bash" for words in typed(each) if words[0] == "xdit"]
+    assert len(lines) > 1
+    command = [sys.executable, "-c", XDIT]
+    done = subprocess.run(command, input=json.dumps(lines), capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
