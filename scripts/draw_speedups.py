@@ -1,6 +1,6 @@
 """Draw the plot of README.md from the tables of docs/benchmarks.md.
 
-    python scripts/draw_speedups.py
+python scripts/draw_speedups.py
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ prepare_other_environment() {
     fi
     if [ "$versions" = lowest ]; then
         # Of what the package and its extras need; flash is for GPUs, and the tools of the tests are new.
-        sed -n -e '/^dependencies = \[/,/^\]/p' -e '/^bench = /p' -e '/^llm = /p' -e '/^serve = /p' -e '/^video = /p' \
+        sed -n -e '/^dependencies = \[/,/^\]/p' -e '/^bench = /p' -e '/^docs = /p' -e '/^llm = /p' -e '/^serve = /p' -e '/^video = /p' \
             "$root/pyproject.toml" | grep -o '"[A-Za-z0-9_-]*>=[0-9.]*' | tr -d '"' | sed 's/>=\(.*\)/==\1.*/' \
             >"$venv/lowest.txt"
         options=(--constraint "$venv/lowest.txt")

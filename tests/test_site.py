@@ -39,7 +39,9 @@ def test_every_page_is_there_and_in_the_menu(site: Path) -> None:
 def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
     for page in site.glob("*.html"):
         fetched = re.findall(r"<(?:script|img|iframe)[^>]* src=\"?(https?:[^\" >]+)", page.read_text())
-        fetched += re.findall(r"<link[^>]* rel=\"?(?:stylesheet|preconnect)\"?[^>]* href=\"?(https?:[^\" >]+)", page.read_text())
+        fetched += re.findall(
+            r"<link[^>]* rel=\"?(?:stylesheet|preconnect)\"?[^>]* href=\"?(https?:[^\" >]+)", page.read_text()
+        )
         assert fetched == [], page.name
 
 
