@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tokenring_xdit.cli.commands import whole_parser
+from tokenring_xdit.cli.commands import read_command, whole_parser
 
 HEAVY = ("diffusers", "numpy", "PIL", "pydantic", "torch", "transformers", "xfuser")
 
@@ -76,3 +76,23 @@ def test_every_command_names_a_function_that_there_is(words: tuple[str, ...]) ->
 def test_every_command_does_something() -> None:
     leaves = {words for words, parser in PARSERS.items() if not parser._subparsers and words[:1] != ("launch",)}
     assert leaves == {words for words, parser in PARSERS.items() if parser.get_default("action")}
+
+
+@pytest.mark.parametrize(
+    ("words", "taken"),
+    [
+        (["ask", "a-model", "--ranks", "2", "Who did it?"], {"model": "a-model", "question": "Who did it?"}),
+        (["ask", "a-model", "Who did it?", "--ranks", "2"], {"model": "a-model", "question": "Who did it?"}),
+        (["run", "a.yaml", "--steps", "2", "seed=3"], {"said": ["a.yaml", "seed=3"]}),
+        (["bench", "a.yaml", "--resume", "rounds=3"], {"overrides": ["rounds=3"]}),
+    ],
+)
+def test_what_has_no_name_may_stand_behind_options(words: list[str], taken: dict[str, object]) -> None:
+    args = vars(read_command(words))
+    assert {key: args[key] for key in taken} == taken
+
+
+@pytest.mark.parametrize("words", [["ask", "a-model", "one", "--ranks", "2", "two"], ["run", "a.yaml", "--stepz", "2"]])
+def test_what_nothing_takes_is_refused(words: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        read_command(words)

@@ -40,7 +40,7 @@ from tokenring_xdit.errors import (
 )
 from tokenring_xdit.messages import escaped
 
-__all__ = ["run_command", "whole_parser"]
+__all__ = ["read_command", "run_command", "whole_parser"]
 
 _EXIT_FAILED, _EXIT_REFUSED = 1, 2
 
@@ -61,15 +61,37 @@ def run_command(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
         run_script(typed)
-        args = whole_parser().parse_args(
-            bench.spelled_out(typed), argparse.Namespace(command=shlex.join(["tokenring-xdit", *typed]))
-        )
+        args = read_command(typed)
         _action(args.action)(args)
     except (LaunchError, CommunicationError, NetworkError, OutputError, RegressionError, OSError) as error:
         return _say(error, _EXIT_FAILED)
     except TokenRingError as error:
         return _say(error, _EXIT_REFUSED)
     return 0
+
+
+def read_command(typed: Sequence[str]) -> argparse.Namespace:
+    """Read a command line; mistakes end the process, as argparse does.
+
+    What has no name may stand behind options, where the parser names what takes it as ``late``: before Python 3.12.7
+    argparse gives an argument that may be left out nothing once an option has come.
+
+    Args:
+        typed: The words behind ``tokenring-xdit``.
+    """
+    parser = whole_parser()
+    command = shlex.join(["tokenring-xdit", *typed])
+    args, rest = parser.parse_known_args(bench.spelled_out(typed), argparse.Namespace(command=command, late=None))
+    if rest and args.late is not None and not any(word.startswith("-") for word in rest):
+        before = getattr(args, args.late)
+        if isinstance(before, list):
+            setattr(args, args.late, [*before, *rest])
+            rest = []
+        elif before is None and len(rest) == 1:
+            setattr(args, args.late, rest.pop())
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return args
 
 
 def whole_parser() -> argparse.ArgumentParser:

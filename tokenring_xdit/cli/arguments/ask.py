@@ -46,4 +46,4 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help=f"{', '.join(DTYPES)} (default: bfloat16 on GPUs, float32 without)",
     )
     parser.add_argument("--json", action="store_true", help="print each answer as a line of JSON")
-    parser.set_defaults(action="ask:ask_command")
+    parser.set_defaults(action="ask:ask_command", late="question")

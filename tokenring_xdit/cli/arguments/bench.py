@@ -47,7 +47,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_tolerance(run)
     run.add_argument("--plots", type=Path, metavar="DIR", help="also write the report's plots as PNG and SVG files")
     run.add_argument("--json", action="store_true", help="print the records as JSON; a comparison goes to stderr then")
-    run.set_defaults(action="bench_run:run_command")
+    run.set_defaults(action="bench_run:run_command", late="overrides")
 
     diff = subcommands.add_parser(
         "diff",

@@ -50,4 +50,4 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     for key, what in KEYS.items():
         parser.add_argument(f"--{key.replace('_', '-')}", metavar="VALUE", help=what)
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
-    parser.set_defaults(action="run:run_command")
+    parser.set_defaults(action="run:run_command", late="said")
