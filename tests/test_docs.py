@@ -224,7 +224,7 @@ from xfuser import xFuserArgs
 from xfuser.config.args import FlexibleArgumentParser
 for words in json.load(sys.stdin):
     parser = xFuserArgs.add_runner_args(FlexibleArgumentParser())
-    xFuserArgs.from_runner_args(vars(parser.parse_args(words))).create_config()
+    xFuserArgs.from_runner_args(vars(parser.parse_args(words)))
 """
 
 
