@@ -12,7 +12,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree as ET
@@ -43,7 +43,7 @@ FOREIGN = {"unrecognized arguments: --tokenring_degree", "rank … failed: OutOf
 QUOTED = re.findall(r"^### `(.+)`$", (ROOT / "docs" / "troubleshooting.md").read_text(), flags=re.MULTILINE)
 
 
-@lru_cache(maxsize=1)
+@cache
 def messages() -> list[str]:
     """All texts in the package's code, with … for what is filled in."""
     found = []
