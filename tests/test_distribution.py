@@ -71,7 +71,8 @@ def test_the_archive_holds_what_the_repository_does(built: Path) -> None:
     (archive,) = built.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         inside = {name.partition("/")[2] for name in tar.getnames()}
-    wanted = {"CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml"}
+    wanted = {"CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "README.md", "SECURITY.md"}
+    wanted |= {"mkdocs.yml", "pyproject.toml"}
     for folder in ("configs", "docs", "scripts", "tests"):
         wanted |= {
             str(path.relative_to(ROOT))
