@@ -13,6 +13,7 @@ from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.serve.jobs import Job, JobStatus
 from tokenring_xdit.serve.keeper import Keeper
 from tokenring_xdit.serve.line import WaitingLine
+from tokenring_xdit.serve.talking import AnswerTimes
 
 __all__ = ["Meters"]
 
@@ -64,6 +65,24 @@ class Meters:
         self._cancelled_steps = Counter(
             "tokenring_cancelled_steps", "Steps of requests that were cancelled", registry=self.registry
         )
+        self._tokens = Counter(
+            "tokenring_tokens",
+            "Tokens of prompts, those that were not computed again, answers",
+            ["kind"],
+            registry=self.registry,
+        )
+        self._first_token = Histogram(
+            "tokenring_first_token_seconds",
+            "From the beginning of a request to the first piece of its answer",
+            buckets=_REQUEST_BUCKETS,
+            registry=self.registry,
+        )
+        self._token = Histogram(
+            "tokenring_token_duration_seconds",
+            "Tokens of an answer from then on, on average",
+            buckets=_STEP_BUCKETS,
+            registry=self.registry,
+        )
         waiting = Gauge("tokenring_requests_waiting", "Requests that wait", registry=self.registry)
         waiting.set_function(lambda: len(line))
         Info("tokenring_build", "What runs", registry=self.registry).info({"version": __version__})
@@ -91,12 +110,26 @@ class Meters:
             self._cancelled_steps.inc(job.step)
         if job.status is JobStatus.DONE:
             self._duration.labels(job.order.kind).observe(job.ended - job.began)
-            if job.predicted:
+            if job.predicted and job.step == job.order.all_steps:  # an answer may have ended early
                 self._ratio.observe((job.ended - job.began) / job.predicted)
 
     def step(self, seconds: float) -> None:
         """A step was made."""
         self._steps.labels(self._schedule).observe(seconds)
+
+    def answered(self, times: AnswerTimes) -> None:
+        """An answer was given."""
+        reply = times.reply
+        for kind, tokens in (
+            ("prompt", reply.prompt_tokens),
+            ("reused", reply.reused_tokens),
+            ("answer", len(reply.tokens)),
+        ):
+            self._tokens.labels(kind).inc(tokens)
+        if times.first is not None:
+            self._first_token.observe(times.first)
+        if times.token is not None:
+            self._token.observe(times.token)
 
     def restarted(self, reason: str) -> None:
         """Ranks were started again."""

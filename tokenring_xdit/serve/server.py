@@ -8,19 +8,23 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import uvicorn
 
 from tokenring_xdit.errors import LaunchError
 from tokenring_xdit.pipelines.engine import Engine
 from tokenring_xdit.serve.app import application
-from tokenring_xdit.serve.config import RequestLimits, ServeConfig
-from tokenring_xdit.serve.desk import Desk
+from tokenring_xdit.serve.config import AnyServeConfig, RequestLimits, TextServeConfig
+from tokenring_xdit.serve.desk import Desk, PictureDesk
+from tokenring_xdit.serve.drawing import Drawing
 from tokenring_xdit.serve.forecast import Forecast
-from tokenring_xdit.serve.keeper import Keeper
+from tokenring_xdit.serve.keeper import Craft, Keeper
 from tokenring_xdit.serve.line import WaitingLine
 from tokenring_xdit.serve.metrics import Meters
 from tokenring_xdit.serve.office import Office
+from tokenring_xdit.serve.talking import Talking
+from tokenring_xdit.serve.text_desk import TextDesk
 
 __all__ = ["serve"]
 
@@ -31,7 +35,7 @@ _LAST_ANSWERS = 3
 
 
 def serve(
-    config: ServeConfig,
+    config: AnyServeConfig,
     limits: RequestLimits,
     *,
     host: str,
@@ -69,7 +73,12 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 async def _serve(
-    config: ServeConfig, limits: RequestLimits, listening: socket.socket, key: str | None, timeout: float, grace: float
+    config: AnyServeConfig,
+    limits: RequestLimits,
+    listening: socket.socket,
+    key: str | None,
+    timeout: float,
+    grace: float,
 ) -> None:
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
@@ -77,23 +86,18 @@ async def _serve(
         loop.call_soon_threadsafe(ended.set)
 
     def make() -> Engine:
-        return Engine(
-            config.model,
-            tokenring_degree=config.tokenring_degree,
-            ulysses_degree=config.ulysses_degree,
-            schedule=config.schedule,
-            attention_backend=config.attention_backend,
-            dtype=config.dtype,
-            timeout=timeout,
-            largest_side=config.largest_side,
-            cuda_graphs=config.cuda_graphs,
-        )
+        if isinstance(desk, TextDesk):
+            desk.load()
+        return _engine(config, timeout)
 
     line = WaitingLine(limits.waiting)
     meters = Meters(config.degrees, line)
-    keeper = Keeper(make, line, Forecast(), meters, end)
+    text = isinstance(config, TextServeConfig)
+    craft: Craft = Talking(Forecast(), meters.answered) if text else Drawing(Forecast(), meters.step)
+    keeper = Keeper(make, line, craft, meters, end)
     meters.watch(keeper)
-    app = application(Office(Desk(config, limits, keeper), keeper, meters), key)
+    desk: Desk[Any] = TextDesk(config, limits, keeper) if text else PictureDesk(config, limits, keeper)
+    app = application(Office(desk, keeper, meters), key)
     for each in _SIGNALS:
         loop.add_signal_handler(each, end)
     server = _Server(
@@ -119,6 +123,28 @@ async def _serve(
     if keeper.error is not None:
         raise keeper.error
     print("ended", file=sys.stderr, flush=True)
+
+
+def _engine(config: AnyServeConfig, timeout: float) -> Engine:
+    if isinstance(config, TextServeConfig):
+        return Engine(
+            config.model,
+            tokenring_degree=config.tokenring_degree,
+            dtype=config.dtype,
+            timeout=timeout,
+            tokens_per_rank=config.tokens_per_rank,
+        )
+    return Engine(
+        config.model,
+        tokenring_degree=config.tokenring_degree,
+        ulysses_degree=config.ulysses_degree,
+        schedule=config.schedule,
+        attention_backend=config.attention_backend,
+        dtype=config.dtype,
+        timeout=timeout,
+        largest_side=config.largest_side,
+        cuda_graphs=config.cuda_graphs,
+    )
 
 
 class _Server(uvicorn.Server):
