@@ -201,6 +201,12 @@ def test_another_model_another_path_another_method(client: Client) -> None:
     assert client.ask("GET", "/v1/requests/nothing").error["code"] == "not_found"
 
 
+def test_edits_are_refused(client: Client) -> None:
+    answer = client.ask("POST", "/v1/images/edits", b"--x--\r\n", {"Content-Type": "multipart/form-data; boundary=x"})
+    assert (answer.status, answer.error["code"]) == (400, "unsupported")
+    assert answer.error["message"].startswith("'embedded' edits no pictures, and no model that does was compared")
+
+
 def test_the_model_is_described(client: Client) -> None:
     (model,) = client.ask("GET", "/v1/models").json["data"]
     assert model["id"] == "embedded"

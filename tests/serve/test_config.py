@@ -54,9 +54,10 @@ def test_what_every_request_would_be_refused_for_is_said_at_once(value: str, mes
         read_config(ServeConfig, None, ["model=embedded", value], unserved)
 
 
-def test_videos_are_not_served(tmp_path: Path) -> None:
-    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "CogVideoXPipeline"}))
-    with pytest.raises(ConfigurationError, match="CogVideoXPipeline makes videos, and pictures are what is served"):
+@pytest.mark.parametrize("name", ["WanImageToVideoPipeline", "FluxControlPipeline"])
+def test_what_starts_from_a_picture_is_not_served(tmp_path: Path, name: str) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name}))
+    with pytest.raises(ConfigurationError, match=f"{name} starts from a picture, and requests bring none here"):
         read_config(ServeConfig, None, [f"model={tmp_path}"], unserved)
 
 
@@ -105,6 +106,6 @@ def test_help_says_the_limits_that_there_are(capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit):
         said("--help")
     text = " ".join(capsys.readouterr().out.split())
-    for name in ("waiting", "pixels", "steps", "body"):
+    for name in ("waiting", "pixels", "frames", "steps", "stored", "body"):
         assert f"--max-{name}" in text
         assert f"(default: {getattr(RequestLimits, name)})" in text

@@ -17,7 +17,7 @@ from tokenring_xdit.serve.config import AnyServeConfig, RequestLimits, serve_sch
 
 __all__ = ["serve_command"]
 
-_PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
+_PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
 
 _LOOPBACK = ("127.", "::1", "localhost")
 
@@ -52,7 +52,7 @@ def _said(args: argparse.Namespace) -> tuple[Path | None, list[str]]:
 def _limits(args: argparse.Namespace) -> RequestLimits:
     given: dict[str, Any] = {
         name: value
-        for name in ("waiting", "pixels", "steps", "tokens", "body")
+        for name in ("waiting", "pixels", "frames", "steps", "tokens", "stored", "body")
         if (value := getattr(args, f"max_{name}")) is not None
     }
     for name, value in given.items():

@@ -25,8 +25,10 @@ from tokenring_xdit.serve.guard import Guard
 from tokenring_xdit.serve.images import image_routes
 from tokenring_xdit.serve.keeper import ServiceState
 from tokenring_xdit.serve.office import Office
-from tokenring_xdit.serve.schema import Body, GenerationBody, refused
+from tokenring_xdit.serve.schema import Body, GenerationBody, VideoBody, refused
+from tokenring_xdit.serve.shelf import VideoShelf
 from tokenring_xdit.serve.text_desk import TextDesk
+from tokenring_xdit.serve.videos import KIND, video_routes
 
 __all__ = ["application"]
 
@@ -34,6 +36,8 @@ log = logging.getLogger(__name__)
 
 _BODIES: Mapping[str, tuple[str, type[Body]]] = {
     "/v1/images/generations": ("image", GenerationBody),
+    "/v1/videos": (KIND, VideoBody),
+    "/v1/videos/sync": (KIND, VideoBody),
     "/v1/chat/completions": ("text", ChatBody),
 }
 """Paths that make something of a body: what that is, and what stands in it."""
@@ -41,17 +45,20 @@ _BODIES: Mapping[str, tuple[str, type[Body]]] = {
 _PLAIN = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def application(office: Office, key: str | None) -> FastAPI:
+def application(office: Office, key: str | None, shelf: VideoShelf | None = None) -> FastAPI:
     """All routes of a server.
 
     Args:
         office: Takes requests.
         key: What clients have to say; ``None`` where they need not.
+        shelf: Where videos are kept, for a model that makes them.
     """
     app = FastAPI(title="tokenring-xdit", version=__version__, description="A model, by OpenAI's protocol.")
     app.include_router(_health(office))
     app.include_router(_requests(office))
-    if isinstance(office.desk, PictureDesk):
+    if isinstance(office.desk, PictureDesk) and shelf is not None:
+        app.include_router(video_routes(office, office.desk, shelf))
+    elif isinstance(office.desk, PictureDesk):
         app.include_router(image_routes(office, office.desk))
     if isinstance(office.desk, TextDesk):
         app.include_router(chat_routes(office, office.desk))
@@ -138,7 +145,7 @@ def _answer_errors(app: FastAPI, office: Office) -> None:
 
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         kind, body = _BODIES.get(request.url.path, (None, Body))
-        if kind is not None:
+        if kind is not None and request.method == "POST":
             office.meters.refused(kind)
         return await answer(request, refused(error.errors(), tuple(body.model_fields)))
 

@@ -12,17 +12,25 @@ from pydantic import Field
 from tokenring_xdit.defaults import LARGEST_SIDE
 from tokenring_xdit.errors import ModelUnreachableError, TokenRingError
 from tokenring_xdit.pipelines.loading import pipeline_class_of
-from tokenring_xdit.pipelines.request import is_video, pipeline_class
+from tokenring_xdit.pipelines.request import is_video, missing_for_videos, needs_picture, pipeline_class
 from tokenring_xdit.pipelines.run import RunConfig, inspect_model
 from tokenring_xdit.pipelines.run_prompts import PromptConfig
 from tokenring_xdit.pipelines.text_models import is_text_model
 from tokenring_xdit.pipelines.text_run import TextRunConfig, inspect_text_model
 
-__all__ = ["AnyServeConfig", "RequestLimits", "ServeConfig", "TextServeConfig", "serve_schema", "unserved"]
+__all__ = [
+    "AnyServeConfig",
+    "RequestLimits",
+    "ServeConfig",
+    "TextServeConfig",
+    "films",
+    "serve_schema",
+    "unserved",
+]
 
 _OF_RUNS = ("prompt", "prompt_file", "image", "context", "output")
 
-_UNUSED = (*_OF_RUNS, "seed", "frames", "fps")
+_UNUSED = (*_OF_RUNS, "seed")
 
 
 def _for_requests(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,6 +102,11 @@ def serve_schema(values: Mapping[str, Any]) -> type[ServeConfig] | type[TextServ
     return TextServeConfig if said == "text" else ServeConfig
 
 
+def films(config: ServeConfig) -> bool:
+    """Whether a model makes videos."""
+    return is_video(pipeline_class(pipeline_class_of(config.model)))
+
+
 def unserved(config: AnyServeConfig) -> list[str]:
     """Why a model is not served, or refuses what requests leave out, as far as that is known before it loads."""
     if isinstance(config, TextServeConfig):
@@ -104,8 +117,12 @@ def unserved(config: AnyServeConfig) -> list[str]:
         raise
     except TokenRingError as error:
         return [f"model: {error}"]
-    if is_video(pipeline):
-        return [f"model: {pipeline.__name__} makes videos, and pictures are what is served: use 'run', or Engine"]
+    if needs_picture(pipeline):
+        return [f"model: {pipeline.__name__} starts from a picture, and requests bring none here: use 'run', or Engine"]
+    for package in missing_for_videos() if is_video(pipeline) else ():
+        return [
+            f"model: {pipeline.__name__} makes videos, and {package} is missing: pip install 'tokenring-xdit[video]'"
+        ]
     return inspect_model(config.model_copy(update=dict.fromkeys(("image", "output"))))  # as each request will be
 
 
@@ -116,13 +133,17 @@ class RequestLimits:
     Attributes:
         waiting: Requests that may wait for the engine.
         pixels: Of a picture: width times height.
+        frames: Of a video.
         steps: Denoising steps.
         tokens: Of a conversation and its answer together; ``None`` for what the model was made to read.
+        stored: Bytes of videos that are kept until they are fetched.
         body: Bytes of a request; the longest prompts are less, however they are written.
     """
 
     waiting: int = 16
     pixels: int = LARGEST_SIDE**2
+    frames: int = 500
     steps: int = 500
     tokens: int | None = None
+    stored: int = 2**30
     body: int = 2**20

@@ -11,12 +11,18 @@ from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.messages import shown
 from tokenring_xdit.pipelines.engine import Engine
 from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of
-from tokenring_xdit.pipelines.request import DRAWN_SEEDS, LARGEST_SEED, Request, defaults_of, pipeline_class
-from tokenring_xdit.serve.config import RequestLimits, ServeConfig, TextServeConfig
+from tokenring_xdit.pipelines.request import (
+    DRAWN_SEEDS,
+    LARGEST_SEED,
+    Request,
+    defaults_of,
+    pipeline_class,
+)
+from tokenring_xdit.serve.config import RequestLimits, ServeConfig, TextServeConfig, films
 from tokenring_xdit.serve.errors import RefusedError
 from tokenring_xdit.serve.jobs import PictureOrder
 from tokenring_xdit.serve.keeper import Keeper
-from tokenring_xdit.serve.schema import GenerationBody
+from tokenring_xdit.serve.schema import GenerationBody, PromptBody, VideoBody
 from tokenring_xdit.sizes import PictureSize
 
 __all__ = ["Desk", "PictureDesk", "first_of"]
@@ -65,7 +71,7 @@ class Desk(ABC, Generic[_Config]):
 
 
 class PictureDesk(Desk[ServeConfig]):
-    """Where requests for pictures are checked."""
+    """Where requests for pictures and videos are checked."""
 
     @functools.cached_property
     def defaults(self) -> dict[str, Any]:
@@ -75,7 +81,7 @@ class PictureDesk(Desk[ServeConfig]):
         known = defaults_of(pipeline_class(pipeline_class_of(config.model)))
         values: dict[str, Any] = {
             name: first_of(getattr(config, name, None), getattr(model, name), known[name])
-            for name in ("width", "height", "steps", "guidance", "negative_prompt")
+            for name in ("width", "height", "frames", "steps", "guidance", "negative_prompt")
             if name in known
         }
         if config.size is not None:
@@ -89,10 +95,14 @@ class PictureDesk(Desk[ServeConfig]):
         size = str(PictureSize(width, height)) if width and height else _AUTO
         most: dict[str, Any] = {"pixels": self.limits.pixels, "steps": self.limits.steps}
         most["side"] = self.config.largest_side
+        video = films(self.config)
+        if video:
+            defaults["fps"] = self.config.fps
+            most["frames"] = self.limits.frames
         dims = self.config.degrees
         return {
             "defaults": {"size": size, **defaults},
-            "limits": {**most, "n": 10, "body_bytes": self.limits.body, "waiting": self.limits.waiting},
+            "limits": {**most, "n": 1 if video else 10, "body_bytes": self.limits.body, "waiting": self.limits.waiting},
             "ranks": {"tokenring": dims.tokenring, "ulysses": dims.ulysses, "schedule": dims.schedule},
         }
 
@@ -115,15 +125,36 @@ class PictureDesk(Desk[ServeConfig]):
             raise RefusedError("partial_images: needs a stream: say stream=true as well", "partial_images")
         if body.stream and count > 1:
             raise RefusedError(f"n: {count} pictures cannot be streamed: ask for one, or leave stream out", "n")
-        return self._order(body, count, previews)
+        return self._order("image", body, count, previews)
 
-    def _order(self, body: GenerationBody, count: int, previews: int) -> PictureOrder:
+    def video(self, body: VideoBody) -> PictureOrder:
+        """The order of ``/v1/videos``.
+
+        Raises:
+            TokenRingError: It is refused.
+        """
+        if body.input_reference is not None:
+            raise RefusedError(
+                f"input_reference: '{self.config.name}' starts from no picture: leave it out", "input_reference"
+            )
+        if body.seconds is not None and body.frames is not None:
+            raise RefusedError("seconds: frames are given as well: leave one of them out", "seconds")
+        fps = body.fps or self.config.fps
+        frames = self.config.frames if body.frames is None else body.frames
+        if body.seconds is not None:
+            frames = max(1, round(min(body.seconds * fps, self.limits.frames + 1)))
+        return self._order("video", body, 1, 0, frames=frames, fps=fps)
+
+    def _order(
+        self, kind: str, body: PromptBody, count: int, previews: int, *, frames: int | None = None, fps: int = 1
+    ) -> PictureOrder:
         config = self.config
         self.refuse_other(body.model)
         size = self._size(body.size)
         arguments: dict[str, Any] = {
             "width": size.width if size else None,
             "height": size.height if size else None,
+            "frames": frames,
             "steps": first_of(body.steps, config.steps),
             "guidance": first_of(body.guidance, config.guidance),
             "negative_prompt": first_of(body.negative_prompt, config.negative_prompt),
@@ -138,14 +169,18 @@ class PictureDesk(Desk[ServeConfig]):
         request = engine.check(prompt, seed=seed, **arguments)
         values = {name: first_of(getattr(request, name), default) for name, default in self.defaults.items()}
         self._refuse_beyond(values)
+        width, height, frames = (values.get(name) or 0 for name in ("width", "height", "frames"))
         return PictureOrder(
-            kind="image",
+            kind=kind,
             prompt=body.prompt,
             seed=seed,
             count=count,
             together=together,
             steps=values.get("steps") or 1,
-            pixels=(values.get("width") or 0) * (values.get("height") or 0),
+            size=str(PictureSize(width, height)) if width and height else _AUTO,
+            pixels=width * height * (frames or 1),
+            frames=frames or 1,
+            fps=fps,
             previews=previews,
             arguments={name: value for name, value in arguments.items() if value is not None},
         )
@@ -166,6 +201,10 @@ class PictureDesk(Desk[ServeConfig]):
         if pixels > most.pixels:
             raise RefusedError(
                 f"size: {pixels} pixels are asked for, and this server draws at most {most.pixels}", "size"
+            )
+        if (values.get("frames") or 1) > most.frames:
+            raise RefusedError(
+                f"frames: {values['frames']} are more than the {most.frames} that this server makes", "frames"
             )
         if (values.get("steps") or 1) > most.steps:
             raise RefusedError(

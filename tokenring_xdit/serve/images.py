@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from tokenring_xdit.serve.desk import PictureDesk
-from tokenring_xdit.serve.errors import problem_of
+from tokenring_xdit.serve.errors import RefusedError, problem_of
 from tokenring_xdit.serve.follow import Feed
 from tokenring_xdit.serve.jobs import Event, Job, Stepped
 from tokenring_xdit.serve.media import encoded
@@ -72,6 +72,16 @@ def image_routes(office: Office, desk: PictureDesk) -> APIRouter:
             "seed": job.order.seed,
         }
         return JSONResponse(answer, headers={REQUEST_ID: job.id})
+
+    @routes.post("/v1/images/edits", responses={400: {"description": "No model is served that edits pictures"}})
+    async def edits() -> Response:
+        """Refused, in a sentence: no model that edits pictures was compared with one process."""
+        office.meters.refused("image")
+        raise RefusedError(
+            f"'{desk.config.name}' edits no pictures, and no model that does was compared with one process: use "
+            "/v1/images/generations",
+            code="unsupported",
+        )
 
     return routes
 

@@ -49,7 +49,7 @@ class Order:
     """What is asked of the engine, checked.
 
     Attributes:
-        kind: ``image`` or ``text``, as metrics name it.
+        kind: ``image``, ``video`` or ``text``, as metrics name it.
         seed: Of the first thing that is drawn.
     """
 
@@ -64,14 +64,18 @@ class Order:
 
 @dataclass(frozen=True)
 class PictureOrder(Order):
-    """Pictures; the seeds of those after the first are the numbers that follow.
+    """Pictures, or a video; the seeds of those after the first are the numbers that follow.
 
     Attributes:
         prompt: What to draw.
         count: Pictures.
         together: How many of them are made at once.
         steps: Denoising steps.
-        pixels: Of one picture: width times height; 0 where the pipeline knows its size alone.
+        size: Of a picture, as ``WIDTHxHEIGHT``; ``auto`` where the pipeline knows it alone.
+        pixels: Of one picture, width times height, or of all frames of a video; 0 where the pipeline knows its size
+            alone.
+        frames: Of a video.
+        fps: Frames of it in a second.
         previews: How many pictures of what is being made are wanted on the way.
         arguments: Of :meth:`tokenring_xdit.Engine.generate`, beside the prompt and the seed.
     """
@@ -80,7 +84,10 @@ class PictureOrder(Order):
     count: int = 1
     together: int = 1
     steps: int = 1
+    size: str = "auto"
     pixels: int = 0
+    frames: int = 1
+    fps: int = 1
     previews: int = 0
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
@@ -171,7 +178,7 @@ class Job:
         error: Why it failed, or was cancelled.
         cancelled: Why it is to be given up; ``None`` as long as it is wanted.
         asked: When it was accepted, on the monotonic clock, in seconds; ``began`` and ``ended`` likewise.
-        created: The same as seconds since 1970.
+        created: The same as seconds since 1970, and so is ``completed``, when it ended.
         predicted: Seconds that it was predicted to take when it began.
         interrupt: Called when it is given up while it is served.
     """
@@ -187,6 +194,7 @@ class Job:
         self.asked, self.created = time.monotonic(), int(time.time())
         self.began: float | None = None
         self.ended: float | None = None
+        self.completed: int | None = None
         self.predicted: float | None = None
         self.interrupt: Callable[[], object] = _nothing
         self._tell = tell
@@ -228,6 +236,7 @@ class Job:
         self.made, self.error = made or [], None if error is None else error.with_traceback(None)  # which keeps much
         if not self._wanted:
             self.made = []
+        self.completed = int(time.time())
         self.ended, self.status = time.monotonic(), status
         noted(self)
         self._tell(JobEnded())

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tokenring_xdit.errors import nearest
 from tokenring_xdit.messages import named, one_line, shown
 from tokenring_xdit.pipelines.request import LARGEST_SEED
 from tokenring_xdit.serve.errors import RefusedError
 
-__all__ = ["Body", "GenerationBody", "OutputFormat", "Text", "refused"]
+__all__ = ["Body", "GenerationBody", "OutputFormat", "PromptBody", "Text", "VideoBody", "refused"]
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 
@@ -34,8 +34,8 @@ class Body(BaseModel):
         return {key: value for key, value in values.items() if key in cls.model_fields or key == unknown}
 
 
-class GenerationBody(Body):
-    """Of ``/v1/images/generations``."""
+class PromptBody(Body):
+    """What is said of pictures and videos alike."""
 
     prompt: Text = Field(min_length=1, description="what to draw")
     model: str | None = Field(None, description="name of the model, as /v1/models says it")
@@ -45,12 +45,35 @@ class GenerationBody(Body):
     steps: int | None = Field(None, ge=1, description="denoising steps")
     guidance: float | None = Field(None, ge=0, allow_inf_nan=False, description="guidance scale")
     negative_prompt: Text | None = Field(None, description="what not to draw, for models that take it")
+
+
+class GenerationBody(PromptBody):
+    """Of ``/v1/images/generations``."""
+
     n: int | None = Field(None, ge=1, le=10, description="pictures; their seeds follow each other")
     response_format: Literal["b64_json", "url"] | None = Field(None, description="only b64_json")
     output_format: OutputFormat | None = Field(None, description="png by default")
     output_compression: int | None = Field(None, ge=0, le=100, description="quality of jpeg and webp, 100 by default")
     stream: bool | None = Field(None, description="server-sent events, as the picture is made")
     partial_images: int | None = Field(None, ge=0, le=3, description="pictures of what is being made, in a stream")
+
+
+class VideoBody(PromptBody):
+    """Of ``/v1/videos``."""
+
+    seconds: float | None = Field(None, gt=0, allow_inf_nan=False, description="of the video, instead of its frames")
+    frames: int | None = Field(None, ge=1, description="frames, as many as the pipeline makes of them")
+    fps: int | None = Field(None, ge=1, le=120, description="frames a second")
+    input_reference: Any = Field(None, description="not taken: this model starts from no picture")
+
+    @field_validator("seconds", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        """OpenAI's clients write numbers as text here."""
+        try:
+            return float(value) if isinstance(value, str) else value
+        except ValueError:
+            return value
 
 
 _KINDS = {
@@ -65,6 +88,7 @@ _KINDS = {
 }
 
 _BOUNDS = {
+    "greater_than": ("gt", "above"),
     "greater_than_equal": ("ge", "at least"),
     "less_than_equal": ("le", "at most"),
 }

@@ -15,14 +15,16 @@ import uvicorn
 from tokenring_xdit.errors import LaunchError
 from tokenring_xdit.pipelines.engine import Engine
 from tokenring_xdit.serve.app import application
-from tokenring_xdit.serve.config import AnyServeConfig, RequestLimits, TextServeConfig
+from tokenring_xdit.serve.config import AnyServeConfig, RequestLimits, TextServeConfig, films
 from tokenring_xdit.serve.desk import Desk, PictureDesk
 from tokenring_xdit.serve.drawing import Drawing
+from tokenring_xdit.serve.filming import Filming
 from tokenring_xdit.serve.forecast import Forecast
 from tokenring_xdit.serve.keeper import Craft, Keeper
 from tokenring_xdit.serve.line import WaitingLine
 from tokenring_xdit.serve.metrics import Meters
 from tokenring_xdit.serve.office import Office
+from tokenring_xdit.serve.shelf import VideoShelf
 from tokenring_xdit.serve.talking import Talking
 from tokenring_xdit.serve.text_desk import TextDesk
 
@@ -93,11 +95,11 @@ async def _serve(
     line = WaitingLine(limits.waiting)
     meters = Meters(config.degrees, line)
     text = isinstance(config, TextServeConfig)
-    craft: Craft = Talking(Forecast(), meters.answered) if text else Drawing(Forecast(), meters.step)
-    keeper = Keeper(make, line, craft, meters, end)
+    shelf = VideoShelf(limits.stored) if not isinstance(config, TextServeConfig) and films(config) else None
+    keeper = Keeper(make, line, _craft(text, meters, shelf), meters, end)
     meters.watch(keeper)
     desk: Desk[Any] = TextDesk(config, limits, keeper) if text else PictureDesk(config, limits, keeper)
-    app = application(Office(desk, keeper, meters), key)
+    app = application(Office(desk, keeper, meters), key, shelf)
     for each in _SIGNALS:
         loop.add_signal_handler(each, end)
     server = _Server(
@@ -120,9 +122,18 @@ async def _serve(
     server.should_exit = True
     await serving
     ending.cancel()
+    if shelf is not None:
+        shelf.close()
     if keeper.error is not None:
         raise keeper.error
     print("ended", file=sys.stderr, flush=True)
+
+
+def _craft(text: bool, meters: Meters, shelf: VideoShelf | None) -> Craft:
+    if text:
+        return Talking(Forecast(), meters.answered)
+    drawing = Drawing(Forecast(), meters.step)
+    return drawing if shelf is None else Filming(drawing, shelf)
 
 
 def _engine(config: AnyServeConfig, timeout: float) -> Engine:

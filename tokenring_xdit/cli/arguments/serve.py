@@ -33,9 +33,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     limits = parser.add_argument_group("limits of a request")
     limits.add_argument("--max-waiting", type=int, metavar="N", help="requests that may wait (default: 16)")
     limits.add_argument("--max-pixels", type=int, metavar="N", help="width times height (default: 16777216)")
+    limits.add_argument("--max-frames", type=int, metavar="N", help="frames of a video (default: 500)")
     limits.add_argument("--max-steps", type=int, metavar="N", help="denoising steps (default: 500)")
     limits.add_argument(
         "--max-tokens", type=int, metavar="N", help="of a conversation and its answer (default: what the model reads)"
+    )
+    limits.add_argument(
+        "--max-stored", type=int, metavar="BYTES", help="of videos that nobody has fetched yet (default: 1073741824)"
     )
     limits.add_argument("--max-body", type=int, metavar="BYTES", help="of what is sent here (default: 1048576)")
     time = parser.add_argument_group("time")
