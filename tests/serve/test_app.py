@@ -298,6 +298,7 @@ def test_figures_equal_what_clients_saw() -> None:
             'tokenring_requests_total{kind="image",outcome="done"}': 3,
             'tokenring_requests_total{kind="image",outcome="refused"}': 2,
             'tokenring_requests_total{kind="image",outcome="failed"}': 1,
+            'tokenring_requests_total{kind="image",outcome="cancelled"}': 0,
         }
         assert figures['tokenring_request_duration_seconds_count{kind="image"}'] == 3
         assert figures['tokenring_step_duration_seconds_count{schedule="token_ring"}'] == 3

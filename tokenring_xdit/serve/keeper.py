@@ -14,9 +14,9 @@ from tokenring_xdit.pipelines.engine import Engine
 from tokenring_xdit.serve.errors import UnavailableError
 from tokenring_xdit.serve.jobs import Job, JobStatus
 from tokenring_xdit.serve.line import WaitingLine
-from tokenring_xdit.serve.watch import Lost, RankWatch
+from tokenring_xdit.serve.watch import LOST_REASONS, Lost, RankWatch
 
-__all__ = ["Craft", "Keeper", "ServiceState", "Witness"]
+__all__ = ["RESTART_REASONS", "Craft", "Keeper", "ServiceState", "Witness"]
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,12 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 
 _UNKNOWN_WAIT = 10.0
 """Seconds after which somebody may ask again, where nothing can be predicted."""
+
+
+_FAILED = "failed"
+
+RESTART_REASONS = (*LOST_REASONS, _FAILED)
+"""Why ranks are started again."""
 
 
 class ServiceState(Enum):
@@ -278,7 +284,7 @@ class Keeper:
         finally:
             self.running = None
         if len(engine.processes) < len(self.up) and not self._stopping.is_set():
-            self._bring_back(engine, Lost("failed", "ranks were ended after a request had failed"))
+            self._bring_back(engine, Lost(_FAILED, "ranks were ended after a request had failed"))
 
     def _give_up(self, job: Job, error: Exception) -> None:
         if job.cancelled is not None:

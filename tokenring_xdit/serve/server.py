@@ -93,9 +93,9 @@ async def _serve(
         return _engine(config, timeout)
 
     line = WaitingLine(limits.waiting)
-    meters = Meters(config.degrees, line)
     text = isinstance(config, TextServeConfig)
     shelf = VideoShelf(limits.stored) if not isinstance(config, TextServeConfig) and films(config) else None
+    meters = Meters(config.degrees, line, "text" if text else "image" if shelf is None else "video")
     keeper = Keeper(make, line, _craft(text, meters, shelf), meters, end)
     meters.watch(keeper)
     desk: Desk[Any] = TextDesk(config, limits, keeper) if text else PictureDesk(config, limits, keeper)
