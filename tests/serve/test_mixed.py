@@ -75,6 +75,7 @@ class Visitor:
             self.given_up(f"{kind}-{number}", gone=kind == "gone", steps=self.dice.randrange(4))
 
     def count(self, outcome: str) -> None:
+        """Take note of how a request ended."""
         with self._counting:
             self.outcomes[outcome] += 1
 
@@ -89,6 +90,7 @@ class Visitor:
         self.count("done")
 
     def refused(self, body: Any) -> None:
+        """What is no request, or too much."""
         answer = self.client.ask("POST", GENERATIONS, body)
         assert answer.status in (400, 413), answer.body
         assert answer.error["message"]
