@@ -55,7 +55,7 @@ def test_one_that_is_larger_than_all_room_is_refused_and_leaves_nothing(size: in
 
 
 def test_after_its_time_one_is_removed() -> None:
-    shelf = VideoShelf(100, seconds=0.05)
+    shelf = VideoShelf(10**6, seconds=0.05)
     shelf.add("a", FRAMES, 8)
     time.sleep(0.1)
     assert shelf.find("a") is None

@@ -115,8 +115,8 @@ def unserved(config: AnyServeConfig) -> list[str]:
         pipeline = pipeline_class(pipeline_class_of(config.model))
     except ModelUnreachableError:
         raise
-    except TokenRingError as error:
-        return [f"model: {error}"]
+    except TokenRingError:
+        return inspect_model(config)  # which says what to use instead
     if needs_picture(pipeline):
         return [f"model: {pipeline.__name__} starts from a picture, and requests bring none here: use 'run', or Engine"]
     for package in missing_for_videos() if is_video(pipeline) else ():
