@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import secrets
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 from tokenring_xdit.errors import ConfigurationError
@@ -43,7 +44,8 @@ class Desk(ABC, Generic[_Config]):
     """
 
     def __init__(self, config: _Config, limits: RequestLimits, keeper: Keeper) -> None:
-        self.config, self.limits, self.keeper = config, limits, keeper
+        self.config: _Config = config
+        self.limits, self.keeper = limits, keeper
 
     @abstractmethod
     def described(self) -> dict[str, Any]:
@@ -127,8 +129,12 @@ class PictureDesk(Desk[ServeConfig]):
             raise RefusedError(f"n: {count} pictures cannot be streamed: ask for one, or leave stream out", "n")
         return self._order("image", body, count, previews)
 
-    def video(self, body: VideoBody) -> PictureOrder:
+    def video(self, body: VideoBody, *, stored: bool) -> PictureOrder:
         """The order of ``/v1/videos``.
+
+        Args:
+            body: What is asked for.
+            stored: Whether it is kept until it is fetched.
 
         Raises:
             TokenRingError: It is refused.
@@ -143,7 +149,7 @@ class PictureDesk(Desk[ServeConfig]):
         frames = self.config.frames if body.frames is None else body.frames
         if body.seconds is not None:
             frames = max(1, round(min(body.seconds * fps, self.limits.frames + 1)))
-        return self._order("video", body, 1, 0, frames=frames, fps=fps)
+        return replace(self._order("video", body, 1, 0, frames=frames, fps=fps), stored=stored)
 
     def _order(
         self, kind: str, body: PromptBody, count: int, previews: int, *, frames: int | None = None, fps: int = 1

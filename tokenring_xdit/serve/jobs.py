@@ -76,6 +76,7 @@ class PictureOrder(Order):
             alone.
         frames: Of a video.
         fps: Frames of it in a second.
+        stored: Whether a video is kept until it is fetched.
         previews: How many pictures of what is being made are wanted on the way.
         arguments: Of :meth:`tokenring_xdit.Engine.generate`, beside the prompt and the seed.
     """
@@ -88,6 +89,7 @@ class PictureOrder(Order):
     pixels: int = 0
     frames: int = 1
     fps: int = 1
+    stored: bool = False
     previews: int = 0
     arguments: Mapping[str, Any] = field(default_factory=dict)
 

@@ -8,15 +8,14 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import uvicorn
 
 from tokenring_xdit.errors import LaunchError
 from tokenring_xdit.pipelines.engine import Engine
 from tokenring_xdit.serve.app import application
-from tokenring_xdit.serve.config import AnyServeConfig, RequestLimits, TextServeConfig, films
-from tokenring_xdit.serve.desk import Desk, PictureDesk
+from tokenring_xdit.serve.config import AnyServeConfig, RequestLimits, ServeConfig, TextServeConfig, films
+from tokenring_xdit.serve.desk import PictureDesk
 from tokenring_xdit.serve.drawing import Drawing
 from tokenring_xdit.serve.filming import Filming
 from tokenring_xdit.serve.forecast import Forecast
@@ -94,11 +93,11 @@ async def _serve(
 
     line = WaitingLine(limits.waiting)
     text = isinstance(config, TextServeConfig)
-    shelf = VideoShelf(limits.stored) if not isinstance(config, TextServeConfig) and films(config) else None
+    shelf = VideoShelf(limits.stored) if isinstance(config, ServeConfig) and films(config) else None
     meters = Meters(config.degrees, line, "text" if text else "image" if shelf is None else "video")
     keeper = Keeper(make, line, _craft(text, meters, shelf), meters, end)
     meters.watch(keeper)
-    desk: Desk[Any] = TextDesk(config, limits, keeper) if text else PictureDesk(config, limits, keeper)
+    desk = _desk(config, limits, keeper)
     app = application(Office(desk, keeper, meters), key, shelf)
     for each in _SIGNALS:
         loop.add_signal_handler(each, end)
@@ -127,6 +126,12 @@ async def _serve(
     if keeper.error is not None:
         raise keeper.error
     print("ended", file=sys.stderr, flush=True)
+
+
+def _desk(config: AnyServeConfig, limits: RequestLimits, keeper: Keeper) -> TextDesk | PictureDesk:
+    if isinstance(config, TextServeConfig):
+        return TextDesk(config, limits, keeper)
+    return PictureDesk(config, limits, keeper)
 
 
 def _craft(text: bool, meters: Meters, shelf: VideoShelf | None) -> Craft:

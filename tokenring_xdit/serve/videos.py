@@ -69,15 +69,19 @@ class _Studio:
     desk: PictureDesk
     shelf: VideoShelf
 
-    async def accept(self, request: Request, tell: Callable[[Event], None]) -> Job:
+    async def accept(self, request: Request, tell: Callable[[Event], None], *, stored: bool) -> Job:
         """Have a video stand in line."""
         body = await _body(request, self.office)
-        return await self.office.accept(KIND, lambda: self.desk.video(body), tell, request)
+        return await self.office.accept(KIND, lambda: self.desk.video(body, stored=stored), tell, request)
+
+    def all(self) -> list[Job]:
+        """Those that are, or were, kept, the newest last."""
+        return [job for job in self.office.ledger.all() if isinstance(job.order, PictureOrder) and job.order.stored]
 
     def find(self, name: str) -> Job:
         """The video of a name."""
         job = self.office.find(name)
-        if job.order.kind != KIND:
+        if not isinstance(job.order, PictureOrder) or not job.order.stored:
             raise RefusedError("there is no such video", "id", status=404, code="not_found")
         return job
 
@@ -121,13 +125,13 @@ def _add_making(routes: APIRouter, studio: _Studio) -> None:
     @routes.post("", openapi_extra=_SAID)
     async def create(request: Request) -> Response:
         """Have a video made; how far it is, is asked by its name."""
-        return studio.answer(await studio.accept(request, _unheard))
+        return studio.answer(await studio.accept(request, _unheard, stored=True))
 
     @routes.post("/sync", openapi_extra=_SAID, responses={200: {"content": {_MP4: {}}}})
     async def sync(request: Request) -> Response:
         """Make a video, and wait for its file, which is not kept."""
         feed = Feed()
-        job = await studio.accept(request, feed.tell)
+        job = await studio.accept(request, feed.tell, stored=False)
         try:
             failed = await failed_answer(office, job, feed, request)
             content = None if failed else await run_in_threadpool(shelf.read, job.id)
@@ -153,7 +157,7 @@ def _add_looking(routes: APIRouter, studio: _Studio) -> None:
         order: Literal["asc", "desc"] = "desc",
     ) -> dict[str, Any]:
         """The videos that are known, the newest first."""
-        known = [job for job in studio.office.ledger.all() if job.order.kind == KIND]
+        known = studio.all()
         ordered = known if order == "asc" else known[::-1]
         names = [job.id for job in ordered]
         if after is not None and after not in names:
