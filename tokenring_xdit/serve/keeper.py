@@ -204,7 +204,8 @@ class Keeper:
         try:
             self.engine = self._make()
         except Exception as error:
-            self._break("the ranks could not load the model", error)
+            if not self._stopping.is_set():  # else it was given up
+                self._break("the ranks could not load the model", error)
             return
         if self._stopping.is_set():
             self.engine.close()
