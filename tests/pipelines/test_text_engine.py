@@ -127,6 +127,25 @@ def test_three_turns_equal_one_process_and_compute_their_own_tokens_only(engine:
 
 
 @pytest.mark.e2e
+def test_an_answer_ends_before_a_stop_and_the_next_turn_goes_on_from_there(
+    engine: Engine, reference: Reference
+) -> None:
+    with engine.chat(context=BOOK) as chat:
+        question = {"role": "user", "content": f"{BOOK}\n\n{QUESTIONS[0]}"}
+        whole = reference.next([question], max_new_tokens=40)[2]
+        at = next(
+            i for i in range(3, len(whole)) if whole.find(whole[i : i + 2]) == i and "\ufffd" not in whole[i:][:2]
+        )
+        pending = chat.submit(QUESTIONS[0], max_new_tokens=40, stop=["never said", whole[at : at + 2]])
+        assert "".join(pending.pieces()) == pending.result().text == whole[:at]
+        assert pending.result().ended
+        assert len(pending.result().tokens) < 40
+        asked(chat, QUESTIONS[1], reference)
+        assert chat.reply is not None
+        assert chat.reply.reused_tokens >= pending.result().prompt_tokens
+
+
+@pytest.mark.e2e
 def test_pieces_are_the_answer_and_come_before_its_end(engine: Engine, reference: Reference) -> None:
     with engine.chat(context=BOOK) as chat:
         pending = chat.submit(QUESTIONS[0], max_new_tokens=40)

@@ -12,8 +12,8 @@ from tests.pipelines import text_jobs
 from tests.support.language import small_model_folder
 from tests.support.ranks import RankPool
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.pipelines.text_options import TextOptions
-from tokenring_xdit.pipelines.text_pieces import PieceDecoder, decoded
+from tokenring_xdit.pipelines.text_options import TextOptions, overlaid
+from tokenring_xdit.pipelines.text_pieces import PieceDecoder, StopSeeker, decoded
 
 ANSWER = 8
 QUESTIONS = ["It was a dark and stormy night. " * 10, "Why?", "And then?"]
@@ -76,6 +76,9 @@ def test_options_are_those_of_generate(given: dict[str, Any], arguments: dict[st
         ({"do_sample": True, "temperature": 0}, "temperature=0 takes the likeliest token, and do_sample=True"),
         ({"do_sample": False, "temperature": 2}, "do_sample=False takes the likeliest token, and temperature=2"),
         ({"temperature": 0.0, "top_k": 5}, "temperature=0.0 takes the likeliest token, and top_k=5"),
+        ({"stop": ""}, "stop is ''; it has to be a text, or a list of up to 4 texts, none of them empty"),
+        ({"stop": []}, "stop is \\[\\]"),
+        ({"stop": ["a", 3]}, "stop is"),
         ({"top_p": 2, "min_p": -1}, "top_p is 2; .*; min_p is -1"),
     ],
 )
@@ -111,3 +114,44 @@ def test_pieces_are_the_text_where_a_tokenizer_would_clean_it_up() -> None:
     tokens = [ord(letter) for letter in "x = a .b"]
     decoder = PieceDecoder(Letters())
     assert "".join(decoder.add([token]) for token in tokens) == decoded(Letters(), tokens) == "x = a .b"
+
+
+@pytest.mark.parametrize(
+    ("usual", "said", "together"),
+    [
+        ({}, {"top_k": None}, {}),
+        ({"max_new_tokens": 9, "temperature": 0.5}, {"temperature": 0.7}, {"max_new_tokens": 9, "temperature": 0.7}),
+        ({"temperature": 0.5, "top_p": 0.9, "stop": "a"}, {"temperature": 0}, {"temperature": 0, "stop": "a"}),
+        ({"do_sample": False}, {"top_p": 0.9}, {"top_p": 0.9}),
+        ({"temperature": 0}, {"top_p": 0.9, "stop": ["b"]}, {"top_p": 0.9, "stop": ["b"]}),
+    ],
+)
+def test_a_question_says_better_than_what_is_usual(
+    usual: dict[str, Any], said: dict[str, Any], together: dict[str, Any]
+) -> None:
+    assert overlaid(usual, said) == together
+    TextOptions.of(together)
+
+
+def test_stops_are_one_text_or_several() -> None:
+    assert [TextOptions.of({"stop": stop}).stop for stop in ("a", ["a", "b"])] == [("a",), ("a", "b")]
+    assert "stop" not in TextOptions.of({"stop": "a"}).arguments()
+
+
+@pytest.mark.parametrize("stops", [(), ("end",), ("ab", "bcd"), ("aab",), ("z", "aa"), ("a b",)])
+@pytest.mark.parametrize("text", ["", "the end, and", "aaab", "abcd", "the en", "a  a b", "xaab"])
+@pytest.mark.parametrize("size", [1, 2, 3, 99])
+def test_pieces_before_a_stop_are_the_text_before_it(text: str, stops: tuple[str, ...], size: int) -> None:
+    seeker, told = StopSeeker(stops), ""
+    pieces = [text[i : i + size] for i in range(0, len(text), size)]
+    for count, piece in enumerate(pieces, 1):
+        told += seeker.add(piece)
+        heard = text[: size * count]
+        if seeker.found:
+            text = heard  # as no more is generated
+            break
+        assert heard.startswith(told)
+    told += seeker.end("")
+    first = min((text.find(stop) for stop in stops if stop in text), default=len(text))
+    assert told == text[:first]
+    assert seeker.found == any(stop in text for stop in stops)

@@ -14,7 +14,7 @@ from PIL import Image
 from tokenring_xdit.pipelines.engine import Step
 from tokenring_xdit.pipelines.loading import find_model
 from tokenring_xdit.pipelines.request import Request, call_arguments, pipeline_class
-from tokenring_xdit.serve.jobs import Event, Job, JobStatus, Order
+from tokenring_xdit.serve.jobs import Event, Job, JobStatus, PictureOrder
 
 __all__ = ["PATIENCE", "MadeUpEngine", "Witness", "job", "until"]
 
@@ -23,7 +23,7 @@ PATIENCE = 60.0
 
 def job(heard: list[Event] | None = None, name: str | None = None, **order: Any) -> Job:
     """A job of one picture."""
-    return Job(Order("image", "a red circle", 0, **order), (heard if heard is not None else []).append, name)
+    return Job(PictureOrder("image", 0, "a red circle", **order), (heard if heard is not None else []).append, name)
 
 
 def until(condition: Callable[[], object]) -> None:

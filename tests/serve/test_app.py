@@ -25,7 +25,8 @@ from tokenring_xdit.config import read_config  # noqa: E402
 from tokenring_xdit.errors import ConfigurationError, EngineError  # noqa: E402
 from tokenring_xdit.serve.app import application  # noqa: E402
 from tokenring_xdit.serve.config import RequestLimits, ServeConfig  # noqa: E402
-from tokenring_xdit.serve.desk import Desk  # noqa: E402
+from tokenring_xdit.serve.desk import PictureDesk  # noqa: E402
+from tokenring_xdit.serve.drawing import Drawing  # noqa: E402
 from tokenring_xdit.serve.forecast import Forecast  # noqa: E402
 from tokenring_xdit.serve.keeper import Keeper, ServiceState  # noqa: E402
 from tokenring_xdit.serve.line import WaitingLine  # noqa: E402
@@ -44,9 +45,9 @@ def served(key: str | None = None, loads: Any = None, *values: str) -> Iterator[
     config = read_config(ServeConfig, None, ["model=embedded", *values])
     engine, line = MadeUpEngine(), WaitingLine(LIMITS.waiting)
     meters = Meters(config.degrees, line)
-    keeper = Keeper(loads or (lambda: engine), line, Forecast(), meters)
+    keeper = Keeper(loads or (lambda: engine), line, Drawing(Forecast(), meters.step), meters)
     meters.watch(keeper)
-    app = application(Office(Desk(config, LIMITS, keeper), keeper, meters), key)
+    app = application(Office(PictureDesk(config, LIMITS, keeper), keeper, meters), key)
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
@@ -194,8 +195,16 @@ def test_another_model_another_path_another_method(client: Client) -> None:
         "model_not_found",
     )
     assert client.ask("GET", "/v1/nothing").error["message"] == "there is no such path here"
+    chats = client.ask("POST", "/v1/chat/completions", {"messages": []})
+    assert (chats.status, "as 'embedded' makes no texts" in chats.error["message"]) == (404, True)
     assert client.ask("GET", GENERATIONS).status == 405
     assert client.ask("GET", "/v1/requests/nothing").error["code"] == "not_found"
+
+
+def test_edits_are_refused(client: Client) -> None:
+    answer = client.ask("POST", "/v1/images/edits", b"--x--\r\n", {"Content-Type": "multipart/form-data; boundary=x"})
+    assert (answer.status, answer.error["code"]) == (400, "unsupported")
+    assert answer.error["message"].startswith("'embedded' edits no pictures, and no model that does was compared")
 
 
 def test_the_model_is_described(client: Client) -> None:
@@ -289,6 +298,7 @@ def test_figures_equal_what_clients_saw() -> None:
             'tokenring_requests_total{kind="image",outcome="done"}': 3,
             'tokenring_requests_total{kind="image",outcome="refused"}': 2,
             'tokenring_requests_total{kind="image",outcome="failed"}': 1,
+            'tokenring_requests_total{kind="image",outcome="cancelled"}': 0,
         }
         assert figures['tokenring_request_duration_seconds_count{kind="image"}'] == 3
         assert figures['tokenring_step_duration_seconds_count{schedule="token_ring"}'] == 3

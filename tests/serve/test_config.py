@@ -12,7 +12,7 @@ from tokenring_xdit.cli import serve
 from tokenring_xdit.cli.commands import whole_parser
 from tokenring_xdit.config import read_config
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.serve.config import RequestLimits, ServeConfig, unserved
+from tokenring_xdit.serve.config import RequestLimits, ServeConfig, TextServeConfig, serve_schema, unserved
 
 
 def said(*words: str) -> argparse.Namespace:
@@ -54,15 +54,26 @@ def test_what_every_request_would_be_refused_for_is_said_at_once(value: str, mes
         read_config(ServeConfig, None, ["model=embedded", value], unserved)
 
 
-def test_videos_are_not_served(tmp_path: Path) -> None:
-    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "CogVideoXPipeline"}))
-    with pytest.raises(ConfigurationError, match="CogVideoXPipeline makes videos, and pictures are what is served"):
+@pytest.mark.parametrize("name", ["WanImageToVideoPipeline", "FluxControlPipeline"])
+def test_what_starts_from_a_picture_is_not_served(tmp_path: Path, name: str) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name}))
+    with pytest.raises(ConfigurationError, match=f"{name} starts from a picture, and requests bring none here"):
         read_config(ServeConfig, None, [f"model={tmp_path}"], unserved)
 
 
-def test_language_models_are_not_served() -> None:
-    with pytest.raises(ConfigurationError, match="'smollm2' is a language model, and pictures are what is served"):
-        read_config(ServeConfig, None, ["model=smollm2"], unserved)
+def test_a_language_model_is_known_by_its_name_and_has_options_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}))
+    model = f"model={tmp_path}"
+    config = read_config(serve_schema, None, [model, "options={temperature: 0.5}", "context=x"], unserved)
+    assert isinstance(config, TextServeConfig)
+    assert (config.name, config.options, config.ignored) == (tmp_path.name, {"temperature": 0.5}, ["context"])
+    for value, message in (("steps=3", "steps: there is no such key"), ("options={top_p: 2}", "top_p is 2")):
+        with pytest.raises(ConfigurationError, match=message):
+            read_config(serve_schema, None, [model, value], unserved)
+    with pytest.raises(ConfigurationError, match="it is a language model: write task: text"):
+        read_config(serve_schema, None, [model, "task=picture"], unserved)
+    with pytest.raises(ConfigurationError, match="task: 'film' is not allowed"):
+        read_config(serve_schema, None, [model, "task=film"], unserved)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +106,6 @@ def test_help_says_the_limits_that_there_are(capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit):
         said("--help")
     text = " ".join(capsys.readouterr().out.split())
-    for name in ("waiting", "pixels", "steps", "body"):
+    for name in ("waiting", "pixels", "frames", "steps", "stored", "body"):
         assert f"--max-{name}" in text
         assert f"(default: {getattr(RequestLimits, name)})" in text

@@ -13,6 +13,7 @@ import pytest
 
 from tests.serve.made_up import PATIENCE, MadeUpEngine, Witness, job, until
 from tokenring_xdit.errors import CancelledError, ConfigurationError, EngineError
+from tokenring_xdit.serve.drawing import Drawing
 from tokenring_xdit.serve.errors import UnavailableError
 from tokenring_xdit.serve.forecast import Forecast
 from tokenring_xdit.serve.jobs import Event, Job, JobEnded, JobStatus
@@ -24,7 +25,7 @@ from tokenring_xdit.serve.line import WaitingLine
 def kept(engine: Any = None, most: int = 2) -> Iterator[tuple[Keeper, Any, Witness]]:
     """A keeper that is ready, its engine, and who takes note."""
     engine, witness = engine or MadeUpEngine(), Witness()
-    keeper = Keeper(lambda: engine, WaitingLine(most), Forecast(), witness)
+    keeper = Keeper(lambda: engine, WaitingLine(most), Drawing(Forecast(), witness.step), witness)
     keeper.start()
     try:
         until(lambda: keeper.state is ServiceState.READY)
@@ -213,7 +214,7 @@ def test_an_engine_that_cannot_be_made_is_said(monkeypatch: pytest.MonkeyPatch) 
     def make() -> Any:
         raise ConfigurationError("there is no such model")
 
-    keeper = Keeper(make, WaitingLine(1), Forecast(), Witness(), lambda: broken.append(True))
+    keeper = Keeper(make, WaitingLine(1), Drawing(Forecast(), Witness().step), Witness(), lambda: broken.append(True))
     keeper.start()
     until(lambda: broken == [True])
     assert keeper.state is ServiceState.BROKEN

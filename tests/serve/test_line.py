@@ -5,7 +5,16 @@ from __future__ import annotations
 import threading
 
 from tests.serve.made_up import job
-from tokenring_xdit.serve.jobs import Began, Event, JobEnded, JobLedger, JobStatus, Order, Stepped, progress_steps
+from tokenring_xdit.serve.jobs import (
+    Began,
+    Event,
+    JobEnded,
+    JobLedger,
+    JobStatus,
+    PictureOrder,
+    Stepped,
+    progress_steps,
+)
 from tokenring_xdit.serve.line import WaitingLine
 
 
@@ -57,7 +66,7 @@ def test_nothing_is_kept_of_a_job_that_nobody_waits_for_whenever_it_ends() -> No
 
 
 def test_pictures_are_made_in_batches() -> None:
-    order = Order("image", "", 0, count=5, together=2, steps=3)
+    order = PictureOrder("image", 0, "", count=5, together=2, steps=3)
     assert order.batches == [2, 2, 1]
     assert order.all_steps == 9
 

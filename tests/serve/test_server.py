@@ -5,8 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,8 @@ import psutil
 import pytest
 
 from tests.serve.client import Client, pixels
-from tests.support.commands import run, start
+from tests.serve.servers import PATIENCE, Served, ranks_of, ready, served, until
+from tests.support.commands import run
 from tokenring_xdit import Engine
 
 for package in ("fastapi", "uvicorn", "prometheus_client"):
@@ -30,15 +30,6 @@ DRAWING: dict[str, Any] = {"prompt": PROMPT, "size": f"{SIDE}x{SIDE}", "steps": 
 
 KEY = "open sesame"
 
-PATIENCE = 300.0
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
 
 @pytest.fixture(scope="module")
 def expected() -> list[np.ndarray]:
@@ -51,39 +42,21 @@ def expected() -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def process(expected: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
-    """One server for all of these tests, and the folder of its logs."""
-    folder = str(tmp_path_factory.mktemp("server"))
-    environment = {"TOKENRING_API_KEY": KEY, "TOKENRING_LIVENESS_LIMIT": "3", "TMPDIR": folder}
-    words = ("embedded", "tokenring_degree=2", "--port", "0", "--max-waiting", "2")
-    with start("serve", *words, environment=environment) as process:
-        yield process
-        process.kill()
+def server(expected: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One server for all of these tests."""
+    words = ("embedded", "tokenring_degree=2", "--max-waiting", "2")
+    with served(tmp_path_factory.mktemp("server"), "embedded", *words, key=KEY, TOKENRING_LIVENESS_LIMIT="3") as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
-def client(process: subprocess.Popen[str]) -> Client:
-    """Speaks to it, once it is ready."""
-    assert process.stdout is not None
-    said = process.stdout.readline()
-    assert said.startswith("serving embedded on http://127.0.0.1:")
-    client = Client(int(said.rpartition(":")[2]), KEY)
-    until(lambda: ready(client))
-    return client
+def process(server: Served) -> subprocess.Popen[str]:
+    return server[0]
 
 
-def ready(client: Client) -> bool:
-    return client.ask("GET", "/ready").status == 200
-
-
-def ranks_of(process: subprocess.Popen[str]) -> dict[int, psutil.Process]:
-    found = {}
-    for child in psutil.Process(process.pid).children(recursive=True):
-        try:
-            found[int(child.environ()["RANK"])] = child
-        except (psutil.NoSuchProcess, psutil.AccessDenied, KeyError):
-            continue
-    return found
+@pytest.fixture(scope="module")
+def client(server: Served) -> Client:
+    return server[1]
 
 
 def draws(client: Client, expected: list[np.ndarray]) -> bool:

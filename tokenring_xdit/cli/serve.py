@@ -13,11 +13,11 @@ from typing import Any
 from tokenring_xdit.cli.arguments.serve import KEY_VARIABLE
 from tokenring_xdit.config import read_config
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.serve.config import RequestLimits, ServeConfig, unserved
+from tokenring_xdit.serve.config import AnyServeConfig, RequestLimits, serve_schema, unserved
 
 __all__ = ["serve_command"]
 
-_PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
+_PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
 
 _LOOPBACK = ("127.", "::1", "localhost")
 
@@ -28,12 +28,12 @@ def serve_command(args: argparse.Namespace) -> None:
     if missing:
         raise ConfigurationError(f"serve needs {', '.join(missing)}: pip install 'tokenring-xdit[serve]'")
     path, values = _said(args)
-    config = read_config(ServeConfig, path, values, unserved)
+    config: AnyServeConfig = read_config(serve_schema, path, values, unserved)
     limits, key = _limits(args), _key(args)
     if config.ignored:
         print(f"note: {', '.join(config.ignored)} of the config: requests say that here", file=sys.stderr)
     if key is None and not args.host.startswith(_LOOPBACK):
-        print(f"note: without --api-key, whoever reaches {args.host} may draw", file=sys.stderr)
+        print(f"note: without --api-key, whoever reaches {args.host} may ask", file=sys.stderr)
     from tokenring_xdit.serve.server import serve
 
     serve(config, limits, host=args.host, port=args.port, key=key, timeout=args.timeout, grace=args.grace)
@@ -52,7 +52,7 @@ def _said(args: argparse.Namespace) -> tuple[Path | None, list[str]]:
 def _limits(args: argparse.Namespace) -> RequestLimits:
     given: dict[str, Any] = {
         name: value
-        for name in ("waiting", "pixels", "steps", "body")
+        for name in ("waiting", "pixels", "frames", "steps", "tokens", "stored", "body")
         if (value := getattr(args, f"max_{name}")) is not None
     }
     for name, value in given.items():

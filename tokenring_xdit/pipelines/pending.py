@@ -26,7 +26,7 @@ class Reply:
         tokens: Its tokens, as numbers of the model's vocabulary.
         prompt_tokens: Tokens of the conversation before it.
         reused_tokens: How many of these had been computed before.
-        ended: Whether the model ended it; ``False`` where it has as many tokens as allowed.
+        ended: Whether the model ended it, or a text of ``stop`` came; ``False`` where it has as many tokens as allowed.
         keys: Tokens of the conversation whose keys each rank holds, in the layer where they are most.
         seed: Of what was drawn.
         seconds: What it took the ranks.

@@ -31,7 +31,9 @@ __all__ = [
     "image_keyword",
     "is_video",
     "media_of",
+    "missing_for_videos",
     "mistakes",
+    "needs_picture",
     "pictures_of",
     "pipeline_class",
     "save",
@@ -168,6 +170,13 @@ def takes_picture(pipeline_class: type) -> bool:
     return image_keyword(pipeline_class) in _parameters(pipeline_class)
 
 
+def needs_picture(pipeline_class: type) -> bool:
+    """Whether a pipeline makes nothing without a picture; one that controls it is missed only once it runs."""
+    name = image_keyword(pipeline_class)
+    parameter = _parameters(pipeline_class).get(name)
+    return parameter is not None and (parameter.default is parameter.empty or name != "image")
+
+
 def pictures_of(request: Request) -> int:
     """How many pictures or videos a request makes."""
     return len(request.prompts) * _copies(request)
@@ -240,6 +249,11 @@ def media_of(output: Any) -> list[Any]:
     raise UnsupportedError(f"a {type(output).__name__} holds neither pictures nor frames")
 
 
+def missing_for_videos() -> list[str]:
+    """Packages that write videos and are not installed."""
+    return [package for package in ("imageio", "imageio_ffmpeg") if find_spec(package) is None]
+
+
 def save(medium: Any, path: Path | str, *, frames_per_second: int = 16) -> None:
     """Write a picture as PNG, or a video as MP4 (without sound).
 
@@ -263,11 +277,8 @@ def save(medium: Any, path: Path | str, *, frames_per_second: int = 16) -> None:
         with replacing(path) as draft:
             medium.save(draft)
         return
-    for package in ("imageio", "imageio_ffmpeg"):
-        if find_spec(package) is None:
-            raise ConfigurationError(
-                f"'{path}' cannot be written without {package}: pip install 'tokenring-xdit[video]'"
-            )
+    for package in missing_for_videos():
+        raise ConfigurationError(f"'{path}' cannot be written without {package}: pip install 'tokenring-xdit[video]'")
     from diffusers.utils import export_to_video
 
     # Sixteen, the default, would stretch other sizes; the common pixel format needs even ones.

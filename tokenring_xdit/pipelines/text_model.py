@@ -12,12 +12,12 @@ from torch import Tensor
 from transformers import StoppingCriteriaList
 
 from tokenring_xdit.compat.transformers import cache_name
-from tokenring_xdit.errors import ConfigurationError, UnsupportedError
+from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.hosts.transformers import ShardedCache, parallelize
-from tokenring_xdit.messages import one_line
 from tokenring_xdit.pipelines.text_models import load_text_model
-from tokenring_xdit.pipelines.text_orders import ChatMessage, LoadText, Question, Said, TextScore
-from tokenring_xdit.pipelines.text_pieces import Listener, PieceDecoder, decoded
+from tokenring_xdit.pipelines.text_orders import LoadText, Question, Said, TextScore
+from tokenring_xdit.pipelines.text_pieces import Listener, PieceDecoder, StopSeeker, decoded
+from tokenring_xdit.pipelines.text_prompt import conversation_tokens
 from tokenring_xdit.workers.messages import Phase
 
 __all__ = ["TextModel"]
@@ -89,7 +89,7 @@ class TextModel:
         start = time.perf_counter()
         self.phase = Phase.BEFORE
         self.forget(question.forget)
-        ids = self._tokens(question.messages)
+        ids = torch.tensor([conversation_tokens(self._tokenizer, question.messages)])
         conversation = self._conversations.get(question.chat) or _Conversation(self._model.tokenring.cache())
         reused = conversation.reuse(ids)
         self._make_room(question.chat, conversation.cache, ids.shape[1], question.options.max_new_tokens)
@@ -104,12 +104,14 @@ class TextModel:
         self.phase = Phase.AFTER
         conversation.tokens = whole[:, : conversation.cache.length]
         said = whole[0, ids.shape[1] :].tolist()
+        seeker = StopSeeker(question.options.stop)
+        text = seeker.cut(self._decoded(said))
         return Said(
-            text=self._decoded(said),
+            text=text,
             prompt_tokens=ids.shape[1],
             reused=reused,
             tokens=tuple(said),
-            ended=said[-1] in self._ends(),
+            ended=seeker.found or said[-1] in self._ends(),
             keys=max(conversation.cache.held()),
             kept=self.kept,
             seconds=time.perf_counter() - start,
@@ -130,9 +132,10 @@ class TextModel:
         """The prompt and the answer, ``[1, S]``."""
         torch.manual_seed(question.seed)
         arguments = question.options.arguments()
-        decoder = PieceDecoder(self._tokenizer)
-        if tell is not None:
-            arguments["stopping_criteria"] = StoppingCriteriaList([Listener(decoder, ids.shape[1], tell)])
+        decoder, stops = PieceDecoder(self._tokenizer), question.options.stop
+        listener = Listener(decoder, ids.shape[1], tell or (lambda piece: False), stops)
+        if tell is not None or stops:
+            arguments["stopping_criteria"] = StoppingCriteriaList([listener])
         pad = self._tokenizer.pad_token_id
         whole: Tensor = self._model.generate(
             ids.to(self._device),
@@ -142,28 +145,8 @@ class TextModel:
             **arguments,
         ).cpu()
         if tell is not None:
-            tell(decoder.rest(self._decoded(whole[0, ids.shape[1] :].tolist())))
+            tell(listener.rest(self._decoded(whole[0, ids.shape[1] :].tolist())))
         return whole
-
-    def _tokens(self, messages: Sequence[ChatMessage]) -> Tensor:
-        """A conversation ``[1, S]``, as the model was taught to read one.
-
-        Raises:
-            ConfigurationError: The model's chat template refuses it.
-        """
-        if self._tokenizer.chat_template is None:
-            text = "\n".join(message.content for message in messages) + "\n"
-        else:
-            said = [{"role": message.role, "content": message.content} for message in messages]
-            try:
-                text = self._tokenizer.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
-            except Exception as error:  # what a template raises is what it refuses: a system message, say
-                raise ConfigurationError(
-                    f"the chat template of this model does not take this conversation: {one_line(str(error))}"
-                ) from error
-        special = self._tokenizer.chat_template is None
-        ids: Tensor = self._tokenizer(text, return_tensors="pt", add_special_tokens=special).input_ids
-        return ids
 
     def _decoded(self, tokens: list[int]) -> str:
         return decoded(self._tokenizer, tokens)

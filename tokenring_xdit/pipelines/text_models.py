@@ -11,7 +11,15 @@ from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, Uns
 from tokenring_xdit.hub import problem_in
 from tokenring_xdit.pipelines.model import EMBEDDED, RANDOM_FLUX, read_model_file
 
-__all__ = ["SMOLLM2", "is_text_model", "load_text_model", "load_tokenizer", "model_files", "refuse_model"]
+__all__ = [
+    "SMOLLM2",
+    "context_length",
+    "is_text_model",
+    "load_text_model",
+    "load_tokenizer",
+    "model_files",
+    "refuse_model",
+]
 
 SMOLLM2 = "smollm2"
 """SmolLM2-135M-Instruct: 9 query heads, 3 key heads, 8192 tokens, kept in four bits a weight and loaded as floats."""
@@ -135,6 +143,26 @@ def load_tokenizer(name: str) -> Any:
         return AutoTokenizer.from_pretrained(path, **options)
     except (OSError, ValueError) as error:
         raise _not_loaded(name, error) from error
+
+
+def context_length(name: str) -> int | None:
+    """Tokens that a language model was made to read, prompt and answer together; ``None`` where it does not say.
+
+    Args:
+        name: As for :func:`model_files`.
+
+    Raises:
+        ConfigurationError: Its configuration could not be loaded.
+    """
+    from transformers import AutoConfig
+
+    path, options = model_files(name)
+    try:
+        config = AutoConfig.from_pretrained(path, **options)
+    except (OSError, ValueError) as error:
+        raise _not_loaded(name, error) from error
+    found = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else None
 
 
 def _not_loaded(name: str, error: Exception) -> ConfigurationError:

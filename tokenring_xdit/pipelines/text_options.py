@@ -10,10 +10,23 @@ from tokenring_xdit.defaults import MAX_NEW_TOKENS
 from tokenring_xdit.errors import ConfigurationError, nearest
 from tokenring_xdit.pipelines.options import is_number, is_whole, shortly
 
-__all__ = ["TextOptions", "option_mistakes"]
+__all__ = ["TextOptions", "option_mistakes", "overlaid"]
 
 _MOST_TOKENS = 1_000_000
 """Tokens of an answer; where they would lie is planned before the first one, and more are a slip of the finger."""
+
+_MOST_STOPS = 4
+"""Texts that may end an answer."""
+
+
+def _ends_answers(value: Any) -> bool:
+    texts = [value] if isinstance(value, str) else value
+    return (
+        isinstance(texts, (list, tuple))
+        and 1 <= len(texts) <= _MOST_STOPS
+        and all(isinstance(text, str) and text for text in texts)
+    )
+
 
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_new_tokens": (lambda n: is_whole(n) and 1 <= n <= _MOST_TOKENS, f"a whole number from 1 to {_MOST_TOKENS}"),
@@ -23,6 +36,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "top_p": (lambda n: is_number(n) and 0 < n <= 1, "a number above 0 and at most 1"),
     "min_p": (lambda n: is_number(n) and 0 <= n <= 1, "a number from 0 to 1"),
     "repetition_penalty": (lambda n: is_number(n) and n > 0, "a number above 0"),
+    "stop": (_ends_answers, f"a text, or a list of up to {_MOST_STOPS} texts, none of them empty"),
 }
 """Which values an option may have, and that in words."""
 
@@ -43,6 +57,7 @@ class TextOptions:
         top_p: The likeliest tokens that have this probability together are drawn from.
         min_p: Tokens are drawn from that have this part of the likeliest one's probability.
         repetition_penalty: Above 1 for less repetition.
+        stop: Texts at which the answer ends, before the first one of them that comes.
     """
 
     max_new_tokens: int = MAX_NEW_TOKENS
@@ -52,6 +67,7 @@ class TextOptions:
     top_p: float | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
+    stop: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> TextOptions:
@@ -63,7 +79,10 @@ class TextOptions:
         found = list(option_mistakes(given))
         if found:
             raise ConfigurationError("; ".join(found))
-        return cls(**{name: value for name, value in given.items() if value is not None})
+        said = {name: value for name, value in given.items() if value is not None}
+        if "stop" in said:
+            said["stop"] = (said["stop"],) if isinstance(said["stop"], str) else tuple(said["stop"])
+        return cls(**said)
 
     @property
     def draws(self) -> bool:
@@ -74,7 +93,7 @@ class TextOptions:
 
     def arguments(self) -> dict[str, Any]:
         """The keyword arguments of ``generate``."""
-        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        given = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "stop"}
         if not self.draws:
             del given["temperature"]  # 0, or not said
         told = {name: value for name, value in given.items() if value is not None}
@@ -93,11 +112,32 @@ def option_mistakes(given: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name} is {shortly(value)}; it has to be {_RANGES[name][1]}"
     if wrong:
         return
-    drawing = [name for name in _DRAWING if given.get(name) is not None and (name, given[name]) != ("temperature", 0)]
-    drawing += ["do_sample"] * (given.get("do_sample") is True)
-    greedy = [name for name, value in (("do_sample", False), ("temperature", 0)) if given.get(name) == value]
+    drawing, greedy = _about_drawing(given)
     if drawing and greedy:
         yield (
             f"{greedy[0]}={given[greedy[0]]} takes the likeliest token, and {drawing[0]}={given[drawing[0]]} is about "
             "drawing one: leave one of them out"
         )
+
+
+def overlaid(usual: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a question over those that are taken where it says nothing.
+
+    Where it says how tokens are drawn, or that none are, the usual ones that say the opposite are left out.
+
+    Args:
+        usual: Options without :func:`option_mistakes`.
+        said: Those of the question; ``None`` leaves a value to the usual ones.
+    """
+    given = {name: value for name, value in said.items() if value is not None}
+    drawing, greedy = _about_drawing(given)
+    usually_drawing, usually_greedy = _about_drawing(usual)
+    gone = {*(usually_greedy if drawing else ()), *(usually_drawing if greedy else ())}
+    return {**{name: value for name, value in usual.items() if name not in gone}, **given}
+
+
+def _about_drawing(given: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Which options say how tokens are drawn, and which that the likeliest is taken."""
+    drawing = [name for name in _DRAWING if given.get(name) is not None and (name, given[name]) != ("temperature", 0)]
+    drawing += ["do_sample"] * (given.get("do_sample") is True)
+    return drawing, [name for name, value in (("do_sample", False), ("temperature", 0)) if given.get(name) == value]

@@ -76,7 +76,8 @@ class Said:
         prompt_tokens: Tokens of the conversation before it.
         reused: How many of them had been computed before.
         tokens: Those of the answer, as numbers of the model's vocabulary.
-        ended: Whether the model ended the answer; ``False`` where it had as many tokens as allowed.
+        ended: Whether the model ended the answer, or one of its stops came; ``False`` where it had as many tokens as
+            allowed.
         keys: Tokens of this chat whose keys this rank holds, in the layer where they are most.
         kept: By chat, how many tokens' keys all ranks hold together.
         seconds: What it took.

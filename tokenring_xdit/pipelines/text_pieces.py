@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import StoppingCriteria
 
-__all__ = ["Listener", "PieceDecoder", "decoded"]
+__all__ = ["Listener", "PieceDecoder", "StopSeeker", "decoded"]
 
 _INCOMPLETE = "\ufffd"
 """What a decoder writes for bytes that are no whole character yet."""
@@ -62,6 +62,45 @@ class PieceDecoder:
         return decoded(self._tokenizer, tokens)
 
 
+class StopSeeker:
+    """Looks for texts that end an answer while it comes, and holds back what may be the beginning of one.
+
+    Args:
+        stops: The texts; without any nothing is held back.
+
+    Attributes:
+        found: Whether one has come.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops, self._held = stops, ""
+        self.found = False
+
+    def add(self, piece: str) -> str:
+        """What may be told once a further piece has come."""
+        text = self.cut(self._held + piece)
+        kept = 0 if self.found else max((_beginning(text, stop) for stop in self._stops), default=0)
+        self._held = text[len(text) - kept :]
+        return text[: len(text) - kept]
+
+    def end(self, rest: str) -> str:
+        """What is left to tell when nothing follows but the rest."""
+        return self.cut(self._held + rest)
+
+    def cut(self, text: str) -> str:
+        """A text before the first stop in it; nothing where one has come already."""
+        if self.found:
+            return ""
+        places = [place for stop in self._stops if (place := text.find(stop)) >= 0]
+        self.found = bool(places)
+        return text[: min(places)] if places else text
+
+
+def _beginning(text: str, stop: str) -> int:
+    """How many characters at the end of a text are the beginning of a stop."""
+    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
+
+
 class Listener(StoppingCriteria):  # type: ignore[misc]
     """Tells each piece of an answer, and ends ``generate`` when told to; its answers are those of one text.
 
@@ -69,14 +108,22 @@ class Listener(StoppingCriteria):  # type: ignore[misc]
         decoder: Makes pieces of tokens.
         prompt: Tokens before the answer.
         tell: Called after each step of ``generate`` with the next piece, which may be empty; returns whether to end.
+        stops: Texts that end the answer, which are not told.
     """
 
-    def __init__(self, decoder: PieceDecoder, prompt: int, tell: Callable[[str], bool]) -> None:
+    def __init__(
+        self, decoder: PieceDecoder, prompt: int, tell: Callable[[str], bool], stops: Sequence[str] = ()
+    ) -> None:
         self._decoder, self._heard, self._tell = decoder, prompt, tell
+        self._seeker = StopSeeker(stops)
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         """Look at the sequence ``[1, S]`` so far; whether it is over, ``[1]``."""
         tokens = input_ids[0, self._heard :].tolist()
         self._heard += len(tokens)
-        over = self._tell(self._decoder.add(tokens))
+        over = self._tell(self._seeker.add(self._decoder.add(tokens))) or self._seeker.found
         return torch.full((1,), over, dtype=torch.bool, device=input_ids.device)
+
+    def rest(self, whole: str) -> str:
+        """What was not told yet of an answer, given all of its text."""
+        return self._seeker.end(self._decoder.rest(whole))

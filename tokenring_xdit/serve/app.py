@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -17,31 +17,51 @@ from tokenring_xdit import __version__
 from tokenring_xdit.errors import CancelledError, TokenRingError
 from tokenring_xdit.messages import shown
 from tokenring_xdit.serve.answers import answered
+from tokenring_xdit.serve.chat import chat_routes
+from tokenring_xdit.serve.chat_schema import ChatBody
+from tokenring_xdit.serve.desk import PictureDesk
 from tokenring_xdit.serve.errors import RefusedError
 from tokenring_xdit.serve.guard import Guard
 from tokenring_xdit.serve.images import image_routes
 from tokenring_xdit.serve.keeper import ServiceState
 from tokenring_xdit.serve.office import Office
-from tokenring_xdit.serve.schema import GenerationBody, refused
+from tokenring_xdit.serve.schema import Body, GenerationBody, VideoBody, refused
+from tokenring_xdit.serve.shelf import VideoShelf
+from tokenring_xdit.serve.text_desk import TextDesk
+from tokenring_xdit.serve.videos import KIND, video_routes
 
 __all__ = ["application"]
 
 log = logging.getLogger(__name__)
 
+_BODIES: Mapping[str, tuple[str, type[Body]]] = {
+    "/v1/images/generations": ("image", GenerationBody),
+    "/v1/videos": (KIND, VideoBody),
+    "/v1/videos/sync": (KIND, VideoBody),
+    "/v1/chat/completions": ("text", ChatBody),
+}
+"""Paths that make something of a body: what that is, and what stands in it."""
+
 _PLAIN = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def application(office: Office, key: str | None) -> FastAPI:
+def application(office: Office, key: str | None, shelf: VideoShelf | None = None) -> FastAPI:
     """All routes of a server.
 
     Args:
         office: Takes requests.
         key: What clients have to say; ``None`` where they need not.
+        shelf: Where videos are kept, for a model that makes them.
     """
-    app = FastAPI(title="tokenring-xdit", version=__version__, description="Pictures by OpenAI's protocol.")
+    app = FastAPI(title="tokenring-xdit", version=__version__, description="A model, by OpenAI's protocol.")
     app.include_router(_health(office))
     app.include_router(_requests(office))
-    app.include_router(image_routes(office))
+    if isinstance(office.desk, PictureDesk) and shelf is not None:
+        app.include_router(video_routes(office, office.desk, shelf))
+    elif isinstance(office.desk, PictureDesk):
+        app.include_router(image_routes(office, office.desk))
+    if isinstance(office.desk, TextDesk):
+        app.include_router(chat_routes(office, office.desk))
     app.add_middleware(Guard, key=key, most=office.desk.limits.body)
     _answer_errors(app, office)
     app.openapi = lambda: _described(app)
@@ -120,19 +140,20 @@ def _requests(office: Office) -> APIRouter:
 
 
 def _answer_errors(app: FastAPI, office: Office) -> None:
-    known: dict[str, Sequence[str]] = {"/v1/images/generations": tuple(GenerationBody.model_fields)}
-
     async def answer(request: Request, error: Exception) -> Response:
         return answered(error)
 
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        if request.url.path in known:
-            office.meters.refused("image")
-        return await answer(request, refused(error.errors(), known.get(request.url.path, ())))
+        kind, body = _BODIES.get(request.url.path, (None, Body))
+        if kind is not None and request.method == "POST":
+            office.meters.refused(kind)
+        return await answer(request, refused(error.errors(), tuple(body.model_fields)))
 
     async def other(request: Request, error: HTTPException) -> Response:
         status = error.status_code
-        words = {404: "there is no such path here", 405: f"{request.method} is not for this path"}
+        kind = _BODIES.get(request.url.path, ("",))[0]
+        instead = f", as '{office.desk.config.name}' makes no {kind}s: /docs lists what can be asked" if kind else ""
+        words = {404: f"there is no such path here{instead}", 405: f"{request.method} is not for this path"}
         default = "the body has to be a JSON object, with 'Content-Type: application/json'"
         text = words.get(status, default if status == 400 else str(error.detail))
         return await answer(request, RefusedError(text, status=status))

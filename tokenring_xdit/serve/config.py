@@ -5,20 +5,45 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field
 
 from tokenring_xdit.defaults import LARGEST_SIDE
 from tokenring_xdit.errors import ModelUnreachableError, TokenRingError
 from tokenring_xdit.pipelines.loading import pipeline_class_of
-from tokenring_xdit.pipelines.request import is_video, pipeline_class
+from tokenring_xdit.pipelines.request import is_video, missing_for_videos, needs_picture, pipeline_class
 from tokenring_xdit.pipelines.run import RunConfig, inspect_model
+from tokenring_xdit.pipelines.run_prompts import PromptConfig
 from tokenring_xdit.pipelines.text_models import is_text_model
+from tokenring_xdit.pipelines.text_run import TextRunConfig, inspect_text_model
 
-__all__ = ["RequestLimits", "ServeConfig", "unserved"]
+__all__ = [
+    "AnyServeConfig",
+    "RequestLimits",
+    "ServeConfig",
+    "TextServeConfig",
+    "films",
+    "serve_schema",
+    "unserved",
+]
 
-_OF_RUNS = ("prompt", "prompt_file", "image", "output")
+_OF_RUNS = ("prompt", "prompt_file", "image", "context", "output")
 
-_UNUSED = (*_OF_RUNS, "seed", "frames", "fps")
+_UNUSED = (*_OF_RUNS, "seed")
+
+
+def _for_requests(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a config, with nothing in them of what comes with each request."""
+    return {**values, **dict.fromkeys(_OF_RUNS), "prompt": ("a prompt",)}
+
+
+def _name(model: str) -> str:
+    return Path(model).resolve().name if Path(model).is_dir() else model
+
+
+def _ignored(config: PromptConfig) -> list[str]:
+    return [key for key in _UNUSED if key in config.model_fields_set]
 
 
 class ServeConfig(RunConfig):
@@ -27,31 +52,77 @@ class ServeConfig(RunConfig):
     @classmethod
     def mistakes_between(cls, values: Mapping[str, Any]) -> list[str]:
         """As in the base class; what a run is about comes with each request."""
-        return super().mistakes_between({**values, **dict.fromkeys(_OF_RUNS), "prompt": ("a prompt",)})
+        return super().mistakes_between(_for_requests(values))
 
     @property
     def name(self) -> str:
         """What clients call the model: of a folder its last name, as its place is nobody's business."""
-        return Path(self.model).resolve().name if Path(self.model).is_dir() else self.model
+        return _name(self.model)
 
     @property
     def ignored(self) -> list[str]:
         """Keys that were said and are for runs only."""
-        return [key for key in _UNUSED if key in self.model_fields_set]
+        return _ignored(self)
 
 
-def unserved(config: ServeConfig) -> list[str]:
+class TextServeConfig(TextRunConfig):
+    """The same of a run of a language model."""
+
+    task: Literal["text"] = Field("text", description="'text': what is served is a language model")
+
+    @classmethod
+    def mistakes_between(cls, values: Mapping[str, Any]) -> list[str]:
+        """As of pictures."""
+        return super().mistakes_between(_for_requests(values))
+
+    @property
+    def name(self) -> str:
+        """As of pictures."""
+        return _name(self.model)
+
+    @property
+    def ignored(self) -> list[str]:
+        """As of pictures."""
+        return _ignored(self)
+
+
+AnyServeConfig = ServeConfig | TextServeConfig
+
+
+def serve_schema(values: Mapping[str, Any]) -> type[ServeConfig] | type[TextServeConfig]:
+    """What may stand in a config: its ``task`` says that, or else its model.
+
+    Args:
+        values: What is said.
+    """
+    said = values.get("task")
+    if said is None:
+        model = values.get("model")
+        return TextServeConfig if isinstance(model, str) and is_text_model(model) else ServeConfig
+    return TextServeConfig if said == "text" else ServeConfig
+
+
+def films(config: ServeConfig) -> bool:
+    """Whether a model makes videos."""
+    return is_video(pipeline_class(pipeline_class_of(config.model)))
+
+
+def unserved(config: AnyServeConfig) -> list[str]:
     """Why a model is not served, or refuses what requests leave out, as far as that is known before it loads."""
-    if is_text_model(config.model):
-        return [f"model: '{config.model}' is a language model, and pictures are what is served: use 'ask', or Engine"]
+    if isinstance(config, TextServeConfig):
+        return inspect_text_model(config)
     try:
         pipeline = pipeline_class(pipeline_class_of(config.model))
     except ModelUnreachableError:
         raise
-    except TokenRingError as error:
-        return [f"model: {error}"]
-    if is_video(pipeline):
-        return [f"model: {pipeline.__name__} makes videos, and pictures are what is served: use 'run', or Engine"]
+    except TokenRingError:
+        return inspect_model(config)  # which says what to use instead
+    if needs_picture(pipeline):
+        return [f"model: {pipeline.__name__} starts from a picture, and requests bring none here: use 'run', or Engine"]
+    for package in missing_for_videos() if is_video(pipeline) else ():
+        return [
+            f"model: {pipeline.__name__} makes videos, and {package} is missing: pip install 'tokenring-xdit[video]'"
+        ]
     return inspect_model(config.model_copy(update=dict.fromkeys(("image", "output"))))  # as each request will be
 
 
@@ -62,11 +133,17 @@ class RequestLimits:
     Attributes:
         waiting: Requests that may wait for the engine.
         pixels: Of a picture: width times height.
+        frames: Of a video.
         steps: Denoising steps.
+        tokens: Of a conversation and its answer together; ``None`` for what the model was made to read.
+        stored: Bytes of videos that are kept until they are fetched.
         body: Bytes of a request; the longest prompts are less, however they are written.
     """
 
     waiting: int = 16
     pixels: int = LARGEST_SIDE**2
+    frames: int = 500
     steps: int = 500
+    tokens: int | None = None
+    stored: int = 2**30
     body: int = 2**20

@@ -4,33 +4,37 @@ from __future__ import annotations
 
 import functools
 import secrets
-from typing import Any
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from typing import Any, Generic, TypeVar
 
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.messages import shown
+from tokenring_xdit.pipelines.engine import Engine
 from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of
 from tokenring_xdit.pipelines.request import (
+    DRAWN_SEEDS,
     LARGEST_SEED,
     Request,
     defaults_of,
     pipeline_class,
 )
-from tokenring_xdit.serve.config import RequestLimits, ServeConfig
+from tokenring_xdit.serve.config import RequestLimits, ServeConfig, TextServeConfig, films
 from tokenring_xdit.serve.errors import RefusedError
-from tokenring_xdit.serve.jobs import Order
+from tokenring_xdit.serve.jobs import PictureOrder
 from tokenring_xdit.serve.keeper import Keeper
-from tokenring_xdit.serve.schema import GenerationBody
+from tokenring_xdit.serve.schema import GenerationBody, PromptBody, VideoBody
 from tokenring_xdit.sizes import PictureSize
 
-__all__ = ["Desk"]
-
-_DRAWN_SEEDS = 2**31
-"""Seeds that are drawn are below this, short enough to be typed again."""
+__all__ = ["Desk", "PictureDesk", "first_of"]
 
 _AUTO = "auto"
 
 
-class Desk:
+_Config = TypeVar("_Config", ServeConfig, TextServeConfig)
+
+
+class Desk(ABC, Generic[_Config]):
     """Where requests are checked.
 
     Args:
@@ -39,9 +43,37 @@ class Desk:
         keeper: Owns the engine.
     """
 
-    def __init__(self, config: ServeConfig, limits: RequestLimits, keeper: Keeper) -> None:
-        self.config, self.limits = config, limits
-        self._keeper = keeper
+    def __init__(self, config: _Config, limits: RequestLimits, keeper: Keeper) -> None:
+        self.config: _Config = config
+        self.limits, self.keeper = limits, keeper
+
+    @abstractmethod
+    def described(self) -> dict[str, Any]:
+        """What ``/v1/models`` says of the model, beside OpenAI's fields."""
+
+    def refuse_other(self, model: str | None) -> None:
+        """Refuse what is for another model.
+
+        Raises:
+            RefusedError: It is.
+        """
+        if model is not None and model != self.config.name:
+            message = f"model: there is no {shown(model)} here, only '{self.config.name}'"
+            raise RefusedError(message, "model", status=404, code="model_not_found")
+
+    def engine(self) -> Engine:
+        """The engine, where it is ready.
+
+        Raises:
+            UnavailableError: It is not.
+        """
+        self.keeper.refuse_unready()
+        assert self.keeper.engine is not None
+        return self.keeper.engine
+
+
+class PictureDesk(Desk[ServeConfig]):
+    """Where requests for pictures and videos are checked."""
 
     @functools.cached_property
     def defaults(self) -> dict[str, Any]:
@@ -50,8 +82,8 @@ class Desk:
         model = find_model(config.model).complete(Request(prompt="a prompt"))
         known = defaults_of(pipeline_class(pipeline_class_of(config.model)))
         values: dict[str, Any] = {
-            name: _first(getattr(config, name, None), getattr(model, name), known[name])
-            for name in ("width", "height", "steps", "guidance", "negative_prompt")
+            name: first_of(getattr(config, name, None), getattr(model, name), known[name])
+            for name in ("width", "height", "frames", "steps", "guidance", "negative_prompt")
             if name in known
         }
         if config.size is not None:
@@ -59,20 +91,24 @@ class Desk:
         return values
 
     def described(self) -> dict[str, Any]:
-        """What ``/v1/models`` says of the model, beside OpenAI's fields."""
+        """As in the base class."""
         defaults = dict(self.defaults)
         width, height = defaults.pop("width", None), defaults.pop("height", None)
         size = str(PictureSize(width, height)) if width and height else _AUTO
         most: dict[str, Any] = {"pixels": self.limits.pixels, "steps": self.limits.steps}
         most["side"] = self.config.largest_side
+        video = films(self.config)
+        if video:
+            defaults["fps"] = self.config.fps
+            most["frames"] = self.limits.frames
         dims = self.config.degrees
         return {
             "defaults": {"size": size, **defaults},
-            "limits": {**most, "n": 10, "body_bytes": self.limits.body, "waiting": self.limits.waiting},
+            "limits": {**most, "n": 1 if video else 10, "body_bytes": self.limits.body, "waiting": self.limits.waiting},
             "ranks": {"tokenring": dims.tokenring, "ulysses": dims.ulysses, "schedule": dims.schedule},
         }
 
-    def picture(self, body: GenerationBody) -> Order:
+    def picture(self, body: GenerationBody) -> PictureOrder:
         """The order of ``/v1/images/generations``.
 
         Raises:
@@ -91,40 +127,66 @@ class Desk:
             raise RefusedError("partial_images: needs a stream: say stream=true as well", "partial_images")
         if body.stream and count > 1:
             raise RefusedError(f"n: {count} pictures cannot be streamed: ask for one, or leave stream out", "n")
-        return self._order(body, count, previews)
+        return self._order("image", body, count, previews)
 
-    def _order(self, body: GenerationBody, count: int, previews: int) -> Order:
+    def video(self, body: VideoBody, *, stored: bool) -> PictureOrder:
+        """The order of ``/v1/videos``.
+
+        Args:
+            body: What is asked for.
+            stored: Whether it is kept until it is fetched.
+
+        Raises:
+            TokenRingError: It is refused.
+        """
+        if body.input_reference is not None:
+            raise RefusedError(
+                f"input_reference: '{self.config.name}' starts from no picture: leave it out", "input_reference"
+            )
+        if body.seconds is not None and body.frames is not None:
+            raise RefusedError("seconds: frames are given as well: leave one of them out", "seconds")
+        fps = body.fps or self.config.fps
+        frames = self.config.frames if body.frames is None else body.frames
+        if body.seconds is not None:
+            frames = max(1, round(min(body.seconds * fps, self.limits.frames + 1)))
+        return replace(self._order("video", body, 1, 0, frames=frames, fps=fps), stored=stored)
+
+    def _order(
+        self, kind: str, body: PromptBody, count: int, previews: int, *, frames: int | None = None, fps: int = 1
+    ) -> PictureOrder:
         config = self.config
-        if body.model is not None and body.model != config.name:
-            message = f"model: there is no {shown(body.model)} here, only '{config.name}'"
-            raise RefusedError(message, "model", status=404, code="model_not_found")
+        self.refuse_other(body.model)
         size = self._size(body.size)
         arguments: dict[str, Any] = {
             "width": size.width if size else None,
             "height": size.height if size else None,
-            "steps": _first(body.steps, config.steps),
-            "guidance": _first(body.guidance, config.guidance),
-            "negative_prompt": _first(body.negative_prompt, config.negative_prompt),
+            "frames": frames,
+            "steps": first_of(body.steps, config.steps),
+            "guidance": first_of(body.guidance, config.guidance),
+            "negative_prompt": first_of(body.negative_prompt, config.negative_prompt),
             **config.options,
         }
-        seed = secrets.randbelow(_DRAWN_SEEDS) if body.seed is None else body.seed
+        seed = secrets.randbelow(DRAWN_SEEDS) if body.seed is None else body.seed
         if seed + count - 1 > LARGEST_SEED:
             raise RefusedError(f"seed: {seed} leaves no seeds for {count} pictures", "seed")
-        self._keeper.refuse_unready()
-        assert self._keeper.engine is not None
+        engine = self.engine()
         together = min(count, config.batch_size)
         prompt = body.prompt if together == 1 else [body.prompt] * together
-        request = self._keeper.engine.check(prompt, seed=seed, **arguments)
-        values = {name: _first(getattr(request, name), default) for name, default in self.defaults.items()}
+        request = engine.check(prompt, seed=seed, **arguments)
+        values = {name: first_of(getattr(request, name), default) for name, default in self.defaults.items()}
         self._refuse_beyond(values)
-        return Order(
-            kind="image",
+        width, height, frames = (values.get(name) or 0 for name in ("width", "height", "frames"))
+        return PictureOrder(
+            kind=kind,
             prompt=body.prompt,
             seed=seed,
             count=count,
             together=together,
             steps=values.get("steps") or 1,
-            pixels=(values.get("width") or 0) * (values.get("height") or 0),
+            size=str(PictureSize(width, height)) if width and height else _AUTO,
+            pixels=width * height * (frames or 1),
+            frames=frames or 1,
+            fps=fps,
             previews=previews,
             arguments={name: value for name, value in arguments.items() if value is not None},
         )
@@ -146,11 +208,16 @@ class Desk:
             raise RefusedError(
                 f"size: {pixels} pixels are asked for, and this server draws at most {most.pixels}", "size"
             )
+        if (values.get("frames") or 1) > most.frames:
+            raise RefusedError(
+                f"frames: {values['frames']} are more than the {most.frames} that this server makes", "frames"
+            )
         if (values.get("steps") or 1) > most.steps:
             raise RefusedError(
                 f"steps: {values['steps']} are more than the {most.steps} that this server makes", "steps"
             )
 
 
-def _first(*values: Any) -> Any:
+def first_of(*values: Any) -> Any:
+    """The first value that is one; ``None`` where none is."""
     return next((value for value in values if value is not None), None)

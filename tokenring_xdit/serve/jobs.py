@@ -11,7 +11,22 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-__all__ = ["Began", "Event", "Job", "JobEnded", "JobLedger", "JobStatus", "Order", "Stepped", "progress_steps"]
+from tokenring_xdit.errors import CancelledError
+
+__all__ = [
+    "Began",
+    "Event",
+    "Job",
+    "JobEnded",
+    "JobLedger",
+    "JobStatus",
+    "Order",
+    "PictureOrder",
+    "Spoke",
+    "Stepped",
+    "TextOrder",
+    "progress_steps",
+]
 
 
 class JobStatus(str, Enum):
@@ -34,24 +49,47 @@ class Order:
     """What is asked of the engine, checked.
 
     Attributes:
-        kind: ``image``.
+        kind: ``image``, ``video`` or ``text``, as metrics name it.
+        seed: Of the first thing that is drawn.
+    """
+
+    kind: str
+    seed: int
+
+    @property
+    def all_steps(self) -> int:
+        """How many steps it has, at most."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class PictureOrder(Order):
+    """Pictures, or a video; the seeds of those after the first are the numbers that follow.
+
+    Attributes:
         prompt: What to draw.
-        seed: Of the first picture; the next ones have the numbers that follow.
         count: Pictures.
         together: How many of them are made at once.
         steps: Denoising steps.
-        pixels: Of one picture: width times height; 0 where the pipeline knows its size alone.
+        size: Of a picture, as ``WIDTHxHEIGHT``; ``auto`` where the pipeline knows it alone.
+        pixels: Of one picture, width times height, or of all frames of a video; 0 where the pipeline knows its size
+            alone.
+        frames: Of a video.
+        fps: Frames of it in a second.
+        stored: Whether a video is kept until it is fetched.
         previews: How many pictures of what is being made are wanted on the way.
         arguments: Of :meth:`tokenring_xdit.Engine.generate`, beside the prompt and the seed.
     """
 
-    kind: str
-    prompt: str
-    seed: int
+    prompt: str = ""
     count: int = 1
     together: int = 1
     steps: int = 1
+    size: str = "auto"
     pixels: int = 0
+    frames: int = 1
+    fps: int = 1
+    stored: bool = False
     previews: int = 0
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
@@ -65,6 +103,28 @@ class Order:
     def all_steps(self) -> int:
         """Steps of all batches."""
         return self.steps * len(self.batches)
+
+
+@dataclass(frozen=True)
+class TextOrder(Order):
+    """What comes next in a conversation.
+
+    Attributes:
+        messages: All that was said, as mappings with ``role`` and ``content``; the question last.
+        options: Of :meth:`tokenring_xdit.Chat.ask`, beside the seed.
+        prompt_tokens: Of the conversation.
+        answer_tokens: That the answer may have.
+    """
+
+    messages: tuple[Mapping[str, str], ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    prompt_tokens: int = 1
+    answer_tokens: int = 1
+
+    @property
+    def all_steps(self) -> int:
+        """Tokens that the answer may have."""
+        return self.answer_tokens
 
 
 @dataclass(frozen=True)
@@ -86,11 +146,22 @@ class Stepped:
 
 
 @dataclass(frozen=True)
+class Spoke:
+    """A piece of an answer.
+
+    Attributes:
+        text: The piece, of whole characters.
+    """
+
+    text: str
+
+
+@dataclass(frozen=True)
 class JobEnded:
     """Nothing follows."""
 
 
-Event = Began | Stepped | JobEnded
+Event = Began | Stepped | Spoke | JobEnded
 
 
 class Job:
@@ -104,13 +175,14 @@ class Job:
     Attributes:
         id: What it is called.
         status: Where it is.
-        step: Steps that are over.
-        made: Pictures, once it is done.
+        step: Steps that are over; of an answer, pieces until it is done, and tokens then.
+        made: Pictures, or one reply, once it is done.
         error: Why it failed, or was cancelled.
         cancelled: Why it is to be given up; ``None`` as long as it is wanted.
         asked: When it was accepted, on the monotonic clock, in seconds; ``began`` and ``ended`` likewise.
-        created: The same as seconds since 1970.
+        created: The same as seconds since 1970, and so is ``completed``, when it ended.
         predicted: Seconds that it was predicted to take when it began.
+        interrupt: Called when it is given up while it is served.
     """
 
     def __init__(self, order: Order, tell: Callable[[Event], None], name: str | None = None) -> None:
@@ -124,7 +196,9 @@ class Job:
         self.asked, self.created = time.monotonic(), int(time.time())
         self.began: float | None = None
         self.ended: float | None = None
+        self.completed: int | None = None
         self.predicted: float | None = None
+        self.interrupt: Callable[[], object] = _nothing
         self._tell = tell
         self._wanted = True
 
@@ -138,6 +212,20 @@ class Job:
         self.step = step
         self._tell(Stepped(step, preview))
 
+    def speak(self, text: str) -> None:
+        """A piece of an answer has come."""
+        self.step += 1
+        self._tell(Spoke(text))
+
+    def refuse_cancelled(self) -> None:
+        """Give up where that is wanted.
+
+        Raises:
+            CancelledError: It is.
+        """
+        if self.cancelled is not None:
+            raise CancelledError(str(self.cancelled))
+
     def end(
         self,
         status: JobStatus,
@@ -150,16 +238,22 @@ class Job:
         self.made, self.error = made or [], None if error is None else error.with_traceback(None)  # which keeps much
         if not self._wanted:
             self.made = []
+        self.completed = int(time.time())
         self.ended, self.status = time.monotonic(), status
         noted(self)
         self._tell(JobEnded())
         self._tell = lambda event: None  # who listened may be forgotten
+        self.interrupt = _nothing
 
     def take(self) -> list[Any]:
         """What was made, or will be; it is not kept any longer. From any thread, also while the job ends."""
         self._wanted = False
         made, self.made = self.made, []
         return made
+
+
+def _nothing() -> None:
+    """What there is to interrupt where steps look for themselves."""
 
 
 class JobLedger:

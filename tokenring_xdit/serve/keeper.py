@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from tokenring_xdit import liveness
-from tokenring_xdit.errors import CancelledError, EngineError, TokenRingError
-from tokenring_xdit.pipelines.engine import Engine, Step
+from tokenring_xdit.errors import EngineError, TokenRingError
+from tokenring_xdit.pipelines.engine import Engine
 from tokenring_xdit.serve.errors import UnavailableError
-from tokenring_xdit.serve.forecast import Forecast, hang_limit
-from tokenring_xdit.serve.jobs import Job, JobStatus, progress_steps
+from tokenring_xdit.serve.jobs import Job, JobStatus
 from tokenring_xdit.serve.line import WaitingLine
-from tokenring_xdit.serve.watch import Lost, RankWatch
+from tokenring_xdit.serve.watch import LOST_REASONS, Lost, RankWatch
 
-__all__ = ["Keeper", "ServiceState", "Witness"]
+__all__ = ["RESTART_REASONS", "Craft", "Keeper", "ServiceState", "Witness"]
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +28,12 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 
 _UNKNOWN_WAIT = 10.0
 """Seconds after which somebody may ask again, where nothing can be predicted."""
+
+
+_FAILED = "failed"
+
+RESTART_REASONS = (*LOST_REASONS, _FAILED)
+"""Why ranks are started again."""
 
 
 class ServiceState(Enum):
@@ -48,11 +52,24 @@ class Witness(Protocol):
     def ended(self, job: Job) -> None:
         """A job is over."""
 
-    def step(self, seconds: float) -> None:
-        """A step was made."""
-
     def restarted(self, reason: str) -> None:
         """Ranks were started again."""
+
+
+class Craft(Protocol):
+    """What an engine is used for."""
+
+    def make(self, engine: Engine, job: Job, most_silence: float) -> list[Any]:
+        """Do a job; what it raises is how the job failed.
+
+        Args:
+            engine: Which is ready.
+            job: To be moved on, and given up where its client wants that.
+            most_silence: Seconds without a sign of life from the ranks, where nothing better is known.
+        """
+
+    def seconds(self, job: Job) -> float | None:
+        """Seconds that a job has still to be served for, by what is known; ``None`` where nothing is."""
 
 
 class Keeper:
@@ -61,7 +78,7 @@ class Keeper:
     Args:
         make: Makes the engine, in the thread that will use it.
         line: Where jobs wait.
-        forecast: Learns from every request.
+        craft: What the engine is used for.
         witness: Is told what happens.
         on_broken: Called where no engine can be made, or the server cannot go on.
 
@@ -77,7 +94,7 @@ class Keeper:
         self,
         make: Callable[[], Engine],
         line: WaitingLine,
-        forecast: Forecast,
+        craft: Craft,
         witness: Witness,
         on_broken: Callable[[], object] = lambda: None,
     ) -> None:
@@ -85,7 +102,7 @@ class Keeper:
         self.running: Job | None = None
         self.state, self.reason = ServiceState.LOADING, "the ranks load the model"
         self.error: Exception | None = None
-        self._make, self._line, self._forecast = make, line, forecast
+        self._make, self._line, self._craft = make, line, craft
         self._witness, self._on_broken = witness, on_broken
         self._watch: RankWatch | None = None
         self._most_silence = 0.0
@@ -147,6 +164,8 @@ class Keeper:
             job.cancelled = why
             if self._line.leave(job):
                 self._end(job, JobStatus.CANCELLED, error=why)
+            else:
+                job.interrupt()
 
     def seconds_left(self, job: Job) -> float | None:
         """Seconds until a job is done, those before it included; ``None`` where nothing is known, or it is over."""
@@ -157,7 +176,7 @@ class Keeper:
         waiting = self._line.waiting()
         if job in waiting:
             before += waiting[: waiting.index(job) + 1]
-        left = [self._alone(each) for each in before]
+        left = [self._craft.seconds(each) for each in before]
         return None if not left or None in left else sum(seconds for seconds in left if seconds is not None)
 
     def stop(self, grace: float) -> None:
@@ -185,7 +204,8 @@ class Keeper:
         try:
             self.engine = self._make()
         except Exception as error:
-            self._break("the ranks could not load the model", error)
+            if not self._stopping.is_set():  # else it was given up
+                self._break("the ranks could not load the model", error)
             return
         if self._stopping.is_set():
             self.engine.close()
@@ -254,10 +274,10 @@ class Keeper:
         self.running = job
         if self._stopping.is_set():  # which stop() may not have seen
             self.cancel(job, _told_to_end())
-        job.predicted = self._alone(job)
+        job.predicted = self._craft.seconds(job)
         job.begin()
         try:
-            made = self._make_all(engine, job)
+            made = self._craft.make(engine, job, self._most_silence)
         except Exception as error:
             self._give_up(job, error)
         else:
@@ -265,7 +285,7 @@ class Keeper:
         finally:
             self.running = None
         if len(engine.processes) < len(self.up) and not self._stopping.is_set():
-            self._bring_back(engine, Lost("failed", "ranks were ended after a request had failed"))
+            self._bring_back(engine, Lost(_FAILED, "ranks were ended after a request had failed"))
 
     def _give_up(self, job: Job, error: Exception) -> None:
         if job.cancelled is not None:
@@ -280,62 +300,6 @@ class Keeper:
     ) -> None:
         job.end(status, made=made, error=error, noted=self._witness.ended)
 
-    def _make_all(self, engine: Engine, job: Job) -> list[object]:
-        order, made = job.order, list[object]()
-        for count in order.batches:
-            pixels = count * order.pixels
-            engine.timeout = hang_limit(self._forecast.longest_silence(pixels), self._most_silence)
-            clock = _StepTimes(job, job.step, self._witness.step)
-            clock.refuse_cancelled()
-            made += engine.generate(
-                order.prompt if count == 1 else [order.prompt] * count,
-                seed=order.seed + len(made),
-                callback=clock,
-                preview=progress_steps(order.steps, order.previews) if order.previews else False,
-                progress=False,
-                **order.arguments,
-            )
-            if clock.step_seconds is not None and not order.previews:
-                rest = time.monotonic() - clock.began - order.steps * clock.step_seconds
-                self._forecast.learn(pixels, clock.step_seconds, rest)
-        return made
-
-    def _alone(self, job: Job) -> float | None:
-        """Seconds that a job has still to be served for, by the forecast."""
-        order = job.order
-        parts = [self._forecast.seconds(count * order.pixels, order.steps) for count in order.batches]
-        known = [part for part in parts if part is not None]
-        if len(known) < len(parts):
-            return None
-        step = self._forecast.step_seconds(order.batches[0] * order.pixels) or 0.0
-        return max(0.0, sum(known) - job.step * step)
-
 
 def _told_to_end() -> UnavailableError:
     return UnavailableError("the server was told to end", status=503, code="stopping")
-
-
-class _StepTimes:
-    """An engine's callback: times steps, tells of them, and gives up where that is wanted."""
-
-    def __init__(self, job: Job, before: int, tell: Callable[[float], None]) -> None:
-        self.began = time.monotonic()
-        self._job, self._before, self._tell = job, before, tell
-        self._times: list[float] = []
-
-    @property
-    def step_seconds(self) -> float | None:
-        """Seconds of a step, on average; ``None`` before the second one."""
-        times = self._times
-        return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None
-
-    def refuse_cancelled(self) -> None:
-        if self._job.cancelled is not None:
-            raise CancelledError(str(self._job.cancelled))
-
-    def __call__(self, step: Step) -> None:
-        self._times.append(time.monotonic())
-        if len(self._times) > 1:
-            self._tell(self._times[-1] - self._times[-2])
-        self._job.advance(self._before + step.step, step.preview)
-        self.refuse_cancelled()

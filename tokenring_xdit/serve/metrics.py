@@ -11,10 +11,13 @@ from prometheus_client.registry import Collector
 from tokenring_xdit import __version__
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.serve.jobs import Job, JobStatus
-from tokenring_xdit.serve.keeper import Keeper
+from tokenring_xdit.serve.keeper import RESTART_REASONS, Keeper
 from tokenring_xdit.serve.line import WaitingLine
+from tokenring_xdit.serve.talking import AnswerTimes
 
 __all__ = ["Meters"]
+
+_OUTCOMES = ("done", "failed", "cancelled", "refused")
 
 _REQUEST_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 600, 1200)
 _STEP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -22,16 +25,16 @@ _RATIO_BUCKETS = (0.25, 0.5, 0.75, 0.9, 1, 1.1, 1.25, 1.5, 2, 4)
 
 
 class Meters:
-    """All figures of one server.
+    """All figures of one server. What it counts is there from the beginning, as zero.
 
     Args:
         dims: How its ranks are divided.
         line: Where requests wait.
+        kind: What is made of most requests: ``image``, ``video`` or ``text``.
     """
 
-    def __init__(self, dims: ParallelDims, line: WaitingLine) -> None:
+    def __init__(self, dims: ParallelDims, line: WaitingLine, kind: str = "image") -> None:
         self.registry = CollectorRegistry()
-        self._schedule = dims.schedule
         self._requests = Counter(
             "tokenring_requests", "Requests that are over, or were refused", ["kind", "outcome"], registry=self.registry
         )
@@ -45,13 +48,6 @@ class Meters:
             buckets=_REQUEST_BUCKETS,
             registry=self.registry,
         )
-        self._steps = Histogram(
-            "tokenring_step_duration_seconds",
-            "Denoising steps",
-            ["schedule"],
-            buckets=_STEP_BUCKETS,
-            registry=self.registry,
-        )
         self._ratio = Histogram(
             "tokenring_forecast_duration_ratio",
             "Real over predicted seconds of requests",
@@ -61,9 +57,13 @@ class Meters:
         self._restarts = Counter(
             "tokenring_world_restarts", "Ranks were started again", ["reason"], registry=self.registry
         )
-        self._cancelled_steps = Counter(
-            "tokenring_cancelled_steps", "Steps of requests that were cancelled", registry=self.registry
-        )
+        for outcome in _OUTCOMES:
+            self._requests.labels(kind, outcome)
+        for reason in RESTART_REASONS:
+            self._restarts.labels(reason)
+        self._duration.labels(kind)
+        self._steps = None if kind == "text" else _StepMeters(self.registry, dims.schedule)
+        self._answers = _AnswerMeters(self.registry) if kind == "text" else None
         waiting = Gauge("tokenring_requests_waiting", "Requests that wait", registry=self.registry)
         waiting.set_function(lambda: len(line))
         Info("tokenring_build", "What runs", registry=self.registry).info({"version": __version__})
@@ -87,16 +87,22 @@ class Meters:
         if job.began is None or job.ended is None:
             return
         self._queued.observe(job.began - job.asked)
-        if job.status is JobStatus.CANCELLED:
-            self._cancelled_steps.inc(job.step)
+        if job.status is JobStatus.CANCELLED and self._steps is not None:
+            self._steps.cancelled.inc(job.step)
         if job.status is JobStatus.DONE:
             self._duration.labels(job.order.kind).observe(job.ended - job.began)
-            if job.predicted:
+            if job.predicted and job.step == job.order.all_steps:  # an answer may have ended early
                 self._ratio.observe((job.ended - job.began) / job.predicted)
 
     def step(self, seconds: float) -> None:
         """A step was made."""
-        self._steps.labels(self._schedule).observe(seconds)
+        assert self._steps is not None
+        self._steps.duration.observe(seconds)
+
+    def answered(self, times: AnswerTimes) -> None:
+        """An answer was given."""
+        assert self._answers is not None
+        self._answers.take(times)
 
     def restarted(self, reason: str) -> None:
         """Ranks were started again."""
@@ -105,6 +111,58 @@ class Meters:
     def text(self) -> bytes:
         """All figures, as Prometheus reads them."""
         return generate_latest(self.registry)
+
+
+class _StepMeters:
+    """Of what is denoised."""
+
+    def __init__(self, registry: CollectorRegistry, schedule: str) -> None:
+        duration = Histogram(
+            "tokenring_step_duration_seconds",
+            "Denoising steps",
+            ["schedule"],
+            buckets=_STEP_BUCKETS,
+            registry=registry,
+        )
+        self.duration = duration.labels(schedule)
+        self.cancelled = Counter(
+            "tokenring_cancelled_steps", "Steps of requests that were cancelled", registry=registry
+        )
+
+
+class _AnswerMeters:
+    """Of a language model."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        tokens = Counter(
+            "tokenring_tokens",
+            "Tokens of prompts, those of them that were not computed again, and those of answers",
+            ["kind"],
+            registry=registry,
+        )
+        self._prompt, self._reused, self._answer = (tokens.labels(kind) for kind in ("prompt", "reused", "answer"))
+        self._first = Histogram(
+            "tokenring_first_token_seconds",
+            "From the beginning of a request to the first piece of its answer",
+            buckets=_REQUEST_BUCKETS,
+            registry=registry,
+        )
+        self._token = Histogram(
+            "tokenring_token_duration_seconds",
+            "Tokens of an answer from then on, on average",
+            buckets=_STEP_BUCKETS,
+            registry=registry,
+        )
+
+    def take(self, times: AnswerTimes) -> None:
+        """An answer was given."""
+        self._prompt.inc(times.reply.prompt_tokens)
+        self._reused.inc(times.reply.reused_tokens)
+        self._answer.inc(len(times.reply.tokens))
+        if times.first is not None:
+            self._first.observe(times.first)
+        if times.token is not None:
+            self._token.observe(times.token)
 
 
 class _Ranks(Collector):

@@ -38,7 +38,7 @@ class Office:
         started: When the server was, in seconds since 1970.
     """
 
-    def __init__(self, desk: Desk, keeper: Keeper, meters: Meters) -> None:
+    def __init__(self, desk: Desk[Any], keeper: Keeper, meters: Meters) -> None:
         self.desk, self.keeper, self.meters = desk, keeper, meters
         self.ledger, self.started = JobLedger(), int(time.time())
 
@@ -48,7 +48,7 @@ class Office:
         """Have a request stand in line.
 
         Args:
-            kind: ``image``.
+            kind: As metrics name it.
             order: Checks it.
             tell: Is told what happens to it.
             request: Of the client.

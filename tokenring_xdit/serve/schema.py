@@ -5,39 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tokenring_xdit.errors import nearest
 from tokenring_xdit.messages import named, one_line, shown
 from tokenring_xdit.pipelines.request import LARGEST_SEED
 from tokenring_xdit.serve.errors import RefusedError
 
-__all__ = ["GenerationBody", "OutputFormat", "refused"]
+__all__ = ["Body", "GenerationBody", "OutputFormat", "PromptBody", "Text", "VideoBody", "refused"]
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 
-_Text = Annotated[str, Field(max_length=32_000)]
+Text = Annotated[str, Field(max_length=32_000)]
 
 
-class GenerationBody(BaseModel):
-    """Of ``/v1/images/generations``; ``null`` leaves a value to the server."""
+class Body(BaseModel):
+    """What a client says; ``null`` leaves a value to the server."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    prompt: _Text = Field(min_length=1, description="what to draw")
-    model: str | None = Field(None, description="name of the model, as /v1/models says it")
-    size: str | None = Field(None, description="WIDTHxHEIGHT in pixels, or 'auto'", examples=["1024x1024"])
-    user: str | None = Field(None, max_length=512, description="whom the client serves; nothing is made of it")
-    seed: int | None = Field(None, ge=0, le=LARGEST_SEED, description="of the first one; one is drawn without it")
-    steps: int | None = Field(None, ge=1, description="denoising steps")
-    guidance: float | None = Field(None, ge=0, allow_inf_nan=False, description="guidance scale")
-    negative_prompt: _Text | None = Field(None, description="what not to draw, for models that take it")
-    n: int | None = Field(None, ge=1, le=10, description="pictures; their seeds follow each other")
-    response_format: Literal["b64_json", "url"] | None = Field(None, description="only b64_json")
-    output_format: OutputFormat | None = Field(None, description="png by default")
-    output_compression: int | None = Field(None, ge=0, le=100, description="quality of jpeg and webp, 100 by default")
-    stream: bool | None = Field(None, description="server-sent events, as the picture is made")
-    partial_images: int | None = Field(None, ge=0, le=3, description="pictures of what is being made, in a stream")
 
     @model_validator(mode="before")
     @classmethod
@@ -47,6 +32,48 @@ class GenerationBody(BaseModel):
             return values
         unknown = next((key for key in values if key not in cls.model_fields), None)
         return {key: value for key, value in values.items() if key in cls.model_fields or key == unknown}
+
+
+class PromptBody(Body):
+    """What is said of pictures and videos alike."""
+
+    prompt: Text = Field(min_length=1, description="what to draw")
+    model: str | None = Field(None, description="name of the model, as /v1/models says it")
+    size: str | None = Field(None, description="WIDTHxHEIGHT in pixels, or 'auto'", examples=["1024x1024"])
+    user: str | None = Field(None, max_length=512, description="whom the client serves; nothing is made of it")
+    seed: int | None = Field(None, ge=0, le=LARGEST_SEED, description="of the first one; one is drawn without it")
+    steps: int | None = Field(None, ge=1, description="denoising steps")
+    guidance: float | None = Field(None, ge=0, allow_inf_nan=False, description="guidance scale")
+    negative_prompt: Text | None = Field(None, description="what not to draw, for models that take it")
+
+
+class GenerationBody(PromptBody):
+    """Of ``/v1/images/generations``."""
+
+    n: int | None = Field(None, ge=1, le=10, description="pictures; their seeds follow each other")
+    response_format: Literal["b64_json", "url"] | None = Field(None, description="only b64_json")
+    output_format: OutputFormat | None = Field(None, description="png by default")
+    output_compression: int | None = Field(None, ge=0, le=100, description="quality of jpeg and webp, 100 by default")
+    stream: bool | None = Field(None, description="server-sent events, as the picture is made")
+    partial_images: int | None = Field(None, ge=0, le=3, description="pictures of what is being made, in a stream")
+
+
+class VideoBody(PromptBody):
+    """Of ``/v1/videos``."""
+
+    seconds: float | None = Field(None, gt=0, allow_inf_nan=False, description="of the video, instead of its frames")
+    frames: int | None = Field(None, ge=1, description="frames, as many as the pipeline makes of them")
+    fps: int | None = Field(None, ge=1, le=120, description="frames a second")
+    input_reference: Any = Field(None, description="not taken: this model starts from no picture")
+
+    @field_validator("seconds", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        """OpenAI's clients write numbers as text here."""
+        try:
+            return float(value) if isinstance(value, str) else value
+        except ValueError:
+            return value
 
 
 _KINDS = {
@@ -61,6 +88,7 @@ _KINDS = {
 }
 
 _BOUNDS = {
+    "greater_than": ("gt", "above"),
     "greater_than_equal": ("ge", "at least"),
     "less_than_equal": ("le", "at most"),
 }
@@ -78,7 +106,9 @@ def refused(details: Sequence[Any], known: Sequence[str]) -> RefusedError:
     place = [str(part) for part in detail["loc"][1:]]  # behind "body"
     if kind == "json_invalid" or not place:
         return RefusedError("the body has to be a JSON object, with 'Content-Type: application/json'")
-    field = named(place[0])
+    field = named(".".join(place))
+    if kind == "extra_forbidden" and len(place) > 1:
+        return RefusedError(f"there is no field '{field}'", field, code="unknown_field")
     if kind == "extra_forbidden":
         return RefusedError(f"there is no field '{field}'. {nearest(field, known)}", field, code="unknown_field")
     if kind == "missing":

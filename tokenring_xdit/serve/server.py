@@ -14,13 +14,18 @@ import uvicorn
 from tokenring_xdit.errors import LaunchError
 from tokenring_xdit.pipelines.engine import Engine
 from tokenring_xdit.serve.app import application
-from tokenring_xdit.serve.config import RequestLimits, ServeConfig
-from tokenring_xdit.serve.desk import Desk
+from tokenring_xdit.serve.config import AnyServeConfig, RequestLimits, ServeConfig, TextServeConfig, films
+from tokenring_xdit.serve.desk import PictureDesk
+from tokenring_xdit.serve.drawing import Drawing
+from tokenring_xdit.serve.filming import Filming
 from tokenring_xdit.serve.forecast import Forecast
-from tokenring_xdit.serve.keeper import Keeper
+from tokenring_xdit.serve.keeper import Craft, Keeper
 from tokenring_xdit.serve.line import WaitingLine
 from tokenring_xdit.serve.metrics import Meters
 from tokenring_xdit.serve.office import Office
+from tokenring_xdit.serve.shelf import VideoShelf
+from tokenring_xdit.serve.talking import Talking
+from tokenring_xdit.serve.text_desk import TextDesk
 
 __all__ = ["serve"]
 
@@ -31,7 +36,7 @@ _LAST_ANSWERS = 3
 
 
 def serve(
-    config: ServeConfig,
+    config: AnyServeConfig,
     limits: RequestLimits,
     *,
     host: str,
@@ -69,7 +74,12 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 async def _serve(
-    config: ServeConfig, limits: RequestLimits, listening: socket.socket, key: str | None, timeout: float, grace: float
+    config: AnyServeConfig,
+    limits: RequestLimits,
+    listening: socket.socket,
+    key: str | None,
+    timeout: float,
+    grace: float,
 ) -> None:
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
@@ -77,23 +87,18 @@ async def _serve(
         loop.call_soon_threadsafe(ended.set)
 
     def make() -> Engine:
-        return Engine(
-            config.model,
-            tokenring_degree=config.tokenring_degree,
-            ulysses_degree=config.ulysses_degree,
-            schedule=config.schedule,
-            attention_backend=config.attention_backend,
-            dtype=config.dtype,
-            timeout=timeout,
-            largest_side=config.largest_side,
-            cuda_graphs=config.cuda_graphs,
-        )
+        if isinstance(desk, TextDesk):
+            desk.load()
+        return _engine(config, timeout)
 
     line = WaitingLine(limits.waiting)
-    meters = Meters(config.degrees, line)
-    keeper = Keeper(make, line, Forecast(), meters, end)
+    text = isinstance(config, TextServeConfig)
+    shelf = VideoShelf(limits.stored) if isinstance(config, ServeConfig) and films(config) else None
+    meters = Meters(config.degrees, line, "text" if text else "image" if shelf is None else "video")
+    keeper = Keeper(make, line, _craft(text, meters, shelf), meters, end)
     meters.watch(keeper)
-    app = application(Office(Desk(config, limits, keeper), keeper, meters), key)
+    desk = _desk(config, limits, keeper)
+    app = application(Office(desk, keeper, meters), key, shelf)
     for each in _SIGNALS:
         loop.add_signal_handler(each, end)
     server = _Server(
@@ -116,9 +121,46 @@ async def _serve(
     server.should_exit = True
     await serving
     ending.cancel()
+    if shelf is not None:
+        shelf.close()
     if keeper.error is not None:
         raise keeper.error
     print("ended", file=sys.stderr, flush=True)
+
+
+def _desk(config: AnyServeConfig, limits: RequestLimits, keeper: Keeper) -> TextDesk | PictureDesk:
+    if isinstance(config, TextServeConfig):
+        return TextDesk(config, limits, keeper)
+    return PictureDesk(config, limits, keeper)
+
+
+def _craft(text: bool, meters: Meters, shelf: VideoShelf | None) -> Craft:
+    if text:
+        return Talking(Forecast(), meters.answered)
+    drawing = Drawing(Forecast(), meters.step)
+    return drawing if shelf is None else Filming(drawing, shelf)
+
+
+def _engine(config: AnyServeConfig, timeout: float) -> Engine:
+    if isinstance(config, TextServeConfig):
+        return Engine(
+            config.model,
+            tokenring_degree=config.tokenring_degree,
+            dtype=config.dtype,
+            timeout=timeout,
+            tokens_per_rank=config.tokens_per_rank,
+        )
+    return Engine(
+        config.model,
+        tokenring_degree=config.tokenring_degree,
+        ulysses_degree=config.ulysses_degree,
+        schedule=config.schedule,
+        attention_backend=config.attention_backend,
+        dtype=config.dtype,
+        timeout=timeout,
+        largest_side=config.largest_side,
+        cuda_graphs=config.cuda_graphs,
+    )
 
 
 class _Server(uvicorn.Server):

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from tokenring_xdit.liveness import ProcessIdentity, State
 from tokenring_xdit.workers.attempt import StoppedRanks
 
-__all__ = ["Lost", "RankWatch"]
+__all__ = ["LOST_REASONS", "Lost", "RankWatch"]
+
+LOST_REASONS = ("died", "stopped")
 
 _PATIENCE = 10.0
 """Seconds for a process that was killed to be gone."""
@@ -23,7 +25,7 @@ class Lost:
     """Why the ranks cannot go on.
 
     Attributes:
-        reason: ``died`` or ``stopped``.
+        reason: One of :data:`LOST_REASONS`, or another one of whoever finds out.
         words: The same as a sentence.
     """
 

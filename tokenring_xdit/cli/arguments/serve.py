@@ -15,7 +15,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "serve",
         help="an HTTP service by OpenAI's protocol, on the ranks of this machine (extra: serve)",
-        description="Load a model once and draw for whoever asks over HTTP. /docs lists what can be asked.",
+        description="Load a model once and draw, or answer, for whoever asks over HTTP. /docs lists what can be asked.",
         epilog="example: tokenring-xdit serve embedded tokenring_degree=2 --port 8000",
     )
     parser.add_argument(
@@ -33,7 +33,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     limits = parser.add_argument_group("limits of a request")
     limits.add_argument("--max-waiting", type=int, metavar="N", help="requests that may wait (default: 16)")
     limits.add_argument("--max-pixels", type=int, metavar="N", help="width times height (default: 16777216)")
+    limits.add_argument("--max-frames", type=int, metavar="N", help="frames of a video (default: 500)")
     limits.add_argument("--max-steps", type=int, metavar="N", help="denoising steps (default: 500)")
+    limits.add_argument(
+        "--max-tokens", type=int, metavar="N", help="of a conversation and its answer (default: what the model reads)"
+    )
+    limits.add_argument(
+        "--max-stored", type=int, metavar="BYTES", help="of videos that nobody has fetched yet (default: 1073741824)"
+    )
     limits.add_argument("--max-body", type=int, metavar="BYTES", help="of what is sent here (default: 1048576)")
     time = parser.add_argument_group("time")
     time.add_argument(

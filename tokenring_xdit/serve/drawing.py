@@ -1,0 +1,83 @@
+"""Pictures: what the engine is asked for a job, and what is learned from it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tokenring_xdit.pipelines.engine import Engine, Step
+from tokenring_xdit.serve.forecast import Forecast, hang_limit
+from tokenring_xdit.serve.jobs import Job, Order, PictureOrder, progress_steps
+
+__all__ = ["Drawing"]
+
+
+class Drawing:
+    """Makes pictures; see :class:`tokenring_xdit.serve.keeper.Craft`.
+
+    Args:
+        forecast: Learns from every job, by the pixels that are made together.
+        on_step: Is told how many seconds each step took.
+    """
+
+    def __init__(self, forecast: Forecast, on_step: Callable[[float], None]) -> None:
+        self._forecast, self._on_step = forecast, on_step
+
+    def make(self, engine: Engine, job: Job, most_silence: float) -> list[Any]:
+        """Draw all pictures of a job."""
+        order, made = _of(job.order), list[Any]()
+        for count in order.batches:
+            pixels = count * order.pixels
+            engine.timeout = hang_limit(self._forecast.longest_silence(pixels), most_silence)
+            clock = _StepTimes(job, job.step, self._on_step)
+            job.refuse_cancelled()
+            made += engine.generate(
+                order.prompt if count == 1 else [order.prompt] * count,
+                seed=order.seed + len(made),
+                callback=clock,
+                preview=progress_steps(order.steps, order.previews) if order.previews else False,
+                progress=False,
+                **order.arguments,
+            )
+            if clock.step_seconds is not None and not order.previews:
+                rest = time.monotonic() - clock.began - order.steps * clock.step_seconds
+                self._forecast.learn(pixels, clock.step_seconds, rest)
+        return made
+
+    def seconds(self, job: Job) -> float | None:
+        """Seconds that are left, by the forecast."""
+        order = _of(job.order)
+        parts = [self._forecast.seconds(count * order.pixels, order.steps) for count in order.batches]
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
+            return None
+        step = self._forecast.step_seconds(order.batches[0] * order.pixels) or 0.0
+        return max(0.0, sum(known) - job.step * step)
+
+
+def _of(order: Order) -> PictureOrder:
+    assert isinstance(order, PictureOrder)
+    return order
+
+
+class _StepTimes:
+    """An engine's callback: times steps, tells of them, and gives up where that is wanted."""
+
+    def __init__(self, job: Job, before: int, tell: Callable[[float], None]) -> None:
+        self.began = time.monotonic()
+        self._job, self._before, self._tell = job, before, tell
+        self._times: list[float] = []
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Seconds of a step, on average; ``None`` before the second one."""
+        times = self._times
+        return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None
+
+    def __call__(self, step: Step) -> None:
+        self._times.append(time.monotonic())
+        if len(self._times) > 1:
+            self._tell(self._times[-1] - self._times[-2])
+        self._job.advance(self._before + step.step, step.preview)
+        self._job.refuse_cancelled()

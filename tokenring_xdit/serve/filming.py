@@ -1,0 +1,39 @@
+"""Videos: drawn as pictures are, and kept until their clients fetch them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tokenring_xdit.pipelines.engine import Engine
+from tokenring_xdit.serve.drawing import Drawing
+from tokenring_xdit.serve.jobs import Job, PictureOrder
+from tokenring_xdit.serve.shelf import VideoShelf
+
+__all__ = ["Filming"]
+
+
+class Filming:
+    """Makes videos; see :class:`tokenring_xdit.serve.keeper.Craft`.
+
+    Args:
+        drawing: Makes their frames.
+        shelf: Keeps them, by the names of their jobs.
+    """
+
+    def __init__(self, drawing: Drawing, shelf: VideoShelf) -> None:
+        self._drawing, self._shelf = drawing, shelf
+
+    def make(self, engine: Engine, job: Job, most_silence: float) -> list[Any]:
+        """Make the one video of a job; returns how it is kept."""
+        assert isinstance(job.order, PictureOrder)
+        (frames,) = self._drawing.make(engine, job, most_silence)
+        job.refuse_cancelled()
+        video = self._shelf.add(job.id, frames, job.order.fps)
+        if job.cancelled is not None:  # while it was written: whoever cancelled found nothing to remove
+            self._shelf.remove(job.id)
+            job.refuse_cancelled()
+        return [video]
+
+    def seconds(self, job: Job) -> float | None:
+        """Seconds that are left, without writing the file."""
+        return self._drawing.seconds(job)

@@ -1,0 +1,105 @@
+"""Where videos wait to be fetched: a folder that grows no further than it may, and is gone with the server."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenring_xdit.errors import OutputError
+from tokenring_xdit.pipelines.request import save
+
+__all__ = ["KEPT_SECONDS", "StoredVideo", "VideoShelf"]
+
+KEPT_SECONDS = 24 * 60 * 60
+"""Seconds for which a video is kept."""
+
+
+@dataclass(frozen=True)
+class StoredVideo:
+    """A video that is kept.
+
+    Attributes:
+        path: Its file, an MP4.
+        size: Its bytes.
+        frames: How many it has.
+        fps: Frames a second.
+        expires: When it is removed, in seconds since 1970.
+    """
+
+    path: Path
+    size: int
+    frames: int
+    fps: int
+    expires: float
+
+
+class VideoShelf:
+    """Files of videos by name; any thread may look, take and remove.
+
+    Args:
+        most: Bytes of all files together; the oldest ones make room.
+        seconds: For which one is kept.
+    """
+
+    def __init__(self, most: int, seconds: float = KEPT_SECONDS) -> None:
+        self._most, self._seconds = most, seconds
+        self._folder = tempfile.TemporaryDirectory(prefix="tokenring-videos-")
+        self._kept: dict[str, StoredVideo] = {}  # the oldest one first
+        self._changing = threading.Lock()
+
+    def add(self, name: str, frames: Sequence[Any], fps: int) -> StoredVideo:
+        """Write a video, and keep it.
+
+        Raises:
+            OutputError: It cannot be written, or is larger than all that may be kept.
+        """
+        path = Path(self._folder.name) / f"{name}.mp4"
+        save(list(frames), path, frames_per_second=fps)
+        video = StoredVideo(path, path.stat().st_size, len(frames), fps, time.time() + self._seconds)
+        if video.size > self._most:
+            path.unlink()
+            raise OutputError(f"the video has {video.size} bytes, and this server keeps {self._most} at most")
+        with self._changing:
+            self._expire()
+            while self._kept and sum(each.size for each in self._kept.values()) + video.size > self._most:
+                self._drop(next(iter(self._kept)))
+            self._kept[name] = video
+        return video
+
+    def find(self, name: str) -> StoredVideo | None:
+        """A video that is still kept."""
+        with self._changing:
+            self._expire()
+            return self._kept.get(name)
+
+    def read(self, name: str) -> bytes | None:
+        """A video's bytes; ``None`` where it is not kept any more."""
+        with self._changing:
+            self._expire()
+            video = self._kept.get(name)
+            return None if video is None else video.path.read_bytes()
+
+    def remove(self, name: str) -> None:
+        """Keep a video no longer, if it is kept."""
+        with self._changing:
+            if name in self._kept:
+                self._drop(name)
+
+    def close(self) -> None:
+        """Remove all of them, and the folder."""
+        with self._changing:
+            self._kept.clear()
+            self._folder.cleanup()
+
+    def _expire(self) -> None:
+        now = time.time()
+        for name in [name for name, each in self._kept.items() if each.expires <= now]:
+            self._drop(name)
+
+    def _drop(self, name: str) -> None:
+        self._kept.pop(name).path.unlink(missing_ok=True)
