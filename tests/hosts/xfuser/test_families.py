@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.families import FAMILIES as SMALL
+from tests.support.families import ALL_FAMILIES as SMALL
 from tokenring_xdit.hosts.xfuser.families import FAMILIES
 from tokenring_xdit.hosts.xfuser.family import XfuserFamily
 from tokenring_xdit.hosts.xfuser.supported import compared, family_of, own_pipeline
