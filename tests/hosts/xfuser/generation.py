@@ -102,14 +102,20 @@ def of_this_group(case: Case) -> Case:
 
 def one_process(case: Case, family: Family) -> Tensor:
     """The latents that unmodified diffusers makes."""
-    latents = latents_of(family.make(**case.make).to(rank_device(), case.dtype)(**family.inputs(**case.inputs)))
+    latents = latents_of(family.make(**case.make).to(rank_device(), case.dtype)(**arguments(case, family)))
     assert latents is not None
     return latents
 
 
+def arguments(case: Case, family: Family) -> dict[str, Any]:
+    """Those of the call; embeddings that it is given are of the dtype of what would have made them."""
+    found = family.inputs(**case.inputs)
+    return {name: value.to(case.dtype) if name.endswith("_embeds") else value for name, value in found.items()}
+
+
 def run(case: Case, family: Family) -> Tensor | None:
     """The latents that xfuser makes."""
-    inputs = family.inputs(**case.inputs)
+    inputs = arguments(case, family)
     if case.together:
         return _together(case, family, inputs)
     with engine(case) as config:

@@ -51,7 +51,7 @@ def make_hunyuan_video15(*, heads: int = 4, image: bool = False, target_size: in
         task_type="i2v" if image else "t2v",
     ).eval()
     randomise_weights(transformer, seed=44)
-    peaky(transformer)
+    peaky(transformer, 2.0)
     common: dict[str, Any] = {
         "text_encoder": None,
         "tokenizer": None,

@@ -96,7 +96,7 @@ class Held:
         self._places[end - tokens : end] = torch.arange(start, stop)
         self._end, self._seen = end, stop
         seen = self._places[max(0, end - most) : end]
-        if bool((seen == _NOTHING).any()) or seen.unique().numel() != seen.numel():
+        if bool((seen == _NOTHING).any()) or len(set(seen.tolist())) != len(seen):
             raise UnsupportedError(
                 f"a chunk that begins with token {start} was asked for where the cache ends elsewhere, which would let "
                 "it see keys of no token: make the chunks of a video in order"
