@@ -88,3 +88,23 @@ def refusals() -> dict[str, str]:
         except TokenRingError as error:
             said[name] = str(error)
     return said
+
+
+def runner() -> tuple[str, str]:
+    """What the `xdit` command makes of the model over two ranks, and what it says to a flag that was not compared."""
+    from tokenring_xdit.errors import UnsupportedError
+    from tokenring_xdit.hosts.xfuser import register
+
+    register()
+    from xfuser import xFuserArgs
+    from xfuser.model_executor.models.runner_models.base_model import MODEL_REGISTRY
+
+    args = xFuserArgs(model="CausalWan")
+    args.tokenring_degree = 2
+    accepted = type(MODEL_REGISTRY["CausalWan"](args)).__name__
+    args.use_torch_compile = True
+    try:
+        MODEL_REGISTRY["CausalWan"](args)
+    except UnsupportedError as error:
+        return accepted, str(error)
+    return accepted, ""

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import imageio.v3
-import numpy as np
 import pytest
 import torch
 
 from tests.hosts.xfuser import streaming
-from tests.hosts.xfuser.test_command import xdit
-from tests.support.families.wan import make_causal_wan
-from tests.support.hub import snapshot
 from tests.support.ranks import RankPool
 from tests.support.reference import relative_error
 from tokenring_xdit.errors import UnsupportedError
-from tokenring_xdit.hosts.xfuser import register
 from tokenring_xdit.hosts.xfuser.families.causal_wan.held import Held
 
 TOLERANCE = 1e-5
@@ -66,27 +59,10 @@ def test_what_was_not_compared_is_refused(ranks: RankPool) -> None:
     assert "use tokenring_degree alone" in first["heads"]
 
 
-@pytest.mark.e2e
-@pytest.mark.matrix
-def test_the_stock_command_streams_over_ranks(tmp_path: Path) -> None:
-    register()
-    hub = tmp_path / "hub"
-    make_causal_wan().save_pretrained(snapshot(hub, "FastVideo/CausalWan2.2-I2V-A14B-Preview-Diffusers"))
-    common = ("--model", "CausalWan", "--task", "t2v", "--prompt", "a red fox", "--height", "64", "--width", "96")
-    common = (*common, "--num_frames", "21", "--seed", "3")
-    videos = []
-    for name, flags in (("alone", ()), ("together", ("--tokenring_degree", "2"))):
-        (tmp_path / name).mkdir()
-        done = xdit(hub, *common, "--output_directory", str(tmp_path / name), *flags)
-        assert done.returncode == 0, done.stderr[-3000:]
-        (written,) = (tmp_path / name).glob("*.mp4")
-        videos.append(np.asarray(imageio.v3.imread(written), dtype=np.float64))
-    alone, together = videos
-    print(f"{np.abs(together - alone).mean():.2f} of 255 on average, of {alone.std():.0f}")
-    assert alone.std() > 10
-    assert np.abs(together - alone).mean() <= alone.std() / 10
-    done = xdit(hub, *common, "--tokenring_degree", "2", "--use_torch_compile")
-    assert "use_torch_compile was asked for together with tokenring_degree=2" in done.stderr.splitlines()[-1]
+def test_the_runner_of_the_command_takes_it(ranks: RankPool) -> None:
+    ((accepted, refused),) = ranks.run(1, streaming.runner)
+    assert accepted == "xFuserCausalWanModel"
+    assert "use_torch_compile was asked for together with tokenring_degree=2 for CausalWan" in refused
 
 
 def test_a_cache_follows_upstream() -> None:
