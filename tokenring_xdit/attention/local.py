@@ -19,10 +19,10 @@ class LocalAttention:
 
     Args:
         kernel: Computes attention of one block.
-        scale: What scores are multiplied by.
+        scale: What scores are multiplied by; ``None`` leaves it to the kernel.
     """
 
-    def __init__(self, kernel: KernelFunction, scale: float) -> None:
+    def __init__(self, kernel: KernelFunction, scale: float | None) -> None:
         self.kernel, self._scale = kernel, scale
 
     def __call__(
