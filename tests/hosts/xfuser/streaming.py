@@ -34,7 +34,7 @@ class Streamed:
 
 
 @torch.no_grad()
-def stream(ranks: int, inputs: Mapping[str, Any], *, ulysses: int = 1, padding_seen: bool = False) -> Streamed:
+def stream(ranks: int, inputs: Mapping[str, Any], ulysses: int = 1, padding_seen: bool = False) -> Streamed:
     """A video of all ranks, or, of one, that of unmodified upstream.
 
     Args:
@@ -99,7 +99,7 @@ def runner() -> tuple[str, str]:
     from xfuser import xFuserArgs
     from xfuser.model_executor.models.runner_models.base_model import MODEL_REGISTRY
 
-    args = xFuserArgs(model="CausalWan")
+    args = xFuserArgs(model="CausalWan", task="t2v")
     args.tokenring_degree = 2
     accepted = type(MODEL_REGISTRY["CausalWan"](args)).__name__
     args.use_torch_compile = True

@@ -11,7 +11,7 @@ from tests.hosts.xfuser import streaming
 from tests.support.ranks import RankPool
 from tests.support.reference import relative_error
 from tokenring_xdit.errors import UnsupportedError
-from tokenring_xdit.hosts.xfuser.families.causal_wan.held import Held
+from tokenring_xdit.hosts.xfuser.families.causal_wan.held import HeldTokens
 
 TOLERANCE = 1e-5
 FRAME = 7 * 5
@@ -40,7 +40,7 @@ def test_chunks_of_all_ranks_are_those_of_one_process(ranks: RankPool, degree: i
 def test_keys_stay_and_a_chunk_travels(ranks: RankPool) -> None:
     (alone,) = ranks.run(1, streaming.stream, 1, {})
     together = ranks.run(2, streaming.stream, 2, {})
-    spoiled = ranks.run(2, streaming.stream, 2, {}, padding_seen=True)
+    spoiled = ranks.run(2, streaming.stream, 2, {}, 1, True)  # padding is seen
     for one, wrong in zip(together, spoiled, strict=True):
         assert relative_error(one.latents, alone.latents) <= TOLERANCE
         assert relative_error(wrong.latents, alone.latents) > 100 * TOLERANCE
@@ -67,7 +67,7 @@ def test_the_runner_of_the_command_takes_it(ranks: RankPool) -> None:
 
 def test_a_cache_follows_upstream() -> None:
     """Chunks of three tokens in a cache of seven, one kept, of which at most five are seen."""
-    held = Held(7, 2)
+    held = HeldTokens(7, 2)
     rules = {"window": 7, "sinks": 0, "most": 5}
     turn = held.take(0, 3, **rules)
     assert (turn.tokens, turn.each, turn.kept.tolist(), held.stored) == (3, 2, [], 2)
@@ -84,7 +84,7 @@ def test_a_cache_follows_upstream() -> None:
 
 @pytest.mark.parametrize(("start", "tokens"), [(4, 3), (0, 9)])
 def test_chunks_out_of_order_or_too_long_are_refused(start: int, tokens: int) -> None:
-    held = Held(7, 2)
+    held = HeldTokens(7, 2)
     held.take(0, 3, window=-1, sinks=0, most=100)
     with pytest.raises(UnsupportedError, match=r"use fewer frames|in order"):
         held.take(start, tokens, window=-1, sinks=0, most=100)

@@ -13,13 +13,13 @@ from torch import Tensor
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.hosts.layout import KeyLayout, padding
 
-__all__ = ["Held", "Turn"]
+__all__ = ["ChunkCall", "HeldTokens"]
 
 _NOTHING = -1
 
 
 @dataclass(frozen=True)
-class Turn:
+class ChunkCall:
     """One chunk's call of the transformer.
 
     Attributes:
@@ -45,7 +45,7 @@ class Turn:
         return torch.cat([part, part.new_zeros(shape)], dim=dim)
 
 
-class Held:
+class HeldTokens:
     """What the caches of all layers and ranks hold.
 
     Upstream's cache in one process is followed with numbers of tokens in the place of keys, so that what it leaves out
@@ -67,7 +67,7 @@ class Held:
         """How many keys each rank holds of each layer, padding included."""
         return self._stored.shape[1]
 
-    def take(self, start: int, tokens: int, *, window: int, sinks: int, most: int) -> Turn:
+    def take(self, start: int, tokens: int, *, window: int, sinks: int, most: int) -> ChunkCall:
         """Put a chunk into the caches; one that is there already, of another denoising step, gives way.
 
         Args:
@@ -103,7 +103,7 @@ class Held:
             )
         return self._stored_turn(start, tokens, seen)
 
-    def _stored_turn(self, start: int, tokens: int, seen: Tensor) -> Turn:
+    def _stored_turn(self, start: int, tokens: int, seen: Tensor) -> ChunkCall:
         before = self._stored
         there = torch.isin(before, self._places[: self._end]) & ~((before >= start) & (before < start + tokens))
         kept = there.any(dim=0).nonzero().flatten()
@@ -112,4 +112,4 @@ class Held:
         new = torch.arange(start, start + each * self._ranks).view(self._ranks, each)
         new = torch.where(new < start + tokens, new, _NOTHING)
         self._stored = torch.cat([old, new], dim=1)
-        return Turn(tokens, each, kept, KeyLayout(torch.isin(self._stored, seen)[None]))
+        return ChunkCall(tokens, each, kept, KeyLayout(torch.isin(self._stored, seen)[None]))

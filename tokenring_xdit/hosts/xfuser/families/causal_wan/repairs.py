@@ -11,7 +11,7 @@ from tokenring_xdit.compat.torch import outside_graphs
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.hosts.layout import key_layout
 from tokenring_xdit.hosts.xfuser.choice import current_choice, tokenring_degree_of
-from tokenring_xdit.hosts.xfuser.families.causal_wan.held import Held, Turn
+from tokenring_xdit.hosts.xfuser.families.causal_wan.held import ChunkCall, HeldTokens
 from tokenring_xdit.hosts.xfuser.family import PIPELINES, TRANSFORMERS
 from tokenring_xdit.hosts.xfuser.repairs.common import replace_forward, replace_method, sequence_parallel_ranks
 
@@ -75,7 +75,7 @@ def compute_chunks_together(causal_wan: Any) -> None:
 
 
 @outside_graphs
-def _begin(model: Any, latents: Tensor, timestep: Tensor, told: dict[str, Any]) -> Turn:
+def _begin(model: Any, latents: Tensor, timestep: Tensor, told: dict[str, Any]) -> ChunkCall:
     """Refuse what was not compared, and say which keys the chunk sees."""
     from xfuser.core.distributed import get_ulysses_parallel_world_size
 
@@ -94,10 +94,10 @@ def _begin(model: Any, latents: Tensor, timestep: Tensor, told: dict[str, Any]) 
         tokens *= size // patch
     first = told["kv_cache"][0]
     if _HELD not in first:
-        held = Held(first.get(_PLACES, first["k"].shape[1]), sequence_parallel_ranks())
+        held = HeldTokens(first.get(_PLACES, first["k"].shape[1]), sequence_parallel_ranks())
         for cache in told["kv_cache"]:
             cache[_HELD], cache["k"], cache["v"] = held, cache["k"][:, :0], cache["v"][:, :0]
-    turn: Turn = first[_HELD].take(
+    turn: ChunkCall = first[_HELD].take(
         told["current_start"],
         tokens,
         window=told["local_attn_size"],
@@ -107,14 +107,14 @@ def _begin(model: Any, latents: Tensor, timestep: Tensor, told: dict[str, Any]) 
     return turn
 
 
-def _enter(turn: Turn) -> Any:
+def _enter(turn: ChunkCall) -> Any:
     def hook(block: Any, args: Any, kwargs: Any) -> Any:
         return (turn.own(args[0], 1, _rank()), *args[1:]), kwargs
 
     return hook
 
 
-def _leave(turn: Turn) -> Any:
+def _leave(turn: ChunkCall) -> Any:
     def hook(module: Any, args: Any, output: Tensor) -> Tensor:
         from xfuser.core.distributed import get_sp_group
 
@@ -130,7 +130,7 @@ def place_own_tokens(causal_wan: Any) -> None:
     def make(original: Any) -> Any:
         def compute_rope_with_offset(self: Any, *args: Any, **kwargs: Any) -> Any:
             tables = original(self, *args, **kwargs)
-            turn: Turn | None = getattr(self, _TURN, None)
+            turn: ChunkCall | None = getattr(self, _TURN, None)
             return tables if turn is None else tuple(turn.own(table, 1, _rank()) for table in tables)
 
         return compute_rope_with_offset
@@ -145,7 +145,7 @@ def attend_all_ranks_caches(causal_wan: Any) -> None:
         def cached_self_attention(
             self: Any, query: Tensor, key: Tensor, value: Tensor, kv_cache: dict[str, Any], *args: Any, **kwargs: Any
         ) -> Any:
-            turn: Turn | None = kv_cache.get(_TURN)
+            turn: ChunkCall | None = kv_cache.get(_TURN)
             if turn is None:
                 return original(self, query, key, value, kv_cache, *args, **kwargs)
             from xfuser.model_executor.layers import usp
