@@ -52,6 +52,7 @@ class Sharded(ABC):
         model: The model, as it was loaded.
         host: Which host shares it out.
         recorder: Records its calls, where they are to be replayed.
+        controls: Arguments of its calls that control it and were compared, as few were.
 
     Attributes:
         host: That.
@@ -60,8 +61,9 @@ class Sharded(ABC):
         graphs: Its calls, where they are replayed.
     """
 
-    def __init__(self, model: Any, host: str, recorder: Recorder | None = None) -> None:
+    def __init__(self, model: Any, host: str, recorder: Recorder | None = None, controls: tuple[str, ...] = ()) -> None:
         self.host = host
+        self._controls = controls
         self.graphs = None if recorder is None else _graphed(type(model).__name__, recorder)
         self._look = ReplayCheck()
         self.kind: Any = type(model)
@@ -114,7 +116,7 @@ class Sharded(ABC):
                 settle(self.slots)
             else:
                 self.check(model)
-            _refuse_arguments(self.kind.__name__, arguments)
+            _refuse_arguments(self.kind.__name__, arguments, self._controls)
             self.refuse(model, arguments)
             graphs = self.graphs
             proposal = None if graphs is None else graphs.propose(arguments, *self._look(model), surroundings())
@@ -313,13 +315,14 @@ def refuse_changed(model: Any, known: set[str], slots: Callable[[], Sequence[Pro
         )
 
 
-def _refuse_arguments(kind: str, arguments: Mapping[str, Any]) -> None:
+def _refuse_arguments(kind: str, arguments: Mapping[str, Any], controls: tuple[str, ...]) -> None:
     """Refuse what the compared pipelines do not hand to a transformer.
 
     Raises:
         UnsupportedError: There is such an argument.
     """
-    given = [name for name, value in arguments.items() if "control" in name and value is not None]
+    told = (name for name, value in arguments.items() if value is not None and name not in controls)
+    given = [name for name in told if "control" in name]
     for name, value in arguments.items():
         if name.endswith("attention_kwargs") and isinstance(value, dict):
             given += [f"{name}[{key!r}]" for key in value if key != "scale"]

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tests.support.families import FAMILIES, Entry, Family
+from tests.support.families import ALL_FAMILIES, Entry, Family
 from tests.support.ranks import rank_device
 from tests.support.reference import relative_error
 from tokenring_xdit.hosts.xfuser import XfuserState, parallelize
@@ -24,7 +24,7 @@ class Case:
     """One generation.
 
     Attributes:
-        family: Key of :data:`tests.support.families.FAMILIES`.
+        family: Key of :data:`tests.support.families.ALL_FAMILIES`.
         tokenring: TokenRing degree, and so on for the other degrees.
         ulysses: Ulysses degree.
         ring: xfuser's Ring degree.
@@ -70,7 +70,7 @@ class Case:
 @torch.no_grad()
 def error(case: Case) -> float | None:
     """Largest difference to one process, relative to its scale; ``None`` on ranks without an output."""
-    family = FAMILIES[case.family]
+    family = ALL_FAMILIES[case.family]
     expected = one_process(of_this_group(case), family)
     actual = run(case, family)
     return None if actual is None else relative_error(actual, expected)
@@ -79,13 +79,13 @@ def error(case: Case) -> float | None:
 @torch.no_grad()
 def latents(case: Case) -> Tensor | None:
     """The latents that xfuser makes; ``None`` on ranks that it gives none."""
-    return run(case, FAMILIES[case.family])
+    return run(case, ALL_FAMILIES[case.family])
 
 
 @torch.no_grad()
 def rounding_errors(case: Case) -> tuple[float, float] | None:
     """Differences to one process in fp32: of one process in the case's dtype, and of xfuser."""
-    family, own = FAMILIES[case.family], of_this_group(case)
+    family, own = ALL_FAMILIES[case.family], of_this_group(case)
     exact = one_process(replace(own, dtype=torch.float32), family)
     single, actual = one_process(own, family), run(case, family)
     return None if actual is None else (relative_error(single, exact), relative_error(actual, exact))
@@ -102,14 +102,20 @@ def of_this_group(case: Case) -> Case:
 
 def one_process(case: Case, family: Family) -> Tensor:
     """The latents that unmodified diffusers makes."""
-    latents = latents_of(family.make(**case.make).to(rank_device(), case.dtype)(**family.inputs(**case.inputs)))
+    latents = latents_of(family.make(**case.make).to(rank_device(), case.dtype)(**arguments(case, family)))
     assert latents is not None
     return latents
 
 
+def arguments(case: Case, family: Family) -> dict[str, Any]:
+    """Those of the call; embeddings that it is given are of the dtype of what would have made them."""
+    found = family.inputs(**case.inputs)
+    return {name: value.to(case.dtype) if name.endswith("_embeds") else value for name, value in found.items()}
+
+
 def run(case: Case, family: Family) -> Tensor | None:
     """The latents that xfuser makes."""
-    inputs = family.inputs(**case.inputs)
+    inputs = arguments(case, family)
     if case.together:
         return _together(case, family, inputs)
     with engine(case) as config:
@@ -153,7 +159,7 @@ def compiled(case: Case) -> Compiled:
     """Two generations with the transformer compiled as one graph."""
     from torch._dynamo.utils import counters
 
-    family = FAMILIES[case.family]
+    family = ALL_FAMILIES[case.family]
     cases = case, replace(case, inputs={**case.inputs, **case.again})
     expected = [one_process(each, family) for each in cases]
     torch._dynamo.reset()

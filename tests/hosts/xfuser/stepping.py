@@ -18,7 +18,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
 from tests.hosts.xfuser.generation import Case, engine, latents_of, of_this_group, with_wrapped_transformer
-from tests.support.families import FAMILIES, Entry, Family
+from tests.support.families import ALL_FAMILIES, Entry, Family
 from tests.support.reference import relative_error
 
 SEED = 77
@@ -54,7 +54,7 @@ class Use:
     @property
     def family(self) -> Family:
         """What is generated with."""
-        return FAMILIES[self.case.family]
+        return ALL_FAMILIES[self.case.family]
 
     def arguments(self) -> dict[str, Any]:
         """Of the call, good for one."""

@@ -24,7 +24,7 @@ from tests.hosts.xfuser.matrix import (
     page,
 )
 from tests.hosts.xfuser.uses import page as uses_page
-from tests.support.families import FAMILIES, Family
+from tests.support.families import ALL_FAMILIES, FAMILIES, Family
 from tests.support.ranks import RankFailure, RankPool
 from tests.support.reference import relative_error
 from tokenring_xdit.errors import UnsupportedError
@@ -94,7 +94,7 @@ def test_gpus_err_as_one_does(
     together = column in TOGETHER
     degrees = (TOGETHER if together else COLUMNS)[column].degrees
     case = Case(family, together=together, **{**degrees, "dtype": torch.bfloat16})
-    outcome = measure(gpu_ranks, "bf16", replace(case, inputs=inputs(FAMILIES[family], case.ranks)))
+    outcome = measure(gpu_ranks, "bf16", replace(case, inputs=inputs(ALL_FAMILIES[family], case.ranks)))
     print(f"{family}, {column}: {outcome}")
     assert outcome.error is not None
     assert outcome.single is not None
@@ -116,7 +116,7 @@ def test_gpus_err_as_one_does(
 )
 def test_gpus_are_exact_in_fp32(gpu_ranks: RankPool, case: Case) -> None:
     """Which xfuser's kernel for GPUs makes NaN of, without TokenRing too."""
-    outcome = measure(gpu_ranks, "fp32", replace(case, inputs=fitting(FAMILIES[case.family], case.ranks)))
+    outcome = measure(gpu_ranks, "fp32", replace(case, inputs=fitting(ALL_FAMILIES[case.family], case.ranks)))
     print(f"{case}: {outcome}")
     assert outcome.error is not None
     assert outcome.error <= TOLERANCE

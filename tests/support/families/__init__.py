@@ -1,6 +1,6 @@
 """Small pipelines of the true architecture: random weights, text encoders and VAE included, nothing downloaded.
 
-:data:`FAMILIES` names them; each knows how xfuser runs it. Tests and ``docs/support.md`` share them.
+:data:`ALL_FAMILIES` names them; each knows how xfuser runs it. Tests and ``docs/support.md`` share them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from packaging.version import Version
 from tokenring_xdit.hosts.xfuser.family import OwnPipeline, Shares
 from tokenring_xdit.hosts.xfuser.supported import family_of, own_pipeline
 
-__all__ = ["FAMILIES", "Entry", "Family"]
+__all__ = ["ALL_FAMILIES", "FAMILIES", "Entry", "Family"]
 
 
 class Entry(Enum):
@@ -42,6 +42,7 @@ class Family:
         text_tokens: Whether the length of its text can be chosen.
         variant: Options of the pipeline that make it this family.
         pipeline: xfuser's own subclass of the diffusers pipeline, as ``module:name``, where `xdit` has one.
+        one_prompt: Whether its call takes no more than one.
         since: The diffusers with which it first runs, in one process and under xfuser.
     """
 
@@ -54,6 +55,7 @@ class Family:
     text_tokens: bool = True
     variant: Mapping[str, Any] = field(default_factory=dict)
     pipeline: str = ""
+    one_prompt: bool = False
     since: str = "0.35"
 
     @property
@@ -138,3 +140,53 @@ FAMILIES: dict[str, Family] = {
     "hunyuan-video": _transformer("HunyuanVideo", "hunyuan_video", "hunyuan_video", "HunyuanVideoPipeline", pixels=16),
     "ltx2": _transformer("LTX-2", "ltx2", "ltx2", "LTX2Pipeline", pixels=32, text_tokens=False, since="0.37"),
 }
+"""Those that a prompt is enough for: what people do with pipelines is tried with each of them."""
+
+ALL_FAMILIES: dict[str, Family] = {
+    **FAMILIES,
+    "flux-kontext": _transformer("FLUX.1 Kontext", "flux", "flux_kontext", "FluxKontextPipeline"),
+    "qwen-edit": _transformer(
+        "Qwen-Image-Edit",
+        "qwen_image",
+        "qwen_image_edit",
+        "QwenImageEditPipeline",
+        pipeline="xfuser.model_executor.pipelines.pipeline_qwen_image_edit:xFuserQwenImageEditPipeline",
+        since="0.37",
+    ),
+    "qwen-edit-2509": _transformer(
+        "Qwen-Image-Edit 2509, two pictures",
+        "qwen_image",
+        "qwen_image_edit_plus",
+        "QwenImageEditPlusPipeline",
+        one_prompt=True,
+        since="0.37",
+    ),
+    "qwen-edit-2511": _transformer(
+        "Qwen-Image-Edit 2511, two pictures",
+        "qwen_image",
+        "qwen_image_edit_plus",
+        "QwenImageEditPlusPipeline",
+        variant={"zero_cond_t": True},
+        one_prompt=True,
+        since="0.37",
+    ),
+    "hunyuan-video-1.5": _transformer(
+        "HunyuanVideo 1.5",
+        "hunyuan_video15",
+        "hunyuan_video15",
+        "HunyuanVideo15Pipeline",
+        pixels=16,
+        since="0.36",
+    ),
+    "hunyuan-video-1.5-i2v": _transformer(
+        "HunyuanVideo 1.5 image to video",
+        "hunyuan_video15",
+        "hunyuan_video15_image",
+        "HunyuanVideo15ImageToVideoPipeline",
+        pixels=16,
+        since="0.36",
+    ),
+    "krea2": _transformer("Krea 2", "krea2", "krea2", "Krea2Pipeline", since="0.42"),
+    "wan-vace": _transformer("Wan 2.1 VACE", "wan", "wan_vace", "WanVACEPipeline", pixels=16, one_prompt=True),
+}
+"""And those that are given more: a picture, a video, embeddings."""

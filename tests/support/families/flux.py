@@ -9,11 +9,14 @@ from diffusers import (
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
     FluxControlPipeline,
+    FluxKontextPipeline,
     FluxPipeline,
     FluxTransformer2DModel,
 )
 
 from tests.support.families import text
+from tests.support.families.peaky import peaky
+from tests.support.families.pictures import two_colours
 from tests.support.models import small_vae
 
 LATENT_CHANNELS = 4
@@ -116,6 +119,40 @@ def flux_control_inputs(
         "guidance_scale": guidance_scale,
         "max_sequence_length": text_tokens,
         **text.call_arguments(height=height, width=width, steps=steps, images_per_prompt=images_per_prompt),
+    }
+
+
+def make_flux_kontext(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
+    """A ``FluxKontextPipeline``, whose tokens are those of the picture that is drawn and of one that it starts from.
+
+    Args:
+        heads: Attention heads of 16 channels.
+        layers: Blocks of two streams, and as many of one.
+
+    Returns:
+        The pipeline.
+    """
+    pipe = _make(FluxKontextPipeline, guidance=True, heads=heads, layers=layers, controls=0)
+    peaky(pipe.transformer)
+    return pipe
+
+
+def flux_kontext_inputs(*, height: int = 32, width: int = 48, **options: Any) -> dict[str, Any]:
+    """Arguments of a call of ``make_flux_kontext``'s pipeline: those of ``flux_inputs`` and a picture of another size.
+
+    Args:
+        height: Height in pixels, four to a token.
+        width: Width in pixels, four to a token.
+        **options: Other arguments of ``flux_inputs``.
+
+    Returns:
+        The arguments, good for one call.
+    """
+    return {
+        **flux_inputs(height=height, width=width, **options),
+        "image": two_colours(height - 8, width + 20),
+        "max_area": height * width,
+        "_auto_resize": False,  # or the picture gets a million pixels
     }
 
 

@@ -1,4 +1,4 @@
-"""Small Wan pipelines: Wan 2.1 from text and from an image, and Wan 2.2 with a time for every token."""
+"""Small Wan pipelines: Wan 2.1 from text, from an image and VACE, and Wan 2.2 with a time for every token."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tests.support.families.peaky import peaky
+from tests.support.families.pictures import two_colours
 from tests.support.families.video_text import (
     NEGATIVE_PROMPT,
+    PROMPTS,
     TEXT_DIM,
     make_clip_vision,
     make_umt5,
@@ -44,7 +47,13 @@ def wan_vae(*, compress_more: bool = False) -> Any:
 def _transformer(*, seed: int, heads: int, **config: Any) -> Any:
     from diffusers import WanTransformer3DModel
 
-    sizes: dict[str, Any] = {
+    model = WanTransformer3DModel(**_sizes(heads) | config).eval()
+    randomise_weights(model, seed)
+    return model
+
+
+def _sizes(heads: int) -> dict[str, Any]:
+    return {
         "patch_size": (1, 2, 2),
         "num_attention_heads": heads,
         "attention_head_dim": 16,
@@ -58,9 +67,6 @@ def _transformer(*, seed: int, heads: int, **config: Any) -> Any:
         "qk_norm": "rms_norm_across_heads",
         "rope_max_seq_len": 64,
     }
-    model = WanTransformer3DModel(**sizes | config).eval()
-    randomise_weights(model, seed)
-    return model
 
 
 def _scheduler() -> Any:
@@ -175,18 +181,116 @@ def wan_i2v_inputs(
         **options: Other arguments of ``wan_t2v_inputs``.
     """
     inputs = wan_t2v_inputs(height=height, width=width, text_tokens=text_tokens, **options)
-    return {"image": first_frame(height, width), **inputs}
+    return {"image": two_colours(height, width), **inputs}
 
 
-def first_frame(height: int, width: int) -> Any:
-    """A picture of two colours that run into each other, with a bright square in it."""
+def make_wan_vace(*, heads: int = 4) -> DiffusionPipeline:
+    """A ``WanVACEPipeline``: both of its blocks are controlled.
+
+    Args:
+        heads: Attention heads of 16 channels.
+    """
+    from diffusers import WanVACEPipeline, WanVACETransformer3DModel
+
+    tokenizer, text_encoder = make_umt5()
+    vae = wan_vae()
+    transformer = WanVACETransformer3DModel(
+        **_sizes(heads),
+        vace_layers=[0, 1],
+        vace_in_channels=2 * LATENT_CHANNELS + vae.config.scale_factor_spatial**2,
+    ).eval()
+    randomise_weights(transformer, seed=36)
+    peaky(transformer)
+    pipe = WanVACEPipeline(
+        tokenizer=tokenizer, text_encoder=text_encoder, vae=vae, scheduler=_scheduler(), transformer=transformer
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def wan_vace_inputs(*, height: int = 128, width: int = 96, frames: int = 9, **options: Any) -> dict[str, Any]:
+    """Arguments of a call of ``make_wan_vace``'s pipeline: those of ``wan_t2v_inputs`` for one prompt, and controls.
+
+    These are a video whose first and last frame are given, the mask that says so, and two pictures of other sizes.
+
+    Args:
+        height: Height in pixels.
+        width: Width in pixels.
+        frames: Frames of the video.
+        **options: Other arguments of ``wan_t2v_inputs``.
+    """
     from PIL import Image
 
-    down = torch.linspace(0, 255, height)[:, None].expand(height, width)
-    across = torch.linspace(0, 255, width)[None].expand(height, width)
-    picture = torch.stack([down, across, 255 - down], dim=-1).to(torch.uint8)
-    picture[height // 4 : height // 2, width // 3 : 2 * width // 3] = 240
-    return Image.fromarray(picture.numpy())
+    inputs = wan_t2v_inputs(height=height, width=width, frames=frames, **options)
+    first, grey = two_colours(height, width), Image.new("RGB", (width, height), (128, 128, 128))
+    black, white = (Image.new("L", (width, height), level) for level in (0, 255))
+    between = frames - 2
+    return {
+        **inputs,
+        **{name: inputs[name][0] for name in ("prompt", "negative_prompt")},
+        "video": [first, *[grey] * between, first.rotate(180)],
+        "mask": [black, *[white] * between, black],
+        "reference_images": [two_colours(48, 80), two_colours(64, 32)],
+        "conditioning_scale": [1.0, 0.7],
+    }
+
+
+def make_causal_wan(*, heads: int = 4) -> Any:
+    """An ``xFuserCausalWanPipeline`` with two transformers, as CausalWan 2.2, which makes a video chunk by chunk.
+
+    Args:
+        heads: Attention heads of 16 channels.
+    """
+    from diffusers import FlowMatchEulerDiscreteScheduler
+    from xfuser.model_executor.models.transformers.transformer_causal_wan import xFuserCausalWanTransformer3DWrapper
+    from xfuser.model_executor.pipelines.pipeline_causal_wan import xFuserCausalWanPipeline
+
+    tokenizer, text_encoder = make_umt5()
+    models = []
+    for seed in (37, 38):
+        model = xFuserCausalWanTransformer3DWrapper(**_sizes(heads)).eval()
+        randomise_weights(model, seed)
+        models.append(peaky(model))
+    pipe = xFuserCausalWanPipeline(
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        vae=wan_vae(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
+        transformer=models[0],
+        transformer_2=models[1],
+        boundary_ratio=0.9,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def causal_wan_inputs(
+    *, height: int = 112, width: int = 80, frames: int = 33, image: bool = False, **options: Any
+) -> dict[str, Any]:
+    """Arguments of a call of ``make_causal_wan``'s pipeline: 16 pixels and four frames (after the first) to a token.
+
+    Args:
+        height: Height in pixels.
+        width: Width in pixels.
+        frames: Frames of the video; chunks of 12 but for the first, which is one, and what is no whole chunk is cut.
+        image: Give the first frame too.
+        **options: Other arguments of the call.
+    """
+    return {
+        **({"image": two_colours(height, width)} if image else {}),
+        "prompt": PROMPTS[:1],
+        "height": height,
+        "width": width,
+        "num_frames": frames,
+        "guidance_scale": 0.0,
+        "max_sequence_length": 32,
+        "num_frames_per_block": 3,
+        "dmd_denoising_steps": [1000, 600, 250],
+        "flow_shift": 3,
+        "generator": torch.Generator().manual_seed(5),
+        "output_type": "pt",
+        **options,
+    }
 
 
 def make_wan_ti2v(*, heads: int = 4, image: bool = False) -> DiffusionPipeline:
@@ -221,4 +325,4 @@ def wan_ti2v_inputs(*, height: int = 256, width: int = 192, image: bool = False,
         **options: Other arguments of ``wan_t2v_inputs``.
     """
     inputs = wan_t2v_inputs(height=height, width=width, **options)
-    return {"image": first_frame(height, width), **inputs} if image else inputs
+    return {"image": two_colours(height, width), **inputs} if image else inputs

@@ -96,6 +96,7 @@ class XfuserFamily(ModelFamily):
     Attributes:
         wrapper: xfuser's class of its transformer, as ``module:name``.
         cut: Where diffusers' own transformer is cut instead.
+        controls: Arguments of its transformer that control it, and were compared.
         own: Pipelines of xfuser's own.
         runners: Classes of xfuser's `xdit` command that load one of its pipelines, with a transformer of the compared
             form.
@@ -108,6 +109,7 @@ class XfuserFamily(ModelFamily):
 
     wrapper: str | None = None
     cut: TokenCut | None = None
+    controls: tuple[str, ...] = ()
     own: tuple[OwnPipeline, ...] = ()
     runners: tuple[str, ...] = ()
     lora: Mapping[str, str] = field(default_factory=dict)

@@ -37,7 +37,7 @@ class Sharding(Sharded):
     """
 
     def __init__(self, model: Any, state: XfuserState, family: XfuserFamily, recorder: Recorder | None = None) -> None:
-        super().__init__(model, "xfuser", recorder)
+        super().__init__(model, "xfuser", recorder, family.controls)
         self.state = state
         self._cut = None if family.cut is None else Cut(model, family.cut)
         parent = self.kind if family.wrapper is None else wrapper_class(family.wrapper)

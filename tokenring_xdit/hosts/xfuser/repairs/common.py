@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from tokenring_xdit.compat.torch import frame_outside_graphs, in_place_of
 from tokenring_xdit.hosts.installation import INSTALLATION
+from tokenring_xdit.hosts.layout import KeyLayout, sequence_layout
 from tokenring_xdit.hosts.xfuser.choice import current_choice, exactness_promised
 
 __all__ = [
     "REPAIR_ALL",
     "cfg_part",
+    "patches_layout",
     "pipeline_name",
     "repair_all",
     "replace_forward",
     "replace_method",
     "sequence_parallel_ranks",
+    "show_parameters",
     "wanted",
 ]
 
@@ -69,11 +74,34 @@ def pipeline_name(pipeline: Any) -> str:
     return type(getattr(pipeline, "module", pipeline)).__name__
 
 
+def show_parameters(wrapper: Any, parent: Any, *, author: Callable[..., Any]) -> None:
+    """Let diffusers read the parameters of a model from the constructor of its subclass, which takes any.
+
+    Args:
+        wrapper: xfuser's class.
+        parent: That of diffusers, which names them.
+        author: The repair.
+    """
+    signature = inspect.signature(parent.__init__)
+    INSTALLATION.replace(wrapper.__init__, "__signature__", signature, author=author)
+
+
 def sequence_parallel_ranks() -> int:
     """Ranks that share one sequence."""
     from xfuser.core.distributed import get_sequence_parallel_world_size
 
     return int(get_sequence_parallel_world_size())
+
+
+def patches_layout(latents: Tensor, patch: Sequence[int]) -> KeyLayout:
+    """The layout of a video's tokens, padded at the end where the ranks do not divide them.
+
+    Args:
+        latents: ``[B, C, T, H, W]``.
+        patch: How much of time, height and width a token is.
+    """
+    sizes = (size // each for size, each in zip(latents.shape[2:], patch, strict=True))
+    return sequence_layout(sequence_parallel_ranks(), math.prod(sizes))
 
 
 def cfg_part(batch: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""FLUX.1, and its control models."""
+"""FLUX.1, its control models, and Kontext."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ FAMILY = XfuserFamily(
     pipelines=(
         Pipeline(name="FluxPipeline", each_prompt=("prompt_2", "negative_prompt_2"), packed=True),
         Pipeline(name="FluxControlPipeline", each_prompt=("prompt_2", "control_image"), image="control_image"),
+        Pipeline(name="FluxKontextPipeline", each_prompt=("prompt_2", "negative_prompt_2"), packed=True),
     ),
     shapes={"flux": ModelShape(24, 128, calls=57, text=512)},
     wrapper=f"{_TRANSFORMER}:xFuserFlux1Transformer2DWrapper",
@@ -41,7 +42,7 @@ FAMILY = XfuserFamily(
             stages=True,
         ),
     ),
-    runners=("xFuserFluxModel",),
+    runners=("xFuserFluxKontextModel", "xFuserFluxModel"),
     # xFuserFlux1Transformer2DWrapper calls diffusers' own forward, which scales.
     lora={TRANSFORMERS + "transformer_flux:xFuserFluxTransformer2DWrapper": "joint_attention_kwargs"},
     repairs=f"{__name__}.repairs",

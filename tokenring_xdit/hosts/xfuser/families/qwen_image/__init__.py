@@ -1,4 +1,4 @@
-"""Qwen-Image."""
+"""Qwen-Image and Qwen-Image-Edit."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ _TRANSFORMER = TRANSFORMERS + "transformer_qwen"
 _WRAPPER = f"{_TRANSFORMER}:xFuserQwenImageTransformerWrapper"
 
 FAMILY = XfuserFamily(
-    pipelines=(Pipeline(name="QwenImagePipeline"),),
+    pipelines=(
+        Pipeline(name="QwenImagePipeline"),
+        Pipeline(name="QwenImageEditPipeline"),
+        Pipeline(name="QwenImageEditPlusPipeline"),
+        Pipeline(name="xFuserQwenImageEditPipeline"),  # as `xdit` makes it, of all three checkpoints
+    ),
     shapes={"qwen-image": ModelShape(24, 128, calls=60, text=512)},
     wrapper=_WRAPPER,
-    runners=("xFuserQwenImageModel",),
+    runners=("xFuserQwenImageEditModel", "xFuserQwenImageModel"),
     lora={_WRAPPER: "attention_kwargs"},
     repairs=f"{__name__}.repairs",
     relied_on=(
@@ -24,6 +29,12 @@ FAMILY = XfuserFamily(
             "xFuserQwenImageTransformerWrapper.forward",
             "told about padding and masked text",
             ("hidden_states", "encoder_hidden_states", "encoder_hidden_states_mask"),
+        ),
+        ReliedOn(
+            "diffusers.models.transformers.transformer_qwenimage",
+            "QwenImageTransformerBlock._modulate",
+            "given this rank's part of which tokens are noise",
+            ("x", "mod_params", "index"),
         ),
     ),
 )

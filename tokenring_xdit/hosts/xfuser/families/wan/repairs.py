@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from tokenring_xdit.errors import UnsupportedError
-from tokenring_xdit.hosts.layout import key_layout, sequence_layout
+from tokenring_xdit.hosts.layout import key_layout
 from tokenring_xdit.hosts.xfuser.family import TRANSFORMERS
-from tokenring_xdit.hosts.xfuser.repairs.common import replace_forward, sequence_parallel_ranks, wanted
+from tokenring_xdit.hosts.xfuser.repairs.common import patches_layout, replace_forward, wanted
 
 __all__ = ["HOOKS"]
 
@@ -27,10 +27,7 @@ def leave_padding_out(wan: Any) -> None:
         def forward(self: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
             if not wanted():
                 return original(self, hidden_states, *args, **kwargs)
-            tokens = 1
-            for size, patch in zip(hidden_states.shape[2:], self.config.patch_size, strict=True):
-                tokens *= size // patch
-            with key_layout(sequence_layout(sequence_parallel_ranks(), tokens)):
+            with key_layout(patches_layout(hidden_states, self.config.patch_size)):
                 return original(self, hidden_states, *args, **kwargs)
 
         return forward

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tokenring_xdit.hosts.installation import INSTALLATION
 from tokenring_xdit.hosts.layout import KeyLayout, cut, key_layout, set_layout
 from tokenring_xdit.hosts.xfuser.family import TRANSFORMERS
-from tokenring_xdit.hosts.xfuser.repairs.common import replace_forward, replace_method, sequence_parallel_ranks, wanted
+from tokenring_xdit.hosts.xfuser.repairs.common import (
+    replace_forward,
+    replace_method,
+    sequence_parallel_ranks,
+    show_parameters,
+    wanted,
+)
 
 __all__ = ["HOOKS"]
 
@@ -22,9 +26,8 @@ def build_the_configured_model(z_image: Any) -> None:
     xfuser 0.7.0: ``xFuserZImageTransformer2DWrapper.__init__`` takes ``**kwargs``, from which diffusers
     reads that the model has no parameters: the config is dropped and the default of 6 billion built.
     """
-    wrapper = z_image.xFuserZImageTransformer2DWrapper
-    signature = inspect.signature(z_image.ZImageTransformer2DModel.__init__)
-    INSTALLATION.replace(wrapper.__init__, "__signature__", signature, author=build_the_configured_model)
+    wrapper, parent = z_image.xFuserZImageTransformer2DWrapper, z_image.ZImageTransformer2DModel
+    show_parameters(wrapper, parent, author=build_the_configured_model)
 
 
 def leave_padding_and_masked_tokens_out(z_image: Any) -> None:

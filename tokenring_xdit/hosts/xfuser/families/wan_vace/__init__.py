@@ -1,0 +1,23 @@
+"""Wan 2.1 VACE."""
+
+from __future__ import annotations
+
+from tokenring_xdit.hosts.base import Pipeline, ReliedOn
+from tokenring_xdit.hosts.xfuser.family import TRANSFORMERS, XfuserFamily
+
+__all__ = ["FAMILY"]
+
+_TRANSFORMER = TRANSFORMERS + "transformer_wan_vace"
+_WRAPPER = f"{_TRANSFORMER}:xFuserWanVACETransformer3DWrapper"
+
+FAMILY = XfuserFamily(
+    pipelines=(Pipeline(name="WanVACEPipeline", image="reference_images"),),
+    wrapper=_WRAPPER,
+    controls=("control_hidden_states", "control_hidden_states_scale"),
+    runners=("xFuserWan21VACEModel",),
+    lora={_WRAPPER: "attention_kwargs"},
+    repairs=f"{__name__}.repairs",
+    relied_on=(
+        ReliedOn(_TRANSFORMER, "xFuserWanVACETransformer3DWrapper.forward", "told about padding", ("hidden_states",)),
+    ),
+)
