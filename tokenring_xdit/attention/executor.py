@@ -18,7 +18,7 @@ from torch import Tensor
 from tokenring_xdit.attention.agreement import Layout
 from tokenring_xdit.attention.buffers import Handle, token_major
 from tokenring_xdit.attention.groups import RingGroup
-from tokenring_xdit.attention.kernels import KernelFunction
+from tokenring_xdit.attention.kernels import CountedFunction, KernelFunction
 from tokenring_xdit.attention.masks import KeyMask
 from tokenring_xdit.attention.member import in_words
 from tokenring_xdit.attention.merge import Accumulator
@@ -65,6 +65,7 @@ def execute(
     joint_kv: tuple[Tensor, Tensor] | None = None,
     key_mask: KeyMask | None = None,
     joint_mask: KeyMask | None = None,
+    counted: CountedFunction | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run this rank's program.
 
@@ -80,6 +81,7 @@ def execute(
         key_mask: Which keys of this rank count, where the items of the batch differ in that. Other masks
             have been applied before.
         joint_mask: The same for ``joint_kv``.
+        counted: Local attention that can be told how many keys each item has.
 
     Returns:
         Output ``[B, H, Sq, D]`` in the dtype of ``q``, log-sum-exp ``[B, H, Sq]`` in fp32.
@@ -94,7 +96,7 @@ def execute(
     observer = observer_of(ring_group, q.device)
     run: RankRun | None = None
     try:
-        run = RankRun(programs, layout, ring_group.transport, kernel, q, k, v, key_mask, observer)
+        run = RankRun(programs, layout, ring_group.transport, kernel, q, k, v, key_mask, observer, counted)
         if observer is not None:
             observer.begins(verified.schedule.name, run.program)
         return run.run(joint_kv, joint_mask)
@@ -127,6 +129,7 @@ class RankRun:
         v: Its values.
         key_mask: Which keys count, where items differ in that.
         observer: What is told of the call.
+        counted: Local attention that can be told how many keys each item has.
     """
 
     def __init__(
@@ -140,10 +143,11 @@ class RankRun:
         v: Tensor,
         key_mask: KeyMask | None = None,
         observer: Observer | None = None,
+        counted: CountedFunction | None = None,
     ) -> None:
         self.layout = layout
         self.transport = transport
-        self.kernel = kernel
+        self.kernel, self.counted = kernel, counted
         self.device = q.device
         self.observer = observer
         self.program = programs[transport.rank]
@@ -154,13 +158,13 @@ class RankRun:
         self.tensors[OWN_Q], self.tensors[OWN_KV] = (q,), (k, v)
         self.arriving: list[tuple[Recv, Sequence[Handle]] | None] = [None] * len(self.tensors)
         self.sums: list[Accumulator | None] = [None] * len(self.tensors)
-        self.own_items = _by_item(key_mask, k, v)
+        self.own_items = self._by_item(key_mask, k, v)
         self.sending: list[Handle] = []  # what reads the caller's tensors
         self.largest = max(q.nbytes, k.nbytes)  # bytes of a message that is sent from there, at most
 
     def run(self, joint_kv: tuple[Tensor, Tensor] | None, joint_mask: KeyMask | None) -> tuple[Tensor, Tensor]:
         """Execute the program from its first step to its last."""
-        home = [] if joint_kv is None else _by_item(joint_mask, *joint_kv) or [joint_kv]
+        home = [] if joint_kv is None else self._by_item(joint_mask, *joint_kv) or [joint_kv]
         actions: dict[type[Step], Callable[[Any], None]] = {
             Post: self._post,
             Pack: self._pack,
@@ -351,7 +355,7 @@ class RankRun:
             items: Sequence[tuple[Tensor, ...]] = [self._read(step.keys)]
         else:
             low, high = step.keys.cut[:2] if step.keys.cut is not None else (None, None)
-            items = [(k[:, low:high], v[:, low:high]) for k, v in self.own_items]
+            items = [(k[:, low:high], v[:, low:high], *counts) for k, v, *counts in self.own_items]
         found = self._call(q, items, step.causal)
         if step.output >= 0:
             found = self._keep(step.output, found or self._nothing(q))
@@ -382,11 +386,10 @@ class RankRun:
     def _call(self, q: Tensor, items: Sequence[tuple[Tensor, ...]], causal: bool) -> tuple[Tensor, Tensor] | None:
         """Attend keys and values that all items of the batch share, or a list of those of each item."""
         if len(items) == 1:
-            k, v = items[0]
-            return self._kernel(q, k, v, causal)
+            return self._kernel(q, *items[0], causal=causal)
         out, lse = self._nothing(q)
         for item, (k, v) in enumerate(items):
-            partial = self._kernel(q[item : item + 1], k, v, causal)
+            partial = self._kernel(q[item : item + 1], k, v, causal=causal)
             if partial is not None:
                 out[item : item + 1], lse[item : item + 1] = partial
         return out, lse
@@ -396,14 +399,30 @@ class RankRun:
         """Output and log-sum-exp of queries that have attended no key."""
         return q.new_zeros(q.shape), torch.full(q.shape[:-1], -math.inf, dtype=torch.float32, device=q.device)
 
-    def _kernel(self, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, Tensor] | None:
+    def _kernel(
+        self, q: Tensor, k: Tensor, v: Tensor, counts: Tensor | None = None, *, causal: bool
+    ) -> tuple[Tensor, Tensor] | None:
         """Output and log-sum-exp, or ``None`` where there is nothing to attend: kernels take no empty blocks."""
         if not q.numel() or not k.numel():
             return None
         if k.shape[1] != q.shape[1]:
             k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for t in (k, v))
-        out, lse = self.kernel(q, k, v, scale=self.layout.spec.scale, causal=causal)
+        if counts is None or self.counted is None:
+            out, lse = self.kernel(q, k, v, scale=self.layout.spec.scale, causal=causal)
+        else:
+            out, lse = self.counted(q, k, v, counts, scale=self.layout.spec.scale)
         return out, lse.float()
+
+    def _by_item(self, mask: KeyMask | None, k: Tensor, v: Tensor) -> list[tuple[Tensor, ...]] | None:
+        """The keys and values of each item of the batch, where the items hide different ones.
+
+        They are one entry with the number of each item's keys where the kernel can be told that.
+        """
+        if mask is None or not mask.ragged:
+            return None
+        if self.counted is not None:
+            return [mask.counted(k, v)]
+        return [mask.item(item, k, v) for item in range(k.shape[0])]
 
     def _merge(self, step: MergeCall) -> None:
         for partial in step.partials:
@@ -423,10 +442,3 @@ def _in_words(transferring: Post | Recv | str | None, group: RingGroup) -> str:
     if isinstance(transferring, Post):
         return f"room for {transferring}"
     return transferring or "messages that still leave"
-
-
-def _by_item(mask: KeyMask | None, k: Tensor, v: Tensor) -> list[tuple[Tensor, Tensor]] | None:
-    """The keys and values of each item of the batch, where the items hide different ones."""
-    if mask is None or not mask.ragged:
-        return None
-    return [mask.item(item, k, v) for item in range(k.shape[0])]
