@@ -6,7 +6,6 @@ half-duplex otherwise), and arrival is waited for at the first use of what arriv
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -19,6 +18,7 @@ from tokenring_xdit.attention.agreement import Layout
 from tokenring_xdit.attention.buffers import Handle, token_major
 from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.attention.kernels import CountedFunction, KernelFunction
+from tokenring_xdit.attention.local import LocalAttention
 from tokenring_xdit.attention.masks import KeyMask
 from tokenring_xdit.attention.member import in_words
 from tokenring_xdit.attention.merge import Accumulator
@@ -147,7 +147,7 @@ class RankRun:
     ) -> None:
         self.layout = layout
         self.transport = transport
-        self.kernel, self.counted = kernel, counted
+        self.attention = LocalAttention(kernel, layout.spec.scale, counted)
         self.device = q.device
         self.observer = observer
         self.program = programs[transport.rank]
@@ -158,13 +158,13 @@ class RankRun:
         self.tensors[OWN_Q], self.tensors[OWN_KV] = (q,), (k, v)
         self.arriving: list[tuple[Recv, Sequence[Handle]] | None] = [None] * len(self.tensors)
         self.sums: list[Accumulator | None] = [None] * len(self.tensors)
-        self.own_items = self._by_item(key_mask, k, v)
+        self.own_items = self.attention.keys_of_each_item(key_mask, k, v)
         self.sending: list[Handle] = []  # what reads the caller's tensors
         self.largest = max(q.nbytes, k.nbytes)  # bytes of a message that is sent from there, at most
 
     def run(self, joint_kv: tuple[Tensor, Tensor] | None, joint_mask: KeyMask | None) -> tuple[Tensor, Tensor]:
         """Execute the program from its first step to its last."""
-        home = [] if joint_kv is None else self._by_item(joint_mask, *joint_kv) or [joint_kv]
+        home = [] if joint_kv is None else self.attention.keys_of_each_item(joint_mask, *joint_kv) or [joint_kv]
         actions: dict[type[Step], Callable[[Any], None]] = {
             Post: self._post,
             Pack: self._pack,
@@ -356,9 +356,9 @@ class RankRun:
         else:
             low, high = step.keys.cut[:2] if step.keys.cut is not None else (None, None)
             items = [(k[:, low:high], v[:, low:high], *counts) for k, v, *counts in self.own_items]
-        found = self._call(q, items, step.causal)
+        found = self.attention(q, items, step.causal)
         if step.output >= 0:
-            found = self._keep(step.output, found or self._nothing(q))
+            found = self._keep(step.output, found or self.attention.nothing(q))
         if found is None:
             return
         for slot, cut, rows in step.targets:
@@ -379,50 +379,9 @@ class RankRun:
         what = f"{q_block(self.transport.rank)} to joint keys"
         with nullcontext() if self.observer is None else self.observer.doing(Activity.ATTEND, what):
             (q,) = self.tensors[OWN_Q]
-            found = self._call(q, items, False)
+            found = self.attention(q, items)
             if found is not None:
                 self._sum(RESULT).add(*found, owned=True)
-
-    def _call(self, q: Tensor, items: Sequence[tuple[Tensor, ...]], causal: bool) -> tuple[Tensor, Tensor] | None:
-        """Attend keys and values that all items of the batch share, or a list of those of each item."""
-        if len(items) == 1:
-            return self._kernel(q, *items[0], causal=causal)
-        out, lse = self._nothing(q)
-        for item, (k, v) in enumerate(items):
-            partial = self._kernel(q[item : item + 1], k, v, causal=causal)
-            if partial is not None:
-                out[item : item + 1], lse[item : item + 1] = partial
-        return out, lse
-
-    @staticmethod
-    def _nothing(q: Tensor) -> tuple[Tensor, Tensor]:
-        """Output and log-sum-exp of queries that have attended no key."""
-        return q.new_zeros(q.shape), torch.full(q.shape[:-1], -math.inf, dtype=torch.float32, device=q.device)
-
-    def _kernel(
-        self, q: Tensor, k: Tensor, v: Tensor, counts: Tensor | None = None, *, causal: bool
-    ) -> tuple[Tensor, Tensor] | None:
-        """Output and log-sum-exp, or ``None`` where there is nothing to attend: kernels take no empty blocks."""
-        if not q.numel() or not k.numel():
-            return None
-        if k.shape[1] != q.shape[1]:
-            k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for t in (k, v))
-        if counts is None or self.counted is None:
-            out, lse = self.kernel(q, k, v, scale=self.layout.spec.scale, causal=causal)
-        else:
-            out, lse = self.counted(q, k, v, counts, scale=self.layout.spec.scale)
-        return out, lse.float()
-
-    def _by_item(self, mask: KeyMask | None, k: Tensor, v: Tensor) -> list[tuple[Tensor, ...]] | None:
-        """The keys and values of each item of the batch, where the items hide different ones.
-
-        They are one entry with the number of each item's keys where the kernel can be told that.
-        """
-        if mask is None or not mask.ragged:
-            return None
-        if self.counted is not None:
-            return [mask.counted(k, v)]
-        return [mask.item(item, k, v) for item in range(k.shape[0])]
 
     def _merge(self, step: MergeCall) -> None:
         for partial in step.partials:
