@@ -94,7 +94,7 @@ class _Running:
         folder: Path,
         command: str,
         on_step: Callable[[str, int, int, str], None],
-        nodes: Sequence[NodeFacts],
+        nodes: Sequence[NodeFacts] = (),
     ) -> None:
         self._plan, self._world, self._folder, self._on_step = plan, world, folder, on_step
         self._start = time.monotonic()
