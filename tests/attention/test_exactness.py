@@ -294,6 +294,13 @@ def test_the_items_of_a_batch_may_hide_different_keys(
     assert errors["lse"] <= FP32
 
 
+def test_items_that_hide_different_keys_are_one_call_of_a_kernel_that_counts_them(ranks: RankPool) -> None:
+    case = replace(even(2, 12), batch=3, home=9, hide=0.5, ragged=True, heads=4, kv_heads=2, calls=2, kernel="math")
+    for errors in worst_of_each(ranks, [replace(case, schedule=name) for name in ("token_ring", "bidirectional_q")]):
+        assert errors["out"] <= FP32
+        assert errors["lse"] <= FP32
+
+
 @pytest.mark.parametrize("schedule", ["ring", "direct_kv", "bidirectional", "hierarchical"])
 def test_different_keys_are_refused_where_keys_travel(ranks: RankPool, schedule: str) -> None:
     case = replace(even(2, 12), schedule=schedule, batch=2, hide=0.5, ragged=True)

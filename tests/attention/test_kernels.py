@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 import math
+import sys
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.support.reference import relative_error, softmax_attention
-from tokenring_xdit.attention.kernels import KERNELS, choose
+from tokenring_xdit.attention.kernels import KERNELS, Kernel, choose
+from tokenring_xdit.attention.masks import KeyMask
 from tokenring_xdit.errors import KernelError
 
 CPU = torch.device("cpu")
@@ -51,19 +57,158 @@ def test_refusals_say_why() -> None:
         choose(None, CPU, torch.float64)
 
 
-def test_kernels_that_were_not_run_here_are_marked() -> None:
-    assert {name for name, kernel in KERNELS.items() if not kernel.ran_here} == {"flash_attn"}
+def test_kernels_that_were_not_run_here_are_marked_and_come_behind_what_was() -> None:
+    others = {name for name, kernel in KERNELS.items() if not kernel.ran_here}
+    assert others == {"varlen", "flash_attn", "flash_3", "flash_4"}
+    assert max(KERNELS[name].preference for name in others) < KERNELS["cudnn"].preference
+
+
+ANYWHERE = Kernel("any", KERNELS["math"].run, frozenset({"cuda"}), frozenset({torch.bfloat16}), preference=1)
+
+
+@pytest.mark.parametrize(
+    ("declared", "found", "refusal"),
+    [
+        ({}, (7, 0), None),
+        ({"least_capability": (8, 0)}, (7, 5), "needs a GPU of compute capability 8.0 or higher"),
+        ({"least_capability": (8, 0)}, (9, 0), None),
+        (
+            {"majors": frozenset({9, 10})},
+            (12, 0),
+            "needs a GPU of compute capability 9.x or 10.x, and this one has 12.0",
+        ),
+        ({"majors": frozenset({9, 10})}, (10, 3), None),
+        ({"most_head_dim": 64}, (9, 0), "takes heads of up to 64, not of 128"),
+        ({"module": "not_there (not-there)"}, (9, 0), "needs the package not_there (not-there)"),
+        ({"module": "not_there.inside (not-there)"}, (9, 0), "needs the package not_there.inside (not-there)"),
+        ({"missing": lambda: "needs more"}, (9, 0), "needs more"),
+    ],
+)
+def test_a_kernel_is_refused_by_what_it_declares(
+    declared: dict[str, Any], found: tuple[int, int], refusal: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokenring_xdit.attention.kernels.registry._capability", lambda device: found)
+    kernel = replace(ANYWHERE, **declared)
+    assert kernel.refusal(torch.device("cuda"), torch.bfloat16, 128) == refusal
+
+
+def test_keys_are_counted_by_a_kernel_that_can() -> None:
+    assert choose(None, CPU, torch.float32, counts=True).name == "math"
+    with pytest.raises(KernelError, match="'cpu' cannot be told on the device how many keys there are"):
+        choose("cpu", CPU, torch.float32, counts=True)
+
+
+def counted_error(name: str, device: str, dtype: torch.dtype) -> tuple[float, float]:
+    """Of output and log-sum-exp, where items have no key, one, some and all of them, and the rest is NaN."""
+    counts = torch.tensor([0, 1, 17, 50], dtype=torch.int32, device=device)
+    q = torch.randn(4, 3, 70, 40, device=device, dtype=dtype) * 3
+    k, v = (torch.randn(4, 3, 50, 40, device=device, dtype=dtype) for _ in range(2))
+    counted = KERNELS[name].counted
+    assert counted is not None
+    if name == "math":  # others are given finite ones
+        behind = torch.arange(50, device=device) >= counts[:, None]
+        k, v = (t.masked_fill(behind[:, None, :, None], math.nan) for t in (k, v))
+    out, lse = counted(q, k, v, counts, scale=0.4)
+    assert (out.shape, out.dtype, lse.shape, lse.dtype) == (q.shape, dtype, q.shape[:3], torch.float32)
+    assert not out[0].any()
+    assert (lse[0] == -math.inf).all()
+    off = [0.0, 0.0]
+    for item, count in enumerate(counts.tolist()[1:], 1):
+        own = (t[item : item + 1] for t in (q, k[:, :, :count], v[:, :, :count]))
+        expected = softmax_attention(*own, scale=0.4)
+        for i, (one, other) in enumerate(zip((out, lse), expected, strict=True)):
+            off[i] = max(off[i], relative_error(one[item : item + 1], other))
+    return off[0], off[1]
+
+
+def test_counted_keys() -> None:
+    assert max(counted_error("math", "cpu", torch.float32)) <= 1e-5
+
+
+def test_masks_put_the_keys_that_count_first() -> None:
+    real = torch.tensor([[0, 1, 0, 1, 0], [0, 0, 0, 0, 0], [1, 1, 1, 0, 1]], dtype=torch.bool)
+    k = torch.arange(15.0).reshape(3, 1, 5, 1).expand(3, 2, 5, 1)
+    found, values, counts = KeyMask(real).counted(k, k + 100)
+    assert counts.tolist() == [2, 0, 4]
+    assert counts.dtype == torch.int32
+    assert found[:, 1, :, 0].tolist() == [[1, 3, 1, 1], [5, 5, 5, 5], [10, 11, 12, 14]]
+    assert torch.equal(values, found + 100)
+
+
+def test_causal_masks_that_differ_are_refused() -> None:
+    q, k = torch.randn(1, 2, 4, 8), torch.randn(1, 2, 6, 8)
+    for name in ("varlen", "flash_attn", "flash_3", "flash_4"):
+        with pytest.raises(KernelError, match="there are 4 queries and 6 keys: use kernel 'math'"):
+            KERNELS[name].run(q, k, k, scale=None, causal=True)
+
+
+def as_flash_3(q: Tensor, k: Tensor, v: Tensor, softmax_scale: Any = None, causal: bool = False, **_: Any) -> Any:
+    """FlashAttention's order of dimensions and results, computed by softmax in fp64."""
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+    visible = torch.ones(q.shape[2], k.shape[2]).tril().bool() if causal else None
+    out, lse = softmax_attention(q, k, v, scale=softmax_scale, visible=visible)
+    return out.to(q.dtype).transpose(1, 2), lse.float(), None
+
+
+def with_argument(q: Tensor, k: Tensor, v: Tensor, *, return_attn_probs: bool = False, **options: Any) -> Any:
+    """The same of later releases."""
+    return as_flash_3(q, k, v, **options) if return_attn_probs else pytest.fail("no log-sum-exp was asked for")
+
+
+def as_flash_4(q: Tensor, k: Tensor, v: Tensor, *, seqused_k: Any = None, return_lse: bool = False, **rest: Any) -> Any:
+    """FlashAttention 4's own entry."""
+    assert return_lse
+    assert q.shape[3] % 8 == 0
+    if seqused_k is None:
+        return as_flash_3(q, k, v, **rest)[:2]
+    scale = rest["softmax_scale"]
+    items = [as_flash_3(q[i : i + 1], k[i : i + 1, :n], v[i : i + 1, :n], scale) for i, n in enumerate(seqused_k) if n]
+    out, lse = (torch.cat([torch.full_like(items[0][at], math.inf), *(item[at] for item in items)]) for at in (0, 1))
+    return out, lse
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(
+    ("name", "module", "entry", "function"),
+    [
+        ("flash_attn", "flash_attn", "flash_attn_func", with_argument),
+        ("flash_3", "flash_attn_interface", "flash_attn_func", as_flash_3),
+        ("flash_3", "flash_attn_interface", "flash_attn_func", with_argument),
+        ("flash_4", "flash_attn.cute.interface", "_flash_attn_fwd", as_flash_4),
+    ],
+)
+def test_packages_are_called_as_they_are_documented(
+    name: str, module: str, entry: str, function: Any, causal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The packages run on GPUs only; what they are given and give back is that of their sources."""
+    for parent in ("flash_attn", "flash_attn.cute"):
+        monkeypatch.setitem(sys.modules, parent, ModuleType(parent))
+    monkeypatch.setitem(sys.modules, module, ModuleType(module))
+    monkeypatch.setattr(sys.modules[module], entry, function, raising=False)
+    q, k, v = (torch.randn(2, 3, 33, 20) for _ in range(3))
+    out, lse = KERNELS[name].run(q, k, v, scale=None, causal=causal)
+    expected = softmax_attention(q, k, v, visible=torch.ones(33, 33).tril().bool() if causal else None)
+    for one, other in zip((out, lse), expected, strict=True):
+        assert relative_error(one, other) <= 1e-5
+    if name == "flash_4":
+        assert max(counted_error(name, "cpu", torch.float32)) <= 1e-5
 
 
 @pytest.mark.parametrize("head_dim", [40, 20])
-@pytest.mark.parametrize("name", ["efficient", "cudnn", "flash"])
+@pytest.mark.parametrize("name", ["efficient", "cudnn", "flash", "varlen"])
 def test_gpu_kernels_fit_the_signatures_of_the_installed_torch(name: str, head_dim: int) -> None:
     """Run without computing, on the meta device, which knows arguments and shapes of every op."""
     q = torch.empty(2, 3, 70, head_dim, device="meta", dtype=torch.bfloat16)
     k = torch.empty(2, 3, 50, head_dim, device="meta", dtype=torch.bfloat16)
-    out, lse = KERNELS[name].run(q, k, k, scale=None, causal=False)
-    assert (out.shape, out.dtype) == (q.shape, q.dtype)
-    assert (lse.shape, lse.dtype) == (q.shape[:-1], torch.float32)
+    if KERNELS[name].missing() is not None:
+        pytest.skip(str(KERNELS[name].missing()))
+    results = [KERNELS[name].run(q, k, k, scale=None, causal=False)]
+    counted = KERNELS[name].counted
+    if counted is not None:
+        results.append(counted(q, k, k, torch.ones(2, dtype=torch.int32, device="meta"), scale=None))
+    for out, lse in results:
+        assert (out.shape, out.dtype) == (q.shape, q.dtype)
+        assert (lse.shape, lse.dtype) == (q.shape[:-1], torch.float32)
 
 
 @pytest.mark.cuda
@@ -71,7 +216,7 @@ def test_gpu_kernels_fit_the_signatures_of_the_installed_torch(name: str, head_d
 @pytest.mark.parametrize("name", [name for name, kernel in KERNELS.items() if "cuda" in kernel.devices])
 def test_gpu_kernels(name: str, dtype: torch.dtype) -> None:
     kernel = KERNELS[name]
-    reason = kernel.refusal(torch.device("cuda"), dtype)
+    reason = kernel.refusal(torch.device("cuda"), dtype, 40)
     if reason is not None:
         pytest.skip(f"{name} {reason}")
     q, k, v = (torch.randn(2, 3, 70, 40, device="cuda", dtype=dtype) for _ in range(3))
@@ -82,3 +227,5 @@ def test_gpu_kernels(name: str, dtype: torch.dtype) -> None:
     assert lse.shape == expected_lse.shape
     assert relative_error(lse, expected_lse) <= max(tolerance, 1e-5)
     assert math.isfinite(lse.sum().item())
+    if kernel.counted is not None:
+        assert max(counted_error(name, "cuda", dtype)) <= max(tolerance, 1e-5)

@@ -36,7 +36,10 @@ HYBRIDS = [
     "ulysses=2+schedule:direct:chunks=2",
 ]
 
-EVERY = ["single", "ulysses", "xfuser-ring", "xfuser-ring-alltoall", "schedule:token_ring", *HYBRIDS]
+OWN = ["diffusers-ulysses", "diffusers-ring"]
+"""Diffusers' own context parallel."""
+
+EVERY = ["single", "ulysses", "xfuser-ring", "xfuser-ring-alltoall", "schedule:token_ring", *OWN, *HYBRIDS]
 
 
 def test_hybrids_are_exact_and_send_what_their_parts_send(ranks: RankPool) -> None:
@@ -58,13 +61,33 @@ def test_steps_of_every_strategy_agree_with_the_unmodified_pipeline(ranks: RankP
     answers = ranks.run(4, jobs.measure, shape, EVERY, timeout=300)
     for name in EVERY:
         found = [answer[name][0] for answer in answers]
-        holder = 0 if name == "single" else 3  # xfuser gives latents to the last rank
+        holder = 0 if name == "single" else 3  # xfuser gives latents to the last rank; diffusers to all
         assert [checked.rows for checked in found] == [32 if rank == holder else 0 for rank in range(4)]
         assert found[holder].scale > 0
         assert found[holder].difference <= 1e-5 * found[holder].scale
         for timed in (answer[name][1] for answer in answers[: 1 if name == "single" else 4]):
             assert timed.attention is not None and 0 < timed.attention < timed.seconds
     assert [answer["single"][1].seconds for answer in answers[1:]] == [0.0] * 3
+    rank = {name: checked.bytes_sent for name, (checked, _) in answers[1].items()}
+    assert rank["diffusers-ulysses"] == rank["ulysses"] > 0
+    assert rank["diffusers-ring"] == rank["xfuser-ring"] > 0
+
+
+def test_what_diffusers_own_cannot_do_is_refused() -> None:
+    """15 image tokens, 3 heads: refused before anything is started, with what else there is."""
+    uneven = WorkloadShape.of(2, SMALL, "80x48", 1, "float32")
+    for name in OWN:
+        assert "diffusers cuts 15 image tokens evenly, which 2 ranks do not" in str(
+            uneven.refusal(Strategy.parse(name))
+        )
+    odd = WorkloadShape.of(2, SMALL.replace("heads=4", "heads=3"), "64x64", 1, "float32")
+    assert "shards 3 heads, which 2 ranks do not divide" in str(odd.refusal(Strategy.parse(OWN[0])))
+    assert odd.refusal(Strategy.parse(OWN[1])) is None
+    text = WorkloadShape.of(2, SMALL.replace("text_tokens=16", "text_tokens=15"), "64x64", 1, "float32")
+    assert "15 text tokens" in str(text.refusal(Strategy.parse(OWN[1])))
+    for name in OWN:
+        call = CallShape(2, 96, None, 4, 8, 1, "float32").refusal(Strategy.parse(name))
+        assert call == f"{name} spreads whole models: use it with level pipeline, or ulysses and xfuser-ring"
 
 
 def test_steps_send_what_their_attention_calls_send(ranks: RankPool) -> None:

@@ -4,13 +4,15 @@ import inspect
 from collections.abc import Callable
 from datetime import timedelta
 from functools import reduce, wraps
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 
 from tests.support.ranks import RankPool
-from tokenring_xdit.compat.torch import RELIED_ON, frame_outside_graphs, in_place_of, new_group
+from tokenring_xdit.compat.torch import RELIED_ON, frame_outside_graphs, in_place_of, nccl_options, new_group
 
 
 def names_that_are_gone() -> list[str]:
@@ -65,3 +67,28 @@ def test_a_function_in_the_place_of_another_keeps_what_torch_noted_on_it() -> No
     assert list(inspect.signature(twice).parameters) == ["number"]
     assert twice.__name__ == "first"
     assert torch.compiler.disable(twice, recursive=False)(1) == "around around first 1"
+
+
+@pytest.mark.parametrize("knows", ["max_ctas", "blocking", None], ids=str)
+def test_options_of_nccl_as_far_as_torch_knows_them(knows: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``config`` is there where torch was built with NCCL 2.14 or newer, ``max_ctas`` in it with 2.17 or newer."""
+
+    class Options:
+        def __init__(self, is_high_priority_stream: bool = False) -> None:
+            self.is_high_priority_stream, self._timeout = is_high_priority_stream, timedelta(minutes=10)
+            if knows is not None:
+                self.config = SimpleNamespace(**{knows: -1})
+
+    monkeypatch.setattr(dist, "ProcessGroupNCCL", SimpleNamespace(Options=Options), raising=False)
+    found: Any = nccl_options(8, timedelta(minutes=3))
+    assert (found.is_high_priority_stream, found._timeout) == (True, timedelta(minutes=3))
+    if knows is not None:
+        assert vars(found.config) == {knows: 8 if knows == "max_ctas" else -1}
+    free: Any = nccl_options(None, None)
+    assert free is not found
+    assert free._timeout == timedelta(minutes=10)
+
+
+def test_a_torch_without_nccl_has_no_options_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(dist, "ProcessGroupNCCL", raising=False)
+    assert nccl_options(8, None) is None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tokenring_xdit.cli.arguments.doctor import PARTS
-from tokenring_xdit.cli.doctor import _folder, _plan
+from tokenring_xdit.cli.doctor import _folder, _plan, _plan_of_torchrun
 from tokenring_xdit.doctor.cases import CheckupPart, CheckupPlan, check_calls
 from tokenring_xdit.doctor.checkup import impossible
 from tokenring_xdit.doctor.timing import attention_sweep, step_sweep
@@ -98,6 +98,28 @@ def test_what_cannot_be_checked_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match="has files already: name a new folder"):
         _folder(tmp_path)
-    monkeypatch.setenv("RANK", "0")
-    with pytest.raises(ConfigurationError, match="run it without torchrun"):
-        _plan(arguments())
+
+
+@pytest.mark.parametrize(
+    ("said", "variables", "refusal"),
+    [
+        ({}, {}, "RANK is set and WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT is not: torchrun sets all"),
+        ({"ranks": 3}, {"WORLD_SIZE": "2"}, "--ranks 3 was asked for and torchrun started 2: leave --ranks out"),
+        ({}, {"WORLD_SIZE": "1"}, "torchrun started 1 rank, and schedules share a sequence between 2 or more"),
+    ],
+)
+def test_torchrun_that_started_something_else_is_refused(
+    said: dict[str, object], variables: dict[str, str], refusal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    others = {"LOCAL_RANK": "0", "MASTER_ADDR": "here", "MASTER_PORT": "1"} if variables else {}
+    for name, value in {**others, **variables}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=refusal):
+        _plan_of_torchrun(arguments(**said))
+
+
+def test_strategies_are_timed_on_all_ranks_that_torchrun_started() -> None:
+    assert CheckupPlan(8, 0, quick=True).timed_ranks == 2
+    assert CheckupPlan(8, 0, quick=True, nodes=2).timed_ranks == 8

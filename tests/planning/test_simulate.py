@@ -137,19 +137,24 @@ def test_messages_between_two_h100_take_what_was_published(size: int, microsecon
 
 
 @pytest.mark.parametrize(
-    ("ranks", "order"),
+    ("topology", "tflops", "gpus", "captured", "order"),
     [
         # Flux 1024, compiled, on 4 x H100 (xDiT docs/performance/flux.md): 1.63 s, 1.80 s, 1.98 s.
-        (4, ["ulysses 4", "ulysses 2 x xfuser-ring 2", "xfuser-ring 4"]),
-        # Flux 1024 on 8 x H100 (xDiT issue 416): 2.81 s, 3.55 s, 4.34 s.
-        (8, ["ulysses 4 x xfuser-ring 2", "ulysses 2 x xfuser-ring 4", "xfuser-ring 8"]),
+        ("hgx-h100", 500, 4, True, ["ulysses 4", "ulysses 2 x xfuser-ring 2", "xfuser-ring 4"]),
+        # Flux 1024, eager, on 8 x H100 (xDiT issue 416): 2.81 s, 3.55 s, 4.34 s.
+        ("hgx-h100", 500, 8, False, ["ulysses 4 x xfuser-ring 2", "ulysses 2 x xfuser-ring 4", "xfuser-ring 8"]),
+        # Flux 1024 on 4 x RTX 4090 (diffusers issue 13545): 259, 322, 339 ms a step.
+        ("4x4090", 150, 4, False, ["ulysses 4", "ulysses 2 x xfuser-ring 2", "xfuser-ring 4"]),
+        # Flux 1024 on 4 x L20 (cache-dit docs): 8.22, 8.55, 9.82 s; planned on the links of 4 x L40S, PCIe 4.0 too.
+        ("4xl40s", 100, 4, False, ["ulysses 4", "ulysses 2 x xfuser-ring 2", "xfuser-ring 4"]),
     ],
 )
-@pytest.mark.parametrize("captured", [False, True])
-def test_strategies_rank_as_they_were_measured_on_h100s(ranks: int, order: list[str], captured: bool) -> None:
-    machine = Machine.of_gpus(5e14)
-    problem = Problem.even(ranks, 4608, 24, 128, element_bytes=2)
-    options = plan(problem, load_topology("hgx-h100"), machine.captured() if captured else machine)
+def test_strategies_rank_as_they_were_measured(
+    topology: str, tflops: int, gpus: int, captured: bool, order: list[str]
+) -> None:
+    machine = Machine.of_gpus(tflops * 1e12)
+    problem = Problem.even(gpus, 4608, 24, 128, element_bytes=2)
+    options = plan(problem, load_topology(topology), machine.captured() if captured else machine)
     seconds = {str(option.dims): option.seconds for option in options}
     assert sorted(order, key=lambda name: seconds[name] or 0.0) == order
 

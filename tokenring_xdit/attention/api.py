@@ -15,15 +15,15 @@ from tokenring_xdit.attention.agreement import CallSpec, Layout
 from tokenring_xdit.attention.auto import AutoSchedule
 from tokenring_xdit.attention.checks import DTYPES, check_masks, check_tensors, check_types, resolve
 from tokenring_xdit.attention.executor import execute
-from tokenring_xdit.attention.groups import RingGroup, failing_together, group_of
-from tokenring_xdit.attention.kernels import KernelFunction, choose
+from tokenring_xdit.attention.groups import Channels, RingGroup, group_of
+from tokenring_xdit.attention.kernels import CountedFunction, KernelFunction, choose
 from tokenring_xdit.attention.masks import KeyMask
-from tokenring_xdit.attention.member import check_environment, in_words
+from tokenring_xdit.attention.member import check_environment, failing_together, in_words
 from tokenring_xdit.attention.tracing import recorded
 from tokenring_xdit.attention.transport.choice import wanted
 from tokenring_xdit.defaults import DEFAULT_SCHEDULE
 from tokenring_xdit.errors import AgreementError, CommunicationError, TokenRingError, UnsupportedError
-from tokenring_xdit.schedule import Activity, Auto, Channel, Mask, VerifiedSchedule
+from tokenring_xdit.schedule import Activity, Auto, Mask, VerifiedSchedule
 
 __all__ = ["bytes_sent", "token_ring_attention"]
 
@@ -85,7 +85,7 @@ def token_ring_attention(
     ring_group = group_of(group)
     ring_group.begin()
     report: CallSpec | str
-    channels: tuple[Channel, ...] = ()
+    channels: Channels = ()
     auto: Auto | None = None
     verified: VerifiedSchedule | None = None
     mistake: Exception | None = None
@@ -110,12 +110,12 @@ def token_ring_attention(
         auto = Auto.parse(schedule) if isinstance(schedule, str) else None
         if auto is None:
             verified = resolve(schedule, ring_group.world_size, causal, math.gcd(q.shape[1], k.shape[1]))
-            channels = verified.schedule.channels
+            channels = verified.schedule.needs
         elif ring_group.world_size % auto.nodes:
             raise UnsupportedError(
                 f"schedule '{auto}' is for multiples of {auto.nodes} ranks, not {ring_group.world_size}"
             )
-        function = choose(kernel, q.device, q.dtype).run if kernel is None or isinstance(kernel, str) else kernel
+        function, counted = _functions(kernel, q)
         own, home = check_masks(k, joint_kv, key_mask, joint_mask, causal, verified)
         if own is not None:
             k, v = own.select(k, v)
@@ -134,12 +134,12 @@ def token_ring_attention(
     with recorded(Activity.WAIT, "agreement"):
         layout = _settle(ring_group, report, channels, device, cache_key, mistake)
     if verified is not None:
-        return execute(verified, layout, ring_group, function, q, k, v, joint_kv, own, home)
+        return execute(verified, layout, ring_group, function, q, k, v, joint_kv, own, home, counted)
     assert auto is not None
     with failing_together(ring_group, "choosing a schedule"):
         trial = AutoSchedule.of(ring_group).trial(auto, layout, q.device)
     start = 0.0 if trial.decided else _now(q.device)
-    result = execute(trial.schedule, layout, ring_group, function, q, k, v, joint_kv, own, home)
+    result = execute(trial.schedule, layout, ring_group, function, q, k, v, joint_kv, own, home, counted)
     if not trial.decided:
         with failing_together(ring_group, "comparing schedules"):
             AutoSchedule.of(ring_group).timed(trial, layout, _now(q.device) - start)
@@ -149,7 +149,7 @@ def token_ring_attention(
 def _settle(
     ring_group: RingGroup,
     report: CallSpec | str,
-    channels: tuple[Channel, ...],
+    channels: Channels,
     device: torch.device,
     cache_key: Hashable | None,
     mistake: Exception | None,
@@ -167,6 +167,14 @@ def _settle(
                 f"attention was refused: rank {ring_group.names[ring_group.rank]}: {report}. This group was given up, "
                 f"as not all of its ranks were told in time: {error}"
             ) from mistake
+
+
+def _functions(kernel: str | KernelFunction | None, q: Tensor) -> tuple[KernelFunction, CountedFunction | None]:
+    """What attends, and what does so where the keys of each item are counted on the device, if there is such."""
+    if kernel is not None and not isinstance(kernel, str):
+        return kernel, None
+    chosen = choose(kernel, q.device, q.dtype, q.shape[3])
+    return chosen.run, chosen.counted
 
 
 def _now(device: torch.device) -> float:

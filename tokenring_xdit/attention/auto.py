@@ -24,7 +24,7 @@ from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.defaults import DEFAULT_SCHEDULE
 from tokenring_xdit.errors import ConfigurationError, TokenRingError, UnsupportedError, named
 from tokenring_xdit.planning import NO_EFFECTS, Effects, Machine, Option, best_schedules
-from tokenring_xdit.schedule import ALGORITHMS, Auto, Channel, Mask, VerifiedSchedule, build, parse
+from tokenring_xdit.schedule import ALGORITHMS, Auto, Mask, VerifiedSchedule, build, parse
 from tokenring_xdit.topology import Network, load_topology
 
 __all__ = [
@@ -142,8 +142,8 @@ class AutoSchedule:
         heads = layout.spec.kv_heads  # of which query heads are a multiple
         candidates = tuple(build(name, len(layout.q_lengths), Mask(layout.spec.mask), heads) for name in names)
         trial = self._trials[key] = ScheduleTrial(candidates, [[] for _ in names])
-        channels = tuple(c for c in Channel if any(c in v.schedule.channels for v in trial.candidates))
-        self._group.make_ready(channels, device, layout.spec.transport)
+        needs = dict.fromkeys(need for candidate in candidates for need in candidate.schedule.needs)
+        self._group.make_ready(tuple(needs), device, layout.spec.transport)
         if self._tells:
             what = names[0] if trial.decided else f"one of {', '.join(names)}, which the first calls will tell"
             log.info("schedule auto: %s for %s: %s", what, _in_words(layout), why)

@@ -44,7 +44,7 @@ def calibrate(
     Raises:
         KernelError: No kernel takes this dtype here.
     """
-    kernel = choose(None, device, dtype)
+    kernel = choose(None, device, dtype, head_dim)
     cores, threads = os.cpu_count() or 1, torch.get_num_threads()
     at_once = 1 if device.type == "cuda" else max(1, min(ranks_here, cores // threads))
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from tokenring_xdit.attention.agreement import Layout
 from tokenring_xdit.attention.buffers import Handle, token_major
 from tokenring_xdit.attention.groups import RingGroup
-from tokenring_xdit.attention.kernels import KernelFunction
-from tokenring_xdit.attention.local import LocalAttention, keys_of_each_item
+from tokenring_xdit.attention.kernels import CountedFunction, KernelFunction
+from tokenring_xdit.attention.local import LocalAttention
 from tokenring_xdit.attention.masks import KeyMask
 from tokenring_xdit.attention.member import in_words
 from tokenring_xdit.attention.merge import Accumulator
@@ -65,6 +65,7 @@ def execute(
     joint_kv: tuple[Tensor, Tensor] | None = None,
     key_mask: KeyMask | None = None,
     joint_mask: KeyMask | None = None,
+    counted: CountedFunction | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run this rank's program.
 
@@ -80,6 +81,7 @@ def execute(
         key_mask: Which keys of this rank count, where the items of the batch differ in that. Other masks
             have been applied before.
         joint_mask: The same for ``joint_kv``.
+        counted: Local attention that can be told how many keys each item has.
 
     Returns:
         Output ``[B, H, Sq, D]`` in the dtype of ``q``, log-sum-exp ``[B, H, Sq]`` in fp32.
@@ -94,7 +96,7 @@ def execute(
     observer = observer_of(ring_group, q.device)
     run: RankRun | None = None
     try:
-        run = RankRun(programs, layout, ring_group.transport, kernel, q, k, v, key_mask, observer)
+        run = RankRun(programs, layout, ring_group.transport, kernel, q, k, v, key_mask, observer, counted)
         if observer is not None:
             observer.begins(verified.schedule.name, run.program)
         return run.run(joint_kv, joint_mask)
@@ -127,6 +129,7 @@ class RankRun:
         v: Its values.
         key_mask: Which keys count, where items differ in that.
         observer: What is told of the call.
+        counted: Local attention that can be told how many keys each item has.
     """
 
     def __init__(
@@ -140,10 +143,11 @@ class RankRun:
         v: Tensor,
         key_mask: KeyMask | None = None,
         observer: Observer | None = None,
+        counted: CountedFunction | None = None,
     ) -> None:
         self.layout = layout
         self.transport = transport
-        self.attention = LocalAttention(kernel, layout.spec.scale)
+        self.attention = LocalAttention(kernel, layout.spec.scale, counted)
         self.device = q.device
         self.observer = observer
         self.program = programs[transport.rank]
@@ -154,13 +158,13 @@ class RankRun:
         self.tensors[OWN_Q], self.tensors[OWN_KV] = (q,), (k, v)
         self.arriving: list[tuple[Recv, Sequence[Handle]] | None] = [None] * len(self.tensors)
         self.sums: list[Accumulator | None] = [None] * len(self.tensors)
-        self.own_items = keys_of_each_item(key_mask, k, v)
+        self.own_items = self.attention.keys_of_each_item(key_mask, k, v)
         self.sending: list[Handle] = []  # what reads the caller's tensors
         self.largest = max(q.nbytes, k.nbytes)  # bytes of a message that is sent from there, at most
 
     def run(self, joint_kv: tuple[Tensor, Tensor] | None, joint_mask: KeyMask | None) -> tuple[Tensor, Tensor]:
         """Execute the program from its first step to its last."""
-        home = [] if joint_kv is None else keys_of_each_item(joint_mask, *joint_kv) or [joint_kv]
+        home = [] if joint_kv is None else self.attention.keys_of_each_item(joint_mask, *joint_kv) or [joint_kv]
         actions: dict[type[Step], Callable[[Any], None]] = {
             Post: self._post,
             Pack: self._pack,
@@ -351,7 +355,7 @@ class RankRun:
             items: Sequence[tuple[Tensor, ...]] = [self._read(step.keys)]
         else:
             low, high = step.keys.cut[:2] if step.keys.cut is not None else (None, None)
-            items = [(k[:, low:high], v[:, low:high]) for k, v in self.own_items]
+            items = [(k[:, low:high], v[:, low:high], *counts) for k, v, *counts in self.own_items]
         found = self.attention(q, items, step.causal)
         if step.output >= 0:
             found = self._keep(step.output, found or self.attention.nothing(q))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,15 +16,16 @@ from tokenring_xdit.attention.buffers import Handle
 from tokenring_xdit.attention.member import in_words
 from tokenring_xdit.attention.rounds import Report, Rounds
 from tokenring_xdit.attention.transport.choice import Standpoint, Wanted, why_not_shared
-from tokenring_xdit.attention.transport.process_groups import GlooTransport, NcclTransport, ProcessGroupTransport
+from tokenring_xdit.attention.transport.nccl import NcclTransport, agreed_ctas, ctas_beside_attention
+from tokenring_xdit.attention.transport.process_groups import GlooTransport, ProcessGroupTransport, communicator
 from tokenring_xdit.attention.transport.shared_memory import SMALLEST, SharedMemory
 from tokenring_xdit.attention.transport.symmetric import SymmetricTransport
 from tokenring_xdit.attention.waits import DIRECT, Broken
 from tokenring_xdit.attention.watch import Watch
-from tokenring_xdit.errors import ConfigurationError, TokenRingError
+from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.schedule import Channel
 
-__all__ = ["RingGroup", "clear_buffers", "failing_together", "group_of"]
+__all__ = ["Channels", "RingGroup", "clear_buffers", "group_of"]
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,9 @@ _REMEMBERED = 1024
 """Agreements that a group remembers; prompts of a serving process bring a new mask each."""
 
 _groups: dict[str, RingGroup] = {}
+
+Channels = Sequence[tuple[Channel, bool]]
+"""Channels, each with whether nothing is computed beside what it carries."""
 
 
 class RingGroup(Rounds):
@@ -101,7 +104,7 @@ class RingGroup(Rounds):
         return known
 
     def settle_layout(
-        self, report: CallSpec | str, channels: tuple[Channel, ...], device: torch.device, key: Hashable | None
+        self, report: CallSpec | str, channels: Channels, device: torch.device, key: Hashable | None
     ) -> Layout:
         """Agree with the other ranks on a call, and open the channels it needs.
 
@@ -162,7 +165,7 @@ class RingGroup(Rounds):
             work.wait()
         self.waiting = None
 
-    def make_ready(self, channels: tuple[Channel, ...], device: torch.device, asked: str) -> None:
+    def make_ready(self, channels: Channels, device: torch.device, asked: str) -> None:
         """Have what carries the programs of some schedules ready, on all ranks together.
 
         Args:
@@ -204,25 +207,31 @@ class RingGroup(Rounds):
             )
         return None
 
-    def open(self, channels: tuple[Channel, ...], device: torch.device) -> None:
+    def open(self, channels: Channels, device: torch.device) -> None:
         """Create channels on all ranks together, as a schedule may give a rank nothing to do on one.
 
         Raises:
+            AgreementError: On all ranks alike, where they are to have channels that differ.
             CommunicationError: A rank did not come, or failed.
         """
-        for channel in channels:
-            if channel.value not in self.messages:
-                self._make(f"channel {channel.value}", partial(self._open, channel, device))
+        on_gpus = device.type == "cuda"
+        for channel, alone in channels:
+            name = communicator(channel.value, alone=alone and on_gpus)
+            if name not in self.messages:
+                beside = on_gpus and not alone
+                asked = self.swap_within_call(ctas_beside_attention()) if beside else [0]
+                ctas = agreed_ctas(asked, self.names[: len(asked)])
+                self._make(f"channel {name}", partial(self._open, name, device, ctas))
 
-    def _open(self, channel: Channel, device: torch.device) -> None:
+    def _open(self, name: str, device: torch.device, ctas: int | None) -> None:
         if device.type == "cuda":
             torch.cuda.set_device(device)  # of this thread
-        first = self._new_group(channel.value)
+        first = self._new_group(name, ctas=ctas)
         if not self.messages.groups:
             kind = NcclTransport if first._get_backend(device).supports_coalescing else GlooTransport
             self.messages = kind(self.rank, self.world_size, device, self._wait)
             self.messages.call = self.call
-        self.messages.open(channel.value, first, self._new_group)
+        self.messages.open(name, first, self._new_group)
 
     def _agree(self, report: CallSpec | str, key: Hashable | None) -> Layout:
         if self.world_size == 1:
@@ -283,17 +292,4 @@ def group_of(group: dist.ProcessGroup | None) -> RingGroup:
         if watch is not None:
             sentence = f"rank {watch.rank} called attention on no group of its own: {in_words(error)}"
             watch.give_up(sentence, range(dist.get_world_size()))
-        raise
-
-
-@contextmanager
-def failing_together(group: RingGroup, doing: str) -> Iterator[None]:
-    """Tell the other ranks of what only this one raises, between the calls that raise on all ranks alike."""
-    try:
-        yield
-    except TokenRingError:
-        raise  # told already
-    except BaseException as error:
-        if group.world_size > 1:
-            group.fail(f"rank {group.names[group.rank]} failed {doing}: {in_words(error)}")
         raise

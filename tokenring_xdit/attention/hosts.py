@@ -10,8 +10,8 @@ import torch.distributed as dist
 
 from tokenring_xdit.attention.bulletin import Notice
 from tokenring_xdit.attention.connections import break_off
-from tokenring_xdit.attention.groups import RingGroup, failing_together, group_of
-from tokenring_xdit.attention.member import in_words
+from tokenring_xdit.attention.groups import RingGroup, group_of
+from tokenring_xdit.attention.member import failing_together, in_words
 from tokenring_xdit.attention.watch import Trouble, Watch
 from tokenring_xdit.errors import CommunicationError, TokenRingError
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tokenring_xdit.attention.kernels import KernelFunction
+from tokenring_xdit.attention.kernels import CountedFunction, KernelFunction
 from tokenring_xdit.attention.masks import KeyMask
 
-__all__ = ["LocalAttention", "keys_of_each_item"]
+__all__ = ["LocalAttention"]
 
 
 class LocalAttention:
@@ -19,11 +19,12 @@ class LocalAttention:
 
     Args:
         kernel: Computes attention of one block.
-        scale: Factor on the scores; ``None`` is ``1 / sqrt(D)``.
+        scale: What scores are multiplied by; ``None`` is ``1 / sqrt(D)``.
+        counted: The same where it is told on the device how many keys each item has; ``None`` where it cannot be.
     """
 
-    def __init__(self, kernel: KernelFunction, scale: float | None) -> None:
-        self.kernel, self._scale = kernel, scale
+    def __init__(self, kernel: KernelFunction, scale: float | None, counted: CountedFunction | None = None) -> None:
+        self.kernel, self._scale, self._counted = kernel, scale, counted
 
     def __call__(
         self, q: Tensor, items: Sequence[tuple[Tensor, ...]], causal: bool = False
@@ -32,18 +33,18 @@ class LocalAttention:
 
         Args:
             q: ``[B, H, Sq, D]``.
-            items: One pair ``[B, Hkv, Skv, D]`` of keys and values, or ``B`` pairs ``[1, Hkv, Skv, D]``.
+            items: One pair ``[B, Hkv, Skv, D]`` of keys and values, with how many of each item count where they differ
+                in that, or ``B`` pairs ``[1, Hkv, Skv, D]``.
             causal: Whether a query attends the keys up to its own position only.
 
         Returns:
             Output ``[B, H, Sq, D]`` and log-sum-exp ``[B, H, Sq]`` in fp32, or ``None`` where there is none to attend.
         """
         if len(items) == 1:
-            k, v = items[0]
-            return self._attend(q, k, v, causal)
+            return self._attend(q, *items[0], causal=causal)
         out, lse = self.nothing(q)
         for item, (k, v) in enumerate(items):
-            partial = self._attend(q[item : item + 1], k, v, causal)
+            partial = self._attend(q[item : item + 1], k, v, causal=causal)
             if partial is not None:
                 out[item : item + 1], lse[item : item + 1] = partial
         return out, lse
@@ -53,17 +54,26 @@ class LocalAttention:
         """Output and log-sum-exp of queries that have attended no key."""
         return q.new_zeros(q.shape), torch.full(q.shape[:-1], -math.inf, dtype=torch.float32, device=q.device)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, Tensor] | None:
+    def keys_of_each_item(self, mask: KeyMask | None, k: Tensor, v: Tensor) -> list[tuple[Tensor, ...]] | None:
+        """The keys and values of each item of the batch, where the items hide different ones; else ``None``.
+
+        They are one entry, with the number of each item's keys, where the kernel can be told that.
+        """
+        if mask is None or not mask.ragged:
+            return None
+        if self._counted is not None:
+            return [mask.counted(k, v)]
+        return [mask.item(item, k, v) for item in range(k.shape[0])]
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, counts: Tensor | None = None, *, causal: bool
+    ) -> tuple[Tensor, Tensor] | None:
         if not q.numel() or not k.numel():
             return None
         if k.shape[1] != q.shape[1]:
             k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for t in (k, v))
-        out, lse = self.kernel(q, k, v, scale=self._scale, causal=causal)
+        if counts is None or self._counted is None:
+            out, lse = self.kernel(q, k, v, scale=self._scale, causal=causal)
+        else:
+            out, lse = self._counted(q, k, v, counts, scale=self._scale)
         return out, lse.float()
-
-
-def keys_of_each_item(mask: KeyMask | None, k: Tensor, v: Tensor) -> list[tuple[Tensor, Tensor]] | None:
-    """The keys and values of each item of the batch, where the items hide different ones; else ``None``."""
-    if mask is None or not mask.ragged:
-        return None
-    return [mask.item(item, k, v) for item in range(k.shape[0])]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from tokenring_xdit.errors import UnsupportedError
 
@@ -38,6 +39,7 @@ class KeyMask:
         self._everything = bool(rows.all())
         kept = rows if self.ragged else rows[:1]
         self._positions = [row.nonzero()[:, 0] for row in kept]
+        self._places: tuple[Tensor, Tensor] | None = None
 
     def check(self, k: Tensor, name: str) -> None:
         """Refuse keys ``[B, Hkv, Skv, D]`` that this mask was not made for.
@@ -60,6 +62,28 @@ class KeyMask:
         """The keys and values that count for one item of the batch, ``[1, Hkv, S_item, D]``."""
         positions = self._on(k.device)[item if self.ragged else 0]
         return k[item : item + 1].index_select(2, positions), v[item : item + 1].index_select(2, positions)
+
+    def counted(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The keys and values that count, those of each item first, for kernels that are told how many they are.
+
+        Args:
+            k: Keys, ``[B, Hkv, Skv, D]``.
+            v: Values, likewise.
+
+        Returns:
+            Keys and values ``[B, Hkv, S, D]``, as many as the item has that hides fewest, and how many of each item
+            count, ``[B]``, int32, on their device. Behind those that count an item has its first one again.
+        """
+        if self._places is None or self._places[0].device != k.device:
+            rows = self._on(k.device)
+            counts = torch.tensor([len(row) for row in rows], dtype=torch.int32)
+            padded = pad_sequence(rows, batch_first=True)
+            first = padded[:, :1] if padded.shape[1] else padded
+            behind = torch.arange(padded.shape[1])[None] >= counts[:, None]
+            self._places = torch.where(behind.to(k.device), first, padded), counts.to(k.device)
+        places, counts = self._places
+        index = places[:, None, :, None].expand(-1, k.shape[1], -1, k.shape[3])
+        return k.gather(2, index), v.gather(2, index), counts
 
     def _on(self, device: torch.device) -> list[Tensor]:
         if self._positions and self._positions[0].device != device:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch.distributed as dist
 from tokenring_xdit.attention.bulletin import Notice
 from tokenring_xdit.attention.connections import break_off
 from tokenring_xdit.attention.transport.choice import wanted
+from tokenring_xdit.attention.transport.nccl import ctas_beside_attention
 from tokenring_xdit.attention.waits import Ended, OutOfStep, Waiter
 from tokenring_xdit.attention.watch import Trouble, Watch
 from tokenring_xdit.errors import AgreementError, CommunicationError, ConfigurationError, TokenRingError
@@ -23,6 +25,7 @@ __all__ = [
     "Member",
     "agreement_timeout",
     "check_environment",
+    "failing_together",
     "in_words",
 ]
 
@@ -218,6 +221,7 @@ def check_environment() -> None:
         ConfigurationError: One is no positive number, or no transport.
     """
     wanted()
+    ctas_beside_attention()
     limit()
     seconds_from(AGREEMENT_TIMEOUT_VARIABLE, _DEFAULT_AGREEMENT_TIMEOUT)
 
@@ -228,3 +232,16 @@ def agreement_timeout() -> timedelta:
         return timedelta(seconds=seconds_from(AGREEMENT_TIMEOUT_VARIABLE, _DEFAULT_AGREEMENT_TIMEOUT))
     except ConfigurationError:  # the call says so, to all ranks
         return timedelta(seconds=_DEFAULT_AGREEMENT_TIMEOUT)
+
+
+@contextmanager
+def failing_together(group: Member, doing: str) -> Iterator[None]:
+    """Tell the other ranks of what only this one raises, between the calls that raise on all ranks alike."""
+    try:
+        yield
+    except TokenRingError:
+        raise  # told already
+    except BaseException as error:
+        if group.world_size > 1:
+            group.fail(f"rank {group.names[group.rank]} failed {doing}: {in_words(error)}")
+        raise

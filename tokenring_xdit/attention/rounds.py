@@ -19,7 +19,7 @@ from tokenring_xdit.attention.member import (
     in_words,
 )
 from tokenring_xdit.attention.waits import Ended
-from tokenring_xdit.compat.torch import new_group
+from tokenring_xdit.compat.torch import nccl_options, new_group
 from tokenring_xdit.errors import AgreementError
 from tokenring_xdit.plain import from_bytes, to_bytes
 
@@ -263,12 +263,14 @@ class Rounds(Member):
             "the others"
         )
 
-    def _new_group(self, purpose: str, *, backend: str | None = None) -> dist.ProcessGroup:
+    def _new_group(self, purpose: str, *, backend: str | None = None, ctas: int | None = None) -> dist.ProcessGroup:
         names = str(dist.get_backend(self._group))
         gloo = backend == "gloo" or ("gloo" in names and "nccl" not in names)
+        options = nccl_options(ctas, self._own_timeout) if backend is None and "nccl" in names else None
         return new_group(
             self.peers,
             backend=backend,
+            **({} if options is None else {"pg_options": options}),
             # Of every wait for it. On NCCL torch ends the process where one is over.
             timeout=min(self._own_timeout or DEFAULT_GROUP_TIMEOUT, agreement_timeout()) if gloo else self._own_timeout,
             # Other ranks of the world need not call attention at the same time, or at all.

@@ -25,7 +25,8 @@ import torch.distributed as dist
 from torch.profiler import record_function
 
 from tokenring_xdit.attention.clocks import Clock, clock_offset
-from tokenring_xdit.attention.groups import failing_together, group_of
+from tokenring_xdit.attention.groups import group_of
+from tokenring_xdit.attention.member import failing_together
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.schedule import Activity, Span, Timeline
 

@@ -58,7 +58,7 @@ class Bench:
         self._shape, self._seed, self._device = command.shape, command.seed, device
         self._rank = dist.get_rank()
         self._dtype = torch_dtype(command.shape.dtype)
-        self._kernel = choose(None, device, self._dtype)
+        self._kernel = choose(None, device, self._dtype, command.shape.head_dim)
         self.kernel = self._kernel.name
         self.threads = torch.get_num_threads()
         self._own = self._shard(self._rank)

@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -31,6 +31,7 @@ from tokenring_xdit.bench.plan import Strategy, StrategyKind
 from tokenring_xdit.bench.timelines import Traced
 from tokenring_xdit.bench.workload import WorkloadShape, flux_model
 from tokenring_xdit.dtypes import torch_dtype
+from tokenring_xdit.hosts.diffusers.own import count_own_traffic, own_attention, spread_by_diffusers
 from tokenring_xdit.hosts.xfuser import (
     ShardedPipeline,
     XfuserState,
@@ -58,6 +59,7 @@ class _Loaded:
         pipe: The pipeline whose transformer xfuser has changed, around the same weights.
         sharded: xfuser's around it; ``None`` on one rank alone.
         states: xfuser's, for each way to share the work.
+        own: Pipelines around the same weights that diffusers' own context parallel spreads.
     """
 
     made_of: tuple[str, str, str]
@@ -66,6 +68,7 @@ class _Loaded:
     pipe: Any
     sharded: ShardedPipeline | None
     states: dict[ParallelDims, XfuserState]
+    own: dict[StrategyKind, Any] = field(default_factory=dict)
 
 
 class _Clock:
@@ -163,6 +166,8 @@ class PipelineBench:
         model = self._model
         if strategy.kind is StrategyKind.SINGLE:
             return lambda: self._draw(model.plain) if dist.get_rank() == 0 else None
+        if strategy.kind.of_diffusers:
+            return self._call_of_diffusers(strategy)
         degrees = strategy.dims(self._shape.ranks)
         if degrees not in model.states:
             model.states[degrees] = XfuserState(degrees, self._shape.model, one_of_several=True)
@@ -172,6 +177,22 @@ class PipelineBench:
         def call() -> Tensor | None:
             with all_to_all_rotation() if strategy.kind is StrategyKind.XFUSER_RING_ALLTOALL else nullcontext():
                 return self._draw(model.sharded)
+
+        return call
+
+    def _call_of_diffusers(self, strategy: Strategy) -> Callable[[], Tensor | None]:
+        """The same by diffusers' own context parallel; all ranks have the latents, and the last one returns them."""
+        model, kind, ranks = self._model, strategy.kind, self._shape.ranks
+        if kind not in model.own:
+            pipe = _twin(model.plain)
+            spread_by_diffusers(pipe.transformer, ranks, ring=kind is StrategyKind.DIFFUSERS_RING)
+            model.own[kind] = pipe
+        pipe = model.own[kind]
+
+        def call() -> Tensor | None:
+            with own_attention(self._device):
+                latents = self._draw(pipe)
+            return latents if dist.get_rank() == ranks - 1 else None
 
         return call
 
@@ -210,7 +231,8 @@ class PipelineBench:
 
     @contextmanager
     def _hooks(self) -> Iterator[None]:
-        transformers = (self._model.plain.transformer, self._model.pipe.transformer)
+        model = self._model
+        transformers = [pipe.transformer for pipe in (model.plain, model.pipe, *model.own.values())]
         handles = [each.register_forward_pre_hook(self._clock.note_start) for each in transformers]
         try:
             yield
@@ -221,13 +243,13 @@ class PipelineBench:
     def trace(self, strategy: Strategy) -> Traced | None:
         """Record the attention calls of the last denoising step; rank 0 returns what all ranks did.
 
-        The unmodified pipeline computes attention in diffusers, where nothing is recorded.
+        The unmodified pipeline and diffusers' own context parallel compute attention where nothing is recorded.
         """
 
         def on_start(trace: Trace) -> None:
             self._clock = _LastStep(trace, self._device, self._shape.steps)
 
-        sharded = strategy.kind is not StrategyKind.SINGLE
+        sharded = strategy.kind is not StrategyKind.SINGLE and not strategy.kind.of_diffusers
         return traced_call(self._call(strategy), str(strategy), self._device, through_usp=sharded, on_start=on_start)
 
     def check(self, strategy: Strategy) -> Checked:
@@ -243,7 +265,8 @@ class PipelineBench:
         peak, measure = peak_of(call, self._device)
         barrier(self._device)
         before = links()
-        with count_traffic() as traffic:
+        ring, ranks = strategy.kind is StrategyKind.DIFFUSERS_RING, self._shape.ranks
+        with count_own_traffic(ranks, ring=ring) if strategy.kind.of_diffusers else count_traffic() as traffic:
             latents = call()
         synchronize(self._device)
         barrier(self._device)

@@ -32,6 +32,9 @@ class StrategyKind(Enum):
     ULYSSES = "ulysses"
     XFUSER_RING = "xfuser-ring"
     XFUSER_RING_ALLTOALL = "xfuser-ring-alltoall"
+    DIFFUSERS_ULYSSES = "diffusers-ulysses"
+    """Diffusers' own context parallel, of whole models."""
+    DIFFUSERS_RING = "diffusers-ring"
     SCHEDULE = "schedule"
     BALANCED = "balanced"
     """What a parallel language model does where nothing is said."""
@@ -44,6 +47,11 @@ class StrategyKind(Enum):
     def of_text(self) -> bool:
         """Whether it is for language models only."""
         return self in {self.BALANCED, self.PASS_KV, self.PASS_Q, self.GATHER_KV}
+
+    @property
+    def of_diffusers(self) -> bool:
+        """Whether it is diffusers' own, without xfuser."""
+        return self in {self.DIFFUSERS_ULYSSES, self.DIFFUSERS_RING}
 
     @property
     def upstream(self) -> bool:
@@ -198,6 +206,8 @@ class CallShape:
         """Why a strategy does not take the problem, or ``None`` where it does."""
         if strategy.kind.of_text:
             return f"{strategy} is for language models: use it with level text, or schedule:NAME"
+        if strategy.kind.of_diffusers:
+            return f"{strategy} spreads whole models: use it with level pipeline, or ulysses and xfuser-ring"
         if strategy.through_usp:
             for count, what in ((self.tokens, "tokens"), (self.queries or 0, "queries")):
                 if count % self.ranks:

@@ -43,8 +43,12 @@ def start_pool(ranks: int, emulated: EmulatedNetwork | None = None, program: str
     return WorkerPool(program, ranks, environment=environment, before=before)
 
 
-def torchrun_pool() -> TorchrunPool:
-    """The ranks that torchrun started for a sweep, this process being rank 0."""
+def torchrun_pool(program: str = SWEEP) -> TorchrunPool:
+    """The ranks that torchrun started for a sweep, this process being rank 0.
+
+    Args:
+        program: What they serve.
+    """
     with profile(activities=[ProfilerActivity.CPU]):
         pass  # torch's profiler has to be used in the main thread first, and a rank 0 measures in another
-    return TorchrunPool(SWEEP)
+    return TorchrunPool(program)

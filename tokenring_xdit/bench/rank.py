@@ -17,7 +17,7 @@ from tokenring_xdit.bench.timelines import Traced
 from tokenring_xdit.bench.workload import WorkloadShape
 from tokenring_xdit.workers.loop import Commands, Mailbox
 
-__all__ = ["MESSAGES", "commands"]
+__all__ = ["MESSAGES", "commands", "commands_on"]
 
 MESSAGES = (CheckStrategy, Checked, Prepare, Prepared, TimeStrategy, Timed, TraceStrategy, Traced)
 """Commands and answers."""
@@ -25,7 +25,12 @@ MESSAGES = (CheckStrategy, Checked, Prepare, Prepared, TimeStrategy, Timed, Trac
 
 def commands(mailbox: Mailbox) -> Commands:
     """Join the other ranks."""
-    problem = _Problem(join_sweep(mailbox.store))
+    return commands_on(join_sweep(mailbox.store))
+
+
+def commands_on(device: torch.device) -> Commands:
+    """What a rank of a sweep can be asked for, once it has joined the others."""
+    problem = _Problem(device)
     return {
         Prepare: problem.prepare,
         CheckStrategy: lambda command: problem.bench.check(command.strategy),

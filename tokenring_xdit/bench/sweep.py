@@ -132,7 +132,8 @@ class SweepConfig(Config):
     )
     strategies: Strategies = Field(
         description="single, ulysses, xfuser-ring, xfuser-ring-alltoall, schedule:NAME, or ulysses=N+schedule:NAME; "
-        "captured+STRATEGY replays calls as CUDA graphs; of level text balanced, pass-kv, pass-q or gather-kv"
+        "captured+STRATEGY replays calls as CUDA graphs; of level pipeline diffusers-ulysses and diffusers-ring; "
+        "of level text balanced, pass-kv, pass-q or gather-kv"
     )
     ranks: Ranks = Field(description="ranks that share the sequence")
     tokens: Counts | None = Field(None, description="length of the whole sequence")

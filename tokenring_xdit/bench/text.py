@@ -82,6 +82,8 @@ class TextShape(CallShape):
 
     def refusal(self, strategy: Strategy) -> str | None:
         """As in the base class; tokens need not divide, nor heads."""
+        if strategy.kind.of_diffusers:
+            return f"{strategy} is diffusers', which has no language models: use single, balanced, pass-kv, pass-q, ..."
         if strategy.kind.upstream or strategy.ulysses > 1:
             return f"{strategy} is xfuser's, which has no language models: use single, balanced, pass-kv, pass-q, ..."
         if strategy.kind is not StrategyKind.SINGLE and self.ranks == 1:

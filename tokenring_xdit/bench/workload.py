@@ -8,6 +8,8 @@ from typing import ClassVar
 
 from tokenring_xdit.bench.plan import CallShape, Level, Strategy, StrategyKind
 from tokenring_xdit.errors import TokenRingError, UnsupportedError
+from tokenring_xdit.hosts.diffusers.own import refusal_of_own
+from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.flux import FluxModel
 from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of
 from tokenring_xdit.sizes import PictureSize
@@ -92,10 +94,16 @@ class WorkloadShape(CallShape):
             return (
                 f"{strategy}: calls of attention are captured; for steps use level attention, or '{strategy.launched}'"
             )
-        refused = self.refusal_of_degrees(strategy)
+        if strategy.kind.of_diffusers:
+            ring = strategy.kind is StrategyKind.DIFFUSERS_RING
+            cut = {"text tokens": flux.text_tokens, "image tokens": flux.image_tokens(PictureSize.parse(self.size))}
+            refused = refusal_of_own(cut, flux.heads, self.ranks, self.dtype, ring=ring)
+        else:
+            refused = self.refusal_of_degrees(strategy)
         if refused is None:
             try:
-                flux.check(strategy.dims(self.ranks), PictureSize.parse(self.size))
+                dims = ParallelDims() if strategy.kind.of_diffusers else strategy.dims(self.ranks)
+                flux.check(dims, PictureSize.parse(self.size))
             except TokenRingError as error:
                 refused = str(error)
         return refused

@@ -7,7 +7,8 @@ import os
 import shlex
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -15,34 +16,61 @@ import torch
 
 from tokenring_xdit.attention.auto import TOPOLOGY_VARIABLE
 from tokenring_xdit.bench import RESULTS_FILE
+from tokenring_xdit.bench.pool import torchrun_pool
 from tokenring_xdit.bench.report import REPORT_FILE, write_report
 from tokenring_xdit.cli.arguments.doctor import PARTS
 from tokenring_xdit.cli.progress import progress
 from tokenring_xdit.devices import refuse_missing_gpus
 from tokenring_xdit.doctor.cases import CheckupPart, CheckupPlan
 from tokenring_xdit.doctor.checkup import SWEEP_FOLDERS, TOPOLOGY_FILE, check_up
+from tokenring_xdit.doctor.commands import SayWhere
+from tokenring_xdit.doctor.facts import nodes_of
 from tokenring_xdit.doctor.page import page
-from tokenring_xdit.doctor.record import Checkup, Grade
+from tokenring_xdit.doctor.pools import NODES, TorchrunRanks
+from tokenring_xdit.doctor.record import Checkup, Grade, NodeFacts
 from tokenring_xdit.errors import ConfigurationError, LaunchError, TokenRingError
 from tokenring_xdit.messages import escaped
 from tokenring_xdit.outputs import write_whole
+from tokenring_xdit.workers.torchrun import serve_torchrun
 
 __all__ = ["JSON_FILE", "PAGE_FILE", "doctor_command"]
 
 JSON_FILE, PAGE_FILE = "doctor.json", "doctor.html"
 
 _RANKS = 4  # where there are no two GPUs
+_LOOK_TIMEOUT = 180.0  # until all ranks have joined
 
 
 def doctor_command(args: argparse.Namespace) -> None:
-    """Check this machine."""
-    plan = _plan(args)
+    """Check this machine, or as one of torchrun's ranks all nodes together."""
+    if "RANK" not in os.environ:
+        _check(args, _plan(args))
+    elif os.environ["RANK"] != "0":
+        serve_torchrun(NODES)
+    else:
+        plan = _plan_of_torchrun(args)
+        with torchrun_pool(NODES) as pool:
+            nodes = nodes_of(pool.ask(SayWhere(), _LOOK_TIMEOUT))
+            _check(args, replace(plan, nodes=len(nodes)), TorchrunRanks(pool), nodes)
+
+
+def _check(
+    args: argparse.Namespace,
+    plan: CheckupPlan,
+    started: TorchrunRanks | None = None,
+    nodes: Sequence[NodeFacts] = (),
+) -> None:
     folder = _folder(args.out)
     checkup: Checkup | None = None
     try:
         with progress("doctor") as show:
             for checkup in check_up(
-                plan, folder, args.command, lambda part, done, total, what: show(done, total, f"{part}: {what}")
+                plan,
+                folder,
+                args.command,
+                lambda part, done, total, what: show(done, total, f"{part}: {what}"),
+                started,
+                nodes,
             ):
                 _write(checkup, folder)
     except BaseException:
@@ -58,19 +86,39 @@ def doctor_command(args: argparse.Namespace) -> None:
 
 
 def _plan(args: argparse.Namespace) -> CheckupPlan:
-    if "RANK" in os.environ:
-        raise ConfigurationError(
-            "doctor starts its own ranks, on this machine, and RANK is set: run it without torchrun, or unset RANK"
-        )
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     ranks = args.ranks if args.ranks is not None else gpus if gpus > 1 else _RANKS
     if ranks < 2:
         raise ConfigurationError(f"--ranks {ranks}: schedules share a sequence between 2 ranks or more")
     if gpus != 1:  # with one, ranks run on the processor
         refuse_missing_gpus(ranks)
+    return CheckupPlan(ranks, gpus, quick=args.quick, skip=_skipped(args))
+
+
+def _plan_of_torchrun(args: argparse.Namespace) -> CheckupPlan:
+    """That of all nodes: where the first one has GPUs all have, as the ranks make sure of."""
+    missing = [name for name in ("WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise ConfigurationError(
+            f"RANK is set and {', '.join(missing)} is not: torchrun sets all of them; leave RANK out to have ranks "
+            "started on this machine"
+        )
+    ranks = int(os.environ["WORLD_SIZE"])
+    if args.ranks not in {None, ranks}:
+        raise ConfigurationError(
+            f"--ranks {args.ranks} was asked for and torchrun started {ranks}: leave --ranks out under torchrun"
+        )
+    if ranks < 2:
+        raise ConfigurationError(
+            f"torchrun started {ranks} rank, and schedules share a sequence between 2 or more: use --nproc-per-node 2 "
+            "or more, or run it without torchrun"
+        )
+    return CheckupPlan(ranks, ranks * torch.cuda.is_available(), quick=args.quick, skip=_skipped(args), nodes=1)
+
+
+def _skipped(args: argparse.Namespace) -> frozenset[CheckupPart]:
     times = PARTS[2:] if "times" in args.skip else ()
-    skip = frozenset(CheckupPart(name) for name in (*args.skip, *times) if name != "times")
-    return CheckupPlan(ranks, gpus, quick=args.quick, skip=skip)
+    return frozenset(CheckupPart(name) for name in (*args.skip, *times) if name != "times")
 
 
 def _folder(asked: Path | None) -> Path:

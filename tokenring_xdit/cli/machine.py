@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from tokenring_xdit.dtypes import DTYPE_BYTES, torch_dtype
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.hosts.models import model_shape
 from tokenring_xdit.lab.effects import LabEffects
 from tokenring_xdit.planning import NO_EFFECTS, Effects, Machine, ModelShape, Problem
+from tokenring_xdit.planning.figures import PlanFigure, Standing, figures
 from tokenring_xdit.sizes import PictureSize
 from tokenring_xdit.topology import Network, load_topology
 
-__all__ = ["machine_of", "problem_of", "topology_of"]
+__all__ = ["figure_lines", "figures_of", "machine_of", "problem_of", "topology_of"]
 
 
 def topology_of(args: argparse.Namespace) -> tuple[Network, int]:
@@ -89,6 +91,20 @@ def machine_of(args: argparse.Namespace, topology: Network, problem: Problem) ->
             raise ConfigurationError("--cuda-graphs is about GPUs, and this machine has none: pass --tflops for theirs")
         machine, source = machine.captured(), f"{source}; calls captured as CUDA graphs"
     return machine, effects, source
+
+
+def figures_of(args: argparse.Namespace, topology: Network, machine: Machine) -> tuple[PlanFigure, ...]:
+    """What a prediction stands on, where ``--tflops`` is the user's own or was measured."""
+    return figures(topology, machine, Standing.MEASURED_HERE if args.tflops is None else Standing.GIVEN)
+
+
+def figure_lines(found: Sequence[PlanFigure]) -> list[str]:
+    """Figures for people, those of a kind together."""
+    lines = ["what this stands on:"]
+    for standing in Standing:
+        own = [figure for figure in found if figure.standing is standing]
+        lines += [f"  {standing.value}: {f.what}" + (f" ({f.source})" if f.source else "") for f in own]
+    return lines
 
 
 def _measured(args: argparse.Namespace, topology: Network, problem: Problem) -> tuple[Machine, Effects, str]:

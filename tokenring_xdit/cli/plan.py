@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from tokenring_xdit.cli.machine import machine_of, problem_of, topology_of
+from tokenring_xdit.cli.machine import figure_lines, figures_of, machine_of, problem_of, topology_of
 from tokenring_xdit.cli.plan_text import plan_texts
 from tokenring_xdit.cli.progress import progress
 from tokenring_xdit.errors import ConfigurationError
@@ -40,6 +40,7 @@ def plan_command(args: argparse.Namespace) -> None:
             "problem": asdict(problem),
             "topology": args.topology,
             "machine": asdict(machine),
+            "figures": [figure.to_dict() for figure in figures_of(args, topology, machine)],
             "tie": TIE,
             "best": {"name": str(options[0].dims), "flags": options[0].dims.flags, "why": options[0].why},
             "options": [_as_json(option) for option in options],
@@ -47,6 +48,7 @@ def plan_command(args: argparse.Namespace) -> None:
         print(json.dumps(content))
         return
     print(f"{_about(problem)}, over {args.topology}; kernel {source}. Predicted, not measured.")
+    print("\n".join(figure_lines(figures_of(args, topology, machine))))
     print("\n".join(_table(options, model, None if args.all else _SHOWN)))
 
 

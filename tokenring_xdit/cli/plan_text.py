@@ -6,11 +6,12 @@ import argparse
 import json
 from dataclasses import asdict, dataclass
 
-from tokenring_xdit.cli.machine import machine_of, topology_of
+from tokenring_xdit.cli.machine import figure_lines, machine_of, topology_of
 from tokenring_xdit.dtypes import DTYPE_BYTES
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.language_shapes import LanguageShape, language_shape
 from tokenring_xdit.planning import TIE, Effects, Machine, Problem
+from tokenring_xdit.planning.figures import Standing, figures
 from tokenring_xdit.planning.phases import LanguagePhase, StrategyForecast, candidates, crossover, phase_of
 from tokenring_xdit.planning.straight import LayerTurn
 from tokenring_xdit.topology import Network
@@ -59,10 +60,13 @@ def plan_texts(args: argparse.Namespace) -> None:
             f"--tokens {args.tokens} has to be 1 or more, and more than --cached {cached}; --batch 1 or more"
         )
     topology, ranks = topology_of(args)
+    kernel = Standing.GIVEN
     if args.tflops is None:
         args.tflops = _MEASURED.get(args.topology.partition("*")[0])
+        kernel = Standing.MEASURED_HERE if args.tflops is None else Standing.MEASURED
     problem = Problem.even(ranks, args.tokens, shape.heads, shape.head_dim, element_bytes=DTYPE_BYTES[args.dtype])
     machine, effects, source = machine_of(args, topology, problem)
+    stands_on = figures(topology, machine, kernel)
     planned = [
         _planned(args, shape, ranks, past, new, topology, machine, effects)
         for past, new in dict.fromkeys(((0, args.tokens), (cached, args.tokens - cached), (args.tokens, 1)))
@@ -74,6 +78,7 @@ def plan_texts(args: argparse.Namespace) -> None:
                     "model": args.model,
                     "topology": args.topology,
                     "layers": _full(shape),
+                    "figures": [figure.to_dict() for figure in stands_on],
                     "phases": [
                         {
                             "phase": each.phase.value,
@@ -94,6 +99,7 @@ def plan_texts(args: argparse.Namespace) -> None:
         + (f" ({windows} with windows, whose neighbours send a few keys, are left out)" if windows else "")
         + ". Predicted, not measured."
     )
+    print("\n".join(figure_lines(stands_on)))
     for each in planned:
         print("\n".join(_table(each, _full(shape))))
 

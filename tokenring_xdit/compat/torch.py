@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +12,15 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-__all__ = ["RELIED_ON", "RING_MODULE", "frame_outside_graphs", "in_place_of", "new_group", "outside_graphs"]
+__all__ = [
+    "RELIED_ON",
+    "RING_MODULE",
+    "frame_outside_graphs",
+    "in_place_of",
+    "nccl_options",
+    "new_group",
+    "outside_graphs",
+]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -50,6 +59,31 @@ def new_group(ranks: Sequence[int], **options: Any) -> dist.ProcessGroup:
         options["sort_ranks"] = False
     group: dist.ProcessGroup = dist.new_group(list(ranks), **options)
     return group
+
+
+def nccl_options(most_ctas: int | None, timeout: timedelta | None) -> Any:
+    """Options of a group on NCCL whose kernels go ahead of those that compute.
+
+    Each group needs its own: torch writes into them.
+
+    Args:
+        most_ctas: Thread blocks, of a multiprocessor each, that a kernel of NCCL has at most; ``None`` for as many as
+            NCCL takes. Left out where torch was built with an NCCL that does not know of it.
+        timeout: Of the group; ``None`` for torch's own.
+
+    Returns:
+        ``ProcessGroupNCCL.Options``; ``None`` where this torch has no NCCL.
+    """
+    kind = getattr(dist, "ProcessGroupNCCL", None)
+    if kind is None:
+        return None
+    options = kind.Options(is_high_priority_stream=True)
+    config: Any = getattr(options, "config", None)
+    if most_ctas is not None and hasattr(config, "max_ctas"):
+        config.max_ctas = most_ctas
+    if timeout is not None:
+        options._timeout = timeout  # else torch warns that the two differ
+    return options
 
 
 def in_place_of(original: _Function, function: _Function) -> _Function:

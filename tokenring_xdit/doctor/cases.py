@@ -52,15 +52,17 @@ class CheckupPlan:
 
     Attributes:
         ranks: Ranks of what needs several.
-        gpus: GPUs of this machine.
+        gpus: GPUs of this machine; of all nodes, where there are several.
         quick: Whether to measure little.
         skip: Parts that are left out.
+        nodes: Nodes on which torchrun started the ranks; 0 where the checkup starts them, on this machine.
     """
 
     ranks: int
     gpus: int
     quick: bool = False
     skip: frozenset[CheckupPart] = frozenset()
+    nodes: int = 0
 
     @property
     def on_gpus(self) -> bool:
@@ -75,7 +77,7 @@ class CheckupPlan:
     @property
     def timed_ranks(self) -> int:
         """Ranks of strategies and steps: on a processor each takes seconds to import what it needs."""
-        return self.ranks if self.on_gpus or not self.quick else min(2, self.ranks)
+        return self.ranks if self.nodes or self.on_gpus or not self.quick else min(2, self.ranks)
 
     @property
     def seconds(self) -> float:

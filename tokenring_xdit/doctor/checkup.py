@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from tokenring_xdit.doctor.commands import LookAround
 from tokenring_xdit.doctor.exactness import check_schedules
 from tokenring_xdit.doctor.findings import findings
 from tokenring_xdit.doctor.links import measure_links
-from tokenring_xdit.doctor.pools import SOLO, WORLD, Ranks
-from tokenring_xdit.doctor.record import Checkup, PartOutcome, PartState
+from tokenring_xdit.doctor.pools import SOLO, WORLD, Ranks, TorchrunRanks
+from tokenring_xdit.doctor.record import Checkup, NodeFacts, PartOutcome, PartState
 from tokenring_xdit.doctor.timing import attention_sweep, step_sweep, sweep, time_calls, time_kernels
 from tokenring_xdit.errors import TokenRingError
 from tokenring_xdit.outputs import write_whole
@@ -56,7 +56,12 @@ def impossible(plan: CheckupPlan, part: CheckupPart) -> str | None:
 
 
 def check_up(
-    plan: CheckupPlan, folder: Path, command: str, on_step: Callable[[str, int, int, str], None]
+    plan: CheckupPlan,
+    folder: Path,
+    command: str,
+    on_step: Callable[[str, int, int, str], None],
+    started: TorchrunRanks | None = None,
+    nodes: Sequence[NodeFacts] = (),
 ) -> Iterator[Checkup]:
     """Carry out a checkup.
 
@@ -65,12 +70,15 @@ def check_up(
         folder: Where its files go; it is there.
         command: What the user typed.
         on_step: Told the part, how many of its steps are done, of how many, and what comes next.
+        started: Ranks that torchrun started; ``None`` starts ranks on this machine.
+        nodes: Where they are.
 
     Yields:
         What was found until then, after each part; the last one is the whole.
     """
-    with Ranks(WORLD, plan.ranks, on_gpus=plan.on_gpus) as world:
-        running = _Running(plan, world, folder, command, on_step)
+    ranks = Ranks(WORLD, plan.ranks, on_gpus=plan.on_gpus) if started is None else nullcontext(started)
+    with ranks as world:
+        running = _Running(plan, world, folder, command, on_step, nodes)
         yield running.survey()
         for part in CheckupPart:
             if part in SWEEP_FOLDERS:
@@ -80,7 +88,13 @@ def check_up(
 
 class _Running:
     def __init__(
-        self, plan: CheckupPlan, world: Ranks, folder: Path, command: str, on_step: Callable[[str, int, int, str], None]
+        self,
+        plan: CheckupPlan,
+        world: Ranks,
+        folder: Path,
+        command: str,
+        on_step: Callable[[str, int, int, str], None],
+        nodes: Sequence[NodeFacts] = (),
     ) -> None:
         self._plan, self._world, self._folder, self._on_step = plan, world, folder, on_step
         self._start = time.monotonic()
@@ -92,6 +106,7 @@ class _Running:
             "ranks": plan.ranks,
             "backend": "nccl" if plan.on_gpus else "gloo",
             "machine": None,
+            "nodes": tuple(nodes),
             "shapes": plan.shapes,
         }
         self._parts: list[PartOutcome] = []
@@ -112,7 +127,7 @@ class _Running:
             with Ranks(SOLO, 1, on_gpus=True) as process:
                 (self._found["machine"],) = process.ask(LookAround(), _LOOK_TIMEOUT)
             smi = self._found["machine"].smi
-            if smi is not None and self._plan.gpus > 1:
+            if smi is not None and self._plan.gpus > 1 and self._plan.nodes < 2:  # it knows this machine's
                 said = f"what {NVIDIA_SMI} topo -m says, with the makers' rates, not measured"
                 self._keep_topology(smi, said, network_to_yaml(network_from_mapping(smi, name=NVIDIA_SMI)))
             else:
@@ -125,6 +140,8 @@ class _Running:
         share = _SHARES.get(part, 1.0) * self._plan.seconds
         deadline = time.monotonic() + min(left, share)
         reason = impossible(self._plan, part)
+        if reason is None and part is not CheckupPart.KERNELS and self._world.lost is not None:
+            reason = f"the ranks that torchrun started are lost: {self._world.lost}"
 
         def step(done: int, total: int, what: object) -> None:
             if time.monotonic() > deadline:
@@ -173,7 +190,7 @@ class _Running:
     def _sweep(self, part: CheckupPart, config: Callable[..., Any], step: Step) -> None:
         known = self._folder / TOPOLOGY_FILE if self._found.get("topology") is not None else None
         asked = config(self._plan, self._folder / SWEEP_FOLDERS[part])
-        self._lists["strategies"].extend(sweep(asked, self._found["command"], known, step))
+        self._lists["strategies"].extend(sweep(asked, self._found["command"], known, step, self._world.lent))
 
     def _checkup(self) -> Checkup:
         checkup = Checkup.model_validate(

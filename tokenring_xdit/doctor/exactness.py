@@ -20,6 +20,9 @@ _TIMEOUT = 90.0
 def check_schedules(plan: CheckupPlan, ranks: Ranks, step: Step) -> Iterator[ExactnessResult]:
     """Compare all schedules, one result a call; what a failure of one keeps from running is not tried.
 
+    Raises:
+        LaunchError: A rank failed, and there are no others to go on with.
+
     Args:
         plan: What the checkup does.
         ranks: Who carries it out.
@@ -35,6 +38,8 @@ def check_schedules(plan: CheckupPlan, ranks: Ranks, step: Step) -> Iterator[Exa
                 yield graded(call, ranks.ask(call, _TIMEOUT))
             except LaunchError as error:
                 yield _result(call, None, False, _brief(str(error)))
+                if ranks.lost is not None:
+                    raise
                 break
 
 

@@ -6,6 +6,7 @@ import os
 import platform
 import socket
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from itertools import permutations
 
@@ -13,12 +14,13 @@ import torch
 from torch.cuda import nccl
 
 from tokenring_xdit.devices import processor_name
-from tokenring_xdit.doctor.record import GpuFacts, MachineFacts
+from tokenring_xdit.doctor.commands import Whereabouts
+from tokenring_xdit.doctor.record import GpuFacts, MachineFacts, NodeFacts
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.topology import network_to_mapping
 from tokenring_xdit.topology.smi import NVIDIA_SMI, load_nvidia_smi
 
-__all__ = ["look_around"]
+__all__ = ["look_around", "nodes_of"]
 
 _PACKAGES = ("torch", "xfuser", "diffusers", "transformers", "triton", "flash-attn", "flash-attn-4")
 
@@ -49,6 +51,27 @@ def look_around() -> MachineFacts:
         peers=tuple(pair for pair in permutations(gpus, 2) if torch.cuda.can_device_access_peer(*pair)),
         smi=smi,
         smi_said=smi_said,
+    )
+
+
+def nodes_of(ranks: Sequence[Whereabouts]) -> tuple[NodeFacts, ...]:
+    """The nodes that ranks are on.
+
+    Args:
+        ranks: What each of them said, in order of rank.
+    """
+    on: dict[int, list[int]] = {}
+    for rank, found in enumerate(ranks):
+        on.setdefault(found.node, []).append(rank)
+    return tuple(
+        NodeFacts(
+            node=node,
+            host=ranks[members[0]].host,
+            ranks=tuple(members),
+            device=", ".join(dict.fromkeys(ranks[rank].device for rank in members)),
+            torch=ranks[members[0]].torch,
+        )
+        for node, members in sorted(on.items())
     )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tokenring_xdit.bench.plan import Level
 from tokenring_xdit.bench.records import Record, Status
 from tokenring_xdit.doctor.cases import ERROR_LIMITS
-from tokenring_xdit.doctor.record import Checkup, ExactnessResult, Finding, Grade, MachineFacts, PartState
+from tokenring_xdit.doctor.record import Checkup, ExactnessResult, Finding, Grade, MachineFacts, NodeFacts, PartState
 from tokenring_xdit.schedule import ALGORITHMS
 
 __all__ = ["findings", "remarks_on_machine"]
@@ -25,6 +25,7 @@ def findings(checkup: Checkup) -> tuple[Finding, ...]:
         *_of_kernels(checkup),
         *_of_strategies(checkup),
         *(remarks_on_machine(checkup.machine) if checkup.machine is not None else ()),
+        *_of_nodes(checkup.nodes),
         *_of_topology(checkup),
     ]
     order = (Grade.WRONG, Grade.NOTE, Grade.FINE)
@@ -67,6 +68,24 @@ def remarks_on_machine(machine: MachineFacts) -> Iterator[Finding]:
                 said="flash-attn is not installed: torch's own kernels run. On Hopper torch's cuDNN kernel is as fast.",
             )
     yield from _of_torch(machine)
+
+
+def _of_nodes(nodes: Sequence[NodeFacts]) -> Iterator[Finding]:
+    if not nodes:
+        return
+    words = "; ".join(map(str, nodes))
+    yield Finding(grade=Grade.FINE, said=f"{len(nodes)} node{'' if len(nodes) == 1 else 's'}: {words}.")
+    for what, found in (("torch", {node.torch for node in nodes}), ("GPUs", {node.device for node in nodes})):
+        if len(found) > 1:
+            yield Finding(
+                grade=Grade.NOTE,
+                said=f"The nodes differ in {what}: {', '.join(sorted(found))}; the slowest decides what a call takes.",
+            )
+    if len(nodes) > 1:
+        yield Finding(
+            grade=Grade.NOTE,
+            said=f"Versions, GPUs and kernels are those of the first node, {nodes[0].host}: look at the others there.",
+        )
 
 
 def _of_peers(machine: MachineFacts) -> Iterator[Finding]:

@@ -46,7 +46,8 @@ def page(checkup: Checkup, topology_line: str | None, reports: Mapping[str, str]
         topology_line: What to set so that ``auto`` plans with the topology; ``None`` where there is none.
         reports: Names of the sweeps' own reports, and where they lie beside this file.
     """
-    host = checkup.machine.host if checkup.machine is not None else "a machine"
+    hosts = dict.fromkeys(node.host for node in checkup.nodes) or (checkup.machine and [checkup.machine.host])
+    host = ", ".join(hosts or ["a machine"])
     verdict = "something is wrong" if checkup.wrong else "nothing is wrong"
     about = (
         f"{checkup.started}, {checkup.seconds:.0f} s, tokenring-xdit {checkup.package}, {checkup.ranks} ranks over "
@@ -56,6 +57,7 @@ def page(checkup: Checkup, topology_line: str | None, reports: Mapping[str, str]
         f"<h1>Checkup of {escape(host)}: {verdict}</h1><p class=about>{escape(about)}</p>",
         _findings(checkup),
         *(_machine(checkup.machine) if checkup.machine is not None else ()),
+        _section("Nodes", "", _nodes(checkup)),
         _section("Exactness", "Largest error of each schedule's calls beside softmax in fp64.", _exactness(checkup)),
         _section("Messages", _about_messages(checkup), _messages(checkup)),
         _topology(checkup, topology_line),
@@ -110,6 +112,13 @@ def _machine(machine: MachineFacts) -> Iterable[str]:
             for index, gpu in enumerate(machine.gpus)
         ]
         yield _section("GPUs", "", _table(("", "name", "memory", "capability", "reaches the memory of"), lines))
+
+
+def _nodes(checkup: Checkup) -> str:
+    rows = [
+        (str(node.node), node.host, ", ".join(map(str, node.ranks)), node.device, node.torch) for node in checkup.nodes
+    ]
+    return _table(("node", "host", "ranks", "on", "torch"), rows) if rows else ""
 
 
 def _exactness(checkup: Checkup) -> str:

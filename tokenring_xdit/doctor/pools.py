@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from types import TracebackType
@@ -10,9 +11,12 @@ from typing import Any
 from tokenring_xdit.attention.member import AGREEMENT_TIMEOUT_VARIABLE
 from tokenring_xdit.errors import LaunchError
 from tokenring_xdit.workers.environment import local_environment
-from tokenring_xdit.workers.pool import WorkerPool
+from tokenring_xdit.workers.messages import RankOutcome, Task
+from tokenring_xdit.workers.pool import Pool, WorkerPool
+from tokenring_xdit.workers.state import Event, RequestAttempt
+from tokenring_xdit.workers.torchrun import TorchrunPool
 
-__all__ = ["SOLO", "WORLD", "Ranks", "rank_variables"]
+__all__ = ["NODES", "PATIENCE", "SOLO", "WORLD", "Ranks", "TorchrunRanks", "rank_variables"]
 
 WORLD = "tokenring_xdit.doctor.rank"
 """What ranks serve that compute together."""
@@ -20,7 +24,10 @@ WORLD = "tokenring_xdit.doctor.rank"
 SOLO = "tokenring_xdit.doctor.solo"
 """What a process serves that has no other ranks."""
 
-_PATIENCE = "30"
+NODES = "tokenring_xdit.doctor.node_rank"
+"""What ranks serve that torchrun started, on one node or several."""
+
+PATIENCE = "30"
 """Seconds that a rank waits for another one, unless the user gives it another time."""
 
 
@@ -34,7 +41,7 @@ def rank_variables(on_gpus: bool) -> Callable[[int, int, str], dict[str, str]]:
     def environment(rank: int, ranks: int, init_method: str) -> dict[str, str]:
         hidden = {} if on_gpus else {"CUDA_VISIBLE_DEVICES": ""}
         own = local_environment(rank, ranks, init_method)
-        return {**own, **hidden, AGREEMENT_TIMEOUT_VARIABLE: os.environ.get(AGREEMENT_TIMEOUT_VARIABLE, _PATIENCE)}
+        return {**own, **hidden, AGREEMENT_TIMEOUT_VARIABLE: os.environ.get(AGREEMENT_TIMEOUT_VARIABLE, PATIENCE)}
 
     return environment
 
@@ -53,7 +60,7 @@ class Ranks:
         self._pool: WorkerPool | None = None
 
     @property
-    def pool(self) -> WorkerPool:
+    def pool(self) -> Pool:
         """The ranks.
 
         Raises:
@@ -62,6 +69,16 @@ class Ranks:
         if self._pool is None:
             self._pool = WorkerPool(self._program, self._ranks, environment=self._variables)
         return self._pool
+
+    @property
+    def lost(self) -> str | None:
+        """Why nothing can be asked any more; ``None`` while that is not so."""
+        return None
+
+    @property
+    def lent(self) -> Pool | None:
+        """The ranks for a sweep; ``None`` where it starts its own."""
+        return None
 
     def ask(self, command: Any, timeout: float) -> list[Any]:
         """Have all ranks carry out a command; see :meth:`WorkerPool.ask`.
@@ -92,3 +109,77 @@ class Ranks:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.end(kill=error is not None)
+
+
+class TorchrunRanks(Ranks):
+    """Ranks that torchrun started, this process being rank 0: after a failure there are no others.
+
+    Args:
+        pool: Those that serve :data:`NODES`, in whose ``with`` block this is used.
+    """
+
+    def __init__(self, pool: TorchrunPool) -> None:
+        super().__init__(NODES, pool.ranks, on_gpus=False)
+        self._lent = _LentPool(pool)
+
+    @property
+    def pool(self) -> Pool:
+        """The ranks."""
+        return self._lent
+
+    @property
+    def lost(self) -> str | None:
+        """Why nothing can be asked any more; ``None`` while that is not so."""
+        return self._lent.lost
+
+    @property
+    def lent(self) -> Pool | None:
+        """The ranks for a sweep."""
+        return self._lent
+
+    def end(self, *, kill: bool = False) -> None:
+        """Nothing: they serve what comes next."""
+
+    def forget(self) -> None:
+        """Nothing: the pool knows."""
+
+
+class _LentPool(Pool):
+    """Ranks for somebody who asks them in a ``with`` block, and hands them back."""
+
+    def __init__(self, pool: TorchrunPool) -> None:
+        self._pool, self.workers = pool, pool.workers
+        self.lost: str | None = None
+
+    def ask(
+        self, command: Any, timeout: float = math.inf, show: Callable[[Any], None] = lambda content: None
+    ) -> list[Any]:
+        """As in the base class."""
+        if self.lost is not None:
+            raise LaunchError(f"not tried, as the ranks that torchrun started are lost: {self.lost}")
+        try:
+            return self._pool.ask(command, timeout, show)
+        except LaunchError as error:
+            self.lost = str(error).partition("\n")[0]
+            raise
+
+    def send(self, task: Task) -> None:
+        """As in the base class."""
+        self._pool.send(task)
+
+    def _ear(self, attempt: RequestAttempt[Any]) -> Callable[[float], Event[Any] | None]:
+        return self._pool._ear(attempt)
+
+    def _error(self, worker: Any, outcome: RankOutcome) -> LaunchError:
+        return self._pool._error(worker, outcome)
+
+    def _give_up(self) -> None:
+        self._pool._give_up()
+
+    def __enter__(self) -> _LentPool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return

@@ -6,7 +6,9 @@ import math
 import os
 import statistics
 import time
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,7 +26,7 @@ from tokenring_xdit.lab.probe.rank import ProbeRank
 from tokenring_xdit.workers.loop import Commands, Mailbox
 from tokenring_xdit.workers.world import join_world
 
-__all__ = ["DoctorRank", "commands"]
+__all__ = ["DoctorRank", "calls_of", "commands"]
 
 _PEAK = 2.0
 _CALLS = 2
@@ -38,7 +40,11 @@ def commands(mailbox: Mailbox) -> Commands:
     """Join the other ranks."""
     device = rank_device()
     join_world(device, timedelta(seconds=float(os.environ[AGREEMENT_TIMEOUT_VARIABLE])), mailbox.store)
-    rank, probing = DoctorRank(device), ProbeRank(device)
+    return calls_of(DoctorRank(device), ProbeRank(device))
+
+
+def calls_of(rank: DoctorRank, probing: ProbeRank) -> dict[type, Callable[[Any], Any]]:
+    """What a rank of a checkup can be asked for."""
     return {
         CheckCall: rank.check,
         TimeCall: rank.time,

@@ -5,10 +5,9 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from tokenring_xdit.bench.plan import Level
 from tokenring_xdit.bench.records import Record
+from tokenring_xdit.doctor.machines import Entry, GpuFacts, MachineFacts, NodeFacts
 
 __all__ = [
     "Checkup",
@@ -21,13 +20,10 @@ __all__ = [
     "MachineFacts",
     "MessageTiming",
     "NamedShape",
+    "NodeFacts",
     "PartOutcome",
     "PartState",
 ]
-
-
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class PartState(Enum):
@@ -40,7 +36,7 @@ class PartState(Enum):
     FAILED = "failed"
 
 
-class PartOutcome(_Entry):
+class PartOutcome(Entry):
     """How a part ended.
 
     Attributes:
@@ -64,7 +60,7 @@ class Grade(Enum):
     WRONG = "wrong"
 
 
-class Finding(_Entry):
+class Finding(Entry):
     """Something that was found, in plain sentences.
 
     Attributes:
@@ -78,57 +74,7 @@ class Finding(_Entry):
     advice: str = ""
 
 
-class GpuFacts(_Entry):
-    """A GPU.
-
-    Attributes:
-        name: As its maker calls it.
-        memory_bytes: Of memory.
-        capability: Compute capability, major and minor.
-    """
-
-    name: str
-    memory_bytes: int
-    capability: tuple[int, int]
-
-
-class MachineFacts(_Entry):
-    """What a machine has.
-
-    Attributes:
-        host: Its name.
-        platform: Operating system.
-        python: Version.
-        cpu: Name of the processor.
-        cores: How many.
-        memory_bytes: Of main memory; ``None`` where the system does not say.
-        versions: Of packages; ``None`` where one is not installed.
-        cuda: That torch was built for; ``None`` for a build without.
-        nccl: Version in torch; ``None`` where it has none.
-        driver: Of the GPUs; ``None`` where there is none.
-        gpus: The GPUs that torch sees.
-        peers: Pairs of GPUs, by their indices, of which the first reaches the memory of the second.
-        smi: What ``nvidia-smi topo -m`` says, as a topology file has it; ``None`` where it says nothing of use.
-        smi_said: Why not.
-    """
-
-    host: str
-    platform: str
-    python: str
-    cpu: str
-    cores: int
-    memory_bytes: int | None
-    versions: dict[str, str | None]
-    cuda: str | None = None
-    nccl: str | None = None
-    driver: str | None = None
-    gpus: tuple[GpuFacts, ...] = ()
-    peers: tuple[tuple[int, int], ...] = ()
-    smi: dict[str, Any] | None = None
-    smi_said: str = ""
-
-
-class ExactnessResult(_Entry):
+class ExactnessResult(Entry):
     """A schedule on a problem, beside softmax in fp64.
 
     Attributes:
@@ -153,7 +99,7 @@ class ExactnessResult(_Entry):
     said: str = ""
 
 
-class KernelTiming(_Entry):
+class KernelTiming(Entry):
     """A kernel on this machine.
 
     Attributes:
@@ -177,7 +123,7 @@ class KernelTiming(_Entry):
     said: str = ""
 
 
-class LaunchTiming(_Entry):
+class LaunchTiming(Entry):
     """What a call of few tokens takes.
 
     Attributes:
@@ -195,7 +141,7 @@ class LaunchTiming(_Entry):
     said: str = ""
 
 
-class MessageTiming(_Entry):
+class MessageTiming(Entry):
     """Messages of one size from rank 0 to rank 1.
 
     Attributes:
@@ -209,7 +155,7 @@ class MessageTiming(_Entry):
     both_ways: float
 
 
-class NamedShape(_Entry):
+class NamedShape(Entry):
     """An attention call that strategies were timed at.
 
     Attributes:
@@ -225,7 +171,7 @@ class NamedShape(_Entry):
     head_dim: int
 
 
-class Checkup(_Entry):
+class Checkup(Entry):
     """A checkup of a machine: all of ``doctor.json``.
 
     Attributes:
@@ -237,7 +183,8 @@ class Checkup(_Entry):
         quick: Whether little was measured.
         ranks: How many ranks took part in what needs several.
         backend: Over which they talked: ``nccl`` or ``gloo``.
-        machine: What the machine has; ``None`` where that could not be found out.
+        machine: What the machine has, of several nodes that of rank 0; ``None`` where that could not be found out.
+        nodes: The nodes, where torchrun started the ranks.
         parts: How each part ended.
         exactness: Schedules beside softmax in fp64.
         latency: Seconds of a few bytes for one way between ranks 0 and 1.
@@ -260,6 +207,7 @@ class Checkup(_Entry):
     ranks: int
     backend: str
     machine: MachineFacts | None
+    nodes: tuple[NodeFacts, ...] = ()
     parts: tuple[PartOutcome, ...]
     exactness: tuple[ExactnessResult, ...] = ()
     latency: float | None = None

@@ -37,7 +37,7 @@ def time_kernel(command: TimeKernel) -> KernelTiming:
     words = f"{command.tokens} tokens, {command.heads} heads of {command.head_dim}"
     timing = KernelTiming(kernel=command.kernel, problem=words, dtype=command.dtype)
     kernel = KERNELS[command.kernel]
-    refusal = kernel.refusal(device, dtype)
+    refusal = kernel.refusal(device, dtype, command.head_dim)
     if refusal is not None:
         return timing.model_copy(update={"said": refusal})
     shape = (1, command.heads, command.tokens, command.head_dim)

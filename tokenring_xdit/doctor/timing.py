@@ -17,6 +17,7 @@ from tokenring_xdit.doctor.record import KernelTiming, LaunchTiming
 from tokenring_xdit.dtypes import DtypeName
 from tokenring_xdit.errors import LaunchError
 from tokenring_xdit.schedule import ALGORITHMS, AUTO, Mask, Published, known_as
+from tokenring_xdit.workers.pool import Pool
 
 __all__ = ["attention_sweep", "step_sweep", "sweep", "time_calls", "time_kernels"]
 
@@ -62,6 +63,8 @@ def time_calls(plan: CheckupPlan, world: Ranks, step: Step) -> Iterator[LaunchTi
             answers = world.ask(command, _TIMEOUT)
         except LaunchError as error:
             yield LaunchTiming(schedule=name, ranks=ranks, said=str(error).partition("\n")[0])
+            if world.lost is not None:
+                raise
             continue
         refused = [answer for answer in answers if isinstance(answer, str)]
         if refused:
@@ -89,7 +92,7 @@ def attention_sweep(plan: CheckupPlan, folder: Path) -> SweepConfig:
 def step_sweep(plan: CheckupPlan, folder: Path) -> SweepConfig:
     """One denoising step of a Flux with random weights, a quarter as deep as FLUX.1 on GPUs, by strategy."""
     ours = f"schedule:{known_as(Published.TOKEN_RING)}"
-    several = ["ulysses", "xfuser-ring", ours, f"schedule:{AUTO}"]
+    several = ["ulysses", "xfuser-ring", "diffusers-ulysses", "diffusers-ring", ours, f"schedule:{AUTO}"]
     model, size = "random-flux:double=1,single=2,heads=8,head_dim=64,text_tokens=64", "256x256"
     if plan.gpus:
         model, size = "random-flux:double=4,single=8,heads=24,head_dim=128,text_tokens=512", "1024x1024"
@@ -115,7 +118,9 @@ def _common(plan: CheckupPlan, folder: Path) -> dict[str, object]:
     }
 
 
-def sweep(config: SweepConfig, command: str, topology: Path | None, step: Step) -> Iterator[Record]:
+def sweep(
+    config: SweepConfig, command: str, topology: Path | None, step: Step, ranks: Pool | None = None
+) -> Iterator[Record]:
     """Run a sweep, and give what was recorded, also where an error ends it, which is raised then.
 
     Args:
@@ -123,12 +128,17 @@ def sweep(config: SweepConfig, command: str, topology: Path | None, step: Step) 
         command: What the user typed.
         topology: What ``auto`` plans with; ``None`` leaves that to the user's environment.
         step: Told what comes next.
+        ranks: Ranks that torchrun started; ``None`` starts ranks on this machine.
     """
     failure: Exception | None = None
     try:
         with _planned_with(topology):
             run_sweep(
-                config, command=command, on_step=lambda said: step(said.done, said.total, said.what), traces=False
+                config,
+                command=command,
+                on_step=lambda said: step(said.done, said.total, said.what),
+                traces=False,
+                ranks=ranks,
             )
     except Exception as error:  # what was recorded until then counts
         failure = error

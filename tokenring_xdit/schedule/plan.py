@@ -250,6 +250,16 @@ class Schedule:
         used = {action.channel for p in self.programs for action in p if isinstance(action, Exchange)}
         return tuple(channel for channel in Channel if channel in used)
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether anything is computed while messages are on their way; not in the widest form."""
+        return not self.wide >= self.world_size > 1
+
+    @property
+    def needs(self) -> tuple[tuple[Channel, bool], ...]:
+        """:attr:`channels`, each with whether nothing is computed beside what it carries."""
+        return tuple((channel, not self.overlaps) for channel in self.channels)
+
     def blocks(self) -> frozenset[Block]:
         """Every block that an action names."""
         found: set[Block] = set()

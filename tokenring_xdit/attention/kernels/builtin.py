@@ -1,24 +1,24 @@
 """The kernels that come with the package.
 
-Signatures follow ``torch`` 2.13 (``aten/src/ATen/native/native_functions.yaml``) and ``flash-attn``
-2.6 (``flash_attn_interface.py``). On GPUs cuDNN's comes first, as in xfuser
-(``runtime_state.py``, 0.7.0): on an H100 it was 1.9 times as fast as torch's flash (docs/gpu.md).
+Signatures follow ``torch`` 2.13 (``aten/src/ATen/native/native_functions.yaml``). On GPUs cuDNN's comes first, as in
+xfuser (``runtime_state.py``, 0.7.0): on an H100 it was 1.9 times as fast as torch's flash (docs/gpu.md). What nobody
+has run here comes behind it, and is taken where cuDNN's does not fit, or by name.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tokenring_xdit.attention.kernels.registry import Kernel, KernelFunction, register
+from tokenring_xdit.attention.kernels import flash
+from tokenring_xdit.attention.kernels.registry import Kernel, register
 
-__all__ = ["cpu_flash", "cudnn", "efficient", "flash_attn", "math_attention", "torch_flash"]
+__all__ = ["cpu_flash", "cudnn", "efficient", "math_attention", "math_counted", "torch_flash"]
 
 _Result = tuple[Tensor, Tensor]
 
@@ -30,6 +30,20 @@ _MATH_SCORES = 1 << 24
 
 def math_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> _Result:
     """Plain softmax in fp32, some query rows at a time; on any device."""
+    keys = torch.arange(k.shape[2], device=q.device)
+    positions = torch.arange(q.shape[2], device=q.device)
+    return _plain(q, k, v, scale, lambda rows: keys > positions[rows, None] if causal else None)
+
+
+def math_counted(q: Tensor, k: Tensor, v: Tensor, counts: Tensor, *, scale: float | None) -> _Result:
+    """The same over the first keys of each item, as many as are counted on the device."""
+    hidden = (torch.arange(k.shape[2], device=q.device) >= counts[:, None])[:, None, None]
+    v = v.masked_fill(hidden.transpose(2, 3), 0.0)  # 0 times what nobody made may be NaN
+    return _plain(q, k, v, scale, lambda rows: hidden)
+
+
+def _plain(q: Tensor, k: Tensor, v: Tensor, scale: float | None, hidden: Callable[[slice], Tensor | None]) -> _Result:
+    """Softmax over the keys that are not hidden from some rows."""
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
     kt, vf = k.float().transpose(-1, -2), v.float()
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
@@ -38,12 +52,14 @@ def math_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, caus
     for start in range(0, q.shape[2], rows):
         part = slice(start, start + rows)
         scores = (q[:, :, part].float() * scale) @ kt
-        if causal:
-            position = torch.arange(q.shape[2], device=q.device)[part]
-            later = torch.arange(k.shape[2], device=q.device) > position[:, None]
-            scores.masked_fill_(later, -math.inf)
-        lse[:, :, part] = torch.logsumexp(scores, dim=-1)
-        out[:, :, part] = (torch.softmax(scores, dim=-1) @ vf).to(q.dtype)
+        left_out = hidden(part)
+        if left_out is not None:
+            scores.masked_fill_(left_out, -math.inf)
+        sums = lse[:, :, part] = torch.logsumexp(scores, dim=-1)
+        weights = torch.softmax(scores, dim=-1)
+        if left_out is not None:
+            weights.masked_fill_((sums == -math.inf)[..., None], 0.0)  # of no keys at all it is NaN
+        out[:, :, part] = (weights @ vf).to(q.dtype)
     return out, lse
 
 
@@ -85,45 +101,66 @@ def cudnn(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool)
     return _padded(partial(op, attn_bias=None, compute_log_sumexp=True, is_causal=causal), q, k, v, scale)
 
 
-def flash_attn(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> _Result:
-    """Dao's flash-attn package, which works on ``[B, S, H, D]``."""
-    from flash_attn import flash_attn_func  # type: ignore[import-not-found]
-
-    out, lse, _ = flash_attn_func(
-        *(t.transpose(1, 2) for t in (q, k, v)),
-        softmax_scale=scale,
-        causal=causal,
-        return_attn_probs=True,
-    )
-    return out.transpose(1, 2), lse
-
-
-@cache
-def _before_ampere() -> str | None:
-    return None if torch.cuda.get_device_capability() >= (8, 0) else "needs a GPU of compute capability 8.0 or higher"
-
-
-@cache
-def _no_flash_attn() -> str | None:
-    if importlib.util.find_spec("flash_attn") is None:
-        return "needs the package flash-attn"
-    return _before_ampere()
-
-
-def _cuda(
-    name: str,
-    run: KernelFunction,
-    preference: int,
-    dtypes: frozenset[torch.dtype] = _HALVES,
-    missing: Callable[[], str | None] = _before_ampere,
-    ran_here: bool = True,
-) -> None:
-    register(Kernel(name, run, frozenset({"cuda"}), dtypes, preference, missing, ran_here))
-
-
-register(Kernel("math", math_attention, frozenset({"cpu", "cuda"}), _FLOATS, preference=0))
+register(Kernel("math", math_attention, frozenset({"cpu", "cuda"}), _FLOATS, preference=0, counted=math_counted))
 register(Kernel("cpu", cpu_flash, frozenset({"cpu"}), _FLOATS, preference=10))
-_cuda("efficient", efficient, 10, _FLOATS, missing=lambda: None)
-_cuda("flash", torch_flash, 20)
-_cuda("flash_attn", flash_attn, 30, missing=_no_flash_attn, ran_here=False)
-_cuda("cudnn", cudnn, 40)
+
+_GPU = frozenset({"cuda"})
+_AMPERE = (8, 0)
+
+register(Kernel("efficient", efficient, _GPU, _FLOATS, preference=10))
+register(Kernel("flash", torch_flash, _GPU, _HALVES, preference=20, least_capability=_AMPERE))
+register(
+    Kernel(
+        "varlen",
+        flash.varlen,
+        _GPU,
+        _HALVES,
+        preference=15,
+        least_capability=_AMPERE,
+        most_head_dim=256,
+        missing=flash.missing_varlen,
+        counted=flash.varlen_counted,
+        ran_here=False,
+    )
+)
+register(
+    Kernel(
+        "flash_attn",
+        flash.flash_attn,
+        _GPU,
+        _HALVES,
+        preference=30,
+        least_capability=_AMPERE,
+        most_head_dim=256,
+        module="flash_attn (flash-attn)",
+        ran_here=False,
+    )
+)
+register(
+    Kernel(
+        "flash_3",
+        flash.flash_3,
+        _GPU,
+        _HALVES,
+        preference=31,
+        majors=frozenset({9}),
+        most_head_dim=256,
+        module=flash.FLASH_3,
+        ran_here=False,
+    )
+)
+register(
+    Kernel(
+        "flash_4",
+        flash.flash_4,
+        _GPU,
+        _HALVES,
+        preference=32,
+        majors=frozenset({9, 10}),
+        most_head_dim=128,
+        module=flash.FLASH_4,
+        counted=flash.flash_4_counted,
+        ran_here=False,
+    )
+)
+register(Kernel("cudnn", cudnn, _GPU, _HALVES, preference=40, least_capability=_AMPERE))

@@ -1,9 +1,11 @@
-"""What a local attention kernel is, and how one is chosen."""
+"""What a local attention kernel is, what it declares, and how one is chosen."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from tokenring_xdit.errors import KernelError, nearest
 
-__all__ = ["KERNELS", "Kernel", "KernelFunction", "choose", "register"]
+__all__ = ["KERNELS", "CountedFunction", "Kernel", "KernelFunction", "choose", "register"]
 
 
 class KernelFunction(Protocol):
@@ -34,9 +36,30 @@ class KernelFunction(Protocol):
         ...
 
 
+class CountedFunction(Protocol):
+    """Attention in which each item of a batch has as many keys as a tensor on the device says."""
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, counts: Tensor, *, scale: float | None
+    ) -> tuple[Tensor, Tensor]:
+        """Compute attention.
+
+        Args:
+            q: Queries, ``[B, H, Sq, D]``.
+            k: Keys, ``[B, H, Skv, D]``.
+            v: Values, ``[B, H, Skv, D]``.
+            counts: How many of the first keys of each item count, ``[B]``, int32; the host does not look at it.
+            scale: Factor on the scores; ``None`` is ``1 / sqrt(D)``.
+
+        Returns:
+            As :class:`KernelFunction`; 0 and ``-inf`` for an item without keys.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Kernel:
-    """A named kernel and where it works.
+    """A named kernel, and what it declares of itself.
 
     Attributes:
         name: Name to ask for it by.
@@ -44,7 +67,12 @@ class Kernel:
         devices: Device types it runs on.
         dtypes: Dtypes it takes.
         preference: Higher is chosen first where several fit.
-        missing: Says why it cannot run on this installation, or ``None`` when it can.
+        least_capability: Compute capability of the GPU that it needs at least.
+        majors: Major compute capabilities that it was written for; ``None`` for all.
+        most_head_dim: Widest head that it takes; ``None`` for any.
+        module: Module that it needs, with what to install in brackets; ``None`` where it comes with torch.
+        missing: Says why else it cannot run on this installation, or ``None`` when it can.
+        counted: The same where keys are counted on the device; ``None`` where it cannot be told.
         ran_here: Whether this project has run it; ``False`` for kernels written against their
             documented signature on machines without the device.
     """
@@ -54,16 +82,61 @@ class Kernel:
     devices: frozenset[str]
     dtypes: frozenset[torch.dtype]
     preference: int
+    least_capability: tuple[int, int] = (0, 0)
+    majors: frozenset[int] | None = None
+    most_head_dim: int | None = None
+    module: str | None = None
     missing: Callable[[], str | None] = lambda: None
+    counted: CountedFunction | None = None
     ran_here: bool = True
 
-    def refusal(self, device: torch.device, dtype: torch.dtype) -> str | None:
-        """Why this kernel does not take such tensors here, or ``None`` when it does."""
+    def refusal(
+        self, device: torch.device, dtype: torch.dtype, head_dim: int | None = None, *, counts: bool = False
+    ) -> str | None:
+        """Why this kernel does not take such tensors here, or ``None`` when it does.
+
+        Args:
+            device: Where they are.
+            dtype: Their dtype.
+            head_dim: Width of a head, where it is known.
+            counts: Whether keys are to be counted on the device.
+        """
         if device.type not in self.devices:
             return f"runs on {', '.join(sorted(self.devices))}, not on {device.type}"
         if dtype not in self.dtypes:
             return f"takes {', '.join(sorted(map(str, self.dtypes)))}, not {dtype}"
-        return self.missing()
+        if head_dim is not None and self.most_head_dim is not None and head_dim > self.most_head_dim:
+            return f"takes heads of up to {self.most_head_dim}, not of {head_dim}"
+        if counts and self.counted is None:
+            return "cannot be told on the device how many keys there are"
+        if self.module is not None and not _is_there(self.module):
+            return f"needs the package {self.module}"
+        return self.missing() or (self._refusal_of_gpu(device) if device.type == "cuda" else None)
+
+    def _refusal_of_gpu(self, device: torch.device) -> str | None:
+        if self.least_capability == (0, 0) and self.majors is None:
+            return None
+        found = _capability(device)
+        if found < self.least_capability:
+            return "needs a GPU of compute capability {}.{} or higher".format(*self.least_capability)
+        if self.majors is not None and found[0] not in self.majors:
+            some = " or ".join(f"{major}.x" for major in sorted(self.majors))
+            return "needs a GPU of compute capability {}, and this one has {}.{}".format(some, *found)
+        return None
+
+
+@cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
+@cache
+def _is_there(module: str) -> bool:
+    """Whether a module can be found; ``NAME (PACKAGE)`` says what brings it."""
+    try:
+        return importlib.util.find_spec(module.partition(" ")[0]) is not None
+    except (ImportError, ValueError):  # of a package that is not there, or broken
+        return False
 
 
 KERNELS: dict[str, Kernel] = {}
@@ -75,13 +148,22 @@ def register(kernel: Kernel) -> Kernel:
     return kernel
 
 
-def choose(name: str | None, device: torch.device, dtype: torch.dtype) -> Kernel:
-    """Pick a kernel.
+def choose(
+    name: str | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int | None = None,
+    *,
+    counts: bool = False,
+) -> Kernel:
+    """Pick a kernel by what each declares.
 
     Args:
         name: A name from :data:`KERNELS`, or ``None`` for the best one for the device.
         device: Where the tensors are.
         dtype: Their dtype.
+        head_dim: Width of a head, where it is known.
+        counts: Whether keys are to be counted on the device.
 
     Raises:
         KernelError: The name is unknown, or nothing takes such tensors here.
@@ -89,12 +171,13 @@ def choose(name: str | None, device: torch.device, dtype: torch.dtype) -> Kernel
     if name is not None:
         if name not in KERNELS:
             raise KernelError(f"there is no attention kernel '{name}'. {nearest(name, KERNELS)}")
-        reason = KERNELS[name].refusal(device, dtype)
+        reason = KERNELS[name].refusal(device, dtype, head_dim, counts=counts)
         if reason is not None:
             raise KernelError(f"attention kernel '{name}' {reason}")
         return KERNELS[name]
-    fitting = [k for k in KERNELS.values() if k.refusal(device, dtype) is None]
+    reasons = {k.name: k.refusal(device, dtype, head_dim, counts=counts) for k in KERNELS.values()}
+    fitting = [KERNELS[each] for each, reason in reasons.items() if reason is None]
     if not fitting:
-        reasons = "; ".join(f"'{k.name}' {k.refusal(device, dtype)}" for k in KERNELS.values())
-        raise KernelError(f"no attention kernel takes {dtype} on {device.type}: {reasons}")
+        words = "; ".join(f"'{each}' {reason}" for each, reason in reasons.items())
+        raise KernelError(f"no attention kernel takes {dtype} on {device.type}: {words}")
     return max(fitting, key=lambda k: k.preference)

@@ -1,11 +1,10 @@
-"""Messages over torch's process groups, one or two for each channel: on gloo, and on NCCL."""
+"""Messages over torch's process groups, one or two for each channel; those on gloo."""
 
 from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 import torch
 import torch.distributed as dist
@@ -17,14 +16,31 @@ from tokenring_xdit.attention.transport.base import Parcel, with_own
 from tokenring_xdit.attention.waits import Broken
 from tokenring_xdit.schedule.lower.program import RankProgram
 
-__all__ = ["GlooTransport", "NcclTransport", "ProcessGroupTransport"]
+__all__ = ["GlooTransport", "ProcessGroupTransport", "Wait", "Ways", "communicator", "is_alone"]
 
 log = logging.getLogger(__name__)
 
-_Wait = Callable[[Sequence[Handle], int], None]
+Wait = Callable[[Sequence[Handle], int], None]
 
-_Ways = tuple[dist.ProcessGroup, dist.ProcessGroup]
+Ways = tuple[dist.ProcessGroup, dist.ProcessGroup]
 """What carries messages to higher ranks, and to lower ones."""
+
+_ALONE = "-alone"
+
+
+def communicator(channel: str, *, alone: bool) -> str:
+    """What to call that which carries a channel.
+
+    Args:
+        channel: Its name.
+        alone: Whether nothing is computed while it carries anything.
+    """
+    return f"{channel}{_ALONE}" if alone else channel
+
+
+def is_alone(name: str) -> bool:
+    """Whether :func:`communicator` gave this name to one beside which nothing is computed."""
+    return name.endswith(_ALONE)
 
 
 class ProcessGroupTransport(ABC):
@@ -43,15 +59,16 @@ class ProcessGroupTransport(ABC):
 
     in_order: bool
 
-    def __init__(self, rank: int, world_size: int, device: torch.device, wait: _Wait) -> None:
+    def __init__(self, rank: int, world_size: int, device: torch.device, wait: Wait) -> None:
         self.rank, self.world_size = rank, world_size
         self.buffers = Buffers()
         self.call = self.bytes_sent = 0
         self._device, self._wait = device, wait
-        self._channels: dict[str, _Ways] = {}
+        self._channels: dict[str, Ways] = {}
+        self._alone = False  # whether the program at hand computes nothing beside its messages
 
-    def __contains__(self, channel: str) -> bool:
-        return channel in self._channels
+    def __contains__(self, name: str) -> bool:
+        return name in self._channels
 
     @property
     def groups(self) -> list[dist.ProcessGroup]:
@@ -59,10 +76,10 @@ class ProcessGroupTransport(ABC):
         return list({id(group): group for ways in [*self._channels.values()] for group in ways}.values())
 
     def open(self, channel: str, first: dist.ProcessGroup, make: Callable[[str], dist.ProcessGroup]) -> None:
-        """Create a channel, on all ranks together.
+        """Create what carries a channel, on all ranks together.
 
         Args:
-            channel: Its name.
+            channel: Its name; see :func:`communicator`.
             first: A group for it.
             make: Makes another one, of a given name.
         """
@@ -72,16 +89,21 @@ class ProcessGroupTransport(ABC):
         self._channels[channel] = ways
 
     @abstractmethod
-    def _ways(self, channel: str, first: dist.ProcessGroup, make: Callable[[str], dist.ProcessGroup]) -> _Ways:
+    def _ways(self, channel: str, first: dist.ProcessGroup, make: Callable[[str], dist.ProcessGroup]) -> Ways:
         """The groups of a channel."""
 
     def begin(self, name: str, programs: Sequence[RankProgram], dtype: torch.dtype, partial_dtype: torch.dtype) -> None:
-        """Nothing: a message says itself where it goes."""
-        return
+        """Note which communicators the call takes: a message says itself where it goes."""
+        self._alone = programs[self.rank].token_major  # the widest form, which waits for everything before it computes
 
     def end(self) -> None:
-        """Nothing."""
-        return
+        """Forget about it."""
+        self._alone = False
+
+    def _of(self, channel: str) -> Ways:
+        """What carries a channel in the call at hand."""
+        alone = self._channels.get(communicator(channel, alone=True)) if self._alone else None
+        return alone or self._channels[channel]
 
     def post(self, recvs: Sequence[Parcel], sends: Sequence[Parcel]) -> list[dist.Work]:
         """Post transfers of an agreed call, receives first, and wait for none."""
@@ -93,11 +115,11 @@ class ProcessGroupTransport(ABC):
 
     def _post(self, recvs: Sequence[Parcel], sends: Sequence[Parcel]) -> list[dist.Work]:
         # What batch_isend_irecv comes to, without its checks, which cost more than a short message.
-        channels, own = self._channels, self.rank
+        ways, own = self._of, self.rank
         tag = self.call % TAGS * TAG_STEP  # a message is never taken for one of another call; NCCL has no tags
         return [
-            *(channels[channel][peer > own].recv([tensor], peer, tag) for channel, tensor, peer in recvs),
-            *(channels[channel][peer < own].send([tensor], peer, tag) for channel, tensor, peer in sends),
+            *(ways(channel)[peer > own].recv([tensor], peer, tag) for channel, tensor, peer in recvs),
+            *(ways(channel)[peer < own].send([tensor], peer, tag) for channel, tensor, peer in sends),
         ]
 
     def wait_for(self, works: Sequence[Handle], size: int) -> None:
@@ -114,13 +136,13 @@ class ProcessGroupTransport(ABC):
     def all_gather(self, channel: str, coming: Tensor, own: Tensor) -> None:
         """Give every rank this rank's tensor and take theirs."""
         self.bytes_sent += own.nbytes * (self.world_size - 1)
-        group = self._channels[channel][0]
+        group = self._of(channel)[0]
         self._collect(lambda: group._allgather_base(coming, own), own.nbytes)
 
     def all_to_all(self, channel: str, coming: Tensor, going: Tensor, rows: Sequence[int], sent: Sequence[int]) -> None:
         """Give every other rank some rows and take some from each."""
         self.bytes_sent += going.nbytes // max(1, going.shape[0]) * sum(sent)
-        group = self._channels[channel][0]
+        group = self._of(channel)[0]
         sizes = with_own(rows, self.rank, coming), with_own(sent, self.rank, going)
         self._collect(lambda: group.alltoall_base(coming, going, *sizes), going.nbytes)
 
@@ -159,34 +181,8 @@ class GlooTransport(ProcessGroupTransport):
 
     in_order = False
 
-    def _ways(self, channel: str, first: dist.ProcessGroup, make: Callable[[str], dist.ProcessGroup]) -> _Ways:
+    def _ways(self, channel: str, first: dist.ProcessGroup, make: Callable[[str], dist.ProcessGroup]) -> Ways:
         return first, make(f"{channel}-down")
 
     def abort(self) -> None:
         """Nothing: what is under way ends when its connections are broken off."""
-
-
-class NcclTransport(ProcessGroupTransport):
-    """Exchanges that are worked off one after the other on each channel, each posted as a whole."""
-
-    in_order = True
-
-    def _ways(self, channel: str, first: dist.ProcessGroup, make: Callable[[str], dist.ProcessGroup]) -> _Ways:
-        return first, first
-
-    def _post(self, recvs: Sequence[Parcel], sends: Sequence[Parcel]) -> list[dist.Work]:
-        # Of one channel: what works in order has no receives of others posted early.
-        group = self._channels[(recvs or sends)[0].channel][0]
-        group._start_coalescing(self._device)
-        works = super()._post(recvs, sends)
-        return [group._end_coalescing(self._device)] * len(works)
-
-    def _end(self, group: dist.ProcessGroup) -> None:
-        # Destroying a group flushes it, which a transfer without a partner would block.
-        dist.distributed_c10d._abort_process_group(group)
-
-    def abort(self) -> None:
-        """Abort the communicators; not run on several GPUs."""
-        for group in self.groups:
-            with suppress(RuntimeError, ValueError):  # another thread may have closed it
-                dist.distributed_c10d._abort_process_group(group)

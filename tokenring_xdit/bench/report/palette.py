@@ -63,6 +63,8 @@ def _known() -> dict[str, Style]:
         "xfuser-ring": Style(_HUES["ink"], "square"),
         "ulysses": Style(_HUES["sand"], "cross"),
         "xfuser-ring-alltoall": Style(_HUES["grey"], "square-open", "dash"),
+        "diffusers-ulysses": Style(_HUES["sand"], "star-open", "dash"),
+        "diffusers-ring": Style(_HUES["ink"], "star", "dot"),
         "single": Style(_HUES["grey"], "circle-open", "dot"),
     }
     for name, algorithm in ALGORITHMS.items():

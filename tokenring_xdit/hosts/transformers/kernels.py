@@ -53,7 +53,7 @@ def fused(
     q_stop, k_start, k_stop = q_start + q.shape[2], pieces[0][0], pieces[-1][1]
     if scores.softcap is not None or k_start < scores.first_key(q_stop - 1):
         return None
-    kernel = choose(None, q.device, q.dtype).run
+    kernel = choose(None, q.device, q.dtype, q.shape[3]).run
     batch, heads, length, dim = q.shape
     groups = k.shape[1]
     if k_stop <= q_start + 1:

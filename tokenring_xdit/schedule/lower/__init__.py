@@ -31,7 +31,7 @@ def lower(schedule: Schedule, problem: Problem, *, in_order: bool) -> tuple[Rank
             transfers are independent receives are posted early.
     """
     drafts = tuple(resolve(rank, program, problem) for rank, program in enumerate(schedule.programs))
-    if schedule.wide >= schedule.world_size > 1:
+    if not schedule.overlaps:
         return _widest(drafts, problem, in_order=in_order)
     drafts = tuple(map(concat_keys, drafts))
     if schedule.wide > 1:
