@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial, wraps
 from typing import Any, TypeVar
@@ -58,7 +58,10 @@ class Sharded(ABC):
         kind: The model's class in diffusers.
         slots: Its attention modules, and what may stand in them.
         graphs: Its calls, where they are replayed.
+        control: Arguments of its forward that a ControlNet brings and that were compared.
     """
+
+    control: Collection[str] = ()
 
     def __init__(self, model: Any, host: str, recorder: Recorder | None = None) -> None:
         self.host = host
@@ -114,7 +117,7 @@ class Sharded(ABC):
                 settle(self.slots)
             else:
                 self.check(model)
-            _refuse_arguments(self.kind.__name__, arguments)
+            _refuse_arguments(self.kind.__name__, arguments, self.control)
             self.refuse(model, arguments)
             graphs = self.graphs
             proposal = None if graphs is None else graphs.propose(arguments, *self._look(model), surroundings())
@@ -313,13 +316,20 @@ def refuse_changed(model: Any, known: set[str], slots: Callable[[], Sequence[Pro
         )
 
 
-def _refuse_arguments(kind: str, arguments: Mapping[str, Any]) -> None:
+def _refuse_arguments(kind: str, arguments: Mapping[str, Any], control: Collection[str]) -> None:
     """Refuse what the compared pipelines do not hand to a transformer.
+
+    Args:
+        kind: Its class.
+        arguments: What it is given.
+        control: What a ControlNet may hand to it.
 
     Raises:
         UnsupportedError: There is such an argument.
     """
-    given = [name for name, value in arguments.items() if "control" in name and value is not None]
+    given = [
+        name for name, value in arguments.items() if "control" in name and name not in control and value is not None
+    ]
     for name, value in arguments.items():
         if name.endswith("attention_kwargs") and isinstance(value, dict):
             given += [f"{name}[{key!r}]" for key in value if key != "scale"]

@@ -41,7 +41,7 @@ def wan_vae(*, compress_more: bool = False) -> Any:
     return vae
 
 
-def _transformer(*, seed: int, heads: int, **config: Any) -> Any:
+def _transformer(kind: Any = None, *, seed: int, heads: int, **config: Any) -> Any:
     from diffusers import WanTransformer3DModel
 
     sizes: dict[str, Any] = {
@@ -58,7 +58,7 @@ def _transformer(*, seed: int, heads: int, **config: Any) -> Any:
         "qk_norm": "rms_norm_across_heads",
         "rope_max_seq_len": 64,
     }
-    model = WanTransformer3DModel(**sizes | config).eval()
+    model = (kind or WanTransformer3DModel)(**sizes | config).eval()
     randomise_weights(model, seed)
     return model
 
@@ -89,6 +89,32 @@ def make_wan_t2v(*, heads: int = 4, two_stages: bool = False) -> DiffusionPipeli
         transformer=transformer,
         transformer_2=second,
         boundary_ratio=0.85 if two_stages else None,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def make_wan_vace(*, heads: int = 4) -> DiffusionPipeline:
+    """A ``WanVACEPipeline``, whose transformer has a second row of blocks.
+
+    Args:
+        heads: Attention heads of 16 channels.
+    """
+    from diffusers import WanVACEPipeline, WanVACETransformer3DModel
+
+    tokenizer, text_encoder = make_umt5()
+    vae = wan_vae()
+    mask = vae.config.scale_factor_spatial**2
+    transformer = _transformer(
+        WanVACETransformer3DModel,
+        seed=36,
+        heads=heads,
+        num_layers=3,
+        vace_layers=[0, 2],
+        vace_in_channels=2 * LATENT_CHANNELS + mask,
+    )
+    pipe = WanVACEPipeline(
+        tokenizer=tokenizer, text_encoder=text_encoder, vae=vae, scheduler=_scheduler(), transformer=transformer
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -133,16 +159,19 @@ def wan_t2v_inputs(
     }
 
 
-def make_wan_i2v(*, heads: int = 4) -> DiffusionPipeline:
+def make_wan_i2v(*, heads: int = 4, last: bool = False) -> DiffusionPipeline:
     """A ``WanImageToVideoPipeline`` with an image encoder, as Wan 2.1 I2V.
 
     Args:
         heads: Attention heads of 16 channels.
+        last: Have the transformer see a first and a last picture, as Wan 2.1 FLF2V.
     """
     from diffusers import WanImageToVideoPipeline
 
     tokenizer, text_encoder = make_umt5()
     image_processor, image_encoder = make_clip_vision()
+    vision = image_encoder.config
+    of_two = {"pos_embed_seq_len": 2 * (1 + (vision.image_size // vision.patch_size) ** 2)} if last else {}
     vae = wan_vae()
     pipe = WanImageToVideoPipeline(
         tokenizer=tokenizer,
@@ -157,6 +186,7 @@ def make_wan_i2v(*, heads: int = 4) -> DiffusionPipeline:
             in_channels=2 * LATENT_CHANNELS + vae.config.scale_factor_temporal,
             image_dim=image_encoder.config.hidden_size,
             added_kv_proj_dim=16 * heads,
+            **of_two,
         ),
     )
     pipe.set_progress_bar_config(disable=True)

@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from tests.hosts.xfuser.uses.arguments import embeddings
 from tests.hosts.xfuser.uses.harness import Expected, Scene, Use, called, tensors_of
+from tests.support.small import small
 
 
 def _fitting(pipe: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def second_parallel(pipe: Any, scene: Scene) -> Mapping[str, Any]:
     other = type(scene.plain())(**pipe.components)
     other.set_progress_bar_config(disable=True)
     if not scene.alone:
-        tokenring_xdit.parallelize(other, tokenring_degree=2, host=scene.host)
+        tokenring_xdit.parallelize(other, tokenring_degree=dist.get_world_size(), host=scene.host)
     found = tensors_of(other(**scene.inputs()))
     return {**found, "first": tensors_of(pipe(**scene.inputs()))["latents"]}
 
@@ -60,7 +61,7 @@ def two_pipelines(pipe: Any, scene: Scene) -> Mapping[str, Any]:
 
     other = scene.plain()
     if not scene.alone:
-        tokenring_xdit.parallelize(other, tokenring_degree=2, host=scene.host)
+        tokenring_xdit.parallelize(other, tokenring_degree=dist.get_world_size(), host=scene.host)
     found = {"first": tensors_of(pipe(**scene.inputs()))["latents"]}
     found["second"] = tensors_of(other(**scene.inputs(steps=3)))["latents"]
     return {**found, **tensors_of(pipe(**scene.inputs()))}
@@ -71,7 +72,7 @@ def twice(pipe: Any, scene: Scene) -> Mapping[str, Any]:
     import tokenring_xdit
 
     if not scene.alone:
-        tokenring_xdit.parallelize(pipe, tokenring_degree=2, host=scene.host)
+        tokenring_xdit.parallelize(pipe, tokenring_degree=dist.get_world_size(), host=scene.host)
     return tensors_of(pipe(**scene.inputs()))
 
 
@@ -319,6 +320,28 @@ def tiled(pipe: Any, scene: Scene) -> Mapping[str, Any]:
     return {"latents": found}
 
 
+def in_tiles(pipe: Any, scene: Scene) -> Mapping[str, Any]:
+    """Pixels by a VAE that works in tiles that overlap."""
+    vae = pipe.vae
+    vae.enable_tiling()
+    for name in ("tile_latent_min_size", "tile_latent_min_height", "tile_latent_min_width"):
+        if isinstance(getattr(vae, name, None), int):
+            setattr(vae, name, 8)
+    output = pipe(**{**scene.inputs(), "output_type": "pt"})
+    return {"latents": getattr(output, "images", getattr(output, "frames", None))}
+
+
+def changing(pipe: Any, scene: Scene) -> Mapping[str, Any]:
+    """Calls of other sizes, numbers of prompts and lengths of text, and the first one again."""
+    height = scene.inputs()["height"]
+    prompts = ["a red fox in the snow", "a boat"]
+    found = {"tall": tensors_of(pipe(**scene.inputs(height=2 * height)))["latents"]}
+    if small(scene.family).prompts:
+        found["two"] = tensors_of(pipe(**scene.inputs(prompts=prompts)))["latents"]
+    found["short"] = tensors_of(pipe(**scene.inputs(prompts=["a boat"])))["latents"]
+    return {**found, **tensors_of(pipe(**scene.inputs()))}
+
+
 def encoded(pipe: Any, scene: Scene) -> Mapping[str, Any]:
     """The prompt encoded by the pipeline and passed to it."""
 
@@ -326,7 +349,7 @@ def encoded(pipe: Any, scene: Scene) -> Mapping[str, Any]:
         def plain(self) -> Any:
             return pipe
 
-    return tensors_of(pipe(**{**scene.inputs(), **embeddings(Here(scene.family, scene.rank, scene.alone))}))
+    return tensors_of(pipe(**{**scene.inputs(), **embeddings(Here(scene.family, scene.rank, scene.alone, scene.host))}))
 
 
 _SAME = Use("", changes=False)
@@ -381,6 +404,8 @@ USES = {
     "autocast": replace(_SAME, title="a call inside autocast to bf16", call=autocast, expected=Expected.ROUNDED),
     "inference-mode": replace(_SAME, title="a call inside inference_mode", call=inference_mode),
     "slices": replace(_SAME, title="VAE in slices", call=tiled),
+    "tiles": replace(_SAME, title="VAE in tiles", call=in_tiles),
+    "changing": replace(_SAME, title="calls of other sizes, texts and batches", call=changing),
     "encoded": replace(_SAME, title="pipe.encode_prompt, then the call", call=encoded),
     "plain": replace(_SAME, title="a plain call", call=called(), expected=Expected.RIGHT),
 }
