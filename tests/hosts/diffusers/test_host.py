@@ -57,6 +57,7 @@ def test_what_was_not_compared_is_refused_in_a_sentence(ranks: RankPool) -> None
         "backend inside": "'_native_math' was chosen",
         "other host": "host='diffusers' before",
         "undone": "was undone",
+        "blocks of frames": "has num_frame_per_block=3, and only 1 was compared",
     }.items():
         assert words in first[what], what
 

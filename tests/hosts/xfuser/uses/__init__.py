@@ -63,6 +63,7 @@ FEW: tuple[str, ...] = (
     "The transformer/cache-first-block-after",
     "The transformer/compiled-after",
     "Beside calls/second-parallel",
+    "Beside calls/controlnet-each-rank",
 )
 """Uses of each kind, for what people do with a family, of which there is much."""
 

@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from tests.hosts.xfuser.uses.arguments import embeddings
 from tests.hosts.xfuser.uses.harness import Expected, Scene, Use, called, tensors_of
-from tests.support.small import small
+from tests.support.small import TASKS, small
 
 
 def _fitting(pipe: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -293,6 +293,12 @@ def encoder_of_each_rank(pipe: Any, scene: Scene) -> None:
         parameter.mul_(1 + 0.1 * scene.rank)
 
 
+def controlnet_of_each_rank(pipe: Any, scene: Scene) -> None:
+    """A ControlNet whose weights differ between the ranks."""
+    for parameter in pipe.controlnet.parameters():
+        parameter.mul_(1 + 0.1 * scene.rank)
+
+
 def in_grad(pipe: Any, scene: Scene) -> Mapping[str, Any]:
     """A call inside ``enable_grad``, which pipelines turn off themselves."""
     with torch.enable_grad():
@@ -399,6 +405,13 @@ USES = {
         title="text encoder of each rank's own, after",
         after=encoder_of_each_rank,
         expected=Expected.REFUSED,
+    ),
+    "controlnet-each-rank": replace(
+        _SAME,
+        title="ControlNet of each rank's own, after",
+        after=controlnet_of_each_rank,
+        expected=Expected.REFUSED,
+        families=frozenset(name for name in TASKS if "controlnet" in name),
     ),
     "grad": replace(_SAME, title="a call inside enable_grad", call=in_grad),
     "autocast": replace(_SAME, title="a call inside autocast to bf16", call=autocast, expected=Expected.ROUNDED),
