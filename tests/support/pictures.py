@@ -70,6 +70,19 @@ def first(height: int, width: int) -> dict[str, Any]:
     return {"image": wan.first_frame(height, width)}
 
 
+def hunyuan_first(height: int, width: int) -> dict[str, Any]:
+    """A first frame, and embeddings of a text that the picture takes part in."""
+    from tests.support.families.video_text import TEXT_DIM
+
+    return {
+        **first(height, width),
+        "prompt": None,
+        "prompt_embeds": text.drawn(29, TEXT_DIM, seed=3),
+        "pooled_prompt_embeds": text.drawn(1, TEXT_DIM, seed=4)[0],
+        "prompt_attention_mask": torch.arange(29)[None] < 23,
+    }
+
+
 def first_and_last(height: int, width: int) -> dict[str, Any]:
     """A first and a last frame."""
     return {**first(height, width), "last_image": wan.first_frame(height, width).rotate(180)}

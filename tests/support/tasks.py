@@ -179,6 +179,22 @@ TASKS: dict[str, Small] = {
     "cogvideox-v2v": _task(
         "CogVideoX, video to video", "cogvideox", "CogVideoXVideoToVideoPipeline", p.video, defaults=_HALVES
     ),
+    "hunyuan-video-i2v": _task(
+        "HunyuanVideo, image to video",
+        "hunyuan-video",
+        "HunyuanVideoImageToVideoPipeline",
+        p.hunyuan_first,
+        parts=lambda pipe: {"image_processor": None},
+        variant={"beside": 5, "condition": "latent_concat"},
+        prompts=False,
+    ),
+    "hunyuan-skyreels-i2v": _task(
+        "SkyReels V1, image to video",
+        "hunyuan-video",
+        "HunyuanSkyreelsImageToVideoPipeline",
+        p.first,
+        variant={"beside": 4},
+    ),
     "wan-flf2v": _task(
         "Wan 2.1 first and last frame",
         "wan-i2v",
