@@ -330,9 +330,8 @@ def in_tiles(pipe: Any, scene: Scene) -> Mapping[str, Any]:
     """Pixels by a VAE that works in tiles that overlap."""
     vae = pipe.vae
     vae.enable_tiling()
-    for name in ("tile_latent_min_size", "tile_latent_min_height", "tile_latent_min_width"):
-        if isinstance(getattr(vae, name, None), int):
-            setattr(vae, name, 8)
+    if hasattr(vae, "tile_latent_min_size"):  # of pictures, which the small one makes twice as large
+        vae.tile_latent_min_size, vae.tile_sample_min_size = 8, 16
     output = pipe(**{**scene.inputs(), "output_type": "pt"})
     return {"latents": getattr(output, "images", getattr(output, "frames", None))}
 
