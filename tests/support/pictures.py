@@ -61,8 +61,8 @@ def kontext_hole(height: int, width: int) -> dict[str, Any]:
 
 
 def two_pictures(height: int, width: int) -> dict[str, Any]:
-    """Two pictures of sizes of their own."""
-    return {"image": [wan.first_frame(height + 8, width), wan.first_frame(height, width + 4).rotate(180)]}
+    """Two pictures of sizes of their own, and of at least 64 pixels, as FLUX.2 asks for."""
+    return {"image": [wan.first_frame(72, 64), wan.first_frame(64, 84).rotate(180)]}
 
 
 def first(height: int, width: int) -> dict[str, Any]:
@@ -113,8 +113,10 @@ def wan_vace_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
     height, width = inputs["height"], inputs["width"]
     mask = Image.fromarray((_mask(height, width)[0, 0] * 255).to(torch.uint8).numpy())
+    words = {name: inputs[name][0] for name in ("prompt", "negative_prompt")}  # it takes no lists
     return {
         **inputs,
+        **words,
         "video": video(height, width)["video"],
         "mask": [mask] * FRAMES,
         "reference_images": [wan.first_frame(height, width).rotate(90)],

@@ -109,7 +109,9 @@ TASKS: dict[str, Small] = {
         "FLUX.2 klein, inpainting", "flux2-klein", "Flux2KleinInpaintPipeline", p.hole, defaults=_HALVES
     ),
     "sd3-img2img": _task("SD3 image to image", "sd3", "StableDiffusion3Img2ImgPipeline", p.start, defaults=_HALVES),
-    "sd3-inpaint": _task("SD3 inpainting", "sd3", "StableDiffusion3InpaintPipeline", p.hole, defaults=_HALVES),
+    "sd3-inpaint": _task(
+        "SD3 inpainting", "sd3", "StableDiffusion3InpaintPipeline", p.hole, variant={"channels": 16}, defaults=_HALVES
+    ),
     "sd3-controlnet": _task(
         "SD3 ControlNet", "sd3", "StableDiffusion3ControlNetPipeline", p.control, parts=p.sd3_controlnet
     ),
@@ -166,7 +168,6 @@ TASKS: dict[str, Small] = {
         parts=p.qwen_inpainting_controlnet,
     ),
     "chroma-img2img": _task("Chroma, image to image", "chroma", "ChromaImg2ImgPipeline", p.start, defaults=_HALVES),
-    "chroma-inpaint": _task("Chroma, inpainting", "chroma", "ChromaInpaintPipeline", p.hole, defaults=_HALVES),
     "z-image-img2img": _task("Z-Image, image to image", "z-image", "ZImageImg2ImgPipeline", p.start, defaults=_HALVES),
     "z-image-inpaint": _task("Z-Image, inpainting", "z-image", "ZImageInpaintPipeline", p.hole, defaults=_HALVES),
     "cogvideox-i2v": _task(
@@ -175,6 +176,7 @@ TASKS: dict[str, Small] = {
         "CogVideoXImageToVideoPipeline",
         p.first,
         variant={"pictures": 1},
+        prompts=False,
     ),
     "cogvideox-v2v": _task(
         "CogVideoX, video to video", "cogvideox", "CogVideoXVideoToVideoPipeline", p.video, defaults=_HALVES
@@ -194,6 +196,7 @@ TASKS: dict[str, Small] = {
         "HunyuanSkyreelsImageToVideoPipeline",
         p.first,
         variant={"beside": 4},
+        prompts=False,
     ),
     "wan-flf2v": _task(
         "Wan 2.1 first and last frame",
@@ -209,15 +212,19 @@ TASKS: dict[str, Small] = {
         "WanVACEPipeline",
         p.make_wan_vace,
         lambda **options: p.wan_vace_inputs(FAMILIES["wan-t2v"].inputs(**options)),
+        prompts=False,
     ),
     "skyreels-v2-forcing": _task(
         "SkyReels V2, diffusion forcing",
         "skyreels-v2",
         "SkyReelsV2DiffusionForcingPipeline",
         variant={"forcing": True},
+        prompts=False,
     ),
     "ltx2-i2v": _task("LTX-2, image to video", "ltx2", "LTX2ImageToVideoPipeline", p.first),
     "ltx-i2v": _task("LTX-Video, image to video", "ltx", "LTXImageToVideoPipeline", p.first),
-    "ltx-condition": _task("LTX-Video, first and last frame", "ltx", "LTXConditionPipeline", p.conditions),
+    "ltx-condition": _task(
+        "LTX-Video, first and last frame", "ltx", "LTXConditionPipeline", p.conditions, prompts=False
+    ),
 }
 """What people do with a family."""

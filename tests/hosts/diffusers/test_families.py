@@ -46,11 +46,15 @@ def of_any_size(family: str) -> dict[str, object]:
     known = small(family)
     if isinstance(known, Small) and family in TASKS:
         sizes = of_any_size(known.family)
+        if family == "sd3-controlnet":  # which takes multiples of two tokens
+            sizes |= {"height": 40, "width": 56}
         return sizes if known.prompts else {key: value for key, value in sizes.items() if key != "prompts"}
     if family == "ltx":
         return {"height": 160, "width": 224, "frames": 9, "text_tokens": 31, **PROMPTS}
     if family == "ltx2":
         return {"height": 224, "width": 160, "frames": 17, **PROMPTS}
+    if family == "cogview4":  # whose sizes are multiples of 16, of which a token is four
+        return {"height": 80, "width": 112, "text_tokens": 49, **PROMPTS}
     if family == "mochi":
         return {"height": 112, "width": 80, "frames": 13, "text_tokens": 31, **PROMPTS}
     if family == "skyreels-v2" or family.startswith("wan"):

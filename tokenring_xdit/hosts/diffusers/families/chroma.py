@@ -11,7 +11,7 @@ _PROCESSORS = ("FluxAttnProcessor",)
 FAMILY = DiffusersFamily(
     pipelines=(),
     transformer="ChromaTransformer2DModel",
-    compared=("ChromaPipeline", "ChromaImg2ImgPipeline", "ChromaInpaintPipeline"),
+    compared=("ChromaPipeline", "ChromaImg2ImgPipeline"),
     spread={"transformer_blocks.*.attn": _PROCESSORS, "single_transformer_blocks.*.attn": _PROCESSORS},
     plan={
         "": {
