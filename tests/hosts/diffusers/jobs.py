@@ -203,11 +203,11 @@ def refusals() -> dict[str, str]:
         "schedule": spread(other, schedule="no_such_thing"),
         "host": said_to(lambda: parallelize(other, host="megatron")),
     }
+    flux.transformer.set_attention_backend("native")
     forcing = make(Case("skyreels-v2-forcing"))
     parallelize(forcing, tokenring_degree=ranks, host="diffusers")
     in_blocks = {**inputs(Case("skyreels-v2-forcing"), {}), "causal_block_size": 3}
     said["blocks of frames"] = said_to(lambda: forcing(**in_blocks))
-    flux.transformer.set_attention_backend("native")
     config = ContextParallelConfig(tokenring_degree=ranks)
     said["model"] = said_to(lambda: other.vae.enable_parallelism(config=config))
     said["plan"] = said_to(lambda: other.transformer.enable_parallelism(config=config, cp_plan={}))

@@ -97,7 +97,7 @@ def with_bonus(q: Tensor, k: Tensor, v: Tensor, real: Tensor, scale: float) -> t
     # one over the scale has more digits than bf16, so that it takes two channels
     whole = torch.tensor(1 / scale, dtype=q.dtype).item()
     for channel, part in enumerate((whole, 1 / scale - whole)):
-        own[..., channel] = real[:, None] * part
+        own[..., channel] = real[:, None].to(q.dtype) * part
         theirs[..., channel] = real[:, None]
     return torch.cat([q, own], -1), torch.cat([k, theirs], -1), torch.cat([v, torch.zeros_like(theirs)], -1)
 
