@@ -22,7 +22,9 @@ def plan_of(kind: Any, family: DiffusersFamily) -> Plan:
         UnsupportedError: Neither says so.
     """
     plan = _own_or_theirs(kind, family)
-    control = {name: split for name, split in family.control.items() if split is not None}
+    control: dict[str | int, Split | tuple[Split, ...]] = {
+        name: split for name, split in family.control.items() if split is not None
+    }
     given = plan.get("", {})
     assert not isinstance(given, Gather)
     return {**plan, "": {**given, **control}} if control else plan
