@@ -61,7 +61,6 @@ FEW: tuple[str, ...] = (
     "The transformer/casting-after",
     "The transformer/group-block-after",
     "The transformer/cache-first-block-after",
-    "The transformer/compiled-after",
     "Beside calls/second-parallel",
     "Beside calls/controlnet-each-rank",
 )
