@@ -17,9 +17,8 @@ def small_vae(**options: object) -> object:
         block_out_channels=(8, 8),
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
         norm_num_groups=4,
-        **options,
+        **{"latent_channels": 4, **options},
     ).eval()
 
 

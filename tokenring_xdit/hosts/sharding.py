@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial, wraps
 from typing import Any, TypeVar
@@ -52,7 +52,7 @@ class Sharded(ABC):
         model: The model, as it was loaded.
         host: Which host shares it out.
         recorder: Records its calls, where they are to be replayed.
-        controls: Arguments of its calls that control it and were compared, as few were.
+        controls: Arguments of its calls that control it (a ControlNet's, say) and were compared.
 
     Attributes:
         host: That.
@@ -317,6 +317,11 @@ def refuse_changed(model: Any, known: set[str], slots: Callable[[], Sequence[Pro
 
 def _refuse_arguments(kind: str, arguments: Mapping[str, Any], controls: tuple[str, ...]) -> None:
     """Refuse what the compared pipelines do not hand to a transformer.
+
+    Args:
+        kind: Its class.
+        arguments: What it is given.
+        controls: What a ControlNet may hand to it.
 
     Raises:
         UnsupportedError: There is such an argument.

@@ -11,18 +11,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tests.support.families import FAMILIES, ltx
 from tests.support.ranks import rank_device
 from tests.support.reference import relative_error
+from tests.support.small import peaky, small
 from tokenring_xdit import ContextParallelConfig, parallelize
 from tokenring_xdit.errors import TokenRingError
 from tokenring_xdit.hosts import installed
 from tokenring_xdit.hosts.diffusers import cut as cutting
 from tokenring_xdit.hosts.diffusers import undo
 from tokenring_xdit.hosts.diffusers.attention import Site
-
-SHARPNESS = 3.0
-"""Factor on queries: attention that is nearly uniform hides keys that are missing or counted twice."""
 
 TWO_PROMPTS = ["a red fox in the snow", "a boat"]
 
@@ -32,7 +29,7 @@ class Case:
     """One pipeline, called on all ranks.
 
     Attributes:
-        family: Key of :data:`tests.support.families.FAMILIES`, or ``ltx``.
+        family: Key of the pipeline, for :func:`tests.support.small.small`.
         schedule: What the ranks exchange.
         make: Options of the pipeline.
         calls: Options of each of its calls.
@@ -46,28 +43,12 @@ class Case:
 
 def make(case: Case) -> Any:
     """The unmodified pipeline, with attention that is far from uniform."""
-    pipe = ltx.make_ltx(**case.make) if case.family == "ltx" else FAMILIES[case.family].make(**case.make)
-    for name in ("transformer", "transformer_2"):
-        model = getattr(pipe, name, None)
-        if model is not None:
-            sharpen(model)
-    return pipe
-
-
-@torch.no_grad()
-def sharpen(model: Any) -> None:
-    """Scale queries up, behind their norm where they have one."""
-    for module in model.modules():
-        weight = getattr(getattr(module, "norm_q", None), "weight", None)
-        if weight is not None:
-            weight.mul_(SHARPNESS)
-        elif hasattr(module, "to_q"):
-            module.to_q.weight.mul_(SHARPNESS)
+    return peaky(case.family, **case.make)
 
 
 def inputs(case: Case, options: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of a call that returns latents."""
-    return ltx.ltx_inputs(**options) if case.family == "ltx" else FAMILIES[case.family].inputs(**options)
+    return small(case.family).inputs(**options)
 
 
 def latents_of(output: Any) -> Tensor:
@@ -75,6 +56,14 @@ def latents_of(output: Any) -> Tensor:
     found: Any = getattr(output, "images", getattr(output, "frames", None))
     latents: Tensor = torch.stack(found) if isinstance(found, list) else found
     return latents
+
+
+def seeded(pipe: Any, case: Case, options: Mapping[str, Any]) -> list[Tensor]:
+    """What a call makes: pictures or a video, and sound where there is any."""
+    torch.manual_seed(7)  # some pipelines draw a part of their noise without the generator
+    output = pipe(**inputs(case, options))
+    sound = getattr(output, "audio", None)
+    return [latents_of(output), *([] if sound is None else [sound])]
 
 
 @torch.no_grad()
@@ -85,12 +74,13 @@ def worst(case: Case, fault: str = "") -> float:
         case: What is called.
         fault: A deliberate fault of :data:`FAULTS`, which has to show.
     """
-    expected = [latents_of(make(case)(**inputs(case, options))) for options in case.calls]
+    expected = [seeded(make(case), case, options) for options in case.calls]
     pipe = make(case)
     parallelize(pipe, tokenring_degree=dist.get_world_size(), schedule=case.schedule, host="diffusers")
     with FAULTS[fault]():
-        found = [latents_of(pipe(**inputs(case, options))) for options in case.calls]
-    return max(relative_error(own, other) for own, other in zip(found, expected, strict=True))
+        found = [seeded(pipe, case, options) for options in case.calls]
+    pairs = ((own, other) for parts in zip(found, expected, strict=True) for own, other in zip(*parts, strict=True))
+    return max(relative_error(own, other) for own, other in pairs)
 
 
 def all_of(cases: list[Case]) -> dict[str, float]:
@@ -144,11 +134,25 @@ def _off_by_one() -> Any:
     return _in_place_of(cutting, "share", make)
 
 
+def _wrong_residuals() -> Any:
+    """What a ControlNet says of other tokens."""
+
+    def make(split: Any) -> Any:
+        def other(self: Any, name: Any, how: Any, whole: Any) -> Any:
+            found = split(self, name, how, whole)
+            return tuple(each.roll(1, 1) for each in found) if "control" in str(name) else found
+
+        return other
+
+    return _in_place_of(cutting.ModelCut, "_split", make)
+
+
 FAULTS: dict[str, Callable[[], Any]] = {
     "": _nothing,
     "dropped mask": _dropped_mask,
     "wrong positions": _wrong_positions,
     "off by one": _off_by_one,
+    "wrong residuals": _wrong_residuals,
 }
 """Deliberate faults by name."""
 
@@ -200,6 +204,10 @@ def refusals() -> dict[str, str]:
         "host": said_to(lambda: parallelize(other, host="megatron")),
     }
     flux.transformer.set_attention_backend("native")
+    forcing = make(Case("skyreels-v2-forcing"))
+    parallelize(forcing, tokenring_degree=ranks, host="diffusers")
+    in_blocks = {**inputs(Case("skyreels-v2-forcing"), {}), "causal_block_size": 3}
+    said["blocks of frames"] = said_to(lambda: forcing(**in_blocks))
     config = ContextParallelConfig(tokenring_degree=ranks)
     said["model"] = said_to(lambda: other.vae.enable_parallelism(config=config))
     said["plan"] = said_to(lambda: other.transformer.enable_parallelism(config=config, cp_plan={}))
@@ -233,16 +241,28 @@ def other_pipeline(pipe: Any) -> Any:
 
 
 @torch.no_grad()
-def with_backend(backend: str) -> float:
-    """Error in bf16 of a transformer that was told to use a kernel, as a multiple of that of one process."""
-    case, device = Case("flux"), rank_device()
-    expected = latents_of(make(case).to(device, torch.bfloat16)(**inputs(case, {})))
+def rounded(family: str, backend: str = "") -> float:
+    """Error in bf16, against fp32 in one process, as a multiple of that of one process in bf16.
+
+    Args:
+        family: Key of the pipeline.
+        backend: What ``set_attention_backend`` is told; nothing by default.
+    """
+    case, device = Case(family), rank_device()
     exact = latents_of(make(case).to(device)(**inputs(case, {})))
+    single = latents_of(make(case).to(device, torch.bfloat16)(**inputs(case, {})))
     pipe = make(case).to(device, torch.bfloat16)
     parallelize(pipe, tokenring_degree=dist.get_world_size(), host="diffusers")
-    pipe.transformer.set_attention_backend(backend)
+    if backend:
+        pipe.transformer.set_attention_backend(backend)
     try:
         found = latents_of(pipe(**inputs(case, {})))
     finally:
-        pipe.transformer.set_attention_backend("native")
-    return relative_error(found, exact) / relative_error(expected, exact)
+        if backend:
+            pipe.transformer.set_attention_backend("native")
+    return relative_error(found.float(), exact) / relative_error(single.float(), exact)
+
+
+def all_rounded(families: list[str]) -> dict[str, float]:
+    """:func:`rounded` of several pipelines, one after the other."""
+    return {family: rounded(family) for family in families}

@@ -7,7 +7,10 @@ import pytest
 from tests.hosts.diffusers import jobs
 from tests.hosts.diffusers.jobs import TWO_PROMPTS, Case
 from tests.hosts.diffusers.page import Found
+from tests.support.families import FAMILIES
 from tests.support.ranks import RankPool
+from tests.support.small import ONLY_DIFFUSERS, TASKS, Small, small
+from tokenring_xdit.hosts.diffusers.offer import compared
 
 TOLERANCE = 1e-5
 
@@ -28,20 +31,33 @@ OTHERS = [
     "wan-i2v",
     "wan-ti2v",
     "hunyuan-video",
-    "ltx",
+    "ltx2",
+    *ONLY_DIFFUSERS,
 ]
 
 PROMPTS = {"prompts": TWO_PROMPTS}
 
-PIXELS = {"hunyuan-dit": 16, "lumina2": 16, "cogvideox": 16, "hunyuan-video": 16}
+PIXELS = {"hunyuan-dit": 16, "lumina2": 16, "cogvideox": 16, "hunyuan-video": 16, "hunyuan-video-1.5": 16}
 """Side of a token, where it is not four."""
 
 
 def of_any_size(family: str) -> dict[str, object]:
     """Tokens and text tokens that three ranks do not divide, and two prompts of different length."""
+    known = small(family)
+    if isinstance(known, Small) and family in TASKS:
+        sizes = of_any_size(known.family)
+        if family == "sd3-controlnet":  # which takes multiples of two tokens
+            sizes |= {"height": 40, "width": 56}
+        return sizes if known.prompts else {key: value for key, value in sizes.items() if key != "prompts"}
     if family == "ltx":
         return {"height": 160, "width": 224, "frames": 9, "text_tokens": 31, **PROMPTS}
-    if family.startswith("wan"):
+    if family == "ltx2":
+        return {"height": 224, "width": 160, "frames": 17, **PROMPTS}
+    if family == "cogview4":  # whose sizes are multiples of 16, of which a token is four
+        return {"height": 80, "width": 112, "text_tokens": 49, **PROMPTS}
+    if family == "mochi":
+        return {"height": 112, "width": 80, "frames": 13, "text_tokens": 31, **PROMPTS}
+    if family == "skyreels-v2" or family.startswith("wan"):
         pixels = 32 if family == "wan-ti2v" else 16
         text = {} if family == "wan-i2v" else {"text_tokens": 49}
         return {"height": 7 * pixels, "width": 5 * pixels, **text, **PROMPTS}
@@ -49,6 +65,12 @@ def of_any_size(family: str) -> dict[str, object]:
     rows, columns = (10, 10) if family.startswith("pixart") else (7, 10)
     text = {} if family.startswith(("sd3", "hunyuan-dit")) else {"text_tokens": 49}
     return {"height": rows * pixels, "width": columns * pixels, **text, **PROMPTS}
+
+
+def test_every_class_that_is_taken_was_compared() -> None:
+    families = [name for name, family in FAMILIES.items() if family.runs in compared()]
+    assert {*FEW, *OTHERS, "flux-runner"} == {*families, *ONLY_DIFFUSERS}
+    assert {small(key).runs for key in (*FEW, *OTHERS, *TASKS)} == set(compared())
 
 
 @pytest.mark.smoke
@@ -59,7 +81,24 @@ def test_two_ranks_make_what_one_makes(ranks: RankPool) -> None:
         assert max(errors.values()) <= TOLERANCE
 
 
-@pytest.mark.parametrize("family", [*FEW, *OTHERS])
+def test_bf16(ranks: RankPool) -> None:
+    """It rounds no more than twice as much as one process does."""
+    for ratios in ranks.run(2, jobs.all_rounded, ["flux", "qwen-image", "wan-t2v"], timeout=300):
+        print(ratios)
+        assert max(ratios.values()) <= 2
+
+
+def test_pictures_and_control(ranks: RankPool) -> None:
+    """A task of each kind: residuals of a ControlNet, a picture behind the one that is made, two of other sizes."""
+    cases = [Case(task) for task in ("flux-controlnet", "flux-kontext", "qwen-image-edit-plus", "wan-vace")]
+    for errors in ranks.run(2, jobs.all_of, cases, timeout=300):
+        print(errors)
+        assert max(errors.values()) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "family", [*FEW, *(pytest.param(each, marks=pytest.mark.matrix) for each in (*OTHERS, *TASKS))]
+)
 def test_any_size_and_several_calls(ranks: RankPool, found: Found, family: str) -> None:
     """Three ranks, lengths that they do not divide, a mask that differs from item to item, then another size."""
     case = Case(family, calls=(of_any_size(family), {}, of_any_size(family)))
@@ -90,6 +129,7 @@ def test_fewer_tokens_than_ranks(ranks: RankPool) -> None:
         ("wrong positions", "wan-t2v"),
         ("off by one", "flux"),
         ("off by one", "sd3"),
+        ("wrong residuals", "flux-controlnet"),
     ],
 )
 def test_deliberate_faults_show(ranks: RankPool, fault: str, family: str) -> None:

@@ -57,6 +57,7 @@ def test_what_was_not_compared_is_refused_in_a_sentence(ranks: RankPool) -> None
         "backend inside": "'_native_math' was chosen",
         "other host": "host='diffusers' before",
         "undone": "was undone",
+        "blocks of frames": "has num_frame_per_block=3, and only 1 was compared",
     }.items():
         assert words in first[what], what
 
@@ -64,7 +65,7 @@ def test_what_was_not_compared_is_refused_in_a_sentence(ranks: RankPool) -> None
 @pytest.mark.cuda
 @pytest.mark.parametrize("backend", ["native", "_native_flash", "_native_cudnn"])
 def test_kernels_that_diffusers_was_told_are_used(gpu_ranks: RankPool, backend: str) -> None:
-    for ratio in gpu_ranks.run(2, jobs.with_backend, backend, timeout=300):
+    for ratio in gpu_ranks.run(2, jobs.rounded, "flux", backend, timeout=300):
         assert ratio <= 2
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tokenring_xdit.errors import UnsupportedError
-from tokenring_xdit.hosts.diffusers.masks import keys_that_count
+from tokenring_xdit.hosts.diffusers.masks import keys_that_count, real_tokens, with_bonus
 
 ROW = torch.tensor([[True, True, False], [True, False, False]])
 
@@ -53,3 +53,31 @@ def test_others_are_refused(mask: torch.Tensor, words: str) -> None:
 def test_a_rank_without_queries_cannot_know_a_mask_of_rows() -> None:
     with pytest.raises(UnsupportedError, match="has no query"):
         keys_that_count(torch.ones(2, 1, 0, 3, dtype=torch.bool), 0, 3)
+
+
+def pairs(row: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return (row[:, None, :, None] & row[:, None, None, :]).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.bfloat16])
+def test_pairs_of_real_tokens(dtype: torch.dtype) -> None:
+    assert real_tokens(pairs(ROW, dtype), 3, 3).equal(ROW)
+    assert not real_tokens(pairs(ROW & False, dtype), 3, 3).any()
+    assert real_tokens(torch.ones(2, 1, 0, 0, dtype=dtype), 0, 0).shape == (2, 0)
+
+
+@pytest.mark.parametrize("mask", [torch.ones(3, 3).tril(), torch.full((1, 1, 3, 3), 0.5), torch.ones(1, 1, 3, 4)])
+def test_other_pairs_are_refused(mask: torch.Tensor) -> None:
+    with pytest.raises(UnsupportedError, match="for pairs of tokens"):
+        real_tokens(mask, 3, mask.shape[-1])
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.bfloat16, 1e-3)])
+def test_a_bonus_is_one(dtype: torch.dtype, tolerance: float) -> None:
+    draw = torch.Generator().manual_seed(2)
+    q, k, v = (torch.randn(2, 4, 3, 128, generator=draw, dtype=torch.float64).to(dtype) for _ in range(3))
+    scale = 128**-0.5
+    wide_q, wide_k, wide_v = (x.double() for x in with_bonus(q, k, v, ROW, scale))
+    found = scale * (wide_q @ wide_k.mT - q.double() @ k.double().mT)
+    torch.testing.assert_close(found, pairs(ROW, torch.float64).expand_as(found), atol=tolerance, rtol=0)
+    assert wide_v[..., :128].equal(v.double())

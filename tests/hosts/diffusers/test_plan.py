@@ -48,6 +48,17 @@ def test_a_record_comes_before_it() -> None:
     assert plan_of(type("New", (), {"_cp_plan": {}}), family(plan=own)) is own
 
 
+def test_what_a_controlnet_brings_is_cut_too() -> None:
+    """Beside what the model is given otherwise; what is no residual stays whole."""
+    kind = type("New", (), {"_cp_plan": {"": {"hidden_states": theirs(1, 3)}}})
+    control = {"samples": Split(1, 3), "scale": None}
+    assert plan_of(kind, family(control=control)) == {"": {"hidden_states": Split(1, 3), "samples": Split(1, 3)}}
+    assert plan_of(kind, family(control=control, plan={"proj_out": Gather(1)})) == {
+        "": {"samples": Split(1, 3)},
+        "proj_out": Gather(1),
+    }
+
+
 def test_without_any_it_is_refused() -> None:
     with pytest.raises(
         UnsupportedError, match=r"no plan of how to cut it any more: use diffusers 0.42, or host='xfuser'"

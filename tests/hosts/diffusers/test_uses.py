@@ -2,54 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from tests.hosts.xfuser import uses
-from tests.hosts.xfuser.uses import USES, Kind
+from tests.hosts.xfuser.uses import FEW, USES, Kind, Outcome, page
 from tests.support.families import FAMILIES
 from tests.support.ranks import RankPool
+from tests.support.small import ONLY_DIFFUSERS, TASKS
 from tokenring_xdit.hosts.diffusers.offer import compared
 
 QUICK = {
-    ("Adapters/lora-all-before", "flux"),
     ("Adapters/lora-all-after", "sd3"),
-    ("Adapters/lora-scale-all", "wan-t2v"),
     ("Schedulers/flow-stochastic-before", "flux"),
-    ("Schedulers/dpm-sde-after", "pixart-sigma"),
-    ("The transformer/processors-after", "flux"),
-    ("The transformer/processors-own-after", "wan-t2v"),
     ("The transformer/fused-projections-after", "sd3"),
     ("The transformer/cache-pyramid-after", "wan-t2v"),
-    ("The transformer/cache-first-block-after", "wan-i2v"),
-    ("The transformer/cache-faster-after", "flux"),
     ("The transformer/casting-after", "qwen-image"),
     ("The transformer/group-block-after", "flux"),
-    ("The transformer/group-leaf-after", "sd3"),
-    ("The transformer/compiled-after", "flux"),
-    ("The transformer/compiled-blocks-after", "wan-t2v"),
     ("The transformer/compiled-before", "sd3"),
-    ("The transformer/weights-each-rank-after", "flux"),
-    ("The transformer/skipped-layers", "sd3"),
-    ("The transformer/chunking-after", "sd3"),
     ("Callbacks/callback-latents-each-rank", "flux"),
     ("Calls/pixel-each-rank", "flux-control"),
-    ("Beside calls/saved", "sd3"),
     ("Beside calls/second", "flux"),
 }
-"""A use of each kind; of the others only a run of everything has time."""
+"""A use of each kind, on two ranks; everything is tried on three where there is time."""
 
-ALL = [
-    pytest.param(
-        use, family, id=f"{use}-{family}".replace(" ", "-"), marks=() if (use, family) in QUICK else pytest.mark.matrix
-    )
-    for use, family in uses.cases()
-    if FAMILIES[family].runs in compared()
-]
+_RUN = [name for name, family in FAMILIES.items() if family.runs in compared() and name != "flux-runner"]
+
+ALL = [*uses.cases([*_RUN, *ONLY_DIFFUSERS]), *uses.cases(TASKS, FEW)]
 
 
-@pytest.mark.parametrize(("use", "family"), ALL)
-def test_right_or_refused(ranks: RankPool, use: str, family: str) -> None:
+def _named(cases: Iterator[tuple[str, str]] | list[tuple[str, str]] | set[tuple[str, str]]) -> list[object]:
+    return [pytest.param(use, family, id=f"{use}-{family}".replace(" ", "-")) for use, family in cases]
+
+
+@pytest.fixture(scope="module")
+def outcomes(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str], Outcome]]:
+    """What three ranks found."""
+    with page.kept(request.config, ALL, "diffusers") as found:
+        yield found
+
+
+@pytest.mark.parametrize(("use", "family"), _named(sorted(QUICK)))
+def test_two_ranks(ranks: RankPool, use: str, family: str) -> None:
     outcome = uses.outcome_of(ranks, use, family, "diffusers")
+    assert outcome.kind in {Kind.RIGHT, Kind.REFUSED}, outcome.text
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize(("use", "family"), _named(ALL))
+def test_right_or_refused(ranks: RankPool, outcomes: dict[tuple[str, str], Outcome], use: str, family: str) -> None:
+    if (use, family) in outcomes:
+        return  # kept from an earlier run
+    outcome = uses.outcome_of(ranks, use, family, "diffusers", 3)
     print(f"{USES[use].title}, {family}: {outcome}")
     assert outcome.kind in {Kind.RIGHT, Kind.REFUSED, Kind.ABSENT}, outcome.text
-    assert (use, family) not in QUICK or outcome.kind is not Kind.ABSENT, outcome.text
+    outcomes[use, family] = outcome
+
+
+def test_quick_ones_exist() -> None:
+    assert set(ALL) >= QUICK

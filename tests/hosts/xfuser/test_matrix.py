@@ -50,7 +50,9 @@ def outcomes(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str], O
         if missing:
             pytest.fail(f"{target} was not written: these did not run or failed: {', '.join(map(str, missing))}")
         file = Path(target)
-        _, heading, rest = file.read_text().partition(f"\n{uses_page.HEADING}\n") if file.exists() else ("", "", "")
+        _, heading, rest = (
+            file.read_text().partition(f"\n{uses_page.HEADINGS['xfuser']}\n") if file.exists() else ("", "", "")
+        )
         file.write_text(page(found) + heading + rest)
 
 

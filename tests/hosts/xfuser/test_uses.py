@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -41,20 +40,9 @@ ALL = [
 
 @pytest.fixture(scope="module")
 def outcomes(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str], Outcome]]:
-    """What the tests of this module found; put into ``--support-uses`` for the families that were run whole."""
-    log = request.config.getoption("--uses-log")
-    kept = page.read_log(Path(log)) if log is not None else {}
-    found = dict(kept)
-    yield found
-    if log is not None:
-        page.add_to_log(Path(log), {pair: found[pair] for pair in found.keys() - kept.keys()})
-    target = request.config.getoption("--support-uses")
-    if target is not None:
-        whole = page.whole_families(found, uses.cases())
-        if not whole:
-            pytest.fail(f"{target} was not written: no family was run whole, without a failure")
-        file = Path(target)
-        file.write_text(page.replaced(file.read_text(), page.section(whole)))
+    """What the tests of this module found."""
+    with page.kept(request.config, uses.cases(), "xfuser") as found:
+        yield found
 
 
 @pytest.mark.parametrize(("use", "family"), ALL)
@@ -134,3 +122,13 @@ def test_page_keeps_what_stands_before() -> None:
     assert once.startswith("# Support matrix\n\ntable\n\n## Uses\n")
     assert "| return_dict=False | 2.0e-07 | - |" in once
     assert page.replaced(once, made) == once
+
+
+def test_page_has_a_section_of_each_host() -> None:
+    """And a table of tasks; each section is replaced by itself."""
+    ours = page.section({("Calls/tuple", "flux"): Outcome(Kind.RIGHT, 2e-7)})
+    theirs = page.section({("Beside calls/plain", "flux-kontext"): Outcome(Kind.RIGHT, 3e-7)}, "diffusers")
+    both = page.replaced(page.replaced("# Support matrix\n", ours), theirs, "diffusers")
+    assert "| use | FLUX.1 Kontext |" in both
+    assert "| a plain call | 3.0e-07 |" in both
+    assert page.replaced(both, ours) == both == page.replaced(both, theirs, "diffusers")

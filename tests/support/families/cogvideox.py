@@ -39,6 +39,7 @@ def make_cogvideox(
     heads: int = 4,
     use_rotary_positional_embeddings: bool = True,
     text_tokens: int = 32,
+    pictures: int = 0,
 ) -> DiffusionPipeline:
     """A ``CogVideoXPipeline``.
 
@@ -46,6 +47,7 @@ def make_cogvideox(
         heads: Attention heads of 16 channels.
         use_rotary_positional_embeddings: As in CogVideoX 5B with its DPM scheduler; else as 2B with DDIM.
         text_tokens: Length of the text that the fixed positions of the 2B model start after.
+        pictures: How many videos' latents the transformer sees beside the noisy ones, as 5B I2V.
     """
     from diffusers import (
         CogVideoXDDIMScheduler,
@@ -58,7 +60,7 @@ def make_cogvideox(
     transformer = CogVideoXTransformer3DModel(
         num_attention_heads=heads,
         attention_head_dim=16,
-        in_channels=4,
+        in_channels=4 * (1 + pictures),
         out_channels=4,
         time_embed_dim=32,
         text_embed_dim=TEXT_DIM,

@@ -24,7 +24,7 @@ TEXT_DIM = 32
 POOLED_DIM = 24
 
 
-def make_flux(*, guidance: bool = True, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
+def make_flux(*, guidance: bool = True, heads: int = 4, layers: int = 2, controls: int = 0) -> DiffusionPipeline:
     """A ``FluxPipeline``.
 
     Args:
@@ -32,11 +32,13 @@ def make_flux(*, guidance: bool = True, heads: int = 4, layers: int = 2) -> Diff
             neither is so.
         heads: Attention heads of 16 channels.
         layers: Blocks of two streams, and as many of one.
+        controls: How many pictures' latents the transformer sees beside the noisy ones: FLUX.1 Fill has two, a
+            masked picture and its mask, which is as large here.
 
     Returns:
         The pipeline.
     """
-    return _make(FluxPipeline, guidance=guidance, heads=heads, layers=layers, controls=0)
+    return _make(FluxPipeline, guidance=guidance, heads=heads, layers=layers, controls=controls)
 
 
 def flux_inputs(

@@ -32,12 +32,16 @@ def hunyuan_video_vae() -> Any:
     return vae
 
 
-def make_hunyuan_video(*, heads: int = 4, guidance_embeds: bool = True) -> DiffusionPipeline:
+def make_hunyuan_video(
+    *, heads: int = 4, guidance_embeds: bool = True, beside: int = 0, condition: str | None = None
+) -> DiffusionPipeline:
     """A ``HunyuanVideoPipeline`` whose tokenizer takes the 95 tokens for the prompt template that diffusers drops.
 
     Args:
         heads: Attention heads of 16 channels.
         guidance_embeds: Feed the guidance scale to the model, as the released one.
+        beside: Channels that the transformer sees beside the noisy ones, in models that start from a picture.
+        condition: In which way it sees it.
     """
     from diffusers import FlowMatchEulerDiscreteScheduler, HunyuanVideoPipeline, HunyuanVideoTransformer3DModel
     from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
@@ -45,7 +49,7 @@ def make_hunyuan_video(*, heads: int = 4, guidance_embeds: bool = True) -> Diffu
     tokenizer, text_encoder = make_llama(template=DEFAULT_PROMPT_TEMPLATE["template"])
     tokenizer_2, text_encoder_2 = make_clip()
     transformer = HunyuanVideoTransformer3DModel(
-        in_channels=4,
+        in_channels=4 + beside,
         out_channels=4,
         num_attention_heads=heads,
         attention_head_dim=16,
@@ -61,6 +65,7 @@ def make_hunyuan_video(*, heads: int = 4, guidance_embeds: bool = True) -> Diffu
         pooled_projection_dim=text_encoder_2.config.hidden_size,
         rope_theta=256.0,
         rope_axes_dim=(4, 6, 6),
+        image_condition_type=condition,
     ).eval()
     randomise_weights(transformer, seed=42)
     pipe = HunyuanVideoPipeline(

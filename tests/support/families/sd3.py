@@ -26,6 +26,7 @@ def make_sd3(
     heads: int = 4,
     layers: int = 3,
     clip_tokens: int = 16,
+    channels: int = LATENT_CHANNELS,
 ) -> DiffusionPipeline:
     """A ``StableDiffusion3Pipeline``.
 
@@ -35,6 +36,7 @@ def make_sd3(
         heads: Attention heads of eight channels.
         layers: Layers; in the last one the text is not carried on.
         clip_tokens: Tokens that each prompt is padded or cut to for the CLIP models; the real ones have 77.
+        channels: Of the latents; the pipeline for inpainting takes 16 only.
 
     Returns:
         The pipeline.
@@ -43,8 +45,8 @@ def make_sd3(
     transformer = SD3Transformer2DModel(
         sample_size=32,
         patch_size=2,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
+        in_channels=channels,
+        out_channels=channels,
         num_layers=layers,
         attention_head_dim=8,
         num_attention_heads=heads,
@@ -55,7 +57,13 @@ def make_sd3(
         qk_norm="rms_norm" if dual else None,
         dual_attention_layers=(0, 1) if dual else (),
     )
-    vae = small_vae(use_quant_conv=False, use_post_quant_conv=False, scaling_factor=0.5, shift_factor=0.1)
+    vae = small_vae(
+        latent_channels=channels,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        scaling_factor=0.5,
+        shift_factor=0.1,
+    )
     clips = [text.clip(hidden=dim, projection=dim, length=clip_tokens, seed=31 + dim) for dim in CLIP_DIMS]
     tokenizer_3, text_encoder_3 = text.t5(hidden=TEXT_DIM)
     pipe = StableDiffusion3Pipeline(

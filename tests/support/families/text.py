@@ -121,6 +121,11 @@ def prompt_arguments(prompts: list[str] | None, *, negative: bool) -> dict[str, 
     return {"prompt": prompts} | ({"negative_prompt": [NEGATIVE_PROMPT] * len(prompts)} if negative else {})
 
 
+def drawn(tokens: int, width: int, *, seed: int) -> torch.Tensor:
+    """Embeddings in the place of a text, ``[1, tokens, width]``."""
+    return torch.randn(1, tokens, width, generator=torch.Generator().manual_seed(seed))
+
+
 def call_arguments(*, height: int, width: int, steps: int, images_per_prompt: int) -> dict[str, Any]:
     """The arguments that all pipelines of pictures share; the call returns latents."""
     return {

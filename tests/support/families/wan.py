@@ -139,16 +139,19 @@ def wan_t2v_inputs(
     }
 
 
-def make_wan_i2v(*, heads: int = 4) -> DiffusionPipeline:
+def make_wan_i2v(*, heads: int = 4, last: bool = False) -> DiffusionPipeline:
     """A ``WanImageToVideoPipeline`` with an image encoder, as Wan 2.1 I2V.
 
     Args:
         heads: Attention heads of 16 channels.
+        last: Have the transformer see a first and a last picture, as Wan 2.1 FLF2V.
     """
     from diffusers import WanImageToVideoPipeline
 
     tokenizer, text_encoder = make_umt5()
     image_processor, image_encoder = make_clip_vision()
+    vision = image_encoder.config
+    of_two = {"pos_embed_seq_len": 2 * (1 + (vision.image_size // vision.patch_size) ** 2)} if last else {}
     vae = wan_vae()
     pipe = WanImageToVideoPipeline(
         tokenizer=tokenizer,
@@ -163,6 +166,7 @@ def make_wan_i2v(*, heads: int = 4) -> DiffusionPipeline:
             in_channels=2 * LATENT_CHANNELS + vae.config.scale_factor_temporal,
             image_dim=image_encoder.config.hidden_size,
             added_kv_proj_dim=16 * heads,
+            **of_two,
         ),
     )
     pipe.set_progress_bar_config(disable=True)

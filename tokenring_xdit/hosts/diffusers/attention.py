@@ -12,15 +12,18 @@ import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import lru_cache, wraps
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tokenring_xdit.attention import KeyMask, token_ring_attention
 from tokenring_xdit.compat.torch import outside_graphs
 from tokenring_xdit.errors import UnsupportedError
-from tokenring_xdit.hosts.diffusers.masks import keys_that_count
+from tokenring_xdit.hosts.diffusers.family import DiffusersFamily
+from tokenring_xdit.hosts.diffusers.masks import keys_that_count, real_tokens, with_bonus
 from tokenring_xdit.hosts.installation import INSTALLATION
 from tokenring_xdit.hosts.processors import InPlaceOfTorch
 
@@ -50,6 +53,21 @@ _SITE = "_parallel_config"
 """Where diffusers' processors look for what they hand to attention over several devices."""
 
 
+@dataclass(frozen=True)
+class _KnownMask:
+    """A mask as it was read once.
+
+    Attributes:
+        keys: Which of this rank's keys count; ``None`` if all do.
+        hidden: Which of this rank's queries one process gives no key, ``[B, 1, Sq, 1]``; ``None`` if there is none.
+        bonus: Tokens, ``[B, S]``, whose scores among each other are one larger; ``None`` if there are none.
+    """
+
+    keys: KeyMask | None = None
+    hidden: Tensor | None = None
+    bonus: Tensor | None = None
+
+
 class Site:
     """One attention module, as all ranks compute it.
 
@@ -57,15 +75,30 @@ class Site:
         name: Of the module.
         schedule: What the ranks exchange and when.
         key: Gives what is equal for calls of the model with the same shapes and masks, on all ranks alike.
+        family: What is known of the model.
 
     Attributes:
         answered: How often it has attended.
     """
 
-    def __init__(self, name: str, schedule: str, key: Callable[[], Hashable]) -> None:
+    def __init__(self, name: str, schedule: str, key: Callable[[], Hashable], family: DiffusersFamily) -> None:
         self.answered = 0
+        self._first = 0
         self._name, self._schedule, self._key = name, schedule, key
-        self._masks: OrderedDict[Hashable, KeyMask] = OrderedDict()
+        self._pair_masks, self._each_item = family.pair_masks, family.each_item
+        self._masks: OrderedDict[Hashable, _KnownMask] = OrderedDict()
+
+    def begin(self, hidden_states: Tensor) -> int:
+        """A call of the module's processor begins.
+
+        Args:
+            hidden_states: What it attends among, ``[B, S, C]``.
+
+        Returns:
+            How often it has to have attended when it is over.
+        """
+        self._first = self.answered
+        return self.answered + (hidden_states.shape[0] if self._each_item else 1)
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, kernel: str | None
@@ -83,23 +116,37 @@ class Site:
         Returns:
             ``[B, H, Sq, D]``.
         """
+        key = (self._key(), self._name, mask is not None, self.answered - self._first)
         self.answered += 1
-        key = (self._key(), self._name, mask is not None)
         known = self._masks.get(key)
         new = mask is not None and known is None
         if mask is not None and known is None:
-            known = self._masks[key] = KeyMask(keys_that_count(mask, q.shape[2], k.shape[2]))
+            known = self._masks[key] = self._read(mask, q.shape[2], k.shape[2])
             if len(self._masks) > _MASKS:
                 self._masks.popitem(last=False)
+        known = known or _KnownMask()
+        width = v.shape[-1]
+        if known.bonus is not None:
+            scale = q.shape[-1] ** -0.5 if scale is None else scale
+            q, k, v = with_bonus(q, k, v, known.bonus, scale)
         out, lse = token_ring_attention(
-            q, k, v, schedule=self._schedule, kernel=kernel, scale=scale, key_mask=known, cache_key=key
+            q, k, v, schedule=self._schedule, kernel=kernel, scale=scale, key_mask=known.keys, cache_key=key
         )
         if new and bool(lse.isneginf().any()):
             raise UnsupportedError(
                 f"all keys are hidden from an item of the batch in {self._name}, where one process attends to all of "
                 "them or makes no numbers: leave an item without any text out"
             )
-        return out
+        out = out[..., :width]
+        return out if known.hidden is None else out.masked_fill(known.hidden, 0)
+
+    def _read(self, mask: Tensor, queries: int, keys: int) -> _KnownMask:
+        if not self._pair_masks:
+            return _KnownMask(KeyMask(keys_that_count(mask, queries, keys)))
+        real = real_tokens(mask, queries, keys)
+        if mask.dtype == torch.bool:
+            return _KnownMask(KeyMask(real), ~real[:, None, :, None])
+        return _KnownMask(bonus=real)
 
 
 def spread(processor: Any, site: Site) -> Any:
@@ -133,11 +180,13 @@ def _spread_class(kind: Any) -> Any:
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         site: Site = self._tokenring_site
         before = site.answered
+        wanted = site.begin(args[1] if len(args) > 1 else kwargs["hidden_states"])
         with nullcontext() if dispatches else _in_place_of_torch(site):
             result = original(self, *args, **kwargs)
-        if site.answered != before + 1:
+        if site.answered != wanted:
             raise UnsupportedError(
-                f"{kind.__name__} computed attention over all ranks {site.answered - before} times instead of once, "
+                f"{kind.__name__} computed attention over all ranks {site.answered - before} times instead of "
+                f"{'once' if wanted == before + 1 else f'{wanted - before} times'}, "
                 "so that it did not reach all keys, or some twice: leave the model's attention processors and caches "
                 "of keys as they are"
             )

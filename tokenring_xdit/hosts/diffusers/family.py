@@ -59,7 +59,12 @@ class DiffusersFamily(ModelFamily):
         local: Attention that needs no other rank's tokens, in the same way.
         plan: Where it is cut; ``None`` leaves that to diffusers.
         since: The oldest diffusers with which it was compared: older ones cut, and mask, otherwise.
+        control: What a ControlNet hands to its forward, by argument, and how it is cut: residuals of a picture's tokens
+            as the picture is; ``None`` leaves it whole.
         refused: Arguments of its forward that were not compared.
+        pair_masks: Whether its masks are for pairs of tokens, of which both have to be real. One of bool hides the
+            others, one of numbers is added to the scores.
+        each_item: Whether its processors attend each item of a batch by itself.
         config: Settings of its configuration, with the values that were compared.
     """
 
@@ -69,7 +74,10 @@ class DiffusersFamily(ModelFamily):
     local: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     plan: Plan | None = None
     since: str = "0.42"
+    control: Mapping[str, Split | None] = field(default_factory=dict)
     refused: tuple[str, ...] = ()
+    pair_masks: bool = False
+    each_item: bool = False
     config: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
 
     def names(self) -> set[str]:

@@ -7,7 +7,10 @@ from torch import Tensor
 
 from tokenring_xdit.errors import UnsupportedError
 
-__all__ = ["keys_that_count"]
+__all__ = ["keys_that_count", "real_tokens", "with_bonus"]
+
+_CHANNELS = 8
+"""Channels more where scores get a bonus: kernels take multiples of eight."""
 
 _FAR_BELOW = -9000.0
 """What diffusers adds to the scores of hidden keys is -10000, in bf16 -9984, or less; the softmax makes 0 of it."""
@@ -28,12 +31,7 @@ def keys_that_count(mask: Tensor, queries: int, keys: int) -> Tensor:
     Raises:
         UnsupportedError: Queries or heads see different keys, or scores are changed otherwise.
     """
-    if mask.ndim > 4 or mask.ndim < 2 or mask.shape[-1] not in (1, keys) or mask.shape[-2] not in (1, queries):
-        raise UnsupportedError(
-            f"attention got a mask {tuple(mask.shape)} for {queries} queries and {keys} keys of this rank, which was "
-            "not compared: leave the model's masks as they are, or do without parallelize"
-        )
-    mask = mask.reshape((1,) * (4 - mask.ndim) + tuple(mask.shape))
+    mask = _of_pairs(mask, queries, keys)
     first = mask[:, :1, :1]
     if mask.numel() and not bool((mask == first).all()):
         raise UnsupportedError(
@@ -55,3 +53,64 @@ def keys_that_count(mask: Tensor, queries: int, keys: int) -> Tensor:
             "compared: leave the model's masks as they are, or do without parallelize"
         )
     return ~hidden
+
+
+def real_tokens(mask: Tensor, queries: int, keys: int) -> Tensor:
+    """Which of a rank's tokens are real, from a mask for pairs of tokens, of which both have to be.
+
+    Args:
+        mask: As :func:`keys_that_count` takes it; bool, or 0 and 1.
+        queries: This rank's tokens, as queries.
+        keys: The same, as keys.
+
+    Returns:
+        Bool, ``[B, S]`` or ``[1, S]``.
+
+    Raises:
+        UnsupportedError: It is no such mask.
+    """
+    mask = _of_pairs(mask, queries, keys)
+    real = mask[:, :1].expand(-1, -1, queries, keys).bool().any(3)[:, 0]
+    pairs = real[:, None, :, None] & real[:, None, None, :] if queries == keys else None
+    if pairs is None or not bool((mask == pairs.to(mask.dtype)).all()):
+        raise UnsupportedError(
+            "attention got a mask for pairs of tokens that is not that of pairs of real ones, which was not compared: "
+            "leave the model's masks as they are, or do without parallelize"
+        )
+    return real
+
+
+def with_bonus(q: Tensor, k: Tensor, v: Tensor, real: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Add one to the scores of real tokens among each other: channels more, whose product it is.
+
+    Args:
+        q: ``[B, H, S, D]``.
+        k: ``[B, Hkv, S, D]``.
+        v: ``[B, Hkv, S, D]``.
+        real: Bool, ``[B, S]`` or ``[1, S]``.
+        scale: Factor on the scores.
+
+    Returns:
+        The same with eight channels more, of which those of the values are zero.
+    """
+    own, theirs = (x.new_zeros((*x.shape[:-1], _CHANNELS)) for x in (q, k))
+    # one over the scale has more digits than bf16, so that it takes two channels
+    whole = torch.tensor(1 / scale, dtype=q.dtype).item()
+    for channel, part in enumerate((whole, 1 / scale - whole)):
+        own[..., channel] = real[:, None].to(q.dtype) * part
+        theirs[..., channel] = real[:, None]
+    return torch.cat([q, own], -1), torch.cat([k, theirs], -1), torch.cat([v, torch.zeros_like(theirs)], -1)
+
+
+def _of_pairs(mask: Tensor, queries: int, keys: int) -> Tensor:
+    """A mask that broadcasts to ``[B, H, Sq, Skv]``, in four dimensions.
+
+    Raises:
+        UnsupportedError: It does not.
+    """
+    if mask.ndim > 4 or mask.ndim < 2 or mask.shape[-1] not in (1, keys) or mask.shape[-2] not in (1, queries):
+        raise UnsupportedError(
+            f"attention got a mask {tuple(mask.shape)} for {queries} queries and {keys} keys of this rank, which was "
+            "not compared: leave the model's masks as they are, or do without parallelize"
+        )
+    return mask.reshape((1,) * (4 - mask.ndim) + tuple(mask.shape))

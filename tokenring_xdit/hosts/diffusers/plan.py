@@ -12,7 +12,7 @@ __all__ = ["named", "plan_of"]
 
 
 def plan_of(kind: Any, family: DiffusersFamily) -> Plan:
-    """Where a transformer is cut: as the record says, or else as diffusers does.
+    """Where a transformer is cut: as the record says, or else as diffusers does, and what a ControlNet hands to it.
 
     Args:
         kind: Its class.
@@ -21,6 +21,16 @@ def plan_of(kind: Any, family: DiffusersFamily) -> Plan:
     Raises:
         UnsupportedError: Neither says so.
     """
+    plan = _own_or_theirs(kind, family)
+    control: dict[str | int, Split | tuple[Split, ...]] = {
+        name: split for name, split in family.control.items() if split is not None
+    }
+    given = plan.get("", {})
+    assert not isinstance(given, Gather)
+    return {**plan, "": {**given, **control}} if control else plan
+
+
+def _own_or_theirs(kind: Any, family: DiffusersFamily) -> Plan:
     if family.plan is not None:
         return family.plan
     theirs = getattr(kind, "_cp_plan", None)

@@ -41,7 +41,7 @@ class DiffusersSharding(Sharded):
     """
 
     def __init__(self, model: Any, dims: ParallelDims, family: DiffusersFamily) -> None:
-        super().__init__(model, HOST)
+        super().__init__(model, HOST, controls=tuple(family.control))
         self.dims = dims
         self._family = family
         self._call: Hashable = None
@@ -53,7 +53,9 @@ class DiffusersSharding(Sharded):
 
     def site(self, name: str) -> Site:
         """What answers one of its attention modules."""
-        return Site(f"{name} of the {self.kind.__name__}", self.dims.sequence_schedule, lambda: self._call)
+        return Site(
+            f"{name} of the {self.kind.__name__}", self.dims.sequence_schedule, lambda: self._call, self._family
+        )
 
     def check(self, model: Any) -> None:
         """Refuse, beside what every host does, feed-forward in chunks of tokens: ranks differ in how many they have."""
@@ -77,6 +79,7 @@ class DiffusersSharding(Sharded):
                 f"{', '.join(given)} reached the {self.kind.__name__}, which was not compared with the single process "
                 "when it is spread over ranks: leave it out, or do without parallelize"
             )
+        _refuse_config(model, self._family)
         _refuse_backends(self.slots, model)
 
     def enter(self, model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -148,18 +151,27 @@ def refuse_changed(model: Any, family: DiffusersFamily) -> None:
         )
     sharding.refuse_changed(model, {family.transformer}, lambda: list(_slots(model, family, None)))
     plan_of(type(model), family)
-    for name, values in family.config.items():
-        if model.config.get(name) not in values:
-            raise UnsupportedError(
-                f"the {family.transformer} has {name}={model.config.get(name)!r}, and only "
-                f"{' and '.join(map(repr, values))} was compared: call the pipeline without parallelize"
-            )
+    _refuse_config(model, family)
     if getattr(model, "_parallel_config", None) is not None:
         raise UnsupportedError(
             f"the {family.transformer} is spread over devices by diffusers itself already (enable_parallelism): load "
             "it anew, and call parallelize alone"
         )
     _refuse_backends(_slots(model, family, None), model)
+
+
+def _refuse_config(model: Any, family: DiffusersFamily) -> None:
+    """Refuse settings that were not compared; pipelines change some of them before they call a transformer.
+
+    Raises:
+        UnsupportedError: There is one.
+    """
+    for name, values in family.config.items():
+        if model.config.get(name) not in values:
+            raise UnsupportedError(
+                f"the {family.transformer} has {name}={model.config.get(name)!r}, and only "
+                f"{' and '.join(map(repr, values))} was compared: call the pipeline without parallelize"
+            )
 
 
 def _slots(model: Any, family: DiffusersFamily, owner: DiffusersSharding | None) -> Iterator[ProcessorSlot]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tests.hosts.xfuser.uses import afterwards, arguments, callbacks, ip_adapter, lora, schedulers, transformer
 from tests.hosts.xfuser.uses.harness import Trial, Use, rounding, trial
@@ -10,7 +10,20 @@ from tests.hosts.xfuser.uses.judging import OFF, Kind, Outcome, forgiven, judge
 from tests.support.families import FAMILIES
 from tests.support.ranks import RankPool
 
-__all__ = ["GROUPS", "USES", "Kind", "Outcome", "Trial", "Use", "cases", "judge", "outcome_of", "refusal_of", "tried"]
+__all__ = [
+    "FEW",
+    "GROUPS",
+    "USES",
+    "Kind",
+    "Outcome",
+    "Trial",
+    "Use",
+    "cases",
+    "judge",
+    "outcome_of",
+    "refusal_of",
+    "tried",
+]
 
 GROUPS: dict[str, dict[str, Use]] = {
     "Calls": arguments.USES,
@@ -23,13 +36,44 @@ GROUPS: dict[str, dict[str, Use]] = {
 USES: dict[str, Use] = {f"{group}/{key}": use for group, uses in GROUPS.items() for key, use in uses.items()}
 """Uses by group and key."""
 
-_FAMILIES = [family for family in FAMILIES if family != "flux-runner"]
+FEW: tuple[str, ...] = (
+    "Beside calls/plain",
+    "Beside calls/changing",
+    "Calls/embeddings",
+    "Calls/true-cfg",
+    "Calls/images",
+    "Calls/generators",
+    "Calls/picture-pil",
+    "Calls/pixel-each-rank",
+    "Calls/pt",
+    "Beside calls/slices",
+    "Beside calls/tiles",
+    "Adapters/lora-all-before",
+    "Adapters/lora-all-after",
+    "Adapters/lora-scale-all",
+    "Adapters/lora-unloaded-after",
+    "Adapters/lora-fused-across",
+    "Schedulers/flow-stochastic-before",
+    "Schedulers/unipc-after",
+    "Callbacks/callback-contrast",
+    "Callbacks/callback-latents-each-rank",
+    "The transformer/fused-projections-after",
+    "The transformer/casting-after",
+    "The transformer/group-block-after",
+    "The transformer/cache-first-block-after",
+    "Beside calls/second-parallel",
+    "Beside calls/controlnet-each-rank",
+)
+"""Uses of each kind, for what people do with a family, of which there is much."""
+
+_FAMILIES = tuple(family for family in FAMILIES if family != "flux-runner")
 
 
-def cases() -> Iterator[tuple[str, str]]:
+def cases(families: Iterable[str] = _FAMILIES, keys: Iterable[str] = USES.keys()) -> Iterator[tuple[str, str]]:
     """Key of a use and of a family."""
-    for key, use in USES.items():
-        for family in _FAMILIES:
+    for key in keys:
+        use = USES[key]
+        for family in families:
             if use.families is None or family in use.families:
                 yield key, family
 
@@ -39,23 +83,24 @@ def tried(key: str, family: str, host: str = "xfuser") -> Trial:
     return trial(USES[key], family, host)
 
 
-def rounded(key: str, family: str) -> float:
+def rounded(key: str, family: str, host: str) -> float:
     """What :func:`rounding` finds for a use."""
-    return rounding(USES[key], family)
+    return rounding(USES[key], family, host)
 
 
-def outcome_of(ranks: RankPool, key: str, family: str, host: str = "xfuser") -> Outcome:
-    """How a use goes on two ranks.
+def outcome_of(ranks: RankPool, key: str, family: str, host: str = "xfuser", count: int = 2) -> Outcome:
+    """How a use goes on several ranks.
 
     Args:
         ranks: The ranks.
         key: The use.
         family: Key of the family.
         host: Which host spreads it.
+        count: How many ranks.
     """
-    outcome = judge(USES[key], ranks.run(2, tried, key, family, host, timeout=150))
+    outcome = judge(USES[key], ranks.run(count, tried, key, family, host, timeout=150))
     if outcome.kind is Kind.WRONG and outcome.text.startswith(OFF):
-        (single,) = ranks.run(1, rounded, key, family, timeout=150)
+        (single,) = ranks.run(1, rounded, key, family, host, timeout=150)
         outcome = forgiven(outcome, single)
     return outcome
 

@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from tests.hosts.xfuser.uses.arguments import embeddings
 from tests.hosts.xfuser.uses.harness import Expected, Scene, Use, called, tensors_of
+from tests.support.small import TASKS, small
 
 
 def _fitting(pipe: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def second_parallel(pipe: Any, scene: Scene) -> Mapping[str, Any]:
     other = type(scene.plain())(**pipe.components)
     other.set_progress_bar_config(disable=True)
     if not scene.alone:
-        tokenring_xdit.parallelize(other, tokenring_degree=2, host=scene.host)
+        tokenring_xdit.parallelize(other, tokenring_degree=dist.get_world_size(), host=scene.host)
     found = tensors_of(other(**scene.inputs()))
     return {**found, "first": tensors_of(pipe(**scene.inputs()))["latents"]}
 
@@ -60,7 +61,7 @@ def two_pipelines(pipe: Any, scene: Scene) -> Mapping[str, Any]:
 
     other = scene.plain()
     if not scene.alone:
-        tokenring_xdit.parallelize(other, tokenring_degree=2, host=scene.host)
+        tokenring_xdit.parallelize(other, tokenring_degree=dist.get_world_size(), host=scene.host)
     found = {"first": tensors_of(pipe(**scene.inputs()))["latents"]}
     found["second"] = tensors_of(other(**scene.inputs(steps=3)))["latents"]
     return {**found, **tensors_of(pipe(**scene.inputs()))}
@@ -71,7 +72,7 @@ def twice(pipe: Any, scene: Scene) -> Mapping[str, Any]:
     import tokenring_xdit
 
     if not scene.alone:
-        tokenring_xdit.parallelize(pipe, tokenring_degree=2, host=scene.host)
+        tokenring_xdit.parallelize(pipe, tokenring_degree=dist.get_world_size(), host=scene.host)
     return tensors_of(pipe(**scene.inputs()))
 
 
@@ -292,6 +293,12 @@ def encoder_of_each_rank(pipe: Any, scene: Scene) -> None:
         parameter.mul_(1 + 0.1 * scene.rank)
 
 
+def controlnet_of_each_rank(pipe: Any, scene: Scene) -> None:
+    """A ControlNet whose weights differ between the ranks."""
+    for parameter in pipe.controlnet.parameters():
+        parameter.mul_(1 + 0.1 * scene.rank)
+
+
 def in_grad(pipe: Any, scene: Scene) -> Mapping[str, Any]:
     """A call inside ``enable_grad``, which pipelines turn off themselves."""
     with torch.enable_grad():
@@ -319,6 +326,27 @@ def tiled(pipe: Any, scene: Scene) -> Mapping[str, Any]:
     return {"latents": found}
 
 
+def in_tiles(pipe: Any, scene: Scene) -> Mapping[str, Any]:
+    """Pixels by a VAE that works in tiles that overlap."""
+    vae = pipe.vae
+    vae.enable_tiling()
+    if hasattr(vae, "tile_latent_min_size"):  # of pictures, which the small one makes twice as large
+        vae.tile_latent_min_size, vae.tile_sample_min_size = 8, 16
+    output = pipe(**{**scene.inputs(), "output_type": "pt"})
+    return {"latents": getattr(output, "images", getattr(output, "frames", None))}
+
+
+def changing(pipe: Any, scene: Scene) -> Mapping[str, Any]:
+    """Calls of other sizes, numbers of prompts and lengths of text, and the first one again."""
+    height = scene.inputs()["height"]
+    prompts = ["a red fox in the snow", "a boat"]
+    found = {"tall": tensors_of(pipe(**scene.inputs(height=2 * height)))["latents"]}
+    if small(scene.family).prompts:
+        found["two"] = tensors_of(pipe(**scene.inputs(prompts=prompts)))["latents"]
+    found["short"] = tensors_of(pipe(**scene.inputs(prompts=["a boat"])))["latents"]
+    return {**found, **tensors_of(pipe(**scene.inputs()))}
+
+
 def encoded(pipe: Any, scene: Scene) -> Mapping[str, Any]:
     """The prompt encoded by the pipeline and passed to it."""
 
@@ -326,7 +354,7 @@ def encoded(pipe: Any, scene: Scene) -> Mapping[str, Any]:
         def plain(self) -> Any:
             return pipe
 
-    return tensors_of(pipe(**{**scene.inputs(), **embeddings(Here(scene.family, scene.rank, scene.alone))}))
+    return tensors_of(pipe(**{**scene.inputs(), **embeddings(Here(scene.family, scene.rank, scene.alone, scene.host))}))
 
 
 _SAME = Use("", changes=False)
@@ -377,10 +405,19 @@ USES = {
         after=encoder_of_each_rank,
         expected=Expected.REFUSED,
     ),
+    "controlnet-each-rank": replace(
+        _SAME,
+        title="ControlNet of each rank's own, after",
+        after=controlnet_of_each_rank,
+        expected=Expected.REFUSED,
+        families=frozenset(name for name in TASKS if "controlnet" in name),
+    ),
     "grad": replace(_SAME, title="a call inside enable_grad", call=in_grad),
     "autocast": replace(_SAME, title="a call inside autocast to bf16", call=autocast, expected=Expected.ROUNDED),
     "inference-mode": replace(_SAME, title="a call inside inference_mode", call=inference_mode),
     "slices": replace(_SAME, title="VAE in slices", call=tiled),
+    "tiles": replace(_SAME, title="VAE in tiles", call=in_tiles),
+    "changing": replace(_SAME, title="calls of other sizes, texts and batches", call=changing),
     "encoded": replace(_SAME, title="pipe.encode_prompt, then the call", call=encoded),
     "plain": replace(_SAME, title="a plain call", call=called(), expected=Expected.RIGHT),
 }

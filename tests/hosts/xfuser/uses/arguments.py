@@ -43,9 +43,16 @@ _RETURNS = {
     "WanImageToVideoPipeline": ("prompt_embeds", "negative_prompt_embeds"),
     "HunyuanVideoPipeline": ("prompt_embeds", "pooled_prompt_embeds", "prompt_attention_mask"),
 }
+_RETURNS["LTXPipeline"] = _RETURNS["ChromaPipeline"] = _RETURNS["PixArtAlphaPipeline"]
 _RETURNS["PixArtSigmaPipeline"] = _RETURNS["Lumina2Pipeline"] = _RETURNS["PixArtAlphaPipeline"]
 _RETURNS["LTX2Pipeline"] = _RETURNS["PixArtAlphaPipeline"]
-"""What ``encode_prompt`` returns, in order, by the names that the call takes it with."""
+"""What ``encode_prompt`` returns, in order, by the names that the call takes it with; tasks of a family as it does."""
+
+
+def _returns(pipe: Any) -> tuple[str, ...]:
+    name = type(pipe).__name__
+    known = [kind for kind in _RETURNS if name.startswith(kind.removesuffix("Pipeline"))]
+    return _RETURNS[max(known, key=len)]
 
 
 def embeddings(scene: Scene) -> dict[str, Any]:
@@ -56,7 +63,7 @@ def embeddings(scene: Scene) -> dict[str, Any]:
     for name, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty and name not in given and name != "kwargs":
             given[name] = {"device": "cpu", "dtype": torch.float32, "num_images_per_prompt": 1}.get(name)
-    found = dict(zip(_RETURNS[type(pipe).__name__], pipe.encode_prompt(**given), strict=False))
+    found = dict(zip(_returns(pipe), pipe.encode_prompt(**given), strict=False))
     if "prompt_embeds_2" in inspect.signature(type(pipe).__call__).parameters:  # HunyuanDiT's second encoder
         second = pipe.encode_prompt(**{**given, "text_encoder_index": 1})
         found |= {f"{name}_2": value for name, value in zip(found, second, strict=True)}
@@ -88,7 +95,7 @@ def own_latents(seed: Callable[[Scene], int]) -> Call:
     """A call with noise of the user's."""
 
     def extra(pipe: Any, scene: Scene) -> Mapping[str, Any]:
-        shape = baseline(scene.family)["latents"].shape
+        shape = baseline(scene.family, scene.host)["latents"].shape
         return {"latents": torch.randn(shape, generator=torch.Generator().manual_seed(seed(scene)))}
 
     return called(extra)

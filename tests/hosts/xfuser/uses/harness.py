@@ -17,8 +17,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tests.hosts.xfuser.generation import latents_of
-from tests.support.families import FAMILIES
 from tests.support.reference import relative_error
+from tests.support.small import peaky, small
 
 __all__ = [
     "EFFECT",
@@ -44,7 +44,7 @@ class Scene:
     """Where a use takes place.
 
     Attributes:
-        family: Key of :data:`tests.support.families.FAMILIES`.
+        family: Key of the pipeline, for :func:`tests.support.small.small`.
         rank: This rank; 0 in one process.
         alone: Whether it is the pipeline in one process.
         host: Which host spreads it.
@@ -57,11 +57,11 @@ class Scene:
 
     def plain(self) -> Any:
         """The unmodified pipeline, made anew."""
-        return FAMILIES[self.family].make()
+        return _plain(self.family, self.host)
 
     def inputs(self, **options: Any) -> dict[str, Any]:
         """Arguments of a call that returns latents."""
-        return FAMILIES[self.family].inputs(**options)
+        return small(self.family).inputs(**options)
 
 
 Change = Callable[[Any, Scene], object]
@@ -129,7 +129,6 @@ class Use:
         seed: Added to each rank's global seed, times the rank.
         tolerance: Largest difference that is right, relative to the scale.
         steps: Steps of the call, to tell the change of the picture.
-        degrees: ParallelDims of ``parallelize``.
     """
 
     title: str
@@ -147,7 +146,6 @@ class Use:
     seed: int = 1
     tolerance: float = 1e-5
     steps: int = 2
-    degrees: Mapping[str, Any] = field(default_factory=lambda: {"tokenring_degree": 2})
 
 
 @dataclass(frozen=True)
@@ -180,13 +178,13 @@ class Trial:
 @torch.no_grad()
 def trial(use: Use, family: str, host: str = "xfuser") -> Trial:
     """Try a use: on the first rank by itself, then on all together."""
-    parcel = [_alone(use, family) if dist.get_rank() == 0 else None]
+    parcel = [_alone(use, family, host) if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(parcel, src=0)
     (reference,) = parcel
     assert reference is not None
     if reference.absent:
         return Trial(absent=reference.absent)
-    baseline(family)  # some uses ask for its shape, and its passes are none of theirs
+    baseline(family, host)  # some uses ask for its shape, and its passes are none of theirs
     with _forwards(use.counted) as forwards:
         try:
             actual = _together(use, Scene(family, dist.get_rank(), alone=False, host=host))
@@ -210,16 +208,16 @@ class _Reference:
     effect: float = 0.0
 
 
-def _alone(use: Use, family: str) -> _Reference:
+def _alone(use: Use, family: str, host: str) -> _Reference:
     """The use in one process: the first rank by itself (transformers writes files there only)."""
     try:
-        found = _performed(use, Scene(family, 0, alone=True))
+        found = _performed(use, Scene(family, 0, alone=True, host=host))
     except Exception as error:
         return _Reference(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
     if any(isinstance(value, Tensor) and not value.isfinite().all() for value in found.values()):
         return _Reference("one process makes numbers that are not finite")
-    results = baseline(family) if use.expected is Expected.ROUNDED else found
-    return _Reference("", results, _effect(use, family, found))
+    results = baseline(family, host) if use.expected is Expected.ROUNDED else found
+    return _Reference("", results, _effect(use, family, found, host))
 
 
 def _performed(use: Use, scene: Scene) -> Mapping[str, Any]:
@@ -242,16 +240,16 @@ class _Nudged(Scene):
         return pipe
 
 
-def rounding(use: Use, family: str) -> float:
+def rounding(use: Use, family: str, host: str = "xfuser") -> float:
     """What another kernel of attention, or the last bit of the weights, changes in one process, relative to the scale.
 
     Some schedulers and decoders make 1e-5 and more of a rounding: a difference of that size says nothing.
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    scene = Scene(family, 0, alone=True)
+    scene = Scene(family, 0, alone=True, host=host)
     expected = _performed(use, scene)
-    nudged = _performed(use, _Nudged(family, 0, alone=True))
+    nudged = _performed(use, _Nudged(family, 0, alone=True, host=host))
     with sdpa_kernel(SDPBackend.MATH):
         others = [nudged, _performed(use, scene)]
     return max(_compared(other, expected, 0.0).error or 0.0 for other in others)
@@ -264,7 +262,7 @@ def _together(use: Use, scene: Scene) -> Mapping[str, Any]:
     try:
         _seed(SEED + use.seed * scene.rank)
         use.before(pipe, scene)
-        tokenring_xdit.parallelize(pipe, host=scene.host, **use.degrees)
+        tokenring_xdit.parallelize(pipe, host=scene.host, tokenring_degree=dist.get_world_size())
         use.after(pipe, scene)
         _seed(SEED + use.seed * scene.rank)
         return use.call(pipe, scene)
@@ -293,13 +291,18 @@ def _seed(seed: int) -> None:
 
 
 @cache
-def baseline(family: str, steps: int = 2) -> dict[str, Any]:
+def baseline(family: str, host: str, steps: int = 2) -> dict[str, Any]:
     """The picture of one process without any use."""
-    return tensors_of(FAMILIES[family].make()(**FAMILIES[family].inputs(steps=steps)))
+    return tensors_of(_plain(family, host)(**small(family).inputs(steps=steps)))
 
 
-def _effect(use: Use, family: str, found: Mapping[str, Any]) -> float:
-    before, after = baseline(family, use.steps)["latents"], found.get("latents")
+def _plain(family: str, host: str) -> Any:
+    # attention is made peaky where that has been so from the first figures on
+    return small(family).make() if host == "xfuser" else peaky(family)
+
+
+def _effect(use: Use, family: str, found: Mapping[str, Any], host: str) -> float:
+    before, after = baseline(family, host, use.steps)["latents"], found.get("latents")
     if not isinstance(after, Tensor) or before.shape != after.shape:
         return 1.0
     return relative_error(after, before)

@@ -9,7 +9,7 @@ __all__ = ["FAMILY"]
 FAMILY = DiffusersFamily(
     pipelines=(),
     transformer="CogVideoXTransformer3DModel",
-    compared=("CogVideoXPipeline",),
+    compared=("CogVideoXPipeline", "CogVideoXImageToVideoPipeline", "CogVideoXVideoToVideoPipeline"),
     spread={"transformer_blocks.*.attn1": ("CogVideoXAttnProcessor2_0", "FusedCogVideoXAttnProcessor2_0")},
     plan={
         "transformer_blocks.*": {

@@ -9,7 +9,7 @@ __all__ = ["FAMILY"]
 FAMILY = DiffusersFamily(
     pipelines=(),
     transformer="Flux2Transformer2DModel",
-    compared=("Flux2Pipeline", "Flux2KleinPipeline"),
+    compared=("Flux2Pipeline", "Flux2KleinPipeline", "Flux2KleinInpaintPipeline"),
     spread={
         "transformer_blocks.*.attn": ("Flux2AttnProcessor",),
         "single_transformer_blocks.*.attn": ("Flux2ParallelSelfAttnProcessor",),

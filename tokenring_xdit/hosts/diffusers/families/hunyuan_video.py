@@ -16,7 +16,11 @@ _MASK = Split(3, parts=("hidden_states", "encoder_hidden_states"))
 FAMILY = DiffusersFamily(
     pipelines=(),
     transformer="HunyuanVideoTransformer3DModel",
-    compared=("HunyuanVideoPipeline",),
+    compared=(
+        "HunyuanVideoPipeline",
+        "HunyuanVideoImageToVideoPipeline",
+        "HunyuanSkyreelsImageToVideoPipeline",
+    ),
     spread={"transformer_blocks.*.attn": _PROCESSORS, "single_transformer_blocks.*.attn": _PROCESSORS},
     local={"context_embedder.token_refiner.refiner_blocks.*.attn": ("AttnProcessor2_0",)},
     plan={
@@ -24,5 +28,5 @@ FAMILY = DiffusersFamily(
         "single_transformer_blocks.*": {**_SEQUENCES, "attention_mask": _MASK, "image_rotary_emb": Split(0)},
         "proj_out": Gather(1),
     },
-    config={"image_condition_type": (None,)},
+    config={"image_condition_type": (None, "latent_concat")},
 )

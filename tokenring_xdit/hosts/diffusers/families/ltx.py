@@ -11,14 +11,13 @@ _PROCESSORS = ("LTXVideoAttnProcessor",)
 FAMILY = DiffusersFamily(
     pipelines=(),
     transformer="LTXVideoTransformer3DModel",
-    compared=("LTXPipeline",),
+    compared=("LTXPipeline", "LTXImageToVideoPipeline", "LTXConditionPipeline"),
     spread={"transformer_blocks.*.attn1": _PROCESSORS},
     local={"transformer_blocks.*.attn2": _PROCESSORS},
     # diffusers' plan cuts the text too, whose few keys every rank's many queries would have to reach
     plan={
-        "": {"hidden_states": Split(1, 3)},
+        "": {"hidden_states": Split(1, 3), "timestep": Split(1, 2)},
         "rope": {0: Split(1, 3), 1: Split(1, 3)},
         "proj_out": Gather(1),
     },
-    refused=("video_coords",),
 )

@@ -11,7 +11,13 @@ _PROCESSORS = ("JointAttnProcessor2_0", "FusedJointAttnProcessor2_0")
 FAMILY = DiffusersFamily(
     pipelines=(),
     transformer="SD3Transformer2DModel",
-    compared=("StableDiffusion3Pipeline",),
+    compared=(
+        "StableDiffusion3Pipeline",
+        "StableDiffusion3Img2ImgPipeline",
+        "StableDiffusion3InpaintPipeline",
+        "StableDiffusion3ControlNetPipeline",
+        "StableDiffusion3ControlNetInpaintingPipeline",
+    ),
     spread={"transformer_blocks.*.attn": _PROCESSORS, "transformer_blocks.*.attn2": _PROCESSORS},
     plan={
         "transformer_blocks.*": {
@@ -20,4 +26,5 @@ FAMILY = DiffusersFamily(
         },
         "proj_out": Gather(1),
     },
+    control={"block_controlnet_hidden_states": Split(1, 3)},
 )

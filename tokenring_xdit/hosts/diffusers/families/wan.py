@@ -11,7 +11,7 @@ _PROCESSORS = ("WanAttnProcessor",)
 FAMILY = DiffusersFamily(
     pipelines=(),
     transformer="WanTransformer3DModel",
-    compared=("WanPipeline", "WanImageToVideoPipeline"),
+    compared=("WanPipeline", "WanImageToVideoPipeline", "WanVideoToVideoPipeline"),
     spread={"blocks.*.attn1": _PROCESSORS},
     local={"blocks.*.attn2": _PROCESSORS},
 )
