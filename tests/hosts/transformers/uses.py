@@ -13,9 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     GenerationConfig,
@@ -79,19 +77,22 @@ def _option(options: dict[str, Any]) -> Use:
 
 
 def words() -> Any:
-    """A tokenizer whose words are w0 to w96."""
-    backend = Tokenizer(WordLevel({f"w{number}": number for number in range(97)}, unk_token="w0"))
-    backend.pre_tokenizer = Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="w0", eos_token="w2", padding_side="left")
+    """A tokenizer whose tokens are characters."""
+    letters = ["<pad>", "<s>", "</s>", "\u0120", *map(chr, range(ord("!"), ord("!") + 93))]
+    backend = Tokenizer(models.BPE(vocab={token: at for at, token in enumerate(letters)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    named = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, padding_side="left", **named)
 
 
 def _text(ids: torch.Tensor) -> str:
-    return " ".join(f"w{number}" for number in ids.tolist())
+    return str(words().decode(ids, clean_up_tokenization_spaces=False))
 
 
-def _own(first: Any, others: Any) -> Any:
+def _own(model: Any, first: Any, others: Any) -> Any:
     """What the first rank, or one process, passes, where others may pass something else."""
-    return first if not dist.is_initialized() or dist.get_rank() == 0 else others
+    return others if hasattr(model, "tokenring") and dist.get_rank() else first
 
 
 def allowed(model: Any) -> Any:
@@ -99,7 +100,7 @@ def allowed(model: Any) -> Any:
     return model.generate(
         ALONE[0],
         max_new_tokens=8,
-        prefix_allowed_tokens_fn=_own(lambda _, tokens: [int(tokens[-1]) // 2 + 3, 50], lambda *_: [4]),
+        prefix_allowed_tokens_fn=_own(model, lambda _, tokens: [int(tokens[-1]) // 2 + 3, 50], lambda *_: [4]),
     )
 
 
@@ -249,6 +250,8 @@ def resized(model: Any) -> Any:
 
 def saved(model: Any) -> Any:
     """A model that is written and read again."""
+    if dist.get_rank():  # transformers writes on the first rank only
+        return None
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         again = AutoModelForCausalLM.from_pretrained(folder)
@@ -290,7 +293,6 @@ USES: dict[str, Use] = {
             threaded,
             custom,
             calls,
-            tuples,
             from_nothing,
         )
     },
