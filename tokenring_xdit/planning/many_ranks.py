@@ -176,10 +176,10 @@ class _Sums:
 
     def _attend(self, share: _Numbers) -> _Numbers:
         """Seconds of the parts of all pairs of ranks; shares of ranks are even, so few of them differ."""
-        queries = np.broadcast_to(self._queries[:, None], self._pairs.shape)
+        least = int(self._queries.min())
         pairs = np.rint(self._pairs * share).astype(np.int64)
-        kinds, inverse = np.unique(np.stack([queries.ravel(), pairs.ravel()]), axis=1, return_inverse=True)
-        seconds = np.array([self._kernel(int(count), int(part)) for count, part in kinds.T])
+        kinds, inverse = np.unique(2 * pairs + (self._queries[:, None] > least), return_inverse=True)
+        seconds = np.array([self._kernel(least + int(kind) % 2, int(kind) // 2) for kind in kinds])
         result: _Numbers = seconds[inverse.ravel()].reshape(self._pairs.shape)
         return result
 

@@ -30,6 +30,10 @@ _REFUSED = {
 """Arguments of a model's call that are refused where they ask for something, and why."""
 
 
+_OF_OTHERS = ("cache_position", "return_dict", "tokenizer")
+"""What decoders are handed that says nothing to them: places of whole sequences, and what is for ``generate``."""
+
+
 def replace_head(model: Any, session: Session) -> None:
     """Let a causal language model compute logits of the rows that were asked for."""
     forward = model.forward
@@ -74,9 +78,11 @@ def replace_decoder(model: Any, session: Session) -> None:
             _refuse(model, call)
             ids, mask = call.pop("input_ids", None), call.pop("attention_mask", None)
             positions, use_cache = call.pop("position_ids", None), call.pop("use_cache", None)
-            call.pop("cache_position", None)  # of whole sequences; ours are in the positions
+            for each in _OF_OTHERS:
+                call.pop(each, None)
             given = [call.pop(each) for each in CACHE_NAMES if each in call]
             cache = next((each for each in given if each is not None), None)
+            _refuse_unknown(model, call)
             _check(model, ids, mask, positions, cache)
             if cache is not None and cache.session is not session:
                 raise UnsupportedError("this cache was made by another model: make one with model.tokenring.cache()")
@@ -157,6 +163,16 @@ def _refuse(model: Any, call: dict[str, Any]) -> None:
         raise UnsupportedError(
             f"the attention of this {type(model).__name__} was set to '{implementation}' after parallelize, which "
             f"would attend the keys of one rank only: call model.set_attn_implementation('{NAME}')"
+        )
+
+
+def _refuse_unknown(model: Any, call: dict[str, Any]) -> None:
+    """Refuse what layers would be handed, on the rank that was given it only."""
+    unknown = sorted(name for name, value in call.items() if value is not None and value is not False)
+    if unknown:
+        raise UnsupportedError(
+            f"{', '.join(unknown)} was passed to a {type(model).__name__} that is sharded over ranks, which was not "
+            "compared with one process: leave it out or call the model without parallelize"
         )
 
 
