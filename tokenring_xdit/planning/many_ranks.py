@@ -1,7 +1,7 @@
 """Attention of a language model over more ranks than can be simulated: what it takes at least, from sums.
 
 Of every strategy the time is that of the busiest rank or of the busiest link, whichever is more, as if communication
-were hidden wherever it can be: a lower bound, in seconds where a simulation of a thousand ranks takes hours.
+were hidden wherever it can be: a lower bound, within a minute where a simulation of a thousand ranks takes hours.
 """
 
 from __future__ import annotations
@@ -218,9 +218,9 @@ class _Routes:
         longest = max(1, *(len(way) for column in ways for way in column))
         self._none = len(numbers)
         self._links = np.full((longest, ranks, ranks), self._none, dtype=np.int64)  # [hop, target, source]
-        for target, column in enumerate(ways):
+        for row, column in enumerate(ways):
             for source, way in enumerate(column):
-                self._links[: len(way), target, source] = way
+                self._links[: len(way), row, source] = way
         self._rates = np.array([network.payload_rate(way) for way in numbers] or [1.0])
 
     def busiest(self, traffic: _Numbers) -> float:

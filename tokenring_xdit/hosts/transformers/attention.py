@@ -73,7 +73,7 @@ def _is_causal(mask_function: Any, window: int | None) -> bool:
     return bool((torch.as_tensor(found).expand_as(wanted) == wanted).all())
 
 
-@torch.compiler.disable  # a layer may be compiled round it
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # a layer may be compiled round it
 def attention(
     module: Any,
     query: Tensor,

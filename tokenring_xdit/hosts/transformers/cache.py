@@ -56,7 +56,7 @@ class ShardedLayer(CacheLayerMixin):  # type: ignore[misc]
             self.keys, self.values = (t.new_empty(*t.shape[:2], 0, t.shape[-1]) for t in (key_states, value_states))
         self.is_initialized = True
 
-    @torch.compiler.disable  # a layer may be compiled round it
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # a layer may be compiled round it
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Keep this rank's share of new keys, and give all that it holds.
 

@@ -38,7 +38,7 @@ def replace_head(model: Any, session: Session) -> None:
     """Let a causal language model compute logits of the rows that were asked for."""
     forward = model.forward
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     @wraps(forward)
     def called(*args: Any, **kwargs: Any) -> Any:
         with turn(session), session.settling():
@@ -46,7 +46,9 @@ def replace_head(model: Any, session: Session) -> None:
             _refuse(model, call)
             kept = call.pop("logits_to_keep", 0)
             ids = call.get("input_ids")
-            session.rows = rows_to_keep(0 if kept is None else kept, ids.shape[1] if _is_batch(ids) else 0)
+            session.rows = rows_to_keep(
+                0 if kept is None else kept, ids.shape[1] if isinstance(ids, Tensor) and ids.ndim == 2 else 0
+            )
             try:
                 with (
                     torch.no_grad()
@@ -64,7 +66,7 @@ def replace_decoder(model: Any, session: Session) -> None:
     forward = decoder.forward
     name = cache_name(forward)
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     @wraps(forward)
     def called(*args: Any, **kwargs: Any) -> Any:
         if session.given is not None:
