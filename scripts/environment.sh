@@ -79,9 +79,10 @@ prepare_other_environment() {
         return
     fi
     if [ "$versions" = lowest ]; then
-        # Of what the package itself needs; the tools of the tests are new.
-        sed -n '/^dependencies = \[/,/^\]/s/^ *"\([A-Za-z0-9_-]*\)>=\([0-9.]*\).*/\1==\2.*/p' \
-            "$root/pyproject.toml" >"$venv/lowest.txt"
+        # Of what the package and its extras need; flash is for GPUs, and the tools of the tests are new.
+        sed -n -e '/^dependencies = \[/,/^\]/p' -e '/^bench = /p' -e '/^llm = /p' -e '/^serve = /p' -e '/^video = /p' \
+            "$root/pyproject.toml" | grep -o '"[A-Za-z0-9_-]*>=[0-9.]*' | tr -d '"' | sed 's/>=\(.*\)/==\1.*/' \
+            >"$venv/lowest.txt"
         options=(--constraint "$venv/lowest.txt")
     fi
     echo "installing the $versions versions into $venv" >&2

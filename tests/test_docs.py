@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import runpy
+from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -22,6 +23,7 @@ FOREIGN = {"unrecognized arguments: --tokenring_degree", "rank … failed: OutOf
 QUOTED = re.findall(r"^### `(.+)`$", (ROOT / "docs" / "troubleshooting.md").read_text(), flags=re.MULTILINE)
 
 
+@cache
 def messages() -> list[str]:
     """All texts in the package's code, with … for what is filled in."""
     found = []

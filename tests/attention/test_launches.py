@@ -79,7 +79,7 @@ def recorded(rank: int) -> Iterator[Counter[str]]:
         for name in ("post", "all_gather", "all_to_all"):
             setattr(transport, name, recorder.as_one(getattr(transport, name), name))
         transport.wait_for = recorder.as_one(transport.wait_for)  # type: ignore[method-assign]
-        self.kernel = recorder.as_one(like_a_gpu, "kernel")
+        self.attention.kernel = recorder.as_one(like_a_gpu, "kernel")
         with recorder, patch.object(merge, "merge", recorder.as_one(merge.merge, "merge")):
             result = of_rank(self, *home)
         found.update(recorder.counts)

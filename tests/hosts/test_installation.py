@@ -275,6 +275,7 @@ added = hasattr(xFuserArgs, "tokenring_degree")
 installed().undo()
 left, after = ours(), state()
 gone = not hasattr(xFuserArgs, "tokenring_degree")
+installed().attach("a_module_of_another_host", print)
 register()
 again = [vars(change) for change in installed().changes]
 print(json.dumps(dict(
@@ -344,5 +345,6 @@ def test_after_undoing_everything_is_what_it_was(told: dict[str, Any]) -> None:
 
 @pytest.mark.e2e
 def test_it_can_be_attached_again(told: dict[str, Any]) -> None:
+    """Also where another host was attached in between."""
     what = {change["what"] for change in told["listed"]}
     assert {change["what"] for change in told["again"]} == what

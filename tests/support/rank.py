@@ -55,6 +55,9 @@ def commands(mailbox: Mailbox) -> Commands:
 
     def call(job: Job) -> Result:
         os.environ.update(RANK=str(index), WORLD_SIZE=str(job.ranks), LOCAL_RANK=str(local_rank))
+        # Ranks that were started for this job may take longer than a world waits for its ranks.
+        store.set(f"{job.world} has {index}", b"")
+        store.wait([f"{job.world} has {other}" for other in range(job.ranks)], timedelta(seconds=240))
         dist.init_process_group(
             backend,
             store=dist.PrefixStore(job.world, store),

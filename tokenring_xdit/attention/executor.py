@@ -6,7 +6,6 @@ half-duplex otherwise), and arrival is waited for at the first use of what arriv
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -19,6 +18,7 @@ from tokenring_xdit.attention.agreement import Layout
 from tokenring_xdit.attention.buffers import Handle, token_major
 from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.attention.kernels import KernelFunction
+from tokenring_xdit.attention.local import LocalAttention, keys_of_each_item
 from tokenring_xdit.attention.masks import KeyMask
 from tokenring_xdit.attention.member import in_words
 from tokenring_xdit.attention.merge import Accumulator
@@ -143,7 +143,7 @@ class RankRun:
     ) -> None:
         self.layout = layout
         self.transport = transport
-        self.kernel = kernel
+        self.attention = LocalAttention(kernel, layout.spec.scale)
         self.device = q.device
         self.observer = observer
         self.program = programs[transport.rank]
@@ -154,13 +154,13 @@ class RankRun:
         self.tensors[OWN_Q], self.tensors[OWN_KV] = (q,), (k, v)
         self.arriving: list[tuple[Recv, Sequence[Handle]] | None] = [None] * len(self.tensors)
         self.sums: list[Accumulator | None] = [None] * len(self.tensors)
-        self.own_items = _by_item(key_mask, k, v)
+        self.own_items = keys_of_each_item(key_mask, k, v)
         self.sending: list[Handle] = []  # what reads the caller's tensors
         self.largest = max(q.nbytes, k.nbytes)  # bytes of a message that is sent from there, at most
 
     def run(self, joint_kv: tuple[Tensor, Tensor] | None, joint_mask: KeyMask | None) -> tuple[Tensor, Tensor]:
         """Execute the program from its first step to its last."""
-        home = [] if joint_kv is None else _by_item(joint_mask, *joint_kv) or [joint_kv]
+        home = [] if joint_kv is None else keys_of_each_item(joint_mask, *joint_kv) or [joint_kv]
         actions: dict[type[Step], Callable[[Any], None]] = {
             Post: self._post,
             Pack: self._pack,
@@ -352,9 +352,9 @@ class RankRun:
         else:
             low, high = step.keys.cut[:2] if step.keys.cut is not None else (None, None)
             items = [(k[:, low:high], v[:, low:high]) for k, v in self.own_items]
-        found = self._call(q, items, step.causal)
+        found = self.attention(q, items, step.causal)
         if step.output >= 0:
-            found = self._keep(step.output, found or self._nothing(q))
+            found = self._keep(step.output, found or self.attention.nothing(q))
         if found is None:
             return
         for slot, cut, rows in step.targets:
@@ -375,35 +375,9 @@ class RankRun:
         what = f"{q_block(self.transport.rank)} to joint keys"
         with nullcontext() if self.observer is None else self.observer.doing(Activity.ATTEND, what):
             (q,) = self.tensors[OWN_Q]
-            found = self._call(q, items, False)
+            found = self.attention(q, items)
             if found is not None:
                 self._sum(RESULT).add(*found, owned=True)
-
-    def _call(self, q: Tensor, items: Sequence[tuple[Tensor, ...]], causal: bool) -> tuple[Tensor, Tensor] | None:
-        """Attend keys and values that all items of the batch share, or a list of those of each item."""
-        if len(items) == 1:
-            k, v = items[0]
-            return self._kernel(q, k, v, causal)
-        out, lse = self._nothing(q)
-        for item, (k, v) in enumerate(items):
-            partial = self._kernel(q[item : item + 1], k, v, causal)
-            if partial is not None:
-                out[item : item + 1], lse[item : item + 1] = partial
-        return out, lse
-
-    @staticmethod
-    def _nothing(q: Tensor) -> tuple[Tensor, Tensor]:
-        """Output and log-sum-exp of queries that have attended no key."""
-        return q.new_zeros(q.shape), torch.full(q.shape[:-1], -math.inf, dtype=torch.float32, device=q.device)
-
-    def _kernel(self, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, Tensor] | None:
-        """Output and log-sum-exp, or ``None`` where there is nothing to attend: kernels take no empty blocks."""
-        if not q.numel() or not k.numel():
-            return None
-        if k.shape[1] != q.shape[1]:
-            k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for t in (k, v))
-        out, lse = self.kernel(q, k, v, scale=self.layout.spec.scale, causal=causal)
-        return out, lse.float()
 
     def _merge(self, step: MergeCall) -> None:
         for partial in step.partials:
@@ -423,10 +397,3 @@ def _in_words(transferring: Post | Recv | str | None, group: RingGroup) -> str:
     if isinstance(transferring, Post):
         return f"room for {transferring}"
     return transferring or "messages that still leave"
-
-
-def _by_item(mask: KeyMask | None, k: Tensor, v: Tensor) -> list[tuple[Tensor, Tensor]] | None:
-    """The keys and values of each item of the batch, where the items hide different ones."""
-    if mask is None or not mask.ragged:
-        return None
-    return [mask.item(item, k, v) for item in range(k.shape[0])]

@@ -81,12 +81,14 @@ class Installation:
     Attributes:
         hosts: Host libraries that it attached itself to, or will when they are imported.
         unattached: Modules that could not be changed: those of another release, where that was tolerated.
+        reached: Modules whose hooks have run, be that undone or not.
         undone: Whether :meth:`undo` was called, and nothing was attached since.
         running: What this rank is in the middle of, which code between two of our functions is not handed.
     """
 
     hosts: set[str] = field(default_factory=set)
     unattached: list[str] = field(default_factory=list)
+    reached: set[str] = field(default_factory=set)
     undone: bool = False
     running: Running = field(default_factory=lambda: RUNNING)
     _made: list[_Made] = field(default_factory=list)
@@ -231,6 +233,7 @@ class Installation:
 
     def _run(self, attachment: _Attachment, module: ModuleType) -> None:
         before = len(self._made)
+        self.reached.add(attachment.module)
         self._authors.append(attachment.hook)
         try:
             attachment.hook(module)

@@ -20,6 +20,9 @@ __all__ = ["register"]
 
 _HOST = "xfuser"
 
+_ASKED_AT_IMPORT = "xfuser.envs"
+"""What other modules of xfuser ask for the device while they are imported."""
+
 
 def register(*, tolerant: bool = False) -> None:
     """Make TokenRing a parallel-attention choice of xfuser; call it before ``import xfuser``.
@@ -44,7 +47,7 @@ def register(*, tolerant: bool = False) -> None:
         ("xfuser.config.args", install_flags),
     ]
     if platform_cpu.no_accelerator():
-        if "xfuser.envs" in sys.modules and not INSTALLATION.undone:
+        if _ASKED_AT_IMPORT in sys.modules and _ASKED_AT_IMPORT not in INSTALLATION.reached:
             raise ConfigurationError(
                 "xfuser was imported before tokenring_xdit.hosts.xfuser.register() was called, which is "
                 "too late on a machine without an accelerator: call it first"

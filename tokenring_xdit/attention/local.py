@@ -1,0 +1,69 @@
+"""Attention of a block of queries over a block of keys on one rank: what every kernel leaves to its caller."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tokenring_xdit.attention.kernels import KernelFunction
+from tokenring_xdit.attention.masks import KeyMask
+
+__all__ = ["LocalAttention", "keys_of_each_item"]
+
+
+class LocalAttention:
+    """A kernel that also takes empty blocks, grouped heads and keys that differ in length from item to item.
+
+    Args:
+        kernel: Computes attention of one block.
+        scale: What scores are multiplied by.
+    """
+
+    def __init__(self, kernel: KernelFunction, scale: float) -> None:
+        self.kernel, self._scale = kernel, scale
+
+    def __call__(
+        self, q: Tensor, items: Sequence[tuple[Tensor, ...]], causal: bool = False
+    ) -> tuple[Tensor, Tensor] | None:
+        """Attend keys and values that all items of the batch share, or a list of those of each item.
+
+        Args:
+            q: ``[B, H, Sq, D]``.
+            items: One pair ``[B, Hkv, Skv, D]`` of keys and values, or ``B`` pairs ``[1, Hkv, Skv, D]``.
+            causal: Whether a query attends the keys up to its own position only.
+
+        Returns:
+            Output ``[B, H, Sq, D]`` and log-sum-exp ``[B, H, Sq]`` in fp32, or ``None`` where there is none to attend.
+        """
+        if len(items) == 1:
+            k, v = items[0]
+            return self._attend(q, k, v, causal)
+        out, lse = self.nothing(q)
+        for item, (k, v) in enumerate(items):
+            partial = self._attend(q[item : item + 1], k, v, causal)
+            if partial is not None:
+                out[item : item + 1], lse[item : item + 1] = partial
+        return out, lse
+
+    @staticmethod
+    def nothing(q: Tensor) -> tuple[Tensor, Tensor]:
+        """Output and log-sum-exp of queries that have attended no key."""
+        return q.new_zeros(q.shape), torch.full(q.shape[:-1], -math.inf, dtype=torch.float32, device=q.device)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> tuple[Tensor, Tensor] | None:
+        if not q.numel() or not k.numel():
+            return None
+        if k.shape[1] != q.shape[1]:
+            k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for t in (k, v))
+        out, lse = self.kernel(q, k, v, scale=self._scale, causal=causal)
+        return out, lse.float()
+
+
+def keys_of_each_item(mask: KeyMask | None, k: Tensor, v: Tensor) -> list[tuple[Tensor, Tensor]] | None:
+    """The keys and values of each item of the batch, where the items hide different ones; else ``None``."""
+    if mask is None or not mask.ragged:
+        return None
+    return [mask.item(item, k, v) for item in range(k.shape[0])]
