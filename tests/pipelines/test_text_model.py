@@ -39,6 +39,15 @@ def test_a_question_that_is_refused_makes_no_chat_give_way(ranks: RankPool, tmp_
     assert [sorted(chats) for chats in kept] == [[1], [1, 2], [1, 2], [1, 2]]
 
 
+@pytest.mark.parametrize("heard", [1, 2])
+def test_a_question_is_given_up_while_its_prompt_is_read(ranks: RankPool, tmp_path: Path, heard: int) -> None:
+    small_model_folder(tmp_path)
+    for rank, (kept, words, answers) in enumerate(ranks.run(2, text_jobs.given_up, str(tmp_path), heard, timeout=300)):
+        assert words == (0 if rank else heard)  # one a layer: the model has two
+        assert 0 < kept[1][1] <= kept[0][1]
+        assert answers[0] == answers[1]
+
+
 @pytest.mark.parametrize(
     ("given", "arguments"),
     [

@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
-from tokenring_xdit.errors import ConfigurationError, UnsupportedError
+from tokenring_xdit.errors import CancelledError, ConfigurationError, UnsupportedError
 from tokenring_xdit.hosts.transformers.session import Session
 from tokenring_xdit.pipelines.text_model import TextModel
 from tokenring_xdit.pipelines.text_options import TextOptions
 from tokenring_xdit.pipelines.text_orders import ChatMessage, LoadText, Question
 
-__all__ = ["computed_tokens", "refused_questions"]
+__all__ = ["computed_tokens", "given_up", "refused_questions"]
 
 
 def computed_tokens(folder: str, questions: list[str], answer: int) -> list[tuple[int, tuple[int, ...], int]]:
@@ -55,3 +56,26 @@ def refused_questions(folder: str, limit: int) -> list[dict[int, int]]:
         with pytest.raises(ConfigurationError, match="does not take this conversation: only a robot may ask"):
             ask(4, "Four?")
     return [*found, model.kept, ask(1, "One?")]
+
+
+def given_up(folder: str, heard: int) -> tuple[list[dict[int, int]], int, list[tuple[int, ...]]]:
+    """Give a question up after so many words of a prompt that is read, and ask it again.
+
+    Returns:
+        What was kept before and after; how often the first rank was asked; the answer, and that of a chat of its own.
+    """
+    model, words = TextModel(LoadText(folder, "float32"), torch.device("cpu")), []
+    options = TextOptions(max_new_tokens=6)
+    said = [ChatMessage("user", "One?")]
+    said.append(ChatMessage("assistant", model.answer(Question(1, tuple(said), options)).text))
+    said.append(ChatMessage("user", "It was a dark and stormy night. " * 9))
+    kept = [model.kept]
+
+    def tell(piece: str) -> bool:
+        words.append(piece)
+        return len(words) >= heard
+
+    with pytest.raises(CancelledError, match="while its prompt was read"):
+        model.answer(Question(1, tuple(said), options), tell if dist.get_rank() == 0 else None)
+    kept.append(model.kept)
+    return kept, len(words), [model.answer(Question(chat, tuple(said), options)).tokens for chat in (1, 2)]

@@ -23,6 +23,10 @@ WEIGHTS = {
     "qwen3-30b-a3b": 30_532_122_624,
     "gemma-2-9b": 9_241_705_984,
     "gemma-2-27b": 27_227_128_320,
+    "gemma-3-12b": 11_766_034_176,
+    "gemma-3-27b": 27_009_346_304,
+    "gpt-oss-20b": 20_914_757_184,
+    "gpt-oss-120b": 116_829_156_672,
     "smollm2-135m": 134_515_008,
 }
 """Of the models as they are loaded."""
@@ -35,7 +39,10 @@ def test_shapes_have_as_many_weights_as_their_makers_say() -> None:
 @pytest.mark.parametrize("name", LANGUAGE_SHAPES)
 def test_weights_that_are_said_are_those_of_the_widths_and_some_norms(name: str) -> None:
     shape = language_shape(name)
-    counted, layer = replace(shape, parameters=None).weights, 2 * max(shape.hidden, shape.head_dim)
+    counted, layer = replace(shape, parameters=None).weights, 2 * (shape.hidden + shape.head_dim)
+    if name.startswith("gpt-oss"):  # biases of all that is projected, and sinks
+        experts = shape.experts * (2 * shape.intermediate + shape.hidden + 1)
+        layer = (shape.heads + 2 * shape.kv_heads) * shape.head_dim + shape.hidden + shape.heads + experts
     assert counted <= WEIGHTS[name] <= counted + shape.layers * layer
 
 

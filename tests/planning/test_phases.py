@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from tokenring_xdit.planning import Machine
 from tokenring_xdit.planning.capacity import balanced_schedule
+from tokenring_xdit.planning.machine import Launches
+from tokenring_xdit.planning.many_ranks import bounds
 from tokenring_xdit.planning.phases import LanguagePhase, candidates, crossover, phase_of
 from tokenring_xdit.planning.simulate import run_steps
 from tokenring_xdit.planning.straight import LayerTurn, Way, steps_of
@@ -83,6 +86,46 @@ def test_a_whole_prompt_has_schedules_and_the_balanced_one_computes_least() -> N
     assert not found[-1].ours
     keys = next(one for one in found if one.name == "keys")
     assert keys.seconds > 1.5 * found[0].seconds  # the last rank of contiguous shards has most to do
+
+
+@pytest.mark.parametrize("window", [1, 100, 3000])
+@pytest.mark.parametrize(("past", "new"), [(0, 4099), (3001, 1030)])
+def test_of_a_window_pairs_and_keys_are_those_that_a_mask_leaves(window: int, past: int, new: int) -> None:
+    turn = replace(TURN, past=past, new=new, window=window)
+    owner = np.repeat(np.arange(8) % 4, [*turn.held, *turn.queries])
+    queries, keys = np.arange(past, past + new)[:, None], np.arange(past + new)
+    mask = (keys <= queries) & (keys > queries - window)
+    for rank in range(4):
+        rows = mask[owner[past:] == rank]
+        for other in range(4):
+            assert turn.pairs(rank, other) == rows[:, owner == other].sum()
+            assert turn.seen(rank, other)[0] == rows[:, owner == other].any(axis=0).sum()
+
+
+def test_of_a_window_only_a_halo_travels() -> None:
+    found = candidates(replace(TURN, past=0, new=8192, window=1000), SLOW, INSTANT)
+    assert [one.name for one in found] == ["keys", "queries", "gather-kv"]
+    assert found[0].sent == 999 * 2 * 2 * 64 * 2
+
+
+@pytest.mark.parametrize("network", ["star:8:1gbit", "mesh:8:1gbit"])
+@pytest.mark.parametrize("window", [None, 700])
+@pytest.mark.parametrize(("past", "new"), [(0, 8192), (6000, 2000), (8192, 1)])
+def test_what_many_ranks_take_at_least_is_never_more_than_a_simulation_takes(
+    past: int, new: int, window: int | None, network: str
+) -> None:
+    turn, topology = LayerTurn(8, past, new, 8, 2, 64, window=window), load_topology(network)
+    machine = replace(Machine.of_gpus(1e12), launches=Launches())
+    simulated = {one.name: one for one in candidates(turn, topology, machine, patience=0.0)}
+    if phase_of(turn) is LanguagePhase.STEP:
+        ways = (Way.OUTPUTS, Way.GATHER_KV)
+    else:
+        ways = (Way.KEYS, Way.QUERIES, Way.GATHER_KV)
+    found = bounds(turn, ways, topology, machine)
+    assert {one.name for one in found} <= simulated.keys()
+    for bound in found:
+        assert bound.sent == simulated[bound.name].sent
+        assert 0.4 * simulated[bound.name].seconds < bound.seconds <= 1.001 * simulated[bound.name].seconds
 
 
 @pytest.mark.parametrize("way", list(Way))

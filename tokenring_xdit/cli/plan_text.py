@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass
 
 from tokenring_xdit.cli.machine import figure_lines, machine_of, topology_of
 from tokenring_xdit.dtypes import DTYPE_BYTES
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.language_shapes import LanguageShape, language_shape
+from tokenring_xdit.language_shapes import language_shape
 from tokenring_xdit.planning import TIE, Effects, Machine, Problem
 from tokenring_xdit.planning.figures import Standing, figures
+from tokenring_xdit.planning.many_ranks import MANY_RANKS
 from tokenring_xdit.planning.phases import LanguagePhase, StrategyForecast, candidates, crossover, phase_of
 from tokenring_xdit.planning.straight import LayerTurn
 from tokenring_xdit.topology import Network
@@ -27,15 +29,17 @@ _OF_PICTURES = {"size": "1024", "frames": 1, "queries": None, "heads": None, "kv
 
 @dataclass(frozen=True)
 class _Planned:
-    """A phase with all that is predicted of it.
+    """A phase with all that is predicted of it, in layers of one kind.
 
     Attributes:
         turn: A layer of it.
+        layers: How many layers are like it.
         found: Strategies, those of a parallel model first, each by time.
         crossing: Of a next turn, how many of the tokens have to be new for keys to be the better thing to send.
     """
 
     turn: LayerTurn
+    layers: int
     found: tuple[StrategyForecast, ...]
     crossing: int | None
 
@@ -67,21 +71,26 @@ def plan_texts(args: argparse.Namespace) -> None:
     problem = Problem.even(ranks, args.tokens, shape.heads, shape.head_dim, element_bytes=DTYPE_BYTES[args.dtype])
     machine, effects, source = machine_of(args, topology, problem)
     stands_on = figures(topology, machine, kernel)
-    planned = [
-        _planned(args, shape, ranks, past, new, topology, machine, effects)
-        for past, new in dict.fromkeys(((0, args.tokens), (cached, args.tokens - cached), (args.tokens, 1)))
-    ]
+    size = DTYPE_BYTES[args.dtype]
+    planned = []
+    for past, new in dict.fromkeys(((0, args.tokens), (cached, args.tokens - cached), (args.tokens, 1))):
+        kinds = Counter(_cutting(window, args) for window in shape.windows)
+        for window, layers in sorted(kinds.items(), key=lambda kind: kind[0] or 0):
+            turn = LayerTurn(ranks, past, new, shape.heads, shape.kv_heads, shape.head_dim, args.batch, size, window)
+            planned.append(_planned(turn, layers, topology, machine, effects))
     if args.json:
         print(
             json.dumps(
                 {
                     "model": args.model,
                     "topology": args.topology,
-                    "layers": _full(shape),
+                    "layers": shape.layers,
+                    "bounds": ranks > MANY_RANKS,
                     "figures": [figure.to_dict() for figure in stands_on],
                     "phases": [
                         {
                             "phase": each.phase.value,
+                            "layers": each.layers,
                             **asdict(each.turn),
                             "crossing": each.crossing,
                             "strategies": [asdict(one) for one in each.found],
@@ -92,45 +101,41 @@ def plan_texts(args: argparse.Namespace) -> None:
             )
         )
         return
-    windows = shape.layers - _full(shape)
     print(
         f"{args.model}, {args.dtype}, batch {args.batch}, {ranks} rank{'s' * (ranks > 1)} over {args.topology}; "
-        f"kernel {source}. Attention of {_full(shape)} layers"
-        + (f" ({windows} with windows, whose neighbours send a few keys, are left out)" if windows else "")
-        + ". Predicted, not measured."
+        f"kernel {source}. Attention of {shape.layers} layers. Predicted, not measured."
+        + (
+            f" Of more than {MANY_RANKS} ranks times are what the busiest rank or link takes at least."
+            if ranks > MANY_RANKS
+            else ""
+        )
     )
     print("\n".join(figure_lines(stands_on)))
     for each in planned:
-        print("\n".join(_table(each, _full(shape))))
+        print("\n".join(_table(each, shape.layers)))
 
 
-def _full(shape: LanguageShape) -> int:
-    return sum(window is None for window in shape.windows) or shape.layers
+def _cutting(window: int | None, args: argparse.Namespace) -> int | None:
+    """A window that leaves something out, of all tokens there are; others are none."""
+    return None if window is None or window > args.tokens else window
 
 
-def _planned(
-    args: argparse.Namespace,
-    shape: LanguageShape,
-    ranks: int,
-    past: int,
-    new: int,
-    topology: Network,
-    machine: Machine,
-    effects: Effects,
-) -> _Planned:
-    turn = LayerTurn(ranks, past, new, shape.heads, shape.kv_heads, shape.head_dim, args.batch, DTYPE_BYTES[args.dtype])
+def _planned(turn: LayerTurn, layers: int, topology: Network, machine: Machine, effects: Effects) -> _Planned:
     found = candidates(turn, topology, machine, effects)
-    crossing = crossover(turn, topology, machine, effects) if phase_of(turn) is LanguagePhase.TURN else None
-    return _Planned(turn, found, crossing)
+    turns = phase_of(turn) is LanguagePhase.TURN and turn.window is None
+    crossing = crossover(turn, topology, machine, effects) if turns else None
+    return _Planned(turn, layers, found, crossing)
 
 
-def _table(planned: _Planned, layers: int) -> list[str]:
-    turn, found = planned.turn, planned.found
+def _table(planned: _Planned, of_all: int) -> list[str]:
+    turn, found, layers = planned.turn, planned.found, planned.layers
     behind = f" behind {turn.past} cached" if turn.past else ""
     tokens = "1 token" if turn.new == 1 else f"{turn.new} tokens"
     width = max(len(candidate.name) for candidate in found)
+    window = "" if turn.window is None else f" with a window of {turn.window}"
+    which = f", {layers} of {of_all} layers{window}" if layers < of_all or window else ""
     lines = [
-        f"{planned.phase.value}: {tokens}{behind}",
+        f"{planned.phase.value}: {tokens}{behind}{which}",
         f"  {'strategy':<{width}}  {'ms a layer':>10}  {'s of all':>9}  {'exposed':>9}  {'MB sent':>9}",
     ]
     for candidate in found:
@@ -149,6 +154,8 @@ def _why(planned: _Planned) -> str:
         return "one rank has all keys, and sends nothing"
     if planned.phase is LanguagePhase.STEP:
         return "all ranks have the query already, and gather partial outputs once: keys never leave home"
+    if turn.window is not None:
+        return "a window: only keys of the tokens just before a rank's own are needed, and what is less of both travels"
     slower = ""
     if ours[1:]:
         change = ours[1].seconds / best.seconds - 1

@@ -40,7 +40,8 @@ def parallelize(model: _Model, *, host: str | None = None, **options: Any) -> _M
         ConfigurationError: There is no such host for it.
         TokenRingError: The host refuses what was asked; the same on all ranks.
     """
-    libraries = [kind.__module__.partition(".")[0] for kind in type(model).__mro__]
+    inside = getattr(model, "_orig_mod", model)  # of torch.compile
+    libraries = [kind.__module__.partition(".")[0] for kind in type(inside).__mro__]
     # What belongs to no library is a pipeline to be refused.
     hosts = next((_HOSTS[library] for library in libraries if library in _HOSTS), _HOSTS["diffusers"])
     if host is not None and host not in hosts:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import StoppingCriteriaList
 
 from tokenring_xdit.compat.transformers import cache_name
-from tokenring_xdit.errors import UnsupportedError
+from tokenring_xdit.errors import CancelledError, UnsupportedError
 from tokenring_xdit.hosts.transformers import ShardedCache, parallelize
 from tokenring_xdit.pipelines.text_models import load_text_model
 from tokenring_xdit.pipelines.text_orders import LoadText, Question, Said, TextScore
@@ -83,6 +83,7 @@ class TextModel:
                 returns whether to end.
 
         Raises:
+            CancelledError: ``tell`` said to end while the prompt was read; on all ranks.
             ConfigurationError: The model's chat template refuses the conversation.
             UnsupportedError: A rank would have to hold more keys than it may.
         """
@@ -98,6 +99,8 @@ class TextModel:
         self.phase = Phase.STEPS
         try:
             whole = self._generate(ids, conversation.cache, question, tell)
+        except CancelledError:  # on all ranks, with the keys that there were before
+            raise
         except BaseException:
             self.forget([question.chat])
             raise
@@ -137,13 +140,14 @@ class TextModel:
         if tell is not None or stops:
             arguments["stopping_criteria"] = StoppingCriteriaList([listener])
         pad = self._tokenizer.pad_token_id
-        whole: Tensor = self._model.generate(
-            ids.to(self._device),
-            attention_mask=torch.ones_like(ids).to(self._device),
-            pad_token_id=self._tokenizer.eos_token_id if pad is None else pad,
-            **{cache_name(type(self._model).forward): cache},
-            **arguments,
-        ).cpu()
+        with self._model.tokenring.giving_up(lambda: tell is not None and tell("")):
+            whole: Tensor = self._model.generate(
+                ids.to(self._device),
+                attention_mask=torch.ones_like(ids).to(self._device),
+                pad_token_id=self._tokenizer.eos_token_id if pad is None else pad,
+                **{cache_name(type(self._model).forward): cache},
+                **arguments,
+            ).cpu()
         if tell is not None:
             tell(listener.rest(self._decoded(whole[0, ids.shape[1] :].tolist())))
         return whole

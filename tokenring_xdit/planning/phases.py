@@ -8,6 +8,7 @@ from enum import Enum
 
 from tokenring_xdit.planning.effects import NO_EFFECTS, Effects
 from tokenring_xdit.planning.machine import Machine
+from tokenring_xdit.planning.many_ranks import MANY_RANKS, bounds
 from tokenring_xdit.planning.options import TIE
 from tokenring_xdit.planning.planner import best_schedules
 from tokenring_xdit.planning.simulate import run_steps
@@ -69,7 +70,8 @@ def candidates(
     """All strategies for a turn, those that a parallel model can do first, by predicted time.
 
     Of those within the simulation's error of the fastest (:data:`~tokenring_xdit.planning.options.TIE`) the one that
-    sends least comes first: it is what to take.
+    sends least comes first: it is what to take. In layers with a window it is that of which less travels, as a model
+    does there. Over more than :data:`~tokenring_xdit.planning.many_ranks.MANY_RANKS` ranks times are lower bounds.
 
     Args:
         turn: What is computed.
@@ -79,16 +81,27 @@ def candidates(
         patience: Seconds after which no further schedules of a whole prompt are timed.
     """
     phase = phase_of(turn)
-    found = []
-    for way in _STRAIGHT[phase]:
-        steps = steps_of(turn, way, machine)
-        simulation = run_steps(way.value, steps, network, machine, effects)
-        sent, ours = max(simulation.sent), way is not Way.GATHER_KV
-        found.append(StrategyForecast(way.value, simulation.makespan, simulation.exposed, sent, ours))
-    if phase is LanguagePhase.PROMPT:
+    found = _forecasts(turn, _STRAIGHT[phase], network, machine, effects)
+    if phase is LanguagePhase.PROMPT and turn.window is None and turn.ranks <= MANY_RANKS:
         found += _schedules(turn, network, machine, effects, patience)
+    if turn.window is not None:
+        return tuple(sorted(found, key=lambda candidate: (not candidate.ours, candidate.sent, candidate.seconds)))
     fastest = min(candidate.seconds for candidate in found if candidate.ours)
     return tuple(sorted(found, key=lambda candidate: _order(candidate, fastest)))
+
+
+def _forecasts(
+    turn: LayerTurn, ways: tuple[Way, ...], network: Network, machine: Machine, effects: Effects
+) -> list[StrategyForecast]:
+    if turn.ranks > MANY_RANKS:
+        found = bounds(turn, ways, network, machine)
+        return [StrategyForecast(each.name, each.seconds, each.exposed, each.sent, each.ours) for each in found]
+    forecasts = []
+    for way in ways:
+        simulation = run_steps(way.value, steps_of(turn, way, machine), network, machine, effects)
+        sent, ours = max(simulation.sent), way is not Way.GATHER_KV
+        forecasts.append(StrategyForecast(way.value, simulation.makespan, simulation.exposed, sent, ours))
+    return forecasts
 
 
 def _order(candidate: StrategyForecast, fastest: float) -> tuple[bool, bool, float, float]:
@@ -126,13 +139,10 @@ def crossover(turn: LayerTurn, network: Network, machine: Machine, effects: Effe
 
     def keys_win(new: int) -> bool:
         each = replace(turn, past=tokens - new, new=new)
-        keys, queries = (
-            run_steps(way.value, steps_of(each, way, machine), network, machine, effects)
-            for way in (Way.KEYS, Way.QUERIES)
-        )
-        if abs(keys.makespan - queries.makespan) > TIE * min(keys.makespan, queries.makespan):
-            return keys.makespan < queries.makespan
-        return max(keys.sent) < max(queries.sent)
+        keys, queries, *_ = _forecasts(each, (Way.KEYS, Way.QUERIES), network, machine, effects)
+        if abs(keys.seconds - queries.seconds) > TIE * min(keys.seconds, queries.seconds):
+            return keys.seconds < queries.seconds
+        return keys.sent < queries.sent
 
     low, high = few, tokens - 1
     if low >= high or not keys_win(high):

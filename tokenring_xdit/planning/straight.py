@@ -16,9 +16,10 @@ from tokenring_xdit.planning.steps import Message, Posting, TimedStep, Work
 from tokenring_xdit.schedule import Activity
 from tokenring_xdit.schedule.problem import LSE_BYTES, even_shares
 
-__all__ = ["ROUNDS_AT_ONCE", "LayerTurn", "Way", "few_tokens", "steps_of"]
+__all__ = ["FLOAT_BYTES", "ROUNDS_AT_ONCE", "LayerTurn", "Way", "few_tokens", "span_of", "steps_of"]
 
-_FP32 = 4
+FLOAT_BYTES = 4
+"""Of outputs that are merged."""
 
 _FEW = 16
 
@@ -44,6 +45,7 @@ class LayerTurn:
         head_dim: Width of a head.
         batch: Items.
         element_bytes: Of an element.
+        window: How many keys a query sees, its own included; ``None`` for all up to its own.
     """
 
     ranks: int
@@ -54,6 +56,7 @@ class LayerTurn:
     head_dim: int
     batch: int = 1
     element_bytes: int = 2
+    window: int | None = None
 
     @property
     def queries(self) -> tuple[int, ...]:
@@ -67,9 +70,29 @@ class LayerTurn:
 
     def seen(self, rank: int, other: int) -> tuple[int, bool]:
         """How many keys of another rank a rank's queries see, and whether the last of them are its own new ones."""
+        queries = self.queries
+        if self.window is not None:
+            start, stop = span_of(queries, rank, self.past)
+            low = max(0, start - self.window + 1)
+            spans = span_of(self.held, other), span_of(queries, other, self.past)
+            seen = sum(max(0, min(stop, high) - max(low, first)) for first, high in spans)
+            return (seen if stop > start else 0), other == rank
         if other == rank:
-            return self.held[rank] + self.queries[rank], True
-        return self.held[other] + (self.queries[other] if other < rank else 0), False
+            return self.held[rank] + queries[rank], True
+        return self.held[other] + (queries[other] if other < rank else 0), False
+
+    def pairs(self, rank: int, other: int) -> int:
+        """How many pairs of a rank's queries and another rank's keys are attended."""
+        start, stop = span_of(self.queries, rank, self.past)
+        if self.window is None:
+            keys, own = self.seen(rank, other)
+            return (stop - start) * keys - ((stop - start) ** 2 // 2 if own else 0)
+        spans = span_of(self.held, other), span_of(self.queries, other, self.past)
+        return sum(
+            _causal_pairs(start, stop, first, high)
+            - _causal_pairs(start - self.window, stop - self.window, first, high)
+            for first, high in spans
+        )
 
     def query_bytes(self, rank: int) -> int:
         """Of a rank's queries."""
@@ -82,6 +105,22 @@ class LayerTurn:
     def key_bytes(self, tokens: int) -> int:
         """Of keys and values of some tokens."""
         return 2 * self.batch * self.kv_heads * tokens * self.head_dim * self.element_bytes
+
+
+def span_of(shares: Sequence[int], rank: int, first: int = 0) -> tuple[int, int]:
+    """Where a rank's share lies, of consecutive ones."""
+    start = first + sum(shares[:rank])
+    return start, start + shares[rank]
+
+
+def _causal_pairs(start: int, stop: int, low: int, high: int) -> int:
+    """Pairs of a query of ``start..stop - 1`` and a key of ``low..high - 1`` that is not behind it."""
+
+    def until(queries: int) -> int:  # of so many queries from the first key on
+        within = min(max(queries, 0), high - low)
+        return within * (within + 1) // 2 + (max(queries, 0) - within) * (high - low)
+
+    return until(stop - low) - until(start - low)
 
 
 class Way(Enum):
@@ -165,10 +204,12 @@ class _Straight:
 
     def with_outputs(self, rank: int) -> Iterator[TimedStep]:
         turn = self._turn
-        size = turn.batch * turn.heads * turn.new * (turn.head_dim + 1) * _FP32
+        size = turn.batch * turn.heads * turn.new * (turn.head_dim + 1) * FLOAT_BYTES
         yield self._begin()
-        keys = turn.held[rank] + turn.queries[rank]
-        yield self._kernel(turn.new, keys, (), causal=False)
+        pairs = turn.new * (turn.held[rank] + turn.queries[rank])
+        if turn.window is not None:  # all ranks have all queries
+            pairs = sum(turn.pairs(other, rank) for other in range(turn.ranks))
+        yield self._kernel(turn.new, pairs, ())
         yield from self._gather(rank, "outputs", [size] * turn.ranks)
         yield self._merge(size * (turn.ranks - 1), ())
 
@@ -227,12 +268,10 @@ class _Straight:
         yield Work(Activity.WAIT, (*came, *sent), 0.0, f"all {what}")
 
     def _attend(self, asking: int, owner: int, needs: tuple[Message, ...]) -> Work:
-        keys, own = self._turn.seen(asking, owner)
-        return self._kernel(self._turn.queries[asking], keys, needs, causal=own)
+        return self._kernel(self._turn.queries[asking], self._turn.pairs(asking, owner), needs)
 
-    def _kernel(self, queries: int, keys: int, needs: tuple[Message, ...], *, causal: bool) -> Work:
+    def _kernel(self, queries: int, pairs: int, needs: tuple[Message, ...]) -> Work:
         turn, machine = self._turn, self._machine
-        pairs = queries * keys - (queries * queries // 2 if causal else 0)
         flops = 4.0 * turn.batch * turn.heads * turn.head_dim * pairs
         seconds = machine.attend(Attention(flops, turn.batch * turn.heads, queries)) if pairs else 0.0
         return Work(Activity.ATTEND, needs, seconds, "attention", machine.launches.attend)

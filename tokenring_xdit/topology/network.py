@@ -120,14 +120,19 @@ class Network:
 
         Of several, the one that leaves over the first of :meth:`neighbours`: in a ring, clockwise.
         """
-        distances = self._distances(destination)
         path = [source]
         while path[-1] != destination:
-            onward = (
-                n for n in self.neighbours(path[-1]) if n == destination or (n in distances and self._forwards(n))
-            )
-            path.append(min(onward, key=distances.__getitem__))
+            path.append(self.onward(path[-1], destination))
         return tuple(path)
+
+    def onward(self, node: str, destination: str) -> str:
+        """The next node on the route from another one."""
+        if frozenset((node, destination)) in self._links:
+            return destination
+        distances = self._distances(destination)
+        return min(
+            (n for n in self.neighbours(node) if n in distances and self._forwards(n)), key=distances.__getitem__
+        )
 
     def slowest_rate(self, source: str, destination: str) -> Rate:
         """The rate of the slowest link on the route, in the direction of travel."""

@@ -11,7 +11,7 @@ def test_what_one_rank_refuses_is_raised_on_all(ranks: RankPool) -> None:
         "labels": "UnsupportedError: rank 1 refuses: labels was passed",
         "rows": "UnsupportedError: rank 1 refuses: logits_to_keep was given as a tensor of two dimensions",
         "mask": "UnsupportedError: rank 1 refuses: attention_mask has 39 columns",
-        "ids": "AgreementError: rank 1 refuses: AttributeError: 'str'",
+        "ids": "UnsupportedError: rank 1 refuses: a LlamaForCausalLM that is sharded over ranks takes at least one of",
         "decoder": "UnsupportedError: rank 1 refuses: output_attentions was passed",
         "score": "UnsupportedError: rank 1 refuses: score was given 1 tokens",
     }

@@ -73,6 +73,7 @@ def _is_causal(mask_function: Any, window: int | None) -> bool:
     return bool((torch.as_tensor(found).expand_as(wanted) == wanted).all())
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # a layer may be compiled round it
 def attention(
     module: Any,
     query: Tensor,
@@ -108,6 +109,8 @@ def attention(
         UnsupportedError: The layer asks for what was not compared.
     """
     forward = current_forward()
+    if forward.heed is not None:
+        forward.heed()
     layer = forward.cache.layers[module.layer_idx]
     asked = {name: value for name, value in others.items() if name not in _HARMLESS and value is not None}
     if asked.pop("is_causal", True) is not True or any(value is not False for value in asked.values()):

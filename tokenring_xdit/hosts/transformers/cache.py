@@ -16,6 +16,7 @@ from tokenring_xdit.attention.buffers import outlasting
 from tokenring_xdit.compat.transformers import query_count
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError
 from tokenring_xdit.hosts.transformers.placement import BLOCK, Held, Placement
+from tokenring_xdit.hosts.transformers.turns import refuse_inside
 from tokenring_xdit.planning.straight import few_tokens
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class ShardedLayer(CacheLayerMixin):  # type: ignore[misc]
             self.keys, self.values = (t.new_empty(*t.shape[:2], 0, t.shape[-1]) for t in (key_states, value_states))
         self.is_initialized = True
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # a layer may be compiled round it
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Keep this rank's share of new keys, and give all that it holds.
 
@@ -158,6 +160,12 @@ class ShardedCache(Cache):  # type: ignore[misc]
         """Tokens of the whole sequence."""
         return self.placement.length
 
+    @property
+    def batch(self) -> int | None:
+        """Items; ``None`` where nothing was put in."""
+        keys = self.layers[0].keys if self.length else None
+        return None if keys is None else keys.shape[0]
+
     def held(self) -> list[int]:
         """Tokens whose keys this rank holds, in each layer."""
         return [layer.held for layer in self.layers]
@@ -243,6 +251,18 @@ class ShardedCache(Cache):  # type: ignore[misc]
         self.placement = Placement(self.placement.ranks)
         for layer in self.layers:
             layer.drop()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ShardedCache:
+        """Another cache with the same keys, as for several answers to one prompt; every rank makes it."""
+        refuse_inside("a cache is copied")
+        other = self.session.new_cache()
+        other.placement = self.placement
+        for own, new in zip(self.layers, other.layers, strict=True):
+            new.first, new.held, new.is_initialized = own.first, own.held, own.is_initialized
+            if own.is_initialized:
+                with outlasting():
+                    new.keys, new.values = own.keys.clone(), own.values.clone()
+        return other
 
     def apply(self, what: str, value: Any) -> None:
         """Do what the first rank did with its cache."""

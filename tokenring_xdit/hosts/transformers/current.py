@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -39,6 +39,7 @@ class Forward:
         travel: What travels where attention needs other ranks' keys.
         planned: Whether that was predicted to be the best for layers without window.
         schedule: The schedule of plain causal attention.
+        heed: Called before each layer, where a prompt can be given up; raises then.
         plans: What travels, by window: worked out once for all layers.
     """
 
@@ -55,6 +56,7 @@ class Forward:
     travel: Travel
     schedule: str
     planned: bool = False
+    heed: Callable[[], None] | None = None
     plans: dict[tuple[int | None, int], object] = field(default_factory=dict)
 
     def travel_in(self, window: int | None) -> Travel:

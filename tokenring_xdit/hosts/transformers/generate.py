@@ -6,7 +6,7 @@ rank can end before another.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import wraps
 from inspect import signature
 from typing import Any
@@ -21,6 +21,7 @@ from tokenring_xdit.hosts.agreement import describe, noting, raise_first, told
 from tokenring_xdit.hosts.transformers.cache import ShardedCache
 from tokenring_xdit.hosts.transformers.parcels import error_from, plain_error, plain_result, result_from
 from tokenring_xdit.hosts.transformers.session import Role, Session, compare
+from tokenring_xdit.hosts.transformers.turns import generating
 
 __all__ = ["replace_generate"]
 
@@ -30,6 +31,9 @@ _SEVERAL = ("assistant_model", "negative_prompt_ids", "prompt_embeds", "inputs_e
 _OWN = ("streamer", "stopping_criteria", "logits_processor", "prefix_allowed_tokens_fn", "custom_generate", "tokenizer")
 """Arguments that the first rank uses, and that need not be the same elsewhere."""
 
+
+_BATCHING = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
+"""Methods that serve several prompts from pages of keys."""
 
 _EXIT, _CONFIG = "assistant_early_exit", "generation_config"
 
@@ -61,11 +65,8 @@ def replace_generate(model: Any, session: Session) -> None:
         kind = generation_config.cache_implementation
         if kind == model.generation_config.cache_implementation:  # what the model came with, as Gemma 2 does
             generation_config.cache_implementation = None
-        elif kind not in (None, "dynamic"):
-            raise UnsupportedError(
-                f"cache_implementation={kind!r} keeps all keys on one rank: leave it out, or pass "
-                f"{name}=model.tokenring.cache()"
-            )
+        else:
+            _refuse_cache(kind)
         if model_kwargs.get(name) is None and generation_config.use_cache is not False:
             model_kwargs[name] = session.new_cache()
             return None
@@ -73,7 +74,7 @@ def replace_generate(model: Any, session: Session) -> None:
 
     @wraps(generate)
     def together(*args: Any, **kwargs: Any) -> Any:
-        with guarded(None, "a call of generate"):
+        with generating(session), guarded(None, "a call of generate"):
             call = {**dict(zip(list(signature(generate).parameters), args, strict=False)), **kwargs}
             _agree(model, session, call)
             session.forget_mask()
@@ -89,6 +90,26 @@ def replace_generate(model: Any, session: Session) -> None:
 
     model._prepare_cache_for_generation = prepare_cache
     model.generate = together
+    for each in _BATCHING:
+        if hasattr(model, each):
+            setattr(model, each, _refusing(each))
+
+
+def _refuse_cache(kind: str | None) -> None:
+    if kind not in (None, "dynamic"):
+        raise UnsupportedError(
+            f"cache_implementation={kind!r} keeps all keys on one rank: leave it out, or pass a cache of "
+            "model.tokenring.cache()"
+        )
+
+
+def _refusing(name: str) -> Callable[..., Any]:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise UnsupportedError(
+            f"{name} was called, whose pages of keys lie on one rank: call generate, with a batch padded on the left"
+        )
+
+    return refuse
 
 
 def _agree(model: Any, session: Session, call: Mapping[str, Any]) -> None:
@@ -105,6 +126,8 @@ def _agree(model: Any, session: Session, call: Mapping[str, Any]) -> None:
 
 
 def _refuse(model: Any, call: Mapping[str, Any]) -> None:
+    if call.get("cache_implementation") != model.generation_config.cache_implementation:
+        _refuse_cache(call.get("cache_implementation"))
     several = [each for each in _SEVERAL if call.get(each) is not None]
     if several:
         raise UnsupportedError(
@@ -140,11 +163,12 @@ def _lead(session: Session, generate: Any, call: dict[str, Any]) -> Any:
         call["streamer"] = _Relay(session, call.get("streamer"))
     try:
         result = generate(**call)
+        answer = plain_result(result)
     except Exception as error:
         if not session.computing:  # where a rank fails while all compute, the others hear of it by the guard
             session.tell("raise", plain_error(error), session.caches_made)
         raise
-    session.tell("done", plain_result(result), session.caches_made)
+    session.tell("done", answer, session.caches_made)
     return result
 
 

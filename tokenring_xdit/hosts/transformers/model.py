@@ -11,9 +11,11 @@ from torch import Tensor
 
 from tokenring_xdit.compat.transformers import CACHE_NAMES, cache_name
 from tokenring_xdit.errors import UnsupportedError
+from tokenring_xdit.hosts.transformers.attention import NAME
 from tokenring_xdit.hosts.transformers.cache import ShardedCache
 from tokenring_xdit.hosts.transformers.current import current_forward
-from tokenring_xdit.hosts.transformers.session import Inputs, Session, rows_to_keep
+from tokenring_xdit.hosts.transformers.session import Inputs, Role, Session, rows_to_keep
+from tokenring_xdit.hosts.transformers.turns import turn
 
 __all__ = ["replace_decoder", "replace_head", "replace_rotary"]
 
@@ -28,18 +30,25 @@ _REFUSED = {
 """Arguments of a model's call that are refused where they ask for something, and why."""
 
 
+_OF_OTHERS = ("cache_position", "return_dict", "tokenizer")
+"""What decoders are handed that says nothing to them: places of whole sequences, and what is for ``generate``."""
+
+
 def replace_head(model: Any, session: Session) -> None:
     """Let a causal language model compute logits of the rows that were asked for."""
     forward = model.forward
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     @wraps(forward)
     def called(*args: Any, **kwargs: Any) -> Any:
-        with session.settling():
+        with turn(session), session.settling():
             call = _named(forward, args, kwargs)
             _refuse(model, call)
             kept = call.pop("logits_to_keep", 0)
             ids = call.get("input_ids")
-            session.rows = rows_to_keep(0 if kept is None else kept, 0 if ids is None else ids.shape[1])
+            session.rows = rows_to_keep(
+                0 if kept is None else kept, ids.shape[1] if isinstance(ids, Tensor) and ids.ndim == 2 else 0
+            )
             try:
                 with (
                     torch.no_grad()
@@ -57,18 +66,25 @@ def replace_decoder(model: Any, session: Session) -> None:
     forward = decoder.forward
     name = cache_name(forward)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     @wraps(forward)
     def called(*args: Any, **kwargs: Any) -> Any:
         if session.given is not None:
             return session.given
+        with turn(session):
+            return computed(*args, **kwargs)
+
+    def computed(*args: Any, **kwargs: Any) -> Any:
         with session.settling():
             call = _named(forward, args, kwargs)
             _refuse(model, call)
             ids, mask = call.pop("input_ids", None), call.pop("attention_mask", None)
             positions, use_cache = call.pop("position_ids", None), call.pop("use_cache", None)
-            call.pop("cache_position", None)  # of whole sequences; ours are in the positions
+            for each in _OF_OTHERS:
+                call.pop(each, None)
             given = [call.pop(each) for each in CACHE_NAMES if each in call]
             cache = next((each for each in given if each is not None), None)
+            _refuse_unknown(model, call)
             _check(model, ids, mask, positions, cache)
             if cache is not None and cache.session is not session:
                 raise UnsupportedError("this cache was made by another model: make one with model.tokenring.cache()")
@@ -82,7 +98,8 @@ def replace_decoder(model: Any, session: Session) -> None:
             if mask is not None and bool((mask != 0).all()):
                 mask = None
             number = session.caches_made if makes else None if cache is None else cache.number
-            inputs = Inputs(ids, None if mask is None else mask != 0, positions, session.rows, number, past)
+            heeds = session.gives_up is not None and session.role == Role.LEADER
+            inputs = Inputs(ids, None if mask is None else mask != 0, positions, session.rows, number, past, heeds)
             session.settle(inputs)
         if makes:  # only now, as a refusal would leave ranks with different numbers of caches
             cache = session.new_cache()
@@ -141,14 +158,60 @@ def _refuse(model: Any, call: dict[str, Any]) -> None:
                 f"the configuration of this {type(model).__name__} says {name}=True, and {_REFUSED[name]}: set it to "
                 "False"
             )
-    if torch.is_grad_enabled() and model.training:
+    if model.training:
+        _refuse_training(model)
+    implementation = model.config._attn_implementation
+    if implementation != NAME:
+        raise UnsupportedError(
+            f"the attention of this {type(model).__name__} was set to '{implementation}' after parallelize, which "
+            f"would attend the keys of one rank only: call model.set_attn_implementation('{NAME}')"
+        )
+
+
+def _refuse_unknown(model: Any, call: dict[str, Any]) -> None:
+    """Refuse what layers would be handed, on the rank that was given it only."""
+    unknown = sorted(name for name, value in call.items() if value is not None and value is not False)
+    if unknown:
+        raise UnsupportedError(
+            f"{', '.join(unknown)} was passed to a {type(model).__name__} that is sharded over ranks, which was not "
+            "compared with one process: leave it out or call the model without parallelize"
+        )
+
+
+def _refuse_training(model: Any) -> None:
+    """Refuse what a model in training mode does otherwise: gradients, checkpoints, dropout."""
+    if torch.is_grad_enabled():
         raise UnsupportedError("a model in training mode was called, and gradients are not sharded: call model.eval()")
+    for module in model.modules():
+        if getattr(module, "gradient_checkpointing", False):
+            raise UnsupportedError(
+                "a model in training mode with gradient checkpointing, which computes without a cache, was called: "
+                "call model.eval()"
+            )
+        if isinstance(module, torch.nn.Dropout) and module.p:
+            raise UnsupportedError(
+                "a model in training mode with dropout, of which each rank would draw its own, was called: call "
+                "model.eval()"
+            )
+
+
+def _is_batch(ids: Any) -> bool:
+    return isinstance(ids, Tensor) and ids.ndim == 2
 
 
 def _check(model: Any, ids: Any, mask: Any, positions: Any, cache: Any) -> None:
     """Refuse what cannot be cut into the parts of ranks."""
-    if ids is None or not ids.shape[1]:
-        raise UnsupportedError(f"a {type(model).__name__} that is sharded over ranks takes at least one of input_ids")
+    if not _is_batch(ids) or not ids.shape[1]:
+        raise UnsupportedError(
+            f"a {type(model).__name__} that is sharded over ranks takes at least one of input_ids, as a tensor of two "
+            "dimensions, [B, T]"
+        )
+    known = model.get_input_embeddings().num_embeddings
+    if int(ids.min()) < 0 or int(ids.max()) >= known:
+        raise UnsupportedError(
+            f"input_ids has a token {int(ids.min()) if int(ids.min()) < 0 else int(ids.max())}, and this model knows "
+            f"those from 0 to {known - 1}: use the tokenizer of this model"
+        )
     if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
         raise UnsupportedError(
             "attention_mask has to be of two dimensions, 1 where a token counts: masks of other forms were not "
@@ -157,6 +220,11 @@ def _check(model: Any, ids: Any, mask: Any, positions: Any, cache: Any) -> None:
     if cache is not None and not isinstance(cache, ShardedCache):
         raise UnsupportedError(
             f"a {type(cache).__name__} was passed, whose keys lie on one rank: pass model.tokenring.cache(), or none"
+        )
+    if cache is not None and cache.batch not in (None, ids.shape[0]):
+        raise UnsupportedError(
+            f"the cache is of {cache.batch} items, and input_ids of {ids.shape[0]}: pass as many, or repeat those of "
+            "the cache with batch_repeat_interleave"
         )
     if positions is not None and positions.ndim != 2:
         raise UnsupportedError("position_ids have to be of two dimensions, [B, T]")

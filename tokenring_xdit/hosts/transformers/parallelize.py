@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 from torch import Tensor
@@ -20,12 +22,16 @@ from tokenring_xdit.hosts.transformers.scoring import own_hidden, own_logits, sc
 from tokenring_xdit.hosts.transformers.session import Session, compare
 from tokenring_xdit.hosts.transformers.strategies import TRAVELS, strategy_named
 from tokenring_xdit.hosts.transformers.supported import family_of
+from tokenring_xdit.hosts.transformers.turns import refuse_inside, turn
 from tokenring_xdit.schedule import AUTO, build
 from tokenring_xdit.schedule import Mask as PlanMask
 
 __all__ = ["ContextParallel", "parallelize"]
 
 _Model = TypeVar("_Model")
+
+CONTIGUOUS = "contiguous"
+"""The one layout of tokens on ranks."""
 
 
 class ContextParallel:
@@ -54,6 +60,11 @@ class ContextParallel:
         """What carries tensors between the ranks."""
         return self._session.exchanges
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> ContextParallel:
+        raise UnsupportedError(
+            "a parallel model was copied, and the copy would compute with this one's weights: load the model again"
+        )
+
     def use(self, prefill: str) -> None:
         """From now on shard prompts as :func:`parallelize` with this ``prefill`` does; every rank says so.
 
@@ -62,8 +73,27 @@ class ContextParallel:
         Raises:
             ScheduleError: It is not known, or not for this number of ranks.
         """
+        refuse_inside("tokenring.use is called")
         _refuse_prefill(prefill, self.ranks)
         self._session.use(prefill, *strategy_named(prefill))
+
+    @contextmanager
+    def giving_up(self, asked: Callable[[], bool]) -> Iterator[None]:
+        """Inside, ``generate`` ends before the next layer of a prompt once the first rank is to: a message a layer.
+
+        What was cached before the prompt stays. For tokens of an answer there are stopping criteria.
+
+        Args:
+            asked: Whether to give up; what other ranks than the first pass is not called.
+
+        Raises:
+            CancelledError: From ``generate``, on all ranks.
+        """
+        self._session.gives_up = asked
+        try:
+            yield
+        finally:
+            self._session.gives_up = None
 
     def hidden(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, cache: ShardedCache | None = None
@@ -78,7 +108,9 @@ class ContextParallel:
         Returns:
             ``[B, T_r, hidden]`` and which of the ``T`` tokens they belong to. Of a few tokens every rank has all.
         """
-        return own_hidden(self._session, self._model, input_ids, attention_mask, cache)
+        refuse_inside("tokenring.hidden is called")
+        with turn(self._session):
+            return own_hidden(self._session, self._model, input_ids, attention_mask, cache)
 
     def cache(self) -> ShardedCache:
         """An empty cache for ``generate`` and for calls of the model; every rank makes it."""
@@ -97,7 +129,9 @@ class ContextParallel:
         Returns:
             Logits ``[B, T_r, V]`` and which of the ``T`` tokens they belong to. Of a few tokens every rank has all.
         """
-        return own_logits(self._session, self._model, input_ids, attention_mask, cache)
+        refuse_inside("tokenring.logits is called")
+        with turn(self._session):
+            return own_logits(self._session, self._model, input_ids, attention_mask, cache)
 
     def score(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, cache: ShardedCache | None = None
@@ -112,14 +146,16 @@ class ContextParallel:
         Returns:
             ``[B, T - 1]`` in fp32, on every rank: of each token but the first, after those before it.
         """
-        return scores(self._session, self._model, input_ids, attention_mask, cache)
+        refuse_inside("tokenring.score is called")
+        with turn(self._session):
+            return scores(self._session, self._model, input_ids, attention_mask, cache)
 
     def report(self) -> dict[str, Any]:
         """This rank's number, the number of ranks, and the bytes that it has sent for attention so far."""
         return {"rank": self.rank, "ranks": self.ranks, "bytes_sent": self._session.exchanges.bytes_sent}
 
 
-def parallelize(model: _Model, *, tokenring_degree: int = 1, prefill: str = AUTO) -> _Model:
+def parallelize(model: _Model, *, tokenring_degree: int = 1, prefill: str = AUTO, layout: str = CONTIGUOUS) -> _Model:
     """Spread a causal language model over all ranks; every rank calls it with the same model.
 
     The model is changed in place. Its weights are whole on every rank; prompts are sharded, and so are the keys and
@@ -134,6 +170,8 @@ def parallelize(model: _Model, *, tokenring_degree: int = 1, prefill: str = AUTO
             whole prompt without padding, in layers without window and cap; elsewhere that goes of which there is less.
             ``auto`` takes what is predicted to be the fastest for the prompt or turn, where a topology is known of the
             ranks (see ``tokenring-xdit probe``), and is ``balanced`` elsewhere.
+        layout: Which tokens are a rank's: ``contiguous``, one piece of the sequence. There is no other; ``balanced``
+            shares the work of a causal mask out evenly without one.
 
     Returns:
         ``model``, with ``model.tokenring``, a :class:`ContextParallel`.
@@ -146,13 +184,14 @@ def parallelize(model: _Model, *, tokenring_degree: int = 1, prefill: str = AUTO
     """
     join_world()
     with noting() as noted:
-        _refuse(model, tokenring_degree, prefill)
+        _refuse(model, tokenring_degree, prefill, layout)
     asked = {"tokenring_degree": describe(tokenring_degree), "prefill": describe(prefill)}
     everyone = exchange(None, (told(noted.problem), asked), "the beginning of parallelize")
     raise_first([refused for refused, _ in everyone])
     compare([theirs for _, theirs in everyone], "compute one language model")
-    family, anything = family_of(model), cast(Any, model)
-    session = Session(model, family, Exchanges(None, anything.device), *strategy_named(prefill), prefill)
+    anything = _without_adapters(model)
+    family = family_of(anything)
+    session = Session(anything, family, Exchanges(None, anything.device), *strategy_named(prefill), prefill)
     fingerprints = exchange(None, session.fingerprint, "the models")
     if len(set(fingerprints)) > 1:
         raise AgreementError(
@@ -161,12 +200,29 @@ def parallelize(model: _Model, *, tokenring_degree: int = 1, prefill: str = AUTO
         )
     register()
     anything.set_attn_implementation(NAME)
-    replace_rotary(model)
-    replace_decoder(model, session)
-    replace_head(model, session)
-    replace_generate(model, session)
-    anything.tokenring = ContextParallel(model, session)
+    replace_rotary(anything)
+    replace_decoder(anything, session)
+    replace_head(anything, session)
+    replace_generate(anything, session)
+    anything.tokenring = ContextParallel(anything, session)
     return model
+
+
+def _refuse_foreign(model: Any) -> None:
+    """Refuse code that is not transformers' own: it may attend in ways that its configuration does not say."""
+    decoder = model.get_decoder()
+    parts = [model, decoder, *decoder.layers, *(getattr(layer, "self_attn", None) for layer in decoder.layers)]
+    for kind in map(type, parts):
+        if not kind.__module__.startswith("transformers.models."):
+            raise UnsupportedError(
+                f"this model has a {kind.__name__} of {kind.__module__}, and only classes of transformers itself were "
+                "compared with one process: load it without trust_remote_code, and without FSDP or classes of your own"
+            )
+
+
+def _without_adapters(model: Any) -> Any:
+    """The model of transformers that peft has put into one of its own, which calls it; else the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _refuse_prefill(prefill: str, ranks: int) -> None:
@@ -176,8 +232,13 @@ def _refuse_prefill(prefill: str, ranks: int) -> None:
         build(schedule, ranks, PlanMask.CAUSAL)
 
 
-def _refuse(model: Any, degree: int, prefill: str) -> None:
+def _refuse(model: Any, degree: int, prefill: str, layout: str) -> None:
     """Refuse what ``parallelize`` does not take, before anything is changed."""
+    if layout != CONTIGUOUS:
+        raise UnsupportedError(
+            f"layout={layout!r} was asked for, and each rank has one piece of the sequence, {CONTIGUOUS!r}: leave it "
+            "out; prefill='balanced' gives all ranks equal work under a causal mask, as zigzag does"
+        )
     _refuse_prefill(prefill, dist.get_world_size())
     if hasattr(model, "tokenring"):
         raise ConfigurationError("this model was made parallel before: load it anew for other degrees")
@@ -186,7 +247,23 @@ def _refuse(model: Any, degree: int, prefill: str) -> None:
             f"tokenring_degree={degree}, and {dist.get_world_size()} ranks were started: use that number, or torchrun "
             f"--nproc_per_node={degree}"
         )
+    if getattr(model, "_orig_mod", None) is not None or getattr(model, "_compiled_call_impl", None) is not None:
+        raise UnsupportedError(
+            "this model was compiled, and what ranks send each other is not: pass the model without torch.compile"
+        )
+    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+        raise UnsupportedError(
+            "this model has a learned prompt (peft), which puts embeddings before those of the prompt, and input_ids "
+            "are what is sharded: use an adapter of weights, such as LoRA"
+        )
+    model = _without_adapters(model)
     family_of(model)
+    _refuse_foreign(model)
+    if model.device.type == "meta" or "disk" in (getattr(model, "hf_device_map", None) or {}).values():
+        raise UnsupportedError(
+            "weights of this model are not in memory (device_map, or the meta device), and every rank needs all of "
+            "them: load it without device_map and call model.to(device)"
+        )
     if len({*(getattr(model, "hf_device_map", None) or {}).values()}) > 1:
         raise UnsupportedError(
             "the layers of this model lie on several devices (device_map), and every rank has to have them on its own: "

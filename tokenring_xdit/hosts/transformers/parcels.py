@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -41,9 +42,18 @@ def from_plain(value: Any, device: torch.device | None = None) -> Any:
 
 
 def plain_result(result: Any) -> Any:
-    """What ``generate`` returned, without its cache."""
+    """What ``generate`` returned, without its cache.
+
+    Raises:
+        UnsupportedError: It is nothing that ``generate`` of transformers returns.
+    """
     if isinstance(result, Tensor):
         return plain(result)
+    if not (isinstance(result, Mapping) and hasattr(generation, type(result).__name__)):
+        raise UnsupportedError(
+            f"custom_generate returned a {type(result).__name__}, which is not told to the other ranks: return a "
+            "tensor of tokens, or what generate of transformers returns"
+        )
     fields = [[name, plain(value)] for name, value in result.items() if name not in CACHE_NAMES]
     return {"kind": type(result).__name__, "fields": fields}
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tokenring_xdit.attention import exchange
-from tokenring_xdit.errors import AgreementError, TokenRingError, UnsupportedError
+from tokenring_xdit.errors import AgreementError, CancelledError, TokenRingError, UnsupportedError
 from tokenring_xdit.hosts.agreement import describe, noting, raise_first, told
 from tokenring_xdit.hosts.transformers.cache import ShardedCache
 from tokenring_xdit.hosts.transformers.current import Forward, entered
@@ -22,6 +22,7 @@ from tokenring_xdit.hosts.transformers.strategies import PlannedStrategies
 from tokenring_xdit.hosts.transformers.supported import Family, windows_of
 from tokenring_xdit.hosts.transformers.travel import Travel
 from tokenring_xdit.hosts.weights import Weights
+from tokenring_xdit.planning.straight import few_tokens
 from tokenring_xdit.schedule import AUTO
 
 __all__ = ["WEIGHTS", "Inputs", "Role", "Session", "compare", "rows_to_keep"]
@@ -52,6 +53,7 @@ class Inputs(NamedTuple):
         rows: Which of the new tokens' rows every rank gets of the result; ``None`` for all.
         cache: Number of the cache; ``None`` for none.
         length: Tokens in that cache.
+        heeds: Whether all ranks ask the first one, before each layer of a prompt, whether to go on.
     """
 
     ids: Tensor
@@ -60,6 +62,7 @@ class Inputs(NamedTuple):
     rows: tuple[int, ...] | None
     cache: int | None
     length: int
+    heeds: bool = False
 
 
 class Division(NamedTuple):
@@ -99,6 +102,7 @@ class Session:
         self._last: Division | None = None
         self.saying: list[Any] = []
         self.follow: Callable[[Inputs], ShardedCache | None] = _nothing_to_follow
+        self.gives_up: Callable[[], bool] | None = None
         self._caches: weakref.WeakValueDictionary[int, ShardedCache] = weakref.WeakValueDictionary()
         self._made = 0
         self._mask: Tensor | None = None
@@ -191,7 +195,7 @@ class Session:
         if self.role == Role.LEADER:
             self.tell("forward", tuple(inputs._replace(mask=None)), self._tail(inputs.mask))
         elif self.role == Role.ALIKE and self.exchanges.ranks > 1:
-            mine = {_NAMES[name]: describe(value) for name, value in inputs._asdict().items()}
+            mine = {name: describe(getattr(inputs, each)) for each, name in _NAMES.items()}
             self._agree({**mine, **self.standing})
 
     def _agree(
@@ -228,6 +232,18 @@ class Session:
             if torch.equal(before, self._mask[:, :kept]):
                 return kept, self._mask[:, kept:].clone()
         return 0, self._mask
+
+    def heed(self) -> None:
+        """Ask the first rank whether to go on; all ranks ask, between two layers.
+
+        Raises:
+            CancelledError: It was told to give up.
+        """
+        asked = self.gives_up is not None and self.role != Role.FOLLOWER and self.gives_up()
+        if self.exchanges.ranks > 1:
+            asked = bool(exchange(None, asked, "a layer of a prompt")[0])
+        if asked:
+            raise CancelledError("the text was given up while its prompt was read")
 
     # -- computing ---------------------------------------------------------------------------------
 
@@ -272,6 +288,7 @@ class Session:
                 travel=travel,
                 schedule=schedule,
                 planned=planned,
+                heed=self.heed if inputs.heeds and new > few_tokens(self.exchanges.ranks) else None,
             )
             with entered(forward), torch.no_grad():
                 output = decoder(input_ids=ids[:, part], position_ids=positions[:, part], **others)

@@ -1,0 +1,70 @@
+"""What people do with a language model that was spread: as in one process, or refused in a sentence on all ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.hosts.transformers import uses
+from tests.hosts.transformers.models import KINDS
+from tests.support.ranks import RankPool
+
+
+@pytest.mark.parametrize(
+    ("kind", "world"),
+    [
+        ("llama", 2),
+        pytest.param("gpt-oss", 3, marks=pytest.mark.matrix),
+        *(pytest.param(kind, 2 + at % 2, marks=pytest.mark.matrix) for at, kind in enumerate(KINDS) if kind != "llama"),
+    ],
+)
+def test_every_use_is_that_of_one_process(ranks: RankPool, kind: str, world: int) -> None:
+    assert ranks.run(world, uses.uses, kind, timeout=300) == [{}] * world
+
+
+def test_what_would_be_wrong_or_wait_is_refused(ranks: RankPool) -> None:
+    expected = {
+        "second inside": "another parallel model is called inside generate of a parallel model",
+        "second generates inside": "generate is called inside generate",
+        "generate inside": "generate is called inside generate",
+        "score inside": "tokenring.score is called inside generate",
+        "logits inside": "tokenring.logits is called inside generate",
+        "use inside": "tokenring.use is called inside generate",
+        "streamer": "another parallel model is called inside generate",
+        "paged": "cache_implementation='paged' keeps all keys on one rank",
+        "quantized": "cache_implementation='quantized' keeps all keys on one rank",
+        "batching": "generate_batch was called, whose pages of keys lie on one rank",
+        "hidden states": "output_hidden_states was passed",
+        "contrastive": "",
+        "constraints": "",
+        "groups": "",
+        "custom": "custom_generate returned a str",
+        "unknown token": "and this model knows those from 0 to 96",
+        "flat": "as a tensor of two dimensions, [B, T]",
+        "batch of a cache": "the cache is of 1 items, and input_ids of 2",
+        "copy": "a parallel model was copied",
+        "attention": "was set to 'sdpa' after parallelize",
+        "attention, call": "was set to 'sdpa' after parallelize",
+        "checkpointing": "training mode with gradient checkpointing",
+        "compiled": "this model was compiled",
+        "layout": "layout='zigzag' was asked for",
+    }
+    first, second = ranks.run(2, uses.refusals)
+    assert first == second
+    said, same = first
+    assert same
+    assert {name: said.get(name) for name, text in expected.items() if text not in said.get(name, "")} == {}
+    assert "nothing" not in said.values()
+
+
+def test_adapters(ranks: RankPool) -> None:
+    pytest.importorskip("peft")
+    for found in ranks.run(2, uses.with_adapters):
+        assert found.pop("prompt").startswith("this model has a learned prompt (peft)")
+        assert found == {"before": "", "after": ""}
+
+
+def test_however_a_model_was_loaded(ranks: RankPool, tmp_path: Path) -> None:
+    uses.save_small_model(tmp_path)
+    assert ranks.run(2, uses.loaded, str(tmp_path)) == [{}, {}]
