@@ -88,7 +88,7 @@ def _take_backend(transformer: Any) -> None:
 
 @contextmanager
 def own_attention(device: torch.device) -> Iterator[None]:
-    """Inside, diffusers' ring has a kernel on processors: ours, which its own default one is too but for the result."""
+    """Inside, diffusers' ring has a kernel with a log-sum-exp on processors: torch's own, as its default one is."""
     if device.type != "cpu":
         yield
         return
