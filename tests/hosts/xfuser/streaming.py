@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -63,15 +62,19 @@ def stream(ranks: int, inputs: Mapping[str, Any], ulysses: int = 1, padding_seen
             return decode(z, **options)
 
         pipe.vae.decode = keep
-        stored, sent = [], [0]
+        stored, sent = [], []
 
-        def look(model: Any, args: Any, kwargs: Any, output: Any) -> None:
-            stored.append(kwargs["attention_kwargs"]["kv_cache"][0]["k"].shape[1])
+        def before(*_: Any) -> None:
             sent.append(bytes_sent(PROCESS_GROUP.RING_PG) if ranks > 1 else 0)
 
-        pipe.transformer.register_forward_hook(look, with_kwargs=True)
+        def after(model: Any, args: Any, kwargs: Any, output: Any) -> None:
+            stored.append(kwargs["attention_kwargs"]["kv_cache"][0]["k"].shape[1])
+            sent[-1] = bytes_sent(PROCESS_GROUP.RING_PG) - sent[-1] if ranks > 1 else 0
+
+        pipe.transformer.register_forward_pre_hook(before)
+        pipe.transformer.register_forward_hook(after, with_kwargs=True)
         pipe(**causal_wan_inputs(**inputs))
-        return Streamed(latents[0], stored, [after - before for before, after in pairwise(sent)])
+        return Streamed(latents[0], stored, sent)
 
 
 def refusals() -> dict[str, str]:
