@@ -183,7 +183,7 @@ def test_figures(client: Client) -> None:
     }
     known = [job["status"] for job in client.ask("GET", "/v1/requests").json["data"]]
     assert {outcome: value for outcome, value in outcomes.items() if outcome != "refused"} == {
-        outcome: known.count(outcome) for outcome in set(known)
+        outcome: known.count(outcome) for outcome in outcomes if outcome != "refused"
     }
     assert outcomes["refused"] == 3  # an unknown field, a full line, ranks that were started again
     restarts = {name: value for name, value in figures.items() if name.startswith("tokenring_world_restarts_total")}
