@@ -107,6 +107,14 @@ def test_any_size_and_several_calls(ranks: RankPool, found: Found, family: str) 
     found.families[family] = error
 
 
+@pytest.mark.parametrize("as_2_3", [False, True])
+def test_ltx2_with_all_its_guidances(ranks: RankPool, as_2_3: bool) -> None:
+    """One of them leaves attention out of a block; it is on where nothing is said."""
+    case = Case("ltx2", make={"as_2_3": as_2_3}, calls=({"all_guidances": True},))
+    for error in ranks.run(3, jobs.worst, case, timeout=300):
+        assert error <= TOLERANCE
+
+
 @pytest.mark.parametrize("schedule", ["direct", "ring", "auto", "heads"])
 def test_schedules(ranks: RankPool, schedule: str) -> None:
     for error in ranks.run(2, jobs.worst, Case("flux", schedule), timeout=300):

@@ -181,6 +181,8 @@ def _spread_class(kind: Any) -> Any:
         site: Site = self._tokenring_site
         before = site.answered
         wanted = site.begin(args[1] if len(args) > 1 else kwargs["hidden_states"])
+        if bool(kwargs.get("all_perturbed", False)):  # LTX-2 takes each token's value in the place of attention
+            wanted = before
         with nullcontext() if dispatches else _in_place_of_torch(site):
             result = original(self, *args, **kwargs)
         if site.answered != wanted:

@@ -29,10 +29,5 @@ FAMILY = DiffusersFamily(
         "proj_out": Gather(1),
         "audio_proj_out": Gather(1, of="audio_hidden_states"),
     },
-    refused=(
-        "video_self_attention_mask",
-        "video_keyframes_mask",
-        "spatio_temporal_guidance_blocks",
-        "perturbation_mask",
-    ),
+    refused=("video_self_attention_mask", "video_keyframes_mask"),
 )
