@@ -12,7 +12,7 @@ import torch
 from hypothesis import settings
 
 from tests.support.compatibility import record
-from tests.support.families import FAMILIES
+from tests.support.families import ALL_FAMILIES
 from tests.support.ranks import RankPool
 
 settings.register_profile("tests", deadline=None, derandomize=True)  # wall time proves nothing here
@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         values = [getattr(value, "family", value) for value in (callspec.params.values() if callspec else ())]
         values += [key for mark in item.iter_markers("family") for key in mark.args]
         for key in values:
-            family = FAMILIES.get(key.partition(",")[0]) if isinstance(key, str) else None
+            family = ALL_FAMILIES.get(key.partition(",")[0]) if isinstance(key, str) else None
             if family is not None and family.missing:
                 item.add_marker(pytest.mark.skip(f"{family.title} needs diffusers {family.since}"))
 

@@ -23,7 +23,6 @@ class Small:
         make: Makes it, with the options of the family.
         inputs: Arguments of a call that returns latents, with the options of the family.
         prompts: Whether it takes several.
-        missing: Whether the installed diffusers is too old for it.
     """
 
     title: str
@@ -32,7 +31,6 @@ class Small:
     make: Callable[..., Any]
     inputs: Callable[..., dict[str, Any]]
     prompts: bool = True
-    missing: bool = False
 
 
 def _alone(title: str, name: str, runs: str) -> Small:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from tests.support.families import text, wan
+from tests.support.families import text
+from tests.support.families.pictures import two_colours
 
 FRAMES = 9
 STRENGTH = 0.6
@@ -50,11 +50,6 @@ def control_hole(height: int, width: int) -> dict[str, Any]:
     return {**control(height, width), "control_mask": _mask(height, width)}
 
 
-def kontext(height: int, width: int) -> dict[str, Any]:
-    """A picture of another size to edit."""
-    return {"image": _picture(height + 8, width - 4), "max_area": height * width, "_auto_resize": False}
-
-
 def kontext_hole(height: int, width: int) -> dict[str, Any]:
     """A picture of which a part is edited."""
     return {**hole(height, width), "max_area": height * width, "_auto_resize": False}
@@ -62,12 +57,12 @@ def kontext_hole(height: int, width: int) -> dict[str, Any]:
 
 def two_pictures(height: int, width: int) -> dict[str, Any]:
     """Two pictures of sizes of their own, and of at least 64 pixels, as FLUX.2 asks for."""
-    return {"image": [wan.first_frame(72, 64), wan.first_frame(64, 84).rotate(180)]}
+    return {"image": [two_colours(72, 64), two_colours(64, 84).rotate(180)]}
 
 
 def first(height: int, width: int) -> dict[str, Any]:
     """A first frame."""
-    return {"image": wan.first_frame(height, width)}
+    return {"image": two_colours(height, width)}
 
 
 def hunyuan_first(height: int, width: int) -> dict[str, Any]:
@@ -85,7 +80,7 @@ def hunyuan_first(height: int, width: int) -> dict[str, Any]:
 
 def first_and_last(height: int, width: int) -> dict[str, Any]:
     """A first and a last frame."""
-    return {**first(height, width), "last_image": wan.first_frame(height, width).rotate(180)}
+    return {**first(height, width), "last_image": two_colours(height, width).rotate(180)}
 
 
 def conditions(height: int, width: int) -> dict[str, Any]:
@@ -103,30 +98,8 @@ def conditions(height: int, width: int) -> dict[str, Any]:
 
 def video(height: int, width: int) -> dict[str, Any]:
     """A video to start from."""
-    frame = wan.first_frame(height, width)
+    frame = two_colours(height, width)
     return {"video": [frame.rotate(5 * number) for number in range(FRAMES)], "strength": STRENGTH}
-
-
-def wan_vace_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """A video, a mask of it, and a picture that it refers to."""
-    from PIL import Image
-
-    height, width = inputs["height"], inputs["width"]
-    mask = Image.fromarray((_mask(height, width)[0, 0] * 255).to(torch.uint8).numpy())
-    words = {name: inputs[name][0] for name in ("prompt", "negative_prompt")}  # it takes no lists
-    return {
-        **inputs,
-        **words,
-        "video": video(height, width)["video"],
-        "mask": [mask] * FRAMES,
-        "reference_images": [wan.first_frame(height, width).rotate(90)],
-        "conditioning_scale": [0.7, 1.0],
-    }
-
-
-def make_wan_vace(**options: Any) -> Any:
-    """A ``WanVACEPipeline``."""
-    return wan.make_wan_vace(**options)
 
 
 def _controlnet(kind: Any, pipe: Any, seed: int, **changes: Any) -> dict[str, Any]:
@@ -211,7 +184,7 @@ def _qwen_text() -> dict[str, Any]:
 
 def qwen_edit(height: int, width: int) -> dict[str, Any]:
     """A picture to edit."""
-    return {**_qwen_text(), "image": wan.first_frame(96, 64)}
+    return {**_qwen_text(), "image": two_colours(96, 64)}
 
 
 def qwen_edit_hole(height: int, width: int) -> dict[str, Any]:
@@ -219,9 +192,9 @@ def qwen_edit_hole(height: int, width: int) -> dict[str, Any]:
     from PIL import Image
 
     mask = Image.fromarray((_mask(64, 64)[0, 0] * 255).to(torch.uint8).numpy())
-    return {**_qwen_text(), "image": wan.first_frame(64, 64), "mask_image": mask, "strength": STRENGTH}
+    return {**_qwen_text(), "image": two_colours(64, 64), "mask_image": mask, "strength": STRENGTH}
 
 
 def qwen_edit_two(height: int, width: int) -> dict[str, Any]:
     """Two pictures of sizes of their own."""
-    return {**_qwen_text(), "image": [wan.first_frame(96, 64), wan.first_frame(64, 128)]}
+    return {**_qwen_text(), "image": [two_colours(96, 64), two_colours(64, 128)]}

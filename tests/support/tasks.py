@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tests.support import pictures as p
-from tests.support.families import FAMILIES
+from tests.support.families import ALL_FAMILIES
 from tests.support.kinds import Small, known
 
 __all__ = ["TASKS"]
@@ -61,6 +61,13 @@ def _task(
     return Small(title, family, runs, make, inputs, prompts)
 
 
+def _family(key: str, sizes: str) -> Small:
+    """What a family of :data:`ALL_FAMILIES` is for, of the sizes of another one."""
+    found = ALL_FAMILIES[key]
+    title = found.title.removesuffix(" (`xdit`)")
+    return Small(title, sizes, found.runs, found.make, found.inputs, prompts=not found.one_prompt)
+
+
 _HALVES = {"steps": 4}
 """Steps of which a strength of 0.6 leaves two."""
 
@@ -68,7 +75,7 @@ TASKS: dict[str, Small] = {
     "flux-img2img": _task("FLUX.1 image to image", "flux", "FluxImg2ImgPipeline", p.start, defaults=_HALVES),
     "flux-inpaint": _task("FLUX.1 inpainting", "flux", "FluxInpaintPipeline", p.hole, defaults=_HALVES),
     "flux-fill": _task("FLUX.1 Fill", "flux", "FluxFillPipeline", p.fill, variant={"controls": 2}),
-    "flux-kontext": _task("FLUX.1 Kontext", "flux", "FluxKontextPipeline", p.kontext),
+    "flux-kontext": _family("flux-kontext", "flux"),
     "flux-kontext-inpaint": _task(
         "FLUX.1 Kontext inpainting", "flux", "FluxKontextInpaintPipeline", p.kontext_hole, defaults=_HALVES
     ),
@@ -153,6 +160,7 @@ TASKS: dict[str, Small] = {
         parts=p.qwen_processor,
         prompts=False,
     ),
+    "qwen-edit-2511": _family("qwen-edit-2511", "qwen-image"),
     "qwen-image-controlnet": _task(
         "Qwen-Image ControlNet",
         "qwen-image",
@@ -206,14 +214,7 @@ TASKS: dict[str, Small] = {
         variant={"last": True},
     ),
     "wan-v2v": _task("Wan, video to video", "wan-t2v", "WanVideoToVideoPipeline", p.video, defaults=_HALVES),
-    "wan-vace": Small(
-        "Wan VACE",
-        "wan-t2v",
-        "WanVACEPipeline",
-        p.make_wan_vace,
-        lambda **options: p.wan_vace_inputs(FAMILIES["wan-t2v"].inputs(**options)),
-        prompts=False,
-    ),
+    "wan-vace": _family("wan-vace", "wan-t2v"),
     "skyreels-v2-forcing": _task(
         "SkyReels V2, diffusion forcing",
         "skyreels-v2",

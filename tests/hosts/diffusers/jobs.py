@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -47,8 +48,10 @@ def make(case: Case) -> Any:
 
 
 def inputs(case: Case, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a call that returns latents."""
-    return small(case.family).inputs(**options)
+    """Arguments of a call that returns latents; the option ``without`` names those that are left out."""
+    left_out = options.get("without", ())
+    found = small(case.family).inputs(**{name: value for name, value in options.items() if name != "without"})
+    return {name: value for name, value in found.items() if name not in left_out}
 
 
 def latents_of(output: Any) -> Tensor:
@@ -231,6 +234,30 @@ def refusals() -> dict[str, str]:
     installed().attach("a_module_of_another_host", lambda module: None)
     said["undone"] = said_to(lambda: other(**inputs(Case("flux"), {})))
     return said
+
+
+def refused_arguments() -> dict[str, str]:
+    """What transformers say to arguments that were not compared, before anything is computed."""
+    holes = {"inside": [[1, 1, 0, 1]], "in front": [[1, 1, 1, 1], [0, 0, 1, 1]]}
+    mask = torch.ones(1, 4)
+    mask[0, 0] = 0.5  # of the first rank alone
+    tried: dict[str, tuple[str, dict[str, Any]]] = {
+        **{f"hole {name}": ("mochi", {"encoder_attention_mask": torch.tensor(rows)}) for name, rows in holes.items()},
+        "half": ("chroma", {"attention_mask": mask}),
+        "picture": ("hunyuan-video-1.5", {"image_embeds": torch.ones(1, 2, 3)}),
+        "perturbed": ("ltx2", {"perturbation_mask": torch.zeros(1)}),
+        "xlabs": ("flux", {"controlnet_blocks_repeat": True}),
+    }
+    pipes = {family: make(Case(family)) for family, _ in tried.values()}
+    for pipe in pipes.values():
+        parallelize(pipe, tokenring_degree=dist.get_world_size(), host="diffusers")
+    return {what: _told(pipes[family].transformer, given) for what, (family, given) in tried.items()}
+
+
+def _told(model: Any, given: Mapping[str, Any]) -> str:
+    """What is said to a call of a model with some arguments, those beside them that it needs being a zero."""
+    needed = [name for name, each in inspect.signature(model.forward).parameters.items() if each.default is each.empty]
+    return said_to(lambda: model(**{**dict.fromkeys(needed, torch.zeros(1, 1)), **given}))
 
 
 def other_pipeline(pipe: Any) -> Any:

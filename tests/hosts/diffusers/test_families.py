@@ -89,8 +89,10 @@ def test_bf16(ranks: RankPool) -> None:
 
 
 def test_pictures_and_control(ranks: RankPool) -> None:
-    """A task of each kind: residuals of a ControlNet, a picture behind the one that is made, two of other sizes."""
-    cases = [Case(task) for task in ("flux-controlnet", "flux-kontext", "qwen-image-edit-plus", "wan-vace")]
+    """A task of each kind: residuals of a ControlNet, a picture behind the one that is made, two of times of their own."""
+    cases = [
+        Case(task) for task in ("flux-controlnet", "flux-kontext", "qwen-image-edit-plus", "qwen-edit-2511", "wan-vace")
+    ]
     for errors in ranks.run(2, jobs.all_of, cases, timeout=300):
         print(errors)
         assert max(errors.values()) <= TOLERANCE
@@ -115,6 +117,13 @@ def test_ltx2_with_all_its_guidances(ranks: RankPool, as_2_3: bool) -> None:
         assert error <= TOLERANCE
 
 
+def test_one_time_for_all_tokens(ranks: RankPool) -> None:
+    """LTX-Video has one where no frame is given, and one of each token where there is."""
+    case = Case("ltx-condition", calls=({"without": ("conditions",)}, {}))
+    for error in ranks.run(2, jobs.worst, case, timeout=300):
+        assert error <= TOLERANCE
+
+
 @pytest.mark.parametrize("schedule", ["direct", "ring", "auto", "heads"])
 def test_schedules(ranks: RankPool, schedule: str) -> None:
     for error in ranks.run(2, jobs.worst, Case("flux", schedule), timeout=300):
@@ -133,6 +142,7 @@ def test_fewer_tokens_than_ranks(ranks: RankPool) -> None:
     [
         ("dropped mask", "qwen-image"),
         ("dropped mask", "hunyuan-video"),
+        ("dropped mask", "chroma"),
         ("wrong positions", "flux"),
         ("wrong positions", "wan-t2v"),
         ("off by one", "flux"),

@@ -62,6 +62,21 @@ def test_what_was_not_compared_is_refused_in_a_sentence(ranks: RankPool) -> None
         assert words in first[what], what
 
 
+def test_arguments_that_were_not_compared_are_refused(ranks: RankPool) -> None:
+    """The same on both ranks, also where one alone has the part of a mask that is amiss."""
+    first, second = ranks.run(2, jobs.refused_arguments, timeout=300)
+    assert first == second
+    for what, words in {
+        "hole inside": "hidden tokens are in front of real ones",
+        "hole in front": "hidden tokens are in front of real ones",
+        "half": "the ChromaTransformer2DModel got an attention_mask of other numbers than 0 and 1",
+        "picture": "image_embeds that are not zero reached the HunyuanVideo15Transformer3DModel",
+        "perturbed": "perturbation_mask reached the LTX2VideoTransformer3DModel",
+        "xlabs": "controlnet_blocks_repeat reached the FluxTransformer2DModel",
+    }.items():
+        assert words in first[what], what
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("backend", ["native", "_native_flash", "_native_cudnn"])
 def test_kernels_that_diffusers_was_told_are_used(gpu_ranks: RankPool, backend: str) -> None:

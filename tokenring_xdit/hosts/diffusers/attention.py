@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, wraps
@@ -86,18 +86,22 @@ class Site:
         self._first = 0
         self._name, self._schedule, self._key = name, schedule, key
         self._pair_masks, self._each_item = family.pair_masks, family.each_item
+        self._no_attention = family.no_attention
         self._masks: OrderedDict[Hashable, _KnownMask] = OrderedDict()
 
-    def begin(self, hidden_states: Tensor) -> int:
+    def begin(self, hidden_states: Tensor, arguments: Mapping[str, Any]) -> int:
         """A call of the module's processor begins.
 
         Args:
             hidden_states: What it attends among, ``[B, S, C]``.
+            arguments: What it is given beside that, by name.
 
         Returns:
             How often it has to have attended when it is over.
         """
         self._first = self.answered
+        if bool(arguments.get(self._no_attention, False)):
+            return self.answered
         return self.answered + (hidden_states.shape[0] if self._each_item else 1)
 
     def attend(
@@ -180,9 +184,7 @@ def _spread_class(kind: Any) -> Any:
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         site: Site = self._tokenring_site
         before = site.answered
-        wanted = site.begin(args[1] if len(args) > 1 else kwargs["hidden_states"])
-        if bool(kwargs.get("all_perturbed", False)):  # LTX-2 takes each token's value in the place of attention
-            wanted = before
+        wanted = site.begin(args[1] if len(args) > 1 else kwargs["hidden_states"], kwargs)
         with nullcontext() if dispatches else _in_place_of_torch(site):
             result = original(self, *args, **kwargs)
         if site.answered != wanted:

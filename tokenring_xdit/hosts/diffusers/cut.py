@@ -139,7 +139,7 @@ class ModelCut:
             return self._cut(split, whole)
         if split.once and name in self.lengths:
             return whole
-        if split.dims in (None, whole.ndim) and not split.parts:
+        if split.dims in (None, whole.ndim) and not split.parts and not split.for_all:
             self.lengths.setdefault(str(name), whole.shape[split.dim])
         return self._cut(split, whole)
 
@@ -150,6 +150,8 @@ class ModelCut:
             return tuple(self._cut(one, tensor) for one, tensor in zip(splits, whole, strict=True))
         assert isinstance(split, Split)
         if split.dims is not None and whole.ndim != split.dims:
+            return whole
+        if split.for_all and whole.shape[split.dim] == 1:
             return whole
         if not split.parts:
             return _own(whole, split.dim)

@@ -19,12 +19,14 @@ class Split:
         dims: How many dimensions it has to have; with others it is left whole.
         once: Whether only the first module of a call that has it takes a part, and the others have that already.
         parts: Names of the sequences that it is one behind the other, each of which is cut by itself; one by default.
+        for_all: Whether there may be one entry for all tokens, which is left whole.
     """
 
     dim: int
     dims: int | None = None
     once: bool = False
     parts: tuple[str, ...] = ()
+    for_all: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,13 @@ class DiffusersFamily(ModelFamily):
         since: The oldest diffusers with which it was compared: older ones cut, and mask, otherwise.
         control: What a ControlNet hands to its forward, by argument, and how it is cut: residuals of a picture's tokens
             as the picture is; ``None`` leaves it whole.
-        refused: Arguments of its forward that were not compared.
+        refused: Arguments of its forward that were not compared, unless they are ``None`` or ``False``.
+        only_zeros: Arguments of its forward of which nothing was compared but zeros.
         pair_masks: Whether its masks are for pairs of tokens, of which both have to be real. One of bool hides the
             others, one of numbers is added to the scores.
-        each_item: Whether its processors attend each item of a batch by itself.
+        each_item: Whether its processors attend each item of a batch by itself, with the text that the argument
+            ``encoder_attention_mask`` leaves of it.
+        no_attention: Argument of its processors with which they compute none.
         config: Settings of its configuration, with the values that were compared.
     """
 
@@ -76,8 +81,10 @@ class DiffusersFamily(ModelFamily):
     since: str = "0.42"
     control: Mapping[str, Split | None] = field(default_factory=dict)
     refused: tuple[str, ...] = ()
+    only_zeros: tuple[str, ...] = ()
     pair_masks: bool = False
     each_item: bool = False
+    no_attention: str = ""
     config: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
 
     def names(self) -> set[str]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tokenring_xdit.errors import UnsupportedError
 
-__all__ = ["keys_that_count", "real_tokens", "with_bonus"]
+__all__ = ["keys_that_count", "real_tokens", "refuse_holes", "refuse_weights", "with_bonus"]
 
 _CHANNELS = 8
 """Channels more where scores get a bonus: kernels take multiples of eight."""
@@ -78,6 +78,41 @@ def real_tokens(mask: Tensor, queries: int, keys: int) -> Tensor:
             "leave the model's masks as they are, or do without parallelize"
         )
     return real
+
+
+def refuse_holes(kind: str, mask: Tensor) -> None:
+    """Refuse a mask of text in which hidden tokens are in front of real ones, or between them.
+
+    Args:
+        kind: Class of the transformer.
+        mask: What it is given for the whole text, ``[B, S]``.
+
+    Raises:
+        UnsupportedError: There is such a token: a processor that packs the real ones would take them for others.
+    """
+    real = mask != 0
+    if bool((real[:, 1:] & ~real[:, :-1]).any()):
+        raise UnsupportedError(
+            f"the {kind} got an encoder_attention_mask in which hidden tokens are in front of real ones, which was not "
+            "compared when it is spread over ranks: put the padding behind the text, or do without parallelize"
+        )
+
+
+def refuse_weights(kind: str, mask: Tensor) -> None:
+    """Refuse a mask of tokens that says more of them than whether they are real.
+
+    Args:
+        kind: Class of the transformer.
+        mask: What it is given for all tokens, ``[B, S]``.
+
+    Raises:
+        UnsupportedError: There are other numbers than 0 and 1.
+    """
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise UnsupportedError(
+            f"the {kind} got an attention_mask of other numbers than 0 and 1, which was not compared when it is spread "
+            "over ranks: leave the pipeline's mask as it is, or do without parallelize"
+        )
 
 
 def with_bonus(q: Tensor, k: Tensor, v: Tensor, real: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:

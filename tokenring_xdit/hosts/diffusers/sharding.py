@@ -18,6 +18,7 @@ from tokenring_xdit.hosts.caches import Together
 from tokenring_xdit.hosts.diffusers.attention import DISPATCH, KERNELS_OF_BACKENDS, Site, plain, spread
 from tokenring_xdit.hosts.diffusers.cut import ModelCut
 from tokenring_xdit.hosts.diffusers.family import DiffusersFamily
+from tokenring_xdit.hosts.diffusers.masks import refuse_holes, refuse_weights
 from tokenring_xdit.hosts.diffusers.offer import too_old
 from tokenring_xdit.hosts.diffusers.plan import named, plan_of
 from tokenring_xdit.hosts.installation import INSTALLATION
@@ -73,12 +74,7 @@ class DiffusersSharding(Sharded):
                 f"what parallelize changed in diffusers was undone, and the {self.kind.__name__} is still cut: load "
                 "the pipeline anew, or call parallelize and undo it for the pipeline itself"
             )
-        given = [name for name in self._family.refused if arguments.get(name) is not None]
-        if given:
-            raise UnsupportedError(
-                f"{', '.join(given)} reached the {self.kind.__name__}, which was not compared with the single process "
-                "when it is spread over ranks: leave it out, or do without parallelize"
-            )
+        _refuse_arguments(self.kind.__name__, arguments, self._family)
         _refuse_config(model, self._family)
         _refuse_backends(self.slots, model)
 
@@ -158,6 +154,31 @@ def refuse_changed(model: Any, family: DiffusersFamily) -> None:
             "it anew, and call parallelize alone"
         )
     _refuse_backends(_slots(model, family, None), model)
+
+
+def _refuse_arguments(kind: str, arguments: Mapping[str, Any], family: DiffusersFamily) -> None:
+    """Refuse arguments that were not compared.
+
+    Raises:
+        UnsupportedError: There is one.
+    """
+    told = {name: value for name, value in arguments.items() if value is not None and value is not False}
+    given = [name for name in family.refused if name in told]
+    if given:
+        raise UnsupportedError(
+            f"{', '.join(given)} reached the {kind}, which was not compared with the single process when it is spread "
+            "over ranks: leave it and what brings it out, or do without parallelize"
+        )
+    given = [name for name in family.only_zeros if name in told and bool(told[name].any())]
+    if given:
+        raise UnsupportedError(
+            f"{', '.join(given)} that are not zero reached the {kind}, which was not compared with the single process "
+            "when it is spread over ranks: use the pipeline without pictures, or do without parallelize"
+        )
+    if family.each_item and "encoder_attention_mask" in told:
+        refuse_holes(kind, told["encoder_attention_mask"])
+    if family.pair_masks and "attention_mask" in told:
+        refuse_weights(kind, told["attention_mask"])
 
 
 def _refuse_config(model: Any, family: DiffusersFamily) -> None:

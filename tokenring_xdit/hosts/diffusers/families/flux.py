@@ -31,4 +31,5 @@ FAMILY = DiffusersFamily(
         "controlnet_single_block_samples": Split(1, 3),
         "controlnet_blocks_repeat": None,
     },
+    refused=("controlnet_blocks_repeat",),  # of ControlNets of XLabs'
 )

@@ -21,5 +21,6 @@ FAMILY = DiffusersFamily(
         },
         "proj_out": Gather(1),
     },
+    only_zeros=("image_embeds",),  # others, which the pipeline from pictures brings, are text that counts
     pair_masks=True,
 )

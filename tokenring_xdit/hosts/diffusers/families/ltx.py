@@ -14,9 +14,10 @@ FAMILY = DiffusersFamily(
     compared=("LTXPipeline", "LTXImageToVideoPipeline", "LTXConditionPipeline"),
     spread={"transformer_blocks.*.attn1": _PROCESSORS},
     local={"transformer_blocks.*.attn2": _PROCESSORS},
+    # without conditions there is one time for all tokens
     # diffusers' plan cuts the text too, whose few keys every rank's many queries would have to reach
     plan={
-        "": {"hidden_states": Split(1, 3), "timestep": Split(1, 2)},
+        "": {"hidden_states": Split(1, 3), "timestep": Split(1, 2, for_all=True)},
         "rope": {0: Split(1, 3), 1: Split(1, 3)},
         "proj_out": Gather(1),
     },

@@ -29,5 +29,6 @@ FAMILY = DiffusersFamily(
         "proj_out": Gather(1),
         "audio_proj_out": Gather(1, of="audio_hidden_states"),
     },
-    refused=("video_self_attention_mask", "video_keyframes_mask"),
+    refused=("perturbation_mask", "video_self_attention_mask", "video_keyframes_mask"),
+    no_attention="all_perturbed",  # each token's own value is taken in its place
 )
