@@ -11,7 +11,7 @@ from tests.hosts.xfuser import streaming
 from tests.support.ranks import RankPool
 from tests.support.reference import relative_error
 from tokenring_xdit.errors import UnsupportedError
-from tokenring_xdit.hosts.xfuser.families.causal_wan.held import HeldTokens
+from tokenring_xdit.hosts.xfuser.families.causal_wan.held import ChunkCall, HeldTokens
 
 TOLERANCE = 1e-5
 FRAME = 7 * 5
@@ -66,7 +66,7 @@ def test_the_runner_of_the_command_takes_it(ranks: RankPool) -> None:
 
 
 def test_a_cache_follows_upstream() -> None:
-    """Chunks of three tokens in a cache of seven, one kept, of which at most five are seen."""
+    """Chunks of three tokens in a cache of seven, of which at most five are seen."""
     held = HeldTokens(7, 2)
     rules = {"window": 7, "sinks": 0, "most": 5}
     turn = held.take(0, 3, **rules)
@@ -78,8 +78,22 @@ def test_a_cache_follows_upstream() -> None:
     assert held.stored == 4
     third = held.take(6, 3, **rules)
     assert third.kept.tolist() == [0, 2, 3], "tokens 0 and 1 made room; column 0 has token 2 on the other rank"
-    hidden = [third.layout.own(rank, 1) for rank in range(2)]
-    assert all(mask is not None for mask in hidden)
+    assert seen_by_ranks(third) == [[2, 3, 4], [1, 3]]
+
+
+def test_the_oldest_chunk_stays() -> None:
+    """The same with one that is kept: token 5 is what is left of the second, and token 2 is seen on the other rank."""
+    held = HeldTokens(7, 2)
+    *_, third = (held.take(start, 3, window=7, sinks=1, most=5) for start in (0, 3, 6))
+    assert third.kept.tolist() == [0, 1, 2]
+    assert seen_by_ranks(third) == [[3, 4], [0, 2, 3]]
+
+
+def seen_by_ranks(turn: ChunkCall) -> list[list[float]]:
+    """Places of the keys that a chunk sees, among those that each rank holds."""
+    places = torch.arange(5.0).view(1, 1, 5, 1)
+    masks = [turn.layout.own(rank, 1) for rank in range(2)]
+    return [mask.select(places, places)[0].flatten().tolist() for mask in masks if mask is not None]
 
 
 @pytest.mark.parametrize(("start", "tokens"), [(4, 3), (0, 9)])

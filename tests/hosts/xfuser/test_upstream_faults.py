@@ -34,7 +34,7 @@ class Fault:
         raises: Part of the error, where upstream raises; else its output differs.
         degree: Ranks.
         use: What else the generation is, as in :class:`Use`.
-        rarely: Whether it is one that others show too, and is left to the matrix.
+        rarely: Whether only the matrix runs it, as other cases show the same fault.
     """
 
     repair: str

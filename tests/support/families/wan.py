@@ -276,7 +276,7 @@ def causal_wan_inputs(
     Args:
         height: Height in pixels.
         width: Width in pixels.
-        frames: Frames of the video; chunks of 12 but for the first, which is one, and what is no whole chunk is cut.
+        frames: Frames of the video; the first chunk is one frame, the others 12; what is left over is cut.
         image: Give the first frame too.
         **options: Other arguments of the call.
     """

@@ -297,7 +297,7 @@ def baseline(family: str, host: str, steps: int = 2) -> dict[str, Any]:
 
 
 def _plain(family: str, host: str) -> Any:
-    # attention is made peaky where that has been so from the first figures on
+    # with xfuser each family decides by itself how peaky its attention is
     return small(family).make() if host == "xfuser" else peaky(family)
 
 
