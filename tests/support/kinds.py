@@ -1,4 +1,4 @@
-"""Kinds of small pipelines of diffusers: those of :data:`FAMILIES`, and families that xfuser does not have."""
+"""Kinds of small pipelines of diffusers: those of :data:`ALL_FAMILIES`, and families that xfuser does not have."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tests.support.families import FAMILIES, Family
+from tests.support.families import ALL_FAMILIES, Family
 
 __all__ = ["ONLY_DIFFUSERS", "Small", "known"]
 
@@ -46,7 +46,7 @@ def _alone(title: str, name: str, runs: str) -> Small:
         arguments: dict[str, Any] = function(f"{name}_inputs")(**options)
         return arguments
 
-    return Small(title, name, runs, make, inputs)
+    return Small(title, name.replace("_", "-"), runs, make, inputs)
 
 
 ONLY_DIFFUSERS: dict[str, Small] = {
@@ -54,7 +54,6 @@ ONLY_DIFFUSERS: dict[str, Small] = {
     "chroma": _alone("Chroma", "chroma", "ChromaPipeline"),
     "aura-flow": _alone("AuraFlow", "aura_flow", "AuraFlowPipeline"),
     "cogview4": _alone("CogView4", "cogview4", "CogView4Pipeline"),
-    "hunyuan-video-1.5": _alone("HunyuanVideo 1.5", "hunyuan_video15", "HunyuanVideo15Pipeline"),
     "skyreels-v2": _alone("SkyReels V2", "skyreels_v2", "SkyReelsV2Pipeline"),
     "mochi": _alone("Mochi", "mochi", "MochiPipeline"),
 }
@@ -63,4 +62,4 @@ ONLY_DIFFUSERS: dict[str, Small] = {
 
 def known(key: str) -> Family | Small:
     """The family that a key names."""
-    return FAMILIES.get(key) or ONLY_DIFFUSERS[key]
+    return ALL_FAMILIES.get(key) or ONLY_DIFFUSERS[key]

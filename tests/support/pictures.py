@@ -145,27 +145,11 @@ def qwen_inpainting_controlnet(pipe: Any) -> dict[str, Any]:
 
 
 def qwen_processor(pipe: Any) -> dict[str, Any]:
-    """Nothing: the text comes as embeddings, so that pictures need not be put into words.
+    """Nothing: the text comes as embeddings, so that pictures need not be put into words; and they are small."""
+    from tests.support.families.qwen_image import start_from_small_pictures
 
-    Pictures are scaled to sizes of the released models, of which there are too many tokens; here they are small.
-    """
-    from diffusers.pipelines.qwenimage import (
-        pipeline_qwenimage_edit,
-        pipeline_qwenimage_edit_inpaint,
-        pipeline_qwenimage_edit_plus,
-    )
-
-    for module in (pipeline_qwenimage_edit, pipeline_qwenimage_edit_inpaint):
-        module.calculate_dimensions = _small_dimensions
-    pipeline_qwenimage_edit_plus.CONDITION_IMAGE_SIZE = pipeline_qwenimage_edit_plus.VAE_IMAGE_SIZE = 64 * 64
+    start_from_small_pictures()
     return {"processor": None}
-
-
-def _small_dimensions(area: float, ratio: float) -> tuple[int, int, None]:
-    from diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus import calculate_dimensions
-
-    width, height = calculate_dimensions(area / 256, ratio)
-    return width, height, None
 
 
 def _qwen_text() -> dict[str, Any]:

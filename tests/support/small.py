@@ -14,7 +14,7 @@ __all__ = ["ONLY_DIFFUSERS", "TASKS", "Small", "peaky", "sharpen", "small"]
 
 
 def small(key: str) -> Family | Small:
-    """The pipelines that a key of :data:`FAMILIES`, :data:`ONLY_DIFFUSERS` or :data:`TASKS` names."""
+    """The pipelines that a key of :data:`ALL_FAMILIES`, :data:`ONLY_DIFFUSERS` or :data:`TASKS` names."""
     return TASKS.get(key) or known(key)
 
 

@@ -65,7 +65,7 @@ def _family(key: str, sizes: str) -> Small:
     """What a family of :data:`ALL_FAMILIES` is for, of the sizes of another one."""
     found = ALL_FAMILIES[key]
     title = found.title.removesuffix(" (`xdit`)")
-    return Small(title, sizes, found.runs, found.make, found.inputs, prompts=not found.one_prompt)
+    return Small(title, sizes, found.runs, found.make, found.inputs, prompts=found.prompts)
 
 
 _HALVES = {"steps": 4}

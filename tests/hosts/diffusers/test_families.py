@@ -32,6 +32,7 @@ OTHERS = [
     "wan-ti2v",
     "hunyuan-video",
     "ltx2",
+    "hunyuan-video-1.5",
     *ONLY_DIFFUSERS,
 ]
 
@@ -68,8 +69,8 @@ def of_any_size(family: str) -> dict[str, object]:
 
 
 def test_every_class_that_is_taken_was_compared() -> None:
-    families = [name for name, family in FAMILIES.items() if family.runs in compared()]
-    assert {*FEW, *OTHERS, "flux-runner"} == {*families, *ONLY_DIFFUSERS}
+    families = {name for name, family in FAMILIES.items() if family.runs in compared()}
+    assert {*FEW, *OTHERS, "flux-runner"} == {*families, "hunyuan-video-1.5", *ONLY_DIFFUSERS}
     assert {small(key).runs for key in (*FEW, *OTHERS, *TASKS)} == set(compared())
 
 
@@ -89,7 +90,7 @@ def test_bf16(ranks: RankPool) -> None:
 
 
 def test_pictures_and_control(ranks: RankPool) -> None:
-    """A task of each kind: residuals of a ControlNet, a picture behind the one that is made, two of times of their own."""
+    """A task of each kind: residuals of a ControlNet, pictures behind the one that is made, of times of their own."""
     cases = [
         Case(task) for task in ("flux-controlnet", "flux-kontext", "qwen-image-edit-plus", "qwen-edit-2511", "wan-vace")
     ]

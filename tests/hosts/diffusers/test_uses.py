@@ -8,6 +8,7 @@ import pytest
 
 from tests.hosts.xfuser import uses
 from tests.hosts.xfuser.uses import FEW, USES, Kind, Outcome, page
+from tests.hosts.xfuser.uses.arguments import returns
 from tests.support.families import FAMILIES
 from tests.support.ranks import RankPool
 from tests.support.small import ONLY_DIFFUSERS, TASKS
@@ -27,9 +28,16 @@ QUICK = {
 }
 """A use of each kind, on two ranks; everything is tried on three where there is time."""
 
+REFUSED = {
+    "The transformer/compiled-before",
+    "Callbacks/callback-latents-each-rank",
+    "Calls/pixel-each-rank",
+}
+"""Those of them that are refused; the others have to be right."""
+
 _RUN = [name for name, family in FAMILIES.items() if family.runs in compared() and name != "flux-runner"]
 
-ALL = [*uses.cases([*_RUN, *ONLY_DIFFUSERS]), *uses.cases(TASKS, FEW)]
+ALL = [*uses.cases([*_RUN, "hunyuan-video-1.5", *ONLY_DIFFUSERS]), *uses.cases(TASKS, FEW)]
 
 
 def _named(cases: Iterator[tuple[str, str]] | list[tuple[str, str]] | set[tuple[str, str]]) -> list[object]:
@@ -46,7 +54,7 @@ def outcomes(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str], O
 @pytest.mark.parametrize(("use", "family"), _named(sorted(QUICK)))
 def test_two_ranks(ranks: RankPool, use: str, family: str) -> None:
     outcome = uses.outcome_of(ranks, use, family, "diffusers")
-    assert outcome.kind is (Kind.REFUSED if use.endswith("-each-rank") else Kind.RIGHT), outcome.text
+    assert outcome.kind is (Kind.REFUSED if use in REFUSED else Kind.RIGHT), outcome.text
 
 
 @pytest.mark.matrix
@@ -58,6 +66,10 @@ def test_right_or_refused(ranks: RankPool, outcomes: dict[tuple[str, str], Outco
     print(f"{USES[use].title}, {family}: {outcome}")
     assert outcome.kind in {Kind.RIGHT, Kind.REFUSED, Kind.ABSENT}, outcome.text
     outcomes[use, family] = outcome
+
+
+def test_what_encode_prompt_returns_is_known_of_each_family() -> None:
+    assert all(returns(family)[0] == "prompt_embeds" for _, family in ALL)
 
 
 def test_quick_ones_exist() -> None:

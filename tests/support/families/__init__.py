@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from importlib.metadata import version
-from typing import Any, ClassVar
+from typing import Any
 
 from packaging.version import Version
 
@@ -57,8 +57,11 @@ class Family:
     pipeline: str = ""
     one_prompt: bool = False
     since: str = "0.35"
-    prompts: ClassVar[bool] = True
-    """That it takes several."""
+
+    @property
+    def prompts(self) -> bool:
+        """Whether its call takes several."""
+        return not self.one_prompt
 
     @property
     def missing(self) -> bool:

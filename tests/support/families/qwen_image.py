@@ -15,7 +15,11 @@ from diffusers import (
     QwenImagePipeline,
     QwenImageTransformer2DModel,
 )
-from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
+from diffusers.pipelines.qwenimage import (
+    pipeline_qwenimage_edit,
+    pipeline_qwenimage_edit_inpaint,
+    pipeline_qwenimage_edit_plus,
+)
 
 from tests.support.families import text
 from tests.support.families.peaky import peaky
@@ -90,9 +94,9 @@ def image_scheduler() -> FlowMatchEulerDiscreteScheduler:
 
 
 @lru_cache(maxsize=1)
-def _start_from_small_pictures() -> None:
+def start_from_small_pictures() -> None:
     """Have pictures that an edit starts from scaled to 64 by 64 pixels, or as many, in place of a million."""
-    for module in (pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus):
+    for module in (pipeline_qwenimage_edit, pipeline_qwenimage_edit_inpaint, pipeline_qwenimage_edit_plus):
         original = module.calculate_dimensions
         module.calculate_dimensions = lambda area, ratio, original=original: original(64 * 64, ratio)
 
@@ -113,7 +117,7 @@ def make_qwen_image_edit(
     Returns:
         The pipeline.
     """
-    _start_from_small_pictures()
+    start_from_small_pictures()
     pipe = (QwenImageEditPlusPipeline if several else QwenImageEditPipeline)(
         scheduler=image_scheduler(),
         vae=image_vae(),

@@ -10,23 +10,45 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.hosts.xfuser.uses.harness import Call, Expected, Scene, Use, baseline, called, tensors_of
+from tests.hosts.xfuser.uses.harness import (
+    Call,
+    Expected,
+    MistakenTestError,
+    Scene,
+    Use,
+    baseline,
+    called,
+    tensors_of,
+)
+from tests.support.kinds import Small, known
+from tests.support.small import small
 
-_RETURNS = {
-    "FluxPipeline": ("prompt_embeds", "pooled_prompt_embeds"),
-    "FluxControlPipeline": ("prompt_embeds", "pooled_prompt_embeds"),
-    "Flux2Pipeline": ("prompt_embeds",),
-    "Flux2KleinPipeline": ("prompt_embeds",),
+_WITH_MASKS = (
+    "prompt_embeds",
+    "prompt_attention_mask",
+    "negative_prompt_embeds",
+    "negative_prompt_attention_mask",
+)
+_WITH_POOLED = ("prompt_embeds", "pooled_prompt_embeds", "")
+_WITH_NEGATIVE = ("prompt_embeds", "negative_prompt_embeds")
+_WITH_A_MASK = ("prompt_embeds", "prompt_embeds_mask")
+RETURNS = {
+    **dict.fromkeys(("FluxPipeline", "FluxControlPipeline"), _WITH_POOLED),
+    **dict.fromkeys(("Flux2Pipeline", "Flux2KleinPipeline"), ("prompt_embeds", "")),
     "StableDiffusion3Pipeline": (
         "prompt_embeds",
         "negative_prompt_embeds",
         "pooled_prompt_embeds",
         "negative_pooled_prompt_embeds",
     ),
-    "PixArtAlphaPipeline": (
+    **dict.fromkeys(("PixArtAlphaPipeline", "PixArtSigmaPipeline", "Lumina2Pipeline"), _WITH_MASKS),
+    **dict.fromkeys(("LTXPipeline", "LTX2Pipeline", "MochiPipeline", "AuraFlowPipeline"), _WITH_MASKS),
+    "ChromaPipeline": (
         "prompt_embeds",
+        "",
         "prompt_attention_mask",
         "negative_prompt_embeds",
+        "",
         "negative_prompt_attention_mask",
     ),
     "HunyuanDiTPipeline": (
@@ -35,24 +57,22 @@ _RETURNS = {
         "prompt_attention_mask",
         "negative_prompt_attention_mask",
     ),
-    "QwenImagePipeline": ("prompt_embeds", "prompt_embeds_mask"),
-    "ZImagePipeline": ("prompt_embeds", "negative_prompt_embeds"),
-    "CogVideoXPipeline": ("prompt_embeds", "negative_prompt_embeds"),
-    "LattePipeline": ("prompt_embeds", "negative_prompt_embeds"),
-    "WanPipeline": ("prompt_embeds", "negative_prompt_embeds"),
-    "WanImageToVideoPipeline": ("prompt_embeds", "negative_prompt_embeds"),
+    **dict.fromkeys(("QwenImagePipeline", "Krea2Pipeline"), _WITH_A_MASK),
+    **dict.fromkeys(("ZImagePipeline", "CogVideoXPipeline", "LattePipeline", "CogView4Pipeline"), _WITH_NEGATIVE),
+    **dict.fromkeys(("WanPipeline", "WanImageToVideoPipeline", "SkyReelsV2Pipeline"), _WITH_NEGATIVE),
     "HunyuanVideoPipeline": ("prompt_embeds", "pooled_prompt_embeds", "prompt_attention_mask"),
+    "HunyuanVideo15Pipeline": (*_WITH_A_MASK, "prompt_embeds_2", "prompt_embeds_mask_2"),
 }
-_RETURNS["LTXPipeline"] = _RETURNS["ChromaPipeline"] = _RETURNS["PixArtAlphaPipeline"]
-_RETURNS["PixArtSigmaPipeline"] = _RETURNS["Lumina2Pipeline"] = _RETURNS["PixArtAlphaPipeline"]
-_RETURNS["LTX2Pipeline"] = _RETURNS["PixArtAlphaPipeline"]
-"""What ``encode_prompt`` returns, in order, by the names that the call takes it with; tasks of a family as it does."""
+"""What ``encode_prompt`` returns, in order, by the names that the call takes it with; nothing takes what has none."""
 
 
-def _returns(pipe: Any) -> tuple[str, ...]:
-    name = type(pipe).__name__
-    known = [kind for kind in _RETURNS if name.startswith(kind.removesuffix("Pipeline"))]
-    return _RETURNS[max(known, key=len)]
+def returns(family: str) -> tuple[str, ...]:
+    """What ``encode_prompt`` of a family returns, or of a task, which has that of its family."""
+    found = small(family)
+    runs = known(found.family).runs if isinstance(found, Small) else found.runs
+    if runs not in RETURNS:
+        raise MistakenTestError(f"nobody wrote down what encode_prompt of a {runs} returns")
+    return RETURNS[runs]
 
 
 def embeddings(scene: Scene) -> dict[str, Any]:
@@ -61,10 +81,16 @@ def embeddings(scene: Scene) -> dict[str, Any]:
     parameters = inspect.signature(pipe.encode_prompt).parameters
     given = {name: value for name, value in inputs.items() if name in parameters}
     for name, parameter in parameters.items():
-        if parameter.default is inspect.Parameter.empty and name not in given and name != "kwargs":
-            given[name] = {"device": "cpu", "dtype": torch.float32, "num_images_per_prompt": 1}.get(name)
-    found = dict(zip(_returns(pipe), pipe.encode_prompt(**given), strict=False))
-    if "prompt_embeds_2" in inspect.signature(type(pipe).__call__).parameters:  # HunyuanDiT's second encoder
+        if name in {"device", "dtype"}:
+            given[name] = torch.device("cpu") if name == "device" else torch.float32
+        elif parameter.default is inspect.Parameter.empty and name not in given and name != "kwargs":
+            given[name] = {"num_images_per_prompt": 1}.get(name)
+    encoded = pipe.encode_prompt(**given)
+    names = returns(scene.family)
+    if len(names) != len(encoded):
+        raise MistakenTestError(f"encode_prompt of {scene.family} returns {len(encoded)}, not {len(names)}")
+    found = {name: value for name, value in zip(names, encoded, strict=True) if name}
+    if "text_encoder_index" in parameters:  # HunyuanDiT's second encoder
         second = pipe.encode_prompt(**{**given, "text_encoder_index": 1})
         found |= {f"{name}_2": value for name, value in zip(found, second, strict=True)}
     cleared: dict[str, Any] = {"prompt": None}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.hosts.xfuser.uses import FEW, GROUPS, USES, Kind, Outcome
-from tests.support.families import FAMILIES
+from tests.support.families import ALL_FAMILIES
 from tests.support.small import ONLY_DIFFUSERS, TASKS, small
 
 __all__ = ["HEADINGS", "add_to_log", "kept", "read_log", "replaced", "section", "whole_families"]
@@ -102,7 +102,7 @@ def section(outcomes: Mapping[tuple[str, str], Outcome], host: str = "xfuser") -
         host: Which host was tried.
     """
     known = {family for _, family in outcomes}
-    families = [name for name in (*FAMILIES, *ONLY_DIFFUSERS) if name in known]
+    families = [name for name in (*ALL_FAMILIES, *ONLY_DIFFUSERS) if name in known]
     lines, messages = [HEADINGS[host], "", _INTRODUCTIONS[host]], list[str]()
     for group, uses in GROUPS.items() if families else ():
         titles = [small(name).title.replace(" (`xdit`)", "") for name in families]
