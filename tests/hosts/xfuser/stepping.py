@@ -80,7 +80,7 @@ def error(use: Use) -> float | None:
     alone = use.family.make(**use.case.make)
     use.exchange_scheduler(alone)
     if use.lora:
-        alone.load_lora_weights(lora_state(alone.transformer))
+        _load_lora(alone)
     torch.manual_seed(SEED)
     expected = latents_of(alone(**own.arguments()))
     assert expected is not None
@@ -101,7 +101,7 @@ def _spread(use: Use, config: Any) -> Any:
     if use.family.entry is Entry.PIPELINE:
         pipe = use.family.make(**use.case.make)
         if use.lora:
-            pipe.load_lora_weights(lora_state(pipe.transformer))
+            _load_lora(pipe)
         if not use.swapped:
             use.exchange_scheduler(pipe)
         wrapped = use.family.wrapper_class()(pipe, config)
@@ -110,9 +110,17 @@ def _spread(use: Use, config: Any) -> Any:
         return wrapped
     pipe = with_wrapped_transformer(use.family, config, use.case, use.arguments())
     if use.lora:
-        pipe.load_lora_weights(lora_state(pipe.transformer))
+        _load_lora(pipe)
     use.exchange_scheduler(pipe)
     return pipe
+
+
+def _load_lora(pipe: Any) -> None:
+    state = lora_state(pipe.transformer)
+    if hasattr(pipe, "load_lora_weights"):
+        pipe.load_lora_weights(state)
+    else:  # that of HunyuanVideo 1.5 does not load any
+        pipe.transformer.load_lora_adapter(state, prefix="transformer")
 
 
 def lora_state(transformer: torch.nn.Module) -> dict[str, Tensor]:
