@@ -85,6 +85,9 @@ def test_every_command_does_something() -> None:
         (["ask", "a-model", "Who did it?", "--ranks", "2"], {"model": "a-model", "question": "Who did it?"}),
         (["run", "a.yaml", "--steps", "2", "seed=3"], {"said": ["a.yaml", "seed=3"]}),
         (["bench", "a.yaml", "--resume", "rounds=3"], {"overrides": ["rounds=3"]}),
+        (["serve", "embedded", "--port", "0", "tokenring_degree=2"], {"values": ["tokenring_degree=2"]}),
+        (["ask", "a-model", "--ranks", "2", "--", "-5 or more?"], {"question": "-5 or more?"}),
+        (["ask", "a-model", "--", "-5 or more?"], {"question": "-5 or more?"}),
     ],
 )
 def test_what_has_no_name_may_stand_behind_options(words: list[str], taken: dict[str, object]) -> None:

@@ -103,7 +103,7 @@ def test_what_cannot_be_checked_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_
 @pytest.mark.parametrize(
     ("said", "variables", "refusal"),
     [
-        ({}, {}, "RANK is set and WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT is not: torchrun sets all"),
+        ({}, {}, "RANK is set without WORLD_SIZE, LOCAL_RANK, GROUP_RANK, MASTER_ADDR, MASTER_PORT, and torchrun sets"),
         ({"ranks": 3}, {"WORLD_SIZE": "2"}, "--ranks 3 was asked for and torchrun started 2: leave --ranks out"),
         ({}, {"WORLD_SIZE": "1"}, "torchrun started 1 rank, and schedules share a sequence between 2 or more"),
     ],
@@ -111,9 +111,9 @@ def test_what_cannot_be_checked_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_torchrun_that_started_something_else_is_refused(
     said: dict[str, object], variables: dict[str, str], refusal: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+    for name in ("WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    others = {"LOCAL_RANK": "0", "MASTER_ADDR": "here", "MASTER_PORT": "1"} if variables else {}
+    others = {"LOCAL_RANK": "0", "GROUP_RANK": "0", "MASTER_ADDR": "here", "MASTER_PORT": "1"} if variables else {}
     for name, value in {**others, **variables}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError, match=refusal):

@@ -59,7 +59,7 @@ def refused_questions(folder: str, limit: int) -> list[dict[int, int]]:
 
 
 def given_up(folder: str, heard: int) -> tuple[list[dict[int, int]], int, list[tuple[int, ...]]]:
-    """Give a question up after so many words of a prompt that is read, and ask it again.
+    """Give a question up while its prompt is read, after ``heard`` calls of the listener, and ask it again.
 
     Returns:
         What was kept before and after; how often the first rank was asked; the answer, and that of a chat of its own.

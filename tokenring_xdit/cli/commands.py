@@ -82,7 +82,10 @@ def read_command(typed: Sequence[str]) -> argparse.Namespace:
     parser = whole_parser()
     command = shlex.join(["tokenring-xdit", *typed])
     args, rest = parser.parse_known_args(bench.spelled_out(typed), argparse.Namespace(command=command, late=None))
-    if rest and args.late is not None and not any(word.startswith("-") for word in rest):
+    plain = not any(word.startswith("-") for word in rest)
+    if rest[:1] == ["--"]:  # behind it nothing is an option
+        rest, plain = rest[1:], True
+    if rest and args.late is not None and plain:
         before = getattr(args, args.late)
         if isinstance(before, list):
             setattr(args, args.late, [*before, *rest])

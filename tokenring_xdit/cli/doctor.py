@@ -38,6 +38,7 @@ __all__ = ["JSON_FILE", "PAGE_FILE", "doctor_command"]
 JSON_FILE, PAGE_FILE = "doctor.json", "doctor.html"
 
 _RANKS = 4  # where there are no two GPUs
+_OF_TORCHRUN = ("WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 _LOOK_TIMEOUT = 180.0  # until all ranks have joined
 
 
@@ -97,11 +98,11 @@ def _plan(args: argparse.Namespace) -> CheckupPlan:
 
 def _plan_of_torchrun(args: argparse.Namespace) -> CheckupPlan:
     """That of all nodes: where the first one has GPUs all have, as the ranks make sure of."""
-    missing = [name for name in ("WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    missing = [name for name in _OF_TORCHRUN if name not in os.environ]
     if missing:
         raise ConfigurationError(
-            f"RANK is set and {', '.join(missing)} is not: torchrun sets all of them; leave RANK out to have ranks "
-            "started on this machine"
+            f"RANK is set without {', '.join(missing)}, and torchrun sets all of them: use it, or leave RANK out to "
+            "have ranks started on this machine"
         )
     ranks = int(os.environ["WORLD_SIZE"])
     if args.ranks not in {None, ranks}:

@@ -63,7 +63,10 @@ def _refuse_together(store: Any) -> None:
         store.wait(keys, _LATE)
     except dist.DistStoreError as error:
         late = [str(each) for each, key in enumerate(keys) if not store.check([key])]
-        raise UnsupportedError(f"ranks {', '.join(late)} did not come within {_LATE.seconds} s") from error
+        raise UnsupportedError(
+            f"rank{'s' * (len(late) > 1)} {', '.join(late)} did not join within {_LATE.seconds} s: look at "
+            "what torchrun printed on their node"
+        ) from error
     found = [store.get(key).decode() for key in keys]
     kinds = {words.partition(",")[0]: each for each, words in reversed([*enumerate(found)])}
     if len(kinds) > 1 or lacks:

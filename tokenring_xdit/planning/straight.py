@@ -116,7 +116,7 @@ def span_of(shares: Sequence[int], rank: int, first: int = 0) -> tuple[int, int]
 def _causal_pairs(start: int, stop: int, low: int, high: int) -> int:
     """Pairs of a query of ``start..stop - 1`` and a key of ``low..high - 1`` that is not behind it."""
 
-    def until(queries: int) -> int:  # of so many queries from the first key on
+    def until(queries: int) -> int:  # pairs of the queries from the first key on
         within = min(max(queries, 0), high - low)
         return within * (within + 1) // 2 + (max(queries, 0) - within) * (high - low)
 

@@ -13,7 +13,6 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from tokenring_xdit.attention.kernels import flash
 from tokenring_xdit.attention.kernels.registry import Kernel, register
@@ -76,9 +75,7 @@ def _padded(op: Callable[..., tuple[Tensor, ...]], q: Tensor, k: Tensor, v: Tens
     the rows of the log-sum-exp (memory-efficient), or add a dimension to it (cuDNN).
     """
     dim = q.shape[-1]
-    scale = 1.0 / math.sqrt(dim) if scale is None else scale
-    if dim % 8:
-        q, k, v = (pad(t, (0, -dim % 8)) for t in (q, k, v))
+    (q, k, v), scale = flash.padded(q, k, v, scale)
     out, lse, *_ = op(q, k, v, scale=scale)
     return out[..., :dim], lse.reshape(*q.shape[:2], -1)[..., : q.shape[2]]
 

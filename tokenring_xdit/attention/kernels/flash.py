@@ -20,7 +20,17 @@ from torch.nn.functional import pad
 
 from tokenring_xdit.errors import KernelError
 
-__all__ = ["FLASH_3", "FLASH_4", "flash_3", "flash_4", "flash_4_counted", "flash_attn", "varlen", "varlen_counted"]
+__all__ = [
+    "FLASH_3",
+    "FLASH_4",
+    "flash_3",
+    "flash_4",
+    "flash_4_counted",
+    "flash_attn",
+    "padded",
+    "varlen",
+    "varlen_counted",
+]
 
 _Result = tuple[Tensor, Tensor]
 
@@ -54,7 +64,7 @@ def varlen_counted(q: Tensor, k: Tensor, v: Tensor, counts: Tensor, *, scale: fl
 def _varlen(q: Tensor, k: Tensor, v: Tensor, counts: Tensor | None, scale: float | None, causal: bool) -> _Result:
     batch, _, queries, dim = q.shape
     keys = k.shape[2]
-    (query, key, value), scale = _padded(q, k, v, scale)
+    (query, key, value), scale = padded(q, k, v, scale)
     query, key, value = (t.transpose(1, 2).flatten(0, 1) for t in (query, key, value))  # [B * S, H, D]
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     ends = [torch.arange(0, (batch + 1) * n, n, dtype=torch.int32, device=q.device) for n in (queries, keys)]
@@ -73,7 +83,7 @@ def flash_attn(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: 
     _refuse_uneven(q, k, causal)
     from flash_attn import flash_attn_func  # type: ignore[import-not-found]
 
-    return _dense(flash_attn_func, q, k, v, softmax_scale=scale, causal=causal, return_attn_probs=True)
+    return _dense(flash_attn_func, q, k, v, scale, causal=causal, return_attn_probs=True)
 
 
 def flash_3(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> _Result:
@@ -81,7 +91,7 @@ def flash_3(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: boo
     _refuse_uneven(q, k, causal)
     function = importlib.import_module("flash_attn_interface").flash_attn_func
     asked = {"return_attn_probs": True} if "return_attn_probs" in inspect.signature(function).parameters else {}
-    return _dense(function, q, k, v, softmax_scale=scale, causal=causal, **asked)
+    return _dense(function, q, k, v, scale, causal=causal, **asked)
 
 
 def flash_4(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> _Result:
@@ -96,18 +106,19 @@ def flash_4_counted(q: Tensor, k: Tensor, v: Tensor, counts: Tensor, *, scale: f
 
 
 def _flash_4(q: Tensor, k: Tensor, v: Tensor, scale: float | None, **options: Any) -> _Result:
-    (query, key, value), scale = _padded(q, k, v, scale)
     function = importlib.import_module("flash_attn.cute.interface")._flash_attn_fwd
-    out, lse = _dense(function, query, key, value, softmax_scale=scale, return_lse=True, **options)
-    return out[..., : q.shape[3]], lse
+    return _dense(function, q, k, v, scale, return_lse=True, **options)
 
 
-def _dense(function: Callable[..., tuple[Tensor, ...]], q: Tensor, k: Tensor, v: Tensor, **options: Any) -> _Result:
-    out, lse, *_ = function(*(t.transpose(1, 2) for t in (q, k, v)), **options)
-    return out.transpose(1, 2), lse
+def _dense(
+    function: Callable[..., tuple[Tensor, ...]], q: Tensor, k: Tensor, v: Tensor, scale: float | None, **options: Any
+) -> _Result:
+    wide, scale = padded(q, k, v, scale)
+    out, lse, *_ = function(*(t.transpose(1, 2) for t in wide), softmax_scale=scale, **options)
+    return out.transpose(1, 2)[..., : q.shape[3]], lse
 
 
-def _padded(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> tuple[tuple[Tensor, Tensor, Tensor], float]:
+def padded(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> tuple[tuple[Tensor, Tensor, Tensor], float]:
     """Heads whose width is a multiple of eight, and the scale, which the added zeros do not change."""
     scale = 1.0 / math.sqrt(q.shape[3]) if scale is None else scale
     if q.shape[3] % 8:

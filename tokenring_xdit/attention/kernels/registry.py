@@ -90,16 +90,13 @@ class Kernel:
     counted: CountedFunction | None = None
     ran_here: bool = True
 
-    def refusal(
-        self, device: torch.device, dtype: torch.dtype, head_dim: int | None = None, *, counts: bool = False
-    ) -> str | None:
+    def refusal(self, device: torch.device, dtype: torch.dtype, head_dim: int | None = None) -> str | None:
         """Why this kernel does not take such tensors here, or ``None`` when it does.
 
         Args:
             device: Where they are.
             dtype: Their dtype.
             head_dim: Width of a head, where it is known.
-            counts: Whether keys are to be counted on the device.
         """
         if device.type not in self.devices:
             return f"runs on {', '.join(sorted(self.devices))}, not on {device.type}"
@@ -107,8 +104,6 @@ class Kernel:
             return f"takes {', '.join(sorted(map(str, self.dtypes)))}, not {dtype}"
         if head_dim is not None and self.most_head_dim is not None and head_dim > self.most_head_dim:
             return f"takes heads of up to {self.most_head_dim}, not of {head_dim}"
-        if counts and self.counted is None:
-            return "cannot be told on the device how many keys there are"
         if self.module is not None and not _is_there(self.module):
             return f"needs the package {self.module}"
         return self.missing() or (self._refusal_of_gpu(device) if device.type == "cuda" else None)
@@ -153,8 +148,6 @@ def choose(
     device: torch.device,
     dtype: torch.dtype,
     head_dim: int | None = None,
-    *,
-    counts: bool = False,
 ) -> Kernel:
     """Pick a kernel by what each declares.
 
@@ -163,7 +156,6 @@ def choose(
         device: Where the tensors are.
         dtype: Their dtype.
         head_dim: Width of a head, where it is known.
-        counts: Whether keys are to be counted on the device.
 
     Raises:
         KernelError: The name is unknown, or nothing takes such tensors here.
@@ -171,11 +163,11 @@ def choose(
     if name is not None:
         if name not in KERNELS:
             raise KernelError(f"there is no attention kernel '{name}'. {nearest(name, KERNELS)}")
-        reason = KERNELS[name].refusal(device, dtype, head_dim, counts=counts)
+        reason = KERNELS[name].refusal(device, dtype, head_dim)
         if reason is not None:
             raise KernelError(f"attention kernel '{name}' {reason}")
         return KERNELS[name]
-    reasons = {k.name: k.refusal(device, dtype, head_dim, counts=counts) for k in KERNELS.values()}
+    reasons = {k.name: k.refusal(device, dtype, head_dim) for k in KERNELS.values()}
     fitting = [KERNELS[each] for each, reason in reasons.items() if reason is None]
     if not fitting:
         words = "; ".join(f"'{each}' {reason}" for each, reason in reasons.items())

@@ -60,4 +60,4 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="S",
         help="seconds that the running request gets for its step when the server ends (default: %(default)g)",
     )
-    parser.set_defaults(action="serve:serve_command")
+    parser.set_defaults(action="serve:serve_command", late="values")
