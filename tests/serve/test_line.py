@@ -11,13 +11,13 @@ from tokenring_xdit.serve.jobs import (
     Event,
     Job,
     JobEnded,
-    JobLedger,
     JobStatus,
     PictureOrder,
     Stepped,
     TextOrder,
     progress_steps,
 )
+from tokenring_xdit.serve.ledger import JobLedger
 from tokenring_xdit.serve.line import WaitingLine
 
 

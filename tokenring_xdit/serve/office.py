@@ -13,8 +13,9 @@ from starlette.requests import Request
 from tokenring_xdit.errors import TokenRingError
 from tokenring_xdit.serve.desk import Desk
 from tokenring_xdit.serve.errors import RefusedError, problem_of
-from tokenring_xdit.serve.jobs import Event, Job, JobLedger, Order
+from tokenring_xdit.serve.jobs import Event, Job, Order
 from tokenring_xdit.serve.keeper import Keeper
+from tokenring_xdit.serve.ledger import JobLedger
 from tokenring_xdit.serve.metrics import Meters
 
 __all__ = ["REQUEST_ID", "Office"]
