@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from tests.support.ranks import RankPool
 
 settings.register_profile("tests", deadline=None, derandomize=True)  # wall time proves nothing here
 settings.load_profile("tests")
+
+gc.disable()  # while tests are collected, of which none is garbage
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,6 +40,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--compatibility", metavar="FILE", help="write down the versions, if all tests ran and none failed"
     )
+
+
+def pytest_collection_finish() -> None:
+    """Have the collector of garbage never look at the tests."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_sessionfinish() -> None:
+    """Let it find what would else be called a leak at the end of the process."""
+    gc.unfreeze()
 
 
 def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:

@@ -52,6 +52,7 @@ def test_import_xfuser_is_enough_to_register(imports: str) -> None:
     assert python(code, LOG_LEVEL="error").splitlines()[-1] == "True"
 
 
+@pytest.mark.e2e
 def test_it_attaches_nothing_after_that_was_undone() -> None:
     code = """
 import torch

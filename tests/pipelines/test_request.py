@@ -151,6 +151,8 @@ def test_one_negative_prompt_serves_several_prompts() -> None:
         ("FluxPipeline", {"options": 3}, ["options is 3"]),
         ("PixArtSigmaPipeline", {"options": {"kwargs": 3}}, ["takes no option 'kwargs'"]),
         ("WanImageToVideoPipeline", {}, ["WanImageToVideoPipeline needs 'image'"]),
+        ("QwenImageEditPipeline", {}, ["QwenImageEditPipeline needs 'image'"]),
+        ("FluxControlPipeline", {}, ["FluxControlPipeline needs 'control_image'"]),
     ],
 )
 def test_what_a_pipeline_does_not_take_is_refused(pipeline: str, asked: dict[str, Any], said: list[str]) -> None:
@@ -182,6 +184,12 @@ def test_what_a_pipeline_takes_is_let_through() -> None:
         assert call_arguments(diffusers.WanImageToVideoPipeline, asked)[name] is value
     asked = Request("a", width=8192, largest_side=8192)
     assert call_arguments(diffusers.FluxPipeline, asked)["width"] == 8192
+
+
+def test_a_picture_that_a_pipeline_can_do_without_is_not_asked_for() -> None:
+    for name in ("FluxKontextPipeline", "WanVACEPipeline"):
+        if hasattr(diffusers, name):
+            assert "image" not in call_arguments(pipeline_class(name), Request("a fox"))
 
 
 def test_pipelines_by_name() -> None:

@@ -147,7 +147,7 @@ def test_the_best_is_as_good_as_any_schedule_by_itself(network: str) -> None:
 
 
 @pytest.mark.parametrize("network", ["mesh:4:100mbit", "star:4:100mbit", "two-level:2x2:1gbit:100mbit"])
-@pytest.mark.parametrize("heads", [5, 8])
+@pytest.mark.parametrize("heads", [5, pytest.param(8, marks=pytest.mark.e2e)])
 def test_pieces_that_are_not_tried_would_not_have_been_faster(network: str, heads: int) -> None:
     problem, where = Problem.even(4, 1024, heads, 64), load_topology(network)
     options = best_schedules(problem, where, COST)

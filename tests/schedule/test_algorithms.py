@@ -149,6 +149,7 @@ assert styles(["schedule:brand_new"])["schedule:brand_new"].symbol == "x"
 """
 
 
+@pytest.mark.e2e
 def test_a_new_schedule_is_one_file(tmp_path: Path) -> None:
     """Copied and extended, the package lists, builds, plans, tries, nests and draws it, with nothing else changed."""
     copy = tmp_path / "tokenring_xdit"

@@ -211,7 +211,7 @@ def everything_fits(picture: Picture) -> None:
             assert frame.apart(other)
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 8, 16])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 8, pytest.param(16, marks=pytest.mark.e2e)])
 @pytest.mark.parametrize(("name", "mask"), OWN_MASKS)
 def test_every_schedule_is_drawn_whole(name: str, mask: Mask, world_size: int) -> None:
     check(build("hierarchical:nodes=1" if name == "hierarchical" and world_size % 2 else name, world_size, mask))

@@ -22,7 +22,7 @@ from pydantic import ValidationError  # noqa: E402
 from tests.serve.client import GENERATIONS, Client, pixels  # noqa: E402
 from tests.serve.made_up import PATIENCE, MadeUpEngine, until  # noqa: E402
 from tokenring_xdit.config import read_config  # noqa: E402
-from tokenring_xdit.errors import ConfigurationError, EngineError  # noqa: E402
+from tokenring_xdit.errors import ConfigurationError, EngineError, OutputError  # noqa: E402
 from tokenring_xdit.serve.app import application  # noqa: E402
 from tokenring_xdit.serve.config import RequestLimits, ServeConfig  # noqa: E402
 from tokenring_xdit.serve.desk import PictureDesk  # noqa: E402
@@ -204,7 +204,7 @@ def test_another_model_another_path_another_method(client: Client) -> None:
 def test_edits_are_refused(client: Client) -> None:
     answer = client.ask("POST", "/v1/images/edits", b"--x--\r\n", {"Content-Type": "multipart/form-data; boundary=x"})
     assert (answer.status, answer.error["code"]) == (400, "unsupported")
-    assert answer.error["message"].startswith("'embedded' edits no pictures, and no model that does was compared")
+    assert answer.error["message"].startswith("pictures are not edited here, as requests bring none: use ")
 
 
 def test_the_model_is_described(client: Client) -> None:
@@ -275,6 +275,13 @@ def test_a_stream_that_fails_says_so(client: Client, engine: MadeUpEngine) -> No
     assert b"secret" not in answer.body
     engine.error = ConfigurationError("steps is 1; FluxPipeline refuses it")
     assert (client.draw(**DRAWING).status, client.draw(**DRAWING).error["param"]) == (400, "steps")
+
+
+def test_what_cannot_be_written_is_no_fault_of_the_client(client: Client, engine: MadeUpEngine) -> None:
+    engine.error = OutputError("/tmp/secret/a.mp4 could not be written: No space left on device")
+    answer = client.draw(**DRAWING)
+    assert (answer.status, answer.error["code"], answer.error["type"]) == (500, "not_written", "server_error")
+    assert b"secret" not in answer.body
 
 
 def test_what_nobody_expected_tells_nothing_of_this_machine(client: Client, engine: MadeUpEngine) -> None:

@@ -73,9 +73,11 @@ def answers(client: Client, reference: Reference) -> bool:
 
 
 def test_answers_are_those_of_one_process_and_a_conversation_goes_on(theirs: Any, reference: Reference) -> None:
-    messages, known = [{"role": "system", "content": "Be brief."}, QUESTION], 0
+    messages: list[Any] = [{"role": "system", "content": "Be brief."}, QUESTION]
+    known = 0
     for _ in range(2):
-        prompt, tokens, text = reference.next(messages, max_new_tokens=TOKENS)
+        plain = [m if isinstance(m, dict) else {"role": m.role, "content": m.content} for m in messages]
+        prompt, tokens, text = reference.next(plain, max_new_tokens=TOKENS)
         answer = theirs.chat.completions.create(model="small", messages=messages)
         (choice,) = answer.choices
         assert (choice.message.role, choice.message.content) == ("assistant", text)
@@ -86,7 +88,7 @@ def test_answers_are_those_of_one_process_and_a_conversation_goes_on(theirs: Any
         assert (usage.prompt_tokens_details.cached_tokens > 0) == (known > 0)
         assert usage.prompt_tokens_details.cached_tokens >= known
         known = prompt
-        messages += [{"role": "assistant", "content": text}, {"role": "user", "content": "Why?"}]
+        messages += [choice.message, {"role": "user", "content": "Why?"}]
 
 
 def test_a_stream_is_the_answer_and_ends_with_its_usage(theirs: Any, reference: Reference) -> None:
@@ -137,7 +139,7 @@ def test_what_is_refused_never_waited(client: Client, theirs: Any) -> None:
     before = len(client.ask("GET", "/v1/requests").json["data"])
     with pytest.raises(openai.BadRequestError, match=f"tokens and up to {MOST} of an answer are 3.*{MOST} together"):
         theirs.chat.completions.create(model="small", messages=[QUESTION], max_tokens=MOST)
-    with pytest.raises(openai.BadRequestError, match="there is no field 'logprobs'"):
+    with pytest.raises(openai.BadRequestError, match="logprobs: True is not taken here, only false"):
         theirs.chat.completions.create(model="small", messages=[QUESTION], logprobs=True)
     with pytest.raises(openai.NotFoundError, match="there is no 'gpt' here"):
         theirs.chat.completions.create(model="gpt", messages=[QUESTION])
@@ -165,6 +167,23 @@ def test_an_answer_is_cancelled_by_its_name(client: Client, reference: Reference
     client.ask("DELETE", "/v1/requests/streamed")
     last = client.answer(streamed).body.decode().rstrip().rpartition("data: ")[2]
     assert json.loads(last)["error"]["code"] == "cancelled"
+    assert answers(client, reference)
+
+
+def test_a_long_prompt_is_given_up_while_it_is_read(client: Client, server: Served, reference: Reference) -> None:
+    before = {rank: each.pid for rank, each in ranks_of(server[0]).items()}
+    long = {"role": "user", "content": "It was a dark and stormy night. " * (FAR // 32)}
+    steps: list[int] = []
+    while 0 not in steps:  # it may have been read before its client is heard
+        assert len(steps) < 5
+        name = f"read-{len(steps)}"
+        connection = client.open("POST", CHAT, {"messages": [long], "max_tokens": 400}, {"X-Request-Id": name})
+        until(lambda name=name: (client.status(name) or {}).get("status") == "running")  # type: ignore[misc]
+        assert client.ask("DELETE", f"/v1/requests/{name}").status == 200
+        answer = client.answer(connection)
+        assert (answer.status, answer.error["code"]) == (499, "cancelled")
+        steps.append(client.status(name)["step"])
+    assert {rank: each.pid for rank, each in ranks_of(server[0]).items()} == before
     assert answers(client, reference)
 
 

@@ -6,12 +6,15 @@ import argparse
 import json
 from pathlib import Path
 
+import diffusers
 import pytest
 
 from tokenring_xdit.cli import serve
 from tokenring_xdit.cli.commands import whole_parser
 from tokenring_xdit.config import read_config
 from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.hosts.models import pipeline_named, pipelines
+from tokenring_xdit.pipelines.request import needs_picture
 from tokenring_xdit.serve.config import RequestLimits, ServeConfig, TextServeConfig, serve_schema, unserved
 
 
@@ -54,8 +57,27 @@ def test_what_every_request_would_be_refused_for_is_said_at_once(value: str, mes
         read_config(ServeConfig, None, ["model=embedded", value], unserved)
 
 
-@pytest.mark.parametrize("name", ["WanImageToVideoPipeline", "FluxControlPipeline"])
+STARTS_FROM_A_PICTURE = {
+    "FluxControlPipeline",
+    "HunyuanVideo15ImageToVideoPipeline",
+    "QwenImageEditPipeline",
+    "QwenImageEditPlusPipeline",
+    "WanImageToVideoPipeline",
+}
+
+
+def test_which_models_make_nothing_without_a_picture() -> None:
+    """Not FLUX.1 Kontext, FLUX.2 and Wan VACE, which take one and need none."""
+    classes = [getattr(diffusers, name) for name in pipelines() if hasattr(diffusers, name)]
+    found = {each.__name__ for each in classes if needs_picture(each)}
+    assert found == {name for name in STARTS_FROM_A_PICTURE if hasattr(diffusers, name)}
+    assert pipeline_named("xFuserQwenImageEditPipeline").needs_picture
+
+
+@pytest.mark.parametrize("name", sorted(STARTS_FROM_A_PICTURE))
 def test_what_starts_from_a_picture_is_not_served(tmp_path: Path, name: str) -> None:
+    if not hasattr(diffusers, name):
+        pytest.skip(f"this diffusers has no {name}")
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name}))
     with pytest.raises(ConfigurationError, match=f"{name} starts from a picture, and requests bring none here"):
         read_config(ServeConfig, None, [f"model={tmp_path}"], unserved)

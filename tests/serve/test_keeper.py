@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.serve.made_up import PATIENCE, MadeUpEngine, Witness, job, until
-from tokenring_xdit.errors import CancelledError, ConfigurationError, EngineError
+from tokenring_xdit.errors import CancelledError, ConfigurationError, EngineError, OutputError
 from tokenring_xdit.serve.drawing import Drawing
 from tokenring_xdit.serve.errors import UnavailableError
 from tokenring_xdit.serve.forecast import Forecast
@@ -107,6 +107,16 @@ def test_a_refused_request_is_one_failure_and_the_next_is_served() -> None:
         served(keeper, good)
         assert good.status is JobStatus.DONE
         assert witness.restarts == []
+
+
+def test_what_cannot_be_written_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with kept() as (keeper, engine, _):
+        engine.error = OutputError("/tmp/a.mp4 could not be written: No space left on device")
+        bad = job()
+        with caplog.at_level("ERROR"):
+            served(keeper, bad)
+        assert bad.status is JobStatus.FAILED
+        assert f"request {bad.id} failed: /tmp/a.mp4 could not be written" in caplog.text
 
 
 def test_a_rank_that_dies_while_idle_is_brought_back_before_anybody_asks() -> None:

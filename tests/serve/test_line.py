@@ -5,16 +5,19 @@ from __future__ import annotations
 import threading
 
 from tests.serve.made_up import job
+from tokenring_xdit.errors import EngineError
 from tokenring_xdit.serve.jobs import (
     Began,
     Event,
+    Job,
     JobEnded,
-    JobLedger,
     JobStatus,
     PictureOrder,
     Stepped,
+    TextOrder,
     progress_steps,
 )
+from tokenring_xdit.serve.ledger import JobLedger
 from tokenring_xdit.serve.line import WaitingLine
 
 
@@ -65,6 +68,22 @@ def test_nothing_is_kept_of_a_job_that_nobody_waits_for_whenever_it_ends() -> No
     assert one.made == []
 
 
+def test_of_a_job_that_is_over_nothing_large_is_kept() -> None:
+    order = TextOrder("text", 3, ({"role": "user", "content": "a book"},), {"stop": "x"}, 7, 9)
+    said = Job(order, lambda event: None)
+    drawn, stored = job(arguments={"width": 8}), job(arguments={"width": 8}, stored=True)
+    for each in (said, drawn, stored):
+        try:
+            raise EngineError("rank 0 failed") from ValueError("which keeps its frames")
+        except EngineError as error:
+            each.end(JobStatus.FAILED, error=error)
+        assert each.error is not None
+        assert (each.error.__traceback__, each.error.__cause__, each.error.__context__) == (None, None, None)
+    assert said.order == TextOrder("text", 3, (), {}, 7, 9)
+    assert drawn.order == PictureOrder("image", 0, "")
+    assert stored.order == PictureOrder("image", 0, "a red circle", stored=True)  # which its client is told
+
+
 def test_pictures_are_made_in_batches() -> None:
     order = PictureOrder("image", 0, "", count=5, together=2, steps=3)
     assert order.batches == [2, 2, 1]
@@ -88,3 +107,17 @@ def test_the_ledger_forgets_the_oldest_that_are_over_and_none_that_is_under_way(
     assert [each.id for each in ledger.all()] == ["under-way", "2", "3"]
     assert not ledger.enter(job(name="3"))
     assert ledger.find("0") is None
+
+
+def test_the_ledger_knows_whatever_is_held_beside_the_last_ones() -> None:
+    held = {"0", "1"}
+    ledger = JobLedger(kept=2, held=lambda: held)
+    for number in range(5):
+        one = job(name=str(number))
+        assert ledger.enter(one)
+        one.end(JobStatus.DONE)
+    assert [each.id for each in ledger.all()] == ["0", "1", "3", "4"]
+    assert not ledger.enter(job(name="0"))
+    held.remove("0")
+    assert ledger.enter(job(name="5"))
+    assert [each.id for each in ledger.all()] == ["1", "4", "5"]

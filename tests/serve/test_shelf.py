@@ -1,14 +1,18 @@
-"""Where videos wait to be fetched."""
+"""Where videos are kept."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from tests.serve.made_up import job
 from tokenring_xdit.errors import OutputError
+from tokenring_xdit.serve.filming import Filming
 from tokenring_xdit.serve.shelf import VideoShelf
 
 for package in ("imageio", "imageio_ffmpeg"):
@@ -60,4 +64,26 @@ def test_after_its_time_one_is_removed() -> None:
     time.sleep(0.1)
     assert shelf.find("a") is None
     assert list(folder_of(shelf).iterdir()) == []
+    shelf.close()
+
+
+def test_a_name_that_comes_again_replaces_its_video_on_a_full_shelf(size: int) -> None:
+    shelf = VideoShelf(3 * size // 2)
+    shelf.add("a", FRAMES, 8)
+    again = shelf.add("a", FRAMES, 8)
+    assert shelf.read("a") == again.path.read_bytes()
+    assert shelf.names() == {"a"}
+    shelf.close()
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_only_what_is_to_be_kept_makes_others_make_room(size: int, stored: bool) -> None:
+    shelf = VideoShelf(3 * size // 2)
+    shelf.add("a", FRAMES, 8)
+    drawing: Any = SimpleNamespace(make=lambda engine, job, most: [FRAMES])
+    engine: Any = None
+    (made,) = Filming(drawing, shelf).make(engine, job(name="b", stored=stored, fps=8), 1.0)
+    assert shelf.names() == ({"b"} if stored else {"a"})
+    assert len(list(folder_of(shelf).iterdir())) == 1
+    assert len(made if isinstance(made, bytes) else made.path.read_bytes()) == size
     shelf.close()

@@ -46,7 +46,17 @@ def desk(folder: Path) -> TextDesk:
 
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "unknown": ({"max_token": 3}, "max_token", "no field 'max_token'. Known: .* Did you mean 'max_tokens'"),
-    "tools": ({"tools": []}, "tools", "there is no field 'tools'"),
+    "functions": ({"functions": []}, "functions", "there is no field 'functions'"),
+    "tools": ({"tools": [{"type": "function"}]}, "tools", r"is not taken here, only \[\], which changes nothing"),
+    "penalty": ({"frequency_penalty": 0.5}, "frequency_penalty", "0.5 is not taken here, only 0, which"),
+    "no number": ({"presence_penalty": False}, "presence_penalty", "False is not taken here, only 0, which"),
+    "logprobs": ({"logprobs": True}, "logprobs", "True is not taken here, only false, which"),
+    "form": (
+        {"response_format": {"type": "json_object"}},
+        "response_format",
+        r'is not taken here, only \{"type": "text"\}, which',
+    ),
+    "tier": ({"service_tier": "flex"}, "service_tier", '\'flex\' is not taken here, only "auto" or "default", which'),
     "no list": ({"messages": "Hello."}, "messages", "'Hello.' is not a list of at least one message"),
     "none": ({"messages": []}, "messages", "at least one message"),
     "text": ({"messages": ["Hello."]}, "messages.0", "not an object with a role"),
@@ -107,6 +117,33 @@ def test_what_is_said_becomes_options(desk: TextDesk) -> None:
     assert order.options == {"max_new_tokens": 5, "temperature": 0, "stop": "x"}
     assert (order.seed, order.answer_tokens) == (3, 5)
     assert order.prompt_tokens == len("<user>Hello.<assistant>") + 1  # a token for each byte, one for the end
+
+
+def test_what_changes_nothing_is_taken(desk: TextDesk) -> None:
+    neutral = {
+        "frequency_penalty": 0.0,
+        "presence_penalty": 0,
+        "logit_bias": {},
+        "logprobs": False,
+        "top_logprobs": None,
+        "response_format": {"type": "text"},
+        "store": False,
+        "tools": [],
+        "tool_choice": "none",
+        "user": "me",
+    }
+    plain = desk.answer(ChatBody(messages=[HELLO], seed=1))
+    assert desk.answer(ChatBody.model_validate({"messages": [HELLO], "seed": 1, **neutral})) == plain
+
+
+def test_an_answer_may_be_sent_back_as_it_came(desk: TextDesk) -> None:
+    openai = pytest.importorskip("openai")
+    message = openai.types.chat.ChatCompletionMessage(role="assistant", content="Hi.", refusal=None)
+    for said in (message.model_dump(), message.model_dump(exclude_unset=True)):
+        order = desk.answer(ChatBody(messages=[HELLO, said, HELLO]))
+        assert order.messages[1] == {"role": "assistant", "content": "Hi."}
+    with pytest.raises(TokenRingError, match=r"there is no field 'messages\.1\.refusal'"):
+        desk.answer(ChatBody(messages=[HELLO, {**said, "refusal": "No."}, HELLO]))
 
 
 def test_where_nothing_is_said_the_answer_has_the_room_that_is_left(folder: Path, desk: TextDesk) -> None:

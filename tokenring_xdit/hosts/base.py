@@ -80,6 +80,7 @@ class Pipeline:
         spellings: What its call names fields of a request, where it is not what most pipelines do.
         each_prompt: Options of its call of which a list means one for each prompt.
         image: What its call names the picture that it starts from, or is controlled by.
+        needs_picture: Whether it makes nothing without one, although its call has a default for it.
         packed: Whether its latents are a sequence of tokens, of which ``_unpack_latents`` makes a picture.
     """
 
@@ -87,6 +88,7 @@ class Pipeline:
     spellings: Mapping[str, str] = field(default_factory=dict)
     each_prompt: tuple[str, ...] = ()
     image: str = "image"
+    needs_picture: bool = False
     packed: bool = False
 
 

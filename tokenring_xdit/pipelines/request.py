@@ -171,10 +171,10 @@ def takes_picture(pipeline_class: type) -> bool:
 
 
 def needs_picture(pipeline_class: type) -> bool:
-    """Whether a pipeline makes nothing without a picture; one that controls it is missed only once it runs."""
-    name = image_keyword(pipeline_class)
-    parameter = _parameters(pipeline_class).get(name)
-    return parameter is not None and (parameter.default is parameter.empty or name != "image")
+    """Whether a pipeline makes nothing without a picture: its call has no default for it, or its record says so."""
+    known = pipeline_named(pipeline_class.__name__)
+    parameter = _parameters(pipeline_class).get(known.image)
+    return parameter is not None and (parameter.default is parameter.empty or known.needs_picture)
 
 
 def pictures_of(request: Request) -> int:
@@ -222,10 +222,12 @@ def mistakes(pipeline_class: type, request: Request) -> list[str]:
     ]
     found += _check_options(pipeline_class, parameters, request)
     given = {s for name in _SPELLINGS if getattr(request, name) is not None and (s := _spelling(parameters, name))}
+    picture = image_keyword(pipeline_class) if needs_picture(pipeline_class) else None
     found += [
         f"{pipeline_class.__name__} needs '{name}', which was not given"
         for name, parameter in parameters.items()
-        if parameter.default is parameter.empty and name not in given | _OURS | set(request.options)
+        if (parameter.default is parameter.empty or name == picture)
+        and name not in given | _OURS | set(request.options)
     ]
     return found
 

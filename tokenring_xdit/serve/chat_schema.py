@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 from pydantic import Field, WithJsonSchema
@@ -12,7 +13,7 @@ from tokenring_xdit.pipelines.text_orders import ChatMessage
 from tokenring_xdit.serve.errors import RefusedError
 from tokenring_xdit.serve.schema import Body
 
-__all__ = ["ChatBody", "StreamOptions", "said_messages"]
+__all__ = ["ChatBody", "StreamOptions", "refuse_beyond_neutral", "said_messages"]
 
 _ROLES = ("system", "user", "assistant")
 
@@ -30,10 +31,15 @@ _MESSAGE = {
         "content": {"anyOf": [{"type": "string"}, {"type": "array", "items": _PART, "minItems": 1}]},
     },
     "required": ["role", "content"],
-    "additionalProperties": False,
+    "additionalProperties": {"type": "null"},
 }
 
 _TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}, {"type": "null"}]}
+
+
+def _neutral(*values: Any) -> Any:
+    """A field that clients send with what changes nothing; :func:`refuse_beyond_neutral` refuses all else in it."""
+    return Field(None, description="taken where it changes nothing", json_schema_extra={"enum": [*values, None]})
 
 
 class StreamOptions(Body):
@@ -66,6 +72,38 @@ class ChatBody(Body):
     stream: bool | None = Field(None, description="server-sent events, as the answer comes")
     stream_options: StreamOptions | None = Field(None, description="of a stream")
     user: str | None = Field(None, max_length=512, description="whom the client serves; nothing is made of it")
+    frequency_penalty: Any = _neutral(0)
+    presence_penalty: Any = _neutral(0)
+    logit_bias: Any = _neutral({})
+    logprobs: Any = _neutral(False)
+    top_logprobs: Any = _neutral(0)
+    response_format: Any = _neutral({"type": "text"})
+    modalities: Any = _neutral(["text"])
+    store: Any = _neutral(False)
+    metadata: Any = _neutral({})
+    service_tier: Any = _neutral("auto", "default")
+    tools: Any = _neutral([])
+    tool_choice: Any = _neutral("none", "auto")
+
+
+def refuse_beyond_neutral(body: ChatBody) -> None:
+    """Refuse what is taken only where it changes nothing, and would change something.
+
+    Raises:
+        RefusedError: There is such a value.
+    """
+    for name, field in ChatBody.model_fields.items():
+        extra, value = field.json_schema_extra, getattr(body, name)
+        neutral = extra.get("enum") if isinstance(extra, dict) else None
+        if isinstance(neutral, list) and not any(
+            value == each and isinstance(value, bool) == isinstance(each, bool) for each in neutral
+        ):
+            known = " or ".join(json.dumps(each) for each in neutral if each is not None)
+            raise RefusedError(
+                f"{name}: {shown(value)} is not taken here, only {known}, which changes nothing",
+                name,
+                code="unsupported",
+            )
 
 
 def said_messages(messages: Any) -> tuple[ChatMessage, ...]:
@@ -93,8 +131,8 @@ def _message(place: str, message: Any) -> ChatMessage:
     for name in ("role", "content"):
         if name not in message:
             raise RefusedError(f"{place}.{name}: is missing", f"{place}.{name}", code="missing_field")
-    for name in message:
-        if name not in ("role", "content"):
+    for name, value in message.items():
+        if name not in ("role", "content") and value is not None:  # clients send answers back with all that is null
             field = f"{place}.{named(name)}"
             raise RefusedError(
                 f"there is no field '{field}': a message has a role and its content", field, code="unknown_field"

@@ -136,7 +136,7 @@ class RequestLimits:
         frames: Of a video.
         steps: Denoising steps.
         tokens: Of a conversation and its answer together; ``None`` for what the model was made to read.
-        stored: Bytes of videos that are kept until they are fetched.
+        stored: Bytes of videos that are kept; the oldest ones make room.
         body: Bytes of a request; the longest prompts are less, however they are written.
     """
 

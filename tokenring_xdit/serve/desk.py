@@ -134,7 +134,7 @@ class PictureDesk(Desk[ServeConfig]):
 
         Args:
             body: What is asked for.
-            stored: Whether it is kept until it is fetched.
+            stored: Whether it is kept to be fetched, instead of being handed out at once.
 
         Raises:
             TokenRingError: It is refused.

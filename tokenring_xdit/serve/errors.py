@@ -7,11 +7,11 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from tokenring_xdit.errors import CancelledError, LaunchError, TokenRingError
+from tokenring_xdit.errors import CancelledError, LaunchError, OutputError, TokenRingError
 
-__all__ = ["HttpProblem", "RefusedError", "UnavailableError", "problem_of"]
+__all__ = ["GIVEN_UP", "HttpProblem", "RefusedError", "UnavailableError", "problem_of"]
 
-_GONE = 499
+GIVEN_UP = 499
 """Nobody is told, or whoever asked has given the request up: 409 would have OpenAI's client ask again."""
 
 _FIELDS = {
@@ -88,9 +88,12 @@ def problem_of(error: Exception) -> HttpProblem:
     if isinstance(error, RefusedError):
         return HttpProblem(error.status, str(error), "invalid_request_error", error.param, error.code)
     if isinstance(error, CancelledError):
-        return HttpProblem(_GONE, str(error), "cancelled", None, "cancelled")
+        return HttpProblem(GIVEN_UP, str(error), "cancelled", None, "cancelled")
     if isinstance(error, LaunchError):
         return HttpProblem(500, str(error).partition("\n(")[0], "server_error", None, "rank_failed")
+    if isinstance(error, OutputError):
+        words = "what was made could not be written, or is more than may be kept; the server's log says why"
+        return HttpProblem(500, words, "server_error", None, "not_written")
     if isinstance(error, TokenRingError):
         param = _FIELDS.get(re.split("[ :]", str(error), maxsplit=1)[0])
         return HttpProblem(400, str(error), "invalid_request_error", param)

@@ -1,4 +1,4 @@
-"""Videos: drawn as pictures are, and kept until their clients fetch them."""
+"""Videos: drawn as pictures are, and kept for their clients to fetch, or handed out at once."""
 
 from __future__ import annotations
 
@@ -24,10 +24,12 @@ class Filming:
         self._drawing, self._shelf = drawing, shelf
 
     def make(self, engine: Engine, job: Job, most_silence: float) -> list[Any]:
-        """Make the one video of a job; returns how it is kept."""
+        """Make the one video of a job; returns how it is kept, or the bytes of one that is not."""
         assert isinstance(job.order, PictureOrder)
         (frames,) = self._drawing.make(engine, job, most_silence)
         job.refuse_cancelled()
+        if not job.order.stored:
+            return [self._shelf.written(frames, job.order.fps)]
         video = self._shelf.add(job.id, frames, job.order.fps)
         if job.cancelled is not None:  # while it was written: whoever cancelled found nothing to remove
             self._shelf.remove(job.id)

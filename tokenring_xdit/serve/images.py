@@ -73,13 +73,13 @@ def image_routes(office: Office, desk: PictureDesk) -> APIRouter:
         }
         return JSONResponse(answer, headers={REQUEST_ID: job.id})
 
-    @routes.post("/v1/images/edits", responses={400: {"description": "No model is served that edits pictures"}})
+    @routes.post("/v1/images/edits", responses={400: {"description": "Requests bring no pictures"}})
     async def edits() -> Response:
-        """Refused, in a sentence: no model that edits pictures was compared with one process."""
+        """Refused, in a sentence: requests bring no pictures."""
         office.meters.refused("image")
         raise RefusedError(
-            f"'{desk.config.name}' edits no pictures, and no model that does was compared with one process: use "
-            "/v1/images/generations",
+            "pictures are not edited here, as requests bring none: use tokenring_xdit.parallelize with a model that "
+            "edits them, or /v1/images/generations",
             code="unsupported",
         )
 

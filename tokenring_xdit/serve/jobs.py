@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -18,7 +16,6 @@ __all__ = [
     "Event",
     "Job",
     "JobEnded",
-    "JobLedger",
     "JobStatus",
     "Order",
     "PictureOrder",
@@ -61,6 +58,10 @@ class Order:
         """How many steps it has, at most."""
         raise NotImplementedError
 
+    def remains(self) -> Order:
+        """What is kept of it once it is over: without what is large and read no more."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
 class PictureOrder(Order):
@@ -76,7 +77,7 @@ class PictureOrder(Order):
             alone.
         frames: Of a video.
         fps: Frames of it in a second.
-        stored: Whether a video is kept until it is fetched.
+        stored: Whether a video is kept on the shelf, instead of being handed out at once.
         previews: How many pictures of what is being made are wanted on the way.
         arguments: Of :meth:`tokenring_xdit.Engine.generate`, beside the prompt and the seed.
     """
@@ -104,6 +105,10 @@ class PictureOrder(Order):
         """Steps of all batches."""
         return self.steps * len(self.batches)
 
+    def remains(self) -> Order:
+        """The prompt is told with a video that is kept."""
+        return replace(self, prompt=self.prompt if self.stored else "", arguments={})
+
 
 @dataclass(frozen=True)
 class TextOrder(Order):
@@ -125,6 +130,10 @@ class TextOrder(Order):
     def all_steps(self) -> int:
         """Tokens that the answer may have."""
         return self.answer_tokens
+
+    def remains(self) -> Order:
+        """Figures."""
+        return replace(self, messages=(), options={})
 
 
 @dataclass(frozen=True)
@@ -176,7 +185,8 @@ class Job:
         id: What it is called.
         status: Where it is.
         step: Steps that are over; of an answer, pieces until it is done, and tokens then.
-        made: Pictures, or one reply, once it is done.
+        order: What to make; once it is over, what remains of that.
+        made: Pictures, a video, or one reply, once it is done.
         error: Why it failed, or was cancelled.
         cancelled: Why it is to be given up; ``None`` as long as it is wanted.
         asked: When it was accepted, on the monotonic clock, in seconds; ``began`` and ``ended`` likewise.
@@ -235,9 +245,12 @@ class Job:
         noted: Callable[[Job], None] = lambda job: None,
     ) -> None:
         """Nothing follows; who takes note does so before the client is told."""
-        self.made, self.error = made or [], None if error is None else error.with_traceback(None)  # which keeps much
+        self.made, self.error = made or [], error
+        if error is not None:  # frames keep much
+            error.__traceback__ = error.__cause__ = error.__context__ = None
         if not self._wanted:
             self.made = []
+        self.order = self.order.remains()
         self.completed = int(time.time())
         self.ended, self.status = time.monotonic(), status
         noted(self)
@@ -254,44 +267,6 @@ class Job:
 
 def _nothing() -> None:
     """What there is to interrupt where steps look for themselves."""
-
-
-class JobLedger:
-    """All requests by name: those under way, and the last ones that are over.
-
-    Args:
-        kept: How many that are over are kept.
-    """
-
-    def __init__(self, kept: int = 1000) -> None:
-        self._jobs: OrderedDict[str, Job] = OrderedDict()
-        self._kept = kept
-        self._changing = threading.Lock()
-
-    def enter(self, job: Job) -> bool:
-        """Take note of a job; ``False`` where its name is another one's."""
-        with self._changing:
-            if job.id in self._jobs:
-                return False
-            over = [name for name, each in self._jobs.items() if each.status.over]
-            for name in over[: max(0, len(over) - self._kept + 1)]:
-                del self._jobs[name]
-            self._jobs[job.id] = job
-            return True
-
-    def strike(self, job: Job) -> None:
-        """Forget one that was not accepted after all, or whose outcome is no longer wanted."""
-        with self._changing:
-            self._jobs.pop(job.id, None)
-
-    def find(self, name: str) -> Job | None:
-        """The job of a name."""
-        return self._jobs.get(name)
-
-    def all(self) -> list[Job]:
-        """All of them, the newest last."""
-        with self._changing:
-            return list(self._jobs.values())
 
 
 def progress_steps(steps: int, previews: int) -> frozenset[int]:

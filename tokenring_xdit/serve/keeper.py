@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from tokenring_xdit import liveness
-from tokenring_xdit.errors import EngineError, TokenRingError
+from tokenring_xdit.errors import EngineError, OutputError, TokenRingError
 from tokenring_xdit.pipelines.engine import Engine
 from tokenring_xdit.serve.errors import UnavailableError
 from tokenring_xdit.serve.jobs import Job, JobStatus
@@ -291,7 +291,7 @@ class Keeper:
         if job.cancelled is not None:
             self._end(job, JobStatus.CANCELLED, error=job.cancelled)
             return
-        if isinstance(error, EngineError) or not isinstance(error, TokenRingError):
+        if isinstance(error, (EngineError, OutputError)) or not isinstance(error, TokenRingError):
             log.error("request %s failed: %s", job.id, error, exc_info=not isinstance(error, TokenRingError))
         self._end(job, JobStatus.FAILED, error=error)
 

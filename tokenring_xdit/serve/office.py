@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -13,8 +13,9 @@ from starlette.requests import Request
 from tokenring_xdit.errors import TokenRingError
 from tokenring_xdit.serve.desk import Desk
 from tokenring_xdit.serve.errors import RefusedError, problem_of
-from tokenring_xdit.serve.jobs import Event, Job, JobLedger, Order
+from tokenring_xdit.serve.jobs import Event, Job, Order
 from tokenring_xdit.serve.keeper import Keeper
+from tokenring_xdit.serve.ledger import JobLedger
 from tokenring_xdit.serve.metrics import Meters
 
 __all__ = ["REQUEST_ID", "Office"]
@@ -32,15 +33,18 @@ class Office:
         desk: Where they are checked.
         keeper: Serves them.
         meters: Counts those that are refused.
+        held: Names of requests that are over and have left something to fetch.
 
     Attributes:
         ledger: All requests by name.
         started: When the server was, in seconds since 1970.
     """
 
-    def __init__(self, desk: Desk[Any], keeper: Keeper, meters: Meters) -> None:
+    def __init__(
+        self, desk: Desk[Any], keeper: Keeper, meters: Meters, held: Callable[[], Collection[str]] = frozenset
+    ) -> None:
         self.desk, self.keeper, self.meters = desk, keeper, meters
-        self.ledger, self.started = JobLedger(), int(time.time())
+        self.ledger, self.started = JobLedger(held=held), int(time.time())
 
     async def accept(
         self, kind: str, order: Callable[[], Order], tell: Callable[[Event], None], request: Request

@@ -98,7 +98,8 @@ async def _serve(
     keeper = Keeper(make, line, _craft(text, meters, shelf), meters, end)
     meters.watch(keeper)
     desk = _desk(config, limits, keeper)
-    app = application(Office(desk, keeper, meters), key, shelf)
+    office = Office(desk, keeper, meters) if shelf is None else Office(desk, keeper, meters, shelf.names)
+    app = application(office, key, shelf)
     for each in _SIGNALS:
         loop.add_signal_handler(each, end)
     server = _Server(

@@ -1,7 +1,8 @@
-"""Where videos wait to be fetched: a folder that grows no further than it may, and is gone with the server."""
+"""Where videos are kept: a folder that grows no further than it may, and is gone with the server."""
 
 from __future__ import annotations
 
+import secrets
 import tempfile
 import threading
 import time
@@ -53,11 +54,12 @@ class VideoShelf:
         self._changing = threading.Lock()
 
     def add(self, name: str, frames: Sequence[Any], fps: int) -> StoredVideo:
-        """Write a video, and keep it.
+        """Write a video, and keep it, instead of the one that had its name.
 
         Raises:
             OutputError: It cannot be written, or is larger than all that may be kept.
         """
+        self.remove(name)
         path = Path(self._folder.name) / f"{name}.mp4"
         save(list(frames), path, frames_per_second=fps)
         video = StoredVideo(path, path.stat().st_size, len(frames), fps, time.time() + self._seconds)
@@ -70,6 +72,25 @@ class VideoShelf:
                 self._drop(next(iter(self._kept)))
             self._kept[name] = video
         return video
+
+    def written(self, frames: Sequence[Any], fps: int) -> bytes:
+        """The bytes of a video's file that is not kept, and makes nobody make room.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        path = Path(self._folder.name) / f"{secrets.token_hex(40)}.mp4"  # longer than names of requests are
+        try:
+            save(list(frames), path, frames_per_second=fps)
+            return path.read_bytes()
+        finally:
+            path.unlink(missing_ok=True)
+
+    def names(self) -> frozenset[str]:
+        """Of all videos that are kept."""
+        with self._changing:
+            self._expire()
+            return frozenset(self._kept)
 
     def find(self, name: str) -> StoredVideo | None:
         """A video that is still kept."""

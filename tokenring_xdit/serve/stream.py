@@ -11,13 +11,12 @@ from starlette.responses import Response
 
 from tokenring_xdit.errors import CancelledError
 from tokenring_xdit.serve.answers import answered
+from tokenring_xdit.serve.errors import GIVEN_UP
 from tokenring_xdit.serve.follow import ClientGoneError, Feed, follow
 from tokenring_xdit.serve.jobs import Event, Job
 from tokenring_xdit.serve.office import REQUEST_ID, Office
 
 __all__ = ["EventStream", "event", "failed_answer"]
-
-_GONE = 499
 
 _ALIVE = ": still here\n\n"
 
@@ -29,7 +28,7 @@ async def failed_answer(office: Office, job: Job, feed: Feed, request: Request) 
             pass
     except ClientGoneError:
         _abandon(office, job)
-        return Response(status_code=_GONE)
+        return Response(status_code=GIVEN_UP)
     return None if job.error is None else answered(job.error, {REQUEST_ID: job.id})
 
 

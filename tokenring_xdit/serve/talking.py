@@ -44,13 +44,35 @@ class Talking:
 
     def __init__(self, forecast: Forecast, on_answer: Callable[[AnswerTimes], None], kept: int = KEPT_CHATS) -> None:
         self._forecast, self._on_answer, self._kept = forecast, on_answer, kept
-        self._chats: list[Chat] = []  # the one that was answered last is the last
+        self._chats: tuple[Chat, ...] = ()  # the one that was answered last is the last; other threads look through it
+        self._answering: tuple[Job, int] | None = None  # the last one, and how many tokens it had to read
 
     def make(self, engine: Engine, job: Job, most_silence: float) -> list[Any]:
         """Answer; returns the one reply."""
-        order = _of(job.order)
         job.refuse_cancelled()
-        engine.timeout = hang_limit(self._forecast.longest_silence(order.prompt_tokens), most_silence)
+        new = self._new_tokens(job)
+        self._answering = job, new  # whose conversation is off the list from now on
+        # By all tokens: where the model's template writes earlier turns anew, they are read again.
+        engine.timeout = hang_limit(self._forecast.longest_silence(_of(job.order).prompt_tokens), most_silence)
+        return [self._answer(engine, job)]
+
+    def seconds(self, job: Job) -> float | None:
+        """Seconds that are left at most: answers may end before they have as many tokens as they may."""
+        new = self._new_tokens(job)
+        whole = self._forecast.seconds(new, _of(job.order).answer_tokens)
+        token = self._forecast.step_seconds(new) or 0.0
+        return None if whole is None else max(0.0, whole - job.step * token)
+
+    def _new_tokens(self, job: Job) -> int:
+        """Tokens of a prompt that are to be read: those of a conversation that goes on are known to the ranks."""
+        answering, order = self._answering, _of(job.order)
+        if answering is not None and answering[0] is job:
+            return answering[1]
+        found = self._remembered(order.messages[:-1])
+        return max(1, order.prompt_tokens - (0 if found is None else found.cached_tokens))
+
+    def _answer(self, engine: Engine, job: Job) -> Reply:
+        order = _of(job.order)
         began = time.monotonic()
         heard: list[float] = []
         chat = self._continued(engine, order.messages[:-1])
@@ -62,25 +84,23 @@ class Talking:
             heard.append(time.monotonic())
             job.speak(piece)
         reply = pending.result()
-        self._chats.append(chat)  # one that failed is forgotten
+        self._chats = (*self._chats, chat)  # one that failed is forgotten
         job.step = len(reply.tokens)
         self._learn(reply, began, heard)
-        return [reply]
+        return reply
 
-    def seconds(self, job: Job) -> float | None:
-        """Seconds that are left at most: answers may end before they have as many tokens as they may."""
-        order = _of(job.order)
-        whole = self._forecast.seconds(order.prompt_tokens, order.answer_tokens)
-        token = self._forecast.step_seconds(order.prompt_tokens) or 0.0
-        return None if whole is None else max(0.0, whole - job.step * token)
+    def _remembered(self, before: Sequence[Mapping[str, str]]) -> Chat | None:
+        """The conversation that these messages are the whole of."""
+        return next((chat for chat in self._chats if chat.messages == list(before)), None)
 
     def _continued(self, engine: Engine, before: Sequence[Mapping[str, str]]) -> Chat:
         """The conversation that these messages are the whole of, or a new one; it is taken off the list."""
-        found = next((chat for chat in self._chats if chat.messages == list(before)), None)
-        self._chats = [chat for chat in self._chats if chat is not found]
+        found = self._remembered(before)
+        self._chats = tuple(chat for chat in self._chats if chat is not found)
         if found is not None:
             return found
-        del self._chats[: max(0, len(self._chats) + 1 - self._kept)]  # whose keys are freed with the next question
+        # Whose keys are freed with the next question.
+        self._chats = self._chats[max(0, len(self._chats) + 1 - self._kept) :]
         return engine.chat(messages=before)
 
     def _learn(self, reply: Reply, began: float, heard: list[float]) -> None:

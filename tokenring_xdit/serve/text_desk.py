@@ -12,7 +12,7 @@ from tokenring_xdit.pipelines.text_models import context_length, load_tokenizer
 from tokenring_xdit.pipelines.text_options import option_mistakes, overlaid
 from tokenring_xdit.pipelines.text_orders import ChatMessage
 from tokenring_xdit.pipelines.text_prompt import conversation_tokens
-from tokenring_xdit.serve.chat_schema import ChatBody, said_messages
+from tokenring_xdit.serve.chat_schema import ChatBody, refuse_beyond_neutral, said_messages
 from tokenring_xdit.serve.config import TextServeConfig
 from tokenring_xdit.serve.desk import Desk, first_of
 from tokenring_xdit.serve.errors import RefusedError
@@ -80,6 +80,7 @@ class TextDesk(Desk[TextServeConfig]):
             raise RefusedError(f"n: {body.n} answers at once are not made here: ask for one after the other", "n")
         if body.stream_options is not None and not body.stream:
             raise RefusedError("stream_options: needs a stream: say stream=true as well", "stream_options")
+        refuse_beyond_neutral(body)
         messages = said_messages(body.messages)
         options = self._options(body)
         self.engine()

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from tokenring_xdit.errors import CancelledError
@@ -132,12 +131,8 @@ def _add_making(routes: APIRouter, studio: _Studio) -> None:
         """Make a video, and wait for its file, which is not kept."""
         feed = Feed()
         job = await studio.accept(request, feed.tell, stored=False)
-        try:
-            failed = await failed_answer(office, job, feed, request)
-            content = None if failed else await run_in_threadpool(shelf.read, job.id)
-        finally:
-            shelf.remove(job.id)
-        return failed or _file(job, content)
+        failed = await failed_answer(office, job, feed, request)
+        return failed or _file(job, job.take()[0])
 
     @routes.delete("/{name}")
     def delete(name: str) -> dict[str, Any]:

@@ -206,6 +206,7 @@ def test_parts_of_a_bar_add_up_to_the_call() -> None:
         assert sum(series.points[0].value.middle for series in parts) == pytest.approx(time)
 
 
+@pytest.mark.e2e
 def test_vega_takes_every_plot_and_every_mark_knows_its_strategy() -> None:
     records = [
         *samples.sweep((1024, 2048), (2, 4)),

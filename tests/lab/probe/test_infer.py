@@ -105,6 +105,7 @@ def test_meshes_stars_and_rings_are_found_in_any_order_of_hosts(form: str, data:
         assert link.back.bits_per_second == pytest.approx(stated, rel=0.1)
 
 
+@pytest.mark.e2e
 @FEW
 @given(st.sampled_from([(2, 2), (2, 3), (3, 2), (2, 4)]), st.integers(15, 60), st.data())
 def test_groups_are_found_in_any_order_of_hosts_where_they_are_faster(

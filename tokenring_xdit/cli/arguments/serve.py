@@ -39,7 +39,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--max-tokens", type=int, metavar="N", help="of a conversation and its answer (default: what the model reads)"
     )
     limits.add_argument(
-        "--max-stored", type=int, metavar="BYTES", help="of videos that nobody has fetched yet (default: 1073741824)"
+        "--max-stored",
+        type=int,
+        metavar="BYTES",
+        help="of videos that are kept for a day; the oldest ones make room (default: 1073741824)",
     )
     limits.add_argument("--max-body", type=int, metavar="BYTES", help="of what is sent here (default: 1048576)")
     time = parser.add_argument_group("time")

@@ -19,7 +19,12 @@ _TRANSFORMER = TRANSFORMERS + "transformer_flux"
 FAMILY = XfuserFamily(
     pipelines=(
         Pipeline(name="FluxPipeline", each_prompt=("prompt_2", "negative_prompt_2"), packed=True),
-        Pipeline(name="FluxControlPipeline", each_prompt=("prompt_2", "control_image"), image="control_image"),
+        Pipeline(
+            name="FluxControlPipeline",
+            each_prompt=("prompt_2", "control_image"),
+            image="control_image",
+            needs_picture=True,
+        ),
         Pipeline(name="FluxKontextPipeline", each_prompt=("prompt_2", "negative_prompt_2"), packed=True),
     ),
     shapes={"flux": ModelShape(24, 128, calls=57, text=512)},

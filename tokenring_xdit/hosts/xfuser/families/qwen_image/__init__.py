@@ -14,9 +14,11 @@ _WRAPPER = f"{_TRANSFORMER}:xFuserQwenImageTransformerWrapper"
 FAMILY = XfuserFamily(
     pipelines=(
         Pipeline(name="QwenImagePipeline"),
-        Pipeline(name="QwenImageEditPipeline"),
-        Pipeline(name="QwenImageEditPlusPipeline"),
-        Pipeline(name="xFuserQwenImageEditPipeline"),  # as `xdit` makes it, of all three checkpoints
+        Pipeline(name="QwenImageEditPipeline", needs_picture=True),
+        Pipeline(name="QwenImageEditPlusPipeline", needs_picture=True),
+        Pipeline(
+            name="xFuserQwenImageEditPipeline", needs_picture=True
+        ),  # as `xdit` makes it, of all three checkpoints
     ),
     shapes={"qwen-image": ModelShape(24, 128, calls=60, text=512)},
     wrapper=_WRAPPER,
