@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tokenring_xdit.attention import exchange
+from tokenring_xdit.dtypes import DTYPES
 from tokenring_xdit.errors import AgreementError, ConfigurationError, UnsupportedError
 from tokenring_xdit.hosts.agreement import describe, noting, raise_first, told
 from tokenring_xdit.hosts.calls import join_world
@@ -259,6 +260,10 @@ def _refuse(model: Any, degree: int, prefill: str, layout: str) -> None:
     model = _without_adapters(model)
     family_of(model)
     _refuse_foreign(model)
+    if str(model.dtype).removeprefix("torch.") not in DTYPES:
+        raise UnsupportedError(
+            f"this model is in {model.dtype}, and attention is computed in {', '.join(DTYPES)}: load it in one of these"
+        )
     if model.device.type == "meta" or "disk" in (getattr(model, "hf_device_map", None) or {}).values():
         raise UnsupportedError(
             "weights of this model are not in memory (device_map, or the meta device), and every rank needs all of "
