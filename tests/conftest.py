@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--compatibility", metavar="FILE", help="write down the versions, if all tests ran and none failed"
     )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """``@pytest.mark.cases(names, params)``: as ``parametrize``, but those of the matrix are made where it is run."""
+    for mark in metafunc.definition.iter_markers("cases"):
+        names, params = mark.args
+        if re.search(r"\bnot\b.*\bmatrix\b", metafunc.config.option.markexpr):
+            whole = metafunc.definition.get_closest_marker("matrix") is not None
+            params = [each for each in params if not whole and "matrix" not in {own.name for own in each.marks}]
+        metafunc.parametrize(names, params)
 
 
 def pytest_collection_finish() -> None:

@@ -58,7 +58,7 @@ def test_two_ranks(ranks: RankPool, use: str, family: str) -> None:
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize(("use", "family"), _named(ALL))
+@pytest.mark.cases(("use", "family"), _named(ALL))
 def test_right_or_refused(ranks: RankPool, outcomes: dict[tuple[str, str], Outcome], use: str, family: str) -> None:
     if (use, family) in outcomes:
         return  # kept from an earlier run

@@ -45,7 +45,7 @@ def outcomes(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str], O
         yield found
 
 
-@pytest.mark.parametrize(("use", "family"), ALL)
+@pytest.mark.cases(("use", "family"), ALL)
 def test_right_or_refused(ranks: RankPool, outcomes: dict[tuple[str, str], Outcome], use: str, family: str) -> None:
     if (use, family) in outcomes:
         return  # kept from an earlier run
