@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import timedelta
@@ -124,6 +125,7 @@ def synchronize(device: torch.device) -> None:
 
 def peak_of(call: Callable[[], object], device: torch.device) -> tuple[int, str]:
     """Bytes allocated at once during a call, beside what there was, and how that was found."""
+    gc.collect()  # what is freed meanwhile would count as memory that the call gives back
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         there = torch.cuda.memory_allocated()
