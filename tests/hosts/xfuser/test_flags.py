@@ -82,7 +82,7 @@ def test_what_cannot_work_is_refused(seen: dict[str, Any]) -> None:
 
 
 def test_models_that_were_not_compared_are_refused_before_they_are_loaded(seen: dict[str, Any]) -> None:
-    assert "tokenring_degree=2 was asked for with Krea-2-Turbo" in seen["Krea-2-Turbo"]
+    assert "tokenring_degree=2 was asked for with Ideogram-4" in seen["Ideogram-4"]
     assert seen["FLUX.1-dev"] == "xFuserFluxModel"
 
 

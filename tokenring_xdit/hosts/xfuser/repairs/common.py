@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tokenring_xdit.compat.torch import frame_outside_graphs, in_place_of
+from tokenring_xdit.compat.torch import frame_outside_graphs, in_place_of, outside_graphs
 from tokenring_xdit.hosts.installation import INSTALLATION
 from tokenring_xdit.hosts.layout import KeyLayout, sequence_layout
 from tokenring_xdit.hosts.xfuser.choice import current_choice, exactness_promised
@@ -93,6 +93,7 @@ def sequence_parallel_ranks() -> int:
     return int(get_sequence_parallel_world_size())
 
 
+@outside_graphs
 def patches_layout(latents: Tensor, patch: Sequence[int]) -> KeyLayout:
     """The layout of a video's tokens, padded at the end where the ranks do not divide them.
 
