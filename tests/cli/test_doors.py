@@ -37,9 +37,12 @@ def listening(process: psutil.Process) -> set[str]:
     [
         [*RUN, "steps=20", "output={folder}/a.png"],
         [*COMPARE, "--output", "{folder}/a.png"],
-        ["bench", "configs/sweeps/smoke.yaml", "output={folder}/bench"],
         ["probe", "--ranks", "2", "--quick", "--seconds", "1"],
-        ["doctor", "--ranks", "2", "--quick", "--skip", "times", "--out", "{folder}/doctor"],
+        pytest.param(["bench", "configs/sweeps/smoke.yaml", "output={folder}/bench"], marks=pytest.mark.matrix),
+        pytest.param(
+            ["doctor", "--ranks", "2", "--quick", "--skip", "times", "--out", "{folder}/doctor"],
+            marks=pytest.mark.matrix,
+        ),
     ],
     ids=lambda arguments: arguments[0],
 )
