@@ -13,13 +13,12 @@ from torch import Tensor
 
 from tokenring_xdit.compat.torch import frame_outside_graphs, in_place_of, outside_graphs
 from tokenring_xdit.hosts.installation import INSTALLATION
-from tokenring_xdit.hosts.layout import KeyLayout, sequence_layout
+from tokenring_xdit.hosts.layout import KeyLayout, key_layout, sequence_layout
 from tokenring_xdit.hosts.xfuser.choice import current_choice, exactness_promised
 
 __all__ = [
     "REPAIR_ALL",
     "cfg_part",
-    "patches_layout",
     "pipeline_name",
     "repair_all",
     "replace_forward",
@@ -27,6 +26,7 @@ __all__ = [
     "sequence_parallel_ranks",
     "show_parameters",
     "wanted",
+    "without_padded_patches",
 ]
 
 REPAIR_ALL = "TOKENRING_REPAIR_ALL"
@@ -93,8 +93,24 @@ def sequence_parallel_ranks() -> int:
     return int(get_sequence_parallel_world_size())
 
 
+def without_padded_patches(original: Any) -> Any:
+    """The forward of a video's transformer, with the padding of its tokens kept out of the keys.
+
+    Args:
+        original: Takes ``[B, C, T, H, W]`` and pads the tokens to a multiple of the ranks.
+    """
+
+    def forward(self: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if not wanted():
+            return original(self, hidden_states, *args, **kwargs)
+        with key_layout(_patches_layout(hidden_states, self.config.patch_size)):
+            return original(self, hidden_states, *args, **kwargs)
+
+    return forward
+
+
 @outside_graphs
-def patches_layout(latents: Tensor, patch: Sequence[int]) -> KeyLayout:
+def _patches_layout(latents: Tensor, patch: Sequence[int]) -> KeyLayout:
     """The layout of a video's tokens, padded at the end where the ranks do not divide them.
 
     Args:

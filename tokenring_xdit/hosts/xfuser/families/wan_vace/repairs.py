@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
-from tokenring_xdit.hosts.layout import key_layout
 from tokenring_xdit.hosts.xfuser.family import TRANSFORMERS
-from tokenring_xdit.hosts.xfuser.repairs.common import patches_layout, replace_forward, wanted
+from tokenring_xdit.hosts.xfuser.repairs.common import replace_forward, without_padded_patches
 
 __all__ = ["HOOKS"]
 
@@ -21,13 +18,7 @@ def leave_padding_out(vace: Any) -> None:
     """
 
     def make(original: Any) -> Any:
-        def forward(self: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-            if not wanted():
-                return original(self, hidden_states, *args, **kwargs)
-            with key_layout(patches_layout(hidden_states, self.config.patch_size)):
-                return original(self, hidden_states, *args, **kwargs)
-
-        return forward
+        return without_padded_patches(original)
 
     replace_forward(vace.xFuserWanVACETransformer3DWrapper, make)
 
