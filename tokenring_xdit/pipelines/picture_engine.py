@@ -21,7 +21,7 @@ from tokenring_xdit.hosts.xfuser import AttentionBackend
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.engine_ranks import EngineRanks, checked_timeout
 from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of
-from tokenring_xdit.pipelines.messages import Served, ServeRequest, Setup, Step, StepDone
+from tokenring_xdit.pipelines.messages import MemoryUse, Served, ServeRequest, Setup, Step, StepDone
 from tokenring_xdit.pipelines.options import is_whole, shortly
 from tokenring_xdit.pipelines.replicas import ReplicaShare
 from tokenring_xdit.pipelines.request import Request, call_arguments, pipeline_class
@@ -37,6 +37,7 @@ class Pictures:
         last_seed: Seed of the last request; ``None`` before the first.
         largest_side: Pixels that width and height may have.
         graph_reports: See :attr:`tokenring_xdit.pipelines.engine.Engine.graph_reports`.
+        memory: See :attr:`tokenring_xdit.pipelines.engine.Engine.memory`.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Pictures:
         self.last_seed: int | None = None
         self.largest_side = largest_side
         self.graph_reports: tuple[Mapping[str, GraphReport], ...] = ()
+        self.memory: tuple[MemoryUse, ...] = ()
         self.ranks = EngineRanks(
             "tokenring_xdit.pipelines.serving",
             setup,
@@ -123,7 +125,9 @@ class Pictures:
                     ServeRequest(request.part(share.prompts.start, share.prompts.stop), shown) for share in shares
                 ]
                 attempt = self.ranks.serve(turn, shares, commands, show)
-            served: list[Served] = [attempt.answers(team)[0] for team in range(len(shares))]
+            answers: list[list[Served]] = [attempt.answers(team) for team in range(len(shares))]
+            served = [ranks[0] for ranks in answers]
+            self.memory = tuple(each.memory for ranks in answers for each in ranks if each.memory is not None)
             self.graph_reports = tuple(each.graphs for each in served if each.graphs)
             return [medium for each in served for medium in each.media]
 

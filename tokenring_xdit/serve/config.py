@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
+from tokenring_xdit.amounts import parse_bytes
 from tokenring_xdit.defaults import LARGEST_SIDE
-from tokenring_xdit.errors import ModelUnreachableError, TokenRingError
+from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, TokenRingError
 from tokenring_xdit.pipelines.loading import pipeline_class_of
 from tokenring_xdit.pipelines.request import is_video, missing_for_videos, needs_picture, pipeline_class
-from tokenring_xdit.pipelines.run import RunConfig, inspect_model
+from tokenring_xdit.pipelines.run import RunConfig, Size, inspect_model
 from tokenring_xdit.pipelines.run_prompts import PromptConfig
 from tokenring_xdit.pipelines.text_models import is_text_model
 from tokenring_xdit.pipelines.text_run import TextRunConfig, inspect_text_model
+from tokenring_xdit.sizes import PictureSize
 
 __all__ = [
     "AnyServeConfig",
@@ -46,8 +48,31 @@ def _ignored(config: PromptConfig) -> list[str]:
     return [key for key in _UNUSED if key in config.model_fields_set]
 
 
+def _memory(value: Any) -> Any:
+    try:
+        return parse_bytes(value) if isinstance(value, str) else value
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from error
+
+
+def _several(value: Any) -> Any:
+    return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+
+
+Memory = Annotated[int, Field(gt=0), BeforeValidator(_memory)]
+
+
 class ServeConfig(RunConfig):
     """A run's config, of which a server takes the model, the degrees, and defaults for what requests leave out."""
+
+    memory_per_rank: Memory | None = Field(
+        None,
+        description="memory that a rank may hold, its model included, such as 80GiB; requests that will need more are "
+        "refused. By default what its GPU has, or its share of this machine's",
+    )
+    warm_up: Annotated[tuple[Size, ...], BeforeValidator(_several)] = Field(
+        (), description="sizes that are made twice before the server is ready, to learn what they take"
+    )
 
     @classmethod
     def mistakes_between(cls, values: Mapping[str, Any]) -> list[str]:
@@ -123,7 +148,9 @@ def unserved(config: AnyServeConfig) -> list[str]:
         return [
             f"model: {pipeline.__name__} makes videos, and {package} is missing: pip install 'tokenring-xdit[video]'"
         ]
-    return inspect_model(config.model_copy(update=dict.fromkeys(("image", "output"))))  # as each request will be
+    sizes: list[PictureSize | None] = [config.size, *config.warm_up]
+    copies = [config.model_copy(update={"image": None, "output": None, "size": size}) for size in sizes]
+    return list(dict.fromkeys(mistake for copy in copies for mistake in inspect_model(copy)))  # as each request will be
 
 
 @dataclass(frozen=True)
