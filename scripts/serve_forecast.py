@@ -1,6 +1,6 @@
 """How far forecasts of a server are off for sizes that it has not served, after ten requests; on an idle machine.
 
-    python scripts/serve_forecast.py --ranks 2 --steps 4
+python scripts/serve_forecast.py --ranks 2 --steps 4
 """
 
 from __future__ import annotations
