@@ -1,7 +1,7 @@
 """A picture of FLUX.1 over the ranks that torchrun starts: one line more than without.
 
 torchrun --nproc-per-node 4 examples/flux.py --prompt "a photo of a fox" --size 2048
-torchrun --nproc-per-node 2 examples/flux.py --model embedded --prompt "a red circle"      # small, no GPU needed
+torchrun --nproc-per-node 2 examples/flux.py --model embedded --prompt "a red circle" --size 64    # no GPU needed
 """
 
 from __future__ import annotations
