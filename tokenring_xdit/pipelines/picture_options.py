@@ -44,7 +44,7 @@ def check_pictures(
             yield f"{name} has {len(value)} pictures; {_MOST} are the most"
             return
         if not references and len(value) not in {1, prompts}:
-            yield f"{name} has {len(value)} pictures, and there are {prompts} prompts: give one for all, or one for each"
+            yield f"{name} has {len(value)} pictures for {prompts} prompts: give one for all, or one for each"
             return
         if not references and len(value) > 1 and copies > 1:
             yield f"{name} has {len(value)} pictures, and {copies} of each prompt are asked for: list each prompt anew"

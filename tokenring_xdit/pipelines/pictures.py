@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.messages import one_line, shown
@@ -47,9 +47,9 @@ class PackedPicture:
 
     def opened(self) -> Image.Image:
         """The picture."""
-        with Image.open(io.BytesIO(self.png), formats=("PNG",)) as picture:
-            picture.load()
-            return picture
+        picture: Image.Image = Image.open(io.BytesIO(self.png), formats=("PNG",))
+        picture.load()
+        return picture
 
 
 def packed_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def unpacked_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_picture(
-    source: Path | IO[bytes], name: str, *, most: int | None = None, formats: Sequence[str] | None = None
+    source: Path | IO[bytes], name: str, *, most: int | None = None, formats: tuple[str, ...] | None = None
 ) -> Image.Image:
     """Read a picture the way it is to be seen: turned as its camera says.
 
@@ -93,7 +93,7 @@ def read_picture(
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         limit = Image.MAX_IMAGE_PIXELS
         raise ConfigurationError(f"{name}: the picture has more than {limit} pixels, which are the most") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ConfigurationError(f"{name}: is no picture{kinds}") from None
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or one_line(str(error)) or "it is damaged"

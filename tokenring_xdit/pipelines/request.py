@@ -21,7 +21,7 @@ from tokenring_xdit.hosts.models import pipeline_named, pipelines
 from tokenring_xdit.pipelines.media import media_of, missing_for_videos, save
 from tokenring_xdit.pipelines.options import COUNTED, MOST, check_option, is_number, is_whole, shortly
 from tokenring_xdit.pipelines.picture_options import check_adapter, check_pictures, check_strength
-from tokenring_xdit.pipelines.pictures import MASKS, PICTURES
+from tokenring_xdit.pipelines.pictures import MASKS, PICTURES, packed_options, unpacked_options
 from tokenring_xdit.pipelines.signatures import (
     OURS,
     SPELLINGS,
@@ -48,10 +48,12 @@ __all__ = [
     "missing_for_videos",
     "mistakes",
     "needs_picture",
+    "packed",
     "pictures_of",
     "pipeline_class",
     "save",
     "takes_picture",
+    "unpacked",
     "value_mistakes",
 ]
 
@@ -122,6 +124,16 @@ class Request:
             seed=None if self.seed is None else self.seed + start * _copies(self),
             options={name: cut(value) if name in cut_too else value for name, value in self.options.items()},
         )
+
+
+def packed(request: Request) -> Request:
+    """A request as it is sent to ranks: its pictures are packed."""
+    return replace(request, options=packed_options(request.options))
+
+
+def unpacked(request: Request) -> Request:
+    """What :func:`packed` was given."""
+    return replace(request, options=unpacked_options(request.options))
 
 
 def pictures_of(request: Request) -> int:

@@ -20,6 +20,7 @@ __all__ = [
     "parameters_of",
     "pipeline_class",
     "spelling_of",
+    "takes",
     "takes_picture",
 ]
 
@@ -90,6 +91,11 @@ def needed_options(pipeline_class: type) -> tuple[str, ...]:
     """Options without which a pipeline makes nothing, although its call has a default for them."""
     known = pipeline_named(pipeline_class.__name__)
     return (*((known.image,) if needs_picture(pipeline_class) else ()), *known.needs)
+
+
+def takes(pipeline_class: type, name: str) -> bool:
+    """Whether the call of a pipeline has an argument of that name."""
+    return name in parameters_of(pipeline_class)
 
 
 def takes_picture(pipeline_class: type) -> bool:

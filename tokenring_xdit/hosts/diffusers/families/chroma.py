@@ -12,7 +12,7 @@ _PROCESSORS = ("FluxAttnProcessor",)
 FAMILY = DiffusersFamily(
     pipelines=(Pipeline(name="ChromaImg2ImgPipeline", needs_picture=True),),
     transformer="ChromaTransformer2DModel",
-    compared=("ChromaPipeline"),
+    compared=("ChromaPipeline",),
     spread={"transformer_blocks.*.attn": _PROCESSORS, "single_transformer_blocks.*.attn": _PROCESSORS},
     plan={
         "": {

@@ -13,7 +13,7 @@ _POSITIONS: dict[str | int, Split | tuple[Split, ...]] = {0: Split(-2), 1: Split
 FAMILY = DiffusersFamily(
     pipelines=(Pipeline(name="LTX2ImageToVideoPipeline", needs_picture=True),),
     transformer="LTX2VideoTransformer3DModel",
-    compared=("LTX2Pipeline"),
+    compared=("LTX2Pipeline",),
     spread={
         f"transformer_blocks.*.{name}": _PROCESSORS
         for name in ("attn1", "audio_attn1", "audio_to_video_attn", "video_to_audio_attn")

@@ -15,7 +15,7 @@ FAMILY = DiffusersFamily(
         Pipeline(name="ZImageInpaintPipeline", each_prompt=("mask_image",), needs_picture=True, needs=("mask_image",)),
     ),
     transformer="ZImageTransformer2DModel",
-    compared=("ZImagePipeline"),
+    compared=("ZImagePipeline",),
     spread={"layers.*.attention": _PROCESSORS},
     local={"context_refiner.*.attention": _PROCESSORS, "noise_refiner.*.attention": _PROCESSORS},
     plan={
