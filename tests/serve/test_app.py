@@ -201,10 +201,10 @@ def test_another_model_another_path_another_method(client: Client) -> None:
     assert client.ask("GET", "/v1/requests/nothing").error["code"] == "not_found"
 
 
-def test_edits_are_refused(client: Client) -> None:
+def test_edits_are_refused_where_the_model_takes_no_picture(client: Client) -> None:
     answer = client.ask("POST", "/v1/images/edits", b"--x--\r\n", {"Content-Type": "multipart/form-data; boundary=x"})
     assert (answer.status, answer.error["code"]) == (400, "unsupported")
-    assert answer.error["message"].startswith("pictures are not edited here, as requests bring none: use ")
+    assert answer.error["message"].startswith("'embedded' takes no picture: use /v1/images/generations, or ")
 
 
 def test_the_model_is_described(client: Client) -> None:

@@ -26,6 +26,7 @@ from tokenring_xdit.pipelines.engine_ranks import EngineRanks, checked_timeout
 from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of, refuse_choice
 from tokenring_xdit.pipelines.messages import Served, ServeRequest, Setup, Step, StepDone
 from tokenring_xdit.pipelines.options import is_whole, shortly
+from tokenring_xdit.pipelines.pictures import PICTURES
 from tokenring_xdit.pipelines.replicas import ReplicaShare
 from tokenring_xdit.pipelines.request import Request, call_arguments, packed, pipeline_class
 
@@ -142,7 +143,9 @@ class Pictures:
         request = self._model.complete(request)
         call_arguments(self._class, request)
         self._model.check_request(self._degrees, request)
-        for name, value in packed(request).options.items():
+        for name, value in request.options.items():
+            if name in PICTURES:  # which are packed
+                continue
             try:
                 pickle.dumps(value)
             except Exception as error:

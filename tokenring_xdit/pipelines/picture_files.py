@@ -11,7 +11,10 @@ from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.messages import one_line, shown
 from tokenring_xdit.pipelines.pictures import read_picture
 
-__all__ = ["is_url", "read_files"]
+__all__ = ["GREY", "is_url", "read_files"]
+
+GREY = Image.new("RGB", (64, 64), (128, 128, 128))
+"""Stands for a picture that is not here yet."""
 
 
 def is_url(name: str) -> bool:
@@ -36,7 +39,7 @@ def _read(name: str, file: str, fetch: bool) -> Image.Image:
     if not is_url(file):
         return read_picture(Path(file), name).convert("RGB")
     if not fetch:
-        return Image.new("RGB", (64, 64), (128, 128, 128))
+        return GREY
     from diffusers.utils import load_image
 
     try:

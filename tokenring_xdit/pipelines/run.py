@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -19,7 +19,7 @@ from tokenring_xdit.messages import shown
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.choice import PipelineChoice
 from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of, refuse_choice
-from tokenring_xdit.pipelines.picture_files import is_url, read_files
+from tokenring_xdit.pipelines.picture_files import GREY, is_url, read_files
 from tokenring_xdit.pipelines.request import (
     Request,
     image_keyword,
@@ -212,8 +212,12 @@ class RunConfig(PromptConfig):
         return numbered(path, len(self.prompts()))
 
 
-def inspect_model(config: RunConfig) -> list[str]:
+def inspect_model(config: RunConfig, brought: Collection[str] = ()) -> list[str]:
     """Mistakes that show once the model's own description is read; nothing else of it is loaded.
+
+    Args:
+        config: The run.
+        brought: Arguments that are pictures and come later.
 
     Raises:
         ModelUnreachableError: It is not here, and the hub cannot be asked.
@@ -241,6 +245,7 @@ def inspect_model(config: RunConfig) -> list[str]:
             found.append(str(error))
     pictures, wrong = _pictures(config, pipeline)
     found += wrong
+    pictures |= {name: [GREY] for name in brought}
     request = config.request(0, config.some_prompts(), pipeline, pictures)
     unfit = [] if wrong else mistakes(pipeline, request)
     if not unfit and not found:
