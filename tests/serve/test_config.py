@@ -17,7 +17,14 @@ from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.hosts.models import pipeline_named, pipelines
 from tokenring_xdit.pipelines.request import is_video, needs_picture
 from tokenring_xdit.pipelines.signatures import needed_options
-from tokenring_xdit.serve.config import RequestLimits, ServeConfig, TextServeConfig, mask_keyword, serve_schema, unserved
+from tokenring_xdit.serve.config import (
+    RequestLimits,
+    ServeConfig,
+    TextServeConfig,
+    mask_keyword,
+    serve_schema,
+    unserved,
+)
 
 
 def said(*words: str) -> argparse.Namespace:

@@ -25,7 +25,7 @@ AUTO_TASKS = tuple(_MAPPINGS)
 """What diffusers' AutoPipeline makes of a model."""
 
 _CALL = ("sigmas", "timesteps", "mu")
-"""What pipelines hand to their scheduler's ``set_timesteps``."""
+"""What pipelines hand to ``set_timesteps`` of a scheduler for flow matching."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def refuse_scheduler(wanted: str, config: Mapping[str, Any]) -> None:
         fits = wanted.startswith("FlowMatch") if flows else wanted in fitting
         if config.get("prediction_type") == "flow_prediction" or config.get("use_flow_sigmas"):
             fits = fits and "use_flow_sigmas" in _parameters(kind.__init__)
-        taken = _parameters(mine.set_timesteps) & set(_CALL)
+        taken = _parameters(mine.set_timesteps) & set(_CALL) if flows else set()
         fits = fits and taken <= _parameters(kind.set_timesteps)
     if not fits:
         raise ConfigurationError(

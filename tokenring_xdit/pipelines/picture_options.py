@@ -51,7 +51,7 @@ def check_pictures(
             return
     pictures = list(_flat(value, deep=references))
     if not pictures or not all(isinstance(each, (Image.Image, np.ndarray, torch.Tensor)) for each in pictures):
-        yield f"{name} is {shortly(value)}; it has to be a PIL picture, or a list of them: files are opened by you"
+        yield f"{name} is {shortly(value)}; it has to be a PIL picture, or a list of them (PIL.Image.open)"
         return
     for each in pictures:
         if isinstance(each, Image.Image) and max(each.size) > largest_side:

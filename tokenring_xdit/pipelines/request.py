@@ -261,17 +261,17 @@ def _check_options(
 ) -> Iterator[str]:
     name, call = pipeline_class.__name__, pipeline_class.__call__
     ours = {spelling: field.name for field in fields(Request) for spelling in SPELLINGS.get(field.name, ())}
-    known = [n for n in parameters if n not in ours and n not in OURS]
+    known = [n for n in parameters if n not in ours and n not in OURS and "ip_adapter" not in n]
     pictures = pictures_of(request) if _is_text(request.prompt) else 0
     taken = {ours[n] for n in parameters if n in ours}  # with names of ours, beside the options
     steps = defaults_of(pipeline_class).get("steps") if request.steps is None else request.steps
     for option, value in request.options.items():
         if option in ours:
             yield f"option '{option}' is called '{ours[option]}' here"
+        elif option in parameters and "ip_adapter" in option:
+            yield from check_adapter(option, value)
         elif option not in known:
             yield f"{name} takes no option {option!r}. {nearest(str(option), [*known, *taken])}"
-        elif "ip_adapter" in option:
-            yield from check_adapter(option, value)
         elif option == "strength":
             yield from check_strength(value, steps)
         elif option in PICTURES and not isinstance(value, (np.ndarray, torch.Tensor)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -236,7 +237,7 @@ def inspect_model(config: RunConfig, brought: Collection[str] = ()) -> list[str]
         model.refuse_degrees(degrees)
     except UnsupportedError as error:
         found.append(str(error))
-    for check in (lambda: refuse_choice(config.model, config.choice), lambda: _refuse_host(config, pipeline)):
+    for check in (partial(refuse_choice, config.model, config.choice), partial(_refuse_host, config, pipeline)):
         try:
             check()
         except ModelUnreachableError:
