@@ -164,7 +164,8 @@ UNIPC = {"_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_pred
 @pytest.mark.parametrize(
     ("wanted", "config", "message"),
     [
-        ("FlowMatchLCMScheduler", EULER, None),
+        ("FlowMatchLCMScheduler", EULER, "draws noise in each step, for which FluxPipeline does not hand it the seed"),
+        ("EulerAncestralDiscreteScheduler", {"_class_name": "DPMSolverMultistepScheduler"}, None),
         ("FlowMatchEulerDiscreteScheduler", EULER, None),
         ("DPMSolverMultistepScheduler", UNIPC, None),
         ("DDIMScheduler", {"_class_name": "DPMSolverMultistepScheduler"}, None),
@@ -179,11 +180,12 @@ UNIPC = {"_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_pred
 def test_schedulers_that_do_not_step_as_the_models_own_are_refused(
     wanted: str, config: Mapping[str, Any], message: str | None
 ) -> None:
+    kind = diffusers.FluxPipeline if config is EULER else diffusers.PixArtSigmaPipeline
     if message is None:
-        refuse_scheduler(wanted, config)
+        refuse_scheduler(wanted, config, kind)
         return
     with pytest.raises(ConfigurationError, match=message):
-        refuse_scheduler(wanted, config)
+        refuse_scheduler(wanted, config, kind)
 
 
 def test_loras_are_said_in_several_ways_and_looked_for(tmp_path: Path) -> None:
@@ -299,13 +301,10 @@ SIZED: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 4, "o
 
 
 @pytest.mark.ranks
-def test_ranks_make_of_pictures_loras_and_another_scheduler_what_one_process_does(
-    ranks: RankPool, tmp_path: Path
-) -> None:
+def test_ranks_make_of_pictures_and_loras_what_one_process_does(ranks: RankPool, tmp_path: Path) -> None:
     files = [lora_file(tmp_path, seed) for seed in range(2)]
 
     def changed(pipe: Any) -> None:
-        pipe.scheduler = diffusers.FlowMatchLCMScheduler.from_config(pipe.scheduler.config)
         for name, file in zip("ab", files, strict=True):
             pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=name)
         pipe.set_adapters(["a", "b"], [0.8, -0.5])
@@ -318,7 +317,7 @@ def test_ranks_make_of_pictures_loras_and_another_scheduler_what_one_process_doe
     assert relative_error(lively, plain) > 0.01  # or neither is looked at
     drawn = one_process("FluxInpaintPipeline", EMBEDDED, prompt=PROMPT, **SIZED, **hole)
     loras = (Lora(str(files[0]), 0.8), Lora(str(files[1].parent), -0.5))
-    choice = PipelineChoice("image-to-image", "FlowMatchLCMScheduler", loras)
+    choice = PipelineChoice("image-to-image", loras=loras)
     cases = [
         (Called("embedded", start, {"steps": 4}, choice), lively),
         (Called("embedded", hole, {"steps": 4}, PipelineChoice("inpainting")), drawn),
@@ -359,3 +358,25 @@ def test_other_pipelines_of_pictures(ranks: RankPool, tmp_path: Path, key: str) 
     (first, second) = ranks.run(2, jobs.all_of, [(Called(folder, options, fields), expected)], timeout=300)
     print(first, second)
     assert max(*first, *second) <= TOLERANCE
+
+
+@pytest.mark.matrix
+def test_another_scheduler(ranks: RankPool, tmp_path: Path) -> None:
+    """One that draws noise in each step."""
+    name = "EulerAncestralDiscreteScheduler"
+    folder, fields = jobs.saved(tmp_path, "pixart-sigma"), jobs.asked("pixart-sigma")
+    choice = PipelineChoice(scheduler=name)
+    refuse_choice(folder, choice)
+
+    def changed(pipe: Any) -> None:
+        pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config)
+
+    options = {**jobs.further("pixart-sigma"), "use_resolution_binning": False}
+    call = {"num_inference_steps" if name == "steps" else name: value for name, value in fields.items()}
+    call["guidance_scale"] = call.pop("guidance")
+    given = {"prompt": PROMPT, "output_type": "latent", **call, **options}
+    own = one_process("PixArtSigmaPipeline", folder, **given)
+    expected = one_process("PixArtSigmaPipeline", folder, changed, **given)
+    assert relative_error(expected, own) > 0.01
+    for errors in ranks.run(2, jobs.all_of, [(Called(folder, options, fields, choice), expected)], timeout=300):
+        assert max(errors) <= TOLERANCE

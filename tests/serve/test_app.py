@@ -34,7 +34,7 @@ from tokenring_xdit.serve.metrics import Meters  # noqa: E402
 from tokenring_xdit.serve.office import Office  # noqa: E402
 from tokenring_xdit.serve.schema import GenerationBody  # noqa: E402
 
-LIMITS = RequestLimits(waiting=2, pixels=512 * 512, steps=1000, body=10_000)
+LIMITS = RequestLimits(waiting=2, pixels=512 * 512, steps=1000, body=10_000, upload=100_000)
 
 DRAWING = {"size": "16x24", "steps": 2, "seed": 5}
 
@@ -43,7 +43,7 @@ DRAWING = {"size": "16x24", "steps": 2, "seed": 5}
 def served(key: str | None = None, loads: Any = None, *values: str) -> Iterator[tuple[Client, MadeUpEngine]]:
     """A server on a port of its own."""
     config = read_config(ServeConfig, None, ["model=embedded", *values])
-    engine, line = MadeUpEngine(), WaitingLine(LIMITS.waiting)
+    engine, line = MadeUpEngine(config.choice.task), WaitingLine(LIMITS.waiting)
     meters = Meters(config.degrees, line)
     keeper = Keeper(loads or (lambda: engine), line, Drawing(Forecast(), meters.step), meters)
     meters.watch(keeper)

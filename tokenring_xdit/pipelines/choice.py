@@ -28,6 +28,23 @@ _CALL = ("sigmas", "timesteps", "mu")
 """What pipelines hand to ``set_timesteps`` of a scheduler for flow matching."""
 
 
+_DRAW = frozenset(
+    f"{name}Scheduler"
+    for name in (
+        "CMStochasticIterative",
+        "DDPM",
+        "DPMSolverSDE",
+        "EulerAncestralDiscrete",
+        "FlowMatchLCM",
+        "KDPM2AncestralDiscrete",
+        "LCM",
+        "SASolver",
+        "TCD",
+    )
+)
+"""Schedulers that draw noise in each step."""
+
+
 @dataclass(frozen=True)
 class Lora:
     """A LoRA.
@@ -137,12 +154,13 @@ def class_for_task(found: str, task: str | None) -> str:
     return str(tables[task][model].__name__)
 
 
-def refuse_scheduler(wanted: str, config: Mapping[str, Any]) -> None:
-    """Refuse a scheduler that does not step as a model's own does.
+def refuse_scheduler(wanted: str, config: Mapping[str, Any], pipeline_class: type) -> None:
+    """Refuse a scheduler that does not step as a model's own does, or does not obey seeds.
 
     Args:
         wanted: Class of diffusers.
         config: Of the model's own scheduler.
+        pipeline_class: The class of its pipeline.
 
     Raises:
         ConfigurationError: There is no such scheduler, or it does not.
@@ -171,6 +189,11 @@ def refuse_scheduler(wanted: str, config: Mapping[str, Any]) -> None:
         raise ConfigurationError(
             f"scheduler: {wanted} does not step as {own} does, for which the model was made: choose another one, or "
             "leave it out"
+        )
+    if wanted in _DRAW and not hasattr(pipeline_class, "prepare_extra_step_kwargs"):
+        raise ConfigurationError(
+            f"scheduler: {wanted} draws noise in each step, for which {pipeline_class.__name__} does not hand it the "
+            "seed: choose another one, or leave it out"
         )
 
 

@@ -74,9 +74,10 @@ def refuse_choice(name: str, choice: PipelineChoice) -> None:
         ConfigurationError: Something does not fit.
         UnsupportedError: Its pipeline takes no LoRA.
     """
+    kind = pipeline_class(pipeline_class_of(name, choice.task))
     if choice.scheduler is not None:
-        refuse_scheduler(choice.scheduler, find_model(name, choice.task).scheduler_config())
-    refuse_loras(choice.loras, pipeline_class(pipeline_class_of(name, choice.task)))
+        refuse_scheduler(choice.scheduler, find_model(name, choice.task).scheduler_config(), kind)
+    refuse_loras(choice.loras, kind)
 
 
 def load_pipeline(name: str, dtype: str, device: torch.device, choice: PipelineChoice | None = None) -> Any:
