@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from tokenring_xdit.pipelines.engine import Step
-from tokenring_xdit.pipelines.loading import find_model
+from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of
 from tokenring_xdit.pipelines.request import Request, call_arguments, pipeline_class
 from tokenring_xdit.serve.jobs import Event, Job, JobStatus, PictureOrder
 
@@ -37,13 +37,19 @@ def until(condition: Callable[[], object]) -> None:
 class MadeUpEngine:
     """An engine of one sleeping process, which checks as the embedded model does; the seed colours pictures.
 
+    Args:
+        task: For which its pipeline is chosen.
+
     Attributes:
+        asked: Arguments of its requests beside the usual ones.
         gate: Closed, steps wait for it.
         error: Raised by the next request.
         starts: How often the process was started.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, task: str | None = None) -> None:
+        self.task = task
+        self.asked: list[dict[str, Any]] = []
         self.timeout = 1800.0
         self.timeouts: list[float] = []
         self.gate = threading.Event()
@@ -66,8 +72,9 @@ class MadeUpEngine:
 
     def check(self, prompt: Any, **arguments: Any) -> Request:
         """Refuse what the embedded model does not take."""
-        request = find_model("embedded").complete(Request(prompt, **arguments))
-        call_arguments(pipeline_class("FluxPipeline"), request)
+        options = {name: arguments.pop(name) for name in ("image", "mask_image", "strength") if name in arguments}
+        request = find_model("embedded", self.task).complete(Request(prompt, options=options, **arguments))
+        call_arguments(pipeline_class(pipeline_class_of("embedded", self.task)), request)
         return request
 
     def generate(
@@ -84,6 +91,7 @@ class MadeUpEngine:
     ) -> list[Any]:
         """Draw."""
         self.timeouts.append(self.timeout)
+        self.asked.append(more)
         prompts = [prompt] if isinstance(prompt, str) else prompt
         made = [Image.new("RGB", (width, height), (seed + i, 0, 0)) for i in range(len(prompts))]
         for step in range(1, steps + 1):

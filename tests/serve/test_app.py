@@ -34,7 +34,7 @@ from tokenring_xdit.serve.metrics import Meters  # noqa: E402
 from tokenring_xdit.serve.office import Office  # noqa: E402
 from tokenring_xdit.serve.schema import GenerationBody  # noqa: E402
 
-LIMITS = RequestLimits(waiting=2, pixels=512 * 512, steps=1000, body=10_000)
+LIMITS = RequestLimits(waiting=2, pixels=512 * 512, steps=1000, body=10_000, upload=100_000)
 
 DRAWING = {"size": "16x24", "steps": 2, "seed": 5}
 
@@ -43,7 +43,7 @@ DRAWING = {"size": "16x24", "steps": 2, "seed": 5}
 def served(key: str | None = None, loads: Any = None, *values: str) -> Iterator[tuple[Client, MadeUpEngine]]:
     """A server on a port of its own."""
     config = read_config(ServeConfig, None, ["model=embedded", *values])
-    engine, line = MadeUpEngine(), WaitingLine(LIMITS.waiting)
+    engine, line = MadeUpEngine(config.choice.task), WaitingLine(LIMITS.waiting)
     meters = Meters(config.degrees, line)
     keeper = Keeper(loads or (lambda: engine), line, Drawing(Forecast(), meters.step), meters)
     meters.watch(keeper)
@@ -201,10 +201,10 @@ def test_another_model_another_path_another_method(client: Client) -> None:
     assert client.ask("GET", "/v1/requests/nothing").error["code"] == "not_found"
 
 
-def test_edits_are_refused(client: Client) -> None:
+def test_edits_are_refused_where_the_model_takes_no_picture(client: Client) -> None:
     answer = client.ask("POST", "/v1/images/edits", b"--x--\r\n", {"Content-Type": "multipart/form-data; boundary=x"})
     assert (answer.status, answer.error["code"]) == (400, "unsupported")
-    assert answer.error["message"].startswith("pictures are not edited here, as requests bring none: use ")
+    assert answer.error["message"].startswith("'embedded' takes no picture: use /v1/images/generations, or ")
 
 
 def test_the_model_is_described(client: Client) -> None:

@@ -52,7 +52,7 @@ def _said(args: argparse.Namespace) -> tuple[Path | None, list[str]]:
 def _limits(args: argparse.Namespace) -> RequestLimits:
     given: dict[str, Any] = {
         name: value
-        for name in ("waiting", "pixels", "frames", "steps", "tokens", "stored", "body")
+        for name in ("waiting", "pixels", "frames", "steps", "tokens", "stored", "body", "upload")
         if (value := getattr(args, f"max_{name}")) is not None
     }
     for name, value in given.items():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tokenring_xdit.graphs import GraphReport
 from tokenring_xdit.parallel import ParallelDims
+from tokenring_xdit.pipelines.choice import PipelineChoice
 from tokenring_xdit.pipelines.request import Request
 
 __all__ = ["ServeRequest", "Served", "Setup", "Step", "StepDone"]
@@ -23,6 +24,7 @@ class Setup:
         attention_backend: xfuser's kernel for attention on one rank.
         timeout: Seconds after which ranks give up waiting for each other.
         cuda_graphs: Whether calls of the transformer are replayed as CUDA graphs.
+        choice: What is made of the model.
     """
 
     model: str
@@ -31,6 +33,7 @@ class Setup:
     attention_backend: str = "auto"
     timeout: float = 1800.0
     cuda_graphs: bool = False
+    choice: PipelineChoice = field(default_factory=PipelineChoice)
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class ServeRequest:
     """To a rank: serve a request. The first one answers with a :class:`Served`, the others with ``None``.
 
     Attributes:
-        request: The request.
+        request: The request, with its pictures packed.
         preview: Whether each step is shown, or after which steps.
     """
 

@@ -22,10 +22,10 @@ from tokenring_xdit.serve.chat_schema import ChatBody
 from tokenring_xdit.serve.desk import PictureDesk
 from tokenring_xdit.serve.errors import RefusedError
 from tokenring_xdit.serve.guard import Guard
-from tokenring_xdit.serve.images import image_routes
+from tokenring_xdit.serve.images import EDITS, image_routes
 from tokenring_xdit.serve.keeper import ServiceState
 from tokenring_xdit.serve.office import Office
-from tokenring_xdit.serve.schema import Body, GenerationBody, VideoBody, refused
+from tokenring_xdit.serve.schema import Body, EditBody, GenerationBody, VideoBody, refused
 from tokenring_xdit.serve.shelf import VideoShelf
 from tokenring_xdit.serve.text_desk import TextDesk
 from tokenring_xdit.serve.videos import KIND, video_routes
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 _BODIES: Mapping[str, tuple[str, type[Body]]] = {
     "/v1/images/generations": ("image", GenerationBody),
+    EDITS: ("image", EditBody),
     "/v1/videos": (KIND, VideoBody),
     "/v1/videos/sync": (KIND, VideoBody),
     "/v1/chat/completions": ("text", ChatBody),
@@ -62,7 +63,8 @@ def application(office: Office, key: str | None, shelf: VideoShelf | None = None
         app.include_router(image_routes(office, office.desk))
     if isinstance(office.desk, TextDesk):
         app.include_router(chat_routes(office, office.desk))
-    app.add_middleware(Guard, key=key, most=office.desk.limits.body)
+    limits = office.desk.limits
+    app.add_middleware(Guard, key=key, most=limits.body, more={EDITS: max(limits.upload, limits.body)})
     _answer_errors(app, office)
     app.openapi = lambda: _described(app)
     return app

@@ -161,6 +161,9 @@ def _engine(config: AnyServeConfig, timeout: float) -> Engine:
         timeout=timeout,
         largest_side=config.largest_side,
         cuda_graphs=config.cuda_graphs,
+        task=config.choice.task,
+        scheduler=config.scheduler,
+        loras=config.loras,
     )
 
 
