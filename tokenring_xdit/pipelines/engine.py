@@ -12,7 +12,7 @@ from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.choice import Lora, PipelineChoice
 from tokenring_xdit.pipelines.engine_ranks import checked_timeout
-from tokenring_xdit.pipelines.messages import Step
+from tokenring_xdit.pipelines.messages import MemoryUse, Step
 from tokenring_xdit.pipelines.request import DRAWN_SEEDS, Request
 from tokenring_xdit.pipelines.text_engine import Chat, Texts
 from tokenring_xdit.pipelines.text_models import is_text_model
@@ -172,6 +172,14 @@ class Engine:
         One for each replica that it was dealt out to; empty without ``cuda_graphs``.
         """
         return () if self._pictures is None else self._pictures.graph_reports
+
+    @property
+    def memory(self) -> tuple[MemoryUse, ...]:
+        """What ranks held in memory for the last request that :meth:`generate` served, by replica and rank.
+
+        Empty before the first one, and where the system does not tell.
+        """
+        return () if self._pictures is None else self._pictures.memory
 
     def generate(
         self,

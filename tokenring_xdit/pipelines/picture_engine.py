@@ -24,7 +24,7 @@ from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.choice import PipelineChoice
 from tokenring_xdit.pipelines.engine_ranks import EngineRanks, checked_timeout
 from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of, refuse_choice
-from tokenring_xdit.pipelines.messages import Served, ServeRequest, Setup, Step, StepDone
+from tokenring_xdit.pipelines.messages import MemoryUse, Served, ServeRequest, Setup, Step, StepDone
 from tokenring_xdit.pipelines.options import is_whole, shortly
 from tokenring_xdit.pipelines.pictures import PICTURES
 from tokenring_xdit.pipelines.replicas import ReplicaShare
@@ -41,6 +41,7 @@ class Pictures:
         last_seed: Seed of the last request; ``None`` before the first.
         largest_side: Pixels that width and height may have.
         graph_reports: See :attr:`tokenring_xdit.pipelines.engine.Engine.graph_reports`.
+        memory: See :attr:`tokenring_xdit.pipelines.engine.Engine.memory`.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Pictures:
         self.last_seed: int | None = None
         self.largest_side = largest_side
         self.graph_reports: tuple[Mapping[str, GraphReport], ...] = ()
+        self.memory: tuple[MemoryUse, ...] = ()
         self.ranks = EngineRanks(
             "tokenring_xdit.pipelines.serving",
             setup,
@@ -134,7 +136,9 @@ class Pictures:
 
                 commands = [ServeRequest(self._part(request, share.prompts), shown) for share in shares]
                 attempt = self.ranks.serve(turn, shares, commands, show)
-            served: list[Served] = [attempt.answers(team)[0] for team in range(len(shares))]
+            answers: list[list[Served]] = [attempt.answers(team) for team in range(len(shares))]
+            served = [ranks[0] for ranks in answers]
+            self.memory = tuple(each.memory for ranks in answers for each in ranks if each.memory is not None)
             self.graph_reports = tuple(each.graphs for each in served if each.graphs)
             return [medium for each in served for medium in each.media]
 

@@ -21,6 +21,7 @@ from tokenring_xdit.serve.filming import Filming
 from tokenring_xdit.serve.forecast import Forecast
 from tokenring_xdit.serve.keeper import Craft, Keeper
 from tokenring_xdit.serve.line import WaitingLine
+from tokenring_xdit.serve.memory import MemoryForecast
 from tokenring_xdit.serve.metrics import Meters
 from tokenring_xdit.serve.office import Office
 from tokenring_xdit.serve.shelf import VideoShelf
@@ -89,15 +90,20 @@ async def _serve(
     def make() -> Engine:
         if isinstance(desk, TextDesk):
             desk.load()
-        return _engine(config, timeout)
+        engine = _engine(config, timeout)
+        if isinstance(desk, PictureDesk):
+            drawing.warm_up(engine, desk.warm_ups(engine))
+        return engine
 
     line = WaitingLine(limits.waiting)
     text = isinstance(config, TextServeConfig)
     shelf = VideoShelf(limits.stored) if isinstance(config, ServeConfig) and films(config) else None
     meters = Meters(config.degrees, line, "text" if text else "image" if shelf is None else "video")
-    keeper = Keeper(make, line, _craft(text, meters, shelf), meters, end)
+    memory = MemoryForecast(config.memory_per_rank if isinstance(config, ServeConfig) else None, meters.memory)
+    drawing = Drawing(Forecast(), meters.step, memory)
+    keeper = Keeper(make, line, _craft(text, meters, drawing, shelf), meters, end)
     meters.watch(keeper)
-    desk = _desk(config, limits, keeper)
+    desk = _desk(config, limits, keeper, memory)
     office = Office(desk, keeper, meters) if shelf is None else Office(desk, keeper, meters, shelf.names)
     app = application(office, key, shelf)
     for each in _SIGNALS:
@@ -129,16 +135,17 @@ async def _serve(
     print("ended", file=sys.stderr, flush=True)
 
 
-def _desk(config: AnyServeConfig, limits: RequestLimits, keeper: Keeper) -> TextDesk | PictureDesk:
+def _desk(
+    config: AnyServeConfig, limits: RequestLimits, keeper: Keeper, memory: MemoryForecast
+) -> TextDesk | PictureDesk:
     if isinstance(config, TextServeConfig):
         return TextDesk(config, limits, keeper)
-    return PictureDesk(config, limits, keeper)
+    return PictureDesk(config, limits, keeper, memory)
 
 
-def _craft(text: bool, meters: Meters, shelf: VideoShelf | None) -> Craft:
+def _craft(text: bool, meters: Meters, drawing: Drawing, shelf: VideoShelf | None) -> Craft:
     if text:
         return Talking(Forecast(), meters.answered)
-    drawing = Drawing(Forecast(), meters.step)
     return drawing if shelf is None else Filming(drawing, shelf)
 
 
