@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
 
 from tokenring_xdit.serve.answers import answered
@@ -28,10 +28,11 @@ class Guard:
         app: What it stands before.
         key: What clients have to say; ``None`` where they need not.
         most: Bytes of a body.
+        open_paths: Paths that need no key.
     """
 
-    def __init__(self, app: App, key: str | None, most: int) -> None:
-        self._app, self._most = app, most
+    def __init__(self, app: App, key: str | None, most: int, open_paths: Collection[str] = OPEN) -> None:
+        self._app, self._most, self._open = app, most, open_paths
         self._expected = None if key is None else _digest(key.encode())
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -52,7 +53,7 @@ class Guard:
             await answered(self._too_large())(scope, receive, send)
 
     def _may_enter(self, path: str, said: bytes) -> bool:
-        if self._expected is None or path in OPEN:
+        if self._expected is None or path in self._open:
             return True
         scheme, _, key = said.partition(b" ")
         return scheme.lower() == b"bearer" and hmac.compare_digest(_digest(key.strip()), self._expected)

@@ -44,6 +44,7 @@ def serve(
     key: str | None,
     timeout: float,
     grace: float,
+    page: bool = False,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C.
 
@@ -55,6 +56,7 @@ def serve(
         key: What clients have to say; ``None`` where they need not.
         timeout: Seconds without a sign of life from the ranks, where nothing better is known.
         grace: Seconds that the running request gets to reach its next step at the end.
+        page: Whether there is a page for the browser.
 
     Raises:
         LaunchError: Nobody can listen there, or a rank failed while it loaded.
@@ -62,7 +64,7 @@ def serve(
     """
     listening = _listen(host, port)
     with listening:
-        asyncio.run(_serve(config, limits, listening, key, timeout, grace))
+        asyncio.run(_serve(config, limits, listening, key, timeout, grace, page))
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -80,6 +82,7 @@ async def _serve(
     key: str | None,
     timeout: float,
     grace: float,
+    page: bool,
 ) -> None:
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
@@ -99,7 +102,7 @@ async def _serve(
     meters.watch(keeper)
     desk = _desk(config, limits, keeper)
     office = Office(desk, keeper, meters) if shelf is None else Office(desk, keeper, meters, shelf.names)
-    app = application(office, key, shelf)
+    app = application(office, key, shelf, page=page)
     for each in _SIGNALS:
         loop.add_signal_handler(each, end)
     server = _Server(
