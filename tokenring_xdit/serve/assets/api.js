@@ -21,6 +21,13 @@ export function newName() {
   return "page-" + [...numbers].map((number) => number.toString(16).padStart(8, "0")).join("");
 }
 
+/** What ends a request, as leaving the page does: else browsers keep it open for somebody who may come back. */
+export function ending() {
+  const controller = new AbortController();
+  window.addEventListener("pagehide", () => controller.abort(), { signal: controller.signal });
+  return controller;
+}
+
 /** Ask; the answer, or a Refusal. Paths have no slash in front, so that a proxy may put one before them. */
 export async function ask(path, { method = "GET", body, name, signal } = {}) {
   const headers = {};

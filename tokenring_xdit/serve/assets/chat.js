@@ -1,7 +1,7 @@
 // Chat: a conversation that this page keeps, answered piece by piece.
 
-import { ask, events, newName, Refusal } from "./api.js";
-import { blame, find, forgive, tell, values } from "./forms.js";
+import { ask, ending, events, newName, Refusal } from "./api.js";
+import { attend, blame, find, forgive, tell, values } from "./forms.js";
 
 /** Make the form work for a language model, as /v1/models describes it. */
 export function chatting(model) {
@@ -13,9 +13,7 @@ export function chatting(model) {
     messages = [];
     find("said").replaceChildren();
   });
-  find("words").addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
-  });
+  attend(form);
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     forgive(form);
@@ -39,7 +37,7 @@ export function chatting(model) {
 /** The whole answer, which is shown as it comes; what has come where it was stopped; null where it failed. */
 async function answered(messages, options, shown, form) {
   const name = newName();
-  const leaving = new AbortController();
+  const leaving = ending();
   busy(true, () => ask(`v1/requests/${name}`, { method: "DELETE" }).catch(() => leaving.abort()));
   try {
     const body = { messages, ...options, stream: true };

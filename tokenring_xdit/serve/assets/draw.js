@@ -1,7 +1,7 @@
 // Draw: one picture or video at a time, by the paths that every client uses; leaving the page gives it up.
 
-import { ask, events, newName, Refusal } from "./api.js";
-import { blame, find, forgive, seconds, tell, values } from "./forms.js";
+import { ask, ending, events, newName, Refusal } from "./api.js";
+import { attend, blame, find, forgive, seconds, tell, values } from "./forms.js";
 
 const LOOK = 500; // milliseconds between two questions how far it is
 const EVERY = 500; // previews, as many as may be asked for: after each step
@@ -19,15 +19,13 @@ export function drawing(model) {
       field.querySelector("input").placeholder = model.defaults[name] ?? "";
     }
   }
+  attend(form);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     forgive(form);
     tell(find("problem"), null);
     const body = values(form);
     if (body) new Sketch(body, film).make();
-  });
-  find("prompt").addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
   });
 }
 
@@ -41,13 +39,13 @@ class Sketch {
     this.name = newName();
     this.step = 0;
     this.marks = []; // when steps were seen to be over, and how many
-    this.leaving = new AbortController();
+    this.leaving = ending();
   }
 
   async make() {
     const began = performance.now();
     this.show(true);
-    const looking = this.look();
+    this.look();
     try {
       const wanted = { method: "POST", body: this.body, name: this.name, signal: this.leaving.signal };
       if (this.film) await this.takeVideo(await ask("v1/videos/sync", wanted));
@@ -57,7 +55,6 @@ class Sketch {
       this.fail(error);
     }
     this.over = true;
-    await looking;
     this.show(false);
   }
 
@@ -113,13 +110,14 @@ class Sketch {
   /** Ask how far it is until it is over. */
   async look() {
     while (!this.over) {
+      await new Promise((resolve) => setTimeout(resolve, LOOK));
+      if (this.over) return;
       try {
         const state = await (await ask(`v1/requests/${this.name}`)).json();
         if (!this.over) this.tellOf(state);
       } catch {
         // not taken yet, or the server says in the answer itself what is wrong
       }
-      await new Promise((resolve) => setTimeout(resolve, LOOK));
     }
   }
 
@@ -154,6 +152,7 @@ class Sketch {
       [find("made").hidden, find("save").hidden] = [true, true];
       find("progress").removeAttribute("value");
       find("progress-words").textContent = "Asks the server";
+      find("cancel").scrollIntoView({ block: "nearest" }); // on a phone it is below the form
     }
   }
 }

@@ -43,6 +43,14 @@ export function blame(form, name, words) {
   return true;
 }
 
+/** Have a form forgive mistakes once something is changed, and be sent by Ctrl-Enter in a text of several lines. */
+export function attend(form) {
+  form.addEventListener("input", (event) => forgive(form));
+  form.querySelector("textarea")?.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+  });
+}
+
 /** Nothing is wrong any more. */
 export function forgive(form) {
   for (const field of form.querySelectorAll(".field.wrong")) {
