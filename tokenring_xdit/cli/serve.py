@@ -36,7 +36,8 @@ def serve_command(args: argparse.Namespace) -> None:
         print(f"note: without --api-key, whoever reaches {args.host} may ask", file=sys.stderr)
     from tokenring_xdit.serve.server import serve
 
-    serve(config, limits, host=args.host, port=args.port, key=key, timeout=args.timeout, grace=args.grace)
+    waits = {"timeout": args.timeout, "grace": args.grace}
+    serve(config, limits, host=args.host, port=args.port, key=key, page=args.ui, **waits)
 
 
 def _said(args: argparse.Namespace) -> tuple[Path | None, list[str]]:

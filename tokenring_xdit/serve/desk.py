@@ -136,6 +136,7 @@ class PictureDesk(Desk[ServeConfig]):
             most["upload_bytes"] = self.limits.upload
         dims = self.config.degrees
         return {
+            "kind": "video" if video else "image",
             "defaults": {"size": size, **defaults},
             "limits": {**most, "n": 1 if video else 10, "body_bytes": self.limits.body, "waiting": self.limits.waiting},
             "ranks": {"tokenring": dims.tokenring, "ulysses": dims.ulysses, "schedule": dims.schedule},

@@ -45,6 +45,7 @@ def serve(
     key: str | None,
     timeout: float,
     grace: float,
+    page: bool = False,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C.
 
@@ -56,6 +57,7 @@ def serve(
         key: What clients have to say; ``None`` where they need not.
         timeout: Seconds without a sign of life from the ranks, where nothing better is known.
         grace: Seconds that the running request gets to reach its next step at the end.
+        page: Whether there is a page for the browser.
 
     Raises:
         LaunchError: Nobody can listen there, or a rank failed while it loaded.
@@ -63,7 +65,7 @@ def serve(
     """
     listening = _listen(host, port)
     with listening:
-        asyncio.run(_serve(config, limits, listening, key, timeout, grace))
+        asyncio.run(_serve(config, limits, listening, key, timeout, grace, page))
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -81,6 +83,7 @@ async def _serve(
     key: str | None,
     timeout: float,
     grace: float,
+    page: bool,
 ) -> None:
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
@@ -105,7 +108,7 @@ async def _serve(
     meters.watch(keeper)
     desk = _desk(config, limits, keeper, memory)
     office = Office(desk, keeper, meters) if shelf is None else Office(desk, keeper, meters, shelf.names)
-    app = application(office, key, shelf)
+    app = application(office, key, shelf, page=page)
     for each in _SIGNALS:
         loop.add_signal_handler(each, end)
     server = _Server(
