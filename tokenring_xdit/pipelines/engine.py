@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from tokenring_xdit.graphs import GraphReport
     from tokenring_xdit.hosts.xfuser import AttentionBackend
     from tokenring_xdit.pipelines.picture_engine import Pictures
+    from tokenring_xdit.workers.starting import StartedRank
 
 __all__ = ["Engine", "Step"]
 
 
 class Engine:
-    """A model on several ranks of this machine, which load it once and serve one request after another.
+    """A model on several ranks of this machine, or of a Ray cluster: loaded once, it serves one request after another.
 
     ::
 
@@ -67,6 +68,8 @@ class Engine:
             number. Chats that were asked longest ago make room; what does not fit alone is refused.
         kept_chats: Of language models: how many chats' keys are kept; those of others are computed anew when asked.
         cuda_graphs: Of pipelines: capture calls of the transformer as CUDA graphs, and replay them (``docs/gpu.md``).
+        ray: ``auto``, or ``HOST:PORT`` of the head of a Ray cluster that this machine is in: ranks are started on its
+            nodes (``docs/serving.md``). By default on this machine, without Ray.
 
     Raises:
         ConfigurationError: There is no such model, a degree cannot work, or there are fewer GPUs than ranks.
@@ -89,6 +92,7 @@ class Engine:
         tokens_per_rank: int | None = None,
         kept_chats: int = KEPT_CHATS,
         cuda_graphs: bool = False,
+        ray: str | None = None,
     ) -> None:
         if not isinstance(model, str):
             raise ConfigurationError(f"model is {model!r}; it has to be the folder or hub name of a model")
@@ -112,6 +116,7 @@ class Engine:
                 timeout=timeout,
                 tokens_per_rank=tokens_per_rank,
                 kept_chats=kept_chats,
+                ray=ray,
             )
         else:
             _refuse(
@@ -131,6 +136,7 @@ class Engine:
                 timeout=timeout,
                 largest_side=largest_side,
                 cuda_graphs=cuda_graphs,
+                ray=ray,
             )
         self._model = model
 
@@ -138,6 +144,11 @@ class Engine:
     def processes(self) -> list[int]:
         """Process ids of the ranks, by replica and rank; empty before they are started again after a failure."""
         return self._serving.ranks.processes
+
+    @property
+    def workers(self) -> list[StartedRank]:
+        """The ranks, by replica and rank, for whoever watches them; empty as :attr:`processes` is."""
+        return self._serving.ranks.workers
 
     @property
     def timeout(self) -> float:

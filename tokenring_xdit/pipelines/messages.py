@@ -8,8 +8,9 @@ from typing import Any
 from tokenring_xdit.graphs import GraphReport
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.request import Request
+from tokenring_xdit.schedule.plan import Mask
 
-__all__ = ["ServeRequest", "Served", "Setup", "Step", "StepDone"]
+__all__ = ["MESSAGES", "ServeRequest", "Served", "Setup", "Step", "StepDone"]
 
 
 @dataclass(frozen=True)
@@ -88,3 +89,7 @@ class Step:
     steps: int
     prompts: range
     preview: Any
+
+
+MESSAGES = (GraphReport, Mask, ParallelDims, Request, ServeRequest, Served, Setup, StepDone)
+"""What may be in messages to and from ranks on other nodes; see :class:`tokenring_xdit.workers.wire.Wire`."""

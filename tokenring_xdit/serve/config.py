@@ -38,6 +38,15 @@ def _for_requests(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, **dict.fromkeys(_OF_RUNS), "prompt": ("a prompt",)}
 
 
+def _ray() -> Any:
+    return Field(
+        None,
+        min_length=1,
+        description="'auto', or HOST:PORT of the head of the Ray cluster on whose nodes the ranks are; this machine by "
+        "default",
+    )
+
+
 def _name(model: str) -> str:
     return Path(model).resolve().name if Path(model).is_dir() else model
 
@@ -48,6 +57,8 @@ def _ignored(config: PromptConfig) -> list[str]:
 
 class ServeConfig(RunConfig):
     """A run's config, of which a server takes the model, the degrees, and defaults for what requests leave out."""
+
+    ray: str | None = _ray()
 
     @classmethod
     def mistakes_between(cls, values: Mapping[str, Any]) -> list[str]:
@@ -69,6 +80,7 @@ class TextServeConfig(TextRunConfig):
     """The same of a run of a language model."""
 
     task: Literal["text"] = Field("text", description="'text': what is served is a language model")
+    ray: str | None = _ray()
 
     @classmethod
     def mistakes_between(cls, values: Mapping[str, Any]) -> list[str]:

@@ -150,6 +150,7 @@ def _engine(config: AnyServeConfig, timeout: float) -> Engine:
             dtype=config.dtype,
             timeout=timeout,
             tokens_per_rank=config.tokens_per_rank,
+            ray=config.ray,
         )
     return Engine(
         config.model,
@@ -161,6 +162,7 @@ def _engine(config: AnyServeConfig, timeout: float) -> Engine:
         timeout=timeout,
         largest_side=config.largest_side,
         cuda_graphs=config.cuda_graphs,
+        ray=config.ray,
     )
 
 
