@@ -69,7 +69,8 @@ class Engine:
         kept_chats: Of language models: how many chats' keys are kept; those of others are computed anew when asked.
         cuda_graphs: Of pipelines: capture calls of the transformer as CUDA graphs, and replay them (``docs/gpu.md``).
         ray: ``auto``, or ``HOST:PORT`` of the head of a Ray cluster that this machine is in: ranks are started on its
-            nodes (``docs/serving.md``). By default on this machine, without Ray.
+            nodes (``docs/serving.md``), in a placement group of their own, or in the last bundles of one that is given
+            here. By default they are on this machine, without Ray.
 
     Raises:
         ConfigurationError: There is no such model, a degree cannot work, or there are fewer GPUs than ranks.
@@ -92,7 +93,7 @@ class Engine:
         tokens_per_rank: int | None = None,
         kept_chats: int = KEPT_CHATS,
         cuda_graphs: bool = False,
-        ray: str | None = None,
+        ray: Any = None,
     ) -> None:
         if not isinstance(model, str):
             raise ConfigurationError(f"model is {model!r}; it has to be the folder or hub name of a model")

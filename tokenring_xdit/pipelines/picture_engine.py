@@ -49,7 +49,7 @@ class Pictures:
         timeout: float,
         largest_side: int,
         cuda_graphs: bool,
-        ray: str | None = None,
+        ray: Any = None,
     ) -> None:
         self._degrees = dims
         backend = AttentionBackend.parse(attention_backend)

@@ -18,7 +18,7 @@ def place_for(ray: Any, module: str, *, ranks: int, worlds: int = 1, ulysses: in
     """Where ranks will be, and the dtype that is usual there.
 
     Args:
-        ray: ``None`` for this machine, else ``auto`` or the address of a Ray cluster.
+        ray: ``None`` for this machine, else ``auto``, the address of a Ray cluster, or a placement group there.
         module: Names what ranks are told; see :class:`~tokenring_xdit.workers.wire.Wire`.
         ranks: Of each world.
         worlds: How many of these.
@@ -30,8 +30,10 @@ def place_for(ray: Any, module: str, *, ranks: int, worlds: int = 1, ulysses: in
     if ray is None:
         refuse_missing_gpus(ranks * worlds)
         return LocalPlace(worlds, ranks), default_dtype()
-    if not isinstance(ray, str) or not ray:
-        raise ConfigurationError(f"ray is {ray!r}; it has to be 'auto', or HOST:PORT of the cluster's head")
+    if not (isinstance(ray, str) and ray) and not hasattr(ray, "bundle_specs"):
+        raise ConfigurationError(
+            f"ray is {ray!r}; it has to be 'auto', HOST:PORT of the cluster's head, or a placement group"
+        )
     if find_spec("ray") is None:
         raise ConfigurationError("ray=... needs Ray: pip install 'tokenring-xdit[ray]'")
     from tokenring_xdit.workers.on_ray.cluster import RayCluster

@@ -55,7 +55,7 @@ class Texts:
         timeout: float,
         tokens_per_rank: int | None,
         kept_chats: int,
-        ray: str | None = None,
+        ray: Any = None,
     ) -> None:
         bounds = {"kept_chats": kept_chats, **({} if tokens_per_rank is None else {"tokens_per_rank": tokens_per_rank})}
         for name, value in bounds.items():

@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
-from ray.util import get_current_placement_group, placement_group, placement_group_table, remove_placement_group
+from ray.util import placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from tokenring_xdit import liveness
@@ -40,7 +40,7 @@ class RayCluster(Place):
     """The placement group of an engine, a bundle a rank, and what is started in it.
 
     Args:
-        address: ``auto``, or ``HOST:PORT`` of the cluster's head.
+        where: ``auto``, ``HOST:PORT`` of the cluster's head, or a placement group, whose last bundles are taken.
         module: Names what ranks are told; see :class:`~tokenring_xdit.workers.wire.Wire`.
         ranks: Of each world.
         worlds: How many of these.
@@ -53,29 +53,28 @@ class RayCluster(Place):
         ConfigurationError: There is no such cluster, or it is too small.
     """
 
-    def __init__(self, address: str, module: str, *, ranks: int, worlds: int = 1, ulysses: int = 1) -> None:
+    def __init__(self, where: Any, module: str, *, ranks: int, worlds: int = 1, ulysses: int = 1) -> None:
         self.packing: Packing = Wire(module)
         self.ulysses = ulysses
         self.closed = threading.Event()
         self._ranks, self._worlds = ranks, worlds
         self._addresses: dict[int, str] = {}  # of the nodes of bundles, as they were last
         liveness.seconds_from(WAIT_VARIABLE, _WAIT)
-        _connect(address)
+        given = None if isinstance(where, str) else where
+        _connect(where if given is None else "auto")
         resources = ray.cluster_resources()
         self.gpus = resources.get("GPU", 0) >= 1
         self._unit = "GPU" if self.gpus else "CPU"
-        given = get_current_placement_group()
         self._own = given is None
         if given is None:
             self._refuse_too_few(resources)
             given = placement_group([{self._unit: 1}] * (ranks * worlds), strategy="PACK")
         elif given.bundle_count < ranks * worlds:
             raise ConfigurationError(
-                f"{ranks * worlds} ranks were asked for, and the placement group of this process has "
-                f"{given.bundle_count} bundles"
+                f"{ranks * worlds} ranks were asked for, and the placement group has {given.bundle_count} bundles"
             )
         self._group = given
-        self._first = given.bundle_count - ranks * worlds  # before them are those of this process itself
+        self._first = given.bundle_count - ranks * worlds  # before them may be those of whoever starts them
 
     def world(self, replica: int) -> _RayStarter:
         """As :meth:`Place.world`."""
