@@ -95,8 +95,8 @@ def build(arguments: Mapping[str, Any]) -> Any:
         raise ConfigurationError(f"ray: '{config.ray}': replicas of Ray Serve are in its cluster: leave it out")
     if isinstance(config, ServeConfig) and films(config):
         raise ConfigurationError(
-            f"'{config.name}' makes videos, which are jobs of one replica that another one does not know: serve it with "
-            "'tokenring-xdit serve --ray auto'"
+            f"'{config.name}' makes videos, which are jobs of one replica that another one does not know: serve it "
+            "with 'tokenring-xdit serve --ray auto'"
         )
     unit = "GPU" if ray.cluster_resources().get("GPU", 0) >= 1 else "CPU"
     limits = RequestLimits(waiting=int(arguments.get("waiting", RequestLimits.waiting)))
