@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from tokenring_xdit.liveness import ProcessIdentity
 from tokenring_xdit.pipelines.engine import Step
 from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of
 from tokenring_xdit.pipelines.messages import MemoryUse
@@ -38,6 +39,17 @@ def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+class MadeUpRank:
+    """The process of a made-up engine, as it is watched."""
+
+    node = None
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.kill = process.kill
+        self.identity = ProcessIdentity.of(process.pid)
+        self.memory = self.identity.memory
 
 
 class MadeUpEngine:
@@ -70,6 +82,11 @@ class MadeUpEngine:
     def processes(self) -> list[int]:
         """As of an engine."""
         return [] if self.rank is None else [self.rank.pid]
+
+    @property
+    def workers(self) -> list[MadeUpRank]:
+        """As of an engine."""
+        return [] if self.rank is None else [MadeUpRank(self.rank)]
 
     def start(self) -> None:
         """Start the process, if there is none."""

@@ -28,6 +28,8 @@ def serve_command(args: argparse.Namespace) -> None:
     if missing:
         raise ConfigurationError(f"serve needs {', '.join(missing)}: pip install 'tokenring-xdit[serve]'")
     path, values = _said(args)
+    if args.ray is not None:
+        values = [*values, f"ray={args.ray}"]
     config: AnyServeConfig = read_config(serve_schema, path, values, unserved)
     limits, key = _limits(args), _key(args)
     if config.ignored:

@@ -7,10 +7,12 @@ from typing import Any
 
 from tokenring_xdit.graphs import GraphReport
 from tokenring_xdit.parallel import ParallelDims
-from tokenring_xdit.pipelines.choice import PipelineChoice
+from tokenring_xdit.pipelines.choice import Lora, PipelineChoice
+from tokenring_xdit.pipelines.pictures import PackedPicture
 from tokenring_xdit.pipelines.request import Request
+from tokenring_xdit.schedule.plan import Mask
 
-__all__ = ["MemoryUse", "ServeRequest", "Served", "Setup", "Step", "StepDone"]
+__all__ = ["MESSAGES", "MemoryUse", "ServeRequest", "Served", "Setup", "Step", "StepDone"]
 
 
 @dataclass(frozen=True)
@@ -108,3 +110,20 @@ class Step:
     steps: int
     prompts: range
     preview: Any
+
+
+MESSAGES = (
+    GraphReport,
+    Lora,
+    Mask,
+    MemoryUse,
+    PackedPicture,
+    ParallelDims,
+    PipelineChoice,
+    Request,
+    ServeRequest,
+    Served,
+    Setup,
+    StepDone,
+)
+"""What may be in messages to and from ranks on other nodes; see :class:`tokenring_xdit.workers.wire.Wire`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
@@ -12,7 +11,6 @@ import torch
 from tqdm.auto import tqdm
 
 from tokenring_xdit.compat.versions import check_versions
-from tokenring_xdit.devices import default_dtype, refuse_missing_gpus
 from tokenring_xdit.dtypes import parse_dtype
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.graphs import GraphReport, refuse_without_cuda
@@ -27,6 +25,7 @@ from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of, refu
 from tokenring_xdit.pipelines.messages import MemoryUse, Served, ServeRequest, Setup, Step, StepDone
 from tokenring_xdit.pipelines.options import is_whole, shortly
 from tokenring_xdit.pipelines.pictures import PICTURES
+from tokenring_xdit.pipelines.places import place_for
 from tokenring_xdit.pipelines.replicas import ReplicaShare
 from tokenring_xdit.pipelines.request import Request, call_arguments, packed, pipeline_class
 
@@ -56,6 +55,7 @@ class Pictures:
         largest_side: int,
         cuda_graphs: bool,
         choice: PipelineChoice,
+        ray: Any = None,
     ) -> None:
         self._degrees = dims
         backend = AttentionBackend.parse(attention_backend)
@@ -86,10 +86,17 @@ class Pictures:
             cuda_graphs=cuda_graphs,
         )
         check_versions()
-        refuse_missing_gpus(self._degrees.ranks * data_parallel_degree)
+        said = None if dtype is None else parse_dtype(dtype)
+        place, usual = place_for(
+            ray,
+            "tokenring_xdit.pipelines.messages",
+            ranks=self._degrees.ranks,
+            worlds=data_parallel_degree,
+            ulysses=self._degrees.ulysses,
+        )
         setup = Setup(
             model=self._model.name,
-            dtype=default_dtype() if dtype is None else parse_dtype(dtype),
+            dtype=usual if said is None else said,
             dims=self._degrees,
             attention_backend=backend.value,
             timeout=2 * timeout,  # longer than this process waits, which can say more
@@ -106,6 +113,7 @@ class Pictures:
             ranks=self._degrees.ranks,
             replicas=data_parallel_degree,
             timeout=timeout,
+            place=place,
         )
 
     def make(
@@ -151,7 +159,7 @@ class Pictures:
             if name in PICTURES:  # which are packed
                 continue
             try:
-                pickle.dumps(value)
+                self.ranks.packing.pack(value)
             except Exception as error:
                 raise ConfigurationError(f"option '{name}' cannot be sent to the ranks: {error}") from error
         return request

@@ -41,6 +41,15 @@ def _for_requests(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, **dict.fromkeys(_OF_RUNS), "prompt": ("a prompt",)}
 
 
+def _ray() -> Any:
+    return Field(
+        None,
+        min_length=1,
+        description="'auto', or HOST:PORT of the head of the Ray cluster on whose nodes the ranks are; this machine by "
+        "default",
+    )
+
+
 def _name(model: str) -> str:
     return Path(model).resolve().name if Path(model).is_dir() else model
 
@@ -74,6 +83,7 @@ class ServeConfig(RunConfig):
     warm_up: Annotated[tuple[Size, ...], BeforeValidator(_several)] = Field(
         (), description="sizes that are made twice before the server is ready, to learn what they take"
     )
+    ray: str | None = _ray()
 
     @classmethod
     def mistakes_between(cls, values: Mapping[str, Any]) -> list[str]:
@@ -95,6 +105,7 @@ class TextServeConfig(TextRunConfig):
     """The same of a run of a language model."""
 
     task: Literal["text"] = Field("text", description="'text': what is served is a language model")
+    ray: str | None = _ray()
 
     @classmethod
     def mistakes_between(cls, values: Mapping[str, Any]) -> list[str]:

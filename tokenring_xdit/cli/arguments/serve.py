@@ -33,6 +33,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     where.add_argument(
         "--ui", action="store_true", help="a page for the browser as well, at /: draw or chat, and watch"
     )
+    where.add_argument(
+        "--ray", metavar="ADDRESS", help="ranks on a Ray cluster: 'auto' or HOST:PORT of its head (extra: ray)"
+    )
     limits = parser.add_argument_group("limits of a request")
     limits.add_argument("--max-waiting", type=int, metavar="N", help="requests that may wait (default: 16)")
     limits.add_argument(
