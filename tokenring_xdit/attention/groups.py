@@ -17,12 +17,9 @@ from tokenring_xdit.attention.member import in_words
 from tokenring_xdit.attention.rounds import Report, Rounds
 from tokenring_xdit.attention.transport.choice import Standpoint, Wanted, why_not_shared
 from tokenring_xdit.attention.transport.nccl import NcclTransport, agreed_ctas, ctas_beside_attention
+from tokenring_xdit.attention.transport.over_memory import over_memory
 from tokenring_xdit.attention.transport.process_groups import GlooTransport, ProcessGroupTransport, communicator
-from tokenring_xdit.attention.transport.shared_memory import SMALLEST, SharedMemory
 from tokenring_xdit.attention.transport.slots import SlotTransport
-from tokenring_xdit.attention.transport.streamed import StreamedTransport
-from tokenring_xdit.attention.transport.symmetric import SymmetricTransport
-from tokenring_xdit.attention.transport.torch_memory import CudaLanes, TorchMemory
 from tokenring_xdit.attention.waits import DIRECT, Broken
 from tokenring_xdit.attention.watch import Watch
 from tokenring_xdit.errors import ConfigurationError
@@ -161,6 +158,9 @@ class RingGroup(Rounds):
             self._waiter.call(lambda: [work.wait() for work in works], self._bound().total_seconds())
         self.waiting = None
 
+    def _seconds(self) -> float:
+        return self._bound().total_seconds()
+
     def _wait_here(self, works: Sequence[Handle], size: int) -> None:
         """Wait for transfers whose waits end by themselves once the watch says so.
 
@@ -201,7 +201,7 @@ class RingGroup(Rounds):
         why_not = why_not_shared(found, self.names)
         if why_not is None:
             try:
-                shared = self._over_memory_of(device)
+                shared = over_memory(self._group, device, self.swap_within_call, self._wait_here, self._seconds)
             except Broken as error:
                 why_not = str(error)
             else:
@@ -211,24 +211,6 @@ class RingGroup(Rounds):
             kind = "process groups" if device.type == "cpu" else "NCCL"
             log.warning("attention of ranks %s goes over %s, not over shared memory: %s", self.peers, kind, why_not)
         return None
-
-    def _over_memory_of(self, device: torch.device) -> SlotTransport:
-        """What writes into memory of processors or GPUs.
-
-        Raises:
-            Broken: Some rank could not make it; the same on all of them.
-        """
-
-        def bound() -> float:
-            return self._bound().total_seconds()
-
-        if device.type == "cpu":
-            area = SharedMemory(self.rank, self.world_size, self.swap_within_call)
-            area.grow(SMALLEST)
-            return SymmetricTransport(area, self._wait_here, bound)
-        memory = TorchMemory(self._group, self.rank, self.world_size, device, self.swap_within_call)
-        memory.grow(SMALLEST)
-        return StreamedTransport(memory, CudaLanes(device), bound)
 
     def open(self, channels: Channels, device: torch.device) -> None:
         """Create channels on all ranks together, as a schedule may give a rank nothing to do on one.

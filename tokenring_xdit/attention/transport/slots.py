@@ -33,13 +33,13 @@ from tokenring_xdit.schedule.lower.landing import (
 )
 from tokenring_xdit.schedule.lower.program import RankProgram
 
-__all__ = ["Area", "Coming", "Going", "SlotTransport"]
+__all__ = ["Coming", "Going", "ReachedArea", "SlotTransport"]
 
 _KEPT = 32
 """Programs whose landings are remembered."""
 
 
-class Area(Protocol):
+class ReachedArea(Protocol):
     """Memory that all ranks of a group can reach.
 
     Attributes:
@@ -135,7 +135,7 @@ class SlotTransport(ABC):
 
     in_order: bool
 
-    def __init__(self, area: Area) -> None:
+    def __init__(self, area: ReachedArea) -> None:
         self.rank, self.world_size = area.rank, area.world_size
         self.buffers = Buffers()
         self.buffers.area = area.memory(area.rank)

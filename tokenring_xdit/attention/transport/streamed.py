@@ -21,19 +21,19 @@ from torch import Tensor
 
 from tokenring_xdit.attention.buffers import Handle
 from tokenring_xdit.attention.transport.choice import TRANSPORT_VARIABLE
-from tokenring_xdit.attention.transport.slots import Area, Coming, Going, SlotTransport
+from tokenring_xdit.attention.transport.slots import Coming, Going, ReachedArea, SlotTransport
 from tokenring_xdit.attention.waits import Broken
 from tokenring_xdit.errors import CommunicationError
 from tokenring_xdit.schedule.lower.landing import Landings
 from tokenring_xdit.schedule.lower.program import RankProgram
-from tokenring_xdit.schedule.lower.signals import MEETING, Message, Signals, signals
+from tokenring_xdit.schedule.lower.signals import MEETING, RoutedMessage, Signals, signals
 
-__all__ = ["Lanes", "SignalArea", "StreamedTransport"]
+__all__ = ["SignalArea", "StreamLanes", "StreamedTransport"]
 
 _KEPT = 32
 
 
-class SignalArea(Area, Protocol):
+class SignalArea(ReachedArea, Protocol):
     """Memory with signals, each up or down, and streams that tell them and wait for them.
 
     Attributes:
@@ -57,7 +57,7 @@ class SignalArea(Area, Protocol):
         """Have the memory of now outlive :meth:`grow`, where a graph that is captured uses it."""
 
 
-class Lanes(Protocol):
+class StreamLanes(Protocol):
     """A stream for each channel, beside the current one."""
 
     def begin(self) -> None:
@@ -113,7 +113,7 @@ class StreamedTransport(SlotTransport):
 
     in_order = True
 
-    def __init__(self, area: SignalArea, lanes: Lanes, bound: Callable[[], float]) -> None:
+    def __init__(self, area: SignalArea, lanes: StreamLanes, bound: Callable[[], float]) -> None:
         super().__init__(area)
         self._area, self._lanes, self._bound = area, lanes, bound
         self._signals: Signals = signals(())
@@ -153,12 +153,12 @@ class StreamedTransport(SlotTransport):
         asked: list[Callable[[], object]] = []
         arriving: list[Handle] = []
         for each in coming:
-            message = Message(each.source, own, each.channel, each.number)
+            message = RoutedMessage(each.source, own, each.channel, each.number)
             if each.after:
                 asked.append(partial(area.put_signal, each.source, numbers.free[message], seconds))
             arriving.append(_Arriving(partial(area.wait_signal, each.source, numbers.came[message], seconds)))
         for put in going:
-            message = Message(own, put.peer, put.channel, put.number)
+            message = RoutedMessage(own, put.peer, put.channel, put.number)
             if put.after:
                 asked.append(partial(area.wait_signal, put.peer, numbers.free[message], seconds))
             asked.append(partial(area.copy, put.place, put.message))
@@ -178,7 +178,7 @@ class StreamedTransport(SlotTransport):
             for work in works:
                 work.wait()
         except RuntimeError as error:
-            raise Broken(str(error)) from error
+            raise Broken(f"{error} (a GPU gives up where a rank does not come for {self._seconds:g} s)") from error
 
     def abort(self) -> None:
         """Nothing: streams that wait end by themselves; one that was ended early would go on with wrong numbers."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tokenring_xdit.attention.buffers import Handle
-from tokenring_xdit.attention.transport.slots import Area, Coming, Going, SlotTransport
+from tokenring_xdit.attention.transport.slots import Coming, Going, ReachedArea, SlotTransport
 from tokenring_xdit.attention.waits import Broken, Ended, OutOfStep
 from tokenring_xdit.schedule.lower.landing import Route
 
@@ -30,7 +30,7 @@ _NAP = 0.05
 """Seconds after which a rank that sleeps looks at its limits again."""
 
 
-class SharedArea(Area, Protocol):
+class SharedArea(ReachedArea, Protocol):
     """Memory with numbers in it, and a bell for each rank: all that differs from one kind to another."""
 
     def clock(self, rank: int) -> int:

@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 from tokenring_xdit.schedule.lower.landing import Landings
 
-__all__ = ["MEETING", "Message", "Signals", "signals"]
+__all__ = ["MEETING", "RoutedMessage", "Signals", "signals"]
 
 MEETING = 0
 """The number that is used where all ranks come together."""
 
 
-class Message(NamedTuple):
+class RoutedMessage(NamedTuple):
     """A message of a call.
 
     Attributes:
@@ -45,8 +45,8 @@ class Signals(NamedTuple):
         numbers: All of them are less than that.
     """
 
-    came: Mapping[Message, int]
-    free: Mapping[Message, int]
+    came: Mapping[RoutedMessage, int]
+    free: Mapping[RoutedMessage, int]
     numbers: int
 
 
@@ -56,13 +56,13 @@ def signals(found: Landings) -> Signals:
     Args:
         found: Where its messages land.
     """
-    came: dict[Message, int] = {}
-    free: dict[Message, int] = {}
+    came: dict[RoutedMessage, int] = {}
+    free: dict[RoutedMessage, int] = {}
     used: Counter[tuple[int, int]] = Counter()  # by who tells, and who listens
     for destination, of_rank in enumerate(found):
         for (source, channel), messages in sorted(of_rank.items()):
             for number, landing in enumerate(messages):
-                message = Message(source, destination, channel, number)
+                message = RoutedMessage(source, destination, channel, number)
                 used[source, destination] += 1
                 came[message] = MEETING + used[source, destination]
                 if landing.after:
