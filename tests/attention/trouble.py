@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tests.support.gpus import as_gpus
 from tests.support.reference import softmax_attention
 from tokenring_xdit.attention import exchange, fail_group, groups, guarded, token_ring_attention
 from tokenring_xdit.attention import rounds as rounds_module
@@ -267,6 +268,31 @@ def struck(own: Rank, phase: str, kind: str, length: int = 8) -> None:
             own.fault(kind)
         own.try_to(lambda: attend(own, 2, length, **keyed))
     own.try_to(lambda: attend(own, 3, length, **keyed))
+
+
+def struck_among_gpus(own: Rank, phase: str, kind: str) -> None:
+    """The same of ranks on GPUs, for which processes stand in, that reach each other's memory."""
+    with as_gpus():
+        struck(own, phase, kind)
+    own.say(type(RingGroup.of().transport).__name__)
+
+
+def struck_on_gpus(own: Rank, kind: str) -> None:
+    """Rank 1 is struck while the GPUs of the others wait for it; what they say inside of a guarded section."""
+    device = torch.device("cuda", own.rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    q = torch.randn(1, 2, 64, 64, device=device, dtype=torch.bfloat16)
+
+    def call() -> str:
+        with guarded(None, "a call"):
+            token_ring_attention(q, q, q, cache_key="same")
+            torch.cuda.synchronize(device)
+        return type(RingGroup.of().transport).__name__
+
+    own.try_to(call)
+    if own.rank == 1:
+        own.fault(kind)
+    own.try_to(call)
 
 
 def struck_amid_messages(own: Rank, kind: str, after: float) -> None:
