@@ -13,8 +13,9 @@ from tokenring_xdit.amounts import parse_bytes
 from tokenring_xdit.defaults import LARGEST_SIDE
 from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, TokenRingError
 from tokenring_xdit.pipelines.request import image_keyword, is_video, missing_for_videos, needs_picture
-from tokenring_xdit.pipelines.run import RunConfig, Size, inspect_model
+from tokenring_xdit.pipelines.run import RunConfig, inspect_model
 from tokenring_xdit.pipelines.run_prompts import PromptConfig
+from tokenring_xdit.pipelines.run_values import Size
 from tokenring_xdit.pipelines.signatures import needed_options, takes
 from tokenring_xdit.pipelines.text_models import is_text_model
 from tokenring_xdit.pipelines.text_run import TextRunConfig, inspect_text_model
