@@ -129,7 +129,8 @@ def test_which_pictures_belong_to_a_part_of_the_prompts() -> None:
     whole = Request(("a", "b"), options={"image": pictures})
     assert whole.part(1, 2).options["image"] == pictures[1:]
     assert whole.part(1, 2, references=True).options["image"] == pictures
-    call_arguments(diffusers.Flux2Pipeline, Request("a", options={"image": pictures}))
+    if hasattr(diffusers, "Flux2Pipeline"):
+        call_arguments(diffusers.Flux2Pipeline, Request("a", options={"image": pictures}))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,6 @@ def test_which_pictures_belong_to_a_part_of_the_prompts() -> None:
         ("FluxImg2ImgPipeline", "text-to-image", "FluxPipeline"),
         ("FluxControlPipeline", "inpainting", "FluxControlInpaintPipeline"),
         ("StableDiffusion3Pipeline", "inpainting", "StableDiffusion3InpaintPipeline"),
-        ("QwenImageEditPipeline", "image-to-image", "QwenImageEditPipeline"),
     ],
 )
 def test_tasks_are_those_of_auto_pipeline(found: str, task: str | None, taken: str) -> None:
@@ -151,8 +151,8 @@ def test_tasks_are_those_of_auto_pipeline(found: str, task: str | None, taken: s
 
 
 def test_tasks_that_nobody_has_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match="no pipeline for inpainting with what Flux2Pipeline consists of"):
-        class_for_task("Flux2Pipeline", "inpainting")
+    with pytest.raises(UnsupportedError, match="no pipeline for inpainting with what LTXPipeline consists of"):
+        class_for_task("LTXPipeline", "inpainting")
     with pytest.raises(ConfigurationError, match="task: 'edit' is not allowed"):
         PipelineChoice("edit")
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionXLPipeline"}))
@@ -310,11 +310,11 @@ def test_loras_that_fit_nothing_are_refused(tmp_path: Path) -> None:
     """Which diffusers says in its log alone."""
     pipe = RandomFlux(double=1, single=1, heads=1, head_dim=16).make(torch.float32, torch.device("cpu"))
     wide = Lora(lora_folder(tmp_path, 0))
-    with pytest.raises(ConfigurationError, match="does not fit FluxPipeline: .*size mismatch"):
+    with pytest.raises(ConfigurationError, match=r"does not fit FluxPipeline: .*size mismatch"):
         PipelineChoice(loras=(wide,)).put_on(pipe)
     save_file({"unet.layer.lora_A.weight": torch.ones(2, 2)}, tmp_path / "other.safetensors")
     pipe = RandomFlux(double=1, single=1, heads=1, head_dim=16).make(torch.float32, torch.device("cpu"))
-    with pytest.raises(ConfigurationError, match="has nothing for the layers of FluxPipeline|does not fit"):
+    with pytest.raises(ConfigurationError, match=r"has nothing for the layers of FluxPipeline|does not fit"):
         PipelineChoice(loras=(Lora(str(tmp_path / "other.safetensors")),)).put_on(pipe)
 
 
