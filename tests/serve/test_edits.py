@@ -7,20 +7,22 @@ import json
 import re
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-
-pytest.importorskip("fastapi")
-pytest.importorskip("prometheus_client")
-pytest.importorskip("uvicorn")
-
 from PIL import Image
 
-from tests.serve.client import Answer, Client
+from tests.serve.client import Answer, Client, pixels
 from tests.serve.made_up import MadeUpEngine
-from tests.serve.test_app import served
+from tests.serve.servers import served as running
+from tokenring_xdit import Engine
+
+for package in ("fastapi", "uvicorn", "prometheus_client"):
+    pytest.importorskip(package)
+
+from tests.serve.test_app import served  # noqa: E402
 
 EDITS = "/v1/images/edits"
 
@@ -158,3 +160,33 @@ def test_a_model_that_starts_from_pictures_does_not_draw_without_one(starting: S
     schema = starting[0].ask("GET", "/openapi.json").json["paths"][EDITS]["post"]["requestBody"]["content"]
     assert {"image", "mask", "strength"} <= schema["multipart/form-data"]["schema"]["properties"].keys()
     assert starting[0].ask("GET", "/v1/models/embedded").json["limits"]["upload_bytes"] == 100_000
+
+
+@pytest.mark.e2e
+def test_the_client_of_openai_edits_and_gets_the_pictures_of_the_engine(tmp_path: Path) -> None:
+    openai = pytest.importorskip("openai")
+    prompt, size, steps, seed = "a red circle", 64, 4, 5
+    white = Image.new("L", (40, 32))
+    white.paste(255, (20, 0, 40, 32))
+    given: dict[str, Any] = {"image": drawn(), "mask_image": white, "strength": 0.75, "steps": steps}
+    with Engine("embedded", tokenring_degree=2, task="inpainting") as engine:
+        (expected,) = engine.generate(prompt, width=size, height=size, seed=seed, progress=False, **given)
+    words = ("embedded", "tokenring_degree=2", "task=inpainting")
+    with running(tmp_path, "embedded", *words) as (_, client):
+        theirs = openai.OpenAI(base_url=f"http://127.0.0.1:{client.port}/v1", api_key="none", max_retries=0)
+        more = {"steps": steps, "seed": seed, "strength": 0.75}
+
+        def asked(**options: Any) -> Any:
+            picture, hole = io.BytesIO(PICTURE), io.BytesIO(file(mask()))
+            picture.name, hole.name = "a.png", "mask.png"
+            told = {"image": picture, "mask": hole, "prompt": prompt, "size": f"{size}x{size}", **options}
+            return theirs.images.edit(**told, extra_body=more)
+
+        assert np.array_equal(pixels(asked().data[0].b64_json), np.asarray(expected))
+        events = list(asked(stream=True, partial_images=1))
+        assert [event.type for event in events] == ["image_edit.partial_image", "image_edit.completed"]
+        assert np.array_equal(pixels(events[-1].b64_json), np.asarray(expected))
+        with pytest.raises(openai.BadRequestError, match="there is no field 'quality'"):
+            asked(quality="high")
+        other = theirs.images.edit(image=PICTURE, mask=file(mask()), prompt=prompt, extra_body={**more, "seed": 6})
+        assert not np.array_equal(pixels(other.data[0].b64_json), np.asarray(expected))
