@@ -124,3 +124,11 @@ def test_a_server_is_measured_and_compared(tmp_path: Path, capsys: pytest.Captur
     assert "(p95)" in capsys.readouterr().out
     assert json.loads(outcome.results.read_text().splitlines()[1])["rate"] == 50
     assert read_records(outcome.results) == outcome.records
+
+
+def test_there_is_nothing_to_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = ["models=embedded", "ranks=2", "sizes=64", "strategies=single", f"output={tmp_path}"]
+    file = tmp_path / "sweep.yaml"
+    file.write_text("level: service\n")
+    assert main(["bench", str(file), *said, "--trace"]) == 2
+    assert "--trace records calls of ranks, and level service measures servers" in capsys.readouterr().err

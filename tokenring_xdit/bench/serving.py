@@ -91,13 +91,13 @@ def compare_services(
     found: dict[Case, dict[str, Any] | LaunchError] = {}
     times: dict[Case, list[list[_Answered]]] = {case: [] for case in cases}
     with ExitStack() as stack:
-        servers: dict[Case, _Server] = {}
+        servers: dict[Case, _MeasuredServer] = {}
 
         def attempt(case: Case, turn: int, arrivals: Sequence[Arrival]) -> list[_Answered]:
             on_step(f"turn {turn} of {warmup + rounds}: {case.strategy}")
             try:
                 if case not in servers:
-                    servers[case] = stack.enter_context(_Server(case, timeout))
+                    servers[case] = stack.enter_context(_MeasuredServer(case, timeout))
                 return servers[case].answered(arrivals)
             except LaunchError as error:
                 found[case] = error
@@ -156,7 +156,7 @@ def _pixels(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture, dtype=np.float32) / 255
 
 
-class _Server:
+class _MeasuredServer:
     """``tokenring-xdit serve`` with one strategy, from when it is ready.
 
     Args:
@@ -186,7 +186,7 @@ class _Server:
                 text=True,
             )
 
-    def __enter__(self) -> _Server:
+    def __enter__(self) -> _MeasuredServer:
         try:
             assert self._process.stdout is not None
             self._port = int(self._process.stdout.readline().rpartition(":")[2])  # it says so before it loads

@@ -49,6 +49,8 @@ def run_command(args: argparse.Namespace) -> None:
         serve_torchrun(SWEEP)
         return
     config = read_config(SweepConfig, args.config, args.overrides, inspect=inspect_models)
+    if args.trace and config.level == Level.SERVICE.value:
+        raise ConfigurationError("--trace records calls of ranks, and level service measures servers: leave it out")
     baseline = _read_baseline(args, config)
     results = Path(config.output) / RESULTS_FILE
     refuse_unwritable(results, f"output {config.output}")
