@@ -152,7 +152,8 @@ class Sketch {
       [find("made").hidden, find("save").hidden] = [true, true];
       find("progress").removeAttribute("value");
       find("progress-words").textContent = "Asks the server";
-      find("cancel").scrollIntoView({ block: "nearest" }); // on a phone it is below the form
+      const below = find("progress").getBoundingClientRect().top > find("begin").getBoundingClientRect().top; // phones
+      if (below) find("progress").parentElement.scrollIntoView({ block: "start" });
     }
   }
 }

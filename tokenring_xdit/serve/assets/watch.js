@@ -39,7 +39,6 @@ function show(state, all, requests) {
   showTimes(all);
   showRanks(all);
   showRequests(all, requests);
-  showGpus(all);
 }
 
 function showCounts(state, all) {
@@ -120,20 +119,6 @@ function showRequests(all, requests) {
   ]);
   const titles = ["Steps", "Left", "Forecast", "Real"].map((text) => ({ text, number: true }));
   table("requests", [{ text: "Request", wide: true }, { text: "Kind", wide: true }, "", ...titles], rows);
-}
-
-function showGpus(all) {
-  const found = all.filter((each) => each.labels.gpu !== undefined && each.name.includes("gpu"));
-  const names = [...new Set(found.map((each) => each.name))];
-  const gpus = [...new Set(found.map((each) => each.labels.gpu))];
-  find("gpus").hidden = gpus.length === 0;
-  const words = (name) => name.replace(/^.*?gpu_/, "").replace(/_bytes$/, "").replaceAll("_", " ");
-  const value = (name, gpu) => {
-    const values = named(found, name).filter((each) => each.labels.gpu === gpu).map((each) => each.value);
-    return { text: values.map((each) => (name.endsWith("_bytes") ? bytes(each) : each)).join(", "), number: true };
-  };
-  const titles = names.map((name) => ({ text: words(name), number: true }));
-  table("gpu-table", ["GPU", ...titles], gpus.map((gpu) => [gpu, ...names.map((name) => value(name, gpu))]));
 }
 
 function table(id, titles, rows) {
