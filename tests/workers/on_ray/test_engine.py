@@ -89,7 +89,9 @@ def test_pictures_are_those_of_the_engine_on_this_machine(
         ("1", "0", "1"),
     ]
     assert all("TOKENRING_API_KEY" not in each for each in variables)
-    with pytest.raises(ConfigurationError, match="'joint_attention_kwargs' cannot be sent to the ranks: a slice is not"):
+    with pytest.raises(
+        ConfigurationError, match="'joint_attention_kwargs' cannot be sent to the ranks: a slice is not"
+    ):
         drawn(engine, joint_attention_kwargs={"scale": slice(1)})
     with pytest.raises(ConfigurationError, match=r"3 ranks were asked for, and the Ray cluster has 2 CPUs"):
         Engine("embedded", tokenring_degree=3, ray="auto")
