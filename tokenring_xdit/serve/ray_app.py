@@ -22,7 +22,7 @@ from tokenring_xdit.serve.config import AnyServeConfig, RequestLimits, ServeConf
 from tokenring_xdit.serve.keeper import ServiceState
 from tokenring_xdit.serve.service import Service
 
-__all__ = ["ServiceReplica", "build"]
+__all__ = ["ServiceReplica", "build", "deployed"]
 
 _KEY_VARIABLE = "TOKENRING_API_KEY"
 _ARGUMENTS = ("config", "model", "values", "timeout", "waiting")
@@ -83,6 +83,12 @@ def build(arguments: Mapping[str, Any]) -> Any:
     Raises:
         ConfigurationError: They say no model that can be served so.
     """
+    deployment, *initial = deployed(arguments)
+    return deployment.bind(*initial)
+
+
+def deployed(arguments: Mapping[str, Any]) -> tuple[Any, AnyServeConfig, RequestLimits, float]:
+    """The deployment of :func:`build`, and what its replicas are made of."""
     unknown = [name for name in arguments if name not in _ARGUMENTS]
     if unknown:
         raise ConfigurationError(f"args: '{unknown[0]}' is unknown; known: {', '.join(_ARGUMENTS)}")
@@ -100,11 +106,11 @@ def build(arguments: Mapping[str, Any]) -> Any:
         )
     unit = "GPU" if ray.cluster_resources().get("GPU", 0) >= 1 else "CPU"
     limits = RequestLimits(waiting=int(arguments.get("waiting", RequestLimits.waiting)))
-    deployed = serve.deployment(serve.ingress()(ServiceReplica)).options(
+    deployment = serve.deployment(serve.ingress()(ServiceReplica)).options(
         name=ServiceReplica.__name__,
         ray_actor_options={"num_cpus": 1},
         placement_group_bundles=[{"CPU": 1}, *[{unit: 1}] * config.degrees.ranks],
         placement_group_strategy="PACK",
         max_ongoing_requests=limits.waiting + 1,
     )
-    return deployed.bind(config, limits, float(arguments.get("timeout", _TIMEOUT)))
+    return deployment, config, limits, float(arguments.get("timeout", _TIMEOUT))
