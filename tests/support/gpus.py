@@ -92,7 +92,7 @@ class Module:
 
     def __init__(self, gpu: Gpu) -> None:
         self._gpu = gpu
-        self._SymmetricMemory = SimpleNamespace(signal_pad_size=9216)
+        self._SymmetricMemory = SimpleNamespace(signal_pad_size=9216, empty_strided_p2p=self._empty)
 
     def get_signal_pad_size(self) -> int:
         """As torch says without being asked for more."""
@@ -103,7 +103,8 @@ class Module:
         assert size <= _PAD
         self._SymmetricMemory.signal_pad_size = size
 
-    def empty(self, size: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    @staticmethod
+    def _empty(size: tuple[int], stride: tuple[int], dtype: torch.dtype, device: torch.device) -> Tensor:
         """Says how much is asked for."""
         return torch.empty(size, dtype=dtype)
 

@@ -79,7 +79,7 @@ class Asked:
 
     def __init__(self, world_size: int = 4) -> None:
         self.notes: list[object] = []
-        self._SymmetricMemory = SimpleNamespace(signal_pad_size=9216)
+        self._SymmetricMemory = SimpleNamespace(signal_pad_size=9216, empty_strided_p2p=self._empty)
         self.handle = mock.Mock(rank=1, world_size=world_size)
 
     def get_signal_pad_size(self) -> int:
@@ -90,10 +90,9 @@ class Asked:
         """As is asked for."""
         self._SymmetricMemory.signal_pad_size = size
 
-    def empty(self, size: int, *, dtype: torch.dtype, device: torch.device) -> object:
-        """Its size."""
-        self.notes.append(("empty", size, dtype, device))
-        return size
+    def _empty(self, size: tuple[int], stride: tuple[int], dtype: torch.dtype, device: torch.device) -> object:
+        self.notes.append(("empty", *size, dtype, device))
+        return size[0]
 
     def rendezvous(self, tensor: object, group: object) -> Any:
         """A handle that notes what it is asked for."""
