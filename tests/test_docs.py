@@ -20,6 +20,7 @@ from xml.etree import ElementTree as ET
 import pytest
 import yaml
 
+from tests.support.overview import with_overview
 from tokenring_xdit import __version__
 from tokenring_xdit.bench.sweep import SweepConfig
 from tokenring_xdit.cli.commands import read_command
@@ -97,6 +98,11 @@ def test_every_schedule_has_a_row_and_a_section() -> None:
     rows = re.findall(r"^\| `(\w+)`", page.partition("## What travels")[2].partition("\n\n**")[0], flags=re.MULTILINE)
     headings = re.findall(r"^### (.+)$", page, flags=re.MULTILINE)
     assert sorted(rows) == sorted(ALGORITHMS) == sorted(re.findall(r"`(\w+)`", " ".join(headings)))
+
+
+def test_the_overview_of_support_says_what_its_matrices_say() -> None:
+    page, diffusers = ((ROOT / "docs" / name).read_text() for name in ("support.md", "diffusers.md"))
+    assert page == with_overview(page, diffusers), "python -m tests.support.overview writes it again"
 
 
 def test_it_is_cited_by_the_version_that_it_is() -> None:
