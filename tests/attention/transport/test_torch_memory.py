@@ -57,6 +57,13 @@ def uneven(ranks: int) -> Case:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("times", [20, pytest.param(100, marks=pytest.mark.matrix)])
+def test_calls_are_replayed_time_after_time(ranks: RankPool, times: int) -> None:
+    """What a graph holds is the same in each replay, signals too, and calls that are no part of it go between."""
+    schedules = ["token_ring:chunks=2", "direct", "mesh:wide=64", "ring"]
+    assert max(ranks.run(4, jobs.errors_of_replays_over_gpus, schedules, times)) <= FP32
+
+
 @pytest.mark.ranks
 @pytest.mark.parametrize("kind", ["kill", "stop"])
 @pytest.mark.parametrize("phase", ["in the kernel", pytest.param("between keyed calls", marks=pytest.mark.matrix)])
