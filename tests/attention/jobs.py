@@ -168,6 +168,37 @@ def errors_over_gpus(cases: list[Case]) -> list[dict[str, Any]]:
     return found
 
 
+def errors_of_replays_over_gpus(schedules: list[str], replays: int) -> float:
+    """The worst of calls that are recorded and replayed with other inputs, and of others between their replays."""
+    from tests.graphs.operators import OperatorRecording
+    from tests.support.gpus import as_gpus, recorded
+    from tokenring_xdit.attention.transport.choice import TRANSPORT_VARIABLE
+
+    rank, size, worst = dist.get_rank(), dist.get_world_size(), 0.0
+    generator = torch.Generator().manual_seed(3)
+    inputs = [torch.zeros(1, 4, 8, 8) for _ in range(3)]
+
+    def call(schedule: str) -> Tensor:
+        return token_ring_attention(*inputs, schedule=schedule, cache_key="recorded")[0]
+
+    with as_gpus(), mock.patch.dict(os.environ, {TRANSPORT_VARIABLE: "symmetric"}):
+        for schedule in schedules:
+            call(schedule)
+        graphs = {each: OperatorRecording(lambda each=each: call(each), recorded) for each in schedules}
+        for number in range(replays):
+            whole = [3 * torch.randn(1, 4, 8 * size, 8, generator=generator) for _ in range(3)]
+            for own, tensor in zip(inputs, whole, strict=True):
+                own.copy_(shard(tensor))
+            schedule = schedules[number % len(schedules)]
+            graphs[schedule].replay()
+            found = [graphs[schedule].output]
+            if number % 10 == 0:
+                found.append(call(schedules[0]))
+            expected = softmax_attention(*whole)[0].chunk(size, dim=2)[rank]
+            worst = max(worst, *(relative_error(each, expected) for each in found))
+    return worst
+
+
 def errors_of_many_calls(transport: str, seed: int, calls: int) -> float:
     """The worst of many calls over one group, whose shapes, schedules and masks change from one to the next."""
     from tokenring_xdit.attention.transport.choice import TRANSPORT_VARIABLE

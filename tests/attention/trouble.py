@@ -22,12 +22,12 @@ from torch import Tensor
 
 from tests.support.gpus import as_gpus
 from tests.support.reference import softmax_attention
-from tokenring_xdit.attention import exchange, fail_group, groups, guarded, token_ring_attention
+from tokenring_xdit.attention import exchange, fail_group, guarded, token_ring_attention
 from tokenring_xdit.attention import rounds as rounds_module
 from tokenring_xdit.attention import watch as watch_module
 from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.attention.member import AGREEMENT_TIMEOUT_VARIABLE
-from tokenring_xdit.attention.transport import choice
+from tokenring_xdit.attention.transport import choice, over_memory
 from tokenring_xdit.attention.transport.process_groups import GlooTransport
 from tokenring_xdit.attention.transport.shared_memory import SharedMemory
 from tokenring_xdit.attention.transport.symmetric import SymmetricTransport
@@ -356,7 +356,7 @@ def cannot_open(own: Rank, when: str) -> None:
             raise PermissionError(13, "Permission denied")
         return original(self, pid, *args)
 
-    mock.patch.object(groups, "SMALLEST", 4096).start()
+    mock.patch.object(over_memory, "SMALLEST", 4096).start()
     if when == "when it grows":
         own.try_to(lambda: attend(own, 1, 2))
     if own.rank == 1:

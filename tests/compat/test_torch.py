@@ -50,8 +50,8 @@ def test_names_relied_on_exist(ranks: RankPool) -> None:
 def test_names_of_symmetric_memory_exist_or_are_told() -> None:
     """Without one of them GPUs go over NCCL, which the log says."""
     assert symmetric_memory_lacks() == []
-    with mock.patch("tokenring_xdit.compat.torch.symmetric_memory", return_value=SimpleNamespace(empty=1)):
-        assert symmetric_memory_lacks() == [name for name in SYMMETRIC_MEMORY if name != "empty"]
+    with mock.patch("tokenring_xdit.compat.torch.symmetric_memory", return_value=SimpleNamespace(rendezvous=1)):
+        assert symmetric_memory_lacks() == [name for name in SYMMETRIC_MEMORY if name != "rendezvous"]
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1]])

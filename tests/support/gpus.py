@@ -18,6 +18,7 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from tokenring_xdit.attention import groups
 from tokenring_xdit.attention.groups import RingGroup
@@ -92,7 +93,7 @@ class Module:
 
     def __init__(self, gpu: Gpu) -> None:
         self._gpu = gpu
-        self._SymmetricMemory = SimpleNamespace(signal_pad_size=9216)
+        self._SymmetricMemory = SimpleNamespace(signal_pad_size=9216, empty_strided_p2p=self._empty)
 
     def get_signal_pad_size(self) -> int:
         """As torch says without being asked for more."""
@@ -103,7 +104,8 @@ class Module:
         assert size <= _PAD
         self._SymmetricMemory.signal_pad_size = size
 
-    def empty(self, size: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    @staticmethod
+    def _empty(size: tuple[int], stride: tuple[int], dtype: torch.dtype, device: torch.device) -> Tensor:
         """Says how much is asked for."""
         return torch.empty(size, dtype=dtype)
 
@@ -191,3 +193,60 @@ def as_gpus() -> Iterator[Gpu]:
         mock.patch.object(torch.cuda, "is_current_stream_capturing", return_value=False),
     ):
         yield gpu
+
+
+class _RecordedMark:
+    """A point of a lane, in the call that was recorded or in its last replay."""
+
+    def __init__(self, mark: Any, steps: list[Callable[[], object]]) -> None:
+        self.mark, self._steps = mark, steps
+
+    def wait(self) -> None:
+        """Now, and in each replay."""
+        self.mark.wait()
+
+        def again() -> None:
+            self.mark.wait()
+
+        self._steps.append(again)
+
+
+@contextmanager
+def recorded(steps: list[Callable[[], object]]) -> Iterator[None]:
+    """Note what streams are asked for, as a CUDA graph does: the same operations on the same memory, the same signals.
+
+    Args:
+        steps: Where to; what is asked for on other threads belongs to lanes.
+    """
+    own = threading.get_ident()
+
+    def noting(owner: type, name: str) -> Any:
+        original = getattr(owner, name)
+
+        def noted(self: Any, *args: Any) -> None:
+            with _disable_current_modes():
+                original(self, *args)
+            if threading.get_ident() == own:
+                steps.append(lambda: original(self, *args))
+
+        return mock.patch.object(owner, name, noted)
+
+    run = Lanes.run
+
+    def run_and_note(self: Lanes, channel: str, operations: Sequence[Callable[[], object]]) -> _RecordedMark:
+        with _disable_current_modes():
+            found = _RecordedMark(run(self, channel, operations), steps)
+
+        def again() -> None:
+            found.mark = run(self, channel, operations)
+
+        steps.append(again)
+        return found
+
+    with (
+        noting(TorchMemory, "meet"),
+        noting(TorchMemory, "wait_signal"),
+        noting(Lanes, "end"),
+        mock.patch.object(Lanes, "run", run_and_note),
+    ):
+        yield

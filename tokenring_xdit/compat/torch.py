@@ -47,10 +47,10 @@ RELIED_ON = (
 """Names in ``torch.distributed`` that torch documents nowhere, and the package uses."""
 
 SYMMETRIC_MEMORY = (
-    "empty",
     "get_backend",
     "rendezvous",
     "_SymmetricMemory.barrier",
+    "_SymmetricMemory.empty_strided_p2p",
     "_SymmetricMemory.get_buffer",
     "_SymmetricMemory.put_signal",
     "_SymmetricMemory.rank",

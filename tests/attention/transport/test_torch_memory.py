@@ -57,6 +57,13 @@ def uneven(ranks: int) -> Case:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("times", [20, pytest.param(100, marks=pytest.mark.matrix)])
+def test_calls_are_replayed_time_after_time(ranks: RankPool, times: int) -> None:
+    """What a graph holds is the same in each replay, signals too, and calls that are no part of it go between."""
+    schedules = ["token_ring:chunks=2", "direct", "mesh:wide=64", "ring"]
+    assert max(ranks.run(4, jobs.errors_of_replays_over_gpus, schedules, times)) <= FP32
+
+
 @pytest.mark.ranks
 @pytest.mark.parametrize("kind", ["kill", "stop"])
 @pytest.mark.parametrize("phase", ["in the kernel", pytest.param("between keyed calls", marks=pytest.mark.matrix)])
@@ -79,7 +86,7 @@ class Asked:
 
     def __init__(self, world_size: int = 4) -> None:
         self.notes: list[object] = []
-        self._SymmetricMemory = SimpleNamespace(signal_pad_size=9216)
+        self._SymmetricMemory = SimpleNamespace(signal_pad_size=9216, empty_strided_p2p=self._empty)
         self.handle = mock.Mock(rank=1, world_size=world_size)
 
     def get_signal_pad_size(self) -> int:
@@ -90,10 +97,9 @@ class Asked:
         """As is asked for."""
         self._SymmetricMemory.signal_pad_size = size
 
-    def empty(self, size: int, *, dtype: torch.dtype, device: torch.device) -> object:
-        """Its size."""
-        self.notes.append(("empty", size, dtype, device))
-        return size
+    def _empty(self, size: tuple[int], stride: tuple[int], dtype: torch.dtype, device: torch.device) -> object:
+        self.notes.append(("empty", *size, dtype, device))
+        return size[0]
 
     def rendezvous(self, tensor: object, group: object) -> Any:
         """A handle that notes what it is asked for."""

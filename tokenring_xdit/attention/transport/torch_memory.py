@@ -126,7 +126,8 @@ class TorchMemory:
         self._own, self._handle, self._captured = None, None, False
         problem, own, handle = "", None, None
         try:
-            own = self._torch.empty(size, dtype=torch.uint8, device=self._device)
+            # Not from a pool of torch's: memory that one rank gets again and another anew they would not find together.
+            own = self._torch._SymmetricMemory.empty_strided_p2p((size,), (1,), torch.uint8, self._device)
         except RuntimeError as error:
             problem = f"rank {self.rank} cannot make {size} bytes of memory that GPUs share: {_first_line(error)}"
         self._agree(problem)
