@@ -18,7 +18,7 @@ from tokenring_xdit.pipelines.replicas import LOADING, Replicas, ReplicaShare, e
 from tokenring_xdit.workers.attempt import carry_through
 from tokenring_xdit.workers.messages import Task
 from tokenring_xdit.workers.signals import CountedInterrupts
-from tokenring_xdit.workers.starting import Packing, Place, StartedRank
+from tokenring_xdit.workers.starting import Packing, WorldPlace, StartedRank
 from tokenring_xdit.workers.state import Cancel, CancelAsked, Instruction, Interrupted, Limits, RequestAttempt, Restart
 from tokenring_xdit.workers.worker import hear
 
@@ -61,7 +61,14 @@ class EngineRanks:
     """
 
     def __init__(
-        self, program: str, setup: Any, *, ranks: int, replicas: int = 1, timeout: float, place: Place | None = None
+        self,
+        program: str,
+        setup: Any,
+        *,
+        ranks: int,
+        replicas: int = 1,
+        timeout: float,
+        place: WorldPlace | None = None,
     ) -> None:
         self.timeout = timeout
         self._ranks = ranks

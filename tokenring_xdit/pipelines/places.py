@@ -9,12 +9,12 @@ from tokenring_xdit.devices import default_dtype, refuse_missing_gpus
 from tokenring_xdit.dtypes import DtypeName
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.pipelines.replicas import LocalPlace
-from tokenring_xdit.workers.starting import Place
+from tokenring_xdit.workers.starting import WorldPlace
 
 __all__ = ["place_for"]
 
 
-def place_for(ray: Any, module: str, *, ranks: int, worlds: int = 1, ulysses: int = 1) -> tuple[Place, DtypeName]:
+def place_for(ray: Any, module: str, *, ranks: int, worlds: int = 1, ulysses: int = 1) -> tuple[WorldPlace, DtypeName]:
     """Where ranks will be, and the dtype that is usual there.
 
     Args:

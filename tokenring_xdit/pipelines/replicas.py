@@ -17,7 +17,7 @@ from tokenring_xdit.workers.environment import local_environment
 from tokenring_xdit.workers.messages import Failed, Silent, Task
 from tokenring_xdit.workers.pipes import Pickles
 from tokenring_xdit.workers.pool import LocalStarter, WorkerPool
-from tokenring_xdit.workers.starting import Inbox, Packing, Place, StartedRank, called
+from tokenring_xdit.workers.starting import Inbox, Packing, WorldPlace, StartedRank, called
 from tokenring_xdit.workers.state import AGREED, RequestAttempt
 from tokenring_xdit.workers.worker import kept_file
 
@@ -44,7 +44,7 @@ class ReplicaShare:
     prompts: range = range(0)
 
 
-class LocalPlace(Place):
+class LocalPlace(WorldPlace):
     """Worlds on this machine, side by side.
 
     Args:
@@ -57,7 +57,7 @@ class LocalPlace(Place):
         self._count, self._ranks = count, ranks
 
     def world(self, replica: int) -> LocalStarter:
-        """As :meth:`Place.world`."""
+        """As :meth:`WorldPlace.world`."""
         first, total = self._ranks * replica, self._ranks * self._count
         return LocalStarter(functools.partial(local_environment, first=first, total=total))
 
@@ -79,7 +79,7 @@ class Replicas:
         place: Where they are; this machine by default.
     """
 
-    def __init__(self, program: str, count: int, ranks: int, setup: Any, place: Place | None = None) -> None:
+    def __init__(self, program: str, count: int, ranks: int, setup: Any, place: WorldPlace | None = None) -> None:
         self._place = LocalPlace(count, ranks) if place is None else place
         self.packing = self._place.packing
         self.inbox: Inbox = queue.SimpleQueue()

@@ -21,7 +21,7 @@ from tokenring_xdit.errors import ConfigurationError, LaunchError
 from tokenring_xdit.workers.on_ray.actor import ANSWERS, RankActor, version
 from tokenring_xdit.workers.on_ray.rank import ActorRank
 from tokenring_xdit.workers.on_ray.seats import Seat, carried_over, in_order, variables
-from tokenring_xdit.workers.starting import Inbox, Packing, Place, RankStarter
+from tokenring_xdit.workers.starting import Inbox, Packing, WorldPlace, RankStarter
 from tokenring_xdit.workers.wire import Wire
 
 __all__ = ["WAIT_VARIABLE", "RayCluster"]
@@ -36,7 +36,7 @@ _LOOK = 0.25
 _SECONDS_TO_CONNECT = 10.0
 
 
-class RayCluster(Place):
+class RayCluster(WorldPlace):
     """The placement group of an engine, a bundle a rank, and what is started in it.
 
     Args:
@@ -77,12 +77,12 @@ class RayCluster(Place):
         self._first = given.bundle_count - ranks * worlds  # before them may be those of whoever starts them
 
     def world(self, replica: int) -> _RayStarter:
-        """As :meth:`Place.world`."""
+        """As :meth:`WorldPlace.world`."""
         first = self._first + replica * self._ranks
         return _RayStarter(self, range(first, first + self._ranks))
 
     def hang_up(self) -> None:
-        """As :meth:`Place.hang_up`."""
+        """As :meth:`WorldPlace.hang_up`."""
         self.closed.set()
 
     def close(self) -> None:
