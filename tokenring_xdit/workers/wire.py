@@ -29,7 +29,7 @@ _MODES = frozenset({"1", "CMYK", "F", "HSV", "I", "I;16", "L", "LA", "LAB", "RGB
 
 
 class Wire(Packing):
-    """Packs messages without pickles.
+    """Packs messages as plain data.
 
     Args:
         module: Names the classes of what is told, as ``MESSAGES``; it is this packing's name.

@@ -1,7 +1,7 @@
 """The actor of a rank: it starts the rank's process on its node, and carries bytes to it and back.
 
 The process is one of its own, as on one machine: so the actor sees when it is stopped, how it ended and what it has
-printed, torch and NCCL share no process with Ray, and what goes through Ray are bytes that nobody unpickles.
+printed, torch and NCCL share no process with Ray, and what goes through Ray is plain data.
 """
 
 from __future__ import annotations
