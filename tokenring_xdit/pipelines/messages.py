@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tokenring_xdit.graphs import GraphReport
 from tokenring_xdit.parallel import ParallelDims
+from tokenring_xdit.pipelines.choice import Lora, PipelineChoice
+from tokenring_xdit.pipelines.pictures import PackedPicture
 from tokenring_xdit.pipelines.request import Request
+from tokenring_xdit.schedule.plan import Mask
 
-__all__ = ["MemoryUse", "ServeRequest", "Served", "Setup", "Step", "StepDone"]
+__all__ = ["MESSAGES", "MemoryUse", "ServeRequest", "Served", "Setup", "Step", "StepDone"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Setup:
         attention_backend: xfuser's kernel for attention on one rank.
         timeout: Seconds after which ranks give up waiting for each other.
         cuda_graphs: Whether calls of the transformer are replayed as CUDA graphs.
+        choice: What is made of the model.
     """
 
     model: str
@@ -31,6 +35,7 @@ class Setup:
     attention_backend: str = "auto"
     timeout: float = 1800.0
     cuda_graphs: bool = False
+    choice: PipelineChoice = field(default_factory=PipelineChoice)
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class ServeRequest:
     """To a rank: serve a request. Each one answers with a :class:`Served`, and only the first one's has media.
 
     Attributes:
-        request: The request.
+        request: The request, with its pictures packed.
         preview: Whether each step is shown, or after which steps.
     """
 
@@ -105,3 +110,20 @@ class Step:
     steps: int
     prompts: range
     preview: Any
+
+
+MESSAGES = (
+    GraphReport,
+    Lora,
+    Mask,
+    MemoryUse,
+    PackedPicture,
+    ParallelDims,
+    PipelineChoice,
+    Request,
+    ServeRequest,
+    Served,
+    Setup,
+    StepDone,
+)
+"""What may be in messages to and from ranks on other nodes; see :class:`tokenring_xdit.workers.wire.Wire`."""

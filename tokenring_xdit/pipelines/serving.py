@@ -18,13 +18,14 @@ from tqdm import tqdm
 from tokenring_xdit.devices import rank_device
 from tokenring_xdit.errors import CancelledError, ConfigurationError
 from tokenring_xdit.hosts.calls import Output
-from tokenring_xdit.hosts.xfuser import graph_reports, parallelize
+from tokenring_xdit.hosts.parallelize import engine_host, parallelize
+from tokenring_xdit.hosts.xfuser import graph_reports
 from tokenring_xdit.pipelines.environment import quieten
 from tokenring_xdit.pipelines.loading import load_pipeline
 from tokenring_xdit.pipelines.messages import Served, ServeRequest, Setup, StepDone
 from tokenring_xdit.pipelines.peaks import PeakMeter
 from tokenring_xdit.pipelines.preview import Preview
-from tokenring_xdit.pipelines.request import call_arguments, media_of
+from tokenring_xdit.pipelines.request import call_arguments, media_of, unpacked
 from tokenring_xdit.workers.loop import Commands, Mailbox
 from tokenring_xdit.workers.messages import Failed, Phase, Progress
 from tokenring_xdit.workers.world import join_world
@@ -71,12 +72,13 @@ class Server:
         if self._ranks > 1:
             join_world(device, timedelta(seconds=setup.timeout))
             self._control = dist.new_group(backend="gloo")
-        self._pipe = load_pipeline(setup.model, setup.dtype, device)
+        self._pipe = load_pipeline(setup.model, setup.dtype, device, setup.choice)
         self._class = type(self._pipe)
         self._preview = Preview(self._pipe)
         if self._ranks > 1:
             parallelize(
                 self._pipe,
+                host=engine_host(self._class.__name__),
                 tokenring_degree=setup.dims.tokenring,
                 ulysses_degree=setup.dims.ulysses,
                 schedule=setup.dims.schedule,
@@ -98,7 +100,7 @@ class Server:
     def _answer(self, command: ServeRequest) -> Served | Failed:
         self._shows, self._phase = command.shows, Phase.BEFORE
         try:
-            arguments = call_arguments(self._class, command.request)
+            arguments = call_arguments(self._class, unpacked(command.request))
             if command.preview:
                 arguments |= self._preview.arguments(arguments)
             output = self._pipe(**arguments)
