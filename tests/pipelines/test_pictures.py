@@ -336,7 +336,6 @@ PICTURED: dict[str, Callable[[int, int], dict[str, Any]]] = {
     "flux-control-img2img": lambda w, h: {"image": coloured(w, h), "control_image": coloured(w, h, 4), "strength": 0.6},
     "flux-controlnet": lambda w, h: {"control_image": coloured(w, h)},
     "flux2-edit": lambda w, h: {"image": [coloured(72, 64), coloured(64, 84, 4)]},
-    "sd3-img2img": lambda w, h: {"image": coloured(w, h), "strength": 0.6},
     "sd3-inpaint": lambda w, h: {"image": coloured(w, h), "mask_image": halves(w, h), "strength": 0.6},
     "qwen-image-inpaint": lambda w, h: {"image": coloured(w, h), "mask_image": halves(w, h), "strength": 0.6},
     "z-image-img2img": lambda w, h: {"image": coloured(w, h), "strength": 0.6},
