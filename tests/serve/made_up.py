@@ -11,14 +11,21 @@ from typing import Any
 
 from PIL import Image
 
+from tokenring_xdit.liveness import ProcessIdentity
 from tokenring_xdit.pipelines.engine import Step
 from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of
+from tokenring_xdit.pipelines.messages import MemoryUse
 from tokenring_xdit.pipelines.request import Request, call_arguments, pipeline_class
 from tokenring_xdit.serve.jobs import Event, Job, JobStatus, PictureOrder
 
-__all__ = ["PATIENCE", "MadeUpEngine", "Witness", "job", "until"]
+__all__ = ["GIB", "PATIENCE", "MadeUpEngine", "Witness", "job", "until"]
 
 PATIENCE = 60.0
+
+GIB = 2**30
+
+A_PIXEL = 2**16
+"""Bytes that a made-up request needs for each."""
 
 
 def job(heard: list[Event] | None = None, name: str | None = None, **order: Any) -> Job:
@@ -32,6 +39,17 @@ def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+class MadeUpRank:
+    """The process of a made-up engine, as it is watched."""
+
+    node = None
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.kill = process.kill
+        self.identity = ProcessIdentity.of(process.pid)
+        self.memory = self.identity.memory
 
 
 class MadeUpEngine:
@@ -56,6 +74,7 @@ class MadeUpEngine:
         self.gate.set()
         self.error: Exception | None = None
         self.starts = 0
+        self.memory: tuple[MemoryUse, ...] = ()
         self.rank: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -63,6 +82,11 @@ class MadeUpEngine:
     def processes(self) -> list[int]:
         """As of an engine."""
         return [] if self.rank is None else [self.rank.pid]
+
+    @property
+    def workers(self) -> list[MadeUpRank]:
+        """As of an engine."""
+        return [] if self.rank is None else [MadeUpRank(self.rank)]
 
     def start(self) -> None:
         """Start the process, if there is none."""
@@ -99,6 +123,8 @@ class MadeUpEngine:
             if self.error is not None:
                 raise self.error
             callback(Step(step, steps, range(1), made[0] if preview and step in preview else None))
+        pixels = width * height * len(prompts)
+        self.memory = (MemoryUse(GIB, GIB + pixels * A_PIXEL, 16 * GIB), MemoryUse(GIB, GIB, 16 * GIB))
         return made
 
     def close(self) -> None:

@@ -55,6 +55,9 @@ def test_here_is_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     [
         ("options={stepz: 1}", "FluxPipeline takes no option 'stepz'"),
         ("size=5000", "width is 5000 pixels"),
+        ("warm_up=[5000]", "width is 5000 pixels"),
+        ("memory_per_rank=much", "memory_per_rank: .*is not an amount of memory"),
+        ("memory_per_rank=0", "memory_per_rank: 0 is not allowed"),
         ("image=https://example.com/a.png", None),
     ],
 )

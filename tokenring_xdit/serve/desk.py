@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
-from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.amounts import bytes_in_words
+from tokenring_xdit.errors import ConfigurationError, TokenRingError
 from tokenring_xdit.hosts.models import pipeline_named
 from tokenring_xdit.messages import shown
 from tokenring_xdit.pipelines.engine import Engine
@@ -29,6 +31,7 @@ from tokenring_xdit.serve.config import RequestLimits, ServeConfig, TextServeCon
 from tokenring_xdit.serve.errors import RefusedError
 from tokenring_xdit.serve.jobs import PictureOrder
 from tokenring_xdit.serve.keeper import Keeper
+from tokenring_xdit.serve.memory import MemoryForecast
 from tokenring_xdit.serve.schema import EditBody, GenerationBody, PromptBody, VideoBody
 from tokenring_xdit.serve.uploads import Uploads
 from tokenring_xdit.sizes import PictureSize
@@ -36,6 +39,9 @@ from tokenring_xdit.sizes import PictureSize
 __all__ = ["Desk", "PictureDesk", "first_of"]
 
 _AUTO = "auto"
+
+_PARTS, _SIDES = 32, 16
+"""Parts of a side that smaller sizes differ by, and what their sides are multiples of, as most models want."""
 
 
 _Config = TypeVar("_Config", ServeConfig, TextServeConfig)
@@ -80,7 +86,20 @@ class Desk(ABC, Generic[_Config]):
 
 
 class PictureDesk(Desk[ServeConfig]):
-    """Where requests for pictures and videos are checked."""
+    """Where requests for pictures and videos are checked.
+
+    Args:
+        config: What is served.
+        limits: What a request may ask for.
+        keeper: Owns the engine.
+        memory: What requests will need.
+    """
+
+    def __init__(
+        self, config: ServeConfig, limits: RequestLimits, keeper: Keeper, memory: MemoryForecast | None = None
+    ) -> None:
+        super().__init__(config, limits, keeper)
+        self._memory = MemoryForecast() if memory is None else memory
 
     @functools.cached_property
     def pipeline(self) -> type:
@@ -117,6 +136,7 @@ class PictureDesk(Desk[ServeConfig]):
             most["upload_bytes"] = self.limits.upload
         dims = self.config.degrees
         return {
+            "kind": "video" if video else "image",
             "defaults": {"size": size, **defaults},
             "limits": {**most, "n": 1 if video else 10, "body_bytes": self.limits.body, "waiting": self.limits.waiting},
             "ranks": {"tokenring": dims.tokenring, "ulysses": dims.ulysses, "schedule": dims.schedule},
@@ -197,6 +217,17 @@ class PictureDesk(Desk[ServeConfig]):
             frames = max(1, round(min(body.seconds * fps, self.limits.frames + 1)))
         return replace(self._order("video", body, 1, 0, frames=frames, fps=fps), stored=stored)
 
+    def warm_ups(self, engine: Engine) -> list[PictureOrder]:
+        """What is made before anybody asks, by two steps, as a step's time is between them.
+
+        Raises:
+            TokenRingError: The config's ``warm_up`` has a size that the model does not take.
+        """
+        sizes, frames = self.config.warm_up, self.config.frames
+        said = {"prompt": "a picture", "steps": 2, "seed": 0}
+        bodies = [PromptBody.model_validate({**said, "size": str(size)}) for size in sizes]
+        return [self._order("warm-up", body, 1, 0, frames=frames, engine=engine) for body in bodies]
+
     def _order(
         self,
         kind: str,
@@ -208,6 +239,7 @@ class PictureDesk(Desk[ServeConfig]):
         fps: int = 1,
         together: int | None = None,
         given: Mapping[str, Any] | None = None,
+        engine: Engine | None = None,
     ) -> PictureOrder:
         config = self.config
         self.refuse_other(body.model)
@@ -225,13 +257,21 @@ class PictureDesk(Desk[ServeConfig]):
         seed = secrets.randbelow(DRAWN_SEEDS) if body.seed is None else body.seed
         if seed + count - 1 > LARGEST_SEED:
             raise RefusedError(f"seed: {seed} leaves no seeds for {count} pictures", "seed")
-        engine = self.engine()
+        engine = self.engine() if engine is None else engine
         together = together or min(count, config.batch_size)
         prompt = body.prompt if together == 1 else [body.prompt] * together
         request = engine.check(prompt, seed=seed, **arguments)
         values = {name: first_of(getattr(request, name), default) for name, default in self.defaults.items()}
         self._refuse_beyond(values)
         width, height, frames = (values.get(name) or 0 for name in ("width", "height", "frames"))
+
+        def takes(size: PictureSize) -> bool:
+            with contextlib.suppress(TokenRingError):
+                engine.check(prompt, seed=seed, **{**arguments, "width": size.width, "height": size.height})
+                return True
+            return False
+
+        self._refuse_too_large(PictureSize(width, height) if width and height else None, frames or 1, together, takes)
         return PictureOrder(
             kind=kind,
             prompt=body.prompt,
@@ -272,6 +312,36 @@ class PictureDesk(Desk[ServeConfig]):
             raise RefusedError(
                 f"steps: {values['steps']} are more than the {most.steps} that this server makes", "steps"
             )
+
+    def _refuse_too_large(
+        self, size: PictureSize | None, frames: int, together: int, takes: Callable[[PictureSize], bool]
+    ) -> None:
+        """Refuse what needs more memory than is free, as far as that is known; ``takes`` says what the model takes."""
+
+        def pixels(size: PictureSize) -> int:
+            return size.width * size.height * frames * together
+
+        if size is None or not self._memory.too_much(pixels(size)):
+            return
+        needed, free = self._memory.needed(pixels(size)) or 0.0, self._memory.free() or 0
+        what = f"{together} pictures of {size} at once need" if together > 1 else f"{size} needs"
+        what = f"{size} with {frames} frames needs" if frames > 1 else what
+        fits = (each for each in _smaller(size) if not self._memory.too_much(pixels(each)) and takes(each))
+        found = next(fits, None)
+        raise RefusedError(
+            f"size: {what} about {bytes_in_words(needed)} of a rank's memory, and {bytes_in_words(max(0, free))} are "
+            f"free; {f'{found} fits' if found else 'nor does any smaller size of this form fit'}",
+            "size",
+            code="not_enough_memory",
+        )
+
+
+def _smaller(size: PictureSize) -> Iterator[PictureSize]:
+    """Sizes of about the same form, the largest first."""
+    for part in range(_PARTS - 1, 0, -1):
+        width, height = (side * part // _PARTS // _SIDES * _SIDES for side in (size.width, size.height))
+        if width and height:
+            yield PictureSize(width, height)
 
 
 def _drawn(body: GenerationBody) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from typing import Any
 
 from tokenring_xdit.serve.answers import answered
@@ -29,10 +29,18 @@ class Guard:
         key: What clients have to say; ``None`` where they need not.
         most: Bytes of a body.
         more: The same of paths that take more.
+        open_paths: Paths that need no key.
     """
 
-    def __init__(self, app: App, key: str | None, most: int, more: Mapping[str, int] | None = None) -> None:
-        self._app, self._most, self._more = app, most, more or {}
+    def __init__(
+        self,
+        app: App,
+        key: str | None,
+        most: int,
+        more: Mapping[str, int] | None = None,
+        open_paths: Collection[str] = OPEN,
+    ) -> None:
+        self._app, self._most, self._more, self._open = app, most, more or {}, open_paths
         self._expected = None if key is None else _digest(key.encode())
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -53,7 +61,7 @@ class Guard:
             await answered(_too_large(self._most_of(scope)))(scope, receive, send)
 
     def _may_enter(self, path: str, said: bytes) -> bool:
-        if self._expected is None or path in OPEN:
+        if self._expected is None or path in self._open:
             return True
         scheme, _, key = said.partition(b" ")
         return scheme.lower() == b"bearer" and hmac.compare_digest(_digest(key.strip()), self._expected)

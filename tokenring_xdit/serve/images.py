@@ -143,14 +143,16 @@ def _size(picture: Any) -> str:
 
 
 async def _streamed(job: Job, events: AsyncIterator[Event | None], form: _Form, kind: str) -> AsyncIterator[str]:
-    """Events of OpenAI's, of what happens to a job."""
+    """Events of OpenAI's, of what happens to a job; steps are comments, which its clients pass over."""
     shown = 0
     async for each in events:
         if each is None:
             yield ""
-        elif isinstance(each, Stepped) and each.preview is not None:
-            yield await _event(f"{kind}.partial_image", each.preview, form, partial_image_index=shown)
-            shown += 1
+        elif isinstance(each, Stepped):
+            yield f": step {each.step} of {job.order.all_steps}\n\n"
+            if each.preview is not None:
+                yield await _event(f"{kind}.partial_image", each.preview, form, partial_image_index=shown)
+                shown += 1
     if job.error is not None:
         yield event({"type": "error", **problem_of(job.error).body}, "error")
         return

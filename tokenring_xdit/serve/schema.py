@@ -55,7 +55,9 @@ class GenerationBody(PromptBody):
     output_format: OutputFormat | None = Field(None, description="png by default")
     output_compression: int | None = Field(None, ge=0, le=100, description="quality of jpeg and webp, 100 by default")
     stream: bool | None = Field(None, description="server-sent events, as the picture is made")
-    partial_images: int | None = Field(None, ge=0, le=3, description="pictures of what is being made, in a stream")
+    partial_images: int | None = Field(
+        None, ge=0, le=500, description="pictures of what is being made, in a stream; at most one after each step"
+    )
 
 
 class EditBody(GenerationBody):

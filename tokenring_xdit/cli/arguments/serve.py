@@ -30,6 +30,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     where.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     where.add_argument("--port", type=int, default=8000, help="port; 0 is any that is free (default: %(default)s)")
     where.add_argument("--api-key", metavar="KEY", help=f"what clients have to say (default: {KEY_VARIABLE}, or none)")
+    where.add_argument(
+        "--ui", action="store_true", help="a page for the browser as well, at /: draw or chat, and watch"
+    )
+    where.add_argument(
+        "--ray", metavar="ADDRESS", help="ranks on a Ray cluster: 'auto' or HOST:PORT of its head (extra: ray)"
+    )
     limits = parser.add_argument_group("limits of a request")
     limits.add_argument("--max-waiting", type=int, metavar="N", help="requests that may wait (default: 16)")
     limits.add_argument(
