@@ -30,12 +30,13 @@ from tokenring_xdit.serve.drawing import Drawing  # noqa: E402
 from tokenring_xdit.serve.forecast import Forecast  # noqa: E402
 from tokenring_xdit.serve.keeper import Keeper, ServiceState  # noqa: E402
 from tokenring_xdit.serve.line import WaitingLine  # noqa: E402
+from tokenring_xdit.serve.memory import MemoryForecast  # noqa: E402
 from tokenring_xdit.serve.metrics import Meters  # noqa: E402
 from tokenring_xdit.serve.office import Office  # noqa: E402
 from tokenring_xdit.serve.page import PAGE_PATHS  # noqa: E402
 from tokenring_xdit.serve.schema import GenerationBody  # noqa: E402
 
-LIMITS = RequestLimits(waiting=2, pixels=512 * 512, steps=1000, body=10_000)
+LIMITS = RequestLimits(waiting=2, pixels=512 * 512, steps=1000, body=10_000, upload=100_000)
 
 DRAWING = {"size": "16x24", "steps": 2, "seed": 5}
 
@@ -46,11 +47,12 @@ def served(
 ) -> Iterator[tuple[Client, MadeUpEngine]]:
     """A server on a port of its own."""
     config = read_config(ServeConfig, None, ["model=embedded", *values])
-    engine, line = MadeUpEngine(), WaitingLine(LIMITS.waiting)
+    engine, line = MadeUpEngine(config.choice.task), WaitingLine(LIMITS.waiting)
     meters = Meters(config.degrees, line)
-    keeper = Keeper(loads or (lambda: engine), line, Drawing(Forecast(), meters.step), meters)
+    memory = MemoryForecast(config.memory_per_rank, meters.memory)
+    keeper = Keeper(loads or (lambda: engine), line, Drawing(Forecast(), meters.step, memory), meters)
     meters.watch(keeper)
-    app = application(Office(PictureDesk(config, LIMITS, keeper), keeper, meters), key, page=page)
+    app = application(Office(PictureDesk(config, LIMITS, keeper, memory), keeper, meters), key, page=page)
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
@@ -204,10 +206,10 @@ def test_another_model_another_path_another_method(client: Client) -> None:
     assert client.ask("GET", "/v1/requests/nothing").error["code"] == "not_found"
 
 
-def test_edits_are_refused(client: Client) -> None:
+def test_edits_are_refused_where_the_model_takes_no_picture(client: Client) -> None:
     answer = client.ask("POST", "/v1/images/edits", b"--x--\r\n", {"Content-Type": "multipart/form-data; boundary=x"})
     assert (answer.status, answer.error["code"]) == (400, "unsupported")
-    assert answer.error["message"].startswith("pictures are not edited here, as requests bring none: use ")
+    assert answer.error["message"].startswith("'embedded' takes no picture: use /v1/images/generations, or ")
 
 
 def test_the_model_is_described(client: Client) -> None:
@@ -315,6 +317,26 @@ def test_figures_equal_what_clients_saw() -> None:
         assert figures['tokenring_rank_up{rank="0"}'] == 1
         assert figures["tokenring_forecast_duration_ratio_count"] == 2  # nothing was known before the first
         assert not [name for name in figures if "gpu" in name]
+
+
+def test_what_will_not_fit_into_memory_is_refused_and_a_size_that_fits_is_named() -> None:
+    with served(None, None, "memory_per_rank=2100MiB", "batch_size=2") as (client, engine):
+        for side in (16, 96):
+            assert client.draw(size=f"{side}x{side}", steps=2).status == 200
+        made = len(engine.timeouts)
+        answer = client.draw(size="160x160", steps=2)
+        assert (answer.status, answer.error["code"], answer.error["param"]) == (400, "not_enough_memory", "size")
+        assert answer.error["message"] == (
+            "size: 160x160 needs about 1.56 GiB of a rank's memory, and 1.05 GiB are free; 128x128 fits"
+        )
+        assert "2 pictures of 112x112 at once need" in client.draw(size="112x112", n=2).error["message"]
+        assert len(engine.timeouts) == made
+        assert client.draw(size="128x128", steps=2).status == 200
+        figures = client.figures()
+        assert figures["tokenring_forecast_memory_ratio_sum"] == pytest.approx(
+            figures["tokenring_forecast_memory_ratio_count"], abs=0.3
+        )
+        assert figures["tokenring_forecast_memory_ratio_count"] == 2  # nothing was known before the first
 
 
 def test_keys() -> None:

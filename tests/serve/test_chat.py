@@ -223,7 +223,7 @@ def test_a_long_prompt_is_given_up_while_it_is_read(client: Client, server: Serv
     assert answers(client, reference)
 
 
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("stream", [pytest.param(False, marks=pytest.mark.matrix), True])
 def test_a_client_that_goes_away_is_not_answered(client: Client, reference: Reference, stream: bool) -> None:
     under_way(client, f"gone-{stream}", stream=stream).close()
     until(lambda: client.status(f"gone-{stream}")["status"] == "cancelled")

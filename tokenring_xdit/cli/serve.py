@@ -28,6 +28,8 @@ def serve_command(args: argparse.Namespace) -> None:
     if missing:
         raise ConfigurationError(f"serve needs {', '.join(missing)}: pip install 'tokenring-xdit[serve]'")
     path, values = _said(args)
+    if args.ray is not None:
+        values = [*values, f"ray={args.ray}"]
     config: AnyServeConfig = read_config(serve_schema, path, values, unserved)
     limits, key = _limits(args), _key(args)
     if config.ignored:
@@ -53,7 +55,7 @@ def _said(args: argparse.Namespace) -> tuple[Path | None, list[str]]:
 def _limits(args: argparse.Namespace) -> RequestLimits:
     given: dict[str, Any] = {
         name: value
-        for name in ("waiting", "pixels", "frames", "steps", "tokens", "stored", "body")
+        for name in ("waiting", "pixels", "frames", "steps", "tokens", "stored", "body", "upload")
         if (value := getattr(args, f"max_{name}")) is not None
     }
     for name, value in given.items():
