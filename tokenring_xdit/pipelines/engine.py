@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from tokenring_xdit.defaults import DEFAULT_SCHEDULE, KEPT_CHATS, LARGEST_SIDE
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.parallel import ParallelDims
+from tokenring_xdit.pipelines.choice import Lora, PipelineChoice
 from tokenring_xdit.pipelines.engine_ranks import checked_timeout
-from tokenring_xdit.pipelines.messages import Step
+from tokenring_xdit.pipelines.messages import MemoryUse, Step
 from tokenring_xdit.pipelines.request import DRAWN_SEEDS, Request
 from tokenring_xdit.pipelines.text_engine import Chat, Texts
 from tokenring_xdit.pipelines.text_models import is_text_model
@@ -67,6 +68,10 @@ class Engine:
         tokens_per_rank: Of language models: tokens whose keys a rank may hold, of all chats together; ``None`` for any
             number. Chats that were asked longest ago make room; what does not fit alone is refused.
         kept_chats: Of language models: how many chats' keys are kept; those of others are computed anew when asked.
+        task: Of pipelines: ``text-to-image``, ``image-to-image`` or ``inpainting``, for which the class is chosen as
+            diffusers' AutoPipeline does; by default it is the class that the model names.
+        scheduler: Of pipelines: class of diffusers' that steps in the place of the model's own.
+        loras: Of pipelines: files, folders or hub names of LoRAs, or pairs of one and its scale.
         cuda_graphs: Of pipelines: capture calls of the transformer as CUDA graphs, and replay them (``docs/gpu.md``).
         ray: ``auto``, or ``HOST:PORT`` of the head of a Ray cluster that this machine is in: ranks are started on its
             nodes (``docs/serving.md``), in a placement group of their own, or in the last bundles of one that is given
@@ -93,6 +98,9 @@ class Engine:
         tokens_per_rank: int | None = None,
         kept_chats: int = KEPT_CHATS,
         cuda_graphs: bool = False,
+        task: str | None = None,
+        scheduler: str | None = None,
+        loras: Sequence[str | tuple[str, float] | Lora] = (),
         ray: Any = None,
     ) -> None:
         if not isinstance(model, str):
@@ -109,6 +117,9 @@ class Engine:
                 data_parallel_degree=(data_parallel_degree, 1),
                 largest_side=(largest_side, LARGEST_SIDE),
                 cuda_graphs=(cuda_graphs, False),
+                task=(task, None),
+                scheduler=(scheduler, None),
+                loras=(loras, ()),
             )
             self._texts = Texts(
                 model,
@@ -137,6 +148,7 @@ class Engine:
                 timeout=timeout,
                 largest_side=largest_side,
                 cuda_graphs=cuda_graphs,
+                choice=PipelineChoice(task, scheduler, Lora.parse_all(loras)),
                 ray=ray,
             )
         self._model = model
@@ -173,6 +185,14 @@ class Engine:
         """
         return () if self._pictures is None else self._pictures.graph_reports
 
+    @property
+    def memory(self) -> tuple[MemoryUse, ...]:
+        """What ranks held in memory for the last request that :meth:`generate` served, by replica and rank.
+
+        Empty before the first one, and where the system does not tell.
+        """
+        return () if self._pictures is None else self._pictures.memory
+
     def generate(
         self,
         prompt: str | Sequence[str],
@@ -207,7 +227,8 @@ class Engine:
             preview: Show the callback what is about to be made, after each step or after those of these numbers; every
                 preview costs a decoding.
             progress: Show a progress bar.
-            **options: Further arguments of the diffusers pipeline's call.
+            **options: Further arguments of the diffusers pipeline's call, such as ``image``, ``mask_image``,
+                ``control_image`` (PIL pictures, or a list of them) and ``strength``.
 
         Returns:
             A PIL picture for each prompt, or a list of PIL frames for each, without sound; ``output_type="latent"``,

@@ -32,6 +32,7 @@ def serve(
     key: str | None,
     timeout: float,
     grace: float,
+    page: bool = False,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C.
 
@@ -43,6 +44,7 @@ def serve(
         key: What clients have to say; ``None`` where they need not.
         timeout: Seconds without a sign of life from the ranks, where nothing better is known.
         grace: Seconds that the running request gets to reach its next step at the end.
+        page: Whether there is a page for the browser.
 
     Raises:
         LaunchError: Nobody can listen there, or a rank failed while it loaded.
@@ -50,7 +52,7 @@ def serve(
     """
     listening = _listen(host, port)
     with listening:
-        asyncio.run(_serve(config, limits, listening, key, timeout, grace))
+        asyncio.run(_serve(config, limits, listening, key, timeout, grace, page))
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -68,13 +70,14 @@ async def _serve(
     key: str | None,
     timeout: float,
     grace: float,
+    page: bool,
 ) -> None:
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
     def end() -> None:
         loop.call_soon_threadsafe(ended.set)
 
-    service = Service(config, limits, key=key, timeout=timeout, on_broken=end)
+    service = Service(config, limits, key=key, timeout=timeout, on_broken=end, page=page)
     for each in _SIGNALS:
         loop.add_signal_handler(each, end)
     server = _Server(

@@ -14,6 +14,7 @@ from tokenring_xdit.serve.filming import Filming
 from tokenring_xdit.serve.forecast import Forecast
 from tokenring_xdit.serve.keeper import Craft, Keeper
 from tokenring_xdit.serve.line import WaitingLine
+from tokenring_xdit.serve.memory import MemoryForecast
 from tokenring_xdit.serve.metrics import Meters
 from tokenring_xdit.serve.office import Office
 from tokenring_xdit.serve.shelf import VideoShelf
@@ -34,6 +35,7 @@ class Service:
         on_broken: Called where no engine can be made, or the server cannot go on.
         ray: Where the ranks are, as :class:`~tokenring_xdit.pipelines.engine.Engine` takes it; by default what the
             config says.
+        page: Whether there is a page for the browser.
 
     Attributes:
         keeper: Owns the engine.
@@ -49,21 +51,27 @@ class Service:
         timeout: float,
         on_broken: Callable[[], object],
         ray: Any = None,
+        page: bool = False,
     ) -> None:
         def make() -> Engine:
             if isinstance(desk, TextDesk):
                 desk.load()
-            return _engine(config, timeout, config.ray if ray is None else ray)
+            engine = _engine(config, timeout, config.ray if ray is None else ray)
+            if isinstance(desk, PictureDesk):
+                drawing.warm_up(engine, desk.warm_ups(engine))
+            return engine
 
         line = WaitingLine(limits.waiting)
         text = isinstance(config, TextServeConfig)
         shelf = VideoShelf(limits.stored) if isinstance(config, ServeConfig) and films(config) else None
         meters = Meters(config.degrees, line, "text" if text else "image" if shelf is None else "video")
-        self.keeper = Keeper(make, line, _craft(text, meters, shelf), meters, on_broken)
+        memory = MemoryForecast(config.memory_per_rank if isinstance(config, ServeConfig) else None, meters.memory)
+        drawing = Drawing(Forecast(), meters.step, memory)
+        self.keeper = Keeper(make, line, _craft(text, meters, drawing, shelf), meters, on_broken)
         meters.watch(self.keeper)
-        desk = _desk(config, limits, self.keeper)
+        desk = _desk(config, limits, self.keeper, memory)
         office = Office(desk, self.keeper, meters) if shelf is None else Office(desk, self.keeper, meters, shelf.names)
-        self.app = application(office, key, shelf)
+        self.app = application(office, key, shelf, page=page)
         self._shelf = shelf
 
     def start(self) -> None:
@@ -84,16 +92,17 @@ class Service:
             self._shelf.close()
 
 
-def _desk(config: AnyServeConfig, limits: RequestLimits, keeper: Keeper) -> TextDesk | PictureDesk:
+def _desk(
+    config: AnyServeConfig, limits: RequestLimits, keeper: Keeper, memory: MemoryForecast
+) -> TextDesk | PictureDesk:
     if isinstance(config, TextServeConfig):
         return TextDesk(config, limits, keeper)
-    return PictureDesk(config, limits, keeper)
+    return PictureDesk(config, limits, keeper, memory)
 
 
-def _craft(text: bool, meters: Meters, shelf: VideoShelf | None) -> Craft:
+def _craft(text: bool, meters: Meters, drawing: Drawing, shelf: VideoShelf | None) -> Craft:
     if text:
         return Talking(Forecast(), meters.answered)
-    drawing = Drawing(Forecast(), meters.step)
     return drawing if shelf is None else Filming(drawing, shelf)
 
 
@@ -117,5 +126,8 @@ def _engine(config: AnyServeConfig, timeout: float, ray: Any) -> Engine:
         timeout=timeout,
         largest_side=config.largest_side,
         cuda_graphs=config.cuda_graphs,
+        task=config.choice.task,
+        scheduler=config.scheduler,
+        loras=config.loras,
         ray=ray,
     )
