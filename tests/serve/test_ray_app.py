@@ -42,7 +42,9 @@ def test_requests_go_on_when_a_replica_is_killed() -> None:
     ray = pytest.importorskip("ray")
     from tokenring_xdit.serve.ray_app import build, deployed
 
-    with two_nodes(3) as nodes:
+    # Ray gives a proxy five seconds to start, which a busy machine may not be able to.
+    patient = dict.fromkeys(("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S"), "120")
+    with two_nodes(3, **patient) as nodes:
         ray.init(address=nodes.address, log_to_driver=False, logging_level="error")
         for arguments, said in (
             ({**ARGUMENTS, "port": 1}, "args: 'port' is unknown"),

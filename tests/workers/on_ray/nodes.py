@@ -61,12 +61,18 @@ class TwoNodes:
 
 
 @contextmanager
-def two_nodes(cores: int) -> Iterator[TwoNodes]:
-    """A cluster whose nodes find this package and these tests."""
+def two_nodes(cores: int, **environment: str) -> Iterator[TwoNodes]:
+    """A cluster whose nodes find this package and these tests.
+
+    Args:
+        cores: Of each node.
+        environment: Variables of all its processes.
+    """
     pytest.importorskip("ray", reason="Ray comes with the extra 'ray'")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        for name, value in {"RAY_USAGE_STATS_ENABLED": "0", **environment}.items():
+            patch.setenv(name, value)
         nodes = TwoNodes(cores)
         try:
             yield nodes
