@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 MESSAGES = ()
 """Ranks of the tests of this folder are told texts."""
 
-_ATTEMPTS = 5  # Ray gives a node 30 s to start, which a busy machine may not be able to
+_PATIENCE = 300.0  # seconds
 
 
 class TwoNodes:
@@ -51,22 +53,40 @@ class TwoNodes:
         self._cluster.shutdown()
 
     def _add(self, **options: Any) -> Any:
-        for left in reversed(range(_ATTEMPTS)):
+        return self._cluster.add_node(**self._node, **options)
+
+
+def _patient(get_node: Callable[..., Any]) -> Callable[..., Any]:
+    """Ray gives a node 30 s to start, asking again and again; a busy machine takes longer."""
+
+    def waits(*args: Any, **options: Any) -> Any:
+        deadline = time.monotonic() + _PATIENCE
+        while True:
             try:
-                return self._cluster.add_node(**self._node, **options)
-            except Exception as error:  # Ray raises no other
-                if not left or "timed out during startup" not in str(error):
+                return get_node(*args, **options)
+            except RuntimeError:
+                if time.monotonic() >= deadline:
                     raise
-        return None
+                time.sleep(0.1)
+
+    return waits
 
 
 @contextmanager
-def two_nodes(cores: int) -> Iterator[TwoNodes]:
-    """A cluster whose nodes find this package and these tests."""
+def two_nodes(cores: int, **environment: str) -> Iterator[TwoNodes]:
+    """A cluster whose nodes find this package and these tests.
+
+    Args:
+        cores: Of each node.
+        environment: Variables of all its processes.
+    """
     pytest.importorskip("ray", reason="Ray comes with the extra 'ray'")
+    services = importlib.import_module("ray._private.services")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(services, "get_node", _patient(services.get_node))
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        for name, value in {"RAY_USAGE_STATS_ENABLED": "0", **environment}.items():
+            patch.setenv(name, value)
         nodes = TwoNodes(cores)
         try:
             yield nodes
