@@ -20,6 +20,7 @@ from xml.etree import ElementTree as ET
 import pytest
 import yaml
 
+from tests.support.overview import with_overview
 from tokenring_xdit import __version__
 from tokenring_xdit.bench.sweep import SweepConfig
 from tokenring_xdit.cli.commands import read_command
@@ -99,6 +100,11 @@ def test_every_schedule_has_a_row_and_a_section() -> None:
     assert sorted(rows) == sorted(ALGORITHMS) == sorted(re.findall(r"`(\w+)`", " ".join(headings)))
 
 
+def test_the_overview_of_support_says_what_its_matrices_say() -> None:
+    page, diffusers = ((ROOT / "docs" / name).read_text() for name in ("support.md", "diffusers.md"))
+    assert page == with_overview(page, diffusers), "python -m tests.support.overview writes it again"
+
+
 def test_it_is_cited_by_the_version_that_it_is() -> None:
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == __version__
 
@@ -159,7 +165,7 @@ def test_commands_are_read_as_they_stand(found: Block) -> None:
             assert [word for word in words if word.startswith("scripts/")]
             assert all((ROOT / word).is_file() for word in words if word.startswith(("scripts/", "configs/")))
         else:
-            assert words[0] in {"xdit", "pip", "torchrun", "curl", "export", "cd"}, f"who reads {words}?"
+            assert words[0] in {"xdit", "pip", "torchrun", "curl", "export", "cd", "ray"}, f"who reads {words}?"
 
 
 def read(words: list[str]) -> None:

@@ -57,3 +57,10 @@ def test_what_is_folded_away_is_read_as_markdown(site: Path) -> None:
     folded = re.findall(r"<details>.*?</details>", page, flags=re.DOTALL)
     assert len(folded) > 10
     assert all("<summary>" in each and ("<table>" in each or "<li>" in each or "<p>" in each) for each in folded)
+
+
+def test_diagrams_are_drawn_for_light_and_for_dark_pages(site: Path) -> None:
+    pytest.importorskip("mermaidx")
+    page = (site / "architecture.html").read_text()
+    assert all(f'<div class="{look}"><svg id="{look}-' in page for look in ("light", "dark"))
+    assert "flowchart BT" not in page

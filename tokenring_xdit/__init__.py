@@ -29,7 +29,7 @@ __all__ = [
     "parallelize",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "Chat": "tokenring_xdit.pipelines.text_engine",

@@ -69,6 +69,14 @@ class ProcessIdentity:
             return State.GONE
         return State.STOPPED if fields[_STATE] in "Tt" else State.RUNNING
 
+    def memory(self) -> int | None:
+        """Its resident bytes; ``None`` once it is gone."""
+        try:
+            pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        except OSError:
+            return None
+        return None if self.state is State.GONE else pages * os.sysconf("SC_PAGE_SIZE")
+
 
 def siblings() -> dict[int, ProcessIdentity]:
     """The ranks of this one's world that the same launcher has started on this machine, by their numbers.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -153,6 +155,50 @@ def errors_over(transport: str, cases: list[Case]) -> list[dict[str, Any]]:
     return found
 
 
+def errors_over_gpus(cases: list[Case]) -> list[dict[str, Any]]:
+    """The same over memory of GPUs, for which processes stand in."""
+    from tests.support.gpus import as_gpus
+    from tokenring_xdit.attention.groups import RingGroup
+    from tokenring_xdit.attention.transport.choice import TRANSPORT_VARIABLE
+    from tokenring_xdit.attention.transport.streamed import StreamedTransport
+
+    with as_gpus(), mock.patch.dict(os.environ, {TRANSPORT_VARIABLE: "symmetric"}):
+        found = errors_of(cases)
+    assert isinstance(RingGroup.of().transport, StreamedTransport)
+    return found
+
+
+def errors_of_replays_over_gpus(schedules: list[str], replays: int) -> float:
+    """The worst of calls that are recorded and replayed with other inputs, and of others between their replays."""
+    from tests.graphs.operators import OperatorRecording
+    from tests.support.gpus import as_gpus, recorded
+    from tokenring_xdit.attention.transport.choice import TRANSPORT_VARIABLE
+
+    rank, size, worst = dist.get_rank(), dist.get_world_size(), 0.0
+    generator = torch.Generator().manual_seed(3)
+    inputs = [torch.zeros(1, 4, 8, 8) for _ in range(3)]
+
+    def call(schedule: str) -> Tensor:
+        return token_ring_attention(*inputs, schedule=schedule, cache_key="recorded")[0]
+
+    with as_gpus(), mock.patch.dict(os.environ, {TRANSPORT_VARIABLE: "symmetric"}):
+        for schedule in schedules:
+            call(schedule)
+        graphs = {each: OperatorRecording(lambda each=each: call(each), recorded) for each in schedules}
+        for number in range(replays):
+            whole = [3 * torch.randn(1, 4, 8 * size, 8, generator=generator) for _ in range(3)]
+            for own, tensor in zip(inputs, whole, strict=True):
+                own.copy_(shard(tensor))
+            schedule = schedules[number % len(schedules)]
+            graphs[schedule].replay()
+            found = [graphs[schedule].output]
+            if number % 10 == 0:
+                found.append(call(schedules[0]))
+            expected = softmax_attention(*whole)[0].chunk(size, dim=2)[rank]
+            worst = max(worst, *(relative_error(each, expected) for each in found))
+    return worst
+
+
 def errors_of_many_calls(transport: str, seed: int, calls: int) -> float:
     """The worst of many calls over one group, whose shapes, schedules and masks change from one to the next."""
     from tokenring_xdit.attention.transport.choice import TRANSPORT_VARIABLE
@@ -193,7 +239,32 @@ def areas_of_groups(count: int) -> tuple[list[str], list[int]]:
     return said, mapped
 
 
-def errors_of_captured(schedules: list[str]) -> dict[str, float]:
+@contextmanager
+def symmetric_on_gpus() -> Iterator[None]:
+    """Ask for memory of GPUs that reach each other's, or of one that ranks share, and see that it is taken."""
+    from tokenring_xdit.attention.groups import RingGroup
+    from tokenring_xdit.attention.transport.choice import TRANSPORT_VARIABLE
+    from tokenring_xdit.attention.transport.streamed import StreamedTransport
+    from tokenring_xdit.attention.transport.torch_memory import OVERLAPPING_VARIABLE
+
+    with mock.patch.dict(os.environ, {TRANSPORT_VARIABLE: "symmetric", OVERLAPPING_VARIABLE: "1"}):
+        yield
+    assert isinstance(RingGroup.of().transport, StreamedTransport), "the log says why it was not taken"
+
+
+def errors_over_torch_memory(cases: list[Case]) -> list[dict[str, Any]]:
+    """:func:`errors_of` on GPUs over torch's symmetric memory."""
+    with symmetric_on_gpus():
+        return errors_of(cases)
+
+
+def errors_of_captured_over_torch_memory(schedules: list[str], replays: int) -> dict[str, float]:
+    """:func:`errors_of_captured` over torch's symmetric memory."""
+    with symmetric_on_gpus():
+        return errors_of_captured(schedules, replays)
+
+
+def errors_of_captured(schedules: list[str], replays: int = 2) -> dict[str, float]:
     """Calls that are captured as CUDA graphs, and replayed with other inputs."""
     rank, size = dist.get_rank(), dist.get_world_size()
     inputs = [torch.zeros(1, 4, 64, 64, device=rank_device(), dtype=torch.bfloat16) for _ in range(3)]
@@ -205,7 +276,7 @@ def errors_of_captured(schedules: list[str]) -> dict[str, float]:
             token_ring_attention(*inputs, schedule=schedule, cache_key="captured")
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # NCCL's watchdog has calls of its own
             out, _ = token_ring_attention(*inputs, schedule=schedule, cache_key="captured")
-        for _ in range(2):
+        for _ in range(replays):
             whole = [torch.randn(1, 4, 64 * size, 64, generator=generator).to(out) for _ in range(3)]
             for own, tensor in zip(inputs, whole, strict=True):
                 own.copy_(shard(tensor))

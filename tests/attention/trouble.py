@@ -20,13 +20,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tests.support.gpus import as_gpus
 from tests.support.reference import softmax_attention
-from tokenring_xdit.attention import exchange, fail_group, groups, guarded, token_ring_attention
+from tokenring_xdit.attention import exchange, fail_group, guarded, token_ring_attention
 from tokenring_xdit.attention import rounds as rounds_module
 from tokenring_xdit.attention import watch as watch_module
 from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.attention.member import AGREEMENT_TIMEOUT_VARIABLE
-from tokenring_xdit.attention.transport import choice
+from tokenring_xdit.attention.transport import choice, over_memory
 from tokenring_xdit.attention.transport.process_groups import GlooTransport
 from tokenring_xdit.attention.transport.shared_memory import SharedMemory
 from tokenring_xdit.attention.transport.symmetric import SymmetricTransport
@@ -269,6 +270,31 @@ def struck(own: Rank, phase: str, kind: str, length: int = 8) -> None:
     own.try_to(lambda: attend(own, 3, length, **keyed))
 
 
+def struck_among_gpus(own: Rank, phase: str, kind: str) -> None:
+    """The same of ranks on GPUs, for which processes stand in, that reach each other's memory."""
+    with as_gpus():
+        struck(own, phase, kind)
+    own.say(type(RingGroup.of().transport).__name__)
+
+
+def struck_on_gpus(own: Rank, kind: str) -> None:
+    """Rank 1 is struck while the GPUs of the others wait for it; what they say inside of a guarded section."""
+    device = torch.device("cuda", own.rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    q = torch.randn(1, 2, 64, 64, device=device, dtype=torch.bfloat16)
+
+    def call() -> str:
+        with guarded(None, "a call"):
+            token_ring_attention(q, q, q, cache_key="same")
+            torch.cuda.synchronize(device)
+        return type(RingGroup.of().transport).__name__
+
+    own.try_to(call)
+    if own.rank == 1:
+        own.fault(kind)
+    own.try_to(call)
+
+
 def struck_amid_messages(own: Rank, kind: str, after: float) -> None:
     """Rank 1 is struck ``seconds`` after it has posted messages that take longer than that."""
     q, k = torch.zeros(1, 2, 500_000, 16), torch.zeros(1, 2, 8, 16)  # 64 MB a block of queries
@@ -330,7 +356,7 @@ def cannot_open(own: Rank, when: str) -> None:
             raise PermissionError(13, "Permission denied")
         return original(self, pid, *args)
 
-    mock.patch.object(groups, "SMALLEST", 4096).start()
+    mock.patch.object(over_memory, "SMALLEST", 4096).start()
     if when == "when it grows":
         own.try_to(lambda: attend(own, 1, 2))
     if own.rank == 1:

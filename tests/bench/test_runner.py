@@ -263,6 +263,7 @@ def test_a_rank_that_dies_before_any_case_costs_an_attempt(tmp_path: Path) -> No
     ]
 
 
+@pytest.mark.matrix
 def test_ranks_that_die_before_any_case_again_and_again_fail_them_all(tmp_path: Path) -> None:
     def kill(step: SweepStep) -> None:
         if "preparing 16 tokens" in step.what:
@@ -273,6 +274,7 @@ def test_ranks_that_die_before_any_case_again_and_again_fail_them_all(tmp_path: 
     assert "rank 1 was killed by SIGKILL" in (outcome.records[0].error or "")
 
 
+@pytest.mark.matrix
 def test_a_rank_that_is_stopped_costs_its_case_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LIMIT_VARIABLE, "2")
     stopped: list[psutil.Process] = []

@@ -8,7 +8,8 @@ from PIL import Image
 
 from tokenring_xdit.bench.sheet import Panel, contact_sheet
 
-_DIFFERENCES_TOP = 80 + 256 + 30
+_SIDE = 384
+_DIFFERENCES_TOP = 80 + _SIDE + 30
 
 
 def sheet_of(largest: float) -> Image.Image:
@@ -32,7 +33,14 @@ def sheet_of(largest: float) -> Image.Image:
 )
 def test_the_largest_difference_is_visible_and_in_range(largest: float, blue: float) -> None:
     sheet = sheet_of(largest)
-    left = 2 * 20 + 256
-    upper, lower = (sheet.getpixel((left + 100, _DIFFERENCES_TOP + y)) for y in (50, 200))
+    left = 2 * 20 + _SIDE
+    upper, lower = (sheet.getpixel((left + 100, _DIFFERENCES_TOP + y)) for y in (50, 250))
     assert upper == (0, 0, pytest.approx(255 * blue, abs=1.5))
     assert lower == (0, 0, 0)
+
+
+def test_pictures_that_are_identical_say_so() -> None:
+    left, top = 2 * 20 + _SIDE, _DIFFERENCES_TOP
+    box = (left, top, left + _SIDE, top + _SIDE)
+    assert sheet_of(0.0).crop(box).getextrema() == ((0, 255),) * 3  # white letters on black
+    assert sheet_of(1e-9).crop(box).getextrema()[0] == (0, 0)

@@ -24,7 +24,10 @@ def shape(ranks: int, tokens: int, queries: int | None = None, answer: int = 0) 
     return replace(TextShape.of(ranks, MODEL, tokens, queries, 1, "float32"), answer=answer)
 
 
-@pytest.mark.parametrize(("tokens", "queries"), [(83, None), (120, 40), (90, 1)])
+@pytest.mark.parametrize(
+    ("tokens", "queries"),
+    [pytest.param(83, None, marks=pytest.mark.matrix), (120, 40), pytest.param(90, 1, marks=pytest.mark.matrix)],
+)
 def test_every_strategy_has_the_logits_of_one_process(ranks: RankPool, tokens: int, queries: int | None) -> None:
     for found in ranks.run(3, jobs.check, shape(3, tokens, queries, answer=5), STRATEGIES):
         assert [name for name, checked in found.items() if checked.difference > 1e-5 * max(checked.scale, 1)] == []

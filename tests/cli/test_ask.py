@@ -20,7 +20,7 @@ QUESTIONS = ["Who did it?", "Why?"]
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize(("kind", "chat"), [("llama", True), ("gemma3", False)])
+@pytest.mark.parametrize(("kind", "chat"), [("llama", True), pytest.param("gemma3", False, marks=pytest.mark.matrix)])
 def test_questions_on_one_cache(tmp_path: Path, kind: str, chat: bool) -> None:
     folder, context = tmp_path / "model", tmp_path / "context.txt"
     small_model_folder(folder, kind, chat=chat)

@@ -36,8 +36,8 @@ def listening(process: psutil.Process) -> set[str]:
     "arguments",
     [
         [*RUN, "steps=20", "output={folder}/a.png"],
-        [*COMPARE, "--output", "{folder}/a.png"],
-        ["probe", "--ranks", "2", "--quick", "--seconds", "1"],
+        pytest.param([*COMPARE, "--output", "{folder}/a.png"], marks=pytest.mark.matrix),
+        pytest.param(["probe", "--ranks", "2", "--quick", "--seconds", "1"], marks=pytest.mark.matrix),
         pytest.param(["bench", "configs/sweeps/smoke.yaml", "output={folder}/bench"], marks=pytest.mark.matrix),
         pytest.param(
             ["doctor", "--ranks", "2", "--quick", "--skip", "times", "--out", "{folder}/doctor"],
@@ -87,7 +87,7 @@ def gone(processes: dict[int, psutil.Process]) -> bool:
     return not psutil.wait_procs(list(processes.values()), timeout=20)[1]
 
 
-@pytest.mark.parametrize("drawing", [False, True], ids=["importing", "drawing"])
+@pytest.mark.parametrize("drawing", [pytest.param(False, marks=pytest.mark.matrix), True], ids=["importing", "drawing"])
 @pytest.mark.e2e
 def test_a_command_that_is_killed_leaves_nothing(tmp_path: Path, drawing: bool) -> None:
     output = tmp_path / "a.png"

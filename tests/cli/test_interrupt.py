@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -37,19 +38,27 @@ sys.meta_path.insert(0, Press())
 """
 
 
-@pytest.mark.parametrize("swallowed", ["KeyboardInterrupt", "ZeroDivisionError"])
+SWALLOWED = ["KeyboardInterrupt", "ZeroDivisionError"]
+IMPORTS = [
+    ("run", "tokenring_xdit.cli.commands"),
+    ("run", "pydantic"),
+    ("run", "torch"),
+    ("run", "diffusers"),
+    ("compare", "torch"),
+    ("bench", "torch"),
+    ("probe", "torch"),
+    ("doctor", "torch"),
+    ("config", "tokenring_xdit.workers.lifetime"),
+]
+QUICK = {"tokenring_xdit.cli.commands", "pydantic", "diffusers"}
+"""Modules of which each command that imports them is tried without the matrix."""
+
+
 @pytest.mark.parametrize(
-    ("command", "name"),
+    ("command", "name", "swallowed"),
     [
-        ("run", "tokenring_xdit.cli.commands"),
-        ("run", "pydantic"),
-        ("run", "torch"),
-        ("run", "diffusers"),
-        ("compare", "torch"),
-        ("bench", "torch"),
-        ("probe", "torch"),
-        ("doctor", "torch"),
-        ("config", "tokenring_xdit.workers.lifetime"),
+        pytest.param(command, name, swallowed, marks=() if name in QUICK else pytest.mark.matrix)
+        for (command, name), swallowed in product(IMPORTS, SWALLOWED)
     ],
 )
 @pytest.mark.e2e

@@ -306,7 +306,9 @@ if os.environ.get("RANK") == "2":
 
 
 @pytest.mark.parametrize(
-    ("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)], ids=["ctrl-c", "terminate"]
+    ("how", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, -signal.SIGTERM, marks=pytest.mark.matrix)],
+    ids=["ctrl-c", "terminate"],
 )
 @pytest.mark.e2e
 def test_an_interruption_leaves_no_process_behind(tmp_path: Path, how: signal.Signals, code: int) -> None:

@@ -6,13 +6,22 @@ from datetime import timedelta
 from functools import reduce, wraps
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 import torch.distributed as dist
 
 from tests.support.ranks import RankPool
-from tokenring_xdit.compat.torch import RELIED_ON, frame_outside_graphs, in_place_of, nccl_options, new_group
+from tokenring_xdit.compat.torch import (
+    RELIED_ON,
+    SYMMETRIC_MEMORY,
+    frame_outside_graphs,
+    in_place_of,
+    nccl_options,
+    new_group,
+    symmetric_memory_lacks,
+)
 
 
 def names_that_are_gone() -> list[str]:
@@ -36,6 +45,13 @@ def order_of(ranks: list[int]) -> list[int]:
 
 def test_names_relied_on_exist(ranks: RankPool) -> None:
     assert ranks.run(1, names_that_are_gone) == [[]]
+
+
+def test_names_of_symmetric_memory_exist_or_are_told() -> None:
+    """Without one of them GPUs go over NCCL, which the log says."""
+    assert symmetric_memory_lacks() == []
+    with mock.patch("tokenring_xdit.compat.torch.symmetric_memory", return_value=SimpleNamespace(rendezvous=1)):
+        assert symmetric_memory_lacks() == [name for name in SYMMETRIC_MEMORY if name != "rendezvous"]
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1]])

@@ -106,7 +106,7 @@ def test_a_schedule_that_computes_wrongly_is_named_and_the_exit_code_says_so(tmp
     ("fault", "says"),
     [
         ("if verified.schedule.name == 'direct': os._exit(3)", "rank 1"),
-        ("if verified.schedule.name == 'direct': time.sleep(600)", "rank 1"),
+        pytest.param("if verified.schedule.name == 'direct': time.sleep(600)", "rank 1", marks=pytest.mark.matrix),
     ],
     ids=["dies", "hangs"],
 )

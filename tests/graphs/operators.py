@@ -7,7 +7,7 @@ package's transports are recorded as posts and waits, collectives of others as o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ class _Handle:
 class _Operators(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
-        self.steps: list[Callable[[], None]] = []
+        self.steps: list[Callable[[], object]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = func.name(), kwargs or {}
@@ -120,12 +120,21 @@ def _leaves(value: Any) -> list[Any]:
     return [value]
 
 
-class OperatorRecording:
-    """A call as operators."""
+Transports = Callable[[list[Callable[[], object]]], AbstractContextManager[None]]
+"""Inside, what transports do is added to the steps of a recording."""
 
-    def __init__(self, call: Callable[[], Any]) -> None:
+
+class OperatorRecording:
+    """A call as operators.
+
+    Args:
+        call: The call.
+        transport: Adds what transports do; those of process groups where nothing is said.
+    """
+
+    def __init__(self, call: Callable[[], Any], transport: Transports | None = None) -> None:
         mode = _Operators()
-        with mode.transport(), mode:
+        with mode.transport() if transport is None else transport(mode.steps), mode:
             self.output = call()
         self._steps = mode.steps
         self.memory_bytes = 1 << 20

@@ -43,7 +43,9 @@ def test_it_has_image_tokens_for_eight_ranks() -> None:
     assert (model.heads, model.text_tokens) == (4, 24)
 
 
-@pytest.mark.parametrize("kind", ["one object or two alike", "two different", "held-out pairs"])
+@pytest.mark.parametrize(
+    "kind", ["one object or two alike", "two different", pytest.param("held-out pairs", marks=pytest.mark.matrix)]
+)
 @pytest.mark.e2e
 def test_it_draws_what_the_prompt_says(kind: str) -> None:
     """The model card has the figures of a larger sample."""

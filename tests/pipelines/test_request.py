@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError
-from tokenring_xdit.pipelines import request
+from tokenring_xdit.pipelines import media
 from tokenring_xdit.pipelines.request import (
     Request,
     call_arguments,
@@ -233,7 +233,7 @@ def test_a_video_is_written_as_mp4(tmp_path: Path) -> None:
 
 
 def test_writing_videos_without_imageio_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request, "find_spec", lambda package: None)
+    monkeypatch.setattr(media, "find_spec", lambda package: None)
     with pytest.raises(ConfigurationError, match=r"without imageio: pip install 'tokenring-xdit\[video\]'"):
         save([picture(1)], tmp_path / "v.mp4")
 

@@ -225,7 +225,7 @@ def test_the_schema_of_a_file_lets_required_keys_stand_in_the_one_it_extends() -
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("image: a.png\n", "starts from no picture"),
+        ("image: a.png\n", "takes none"),
         ("ulysses_degree: 3\n", "ulysses_degree=3 does not divide the model's 4 heads"),
         ("size: 130x128\n", "128x128 is"),
     ],

@@ -14,7 +14,7 @@ import pytest
 
 from tests.scripts.support import ROOT, SCRIPTS
 
-SHELL = sorted([*SCRIPTS.glob("*.sh"), *SCRIPTS.glob("*.sbatch")])
+SHELL = sorted([*SCRIPTS.glob("*.sh"), *SCRIPTS.glob("*.sbatch"), *(ROOT / "examples").glob("*.sbatch")])
 
 
 @pytest.mark.parametrize("script", SHELL, ids=lambda path: path.name)

@@ -11,14 +11,21 @@ from typing import Any
 
 from PIL import Image
 
+from tokenring_xdit.liveness import ProcessIdentity
 from tokenring_xdit.pipelines.engine import Step
-from tokenring_xdit.pipelines.loading import find_model
+from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of
+from tokenring_xdit.pipelines.messages import MemoryUse
 from tokenring_xdit.pipelines.request import Request, call_arguments, pipeline_class
 from tokenring_xdit.serve.jobs import Event, Job, JobStatus, PictureOrder
 
-__all__ = ["PATIENCE", "MadeUpEngine", "Witness", "job", "until"]
+__all__ = ["GIB", "PATIENCE", "MadeUpEngine", "Witness", "job", "until"]
 
 PATIENCE = 60.0
+
+GIB = 2**30
+
+A_PIXEL = 2**16
+"""Bytes that a made-up request needs for each."""
 
 
 def job(heard: list[Event] | None = None, name: str | None = None, **order: Any) -> Job:
@@ -34,22 +41,40 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.005)
 
 
+class MadeUpRank:
+    """The process of a made-up engine, as it is watched."""
+
+    node = None
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.kill = process.kill
+        self.identity = ProcessIdentity.of(process.pid)
+        self.memory = self.identity.memory
+
+
 class MadeUpEngine:
     """An engine of one sleeping process, which checks as the embedded model does; the seed colours pictures.
 
+    Args:
+        task: For which its pipeline is chosen.
+
     Attributes:
+        asked: Arguments of its requests beside the usual ones.
         gate: Closed, steps wait for it.
         error: Raised by the next request.
         starts: How often the process was started.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, task: str | None = None) -> None:
+        self.task = task
+        self.asked: list[dict[str, Any]] = []
         self.timeout = 1800.0
         self.timeouts: list[float] = []
         self.gate = threading.Event()
         self.gate.set()
         self.error: Exception | None = None
         self.starts = 0
+        self.memory: tuple[MemoryUse, ...] = ()
         self.rank: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -57,6 +82,11 @@ class MadeUpEngine:
     def processes(self) -> list[int]:
         """As of an engine."""
         return [] if self.rank is None else [self.rank.pid]
+
+    @property
+    def workers(self) -> list[MadeUpRank]:
+        """As of an engine."""
+        return [] if self.rank is None else [MadeUpRank(self.rank)]
 
     def start(self) -> None:
         """Start the process, if there is none."""
@@ -66,8 +96,9 @@ class MadeUpEngine:
 
     def check(self, prompt: Any, **arguments: Any) -> Request:
         """Refuse what the embedded model does not take."""
-        request = find_model("embedded").complete(Request(prompt, **arguments))
-        call_arguments(pipeline_class("FluxPipeline"), request)
+        options = {name: arguments.pop(name) for name in ("image", "mask_image", "strength") if name in arguments}
+        request = find_model("embedded", self.task).complete(Request(prompt, options=options, **arguments))
+        call_arguments(pipeline_class(pipeline_class_of("embedded", self.task)), request)
         return request
 
     def generate(
@@ -84,6 +115,7 @@ class MadeUpEngine:
     ) -> list[Any]:
         """Draw."""
         self.timeouts.append(self.timeout)
+        self.asked.append(more)
         prompts = [prompt] if isinstance(prompt, str) else prompt
         made = [Image.new("RGB", (width, height), (seed + i, 0, 0)) for i in range(len(prompts))]
         for step in range(1, steps + 1):
@@ -91,6 +123,8 @@ class MadeUpEngine:
             if self.error is not None:
                 raise self.error
             callback(Step(step, steps, range(1), made[0] if preview and step in preview else None))
+        pixels = width * height * len(prompts)
+        self.memory = (MemoryUse(GIB, GIB + pixels * A_PIXEL, 16 * GIB), MemoryUse(GIB, GIB, 16 * GIB))
         return made
 
     def close(self) -> None:

@@ -30,24 +30,29 @@ from tokenring_xdit.serve.drawing import Drawing  # noqa: E402
 from tokenring_xdit.serve.forecast import Forecast  # noqa: E402
 from tokenring_xdit.serve.keeper import Keeper, ServiceState  # noqa: E402
 from tokenring_xdit.serve.line import WaitingLine  # noqa: E402
+from tokenring_xdit.serve.memory import MemoryForecast  # noqa: E402
 from tokenring_xdit.serve.metrics import Meters  # noqa: E402
 from tokenring_xdit.serve.office import Office  # noqa: E402
+from tokenring_xdit.serve.page import PAGE_PATHS  # noqa: E402
 from tokenring_xdit.serve.schema import GenerationBody  # noqa: E402
 
-LIMITS = RequestLimits(waiting=2, pixels=512 * 512, steps=1000, body=10_000)
+LIMITS = RequestLimits(waiting=2, pixels=512 * 512, steps=1000, body=10_000, upload=100_000)
 
 DRAWING = {"size": "16x24", "steps": 2, "seed": 5}
 
 
 @contextmanager
-def served(key: str | None = None, loads: Any = None, *values: str) -> Iterator[tuple[Client, MadeUpEngine]]:
+def served(
+    key: str | None = None, loads: Any = None, *values: str, page: bool = False
+) -> Iterator[tuple[Client, MadeUpEngine]]:
     """A server on a port of its own."""
     config = read_config(ServeConfig, None, ["model=embedded", *values])
-    engine, line = MadeUpEngine(), WaitingLine(LIMITS.waiting)
+    engine, line = MadeUpEngine(config.choice.task), WaitingLine(LIMITS.waiting)
     meters = Meters(config.degrees, line)
-    keeper = Keeper(loads or (lambda: engine), line, Drawing(Forecast(), meters.step), meters)
+    memory = MemoryForecast(config.memory_per_rank, meters.memory)
+    keeper = Keeper(loads or (lambda: engine), line, Drawing(Forecast(), meters.step, memory), meters)
     meters.watch(keeper)
-    app = application(Office(PictureDesk(config, LIMITS, keeper), keeper, meters), key)
+    app = application(Office(PictureDesk(config, LIMITS, keeper, memory), keeper, meters), key, page=page)
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
@@ -201,10 +206,10 @@ def test_another_model_another_path_another_method(client: Client) -> None:
     assert client.ask("GET", "/v1/requests/nothing").error["code"] == "not_found"
 
 
-def test_edits_are_refused(client: Client) -> None:
+def test_edits_are_refused_where_the_model_takes_no_picture(client: Client) -> None:
     answer = client.ask("POST", "/v1/images/edits", b"--x--\r\n", {"Content-Type": "multipart/form-data; boundary=x"})
     assert (answer.status, answer.error["code"]) == (400, "unsupported")
-    assert answer.error["message"].startswith("pictures are not edited here, as requests bring none: use ")
+    assert answer.error["message"].startswith("'embedded' takes no picture: use /v1/images/generations, or ")
 
 
 def test_the_model_is_described(client: Client) -> None:
@@ -314,6 +319,26 @@ def test_figures_equal_what_clients_saw() -> None:
         assert not [name for name in figures if "gpu" in name]
 
 
+def test_what_will_not_fit_into_memory_is_refused_and_a_size_that_fits_is_named() -> None:
+    with served(None, None, "memory_per_rank=2100MiB", "batch_size=2") as (client, engine):
+        for side in (16, 96):
+            assert client.draw(size=f"{side}x{side}", steps=2).status == 200
+        made = len(engine.timeouts)
+        answer = client.draw(size="160x160", steps=2)
+        assert (answer.status, answer.error["code"], answer.error["param"]) == (400, "not_enough_memory", "size")
+        assert answer.error["message"] == (
+            "size: 160x160 needs about 1.56 GiB of a rank's memory, and 1.05 GiB are free; 128x128 fits"
+        )
+        assert "2 pictures of 112x112 at once need" in client.draw(size="112x112", n=2).error["message"]
+        assert len(engine.timeouts) == made
+        assert client.draw(size="128x128", steps=2).status == 200
+        figures = client.figures()
+        assert figures["tokenring_forecast_memory_ratio_sum"] == pytest.approx(
+            figures["tokenring_forecast_memory_ratio_count"], abs=0.3
+        )
+        assert figures["tokenring_forecast_memory_ratio_count"] == 2  # nothing was known before the first
+
+
 def test_keys() -> None:
     with served("open sesame") as (client, _):
         stranger = Client(client.port)
@@ -325,6 +350,43 @@ def test_keys() -> None:
         assert Client(client.port, "open sesam").draw(**DRAWING).status == 401
         assert client.draw(**DRAWING).status == 200
         assert client.ask("GET", "/metrics").status == 200
+
+
+def test_files_of_the_page_are_open_and_nothing_else_is_where_it_is_wanted() -> None:
+    with served("open sesame", page=True) as (client, _):
+        stranger = Client(client.port)
+        page = stranger.ask("GET", "/")
+        assert page.status == 200 and page.headers["content-type"].startswith("text/html")
+        policy = page.headers["content-security-policy"].split("; ")
+        assert {"default-src 'none'", "script-src 'self'", "connect-src 'self'"} <= set(policy)
+        loaded = set(re.findall(r'(?:href|src)="(.*?)"', page.body.decode())) - {"data:,"}
+        for name in list(loaded):
+            code = stranger.ask("GET", f"/{name}").body.decode()
+            loaded |= {f"page/{each}" for each in re.findall(r'from "\./(.*?)"', code)}
+        assert {f"/{each}" for each in loaded} <= PAGE_PATHS and len(loaded) > 5
+        for path in PAGE_PATHS:
+            content = stranger.ask("GET", path)
+            assert content.status == 200
+            assert re.findall(rb"https?://(?!www\.w3\.org/2000/svg)", content.body) == []
+            assert stranger.ask("POST", path, {}).status == 405
+        for path in ("/metrics", "/v1/models", "/v1/requests", "/page", "/page/", "/page/../metrics", "//"):
+            assert stranger.ask("GET", path).status == 401
+        assert client.ask("GET", "/v1/models").json["data"][0]["kind"] == "image"
+        assert "/page/page.js" not in client.ask("GET", "/openapi.json").json["paths"]
+
+
+def test_without_ui_there_is_no_page(client: Client) -> None:
+    assert [client.ask("GET", path).status for path in ("/", "/page/page.js")] == [404, 404]
+
+
+def test_a_stream_shows_every_step_and_the_list_is_as_long_as_is_asked(client: Client) -> None:
+    answer = client.draw(**{**DRAWING, "steps": 9}, stream=True, partial_images=500)
+    assert [event["type"].rpartition(".")[2] for event in answer.events] == [*["partial_image"] * 8, "completed"]
+    name = client.draw(**DRAWING).json["id"]
+    (newest,) = client.ask("GET", "/v1/requests?limit=1").json["data"]
+    assert newest["id"] == name and newest["seconds"] >= 0
+    assert len(client.ask("GET", "/v1/requests?limit=2").json["data"]) == 2
+    assert client.ask("GET", "/v1/requests?limit=0").error["param"] == "limit"
 
 
 def test_while_loading_nothing_is_drawn_and_everybody_is_told() -> None:

@@ -13,6 +13,7 @@ import pytest
 from tests.pipelines.test_text_engine import Reference
 from tests.serve.client import Client
 from tests.serve.servers import Served, ranks_of, ready, served, until
+from tests.support.browser import Browser, browser, needs_browser
 from tests.support.language import small_model_folder
 
 for package in ("fastapi", "uvicorn", "prometheus_client"):
@@ -43,7 +44,14 @@ def reference(folder: Path) -> Reference:
 
 @pytest.fixture(scope="module")
 def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    words = (str(folder), "tokenring_degree=2", f"options={{max_new_tokens: {TOKENS}}}", "--max-tokens", str(MOST))
+    words = (
+        str(folder),
+        "tokenring_degree=2",
+        f"options={{max_new_tokens: {TOKENS}}}",
+        "--max-tokens",
+        str(MOST),
+        "--ui",
+    )
     with served(tmp_path_factory.mktemp("server"), folder.name, *words) as found:
         yield found
 
@@ -89,6 +97,34 @@ def test_answers_are_those_of_one_process_and_a_conversation_goes_on(theirs: Any
         assert usage.prompt_tokens_details.cached_tokens >= known
         known = prompt
         messages += [choice.message, {"role": "user", "content": "Why?"}]
+
+
+@needs_browser
+def test_the_page_holds_a_conversation(client: Client, reference: Reference, tmp_path: Path) -> None:
+    answers = "return [...document.querySelectorAll('#said .assistant')].map((each) => each.textContent)"
+    said: list[dict[str, str]] = []
+    with browser(tmp_path) as driver:
+        page = Browser(driver)
+        page.visit(f"http://127.0.0.1:{client.port}/", width=390)
+        for words in (QUESTION["content"], "Why?"):
+            page.until("document.querySelector('#send')?.offsetParent && !document.querySelector('#send').disabled")
+            page.find("#words").send_keys(words)
+            page.run("document.getElementById('question').requestSubmit()")
+            page.until("document.querySelector('#said .assistant:last-child')?.textContent")
+            page.until("!document.querySelector('#send').disabled")
+            said.append({"role": "user", "content": words})
+            said.append({"role": "assistant", "content": reference.next(said, max_new_tokens=TOKENS)[2]})
+        assert page.run(answers) == [each["content"] for each in said[1::2]]
+        page.find("#max_tokens").send_keys(str(FAR))
+        page.find("#words").send_keys("And then?")
+        page.run("document.getElementById('question').requestSubmit()")
+        page.until("document.querySelectorAll('#said .assistant')[2]?.textContent")
+        page.run("document.getElementById('stop').click()")
+        page.until("!document.querySelector('#send').disabled")
+        newest = client.ask("GET", "/v1/requests?limit=1").json["data"][0]
+        assert (newest["status"], newest["kind"]) == ("cancelled", "text")
+        assert page.run(answers)[2]  # what had come stays
+        assert page.run("return document.documentElement.scrollWidth <= window.innerWidth")
 
 
 def test_a_stream_is_the_answer_and_ends_with_its_usage(theirs: Any, reference: Reference) -> None:
@@ -187,7 +223,7 @@ def test_a_long_prompt_is_given_up_while_it_is_read(client: Client, server: Serv
     assert answers(client, reference)
 
 
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("stream", [pytest.param(False, marks=pytest.mark.matrix), True])
 def test_a_client_that_goes_away_is_not_answered(client: Client, reference: Reference, stream: bool) -> None:
     under_way(client, f"gone-{stream}", stream=stream).close()
     until(lambda: client.status(f"gone-{stream}")["status"] == "cancelled")

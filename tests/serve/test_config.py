@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 import diffusers
@@ -14,8 +15,16 @@ from tokenring_xdit.cli.commands import whole_parser
 from tokenring_xdit.config import read_config
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.hosts.models import pipeline_named, pipelines
-from tokenring_xdit.pipelines.request import needs_picture
-from tokenring_xdit.serve.config import RequestLimits, ServeConfig, TextServeConfig, serve_schema, unserved
+from tokenring_xdit.pipelines.request import is_video, needs_picture
+from tokenring_xdit.pipelines.signatures import needed_options
+from tokenring_xdit.serve.config import (
+    RequestLimits,
+    ServeConfig,
+    TextServeConfig,
+    mask_keyword,
+    serve_schema,
+    unserved,
+)
 
 
 def said(*words: str) -> argparse.Namespace:
@@ -46,6 +55,9 @@ def test_here_is_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     [
         ("options={stepz: 1}", "FluxPipeline takes no option 'stepz'"),
         ("size=5000", "width is 5000 pixels"),
+        ("warm_up=[5000]", "width is 5000 pixels"),
+        ("memory_per_rank=much", "memory_per_rank: .*is not an amount of memory"),
+        ("memory_per_rank=0", "memory_per_rank: 0 is not allowed"),
         ("image=https://example.com/a.png", None),
     ],
 )
@@ -57,30 +69,45 @@ def test_what_every_request_would_be_refused_for_is_said_at_once(value: str, mes
         read_config(ServeConfig, None, ["model=embedded", value], unserved)
 
 
-STARTS_FROM_A_PICTURE = {
-    "FluxControlPipeline",
+NEEDS_NONE = {"Flux2KleinPipeline", "Flux2Pipeline", "FluxKontextPipeline"}
+"""Pipelines that take a picture and need none."""
+
+FILMS = {
+    "CogVideoXImageToVideoPipeline",
     "HunyuanVideo15ImageToVideoPipeline",
-    "QwenImageEditPipeline",
-    "QwenImageEditPlusPipeline",
+    "LTX2ImageToVideoPipeline",
+    "LTXImageToVideoPipeline",
     "WanImageToVideoPipeline",
 }
 
 
 def test_which_models_make_nothing_without_a_picture() -> None:
-    """Not FLUX.1 Kontext, FLUX.2 and Wan VACE, which take one and need none."""
+    """As their names tell, but for those that take one and need none."""
     classes = [getattr(diffusers, name) for name in pipelines() if hasattr(diffusers, name)]
     found = {each.__name__ for each in classes if needs_picture(each)}
-    assert found == {name for name in STARTS_FROM_A_PICTURE if hasattr(diffusers, name)}
+    named = {name for name in pipelines() if re.search("Img2Img|Inpaint|Fill|Control|Edit|ImageToVideo", name)}
+    assert found == {name for name in named - NEEDS_NONE if hasattr(diffusers, name)}
+    assert {each.__name__ for each in classes if is_video(each)} & found == {n for n in FILMS if hasattr(diffusers, n)}
+    masks = {each.__name__ for each in classes if mask_keyword(each) in needed_options(each)}
+    assert masks == {name for name in found if "Inpaint" in name or "Fill" in name}
     assert pipeline_named("xFuserQwenImageEditPipeline").needs_picture
 
 
-@pytest.mark.parametrize("name", sorted(STARTS_FROM_A_PICTURE))
-def test_what_starts_from_a_picture_is_not_served(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", sorted(FILMS))
+def test_a_video_that_starts_from_a_picture_is_not_served(tmp_path: Path, name: str) -> None:
     if not hasattr(diffusers, name):
         pytest.skip(f"this diffusers has no {name}")
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name}))
     with pytest.raises(ConfigurationError, match=f"{name} starts from a picture, and requests bring none here"):
         read_config(ServeConfig, None, [f"model={tmp_path}"], unserved)
+
+
+def test_what_needs_a_picture_beside_the_one_that_is_sent_is_not_served(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxControlImg2ImgPipeline"}))
+    with pytest.raises(ConfigurationError, match="needs control_image, which requests do not bring here"):
+        read_config(ServeConfig, None, [f"model={tmp_path}"], unserved)
+    for task in ("image-to-image", "inpainting"):
+        assert read_config(ServeConfig, None, ["model=embedded", f"task={task}"], unserved).choice.task == task
 
 
 def test_a_language_model_is_known_by_its_name_and_has_options_of_its_own(tmp_path: Path) -> None:

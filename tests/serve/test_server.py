@@ -135,7 +135,7 @@ def test_a_full_line(client: Client, expected: list[np.ndarray]) -> None:
     assert [client.answer(each).status for each in connections] == [499, 200, 200]
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.matrix)])
 def test_a_rank_that_is_killed_in_the_middle(
     client: Client, process: subprocess.Popen[str], expected: list[np.ndarray], rank: int
 ) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 from tests.cli.test_run import frames_of
 from tests.serve.client import Answer, Client
 from tests.serve.servers import PATIENCE, Served, served, until
+from tests.support.browser import Browser, browser, needs_browser
 from tests.support.families import FAMILIES
 from tokenring_xdit.pipelines.request import save
 
@@ -69,7 +70,15 @@ def shown(frames: np.ndarray, folder: Path) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def server(folder: Path, expected: Expected) -> Iterator[Served]:
-    words = (str(folder / "model"), "tokenring_degree=2", f"frames={FRAMES}", f"fps={FPS}", "--max-frames", "100")
+    words = (
+        str(folder / "model"),
+        "tokenring_degree=2",
+        f"frames={FRAMES}",
+        f"fps={FPS}",
+        "--max-frames",
+        "100",
+        "--ui",
+    )
     with served(folder, "model", *words) as found:
         yield found
 
@@ -204,6 +213,31 @@ def form(client: Client, *words: bytes) -> Answer:
     return client.ask(
         "POST", VIDEOS, b"".join([*parts, b"--x--\r\n"]), {"Content-Type": "multipart/form-data; boundary=x"}
     )
+
+
+@needs_browser
+def test_the_page_shows_a_video_and_cancels_one(client: Client, tmp_path: Path) -> None:
+    with browser(tmp_path) as driver:
+        page = Browser(driver)
+        page.visit(f"http://127.0.0.1:{client.port}/")
+        page.until("document.querySelector('#begin')?.offsetParent")
+        for field, value in {
+            "prompt": "a red fox",
+            "size": "96x128",
+            "steps": str(STEPS),
+            "frames": str(FRAMES),
+        }.items():
+            page.find(f"#{field}").send_keys(value)
+        page.run("document.getElementById('begin').click()")
+        page.until("document.getElementById('video').readyState >= 2 && !document.getElementById('begin').disabled")
+        video = "const v = document.getElementById('video'); return [v.videoWidth, v.videoHeight, v.duration]"
+        assert page.run(video) == [96, 128, pytest.approx(FRAMES / FPS, abs=0.01)]
+        page.find("#steps").clear()
+        page.find("#steps").send_keys(str(FAR))
+        page.run("document.getElementById('begin').click()")
+        page.until("document.getElementById('progress-words').textContent.startsWith('Step ')")
+        page.run("document.getElementById('cancel').click()")
+        page.until("document.getElementById('problem').textContent.startsWith('Cancelled at step ')")
 
 
 def test_the_model_is_described_and_the_end_leaves_nothing(client: Client, server: Served, folder: Path) -> None:

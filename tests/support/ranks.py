@@ -23,8 +23,9 @@ from tests.support import rank
 from tokenring_xdit.workers.attempt import carry_through
 from tokenring_xdit.workers.messages import Answer, Silent, Stopped, Task
 from tokenring_xdit.workers.pool import WorkerPool
+from tokenring_xdit.workers.starting import Inbox
 from tokenring_xdit.workers.state import Limits, RequestAttempt
-from tokenring_xdit.workers.worker import Inbox, hear
+from tokenring_xdit.workers.worker import hear
 
 _ROOT = str(Path(__file__).parents[2])
 

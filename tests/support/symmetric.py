@@ -15,6 +15,7 @@ from tokenring_xdit.attention.agreement import CallSpec, Layout
 from tokenring_xdit.attention.executor import RankRun
 from tokenring_xdit.attention.kernels import KERNELS
 from tokenring_xdit.attention.transport import MemoryNetwork, MemoryTransport
+from tokenring_xdit.attention.transport.slots import SlotTransport
 from tokenring_xdit.attention.transport.symmetric import SymmetricTransport
 from tokenring_xdit.schedule.lower.program import RankProgram
 from tokenring_xdit.schedule.problem import Problem
@@ -144,31 +145,48 @@ def errors(calls: Sequence[Call], choose: Choose, *, size: int = 64) -> list[flo
         choose: Who goes on.
         size: Bytes of the first areas.
     """
-    ranks = calls[0].problem.ranks
-    network = MemoryNetwork(ranks, choose)
+    network = MemoryNetwork(calls[0].problem.ranks, choose)
     areas = Areas.of(network)
-    shards = [Shards.of(call.problem, seed) for seed, call in enumerate(calls)]
+    shards = shards_of(calls)
 
     def of_rank(turn: MemoryTransport) -> list[tuple[Tensor, Tensor]]:
-        rank = turn.rank
-        area = TwinArea(areas, rank)
+        area = TwinArea(areas, turn.rank)
         area.grow(size)
         transport = SymmetricTransport(area, lambda works, _: [work.wait() for work in works] and None, lambda: 1e6)
-        found = []
-        for number, (call, whole) in enumerate(zip(calls, shards, strict=True), 1):
-            transport.call = 3 * number  # other calls of the group are counted too
-            problem = call.problem
-            q, k, v = (
-                tensor.split(lengths, 2)[rank]
-                for tensor, lengths in (
-                    (whole.q, problem.q_lengths), (whole.k, problem.kv_lengths), (whole.v, problem.kv_lengths)
-                )
-            )  # fmt: skip
-            run = RankRun(call.programs, _layout(problem), transport, KERNELS["math"].run, q, k, v)
-            found.append(run.run(None, None))
-        return found
+        return attended(transport, calls, shards)
 
-    found = network.run(of_rank)
+    return worst_of(network.run(of_rank), shards)
+
+
+def shards_of(calls: Sequence[Call]) -> list[Shards]:
+    """Other tensors for each call."""
+    return [Shards.of(call.problem, seed) for seed, call in enumerate(calls)]
+
+
+def attended(transport: SlotTransport, calls: Sequence[Call], shards: Sequence[Shards]) -> list[tuple[Tensor, Tensor]]:
+    """What one rank gets in each call."""
+    rank, found = transport.rank, []
+    for number, (call, whole) in enumerate(zip(calls, shards, strict=True), 1):
+        transport.call = 3 * number  # other calls of the group are counted too
+        problem = call.problem
+        q, k, v = (
+            tensor.split(lengths, 2)[rank]
+            for tensor, lengths in (
+                (whole.q, problem.q_lengths), (whole.k, problem.kv_lengths), (whole.v, problem.kv_lengths)
+            )
+        )  # fmt: skip
+        run = RankRun(call.programs, _layout(problem), transport, KERNELS["math"].run, q, k, v)
+        found.append(run.run(None, None))
+    return found
+
+
+def worst_of(found: Sequence[Sequence[tuple[Tensor, Tensor]]], shards: Sequence[Shards]) -> list[float]:
+    """How far each call is from softmax in fp64.
+
+    Args:
+        found: Of each rank, of each call: output and log-sum-exp.
+        shards: Of each call.
+    """
     worst = []
     for number, whole in enumerate(shards):
         expected = softmax_attention(whole.q, whole.k, whole.v)

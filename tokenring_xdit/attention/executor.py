@@ -105,7 +105,7 @@ def execute(
         if observer is not None:
             observer.failed()
         where = f"in schedule '{verified.schedule.name}'"
-        if isinstance(error, Broken):
+        if isinstance(error, Broken) or (isinstance(error, torch.AcceleratorError) and ring_group.lost()):
             transferring = run.transferring if run is not None else None
             sender = [transferring.peer] if isinstance(transferring, Recv) else []
             raise ring_group.failure(

@@ -17,9 +17,9 @@ from tokenring_xdit.attention.member import in_words
 from tokenring_xdit.attention.rounds import Report, Rounds
 from tokenring_xdit.attention.transport.choice import Standpoint, Wanted, why_not_shared
 from tokenring_xdit.attention.transport.nccl import NcclTransport, agreed_ctas, ctas_beside_attention
+from tokenring_xdit.attention.transport.over_memory import over_memory
 from tokenring_xdit.attention.transport.process_groups import GlooTransport, ProcessGroupTransport, communicator
-from tokenring_xdit.attention.transport.shared_memory import SMALLEST, SharedMemory
-from tokenring_xdit.attention.transport.symmetric import SymmetricTransport
+from tokenring_xdit.attention.transport.slots import SlotTransport
 from tokenring_xdit.attention.waits import DIRECT, Broken
 from tokenring_xdit.attention.watch import Watch
 from tokenring_xdit.errors import ConfigurationError
@@ -52,9 +52,8 @@ class RingGroup(Rounds):
         self._agreed: dict[tuple[Hashable, CallSpec], Layout] = {}
         rank, world_size = dist.get_rank(group), dist.get_world_size(group)
         self.messages: ProcessGroupTransport = GlooTransport(rank, world_size, torch.device("cpu"), self._wait)
-        self.transport: ProcessGroupTransport | SymmetricTransport = self.messages
-        self._symmetric: SymmetricTransport | None = None
-        self._tried = False  # whether the ranks have tried to share memory
+        self.transport: ProcessGroupTransport | SlotTransport = self.messages
+        self._memories: dict[torch.device, SlotTransport | None] = {}  # where the ranks have tried to share memory
         super().__init__(group)
 
     def begin(self) -> None:
@@ -69,7 +68,12 @@ class RingGroup(Rounds):
     @property
     def bytes_sent(self) -> int:
         """Payload bytes that this rank has handed over so far."""
-        return self.messages.bytes_sent + (self._symmetric.bytes_sent if self._symmetric is not None else 0)
+        return self.messages.bytes_sent + sum(each.bytes_sent for each in self._shared)
+
+    @property
+    def _shared(self) -> list[SlotTransport]:
+        """Over memory that the ranks share."""
+        return [each for each in self._memories.values() if each is not None]
 
     @classmethod
     def of(cls, group: dist.ProcessGroup | None = None) -> RingGroup:
@@ -154,6 +158,9 @@ class RingGroup(Rounds):
             self._waiter.call(lambda: [work.wait() for work in works], self._bound().total_seconds())
         self.waiting = None
 
+    def _seconds(self) -> float:
+        return self._bound().total_seconds()
+
     def _wait_here(self, works: Sequence[Handle], size: int) -> None:
         """Wait for transfers whose waits end by themselves once the watch says so.
 
@@ -177,34 +184,32 @@ class RingGroup(Rounds):
             CommunicationError: A rank did not come, or failed.
         """
         symmetric = asked == Wanted.SYMMETRIC.value and self.world_size > 1
-        if symmetric and not self._tried:
-            self._symmetric, self._tried = self._share_memory(device), True
-        if symmetric and self._symmetric is not None and device.type == "cpu":  # its memory is nowhere else
-            self.transport = self._symmetric
+        if symmetric and device not in self._memories:
+            self._memories[device] = self._share_memory(device)
+        shared = self._memories[device] if symmetric else None
+        if shared is not None:
+            self.transport = shared
         else:
             self.open(channels, device)
             self.transport = self.messages
         self.transport.call = self.call  # which it has not been told of where another one was used before
 
-    def _share_memory(self, device: torch.device) -> SymmetricTransport | None:
+    def _share_memory(self, device: torch.device) -> SlotTransport | None:
         """Memory that the ranks share; ``None``, and a line that says why, where they cannot."""
-        own = Standpoint.own(self._watch.space if self._watch is not None else None, device.type)
+        own = Standpoint.own(self._watch.space if self._watch is not None else None, device)
         found = [Standpoint(*each) for each in self.swap_within_call(tuple(own))]
         why_not = why_not_shared(found, self.names)
         if why_not is None:
-            area = SharedMemory(self.rank, self.world_size, self.swap_within_call)
             try:
-                area.grow(SMALLEST)
+                shared = over_memory(self._group, device, self.swap_within_call, self._wait_here, self._seconds)
             except Broken as error:
                 why_not = str(error)
             else:
-                shared = SymmetricTransport(area, self._wait_here, lambda: self._bound().total_seconds())
                 shared.call = self.call
                 return shared
         if self.rank == 0:
-            log.warning(
-                "attention of ranks %s goes over process groups, not over shared memory: %s", self.peers, why_not
-            )
+            kind = "process groups" if device.type == "cpu" else "NCCL"
+            log.warning("attention of ranks %s goes over %s, not over shared memory: %s", self.peers, kind, why_not)
         return None
 
     def open(self, channels: Channels, device: torch.device) -> None:
@@ -260,13 +265,13 @@ class RingGroup(Rounds):
 
     def _abort(self) -> None:
         self.messages.abort()
-        if self._symmetric is not None:
-            self._symmetric.abort()
+        for each in self._shared:
+            each.abort()
 
     def _close(self) -> None:
         self.messages.close()
-        if self._symmetric is not None:
-            self._symmetric.close()
+        for each in self._shared:
+            each.close()
 
 
 def clear_buffers() -> None:

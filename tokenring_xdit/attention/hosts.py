@@ -21,6 +21,9 @@ _PATIENCE = 3.0
 
 _TELLING = 1.0
 
+_WORDS_OF_TORCH = ("gloo", "nccl", "cuda error", "connection", "timed out", "timeout", "peer")
+"""In errors that may be about a rank; CUDA's are, where a GPU has waited for one."""
+
 
 def exchange(group: dist.ProcessGroup | None, value: Any, what: str = "an exchange of values") -> list[Any]:
     """Give every rank of a group a small value of each; all of them call it.
@@ -165,7 +168,7 @@ class Section:
 
 def _of_torch(error: RuntimeError) -> bool:
     """Whether an error may be about a connection."""
-    return any(word in str(error).lower() for word in ("gloo", "nccl", "connection", "timed out", "timeout", "peer"))
+    return any(word in str(error).lower() for word in _WORDS_OF_TORCH)
 
 
 def _section_of(group: RingGroup) -> Section:

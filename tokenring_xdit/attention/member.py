@@ -162,6 +162,12 @@ class Member:
         said = f". torch.distributed says: {text.partition('. This is typically')[0]}" if text else ""
         return CommunicationError(message + said)
 
+    def lost(self) -> bool:
+        """Whether a rank is gone, stopped or has failed, for which a GPU may have waited until it gave up."""
+        if self._problem is None and self._watch is not None:
+            self._problem = self._watch.problem_of(self, patience=_PATIENCE)
+        return self._problem is not None
+
     def end(self, problem: Trouble) -> None:
         """End the wait that is under way, from the thread of the watch."""
         self._problem = self._problem or problem

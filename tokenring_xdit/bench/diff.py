@@ -9,7 +9,15 @@ from typing import Any
 
 from tokenring_xdit.bench.records import Record, Status
 
-__all__ = ["Difference", "Verdict", "compare"]
+__all__ = ["FIGURES", "Difference", "Verdict", "compare"]
+
+FIGURES = {
+    "seconds": "median",
+    "p95_seconds": "p95",
+    "first_step_seconds": "time to first step",
+    "per_request_seconds": "throughput",
+}
+"""Fields of records that are compared, and what they are called; the more, the worse."""
 
 
 class Verdict(Enum):
@@ -38,11 +46,13 @@ class Difference:
         before: Its record in the first, or ``None``.
         after: Its record in the second, or ``None``.
         verdict: What became of it.
+        figures: Which of its figures that is, as :data:`FIGURES` names them.
     """
 
     before: Record | None
     after: Record | None
     verdict: Verdict
+    figures: tuple[str, ...] = ()
 
     @property
     def ratio(self) -> float | None:
@@ -55,8 +65,8 @@ class Difference:
 def compare(before: Sequence[Record], after: Sequence[Record], *, tolerance: float = 0.05) -> tuple[Difference, ...]:
     """Compare two runs.
 
-    A case is slower where its median grew by more than ``tolerance`` and the quartiles of the two runs do not
-    overlap. Where a file has a case twice the last one counts.
+    A case is slower where its median, or of a service any of :data:`FIGURES`, grew by more than ``tolerance`` and the
+    quartiles of the two runs do not overlap. Where a file has a case twice the last one counts.
 
     Args:
         before: Records of the first run.
@@ -65,10 +75,16 @@ def compare(before: Sequence[Record], after: Sequence[Record], *, tolerance: flo
     """
     first: dict[tuple[Any, ...], Record] = {record.key: record for record in before}
     second: dict[tuple[Any, ...], Record] = {record.key: record for record in after}
-    return tuple(
-        Difference(first.get(key), second.get(key), _verdict(first.get(key), second.get(key), tolerance))
-        for key in {**first, **second}
-    )
+    return tuple(_difference(first.get(key), second.get(key), tolerance) for key in {**first, **second})
+
+
+def _difference(before: Record | None, after: Record | None, tolerance: float) -> Difference:
+    verdict = _verdict(before, after, tolerance)
+    grown: tuple[str, ...] = ()
+    if before is not None and after is not None and verdict in {Verdict.SLOWER, Verdict.FASTER}:
+        pair = (before, after) if verdict is Verdict.SLOWER else (after, before)
+        grown = _grown(*pair, tolerance)
+    return Difference(before, after, verdict, grown)
 
 
 def _verdict(before: Record | None, after: Record | None, tolerance: float) -> Verdict:
@@ -78,8 +94,16 @@ def _verdict(before: Record | None, after: Record | None, tolerance: float) -> V
         if after.status is Status.OK:
             return Verdict.FIXED
         return Verdict.BROKEN if before.status is Status.OK else Verdict.NOT_RUN
-    if after.seconds.median > before.seconds.median * (1 + tolerance) and after.seconds.lower > before.seconds.upper:
+    if _grown(before, after, tolerance):
         return Verdict.SLOWER
-    if before.seconds.median > after.seconds.median * (1 + tolerance) and before.seconds.lower > after.seconds.upper:
-        return Verdict.FASTER
-    return Verdict.SAME
+    return Verdict.FASTER if _grown(after, before, tolerance) else Verdict.SAME
+
+
+def _grown(before: Record, after: Record, tolerance: float) -> tuple[str, ...]:
+    """Which figures grew, by more than noise; those that one of two runs does not have are passed over."""
+    found = []
+    for field, name in FIGURES.items():
+        first, second = getattr(before, field), getattr(after, field)
+        if first and second and second.median > first.median * (1 + tolerance) and second.lower > first.upper:
+            found.append(name)
+    return tuple(found)

@@ -23,6 +23,7 @@ class Level(Enum):
     ATTENTION = "attention"
     PIPELINE = "pipeline"
     TEXT = "text"
+    SERVICE = "service"
 
 
 class StrategyKind(Enum):

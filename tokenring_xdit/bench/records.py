@@ -78,6 +78,8 @@ class Record(_Part):
     kv_heads: int | None = None
     answer: int | None = None
     text_file: str | None = None
+    rate: float | None = None
+    requests: int | None = None
     rounds: int
     seed: int
     status: Status
@@ -86,6 +88,9 @@ class Record(_Part):
     compute_seconds: Spread | None = None
     exposed_seconds: Spread | None = None
     attention_seconds: Spread | None = None
+    p95_seconds: Spread | None = None
+    first_step_seconds: Spread | None = None
+    per_request_seconds: Spread | None = None
     schedule: str | None = None
     max_error: float | None = None
     checked_rows: int | None = None
@@ -119,6 +124,8 @@ class Record(_Part):
             self.model,
             self.size,
             self.steps,
+            self.rate,
+            self.requests,
         )
 
     @property
@@ -132,6 +139,10 @@ class Record(_Part):
         drawn = ""
         if self.level == Level.PIPELINE.value:
             drawn = f"{self.model}, {self.size} pixels, {self.steps} step{'' if self.steps == 1 else 's'}, "
+        elif self.level == Level.SERVICE.value:
+            drawn = (
+                f"{self.model} served, {self.size} pixels, {self.steps} steps, {self.rate or 0:g} requests a second, "
+            )
         elif self.level == Level.TEXT.value:
             drawn = f"{self.model}, "
         lengths = lengths_in_words(self.tokens, self.queries)
@@ -180,7 +191,7 @@ def read_records(path: Path) -> tuple[Record, ...]:
 
 
 _CASE = (
-    *("strategy", "level", "model", "size", "steps"),
+    *("strategy", "level", "model", "size", "steps", "rate", "requests"),
     *("ranks", "tokens", "queries", "heads", "head_dim", "batch", "dtype", "network", "rounds", "seed"),
 )
 
@@ -189,11 +200,13 @@ def write_table(path: Path, records: Iterable[Record]) -> None:
     """Write the figures of records as CSV: seconds, bytes of the rank that has most."""
     with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        figures = ("median_s", "lower_quartile_s", "upper_quartile_s", "compute_s", "exposed_s", "attention_s")
+        figures = ["median_s", "lower_quartile_s", "upper_quartile_s", "compute_s", "exposed_s", "attention_s"]
+        figures += ["p95_s", "first_step_s", "per_request_s"]
         writer.writerow((*_CASE, "schedule", "status", *figures, "max_error", "bytes_sent", "peak_bytes", "error"))
         for record in records:
             seconds = record.seconds
-            shares = (record.compute_seconds, record.exposed_seconds, record.attention_seconds)
+            shares = [record.compute_seconds, record.exposed_seconds, record.attention_seconds]
+            shares += [record.p95_seconds, record.first_step_seconds, record.per_request_seconds]
             writer.writerow(
                 (
                     *(getattr(record, name) for name in _CASE),

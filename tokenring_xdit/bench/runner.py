@@ -19,12 +19,15 @@ from tokenring_xdit.bench.pictures import Pixels, unpack
 from tokenring_xdit.bench.plan import CallShape, Case, Level, Strategy, StrategyKind
 from tokenring_xdit.bench.pool import start_pool
 from tokenring_xdit.bench.records import Record, Spread, Status, case_fields, read_records, write_table
+from tokenring_xdit.bench.service import ServiceShape
+from tokenring_xdit.bench.serving import compare_services
 from tokenring_xdit.bench.sweep import SweepConfig
 from tokenring_xdit.bench.timelines import TIMELINES_FILE, Traced, add_timeline, keep_recorded
-from tokenring_xdit.devices import processor_name, refuse_missing_gpus
+from tokenring_xdit.devices import processor_name, rank_device, refuse_missing_gpus
 from tokenring_xdit.errors import ConfigurationError, LaunchError, LostRankError
 from tokenring_xdit.graphs import refuse_without_cuda
 from tokenring_xdit.lab.network import EmulatedNetwork, emulate, refuse_slow, self_test
+from tokenring_xdit.workers.environment import rank_environment
 from tokenring_xdit.workers.pool import Pool
 
 __all__ = ["RESULTS_FILE", "TABLE_FILE", "Outcome", "SweepStep", "planned_keys", "run_sweep"]
@@ -149,6 +152,8 @@ def _blank(config: SweepConfig, case: Case, status: Status = Status.OK) -> Recor
 def _refuse_ranks(config: SweepConfig, pending: dict[CallShape, list[Case]], ranks: Pool | None) -> None:
     most = max((shape.ranks for shape in pending), default=0)
     network = config.emulated
+    if ranks is not None and config.level == Level.SERVICE.value:
+        raise ConfigurationError("level service starts servers of its own: start the sweep without torchrun")
     if ranks is not None:
         others = sorted({shape.ranks for shape in pending} - {ranks.ranks})
         if network is not None or others:
@@ -219,6 +224,9 @@ class _Sweep:
                         running.append(case)
                     else:
                         self._record(case, Status.REFUSED, error=refusal)
+                if isinstance(shape, ServiceShape):
+                    self._serve(shape, running)
+                    running = []
                 attempts = _MORE_ATTEMPTS
                 while running:
                     if pool is None or pool.ranks != shape.ranks:
@@ -243,6 +251,29 @@ class _Sweep:
                             self._record(case, Status.FAILED, error=str(error))
                         break
                 self._done = ended
+
+    def _serve(self, shape: ServiceShape, cases: list[Case]) -> None:
+        """Measure servers by turns, and record them."""
+        config, variables = self._config, {**rank_environment(shape.ranks), **os.environ}
+        try:
+            found = compare_services(
+                shape,
+                cases,
+                seed=config.seed,
+                warmup=config.warmup,
+                rounds=config.rounds,
+                timeout=config.timeout,
+                on_step=self._step,
+            )
+        except LaunchError as error:  # of no case in particular
+            found = dict.fromkeys(cases, error)
+        strategies = tuple(str(case.strategy) for case in cases)
+        machine = _machine(Prepared("auto", rank_device().type, int(variables["OMP_NUM_THREADS"])))
+        for case, figures in found.items():
+            if isinstance(figures, LaunchError):
+                self._record(case, Status.FAILED, error=str(figures))
+            else:
+                self._record(case, Status.OK, **figures, beside=strategies, machine=machine)
 
     def _compare(self, pool: Pool, shape: CallShape, cases: list[Case]) -> None:
         """Measure cases of one problem by turns, and record them."""
@@ -305,7 +336,11 @@ class _Sweep:
 
 def _beside(shape: CallShape) -> list[None]:
     """What takes turns with the strategies: their computation alone, where ranks have one."""
-    return [None] if shape.level is not Level.PIPELINE and (shape.level is Level.ATTENTION or shape.ranks > 1) else []
+    return (
+        [None]
+        if shape.level not in {Level.PIPELINE, Level.SERVICE} and (shape.level is Level.ATTENTION or shape.ranks > 1)
+        else []
+    )
 
 
 def _figures(case: Case, checked: list[Checked], times: dict[Strategy | None, list[list[Timed]]]) -> dict[str, Any]:

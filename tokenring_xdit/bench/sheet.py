@@ -12,7 +12,7 @@ from tokenring_xdit.bench.pictures import Pixels
 
 __all__ = ["Panel", "contact_sheet"]
 
-_SIDE = 256
+_SIDE = 384
 _MARGIN = 20
 _TITLE = 26
 _TEXT = 15
@@ -63,9 +63,15 @@ def contact_sheet(heading: str, panels: list[Panel], footnote: str) -> Image.Ima
         if panel.pixels is not None:
             sheet.paste(_enlarge(_picture(panel.pixels)), (left, 80))
         if difference is not None:
-            label = f"difference to {panels[0].title}, x {factor:,}"
+            same = not difference.any()
+            label = f"difference to {panels[0].title}, " + ("none" if same else f"x {factor:,} (black: identical)")
             canvas.text((left, lower - 22), label, fill=_FAINT, font=ImageFont.load_default(_TEXT - 2))
-            sheet.paste(_enlarge(_picture(np.minimum(difference * factor, 1.0))), (left, lower))
+            shown = _enlarge(_picture(np.minimum(difference * factor, 1.0)))
+            sheet.paste(shown, (left, lower))
+            if same:
+                centre = (left + shown.width // 2, lower + shown.height // 2)
+                font = ImageFont.load_default(_TITLE)
+                canvas.text(centre, "identical", fill=_PAPER, font=font, anchor="mm")
         for row, line in enumerate(_wrap(panel.lines)):
             canvas.text((left, text_top + 14 + row * (_TEXT + 6)), line, fill=_INK, font=ImageFont.load_default(_TEXT))
     for row, line in enumerate(foot):

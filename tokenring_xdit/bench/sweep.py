@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from tokenring_xdit.bench.plan import CallShape, Case, Level, Strategy
+from tokenring_xdit.bench.service import ServiceShape
 from tokenring_xdit.bench.text import TextShape, text_model
 from tokenring_xdit.bench.workload import GUIDANCE, PROMPT, WorkloadShape, flux_model
 from tokenring_xdit.config import Config
@@ -93,6 +94,11 @@ Dtypes = Annotated[
     BeforeValidator(_dtypes),
     _one_or_many({"enum": [*DTYPES, *DTYPES_IN_SHORT]}),
 ]
+Rates = Annotated[
+    tuple[Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)], ...],
+    BeforeValidator(_several),
+    _one_or_many({"type": "number", "exclusiveMinimum": 0, "maximum": 1000}),
+]
 Names = Annotated[
     tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_several), _one_or_many({"type": "string"})
 ]
@@ -101,6 +107,7 @@ Sizes = Annotated[tuple[str, ...], BeforeValidator(_sizes), _one_or_many({"type"
 _AXES: dict[Level, dict[str, tuple[Any, ...] | None]] = {
     Level.ATTENTION: {"tokens": None, "queries": (None,), "heads": (8,), "head_dim": (64,), "batch": (1,)},
     Level.PIPELINE: {"models": None, "sizes": None, "steps": (2,)},
+    Level.SERVICE: {"models": None, "sizes": None, "steps": (2,), "rates": (1.0,)},
     Level.TEXT: {"models": None, "tokens": None, "queries": (None,), "batch": (1,)},
 }
 """The axes that not all levels have, and what they are if nobody says."""
@@ -122,13 +129,16 @@ class Axes(BaseModel):
     models: Names | None = None
     sizes: Sizes | None = None
     steps: Counts | None = None
+    rates: Rates | None = None
 
 
 class SweepConfig(Config):
     """A sweep. Axes take one value or a list; every combination of them is a comparison of all strategies."""
 
-    level: Literal["attention", "pipeline", "text"] = Field(
-        "attention", description="attention; pipeline: whole denoising steps; text: tokens of a language model"
+    level: Literal["attention", "pipeline", "text", "service"] = Field(
+        "attention",
+        description="attention; pipeline: whole denoising steps; text: tokens of a language model; service: requests "
+        "to a server",
     )
     strategies: Strategies = Field(
         description="single, ulysses, xfuser-ring, xfuser-ring-alltoall, schedule:NAME, or ulysses=N+schedule:NAME; "
@@ -145,17 +155,25 @@ class SweepConfig(Config):
     batch: Counts | None = Field(None, description="items of a batch, 1 if nothing is said")
     models: Names | None = Field(
         None,
-        description="of level pipeline: embedded, random-flux:..., or a Flux model; of level text: random-llama:..., "
-        "smollm2, or a language model",
+        description="of levels pipeline and service: embedded, random-flux:..., or a Flux model; of level text: "
+        "random-llama:..., smollm2, or a language model",
     )
-    sizes: Sizes | None = Field(None, description="of level pipeline: pixels, or WIDTHxHEIGHT")
-    steps: Counts | None = Field(None, description="of level pipeline: denoising steps of a call, 2 if nothing is said")
-    prompt: str = Field(PROMPT, min_length=1, description="of level pipeline: what is drawn")
+    sizes: Sizes | None = Field(
+        None, description="of level pipeline: pixels, or WIDTHxHEIGHT; of level service what is asked for, mixed"
+    )
+    steps: Counts | None = Field(
+        None, description="of levels pipeline and service: denoising steps of a call, 2 if nothing is said"
+    )
+    rates: Rates | None = Field(
+        None, description="of level service: requests a second, on average, 1 if nothing is said"
+    )
+    requests: int = Field(20, ge=1, le=1000, description="of level service: requests of a round")
+    prompt: str = Field(PROMPT, min_length=1, description="of levels pipeline and service: what is drawn")
     guidance: float = Field(
         GUIDANCE,
         ge=0,
         allow_inf_nan=False,
-        description="of level pipeline: guidance scale, for models distilled with one",
+        description="of levels pipeline and service: guidance scale, for models distilled with one",
     )
     answer: int = Field(
         0, ge=0, lt=2**20, description="of level text: tokens to generate after a whole prompt, to compare them"
@@ -178,6 +196,8 @@ class SweepConfig(Config):
     def mistakes_between(cls, values: Mapping[str, Any]) -> list[str]:
         """As in the base class."""
         mistakes = _mistakes_of_level(values) if {"level", "cases"} <= values.keys() else []
+        if values.get("level") == Level.SERVICE.value and values.get("network") not in {None, NO_NETWORK}:
+            mistakes.append("network: servers are measured on this machine's loopback: leave it out")
         comparisons = _count(values)
         if comparisons > _MOST_COMPARISONS:
             mistakes.append(
@@ -223,6 +243,12 @@ class SweepConfig(Config):
             axes_of_scenes = ("ranks", "models", "sizes", "steps", "dtype")
             said = (self.prompt,), (self.guidance,)
             return [WorkloadShape.of(*values) for values in product(*map(chosen, axes_of_scenes), *said)]
+        if self.level == Level.SERVICE.value:
+            ranks, models, steps, dtypes, rates = map(chosen, ("ranks", "models", "steps", "dtype", "rates"))
+            mixed = ((chosen("sizes")),)
+            said = (self.prompt,), (self.guidance,)
+            axes_of_services = product(ranks, models, mixed, steps, dtypes, *said, rates, (self.requests,))
+            return [ServiceShape.of(*values) for values in axes_of_services]
         if self.level == Level.TEXT.value:
             axes_of_texts = ("ranks", "models", "tokens", "queries", "batch", "dtype")
             shapes = (TextShape.of(*values) for values in product(*map(chosen, axes_of_texts)))

@@ -29,6 +29,7 @@ from tokenring_xdit.bench import (
     run_sweep,
     write_trace,
 )
+from tokenring_xdit.bench.diff import FIGURES
 from tokenring_xdit.bench.pool import SWEEP, torchrun_pool
 from tokenring_xdit.bench.report import REPORT_FILE, find_results, refuse_missing, write_plots, write_report
 from tokenring_xdit.cli.paths import refuse_unwritable
@@ -48,6 +49,8 @@ def run_command(args: argparse.Namespace) -> None:
         serve_torchrun(SWEEP)
         return
     config = read_config(SweepConfig, args.config, args.overrides, inspect=inspect_models)
+    if args.trace and config.level == Level.SERVICE.value:
+        raise ConfigurationError("--trace records calls of ranks, and level service measures servers: leave it out")
     baseline = _read_baseline(args, config)
     results = Path(config.output) / RESULTS_FILE
     refuse_unwritable(results, f"output {config.output}")
@@ -170,19 +173,24 @@ def _table(outcome: Outcome) -> str:
         if record.problem != problem:
             problem = record.problem
             share = "exposed" if record.level == Level.ATTENTION.value else "attention"
+            share = "p95" if record.level == Level.SERVICE.value else share
             figures = f"{'ms':>9} {'quartiles':>19} {share:>9} {'error':>8} {'MB sent':>8} {'peak MB':>8}"
             lines += [problem, f"{'strategy':<{wide}} {figures}"]
-        if record.seconds is None or record.bytes_sent is None or record.peak_bytes is None:
+        if record.seconds is None or record.max_error is None:
             lines.append(f"{name:<{wide}} {record.status.value}: {record.error}")
             continue
         spread = f"{record.seconds.lower * 1e3:.1f} to {record.seconds.upper * 1e3:.1f}"
-        part = record.exposed_seconds or record.attention_seconds
+        part = record.exposed_seconds or record.attention_seconds or record.p95_seconds
         shown = f"{part.median * 1e3:.1f}" if part else "-"
         lines.append(
             f"{name:<{wide}} {record.seconds.median * 1e3:9.1f} {spread:>19} {shown:>9} "
-            f"{record.max_error:8.1e} {max(record.bytes_sent) / 1e6:8.2f} {max(record.peak_bytes) / 1e6:8.2f}"
+            f"{record.max_error:8.1e} {_megabytes(record.bytes_sent):>8} {_megabytes(record.peak_bytes):>8}"
         )
     return escaped("\n".join([*lines, f"results: {outcome.results}, and as a table beside it"]), keep="\n")
+
+
+def _megabytes(ranks: tuple[int, ...] | None) -> str:
+    return f"{max(ranks) / 1e6:.2f}" if ranks else "-"
 
 
 def _settled(record: Record) -> str:
@@ -244,7 +252,8 @@ def _changed_machines(before: Sequence[Record], after: Sequence[Record]) -> list
 
 
 def _as_json(entry: Difference) -> dict[str, object]:
-    return {"case": str(entry.after or entry.before), "verdict": entry.verdict.value, "ratio": entry.ratio}
+    verdict = {"verdict": entry.verdict.value, "figures": list(entry.figures), "ratio": entry.ratio}
+    return {"case": str(entry.after or entry.before), **verdict}
 
 
 def _in_words(entry: Difference) -> str:
@@ -257,4 +266,5 @@ def _in_words(entry: Difference) -> str:
             else f"{seconds.median * 1e3:.1f} ({seconds.lower * 1e3:.1f} to {seconds.upper * 1e3:.1f})"
         )
     ratio = f", x{entry.ratio:.2f}" if entry.ratio is not None else ""
+    ratio += f" ({', '.join(entry.figures)})" if set(entry.figures) - {FIGURES["seconds"]} else ""
     return f"{entry.verdict.value:<12} {entry.after or entry.before}: {figures[0]} -> {figures[1]} ms{ratio}"

@@ -28,6 +28,8 @@ def serve_command(args: argparse.Namespace) -> None:
     if missing:
         raise ConfigurationError(f"serve needs {', '.join(missing)}: pip install 'tokenring-xdit[serve]'")
     path, values = _said(args)
+    if args.ray is not None:
+        values = [*values, f"ray={args.ray}"]
     config: AnyServeConfig = read_config(serve_schema, path, values, unserved)
     limits, key = _limits(args), _key(args)
     if config.ignored:
@@ -36,7 +38,8 @@ def serve_command(args: argparse.Namespace) -> None:
         print(f"note: without --api-key, whoever reaches {args.host} may ask", file=sys.stderr)
     from tokenring_xdit.serve.server import serve
 
-    serve(config, limits, host=args.host, port=args.port, key=key, timeout=args.timeout, grace=args.grace)
+    waits = {"timeout": args.timeout, "grace": args.grace}
+    serve(config, limits, host=args.host, port=args.port, key=key, page=args.ui, **waits)
 
 
 def _said(args: argparse.Namespace) -> tuple[Path | None, list[str]]:
@@ -52,7 +55,7 @@ def _said(args: argparse.Namespace) -> tuple[Path | None, list[str]]:
 def _limits(args: argparse.Namespace) -> RequestLimits:
     given: dict[str, Any] = {
         name: value
-        for name in ("waiting", "pixels", "frames", "steps", "tokens", "stored", "body")
+        for name in ("waiting", "pixels", "frames", "steps", "tokens", "stored", "body", "upload")
         if (value := getattr(args, f"max_{name}")) is not None
     }
     for name, value in given.items():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from functools import wraps
+from functools import reduce, wraps
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,11 +16,14 @@ import torch.distributed as dist
 __all__ = [
     "RELIED_ON",
     "RING_MODULE",
+    "SYMMETRIC_MEMORY",
     "frame_outside_graphs",
     "in_place_of",
     "nccl_options",
     "new_group",
     "outside_graphs",
+    "symmetric_memory",
+    "symmetric_memory_lacks",
 ]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -41,6 +45,20 @@ RELIED_ON = (
     "ProcessGroup.group_name",
 )
 """Names in ``torch.distributed`` that torch documents nowhere, and the package uses."""
+
+SYMMETRIC_MEMORY = (
+    "get_backend",
+    "rendezvous",
+    "_SymmetricMemory.barrier",
+    "_SymmetricMemory.empty_strided_p2p",
+    "_SymmetricMemory.get_buffer",
+    "_SymmetricMemory.put_signal",
+    "_SymmetricMemory.rank",
+    "_SymmetricMemory.signal_pad_size",
+    "_SymmetricMemory.wait_signal",
+    "_SymmetricMemory.world_size",
+)
+"""Names in ``torch.distributed._symmetric_memory`` that GPUs need to reach each other's memory with it."""
 
 _NOTES = "_torchdynamo"
 
@@ -84,6 +102,25 @@ def nccl_options(most_ctas: int | None, timeout: timedelta | None) -> Any:
     if timeout is not None:
         options._timeout = timeout  # else torch warns that the two differ
     return options
+
+
+def symmetric_memory() -> Any:
+    """``torch.distributed._symmetric_memory``, whose name says that it may change; ``None`` where there is none."""
+    try:
+        return import_module("torch.distributed._symmetric_memory")
+    except ImportError:
+        return None
+
+
+def symmetric_memory_lacks() -> list[str]:
+    """Which of :data:`SYMMETRIC_MEMORY` this torch does not have."""
+    module, lacks = symmetric_memory(), []
+    for name in SYMMETRIC_MEMORY:
+        try:
+            reduce(getattr, name.split("."), module)
+        except AttributeError:
+            lacks.append(name)
+    return lacks
 
 
 def in_place_of(original: _Function, function: _Function) -> _Function:

@@ -81,6 +81,9 @@ class Pipeline:
         each_prompt: Options of its call of which a list means one for each prompt.
         image: What its call names the picture that it starts from, or is controlled by.
         needs_picture: Whether it makes nothing without one, although its call has a default for it.
+        needs: Further options of its call without which it makes nothing, although they have a default: a mask, say.
+        references: Whether a list of pictures is for each prompt, which is to look at all of them, instead of one for
+            each prompt.
         packed: Whether its latents are a sequence of tokens, of which ``_unpack_latents`` makes a picture.
     """
 
@@ -89,6 +92,8 @@ class Pipeline:
     each_prompt: tuple[str, ...] = ()
     image: str = "image"
     needs_picture: bool = False
+    needs: tuple[str, ...] = ()
+    references: bool = False
     packed: bool = False
 
 

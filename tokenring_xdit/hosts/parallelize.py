@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, TypeVar
 
-from tokenring_xdit.errors import ConfigurationError, nearest
+from tokenring_xdit.errors import ConfigurationError, UnsupportedError, nearest
 from tokenring_xdit.hosts.base import Offer
 from tokenring_xdit.messages import shown
 
-__all__ = ["chosen", "parallelize"]
+__all__ = ["chosen", "engine_host", "parallelize", "refuse_engine_host"]
 
 log = logging.getLogger("tokenring_xdit")
 
@@ -53,6 +53,34 @@ def parallelize(model: _Model, *, host: str | None = None, **options: Any) -> _M
         log.info("parallelize: host %s for the %s, %s", taken, type(model).__name__, why)
     spread: _Model = import_module(f"tokenring_xdit.hosts.{taken}").parallelize(model, **options)
     return spread
+
+
+def engine_host(pipeline: str) -> str:
+    """The host on which commands and engines run a class of diffusers' pipelines: xfuser where it was compared there.
+
+    Args:
+        pipeline: Its name.
+    """
+    families = import_module("tokenring_xdit.hosts.xfuser.families").FAMILIES.values()
+    return "xfuser" if any(pipeline == known.name for each in families for known in each.pipelines) else "diffusers"
+
+
+def refuse_engine_host(pipeline: str, **options: Any) -> None:
+    """Refuse options of :func:`parallelize` that the host of :func:`engine_host` does not take.
+
+    Args:
+        pipeline: Name of a class that was compared.
+        **options: Those.
+
+    Raises:
+        UnsupportedError: It does not take one, or diffusers is too old for it.
+    """
+    if engine_host(pipeline) != "diffusers":
+        return
+    offers = import_module("tokenring_xdit.hosts.diffusers.offer")
+    reason = offers.too_old(offers.family_of(pipeline)) or offers.refused_options(options)
+    if reason is not None:
+        raise UnsupportedError(f"{pipeline} runs with diffusers as its host, and {reason}: use tokenring_degree alone")
 
 
 def chosen(pipe: Any, hosts: tuple[str, ...], options: Mapping[str, Any]) -> tuple[str, str]:

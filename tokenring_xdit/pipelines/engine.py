@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from tokenring_xdit.defaults import DEFAULT_SCHEDULE, KEPT_CHATS, LARGEST_SIDE
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.parallel import ParallelDims
+from tokenring_xdit.pipelines.choice import Lora, PipelineChoice
 from tokenring_xdit.pipelines.engine_ranks import checked_timeout
-from tokenring_xdit.pipelines.messages import Step
+from tokenring_xdit.pipelines.messages import MemoryUse, Step
 from tokenring_xdit.pipelines.request import DRAWN_SEEDS, Request
 from tokenring_xdit.pipelines.text_engine import Chat, Texts
 from tokenring_xdit.pipelines.text_models import is_text_model
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
     from tokenring_xdit.graphs import GraphReport
     from tokenring_xdit.hosts.xfuser import AttentionBackend
     from tokenring_xdit.pipelines.picture_engine import Pictures
+    from tokenring_xdit.workers.starting import StartedRank
 
 __all__ = ["Engine", "Step"]
 
 
 class Engine:
-    """A model on several ranks of this machine, which load it once and serve one request after another.
+    """A model on several ranks of this machine, or of a Ray cluster: loaded once, it serves one request after another.
 
     ::
 
@@ -66,7 +68,14 @@ class Engine:
         tokens_per_rank: Of language models: tokens whose keys a rank may hold, of all chats together; ``None`` for any
             number. Chats that were asked longest ago make room; what does not fit alone is refused.
         kept_chats: Of language models: how many chats' keys are kept; those of others are computed anew when asked.
+        task: Of pipelines: ``text-to-image``, ``image-to-image`` or ``inpainting``, for which the class is chosen as
+            diffusers' AutoPipeline does; by default it is the class that the model names.
+        scheduler: Of pipelines: class of diffusers' that steps in the place of the model's own.
+        loras: Of pipelines: files, folders or hub names of LoRAs, or pairs of one and its scale.
         cuda_graphs: Of pipelines: capture calls of the transformer as CUDA graphs, and replay them (``docs/gpu.md``).
+        ray: ``auto``, or ``HOST:PORT`` of the head of a Ray cluster that this machine is in: ranks are started on its
+            nodes (``docs/serving.md``), in a placement group of their own, or in the last bundles of one that is given
+            here. By default they are on this machine, without Ray.
 
     Raises:
         ConfigurationError: There is no such model, a degree cannot work, or there are fewer GPUs than ranks.
@@ -89,6 +98,10 @@ class Engine:
         tokens_per_rank: int | None = None,
         kept_chats: int = KEPT_CHATS,
         cuda_graphs: bool = False,
+        task: str | None = None,
+        scheduler: str | None = None,
+        loras: Sequence[str | tuple[str, float] | Lora] = (),
+        ray: Any = None,
     ) -> None:
         if not isinstance(model, str):
             raise ConfigurationError(f"model is {model!r}; it has to be the folder or hub name of a model")
@@ -104,6 +117,9 @@ class Engine:
                 data_parallel_degree=(data_parallel_degree, 1),
                 largest_side=(largest_side, LARGEST_SIDE),
                 cuda_graphs=(cuda_graphs, False),
+                task=(task, None),
+                scheduler=(scheduler, None),
+                loras=(loras, ()),
             )
             self._texts = Texts(
                 model,
@@ -112,6 +128,7 @@ class Engine:
                 timeout=timeout,
                 tokens_per_rank=tokens_per_rank,
                 kept_chats=kept_chats,
+                ray=ray,
             )
         else:
             _refuse(
@@ -131,6 +148,8 @@ class Engine:
                 timeout=timeout,
                 largest_side=largest_side,
                 cuda_graphs=cuda_graphs,
+                choice=PipelineChoice(task, scheduler, Lora.parse_all(loras)),
+                ray=ray,
             )
         self._model = model
 
@@ -138,6 +157,11 @@ class Engine:
     def processes(self) -> list[int]:
         """Process ids of the ranks, by replica and rank; empty before they are started again after a failure."""
         return self._serving.ranks.processes
+
+    @property
+    def workers(self) -> list[StartedRank]:
+        """The ranks, by replica and rank, for whoever watches them; empty as :attr:`processes` is."""
+        return self._serving.ranks.workers
 
     @property
     def timeout(self) -> float:
@@ -160,6 +184,14 @@ class Engine:
         One for each replica that it was dealt out to; empty without ``cuda_graphs``.
         """
         return () if self._pictures is None else self._pictures.graph_reports
+
+    @property
+    def memory(self) -> tuple[MemoryUse, ...]:
+        """What ranks held in memory for the last request that :meth:`generate` served, by replica and rank.
+
+        Empty before the first one, and where the system does not tell.
+        """
+        return () if self._pictures is None else self._pictures.memory
 
     def generate(
         self,
@@ -195,7 +227,8 @@ class Engine:
             preview: Show the callback what is about to be made, after each step or after those of these numbers; every
                 preview costs a decoding.
             progress: Show a progress bar.
-            **options: Further arguments of the diffusers pipeline's call.
+            **options: Further arguments of the diffusers pipeline's call, such as ``image``, ``mask_image``,
+                ``control_image`` (PIL pictures, or a list of them) and ``strength``.
 
         Returns:
             A PIL picture for each prompt, or a list of PIL frames for each, without sound; ``output_type="latent"``,

@@ -18,8 +18,9 @@ from tokenring_xdit.pipelines.replicas import LOADING, Replicas, ReplicaShare, e
 from tokenring_xdit.workers.attempt import carry_through
 from tokenring_xdit.workers.messages import Task
 from tokenring_xdit.workers.signals import CountedInterrupts
+from tokenring_xdit.workers.starting import Packing, WorldPlace, StartedRank
 from tokenring_xdit.workers.state import Cancel, CancelAsked, Instruction, Interrupted, Limits, RequestAttempt, Restart
-from tokenring_xdit.workers.worker import Worker, hear
+from tokenring_xdit.workers.worker import hear
 
 __all__ = ["EngineRanks", "Turn", "checked_timeout"]
 
@@ -52,13 +53,23 @@ class EngineRanks:
         ranks: Of one replica.
         replicas: How many of those there are.
         timeout: Seconds without any sign of life from the ranks, after which they are given up.
+        place: Where they are; this machine by default.
 
     Raises:
         ConfigurationError: The timeout, or the environment's limit, cannot be.
         EngineError: A rank failed while it loaded.
     """
 
-    def __init__(self, program: str, setup: Any, *, ranks: int, replicas: int = 1, timeout: float) -> None:
+    def __init__(
+        self,
+        program: str,
+        setup: Any,
+        *,
+        ranks: int,
+        replicas: int = 1,
+        timeout: float,
+        place: WorldPlace | None = None,
+    ) -> None:
         self.timeout = timeout
         self._ranks = ranks
         self._requests = 0
@@ -66,7 +77,7 @@ class EngineRanks:
         self._line: list[Turn] = []
         self._served_by: int | None = None
         self._under_way = LOADING
-        self._replicas = Replicas(program, replicas, ranks, setup)
+        self._replicas = Replicas(program, replicas, ranks, setup, place)
         self._finalizer = weakref.finalize(self, self._replicas.close)
         try:
             self.start()
@@ -80,9 +91,19 @@ class EngineRanks:
         return self._replicas.running
 
     @property
+    def workers(self) -> list[StartedRank]:
+        """The ranks, by replica and rank."""
+        return [worker for share in self.running for worker in share.pool.workers]
+
+    @property
+    def packing(self) -> Packing:
+        """How they are told what to do."""
+        return self._replicas.packing
+
+    @property
     def processes(self) -> list[int]:
         """Process ids of the ranks, by replica and rank."""
-        return [process for share in self.running for process in share.pool.processes]
+        return [worker.pid for worker in self.workers]
 
     def start(self) -> None:
         """Start ranks that are not there, and wait until they have loaded.
@@ -174,7 +195,7 @@ class EngineRanks:
         shares: Sequence[ReplicaShare],
         commands: Sequence[Any],
         show: Callable[[ReplicaShare, Any], None] | None = None,
-    ) -> RequestAttempt[Worker]:
+    ) -> RequestAttempt[StartedRank]:
         """Have replicas carry a command out each, drop those that cannot go on, and raise what went wrong.
 
         Args:
@@ -212,7 +233,7 @@ class EngineRanks:
         shares: Sequence[ReplicaShare],
         commands: Sequence[Any] = (),
         show: Callable[[ReplicaShare, Any], None] | None = None,
-    ) -> RequestAttempt[Worker]:
+    ) -> RequestAttempt[StartedRank]:
         """While this waits in the main thread, Ctrl-C is counted instead of raised, so that no answer is lost.
 
         The first one cancels the request, the second one gives the ranks up.

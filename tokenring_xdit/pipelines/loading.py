@@ -8,46 +8,53 @@ import torch
 
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.hosts.models import pipelines
+from tokenring_xdit.pipelines.choice import PipelineChoice, class_for_task, refuse_loras, refuse_scheduler
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
 from tokenring_xdit.pipelines.flux import FluxModel
 from tokenring_xdit.pipelines.model import EMBEDDED, Model, read_model_file
 from tokenring_xdit.pipelines.random_flux import RandomFlux, is_random
+from tokenring_xdit.pipelines.signatures import pipeline_class
 
-__all__ = ["find_model", "load_pipeline", "pipeline_class_of"]
+__all__ = ["find_model", "load_pipeline", "pipeline_class_of", "refuse_choice"]
 
 _FLUX = "FluxPipeline"
 
+_SIZED = frozenset({_FLUX, "FluxImg2ImgPipeline", "FluxInpaintPipeline"})
+"""Pipelines that take every Flux for one of 1024 pixels."""
 
-def find_model(name: str) -> Model:
+
+def find_model(name: str, task: str | None = None) -> Model:
     """What a model says of itself; of one that is to be loaded the configuration files are read, and nothing else.
 
     Args:
         name: Folder or hub name of a diffusers pipeline, ``embedded``, or ``random-flux:...``.
+        task: What is made of it, one of :data:`~tokenring_xdit.pipelines.choice.AUTO_TASKS`; ``None`` for what it says.
 
     Raises:
         ConfigurationError: There is no such model.
         ModelUnreachableError: It is not here, and the hub cannot be asked.
         UnsupportedError: It was not compared with the single process.
     """
+    kind = pipeline_class_of(name, task)
     if is_random(name):
         return RandomFlux.parse(name).model()
-    return (FluxModel if pipeline_class_of(name) == _FLUX else Model).find(_resolved(name))
+    return (FluxModel if kind in _SIZED else Model).find(_resolved(name))
 
 
-def pipeline_class_of(name: str) -> str:
+def pipeline_class_of(name: str, task: str | None = None) -> str:
     """The class of a model's pipeline, read from its index; nothing else of it is read.
 
     Args:
         name: As for :func:`find_model`.
+        task: As for :func:`find_model`.
 
     Raises:
         ConfigurationError: There is no such model.
         ModelUnreachableError: It is not here, and the hub cannot be asked.
-        UnsupportedError: It was not compared with the single process.
+        UnsupportedError: It was not compared with the single process, or nothing is made of it for the task.
     """
-    if is_random(name):
-        return _FLUX
-    found = str(read_model_file(_resolved(name), "model_index.json").get("_class_name"))
+    index = {"_class_name": _FLUX} if is_random(name) else read_model_file(_resolved(name), "model_index.json")
+    found = class_for_task(str(index.get("_class_name")), task)
     if found not in pipelines():
         raise UnsupportedError(
             f"'{name}' is a {found}, which has not been compared with the single process yet. "
@@ -56,15 +63,41 @@ def pipeline_class_of(name: str) -> str:
     return found
 
 
-def load_pipeline(name: str, dtype: str, device: torch.device) -> Any:
+def refuse_choice(name: str, choice: PipelineChoice) -> None:
+    """Refuse a scheduler and LoRAs that do not fit a model, as far as that shows before it is loaded.
+
+    Args:
+        name: As for :func:`find_model`.
+        choice: What is made of it.
+
+    Raises:
+        ConfigurationError: Something does not fit.
+        UnsupportedError: Its pipeline takes no LoRA.
+    """
+    kind = pipeline_class(pipeline_class_of(name, choice.task))
+    if choice.scheduler is not None:
+        refuse_scheduler(choice.scheduler, find_model(name, choice.task).scheduler_config(), kind)
+    refuse_loras(choice.loras, kind)
+
+
+def load_pipeline(name: str, dtype: str, device: torch.device, choice: PipelineChoice | None = None) -> Any:
     """The diffusers pipeline, whichever it is, on a device.
 
     Args:
         name: As for :func:`find_model`.
         dtype: One of :data:`tokenring_xdit.dtypes.DTYPES`.
         device: From :func:`tokenring_xdit.devices.rank_device`.
+        choice: What is made of it; by default what it says itself.
+
+    Raises:
+        ConfigurationError: A LoRA does not fit.
     """
-    return find_model(name).load(dtype, device)
+    choice = choice or PipelineChoice()
+    model = find_model(name, choice.task)
+    kind = None if choice.task is None else pipeline_class(pipeline_class_of(name, choice.task))
+    pipe = model.load(dtype, device, kind)
+    choice.put_on(pipe)
+    return pipe
 
 
 def _resolved(name: str) -> str:

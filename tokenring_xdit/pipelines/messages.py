@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tokenring_xdit.graphs import GraphReport
 from tokenring_xdit.parallel import ParallelDims
+from tokenring_xdit.pipelines.choice import Lora, PipelineChoice
+from tokenring_xdit.pipelines.pictures import PackedPicture
 from tokenring_xdit.pipelines.request import Request
+from tokenring_xdit.schedule.plan import Mask
 
-__all__ = ["ServeRequest", "Served", "Setup", "Step", "StepDone"]
+__all__ = ["MESSAGES", "MemoryUse", "ServeRequest", "Served", "Setup", "Step", "StepDone"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Setup:
         attention_backend: xfuser's kernel for attention on one rank.
         timeout: Seconds after which ranks give up waiting for each other.
         cuda_graphs: Whether calls of the transformer are replayed as CUDA graphs.
+        choice: What is made of the model.
     """
 
     model: str
@@ -31,14 +35,15 @@ class Setup:
     attention_backend: str = "auto"
     timeout: float = 1800.0
     cuda_graphs: bool = False
+    choice: PipelineChoice = field(default_factory=PipelineChoice)
 
 
 @dataclass(frozen=True)
 class ServeRequest:
-    """To a rank: serve a request. The first one answers with a :class:`Served`, the others with ``None``.
+    """To a rank: serve a request. Each one answers with a :class:`Served`, and only the first one's has media.
 
     Attributes:
-        request: The request.
+        request: The request, with its pictures packed.
         preview: Whether each step is shown, or after which steps.
     """
 
@@ -51,16 +56,33 @@ class ServeRequest:
 
 
 @dataclass(frozen=True)
-class Served:
-    """From the first rank: a request is served.
+class MemoryUse:
+    """Bytes of a rank: of its GPU, or of its process where it has none.
 
     Attributes:
-        media: What was made.
+        model: Held once it had loaded.
+        peak: The most that was held while a request was served.
+        limit: What could be held, all of this included, when it was over.
+    """
+
+    model: int
+    peak: int
+    limit: int
+
+
+@dataclass(frozen=True)
+class Served:
+    """From a rank: a request is served.
+
+    Attributes:
+        media: What was made; nothing on other ranks than the first.
         graphs: What became of the transformers' calls so far, by name, where they are replayed as CUDA graphs.
+        memory: What this rank held; ``None`` where that cannot be measured.
     """
 
     media: list[Any]
     graphs: dict[str, GraphReport]
+    memory: MemoryUse | None = None
 
 
 @dataclass(frozen=True)
@@ -88,3 +110,20 @@ class Step:
     steps: int
     prompts: range
     preview: Any
+
+
+MESSAGES = (
+    GraphReport,
+    Lora,
+    Mask,
+    MemoryUse,
+    PackedPicture,
+    ParallelDims,
+    PipelineChoice,
+    Request,
+    ServeRequest,
+    Served,
+    Setup,
+    StepDone,
+)
+"""What may be in messages to and from ranks on other nodes; see :class:`tokenring_xdit.workers.wire.Wire`."""

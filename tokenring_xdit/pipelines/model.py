@@ -69,18 +69,28 @@ class Model:
             UnsupportedError: It does not fit the degrees.
         """
 
-    def load(self, dtype: str, device: torch.device) -> Any:
+    def scheduler_config(self) -> dict[str, Any]:
+        """The configuration of its own scheduler.
+
+        Raises:
+            ConfigurationError: It has none.
+            ModelUnreachableError: It is not here, and the hub cannot be asked.
+        """
+        return read_model_file(self.name, "scheduler/scheduler_config.json")
+
+    def load(self, dtype: str, device: torch.device, kind: type | None = None) -> Any:
         """The diffusers pipeline.
 
         Args:
             dtype: One of :data:`tokenring_xdit.dtypes.DTYPES`.
             device: From :func:`tokenring_xdit.devices.rank_device`.
+            kind: Class of the pipeline; ``None`` for the one that the model names.
         """
         from diffusers import DiffusionPipeline
 
         from tokenring_xdit.compat.diffusers import from_pretrained
 
-        return from_pretrained(DiffusionPipeline, self.name, torch_dtype(dtype)).to(device)
+        return from_pretrained(kind or DiffusionPipeline, self.name, torch_dtype(dtype)).to(device)
 
 
 def read_model_file(

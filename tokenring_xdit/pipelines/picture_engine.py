@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
@@ -12,19 +11,23 @@ import torch
 from tqdm.auto import tqdm
 
 from tokenring_xdit.compat.versions import check_versions
-from tokenring_xdit.devices import default_dtype, refuse_missing_gpus
 from tokenring_xdit.dtypes import parse_dtype
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.graphs import GraphReport, refuse_without_cuda
 from tokenring_xdit.hosts.calls import GRAPHS_NEED_RANKS
+from tokenring_xdit.hosts.models import pipeline_named
+from tokenring_xdit.hosts.parallelize import refuse_engine_host
 from tokenring_xdit.hosts.xfuser import AttentionBackend
 from tokenring_xdit.parallel import ParallelDims
+from tokenring_xdit.pipelines.choice import PipelineChoice
 from tokenring_xdit.pipelines.engine_ranks import EngineRanks, checked_timeout
-from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of
-from tokenring_xdit.pipelines.messages import Served, ServeRequest, Setup, Step, StepDone
+from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of, refuse_choice
+from tokenring_xdit.pipelines.messages import MemoryUse, Served, ServeRequest, Setup, Step, StepDone
 from tokenring_xdit.pipelines.options import is_whole, shortly
+from tokenring_xdit.pipelines.pictures import PICTURES
+from tokenring_xdit.pipelines.places import place_for
 from tokenring_xdit.pipelines.replicas import ReplicaShare
-from tokenring_xdit.pipelines.request import Request, call_arguments, pipeline_class
+from tokenring_xdit.pipelines.request import Request, call_arguments, packed, pipeline_class
 
 __all__ = ["Pictures"]
 
@@ -37,6 +40,7 @@ class Pictures:
         last_seed: Seed of the last request; ``None`` before the first.
         largest_side: Pixels that width and height may have.
         graph_reports: See :attr:`tokenring_xdit.pipelines.engine.Engine.graph_reports`.
+        memory: See :attr:`tokenring_xdit.pipelines.engine.Engine.memory`.
     """
 
     def __init__(
@@ -50,6 +54,8 @@ class Pictures:
         timeout: float,
         largest_side: int,
         cuda_graphs: bool,
+        choice: PipelineChoice,
+        ray: Any = None,
     ) -> None:
         self._degrees = dims
         backend = AttentionBackend.parse(attention_backend)
@@ -69,28 +75,45 @@ class Pictures:
             raise ConfigurationError(GRAPHS_NEED_RANKS)
         if cuda_graphs:
             refuse_without_cuda("cuda_graphs=True")
-        self._class = pipeline_class(pipeline_class_of(model))
-        self._model = find_model(model)
+        self._class = pipeline_class(pipeline_class_of(model, choice.task))
+        self._model = find_model(model, choice.task)
         self._model.refuse_degrees(self._degrees)
+        refuse_choice(model, choice)
+        refuse_engine_host(
+            self._class.__name__,
+            ulysses_degree=dims.ulysses,
+            attention_backend=backend,
+            cuda_graphs=cuda_graphs,
+        )
         check_versions()
-        refuse_missing_gpus(self._degrees.ranks * data_parallel_degree)
+        said = None if dtype is None else parse_dtype(dtype)
+        place, usual = place_for(
+            ray,
+            "tokenring_xdit.pipelines.messages",
+            ranks=self._degrees.ranks,
+            worlds=data_parallel_degree,
+            ulysses=self._degrees.ulysses,
+        )
         setup = Setup(
             model=self._model.name,
-            dtype=default_dtype() if dtype is None else parse_dtype(dtype),
+            dtype=usual if said is None else said,
             dims=self._degrees,
             attention_backend=backend.value,
             timeout=2 * timeout,  # longer than this process waits, which can say more
             cuda_graphs=cuda_graphs,
+            choice=choice,
         )
         self.last_seed: int | None = None
         self.largest_side = largest_side
         self.graph_reports: tuple[Mapping[str, GraphReport], ...] = ()
+        self.memory: tuple[MemoryUse, ...] = ()
         self.ranks = EngineRanks(
             "tokenring_xdit.pipelines.serving",
             setup,
             ranks=self._degrees.ranks,
             replicas=data_parallel_degree,
             timeout=timeout,
+            place=place,
         )
 
     def make(
@@ -119,11 +142,11 @@ class Pictures:
                     if callback is not None:
                         callback(Step(done.step, done.steps, share.prompts, done.preview))
 
-                commands = [
-                    ServeRequest(request.part(share.prompts.start, share.prompts.stop), shown) for share in shares
-                ]
+                commands = [ServeRequest(self._part(request, share.prompts), shown) for share in shares]
                 attempt = self.ranks.serve(turn, shares, commands, show)
-            served: list[Served] = [attempt.answers(team)[0] for team in range(len(shares))]
+            answers: list[list[Served]] = [attempt.answers(team) for team in range(len(shares))]
+            served = [ranks[0] for ranks in answers]
+            self.memory = tuple(each.memory for ranks in answers for each in ranks if each.memory is not None)
             self.graph_reports = tuple(each.graphs for each in served if each.graphs)
             return [medium for each in served for medium in each.media]
 
@@ -133,11 +156,17 @@ class Pictures:
         call_arguments(self._class, request)
         self._model.check_request(self._degrees, request)
         for name, value in request.options.items():
+            if name in PICTURES:  # which are packed
+                continue
             try:
-                pickle.dumps(value)
+                self.ranks.packing.pack(value)
             except Exception as error:
                 raise ConfigurationError(f"option '{name}' cannot be sent to the ranks: {error}") from error
         return request
+
+    def _part(self, request: Request, prompts: range) -> Request:
+        references = pipeline_named(self._class.__name__).references
+        return packed(request.part(prompts.start, prompts.stop, references=references))
 
     def _dealt(self, request: Request) -> list[ReplicaShare]:
         """The prompts in contiguous shares, as equal as can be."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import zlib
 from dataclasses import dataclass, fields
 from typing import Any
@@ -143,8 +144,21 @@ class RandomFlux:
 
 @dataclass(frozen=True)
 class _RandomModel(FluxModel):
-    def load(self, dtype: str, device: torch.device) -> Any:
-        return RandomFlux.parse(self.name).make(torch_dtype(dtype), device)
+    def scheduler_config(self) -> dict[str, Any]:
+        return {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True}
+
+    def load(self, dtype: str, device: torch.device, kind: type | None = None) -> Any:
+        pipe = RandomFlux.parse(self.name).make(torch_dtype(dtype), device)
+        if kind in {None, type(pipe)}:
+            return pipe
+        other: Any = kind(**{name: part for name, part in pipe.components.items() if name in _parts(kind)})
+        other.encode_prompt = pipe.encode_prompt
+        return other
+
+
+def _parts(kind: Any) -> set[str]:
+    """What a class of pipelines is made of."""
+    return set(inspect.signature(kind.__init__).parameters)
 
 
 def is_random(name: str) -> bool:

@@ -15,11 +15,13 @@ from tokenring_xdit.errors import EngineError
 from tokenring_xdit.workers.blame import in_words
 from tokenring_xdit.workers.environment import local_environment
 from tokenring_xdit.workers.messages import Failed, Silent, Task
-from tokenring_xdit.workers.pool import WorkerPool
+from tokenring_xdit.workers.pipes import Pickles
+from tokenring_xdit.workers.pool import LocalStarter, WorkerPool
+from tokenring_xdit.workers.starting import Inbox, Packing, WorldPlace, StartedRank, called
 from tokenring_xdit.workers.state import AGREED, RequestAttempt
-from tokenring_xdit.workers.worker import Inbox, Worker, kept_file
+from tokenring_xdit.workers.worker import kept_file
 
-__all__ = ["LOADING", "ReplicaShare", "Replicas", "error_of"]
+__all__ = ["LOADING", "LocalPlace", "ReplicaShare", "Replicas", "error_of"]
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,30 @@ class ReplicaShare:
     prompts: range = range(0)
 
 
+class LocalPlace(WorldPlace):
+    """Worlds on this machine, side by side.
+
+    Args:
+        count: How many.
+        ranks: Ranks of each.
+    """
+
+    def __init__(self, count: int, ranks: int) -> None:
+        self.packing: Packing = Pickles()
+        self._count, self._ranks = count, ranks
+
+    def world(self, replica: int) -> LocalStarter:
+        """As :meth:`WorldPlace.world`."""
+        first, total = self._ranks * replica, self._ranks * self._count
+        return LocalStarter(functools.partial(local_environment, first=first, total=total))
+
+    def hang_up(self) -> None:
+        """Nothing: processes are started at once."""
+
+    def close(self) -> None:
+        """Nothing was taken."""
+
+
 class Replicas:
     """All replicas of an engine, each a world of ranks, heard in one inbox.
 
@@ -50,9 +76,12 @@ class Replicas:
         count: How many.
         ranks: Ranks of each.
         setup: The command with which they load.
+        place: Where they are; this machine by default.
     """
 
-    def __init__(self, program: str, count: int, ranks: int, setup: Any) -> None:
+    def __init__(self, program: str, count: int, ranks: int, setup: Any, place: WorldPlace | None = None) -> None:
+        self._place = LocalPlace(count, ranks) if place is None else place
+        self.packing = self._place.packing
         self.inbox: Inbox = queue.SimpleQueue()
         self._pools: list[WorkerPool | None] = [None] * count
         self._program, self._ranks = program, ranks
@@ -88,9 +117,8 @@ class Replicas:
         return [share for share in self.running if share.replica in missing]
 
     def _start(self, replica: int) -> None:
-        first, total = self._ranks * replica, self._ranks * len(self._pools)
-        environment = functools.partial(local_environment, first=first, total=total)
-        pool = self._pools[replica] = WorkerPool(self._program, self._ranks, environment=environment, inbox=self.inbox)
+        starter = self._place.world(replica)
+        pool = self._pools[replica] = WorkerPool(self._program, self._ranks, starter=starter, inbox=self.inbox)
         pool.send(Task(LOADING, self._setup))
 
     def drop(self, pool: WorkerPool) -> None:
@@ -108,6 +136,7 @@ class Replicas:
         """End all processes, for good."""
         if not self.here:
             return
+        self._place.hang_up()
         with self._changing:
             self._closed = True
             pools = [share.pool for share in self.running]
@@ -116,9 +145,10 @@ class Replicas:
             pool.hang_up()
         for pool in pools:
             pool.close()
+        self._place.close()
 
 
-def error_of(attempt: RequestAttempt[Worker], team: int, share: ReplicaShare) -> Exception:
+def error_of(attempt: RequestAttempt[StartedRank], team: int, share: ReplicaShare) -> Exception:
     """What is raised for a replica that failed; what the rank to blame has printed is kept, as the message says."""
     worker = attempt.culprit(team)
     outcome = attempt.failures(team)[worker]
@@ -129,11 +159,11 @@ def error_of(attempt: RequestAttempt[Worker], team: int, share: ReplicaShare) ->
     if isinstance(outcome, Failed) and outcome.phase is not None:
         how = f"failed {outcome.phase.value}: {outcome.kind}: {outcome.message}"
     else:
-        how = in_words(outcome, worker.process.pid)
+        how = in_words(outcome, worker.pid)
     return EngineError(f"{_who(attempt, team, share)} {how}\n(log: {file})")
 
 
-def _who(attempt: RequestAttempt[Worker], team: int, share: ReplicaShare) -> str:
+def _who(attempt: RequestAttempt[StartedRank], team: int, share: ReplicaShare) -> str:
     of_replica = f" of replica {share.replica}" if share.replica else ""
     ended = {worker: attempt.outcomes[worker] for worker in attempt.teams[team]} | attempt.failures(team)
     worker = attempt.culprit(team)
@@ -142,5 +172,5 @@ def _who(attempt: RequestAttempt[Worker], team: int, share: ReplicaShare) -> str
         return f"ranks {', '.join(map(str, silent))}{of_replica}"
     kinds = {outcome.kind if isinstance(outcome, Failed) else None for outcome in ended.values()}
     if len(ended) > 1 and len(kinds) == 1 and None not in kinds:
-        return f"all ranks{of_replica} failed alike; rank {worker.rank}"
-    return f"rank {worker.rank}{of_replica}"
+        return f"all ranks{of_replica} failed alike; {called(worker)}"
+    return f"{called(worker)}{of_replica}"

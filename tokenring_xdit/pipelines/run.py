@@ -3,76 +3,49 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
+from pydantic import Field
 
 from tokenring_xdit.defaults import DEFAULT_SCHEDULE, LARGEST_SIDE
 from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, TokenRingError, UnsupportedError
 from tokenring_xdit.hosts.calls import GRAPHS_NEED_RANKS
+from tokenring_xdit.hosts.models import pipeline_named
+from tokenring_xdit.hosts.parallelize import refuse_engine_host
 from tokenring_xdit.hosts.xfuser import AttentionBackend
+from tokenring_xdit.messages import shown
 from tokenring_xdit.parallel import ParallelDims
-from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of
+from tokenring_xdit.pipelines.choice import PipelineChoice
+from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of, refuse_choice
+from tokenring_xdit.pipelines.picture_files import GREY, is_url, read_files
 from tokenring_xdit.pipelines.request import (
     Request,
     image_keyword,
     is_video,
     mistakes,
     pipeline_class,
-    takes_picture,
 )
 from tokenring_xdit.pipelines.run_prompts import Count, PromptConfig, numbered
+from tokenring_xdit.pipelines.run_values import Backend, Files, Loras, Size, files_of
+from tokenring_xdit.pipelines.signatures import takes
 from tokenring_xdit.pipelines.text_models import is_text_model
-from tokenring_xdit.sizes import PictureSize
 
 __all__ = ["RunConfig", "inspect_model"]
 
 
-def _size(value: Any) -> Any:
-    try:
-        return PictureSize.parse(value)
-    except ConfigurationError as error:
-        raise ValueError(str(error)) from error
-
-
-def _backend(value: Any) -> Any:
-    try:
-        return AttentionBackend.parse(value)
-    except ConfigurationError as error:
-        raise ValueError(str(error)) from error
-
-
 _SUFFIXES = (".png", ".mp4")
 
+_PICTURE_KEYS = ("control_image", "image", "mask_image")
+
 _NOT_OPTIONS = {
-    "image": "name a file with the key 'image'",
-    "control_image": "name a file with the key 'image'",
+    **{name: f"say it with the key '{name}'" for name in ("image", "mask_image", "control_image", "strength")},
     "num_images_per_prompt": "list the prompt several times instead",
     "num_videos_per_prompt": "list the prompt several times instead",
     "output_type": "a run writes PNG or MP4",
 }
-
-# The JSON schemas take what the validators take, in the other spellings too.
-Size = Annotated[
-    PictureSize,
-    BeforeValidator(_size),
-    PlainSerializer(str),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string", "pattern": r"^ *0*[1-9][0-9]{0,8}([xX]0*[1-9][0-9]{0,8})? *$"},
-                {"type": "integer", "minimum": 1, "maximum": 999_999_999},
-            ]
-        }
-    ),
-]
-Backend = Annotated[
-    AttentionBackend,
-    BeforeValidator(_backend),
-    WithJsonSchema({"enum": [name for backend in AttentionBackend for name in (backend.value, backend.name)]}),
-]
 
 
 class RunConfig(PromptConfig):
@@ -86,12 +59,25 @@ class RunConfig(PromptConfig):
         "guidance_scale": "guidance",
     }
 
-    task: Literal["picture"] = Field("picture", description="'picture', for videos as well, or 'text'")
+    task: Literal["picture", "text-to-image", "image-to-image", "inpainting"] = Field(
+        "picture",
+        description="'picture', for videos as well: what the model itself is for; or what AutoPipeline makes of "
+        "it: 'text-to-image', 'image-to-image', 'inpainting'; or 'text'",
+    )
     model: str = Field(
         min_length=1, description="folder or hub name of a diffusers pipeline, 'embedded', or 'random-flux:...'"
     )
     negative_prompt: str | None = Field(None, description="what not to draw, for models that take it")
-    image: str | None = Field(None, description="file or URL of the picture to start from, for models that take one")
+    image: Files | None = Field(
+        None, description="file or URL of the picture to start from, for models that take one, or a list of them"
+    )
+    mask_image: Files | None = Field(None, description="file of the mask, white where the picture is drawn anew")
+    control_image: Files | None = Field(None, description="file of the picture that controls what is drawn")
+    strength: float | None = Field(
+        None, ge=0, le=1, allow_inf_nan=False, description="how far a picture is drawn anew, for models that take it"
+    )
+    scheduler: str | None = Field(None, min_length=1, description="class of diffusers' that steps, for the model's own")
+    loras: Loras = Field((), description="LoRAs: files, folders or hub names, or mappings of path and scale")
     size: Size | None = Field(None, description="pixels, or WIDTHxHEIGHT")
     frames: Count | None = Field(None, description="number of frames, for video models")
     fps: Count = Field(16, description="frames a second of the MP4, for video models")
@@ -121,9 +107,10 @@ class RunConfig(PromptConfig):
     def mistakes_between(cls, values: Mapping[str, Any]) -> list[str]:
         """As in the base class."""
         mistakes = super().mistakes_between(values)
-        image = values.get("image")
-        if image is not None and not image.startswith(("http://", "https://")) and not Path(image).is_file():
-            mistakes.append(f"image: there is no file '{image}'")
+        for key in _PICTURE_KEYS:
+            for file in files_of(values.get(key)) or ():
+                if not is_url(file) and not Path(file).is_file():
+                    mistakes.append(f"{key}: there is no file {shown(file)}")
         for option in values.get("options", {}):
             if option in _NOT_OPTIONS:
                 mistakes.append(f"options: {option} cannot be set here: {_NOT_OPTIONS[option]}")
@@ -150,16 +137,57 @@ class RunConfig(PromptConfig):
             return self.prompts()[: self.batch_size]
         return ("a prompt",)
 
-    def request(self, first: int, prompts: tuple[str, ...], pipeline: type, image: Any = None) -> Request:
+    @property
+    def choice(self) -> PipelineChoice:
+        """What is made of the model."""
+        return PipelineChoice(None if self.task == "picture" else self.task, self.scheduler, self.loras)
+
+    @property
+    def pipeline(self) -> type:
+        """The class of its pipeline.
+
+        Raises:
+            TokenRingError: There is no such model, or it was not compared.
+        """
+        return pipeline_class(pipeline_class_of(self.model, self.choice.task))
+
+    def files(self, pipeline: type) -> dict[str, tuple[str, ...]]:
+        """The files of pictures, by the arguments of a pipeline that they are for.
+
+        Args:
+            pipeline: The pipeline's class.
+
+        Raises:
+            ConfigurationError: Two keys are for one argument.
+        """
+        found: dict[str, tuple[str, ...]] = {}
+        for key in _PICTURE_KEYS:
+            files = getattr(self, key)
+            controls = key == "image" and image_keyword(pipeline) != key and not takes(pipeline, key)
+            name = image_keyword(pipeline) if controls else key
+            if files is not None and name in found:
+                raise ConfigurationError(f"{key}: is called '{name}' by {pipeline.__name__}, which is said as well")
+            if files is not None:
+                found[name] = files
+        return found
+
+    def request(
+        self, first: int, prompts: tuple[str, ...], pipeline: type, pictures: Mapping[str, Sequence[Any]] | None = None
+    ) -> Request:
         """What to ask the pipeline for.
 
         Args:
             first: Number of the first prompt among all.
             prompts: Those that are drawn together.
             pipeline: The pipeline's class.
-            image: The picture that was read from :attr:`image`.
+            pictures: What was read of :meth:`files`, for all prompts.
         """
-        picture = {} if image is None else {image_keyword(pipeline): image}
+        strength = {} if self.strength is None else {"strength": self.strength}
+        whole = pipeline_named(pipeline.__name__).references
+        chosen = {
+            name: each[0] if len(each) == 1 else each if whole else each[first : first + len(prompts)]
+            for name, each in (pictures or {}).items()
+        }
         request = Request(
             prompt=prompts if len(prompts) > 1 else prompts[0],
             negative_prompt=self.negative_prompt,
@@ -169,10 +197,10 @@ class RunConfig(PromptConfig):
             steps=self.steps,
             seed=self.seed + first,
             guidance=self.guidance,
-            options=self.options | picture,
+            options={**self.options, **strength, **chosen},
             largest_side=self.largest_side,
         )
-        return find_model(self.model).complete(request)
+        return find_model(self.model, self.choice.task).complete(request)
 
     def outputs(self) -> list[Path]:
         """Where the results go, one for each prompt.
@@ -180,20 +208,24 @@ class RunConfig(PromptConfig):
         Raises:
             TokenRingError: There is no such model, or it was not compared.
         """
-        video = is_video(pipeline_class(pipeline_class_of(self.model)))
+        video = is_video(self.pipeline)
         path = Path(self.output or f"outputs/{Path(self.model).name}{_SUFFIXES[video]}")
         return numbered(path, len(self.prompts()))
 
 
-def inspect_model(config: RunConfig) -> list[str]:
+def inspect_model(config: RunConfig, brought: Collection[str] = ()) -> list[str]:
     """Mistakes that show once the model's own description is read; nothing else of it is loaded.
+
+    Args:
+        config: The run.
+        brought: Arguments that are pictures and come later.
 
     Raises:
         ModelUnreachableError: It is not here, and the hub cannot be asked.
     """
     try:
-        pipeline = pipeline_class(pipeline_class_of(config.model))
-        model = find_model(config.model)
+        pipeline = config.pipeline
+        model = find_model(config.model, config.choice.task)
     except ModelUnreachableError:
         raise
     except TokenRingError as error:
@@ -205,11 +237,18 @@ def inspect_model(config: RunConfig) -> list[str]:
         model.refuse_degrees(degrees)
     except UnsupportedError as error:
         found.append(str(error))
-    image = config.image if takes_picture(pipeline) else None
-    if image != config.image:
-        found.append(f"image: {config.image} was given, and {pipeline.__name__} starts from no picture")
-    request = config.request(0, config.some_prompts(), pipeline, image)
-    unfit = mistakes(pipeline, request)
+    for check in (partial(refuse_choice, config.model, config.choice), partial(_refuse_host, config, pipeline)):
+        try:
+            check()
+        except ModelUnreachableError:
+            raise
+        except TokenRingError as error:
+            found.append(str(error))
+    pictures, wrong = _pictures(config, pipeline)
+    found += wrong
+    pictures |= {name: [GREY] for name in brought}
+    request = config.request(0, config.some_prompts(), pipeline, pictures)
+    unfit = [] if wrong else mistakes(pipeline, request)
     if not unfit and not found:
         try:
             model.check_request(degrees, request)
@@ -222,3 +261,36 @@ def inspect_model(config: RunConfig) -> list[str]:
         kind = "a video" if video else "a picture"
         found.append(f"output: '{config.output}', but {pipeline.__name__} makes {kind}: use {_SUFFIXES[video]}")
     return found
+
+
+def _refuse_host(config: RunConfig, pipeline: type) -> None:
+    refuse_engine_host(
+        pipeline.__name__,
+        ulysses_degree=config.ulysses_degree,
+        attention_backend=config.attention_backend,
+        cuda_graphs=config.cuda_graphs,
+    )
+
+
+def _pictures(config: RunConfig, pipeline: type) -> tuple[dict[str, Any], list[str]]:
+    """The pictures of a config as far as they are here, and what is wrong with them."""
+    try:
+        files = config.files(pipeline)
+    except ConfigurationError as error:
+        return {}, [str(error)]
+    none = [name for name in files if not takes(pipeline, name)]
+    if none:
+        return {}, [f"{name}: {files[name][0]} was given, and {pipeline.__name__} takes none" for name in none]
+    prompts = 0
+    with contextlib.suppress(ConfigurationError):
+        prompts = len(config.prompts())
+    references = pipeline_named(pipeline.__name__).references
+    wrong = [
+        f"{name}: has {len(each)} files for {prompts} prompts: name one for all, or one for each"
+        for name, each in files.items()
+        if prompts and not references and len(each) not in {1, prompts}
+    ]
+    try:
+        return ({}, wrong) if wrong else (read_files(files, fetch=False), [])
+    except ConfigurationError as error:
+        return {}, [str(error)]

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from diffusers.utils import load_image
 
 from tokenring_xdit.devices import default_dtype, rank_device
 from tokenring_xdit.hosts.calls import Output
-from tokenring_xdit.hosts.xfuser import graph_reports, parallelize
+from tokenring_xdit.hosts.parallelize import engine_host, parallelize
+from tokenring_xdit.hosts.xfuser import graph_reports
 from tokenring_xdit.pipelines.environment import quieten
 from tokenring_xdit.pipelines.loading import load_pipeline
+from tokenring_xdit.pipelines.picture_files import read_files
 from tokenring_xdit.pipelines.request import call_arguments, media_of, save
 from tokenring_xdit.pipelines.run import RunConfig
 from tokenring_xdit.pipelines.run_agreement import refuse_differing
@@ -71,13 +72,14 @@ def run_on_rank(config: RunConfig) -> list[dict[str, Any]] | None:
     first = not dist.is_initialized() or dist.get_rank() == 0
     if dist.is_initialized():
         refuse_differing(config.model_dump(mode="json") | {"prompts": config.prompts()})
-    pipe = load_pipeline(config.model, config.dtype or default_dtype(), rank_device())
+    pipe = load_pipeline(config.model, config.dtype or default_dtype(), rank_device(), config.choice)
     pipe.set_progress_bar_config(disable=not first, desc="denoising")
     kind = type(pipe)
     outputs, prompts = config.outputs(), config.prompts()
     if dist.is_initialized():
         parallelize(
             pipe,
+            host=engine_host(kind.__name__),
             tokenring_degree=config.tokenring_degree,
             ulysses_degree=config.ulysses_degree,
             schedule=config.schedule,
@@ -85,12 +87,12 @@ def run_on_rank(config: RunConfig) -> list[dict[str, Any]] | None:
             output=Output.FIRST_RANK,
             cuda_graphs=config.cuda_graphs,
         )
-    image = load_image(config.image) if config.image is not None else None
+    pictures = read_files(config.files(kind))
     written = []
     for start in range(0, len(prompts), config.batch_size):
         batch = prompts[start : start + config.batch_size]
         began = time.perf_counter()
-        result = pipe(**call_arguments(kind, config.request(start, batch, kind, image)))
+        result = pipe(**call_arguments(kind, config.request(start, batch, kind, pictures)))
         seconds = time.perf_counter() - began
         if not first:
             continue

@@ -6,6 +6,7 @@ import gc
 import os
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -17,12 +18,14 @@ from tqdm import tqdm
 from tokenring_xdit.devices import rank_device
 from tokenring_xdit.errors import CancelledError, ConfigurationError
 from tokenring_xdit.hosts.calls import Output
-from tokenring_xdit.hosts.xfuser import graph_reports, parallelize
+from tokenring_xdit.hosts.parallelize import engine_host, parallelize
+from tokenring_xdit.hosts.xfuser import graph_reports
 from tokenring_xdit.pipelines.environment import quieten
 from tokenring_xdit.pipelines.loading import load_pipeline
 from tokenring_xdit.pipelines.messages import Served, ServeRequest, Setup, StepDone
+from tokenring_xdit.pipelines.peaks import PeakMeter
 from tokenring_xdit.pipelines.preview import Preview
-from tokenring_xdit.pipelines.request import call_arguments, media_of
+from tokenring_xdit.pipelines.request import call_arguments, media_of, unpacked
 from tokenring_xdit.workers.loop import Commands, Mailbox
 from tokenring_xdit.workers.messages import Failed, Phase, Progress
 from tokenring_xdit.workers.world import join_world
@@ -43,7 +46,7 @@ def commands(mailbox: Mailbox) -> Commands:
             return Failed.of(error, phase=Phase.LOADING)
         return None
 
-    def serve(command: ServeRequest) -> Served | Failed | None:
+    def serve(command: ServeRequest) -> Served | Failed:
         assert server is not None
         return server.serve(command)
 
@@ -69,12 +72,13 @@ class Server:
         if self._ranks > 1:
             join_world(device, timedelta(seconds=setup.timeout))
             self._control = dist.new_group(backend="gloo")
-        self._pipe = load_pipeline(setup.model, setup.dtype, device)
+        self._pipe = load_pipeline(setup.model, setup.dtype, device, setup.choice)
         self._class = type(self._pipe)
         self._preview = Preview(self._pipe)
         if self._ranks > 1:
             parallelize(
                 self._pipe,
+                host=engine_host(self._class.__name__),
                 tokenring_degree=setup.dims.tokenring,
                 ulysses_degree=setup.dims.ulysses,
                 schedule=setup.dims.schedule,
@@ -85,17 +89,23 @@ class Server:
         self._phase = Phase.BEFORE
         self._shows: Callable[[int], bool] = lambda step: False
         self._pipe.progress_bar = self._progress_bar
+        self._meter = PeakMeter(device, self._ranks)
 
-    def serve(self, command: ServeRequest) -> Served | Failed | None:
+    def serve(self, command: ServeRequest) -> Served | Failed:
         """Serve a request on all ranks together; the first one returns what was made."""
+        self._meter.begin()
+        answer = self._answer(command)  # whose tensors are gone by now
+        return answer if isinstance(answer, Failed) else replace(answer, memory=self._meter.end())
+
+    def _answer(self, command: ServeRequest) -> Served | Failed:
         self._shows, self._phase = command.shows, Phase.BEFORE
         try:
-            arguments = call_arguments(self._class, command.request)
+            arguments = call_arguments(self._class, unpacked(command.request))
             if command.preview:
                 arguments |= self._preview.arguments(arguments)
             output = self._pipe(**arguments)
             if self._rank != 0:
-                return None
+                return Served([], {})
             return Served([_portable(medium) for medium in media_of(output)], graph_reports(self._pipe))
         except Exception as error:
             return self._failed(error)

@@ -9,6 +9,7 @@ from typing import Any
 from tokenring_xdit.config import read_config
 from tokenring_xdit.errors import ConfigurationError, nearest
 from tokenring_xdit.messages import shown
+from tokenring_xdit.pipelines.choice import AUTO_TASKS
 from tokenring_xdit.pipelines.run import RunConfig, inspect_model
 from tokenring_xdit.pipelines.text_run import TextRunConfig, inspect_text_model
 
@@ -16,7 +17,11 @@ __all__ = ["TASKS", "AnyRun", "inspect_run", "program_of", "read_run", "run_as_r
 
 AnyRun = RunConfig | TextRunConfig
 
-TASKS: dict[str, type[RunConfig] | type[TextRunConfig]] = {"picture": RunConfig, "text": TextRunConfig}
+TASKS: dict[str, type[RunConfig] | type[TextRunConfig]] = {
+    "picture": RunConfig,
+    "text": TextRunConfig,
+    **dict.fromkeys(AUTO_TASKS, RunConfig),
+}
 """What can stand in a config, by its key ``task``."""
 
 

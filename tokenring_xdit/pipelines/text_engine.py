@@ -15,13 +15,13 @@ from types import TracebackType
 from typing import Any, Literal, overload
 
 from tokenring_xdit.compat.versions import check_versions
-from tokenring_xdit.devices import default_dtype, refuse_missing_gpus
 from tokenring_xdit.dtypes import parse_dtype
 from tokenring_xdit.errors import ConfigurationError, TokenRingError
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.engine_ranks import EngineRanks, Turn, checked_timeout
 from tokenring_xdit.pipelines.options import is_whole, shortly
 from tokenring_xdit.pipelines.pending import PendingReply, Pieces, Reply, in_thread
+from tokenring_xdit.pipelines.places import place_for
 from tokenring_xdit.pipelines.request import DRAWN_SEEDS, LARGEST_SEED
 from tokenring_xdit.pipelines.text_models import refuse_model
 from tokenring_xdit.pipelines.text_options import TextOptions
@@ -55,6 +55,7 @@ class Texts:
         timeout: float,
         tokens_per_rank: int | None,
         kept_chats: int,
+        ray: Any = None,
     ) -> None:
         bounds = {"kept_chats": kept_chats, **({} if tokens_per_rank is None else {"tokens_per_rank": tokens_per_rank})}
         for name, value in bounds.items():
@@ -63,10 +64,11 @@ class Texts:
         timeout = checked_timeout(timeout)
         refuse_model(model)
         check_versions()
-        refuse_missing_gpus(dims.ranks)
+        said = None if dtype is None else parse_dtype(dtype)
+        place, usual = place_for(ray, "tokenring_xdit.pipelines.text_orders", ranks=dims.ranks)
         setup = LoadText(
             model=model,
-            dtype=default_dtype() if dtype is None else parse_dtype(dtype),
+            dtype=usual if said is None else said,
             timeout=2 * timeout,  # longer than this process waits, which can say more
             limit=tokens_per_rank,
             chats=kept_chats,
@@ -75,7 +77,9 @@ class Texts:
         self._numbers = itertools.count(1)
         self._kept: Mapping[int, int] = {}
         self.forgotten: deque[int] = deque()
-        self.ranks = EngineRanks("tokenring_xdit.pipelines.text_rank", setup, ranks=dims.ranks, timeout=timeout)
+        self.ranks = EngineRanks(
+            "tokenring_xdit.pipelines.text_rank", setup, ranks=dims.ranks, timeout=timeout, place=place
+        )
 
     def chat(self, context: str, messages: Sequence[Mapping[str, str]]) -> Chat:
         """Begin a conversation."""

@@ -8,7 +8,18 @@ from dataclasses import dataclass, field
 from tokenring_xdit.defaults import KEPT_CHATS
 from tokenring_xdit.pipelines.text_options import TextOptions
 
-__all__ = ["ChatMessage", "Forget", "Kept", "LoadText", "Question", "Said", "ScoreText", "TextScore", "asked_about"]
+__all__ = [
+    "MESSAGES",
+    "ChatMessage",
+    "Forget",
+    "Kept",
+    "LoadText",
+    "Question",
+    "Said",
+    "ScoreText",
+    "TextScore",
+    "asked_about",
+]
 
 
 @dataclass(frozen=True)
@@ -137,3 +148,7 @@ class TextScore:
     log_probability: float
     bytes_sent: int
     seconds: float
+
+
+MESSAGES = (ChatMessage, Forget, Kept, LoadText, Question, Said, ScoreText, TextOptions, TextScore)
+"""What may be in messages to and from ranks on other nodes; see :class:`tokenring_xdit.workers.wire.Wire`."""

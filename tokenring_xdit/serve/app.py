@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from tokenring_xdit import __version__
 from tokenring_xdit.errors import CancelledError, TokenRingError
@@ -21,11 +21,12 @@ from tokenring_xdit.serve.chat import chat_routes
 from tokenring_xdit.serve.chat_schema import ChatBody
 from tokenring_xdit.serve.desk import PictureDesk
 from tokenring_xdit.serve.errors import RefusedError
-from tokenring_xdit.serve.guard import Guard
-from tokenring_xdit.serve.images import image_routes
+from tokenring_xdit.serve.guard import OPEN, Guard
+from tokenring_xdit.serve.images import EDITS, image_routes
 from tokenring_xdit.serve.keeper import ServiceState
 from tokenring_xdit.serve.office import Office
-from tokenring_xdit.serve.schema import Body, GenerationBody, VideoBody, refused
+from tokenring_xdit.serve.page import PAGE_PATHS, page_routes
+from tokenring_xdit.serve.schema import Body, EditBody, GenerationBody, VideoBody, refused
 from tokenring_xdit.serve.shelf import VideoShelf
 from tokenring_xdit.serve.text_desk import TextDesk
 from tokenring_xdit.serve.videos import KIND, video_routes
@@ -36,22 +37,26 @@ log = logging.getLogger(__name__)
 
 _BODIES: Mapping[str, tuple[str, type[Body]]] = {
     "/v1/images/generations": ("image", GenerationBody),
+    EDITS: ("image", EditBody),
     "/v1/videos": (KIND, VideoBody),
     "/v1/videos/sync": (KIND, VideoBody),
     "/v1/chat/completions": ("text", ChatBody),
 }
 """Paths that make something of a body: what that is, and what stands in it."""
 
+_UNREADY: dict[int | str, dict[str, Any]] = {503: {"description": "Not now, and why"}}
+
 _PLAIN = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def application(office: Office, key: str | None, shelf: VideoShelf | None = None) -> FastAPI:
+def application(office: Office, key: str | None, shelf: VideoShelf | None = None, *, page: bool = False) -> FastAPI:
     """All routes of a server.
 
     Args:
         office: Takes requests.
         key: What clients have to say; ``None`` where they need not.
         shelf: Where videos are kept, for a model that makes them.
+        page: Whether there is a page for the browser.
     """
     app = FastAPI(title="tokenring-xdit", version=__version__, description="A model, by OpenAI's protocol.")
     app.include_router(_health(office))
@@ -62,7 +67,16 @@ def application(office: Office, key: str | None, shelf: VideoShelf | None = None
         app.include_router(image_routes(office, office.desk))
     if isinstance(office.desk, TextDesk):
         app.include_router(chat_routes(office, office.desk))
-    app.add_middleware(Guard, key=key, most=office.desk.limits.body)
+    if page:
+        app.include_router(page_routes())
+    limits = office.desk.limits
+    app.add_middleware(
+        Guard,
+        key=key,
+        most=limits.body,
+        more={EDITS: max(limits.upload, limits.body)},
+        open_paths=OPEN | PAGE_PATHS if page else OPEN,
+    )
     _answer_errors(app, office)
     app.openapi = lambda: _described(app)
     return app
@@ -76,15 +90,15 @@ def _health(office: Office) -> APIRouter:
         """Whether the server answers at all."""
         return {"status": "live"}
 
-    @routes.get("/health")
-    @routes.get("/ready")
+    @routes.get("/health", responses=_UNREADY)
+    @routes.get("/ready", responses=_UNREADY)
     async def ready() -> JSONResponse:
         """Whether requests are served now, and else why not."""
         if keeper.state is ServiceState.READY:
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": keeper.state.value, "reason": keeper.reason}, 503)
 
-    @routes.get("/metrics")
+    @routes.get("/metrics", response_class=PlainTextResponse)
     def metrics() -> Response:
         """Figures for Prometheus."""
         return Response(office.meters.text(), media_type=_PLAIN)
@@ -120,9 +134,10 @@ def _requests(office: Office) -> APIRouter:
     routes = APIRouter(prefix="/v1/requests", tags=["requests"])
 
     @routes.get("")
-    def requests() -> dict[str, Any]:
-        """Requests under way, and the last ones that are over."""
-        return {"object": "list", "data": [office.described(job) for job in office.ledger.all()]}
+    def requests(limit: Annotated[int | None, Query(ge=1)] = None) -> dict[str, Any]:
+        """Requests under way, and the last ones that are over; the newest last, and at most so many of those."""
+        jobs = office.ledger.all()
+        return {"object": "list", "data": [office.described(job) for job in jobs[-(limit or len(jobs)) :]]}
 
     @routes.get("/{name}")
     def request(name: str) -> dict[str, Any]:
@@ -165,16 +180,18 @@ def _answer_errors(app: FastAPI, office: Office) -> None:
 
 
 def _described(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI page, in which mistakes are what they are here: a 400 with OpenAI's error object."""
+    """The OpenAPI page, in which whatever goes wrong is what it is here: OpenAI's error object."""
     if app.openapi_schema is None:
         schema = get_openapi(
             title=app.title, version=app.version, description=inspect.cleandoc(app.description), routes=app.routes
         )
         error = {"type": "object", "required": ["error"], "properties": {"error": {"type": "object"}}}
-        mistake = {"description": "Refused, in a sentence", "content": {"application/json": {"schema": error}}}
+        content = {"application/json": {"schema": error}}
         for path in schema["paths"].values():
             for operation in path.values():
-                if operation["responses"].pop("422", None) is not None:
-                    operation["responses"]["400"] = mistake
+                said = operation["responses"]
+                if said.pop("422", None) is not None:
+                    said["400"] = {"description": "Refused, in a sentence", "content": content}
+                said["default"] = {"description": "Whatever else went wrong, in a sentence", "content": content}
         app.openapi_schema = schema
     return app.openapi_schema

@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import secrets
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
-from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.amounts import bytes_in_words
+from tokenring_xdit.errors import ConfigurationError, TokenRingError
+from tokenring_xdit.hosts.models import pipeline_named
 from tokenring_xdit.messages import shown
 from tokenring_xdit.pipelines.engine import Engine
-from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of
+from tokenring_xdit.pipelines.loading import find_model
+from tokenring_xdit.pipelines.picture_options import steps_taken
 from tokenring_xdit.pipelines.request import (
     DRAWN_SEEDS,
     LARGEST_SEED,
     Request,
     defaults_of,
-    pipeline_class,
+    image_keyword,
+    needs_picture,
+    takes_picture,
 )
-from tokenring_xdit.serve.config import RequestLimits, ServeConfig, TextServeConfig, films
+from tokenring_xdit.pipelines.signatures import needed_options, parameters_of
+from tokenring_xdit.serve.config import RequestLimits, ServeConfig, TextServeConfig, films, mask_keyword
 from tokenring_xdit.serve.errors import RefusedError
 from tokenring_xdit.serve.jobs import PictureOrder
 from tokenring_xdit.serve.keeper import Keeper
-from tokenring_xdit.serve.schema import GenerationBody, PromptBody, VideoBody
+from tokenring_xdit.serve.memory import MemoryForecast
+from tokenring_xdit.serve.schema import EditBody, GenerationBody, PromptBody, VideoBody
+from tokenring_xdit.serve.uploads import Uploads
 from tokenring_xdit.sizes import PictureSize
 
 __all__ = ["Desk", "PictureDesk", "first_of"]
 
 _AUTO = "auto"
+
+_PARTS, _SIDES = 32, 16
+"""Parts of a side that smaller sizes differ by, and what their sides are multiples of, as most models want."""
 
 
 _Config = TypeVar("_Config", ServeConfig, TextServeConfig)
@@ -73,14 +86,32 @@ class Desk(ABC, Generic[_Config]):
 
 
 class PictureDesk(Desk[ServeConfig]):
-    """Where requests for pictures and videos are checked."""
+    """Where requests for pictures and videos are checked.
+
+    Args:
+        config: What is served.
+        limits: What a request may ask for.
+        keeper: Owns the engine.
+        memory: What requests will need.
+    """
+
+    def __init__(
+        self, config: ServeConfig, limits: RequestLimits, keeper: Keeper, memory: MemoryForecast | None = None
+    ) -> None:
+        super().__init__(config, limits, keeper)
+        self._memory = MemoryForecast() if memory is None else memory
+
+    @functools.cached_property
+    def pipeline(self) -> type:
+        """The class of the model's pipeline."""
+        return self.config.pipeline
 
     @functools.cached_property
     def defaults(self) -> dict[str, Any]:
         """What is taken where a request says nothing; ``None`` for what the pipeline works out."""
         config = self.config
-        model = find_model(config.model).complete(Request(prompt="a prompt"))
-        known = defaults_of(pipeline_class(pipeline_class_of(config.model)))
+        model = find_model(config.model, config.choice.task).complete(Request(prompt="a prompt"))
+        known = defaults_of(self.pipeline)
         values: dict[str, Any] = {
             name: first_of(getattr(config, name, None), getattr(model, name), known[name])
             for name in ("width", "height", "frames", "steps", "guidance", "negative_prompt")
@@ -101,8 +132,11 @@ class PictureDesk(Desk[ServeConfig]):
         if video:
             defaults["fps"] = self.config.fps
             most["frames"] = self.limits.frames
+        elif takes_picture(self.pipeline):
+            most["upload_bytes"] = self.limits.upload
         dims = self.config.degrees
         return {
+            "kind": "video" if video else "image",
             "defaults": {"size": size, **defaults},
             "limits": {**most, "n": 1 if video else 10, "body_bytes": self.limits.body, "waiting": self.limits.waiting},
             "ranks": {"tokenring": dims.tokenring, "ulysses": dims.ulysses, "schedule": dims.schedule},
@@ -114,20 +148,52 @@ class PictureDesk(Desk[ServeConfig]):
         Raises:
             TokenRingError: It is refused.
         """
-        count, previews = body.n or 1, body.partial_images or 0
-        if body.response_format == "url":
+        if needs_picture(self.pipeline):
             raise RefusedError(
-                "response_format: pictures are not kept here, so there is no url: use b64_json", "response_format"
+                f"'{self.config.name}' starts from a picture: send one to /v1/images/edits", code="unsupported"
             )
-        if body.output_compression is not None and (body.output_format or "png") == "png":
+        return self._order("image", body, *_drawn(body))
+
+    def refuse_edits(self) -> None:
+        """Refuse pictures where the model takes none, before anything is read of them.
+
+        Raises:
+            RefusedError: It takes none.
+        """
+        if not takes_picture(self.pipeline):
             raise RefusedError(
-                "output_compression: is for jpeg and webp, and output_format is png", "output_compression"
+                f"'{self.config.name}' takes no picture: use /v1/images/generations, or a server with "
+                "task=image-to-image",
+                code="unsupported",
             )
-        if previews and not body.stream:
-            raise RefusedError("partial_images: needs a stream: say stream=true as well", "partial_images")
-        if body.stream and count > 1:
-            raise RefusedError(f"n: {count} pictures cannot be streamed: ask for one, or leave stream out", "n")
-        return self._order("image", body, count, previews)
+
+    def edit(self, body: EditBody, uploads: Uploads) -> PictureOrder:
+        """The order of ``/v1/images/edits``.
+
+        Raises:
+            TokenRingError: It is refused.
+        """
+        name, mask = self.config.name, mask_keyword(self.pipeline)
+        count = len(uploads.pictures)
+        if count > 1 and not pipeline_named(self.pipeline.__name__).references:
+            raise RefusedError(f"image: {count} pictures were sent, and '{name}' starts from one", "image")
+        if uploads.mask is not None and mask is None:
+            raise RefusedError(f"mask: '{name}' takes none: leave it out", "mask")
+        if uploads.mask is None and mask in needed_options(self.pipeline):
+            raise RefusedError(f"mask: is missing, and '{name}' needs one", "mask", code="missing_field")
+        strength = first_of(body.strength, self.config.strength)
+        given = {
+            image_keyword(self.pipeline): uploads.pictures[0] if count == 1 else list(uploads.pictures),
+            **({} if mask is None or uploads.mask is None else {mask: uploads.mask}),
+            **({} if strength is None else {"strength": strength}),
+        }
+        pictures, previews = _drawn(body)
+        return self._order("image", body, pictures, previews, together=1, given=given)
+
+    def _steps(self, steps: int, strength: float | None) -> int:
+        """How many of the steps are made."""
+        parameter = parameters_of(self.pipeline).get("strength")
+        return steps if parameter is None else steps_taken(steps, first_of(strength, parameter.default))
 
     def video(self, body: VideoBody, *, stored: bool) -> PictureOrder:
         """The order of ``/v1/videos``.
@@ -151,8 +217,29 @@ class PictureDesk(Desk[ServeConfig]):
             frames = max(1, round(min(body.seconds * fps, self.limits.frames + 1)))
         return replace(self._order("video", body, 1, 0, frames=frames, fps=fps), stored=stored)
 
+    def warm_ups(self, engine: Engine) -> list[PictureOrder]:
+        """What is made before anybody asks, by two steps, as a step's time is between them.
+
+        Raises:
+            TokenRingError: The config's ``warm_up`` has a size that the model does not take.
+        """
+        sizes, frames = self.config.warm_up, self.config.frames
+        said = {"prompt": "a picture", "steps": 2, "seed": 0}
+        bodies = [PromptBody.model_validate({**said, "size": str(size)}) for size in sizes]
+        return [self._order("warm-up", body, 1, 0, frames=frames, engine=engine) for body in bodies]
+
     def _order(
-        self, kind: str, body: PromptBody, count: int, previews: int, *, frames: int | None = None, fps: int = 1
+        self,
+        kind: str,
+        body: PromptBody,
+        count: int,
+        previews: int,
+        *,
+        frames: int | None = None,
+        fps: int = 1,
+        together: int | None = None,
+        given: Mapping[str, Any] | None = None,
+        engine: Engine | None = None,
     ) -> PictureOrder:
         config = self.config
         self.refuse_other(body.model)
@@ -165,24 +252,33 @@ class PictureDesk(Desk[ServeConfig]):
             "guidance": first_of(body.guidance, config.guidance),
             "negative_prompt": first_of(body.negative_prompt, config.negative_prompt),
             **config.options,
+            **(given or {}),
         }
         seed = secrets.randbelow(DRAWN_SEEDS) if body.seed is None else body.seed
         if seed + count - 1 > LARGEST_SEED:
             raise RefusedError(f"seed: {seed} leaves no seeds for {count} pictures", "seed")
-        engine = self.engine()
-        together = min(count, config.batch_size)
+        engine = self.engine() if engine is None else engine
+        together = together or min(count, config.batch_size)
         prompt = body.prompt if together == 1 else [body.prompt] * together
         request = engine.check(prompt, seed=seed, **arguments)
         values = {name: first_of(getattr(request, name), default) for name, default in self.defaults.items()}
         self._refuse_beyond(values)
         width, height, frames = (values.get(name) or 0 for name in ("width", "height", "frames"))
+
+        def takes(size: PictureSize) -> bool:
+            with contextlib.suppress(TokenRingError):
+                engine.check(prompt, seed=seed, **{**arguments, "width": size.width, "height": size.height})
+                return True
+            return False
+
+        self._refuse_too_large(PictureSize(width, height) if width and height else None, frames or 1, together, takes)
         return PictureOrder(
             kind=kind,
             prompt=body.prompt,
             seed=seed,
             count=count,
             together=together,
-            steps=values.get("steps") or 1,
+            steps=self._steps(values.get("steps") or 1, arguments.get("strength")),
             size=str(PictureSize(width, height)) if width and height else _AUTO,
             pixels=width * height * (frames or 1),
             frames=frames or 1,
@@ -216,6 +312,56 @@ class PictureDesk(Desk[ServeConfig]):
             raise RefusedError(
                 f"steps: {values['steps']} are more than the {most.steps} that this server makes", "steps"
             )
+
+    def _refuse_too_large(
+        self, size: PictureSize | None, frames: int, together: int, takes: Callable[[PictureSize], bool]
+    ) -> None:
+        """Refuse what needs more memory than is free, as far as that is known; ``takes`` says what the model takes."""
+
+        def pixels(size: PictureSize) -> int:
+            return size.width * size.height * frames * together
+
+        if size is None or not self._memory.too_much(pixels(size)):
+            return
+        needed, free = self._memory.needed(pixels(size)) or 0.0, self._memory.free() or 0
+        what = f"{together} pictures of {size} at once need" if together > 1 else f"{size} needs"
+        what = f"{size} with {frames} frames needs" if frames > 1 else what
+        fits = (each for each in _smaller(size) if not self._memory.too_much(pixels(each)) and takes(each))
+        found = next(fits, None)
+        raise RefusedError(
+            f"size: {what} about {bytes_in_words(needed)} of a rank's memory, and {bytes_in_words(max(0, free))} are "
+            f"free; {f'{found} fits' if found else 'nor does any smaller size of this form fit'}",
+            "size",
+            code="not_enough_memory",
+        )
+
+
+def _smaller(size: PictureSize) -> Iterator[PictureSize]:
+    """Sizes of about the same form, the largest first."""
+    for part in range(_PARTS - 1, 0, -1):
+        width, height = (side * part // _PARTS // _SIDES * _SIDES for side in (size.width, size.height))
+        if width and height:
+            yield PictureSize(width, height)
+
+
+def _drawn(body: GenerationBody) -> tuple[int, int]:
+    """How many pictures, and pictures on the way, are asked for.
+
+    Raises:
+        RefusedError: These are not handed out like that.
+    """
+    count, previews = body.n or 1, body.partial_images or 0
+    if body.response_format == "url":
+        raise RefusedError(
+            "response_format: pictures are not kept here, so there is no url: use b64_json", "response_format"
+        )
+    if body.output_compression is not None and (body.output_format or "png") == "png":
+        raise RefusedError("output_compression: is for jpeg and webp, and output_format is png", "output_compression")
+    if previews and not body.stream:
+        raise RefusedError("partial_images: needs a stream: say stream=true as well", "partial_images")
+    if body.stream and count > 1:
+        raise RefusedError(f"n: {count} pictures cannot be streamed: ask for one, or leave stream out", "n")
+    return count, previews
 
 
 def first_of(*values: Any) -> Any:

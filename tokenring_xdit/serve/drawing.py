@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tokenring_xdit.pipelines.engine import Engine, Step
 from tokenring_xdit.serve.forecast import Forecast, hang_limit
 from tokenring_xdit.serve.jobs import Job, Order, PictureOrder, progress_steps
+from tokenring_xdit.serve.memory import MemoryForecast
 
 __all__ = ["Drawing"]
 
@@ -19,10 +20,14 @@ class Drawing:
     Args:
         forecast: Learns from every job, by the pixels that are made together.
         on_step: Is told how many seconds each step took.
+        memory: Learns as well.
     """
 
-    def __init__(self, forecast: Forecast, on_step: Callable[[float], None]) -> None:
+    def __init__(
+        self, forecast: Forecast, on_step: Callable[[float], None], memory: MemoryForecast | None = None
+    ) -> None:
         self._forecast, self._on_step = forecast, on_step
+        self._memory = MemoryForecast() if memory is None else memory
 
     def make(self, engine: Engine, job: Job, most_silence: float) -> list[Any]:
         """Draw all pictures of a job."""
@@ -40,10 +45,17 @@ class Drawing:
                 progress=False,
                 **order.arguments,
             )
+            self._memory.learn(pixels, engine.memory)
             if clock.step_seconds is not None and not order.previews:
                 rest = time.monotonic() - clock.began - order.steps * clock.step_seconds
                 self._forecast.learn(pixels, clock.step_seconds, rest)
         return made
+
+    def warm_up(self, engine: Engine, orders: Sequence[PictureOrder]) -> None:
+        """Make what nobody asked for, each twice, to learn from it: the first one of a size allocates."""
+        for order in orders:
+            for _ in range(2):
+                self.make(engine, Job(order, lambda event: None), engine.timeout)
 
     def seconds(self, job: Job) -> float | None:
         """Seconds that are left, by the forecast."""

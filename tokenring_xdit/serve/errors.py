@@ -17,7 +17,9 @@ GIVEN_UP = 499
 _FIELDS = {
     "width": "size",
     "height": "size",
-    **{name: name for name in ("frames", "guidance", "negative_prompt", "prompt", "seed", "size", "steps")},
+    **{name: name for name in ("frames", "guidance", "negative_prompt", "prompt", "seed", "size", "steps", "strength")},
+    **dict.fromkeys(("image", "control_image"), "image"),
+    **dict.fromkeys(("mask_image", "control_mask"), "mask"),
 }
 """Words that messages about a request begin with, and the fields that they are about."""
 

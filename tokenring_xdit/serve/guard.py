@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from typing import Any
 
 from tokenring_xdit.serve.answers import answered
@@ -28,10 +28,19 @@ class Guard:
         app: What it stands before.
         key: What clients have to say; ``None`` where they need not.
         most: Bytes of a body.
+        more: The same of paths that take more.
+        open_paths: Paths that need no key.
     """
 
-    def __init__(self, app: App, key: str | None, most: int) -> None:
-        self._app, self._most = app, most
+    def __init__(
+        self,
+        app: App,
+        key: str | None,
+        most: int,
+        more: Mapping[str, int] | None = None,
+        open_paths: Collection[str] = OPEN,
+    ) -> None:
+        self._app, self._most, self._more, self._open = app, most, more or {}, open_paths
         self._expected = None if key is None else _digest(key.encode())
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -49,17 +58,17 @@ class Guard:
         try:
             await self._within_limits(scope, headers, receive, send)
         except _TooLarge:
-            await answered(self._too_large())(scope, receive, send)
+            await answered(_too_large(self._most_of(scope)))(scope, receive, send)
 
     def _may_enter(self, path: str, said: bytes) -> bool:
-        if self._expected is None or path in OPEN:
+        if self._expected is None or path in self._open:
             return True
         scheme, _, key = said.partition(b" ")
         return scheme.lower() == b"bearer" and hmac.compare_digest(_digest(key.strip()), self._expected)
 
     async def _within_limits(self, scope: Message, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
-        said = headers.get(b"content-length", b"0")
-        if said.isdigit() and int(said) > self._most:
+        said, most = headers.get(b"content-length", b"0"), self._most_of(scope)
+        if said.isdigit() and int(said) > most:
             raise _TooLarge
         taken = 0
         answered = False
@@ -68,7 +77,7 @@ class Guard:
             nonlocal taken
             message = await receive()
             taken += len(message.get("body", b""))
-            if taken > self._most and not answered:
+            if taken > most and not answered:
                 raise _TooLarge
             return message
 
@@ -79,12 +88,16 @@ class Guard:
 
         await self._app(scope, counted, noted)
 
-    def _too_large(self) -> RefusedError:
-        return RefusedError(
-            f"the body has more than {self._most} bytes, which is as many as this server reads",
-            status=413,
-            code="body_too_large",
-        )
+    def _most_of(self, scope: Message) -> int:
+        return self._more.get(scope["path"], self._most)
+
+
+def _too_large(most: int) -> RefusedError:
+    return RefusedError(
+        f"the body has more than {most} bytes, which is as many as this server reads",
+        status=413,
+        code="body_too_large",
+    )
 
 
 class _TooLarge(BaseException):

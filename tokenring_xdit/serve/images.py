@@ -3,24 +3,54 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
+from tokenring_xdit.errors import TokenRingError
 from tokenring_xdit.serve.desk import PictureDesk
-from tokenring_xdit.serve.errors import RefusedError, problem_of
+from tokenring_xdit.serve.errors import problem_of
 from tokenring_xdit.serve.follow import Feed
-from tokenring_xdit.serve.jobs import Event, Job, Stepped
+from tokenring_xdit.serve.forms import read_files
+from tokenring_xdit.serve.jobs import Event, Job, Order, Stepped
 from tokenring_xdit.serve.media import encoded
 from tokenring_xdit.serve.office import REQUEST_ID, Office
-from tokenring_xdit.serve.schema import GenerationBody, OutputFormat
+from tokenring_xdit.serve.schema import EditBody, GenerationBody, OutputFormat
 from tokenring_xdit.serve.stream import EventStream, event, failed_answer
+from tokenring_xdit.serve.uploads import MOST_PICTURES, Uploads
 
-__all__ = ["image_routes"]
+__all__ = ["EDITS", "image_routes"]
+
+EDITS = "/v1/images/edits"
+
+_FILES = ("image", "image[]", "mask")
+
+_FILE = {"type": "string", "format": "binary"}
+_SCHEMA = EditBody.model_json_schema()
+_SAID = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    **_SCHEMA,
+                    "properties": {
+                        **_SCHEMA["properties"],
+                        "image": {"anyOf": [_FILE, {"type": "array", "items": _FILE}]},
+                        "mask": _FILE,
+                    },
+                    "required": [*_SCHEMA["required"], "image"],
+                }
+            }
+        },
+    }
+}
 
 _BEST = 100
 
@@ -52,58 +82,82 @@ def image_routes(office: Office, desk: PictureDesk) -> APIRouter:
     @routes.post("/v1/images/generations", responses={200: {"content": {"text/event-stream": {}}}})
     async def generations(body: GenerationBody, request: Request) -> Response:
         """Draw pictures: ``n`` of them, or one that is streamed as it is made."""
-        feed = Feed()
-        job = await office.accept("image", lambda: desk.picture(body), feed.tell, request)
-        form = _Form.of(body)
-        if body.stream:
-            return EventStream(office, job, feed, lambda events: _streamed(job, events, form))
-        failed = await failed_answer(office, job, feed, request)
-        if failed is not None:
-            return failed
-        made = job.take()
-        seeds = range(job.order.seed, job.order.seed + len(made))
-        data = [{"b64_json": await form.encoded(p), "seed": seed} for p, seed in zip(made, seeds, strict=True)]
-        answer = {
-            "created": job.created,
-            "data": data,
-            "size": _size(made[0]),
-            "output_format": form.format,
-            "id": job.id,
-            "seed": job.order.seed,
-        }
-        return JSONResponse(answer, headers={REQUEST_ID: job.id})
+        return await _answer(office, body, lambda: desk.picture(body), request, "image_generation")
 
-    @routes.post("/v1/images/edits", responses={400: {"description": "Requests bring no pictures"}})
-    async def edits() -> Response:
-        """Refused, in a sentence: requests bring no pictures."""
-        office.meters.refused("image")
-        raise RefusedError(
-            "pictures are not edited here, as requests bring none: use tokenring_xdit.parallelize with a model that "
-            "edits them, or /v1/images/generations",
-            code="unsupported",
-        )
+    @routes.post(EDITS, openapi_extra=_SAID, responses={200: {"content": {"text/event-stream": {}}}})
+    async def edits(request: Request) -> Response:
+        """Draw pictures anew, for models that take them: all of them, or where a mask is transparent."""
+        try:
+            desk.refuse_edits()
+            office.keeper.refuse_unready()  # before anything large is read
+            fields, files = await read_files(request, _FILES, MOST_PICTURES + 1)
+            body = EditBody.model_validate(fields, strict=False)
+            uploads = await run_in_threadpool(Uploads.read, files, desk.limits.pixels)
+        except TokenRingError:
+            office.meters.refused("image")
+            raise
+        except ValidationError as error:
+            details = [{**each, "loc": ("body", *each["loc"])} for each in error.errors()]
+            raise RequestValidationError(details) from error
+        return await _answer(office, body, lambda: desk.edit(body, uploads), request, "image_edit")
 
     return routes
+
+
+async def _answer(
+    office: Office, body: GenerationBody, order: Callable[[], Order], request: Request, kind: str
+) -> Response:
+    """Have a request stand in line, and answer with what was made.
+
+    Args:
+        office: Takes it.
+        body: What is asked for.
+        order: Checks it.
+        request: Of the client.
+        kind: What events of a stream are called.
+    """
+    feed = Feed()
+    job = await office.accept("image", order, feed.tell, request)
+    form = _Form.of(body)
+    if body.stream:
+        return EventStream(office, job, feed, lambda events: _streamed(job, events, form, kind))
+    failed = await failed_answer(office, job, feed, request)
+    if failed is not None:
+        return failed
+    made = job.take()
+    seeds = range(job.order.seed, job.order.seed + len(made))
+    data = [{"b64_json": await form.encoded(p), "seed": seed} for p, seed in zip(made, seeds, strict=True)]
+    answer = {
+        "created": job.created,
+        "data": data,
+        "size": _size(made[0]),
+        "output_format": form.format,
+        "id": job.id,
+        "seed": job.order.seed,
+    }
+    return JSONResponse(answer, headers={REQUEST_ID: job.id})
 
 
 def _size(picture: Any) -> str:
     return f"{picture.width}x{picture.height}"
 
 
-async def _streamed(job: Job, events: AsyncIterator[Event | None], form: _Form) -> AsyncIterator[str]:
-    """Events of OpenAI's, of what happens to a job."""
+async def _streamed(job: Job, events: AsyncIterator[Event | None], form: _Form, kind: str) -> AsyncIterator[str]:
+    """Events of OpenAI's, of what happens to a job; steps are comments, which its clients pass over."""
     shown = 0
     async for each in events:
         if each is None:
             yield ""
-        elif isinstance(each, Stepped) and each.preview is not None:
-            yield await _event("image_generation.partial_image", each.preview, form, partial_image_index=shown)
-            shown += 1
+        elif isinstance(each, Stepped):
+            yield f": step {each.step} of {job.order.all_steps}\n\n"
+            if each.preview is not None:
+                yield await _event(f"{kind}.partial_image", each.preview, form, partial_image_index=shown)
+                shown += 1
     if job.error is not None:
         yield event({"type": "error", **problem_of(job.error).body}, "error")
         return
     (picture,) = job.take()
-    yield await _event("image_generation.completed", picture, form, seed=job.order.seed, id=job.id)
+    yield await _event(f"{kind}.completed", picture, form, seed=job.order.seed, id=job.id)
 
 
 async def _event(kind: str, picture: Any, form: _Form, **more: Any) -> str:

@@ -240,7 +240,7 @@ class Keeper:
                 self.state, self.reason = state, reason
 
     def _look_after(self, engine: Engine) -> None:
-        self._watch = RankWatch(engine.processes, liveness.limit())
+        self._watch = RankWatch(engine.workers, liveness.limit())
 
     def _lost(self) -> Lost | None:
         assert self._watch is not None

@@ -54,6 +54,12 @@ class Meters:
             buckets=_RATIO_BUCKETS,
             registry=self.registry,
         )
+        self._memory_ratio = Histogram(
+            "tokenring_forecast_memory_ratio",
+            "Real over predicted peaks of a rank's memory, its model included",
+            buckets=_RATIO_BUCKETS,
+            registry=self.registry,
+        )
         self._restarts = Counter(
             "tokenring_world_restarts", "Ranks were started again", ["reason"], registry=self.registry
         )
@@ -98,6 +104,10 @@ class Meters:
         """A step was made."""
         assert self._steps is not None
         self._steps.duration.observe(seconds)
+
+    def memory(self, ratio: float) -> None:
+        """A rank's peak was measured, which was predicted."""
+        self._memory_ratio.observe(ratio)
 
     def answered(self, times: AnswerTimes) -> None:
         """An answer was given."""

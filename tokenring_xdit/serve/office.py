@@ -100,9 +100,15 @@ class Office:
             "steps": job.order.all_steps,
             "seed": job.order.seed,
             "created": job.created,
-            "seconds_left": None if left is None else round(left, 3),
+            "seconds_left": _rounded(left),
+            "seconds_forecast": _rounded(job.predicted),
+            "seconds": None if job.began is None or job.ended is None else _rounded(job.ended - job.began),
             "error": None if job.error is None else problem_of(job.error).message,
         }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
 
 
 def _name(request: Request) -> str | None:

@@ -12,7 +12,7 @@ from tokenring_xdit.messages import named, one_line, shown
 from tokenring_xdit.pipelines.request import LARGEST_SEED
 from tokenring_xdit.serve.errors import RefusedError
 
-__all__ = ["Body", "GenerationBody", "OutputFormat", "PromptBody", "Text", "VideoBody", "refused"]
+__all__ = ["Body", "EditBody", "GenerationBody", "OutputFormat", "PromptBody", "Text", "VideoBody", "refused"]
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 
@@ -55,7 +55,17 @@ class GenerationBody(PromptBody):
     output_format: OutputFormat | None = Field(None, description="png by default")
     output_compression: int | None = Field(None, ge=0, le=100, description="quality of jpeg and webp, 100 by default")
     stream: bool | None = Field(None, description="server-sent events, as the picture is made")
-    partial_images: int | None = Field(None, ge=0, le=3, description="pictures of what is being made, in a stream")
+    partial_images: int | None = Field(
+        None, ge=0, le=500, description="pictures of what is being made, in a stream; at most one after each step"
+    )
+
+
+class EditBody(GenerationBody):
+    """Of ``/v1/images/edits``, beside its files."""
+
+    strength: float | None = Field(
+        None, ge=0, le=1, allow_inf_nan=False, description="how far the picture is drawn anew, for models that take it"
+    )
 
 
 class VideoBody(PromptBody):

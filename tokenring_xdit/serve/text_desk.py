@@ -59,6 +59,7 @@ class TextDesk(Desk[TextServeConfig]):
         options = self.config.answer_options
         ready = hasattr(self, "_reader")
         return {
+            "kind": "text",
             "defaults": {"max_tokens": options.max_new_tokens, **_without(self.config.options, "max_new_tokens")},
             "limits": {
                 "tokens": self.most_tokens if ready else self.limits.tokens,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tokenring_xdit.liveness import ProcessIdentity, State
-from tokenring_xdit.workers.attempt import StoppedRanks
+from tokenring_xdit.liveness import State
+from tokenring_xdit.workers.attempt import Life, StoppedRanks
+from tokenring_xdit.workers.starting import StartedRank
 
 __all__ = ["LOST_REASONS", "Lost", "RankWatch"]
 
@@ -36,28 +34,29 @@ class Lost:
 @dataclass(frozen=True)
 class _Watched:
     rank: int
-    identity: ProcessIdentity | None
+    identity: Life | None
+    started: StartedRank
 
 
 class RankWatch:
-    """Watches processes by rank.
+    """Watches ranks.
 
     Args:
-        processes: Their ids, by rank.
+        ranks: Of all worlds.
         limit: Seconds for which a rank may be stopped.
     """
 
-    def __init__(self, processes: Sequence[int], limit: float) -> None:
-        self._ranks = [_Watched(rank, _identity(process)) for rank, process in enumerate(processes)]
+    def __init__(self, ranks: Sequence[StartedRank], limit: float) -> None:
+        self._ranks = [_Watched(number, rank.identity, rank) for number, rank in enumerate(ranks)]
         self._limit = limit
         self._stopped: StoppedRanks[_Watched] = StoppedRanks()
 
     def look(self) -> Lost | None:
         """What is lost now; to be called several times a second, as a stop is counted between two calls."""
-        dead = [each.rank for each in self._ranks if _state(each) is State.GONE]
+        dead = [each for each in self._ranks if _state(each) is State.GONE]
         if dead:
             return Lost("died", f"{_named(dead)} died while there was nothing to do")
-        late = [each.rank for each, seconds in self._stopped.look(self._ranks).items() if seconds >= self._limit]
+        late = [each for each, seconds in self._stopped.look(self._ranks).items() if seconds >= self._limit]
         if late:
             return Lost("stopped", f"{_named(late)} had been stopped for {self._limit:g} s")
         return None
@@ -68,39 +67,23 @@ class RankWatch:
 
     def memory(self) -> dict[int, int]:
         """Resident bytes of the ranks that are there."""
-        found = {}
-        for each in self._ranks:
-            if each.identity is not None and _state(each) is not State.GONE:
-                with contextlib.suppress(OSError):
-                    found[each.rank] = _resident(each.identity.pid)
-        return found
+        found = {each.rank: each.started.memory() for each in self._ranks}
+        return {rank: held for rank, held in found.items() if held is not None}
 
     def kill(self) -> None:
         """End all of them, also those that are stopped, and wait until they are gone."""
         deadline = time.monotonic() + _PATIENCE
         for each in self._ranks:
-            if each.identity is not None and _state(each) is not State.GONE:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(each.identity.pid, signal.SIGKILL)
+            if _state(each) is not State.GONE:
+                each.started.kill()
         while any(_state(each) is not State.GONE for each in self._ranks) and time.monotonic() < deadline:
             time.sleep(0.01)
-
-
-def _identity(process: int) -> ProcessIdentity | None:
-    try:
-        return ProcessIdentity.of(process)
-    except ProcessLookupError:
-        return None
 
 
 def _state(rank: _Watched) -> State:
     return State.GONE if rank.identity is None else rank.identity.state
 
 
-def _named(ranks: Sequence[int]) -> str:
-    return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"
-
-
-def _resident(process: int) -> int:
-    with open(f"/proc/{process}/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def _named(ranks: Sequence[_Watched]) -> str:
+    named = [f"{each.rank}" + (f" on node {node}" if (node := each.started.node) else "") for each in ranks]
+    return f"rank{'s' * (len(ranks) > 1)} {', '.join(named)}"

@@ -6,13 +6,21 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Generic, Protocol, TypeVar
 
-from tokenring_xdit.liveness import ProcessIdentity, State
+from tokenring_xdit.liveness import State
 from tokenring_xdit.workers.state import Event, Instruction, Looked, RequestAttempt, TimePassed
 
-__all__ = ["StoppedRanks", "WatchedRank", "carry_through"]
+__all__ = ["Life", "StoppedRanks", "WatchedRank", "carry_through"]
 
 _POLL = 0.25
 """Seconds between two looks, at most, while somebody waits for ranks."""
+
+
+class Life(Protocol):
+    """A process, as far as it is watched."""
+
+    @property
+    def state(self) -> State:
+        """What it does now."""
 
 
 class WatchedRank(Protocol):
@@ -21,7 +29,7 @@ class WatchedRank(Protocol):
     def __hash__(self) -> int: ...
 
     @property
-    def identity(self) -> ProcessIdentity | None:
+    def identity(self) -> Life | None:
         """Its process; ``None`` where it had ended before anybody could look, or runs on another host."""
 
 

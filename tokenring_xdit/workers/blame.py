@@ -78,6 +78,8 @@ def in_words(outcome: RankOutcome, process: int) -> str:
     if isinstance(outcome, Failed):
         return f"failed: {outcome}"
     assert isinstance(outcome, Gone)
+    if outcome.reason:
+        return outcome.reason
     if outcome.exit_code >= 0:
         return f"ended with exit code {outcome.exit_code} (process {process})"
     name = signal.Signals(-outcome.exit_code).name

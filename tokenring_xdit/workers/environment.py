@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["INIT_METHOD_VARIABLE", "local_environment", "rank_environment"]
+__all__ = ["INIT_METHOD_VARIABLE", "STORE_VARIABLE", "local_environment", "rank_environment"]
 
 INIT_METHOD_VARIABLE = "TOKENRING_INIT_METHOD"
 """Environment variable of each rank: what ``torch.distributed.init_process_group(init_method=...)`` takes."""
+
+STORE_VARIABLE = "TOKENRING_STORE_SOCKET"
+"""Environment variable of ranks that join at a store of the first one, at ``MASTER_ADDR`` and ``MASTER_PORT``.
+
+Of that rank the descriptor of a socket that listens there; empty of the others."""
 
 
 def rank_environment(ranks: int) -> dict[str, str]:

@@ -90,9 +90,15 @@ class Failed:
 
 @dataclass(frozen=True)
 class Gone:
-    """In a rank's stead: its process has ended."""
+    """In a rank's stead: its process has ended.
+
+    Attributes:
+        exit_code: Of the process; negative is the signal that killed it.
+        reason: What is known beyond that, where the process was on another node.
+    """
 
     exit_code: int
+    reason: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,15 @@
 """Two pipes between a rank and whoever started it, and the rank's ends of them.
 
-Messages are pickled: a pipe carries what pipelines are called with and what they make (pictures, tensors, arguments of
-any class). Nobody can write into it but the process that started the rank, the rank itself, and what has their rights
-already. Nothing that comes from a socket or a store is read so; see :mod:`~tokenring_xdit.workers.codec` and
-:mod:`tokenring_xdit.plain`.
+Messages are pickled, unless the rank is told otherwise: a pipe carries what pipelines are called with and what they
+make (pictures, tensors, arguments of any class). Nobody can write into it but the process that started the rank, the
+rank itself, and what has their rights already. Nothing that comes from a socket or a store is read so; see
+:mod:`~tokenring_xdit.workers.wire`, :mod:`~tokenring_xdit.workers.codec` and :mod:`tokenring_xdit.plain`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import pickle
 import queue
@@ -18,24 +19,25 @@ from typing import Any
 
 from tokenring_xdit.workers.loop import Mailbox
 from tokenring_xdit.workers.messages import Task
+from tokenring_xdit.workers.starting import Packing
 
-__all__ = ["PipeMailbox", "cancel", "pack", "receive"]
+__all__ = ["Pickles", "PipeMailbox", "cancel"]
 
 _CANCEL = b"cancel "
 
 
-def pack(message: Any) -> bytes:
-    """A message as it is sent; torch's own pickling of tensors would share memory with a process that is no child."""
-    return pickle.dumps(message)
+class Pickles(Packing):
+    """Messages as they go through pipes; torch's own pickling of tensors would share memory with what is no child."""
 
+    name = ""
 
-def receive(connection: Connection) -> Any:
-    """Wait for a message.
+    def pack(self, message: Any) -> bytes:
+        """As :meth:`Packing.pack`."""
+        return pickle.dumps(message)
 
-    Raises:
-        EOFError: The other side has ended.
-    """
-    return pickle.loads(connection.recv_bytes())
+    def unpack(self, packed: bytes) -> Any:
+        """As :meth:`Packing.unpack`."""
+        return pickle.loads(packed)
 
 
 def cancel(number: int) -> bytes:
@@ -52,9 +54,12 @@ class PipeMailbox(Mailbox):
     Args:
         requests: File descriptor to read from.
         answers: File descriptor to write to.
+        packing: The name of a :class:`~tokenring_xdit.workers.wire.Wire`; empty for pickles.
     """
 
-    def __init__(self, requests: int, answers: int) -> None:
+    def __init__(self, requests: int, answers: int, packing: str = "") -> None:
+        self._packing_name = packing
+        self._packing: Packing | None = None if packing else Pickles()
         for descriptor in (requests, answers):
             os.set_inheritable(descriptor, False)  # a child of this rank must not keep the pipes open
         self._answers = Connection(answers, readable=False)
@@ -64,7 +69,7 @@ class PipeMailbox(Mailbox):
 
     def next(self) -> Task:
         """Wait for the next task."""
-        task: Task = pickle.loads(self._waiting.get())
+        task: Task = self._known_packing().unpack(self._waiting.get())
         self.number = task.number
         return task
 
@@ -74,8 +79,15 @@ class PipeMailbox(Mailbox):
 
     def answer(self, message: Any) -> None:
         """Tell whoever started this rank."""
+        packed = self._known_packing().pack(message)
         with contextlib.suppress(BrokenPipeError):  # it is gone, and so will this process be at once
-            self._answers.send_bytes(pack(message))
+            self._answers.send_bytes(packed)
+
+    def _known_packing(self) -> Packing:
+        if self._packing is None:
+            wire = importlib.import_module("tokenring_xdit.workers.wire")  # after this rank has begun to listen
+            self._packing = wire.Wire(self._packing_name)
+        return self._packing
 
     def _listen(self, requests: Connection) -> None:
         try:

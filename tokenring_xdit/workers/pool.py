@@ -7,7 +7,7 @@ import math
 import queue
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -17,11 +17,12 @@ from tokenring_xdit.workers.attempt import carry_through
 from tokenring_xdit.workers.blame import in_words, is_lost
 from tokenring_xdit.workers.environment import local_environment
 from tokenring_xdit.workers.messages import Failed, RankOutcome, Silent, Task
-from tokenring_xdit.workers.pipes import cancel, pack
+from tokenring_xdit.workers.pipes import Pickles, cancel
+from tokenring_xdit.workers.starting import Inbox, Packing, RankStarter, StartedRank, called
 from tokenring_xdit.workers.state import Event, Limits, RequestAttempt, Show
-from tokenring_xdit.workers.worker import Inbox, Rendezvous, Worker, hear, kept_file
+from tokenring_xdit.workers.worker import Rendezvous, Worker, hear, kept_file
 
-__all__ = ["Pool", "WorkerPool"]
+__all__ = ["LocalStarter", "Pool", "WorkerPool"]
 
 _SECONDS_TO_STOP = 5.0
 """How long a rank that was told to end gets before it is killed."""
@@ -103,8 +104,42 @@ class Pool(ABC):
     ) -> None: ...
 
 
+class LocalStarter(RankStarter):
+    """Starts ranks as processes of this machine.
+
+    Args:
+        environment: Of a rank, from its number, the number of ranks and where they join.
+        before: Words before the command of a rank; none by default.
+        quiet: Keep what ranks print, instead of having it printed.
+    """
+
+    def __init__(
+        self,
+        environment: Callable[[int, int, str], Mapping[str, str]] = local_environment,
+        before: Callable[[int], Sequence[str]] = lambda rank: (),
+        quiet: bool = True,
+    ) -> None:
+        self.packing: Packing = Pickles()
+        self._environment, self._before, self._quiet = environment, before, quiet
+
+    def start(self, program: str, ranks: int, inbox: Inbox) -> Iterator[StartedRank]:
+        """As :meth:`RankStarter.start`."""
+        with Rendezvous() as rendezvous:
+            for rank in range(ranks):
+                yield Worker(
+                    rank,
+                    program,
+                    self._environment(rank, ranks, rendezvous.init_method),
+                    inbox,
+                    (rendezvous.descriptor,),
+                    quiet=self._quiet,
+                    before=self._before(rank),
+                    packing=self.packing,
+                )
+
+
 class WorkerPool(Pool):
-    """The ranks of one world, as processes of this machine; all end when one of them fails.
+    """The ranks of one world; all end when one of them fails.
 
     Args:
         program: What each of them serves; see :func:`tokenring_xdit.workers.loop.serve`.
@@ -114,6 +149,7 @@ class WorkerPool(Pool):
         quiet: Keep what ranks print, and show its end where they die, instead of having it printed. Where it is
             printed, the traceback of a rank that fails is kept in a file, which the error names.
         inbox: Where they are heard, for whoever asks several pools at once; one of its own by default.
+        starter: Starts them otherwise than as processes of this machine; without ``environment`` and ``before`` then.
 
     Raises:
         LaunchError: They could not be started.
@@ -131,18 +167,17 @@ class WorkerPool(Pool):
         before: Callable[[int], Sequence[str]] = lambda rank: (),
         quiet: bool = True,
         inbox: Inbox | None = None,
+        starter: RankStarter | None = None,
     ) -> None:
         liveness.limit()  # is read by each request
-        self.workers: list[Worker] = []
+        starter = LocalStarter(environment, before, quiet) if starter is None else starter
+        self._packing = starter.packing
+        self.workers: list[StartedRank] = []
         self._quiet = quiet
         self._inbox: Inbox = queue.SimpleQueue() if inbox is None else inbox
         try:
-            with Rendezvous() as rendezvous:
-                for rank in range(ranks):
-                    variables = environment(rank, ranks, rendezvous.init_method)
-                    words = before(rank)
-                    worker = Worker(rank, program, variables, self._inbox, rendezvous, quiet=quiet, before=words)
-                    self.workers.append(worker)
+            for worker in starter.start(program, ranks, self._inbox):
+                self.workers.append(worker)
         except BaseException as error:
             self.close(kill=True)
             if isinstance(error, OSError):
@@ -160,7 +195,7 @@ class WorkerPool(Pool):
     @property
     def processes(self) -> list[int]:
         """Process ids of the ranks."""
-        return [worker.process.pid for worker in self.workers]
+        return [worker.pid for worker in self.workers]
 
     @property
     def died(self) -> bool:
@@ -169,7 +204,7 @@ class WorkerPool(Pool):
 
     def send(self, task: Task) -> None:
         """Give all ranks a task; their answers come to the inbox."""
-        packed = pack(task)
+        packed = self._packing.pack(task)
         for worker in self.workers:
             worker.send(packed)
 
@@ -177,14 +212,14 @@ class WorkerPool(Pool):
         """Have all ranks give a request up together; they agree on what the first one says."""
         self.workers[0].send(cancel(number))
 
-    def _ear(self, attempt: RequestAttempt[Worker]) -> Callable[[float], Event[Worker] | None]:
+    def _ear(self, attempt: RequestAttempt[StartedRank]) -> Callable[[float], Event[StartedRank] | None]:
         return functools.partial(hear, self._inbox)
 
     def _give_up(self) -> None:
         self.close(kill=True)
 
-    def _error(self, worker: Worker, outcome: RankOutcome) -> LaunchError:
-        text = f"rank {worker.rank} {in_words(outcome, worker.process.pid)}"
+    def _error(self, worker: StartedRank, outcome: RankOutcome) -> LaunchError:
+        text = f"{called(worker)} {in_words(outcome, worker.pid)}"
         if not is_lost(outcome):
             if isinstance(outcome, Failed) and outcome.traceback is not None and not self._quiet:
                 text += f"\n(traceback: {kept_file(f'rank{worker.rank}.traceback.txt', outcome.traceback)})"
@@ -205,7 +240,7 @@ class WorkerPool(Pool):
         """
         for worker in self.workers:
             if kill:
-                worker.process.kill()
+                worker.kill()
             worker.hang_up()
         deadline = time.monotonic() + _SECONDS_TO_STOP
         for worker in self.workers:

@@ -15,20 +15,17 @@ from collections.abc import Mapping, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 from tokenring_xdit.liveness import ProcessIdentity, State
 from tokenring_xdit.workers.interpreter import run_module
 from tokenring_xdit.workers.messages import Gone
-from tokenring_xdit.workers.pipes import receive
+from tokenring_xdit.workers.pipes import Pickles
+from tokenring_xdit.workers.starting import Inbox, Packing, StartedRank
 from tokenring_xdit.workers.state import Event, Heard
 
-__all__ = ["Inbox", "Rendezvous", "Worker", "hear", "kept_file"]
+__all__ = ["Rendezvous", "Worker", "hear", "kept_file", "take_standard_descriptors"]
 
 log = logging.getLogger(__name__)
-
-Inbox = queue.SimpleQueue[tuple[Any, Any]]
-"""Messages of workers, with the worker that each is from; or ``None`` and an event for whoever waits for them."""
 
 _STANDARD_ERROR = 2
 
@@ -41,7 +38,7 @@ class Rendezvous:
     """
 
     def __init__(self) -> None:
-        _take_standard_descriptors()
+        take_standard_descriptors()
         self.descriptor = os.memfd_create("tokenring-rendezvous")
 
     @property
@@ -67,10 +64,14 @@ class Worker:
         program: What it serves; see :func:`tokenring_xdit.workers.loop.serve`.
         environment: Of the process.
         inbox: Where its answers go.
-        rendezvous: Where it joins the others.
+        inherited: File descriptors that it keeps, such as that of a :class:`Rendezvous`.
         quiet: Keep what it prints for :meth:`printed`, instead of having it printed on standard error.
         before: Words that stand before the command, such as those that run it elsewhere.
+        packing: How it is told, and tells.
+        tied: Whether this thread lives as long as the process; by default only the main thread is taken to.
     """
+
+    node: str | None = None
 
     def __init__(
         self,
@@ -78,25 +79,29 @@ class Worker:
         program: str,
         environment: Mapping[str, str],
         inbox: Inbox,
-        rendezvous: Rendezvous,
+        inherited: Sequence[int],
         *,
         quiet: bool = True,
         before: Sequence[str] = (),
+        packing: Packing | None = None,
+        tied: bool | None = None,
     ) -> None:
         self.rank = rank
         # A thread that starts a process may end before it; its end would be taken for that of the whole process.
-        tied = threading.current_thread() is threading.main_thread()
+        if tied is None:
+            tied = threading.current_thread() is threading.main_thread()
+        packing = Pickles() if packing is None else packing
         theirs_in, self._requests = Pipe(duplex=False)
         self._answers, theirs_out = Pipe(duplex=False)
         self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._output = os.memfd_create("tokenring-rank-output", os.MFD_CLOEXEC) if quiet else None
         with theirs_in, theirs_out:
             ends = (theirs_in.fileno(), theirs_out.fileno())
-            words = (program, os.getpid(), int(tied), *ends)
+            words = (program, os.getpid(), int(tied), *ends, packing.name)
             output = _STANDARD_ERROR if self._output is None else self._output
             self.process = subprocess.Popen(
                 [*before, *run_module("tokenring_xdit.workers.rank", words)],
-                pass_fds=(*ends, rendezvous.descriptor),
+                pass_fds=(*ends, *inherited),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -108,12 +113,17 @@ class Worker:
         except ProcessLookupError:
             self.identity = None
         self._threads = (
-            threading.Thread(target=_listen, args=(self, self._answers, self.process, inbox), daemon=True),
+            threading.Thread(target=_listen, args=(self, self._answers, packing, inbox), daemon=True),
             threading.Thread(target=_speak, args=(self._outbox, self._requests), daemon=True),
         )
         for thread in self._threads:
             thread.start()
         _workers.add(self)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
 
     @property
     def ended(self) -> bool:
@@ -127,6 +137,14 @@ class Worker:
     def hang_up(self) -> None:
         """Let the rank end."""
         self._outbox.put(None)
+
+    def kill(self) -> None:
+        """End the rank at once."""
+        self.process.kill()
+
+    def memory(self) -> int | None:
+        """Its resident bytes; ``None`` once it has ended."""
+        return None if self.identity is None else self.identity.memory()
 
     def wait(self, timeout: float) -> None:
         """Wait for its end, once it was hung up on; kill it when the time is over."""
@@ -167,8 +185,8 @@ def _disown_all() -> None:
 os.register_at_fork(after_in_child=_disown_all)
 
 
-def hear(inbox: Inbox, seconds: float) -> Event[Worker] | None:
-    """Wait for what a worker says, at most so long."""
+def hear(inbox: Inbox, seconds: float) -> Event[StartedRank] | None:
+    """Wait for what a rank says, at most so long."""
     try:
         worker, message = inbox.get(timeout=seconds)
     except queue.Empty:
@@ -182,15 +200,15 @@ def _speak(outbox: queue.SimpleQueue[bytes | None], requests: Connection) -> Non
             requests.send_bytes(packed)
 
 
-def _listen(worker: Worker, answers: Connection, process: subprocess.Popen[bytes], inbox: Inbox) -> None:
+def _listen(worker: Worker, answers: Connection, packing: Packing, inbox: Inbox) -> None:
     try:
         with answers, contextlib.suppress(EOFError, OSError):
             while True:
-                inbox.put((worker, receive(answers)))
+                inbox.put((worker, packing.unpack(answers.recv_bytes())))
     except Exception:  # too large for what memory is left, say
         log.exception("an answer of rank %d could not be read", worker.rank)
-        process.kill()
-    inbox.put((worker, Gone(process.wait())))
+        worker.process.kill()
+    inbox.put((worker, Gone(worker.process.wait())))
 
 
 def kept_file(name: str, text: str) -> Path:
@@ -200,7 +218,7 @@ def kept_file(name: str, text: str) -> Path:
     return path
 
 
-def _take_standard_descriptors() -> None:
+def take_standard_descriptors() -> None:
     """Where standard input, output or error are closed, as in some daemons, let nothing else get their numbers.
 
     A pipe that had one would not reach the rank, and would carry what is printed by others.

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.workers.environment import INIT_METHOD_VARIABLE
+from tokenring_xdit.workers.environment import INIT_METHOD_VARIABLE, STORE_VARIABLE
 
 __all__ = ["join_world"]
 
@@ -28,6 +29,8 @@ def join_world(device: torch.device, timeout: timedelta, store: Any = None) -> N
     Raises:
         ConfigurationError: The environment says less than torchrun does.
     """
+    if store is None and STORE_VARIABLE in os.environ:
+        store = _first_ranks_store(os.environ[STORE_VARIABLE], timeout)
     where = None if store is not None else os.environ.get(INIT_METHOD_VARIABLE, "env://")
     if where == "env://" and (missing := [name for name in _TORCHRUN if name not in os.environ]):
         raise ConfigurationError(
@@ -41,4 +44,18 @@ def join_world(device: torch.device, timeout: timedelta, store: Any = None) -> N
         rank=int(os.environ["RANK"]),
         world_size=int(os.environ["WORLD_SIZE"]),
         timeout=timeout,
+    )
+
+
+def _first_ranks_store(descriptor: str, timeout: timedelta) -> Any:
+    """The store of a world whose first rank was given the socket to listen on, so that nobody else takes its port."""
+    listens: dict[str, Any] = {"master_listen_fd": int(descriptor)} if descriptor else {}
+    return TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=bool(descriptor),
+        wait_for_workers=False,
+        timeout=timeout,
+        use_libuv=True,
+        **listens,
     )

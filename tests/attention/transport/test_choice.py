@@ -31,6 +31,25 @@ def test_memory_is_shared_by_ranks_of_one_machine_and_one_network(other: Standpo
     assert why_not_shared([HERE, other, HERE], ["0", "1", "2"]) == sentence
 
 
+@pytest.mark.parametrize(
+    ("others", "sentence"),
+    [
+        (["GPU-b", "GPU-c"], None),
+        (["GPU-b", "GPU-d"], "the GPUs of ranks 0 and 2 do not reach each other's memory (no P2P)"),
+        (["GPU-e", "GPU-c"], "the GPUs of ranks 0 and 1 do not reach each other's memory (no P2P)"),
+        (["GPU-b", "GPU-b"], "ranks 1 and 2 are on one GPU, which torch allows with TORCH_SYMM_MEM_ALLOW_OVERLAPPING_"),
+    ],
+)
+def test_gpus_share_memory_where_each_reaches_that_of_all_others(others: list[str], sentence: str | None) -> None:
+    first = HERE._replace(gpu="GPU-a", cut_off=["GPU-d"])
+    cut_off = {"GPU-e": ["GPU-a"]}  # as only one of the two sees
+    rest = [HERE._replace(gpu=gpu, cut_off=cut_off.get(gpu, [])) for gpu in others]
+    found = why_not_shared([first, *rest], ["0", "1", "2"])
+    assert found == sentence or (sentence and found and found.startswith(sentence))
+    overlapping = [each._replace(overlapping=True) for each in (first, *rest)]
+    assert why_not_shared(overlapping, ["0", "1", "2"]) == (None if others == ["GPU-b", "GPU-b"] else sentence)
+
+
 def test_nobody_shares_who_does_not_know_where_he_is() -> None:
     nowhere = HERE._replace(network=None)
     assert why_not_shared([nowhere, nowhere], ["0", "1"]) is not None

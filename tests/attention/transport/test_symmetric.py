@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.support.memory import at_random, ranks_first
 from tests.support.schedules import names
 from tests.support.symmetric import Call, TwinArea, errors
-from tokenring_xdit.attention.transport import symmetric
+from tokenring_xdit.attention.transport import slots
 from tokenring_xdit.attention.transport.symmetric import SymmetricTransport
 from tokenring_xdit.attention.waits import Broken, OutOfStep
 from tokenring_xdit.schedule import build
@@ -83,7 +83,7 @@ def test_a_sender_that_does_not_wait_for_its_slot_is_found_out() -> None:
             for of_rank in landings(*args)  # type: ignore[arg-type]
         )
 
-    with mock.patch.object(symmetric, "landings", careless), mock.patch.object(symmetric, "prove_landings"):
+    with mock.patch.object(slots, "landings", careless), mock.patch.object(slots, "prove_landings"):
         assert found_out(REUSED, range(20))
 
 

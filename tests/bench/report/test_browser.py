@@ -5,82 +5,34 @@ from __future__ import annotations
 import base64
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.ui import Select, WebDriverWait
+from selenium.webdriver.support.ui import Select
 
 from tests.bench.report import samples
 from tests.bench.report.samples import record
 from tests.bench.report.wcag import contrast
+from tests.support.browser import Browser, browser, needs_browser
 from tokenring_xdit.bench import Status
 from tokenring_xdit.bench.report import write_report
 from tokenring_xdit.bench.report.palette import BACKGROUNDS
 
-BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.skipif(
-        BROWSER is None or DRIVER is None, reason="needs Chromium (Debian's chromium and chromium-driver)"
-    ),
-]
+pytestmark = [pytest.mark.e2e, needs_browser]
 
-FLAGS = (
-    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
-    *(
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--force-prefers-reduced-motion",
-    ),
-)
 PRINTED = 690  # pixels: the width of a plot on paper
 HOSTILE = "<script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'>"
 
 
-class Page:
+class Page(Browser):
     """A report in the browser."""
 
-    def __init__(self, driver: webdriver.Chrome) -> None:
-        self.driver = driver
-
     def open(self, path: Path, *, width: int = 1280, theme: str = "light") -> None:
-        """Load a report; narrow windows are those of a phone."""
-        phone = width < 500
-        metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": phone}
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        self.look(theme)
-        for log in ("browser", "performance"):
-            self.driver.get_log(log)  # what came before
-        self.driver.get(path.as_uri())
-
-    def look(self, theme: str, media: str = "screen") -> None:
-        """Change what the page is looked at with."""
-        feature = {"name": "prefers-color-scheme", "value": theme}
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": [feature]})
-
-    def run(self, script: str, *arguments: Any) -> Any:
-        """What a script returns."""
-        return self.driver.execute_script(script, *arguments)
-
-    def until(self, script: str) -> None:
-        """Wait for an expression to be true."""
-        WebDriverWait(self.driver, 20).until(lambda driver: driver.execute_script(f"return {script}"))
-
-    def find(self, selector: str) -> Any:
-        """The first element."""
-        return self.driver.find_element(By.CSS_SELECTOR, selector)
-
-    def all(self, selector: str) -> Any:
-        """All elements."""
-        return self.driver.find_elements(By.CSS_SELECTOR, selector)
+        """Load a report."""
+        self.visit(path.as_uri(), width=width, theme=theme)
 
     def headers(self) -> list[str]:
         """Titles of the table's columns."""
@@ -103,10 +55,7 @@ class Page:
     def assert_clean(self) -> None:
         """Nothing in the console, nothing asked of the network, nothing run that came out of the results."""
         assert self.driver.get_log("browser") == []
-        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
-        sent = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
-        # A browser's new tab asks for its own pictures, and may still do so when the report is already open.
-        asked = [e["request"]["url"] for e in sent if not e["documentURL"].startswith("chrome://")]
+        asked = self.asked()
         assert len([url for url in asked if url.startswith("file://")]) == 1
         assert [url for url in asked if not url.startswith(("file://", "data:", "blob:"))] == []
         assert self.run("return window.pwned") is None
@@ -114,15 +63,8 @@ class Page:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER or ""
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('browser')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    driver.set_page_load_timeout(60)
-    yield Page(driver)
-    driver.quit()
+    with browser(tmp_path_factory.mktemp("browser")) as driver:
+        yield Page(driver)
 
 
 @pytest.fixture(scope="module")

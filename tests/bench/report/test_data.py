@@ -23,6 +23,7 @@ from tokenring_xdit.bench.report.charts import POINTS, plot_of, plot_of_trace
 from tokenring_xdit.bench.report.figures import Form, Part, figures
 from tokenring_xdit.bench.report.links import links_of
 from tokenring_xdit.bench.report.measures import bytes_unit, hidden, number, speed_up, time_unit
+from tokenring_xdit.bench.report.page import page
 from tokenring_xdit.bench.report.palette import BACKGROUNDS, styles
 from tokenring_xdit.bench.report.problems import Axis, latest, views
 from tokenring_xdit.bench.report.summary import summary
@@ -171,6 +172,22 @@ def test_units_follow_the_largest_figure() -> None:
     assert time_unit([10.1]).name == "s"
     assert time_unit([0.002]).name == "µs"
     assert bytes_unit([12_600_000]).name == "MB" and bytes_unit([]).name == "B"
+    assert bytes_unit([2_570_000]).name == "MB"
+
+
+def test_a_report_of_a_few_cases_is_small_and_has_its_verdict_as_headline() -> None:
+    text = page([record([1.0] * 3), record([2.0] * 3, "xfuser-ring")], [trace(samples.timeline("token_ring"))])
+    assert len(text) < 600_000
+    assert "<h1>TokenRing was 2.00 times as fast as xfuser&#39;s Ring.</h1>" in text
+
+
+def test_labels_of_logarithmic_axes_say_their_unit() -> None:
+    (view, *_) = views(samples.sweep((1024, 2048), (2,)))
+    time = next(figure for figure in figures(view) if figure.key == "time")
+    assert time.logarithmic
+    assert (
+        f"\\u00a0{time.y_label}'" in json.dumps(plot_of(time, styles(view.strategies)).chart, ensure_ascii=True).lower()
+    )
 
 
 # -- plots --------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from tests.hosts.xfuser.matrix import (
 )
 from tests.hosts.xfuser.uses import page as uses_page
 from tests.support.families import ALL_FAMILIES, FAMILIES, Family
+from tests.support.overview import with_overview
 from tests.support.ranks import RankFailure, RankPool
 from tests.support.reference import relative_error
 from tokenring_xdit.errors import UnsupportedError
@@ -53,7 +54,8 @@ def outcomes(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str], O
         _, heading, rest = (
             file.read_text().partition(f"\n{uses_page.HEADINGS['xfuser']}\n") if file.exists() else ("", "", "")
         )
-        file.write_text(page(found) + heading + rest)
+        diffusers = (file.parent / "diffusers.md").read_text()
+        file.write_text(with_overview(page(found) + heading + rest, diffusers))
 
 
 @pytest.mark.parametrize(("family", "column", "case"), ALL)

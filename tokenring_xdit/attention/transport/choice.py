@@ -1,4 +1,4 @@
-"""What carries the programs of a group: memory that its ranks share, or its process groups; the same on all ranks.
+"""What carries the programs of a group: memory that its ranks reach, or its process groups; the same on all ranks.
 
 Ranks of one machine that stand for hosts of their own, in networks of their own, must not go past those: each tells
 which processes it sees, and which network, and where they differ in either nothing is shared.
@@ -9,9 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from enum import Enum
+from itertools import combinations
 from typing import NamedTuple
 
-from tokenring_xdit.attention.transport.shared_memory import network_space, unsupported
+import torch
+
+from tokenring_xdit.attention.transport import shared_memory, torch_memory
+from tokenring_xdit.attention.transport.shared_memory import network_space
+from tokenring_xdit.attention.transport.torch_memory import OVERLAPPING_VARIABLE
 from tokenring_xdit.errors import ConfigurationError
 
 __all__ = ["TRANSPORT_VARIABLE", "Standpoint", "Wanted", "wanted", "why_not_shared"]
@@ -36,23 +41,34 @@ class Standpoint(NamedTuple):
         processes: What two ranks have in common that see each other in ``/proc``; ``None`` where that is not known.
         network: What two ranks have in common that see the same network.
         why_not: Why it cannot share memory with anybody.
+        gpu: Name of its GPU; ``None`` for a processor.
+        cut_off: Names of GPUs whose memory that does not reach, of those that it sees.
+        overlapping: Whether it may be on one GPU with another rank.
     """
 
     processes: str | None
     network: str | None
     why_not: str | None
+    gpu: str | None = None
+    cut_off: Sequence[str] = ()
+    overlapping: bool = False
 
     @classmethod
-    def own(cls, processes: str | None, device: str) -> Standpoint:
+    def own(cls, processes: str | None, device: torch.device) -> Standpoint:
         """That of this process.
 
         Args:
             processes: What is known of the processes that it sees.
-            device: Type of the device where the tensors are.
+            device: Where the tensors are.
         """
-        if device != "cpu":
-            return cls(processes, network_space(), f"it is for processors so far, not for {device}")
-        return cls(processes, network_space(), unsupported())
+        if device.type == "cpu":
+            return cls(processes, network_space(), shared_memory.unsupported())
+        why_not = torch_memory.unsupported(device)
+        if why_not is not None:
+            return cls(processes, network_space(), why_not)
+        gpu, cut_off = torch_memory.reach(device)
+        overlapping = os.environ.get(OVERLAPPING_VARIABLE) == "1"
+        return cls(processes, network_space(), None, gpu, list(cut_off), overlapping)
 
 
 def wanted() -> Wanted:
@@ -86,4 +102,13 @@ def why_not_shared(standpoints: Sequence[Standpoint], names: Sequence[str]) -> s
             return f"ranks {names[0]} and {name} are on different machines, or in different containers"
         if other.network != first.network:
             return f"ranks {names[0]} and {name} are in different networks of one machine"
+    return _why_gpus_do_not_reach(standpoints, names)
+
+
+def _why_gpus_do_not_reach(standpoints: Sequence[Standpoint], names: Sequence[str]) -> str | None:
+    for (one, own), (another, other) in combinations(zip(names, standpoints, strict=True), 2):
+        if own.gpu is not None and own.gpu == other.gpu and not (own.overlapping and other.overlapping):
+            return f"ranks {one} and {another} are on one GPU, which torch allows with {OVERLAPPING_VARIABLE}=1 only"
+        if other.gpu in own.cut_off or own.gpu in other.cut_off:
+            return f"the GPUs of ranks {one} and {another} do not reach each other's memory (no P2P)"
     return None

@@ -1,39 +1,22 @@
-"""Blocks written straight into the slots of their receivers: programs over memory that all ranks of a group can reach.
+"""Programs over memory that the processes of a machine share (:mod:`.slots`): a rank looks itself whether it may go on.
 
-Every rank owns an area, in which the slots of a program lie where all ranks know them to be
-(:mod:`tokenring_xdit.schedule.lower.landing`). A sender waits until the receiver says that the slot is free, writes,
-and says that the message is there; the receiver does nothing but look. What they say are numbers that only grow: of
-each rank how far it is (its clock), and of each route how many of its messages have come. Both begin with the number of
-the call, so that ranks at different calls find out.
+What ranks say are numbers that only grow: of each rank how far it is (its clock), and of each route how many of its
+messages have come. Both begin with the number of the call, so that ranks at different calls find out.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-from torch import Tensor
-
-from tokenring_xdit.attention.buffers import Buffers, Handle, outlasting
-from tokenring_xdit.attention.transport.base import Parcel, with_own
-from tokenring_xdit.attention.transport.choice import TRANSPORT_VARIABLE
+from tokenring_xdit.attention.buffers import Handle
+from tokenring_xdit.attention.transport.slots import Coming, Going, ReachedArea, SlotTransport
 from tokenring_xdit.attention.waits import Broken, Ended, OutOfStep
-from tokenring_xdit.errors import CommunicationError
-from tokenring_xdit.schedule.lower.landing import (
-    Footprint,
-    Landing,
-    Landings,
-    Route,
-    footprint,
-    landings,
-    prove_landings,
-)
-from tokenring_xdit.schedule.lower.program import RankProgram
+from tokenring_xdit.schedule.lower.landing import Route
 
 __all__ = ["SharedArea", "SymmetricTransport"]
 
@@ -46,35 +29,9 @@ _END = (1 << _STEPS) - 1
 _NAP = 0.05
 """Seconds after which a rank that sleeps looks at its limits again."""
 
-_KEPT = 32
-"""Programs whose landings are remembered."""
 
-
-class SharedArea(Protocol):
-    """Memory that all ranks of a group can reach, and numbers in it: all that differs from one kind to another.
-
-    Attributes:
-        rank: This rank.
-        world_size: Ranks of the group.
-        size: Bytes of the area of each rank.
-    """
-
-    rank: int
-    world_size: int
-    size: int
-
-    def grow(self, size: int) -> None:
-        """Make larger areas in place of those that there are, on all ranks together.
-
-        Raises:
-            Broken: Some rank could not.
-        """
-
-    def memory(self, rank: int) -> Tensor:
-        """The bytes of a rank's area."""
-
-    def copy(self, place: Tensor, message: Tensor) -> None:
-        """Write a message, bytes, into a rank's area; whoever sees a number told after that sees the message."""
+class SharedArea(ReachedArea, Protocol):
+    """Memory with numbers in it, and a bell for each rank: all that differs from one kind to another."""
 
     def clock(self, rank: int) -> int:
         """How far a rank has said to be."""
@@ -97,18 +54,12 @@ class SharedArea(Protocol):
     def wake(self) -> None:
         """Wake up this rank, from another thread."""
 
-    def close(self) -> None:
-        """Let the memory go."""
-
 
 @dataclass
 class _Put:
     """A message that goes."""
 
-    peer: int
-    channel: str
-    message: Tensor
-    place: Tensor
+    going: Going
     clock: int  # of the receiver, that it waits for
     count: int
     over: bool = False
@@ -134,34 +85,13 @@ class _Waitable:
         self._transport.await_transfer(self._transfer)
 
 
-@dataclass
-class _Known:
-    """What is known of a call's programs.
-
-    Attributes:
-        programs: The programs, kept so that no others have their number.
-        footprints: Their memory.
-        found: Where messages land.
-        places: Of each route from here, memory of the receiver for each message.
-    """
-
-    programs: Sequence[RankProgram]
-    footprints: Sequence[Footprint]
-    found: Landings
-    places: dict[tuple[int, str], list[tuple[Landing, Tensor]]]
-
-
-class SymmetricTransport:
-    """Writes messages into the slots of their receivers; see the module.
+class SymmetricTransport(SlotTransport):
+    """Transfers that the rank carries out itself whenever it waits.
 
     Args:
-        area: The memory; it is made anew whenever it is too small, at least twice as large.
+        area: The memory.
         wait: Waits for transfers of at most that many bytes each, and can be ended.
         bound: For how many seconds at most.
-
-    Attributes:
-        call: Number of the call, the same on all ranks.
-        bytes_sent: Payload bytes that this rank has handed over so far.
     """
 
     in_order = False
@@ -169,45 +99,13 @@ class SymmetricTransport:
     def __init__(
         self, area: SharedArea, wait: Callable[[Sequence[Handle], int], None], bound: Callable[[], float]
     ) -> None:
-        self.rank, self.world_size = area.rank, area.world_size
-        self.buffers = Buffers()
-        self.buffers.area = area.memory(area.rank)
-        self.call = self.bytes_sent = 0
+        super().__init__(area)
         self._area, self._wait, self._bound = area, wait, bound
         self._lock = threading.RLock()  # the threads that record a trace wait for transfers as well
         self._ended = False
         self._before = 0  # the call before this one
         self._clock = 0
-        self._known: OrderedDict[tuple[int, int, int], _Known] = OrderedDict()
-        self._current: _Known | None = None
-        self._going: dict[Route, deque[_Put]] = defaultdict(deque)
-        self._posted: dict[Route, int] = defaultdict(int)  # messages of the call, of each route from here
-        self._expected: dict[Route, int] = defaultdict(int)  # and to here
-
-    # -- a call ------------------------------------------------------------------------------------------------------
-
-    def begin(self, name: str, programs: Sequence[RankProgram], dtype: torch.dtype, partial_dtype: torch.dtype) -> None:
-        """Make ready for a call, of which all ranks know the programs, and so how large their areas have to be."""
-        key = id(programs), dtype.itemsize, partial_dtype.itemsize
-        known = self._known.get(key)
-        if known is None or known.programs is not programs:
-            memory = [footprint(program, dtype.itemsize, partial_dtype.itemsize) for program in programs]
-            found = landings(programs, memory)
-            prove_landings(name, programs, memory, found)
-            known = _Known(programs, memory, found, {})
-        needed = max(each.size for each in known.footprints)
-        if needed > self._area.size:
-            self._grow(needed)
-        if not known.places:
-            with outlasting():
-                known.places = self._places_of(known.found)
-        self._known[key] = known
-        self._known.move_to_end(key)
-        if len(self._known) > _KEPT:
-            self._known.popitem(last=False)
-        self._current = known
-        self._posted.clear()
-        self._expected.clear()
+        self._waiting: dict[Route, deque[_Put]] = defaultdict(deque)
 
     def end(self) -> None:
         """Say that nothing of this call comes any more, or is needed."""
@@ -215,61 +113,28 @@ class SymmetricTransport:
         self._tell(_END, [peer for peer in range(self.world_size) if peer != self.rank])
 
     def _grow(self, needed: int) -> None:
-        """Larger areas: all ranks come to this in the same call, as each of them knows what all need."""
-        self.buffers.clear()
-        for known in self._known.values():
-            known.places.clear()
-        try:
-            self._area.grow(max(needed, 2 * self._area.size))
-        except Broken as error:
-            raise CommunicationError(f"{error}; {TRANSPORT_VARIABLE}=process-groups does without it") from error
-        self.buffers.area = self._area.memory(self.rank)
+        super()._grow(needed)
         self._clock = 0
         self._before = 0  # all ranks have come here, so they have ended the call before
 
-    def _places_of(self, found: Landings) -> dict[tuple[int, str], list[tuple[Landing, Tensor]]]:
-        places = {}
-        for peer, of_peer in enumerate(found):
-            memory = self._area.memory(peer)
-            for (source, channel), messages in of_peer.items():
-                if source == self.rank:
-                    places[peer, channel] = [
-                        (m, memory[m.place.first : m.place.first + m.place.size]) for m in messages
-                    ]
-        return places
-
-    # -- transfers ---------------------------------------------------------------------------------------------------
-
-    def post(self, recvs: Sequence[Parcel], sends: Sequence[Parcel]) -> Sequence[Handle]:
-        """Say which slots are free, write what may be written, and keep the rest for later."""
+    def _exchange(self, coming: Sequence[Coming], going: Sequence[Going]) -> list[Handle]:
         with self._lock:
-            arrivals = self._expect([(parcel.peer, parcel.channel) for parcel in recvs])
-            puts = [self._put(parcel.peer, parcel.channel, parcel.tensor) for parcel in sends]
+            latest = max((each.after for each in coming), default=0)
+            if latest:
+                self._tell(latest, [each.source for each in coming if each.after])
+            arrivals = [_Arrival(each.source, each.channel, self._count(each.number)) for each in coming]
+            puts = []
+            for each in going:
+                clock = (self.call << _STEPS) + each.after if each.after else self._free_since()
+                puts.append(_Put(each, clock, self._count(each.number)))
+                self._waiting[each.peer, each.channel].append(puts[-1])
             self._progress()
         transfers: list[_Put | _Arrival] = [*arrivals, *puts]
         return [_Waitable(self, transfer) for transfer in transfers]
 
-    def all_gather(self, channel: str, coming: Tensor, own: Tensor) -> None:
-        """Write this rank's tensor into every other one's memory, and wait for theirs."""
-        with self._lock:
-            transfers = self._with_all(channel, [own] * self.world_size)
-        first = self.rank * own.shape[0]
-        coming[first : first + own.shape[0]].copy_(own)
-        self.wait_for(transfers, own.nbytes)
-
-    def all_to_all(self, channel: str, coming: Tensor, going: Tensor, rows: Sequence[int], sent: Sequence[int]) -> None:
-        """Write some rows into every other rank's memory, and wait for theirs."""
-        with self._lock:
-            transfers = self._with_all(channel, torch.split(going, with_own(sent, self.rank, going)))
-        self.wait_for(transfers, going.nbytes)
-
-    def _with_all(self, channel: str, parts: Sequence[Tensor]) -> list[Handle]:
-        peers = [peer for peer in range(self.world_size) if peer != self.rank]
-        arrivals = self._expect([(peer, channel) for peer in peers])
-        puts = [self._put(peer, channel, parts[peer]) for peer in peers]
-        self._progress()
-        transfers: list[_Put | _Arrival] = [*arrivals, *puts]
-        return [_Waitable(self, transfer) for transfer in transfers]
+    def _count(self, number: int) -> int:
+        """What is said of a message that has come."""
+        return (self.call << _STEPS) + number + 1
 
     def wait_for(self, works: Sequence[Handle], size: int) -> None:
         """Wait for transfers.
@@ -279,41 +144,11 @@ class SymmetricTransport:
         """
         self._wait(works, size)
 
-    def _expect(self, routes: Sequence[Route]) -> list[_Arrival]:
-        """Messages that come, of whose slots all others are told that they are free."""
-        assert self._current is not None
-        found, latest, waiting = [], 0, []
-        for route in routes:
-            number = self._expected[route]
-            self._expected[route] = number + 1
-            after = self._current.found[self.rank][route][number].after
-            if after:
-                latest = max(latest, after)
-                waiting.append(route[0])
-            found.append(_Arrival(*route, (self.call << _STEPS) + number + 1))
-        if waiting:
-            self._tell(latest, waiting)
-        return found
-
     def _tell(self, step: int, peers: Sequence[int]) -> None:
         clock = (self.call << _STEPS) + step
         if clock > self._clock:
             self._clock = clock
             self._area.tell(clock, peers)
-
-    def _put(self, peer: int, channel: str, tensor: Tensor) -> _Put:
-        """A message that goes, behind all others of its route."""
-        assert self._current is not None
-        number = self._posted[peer, channel]
-        self._posted[peer, channel] = number + 1
-        landing, place = self._current.places[peer, channel][number]
-        if tensor.nbytes != landing.place.size:
-            raise Broken(f"rank {self.rank} sends {tensor.nbytes} bytes where {landing.place.size} are expected")
-        self.bytes_sent += tensor.nbytes
-        clock = (self.call << _STEPS) + landing.after if landing.after else self._free_since()
-        put = _Put(peer, channel, tensor.view(-1).view(torch.uint8), place, clock, (self.call << _STEPS) + number + 1)
-        self._going[peer, channel].append(put)
-        return put
 
     def _free_since(self) -> int:
         """The clock of a rank that has ended the call before this one."""
@@ -325,7 +160,7 @@ class SymmetricTransport:
         Raises:
             Broken: A rank is in a later call, though it needs something of this one.
         """
-        for (peer, channel), waiting in self._going.items():
+        for (peer, channel), waiting in self._waiting.items():
             while waiting:
                 clock = self._area.clock(peer)
                 if clock >> _STEPS > self.call:
@@ -333,7 +168,7 @@ class SymmetricTransport:
                 put = waiting[0]
                 if clock < put.clock:
                     break
-                self._area.copy(put.place, put.message)
+                self._area.copy(put.going.place, put.going.message)
                 self._area.arrive(peer, channel, put.count)
                 waiting.popleft()
                 put.over = True
@@ -380,9 +215,5 @@ class SymmetricTransport:
     def close(self) -> None:
         """Let the memory go, once nobody waits."""
         self._ended = True
-        self.buffers.clear()
-        self.buffers.area = None
-        self._known.clear()
-        self._current = None
-        self._going.clear()
-        self._area.close()
+        self._waiting.clear()
+        super().close()

@@ -143,7 +143,7 @@ def _lines(kind: _Kind) -> dict[str, Any]:
     y = alt.Y("value:Q", title=kind.y_label, scale=alt.Scale(zero=True), axis=alt.Axis(format="~f"))
     if kind.logarithmic:
         scale = alt.Scale(type="log", nice=False, padding=12)
-        y = alt.Y("value:Q", title=kind.y_label, scale=scale, axis=alt.Axis(format="~f", values=alt.ExprRef("ticks")))
+        y = alt.Y("value:Q", title=kind.y_label, scale=scale, axis=_axis_with_unit(kind.y_label))
     base = alt.Chart().encode(
         alt.X("x:Q", title=kind.x_label)
         .scale(type="log", base=2, nice=False, padding=16)
@@ -171,6 +171,12 @@ def _lines(kind: _Kind) -> dict[str, Any]:
     layers = [_key(kind), line, *quartiles, points, *_reference(kind, "y")]
     whole = alt.layer(*layers).resolve_scale(fill="independent", shape="independent")
     return _chart(whole, _LINES_HEIGHT, "shown", "places", "columns", *(["ticks"] if kind.logarithmic else []))
+
+
+def _axis_with_unit(unit: str) -> alt.Axis:
+    """A logarithmic axis, which has few labels: each says its unit, as digits alone do not show how large they are."""
+    words = f"format(datum.value, '~f') + '\\u00a0{unit}'"
+    return alt.Axis(values=alt.ExprRef("ticks"), labelExpr=words)
 
 
 def _key(kind: _Kind) -> alt.Chart:

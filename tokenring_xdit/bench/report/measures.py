@@ -43,13 +43,13 @@ def time_unit(values: Iterable[float]) -> Unit:
 
 
 def bytes_unit(values: Iterable[float]) -> Unit:
-    """The unit, a power of 1000, in which the largest of some sizes is at most 9999."""
-    return _unit(values, _BYTES)
+    """The unit, a power of 1000, in which the largest of some sizes is at most 1000."""
+    return _unit(values, _BYTES, 1e3)
 
 
-def _unit(values: Iterable[float], ladder: tuple[Unit, ...]) -> Unit:
+def _unit(values: Iterable[float], ladder: tuple[Unit, ...], below: float = 1e4) -> Unit:
     most = max((abs(value) for value in values), default=0.0)
-    return next((unit for unit in ladder if most < 1e4 * unit.size), ladder[-1])
+    return next((unit for unit in ladder if most < below * unit.size), ladder[-1])
 
 
 def number(value: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -111,7 +112,7 @@ def page(records: Sequence[Record], traces: Sequence[TracePlot]) -> str:
 
     once, spans = latest(records), kinds(traces)
     looks = styles([record.strategy for record in once] + [trace.strategy for trace in traces])
-    scripts = (_library(), (_ASSETS / "page.js").read_text(encoding="utf-8"))
+    library, script = _library(), (_ASSETS / "page.js").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -122,8 +123,9 @@ def page(records: Sequence[Record], traces: Sequence[TracePlot]) -> str:
     found = {record.finished for record in once if record.finished}
     return template.render(
         css=(_ASSETS / "page.css").read_text(encoding="utf-8"),
-        scripts=scripts,
-        hashes=[_hash(script) for script in scripts],
+        library=base64.b64encode(gzip.compress(library.encode(), mtime=0)).decode(),
+        script=script,
+        hashes=[_hash(library), _hash(script)],
         data=_inside_script(data),
         summary=summary(records),
         label=label,

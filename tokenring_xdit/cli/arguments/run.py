@@ -7,13 +7,19 @@ import argparse
 __all__ = ["KEYS", "add_parser"]
 
 KEYS = {
-    "task": "picture, for videos as well, or text; a picture where nothing is said",
+    "task": "picture, for videos as well, or text; a picture where nothing is said; or text-to-image, image-to-image "
+    "or inpainting with the same model",
     "model": "folder or hub name of a model; the small one of this package where nothing is said",
     "prompt": "what to draw, or to ask",
     "context": "file with a text that the prompts are about",
     "prompt_file": "file with one prompt on each line",
     "negative_prompt": "what not to draw",
-    "image": "file or URL of the picture to start from",
+    "image": "file or URL of the picture to start from, or [FILE, FILE]",
+    "mask_image": "file of the mask, white where the picture is drawn anew",
+    "control_image": "file of the picture that controls what is drawn",
+    "strength": "how far a picture is drawn anew, from 0 to 1",
+    "scheduler": "class of diffusers' that steps, for the model's own",
+    "loras": "file, folder or hub name of a LoRA, or [{path: FILE, scale: 0.8}, ...]",
     "size": "pixels, or WIDTHxHEIGHT; what the model was trained for by default",
     "frames": "number of frames, for video models",
     "fps": "frames a second of the MP4",

@@ -30,9 +30,20 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     where.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     where.add_argument("--port", type=int, default=8000, help="port; 0 is any that is free (default: %(default)s)")
     where.add_argument("--api-key", metavar="KEY", help=f"what clients have to say (default: {KEY_VARIABLE}, or none)")
+    where.add_argument(
+        "--ui", action="store_true", help="a page for the browser as well, at /: draw or chat, and watch"
+    )
+    where.add_argument(
+        "--ray", metavar="ADDRESS", help="ranks on a Ray cluster: 'auto' or HOST:PORT of its head (extra: ray)"
+    )
     limits = parser.add_argument_group("limits of a request")
     limits.add_argument("--max-waiting", type=int, metavar="N", help="requests that may wait (default: 16)")
-    limits.add_argument("--max-pixels", type=int, metavar="N", help="width times height (default: 16777216)")
+    limits.add_argument(
+        "--max-pixels",
+        type=int,
+        metavar="N",
+        help="width times height, also of the pictures that a request brings (default: 16777216)",
+    )
     limits.add_argument("--max-frames", type=int, metavar="N", help="frames of a video (default: 500)")
     limits.add_argument("--max-steps", type=int, metavar="N", help="denoising steps (default: 500)")
     limits.add_argument(
@@ -45,6 +56,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="of videos that are kept for a day; the oldest ones make room (default: 1073741824)",
     )
     limits.add_argument("--max-body", type=int, metavar="BYTES", help="of what is sent here (default: 1048576)")
+    limits.add_argument(
+        "--max-upload", type=int, metavar="BYTES", help="of what is sent with pictures to edit (default: 33554432)"
+    )
     time = parser.add_argument_group("time")
     time.add_argument(
         "--timeout",

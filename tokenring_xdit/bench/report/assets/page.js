@@ -11,6 +11,18 @@
   let printing = false;
   let range = null; // what timelines show, where that is not the whole call
 
+  // -- Vega, which is packed: the page's policy knows its digest, so that nothing else can be unpacked ------------
+
+  async function unpack() {
+    const packed = Uint8Array.from(atob(by("library").textContent), (letter) => letter.charCodeAt(0));
+    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const script = document.createElement("script");
+    script.textContent = await new Response(stream).text();
+    document.head.append(script);
+  }
+  const ready = unpack();
+  ready.catch(() => by("grid")?.replaceChildren("This browser cannot unpack the plots; the table has all figures."));
+
   // -- plots: Vega draws them, and this says which, in which theme and how wide --------------------
 
   const strategies = (figure) => JSON.parse(figure.dataset.strategies);
@@ -34,6 +46,7 @@
     const theme = dark.matches && !printing ? "dark" : "light";
     element.style.minHeight = `${element.offsetHeight}px`; // the page does not jump while its plots are drawn again
     element.view?.finalize();
+    await ready;
     const { view } = await vegaEmbed(element, spec, {
       mode: "vega-lite",
       ast: true, // nothing is compiled, as the page's policy demands
@@ -130,10 +143,23 @@
     by("shown").textContent = `${all("tr:not([hidden])", body).length} of ${body.rows.length} cases`;
   }
 
+  // -- tables that are wider than the page say so -----------------------------------------------------
+
+  function edges(box) {
+    const wider = box.scrollWidth > box.clientWidth + 1;
+    box.classList.toggle("more", wider && box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+    box.previousElementSibling.hidden = !wider;
+  }
+
   // -- what happens when ---------------------------------------------------------------------------
 
   const on = (target, event, act) => target?.addEventListener(event, act);
   headers.forEach((header, column) => on(header.firstElementChild, "click", () => sortBy(column)));
+  const width = new ResizeObserver((boxes) => boxes.forEach(({ target }) => edges(target)));
+  for (const box of all(".scroll")) {
+    on(box, "scroll", () => edges(box));
+    width.observe(box);
+  }
   on(by("filter"), "input", filter);
   for (const chip of all(".chip")) {
     on(chip, "click", () => {

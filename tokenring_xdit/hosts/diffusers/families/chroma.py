@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tokenring_xdit.hosts.base import Pipeline
 from tokenring_xdit.hosts.diffusers.family import DiffusersFamily, Gather, Split
 
 __all__ = ["FAMILY"]
@@ -9,9 +10,9 @@ __all__ = ["FAMILY"]
 _PROCESSORS = ("FluxAttnProcessor",)
 
 FAMILY = DiffusersFamily(
-    pipelines=(),
+    pipelines=(Pipeline(name="ChromaImg2ImgPipeline", needs_picture=True),),
     transformer="ChromaTransformer2DModel",
-    compared=("ChromaPipeline", "ChromaImg2ImgPipeline"),
+    compared=("ChromaPipeline",),
     spread={"transformer_blocks.*.attn": _PROCESSORS, "single_transformer_blocks.*.attn": _PROCESSORS},
     plan={
         "": {

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from tokenring_xdit.hosts.base import Pipeline
 from tokenring_xdit.hosts.diffusers.family import DiffusersFamily, Gather, Split
 
 __all__ = ["FAMILY"]
 
 FAMILY = DiffusersFamily(
-    pipelines=(),
+    pipelines=(Pipeline(name="CogVideoXImageToVideoPipeline"),),
     transformer="CogVideoXTransformer3DModel",
-    compared=("CogVideoXPipeline", "CogVideoXImageToVideoPipeline", "CogVideoXVideoToVideoPipeline"),
+    compared=("CogVideoXPipeline", "CogVideoXVideoToVideoPipeline"),
     spread={"transformer_blocks.*.attn1": ("CogVideoXAttnProcessor2_0", "FusedCogVideoXAttnProcessor2_0")},
     plan={
         "transformer_blocks.*": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tokenring_xdit.hosts.base import Pipeline
 from tokenring_xdit.hosts.diffusers.family import DiffusersFamily, Split
 
 __all__ = ["FAMILY"]
@@ -9,21 +10,72 @@ __all__ = ["FAMILY"]
 _PROCESSORS = ("FluxAttnProcessor",)
 
 FAMILY = DiffusersFamily(
-    pipelines=(),
+    pipelines=(
+        Pipeline(
+            name="FluxImg2ImgPipeline", each_prompt=("prompt_2", "negative_prompt_2"), packed=True, needs_picture=True
+        ),
+        Pipeline(
+            name="FluxInpaintPipeline",
+            each_prompt=("prompt_2", "negative_prompt_2", "mask_image"),
+            packed=True,
+            needs_picture=True,
+            needs=("mask_image",),
+        ),
+        Pipeline(
+            name="FluxFillPipeline",
+            each_prompt=("prompt_2", "mask_image"),
+            packed=True,
+            needs_picture=True,
+            needs=("mask_image",),
+        ),
+        Pipeline(
+            name="FluxKontextInpaintPipeline",
+            each_prompt=("prompt_2", "negative_prompt_2", "mask_image", "image_reference"),
+            packed=True,
+            needs_picture=True,
+            needs=("mask_image",),
+        ),
+        Pipeline(
+            name="FluxControlImg2ImgPipeline",
+            each_prompt=("prompt_2", "control_image"),
+            packed=True,
+            needs_picture=True,
+            needs=("control_image",),
+        ),
+        Pipeline(
+            name="FluxControlInpaintPipeline",
+            each_prompt=("prompt_2", "control_image", "mask_image"),
+            packed=True,
+            needs_picture=True,
+            needs=("control_image", "mask_image"),
+        ),
+        Pipeline(
+            name="FluxControlNetPipeline",
+            each_prompt=("prompt_2", "negative_prompt_2", "control_image"),
+            image="control_image",
+            packed=True,
+            needs_picture=True,
+        ),
+        Pipeline(
+            name="FluxControlNetImg2ImgPipeline",
+            each_prompt=("prompt_2", "control_image"),
+            packed=True,
+            needs_picture=True,
+            needs=("control_image",),
+        ),
+        Pipeline(
+            name="FluxControlNetInpaintPipeline",
+            each_prompt=("prompt_2", "control_image", "mask_image"),
+            packed=True,
+            needs_picture=True,
+            needs=("control_image", "mask_image"),
+        ),
+    ),
     transformer="FluxTransformer2DModel",
     compared=(
         "FluxPipeline",
-        "FluxImg2ImgPipeline",
-        "FluxInpaintPipeline",
-        "FluxFillPipeline",
         "FluxKontextPipeline",
-        "FluxKontextInpaintPipeline",
         "FluxControlPipeline",
-        "FluxControlImg2ImgPipeline",
-        "FluxControlInpaintPipeline",
-        "FluxControlNetPipeline",
-        "FluxControlNetImg2ImgPipeline",
-        "FluxControlNetInpaintPipeline",
     ),
     spread={"transformer_blocks.*.attn": _PROCESSORS, "single_transformer_blocks.*.attn": _PROCESSORS},
     control={

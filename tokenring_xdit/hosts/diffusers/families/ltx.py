@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tokenring_xdit.hosts.base import Pipeline
 from tokenring_xdit.hosts.diffusers.family import DiffusersFamily, Gather, Split
 
 __all__ = ["FAMILY"]
@@ -9,9 +10,9 @@ __all__ = ["FAMILY"]
 _PROCESSORS = ("LTXVideoAttnProcessor",)
 
 FAMILY = DiffusersFamily(
-    pipelines=(),
+    pipelines=(Pipeline(name="LTXImageToVideoPipeline", needs_picture=True),),
     transformer="LTXVideoTransformer3DModel",
-    compared=("LTXPipeline", "LTXImageToVideoPipeline", "LTXConditionPipeline"),
+    compared=("LTXPipeline", "LTXConditionPipeline"),
     spread={"transformer_blocks.*.attn1": _PROCESSORS},
     local={"transformer_blocks.*.attn2": _PROCESSORS},
     # without conditions there is one time for all tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tokenring_xdit.hosts.base import Pipeline
 from tokenring_xdit.hosts.diffusers.family import DiffusersFamily, Gather, Split
 
 __all__ = ["FAMILY"]
@@ -9,15 +10,41 @@ __all__ = ["FAMILY"]
 _PROCESSORS = ("JointAttnProcessor2_0", "FusedJointAttnProcessor2_0")
 
 FAMILY = DiffusersFamily(
-    pipelines=(),
-    transformer="SD3Transformer2DModel",
-    compared=(
-        "StableDiffusion3Pipeline",
-        "StableDiffusion3Img2ImgPipeline",
-        "StableDiffusion3InpaintPipeline",
-        "StableDiffusion3ControlNetPipeline",
-        "StableDiffusion3ControlNetInpaintingPipeline",
+    pipelines=(
+        Pipeline(
+            name="StableDiffusion3Img2ImgPipeline",
+            each_prompt=("prompt_2", "prompt_3", "negative_prompt_2", "negative_prompt_3"),
+            needs_picture=True,
+        ),
+        Pipeline(
+            name="StableDiffusion3InpaintPipeline",
+            each_prompt=("prompt_2", "prompt_3", "negative_prompt_2", "negative_prompt_3", "mask_image"),
+            needs_picture=True,
+            needs=("mask_image",),
+        ),
+        Pipeline(
+            name="StableDiffusion3ControlNetPipeline",
+            each_prompt=("prompt_2", "prompt_3", "negative_prompt_2", "negative_prompt_3", "control_image"),
+            image="control_image",
+            needs_picture=True,
+        ),
+        Pipeline(
+            name="StableDiffusion3ControlNetInpaintingPipeline",
+            each_prompt=(
+                "prompt_2",
+                "prompt_3",
+                "negative_prompt_2",
+                "negative_prompt_3",
+                "control_image",
+                "control_mask",
+            ),
+            image="control_image",
+            needs_picture=True,
+            needs=("control_mask",),
+        ),
     ),
+    transformer="SD3Transformer2DModel",
+    compared=("StableDiffusion3Pipeline",),
     spread={"transformer_blocks.*.attn": _PROCESSORS, "transformer_blocks.*.attn2": _PROCESSORS},
     plan={
         "transformer_blocks.*": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tokenring_xdit.hosts.base import Pipeline
 from tokenring_xdit.hosts.diffusers.family import DiffusersFamily, Gather, Split
 
 __all__ = ["FAMILY"]
@@ -9,9 +10,12 @@ __all__ = ["FAMILY"]
 _PROCESSORS = ("ZSingleStreamAttnProcessor",)
 
 FAMILY = DiffusersFamily(
-    pipelines=(),
+    pipelines=(
+        Pipeline(name="ZImageImg2ImgPipeline", needs_picture=True),
+        Pipeline(name="ZImageInpaintPipeline", each_prompt=("mask_image",), needs_picture=True, needs=("mask_image",)),
+    ),
     transformer="ZImageTransformer2DModel",
-    compared=("ZImagePipeline", "ZImageImg2ImgPipeline", "ZImageInpaintPipeline"),
+    compared=("ZImagePipeline",),
     spread={"layers.*.attention": _PROCESSORS},
     local={"context_refiner.*.attention": _PROCESSORS, "noise_refiner.*.attention": _PROCESSORS},
     plan={

@@ -11,7 +11,7 @@ __all__ = ["FAMILY"]
 _TRANSFORMER = TRANSFORMERS + "transformer_flux2"
 
 FAMILY = XfuserFamily(
-    pipelines=(Pipeline(name="Flux2Pipeline"), Pipeline(name="Flux2KleinPipeline")),
+    pipelines=(Pipeline(name="Flux2Pipeline", references=True), Pipeline(name="Flux2KleinPipeline", references=True)),
     shapes={"flux2": ModelShape(48, 128, calls=56, text=512)},
     wrapper=f"{_TRANSFORMER}:xFuserFlux2Transformer2DWrapper",  # calls diffusers' own forward, which scales a LoRA
     runners=("xFuserFlux2Model", "xFuserFlux2Klein4BModel", "xFuserFlux2Klein9BModel"),

@@ -1,0 +1,87 @@
+"""The files of ``deploy`` for containers, Kubernetes and Ray, as far as no cluster is needed."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.scripts.support import ROOT, SCRIPTS
+from tokenring_xdit.cli.arguments.serve import KEY_VARIABLE
+from tokenring_xdit.cli.commands import read_command
+from tokenring_xdit.config import read_config
+from tokenring_xdit.serve.config import ServeConfig
+
+DEPLOY = ROOT / "deploy"
+IMAGE = "tokenring-xdit-serve"
+
+
+def instructions(path: Path) -> list[list[str]]:
+    text = path.read_text().replace("\\\n", " ")
+    return [shlex.split(line) for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def parts(kind: str, path: str) -> dict[str, Any]:
+    """The part of a manifest that is of a kind."""
+    (found,) = (each for each in yaml.safe_load_all((DEPLOY / path).read_text()) if each["kind"] == kind)
+    return dict(found)
+
+
+def config_of(words: list[str]) -> ServeConfig:
+    return read_config(ServeConfig, ROOT / words[0])
+
+
+def test_the_image_is_built_as_the_one_for_runs_is() -> None:
+    """Which another test builds the package for."""
+    ours, theirs = instructions(DEPLOY / "Containerfile"), instructions(SCRIPTS / "Containerfile")
+    copied = [words for words in ours if words[0] == "COPY"]
+    assert copied and copied == [words for words in theirs if words[0] == "COPY"]
+    assert ["RUN", "pip", "install", "--no-cache-dir", "/opt/tokenring-xdit[serve,video,ray]"] in ours
+    assert ["ENTRYPOINT", "[tokenring-xdit,", "serve]"] in ours
+
+
+def test_kubernetes_starts_a_server_that_its_command_line_takes_and_asks_whether_it_is_ready() -> None:
+    pod = parts("Deployment", "kubernetes/serve.yaml")["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    said = read_command(["serve", *container["args"]])
+    assert (said.host, said.port) == ("0.0.0.0", container["ports"][0]["containerPort"])
+    assert container["image"] == IMAGE
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == config_of(container["args"]).degrees.ranks
+    assert [each["name"] for each in container["env"]] == [KEY_VARIABLE]
+    paths = {name: container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "readiness", "liveness")}
+    assert paths == {"startup": "/ready", "readiness": "/ready", "liveness": "/live"}
+    assert said.grace < pod["spec"]["terminationGracePeriodSeconds"]
+    service = parts("Service", "kubernetes/serve.yaml")["spec"]
+    assert service["selector"] == pod["metadata"]["labels"]
+
+
+def test_kuberay_serves_what_the_file_for_ray_says() -> None:
+    ray = yaml.safe_load((DEPLOY / "ray/serve.yaml").read_text())
+    service = parts("RayService", "ray/rayservice.yaml")["spec"]
+    ours = yaml.safe_load(service["serveConfigV2"])
+    assert ours["http_options"].pop("host") == "0.0.0.0"
+    assert ray["http_options"].pop("host") == "127.0.0.1"
+    assert ours == ray
+    (application,) = ray["applications"]
+    inside = application["args"]["config"].removeprefix("/opt/tokenring-xdit/")
+    (group,) = service["rayClusterConfig"]["workerGroupSpecs"]
+    (worker,) = group["template"]["spec"]["containers"]
+    assert worker["image"] == IMAGE
+    assert worker["resources"]["limits"]["nvidia.com/gpu"] == config_of([inside]).degrees.ranks
+    (deployment,) = application["deployments"]
+    assert deployment["max_ongoing_requests"] == application["args"]["waiting"] + 1
+    assert group["maxReplicas"] == deployment["autoscaling_config"]["max_replicas"]
+
+
+def test_ray_serve_takes_the_file() -> None:
+    schema = pytest.importorskip("ray.serve.schema", reason="Ray Serve comes with the extra 'ray'")
+    read = schema.ServeDeploySchema.parse_obj(yaml.safe_load((DEPLOY / "ray/serve.yaml").read_text()))
+    (application,) = read.applications
+    module, _, name = application.import_path.partition(":")
+    assert (module, name) == ("tokenring_xdit.serve.ray_app", "build")
+    app = pytest.importorskip(module)
+    assert application.deployments[0].name == app.ServiceReplica.__name__
+    assert set(application.args) <= set(app._ARGUMENTS)

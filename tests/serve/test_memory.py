@@ -1,0 +1,103 @@
+"""Forecasts of memory, without an engine."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tokenring_xdit.pipelines.messages import MemoryUse
+from tokenring_xdit.serve.memory import MemoryForecast
+
+GIB, MIB = 2**30, 2**20
+
+MODEL, LIMIT = 10 * GIB, 57 * GIB
+
+
+def real(pixels: int) -> int:
+    """What a request needs beside the model, on a machine that we made up."""
+    return 300 * MIB + 4000 * pixels
+
+
+def use(pixels: int, share: float = 1.0) -> MemoryUse:
+    return MemoryUse(MODEL, MODEL + int(share * real(pixels)), LIMIT)
+
+
+def learned(*sides: int, limit: int | None = None) -> MemoryForecast:
+    forecast = MemoryForecast(limit)
+    for side in sides:
+        forecast.learn(side**2, [use(side**2, 0.9), use(side**2)])
+    return forecast
+
+
+def test_nothing_is_refused_before_anything_is_known() -> None:
+    forecast = MemoryForecast()
+    assert forecast.needed(4096**2) is forecast.free() is None
+    assert not forecast.too_much(4096**2)
+    forecast.learn(1024**2, [])  # a system that does not tell
+    forecast.learn(0, [use(1)])
+    assert forecast.needed(1024**2) is None
+
+
+def test_sizes_that_were_not_served_are_predicted_within_a_quarter_after_ten_requests() -> None:
+    forecast, dice = MemoryForecast(), random.Random(1)
+    for side in (256, 384, 512, 768, 1024, 256, 512, 1024, 1536, 2048):
+        forecast.learn(side**2, [use(side**2, dice.uniform(0.95, 1.05))])
+    for side in (128, 320, 448, 640, 896, 1280, 1792, 2304, 3072):
+        assert forecast.needed(side**2) == pytest.approx(real(side**2), rel=0.25), side
+
+
+def test_what_grows_with_the_square_is_seen_from_four_sizes_on() -> None:
+    forecast = MemoryForecast()
+    for side in (256, 512, 768, 1024):
+        forecast.learn(side**2, [MemoryUse(0, side**4, LIMIT)])
+    assert forecast.needed(2048**2) == pytest.approx(2048**4, rel=0.01)
+
+
+def test_the_most_that_was_needed_counts_and_is_forgotten() -> None:
+    forecast = MemoryForecast()
+    forecast.learn(512**2, [use(512**2, 3.0)])
+    for _ in range(8):
+        forecast.learn(512**2, [use(512**2)])
+    assert forecast.needed(512**2) == 3.0 * real(512**2)
+    forecast.learn(512**2, [use(512**2)])
+    assert forecast.needed(512**2) == real(512**2)
+
+
+def test_what_does_not_fit_is_known_near_what_was_served() -> None:
+    forecast = learned(1024, 2048)
+    assert forecast.free() == LIMIT - MODEL
+    assert real(3072**2) < LIMIT - MODEL < real(4096**2)
+    assert not forecast.too_much(3072**2)
+    assert forecast.too_much(4096**2)
+    assert learned(1024, 2048, limit=20 * GIB).too_much(3072**2)
+
+
+def test_far_beyond_what_was_served_only_half_of_a_guess_counts() -> None:
+    forecast = learned(256, 512)
+    assert forecast.needed(4096**2) == pytest.approx(real(4096**2), rel=0.01)
+    assert not forecast.too_much(4096**2)
+    assert forecast.too_much(8192**2)
+
+
+def test_one_size_refuses_nothing_larger_and_itself_only_where_it_would_not_fit_again() -> None:
+    assert not learned(256).too_much(8192**2)
+    assert learned(2048, limit=MODEL + GIB).too_much(2048**2)
+
+
+def test_what_was_heard_of_this_machine_long_ago_refuses_nothing() -> None:
+    now = [0.0]
+    for limit, refused in ((None, False), (LIMIT, True)):
+        forecast = MemoryForecast(limit, clock=lambda: now[0])
+        forecast.learn(2048**2, [MemoryUse(MODEL, LIMIT + 1, LIMIT)])
+        assert forecast.too_much(2048**2)
+        now[0] += 3600
+        assert forecast.too_much(2048**2) is refused
+
+
+def test_real_over_predicted_is_told() -> None:
+    told: list[float] = []
+    forecast = MemoryForecast(None, told.append)
+    for peak in (2, 3):
+        forecast.learn(64**2, [MemoryUse(MODEL, MODEL + peak * GIB, LIMIT)])
+    assert told == [pytest.approx((MODEL + 3 * GIB) / (MODEL + 2 * GIB))]

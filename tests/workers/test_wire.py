@@ -1,0 +1,101 @@
+"""Messages of ranks as plain data."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tokenring_xdit.errors import LaunchError
+from tokenring_xdit.graphs import GraphReport
+from tokenring_xdit.parallel import ParallelDims
+from tokenring_xdit.pipelines.messages import Served, ServeRequest, Setup, StepDone
+from tokenring_xdit.pipelines.request import Request
+from tokenring_xdit.pipelines.text_options import TextOptions
+from tokenring_xdit.pipelines.text_orders import ChatMessage, Kept, Question
+from tokenring_xdit.plain import to_bytes
+from tokenring_xdit.workers.messages import Answer, Failed, Phase, Progress, Task
+from tokenring_xdit.workers.wire import Wire
+
+PICTURES = Wire("tokenring_xdit.pipelines.messages")
+TEXTS = Wire("tokenring_xdit.pipelines.text_orders")
+
+
+@pytest.mark.parametrize(
+    ("wire", "message"),
+    [
+        (PICTURES, Task(0, Setup("a model", "float32", ParallelDims(ulysses=2, tokenring=2)))),
+        (
+            PICTURES,
+            Task(
+                3, ServeRequest(Request(("a", "b"), options={"sigmas": [1.0, 0.5], "x": (1, range(3))}), frozenset({1}))
+            ),
+        ),
+        (PICTURES, Answer(2, Served([], {"transformer": GraphReport(eager={"too large": 2})}))),
+        (PICTURES, Failed(kind="KeyError", message="'x'", time=1.5, phase=Phase.STEPS, number=1)),
+        (PICTURES, Progress(1, StepDone(1, 2, None))),
+        (PICTURES, Answer(1, None)),
+        (TEXTS, Task(4, Question(1, (ChatMessage("user", "hi"),), TextOptions(stop=("x",)), forget=(2,)))),
+        (TEXTS, Answer(4, Kept({1: 20}))),
+    ],
+)
+def test_messages_come_out_as_they_went_in(wire: Wire, message: Any) -> None:
+    assert wire.unpack(wire.pack(message)) == message
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.bool, torch.uint8])
+@pytest.mark.parametrize("shape", [(), (0, 3), (2, 3, 5)])
+def test_tensors_keep_every_bit(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    tensor = (torch.rand(shape, dtype=torch.float64) * 100).to(dtype)
+    read = PICTURES.unpack(PICTURES.pack(tensor.transpose(0, -1) if shape else tensor))
+    wanted = tensor.transpose(0, -1) if shape else tensor
+    assert read.dtype == dtype and torch.equal(read, wanted)
+    read.add_(1) if dtype != torch.bool else read.logical_not_()  # it is writable
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "1", "F", "I"])
+def test_pictures_keep_every_pixel(mode: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (5, 7, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).convert(mode)
+    read = PICTURES.unpack(PICTURES.pack([[picture]]))[0][0]
+    assert (read.mode, read.size) == (picture.mode, picture.size)
+    assert np.array_equal(np.asarray(read), np.asarray(picture))
+
+
+def test_arrays_and_numbers_that_json_has_none_of() -> None:
+    array = np.arange(6, dtype=np.float16).reshape(2, 3)
+    read = PICTURES.unpack(PICTURES.pack({"a": array, "b": math.inf}))
+    assert np.array_equal(read["a"], array) and read["a"].dtype == array.dtype and read["b"] == math.inf
+
+
+@pytest.mark.parametrize(
+    "value",
+    [object(), print, slice(1), torch.nn.Linear(1, 1), Image.new("P", (2, 2)), KeyError("x"), ChatMessage],
+)
+def test_what_could_not_be_read_alike_is_not_packed(value: Any) -> None:
+    with pytest.raises(TypeError, match="is not sent to or from ranks on other nodes"):
+        PICTURES.pack([value])
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        b"",
+        b"\x80\x04\x95",
+        to_bytes(("object", ["ChatMessage", {"role": "a", "content": "b"}])),
+        to_bytes(("object", ["Task", {"number": 1}])),
+        to_bytes(("enum", ["Phase", "never"])),
+        to_bytes(("tensor", ["load", [1], b"x"])),
+        to_bytes(("tensor", ["float32", [9], b"1234"])),
+        to_bytes(("picture", ["RGB", [9, 9], b"x"])),
+        to_bytes(("eval", ["1"])),
+        to_bytes((1, 2, 3)),
+    ],
+)
+def test_what_no_rank_has_packed_is_refused(packed: bytes) -> None:
+    with pytest.raises(LaunchError, match="nothing that they say"):
+        PICTURES.unpack(packed)

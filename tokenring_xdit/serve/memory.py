@@ -1,0 +1,123 @@
+"""How much memory a request will need on a rank, learned from those that were served, and whether that much is free."""
+
+from __future__ import annotations
+
+import bisect
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import combinations
+
+import numpy as np
+
+from tokenring_xdit.pipelines.messages import MemoryUse
+
+__all__ = ["MemoryForecast"]
+
+_REMEMBERED = 9
+"""Requests of each size, the largest of which counts: what was needed once may be needed again."""
+
+_MOST_SIZES = 256
+
+_FAR = 4
+"""Times the pixels of the largest request that was served, beyond which only half of what is guessed counts."""
+
+_STALE = 600.0
+"""Seconds after which what ranks said of this machine's memory refuses nothing any more: others may have left it."""
+
+_ENOUGH = 4
+"""Sizes from which on more than a line is seen in them."""
+
+
+class MemoryForecast:
+    """Bytes of a rank beyond its model, by pixels that are made together.
+
+    Between two sizes that were served it is a line; outside of them a sum of what is the same for all, what grows with
+    the pixels and, from four sizes on, with their square, none of which is negative. Any thread may ask.
+
+    Args:
+        limit: Bytes that a rank may hold, its model included; ``None`` for what its GPU or machine has.
+        tell: Is told the real peak over the predicted one, both with the model, of each request that was predicted.
+        clock: Seconds.
+    """
+
+    def __init__(
+        self,
+        limit: int | None = None,
+        tell: Callable[[float], object] = lambda ratio: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limit, self._tell, self._clock = limit, tell, clock
+        self._seen: dict[int, deque[int]] = {}
+        self._free: int | None = None
+        self._told = 0.0
+        self._changing = threading.Lock()
+
+    def learn(self, pixels: int, ranks: Sequence[MemoryUse]) -> None:
+        """Take note of a request that was served.
+
+        Args:
+            pixels: Width times height times frames and pictures that were made together.
+            ranks: What each of them held; none where that could not be measured.
+        """
+        if pixels < 1 or not ranks:
+            return
+        expected, model = self.needed(pixels), max(use.model for use in ranks)
+        needed = max(1, *(use.peak - use.model for use in ranks))
+        if expected is not None:
+            self._tell((model + needed) / (model + expected))
+        with self._changing:
+            seen = {**self._seen, pixels: deque([*self._seen.get(pixels, ()), needed], maxlen=_REMEMBERED)}
+            while len(seen) > _MOST_SIZES:
+                seen.pop(next(iter(seen)))
+            self._seen = seen
+            self._told = self._clock()
+            self._free = min(min(use.limit, self._limit or use.limit) - use.model for use in ranks)
+
+    def needed(self, pixels: int) -> float | None:
+        """Bytes of the rank that needs most, beyond its model; ``None`` before anything was served."""
+        seen = self._seen
+        sizes = sorted(seen)
+        if not sizes or pixels < 1:
+            return None
+        known = [float(max(seen[size])) for size in sizes]
+        above = bisect.bisect_left(sizes, pixels)
+        if 0 < above < len(sizes):
+            return float(np.interp(pixels, sizes, known))
+        edge = 0 if above == 0 else -1
+        if pixels == sizes[edge]:
+            return known[edge]
+        if len(sizes) == 1:
+            return known[0] * max(1.0, pixels / sizes[0])
+        curve = _curve(sizes, known)
+        return known[edge] * curve(pixels) / curve(sizes[edge])
+
+    def free(self) -> int | None:
+        """Bytes that a rank had beside its model when it was heard of last; ``None`` where that says nothing."""
+        stale = self._limit is None and self._clock() - self._told > _STALE
+        return None if stale else self._free
+
+    def too_much(self, pixels: int) -> bool:
+        """Whether it is known that a request does not fit: from two sizes on, and less surely far beyond them."""
+        needed, free, largest = self.needed(pixels), self.free(), max(self._seen, default=0)
+        if needed is None or free is None or (pixels > largest and len(self._seen) < 2):
+            return False
+        return needed * (0.5 if pixels > _FAR * largest else 1.0) > free
+
+
+def _curve(sizes: Sequence[int], known: Sequence[float]) -> Callable[[float], float]:
+    """The non-negative polynomial that is nearest to all of them, by shares of each."""
+    scale, shares = float(sizes[-1]), np.asarray(known)
+    powers = range(3 if len(sizes) >= _ENOUGH else 2)
+    terms = np.stack([(np.asarray(sizes) / scale) ** power for power in powers], axis=1) / shares[:, None]
+    best: tuple[float, dict[int, float]] | None = None
+    for count in range(1, len(powers) + 1):
+        for chosen in combinations(powers, count):
+            factors = np.linalg.lstsq(terms[:, chosen], np.ones(len(sizes)), rcond=None)[0]
+            off = float(np.square(terms[:, chosen] @ factors - 1).sum())
+            if (factors >= 0).all() and (best is None or off < best[0]):
+                best = off, dict(zip(chosen, factors.tolist(), strict=True))
+    assert best is not None  # one term alone is never negative
+    found = best[1]
+    return lambda pixels: sum(factor * (pixels / scale) ** power for power, factor in found.items())

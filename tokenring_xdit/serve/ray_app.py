@@ -1,0 +1,116 @@
+"""Replicas of a server on a Ray cluster: ``serve deploy deploy/ray/serve.yaml``, or ``serve run`` of the same file.
+
+Each replica is a server as ``tokenring-xdit serve`` starts one, with an engine whose ranks are in the replica's own
+placement group. Ray Serve routes, restarts and adds replicas, as its file says.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import serve
+from ray.util import get_current_placement_group
+
+from tokenring_xdit.config import read_config
+from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.serve.config import AnyServeConfig, RequestLimits, ServeConfig, films, serve_schema, unserved
+from tokenring_xdit.serve.keeper import ServiceState
+from tokenring_xdit.serve.service import Service
+
+__all__ = ["ServiceReplica", "build", "deployed"]
+
+_KEY_VARIABLE = "TOKENRING_API_KEY"
+_ARGUMENTS = ("config", "model", "values", "timeout", "waiting")
+_TIMEOUT = 1800.0  # seconds
+_GRACE = 5.0  # seconds
+_LOOK = 0.1  # seconds
+
+
+class ServiceReplica:
+    """One server, which is there once its model is loaded.
+
+    Args:
+        config: What it serves.
+        limits: What a request may ask for.
+        timeout: Seconds without a sign of life from the ranks.
+    """
+
+    def __init__(self, config: AnyServeConfig, limits: RequestLimits, timeout: float) -> None:
+        self._ended = threading.Event()
+        self._service = Service(
+            config,
+            limits,
+            key=os.environ.get(_KEY_VARIABLE),
+            timeout=timeout,
+            on_broken=self._ended.set,
+            ray=get_current_placement_group(),
+        )
+        self._service.start()
+        while self._service.keeper.state is ServiceState.LOADING:  # which the engine's limits end
+            self._ended.wait(_LOOK)
+        self.check_health()
+
+    def __serve_build_asgi_app__(self) -> Any:
+        """The application, as Ray Serve asks for it."""
+        return self._service.app
+
+    def check_health(self) -> None:
+        """Whether this replica can go on; Ray Serve starts another one where not.
+
+        Raises:
+            TokenRingError: It cannot.
+        """
+        if self._service.keeper.error is not None:
+            raise self._service.keeper.error
+
+    def __del__(self) -> None:
+        if hasattr(self, "_service"):
+            self._service.stop(_GRACE)
+
+
+def build(arguments: Mapping[str, Any]) -> Any:
+    """The application of a file for Ray Serve.
+
+    Args:
+        arguments: Its ``args``: ``config``, a file on all nodes, or ``model``; ``values``, a list of ``key=value``;
+            ``timeout``; ``waiting``, requests that may wait in a replica.
+
+    Raises:
+        ConfigurationError: They say no model that can be served so.
+    """
+    deployment, *initial = deployed(arguments)
+    return deployment.bind(*initial)
+
+
+def deployed(arguments: Mapping[str, Any]) -> tuple[Any, AnyServeConfig, RequestLimits, float]:
+    """The deployment of :func:`build`, and what its replicas are made of."""
+    unknown = [name for name in arguments if name not in _ARGUMENTS]
+    if unknown:
+        raise ConfigurationError(f"args: '{unknown[0]}' is unknown; known: {', '.join(_ARGUMENTS)}")
+    if ("config" in arguments) == ("model" in arguments):
+        raise ConfigurationError("args: say either 'config' or 'model'")
+    path = Path(arguments["config"]) if "config" in arguments else None
+    values = [*([] if path else [f"model={arguments['model']}"]), *arguments.get("values", [])]
+    config: AnyServeConfig = read_config(serve_schema, path, values, unserved)
+    if config.ray is not None:
+        raise ConfigurationError(f"ray: '{config.ray}': replicas of Ray Serve are in its cluster: leave it out")
+    if isinstance(config, ServeConfig) and films(config):
+        raise ConfigurationError(
+            f"'{config.name}' makes videos, which are jobs of one replica that another one does not know: serve it "
+            "with 'tokenring-xdit serve --ray auto'"
+        )
+    unit = "GPU" if ray.cluster_resources().get("GPU", 0) >= 1 else "CPU"
+    limits = RequestLimits(waiting=int(arguments.get("waiting", RequestLimits.waiting)))
+    deployment = serve.deployment(serve.ingress()(ServiceReplica)).options(
+        name=ServiceReplica.__name__,
+        ray_actor_options={"num_cpus": 1},
+        placement_group_bundles=[{"CPU": 1}, *[{unit: 1}] * config.degrees.ranks],
+        placement_group_strategy="PACK",
+        max_ongoing_requests=limits.waiting + 1,
+    )
+    return deployment, config, limits, float(arguments.get("timeout", _TIMEOUT))

@@ -1,0 +1,86 @@
+"""Pictures that requests bring: read within limits, and nothing but pictures; no URL is fetched, and no path opened."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.pipelines.pictures import read_picture
+from tokenring_xdit.serve.errors import RefusedError
+
+__all__ = ["FORMATS", "MOST_PICTURES", "Uploads"]
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+"""Of pictures that are sent, as Pillow names them."""
+
+MOST_PICTURES = 16
+"""Pictures of a request."""
+
+_PICTURES = ("image", "image[]")
+
+_MASK = "mask"
+
+
+@dataclass(frozen=True)
+class Uploads:
+    """What a request to edit brings.
+
+    Attributes:
+        pictures: To start from, at least one, in RGB.
+        mask: White where the picture is drawn anew, of the first one's size.
+    """
+
+    pictures: tuple[Image.Image, ...]
+    mask: Image.Image | None
+
+    @classmethod
+    def read(cls, files: Mapping[str, Sequence[bytes]], most: int) -> Uploads:
+        """Read what was sent.
+
+        Args:
+            files: By their fields.
+            most: Pixels that all of them have together.
+
+        Raises:
+            RefusedError: It is refused; the message names the field.
+        """
+        sent = [(name, content) for name in _PICTURES for content in files.get(name, ())]
+        if not sent:
+            raise RefusedError("image: is missing; it has to be a file", "image", code="missing_field")
+        if len(sent) > MOST_PICTURES:
+            raise RefusedError(f"image: {len(sent)} pictures were sent, and {MOST_PICTURES} are the most", "image")
+        pictures: list[Image.Image] = []
+        for _, content in sent:
+            pictures.append(_read("image", content, most))
+            most -= pictures[-1].width * pictures[-1].height
+        masks = files.get(_MASK, ())
+        if len(masks) > 1:
+            raise RefusedError("mask: is said twice", _MASK)
+        mask = _alpha(_read(_MASK, masks[0], most), pictures[0].size) if masks else None
+        return cls(tuple(picture.convert("RGB") for picture in pictures), mask)
+
+
+def _read(field: str, content: bytes, most: int) -> Image.Image:
+    if not content:
+        raise RefusedError(f"{field}: is an empty file", field)
+    try:
+        return read_picture(io.BytesIO(content), field, most=most, formats=FORMATS)
+    except ConfigurationError as error:
+        raise RefusedError(str(error), field, code="invalid_picture") from error
+
+
+def _alpha(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """What is transparent in a mask, in white: OpenAI has that drawn anew, and diffusers what is white."""
+    if mask.size != size:
+        wanted = f"{size[0]}x{size[1]}"
+        raise RefusedError(f"mask: has {mask.width}x{mask.height} pixels, and the picture has {wanted}", _MASK)
+    if "A" not in mask.getbands() and "transparency" not in mask.info:
+        raise RefusedError("mask: has no alpha, and what is transparent is drawn anew: send a PNG that has", _MASK)
+    alpha: Any = mask.convert("RGBA").getchannel("A")
+    inverted: Image.Image = alpha.point(lambda value: 255 - value)
+    return inverted
