@@ -59,7 +59,7 @@ def test_questions_on_one_cache(tmp_path: Path, kind: str, chat: bool) -> None:
         (["--ranks", "0"], "--ranks 0: it has to be at least 1"),
         (["--max-new-tokens", "0"], "--max-new-tokens 0"),
         (["--tokens-per-rank", "0"], "--tokens-per-rank 0"),
-        (["--temperature", "-1"], "temperature is -1.0; it has to be a number of at least 0"),
+        (["--temperature", "-1"], "temperature is -1.0; it has to be 0, or a number from 0.01 to 100"),
         (["--seed", "-1"], "seed is -1"),
         (["--context", "nowhere.txt"], "--context nowhere.txt cannot be read"),
     ],

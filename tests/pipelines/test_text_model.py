@@ -73,7 +73,9 @@ def test_options_are_those_of_generate(given: dict[str, Any], arguments: dict[st
     ("given", "said"),
     [
         ({"temprature": 1}, "there is no generation option 'temprature'. Known: .* Did you mean 'temperature'?"),
-        ({"temperature": -1}, "temperature is -1; it has to be a number of at least 0"),
+        ({"temperature": 5e-324}, "temperature is 5e-324; it has to be 0, or a number from 0.01 to 100"),
+        ({"repetition_penalty": 1e308}, r"repetition_penalty is 1e\+308; it has to be a number from 0.01 to 100"),
+        ({"temperature": -1}, "temperature is -1; it has to be 0, or a number from 0.01 to 100"),
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"top_p": 0}, "top_p is 0; it has to be a number above 0 and at most 1"),
         ({"top_k": 1.5}, "top_k is 1.5"),

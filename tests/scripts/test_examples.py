@@ -30,7 +30,7 @@ def torchrun(program: str, *arguments: Any) -> str:
         [*start, *place, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
         check=False,
         env=environment,
     )

@@ -26,7 +26,7 @@ def run(name: str) -> tuple[list[list[dict[str, Any]]], list[list[dict[str, Any]
     """The outputs that a notebook has, and those of running it."""
     notebook = EXAMPLES / name
     command = [sys.executable, "-m", "tests.scripts.notebook_run", str(notebook)]
-    done = subprocess.run(command, cwd=EXAMPLES.parent, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(command, cwd=EXAMPLES.parent, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stderr
     return [cell["outputs"] for cell in code_cells(notebook)], json.loads(done.stdout)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import subprocess
@@ -44,7 +45,7 @@ def expected() -> list[np.ndarray]:
 @pytest.fixture(scope="module")
 def server(expected: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One server for all of these tests."""
-    words = ("embedded", "tokenring_degree=2", "--max-waiting", "2")
+    words = ("embedded", "tokenring_degree=2", "--max-waiting", "2", "warm_up=[64,128]", "memory_per_rank=2GiB")
     with served(tmp_path_factory.mktemp("server"), "embedded", *words, key=KEY, TOKENRING_LIVENESS_LIMIT="3") as found:
         yield found
 
@@ -76,6 +77,13 @@ def test_pictures_are_those_of_the_engine(client: Client, expected: list[np.ndar
     answer = client.draw(**DRAWING, n=2)
     found = [pixels(each["b64_json"]) for each in answer.json["data"]]
     assert [np.array_equal(a, b) for a, b in zip(found, expected, strict=True)] == [True, True]
+
+
+def test_what_will_not_fit_into_memory_is_known_from_what_was_made_before_anybody_asked(client: Client) -> None:
+    answer = client.draw(size="4096x4096", steps=1)
+    assert (answer.status, answer.error["code"]) == (400, "not_enough_memory")
+    said = r"size: 4096x4096 needs about [0-9.]+ GiB of a rank's memory, and [0-9.]+ [GM]iB are free; ([0-9]+)x\1 fits"
+    assert re.fullmatch(said, answer.error["message"])
 
 
 def test_the_client_of_openai_draws_and_streams(client: Client, expected: list[np.ndarray]) -> None:
@@ -185,7 +193,9 @@ def test_figures(client: Client) -> None:
     assert {outcome: value for outcome, value in outcomes.items() if outcome != "refused"} == {
         outcome: known.count(outcome) for outcome in outcomes if outcome != "refused"
     }
-    assert outcomes["refused"] == 3  # an unknown field, a full line, ranks that were started again
+    assert (
+        outcomes["refused"] == 4
+    )  # too large for memory, an unknown field, a full line, ranks that were started again
     restarts = {name: value for name, value in figures.items() if name.startswith("tokenring_world_restarts_total")}
     assert restarts == {
         'tokenring_world_restarts_total{reason="failed"}': 2,

@@ -86,7 +86,8 @@ def _table(options: Sequence[Option], model: ModelShape | None, shown: int | Non
     bound = sum(bool(option.launch) and option.launch == option.seconds for option in listed)
     if bound:
         lines.append(
-            f"  {bound} of those listed take what the host takes to launch them; --cuda-graphs leaves that out"
+            f"  launch-bound: {bound} of those listed take as long as the host needs to launch them; "
+            "--cuda-graphs avoids that"
         )
     return [*lines, f"* {legal[0].why}", f"best: {legal[0].dims.flags or 'one rank'}"]
 
@@ -117,7 +118,10 @@ def simulate_command(args: argparse.Namespace) -> None:
         print(json.dumps(content))
         return
     print(f"{verified.schedule.name}: {_about(problem)}, over {args.topology}; kernel {source}")
-    print(f"predicted {simulation.makespan * 1e3:.3f} ms, of which {simulation.exposed * 1e3:.3f} ms nothing hides")
+    print(
+        f"predicted {simulation.makespan * 1e3:.3f} ms, of which {simulation.exposed * 1e3:.3f} ms "
+        "are exposed communication"
+    )
     if simulation.launch:
         print(f"  the host takes {simulation.launch * 1e3:.3f} ms to launch it; --cuda-graphs leaves that out")
     for rank in range(ranks):

@@ -65,20 +65,23 @@ def engine_host(pipeline: str) -> str:
     return "xfuser" if any(pipeline == known.name for each in families for known in each.pipelines) else "diffusers"
 
 
-def refuse_engine_host(pipeline: str, **options: Any) -> None:
+def refuse_engine_host(pipeline: str, ranks: int, **options: Any) -> None:
     """Refuse options of :func:`parallelize` that the host of :func:`engine_host` does not take.
 
     Args:
         pipeline: Name of a class that was compared.
+        ranks: How many share it; one alone needs no host.
         **options: Those.
 
     Raises:
         UnsupportedError: It does not take one, or diffusers is too old for it.
     """
-    if engine_host(pipeline) != "diffusers":
+    if ranks == 1 or engine_host(pipeline) != "diffusers":
         return
     offers = import_module("tokenring_xdit.hosts.diffusers.offer")
-    reason = offers.too_old(offers.family_of(pipeline)) or offers.refused_options(options)
+    old, reason = offers.too_old(offers.family_of(pipeline)), offers.refused_options(options)
+    if old is not None:
+        raise UnsupportedError(f"{pipeline} runs with diffusers as its host, and {old}: use a newer one, or one rank")
     if reason is not None:
         raise UnsupportedError(f"{pipeline} runs with diffusers as its host, and {reason}: use tokenring_degree alone")
 

@@ -18,7 +18,7 @@ from tokenring_xdit.pipelines.replicas import LOADING, Replicas, ReplicaShare, e
 from tokenring_xdit.workers.attempt import carry_through
 from tokenring_xdit.workers.messages import Task
 from tokenring_xdit.workers.signals import CountedInterrupts
-from tokenring_xdit.workers.starting import Packing, WorldPlace, StartedRank
+from tokenring_xdit.workers.starting import Packing, StartedRank, WorldPlace
 from tokenring_xdit.workers.state import Cancel, CancelAsked, Instruction, Interrupted, Limits, RequestAttempt, Restart
 from tokenring_xdit.workers.worker import hear
 

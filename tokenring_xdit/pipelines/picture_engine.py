@@ -81,6 +81,7 @@ class Pictures:
         refuse_choice(model, choice)
         refuse_engine_host(
             self._class.__name__,
+            dims.ranks,
             ulysses_degree=dims.ulysses,
             attention_backend=backend,
             cuda_graphs=cuda_graphs,

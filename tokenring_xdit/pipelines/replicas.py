@@ -17,7 +17,7 @@ from tokenring_xdit.workers.environment import local_environment
 from tokenring_xdit.workers.messages import Failed, Silent, Task
 from tokenring_xdit.workers.pipes import Pickles
 from tokenring_xdit.workers.pool import LocalStarter, WorkerPool
-from tokenring_xdit.workers.starting import Inbox, Packing, WorldPlace, StartedRank, called
+from tokenring_xdit.workers.starting import Inbox, Packing, StartedRank, WorldPlace, called
 from tokenring_xdit.workers.state import AGREED, RequestAttempt
 from tokenring_xdit.workers.worker import kept_file
 

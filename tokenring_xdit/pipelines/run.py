@@ -266,6 +266,7 @@ def inspect_model(config: RunConfig, brought: Collection[str] = ()) -> list[str]
 def _refuse_host(config: RunConfig, pipeline: type) -> None:
     refuse_engine_host(
         pipeline.__name__,
+        config.ulysses_degree * config.tokenring_degree,
         ulysses_degree=config.ulysses_degree,
         attention_backend=config.attention_backend,
         cuda_graphs=config.cuda_graphs,

@@ -89,7 +89,7 @@ class Server:
         self._phase = Phase.BEFORE
         self._shows: Callable[[int], bool] = lambda step: False
         self._pipe.progress_bar = self._progress_bar
-        self._meter = PeakMeter(device, self._ranks)
+        self._meter = PeakMeter(device, int(os.environ.get("LOCAL_WORLD_SIZE", self._ranks)))
 
     def serve(self, command: ServeRequest) -> Served | Failed:
         """Serve a request on all ranks together; the first one returns what was made."""

@@ -18,6 +18,10 @@ _MOST_TOKENS = 1_000_000
 _MOST_STOPS = 4
 """Texts that may end an answer."""
 
+_LEAST = 0.01
+_SCALES = f"a number from {_LEAST:g} to {1 / _LEAST:g}"
+"""What scores are multiplied or divided by: beyond that they overflow, and no token could be drawn."""
+
 
 def _ends_answers(value: Any) -> bool:
     texts = [value] if isinstance(value, str) else value
@@ -28,14 +32,18 @@ def _ends_answers(value: Any) -> bool:
     )
 
 
+def _scales(value: Any) -> bool:
+    return bool(_LEAST <= value <= 1 / _LEAST)
+
+
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_new_tokens": (lambda n: is_whole(n) and 1 <= n <= _MOST_TOKENS, f"a whole number from 1 to {_MOST_TOKENS}"),
     "do_sample": (lambda n: isinstance(n, bool), "True or False"),
-    "temperature": (lambda n: is_number(n) and n >= 0, "a number of at least 0"),
+    "temperature": (lambda n: is_number(n) and (n == 0 or _scales(n)), f"0, or {_SCALES}"),
     "top_k": (lambda n: is_whole(n) and n >= 1, "a whole number of at least 1"),
     "top_p": (lambda n: is_number(n) and 0 < n <= 1, "a number above 0 and at most 1"),
     "min_p": (lambda n: is_number(n) and 0 <= n <= 1, "a number from 0 to 1"),
-    "repetition_penalty": (lambda n: is_number(n) and n > 0, "a number above 0"),
+    "repetition_penalty": (lambda n: is_number(n) and _scales(n), _SCALES),
     "stop": (_ends_answers, f"a text, or a list of up to {_MOST_STOPS} texts, none of them empty"),
 }
 """Which values an option may have, and that in words."""

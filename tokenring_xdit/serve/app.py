@@ -135,7 +135,7 @@ def _requests(office: Office) -> APIRouter:
 
     @routes.get("")
     def requests(limit: Annotated[int | None, Query(ge=1)] = None) -> dict[str, Any]:
-        """Requests under way, and the last ones that are over; the newest last, and at most so many of those."""
+        """Requests under way, and the last ones that are over, the newest last; with a limit the newest only."""
         jobs = office.ledger.all()
         return {"object": "list", "data": [office.described(job) for job in jobs[-(limit or len(jobs)) :]]}
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from tokenring_xdit.workers.attempt import Life
 
-__all__ = ["Inbox", "Packing", "WorldPlace", "RankStarter", "StartedRank", "called"]
+__all__ = ["Inbox", "Packing", "RankStarter", "StartedRank", "WorldPlace", "called"]
 
 Inbox = queue.SimpleQueue[tuple[Any, Any]]
 """Messages of ranks, with the rank that each is from; or ``None`` and an event for whoever waits for them."""

@@ -21,7 +21,7 @@ from tokenring_xdit.errors import ConfigurationError, LaunchError
 from tokenring_xdit.workers.on_ray.actor import ANSWERS, RankActor, version
 from tokenring_xdit.workers.on_ray.rank import ActorRank
 from tokenring_xdit.workers.on_ray.seats import Seat, carried_over, in_order, variables
-from tokenring_xdit.workers.starting import Inbox, Packing, WorldPlace, RankStarter
+from tokenring_xdit.workers.starting import Inbox, Packing, RankStarter, WorldPlace
 from tokenring_xdit.workers.wire import Wire
 
 __all__ = ["WAIT_VARIABLE", "RayCluster"]
