@@ -111,3 +111,11 @@ def test_three_rounds_of_keys_come_and_go_together() -> None:
         ask_for(shape, ranks * 4096, ranks=ranks, element_bytes=2, chunk=ranks * 2048).exchange for ranks in (2, 8)
     )
     assert eight - two >= 2 * 4096 * shape.key_bytes(2)
+
+
+def test_what_is_exchanged_of_a_chunk_does_not_grow_once_queries_travel() -> None:
+    """Llama has 4 query heads a key head: from the fifth chunk on its keys are more than its queries and outputs."""
+    shape = language_shape("llama-3.1-8b")
+    need = [ask_for(shape, chunks * 4096, ranks=4, element_bytes=2, chunk=4096).exchange for chunks in (2, 4, 9, 90)]
+    assert need[0] < need[1]
+    assert need[2] == need[3]

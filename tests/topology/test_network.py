@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -102,6 +103,32 @@ def test_routes_follow_links_and_every_node_on_the_way_agrees(form: str, data: s
     # A packet is routed anew at each node: there the rest of the way has to be the same.
     assert all(network.route(node, destination) == path[at:] for at, node in enumerate(path))
     assert len(path) == len(network.route(destination, source))
+
+
+@pytest.mark.parametrize(
+    "text", ["mesh:5:100mbit", "star:5:100mbit", "ring:6:100mbit", "two-level:3x3:1gbit:100mbit", "hgx-h100*3@ib-ndr"]
+)
+@pytest.mark.parametrize("hosts_forward", [True, False])
+def test_the_next_node_is_the_first_of_the_nearest_neighbours_that_pass_on(text: str, hosts_forward: bool) -> None:
+    whole = load_topology(text)
+    if text.startswith("ring") and not hosts_forward:
+        return  # no network then
+    network = replace(whole, hosts_forward=hosts_forward)
+
+    def far(node: str, target: str, seen: frozenset[str] = frozenset()) -> int:
+        if target in network.neighbours(node):
+            return 1
+        passing = [n for n in network.neighbours(node) if (hosts_forward or n in network.switches) and n not in seen]
+        return 1 + min((far(n, target, seen | {node}) for n in passing), default=len(network.nodes))
+
+    for target in network.hosts[:: len(network.hosts) // 3]:
+        for source in {*network.hosts} - {target}:
+            path = network.route(source, target)
+            assert len(path) - 1 == far(source, target)
+            for here, onward in pairwise(path[:-1]):
+                passing = [n for n in network.neighbours(here) if hosts_forward or n in network.switches]
+                first = next(n for n in passing if far(n, target) == far(here, target) - 1)
+                assert onward == first
 
 
 @pytest.mark.parametrize(

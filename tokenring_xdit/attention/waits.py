@@ -86,9 +86,12 @@ class Waiter:
 
 
 def _serve(jobs: SimpleQueue[Callable[[], Any] | None], answers: SimpleQueue[Any]) -> None:
+    answer: tuple[Any, BaseException | None]
     while (job := jobs.get()) is not None:
         try:
-            answers.put((job(), None))
+            answer = job(), None
         except BaseException as error:
-            answers.put((None, error))
-        del job  # it keeps messages
+            answer = None, error
+        del job  # it keeps messages: the caller, who goes on now, is to be the last who does
+        answers.put(answer)
+        del answer

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -141,12 +142,36 @@ def peak_of(call: Callable[[], object], device: torch.device) -> tuple[int, str]
         event = events.pop()
         events += event.children
         if event.name == "[memory]":
-            changes.append((event.start_time_ns, event.extra_fields.alloc_size))
+            changes.append((event.start_time_ns, event.extra_fields.ptr, event.extra_fields.alloc_size))
+    return _most_held(
+        change[1:] for change in sorted(changes)
+    ), "tensors allocated by the calling thread (torch.profiler)"
+
+
+def _most_held(changes: Iterable[tuple[int, int]]) -> int:
+    """Most bytes that are held at once.
+
+    What another thread frees, as messages may be, nobody records: it is gone once its memory is given out again.
+
+    Args:
+        changes: Addresses, and the bytes that are allocated there, or, below 0, freed; in order.
+    """
+    starts: list[int] = []  # of what is held, in order
+    sizes: dict[int, int] = {}
     held = peak = 0
-    for _, size in sorted(changes, key=lambda change: change[0]):
-        held += size
-        peak = max(peak, held)
-    return peak, "tensors allocated by the calling thread (torch.profiler)"
+    for address, size in changes:
+        first = bisect_right(starts, address) - 1
+        if first < 0 or starts[first] + sizes[starts[first]] <= address:
+            first += 1
+        last = max(first, bisect_left(starts, address + max(size, 1)))
+        held += size if size > 0 else 0
+        held -= sum(sizes.pop(start) for start in starts[first:last])
+        starts[first:last] = []
+        if size > 0:
+            starts.insert(first, address)
+            sizes[address] = size
+            peak = max(peak, held)
+    return peak
 
 
 def largest(values: Tensor) -> float:

@@ -7,12 +7,14 @@ is off was measured (docs/llm.md).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.language_shapes import LanguageShape
 from tokenring_xdit.planning.straight import ROUNDS_AT_ONCE
 from tokenring_xdit.schedule import ALGORITHMS, Mask, build
 from tokenring_xdit.schedule.lower import lower
+from tokenring_xdit.schedule.lower.landing import footprint
 from tokenring_xdit.schedule.problem import LSE_BYTES, Problem
 
 __all__ = ["Need", "ask_for", "balanced_schedule", "longest"]
@@ -27,6 +29,8 @@ _BLOCK, _REGRET = 32, 128
 
 _SCORES, _SCORED, _COPIES = 1 << 22, 4096, 4
 """Scores that layers with windows hold at once, keys that a query has of them, and copies of them, at most."""
+
+_KEYS_AT_ONCE = 512
 
 _STEP = 64
 """Tokens that answers of :func:`longest` are exact to."""
@@ -79,9 +83,18 @@ def ask_for(
         chunk: Tokens that are computed at a time (``prefill_chunk_size``); ``None`` for all.
     """
     chunk = tokens if chunk is None else min(chunk, tokens)
-    new = -(-chunk // ranks)
-    held = -(-tokens // ranks) + (_BLOCK if ranks > 1 or chunk < tokens else 0)
-    whole = chunk == tokens
+    last = tokens - chunk
+    with_keys = (2 * shape.heads - shape.kv_heads) // (2 * shape.kv_heads) * chunk  # the last chunk whose keys travel
+    needs = [_ask_for(shape, tokens, past, chunk, ranks, element_bytes, batch) for past in {last, min(last, with_keys)}]
+    return max(needs, key=lambda need: need.total)
+
+
+def _ask_for(
+    shape: LanguageShape, tokens: int, past: int, chunk: int, ranks: int, element_bytes: int, batch: int
+) -> Need:
+    """What a prompt needs while a chunk of it is computed that has ``past`` tokens before it."""
+    new, whole = -(-chunk // ranks), chunk == tokens
+    held = -(-(past + chunk) // ranks) + (0 if ranks == 1 and whole else _BLOCK)
     key = shape.key_bytes(element_bytes) * batch
     kept = sum(held if window is None or whole else min(held, window + _REGRET + new) for window in shape.windows)
     scores = min(_SCORES, batch * shape.heads * new * min(_SCORED, held)) if any(shape.windows) else 0
@@ -91,7 +104,7 @@ def ask_for(
         weights=shape.weights * element_bytes,
         keys=kept * key + grows,
         activations=batch * new * _activations(shape, element_bytes) + batch * shape.vocabulary * 2 * _FP32,
-        exchange=_exchange(shape, tokens, chunk, ranks, element_bytes, batch) + scores * _COPIES * _FP32,
+        exchange=_exchange(shape, past, chunk, ranks, element_bytes, batch) + scores * _COPIES * _FP32,
         indices=batch * tokens * _INDICES,
     )
 
@@ -148,28 +161,50 @@ def _activations(shape: LanguageShape, element_bytes: int) -> int:
     return max(max(rotary, attention, feed_forward) * element_bytes, normed) + tables
 
 
-def _exchange(shape: LanguageShape, tokens: int, chunk: int, ranks: int, element_bytes: int, batch: int) -> int:
-    """Bytes that attention holds beside its inputs, and its output."""
-    new, past = -(-chunk // ranks), -(-(tokens - chunk) // ranks)
+def _exchange(shape: LanguageShape, past: int, chunk: int, ranks: int, element_bytes: int, batch: int) -> int:
+    """Bytes that attention of some tokens behind ``past`` others holds beside its inputs, and its output."""
+    new = -(-chunk // ranks)
     rows = batch * shape.heads * new
     queries, partial = rows * shape.head_dim * element_bytes, rows * (shape.head_dim * _FP32 + LSE_BYTES)
+    own = 2 * partial + 2 * queries  # over keys before and its own ones, which are folded
     if ranks == 1:
-        return 2 * partial + 2 * queries
-    problem = Problem.even(
-        ranks,
-        chunk,
-        shape.heads,
-        shape.head_dim,
-        kv_heads=shape.kv_heads,
-        batch=batch,
-        element_bytes=element_bytes,
+        return own
+    peak, stays = _scheduled(
+        ranks, chunk, shape.heads, shape.head_dim, kv_heads=shape.kv_heads, batch=batch, element_bytes=element_bytes
     )
-    schedule = build(balanced_schedule(), ranks, Mask.CAUSAL, shape.kv_heads).schedule
-    first = max(program.peak for program in lower(schedule, problem, in_order=False))
-    sent = queries + 2 * batch * new * shape.key_bytes(element_bytes)
     if not past:
-        return first + sent
-    keys = batch * (past + new) * shape.key_bytes(element_bytes)
-    travels = 2 * keys if shape.kv_heads * past < shape.heads * new else 2 * queries + 2 * partial
-    rounds = max(2, min(ROUNDS_AT_ONCE, ranks - 1))
-    return first + sent + rounds * travels + 3 * partial + 2 * queries  # on processors the first chunk's memory is kept
+        return peak + queries + 2 * batch * new * shape.key_bytes(element_bytes)
+    rounds = min(ROUNDS_AT_ONCE, ranks - 1)
+    if not _queries_travel(shape, past, chunk):
+        keys = batch * (-(-past // ranks) + new) * shape.key_bytes(element_bytes)
+        copies = 2 if batch * shape.kv_heads > 1 else 1  # those of one head go as they lie
+        return stays + copies * rounds * keys + own + _kernel(shape, new)
+    sent = queries + rows * LSE_BYTES
+    answering = max(
+        min(rounds, ranks - distance) * queries + 2 * min(ROUNDS_AT_ONCE + 1, distance) * sent
+        for distance in range(1, ranks)
+    )  # the next queries have come, and outputs come and go; merged ones of three rounds before are gone
+    merged = partial + (partial if element_bytes < _FP32 else 0)
+    return stays + queries + max(rounds * queries + own, answering + merged) + _kernel(shape, new)
+
+
+@lru_cache(maxsize=64)
+def _scheduled(ranks: int, tokens: int, *sizes: int, kv_heads: int, batch: int, element_bytes: int) -> tuple[int, int]:
+    """Bytes of the schedule of a whole prompt: at most, and for messages, which processors keep between calls."""
+    schedule = build(balanced_schedule(), ranks, Mask.CAUSAL, kv_heads).schedule
+    problem = Problem.even(ranks, tokens, *sizes, kv_heads=kv_heads, batch=batch, element_bytes=element_bytes)
+    programs = lower(schedule, problem, in_order=False)
+    stays = (footprint(program, element_bytes, element_bytes).size for program in programs)
+    return max(program.peak for program in programs), max(stays)
+
+
+def _queries_travel(shape: LanguageShape, past: int, chunk: int) -> bool:
+    """Whether queries and outputs are less than keys, of which half of the new ones are needed elsewhere."""
+    return 2 * shape.heads * chunk < shape.kv_heads * (2 * past + chunk)
+
+
+def _kernel(shape: LanguageShape, new: int) -> int:
+    """Bytes of scores that torch's kernel for processors holds, a thread (``FlashAttentionKernel.cpp``)."""
+    queries = shape.heads // shape.kv_heads * new
+    rows = 256 if queries >= 768 else 64 if queries >= 192 else 32
+    return rows * (_KEYS_AT_ONCE + 2 + shape.head_dim) * _FP32

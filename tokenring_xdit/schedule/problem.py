@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.schedule.plan import Block, Kind
@@ -112,6 +113,7 @@ class Problem:
         return block.kind.messages * rows * head_dim * self.element_bytes
 
 
+@lru_cache(maxsize=256)
 def even_shares(tokens: int, ranks: int) -> tuple[int, ...]:
     """Tokens of each rank, as even as can be, the longer shards first."""
     short, longer = divmod(tokens, ranks)

@@ -130,9 +130,7 @@ class Network:
         if frozenset((node, destination)) in self._links:
             return destination
         distances = self._distances(destination)
-        return min(
-            (n for n in self.neighbours(node) if n in distances and self._forwards(n)), key=distances.__getitem__
-        )
+        return min((n for n in self._forwarding[node] if n in distances), key=distances.__getitem__)
 
     def slowest_rate(self, source: str, destination: str) -> Rate:
         """The rate of the slowest link on the route, in the direction of travel."""
@@ -155,6 +153,11 @@ class Network:
             ahead[link.a].append(link.b)
             behind[link.b].append(link.a)
         return {node: (*ahead[node], *behind[node]) for node in self.nodes}
+
+    @cached_property
+    def _forwarding(self) -> dict[str, tuple[str, ...]]:
+        """Of the neighbours of each node those that pass on what is for others: few, where hosts do not."""
+        return {node: tuple(filter(self._forwards, every)) for node, every in self._neighbours.items()}
 
     @cached_property
     def _switches(self) -> frozenset[str]:

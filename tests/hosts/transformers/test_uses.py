@@ -49,6 +49,7 @@ def test_what_would_be_wrong_or_wait_is_refused(ranks: RankPool) -> None:
         "checkpointing": "training mode with gradient checkpointing",
         "compiled": "this model was compiled",
         "layout": "layout='zigzag' was asked for",
+        "decode": "decode='gather' was asked for",
         "double": "this model is in torch.float64",
     }
     first, second = ranks.run(2, uses.refusals)

@@ -401,6 +401,7 @@ def refusals() -> tuple[dict[str, str], bool]:
     model.eval()
     note("compiled", lambda: _parallelized(torch.compile(language_model("llama"), backend="eager")))
     note("layout", lambda: parallel_model("llama", layout="zigzag"))
+    note("decode", lambda: parallel_model("llama", decode="gather"))
     note("double", lambda: _parallelized(language_model("llama").double()))
     same = torch.equal(model.generate(ids, max_new_tokens=4), whole.generate(ids, max_new_tokens=4))
     return said, same

@@ -31,6 +31,9 @@ __all__ = ["ContextParallel", "parallelize"]
 
 _Model = TypeVar("_Model")
 
+OUTPUTS = "outputs"
+"""The one thing that travels in a step of an answer."""
+
 CONTIGUOUS = "contiguous"
 """The one layout of tokens on ranks."""
 
@@ -156,7 +159,14 @@ class ContextParallel:
         return {"rank": self.rank, "ranks": self.ranks, "bytes_sent": self._session.exchanges.bytes_sent}
 
 
-def parallelize(model: _Model, *, tokenring_degree: int = 1, prefill: str = AUTO, layout: str = CONTIGUOUS) -> _Model:
+def parallelize(
+    model: _Model,
+    *,
+    tokenring_degree: int = 1,
+    prefill: str = AUTO,
+    decode: str = OUTPUTS,
+    layout: str = CONTIGUOUS,
+) -> _Model:
     """Spread a causal language model over all ranks; every rank calls it with the same model.
 
     The model is changed in place. Its weights are whole on every rank; prompts are sharded, and so are the keys and
@@ -171,6 +181,9 @@ def parallelize(model: _Model, *, tokenring_degree: int = 1, prefill: str = AUTO
             whole prompt without padding, in layers without window and cap; elsewhere that goes of which there is less.
             ``auto`` takes what is predicted to be the fastest for the prompt or turn, where a topology is known of the
             ranks (see ``tokenring-xdit probe``), and is ``balanced`` elsewhere.
+        decode: What travels in a step of an answer: ``outputs``, partial ones with their log-sum-exps, in one
+            collective a layer. There is no other: all ranks have the queries already, and keys would all have to travel
+            for every token.
         layout: Which tokens are a rank's: ``contiguous``, one piece of the sequence. There is no other; ``balanced``
             shares the work of a causal mask out evenly without one.
 
@@ -185,7 +198,7 @@ def parallelize(model: _Model, *, tokenring_degree: int = 1, prefill: str = AUTO
     """
     join_world()
     with noting() as noted:
-        _refuse(model, tokenring_degree, prefill, layout)
+        _refuse(model, tokenring_degree, prefill, decode, layout)
     asked = {"tokenring_degree": describe(tokenring_degree), "prefill": describe(prefill)}
     everyone = exchange(None, (told(noted.problem), asked), "the beginning of parallelize")
     raise_first([refused for refused, _ in everyone])
@@ -233,8 +246,13 @@ def _refuse_prefill(prefill: str, ranks: int) -> None:
         build(schedule, ranks, PlanMask.CAUSAL)
 
 
-def _refuse(model: Any, degree: int, prefill: str, layout: str) -> None:
+def _refuse(model: Any, degree: int, prefill: str, decode: str, layout: str) -> None:
     """Refuse what ``parallelize`` does not take, before anything is changed."""
+    if decode != OUTPUTS:
+        raise UnsupportedError(
+            f"decode={decode!r} was asked for, and in a step of an answer partial outputs travel, {OUTPUTS!r}, in one "
+            "collective a layer: leave it out; all ranks have the queries of a step, and keys would travel each time"
+        )
     if layout != CONTIGUOUS:
         raise UnsupportedError(
             f"layout={layout!r} was asked for, and each rank has one piece of the sequence, {CONTIGUOUS!r}: leave it "
