@@ -84,7 +84,7 @@ def test_fit_forecasts_what_a_rank_really_allocates(ranks: RankPool, ranks_: int
     for weights, _ in found:
         assert weights == pytest.approx(need.weights, rel=0.02)
     peak = max(peak for _, peak in found)
-    assert 0.8 * (need.total - need.weights) <= peak <= need.total - need.weights
+    assert 0.75 * (need.total - need.weights) <= peak <= need.total - need.weights
 
 
 @pytest.mark.parametrize(("new", "wanted"), [(20, "queries"), (83, "keys")])
