@@ -9,10 +9,10 @@ import argparse
 import time
 
 from tokenring_xdit import Engine
-from tokenring_xdit.serve.drawing import Drawing
 from tokenring_xdit.serve.forecast import Forecast
 from tokenring_xdit.serve.jobs import Job, PictureOrder
 from tokenring_xdit.serve.memory import MemoryForecast
+from tokenring_xdit.serve.picture_runner import Drawing
 
 SERVED = (64, 128, 64, 256, 192, 128, 384, 256, 64, 384)
 HELD_OUT = (96, 160, 224, 320, 448)

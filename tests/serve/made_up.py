@@ -18,7 +18,7 @@ from tokenring_xdit.pipelines.messages import MemoryUse
 from tokenring_xdit.pipelines.request import Request, call_arguments, pipeline_class
 from tokenring_xdit.serve.jobs import Event, Job, JobStatus, PictureOrder
 
-__all__ = ["GIB", "PATIENCE", "MadeUpEngine", "Witness", "job", "until"]
+__all__ = ["GIB", "PATIENCE", "JobObserver", "MadeUpEngine", "job", "until"]
 
 PATIENCE = 60.0
 
@@ -134,7 +134,7 @@ class MadeUpEngine:
             self.rank.wait()
 
 
-class Witness:
+class JobObserver:
     """Takes note of what happens."""
 
     def __init__(self) -> None:

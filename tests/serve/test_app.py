@@ -25,15 +25,15 @@ from tokenring_xdit.config import read_config  # noqa: E402
 from tokenring_xdit.errors import ConfigurationError, EngineError, OutputError  # noqa: E402
 from tokenring_xdit.serve.app import application  # noqa: E402
 from tokenring_xdit.serve.config import RequestLimits, ServeConfig  # noqa: E402
-from tokenring_xdit.serve.desk import PictureDesk  # noqa: E402
-from tokenring_xdit.serve.drawing import Drawing  # noqa: E402
+from tokenring_xdit.serve.engine_owner import EngineOwner, ServiceState  # noqa: E402
 from tokenring_xdit.serve.forecast import Forecast  # noqa: E402
-from tokenring_xdit.serve.keeper import Keeper, ServiceState  # noqa: E402
-from tokenring_xdit.serve.line import WaitingLine  # noqa: E402
+from tokenring_xdit.serve.intake import Intake  # noqa: E402
 from tokenring_xdit.serve.memory import MemoryForecast  # noqa: E402
 from tokenring_xdit.serve.metrics import Meters  # noqa: E402
-from tokenring_xdit.serve.office import Office  # noqa: E402
 from tokenring_xdit.serve.page import PAGE_PATHS  # noqa: E402
+from tokenring_xdit.serve.parsing import PictureParser  # noqa: E402
+from tokenring_xdit.serve.picture_runner import PictureRunner  # noqa: E402
+from tokenring_xdit.serve.queue import JobQueue  # noqa: E402
 from tokenring_xdit.serve.schema import GenerationBody  # noqa: E402
 
 LIMITS = RequestLimits(waiting=2, pixels=512 * 512, steps=1000, body=10_000, upload=100_000)
@@ -47,23 +47,23 @@ def served(
 ) -> Iterator[tuple[Client, MadeUpEngine]]:
     """A server on a port of its own."""
     config = read_config(ServeConfig, None, ["model=embedded", *values])
-    engine, line = MadeUpEngine(config.choice.task), WaitingLine(LIMITS.waiting)
-    meters = Meters(config.degrees, line)
+    engine, queue = MadeUpEngine(config.choice.task), JobQueue(LIMITS.waiting)
+    meters = Meters(config.degrees, queue)
     memory = MemoryForecast(config.memory_per_rank, meters.memory)
-    keeper = Keeper(loads or (lambda: engine), line, Drawing(Forecast(), meters.step, memory), meters)
-    meters.watch(keeper)
-    app = application(Office(PictureDesk(config, LIMITS, keeper, memory), keeper, meters), key, page=page)
+    owner = EngineOwner(loads or (lambda: engine), queue, PictureRunner(Forecast(), meters.step, memory), meters)
+    meters.watch(owner)
+    app = application(Intake(PictureParser(config, LIMITS, owner, memory), owner, meters), key, page=page)
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
         thread.start()
-        keeper.start()
+        owner.start()
         try:
-            until(lambda: server.started and (loads or keeper.state is ServiceState.READY))
+            until(lambda: server.started and (loads or owner.state is ServiceState.READY))
             yield Client(listening.getsockname()[1], key), engine
         finally:
             engine.gate.set()
-            keeper.stop(10)
+            owner.stop(10)
             server.should_exit = True
             thread.join(PATIENCE)
             engine.close()
@@ -228,7 +228,7 @@ def test_the_openapi_page_says_400_for_mistakes(client: Client) -> None:
     assert "400" in schema["paths"][GENERATIONS]["post"]["responses"]
 
 
-def test_a_full_line_is_a_429_and_cancelling_makes_room(client: Client, engine: MadeUpEngine) -> None:
+def test_a_full_queue_is_a_429_and_cancelling_makes_room(client: Client, engine: MadeUpEngine) -> None:
     engine.gate.clear()
     names = ["full-0", "full-1", "full-2"]
     connections = []
@@ -241,7 +241,7 @@ def test_a_full_line_is_a_429_and_cancelling_makes_room(client: Client, engine: 
     full = client.draw(**DRAWING)
     assert full.status == 429
     assert int(full.headers["retry-after"]) >= 1
-    assert full.error["code"] == "line_full"
+    assert full.error["code"] == "queue_full"
     assert client.ask("DELETE", "/v1/requests/full-1").json["status"] == "cancelled"
     assert client.answer(connections[1]).status == 499
     same = client.answer(client.begin("full-1", **DRAWING))

@@ -179,7 +179,7 @@ def test_a_page_that_is_closed_is_not_drawn_for(drawing: Page, client: Client) -
     until(lambda: client.status(name)["status"] == "cancelled")
 
 
-def test_watch_shows_the_line_the_ranks_and_the_times(drawing: Page, client: Client) -> None:
+def test_watch_shows_the_queue_the_ranks_and_the_times(drawing: Page, client: Client) -> None:
     for _ in range(2):
         assert client.draw(steps=3, size="64x64").status == 200  # the first one teaches the forecast
     drawing.begin()

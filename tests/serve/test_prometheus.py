@@ -26,9 +26,9 @@ prometheus_client = pytest.importorskip("prometheus_client")
 pytest.importorskip("fastapi")
 
 from tokenring_xdit.parallel import ParallelDims  # noqa: E402
-from tokenring_xdit.serve.keeper import Keeper  # noqa: E402
-from tokenring_xdit.serve.line import WaitingLine  # noqa: E402
+from tokenring_xdit.serve.engine_owner import EngineOwner  # noqa: E402
 from tokenring_xdit.serve.metrics import Meters  # noqa: E402
+from tokenring_xdit.serve.queue import JobQueue  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = json.loads((ROOT / "deploy/grafana/tokenring.json").read_text())
@@ -59,10 +59,10 @@ def alerts() -> list[dict[str, Any]]:
 
 def known_names(kind: str) -> set[str]:
     """Names of all that a server says."""
-    line = WaitingLine(1)
-    meters = Meters(ParallelDims(tokenring=2), line, kind)
-    witness: Any = meters
-    meters.watch(Keeper(lambda: 1 // 0, line, witness, witness))
+    queue = JobQueue(1)
+    meters = Meters(ParallelDims(tokenring=2), queue, kind)
+    observer: Any = meters
+    meters.watch(EngineOwner(lambda: 1 // 0, queue, observer, observer))
     names = set()
     for family in meters.registry.collect():
         suffixes = {"counter": ["_total"], "info": ["_info"], "histogram": ["_bucket", "_sum", "_count"]}

@@ -130,7 +130,7 @@ def test_a_client_that_goes_away_is_not_drawn_for(client: Client, expected: list
     assert draws(client, expected)
 
 
-def test_a_full_line(client: Client, expected: list[np.ndarray]) -> None:
+def test_a_full_queue(client: Client, expected: list[np.ndarray]) -> None:
     connections = [under_way(client, "long")]
     for name in ("waits", "waits-too"):
         connections.append(client.begin(name, **DRAWING))
@@ -195,7 +195,7 @@ def test_figures(client: Client) -> None:
     }
     assert (
         outcomes["refused"] == 4
-    )  # too large for memory, an unknown field, a full line, ranks that were started again
+    )  # too large for memory, an unknown field, a full queue, ranks that were started again
     restarts = {name: value for name, value in figures.items() if name.startswith("tokenring_world_restarts_total")}
     assert restarts == {
         'tokenring_world_restarts_total{reason="failed"}': 2,

@@ -19,16 +19,16 @@ from tokenring_xdit.messages import shown
 from tokenring_xdit.serve.answers import answered
 from tokenring_xdit.serve.chat import chat_routes
 from tokenring_xdit.serve.chat_schema import ChatBody
-from tokenring_xdit.serve.desk import PictureDesk
+from tokenring_xdit.serve.engine_owner import ServiceState
 from tokenring_xdit.serve.errors import RefusedError
 from tokenring_xdit.serve.guard import OPEN, Guard
 from tokenring_xdit.serve.images import EDITS, image_routes
-from tokenring_xdit.serve.keeper import ServiceState
-from tokenring_xdit.serve.office import Office
+from tokenring_xdit.serve.intake import Intake
 from tokenring_xdit.serve.page import PAGE_PATHS, page_routes
+from tokenring_xdit.serve.parsing import PictureParser
 from tokenring_xdit.serve.schema import Body, EditBody, GenerationBody, VideoBody, refused
-from tokenring_xdit.serve.shelf import VideoShelf
-from tokenring_xdit.serve.text_desk import TextDesk
+from tokenring_xdit.serve.text_parsing import TextParser
+from tokenring_xdit.serve.video_store import VideoStore
 from tokenring_xdit.serve.videos import KIND, video_routes
 
 __all__ = ["application"]
@@ -49,27 +49,27 @@ _UNREADY: dict[int | str, dict[str, Any]] = {503: {"description": "Not now, and 
 _PLAIN = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def application(office: Office, key: str | None, shelf: VideoShelf | None = None, *, page: bool = False) -> FastAPI:
+def application(intake: Intake, key: str | None, store: VideoStore | None = None, *, page: bool = False) -> FastAPI:
     """All routes of a server.
 
     Args:
-        office: Takes requests.
+        intake: Takes requests.
         key: What clients have to say; ``None`` where they need not.
-        shelf: Where videos are kept, for a model that makes them.
+        store: Where videos are kept, for a model that makes them.
         page: Whether there is a page for the browser.
     """
     app = FastAPI(title="tokenring-xdit", version=__version__, description="A model, by OpenAI's protocol.")
-    app.include_router(_health(office))
-    app.include_router(_requests(office))
-    if isinstance(office.desk, PictureDesk) and shelf is not None:
-        app.include_router(video_routes(office, office.desk, shelf))
-    elif isinstance(office.desk, PictureDesk):
-        app.include_router(image_routes(office, office.desk))
-    if isinstance(office.desk, TextDesk):
-        app.include_router(chat_routes(office, office.desk))
+    app.include_router(_health(intake))
+    app.include_router(_requests(intake))
+    if isinstance(intake.parser, PictureParser) and store is not None:
+        app.include_router(video_routes(intake, intake.parser, store))
+    elif isinstance(intake.parser, PictureParser):
+        app.include_router(image_routes(intake, intake.parser))
+    if isinstance(intake.parser, TextParser):
+        app.include_router(chat_routes(intake, intake.parser))
     if page:
         app.include_router(page_routes())
-    limits = office.desk.limits
+    limits = intake.parser.limits
     app.add_middleware(
         Guard,
         key=key,
@@ -77,13 +77,13 @@ def application(office: Office, key: str | None, shelf: VideoShelf | None = None
         more={EDITS: max(limits.upload, limits.body)},
         open_paths=OPEN | PAGE_PATHS if page else OPEN,
     )
-    _answer_errors(app, office)
+    _answer_errors(app, intake)
     app.openapi = lambda: _described(app)
     return app
 
 
-def _health(office: Office) -> APIRouter:
-    routes, keeper = APIRouter(tags=["server"]), office.keeper
+def _health(intake: Intake) -> APIRouter:
+    routes, owner = APIRouter(tags=["server"]), intake.owner
 
     @routes.get("/live")
     async def live() -> dict[str, str]:
@@ -94,80 +94,80 @@ def _health(office: Office) -> APIRouter:
     @routes.get("/ready", responses=_UNREADY)
     async def ready() -> JSONResponse:
         """Whether requests are served now, and else why not."""
-        if keeper.state is ServiceState.READY:
+        if owner.state is ServiceState.READY:
             return JSONResponse({"status": "ready"})
-        return JSONResponse({"status": keeper.state.value, "reason": keeper.reason}, 503)
+        return JSONResponse({"status": owner.state.value, "reason": owner.reason}, 503)
 
     @routes.get("/metrics", response_class=PlainTextResponse)
     def metrics() -> Response:
         """Figures for Prometheus."""
-        return Response(office.meters.text(), media_type=_PLAIN)
+        return Response(intake.meters.text(), media_type=_PLAIN)
 
     @routes.get("/v1/models")
     def models() -> dict[str, Any]:
         """The model, with what it takes where a request says nothing, and limits."""
-        return {"object": "list", "data": [_model(office)]}
+        return {"object": "list", "data": [_model(intake)]}
 
     @routes.get("/v1/models/{name:path}")
     def model(name: str) -> dict[str, Any]:
         """One model."""
-        if name != office.desk.config.name:
-            message = f"there is no {shown(name)} here, only '{office.desk.config.name}'"
+        if name != intake.parser.config.name:
+            message = f"there is no {shown(name)} here, only '{intake.parser.config.name}'"
             raise RefusedError(message, "model", status=404, code="model_not_found")
-        return _model(office)
+        return _model(intake)
 
     return routes
 
 
-def _model(office: Office) -> dict[str, Any]:
-    described = office.desk.described()
+def _model(intake: Intake) -> dict[str, Any]:
+    described = intake.parser.described()
     return {
-        "id": office.desk.config.name,
+        "id": intake.parser.config.name,
         "object": "model",
-        "created": office.started,
+        "created": intake.started,
         "owned_by": "tokenring-xdit",
         **described,
     }
 
 
-def _requests(office: Office) -> APIRouter:
+def _requests(intake: Intake) -> APIRouter:
     routes = APIRouter(prefix="/v1/requests", tags=["requests"])
 
     @routes.get("")
     def requests(limit: Annotated[int | None, Query(ge=1)] = None) -> dict[str, Any]:
         """Requests under way, and the last ones that are over, the newest last; with a limit the newest only."""
-        jobs = office.ledger.all()
-        return {"object": "list", "data": [office.described(job) for job in jobs[-(limit or len(jobs)) :]]}
+        jobs = intake.registry.all()
+        return {"object": "list", "data": [intake.described(job) for job in jobs[-(limit or len(jobs)) :]]}
 
     @routes.get("/{name}")
     def request(name: str) -> dict[str, Any]:
         """How far a request is."""
-        return office.described(office.find(name))
+        return intake.described(intake.find(name))
 
     @routes.delete("/{name}")
     def cancel(name: str) -> dict[str, Any]:
         """Give a request up: at once where it waits, at its next step where it is served."""
-        job = office.find(name)
-        office.keeper.cancel(job, CancelledError("the request was cancelled"))
-        return office.described(job)
+        job = intake.find(name)
+        intake.owner.cancel(job, CancelledError("the request was cancelled"))
+        return intake.described(job)
 
     return routes
 
 
-def _answer_errors(app: FastAPI, office: Office) -> None:
+def _answer_errors(app: FastAPI, intake: Intake) -> None:
     async def answer(request: Request, error: Exception) -> Response:
         return answered(error)
 
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         kind, body = _BODIES.get(request.url.path, (None, Body))
         if kind is not None and request.method == "POST":
-            office.meters.refused(kind)
+            intake.meters.refused(kind)
         return await answer(request, refused(error.errors(), tuple(body.model_fields)))
 
     async def other(request: Request, error: HTTPException) -> Response:
         status = error.status_code
         kind = _BODIES.get(request.url.path, ("",))[0]
-        instead = f", as '{office.desk.config.name}' makes no {kind}s: /docs lists what can be asked" if kind else ""
+        instead = f", as '{intake.parser.config.name}' makes no {kind}s: /docs lists what can be asked" if kind else ""
         words = {404: f"there is no such path here{instead}", 405: f"{request.method} is not for this path"}
         default = "the body has to be a JSON object, with 'Content-Type: application/json'"
         text = words.get(status, default if status == 400 else str(error.detail))

@@ -13,22 +13,22 @@ from tokenring_xdit.pipelines.pending import Reply
 from tokenring_xdit.serve.chat_schema import ChatBody
 from tokenring_xdit.serve.errors import problem_of
 from tokenring_xdit.serve.follow import Feed
+from tokenring_xdit.serve.intake import REQUEST_ID, Intake
 from tokenring_xdit.serve.jobs import Event, Job, Spoke
-from tokenring_xdit.serve.office import REQUEST_ID, Office
 from tokenring_xdit.serve.stream import EventStream, event, failed_answer
-from tokenring_xdit.serve.text_desk import TextDesk
+from tokenring_xdit.serve.text_parsing import TextParser
 
 __all__ = ["chat_routes"]
 
 _LAST = "data: [DONE]\n\n"
 
 
-def chat_routes(office: Office, desk: TextDesk) -> APIRouter:
+def chat_routes(intake: Intake, parser: TextParser) -> APIRouter:
     """The routes.
 
     Args:
-        office: Takes requests.
-        desk: Where they are checked.
+        intake: Takes requests.
+        parser: Where they are checked.
     """
     routes = APIRouter(tags=["chat"])
 
@@ -36,12 +36,12 @@ def chat_routes(office: Office, desk: TextDesk) -> APIRouter:
     async def completions(body: ChatBody, request: Request) -> Response:
         """Answer the last message of a conversation, as a whole or as a stream."""
         feed = Feed()
-        job = await office.accept("text", lambda: desk.answer(body), feed.tell, request)
-        writer = _Writer(job, desk.config.name)
+        job = await intake.accept("text", lambda: parser.answer(body), feed.tell, request)
+        writer = _Writer(job, parser.config.name)
         if body.stream:
             usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-            return EventStream(office, job, feed, lambda events: writer.chunks(events, usage))
-        failed = await failed_answer(office, job, feed, request)
+            return EventStream(intake, job, feed, lambda events: writer.chunks(events, usage))
+        failed = await failed_answer(intake, job, feed, request)
         return failed or JSONResponse(writer.whole(), headers={REQUEST_ID: job.id})
 
     return routes

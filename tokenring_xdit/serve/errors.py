@@ -42,7 +42,7 @@ class UnavailableError(TokenRingError):
     """The server cannot take this request now.
 
     Attributes:
-        status: 429 where the line is full, 503 where there is no engine.
+        status: 429 where the queue is full, 503 where there is no engine.
         code: A word for programs.
         retry_after: Seconds after which it may, where that is predicted.
     """

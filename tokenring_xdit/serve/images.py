@@ -14,13 +14,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from tokenring_xdit.errors import TokenRingError
-from tokenring_xdit.serve.desk import PictureDesk
 from tokenring_xdit.serve.errors import problem_of
 from tokenring_xdit.serve.follow import Feed
 from tokenring_xdit.serve.forms import read_files
+from tokenring_xdit.serve.intake import REQUEST_ID, Intake
 from tokenring_xdit.serve.jobs import Event, Job, Order, Stepped
 from tokenring_xdit.serve.media import encoded
-from tokenring_xdit.serve.office import REQUEST_ID, Office
+from tokenring_xdit.serve.parsing import PictureParser
 from tokenring_xdit.serve.schema import EditBody, GenerationBody, OutputFormat
 from tokenring_xdit.serve.stream import EventStream, event, failed_answer
 from tokenring_xdit.serve.uploads import MOST_PICTURES, Uploads
@@ -70,58 +70,58 @@ class _Form:
         return await run_in_threadpool(encoded, picture, self.format, self.quality)
 
 
-def image_routes(office: Office, desk: PictureDesk) -> APIRouter:
+def image_routes(intake: Intake, parser: PictureParser) -> APIRouter:
     """The routes.
 
     Args:
-        office: Takes requests.
-        desk: Where they are checked.
+        intake: Takes requests.
+        parser: Where they are checked.
     """
     routes = APIRouter(tags=["images"])
 
     @routes.post("/v1/images/generations", responses={200: {"content": {"text/event-stream": {}}}})
     async def generations(body: GenerationBody, request: Request) -> Response:
         """Draw pictures: ``n`` of them, or one that is streamed as it is made."""
-        return await _answer(office, body, lambda: desk.picture(body), request, "image_generation")
+        return await _answer(intake, body, lambda: parser.picture(body), request, "image_generation")
 
     @routes.post(EDITS, openapi_extra=_SAID, responses={200: {"content": {"text/event-stream": {}}}})
     async def edits(request: Request) -> Response:
         """Draw pictures anew, for models that take them: all of them, or where a mask is transparent."""
         try:
-            desk.refuse_edits()
-            office.keeper.refuse_unready()  # before anything large is read
+            parser.refuse_edits()
+            intake.owner.refuse_unready()  # before anything large is read
             fields, files = await read_files(request, _FILES, MOST_PICTURES + 1)
             body = EditBody.model_validate(fields, strict=False)
-            uploads = await run_in_threadpool(Uploads.read, files, desk.limits.pixels)
+            uploads = await run_in_threadpool(Uploads.read, files, parser.limits.pixels)
         except TokenRingError:
-            office.meters.refused("image")
+            intake.meters.refused("image")
             raise
         except ValidationError as error:
             details = [{**each, "loc": ("body", *each["loc"])} for each in error.errors()]
             raise RequestValidationError(details) from error
-        return await _answer(office, body, lambda: desk.edit(body, uploads), request, "image_edit")
+        return await _answer(intake, body, lambda: parser.edit(body, uploads), request, "image_edit")
 
     return routes
 
 
 async def _answer(
-    office: Office, body: GenerationBody, order: Callable[[], Order], request: Request, kind: str
+    intake: Intake, body: GenerationBody, order: Callable[[], Order], request: Request, kind: str
 ) -> Response:
-    """Have a request stand in line, and answer with what was made.
+    """Have a request wait its turn, and answer with what was made.
 
     Args:
-        office: Takes it.
+        intake: Takes it.
         body: What is asked for.
         order: Checks it.
         request: Of the client.
         kind: What events of a stream are called.
     """
     feed = Feed()
-    job = await office.accept("image", order, feed.tell, request)
+    job = await intake.accept("image", order, feed.tell, request)
     form = _Form.of(body)
     if body.stream:
-        return EventStream(office, job, feed, lambda events: _streamed(job, events, form, kind))
-    failed = await failed_answer(office, job, feed, request)
+        return EventStream(intake, job, feed, lambda events: _streamed(job, events, form, kind))
+    failed = await failed_answer(intake, job, feed, request)
     if failed is not None:
         return failed
     made = job.take()

@@ -77,7 +77,7 @@ class PictureOrder(Order):
             alone.
         frames: Of a video.
         fps: Frames of it in a second.
-        stored: Whether a video is kept on the shelf, instead of being handed out at once.
+        stored: Whether a video is kept on the store, instead of being handed out at once.
         previews: How many pictures of what is being made are wanted on the way.
         arguments: Of :meth:`tokenring_xdit.Engine.generate`, beside the prompt and the seed.
     """

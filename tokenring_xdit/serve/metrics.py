@@ -10,10 +10,10 @@ from prometheus_client.registry import Collector
 
 from tokenring_xdit import __version__
 from tokenring_xdit.parallel import ParallelDims
+from tokenring_xdit.serve.chat_runner import AnswerTimes
+from tokenring_xdit.serve.engine_owner import RESTART_REASONS, EngineOwner
 from tokenring_xdit.serve.jobs import Job, JobStatus
-from tokenring_xdit.serve.keeper import RESTART_REASONS, Keeper
-from tokenring_xdit.serve.line import WaitingLine
-from tokenring_xdit.serve.talking import AnswerTimes
+from tokenring_xdit.serve.queue import JobQueue
 
 __all__ = ["Meters"]
 
@@ -29,11 +29,11 @@ class Meters:
 
     Args:
         dims: How its ranks are divided.
-        line: Where requests wait.
+        queue: Where requests wait.
         kind: What is made of most requests: ``image``, ``video`` or ``text``.
     """
 
-    def __init__(self, dims: ParallelDims, line: WaitingLine, kind: str = "image") -> None:
+    def __init__(self, dims: ParallelDims, queue: JobQueue, kind: str = "image") -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "tokenring_requests", "Requests that are over, or were refused", ["kind", "outcome"], registry=self.registry
@@ -71,17 +71,17 @@ class Meters:
         self._steps = None if kind == "text" else _StepMeters(self.registry, dims.schedule)
         self._answers = _AnswerMeters(self.registry) if kind == "text" else None
         waiting = Gauge("tokenring_requests_waiting", "Requests that wait", registry=self.registry)
-        waiting.set_function(lambda: len(line))
+        waiting.set_function(lambda: len(queue))
         Info("tokenring_build", "What runs", registry=self.registry).info({"version": __version__})
         Info("tokenring_schedule", "How the ranks share the work", registry=self.registry).info(
             {"schedule": dims.schedule, "ulysses": str(dims.ulysses), "tokenring": str(dims.tokenring)}
         )
 
-    def watch(self, keeper: Keeper) -> None:
+    def watch(self, owner: EngineOwner) -> None:
         """Show what its ranks are doing."""
         running = Gauge("tokenring_requests_running", "Requests that are served", registry=self.registry)
-        running.set_function(lambda: float(keeper.running is not None))
-        self.registry.register(_Ranks(keeper))
+        running.set_function(lambda: float(owner.running is not None))
+        self.registry.register(_Ranks(owner))
 
     def refused(self, kind: str) -> None:
         """A request was refused before it waited."""
@@ -178,15 +178,15 @@ class _AnswerMeters:
 class _Ranks(Collector):
     """Which ranks run, and what memory they take, looked at when somebody asks."""
 
-    def __init__(self, keeper: Keeper) -> None:
-        self._keeper = keeper
+    def __init__(self, owner: EngineOwner) -> None:
+        self._owner = owner
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         up = GaugeMetricFamily("tokenring_rank_up", "Whether a rank runs", labels=["rank"])
-        for rank, runs in enumerate(self._keeper.up):
+        for rank, runs in enumerate(self._owner.up):
             up.add_metric([str(rank)], float(runs))
         yield up
         memory = GaugeMetricFamily("tokenring_rank_memory_bytes", "Memory of a rank", labels=["rank", "kind"])
-        for rank, size in self._keeper.memory.items():
+        for rank, size in self._owner.memory.items():
             memory.add_metric([str(rank), "resident"], size)
         yield memory

@@ -19,7 +19,7 @@ from ray.util import get_current_placement_group
 from tokenring_xdit.config import read_config
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.serve.config import AnyServeConfig, RequestLimits, ServeConfig, films, serve_schema, unserved
-from tokenring_xdit.serve.keeper import ServiceState
+from tokenring_xdit.serve.engine_owner import ServiceState
 from tokenring_xdit.serve.service import Service
 
 __all__ = ["ServiceReplica", "build", "deployed"]
@@ -51,7 +51,7 @@ class ServiceReplica:
             ray=get_current_placement_group(),
         )
         self._service.start()
-        while self._service.keeper.state is ServiceState.LOADING:  # which the engine's limits end
+        while self._service.owner.state is ServiceState.LOADING:  # which the engine's limits end
             self._ended.wait(_LOOK)
         self.check_health()
 
@@ -65,8 +65,8 @@ class ServiceReplica:
         Raises:
             TokenRingError: It cannot.
         """
-        if self._service.keeper.error is not None:
-            raise self._service.keeper.error
+        if self._service.owner.error is not None:
+            raise self._service.owner.error
 
     def __del__(self) -> None:
         if hasattr(self, "_service"):

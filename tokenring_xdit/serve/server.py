@@ -101,8 +101,8 @@ async def _serve(
     await serving
     ending.cancel()
     service.close()
-    if service.keeper.error is not None:
-        raise service.keeper.error
+    if service.owner.error is not None:
+        raise service.owner.error
     print("ended", file=sys.stderr, flush=True)
 
 

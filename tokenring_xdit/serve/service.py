@@ -7,19 +7,19 @@ from typing import Any
 
 from tokenring_xdit.pipelines.engine import Engine
 from tokenring_xdit.serve.app import application
+from tokenring_xdit.serve.chat_runner import ChatRunner
 from tokenring_xdit.serve.config import AnyServeConfig, RequestLimits, ServeConfig, TextServeConfig, films
-from tokenring_xdit.serve.desk import PictureDesk
-from tokenring_xdit.serve.drawing import Drawing
-from tokenring_xdit.serve.filming import Filming
+from tokenring_xdit.serve.engine_owner import EngineOwner, JobRunner
 from tokenring_xdit.serve.forecast import Forecast
-from tokenring_xdit.serve.keeper import Craft, Keeper
-from tokenring_xdit.serve.line import WaitingLine
+from tokenring_xdit.serve.intake import Intake
 from tokenring_xdit.serve.memory import MemoryForecast
 from tokenring_xdit.serve.metrics import Meters
-from tokenring_xdit.serve.office import Office
-from tokenring_xdit.serve.shelf import VideoShelf
-from tokenring_xdit.serve.talking import Talking
-from tokenring_xdit.serve.text_desk import TextDesk
+from tokenring_xdit.serve.parsing import PictureParser
+from tokenring_xdit.serve.picture_runner import PictureRunner
+from tokenring_xdit.serve.queue import JobQueue
+from tokenring_xdit.serve.text_parsing import TextParser
+from tokenring_xdit.serve.video_runner import VideoRunner
+from tokenring_xdit.serve.video_store import VideoStore
 
 __all__ = ["Service"]
 
@@ -38,7 +38,7 @@ class Service:
         page: Whether there is a page for the browser.
 
     Attributes:
-        keeper: Owns the engine.
+        owner: Owns the engine.
         app: The application.
     """
 
@@ -54,29 +54,29 @@ class Service:
         page: bool = False,
     ) -> None:
         def make() -> Engine:
-            if isinstance(desk, TextDesk):
-                desk.load()
+            if isinstance(parser, TextParser):
+                parser.load()
             engine = _engine(config, timeout, config.ray if ray is None else ray)
-            if isinstance(desk, PictureDesk):
-                drawing.warm_up(engine, desk.warm_ups(engine))
+            if isinstance(parser, PictureParser):
+                drawing.warm_up(engine, parser.warm_ups(engine))
             return engine
 
-        line = WaitingLine(limits.waiting)
+        queue = JobQueue(limits.waiting)
         text = isinstance(config, TextServeConfig)
-        shelf = VideoShelf(limits.stored) if isinstance(config, ServeConfig) and films(config) else None
-        meters = Meters(config.degrees, line, "text" if text else "image" if shelf is None else "video")
+        store = VideoStore(limits.stored) if isinstance(config, ServeConfig) and films(config) else None
+        meters = Meters(config.degrees, queue, "text" if text else "image" if store is None else "video")
         memory = MemoryForecast(config.memory_per_rank if isinstance(config, ServeConfig) else None, meters.memory)
-        drawing = Drawing(Forecast(), meters.step, memory)
-        self.keeper = Keeper(make, line, _craft(text, meters, drawing, shelf), meters, on_broken)
-        meters.watch(self.keeper)
-        desk = _desk(config, limits, self.keeper, memory)
-        office = Office(desk, self.keeper, meters) if shelf is None else Office(desk, self.keeper, meters, shelf.names)
-        self.app = application(office, key, shelf, page=page)
-        self._shelf = shelf
+        drawing = PictureRunner(Forecast(), meters.step, memory)
+        self.owner = EngineOwner(make, queue, _runner(text, meters, drawing, store), meters, on_broken)
+        meters.watch(self.owner)
+        parser = _parser(config, limits, self.owner, memory)
+        intake = Intake(parser, self.owner, meters, frozenset if store is None else store.names)
+        self.app = application(intake, key, store, page=page)
+        self._store = store
 
     def start(self) -> None:
         """Load, and serve from then on."""
-        self.keeper.start()
+        self.owner.start()
 
     def stop(self, grace: float) -> None:
         """Serve nothing any more, and end the ranks.
@@ -84,26 +84,26 @@ class Service:
         Args:
             grace: Seconds that the running request gets to reach its next step.
         """
-        self.keeper.stop(grace)
+        self.owner.stop(grace)
 
     def close(self) -> None:
         """Forget what was made, once nobody asks for it."""
-        if self._shelf is not None:
-            self._shelf.close()
+        if self._store is not None:
+            self._store.close()
 
 
-def _desk(
-    config: AnyServeConfig, limits: RequestLimits, keeper: Keeper, memory: MemoryForecast
-) -> TextDesk | PictureDesk:
+def _parser(
+    config: AnyServeConfig, limits: RequestLimits, owner: EngineOwner, memory: MemoryForecast
+) -> TextParser | PictureParser:
     if isinstance(config, TextServeConfig):
-        return TextDesk(config, limits, keeper)
-    return PictureDesk(config, limits, keeper, memory)
+        return TextParser(config, limits, owner)
+    return PictureParser(config, limits, owner, memory)
 
 
-def _craft(text: bool, meters: Meters, drawing: Drawing, shelf: VideoShelf | None) -> Craft:
+def _runner(text: bool, meters: Meters, drawing: PictureRunner, store: VideoStore | None) -> JobRunner:
     if text:
-        return Talking(Forecast(), meters.answered)
-    return drawing if shelf is None else Filming(drawing, shelf)
+        return ChatRunner(Forecast(), meters.answered)
+    return drawing if store is None else VideoRunner(drawing, store)
 
 
 def _engine(config: AnyServeConfig, timeout: float, ray: Any) -> Engine:

@@ -13,21 +13,21 @@ from tokenring_xdit.errors import CancelledError
 from tokenring_xdit.serve.answers import answered
 from tokenring_xdit.serve.errors import GIVEN_UP
 from tokenring_xdit.serve.follow import ClientGoneError, Feed, follow
+from tokenring_xdit.serve.intake import REQUEST_ID, Intake
 from tokenring_xdit.serve.jobs import Event, Job
-from tokenring_xdit.serve.office import REQUEST_ID, Office
 
 __all__ = ["EventStream", "event", "failed_answer"]
 
 _ALIVE = ": still here\n\n"
 
 
-async def failed_answer(office: Office, job: Job, feed: Feed, request: Request) -> Response | None:
+async def failed_answer(intake: Intake, job: Job, feed: Feed, request: Request) -> Response | None:
     """Wait until a job is over; the answer where it failed, or its client has gone."""
     try:
         async for _ in follow(feed, request.receive):
             pass
     except ClientGoneError:
-        _abandon(office, job)
+        _abandon(intake, job)
         return Response(status_code=GIVEN_UP)
     return None if job.error is None else answered(job.error, {REQUEST_ID: job.id})
 
@@ -46,7 +46,7 @@ class EventStream(Response):
     """A job's outcome as server-sent events; its client's going away gives it up.
 
     Args:
-        office: Took it.
+        intake: Took it.
         job: The job.
         feed: Of the job.
         written: Makes events, as texts, of what happens.
@@ -55,11 +55,11 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, office: Office, job: Job, feed: Feed, written: Callable[[AsyncIterator[Event | None]], AsyncIterator[str]]
+        self, intake: Intake, job: Job, feed: Feed, written: Callable[[AsyncIterator[Event | None]], AsyncIterator[str]]
     ) -> None:
         super().__init__(headers={REQUEST_ID: job.id, "Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._office, self._job, self._feed, self._written = office, job, feed, written
+        self._intake, self._job, self._feed, self._written = intake, job, feed, written
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Send it."""
@@ -74,10 +74,10 @@ class EventStream(Response):
             pass
         finally:
             if not whole:
-                _abandon(self._office, self._job)
+                _abandon(self._intake, self._job)
 
 
-def _abandon(office: Office, job: Job) -> None:
+def _abandon(intake: Intake, job: Job) -> None:
     """Nobody wants what is made, or was."""
-    office.keeper.cancel(job, CancelledError("the client went away"))
+    intake.owner.cancel(job, CancelledError("the client went away"))
     job.take()

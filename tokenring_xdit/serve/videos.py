@@ -12,15 +12,15 @@ from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response
 
 from tokenring_xdit.errors import CancelledError
-from tokenring_xdit.serve.desk import PictureDesk
 from tokenring_xdit.serve.errors import RefusedError, problem_of
 from tokenring_xdit.serve.follow import Feed
 from tokenring_xdit.serve.forms import read_fields
+from tokenring_xdit.serve.intake import REQUEST_ID, Intake
 from tokenring_xdit.serve.jobs import Event, Job, JobStatus, PictureOrder
-from tokenring_xdit.serve.office import REQUEST_ID, Office
+from tokenring_xdit.serve.parsing import PictureParser
 from tokenring_xdit.serve.schema import VideoBody
-from tokenring_xdit.serve.shelf import VideoShelf
 from tokenring_xdit.serve.stream import failed_answer
+from tokenring_xdit.serve.video_store import VideoStore
 
 __all__ = ["KIND", "video_routes"]
 
@@ -45,15 +45,15 @@ _SAID = {
 }
 
 
-def video_routes(office: Office, desk: PictureDesk, shelf: VideoShelf) -> APIRouter:
+def video_routes(intake: Intake, parser: PictureParser, store: VideoStore) -> APIRouter:
     """The routes.
 
     Args:
-        office: Takes requests.
-        desk: Where they are checked.
-        shelf: Keeps what was made.
+        intake: Takes requests.
+        parser: Where they are checked.
+        store: Keeps what was made.
     """
-    studio = _Studio(office, desk, shelf)
+    studio = _Studio(intake, parser, store)
     routes = APIRouter(prefix="/v1/videos", tags=["videos"])
     _add_making(routes, studio)
     _add_looking(routes, studio)
@@ -64,22 +64,22 @@ def video_routes(office: Office, desk: PictureDesk, shelf: VideoShelf) -> APIRou
 class _Studio:
     """What the routes have in common."""
 
-    office: Office
-    desk: PictureDesk
-    shelf: VideoShelf
+    intake: Intake
+    parser: PictureParser
+    store: VideoStore
 
     async def accept(self, request: Request, tell: Callable[[Event], None], *, stored: bool) -> Job:
-        """Have a video stand in line."""
-        body = await _body(request, self.office)
-        return await self.office.accept(KIND, lambda: self.desk.video(body, stored=stored), tell, request)
+        """Have a video wait its turn."""
+        body = await _body(request, self.intake)
+        return await self.intake.accept(KIND, lambda: self.parser.video(body, stored=stored), tell, request)
 
     def all(self) -> list[Job]:
         """Those that are, or were, kept, the newest last."""
-        return [job for job in self.office.ledger.all() if isinstance(job.order, PictureOrder) and job.order.stored]
+        return [job for job in self.intake.registry.all() if isinstance(job.order, PictureOrder) and job.order.stored]
 
     def find(self, name: str) -> Job:
         """The video of a name."""
-        job = self.office.find(name)
+        job = self.intake.find(name)
         if not isinstance(job.order, PictureOrder) or not job.order.stored:
             raise RefusedError("there is no such video", "id", status=404, code="not_found")
         return job
@@ -88,20 +88,20 @@ class _Studio:
         """How far a video is, and when to ask again."""
         headers = {REQUEST_ID: job.id}
         if not job.status.over:
-            headers[_POLL] = str(_poll_after(self.office.keeper.seconds_left(job)))
+            headers[_POLL] = str(_poll_after(self.intake.owner.seconds_left(job)))
         return JSONResponse(self.describe(job), headers=headers)
 
     def describe(self, job: Job) -> dict[str, Any]:
         """A video as OpenAI writes it, with what is more known here."""
         order, done = job.order, job.status is JobStatus.DONE
         assert isinstance(order, PictureOrder)
-        kept = self.shelf.find(job.id) if done else None
+        kept = self.store.find(job.id) if done else None
         problem = None if job.error is None else problem_of(job.error)
         frames = order.frames if kept is None else kept.frames
         return {
             "id": job.id,
             "object": "video",
-            "model": self.desk.config.name,
+            "model": self.parser.config.name,
             "prompt": order.prompt,
             "status": _STATUS.get(job.status, "failed"),
             "progress": 100 if done else min(99, 100 * job.step // order.all_steps),
@@ -119,7 +119,7 @@ class _Studio:
 
 
 def _add_making(routes: APIRouter, studio: _Studio) -> None:
-    office, shelf = studio.office, studio.shelf
+    intake, store = studio.intake, studio.store
 
     @routes.post("", openapi_extra=_SAID)
     async def create(request: Request) -> Response:
@@ -131,16 +131,16 @@ def _add_making(routes: APIRouter, studio: _Studio) -> None:
         """Make a video, and wait for its file, which is not kept."""
         feed = Feed()
         job = await studio.accept(request, feed.tell, stored=False)
-        failed = await failed_answer(office, job, feed, request)
+        failed = await failed_answer(intake, job, feed, request)
         return failed or _file(job, job.take()[0])
 
     @routes.delete("/{name}")
     def delete(name: str) -> dict[str, Any]:
         """Forget a video; one that is not completed is given up."""
         job = studio.find(name)
-        office.keeper.cancel(job, CancelledError("the video was deleted"))
-        shelf.remove(name)  # after the job was cancelled, for who writes it looks in the other order
-        office.ledger.strike(job)
+        intake.owner.cancel(job, CancelledError("the video was deleted"))
+        store.remove(name)  # after the job was cancelled, for who writes it looks in the other order
+        intake.registry.strike(job)
         return {"id": name, "object": "video.deleted", "deleted": True}
 
 
@@ -176,7 +176,7 @@ def _add_looking(routes: APIRouter, studio: _Studio) -> None:
         if job.status is not JobStatus.DONE:
             status = studio.describe(job)["status"]
             raise RefusedError(f"the video is {status}, and has no content", "id", code=status)
-        return _file(job, studio.shelf.read(name))
+        return _file(job, studio.store.read(name))
 
 
 def _file(job: Job, content: bytes | None) -> Response:
@@ -190,7 +190,7 @@ def _file(job: Job, content: bytes | None) -> Response:
     return Response(content, media_type=_MP4, headers={REQUEST_ID: job.id, "X-Seed": str(job.order.seed)})
 
 
-async def _body(request: Request, office: Office) -> VideoBody:
+async def _body(request: Request, intake: Intake) -> VideoBody:
     """What a client says, as JSON or as a form.
 
     Raises:
@@ -201,7 +201,7 @@ async def _body(request: Request, office: Office) -> VideoBody:
         fields, form = await read_fields(request)
         return VideoBody.model_validate(fields, strict=not form)
     except RefusedError:
-        office.meters.refused(KIND)
+        intake.meters.refused(KIND)
         raise
     except ValidationError as error:
         raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in error.errors()]) from error

@@ -1,4 +1,4 @@
-"""Takes requests: checks them at the desk, enters them in the ledger, and has them stand in line."""
+"""Takes requests: checks them, enters them in the registry, and queues them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from tokenring_xdit.errors import TokenRingError
-from tokenring_xdit.serve.desk import Desk
+from tokenring_xdit.serve.engine_owner import EngineOwner
 from tokenring_xdit.serve.errors import RefusedError, problem_of
 from tokenring_xdit.serve.jobs import Event, Job, Order
-from tokenring_xdit.serve.keeper import Keeper
-from tokenring_xdit.serve.ledger import JobLedger
 from tokenring_xdit.serve.metrics import Meters
+from tokenring_xdit.serve.parsing import RequestParser
+from tokenring_xdit.serve.registry import JobRegistry
 
-__all__ = ["REQUEST_ID", "Office"]
+__all__ = ["REQUEST_ID", "Intake"]
 
 REQUEST_ID = "X-Request-Id"
 """Header: the name of a request, which its client may choose."""
@@ -26,30 +26,34 @@ REQUEST_ID = "X-Request-Id"
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
-class Office:
+class Intake:
     """Takes requests.
 
     Args:
-        desk: Where they are checked.
-        keeper: Serves them.
+        parser: Where they are checked.
+        owner: Serves them.
         meters: Counts those that are refused.
         held: Names of requests that are over and have left something to fetch.
 
     Attributes:
-        ledger: All requests by name.
+        registry: All requests by name.
         started: When the server was, in seconds since 1970.
     """
 
     def __init__(
-        self, desk: Desk[Any], keeper: Keeper, meters: Meters, held: Callable[[], Collection[str]] = frozenset
+        self,
+        parser: RequestParser[Any],
+        owner: EngineOwner,
+        meters: Meters,
+        held: Callable[[], Collection[str]] = frozenset,
     ) -> None:
-        self.desk, self.keeper, self.meters = desk, keeper, meters
-        self.ledger, self.started = JobLedger(held=held), int(time.time())
+        self.parser, self.owner, self.meters = parser, owner, meters
+        self.registry, self.started = JobRegistry(held=held), int(time.time())
 
     async def accept(
         self, kind: str, order: Callable[[], Order], tell: Callable[[Event], None], request: Request
     ) -> Job:
-        """Have a request stand in line.
+        """Have a request wait its turn.
 
         Args:
             kind: As metrics name it.
@@ -62,14 +66,14 @@ class Office:
         """
         try:
             name = _name(request)
-            self.keeper.refuse_unready()
+            self.owner.refuse_unready()
             job = Job(await run_in_threadpool(order), tell, name)
-            if not self.ledger.enter(job):
+            if not self.registry.enter(job):
                 raise RefusedError(f"{REQUEST_ID}: '{name}' is the name of another request", REQUEST_ID)
             try:
-                self.keeper.submit(job)
+                self.owner.submit(job)
             except TokenRingError:
-                self.ledger.strike(job)
+                self.registry.strike(job)
                 raise
         except TokenRingError:
             self.meters.refused(kind)
@@ -82,7 +86,7 @@ class Office:
         Raises:
             RefusedError: There is none.
         """
-        job = self.ledger.find(name)
+        job = self.registry.find(name)
         if job is None:
             message = "there is no such request: it never was, or was over long ago"
             raise RefusedError(message, "id", status=404, code="not_found")
@@ -90,7 +94,7 @@ class Office:
 
     def described(self, job: Job) -> dict[str, Any]:
         """What ``/v1/requests`` says of one."""
-        left = self.keeper.seconds_left(job)
+        left = self.owner.seconds_left(job)
         return {
             "id": job.id,
             "object": "request",

@@ -14,7 +14,7 @@ from typing import Any
 from tokenring_xdit.errors import OutputError
 from tokenring_xdit.pipelines.request import save
 
-__all__ = ["KEPT_SECONDS", "StoredVideo", "VideoShelf"]
+__all__ = ["KEPT_SECONDS", "StoredVideo", "VideoStore"]
 
 KEPT_SECONDS = 24 * 60 * 60
 """Seconds for which a video is kept."""
@@ -39,7 +39,7 @@ class StoredVideo:
     expires: float
 
 
-class VideoShelf:
+class VideoStore:
     """Files of videos by name; any thread may look, take and remove.
 
     Args:

@@ -1,4 +1,4 @@
-"""Where jobs wait for the engine: a line of bounded length."""
+"""Where jobs wait for the engine: a queue of bounded length."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections import deque
 
 from tokenring_xdit.serve.jobs import Job
 
-__all__ = ["WaitingLine"]
+__all__ = ["JobQueue"]
 
 
-class WaitingLine:
+class JobQueue:
     """Jobs that wait, first come, first served; any thread may enter or leave.
 
     Args:
@@ -31,7 +31,7 @@ class WaitingLine:
             return list(self._jobs)
 
     def enter(self, job: Job) -> bool:
-        """Stand behind the others; ``False`` where the line is full."""
+        """Stand behind the others; ``False`` where the queue is full."""
         with self._changed:
             if len(self._jobs) >= self.most:
                 return False

@@ -8,10 +8,10 @@ from collections.abc import Callable, Collection
 
 from tokenring_xdit.serve.jobs import Job
 
-__all__ = ["JobLedger"]
+__all__ = ["JobRegistry"]
 
 
-class JobLedger:
+class JobRegistry:
     """All requests by name: those under way, and the last ones that are over.
 
     Args:

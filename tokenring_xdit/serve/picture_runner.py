@@ -11,11 +11,11 @@ from tokenring_xdit.serve.forecast import Forecast, hang_limit
 from tokenring_xdit.serve.jobs import Job, Order, PictureOrder, progress_steps
 from tokenring_xdit.serve.memory import MemoryForecast
 
-__all__ = ["Drawing"]
+__all__ = ["PictureRunner"]
 
 
-class Drawing:
-    """Makes pictures; see :class:`tokenring_xdit.serve.keeper.Craft`.
+class PictureRunner:
+    """Makes pictures; see :class:`tokenring_xdit.serve.engine_owner.JobRunner`.
 
     Args:
         forecast: Learns from every job, by the pixels that are made together.

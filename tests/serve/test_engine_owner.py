@@ -1,4 +1,4 @@
-"""The keeper with an engine that is made up: what it does with jobs, whatever happens to them."""
+"""The owner with an engine that is made up: what it does with jobs, whatever happens to them."""
 
 from __future__ import annotations
 
@@ -11,133 +11,133 @@ from typing import Any
 
 import pytest
 
-from tests.serve.made_up import PATIENCE, MadeUpEngine, Witness, job, until
+from tests.serve.made_up import PATIENCE, JobObserver, MadeUpEngine, job, until
 from tokenring_xdit.errors import CancelledError, ConfigurationError, EngineError, OutputError
-from tokenring_xdit.serve.drawing import Drawing
+from tokenring_xdit.serve.engine_owner import EngineOwner, ServiceState
 from tokenring_xdit.serve.errors import UnavailableError
 from tokenring_xdit.serve.forecast import Forecast
 from tokenring_xdit.serve.jobs import Event, Job, JobEnded, JobStatus
-from tokenring_xdit.serve.keeper import Keeper, ServiceState
-from tokenring_xdit.serve.line import WaitingLine
+from tokenring_xdit.serve.picture_runner import PictureRunner
+from tokenring_xdit.serve.queue import JobQueue
 
 
 @contextmanager
-def kept(engine: Any = None, most: int = 2) -> Iterator[tuple[Keeper, Any, Witness]]:
-    """A keeper that is ready, its engine, and who takes note."""
-    engine, witness = engine or MadeUpEngine(), Witness()
-    keeper = Keeper(lambda: engine, WaitingLine(most), Drawing(Forecast(), witness.step), witness)
-    keeper.start()
+def kept(engine: Any = None, most: int = 2) -> Iterator[tuple[EngineOwner, Any, JobObserver]]:
+    """An owner that is ready, its engine, and who takes note."""
+    engine, observer = engine or MadeUpEngine(), JobObserver()
+    owner = EngineOwner(lambda: engine, JobQueue(most), PictureRunner(Forecast(), observer.step), observer)
+    owner.start()
     try:
-        until(lambda: keeper.state is ServiceState.READY)
-        yield keeper, engine, witness
+        until(lambda: owner.state is ServiceState.READY)
+        yield owner, engine, observer
     finally:
         engine.gate.set()
-        keeper.stop(10)
-        assert not keeper._thread.is_alive()
+        owner.stop(10)
+        assert not owner._thread.is_alive()
 
 
-def served(keeper: Keeper, *jobs: Job) -> None:
+def served(owner: EngineOwner, *jobs: Job) -> None:
     for each in jobs:
-        keeper.submit(each)
+        owner.submit(each)
     for each in jobs:
         until(lambda each=each: each.status.over)  # type: ignore[misc]
 
 
 def test_pictures_of_a_job_have_seeds_that_follow_each_other_and_teach_the_forecast() -> None:
-    with kept() as (keeper, engine, witness):
+    with kept() as (owner, engine, observer):
         heard: list[Event] = []
         one = job(heard, count=3, together=2, steps=2, pixels=100)
-        served(keeper, one)
+        served(owner, one)
         assert [picture.getpixel((0, 0))[0] for picture in one.made] == [0, 1, 2]
         assert isinstance(heard[-1], JobEnded)
-        assert witness.outcomes == [JobStatus.DONE]
+        assert observer.outcomes == [JobStatus.DONE]
         again = job(count=1, steps=2, pixels=100)
-        served(keeper, again)
+        served(owner, again)
         assert again.predicted is not None
         assert engine.timeouts == [1800, 60, 60]  # something is known from the first batch on
 
 
-def test_a_full_line_refuses_and_says_when_to_ask_again() -> None:
-    with kept() as (keeper, engine, _):
+def test_a_full_queue_refuses_and_says_when_to_ask_again() -> None:
+    with kept() as (owner, engine, _):
         engine.gate.clear()
         jobs = [job() for _ in range(3)]
-        keeper.submit(jobs[0])
-        until(lambda: keeper.running is jobs[0])
-        keeper.submit(jobs[1])
-        keeper.submit(jobs[2])
+        owner.submit(jobs[0])
+        until(lambda: owner.running is jobs[0])
+        owner.submit(jobs[1])
+        owner.submit(jobs[2])
         with pytest.raises(UnavailableError, match="2 requests wait already") as raised:
-            keeper.submit(job())
+            owner.submit(job())
         assert (raised.value.status, raised.value.retry_after) == (429, 10)
         engine.gate.set()
         until(lambda: all(each.status is JobStatus.DONE for each in jobs))
 
 
 def test_cancelling_is_for_one_job_and_too_late_it_is_for_none() -> None:
-    with kept() as (keeper, engine, witness):
+    with kept() as (owner, engine, observer):
         engine.gate.clear()
         running, waiting, other = job(), job(), job()
-        keeper.submit(running)
-        until(lambda: keeper.running is running)
-        keeper.submit(waiting)
-        keeper.submit(other)
+        owner.submit(running)
+        until(lambda: owner.running is running)
+        owner.submit(waiting)
+        owner.submit(other)
         why = CancelledError("nobody wants it")
-        keeper.cancel(waiting, why)
+        owner.cancel(waiting, why)
         assert waiting.status is JobStatus.CANCELLED
-        keeper.cancel(running, why)
+        owner.cancel(running, why)
         assert running.status is JobStatus.RUNNING
         engine.gate.set()
         until(lambda: other.status.over)
         assert (running.status, running.error) == (JobStatus.CANCELLED, why)
         assert other.status is JobStatus.DONE
-        keeper.cancel(running, why)
+        owner.cancel(running, why)
         last = job()
-        served(keeper, last)
+        served(owner, last)
         assert last.status is JobStatus.DONE
-        assert witness.outcomes == [JobStatus.CANCELLED, JobStatus.CANCELLED, JobStatus.DONE, JobStatus.DONE]
+        assert observer.outcomes == [JobStatus.CANCELLED, JobStatus.CANCELLED, JobStatus.DONE, JobStatus.DONE]
 
 
 def test_a_refused_request_is_one_failure_and_the_next_is_served() -> None:
-    with kept() as (keeper, engine, witness):
+    with kept() as (owner, engine, observer):
         engine.error = ConfigurationError("the ranks refuse it")
         bad = job()
-        served(keeper, bad)
+        served(owner, bad)
         assert (bad.status, bad.error) == (JobStatus.FAILED, engine.error)
         engine.error = None
         good = job()
-        served(keeper, good)
+        served(owner, good)
         assert good.status is JobStatus.DONE
-        assert witness.restarts == []
+        assert observer.restarts == []
 
 
 def test_what_cannot_be_written_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    with kept() as (keeper, engine, _):
+    with kept() as (owner, engine, _):
         engine.error = OutputError("/tmp/a.mp4 could not be written: No space left on device")
         bad = job()
         with caplog.at_level("ERROR"):
-            served(keeper, bad)
+            served(owner, bad)
         assert bad.status is JobStatus.FAILED
         assert f"request {bad.id} failed: /tmp/a.mp4 could not be written" in caplog.text
 
 
 def test_a_rank_that_dies_while_idle_is_brought_back_before_anybody_asks() -> None:
-    with kept() as (keeper, engine, witness):
-        assert keeper.up == [True]
-        assert keeper.memory[0] > 0
+    with kept() as (owner, engine, observer):
+        assert owner.up == [True]
+        assert owner.memory[0] > 0
         engine.rank.kill()
-        until(lambda: engine.starts == 2 and keeper.state is ServiceState.READY)
-        until(lambda: keeper.up == [True])
-        assert witness.restarts == ["died"]
+        until(lambda: engine.starts == 2 and owner.state is ServiceState.READY)
+        until(lambda: owner.up == [True])
+        assert observer.restarts == ["died"]
         good = job()
-        served(keeper, good)
+        served(owner, good)
         assert good.status is JobStatus.DONE
 
 
 def test_a_rank_that_is_stopped_for_too_long_is_brought_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENRING_LIVENESS_LIMIT", "0.5")
-    with kept() as (keeper, engine, witness):
+    with kept() as (owner, engine, observer):
         os.kill(engine.rank.pid, signal.SIGSTOP)
-        until(lambda: witness.restarts == ["stopped"])
-        until(lambda: keeper.state is ServiceState.READY)
+        until(lambda: observer.restarts == ["stopped"])
+        until(lambda: owner.state is ServiceState.READY)
         assert engine.starts == 2
 
 
@@ -150,13 +150,13 @@ def test_ranks_that_a_failure_has_ended_are_brought_back_at_once() -> None:
                 raise EngineError("rank 0 was killed\n(log: /tmp/x)")
             return super().generate(*words, **more)
 
-    with kept(Fragile()) as (keeper, engine, witness):
+    with kept(Fragile()) as (owner, engine, observer):
         bad, good = job(), job()
-        served(keeper, bad)
-        until(lambda: engine.starts == 2 and keeper.state is ServiceState.READY)
-        served(keeper, good)
+        served(owner, bad)
+        until(lambda: engine.starts == 2 and owner.state is ServiceState.READY)
+        served(owner, good)
         assert (bad.status, good.status) == (JobStatus.FAILED, JobStatus.DONE)
-        assert witness.restarts == ["failed"]
+        assert observer.restarts == ["failed"]
 
 
 def test_who_asks_while_ranks_are_started_again_is_told_so() -> None:
@@ -166,15 +166,15 @@ def test_who_asks_while_ranks_are_started_again_is_told_so() -> None:
                 assert self.gate.wait(PATIENCE)
             super().start()
 
-    with kept(Slow()) as (keeper, engine, _):
+    with kept(Slow()) as (owner, engine, _):
         engine.gate.clear()
         engine.rank.kill()
-        until(lambda: keeper.state is ServiceState.RESTARTING)
+        until(lambda: owner.state is ServiceState.RESTARTING)
         with pytest.raises(UnavailableError, match="rank 0 died while there was nothing to do") as raised:
-            keeper.submit(job())
+            owner.submit(job())
         assert raised.value.status == 503
         engine.gate.set()
-        until(lambda: keeper.state is ServiceState.READY)
+        until(lambda: owner.state is ServiceState.READY)
 
 
 def test_who_waited_is_told_where_ranks_cannot_be_started_again() -> None:
@@ -184,30 +184,30 @@ def test_who_waited_is_told_where_ranks_cannot_be_started_again() -> None:
                 raise EngineError("no memory is left")
             super().start()
 
-    with kept(Lost()) as (keeper, engine, _):
+    with kept(Lost()) as (owner, engine, _):
         engine.rank.kill()
         engine.rank.wait()
-        keeper._line.enter(waiting := job())  # as if between two looks
+        owner._queue.enter(waiting := job())  # as if between two looks
         until(lambda: waiting.status is JobStatus.CANCELLED)
         assert str(waiting.error) == "the ranks could not be started again"
 
 
 def test_a_fault_of_the_service_is_no_reason_to_say_that_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    with kept() as (keeper, _, witness):
-        monkeypatch.setattr(witness, "ended", lambda job: 1 // 0)
-        keeper.submit(job())
-        until(lambda: keeper.state is ServiceState.BROKEN)
-        assert isinstance(keeper.error, ZeroDivisionError)
+    with kept() as (owner, _, observer):
+        monkeypatch.setattr(observer, "ended", lambda job: 1 // 0)
+        owner.submit(job())
+        until(lambda: owner.state is ServiceState.BROKEN)
+        assert isinstance(owner.error, ZeroDivisionError)
 
 
 def test_at_the_end_whoever_waits_is_told() -> None:
-    with kept() as (keeper, engine, _):
+    with kept() as (owner, engine, _):
         engine.gate.clear()
         running, waiting = job(), job()
-        keeper.submit(running)
-        until(lambda: keeper.running is running)
-        keeper.submit(waiting)
-        ending = threading.Thread(target=keeper.stop, args=(30,))
+        owner.submit(running)
+        until(lambda: owner.running is running)
+        owner.submit(waiting)
+        ending = threading.Thread(target=owner.stop, args=(30,))
         ending.start()
         until(lambda: waiting.status.over)
         engine.gate.set()
@@ -215,7 +215,7 @@ def test_at_the_end_whoever_waits_is_told() -> None:
         assert [each.status for each in (running, waiting)] == [JobStatus.CANCELLED] * 2
         assert isinstance(running.error, UnavailableError)
         with pytest.raises(UnavailableError, match="stopping"):
-            keeper.submit(job())
+            owner.submit(job())
 
 
 def test_an_engine_that_cannot_be_made_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,9 +224,11 @@ def test_an_engine_that_cannot_be_made_is_said(monkeypatch: pytest.MonkeyPatch) 
     def make() -> Any:
         raise ConfigurationError("there is no such model")
 
-    keeper = Keeper(make, WaitingLine(1), Drawing(Forecast(), Witness().step), Witness(), lambda: broken.append(True))
-    keeper.start()
+    seen = JobObserver()
+    runner = PictureRunner(Forecast(), seen.step)
+    owner = EngineOwner(make, JobQueue(1), runner, seen, lambda: broken.append(True))
+    owner.start()
     until(lambda: broken == [True])
-    assert keeper.state is ServiceState.BROKEN
-    assert str(keeper.error) == "there is no such model"
-    keeper.stop(10)
+    assert owner.state is ServiceState.BROKEN
+    assert str(owner.error) == "there is no such model"
+    owner.stop(10)

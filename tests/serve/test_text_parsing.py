@@ -17,7 +17,7 @@ from tokenring_xdit.serve.chat_schema import ChatBody
 from tokenring_xdit.serve.config import RequestLimits, TextServeConfig
 from tokenring_xdit.serve.errors import problem_of
 from tokenring_xdit.serve.schema import refused
-from tokenring_xdit.serve.text_desk import TextDesk
+from tokenring_xdit.serve.text_parsing import TextParser
 
 MOST = 200
 
@@ -31,17 +31,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def desk_of(folder: Path, *values: str, most: int | None = MOST) -> TextDesk:
+def parser_of(folder: Path, *values: str, most: int | None = MOST) -> TextParser:
     config = read_config(TextServeConfig, None, [f"model={folder}", *values])
     ready: Any = SimpleNamespace(refuse_unready=lambda: None, engine=object())
-    desk = TextDesk(config, RequestLimits(tokens=most), ready)
-    desk.load()
-    return desk
+    parser = TextParser(config, RequestLimits(tokens=most), ready)
+    parser.load()
+    return parser
 
 
 @pytest.fixture(scope="module")
-def desk(folder: Path) -> TextDesk:
-    return desk_of(folder, "options={max_new_tokens: 20}")
+def parser(folder: Path) -> TextParser:
+    return parser_of(folder, "options={max_new_tokens: 20}")
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
@@ -95,9 +95,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize(("more", "param", "words"), REFUSED.values(), ids=REFUSED.keys())
-def test_refusals_name_the_field(desk: TextDesk, more: dict[str, Any], param: str, words: str) -> None:
+def test_refusals_name_the_field(parser: TextParser, more: dict[str, Any], param: str, words: str) -> None:
     with pytest.raises((TokenRingError, ValidationError)) as raised:
-        desk.answer(ChatBody.model_validate({"messages": [HELLO], **more}))
+        parser.answer(ChatBody.model_validate({"messages": [HELLO], **more}))
     error = raised.value
     if isinstance(error, ValidationError):
         details: list[Any] = [{**each, "loc": ("body", *each["loc"])} for each in error.errors()]
@@ -109,17 +109,17 @@ def test_refusals_name_the_field(desk: TextDesk, more: dict[str, Any], param: st
     assert "\n" not in problem.message
 
 
-def test_what_is_said_becomes_options(desk: TextDesk) -> None:
+def test_what_is_said_becomes_options(parser: TextParser) -> None:
     parts = {"role": "user", "content": [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo."}]}
     body = {"messages": [parts], "temperature": 0, "top_p": 1, "stop": "x", "max_completion_tokens": 5, "seed": 3}
-    order = desk.answer(ChatBody.model_validate(body))
+    order = parser.answer(ChatBody.model_validate(body))
     assert order.messages == (HELLO,)
     assert order.options == {"max_new_tokens": 5, "temperature": 0, "stop": "x"}
     assert (order.seed, order.answer_tokens) == (3, 5)
     assert order.prompt_tokens == len("<user>Hello.<assistant>") + 1  # a token for each byte, one for the end
 
 
-def test_what_changes_nothing_is_taken(desk: TextDesk) -> None:
+def test_what_changes_nothing_is_taken(parser: TextParser) -> None:
     neutral = {
         "frequency_penalty": 0.0,
         "presence_penalty": 0,
@@ -132,23 +132,23 @@ def test_what_changes_nothing_is_taken(desk: TextDesk) -> None:
         "tool_choice": "none",
         "user": "me",
     }
-    plain = desk.answer(ChatBody(messages=[HELLO], seed=1))
-    assert desk.answer(ChatBody.model_validate({"messages": [HELLO], "seed": 1, **neutral})) == plain
+    plain = parser.answer(ChatBody(messages=[HELLO], seed=1))
+    assert parser.answer(ChatBody.model_validate({"messages": [HELLO], "seed": 1, **neutral})) == plain
 
 
-def test_an_answer_may_be_sent_back_as_it_came(desk: TextDesk) -> None:
+def test_an_answer_may_be_sent_back_as_it_came(parser: TextParser) -> None:
     openai = pytest.importorskip("openai")
     message = openai.types.chat.ChatCompletionMessage(role="assistant", content="Hi.", refusal=None)
     for said in (message.model_dump(), message.model_dump(exclude_unset=True)):
-        order = desk.answer(ChatBody(messages=[HELLO, said, HELLO]))
+        order = parser.answer(ChatBody(messages=[HELLO, said, HELLO]))
         assert order.messages[1] == {"role": "assistant", "content": "Hi."}
     with pytest.raises(TokenRingError, match=r"there is no field 'messages\.1\.refusal'"):
-        desk.answer(ChatBody(messages=[HELLO, {**said, "refusal": "No."}, HELLO]))
+        parser.answer(ChatBody(messages=[HELLO, {**said, "refusal": "No."}, HELLO]))
 
 
-def test_where_nothing_is_said_the_answer_has_the_room_that_is_left(folder: Path, desk: TextDesk) -> None:
-    assert desk.answer(ChatBody(messages=[HELLO])).answer_tokens == 20
+def test_where_nothing_is_said_the_answer_has_the_room_that_is_left(folder: Path, parser: TextParser) -> None:
+    assert parser.answer(ChatBody(messages=[HELLO])).answer_tokens == 20
     long = [{"role": "user", "content": "a" * 165}]
-    assert 0 < desk.answer(ChatBody(messages=long)).answer_tokens < 20
-    assert desk_of(folder, most=None).described()["limits"]["tokens"] == 4096  # which its configuration says
-    assert desk.described()["defaults"] == {"max_tokens": 20}
+    assert 0 < parser.answer(ChatBody(messages=long)).answer_tokens < 20
+    assert parser_of(folder, most=None).described()["limits"]["tokens"] == 4096  # which its configuration says
+    assert parser.described()["defaults"] == {"max_tokens": 20}

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tokenring_xdit.pipelines.pending import Reply
+from tokenring_xdit.serve.chat_runner import ChatRunner
 from tokenring_xdit.serve.forecast import Forecast
 from tokenring_xdit.serve.jobs import Job, TextOrder
-from tokenring_xdit.serve.talking import Talking
 
 HELLO = {"role": "user", "content": "Hello."}
 HI = {"role": "assistant", "content": "Hi."}
@@ -50,7 +50,7 @@ def test_a_conversation_that_goes_on_is_foretold_by_its_new_tokens() -> None:
     forecast.learn(LONG, 100.0, 5000.0)
     learned: list[int] = []
     forecast.learn = lambda pixels, *seconds: learned.append(pixels)  # type: ignore[method-assign]
-    talking, left = Talking(forecast, lambda times: None), list[Any]()
+    talking, left = ChatRunner(forecast, lambda times: None), list[Any]()
     engine: Any = SimpleNamespace(chat=lambda messages: MadeUpChat(messages, lambda: left.append(talking.seconds(now))))
     now = asked(LONG, HELLO)
     assert talking.seconds(now) == 4 * 100 + 5000

@@ -14,11 +14,11 @@ from tokenring_xdit.pipelines.text_orders import ChatMessage
 from tokenring_xdit.pipelines.text_prompt import conversation_tokens
 from tokenring_xdit.serve.chat_schema import ChatBody, refuse_beyond_neutral, said_messages
 from tokenring_xdit.serve.config import TextServeConfig
-from tokenring_xdit.serve.desk import Desk, first_of
 from tokenring_xdit.serve.errors import RefusedError
 from tokenring_xdit.serve.jobs import TextOrder
+from tokenring_xdit.serve.parsing import RequestParser, first_of
 
-__all__ = ["TextDesk"]
+__all__ = ["TextParser"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class _Reader:
     most: int | None
 
 
-class TextDesk(Desk[TextServeConfig]):
+class TextParser(RequestParser[TextServeConfig]):
     """Where questions are checked; :meth:`load` comes first."""
 
     _reader: _Reader

@@ -13,10 +13,10 @@ from tokenring_xdit.errors import EngineError, OutputError, TokenRingError
 from tokenring_xdit.pipelines.engine import Engine
 from tokenring_xdit.serve.errors import UnavailableError
 from tokenring_xdit.serve.jobs import Job, JobStatus
-from tokenring_xdit.serve.line import WaitingLine
+from tokenring_xdit.serve.queue import JobQueue
 from tokenring_xdit.serve.watch import LOST_REASONS, Lost, RankWatch
 
-__all__ = ["RESTART_REASONS", "Craft", "Keeper", "ServiceState", "Witness"]
+__all__ = ["RESTART_REASONS", "EngineOwner", "JobObserver", "JobRunner", "ServiceState"]
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class ServiceState(Enum):
     BROKEN = "broken"
 
 
-class Witness(Protocol):
+class JobObserver(Protocol):
     """Who takes note of what happens."""
 
     def ended(self, job: Job) -> None:
@@ -56,7 +56,7 @@ class Witness(Protocol):
         """Ranks were started again."""
 
 
-class Craft(Protocol):
+class JobRunner(Protocol):
     """What an engine is used for."""
 
     def make(self, engine: Engine, job: Job, most_silence: float) -> list[Any]:
@@ -72,14 +72,14 @@ class Craft(Protocol):
         """Seconds that a job has still to be served for, by what is known; ``None`` where nothing is."""
 
 
-class Keeper:
+class EngineOwner:
     """Owns an engine.
 
     Args:
         make: Makes the engine, in the thread that will use it.
-        line: Where jobs wait.
-        craft: What the engine is used for.
-        witness: Is told what happens.
+        queue: Where jobs wait.
+        runner: What the engine is used for.
+        observer: Is told what happens.
         on_broken: Called where no engine can be made, or the server cannot go on.
 
     Attributes:
@@ -93,22 +93,22 @@ class Keeper:
     def __init__(
         self,
         make: Callable[[], Engine],
-        line: WaitingLine,
-        craft: Craft,
-        witness: Witness,
+        queue: JobQueue,
+        runner: JobRunner,
+        observer: JobObserver,
         on_broken: Callable[[], object] = lambda: None,
     ) -> None:
         self.engine: Engine | None = None
         self.running: Job | None = None
         self.state, self.reason = ServiceState.LOADING, "the ranks load the model"
         self.error: Exception | None = None
-        self._make, self._line, self._craft = make, line, craft
-        self._witness, self._on_broken = witness, on_broken
+        self._make, self._queue, self._runner = make, queue, runner
+        self._observer, self._on_broken = observer, on_broken
         self._watch: RankWatch | None = None
         self._most_silence = 0.0
         self._changing = threading.Lock()
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="tokenring-keeper", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="tokenring-owner", daemon=True)
 
     # -- for other threads -----------------------------------------------------------------------------------------
 
@@ -144,17 +144,17 @@ class Keeper:
         """Have a job served when its turn has come.
 
         Raises:
-            UnavailableError: The line is full, or there is no engine that is ready.
+            UnavailableError: The queue is full, or there is no engine that is ready.
         """
         with self._changing:
             self.refuse_unready()
-            entered = self._line.enter(job)
+            entered = self._queue.enter(job)
         if not entered:
             wait = self.seconds_left(self.running) if self.running is not None else None
             raise UnavailableError(
-                f"{self._line.most} requests wait already, which is as many as may: ask again later",
+                f"{self._queue.most} requests wait already, which is as many as may: ask again later",
                 status=429,
-                code="line_full",
+                code="queue_full",
                 retry_after=_UNKNOWN_WAIT if wait is None else wait,
             )
 
@@ -162,7 +162,7 @@ class Keeper:
         """Give a job up: at once where it waits, at its next step where it is served."""
         if not job.status.over and job.cancelled is None:
             job.cancelled = why
-            if self._line.leave(job):
+            if self._queue.leave(job):
                 self._end(job, JobStatus.CANCELLED, error=why)
             else:
                 job.interrupt()
@@ -173,10 +173,10 @@ class Keeper:
             return None
         running = self.running
         before = [] if running is None or running.status.over else [running]
-        waiting = self._line.waiting()
+        waiting = self._queue.waiting()
         if job in waiting:
             before += waiting[: waiting.index(job) + 1]
-        left = [self._craft.seconds(each) for each in before]
+        left = [self._runner.seconds(each) for each in before]
         return None if not left or None in left else sum(seconds for seconds in left if seconds is not None)
 
     def stop(self, grace: float) -> None:
@@ -188,7 +188,7 @@ class Keeper:
         with self._changing:
             self.state, self.reason = ServiceState.STOPPING, "it was told to end"
         self._stopping.set()
-        for job in self._line.waiting():
+        for job in self._queue.waiting():
             self.cancel(job, _told_to_end())
         running = self.running
         if running is not None:
@@ -226,11 +226,11 @@ class Keeper:
         self._look_after(engine)
         self._become(ServiceState.READY, "")
         while not self._stopping.is_set():
-            self._line.wait(_LOOK)
+            self._queue.wait(_LOOK)
             lost = self._lost()
             if lost is not None:
                 self._bring_back(engine, lost)
-            job = self._line.next()  # only now: who waits is told where ranks cannot be brought back
+            job = self._queue.next()  # only now: who waits is told where ranks cannot be brought back
             if job is not None:
                 self._serve(engine, job)
 
@@ -260,13 +260,13 @@ class Keeper:
             except Exception as error:
                 log.error("the ranks could not be started again: %s", error)
                 self._become(ServiceState.RESTARTING, f"{lost.words}, and could not be started again yet")
-                for job in self._line.waiting():
+                for job in self._queue.waiting():
                     self.cancel(job, EngineError("the ranks could not be started again"))
                 self._stopping.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 continue
             self._look_after(engine)
-            self._witness.restarted(lost.reason)
+            self._observer.restarted(lost.reason)
             self._become(ServiceState.READY, "")
             return
 
@@ -274,10 +274,10 @@ class Keeper:
         self.running = job
         if self._stopping.is_set():  # which stop() may not have seen
             self.cancel(job, _told_to_end())
-        job.predicted = self._craft.seconds(job)
+        job.predicted = self._runner.seconds(job)
         job.begin()
         try:
-            made = self._craft.make(engine, job, self._most_silence)
+            made = self._runner.make(engine, job, self._most_silence)
         except Exception as error:
             self._give_up(job, error)
         else:
@@ -298,7 +298,7 @@ class Keeper:
     def _end(
         self, job: Job, status: JobStatus, *, made: list[object] | None = None, error: Exception | None = None
     ) -> None:
-        job.end(status, made=made, error=error, noted=self._witness.ended)
+        job.end(status, made=made, error=error, noted=self._observer.ended)
 
 
 def _told_to_end() -> UnavailableError:

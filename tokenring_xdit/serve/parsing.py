@@ -28,15 +28,15 @@ from tokenring_xdit.pipelines.request import (
 )
 from tokenring_xdit.pipelines.signatures import needed_options, parameters_of
 from tokenring_xdit.serve.config import RequestLimits, ServeConfig, TextServeConfig, films, mask_keyword
+from tokenring_xdit.serve.engine_owner import EngineOwner
 from tokenring_xdit.serve.errors import RefusedError
 from tokenring_xdit.serve.jobs import PictureOrder
-from tokenring_xdit.serve.keeper import Keeper
 from tokenring_xdit.serve.memory import MemoryForecast
 from tokenring_xdit.serve.schema import EditBody, GenerationBody, PromptBody, VideoBody
 from tokenring_xdit.serve.uploads import Uploads
 from tokenring_xdit.sizes import PictureSize
 
-__all__ = ["Desk", "PictureDesk", "first_of"]
+__all__ = ["PictureParser", "RequestParser", "first_of"]
 
 _AUTO = "auto"
 
@@ -47,18 +47,18 @@ _PARTS, _SIDES = 32, 16
 _Config = TypeVar("_Config", ServeConfig, TextServeConfig)
 
 
-class Desk(ABC, Generic[_Config]):
+class RequestParser(ABC, Generic[_Config]):
     """Where requests are checked.
 
     Args:
         config: What is served.
         limits: What a request may ask for.
-        keeper: Owns the engine.
+        owner: Owns the engine.
     """
 
-    def __init__(self, config: _Config, limits: RequestLimits, keeper: Keeper) -> None:
+    def __init__(self, config: _Config, limits: RequestLimits, owner: EngineOwner) -> None:
         self.config: _Config = config
-        self.limits, self.keeper = limits, keeper
+        self.limits, self.owner = limits, owner
 
     @abstractmethod
     def described(self) -> dict[str, Any]:
@@ -80,25 +80,25 @@ class Desk(ABC, Generic[_Config]):
         Raises:
             UnavailableError: It is not.
         """
-        self.keeper.refuse_unready()
-        assert self.keeper.engine is not None
-        return self.keeper.engine
+        self.owner.refuse_unready()
+        assert self.owner.engine is not None
+        return self.owner.engine
 
 
-class PictureDesk(Desk[ServeConfig]):
+class PictureParser(RequestParser[ServeConfig]):
     """Where requests for pictures and videos are checked.
 
     Args:
         config: What is served.
         limits: What a request may ask for.
-        keeper: Owns the engine.
+        owner: Owns the engine.
         memory: What requests will need.
     """
 
     def __init__(
-        self, config: ServeConfig, limits: RequestLimits, keeper: Keeper, memory: MemoryForecast | None = None
+        self, config: ServeConfig, limits: RequestLimits, owner: EngineOwner, memory: MemoryForecast | None = None
     ) -> None:
-        super().__init__(config, limits, keeper)
+        super().__init__(config, limits, owner)
         self._memory = MemoryForecast() if memory is None else memory
 
     @functools.cached_property

@@ -5,23 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from tokenring_xdit.pipelines.engine import Engine
-from tokenring_xdit.serve.drawing import Drawing
 from tokenring_xdit.serve.jobs import Job, PictureOrder
-from tokenring_xdit.serve.shelf import VideoShelf
+from tokenring_xdit.serve.picture_runner import PictureRunner
+from tokenring_xdit.serve.video_store import VideoStore
 
-__all__ = ["Filming"]
+__all__ = ["VideoRunner"]
 
 
-class Filming:
-    """Makes videos; see :class:`tokenring_xdit.serve.keeper.Craft`.
+class VideoRunner:
+    """Makes videos; see :class:`tokenring_xdit.serve.engine_owner.JobRunner`.
 
     Args:
         drawing: Makes their frames.
-        shelf: Keeps them, by the names of their jobs.
+        store: Keeps them, by the names of their jobs.
     """
 
-    def __init__(self, drawing: Drawing, shelf: VideoShelf) -> None:
-        self._drawing, self._shelf = drawing, shelf
+    def __init__(self, drawing: PictureRunner, store: VideoStore) -> None:
+        self._drawing, self._store = drawing, store
 
     def make(self, engine: Engine, job: Job, most_silence: float) -> list[Any]:
         """Make the one video of a job; returns how it is kept, or the bytes of one that is not."""
@@ -29,10 +29,10 @@ class Filming:
         (frames,) = self._drawing.make(engine, job, most_silence)
         job.refuse_cancelled()
         if not job.order.stored:
-            return [self._shelf.written(frames, job.order.fps)]
-        video = self._shelf.add(job.id, frames, job.order.fps)
+            return [self._store.written(frames, job.order.fps)]
+        video = self._store.add(job.id, frames, job.order.fps)
         if job.cancelled is not None:  # while it was written: whoever cancelled found nothing to remove
-            self._shelf.remove(job.id)
+            self._store.remove(job.id)
             job.refuse_cancelled()
         return [video]
 

@@ -14,7 +14,7 @@ from tokenring_xdit.pipelines.text_engine import Chat
 from tokenring_xdit.serve.forecast import Forecast, hang_limit
 from tokenring_xdit.serve.jobs import Job, Order, TextOrder
 
-__all__ = ["AnswerTimes", "Talking"]
+__all__ = ["AnswerTimes", "ChatRunner"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class AnswerTimes:
     token: float | None
 
 
-class Talking:
-    """Answers questions; see :class:`tokenring_xdit.serve.keeper.Craft`.
+class ChatRunner:
+    """Answers questions; see :class:`tokenring_xdit.serve.engine_owner.JobRunner`.
 
     Args:
         forecast: Learns from every answer, by the tokens that had to be read before it.

@@ -1,4 +1,4 @@
-"""The line and the ledger, without an engine."""
+"""The queue and the registry, without an engine."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from tokenring_xdit.serve.jobs import (
     TextOrder,
     progress_steps,
 )
-from tokenring_xdit.serve.ledger import JobLedger
-from tokenring_xdit.serve.line import WaitingLine
+from tokenring_xdit.serve.queue import JobQueue
+from tokenring_xdit.serve.registry import JobRegistry
 
 
 def test_first_come_first_served_and_no_more_than_may_wait() -> None:
-    line, first, second = WaitingLine(2), job(), job()
-    assert line.enter(first)
-    assert line.enter(second)
-    assert not line.enter(job())
-    assert line.waiting() == [first, second]
-    assert line.next() is first
-    assert line.leave(second)
-    assert not line.leave(second)
-    assert line.next() is None
+    queue, first, second = JobQueue(2), job(), job()
+    assert queue.enter(first)
+    assert queue.enter(second)
+    assert not queue.enter(job())
+    assert queue.waiting() == [first, second]
+    assert queue.next() is first
+    assert queue.leave(second)
+    assert not queue.leave(second)
+    assert queue.next() is None
 
 
 def test_who_waits_for_a_job_is_told_at_once() -> None:
-    line, coming, got = WaitingLine(1), job(), []
+    queue, coming, got = JobQueue(1), job(), []
 
     def wait() -> None:
-        line.wait(60)
-        got.append(line.next())
+        queue.wait(60)
+        got.append(queue.next())
 
     waiter = threading.Thread(target=wait)
     waiter.start()
-    line.enter(coming)
+    queue.enter(coming)
     waiter.join(30)
     assert got == [coming]
 
@@ -97,27 +97,27 @@ def test_previews_are_spread_evenly_and_none_is_of_the_last_step() -> None:
     assert progress_steps(2, 3) == {1}
 
 
-def test_the_ledger_forgets_the_oldest_that_are_over_and_none_that_is_under_way() -> None:
-    ledger = JobLedger(kept=2)
+def test_the_registry_forgets_the_oldest_that_are_over_and_none_that_is_under_way() -> None:
+    registry = JobRegistry(kept=2)
     under_way, over = job(name="under-way"), [job(name=str(i)) for i in range(4)]
-    assert ledger.enter(under_way)
+    assert registry.enter(under_way)
     for each in over:
-        assert ledger.enter(each)
+        assert registry.enter(each)
         each.end(JobStatus.DONE)
-    assert [each.id for each in ledger.all()] == ["under-way", "2", "3"]
-    assert not ledger.enter(job(name="3"))
-    assert ledger.find("0") is None
+    assert [each.id for each in registry.all()] == ["under-way", "2", "3"]
+    assert not registry.enter(job(name="3"))
+    assert registry.find("0") is None
 
 
-def test_the_ledger_knows_whatever_is_held_beside_the_last_ones() -> None:
+def test_the_registry_knows_whatever_is_held_beside_the_last_ones() -> None:
     held = {"0", "1"}
-    ledger = JobLedger(kept=2, held=lambda: held)
+    registry = JobRegistry(kept=2, held=lambda: held)
     for number in range(5):
         one = job(name=str(number))
-        assert ledger.enter(one)
+        assert registry.enter(one)
         one.end(JobStatus.DONE)
-    assert [each.id for each in ledger.all()] == ["0", "1", "3", "4"]
-    assert not ledger.enter(job(name="0"))
+    assert [each.id for each in registry.all()] == ["0", "1", "3", "4"]
+    assert not registry.enter(job(name="0"))
     held.remove("0")
-    assert ledger.enter(job(name="5"))
-    assert [each.id for each in ledger.all()] == ["1", "4", "5"]
+    assert registry.enter(job(name="5"))
+    assert [each.id for each in registry.all()] == ["1", "4", "5"]
