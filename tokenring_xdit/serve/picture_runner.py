@@ -52,10 +52,17 @@ class PictureRunner:
         return made
 
     def warm_up(self, engine: Engine, orders: Sequence[PictureOrder]) -> None:
-        """Make what nobody asked for, each twice, to learn from it: the first one of a size allocates."""
-        for order in orders:
-            for _ in range(2):
-                self.make(engine, Job(order, lambda event: None), engine.timeout)
+        """Make what nobody asked for, each twice, to learn from it: the first one of a size allocates.
+
+        The engine keeps the timeout that it came with, as it is for loading as well.
+        """
+        most_silence = engine.timeout
+        try:
+            for order in orders:
+                for _ in range(2):
+                    self.make(engine, Job(order, lambda event: None), most_silence)
+        finally:
+            engine.timeout = most_silence
 
     def seconds(self, job: Job) -> float | None:
         """Seconds that are left, by the forecast."""
