@@ -96,6 +96,14 @@ def test_a_picture_is_turned_as_its_camera_says() -> None:
     assert read_picture(written(coloured(8, 4), "JPEG", exif=exif), "image").size == (4, 8)
 
 
+def test_of_a_photograph_with_others_inside_the_first_one_is_taken() -> None:
+    photograph, small_copy = coloured(64, 48), coloured(16, 12, 4)
+    file = written(photograph, "MPO", save_all=True, append_images=[small_copy], quality=95)
+    found = read_picture(file, "image", formats=("PNG", "JPEG", "WEBP"))
+    alone = Image.open(written(photograph, "JPEG", quality=95))
+    assert np.array_equal(np.asarray(found), np.asarray(alone))
+
+
 @pytest.mark.parametrize(
     ("kind", "prompts", "options", "message"),
     [
