@@ -16,7 +16,7 @@ from tokenring_xdit.errors import CancelledError, ConfigurationError, EngineErro
 from tokenring_xdit.serve.engine_owner import EngineOwner, ServiceState
 from tokenring_xdit.serve.errors import UnavailableError
 from tokenring_xdit.serve.forecast import Forecast
-from tokenring_xdit.serve.jobs import Event, Job, JobEnded, JobStatus, PictureOrder
+from tokenring_xdit.serve.jobs import Event, InputPictures, Job, JobEnded, JobStatus, PictureOrder
 from tokenring_xdit.serve.picture_runner import PictureRunner
 from tokenring_xdit.serve.queue import JobQueue
 
@@ -58,6 +58,14 @@ def test_pictures_of_a_job_have_seeds_that_follow_each_other_and_teach_the_forec
         served(owner, again)
         assert again.predicted is not None
         assert engine.timeouts == [1800, 60, 60]  # something is known from the first batch on
+
+
+def test_what_looks_at_pictures_is_not_given_up_by_what_looks_at_none() -> None:
+    with kept(most=4) as (owner, engine, _):
+        jobs = [job(steps=2, pixels=100, inputs=InputPictures(count)) for count in (0, 1, 0, 1)]
+        served(owner, *jobs)
+        assert engine.timeouts == [1800, 1800, 60, 60]
+        assert [each.predicted is None for each in jobs] == [True, True, False, False]
 
 
 def test_a_full_queue_refuses_and_says_when_to_ask_again() -> None:
