@@ -169,7 +169,7 @@ class KontextModel(Model):
 
 def has_size(pipe: Any, latents: Tensor, size: PictureSize) -> bool:
     """Whether packed latents ``[B, S, C]`` are a picture of this size."""
-    unit = 2 * pipe.vae_scale_factor
+    unit = 2 * int(pipe.vae_scale_factor)
     return latents.shape[1] == (size.width // unit) * (size.height // unit)
 
 
