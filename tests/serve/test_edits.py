@@ -7,8 +7,10 @@ import json
 import re
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,11 +22,19 @@ from tests.serve.client import Answer, Client, pixels
 from tests.serve.made_up import MadeUpEngine
 from tests.serve.servers import served as running
 from tokenring_xdit import Engine
+from tokenring_xdit.config import read_config
+from tokenring_xdit.hosts.models import pipeline_named
+from tokenring_xdit.serve.jobs import InputPictures
 
 for package in ("fastapi", "uvicorn", "prometheus_client"):
     pytest.importorskip(package)
 
 from tests.serve.test_app import served  # noqa: E402
+from tokenring_xdit.serve import parsing  # noqa: E402
+from tokenring_xdit.serve.config import RequestLimits, ServeConfig  # noqa: E402
+from tokenring_xdit.serve.parsing import PictureParser  # noqa: E402
+from tokenring_xdit.serve.schema import EditBody  # noqa: E402
+from tokenring_xdit.serve.uploads import Uploads  # noqa: E402
 
 EDITS = "/v1/images/edits"
 
@@ -92,6 +102,17 @@ def test_the_engine_gets_picture_mask_and_strength(inpainting: Served) -> None:
     assert client.status(answer.json["id"])["steps"] == 4  # two of each
     edit(client, ("image", PICTURE), ("mask", file(mask())), strength=1)
     assert engine.asked[-1]["strength"] == 1
+
+
+def test_forecasts_know_what_an_edit_looks_at(monkeypatch: pytest.MonkeyPatch, starting: Served) -> None:
+    owner: Any = SimpleNamespace(engine=starting[1], refuse_unready=lambda: None)
+    parser = PictureParser(
+        read_config(ServeConfig, None, ["model=embedded", "task=image-to-image"]), RequestLimits(), owner
+    )
+    body, uploads = EditBody(prompt="a fox", size="16x24", steps=4), Uploads((drawn(),), None)
+    assert parser.edit(body, uploads).inputs == InputPictures(1)
+    monkeypatch.setattr(parsing, "pipeline_named", lambda name: replace(pipeline_named(name), references=True))
+    assert parser.edit(body, uploads).inputs == InputPictures(1, (40 * 32).bit_length())
 
 
 def test_an_edit_that_is_streamed(starting: Served) -> None:

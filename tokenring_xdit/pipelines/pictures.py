@@ -85,7 +85,8 @@ def read_picture(
                 pixels = picture.width * picture.height
                 if most is not None and pixels > most:
                     raise ConfigurationError(f"{name}: the picture has {pixels} pixels, and {most} are the most")
-                if getattr(picture, "n_frames", 1) > 1:
+                # of a photograph with others inside, such as a small copy of itself, the first one is meant
+                if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
                     raise ConfigurationError(f"{name}: has {picture.n_frames} frames, and one picture is wanted")
                 picture.load()
                 turned: Image.Image | None = ImageOps.exif_transpose(picture)

@@ -56,10 +56,11 @@ class Service:
         def make() -> Engine:
             if isinstance(parser, TextParser):
                 parser.load()
-            engine = _engine(config, timeout, config.ray if ray is None else ray)
+            return _engine(config, timeout, config.ray if ray is None else ray)
+
+        def prepare(engine: Engine) -> None:
             if isinstance(parser, PictureParser):
                 drawing.warm_up(engine, parser.warm_ups(engine))
-            return engine
 
         queue = JobQueue(limits.waiting)
         text = isinstance(config, TextServeConfig)
@@ -67,7 +68,7 @@ class Service:
         meters = Meters(config.degrees, queue, "text" if text else "image" if store is None else "video")
         memory = MemoryForecast(config.memory_per_rank if isinstance(config, ServeConfig) else None, meters.memory)
         drawing = PictureRunner(Forecast(), meters.step, memory)
-        self.owner = EngineOwner(make, queue, _runner(text, meters, drawing, store), meters, on_broken)
+        self.owner = EngineOwner(make, queue, _runner(text, meters, drawing, store), meters, on_broken, prepare)
         meters.watch(self.owner)
         parser = _parser(config, limits, self.owner, memory)
         intake = Intake(parser, self.owner, meters, frozenset if store is None else store.names)
