@@ -55,8 +55,8 @@ class Guard:
         headers = dict(scope["headers"])
         try:
             self._refuse_foreign(scope, headers)
-        except RefusedError as error:
-            await answered(error)(scope, receive, send)
+        except RefusedError as foreign:
+            await answered(foreign)(scope, receive, send)
             return
         if not self._may_enter(scope["path"], headers.get(b"authorization", b"")):
             error = RefusedError(
