@@ -8,6 +8,7 @@ import json
 import re
 import uuid
 from collections.abc import Iterator
+from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,16 @@ def test_nothing_is_read_of_an_upload_that_finds_no_place() -> None:
 def test_what_an_edit_needs_no_mask_for_refuses_one(starting: Served) -> None:
     answer = edit(starting[0], ("image", PICTURE), ("mask", file(mask())))
     assert answer.error["message"] == "mask: 'embedded' takes none: leave it out"
+
+
+def test_the_page_asks_for_the_pictures_that_the_model_needs(inpainting: Served, starting: Served) -> None:
+    described = [client.ask("GET", "/v1/models/embedded").json for client, _ in (inpainting, starting)]
+    inpaints, starts = (each["pictures"] for each in described)
+    assert inpaints == {"image": "needed", "mask": "needed", "strength": 0.5}
+    assert starts == {"image": "needed", "strength": 0.6}
+    assert [each["limits"]["pictures"] for each in described] == [1, 1]
+    page = (resources.files("tokenring_xdit.serve") / "assets/page.html").read_text()
+    assert all(f'data-field="{name}"' in page for name in inpaints)
 
 
 def test_a_model_that_starts_from_pictures_does_not_draw_without_one(starting: Served) -> None:
