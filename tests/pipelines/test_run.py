@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from tokenring_xdit.pipelines.run import RunConfig, inspect_model
 from tokenring_xdit.pipelines.tasks import inspect_run, read_run
 from tokenring_xdit.pipelines.text_models import SMOLLM2
 from tokenring_xdit.sizes import PictureSize
-from tokenring_xdit.workers.pipes import pack
+from tokenring_xdit.workers.pipes import Pickles
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -161,7 +160,8 @@ def test_without_a_name_the_output_is_called_like_the_model(tmp_path: Path, pipe
 def test_a_config_travels_to_the_ranks_as_it_is(tmp_path: Path) -> None:
     text = SOUND + "size: 64\ndtype: float32\noptions: {max_sequence_length: 24}\ntokenring_degree: 2\nguidance: 1.5"
     config = read_config(RunConfig, write(tmp_path, text))
-    assert pickle.loads(pack(config)) == config
+    packing = Pickles()
+    assert packing.unpack(packing.pack(config)) == config
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
