@@ -152,13 +152,28 @@ class EngineOwner:
             self.refuse_unready()
             entered = self._queue.enter(job)
         if not entered:
-            wait = self.seconds_left(self.running) if self.running is not None else None
-            raise UnavailableError(
-                f"{self._queue.most} requests wait already, which is as many as may: ask again later",
-                status=429,
-                code="queue_full",
-                retry_after=_UNKNOWN_WAIT if wait is None else wait,
-            )
+            raise self._full()
+
+    def refuse_full(self, coming: int) -> None:
+        """Refuse a request before it is read, where it would find no place.
+
+        Args:
+            coming: Others that are being read: so many that one may be served, and the rest wait.
+
+        Raises:
+            UnavailableError: The queue is full, or so many are coming.
+        """
+        if len(self._queue) >= self._queue.most or coming > self._queue.most:
+            raise self._full()
+
+    def _full(self) -> UnavailableError:
+        wait = self.seconds_left(self.running) if self.running is not None else None
+        return UnavailableError(
+            f"{self._queue.most} requests wait already, which is as many as may: ask again later",
+            status=429,
+            code="queue_full",
+            retry_after=_UNKNOWN_WAIT if wait is None else wait,
+        )
 
     def cancel(self, job: Job, why: Exception) -> None:
         """Give a job up: at once where it waits, at its next step where it is served."""

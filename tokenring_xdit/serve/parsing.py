@@ -33,7 +33,7 @@ from tokenring_xdit.serve.errors import RefusedError
 from tokenring_xdit.serve.jobs import NO_INPUTS, InputPictures, PictureOrder
 from tokenring_xdit.serve.memory import MemoryForecast
 from tokenring_xdit.serve.schema import EditBody, GenerationBody, PromptBody, VideoBody
-from tokenring_xdit.serve.uploads import Uploads
+from tokenring_xdit.serve.uploads import MOST_PICTURES, Uploads
 from tokenring_xdit.sizes import PictureSize
 
 __all__ = ["PictureParser", "RequestParser", "first_of"]
@@ -134,13 +134,25 @@ class PictureParser(RequestParser[ServeConfig]):
             most["frames"] = self.limits.frames
         elif takes_picture(self.pipeline):
             most["upload_bytes"] = self.limits.upload
+            most["pictures"] = MOST_PICTURES if pipeline_named(self.pipeline.__name__).references else 1
         dims = self.config.degrees
         return {
             "kind": "video" if video else "image",
             "defaults": {"size": size, **defaults},
+            **({} if video else {"pictures": self._pictures()}),
             "limits": {**most, "n": 1 if video else 10, "body_bytes": self.limits.body, "waiting": self.limits.waiting},
             "ranks": {"tokenring": dims.tokenring, "ulysses": dims.ulysses, "schedule": dims.schedule},
         }
+
+    def _pictures(self) -> dict[str, Any]:
+        """Which pictures are needed, or taken, by the fields of an edit, and the strength where nothing is said."""
+        needed, mask = needed_options(self.pipeline), mask_keyword(self.pipeline)
+        names = {"image": image_keyword(self.pipeline), "mask": mask} if takes_picture(self.pipeline) else {}
+        found: dict[str, Any] = {
+            field: "needed" if name in needed else "taken" for field, name in names.items() if name is not None
+        }
+        strength = parameters_of(self.pipeline).get("strength") if found else None
+        return found if strength is None else {**found, "strength": first_of(self.config.strength, strength.default)}
 
     def picture(self, body: GenerationBody) -> PictureOrder:
         """The order of ``/v1/images/generations``.

@@ -36,6 +36,7 @@ class Service:
         ray: Where the ranks are, as :class:`~tokenring_xdit.pipelines.engine.Engine` takes it; by default what the
             config says.
         page: Whether there is a page for the browser.
+        host: Name of the server, by which it is asked where there is no key, beside its addresses.
 
     Attributes:
         owner: Owns the engine.
@@ -52,6 +53,7 @@ class Service:
         on_broken: Callable[[], object],
         ray: Any = None,
         page: bool = False,
+        host: str | None = None,
     ) -> None:
         def make() -> Engine:
             if isinstance(parser, TextParser):
@@ -72,7 +74,7 @@ class Service:
         meters.watch(self.owner)
         parser = _parser(config, limits, self.owner, memory)
         intake = Intake(parser, self.owner, meters, frozenset if store is None else store.names)
-        self.app = application(intake, key, store, page=page)
+        self.app = application(intake, key, store, page=page, host=host)
         self._store = store
 
     def start(self) -> None:
