@@ -82,7 +82,7 @@ FILMS = {
 
 
 def test_which_models_make_nothing_without_a_picture() -> None:
-    """As their names tell, but for those that take one and need none."""
+    """As their names tell, except those that take one and need none."""
     classes = [getattr(diffusers, name) for name in pipelines() if hasattr(diffusers, name)]
     found = {each.__name__ for each in classes if needs_picture(each)}
     named = {name for name in pipelines() if re.search("Img2Img|Inpaint|Fill|Control|Edit|ImageToVideo", name)}

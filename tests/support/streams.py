@@ -114,7 +114,7 @@ class TwinSignals:
         self._gpus.until(lambda: self._gpus.up[key])
         self._gpus.up[key] = False
 
-    def meet(self, number: int, seconds: float) -> None:
+    def barrier(self, number: int, seconds: float) -> None:
         """As torch does: tell all, then hear from all."""
         others = [peer for peer in range(self.world_size) if peer != self.rank]
         for peer in others:

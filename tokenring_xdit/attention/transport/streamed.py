@@ -26,7 +26,7 @@ from tokenring_xdit.attention.waits import Broken
 from tokenring_xdit.errors import CommunicationError
 from tokenring_xdit.schedule.lower.landing import Landings
 from tokenring_xdit.schedule.lower.program import RankProgram
-from tokenring_xdit.schedule.lower.signals import MEETING, RoutedMessage, Signals, signals
+from tokenring_xdit.schedule.lower.signals import BARRIER, RoutedMessage, Signals, signals
 
 __all__ = ["SignalArea", "StreamLanes", "StreamedTransport"]
 
@@ -50,7 +50,7 @@ class SignalArea(ReachedArea, Protocol):
     def wait_signal(self, peer: int, number: int, seconds: float) -> None:
         """Wait until that signal of another rank is up, and put it down."""
 
-    def meet(self, number: int, seconds: float) -> None:
+    def barrier(self, number: int, seconds: float) -> None:
         """Wait until all ranks are here."""
 
     def keep(self) -> None:
@@ -133,7 +133,7 @@ class StreamedTransport(SlotTransport):
             )
         self._seconds = self._bound()
         self._area.keep()
-        self._area.meet(MEETING, self._seconds)
+        self._area.barrier(BARRIER, self._seconds)
 
     def _numbers_of(self, found: Landings) -> Signals:
         known = self._numbered.get(id(found))
