@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.attention.transport.test_symmetric import EVEN, FP32, UNEVEN, call
 from tests.support.memory import at_random, ranks_first
 from tests.support.schedules import names
-from tests.support.streams import TwinLanes, TwinMark, TwinSignals, errors
+from tests.support.streams import TwinLanes, TwinMark, TwinSignals, error_beside_a_failure, errors
 from tests.support.symmetric import Call
 from tokenring_xdit.attention.transport import slots, streamed
 from tokenring_xdit.attention.transport.streamed import StreamedTransport
@@ -137,6 +137,13 @@ def last_first(streams: int, transfers: int) -> int:
 def test_memory_that_is_used_before_it_has_been_sent_is_found_out() -> None:
     with mock.patch.object(TwinMark, "wait", nothing):
         assert found_out()
+
+
+def test_a_rank_that_fails_while_its_messages_leave_spoils_no_other_one() -> None:
+    call = of("ring", Problem.even(2, 12, 2, 4))
+    assert error_beside_a_failure(call, ranks_first) <= FP32
+    with mock.patch.object(TwinLanes, "end"):
+        assert not error_beside_a_failure(call, ranks_first) <= 1e-3
 
 
 def test_a_message_that_is_told_before_it_is_written_is_found_out() -> None:
