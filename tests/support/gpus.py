@@ -244,7 +244,7 @@ def recorded(steps: list[Callable[[], object]]) -> Iterator[None]:
         return found
 
     with (
-        noting(TorchMemory, "meet"),
+        noting(TorchMemory, "barrier"),
         noting(TorchMemory, "wait_signal"),
         noting(Lanes, "end"),
         mock.patch.object(Lanes, "run", run_and_note),

@@ -9,13 +9,18 @@ from __future__ import annotations
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tests.support.memory import Choose
+from tests.support.reference import relative_error, softmax_attention
 from tests.support.symmetric import Call, attended, shards_of, worst_of
+from tokenring_xdit.attention.buffers import Handle
+from tokenring_xdit.attention.kernels import KERNELS
 from tokenring_xdit.attention.transport import MemoryNetwork, MemoryTransport
+from tokenring_xdit.attention.transport.slots import Coming, Going
 from tokenring_xdit.attention.transport.streamed import StreamedTransport
 from tokenring_xdit.schedule import Channel
 
@@ -114,7 +119,7 @@ class TwinSignals:
         self._gpus.until(lambda: self._gpus.up[key])
         self._gpus.up[key] = False
 
-    def meet(self, number: int, seconds: float) -> None:
+    def barrier(self, number: int, seconds: float) -> None:
         """As torch does: tell all, then hear from all."""
         others = [peer for peer in range(self.world_size) if peer != self.rank]
         for peer in others:
@@ -195,3 +200,54 @@ def errors(calls: Sequence[Call], choose: Choose, *, size: int = 64, lanes: int 
     found = gpus.network.run(of_stream)
     assert not any(gpus.up.values()), "a signal was told that nobody listens to"
     return worst_of(found[: gpus.ranks], shards)
+
+
+def error_beside_a_failure(call: Call, choose: Choose) -> float:
+    """How far rank 1 is from softmax in fp64 where rank 0, that has posted all it sends, fails in its kernel.
+
+    What rank 0 has sent is spoilt as soon as it has given up, as where its memory is used for something else.
+
+    Args:
+        call: Of two ranks.
+        choose: Who goes on.
+    """
+    gpus = TwinGpus(2, choose, len(_NAMES))
+    shards = shards_of([call])
+
+    def broken(*args: object, **options: object) -> tuple[Tensor, Tensor]:
+        raise ZeroDivisionError
+
+    def of_stream(turn: MemoryTransport) -> list[tuple[Tensor, Tensor]]:
+        gpus.be(turn.rank)
+        if turn.rank >= gpus.ranks:
+            gpus.work(turn.rank)
+            return []
+        area = TwinSignals(gpus, turn.rank)
+        area.grow(1 << 16)
+        transport = _Noting(area, TwinLanes(gpus, turn.rank, area), lambda: 1e6)
+        try:
+            return attended(transport, [call], shards, KERNELS["math"].run if turn.rank else broken)
+        except ZeroDivisionError:
+            transport.close()
+            for message in transport.sent:
+                message.fill_(_SPOILT)
+            return []
+        finally:
+            gpus.over(turn.rank)
+
+    ((out, _),) = gpus.network.run(of_stream)[1]
+    (whole,) = shards
+    expected = softmax_attention(whole.q, whole.k, whole.v)[0].split(call.problem.q_lengths, 2)[1]
+    return relative_error(out, expected)
+
+
+class _Noting(StreamedTransport):
+    """Notes what is sent."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.sent: list[Tensor] = []
+
+    def _exchange(self, coming: Sequence[Coming], going: Sequence[Going]) -> list[Handle]:
+        self.sent += [each.message for each in going]
+        return super()._exchange(coming, going)

@@ -13,7 +13,7 @@ from tests.support.memory import Choose, Shards
 from tests.support.reference import relative_error, softmax_attention
 from tokenring_xdit.attention.agreement import CallSpec, Layout
 from tokenring_xdit.attention.executor import RankRun
-from tokenring_xdit.attention.kernels import KERNELS
+from tokenring_xdit.attention.kernels import KERNELS, KernelFunction
 from tokenring_xdit.attention.transport import MemoryNetwork, MemoryTransport
 from tokenring_xdit.attention.transport.slots import SlotTransport
 from tokenring_xdit.attention.transport.symmetric import SymmetricTransport
@@ -163,7 +163,12 @@ def shards_of(calls: Sequence[Call]) -> list[Shards]:
     return [Shards.of(call.problem, seed) for seed, call in enumerate(calls)]
 
 
-def attended(transport: SlotTransport, calls: Sequence[Call], shards: Sequence[Shards]) -> list[tuple[Tensor, Tensor]]:
+def attended(
+    transport: SlotTransport,
+    calls: Sequence[Call],
+    shards: Sequence[Shards],
+    kernel: KernelFunction = KERNELS["math"].run,
+) -> list[tuple[Tensor, Tensor]]:
     """What one rank gets in each call."""
     rank, found = transport.rank, []
     for number, (call, whole) in enumerate(zip(calls, shards, strict=True), 1):
@@ -175,7 +180,7 @@ def attended(transport: SlotTransport, calls: Sequence[Call], shards: Sequence[S
                 (whole.q, problem.q_lengths), (whole.k, problem.kv_lengths), (whole.v, problem.kv_lengths)
             )
         )  # fmt: skip
-        run = RankRun(call.programs, _layout(problem), transport, KERNELS["math"].run, q, k, v)
+        run = RankRun(call.programs, _layout(problem), transport, kernel, q, k, v)
         found.append(run.run(None, None))
     return found
 

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from tests.attention.transport.test_symmetric import EVEN, FP32, UNEVEN, call
 from tests.support.memory import at_random, ranks_first
 from tests.support.schedules import names
-from tests.support.streams import TwinLanes, TwinMark, TwinSignals, errors
+from tests.support.streams import TwinLanes, TwinMark, TwinSignals, error_beside_a_failure, errors
 from tests.support.symmetric import Call
 from tokenring_xdit.attention.transport import slots, streamed
 from tokenring_xdit.attention.transport.streamed import StreamedTransport
 from tokenring_xdit.attention.waits import Broken
 from tokenring_xdit.errors import CommunicationError
 from tokenring_xdit.schedule.lower.landing import footprint, landings
-from tokenring_xdit.schedule.lower.signals import MEETING, signals
+from tokenring_xdit.schedule.lower.signals import BARRIER, signals
 from tokenring_xdit.schedule.problem import Problem
 
 
@@ -71,7 +71,7 @@ def test_a_signal_has_one_that_tells_and_one_that_listens(name: str) -> None:
     for message, number in numbered.free.items():
         used[message.destination, message.source, number] += 1
     assert max(used.values()) == 1
-    assert {MEETING} < {number for *_, number in used} | {MEETING} <= {*range(numbered.numbers)}
+    assert {BARRIER} < {number for *_, number in used} | {BARRIER} <= {*range(numbered.numbers)}
 
 
 REUSED = [of("token_ring", Problem.even(5, 20, 2, 4)), of("token_ring", Problem.even(5, 20, 2, 4))]
@@ -126,7 +126,7 @@ def test_ranks_that_do_not_come_together_between_calls_are_found_out() -> None:
     """Rank 0 is the last to go on: the one before it has all keys by then, and would send those of its next call."""
     calls = [of("ring", Problem.even(3, 12, 2, 4)) for _ in range(2)]
     assert max(errors(calls, last_first)) <= FP32
-    with mock.patch.object(TwinSignals, "meet", nothing):
+    with mock.patch.object(TwinSignals, "barrier", nothing):
         assert not max(errors(calls, last_first)) <= 1e-3
 
 
@@ -137,6 +137,13 @@ def last_first(streams: int, transfers: int) -> int:
 def test_memory_that_is_used_before_it_has_been_sent_is_found_out() -> None:
     with mock.patch.object(TwinMark, "wait", nothing):
         assert found_out()
+
+
+def test_a_rank_that_fails_while_its_messages_leave_spoils_no_other_one() -> None:
+    call = of("ring", Problem.even(2, 12, 2, 4))
+    assert error_beside_a_failure(call, ranks_first) <= FP32
+    with mock.patch.object(TwinLanes, "end"):
+        assert not error_beside_a_failure(call, ranks_first) <= 1e-3
 
 
 def test_a_message_that_is_told_before_it_is_written_is_found_out() -> None:

@@ -127,7 +127,7 @@ def test_areas_are_made_once_nothing_is_under_way() -> None:
         assert (area.size, area.numbers) == (6 << 20, 4096)
         area.put_signal(3, 7, 2.5)
         area.wait_signal(0, 8, 0.0)
-        area.meet(0, 60)
+        area.barrier(0, 60)
         area.memory(2)
     assert asked.handle.method_calls == [
         mock.call.put_signal(3, channel=7, timeout_ms=2500),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
@@ -26,7 +27,7 @@ from tokenring_xdit.attention.waits import Broken
 from tokenring_xdit.errors import CommunicationError
 from tokenring_xdit.schedule.lower.landing import Landings
 from tokenring_xdit.schedule.lower.program import RankProgram
-from tokenring_xdit.schedule.lower.signals import MEETING, RoutedMessage, Signals, signals
+from tokenring_xdit.schedule.lower.signals import BARRIER, RoutedMessage, Signals, signals
 
 __all__ = ["SignalArea", "StreamLanes", "StreamedTransport"]
 
@@ -50,7 +51,7 @@ class SignalArea(ReachedArea, Protocol):
     def wait_signal(self, peer: int, number: int, seconds: float) -> None:
         """Wait until that signal of another rank is up, and put it down."""
 
-    def meet(self, number: int, seconds: float) -> None:
+    def barrier(self, number: int, seconds: float) -> None:
         """Wait until all ranks are here."""
 
     def keep(self) -> None:
@@ -133,7 +134,7 @@ class StreamedTransport(SlotTransport):
             )
         self._seconds = self._bound()
         self._area.keep()
-        self._area.meet(MEETING, self._seconds)
+        self._area.barrier(BARRIER, self._seconds)
 
     def _numbers_of(self, found: Landings) -> Signals:
         known = self._numbered.get(id(found))
@@ -182,3 +183,9 @@ class StreamedTransport(SlotTransport):
 
     def abort(self) -> None:
         """Nothing: streams that wait end by themselves; one that was ended early would go on with wrong numbers."""
+
+    def close(self) -> None:
+        """Let the memory go; what the caller frees afterwards is used again behind what still leaves."""
+        with suppress(Exception):  # the GPU has given up, and nothing leaves any more
+            self._lanes.end()
+        super().close()

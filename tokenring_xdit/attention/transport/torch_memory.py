@@ -162,7 +162,7 @@ class TorchMemory:
         """Wait until that signal of another rank is up, and put it down."""
         self._handle.wait_signal(peer, channel=number, timeout_ms=_milliseconds(seconds))
 
-    def meet(self, number: int, seconds: float) -> None:
+    def barrier(self, number: int, seconds: float) -> None:
         """Wait until all ranks are here."""
         self._handle.barrier(channel=number, timeout_ms=_milliseconds(seconds))
 

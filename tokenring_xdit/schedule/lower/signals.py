@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from tokenring_xdit.schedule.lower.landing import Landings
 
-__all__ = ["MEETING", "RoutedMessage", "Signals", "signals"]
+__all__ = ["BARRIER", "RoutedMessage", "Signals", "signals"]
 
-MEETING = 0
-"""The number that is used where all ranks come together."""
+BARRIER = 0
+"""The number that the barrier at the beginning of a call uses."""
 
 
 class RoutedMessage(NamedTuple):
@@ -64,8 +64,8 @@ def signals(found: Landings) -> Signals:
             for number, landing in enumerate(messages):
                 message = RoutedMessage(source, destination, channel, number)
                 used[source, destination] += 1
-                came[message] = MEETING + used[source, destination]
+                came[message] = BARRIER + used[source, destination]
                 if landing.after:
                     used[destination, source] += 1
-                    free[message] = MEETING + used[destination, source]
-    return Signals(came, free, MEETING + 1 + max(used.values(), default=0))
+                    free[message] = BARRIER + used[destination, source]
+    return Signals(came, free, BARRIER + 1 + max(used.values(), default=0))
