@@ -31,10 +31,7 @@ from tokenring_xdit.serve.jobs import InputPictures
 for package in ("fastapi", "uvicorn", "prometheus_client"):
     pytest.importorskip(package)
 
-from tests.serve.test_app import (
-    LIMITS,
-    served,
-)
+from tests.serve.test_app import LIMITS, served  # noqa: E402
 from tokenring_xdit.serve import parsing  # noqa: E402
 from tokenring_xdit.serve.config import RequestLimits, ServeConfig  # noqa: E402
 from tokenring_xdit.serve.parsing import PictureParser  # noqa: E402
