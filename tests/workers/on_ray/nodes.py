@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from tokenring_xdit.liveness import LIMIT_VARIABLE
-
 ROOT = Path(__file__).parents[3]
 
 MESSAGES = ()
@@ -25,7 +23,6 @@ _UNHURRIED = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_memory_monitor_refresh_ms": "0",  # which else kills actors where others take the machine's memory
     "TOKENRING_RAY_WAIT": "600",  # its name is in a module that needs Ray
-    LIMIT_VARIABLE: "120",
 }
 """Variables for a machine on which other tests run as well."""
 
