@@ -158,10 +158,10 @@ class EngineOwner:
         """Refuse a request before it is read, where it would find no place.
 
         Args:
-            coming: Others that are being read: so many that one may be served, and the rest wait.
+            coming: Other uploads that are being read.
 
         Raises:
-            UnavailableError: The queue is full, or so many are coming.
+            UnavailableError: The queue is full, or would be by those that are coming.
         """
         if len(self._queue) >= self._queue.most or coming > self._queue.most:
             raise self._full()
