@@ -20,12 +20,15 @@ from xml.etree import ElementTree as ET
 import pytest
 import yaml
 
+from tests.support.families import ALL_FAMILIES
 from tests.support.overview import with_overview
 from tokenring_xdit import __version__
 from tokenring_xdit.bench.sweep import SweepConfig
 from tokenring_xdit.cli.commands import read_command
 from tokenring_xdit.cli.launch import KINDS
 from tokenring_xdit.config import read_config
+from tokenring_xdit.hosts.diffusers import offer
+from tokenring_xdit.hosts.xfuser import supported
 from tokenring_xdit.pipelines.tasks import read_run
 from tokenring_xdit.schedule import ALGORITHMS
 from tokenring_xdit.topology import load_network
@@ -103,6 +106,24 @@ def test_every_schedule_has_a_row_and_a_section() -> None:
 def test_the_overview_of_support_says_what_its_matrices_say() -> None:
     page, diffusers = ((ROOT / "docs" / name).read_text() for name in ("support.md", "diffusers.md"))
     assert page == with_overview(page, diffusers), "python -m tests.support.overview writes it again"
+
+
+def test_the_overview_of_support_says_what_the_records_of_hosts_say() -> None:
+    """Read off the page and the package, and not off the figures that the overview is made of."""
+    text = (ROOT / "docs" / "support.md").read_text().partition("<!-- overview -->\n")[2].partition("<!-- end")[0]
+    heads, _, *rows = [line.strip("| ").split(" | ") for line in text.splitlines()]
+    classes = {family.title.removesuffix(" (`xdit`)"): family.runs for family in ALL_FAMILIES.values()}
+    assert sorted(row[0] for row in rows) == sorted(classes)
+    for name, *cells in rows:
+        said = {head for head, cell in zip(heads[1:], cells, strict=True) if cell == "yes"}
+        own = supported.own_pipeline(classes[name])
+        known = {
+            "TokenRing": classes[name] in supported.compared(),
+            "without xfuser": classes[name] in offer.compared(),
+            "data parallel (xfuser's own pipelines)": own is not None,
+            "PipeFusion": own is not None and own.stages,
+        }
+        assert said & set(known) == {head for head, yes in known.items() if yes}, name
 
 
 def test_it_is_cited_by_the_version_that_it_is() -> None:

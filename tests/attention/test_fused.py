@@ -74,6 +74,7 @@ print("compared")
 """
 
 
+@pytest.mark.e2e  # the interpreter is slow
 @pytest.mark.parametrize("script", [SCRIPT, MERGE], ids=["fold", "merge"])
 def test_the_kernels_do_as_the_formulas_say(script: str) -> None:
     done = subprocess.run(

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.bench.report.samples import record
-from tokenring_xdit.bench import Case, Status, Strategy, SweepConfig, Verdict, compare, read_records, run_sweep
+from tests.support.commands import fault
+from tokenring_xdit.bench import Case, Status, Strategy, SweepConfig, Verdict, compare, read_records, run_sweep, serving
 from tokenring_xdit.bench.records import Spread
 from tokenring_xdit.bench.service import ServiceShape
 from tokenring_xdit.cli import main
-from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.errors import ConfigurationError, LaunchError
 
 BASE: dict[str, Any] = {"level": "service", "models": "embedded", "ranks": 2, "sizes": [64, "96x64"]}
 
@@ -95,8 +99,86 @@ def test_diff_tells_which_figure_became_worse(field: str, name: str) -> None:
     assert (neither.verdict, neither.figures) == (Verdict.SAME, ())
 
 
+SAYS_PORT = "print('serving a model on http://127.0.0.1:1', flush=True)\n"
+SLEEPS = "import pathlib, time\ntime.sleep(30)\npathlib.Path({!r}).touch()\n"
+ANSWERS = """
+import http.server, os, pathlib
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+    def do_POST(self):
+        self.send_error(500, "out of order")
+server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+pathlib.Path({!r}, str(os.getpid())).touch()
+print(f"serving a model on http://127.0.0.1:{{server.server_port}}", flush=True)
+server.serve_forever()
+"""
+
+
+def server_with(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch, timeout: float) -> serving._MeasuredServer:
+    """A server that is started with a fault."""
+    faulty(code, folder, monkeypatch)
+    return serving._MeasuredServer(Case(shape(), Strategy.parse("single")), timeout)
+
+
+def faulty(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have Python processes that are started from now on run code first."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([fault(folder, code)["PYTHONPATH"], *filter(None, sys.path)]))
+
+
+def test_a_server_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    woke = tmp_path / "woke"
+    server = server_with(SLEEPS.format(str(woke)), tmp_path, monkeypatch, 0.5)
+    with pytest.raises(LaunchError, match="the server did not get ready"):
+        server.__enter__()
+    assert server._process.poll() is not None
+    assert not woke.exists()
+
+
+def test_a_server_is_not_left_behind_where_loading_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = server_with(SAYS_PORT + SLEEPS.format(str(tmp_path / "woke")), tmp_path, monkeypatch, 60)
+
+    def interrupted(*_: Any) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(server, "_ready", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        server.__enter__()
+    assert server._process.poll() is not None
+
+
+def test_a_measured_server_asks_for_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENRING_API_KEY", "secret")
+    code = "import os\nraise SystemExit(f\"key: {os.environ.get('TOKENRING_API_KEY')}\")"
+    with pytest.raises(LaunchError, match="key: None"):
+        server_with(code, tmp_path, monkeypatch, 60).__enter__()
+
+
+def test_a_server_that_failed_does_not_run_beside_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pids = tmp_path / "pids"
+    pids.mkdir()
+    faulty(ANSWERS.format(str(pids)), tmp_path, monkeypatch)
+    monkeypatch.setattr(serving, "_drawn_alone", lambda *_: [])
+    running = []
+
+    def seen(step: str) -> None:
+        running.append([each.name for each in pids.iterdir() if psutil.pid_exists(int(each.name))])
+
+    cases = [Case(shape(), Strategy.parse(each)) for each in ("single", "schedule:direct")]
+    found = serving.compare_services(shape(), cases, seed=0, warmup=0, rounds=1, timeout=60, on_step=seen)
+    assert all("a request was not served" in str(found[case]) for case in cases)
+    assert len(list(pids.iterdir())) == 2
+    assert running == [[], [], []]
+
+
 @pytest.mark.e2e
-def test_a_server_is_measured_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_is_measured_and_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKENRING_API_KEY", "of another server")
     for package in ("fastapi", "uvicorn", "prometheus_client", "python_multipart"):
         pytest.importorskip(package)
     config = sweep(tmp_path, "schedule:direct", "xfuser-ring", rates=50, requests=4, rounds=2, warmup=0)

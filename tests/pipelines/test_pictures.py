@@ -26,10 +26,12 @@ from tests.support.reference import relative_error
 from tests.support.small import small
 from tokenring_xdit.config import read_config
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError
+from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.choice import Lora, PipelineChoice, class_for_task, refuse_scheduler
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
 from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of, refuse_choice
 from tokenring_xdit.pipelines.pictures import packed_options, read_picture, unpacked_options
+from tokenring_xdit.pipelines.preview import Preview
 from tokenring_xdit.pipelines.random_flux import RandomFlux
 from tokenring_xdit.pipelines.request import Request, call_arguments
 from tokenring_xdit.pipelines.run import RunConfig, inspect_model
@@ -92,6 +94,14 @@ def test_a_picture_is_turned_as_its_camera_says() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     assert read_picture(written(coloured(8, 4), "JPEG", exif=exif), "image").size == (4, 8)
+
+
+def test_of_a_photograph_with_others_inside_the_first_one_is_taken() -> None:
+    photograph, small_copy = coloured(64, 48), coloured(16, 12, 4)
+    file = written(photograph, "MPO", save_all=True, append_images=[small_copy], quality=95)
+    found = read_picture(file, "image", formats=("PNG", "JPEG", "WEBP"))
+    alone = Image.open(written(photograph, "JPEG", quality=95))
+    assert np.array_equal(np.asarray(found), np.asarray(alone))
 
 
 @pytest.mark.parametrize(
@@ -344,6 +354,25 @@ PICTURED: dict[str, Callable[[int, int], dict[str, Any]]] = {
     "cogvideox-i2v": lambda w, h: {"image": coloured(w, h)},
 }
 """Small pipelines, and their pictures by width and height."""
+
+
+def test_kontext_makes_the_size_that_was_asked_for(tmp_path: Path) -> None:
+    model, dims = find_model(jobs.saved(tmp_path, "flux-kontext")), ParallelDims(tokenring=2)
+    assert model.complete(Request("a fox")).options == {"max_area": 1024 * 1024}
+    assert model.complete(Request("a fox", options={"max_area": 64})) == Request("a fox", options={"max_area": 64})
+    request = model.complete(Request(PROMPT, width=96, height=32, steps=2, options={"max_sequence_length": 8}))
+    model.check_request(dims, request)
+    with pytest.raises(ConfigurationError, match="max_area is 9, and a picture of 96x32 has 3072 pixels"):
+        model.check_request(dims, replace(request, options={"max_area": 9}))
+    pipe, shown = small("flux-kontext").make(), list[Any]()
+    preview = Preview(pipe)
+    for area in (96 * 32, 64 * 64):
+        arguments = call_arguments(diffusers.FluxKontextPipeline, request) | {"max_area": area}
+        made = pipe(**arguments, **preview.arguments(arguments)).images[0]
+        assert (made.size == (96, 32)) == (area == 96 * 32)
+        shown.append(preview.draw())
+        preview.forget()
+    assert [None if each is None else each.size for each in shown] == [(96, 32), None]
 
 
 @needs_the_host

@@ -15,7 +15,7 @@ class RankOfTest:
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
-        self.process = cast(Any, type("Process", (), {"pid": 100 + rank}))
+        self.pid, self.node = 100 + rank, None
 
     def printed(self) -> str:
         """What it has printed."""

@@ -112,7 +112,6 @@ def finished(pending: PendingReply) -> Reply | BaseException:
 
 
 @pytest.mark.e2e
-@pytest.mark.smoke
 def test_three_turns_equal_one_process_and_compute_their_own_tokens_only(engine: Engine, reference: Reference) -> None:
     with engine.chat(context=BOOK) as chat:
         known = 0

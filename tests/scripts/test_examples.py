@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.support.commands import free_port
 from tests.support.families import ALL_FAMILIES
 from tests.support.language import small_model_folder
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
@@ -23,11 +22,10 @@ ROOT = Path(__file__).parents[2]
 
 def torchrun(program: str, *arguments: Any) -> str:
     """What a program prints, over two ranks."""
-    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    place = ["--master-addr", "127.0.0.1", "--master-port", str(free_port()), str(ROOT / "examples" / program)]
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
     done = subprocess.run(
-        [*start, *place, *map(str, arguments)],
+        [*start, str(ROOT / "examples" / program), *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=1800,

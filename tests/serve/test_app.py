@@ -26,10 +26,12 @@ from tokenring_xdit.errors import ConfigurationError, EngineError, OutputError  
 from tokenring_xdit.serve.app import application  # noqa: E402
 from tokenring_xdit.serve.config import RequestLimits, ServeConfig  # noqa: E402
 from tokenring_xdit.serve.engine_owner import EngineOwner, ServiceState  # noqa: E402
+from tokenring_xdit.serve.errors import RefusedError  # noqa: E402
 from tokenring_xdit.serve.forecast import Forecast  # noqa: E402
 from tokenring_xdit.serve.intake import Intake  # noqa: E402
 from tokenring_xdit.serve.memory import MemoryForecast  # noqa: E402
 from tokenring_xdit.serve.metrics import Meters  # noqa: E402
+from tokenring_xdit.serve.origins import refuse_foreign  # noqa: E402
 from tokenring_xdit.serve.page import PAGE_PATHS  # noqa: E402
 from tokenring_xdit.serve.parsing import PictureParser  # noqa: E402
 from tokenring_xdit.serve.picture_runner import PictureRunner  # noqa: E402
@@ -97,6 +99,50 @@ def test_pictures_have_seeds_that_follow_each_other_and_the_size_that_was_asked_
     assert pixels(answer.json["data"][0]["b64_json"]).shape == (24, 16, 3)
     assert answer.json["size"] == "16x24"
     assert client.status(answer.headers["x-request-id"])["status"] == "done"
+
+
+FOREIGN: dict[str, dict[str, str]] = {
+    "another site": {"Origin": "https://example.com", "Sec-Fetch-Site": "cross-site"},
+    "another port": {"Origin": "http://127.0.0.1:1", "Sec-Fetch-Site": "same-site"},
+    "an old browser": {"Origin": "http://example.com"},
+    "a file": {"Origin": "null"},
+    "no origin": {"Sec-Fetch-Site": "cross-site"},
+    "a form": {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"},
+    "another name": {"Host": "127.0.0.1.example.com"},
+    "no name": {"Host": "[::"},
+}
+
+
+@pytest.mark.parametrize("headers", FOREIGN.values(), ids=FOREIGN.keys())
+def test_without_a_key_pages_of_other_sites_are_refused(
+    client: Client, engine: MadeUpEngine, headers: dict[str, str]
+) -> None:
+    asked = len(engine.asked)
+    answer = client.ask("POST", GENERATIONS, {"prompt": "a red circle", **DRAWING}, headers)
+    assert (answer.status, answer.error["code"]) == (403, "foreign_host" if "Host" in headers else "foreign_origin")
+    assert len(engine.asked) == asked
+
+
+def test_without_a_key_programs_and_its_own_page_are_served(client: Client) -> None:
+    own = {"Origin": f"http://127.0.0.1:{client.port}", "Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}
+    body = {"prompt": "a red circle", **DRAWING}
+    assert client.ask("POST", GENERATIONS, body, own).status == 200
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    names = [{"Host": name} for name in ("localhost", "LOCALHOST:8000", "[::1]:8000", "10.0.0.7:80")]
+    for headers in ({}, link, {"Sec-Fetch-Site": "none"}, *names):
+        assert client.ask("GET", "/v1/models", headers=headers).status == 200, headers
+    assert client.ask("GET", "/ready", headers=FOREIGN["another name"]).status == 200
+
+
+def test_a_key_or_the_name_of_the_server_lets_other_names_in() -> None:
+    elsewhere = {"Host": "pictures.example:8000", "Origin": "https://example.com"}
+    with served("sesame") as (client, _):
+        assert client.ask("GET", "/v1/models", headers=elsewhere).status == 200
+    headers = {name.lower().encode(): value.encode() for name, value in elsewhere.items()}
+    with pytest.raises(RefusedError, match="not for pages of other sites"):
+        refuse_foreign("GET", headers, "Pictures.example")
+    del headers[b"origin"]
+    refuse_foreign("GET", headers, "Pictures.example")
 
 
 def test_a_seed_that_nobody_gave_is_told(client: Client) -> None:

@@ -10,10 +10,11 @@ import pytest
 import yaml
 
 from tests.scripts.support import ROOT, SCRIPTS
-from tokenring_xdit.cli.arguments.serve import KEY_VARIABLE
 from tokenring_xdit.cli.commands import read_command
 from tokenring_xdit.config import read_config
-from tokenring_xdit.serve.config import ServeConfig
+from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.keys import KEY_VARIABLE, checked_key
+from tokenring_xdit.serve.config import RequestLimits, ServeConfig
 
 DEPLOY = ROOT / "deploy"
 IMAGE = "tokenring-xdit-serve"
@@ -72,7 +73,8 @@ def test_kuberay_serves_what_the_file_for_ray_says() -> None:
     assert worker["image"] == IMAGE
     assert worker["resources"]["limits"]["nvidia.com/gpu"] == config_of([inside]).degrees.ranks
     (deployment,) = application["deployments"]
-    assert deployment["max_ongoing_requests"] == application["args"]["waiting"] + 1
+    places = application["args"]["waiting"] + 1
+    assert deployment["max_ongoing_requests"] == deployment["max_queued_requests"] >= 2 * places
     assert group["maxReplicas"] == deployment["autoscaling_config"]["max_replicas"]
 
 
@@ -85,3 +87,11 @@ def test_ray_serve_takes_the_file() -> None:
     app = pytest.importorskip(module)
     assert application.deployments[0].name == app.ServiceReplica.__name__
     assert set(application.args) <= set(app._ARGUMENTS)
+
+
+def test_a_replica_takes_a_key_as_the_command_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (checked_key("sesame\n"), checked_key(None)) == ("sesame", None)
+    app = pytest.importorskip("tokenring_xdit.serve.ray_app", reason="Ray Serve comes with the extra 'ray'")
+    monkeypatch.setenv(KEY_VARIABLE, "\n")
+    with pytest.raises(ConfigurationError, match="the API key is empty"):
+        app.ServiceReplica(ServeConfig(model="embedded", prompt="a"), RequestLimits(), 1.0)

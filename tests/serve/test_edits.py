@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import re
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
+from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,14 +21,22 @@ from packaging.version import Version
 from PIL import Image
 
 from tests.serve.client import Answer, Client, pixels
-from tests.serve.made_up import MadeUpEngine
+from tests.serve.made_up import MadeUpEngine, until
 from tests.serve.servers import served as running
 from tokenring_xdit import Engine
+from tokenring_xdit.config import read_config
+from tokenring_xdit.hosts.models import pipeline_named
+from tokenring_xdit.serve.jobs import InputPictures
 
 for package in ("fastapi", "uvicorn", "prometheus_client"):
     pytest.importorskip(package)
 
-from tests.serve.test_app import served  # noqa: E402
+from tests.serve.test_app import LIMITS, served  # noqa: E402
+from tokenring_xdit.serve import parsing  # noqa: E402
+from tokenring_xdit.serve.config import RequestLimits, ServeConfig  # noqa: E402
+from tokenring_xdit.serve.parsing import PictureParser  # noqa: E402
+from tokenring_xdit.serve.schema import EditBody  # noqa: E402
+from tokenring_xdit.serve.uploads import Uploads  # noqa: E402
 
 EDITS = "/v1/images/edits"
 
@@ -63,6 +75,11 @@ def mask(width: int = 40, height: int = 32) -> Image.Image:
 
 def edit(client: Client, *parts: tuple[str, Any], **fields: Any) -> Answer:
     """Send a form; files are bytes."""
+    return client.ask("POST", EDITS, *form(*parts, **fields))
+
+
+def form(*parts: tuple[str, Any], **fields: Any) -> tuple[bytes, dict[str, str]]:
+    """A form and its headers."""
     boundary = uuid.uuid4().hex
     said = [("prompt", "a red circle"), ("size", "16x24"), ("steps", "4"), *parts, *fields.items()]
     body = b""
@@ -73,10 +90,12 @@ def edit(client: Client, *parts: tuple[str, Any], **fields: Any) -> Answer:
         content = value if isinstance(value, bytes) else str(value).encode()
         body += f"--{boundary}\r\n{named}\r\n\r\n".encode() + content + b"\r\n"
     body += f"--{boundary}--\r\n".encode()
-    return client.ask("POST", EDITS, body, {"Content-Type": f"multipart/form-data; boundary={boundary}"})
+    return body, {"Content-Type": f"multipart/form-data; boundary={boundary}"}
 
 
 PICTURE = file(drawn())
+SIXTEEN = file(Image.fromarray(np.arange(40 * 32, dtype=np.uint16).reshape(32, 40)))
+PALETTE = file(drawn().quantize(8), transparency=3)
 
 
 def test_the_engine_gets_picture_mask_and_strength(inpainting: Served) -> None:
@@ -92,6 +111,17 @@ def test_the_engine_gets_picture_mask_and_strength(inpainting: Served) -> None:
     assert client.status(answer.json["id"])["steps"] == 4  # two of each
     edit(client, ("image", PICTURE), ("mask", file(mask())), strength=1)
     assert engine.asked[-1]["strength"] == 1
+
+
+def test_forecasts_know_what_an_edit_looks_at(monkeypatch: pytest.MonkeyPatch, starting: Served) -> None:
+    owner: Any = SimpleNamespace(engine=starting[1], refuse_unready=lambda: None)
+    parser = PictureParser(
+        read_config(ServeConfig, None, ["model=embedded", "task=image-to-image"]), RequestLimits(), owner
+    )
+    body, uploads = EditBody(prompt="a fox", size="16x24", steps=4), Uploads((drawn(),), None)
+    assert parser.edit(body, uploads).inputs == InputPictures(1)
+    monkeypatch.setattr(parsing, "pipeline_named", lambda name: replace(pipeline_named(name), references=True))
+    assert parser.edit(body, uploads).inputs == InputPictures(1, (40 * 32).bit_length())
 
 
 def test_an_edit_that_is_streamed(starting: Served) -> None:
@@ -116,6 +146,9 @@ BAD: dict[str, tuple[list[tuple[str, Any]], str | None, str]] = {
     "empty": ([("image", b"")], "image", "is an empty file"),
     "no picture": ([("image", b"<svg/>" * 50)], "image", "is no picture in PNG, JPEG or WEBP"),
     "another format": ([("image", file(drawn(), "GIF"))], "image", "is no picture in PNG, JPEG or WEBP"),
+    "sixteen bits": ([("image", SIXTEEN)], "image", "of the mode I;16, .* convert it to RGB"),
+    "transparent": ([("image", file(mask()))], "image", "has transparent parts"),
+    "palette": ([("image", PALETTE)], "image", "has transparent parts"),
     "cut off": ([("image", PICTURE[: len(PICTURE) // 2])], "image", "the picture cannot be read"),
     "pixels": ([("image", file(Image.new("1", (600, 600))))], "image", "has 360000 pixels, and 262144 are the most"),
     "together": ([("image", file(Image.new("1", (500, 500))))] * 2, "image", "and 12144 are the most"),
@@ -147,9 +180,49 @@ def test_refusals_of_edits_name_the_field(
     assert "\n" not in answer.error["message"]
 
 
+def unreadable(client: Client) -> Any:
+    """What is said of an upload that no picture is read of."""
+    return edit(client, ("image", b"no picture")).error["code"]
+
+
+def has_status(client: Client, name: str, status: str) -> bool:
+    found = client.status(name)
+    return found is not None and found["status"] == status
+
+
+def test_nothing_is_read_of_an_upload_that_finds_no_place() -> None:
+    with served(None, None, "task=image-to-image") as (client, engine):
+        assert unreadable(client) == "invalid_picture"
+        head = {"Content-Type": "multipart/form-data; boundary=x", "Content-Length": "9999"}
+        half = [client.open("POST", EDITS, b"--x\r\n", head) for _ in range(LIMITS.waiting + 1)]
+        until(lambda: unreadable(client) == "queue_full")
+        for connection in half:
+            connection.close()
+        until(lambda: unreadable(client) == "invalid_picture")
+        engine.gate.clear()
+        body, kind = form(("image", PICTURE))
+        kept = []
+        for name, status in (("first", "running"), *((str(number), "queued") for number in range(LIMITS.waiting))):
+            kept.append(client.open("POST", EDITS, body, {**kind, "X-Request-Id": name}))
+            until(functools.partial(has_status, client, name, status))
+        assert unreadable(client) == "queue_full"
+        engine.gate.set()
+        assert [client.answer(connection).status for connection in kept] == [200] * len(kept)
+
+
 def test_what_an_edit_needs_no_mask_for_refuses_one(starting: Served) -> None:
     answer = edit(starting[0], ("image", PICTURE), ("mask", file(mask())))
     assert answer.error["message"] == "mask: 'embedded' takes none: leave it out"
+
+
+def test_the_page_asks_for_the_pictures_that_the_model_needs(inpainting: Served, starting: Served) -> None:
+    described = [client.ask("GET", "/v1/models/embedded").json for client, _ in (inpainting, starting)]
+    inpaints, starts = (each["pictures"] for each in described)
+    assert inpaints == {"image": "needed", "mask": "needed", "strength": 0.5}
+    assert starts == {"image": "needed", "strength": 0.6}
+    assert [each["limits"]["pictures"] for each in described] == [1, 1]
+    page = (resources.files("tokenring_xdit.serve") / "assets/page.html").read_text()
+    assert all(f'data-field="{name}"' in page for name in inpaints)
 
 
 def test_a_model_that_starts_from_pictures_does_not_draw_without_one(starting: Served) -> None:

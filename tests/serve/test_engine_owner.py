@@ -16,16 +16,19 @@ from tokenring_xdit.errors import CancelledError, ConfigurationError, EngineErro
 from tokenring_xdit.serve.engine_owner import EngineOwner, ServiceState
 from tokenring_xdit.serve.errors import UnavailableError
 from tokenring_xdit.serve.forecast import Forecast
-from tokenring_xdit.serve.jobs import Event, Job, JobEnded, JobStatus
+from tokenring_xdit.serve.jobs import Event, InputPictures, Job, JobEnded, JobStatus, PictureOrder
 from tokenring_xdit.serve.picture_runner import PictureRunner
 from tokenring_xdit.serve.queue import JobQueue
 
 
 @contextmanager
-def kept(engine: Any = None, most: int = 2) -> Iterator[tuple[EngineOwner, Any, JobObserver]]:
+def kept(engine: Any = None, most: int = 2, *warm_ups: PictureOrder) -> Iterator[tuple[EngineOwner, Any, JobObserver]]:
     """An owner that is ready, its engine, and who takes note."""
     engine, observer = engine or MadeUpEngine(), JobObserver()
-    owner = EngineOwner(lambda: engine, JobQueue(most), PictureRunner(Forecast(), observer.step), observer)
+    runner = PictureRunner(Forecast(), observer.step)
+    owner = EngineOwner(
+        lambda: engine, JobQueue(most), runner, observer, prepare=lambda made: runner.warm_up(made, warm_ups)
+    )
     owner.start()
     try:
         until(lambda: owner.state is ServiceState.READY)
@@ -55,6 +58,14 @@ def test_pictures_of_a_job_have_seeds_that_follow_each_other_and_teach_the_forec
         served(owner, again)
         assert again.predicted is not None
         assert engine.timeouts == [1800, 60, 60]  # something is known from the first batch on
+
+
+def test_what_looks_at_pictures_is_not_given_up_by_what_looks_at_none() -> None:
+    with kept(most=4) as (owner, engine, _):
+        jobs = [job(steps=2, pixels=100, inputs=InputPictures(count)) for count in (0, 1, 0, 1)]
+        served(owner, *jobs)
+        assert engine.timeouts == [1800, 1800, 60, 60]
+        assert [each.predicted is None for each in jobs] == [True, True, False, False]
 
 
 def test_a_full_queue_refuses_and_says_when_to_ask_again() -> None:
@@ -141,6 +152,20 @@ def test_a_rank_that_is_stopped_for_too_long_is_brought_back(monkeypatch: pytest
         assert engine.starts == 2
 
 
+def test_ranks_are_started_again_with_the_timeout_that_was_said_whatever_was_made_before_anybody_asked() -> None:
+    class Loading(MadeUpEngine):
+        def start(self) -> None:
+            loading.append(self.timeout)
+            super().start()
+
+    loading: list[float] = []
+    with kept(Loading(), 2, PictureOrder("warm-up", 0, "a picture", steps=2, pixels=64**2)) as (owner, engine, _):
+        assert engine.timeouts == [1800, 60]
+        engine.rank.kill()
+        until(lambda: engine.starts == 2 and owner.state is ServiceState.READY)
+        assert loading == [1800, 1800]
+
+
 def test_ranks_that_a_failure_has_ended_are_brought_back_at_once() -> None:
     class Fragile(MadeUpEngine):
         def generate(self, *words: Any, **more: Any) -> list[Any]:
@@ -216,6 +241,38 @@ def test_at_the_end_whoever_waits_is_told() -> None:
         assert isinstance(running.error, UnavailableError)
         with pytest.raises(UnavailableError, match="stopping"):
             owner.submit(job())
+
+
+def test_an_engine_that_fails_before_anybody_is_served_is_closed() -> None:
+    engine, seen = MadeUpEngine(), JobObserver()
+    engine.error = EngineError("no memory is left")
+    runner, order = PictureRunner(Forecast(), seen.step), PictureOrder("warm-up", 0)
+    made: Any = engine
+    owner = EngineOwner(lambda: made, JobQueue(1), runner, seen, prepare=lambda made: runner.warm_up(made, [order]))
+    owner.start()
+    until(lambda: owner.state is ServiceState.BROKEN)
+    assert owner.error is engine.error
+    assert engine.rank is not None and engine.rank.poll() is not None
+
+
+def test_the_end_closes_an_engine_that_is_being_prepared() -> None:
+    engine, seen = MadeUpEngine(), JobObserver()
+    made: Any = engine
+    begun, closed = threading.Event(), threading.Event()
+    engine.close = closed.set  # type: ignore[method-assign]
+
+    def prepare(_: Any) -> None:
+        begun.set()
+        assert closed.wait(PATIENCE)
+        raise EngineError("it was closed")
+
+    owner = EngineOwner(lambda: made, JobQueue(1), PictureRunner(Forecast(), seen.step), seen, prepare=prepare)
+    owner.start()
+    assert begun.wait(PATIENCE)
+    owner.stop(0.1)
+    MadeUpEngine.close(engine)
+    assert closed.is_set()
+    assert owner.state is ServiceState.STOPPING
 
 
 def test_an_engine_that_cannot_be_made_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from tokenring_xdit.serve.forecast import Forecast, hang_limit
+from tokenring_xdit.serve.jobs import InputPictures
 
 
 def real(pixels: int) -> tuple[float, float]:
@@ -66,6 +67,16 @@ def test_what_is_far_larger_than_anything_served_is_given_all_the_time_there_is(
     forecast.learn(256**2, 10.0, 0.0)
     assert forecast.longest_silence(512**2) == 40.0
     assert forecast.longest_silence(513**2) is None
+
+
+def test_requests_that_look_at_pictures_say_nothing_of_others() -> None:
+    forecast, edits = Forecast(), InputPictures(16, 24)
+    forecast.learn(256**2, 1.0, 2.0)
+    assert forecast.seconds(256**2, 4, edits) is forecast.longest_silence(256**2, edits) is None
+    forecast.learn(256**2, 50.0, 3.0, edits)
+    assert forecast.longest_silence(256**2, edits) == 53.0
+    assert (forecast.seconds(256**2, 4), forecast.seconds(256**2, 4, edits)) == (6.0, 203.0)
+    assert forecast.step_seconds(256**2, InputPictures(1, 20)) is None
 
 
 def test_a_size_that_is_not_known_teaches_and_is_told_nothing() -> None:

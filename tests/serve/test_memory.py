@@ -7,6 +7,7 @@ import random
 import pytest
 
 from tokenring_xdit.pipelines.messages import MemoryUse
+from tokenring_xdit.serve.jobs import InputPictures
 from tokenring_xdit.serve.memory import MemoryForecast
 
 GIB, MIB = 2**30, 2**20
@@ -87,12 +88,39 @@ def test_one_size_refuses_nothing_larger_and_itself_only_where_it_would_not_fit_
 
 def test_what_was_heard_of_this_machine_long_ago_refuses_nothing() -> None:
     now = [0.0]
-    for limit, refused in ((None, False), (LIMIT, True)):
+    for limit, refused in ((None, False), (20 * GIB, True)):
         forecast = MemoryForecast(limit, clock=lambda: now[0])
-        forecast.learn(2048**2, [MemoryUse(MODEL, LIMIT + 1, LIMIT)])
+        for side in (1024, 1280):
+            forecast.learn(side**2, [MemoryUse(MODEL, MODEL + real(side**2), 20 * GIB)])
         assert forecast.too_much(2048**2)
         now[0] += 3600
         assert forecast.too_much(2048**2) is refused
+
+
+@pytest.mark.parametrize("limit", [None, 20 * GIB])
+def test_a_size_that_needed_more_than_there_is_is_tried_again_later(limit: int | None) -> None:
+    now = [0.0]
+    forecast = MemoryForecast(limit, clock=lambda: now[0])
+    for side in (256, 512):
+        forecast.learn(side**2, [use(side**2)])
+    forecast.learn(1024**2, [MemoryUse(MODEL, 2 * LIMIT, LIMIT)])
+    for _ in range(3):
+        assert forecast.too_much(1024**2) and forecast.too_much(1020**2)
+        now[0] += 250
+        forecast.learn(256**2, [use(256**2)])  # others are served all the time
+    assert not forecast.too_much(1024**2) and not forecast.too_much(1020**2)
+    assert forecast.needed(1024**2) == pytest.approx(real(1024**2), rel=0.01)
+    forecast.learn(1024**2, [MemoryUse(MODEL, 2 * LIMIT, LIMIT)])
+    assert forecast.too_much(1024**2)
+
+
+def test_requests_that_look_at_pictures_say_nothing_of_others() -> None:
+    forecast, edits = learned(256, 512, limit=20 * GIB), InputPictures(16, 24)
+    assert forecast.needed(256**2, edits) is None and not forecast.too_much(8192**2, edits)
+    for side in (256, 512):
+        forecast.learn(side**2, [MemoryUse(MODEL, LIMIT, LIMIT)], edits)
+    assert forecast.too_much(256**2, edits) and not forecast.too_much(256**2)
+    assert not forecast.too_much(256**2, InputPictures(1, 20))
 
 
 def test_real_over_predicted_is_told() -> None:

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.e2e, needs_browser]
 
 KEY = "open sesame"
 PROMPT = "a red circle left of a blue square"
-FAR = 400  # steps: longer than a test
+FAR = 20_000  # steps: minutes longer than a test
 SCREENS = [(1280, "light"), (390, "dark")]
 
 SHOWN = """const shown = document.getElementById('picture'), canvas = document.createElement('canvas');
@@ -88,7 +88,7 @@ def rgb(colour: str) -> str:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    words = ("embedded", "tokenring_degree=2", "--ui")
+    words = ("embedded", "tokenring_degree=2", "--ui", "--max-steps", str(FAR))
     with served(tmp_path_factory.mktemp("server"), "embedded", *words, key=KEY) as found:
         yield found
 

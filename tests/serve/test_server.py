@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import socket
 import subprocess
@@ -12,11 +11,13 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import torch
 
 from tests.serve.client import Client, pixels
 from tests.serve.servers import PATIENCE, Served, ranks_of, ready, served, until
 from tests.support.commands import run
 from tokenring_xdit import Engine
+from tokenring_xdit.pipelines.peaks import PeakMeter
 
 for package in ("fastapi", "uvicorn", "prometheus_client"):
     pytest.importorskip(package)
@@ -79,11 +80,14 @@ def test_pictures_are_those_of_the_engine(client: Client, expected: list[np.ndar
     assert [np.array_equal(a, b) for a, b in zip(found, expected, strict=True)] == [True, True]
 
 
-def test_what_will_not_fit_into_memory_is_known_from_what_was_made_before_anybody_asked(client: Client) -> None:
-    answer = client.draw(size="4096x4096", steps=1)
-    assert (answer.status, answer.error["code"]) == (400, "not_enough_memory")
-    said = r"size: 4096x4096 needs about [0-9.]+ GiB of a rank's memory, and [0-9.]+ [GM]iB are free; ([0-9]+)x\1 fits"
-    assert re.fullmatch(said, answer.error["message"])
+def test_memory_is_learned_from_what_was_made_before_anybody_asked(client: Client) -> None:
+    here = PeakMeter(torch.device("cpu"), 1)
+    here.begin()
+    if here.end() is None:
+        pytest.skip("this system does not tell how much memory a process has held")
+    done = [job for job in client.ask("GET", "/v1/requests").json["data"] if job["status"] == "done"]
+    # of all but the first that was made; a job of two pictures counts twice, and nothing else was asked for
+    assert client.figures()["tokenring_forecast_memory_ratio_count"] > len(done)
 
 
 def test_the_client_of_openai_draws_and_streams(client: Client, expected: list[np.ndarray]) -> None:
@@ -193,12 +197,10 @@ def test_figures(client: Client) -> None:
     assert {outcome: value for outcome, value in outcomes.items() if outcome != "refused"} == {
         outcome: known.count(outcome) for outcome in outcomes if outcome != "refused"
     }
-    assert (
-        outcomes["refused"] == 4
-    )  # too large for memory, an unknown field, a full queue, ranks that were started again
+    assert outcomes["refused"] == 3  # an unknown field, a full queue, ranks that were started again
     restarts = {name: value for name, value in figures.items() if name.startswith("tokenring_world_restarts_total")}
     assert restarts == {
-        'tokenring_world_restarts_total{reason="failed"}': 2,
+        'tokenring_world_restarts_total{reason="failed"}': known.count("failed"),  # of each rank that was killed
         'tokenring_world_restarts_total{reason="died"}': 1,
         'tokenring_world_restarts_total{reason="stopped"}': 1,
     }

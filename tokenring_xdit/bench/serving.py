@@ -6,7 +6,9 @@ import base64
 import http.client
 import io
 import json
+import os
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -43,6 +45,9 @@ _GRACE = 30.0
 
 _TAIL = 2000
 """Characters of a log that are told of a server that failed."""
+
+_KEY_VARIABLE = "TOKENRING_API_KEY"
+"""Not for measured servers: clients here have no key, and nobody else reaches them."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,8 @@ def compare_services(
                 return servers[case].answered(arrivals)
             except LaunchError as error:
                 found[case] = error
+                if case in servers:
+                    servers[case].close()  # what it still does would count in the turns of others
                 return []
 
         for case in cases:
@@ -173,45 +180,45 @@ class _MeasuredServer:
         self._shape, self._timeout = shape, timeout
         dims = case.strategy.dims(shape.ranks)
         self._folder = tempfile.TemporaryDirectory(prefix="tokenring-service-")
-        self._log = Path(self._folder.name) / "log"
+        self._log, self._said = (Path(self._folder.name) / name for name in ("log", "said"))
+        self._port: int | None = None
         words = ["serve", shape.model, f"tokenring_degree={dims.tokenring}", f"ulysses_degree={dims.ulysses}"]
         more = [f"schedule={dims.schedule}", f"dtype={shape.dtype}", "--port", "0"]
         line = ["--max-waiting", str(max(shape.requests, len(shape.sizes))), "--timeout", str(timeout)]
-        with self._log.open("w") as log:
+        with self._log.open("w") as log, self._said.open("w") as said:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tokenring_xdit.cli", *words, *more, *line],
-                stdout=subprocess.PIPE,
+                stdout=said,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                text=True,
+                env={name: value for name, value in os.environ.items() if name != _KEY_VARIABLE},
             )
 
     def __enter__(self) -> _MeasuredServer:
         try:
-            assert self._process.stdout is not None
-            self._port = int(self._process.stdout.readline().rpartition(":")[2])  # it says so before it loads
             deadline = time.monotonic() + self._timeout
-            while not self._ready():
+            while not self._ready(max(_PAUSE, deadline - time.monotonic())):
                 if self._process.poll() is not None or time.monotonic() > deadline:
-                    raise ValueError
+                    raise LaunchError(f"the server did not get ready: {self._tail()}")
                 time.sleep(_PAUSE)
-        except ValueError:
-            said = self._tail()
-            self.__exit__(None, None, None)
-            raise LaunchError(f"the server did not get ready: {said}") from None
+        except BaseException:  # Ctrl-C too: nobody else ends it yet
+            self.close()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it; more than once is no mistake."""
         self._process.terminate()
         try:
             self._process.wait(_GRACE)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
         self._folder.cleanup()
 
     def answered(self, arrivals: Sequence[Arrival]) -> list[_Answered]:
@@ -269,12 +276,17 @@ class _MeasuredServer:
         finally:
             connection.close()
 
-    def _ready(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=self._timeout)
+    def _ready(self, seconds: float) -> bool:
+        if self._port is None:  # which it says before it loads
+            port = re.search(r":(\d+)\n", self._said.read_text())
+            if port is None:
+                return False
+            self._port = int(port[1])
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=seconds)
         try:
             connection.request("GET", "/ready")
             return connection.getresponse().status == http.HTTPStatus.OK
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return False
         finally:
             connection.close()

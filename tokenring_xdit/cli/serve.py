@@ -10,9 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tokenring_xdit.cli.arguments.serve import KEY_VARIABLE
 from tokenring_xdit.config import read_config
 from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.keys import KEY_VARIABLE, checked_key
 from tokenring_xdit.serve.config import AnyServeConfig, RequestLimits, serve_schema, unserved
 
 __all__ = ["serve_command"]
@@ -31,7 +31,8 @@ def serve_command(args: argparse.Namespace) -> None:
     if args.ray is not None:
         values = [*values, f"ray={args.ray}"]
     config: AnyServeConfig = read_config(serve_schema, path, values, unserved)
-    limits, key = _limits(args), _key(args)
+    limits = _limits(args)
+    key = checked_key(os.environ.get(KEY_VARIABLE) if args.api_key is None else args.api_key)
     if config.ignored:
         print(f"note: {', '.join(config.ignored)} of the config: requests say that here", file=sys.stderr)
     if key is None and not args.host.startswith(_LOOPBACK):
@@ -66,10 +67,3 @@ def _limits(args: argparse.Namespace) -> RequestLimits:
         if not 0 < seconds <= threading.TIMEOUT_MAX:
             raise ConfigurationError(f"--{name} is {seconds}; it has to be a positive number of seconds")
     return RequestLimits(**given)
-
-
-def _key(args: argparse.Namespace) -> str | None:
-    key: str | None = os.environ.get(KEY_VARIABLE) if args.api_key is None else args.api_key
-    if key is not None and not key.strip():
-        raise ConfigurationError("the API key is empty: say one, or leave it out")
-    return None if key is None else key.strip()

@@ -226,6 +226,8 @@ def _parameters(function: Any) -> set[str]:
 
 def _load(pipe: Any, lora: Lora, name: str) -> None:
     kind, path = type(pipe).__name__, Path(lora.path)
+    if path.is_absolute() and not path.exists():
+        raise ConfigurationError(f"loras: there is no file or folder {shown(lora.path)} on this rank")
     place, more = (str(path.parent), {"weight_name": path.name}) if path.is_file() else (lora.path, {})
     try:
         pipe.load_lora_weights(place, adapter_name=name, use_safetensors=True, **more)

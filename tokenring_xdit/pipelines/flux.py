@@ -10,18 +10,26 @@ from torch import Tensor
 
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError
 from tokenring_xdit.hosts.refusals import refuse_ulysses
+from tokenring_xdit.messages import shown
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.model import Model, read_model_file
+from tokenring_xdit.pipelines.options import is_whole
 from tokenring_xdit.pipelines.request import Request, pictures_of
 from tokenring_xdit.sizes import PictureSize
 
-__all__ = ["FluxModel", "decoded", "unpacked"]
+__all__ = ["FluxModel", "KontextModel", "decoded", "has_size", "unpacked"]
 
 _TEXT_TOKENS = "max_sequence_length"
 """What Flux's call calls the number of text tokens."""
 
 _LONGEST_TEXT = 512
 """Flux's own limit of text tokens; a tokenizer with a lower one lowers it."""
+
+_AREA = "max_area"
+"""What Kontext's call calls the pixels to which it scales whatever size it is given."""
+
+_KONTEXT_SIDE = 1024
+"""Width and height of what Kontext makes where nothing is said."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +139,38 @@ class FluxModel(Model):
                 f"xfuser 0.7 cannot share {rows} rows of image tokens among {degrees.ranks} ranks of Ulysses and "
                 f"Ring: {advice}"
             )
+
+
+@dataclass(frozen=True)
+class KontextModel(Model):
+    """A pipeline of FLUX.1 Kontext, which keeps of a size only its form unless it is told its pixels as well."""
+
+    def complete(self, request: Request) -> Request:
+        """Fill in the size, and have exactly that size made."""
+        if _AREA in request.options and request.width is None and request.height is None:
+            return request
+        width = _KONTEXT_SIDE if request.width is None else request.width
+        height = _KONTEXT_SIDE if request.height is None else request.height
+        if not (is_whole(width) and is_whole(height)):  # which is refused later
+            return request
+        return replace(request, width=width, height=height, options={_AREA: width * height, **request.options})
+
+    def check_request(self, degrees: ParallelDims, request: Request) -> None:
+        """Refuse a size that would not be made."""
+        if request.width is None or request.height is None:
+            return
+        area = request.options.get(_AREA)
+        if area != request.width * request.height:
+            raise ConfigurationError(
+                f"{_AREA} is {shown(area)}, and a picture of {PictureSize(request.width, request.height)} has "
+                f"{request.width * request.height} pixels: leave {_AREA} out, or the size"
+            )
+
+
+def has_size(pipe: Any, latents: Tensor, size: PictureSize) -> bool:
+    """Whether packed latents ``[B, S, C]`` are a picture of this size."""
+    unit = 2 * int(pipe.vae_scale_factor)
+    return latents.shape[1] == (size.width // unit) * (size.height // unit)
 
 
 def unpacked(pipe: Any, latents: Tensor, size: PictureSize) -> Tensor:

@@ -10,7 +10,7 @@ from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.hosts.models import pipelines
 from tokenring_xdit.pipelines.choice import PipelineChoice, class_for_task, refuse_loras, refuse_scheduler
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
-from tokenring_xdit.pipelines.flux import FluxModel
+from tokenring_xdit.pipelines.flux import FluxModel, KontextModel
 from tokenring_xdit.pipelines.model import EMBEDDED, Model, read_model_file
 from tokenring_xdit.pipelines.random_flux import RandomFlux, is_random
 from tokenring_xdit.pipelines.signatures import pipeline_class
@@ -21,6 +21,9 @@ _FLUX = "FluxPipeline"
 
 _SIZED = frozenset({_FLUX, "FluxImg2ImgPipeline", "FluxInpaintPipeline"})
 """Pipelines that take every Flux for one of 1024 pixels."""
+
+_SCALED = frozenset({"FluxKontextPipeline", "FluxKontextInpaintPipeline"})
+"""Pipelines that scale whatever size they are given to a number of pixels."""
 
 
 def find_model(name: str, task: str | None = None) -> Model:
@@ -38,7 +41,8 @@ def find_model(name: str, task: str | None = None) -> Model:
     kind = pipeline_class_of(name, task)
     if is_random(name):
         return RandomFlux.parse(name).model()
-    return (FluxModel if kind in _SIZED else Model).find(_resolved(name))
+    known: type[Model] = FluxModel if kind in _SIZED else KontextModel if kind in _SCALED else Model
+    return known.find(_resolved(name))
 
 
 def pipeline_class_of(name: str, task: str | None = None) -> str:

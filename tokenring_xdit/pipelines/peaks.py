@@ -91,10 +91,26 @@ def _give_back() -> None:
 
 def _left_in_group(otherwise: int) -> int:
     try:
-        most = (_GROUP / "memory.max").read_text().strip()
-        return max(0, int(most) - int((_GROUP / "memory.current").read_text()))
+        most, taken = (int((_GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
     except (OSError, ValueError):  # there is no limit, or no such file
         return otherwise
+    return min(most, max(0, most - taken) + _unused_cache())
+
+
+def _unused_cache() -> int:
+    """Bytes of files that a container's limit counts, and that the system drops where memory is wanted.
+
+    Those that processes have mapped are left out: weights, say, which would have to be read again at once.
+    """
+    try:
+        found = dict(re.findall(r"^(\w+) ([0-9]+)$", (_GROUP / "memory.stat").read_text(), re.MULTILINE))
+    except OSError:
+        return 0
+    cached, mapped, shared = (
+        sum(int(found.get(name, 0)) for name in names)
+        for names in (("active_file", "inactive_file"), ("file_mapped",), ("shmem",))
+    )
+    return max(0, cached - max(0, mapped - shared))  # memory that processes share may be mapped, and is no cache
 
 
 def _kilobytes(file: Path, name: str) -> int | None:

@@ -25,7 +25,7 @@ from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of, refu
 from tokenring_xdit.pipelines.messages import MemoryUse, Served, ServeRequest, Setup, Step, StepDone
 from tokenring_xdit.pipelines.options import is_whole, shortly
 from tokenring_xdit.pipelines.pictures import PICTURES
-from tokenring_xdit.pipelines.places import place_for
+from tokenring_xdit.pipelines.places import name_on_ranks, place_for
 from tokenring_xdit.pipelines.replicas import ReplicaShare
 from tokenring_xdit.pipelines.request import Request, call_arguments, packed, pipeline_class
 
@@ -59,7 +59,8 @@ class Pictures:
     ) -> None:
         self._degrees = dims
         backend = AttentionBackend.parse(attention_backend)
-        backend.refuse_missing()
+        if ray is None:  # else the ranks say what their machines lack
+            backend.refuse_missing()
         if not is_whole(data_parallel_degree) or data_parallel_degree < 1:
             raise ConfigurationError(
                 f"data_parallel_degree is {data_parallel_degree!r}; it has to be a whole number of at least 1"
@@ -73,7 +74,7 @@ class Pictures:
             raise ConfigurationError(f"cuda_graphs is {cuda_graphs!r}; it has to be True or False")
         if cuda_graphs and self._degrees.ranks == 1:
             raise ConfigurationError(GRAPHS_NEED_RANKS)
-        if cuda_graphs:
+        if cuda_graphs and ray is None:
             refuse_without_cuda("cuda_graphs=True")
         self._class = pipeline_class(pipeline_class_of(model, choice.task))
         self._model = find_model(model, choice.task)
@@ -95,14 +96,15 @@ class Pictures:
             worlds=data_parallel_degree,
             ulysses=self._degrees.ulysses,
         )
+        loras = tuple(replace(lora, path=name_on_ranks(lora.path, ray)) for lora in choice.loras)
         setup = Setup(
-            model=self._model.name,
+            model=name_on_ranks(self._model.name, ray),
             dtype=usual if said is None else said,
             dims=self._degrees,
             attention_backend=backend.value,
             timeout=2 * timeout,  # longer than this process waits, which can say more
             cuda_graphs=cuda_graphs,
-            choice=choice,
+            choice=replace(choice, loras=loras),
         )
         self.last_seed: int | None = None
         self.largest_side = largest_side

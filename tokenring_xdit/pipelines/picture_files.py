@@ -9,7 +9,7 @@ from PIL import Image
 
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.messages import one_line, shown
-from tokenring_xdit.pipelines.pictures import read_picture
+from tokenring_xdit.pipelines.pictures import read_picture, refuse_mode
 
 __all__ = ["GREY", "is_url", "read_files"]
 
@@ -43,7 +43,8 @@ def _read(name: str, file: str, fetch: bool) -> Image.Image:
     from diffusers.utils import load_image
 
     try:
-        picture: Image.Image = load_image(file)
+        picture: Image.Image = load_image(file, convert_method=lambda fetched: fetched)
     except Exception as error:  # of requests, urllib3 or Pillow
         raise ConfigurationError(f"{name}: {shown(file)} cannot be fetched: {one_line(str(error))}") from error
-    return picture
+    refuse_mode(name, picture)
+    return picture.convert("RGB")

@@ -10,11 +10,9 @@ import torch
 from PIL import Image
 
 from tokenring_xdit.pipelines.options import is_number, is_whole, shortly
-from tokenring_xdit.pipelines.pictures import PICTURES
+from tokenring_xdit.pipelines.pictures import MODES, PICTURES
 
 __all__ = ["check_adapter", "check_pictures", "check_strength", "steps_taken"]
-
-_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 
 _MOST = 64
 """Pictures of an option: more are a slip of the finger."""
@@ -56,7 +54,7 @@ def check_pictures(
     for each in pictures:
         if isinstance(each, Image.Image) and max(each.size) > largest_side:
             yield f"{name} has {each.width} x {each.height} pixels, and {largest_side} are the most on a side"
-        elif isinstance(each, Image.Image) and each.mode not in _MODES:
+        elif isinstance(each, Image.Image) and each.mode not in MODES:
             yield f"{name} is a picture of the mode {each.mode}; convert it to RGB"
         elif isinstance(each, Image.Image) and not each.width * each.height:
             yield f"{name} is a picture without pixels"

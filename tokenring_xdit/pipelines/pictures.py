@@ -14,13 +14,25 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.messages import one_line, shown
 
-__all__ = ["MASKS", "PICTURES", "PackedPicture", "packed_options", "read_picture", "unpacked_options"]
+__all__ = [
+    "MASKS",
+    "MODES",
+    "PICTURES",
+    "PackedPicture",
+    "packed_options",
+    "read_picture",
+    "refuse_mode",
+    "unpacked_options",
+]
 
 MASKS = frozenset({"mask_image", "control_mask"})
 """Arguments of pipelines that are pictures of one channel."""
 
 PICTURES = MASKS | {"image", "control_image", "image_reference", "last_image", "reference_images"}
 """Arguments of pipelines that are pictures."""
+
+MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
+"""Of Pillow, that RGB has room for; 16 bits of grey are clipped at 255, so that they turn white."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,7 @@ def read_picture(
         formats: That it may have, as Pillow names them; any that Pillow knows by default.
 
     Raises:
-        ConfigurationError: It is no picture, a damaged one, of another format, or too large.
+        ConfigurationError: It is no picture, a damaged one, of another format or mode, or too large.
     """
     kinds = "" if formats is None else f" in {', '.join(formats[:-1])} or {formats[-1]}"
     try:
@@ -85,8 +97,10 @@ def read_picture(
                 pixels = picture.width * picture.height
                 if most is not None and pixels > most:
                     raise ConfigurationError(f"{name}: the picture has {pixels} pixels, and {most} are the most")
-                if getattr(picture, "n_frames", 1) > 1:
+                # of a photograph with others inside, such as a small copy of itself, the first one is meant
+                if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
                     raise ConfigurationError(f"{name}: has {picture.n_frames} frames, and one picture is wanted")
+                refuse_mode(name, picture)
                 picture.load()
                 turned: Image.Image | None = ImageOps.exif_transpose(picture)
                 return picture if turned is None else turned
@@ -98,6 +112,22 @@ def read_picture(
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or one_line(str(error)) or "it is damaged"
         raise ConfigurationError(f"{name}: the picture {_of(source)}cannot be read: {reason}") from error
+
+
+def refuse_mode(name: str, picture: Image.Image) -> None:
+    """Refuse a picture that changes as it is converted to RGB.
+
+    Args:
+        name: What messages call it.
+        picture: Of any mode.
+
+    Raises:
+        ConfigurationError: It does.
+    """
+    if picture.mode not in MODES:
+        raise ConfigurationError(
+            f"{name}: is a picture of the mode {picture.mode}, which RGB has no room for; convert it to RGB first"
+        )
 
 
 def _of(source: Path | IO[bytes]) -> str:

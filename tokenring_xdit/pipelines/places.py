@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from tokenring_xdit.devices import default_dtype, refuse_missing_gpus
@@ -11,7 +12,7 @@ from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.pipelines.replicas import LocalPlace
 from tokenring_xdit.workers.starting import WorldPlace
 
-__all__ = ["place_for"]
+__all__ = ["name_on_ranks", "place_for"]
 
 
 def place_for(ray: Any, module: str, *, ranks: int, worlds: int = 1, ulysses: int = 1) -> tuple[WorldPlace, DtypeName]:
@@ -40,3 +41,14 @@ def place_for(ray: Any, module: str, *, ranks: int, worlds: int = 1, ulysses: in
 
     cluster = RayCluster(ray, module, ranks=ranks, worlds=worlds, ulysses=ulysses)
     return cluster, "bfloat16" if cluster.gpus else "float32"
+
+
+def name_on_ranks(name: str, ray: Any) -> str:
+    """A model's or LoRA's name for ranks; those of Ray have other directories, where it might be one of the hub.
+
+    Args:
+        name: Folder, file or hub name.
+        ray: As for :func:`place_for`.
+    """
+    path = Path(name)
+    return str(path.absolute()) if ray is not None and path.exists() else name

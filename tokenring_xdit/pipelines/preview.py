@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from tokenring_xdit.hosts.models import pipeline_named
-from tokenring_xdit.pipelines.flux import decoded, unpacked
+from tokenring_xdit.pipelines.flux import decoded, has_size, unpacked
 from tokenring_xdit.sizes import PictureSize
 
 __all__ = ["Preview"]
@@ -56,6 +56,8 @@ class Preview:
         latents = self._expected()
         if latents is None or (latents.ndim != 4 and not self._packed):
             return None
+        if self._packed and not has_size(self._pipe, latents, self._size):
+            return None  # the pipeline has chosen another size
         if self._packed:
             latents = unpacked(self._pipe, latents, self._size)
         picture: Image.Image = decoded(self._pipe, latents, "pil")[0]

@@ -21,7 +21,7 @@ from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.engine_ranks import EngineRanks, Turn, checked_timeout
 from tokenring_xdit.pipelines.options import is_whole, shortly
 from tokenring_xdit.pipelines.pending import PendingReply, Pieces, Reply, in_thread
-from tokenring_xdit.pipelines.places import place_for
+from tokenring_xdit.pipelines.places import name_on_ranks, place_for
 from tokenring_xdit.pipelines.request import DRAWN_SEEDS, LARGEST_SEED
 from tokenring_xdit.pipelines.text_models import refuse_model
 from tokenring_xdit.pipelines.text_options import TextOptions
@@ -67,7 +67,7 @@ class Texts:
         said = None if dtype is None else parse_dtype(dtype)
         place, usual = place_for(ray, "tokenring_xdit.pipelines.text_orders", ranks=dims.ranks)
         setup = LoadText(
-            model=model,
+            model=name_on_ranks(model, ray),
             dtype=usual if said is None else said,
             timeout=2 * timeout,  # longer than this process waits, which can say more
             limit=tokens_per_rank,

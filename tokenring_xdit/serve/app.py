@@ -49,7 +49,9 @@ _UNREADY: dict[int | str, dict[str, Any]] = {503: {"description": "Not now, and 
 _PLAIN = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def application(intake: Intake, key: str | None, store: VideoStore | None = None, *, page: bool = False) -> FastAPI:
+def application(
+    intake: Intake, key: str | None, store: VideoStore | None = None, *, page: bool = False, host: str | None = None
+) -> FastAPI:
     """All routes of a server.
 
     Args:
@@ -57,6 +59,7 @@ def application(intake: Intake, key: str | None, store: VideoStore | None = None
         key: What clients have to say; ``None`` where they need not.
         store: Where videos are kept, for a model that makes them.
         page: Whether there is a page for the browser.
+        host: Name of the server, by which it is asked where there is no key, beside its addresses.
     """
     app = FastAPI(title="tokenring-xdit", version=__version__, description="A model, by OpenAI's protocol.")
     app.include_router(_health(intake))
@@ -76,6 +79,7 @@ def application(intake: Intake, key: str | None, store: VideoStore | None = None
         most=limits.body,
         more={EDITS: max(limits.upload, limits.body)},
         open_paths=OPEN | PAGE_PATHS if page else OPEN,
+        host=host,
     )
     _answer_errors(app, intake)
     app.openapi = lambda: _described(app)

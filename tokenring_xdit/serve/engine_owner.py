@@ -81,6 +81,7 @@ class EngineOwner:
         runner: What the engine is used for.
         observer: Is told what happens.
         on_broken: Called where no engine can be made, or the server cannot go on.
+        prepare: What is done with the engine before anybody is served; where it fails, the engine is closed.
 
     Attributes:
         engine: The engine, once it has loaded.
@@ -97,13 +98,14 @@ class EngineOwner:
         runner: JobRunner,
         observer: JobObserver,
         on_broken: Callable[[], object] = lambda: None,
+        prepare: Callable[[Engine], object] = lambda engine: None,
     ) -> None:
         self.engine: Engine | None = None
         self.running: Job | None = None
         self.state, self.reason = ServiceState.LOADING, "the ranks load the model"
         self.error: Exception | None = None
         self._make, self._queue, self._runner = make, queue, runner
-        self._observer, self._on_broken = observer, on_broken
+        self._observer, self._on_broken, self._prepare = observer, on_broken, prepare
         self._watch: RankWatch | None = None
         self._most_silence = 0.0
         self._changing = threading.Lock()
@@ -150,13 +152,28 @@ class EngineOwner:
             self.refuse_unready()
             entered = self._queue.enter(job)
         if not entered:
-            wait = self.seconds_left(self.running) if self.running is not None else None
-            raise UnavailableError(
-                f"{self._queue.most} requests wait already, which is as many as may: ask again later",
-                status=429,
-                code="queue_full",
-                retry_after=_UNKNOWN_WAIT if wait is None else wait,
-            )
+            raise self._full()
+
+    def refuse_full(self, coming: int) -> None:
+        """Refuse a request before it is read, where it would find no place.
+
+        Args:
+            coming: Others that are being read: so many that one may be served, and the rest wait.
+
+        Raises:
+            UnavailableError: The queue is full, or so many are coming.
+        """
+        if len(self._queue) >= self._queue.most or coming > self._queue.most:
+            raise self._full()
+
+    def _full(self) -> UnavailableError:
+        wait = self.seconds_left(self.running) if self.running is not None else None
+        return UnavailableError(
+            f"{self._queue.most} requests wait already, which is as many as may: ask again later",
+            status=429,
+            code="queue_full",
+            retry_after=_UNKNOWN_WAIT if wait is None else wait,
+        )
 
     def cancel(self, job: Job, why: Exception) -> None:
         """Give a job up: at once where it waits, at its next step where it is served."""
@@ -202,8 +219,12 @@ class EngineOwner:
 
     def _run(self) -> None:
         try:
-            self.engine = self._make()
+            self.engine = self._make()  # from here on stop() closes it
+            if not self._stopping.is_set():
+                self._prepare(self.engine)
         except Exception as error:
+            if self.engine is not None:
+                self.engine.close()
             if not self._stopping.is_set():  # else it was given up
                 self._break("the ranks could not load the model", error)
             return

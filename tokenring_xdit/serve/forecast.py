@@ -8,6 +8,8 @@ import statistics
 import threading
 from collections import deque
 
+from tokenring_xdit.serve.jobs import NO_INPUTS, InputPictures
+
 __all__ = ["Forecast", "hang_limit"]
 
 _REMEMBERED = 9
@@ -29,37 +31,39 @@ class Forecast:
 
     Between two sizes that were served time is taken for a power of the pixels; beyond the largest the last exponent is
     taken, but at least 1; below the smallest nothing is taken off beyond it. No pixels stand for a
-    size that is not known, of which nothing is. Any thread may ask.
+    size that is not known, of which nothing is. Requests that look at other pictures
+    (:class:`~tokenring_xdit.serve.jobs.InputPictures`) say nothing of each other. Any thread may ask.
     """
 
     def __init__(self) -> None:
-        self._steps = _Curve()
-        self._rest = _Curve()
+        self._steps: dict[InputPictures, _Curve] = {}
+        self._rest: dict[InputPictures, _Curve] = {}
 
-    def learn(self, pixels: int, step_seconds: float, rest_seconds: float) -> None:
+    def learn(self, pixels: int, step_seconds: float, rest_seconds: float, inputs: InputPictures = NO_INPUTS) -> None:
         """Take note of a request that was served.
 
         Args:
             pixels: Width times height times pictures that were made together.
             step_seconds: Of one denoising step.
             rest_seconds: Of everything else: reading the prompt, decoding, the way back.
+            inputs: What it looked at.
         """
-        self._steps.learn(pixels, step_seconds)
-        self._rest.learn(pixels, max(rest_seconds, 0.0))
+        self._steps.setdefault(inputs, _Curve()).learn(pixels, step_seconds)
+        self._rest.setdefault(inputs, _Curve()).learn(pixels, max(rest_seconds, 0.0))
 
-    def step_seconds(self, pixels: int) -> float | None:
+    def step_seconds(self, pixels: int, inputs: InputPictures = NO_INPUTS) -> float | None:
         """Seconds of one denoising step; ``None`` before anything was served."""
-        return self._steps.at(pixels)
+        return self._steps.get(inputs, _Curve()).at(pixels)
 
-    def seconds(self, pixels: int, steps: int) -> float | None:
+    def seconds(self, pixels: int, steps: int, inputs: InputPictures = NO_INPUTS) -> float | None:
         """Seconds of a request that is alone; ``None`` before anything was served."""
-        step, rest = self._steps.at(pixels), self._rest.at(pixels)
+        step, rest = self.step_seconds(pixels, inputs), self._rest.get(inputs, _Curve()).at(pixels)
         return None if step is None or rest is None else steps * step + rest
 
-    def longest_silence(self, pixels: int) -> float | None:
+    def longest_silence(self, pixels: int, inputs: InputPictures = NO_INPUTS) -> float | None:
         """Seconds that ranks are expected to say nothing for, at most; ``None`` far beyond what was served."""
-        step, rest = self._steps.at(pixels), self._rest.at(pixels)
-        return None if step is None or rest is None or pixels > _FAR * self._steps.largest else step + rest
+        longest = self.seconds(pixels, 1, inputs)
+        return None if longest is None or pixels > _FAR * self._steps[inputs].largest else longest
 
 
 def hang_limit(silence: float | None, most: float) -> float:

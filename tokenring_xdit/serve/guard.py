@@ -1,4 +1,4 @@
-"""What stands before every request: the key, and how large a body may be."""
+"""What stands before every request: the key, or else no page of another site, and how large a body may be."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from tokenring_xdit.serve.answers import answered
 from tokenring_xdit.serve.errors import RefusedError
+from tokenring_xdit.serve.origins import refuse_foreign
 
 __all__ = ["OPEN", "Guard"]
 
@@ -30,6 +31,7 @@ class Guard:
         most: Bytes of a body.
         more: The same of paths that take more.
         open_paths: Paths that need no key.
+        host: Name of the server, by which it is asked where there is no key, beside its addresses.
     """
 
     def __init__(
@@ -39,8 +41,10 @@ class Guard:
         most: int,
         more: Mapping[str, int] | None = None,
         open_paths: Collection[str] = OPEN,
+        host: str | None = None,
     ) -> None:
         self._app, self._most, self._more, self._open = app, most, more or {}, open_paths
+        self._host = host
         self._expected = None if key is None else _digest(key.encode())
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -49,6 +53,11 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
+        try:
+            self._refuse_foreign(scope, headers)
+        except RefusedError as foreign:
+            await answered(foreign)(scope, receive, send)
+            return
         if not self._may_enter(scope["path"], headers.get(b"authorization", b"")):
             error = RefusedError(
                 "this server needs its key, as 'Authorization: Bearer KEY'", status=401, code="invalid_api_key"
@@ -59,6 +68,10 @@ class Guard:
             await self._within_limits(scope, headers, receive, send)
         except _TooLarge:
             await answered(_too_large(self._most_of(scope)))(scope, receive, send)
+
+    def _refuse_foreign(self, scope: Message, headers: dict[bytes, bytes]) -> None:
+        if self._expected is None and scope["path"] not in OPEN:
+            refuse_foreign(scope["method"], headers, self._host)
 
     def _may_enter(self, path: str, said: bytes) -> bool:
         if self._expected is None or path in self._open:

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
@@ -54,6 +56,9 @@ _SAID = {
 
 _BEST = 100
 
+_DECODED = 2
+"""Requests whose pictures are decoded at once: each takes a core, and memory of what --max-pixels allows."""
+
 
 @dataclass(frozen=True)
 class _Form:
@@ -78,6 +83,7 @@ def image_routes(intake: Intake, parser: PictureParser) -> APIRouter:
         parser: Where they are checked.
     """
     routes = APIRouter(tags=["images"])
+    decoding = CapacityLimiter(_DECODED)  # threads of its own, so that /metrics and cancelling wait for none
 
     @routes.post("/v1/images/generations", responses={200: {"content": {"text/event-stream": {}}}})
     async def generations(body: GenerationBody, request: Request) -> Response:
@@ -89,10 +95,10 @@ def image_routes(intake: Intake, parser: PictureParser) -> APIRouter:
         """Draw pictures anew, for models that take them: all of them, or where a mask is transparent."""
         try:
             parser.refuse_edits()
-            intake.owner.refuse_unready()  # before anything large is read
-            fields, files = await read_files(request, _FILES, MOST_PICTURES + 1)
-            body = EditBody.model_validate(fields, strict=False)
-            uploads = await run_in_threadpool(Uploads.read, files, parser.limits.pixels)
+            with intake.uploading():  # refuses before anything large is read
+                fields, files = await read_files(request, _FILES, MOST_PICTURES + 1)
+                body = EditBody.model_validate(fields, strict=False)
+                uploads = await run_sync(Uploads.read, files, parser.limits.pixels, limiter=decoding)
         except TokenRingError:
             intake.meters.refused("image")
             raise

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -49,6 +50,22 @@ class Intake:
     ) -> None:
         self.parser, self.owner, self.meters = parser, owner, meters
         self.registry, self.started = JobRegistry(held=held), int(time.time())
+        self._uploads = 0
+
+    @contextmanager
+    def uploading(self) -> Iterator[None]:
+        """Read what a request brings.
+
+        Raises:
+            UnavailableError: Nobody can serve it now, or it would find no place in the queue.
+        """
+        self.owner.refuse_unready()
+        self.owner.refuse_full(self._uploads)
+        self._uploads += 1
+        try:
+            yield
+        finally:
+            self._uploads -= 1
 
     async def accept(
         self, kind: str, order: Callable[[], Order], tell: Callable[[Event], None], request: Request

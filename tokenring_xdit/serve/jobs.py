@@ -12,8 +12,10 @@ from typing import Any
 from tokenring_xdit.errors import CancelledError
 
 __all__ = [
+    "NO_INPUTS",
     "Began",
     "Event",
+    "InputPictures",
     "Job",
     "JobEnded",
     "JobStatus",
@@ -64,6 +66,22 @@ class Order:
 
 
 @dataclass(frozen=True)
+class InputPictures:
+    """Pictures that a request looks at, as far as they decide its time and memory.
+
+    Attributes:
+        count: How many.
+        size: Binary digits of their pixels together; 0 where the model scales them to what it makes.
+    """
+
+    count: int = 0
+    size: int = 0
+
+
+NO_INPUTS = InputPictures()
+
+
+@dataclass(frozen=True)
 class PictureOrder(Order):
     """Pictures, or a video; the seeds of those after the first are the numbers that follow.
 
@@ -79,6 +97,7 @@ class PictureOrder(Order):
         fps: Frames of it in a second.
         stored: Whether a video is kept on the store, instead of being handed out at once.
         previews: How many pictures of what is being made are wanted on the way.
+        inputs: Pictures that it looks at.
         arguments: Of :meth:`tokenring_xdit.Engine.generate`, beside the prompt and the seed.
     """
 
@@ -92,6 +111,7 @@ class PictureOrder(Order):
     fps: int = 1
     stored: bool = False
     previews: int = 0
+    inputs: InputPictures = NO_INPUTS
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -12,6 +12,7 @@ from itertools import combinations
 import numpy as np
 
 from tokenring_xdit.pipelines.messages import MemoryUse
+from tokenring_xdit.serve.jobs import NO_INPUTS, InputPictures
 
 __all__ = ["MemoryForecast"]
 
@@ -24,7 +25,11 @@ _FAR = 4
 """Times the pixels of the largest request that was served, beyond which only half of what is guessed counts."""
 
 _STALE = 600.0
-"""Seconds after which what ranks said of this machine's memory refuses nothing any more: others may have left it."""
+"""Seconds after which what ranks said of this machine's memory refuses nothing any more: others may have left it.
+
+Also those after which a request that was served, and needed more than is free now, is forgotten: as long as it is
+known, its size is refused, and nothing new is learned of it.
+"""
 
 _ENOUGH = 4
 """Sizes from which on more than a line is seen in them."""
@@ -34,7 +39,8 @@ class MemoryForecast:
     """Bytes of a rank beyond its model, by pixels that are made together.
 
     Between two sizes that were served it is a line; outside of them a sum of what is the same for all, what grows with
-    the pixels and, from four sizes on, with their square, none of which is negative. Any thread may ask.
+    the pixels and, from four sizes on, with their square, none of which is negative. Requests that look at other
+    pictures (:class:`~tokenring_xdit.serve.jobs.InputPictures`) say nothing of each other. Any thread may ask.
 
     Args:
         limit: Bytes that a rank may hold, its model included; ``None`` for what its GPU or machine has.
@@ -49,39 +55,41 @@ class MemoryForecast:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limit, self._tell, self._clock = limit, tell, clock
-        self._seen: dict[int, deque[int]] = {}
+        self._seen: dict[InputPictures, dict[int, deque[tuple[int, float]]]] = {}
         self._free: int | None = None
         self._told = 0.0
         self._changing = threading.Lock()
 
-    def learn(self, pixels: int, ranks: Sequence[MemoryUse]) -> None:
+    def learn(self, pixels: int, ranks: Sequence[MemoryUse], inputs: InputPictures = NO_INPUTS) -> None:
         """Take note of a request that was served.
 
         Args:
             pixels: Width times height times frames and pictures that were made together.
             ranks: What each of them held; none where that could not be measured.
+            inputs: What it looked at.
         """
         if pixels < 1 or not ranks:
             return
-        expected, model = self.needed(pixels), max(use.model for use in ranks)
+        expected, model = self.needed(pixels, inputs), max(use.model for use in ranks)
         needed = max(1, *(use.peak - use.model for use in ranks))
         if expected is not None:
             self._tell((model + needed) / (model + expected))
         with self._changing:
-            seen = {**self._seen, pixels: deque([*self._seen.get(pixels, ()), needed], maxlen=_REMEMBERED)}
+            before, self._told = self._seen.get(inputs, {}), self._clock()
+            latest = deque([*before.get(pixels, ()), (needed, self._told)], maxlen=_REMEMBERED)
+            seen = {**before, pixels: latest}
             while len(seen) > _MOST_SIZES:
                 seen.pop(next(iter(seen)))
-            self._seen = seen
-            self._told = self._clock()
+            self._seen = {**self._seen, inputs: seen}
             self._free = min(min(use.limit, self._limit or use.limit) - use.model for use in ranks)
 
-    def needed(self, pixels: int) -> float | None:
+    def needed(self, pixels: int, inputs: InputPictures = NO_INPUTS) -> float | None:
         """Bytes of the rank that needs most, beyond its model; ``None`` before anything was served."""
-        seen = self._seen
+        seen = self._known(inputs)
         sizes = sorted(seen)
         if not sizes or pixels < 1:
             return None
-        known = [float(max(seen[size])) for size in sizes]
+        known = [seen[size] for size in sizes]
         above = bisect.bisect_left(sizes, pixels)
         if 0 < above < len(sizes):
             return float(np.interp(pixels, sizes, known))
@@ -98,12 +106,22 @@ class MemoryForecast:
         stale = self._limit is None and self._clock() - self._told > _STALE
         return None if stale else self._free
 
-    def too_much(self, pixels: int) -> bool:
+    def too_much(self, pixels: int, inputs: InputPictures = NO_INPUTS) -> bool:
         """Whether it is known that a request does not fit: from two sizes on, and less surely far beyond them."""
-        needed, free, largest = self.needed(pixels), self.free(), max(self._seen, default=0)
-        if needed is None or free is None or (pixels > largest and len(self._seen) < 2):
+        needed, free, seen = self.needed(pixels, inputs), self.free(), self._known(inputs)
+        largest = max(seen, default=0)
+        if needed is None or free is None or (pixels > largest and len(seen) < 2):
             return False
         return needed * (0.5 if pixels > _FAR * largest else 1.0) > free
+
+    def _known(self, inputs: InputPictures) -> dict[int, float]:
+        """The most that each size needed, of what counts."""
+        free, since = self.free(), self._clock() - _STALE
+        counts = {
+            size: [needed for needed, when in latest if when >= since or free is None or needed <= free]
+            for size, latest in self._seen.get(inputs, {}).items()
+        }
+        return {size: float(max(needed)) for size, needed in counts.items() if needed}
 
 
 def _curve(sizes: Sequence[int], known: Sequence[float]) -> Callable[[float], float]:

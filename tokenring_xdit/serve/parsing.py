@@ -30,10 +30,10 @@ from tokenring_xdit.pipelines.signatures import needed_options, parameters_of
 from tokenring_xdit.serve.config import RequestLimits, ServeConfig, TextServeConfig, films, mask_keyword
 from tokenring_xdit.serve.engine_owner import EngineOwner
 from tokenring_xdit.serve.errors import RefusedError
-from tokenring_xdit.serve.jobs import PictureOrder
+from tokenring_xdit.serve.jobs import NO_INPUTS, InputPictures, PictureOrder
 from tokenring_xdit.serve.memory import MemoryForecast
 from tokenring_xdit.serve.schema import EditBody, GenerationBody, PromptBody, VideoBody
-from tokenring_xdit.serve.uploads import Uploads
+from tokenring_xdit.serve.uploads import MOST_PICTURES, Uploads
 from tokenring_xdit.sizes import PictureSize
 
 __all__ = ["PictureParser", "RequestParser", "first_of"]
@@ -134,13 +134,25 @@ class PictureParser(RequestParser[ServeConfig]):
             most["frames"] = self.limits.frames
         elif takes_picture(self.pipeline):
             most["upload_bytes"] = self.limits.upload
+            most["pictures"] = MOST_PICTURES if pipeline_named(self.pipeline.__name__).references else 1
         dims = self.config.degrees
         return {
             "kind": "video" if video else "image",
             "defaults": {"size": size, **defaults},
+            **({} if video else {"pictures": self._pictures()}),
             "limits": {**most, "n": 1 if video else 10, "body_bytes": self.limits.body, "waiting": self.limits.waiting},
             "ranks": {"tokenring": dims.tokenring, "ulysses": dims.ulysses, "schedule": dims.schedule},
         }
+
+    def _pictures(self) -> dict[str, Any]:
+        """Which pictures are needed, or taken, by the fields of an edit, and the strength where nothing is said."""
+        needed, mask = needed_options(self.pipeline), mask_keyword(self.pipeline)
+        names = {"image": image_keyword(self.pipeline), "mask": mask} if takes_picture(self.pipeline) else {}
+        found: dict[str, Any] = {
+            field: "needed" if name in needed else "taken" for field, name in names.items() if name is not None
+        }
+        strength = parameters_of(self.pipeline).get("strength") if found else None
+        return found if strength is None else {**found, "strength": first_of(self.config.strength, strength.default)}
 
     def picture(self, body: GenerationBody) -> PictureOrder:
         """The order of ``/v1/images/generations``.
@@ -175,7 +187,8 @@ class PictureParser(RequestParser[ServeConfig]):
         """
         name, mask = self.config.name, mask_keyword(self.pipeline)
         count = len(uploads.pictures)
-        if count > 1 and not pipeline_named(self.pipeline.__name__).references:
+        references = pipeline_named(self.pipeline.__name__).references
+        if count > 1 and not references:
             raise RefusedError(f"image: {count} pictures were sent, and '{name}' starts from one", "image")
         if uploads.mask is not None and mask is None:
             raise RefusedError(f"mask: '{name}' takes none: leave it out", "mask")
@@ -187,8 +200,10 @@ class PictureParser(RequestParser[ServeConfig]):
             **({} if mask is None or uploads.mask is None else {mask: uploads.mask}),
             **({} if strength is None else {"strength": strength}),
         }
+        pixels = sum(picture.width * picture.height for picture in uploads.pictures)
+        inputs = InputPictures(count, pixels.bit_length() if references else 0)
         pictures, previews = _drawn(body)
-        return self._order("image", body, pictures, previews, together=1, given=given)
+        return self._order("image", body, pictures, previews, together=1, given=given, inputs=inputs)
 
     def _steps(self, steps: int, strength: float | None) -> int:
         """How many of the steps are made."""
@@ -239,6 +254,7 @@ class PictureParser(RequestParser[ServeConfig]):
         fps: int = 1,
         together: int | None = None,
         given: Mapping[str, Any] | None = None,
+        inputs: InputPictures = NO_INPUTS,
         engine: Engine | None = None,
     ) -> PictureOrder:
         config = self.config
@@ -271,7 +287,8 @@ class PictureParser(RequestParser[ServeConfig]):
                 return True
             return False
 
-        self._refuse_too_large(PictureSize(width, height) if width and height else None, frames or 1, together, takes)
+        asked = PictureSize(width, height) if width and height else None
+        self._refuse_too_large(asked, frames or 1, together, inputs, takes)
         return PictureOrder(
             kind=kind,
             prompt=body.prompt,
@@ -284,6 +301,7 @@ class PictureParser(RequestParser[ServeConfig]):
             frames=frames or 1,
             fps=fps,
             previews=previews,
+            inputs=inputs,
             arguments={name: value for name, value in arguments.items() if value is not None},
         )
 
@@ -314,19 +332,24 @@ class PictureParser(RequestParser[ServeConfig]):
             )
 
     def _refuse_too_large(
-        self, size: PictureSize | None, frames: int, together: int, takes: Callable[[PictureSize], bool]
+        self,
+        size: PictureSize | None,
+        frames: int,
+        together: int,
+        inputs: InputPictures,
+        takes: Callable[[PictureSize], bool],
     ) -> None:
         """Refuse what needs more memory than is free, as far as that is known; ``takes`` says what the model takes."""
 
         def pixels(size: PictureSize) -> int:
             return size.width * size.height * frames * together
 
-        if size is None or not self._memory.too_much(pixels(size)):
+        if size is None or not self._memory.too_much(pixels(size), inputs):
             return
-        needed, free = self._memory.needed(pixels(size)) or 0.0, self._memory.free() or 0
+        needed, free = self._memory.needed(pixels(size), inputs) or 0.0, self._memory.free() or 0
         what = f"{together} pictures of {size} at once need" if together > 1 else f"{size} needs"
         what = f"{size} with {frames} frames needs" if frames > 1 else what
-        fits = (each for each in _smaller(size) if not self._memory.too_much(pixels(each)) and takes(each))
+        fits = (each for each in _smaller(size) if not self._memory.too_much(pixels(each), inputs) and takes(each))
         found = next(fits, None)
         raise RefusedError(
             f"size: {what} about {bytes_in_words(needed)} of a rank's memory, and {bytes_in_words(max(0, free))} are "

@@ -34,7 +34,7 @@ class PictureRunner:
         order, made = _of(job.order), list[Any]()
         for count in order.batches:
             pixels = count * order.pixels
-            engine.timeout = hang_limit(self._forecast.longest_silence(pixels), most_silence)
+            engine.timeout = hang_limit(self._forecast.longest_silence(pixels, order.inputs), most_silence)
             clock = _StepTimes(job, job.step, self._on_step)
             job.refuse_cancelled()
             made += engine.generate(
@@ -45,26 +45,33 @@ class PictureRunner:
                 progress=False,
                 **order.arguments,
             )
-            self._memory.learn(pixels, engine.memory)
+            self._memory.learn(pixels, engine.memory, order.inputs)
             if clock.step_seconds is not None and not order.previews:
                 rest = time.monotonic() - clock.began - order.steps * clock.step_seconds
-                self._forecast.learn(pixels, clock.step_seconds, rest)
+                self._forecast.learn(pixels, clock.step_seconds, rest, order.inputs)
         return made
 
     def warm_up(self, engine: Engine, orders: Sequence[PictureOrder]) -> None:
-        """Make what nobody asked for, each twice, to learn from it: the first one of a size allocates."""
-        for order in orders:
-            for _ in range(2):
-                self.make(engine, Job(order, lambda event: None), engine.timeout)
+        """Make what nobody asked for, each twice, to learn from it: the first one of a size allocates.
+
+        The engine keeps the timeout that it came with, as it is for loading as well.
+        """
+        most_silence = engine.timeout
+        try:
+            for order in orders:
+                for _ in range(2):
+                    self.make(engine, Job(order, lambda event: None), most_silence)
+        finally:
+            engine.timeout = most_silence
 
     def seconds(self, job: Job) -> float | None:
         """Seconds that are left, by the forecast."""
         order = _of(job.order)
-        parts = [self._forecast.seconds(count * order.pixels, order.steps) for count in order.batches]
+        parts = [self._forecast.seconds(count * order.pixels, order.steps, order.inputs) for count in order.batches]
         known = [part for part in parts if part is not None]
         if len(known) < len(parts):
             return None
-        step = self._forecast.step_seconds(order.batches[0] * order.pixels) or 0.0
+        step = self._forecast.step_seconds(order.batches[0] * order.pixels, order.inputs) or 0.0
         return max(0.0, sum(known) - job.step * step)
 
 

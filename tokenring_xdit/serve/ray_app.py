@@ -6,6 +6,7 @@ placement group. Ray Serve routes, restarts and adds replicas, as its file says.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Mapping
@@ -18,17 +19,21 @@ from ray.util import get_current_placement_group
 
 from tokenring_xdit.config import read_config
 from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.keys import KEY_VARIABLE, checked_key
 from tokenring_xdit.serve.config import AnyServeConfig, RequestLimits, ServeConfig, films, serve_schema, unserved
 from tokenring_xdit.serve.engine_owner import ServiceState
 from tokenring_xdit.serve.service import Service
 
 __all__ = ["ServiceReplica", "build", "deployed"]
 
-_KEY_VARIABLE = "TOKENRING_API_KEY"
+log = logging.getLogger(__name__)
+
 _ARGUMENTS = ("config", "model", "values", "timeout", "waiting")
 _TIMEOUT = 1800.0  # seconds
 _GRACE = 5.0  # seconds
 _LOOK = 0.1  # seconds
+_AT_ONCE = 4
+"""HTTP requests for each that may be served or wait: also cancelling, probes and metrics are to get through."""
 
 
 class ServiceReplica:
@@ -41,11 +46,14 @@ class ServiceReplica:
     """
 
     def __init__(self, config: AnyServeConfig, limits: RequestLimits, timeout: float) -> None:
+        key = checked_key(os.environ.get(KEY_VARIABLE))
+        if key is None:
+            log.warning("without %s on this node, whoever reaches its proxy may ask", KEY_VARIABLE)
         self._ended = threading.Event()
         self._service = Service(
             config,
             limits,
-            key=os.environ.get(_KEY_VARIABLE),
+            key=key,
             timeout=timeout,
             on_broken=self._ended.set,
             ray=get_current_placement_group(),
@@ -106,11 +114,13 @@ def deployed(arguments: Mapping[str, Any]) -> tuple[Any, AnyServeConfig, Request
         )
     unit = "GPU" if ray.cluster_resources().get("GPU", 0) >= 1 else "CPU"
     limits = RequestLimits(waiting=int(arguments.get("waiting", RequestLimits.waiting)))
+    most = _AT_ONCE * (limits.waiting + 1)  # the queue is bounded by the replica, which answers 429
     deployment = serve.deployment(serve.ingress()(ServiceReplica)).options(
         name=ServiceReplica.__name__,
         ray_actor_options={"num_cpus": 1},
         placement_group_bundles=[{"CPU": 1}, *[{unit: 1}] * config.degrees.ranks],
         placement_group_strategy="PACK",
-        max_ongoing_requests=limits.waiting + 1,
+        max_ongoing_requests=most,
+        max_queued_requests=most,
     )
     return deployment, config, limits, float(arguments.get("timeout", _TIMEOUT))

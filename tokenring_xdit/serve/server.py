@@ -52,7 +52,7 @@ def serve(
     """
     listening = _listen(host, port)
     with listening:
-        asyncio.run(_serve(config, limits, listening, key, timeout, grace, page))
+        asyncio.run(_serve(config, limits, listening, host, key, timeout, grace, page))
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -67,6 +67,7 @@ async def _serve(
     config: AnyServeConfig,
     limits: RequestLimits,
     listening: socket.socket,
+    named: str,
     key: str | None,
     timeout: float,
     grace: float,
@@ -77,7 +78,7 @@ async def _serve(
     def end() -> None:
         loop.call_soon_threadsafe(ended.set)
 
-    service = Service(config, limits, key=key, timeout=timeout, on_broken=end, page=page)
+    service = Service(config, limits, key=key, timeout=timeout, on_broken=end, page=page, host=named)
     for each in _SIGNALS:
         loop.add_signal_handler(each, end)
     server = _Server(

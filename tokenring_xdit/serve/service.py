@@ -36,6 +36,7 @@ class Service:
         ray: Where the ranks are, as :class:`~tokenring_xdit.pipelines.engine.Engine` takes it; by default what the
             config says.
         page: Whether there is a page for the browser.
+        host: Name of the server, by which it is asked where there is no key, beside its addresses.
 
     Attributes:
         owner: Owns the engine.
@@ -52,14 +53,16 @@ class Service:
         on_broken: Callable[[], object],
         ray: Any = None,
         page: bool = False,
+        host: str | None = None,
     ) -> None:
         def make() -> Engine:
             if isinstance(parser, TextParser):
                 parser.load()
-            engine = _engine(config, timeout, config.ray if ray is None else ray)
+            return _engine(config, timeout, config.ray if ray is None else ray)
+
+        def prepare(engine: Engine) -> None:
             if isinstance(parser, PictureParser):
                 drawing.warm_up(engine, parser.warm_ups(engine))
-            return engine
 
         queue = JobQueue(limits.waiting)
         text = isinstance(config, TextServeConfig)
@@ -67,11 +70,11 @@ class Service:
         meters = Meters(config.degrees, queue, "text" if text else "image" if store is None else "video")
         memory = MemoryForecast(config.memory_per_rank if isinstance(config, ServeConfig) else None, meters.memory)
         drawing = PictureRunner(Forecast(), meters.step, memory)
-        self.owner = EngineOwner(make, queue, _runner(text, meters, drawing, store), meters, on_broken)
+        self.owner = EngineOwner(make, queue, _runner(text, meters, drawing, store), meters, on_broken, prepare)
         meters.watch(self.owner)
         parser = _parser(config, limits, self.owner, memory)
         intake = Intake(parser, self.owner, meters, frozenset if store is None else store.names)
-        self.app = application(intake, key, store, page=page)
+        self.app = application(intake, key, store, page=page, host=host)
         self._store = store
 
     def start(self) -> None:

@@ -62,6 +62,12 @@ class Uploads:
         if len(masks) > 1:
             raise RefusedError("mask: is said twice", _MASK)
         mask = _alpha(_read(_MASK, masks[0], most), pictures[0].size) if masks else None
+        if mask is None and any(_is_transparent(picture) for picture in pictures):
+            raise RefusedError(
+                "image: has transparent parts, which RGB has no room for: fill them, and send what is to be drawn anew "
+                "as mask",
+                "image",
+            )
         return cls(tuple(picture.convert("RGB") for picture in pictures), mask)
 
 
@@ -79,8 +85,19 @@ def _alpha(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
     if mask.size != size:
         wanted = f"{size[0]}x{size[1]}"
         raise RefusedError(f"mask: has {mask.width}x{mask.height} pixels, and the picture has {wanted}", _MASK)
-    if "A" not in mask.getbands() and "transparency" not in mask.info:
+    if not _has_alpha(mask):
         raise RefusedError("mask: has no alpha, and what is transparent is drawn anew: send a PNG that has", _MASK)
-    alpha: Any = mask.convert("RGBA").getchannel("A")
-    inverted: Image.Image = alpha.point(lambda value: 255 - value)
+    inverted: Image.Image = _alpha_of(mask).point(lambda value: 255 - value)
     return inverted
+
+
+def _has_alpha(picture: Image.Image) -> bool:
+    return "A" in picture.getbands() or "transparency" in picture.info
+
+
+def _is_transparent(picture: Image.Image) -> bool:
+    return _has_alpha(picture) and _alpha_of(picture).getextrema()[0] < 255
+
+
+def _alpha_of(picture: Image.Image) -> Any:
+    return picture.convert("RGBA").getchannel("A")

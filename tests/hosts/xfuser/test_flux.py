@@ -57,7 +57,6 @@ def test_a_rank_may_hold_nothing_but_padding(ranks: RankPool, pipeline: str, tex
     assert worst(ranks, case) <= TOLERANCE
 
 
-@pytest.mark.smoke
 def test_sizes_change_in_one_process(ranks: RankPool) -> None:
     """The second size differs from the first in the padding of the last rank only."""
     assert max(ranks.run(4, jobs.errors_of_two_sizes, timeout=300)) <= TOLERANCE

@@ -25,7 +25,7 @@ from tests.hosts.xfuser.matrix import (
 )
 from tests.hosts.xfuser.uses import page as uses_page
 from tests.support.families import ALL_FAMILIES, FAMILIES, Family
-from tests.support.overview import with_overview
+from tests.support.overview import DOCS, with_overview
 from tests.support.ranks import RankFailure, RankPool
 from tests.support.reference import relative_error
 from tokenring_xdit.errors import UnsupportedError
@@ -43,19 +43,32 @@ ALL = [
 @pytest.fixture(scope="module")
 def outcomes(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str], Outcome]]:
     """What the tests of this module found; written to ``--support`` after a run that passed and left nothing out."""
+    target = request.config.getoption("--support")
+    diffusers = (DOCS / "diffusers.md").read_text()
     found: dict[tuple[str, str], Outcome] = {}
     yield found
-    target = request.config.getoption("--support")
     if target is not None:
         missing = [parameters.id for parameters in ALL if tuple(parameters.values[:2]) not in found]
         if missing:
             pytest.fail(f"{target} was not written: these did not run or failed: {', '.join(map(str, missing))}")
-        file = Path(target)
-        _, heading, rest = (
-            file.read_text().partition(f"\n{uses_page.HEADINGS['xfuser']}\n") if file.exists() else ("", "", "")
-        )
-        diffusers = (file.parent / "diffusers.md").read_text()
-        file.write_text(with_overview(page(found) + heading + rest, diffusers))
+        write(Path(target), found, diffusers)
+
+
+def write(file: Path, found: dict[tuple[str, str], Outcome], diffusers: str) -> None:
+    """Write the support matrix; what the file says of uses stays."""
+    _, heading, rest = (
+        file.read_text().partition(f"\n{uses_page.HEADINGS['xfuser']}\n") if file.exists() else ("", "", "")
+    )
+    file.write_text(with_overview(page(found) + heading + rest, diffusers))
+
+
+def test_the_page_may_be_written_anywhere(tmp_path: Path) -> None:
+    """Also where no page of the diffusers host lies beside it."""
+    found = {(family, column): Outcome(1e-6) for family, column, _ in cases()}
+    write(tmp_path / "new.md", found, (DOCS / "diffusers.md").read_text())
+    text = (tmp_path / "new.md").read_text()
+    assert text.startswith((DOCS / "support.md").read_text().partition("\n<!-- overview -->")[0])
+    assert "| FLUX.1 | 1.0e-06 |" in text
 
 
 @pytest.mark.parametrize(("family", "column", "case"), ALL)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.scripts.support import TOPOLOGIES
+from tokenring_xdit import Engine
+from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.pipelines.places import name_on_ranks
 from tokenring_xdit.topology.nvidia import best_order, parse
-from tokenring_xdit.workers.on_ray.seats import Seat, carried_over, in_order, interface_of, variables
+from tokenring_xdit.workers.on_ray.seats import Seat, carried_over, in_order, inherited, interface_of, variables
 
 
 def test_ranks_are_node_by_node_and_the_fullest_node_first() -> None:
@@ -51,6 +56,24 @@ def test_keys_and_what_is_of_one_process_stay_at_home() -> None:
         "RAY_ADDRESS": "auto",
     }
     assert sorted(carried_over(said)) == ["HF_HOME", "NCCL_DEBUG", "TOKENRING_LIVENESS_LIMIT"]
+    assert sorted(said.keys() - inherited(said).keys()) == ["RAY_ADDRESS", "TOKENRING_API_KEY"]
+
+
+def test_folders_and_files_are_named_so_that_ranks_elsewhere_find_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loras").mkdir()
+    (tmp_path / "loras/style.safetensors").touch()
+    assert name_on_ranks("loras/style.safetensors", "auto") == str(tmp_path / "loras/style.safetensors")
+    assert name_on_ranks("loras/style.safetensors", None) == "loras/style.safetensors"
+    assert name_on_ranks("black-forest-labs/FLUX.1-dev", "auto") == "black-forest-labs/FLUX.1-dev"
+
+
+def test_what_only_the_nodes_have_is_not_missed_here() -> None:
+    for options in ({"attention_backend": "flash"}, {"cuda_graphs": True}):
+        with pytest.raises(ConfigurationError, match="ray is 3"):
+            Engine("embedded", tokenring_degree=2, ray=3, **options)  # type: ignore[arg-type]
 
 
 def test_the_interface_of_an_address() -> None:

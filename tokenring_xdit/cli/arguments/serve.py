@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-__all__ = ["KEY_VARIABLE", "add_parser"]
+from tokenring_xdit.keys import KEY_VARIABLE
 
-KEY_VARIABLE = "TOKENRING_API_KEY"
-"""Environment variable: the key, which other users of the machine do not see there."""
+__all__ = ["add_parser"]
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -33,11 +33,13 @@ export async function ask(path, { method = "GET", body, name, signal } = {}) {
   const headers = {};
   const key = sessionStorage.getItem(KEPT);
   if (key) headers.Authorization = "Bearer " + String.fromCharCode(...new TextEncoder().encode(key));
-  if (body !== undefined) headers["Content-Type"] = "application/json";
+  const form = body instanceof FormData; // of which the browser says the type itself
+  if (body !== undefined && !form) headers["Content-Type"] = "application/json";
   if (name) headers["X-Request-Id"] = name;
   let response;
   try {
-    response = await fetch(path, { method, headers, body: body && JSON.stringify(body), signal, cache: "no-store" });
+    const content = form ? body : body && JSON.stringify(body);
+    response = await fetch(path, { method, headers, body: content, signal, cache: "no-store" });
   } catch (error) {
     throw error.name === "AbortError" ? error : new Refusal(0, { message: "The server does not answer." });
   }

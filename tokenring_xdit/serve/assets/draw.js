@@ -10,13 +10,15 @@ const EVERY = 500; // previews, as many as may be asked for: after each step
 export function drawing(model) {
   const form = find("order");
   const film = model.kind === "video";
+  const taken = { ...model.defaults, ...model.pictures };
+  find("image").multiple = model.limits.pictures > 1;
   find("begin").textContent = film ? "Film" : "Draw";
   for (const field of form.querySelectorAll(".field")) {
     const { field: name } = field.dataset;
     if (name === "partial_images") field.hidden = film;
     else if (!["prompt", "seed"].includes(name)) {
-      field.hidden = !(name in model.defaults);
-      field.querySelector("input").placeholder = model.defaults[name] ?? "";
+      field.hidden = !(name in taken);
+      field.querySelector("input").placeholder = taken[name] ?? "";
     }
   }
   attend(form);
@@ -25,14 +27,15 @@ export function drawing(model) {
     forgive(form);
     tell(find("problem"), null);
     const body = values(form);
-    if (body) new Sketch(body, film).make();
+    const edits = body && (model.pictures?.image === "needed" || body.image || body.mask);
+    if (body) new Sketch(body, film, edits).make();
   });
 }
 
 /** One request. */
 class Sketch {
-  constructor(body, film) {
-    this.film = film;
+  constructor(body, film, edits) {
+    [this.film, this.edits] = [film, edits];
     this.body = film ? body : { ...body, stream: true };
     this.previews = !film && find("preview").checked;
     if (this.previews) this.body.partial_images = EVERY;
@@ -47,9 +50,10 @@ class Sketch {
     this.show(true);
     this.look();
     try {
-      const wanted = { method: "POST", body: this.body, name: this.name, signal: this.leaving.signal };
+      const body = this.edits ? asForm(this.body) : this.body;
+      const wanted = { method: "POST", body, name: this.name, signal: this.leaving.signal };
       if (this.film) await this.takeVideo(await ask("v1/videos/sync", wanted));
-      else await this.takePicture(await ask("v1/images/generations", wanted));
+      else await this.takePicture(await ask(this.edits ? "v1/images/edits" : "v1/images/generations", wanted));
       find("caption").textContent += `, ${seconds((performance.now() - began) / 1000)}`;
     } catch (error) {
       this.fail(error);
@@ -61,7 +65,7 @@ class Sketch {
   async takePicture(response) {
     for await (const event of events(response)) {
       if (event.type === "error") throw new Refusal(0, event.error);
-      const done = event.type === "image_generation.completed";
+      const done = event.type.endsWith(".completed");
       this.reveal(asBlob(event.b64_json, "image/png"), done);
       const words = done ? `${event.size}, seed ${event.seed}` : `Preview ${event.partial_image_index + 1}`;
       find("caption").textContent = words;
@@ -156,6 +160,12 @@ class Sketch {
       if (below) find("progress").parentElement.scrollIntoView({ block: "start" });
     }
   }
+}
+
+function asForm(body) {
+  const form = new FormData();
+  for (const [name, value] of Object.entries(body)) for (const each of [value].flat()) form.append(name, each);
+  return form;
 }
 
 function asBlob(text, type) {

@@ -14,6 +14,10 @@ export function values(form) {
   for (const field of form.querySelectorAll(".field")) {
     const input = field.querySelector("textarea, input:not([type=checkbox])");
     if (!input || field.hidden) continue;
+    if (input.type === "file") {
+      if (input.files.length) found[field.dataset.field] = [...input.files];
+      continue;
+    }
     const text = input.value.trim();
     if (!("number" in input.dataset)) {
       if (text) found[field.dataset.field] = text;

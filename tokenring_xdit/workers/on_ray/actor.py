@@ -23,7 +23,7 @@ from tokenring_xdit import __version__
 from tokenring_xdit.liveness import State
 from tokenring_xdit.workers.environment import STORE_VARIABLE, rank_environment
 from tokenring_xdit.workers.messages import Gone
-from tokenring_xdit.workers.on_ray.seats import interface_of
+from tokenring_xdit.workers.on_ray.seats import inherited, interface_of
 from tokenring_xdit.workers.starting import Inbox, Packing
 from tokenring_xdit.workers.worker import Worker, take_standard_descriptors
 
@@ -33,7 +33,6 @@ ANSWERS = "answers"
 """The concurrency group in which answers are waited for, while other calls come in."""
 
 _SECONDS_TO_ASK = 10.0  # nvidia-smi
-_OF_RAY = ("RAY_", "OMP_NUM_THREADS")  # that Ray sets to 1 in its workers
 
 
 class _Sealed(Packing):
@@ -88,18 +87,17 @@ class RankActor:
         Returns:
             Its process id.
         """
-        inherited = [] if self._listening is None else [self._listening.fileno()]
-        own = {name: value for name, value in os.environ.items() if not name.startswith(_OF_RAY)}
+        sockets = [] if self._listening is None else [self._listening.fileno()]
         interface = interface_of(ray.util.get_node_ip_address())
         environment = {
             **rank_environment(int(variables["LOCAL_WORLD_SIZE"])),
-            **own,
+            **inherited(os.environ),
             **({} if interface is None else {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}),
             **variables,
-            STORE_VARIABLE: ",".join(map(str, inherited)),
+            STORE_VARIABLE: ",".join(map(str, sockets)),
         }
         self._worker = self._starter.submit(
-            Worker, rank, program, environment, self._heard, inherited, packing=_Sealed(packing), tied=True
+            Worker, rank, program, environment, self._heard, sockets, packing=_Sealed(packing), tied=True
         ).result()
         if self._listening is not None:
             self._listening.close()  # the rank has it

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.keys import KEY_VARIABLE
 from tokenring_xdit.topology.nvidia import best_order, parse
 
-__all__ = ["Seat", "carried_over", "in_order", "interface_of", "variables"]
+__all__ = ["Seat", "carried_over", "in_order", "inherited", "interface_of", "variables"]
 
 _CARRIED = (
     *("CUDA_", "DIFFUSERS_", "GLOO_", "HF_", "HUGGINGFACE_", "KMP_", "LOG_LEVEL", "MKL_", "NCCL_", "OMP_"),
@@ -19,7 +20,10 @@ _CARRIED = (
 )
 """How variables begin that ranks take over from whoever started them; the others are those of their nodes."""
 
-_OF_ONE_PROCESS = ("CUDA_VISIBLE_DEVICES", "TOKENRING_API_KEY", "TOKENRING_INIT_METHOD", "TOKENRING_LAUNCHER")
+_OF_ONE_PROCESS = ("CUDA_VISIBLE_DEVICES", KEY_VARIABLE, "TOKENRING_INIT_METHOD", "TOKENRING_LAUNCHER")
+
+_OF_RAY = ("RAY_", "OMP_NUM_THREADS")
+"""How variables begin that Ray sets in its workers."""
 
 _SIOCGIFADDR = 0x8915  # of netdevice(7): the address of an interface
 _ADDRESS = slice(20, 24)  # of it in struct ifreq
@@ -42,6 +46,17 @@ class Seat:
     address: str
     gpus: tuple[str, ...] = ()
     links: str = ""
+
+
+def inherited(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a rank takes over from the worker of Ray that starts it: what its node says, but no key of a server.
+
+    Args:
+        environment: Of that worker.
+    """
+    kept = {name: value for name, value in environment.items() if not name.startswith(_OF_RAY)}
+    kept.pop(KEY_VARIABLE, None)
+    return kept
 
 
 def in_order(seats: Sequence[Seat], ulysses: int = 1) -> list[Seat]:
