@@ -277,6 +277,29 @@ def struck_among_gpus(own: Rank, phase: str, kind: str) -> None:
     own.say(type(RingGroup.of().transport).__name__)
 
 
+def struck_while_gpus_open_memory(own: Rank, kind: str) -> None:
+    """Rank 1 is struck, or cannot open the memory of others, while those wait for it in torch."""
+
+    def opening() -> None:
+        if own.rank == 1:
+            own.fault("tell" if kind == "cannot" else kind)
+            raise torch.AcceleratorError("CUDA driver error: no peer access")
+
+    with as_gpus(opening):
+        own.try_to(lambda: attend(own, 1))
+
+
+def late_among_gpus(own: Rank) -> None:
+    """Rank 1 comes to its second call when the GPU of rank 0 has given up."""
+    store = dist.distributed_c10d._get_default_store()
+    with as_gpus():
+        own.try_to(lambda: attend(own, 1, cache_key="same"))
+        if own.rank == 1:
+            store.get("rank 0 is over")
+        own.try_to(lambda: attend(own, 2, cache_key="same"))
+        store.set(f"rank {own.rank} is over", "")
+
+
 def struck_on_gpus(own: Rank, kind: str) -> None:
     """Rank 1 is struck while the GPUs of the others wait for it; what they say inside of a guarded section."""
     device = torch.device("cuda", own.rank % torch.cuda.device_count())

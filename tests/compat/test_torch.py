@@ -20,6 +20,7 @@ from tokenring_xdit.compat.torch import (
     in_place_of,
     nccl_options,
     new_group,
+    symmetric_memory,
     symmetric_memory_lacks,
 )
 
@@ -52,6 +53,16 @@ def test_names_of_symmetric_memory_exist_or_are_told() -> None:
     assert symmetric_memory_lacks() == []
     with mock.patch("tokenring_xdit.compat.torch.symmetric_memory", return_value=SimpleNamespace(rendezvous=1)):
         assert symmetric_memory_lacks() == [name for name in SYMMETRIC_MEMORY if name != "rendezvous"]
+
+
+def test_a_size_of_signals_that_only_objects_have_is_lacking() -> None:
+    """As before torch 2.10."""
+    real = symmetric_memory()
+    names = {name.partition(".")[2]: 1 for name in SYMMETRIC_MEMORY if "." in name}
+    of_objects = SimpleNamespace(**{**names, "signal_pad_size": property(lambda own: 9216)})
+    older = SimpleNamespace(get_backend=real.get_backend, rendezvous=real.rendezvous, _SymmetricMemory=of_objects)
+    with mock.patch("tokenring_xdit.compat.torch.symmetric_memory", return_value=older):
+        assert symmetric_memory_lacks() == ["_SymmetricMemory.signal_pad_size"]
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1]])

@@ -21,12 +21,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from tokenring_xdit.attention import groups
-from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.attention.transport import torch_memory
 from tokenring_xdit.attention.transport.shared_memory import SMALLEST, SharedMemory
 from tokenring_xdit.attention.transport.streamed import StreamedTransport
 from tokenring_xdit.attention.transport.torch_memory import TorchMemory
-from tokenring_xdit.attention.waits import Broken
+from tokenring_xdit.attention.waits import GaveUp
 
 _PAD = 64 << 10
 
@@ -91,8 +90,8 @@ class Handle:
 class Module:
     """``torch.distributed._symmetric_memory``."""
 
-    def __init__(self, gpu: Gpu) -> None:
-        self._gpu = gpu
+    def __init__(self, gpu: Gpu, opening: Callable[[], None]) -> None:
+        self._gpu, self.opening = gpu, opening
         self._SymmetricMemory = SimpleNamespace(signal_pad_size=9216, empty_strided_p2p=self._empty)
 
     def get_signal_pad_size(self) -> int:
@@ -110,9 +109,16 @@ class Module:
         return torch.empty(size, dtype=dtype)
 
     def rendezvous(self, tensor: Tensor, group: dist.ProcessGroup) -> Handle:
-        """Makes the memory."""
-        of_group = RingGroup.of(group)
-        area = SharedMemory(of_group.rank, of_group.world_size, of_group.swap_within_call)
+        """Makes the memory, once all ranks have come, for which it waits without a limit of its own."""
+        self.opening()
+
+        def swap(value: Any) -> list[Any]:
+            found: list[Any] = [None] * dist.get_world_size(group)
+            dist.all_gather_object(found, value, group=group)
+            return found
+
+        swap(None)
+        area = SharedMemory(dist.get_rank(group), dist.get_world_size(group), swap)
         area.grow(tensor.numel() + _PAD)
         return Handle(area, tensor.numel(), self._gpu)
 
@@ -143,7 +149,7 @@ class Lanes:
         try:
             self._gpu.check()
         except RuntimeError as error:
-            raise Broken(str(error)) from error
+            raise GaveUp(str(error)) from error
 
     def run(self, channel: str, operations: Sequence[Callable[[], object]]) -> _Done:
         """Have the thread of a channel do it."""
@@ -174,15 +180,24 @@ class Lanes:
 
 
 @contextmanager
-def as_gpus() -> Iterator[Gpu]:
-    """Have groups that share memory for the first time inside take processes for GPUs."""
+def as_gpus(opening: Callable[[], None] = lambda: None) -> Iterator[Gpu]:
+    """Have groups that share memory for the first time inside take processes for GPUs.
+
+    Args:
+        opening: Called before the memory of other ranks is opened.
+    """
     gpu = Gpu()
-    module = Module(gpu)
+    module = Module(gpu, opening)
 
     def over(
-        group: dist.ProcessGroup, device: torch.device, swap: Any, wait: object, bound: Callable[[], float]
+        group: dist.ProcessGroup,
+        device: torch.device,
+        swap: Any,
+        wait: object,
+        bound: Callable[[], float],
+        together: Any,
     ) -> StreamedTransport:
-        memory = TorchMemory(group, dist.get_rank(group), dist.get_world_size(group), device, swap)
+        memory = TorchMemory(group, dist.get_rank(group), dist.get_world_size(group), device, swap, together)
         memory.grow(SMALLEST)
         return StreamedTransport(memory, Lanes(gpu), bound)
 
@@ -190,6 +205,7 @@ def as_gpus() -> Iterator[Gpu]:
         mock.patch.object(groups, "over_memory", over),
         mock.patch.object(torch_memory, "symmetric_memory", return_value=module),
         mock.patch.object(torch.cuda, "synchronize"),
+        mock.patch.object(torch.cuda, "set_device"),
         mock.patch.object(torch.cuda, "is_current_stream_capturing", return_value=False),
     ):
         yield gpu

@@ -25,7 +25,8 @@ from tokenring_xdit.attention.merge import Accumulator
 from tokenring_xdit.attention.observe import Observer
 from tokenring_xdit.attention.tracer import observer_of
 from tokenring_xdit.attention.transport.base import Parcel, Transport
-from tokenring_xdit.attention.waits import Broken
+from tokenring_xdit.attention.transport.streamed import gave_up
+from tokenring_xdit.attention.waits import Broken, GaveUp
 from tokenring_xdit.schedule import Activity, VerifiedSchedule, q_block
 from tokenring_xdit.schedule.lower import proved
 from tokenring_xdit.schedule.lower.program import (
@@ -105,6 +106,8 @@ def execute(
         if observer is not None:
             observer.failed()
         where = f"in schedule '{verified.schedule.name}'"
+        if gave_up(ring_group.transport, error):
+            error = GaveUp(str(error))
         if isinstance(error, Broken) or (isinstance(error, torch.AcceleratorError) and ring_group.lost()):
             transferring = run.transferring if run is not None else None
             sender = [transferring.peer] if isinstance(transferring, Recv) else []

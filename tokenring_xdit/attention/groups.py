@@ -103,7 +103,10 @@ class RingGroup(Rounds):
             for name in [
                 name for name, each in _groups.items() if each._group not in dist.distributed_c10d._world.pg_map
             ]:
-                del _groups[name]  # destroyed since: its buffers, and memory that its ranks share, go with it
+                # Destroyed since: its buffers, and memory that its ranks share, go with it where no stream may use it.
+                for memory in _groups.pop(name)._shared:
+                    if memory.in_order:
+                        memory.close()
             known = _groups[resolved.group_name] = cls(resolved)
         return known
 
@@ -201,7 +204,8 @@ class RingGroup(Rounds):
         why_not = why_not_shared(found, self.names)
         if why_not is None:
             try:
-                shared = over_memory(self._group, device, self.swap_within_call, self._wait_here, self._seconds)
+                swap, wait = self.swap_within_call, self._wait_here
+                shared = over_memory(self._group, device, swap, wait, self._seconds, self.reach)
             except Broken as error:
                 why_not = str(error)
             else:

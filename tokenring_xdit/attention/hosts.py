@@ -12,6 +12,7 @@ from tokenring_xdit.attention.bulletin import Notice
 from tokenring_xdit.attention.connections import break_off
 from tokenring_xdit.attention.groups import RingGroup, group_of
 from tokenring_xdit.attention.member import failing_together, in_words
+from tokenring_xdit.attention.transport.streamed import gave_up
 from tokenring_xdit.attention.watch import Trouble, Watch
 from tokenring_xdit.errors import CommunicationError, TokenRingError
 
@@ -144,6 +145,8 @@ class Section:
                 raised = CommunicationError(
                     f"{problem.sentence}: rank {name} waited for it in {what}. torch says: {error}"
                 )
+            elif gave_up(self.group.transport, error):
+                raised = CommunicationError(f"{self.group.gpu_gave_up()}: it waited in {what}. torch says: {error}")
         sentence = (
             str(raised)
             if isinstance(raised, CommunicationError)

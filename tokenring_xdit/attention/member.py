@@ -14,7 +14,7 @@ from tokenring_xdit.attention.bulletin import Notice
 from tokenring_xdit.attention.connections import break_off
 from tokenring_xdit.attention.transport.choice import wanted
 from tokenring_xdit.attention.transport.nccl import ctas_beside_attention
-from tokenring_xdit.attention.waits import Ended, OutOfStep, Waiter
+from tokenring_xdit.attention.waits import Ended, GaveUp, OutOfStep, Waiter
 from tokenring_xdit.attention.watch import Trouble, Watch
 from tokenring_xdit.errors import AgreementError, CommunicationError, ConfigurationError, TokenRingError
 from tokenring_xdit.liveness import limit, seconds_from
@@ -153,6 +153,8 @@ class Member:
             message = f"rank {who} cannot be reached: the connection broke, and nothing was heard of why: {mine}"
         elif late:
             message = f"{mine} for {self._bound().total_seconds():g} s, while all ranks run"
+        elif isinstance(error, GaveUp):
+            message = f"{self.gpu_gave_up()}: {mine}"
         else:
             message = f"{mine}, and the connection broke"
         refused = problem is not None and problem.refused
@@ -161,6 +163,13 @@ class Member:
             return AgreementError(f"{message}, so this group was given up")
         said = f". torch.distributed says: {text.partition('. This is typically')[0]}" if text else ""
         return CommunicationError(message + said)
+
+    def gpu_gave_up(self) -> str:
+        """What to say of this rank's GPU where nothing is known of the others but that they run."""
+        return (
+            f"the GPU of rank {self.names[self.rank]} gave up, as where another rank does not come within "
+            f"{self._bound().total_seconds():g} s ({AGREEMENT_TIMEOUT_VARIABLE} gives slow ranks more time)"
+        )
 
     def lost(self) -> bool:
         """Whether a rank is gone, stopped or has failed, for which a GPU may have waited until it gave up."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch.distributed as dist
 
@@ -18,9 +18,10 @@ from tokenring_xdit.attention.member import (
     agreement_timeout,
     in_words,
 )
+from tokenring_xdit.attention.transport.choice import TRANSPORT_VARIABLE
 from tokenring_xdit.attention.waits import Ended
 from tokenring_xdit.compat.torch import nccl_options, new_group
-from tokenring_xdit.errors import AgreementError
+from tokenring_xdit.errors import AgreementError, CommunicationError
 from tokenring_xdit.plain import from_bytes, to_bytes
 
 __all__ = ["Report", "Rounds"]
@@ -198,6 +199,28 @@ class Rounds(Member):
             raise self.failure(doing, error) from error
         self.waiting, self.needs_all = None, False
         return result
+
+    def reach(self, job: Callable[[], _Result]) -> _Result:
+        """Open the memory of the other ranks, which blocks until all of them have come.
+
+        Raises:
+            CommunicationError: A rank did not come, or could not do it; the group is given up on all of them.
+        """
+
+        def tried() -> tuple[_Result | None, RuntimeError | None]:
+            try:
+                return job(), None
+            except RuntimeError as error:
+                return None, error
+
+        found, error = self._make("the memory of the other ranks", tried)
+        if error is not None:
+            if self.lost():  # which is why
+                raise self.failure("opened the memory of the other ranks", error) from error
+            reason = f"rank {self.names[self.rank]} cannot reach the memory of the others: {in_words(error)}"
+            self.fail(reason)
+            raise CommunicationError(f"{reason}; {TRANSPORT_VARIABLE}=process-groups does without it") from error
+        return cast(_Result, found)
 
     def _arrive(self) -> None:
         """Wait for all ranks to come to their first call; only then begin what cannot be ended."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
 
-__all__ = ["DIRECT", "IDLE", "Broken", "Ended", "OutOfStep", "Waiter"]
+__all__ = ["DIRECT", "IDLE", "Broken", "Ended", "GaveUp", "OutOfStep", "Waiter"]
 
 IDLE = "tokenring-waiter"
 """Name of a thread that is in C++ only while its caller waits for it."""
@@ -31,6 +31,10 @@ class Broken(Exception):  # noqa: N818
 
 class Ended(Broken):
     """A wait was ended from outside, or has taken as long as it may."""
+
+
+class GaveUp(Broken):
+    """A GPU has given up all that it was asked for, as it does where it has waited for a rank too long."""
 
 
 class OutOfStep(Broken):

@@ -60,6 +60,9 @@ SYMMETRIC_MEMORY = (
 )
 """Names in ``torch.distributed._symmetric_memory`` that GPUs need to reach each other's memory with it."""
 
+_OF_THE_CLASS = ("_SymmetricMemory.signal_pad_size",)
+"""Those that have to be numbers of the class; before torch 2.10 it is one of each object."""
+
 _NOTES = "_torchdynamo"
 
 _SORTING_IS_OPTIONAL = "sort_ranks" in inspect.signature(dist.new_group).parameters
@@ -117,8 +120,11 @@ def symmetric_memory_lacks() -> list[str]:
     module, lacks = symmetric_memory(), []
     for name in SYMMETRIC_MEMORY:
         try:
-            reduce(getattr, name.split("."), module)
+            found = reduce(getattr, name.split("."), module)
         except AttributeError:
+            lacks.append(name)
+            continue
+        if name in _OF_THE_CLASS and isinstance(found, property):
             lacks.append(name)
     return lacks
 

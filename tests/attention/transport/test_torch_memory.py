@@ -19,9 +19,16 @@ import torch
 from tests.attention import jobs
 from tests.attention.jobs import Case
 from tests.attention.test_watch import LATE, WORDS
-from tests.attention.trouble import run, struck_among_gpus, struck_on_gpus
+from tests.attention.trouble import (
+    late_among_gpus,
+    run,
+    struck_among_gpus,
+    struck_on_gpus,
+    struck_while_gpus_open_memory,
+)
 from tests.support.ranks import RankPool
 from tests.support.schedules import names
+from tokenring_xdit.attention.member import AGREEMENT_TIMEOUT_VARIABLE
 from tokenring_xdit.attention.transport import torch_memory
 from tokenring_xdit.attention.transport.choice import TRANSPORT_VARIABLE
 from tokenring_xdit.attention.transport.torch_memory import (
@@ -75,7 +82,29 @@ def test_a_rank_that_is_struck_is_named(phase: str, kind: str, tmp_path: Path) -
         assert (first, transport) == ("right", "StreamedTransport")
         assert failed.startswith("CommunicationError: " + WORDS[kind].format(pid=said[1].pid)), failed
         assert over.startswith("CommunicationError: an earlier attention call on this process group failed")
-        assert said[1].fault is not None and rank.times[1] - said[1].fault < LATE
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("kind", ["kill", "cannot"])
+def test_a_rank_that_does_not_open_memory_is_named(kind: str, tmp_path: Path) -> None:
+    """The others are inside of torch then, which has no limit."""
+    asked = {TRANSPORT_VARIABLE: "symmetric"}
+    said = run(3, struck_while_gpus_open_memory, kind, folder=tmp_path, environment=asked, timeout=600.0)
+    cannot = "rank 1 cannot reach the memory of the others: AcceleratorError: CUDA driver error: no peer access"
+    words = cannot if kind == "cannot" else WORDS[kind].format(pid=said[1].pid)
+    for rank in (said[0], said[2]):
+        assert rank.last.startswith("CommunicationError: " + words), rank.last
+
+
+@pytest.mark.ranks
+def test_a_gpu_that_has_waited_too_long_blames_no_connection(tmp_path: Path) -> None:
+    """Rank 1 is only slow."""
+    asked = {TRANSPORT_VARIABLE: "symmetric", AGREEMENT_TIMEOUT_VARIABLE: "1"}
+    for rank in run(2, late_among_gpus, folder=tmp_path, environment=asked, awaited=(0, 1)):
+        first, failed = rank.lines
+        assert first == "right"
+        assert "the GPU of rank 0 gave up, as where another rank does not come within 1 s" in failed
+        assert AGREEMENT_TIMEOUT_VARIABLE in failed and "connection" not in failed
 
 
 # -- what torch is asked for -----------------------------------------------------------------------------------------
@@ -86,6 +115,7 @@ class Asked:
 
     def __init__(self, world_size: int = 4) -> None:
         self.notes: list[object] = []
+        self.pads: list[int] = []
         self._SymmetricMemory = SimpleNamespace(signal_pad_size=9216, empty_strided_p2p=self._empty)
         self.handle = mock.Mock(rank=1, world_size=world_size)
 
@@ -98,6 +128,7 @@ class Asked:
         self._SymmetricMemory.signal_pad_size = size
 
     def _empty(self, size: tuple[int], stride: tuple[int], dtype: torch.dtype, device: torch.device) -> object:
+        self.pads.append(self.get_signal_pad_size())
         self.notes.append(("empty", *size, dtype, device))
         return size[0]
 
@@ -113,18 +144,21 @@ def memory(said: Callable[[str], list[str]] = lambda own: [own] * 4) -> Iterator
     asked = Asked()
     with (
         mock.patch.object(torch_memory, "symmetric_memory", return_value=asked),
+        mock.patch.object(torch.cuda, "set_device"),
         mock.patch.object(torch.cuda, "synchronize", side_effect=lambda device: asked.notes.append("synchronize")),
         mock.patch.object(torch.cuda, "is_current_stream_capturing", return_value=False),
     ):
-        yield TorchMemory("group", 1, 4, GPU, said), asked  # type: ignore[arg-type]
+        yield TorchMemory("group", 1, 4, GPU, said, lambda job: job()), asked  # type: ignore[arg-type]
 
 
 def test_areas_are_made_once_nothing_is_under_way() -> None:
     with memory() as (area, asked):
-        assert area.numbers == 576
         area.grow(5 << 20)
         assert asked.notes == ["synchronize", ("empty", 6 << 20, torch.uint8, GPU), ("rendezvous", 6 << 20, "group")]
         assert (area.size, area.numbers) == (6 << 20, 4096)
+        assert asked.pads == [64 << 10]  # which memory of others is not asked for
+        asked.set_signal_pad_size(1 << 20)  # another library's
+        assert area.numbers == 4096
         area.put_signal(3, 7, 2.5)
         area.wait_signal(0, 8, 0.0)
         area.barrier(0, 60)
@@ -143,15 +177,17 @@ def test_areas_that_another_rank_cannot_make_are_made_by_none() -> None:
             area.grow(1)
         assert area.size == 0
     with memory() as (area, asked):
-        asked.rendezvous = mock.Mock(side_effect=RuntimeError("CUDA driver error: no peer access\nmore"))  # type: ignore[method-assign]
-        with pytest.raises(
-            Broken, match="rank 1 cannot reach the memory of the others: CUDA driver error: no peer acce"
-        ):
-            area.grow(1)
-    with memory() as (area, asked):
         asked.handle.rank = 2
         with pytest.raises(Broken, match="torch takes rank 1 for rank 2 of 4"):
             area.grow(1)
+
+
+def test_ranks_use_the_signals_that_all_of_them_have() -> None:
+    """Torch's size is of each process: what is set after memory was made, or elsewhere, counts for none."""
+    with memory(lambda own: [own, own, 7, own] if isinstance(own, int) else [own] * 4) as (area, asked):
+        area.grow(1)
+        assert area.numbers == 7
+        assert asked.get_signal_pad_size() == 9216
 
 
 def test_areas_that_a_graph_uses_stay() -> None:

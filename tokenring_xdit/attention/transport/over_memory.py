@@ -24,6 +24,7 @@ def over_memory(
     swap: Callable[[Any], list[Any]],
     wait: Callable[[Sequence[Handle], int], None],
     bound: Callable[[], float],
+    together: Callable[[Callable[[], Any]], Any],
 ) -> SlotTransport:
     """Make memory that all ranks of a group reach, on all of them together.
 
@@ -33,6 +34,7 @@ def over_memory(
         swap: Gives every rank a value of each; all of them call it.
         wait: Waits for transfers of at most that many bytes each, and can be ended.
         bound: For how many seconds to wait for a rank at most.
+        together: Returns what a job does that blocks until all ranks have come.
 
     Raises:
         Broken: Some rank could not; the same on all of them.
@@ -42,6 +44,6 @@ def over_memory(
         area = SharedMemory(rank, world_size, swap)
         area.grow(SMALLEST)
         return SymmetricTransport(area, wait, bound)
-    memory = TorchMemory(group, rank, world_size, device, swap)
+    memory = TorchMemory(group, rank, world_size, device, swap, together)
     memory.grow(SMALLEST)
     return StreamedTransport(memory, CudaLanes(device), bound)

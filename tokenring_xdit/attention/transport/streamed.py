@@ -23,13 +23,13 @@ from torch import Tensor
 from tokenring_xdit.attention.buffers import Handle
 from tokenring_xdit.attention.transport.choice import TRANSPORT_VARIABLE
 from tokenring_xdit.attention.transport.slots import Coming, Going, ReachedArea, SlotTransport
-from tokenring_xdit.attention.waits import Broken
+from tokenring_xdit.attention.waits import GaveUp
 from tokenring_xdit.errors import CommunicationError
 from tokenring_xdit.schedule.lower.landing import Landings
 from tokenring_xdit.schedule.lower.program import RankProgram
 from tokenring_xdit.schedule.lower.signals import BARRIER, RoutedMessage, Signals, signals
 
-__all__ = ["SignalArea", "StreamLanes", "StreamedTransport"]
+__all__ = ["SignalArea", "StreamLanes", "StreamedTransport", "gave_up"]
 
 _KEPT = 32
 
@@ -77,6 +77,17 @@ class StreamLanes(Protocol):
 
     def end(self) -> None:
         """Have the current stream wait for all lanes."""
+
+
+def gave_up(transport: object, error: BaseException) -> bool:
+    """Whether an error may be of a GPU whose streams have waited too long for a rank: CUDA says no more than that.
+
+    Args:
+        transport: What carries messages.
+        error: The error.
+    """
+    waits = isinstance(transport, StreamedTransport) and isinstance(error, torch.AcceleratorError)
+    return waits and "launch failure" in str(error)
 
 
 class _Arriving:
@@ -173,13 +184,13 @@ class StreamedTransport(SlotTransport):
         """Have the current stream wait for transfers.
 
         Raises:
-            Broken: What was asked for has failed.
+            GaveUp: What was asked for has failed.
         """
         try:
             for work in works:
                 work.wait()
         except RuntimeError as error:
-            raise Broken(f"{error} (a GPU gives up where a rank does not come for {self._seconds:g} s)") from error
+            raise GaveUp(f"{error} (a GPU gives up where a rank does not come for {self._seconds:g} s)") from error
 
     def abort(self) -> None:
         """Nothing: streams that wait end by themselves; one that was ended early would go on with wrong numbers."""

@@ -5,8 +5,9 @@ Written against what torch documents of it, which it calls alpha. **None of this
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tokenring_xdit.attention.buffers import Handle
-from tokenring_xdit.attention.waits import Broken
+from tokenring_xdit.attention.waits import Broken, GaveUp
 from tokenring_xdit.compat.torch import symmetric_memory, symmetric_memory_lacks
 
 __all__ = ["OVERLAPPING_VARIABLE", "CudaLanes", "TorchMemory", "reach", "unsupported"]
@@ -76,11 +77,14 @@ class TorchMemory:
         world_size: Ranks of the group.
         device: This rank's GPU.
         swap: Gives every rank a value of each; all of them call it.
+        together: Returns what a job does that blocks until all ranks have come; it raises on all of them where one
+            does not, or fails.
 
     Attributes:
         rank: This rank.
         world_size: Ranks of the group.
         size: Bytes of the area of each rank; none before :meth:`grow`.
+        numbers: How many signals each rank has for each other one, the same on all ranks; none before :meth:`grow`.
     """
 
     def __init__(
@@ -90,8 +94,10 @@ class TorchMemory:
         world_size: int,
         device: torch.device,
         swap: Callable[[Any], list[Any]],
+        together: Callable[[Callable[[], Any]], Any],
     ) -> None:
-        self.rank, self.world_size, self.size = rank, world_size, 0
+        self.rank, self.world_size, self.size, self.numbers = rank, world_size, 0, 0
+        self._together = together
         self._group, self._device, self._swap = group, device, swap
         self._torch = symmetric_memory()
         self._own: Tensor | None = None
@@ -99,46 +105,62 @@ class TorchMemory:
         self._captured = False
         self._kept: list[Any] = []  # what graphs use still
 
-    @property
-    def numbers(self) -> int:
-        """How many signals each rank has for each other one."""
-        # What torch checks of a number allows more than there is room for.
-        return int(self._torch._SymmetricMemory.signal_pad_size) // _SIGNAL_BYTES // self.world_size
-
     def grow(self, size: int) -> None:
         """Make larger areas in place of those that there are, on all ranks together.
 
         Raises:
             Broken: Some rank could not, or a CUDA graph is being captured; the same on all of them.
+            CommunicationError: A rank did not come, or could not reach the memory of the others.
         """
         if torch.cuda.is_current_stream_capturing():
             raise Broken(
                 "memory that GPUs share cannot be made while a CUDA graph is captured: run the call once before that"
             )
         size = -(-size // _PAGE) * _PAGE
-        if self._handle is None:
-            with suppress(AttributeError, RuntimeError):  # an older torch, or one that has made such memory before
-                self._torch.set_signal_pad_size(max(_PAD, int(self._torch.get_signal_pad_size())))
         torch.cuda.synchronize(self._device)  # nothing is under way in the old areas once all ranks are here
         self._agree("")
         if self._captured:
             self._kept.append((self._own, self._handle))
         self._own, self._handle, self._captured = None, None, False
-        problem, own, handle = "", None, None
+        with self._larger_pads() as numbers:
+            own, handle = self._make(size)
+        self.numbers = min(self._swap(numbers))
+        self._own, self._handle, self.size = own, handle, size
+
+    def _make(self, size: int) -> tuple[Tensor, Any]:
+        problem, own = "", torch.empty(0)
         try:
             # Not from a pool of torch's: memory that one rank gets again and another anew they would not find together.
             own = self._torch._SymmetricMemory.empty_strided_p2p((size,), (1,), torch.uint8, self._device)
         except RuntimeError as error:
             problem = f"rank {self.rank} cannot make {size} bytes of memory that GPUs share: {_first_line(error)}"
         self._agree(problem)
-        try:
-            handle = self._torch.rendezvous(own, self._group)
-            if (handle.rank, handle.world_size) != (self.rank, self.world_size):
-                problem = f"torch takes rank {self.rank} for rank {handle.rank} of {handle.world_size}"
-        except RuntimeError as error:
-            problem = f"rank {self.rank} cannot reach the memory of the others: {_first_line(error)}"
+        handle = self._together(partial(self._reach, own))
+        if (handle.rank, handle.world_size) != (self.rank, self.world_size):
+            problem = f"torch takes rank {self.rank} for rank {handle.rank} of {handle.world_size}"
         self._agree(problem)
-        self._own, self._handle, self.size = own, handle, size
+        return own, handle
+
+    def _reach(self, own: Tensor) -> Any:
+        torch.cuda.set_device(self._device)  # of this thread
+        return self._torch.rendezvous(own, self._group)
+
+    @contextmanager
+    def _larger_pads(self) -> Iterator[int]:
+        """Have torch make memory with room for more signals, and say how many numbers this memory may use.
+
+        torch has one size for all memory that it makes, and asks it again for memory that others have made before.
+        """
+        before = int(self._torch._SymmetricMemory.signal_pad_size)
+        with suppress(AttributeError, RuntimeError):  # it cannot be set
+            self._torch.set_signal_pad_size(max(_PAD, before))
+        pad = int(self._torch._SymmetricMemory.signal_pad_size)
+        try:
+            # What torch checks of a number allows more than there is room for, mostly.
+            yield min(pad // _SIGNAL_BYTES // self.world_size, before // _SIGNAL_BYTES * self.world_size)
+        finally:
+            with suppress(AttributeError, RuntimeError):
+                self._torch.set_signal_pad_size(before)
 
     def _agree(self, problem: str) -> None:
         said = next((theirs for theirs in self._swap(problem) if theirs), "")
@@ -213,7 +235,7 @@ class CudaLanes:
         """Go on behind the call before, whose stream may have been another one.
 
         Raises:
-            Broken: The GPU has given up what it was asked for.
+            GaveUp: The GPU has given up what it was asked for.
         """
         self._used.clear()
         if torch.cuda.is_current_stream_capturing():
@@ -224,7 +246,7 @@ class CudaLanes:
             if self._last is not None:
                 current.wait_event(self._last)
         except RuntimeError as error:
-            raise Broken(_first_line(error)) from error
+            raise GaveUp(_first_line(error)) from error
 
     def run(self, channel: str, operations: Sequence[Callable[[], object]]) -> Handle:
         """Have operations done in a lane, behind all that was asked of the current stream."""
