@@ -94,6 +94,7 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.e2e
+@pytest.mark.matrix
 def test_pieces_are_printed_and_temperature_draws(tmp_path: Path) -> None:
     small_model_folder(tmp_path)
     command = ["ask", str(tmp_path), "Why?", "--max-new-tokens", "9", "--temperature", "1.5", "--seed", "3"]

@@ -89,6 +89,7 @@ def test_under_torchrun_the_command_is_one_of_the_ranks(folder: Path) -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.matrix
 def test_a_rank_that_refuses_is_heard(folder: Path) -> None:
     done = commands.run("run", str(folder / "run.yaml"), "tokens_per_rank=50", f"output={folder / 'a.txt'}")
     assert done.returncode == 1

@@ -62,7 +62,7 @@ def test_half_precision_with_partial_outputs_in_full(ranks: RankPool, transport:
             assert error["out"] <= max(error["single"], torch.finfo(torch.bfloat16).eps) * 2.5
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 5])
+@pytest.mark.parametrize("world_size", [2, *(pytest.param(n, marks=pytest.mark.matrix) for n in (3, 5))])
 def test_a_hundred_calls_of_changing_shapes(ranks: RankPool, world_size: int) -> None:
     assert max(ranks.run(world_size, jobs.errors_of_many_calls, "symmetric", world_size, 100)) <= FP32
 
