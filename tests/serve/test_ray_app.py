@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import socket
 from typing import Any
 
 import pytest
 
 from tests.serve.client import GENERATIONS, Answer, Client
 from tests.serve.servers import until
+from tests.support.commands import free_port
 from tests.workers.on_ray.nodes import two_nodes
 from tokenring_xdit.errors import ConfigurationError
 
@@ -21,11 +21,6 @@ ARGUMENTS = {"model": "embedded", "values": ["tokenring_degree=2"]}
 
 def drawn(client: Client) -> Answer:
     return client.ask("POST", GENERATIONS, BODY)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def test_a_replica_draws_and_refuses_as_a_server_does() -> None:
