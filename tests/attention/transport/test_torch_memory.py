@@ -276,7 +276,10 @@ def test_devices_and_versions_that_cannot_are_told() -> None:
     assert unsupported(torch.device("mps")) == "it is for processors and NVIDIA's GPUs, not for mps"
     module = Asked()
     module.get_backend = lambda device: None  # type: ignore[attr-defined]
-    with mock.patch.object(torch_memory, "symmetric_memory", return_value=module):
+    with (
+        mock.patch.object(torch_memory, "symmetric_memory", return_value=module),
+        mock.patch.object(torch_memory, "symmetric_memory_lacks", return_value=[]),
+    ):
         assert unsupported(GPU) is None
         module.get_backend = lambda device: "NVSHMEM"  # type: ignore[attr-defined]
         assert unsupported(GPU) == "torch's symmetric memory is set to NVSHMEM, and CUDA is needed"
