@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ from tokenring_xdit.schedule import Channel
 _SPOILT = 0x7F
 
 _NAMES = [channel.value for channel in Channel]
+
+
+_Transport = TypeVar("_Transport", bound=StreamedTransport)
 
 
 class TwinGpus:
@@ -172,6 +175,12 @@ class TwinLanes:
         self._area.memory(self._rank).fill_(_SPOILT)
 
 
+def _transport(kind: type[_Transport], gpus: TwinGpus, rank: int, size: int) -> _Transport:
+    area = TwinSignals(gpus, rank)
+    area.grow(size)
+    return kind(area, TwinLanes(gpus, rank, area), lambda: 1e6)
+
+
 def errors(calls: Sequence[Call], choose: Choose, *, size: int = 64, lanes: int = len(_NAMES)) -> list[float]:
     """How far each of some calls, one after the other, is from softmax in fp64, of its scale.
 
@@ -189,9 +198,7 @@ def errors(calls: Sequence[Call], choose: Choose, *, size: int = 64, lanes: int 
         if turn.rank >= gpus.ranks:
             gpus.work(turn.rank)
             return []
-        area = TwinSignals(gpus, turn.rank)
-        area.grow(size)
-        transport = StreamedTransport(area, TwinLanes(gpus, turn.rank, area), lambda: 1e6)
+        transport = _transport(StreamedTransport, gpus, turn.rank, size)
         try:
             return attended(transport, calls, shards)
         finally:
@@ -222,9 +229,7 @@ def error_beside_a_failure(call: Call, choose: Choose) -> float:
         if turn.rank >= gpus.ranks:
             gpus.work(turn.rank)
             return []
-        area = TwinSignals(gpus, turn.rank)
-        area.grow(1 << 16)
-        transport = _Noting(area, TwinLanes(gpus, turn.rank, area), lambda: 1e6)
+        transport = _transport(_Noting, gpus, turn.rank, 1 << 16)
         try:
             return attended(transport, [call], shards, KERNELS["math"].run if turn.rank else broken)
         except ZeroDivisionError:

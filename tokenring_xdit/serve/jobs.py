@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -44,7 +45,7 @@ class JobStatus(str, Enum):
 
 
 @dataclass(frozen=True)
-class Order:
+class Order(ABC):
     """What is asked of the engine, checked.
 
     Attributes:
@@ -56,13 +57,13 @@ class Order:
     seed: int
 
     @property
+    @abstractmethod
     def all_steps(self) -> int:
         """How many steps it has, at most."""
-        raise NotImplementedError
 
+    @abstractmethod
     def remains(self) -> Order:
         """What is kept of it once it is over: without what is large and read no more."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
