@@ -133,7 +133,11 @@ def test_masks_put_the_keys_that_count_first() -> None:
 def test_masks_on_the_device_do_so_without_being_looked_at() -> None:
     real = torch.tensor([[0, 1, 0, 1, 0], [0, 0, 0, 0, 0], [1, 1, 1, 0, 1]], dtype=torch.bool)
     k = torch.arange(15.0).reshape(3, 1, 5, 1)
-    assert DeviceKeyMask(real).counted(k, k)[0][..., 0].tolist() == [[[1, 3, 1, 1, 1]], [[5] * 5], [[10, 11, 12, 14, 10]]]
+    assert DeviceKeyMask(real).counted(k, k)[0][..., 0].tolist() == [
+        [[1, 3, 1, 1, 1]],
+        [[5] * 5],
+        [[10, 11, 12, 14, 10]],
+    ]
     assert DeviceKeyMask(real).counted(k, k)[2].tolist() == [2, 0, 4]
     anywhere = torch.empty(3, 2, 5, 8, device="meta")
     found, _, counts = DeviceKeyMask(real[:1].to("meta")).counted(anywhere, anywhere)

@@ -104,7 +104,7 @@ class DeviceKeyMask(KeyMask):
 
     def __init__(self, real: Tensor) -> None:
         self.shape = _shape(real)
-        self.ragged = True  # they may differ, for all that is known
+        self.ragged, self._everything = True, False  # for all that is known
         self._real = real
         self._places = None
 
