@@ -152,6 +152,7 @@ def test_masks_on_the_device_do_so_without_being_looked_at() -> None:
         ("token_ring", None),
         ("auto:measure=true", None),
         ("no_such", None),  # refused by the call
+        ("auto:nodes=2", "schedule 'auto:nodes=2' sends keys between nodes"),
         ("ring", "schedule 'ring' sends keys, or cuts them"),
         ("heads", "schedule 'heads' sends keys, or cuts them"),
     ],

@@ -129,8 +129,9 @@ def why_not_on_device(schedule: str, ranks: int, q: Tensor, k: Tensor) -> str | 
     except KernelError as error:
         return f"no kernel is told on the device how many keys count: {error}"
     try:
-        if Auto.parse(schedule) is not None:
-            return None
+        auto = Auto.parse(schedule)
+        if auto is not None:
+            return None if auto.nodes == 1 else f"schedule '{schedule}' sends keys between nodes"
         whole = resolve(schedule, ranks, False, math.gcd(q.shape[1], k.shape[1])).keys_stay_whole
     except TokenRingError:
         return None

@@ -119,7 +119,7 @@ class DeviceKeyMask(KeyMask):
         raise UnsupportedError(f"the keys of item {item} cannot be told without looking at a mask on the device")
 
     def _find_places(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        places = torch.argsort(self._real, dim=1, descending=True, stable=True)
+        places = torch.argsort((~self._real).byte(), dim=1, stable=True)
         counts = self._real.sum(dim=1, dtype=torch.int32)
         behind = torch.arange(places.shape[1], device=device)[None] >= counts[:, None]
         return _first_again(places, behind), counts
