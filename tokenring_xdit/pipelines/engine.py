@@ -187,11 +187,11 @@ class Engine:
 
     @property
     def memory(self) -> tuple[MemoryUse, ...]:
-        """What ranks held in memory for the last request that :meth:`generate` served, by replica and rank.
+        """What ranks held in memory for the last request that was served, by replica and rank.
 
         Empty before the first one, and where the system does not tell.
         """
-        return () if self._pictures is None else self._pictures.memory
+        return self._serving.memory
 
     def generate(
         self,

@@ -16,13 +16,13 @@ from tokenring_xdit.planning.machine import Machine
 from tokenring_xdit.planning.options import TIE, Option, ranked_schedules, ranked_splits, seconds_of
 from tokenring_xdit.planning.others import Inside, gathered, shared_heads, ulysses
 from tokenring_xdit.planning.simulate import Simulation, run
-from tokenring_xdit.schedule import ALGORITHMS, Mask, ScheduleSpec, VerifiedSchedule, build, parse, q_block
+from tokenring_xdit.schedule import ALGORITHMS, Auto, Mask, ScheduleSpec, VerifiedSchedule, build, parse, q_block
 from tokenring_xdit.schedule.lower import lower
 from tokenring_xdit.schedule.lower.program import KernelCall, MergeCall, RankProgram
 from tokenring_xdit.schedule.problem import Problem
 from tokenring_xdit.topology import Network
 
-__all__ = ["best_schedules", "plan"]
+__all__ = ["best_schedules", "plan", "split_seconds"]
 
 _CHUNKS = (2, 4, 8)
 _WIDTHS = (2, 4)
@@ -85,6 +85,29 @@ def plan(
         on_split(done, len(splits) + len(forms), setting.split)
         options += (trial.option for trial in setting.trials(names))
     return ranked_splits(options)
+
+
+def split_seconds(
+    problem: Problem, split: ParallelDims, topology: Network, machine: Machine, effects: Effects = NO_EFFECTS
+) -> float | None:
+    """Seconds of a call that is divided in one way; ``None`` where it cannot be, or takes minutes to simulate.
+
+    Args:
+        problem: The attention call, of as many ranks as the split has.
+        split: How ranks are divided; ``auto`` is taken for the default schedule.
+        topology: Rank ``r`` is at its ``r``-th host.
+        machine: Speeds of the ranks.
+        effects: What else happens.
+    """
+    if problem.ranks == 1:
+        return _alone(problem, topology, machine, effects).seconds
+    if problem.ranks > _MANY_RANKS or _refusal(split, problem, xfuser_ring=True) is not None:
+        return None
+    if split.tokenring == 1:
+        return _upstream(split, problem, topology, machine, effects).seconds
+    named = DEFAULT_SCHEDULE if Auto.parse(split.schedule) is not None else split.schedule
+    trials = _Setting(split, problem, topology, machine, effects).trials((parse(named).over_nodes(split.ring),))
+    return trials[0].option.seconds if trials else None
 
 
 def _splits(ranks: int) -> Iterator[ParallelDims]:

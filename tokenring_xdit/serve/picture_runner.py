@@ -64,6 +64,13 @@ class PictureRunner:
         finally:
             engine.timeout = most_silence
 
+    def peak_bytes(self, job: Job) -> int | None:
+        """The most that a rank will hold, its model included."""
+        order = _of(job.order)
+        peaks = [self._memory.peak(count * order.pixels, order.inputs) for count in set(order.batches)]
+        known = [peak for peak in peaks if peak is not None]
+        return max(known) if known and len(known) == len(peaks) else None
+
     def seconds(self, job: Job) -> float | None:
         """Seconds that are left, by the forecast."""
         order = _of(job.order)

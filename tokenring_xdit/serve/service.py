@@ -10,7 +10,7 @@ from tokenring_xdit.serve.app import application
 from tokenring_xdit.serve.chat_runner import ChatRunner
 from tokenring_xdit.serve.config import AnyServeConfig, RequestLimits, ServeConfig, TextServeConfig, films
 from tokenring_xdit.serve.engine_owner import EngineOwner, JobRunner
-from tokenring_xdit.serve.forecast import Forecast
+from tokenring_xdit.serve.foresee import Learned
 from tokenring_xdit.serve.intake import Intake
 from tokenring_xdit.serve.memory import MemoryForecast
 from tokenring_xdit.serve.metrics import Meters
@@ -69,8 +69,10 @@ class Service:
         store = VideoStore(limits.stored) if isinstance(config, ServeConfig) and films(config) else None
         meters = Meters(config.degrees, queue, "text" if text else "image" if store is None else "video")
         memory = MemoryForecast(config.memory_per_rank if isinstance(config, ServeConfig) else None, meters.memory)
-        drawing = PictureRunner(Forecast(), meters.step, memory)
-        self.owner = EngineOwner(make, queue, _runner(text, meters, drawing, store), meters, on_broken, prepare)
+        learned = Learned(config, None if config.ray is None and ray is None else "ray", memory)
+        drawing = PictureRunner(learned.forecast, meters.step, memory)
+        runner = _runner(text, meters, drawing, store, learned)
+        self.owner = EngineOwner(make, queue, runner, meters, on_broken, prepare, learned.keep)
         meters.watch(self.owner)
         parser = _parser(config, limits, self.owner, memory)
         intake = Intake(parser, self.owner, meters, frozenset if store is None else store.names)
@@ -103,9 +105,11 @@ def _parser(
     return PictureParser(config, limits, owner, memory)
 
 
-def _runner(text: bool, meters: Meters, drawing: PictureRunner, store: VideoStore | None) -> JobRunner:
+def _runner(
+    text: bool, meters: Meters, drawing: PictureRunner, store: VideoStore | None, learned: Learned
+) -> JobRunner:
     if text:
-        return ChatRunner(Forecast(), meters.answered)
+        return ChatRunner(learned.forecast, meters.answered, learned.memory)
     return drawing if store is None else VideoRunner(drawing, store)
 
 
