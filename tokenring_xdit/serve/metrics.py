@@ -12,6 +12,7 @@ from tokenring_xdit import __version__
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.serve.chat_runner import AnswerTimes
 from tokenring_xdit.serve.engine_owner import RESTART_REASONS, EngineOwner
+from tokenring_xdit.serve.gpus import GpuMeters, management_library
 from tokenring_xdit.serve.jobs import Job, JobStatus
 from tokenring_xdit.serve.queue import JobQueue
 
@@ -82,6 +83,9 @@ class Meters:
         running = Gauge("tokenring_requests_running", "Requests that are served", registry=self.registry)
         running.set_function(lambda: float(owner.running is not None))
         self.registry.register(_Ranks(owner))
+        nvml = management_library()
+        if nvml is not None:
+            self.registry.register(GpuMeters(nvml))
 
     def refused(self, kind: str) -> None:
         """A request was refused before it waited."""

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _NONE = "none"
 
+
 def key_of(config: RunConfig | TextRunConfig, elsewhere: str | None = None) -> dict[str, str | int | bool | None]:
     """What requests have to have in common to take the same.
 

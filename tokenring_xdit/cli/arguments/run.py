@@ -36,6 +36,7 @@ KEYS = {
     "attention_backend": "xfuser's kernel for attention on one rank",
     "cuda_graphs": "true: capture calls of the transformer as CUDA graphs, and replay them; needs GPUs",
     "output": "where the PNG or MP4 goes, or the TXT or JSON",
+    "forecasts": "folder of what requests to 'serve' took; that of the user's cache by default",
 }
 """Keys of a config that are flags as well, by the same names; each task knows some of them."""
 
@@ -55,5 +56,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     for key, what in KEYS.items():
         parser.add_argument(f"--{key.replace('_', '-')}", metavar="VALUE", help=what)
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what would run and, as far as a server has found out, how long and in how much memory; load nothing",
+    )
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
     parser.set_defaults(action="run:run_command", late="said")
