@@ -21,7 +21,7 @@ from tokenring_xdit.serve.text_parsing import TextParser
 from tokenring_xdit.serve.video_runner import VideoRunner
 from tokenring_xdit.serve.video_store import VideoStore
 
-__all__ = ["Service"]
+__all__ = ["Service", "make_engine"]
 
 
 class Service:
@@ -58,7 +58,7 @@ class Service:
         def make() -> Engine:
             if isinstance(parser, TextParser):
                 parser.load()
-            return _engine(config, timeout, config.ray if ray is None else ray)
+            return make_engine(config, timeout, config.ray if ray is None else ray)
 
         def prepare(engine: Engine) -> None:
             if isinstance(parser, PictureParser):
@@ -113,7 +113,14 @@ def _runner(
     return drawing if store is None else VideoRunner(drawing, store)
 
 
-def _engine(config: AnyServeConfig, timeout: float, ray: Any) -> Engine:
+def make_engine(config: AnyServeConfig, timeout: float, ray: Any) -> Engine:
+    """The engine of a config.
+
+    Args:
+        config: Which.
+        timeout: Seconds without a sign of life from the ranks.
+        ray: Where they are; ``None`` for this machine.
+    """
     if isinstance(config, TextServeConfig):
         return Engine(
             config.model,
