@@ -56,8 +56,17 @@ def key_of(config: RunConfig | TextRunConfig, elsewhere: str | None = None) -> d
 
 def store_of(config: RunConfig | TextRunConfig, elsewhere: str | None = None) -> ForecastStore:
     """Where a config has it kept; its arguments are those of :func:`key_of`."""
-    folder = cache_folder() / "forecasts" if config.forecasts is None else Path(config.forecasts)
-    return ForecastStore(None if config.forecasts == _NONE else folder, key_of(config, elsewhere))
+    return ForecastStore(_folder(config.forecasts), key_of(config, elsewhere))
+
+
+def _folder(said: str | None) -> Path | None:
+    if said is not None:
+        return None if said == _NONE else Path(said)
+    try:
+        return cache_folder() / "forecasts"
+    except RuntimeError as error:  # a user without a home
+        log.warning("forecasts are not kept over restarts: %s; say 'forecasts: FOLDER'", error)
+        return None
 
 
 class ForecastStore:
