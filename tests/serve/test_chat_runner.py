@@ -54,6 +54,7 @@ def test_a_conversation_that_goes_on_is_foretold_by_its_new_tokens() -> None:
     forecast.learn = lambda size, *seconds, rest_size: learned.append((size, rest_size))  # type: ignore[method-assign]
     talking, left = ChatRunner(forecast, lambda times: None), list[Any]()
     engine: Any = SimpleNamespace(
+        sent=(7,),
         memory=(MemoryUse(GIB, 2 * GIB, 16 * GIB),),
         chat=lambda messages: MadeUpChat(messages, lambda: left.append(talking.seconds(now))),
     )

@@ -198,6 +198,11 @@ def test_a_rank_that_is_stopped_with_nothing_to_do(
 
 def test_figures(client: Client) -> None:
     figures = client.figures()
+    for rank in range(2):
+        assert figures[f'tokenring_sent_bytes_total{{rank="{rank}"}}'] > 0
+    for stage in ("encode", "denoise", "decode"):
+        assert figures[f'tokenring_stage_duration_seconds_count{{stage="{stage}"}}'] > 0
+    assert figures['tokenring_stage_duration_seconds_sum{stage="denoise"}'] > 0
     outcomes = {
         name.partition('outcome="')[2].rstrip('"}'): value
         for name, value in figures.items()

@@ -194,6 +194,14 @@ class Engine:
         """
         return self._serving.memory
 
+    @property
+    def sent(self) -> tuple[int, ...]:
+        """Bytes that ranks sent for attention in the last request that was served, by replica and rank.
+
+        What TokenRing sends; Ulysses' own exchanges are not counted.
+        """
+        return self._serving.sent
+
     def generate(
         self,
         prompt: str | Sequence[str],

@@ -41,7 +41,7 @@ class Pictures:
         last_seed: Seed of the last request; ``None`` before the first.
         largest_side: Pixels that width and height may have.
         graph_reports: See :attr:`tokenring_xdit.pipelines.engine.Engine.graph_reports`.
-        memory: See :attr:`tokenring_xdit.pipelines.engine.Engine.memory`.
+        memory: See :attr:`tokenring_xdit.pipelines.engine.Engine.memory`; ``sent`` likewise.
     """
 
     def __init__(
@@ -111,6 +111,7 @@ class Pictures:
         self.largest_side = largest_side
         self.graph_reports: tuple[Mapping[str, GraphReport], ...] = ()
         self.memory: tuple[MemoryUse, ...] = ()
+        self.sent: tuple[int, ...] = ()
         self.ranks = EngineRanks(
             "tokenring_xdit.pipelines.serving",
             setup,
@@ -165,6 +166,7 @@ class Pictures:
         answers: list[list[Served]] = [attempt.answers(team) for team in range(len(shares))]
         served = [ranks[0] for ranks in answers]
         self.memory = tuple(each.memory for ranks in answers for each in ranks if each.memory is not None)
+        self.sent = tuple(each.sent for ranks in answers for each in ranks)
         self.graph_reports = tuple(each.graphs for each in served if each.graphs)
         return [medium for each in served for medium in each.media]
 

@@ -45,7 +45,7 @@ class Texts:
         ranks: Its ranks.
         last_seed: Seed of the last question; ``None`` before the first.
         forgotten: Chats whose keys are to be freed with the next request.
-        memory: See :attr:`tokenring_xdit.pipelines.engine.Engine.memory`.
+        memory: See :attr:`tokenring_xdit.pipelines.engine.Engine.memory`; ``sent`` likewise.
     """
 
     def __init__(
@@ -80,6 +80,7 @@ class Texts:
         self._kept: Mapping[int, int] = {}
         self.forgotten: deque[int] = deque()
         self.memory: tuple[MemoryUse, ...] = ()
+        self.sent: tuple[int, ...] = ()
         self.ranks = EngineRanks(
             "tokenring_xdit.pipelines.text_rank", setup, ranks=dims.ranks, timeout=timeout, place=place
         )
@@ -141,6 +142,7 @@ class Texts:
             )
         self._kept = first.kept
         self.memory = tuple(each.memory for each in everyone if each.memory is not None)
+        self.sent = tuple(each.sent for each in everyone)
         return Reply(
             text=first.text,
             tokens=first.tokens,

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers import StoppingCriteriaList
 
+from tokenring_xdit.attention.groups import all_bytes_sent
 from tokenring_xdit.compat.transformers import cache_name
 from tokenring_xdit.errors import CancelledError, UnsupportedError
 from tokenring_xdit.hosts.transformers import ShardedCache, parallelize
@@ -92,6 +93,7 @@ class TextModel:
         """
         start = time.perf_counter()
         self._meter.begin()
+        sent = all_bytes_sent()
         self.phase = Phase.BEFORE
         self.forget(question.forget)
         ids = torch.tensor([conversation_tokens(self._tokenizer, question.messages)])
@@ -123,6 +125,7 @@ class TextModel:
             kept=self.kept,
             seconds=time.perf_counter() - start,
             memory=self._meter.end(),
+            sent=max(0, all_bytes_sent() - sent),
         )
 
     def score(self, text: str) -> TextScore:

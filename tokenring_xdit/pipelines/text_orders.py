@@ -94,6 +94,7 @@ class Said:
         kept: By chat, how many tokens' keys all ranks hold together.
         seconds: What it took.
         memory: What this rank held; ``None`` where that cannot be measured.
+        sent: Bytes that this rank sent for attention.
     """
 
     text: str
@@ -105,6 +106,7 @@ class Said:
     kept: Mapping[int, int]
     seconds: float
     memory: MemoryUse | None = None
+    sent: int = 0
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ class ChatRunner:
         forecast: Learns from every answer: what a token takes after those before it, and reading those that were new.
         on_answer: Is told of each.
         memory: Learns as well, by the tokens of a conversation and its answer.
+        on_sent: Is told what ranks sent.
         kept: Conversations that are remembered. Every one that the ranks keep has a place here, so that none of
             them is pushed out by another unforeseen.
     """
@@ -49,10 +50,12 @@ class ChatRunner:
         forecast: Forecast,
         on_answer: Callable[[AnswerTimes], None],
         memory: MemoryForecast | None = None,
+        on_sent: Callable[[Sequence[int]], object] = lambda sent: None,
         kept: int = KEPT_CHATS,
     ) -> None:
         self._forecast, self._on_answer, self._kept = forecast, on_answer, kept
         self._memory = MemoryForecast() if memory is None else memory
+        self._on_sent = on_sent
         self._chats: tuple[Chat, ...] = ()  # the one that was answered last is the last; other threads look through it
         self._answering: tuple[Job, int] | None = None  # the last one, and how many tokens it had to read
 
@@ -101,6 +104,7 @@ class ChatRunner:
         reply = pending.result()
         self._chats = (*self._chats, chat)  # one that failed is forgotten
         job.step = len(reply.tokens)
+        self._on_sent(engine.sent)
         self._memory.learn(reply.prompt_tokens + len(reply.tokens), engine.memory)
         self._learn(reply, began, heard)
         return reply

@@ -70,7 +70,7 @@ class Service:
         meters = Meters(config.degrees, queue, "text" if text else "image" if store is None else "video")
         memory = MemoryForecast(config.memory_per_rank if isinstance(config, ServeConfig) else None, meters.memory)
         learned = Learned(config, None if config.ray is None and ray is None else "ray", memory)
-        drawing = PictureRunner(learned.forecast, meters.step, memory)
+        drawing = PictureRunner(learned.forecast, meters.step, memory, meters.made)
         runner = _runner(text, meters, drawing, store, learned)
         self.owner = EngineOwner(make, queue, runner, meters, on_broken, prepare, learned.keep)
         meters.watch(self.owner)
@@ -109,7 +109,7 @@ def _runner(
     text: bool, meters: Meters, drawing: PictureRunner, store: VideoStore | None, learned: Learned
 ) -> JobRunner:
     if text:
-        return ChatRunner(learned.forecast, meters.answered, learned.memory)
+        return ChatRunner(learned.forecast, meters.answered, learned.memory, meters.sent)
     return drawing if store is None else VideoRunner(drawing, store)
 
 
