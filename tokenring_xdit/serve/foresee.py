@@ -81,8 +81,7 @@ def foresee(config: RunConfig | TextRunConfig) -> Foreseen | None:
     Runs that start from pictures are not forecast, as their sizes may have to be fetched.
     """
     with contextlib.suppress(TokenRingError):
-        learned = Learned(config)
-        if learned.known:
+        if store_of(config).exists and (learned := Learned(config)).known:
             work = _of_texts(config) if isinstance(config, TextRunConfig) else _of_pictures(config)
             return _summed(learned, work)
     return None

@@ -84,6 +84,11 @@ class ForecastStore:
         self._written: str | None = None
         self._complained = False
 
+    @property
+    def exists(self) -> bool:
+        """Whether anything was kept."""
+        return self.path is not None and self.path.exists()
+
     def recall(self, forecast: Forecast, memory: MemoryForecast) -> bool:
         """Have forecasts take up what was kept; ``False`` where that is nothing, or nothing that can be used."""
         try:
