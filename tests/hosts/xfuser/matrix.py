@@ -173,7 +173,6 @@ def is_refused(family: str, column: str) -> bool:
     """Whether a generation is meant to be refused."""
     return (
         column == "rows"
-        or (family == "ltx2" and column in {"tr4-odd", "u2tr2", "u2t2-any"})
         or (family in _IN_ORDER and column == "patches")
     )
 

@@ -104,6 +104,7 @@ FAULTS = [
     Fault("leave_padding_and_masked_text_out", "hunyuan-video-1.5", {"prompts": PROMPTS}, rarely=True),
     Fault("leave_padding_out", "wan-vace", {**VIDEO, "frames": 9}, rarely=True),
     Fault("leave_padding_and_masked_text_out", "krea2", SEVEN_BY_ELEVEN, rarely=True),
+    Fault("leave_padding_out", "ltx2", {"height": 224, "width": 352}, rarely=True),
     Fault("scale_lora_for_the_call", "wan-vace", use=half_a_lora("attention_kwargs"), rarely=True),
     Fault("scale_lora_for_the_call", "krea2", use=half_a_lora("attention_kwargs"), rarely=True),
     Fault("scale_lora_for_the_call", "hunyuan-video-1.5", use=half_a_lora("attention_kwargs"), rarely=True),

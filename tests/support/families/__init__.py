@@ -110,6 +110,10 @@ def _transformer(title: str, module: str, name: str, runs: str, **traits: Any) -
     return Family(f"{title} (`xdit`)", module, name, Entry.TRANSFORMER, runs, **traits)
 
 
+def _ltx2(title: str, name: str, runs: str, **traits: Any) -> Family:
+    return _transformer(title, "ltx2", name, runs, pixels=32, text_tokens=False, since="0.42", **traits)
+
+
 _SD3 = "StableDiffusion3Pipeline"
 
 FAMILIES: dict[str, Family] = {
@@ -193,5 +197,10 @@ ALL_FAMILIES: dict[str, Family] = {
     ),
     "krea2": _transformer("Krea 2", "krea2", "krea2", "Krea2Pipeline", since="0.42"),
     "wan-vace": _transformer("Wan 2.1 VACE", "wan", "wan_vace", "WanVACEPipeline", pixels=16, one_prompt=True),
+    "ltx2.3": _ltx2("LTX-2.3, all guidances", "ltx2_guided", "LTX2Pipeline", variant={"as_2_3": True}),
+    "ltx2.5": _ltx2("LTX-2.5, all guidances", "ltx2_guided", "LTX2Pipeline", variant={"as_2_5": True}),
+    "ltx2.5-i2v": _ltx2(
+        "LTX-2.5 image to video", "ltx2_image", "LTX2ImageToVideoPipeline", variant={"as_2_5": True}, one_prompt=True
+    ),
 }
 """And those that are given more: a picture, a video, embeddings."""
