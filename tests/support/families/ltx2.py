@@ -58,9 +58,7 @@ def ltx2_audio_parts() -> tuple[Any, Any]:
     return vae, vocoder
 
 
-def make_ltx2(
-    *, heads: int = 4, as_2_3: bool = False, as_2_5: bool = False, image: bool = False
-) -> DiffusionPipeline:
+def make_ltx2(*, heads: int = 4, as_2_3: bool = False, as_2_5: bool = False, image: bool = False) -> DiffusionPipeline:
     """An ``LTX2Pipeline``, as LTX-2.0.
 
     Args:

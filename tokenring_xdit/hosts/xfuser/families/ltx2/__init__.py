@@ -23,9 +23,7 @@ FAMILY = XfuserFamily(
     lora={_WRAPPER: "attention_kwargs"},
     repairs=f"{__name__}.repairs",
     relied_on=(
-        ReliedOn(
-            _TRANSFORMER, "xFuserLTX2VideoTransformer3DWrapper.forward", "told about padding", ("hidden_states",)
-        ),
+        ReliedOn(_TRANSFORMER, "xFuserLTX2VideoTransformer3DWrapper.forward", "told about padding", ("hidden_states",)),
         *(
             ReliedOn(_TRANSFORMER, f"xFuserLTX2{kind}AttnProcessor.__call__", "gathers keys for sound", _ATTENTION)
             for kind in ("AudioVideo", "Perturbed")
