@@ -8,7 +8,7 @@ from tokenring_xdit.hosts.xfuser.family import TRANSFORMERS, OwnPipeline, Shares
 __all__ = ["FAMILY"]
 
 FAMILY = XfuserFamily(
-    pipelines=(Pipeline(name="ConsisIDPipeline", needs_picture=True),),
+    pipelines=(Pipeline(name="ConsisIDPipeline", needs_picture=True, needs=("id_cond", "id_vit_hidden")),),
     cut=TokenCut(
         transformer="ConsisIDTransformer3DModel",
         blocks=("transformer_blocks",),

@@ -11,8 +11,8 @@ _TRANSFORMER = TRANSFORMERS + "transformer_cosmos3"
 
 FAMILY = XfuserFamily(
     pipelines=(
-        Pipeline(name="Cosmos3OmniPipeline"),
-        Pipeline(name="xFuserCosmos3OmniPipeline"),  # as `xdit` makes it
+        Pipeline(name="Cosmos3OmniPipeline", one_prompt=True),
+        Pipeline(name="xFuserCosmos3OmniPipeline", one_prompt=True),  # as `xdit` makes it
     ),
     wrapper=f"{_TRANSFORMER}:get_cosmos3_transformer_wrapper_class",
     runners=("xFuserCosmos3NanoModel", "xFuserCosmos3SuperModel"),
