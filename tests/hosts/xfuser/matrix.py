@@ -11,6 +11,8 @@ import torch
 
 from tests.hosts.xfuser.generation import Case
 from tests.support.families import ALL_FAMILIES, FAMILIES, Entry, Family
+from tokenring_xdit.hosts.xfuser.families import FAMILIES as RECORDS
+from tokenring_xdit.hosts.xfuser.refused import RUNNERS_REFUSED
 
 __all__ = ["COLUMNS", "TOGETHER", "Column", "Outcome", "cases", "is_quick", "is_refused", "kept", "page"]
 
@@ -194,6 +196,7 @@ def is_refused(family: str, column: str) -> bool:
 def page(outcomes: dict[tuple[str, str], Outcome]) -> str:
     """The support matrix in Markdown."""
     messages: list[str] = []
+    run = sum(len(family.runners) for family in RECORDS.values())
     lines = [
         "# Support matrix",
         "",
@@ -204,6 +207,8 @@ def page(outcomes: dict[tuple[str, str], Outcome]) -> str:
         "  anything is computed.",
         "* The matrices below have the figures. xfuser is the host there; [diffusers.md](diffusers.md) has what runs",
         "  without it, and pipelines that are not listed here: image to image, inpainting, ControlNets, Chroma, Mochi.",
+        f"* Of the {run + len(RUNNERS_REFUSED)} model classes of `xdit` {run} run under TokenRing;",
+        f"  [upstream.md](upstream.md) says why {len(RUNNERS_REFUSED)} do not.",
         "",
         "## Matrices",
         "",

@@ -1,4 +1,4 @@
-"""On the worker ranks: MiniMax-H3, whose sequence holds text, sound and video."""
+"""On the worker ranks: MiniMax-H3 and Cosmos 3, whose sequence holds text, video and sound."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from tests.hosts.xfuser.generation import Case, engine
+from tests.hosts.xfuser.generation import Case, engine, forget_xfuser
 from tests.hosts.xfuser.jobs import initialize_groups
+from tests.support.families import ALL_FAMILIES
 from tests.support.families.minimax_h3 import make_minimax_h3, minimax_h3_inputs
 from tests.support.reference import relative_error
+from tokenring_xdit.errors import TokenRingError
+from tokenring_xdit.hosts.xfuser import parallelize
 
 
 @torch.no_grad()
@@ -56,6 +60,29 @@ def error_with_padding_seen(case: Case) -> float:
 
         patch.setattr(repairs, "_layout", all_seen)
         return relative_error(_steps(wrapped, minimax_h3_inputs()), true)
+
+
+@torch.no_grad()
+def refusals_of_cosmos3() -> dict[str, str]:
+    """What is said to sound, and to a model with a norm that xfuser leaves out."""
+    family, calls = ALL_FAMILIES["cosmos3"], []
+    pipe = family.make()
+    pipe.transformer.register_forward_pre_hook(lambda _, args, given: calls.append(given), with_kwargs=True)
+    pipe(**family.inputs(steps=1))
+    said = {}
+    for name, config, given in (
+        ("sound", {"sound_gen": True, "sound_dim": 8}, {"sound_tokens": [torch.zeros(8, 4)]}),
+        ("norm", {"qk_norm_for_text": False, "use_und_k_norm_for_gen": True}, {}),
+    ):
+        other = family.make(**config)
+        try:
+            parallelize(other, tokenring_degree=dist.get_world_size())
+            other.transformer(**{**calls[0], **given})
+        except TokenRingError as error:
+            said[name] = str(error)
+        finally:
+            forget_xfuser()
+    return said
 
 
 def _wrapped(config: Any, dtype: torch.dtype) -> Any:

@@ -9,7 +9,7 @@ import torch
 
 from tests.hosts.xfuser import packed
 from tests.hosts.xfuser.generation import Case
-from tests.support.ranks import RankPool
+from tests.support.ranks import RankFailure, RankPool
 
 pytestmark = pytest.mark.family("cosmos3")  # which needs as new a diffusers
 
@@ -53,3 +53,10 @@ def test_in_bf16_ranks_err_as_one_does(ranks: RankPool) -> None:
 def test_padding_that_is_seen_shows(ranks: RankPool) -> None:
     for error in ranks.run(2, packed.error_with_padding_seen, Case("minimax-h3", tokenring=2), timeout=300):
         assert error > 100 * TOLERANCE
+
+
+@pytest.mark.matrix
+def test_upstream_still_cuts_over_ulysses_alone(ranks: RankPool) -> None:
+    """``cut_over_all_ranks``."""
+    with pytest.raises(RankFailure, match="must be divisible by Ulysses degree 3"):
+        ranks.run(3, packed.errors, Case("minimax-h3", ulysses=3), {"grid": (2, 3, 7)}, timeout=300)

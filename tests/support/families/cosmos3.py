@@ -13,12 +13,13 @@ from tests.support.families.pictures import two_colours
 from tests.support.families.wan import wan_vae
 
 
-def make_cosmos3(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
+def make_cosmos3(*, heads: int = 4, layers: int = 2, **config: Any) -> DiffusionPipeline:
     """A ``Cosmos3OmniPipeline`` without a safety checker.
 
     Args:
         heads: Attention heads of 16 channels, two for each head of keys.
         layers: Layers.
+        **config: Of the transformer.
 
     Returns:
         The pipeline.
@@ -40,6 +41,7 @@ def make_cosmos3(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
         rope_axes_dim=(4, 2, 2),
         vocab_size=len(tokenizer),
         timestep_scale=0.001,
+        **config,
     )
     text.randomise_weights(transformer, seed=131)
     pipe = Cosmos3OmniPipeline(

@@ -73,6 +73,12 @@ def leave_padding_out(cosmos3: Any) -> None:
             if not wanted():
                 passed = {"return_dict": True} if return_dict else {}
                 return original(self, *args, **passed, **kwargs)
+            more = [kind for kind in ("sound", "action") if kwargs.get(f"{kind}_tokens") is not None]
+            if more:
+                raise UnsupportedError(
+                    f"Cosmos 3 with {' and '.join(more)} was asked for, which was not compared with one process: "
+                    "make the video alone, or call the pipeline without parallelize"
+                )
             if self.config.use_und_k_norm_for_gen and not self.config.qk_norm_for_text:
                 raise UnsupportedError(
                     "Cosmos 3 with use_und_k_norm_for_gen was asked for, whose norm of the text's keys xfuser leaves "

@@ -11,12 +11,12 @@ from torch.nn.functional import pad
 
 from tokenring_xdit.compat.torch import outside_graphs
 from tokenring_xdit.hosts.layout import KeyLayout, active_layout, all_real, cut, key_layout
+from tokenring_xdit.hosts.xfuser.choice import current_choice
 from tokenring_xdit.hosts.xfuser.family import TRANSFORMERS
 from tokenring_xdit.hosts.xfuser.repairs.common import (
     replace_forward,
     replace_method,
     sequence_parallel_ranks,
-    wanted,
 )
 
 __all__ = ["HOOKS"]
@@ -43,7 +43,7 @@ def cut_over_all_ranks(h3: Any) -> None:
             **kwargs: Any,
         ) -> Any:
             given = hidden_states, audio_hidden_states, encoder_hidden_states, timestep, timestep_indices, token_tags
-            if not wanted():
+            if current_choice() is None:  # under Ulysses alone there is nothing to repair
                 return original(self, *given, position_ids, *args, **kwargs)
             before, ranks = h3.MINIMAX_H3_PACKED_SEQUENCE_ALIGNMENT, sequence_parallel_ranks()
             multiple = math.lcm(before, ranks)
