@@ -216,7 +216,7 @@ def page(outcomes: dict[tuple[str, str], Outcome]) -> str:
         "",
         "    bash scripts/test.sh tests/hosts/xfuser/test_matrix.py -m '' --support docs/support.md",
         "",
-        "With `-k NAME` the rows of one family; the others stay.",
+        "With `-k NAME` some of its cells; the others stay.",
         "",
         "A number is the largest difference of the latents to the unmodified diffusers pipeline in one process, fp32,",
         "relative to their largest value; more than 1e-5 fails the test. In bf16 it is the difference to fp32, that of",
@@ -249,9 +249,9 @@ def kept(text: str) -> dict[tuple[str, str], Outcome]:
         re.findall(r"^(\d+)\. (.+)$", text.partition("\nRefusals:\n")[2].partition("\n## ")[0], re.MULTILINE)
     )
     names = {family.title: name for name, family in ALL_FAMILIES.items()}
-    keys = {column.title: key for columns in (TOGETHER, COLUMNS) for key, column in columns.items()}
     found: dict[tuple[str, str], Outcome] = {}
-    for heading in ("## `parallelize`", "## xfuser's own pipelines"):
+    for heading, columns in (("## `parallelize`", TOGETHER), ("## xfuser's own pipelines", COLUMNS)):
+        keys = {column.title: key for key, column in columns.items()}
         rows = re.findall(r"^\| (.+) \|$", text.partition(heading)[2].partition("\n## ")[0], re.MULTILINE)
         (_, *titles), *others = [[cell.strip() for cell in row.split(" | ")] for row in rows]
         for title, *cells in others:

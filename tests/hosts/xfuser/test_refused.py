@@ -54,10 +54,11 @@ def test_every_reason_is_shown_by_a_test() -> None:
 
 @pytest.mark.family("cosmos3")
 def test_models_are_refused_in_a_sentence(ranks: RankPool, registry: dict[str, list[str]]) -> None:
-    names = {kind: registry[kind][0] for kind in RUNNERS_REFUSED}
+    names = {kind: known[0] for kind, known in registry.items()}
     (said,) = ranks.run(1, upstreams.refusals, names, timeout=300)
-    assert set(said) == set(names)
-    for kind, sentence in said.items():
+    assert {kind for kind, sentence in said.items() if sentence} == set(RUNNERS_REFUSED)
+    for kind in RUNNERS_REFUSED:
+        sentence = said[kind]
         assert sentence.startswith(f"tokenring_degree=2 was asked for with {names[kind]}: ")
         assert sentence.endswith(RUNNERS_REFUSED[kind].instead)
 

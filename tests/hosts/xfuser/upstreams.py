@@ -28,7 +28,7 @@ def registry() -> dict[str, list[str]]:
 
 
 def refusals(names: dict[str, str]) -> dict[str, str]:
-    """What is said to models, by class, that were asked for by name over two ranks."""
+    """What is said to models, by class, that were asked for by name over two ranks; nothing where they are taken."""
     from tokenring_xdit.errors import UnsupportedError
     from tokenring_xdit.hosts.xfuser import register
 
@@ -38,8 +38,10 @@ def refusals(names: dict[str, str]) -> dict[str, str]:
 
     said = {}
     for kind, name in names.items():
-        args = xFuserArgs(model=name)
+        tasks = MODEL_REGISTRY[name].settings.valid_tasks
+        args = xFuserArgs(model=name, task=tasks[0] if tasks else None)
         args.tokenring_degree = 2
+        said[kind] = ""
         try:
             MODEL_REGISTRY[name](args)
         except UnsupportedError as error:
