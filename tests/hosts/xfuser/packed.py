@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tests.hosts.xfuser.generation import Case, engine, forget_xfuser
+from tests.hosts.xfuser.generation import Case, engine, error, forget_xfuser
 from tests.hosts.xfuser.jobs import initialize_groups
 from tests.support.families import ALL_FAMILIES
 from tests.support.families.minimax_h3 import make_minimax_h3, minimax_h3_inputs
@@ -60,6 +61,15 @@ def error_with_padding_seen(case: Case) -> float:
 
         patch.setattr(repairs, "_layout", all_seen)
         return relative_error(_steps(wrapped, minimax_h3_inputs()), true)
+
+
+def cosmos3_with_padding_seen(case: Case) -> float | None:
+    """How far Cosmos 3 is from one process where nobody says which keys are padding."""
+    from tokenring_xdit.hosts.xfuser.families.cosmos3 import repairs
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(repairs, "key_layout", lambda layout: nullcontext())
+        return error(case)
 
 
 @torch.no_grad()

@@ -21,6 +21,13 @@ def test_a_video_from_a_picture(ranks: RankPool, together: bool) -> None:
         assert error <= TOLERANCE
 
 
+def test_padding_that_is_seen_shows(ranks: RankPool) -> None:
+    case = Case("cosmos3", tokenring=3, inputs={"height": 112, "width": 80})
+    for error in ranks.run(3, packed.cosmos3_with_padding_seen, case, timeout=300):
+        assert error is not None
+        assert error > 10 * TOLERANCE
+
+
 def test_sound_and_other_norms_are_refused(ranks: RankPool) -> None:
     for said in ranks.run(2, packed.refusals_of_cosmos3, timeout=300):
         assert "Cosmos 3 with sound was asked for" in said["sound"]
