@@ -62,6 +62,7 @@ class KeyLayout:
 
     Attributes:
         key: Equal for equal layouts: what the ranks' agreement on shapes is remembered by.
+        real_keys: How many of a sequence's tokens are real, of the first item.
     """
 
     def __init__(self, real: Tensor, *, replicated_real: Tensor | None = None, replicated_in_front: int = 0) -> None:
@@ -71,6 +72,7 @@ class KeyLayout:
         self._hides = not bool(self._real.all()) or (replicated_real is not None and not bool(replicated_real.all()))
         self._masks: dict[tuple[int, int], KeyMask | None] = {}
         self.replicated_in_front = replicated_in_front
+        self.real_keys = int(self._real[0].sum())
         digest = hashlib.sha256(self._real.numpy().tobytes()).hexdigest()
         self.key = (tuple(self._real.shape), digest, replicated_in_front)
 
