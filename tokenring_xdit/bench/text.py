@@ -82,6 +82,8 @@ class TextShape(CallShape):
 
     def refusal(self, strategy: Strategy) -> str | None:
         """As in the base class; tokens need not divide, nor heads."""
+        if strategy.captured:
+            return f"{strategy}: calls of language models are not captured: use '{strategy.launched}'"
         if strategy.kind.of_diffusers:
             return f"{strategy} is diffusers', which has no language models: use single, balanced, pass-kv, pass-q, ..."
         if strategy.kind.upstream or strategy.ulysses > 1:
