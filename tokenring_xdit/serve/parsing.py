@@ -110,7 +110,7 @@ class PictureParser(RequestParser[ServeConfig]):
     def defaults(self) -> dict[str, Any]:
         """What is taken where a request says nothing; ``None`` for what the pipeline works out."""
         config = self.config
-        model = find_model(config.model, config.choice.task).complete(Request(prompt="a prompt"))
+        model = find_model(config.model, config.choice).complete(Request(prompt="a prompt"))
         known = defaults_of(self.pipeline)
         values: dict[str, Any] = {
             name: first_of(getattr(config, name, None), getattr(model, name), known[name])
