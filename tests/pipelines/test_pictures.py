@@ -511,6 +511,8 @@ CONTROLLED = {
     "sd3-controlnet-inpaint": "inpainting",
     "qwen-image-controlnet": None,
     "qwen-image-controlnet-inpaint": "inpainting",
+    "z-image-controlnet": None,
+    "z-image-controlnet-inpaint": "inpainting",
 }
 """Small pipelines with ControlNets, and the tasks that bring them out."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -20,12 +21,14 @@ def main() -> int:
     parser.add_argument("--limit", type=float, default=240.0, help="seconds that a test may take")
     parser.add_argument("--hub-cache", type=Path, help="with the tiny models that the tests name; else stand-ins")
     parser.add_argument("--keep", type=Path, help="folder for logs; by default they are thrown away")
+    parser.add_argument("--only", default="", metavar="EXPRESSION", help="which tests, as pytest's -k takes it")
     parser.add_argument("--alone", action="store_true", help="say why tests fail alone, too")
     arguments = parser.parse_args()
     tests = arguments.tree / "tests" / "pipelines"
     missing = [target for target in arguments.targets if not (tests / target).exists()]
     if missing:
         parser.error(f"there is no {tests / missing[0]}; name the source tree of diffusers, with its tests")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the ranks end as well
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.keep or Path(temporary)
         cache = arguments.hub_cache
@@ -35,9 +38,14 @@ def main() -> int:
         for target in arguments.targets:
             place = folder / "runs" / target.replace("/", "-")
             tests_of = f"tests/pipelines/{target}"
-            options = {"ranks": arguments.ranks, "limit": arguments.limit}
             found[target] = run_target(
-                arguments.tree, tests_of, place, **options, environment={"HF_HUB_CACHE": str(cache.absolute())}
+                arguments.tree,
+                tests_of,
+                place,
+                ranks=arguments.ranks,
+                limit=arguments.limit,
+                environment={"HF_HUB_CACHE": str(cache.absolute())},
+                only=arguments.only,
             )
             print(table({target: found[target]}), flush=True)
             for test in found[target] if arguments.alone else ():

@@ -22,7 +22,6 @@ from tests.support.hub import OFFLINE
 __all__ = ["Compared", "Outcome", "compare", "run_target", "table"]
 
 _PLUGIN = Path(__file__).parent / "plugin"
-_ROOT = Path(__file__).parents[3]
 
 TOLERANCE = 1e-5
 """Of what pipelines make in fp32, relative to its largest value."""
@@ -66,9 +65,9 @@ class Compared:
 
 
 def run_target(
-    tree: Path, target: str, folder: Path, *, ranks: int, limit: float, environment: Mapping[str, str]
+    tree: Path, target: str, folder: Path, *, ranks: int, limit: float, environment: Mapping[str, str], only: str = ""
 ) -> list[Compared]:
-    """Run the tests of one file or folder alone, then over ranks.
+    """Run the tests of one file or folder alone, and over ranks beside that.
 
     Args:
         tree: The source tree.
@@ -77,24 +76,26 @@ def run_target(
         ranks: How many.
         limit: Seconds that one test may take, and in a quarter of which ranks have to answer each other.
         environment: More variables of the processes.
+        only: Which of the tests, as pytest's ``-k`` takes it; all by default.
+
+    Raises:
+        RuntimeError: The tests could not be collected.
     """
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    found = []
-    for world in (1, ranks):
-        own = [folder / f"{world}-{rank}" for rank in range(world)]
-        for each in own:
-            each.mkdir(parents=True)
-        processes = [
-            _start(tree, target, own[rank], rank, world, store.port, limit, environment) for rank in range(world)
-        ]
-        _wait(processes, own, limit)
-        found.append([_outcomes(each) for each in own])
-    (alone,), together = found
+    seats = [(0, 1), *((rank, ranks) for rank in range(ranks))]
+    own = [folder / f"{rank}-of-{world}" for rank, world in seats]
+    for each in own:
+        each.mkdir(parents=True)
+    words = [target, *(["-k", only] if only else [])]
+    _run([(tree, words, each, *seat, store.port, limit, environment) for each, seat in zip(own, seats, strict=True)])
+    alone, *together = map(_outcomes, own)
+    if not alone:
+        raise RuntimeError(f"no tests of {target} ran:\n{(own[0] / 'log').read_text(errors='replace')[-3000:]}")
     return [compare(test, outcome, [each.get(test) for each in together]) for test, outcome in alone.items()]
 
 
 def _start(
-    tree: Path, target: str, folder: Path, rank: int, world: int, port: int, limit: float, more: Mapping[str, str]
+    tree: Path, words: list[str], folder: Path, rank: int, world: int, port: int, limit: float, more: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
     python_path = os.pathsep.join([str(_PLUGIN), *filter(None, (os.environ.get("PYTHONPATH"),))])
     environment = {
@@ -110,18 +111,26 @@ def _start(
         "PEER_LIMIT": str(limit),
         **more,
     }
-    options = ["-p", "peer_ranks", "-p", "no:cacheprovider", "-p", "no:xdist", "-q", "--tb=short"]
+    options = ["-p", "peer_ranks", "-p", "no:cacheprovider", "-p", "no:xdist", "-q", "--tb=short", *words]
     with (folder / "log").open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "pytest", *options, target], cwd=tree, env=environment, stdout=log, stderr=log
+            [sys.executable, "-m", "pytest", *options], cwd=tree, env=environment, stdout=log, stderr=log
         )
 
 
-def _wait(processes: Sequence[subprocess.Popen[bytes]], folders: Sequence[Path], limit: float) -> None:
-    """Until all have ended; those of which nothing is heard for the limit are ended here."""
+def _run(starts: Sequence[tuple[Any, ...]]) -> None:
+    """Run processes until all have ended; they are ended here when nothing is heard of any for twice the limit.
+
+    Args:
+        starts: Arguments of :func:`_start`.
+    """
+    folders, limit = [start[2] for start in starts], starts[0][6]
+    processes: list[subprocess.Popen[bytes]] = []
     heard = time.monotonic()
     sizes = [-1 for _ in folders]
     try:
+        for start in starts:
+            processes.append(_start(*start))
         while any(process.poll() is None for process in processes):
             time.sleep(_POLL)
             now = [_size(folder / "tests.jsonl") + _size(folder / "log") for folder in folders]
