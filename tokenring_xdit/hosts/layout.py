@@ -66,7 +66,6 @@ class KeyLayout:
     Attributes:
         key: Equal for equal layouts: what the ranks' agreement on shapes is remembered by.
         on_device: Whether the host has not looked at the mask.
-        real_keys: How many of a sequence's tokens are real, of the first item; ``None`` until the host has looked.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class KeyLayout:
         self._masks: dict[tuple[int, int], KeyMask | None] = {}
         self.replicated_in_front = replicated_in_front
         self._hides, self.on_device = True, True
-        self.real_keys: int | None = None
+        self._count = 0
         self.key: Hashable = ("on the device", tuple(real.shape), replicated_in_front)
         if replicated_real is not None or not computed or not may_be_recorded():
             self.read("which keys are real is read from a mask in each call")
@@ -97,7 +96,7 @@ class KeyLayout:
         decided_on_the_host(why)
         self._real = self._real.cpu()
         self._hides, self.on_device = not bool(self._real.all()), False
-        self.real_keys = int(self._real[0].sum())
+        self._count = int(self._real[0].sum())
         self._masks.clear()
         digest = hashlib.sha256(self._real.numpy().tobytes()).hexdigest()
         self.key = (tuple(self._real.shape), digest, self.replicated_in_front)
@@ -132,6 +131,12 @@ class KeyLayout:
             else:
                 self._masks[place] = None if bool(real.all()) else KeyMask(real)
         return self._masks[place]
+
+    def count(self) -> int:
+        """How many of a sequence's tokens are real, of the first item."""
+        if self.on_device:
+            self.read("how many keys are real is read from a mask in each call")
+        return self._count
 
     @property
     def hides_keys(self) -> bool:
