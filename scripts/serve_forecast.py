@@ -1,4 +1,6 @@
-"""How far forecasts of a server are off for sizes that it has not served, after ten requests; on an idle machine.
+"""How far forecasts of a server are off for sizes that it has not served, after ten requests.
+
+Those sizes are made in between, by who learns nothing, so that a machine that becomes busier is so for both.
 
 python scripts/serve_forecast.py embedded tokenring_degree=2 steps=4
 python scripts/serve_forecast.py smollm2 tokenring_degree=2
@@ -7,8 +9,10 @@ python scripts/serve_forecast.py smollm2 tokenring_degree=2
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from tokenring_xdit.config import read_config
@@ -28,6 +32,15 @@ HELD_OUT = (96, 160, 224, 320, 448)
 
 
 _ANSWER = 24  # tokens
+
+
+@dataclass(frozen=True)
+class Served:
+    """Seconds of a request, bytes of the rank that held most, and its steps."""
+
+    seconds: float
+    peak: int
+    steps: int
 
 
 def pictures(config: Any) -> Callable[[int], Order]:
@@ -72,28 +85,29 @@ def main() -> None:
     config: AnyServeConfig = read_config(serve_schema, None, said)
     with make_engine(config, 1800.0, None) as engine:
         order = texts(config) if isinstance(config, TextServeConfig) else pictures(config)
-        runner = runner_of(config)
 
-        def serve(size: int) -> tuple[float, int, int]:
-            """Seconds, bytes of the rank that held most, and steps."""
+        def serve(runner: Any, size: int) -> Served:
             job = Job(order(size), lambda event: None)
             start = time.perf_counter()
             runner.make(engine, job, engine.timeout)
-            return time.perf_counter() - start, max((use.peak for use in engine.memory), default=0), job.step
+            peak = max((use.peak for use in engine.memory), default=0)
+            return Served(time.perf_counter() - start, peak, job.step)
 
-        serve(SERVED[0])  # a first request allocates what the others use
-        runner = runner_of(config)
-        for size in SERVED:
-            serve(size)
-        jobs = {size: Job(order(size), lambda event: None) for size in HELD_OUT}
-        predicted = {size: (runner.seconds(job), runner.peak_bytes(job)) for size, job in jobs.items()}
+        learns, other = runner_of(config), runner_of(config)
+        serve(other, max(SERVED))  # a first request allocates what the others use
+        real: dict[int, list[Served]] = {size: [] for size in HELD_OUT}
+        for size, between in zip(SERVED, (*HELD_OUT, *HELD_OUT), strict=True):
+            serve(learns, size)
+            real[between].append(serve(other, between))
         print("size   seconds predicted, real, ratio   MiB of a rank predicted, real, ratio")
-        for size, (seconds, peak) in predicted.items():
-            real, held, steps = serve(size)
-            short = jobs[size].order.all_steps - steps  # of answers that ended early
+        for size, found in real.items():
+            job = Job(order(size), lambda event: None)
+            seconds, peak = learns.seconds(job), learns.peak_bytes(job)
+            took, held = statistics.mean(each.seconds for each in found), max(each.peak for each in found)
+            short = job.order.all_steps - found[0].steps  # of answers that ended early
             note = f"  ({short} tokens fewer)" if short else ""
             memory = f"{peak / 2**20:8.1f} {held / 2**20:8.1f} {held / peak:5.2f}" if peak else "not told here"
-            print(f"{size:4} {seconds:12.3f} {real:8.3f} {real / seconds:5.2f} {memory:>32}{note}")
+            print(f"{size:4} {seconds:12.3f} {took:8.3f} {took / seconds:5.2f} {memory:>32}{note}")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ class Machines:
         self.hosts = network.network.hosts
         self.head = f"{network.address(self.hosts[0])}:{PORT}"
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        self._variables = {**os.environ, **UNHURRIED, "PYTHONPATH": os.pathsep.join(paths)}
+        variables = {"PYTHONPATH": os.pathsep.join(paths), "RAY_AUTH_MODE": "disabled"}  # whatever this user has
+        self._variables = {**os.environ, **UNHURRIED, **variables}
         RAYS_FOLDER.mkdir(exist_ok=True)
 
     def inside(self, host: str, *words: str) -> subprocess.Popen[str]:
