@@ -74,7 +74,6 @@ NEEDS_NONE = {"Flux2KleinPipeline", "Flux2Pipeline", "FluxKontextPipeline"}
 
 FILMS = {
     "CogVideoXImageToVideoPipeline",
-    "ConsisIDPipeline",
     "HunyuanVideo15ImageToVideoPipeline",
     "LTX2ImageToVideoPipeline",
     "LTXImageToVideoPipeline",
@@ -86,7 +85,7 @@ def test_which_models_make_nothing_without_a_picture() -> None:
     """As their names tell, except those that take one and need none."""
     classes = [getattr(diffusers, name) for name in pipelines() if hasattr(diffusers, name)]
     found = {each.__name__ for each in classes if needs_picture(each)}
-    named = {name for name in pipelines() if re.search("Img2Img|Inpaint|Fill|Control|Edit|ImageToVideo|ConsisID", name)}
+    named = {name for name in pipelines() if re.search("Img2Img|Inpaint|Fill|Control|Edit|ImageToVideo", name)}
     assert found == {name for name in named - NEEDS_NONE if hasattr(diffusers, name)}
     assert {each.__name__ for each in classes if is_video(each)} & found == {n for n in FILMS if hasattr(diffusers, n)}
     masks = {each.__name__ for each in classes if mask_keyword(each) in needed_options(each)}

@@ -104,7 +104,6 @@ def four_steps(family: Family, ranks: int) -> dict[str, Any]:
 
 _GUIDED = frozenset(
     {
-        "consisid",
         "ideogram4",
         "cosmos3",
         "lumina2",
@@ -121,9 +120,7 @@ _STAGES = frozenset(key for key, family in ALL_FAMILIES.items() if family.own is
 _IN_ORDER = frozenset(key for key in _STAGES if (own := ALL_FAMILIES[key].own) is not None and not own.patches)
 _WRAPPED = frozenset(key for key, family in ALL_FAMILIES.items() if family.entry is Entry.PIPELINE)
 _VIDEO = frozenset(
-    key
-    for key in ALL_FAMILIES
-    if key.startswith(("cogvideox", "consisid", "cosmos", "latte", "wan", "hunyuan-video", "ltx"))
+    key for key in ALL_FAMILIES if key.startswith(("cogvideox", "cosmos", "latte", "wan", "hunyuan-video", "ltx"))
 )
 _STILL = frozenset(ALL_FAMILIES) - _VIDEO
 _SEVERAL = frozenset(key for key, family in ALL_FAMILIES.items() if not family.one_prompt)

@@ -203,7 +203,6 @@ ALL_FAMILIES: dict[str, Family] = {
     ),
     "krea2": _transformer("Krea 2", "krea2", "krea2", "Krea2Pipeline", since="0.42"),
     "wan-vace": _transformer("Wan 2.1 VACE", "wan", "wan_vace", "WanVACEPipeline", pixels=16, one_prompt=True),
-    "consisid": _pipeline("ConsisID", "consisid", "consisid", "ConsisIDPipeline", pixels=16),
     "ideogram4": _transformer(
         "Ideogram 4",
         "ideogram4",
