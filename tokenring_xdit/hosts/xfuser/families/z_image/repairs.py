@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tokenring_xdit.compat.torch import outside_graphs
 from tokenring_xdit.hosts.layout import KeyLayout, cut, key_layout, padding, set_layout
 from tokenring_xdit.hosts.xfuser.family import TRANSFORMERS
 from tokenring_xdit.hosts.xfuser.repairs.common import (
@@ -48,7 +48,7 @@ def leave_padding_and_masked_tokens_out(z_image: Any) -> None:
             if wanted():
                 given = signature.bind(self, *args, **kwargs)
                 given.apply_defaults()
-                self._tokenring_lengths = list(_lengths(given.arguments, z_image.SEQ_MULTI_OF))
+                self._tokenring_lengths = _lengths(given.arguments, z_image.SEQ_MULTI_OF)
             with key_layout(None):  # set anew before each kind of block
                 return original(self, *args, **kwargs)
 
@@ -69,14 +69,14 @@ def leave_padding_and_masked_tokens_out(z_image: Any) -> None:
     replace_method(wrapper, "_chunk_and_pad_sequence", make_cut)
 
 
-def _lengths(arguments: dict[str, Any], multiple: int) -> Iterator[tuple[int, ...]]:
+@outside_graphs
+def _lengths(arguments: dict[str, Any], multiple: int) -> list[tuple[int, ...]]:
     """Tokens of each item of the batch: of its picture, its text, and both together, with the learned padding."""
     patch, frames = arguments["patch_size"], arguments["f_patch_size"]
     pictures, texts = (_part(arguments[name]) for name in ("x", "cap_feats"))
     each = [t // frames * (h // patch) * (w // patch) for t, h, w in (picture.shape[1:] for picture in pictures)]
     found = [tuple(n + padding(n, multiple) for n in lengths) for lengths in (each, map(len, texts))]
-    yield from found
-    yield tuple(map(sum, zip(*found, strict=True)))
+    return [*found, tuple(map(sum, zip(*found, strict=True)))]
 
 
 def _part(items: list[Tensor]) -> list[Tensor]:
