@@ -32,20 +32,25 @@ def main() -> int:
         parser.error(f"there is no {tests / missing[0]}; name the source tree of diffusers, with its tests")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the ranks end as well
     torch.set_num_threads(1)  # of which none has to survive a fork
-    found = {}
+    found, whole = {}, True
     with tempfile.TemporaryDirectory() as temporary:
         folder = (arguments.keep or Path(temporary)).absolute()
         if "PEER_STAND_INS" in os.environ:
             write_stand_ins(Path(os.environ["PEER_STAND_INS"]), [tests / target for target in arguments.targets])
         for target in arguments.targets:
-            found[target] = run_target(
-                tests.parents[1],
-                f"tests/pipelines/{target}",
-                folder / target.replace("/", "-"),
-                ranks=arguments.ranks,
-                limit=arguments.limit,
-                only=arguments.only,
-            )
+            try:
+                found[target] = run_target(
+                    tests.parents[1],
+                    f"tests/pipelines/{target}",
+                    folder / target.replace("/", "-"),
+                    ranks=arguments.ranks,
+                    limit=arguments.limit,
+                    only=arguments.only,
+                )
+            except RuntimeError as error:
+                print(error, file=sys.stderr)
+                whole = False
+                continue
             print(table({target: found[target]}), flush=True)
             for test in found[target] if arguments.alone else ():
                 if test.result in {"failed", "not spread"}:
@@ -53,7 +58,7 @@ def main() -> int:
     if len(found) > 1:
         print("\n", table(found), sep="")
     bad = {test.result for tests in found.values() for test in tests} & {"fails", "differs", "no answer"}
-    return int(bool(bad))
+    return int(bool(bad) or not whole)
 
 
 if __name__ == "__main__":
