@@ -187,6 +187,7 @@ TASKS: dict[str, Small] = {
         "ZImageControlNetInpaintPipeline",
         lambda height, width: {**p.hole(height, width), **p.control(height, width)},
         parts=p.z_image_inpainting_controlnet,
+        prompts=False,  # diffusers has one mask for all of several
     ),
     "cogvideox-i2v": _task(
         "CogVideoX, image to video",

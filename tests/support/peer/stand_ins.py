@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,27 +38,31 @@ TARGETS = [
 """Families that docs/diffusers.md names."""
 
 
-def write_stand_ins(root: Path) -> Path:
-    """Make a cache of the hub with them.
+_MAKERS: dict[str, Callable[[], tuple[Any, ...]]] = {
+    "hf-internal-testing/tiny-random-t5": text.t5,
+    "hf-internal-testing/tiny-random-umt5": video_text.make_umt5,
+    "hf-internal-testing/tiny-random-clip": text.clip,
+    "hf-internal-testing/tiny-random-BertModel": text.bert,
+    "hf-internal-testing/tiny-random-Qwen2VLForConditionalGeneration": text.qwen2_5_vl,
+    "finetrainers/dummy-hunyaunvideo": video_text.make_llama,
+}
+
+
+def write_stand_ins(root: Path, tests: Sequence[Path]) -> None:
+    """Make a cache of the hub with those that some tests name.
 
     Args:
-        root: An empty folder.
-
-    Returns:
-        The folder, for ``HF_HUB_CACHE``.
+        root: The folder, which ``HF_HUB_CACHE`` has to name.
+        tests: Files or folders of tests.
     """
-    encoders: dict[str, tuple[Any, ...]] = {
-        "hf-internal-testing/tiny-random-t5": text.t5(),
-        "hf-internal-testing/tiny-random-umt5": video_text.make_umt5(),
-        "hf-internal-testing/tiny-random-clip": text.clip(),
-        "hf-internal-testing/tiny-random-BertModel": text.bert(),
-        "hf-internal-testing/tiny-random-Qwen2VLForConditionalGeneration": text.qwen2_5_vl(),
-        "finetrainers/dummy-hunyaunvideo": video_text.make_llama(),
-    }
-    for model, parts in encoders.items():
+    files = [file for test in tests for file in ([test] if test.is_file() else test.rglob("*.py"))]
+    texts = "".join(file.read_text(encoding="utf-8") for file in files)
+    for model, make in _MAKERS.items():
+        if model not in texts:
+            continue
         folder = snapshot(root, model)
+        parts = make()
         for part in parts:
             part.save_pretrained(folder)
-        if model.startswith("finetrainers"):
+        if model == "finetrainers/dummy-hunyaunvideo":
             parts[0].save_pretrained(folder / "tokenizer")
-    return root

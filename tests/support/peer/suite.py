@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
-import subprocess
 import sys
 import time
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch.distributed as dist
 
-from tests.support.hub import OFFLINE
+from tests.support.peer.plugin import PeerPlugin
 
 __all__ = ["Compared", "Outcome", "compare", "run_target", "table"]
 
-_PLUGIN = Path(__file__).parent / "plugin"
 
 TOLERANCE = 1e-5
 """Of what pipelines make in fp32, relative to its largest value."""
@@ -64,10 +65,11 @@ class Compared:
     error: float = 0.0
 
 
-def run_target(
-    tree: Path, target: str, folder: Path, *, ranks: int, limit: float, environment: Mapping[str, str], only: str = ""
-) -> list[Compared]:
+def run_target(tree: Path, target: str, folder: Path, *, ranks: int, limit: float, only: str = "") -> list[Compared]:
     """Run the tests of one file or folder alone, and over ranks beside that.
+
+    This process is forked, so that what takes long to import is imported once; it may have computed nothing yet on
+    several threads.
 
     Args:
         tree: The source tree.
@@ -75,7 +77,6 @@ def run_target(
         folder: An empty one, for what is found.
         ranks: How many.
         limit: Seconds that one test may take, and in a quarter of which ranks have to answer each other.
-        environment: More variables of the processes.
         only: Which of the tests, as pytest's ``-k`` takes it; all by default.
 
     Raises:
@@ -84,65 +85,55 @@ def run_target(
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     seats = [(0, 1), *((rank, ranks) for rank in range(ranks))]
     own = [folder / f"{rank}-of-{world}" for rank, world in seats]
-    for each in own:
-        each.mkdir(parents=True)
-    words = [target, *(["-k", only] if only else [])]
-    _run([(tree, words, each, *seat, store.port, limit, environment) for each, seat in zip(own, seats, strict=True)])
+    fork = multiprocessing.get_context("fork")
+    processes = []
+    try:
+        for each, (rank, world) in zip(own, seats, strict=True):
+            each.mkdir(parents=True)
+            plugin = (rank, world, each, store.port, timedelta(seconds=limit))
+            processes.append(fork.Process(target=_child, args=(tree, target, only, plugin)))
+            processes[-1].start()
+        _wait(processes, own, limit)
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.kill()
+            process.join()
     alone, *together = map(_outcomes, own)
     if not alone:
         raise RuntimeError(f"no tests of {target} ran:\n{(own[0] / 'log').read_text(errors='replace')[-3000:]}")
     return [compare(test, outcome, [each.get(test) for each in together]) for test, outcome in alone.items()]
 
 
-def _start(
-    tree: Path, words: list[str], folder: Path, rank: int, world: int, port: int, limit: float, more: Mapping[str, str]
-) -> subprocess.Popen[bytes]:
-    python_path = os.pathsep.join([str(_PLUGIN), *filter(None, (os.environ.get("PYTHONPATH"),))])
-    environment = {
-        **os.environ,
-        **OFFLINE,
-        "PYTHONPATH": python_path,
-        "PYTHONDONTWRITEBYTECODE": "1",  # nothing is left in the tree
-        "RANK": str(rank),
-        "WORLD_SIZE": str(world),
-        "LOCAL_RANK": str(rank),
-        "PEER_FOLDER": str(folder),
-        "PEER_PORT": str(port),
-        "PEER_LIMIT": str(limit),
-        **more,
-    }
-    options = ["-p", "peer_ranks", "-p", "no:cacheprovider", "-p", "no:xdist", "-q", "--tb=short", *words]
+def _child(tree: Path, target: str, only: str, plugin: tuple[Any, ...]) -> None:
+    """Run tests in a fork of this process."""
+    rank, world, folder, *_ = plugin
     with (folder / "log").open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "pytest", *options], cwd=tree, env=environment, stdout=log, stderr=log
-        )
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    os.chdir(tree)
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
+        del sys.modules[name]  # the tree has a package of that name as well
+    sys.path.insert(0, str(tree))
+    sys.dont_write_bytecode = True
+    options = ["-p", "no:cacheprovider", "-p", "no:xdist", "-q", "--tb=short", *(["-k", only] if only else []), target]
+    status = pytest.main(options, plugins=[PeerPlugin(*plugin)])
+    sys.stdout.flush()
+    os._exit(int(status))  # the store of the parent is none to be closed here
 
 
-def _run(starts: Sequence[tuple[Any, ...]]) -> None:
-    """Run processes until all have ended; they are ended here when nothing is heard of any for twice the limit.
-
-    Args:
-        starts: Arguments of :func:`_start`.
-    """
-    folders, limit = [start[2] for start in starts], starts[0][6]
-    processes: list[subprocess.Popen[bytes]] = []
+def _wait(processes: Sequence[Any], folders: Sequence[Path], limit: float) -> None:
+    """Until all have ended, or nothing was heard of any for twice the limit."""
     heard = time.monotonic()
     sizes = [-1 for _ in folders]
-    try:
-        for start in starts:
-            processes.append(_start(*start))
-        while any(process.poll() is None for process in processes):
-            time.sleep(_POLL)
-            now = [_size(folder / "tests.jsonl") + _size(folder / "log") for folder in folders]
-            if now != sizes:
-                sizes, heard = now, time.monotonic()
-            elif time.monotonic() - heard > 2 * limit:
-                return
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
+    while any(process.is_alive() for process in processes):
+        time.sleep(_POLL)
+        now = [_size(folder / "tests.jsonl") + _size(folder / "log") for folder in folders]
+        if now != sizes:
+            sizes, heard = now, time.monotonic()
+        elif time.monotonic() - heard > 2 * limit:
+            return
 
 
 def _size(file: Path) -> int:
