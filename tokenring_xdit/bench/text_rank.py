@@ -180,7 +180,7 @@ class TextBench:
     def _parts(self) -> tuple[Tensor, ...]:
         """The new tokens, those together that are computed at a time."""
         new = self._ids[:, self._shape.past :]
-        return new.split(self._shape.chunk or new.shape[1], dim=1)
+        return torch.split(new, self._shape.chunk or new.shape[1], dim=1)
 
     def _behind(self, alone: bool) -> Any:
         """A cache of what was computed before: the same each time, where that is anything."""
