@@ -81,6 +81,7 @@ class KeyLayout:
         self._masks: dict[tuple[int, int], KeyMask | None] = {}
         self.replicated_in_front = replicated_in_front
         self._hides, self.on_device = True, True
+        self._count = 0
         self.key: Hashable = ("on the device", tuple(real.shape), replicated_in_front)
         if replicated_real is not None or not computed or not may_be_recorded():
             self.read("which keys are real is read from a mask in each call")
@@ -95,6 +96,7 @@ class KeyLayout:
         decided_on_the_host(why)
         self._real = self._real.cpu()
         self._hides, self.on_device = not bool(self._real.all()), False
+        self._count = int(self._real[0].sum())
         self._masks.clear()
         digest = hashlib.sha256(self._real.numpy().tobytes()).hexdigest()
         self.key = (tuple(self._real.shape), digest, self.replicated_in_front)
@@ -129,6 +131,12 @@ class KeyLayout:
             else:
                 self._masks[place] = None if bool(real.all()) else KeyMask(real)
         return self._masks[place]
+
+    def count(self) -> int:
+        """How many of a sequence's tokens are real, of the first item."""
+        if self.on_device:
+            self.read("how many keys are real is read from a mask in each call")
+        return self._count
 
     @property
     def hides_keys(self) -> bool:

@@ -30,7 +30,10 @@ __all__ = ["install"]
 log = logging.getLogger("tokenring_xdit")
 
 _KEY_MASKS = ("attn_mask", "valid_kv_len", "indices_k")
-"""Entries of ``attention_kwargs`` that hide keys; they describe local keys and are not carried yet."""
+"""Entries of ``attention_kwargs`` that hide keys, in each call."""
+
+_LAYOUT_SAYS = ("valid_kv_len", "indices_k", "cu_seqlens_k", "max_seqlen_k")
+"""Those that say which keys of the whole sequence are real, as a layout does of each rank's."""
 
 
 def install(usp: Any) -> None:
@@ -75,7 +78,7 @@ def run_what_was_chosen(usp: Any) -> None:
             )
         if dropout_p:
             raise UnsupportedError(f"TokenRing has no dropout, asked for dropout_p={dropout_p}: use it for inference")
-        _refuse_masks(attention_kwargs)
+        attention_kwargs = _beside_masks(attention_kwargs, layout)
         if torch.compiler.is_compiling():
             if attention_kwargs:
                 raise UnsupportedError(
@@ -117,13 +120,18 @@ def leave_grouped_heads(usp: Any) -> None:
     replace_method(usp, "_repeat_kv_heads", make)
 
 
-def _refuse_masks(attention_kwargs: dict[str, Any] | None) -> None:
-    hidden = [name for name in _KEY_MASKS if (attention_kwargs or {}).get(name) is not None]
+def _beside_masks(attention_kwargs: dict[str, Any] | None, layout: KeyLayout | None) -> dict[str, Any] | None:
+    """What is said beside which keys are hidden; refused where no layout says that."""
+    said = {name: value for name, value in (attention_kwargs or {}).items() if value is not None}
+    if layout is not None and ("valid_kv_len" not in said or said["valid_kv_len"] == layout.count()):
+        said = {name: value for name, value in said.items() if name not in _LAYOUT_SAYS}
+    hidden = [name for name in _KEY_MASKS if name in said]
     if hidden:
         raise UnsupportedError(
             f"this model hides keys through attention_kwargs {hidden}, which TokenRing does not carry yet: "
             "use ulysses_degree for it"
         )
+    return said or None
 
 
 def leave_hidden_keys_out(usp: Any) -> None:
