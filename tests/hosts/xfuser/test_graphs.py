@@ -142,11 +142,6 @@ def test_masks_that_follow_from_shapes_or_arguments(ranks: RankPool, case: Case,
     [
         (Case("lumina2", tokenring=2, inputs=STEPS), "which keys are real is read from a mask"),
         pytest.param(
-            Case("qwen-image", tokenring=2, schedule="ring", inputs={**WITHOUT_GUIDANCE, **MASKS[0]}),
-            "as schedule 'ring' sends keys, or cuts them",
-            marks=pytest.mark.matrix,
-        ),
-        pytest.param(
             Case("qwen-image", ulysses=2, inputs={**WITHOUT_GUIDANCE, **MASKS[0]}),
             "as Ulysses alone leaves them out",
             marks=pytest.mark.matrix,
