@@ -14,7 +14,7 @@ from torch import Tensor
 from tests.graphs.operators import OperatorRecorder
 from tests.hosts.xfuser.generation import Case, engine, forget_xfuser, latents_of, with_wrapped_transformer
 from tests.hosts.xfuser.stepping import lora_state
-from tests.support.families import ALL_FAMILIES
+from tests.support.families import FAMILIES
 from tests.support.ranks import rank_device
 from tests.support.reference import relative_error
 from tokenring_xdit.errors import TokenRingError
@@ -47,7 +47,7 @@ def recorder(device: torch.device) -> Recorder:
 @contextmanager
 def spread(case: Case) -> Iterator[Any]:
     """A pipeline whose calls are replayed."""
-    pipe = ALL_FAMILIES[case.family].make(**case.make).to(rank_device(), case.dtype)
+    pipe = FAMILIES[case.family].make(**case.make).to(rank_device(), case.dtype)
     dims = ParallelDims(ulysses=case.ulysses, tokenring=case.tokenring, schedule=case.schedule)
     try:
         spread_over_ranks(pipe, lambda: XfuserHost(dims, AttentionBackend.AUTO, recorder), Output.EVERY_RANK)
@@ -58,7 +58,7 @@ def spread(case: Case) -> Iterator[Any]:
 
 def alone(case: Case, inputs: Mapping[str, Any], change: Any = None) -> Tensor:
     """What one process makes."""
-    family = ALL_FAMILIES[case.family]
+    family = FAMILIES[case.family]
     pipe = family.make(**case.make).to(rank_device(), case.dtype)
     if change is not None:
         change(pipe)
@@ -133,19 +133,19 @@ def generations_between_changes(case: Case) -> Replayed:
 @torch.no_grad()
 def with_change_in_a_callback(case: Case) -> Replayed:
     """The strength of a LoRA changes in the middle of a generation, whose calls are replayed by then."""
-    inputs, found = ALL_FAMILIES[case.family].inputs(**case.inputs), Replayed()
+    inputs, found = FAMILIES[case.family].inputs(**case.inputs), Replayed()
 
     def weaken(pipe: Any, step: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         if step == inputs["num_inference_steps"] // 2:
             pipe.set_adapters("one", 0.2)
         return tensors
 
-    pipe = ALL_FAMILIES[case.family].make(**case.make).to(rank_device(), case.dtype)
+    pipe = FAMILIES[case.family].make(**case.make).to(rank_device(), case.dtype)
     _with_lora(pipe)
     expected = latents_of(pipe(**inputs, callback_on_step_end=weaken))
     with spread(case) as pipe:
         _with_lora(pipe)
-        again = ALL_FAMILIES[case.family].inputs(**case.inputs)
+        again = FAMILIES[case.family].inputs(**case.inputs)
         made = latents_of(pipe(**again, callback_on_step_end=weaken))
         found.errors.append(relative_error(made, expected))
         found.reports.append(graph_reports(pipe))
@@ -155,7 +155,7 @@ def with_change_in_a_callback(case: Case) -> Replayed:
 @torch.no_grad()
 def under_xfuser(case: Case) -> Replayed:
     """The same for a transformer of xfuser's, as ``xdit --tokenring_cuda_graphs`` has it, under any strategy."""
-    family, found = ALL_FAMILIES[case.family], Replayed()
+    family, found = FAMILIES[case.family], Replayed()
     expected = alone(case, {})
     with engine(case) as config:
         pipe = with_wrapped_transformer(family, config, case, family.inputs(**case.inputs))
@@ -172,7 +172,7 @@ def refusals() -> dict[str, str]:
     asked: dict[str, dict[str, Any]] = {"no GPU": {"tokenring_degree": 2, "cuda_graphs": True}}
     for name, options in asked.items():
         try:
-            parallelize(ALL_FAMILIES["flux"].make(), **options)
+            parallelize(FAMILIES["flux"].make(), **options)
         except TokenRingError as error:
             said[name] = str(error)
     try:

@@ -123,8 +123,6 @@ def test_masks_that_are_stale_show(ranks: RankPool) -> None:
     ("case", "forms"),
     [
         (Case("z-image", tokenring=2, inputs=STEPS), 2),
-        pytest.param(Case("krea2", tokenring=2, inputs=STEPS), 1, marks=pytest.mark.matrix),
-        pytest.param(Case("qwen-edit", tokenring=2, inputs=STEPS), 2, marks=pytest.mark.matrix),
     ],
     ids=lambda value: value.family if isinstance(value, Case) else "",
 )

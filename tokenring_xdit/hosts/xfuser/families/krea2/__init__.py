@@ -31,7 +31,6 @@ FAMILY = XfuserFamily(
             "handed no mask of all ranks' keys",
             ("attn", "hidden_states", "attention_mask"),
         ),
-        ReliedOn(_TRANSFORMER, "make_attn_mask_with_meta", "not made"),
         ReliedOn(_TRANSFORMER, "Krea2Transformer2DModel", "whose parameters the wrapper hides"),
     ),
 )
