@@ -56,7 +56,7 @@ def error_with_padding_seen(case: Case) -> float:
 
         def all_seen(tokens: int, multiple: int, ranks: int) -> KeyLayout:
             layout = KeyLayout(cut(all_real(tokens + -tokens % multiple), ranks))
-            layout.real_keys = tokens  # or the call is refused, as the model says another number
+            patch.setattr(layout, "count", lambda: tokens)  # or the call is refused, as the model says another number
             return layout
 
         patch.setattr(repairs, "_layout", all_seen)

@@ -52,7 +52,7 @@ def leave_padding_out(ltx2: Any) -> None:
         ) -> Any:
             layout = active_layout()
             if self.gather_kv and layout is not None:
-                tokens, place = layout.real_keys, 2 if attn.rope_type == "split" else 1
+                tokens, place = layout.count(), 2 if attn.rope_type == "split" else 1
                 encoder_hidden_states = _whole(encoder_hidden_states, 1, tokens)
                 key_rotary_emb = tuple(_whole(table, place, tokens) for table in key_rotary_emb)
                 self = copy.copy(self)
