@@ -227,9 +227,9 @@ def test_a_drawn_seed_is_told(engine: Engine) -> None:
         ({"latents": torch.zeros(1, 64, 8)}, ConfigurationError, "latents has shape (1, 64, 8); (1, 64, "),
         # What only the pipeline itself can refuse, on all ranks.
         (
-            {"prompt_embeds": torch.zeros(1, 24, 8)},
+            {"prompt": "", "prompt_embeds": torch.zeros(1, 24, 8)},
             ConfigurationError,
-            "FluxPipeline refuses this request: Cannot forward both `prompt`",
+            "FluxPipeline refuses this request: If `prompt_embeds` are provided, `pooled_prompt_embeds` also have",
         ),
     ],
 )

@@ -69,8 +69,10 @@ class Engine:
         tokens_per_rank: Of language models: tokens whose keys a rank may hold, of all chats together; ``None`` for any
             number. Chats that were asked longest ago make room; what does not fit alone is refused.
         kept_chats: Of language models: how many chats' keys are kept; those of others are computed anew when asked.
-        task: Of pipelines: ``text-to-image``, ``image-to-image`` or ``inpainting``, for which the class is chosen as
-            diffusers' AutoPipeline does; by default it is the class that the model names.
+        task: Of pipelines: ``text-to-image``, ``image-to-image``, ``inpainting``, ``text-to-video``,
+            ``image-to-video`` or ``video-to-video``, for which the class is chosen as diffusers' AutoPipeline does; by
+            default it is the class that the model names.
+        controlnet: Of pipelines: folder or hub name of a ControlNet, whose pictures are ``control_image`` of requests.
         scheduler: Of pipelines: class of diffusers' that steps in the place of the model's own.
         loras: Of pipelines: files, folders or hub names of LoRAs, or pairs of one and its scale.
         cuda_graphs: Of pipelines: capture calls of the transformer as CUDA graphs, and replay them (``docs/gpu.md``).
@@ -100,6 +102,7 @@ class Engine:
         kept_chats: int = KEPT_CHATS,
         cuda_graphs: bool = False,
         task: str | None = None,
+        controlnet: str | None = None,
         scheduler: str | None = None,
         loras: Sequence[str | tuple[str, float] | Lora] = (),
         ray: Any = None,
@@ -119,6 +122,7 @@ class Engine:
                 largest_side=(largest_side, LARGEST_SIDE),
                 cuda_graphs=(cuda_graphs, False),
                 task=(task, None),
+                controlnet=(controlnet, None),
                 scheduler=(scheduler, None),
                 loras=(loras, ()),
             )
@@ -149,7 +153,7 @@ class Engine:
                 timeout=timeout,
                 largest_side=largest_side,
                 cuda_graphs=cuda_graphs,
-                choice=PipelineChoice(task, scheduler, Lora.parse_all(loras)),
+                choice=PipelineChoice(task, scheduler, Lora.parse_all(loras), controlnet),
                 ray=ray,
             )
         self._model = model
@@ -237,7 +241,8 @@ class Engine:
                 preview costs a decoding.
             progress: Show a progress bar.
             **options: Further arguments of the diffusers pipeline's call, such as ``image``, ``mask_image``,
-                ``control_image`` (PIL pictures, or a list of them) and ``strength``.
+                ``control_image`` (PIL pictures, or a list of them), ``video`` (a list of PIL frames) and ``strength``.
+                ``prompt_embeds`` stand in the place of a prompt, which is ``""`` then.
 
         Returns:
             A PIL picture for each prompt, or a list of PIL frames for each, without sound; ``output_type="latent"``,

@@ -25,7 +25,7 @@ from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of, refu
 from tokenring_xdit.pipelines.messages import MemoryUse, Served, ServeRequest, Setup, Step, StepDone
 from tokenring_xdit.pipelines.options import is_whole, shortly
 from tokenring_xdit.pipelines.pending import PendingPictures
-from tokenring_xdit.pipelines.pictures import PICTURES
+from tokenring_xdit.pipelines.pictures import PICTURES, VIDEOS
 from tokenring_xdit.pipelines.places import name_on_ranks, place_for
 from tokenring_xdit.pipelines.replicas import ReplicaShare
 from tokenring_xdit.pipelines.request import Request, call_arguments, packed, pipeline_class
@@ -77,8 +77,8 @@ class Pictures:
             raise ConfigurationError(GRAPHS_NEED_RANKS)
         if cuda_graphs and ray is None:
             refuse_without_cuda("cuda_graphs=True")
-        self._class = pipeline_class(pipeline_class_of(model, choice.task))
-        self._model = find_model(model, choice.task)
+        self._class = pipeline_class(pipeline_class_of(model, choice))
+        self._model = find_model(model, choice)
         self._model.refuse_degrees(self._degrees)
         refuse_choice(model, choice)
         refuse_engine_host(
@@ -98,6 +98,7 @@ class Pictures:
             ulysses=self._degrees.ulysses,
         )
         loras = tuple(replace(lora, path=name_on_ranks(lora.path, ray)) for lora in choice.loras)
+        controlnet = None if choice.controlnet is None else name_on_ranks(choice.controlnet, ray)
         setup = Setup(
             model=name_on_ranks(self._model.name, ray),
             dtype=usual if said is None else said,
@@ -105,7 +106,7 @@ class Pictures:
             attention_backend=backend.value,
             timeout=2 * timeout,  # longer than this process waits, which can say more
             cuda_graphs=cuda_graphs,
-            choice=replace(choice, loras=loras),
+            choice=replace(choice, loras=loras, controlnet=controlnet),
         )
         self.last_seed: int | None = None
         self.largest_side = largest_side
@@ -176,7 +177,7 @@ class Pictures:
         call_arguments(self._class, request)
         self._model.check_request(self._degrees, request)
         for name, value in request.options.items():
-            if name in PICTURES:  # which are packed
+            if name in PICTURES | VIDEOS:  # which are packed
                 continue
             try:
                 self.ranks.packing.pack(value)

@@ -312,6 +312,7 @@ def best_schedules(
     mask: Mask = Mask.FULL,
     keys_stay_whole: bool = False,
     patience: float = math.inf,
+    few: bool = False,
 ) -> tuple[Option, ...]:
     """Every schedule for ranks that are not divided any further, in the order of :func:`plan`.
 
@@ -324,17 +325,21 @@ def best_schedules(
         mask: Which keys a query sees.
         keys_stay_whole: Whether only schedules will do that leave keys at home in one piece.
         patience: Seconds after which no further ones are timed: the answer is then the best of those that were.
+        few: Whether only those are timed that were made for the mask, whole and in halves.
     """
     split = ParallelDims(tokenring=problem.ranks // nodes, ring=nodes, mask=mask)
     until = time.monotonic() + patience
     setting = _Setting(split, problem, topology, machine, effects, keys_stay_whole, until)
     names = setting.whole()
-    if nodes == 1:
+    if few:
+        names = tuple(name for name in names if name.algorithm.masks == {mask})
+        names += tuple(name.having(chunks=2) for name in names if "chunks" in name.algorithm.options)
+    elif nodes == 1:
         names += setting.nodes_left_open()
     whole = setting.trials(names)
     fastest = min((seconds_of(trial.option) for trial in whole), default=math.inf)
-    hurried = time.monotonic() >= until
-    others = [] if hurried else setting.trials(setting.other_forms(whole, fastest))
+    done = few or time.monotonic() >= until
+    others = [] if done else setting.trials(setting.other_forms(whole, fastest))
     return ranked_schedules([trial.option for trial in (*whole, *others)])
 
 

@@ -113,7 +113,7 @@ def _summed(learned: Learned, work: list[_Work]) -> Foreseen | None:
 
 def picture_values(config: RunConfig) -> dict[str, Any]:
     """What is taken of a config that says nothing; ``None`` for what the pipeline works out."""
-    pipeline, model = config.pipeline, find_model(config.model, config.choice.task)
+    pipeline, model = config.pipeline, find_model(config.model, config.choice)
     request, known = model.complete(Request(prompt="a prompt")), defaults_of(pipeline)
 
     def first_of(*values: Any) -> Any:
@@ -151,7 +151,7 @@ def _forecast(config: RunConfig | TextRunConfig) -> Forecast:
     if isinstance(config, TextRunConfig):
         text = TextAttentionGrowth(config.degrees.ranks, gpus=gpus, element_bytes=DTYPE_BYTES[dtype])
         return Forecast(text.decode, text.prefill)
-    shape, model = usual_shape(config.pipeline.__name__), find_model(config.model, config.choice.task)
+    shape, model = usual_shape(config.pipeline.__name__), find_model(config.model, config.choice)
     if shape is not None and isinstance(model, FluxModel):
         shape = replace(shape, patch=model.pixels_per_token, text=model.text_tokens)
     return Forecast(AttentionGrowth(config.degrees, shape, gpus=gpus, element_bytes=DTYPE_BYTES[dtype]))

@@ -141,6 +141,7 @@ def make_engine(config: AnyServeConfig, timeout: float, ray: Any) -> Engine:
         largest_side=config.largest_side,
         cuda_graphs=config.cuda_graphs,
         task=config.choice.task,
+        controlnet=config.controlnet,
         scheduler=config.scheduler,
         loras=config.loras,
         ray=ray,
