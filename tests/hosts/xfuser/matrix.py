@@ -10,6 +10,7 @@ import torch
 
 from tests.hosts.xfuser.generation import Case
 from tests.support.families import ALL_FAMILIES, FAMILIES, Entry, Family
+from tests.support.refusals import general
 
 __all__ = ["COLUMNS", "TOGETHER", "Column", "Outcome", "cases", "is_quick", "is_refused", "page"]
 
@@ -184,42 +185,45 @@ def page(outcomes: dict[tuple[str, str], Outcome]) -> str:
     lines = [
         "# Support matrix",
         "",
-        "* The overview says yes where a combination equals the unmodified single process, on small models of the real",
-        "  architecture, gloo ranks and CPUs ([gpu.md](gpu.md): what ran on a GPU).",
-        "* *No* was not compared, which is not always refused: replicas (`data_parallel_degree` of configs and",
-        "  `Engine`) run with any of these pipelines. Pipelines that no host was compared with are refused before",
+        "* *Yes*: the combination equals the unmodified single process, tried with small models of the real",
+        "  architecture on gloo ranks and CPUs ([gpu.md](gpu.md) has what ran on a GPU).",
+        "* *No*: nobody compared it. That does not always mean refused: replicas (`data_parallel_degree` of configs",
+        "  and `Engine`) run with any of these pipelines. Pipelines that no host was compared with are refused before",
         "  anything is computed.",
-        "* The matrices below have the figures. xfuser is the host there; [diffusers.md](diffusers.md) has what runs",
-        "  without it, and pipelines that are not listed here: image to image, inpainting, ControlNets, Chroma, Mochi.",
+        "* The host is xfuser, except in the column *without xfuser*. [diffusers.md](diffusers.md) has more pipelines:",
+        "  image to image, inpainting, ControlNets, Chroma, Mochi and others.",
         "",
         "## Matrices",
         "",
-        "Written by the tests, never by hand (`python -m tests.support.overview` writes the overview from them):",
-        "",
-        "    bash scripts/test.sh tests/hosts/xfuser/test_matrix.py -m '' --support docs/support.md",
-        "",
         "A number is the largest difference of the latents to the unmodified diffusers pipeline in one process, fp32,",
-        "relative to their largest value; more than 1e-5 fails the test. In bf16 it is the difference to fp32, that of",
-        "one process in bf16 in brackets; twice that fails. An empty cell was not run, or does not exist. Causal Wan,",
-        "which makes a video chunk by chunk, is compared with upstream in one process instead",
-        "(`tests/hosts/xfuser/test_streaming.py`).",
+        "relative to their largest value; more than 1e-5 fails the test. In bf16 it is the difference to fp32, with",
+        "that of one process in bf16 in brackets; twice that fails. An empty cell was not run, or does not exist.",
+        "Causal Wan, which makes a video chunk by chunk, is compared with upstream in one process instead",
+        "(`tests/hosts/xfuser/test_streaming.py`). The tests write the tables, and",
+        "`python -m tests.support.overview` the overview from them:",
+        "",
+        "`bash scripts/test.sh tests/hosts/xfuser/test_matrix.py -m '' --support docs/support.md`",
         "",
         "## `parallelize`, `tokenring-xdit run`, `Engine`",
         "",
         "*Any size*: tokens that the ranks do not divide, 49 text tokens where that can be chosen, two prompts.",
         "",
-        *_table(TOGETHER, outcomes, messages),
+        *_folded("Figures", _table(TOGETHER, outcomes, messages)),
         "",
         "## xfuser's own pipelines, and its transformers as `xdit` uses them",
         "",
-        "PipeFusion that works on several patches at once attends keys of the step before, so it is compared with",
-        "xfuser's PipeFusion alone.",
+        "PipeFusion on several patches at once attends the previous step's keys, so it is compared with xfuser's",
+        "PipeFusion alone.",
         "",
-        *_table(COLUMNS, outcomes, messages),
+        *_folded("Figures", _table(COLUMNS, outcomes, messages)),
     ]
-    lines += ["", "Refusals:", ""] if messages else []
-    lines += [f"{number}. {message}" for number, message in enumerate(messages, start=1)]
+    numbered = [f"{number}. {message}" for number, message in enumerate(messages, start=1)]
+    lines += ["", *_folded("The refusals", numbered)] if messages else []
     return "\n".join(lines) + "\n"
+
+
+def _folded(summary: str, lines: list[str]) -> list[str]:
+    return [f"<details><summary>{summary}</summary>", "", *lines, "", "</details>"]
 
 
 def _table(columns: dict[str, Column], outcomes: dict[tuple[str, str], Outcome], messages: list[str]) -> list[str]:
@@ -238,9 +242,10 @@ def _table(columns: dict[str, Column], outcomes: dict[tuple[str, str], Outcome],
                 one = "" if outcome.single is None else f" ({outcome.single:.1e})"
                 cells.append(f"{outcome.error:.1e}{one}")
             else:
-                if outcome.refusal not in messages:
-                    messages.append(outcome.refusal)
-                cells.append(f"refused [{messages.index(outcome.refusal) + 1}]")
+                refusal = general(outcome.refusal)
+                if refusal not in messages:
+                    messages.append(refusal)
+                cells.append(f"refused [{messages.index(refusal) + 1}]")
         if any(cells):
             lines.append(f"| {family.title} | " + " | ".join(cells) + " |")
     return lines
