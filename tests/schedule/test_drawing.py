@@ -349,6 +349,8 @@ def test_nodes_and_columns_are_found_in_the_plan(name: str, ranks: int, sizes: l
 @pytest.mark.parametrize("name", ["token_ring", "direct:chunks=2", "hierarchical"])
 def test_an_animated_picture_holds_the_same_and_plays_every_step(name: str) -> None:
     still, moving = (Picture(build(name, 4), animated=animated) for animated in (False, True))
+    for found in moving.attends:
+        assert found.pop("class") == f"step s{found['data-step']}"
     assert moving.attends == still.attends
     assert Counter(map(str, moving.transfers)) == Counter(map(str, still.transfers))
     steps = {found["data-step"] for found in [*moving.attends, *moving.transfers]}
