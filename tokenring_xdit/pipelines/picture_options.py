@@ -61,7 +61,7 @@ def check_pictures(
 
 
 def check_strength(value: Any, steps: Any) -> Iterator[str]:
-    """What is wrong with how far a picture is generated anew, if anything is.
+    """What is wrong with how far a picture is regenerated, if anything is.
 
     Args:
         value: The strength.

@@ -71,14 +71,14 @@ class RunConfig(PromptConfig):
     image: Files | None = Field(
         None, description="file or URL of the picture to start from, for models that take one, or a list of them"
     )
-    mask_image: Files | None = Field(None, description="file of the mask, white where the picture is generated anew")
+    mask_image: Files | None = Field(None, description="file of the mask, white where the picture is regenerated")
     control_image: Files | None = Field(None, description="file of the control picture")
     strength: float | None = Field(
         None,
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="how far a picture is generated anew, for models that take it",
+        description="how far a picture is regenerated, for models that take it",
     )
     scheduler: str | None = Field(None, min_length=1, description="class of diffusers' that steps, for the model's own")
     loras: Loras = Field((), description="LoRAs: files, folders or hub names, or mappings of path and scale")

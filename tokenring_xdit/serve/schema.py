@@ -68,7 +68,7 @@ class EditBody(GenerationBody):
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="how far the picture is generated anew, for models that take it",
+        description="how far the picture is regenerated, for models that take it",
     )
 
 
