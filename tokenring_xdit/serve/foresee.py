@@ -16,7 +16,7 @@ from tokenring_xdit.hosts.models import usual_shape
 from tokenring_xdit.pipelines.flux import FluxModel
 from tokenring_xdit.pipelines.loading import find_model
 from tokenring_xdit.pipelines.request import Request, defaults_of
-from tokenring_xdit.pipelines.run import RunConfig
+from tokenring_xdit.pipelines.run import FILE_KEYS, RunConfig
 from tokenring_xdit.pipelines.text_models import load_tokenizer
 from tokenring_xdit.pipelines.text_orders import asked_about
 from tokenring_xdit.pipelines.text_prompt import conversation_tokens
@@ -130,7 +130,7 @@ def picture_values(config: RunConfig) -> dict[str, Any]:
 def _of_pictures(config: RunConfig) -> list[_Work]:
     values = picture_values(config)
     pixels = (values.get("width") or 0) * (values.get("height") or 0) * (values.get("frames") or 1)
-    if not pixels or any((config.image, config.mask_image, config.control_image)):
+    if not pixels or any(getattr(config, key) for key in FILE_KEYS):
         return []
     whole, left = divmod(len(config.prompts()), config.batch_size)
     sizes = [pixels * count for count in [config.batch_size] * whole + [left] * (left > 0)]

@@ -50,6 +50,7 @@ def key_of(config: RunConfig | TextRunConfig, elsewhere: str | None = None) -> d
             "cuda_graphs": config.cuda_graphs,
             "scheduler": config.scheduler,
             "loras": len(config.loras),
+            "controlnet": config.controlnet,
         }
     return key
 
