@@ -240,7 +240,7 @@ def test_python_calls_what_there_is(found: Block) -> None:
 def test_yaml_is_what_it_describes(found: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content, path = yaml.safe_load(found.code), tmp_path / "block.yaml"
     path.write_text(found.code)
-    for file in re.findall(r"\w+\.txt", found.code):
+    for file in re.findall(r"(?<!/)\b\w+\.(?:txt|mp4)", found.code):
         (tmp_path / file).write_text("A line of text.")
     monkeypatch.chdir(tmp_path)
     if "strategies" in content:
