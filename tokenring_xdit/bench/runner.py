@@ -16,7 +16,15 @@ from tokenring_xdit.bench.commands import CheckStrategy, Prepare, Prepared, Time
 from tokenring_xdit.bench.pictures import Pixels, unpack
 from tokenring_xdit.bench.plan import CallShape, Case, Level, Strategy, StrategyKind
 from tokenring_xdit.bench.pool import start_pool
-from tokenring_xdit.bench.records import Record, Status, case_fields, read_records, write_table
+from tokenring_xdit.bench.records import (
+    RESULTS_FILE,
+    TABLE_FILE,
+    Record,
+    Status,
+    case_fields,
+    read_records,
+    write_table,
+)
 from tokenring_xdit.bench.service import ServiceShape
 from tokenring_xdit.bench.serving import compare_services
 from tokenring_xdit.bench.sweep import SweepConfig
@@ -28,10 +36,7 @@ from tokenring_xdit.lab.network import EmulatedNetwork, emulate, refuse_slow, se
 from tokenring_xdit.workers.environment import rank_environment
 from tokenring_xdit.workers.pool import Pool
 
-__all__ = ["RESULTS_FILE", "TABLE_FILE", "Outcome", "SweepStep", "planned_keys", "run_sweep"]
-
-RESULTS_FILE = "results.jsonl"
-TABLE_FILE = "results.csv"
+__all__ = ["Outcome", "SweepStep", "planned_keys", "run_sweep"]
 
 _MORE_ATTEMPTS = 1
 """How often ranks are started again for a problem, where one of them died or was stopped before any of its cases."""

@@ -33,6 +33,7 @@ class Service:
         key: What clients have to say; ``None`` where they need not.
         timeout: Seconds without a sign of life from the ranks, where nothing better is known.
         on_broken: Called where no engine can be made, or the server cannot go on.
+        engine: Makes the engine; by default what the config says.
         ray: Where the ranks are, as :class:`~tokenring_xdit.pipelines.engine.Engine` takes it; by default what the
             config says.
         page: Whether there is a page for the browser.
@@ -51,6 +52,7 @@ class Service:
         key: str | None,
         timeout: float,
         on_broken: Callable[[], object],
+        engine: Callable[[], Engine] | None = None,
         ray: Any = None,
         page: bool = False,
         host: str | None = None,
@@ -58,11 +60,11 @@ class Service:
         def make() -> Engine:
             if isinstance(parser, TextParser):
                 parser.load()
-            return _engine(config, timeout, config.ray if ray is None else ray)
+            return _engine(config, timeout, config.ray if ray is None else ray) if engine is None else engine()
 
-        def prepare(engine: Engine) -> None:
+        def prepare(made: Engine) -> None:
             if isinstance(parser, PictureParser):
-                drawing.warm_up(engine, parser.warm_ups(engine))
+                drawing.warm_up(made, parser.warm_ups(made))
 
         queue = JobQueue(limits.waiting)
         text = isinstance(config, TextServeConfig)
