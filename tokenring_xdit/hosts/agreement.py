@@ -27,10 +27,9 @@ __all__ = [
     "difference",
     "noise_of_the_first_rank",
     "noting",
-    "raise_first",
     "refuse_differing",
+    "said_by_all",
     "summary",
-    "told",
 ]
 
 ONE_PICTURE = "make one picture"
@@ -96,10 +95,9 @@ def agree_on_arguments(
     with noting(problem) as noted:
         mine = {name: describe(value) for name, value in arguments.items()}
     problem = noted.problem
-    everyone = exchange(None, (told(problem), mine, dict(weights or {})), "the arguments of the call")
-    raise_first([refused for refused, *_ in everyone])
-    refuse_differing([theirs for _, theirs, _ in everyone], doing, f"{_EVERYWHERE}, broadcast from rank 0 if need be")
-    loaded = [theirs for *_, theirs in everyone]
+    everyone = said_by_all("the arguments of the call", problem, mine, dict(weights or {}))
+    refuse_differing([theirs for theirs, _ in everyone], doing, f"{_EVERYWHERE}, broadcast from rank 0 if need be")
+    loaded = [theirs for _, theirs in everyone]
     for rank, others in enumerate(loaded):
         for name in {**loaded[0], **others}:
             if others.get(name) != loaded[0].get(name):
@@ -162,10 +160,9 @@ def agree_on_inputs(
         _sum_up(inputs)
         mine = {name: summary(value) for name, value in inputs.items()}
     problem = noted.problem
-    everyone = exchange(None, (told(problem), mine, beside), f"the inputs of the {model}")
-    raise_first([refused for refused, *_ in everyone])
-    first = everyone[0][1]
-    for rank, (_, theirs, _) in enumerate(everyone):
+    everyone = said_by_all(f"the inputs of the {model}", problem, mine, beside)
+    first = everyone[0][0]
+    for rank, (theirs, _) in enumerate(everyone):
         for name in {**first, **theirs}:
             found = difference(first.get(name), theirs.get(name))
             if found is not None:
@@ -174,7 +171,7 @@ def agree_on_inputs(
                     f"rank {rank}: make what it comes from the same on all ranks (a callback, a tensor or a seed of "
                     "each rank's own), for example with torch.distributed.broadcast"
                 )
-    return [theirs for *_, theirs in everyone]
+    return [theirs for _, theirs in everyone]
 
 
 def agree_on_result(pipeline: str, result: Any) -> None:
@@ -247,12 +244,27 @@ def _digest(tensor: Tensor) -> str:
     return _digest_of(packed.view(torch.uint8).numpy().tobytes() if packed.numel() else b"")
 
 
-def told(problem: TokenRingError | None) -> tuple[str, str] | None:
-    """A refusal as it is told to other ranks."""
-    return None if problem is None else (type(problem).__name__, str(problem))
+def said_by_all(what: str, problem: TokenRingError | None, *said: Any) -> list[Any]:
+    """What each rank says, where none of them refuses.
+
+    Args:
+        what: What is exchanged.
+        problem: Why this rank refuses; it is then raised on all ranks.
+        *said: What it says, plain data.
+
+    Returns:
+        A list of each rank.
+
+    Raises:
+        TokenRingError: ``problem``, or that of another rank.
+    """
+    told = None if problem is None else (type(problem).__name__, str(problem))
+    everyone = exchange(None, (told, *said), what)
+    _raise_first([refused for refused, *_ in everyone])
+    return [theirs for _, *theirs in everyone]
 
 
-def raise_first(refusals: list[tuple[str, str] | None]) -> None:
+def _raise_first(refusals: list[tuple[str, str] | None]) -> None:
     """Raise what ranks refuse, the same on all of them; ``refusals`` is what each of them told."""
     refusing = [rank for rank, problem in enumerate(refusals) if problem is not None]
     if not refusing:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from tokenring_xdit.attention import exchange
-from tokenring_xdit.errors import CancelledError, TokenRingError
-from tokenring_xdit.hosts.agreement import describe, noting, raise_first, refuse_differing, told
+from tokenring_xdit.errors import CancelledError, CommunicationError, TokenRingError
+from tokenring_xdit.hosts.agreement import describe, noting, refuse_differing, said_by_all
 from tokenring_xdit.hosts.transformers.cache import ShardedCache
 from tokenring_xdit.hosts.transformers.current import Forward, entered
 from tokenring_xdit.hosts.transformers.exchanges import Exchanges
@@ -194,12 +194,13 @@ class Session:
         self, mine: dict[str, str] | None, problem: TokenRingError | None = None, cause: Exception | None = None
     ) -> None:
         self._unsettled = False
-        everyone = exchange(None, (told(problem), mine), "the inputs of the language model")
         try:
-            raise_first([refused for refused, _ in everyone])
+            everyone = said_by_all("the inputs of the language model", problem, mine)
+        except CommunicationError:
+            raise
         except TokenRingError as error:
             raise error from cause
-        compare([theirs for _, theirs in everyone], "compute one call of the language model")
+        compare([theirs for (theirs,) in everyone], "compute one call of the language model")
 
     def heard(self, told: tuple[Any, ...], tail: tuple[int, Tensor] | None) -> Inputs:
         """What the first rank told, put together with what it told before."""

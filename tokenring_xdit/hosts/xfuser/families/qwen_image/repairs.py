@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,12 +11,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from tokenring_xdit.compat.torch import outside_graphs
-from tokenring_xdit.hosts.layout import KeyLayout, all_real, cut, key_layout, padding
+from tokenring_xdit.hosts.layout import KeyLayout, all_real, cut, padding
 from tokenring_xdit.hosts.xfuser.family import TRANSFORMERS
 from tokenring_xdit.hosts.xfuser.repairs.common import (
     replace_forward,
     replace_method,
     sequence_parallel_ranks,
+    under_layout,
     wanted,
 )
 
@@ -31,20 +33,7 @@ def leave_padding_and_masked_text_out(qwen: Any) -> None:
     """
 
     def make(original: Any) -> Any:
-        def forward(
-            self: Any,
-            hidden_states: Tensor,
-            encoder_hidden_states: Tensor,
-            encoder_hidden_states_mask: Tensor | None = None,
-            *args: Any,
-            **kwargs: Any,
-        ) -> Any:
-            if not wanted():
-                return original(self, hidden_states, encoder_hidden_states, encoder_hidden_states_mask, *args, **kwargs)
-            with key_layout(_layout(hidden_states, encoder_hidden_states, encoder_hidden_states_mask)):
-                return original(self, hidden_states, encoder_hidden_states, encoder_hidden_states_mask, *args, **kwargs)
-
-        return forward
+        return under_layout(original, _layout)
 
     replace_forward(qwen.xFuserQwenImageTransformerWrapper, make)
 
@@ -77,11 +66,12 @@ def _own(index: Tensor, tokens: int) -> Tensor:
 
 
 @outside_graphs
-def _layout(image: Tensor, text: Tensor, mask: Tensor | None) -> KeyLayout:
+def _layout(_: Any, arguments: Mapping[str, Any]) -> KeyLayout:
     """Text in front of the image, each padded at its end."""
-    ranks = sequence_parallel_ranks()
-    real = all_real(text.shape[1]) if mask is None else mask.to(torch.bool)
-    return KeyLayout.of_segments(cut(real, ranks), cut(all_real(image.shape[1]), ranks))
+    image, text = arguments["hidden_states"].shape[1], arguments["encoder_hidden_states"].shape[1]
+    ranks, mask = sequence_parallel_ranks(), arguments.get("encoder_hidden_states_mask")
+    real = all_real(text) if mask is None else mask.to(torch.bool)
+    return KeyLayout.of_segments(cut(real, ranks), cut(all_real(image), ranks))
 
 
 def _transformer(qwen: Any) -> None:
