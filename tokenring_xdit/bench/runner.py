@@ -167,11 +167,8 @@ def _refuse_ranks(config: SweepConfig, pending: dict[CallShape, list[Case]], ran
             )
     elif network is None:
         refuse_missing_gpus(most)
-    elif most > len(network.hosts):
-        raise ConfigurationError(
-            f"{most} ranks do not fit into network '{network.name}': each has a host of its own, and there are "
-            f"{len(network.hosts)}"
-        )
+    elif pending:
+        network.refuse_ranks(most)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from tokenring_xdit.pipelines.text_options import TextOptions
 
 __all__ = [
     "MESSAGES",
+    "ROLES",
     "ChatMessage",
     "Forget",
     "Kept",
@@ -20,6 +21,10 @@ __all__ = [
     "TextScore",
     "asked_about",
 ]
+
+
+ROLES = ("system", "user", "assistant")
+"""Who may have said something in a conversation."""
 
 
 @dataclass(frozen=True)
