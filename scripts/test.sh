@@ -5,6 +5,8 @@
 #   bash scripts/test.sh --slow         what needs many processes, or minutes: all that the first leaves out
 #   bash scripts/test.sh -m cuda        the kernels that need a GPU
 #
+# Whole runs have two workers, each of which takes a file at a time; -n 0 runs everything in one process.
+#
 # --lowest and --newest make an environment of their own, with the lowest versions that pyproject.toml
 # allows or the newest that pip finds; what passed goes into docs/compatibility.md.
 set -euo pipefail
@@ -23,6 +25,10 @@ case "${1-}" in
     set -- -m '(ranks or e2e) and not (smoke or netns or cuda or matrix)' "$@"
     ;;
 *) prepare_environment dev ;;
+esac
+case " $* " in
+*" tests"* | *" -m cuda "* | *" -m netns "* | *" --support"* | *" --uses-log"* | *" -n "*) ;;
+*) set -- --numprocesses=2 --dist=loadfile "$@" ;;
 esac
 unset PYTHON # it has made the environment; launch scripts would take it for the ranks' interpreter
 case " $* " in

@@ -419,14 +419,14 @@ def error_of_a_cut_schedule() -> float:
     return relative_error(out, shard(softmax_attention(q, k, v)[0]))
 
 
-def error_in_batches(case: Case) -> float:
+def errors_in_batches(cases: list[Case]) -> list[float]:
     """Each exchange as one batch, its receives in their turn: as on NCCL, here on gloo."""
     from tokenring_xdit.attention.groups import RingGroup
 
-    errors(case)  # opens the channels
+    errors_of(cases)  # opens the channels
     assert not RingGroup.of().transport.in_order
     RingGroup.of().transport.in_order = True
-    return float(errors(case)["out"])
+    return [float(found["out"]) for found in errors_of(cases)]
 
 
 def error_of_schedules(schedules: list[Schedule]) -> float:
