@@ -29,13 +29,14 @@ class RingGroup(Rounds):
     """What this package keeps for a process group.
 
     Attributes:
+        transports: What carries its messages.
         kept: What rooms above keep for this group, by its type.
     """
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         self.kept: dict[type, Any] = {}
         self._agreed: dict[tuple[Hashable, CallSpec], Layout] = {}
-        self._transports = GroupTransports(self, dist.get_rank(group), dist.get_world_size(group))
+        self.transports = GroupTransports(self, dist.get_rank(group), dist.get_world_size(group))
         super().__init__(group)
 
     def begin(self) -> None:
@@ -45,30 +46,22 @@ class RingGroup(Rounds):
             CommunicationError: An earlier call on this group failed.
         """
         super().begin()
-        self._transports.begin(self.call)
+        self.transports.begin(self.call)
 
     @property
     def transport(self) -> Transport:
         """What carries the messages of programs, since they were made ready for."""
-        return self._transports.current
+        return self.transports.current
 
     @property
     def messages(self) -> Transport:
         """What carries messages beside programs, once its channels are open."""
-        return self._transports.messages
+        return self.transports.messages
 
     @property
     def bytes_sent(self) -> int:
         """Payload bytes that this rank has handed over so far."""
-        return self._transports.bytes_sent
-
-    def open(self, channels: Channels, device: torch.device) -> None:
-        """Create channels for :attr:`messages`, as :meth:`GroupTransports.open`."""
-        self._transports.open(channels, device)
-
-    def make_ready(self, channels: Channels, device: torch.device, asked: str) -> None:
-        """As :meth:`GroupTransports.make_ready`."""
-        self._transports.make_ready(channels, device, asked)
+        return self.transports.bytes_sent
 
     @classmethod
     def of(cls, group: dist.ProcessGroup | None = None) -> RingGroup:
@@ -98,7 +91,7 @@ class RingGroup(Rounds):
             for name in [
                 name for name, each in _groups.items() if each.process_group not in dist.distributed_c10d._world.pg_map
             ]:
-                _groups.pop(name)._transports.forget()
+                _groups.pop(name).transports.forget()
             known = _groups[resolved.group_name] = cls(resolved)
         return known
 
@@ -122,7 +115,7 @@ class RingGroup(Rounds):
         if isinstance(report, CallSpec) and key is not None:
             known = self._agreed.get((key, report))
             if known and not (self._watch is not None and self._watch.knows_refusal(self)):
-                self.make_ready(channels, device, report.transport)
+                self.transports.make_ready(channels, device, report.transport)
                 return known
         elif isinstance(report, str) and self._agreed:
             # Ranks that call with a key would not listen.
@@ -130,7 +123,7 @@ class RingGroup(Rounds):
             self._publish(sentence, call=self.call, refused=True)
         layout = self._agree(report, key)
         assert isinstance(report, CallSpec)  # a refusal has raised on all ranks
-        self.make_ready(channels, device, report.transport)
+        self.transports.make_ready(channels, device, report.transport)
         self._settled = True
         if key is not None:
             self._agreed[key, report] = layout
@@ -161,13 +154,13 @@ class RingGroup(Rounds):
         return Layout(report, q_lengths, kv_lengths, any(ragged))
 
     def _breakable(self) -> list[dist.ProcessGroup]:
-        return self._transports.breakable
+        return self.transports.breakable
 
     def _abort(self) -> None:
-        self._transports.abort()
+        self.transports.abort()
 
     def _close(self) -> None:
-        self._transports.close()
+        self.transports.close()
 
 
 def clear_buffers() -> None:
@@ -176,7 +169,7 @@ def clear_buffers() -> None:
     Memory that ranks share stays: they would have to let it go together.
     """
     for group in _groups.values():
-        group._transports.clear_buffers()
+        group.transports.clear_buffers()
 
 
 def group_of(group: dist.ProcessGroup | None) -> RingGroup:

@@ -75,7 +75,7 @@ class Exchanges:
         self.group = RingGroup.of(group)
         exchange(group, None, "the beginning of context parallelism")
         if self.ranks > 1:
-            self.group.open([(channel, False) for channel in _CHANNELS], device)
+            self.group.transports.open([(channel, False) for channel in _CHANNELS], device)
 
     @property
     def rank(self) -> int:
