@@ -22,9 +22,8 @@ from torch import Tensor
 
 from tests.support.gpus import as_gpus
 from tests.support.reference import softmax_attention
-from tokenring_xdit.attention import exchange, fail_group, guarded, token_ring_attention
+from tokenring_xdit.attention import exchange, fail_group, guarded, peers, token_ring_attention
 from tokenring_xdit.attention import rounds as rounds_module
-from tokenring_xdit.attention import watch as watch_module
 from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.attention.member import AGREEMENT_TIMEOUT_VARIABLE
 from tokenring_xdit.attention.transport import choice, over_memory
@@ -171,7 +170,7 @@ def _main(
         "gloo", init_method=f"file://{file}", rank=rank, world_size=ranks, timeout=timedelta(seconds=timeout)
     )
     if SEPARATE in environment:
-        mock.patch.object(watch_module, "process_space", return_value=f"machine {rank}").start()
+        mock.patch.object(peers, "process_space", return_value=f"machine {rank}").start()
     job(Rank(rank, ranks, connection), *args)
     connection.close()
     os._exit(0)
