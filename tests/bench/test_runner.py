@@ -118,6 +118,7 @@ def test_bytes_are_those_of_the_algorithm(measured: tuple[Outcome, list[SweepSte
     assert found["schedule:direct:chunks=4"].bytes_sent == (2 * block + log_sum_exp,) * 2
 
 
+@pytest.mark.matrix
 def test_fewer_queries_than_keys_are_exact_and_send_less(tmp_path: Path) -> None:
     strategies = [*EVERY, "ulysses=2+schedule:token_ring", "schedule:auto"]
     outcome = run_sweep(sweep(tmp_path, ranks=4, queries=8, strategies=strategies))

@@ -172,6 +172,7 @@ def test_a_picture_from_flags_is_the_same_on_one_rank_and_on_several(tmp_path: P
 
 
 @pytest.mark.e2e
+@pytest.mark.matrix
 def test_a_size_that_nothing_divides_on_a_model_with_random_weights(tmp_path: Path) -> None:
     one, three = tmp_path / "one.png", tmp_path / "three.png"
     model = ["--model", "random-flux:double=1,single=1,heads=4,head_dim=16,text_tokens=17", "--prompt", "a fox"]
@@ -281,6 +282,7 @@ def test_a_rank_that_is_killed_is_named_and_takes_the_others_along(tmp_path: Pat
 
 
 @pytest.mark.e2e
+@pytest.mark.matrix
 def test_a_rank_that_raises_is_named_with_its_error(tmp_path: Path) -> None:
     code = """
 import os

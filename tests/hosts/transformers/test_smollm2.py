@@ -16,7 +16,7 @@ from tokenring_xdit.pipelines.text_models import SMOLLM2, load_text_model, model
 
 NEEDLE = "The secret password of the lighthouse is 'marmalade'."
 QUESTION = "What is the secret password of the lighthouse?"
-HAY = (Path(__file__).parents[3] / "LICENSE").read_text(encoding="utf-8")[:5000]
+HAY = (Path(__file__).parents[3] / "LICENSE").read_text(encoding="utf-8")[:3600]
 DEPTHS = (0.1, 0.6)
 """In the shard of the first rank, and of the second, whether there are two or three; the question is in the last."""
 
@@ -35,8 +35,9 @@ def about_the_needle(depth: float) -> str:
 
 
 @pytest.mark.e2e
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.matrix)])
 @torch.no_grad()
-def test_answers_a_needle_and_perplexity_over_two_and_three_ranks(ranks: RankPool) -> None:
+def test_answers_a_needle_and_perplexity(ranks: RankPool, world: int) -> None:
     tokenizer, model = load_text_model(SMOLLM2, "float32")
     prompts = []
     for depth in DEPTHS:
@@ -48,13 +49,12 @@ def test_answers_a_needle_and_perplexity_over_two_and_three_ranks(ranks: RankPoo
         assert "marmalade" in tokenizer.decode(tokens[0, ids.shape[1] :])
     wanted = perplexity(jobs.scores_of(model, prompts[0], torch.ones_like(prompts[0])))
     starts = [len(tokenizer(about_the_needle(depth).partition(NEEDLE)[0]).input_ids) for depth in DEPTHS]
-    for world in (2, 3):
-        assert [start * world // prompts[0].shape[1] for start in starts] == [0, 1]
-        for tokens, scores, held in ranks.run(world, jobs.smollm2, prompts, timeout=600):
-            assert tokens == [each.tolist() for each in whole]
-            assert f"{perplexity(torch.tensor(scores)):.5g}" == f"{wanted:.5g}"
-            longest = max(each.shape[1] for each in whole)
-            assert max(held) <= math.ceil(longest / world) + BLOCK
+    assert [start * world // prompts[0].shape[1] for start in starts] == [0, 1]
+    for tokens, scores, held in ranks.run(world, jobs.smollm2, prompts, timeout=600):
+        assert tokens == [each.tolist() for each in whole]
+        assert f"{perplexity(torch.tensor(scores)):.5g}" == f"{wanted:.5g}"
+        longest = max(each.shape[1] for each in whole)
+        assert max(held) <= math.ceil(longest / world) + BLOCK
 
 
 def perplexity(scores: torch.Tensor) -> float:

@@ -26,7 +26,7 @@ for level in ("debug", "warning", "error"):
 """
 
 
-@pytest.mark.parametrize("level", [None, "debug"])
+@pytest.mark.parametrize("level", [None, pytest.param("debug", marks=pytest.mark.matrix)])
 @pytest.mark.e2e
 def test_a_program_of_one_s_own_hears_errors_unless_it_asks_for_more(level: str | None, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "LOG_LEVEL"} | OFFLINE

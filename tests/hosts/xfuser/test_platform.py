@@ -46,7 +46,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     "disguise",
-    ["", "torch.version.cuda = '13.0'"],
+    [pytest.param("", marks=pytest.mark.matrix), "torch.version.cuda = '13.0'"],
     ids=["as-installed", "cuda-build-without-gpu"],
 )
 @pytest.mark.e2e
