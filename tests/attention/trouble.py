@@ -24,6 +24,7 @@ from tests.support.gpus import as_gpus
 from tests.support.reference import softmax_attention
 from tokenring_xdit.attention import exchange, fail_group, guarded, peers, token_ring_attention
 from tokenring_xdit.attention import rounds as rounds_module
+from tokenring_xdit.attention import watch as watch_module
 from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.attention.member import AGREEMENT_TIMEOUT_VARIABLE
 from tokenring_xdit.attention.transport import choice, over_memory
