@@ -28,6 +28,7 @@ from tokenring_xdit.attention import watch as watch_module
 from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.attention.member import AGREEMENT_TIMEOUT_VARIABLE
 from tokenring_xdit.attention.transport import choice, over_memory
+from tokenring_xdit.attention.transport.opening import GroupTransports
 from tokenring_xdit.attention.transport.process_groups import GlooTransport
 from tokenring_xdit.attention.transport.shared_memory import SharedMemory
 from tokenring_xdit.attention.transport.symmetric import SymmetricTransport
@@ -250,7 +251,7 @@ def struck(own: Rank, phase: str, kind: str, length: int = 8) -> None:
         return
     where = {
         "before the ranks agree": (rounds_module, "tell_all"),
-        "before channels open": (RingGroup, "open"),
+        "before channels open": (GroupTransports, "open"),
         "while channels open": (dist, "barrier"),
     }
     if phase in where and mine:
