@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,19 @@ from tokenring_xdit.pipelines.embedded import MODEL_PATH
 from tokenring_xdit.pipelines.loading import find_model, load_pipeline
 from tokenring_xdit.pipelines.request import Request, call_arguments, packed, unpacked
 
-__all__ = ["Called", "all_of", "asked", "coloured", "further", "halves", "one_process", "saved"]
+__all__ = [
+    "Called",
+    "all_of",
+    "asked",
+    "coloured",
+    "controlled",
+    "embedded",
+    "filmed",
+    "further",
+    "halves",
+    "one_process",
+    "saved",
+]
 
 PROMPT = "a red cube beside two blue balls"
 CPU = torch.device("cpu")
@@ -38,6 +51,11 @@ def halves(width: int, height: int) -> Image.Image:
     mask = Image.new("L", (width, height))
     mask.paste(255, (width // 2, 0, width, height))
     return mask
+
+
+def filmed(width: int, height: int, frames: int = 9) -> list[Image.Image]:
+    """Frames that turn."""
+    return [coloured(width, height).rotate(5 * number) for number in range(frames)]
 
 
 @dataclass(frozen=True)
@@ -68,6 +86,15 @@ def saved(folder: Path, key: str) -> str:
     return str(folder)
 
 
+def controlled(folder: Path, key: str) -> tuple[str, str]:
+    """The folder of a small pipeline without its ControlNet, and that of its ControlNet."""
+    pipe = peaky(key)
+    pipe.controlnet.save_pretrained(folder / "controlnet")
+    base = peaky(small(key).family)
+    base.save_pretrained(folder / "base")
+    return str(folder / "base"), str(folder / "controlnet")
+
+
 USUAL = {"steps": "num_inference_steps", "frames": "num_frames", "guidance": "guidance_scale"}
 
 
@@ -78,7 +105,13 @@ def asked(key: str) -> dict[str, Any]:
     return {names.get(name, name): given[name] for name in ("height", "width", *names) if name in given}
 
 
-_FURTHER = ("max_sequence_length", "controlnet_conditioning_scale", "text_encoder_out_layers")
+def embedded(key: str) -> dict[str, Any]:
+    """Embeddings in the place of a prompt, for a small pipeline that encodes none."""
+    given = small(key).inputs()
+    return {name: value for name, value in given.items() if "embeds" in name} if given.get("prompt") is None else {}
+
+
+_FURTHER = ("max_sequence_length", "controlnet_conditioning_scale", "text_encoder_out_layers", "true_cfg_scale")
 
 
 def further(key: str) -> dict[str, Any]:
@@ -89,7 +122,12 @@ def further(key: str) -> dict[str, Any]:
 
 def one_process(case: Called) -> Any:
     """What unmodified diffusers makes, called as its users call it."""
-    pipe = getattr(diffusers, case.runs).from_pretrained(MODEL_PATH if case.model == "embedded" else case.model)
+    parts = {}
+    if case.choice.controlnet is not None:
+        kind = json.loads((Path(case.choice.controlnet) / "config.json").read_text())["_class_name"]
+        parts["controlnet"] = getattr(diffusers, kind).from_pretrained(case.choice.controlnet)
+    place = MODEL_PATH if case.model == "embedded" else case.model
+    pipe = getattr(diffusers, case.runs).from_pretrained(place, **parts)
     pipe.set_progress_bar_config(disable=True)
     if case.choice.scheduler is not None:
         pipe.scheduler = getattr(diffusers, case.choice.scheduler).from_config(pipe.scheduler.config)
@@ -100,7 +138,8 @@ def one_process(case: Called) -> Any:
         pipe.set_adapters(names, [lora.scale for lora in case.choice.loras])
     call = {USUAL.get(name, name): value for name, value in case.fields.items()}
     given = {"output_type": "latent", **call, **case.options}
-    output = pipe(prompt=PROMPT, generator=torch.Generator().manual_seed(5), **given)
+    prompt = None if "prompt_embeds" in given else PROMPT
+    output = pipe(prompt=prompt, generator=torch.Generator().manual_seed(5), **given)
     return getattr(output, "images", getattr(output, "frames", None))[0]
 
 
@@ -112,8 +151,9 @@ def difference(case: Called) -> float:
     pipe.set_progress_bar_config(disable=True)
     kind = type(pipe)
     assert kind.__name__ == case.runs
-    request = find_model(case.model, case.choice.task).complete(
-        Request(PROMPT, seed=5, options={"output_type": "latent", **case.options, **case.swap}, **case.fields)
+    options = {"output_type": "latent", **case.options, **case.swap}
+    request = find_model(case.model, case.choice).complete(
+        Request("" if "prompt_embeds" in options else PROMPT, seed=5, options=options, **case.fields)
     )
     arguments = call_arguments(kind, unpacked(packed(request)))
     parallelize(pipe, host=engine_host(kind.__name__), tokenring_degree=dist.get_world_size())

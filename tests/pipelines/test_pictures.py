@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests.pipelines import picture_jobs as jobs
-from tests.pipelines.picture_jobs import PROMPT, Called, coloured, halves
+from tests.pipelines.picture_jobs import PROMPT, Called, coloured, filmed, halves
 from tests.support.ranks import RankPool
 from tests.support.reference import relative_error
 from tests.support.small import small
@@ -30,12 +30,14 @@ from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.choice import Lora, PipelineChoice, class_for_task, refuse_scheduler
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
 from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of, refuse_choice
+from tokenring_xdit.pipelines.picture_files import read_files
 from tokenring_xdit.pipelines.pictures import packed_options, read_picture, unpacked_options
 from tokenring_xdit.pipelines.preview import Preview
 from tokenring_xdit.pipelines.random_flux import RandomFlux
 from tokenring_xdit.pipelines.request import Request, call_arguments
 from tokenring_xdit.pipelines.run import RunConfig, inspect_model
 from tokenring_xdit.pipelines.run_rank import run_on_rank
+from tokenring_xdit.pipelines.signatures import needed_options
 
 TOLERANCE = 1e-5
 
@@ -127,6 +129,13 @@ def test_of_a_photograph_with_others_inside_the_first_one_is_taken() -> None:
         ("FluxInpaintPipeline", 1, {"image": coloured(8, 8)}, "FluxInpaintPipeline needs 'mask_image'"),
         ("FluxPipeline", 1, {"ip_adapter_image": coloured(8, 8)}, "ip_adapter_image is for IP-Adapters"),
         ("FluxControlPipeline", 1, {"image": coloured(8, 8)}, "takes no option 'image'"),
+        ("WanVideoToVideoPipeline", 1, {"strength": 0.5}, "WanVideoToVideoPipeline needs 'video'"),
+        ("WanVideoToVideoPipeline", 1, {"video": coloured(8, 8)}, "it has to be a list of frames"),
+        ("WanVideoToVideoPipeline", 2, {"video": filmed(8, 8)}, "video is for one prompt at a time, and 2 videos"),
+        ("WanVACEPipeline", 1, {"video": [coloured(8, 8), coloured(8, 9)]}, "frames of 8 x 8 and of 8 x 9 pixels"),
+        ("WanVACEPipeline", 1, {"mask": [Image.new("F", (8, 8))]}, "mask is a picture of the mode F"),
+        ("FluxPipeline", 1, {"prompt_embeds": torch.ones(1, 4, 4)}, "stands in the place of the prompt, and 'a' was"),
+        ("FluxPipeline", 1, {"prompt_embeds": 3}, "prompt_embeds is 3; it has to be a tensor"),
     ],
 )
 def test_what_a_pipeline_cannot_take_is_refused(
@@ -153,13 +162,40 @@ def test_which_pictures_belong_to_a_part_of_the_prompts() -> None:
         ("FluxImg2ImgPipeline", "text-to-image", "FluxPipeline"),
         ("FluxControlPipeline", "inpainting", "FluxControlInpaintPipeline"),
         ("StableDiffusion3Pipeline", "inpainting", "StableDiffusion3InpaintPipeline"),
+        ("WanPipeline", "video-to-video", "WanVideoToVideoPipeline"),
+        ("CogVideoXPipeline", "video-to-video", "CogVideoXVideoToVideoPipeline"),
+        ("FluxControlNetPipeline", "image-to-image", "FluxControlNetImg2ImgPipeline"),
     ],
 )
 def test_tasks_are_those_of_auto_pipeline(found: str, task: str | None, taken: str) -> None:
     assert class_for_task(found, task) == taken
-    if task is not None:
-        auto = {"text-to-image": "Text2Image", "image-to-image": "Image2Image", "inpainting": "Inpainting"}[task]
-        assert getattr(diffusers, f"AutoPipelineFor{auto}")  # whose tables are read
+
+
+@pytest.mark.parametrize(
+    ("found", "task", "taken"),
+    [
+        ("FluxPipeline", None, "FluxControlNetPipeline"),
+        ("FluxControlNetPipeline", None, "FluxControlNetPipeline"),
+        ("FluxPipeline", "inpainting", "FluxControlNetInpaintPipeline"),
+        ("StableDiffusion3Pipeline", "inpainting", "StableDiffusion3ControlNetInpaintingPipeline"),
+        ("QwenImagePipeline", "inpainting", "QwenImageControlNetInpaintPipeline"),
+    ],
+)
+def test_a_controlnet_has_classes_of_its_own(found: str, task: str | None, taken: str) -> None:
+    assert class_for_task(found, task, controlled=True) == taken
+
+
+def test_controlnets_that_go_with_nothing_are_refused(tmp_path: Path) -> None:
+    for found, task in (("FluxKontextPipeline", None), ("StableDiffusion3Pipeline", "image-to-image")):
+        with pytest.raises(UnsupportedError, match=f"controlnet: diffusers has no pipeline for .*{found}"):
+            class_for_task(found, task, controlled=True)
+    with pytest.raises(ConfigurationError, match="it has to be the folder or hub name of one ControlNet"):
+        PipelineChoice(controlnet=("a", "b"))  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"controlnet: .* is not a ControlNet folder: it has no config.json"):
+        refuse_choice("embedded", PipelineChoice(controlnet=str(tmp_path)))
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "SD3ControlNetModel"}))
+    with pytest.raises(ConfigurationError, match="is a SD3ControlNetModel, and FluxControlNetPipeline takes a FluxC"):
+        refuse_choice("embedded", PipelineChoice(controlnet=str(tmp_path)))
 
 
 def test_tasks_that_nobody_has_are_refused(tmp_path: Path) -> None:
@@ -169,7 +205,7 @@ def test_tasks_that_nobody_has_are_refused(tmp_path: Path) -> None:
         PipelineChoice("edit")
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionXLPipeline"}))
     with pytest.raises(UnsupportedError, match="StableDiffusionXLImg2ImgPipeline, which has not been compared"):
-        pipeline_class_of(str(tmp_path), "image-to-image")
+        pipeline_class_of(str(tmp_path), PipelineChoice("image-to-image"))
 
 
 EULER = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
@@ -244,6 +280,9 @@ def mistake(tmp_path: Path, text: str) -> str:
             "task: image-to-image\nimage: {folder}/a.png\nulysses_degree: 2\n",
             "runs with diffusers as its host, and (it has no ulysses_degree=2|diffusers 0.* is the oldest)",
         ),
+        ("video: {folder}/a.png\n", "video: .*a.png was given, and FluxPipeline takes none"),
+        ("video: https://example.com/a.mp4\n", "is a URL, and a file is wanted"),
+        ("controlnet: {folder}\n", "controlnet: .* is not a ControlNet folder"),
         ("control_image: {folder}/a.png\n", "control_image: .*a.png was given, and FluxPipeline takes none"),
         ("scheduler: Euler\n", "diffusers has no 'Euler'"),
         ("loras: [{{path: no.safetensors}}]\n", "there is no file or folder 'no.safetensors'"),
@@ -282,6 +321,50 @@ output: {tmp_path}/out.png
     options = {"image": pictures[1], "mask_image": halves(80, 60), "strength": 0.6, "output_type": "pil", **TEXT}
     picture = jobs.one_process(Called("FluxInpaintPipeline", "embedded", options, SIZED))
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out-1.png")), np.asarray(picture))
+
+
+@pytest.mark.e2e
+def test_a_run_makes_of_a_video_what_diffusers_does(tmp_path: Path) -> None:
+    from diffusers.utils import export_to_video, load_video
+
+    fields = {**jobs.asked("wan-v2v"), "steps": 3}
+    width, height = fields["width"], fields["height"]
+    export_to_video(filmed(width, height), str(tmp_path / "in.mp4"), fps=8, macro_block_size=2)
+    for number, frame in enumerate(filmed(width, height)):
+        frame.save(tmp_path / f"{number}.png")
+    folder = jobs.saved(tmp_path / "model", "wan-t2v")
+    text = f"""
+model: {folder}
+task: video-to-video
+prompt: {PROMPT}
+video: {tmp_path}/in.mp4
+strength: 0.7
+size: {width}x{height}
+steps: 3
+guidance: {fields["guidance"]}
+seed: 5
+output: {tmp_path}/out.mp4
+"""
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    config = read_config(RunConfig, path, inspect=inspect_model)
+    given = read_files(config.files(config.pipeline))["video"]
+    kept = load_video(str(tmp_path / "in.mp4"))
+    assert len(given) == len(kept) == 9
+    assert all(np.array_equal(np.asarray(own), np.asarray(other)) for own, other in zip(given, kept, strict=True))
+    run_on_rank(config)
+    options = {"video": kept, "strength": 0.7, "output_type": "pil"}
+    expected = jobs.one_process(Called("WanVideoToVideoPipeline", folder, options, fields))
+    found = load_video(str(tmp_path / "out.mp4"))
+    export_to_video(expected, str(tmp_path / "expected.mp4"), fps=16, macro_block_size=2)
+    wanted = load_video(str(tmp_path / "expected.mp4"))
+    assert len(found) == len(wanted)
+    assert all(np.array_equal(np.asarray(own), np.asarray(other)) for own, other in zip(found, wanted, strict=True))
+    frames = [str(tmp_path / f"{number}.png") for number in range(9)]
+    assert [frame.size for frame in read_files({"video": tuple(frames)})["video"]] == [(width, height)] * 9
+    (tmp_path / "no.mp4").write_text("no video")
+    with pytest.raises(ConfigurationError, match=r"video: .*no.mp4' is no video that ffmpeg reads"):
+        read_files({"video": (str(tmp_path / "no.mp4"),)})
 
 
 def lora_folder(folder: Path, seed: int) -> str:
@@ -327,6 +410,29 @@ def test_ranks_make_of_pictures_and_loras_what_one_process_does(ranks: RankPool,
         assert errors[2] > 0.01  # another picture is seen
 
 
+@needs_the_host
+@pytest.mark.ranks
+def test_ranks_make_of_videos_and_controlnets_what_one_process_does(ranks: RankPool, tmp_path: Path) -> None:
+    flux, controlnet = jobs.controlled(tmp_path / "flux", "flux-controlnet")
+    fields = jobs.asked("flux-controlnet")
+    seen = {"control_image": coloured(fields["width"], fields["height"]), "controlnet_conditioning_scale": 0.7}
+    options, choice = {**jobs.further("flux-controlnet"), **seen}, PipelineChoice(controlnet=controlnet)
+    steered = Called("FluxControlNetPipeline", flux, options, fields, choice)
+    wan, film = jobs.saved(tmp_path / "wan", "wan-t2v"), jobs.asked("wan-v2v")
+    moving = {"video": filmed(film["width"], film["height"]), "strength": 0.6}
+    filming = Called("WanVideoToVideoPipeline", wan, moving, film, PipelineChoice("video-to-video"))
+    cases = [
+        steered,
+        filming,
+        replace(steered, swap={"control_image": coloured(fields["width"], fields["height"], 4)}),
+        replace(filming, swap={"video": moving["video"][::-1]}),
+    ]
+    for errors in ranks.run(2, jobs.all_of, cases, timeout=300):
+        print(errors)
+        assert max(errors[:2]) <= TOLERANCE
+        assert min(errors[2:]) > 100 * TOLERANCE  # what controls, and the order of frames, is seen
+
+
 def test_loras_that_fit_nothing_are_refused(tmp_path: Path) -> None:
     """Which diffusers says in its log alone."""
     pipe = RandomFlux(double=1, single=1, heads=1, head_dim=16).make(torch.float32, torch.device("cpu"))
@@ -352,6 +458,17 @@ PICTURED: dict[str, Callable[[int, int], dict[str, Any]]] = {
     "chroma-img2img": lambda w, h: {"image": coloured(w, h), "strength": 0.6},
     "ltx-i2v": lambda w, h: {"image": coloured(w, h)},
     "cogvideox-i2v": lambda w, h: {"image": coloured(w, h)},
+    "cogvideox-v2v": lambda w, h: {"video": filmed(w, h), "strength": 0.6},
+    "wan-flf2v": lambda w, h: {"image": coloured(w, h), "last_image": coloured(w, h, 4)},
+    "wan-vace": lambda w, h: {
+        "video": filmed(w, h),
+        "mask": [halves(w, h)] * 9,
+        "reference_images": [coloured(48, 80), coloured(64, 32, 4)],
+    },
+    "qwen-image-edit": lambda w, h: {"image": coloured(96, 64)},
+    "qwen-image-edit-plus": lambda w, h: {"image": [coloured(96, 64), coloured(64, 128, 4)]},
+    "qwen-edit-2511": lambda w, h: {"image": [coloured(96, 64), coloured(64, 128, 4)]},
+    **dict.fromkeys(("chroma", "ltx", "aura-flow", "cogview4", "skyreels-v2", "mochi"), lambda w, h: {}),
 }
 """Small pipelines, and their pictures by width and height."""
 
@@ -380,8 +497,43 @@ def test_kontext_makes_the_size_that_was_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", PICTURED)
 def test_other_pipelines_of_pictures(ranks: RankPool, tmp_path: Path, key: str) -> None:
     folder, fields = jobs.saved(tmp_path, key), jobs.asked(key)
-    options = {**jobs.further(key), **PICTURED[key](fields["width"], fields["height"])}
+    options = {**jobs.further(key), **jobs.embedded(key), **PICTURED[key](fields["width"], fields["height"])}
     first, second = ranks.run(2, jobs.all_of, [Called(small(key).runs, folder, options, fields)], timeout=300)
+    print(first, second)
+    assert max(*first, *second) <= TOLERANCE
+
+
+CONTROLLED = {
+    "flux-controlnet": None,
+    "flux-controlnet-img2img": "image-to-image",
+    "flux-controlnet-inpaint": "inpainting",
+    "sd3-controlnet": None,
+    "sd3-controlnet-inpaint": "inpainting",
+    "qwen-image-controlnet": None,
+    "qwen-image-controlnet-inpaint": "inpainting",
+    "z-image-controlnet": None,
+    "z-image-controlnet-inpaint": "inpainting",
+}
+"""Small pipelines with ControlNets, and the tasks that bring them out."""
+
+
+@needs_the_host
+@pytest.mark.matrix
+@pytest.mark.parametrize("key", CONTROLLED)
+def test_controlnets_beside_a_model(ranks: RankPool, tmp_path: Path, key: str) -> None:
+    folder, controlnet = jobs.controlled(tmp_path, key)
+    fields, kind = jobs.asked(key), small(key).runs
+    width, height = fields["width"], fields["height"]
+    options: dict[str, Any] = {**jobs.further(key), "control_image": coloured(width, height)}
+    task = CONTROLLED[key]
+    if "mask_image" in needed_options(getattr(diffusers, kind)):
+        options |= {"mask_image": halves(width, height)}
+    if "control_mask" in needed_options(getattr(diffusers, kind)):
+        options |= {"control_mask": halves(width, height)}
+    if "image" in needed_options(getattr(diffusers, kind)):
+        options |= {"image": coloured(width, height, 4), "strength": 0.6}
+    case = Called(kind, folder, options, fields, PipelineChoice(task, controlnet=controlnet))
+    first, second = ranks.run(2, jobs.all_of, [case], timeout=300)
     print(first, second)
     assert max(*first, *second) <= TOLERANCE
 

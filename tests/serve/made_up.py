@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from tokenring_xdit.liveness import ProcessIdentity
+from tokenring_xdit.pipelines.choice import PipelineChoice
 from tokenring_xdit.pipelines.engine import Step
 from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of
 from tokenring_xdit.pipelines.messages import MemoryUse
@@ -75,6 +76,7 @@ class MadeUpEngine:
         self.error: Exception | None = None
         self.starts = 0
         self.memory: tuple[MemoryUse, ...] = ()
+        self.sent = (7, 9)
         self.rank: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -96,9 +98,10 @@ class MadeUpEngine:
 
     def check(self, prompt: Any, **arguments: Any) -> Request:
         """Refuse what the embedded model does not take."""
+        choice = PipelineChoice(self.task)
         options = {name: arguments.pop(name) for name in ("image", "mask_image", "strength") if name in arguments}
-        request = find_model("embedded", self.task).complete(Request(prompt, options=options, **arguments))
-        call_arguments(pipeline_class(pipeline_class_of("embedded", self.task)), request)
+        request = find_model("embedded", choice).complete(Request(prompt, options=options, **arguments))
+        call_arguments(pipeline_class(pipeline_class_of("embedded", choice)), request)
         return request
 
     def generate(

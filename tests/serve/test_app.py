@@ -23,13 +23,20 @@ from tests.serve.client import GENERATIONS, Client, pixels  # noqa: E402
 from tests.serve.made_up import PATIENCE, MadeUpEngine, until  # noqa: E402
 from tokenring_xdit.config import read_config  # noqa: E402
 from tokenring_xdit.errors import ConfigurationError, EngineError, OutputError  # noqa: E402
+from tokenring_xdit.serve.app import application  # noqa: E402
 from tokenring_xdit.serve.config import RequestLimits, ServeConfig  # noqa: E402
-from tokenring_xdit.serve.engine_owner import ServiceState  # noqa: E402
+from tokenring_xdit.serve.engine_owner import EngineOwner, ServiceState  # noqa: E402
 from tokenring_xdit.serve.errors import RefusedError  # noqa: E402
+from tokenring_xdit.serve.forecast import Forecast  # noqa: E402
+from tokenring_xdit.serve.intake import Intake  # noqa: E402
+from tokenring_xdit.serve.memory import MemoryForecast  # noqa: E402
+from tokenring_xdit.serve.metrics import Meters  # noqa: E402
 from tokenring_xdit.serve.origins import refuse_foreign  # noqa: E402
 from tokenring_xdit.serve.page import PAGE_PATHS  # noqa: E402
+from tokenring_xdit.serve.parsing import PictureParser  # noqa: E402
+from tokenring_xdit.serve.picture_runner import PictureRunner  # noqa: E402
+from tokenring_xdit.serve.queue import JobQueue  # noqa: E402
 from tokenring_xdit.serve.schema import GenerationBody  # noqa: E402
-from tokenring_xdit.serve.service import Service  # noqa: E402
 
 LIMITS = RequestLimits(waiting=2, pixels=512 * 512, steps=1000, body=10_000, upload=100_000)
 
@@ -42,21 +49,23 @@ def served(
 ) -> Iterator[tuple[Client, MadeUpEngine]]:
     """A server on a port of its own."""
     config = read_config(ServeConfig, None, ["model=embedded", *values])
-    engine: Any = MadeUpEngine(config.choice.task)
-    made = loads or (lambda: engine)
-    service = Service(config, LIMITS, key=key, timeout=60, on_broken=lambda: None, engine=made, page=page)
-    options: dict[str, Any] = {"log_level": "critical", "lifespan": "off", "timeout_graceful_shutdown": 1}
-    server = uvicorn.Server(uvicorn.Config(service.app, **options))
+    engine, queue = MadeUpEngine(config.choice.task), JobQueue(LIMITS.waiting)
+    meters = Meters(config.degrees, queue)
+    memory = MemoryForecast(config.memory_per_rank, meters.memory)
+    owner = EngineOwner(loads or (lambda: engine), queue, PictureRunner(Forecast(), meters.step, memory), meters)
+    meters.watch(owner)
+    app = application(Intake(PictureParser(config, LIMITS, owner, memory), owner, meters), key, page=page)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
         thread.start()
-        service.start()
+        owner.start()
         try:
-            until(lambda: server.started and (loads or service.owner.state is ServiceState.READY))
+            until(lambda: server.started and (loads or owner.state is ServiceState.READY))
             yield Client(listening.getsockname()[1], key), engine
         finally:
             engine.gate.set()
-            service.stop(10)
+            owner.stop(10)
             server.should_exit = True
             thread.join(PATIENCE)
             engine.close()

@@ -144,6 +144,25 @@ def qwen_inpainting_controlnet(pipe: Any) -> dict[str, Any]:
     return _controlnet(QwenImageControlNetModel, pipe, 65, num_layers=1, extra_condition_channels=4)
 
 
+def z_image_controlnet(pipe: Any, **changes: Any) -> dict[str, Any]:
+    """A ``ZImageControlNetModel`` that sees both layers."""
+    from diffusers import ZImageControlNetModel
+
+    config = pipe.transformer.config
+    sizes = {"control_layers_places": [0, 1], "control_in_dim": config["in_channels"], **changes}
+    return _controlnet(ZImageControlNetModel, pipe, 66, **sizes)
+
+
+def z_image_inpainting_controlnet(pipe: Any) -> dict[str, Any]:
+    """The same, which sees picture and mask too, and has a say in the refiners."""
+    return z_image_controlnet(
+        pipe,
+        control_in_dim=2 * pipe.transformer.config["in_channels"] + 1,
+        control_refiner_layers_places=[0],
+        add_control_noise_refiner="control_noise_refiner",
+    )
+
+
 def qwen_processor(pipe: Any) -> dict[str, Any]:
     """Nothing: the text comes as embeddings, so that pictures need not be put into words; and they are small."""
     from tests.support.families.qwen_image import start_from_small_pictures

@@ -178,6 +178,17 @@ TASKS: dict[str, Small] = {
     "chroma-img2img": _task("Chroma, image to image", "chroma", "ChromaImg2ImgPipeline", p.start, defaults=_HALVES),
     "z-image-img2img": _task("Z-Image, image to image", "z-image", "ZImageImg2ImgPipeline", p.start, defaults=_HALVES),
     "z-image-inpaint": _task("Z-Image, inpainting", "z-image", "ZImageInpaintPipeline", p.hole, defaults=_HALVES),
+    "z-image-controlnet": _task(
+        "Z-Image ControlNet", "z-image", "ZImageControlNetPipeline", p.control, parts=p.z_image_controlnet
+    ),
+    "z-image-controlnet-inpaint": _task(
+        "Z-Image ControlNet, inpainting",
+        "z-image",
+        "ZImageControlNetInpaintPipeline",
+        lambda height, width: {**p.hole(height, width), **p.control(height, width)},
+        parts=p.z_image_inpainting_controlnet,
+        prompts=False,  # diffusers has one mask for all of several
+    ),
     "cogvideox-i2v": _task(
         "CogVideoX, image to video",
         "cogvideox",

@@ -17,12 +17,17 @@ from tokenring_xdit.attention.transport.opening import Channels, GroupTransports
 from tokenring_xdit.attention.watch import Watch
 from tokenring_xdit.errors import ConfigurationError
 
-__all__ = ["Channels", "RingGroup", "clear_buffers", "group_of"]
+__all__ = ["Channels", "RingGroup", "all_bytes_sent", "clear_buffers", "group_of"]
 
 _REMEMBERED = 1024
 """Agreements that a group remembers; prompts of a serving process bring a new mask each."""
 
 _groups: dict[str, RingGroup] = {}
+
+
+def all_bytes_sent() -> int:
+    """Payload bytes that this rank has handed over so far, in all groups that are there."""
+    return sum(group.bytes_sent for group in _groups.values())
 
 
 class RingGroup(Rounds):

@@ -46,12 +46,13 @@ _DTYPE = "dtype" if hasattr(deprecation_utils, "_resolve_dtype") else "torch_dty
 """An older diffusers ignores ``dtype``, a newer one warns of ``torch_dtype``."""
 
 
-def from_pretrained(pipeline: Any, model: str, dtype: torch.dtype) -> Any:
-    """Load a pipeline.
+def from_pretrained(kind: Any, name: str, dtype: torch.dtype, **parts: Any) -> Any:
+    """Load a pipeline, or a model.
 
     Args:
-        pipeline: Class of diffusers.
-        model: Folder or hub name.
+        kind: Class of diffusers.
+        name: Folder or hub name.
         dtype: Of its weights.
+        **parts: Of a pipeline: those that are not loaded, as they are here.
     """
-    return pipeline.from_pretrained(model, **{_DTYPE: dtype})
+    return kind.from_pretrained(name, **{_DTYPE: dtype}, **parts)

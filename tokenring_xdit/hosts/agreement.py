@@ -292,7 +292,8 @@ def _numbers(result: Any) -> list[Tensor]:
 
 def _sum_up(inputs: Mapping[str, Any]) -> None:
     """Sum up what has changed among the inputs, with one copy from the device."""
-    parts = [part for value in inputs.values() for part in (value if isinstance(value, (list, tuple)) else [value])]
+    several = [list(value.values()) if isinstance(value, Mapping) else value for value in inputs.values()]
+    parts = [part for value in several for part in (value if isinstance(value, (list, tuple)) else [value])]
     tensors = [part for part in parts if isinstance(part, Tensor) and part.dtype in _TOLERANCE]
     changed = [t for t in tensors if not t.is_inference() and _known(t) is None]
     if len({tensor.device for tensor in changed}) == 1:
@@ -305,6 +306,8 @@ def _sum_up(inputs: Mapping[str, Any]) -> None:
 
 def summary(value: Any) -> Any:
     """What stands for an input in a comparison: a few numbers, and what has to be equal."""
+    if isinstance(value, Mapping):
+        return [part for name, item in value.items() for part in (describe(name), summary(item))]
     if not isinstance(value, Tensor) or value.dtype not in _TOLERANCE:
         return [summary(item) for item in value] if isinstance(value, (list, tuple)) else describe(value)
     if value.is_inference():  # which do not tell when they change

@@ -1,8 +1,9 @@
-"""Which pipeline is made of a model: its class by AutoPipeline's rules, another scheduler, LoRAs with their scales."""
+"""Which pipeline is made of a model: its class by AutoPipeline's rules, a ControlNet, another scheduler, LoRAs."""
 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -13,13 +14,37 @@ from tokenring_xdit.errors import ConfigurationError, UnsupportedError, nearest
 from tokenring_xdit.messages import one_line, shown
 from tokenring_xdit.pipelines.options import is_number
 
-__all__ = ["AUTO_TASKS", "Lora", "PipelineChoice", "class_for_task", "refuse_loras", "refuse_scheduler"]
+__all__ = [
+    "AUTO_TASKS",
+    "Lora",
+    "PipelineChoice",
+    "class_for_task",
+    "refuse_controlnet",
+    "refuse_loras",
+    "refuse_scheduler",
+]
 
 _MAPPINGS = {
     "text-to-image": "AUTO_TEXT2IMAGE_PIPELINES_MAPPING",
     "image-to-image": "AUTO_IMAGE2IMAGE_PIPELINES_MAPPING",
     "inpainting": "AUTO_INPAINT_PIPELINES_MAPPING",
+    "text-to-video": "AUTO_TEXT2VIDEO_PIPELINES_MAPPING",
+    "image-to-video": "AUTO_IMAGE2VIDEO_PIPELINES_MAPPING",
+    "video-to-video": "AUTO_VIDEO2VIDEO_PIPELINES_MAPPING",
 }
+
+_MORE = {
+    "inpainting": {
+        "qwenimage-controlnet": "QwenImageControlNetInpaintPipeline",
+        "z-image-controlnet": "ZImageControlNetInpaintPipeline",
+    },
+    "text-to-video": {"cogvideox": "CogVideoXPipeline"},
+    "video-to-video": {"cogvideox": "CogVideoXVideoToVideoPipeline"},
+}
+"""What diffusers has and its tables lack."""
+
+_CONTROLLED = "-controlnet"
+"""What the tables add to the name of a model that a ControlNet goes with."""
 
 AUTO_TASKS = tuple(_MAPPINGS)
 """What diffusers' AutoPipeline makes of a model."""
@@ -100,15 +125,26 @@ class PipelineChoice:
         task: One of :data:`AUTO_TASKS`; ``None`` leaves the class to the model.
         scheduler: Class of diffusers; ``None`` leaves it to the model.
         loras: What is added to its weights.
+        controlnet: Folder or hub name of a ControlNet that goes with it.
     """
 
     task: str | None = None
     scheduler: str | None = None
     loras: tuple[Lora, ...] = field(default=())
+    controlnet: str | None = None
 
     def __post_init__(self) -> None:
         if self.task is not None and self.task not in AUTO_TASKS:
             raise ConfigurationError(f"task: {shown(self.task)} is not allowed. {nearest(str(self.task), AUTO_TASKS)}")
+        if self.controlnet is not None and not (isinstance(self.controlnet, str) and self.controlnet):
+            raise ConfigurationError(
+                f"controlnet is {shown(self.controlnet)}; it has to be the folder or hub name of one ControlNet"
+            )
+
+    @property
+    def changes_class(self) -> bool:
+        """Whether the class need not be the one that the model names."""
+        return self.task is not None or self.controlnet is not None
 
     def put_on(self, pipe: Any) -> None:
         """Give a pipeline that was loaded its scheduler and its LoRAs.
@@ -127,31 +163,53 @@ class PipelineChoice:
             pipe.set_adapters(names, [lora.scale for lora in self.loras])
 
 
-def class_for_task(found: str, task: str | None) -> str:
+def class_for_task(found: str, task: str | None, *, controlled: bool = False) -> str:
     """The class of pipelines that AutoPipeline takes for a task.
 
     Args:
         found: The class that a model names.
         task: One of :data:`AUTO_TASKS`; ``None`` leaves it to the model.
+        controlled: Whether a ControlNet goes with it; without a task one that makes pictures of texts.
 
     Raises:
         UnsupportedError: diffusers has none.
     """
-    if task is None:
+    if task is None and not controlled:
         return found
-    from diffusers.pipelines import auto_pipeline
-
-    tables = {name: getattr(auto_pipeline, table) for name, table in _MAPPINGS.items()}
-    models = (model for table in tables.values() for model, kind in table.items() if kind.__name__ == found)
-    model = next(models, None)
+    tables = _tables()
+    models = [model for table in tables.values() for model, kind in table.items() if kind == found]
+    model = next(iter(models), "")
+    if controlled and not model.endswith(_CONTROLLED):
+        model += _CONTROLLED
     able = [name for name, table in tables.items() if model in table]
-    if task not in able:
+    wanted = "text-to-image" if task is None else task
+    if wanted not in able:
         known = f"it has one for {' and '.join(able)}" if able else "it has none for any task"
+        what, instead = ("a ControlNet and ", "leave the ControlNet out") if controlled else ("", "leave the task out")
         raise UnsupportedError(
-            f"task: diffusers has no pipeline for {task} with what {found} consists of; {known}: choose that, or leave "
-            "the task out"
+            f"{'controlnet' if controlled else 'task'}: diffusers has no pipeline for {wanted} with {what}what {found} "
+            f"consists of; {known}: choose that, or {instead}"
         )
-    return str(tables[task][model].__name__)
+    return tables[wanted][model]
+
+
+def refuse_controlnet(name: str, config: Mapping[str, Any], pipeline_class: type) -> None:
+    """Refuse a ControlNet that is none for a pipeline.
+
+    Args:
+        name: Its folder or hub name.
+        config: Its own, of ``config.json``.
+        pipeline_class: The class of the pipeline.
+
+    Raises:
+        ConfigurationError: It is one for others.
+    """
+    found, wanted = str(config.get("_class_name")), str(_annotation(pipeline_class, "controlnet"))
+    if found not in re.findall(r"\w+", wanted):
+        takes = next((word for word in re.findall(r"\w+ControlNetModel", wanted) if "Multi" not in word), "none")
+        raise ConfigurationError(
+            f"controlnet: {shown(name)} is a {found}, and {pipeline_class.__name__} takes a {takes}: name one of those"
+        )
 
 
 def refuse_scheduler(wanted: str, config: Mapping[str, Any], pipeline_class: type) -> None:
@@ -218,6 +276,24 @@ def refuse_loras(loras: Sequence[Lora], pipeline_class: type) -> None:
             raise ConfigurationError(f"loras: the folder {shown(lora.path)} has no .safetensors file")
         if not path.exists() and (lora.path.count("/") != 1 or lora.path.startswith((".", "/", "~"))):
             raise ConfigurationError(f"loras: there is no file or folder {shown(lora.path)}")
+
+
+def _tables() -> dict[str, dict[str, str]]:
+    """By task and name of a model, the names of classes; an older diffusers has no tables for videos."""
+    from diffusers.pipelines import auto_pipeline
+
+    return {
+        task: {
+            **{model: kind.__name__ for model, kind in getattr(auto_pipeline, table, {}).items()},
+            **_MORE.get(task, {}),
+        }
+        for task, table in _MAPPINGS.items()
+    }
+
+
+def _annotation(pipeline_class: Any, part: str) -> Any:
+    parameter = inspect.signature(pipeline_class.__init__).parameters.get(part)
+    return None if parameter is None else parameter.annotation
 
 
 def _parameters(function: Any) -> set[str]:

@@ -20,6 +20,7 @@ from tokenring_xdit.pipelines.text_models import is_text_model
 if TYPE_CHECKING:
     from tokenring_xdit.graphs import GraphReport
     from tokenring_xdit.hosts.xfuser import AttentionBackend
+    from tokenring_xdit.pipelines.pending import PendingPictures
     from tokenring_xdit.pipelines.picture_engine import Pictures
     from tokenring_xdit.workers.starting import StartedRank
 
@@ -68,8 +69,10 @@ class Engine:
         tokens_per_rank: Of language models: tokens whose keys a rank may hold, of all chats together; ``None`` for any
             number. Chats that were asked longest ago make room; what does not fit alone is refused.
         kept_chats: Of language models: how many chats' keys are kept; those of others are computed anew when asked.
-        task: Of pipelines: ``text-to-image``, ``image-to-image`` or ``inpainting``, for which the class is chosen as
-            diffusers' AutoPipeline does; by default it is the class that the model names.
+        task: Of pipelines: ``text-to-image``, ``image-to-image``, ``inpainting``, ``text-to-video``,
+            ``image-to-video`` or ``video-to-video``, for which the class is chosen as diffusers' AutoPipeline does; by
+            default it is the class that the model names.
+        controlnet: Of pipelines: folder or hub name of a ControlNet, whose pictures are ``control_image`` of requests.
         scheduler: Of pipelines: class of diffusers' that steps in the place of the model's own.
         loras: Of pipelines: files, folders or hub names of LoRAs, or pairs of one and its scale.
         cuda_graphs: Of pipelines: capture calls of the transformer as CUDA graphs, and replay them (``docs/gpu.md``).
@@ -99,6 +102,7 @@ class Engine:
         kept_chats: int = KEPT_CHATS,
         cuda_graphs: bool = False,
         task: str | None = None,
+        controlnet: str | None = None,
         scheduler: str | None = None,
         loras: Sequence[str | tuple[str, float] | Lora] = (),
         ray: Any = None,
@@ -118,6 +122,7 @@ class Engine:
                 largest_side=(largest_side, LARGEST_SIDE),
                 cuda_graphs=(cuda_graphs, False),
                 task=(task, None),
+                controlnet=(controlnet, None),
                 scheduler=(scheduler, None),
                 loras=(loras, ()),
             )
@@ -148,7 +153,7 @@ class Engine:
                 timeout=timeout,
                 largest_side=largest_side,
                 cuda_graphs=cuda_graphs,
-                choice=PipelineChoice(task, scheduler, Lora.parse_all(loras)),
+                choice=PipelineChoice(task, scheduler, Lora.parse_all(loras), controlnet),
                 ray=ray,
             )
         self._model = model
@@ -187,11 +192,19 @@ class Engine:
 
     @property
     def memory(self) -> tuple[MemoryUse, ...]:
-        """What ranks held in memory for the last request that :meth:`generate` served, by replica and rank.
+        """What ranks held in memory for the last request that was served, by replica and rank.
 
         Empty before the first one, and where the system does not tell.
         """
-        return () if self._pictures is None else self._pictures.memory
+        return self._serving.memory
+
+    @property
+    def sent(self) -> tuple[int, ...]:
+        """Bytes that ranks sent for attention in the last request that was served, by replica and rank.
+
+        What TokenRing sends; Ulysses' own exchanges are not counted.
+        """
+        return self._serving.sent
 
     def generate(
         self,
@@ -228,7 +241,8 @@ class Engine:
                 preview costs a decoding.
             progress: Show a progress bar.
             **options: Further arguments of the diffusers pipeline's call, such as ``image``, ``mask_image``,
-                ``control_image`` (PIL pictures, or a list of them) and ``strength``.
+                ``control_image`` (PIL pictures, or a list of them), ``video`` (a list of PIL frames) and ``strength``.
+                ``prompt_embeds`` stand in the place of a prompt, which is ``""`` then.
 
         Returns:
             A PIL picture for each prompt, or a list of PIL frames for each, without sound; ``output_type="latent"``,
@@ -252,6 +266,31 @@ class Engine:
             **options,
         )
         return self._drawing().make(request, callback, preview, progress)
+
+    def submit(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        seed: int | None = None,
+        preview: bool | Collection[int] = False,
+        **arguments: Any,
+    ) -> PendingPictures:
+        """Ask for what :meth:`generate` makes, and wait for nothing.
+
+        Requests are served one after the other. What this returns cancels its own and no other, iterates over its
+        ``steps()``, tells ``seconds_left``, and waits for the ``result()``.
+
+        Args:
+            prompt: One prompt, or a list.
+            seed: Seed of the first picture; without one a seed is drawn.
+            preview: Have steps show what is about to be made.
+            **arguments: The others of :meth:`generate`, but ``callback`` and ``progress``.
+
+        Raises:
+            TokenRingError: The request was refused; the message says what the pipeline takes.
+        """
+        request = self.check(prompt, seed=secrets.randbelow(DRAWN_SEEDS) if seed is None else seed, **arguments)
+        return self._drawing().submit(request, preview)
 
     def check(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,19 +78,22 @@ class Model:
         """
         return read_model_file(self.name, "scheduler/scheduler_config.json")
 
-    def load(self, dtype: str, device: torch.device, kind: type | None = None) -> Any:
+    def load(
+        self, dtype: str, device: torch.device, kind: type | None = None, parts: Mapping[str, Any] | None = None
+    ) -> Any:
         """The diffusers pipeline.
 
         Args:
             dtype: One of :data:`tokenring_xdit.dtypes.DTYPES`.
             device: From :func:`tokenring_xdit.devices.rank_device`.
             kind: Class of the pipeline; ``None`` for the one that the model names.
+            parts: What it consists of beside what the model has, by name.
         """
         from diffusers import DiffusionPipeline
 
         from tokenring_xdit.compat.diffusers import from_pretrained
 
-        return from_pretrained(kind or DiffusionPipeline, self.name, torch_dtype(dtype)).to(device)
+        return from_pretrained(kind or DiffusionPipeline, self.name, torch_dtype(dtype), **(parts or {})).to(device)
 
 
 def read_model_file(
@@ -123,8 +126,9 @@ def read_model_file(
         near = difflib.get_close_matches(model, names, n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         quoted = ", or ".join(f"'{name}'" for name in names)
+        more = f", {quoted}" if names else ""
         raise ConfigurationError(
-            f"there is no model folder '{model}'. A model is a folder, a hub name such as {example}, {quoted}.{hint}"
+            f"there is no model folder '{model}'. A model is a folder, a hub name such as {example}{more}.{hint}"
         )
     else:
         path = download(model, file, kind)

@@ -20,11 +20,12 @@ from tokenring_xdit.hosts.parallelize import refuse_engine_host
 from tokenring_xdit.hosts.xfuser import AttentionBackend
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.choice import PipelineChoice
-from tokenring_xdit.pipelines.engine_ranks import EngineRanks, checked_timeout, refuse_below_one
+from tokenring_xdit.pipelines.engine_ranks import EngineRanks, Turn, checked_timeout, refuse_below_one
 from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of, refuse_choice
 from tokenring_xdit.pipelines.messages import MemoryUse, Served, ServeRequest, Setup, Step, StepDone
 from tokenring_xdit.pipelines.options import is_whole, shortly
-from tokenring_xdit.pipelines.pictures import PICTURES
+from tokenring_xdit.pipelines.pending import PendingPictures
+from tokenring_xdit.pipelines.pictures import PICTURES, VIDEOS
 from tokenring_xdit.pipelines.places import name_on_ranks, place_for
 from tokenring_xdit.pipelines.replicas import ReplicaShare
 from tokenring_xdit.pipelines.request import Request, call_arguments, packed, pipeline_class
@@ -40,7 +41,7 @@ class Pictures:
         last_seed: Seed of the last request; ``None`` before the first.
         largest_side: Pixels that width and height may have.
         graph_reports: See :attr:`tokenring_xdit.pipelines.engine.Engine.graph_reports`.
-        memory: See :attr:`tokenring_xdit.pipelines.engine.Engine.memory`.
+        memory: See :attr:`tokenring_xdit.pipelines.engine.Engine.memory`; ``sent`` likewise.
     """
 
     def __init__(
@@ -69,8 +70,8 @@ class Pictures:
             raise ConfigurationError(GRAPHS_NEED_RANKS)
         if cuda_graphs and ray is None:
             refuse_without_cuda("cuda_graphs=True")
-        self._class = pipeline_class(pipeline_class_of(model, choice.task))
-        self._model = find_model(model, choice.task)
+        self._class = pipeline_class(pipeline_class_of(model, choice))
+        self._model = find_model(model, choice)
         self._model.refuse_degrees(self._degrees)
         refuse_choice(model, choice)
         refuse_engine_host(
@@ -90,6 +91,7 @@ class Pictures:
             ulysses=self._degrees.ulysses,
         )
         loras = tuple(replace(lora, path=name_on_ranks(lora.path, ray)) for lora in choice.loras)
+        controlnet = None if choice.controlnet is None else name_on_ranks(choice.controlnet, ray)
         setup = Setup(
             model=name_on_ranks(self._model.name, ray),
             dtype=usual if said is None else said,
@@ -97,12 +99,13 @@ class Pictures:
             attention_backend=backend.value,
             timeout=2 * timeout,  # longer than this process waits, which can say more
             cuda_graphs=cuda_graphs,
-            choice=replace(choice, loras=loras),
+            choice=replace(choice, loras=loras, controlnet=controlnet),
         )
         self.last_seed: int | None = None
         self.largest_side = largest_side
         self.graph_reports: tuple[Mapping[str, GraphReport], ...] = ()
         self.memory: tuple[MemoryUse, ...] = ()
+        self.sent: tuple[int, ...] = ()
         self.ranks = EngineRanks(
             "tokenring_xdit.pipelines.serving",
             setup,
@@ -122,29 +125,44 @@ class Pictures:
         """Make what :meth:`check` has returned; see :meth:`tokenring_xdit.pipelines.engine.Engine.generate`."""
         if callback is not None and not callable(callback):
             raise ConfigurationError(f"callback is {callback!r}; it has to be a function of one Step")
-        if not isinstance(preview, bool) and not (isinstance(preview, Collection) and all(map(is_whole, preview))):
-            raise ConfigurationError(f"preview is {shortly(preview)}; it has to be True, False or numbers of steps")
-        shown = preview if isinstance(preview, bool) else frozenset(preview)
+        shown = _shown(preview)
         turn = self.ranks.stand_in_line()
         with self.ranks.taken(turn):
-            self.last_seed = request.seed
-            shares = self._dealt(request)
-            hidden = not progress or getattr(sys.stderr, "closed", sys.stderr is None)  # as in some daemons
-            with tqdm(desc="denoising", disable=hidden, leave=False, mininterval=0) as bar:
+            return self._made(turn, request, callback, shown, progress)
 
-                def show(share: ReplicaShare, done: StepDone) -> None:
-                    bar.total = done.steps * len(shares)
-                    bar.update()
-                    if callback is not None:
-                        callback(Step(done.step, done.steps, share.prompts, done.preview))
+    def submit(self, request: Request, preview: bool | Collection[int]) -> PendingPictures:
+        """Make it in a thread; see :meth:`tokenring_xdit.pipelines.engine.Engine.submit`."""
+        shown = _shown(preview)
+        return PendingPictures(self.ranks, lambda turn, hear: self._made(turn, request, hear, shown, progress=False))
 
-                commands = [ServeRequest(self._part(request, share.prompts), shown) for share in shares]
-                attempt = self.ranks.serve(turn, shares, commands, show)
-            answers: list[list[Served]] = [attempt.answers(team) for team in range(len(shares))]
-            served = [ranks[0] for ranks in answers]
-            self.memory = tuple(each.memory for ranks in answers for each in ranks if each.memory is not None)
-            self.graph_reports = tuple(each.graphs for each in served if each.graphs)
-            return [medium for each in served for medium in each.media]
+    def _made(
+        self,
+        turn: Turn,
+        request: Request,
+        callback: Callable[[Step], object] | None,
+        shown: bool | frozenset[int],
+        progress: bool,
+    ) -> list[Any]:
+        """What is made; the turn is taken."""
+        self.last_seed = request.seed
+        shares = self._dealt(request)
+        hidden = not progress or getattr(sys.stderr, "closed", sys.stderr is None)  # as in some daemons
+        with tqdm(desc="denoising", disable=hidden, leave=False, mininterval=0) as bar:
+
+            def show(share: ReplicaShare, done: StepDone) -> None:
+                bar.total = done.steps * len(shares)
+                bar.update()
+                if callback is not None:
+                    callback(Step(done.step, done.steps, share.prompts, done.preview))
+
+            commands = [ServeRequest(self._part(request, share.prompts), shown) for share in shares]
+            attempt = self.ranks.serve(turn, shares, commands, show)
+        answers: list[list[Served]] = [attempt.answers(team) for team in range(len(shares))]
+        served = [ranks[0] for ranks in answers]
+        self.memory = tuple(each.memory for ranks in answers for each in ranks if each.memory is not None)
+        self.sent = tuple(each.sent for ranks in answers for each in ranks)
+        self.graph_reports = tuple(each.graphs for each in served if each.graphs)
+        return [medium for each in served for medium in each.media]
 
     def check(self, request: Request) -> Request:
         """Refuse a request before any work; returns it with what the model knows better than its pipeline."""
@@ -152,7 +170,7 @@ class Pictures:
         call_arguments(self._class, request)
         self._model.check_request(self._degrees, request)
         for name, value in request.options.items():
-            if name in PICTURES:  # which are packed
+            if name in PICTURES | VIDEOS:  # which are packed
                 continue
             try:
                 self.ranks.packing.pack(value)
@@ -176,3 +194,11 @@ class Pictures:
             )
         cuts = [prompts * share // shares for share in range(shares + 1)]
         return [replace(replicas[i], prompts=range(cuts[i], cuts[i + 1])) for i in range(shares)]
+
+
+def _shown(preview: Any) -> bool | frozenset[int]:
+    if isinstance(preview, bool):
+        return preview
+    if not isinstance(preview, Collection) or not all(map(is_whole, preview)):
+        raise ConfigurationError(f"preview is {shortly(preview)}; it has to be True, False or numbers of steps")
+    return frozenset(preview)

@@ -1,20 +1,23 @@
-"""The pictures that a config names: files, and URLs where the ranks may reach them."""
+"""The pictures and videos that a config names: files, and URLs of pictures where the ranks may reach them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.messages import one_line, shown
-from tokenring_xdit.pipelines.pictures import read_picture, refuse_mode
+from tokenring_xdit.pipelines.media import missing_for_videos
+from tokenring_xdit.pipelines.options import MOST
+from tokenring_xdit.pipelines.pictures import GREY, VIDEOS, read_picture, refuse_mode
 
-__all__ = ["GREY", "is_url", "read_files"]
+__all__ = ["STAND_IN", "is_url", "read_files"]
 
-GREY = Image.new("RGB", (64, 64), (128, 128, 128))
-"""Stands for a picture that is not here yet."""
+STAND_IN = Image.new("RGB", (64, 64), (128, 128, 128))
+"""For a picture that is not here yet."""
 
 
 def is_url(name: str) -> bool:
@@ -23,23 +26,32 @@ def is_url(name: str) -> bool:
 
 
 def read_files(files: Mapping[str, tuple[str, ...]], *, fetch: bool = True) -> dict[str, list[Image.Image]]:
-    """Read pictures as diffusers' ``load_image`` does.
+    """Read pictures as diffusers' ``load_image`` does, and a video's frames as its ``load_video`` does.
 
     Args:
-        files: Names of files or URLs, by the arguments of a pipeline that they are for.
+        files: Names of files or URLs, by the arguments of a pipeline that they are for. One for a video holds all its
+            frames, several hold one each.
         fetch: Whether URLs are fetched; a grey picture stands for them otherwise.
 
     Raises:
-        ConfigurationError: One is no picture, or cannot be read.
+        ConfigurationError: One is no picture or video, or cannot be read.
     """
-    return {name: [_read(name, each, fetch) for each in several] for name, several in files.items()}
+    found = {}
+    for name, several in files.items():
+        mode = "L" if name in GREY else "RGB"
+        if name in VIDEOS and len(several) == 1:
+            pictures = _frames(name, several[0])
+        else:
+            pictures = [_read(name, each, fetch) for each in several]
+        found[name] = [picture.convert(mode) for picture in pictures]
+    return found
 
 
 def _read(name: str, file: str, fetch: bool) -> Image.Image:
     if not is_url(file):
-        return read_picture(Path(file), name).convert("RGB")
+        return read_picture(Path(file), name)
     if not fetch:
-        return GREY
+        return STAND_IN
     from diffusers.utils import load_image
 
     try:
@@ -47,4 +59,28 @@ def _read(name: str, file: str, fetch: bool) -> Image.Image:
     except Exception as error:  # of requests, urllib3 or Pillow
         raise ConfigurationError(f"{name}: {shown(file)} cannot be fetched: {one_line(str(error))}") from error
     refuse_mode(name, picture)
-    return picture.convert("RGB")
+    return picture
+
+
+def _frames(name: str, file: str) -> list[Image.Image]:
+    for package in missing_for_videos():
+        raise ConfigurationError(
+            f"{name}: {shown(file)} cannot be read without {package}: pip install 'tokenring-xdit[video]', or list the "
+            "files of its frames"
+        )
+    import imageio
+
+    frames: list[Image.Image] = []
+    try:
+        with imageio.get_reader(file, "ffmpeg") as opened:
+            reader: Any = opened
+            for frame in reader:
+                frames.append(Image.fromarray(frame))
+                if len(frames) > MOST["frames"]:
+                    raise ConfigurationError(f"{name}: {shown(file)} has more than {MOST['frames']} frames")
+    except ConfigurationError:
+        raise
+    except Exception as error:  # of imageio and of the ffmpeg that it starts, which says much
+        reason = one_line(str(error)).strip()[:200] or type(error).__name__
+        raise ConfigurationError(f"{name}: {shown(file)} is no video that ffmpeg reads: {reason}") from error
+    return frames

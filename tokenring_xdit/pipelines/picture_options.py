@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tokenring_xdit.pipelines.options import is_number, is_whole, shortly
-from tokenring_xdit.pipelines.pictures import MODES, PICTURES
+from tokenring_xdit.pipelines.options import MOST, is_number, is_whole, shortly
+from tokenring_xdit.pipelines.pictures import MODES, PICTURES, VIDEOS
 
-__all__ = ["check_adapter", "check_pictures", "check_strength", "steps_taken"]
+__all__ = ["check_adapter", "check_embeddings", "check_pictures", "check_strength", "check_video", "steps_taken"]
 
 _MOST = 64
 """Pictures of an option: more are a slip of the finger."""
@@ -52,12 +52,38 @@ def check_pictures(
         yield f"{name} is {shortly(value)}; it has to be a PIL picture, or a list of them (PIL.Image.open)"
         return
     for each in pictures:
-        if isinstance(each, Image.Image) and max(each.size) > largest_side:
-            yield f"{name} has {each.width} x {each.height} pixels, and {largest_side} are the most on a side"
-        elif isinstance(each, Image.Image) and each.mode not in MODES:
-            yield f"{name} is a picture of the mode {each.mode}; convert it to RGB"
-        elif isinstance(each, Image.Image) and not each.width * each.height:
-            yield f"{name} is a picture without pixels"
+        yield from _check_picture(name, each, largest_side)
+
+
+def check_video(name: str, value: Any, *, drawn: int, largest_side: int) -> Iterator[str]:
+    """What is wrong with the value of an option that is a video, if anything is.
+
+    Args:
+        name: Of the option, one of :data:`~tokenring_xdit.pipelines.pictures.VIDEOS`.
+        value: Its value.
+        drawn: How many videos are asked for.
+        largest_side: Pixels that width and height of frames may have.
+    """
+    assert name in VIDEOS
+    if value is None:
+        return
+    if drawn > 1:  # pipelines differ in what they make of one video for several prompts
+        yield f"{name} is for one prompt at a time, and {drawn} videos are asked for: make one after the other"
+        return
+    if isinstance(value, (np.ndarray, torch.Tensor)):
+        return
+    if not isinstance(value, (list, tuple)) or not value or not all(isinstance(each, Image.Image) for each in value):
+        yield f"{name} is {shortly(value)}; it has to be a list of frames, PIL pictures (diffusers.utils.load_video)"
+        return
+    if len(value) > MOST["frames"]:
+        yield f"{name} has {len(value)} frames; {MOST['frames']} are the most"
+        return
+    sizes = {each.size for each in value}
+    if len(sizes) > 1:
+        first, other = value[0].size, next(each.size for each in value if each.size != value[0].size)
+        yield f"{name} has frames of {first[0]} x {first[1]} and of {other[0]} x {other[1]} pixels; give all one size"
+        return
+    yield from {problem for each in value for problem in _check_picture(name, each, largest_side)}
 
 
 def check_strength(value: Any, steps: Any) -> Iterator[str]:
@@ -78,6 +104,24 @@ def steps_taken(steps: int, strength: float | None) -> int:
     return steps if strength is None else steps - int(max(steps - min(steps * strength, steps), 0))
 
 
+def check_embeddings(name: str, value: Any, prompts: tuple[str, ...]) -> Iterator[str]:
+    """What is wrong with embeddings that stand in the place of a text, if anything is.
+
+    Args:
+        name: Of the option.
+        value: Its value.
+        prompts: The text that was given.
+    """
+    if value is None:
+        return
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        yield f"{name} is {shortly(value)}; it has to be a tensor of floating point numbers, a row a prompt"
+    elif any(prompts):
+        yield f"{name} stands in the place of the prompt, and {shortly(next(filter(None, prompts)))} was given: use ''"
+    elif value.shape[0] != len(prompts):
+        yield f"{name} has {value.shape[0]} rows for {len(prompts)} prompts: give '' as many times"
+
+
 def check_adapter(name: str, value: Any) -> Iterator[str]:
     """Refuse what is for IP-Adapters."""
     if value is not None:
@@ -85,6 +129,18 @@ def check_adapter(name: str, value: Any) -> Iterator[str]:
             f"{name} is for IP-Adapters, which were not compared with the single process and are not loaded: use "
             "diffusers alone"
         )
+
+
+def _check_picture(name: str, picture: Any, largest_side: int) -> Iterator[str]:
+    """What is wrong with one picture, or frame; arrays and tensors are left to the pipeline."""
+    if not isinstance(picture, Image.Image):
+        return
+    if max(picture.size) > largest_side:
+        yield f"{name} has {picture.width} x {picture.height} pixels, and {largest_side} are the most on a side"
+    elif picture.mode not in MODES:
+        yield f"{name} is a picture of the mode {picture.mode}; convert it to RGB"
+    elif not picture.width * picture.height:
+        yield f"{name} is a picture without pixels"
 
 
 def _flat(value: Any, *, deep: bool) -> Iterator[Any]:

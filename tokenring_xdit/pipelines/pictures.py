@@ -15,9 +15,11 @@ from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.messages import one_line, shown
 
 __all__ = [
+    "GREY",
     "MASKS",
     "MODES",
     "PICTURES",
+    "VIDEOS",
     "PackedPicture",
     "packed_options",
     "read_picture",
@@ -30,6 +32,12 @@ MASKS = frozenset({"mask_image", "control_mask"})
 
 PICTURES = MASKS | {"image", "control_image", "image_reference", "last_image", "reference_images"}
 """Arguments of pipelines that are pictures."""
+
+VIDEOS = frozenset({"mask", "video"})
+"""Arguments of pipelines that are videos: lists of frames. The mask says which part of a video is drawn anew."""
+
+GREY = MASKS | {"mask"}
+"""Of both, those of one channel."""
 
 MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 """Of Pillow, that RGB has room for; 16 bits of grey are clipped at 255, so that they turn white."""
@@ -66,7 +74,7 @@ class PackedPicture:
 
 def packed_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of a request, in which pictures are packed: in RGB, as pipelines take them, and masks in grey."""
-    return {name: _packed(value, "L" if name in MASKS else "RGB") for name, value in options.items()}
+    return {name: _packed(value, "L" if name in GREY else "RGB") for name, value in options.items()}
 
 
 def unpacked_options(options: Mapping[str, Any]) -> dict[str, Any]:

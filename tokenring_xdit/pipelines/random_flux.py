@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -147,11 +148,14 @@ class _RandomModel(FluxModel):
     def scheduler_config(self) -> dict[str, Any]:
         return {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True}
 
-    def load(self, dtype: str, device: torch.device, kind: type | None = None) -> Any:
+    def load(
+        self, dtype: str, device: torch.device, kind: type | None = None, parts: Mapping[str, Any] | None = None
+    ) -> Any:
         pipe = RandomFlux.parse(self.name).make(torch_dtype(dtype), device)
         if kind in {None, type(pipe)}:
             return pipe
-        other: Any = kind(**{name: part for name, part in pipe.components.items() if name in _parts(kind)})
+        own = {name: part for name, part in pipe.components.items() if name in _parts(kind)}
+        other: Any = kind(**own, **(parts or {})).to(device)
         other.encode_prompt = pipe.encode_prompt
         return other
 

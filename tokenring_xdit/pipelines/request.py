@@ -20,8 +20,14 @@ from tokenring_xdit.errors import ConfigurationError, nearest
 from tokenring_xdit.hosts.models import pipeline_named, pipelines
 from tokenring_xdit.pipelines.media import media_of, missing_for_videos, save
 from tokenring_xdit.pipelines.options import COUNTED, MOST, check_option, is_number, is_whole, shortly
-from tokenring_xdit.pipelines.picture_options import check_adapter, check_pictures, check_strength
-from tokenring_xdit.pipelines.pictures import MASKS, PICTURES, packed_options, unpacked_options
+from tokenring_xdit.pipelines.picture_options import (
+    check_adapter,
+    check_embeddings,
+    check_pictures,
+    check_strength,
+    check_video,
+)
+from tokenring_xdit.pipelines.pictures import MASKS, PICTURES, VIDEOS, packed_options, unpacked_options
 from tokenring_xdit.pipelines.signatures import (
     OURS,
     SPELLINGS,
@@ -58,6 +64,9 @@ __all__ = [
 ]
 
 _COUNTS = ("width", "height", "frames", "steps")
+
+_EMBEDDINGS = "prompt_embeds"
+"""What calls name a text that was encoded before: of Redux, say."""
 
 _ALONGSIDE = frozenset({"image", *MASKS}.union(*(pipeline.each_prompt for pipeline in pipelines().values())))
 """Options of which a list means one for each prompt."""
@@ -163,6 +172,8 @@ def call_arguments(pipeline_class: type, request: Request) -> dict[str, Any]:
         if spelling is not None and getattr(request, name) is not None:
             arguments[spelling] = _as_argument(request, name, parameters[spelling])
     arguments |= request.options
+    if request.options.get(_EMBEDDINGS) is not None:
+        arguments["prompt"] = None
     if "output_type" in parameters:
         arguments.setdefault("output_type", "pil")
     return arguments
@@ -179,9 +190,11 @@ def mistakes(pipeline_class: type, request: Request) -> list[str]:
         for name in SPELLINGS
         if getattr(request, name) is not None and spelling_of(parameters, name) is None
     ]
+    if _is_text(request.prompt) and len(request.prompts) > 1 and pipeline_named(pipeline_class.__name__).one_prompt:
+        found.append(f"{pipeline_class.__name__} takes one prompt, and {len(request.prompts)} were given")
     found += _check_options(pipeline_class, parameters, request)
     given = {s for name in SPELLINGS if getattr(request, name) is not None and (s := spelling_of(parameters, name))}
-    given |= {name for name, value in request.options.items() if value is not None or name not in PICTURES}
+    given |= {name for name, value in request.options.items() if value is not None or name not in PICTURES | VIDEOS}
     needed = needed_options(pipeline_class)
     found += [
         f"{pipeline_class.__name__} needs '{name}', which was not given"
@@ -274,6 +287,11 @@ def _check_options(
             yield f"{name} takes no option {option!r}. {nearest(str(option), [*known, *taken])}"
         elif option == "strength":
             yield from check_strength(value, steps)
+        elif option == _EMBEDDINGS:
+            yield from check_embeddings(option, value, request.prompts if pictures else ())
+            yield from check_option(call, parameters[option], value, pictures, request.steps)
+        elif option in VIDEOS:
+            yield from check_video(option, value, drawn=pictures, largest_side=request.largest_side)
         elif option in PICTURES and not isinstance(value, (np.ndarray, torch.Tensor)):
             yield from check_pictures(
                 option,

@@ -20,7 +20,8 @@ from tokenring_xdit.messages import shown
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.choice import PipelineChoice
 from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of, refuse_choice
-from tokenring_xdit.pipelines.picture_files import GREY, is_url, read_files
+from tokenring_xdit.pipelines.picture_files import STAND_IN, is_url, read_files
+from tokenring_xdit.pipelines.pictures import VIDEOS
 from tokenring_xdit.pipelines.request import (
     Request,
     image_keyword,
@@ -33,15 +34,20 @@ from tokenring_xdit.pipelines.run_values import Backend, Files, Loras, Size, fil
 from tokenring_xdit.pipelines.signatures import takes
 from tokenring_xdit.pipelines.text_models import is_text_model
 
-__all__ = ["RunConfig", "inspect_model"]
+__all__ = ["FILE_KEYS", "RunConfig", "inspect_model"]
 
 
 _SUFFIXES = (".png", ".mp4")
 
-_PICTURE_KEYS = ("control_image", "image", "mask_image")
+_PICTURE_KEYS = ("control_image", "control_mask", "image", "image_reference", "last_image", "mask_image")
+
+_VIDEO_KEYS = ("mask", "video")
+
+FILE_KEYS = (*_PICTURE_KEYS, *_VIDEO_KEYS)
+"""Keys that name files of pictures and videos."""
 
 _NOT_OPTIONS = {
-    **{name: f"say it with the key '{name}'" for name in ("image", "mask_image", "control_image", "strength")},
+    **{name: f"say it with the key '{name}'" for name in (*FILE_KEYS, "strength")},
     "num_images_per_prompt": "list the prompt several times instead",
     "num_videos_per_prompt": "list the prompt several times instead",
     "output_type": "a run writes PNG or MP4",
@@ -59,10 +65,18 @@ class RunConfig(PromptConfig):
         "guidance_scale": "guidance",
     }
 
-    task: Literal["picture", "text-to-image", "image-to-image", "inpainting"] = Field(
+    task: Literal[
+        "picture",
+        "text-to-image",
+        "image-to-image",
+        "inpainting",
+        "text-to-video",
+        "image-to-video",
+        "video-to-video",
+    ] = Field(
         "picture",
         description="'picture', for videos as well: what the model itself is for; or what AutoPipeline makes of "
-        "it: 'text-to-image', 'image-to-image', 'inpainting'; or 'text'",
+        "it: 'text-to-image', 'image-to-image', 'inpainting', the same for videos; or 'text'",
     )
     model: str = Field(
         min_length=1, description="folder or hub name of a diffusers pipeline, 'embedded', or 'random-flux:...'"
@@ -73,6 +87,14 @@ class RunConfig(PromptConfig):
     )
     mask_image: Files | None = Field(None, description="file of the mask, white where the picture is drawn anew")
     control_image: Files | None = Field(None, description="file of the picture that controls what is drawn")
+    control_mask: Files | None = Field(None, description="file of the mask that a ControlNet for inpainting sees")
+    image_reference: Files | None = Field(None, description="file of the picture that is looked at, for inpainting")
+    last_image: Files | None = Field(None, description="file of a video's last frame")
+    video: Files | None = Field(
+        None, description="file of the video to start from, or a list of the files of its frames"
+    )
+    mask: Files | None = Field(None, description="the same of its mask, white where the video is made anew")
+    controlnet: str | None = Field(None, min_length=1, description="folder or hub name of a ControlNet")
     strength: float | None = Field(
         None, ge=0, le=1, allow_inf_nan=False, description="how far a picture is drawn anew, for models that take it"
     )
@@ -107,9 +129,11 @@ class RunConfig(PromptConfig):
     def mistakes_between(cls, values: Mapping[str, Any]) -> list[str]:
         """As in the base class."""
         mistakes = super().mistakes_between(values)
-        for key in _PICTURE_KEYS:
+        for key in FILE_KEYS:
             for file in files_of(values.get(key)) or ():
-                if not is_url(file) and not Path(file).is_file():
+                if is_url(file) and key in _VIDEO_KEYS:
+                    mistakes.append(f"{key}: {shown(file)} is a URL, and a file is wanted: download it first")
+                elif not is_url(file) and not Path(file).is_file():
                     mistakes.append(f"{key}: there is no file {shown(file)}")
         for option in values.get("options", {}):
             if option in _NOT_OPTIONS:
@@ -140,7 +164,8 @@ class RunConfig(PromptConfig):
     @property
     def choice(self) -> PipelineChoice:
         """What is made of the model."""
-        return PipelineChoice(None if self.task == "picture" else self.task, self.scheduler, self.loras)
+        task = None if self.task == "picture" else self.task
+        return PipelineChoice(task, self.scheduler, self.loras, self.controlnet)
 
     @property
     def pipeline(self) -> type:
@@ -149,7 +174,7 @@ class RunConfig(PromptConfig):
         Raises:
             TokenRingError: There is no such model, or it was not compared.
         """
-        return pipeline_class(pipeline_class_of(self.model, self.choice.task))
+        return pipeline_class(pipeline_class_of(self.model, self.choice))
 
     def files(self, pipeline: type) -> dict[str, tuple[str, ...]]:
         """The files of pictures, by the arguments of a pipeline that they are for.
@@ -161,7 +186,7 @@ class RunConfig(PromptConfig):
             ConfigurationError: Two keys are for one argument.
         """
         found: dict[str, tuple[str, ...]] = {}
-        for key in _PICTURE_KEYS:
+        for key in FILE_KEYS:
             files = getattr(self, key)
             controls = key == "image" and image_keyword(pipeline) != key and not takes(pipeline, key)
             name = image_keyword(pipeline) if controls else key
@@ -185,7 +210,7 @@ class RunConfig(PromptConfig):
         strength = {} if self.strength is None else {"strength": self.strength}
         whole = pipeline_named(pipeline.__name__).references
         chosen = {
-            name: each[0] if len(each) == 1 else each if whole else each[first : first + len(prompts)]
+            name: _part(name, each, slice(first, first + len(prompts)), whole)
             for name, each in (pictures or {}).items()
         }
         request = Request(
@@ -200,7 +225,7 @@ class RunConfig(PromptConfig):
             options={**self.options, **strength, **chosen},
             largest_side=self.largest_side,
         )
-        return find_model(self.model, self.choice.task).complete(request)
+        return find_model(self.model, self.choice).complete(request)
 
     def outputs(self) -> list[Path]:
         """Where the results go, one for each prompt.
@@ -225,7 +250,7 @@ def inspect_model(config: RunConfig, brought: Collection[str] = ()) -> list[str]
     """
     try:
         pipeline = config.pipeline
-        model = find_model(config.model, config.choice.task)
+        model = find_model(config.model, config.choice)
     except ModelUnreachableError:
         raise
     except TokenRingError as error:
@@ -246,7 +271,7 @@ def inspect_model(config: RunConfig, brought: Collection[str] = ()) -> list[str]
             found.append(str(error))
     pictures, wrong = _pictures(config, pipeline)
     found += wrong
-    pictures |= {name: [GREY] for name in brought}
+    pictures |= {name: [STAND_IN] for name in brought}
     request = config.request(0, config.some_prompts(), pipeline, pictures)
     unfit = [] if wrong else mistakes(pipeline, request)
     if not unfit and not found:
@@ -261,6 +286,13 @@ def inspect_model(config: RunConfig, brought: Collection[str] = ()) -> list[str]
         kind = "a video" if video else "a picture"
         found.append(f"output: '{config.output}', but {pipeline.__name__} makes {kind}: use {_SUFFIXES[video]}")
     return found
+
+
+def _part(name: str, each: Sequence[Any], prompts: slice, whole: bool) -> Any:
+    """What of the pictures of an option goes with some prompts."""
+    if name in VIDEOS:
+        return list(each)
+    return each[0] if len(each) == 1 else each if whole else each[prompts]
 
 
 def _refuse_host(config: RunConfig, pipeline: type) -> None:
@@ -289,7 +321,7 @@ def _pictures(config: RunConfig, pipeline: type) -> tuple[dict[str, Any], list[s
     wrong = [
         f"{name}: has {len(each)} files for {prompts} prompts: name one for all, or one for each"
         for name, each in files.items()
-        if prompts and not references and len(each) not in {1, prompts}
+        if prompts and not references and name not in VIDEOS and len(each) not in {1, prompts}
     ]
     try:
         return ({}, wrong) if wrong else (read_files(files, fetch=False), [])

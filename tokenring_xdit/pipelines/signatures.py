@@ -70,8 +70,9 @@ def pipeline_class(name: str) -> type:
 
 
 def is_video(pipeline_class: type) -> bool:
-    """Whether a pipeline makes videos instead of pictures."""
-    return spelling_of(parameters_of(pipeline_class), "frames") is not None
+    """Whether a pipeline makes videos instead of pictures: of as many frames as it is told, or as a video has."""
+    parameters = parameters_of(pipeline_class)
+    return spelling_of(parameters, "frames") is not None or "video" in parameters
 
 
 def defaults_of(pipeline_class: type) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from tokenring_xdit.amounts import parse_bytes
 from tokenring_xdit.defaults import LARGEST_SIDE
 from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, TokenRingError
 from tokenring_xdit.pipelines.request import image_keyword, is_video, missing_for_videos, needs_picture
-from tokenring_xdit.pipelines.run import RunConfig, inspect_model
+from tokenring_xdit.pipelines.run import FILE_KEYS, RunConfig, inspect_model
 from tokenring_xdit.pipelines.run_prompts import PromptConfig
 from tokenring_xdit.pipelines.run_values import Size
 from tokenring_xdit.pipelines.signatures import needed_options, takes
@@ -32,7 +32,7 @@ __all__ = [
     "unserved",
 ]
 
-_OF_RUNS = ("prompt", "prompt_file", "image", "mask_image", "control_image", "context", "output")
+_OF_RUNS = ("prompt", "prompt_file", *FILE_KEYS, "context", "output")
 
 _UNUSED = (*_OF_RUNS, "seed")
 
@@ -167,7 +167,7 @@ def unserved(config: AnyServeConfig) -> list[str]:
             f"model: {pipeline.__name__} makes videos, and {package} is missing: pip install 'tokenring-xdit[video]'"
         ]
     sizes: list[PictureSize | None] = [config.size, *config.warm_up]
-    left_out = dict.fromkeys(("image", "mask_image", "control_image", "output"))
+    left_out = dict.fromkeys((*FILE_KEYS, "output"))
     copies = [config.model_copy(update={**left_out, "size": size}) for size in sizes]  # as each request will be
     needed = needed_options(pipeline)
     return list(dict.fromkeys(mistake for copy in copies for mistake in inspect_model(copy, brought=needed)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,8 +11,10 @@ import torch
 
 from tests.hosts.xfuser.generation import Case
 from tests.support.families import ALL_FAMILIES, FAMILIES, Entry, Family
+from tokenring_xdit.hosts.xfuser.families import FAMILIES as RECORDS
+from tokenring_xdit.hosts.xfuser.refused import RUNNERS_REFUSED
 
-__all__ = ["COLUMNS", "TOGETHER", "Column", "Outcome", "cases", "is_quick", "is_refused", "page"]
+__all__ = ["COLUMNS", "TOGETHER", "Column", "Outcome", "cases", "is_quick", "is_refused", "kept", "page"]
 
 PROMPTS = ["a red fox in the snow", "a boat"]
 
@@ -100,12 +103,25 @@ def four_steps(family: Family, ranks: int) -> dict[str, Any]:
 
 
 _GUIDED = frozenset(
-    {"lumina2", "sd3", "sd3.5-medium", "pixart-alpha", "pixart-sigma", "hunyuan-dit", "cogvideox", "latte"}
+    {
+        "ideogram4",
+        "cosmos3",
+        "lumina2",
+        "sd3",
+        "sd3.5-medium",
+        "pixart-alpha",
+        "pixart-sigma",
+        "hunyuan-dit",
+        "cogvideox",
+        "latte",
+    }
 )
 _STAGES = frozenset(key for key, family in ALL_FAMILIES.items() if family.own is not None and family.own.stages)
 _IN_ORDER = frozenset(key for key in _STAGES if (own := ALL_FAMILIES[key].own) is not None and not own.patches)
 _WRAPPED = frozenset(key for key, family in ALL_FAMILIES.items() if family.entry is Entry.PIPELINE)
-_VIDEO = frozenset(key for key in ALL_FAMILIES if key.startswith(("cogvideox", "latte", "wan", "hunyuan-video", "ltx")))
+_VIDEO = frozenset(
+    key for key in ALL_FAMILIES if key.startswith(("cogvideox", "cosmos", "latte", "wan", "hunyuan-video", "ltx"))
+)
 _STILL = frozenset(ALL_FAMILIES) - _VIDEO
 _SEVERAL = frozenset(key for key, family in ALL_FAMILIES.items() if not family.one_prompt)
 _BY_ROWS = frozenset(key for key, family in ALL_FAMILIES.items() if family.by_rows)
@@ -171,16 +187,13 @@ def is_quick(family: str, column: str) -> bool:
 
 def is_refused(family: str, column: str) -> bool:
     """Whether a generation is meant to be refused."""
-    return (
-        column == "rows"
-        or (family == "ltx2" and column in {"tr4-odd", "u2tr2", "u2t2-any"})
-        or (family in _IN_ORDER and column == "patches")
-    )
+    return column == "rows" or (family in _IN_ORDER and column == "patches")
 
 
 def page(outcomes: dict[tuple[str, str], Outcome]) -> str:
-    """The support matrix in Markdown, of the outcomes of a whole run."""
+    """The support matrix in Markdown."""
     messages: list[str] = []
+    run = sum(len(family.runners) for family in RECORDS.values())
     lines = [
         "# Support matrix",
         "",
@@ -191,6 +204,8 @@ def page(outcomes: dict[tuple[str, str], Outcome]) -> str:
         "  anything is computed.",
         "* The matrices below have the figures. xfuser is the host there; [diffusers.md](diffusers.md) has what runs",
         "  without it, and pipelines that are not listed here: image to image, inpainting, ControlNets, Chroma, Mochi.",
+        f"* Of the {run + len(RUNNERS_REFUSED)} model classes of `xdit` {run} run under TokenRing;",
+        f"  [upstream.md](upstream.md) says why {len(RUNNERS_REFUSED)} do not.",
         "",
         "## Matrices",
         "",
@@ -198,11 +213,14 @@ def page(outcomes: dict[tuple[str, str], Outcome]) -> str:
         "",
         "    bash scripts/test.sh tests/hosts/xfuser/test_matrix.py -m '' --support docs/support.md",
         "",
+        "With `-k NAME` some of its cells; the others stay.",
+        "",
         "A number is the largest difference of the latents to the unmodified diffusers pipeline in one process, fp32,",
         "relative to their largest value; more than 1e-5 fails the test. In bf16 it is the difference to fp32, that of",
         "one process in bf16 in brackets; twice that fails. An empty cell was not run, or does not exist. Causal Wan,",
         "which makes a video chunk by chunk, is compared with upstream in one process instead",
-        "(`tests/hosts/xfuser/test_streaming.py`).",
+        "(`tests/hosts/xfuser/test_streaming.py`), and MiniMax-H3, whose pipeline is modular, by its transformer",
+        "(`tests/hosts/xfuser/test_minimax_h3.py`).",
         "",
         "## `parallelize`, `tokenring-xdit run`, `Engine`",
         "",
@@ -220,6 +238,31 @@ def page(outcomes: dict[tuple[str, str], Outcome]) -> str:
     lines += ["", "Refusals:", ""] if messages else []
     lines += [f"{number}. {message}" for number, message in enumerate(messages, start=1)]
     return "\n".join(lines) + "\n"
+
+
+def kept(text: str) -> dict[tuple[str, str], Outcome]:
+    """The outcomes that a page holds, as :func:`page` wrote it."""
+    messages = dict(
+        re.findall(r"^(\d+)\. (.+)$", text.partition("\nRefusals:\n")[2].partition("\n## ")[0], re.MULTILINE)
+    )
+    names = {family.title: name for name, family in ALL_FAMILIES.items()}
+    found: dict[tuple[str, str], Outcome] = {}
+    for heading, columns in (("## `parallelize`", TOGETHER), ("## xfuser's own pipelines", COLUMNS)):
+        keys = {column.title: key for key, column in columns.items()}
+        rows = re.findall(r"^\| (.+) \|$", text.partition(heading)[2].partition("\n## ")[0], re.MULTILINE)
+        (_, *titles), *others = [[cell.strip() for cell in row.split(" | ")] for row in rows]
+        for title, *cells in others:
+            if title not in names:
+                continue  # the line below the titles, or a family that is gone
+            for column, cell in zip(titles, cells, strict=True):
+                refusal = re.fullmatch(r"refused \[(\d+)\]", cell)
+                error = re.fullmatch(r"(\S+)(?: \((\S+)\))?", cell)
+                if refusal is not None:
+                    found[names[title], keys[column]] = Outcome(None, messages[refusal[1]])
+                elif error is not None:
+                    single = None if error[2] is None else float(error[2])
+                    found[names[title], keys[column]] = Outcome(float(error[1]), single=single)
+    return found
 
 
 def _table(columns: dict[str, Column], outcomes: dict[tuple[str, str], Outcome], messages: list[str]) -> list[str]:

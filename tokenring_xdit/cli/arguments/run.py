@@ -7,8 +7,8 @@ import argparse
 __all__ = ["KEYS", "add_parser"]
 
 KEYS = {
-    "task": "picture, for videos as well, or text; a picture where nothing is said; or text-to-image, image-to-image "
-    "or inpainting with the same model",
+    "task": "picture, for videos as well, or text; a picture where nothing is said; or text-to-image, image-to-image, "
+    "inpainting, text-to-video, image-to-video or video-to-video with the same model",
     "model": "folder or hub name of a model; the small one of this package where nothing is said",
     "prompt": "what to draw, or to ask",
     "context": "file with a text that the prompts are about",
@@ -17,6 +17,12 @@ KEYS = {
     "image": "file or URL of the picture to start from, or [FILE, FILE]",
     "mask_image": "file of the mask, white where the picture is drawn anew",
     "control_image": "file of the picture that controls what is drawn",
+    "control_mask": "file of the mask that a ControlNet for inpainting sees",
+    "image_reference": "file of the picture that is looked at, for inpainting",
+    "last_image": "file of a video's last frame",
+    "video": "file of the video to start from, or [FILE, FILE] of its frames",
+    "mask": "the same of its mask, white where the video is made anew",
+    "controlnet": "folder or hub name of a ControlNet",
     "strength": "how far a picture is drawn anew, from 0 to 1",
     "scheduler": "class of diffusers' that steps, for the model's own",
     "loras": "file, folder or hub name of a LoRA, or [{path: FILE, scale: 0.8}, ...]",
@@ -36,6 +42,7 @@ KEYS = {
     "attention_backend": "xfuser's kernel for attention on one rank",
     "cuda_graphs": "true: capture calls of the transformer as CUDA graphs, and replay them; needs GPUs",
     "output": "where the PNG or MP4 goes, or the TXT or JSON",
+    "forecasts": "folder of what requests to 'serve' took; that of the user's cache by default",
 }
 """Keys of a config that are flags as well, by the same names; each task knows some of them."""
 
@@ -55,5 +62,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     for key, what in KEYS.items():
         parser.add_argument(f"--{key.replace('_', '-')}", metavar="VALUE", help=what)
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what would run and, as far as a server has found out, how long and in how much memory; load nothing",
+    )
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
     parser.set_defaults(action="run:run_command", late="said")

@@ -142,6 +142,8 @@ class ModelCut:
 
     def _cut(self, split: Split | tuple[Split, ...], whole: Any) -> Any:
         """This rank's part of a tensor, or of each of several."""
+        if isinstance(whole, Mapping):
+            return {name: self._cut(split, tensor) for name, tensor in whole.items()}
         if isinstance(whole, (list, tuple)):
             splits = split if isinstance(split, tuple) else (split,) * len(whole)
             return tuple(self._cut(one, tensor) for one, tensor in zip(splits, whole, strict=True))

@@ -271,4 +271,6 @@ def _shape(name: str, value: Any) -> Hashable:
         return describe(value) if masks else tuple(value.shape)
     if isinstance(value, (list, tuple)):
         return tuple(_shape(name, each) for each in value)
+    if isinstance(value, Mapping):
+        return tuple((str(key), _shape(name, each)) for key, each in value.items())
     return None if isinstance(value, float) else describe(value)

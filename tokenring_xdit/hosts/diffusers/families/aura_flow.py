@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tokenring_xdit.hosts.base import Pipeline
 from tokenring_xdit.hosts.diffusers.family import DiffusersFamily, Gather, Split
 
 __all__ = ["FAMILY"]
@@ -9,9 +10,9 @@ __all__ = ["FAMILY"]
 _PROCESSORS = ("AuraFlowAttnProcessor2_0", "FusedAuraFlowAttnProcessor2_0")
 
 FAMILY = DiffusersFamily(
-    pipelines=(),
+    pipelines=(Pipeline(name="AuraFlowPipeline"),),
     transformer="AuraFlowTransformer2DModel",
-    compared=("AuraFlowPipeline",),
+    compared=(),
     spread={"joint_transformer_blocks.*.attn": _PROCESSORS, "single_transformer_blocks.*.attn": _PROCESSORS},
     plan={
         "joint_transformer_blocks.*": {

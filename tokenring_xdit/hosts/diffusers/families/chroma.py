@@ -10,9 +10,9 @@ __all__ = ["FAMILY"]
 _PROCESSORS = ("FluxAttnProcessor",)
 
 FAMILY = DiffusersFamily(
-    pipelines=(Pipeline(name="ChromaImg2ImgPipeline", needs_picture=True),),
+    pipelines=(Pipeline(name="ChromaPipeline"), Pipeline(name="ChromaImg2ImgPipeline", needs_picture=True)),
     transformer="ChromaTransformer2DModel",
-    compared=("ChromaPipeline",),
+    compared=(),
     spread={"transformer_blocks.*.attn": _PROCESSORS, "single_transformer_blocks.*.attn": _PROCESSORS},
     plan={
         "": {

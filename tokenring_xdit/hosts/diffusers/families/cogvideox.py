@@ -8,9 +8,12 @@ from tokenring_xdit.hosts.diffusers.family import DiffusersFamily, Gather, Split
 __all__ = ["FAMILY"]
 
 FAMILY = DiffusersFamily(
-    pipelines=(Pipeline(name="CogVideoXImageToVideoPipeline"),),
+    pipelines=(
+        Pipeline(name="CogVideoXImageToVideoPipeline"),
+        Pipeline(name="CogVideoXVideoToVideoPipeline", needs=("video",)),
+    ),
     transformer="CogVideoXTransformer3DModel",
-    compared=("CogVideoXPipeline", "CogVideoXVideoToVideoPipeline"),
+    compared=("CogVideoXPipeline",),
     spread={"transformer_blocks.*.attn1": ("CogVideoXAttnProcessor2_0", "FusedCogVideoXAttnProcessor2_0")},
     plan={
         "transformer_blocks.*": {

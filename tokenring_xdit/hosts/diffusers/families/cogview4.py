@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from tokenring_xdit.hosts.base import Pipeline
 from tokenring_xdit.hosts.diffusers.family import DiffusersFamily, Gather, Split
 
 __all__ = ["FAMILY"]
 
 FAMILY = DiffusersFamily(
-    pipelines=(),
+    pipelines=(Pipeline(name="CogView4Pipeline"),),
     transformer="CogView4Transformer2DModel",
-    compared=("CogView4Pipeline",),
+    compared=(),
     spread={"transformer_blocks.*.attn1": ("CogView4AttnProcessor",)},
     plan={
         "transformer_blocks.*": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tokenring_xdit.hosts.base import Pipeline
 from tokenring_xdit.hosts.diffusers.family import DiffusersFamily, Gather, Split
 
 __all__ = ["FAMILY"]
@@ -14,13 +15,12 @@ _SEQUENCES: dict[str | int, Split | tuple[Split, ...]] = {
 _MASK = Split(3, parts=("hidden_states", "encoder_hidden_states"))
 
 FAMILY = DiffusersFamily(
-    pipelines=(),
-    transformer="HunyuanVideoTransformer3DModel",
-    compared=(
-        "HunyuanVideoPipeline",
-        "HunyuanVideoImageToVideoPipeline",
-        "HunyuanSkyreelsImageToVideoPipeline",
+    pipelines=(
+        Pipeline(name="HunyuanVideoImageToVideoPipeline", needs_picture=True),
+        Pipeline(name="HunyuanSkyreelsImageToVideoPipeline", needs_picture=True),
     ),
+    transformer="HunyuanVideoTransformer3DModel",
+    compared=("HunyuanVideoPipeline",),
     spread={"transformer_blocks.*.attn": _PROCESSORS, "single_transformer_blocks.*.attn": _PROCESSORS},
     local={"context_embedder.token_refiner.refiner_blocks.*.attn": ("AttnProcessor2_0",)},
     plan={

@@ -10,9 +10,13 @@ __all__ = ["FAMILY"]
 _PROCESSORS = ("LTXVideoAttnProcessor",)
 
 FAMILY = DiffusersFamily(
-    pipelines=(Pipeline(name="LTXImageToVideoPipeline", needs_picture=True),),
+    pipelines=(
+        Pipeline(name="LTXPipeline"),
+        Pipeline(name="LTXImageToVideoPipeline", needs_picture=True),
+        Pipeline(name="LTXConditionPipeline"),
+    ),
     transformer="LTXVideoTransformer3DModel",
-    compared=("LTXPipeline", "LTXConditionPipeline"),
+    compared=(),
     spread={"transformer_blocks.*.attn1": _PROCESSORS},
     local={"transformer_blocks.*.attn2": _PROCESSORS},
     # without conditions there is one time for all tokens

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from tokenring_xdit.hosts.base import Pipeline
 from tokenring_xdit.hosts.diffusers.family import DiffusersFamily, Gather, Split
 
 __all__ = ["FAMILY"]
 
 FAMILY = DiffusersFamily(
-    pipelines=(),
+    pipelines=(Pipeline(name="MochiPipeline"),),
     transformer="MochiTransformer3DModel",
-    compared=("MochiPipeline",),
+    compared=(),
     spread={"transformer_blocks.*.attn1": ("MochiAttnProcessor2_0",)},
     plan={
         "transformer_blocks.*": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tokenring_xdit.hosts.base import Pipeline
 from tokenring_xdit.hosts.diffusers.family import DiffusersFamily, Gather, Split
 
 __all__ = ["FAMILY"]
@@ -9,9 +10,9 @@ __all__ = ["FAMILY"]
 _PROCESSORS = ("SkyReelsV2AttnProcessor",)
 
 FAMILY = DiffusersFamily(
-    pipelines=(),
+    pipelines=(Pipeline(name="SkyReelsV2Pipeline"), Pipeline(name="SkyReelsV2DiffusionForcingPipeline")),
     transformer="SkyReelsV2Transformer3DModel",
-    compared=("SkyReelsV2Pipeline", "SkyReelsV2DiffusionForcingPipeline"),
+    compared=(),
     spread={"blocks.*.attn1": _PROCESSORS},
     local={"blocks.*.attn2": _PROCESSORS},
     plan={

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tokenring_xdit.hosts.base import Pipeline
 from tokenring_xdit.hosts.diffusers.family import DiffusersFamily
 
 __all__ = ["FAMILY"]
@@ -9,9 +10,9 @@ __all__ = ["FAMILY"]
 _PROCESSORS = ("WanAttnProcessor",)
 
 FAMILY = DiffusersFamily(
-    pipelines=(),
+    pipelines=(Pipeline(name="WanVideoToVideoPipeline", needs=("video",)),),
     transformer="WanTransformer3DModel",
-    compared=("WanPipeline", "WanImageToVideoPipeline", "WanVideoToVideoPipeline"),
+    compared=("WanPipeline", "WanImageToVideoPipeline"),
     spread={"blocks.*.attn1": _PROCESSORS},
     local={"blocks.*.attn2": _PROCESSORS},
 )

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from tokenring_xdit.compat.torch import outside_graphs
-from tokenring_xdit.hosts.layout import KeyLayout, all_real, cut, padding
+from tokenring_xdit.hosts.layout import KeyLayout, all_real, cut, padding, sequence_layout
 from tokenring_xdit.hosts.xfuser.family import TRANSFORMERS
 from tokenring_xdit.hosts.xfuser.repairs.common import (
     replace_forward,
@@ -70,8 +70,10 @@ def _layout(_: Any, arguments: Mapping[str, Any]) -> KeyLayout:
     """Text in front of the image, each padded at its end."""
     image, text = arguments["hidden_states"].shape[1], arguments["encoder_hidden_states"].shape[1]
     ranks, mask = sequence_parallel_ranks(), arguments.get("encoder_hidden_states_mask")
-    real = all_real(text) if mask is None else mask.to(torch.bool)
-    return KeyLayout.of_segments(cut(real, ranks), cut(all_real(image), ranks))
+    if mask is None:
+        return sequence_layout(ranks, text, image)
+    whole = all_real(image, mask.device)
+    return KeyLayout.of_segments(cut(mask.to(torch.bool), ranks), cut(whole, ranks), computed=True)
 
 
 def _transformer(qwen: Any) -> None:
