@@ -48,6 +48,7 @@ class CapturedSteps:
         if self._recorder is None:
             self._recorder = CudaRecorder(self._device)
         if strategy not in self._forwards:
+            self._model.eval()  # what xfuser has put around it says that it trains
             self._forwards[strategy] = graphed_forward(self._model, self._recorder)
         forward, graphs = self._forwards[strategy]
 

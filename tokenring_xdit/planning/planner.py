@@ -124,7 +124,7 @@ def _refusal(split: ParallelDims, problem: Problem, xfuser_ring: bool) -> str | 
         return "xfuser refuses this model over its Ring"
     if u > 1 and (problem.heads % u or problem.kv_heads % u):
         heads = f"{problem.heads} heads" if problem.heads == problem.kv_heads else f"{problem.kv_heads} key heads"
-        return f"Ulysses shares out heads, and {heads} do not divide by {u}"
+        return f"Ulysses divides heads, and {heads} do not divide by {u}"
     uneven = [
         name
         for name, lengths in (("queries", problem.q_lengths), ("keys", problem.kv_lengths))

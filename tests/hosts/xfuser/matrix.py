@@ -11,6 +11,7 @@ import torch
 
 from tests.hosts.xfuser.generation import Case
 from tests.support.families import ALL_FAMILIES, FAMILIES, Entry, Family
+from tests.support.refusals import general
 from tokenring_xdit.hosts.xfuser.families import FAMILIES as RECORDS
 from tokenring_xdit.hosts.xfuser.refused import RUNNERS_REFUSED
 
@@ -197,54 +198,53 @@ def page(outcomes: dict[tuple[str, str], Outcome]) -> str:
     lines = [
         "# Support matrix",
         "",
-        "* The overview says yes where a combination equals the unmodified single process, on small models of the real",
-        "  architecture, gloo ranks and CPUs ([gpu.md](gpu.md): what ran on a GPU).",
-        "* *No* was not compared, which is not always refused: replicas (`data_parallel_degree` of configs and",
-        "  `Engine`) run with any of these pipelines. Pipelines that no host was compared with are refused before",
+        "* *Yes*: the combination equals the unmodified single process, tried with small models of the real",
+        "  architecture on gloo ranks and CPUs ([gpu.md](gpu.md) has what ran on a GPU).",
+        "* *No*: nobody compared it. That does not always mean refused: replicas (`data_parallel_degree` of configs",
+        "  and `Engine`) run with any of these pipelines. Pipelines that no host was compared with are refused before",
         "  anything is computed.",
-        "* The matrices below have the figures. xfuser is the host there; [diffusers.md](diffusers.md) has what runs",
-        "  without it, and pipelines that are not listed here: image to image, inpainting, ControlNets, Chroma, Mochi.",
+        "* The host is xfuser, except in the column *without xfuser*. [diffusers.md](diffusers.md) has more pipelines:",
+        "  image to image, inpainting, ControlNets, Chroma, Mochi and others.",
         f"* Of the {run + len(RUNNERS_REFUSED)} model classes of `xdit` {run} run under TokenRing;",
         f"  [upstream.md](upstream.md) says why {len(RUNNERS_REFUSED)} do not.",
         "",
         "## Matrices",
         "",
-        "Written by the tests, never by hand (`python -m tests.support.overview` writes the overview from them):",
-        "",
-        "    bash scripts/test.sh tests/hosts/xfuser/test_matrix.py -m '' --support docs/support.md",
-        "",
-        "With `-k NAME` some of its cells; the others stay.",
-        "",
         "A number is the largest difference of the latents to the unmodified diffusers pipeline in one process, fp32,",
-        "relative to their largest value; more than 1e-5 fails the test. In bf16 it is the difference to fp32, that of",
-        "one process in bf16 in brackets; twice that fails. An empty cell was not run, or does not exist. Causal Wan,",
-        "which makes a video chunk by chunk, is compared with upstream in one process instead",
+        "relative to their largest value; more than 1e-5 fails the test. In bf16 it is the difference to fp32, with",
+        "that of one process in bf16 in brackets; twice that fails. An empty cell was not run, or does not exist.",
+        "Causal Wan, which makes a video chunk by chunk, is compared with upstream in one process instead",
         "(`tests/hosts/xfuser/test_streaming.py`), and MiniMax-H3, whose pipeline is modular, by its transformer",
-        "(`tests/hosts/xfuser/test_minimax_h3.py`).",
+        "(`tests/hosts/xfuser/test_minimax_h3.py`). The tests write the tables (with `-k NAME` some of the cells; the",
+        "others stay), and `python -m tests.support.overview` the overview from them:",
+        "",
+        "`bash scripts/test.sh tests/hosts/xfuser/test_matrix.py -m '' --support docs/support.md`",
         "",
         "## `parallelize`, `tokenring-xdit run`, `Engine`",
         "",
         "*Any size*: tokens that the ranks do not divide, 49 text tokens where that can be chosen, two prompts.",
         "",
-        *_table(TOGETHER, outcomes, messages),
+        *_folded("Figures", _table(TOGETHER, outcomes, messages)),
         "",
         "## xfuser's own pipelines, and its transformers as `xdit` uses them",
         "",
-        "PipeFusion that works on several patches at once attends keys of the step before, so it is compared with",
-        "xfuser's PipeFusion alone.",
+        "PipeFusion on several patches at once attends the previous step's keys, so it is compared with xfuser's",
+        "PipeFusion alone.",
         "",
-        *_table(COLUMNS, outcomes, messages),
+        *_folded("Figures", _table(COLUMNS, outcomes, messages)),
     ]
-    lines += ["", "Refusals:", ""] if messages else []
-    lines += [f"{number}. {message}" for number, message in enumerate(messages, start=1)]
+    numbered = [f"{number}. {message}" for number, message in enumerate(messages, start=1)]
+    lines += ["", *_folded("The refusals", numbered)] if messages else []
     return "\n".join(lines) + "\n"
+
+
+def _folded(summary: str, lines: list[str]) -> list[str]:
+    return [f"<details><summary>{summary}</summary>", "", *lines, "", "</details>"]
 
 
 def kept(text: str) -> dict[tuple[str, str], Outcome]:
     """The outcomes that a page holds, as :func:`page` wrote it."""
-    messages = dict(
-        re.findall(r"^(\d+)\. (.+)$", text.partition("\nRefusals:\n")[2].partition("\n## ")[0], re.MULTILINE)
-    )
+    messages = dict(re.findall(r"^(\d+)\. (.+)$", text, re.MULTILINE))
     names = {family.title: name for name, family in ALL_FAMILIES.items()}
     found: dict[tuple[str, str], Outcome] = {}
     for heading, columns in (("## `parallelize`", TOGETHER), ("## xfuser's own pipelines", COLUMNS)):
@@ -281,9 +281,10 @@ def _table(columns: dict[str, Column], outcomes: dict[tuple[str, str], Outcome],
                 one = "" if outcome.single is None else f" ({outcome.single:.1e})"
                 cells.append(f"{outcome.error:.1e}{one}")
             else:
-                if outcome.refusal not in messages:
-                    messages.append(outcome.refusal)
-                cells.append(f"refused [{messages.index(outcome.refusal) + 1}]")
+                refusal = general(outcome.refusal)
+                if refusal not in messages:
+                    messages.append(refusal)
+                cells.append(f"refused [{messages.index(refusal) + 1}]")
         if any(cells):
             lines.append(f"| {family.title} | " + " | ".join(cells) + " |")
     return lines

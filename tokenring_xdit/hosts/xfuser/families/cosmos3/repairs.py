@@ -69,10 +69,10 @@ def leave_padding_out(cosmos3: Any) -> None:
     """
 
     def make_forward(original: Any) -> Any:
-        def forward(self: Any, *args: Any, return_dict: bool = False, **kwargs: Any) -> Any:
+        def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
             if not wanted():
-                passed = {"return_dict": True} if return_dict else {}
-                return original(self, *args, **passed, **kwargs)
+                return original(self, *args, **kwargs)
+            return_dict = kwargs.pop("return_dict", False)
             more = [kind for kind in ("sound", "action") if kwargs.get(f"{kind}_tokens") is not None]
             if more:
                 raise UnsupportedError(
