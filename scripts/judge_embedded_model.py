@@ -16,12 +16,12 @@ from pathlib import Path
 
 import torch
 from diffusers import FluxPipeline
+from embedded_judge import Judgement, judge
+from embedded_scenes import Scene, random_scene
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from tokenring_xdit.lab.embedded.judge import Judgement, judge
-from tokenring_xdit.lab.embedded.scenes import IMAGE_SIZE, Scene, random_scene
-from tokenring_xdit.pipelines.embedded import MODEL_PATH
+from tokenring_xdit.pipelines.embedded import IMAGE_SIZE, MODEL_PATH
 
 BATCH = 20
 PARTS = ("right", "colour", "shape", "position", "ground")

@@ -18,9 +18,9 @@ from torch import Tensor
 from tokenring_xdit.attention import calibrate, fused
 from tokenring_xdit.attention.agreement import CallSpec, Layout
 from tokenring_xdit.attention.buffers import Buffers, Handle
-from tokenring_xdit.attention.executor import RankRun
 from tokenring_xdit.attention.kernels import KERNELS, choose
 from tokenring_xdit.attention.merge import Accumulator, fold_with_torch
+from tokenring_xdit.attention.rank_run import RankRun
 from tokenring_xdit.attention.transport import Parcel
 from tokenring_xdit.planning import Problem, simulate
 from tokenring_xdit.schedule import Mask, VerifiedSchedule, build

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tokenring_xdit.attention.agreement import CallSpec, Layout
 from tokenring_xdit.attention.buffers import Buffers, Handle
-from tokenring_xdit.attention.executor import RankRun
+from tokenring_xdit.attention.rank_run import RankRun
 from tokenring_xdit.schedule import build
 from tokenring_xdit.schedule.lower import lower
 from tokenring_xdit.schedule.problem import Problem

@@ -30,13 +30,7 @@ from diffusers import (
     FluxPipeline,
     FluxTransformer2DModel,
 )
-from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, normalizers, trainers
-from torch import nn
-from tqdm import tqdm
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
-
-from tokenring_xdit.lab.embedded.scenes import (
+from embedded_scenes import (
     COLOURS,
     DrawnShape,
     Scene,
@@ -44,6 +38,11 @@ from tokenring_xdit.lab.embedded.scenes import (
     random_scene,
     vocabulary,
 )
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, normalizers, trainers
+from torch import nn
+from tqdm import tqdm
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
 log = logging.getLogger("train_embedded_model")
 

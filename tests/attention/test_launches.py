@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from tests.support.memory import Shards, ranks_first, run
 from tests.support.reference import relative_error, softmax_attention
 from tokenring_xdit.attention import merge
-from tokenring_xdit.attention.executor import RankRun
+from tokenring_xdit.attention.rank_run import RankRun
 from tokenring_xdit.schedule import build
 from tokenring_xdit.schedule.lower import lower
 from tokenring_xdit.schedule.problem import Problem

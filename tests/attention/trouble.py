@@ -22,12 +22,13 @@ from torch import Tensor
 
 from tests.support.gpus import as_gpus
 from tests.support.reference import softmax_attention
-from tokenring_xdit.attention import exchange, fail_group, guarded, token_ring_attention
+from tokenring_xdit.attention import exchange, fail_group, guarded, peers, token_ring_attention
 from tokenring_xdit.attention import rounds as rounds_module
 from tokenring_xdit.attention import watch as watch_module
 from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.attention.member import AGREEMENT_TIMEOUT_VARIABLE
 from tokenring_xdit.attention.transport import choice, over_memory
+from tokenring_xdit.attention.transport.opening import GroupTransports
 from tokenring_xdit.attention.transport.process_groups import GlooTransport
 from tokenring_xdit.attention.transport.shared_memory import SharedMemory
 from tokenring_xdit.attention.transport.symmetric import SymmetricTransport
@@ -171,7 +172,7 @@ def _main(
         "gloo", init_method=f"file://{file}", rank=rank, world_size=ranks, timeout=timedelta(seconds=timeout)
     )
     if SEPARATE in environment:
-        mock.patch.object(watch_module, "process_space", return_value=f"machine {rank}").start()
+        mock.patch.object(peers, "process_space", return_value=f"machine {rank}").start()
     job(Rank(rank, ranks, connection), *args)
     connection.close()
     os._exit(0)
@@ -250,7 +251,7 @@ def struck(own: Rank, phase: str, kind: str, length: int = 8) -> None:
         return
     where = {
         "before the ranks agree": (rounds_module, "tell_all"),
-        "before channels open": (RingGroup, "open"),
+        "before channels open": (GroupTransports, "open"),
         "while channels open": (dist, "barrier"),
     }
     if phase in where and mine:

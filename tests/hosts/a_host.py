@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 from tests.support.reference import relative_error
 from tokenring_xdit.attention import token_ring_attention
 from tokenring_xdit.errors import TokenRingError, UnsupportedError
-from tokenring_xdit.hosts.base import Host
+from tokenring_xdit.hosts.base import PipelineHost
 from tokenring_xdit.hosts.calls import Output, spread_over_ranks
 from tokenring_xdit.hosts.layout import active_layout, key_layout, padding, sequence_layout
 from tokenring_xdit.hosts.weights import Weights
@@ -144,7 +144,7 @@ class AHost:
 def spread(pipe: Any, output: Output = Output.EVERY_RANK) -> Any:
     """Spread over all ranks."""
 
-    def asked() -> Host:
+    def asked() -> PipelineHost:
         return AHost(ParallelDims(tokenring=dist.get_world_size()))
 
     return spread_over_ranks(pipe, asked, output)

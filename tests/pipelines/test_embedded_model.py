@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from embedded_judge import judge
+from embedded_scenes import random_scene
 from PIL import Image
 
-from tokenring_xdit.lab.embedded.judge import judge
-from tokenring_xdit.lab.embedded.scenes import random_scene
 from tokenring_xdit.pipelines.embedded import MODEL_PATH
 from tokenring_xdit.pipelines.flux import FluxModel
 from tokenring_xdit.sizes import PictureSize

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,18 @@ def environment(**more: str) -> dict[str, str]:
     """The environment of a user who has set nothing of what the scripts set, except ``more``."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith(_THEIRS)}
     return ours | {"PYTHON": sys.executable, "PYTHONPATH": str(ROOT)} | more
+
+
+def image_stages() -> dict[str, list[list[str]]]:
+    """The instructions of the container file, by the name of their stage."""
+    text = (ROOT / "deploy" / "Containerfile").read_text().replace("\\\n", " ")
+    stages: dict[str, list[list[str]]] = {}
+    for words in (shlex.split(line) for line in text.splitlines() if line and not line.startswith("#")):
+        if words[0] == "FROM":
+            own = stages[words[-1]] = []
+        else:
+            own.append(words)
+    return stages
 
 
 def run(script: str, *arguments: str | Path, **more: str) -> subprocess.CompletedProcess[str]:

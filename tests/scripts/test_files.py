@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -12,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scripts.support import ROOT, SCRIPTS
+from tests.scripts.support import ROOT, SCRIPTS, image_stages
 
 SHELL = sorted([*SCRIPTS.glob("*.sh"), *SCRIPTS.glob("*.sbatch"), *(ROOT / "examples").glob("*.sbatch")])
 
@@ -36,8 +34,8 @@ def test_scripts_stop_at_errors(script: Path) -> None:
 @pytest.mark.e2e
 def test_the_image_holds_what_its_installation_needs(tmp_path: Path) -> None:
     """Copies what the container file copies, and builds the package there, without its dependencies."""
-    text = re.sub(r"\\\n", " ", (SCRIPTS / "Containerfile").read_text())
-    instructions = [shlex.split(line) for line in text.splitlines() if line and not line.startswith("#")]
+    stages = image_stages()
+    instructions = [*stages["package"], *stages["run"]]
     for _, *sources, target in (words for words in instructions if words[0] == "COPY"):
         place = tmp_path / target.lstrip("/")
         for source in sources:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.scripts.support import ROOT, SCRIPTS
+from tests.scripts.support import ROOT, image_stages
 from tokenring_xdit.cli.commands import read_command
 from tokenring_xdit.config import read_config
 from tokenring_xdit.errors import ConfigurationError
@@ -18,11 +16,6 @@ from tokenring_xdit.serve.config import RequestLimits, ServeConfig
 
 DEPLOY = ROOT / "deploy"
 IMAGE = "tokenring-xdit-serve"
-
-
-def instructions(path: Path) -> list[list[str]]:
-    text = path.read_text().replace("\\\n", " ")
-    return [shlex.split(line) for line in text.splitlines() if line and not line.startswith("#")]
 
 
 def parts(kind: str, path: str) -> dict[str, Any]:
@@ -35,13 +28,13 @@ def config_of(words: list[str]) -> ServeConfig:
     return read_config(ServeConfig, ROOT / words[0])
 
 
-def test_the_image_is_built_as_the_one_for_runs_is() -> None:
+def test_the_image_of_the_service_is_that_of_runs_with_what_a_server_needs() -> None:
     """Which another test builds the package for."""
-    ours, theirs = instructions(DEPLOY / "Containerfile"), instructions(SCRIPTS / "Containerfile")
-    copied = [words for words in ours if words[0] == "COPY"]
-    assert copied and copied == [words for words in theirs if words[0] == "COPY"]
-    assert ["RUN", "pip", "install", "--no-cache-dir", "/opt/tokenring-xdit[serve,video,ray,gpu]"] in ours
-    assert ["ENTRYPOINT", "[tokenring-xdit,", "serve]"] in ours
+    stages = image_stages()
+    assert set(stages) == {"package", "run", "serve"}
+    assert not any(words[0] == "COPY" for stage in ("run", "serve") for words in stages[stage])
+    assert stages["serve"][0][1:5] == ["pip", "install", "--no-cache-dir", "/opt/tokenring-xdit[serve,video,ray,gpu]"]
+    assert ["ENTRYPOINT", "[tokenring-xdit,", "serve]"] in stages["serve"]
 
 
 def test_kubernetes_starts_a_server_that_its_command_line_takes_and_asks_whether_it_is_ready() -> None:

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from tokenring_xdit.attention import groups
+from tokenring_xdit.attention.transport import opening as transports
 from tokenring_xdit.attention.transport import torch_memory
 from tokenring_xdit.attention.transport.shared_memory import SMALLEST, SharedMemory
 from tokenring_xdit.attention.transport.streamed import StreamedTransport
@@ -202,7 +202,7 @@ def as_gpus(opening: Callable[[], None] = lambda: None) -> Iterator[Gpu]:
         return StreamedTransport(memory, Lanes(gpu), bound)
 
     with (
-        mock.patch.object(groups, "over_memory", over),
+        mock.patch.object(transports, "over_memory", over),
         mock.patch.object(torch_memory, "symmetric_memory", return_value=module),
         mock.patch.object(torch.cuda, "synchronize"),
         mock.patch.object(torch.cuda, "set_device"),

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from tests.support.reference import relative_error, softmax_attention
 from tokenring_xdit.attention.agreement import CallSpec, Layout
-from tokenring_xdit.attention.executor import RankRun
 from tokenring_xdit.attention.kernels import KERNELS
 from tokenring_xdit.attention.masks import KeyMask
+from tokenring_xdit.attention.rank_run import RankRun
 from tokenring_xdit.attention.transport import MemoryNetwork, MemoryTransport
 from tokenring_xdit.schedule import Mask
 from tokenring_xdit.schedule.lower.program import RankProgram

@@ -12,8 +12,8 @@ from torch import Tensor
 from tests.support.memory import Choose, Shards
 from tests.support.reference import relative_error, softmax_attention
 from tokenring_xdit.attention.agreement import CallSpec, Layout
-from tokenring_xdit.attention.executor import RankRun
 from tokenring_xdit.attention.kernels import KERNELS, KernelFunction
+from tokenring_xdit.attention.rank_run import RankRun
 from tokenring_xdit.attention.transport import MemoryNetwork, MemoryTransport
 from tokenring_xdit.attention.transport.slots import SlotTransport
 from tokenring_xdit.attention.transport.symmetric import SymmetricTransport

@@ -143,7 +143,7 @@ class AutoSchedule:
         candidates = tuple(build(name, len(layout.q_lengths), Mask(layout.spec.mask), heads) for name in names)
         trial = self._trials[key] = ScheduleTrial(candidates, [[] for _ in names])
         needs = dict.fromkeys(need for candidate in candidates for need in candidate.schedule.needs)
-        self._group.make_ready(tuple(needs), device, layout.spec.transport)
+        self._group.transports.make_ready(tuple(needs), device, layout.spec.transport)
         if self._tells:
             what = names[0] if trial.decided else f"one of {', '.join(names)}, which the first calls will tell"
             log.info("schedule auto: %s for %s: %s", what, _in_words(layout), why)

@@ -12,7 +12,6 @@ from tokenring_xdit.attention.bulletin import Notice
 from tokenring_xdit.attention.connections import break_off
 from tokenring_xdit.attention.groups import RingGroup, group_of
 from tokenring_xdit.attention.member import failing_together, in_words
-from tokenring_xdit.attention.transport.streamed import gave_up
 from tokenring_xdit.attention.watch import Trouble, Watch
 from tokenring_xdit.errors import CommunicationError, TokenRingError
 
@@ -145,7 +144,7 @@ class Section:
                 raised = CommunicationError(
                     f"{problem.sentence}: rank {name} waited for it in {what}. torch says: {error}"
                 )
-            elif gave_up(self.group.transport, error):
+            elif self.group.transport.gave_up(error):
                 raised = CommunicationError(f"{self.group.gpu_gave_up()}: it waited in {what}. torch says: {error}")
         sentence = (
             str(raised)

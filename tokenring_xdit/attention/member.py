@@ -10,11 +10,11 @@ from typing import Any
 
 import torch.distributed as dist
 
+from tokenring_xdit.attention.buffers import Handle
 from tokenring_xdit.attention.bulletin import Notice
 from tokenring_xdit.attention.connections import break_off
-from tokenring_xdit.attention.transport.choice import wanted
-from tokenring_xdit.attention.transport.nccl import ctas_beside_attention
-from tokenring_xdit.attention.waits import Ended, GaveUp, OutOfStep, Waiter
+from tokenring_xdit.attention.transport import choice
+from tokenring_xdit.attention.waits import DIRECT, Ended, GaveUp, OutOfStep, Waiter
 from tokenring_xdit.attention.watch import Trouble, Watch
 from tokenring_xdit.errors import AgreementError, CommunicationError, ConfigurationError, TokenRingError
 from tokenring_xdit.liveness import limit, seconds_from
@@ -49,6 +49,7 @@ class Member:
     """This process as one of the ranks of a group.
 
     Attributes:
+        process_group: The group.
         rank: This process's rank in the group.
         world_size: Number of ranks in the group.
         peers: Global rank of each rank of the group.
@@ -64,7 +65,7 @@ class Member:
     section = False
 
     def __init__(self, group: dist.ProcessGroup) -> None:
-        self._group = group
+        self.process_group = group
         self.rank = dist.get_rank(group)
         self.world_size = dist.get_world_size(group)
         self.peers = dist.get_process_group_ranks(group)
@@ -144,7 +145,7 @@ class Member:
             one = len(missing) == 1
             who = ", ".join(self._described(rank) for rank in missing)
             message = (
-                f"rank {who} did not come within {self._bound().total_seconds():g} s, though "
+                f"rank {who} did not come within {self.patience():g} s, though "
                 f"{'its process runs' if one else 'their processes run'}: {mine}. {AGREEMENT_TIMEOUT_VARIABLE} gives "
                 f"ranks that are only slow more time"
             )
@@ -152,7 +153,7 @@ class Member:
             who = ", ".join(self._described(rank) for rank in missing)
             message = f"rank {who} cannot be reached: the connection broke, and nothing was heard of why: {mine}"
         elif late:
-            message = f"{mine} for {self._bound().total_seconds():g} s, while all ranks run"
+            message = f"{mine} for {self.patience():g} s, while all ranks run"
         elif isinstance(error, GaveUp):
             message = f"{self.gpu_gave_up()}: {mine}"
         else:
@@ -168,7 +169,7 @@ class Member:
         """What to say of this rank's GPU where nothing is known of the others but that they run."""
         return (
             f"the GPU of rank {self.names[self.rank]} gave up, as where another rank does not come within "
-            f"{self._bound().total_seconds():g} s ({AGREEMENT_TIMEOUT_VARIABLE} gives slow ranks more time)"
+            f"{self.patience():g} s ({AGREEMENT_TIMEOUT_VARIABLE} gives slow ranks more time)"
         )
 
     def lost(self) -> bool:
@@ -184,12 +185,42 @@ class Member:
         self.break_off()
         self._abort()
 
+    @property
+    def space(self) -> str | None:
+        """What this process has in common with those that it sees, where that is known."""
+        return self._watch.space if self._watch is not None else None
+
+    def patience(self) -> float:
+        """For how many seconds to wait for a rank that runs."""
+        return self._bound().total_seconds()
+
+    def wait_here(self, works: Sequence[Handle], size: int) -> None:
+        """Wait for transfers of at most ``size`` bytes each, whose waits end by themselves once the watch says so.
+
+        Raises:
+            Broken: There is no end to wait for.
+            RuntimeError: From torch: one failed.
+        """
+        self.waiting = (works,)
+        for work in works:
+            work.wait()
+        self.waiting = None
+
+    def wait_aside(self, works: Sequence[Handle], size: int) -> None:
+        """Wait for transfers as :meth:`wait_here`, for large ones in a thread that is left behind at the end."""
+        if size <= DIRECT:
+            self.wait_here(works, size)
+            return
+        self.waiting = (works,)
+        self._waiter.call(lambda: [work.wait() for work in works], self.patience())
+        self.waiting = None
+
     def break_off(self) -> None:
         """Make every transfer that is under way on gloo fail, here and at the peers, for threads that wait for one."""
-        for group in [*self._on_gloo(), *([self._control] if self._control is not None else [])]:
+        for group in [*self._breakable(), *([self._control] if self._control is not None else [])]:
             break_off(group)
 
-    def _on_gloo(self) -> list[dist.ProcessGroup]:
+    def _breakable(self) -> list[dist.ProcessGroup]:
         """Groups whose transfers can be broken off."""
         return []
 
@@ -235,8 +266,7 @@ def check_environment() -> None:
     Raises:
         ConfigurationError: One is no positive number, or no transport.
     """
-    wanted()
-    ctas_beside_attention()
+    choice.check_environment()
     limit()
     seconds_from(AGREEMENT_TIMEOUT_VARIABLE, _DEFAULT_AGREEMENT_TIMEOUT)
 

@@ -20,7 +20,8 @@ from tokenring_xdit.attention.member import (
 )
 from tokenring_xdit.attention.transport.choice import TRANSPORT_VARIABLE
 from tokenring_xdit.attention.waits import Ended
-from tokenring_xdit.compat.torch import nccl_options, new_group
+from tokenring_xdit.compat.torch import nccl_options
+from tokenring_xdit.compat.torch import new_group as make_group
 from tokenring_xdit.errors import AgreementError, CommunicationError
 from tokenring_xdit.plain import from_bytes, to_bytes
 
@@ -90,7 +91,7 @@ class Rounds(Member):
         assert control is not None
         self.waiting = (doing,)
         try:
-            result: _Result = self._waiter.call(lambda: job(control), self._bound().total_seconds())
+            result: _Result = self._waiter.call(lambda: job(control), self.patience())
         except (RuntimeError, Ended) as error:
             raise self.failure(doing, error) from error
         self.waiting = None
@@ -105,7 +106,7 @@ class Rounds(Member):
         """
         if self.world_size > 1 and self._control is None:
             self._arrive()
-            self._control = self._make("the first connections", lambda: self._new_group("control", backend="gloo"))
+            self._control = self.make("the first connections", lambda: self.new_group("control", backend="gloo"))
         return self._control
 
     def _round(
@@ -177,9 +178,7 @@ class Rounds(Member):
             return [from_bytes(content)]
         self.waiting = (doing,)
         try:
-            found: list[Any] = self._waiter.call(
-                lambda: swap(content, sizes, control, self._bound()), self._bound().total_seconds()
-            )
+            found: list[Any] = self._waiter.call(lambda: swap(content, sizes, control, self._bound()), self.patience())
         except Unanswered as error:
             raise self.failure(doing, error, error.missing) from error
         except Ended as error:
@@ -187,14 +186,14 @@ class Rounds(Member):
         self.waiting = None
         return found
 
-    def _make(self, what: str, job: Callable[[], _Result]) -> _Result:
+    def make(self, what: str, job: Callable[[], _Result]) -> _Result:
         """Do what blocks until all ranks have come, in a thread, which is left behind where they do not."""
         if self.world_size == 1:
             return job()
         doing = f"opened {what} with the other ranks"
         self.waiting, self.needs_all = (doing,), True
         try:
-            result: _Result = self._waiter.call(job, self._bound().total_seconds())
+            result: _Result = self._waiter.call(job, self.patience())
         except (RuntimeError, Ended) as error:
             raise self.failure(doing, error) from error
         self.waiting, self.needs_all = None, False
@@ -213,7 +212,7 @@ class Rounds(Member):
             except RuntimeError as error:
                 return None, error
 
-        found, error = self._make("the memory of the other ranks", tried)
+        found, error = self.make("the memory of the other ranks", tried)
         if error is not None:
             if self.lost():  # which is why
                 raise self.failure("opened the memory of the other ranks", error) from error
@@ -226,7 +225,7 @@ class Rounds(Member):
         """Wait for all ranks to come to their first call; only then begin what cannot be ended."""
         assert self._watch is not None
         counts = len(dist.distributed_c10d._world.pg_names), dist.distributed_c10d._world.group_count
-        bulletin, end, probed = self._watch.bulletin, time.monotonic() + self._bound().total_seconds(), time.monotonic()
+        bulletin, end, probed = self._watch.bulletin, time.monotonic() + self.patience(), time.monotonic()
         keys = {peer: f"group/{self.key}/{peer}" for peer in range(self.world_size) if peer != self.rank}
         bulletin.put(f"group/{self.key}/{self.rank}", counts)
         bulletin.want(keys.values())
@@ -257,7 +256,7 @@ class Rounds(Member):
         """
         for peer in unknown:
             try:
-                try_connection(self._group, peer)
+                try_connection(self.process_group, peer)
             except RuntimeError as error:
                 raise self.failure(doing, error, [peer]) from error
 
@@ -286,11 +285,12 @@ class Rounds(Member):
             "the others"
         )
 
-    def _new_group(self, purpose: str, *, backend: str | None = None, ctas: int | None = None) -> dist.ProcessGroup:
-        names = str(dist.get_backend(self._group))
+    def new_group(self, purpose: str, *, backend: str | None = None, ctas: int | None = None) -> dist.ProcessGroup:
+        """A group of the same ranks, made by all of them together: of its backend, or another one."""
+        names = str(dist.get_backend(self.process_group))
         gloo = backend == "gloo" or ("gloo" in names and "nccl" not in names)
         options = nccl_options(ctas, self._own_timeout) if backend is None and "nccl" in names else None
-        return new_group(
+        return make_group(
             self.peers,
             backend=backend,
             **({} if options is None else {"pg_options": options}),

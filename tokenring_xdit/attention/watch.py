@@ -10,9 +10,6 @@ from __future__ import annotations
 import atexit
 import ctypes
 import logging
-import math
-import os
-import socket
 import threading
 import time
 import weakref
@@ -24,9 +21,10 @@ from typing import Any, Protocol
 import torch.distributed as dist
 
 from tokenring_xdit.attention.bulletin import INTERVAL, Bulletin, Notice
+from tokenring_xdit.attention.peers import Peer, Peers
 from tokenring_xdit.attention.waits import IDLE
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.liveness import LIMIT, ProcessIdentity, State, limit, process_space, siblings
+from tokenring_xdit.liveness import LIMIT, limit
 
 __all__ = ["Party", "Trouble", "Watch"]
 
@@ -43,9 +41,6 @@ SECTION_GRACE = 3.0
 
 _TELLING = 0.6
 """Seconds until what a rank has told before it ended is read here."""
-
-_SIBLINGS_INTERVAL = 1.0
-"""Seconds between two looks at which ranks a launcher has started."""
 
 _LAST_CALLS = 1.0
 """Seconds for what a process still has to tell when it ends."""
@@ -93,19 +88,6 @@ class Party(Protocol):
         """End the wait; called by the thread of the watch."""
 
 
-@dataclass
-class _Peer:
-    """What is known of another rank; ``silent`` and ``stopped`` count only the time in which this process ran."""
-
-    rank: int
-    where: str
-    process: ProcessIdentity | None
-    beat: Any = None
-    silent: float = 0.0
-    stopped: float = 0.0
-    gone: float | None = None  # since when
-
-
 class Watch:
     """The watch of one process over the ranks of its world."""
 
@@ -116,19 +98,16 @@ class Watch:
         self.rank = dist.get_rank()
         self._world = weakref.ref(dist.distributed_c10d._get_default_group())
         self.bulletin = Bulletin()
-        self._space = process_space()
+        self._peers = Peers(self.rank, self.bulletin, _limit)
         self._parties: weakref.WeakSet[Any] = weakref.WeakSet()
         self._seen: weakref.WeakKeyDictionary[Any, tuple[Any, float]] = weakref.WeakKeyDictionary()
-        self._peers: dict[int, _Peer] = {}
         self._told: list[tuple[float, Notice]] = []
         self._keys: dict[str, int] = {}
-        self._siblings: dict[int, ProcessIdentity] = {}
-        self._siblings_seen = -math.inf
         self._looked = time.monotonic()
         self._beats, self._beaten = 0, 0.0
         self._lock = threading.RLock()
         self._stop = threading.Event()
-        self.bulletin.put(f"process/{self.rank}", self._identity())
+        self._peers.introduce()
         self._thread = threading.Thread(target=self._run, name="tokenring-watch", daemon=True)
         self._thread.start()
 
@@ -154,7 +133,7 @@ class Watch:
     @property
     def space(self) -> str | None:
         """What it has in common with the processes that it sees: :func:`~tokenring_xdit.liveness.process_space`."""
-        return self._space
+        return self._peers.space
 
     def give_up(self, sentence: str, scope: Iterable[int]) -> None:
         """Tell the ranks in ``scope`` that this one takes no part any more in what they do together."""
@@ -186,7 +165,7 @@ class Watch:
 
     def where(self, rank: int) -> str | None:
         """Which process a rank is, in words; ``None`` while that is not known."""
-        peer = self._peer(rank)
+        peer = self._peers.find(rank)
         return peer.where if peer else None
 
     def problem_of(
@@ -219,9 +198,7 @@ class Watch:
             # What this rank has told itself is over for it too, where it named no group.
             self._told += [(now, n) for n in self.bulletin.news() if n.rank != self.rank or n.group is None]
             for rank in {rank for each in self._parties for rank in each.members} - {self.rank}:
-                peer = self._peer(rank)
-                if peer is not None:
-                    self._observe(peer, now, ran)
+                self._peers.observe(rank, now, ran)
             return self._problem(party, among) if party is not None else None
 
     def close(self) -> None:
@@ -232,54 +209,6 @@ class Watch:
         self._thread.join(_LAST_CALLS)
 
     # -- what is known -----------------------------------------------------------------------------------------
-
-    def _identity(self) -> dict[str, Any]:
-        try:
-            own: ProcessIdentity | None = ProcessIdentity.of()
-        except (ProcessLookupError, OSError):
-            own = None
-        return {
-            "pid": os.getpid(),
-            "start": own.start if own else None,
-            "space": self._space,
-            "host": socket.gethostname(),
-        }
-
-    def _peer(self, rank: int) -> _Peer | None:
-        peer = self._peers.get(rank)
-        told = self.bulletin.found.get(f"process/{rank}")
-        if peer is None and told is None:
-            peer = self._unheard(rank)
-        elif peer is None and told is not None:
-            here = self._space is not None and told["space"] == self._space and told["start"] is not None
-            process = ProcessIdentity(told["pid"], told["start"]) if here else None
-            peer = self._peers[rank] = _Peer(rank, f"process {told['pid']} on host {told['host']}", process)
-            self.bulletin.follow(f"beat/{p.rank}" for p in self._peers.values() if p.process is None)
-        return peer
-
-    def _unheard(self, rank: int) -> _Peer | None:
-        """A rank that did not come to a call yet, and told nothing, where the launcher says which process it is."""
-        now, launched = time.monotonic(), os.environ.get("RANK") == str(self.rank) and "MASTER_PORT" in os.environ
-        if launched and now - self._siblings_seen >= _SIBLINGS_INTERVAL:
-            self._siblings, self._siblings_seen = siblings(), now
-        process = self._siblings.get(rank)
-        if process is not None:
-            self._peers[rank] = _Peer(rank, f"process {process.pid} on host {socket.gethostname()}", process)
-        return self._peers.get(rank)
-
-    def _observe(self, peer: _Peer, now: float, ran: float) -> None:
-        if peer.process is None:
-            if now - self.bulletin.heard > _limit() / 2:
-                return  # the store does not answer, which says nothing of this rank
-            beat = self.bulletin.found.get(f"beat/{peer.rank}")
-            peer.silent = 0.0 if beat != peer.beat else peer.silent + ran
-            peer.beat = beat
-            return
-        state = peer.process.state
-        peer.stopped = peer.stopped + ran if state is State.STOPPED else 0.0
-        if state is State.GONE and peer.gone is None:
-            peer.gone = now
-            self.bulletin.want([f"left/{peer.rank}"])
 
     def _problem(self, party: Party, among: Collection[int] | None = None) -> Trouble | None:
         members, longest, now = set(party.members), _limit(), time.monotonic()
@@ -293,7 +222,7 @@ class Watch:
             if notice.call == party.call and not party.agreeing:
                 return Trouble(notice.sentence, since, SECTION_GRACE if party.section else 0.0, notice.refused)
         awaited = party.members if among is None else among
-        peers = [self._peers[rank] for rank in awaited if rank in self._peers]
+        peers = self._peers.known_among(awaited)
         gone = sorted(peer.gone for peer in peers if peer.gone is not None)
         # It may have ended because of another one, and have told so.
         unclear = bool(gone) and now - gone[-1] < _TELLING
@@ -307,8 +236,7 @@ class Watch:
                 return Trouble(
                     f"rank {peer.rank} was not heard of for {longest:g} s ({peer.where})", now - longest, 0.0
                 )
-        elsewhere = any(rank in self._peers and self._peers[rank].process is None for rank in party.members)
-        if elsewhere and now - self.bulletin.heard >= longest:
+        if self._peers.elsewhere(party.members) and now - self.bulletin.heard >= longest:
             return Trouble(
                 f"the store of torch.distributed has not answered for {longest:g} s: the rank or launcher that keeps "
                 "it, mostly on the host of rank 0, is gone, stopped or cut off",
@@ -317,7 +245,7 @@ class Watch:
             )
         return None
 
-    def _owes(self, peer: _Peer, party: Party) -> bool:
+    def _owes(self, peer: Peer, party: Party) -> bool:
         """Whether a rank that is gone did not do its part; one that ended well has told how far it came."""
         left = self.bulletin.found.get(f"left/{peer.rank}")
         return left is None or left.get(_place(party), -1) < party.call
@@ -342,7 +270,7 @@ class Watch:
     def _beat(self) -> None:
         """Show other hosts that this process runs."""
         now = time.monotonic()
-        if any(peer.process is None for peer in self._peers.values()) and now - self._beaten >= _limit() / 6:
+        if self._peers.elsewhere() and now - self._beaten >= _limit() / 6:
             self._beats, self._beaten = self._beats + 1, now
             self.bulletin.put(f"beat/{self.rank}", self._beats)
 

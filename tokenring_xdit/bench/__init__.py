@@ -4,8 +4,8 @@ from tokenring_xdit.bench.diff import Difference, Verdict, compare
 from tokenring_xdit.bench.pictures import Pixels
 from tokenring_xdit.bench.plan import CallShape, Case, Level, Strategy, StrategyKind
 from tokenring_xdit.bench.prediction import Prediction, predict
-from tokenring_xdit.bench.records import Record, Status, read_records
-from tokenring_xdit.bench.runner import RESULTS_FILE, TABLE_FILE, Outcome, SweepStep, planned_keys, run_sweep
+from tokenring_xdit.bench.records import RESULTS_FILE, TABLE_FILE, Record, Status, read_records
+from tokenring_xdit.bench.runner import Outcome, SweepStep, planned_keys, run_sweep
 from tokenring_xdit.bench.sweep import SweepConfig, inspect_models
 from tokenring_xdit.bench.timelines import TIMELINES_FILE, TRACE_FILE, CaseTimeline, read_timelines, write_trace
 

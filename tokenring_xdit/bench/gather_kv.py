@@ -14,8 +14,9 @@ from torch import Tensor
 
 from tokenring_xdit.attention.merge import Accumulator
 from tokenring_xdit.hosts.transformers.current import current_forward
-from tokenring_xdit.hosts.transformers.exchanges import Exchanges, Plan, attend_slice
+from tokenring_xdit.hosts.transformers.exchanges import Exchanges, attend_slice
 from tokenring_xdit.hosts.transformers.kernels import Scores
+from tokenring_xdit.hosts.transformers.pairs import Plan
 
 __all__ = ["gathering", "sending_nothing"]
 

@@ -16,7 +16,10 @@ from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.messages import named
 from tokenring_xdit.outputs import replacing
 
-__all__ = ["Record", "Spread", "Status", "case_fields", "read_records", "write_table"]
+__all__ = ["RESULTS_FILE", "TABLE_FILE", "Record", "Spread", "Status", "case_fields", "read_records", "write_table"]
+
+RESULTS_FILE = "results.jsonl"
+TABLE_FILE = "results.csv"
 
 
 class Status(Enum):

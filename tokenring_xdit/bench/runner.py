@@ -3,37 +3,40 @@
 from __future__ import annotations
 
 import os
-import platform
 import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tokenring_xdit import __version__
-from tokenring_xdit.bench.commands import Checked, CheckStrategy, Prepare, Prepared, Timed, TimeStrategy, TraceStrategy
+from tokenring_xdit.bench.case_figures import figures_of, machine_facts
+from tokenring_xdit.bench.commands import CheckStrategy, Prepare, Prepared, Timed, TimeStrategy, TraceStrategy
 from tokenring_xdit.bench.pictures import Pixels, unpack
 from tokenring_xdit.bench.plan import CallShape, Case, Level, Strategy, StrategyKind
 from tokenring_xdit.bench.pool import start_pool
-from tokenring_xdit.bench.records import Record, Spread, Status, case_fields, read_records, write_table
+from tokenring_xdit.bench.records import (
+    RESULTS_FILE,
+    TABLE_FILE,
+    Record,
+    Status,
+    case_fields,
+    read_records,
+    write_table,
+)
 from tokenring_xdit.bench.service import ServiceShape
 from tokenring_xdit.bench.serving import compare_services
 from tokenring_xdit.bench.sweep import SweepConfig
 from tokenring_xdit.bench.timelines import TIMELINES_FILE, Traced, add_timeline, keep_recorded
-from tokenring_xdit.devices import processor_name, rank_device, refuse_missing_gpus
+from tokenring_xdit.devices import rank_device, refuse_missing_gpus
 from tokenring_xdit.errors import ConfigurationError, LaunchError, LostRankError
 from tokenring_xdit.graphs import refuse_without_cuda
 from tokenring_xdit.lab.network import EmulatedNetwork, emulate, refuse_slow, self_test
 from tokenring_xdit.workers.environment import rank_environment
 from tokenring_xdit.workers.pool import Pool
 
-__all__ = ["RESULTS_FILE", "TABLE_FILE", "Outcome", "SweepStep", "planned_keys", "run_sweep"]
-
-RESULTS_FILE = "results.jsonl"
-TABLE_FILE = "results.csv"
+__all__ = ["Outcome", "SweepStep", "planned_keys", "run_sweep"]
 
 _MORE_ATTEMPTS = 1
 """How often ranks are started again for a problem, where one of them died or was stopped before any of its cases."""
@@ -164,11 +167,8 @@ def _refuse_ranks(config: SweepConfig, pending: dict[CallShape, list[Case]], ran
             )
     elif network is None:
         refuse_missing_gpus(most)
-    elif most > len(network.hosts):
-        raise ConfigurationError(
-            f"{most} ranks do not fit into network '{network.name}': each has a host of its own, and there are "
-            f"{len(network.hosts)}"
-        )
+    elif pending:
+        network.refuse_ranks(most)
 
 
 @contextmanager
@@ -268,7 +268,7 @@ class _Sweep:
         except LaunchError as error:  # of no case in particular
             found = dict.fromkeys(cases, error)
         strategies = tuple(str(case.strategy) for case in cases)
-        machine = _machine(Prepared("auto", rank_device().type, int(variables["OMP_NUM_THREADS"])))
+        machine = machine_facts(Prepared("auto", rank_device().type, int(variables["OMP_NUM_THREADS"])))
         for case, figures in found.items():
             if isinstance(figures, LaunchError):
                 self._record(case, Status.FAILED, error=str(figures))
@@ -305,9 +305,9 @@ class _Sweep:
                 Status.OK,
                 traced.get(case.strategy),
                 schedule=traced[case.strategy].schedule if self._traces else None,
-                **_figures(case, checked[case.strategy], times),
+                **figures_of(case, checked[case.strategy], times),
                 beside=tuple(map(str, strategies)),
-                machine=_machine(prepared[0]),
+                machine=machine_facts(prepared[0]),
             )
 
     def _ask(
@@ -341,62 +341,3 @@ def _beside(shape: CallShape) -> list[None]:
         if shape.level not in {Level.PIPELINE, Level.SERVICE} and (shape.level is Level.ATTENTION or shape.ranks > 1)
         else []
     )
-
-
-def _figures(case: Case, checked: list[Checked], times: dict[Strategy | None, list[list[Timed]]]) -> dict[str, Any]:
-    scale = max(found.scale for found in checked)
-    calls = [max(one.seconds for one in timed) for timed in times[case.strategy]]
-    return {
-        "seconds": Spread.of(calls),
-        **_SHARES[case.shape.level](case.strategy, calls, times),
-        "max_error": max(found.difference for found in checked) / scale,
-        "checked_rows": sum(found.rows for found in checked),
-        "bytes_sent": tuple(found.bytes_sent for found in checked),
-        "link_bytes": None if checked[0].links is None else tuple(found.links or {} for found in checked),
-        "peak_bytes": tuple(found.peak for found in checked),
-        "peak_measure": checked[0].peak_measure,
-        "keys_held": None if checked[0].keys is None else tuple(found.keys or 0 for found in checked),
-        "same_answer": checked[0].same_answer,
-    }
-
-
-def _shares(
-    strategy: Strategy, calls: list[float], times: dict[Strategy | None, list[list[Timed]]]
-) -> dict[str, Spread]:
-    """Of a call of attention: computation, and what is left of the call."""
-    if strategy.kind is StrategyKind.SINGLE:  # which has nothing to communicate, and another amount to compute
-        return {}
-    compute = [max(one.seconds for one in timed) for timed in times[None]]
-    exposed = [call - alone for call, alone in zip(calls, compute, strict=True)]
-    return {"compute_seconds": Spread.of(compute), "exposed_seconds": Spread.of(exposed)}
-
-
-def _shares_of_step(
-    strategy: Strategy, calls: list[float], times: dict[Strategy | None, list[list[Timed]]]
-) -> dict[str, Spread]:
-    """Of a denoising step that is no replay: attention, the mean of the ranks that take part."""
-    if strategy.captured:
-        return {}
-    inside = [[one.attention for one in timed if one.attention] for timed in times[strategy]]
-    return {"attention_seconds": Spread.of([sum(ranks) / len(ranks) for ranks in inside])}
-
-
-_SHARES: dict[Level, Callable[..., dict[str, Spread]]] = {
-    Level.ATTENTION: _shares,
-    Level.PIPELINE: _shares_of_step,
-    Level.TEXT: lambda strategy, calls, times: _shares(strategy, calls, times) if None in times else {},
-}
-
-
-def _machine(prepared: Prepared) -> dict[str, Any]:
-    return {
-        "cpu": processor_name(),
-        "cores": os.cpu_count(),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        **{package: version(package) for package in ("torch", "xfuser", "diffusers")},
-        "tokenring-xdit": __version__,  # also of a checkout that is not installed
-        "device": prepared.device,
-        "kernel": prepared.kernel,
-        "threads_per_rank": prepared.threads,
-    }

@@ -29,6 +29,7 @@ from tokenring_xdit.bench.plan import Case
 from tokenring_xdit.bench.records import Spread
 from tokenring_xdit.bench.service import Arrival, ServiceShape
 from tokenring_xdit.errors import LaunchError
+from tokenring_xdit.keys import KEY_VARIABLE
 from tokenring_xdit.pipelines.engine import Engine
 from tokenring_xdit.sizes import PictureSize
 
@@ -45,9 +46,6 @@ _GRACE = 30.0
 
 _TAIL = 2000
 """Characters of a log that are told of a server that failed."""
-
-_KEY_VARIABLE = "TOKENRING_API_KEY"
-"""Not for measured servers: clients here have no key, and nobody else reaches them."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +195,8 @@ class _MeasuredServer:
                 stdout=said,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                env={name: value for name, value in os.environ.items() if name != _KEY_VARIABLE},
+                # Clients here have no key, and nobody else reaches a measured server.
+                env={name: value for name, value in os.environ.items() if name != KEY_VARIABLE},
             )
 
     def __enter__(self) -> _MeasuredServer:

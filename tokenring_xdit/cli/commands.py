@@ -11,24 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from tokenring_xdit import __version__
-from tokenring_xdit.cli.arguments import (
-    ask,
-    bench,
-    compare,
-    completion,
-    config,
-    doctor,
-    fit,
-    launch,
-    network,
-    plan,
-    probe,
-    run,
-    schedule,
-    score,
-    serve,
-    topology,
-)
+from tokenring_xdit.cli.arguments import COMMANDS, bench, completion
 from tokenring_xdit.cli.launch import run_script
 from tokenring_xdit.errors import (
     CommunicationError,
@@ -106,24 +89,8 @@ def whole_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"tokenring-xdit {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (
-        run,
-        serve,
-        compare,
-        ask,
-        score,
-        fit,
-        config,
-        launch,
-        schedule,
-        plan,
-        topology,
-        probe,
-        network,
-        bench,
-        doctor,
-    ):
-        module.add_parser(commands)
+    for name in COMMANDS:
+        importlib.import_module(f"tokenring_xdit.cli.arguments.{name}").add_parser(commands)
     completion.add_parser(commands, parser)
     return parser
 

@@ -17,8 +17,8 @@ from tokenring_xdit.compat.versions import check_versions
 from tokenring_xdit.devices import refuse_missing_gpus
 from tokenring_xdit.errors import ConfigurationError, LaunchError, TokenRingError
 from tokenring_xdit.graphs import refuse_without_cuda
-from tokenring_xdit.lab.embedded.scenes import IMAGE_SIZE, vocabulary
 from tokenring_xdit.messages import one_line
+from tokenring_xdit.pipelines import embedded
 from tokenring_xdit.pipelines.model import EMBEDDED
 from tokenring_xdit.pipelines.run import RunConfig
 from tokenring_xdit.pipelines.tasks import AnyRun, inspect_run, program_of, read_run, run_as_rank
@@ -72,13 +72,13 @@ def _note_limits(config: RunConfig) -> None:
     """Say what the embedded model was not trained for; it draws something all the same."""
     if config.model != EMBEDDED:
         return
-    words = vocabulary()
+    known = embedded.words()
     asked = re.findall(r"[^\W\d_]+", " ".join(config.prompts()).lower())
-    unknown = sorted({word for word in asked if word not in words})
+    unknown = sorted({word for word in asked if word not in known})
     if unknown:
-        print(f"note: the embedded model knows only these words: {', '.join(words)}", file=sys.stderr)
+        print(f"note: the embedded model knows only these words: {', '.join(known)}", file=sys.stderr)
         print(f"note: not among them: {', '.join(unknown)}; for other pictures name a model", file=sys.stderr)
-    trained = PictureSize(IMAGE_SIZE, IMAGE_SIZE)
+    trained = PictureSize(embedded.IMAGE_SIZE, embedded.IMAGE_SIZE)
     if config.size not in {None, trained}:
         print(f"note: the embedded model was trained on pictures of {trained} pixels", file=sys.stderr)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from tokenring_xdit.attention import exchange
 from tokenring_xdit.errors import AgreementError, ConfigurationError, TokenRingError, UnsupportedError, named
 
 __all__ = [
+    "ONE_PICTURE",
     "agree_on_arguments",
     "agree_on_inputs",
     "agree_on_result",
@@ -25,10 +27,15 @@ __all__ = [
     "difference",
     "noise_of_the_first_rank",
     "noting",
-    "raise_first",
+    "refuse_differing",
+    "said_by_all",
     "summary",
-    "told",
 ]
+
+ONE_PICTURE = "make one picture"
+"""What all ranks do together with a pipeline."""
+
+_EVERYWHERE = "pass the same everywhere"
 
 _PARTS = 64
 """Into how many parts a tensor is summed up for a comparison."""
@@ -66,7 +73,10 @@ class noting:  # noqa: N801
 
 
 def agree_on_arguments(
-    arguments: Mapping[str, Any], problem: TokenRingError | None = None, weights: Mapping[str, str] | None = None
+    arguments: Mapping[str, Any],
+    problem: TokenRingError | None = None,
+    weights: Mapping[str, str] | None = None,
+    doing: str = ONE_PICTURE,
 ) -> None:
     """Refuse a call whose ranks were given different arguments, on all of them, before anything is computed.
 
@@ -75,6 +85,7 @@ def agree_on_arguments(
             what cannot be compared (a function, say) by its kind.
         problem: Why this rank refuses the call; it is then raised on all ranks.
         weights: Digests of what the ranks have loaded, by name.
+        doing: What all ranks do together.
 
     Raises:
         AgreementError: The ranks were given different arguments, or have loaded different weights.
@@ -84,23 +95,43 @@ def agree_on_arguments(
     with noting(problem) as noted:
         mine = {name: describe(value) for name, value in arguments.items()}
     problem = noted.problem
-    everyone = exchange(None, (told(problem), mine, dict(weights or {})), "the arguments of the call")
-    raise_first([refused for refused, *_ in everyone])
-    descriptions = [theirs for _, theirs, _ in everyone]
-    for name in descriptions[0]:
-        for rank, theirs in enumerate(descriptions):
-            if theirs.get(name) != descriptions[0][name]:
-                raise AgreementError(
-                    f"all ranks make one picture together, but {name} is {descriptions[0][name]} on rank 0 and "
-                    f"{theirs.get(name)} on rank {rank}: pass the same everywhere, broadcast from rank 0 if need be"
-                )
-    loaded = [theirs for *_, theirs in everyone]
+    everyone = said_by_all("the arguments of the call", problem, mine, dict(weights or {}))
+    refuse_differing([theirs for theirs, _ in everyone], doing, f"{_EVERYWHERE}, broadcast from rank 0 if need be")
+    loaded = [theirs for _, theirs in everyone]
     for rank, others in enumerate(loaded):
         for name in {**loaded[0], **others}:
             if others.get(name) != loaded[0].get(name):
                 raise AgreementError(
-                    f"all ranks make one picture together, but {name} differs between rank 0 and rank {rank}: load the "
+                    f"all ranks {doing} together, but {name} differs between rank 0 and rank {rank}: load the "
                     "same weights and adapters on every rank, with the same strengths"
+                )
+
+
+def refuse_differing(
+    everyone: Sequence[Mapping[str, str]],
+    doing: str,
+    remedy: str = _EVERYWHERE,
+    remedies: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Refuse what is not the same on all ranks.
+
+    Args:
+        everyone: Of each rank, values in words, by name.
+        doing: What all ranks do.
+        remedy: What to do about it.
+        remedies: What to do about some of them, by name.
+
+    Raises:
+        AgreementError: Ranks differ.
+    """
+    first = everyone[0]
+    for rank, theirs in enumerate(everyone):
+        for name in {**first, **theirs}:
+            wanted, found = first.get(name, "not passed"), theirs.get(name, "not passed")
+            if wanted != found:
+                raise AgreementError(
+                    f"all ranks {doing} together, but {name} is {wanted} on rank 0 and {found} on rank {rank}: "
+                    f"{remedies.get(name, remedy)}"
                 )
 
 
@@ -129,10 +160,9 @@ def agree_on_inputs(
         _sum_up(inputs)
         mine = {name: summary(value) for name, value in inputs.items()}
     problem = noted.problem
-    everyone = exchange(None, (told(problem), mine, beside), f"the inputs of the {model}")
-    raise_first([refused for refused, *_ in everyone])
-    first = everyone[0][1]
-    for rank, (_, theirs, _) in enumerate(everyone):
+    everyone = said_by_all(f"the inputs of the {model}", problem, mine, beside)
+    first = everyone[0][0]
+    for rank, (theirs, _) in enumerate(everyone):
         for name in {**first, **theirs}:
             found = difference(first.get(name), theirs.get(name))
             if found is not None:
@@ -141,7 +171,7 @@ def agree_on_inputs(
                     f"rank {rank}: make what it comes from the same on all ranks (a callback, a tensor or a seed of "
                     "each rank's own), for example with torch.distributed.broadcast"
                 )
-    return [theirs for *_, theirs in everyone]
+    return [theirs for _, theirs in everyone]
 
 
 def agree_on_result(pipeline: str, result: Any) -> None:
@@ -214,12 +244,27 @@ def _digest(tensor: Tensor) -> str:
     return _digest_of(packed.view(torch.uint8).numpy().tobytes() if packed.numel() else b"")
 
 
-def told(problem: TokenRingError | None) -> tuple[str, str] | None:
-    """A refusal as it is told to other ranks."""
-    return None if problem is None else (type(problem).__name__, str(problem))
+def said_by_all(what: str, problem: TokenRingError | None, *said: Any) -> list[Any]:
+    """What each rank says, where none of them refuses.
+
+    Args:
+        what: What is exchanged.
+        problem: Why this rank refuses; it is then raised on all ranks.
+        *said: What it says, plain data.
+
+    Returns:
+        A list of each rank.
+
+    Raises:
+        TokenRingError: ``problem``, or that of another rank.
+    """
+    told = None if problem is None else (type(problem).__name__, str(problem))
+    everyone = exchange(None, (told, *said), what)
+    _raise_first([refused for refused, *_ in everyone])
+    return [theirs for _, *theirs in everyone]
 
 
-def raise_first(refusals: list[tuple[str, str] | None]) -> None:
+def _raise_first(refusals: list[tuple[str, str] | None]) -> None:
     """Raise what ranks refuse, the same on all of them; ``refusals`` is what each of them told."""
     refusing = [rank for rank, problem in enumerate(refusals) if problem is not None]
     if not refusing:

@@ -2,7 +2,8 @@
 
 A host gives the models that it can shard (:class:`ModelFamily`, a record in a file of its own, of which nothing here
 imports torch), the names of other libraries that it relies on (:class:`ReliedOn`), and for what a user asks of it a
-:class:`Host`: what it refuses, how it cuts a model's sequence and has attention computed by TokenRing.
+:class:`Host`: what it refuses, how it cuts a model's sequence and has attention computed by TokenRing. A host of
+pipelines is a :class:`PipelineHost`.
 
 It gets, from this package and never from another host: :class:`~tokenring_xdit.parallel.ParallelDims`;
 :func:`~tokenring_xdit.attention.token_ring_attention`; which keys are real (:mod:`~tokenring_xdit.hosts.layout`); the
@@ -28,7 +29,7 @@ from tokenring_xdit.model_shapes import ModelShape
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Host", "ModelFamily", "Offer", "Pipeline", "ReliedOn", "Shard", "discovered"]
+__all__ = ["Host", "ModelFamily", "Offer", "Pipeline", "PipelineHost", "ReliedOn", "Shard", "discovered"]
 
 
 @dataclass(frozen=True)
@@ -163,28 +164,32 @@ class Shard(Protocol):
 
 
 class Host(Protocol):
-    """A host library as it was asked for: with degrees and whatever options it has."""
+    """A host library as it was asked for: with degrees and whatever options it has; a model is what it spreads."""
 
     @property
     def settings(self) -> Mapping[str, str]:
         """What was asked for, in words, by the names of the arguments: the same on all ranks."""
 
-    def refuse(self, pipe: Any) -> None:
-        """Refuse a pipeline that was not compared, or does not fit the degrees, before anything is changed.
+    def refuse(self, model: Any) -> None:
+        """Refuse what was not compared, or does not fit the degrees, before anything is changed.
 
         Args:
-            pipe: The pipeline, or model, as it was loaded on this rank.
+            model: The model, or the pipeline with its models, as it was loaded on this rank.
 
         Raises:
             TokenRingError: In one sentence: what was asked for, why not, what to use instead.
         """
 
-    def spread(self, pipe: Any) -> None:
-        """Have all ranks compute the models of a pipeline together from now on: each has a part of the sequence.
+    def spread(self, model: Any) -> None:
+        """Have all ranks compute the model together from now on: each has a part of the sequence.
 
         All ranks call it. Wherever the library computes attention over the sequence, it is TokenRing's over the
         parts of all ranks; whole inputs go in and whole outputs come out on every rank.
         """
+
+
+class PipelineHost(Host, Protocol):
+    """A host of pipelines: a call of one becomes a call of all ranks (:mod:`~tokenring_xdit.hosts.calls`)."""
 
     def models(self, pipe: Any) -> Mapping[str, Any]:
         """The models of a pipeline that are shared out, by what the pipeline calls them."""

@@ -15,12 +15,19 @@ import torch.distributed as dist
 
 from tokenring_xdit.attention import guarded
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.hosts.agreement import agree_on_arguments, agree_on_result, noise_of_the_first_rank, noting
-from tokenring_xdit.hosts.base import Host, Shard
+from tokenring_xdit.hosts.agreement import (
+    ONE_PICTURE,
+    agree_on_arguments,
+    agree_on_result,
+    noise_of_the_first_rank,
+    noting,
+)
+from tokenring_xdit.hosts.base import Host, PipelineHost, Shard
 
-__all__ = ["GRAPHS_NEED_RANKS", "Output", "join_world", "spread_over_ranks", "taken_back"]
+__all__ = ["GRAPHS_NEED_RANKS", "Output", "agreed_host", "join_world", "spread_over_ranks", "taken_back"]
 
 _Pipeline = TypeVar("_Pipeline")
+_Host = TypeVar("_Host", bound=Host)
 
 _MARK = "tokenring_parallel"
 """Attribute of the classes made here."""
@@ -58,7 +65,32 @@ def join_world() -> None:
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
 
 
-def spread_over_ranks(pipe: _Pipeline, asked: Callable[[], Host], output: Output) -> _Pipeline:
+def agreed_host(model: Any, asked: Callable[[], _Host], doing: str, **beside: str) -> _Host:
+    """The host that a user asks for, once all ranks ask for the same and none of them refuses.
+
+    Args:
+        model: What it is to spread.
+        asked: Makes the host. What it refuses is told to all ranks.
+        doing: What all ranks are to do together with the model.
+        **beside: What else has to be the same on all ranks.
+
+    Raises:
+        TokenRingError: The host, or ``asked``, refuses what was asked for; the same on all ranks.
+    """
+    host: _Host | None = None
+    with noting() as noted:
+        host = asked()
+        host.refuse(model)
+    if dist.get_world_size() > 1:
+        settings = {} if host is None else host.settings
+        agree_on_arguments({"model": type(model).__name__, **settings, **beside}, noted.problem, doing=doing)
+    elif noted.problem is not None:
+        raise noted.problem
+    assert host is not None  # or there was a problem
+    return host
+
+
+def spread_over_ranks(pipe: _Pipeline, asked: Callable[[], PipelineHost], output: Output) -> _Pipeline:
     """Spread a pipeline over all ranks, in place; every rank calls it with the same pipeline.
 
     Args:
@@ -72,23 +104,19 @@ def spread_over_ranks(pipe: _Pipeline, asked: Callable[[], Host], output: Output
     Raises:
         TokenRingError: The host, or this function, refuses what was asked; the same on all ranks.
     """
-    host: Host | None = None
-    with noting() as noted:
+
+    def made() -> PipelineHost:
         if not isinstance(output, Output):
             raise ConfigurationError(f"output is {output!r}; it has to be {' or '.join(map(str, Output))}")
         host = asked()
         if hasattr(type(pipe), _MARK):
             raise ConfigurationError("this pipeline was made parallel before: load it anew for other degrees")
-        host.refuse(pipe)
-    if dist.get_world_size() == 1:
-        if noted.problem is not None:
-            raise noted.problem
-        return pipe
-    settings = {} if host is None else host.settings
-    agree_on_arguments({"pipe": type(pipe).__name__, **settings, "output": str(output)}, noted.problem)
-    assert host is not None  # or there was a problem
-    host.spread(pipe)
-    _replace_call(pipe, host, output)
+        return host
+
+    host = agreed_host(pipe, made, ONE_PICTURE, output=str(output))
+    if dist.get_world_size() > 1:
+        host.spread(pipe)
+        _replace_call(pipe, host, output)
     return pipe
 
 
@@ -98,7 +126,7 @@ def taken_back(pipe: Any) -> None:
         (pipe.__class__,) = type(pipe).__bases__
 
 
-def _replace_call(pipe: Any, host: Host, output: Output) -> None:
+def _replace_call(pipe: Any, host: PipelineHost, output: Output) -> None:
     base = type(pipe)
     signature = inspect.signature(base.__call__)
 

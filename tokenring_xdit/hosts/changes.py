@@ -10,7 +10,7 @@ from tokenring_xdit.attention.checks import DTYPES
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.hosts.caches import refuse_cache
 
-__all__ = ["TOKEN_WISE", "refuse_changes", "refuse_offloaded"]
+__all__ = ["TOKEN_WISE", "refuse_alone", "refuse_changes", "refuse_offloaded"]
 
 TOKEN_WISE = "tokenring_token_wise"
 """Attribute of a hook that says it looks at each token by itself, so that it may see a rank's tokens alone."""
@@ -76,6 +76,18 @@ def refuse_offloaded(pipe: Any) -> None:
             "parallelize first and enable_model_cpu_offload or enable_sequential_cpu_offload after it; leave out "
             "device_map"
         )
+
+
+def refuse_alone(module: Any) -> None:
+    """Refuse a block that is called outside of the call of its transformer, where the sequence is cut.
+
+    Raises:
+        UnsupportedError: Always.
+    """
+    raise UnsupportedError(
+        f"a {type(module).__name__} of a transformer that parallelize has spread over ranks was called by itself, as "
+        "ControlNets around a transformer do: call the transformer, or do without parallelize"
+    )
 
 
 def _refuse_hooks(kind: str, name: str, module: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tokenring_xdit import liveness
 from tokenring_xdit.errors import CancelledError, ConfigurationError, EngineError, LaunchError
-from tokenring_xdit.pipelines.options import is_number
+from tokenring_xdit.pipelines.options import is_number, is_whole
 from tokenring_xdit.pipelines.replicas import LOADING, Replicas, ReplicaShare, error_of
 from tokenring_xdit.workers.attempt import carry_through
 from tokenring_xdit.workers.messages import Task
@@ -22,7 +22,7 @@ from tokenring_xdit.workers.starting import Packing, StartedRank, WorldPlace
 from tokenring_xdit.workers.state import Cancel, CancelAsked, Instruction, Interrupted, Limits, RequestAttempt, Restart
 from tokenring_xdit.workers.worker import hear
 
-__all__ = ["EngineRanks", "Turn", "checked_timeout"]
+__all__ = ["EngineRanks", "Turn", "checked_timeout", "refuse_below_one"]
 
 log = logging.getLogger(__name__)
 
@@ -293,6 +293,17 @@ class EngineRanks:
             )
         if not self._finalizer.alive:
             raise ConfigurationError(f"this engine {how}: make a new one")
+
+
+def refuse_below_one(**counts: Any) -> None:
+    """Refuse arguments that are no whole numbers of at least 1.
+
+    Raises:
+        ConfigurationError: One is not.
+    """
+    for name, value in counts.items():
+        if not is_whole(value) or value < 1:
+            raise ConfigurationError(f"{name} is {value!r}; it has to be a whole number of at least 1")
 
 
 def checked_timeout(timeout: Any) -> float:

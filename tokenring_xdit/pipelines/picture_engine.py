@@ -20,7 +20,7 @@ from tokenring_xdit.hosts.parallelize import refuse_engine_host
 from tokenring_xdit.hosts.xfuser import AttentionBackend
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.choice import PipelineChoice
-from tokenring_xdit.pipelines.engine_ranks import EngineRanks, Turn, checked_timeout
+from tokenring_xdit.pipelines.engine_ranks import EngineRanks, Turn, checked_timeout, refuse_below_one
 from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of, refuse_choice
 from tokenring_xdit.pipelines.messages import MemoryUse, Served, ServeRequest, Setup, Step, StepDone
 from tokenring_xdit.pipelines.options import is_whole, shortly
@@ -62,14 +62,7 @@ class Pictures:
         backend = AttentionBackend.parse(attention_backend)
         if ray is None:  # else the ranks say what their machines lack
             backend.refuse_missing()
-        if not is_whole(data_parallel_degree) or data_parallel_degree < 1:
-            raise ConfigurationError(
-                f"data_parallel_degree is {data_parallel_degree!r}; it has to be a whole number of at least 1"
-            )
-        if not is_whole(largest_side) or largest_side < 1:
-            raise ConfigurationError(
-                f"largest_side is {largest_side!r}; it has to be a whole number of pixels of at least 1"
-            )
+        refuse_below_one(data_parallel_degree=data_parallel_degree, largest_side=largest_side)
         timeout = checked_timeout(timeout)
         if not isinstance(cuda_graphs, bool):
             raise ConfigurationError(f"cuda_graphs is {cuda_graphs!r}; it has to be True or False")

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokenring_xdit.attention import exchange
-from tokenring_xdit.errors import AgreementError
+from tokenring_xdit.hosts.agreement import refuse_differing
 
-__all__ = ["refuse_differing"]
+__all__ = ["agree_on_config"]
 
 
-def refuse_differing(mine: Mapping[str, Any]) -> None:
+def agree_on_config(mine: Mapping[str, Any]) -> None:
     """Refuse, on all ranks, configs that differ.
 
     Args:
@@ -20,11 +20,5 @@ def refuse_differing(mine: Mapping[str, Any]) -> None:
     Raises:
         AgreementError: Another rank was given something else.
     """
-    everyone = exchange(None, dict(mine), "the config of a run")
-    for rank, theirs in enumerate(everyone):
-        for key, value in everyone[0].items():
-            if theirs.get(key) != value:
-                raise AgreementError(
-                    f"all ranks make one run together, but {key} is {value!r} on rank 0 and {theirs.get(key)!r} on "
-                    f"rank {rank}: give every node the same config"
-                )
+    everyone = exchange(None, {key: repr(value) for key, value in mine.items()}, "the config of a run")
+    refuse_differing(everyone, "make one run", "give every node the same config")

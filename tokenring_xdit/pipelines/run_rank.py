@@ -24,7 +24,7 @@ from tokenring_xdit.pipelines.loading import load_pipeline
 from tokenring_xdit.pipelines.picture_files import read_files
 from tokenring_xdit.pipelines.request import call_arguments, media_of, save
 from tokenring_xdit.pipelines.run import RunConfig
-from tokenring_xdit.pipelines.run_agreement import refuse_differing
+from tokenring_xdit.pipelines.run_agreement import agree_on_config
 from tokenring_xdit.workers.loop import Commands, Mailbox
 from tokenring_xdit.workers.world import join_world
 
@@ -71,7 +71,7 @@ def run_on_rank(config: RunConfig) -> list[dict[str, Any]] | None:
     """
     first = not dist.is_initialized() or dist.get_rank() == 0
     if dist.is_initialized():
-        refuse_differing(config.model_dump(mode="json") | {"prompts": config.prompts()})
+        agree_on_config(config.model_dump(mode="json") | {"prompts": config.prompts()})
     pipe = load_pipeline(config.model, config.dtype or default_dtype(), rank_device(), config.choice)
     pipe.set_progress_bar_config(disable=not first, desc="denoising")
     kind = type(pipe)

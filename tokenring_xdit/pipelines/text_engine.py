@@ -18,7 +18,7 @@ from tokenring_xdit.compat.versions import check_versions
 from tokenring_xdit.dtypes import parse_dtype
 from tokenring_xdit.errors import ConfigurationError, TokenRingError
 from tokenring_xdit.parallel import ParallelDims
-from tokenring_xdit.pipelines.engine_ranks import EngineRanks, Turn, checked_timeout
+from tokenring_xdit.pipelines.engine_ranks import EngineRanks, Turn, checked_timeout, refuse_below_one
 from tokenring_xdit.pipelines.messages import MemoryUse
 from tokenring_xdit.pipelines.options import is_whole, shortly
 from tokenring_xdit.pipelines.pending import PendingReply, Pieces, Reply, in_thread
@@ -26,7 +26,7 @@ from tokenring_xdit.pipelines.places import name_on_ranks, place_for
 from tokenring_xdit.pipelines.request import DRAWN_SEEDS, LARGEST_SEED
 from tokenring_xdit.pipelines.text_models import refuse_model
 from tokenring_xdit.pipelines.text_options import TextOptions
-from tokenring_xdit.pipelines.text_orders import ChatMessage, Forget, Kept, LoadText, Question, Said, asked_about
+from tokenring_xdit.pipelines.text_orders import ROLES, ChatMessage, Forget, Kept, LoadText, Question, Said, asked_about
 
 __all__ = ["Chat", "Texts", "checked_question"]
 
@@ -34,8 +34,6 @@ log = logging.getLogger(__name__)
 
 Hear = Callable[[str], None]
 """Takes a piece of an answer."""
-
-_ROLES = ("system", "user", "assistant")
 
 
 class Texts:
@@ -59,10 +57,7 @@ class Texts:
         kept_chats: int,
         ray: Any = None,
     ) -> None:
-        bounds = {"kept_chats": kept_chats, **({} if tokens_per_rank is None else {"tokens_per_rank": tokens_per_rank})}
-        for name, value in bounds.items():
-            if not is_whole(value) or value < 1:
-                raise ConfigurationError(f"{name} is {value!r}; it has to be a whole number of at least 1")
+        refuse_below_one(kept_chats=kept_chats, tokens_per_rank=1 if tokens_per_rank is None else tokens_per_rank)
         timeout = checked_timeout(timeout)
         refuse_model(model)
         check_versions()
@@ -285,9 +280,9 @@ def checked_question(question: Any, *, seed: Any = None, **options: Any) -> tupl
 
 
 def _message(given: Any) -> ChatMessage:
-    if not isinstance(given, Mapping) or given.keys() != {"role", "content"} or given["role"] not in _ROLES:
+    if not isinstance(given, Mapping) or given.keys() != {"role", "content"} or given["role"] not in ROLES:
         raise ConfigurationError(
-            f"a message is {shortly(given)}; it has to be a mapping with a role ({', '.join(_ROLES)}) and its content"
+            f"a message is {shortly(given)}; it has to be a mapping with a role ({', '.join(ROLES)}) and its content"
         )
     if not isinstance(given["content"], str):
         raise ConfigurationError(f"the content of a message is {shortly(given['content'])}; it has to be a text")

@@ -11,6 +11,7 @@ from tokenring_xdit.pipelines.text_options import TextOptions
 
 __all__ = [
     "MESSAGES",
+    "ROLES",
     "ChatMessage",
     "Forget",
     "Kept",
@@ -21,6 +22,10 @@ __all__ = [
     "TextScore",
     "asked_about",
 ]
+
+
+ROLES = ("system", "user", "assistant")
+"""Who may have said something in a conversation."""
 
 
 @dataclass(frozen=True)

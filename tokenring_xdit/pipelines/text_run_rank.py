@@ -14,7 +14,7 @@ import torch.distributed as dist
 from tokenring_xdit.attention import exchange
 from tokenring_xdit.devices import default_dtype
 from tokenring_xdit.outputs import write_whole
-from tokenring_xdit.pipelines.run_agreement import refuse_differing
+from tokenring_xdit.pipelines.run_agreement import agree_on_config
 from tokenring_xdit.pipelines.text_model import TextModel
 from tokenring_xdit.pipelines.text_orders import LoadText, Question, Said, asked_about
 from tokenring_xdit.pipelines.text_rank import join
@@ -44,7 +44,7 @@ def run_text_on_rank(config: TextRunConfig) -> list[dict[str, Any]] | None:
         AgreementError: The ranks were given different configs.
     """
     device = join(LoadText.timeout)
-    refuse_differing(config.agreed_on())
+    agree_on_config(config.agreed_on())
     model = TextModel(LoadText(config.model, config.dtype or default_dtype(), limit=config.tokens_per_rank), device)
     context, entries = config.read_context(), []
     for number, prompt in enumerate(config.prompts()):

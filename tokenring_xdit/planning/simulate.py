@@ -135,10 +135,7 @@ def run_steps(
         ConfigurationError: There are fewer hosts than ranks.
         ScheduleError: Some ranks wait for what never comes.
     """
-    if len(steps) > len(network.hosts):
-        raise ConfigurationError(
-            f"{len(steps)} ranks do not fit into network '{network.name}', which has {len(network.hosts)} hosts"
-        )
+    network.refuse_ranks(len(steps))
     return _World(name, steps, network, machine, effects).run()
 
 

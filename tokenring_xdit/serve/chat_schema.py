@@ -9,13 +9,11 @@ from pydantic import Field, WithJsonSchema
 
 from tokenring_xdit.messages import named, shown
 from tokenring_xdit.pipelines.request import LARGEST_SEED
-from tokenring_xdit.pipelines.text_orders import ChatMessage
+from tokenring_xdit.pipelines.text_orders import ROLES, ChatMessage
 from tokenring_xdit.serve.errors import RefusedError
 from tokenring_xdit.serve.schema import Body
 
 __all__ = ["ChatBody", "StreamOptions", "refuse_beyond_neutral", "said_messages"]
-
-_ROLES = ("system", "user", "assistant")
 
 _PART = {
     "type": "object",
@@ -27,7 +25,7 @@ _PART = {
 _MESSAGE = {
     "type": "object",
     "properties": {
-        "role": {"enum": list(_ROLES)},
+        "role": {"enum": list(ROLES)},
         "content": {"anyOf": [{"type": "string"}, {"type": "array", "items": _PART, "minItems": 1}]},
     },
     "required": ["role", "content"],
@@ -137,7 +135,7 @@ def _message(place: str, message: Any) -> ChatMessage:
             raise RefusedError(
                 f"there is no field '{field}': a message has a role and its content", field, code="unknown_field"
             )
-    if message["role"] not in _ROLES:
+    if message["role"] not in ROLES:
         raise RefusedError(
             f"{place}.role: {shown(message['role'])} is not allowed; it has to be 'system', 'user' or 'assistant'",
             f"{place}.role",

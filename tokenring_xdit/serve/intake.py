@@ -16,8 +16,8 @@ from tokenring_xdit.serve.engine_owner import EngineOwner
 from tokenring_xdit.serve.errors import RefusedError, problem_of
 from tokenring_xdit.serve.jobs import Event, Job, Order
 from tokenring_xdit.serve.metrics import Meters
-from tokenring_xdit.serve.parsing import RequestParser
 from tokenring_xdit.serve.registry import JobRegistry
+from tokenring_xdit.serve.request_parser import RequestParser
 
 __all__ = ["REQUEST_ID", "Intake"]
 

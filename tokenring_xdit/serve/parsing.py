@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import secrets
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from tokenring_xdit.amounts import bytes_in_words
 from tokenring_xdit.errors import ConfigurationError, TokenRingError
@@ -24,63 +23,23 @@ from tokenring_xdit.pipelines.request import (
     takes_picture,
 )
 from tokenring_xdit.pipelines.signatures import needed_options, parameters_of
-from tokenring_xdit.serve.config import RequestLimits, ServeConfig, TextServeConfig, films, mask_keyword
+from tokenring_xdit.serve.config import RequestLimits, ServeConfig, films, mask_keyword
 from tokenring_xdit.serve.engine_owner import EngineOwner
 from tokenring_xdit.serve.errors import RefusedError
 from tokenring_xdit.serve.foresee import picture_values
 from tokenring_xdit.serve.jobs import NO_INPUTS, InputPictures, PictureOrder
 from tokenring_xdit.serve.memory import MemoryForecast
+from tokenring_xdit.serve.request_parser import RequestParser, first_of
 from tokenring_xdit.serve.schema import EditBody, GenerationBody, PromptBody, VideoBody
 from tokenring_xdit.serve.uploads import MOST_PICTURES, Uploads
 from tokenring_xdit.sizes import PictureSize
 
-__all__ = ["PictureParser", "RequestParser", "first_of"]
+__all__ = ["PictureParser"]
 
 _AUTO = "auto"
 
 _PARTS, _SIDES = 32, 16
 """Parts of a side that smaller sizes differ by, and what their sides are multiples of, as most models want."""
-
-
-_Config = TypeVar("_Config", ServeConfig, TextServeConfig)
-
-
-class RequestParser(ABC, Generic[_Config]):
-    """Where requests are checked.
-
-    Args:
-        config: What is served.
-        limits: What a request may ask for.
-        owner: Owns the engine.
-    """
-
-    def __init__(self, config: _Config, limits: RequestLimits, owner: EngineOwner) -> None:
-        self.config: _Config = config
-        self.limits, self.owner = limits, owner
-
-    @abstractmethod
-    def described(self) -> dict[str, Any]:
-        """What ``/v1/models`` says of the model, beside OpenAI's fields."""
-
-    def refuse_other(self, model: str | None) -> None:
-        """Refuse what is for another model.
-
-        Raises:
-            RefusedError: It is.
-        """
-        if model is not None and model != self.config.name:
-            message = f"model: there is no {shown(model)} here, only '{self.config.name}'"
-            raise RefusedError(message, "model", status=404, code="model_not_found")
-
-    def engine(self) -> Engine:
-        """The engine, where it is ready.
-
-        Raises:
-            UnavailableError: It is not.
-        """
-        self.owner.refuse_unready()
-        assert self.owner.engine is not None
-        return self.owner.engine
 
 
 class PictureParser(RequestParser[ServeConfig]):
@@ -373,8 +332,3 @@ def _drawn(body: GenerationBody) -> tuple[int, int]:
     if body.stream and count > 1:
         raise RefusedError(f"n: {count} pictures cannot be streamed: ask for one, or leave stream out", "n")
     return count, previews
-
-
-def first_of(*values: Any) -> Any:
-    """The first value that is one; ``None`` where none is."""
-    return next((value for value in values if value is not None), None)

@@ -16,7 +16,7 @@ from tokenring_xdit.serve.chat_schema import ChatBody, refuse_beyond_neutral, sa
 from tokenring_xdit.serve.config import TextServeConfig
 from tokenring_xdit.serve.errors import RefusedError
 from tokenring_xdit.serve.jobs import TextOrder
-from tokenring_xdit.serve.parsing import RequestParser, first_of
+from tokenring_xdit.serve.request_parser import RequestParser, first_of
 
 __all__ = ["TextParser"]
 

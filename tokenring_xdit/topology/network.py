@@ -132,6 +132,18 @@ class Network:
         distances = self._distances(destination)
         return min((n for n in self._forwarding[node] if n in distances), key=distances.__getitem__)
 
+    def refuse_ranks(self, ranks: int) -> None:
+        """Refuse ranks that have no host each.
+
+        Raises:
+            ConfigurationError: There are fewer hosts, or no ranks.
+        """
+        if not 1 <= ranks <= len(self.hosts):
+            raise ConfigurationError(
+                f"{ranks} ranks do not fit into network '{self.name}': each has a host of its own, and there are "
+                f"{len(self.hosts)}"
+            )
+
     def slowest_rate(self, source: str, destination: str) -> Rate:
         """The rate of the slowest link on the route, in the direction of travel."""
         path = self.route(source, destination)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.support.memory import at_random, error, ranks_first, transfers_first
-from tokenring_xdit.attention.executor import RankRun
+from tokenring_xdit.attention.rank_run import RankRun
 from tokenring_xdit.attention.transport import MemoryNetwork, MemoryTransport, Parcel
 from tokenring_xdit.attention.waits import Broken
 from tokenring_xdit.schedule import build

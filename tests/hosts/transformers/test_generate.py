@@ -78,7 +78,7 @@ def test_what_would_be_wrong_is_refused(ranks: RankPool) -> None:
         "other length": "max_new_tokens is 2 on rank 0 and 3 on rank 1",
         "invalid": "cannot be used with beam search",
         "again": "made parallel before",
-        "degree": "tokenring_degree=7, and 2 ranks were started",
+        "degree": "tokenring_degree=7 is 7 ranks, and 2 were started",
         "prefill": "rings",
         "alone": "call tokenring_xdit.parallelize(model, tokenring_degree=N)",
         "linear": "layers of linear_attention, which is not sharded",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenring_xdit.hosts.transformers.exchanges import plan_pairs
+from tokenring_xdit.hosts.transformers.pairs import plan_pairs
 from tokenring_xdit.hosts.transformers.placement import BLOCK, Placement
 
 turns = st.lists(st.tuples(st.booleans(), st.integers(1, 200)), max_size=12)

@@ -91,6 +91,9 @@ class Transport(Protocol):
     def wait_for(self, works: Sequence[Handle], size: int) -> None:
         """Wait for transfers of at most ``size`` bytes each."""
 
+    def gave_up(self, error: BaseException) -> bool:
+        """Whether an error may be of a device that has waited too long for a rank, and says no more than that."""
+
 
 def with_own(rows: Sequence[int], rank: int, memory: Tensor) -> list[int]:
     """Rows of each rank's part of a tensor: those of this rank are what the others leave.

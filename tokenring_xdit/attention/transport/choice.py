@@ -15,11 +15,12 @@ from typing import NamedTuple
 import torch
 
 from tokenring_xdit.attention.transport import shared_memory, torch_memory
+from tokenring_xdit.attention.transport.nccl import ctas_beside_attention
 from tokenring_xdit.attention.transport.shared_memory import network_space
 from tokenring_xdit.attention.transport.torch_memory import OVERLAPPING_VARIABLE
 from tokenring_xdit.errors import ConfigurationError
 
-__all__ = ["TRANSPORT_VARIABLE", "Standpoint", "Wanted", "wanted", "why_not_shared"]
+__all__ = ["TRANSPORT_VARIABLE", "Standpoint", "Wanted", "check_environment", "wanted", "why_not_shared"]
 
 TRANSPORT_VARIABLE = "TOKENRING_TRANSPORT"
 """Environment variable: what carries blocks between ranks, one of the values of :class:`Wanted`."""
@@ -83,6 +84,16 @@ def wanted() -> Wanted:
     except ValueError:
         names = ", ".join(each.value for each in Wanted)
         raise ConfigurationError(f"{TRANSPORT_VARIABLE}={text!r} is no transport: there are {names}") from None
+
+
+def check_environment() -> None:
+    """Look at what the environment asks of transports.
+
+    Raises:
+        ConfigurationError: For something that does not exist.
+    """
+    wanted()
+    ctas_beside_attention()
 
 
 def why_not_shared(standpoints: Sequence[Standpoint], names: Sequence[str]) -> str | None:

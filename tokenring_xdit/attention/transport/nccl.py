@@ -87,6 +87,11 @@ class NcclTransport(ProcessGroupTransport):
     def _ways(self, channel: str, first: dist.ProcessGroup, make: Callable[[str], dist.ProcessGroup]) -> Ways:
         return first, first
 
+    @property
+    def breakable(self) -> list[dist.ProcessGroup]:
+        """None: they are aborted."""
+        return []
+
     def _post(self, recvs: Sequence[Parcel], sends: Sequence[Parcel]) -> list[dist.Work]:
         # Of one channel: what works in order has no receives of others posted early.
         group = self._of((recvs or sends)[0].channel)[0]

@@ -75,6 +75,11 @@ class ProcessGroupTransport(ABC):
         """The groups of all channels, each once."""
         return list({id(group): group for ways in [*self._channels.values()] for group in ways}.values())
 
+    @property
+    @abstractmethod
+    def breakable(self) -> list[dist.ProcessGroup]:
+        """Groups whose transfers can be broken off, for threads that wait for one."""
+
     def open(self, channel: str, first: dist.ProcessGroup, make: Callable[[str], dist.ProcessGroup]) -> None:
         """Create what carries a channel, on all ranks together.
 
@@ -133,6 +138,10 @@ class ProcessGroupTransport(ABC):
         except RuntimeError as error:
             raise Broken(str(error)) from error
 
+    def gave_up(self, error: BaseException) -> bool:
+        """Never: torch says itself which wait has failed."""
+        return False
+
     def all_gather(self, channel: str, coming: Tensor, own: Tensor) -> None:
         """Give every rank this rank's tensor and take theirs."""
         self.bytes_sent += own.nbytes * (self.world_size - 1)
@@ -183,6 +192,11 @@ class GlooTransport(ProcessGroupTransport):
 
     def _ways(self, channel: str, first: dist.ProcessGroup, make: Callable[[str], dist.ProcessGroup]) -> Ways:
         return first, make(f"{channel}-down")
+
+    @property
+    def breakable(self) -> list[dist.ProcessGroup]:
+        """All."""
+        return self.groups
 
     def abort(self) -> None:
         """Nothing: what is under way ends when its connections are broken off."""

@@ -238,6 +238,10 @@ class SlotTransport(ABC):
             Broken: There is no end to wait for.
         """
 
+    @abstractmethod
+    def gave_up(self, error: BaseException) -> bool:
+        """Whether an error may be of a device that has waited too long for a rank, and says no more than that."""
+
     def _coming(self, source: int, channel: str) -> Coming:
         """The next message of a route to here."""
         assert self._current is not None

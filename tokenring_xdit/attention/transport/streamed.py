@@ -29,7 +29,7 @@ from tokenring_xdit.schedule.lower.landing import Landings
 from tokenring_xdit.schedule.lower.program import RankProgram
 from tokenring_xdit.schedule.lower.signals import BARRIER, RoutedMessage, Signals, signals
 
-__all__ = ["SignalArea", "StreamLanes", "StreamedTransport", "gave_up"]
+__all__ = ["SignalArea", "StreamLanes", "StreamedTransport"]
 
 _KEPT = 32
 
@@ -77,17 +77,6 @@ class StreamLanes(Protocol):
 
     def end(self) -> None:
         """Have the current stream wait for all lanes."""
-
-
-def gave_up(transport: object, error: BaseException) -> bool:
-    """Whether an error may be of a GPU whose streams have waited too long for a rank: CUDA says no more than that.
-
-    Args:
-        transport: What carries messages.
-        error: The error.
-    """
-    waits = isinstance(transport, StreamedTransport) and isinstance(error, torch.AcceleratorError)
-    return waits and "launch failure" in str(error)
 
 
 class _Arriving:
@@ -191,6 +180,10 @@ class StreamedTransport(SlotTransport):
                 work.wait()
         except RuntimeError as error:
             raise GaveUp(f"{error} (a GPU gives up where a rank does not come for {self._seconds:g} s)") from error
+
+    def gave_up(self, error: BaseException) -> bool:
+        """Whether an error may be of streams that have waited too long: CUDA says that a launch failed, and no more."""
+        return isinstance(error, torch.AcceleratorError) and "launch failure" in str(error)
 
     def abort(self) -> None:
         """Nothing: streams that wait end by themselves; one that was ended early would go on with wrong numbers."""

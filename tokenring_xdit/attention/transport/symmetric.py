@@ -207,6 +207,10 @@ class SymmetricTransport(SlotTransport):
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
+    def gave_up(self, error: BaseException) -> bool:
+        """Never: a processor looks itself, and knows for whom."""
+        return False
+
     def abort(self) -> None:
         """End all waits, from another thread."""
         self._ended = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from tokenring_xdit.bench.records import Record, read_records
+from tokenring_xdit.bench.records import RESULTS_FILE, Record, read_records
 from tokenring_xdit.bench.report.traces import TracePlot, read_traces
 from tokenring_xdit.bench.timelines import TIMELINES_FILE
 from tokenring_xdit.errors import ConfigurationError
@@ -14,8 +14,6 @@ from tokenring_xdit.outputs import write_whole
 __all__ = ["REPORT_FILE", "find_results", "refuse_missing", "write_plots", "write_report"]
 
 REPORT_FILE = "report.html"
-
-_RESULTS_FILE = "results.jsonl"
 
 
 def refuse_missing(*, report: bool = True) -> None:
@@ -40,12 +38,12 @@ def find_results(place: Path) -> Path:
         ConfigurationError: There are none.
     """
     if place.is_dir():
-        results = place / _RESULTS_FILE
+        results = place / RESULTS_FILE
         if not results.is_file():
-            raise ConfigurationError(f"folder {place} has no {_RESULTS_FILE}: name the folder that a sweep wrote to")
+            raise ConfigurationError(f"folder {place} has no {RESULTS_FILE}: name the folder that a sweep wrote to")
         return results
     if not place.is_file():
-        raise ConfigurationError(f"there is no {place}: name a {_RESULTS_FILE}, or the folder that a sweep wrote to")
+        raise ConfigurationError(f"there is no {place}: name a {RESULTS_FILE}, or the folder that a sweep wrote to")
     return place
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tokenring_xdit.compat.torch import outside_graphs
 from tokenring_xdit.errors import UnsupportedError
-from tokenring_xdit.hosts.changes import TOKEN_WISE
+from tokenring_xdit.hosts.changes import TOKEN_WISE, refuse_alone
 from tokenring_xdit.hosts.diffusers.family import Gather, Plan, Split
 from tokenring_xdit.hosts.diffusers.plan import named
 
@@ -109,10 +109,7 @@ class ModelCut:
 
     def _split_inputs(self, entry: _Splits, module: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         if self.lengths is None:
-            raise UnsupportedError(
-                f"a {type(module).__name__} of a transformer that parallelize has spread over ranks was called by "
-                "itself, as ControlNets around a transformer do: call the transformer, or do without parallelize"
-            )
+            refuse_alone(module)
         kind: Any = type(module)
         given, names = list(args), _names(kind)
         for name, split in entry.items():

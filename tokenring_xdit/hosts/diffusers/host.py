@@ -26,6 +26,7 @@ from tokenring_xdit.hosts.diffusers.sharding import (
     sharding_of,
     unshard,
 )
+from tokenring_xdit.hosts.refusals import refuse_ranks
 from tokenring_xdit.hosts.sharding import refuse_held, still_shared_by, transformers_of
 from tokenring_xdit.parallel import ParallelDims
 
@@ -154,7 +155,7 @@ class DiffusersHost:
                 f"process yet. Compared so far: {', '.join(compared())}. Call the pipeline without parallelize, or "
                 "use host='xfuser'"
             )
-        _refuse_ranks(self._dims)
+        refuse_ranks(self._dims)
         refuse_offloaded(pipe)
         for part, model in self.models(pipe).items():
             sharding = sharding_of(model)
@@ -199,7 +200,7 @@ def _spread_model(model: Any, config: ContextParallelConfig, cp_plan: Mapping[st
     with noting() as noted:
         dims = ParallelDims(tokenring=config.tokenring_degree, schedule=config.schedule)
         settings |= {"degrees": str(dims)}
-        _refuse_ranks(dims)
+        refuse_ranks(dims)
         family = family_of_model(kind)
         if family is None or cp_plan is not None:
             what = "a plan of its own" if cp_plan is not None else kind
@@ -220,11 +221,3 @@ def _spread_model(model: Any, config: ContextParallelConfig, cp_plan: Mapping[st
     assert family is not None
     assert dims is not None
     shard(model, dims, family)
-
-
-def _refuse_ranks(dims: ParallelDims) -> None:
-    if dims.ranks != dist.get_world_size():
-        raise ConfigurationError(
-            f"tokenring_degree={dims.tokenring} is {dims.ranks} ranks, and {dist.get_world_size()} were started: use "
-            f"that as the degree, or torchrun --nproc_per_node={dims.ranks}"
-        )

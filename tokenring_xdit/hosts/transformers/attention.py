@@ -12,8 +12,8 @@ from tokenring_xdit.attention import token_ring_attention
 from tokenring_xdit.compat.transformers import register_attention
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.hosts.transformers.current import Forward, current_forward
-from tokenring_xdit.hosts.transformers.exchanges import Plan, plan_pairs
 from tokenring_xdit.hosts.transformers.kernels import Scores
+from tokenring_xdit.hosts.transformers.pairs import Plan, plan_pairs
 from tokenring_xdit.hosts.transformers.travel import Travel
 
 __all__ = ["NAME", "Pattern", "attention", "mask", "register"]

@@ -9,8 +9,6 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -26,81 +24,18 @@ from tokenring_xdit.attention.transport.base import Parcel
 from tokenring_xdit.attention.waits import Broken
 from tokenring_xdit.errors import TokenRingError
 from tokenring_xdit.hosts.transformers.kernels import Scores, attend
-from tokenring_xdit.hosts.transformers.placement import Placement
+from tokenring_xdit.hosts.transformers.pairs import Plan, Slice
 from tokenring_xdit.hosts.transformers.travel import Travel
 from tokenring_xdit.planning.phases import candidates
 from tokenring_xdit.planning.straight import ROUNDS_AT_ONCE, LayerTurn
 from tokenring_xdit.schedule import Channel
 
-__all__ = ["Exchanges", "Plan", "attend_slice", "plan_pairs"]
+__all__ = ["Exchanges", "attend_slice"]
 
 _PATIENCE = 10.0
 """Seconds for which the first rank plans a prompt, about, while the others wait: of many ranks it takes minutes."""
 
 _CHANNELS = (Channel.Q, Channel.KV, Channel.O)
-
-
-class Slice(NamedTuple):
-    """Keys of a rank that another rank's queries may see.
-
-    Attributes:
-        offset: The first of them among those that the rank holds.
-        tokens: How many.
-        pieces: Their places in the sequence, as ranges.
-    """
-
-    offset: int
-    tokens: int
-    pieces: tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Who needs which keys of whom.
-
-    Attributes:
-        queries: The tokens of each rank, as ranges.
-        seen: ``seen[i][j]``: keys of rank ``j`` that queries of rank ``i`` see.
-    """
-
-    queries: tuple[tuple[int, int], ...]
-    seen: tuple[tuple[Slice, ...], ...]
-
-    def travelling(self, travel: Travel, heads: int, kv_heads: int) -> Travel:
-        """What travels: where it is left open, that of which less goes over all links together."""
-        if travel is not Travel.SCHEDULE:
-            return travel
-        keys = queries = 0
-        for rank, (start, stop) in enumerate(self.queries):
-            for other, part in enumerate(self.seen[rank]):
-                if other != rank and part.tokens:
-                    keys += 2 * kv_heads * part.tokens
-                    queries += 2 * heads * (stop - start)  # there, and an output as long back
-        return Travel.QUERIES if queries < keys else Travel.KEYS
-
-
-def plan_pairs(
-    placement: Placement, queries: Sequence[tuple[int, int]], window: int | None, first_held: int = 0
-) -> Plan:
-    """Who needs which keys of whom.
-
-    Args:
-        placement: Who holds which keys.
-        queries: The tokens of each rank, as ranges.
-        window: How many keys a query sees, its own included; ``None`` for all.
-        first_held: The first token whose keys are still held.
-    """
-    scores = Scores(1.0, window)
-    rows = []
-    for start, stop in queries:
-        low = max(first_held, scores.first_key(start)) if stop > start else stop
-        row = []
-        for rank in range(placement.ranks):
-            pieces = tuple(placement.pieces(rank, low, stop)) if stop > start else ()
-            count = sum(last - first for first, last in pieces)
-            row.append(Slice(placement.count(rank, first_held, low), count, pieces))
-        rows.append(tuple(row))
-    return Plan(tuple(queries), tuple(rows))
 
 
 class _Post:
@@ -140,7 +75,7 @@ class Exchanges:
         self.group = RingGroup.of(group)
         exchange(group, None, "the beginning of context parallelism")
         if self.ranks > 1:
-            self.group.open([(channel, False) for channel in _CHANNELS], device)
+            self.group.transports.open([(channel, False) for channel in _CHANNELS], device)
 
     @property
     def rank(self) -> int:

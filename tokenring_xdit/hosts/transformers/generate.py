@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenring_xdit.attention import exchange, guarded
+from tokenring_xdit.attention import guarded
 from tokenring_xdit.compat.transformers import CACHE_NAMES, cache_name
 from tokenring_xdit.errors import UnsupportedError
-from tokenring_xdit.hosts.agreement import describe, noting, raise_first, told
+from tokenring_xdit.hosts.agreement import describe, noting, said_by_all
 from tokenring_xdit.hosts.transformers.cache import ShardedCache, refuse_foreign_cache
 from tokenring_xdit.hosts.transformers.model import refuse_flat
 from tokenring_xdit.hosts.transformers.parcels import error_from, plain_error, plain_result, result_from
@@ -123,9 +123,8 @@ def _agree(model: Any, session: Session, call: Mapping[str, Any]) -> None:
     mine = {each: _described(value) for each, value in call.items() if each not in _OWN}
     mine |= session.standing
     streams = call.get("streamer") is not None
-    everyone = exchange(None, (told(noted.problem), mine, streams), "the arguments of generate")
-    raise_first([refused for refused, *_ in everyone])
-    compare([theirs for _, theirs, _ in everyone], "generate one text")
+    everyone = said_by_all("the arguments of generate", noted.problem, mine, streams)
+    compare([theirs for theirs, _ in everyone], "generate one text")
     session.streams = any(streams for *_, streams in everyone)
 
 

@@ -14,7 +14,8 @@ from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.hosts.transformers.attention import NAME
 from tokenring_xdit.hosts.transformers.cache import ShardedCache, refuse_foreign_cache
 from tokenring_xdit.hosts.transformers.current import current_forward
-from tokenring_xdit.hosts.transformers.session import Inputs, Role, Session, rows_to_keep
+from tokenring_xdit.hosts.transformers.rows import rows_to_keep
+from tokenring_xdit.hosts.transformers.session import Inputs, Role, Session
 from tokenring_xdit.hosts.transformers.turns import turn
 
 __all__ = ["refuse_flat", "replace_decoder", "replace_head", "replace_rotary"]

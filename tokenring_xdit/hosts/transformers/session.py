@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from tokenring_xdit.attention import exchange
-from tokenring_xdit.errors import AgreementError, CancelledError, TokenRingError, UnsupportedError
-from tokenring_xdit.hosts.agreement import describe, noting, raise_first, told
+from tokenring_xdit.errors import CancelledError, CommunicationError, TokenRingError
+from tokenring_xdit.hosts.agreement import describe, noting, refuse_differing, said_by_all
 from tokenring_xdit.hosts.transformers.cache import ShardedCache
 from tokenring_xdit.hosts.transformers.current import Forward, entered
 from tokenring_xdit.hosts.transformers.exchanges import Exchanges
 from tokenring_xdit.hosts.transformers.parcels import from_plain, plain
+from tokenring_xdit.hosts.transformers.rows import Division, gather_rows
 from tokenring_xdit.hosts.transformers.strategies import PlannedStrategies
 from tokenring_xdit.hosts.transformers.supported import Family, windows_of
 from tokenring_xdit.hosts.transformers.travel import Travel
@@ -25,7 +26,7 @@ from tokenring_xdit.hosts.weights import Weights
 from tokenring_xdit.planning.straight import few_tokens
 from tokenring_xdit.schedule import AUTO
 
-__all__ = ["WEIGHTS", "Inputs", "Role", "Session", "compare", "rows_to_keep"]
+__all__ = ["WEIGHTS", "Inputs", "Role", "Session", "compare"]
 
 _STEP = "a step of generate"
 """What the ranks say to each other in ``generate``; the first speaks, the others listen."""
@@ -63,15 +64,6 @@ class Inputs(NamedTuple):
     cache: int | None
     length: int
     heeds: bool = False
-
-
-class Division(NamedTuple):
-    """Who computed which tokens of a call; see :class:`~tokenring_xdit.hosts.transformers.current.Forward`."""
-
-    past: int
-    new: int
-    queries: tuple[tuple[int, int], ...]
-    sharded: bool
 
 
 class Session:
@@ -202,12 +194,13 @@ class Session:
         self, mine: dict[str, str] | None, problem: TokenRingError | None = None, cause: Exception | None = None
     ) -> None:
         self._unsettled = False
-        everyone = exchange(None, (told(problem), mine), "the inputs of the language model")
         try:
-            raise_first([refused for refused, _ in everyone])
+            everyone = said_by_all("the inputs of the language model", problem, mine)
+        except CommunicationError:
+            raise
         except TokenRingError as error:
             raise error from cause
-        compare([theirs for _, theirs in everyone], "compute one call of the language model")
+        compare([theirs for (theirs,) in everyone], "compute one call of the language model")
 
     def heard(self, told: tuple[Any, ...], tail: tuple[int, Tensor] | None) -> Inputs:
         """What the first rank told, put together with what it told before."""
@@ -293,7 +286,9 @@ class Session:
             with entered(forward), torch.no_grad():
                 output = decoder(input_ids=ids[:, part], position_ids=positions[:, part], **others)
                 if not self._shards:
-                    output.last_hidden_state = self._rows(output.last_hidden_state, inputs.rows, self._last)
+                    output.last_hidden_state = gather_rows(
+                        output.last_hidden_state, inputs.rows, self._last, self.exchanges
+                    )
         except BaseException:
             cache.rollback()
             raise
@@ -330,63 +325,12 @@ class Session:
     def rows_of_all(self, values: Tensor) -> Tensor:
         """Values ``[B, T, X]`` of all new tokens of the last call, from those ``[B, T_r, X]`` of each rank."""
         assert self._last is not None
-        return self._rows(values, None, self._last)
-
-    def _rows(self, hidden: Tensor, rows: tuple[int, ...] | None, last: Division) -> Tensor:
-        """The rows ``[B, len(rows), hidden]`` of the new tokens that were asked for, on every rank."""
-        wanted = range(last.new) if rows is None else rows
-        if not last.sharded:
-            return hidden if rows is None else hidden[:, list(wanted)]
-        mine: list[list[int]] = []  # which of the wanted rows each rank has
-        for low, high in last.queries:
-            mine.append([n for n, row in enumerate(wanted) if low <= row + last.past < high])
-        longest = max(map(len, mine))
-        own = hidden.new_zeros(hidden.shape[0], longest, hidden.shape[2])
-        numbers = mine[self.exchanges.rank]
-        start = last.queries[self.exchanges.rank][0] - last.past
-        own[:, : len(numbers)] = hidden[:, [wanted[n] - start for n in numbers]]
-        result = hidden.new_empty(hidden.shape[0], len(wanted), hidden.shape[2])
-        for numbers, part in zip(mine, self.exchanges.gather(own, "the rows of the result"), strict=True):
-            result[:, numbers] = part[:, : len(numbers)]
-        return result
+        return gather_rows(values, None, self._last, self.exchanges)
 
 
 def compare(everyone: list[dict[str, str]], doing: str) -> None:
-    """Refuse what is not the same on all ranks.
-
-    Args:
-        everyone: Of each rank, values in words, by name.
-        doing: What all ranks do.
-
-    Raises:
-        AgreementError: Ranks differ.
-    """
-    first = everyone[0]
-    for rank, theirs in enumerate(everyone):
-        for name in {**first, **theirs}:
-            wanted, found = first.get(name, "not passed"), theirs.get(name, "not passed")
-            if wanted != found:
-                remedy = "load the same weights and adapters" if name == WEIGHTS else "pass the same"
-                raise AgreementError(
-                    f"all ranks {doing} together, but {name} is {wanted} on rank 0 and {found} on rank {rank}: "
-                    f"{remedy} everywhere"
-                )
-
-
-def rows_to_keep(kept: int | Tensor, new: int) -> tuple[int, ...] | None:
-    """What ``logits_to_keep`` asks for: rows of the new tokens, ``None`` for all.
-
-    Raises:
-        UnsupportedError: It differs between the items of a batch.
-    """
-    if isinstance(kept, int):
-        return tuple(range(max(0, new - kept), new)) if kept else None
-    if kept.ndim != 1:
-        raise UnsupportedError(
-            "logits_to_keep was given as a tensor of two dimensions, rows for each item of the batch, which a sharded "
-            "model does not gather: pass a number, or one list of rows for all items"
-        )
-    return tuple(range(new)[row] for row in (kept.nonzero()[:, 0] if kept.dtype == torch.bool else kept).tolist())
+    """Refuse what is not the same on all ranks, as :func:`~tokenring_xdit.hosts.agreement.refuse_differing`."""
+    refuse_differing(everyone, doing, remedies={WEIGHTS: "load the same weights and adapters everywhere"})
 
 
 def _nothing_to_follow(_: Inputs) -> ShardedCache | None:

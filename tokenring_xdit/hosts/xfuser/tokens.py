@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tokenring_xdit.compat.torch import outside_graphs
 from tokenring_xdit.errors import UnsupportedError
-from tokenring_xdit.hosts.changes import TOKEN_WISE
+from tokenring_xdit.hosts.changes import TOKEN_WISE, refuse_alone
 from tokenring_xdit.hosts.layout import KeyLayout, cut, key_layout, padding, sequence_layout
 from tokenring_xdit.hosts.processors import InPlaceOfTorch, ProcessorSlot
 from tokenring_xdit.hosts.replay import REPLAYABLE
@@ -92,10 +92,7 @@ class Cut:
 
     def _enter(self, block: Any, args: Any, kwargs: Any) -> tuple[tuple[()], dict[str, Any]]:
         if not self._running:
-            raise UnsupportedError(
-                f"a {type(block).__name__} of a transformer that parallelize has spread over ranks was called by "
-                "itself, as ControlNets around a transformer do: call the transformer, or do without parallelize"
-            )
+            refuse_alone(block)
         arguments = _bound(type(block), args, kwargs)
         tokens: Tensor = arguments[_TOKENS]
         plan, ranks = self._plan, sequence_parallel_ranks()

@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.lab.network.emulate import INTERFACE, EmulatedNetwork
 from tokenring_xdit.workers.environment import INIT_METHOD_VARIABLE
 from tokenring_xdit.workers.programs import end_all, wait_for_all
@@ -65,11 +64,7 @@ def run_ranks(
     """
     hosts = emulated.network.hosts
     count = len(hosts) if ranks is None else ranks
-    if not 1 <= count <= len(hosts):
-        raise ConfigurationError(
-            f"{count} ranks do not fit into network '{emulated.network.name}': each has a host of its own, "
-            f"and there are {len(hosts)}"
-        )
+    emulated.network.refuse_ranks(count)
     folder = emulated.folder / f"run-{uuid.uuid4().hex}"
     folder.mkdir()
     processes: list[subprocess.Popen[bytes]] = []

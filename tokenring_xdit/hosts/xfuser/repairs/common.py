@@ -6,7 +6,7 @@ import inspect
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -20,14 +20,15 @@ __all__ = [
     "REPAIR_ALL",
     "cfg_part",
     "change_when_made",
+    "patches_layout",
     "pipeline_name",
     "repair_all",
     "replace_forward",
     "replace_method",
     "sequence_parallel_ranks",
     "show_parameters",
+    "under_layout",
     "wanted",
-    "without_padded_patches",
 ]
 
 REPAIR_ALL = "TOKENRING_REPAIR_ALL"
@@ -118,31 +119,29 @@ def sequence_parallel_ranks() -> int:
     return int(get_sequence_parallel_world_size())
 
 
-def without_padded_patches(original: Any) -> Any:
-    """The forward of a video's transformer, with the padding of its tokens kept out of the keys.
+def under_layout(original: Any, layout: Callable[[Any, Mapping[str, Any]], KeyLayout]) -> Any:
+    """The forward of a transformer, inside which attention knows which keys are real.
 
     Args:
-        original: Takes ``[B, C, T, H, W]`` and pads the tokens to a multiple of the ranks.
+        original: The forward.
+        layout: Which keys of each rank are real in a call; it is given the model and the call's arguments by name.
     """
+    signature = inspect.signature(original)
 
-    def forward(self: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not wanted():
-            return original(self, hidden_states, *args, **kwargs)
-        with key_layout(_patches_layout(hidden_states, self.config.patch_size)):
-            return original(self, hidden_states, *args, **kwargs)
+            return original(self, *args, **kwargs)
+        with key_layout(layout(self, signature.bind(self, *args, **kwargs).arguments)):
+            return original(self, *args, **kwargs)
 
     return forward
 
 
 @outside_graphs
-def _patches_layout(latents: Tensor, patch: Sequence[int]) -> KeyLayout:
-    """The layout of a video's tokens, padded at the end where the ranks do not divide them.
-
-    Args:
-        latents: ``[B, C, T, H, W]``.
-        patch: How much of time, height and width a token is.
-    """
-    sizes = (size // each for size, each in zip(latents.shape[2:], patch, strict=True))
+def patches_layout(model: Any, arguments: Mapping[str, Any]) -> KeyLayout:
+    """The layout of a video's tokens ``[B, C, T, H, W]``, padded at the end where the ranks do not divide them."""
+    latents: Tensor = arguments["hidden_states"]
+    sizes = (size // each for size, each in zip(latents.shape[2:], model.config.patch_size, strict=True))
     return sequence_layout(sequence_parallel_ranks(), math.prod(sizes))
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tokenring_xdit.compat.torch import outside_graphs
-from tokenring_xdit.hosts.layout import KeyLayout, all_real, cut, key_layout
+from tokenring_xdit.hosts.layout import KeyLayout, all_real, cut
 from tokenring_xdit.hosts.xfuser.family import TRANSFORMERS
-from tokenring_xdit.hosts.xfuser.repairs.common import replace_forward, sequence_parallel_ranks, wanted
+from tokenring_xdit.hosts.xfuser.repairs.common import replace_forward, sequence_parallel_ranks, under_layout
 
 __all__ = ["HOOKS"]
 
@@ -25,23 +25,15 @@ def leave_padding_and_masked_text_out(hunyuan_video15: Any) -> None:
     """
 
     def make(original: Any) -> Any:
-        signature = inspect.signature(original)
-
-        def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-            if not wanted():
-                return original(self, *args, **kwargs)
-            with key_layout(_layout(self.config, signature.bind(self, *args, **kwargs).arguments)):
-                return original(self, *args, **kwargs)
-
-        return forward
+        return under_layout(original, _layout)
 
     replace_forward(hunyuan_video15.xFuserHunyuanVideo15Transformer3DWrapper, make)
 
 
 @outside_graphs
-def _layout(config: Any, arguments: dict[str, Any]) -> KeyLayout:
+def _layout(model: Any, arguments: Mapping[str, Any]) -> KeyLayout:
     """Video in front of what is real of the picture, the glyphs and the text, which upstream puts at the front."""
-    ranks = sequence_parallel_ranks()
+    ranks, config = sequence_parallel_ranks(), model.config
     frames, height, width = arguments["hidden_states"].shape[2:]
     tokens = (frames // config.patch_size_t) * (height // config.patch_size) * (width // config.patch_size)
     video = cut(all_real(tokens), ranks)

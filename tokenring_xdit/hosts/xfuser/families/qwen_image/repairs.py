@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,12 +11,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from tokenring_xdit.compat.torch import outside_graphs
-from tokenring_xdit.hosts.layout import KeyLayout, all_real, cut, key_layout, padding, sequence_layout
+from tokenring_xdit.hosts.layout import KeyLayout, all_real, cut, padding, sequence_layout
 from tokenring_xdit.hosts.xfuser.family import TRANSFORMERS
 from tokenring_xdit.hosts.xfuser.repairs.common import (
     replace_forward,
     replace_method,
     sequence_parallel_ranks,
+    under_layout,
     wanted,
 )
 
@@ -31,20 +33,7 @@ def leave_padding_and_masked_text_out(qwen: Any) -> None:
     """
 
     def make(original: Any) -> Any:
-        def forward(
-            self: Any,
-            hidden_states: Tensor,
-            encoder_hidden_states: Tensor,
-            encoder_hidden_states_mask: Tensor | None = None,
-            *args: Any,
-            **kwargs: Any,
-        ) -> Any:
-            if not wanted():
-                return original(self, hidden_states, encoder_hidden_states, encoder_hidden_states_mask, *args, **kwargs)
-            with key_layout(_layout(hidden_states, encoder_hidden_states, encoder_hidden_states_mask)):
-                return original(self, hidden_states, encoder_hidden_states, encoder_hidden_states_mask, *args, **kwargs)
-
-        return forward
+        return under_layout(original, _layout)
 
     replace_forward(qwen.xFuserQwenImageTransformerWrapper, make)
 
@@ -77,12 +66,13 @@ def _own(index: Tensor, tokens: int) -> Tensor:
 
 
 @outside_graphs
-def _layout(image: Tensor, text: Tensor, mask: Tensor | None) -> KeyLayout:
+def _layout(_: Any, arguments: Mapping[str, Any]) -> KeyLayout:
     """Text in front of the image, each padded at its end."""
-    ranks = sequence_parallel_ranks()
+    image, text = arguments["hidden_states"].shape[1], arguments["encoder_hidden_states"].shape[1]
+    ranks, mask = sequence_parallel_ranks(), arguments.get("encoder_hidden_states_mask")
     if mask is None:
-        return sequence_layout(ranks, text.shape[1], image.shape[1])
-    whole = all_real(image.shape[1], mask.device)
+        return sequence_layout(ranks, text, image)
+    whole = all_real(image, mask.device)
     return KeyLayout.of_segments(cut(mask.to(torch.bool), ranks), cut(whole, ranks), computed=True)
 
 

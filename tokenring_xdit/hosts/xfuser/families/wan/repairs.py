@@ -6,7 +6,7 @@ from typing import Any
 
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.hosts.xfuser.family import TRANSFORMERS
-from tokenring_xdit.hosts.xfuser.repairs.common import replace_forward, wanted, without_padded_patches
+from tokenring_xdit.hosts.xfuser.repairs.common import patches_layout, replace_forward, under_layout, wanted
 
 __all__ = ["HOOKS"]
 
@@ -21,7 +21,7 @@ def leave_padding_out(wan: Any) -> None:
     """
 
     def make(original: Any) -> Any:
-        return without_padded_patches(original)
+        return under_layout(original, patches_layout)
 
     replace_forward(wan.xFuserWanTransformer3DWrapper, make)
 

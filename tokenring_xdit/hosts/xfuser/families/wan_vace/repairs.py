@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tokenring_xdit.hosts.xfuser.family import TRANSFORMERS
-from tokenring_xdit.hosts.xfuser.repairs.common import replace_forward, without_padded_patches
+from tokenring_xdit.hosts.xfuser.repairs.common import patches_layout, replace_forward, under_layout
 
 __all__ = ["HOOKS"]
 
@@ -18,7 +18,7 @@ def leave_padding_out(vace: Any) -> None:
     """
 
     def make(original: Any) -> Any:
-        return without_padded_patches(original)
+        return under_layout(original, patches_layout)
 
     replace_forward(vace.xFuserWanVACETransformer3DWrapper, make)
 

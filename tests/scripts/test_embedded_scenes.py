@@ -3,10 +3,8 @@ from __future__ import annotations
 import random
 
 import numpy as np
-
-from tokenring_xdit.lab.embedded.scenes import (
+from embedded_scenes import (
     HELD_OUT_PAIRS,
-    IMAGE_SIZE,
     DrawnShape,
     Item,
     Place,
@@ -16,6 +14,8 @@ from tokenring_xdit.lab.embedded.scenes import (
     random_scene,
     vocabulary,
 )
+
+from tokenring_xdit.pipelines.embedded import IMAGE_SIZE, words
 
 
 def test_captions_say_what_the_scene_is() -> None:
@@ -45,3 +45,7 @@ def test_drawings_are_reproducible_and_jitter_moves_them() -> None:
     assert draw(scene).size == (IMAGE_SIZE, IMAGE_SIZE)
     assert np.array_equal(draw(scene, random.Random(3)), draw(scene, random.Random(3)))
     assert not np.array_equal(draw(scene), draw(scene, random.Random(3)))
+
+
+def test_the_model_knows_the_words_of_its_world() -> None:
+    assert words() == vocabulary()

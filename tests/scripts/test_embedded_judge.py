@@ -6,10 +6,8 @@ import random
 from dataclasses import replace
 
 import numpy as np
-from PIL import Image, ImageFilter
-
-from tokenring_xdit.lab.embedded.judge import judge, look
-from tokenring_xdit.lab.embedded.scenes import (
+from embedded_judge import judge, look
+from embedded_scenes import (
     COLOURS,
     GROUNDS,
     DrawnShape,
@@ -20,6 +18,7 @@ from tokenring_xdit.lab.embedded.scenes import (
     draw,
     random_scene,
 )
+from PIL import Image, ImageFilter
 
 
 def test_drawn_scenes_are_judged_right() -> None:

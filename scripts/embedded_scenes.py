@@ -2,7 +2,7 @@
 
 A :class:`Scene` is one or two objects and a ground; it can be put into words (:meth:`Scene.caption`)
 and drawn (:func:`draw`). The training script draws its whole data set from here, and the judge
-(:mod:`tokenring_xdit.lab.embedded.judge`) is checked on the same drawings.
+(``embedded_judge.py``) is checked on the same drawings.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from enum import Enum
 
 from PIL import Image, ImageDraw
 
+from tokenring_xdit.pipelines.embedded import IMAGE_SIZE
+
 __all__ = [
     "COLOURS",
     "GROUNDS",
     "HELD_OUT_PAIRS",
-    "IMAGE_SIZE",
     "DrawnShape",
     "Item",
     "Place",
@@ -29,9 +30,6 @@ __all__ = [
     "random_scene",
     "vocabulary",
 ]
-
-IMAGE_SIZE = 64
-"""Side of a drawing, in pixels."""
 
 _OVERSAMPLING = 4
 

@@ -2,7 +2,7 @@
 
 A plain pixel classifier: the ground is the colour of the border, what differs from it falls into
 connected objects, an object has the nearest colour of the palette, and the shape whose ideal outline
-overlaps it best. It is itself checked on drawn pictures (``tests/pipelines/test_judge.py``).
+overlaps it best. It is itself checked on drawn pictures (``tests/scripts/test_embedded_judge.py``).
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from embedded_scenes import COLOURS, GROUNDS, DrawnShape, Relation, Scene
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
-
-from tokenring_xdit.lab.embedded.scenes import COLOURS, GROUNDS, DrawnShape, Relation, Scene
 
 __all__ = ["Found", "Judgement", "judge", "look"]
 
