@@ -19,7 +19,8 @@ PICTURES = Path(__file__).parents[1] / "docs" / "images" / "schedules"
 def redrawn(picture: Path) -> str:
     """What a picture has to be, now."""
     shown = ET.parse(picture).getroot().attrib
-    return draw(build(shown["data-schedule"], int(shown["data-ranks"]), Mask(shown["data-mask"])))
+    verified = build(shown["data-schedule"], int(shown["data-ranks"]), Mask(shown["data-mask"]))
+    return draw(verified, animated="data-animated" in shown)
 
 
 def main() -> None:

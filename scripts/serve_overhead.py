@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--format", default="png", help="of the pictures that the server sends")
     args = parser.parse_args()
-    words = ["serve", args.model, f"tokenring_degree={args.ranks}", "--port", "0"]
+    words = ["serve", args.model, f"tokenring_degree={args.ranks}", "forecasts=none", "--port", "0"]
     with subprocess.Popen(
         [sys.executable, "-m", "tokenring_xdit.cli", *words], stdout=subprocess.PIPE, text=True
     ) as server:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import re
 import signal
 from collections.abc import Iterator
@@ -104,6 +105,17 @@ def gpu_ranks() -> Iterator[RankPool]:
     pool = RankPool("nccl")
     yield pool
     pool.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What this package found out for whoever runs the tests is not for them; models of the hub are."""
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    hub = os.environ.get("HF_HOME") or str(Path(caches) / "huggingface")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("HF_HOME", hub)
+        patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

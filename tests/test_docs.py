@@ -20,6 +20,7 @@ from xml.etree import ElementTree as ET
 import pytest
 import yaml
 
+from tests.hosts.xfuser.uses.page import again
 from tests.support.families import ALL_FAMILIES
 from tests.support.overview import with_overview
 from tokenring_xdit import __version__
@@ -90,6 +91,7 @@ def test_pictures_show_the_schedules_as_they_are(picture: Path) -> None:
 
 def test_every_schedule_has_a_picture_on_its_page_and_no_picture_is_left_over() -> None:
     shown = re.findall(r"\]\(images/schedules/([^)]+)\)", (ROOT / "docs" / "schedules.md").read_text())
+    shown += re.findall(r"docs/images/schedules/([^)\"]+)[)\"]", (ROOT / "README.md").read_text())
     assert sorted(shown) == sorted(path.name for path in PICTURES.iterdir())
     assert {ET.parse(PICTURES / name).getroot().attrib["data-schedule"].partition(":")[0] for name in shown} == set(
         ALGORITHMS
@@ -106,6 +108,12 @@ def test_every_schedule_has_a_row_and_a_section() -> None:
 def test_the_overview_of_support_says_what_its_matrices_say() -> None:
     page, diffusers = ((ROOT / "docs" / name).read_text() for name in ("support.md", "diffusers.md"))
     assert page == with_overview(page, diffusers), "python -m tests.support.overview writes it again"
+
+
+def test_the_uses_of_support_are_laid_out_as_they_are_written() -> None:
+    """And nothing is changed by hand: what is read off the page gives the page."""
+    page = (ROOT / "docs" / "support.md").read_text()
+    assert page == again(again(page), "diffusers"), "python -m tests.hosts.xfuser.uses.page writes it again"
 
 
 def test_the_overview_of_support_says_what_the_records_of_hosts_say() -> None:

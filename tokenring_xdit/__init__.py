@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tokenring_xdit.hosts.parallelize import parallelize
     from tokenring_xdit.hosts.xfuser.host import graph_reports
     from tokenring_xdit.pipelines.engine import Engine, Step
-    from tokenring_xdit.pipelines.pending import PendingReply, Reply
+    from tokenring_xdit.pipelines.pending import PendingPictures, PendingReply, Reply
     from tokenring_xdit.pipelines.text_engine import Chat
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "ContextParallelConfig",
     "Engine",
     "Output",
+    "PendingPictures",
     "PendingReply",
     "Reply",
     "Step",
@@ -36,6 +37,7 @@ _HOMES = {
     "ContextParallelConfig": "tokenring_xdit.hosts.diffusers.host",
     "Engine": "tokenring_xdit.pipelines.engine",
     "Output": "tokenring_xdit.hosts.calls",
+    "PendingPictures": "tokenring_xdit.pipelines.pending",
     "PendingReply": "tokenring_xdit.pipelines.pending",
     "Reply": "tokenring_xdit.pipelines.pending",
     "Step": "tokenring_xdit.pipelines.engine",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from tokenring_xdit.dtypes import DtypeName
 from tokenring_xdit.errors import ConfigurationError
 
-__all__ = ["default_dtype", "processor_name", "rank_device", "refuse_missing_gpus"]
+__all__ = ["default_dtype", "device_name", "processor_name", "rank_device", "refuse_missing_gpus"]
 
 _RANKS_A_CORE = 16
 """More are a slip of the finger: every rank is a process that loads the model."""
@@ -45,6 +46,18 @@ def rank_device() -> torch.device:
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
     return device
+
+
+def device_name() -> str:
+    """What ranks of this machine compute on: how their GPUs are called, or the processor, and how many cores."""
+    if not torch.cuda.is_available():
+        return f"{os.cpu_count() or 1} x {processor_name()}"
+    try:  # torch would tell as well, and take some of the GPU's memory for that
+        texts = [path.read_text() for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))]
+    except OSError:
+        texts = []
+    found = re.search(r"^Model:\s*(.+?)\s*$", "\n".join(texts), re.MULTILINE)
+    return "GPU" if found is None else found[1]
 
 
 def processor_name() -> str:

@@ -12,7 +12,12 @@ from pathlib import Path
 
 from tokenring_xdit.errors import OutputError
 
-__all__ = ["replacing", "write_whole"]
+__all__ = ["cache_folder", "replacing", "write_whole"]
+
+
+def cache_folder() -> Path:
+    """Where this package keeps what it finds out on a machine, for this user."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokenring-xdit"
 
 
 @contextmanager

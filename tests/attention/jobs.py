@@ -20,7 +20,7 @@ from torch import Tensor
 from tests.support.ranks import rank_device
 from tests.support.reference import relative_error, softmax_attention
 from tests.support.schedules import names
-from tokenring_xdit.attention import token_ring_attention
+from tokenring_xdit.attention import DeviceKeyMask, token_ring_attention
 from tokenring_xdit.schedule import Mask, Schedule, verify
 
 
@@ -45,6 +45,7 @@ class Case:
     calls: int = 1
     hide: float = 0.0  # share of the keys that is hidden
     ragged: bool = False  # whether the items of the batch hide different ones
+    on_device: bool = False  # whether the host does not look at which
 
 
 def problem(case: Case) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor] | None]:
@@ -120,9 +121,9 @@ def errors(case: Case) -> dict[str, Any]:
             kernel=case.kernel,
             causal=case.causal,
             scale=case.scale,
-            key_mask=None if real is None else real[:, kv_part],
+            key_mask=_mask(case, None if real is None else real[:, kv_part]),
             joint_kv=home,
-            joint_mask=home_real,
+            joint_mask=_mask(case, home_real),
             partial_dtype=case.partial_dtype,
         )
     assert out.shape == shards[0].shape and out.dtype == case.dtype and lse.dtype == torch.float32
@@ -135,6 +136,39 @@ def errors(case: Case) -> dict[str, Any]:
         "lse": relative_error(lse, expected_lse),
         "single": ((single.double() - expected).abs().max() / scale).item(),
     }
+
+
+def _mask(case: Case, real: Tensor | None) -> Tensor | DeviceKeyMask | None:
+    return DeviceKeyMask(real) if case.on_device and real is not None else real
+
+
+def errors_of_replays_with_masks(schedules: list[str], stale: bool) -> float:
+    """The worst of calls that are recorded and replayed with other inputs, and other masks if they are not stale."""
+    from tests.graphs.operators import OperatorRecording
+
+    rank, size, worst = dist.get_rank(), dist.get_world_size(), 0.0
+    generator = torch.Generator().manual_seed(7)
+    inputs, real = [torch.zeros(2, 4, 8, 8) for _ in range(3)], torch.ones(2, 8, dtype=torch.bool)
+
+    def call(schedule: str) -> Tensor:
+        return token_ring_attention(*inputs, schedule=schedule, key_mask=DeviceKeyMask(real), cache_key="recorded")[0]
+
+    for schedule in schedules:
+        call(schedule)
+        recording = OperatorRecording(lambda schedule=schedule: call(schedule))
+        for hide in (0.5, 0.0, 0.9):
+            whole = [3 * torch.randn(2, 4, 8 * size, 8, generator=generator) for _ in range(3)]
+            seen = torch.rand(2, 8 * size, generator=generator) >= hide
+            seen[0, :8] = hide == 0  # the first rank has nothing to show the first item
+            seen[:, -1] = True
+            for own, tensor in zip(inputs, whole, strict=True):
+                own.copy_(shard(tensor))
+            if not stale:
+                real.copy_(seen.chunk(size, dim=1)[rank])
+            recording.replay()
+            expected = softmax_attention(*whole, visible=seen[:, None, None])[0].chunk(size, dim=2)[rank]
+            worst = max(worst, relative_error(recording.output, expected))
+    return worst
 
 
 def errors_of(cases: list[Case]) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -272,6 +273,37 @@ def test_the_items_of_a_batch_may_hide_different_keys(ranks: RankPool, world_siz
 def test_items_that_hide_different_keys_are_one_call_of_a_kernel_that_counts_them(ranks: RankPool) -> None:
     case = replace(even(2, 12), batch=3, home=9, hide=0.5, ragged=True, heads=4, kv_heads=2, calls=2, kernel="math")
     assert_exact(ranks, by_schedule(case, ["token_ring", "bidirectional_q"]))
+
+
+WHOLE = ["token_ring", "direct:chunks=2", "bidirectional_q", "token_ring:wide=2"]
+"""Schedules under which keys stay at home in one piece."""
+
+
+def test_masks_that_stay_on_the_device(ranks: RankPool) -> None:
+    case = replace(even(2, 12), batch=2, home=9, hide=0.5, heads=4, kv_heads=2, calls=2, on_device=True)
+    assert_exact(ranks, by_schedule(case, WHOLE) + by_schedule(replace(case, ragged=True), WHOLE))
+
+
+def test_replays_take_the_masks_of_their_call(ranks: RankPool) -> None:
+    assert max(ranks.run(2, jobs.errors_of_replays_with_masks, WHOLE, False)) <= FP32
+    assert min(ranks.run(2, jobs.errors_of_replays_with_masks, WHOLE[:1], True)) > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"schedule": "ring"}, "use schedule 'token_ring', where they stay at home whole"),
+        ({"kernel": "cpu"}, "'cpu' cannot be told on the device how many keys count: use one of 'math', "),
+    ],
+)
+def test_masks_that_stay_on_the_device_are_refused_where_they_cannot(
+    ranks: RankPool, changed: dict[str, Any], message: str
+) -> None:
+    case = replace(even(2, 12), hide=0.5, on_device=True, **changed)
+    with pytest.raises(RankFailure) as failure:
+        ranks.run(2, jobs.errors, case)
+    (said,) = {str(error) for error in failure.value.errors}
+    assert message in said
 
 
 @pytest.mark.parametrize("schedule", ["ring", "direct_kv", "bidirectional", "hierarchical"])

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from tests.support.reference import relative_error, softmax_attention
+from tokenring_xdit.attention import why_not_on_device
 from tokenring_xdit.attention.kernels import KERNELS, Kernel, choose
-from tokenring_xdit.attention.masks import KeyMask
-from tokenring_xdit.errors import KernelError
+from tokenring_xdit.attention.masks import DeviceKeyMask, KeyMask
+from tokenring_xdit.errors import KernelError, UnsupportedError
 
 CPU = torch.device("cpu")
 HERE = [name for name, kernel in KERNELS.items() if "cpu" in kernel.devices]
@@ -127,6 +128,38 @@ def test_masks_put_the_keys_that_count_first() -> None:
     assert counts.dtype == torch.int32
     assert found[:, 1, :, 0].tolist() == [[1, 3, 1, 1], [5, 5, 5, 5], [10, 11, 12, 14]]
     assert torch.equal(values, found + 100)
+
+
+def test_masks_on_the_device_do_so_without_being_looked_at() -> None:
+    real = torch.tensor([[0, 1, 0, 1, 0], [0, 0, 0, 0, 0], [1, 1, 1, 0, 1]], dtype=torch.bool)
+    k = torch.arange(15.0).reshape(3, 1, 5, 1)
+    assert DeviceKeyMask(real).counted(k, k)[0][..., 0].tolist() == [
+        [[1, 3, 1, 1, 1]],
+        [[5] * 5],
+        [[10, 11, 12, 14, 10]],
+    ]
+    assert DeviceKeyMask(real).counted(k, k)[2].tolist() == [2, 0, 4]
+    anywhere = torch.empty(3, 2, 5, 8, device="meta")
+    found, _, counts = DeviceKeyMask(real[:1].to("meta")).counted(anywhere, anywhere)
+    assert (found.shape, counts.shape, counts.dtype) == (anywhere.shape, (3,), torch.int32)
+    with pytest.raises(UnsupportedError, match="key_mask is on cpu, and its keys are on meta: move it there"):
+        DeviceKeyMask(real).check(anywhere, "key_mask")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "reason"),
+    [
+        ("token_ring", None),
+        ("auto:measure=true", None),
+        ("no_such", None),  # refused by the call
+        ("auto:nodes=2", "schedule 'auto:nodes=2' sends keys between nodes"),
+        ("ring", "schedule 'ring' sends keys, or cuts them"),
+        ("heads", "schedule 'heads' sends keys, or cuts them"),
+    ],
+)
+def test_where_masks_may_stay_on_the_device(schedule: str, reason: str | None) -> None:
+    q = torch.randn(1, 4, 8, 8)
+    assert why_not_on_device(schedule, 2, q, q) == reason
 
 
 def test_causal_masks_that_differ_are_refused() -> None:

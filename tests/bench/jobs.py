@@ -13,6 +13,7 @@ from tests.graphs.operators import OperatorRecorder
 from tests.hosts.xfuser.jobs import clear_globals
 from tokenring_xdit.attention.auto import TOPOLOGY_VARIABLE, trial_calls
 from tokenring_xdit.bench import CallShape, Strategy
+from tokenring_xdit.bench import captured as bench_captured
 from tokenring_xdit.bench import measure as bench_measure
 from tokenring_xdit.bench.commands import Checked, Prepare, Timed
 from tokenring_xdit.bench.measure import Bench
@@ -47,11 +48,12 @@ def _bench(shape: CallShape, names: list[str]) -> Iterator[Bench | PipelineBench
         clear_globals()
 
 
-def captured(shape: CallShape, names: list[str]) -> dict[str, Checked]:
+def captured(shape: CallShape, names: list[str]) -> dict[str, tuple[Checked, Timed]]:
     """What this rank finds of captured strategies, where operators are done again in the place of a GPU's kernels."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(bench_measure, "CudaRecorder", OperatorRecorder)
-        return check(shape, names)
+        patched.setattr(bench_captured, "CudaRecorder", OperatorRecorder)
+        return measure(shape, names)
 
 
 def settled(shape: CallShape, name: str, cache: str) -> tuple[list[int], str | None]:

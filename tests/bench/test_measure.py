@@ -43,7 +43,7 @@ def test_captured_calls_are_replayed_and_compared(ranks: RankPool) -> None:
         "captured+xfuser-ring",
     ]
     for found in ranks.run(2, jobs.captured, CallShape(2, 64, None, 4, 8, 1, "float32"), names, timeout=300):
-        for name, checked in found.items():
+        for name, (checked, _) in found.items():
             assert checked.difference <= 1e-5 * checked.scale, name
             assert checked.bytes_sent > 0, name
 

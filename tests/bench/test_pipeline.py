@@ -73,6 +73,18 @@ def test_steps_of_every_strategy_agree_with_the_unmodified_pipeline(ranks: RankP
     assert rank["diffusers-ring"] == rank["xfuser-ring"] > 0
 
 
+def test_captured_steps_agree_with_the_unmodified_pipeline(ranks: RankPool) -> None:
+    names = ["captured+ulysses", "captured+xfuser-ring", "captured+schedule:token_ring"]
+    answers = ranks.run(2, jobs.captured, WorkloadShape.of(2, SMALL, "64x64", 1, "float32"), names, timeout=300)
+    for name in names:
+        checked, timed = answers[1][name]
+        assert checked.scale > 0
+        assert checked.difference <= 1e-5 * checked.scale
+        assert checked.rows == 16
+        assert timed.seconds > 0
+        assert timed.attention is None
+
+
 def test_what_diffusers_own_cannot_do_is_refused() -> None:
     """15 image tokens, 3 heads: refused before anything is started, with what else there is."""
     uneven = WorkloadShape.of(2, SMALL, "80x48", 1, "float32")
@@ -85,6 +97,8 @@ def test_what_diffusers_own_cannot_do_is_refused() -> None:
     assert odd.refusal(Strategy.parse(OWN[1])) is None
     text = WorkloadShape.of(2, SMALL.replace("text_tokens=16", "text_tokens=15"), "64x64", 1, "float32")
     assert "15 text tokens" in str(text.refusal(Strategy.parse(OWN[1])))
+    refused = text.refusal(Strategy.parse(f"captured+{OWN[1]}"))
+    assert refused == f"captured+{OWN[1]}: steps of diffusers' own context parallel are not captured: use '{OWN[1]}'"
     for name in OWN:
         call = CallShape(2, 96, None, 4, 8, 1, "float32").refusal(Strategy.parse(name))
         assert call == f"{name} spreads whole models: use it with level pipeline, or ulysses and xfuser-ring"

@@ -38,6 +38,29 @@ def test_every_strategy_has_the_logits_of_one_process(ranks: RankPool, tokens: i
         )
 
 
+def test_a_prompt_in_chunks_has_the_same_logits_and_needs_less_memory(ranks: RankPool) -> None:
+    whole = shape(3, 240, answer=4)
+    in_chunks = replace(whole, chunk=25)  # of the last one every rank computes all 15 tokens
+    for found, other in zip(
+        ranks.run(3, jobs.check, in_chunks, ["single", "balanced"]),
+        ranks.run(3, jobs.check, whole, ["balanced"]),
+        strict=True,
+    ):
+        checked = found["balanced"]
+        assert checked.difference <= 1e-5 * checked.scale
+        assert 9 * 8 + 15 <= checked.rows <= 9 * 9 + 15
+        assert checked.same_answer in {True, None}
+        assert (checked.keys or 0) <= 240 // 3 + 1 + 32
+        assert checked.peak < other["balanced"].peak
+    assert str(in_chunks).startswith(f"{MODEL}, 240 tokens in chunks of 25")
+
+
+def test_chunks_are_of_language_models() -> None:
+    values = {"level": "attention", "strategies": "single", "tokens": 9, "ranks": 1, "chunk": 3}
+    assert any(said.startswith("chunk: belongs to level text") for said in SweepConfig.mistakes_between(values))
+    assert SweepConfig.mistakes_between({**values, "level": "text"}) == []
+
+
 def test_a_rank_that_forgets_a_key_shows(ranks: RankPool) -> None:
     for checked in ranks.run(3, jobs.check_with_a_fault, shape(3, 83), "pass-kv"):
         assert checked.difference > 1e-3 * checked.scale or checked.rows == 28  # rank 0 needs nobody's keys
@@ -117,3 +140,5 @@ def test_predictions_are_what_slow_links_take() -> None:
     assert predict([slow("schedule:auto", None), slow("balanced", 1024)]) == ()
     assert len(predict([slow("balanced", None), slow("schedule:ring", None), slow("balanced", 1)])) == 3
     assert json.loads(keys.record.model_dump_json())["kv_heads"] == 2
+    (balanced,) = predict([slow("balanced", None)])  # four links a rank carry nearly alike: no order takes much less
+    assert 0.5 * balanced.ratio < balanced.of_bound <= balanced.ratio

@@ -73,6 +73,16 @@ def test_a_step_runs_on_any_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         cases = [case for cases in sweep.comparisons().values() for case in cases]
         assert {case.shape.ranks for case in cases} == {ranks}
         assert [case.refusal() for case in cases] == [None] * len(cases)
+        assert not any(case.strategy.captured for case in cases)
+
+
+def test_steps_are_captured_too_where_each_rank_has_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokenring_xdit.hosts.diffusers.own.version", lambda name: "0.42.0")
+    sweep = step_sweep(CheckupPlan(8, 8), tmp_path)
+    cases = [case for cases in sweep.comparisons().values() for case in cases]
+    assert [case.refusal() for case in cases] == [None] * len(cases)
+    captured = {str(case.strategy) for case in cases if case.strategy.captured}
+    assert captured == {"captured+ulysses", "captured+xfuser-ring", "captured+schedule:token_ring"}
 
 
 def test_what_one_gpu_cannot_do_is_known_before() -> None:

@@ -4,7 +4,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokenring_xdit.attention import DeviceKeyMask
 from tokenring_xdit.hosts.layout import KeyLayout, active_layout, cut, key_layout, padding, set_layout
+from tokenring_xdit.hosts.running import watching_decisions
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.lists(st.integers(1, 40), min_size=1, max_size=3), st.data())
@@ -44,6 +46,28 @@ def test_layouts_that_differ_in_one_token_have_other_keys() -> None:
     other[0, 1, 3] = False
     assert KeyLayout(real).key == KeyLayout(real.clone()).key
     assert KeyLayout(real).key != KeyLayout(other).key
+
+
+def test_calls_that_may_be_recorded_leave_computed_masks_on_the_device() -> None:
+    real = torch.tensor([[[1, 1, 0], [0, 0, 0]]], dtype=torch.bool)
+    k = torch.arange(3.0).view(1, 1, 3, 1)
+    with watching_decisions() as decided:
+        layout, read = KeyLayout(real, computed=True), KeyLayout(real)
+        assert layout.on_device
+        assert not read.on_device
+        assert len(decided) == 1
+        mask = layout.own(0, 1)
+        assert isinstance(mask, DeviceKeyMask)
+        assert mask.counted(k, k)[2].tolist() == [2]
+        before = layout.key
+        assert before == KeyLayout(~real, computed=True).key
+        layout.read("somebody asks")
+    assert decided[1:] == ["somebody asks"]
+    assert layout.key == read.key != before
+    mask = layout.own(0, 1)
+    assert mask is not None
+    assert mask.select(k, k)[0].flatten().tolist() == [0, 1]
+    assert not KeyLayout(real, computed=True).on_device  # of a call that is made as it is
 
 
 def test_the_active_layout_is_restored() -> None:

@@ -341,6 +341,34 @@ def test_cancelling_from_a_callback_and_from_another_thread(engine: Engine, expe
 
 
 @pytest.mark.e2e
+def test_what_was_submitted_is_followed_and_given_up_by_itself(engine: Engine, expected: list[Tensor]) -> None:
+    before = own_ranks(engine)
+    with pytest.raises(TokenRingError, match="stepz"):
+        engine.submit(PROMPTS[0], stepz=1)
+    asked = {"seed": SEED, "output_type": "latent"}
+    first = engine.submit(PROMPTS[0], steps=FAR, **asked)
+    second = engine.submit(PROMPTS[0], steps=STEPS, **asked)
+    waiting = engine.submit(PROMPTS[1], steps=STEPS, **asked)
+    assert first.seconds_left is None or first.seconds_left > 0
+    for step in first.steps():
+        if step.step == 3:
+            assert (first.seconds_left or 0) > 0
+            break
+    waiting.cancel()
+    assert not second.done
+    first.cancel()
+    for given_up in (first, waiting):
+        with pytest.raises(CancelledError):
+            given_up.result()
+    assert [step.step for step in second.steps()] == list(range(1, STEPS + 1))
+    first.cancel()  # too late for any other
+    (latents,) = second.result()
+    assert relative_error(latents, expected[0]) <= TOLERANCE
+    assert (second.seconds_left, second.done, second.cancelled) == (0.0, True, False)
+    assert own_ranks(engine) == before
+
+
+@pytest.mark.e2e
 def test_an_interrupt_cancels_and_comes_out(engine: Engine, expected: list[Tensor]) -> None:
     before = own_ranks(engine)
 

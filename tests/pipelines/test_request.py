@@ -44,6 +44,14 @@ def test_every_value_gets_the_name_that_the_pipeline_has_for_it() -> None:
     assert latte == {"prompt": "a fox", "video_length": 9, "output_type": "pil"}
 
 
+@pytest.mark.family("cosmos3")
+def test_a_pipeline_that_takes_one_prompt_is_given_no_more() -> None:
+    kind = diffusers.Cosmos3OmniPipeline
+    assert call_arguments(kind, Request(["a fox"], frames=9))["num_frames"] == 9
+    with pytest.raises(ConfigurationError, match="Cosmos3OmniPipeline takes one prompt, and 2 were given"):
+        call_arguments(kind, Request(["a fox", "a boat"], frames=9))
+
+
 def test_what_is_not_said_is_left_to_the_pipeline() -> None:
     assert call_arguments(diffusers.FluxPipeline, Request("a fox")) == {"prompt": "a fox", "output_type": "pil"}
     raw = call_arguments(diffusers.FluxPipeline, Request("a fox", options={"output_type": "latent"}))
@@ -207,6 +215,7 @@ def test_media_come_in_the_order_of_the_prompts() -> None:
     pictures = [picture(10), picture(20)]
     assert media_of(SimpleNamespace(images=pictures)) == pictures
     assert media_of(SimpleNamespace(frames=[pictures, pictures])) == [pictures, pictures]
+    assert media_of(SimpleNamespace(video=pictures, sound=None)) == [pictures]
     first, second = media_of(SimpleNamespace(images=torch.arange(6).view(2, 3)))
     assert (first.tolist(), second.tolist()) == ([0, 1, 2], [3, 4, 5])
     with pytest.raises(UnsupportedError, match="neither pictures nor frames"):

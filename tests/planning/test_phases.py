@@ -7,13 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tokenring_xdit.planning import Machine
+from tokenring_xdit.planning import Machine, phases
 from tokenring_xdit.planning.capacity import balanced_schedule
 from tokenring_xdit.planning.machine import Launches
 from tokenring_xdit.planning.many_ranks import bounds
 from tokenring_xdit.planning.phases import LanguagePhase, candidates, crossover, phase_of
-from tokenring_xdit.planning.simulate import run_steps
+from tokenring_xdit.planning.simulate import run_steps, simulate
 from tokenring_xdit.planning.straight import LayerTurn, Way, steps_of
+from tokenring_xdit.schedule import Mask, build
+from tokenring_xdit.schedule.problem import Problem
 from tokenring_xdit.topology import load_topology
 
 INSTANT = Machine(1e18)
@@ -126,6 +128,30 @@ def test_what_many_ranks_take_at_least_is_never_more_than_a_simulation_takes(
     for bound in found:
         assert bound.sent == simulated[bound.name].sent
         assert 0.3 * simulated[bound.name].seconds < bound.seconds <= 1.001 * simulated[bound.name].seconds
+
+
+def test_of_many_ranks_few_schedules_are_timed_and_as_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(phases, "_ALL_TIMED", 4)
+    topology, machine = load_topology("star:5:10gbit"), Machine(1e12)
+    turn = LayerTurn(5, 0, 20_011, 8, 2, 64)  # does not divide
+    found = {one.name: one for one in candidates(turn, topology, machine)}
+    balanced = balanced_schedule()
+    assert found.keys() == {"keys", "queries", "gather-kv", balanced, f"{balanced}:chunks=2"}
+    problem = Problem.even(5, 20_011, 8, 64, kv_heads=2, element_bytes=2)
+    for name in (balanced, f"{balanced}:chunks=2"):
+        alone = simulate(build(name, 5, Mask.CAUSAL, 2), topology, problem, machine)
+        assert (found[name].seconds, found[name].sent) == (alone.makespan, max(alone.sent))
+
+
+@pytest.mark.parametrize("network", ["mesh:4:1gbit", "star:4:100mbit", "star:4:10gbit"])
+def test_of_many_ranks_the_crossover_is_the_same_with_fewer_simulations(
+    network: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topology, machine = load_topology(network), Machine(1e12)
+    every = crossover(TURN, topology, machine)
+    monkeypatch.setattr(phases, "_ALL_TIMED", 3)
+    assert every is not None
+    assert crossover(TURN, topology, machine) == pytest.approx(every, abs=2 * 8192 / 256)
 
 
 @pytest.mark.parametrize("way", list(Way))

@@ -79,8 +79,8 @@ class Text:
 class Picture:
     """A drawing, parsed."""
 
-    def __init__(self, verified: VerifiedSchedule) -> None:
-        self.root = ET.fromstring(draw(verified))
+    def __init__(self, verified: VerifiedSchedule, *, animated: bool = False) -> None:
+        self.root = ET.fromstring(draw(verified, animated=animated))
 
     def elements(self, tag: str, class_: str = "") -> Iterator[ET.Element]:
         """Elements of a tag, and of a class if one is named."""
@@ -344,6 +344,36 @@ def test_the_busiest_link_is_that_of_the_documentation(ranks: int) -> None:
 )
 def test_nodes_and_columns_are_found_in_the_plan(name: str, ranks: int, sizes: list[int]) -> None:
     assert [len(group) for group in groups(chart(build(name, ranks)).moves, ranks)] == sizes
+
+
+@pytest.mark.parametrize("name", ["token_ring", "direct:chunks=2", "hierarchical"])
+def test_an_animated_picture_holds_the_same_and_plays_every_step(name: str) -> None:
+    still, moving = (Picture(build(name, 4), animated=animated) for animated in (False, True))
+    for found in moving.attends:
+        assert found.pop("class") == f"step s{found['data-step']}"
+    assert moving.attends == still.attends
+    names = ("data-source", "data-destination", "data-channel", "data-block", "data-step")
+    sent, same = (Counter(tuple(f[n] for n in names) for f in picture.transfers) for picture in (moving, still))
+    assert sent == same
+    steps = {found["data-step"] for found in [*moving.attends, *moving.transfers]}
+    rules = moving.root.findtext(f"{SVG}style") or ""
+    before, asked, played = rules.partition("@media screen and (prefers-reduced-motion: no-preference)")
+    assert asked
+    assert "opacity" not in before  # all steps are seen where nothing is played
+    for step in steps:
+        shown = [element for element in moving.root.iter() if f"s{step}" in element.get("class", "").split()]
+        assert any(element.text for element in shown)  # its name
+        assert f"animation-name: tokenring-schedule-s{step};" in played
+    centres = {e.text: float(e.attrib["x"]) for e in moving.elements("text", "strong") if e.text}
+    for route in moving.elements("g", "step"):
+        for label in route.iterfind(f"{SVG}g"):
+            (way,) = re.findall(
+                rf"@keyframes tokenring-schedule-{label.attrib['class']} .*translateX\((.+?)px\)", played
+            )
+            moved = next(part for part in label if "data-source" in part.attrib)
+            start, end = (centres[f"rank {moved.attrib[f'data-{of}']}"] for of in ("source", "destination"))
+            assert (float(way) >= 0) == (end > start) or float(way) == 0
+            assert abs(float(way)) < abs(end - start)
 
 
 def test_names_are_text_and_nothing_else() -> None:

@@ -76,6 +76,7 @@ class MadeUpEngine:
         self.error: Exception | None = None
         self.starts = 0
         self.memory: tuple[MemoryUse, ...] = ()
+        self.sent = (7, 9)
         self.rank: subprocess.Popen[bytes] | None = None
         self.start()
 

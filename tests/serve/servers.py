@@ -33,7 +33,7 @@ def served(folder: Path, name: str, *words: str, key: str | None = None, **envir
     """A server on a port of its own that is ready, and who speaks to it.
 
     Args:
-        folder: Of its logs.
+        folder: Of its logs, and its forecasts.
         name: Of its model, as it says it.
         words: Of its command line.
         key: What clients have to say.
@@ -41,7 +41,7 @@ def served(folder: Path, name: str, *words: str, key: str | None = None, **envir
     """
     keys = {} if key is None else {"TOKENRING_API_KEY": key}
     variables = {"TMPDIR": str(folder), **keys, **environment}
-    with start("serve", *words, "--port", "0", environment=variables) as process:
+    with start("serve", *words, f"forecasts={folder}", "--port", "0", environment=variables) as process:
         try:
             assert process.stdout is not None
             said = process.stdout.readline()

@@ -52,7 +52,9 @@ def served(
     engine, queue = MadeUpEngine(config.choice.task), JobQueue(LIMITS.waiting)
     meters = Meters(config.degrees, queue)
     memory = MemoryForecast(config.memory_per_rank, meters.memory)
-    owner = EngineOwner(loads or (lambda: engine), queue, PictureRunner(Forecast(), meters.step, memory), meters)
+    owner = EngineOwner(
+        loads or (lambda: engine), queue, PictureRunner(Forecast(), meters.step, memory, meters.made), meters
+    )
     meters.watch(owner)
     app = application(Intake(PictureParser(config, LIMITS, owner, memory), owner, meters), key, page=page)
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1))
@@ -348,19 +350,24 @@ def test_figures_equal_what_clients_saw() -> None:
             assert client.draw(**DRAWING).status == 200
         assert client.draw(n=0).status == 400
         assert client.draw(size="large").status == 400
+        assert client.ask("POST", GENERATIONS, b"\xff").status == 400
+        assert client.draw(prompt="a" * LIMITS.body).status == 413
         engine.error = EngineError("rank 0 failed")
         assert client.draw(**DRAWING).status == 500
         figures = client.figures()
         outcomes = {name: value for name, value in figures.items() if name.startswith("tokenring_requests_total")}
         assert outcomes == {
             'tokenring_requests_total{kind="image",outcome="done"}': 3,
-            'tokenring_requests_total{kind="image",outcome="refused"}': 2,
+            'tokenring_requests_total{kind="image",outcome="refused"}': 4,
             'tokenring_requests_total{kind="image",outcome="failed"}': 1,
             'tokenring_requests_total{kind="image",outcome="cancelled"}': 0,
         }
         assert figures['tokenring_request_duration_seconds_count{kind="image"}'] == 3
         assert figures['tokenring_step_duration_seconds_count{schedule="token_ring"}'] == 3
         assert figures['tokenring_rank_up{rank="0"}'] == 1
+        assert [figures[f'tokenring_sent_bytes_total{{rank="{rank}"}}'] for rank in range(2)] == [3 * 7, 3 * 9]
+        for stage in ("encode", "denoise", "decode"):
+            assert figures[f'tokenring_stage_duration_seconds_count{{stage="{stage}"}}'] == 3
         assert figures["tokenring_forecast_duration_ratio_count"] == 2  # nothing was known before the first
         assert not [name for name in figures if "gpu" in name]
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.serve.made_up import GIB
+from tokenring_xdit.pipelines.messages import MemoryUse
 from tokenring_xdit.pipelines.pending import Reply
 from tokenring_xdit.serve.chat_runner import ChatRunner
 from tokenring_xdit.serve.forecast import Forecast
@@ -48,18 +50,25 @@ def test_a_conversation_that_goes_on_is_foretold_by_its_new_tokens() -> None:
     forecast = Forecast()
     forecast.learn(NEW, 1.0, 5.0)
     forecast.learn(LONG, 100.0, 5000.0)
-    learned: list[int] = []
-    forecast.learn = lambda pixels, *seconds: learned.append(pixels)  # type: ignore[method-assign]
+    learned: list[tuple[int, int]] = []
+    forecast.learn = lambda size, *seconds, rest_size: learned.append((size, rest_size))  # type: ignore[method-assign]
     talking, left = ChatRunner(forecast, lambda times: None), list[Any]()
-    engine: Any = SimpleNamespace(chat=lambda messages: MadeUpChat(messages, lambda: left.append(talking.seconds(now))))
+    engine: Any = SimpleNamespace(
+        sent=(7,),
+        memory=(MemoryUse(GIB, 2 * GIB, 16 * GIB),),
+        chat=lambda messages: MadeUpChat(messages, lambda: left.append(talking.seconds(now))),
+    )
     now = asked(LONG, HELLO)
     assert talking.seconds(now) == 4 * 100 + 5000
     talking.make(engine, now, 1800.0)
     left.clear()
     now = asked(LONG + NEW, HELLO, HI, HELLO)
-    assert talking.seconds(now) == 4 + 5  # while it waits
+    token = forecast.step_seconds(LONG + NEW)
+    assert token == pytest.approx(100, rel=0.01)  # each token looks at all before it, whether they were read now or not
+    assert talking.seconds(now) == pytest.approx(4 * token + 5)  # while it waits
     assert talking.seconds(asked(LONG + NEW, HELLO, HELLO)) > 5000  # another conversation
     talking.make(engine, now, 1800.0)
-    assert left == [9, 8, 7, 6]  # while it is answered
-    assert learned == [LONG, NEW]
+    assert left == pytest.approx([each * token + 5 for each in (4, 3, 2, 1)])  # while it is answered
+    assert learned == [(LONG, LONG), (LONG + NEW, NEW)]
+    assert talking.peak_bytes(now) == 2 * GIB
     assert engine.timeout == pytest.approx(1800)  # as all might have to be read

@@ -40,7 +40,7 @@ def test_the_image_is_built_as_the_one_for_runs_is() -> None:
     ours, theirs = instructions(DEPLOY / "Containerfile"), instructions(SCRIPTS / "Containerfile")
     copied = [words for words in ours if words[0] == "COPY"]
     assert copied and copied == [words for words in theirs if words[0] == "COPY"]
-    assert ["RUN", "pip", "install", "--no-cache-dir", "/opt/tokenring-xdit[serve,video,ray]"] in ours
+    assert ["RUN", "pip", "install", "--no-cache-dir", "/opt/tokenring-xdit[serve,video,ray,gpu]"] in ours
     assert ["ENTRYPOINT", "[tokenring-xdit,", "serve]"] in ours
 
 

@@ -27,6 +27,7 @@ pytest.importorskip("fastapi")
 
 from tokenring_xdit.parallel import ParallelDims  # noqa: E402
 from tokenring_xdit.serve.engine_owner import EngineOwner  # noqa: E402
+from tokenring_xdit.serve.gpus import management_library  # noqa: E402
 from tokenring_xdit.serve.metrics import Meters  # noqa: E402
 from tokenring_xdit.serve.queue import JobQueue  # noqa: E402
 
@@ -36,8 +37,8 @@ RULES = ROOT / "deploy/prometheus/alerts.yml"
 CONFIG = ROOT / "deploy/prometheus/prometheus.yml"
 FIRING = Path(__file__).parent / "alerts_test.yml"
 
-KINDS = {"Pictures and videos": "image", "Language models": "text"}
-"""Rows of the dashboard that are about one kind of model."""
+KINDS = {"Pictures and videos": "image", "Language models": "text", "GPUs": "gpu"}
+"""Rows of the dashboard that are about one kind of model, or about what is not here."""
 
 
 def queries(kind: str) -> list[str]:
@@ -205,6 +206,10 @@ def test_every_query_and_every_rule_has_an_answer(programs: Path, tmp_path: Path
             until(lambda: watcher.values(f'tokenring_requests_total{{kind="{kind}",outcome="done"}}') == [3])
             for query in queries(kind):
                 until(lambda query=query: watcher.values(query))  # type: ignore[misc]
+            hardware = [query for query in queries("gpu") if "hw_gpu_" in query]
+            assert len(hardware) == 6
+            if management_library() is None:  # they are absent, and not zero
+                assert not any(watcher.values(query) for query in hardware)
             known = {rule["name"]: rule for group in watcher.ask("/api/v1/rules")["groups"] for rule in group["rules"]}
             assert known.keys() == {rule["alert"] for rule in alerts()}
             assert {rule["health"] for rule in known.values()} == {"ok"}

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,10 @@ from tests.serve.client import Client, pixels
 from tests.serve.servers import PATIENCE, Served, ranks_of, ready, served, until
 from tests.support.commands import run
 from tokenring_xdit import Engine
+from tokenring_xdit.config import read_config
 from tokenring_xdit.pipelines.peaks import PeakMeter
+from tokenring_xdit.pipelines.run import RunConfig
+from tokenring_xdit.serve.foresee import foresee
 
 for package in ("fastapi", "uvicorn", "prometheus_client"):
     pytest.importorskip(package)
@@ -44,10 +48,16 @@ def expected() -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def server(expected: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the server keeps what it learns."""
+    return tmp_path_factory.mktemp("server")
+
+
+@pytest.fixture(scope="module")
+def server(expected: list[np.ndarray], folder: Path) -> Iterator[Served]:
     """One server for all of these tests."""
     words = ("embedded", "tokenring_degree=2", "--max-waiting", "2", "warm_up=[64,128]", "memory_per_rank=2GiB")
-    with served(tmp_path_factory.mktemp("server"), "embedded", *words, key=KEY, TOKENRING_LIVENESS_LIMIT="3") as found:
+    with served(folder, "embedded", *words, key=KEY, TOKENRING_LIVENESS_LIMIT="3") as found:
         yield found
 
 
@@ -188,6 +198,11 @@ def test_a_rank_that_is_stopped_with_nothing_to_do(
 
 def test_figures(client: Client) -> None:
     figures = client.figures()
+    for rank in range(2):
+        assert figures[f'tokenring_sent_bytes_total{{rank="{rank}"}}'] > 0
+    for stage in ("encode", "denoise", "decode"):
+        assert figures[f'tokenring_stage_duration_seconds_count{{stage="{stage}"}}'] > 0
+    assert figures['tokenring_stage_duration_seconds_sum{stage="denoise"}'] > 0
     outcomes = {
         name.partition('outcome="')[2].rstrip('"}'): value
         for name, value in figures.items()
@@ -206,7 +221,7 @@ def test_figures(client: Client) -> None:
     }
 
 
-def test_the_end(client: Client, process: subprocess.Popen[str]) -> None:
+def test_the_end(client: Client, process: subprocess.Popen[str], folder: Path) -> None:
     connection, ranks = under_way(client, "last"), ranks_of(process)
     process.send_signal(signal.SIGTERM)
     answer = client.answer(connection)
@@ -217,6 +232,9 @@ def test_the_end(client: Client, process: subprocess.Popen[str]) -> None:
     assert "Traceback" not in log
     assert log.endswith("ended\n")
     assert not psutil.wait_procs(list(ranks.values()), timeout=30)[1]
+    said = ["model=embedded", "prompt=a", "tokenring_degree=2", f"size={SIDE}", f"forecasts={folder}"]
+    kept = foresee(read_config(RunConfig, None, said))
+    assert kept is not None and kept.seconds is not None and kept.seconds > 0
 
 
 def test_what_cannot_be_served_is_one_sentence() -> None:

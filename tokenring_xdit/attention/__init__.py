@@ -2,13 +2,15 @@
 
 from tokenring_xdit.attention.api import bytes_sent, token_ring_attention
 from tokenring_xdit.attention.calibrate import calibrate
+from tokenring_xdit.attention.checks import why_not_on_device
 from tokenring_xdit.attention.hosts import exchange, fail_group, guarded
 from tokenring_xdit.attention.kernels import KERNELS, Kernel, KernelFunction
-from tokenring_xdit.attention.masks import KeyMask
+from tokenring_xdit.attention.masks import DeviceKeyMask, KeyMask
 from tokenring_xdit.attention.tracing import Trace, record_trace
 
 __all__ = [
     "KERNELS",
+    "DeviceKeyMask",
     "Kernel",
     "KernelFunction",
     "KeyMask",
@@ -20,4 +22,5 @@ __all__ = [
     "guarded",
     "record_trace",
     "token_ring_attention",
+    "why_not_on_device",
 ]

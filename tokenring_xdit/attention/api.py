@@ -17,7 +17,7 @@ from tokenring_xdit.attention.checks import DTYPES, check_masks, check_tensors, 
 from tokenring_xdit.attention.executor import execute
 from tokenring_xdit.attention.groups import Channels, RingGroup, group_of
 from tokenring_xdit.attention.kernels import CountedFunction, KernelFunction, choose
-from tokenring_xdit.attention.masks import KeyMask
+from tokenring_xdit.attention.masks import DeviceKeyMask, KeyMask
 from tokenring_xdit.attention.member import check_environment, failing_together, in_words
 from tokenring_xdit.attention.tracing import recorded
 from tokenring_xdit.attention.transport.choice import wanted
@@ -64,7 +64,8 @@ def token_ring_attention(
         scale: Factor on the scores; ``None`` is ``1 / sqrt(D)``.
         causal: Whether a query sees the keys up to its own position only, shards being consecutive.
         key_mask: Which of this rank's keys count, bool ``[B, Skv]`` or ``[1, Skv]``: padding and
-            masked text are left out. Pass a :class:`KeyMask` where many calls share one.
+            masked text are left out. Pass a :class:`KeyMask` where many calls share one, and a
+            :class:`DeviceKeyMask` in a call that is recorded and replayed with other masks.
         joint_kv: Keys and values ``[B, Hkv, T, D]`` that every rank holds alike, such as replicated
             text tokens: counted once for each query and never sent.
         joint_mask: Which of the keys of ``joint_kv`` count.
@@ -115,7 +116,7 @@ def token_ring_attention(
             raise UnsupportedError(
                 f"schedule '{auto}' is for multiples of {auto.nodes} ranks, not {ring_group.world_size}"
             )
-        function, counted = _functions(kernel, q)
+        function, counted = _functions(kernel, q, any(isinstance(m, DeviceKeyMask) for m in (key_mask, joint_mask)))
         own, home = check_masks(k, joint_kv, key_mask, joint_mask, causal, verified)
         if own is not None:
             k, v = own.select(k, v)
@@ -169,11 +170,18 @@ def _settle(
             ) from mistake
 
 
-def _functions(kernel: str | KernelFunction | None, q: Tensor) -> tuple[KernelFunction, CountedFunction | None]:
+def _functions(
+    kernel: str | KernelFunction | None, q: Tensor, counting: bool
+) -> tuple[KernelFunction, CountedFunction | None]:
     """What attends, and what does so where the keys of each item are counted on the device, if there is such."""
     if kernel is not None and not isinstance(kernel, str):
+        if counting:
+            raise UnsupportedError(
+                "a function as the kernel cannot be told on the device which keys count (DeviceKeyMask): pass no "
+                "kernel or the name of one that can, or a KeyMask"
+            )
         return kernel, None
-    chosen = choose(kernel, q.device, q.dtype, q.shape[3])
+    chosen = choose(kernel, q.device, q.dtype, q.shape[3], counting=counting)
     return chosen.run, chosen.counted
 
 

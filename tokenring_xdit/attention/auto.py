@@ -23,6 +23,7 @@ from tokenring_xdit.attention.calibrate import calibrate
 from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.defaults import DEFAULT_SCHEDULE
 from tokenring_xdit.errors import ConfigurationError, TokenRingError, UnsupportedError, named
+from tokenring_xdit.outputs import cache_folder
 from tokenring_xdit.planning import NO_EFFECTS, Effects, Machine, Option, best_schedules
 from tokenring_xdit.schedule import ALGORITHMS, Auto, Mask, VerifiedSchedule, build, parse
 from tokenring_xdit.topology import Network, load_topology
@@ -63,8 +64,7 @@ def trial_calls() -> int:
 
 def kept_topology(ranks: int) -> Path:
     """Where ``tokenring-xdit probe`` keeps what it found for this many ranks, the first of which is on this host."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "tokenring-xdit" / f"topology-{socket.gethostname()}-{ranks}.yaml"
+    return cache_folder() / f"topology-{socket.gethostname()}-{ranks}.yaml"
 
 
 def show_choices() -> None:

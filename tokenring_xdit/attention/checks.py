@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokenring_xdit.attention.kernels import choose
 from tokenring_xdit.attention.masks import KeyMask
 from tokenring_xdit.defaults import DEFAULT_SCHEDULE
 from tokenring_xdit.dtypes import DTYPES as DTYPE_NAMES
 from tokenring_xdit.dtypes import torch_dtype
-from tokenring_xdit.errors import UnsupportedError
-from tokenring_xdit.schedule import Mask, VerifiedSchedule, build
+from tokenring_xdit.errors import KernelError, TokenRingError, UnsupportedError
+from tokenring_xdit.schedule import Auto, Mask, VerifiedSchedule, build
 
-__all__ = ["DTYPES", "check_masks", "check_tensors", "check_types", "resolve"]
+__all__ = ["DTYPES", "check_masks", "check_tensors", "check_types", "resolve", "why_not_on_device"]
 
 DTYPES = tuple(map(torch_dtype, DTYPE_NAMES))
 """Of queries, keys and values."""
@@ -112,6 +113,29 @@ def resolve(schedule: Any, world_size: int, causal: bool, heads: int) -> Verifie
             f"this call has {world_size} ranks and a {mask.value} mask"
         )
     return schedule
+
+
+def why_not_on_device(schedule: str, ranks: int, q: Tensor, k: Tensor) -> str | None:
+    """Why a call cannot have a :class:`DeviceKeyMask`, in a clause; ``None`` where it can, or is refused anyhow.
+
+    Args:
+        schedule: A name, or that of ``auto``, which chooses one that can.
+        ranks: Of the group.
+        q: Queries, ``[B, H, Sq, D]``.
+        k: Keys, ``[B, Hkv, Skv, D]``.
+    """
+    try:
+        choose(None, q.device, q.dtype, q.shape[3], counting=True)
+    except KernelError as error:
+        return f"no kernel is told on the device how many keys count: {error}"
+    try:
+        auto = Auto.parse(schedule)
+        if auto is not None:
+            return None if auto.nodes == 1 else f"schedule '{schedule}' sends keys between nodes"
+        whole = resolve(schedule, ranks, False, math.gcd(q.shape[1], k.shape[1])).keys_stay_whole
+    except TokenRingError:
+        return None
+    return None if whole else f"schedule '{schedule}' sends keys, or cuts them"
 
 
 def check_masks(

@@ -25,7 +25,7 @@ from tokenring_xdit.attention.watch import Watch
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.schedule import Channel
 
-__all__ = ["Channels", "RingGroup", "clear_buffers", "group_of"]
+__all__ = ["Channels", "RingGroup", "all_bytes_sent", "clear_buffers", "group_of"]
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,11 @@ _groups: dict[str, RingGroup] = {}
 
 Channels = Sequence[tuple[Channel, bool]]
 """Channels, each with whether nothing is computed beside what it carries."""
+
+
+def all_bytes_sent() -> int:
+    """Payload bytes that this rank has handed over so far, in all groups that are there."""
+    return sum(group.bytes_sent for group in _groups.values())
 
 
 class RingGroup(Rounds):

@@ -2,7 +2,7 @@
 
 Where keys stay at home their mask does too: it is a matter of the rank that holds them, nobody has to
 be told, and no kernel has to know about masks, as hidden keys are left out instead of being added
-``-inf``.
+``-inf``. Where the host must not look, as in a call that is replayed, kernels are told how many keys count.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tokenring_xdit.errors import UnsupportedError
 
-__all__ = ["KeyMask"]
+__all__ = ["DeviceKeyMask", "KeyMask"]
 
 
 class KeyMask:
@@ -28,11 +28,7 @@ class KeyMask:
     """
 
     def __init__(self, real: Tensor) -> None:
-        if real.ndim != 2 or real.dtype != torch.bool:
-            raise UnsupportedError(
-                f"a key mask has to be bool [B, Skv], True where a key counts; got {real.dtype} {tuple(real.shape)}"
-            )
-        self.shape = tuple(real.shape)
+        self.shape = _shape(real)
         rows = real.cpu()
         self.ragged = bool((rows != rows[:1]).any())
         """Whether the items of a batch differ."""
@@ -75,17 +71,68 @@ class KeyMask:
             count, ``[B]``, int32, on their device. Behind those that count an item has its first one again.
         """
         if self._places is None or self._places[0].device != k.device:
-            rows = self._on(k.device)
-            counts = torch.tensor([len(row) for row in rows], dtype=torch.int32)
-            padded = pad_sequence(rows, batch_first=True)
-            first = padded[:, :1] if padded.shape[1] else padded
-            behind = torch.arange(padded.shape[1])[None] >= counts[:, None]
-            self._places = torch.where(behind.to(k.device), first, padded), counts.to(k.device)
-        places, counts = self._places
+            self._places = self._find_places(k.device)
+        places, counts = (each.expand(k.shape[0], *each.shape[1:]) for each in self._places)
         index = places[:, None, :, None].expand(-1, k.shape[1], -1, k.shape[3])
         return k.gather(2, index), v.gather(2, index), counts
+
+    def _find_places(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Where the keys of each item are that count, those first, and how many they are."""
+        rows = self._on(device)
+        counts = torch.tensor([len(row) for row in rows], dtype=torch.int32)
+        places = pad_sequence(rows, batch_first=True)
+        behind = torch.arange(places.shape[1])[None] >= counts[:, None]
+        return _first_again(places, behind.to(device)), counts.to(device)
 
     def _on(self, device: torch.device) -> list[Tensor]:
         if self._positions and self._positions[0].device != device:
             self._positions = [positions.to(device) for positions in self._positions]
         return self._positions
+
+
+class DeviceKeyMask(KeyMask):
+    """The same where the host does not look: a recorded call computes with what is in the mask at each replay.
+
+    All keys are planned for. Kernels that are told how many keys of each item count attend those alone.
+
+    Args:
+        real: As for :class:`KeyMask`, on the device of the keys.
+
+    Raises:
+        UnsupportedError: ``real`` is of another form.
+    """
+
+    def __init__(self, real: Tensor) -> None:
+        self.shape = _shape(real)
+        self.ragged, self._everything = True, False  # for all that is known
+        self._real = real
+        self._places = None
+
+    def check(self, k: Tensor, name: str) -> None:
+        """As for :class:`KeyMask`; it has to be where the keys are, too."""
+        super().check(k, name)
+        if self._real.device != k.device:
+            raise UnsupportedError(f"{name} is on {self._real.device}, and its keys are on {k.device}: move it there")
+
+    def item(self, item: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Refused, as the host would have to know how many keys count."""
+        raise UnsupportedError(f"the keys of item {item} cannot be told without looking at a mask on the device")
+
+    def _find_places(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        places = torch.argsort((~self._real).byte(), dim=1, stable=True)
+        counts = self._real.sum(dim=1, dtype=torch.int32)
+        behind = torch.arange(places.shape[1], device=device)[None] >= counts[:, None]
+        return _first_again(places, behind), counts
+
+
+def _shape(real: Tensor) -> tuple[int, ...]:
+    if real.ndim != 2 or real.dtype != torch.bool:
+        raise UnsupportedError(
+            f"a key mask has to be bool [B, Skv], True where a key counts; got {real.dtype} {tuple(real.shape)}"
+        )
+    return tuple(real.shape)
+
+
+def _first_again(places: Tensor, behind: Tensor) -> Tensor:
+    """Have what lies behind the keys that count be the first of them, which is a number at least."""
+    return torch.where(behind, places[:, :1], places) if places.shape[1] else places

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tokenring_xdit.attention import Trace
+from tokenring_xdit.bench.captured import CapturedSteps
 from tokenring_xdit.bench.commands import Checked, Prepare, Timed
 from tokenring_xdit.bench.instruments import (
     barrier,
@@ -123,6 +124,7 @@ class PipelineBench:
         self._pictures = command.pictures
         self._size = PictureSize.parse(command.shape.size)
         self._model = self._load()
+        self._captured = CapturedSteps(self._model.pipe.transformer, device)
         self._clock = _Clock(device, command.shape.steps)
         self.threads = torch.get_num_threads()
         self.kernel = next((state.attention_backend for state in self._model.states.values()), "as diffusers chooses")
@@ -163,6 +165,8 @@ class PipelineBench:
 
     def _call(self, strategy: Strategy) -> Callable[[], Tensor | None]:
         """The call to measure; it returns latents on the one rank that has them."""
+        if strategy.captured:
+            return self._captured.call(strategy, self._call(strategy.launched))
         model = self._model
         if strategy.kind is StrategyKind.SINGLE:
             return lambda: self._draw(model.plain) if dist.get_rank() == 0 else None
@@ -227,7 +231,8 @@ class PipelineBench:
         synchronize(self._device)
         if self._clock.start is None:  # this rank had nothing to do
             return Timed(0.0, 0.0)
-        return Timed((self._clock.end - self._clock.start) / steps, watch.seconds / steps)
+        attention = None if strategy.captured else watch.seconds / steps  # of a replay nobody sees it
+        return Timed((self._clock.end - self._clock.start) / steps, attention)
 
     @contextmanager
     def _hooks(self) -> Iterator[None]:
@@ -250,14 +255,16 @@ class PipelineBench:
             self._clock = _LastStep(trace, self._device, self._shape.steps)
 
         sharded = strategy.kind is not StrategyKind.SINGLE and not strategy.kind.of_diffusers
-        return traced_call(self._call(strategy), str(strategy), self._device, through_usp=sharded, on_start=on_start)
+        call = self._call(strategy.launched)
+        return traced_call(call, str(strategy), self._device, through_usp=sharded, on_start=on_start)
 
     def check(self, strategy: Strategy) -> Checked:
         """Call it until it has chosen what it does, then twice: with empty buffers, for the memory, and to look at it.
 
-        So everything that follows, the timed calls too, is of what was chosen.
+        So everything that follows, the timed calls too, is of what was chosen. Memory and traffic of a captured call
+        are those of the call as it is.
         """
-        call = self._call(strategy)
+        call = self._call(strategy.launched)
         if isinstance(strategy.schedule, Auto):
             settle(call, self._device)
         clear_buffers()
@@ -270,12 +277,15 @@ class PipelineBench:
             latents = call()
         synchronize(self._device)
         barrier(self._device)
+        carried = link_bytes(before, links())
+        if strategy.captured:
+            latents = self._captured.replayed(strategy, self._call(strategy))
         return Checked(
             difference=0.0 if latents is None else largest((latents.double() - self._expected.double()).abs()),
             scale=largest(self._expected.double().abs()),
             rows=0 if latents is None else latents.shape[1],
             bytes_sent=traffic.bytes,
-            links=link_bytes(before, links()),
+            links=carried,
             peak=peak,
             peak_measure=measure,
             picture=self._picture(latents) if self._pictures and latents is not None else None,

@@ -50,6 +50,11 @@ class Prediction:
         """Predicted seconds over measured ones."""
         return self.simulation.makespan / self.measured
 
+    @property
+    def of_bound(self) -> float:
+        """What the same works, on all cores, and transfers take at least, over the measured seconds."""
+        return self.simulation.floor / self.measured
+
 
 def predict(records: Sequence[Record]) -> tuple[Prediction, ...]:
     """Simulate the attention calls among records that ran on an emulated network, over several ranks.
@@ -100,7 +105,7 @@ def _of_text(record: Record, strategy: Strategy) -> Simulation | None:
     """Attention of a language model of one layer; all that it computes besides counts as attention."""
     assert record.compute_seconds is not None
     assert record.kv_heads is not None
-    if record.model is None or text_model(record.model).layers != 1:
+    if record.model is None or record.chunk is not None or text_model(record.model).layers != 1:
         return None
     past, new, dtype = record.tokens - record.num_queries, record.num_queries, DTYPE_BYTES[parse_dtype(record.dtype)]
     turn = LayerTurn(record.ranks, past, new, record.heads, record.kv_heads, record.head_dim, record.batch, dtype)

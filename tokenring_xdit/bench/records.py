@@ -77,6 +77,7 @@ class Record(_Part):
     guidance: float | None = None
     kv_heads: int | None = None
     answer: int | None = None
+    chunk: int | None = None
     text_file: str | None = None
     rate: float | None = None
     requests: int | None = None
@@ -126,6 +127,7 @@ class Record(_Part):
             self.steps,
             self.rate,
             self.requests,
+            self.chunk,
         )
 
     @property
@@ -146,6 +148,7 @@ class Record(_Part):
         elif self.level == Level.TEXT.value:
             drawn = f"{self.model}, "
         lengths = lengths_in_words(self.tokens, self.queries)
+        lengths += "" if self.chunk is None else f" in chunks of {self.chunk}"
         return (
             f"{drawn}{lengths}, {self.heads} heads of {self.head_dim}, batch {self.batch}, "
             f"{self.dtype}, {self.ranks} ranks, network {self.network}"

@@ -374,7 +374,9 @@ def _shares(
 def _shares_of_step(
     strategy: Strategy, calls: list[float], times: dict[Strategy | None, list[list[Timed]]]
 ) -> dict[str, Spread]:
-    """Of a denoising step: attention, the mean of the ranks that take part."""
+    """Of a denoising step that is no replay: attention, the mean of the ranks that take part."""
+    if strategy.captured:
+        return {}
     inside = [[one.attention for one in timed if one.attention] for timed in times[strategy]]
     return {"attention_seconds": Spread.of([sum(ranks) / len(ranks) for ranks in inside])}
 

@@ -182,7 +182,13 @@ class _MeasuredServer:
         self._folder = tempfile.TemporaryDirectory(prefix="tokenring-service-")
         self._log, self._said = (Path(self._folder.name) / name for name in ("log", "said"))
         self._port: int | None = None
-        words = ["serve", shape.model, f"tokenring_degree={dims.tokenring}", f"ulysses_degree={dims.ulysses}"]
+        words = [
+            "serve",
+            shape.model,
+            "forecasts=none",
+            f"tokenring_degree={dims.tokenring}",
+            f"ulysses_degree={dims.ulysses}",
+        ]
         more = [f"schedule={dims.schedule}", f"dtype={shape.dtype}", "--port", "0"]
         line = ["--max-waiting", str(max(shape.requests, len(shape.sizes))), "--timeout", str(timeout)]
         with self._log.open("w") as log, self._said.open("w") as said:

@@ -178,6 +178,9 @@ class SweepConfig(Config):
     answer: int = Field(
         0, ge=0, lt=2**20, description="of level text: tokens to generate after a whole prompt, to compare them"
     )
+    chunk: int | None = Field(
+        None, ge=1, lt=2**31, description="of level text: new tokens that are computed at a time; all of them otherwise"
+    )
     text_file: str | None = Field(None, description="of level text: file with the text; random tokens otherwise")
     dtype: Dtypes = Field(("float32",), description="float32, bfloat16 or float16")
     cases: Annotated[tuple[Axes, ...], BeforeValidator(_several)] | None = Field(
@@ -198,6 +201,8 @@ class SweepConfig(Config):
         mistakes = _mistakes_of_level(values) if {"level", "cases"} <= values.keys() else []
         if values.get("level") == Level.SERVICE.value and values.get("network") not in {None, NO_NETWORK}:
             mistakes.append("network: servers are measured on this machine's loopback: leave it out")
+        if values.get("chunk") is not None and values.get("level") != Level.TEXT.value:
+            mistakes.append(f"chunk: belongs to level {Level.TEXT.value}, whose prompts are computed in chunks")
         comparisons = _count(values)
         if comparisons > _MOST_COMPARISONS:
             mistakes.append(
@@ -252,7 +257,7 @@ class SweepConfig(Config):
         if self.level == Level.TEXT.value:
             axes_of_texts = ("ranks", "models", "tokens", "queries", "batch", "dtype")
             shapes = (TextShape.of(*values) for values in product(*map(chosen, axes_of_texts)))
-            return [replace(shape, answer=self.answer, text_file=self.text_file) for shape in shapes]
+            return [replace(shape, answer=self.answer, text_file=self.text_file, chunk=self.chunk) for shape in shapes]
         axes_of_calls = ("ranks", "tokens", "queries", "heads", "head_dim", "batch", "dtype")
         return [
             CallShape(ranks, tokens, None if queries == tokens else queries, *rest)

@@ -46,6 +46,7 @@ class TextShape(CallShape):
         model: As the sweep calls it.
         kv_heads: Heads of keys and values.
         answer: Tokens that are generated after a whole prompt, to be compared with those of one process.
+        chunk: Of the new tokens, how many are computed at a time; ``None`` for all.
         text_file: File with the text that they are the beginning of; ``None`` for random tokens.
     """
 
@@ -55,6 +56,7 @@ class TextShape(CallShape):
     kv_heads: int
     answer: int = 0
     text_file: str | None = None
+    chunk: int | None = None
 
     @classmethod
     def of(
@@ -82,6 +84,8 @@ class TextShape(CallShape):
 
     def refusal(self, strategy: Strategy) -> str | None:
         """As in the base class; tokens need not divide, nor heads."""
+        if strategy.captured:
+            return f"{strategy}: calls of language models are not captured: use '{strategy.launched}'"
         if strategy.kind.of_diffusers:
             return f"{strategy} is diffusers', which has no language models: use single, balanced, pass-kv, pass-q, ..."
         if strategy.kind.upstream or strategy.ulysses > 1:
@@ -105,4 +109,5 @@ class TextShape(CallShape):
 
     def __str__(self) -> str:
         lengths = lengths_in_words(self.tokens, self.queries)
-        return f"{self.model}, {lengths}, batch {self.batch}, {self.dtype}, {self.ranks} ranks"
+        chunk = "" if self.chunk is None else f" in chunks of {self.chunk}"
+        return f"{self.model}, {lengths}{chunk}, batch {self.batch}, {self.dtype}, {self.ranks} ranks"

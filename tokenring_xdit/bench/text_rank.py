@@ -142,6 +142,8 @@ class TextBench:
 
     def _generate(self, model: Any, cache: Any) -> list[list[int]]:
         given = {} if cache is None else {self._name: cache}
+        if self._shape.chunk is not None:
+            given["prefill_chunk_size"] = self._shape.chunk
         found = model.generate(
             self._ids,
             attention_mask=torch.ones_like(self._ids),
@@ -161,22 +163,36 @@ class TextBench:
         model = self._model.plain if alone else self._model.parallel
         if alone and dist.get_rank() != 0:
             return lambda: None
-        past, new = self._shape.past, self._ids[:, self._shape.past :]
+        parts, past = self._parts(), self._shape.past
 
         @torch.no_grad()
         def call() -> object:
-            if not past:
-                return model(input_ids=new, use_cache=True, logits_to_keep=1)
-            if alone not in self._caches:
-                cache = DynamicCache(config=model.config) if alone else model.tokenring.cache()
-                model(input_ids=self._ids[:, :past], logits_to_keep=1, **{self._name: cache})
-                self._caches[alone] = cache
-            cache = self._caches[alone]
-            output = model(input_ids=new, logits_to_keep=1, **{self._name: cache})
-            cache.crop(past - self._shape.tokens)
+            if not past and self._shape.chunk is None:
+                return model(input_ids=parts[0], use_cache=True, logits_to_keep=1)
+            cache = self._behind(alone)
+            output = [model(input_ids=part, logits_to_keep=1, **{self._name: cache}) for part in parts][-1]
+            if past:
+                cache.crop(past - self._shape.tokens)
             return output
 
         return call
+
+    def _parts(self) -> tuple[Tensor, ...]:
+        """The new tokens, those together that are computed at a time."""
+        new = self._ids[:, self._shape.past :]
+        return torch.split(new, self._shape.chunk or new.shape[1], dim=1)
+
+    def _behind(self, alone: bool) -> Any:
+        """A cache of what was computed before: the same each time, where that is anything."""
+        past = self._shape.past
+        if alone in self._caches:
+            return self._caches[alone]
+        model = self._model.plain if alone else self._model.parallel
+        cache = DynamicCache(config=model.config) if alone else model.tokenring.cache()
+        if past:
+            model(input_ids=self._ids[:, :past], logits_to_keep=1, **{self._name: cache})
+            self._caches[alone] = cache
+        return cache
 
     @contextmanager
     def _strategy(self, strategy: Strategy | None) -> Iterator[None]:
@@ -252,19 +268,22 @@ class TextBench:
         """Largest difference of logits of this rank's new tokens, largest logit, and how many tokens."""
         if strategy.kind is StrategyKind.SINGLE:
             return 0.0, 1.0, self._expected.shape[1] if dist.get_rank() == 0 else 0  # the reference itself
-        parallel = self._model.parallel.tokenring
-        cache = self._caches.get(False)
-        hidden, rows = parallel.hidden(self._ids[:, self._shape.past :], cache=cache)
-        if cache is not None:
-            cache.crop(self._shape.past - self._shape.tokens)
+        parallel, past = self._model.parallel.tokenring, self._shape.past
+        cache = self._behind(False) if past or self._shape.chunk is not None else None
         difference = scale = 0.0
-        for start in range(0, len(rows), _PIECE):
-            part = slice(start, start + _PIECE)
-            expected = self._logits(self._expected[:, rows.start : rows.stop][:, part])
-            found = self._logits(hidden[:, part])
-            difference = max(difference, largest((found - expected).abs()))
-            scale = max(scale, largest(expected.abs()))
-        return difference, scale, len(rows)
+        count = at = 0
+        for new in self._parts():
+            hidden, rows = parallel.hidden(new, cache=cache)
+            wanted = self._expected[:, at + rows.start : at + rows.stop]
+            for start in range(0, len(rows), _PIECE):
+                piece = slice(start, start + _PIECE)
+                expected, found = self._logits(wanted[:, piece]), self._logits(hidden[:, piece])
+                difference = max(difference, largest((found - expected).abs()))
+                scale = max(scale, largest(expected.abs()))
+            count, at = count + len(rows), at + new.shape[1]
+        if past and cache is not None:
+            cache.crop(past - self._shape.tokens)
+        return difference, scale, count
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states, with whatever the unmodified model does to them."""
@@ -283,11 +302,12 @@ class TextBench:
         """Tokens whose keys this rank holds, and whether an answer is that of one process."""
         if strategy.kind is StrategyKind.SINGLE:
             return self._shape.tokens if dist.get_rank() == 0 else 0, None
-        cache = self._model.parallel.tokenring.cache()
-        if not self._shape.answer or self._shape.past:
-            if self._shape.past:
-                return max(self._caches[False].held()), None
-            self._model.parallel(input_ids=self._ids, logits_to_keep=1, **{self._name: cache})
+        if self._shape.past:
+            return max(self._caches[False].held()), None
+        cache = self._behind(False)
+        if not self._shape.answer:
+            for part in self._parts():
+                self._model.parallel(input_ids=part, logits_to_keep=1, **{self._name: cache})
             return max(cache.held()), None
         found = self._generate(self._model.parallel, cache)
         return max(cache.held()), None if self._answer is None else found == self._answer

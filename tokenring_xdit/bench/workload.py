@@ -90,10 +90,8 @@ class WorkloadShape(CallShape):
             return f"{strategy} is for language models: use it with level text, or schedule:NAME"
         if strategy.kind is not StrategyKind.SINGLE and self.ranks == 1:
             return f"{strategy} on one rank shares a pipeline with nobody: use 'single', or more ranks"
-        if strategy.captured:
-            return (
-                f"{strategy}: calls of attention are captured; for steps use level attention, or '{strategy.launched}'"
-            )
+        if strategy.captured and strategy.kind.of_diffusers:
+            return f"{strategy}: steps of diffusers' own context parallel are not captured: use '{strategy.launched}'"
         if strategy.kind.of_diffusers:
             ring = strategy.kind is StrategyKind.DIFFUSERS_RING
             cut = {"text tokens": flux.text_tokens, "image tokens": flux.image_tokens(PictureSize.parse(self.size))}

@@ -144,7 +144,13 @@ def predict_command(args: argparse.Namespace) -> None:
         )
     if args.json:
         entries = [
-            {"case": str(p.record), "measured": p.measured, "predicted": p.simulation.makespan, "ratio": p.ratio}
+            {
+                "case": str(p.record),
+                "measured": p.measured,
+                "predicted": p.simulation.makespan,
+                "ratio": p.ratio,
+                "bound": p.simulation.floor,
+            }
             for p in predictions
         ]
         print(json.dumps(entries))
@@ -154,8 +160,9 @@ def predict_command(args: argparse.Namespace) -> None:
     for p in predictions:
         if p.record.problem != problem:
             problem = p.record.problem
-            print(f"{one_line(problem)}\n{'strategy':<{wide}} {'measured ms':>12} {'predicted ms':>13} {'ratio':>6}")
-        times = f"{p.measured * 1e3:12.1f} {p.simulation.makespan * 1e3:13.1f} {p.ratio:6.2f}"
+            titles = f"{'measured ms':>12} {'predicted ms':>13} {'ratio':>6} {'of bound':>9}"
+            print(f"{one_line(problem)}\n{'strategy':<{wide}} {titles}")
+        times = f"{p.measured * 1e3:12.1f} {p.simulation.makespan * 1e3:13.1f} {p.ratio:6.2f} {p.of_bound:9.0%}"
         print(f"{one_line(p.record.strategy):<{wide}} {times}")
 
 

@@ -12,6 +12,7 @@ import yaml
 from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, TokenRingError
 from tokenring_xdit.messages import one_line
 from tokenring_xdit.pipelines.tasks import TASKS, inspect_run, read_run
+from tokenring_xdit.serve.foresee import Foreseen, foresee
 
 __all__ = ["check_command", "schema_command", "show_command"]
 
@@ -29,7 +30,8 @@ def check_command(args: argparse.Namespace) -> None:
         for verdict in verdicts:
             if verdict.mistakes is None:
                 but = f", but {verdict.unseen}" if verdict.unseen else ""
-                print(f"{one_line(verdict.config)}: fine{but}")
+                takes = f"; takes {verdict.forecast}" if verdict.forecast else ""
+                print(f"{one_line(verdict.config)}: fine{but}{takes}")
     wrong = [verdict.mistakes for verdict in verdicts if verdict.mistakes is not None]
     if wrong:
         raise ConfigurationError("\n".join(wrong))
@@ -44,22 +46,23 @@ def _exists(text: str) -> bool:
 
 @dataclass(frozen=True)
 class _Verdict:
-    """What is wrong with a config, and why its model could not be looked at; ``None`` where nothing is."""
+    """What is wrong with a config, why its model could not be looked at, and what it takes; ``None`` where unknown."""
 
     config: str
     mistakes: str | None = None
     unseen: str | None = None
+    forecast: Foreseen | None = None
 
 
 def _verdict(path: Path, overrides: list[str]) -> _Verdict:
 
     try:
-        read_run(path, overrides, inspect=inspect_run)
+        config = read_run(path, overrides, inspect=inspect_run)
     except ModelUnreachableError as error:
         return _Verdict(str(path), unseen=f"the model was not looked at: {error}")
     except TokenRingError as error:
         return _Verdict(str(path), mistakes=str(error))
-    return _Verdict(str(path))
+    return _Verdict(str(path), forecast=foresee(config))
 
 
 def show_command(args: argparse.Namespace) -> None:

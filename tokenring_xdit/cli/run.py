@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenring_xdit.cli.arguments.run import KEYS
+from tokenring_xdit.cli.dry_run import tell_run
 from tokenring_xdit.cli.paths import refuse_unwritable
 from tokenring_xdit.compat.versions import check_versions
 from tokenring_xdit.devices import refuse_missing_gpus
@@ -32,6 +33,10 @@ def run_command(args: argparse.Namespace) -> None:
     """Make what a config and flags say."""
     path, overrides = _said(args)
     config = read_run(path, overrides, _mistakes_here)
+    if args.dry_run:
+        if os.environ.get("RANK", "0") == "0":
+            tell_run(config, as_json=args.json)
+        return
     if os.environ.get("RANK", "0") == "0":
         for output in config.outputs():
             refuse_unwritable(output, f"output {output}")

@@ -43,7 +43,7 @@ def show_command(args: argparse.Namespace) -> None:
 
 def draw_command(args: argparse.Namespace) -> None:
     """Draw a schedule."""
-    picture = draw(_built(args))
+    picture = draw(_built(args), animated=args.animated)
     if args.output is None:
         sys.stdout.write(picture)
         return

@@ -38,7 +38,8 @@ def remarks_on_machine(machine: MachineFacts) -> Iterator[Finding]:
         built = "torch is a build without CUDA" if machine.cuda is None else "torch sees none"
         yield Finding(
             grade=Grade.NOTE,
-            said=f"No GPU: {built}. All was checked on this processor, over gloo; its times say nothing of GPUs.",
+            said=f"No GPU: {built}. All was checked on this processor, over gloo; its times say nothing of GPUs. CUDA "
+            "graphs, of calls and of steps (captured+STRATEGY), were left out.",
             advice="" if machine.driver is None else "There is a GPU driver: install a build of torch for its CUDA.",
         )
     else:
@@ -52,7 +53,8 @@ def remarks_on_machine(machine: MachineFacts) -> Iterator[Finding]:
         if count == 1:
             yield Finding(
                 grade=Grade.NOTE,
-                said="One GPU: ranks need one each, so schedules were checked on the processor, over gloo.",
+                said="One GPU: ranks need one each, so schedules were checked on the processor, over gloo, and CUDA "
+                "graphs (captured+STRATEGY) were left out.",
             )
         yield from _of_peers(machine)
         old = sorted({gpu.capability for gpu in machine.gpus if gpu.capability < (8, 0)})

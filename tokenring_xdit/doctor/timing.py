@@ -90,9 +90,13 @@ def attention_sweep(plan: CheckupPlan, folder: Path) -> SweepConfig:
 
 
 def step_sweep(plan: CheckupPlan, folder: Path) -> SweepConfig:
-    """One denoising step of a Flux with random weights, a quarter as deep as FLUX.1 on GPUs, by strategy."""
+    """One denoising step of a Flux with random weights, a quarter as deep as FLUX.1 on GPUs, by strategy.
+
+    On GPUs steps of xfuser's strategies and of TokenRing are captured as CUDA graphs too.
+    """
     ours = f"schedule:{known_as(Published.TOKEN_RING)}"
     several = ["ulysses", "xfuser-ring", "diffusers-ulysses", "diffusers-ring", ours, f"schedule:{AUTO}"]
+    several += [f"captured+{each}" for each in ("ulysses", "xfuser-ring", ours) if plan.on_gpus]
     model, size = "random-flux:double=1,single=2,heads=8,head_dim=64,text_tokens=64", "256x256"
     if plan.gpus:
         model, size = "random-flux:double=4,single=8,heads=24,head_dim=128,text_tokens=512", "1024x1024"

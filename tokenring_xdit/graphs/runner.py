@@ -88,7 +88,8 @@ class GraphedCalls:
         name: Of the model, for messages.
         recorder: Records calls.
         exchange: Gives a value of every rank, and what it is about, to all of them; for captures, which are few.
-        watch: Opened round a rehearsal; the list that it gives then holds what was decided on the host by data.
+        watch: Opened round rehearsals and captures; the list that it gives then holds what was decided on the host by
+            data.
         tells: Whether this rank tells the user.
         most: Graphs that are kept.
     """
@@ -194,8 +195,10 @@ class GraphedCalls:
         graph: _Graph | None = None
         buffers.clear()  # what runs now instead of being recorded has the answer to another question
         try:
-            with OutsideTensors() as read:
+            with self._watch() as decided, OutsideTensors() as read:
                 recording = self._recorder.record(lambda: call(**buffers.arguments))
+            if decided:  # as in no rehearsal
+                raise RuntimeError(decided[0])
             graph = _Graph(recording, buffers, read.found)
         except Exception as error:  # told to all ranks, so that none of them replays alone
             problem = " ".join(f"{type(error).__name__}: {error}".split())

@@ -8,15 +8,16 @@ What stands in front of a model call says what its tokens are; what computes att
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Hashable
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tokenring_xdit.attention import KeyMask
+from tokenring_xdit.attention import DeviceKeyMask, KeyMask
 from tokenring_xdit.compat.torch import outside_graphs
-from tokenring_xdit.hosts.running import RUNNING, decided_on_the_host
+from tokenring_xdit.hosts.running import RUNNING, decided_on_the_host, may_be_recorded
 
 __all__ = [
     "KeyLayout",
@@ -59,32 +60,60 @@ class KeyLayout:
             that reach attention as joint tensors; ``None`` where all of them are real.
         replicated_in_front: Tokens at the front of every rank's sequence that it shares with all
             others, although they are no joint tensors.
+        computed: Whether ``real`` is computed by operators from what the call is given. A call that may be recorded
+            then leaves it on the device, where each replay computes it again, until somebody has it :meth:`read`.
 
     Attributes:
         key: Equal for equal layouts: what the ranks' agreement on shapes is remembered by.
+        on_device: Whether the host has not looked at the mask.
     """
 
-    def __init__(self, real: Tensor, *, replicated_real: Tensor | None = None, replicated_in_front: int = 0) -> None:
-        decided_on_the_host("which keys are real is read from a mask in each call")
-        self._real = real.cpu()
+    def __init__(
+        self,
+        real: Tensor,
+        *,
+        replicated_real: Tensor | None = None,
+        replicated_in_front: int = 0,
+        computed: bool = False,
+    ) -> None:
+        self._real = real
         self._home = None if replicated_real is None else KeyMask(replicated_real)
-        self._hides = not bool(self._real.all()) or (replicated_real is not None and not bool(replicated_real.all()))
         self._masks: dict[tuple[int, int], KeyMask | None] = {}
         self.replicated_in_front = replicated_in_front
+        self._hides, self.on_device = True, True
+        self._count = 0
+        self.key: Hashable = ("on the device", tuple(real.shape), replicated_in_front)
+        if replicated_real is not None or not computed or not may_be_recorded():
+            self.read("which keys are real is read from a mask in each call")
+            self._hides |= replicated_real is not None and not bool(replicated_real.all())
+
+    def read(self, why: str) -> None:
+        """Have the host look at the mask, so that hidden keys are left out of what is planned.
+
+        Args:
+            why: In a clause, for whoever asks why the call is not recorded.
+        """
+        decided_on_the_host(why)
+        self._real = self._real.cpu()
+        self._hides, self.on_device = not bool(self._real.all()), False
+        self._count = int(self._real[0].sum())
+        self._masks.clear()
         digest = hashlib.sha256(self._real.numpy().tobytes()).hexdigest()
-        self.key = (tuple(self._real.shape), digest, replicated_in_front)
+        self.key = (tuple(self._real.shape), digest, self.replicated_in_front)
 
     @classmethod
-    def of_segments(cls, *segments: Tensor, replicated_in_front: int = 0) -> KeyLayout:
+    def of_segments(cls, *segments: Tensor, replicated_in_front: int = 0, computed: bool = False) -> KeyLayout:
         """A layout of sequences that were cut on their own and lie one behind the other on each rank.
 
         Args:
-            *segments: ``[B or 1, ranks, S_i]``, as :func:`cut` makes them.
+            *segments: ``[B or 1, ranks, S_i]``, as :func:`cut` makes them; on one device where they are computed.
             replicated_in_front: As for the class.
+            computed: As for the class.
         """
         batch = max(segment.shape[0] for segment in segments)
-        joined = torch.cat([segment.cpu().expand(batch, -1, -1) for segment in segments], dim=2)
-        return cls(joined, replicated_in_front=replicated_in_front)
+        here = segments if computed else [segment.cpu() for segment in segments]
+        joined = torch.cat([segment.expand(batch, -1, -1) for segment in here], dim=2)
+        return cls(joined, replicated_in_front=replicated_in_front, computed=computed)
 
     def own(self, ring_rank: int, ulysses_degree: int) -> KeyMask | None:
         """The mask of the keys that a rank holds after the Ulysses exchange; ``None`` where all are real.
@@ -97,12 +126,21 @@ class KeyLayout:
         if place not in self._masks:
             first = ring_rank * ulysses_degree
             real = self._real[:, first : first + ulysses_degree].flatten(1)
-            self._masks[place] = None if bool(real.all()) else KeyMask(real)
+            if self.on_device:
+                self._masks[place] = DeviceKeyMask(real)
+            else:
+                self._masks[place] = None if bool(real.all()) else KeyMask(real)
         return self._masks[place]
+
+    def count(self) -> int:
+        """How many of a sequence's tokens are real, of the first item."""
+        if self.on_device:
+            self.read("how many keys are real is read from a mask in each call")
+        return self._count
 
     @property
     def hides_keys(self) -> bool:
-        """Whether any key of any rank is not real."""
+        """Whether any key of any rank is not real, or may be so where the host has not looked."""
         return self._hides
 
     @property
@@ -111,9 +149,9 @@ class KeyLayout:
         return self._home
 
 
-def all_real(tokens: int) -> Tensor:
+def all_real(tokens: int, device: torch.device | None = None) -> Tensor:
     """The mask of a sequence without padding, ``[1, tokens]``."""
-    return torch.ones(1, tokens, dtype=torch.bool)
+    return torch.ones(1, tokens, dtype=torch.bool, device=device)
 
 
 @outside_graphs

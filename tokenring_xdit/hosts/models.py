@@ -17,7 +17,7 @@ from tokenring_xdit.hosts.base import ModelFamily, Pipeline
 from tokenring_xdit.messages import shown
 from tokenring_xdit.model_shapes import ModelShape
 
-__all__ = ["families", "model_shape", "model_shapes", "pipeline_named", "pipelines"]
+__all__ = ["families", "model_shape", "model_shapes", "pipeline_named", "pipelines", "usual_shape"]
 
 _FOLDER = Path(__file__).parent
 
@@ -46,6 +46,12 @@ def pipeline_named(name: str) -> Pipeline:
 def model_shapes() -> Mapping[str, ModelShape]:
     """How much attention models are, by the names that ``tokenring-xdit plan --model`` takes."""
     return MappingProxyType({name: shape for family in families() for name, shape in family.shapes.items()})
+
+
+def usual_shape(pipeline: str) -> ModelShape | None:
+    """The attention of the first model of a pipeline's family; ``None`` where none is written down."""
+    found = (family.shapes for family in families() if pipeline in {each.name for each in family.pipelines})
+    return next((shape for shapes in found for shape in shapes.values()), None)
 
 
 def model_shape(name: str) -> ModelShape:

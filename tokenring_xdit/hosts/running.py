@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tokenring_xdit.hosts.caches import Together
     from tokenring_xdit.hosts.layout import KeyLayout
 
-__all__ = ["RUNNING", "Running", "decided_on_the_host", "watching_decisions"]
+__all__ = ["RUNNING", "Running", "decided_on_the_host", "may_be_recorded", "watching_decisions"]
 
 
 @dataclass
@@ -51,6 +51,11 @@ def decided_on_the_host(what: str) -> None:
     """Note that the running call depends on what is in a tensor, beyond computing with it."""
     if RUNNING.decisions is not None:
         RUNNING.decisions.append(what)
+
+
+def may_be_recorded() -> bool:
+    """Whether the running call is rehearsed or recorded for replays, so that the host had better not look."""
+    return RUNNING.decisions is not None
 
 
 @contextmanager

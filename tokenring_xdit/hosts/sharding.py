@@ -41,6 +41,8 @@ __all__ = [
 
 _ATTRIBUTE = "_tokenring_sharding"
 
+_TRANSFORMERS = ("transformer", "transformer_2", "unconditional_transformer")
+
 
 _Sharded = TypeVar("_Sharded", bound="Sharded")
 
@@ -212,7 +214,7 @@ def spread_elsewhere(pipe: Any, host: str) -> str | None:
 
 def transformers_of(pipe: Any) -> dict[str, Any]:
     """The transformers of a pipeline, by what it calls them."""
-    found = ((part, getattr(pipe, part, None)) for part in ("transformer", "transformer_2"))
+    found = ((part, getattr(pipe, part, None)) for part in _TRANSFORMERS)
     return {part: model for part, model in found if model is not None}
 
 

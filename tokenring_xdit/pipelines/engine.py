@@ -20,6 +20,7 @@ from tokenring_xdit.pipelines.text_models import is_text_model
 if TYPE_CHECKING:
     from tokenring_xdit.graphs import GraphReport
     from tokenring_xdit.hosts.xfuser import AttentionBackend
+    from tokenring_xdit.pipelines.pending import PendingPictures
     from tokenring_xdit.pipelines.picture_engine import Pictures
     from tokenring_xdit.workers.starting import StartedRank
 
@@ -191,11 +192,19 @@ class Engine:
 
     @property
     def memory(self) -> tuple[MemoryUse, ...]:
-        """What ranks held in memory for the last request that :meth:`generate` served, by replica and rank.
+        """What ranks held in memory for the last request that was served, by replica and rank.
 
         Empty before the first one, and where the system does not tell.
         """
-        return () if self._pictures is None else self._pictures.memory
+        return self._serving.memory
+
+    @property
+    def sent(self) -> tuple[int, ...]:
+        """Bytes that ranks sent for attention in the last request that was served, by replica and rank.
+
+        What TokenRing sends; Ulysses' own exchanges are not counted.
+        """
+        return self._serving.sent
 
     def generate(
         self,
@@ -257,6 +266,31 @@ class Engine:
             **options,
         )
         return self._drawing().make(request, callback, preview, progress)
+
+    def submit(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        seed: int | None = None,
+        preview: bool | Collection[int] = False,
+        **arguments: Any,
+    ) -> PendingPictures:
+        """Ask for what :meth:`generate` makes, and wait for nothing.
+
+        Requests are served one after the other. What this returns cancels its own and no other, iterates over its
+        ``steps()``, tells ``seconds_left``, and waits for the ``result()``.
+
+        Args:
+            prompt: One prompt, or a list.
+            seed: Seed of the first picture; without one a seed is drawn.
+            preview: Have steps show what is about to be made.
+            **arguments: The others of :meth:`generate`, but ``callback`` and ``progress``.
+
+        Raises:
+            TokenRingError: The request was refused; the message says what the pipeline takes.
+        """
+        request = self.check(prompt, seed=secrets.randbelow(DRAWN_SEEDS) if seed is None else seed, **arguments)
+        return self._drawing().submit(request, preview)
 
     def check(
         self,

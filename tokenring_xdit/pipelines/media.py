@@ -24,6 +24,8 @@ def media_of(output: Any) -> list[Any]:
         found = getattr(output, name, None)
         if found is not None:
             return list(found)
+    if getattr(output, "video", None) is not None:
+        return [output.video]  # of the one prompt that such a pipeline takes
     raise UnsupportedError(f"a {type(output).__name__} holds neither pictures nor frames")
 
 

@@ -78,11 +78,13 @@ class Served:
         media: What was made; nothing on other ranks than the first.
         graphs: What became of the transformers' calls so far, by name, where they are replayed as CUDA graphs.
         memory: What this rank held; ``None`` where that cannot be measured.
+        sent: Bytes that this rank sent for attention.
     """
 
     media: list[Any]
     graphs: dict[str, GraphReport]
     memory: MemoryUse | None = None
+    sent: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,24 @@
-"""An answer that is on its way: heard piece by piece, waited for, or given up; from any thread."""
+"""What is on its way: heard of piece by piece, waited for, or given up; from any thread."""
 
 from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 from tokenring_xdit.pipelines.engine_ranks import EngineRanks, Turn
+from tokenring_xdit.pipelines.messages import Step
 from tokenring_xdit.workers.signals import CountedInterrupts
 
-__all__ = ["PendingReply", "Pieces", "Reply", "in_thread"]
+__all__ = ["PendingPictures", "PendingReply", "PendingWork", "Pieces", "Reply", "in_thread"]
 
 T = TypeVar("T")
+Made = TypeVar("Made")
+Piece = TypeVar("Piece")
 
 
 @dataclass(frozen=True)
@@ -42,27 +46,27 @@ class Reply:
     seconds: float
 
 
-class PendingReply:
-    """An answer that is on its way, in a thread of its own.
+class PendingWork(Generic[Made, Piece]):
+    """What ranks are asked for and is on its way, in a thread of its own.
 
     Args:
-        ranks: Who answer, one question after the other.
-        work: Answers, when the turn has come; called with the turn and with a function that takes pieces.
+        ranks: Who do it, one request after the other.
+        work: Does it, when the turn has come; called with the turn and with a function that takes pieces.
     """
 
-    def __init__(self, ranks: EngineRanks, work: Callable[[Turn, Callable[[str], None]], Reply]) -> None:
+    def __init__(self, ranks: EngineRanks, work: Callable[[Turn, Callable[[Piece], None]], Made]) -> None:
         self._ranks = ranks
-        self._work: Callable[[Turn, Callable[[str], None]], Reply] | None = work
-        self._heard: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._work: Callable[[Turn, Callable[[Piece], None]], Made] | None = work
+        self._heard: queue.SimpleQueue[Piece | None] = queue.SimpleQueue()
         self._over = threading.Event()
-        self._reply: Reply | None = None
+        self._made: Made | None = None
         self._error: BaseException | None = None
         self._turn = ranks.stand_in_line()
         in_thread(ranks, self._turn, self._run)
 
     @property
     def done(self) -> bool:
-        """Whether there is nothing to wait for: it was answered, has failed, or was given up."""
+        """Whether there is nothing to wait for: it is made, has failed, or was given up."""
         return self._over.is_set()
 
     @property
@@ -71,12 +75,12 @@ class PendingReply:
         return self._turn.cancelled
 
     def cancel(self) -> None:
-        """Give it up, before its turn or at its next token; waits for nothing."""
+        """Give it up, before its turn or at its next step or token; no other request, and waits for nothing."""
         if not self.done:
             self._ranks.cancel(self._turn)
 
-    def result(self, timeout: float | None = None) -> Reply:
-        """Wait for the whole answer.
+    def result(self, timeout: float | None = None) -> Made:
+        """Wait for all of it.
 
         Args:
             timeout: Seconds; ``None`` for as long as the engine waits for its ranks.
@@ -86,20 +90,16 @@ class PendingReply:
             CancelledError: It was given up.
             EngineError: A rank failed; the message names it, its error and its log.
             KeyboardInterrupt: It was interrupted, and so given up.
-            TokenRingError: The ranks refuse the question.
+            TokenRingError: The ranks refuse the request.
         """
         if not self._wait(lambda: self._over.wait(timeout)):
-            raise TimeoutError(f"there is no whole answer after {timeout:g} s: wait again, or cancel it")
+            raise TimeoutError(f"it is still on its way after {timeout:g} s: wait again, or cancel it")
         if self._error is not None:
             raise self._error
-        assert self._reply is not None
-        return self._reply
+        assert self._made is not None
+        return self._made
 
-    def pieces(self) -> Pieces:
-        """The answer piece by piece, as it comes, for one reader; closing or dropping the iterator gives it up."""
-        return Pieces(self)
-
-    def next_piece(self) -> str | None:
+    def next_piece(self) -> Piece | None:
         """Wait for the next piece; ``None`` behind the last one, where :meth:`result` raises what went wrong."""
         piece = self._wait(self._heard.get)
         if piece is None:
@@ -110,7 +110,7 @@ class PendingReply:
         try:
             with self._ranks.taken(self._turn):
                 assert self._work is not None
-                self._reply = self._work(self._turn, self._hear)
+                self._made = self._work(self._turn, self._hear)
         except BaseException as error:
             self._error = error
         finally:
@@ -118,7 +118,7 @@ class PendingReply:
             self._over.set()
             self._heard.put(None)
 
-    def _hear(self, piece: str) -> None:
+    def _hear(self, piece: Piece) -> None:
         if piece:
             self._heard.put(piece)
 
@@ -134,6 +134,42 @@ class PendingReply:
         if interrupts.count:
             raise KeyboardInterrupt
         return found
+
+
+class PendingReply(PendingWork[Reply, str]):
+    """An answer that is on its way; its arguments are those of :class:`PendingWork`."""
+
+    def pieces(self) -> Pieces:
+        """The answer piece by piece, as it comes, for one reader; closing or dropping the iterator gives it up."""
+        return Pieces(self)
+
+
+class PendingPictures(PendingWork[list[Any], Step]):
+    """Pictures or videos that are on their way; its arguments are those of :class:`PendingWork`."""
+
+    _times: tuple[float, float, Step] | None = None
+
+    def steps(self) -> Iterator[Step]:
+        """Its steps as they are made, for one reader; where it fails, what :meth:`result` raises follows them."""
+        while (step := self.next_piece()) is not None:
+            yield step
+        self.result()
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds of the steps that are left, as long as those before took; ``None`` before there were two."""
+        if self.done:
+            return 0.0
+        if self._times is None or self._times[2].step < 2:
+            return None
+        first, latest, step = self._times
+        each = (latest - first) / (step.step - 1)
+        return max(0.0, each * (step.steps - step.step) - (time.monotonic() - latest))
+
+    def _hear(self, piece: Step) -> None:
+        now = time.monotonic()
+        self._times = (now if self._times is None else self._times[0], now, piece)
+        super()._hear(piece)
 
 
 def in_thread(ranks: EngineRanks, turn: Turn, work: Callable[[], None]) -> None:

@@ -20,10 +20,11 @@ from tokenring_xdit.hosts.parallelize import refuse_engine_host
 from tokenring_xdit.hosts.xfuser import AttentionBackend
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.choice import PipelineChoice
-from tokenring_xdit.pipelines.engine_ranks import EngineRanks, checked_timeout
+from tokenring_xdit.pipelines.engine_ranks import EngineRanks, Turn, checked_timeout
 from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of, refuse_choice
 from tokenring_xdit.pipelines.messages import MemoryUse, Served, ServeRequest, Setup, Step, StepDone
 from tokenring_xdit.pipelines.options import is_whole, shortly
+from tokenring_xdit.pipelines.pending import PendingPictures
 from tokenring_xdit.pipelines.pictures import PICTURES, VIDEOS
 from tokenring_xdit.pipelines.places import name_on_ranks, place_for
 from tokenring_xdit.pipelines.replicas import ReplicaShare
@@ -40,7 +41,7 @@ class Pictures:
         last_seed: Seed of the last request; ``None`` before the first.
         largest_side: Pixels that width and height may have.
         graph_reports: See :attr:`tokenring_xdit.pipelines.engine.Engine.graph_reports`.
-        memory: See :attr:`tokenring_xdit.pipelines.engine.Engine.memory`.
+        memory: See :attr:`tokenring_xdit.pipelines.engine.Engine.memory`; ``sent`` likewise.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Pictures:
         self.largest_side = largest_side
         self.graph_reports: tuple[Mapping[str, GraphReport], ...] = ()
         self.memory: tuple[MemoryUse, ...] = ()
+        self.sent: tuple[int, ...] = ()
         self.ranks = EngineRanks(
             "tokenring_xdit.pipelines.serving",
             setup,
@@ -130,29 +132,44 @@ class Pictures:
         """Make what :meth:`check` has returned; see :meth:`tokenring_xdit.pipelines.engine.Engine.generate`."""
         if callback is not None and not callable(callback):
             raise ConfigurationError(f"callback is {callback!r}; it has to be a function of one Step")
-        if not isinstance(preview, bool) and not (isinstance(preview, Collection) and all(map(is_whole, preview))):
-            raise ConfigurationError(f"preview is {shortly(preview)}; it has to be True, False or numbers of steps")
-        shown = preview if isinstance(preview, bool) else frozenset(preview)
+        shown = _shown(preview)
         turn = self.ranks.stand_in_line()
         with self.ranks.taken(turn):
-            self.last_seed = request.seed
-            shares = self._dealt(request)
-            hidden = not progress or getattr(sys.stderr, "closed", sys.stderr is None)  # as in some daemons
-            with tqdm(desc="denoising", disable=hidden, leave=False, mininterval=0) as bar:
+            return self._made(turn, request, callback, shown, progress)
 
-                def show(share: ReplicaShare, done: StepDone) -> None:
-                    bar.total = done.steps * len(shares)
-                    bar.update()
-                    if callback is not None:
-                        callback(Step(done.step, done.steps, share.prompts, done.preview))
+    def submit(self, request: Request, preview: bool | Collection[int]) -> PendingPictures:
+        """Make it in a thread; see :meth:`tokenring_xdit.pipelines.engine.Engine.submit`."""
+        shown = _shown(preview)
+        return PendingPictures(self.ranks, lambda turn, hear: self._made(turn, request, hear, shown, progress=False))
 
-                commands = [ServeRequest(self._part(request, share.prompts), shown) for share in shares]
-                attempt = self.ranks.serve(turn, shares, commands, show)
-            answers: list[list[Served]] = [attempt.answers(team) for team in range(len(shares))]
-            served = [ranks[0] for ranks in answers]
-            self.memory = tuple(each.memory for ranks in answers for each in ranks if each.memory is not None)
-            self.graph_reports = tuple(each.graphs for each in served if each.graphs)
-            return [medium for each in served for medium in each.media]
+    def _made(
+        self,
+        turn: Turn,
+        request: Request,
+        callback: Callable[[Step], object] | None,
+        shown: bool | frozenset[int],
+        progress: bool,
+    ) -> list[Any]:
+        """What is made; the turn is taken."""
+        self.last_seed = request.seed
+        shares = self._dealt(request)
+        hidden = not progress or getattr(sys.stderr, "closed", sys.stderr is None)  # as in some daemons
+        with tqdm(desc="denoising", disable=hidden, leave=False, mininterval=0) as bar:
+
+            def show(share: ReplicaShare, done: StepDone) -> None:
+                bar.total = done.steps * len(shares)
+                bar.update()
+                if callback is not None:
+                    callback(Step(done.step, done.steps, share.prompts, done.preview))
+
+            commands = [ServeRequest(self._part(request, share.prompts), shown) for share in shares]
+            attempt = self.ranks.serve(turn, shares, commands, show)
+        answers: list[list[Served]] = [attempt.answers(team) for team in range(len(shares))]
+        served = [ranks[0] for ranks in answers]
+        self.memory = tuple(each.memory for ranks in answers for each in ranks if each.memory is not None)
+        self.sent = tuple(each.sent for ranks in answers for each in ranks)
+        self.graph_reports = tuple(each.graphs for each in served if each.graphs)
+        return [medium for each in served for medium in each.media]
 
     def check(self, request: Request) -> Request:
         """Refuse a request before any work; returns it with what the model knows better than its pipeline."""
@@ -184,3 +201,11 @@ class Pictures:
             )
         cuts = [prompts * share // shares for share in range(shares + 1)]
         return [replace(replicas[i], prompts=range(cuts[i], cuts[i + 1])) for i in range(shares)]
+
+
+def _shown(preview: Any) -> bool | frozenset[int]:
+    if isinstance(preview, bool):
+        return preview
+    if not isinstance(preview, Collection) or not all(map(is_whole, preview)):
+        raise ConfigurationError(f"preview is {shortly(preview)}; it has to be True, False or numbers of steps")
+    return frozenset(preview)

@@ -87,7 +87,7 @@ def check_video(name: str, value: Any, *, drawn: int, largest_side: int) -> Iter
 
 
 def check_strength(value: Any, steps: Any) -> Iterator[str]:
-    """What is wrong with how far a picture is drawn anew, if anything is.
+    """What is wrong with how far a picture is regenerated, if anything is.
 
     Args:
         value: The strength.

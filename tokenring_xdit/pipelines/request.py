@@ -190,6 +190,8 @@ def mistakes(pipeline_class: type, request: Request) -> list[str]:
         for name in SPELLINGS
         if getattr(request, name) is not None and spelling_of(parameters, name) is None
     ]
+    if _is_text(request.prompt) and len(request.prompts) > 1 and pipeline_named(pipeline_class.__name__).one_prompt:
+        found.append(f"{pipeline_class.__name__} takes one prompt, and {len(request.prompts)} were given")
     found += _check_options(pipeline_class, parameters, request)
     given = {s for name in SPELLINGS if getattr(request, name) is not None and (s := spelling_of(parameters, name))}
     given |= {name for name, value in request.options.items() if value is not None or name not in PICTURES | VIDEOS}

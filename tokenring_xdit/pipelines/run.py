@@ -81,22 +81,26 @@ class RunConfig(PromptConfig):
     model: str = Field(
         min_length=1, description="folder or hub name of a diffusers pipeline, 'embedded', or 'random-flux:...'"
     )
-    negative_prompt: str | None = Field(None, description="what not to draw, for models that take it")
+    negative_prompt: str | None = Field(None, description="what the picture must not show, for models that take it")
     image: Files | None = Field(
         None, description="file or URL of the picture to start from, for models that take one, or a list of them"
     )
-    mask_image: Files | None = Field(None, description="file of the mask, white where the picture is drawn anew")
-    control_image: Files | None = Field(None, description="file of the picture that controls what is drawn")
+    mask_image: Files | None = Field(None, description="file of the mask, white where the picture is regenerated")
+    control_image: Files | None = Field(None, description="file of the control picture")
     control_mask: Files | None = Field(None, description="file of the mask that a ControlNet for inpainting sees")
     image_reference: Files | None = Field(None, description="file of the picture that is looked at, for inpainting")
     last_image: Files | None = Field(None, description="file of a video's last frame")
     video: Files | None = Field(
         None, description="file of the video to start from, or a list of the files of its frames"
     )
-    mask: Files | None = Field(None, description="the same of its mask, white where the video is made anew")
+    mask: Files | None = Field(None, description="the same of its mask, white where the video is regenerated")
     controlnet: str | None = Field(None, min_length=1, description="folder or hub name of a ControlNet")
     strength: float | None = Field(
-        None, ge=0, le=1, allow_inf_nan=False, description="how far a picture is drawn anew, for models that take it"
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="how far a picture is regenerated, for models that take it",
     )
     scheduler: str | None = Field(None, min_length=1, description="class of diffusers' that steps, for the model's own")
     loras: Loras = Field((), description="LoRAs: files, folders or hub names, or mappings of path and scale")
@@ -106,9 +110,9 @@ class RunConfig(PromptConfig):
     steps: Count | None = Field(None, description="denoising steps")
     guidance: float | None = Field(None, ge=0, allow_inf_nan=False, description="guidance scale")
     largest_side: Count = Field(
-        LARGEST_SIDE, description="pixels that width and height may have; more are taken for a slip of the finger"
+        LARGEST_SIDE, description="pixels that width and height may have; more are refused as a typing error"
     )
-    batch_size: Count = Field(1, description="prompts that are drawn together")
+    batch_size: Count = Field(1, description="prompts generated together")
     options: dict[str, Any] = Field({}, description="any further arguments of the pipeline's call")
     ulysses_degree: Count = Field(1, description="ranks that Ulysses shards the heads over")
     schedule: str = Field(DEFAULT_SCHEDULE, description="what the TokenRing ranks exchange and when")

@@ -59,6 +59,12 @@ class PromptConfig(Config):
         None, description="float32, bfloat16 or float16; bfloat16 on GPUs and float32 without by default"
     )
     tokenring_degree: Count = Field(1, description="ranks that TokenRing shards the sequence over")
+    forecasts: str | None = Field(
+        None,
+        min_length=1,
+        description="folder where 'serve' keeps what requests took, from which 'run --dry-run' and 'config check' "
+        "forecast; that of the user's cache by default, and 'none' keeps nothing",
+    )
 
     @classmethod
     def mistakes_between(cls, values: Mapping[str, Any]) -> list[str]:

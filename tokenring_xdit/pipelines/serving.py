@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
+from tokenring_xdit.attention.groups import all_bytes_sent
 from tokenring_xdit.devices import rank_device
 from tokenring_xdit.errors import CancelledError, ConfigurationError
 from tokenring_xdit.hosts.calls import Output
@@ -94,8 +95,11 @@ class Server:
     def serve(self, command: ServeRequest) -> Served | Failed:
         """Serve a request on all ranks together; the first one returns what was made."""
         self._meter.begin()
+        sent = all_bytes_sent()
         answer = self._answer(command)  # whose tensors are gone by now
-        return answer if isinstance(answer, Failed) else replace(answer, memory=self._meter.end())
+        if isinstance(answer, Failed):
+            return answer
+        return replace(answer, memory=self._meter.end(), sent=max(0, all_bytes_sent() - sent))
 
     def _answer(self, command: ServeRequest) -> Served | Failed:
         self._shows, self._phase = command.shows, Phase.BEFORE

@@ -19,6 +19,7 @@ from tokenring_xdit.dtypes import parse_dtype
 from tokenring_xdit.errors import ConfigurationError, TokenRingError
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.engine_ranks import EngineRanks, Turn, checked_timeout
+from tokenring_xdit.pipelines.messages import MemoryUse
 from tokenring_xdit.pipelines.options import is_whole, shortly
 from tokenring_xdit.pipelines.pending import PendingReply, Pieces, Reply, in_thread
 from tokenring_xdit.pipelines.places import name_on_ranks, place_for
@@ -44,6 +45,7 @@ class Texts:
         ranks: Its ranks.
         last_seed: Seed of the last question; ``None`` before the first.
         forgotten: Chats whose keys are to be freed with the next request.
+        memory: See :attr:`tokenring_xdit.pipelines.engine.Engine.memory`; ``sent`` likewise.
     """
 
     def __init__(
@@ -77,6 +79,8 @@ class Texts:
         self._numbers = itertools.count(1)
         self._kept: Mapping[int, int] = {}
         self.forgotten: deque[int] = deque()
+        self.memory: tuple[MemoryUse, ...] = ()
+        self.sent: tuple[int, ...] = ()
         self.ranks = EngineRanks(
             "tokenring_xdit.pipelines.text_rank", setup, ranks=dims.ranks, timeout=timeout, place=place
         )
@@ -137,6 +141,8 @@ class Texts:
                 chat,
             )
         self._kept = first.kept
+        self.memory = tuple(each.memory for each in everyone if each.memory is not None)
+        self.sent = tuple(each.sent for each in everyone)
         return Reply(
             text=first.text,
             tokens=first.tokens,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,9 +12,11 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers import StoppingCriteriaList
 
+from tokenring_xdit.attention.groups import all_bytes_sent
 from tokenring_xdit.compat.transformers import cache_name
 from tokenring_xdit.errors import CancelledError, UnsupportedError
 from tokenring_xdit.hosts.transformers import ShardedCache, parallelize
+from tokenring_xdit.pipelines.peaks import PeakMeter
 from tokenring_xdit.pipelines.text_models import load_text_model
 from tokenring_xdit.pipelines.text_orders import LoadText, Question, Said, TextScore
 from tokenring_xdit.pipelines.text_pieces import Listener, PieceDecoder, StopSeeker, decoded
@@ -60,6 +63,7 @@ class TextModel:
         self._model = parallelize(model.to(device), tokenring_degree=dist.get_world_size())
         self._device, self._limit, self._chats = device, order.limit, order.chats
         self._conversations: dict[int, _Conversation] = {}  # the one that was asked last is the last
+        self._meter = PeakMeter(device, int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size())))
         self.phase = Phase.BEFORE
 
     @property
@@ -88,6 +92,8 @@ class TextModel:
             UnsupportedError: A rank would have to hold more keys than it may.
         """
         start = time.perf_counter()
+        self._meter.begin()
+        sent = all_bytes_sent()
         self.phase = Phase.BEFORE
         self.forget(question.forget)
         ids = torch.tensor([conversation_tokens(self._tokenizer, question.messages)])
@@ -118,6 +124,8 @@ class TextModel:
             keys=max(conversation.cache.held()),
             kept=self.kept,
             seconds=time.perf_counter() - start,
+            memory=self._meter.end(),
+            sent=max(0, all_bytes_sent() - sent),
         )
 
     def score(self, text: str) -> TextScore:

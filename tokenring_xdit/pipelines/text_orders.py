@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tokenring_xdit.defaults import KEPT_CHATS
+from tokenring_xdit.pipelines.messages import MemoryUse
 from tokenring_xdit.pipelines.text_options import TextOptions
 
 __all__ = [
@@ -92,6 +93,8 @@ class Said:
         keys: Tokens of this chat whose keys this rank holds, in the layer where they are most.
         kept: By chat, how many tokens' keys all ranks hold together.
         seconds: What it took.
+        memory: What this rank held; ``None`` where that cannot be measured.
+        sent: Bytes that this rank sent for attention.
     """
 
     text: str
@@ -102,6 +105,8 @@ class Said:
     keys: int
     kept: Mapping[int, int]
     seconds: float
+    memory: MemoryUse | None = None
+    sent: int = 0
 
 
 @dataclass(frozen=True)
@@ -150,5 +155,5 @@ class TextScore:
     seconds: float
 
 
-MESSAGES = (ChatMessage, Forget, Kept, LoadText, Question, Said, ScoreText, TextOptions, TextScore)
+MESSAGES = (ChatMessage, Forget, Kept, LoadText, MemoryUse, Question, Said, ScoreText, TextOptions, TextScore)
 """What may be in messages to and from ranks on other nodes; see :class:`tokenring_xdit.workers.wire.Wire`."""

@@ -5,7 +5,7 @@ from tokenring_xdit.planning.effects import NO_EFFECTS, Effects
 from tokenring_xdit.planning.machine import Attention, Launches, Machine
 from tokenring_xdit.planning.options import TIE, Option
 from tokenring_xdit.planning.others import Inside, gathered, ulysses
-from tokenring_xdit.planning.planner import best_schedules, plan
+from tokenring_xdit.planning.planner import best_schedules, plan, split_seconds
 from tokenring_xdit.planning.simulate import Simulation, run, simulate
 from tokenring_xdit.schedule.problem import Problem, even_shares
 
@@ -27,5 +27,6 @@ __all__ = [
     "plan",
     "run",
     "simulate",
+    "split_seconds",
     "ulysses",
 ]

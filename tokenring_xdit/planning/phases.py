@@ -56,6 +56,9 @@ _STRAIGHT = {
 _SCHEDULES = 4
 """Schedules of a whole prompt that are named, the fastest."""
 
+_ALL_TIMED = 32
+"""With more ranks, of schedules only those are timed that were made for causal masks: all of them take minutes."""
+
 
 def phase_of(turn: LayerTurn) -> LanguagePhase:
     """Which phase of a language model it is."""
@@ -71,7 +74,8 @@ def candidates(
 
     Of those within the simulation's error of the fastest (:data:`~tokenring_xdit.planning.options.TIE`) the one that
     sends least comes first: it is what to take. In layers with a window it is that of which less travels, as a model
-    does there. Over more than :data:`~tokenring_xdit.planning.many_ranks.MANY_RANKS` ranks times are lower bounds.
+    does there. Over more than 32 ranks, of schedules only those made for causal masks are timed; over more than
+    :data:`~tokenring_xdit.planning.many_ranks.MANY_RANKS` times are lower bounds.
 
     Args:
         turn: What is computed.
@@ -122,7 +126,8 @@ def _schedules(
         batch=turn.batch,
         element_bytes=turn.element_bytes,
     )
-    options = best_schedules(problem, network, machine, effects, mask=Mask.CAUSAL, patience=patience)
+    few = turn.ranks > _ALL_TIMED
+    options = best_schedules(problem, network, machine, effects, mask=Mask.CAUSAL, patience=patience, few=few)
     return [
         StrategyForecast(option.dims.sequence_schedule, option.seconds or 0.0, option.exposed or 0.0, option.sent or 0)
         for option in options[:_SCHEDULES]
@@ -147,6 +152,10 @@ def crossover(turn: LayerTurn, network: Network, machine: Machine, effects: Effe
     low, high = few, tokens - 1
     if low >= high or not keys_win(high):
         return None
+    near, off = tokens * turn.kv_heads // turn.heads, tokens // 512  # where bytes are as many, and often times as well
+    for middle in (near - off, near + off) if turn.ranks > _ALL_TIMED else ():
+        if low < middle < high:
+            low, high = (low, middle) if keys_win(middle) else (middle, high)
     while high - low > max(1, tokens // 256):
         middle = (low + high) // 2
         low, high = (low, middle) if keys_win(middle) else (middle, high)

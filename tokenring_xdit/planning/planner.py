@@ -16,13 +16,13 @@ from tokenring_xdit.planning.machine import Machine
 from tokenring_xdit.planning.options import TIE, Option, ranked_schedules, ranked_splits, seconds_of
 from tokenring_xdit.planning.others import Inside, gathered, shared_heads, ulysses
 from tokenring_xdit.planning.simulate import Simulation, run
-from tokenring_xdit.schedule import ALGORITHMS, Mask, ScheduleSpec, VerifiedSchedule, build, parse, q_block
+from tokenring_xdit.schedule import ALGORITHMS, Auto, Mask, ScheduleSpec, VerifiedSchedule, build, parse, q_block
 from tokenring_xdit.schedule.lower import lower
 from tokenring_xdit.schedule.lower.program import KernelCall, MergeCall, RankProgram
 from tokenring_xdit.schedule.problem import Problem
 from tokenring_xdit.topology import Network
 
-__all__ = ["best_schedules", "plan"]
+__all__ = ["best_schedules", "plan", "split_seconds"]
 
 _CHUNKS = (2, 4, 8)
 _WIDTHS = (2, 4)
@@ -87,6 +87,29 @@ def plan(
     return ranked_splits(options)
 
 
+def split_seconds(
+    problem: Problem, split: ParallelDims, topology: Network, machine: Machine, effects: Effects = NO_EFFECTS
+) -> float | None:
+    """Seconds of a call that is divided in one way; ``None`` where it cannot be, or takes minutes to simulate.
+
+    Args:
+        problem: The attention call, of as many ranks as the split has.
+        split: How ranks are divided; ``auto`` is taken for the default schedule.
+        topology: Rank ``r`` is at its ``r``-th host.
+        machine: Speeds of the ranks.
+        effects: What else happens.
+    """
+    if problem.ranks == 1:
+        return _alone(problem, topology, machine, effects).seconds
+    if problem.ranks > _MANY_RANKS or _refusal(split, problem, xfuser_ring=True) is not None:
+        return None
+    if split.tokenring == 1:
+        return _upstream(split, problem, topology, machine, effects).seconds
+    named = DEFAULT_SCHEDULE if Auto.parse(split.schedule) is not None else split.schedule
+    trials = _Setting(split, problem, topology, machine, effects).trials((parse(named).over_nodes(split.ring),))
+    return trials[0].option.seconds if trials else None
+
+
 def _splits(ranks: int) -> Iterator[ParallelDims]:
     """All degrees whose product is the number of ranks, with the schedule left open."""
     for u in (d for d in range(1, ranks + 1) if ranks % d == 0):
@@ -101,7 +124,7 @@ def _refusal(split: ParallelDims, problem: Problem, xfuser_ring: bool) -> str | 
         return "xfuser refuses this model over its Ring"
     if u > 1 and (problem.heads % u or problem.kv_heads % u):
         heads = f"{problem.heads} heads" if problem.heads == problem.kv_heads else f"{problem.kv_heads} key heads"
-        return f"Ulysses shares out heads, and {heads} do not divide by {u}"
+        return f"Ulysses divides heads, and {heads} do not divide by {u}"
     uneven = [
         name
         for name, lengths in (("queries", problem.q_lengths), ("keys", problem.kv_lengths))
@@ -289,6 +312,7 @@ def best_schedules(
     mask: Mask = Mask.FULL,
     keys_stay_whole: bool = False,
     patience: float = math.inf,
+    few: bool = False,
 ) -> tuple[Option, ...]:
     """Every schedule for ranks that are not divided any further, in the order of :func:`plan`.
 
@@ -301,17 +325,21 @@ def best_schedules(
         mask: Which keys a query sees.
         keys_stay_whole: Whether only schedules will do that leave keys at home in one piece.
         patience: Seconds after which no further ones are timed: the answer is then the best of those that were.
+        few: Whether only those are timed that were made for the mask, whole and in halves.
     """
     split = ParallelDims(tokenring=problem.ranks // nodes, ring=nodes, mask=mask)
     until = time.monotonic() + patience
     setting = _Setting(split, problem, topology, machine, effects, keys_stay_whole, until)
     names = setting.whole()
-    if nodes == 1:
+    if few:
+        names = tuple(name for name in names if name.algorithm.masks == {mask})
+        names += tuple(name.having(chunks=2) for name in names if "chunks" in name.algorithm.options)
+    elif nodes == 1:
         names += setting.nodes_left_open()
     whole = setting.trials(names)
     fastest = min((seconds_of(trial.option) for trial in whole), default=math.inf)
-    hurried = time.monotonic() >= until
-    others = [] if hurried else setting.trials(setting.other_forms(whole, fastest))
+    done = few or time.monotonic() >= until
+    others = [] if done else setting.trials(setting.other_forms(whole, fastest))
     return ranked_schedules([trial.option for trial in (*whole, *others)])
 
 

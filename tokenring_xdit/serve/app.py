@@ -80,6 +80,7 @@ def application(
         more={EDITS: max(limits.upload, limits.body)},
         open_paths=OPEN | PAGE_PATHS if page else OPEN,
         host=host,
+        on_too_large=lambda method, path: _count_refused(intake, method, path),
     )
     _answer_errors(app, intake)
     app.openapi = lambda: _described(app)
@@ -158,18 +159,24 @@ def _requests(intake: Intake) -> APIRouter:
     return routes
 
 
+def _count_refused(intake: Intake, method: str, path: str) -> None:
+    if method == "POST" and path in _BODIES:
+        intake.meters.refused(_BODIES[path][0])
+
+
 def _answer_errors(app: FastAPI, intake: Intake) -> None:
     async def answer(request: Request, error: Exception) -> Response:
         return answered(error)
 
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        kind, body = _BODIES.get(request.url.path, (None, Body))
-        if kind is not None and request.method == "POST":
-            intake.meters.refused(kind)
+        _, body = _BODIES.get(request.url.path, (None, Body))
+        _count_refused(intake, request.method, request.url.path)
         return await answer(request, refused(error.errors(), tuple(body.model_fields)))
 
     async def other(request: Request, error: HTTPException) -> Response:
         status = error.status_code
+        if status == 400:  # a body that could not be decoded
+            _count_refused(intake, request.method, request.url.path)
         kind = _BODIES.get(request.url.path, ("",))[0]
         instead = f", as '{intake.parser.config.name}' makes no {kind}s: /docs lists what can be asked" if kind else ""
         words = {404: f"there is no such path here{instead}", 405: f"{request.method} is not for this path"}

@@ -13,6 +13,7 @@ from tokenring_xdit.pipelines.pending import Reply
 from tokenring_xdit.pipelines.text_engine import Chat
 from tokenring_xdit.serve.forecast import Forecast, hang_limit
 from tokenring_xdit.serve.jobs import Job, Order, TextOrder
+from tokenring_xdit.serve.memory import MemoryForecast
 
 __all__ = ["AnswerTimes", "ChatRunner"]
 
@@ -36,14 +37,25 @@ class ChatRunner:
     """Answers questions; see :class:`tokenring_xdit.serve.engine_owner.JobRunner`.
 
     Args:
-        forecast: Learns from every answer, by the tokens that had to be read before it.
+        forecast: Learns from every answer: what a token takes after those before it, and reading those that were new.
         on_answer: Is told of each.
+        memory: Learns as well, by the tokens of a conversation and its answer.
+        on_sent: Is told what ranks sent.
         kept: Conversations that are remembered. Every one that the ranks keep has a place here, so that none of
             them is pushed out by another unforeseen.
     """
 
-    def __init__(self, forecast: Forecast, on_answer: Callable[[AnswerTimes], None], kept: int = KEPT_CHATS) -> None:
+    def __init__(
+        self,
+        forecast: Forecast,
+        on_answer: Callable[[AnswerTimes], None],
+        memory: MemoryForecast | None = None,
+        on_sent: Callable[[Sequence[int]], object] = lambda sent: None,
+        kept: int = KEPT_CHATS,
+    ) -> None:
         self._forecast, self._on_answer, self._kept = forecast, on_answer, kept
+        self._memory = MemoryForecast() if memory is None else memory
+        self._on_sent = on_sent
         self._chats: tuple[Chat, ...] = ()  # the one that was answered last is the last; other threads look through it
         self._answering: tuple[Job, int] | None = None  # the last one, and how many tokens it had to read
 
@@ -59,9 +71,15 @@ class ChatRunner:
     def seconds(self, job: Job) -> float | None:
         """Seconds that are left at most: answers may end before they have as many tokens as they may."""
         new = self._new_tokens(job)
-        whole = self._forecast.seconds(new, _of(job.order).answer_tokens)
-        token = self._forecast.step_seconds(new) or 0.0
+        order = _of(job.order)
+        whole = self._forecast.seconds(order.prompt_tokens, order.answer_tokens, rest_size=new)
+        token = self._forecast.step_seconds(order.prompt_tokens) or 0.0
         return None if whole is None else max(0.0, whole - job.step * token)
+
+    def peak_bytes(self, job: Job) -> int | None:
+        """The most that a rank will hold, its model included."""
+        order = _of(job.order)
+        return self._memory.peak(order.prompt_tokens + order.answer_tokens)
 
     def _new_tokens(self, job: Job) -> int:
         """Tokens of a prompt that are to be read: those of a conversation that goes on are known to the ranks."""
@@ -86,6 +104,8 @@ class ChatRunner:
         reply = pending.result()
         self._chats = (*self._chats, chat)  # one that failed is forgotten
         job.step = len(reply.tokens)
+        self._on_sent(engine.sent)
+        self._memory.learn(reply.prompt_tokens + len(reply.tokens), engine.memory)
         self._learn(reply, began, heard)
         return reply
 
@@ -109,7 +129,8 @@ class ChatRunner:
         token = (heard[-1] - heard[0]) / later if len(heard) > 1 and later else None
         self._on_answer(AnswerTimes(reply, first, token))
         if first is not None and token is not None:
-            self._forecast.learn(reply.prompt_tokens - reply.reused_tokens, token, first)
+            new = reply.prompt_tokens - reply.reused_tokens
+            self._forecast.learn(reply.prompt_tokens, token, first, rest_size=new)
 
 
 def _of(order: Order) -> TextOrder:

@@ -71,6 +71,9 @@ class JobRunner(Protocol):
     def seconds(self, job: Job) -> float | None:
         """Seconds that a job has still to be served for, by what is known; ``None`` where nothing is."""
 
+    def peak_bytes(self, job: Job) -> int | None:
+        """Bytes that the rank which holds most will hold for it, by what is known; ``None`` where nothing is."""
+
 
 class EngineOwner:
     """Owns an engine.
@@ -82,6 +85,7 @@ class EngineOwner:
         observer: Is told what happens.
         on_broken: Called where no engine can be made, or the server cannot go on.
         prepare: What is done with the engine before anybody is served; where it fails, the engine is closed.
+        after: Called when a job is over and its client knows.
 
     Attributes:
         engine: The engine, once it has loaded.
@@ -99,6 +103,7 @@ class EngineOwner:
         observer: JobObserver,
         on_broken: Callable[[], object] = lambda: None,
         prepare: Callable[[Engine], object] = lambda engine: None,
+        after: Callable[[], object] = lambda: None,
     ) -> None:
         self.engine: Engine | None = None
         self.running: Job | None = None
@@ -106,6 +111,7 @@ class EngineOwner:
         self.error: Exception | None = None
         self._make, self._queue, self._runner = make, queue, runner
         self._observer, self._on_broken, self._prepare = observer, on_broken, prepare
+        self._after = after
         self._watch: RankWatch | None = None
         self._most_silence = 0.0
         self._changing = threading.Lock()
@@ -148,6 +154,7 @@ class EngineOwner:
         Raises:
             UnavailableError: The queue is full, or there is no engine that is ready.
         """
+        job.predicted_bytes = self._runner.peak_bytes(job)
         with self._changing:
             self.refuse_unready()
             entered = self._queue.enter(job)
@@ -305,6 +312,7 @@ class EngineOwner:
             self._end(job, JobStatus.DONE, made=made)
         finally:
             self.running = None
+        self._after()
         if len(engine.processes) < len(self.up) and not self._stopping.is_set():
             self._bring_back(engine, Lost(_FAILED, "ranks were ended after a request had failed"))
 

@@ -1,4 +1,4 @@
-"""What a request will take, learned from those that were served."""
+"""What a request will take: attention grows as the planner says, and factors are learned from what was served."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ import math
 import statistics
 import threading
 from collections import deque
+from collections.abc import Iterator, Sequence
 
+from tokenring_xdit.serve.curves import Term, nearest_sum
 from tokenring_xdit.serve.jobs import NO_INPUTS, InputPictures
 
-__all__ = ["Forecast", "hang_limit"]
+__all__ = ["Forecast", "KeptTimes", "hang_limit"]
+
+KeptTimes = tuple[InputPictures, int, Sequence[float]]
+"""What was looked at, the size, and seconds of the latest requests of it."""
 
 _REMEMBERED = 9
 """Requests of each size; their median is not moved by one that something else has slowed down."""
@@ -18,52 +23,100 @@ _REMEMBERED = 9
 _MOST_SIZES = 256
 
 _STEEPEST = 2.0
-"""Exponent of time over pixels: attention alone grows with their square."""
+"""Exponent of time over sizes between two that were served: attention alone grows with their square."""
+
+_ENOUGH = 3
+"""Sizes from which on terms are told apart beyond them."""
 
 _FAR = 4
-"""Times the pixels of the largest request that was served, beyond which what is guessed gives no rank up."""
+"""Times the size of the largest request that was served, beyond which what is guessed gives no rank up."""
 
 _HANG_STEPS, _HANG_SECONDS = 20.0, 60.0
 
 
-class Forecast:
-    """Seconds of a denoising step, and of everything else, by pixels that are made together.
+def _squared(size: float) -> float:
+    return size * size
 
-    Between two sizes that were served time is taken for a power of the pixels; beyond the largest the last exponent is
-    taken, but at least 1; below the smallest nothing is taken off beyond it. No pixels stand for a
-    size that is not known, of which nothing is. Requests that look at other pictures
-    (:class:`~tokenring_xdit.serve.jobs.InputPictures`) say nothing of each other. Any thread may ask.
+
+class Forecast:
+    """Seconds of a step, and of everything else, by size: pixels that are made together, or tokens.
+
+    Between two sizes that were served time is taken for a power of the size. Outside of them it is the sum of what is
+    the same for all, what grows with the size, and attention, each times what was learned; as long as there are but two
+    sizes, it grows with them at least, and below a single one nothing is taken off. Size 0 stands for one that is not
+    known, of which nothing is. Requests that look at other pictures (:class:`~tokenring_xdit.serve.jobs.InputPictures`)
+    say nothing of each other. Any thread may ask.
+
+    Args:
+        step: How attention of a step grows.
+        rest: How what grows most in the rest does.
     """
 
-    def __init__(self) -> None:
-        self._steps: dict[InputPictures, _Curve] = {}
-        self._rest: dict[InputPictures, _Curve] = {}
+    def __init__(self, step: Term = _squared, rest: Term = _squared) -> None:
+        self._steps, self._rest = _Curves(step), _Curves(rest)
+        self._warm = False
 
-    def learn(self, pixels: int, step_seconds: float, rest_seconds: float, inputs: InputPictures = NO_INPUTS) -> None:
+    def learn(
+        self,
+        size: int,
+        step_seconds: float,
+        rest_seconds: float,
+        inputs: InputPictures = NO_INPUTS,
+        rest_size: int | None = None,
+    ) -> None:
         """Take note of a request that was served.
 
         Args:
-            pixels: Width times height times pictures that were made together.
-            step_seconds: Of one denoising step.
+            size: Width times height times pictures that were made together; of a language model, tokens that each next
+                one looks at.
+            step_seconds: Of one denoising step, or token.
             rest_seconds: Of everything else: reading the prompt, decoding, the way back.
             inputs: What it looked at.
+            rest_size: What the rest depends on, where that is something else: tokens to be read.
         """
-        self._steps.setdefault(inputs, _Curve()).learn(pixels, step_seconds)
-        self._rest.setdefault(inputs, _Curve()).learn(pixels, max(rest_seconds, 0.0))
+        self._warm = True
+        self._steps.of(inputs).learn(size, step_seconds)
+        self._rest.of(inputs).learn(size if rest_size is None else rest_size, max(rest_seconds, 0.0))
 
-    def step_seconds(self, pixels: int, inputs: InputPictures = NO_INPUTS) -> float | None:
-        """Seconds of one denoising step; ``None`` before anything was served."""
-        return self._steps.get(inputs, _Curve()).at(pixels)
+    def step_seconds(self, size: int, inputs: InputPictures = NO_INPUTS) -> float | None:
+        """Seconds of one step; ``None`` before anything was served."""
+        return self._steps.of(inputs).at(size)
 
-    def seconds(self, pixels: int, steps: int, inputs: InputPictures = NO_INPUTS) -> float | None:
+    def seconds(
+        self, size: int, steps: int, inputs: InputPictures = NO_INPUTS, rest_size: int | None = None
+    ) -> float | None:
         """Seconds of a request that is alone; ``None`` before anything was served."""
-        step, rest = self.step_seconds(pixels, inputs), self._rest.get(inputs, _Curve()).at(pixels)
+        step = self.step_seconds(size, inputs)
+        rest = self._rest.of(inputs).at(size if rest_size is None else rest_size)
         return None if step is None or rest is None else steps * step + rest
 
-    def longest_silence(self, pixels: int, inputs: InputPictures = NO_INPUTS) -> float | None:
-        """Seconds that ranks are expected to say nothing for, at most; ``None`` far beyond what was served."""
-        longest = self.seconds(pixels, 1, inputs)
-        return None if longest is None or pixels > _FAR * self._steps[inputs].largest else longest
+    def longest_silence(
+        self, size: int, inputs: InputPictures = NO_INPUTS, rest_size: int | None = None
+    ) -> float | None:
+        """Seconds that ranks are expected to say nothing for, at most.
+
+        ``None`` far beyond what was served, and before these ranks have served anything: what others took, whom a
+        server had before, leaves out what is made once.
+        """
+        longest = self.seconds(size, 1, inputs, rest_size)
+        far = size > _FAR * self._steps.of(inputs).largest
+        return None if longest is None or far or not self._warm else longest
+
+    @property
+    def requests(self) -> int:
+        """How many it remembers."""
+        return sum(len(seconds) for _, _, seconds in self._steps.kept())
+
+    def kept(self) -> tuple[list[KeptTimes], list[KeptTimes]]:
+        """All that was learned of steps, and of the rest."""
+        return list(self._steps.kept()), list(self._rest.kept())
+
+    def recall(self, steps: Sequence[KeptTimes], rest: Sequence[KeptTimes]) -> None:
+        """Take up what was kept."""
+        for curves, kept in ((self._steps, steps), (self._rest, rest)):
+            for inputs, size, seconds in kept:
+                for each in seconds:
+                    curves.of(inputs).learn(size, each)
 
 
 def hang_limit(silence: float | None, most: float) -> float:
@@ -76,51 +129,67 @@ def hang_limit(silence: float | None, most: float) -> float:
     return most if silence is None else min(most, max(_HANG_SECONDS, _HANG_STEPS * silence))
 
 
-class _Curve:
-    """Seconds over pixels."""
+class _Curves:
+    """One for all requests that look at the same."""
 
-    def __init__(self) -> None:
-        self._seen: dict[int, deque[float]] = {}
+    def __init__(self, term: Term) -> None:
+        self._term = term
+        self._curves: dict[InputPictures, _Curve] = {}
+
+    def of(self, inputs: InputPictures) -> _Curve:
+        return self._curves.setdefault(inputs, _Curve(self._term))
+
+    def kept(self) -> Iterator[KeptTimes]:
+        for inputs, curve in list(self._curves.items()):
+            yield from ((inputs, size, tuple(seconds)) for size, seconds in curve.seen.items())
+
+
+class _Curve:
+    """Seconds over sizes."""
+
+    def __init__(self, term: Term) -> None:
+        self._terms: tuple[Term, ...] = (lambda size: 1.0, lambda size: size, term)
+        self.seen: dict[int, deque[float]] = {}
         self._changing = threading.Lock()
 
     @property
     def largest(self) -> int:
-        return max(self._seen, default=0)
+        return max(self.seen, default=0)
 
-    def learn(self, pixels: int, seconds: float) -> None:
-        if pixels < 1:
+    def learn(self, size: int, seconds: float) -> None:
+        if size < 1:
             return
         with self._changing:
-            seen = {**self._seen, pixels: deque([*self._seen.get(pixels, ()), seconds], maxlen=_REMEMBERED)}
+            seen = {**self.seen, size: deque([*self.seen.get(size, ()), seconds], maxlen=_REMEMBERED)}
             while len(seen) > _MOST_SIZES:
                 seen.pop(next(iter(seen)))
-            self._seen = seen
+            self.seen = seen
 
-    def at(self, pixels: int) -> float | None:
-        seen = self._seen
+    def at(self, size: int) -> float | None:
+        seen = self.seen
         sizes = sorted(seen)
-        if not sizes or pixels < 1:
+        if not sizes or size < 1:
             return None
-        known = [statistics.median(seen[size]) for size in sizes]
-        if pixels in seen:
-            return known[sizes.index(pixels)]
-        above = bisect.bisect(sizes, pixels)
-        if above == 0:
-            return known[0]
-        low = min(above, len(sizes) - 1) - 1
-        if low < 0:
-            return known[0] * pixels / sizes[0]
-        exponent = _exponent(sizes[low], known[low], sizes[low + 1], known[low + 1])
-        if above == len(sizes):
-            return known[-1] * _power(pixels / sizes[-1], max(1.0, exponent))
-        return known[low] * _power(pixels / sizes[low], exponent)
+        known = [statistics.median(seen[each]) for each in sizes]
+        if size in seen:
+            return known[sizes.index(size)]
+        above = bisect.bisect(sizes, size)
+        if 0 < above < len(sizes):
+            exponent = _exponent(sizes[above - 1], known[above - 1], sizes[above], known[above])
+            return known[above - 1] * float((size / sizes[above - 1]) ** exponent)
+        edge = 0 if above == 0 else -1
+        least = size / sizes[-1] if above and len(sizes) < _ENOUGH else 0.0
+        return known[edge] * max(least, self._growth(sizes, known, sizes[edge], size))
+
+    def _growth(self, sizes: list[int], known: list[float], edge: int, size: int) -> float:
+        """What a size takes over that of one that was served, beside all others."""
+        if len(sizes) == 1 or min(known) <= 0:
+            return max(1.0, size / edge)
+        curve = nearest_sum(sizes, known, self._terms)
+        return curve(size) / curve(edge)
 
 
 def _exponent(size: int, seconds: float, larger: int, longer: float) -> float:
     if seconds <= 0 or longer <= 0:
         return 1.0
     return min(_STEEPEST, max(0.0, math.log(longer / seconds) / math.log(larger / size)))
-
-
-def _power(ratio: float, exponent: float) -> float:
-    return float(ratio**exponent)

@@ -32,6 +32,7 @@ class Guard:
         more: The same of paths that take more.
         open_paths: Paths that need no key.
         host: Name of the server, by which it is asked where there is no key, beside its addresses.
+        on_too_large: Is told method and path of what is refused for its size.
     """
 
     def __init__(
@@ -42,9 +43,10 @@ class Guard:
         more: Mapping[str, int] | None = None,
         open_paths: Collection[str] = OPEN,
         host: str | None = None,
+        on_too_large: Callable[[str, str], object] = lambda method, path: None,
     ) -> None:
         self._app, self._most, self._more, self._open = app, most, more or {}, open_paths
-        self._host = host
+        self._host, self._on_too_large = host, on_too_large
         self._expected = None if key is None else _digest(key.encode())
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -67,6 +69,7 @@ class Guard:
         try:
             await self._within_limits(scope, headers, receive, send)
         except _TooLarge:
+            self._on_too_large(scope["method"], scope["path"])
             await answered(_too_large(self._most_of(scope)))(scope, receive, send)
 
     def _refuse_foreign(self, scope: Message, headers: dict[bytes, bytes]) -> None:

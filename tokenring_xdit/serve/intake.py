@@ -123,6 +123,7 @@ class Intake:
             "created": job.created,
             "seconds_left": _rounded(left),
             "seconds_forecast": _rounded(job.predicted),
+            "peak_bytes_forecast": job.predicted_bytes,
             "seconds": None if job.began is None or job.ended is None else _rounded(job.ended - job.began),
             "error": None if job.error is None else problem_of(job.error).message,
         }

@@ -213,6 +213,7 @@ class Job:
         asked: When it was accepted, on the monotonic clock, in seconds; ``began`` and ``ended`` likewise.
         created: The same as seconds since 1970, and so is ``completed``, when it ended.
         predicted: Seconds that it was predicted to take when it began.
+        predicted_bytes: Bytes that it was predicted to have the rank hold that holds most, its model included.
         interrupt: Called when it is given up while it is served.
     """
 
@@ -229,6 +230,7 @@ class Job:
         self.ended: float | None = None
         self.completed: int | None = None
         self.predicted: float | None = None
+        self.predicted_bytes: int | None = None
         self.interrupt: Callable[[], object] = _nothing
         self._tell = tell
         self._wanted = True

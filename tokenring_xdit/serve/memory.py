@@ -7,14 +7,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import combinations
 
 import numpy as np
 
 from tokenring_xdit.pipelines.messages import MemoryUse
+from tokenring_xdit.serve.curves import Term, nearest_sum
 from tokenring_xdit.serve.jobs import NO_INPUTS, InputPictures
 
-__all__ = ["MemoryForecast"]
+__all__ = ["KeptNeeds", "MemoryForecast"]
+
+KeptNeeds = tuple[InputPictures, int, Sequence[int]]
+"""What was looked at, the size, and bytes beyond the model that the latest requests of it needed."""
 
 _REMEMBERED = 9
 """Requests of each size, the largest of which counts: what was needed once may be needed again."""
@@ -34,6 +37,9 @@ known, its size is refused, and nothing new is learned of it.
 _ENOUGH = 4
 """Sizes from which on more than a line is seen in them."""
 
+_TERMS: tuple[Term, ...] = (lambda pixels: 1.0, lambda pixels: pixels, lambda pixels: pixels * pixels)
+"""What a request needs: the same for all, a line, and its square."""
+
 
 class MemoryForecast:
     """Bytes of a rank beyond its model, by pixels that are made together.
@@ -46,6 +52,9 @@ class MemoryForecast:
         limit: Bytes that a rank may hold, its model included; ``None`` for what its GPU or machine has.
         tell: Is told the real peak over the predicted one, both with the model, of each request that was predicted.
         clock: Seconds.
+
+    Attributes:
+        model: Bytes of the model on the rank that has most of it; ``None`` before anything was served.
     """
 
     def __init__(
@@ -57,6 +66,7 @@ class MemoryForecast:
         self._limit, self._tell, self._clock = limit, tell, clock
         self._seen: dict[InputPictures, dict[int, deque[tuple[int, float]]]] = {}
         self._free: int | None = None
+        self.model: int | None = None
         self._told = 0.0
         self._changing = threading.Lock()
 
@@ -80,7 +90,7 @@ class MemoryForecast:
             seen = {**before, pixels: latest}
             while len(seen) > _MOST_SIZES:
                 seen.pop(next(iter(seen)))
-            self._seen = {**self._seen, inputs: seen}
+            self._seen, self.model = {**self._seen, inputs: seen}, model
             self._free = min(min(use.limit, self._limit or use.limit) - use.model for use in ranks)
 
     def needed(self, pixels: int, inputs: InputPictures = NO_INPUTS) -> float | None:
@@ -98,8 +108,29 @@ class MemoryForecast:
             return known[edge]
         if len(sizes) == 1:
             return known[0] * max(1.0, pixels / sizes[0])
-        curve = _curve(sizes, known)
+        curve = nearest_sum(sizes, known, _TERMS[: 3 if len(sizes) >= _ENOUGH else 2])
         return known[edge] * curve(pixels) / curve(sizes[edge])
+
+    def peak(self, pixels: int, inputs: InputPictures = NO_INPUTS) -> int | None:
+        """The same with its model."""
+        needed = self.needed(pixels, inputs)
+        return None if needed is None or self.model is None else self.model + round(needed)
+
+    def kept(self) -> list[KeptNeeds]:
+        """All that was learned."""
+        return [
+            (inputs, size, tuple(needed for needed, _ in latest))
+            for inputs, seen in self._seen.items()
+            for size, latest in seen.items()
+        ]
+
+    def recall(self, kept: Sequence[KeptNeeds], model: int) -> None:
+        """Take up what was kept; it refuses nothing before ranks have said what is free now."""
+        with self._changing:
+            self.model, now = model, self._clock()
+            for inputs, size, needs in kept:
+                latest = deque([(needed, now) for needed in needs], maxlen=_REMEMBERED)
+                self._seen = {**self._seen, inputs: {**self._seen.get(inputs, {}), size: latest}}
 
     def free(self) -> int | None:
         """Bytes that a rank had beside its model when it was heard of last; ``None`` where that says nothing."""
@@ -122,20 +153,3 @@ class MemoryForecast:
             for size, latest in self._seen.get(inputs, {}).items()
         }
         return {size: float(max(needed)) for size, needed in counts.items() if needed}
-
-
-def _curve(sizes: Sequence[int], known: Sequence[float]) -> Callable[[float], float]:
-    """The non-negative polynomial that is nearest to all of them, by shares of each."""
-    scale, shares = float(sizes[-1]), np.asarray(known)
-    powers = range(3 if len(sizes) >= _ENOUGH else 2)
-    terms = np.stack([(np.asarray(sizes) / scale) ** power for power in powers], axis=1) / shares[:, None]
-    best: tuple[float, dict[int, float]] | None = None
-    for count in range(1, len(powers) + 1):
-        for chosen in combinations(powers, count):
-            factors = np.linalg.lstsq(terms[:, chosen], np.ones(len(sizes)), rcond=None)[0]
-            off = float(np.square(terms[:, chosen] @ factors - 1).sum())
-            if (factors >= 0).all() and (best is None or off < best[0]):
-                best = off, dict(zip(chosen, factors.tolist(), strict=True))
-    assert best is not None  # one term alone is never negative
-    found = best[1]
-    return lambda pixels: sum(factor * (pixels / scale) ** power for power, factor in found.items())

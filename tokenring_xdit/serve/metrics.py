@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -12,7 +13,9 @@ from tokenring_xdit import __version__
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.serve.chat_runner import AnswerTimes
 from tokenring_xdit.serve.engine_owner import RESTART_REASONS, EngineOwner
+from tokenring_xdit.serve.gpus import GpuMeters, management_library
 from tokenring_xdit.serve.jobs import Job, JobStatus
+from tokenring_xdit.serve.picture_runner import StageSeconds
 from tokenring_xdit.serve.queue import JobQueue
 
 __all__ = ["Meters"]
@@ -63,6 +66,11 @@ class Meters:
         self._restarts = Counter(
             "tokenring_world_restarts", "Ranks were started again", ["reason"], registry=self.registry
         )
+        self._sent = Counter(
+            "tokenring_sent_bytes", "Sent for attention, without Ulysses' exchanges", ["rank"], registry=self.registry
+        )
+        for rank in range(dims.ranks):
+            self._sent.labels(str(rank))
         for outcome in _OUTCOMES:
             self._requests.labels(kind, outcome)
         for reason in RESTART_REASONS:
@@ -82,6 +90,9 @@ class Meters:
         running = Gauge("tokenring_requests_running", "Requests that are served", registry=self.registry)
         running.set_function(lambda: float(owner.running is not None))
         self.registry.register(_Ranks(owner))
+        nvml = management_library()
+        if nvml is not None:
+            self.registry.register(GpuMeters(nvml))
 
     def refused(self, kind: str) -> None:
         """A request was refused before it waited."""
@@ -104,6 +115,17 @@ class Meters:
         """A step was made."""
         assert self._steps is not None
         self._steps.duration.observe(seconds)
+
+    def made(self, stages: StageSeconds, sent: Sequence[int]) -> None:
+        """A call of the engine is over."""
+        assert self._steps is not None
+        self._steps.took(stages)
+        self.sent(sent)
+
+    def sent(self, sizes: Sequence[int]) -> None:
+        """Ranks have sent so many bytes."""
+        for rank, size in enumerate(sizes):
+            self._sent.labels(str(rank)).inc(size)
 
     def memory(self, ratio: float) -> None:
         """A rank's peak was measured, which was predicted."""
@@ -138,6 +160,20 @@ class _StepMeters:
         self.cancelled = Counter(
             "tokenring_cancelled_steps", "Steps of requests that were cancelled", registry=registry
         )
+        self._stages = Histogram(
+            "tokenring_stage_duration_seconds",
+            "Before the steps of a request, all of them, and behind them",
+            ["stage"],
+            buckets=_REQUEST_BUCKETS,
+            registry=registry,
+        )
+        for stage in asdict(StageSeconds(0, 0, 0)):
+            self._stages.labels(stage)
+
+    def took(self, stages: StageSeconds) -> None:
+        """A call of the engine is over."""
+        for stage, seconds in asdict(stages).items():
+            self._stages.labels(stage).observe(seconds)
 
 
 class _AnswerMeters:

@@ -15,13 +15,10 @@ from tokenring_xdit.errors import ConfigurationError, TokenRingError
 from tokenring_xdit.hosts.models import pipeline_named
 from tokenring_xdit.messages import shown
 from tokenring_xdit.pipelines.engine import Engine
-from tokenring_xdit.pipelines.loading import find_model
 from tokenring_xdit.pipelines.picture_options import steps_taken
 from tokenring_xdit.pipelines.request import (
     DRAWN_SEEDS,
     LARGEST_SEED,
-    Request,
-    defaults_of,
     image_keyword,
     needs_picture,
     takes_picture,
@@ -30,6 +27,7 @@ from tokenring_xdit.pipelines.signatures import needed_options, parameters_of
 from tokenring_xdit.serve.config import RequestLimits, ServeConfig, TextServeConfig, films, mask_keyword
 from tokenring_xdit.serve.engine_owner import EngineOwner
 from tokenring_xdit.serve.errors import RefusedError
+from tokenring_xdit.serve.foresee import picture_values
 from tokenring_xdit.serve.jobs import NO_INPUTS, InputPictures, PictureOrder
 from tokenring_xdit.serve.memory import MemoryForecast
 from tokenring_xdit.serve.schema import EditBody, GenerationBody, PromptBody, VideoBody
@@ -109,17 +107,7 @@ class PictureParser(RequestParser[ServeConfig]):
     @functools.cached_property
     def defaults(self) -> dict[str, Any]:
         """What is taken where a request says nothing; ``None`` for what the pipeline works out."""
-        config = self.config
-        model = find_model(config.model, config.choice).complete(Request(prompt="a prompt"))
-        known = defaults_of(self.pipeline)
-        values: dict[str, Any] = {
-            name: first_of(getattr(config, name, None), getattr(model, name), known[name])
-            for name in ("width", "height", "frames", "steps", "guidance", "negative_prompt")
-            if name in known
-        }
-        if config.size is not None:
-            values |= {"width": config.size.width, "height": config.size.height}
-        return values
+        return picture_values(self.config)
 
     def described(self) -> dict[str, Any]:
         """As in the base class."""

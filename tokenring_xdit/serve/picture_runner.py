@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tokenring_xdit.pipelines.engine import Engine, Step
@@ -11,7 +12,7 @@ from tokenring_xdit.serve.forecast import Forecast, hang_limit
 from tokenring_xdit.serve.jobs import Job, Order, PictureOrder, progress_steps
 from tokenring_xdit.serve.memory import MemoryForecast
 
-__all__ = ["PictureRunner"]
+__all__ = ["PictureRunner", "StageSeconds"]
 
 
 class PictureRunner:
@@ -21,12 +22,17 @@ class PictureRunner:
         forecast: Learns from every job, by the pixels that are made together.
         on_step: Is told how many seconds each step took.
         memory: Learns as well.
+        on_made: Is told what each call of the engine took, and what ranks sent.
     """
 
     def __init__(
-        self, forecast: Forecast, on_step: Callable[[float], None], memory: MemoryForecast | None = None
+        self,
+        forecast: Forecast,
+        on_step: Callable[[float], None],
+        memory: MemoryForecast | None = None,
+        on_made: Callable[[StageSeconds, Sequence[int]], object] = lambda stages, sent: None,
     ) -> None:
-        self._forecast, self._on_step = forecast, on_step
+        self._forecast, self._on_step, self._on_made = forecast, on_step, on_made
         self._memory = MemoryForecast() if memory is None else memory
 
     def make(self, engine: Engine, job: Job, most_silence: float) -> list[Any]:
@@ -46,8 +52,10 @@ class PictureRunner:
                 **order.arguments,
             )
             self._memory.learn(pixels, engine.memory, order.inputs)
-            if clock.step_seconds is not None and not order.previews:
-                rest = time.monotonic() - clock.began - order.steps * clock.step_seconds
+            stages = clock.stages(time.monotonic())
+            if stages is not None and clock.step_seconds is not None and not order.previews:
+                self._on_made(stages, engine.sent)
+                rest = stages.encode + stages.decode
                 self._forecast.learn(pixels, clock.step_seconds, rest, order.inputs)
         return made
 
@@ -64,6 +72,13 @@ class PictureRunner:
         finally:
             engine.timeout = most_silence
 
+    def peak_bytes(self, job: Job) -> int | None:
+        """The most that a rank will hold, its model included."""
+        order = _of(job.order)
+        peaks = [self._memory.peak(count * order.pixels, order.inputs) for count in set(order.batches)]
+        known = [peak for peak in peaks if peak is not None]
+        return max(known) if known and len(known) == len(peaks) else None
+
     def seconds(self, job: Job) -> float | None:
         """Seconds that are left, by the forecast."""
         order = _of(job.order)
@@ -73,6 +88,21 @@ class PictureRunner:
             return None
         step = self._forecast.step_seconds(order.batches[0] * order.pixels, order.inputs) or 0.0
         return max(0.0, sum(known) - job.step * step)
+
+
+@dataclass(frozen=True)
+class StageSeconds:
+    """Seconds of a call of the engine.
+
+    Attributes:
+        encode: Before the first step: the prompt, and pictures that it starts from.
+        denoise: All steps.
+        decode: From the last step until it is here.
+    """
+
+    encode: float
+    denoise: float
+    decode: float
 
 
 def _of(order: Order) -> PictureOrder:
@@ -93,6 +123,13 @@ class _StepTimes:
         """Seconds of a step, on average; ``None`` before the second one."""
         times = self._times
         return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None
+
+    def stages(self, now: float) -> StageSeconds | None:
+        """What the call took that is over now, its first step as long as the others; ``None`` with fewer than two."""
+        times, step = self._times, self.step_seconds
+        if step is None:
+            return None
+        return StageSeconds(max(0.0, times[0] - self.began - step), len(times) * step, now - times[-1])
 
     def __call__(self, step: Step) -> None:
         self._times.append(time.monotonic())

@@ -44,7 +44,7 @@ class PromptBody(Body):
     seed: int | None = Field(None, ge=0, le=LARGEST_SEED, description="of the first one; one is drawn without it")
     steps: int | None = Field(None, ge=1, description="denoising steps")
     guidance: float | None = Field(None, ge=0, allow_inf_nan=False, description="guidance scale")
-    negative_prompt: Text | None = Field(None, description="what not to draw, for models that take it")
+    negative_prompt: Text | None = Field(None, description="what the picture must not show, for models that take it")
 
 
 class GenerationBody(PromptBody):
@@ -64,7 +64,11 @@ class EditBody(GenerationBody):
     """Of ``/v1/images/edits``, beside its files."""
 
     strength: float | None = Field(
-        None, ge=0, le=1, allow_inf_nan=False, description="how far the picture is drawn anew, for models that take it"
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="how far the picture is regenerated, for models that take it",
     )
 
 

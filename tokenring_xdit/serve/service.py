@@ -10,7 +10,7 @@ from tokenring_xdit.serve.app import application
 from tokenring_xdit.serve.chat_runner import ChatRunner
 from tokenring_xdit.serve.config import AnyServeConfig, RequestLimits, ServeConfig, TextServeConfig, films
 from tokenring_xdit.serve.engine_owner import EngineOwner, JobRunner
-from tokenring_xdit.serve.forecast import Forecast
+from tokenring_xdit.serve.foresee import Learned
 from tokenring_xdit.serve.intake import Intake
 from tokenring_xdit.serve.memory import MemoryForecast
 from tokenring_xdit.serve.metrics import Meters
@@ -21,7 +21,7 @@ from tokenring_xdit.serve.text_parsing import TextParser
 from tokenring_xdit.serve.video_runner import VideoRunner
 from tokenring_xdit.serve.video_store import VideoStore
 
-__all__ = ["Service"]
+__all__ = ["Service", "make_engine"]
 
 
 class Service:
@@ -58,7 +58,7 @@ class Service:
         def make() -> Engine:
             if isinstance(parser, TextParser):
                 parser.load()
-            return _engine(config, timeout, config.ray if ray is None else ray)
+            return make_engine(config, timeout, config.ray if ray is None else ray)
 
         def prepare(engine: Engine) -> None:
             if isinstance(parser, PictureParser):
@@ -69,8 +69,10 @@ class Service:
         store = VideoStore(limits.stored) if isinstance(config, ServeConfig) and films(config) else None
         meters = Meters(config.degrees, queue, "text" if text else "image" if store is None else "video")
         memory = MemoryForecast(config.memory_per_rank if isinstance(config, ServeConfig) else None, meters.memory)
-        drawing = PictureRunner(Forecast(), meters.step, memory)
-        self.owner = EngineOwner(make, queue, _runner(text, meters, drawing, store), meters, on_broken, prepare)
+        learned = Learned(config, None if config.ray is None and ray is None else "ray", memory)
+        drawing = PictureRunner(learned.forecast, meters.step, memory, meters.made)
+        runner = _runner(text, meters, drawing, store, learned)
+        self.owner = EngineOwner(make, queue, runner, meters, on_broken, prepare, learned.keep)
         meters.watch(self.owner)
         parser = _parser(config, limits, self.owner, memory)
         intake = Intake(parser, self.owner, meters, frozenset if store is None else store.names)
@@ -103,13 +105,22 @@ def _parser(
     return PictureParser(config, limits, owner, memory)
 
 
-def _runner(text: bool, meters: Meters, drawing: PictureRunner, store: VideoStore | None) -> JobRunner:
+def _runner(
+    text: bool, meters: Meters, drawing: PictureRunner, store: VideoStore | None, learned: Learned
+) -> JobRunner:
     if text:
-        return ChatRunner(Forecast(), meters.answered)
+        return ChatRunner(learned.forecast, meters.answered, learned.memory, meters.sent)
     return drawing if store is None else VideoRunner(drawing, store)
 
 
-def _engine(config: AnyServeConfig, timeout: float, ray: Any) -> Engine:
+def make_engine(config: AnyServeConfig, timeout: float, ray: Any) -> Engine:
+    """The engine of a config.
+
+    Args:
+        config: Which.
+        timeout: Seconds without a sign of life from the ranks.
+        ray: Where they are; ``None`` for this machine.
+    """
     if isinstance(config, TextServeConfig):
         return Engine(
             config.model,

@@ -32,7 +32,7 @@ class Uploads:
 
     Attributes:
         pictures: To start from, at least one, in RGB.
-        mask: White where the picture is drawn anew, of the first one's size.
+        mask: White where the picture is regenerated, of the first one's size.
     """
 
     pictures: tuple[Image.Image, ...]
@@ -64,8 +64,8 @@ class Uploads:
         mask = _alpha(_read(_MASK, masks[0], most), pictures[0].size) if masks else None
         if mask is None and any(_is_transparent(picture) for picture in pictures):
             raise RefusedError(
-                "image: has transparent parts, which RGB has no room for: fill them, and send what is to be drawn anew "
-                "as mask",
+                "image: has transparent parts, which RGB has no room for: fill them, and send what is to be "
+                "regenerated as mask",
                 "image",
             )
         return cls(tuple(picture.convert("RGB") for picture in pictures), mask)
@@ -81,12 +81,12 @@ def _read(field: str, content: bytes, most: int) -> Image.Image:
 
 
 def _alpha(mask: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """What is transparent in a mask, in white: OpenAI has that drawn anew, and diffusers what is white."""
+    """What is transparent in a mask, in white: OpenAI has that regenerated, and diffusers what is white."""
     if mask.size != size:
         wanted = f"{size[0]}x{size[1]}"
         raise RefusedError(f"mask: has {mask.width}x{mask.height} pixels, and the picture has {wanted}", _MASK)
     if not _has_alpha(mask):
-        raise RefusedError("mask: has no alpha, and what is transparent is drawn anew: send a PNG that has", _MASK)
+        raise RefusedError("mask: has no alpha, and what is transparent is regenerated: send a PNG that has", _MASK)
     inverted: Image.Image = _alpha_of(mask).point(lambda value: 255 - value)
     return inverted
 

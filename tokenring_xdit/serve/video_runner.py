@@ -36,6 +36,10 @@ class VideoRunner:
             job.refuse_cancelled()
         return [video]
 
+    def peak_bytes(self, job: Job) -> int | None:
+        """The most that a rank will hold, its model included."""
+        return self._drawing.peak_bytes(job)
+
     def seconds(self, job: Job) -> float | None:
         """Seconds that are left, without writing the file."""
         return self._drawing.seconds(job)

@@ -16,10 +16,12 @@ import torch.distributed as dist
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    DynamicCache,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedTokenizerFast,
+    StaticCache,
     StoppingCriteriaList,
     TextIteratorStreamer,
     TextStreamer,
@@ -38,6 +40,8 @@ Use = Callable[[Any], Any]
 
 PADDED = prompts(2, 43, [0, 17])
 ALONE = prompts(1, 37)
+BARELY = prompts(3, 41, [0, 7, 40])
+"""Of the last item one token is real."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "top_p": {"do_sample": True, "top_p": 0.8, "temperature": 1.3},
@@ -50,6 +54,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "lengths": {"min_new_tokens": 6, "eos_token_id": [*range(3, 40)], "exponential_decay_length_penalty": (2, 1.1)},
     "forced end": {"forced_eos_token_id": 2, "eos_token_id": 2},
     "guidance": {"guidance_scale": 1.7},
+    "negative prompt": {
+        "guidance_scale": 1.6,
+        "negative_prompt_ids": PADDED[0][:, :29],
+        "negative_prompt_attention_mask": PADDED[1][:, :29],
+    },
     "watermark": {"watermarking_config": WatermarkingConfig(bias=2.0, seeding_scheme="selfhash")},
     "several": {"do_sample": True, "num_return_sequences": 3, "top_k": 9},
     "beams": {"num_beams": 3, "num_return_sequences": 3, "length_penalty": 0.3, "early_stopping": True},
@@ -232,6 +241,33 @@ def goes_on(model: Any) -> Any:
     return model.generate(more, attention_mask=mask, max_new_tokens=5, **{name: _cache_of(first)})
 
 
+def either_name(model: Any) -> Any:
+    """Caches by all names that their argument has; beams and several answers behind one of them."""
+    latest = cache_name(type(model).forward)
+    found = []
+    for name in CACHE_NAMES if latest == CACHE_NAMES[0] else [latest]:
+        cache = model.tokenring.cache() if hasattr(model, "tokenring") else DynamicCache(config=model.config)
+        said = model.generate(ALONE[0], max_new_tokens=3, **{name: cache})
+        more = torch.cat([said, ALONE[0][:, :4]], dim=1)
+        found += [model.generate(more, max_new_tokens=3, **{name: cache}), cache.get_seq_length()]
+    for options in ({"num_beams": 3, "num_return_sequences": 2}, {"do_sample": True, "num_return_sequences": 3}):
+        found.append(model.generate(ALONE[0], max_new_tokens=5, **options, **_new_cache(model)))
+    return found
+
+
+def barely_there(model: Any) -> Any:
+    """A batch with an item that is nearly all padding."""
+    options: tuple[dict[str, Any], ...] = ({}, {"num_beams": 2}, {"prefill_chunk_size": 9, "do_sample": True})
+    return [model.generate(BARELY[0], attention_mask=BARELY[1], max_new_tokens=5, **each) for each in options]
+
+
+def looked_up(model: Any) -> Any:
+    """Tokens that were guessed from the prompt, with further options."""
+    guessing = {"prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 1, "max_new_tokens": 12}
+    options: tuple[dict[str, Any], ...] = ({"do_sample": True}, {"prefill_chunk_size": 8}, {"guidance_scale": 1.4})
+    return [model.generate(ALONE[0], **guessing, **each) for each in options]
+
+
 def in_training_mode(model: Any) -> Any:
     """A model that nobody has called ``eval`` of, as those that were made from a configuration are."""
     model.train()
@@ -294,6 +330,9 @@ USES: dict[str, Use] = {
             custom,
             calls,
             from_nothing,
+            either_name,
+            barely_there,
+            looked_up,
         )
     },
     **{use.__name__: use for use in (branches, goes_on, in_training_mode, of_two, saved, compiled, resized)},
@@ -379,6 +418,17 @@ def refusals() -> tuple[dict[str, str], bool]:
     note("paged", lambda: model.generate(ids, max_new_tokens=3, cache_implementation="paged"))
     note("quantized", lambda: model.generate(ids, max_new_tokens=3, cache_implementation="quantized"))
     note("batching", lambda: model.generate_batch([[3, 4]]))
+    note("static cache", lambda: model.generate(ids, **{name: StaticCache(config=model.config, max_cache_len=64)}))
+    note("word for a cache", lambda: model.generate(ids, **{name: "static"}))
+    model.generation_config.cache_implementation = "offloaded"
+    note("standing offloaded", lambda: model.generate(ids, max_new_tokens=3))
+    model.generation_config.cache_implementation = None
+    note("list", lambda: model.generate(ids.tolist(), max_new_tokens=3))
+    note("no token", lambda: model.generate(ids[:, :0], max_new_tokens=3))
+    note("nothing but padding", lambda: model.generate(ids, attention_mask=torch.zeros_like(ids), max_new_tokens=3))
+    windows = parallel_model("gemma2")  # of 7
+    behind = torch.cat([torch.ones_like(ids[:, 7:]), torch.zeros_like(ids[:, :7])], dim=1)
+    note("padding behind", lambda: windows.generate(ids, attention_mask=behind, max_new_tokens=3))
     note("hidden states", lambda: model.generate(ids, max_new_tokens=3, output_hidden_states=True))
     note("contrastive", lambda: model.generate(ids, max_new_tokens=3, penalty_alpha=0.5, top_k=4))
     note("constraints", lambda: model.generate(ids, max_new_tokens=3, num_beams=2, force_words_ids=[[5]]))

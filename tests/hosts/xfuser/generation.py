@@ -191,11 +191,13 @@ def with_wrapped_transformer(family: Family, config: Any, case: Case, inputs: Ma
     pipe = family.make(**case.make).to(rank_device(), case.dtype)
     if family.pipeline_class() is not None:
         pipe.__class__ = family.pipeline_class()
-    for name in ("transformer", "transformer_2"):
+    for name in ("transformer", "transformer_2", "unconditional_transformer"):
         model = getattr(pipe, name, None)
         if model is not None:
             wrapped = family.wrapper_class().from_config(model.config).to(rank_device(), case.dtype).eval()
             wrapped.load_state_dict(model.state_dict())
+            for prepare in ("_install_xfuser_processors", "_init_sp_state"):  # as the command does, where there is one
+                getattr(wrapped, prepare, lambda: None)()
             setattr(pipe, name, wrapped)
     initialize_runtime_state(pipe, config)
     state = get_runtime_state()
@@ -247,7 +249,8 @@ def forget_xfuser() -> None:
 
 def latents_of(output: Any) -> Tensor | None:
     """The tensor in a pipeline's output; ``None`` on ranks that xfuser gives none."""
-    found = None if output is None else getattr(output, "images", getattr(output, "frames", None))
+    kinds = ("images", "frames", "video")
+    found = next((getattr(output, kind) for kind in kinds if hasattr(output, kind)), None)
     if isinstance(found, list):
         found = None if found[0] is None else torch.stack(found)
     return found

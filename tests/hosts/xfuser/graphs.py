@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from tests.support.ranks import rank_device
 from tests.support.reference import relative_error
 from tokenring_xdit.errors import TokenRingError
 from tokenring_xdit.graphs import CudaRecorder, GraphReport, Recorder
+from tokenring_xdit.graphs.runner import _Buffers
 from tokenring_xdit.hosts.calls import Output, spread_over_ranks
 from tokenring_xdit.hosts.xfuser import AttentionBackend, graph_reports, parallelize
 from tokenring_xdit.hosts.xfuser.graphs import replay_calls
@@ -75,6 +77,21 @@ def generations(case: Case, each: list[Mapping[str, Any]]) -> Replayed:
             found.errors.append(relative_error(made, right))
             found.reports.append(graph_reports(pipe))
     return found
+
+
+def generations_with_stale_masks(case: Case, each: list[Mapping[str, Any]]) -> Replayed:
+    """The same with a fault: what says which tokens are real is no more copied into the memory that graphs read."""
+    times: dict[int, int] = {}
+    fill = _Buffers.fill
+
+    def stale(buffers: _Buffers, tensors: Sequence[Tensor]) -> tuple[int, ...]:
+        times[id(buffers)] = times.get(id(buffers), 0) + 1
+        old = times[id(buffers)] > 3  # two rehearsals, and the first replay
+        pairs = zip(buffers.tensors, tensors, strict=True)
+        return fill(buffers, [mine if old and not theirs.is_floating_point() else theirs for mine, theirs in pairs])
+
+    with mock.patch.object(_Buffers, "fill", stale):
+        return generations(case, each)
 
 
 def _with_lora(pipe: Any) -> None:

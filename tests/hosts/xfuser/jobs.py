@@ -308,7 +308,7 @@ def flags() -> dict[str, Any]:
     from xfuser.runner import xFuserModelRunner
 
     seen["models"] = {model.__name__ for model in MODEL_REGISTRY.values()}
-    for model in ("Ideogram-4", "FLUX.1-dev"):
+    for model in ("LingBot-Video-MoE", "FLUX.1-dev"):
         try:
             seen[model] = type(xFuserModelRunner({"model": model, "tokenring_degree": 2}).model).__name__
         except TokenRingError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,8 +11,11 @@ import torch
 
 from tests.hosts.xfuser.generation import Case
 from tests.support.families import ALL_FAMILIES, FAMILIES, Entry, Family
+from tests.support.refusals import general
+from tokenring_xdit.hosts.xfuser.families import FAMILIES as RECORDS
+from tokenring_xdit.hosts.xfuser.refused import RUNNERS_REFUSED
 
-__all__ = ["COLUMNS", "TOGETHER", "Column", "Outcome", "cases", "is_quick", "is_refused", "page"]
+__all__ = ["COLUMNS", "TOGETHER", "Column", "Outcome", "cases", "is_quick", "is_refused", "kept", "page"]
 
 PROMPTS = ["a red fox in the snow", "a boat"]
 
@@ -100,12 +104,25 @@ def four_steps(family: Family, ranks: int) -> dict[str, Any]:
 
 
 _GUIDED = frozenset(
-    {"lumina2", "sd3", "sd3.5-medium", "pixart-alpha", "pixart-sigma", "hunyuan-dit", "cogvideox", "latte"}
+    {
+        "ideogram4",
+        "cosmos3",
+        "lumina2",
+        "sd3",
+        "sd3.5-medium",
+        "pixart-alpha",
+        "pixart-sigma",
+        "hunyuan-dit",
+        "cogvideox",
+        "latte",
+    }
 )
 _STAGES = frozenset(key for key, family in ALL_FAMILIES.items() if family.own is not None and family.own.stages)
 _IN_ORDER = frozenset(key for key in _STAGES if (own := ALL_FAMILIES[key].own) is not None and not own.patches)
 _WRAPPED = frozenset(key for key, family in ALL_FAMILIES.items() if family.entry is Entry.PIPELINE)
-_VIDEO = frozenset(key for key in ALL_FAMILIES if key.startswith(("cogvideox", "latte", "wan", "hunyuan-video", "ltx")))
+_VIDEO = frozenset(
+    key for key in ALL_FAMILIES if key.startswith(("cogvideox", "cosmos", "latte", "wan", "hunyuan-video", "ltx"))
+)
 _STILL = frozenset(ALL_FAMILIES) - _VIDEO
 _SEVERAL = frozenset(key for key, family in ALL_FAMILIES.items() if not family.one_prompt)
 _BY_ROWS = frozenset(key for key, family in ALL_FAMILIES.items() if family.by_rows)
@@ -171,55 +188,81 @@ def is_quick(family: str, column: str) -> bool:
 
 def is_refused(family: str, column: str) -> bool:
     """Whether a generation is meant to be refused."""
-    return (
-        column == "rows"
-        or (family == "ltx2" and column in {"tr4-odd", "u2tr2", "u2t2-any"})
-        or (family in _IN_ORDER and column == "patches")
-    )
+    return column == "rows" or (family in _IN_ORDER and column == "patches")
 
 
 def page(outcomes: dict[tuple[str, str], Outcome]) -> str:
-    """The support matrix in Markdown, of the outcomes of a whole run."""
+    """The support matrix in Markdown."""
     messages: list[str] = []
+    run = sum(len(family.runners) for family in RECORDS.values())
     lines = [
         "# Support matrix",
         "",
-        "* The overview says yes where a combination equals the unmodified single process, on small models of the real",
-        "  architecture, gloo ranks and CPUs ([gpu.md](gpu.md): what ran on a GPU).",
-        "* *No* was not compared, which is not always refused: replicas (`data_parallel_degree` of configs and",
-        "  `Engine`) run with any of these pipelines. Pipelines that no host was compared with are refused before",
+        "* *Yes*: the combination equals the unmodified single process, tried with small models of the real",
+        "  architecture on gloo ranks and CPUs ([gpu.md](gpu.md) has what ran on a GPU).",
+        "* *No*: nobody compared it. That does not always mean refused: replicas (`data_parallel_degree` of configs",
+        "  and `Engine`) run with any of these pipelines. Pipelines that no host was compared with are refused before",
         "  anything is computed.",
-        "* The matrices below have the figures. xfuser is the host there; [diffusers.md](diffusers.md) has what runs",
-        "  without it, and pipelines that are not listed here: image to image, inpainting, ControlNets, Chroma, Mochi.",
+        "* The host is xfuser, except in the column *without xfuser*. [diffusers.md](diffusers.md) has more pipelines:",
+        "  image to image, inpainting, ControlNets, Chroma, Mochi and others.",
+        f"* Of the {run + len(RUNNERS_REFUSED)} model classes of `xdit` {run} run under TokenRing;",
+        f"  [upstream.md](upstream.md) says why {len(RUNNERS_REFUSED)} do not.",
         "",
         "## Matrices",
         "",
-        "Written by the tests, never by hand (`python -m tests.support.overview` writes the overview from them):",
-        "",
-        "    bash scripts/test.sh tests/hosts/xfuser/test_matrix.py -m '' --support docs/support.md",
-        "",
         "A number is the largest difference of the latents to the unmodified diffusers pipeline in one process, fp32,",
-        "relative to their largest value; more than 1e-5 fails the test. In bf16 it is the difference to fp32, that of",
-        "one process in bf16 in brackets; twice that fails. An empty cell was not run, or does not exist. Causal Wan,",
-        "which makes a video chunk by chunk, is compared with upstream in one process instead",
-        "(`tests/hosts/xfuser/test_streaming.py`).",
+        "relative to their largest value; more than 1e-5 fails the test. In bf16 it is the difference to fp32, with",
+        "that of one process in bf16 in brackets; twice that fails. An empty cell was not run, or does not exist.",
+        "Causal Wan, which makes a video chunk by chunk, is compared with upstream in one process instead",
+        "(`tests/hosts/xfuser/test_streaming.py`), and MiniMax-H3, whose pipeline is modular, by its transformer",
+        "(`tests/hosts/xfuser/test_minimax_h3.py`). The tests write the tables (with `-k NAME` some of the cells; the",
+        "others stay), and `python -m tests.support.overview` the overview from them:",
+        "",
+        "`bash scripts/test.sh tests/hosts/xfuser/test_matrix.py -m '' --support docs/support.md`",
         "",
         "## `parallelize`, `tokenring-xdit run`, `Engine`",
         "",
         "*Any size*: tokens that the ranks do not divide, 49 text tokens where that can be chosen, two prompts.",
         "",
-        *_table(TOGETHER, outcomes, messages),
+        *_folded("Figures", _table(TOGETHER, outcomes, messages)),
         "",
         "## xfuser's own pipelines, and its transformers as `xdit` uses them",
         "",
-        "PipeFusion that works on several patches at once attends keys of the step before, so it is compared with",
-        "xfuser's PipeFusion alone.",
+        "PipeFusion on several patches at once attends the previous step's keys, so it is compared with xfuser's",
+        "PipeFusion alone.",
         "",
-        *_table(COLUMNS, outcomes, messages),
+        *_folded("Figures", _table(COLUMNS, outcomes, messages)),
     ]
-    lines += ["", "Refusals:", ""] if messages else []
-    lines += [f"{number}. {message}" for number, message in enumerate(messages, start=1)]
+    numbered = [f"{number}. {message}" for number, message in enumerate(messages, start=1)]
+    lines += ["", *_folded("The refusals", numbered)] if messages else []
     return "\n".join(lines) + "\n"
+
+
+def _folded(summary: str, lines: list[str]) -> list[str]:
+    return [f"<details><summary>{summary}</summary>", "", *lines, "", "</details>"]
+
+
+def kept(text: str) -> dict[tuple[str, str], Outcome]:
+    """The outcomes that a page holds, as :func:`page` wrote it."""
+    messages = dict(re.findall(r"^(\d+)\. (.+)$", text, re.MULTILINE))
+    names = {family.title: name for name, family in ALL_FAMILIES.items()}
+    found: dict[tuple[str, str], Outcome] = {}
+    for heading, columns in (("## `parallelize`", TOGETHER), ("## xfuser's own pipelines", COLUMNS)):
+        keys = {column.title: key for key, column in columns.items()}
+        rows = re.findall(r"^\| (.+) \|$", text.partition(heading)[2].partition("\n## ")[0], re.MULTILINE)
+        (_, *titles), *others = [[cell.strip() for cell in row.split(" | ")] for row in rows]
+        for title, *cells in others:
+            if title not in names:
+                continue  # the line below the titles, or a family that is gone
+            for column, cell in zip(titles, cells, strict=True):
+                refusal = re.fullmatch(r"refused \[(\d+)\]", cell)
+                error = re.fullmatch(r"(\S+)(?: \((\S+)\))?", cell)
+                if refusal is not None:
+                    found[names[title], keys[column]] = Outcome(None, messages[refusal[1]])
+                elif error is not None:
+                    single = None if error[2] is None else float(error[2])
+                    found[names[title], keys[column]] = Outcome(float(error[1]), single=single)
+    return found
 
 
 def _table(columns: dict[str, Column], outcomes: dict[tuple[str, str], Outcome], messages: list[str]) -> list[str]:
@@ -238,9 +281,10 @@ def _table(columns: dict[str, Column], outcomes: dict[tuple[str, str], Outcome],
                 one = "" if outcome.single is None else f" ({outcome.single:.1e})"
                 cells.append(f"{outcome.error:.1e}{one}")
             else:
-                if outcome.refusal not in messages:
-                    messages.append(outcome.refusal)
-                cells.append(f"refused [{messages.index(outcome.refusal) + 1}]")
+                refusal = general(outcome.refusal)
+                if refusal not in messages:
+                    messages.append(refusal)
+                cells.append(f"refused [{messages.index(refusal) + 1}]")
         if any(cells):
             lines.append(f"| {family.title} | " + " | ".join(cells) + " |")
     return lines

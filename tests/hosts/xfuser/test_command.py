@@ -161,10 +161,10 @@ def test_what_cannot_work_is_said_once_before_ranks_start(hub: Path, flags: tupl
 
 
 @pytest.mark.e2e
-def test_a_model_that_was_not_compared_is_refused_before_ranks_start(hub: Path) -> None:
-    done = xdit(hub, "--model", "Ideogram-4", "--prompt", "a", "--tokenring_degree", "2")
+def test_a_model_that_cannot_be_compared_is_refused_before_ranks_start(hub: Path) -> None:
+    done = xdit(hub, "--model", "LingBot-Video-Dense", "--prompt", "a", "--tokenring_degree", "2")
     assert done.returncode != 0
-    assert done.stderr.count("tokenring_degree=2 was asked for with Ideogram-4") == 1
+    assert done.stderr.count("tokenring_degree=2 was asked for with LingBot-Video-Dense: it needs the package") == 1
     assert "Traceback" not in done.stderr
 
 

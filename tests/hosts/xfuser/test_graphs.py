@@ -78,20 +78,85 @@ def test_an_adapter_that_changes_in_a_callback(ranks: RankPool) -> None:
         assert counts(rank.reports[-1]["transformer"]) == (2, 2, 4)
 
 
+LONG = "a red cube beside two blue balls on a wooden table"
+
+MASKS: Sequence[Mapping[str, Any]] = [
+    {"prompts": [LONG, "an old lighthouse at night"]},
+    {"prompts": [LONG, "a fox"]},
+    {"prompts": [LONG, "a boat at night"], "height": 48, "width": 64},
+    {"prompts": [LONG, "a red fox in the snow"]},
+]
+"""Prompts of other lengths beside one that is as long as before, another size, and the first size again."""
+
+WITHOUT_GUIDANCE = {**STEPS, "guidance_scale": 1.0}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("qwen-image", tokenring=2, inputs=WITHOUT_GUIDANCE),
+        pytest.param(Case("qwen-image", tokenring=2, ulysses=2, inputs=WITHOUT_GUIDANCE), marks=pytest.mark.matrix),
+        pytest.param(
+            Case("qwen-image", tokenring=3, schedule="direct:wide=3", inputs=WITHOUT_GUIDANCE), marks=pytest.mark.matrix
+        ),
+    ],
+    ids=lambda case: f"{case.family}-{case.ulysses}-{case.schedule}",
+)
+def test_one_graph_serves_prompts_of_other_lengths(ranks: RankPool, case: Case) -> None:
+    found = ranks.run(case.ranks, graphs.generations, case, MASKS, timeout=300)
+    exact(found)
+    for rank in found:
+        last = rank.reports[-1]["transformer"]
+        assert not last.eager
+        assert counts(last) == (2, 2, 12)
+
+
+def test_masks_that_are_stale_show(ranks: RankPool) -> None:
+    case = Case("qwen-image", tokenring=2, inputs=WITHOUT_GUIDANCE)
+    for rank in ranks.run(2, graphs.generations_with_stale_masks, case, MASKS[:2], timeout=300):
+        assert rank.errors[0] <= TOLERANCE
+        assert rank.errors[1] > 100 * TOLERANCE
+        assert counts(rank.reports[-1]["transformer"]) == (1, 1, 6)
+
+
+@pytest.mark.parametrize(
+    ("case", "forms"),
+    [
+        (Case("z-image", tokenring=2, inputs=STEPS), 2),
+        pytest.param(Case("krea2", tokenring=2, inputs=STEPS), 1, marks=pytest.mark.matrix),
+        pytest.param(Case("qwen-edit", tokenring=2, inputs=STEPS), 2, marks=pytest.mark.matrix),
+    ],
+    ids=lambda value: value.family if isinstance(value, Case) else "",
+)
+def test_masks_that_follow_from_shapes_or_arguments(ranks: RankPool, case: Case, forms: int) -> None:
+    found = ranks.run(2, graphs.generations, case, PROMPTS[:2], timeout=300)
+    exact(found)
+    for rank in found:
+        last = rank.reports[-1]["transformer"]
+        assert not last.eager
+        assert (last.rehearsed, last.captured) == (forms, forms)
+
+
 @pytest.mark.parametrize(
     ("case", "reason"),
     [
-        (Case("z-image", tokenring=2, inputs=STEPS), "which keys are real is read from a mask"),
+        (Case("lumina2", tokenring=2, inputs=STEPS), "which keys are real is read from a mask"),
         pytest.param(
-            Case("lumina2", tokenring=2, inputs=STEPS),
-            "which keys are real is read from a mask",
+            Case("qwen-image", tokenring=2, schedule="ring", inputs={**WITHOUT_GUIDANCE, **MASKS[0]}),
+            "as schedule 'ring' sends keys, or cuts them",
+            marks=pytest.mark.matrix,
+        ),
+        pytest.param(
+            Case("qwen-image", ulysses=2, inputs={**WITHOUT_GUIDANCE, **MASKS[0]}),
+            "as Ulysses alone leaves them out",
             marks=pytest.mark.matrix,
         ),
     ],
     ids=lambda value: value.family if isinstance(value, Case) else "",
 )
 def test_masks_of_prompts_run_as_they_are(ranks: RankPool, case: Case, reason: str) -> None:
-    found = ranks.run(2, graphs.generations, case, PROMPTS[:2], timeout=300)
+    others = [{}, {}] if "prompts" in case.inputs else PROMPTS[:2]
+    found = ranks.run(2, graphs.generations, case, others, timeout=300)
     exact(found)
     for rank in found:
         report = rank.reports[-1]["transformer"]
@@ -148,6 +213,17 @@ def test_gpus_replay_cuda_graphs(gpu_ranks: RankPool, case: Case) -> None:
         assert report.graphs == 2
         assert report.replayed >= 10
         assert report.memory_bytes > 0
+
+
+@pytest.mark.cuda
+def test_one_cuda_graph_serves_prompts_of_other_lengths(gpu_ranks: RankPool) -> None:
+    case = Case("qwen-image", tokenring=2, inputs=WITHOUT_GUIDANCE, dtype=torch.bfloat16)
+    for rank in gpu_ranks.run(2, graphs.generations, case, MASKS, timeout=600):
+        print(rank)
+        assert max(rank.errors) <= 0.1
+        last = rank.reports[-1]["transformer"]
+        assert not last.eager
+        assert counts(last) == (2, 2, 12)
 
 
 @pytest.mark.cuda

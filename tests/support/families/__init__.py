@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -16,7 +15,7 @@ from typing import Any
 from packaging.version import Version
 
 from tokenring_xdit.hosts.xfuser.family import OwnPipeline, Shares
-from tokenring_xdit.hosts.xfuser.supported import family_of, own_pipeline
+from tokenring_xdit.hosts.xfuser.supported import family_of, own_pipeline, wrapper_class
 
 __all__ = ["ALL_FAMILIES", "FAMILIES", "Entry", "Family"]
 
@@ -91,11 +90,18 @@ class Family:
         """The class of xfuser's, of the pipeline or of the transformer."""
         wrapper = family_of(self.runs).wrapper if self.own is None else self.own.path
         assert wrapper is not None
-        return pkgutil.resolve_name(wrapper)
+        return wrapper_class(wrapper)
 
     def pipeline_class(self) -> Any:
         """Xfuser's subclass of the diffusers pipeline; ``None`` where the latter runs as it is."""
-        return pkgutil.resolve_name(self.pipeline) if self.pipeline else None
+        if not self.pipeline:
+            return None
+        module, _, name = self.pipeline.partition(":")
+        found = importlib.import_module(module)
+        if hasattr(found, name):
+            return getattr(found, name)
+        (maker,) = [each for each in dir(found) if each.startswith("get_") and each.endswith("_pipeline_class")]
+        return getattr(found, maker)()
 
     def _function(self, name: str) -> Callable[..., Any]:
         function: Callable[..., Any] = getattr(importlib.import_module(f"{__name__}.{self.module}"), name)
@@ -108,6 +114,10 @@ def _pipeline(title: str, module: str, name: str, runs: str, **traits: Any) -> F
 
 def _transformer(title: str, module: str, name: str, runs: str, **traits: Any) -> Family:
     return Family(f"{title} (`xdit`)", module, name, Entry.TRANSFORMER, runs, **traits)
+
+
+def _ltx2(title: str, name: str, runs: str, **traits: Any) -> Family:
+    return _transformer(title, "ltx2", name, runs, pixels=32, text_tokens=False, since="0.42", **traits)
 
 
 _SD3 = "StableDiffusion3Pipeline"
@@ -193,5 +203,29 @@ ALL_FAMILIES: dict[str, Family] = {
     ),
     "krea2": _transformer("Krea 2", "krea2", "krea2", "Krea2Pipeline", since="0.42"),
     "wan-vace": _transformer("Wan 2.1 VACE", "wan", "wan_vace", "WanVACEPipeline", pixels=16, one_prompt=True),
+    "ideogram4": _transformer(
+        "Ideogram 4",
+        "ideogram4",
+        "ideogram4",
+        "Ideogram4Pipeline",
+        pipeline="xfuser.model_executor.pipelines.pipeline_ideogram4:xFuserIdeogram4Pipeline",
+        since="0.42",
+    ),
+    "cosmos3": _transformer(
+        "Cosmos 3",
+        "cosmos3",
+        "cosmos3",
+        "Cosmos3OmniPipeline",
+        pixels=16,
+        text_tokens=False,
+        pipeline="xfuser.model_executor.pipelines.pipeline_cosmos3_omni:xFuserCosmos3OmniPipeline",
+        one_prompt=True,
+        since="0.42",
+    ),
+    "ltx2.3": _ltx2("LTX-2.3, all guidances", "ltx2_guided", "LTX2Pipeline", variant={"as_2_3": True}),
+    "ltx2.5": _ltx2("LTX-2.5, all guidances", "ltx2_guided", "LTX2Pipeline", variant={"as_2_5": True}),
+    "ltx2.5-i2v": _ltx2(
+        "LTX-2.5 image to video", "ltx2_image", "LTX2ImageToVideoPipeline", variant={"as_2_5": True}, one_prompt=True
+    ),
 }
 """And those that are given more: a picture, a video, embeddings."""

@@ -118,6 +118,19 @@ def flux2_klein_inputs(
     }
 
 
+def flux2_vae() -> AutoencoderKLFlux2:
+    """That of FLUX.2, which halves the sides of pictures."""
+    vae = AutoencoderKLFlux2(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=4,
+        sample_size=64,
+    )
+    return text.randomise_weights(vae, seed=73)
+
+
 def _make(
     pipeline_class: type,
     tokenizer_and_encoder: tuple[Any, Any],
@@ -140,17 +153,9 @@ def _make(
         axes_dims_rope=(4, 4, 4, 4),
         guidance_embeds=guidance,
     )
-    vae = AutoencoderKLFlux2(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=LATENT_CHANNELS,
-        norm_num_groups=4,
-        sample_size=64,
-    )
     pipe = pipeline_class(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
-        vae=text.randomise_weights(vae, seed=73),
+        vae=flux2_vae(),
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         transformer=text.randomise_weights(transformer, seed=74),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tests.support.families.pictures import two_colours
 from tests.support.families.video_text import (
     NEGATIVE_PROMPT,
     TEXT_DIM,
@@ -57,27 +58,37 @@ def ltx2_audio_parts() -> tuple[Any, Any]:
     return vae, vocoder
 
 
-def make_ltx2(*, heads: int = 4, as_2_3: bool = False) -> DiffusionPipeline:
+def make_ltx2(*, heads: int = 4, as_2_3: bool = False, as_2_5: bool = False, image: bool = False) -> DiffusionPipeline:
     """An ``LTX2Pipeline``, as LTX-2.0.
 
     Args:
         heads: Attention heads, of 16 channels for the video and 8 for the sound.
         as_2_3: Make the architecture of LTX-2.3: gated attention that can be left out, modulated prompts, and
             connectors that give video and sound prompts of their own widths.
+        as_2_5: And that of LTX-2.5: prompts that no time step modulates, and feed-forward layers without biases.
+        image: Make an ``LTX2ImageToVideoPipeline``, where each token has a time step of its own.
     """
-    from diffusers import FlowMatchEulerDiscreteScheduler, LTX2Pipeline, LTX2VideoTransformer3DModel
+    from diffusers import (
+        FlowMatchEulerDiscreteScheduler,
+        LTX2ImageToVideoPipeline,
+        LTX2Pipeline,
+        LTX2VideoTransformer3DModel,
+    )
     from diffusers.pipelines.ltx2 import LTX2TextConnectors
 
     tokenizer, text_encoder = make_gemma3()
     layers = text_encoder.config.text_config.num_hidden_layers
     of_text: dict[str, Any] = {}
     of_model: dict[str, Any] = {}
+    as_2_3 = as_2_3 or as_2_5
     if as_2_3:
         of_text = {"per_modality_projections": True, "proj_bias": True}
         of_text |= {"video_hidden_dim": 16 * heads, "audio_hidden_dim": 8 * heads}
         of_text |= {"video_gated_attn": True, "audio_gated_attn": True}
         of_model = {"use_prompt_embeddings": False, "perturbed_attn": True}
         of_model |= {f"{part}{name}": True for part in ("", "audio_") for name in ("gated_attn", "cross_attn_mod")}
+    if as_2_5:
+        of_model |= {"use_prompt_adaln_single": False, "ff_bias": False, "audio_ff_bias": False}
     widths = (
         {"video": 16 * heads // 4, "audio": 8 * heads // 4}
         if as_2_3
@@ -117,7 +128,7 @@ def make_ltx2(*, heads: int = 4, as_2_3: bool = False) -> DiffusionPipeline:
     ).eval()
     randomise_weights(transformer, seed=84)
     audio_vae, vocoder = ltx2_audio_parts()
-    pipe = LTX2Pipeline(
+    pipe = (LTX2ImageToVideoPipeline if image else LTX2Pipeline)(
         scheduler=FlowMatchEulerDiscreteScheduler(
             use_dynamic_shifting=True, base_shift=0.95, max_shift=2.05, shift_terminal=0.1
         ),
@@ -175,3 +186,22 @@ def ltx2_inputs(
         "generator": torch.Generator().manual_seed(5),
         **options,
     }
+
+
+def make_ltx2_image(**options: Any) -> DiffusionPipeline:
+    """As :func:`make_ltx2`, for a video that begins with a picture."""
+    return make_ltx2(image=True, **options)
+
+
+def ltx2_guided_inputs(**options: Any) -> dict[str, Any]:
+    """As :func:`ltx2_inputs`, with all guidances."""
+    return ltx2_inputs(all_guidances=True, **options)
+
+
+def ltx2_image_inputs(**options: Any) -> dict[str, Any]:
+    """As :func:`ltx2_guided_inputs`, with a picture."""
+    found = ltx2_guided_inputs(**options)
+    return {"image": two_colours(found["height"], found["width"]), **found}
+
+
+make_ltx2_guided = make_ltx2

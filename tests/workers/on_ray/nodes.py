@@ -19,7 +19,7 @@ MESSAGES = ()
 
 _PATIENCE = 300.0  # seconds
 
-_UNHURRIED = {
+UNHURRIED = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_memory_monitor_refresh_ms": "0",  # which else kills actors where others take the machine's memory
     "TOKENRING_RAY_WAIT": "600",  # its name is in a module that needs Ray
@@ -92,7 +92,7 @@ def two_nodes(cores: int, **environment: str) -> Iterator[TwoNodes]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(services, "get_node", _patient(services.get_node))
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
-        for name, value in {**_UNHURRIED, **environment}.items():
+        for name, value in {**UNHURRIED, **environment}.items():
             patch.setenv(name, value)
         nodes = TwoNodes(cores)
         try:

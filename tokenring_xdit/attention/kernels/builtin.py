@@ -17,12 +17,15 @@ from torch import Tensor
 from tokenring_xdit.attention.kernels import flash
 from tokenring_xdit.attention.kernels.registry import Kernel, register
 
-__all__ = ["cpu_flash", "cudnn", "efficient", "math_attention", "math_counted", "torch_flash"]
+__all__ = ["cpu_flash", "cudnn", "efficient", "efficient_counted", "math_attention", "math_counted", "torch_flash"]
 
 _Result = tuple[Tensor, Tensor]
 
 _FLOATS = frozenset({torch.float32, torch.bfloat16, torch.float16})
 _HALVES = frozenset({torch.bfloat16, torch.float16})
+_ALIGNED = 16
+"""Scores of a query's mask in memory are a multiple of it, as torch's own attention has it for this kernel."""
+
 _MATH_SCORES = 1 << 24
 """Scores held at once by the plain kernel: 64 MiB in fp32."""
 
@@ -92,6 +95,17 @@ def efficient(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: b
     return _padded(partial(op, attn_bias=None, compute_log_sumexp=True, is_causal=causal), q, k, v, scale)
 
 
+def efficient_counted(q: Tensor, k: Tensor, v: Tensor, counts: Tensor, *, scale: float | None) -> _Result:
+    """The same, with what is behind the keys of an item hidden by an additive mask."""
+    keys = k.shape[2]
+    behind = torch.arange(keys + -keys % _ALIGNED, device=q.device) >= counts[:, None]
+    bias = torch.zeros(behind.shape, dtype=q.dtype, device=q.device).masked_fill_(behind, -math.inf)[:, :keys]
+    bias = bias[:, None, None].expand(*q.shape[:3], keys)
+    op = torch.ops.aten._scaled_dot_product_efficient_attention
+    result = _padded(partial(op, attn_bias=bias, compute_log_sumexp=True, is_causal=False), q, k, v, scale)
+    return flash.without_keys(*result, counts)
+
+
 def cudnn(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> _Result:
     """CuDNN's kernel through torch."""
     op = torch.ops.aten._scaled_dot_product_cudnn_attention
@@ -104,7 +118,7 @@ register(Kernel("cpu", cpu_flash, frozenset({"cpu"}), _FLOATS, preference=10))
 _GPU = frozenset({"cuda"})
 _AMPERE = (8, 0)
 
-register(Kernel("efficient", efficient, _GPU, _FLOATS, preference=10))
+register(Kernel("efficient", efficient, _GPU, _FLOATS, preference=10, counted=efficient_counted))
 register(Kernel("flash", torch_flash, _GPU, _HALVES, preference=20, least_capability=_AMPERE))
 register(
     Kernel(

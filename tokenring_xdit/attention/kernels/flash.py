@@ -30,6 +30,7 @@ __all__ = [
     "padded",
     "varlen",
     "varlen_counted",
+    "without_keys",
 ]
 
 _Result = tuple[Tensor, Tensor]
@@ -58,7 +59,7 @@ def varlen(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool
 
 def varlen_counted(q: Tensor, k: Tensor, v: Tensor, counts: Tensor, *, scale: float | None) -> _Result:
     """The same, told on the device how many keys each item has."""
-    return _without_keys(*_varlen(q, k, v, counts, scale, False), counts)
+    return without_keys(*_varlen(q, k, v, counts, scale, False), counts)
 
 
 def _varlen(q: Tensor, k: Tensor, v: Tensor, counts: Tensor | None, scale: float | None, causal: bool) -> _Result:
@@ -102,7 +103,7 @@ def flash_4(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: boo
 
 def flash_4_counted(q: Tensor, k: Tensor, v: Tensor, counts: Tensor, *, scale: float | None) -> _Result:
     """The same, told on the device how many keys each item has."""
-    return _without_keys(*_flash_4(q, k, v, scale, seqused_k=counts), counts)
+    return without_keys(*_flash_4(q, k, v, scale, seqused_k=counts), counts)
 
 
 def _flash_4(q: Tensor, k: Tensor, v: Tensor, scale: float | None, **options: Any) -> _Result:
@@ -126,7 +127,7 @@ def padded(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> tuple[tuple[
     return (q, k, v), scale
 
 
-def _without_keys(out: Tensor, lse: Tensor, counts: Tensor) -> _Result:
+def without_keys(out: Tensor, lse: Tensor, counts: Tensor) -> _Result:
     """0 and ``-inf`` for items without keys, of which some kernels say ``+inf``."""
     some = (counts > 0)[:, None, None]
     return torch.where(some[..., None], out, 0.0), torch.where(some, lse, -math.inf)

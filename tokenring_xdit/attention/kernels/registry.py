@@ -148,6 +148,8 @@ def choose(
     device: torch.device,
     dtype: torch.dtype,
     head_dim: int | None = None,
+    *,
+    counting: bool = False,
 ) -> Kernel:
     """Pick a kernel by what each declares.
 
@@ -156,6 +158,7 @@ def choose(
         device: Where the tensors are.
         dtype: Their dtype.
         head_dim: Width of a head, where it is known.
+        counting: Whether it has to be told on the device how many keys each item has.
 
     Raises:
         KernelError: The name is unknown, or nothing takes such tensors here.
@@ -164,10 +167,14 @@ def choose(
         if name not in KERNELS:
             raise KernelError(f"there is no attention kernel '{name}'. {nearest(name, KERNELS)}")
         reason = KERNELS[name].refusal(device, dtype, head_dim)
+        if reason is None and counting and KERNELS[name].counted is None:
+            able = ", ".join(f"'{kernel.name}'" for kernel in KERNELS.values() if kernel.counted is not None)
+            reason = f"cannot be told on the device how many keys count: use one of {able}, or none by name"
         if reason is not None:
             raise KernelError(f"attention kernel '{name}' {reason}")
         return KERNELS[name]
-    reasons = {k.name: k.refusal(device, dtype, head_dim) for k in KERNELS.values()}
+    asked = [k for k in KERNELS.values() if k.counted is not None or not counting]
+    reasons = {k.name: k.refusal(device, dtype, head_dim) for k in asked}
     fitting = [KERNELS[each] for each, reason in reasons.items() if reason is None]
     if not fitting:
         words = "; ".join(f"'{each}' {reason}" for each, reason in reasons.items())

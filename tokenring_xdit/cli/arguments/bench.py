@@ -36,7 +36,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     run.add_argument("config", type=Path, help="the YAML file")
     run.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace those of the file")
-    run.add_argument("--resume", action="store_true", help="go on with a sweep, without the cases it has recorded")
+    run.add_argument("--resume", action="store_true", help="continue a sweep, without its recorded cases")
     run.add_argument("--trace", action="store_true", help="write trace.json beside the results, for Perfetto or Chrome")
     run.add_argument(
         "--baseline",
@@ -51,7 +51,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
     diff = subcommands.add_parser(
         "diff",
-        help="what became slower from one results.jsonl to another; exit code 1 if anything did",
+        help="compare two results.jsonl; exit code 1 if anything became slower",
         epilog="example: tokenring-xdit bench diff outputs/before/results.jsonl outputs/after/results.jsonl",
     )
     diff.add_argument("before", type=Path, help="results.jsonl of the first run")
@@ -93,7 +93,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
     predict = subcommands.add_parser(
         "predict",
-        help="what the simulation says of a sweep's calls on emulated networks, beside what was measured",
+        help="predicted beside measured times of a sweep on emulated networks",
         epilog="example: tokenring-xdit bench predict outputs/bench/mesh-4",
     )
     predict.add_argument("results", type=Path, metavar="FOLDER", help="folder of a sweep, or its results.jsonl")

@@ -10,7 +10,7 @@ __all__ = ["add_parser"]
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command and its subcommands."""
-    parser = commands.add_parser("config", help="check or show a YAML config, or print what can stand in one")
+    parser = commands.add_parser("config", help="check or show a YAML config, or print all its keys")
     subcommands = parser.add_subparsers(required=True, metavar="SUBCOMMAND")
 
     check = subcommands.add_parser(

@@ -15,11 +15,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command."""
     parser = commands.add_parser(
         "doctor",
-        help="check this machine: is every schedule exact on it, and how fast is everything",
+        help="check this machine: exactness of every schedule, and speed",
         description="Check this machine: what is installed, whether every schedule is exact over the real transport, "
-        "what joins the ranks, how fast kernels, calls, messages, strategies are. Writes a report, the same in JSON, "
-        "and a topology that schedule auto takes. Without a GPU it checks what it can on the processor. Takes about "
-        "ten minutes at most, three with --quick. Exit code 1: something is wrong.",
+        "the links between ranks, how fast kernels, calls, messages, strategies are. Writes a report, the same in "
+        "JSON, and a topology that schedule auto takes. Without a GPU it checks what it can on the processor. Takes "
+        "about ten minutes at most, three with --quick. Exit code 1: something is wrong.",
         epilog="example: tokenring-xdit doctor --quick --skip step --out doctor-here",
     )
     parser.add_argument("--quick", action="store_true", help="measure less")

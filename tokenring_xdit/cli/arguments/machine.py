@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=parse_tokens,
         help="length of the whole sequence, in place of a model; 4096, 128k (of 1024), 1m",
     )
-    about.add_argument("--queries", type=int, help="how many of the tokens ask, where not all do, as with PipeFusion")
+    about.add_argument("--queries", type=int, help="number of queries, where fewer than tokens, as with PipeFusion")
     about.add_argument("--heads", type=int, help="heads of queries")
     about.add_argument("--kv-heads", type=int, help="heads of keys and values, where they are fewer")
     about.add_argument("--head-dim", type=int, help="width of a head")
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tflops",
         type=float,
-        help="what the attention kernel reaches on one GPU of the topology, in 10^12 operations a second "
+        help="speed of the attention kernel on one GPU of the topology, in TFLOP/s "
         "(default: measured on this machine's device, in about a second)",
     )
     parser.add_argument(

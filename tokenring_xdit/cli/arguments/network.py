@@ -9,7 +9,7 @@ __all__ = ["add_parser"]
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command and its subcommands."""
-    parser = commands.add_parser("network", help="check an emulated network, or remove what was left of one")
+    parser = commands.add_parser("network", help="check an emulated network, or remove one")
     subcommands = parser.add_subparsers(required=True, metavar="SUBCOMMAND")
 
     check = subcommands.add_parser(

@@ -19,7 +19,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add both commands."""
     planning = commands.add_parser(
         "plan",
-        help="every split of the ranks by predicted time, and the flags for the best",
+        help="predict the time of every way to divide the ranks; print the flags of the best",
         epilog="example: tokenring-xdit plan --model flux --size 2048 --topology hgx-h100 --tflops 400, or "
         "--model llama-3.1-8b --tokens 1m --cached 900k --topology hgx-h100",
     )
@@ -36,7 +36,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
     simulation = commands.add_parser(
         "simulate",
-        help="the course of one attention call on a topology, without running anything",
+        help="simulate one attention call on a topology",
         epilog=f"example: tokenring-xdit simulate {_IN_PIECES} --topology mesh:4:100mbit --tokens 4096 --heads 8 "
         "--head-dim 64 --dtype float32 --trace trace.json",
     )

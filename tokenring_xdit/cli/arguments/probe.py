@@ -12,8 +12,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command."""
     parser = commands.add_parser(
         "probe",
-        help="measure what joins ranks: every pair alone, both ways and many at once",
-        description="Measure what joins ranks and tell which topology that is. Starts the ranks itself, on this "
+        help="measure the links between ranks, and save them as a topology",
+        description="Measure the links between ranks and find the topology. Starts the ranks itself, on this "
         "machine or in an emulated network; under torchrun it is one of them.",
         epilog="example: tokenring-xdit probe --network star:4:100mbit --output topology.yaml, or "
         "torchrun --nproc-per-node=8 -m tokenring_xdit.cli probe --output topology.yaml",

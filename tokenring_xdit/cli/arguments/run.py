@@ -10,20 +10,20 @@ KEYS = {
     "task": "picture, for videos as well, or text; a picture where nothing is said; or text-to-image, image-to-image, "
     "inpainting, text-to-video, image-to-video or video-to-video with the same model",
     "model": "folder or hub name of a model; the small one of this package where nothing is said",
-    "prompt": "what to draw, or to ask",
+    "prompt": "the prompt: a picture, or a question",
     "context": "file with a text that the prompts are about",
     "prompt_file": "file with one prompt on each line",
-    "negative_prompt": "what not to draw",
+    "negative_prompt": "what the picture must not show",
     "image": "file or URL of the picture to start from, or [FILE, FILE]",
-    "mask_image": "file of the mask, white where the picture is drawn anew",
-    "control_image": "file of the picture that controls what is drawn",
+    "mask_image": "file of the mask, white where the picture is regenerated",
+    "control_image": "file of the control picture",
     "control_mask": "file of the mask that a ControlNet for inpainting sees",
     "image_reference": "file of the picture that is looked at, for inpainting",
     "last_image": "file of a video's last frame",
     "video": "file of the video to start from, or [FILE, FILE] of its frames",
-    "mask": "the same of its mask, white where the video is made anew",
+    "mask": "the same of its mask, white where the video is regenerated",
     "controlnet": "folder or hub name of a ControlNet",
-    "strength": "how far a picture is drawn anew, from 0 to 1",
+    "strength": "how far a picture is regenerated, from 0 to 1",
     "scheduler": "class of diffusers' that steps, for the model's own",
     "loras": "file, folder or hub name of a LoRA, or [{path: FILE, scale: 0.8}, ...]",
     "size": "pixels, or WIDTHxHEIGHT; what the model was trained for by default",
@@ -31,17 +31,18 @@ KEYS = {
     "fps": "frames a second of the MP4",
     "steps": "denoising steps",
     "guidance": "guidance scale",
-    "seed": "seed of what is drawn",
-    "largest_side": "pixels that width and height may have; more are taken for a slip of the finger",
-    "batch_size": "prompts that are drawn together",
+    "seed": "seed of the noise",
+    "largest_side": "pixels that width and height may have; more are refused as a typing error",
+    "batch_size": "prompts generated together",
     "dtype": "float32, bfloat16 or float16",
     "tokenring_degree": "ranks that TokenRing shards the sequence over",
     "ulysses_degree": "ranks that Ulysses shards the heads over",
-    "tokens_per_rank": "refuse what would put keys of more tokens of a text on a rank",
+    "tokens_per_rank": "refuse texts that would put more tokens' keys on a rank",
     "schedule": "what the TokenRing ranks exchange and when, see schedule list",
     "attention_backend": "xfuser's kernel for attention on one rank",
     "cuda_graphs": "true: capture calls of the transformer as CUDA graphs, and replay them; needs GPUs",
     "output": "where the PNG or MP4 goes, or the TXT or JSON",
+    "forecasts": "folder of what requests to 'serve' took; that of the user's cache by default",
 }
 """Keys of a config that are flags as well, by the same names; each task knows some of them."""
 
@@ -50,9 +51,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command."""
     parser = commands.add_parser(
         "run",
-        help="draw pictures or videos, or ask a language model, the attention sharded over several ranks",
-        description="Make what a YAML config says, or flags, or both. Starts as many ranks as the degrees make up; "
-        "under torchrun it is one of the ranks. --KEY VALUE says the same as KEY=VALUE; 'config schema' lists all.",
+        help="generate pictures or videos, or ask a language model, on several ranks",
+        description="Run what a YAML config or flags say. Starts as many ranks as the degrees need; "
+        "under torchrun it is one of the ranks. --KEY VALUE is the same as KEY=VALUE; 'config schema' lists all keys.",
         epilog='example: tokenring-xdit run --prompt "a red circle left of a blue square" --tokenring-degree 4, or '
         "configs/embedded.yaml steps=4 seed=3",
     )
@@ -61,5 +62,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     for key, what in KEYS.items():
         parser.add_argument(f"--{key.replace('_', '-')}", metavar="VALUE", help=what)
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what would run and, as far as a server has found out, how long and in how much memory; load nothing",
+    )
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
     parser.set_defaults(action="run:run_command", late="said")

@@ -39,6 +39,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=f"example: tokenring-xdit schedule draw {DEFAULT_SCHEDULE} --ranks 4 --output {DEFAULT_SCHEDULE}.svg",
     )
     _add_which(drawing)
+    drawing.add_argument(
+        "--animated", action="store_true", help="play the steps one after the other, in a picture without a legend"
+    )
     drawing.add_argument("--output", type=Path, help="SVG file to write (default: print it)")
     drawing.set_defaults(action="schedule:draw_command")
 

@@ -14,7 +14,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "serve",
         help="an HTTP service by OpenAI's protocol, on the ranks of this machine (extra: serve)",
-        description="Load a model once and draw, or answer, for whoever asks over HTTP. /docs lists what can be asked.",
+        description="Load a model once and serve it over HTTP: pictures, videos or chats. /docs lists the requests.",
         epilog="example: tokenring-xdit serve embedded tokenring_degree=2 --port 8000",
     )
     parser.add_argument(
@@ -28,10 +28,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     where = parser.add_argument_group("where")
     where.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     where.add_argument("--port", type=int, default=8000, help="port; 0 is any that is free (default: %(default)s)")
-    where.add_argument("--api-key", metavar="KEY", help=f"what clients have to say (default: {KEY_VARIABLE}, or none)")
     where.add_argument(
-        "--ui", action="store_true", help="a page for the browser as well, at /: draw or chat, and watch"
+        "--api-key", metavar="KEY", help=f"key that clients must send (default: {KEY_VARIABLE}, or none)"
     )
+    where.add_argument("--ui", action="store_true", help="a page for the browser as well, at /")
     where.add_argument(
         "--ray", metavar="ADDRESS", help="ranks on a Ray cluster: 'auto' or HOST:PORT of its head (extra: ray)"
     )

@@ -9,7 +9,7 @@ __all__ = ["add_parser"]
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command and its subcommands."""
-    parser = commands.add_parser("topology", help="machines and networks to plan for: presets, short forms and files")
+    parser = commands.add_parser("topology", help="list and show machines and networks to plan for")
     subcommands = parser.add_subparsers(required=True, metavar="SUBCOMMAND")
 
     listing = subcommands.add_parser(

@@ -22,7 +22,7 @@ from tokenring_xdit.planning.straight import few_tokens
 if TYPE_CHECKING:
     from tokenring_xdit.hosts.transformers.session import Session
 
-__all__ = ["ShardedCache", "ShardedLayer"]
+__all__ = ["ShardedCache", "ShardedLayer", "refuse_foreign_cache"]
 
 _REGRET = 64
 """Tokens of a window that are kept longer than needed, so that a cache can be cropped by that many."""
@@ -326,3 +326,15 @@ class ShardedCache(Cache):  # type: ignore[misc]
                     layer.is_initialized, layer.held, layer.first = True, layer.keys.shape[2], first
         self.placement = Placement(ranks, tuple(Held(*span) for span in json.loads(facts["spans"])))
         return self
+
+
+def refuse_foreign_cache(cache: Any) -> None:
+    """Refuse a cache that is not sharded.
+
+    Raises:
+        UnsupportedError: It is none of :class:`ShardedCache`, and not ``None``.
+    """
+    if cache is not None and not isinstance(cache, ShardedCache):
+        raise UnsupportedError(
+            f"a {type(cache).__name__} was passed, whose keys lie on one rank: pass model.tokenring.cache(), or none"
+        )

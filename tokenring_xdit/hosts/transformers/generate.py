@@ -15,18 +15,19 @@ import torch
 from torch import Tensor
 
 from tokenring_xdit.attention import exchange, guarded
-from tokenring_xdit.compat.transformers import cache_name
+from tokenring_xdit.compat.transformers import CACHE_NAMES, cache_name
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.hosts.agreement import describe, noting, raise_first, told
-from tokenring_xdit.hosts.transformers.cache import ShardedCache
+from tokenring_xdit.hosts.transformers.cache import ShardedCache, refuse_foreign_cache
+from tokenring_xdit.hosts.transformers.model import refuse_flat
 from tokenring_xdit.hosts.transformers.parcels import error_from, plain_error, plain_result, result_from
 from tokenring_xdit.hosts.transformers.session import Role, Session, compare
 from tokenring_xdit.hosts.transformers.turns import generating
 
 __all__ = ["replace_generate"]
 
-_SEVERAL = ("assistant_model", "negative_prompt_ids", "prompt_embeds", "inputs_embeds")
-"""Arguments that bring a second model, or a second prompt through the same one."""
+_SEVERAL = ("assistant_model", "prompt_embeds", "inputs_embeds")
+"""Arguments that bring a second model, or embeddings of a whole prompt."""
 
 _OWN = ("streamer", "stopping_criteria", "logits_processor", "prefix_allowed_tokens_fn", "custom_generate", "tokenizer")
 """Arguments that the first rank uses, and that need not be the same elsewhere."""
@@ -36,6 +37,9 @@ _BATCHING = ("generate_batch", "init_continuous_batching", "continuous_batching_
 """Methods that serve several prompts from pages of keys."""
 
 _EXIT, _CONFIG = "assistant_early_exit", "generation_config"
+
+_SAME_KEYS = (None, "dynamic", "static", "sliding_window", "hybrid", "hybrid_chunked")
+"""Caches that models come with, and that hold the same keys as a sharded one."""
 
 
 class _Relay:
@@ -115,7 +119,7 @@ def _refusing(name: str) -> Callable[..., Any]:
 def _agree(model: Any, session: Session, call: Mapping[str, Any]) -> None:
     """Refuse a call that is not computed, or was not given the same prompt on all ranks, on all of them."""
     with noting() as noted:
-        _refuse(model, call)
+        _refuse(model, session, call)
     mine = {each: _described(value) for each, value in call.items() if each not in _OWN}
     mine |= session.standing
     streams = call.get("streamer") is not None
@@ -125,14 +129,23 @@ def _agree(model: Any, session: Session, call: Mapping[str, Any]) -> None:
     session.streams = any(streams for *_, streams in everyone)
 
 
-def _refuse(model: Any, call: Mapping[str, Any]) -> None:
-    if call.get("cache_implementation") != model.generation_config.cache_implementation:
+def _refuse(model: Any, session: Session, call: Mapping[str, Any]) -> None:
+    standing = model.generation_config.cache_implementation
+    if standing not in _SAME_KEYS:
+        _refuse_cache(standing)
+    if call.get("cache_implementation") != standing:
         _refuse_cache(call.get("cache_implementation"))
+    for name in CACHE_NAMES:
+        refuse_foreign_cache(call.get(name))
+    for name in ("inputs", "input_ids"):
+        if call.get(name) is not None:
+            refuse_flat(model, call[name])
+    _refuse_blind(session, call.get("attention_mask"))
     several = [each for each in _SEVERAL if call.get(each) is not None]
     if several:
         raise UnsupportedError(
-            f"{several[0]} was passed to generate, which needs a second model or prompt: one model with one prompt "
-            "a call is sharded; leave it out (prompt_lookup_num_tokens speeds up without a second model)"
+            f"{several[0]} was passed to generate, and one model with prompts of input_ids is sharded: leave it out "
+            "(prompt_lookup_num_tokens speeds up without a second model)"
         )
     if call.get("synced_gpus"):
         raise UnsupportedError(
@@ -144,6 +157,19 @@ def _refuse(model: Any, call: Mapping[str, Any]) -> None:
         raise UnsupportedError(
             f"{_EXIT} was given to generate, which takes layers away from the model of one rank: leave it out, of "
             "generation_config and model.generation_config as well (prompt_lookup_num_tokens speeds up without)"
+        )
+
+
+def _refuse_blind(session: Session, mask: Any) -> None:
+    """Refuse prompts whose last token sees padding only, itself among it: what follows would mean nothing."""
+    if not isinstance(mask, Tensor) or mask.ndim != 2 or not mask.shape[1]:
+        return
+    window = min((each for each in session.windows if each is not None), default=mask.shape[1])
+    blind = (mask[:, -window:] == 0).all(dim=1).nonzero()[:, 0].tolist()
+    if blind:
+        raise UnsupportedError(
+            f"the last token of item {blind[0]} of the batch sees nothing but padding, and no answer follows from "
+            "that: pad prompts on the left (tokenizer.padding_side = 'left'), each with at least one token"
         )
 
 

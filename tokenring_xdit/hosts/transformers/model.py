@@ -12,12 +12,12 @@ from torch import Tensor
 from tokenring_xdit.compat.transformers import CACHE_NAMES, cache_name
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.hosts.transformers.attention import NAME
-from tokenring_xdit.hosts.transformers.cache import ShardedCache
+from tokenring_xdit.hosts.transformers.cache import ShardedCache, refuse_foreign_cache
 from tokenring_xdit.hosts.transformers.current import current_forward
 from tokenring_xdit.hosts.transformers.session import Inputs, Role, Session, rows_to_keep
 from tokenring_xdit.hosts.transformers.turns import turn
 
-__all__ = ["replace_decoder", "replace_head", "replace_rotary"]
+__all__ = ["refuse_flat", "replace_decoder", "replace_head", "replace_rotary"]
 
 _REFUSED = {
     "labels": "a loss over shards would leave out the tokens at their borders",
@@ -199,13 +199,22 @@ def _is_batch(ids: Any) -> bool:
     return isinstance(ids, Tensor) and ids.ndim == 2
 
 
-def _check(model: Any, ids: Any, mask: Any, positions: Any, cache: Any) -> None:
-    """Refuse what cannot be cut into the parts of ranks."""
+def refuse_flat(model: Any, ids: Any) -> None:
+    """Refuse token ids that are no batch of prompts.
+
+    Raises:
+        UnsupportedError: They are no tensor ``[B, T]``, or there is no token.
+    """
     if not _is_batch(ids) or not ids.shape[1]:
         raise UnsupportedError(
             f"a {type(model).__name__} that is sharded over ranks takes at least one of input_ids, as a tensor of two "
             "dimensions, [B, T]"
         )
+
+
+def _check(model: Any, ids: Any, mask: Any, positions: Any, cache: Any) -> None:
+    """Refuse what cannot be cut into the parts of ranks."""
+    refuse_flat(model, ids)
     known = model.get_input_embeddings().num_embeddings
     if int(ids.min()) < 0 or int(ids.max()) >= known:
         raise UnsupportedError(
@@ -217,10 +226,7 @@ def _check(model: Any, ids: Any, mask: Any, positions: Any, cache: Any) -> None:
             "attention_mask has to be of two dimensions, 1 where a token counts: masks of other forms were not "
             "compared with one process"
         )
-    if cache is not None and not isinstance(cache, ShardedCache):
-        raise UnsupportedError(
-            f"a {type(cache).__name__} was passed, whose keys lie on one rank: pass model.tokenring.cache(), or none"
-        )
+    refuse_foreign_cache(cache)
     if cache is not None and cache.batch not in (None, ids.shape[0]):
         raise UnsupportedError(
             f"the cache is of {cache.batch} items, and input_ids of {ids.shape[0]}: pass as many, or repeat those of "

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tokenring_xdit.attention import KeyMask, token_ring_attention
+from tokenring_xdit.attention import DeviceKeyMask, KeyMask, token_ring_attention, why_not_on_device
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.hosts.installation import INSTALLATION
 from tokenring_xdit.hosts.layout import KeyLayout, active_layout, key_layout
@@ -30,7 +30,10 @@ __all__ = ["install"]
 log = logging.getLogger("tokenring_xdit")
 
 _KEY_MASKS = ("attn_mask", "valid_kv_len", "indices_k")
-"""Entries of ``attention_kwargs`` that hide keys; they describe local keys and are not carried yet."""
+"""Entries of ``attention_kwargs`` that hide keys, in each call."""
+
+_LAYOUT_SAYS = ("valid_kv_len", "indices_k", "cu_seqlens_k", "max_seqlen_k")
+"""Those that say which keys of the whole sequence are real, as a layout does of each rank's."""
 
 
 def install(usp: Any) -> None:
@@ -75,7 +78,7 @@ def run_what_was_chosen(usp: Any) -> None:
             )
         if dropout_p:
             raise UnsupportedError(f"TokenRing has no dropout, asked for dropout_p={dropout_p}: use it for inference")
-        _refuse_masks(attention_kwargs)
+        attention_kwargs = _beside_masks(attention_kwargs, layout)
         if torch.compiler.is_compiling():
             if attention_kwargs:
                 raise UnsupportedError(
@@ -117,13 +120,18 @@ def leave_grouped_heads(usp: Any) -> None:
     replace_method(usp, "_repeat_kv_heads", make)
 
 
-def _refuse_masks(attention_kwargs: dict[str, Any] | None) -> None:
-    hidden = [name for name in _KEY_MASKS if (attention_kwargs or {}).get(name) is not None]
+def _beside_masks(attention_kwargs: dict[str, Any] | None, layout: KeyLayout | None) -> dict[str, Any] | None:
+    """What is said beside which keys are hidden; refused where no layout says that."""
+    said = {name: value for name, value in (attention_kwargs or {}).items() if value is not None}
+    if layout is not None and ("valid_kv_len" not in said or said["valid_kv_len"] == layout.count()):
+        said = {name: value for name, value in said.items() if name not in _LAYOUT_SAYS}
+    hidden = [name for name in _KEY_MASKS if name in said]
     if hidden:
         raise UnsupportedError(
             f"this model hides keys through attention_kwargs {hidden}, which TokenRing does not carry yet: "
             "use ulysses_degree for it"
         )
+    return said or None
 
 
 def leave_hidden_keys_out(usp: Any) -> None:
@@ -138,6 +146,10 @@ def leave_hidden_keys_out(usp: Any) -> None:
                 return function
             if dist.get_world_size(usp.PROCESS_GROUP.RING_PG) > 1:
                 return function  # ring_attn will see to it
+            if layout.on_device:
+                layout.read("which keys are real is read from a mask in each call, as Ulysses alone leaves them out")
+                if not layout.hides_keys:
+                    return function
             if torch.compiler.is_compiling():
                 raise UnsupportedError(
                     "keys that are hidden under Ulysses alone do not go together with torch.compile: use "
@@ -281,6 +293,10 @@ def _token_ring(
     joint_kv = None
     if joint_attn_kwargs is not None:
         joint_kv = (joint_attn_kwargs["joint_key"], joint_attn_kwargs["joint_value"])
+    if layout is not None and layout.on_device:
+        why = _why_read(choice.sequence_schedule, dist.get_world_size(group), query, key, attention_kwargs)
+        if why is not None:
+            layout.read(f"which keys are real is read from a mask in each call, as {why}")
     own = None if layout is None else layout.own(dist.get_rank(group), _ulysses_degree())
     out, _ = token_ring_attention(
         query,
@@ -288,7 +304,7 @@ def _token_ring(
         value,
         group=group,
         schedule=choice.sequence_schedule,
-        kernel=kernel,
+        kernel=None if isinstance(own, DeviceKeyMask) else kernel,
         causal=is_causal,
         key_mask=own,
         joint_kv=joint_kv,
@@ -296,6 +312,18 @@ def _token_ring(
         cache_key=None if layout is None else layout.key,  # of the whole sequence, which every rank knows
     )
     return out
+
+
+def _why_read(schedule: str, ranks: int, query: Tensor, key: Tensor, attention_kwargs: Any) -> str | None:
+    """Why the host has to look at a mask which a recorded call would compute anew; ``None`` where it has not."""
+    from xfuser.core.distributed import get_runtime_state
+
+    asked = get_runtime_state().runtime_config.attention_backend
+    if asked:
+        return f"attention backend {asked}, which was asked for, is not told on the device how many keys count"
+    if attention_kwargs:
+        return f"attention_kwargs {sorted(attention_kwargs)} go to xfuser's own kernel"
+    return why_not_on_device(schedule, ranks, query, key)
 
 
 def _ulysses_degree() -> int:

@@ -100,6 +100,8 @@ class XfuserFamily(ModelFamily):
         own: Pipelines of xfuser's own.
         runners: Classes of xfuser's `xdit` command that load one of its pipelines, with a transformer of the compared
             form.
+        by_command: Classes of pipelines that are compared as `xdit` makes them, around the wrapper, and not spread by
+            ``parallelize``.
         lora: Transformers that scale a LoRA for one call wrongly, as ``module:name``, each with the argument of its
             forward that the scale comes in.
         repairs: Module beside the record with ``HOOKS``: modules of xfuser, each with what is done to it right after
@@ -112,6 +114,7 @@ class XfuserFamily(ModelFamily):
     controls: tuple[str, ...] = ()
     own: tuple[OwnPipeline, ...] = ()
     runners: tuple[str, ...] = ()
+    by_command: tuple[str, ...] = ()
     lora: Mapping[str, str] = field(default_factory=dict)
     repairs: str | None = None
     attention: tuple[str, ...] = ()

@@ -17,7 +17,7 @@ from tokenring_xdit.hosts.replay import ReplayCheck, surroundings
 from tokenring_xdit.hosts.running import watching_decisions
 from tokenring_xdit.hosts.xfuser.repairs.common import replace_method
 
-__all__ = ["FLAG", "HOOKS", "refuse_graphs", "replay_calls"]
+__all__ = ["FLAG", "HOOKS", "graphed_forward", "refuse_graphs", "replay_calls"]
 
 log = logging.getLogger("tokenring_xdit.graphs")
 
@@ -65,6 +65,20 @@ def replay_calls(model: Any, recorder: Recorder) -> GraphedCalls:
     Returns:
         The calls.
     """
+    model.forward, graphs = graphed_forward(model, recorder)
+    return graphs
+
+
+def graphed_forward(model: Any, recorder: Recorder) -> tuple[Callable[..., Any], GraphedCalls]:
+    """What to put in the place of a transformer's forward, so that its calls are replayed.
+
+    Args:
+        model: The transformer.
+        recorder: Records its calls.
+
+    Returns:
+        It, and the calls.
+    """
     kind = type(model).__name__
     graphs = GraphedCalls(
         kind, recorder, exchange=partial(exchange, None), watch=watching_decisions, tells=dist.get_rank() == 0
@@ -80,8 +94,7 @@ def replay_calls(model: Any, recorder: Recorder) -> GraphedCalls:
             graphs.settle(exchange(None, proposal, what))
             return graphs(lambda args, kwargs: original(*args, **kwargs), arguments)
 
-    model.forward = forward
-    return graphs
+    return forward, graphs
 
 
 def replay_what_the_command_loads(base_model: Any) -> None:

@@ -131,6 +131,8 @@ def _adopt(model: Any, wrapper: type) -> list[ProcessorSlot]:
     """Give a model what xfuser's subclass of its class puts into a new one; none of its weights is touched."""
     with init_empty_weights(include_buffers=False):
         pattern: Any = wrapper.from_config(model.config)  # type: ignore[attr-defined]
+        if hasattr(pattern, "_install_xfuser_processors"):  # some wrappers do so when weights are loaded
+            pattern._install_xfuser_processors()
         plain = type(model).from_config(model.config)
     own, before = dict(model.named_modules()), dict(plain.named_modules())
     slots = []

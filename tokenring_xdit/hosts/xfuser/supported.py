@@ -11,6 +11,7 @@ from tokenring_xdit.hosts.refusals import heads_of, refuse_ulysses
 from tokenring_xdit.hosts.xfuser.choice import choice_of, tokenring_degree_of
 from tokenring_xdit.hosts.xfuser.families import FAMILIES
 from tokenring_xdit.hosts.xfuser.family import OwnPipeline, XfuserFamily
+from tokenring_xdit.hosts.xfuser.refused import PIPELINES_REFUSED, RUNNERS_REFUSED
 from tokenring_xdit.hosts.xfuser.repairs.common import pipeline_name, replace_method
 from tokenring_xdit.messages import one_line
 
@@ -42,7 +43,7 @@ def own_pipeline(pipeline: str) -> OwnPipeline | None:
 
 
 def refuse_untested_model(runner: type, model: str, degree: int) -> None:
-    """Refuse a model of the `xdit` command that was not compared.
+    """Refuse a model of the `xdit` command that was not compared, or cannot be.
 
     Args:
         runner: xfuser's class for it.
@@ -52,11 +53,15 @@ def refuse_untested_model(runner: type, model: str, degree: int) -> None:
     Raises:
         UnsupportedError: It was not, and the degree is more than 1.
     """
-    if degree > 1 and runner.__name__ not in {name for family in FAMILIES.values() for name in family.runners}:
-        raise UnsupportedError(
-            f"tokenring_degree={degree} was asked for with {model}, which has not been compared with the single "
-            "process yet. Use ulysses_degree or ring_degree for it"
-        )
+    if degree == 1 or runner.__name__ in {name for family in FAMILIES.values() for name in family.runners}:
+        return
+    known = RUNNERS_REFUSED.get(runner.__name__)
+    if known is not None:
+        raise UnsupportedError(f"tokenring_degree={degree} was asked for with {model}: {known.why}. {known.instead}")
+    raise UnsupportedError(
+        f"tokenring_degree={degree} was asked for with {model}, which has not been compared with the single process "
+        "yet. Use ulysses_degree or ring_degree for it"
+    )
 
 
 def refuse_untested_models(base_model: Any) -> None:
@@ -82,8 +87,9 @@ def refuse_untested_pipelines(runtime_state: Any) -> None:
     def make(original: Any) -> Any:
         def check(self: Any, pipeline: Any, parallel_config: Any) -> None:
             if choice_of(parallel_config) is not None:
-                refuse_untested(pipeline)
                 transformer = getattr(getattr(pipeline, "module", pipeline), "transformer", None)
+                if not _made_by_command(pipeline_name(pipeline), transformer):
+                    refuse_untested(pipeline)
                 refuse_ulysses(parallel_config.ulysses_degree, heads_of(getattr(transformer, "config", {})))
                 staged = sorted(own.runs for family in FAMILIES.values() for own in family.own if own.stages)
                 if parallel_config.pp_degree > 1 and pipeline_name(pipeline) not in staged:
@@ -98,35 +104,45 @@ def refuse_untested_pipelines(runtime_state: Any) -> None:
     replace_method(runtime_state.DiTRuntimeState, "_check_model_and_parallel_config", make)
 
 
-def refuse_untested(
-    pipeline: Any, asked: str = "TokenRing", instead: str = "Use ulysses_degree or ring_degree for it"
-) -> None:
+def refuse_untested(pipeline: Any, asked: str = "TokenRing", instead: str | None = None) -> None:
     """Refuse a pipeline that was not compared.
 
     Args:
         pipeline: The pipeline, or xfuser's around it.
         asked: What was asked for.
-        instead: What to do, as a sentence.
+        instead: What to do, as a sentence; by default to use another degree of xfuser's.
 
     Raises:
         UnsupportedError: It was not.
     """
     name = pipeline_name(pipeline)
+    known = PIPELINES_REFUSED.get(name)
+    if known is not None:
+        raise UnsupportedError(f"{asked} was asked for in {name}: {known.why}. {instead or known.instead}")
     if name not in compared():
         raise UnsupportedError(
             f"{asked} was asked for in {name}, which has not been compared with the single process yet. "
-            f"Compared so far: {', '.join(compared())}. {instead}"
+            f"Compared so far: {', '.join(compared())}. "
+            f"{instead or 'Use ulysses_degree or ring_degree for it'}"
         )
 
 
+def _made_by_command(pipeline: str, transformer: Any) -> bool:
+    """Whether a pipeline is one that `xdit` makes around a wrapper, and that is compared in no other form."""
+    kind = type(transformer).__name__
+    wrappers = (each.wrapper for each in FAMILIES.values() if pipeline in each.by_command)
+    return any(wrapper is not None and wrapper.endswith(f":{kind}") for wrapper in wrappers)
+
+
 def wrapper_class(wrapper: str) -> Any:
-    """Xfuser's subclass of a transformer's class, by ``module:name``.
+    """Xfuser's subclass of a transformer's class, by ``module:name`` of it, or of a function that makes it.
 
     Raises:
         UnsupportedError: It needs what the installed diffusers does not have.
     """
     try:
-        return pkgutil.resolve_name(wrapper)
+        found = pkgutil.resolve_name(wrapper)
+        return found if isinstance(found, type) else found()
     except ImportError as error:
         raise UnsupportedError(
             f"xfuser {version('xfuser')} cannot shard this model with diffusers {version('diffusers')} "

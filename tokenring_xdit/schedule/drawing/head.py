@@ -13,10 +13,10 @@ from tokenring_xdit.schedule.drawing.blocks import ALL, cell, label, share
 from tokenring_xdit.schedule.drawing.chart import Chart
 from tokenring_xdit.schedule.drawing.links import UNITS, busiest, loads, thickness
 from tokenring_xdit.schedule.drawing.shapes import Box, Point, add, arrow, rectangle, write
-from tokenring_xdit.schedule.drawing.style import class_of_rank, mono_width
+from tokenring_xdit.schedule.drawing.style import class_of_rank, mono_width, sans_width
 from tokenring_xdit.schedule.plan import WHOLE, Kind, Mask, Piece, Schedule
 
-__all__ = ["draw_head"]
+__all__ = ["draw_head", "draw_title", "title_width"]
 
 _LEFT = 16.0
 _NAME, _TEXT, _SMALL = 20.0, 12.0, 11.0
@@ -34,9 +34,7 @@ def draw_head(parent: ET.Element, schedule: Schedule, chart: Chart, groups: tupl
     Returns:
         Where it ends.
     """
-    size = min(_NAME, _NAME * (width - 2 * _LEFT) / mono_width(schedule.name, _NAME))
-    write(parent, schedule.name, (_LEFT, 31), size, "code strong")
-    write(parent, f"{heading(schedule)}; {traffic(schedule)}", (_LEFT, 52), _TEXT, "muted")
+    draw_title(parent, schedule, width)
     end = _legend(parent, schedule, chart, grouped=len(groups) > 1)
     if chart.moves:
         most = f"busiest link, one way: {float(busiest(chart.moves)):.3g}"
@@ -44,6 +42,27 @@ def draw_head(parent: ET.Element, schedule: Schedule, chart: Chart, groups: tupl
         write(parent, f"{most} ({rule})", (_LEFT, 69), _TEXT, "muted")
         end = max(end, _overview(parent, chart, groups))
     return end + 10
+
+
+def title_width(schedule: Schedule) -> float:
+    """How wide a picture has to be for its title."""
+    return 2 * _LEFT + sans_width(_subtitle(schedule), _TEXT)
+
+
+def draw_title(parent: ET.Element, schedule: Schedule, width: float) -> float:
+    """Append the schedule's name and what each rank sends.
+
+    Returns:
+        Where the title ends.
+    """
+    size = min(_NAME, _NAME * (width - 2 * _LEFT) / mono_width(schedule.name, _NAME))
+    write(parent, schedule.name, (_LEFT, 31), size, "code strong")
+    write(parent, _subtitle(schedule), (_LEFT, 52), _TEXT, "muted")
+    return 70.0
+
+
+def _subtitle(schedule: Schedule) -> str:
+    return f"{heading(schedule)}; {traffic(schedule)}"
 
 
 def _overview(parent: ET.Element, chart: Chart, groups: tuple[range, ...]) -> float:

@@ -22,9 +22,12 @@ from tokenring_xdit.schedule.drawing.shapes import Box, add, arrow, line, rectan
 from tokenring_xdit.schedule.drawing.style import class_of_rank, sans_width
 from tokenring_xdit.schedule.plan import Channel
 
-__all__ = ["Columns", "columns", "draw_sheet"]
+__all__ = ["LEAST_WIDTH", "Columns", "columns", "draw_sheet"]
 
-_WIDEST, _LEAST_WIDTH = 150.0, 700.0
+LEAST_WIDTH = 700.0
+"""Of a picture with a legend."""
+
+_WIDEST = 150.0
 _STEP_X, _MARGIN, _GAP, _APART = 12.0, 14.0, 12.0, 8.0
 """Left of the steps' names, right of the columns, between two groups of ranks, and between two cells."""
 
@@ -56,17 +59,30 @@ class Columns:
         width = self.pitch - _APART
         return Box(self.centres[rank] - width / 2, y, width, height)
 
+    def way(self, source: int, destination: int) -> float:
+        """How far a label goes from beside its source to beside its destination, to the right."""
+        start, end = self.centres[source], self.centres[destination]
+        beside = self.centres[source + (1 if end > start else -1)]
+        before = self.centres[destination - (1 if end > start else -1)]
+        return round((end + before - start - beside) / 2, 1)
 
-def columns(chart: Chart, groups: tuple[range, ...]) -> Columns:
-    """Share the width out among the ranks; more than fits is asked for where labels would not."""
+
+def columns(chart: Chart, groups: tuple[range, ...], least: float) -> Columns:
+    """Divide the width among the ranks.
+
+    Args:
+        chart: The steps.
+        groups: Ranks that stand together.
+        least: Width of the picture; it becomes wider where labels need more.
+    """
     ranks = sum(map(len, groups))
     gutter = 1.5 * _STEP_X + sans_width(max(_step_names(chart), key=len), _LABEL)
     around = gutter + _GAP * (len(groups) - 1) + _MARGIN
-    pitch = min(_WIDEST, (_LEAST_WIDTH - around) / ranks)
+    pitch = min(_WIDEST, (least - around) / ranks)
     labels = [chip_width(name_of(move.block)) + 24 for move in chart.moves]
     cells = [cell_size(attend_text(attend.attend), pitch - _APART)[0] + _APART for attend in chart.attends]
     pitch = max([pitch, *labels, *cells])
-    width = math.ceil(max(_LEAST_WIDTH, around + ranks * pitch))
+    width = math.ceil(max(least, around + ranks * pitch))
     left = gutter + (width - around - ranks * pitch) / 2
     centres = tuple(
         left + (rank + 0.5) * pitch + number * _GAP for number, group in enumerate(groups) for rank in group

@@ -38,6 +38,7 @@ function show(state, all, requests) {
   showCounts(state, all);
   showTimes(all);
   showRanks(all);
+  showGpus(all);
   showRequests(all, requests);
 }
 
@@ -101,6 +102,21 @@ function showRanks(all) {
     return [rank, value ? "up" : { text: "down", bad: true }, { text: sizes.join(", "), number: true }];
   });
   table("ranks", ["Rank", "", { text: "Memory", number: true }], rows);
+}
+
+function showGpus(all) {
+  const told = (name, gpu) => named(all, name).find((each) => each.labels.gpu === gpu)?.value;
+  const words = (value, write) => ({ text: value === undefined ? "" : write(value), number: true });
+  const gpus = named(all, "hw_gpu_memory_limit_bytes").map((each) => each.labels.gpu);
+  find("gpus-card").hidden = !gpus.length;
+  const rows = gpus.map((gpu) => [
+    gpu,
+    words(told("hw_gpu_utilization_ratio", gpu), (share) => `${Math.round(100 * share)} %`),
+    words(told("hw_gpu_memory_usage_bytes", gpu), bytes),
+    words(told("hw_gpu_memory_limit_bytes", gpu), bytes),
+    words(told("hw_gpu_power_watts", gpu), (watts) => `${Math.round(watts)} W`),
+  ]);
+  table("gpus", ["GPU", ...["Busy", "Memory", "of", "Power"].map((text) => ({ text, number: true }))], rows);
 }
 
 function showRequests(all, requests) {

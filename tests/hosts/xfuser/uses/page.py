@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,36 +14,44 @@ import pytest
 
 from tests.hosts.xfuser.uses import FEW, GROUPS, USES, Kind, Outcome
 from tests.support.families import ALL_FAMILIES
+from tests.support.overview import DOCS
+from tests.support.refusals import general
 from tests.support.small import ONLY_DIFFUSERS, TASKS, small
 
-__all__ = ["HEADINGS", "add_to_log", "kept", "read_log", "replaced", "section", "whole_families"]
+__all__ = ["HEADINGS", "add_to_log", "again", "kept", "read_log", "replaced", "section", "whole_families"]
 
 HEADINGS = {"xfuser": "## Uses", "diffusers": "## Uses with diffusers as the host"}
 
 _INTRODUCTIONS = {
     "xfuser": """\
-Written by the tests, too, after the tables above:
+What people do with a pipeline round `parallelize(pipe, tokenring_degree=2)`: each use on 2 gloo ranks in fp32, compared
+with the same use of unmodified diffusers in one process.
 
-    bash scripts/test.sh tests/hosts/xfuser/test_uses.py -m '' --support-uses docs/support.md
+<details><summary>How to read and to write these tables</summary>
 
-It takes an hour, and may be divided: `--uses-log FILE` keeps what was found. Families that were not run whole are left
-out.
+* A number is the largest difference, relative to the output's scale. More than 1e-5 fails the test, except where
+  another attention kernel, or the last bit of the weights, changes as much in one process: that change is in brackets,
+  and three times it fails.
+* `[1]` is a refusal, in the sentence of that number at the end: every rank raises it before the transformer runs (in
+  callbacks: before the next step). `…` stands for names and numbers of the case.
+* `alike`: the picture is the same on all ranks, but not that of one process, which has no generator either. `-`: one
+  process does not do this, or it has no effect there. Ranks have different global seeds.
+* The tests write this section, in about an hour. `--uses-log FILE` keeps what was found, so that the work can be
+  divided. Families that were not run whole are left out. `python -m tests.hosts.xfuser.uses.page` lays out what
+  the page holds anew.
 
-What people do with a pipeline round `parallelize(pipe, tokenring_degree=2)`, a use in each row: 2 gloo ranks, fp32,
-against the same use in one process of unmodified diffusers. A number is the largest difference relative to the scale;
-more than 1e-5 fails the test, except where another kernel of attention, or the last bit of the weights, changes as
-much in one process (in brackets; three times that fails). `[1]` is a refusal, in the sentence of that number below:
-raised on every rank, before the transformer ran (in callbacks: before the next step). The ranks' global seeds differ.
-`alike`: the picture is the same on all ranks, but not that of one process, which has no generator either. `-`: one
-process does not do this, or it has no effect there.""",
+`bash scripts/test.sh tests/hosts/xfuser/test_uses.py -m '' --support-uses docs/support.md`
+
+</details>""",
     "diffusers": """\
-Written by the tests as well:
+The same uses with `parallelize(pipe, tokenring_degree=3, host="diffusers")` on 3 gloo ranks.
 
-    bash scripts/test.sh tests/hosts/diffusers/test_uses.py -m matrix --support-uses docs/support.md
+The tests write this section:
 
-Read as the tables above, which were made by the same harness; here `parallelize(pipe, tokenring_degree=3,
-host="diffusers")` on 3 gloo ranks. Families, and tasks, that were not run whole are left out.""",
+`bash scripts/test.sh tests/hosts/diffusers/test_uses.py -m matrix --support-uses docs/support.md`""",
 }
+
+_REFUSALS = "<details><summary>The refusals</summary>"
 
 
 def read_log(log: Path, host: str = "xfuser") -> dict[tuple[str, str], Outcome]:
@@ -102,24 +111,48 @@ def section(outcomes: Mapping[tuple[str, str], Outcome], host: str = "xfuser") -
         host: Which host was tried.
     """
     known = {family for _, family in outcomes}
-    families = [name for name in (*ALL_FAMILIES, *ONLY_DIFFUSERS) if name in known]
+    tasks = [name for name in TASKS if name in known] if host == "diffusers" else []
+    families = [name for name in (*ALL_FAMILIES, *ONLY_DIFFUSERS) if name in known and name not in tasks]
     lines, messages = [HEADINGS[host], "", _INTRODUCTIONS[host]], list[str]()
     for group, uses in GROUPS.items() if families else ():
-        titles = [small(name).title.replace(" (`xdit`)", "") for name in families]
-        lines += ["", f"### {group}", "", f"| use | {' | '.join(titles)} |", "| --- |" + " --- |" * len(titles)]
-        for key, use in uses.items():
-            cells = [_cell(outcomes.get((f"{group}/{key}", name)), messages) for name in families]
-            lines.append(f"| {use.title} | {' | '.join(cells)} |")
-    tasks = [name for name in TASKS if name in known]
+        titles = [title_of(name) for name in families]
+        rows = {use.title: [outcomes.get((f"{group}/{key}", name)) for name in families] for key, use in uses.items()}
+        lines += _group(group, titles, rows, messages)
     if tasks:
-        lines += ["", "### Tasks", "", f"| use | {' | '.join(TASKS[name].title for name in tasks)} |"]
-        lines.append("| --- |" + " --- |" * len(tasks))
-        for key in FEW:
-            cells = [_cell(outcomes.get((key, name)), messages) for name in tasks]
-            lines.append(f"| {USES[key].title} | {' | '.join(cells)} |")
-    lines += ["", "Refusals of uses:", ""] if messages else []
-    lines += [f"{number}. {message}" for number, message in enumerate(messages, start=1)]
+        rows = {USES[key].title: [outcomes.get((key, name)) for name in tasks] for key in FEW}
+        lines += _group("Tasks", [TASKS[name].title for name in tasks], rows, messages)
+    if messages:
+        lines += ["", _REFUSALS, "", *(f"{number}. {each}" for number, each in enumerate(messages, start=1))]
+        lines += ["", "</details>"]
     return "\n".join(lines) + "\n"
+
+
+def title_of(family: str) -> str:
+    """What a column of a family is called."""
+    return small(family).title.replace(" (`xdit`)", "")
+
+
+def _group(
+    name: str, titles: list[str], rows: Mapping[str, list[Outcome | None]], messages: list[str]
+) -> Iterator[str]:
+    """Uses of one kind: what follows from them, and their figures."""
+    kinds = Counter(outcome.kind for row in rows.values() for outcome in row if outcome is not None)
+    right, refused = kinds[Kind.RIGHT], kinds[Kind.REFUSED]
+    yield from [
+        "",
+        f"### {name}",
+        "",
+        f"{len(rows)} uses, {len(titles)} pipelines: {right} times as in one process, "
+        f"{refused} times refused before any work.",
+        "",
+        "<details><summary>Figures</summary>",
+        "",
+    ]
+    yield from [f"| use | {' | '.join(titles)} |", "| --- |" + " --- |" * len(titles)]
+    for title, row in rows.items():
+        if any(row):
+            yield f"| {title} | {' | '.join(_cell(outcome, messages) for outcome in row)} |"
+    yield from ["", "</details>"]
 
 
 def _cell(outcome: Outcome | None, messages: list[str]) -> str:
@@ -130,20 +163,10 @@ def _cell(outcome: Outcome | None, messages: list[str]) -> str:
     if outcome.kind is Kind.RIGHT:
         single = "" if outcome.single is None else f" ({outcome.single:.1e})"
         return outcome.text or f"{outcome.error:.1e}{single}"
-    message = _general(outcome.text)
+    message = general(outcome.text)
     if message not in messages:
         messages.append(message)
     return f"[{messages.index(message) + 1}]"
-
-
-def _general(message: str) -> str:
-    """A refusal without what differs from one pipeline to the next."""
-    message = re.sub(r"\b\w+(Pipeline|Transformer\w*Model|DiT2DModel)\b", lambda found: f"(a {found[1]})", message)
-    message = re.sub(r"\(a (Transformer\w*Model|DiT2DModel)\)", "(the model)", message).replace(
-        "(a Pipeline)", "(the pipeline)"
-    )
-    message = re.sub(r"a tensor \([\d, ]*\)", "a tensor (...)", message)
-    return re.sub(r"\b(?=[0-9a-f]*\d)[0-9a-f]{8}\b", "...", message)
 
 
 def replaced(text: str, made: str, host: str = "xfuser") -> str:
@@ -157,3 +180,46 @@ def replaced(text: str, made: str, host: str = "xfuser") -> str:
     before, _, after = text.partition(f"\n{HEADINGS[host]}\n")
     _, found, others = after.partition("\n## ")
     return f"{before.rstrip()}\n\n{made}" + (f"\n## {others}" if found else "")
+
+
+def again(text: str, host: str = "xfuser") -> str:
+    """A page with a host's section written anew from what it says itself, without a run.
+
+    Args:
+        text: The page.
+        host: Which host was tried.
+    """
+    _, found, after = text.partition(f"\n{HEADINGS[host]}\n")
+    if not found:
+        return text
+    made, _, _ = after.partition("\n## ")
+    messages = dict(re.findall(r"^(\d+)\. (.+)$", made, flags=re.MULTILINE))
+    outcomes: dict[tuple[str, str], Outcome] = {}
+    for part in re.split(r"^### ", made, flags=re.MULTILINE)[1:]:
+        group = part.partition("\n")[0]
+        known = {use.title: f"{group}/{key}" for key, use in GROUPS.get(group, {}).items()}
+        keys = known or {USES[key].title: key for key in FEW}
+        families = [*ALL_FAMILIES, *ONLY_DIFFUSERS] if known else [*TASKS]
+        names = {title_of(name): name for name in reversed(families)}
+        (_, *titles), _, *rows = (row.split(" | ") for row in re.findall(r"^\| (.+) \|$", part, flags=re.MULTILINE))
+        for use, *cells in rows:
+            for title, cell in zip(titles, cells, strict=True):
+                if cell.strip():
+                    outcomes[keys[use], names[title]] = _outcome(cell, messages)
+    return replaced(text, section(outcomes, host), host)
+
+
+def _outcome(cell: str, messages: Mapping[str, str]) -> Outcome:
+    """What a cell says."""
+    if cell == "-":
+        return Outcome(Kind.ABSENT)
+    if found := re.fullmatch(r"\[(\d+)\]", cell):
+        return Outcome(Kind.REFUSED, text=messages[found[1]])
+    if found := re.fullmatch(r"(\d\.\d+e\S+)(?: \((.+)\))?", cell):
+        return Outcome(Kind.RIGHT, float(found[1]), single=float(found[2]) if found[2] else None)
+    return Outcome(Kind.RIGHT, text=cell)
+
+
+if __name__ == "__main__":
+    page = DOCS / "support.md"
+    page.write_text(again(again(page.read_text()), "diffusers"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from tokenring_xdit.hosts.base import Pipeline
 from tokenring_xdit.hosts.diffusers.family import DiffusersFamily, Gather, Split
 
 __all__ = ["FAMILY"]
@@ -11,9 +10,9 @@ _PROCESSORS = ("LTX2AudioVideoAttnProcessor", "LTX2PerturbedAttnProcessor")
 _POSITIONS: dict[str | int, Split | tuple[Split, ...]] = {0: Split(-2), 1: Split(-2)}
 
 FAMILY = DiffusersFamily(
-    pipelines=(Pipeline(name="LTX2ImageToVideoPipeline", needs_picture=True),),
+    pipelines=(),
     transformer="LTX2VideoTransformer3DModel",
-    compared=("LTX2Pipeline",),
+    compared=("LTX2Pipeline", "LTX2ImageToVideoPipeline"),
     spread={
         f"transformer_blocks.*.{name}": _PROCESSORS
         for name in ("attn1", "audio_attn1", "audio_to_video_attn", "video_to_audio_attn")

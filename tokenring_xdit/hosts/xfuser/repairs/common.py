@@ -19,6 +19,7 @@ from tokenring_xdit.hosts.xfuser.choice import current_choice, exactness_promise
 __all__ = [
     "REPAIR_ALL",
     "cfg_part",
+    "change_when_made",
     "pipeline_name",
     "repair_all",
     "replace_forward",
@@ -67,6 +68,30 @@ def replace_forward(model: Any, make: Callable[[Any], Any]) -> None:
     touches tensors: only its own frame is left alone.
     """
     replace_method(model, "forward", make, frame_outside_graphs)
+
+
+def change_when_made(
+    module: Any, maker: str, kept: str, change: Callable[[Any], None], *, author: Callable[..., Any]
+) -> None:
+    """Change a class that upstream makes when it is first asked for.
+
+    Args:
+        module: Where.
+        maker: Name of the function that makes it.
+        kept: Name of the variable that keeps it, which holds it already where it was asked for before.
+        change: What is done to it.
+        author: The repair.
+    """
+    if getattr(module, kept) is not None:
+        change(getattr(module, kept))
+    original = getattr(module, maker)
+
+    def make() -> Any:
+        made = original()
+        change(made)
+        return made
+
+    INSTALLATION.replace(module, maker, in_place_of(original, make), author=author)
 
 
 def pipeline_name(pipeline: Any) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tokenring_xdit.compat.torch import outside_graphs
-from tokenring_xdit.hosts.layout import KeyLayout, active_layout, all_real, cut, key_layout
+from tokenring_xdit.hosts.layout import KeyLayout, active_layout, cut, key_layout, sequence_layout
 from tokenring_xdit.hosts.xfuser.family import TRANSFORMERS
 from tokenring_xdit.hosts.xfuser.repairs.common import (
     replace_forward,
@@ -38,8 +38,14 @@ def leave_padding_and_masked_text_out(krea2: Any) -> None:
 
     xfuser 0.7.0: ``xFuserKrea2Transformer2DWrapper.forward`` hides padding only where text is masked, attending it
     where it is not, and keeps a mask under the address of the tensor that it was made of, which another prompt's may
-    have later.
+    have later. To make that mask the host waits for the GPU; it is not made.
     """
+
+    def make_mask(original: Any) -> Any:
+        def make_attn_mask_with_meta(mask: Tensor, *args: Any, **kwargs: Any) -> Any:
+            return None if active_layout() is not None else original(mask, *args, **kwargs)
+
+        return make_attn_mask_with_meta
 
     def make_forward(original: Any) -> Any:
         signature = inspect.signature(original)
@@ -48,7 +54,10 @@ def leave_padding_and_masked_text_out(krea2: Any) -> None:
             if not wanted():
                 return original(self, *args, **kwargs)
             with key_layout(_layout(signature.bind(self, *args, **kwargs).arguments)):
-                return original(self, *args, **kwargs)
+                try:
+                    return original(self, *args, **kwargs)
+                finally:
+                    self._attn_mask_cache = None
 
         return forward
 
@@ -61,6 +70,7 @@ def leave_padding_and_masked_text_out(krea2: Any) -> None:
 
         return call
 
+    replace_method(krea2, "make_attn_mask_with_meta", make_mask)
     replace_forward(krea2.xFuserKrea2Transformer2DWrapper, make_forward)
     replace_method(krea2.xFuserKrea2AttnProcessor, "__call__", make_call)
 
@@ -70,11 +80,11 @@ def _layout(arguments: dict[str, Any]) -> KeyLayout:
     """Text in front of the picture, padded at the end of both."""
     image, text = arguments["hidden_states"].shape[1], arguments["encoder_hidden_states"].shape[1]
     mask: Tensor | None = arguments.get("encoder_attention_mask")
+    ranks = sequence_parallel_ranks()
     if mask is None:
-        real = all_real(text + image)
-    else:
-        real = torch.cat([mask.bool(), mask.new_ones(mask.shape[0], image, dtype=torch.bool)], dim=1)
-    return KeyLayout(cut(real, sequence_parallel_ranks()))
+        return sequence_layout(ranks, text + image)
+    real = torch.cat([mask.bool(), mask.new_ones(mask.shape[0], image, dtype=torch.bool)], dim=1)
+    return KeyLayout(cut(real, ranks), computed=True)
 
 
 def _transformer(krea2: Any) -> None:

@@ -1,4 +1,4 @@
-"""LTX-2."""
+"""LTX-2, 2.3 and 2.5."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ __all__ = ["FAMILY"]
 
 _TRANSFORMER = TRANSFORMERS + "transformer_ltx2"
 _WRAPPER = f"{_TRANSFORMER}:xFuserLTX2VideoTransformer3DWrapper"
+_ATTENTION = ("attn", "hidden_states", "encoder_hidden_states", "attention_mask", "query_rotary_emb", "key_rotary_emb")
 
 FAMILY = XfuserFamily(
-    pipelines=(Pipeline(name="LTX2Pipeline"),),
+    pipelines=(Pipeline(name="LTX2Pipeline"), Pipeline(name="LTX2ImageToVideoPipeline", needs_picture=True)),
     wrapper=_WRAPPER,
-    runners=("xFuserLTX2VideoModel",),
+    runners=(
+        "xFuserLTX23VideoModel",
+        "xFuserLTX25DistilledVideoModel",
+        "xFuserLTX25FullVideoModel",
+        "xFuserLTX2VideoModel",
+    ),
     lora={_WRAPPER: "attention_kwargs"},
     repairs=f"{__name__}.repairs",
     relied_on=(
-        ReliedOn(
-            _TRANSFORMER,
-            "xFuserLTX2VideoTransformer3DWrapper.forward",
-            "refuses sizes that would be padded",
-            ("hidden_states",),
+        ReliedOn(_TRANSFORMER, "xFuserLTX2VideoTransformer3DWrapper.forward", "told about padding", ("hidden_states",)),
+        *(
+            ReliedOn(_TRANSFORMER, f"xFuserLTX2{kind}AttnProcessor.__call__", "gathers keys for sound", _ATTENTION)
+            for kind in ("AudioVideo", "Perturbed")
         ),
     ),
 )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tokenring_xdit.compat.torch import outside_graphs
 from tokenring_xdit.hosts.layout import KeyLayout, cut, key_layout
+from tokenring_xdit.hosts.running import decided_on_the_host
 from tokenring_xdit.hosts.xfuser.choice import current_choice
 from tokenring_xdit.hosts.xfuser.family import TRANSFORMERS
 from tokenring_xdit.hosts.xfuser.repairs.common import replace_forward, replace_method, sequence_parallel_ranks
@@ -69,6 +70,7 @@ def let_masked_sequences_round_the_ring(lumina2: Any) -> None:
 
 @outside_graphs
 def _layout(text_mask: Tensor, image: int) -> KeyLayout:
+    decided_on_the_host("lengths of texts, which shapes depend on, are read from a mask in each call")
     return _layout_of_lengths(sequence_parallel_ranks(), tuple(text_mask.sum(dim=1).tolist()), image)
 
 

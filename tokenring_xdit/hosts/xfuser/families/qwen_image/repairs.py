@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from tokenring_xdit.compat.torch import outside_graphs
-from tokenring_xdit.hosts.layout import KeyLayout, all_real, cut, key_layout, padding
+from tokenring_xdit.hosts.layout import KeyLayout, all_real, cut, key_layout, padding, sequence_layout
 from tokenring_xdit.hosts.xfuser.family import TRANSFORMERS
 from tokenring_xdit.hosts.xfuser.repairs.common import (
     replace_forward,
@@ -80,8 +80,10 @@ def _own(index: Tensor, tokens: int) -> Tensor:
 def _layout(image: Tensor, text: Tensor, mask: Tensor | None) -> KeyLayout:
     """Text in front of the image, each padded at its end."""
     ranks = sequence_parallel_ranks()
-    real = all_real(text.shape[1]) if mask is None else mask.to(torch.bool)
-    return KeyLayout.of_segments(cut(real, ranks), cut(all_real(image.shape[1]), ranks))
+    if mask is None:
+        return sequence_layout(ranks, text.shape[1], image.shape[1])
+    whole = all_real(image.shape[1], mask.device)
+    return KeyLayout.of_segments(cut(mask.to(torch.bool), ranks), cut(whole, ranks), computed=True)
 
 
 def _transformer(qwen: Any) -> None:

@@ -20,7 +20,13 @@ FAMILY = XfuserFamily(
     lora={_WRAPPER: "joint_attention_kwargs"},
     repairs=f"{__name__}.repairs",
     relied_on=(
-        ReliedOn(_TRANSFORMER, "xFuserZImageTransformer2DWrapper.forward", "told about padding"),
+        ReliedOn(
+            _TRANSFORMER,
+            "xFuserZImageTransformer2DWrapper.forward",
+            "told about padding",
+            ("x", "cap_feats", "patch_size", "f_patch_size"),
+        ),
+        ReliedOn(_TRANSFORMER, "SEQ_MULTI_OF", "tokens of a picture, and of a text, are a multiple of it"),
         ReliedOn(
             _TRANSFORMER,
             "xFuserZImageTransformer2DWrapper._chunk_and_pad_sequence",
