@@ -74,7 +74,9 @@ NEEDS_NONE = {"Flux2KleinPipeline", "Flux2Pipeline", "FluxKontextPipeline"}
 
 FILMS = {
     "CogVideoXImageToVideoPipeline",
+    "HunyuanSkyreelsImageToVideoPipeline",
     "HunyuanVideo15ImageToVideoPipeline",
+    "HunyuanVideoImageToVideoPipeline",
     "LTX2ImageToVideoPipeline",
     "LTXImageToVideoPipeline",
     "WanImageToVideoPipeline",
