@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # diffusers' own fast tests of pipelines, each pipeline that is called spread over two ranks: prints what passes alone
-# and fails sharded. Nothing is fetched: the tree is one that you have, and the installed diffusers is what is tested.
+# and fails sharded. No model is fetched, the tree is one that you have, and the installed diffusers is what is tested.
 #
 #   bash scripts/peer_suite.sh DIFFUSERS_TREE [FOLDER ...] [--only EXPRESSION] [--ranks N] [--limit SECONDS]
+#       [--keep NEW_FOLDER] [--alone]
 #
 # FOLDER is one or a file below tests/pipelines, such as flux or wan/test_wan.py; by default those of docs/diffusers.md.
 # The tiny models that the tests name on the hub are looked for in HF_HUB_CACHE; without it stand-ins are made.

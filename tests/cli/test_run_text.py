@@ -119,7 +119,10 @@ def test_nodes_with_different_texts_are_refused_on_all(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("said", "messages"),
     [
-        (["task=texts"], ["task: 'texts' is not allowed. Known: image-to-image, image-to-video, inpainting", "Did you mean 'text'?"]),
+        (
+            ["task=texts"],
+            ["task: 'texts' is not allowed. Known: image-to-image, image-to-video, inpainting", "Did you mean 'text'?"],
+        ),
         (["steps=4"], ["steps: there is no such key"]),
         (["max_new_tokens=4"], ["max_new_tokens: there is no such key; it is called 'options.max_new_tokens' here"]),
         (["options.max_tokens=4"], ["options: there is no generation option 'max_tokens'. Known: "]),

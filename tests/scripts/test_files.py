@@ -48,7 +48,7 @@ def test_the_image_holds_what_its_installation_needs(tmp_path: Path) -> None:
     built = subprocess.run(
         [
             *(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"),
-            *("--wheel-dir", str(tmp_path), str(tmp_path / installed.lstrip("/"))),
+            *("--wheel-dir", str(tmp_path), str(tmp_path / installed.partition("[")[0].lstrip("/"))),
         ],
         capture_output=True,
         text=True,

@@ -61,16 +61,19 @@ def test_how_a_test_ends_alone_and_sharded() -> None:
     made, other = (np.array([1.0, -2.0]),), (np.array([1.0, -2.0 - 1e-4]),)
     alone = Outcome("passed", made=made)
     same = Outcome("passed", spread=1, made=made)
+    no = Outcome("refused", "UnsupportedError: no")
     cases = {
         "same": (alone, [same, same]),
         "not spread": (alone, [alone, alone]),
         "differs": (alone, [same, Outcome("passed", spread=1, made=other)]),
-        "refused": (alone, [same, Outcome("refused", "UnsupportedError: no")]),
+        "refused": (alone, [no, no]),
         "fails": (alone, [Outcome("failed", "AssertionError"), same]),
         "no answer": (alone, [same, None]),
         "failed": (Outcome("failed", "OSError"), [same, same]),
         "skipped": (Outcome("skipped"), [same, same]),
     }
     assert {name: compare("a", *case).result for name, case in cases.items()} == {name: name for name in cases}
+    for some in ([same, no], [Outcome("failed", "AssertionError"), no]):  # a refusal is every rank's
+        assert compare("a", alone, some).result == "fails"
     fewer = Outcome("passed", spread=1)
     assert compare("a", alone, [fewer, fewer]).result == "differs"  # a call that only one process made

@@ -33,7 +33,7 @@ def test_the_image_of_the_service_is_that_of_runs_with_what_a_server_needs() -> 
     stages = image_stages()
     assert set(stages) == {"package", "run", "serve"}
     assert not any(words[0] == "COPY" for stage in ("run", "serve") for words in stages[stage])
-    assert stages["serve"][0][1:5] == ["pip", "install", "--no-cache-dir", "/opt/tokenring-xdit[serve,video,ray,gpu]"]
+    assert stages["serve"][0][1:5] == ["pip", "install", "--no-cache-dir", "/opt/tokenring-xdit[serve,ray,gpu]"]
     assert ["ENTRYPOINT", "[tokenring-xdit,", "serve]"] in stages["serve"]
 
 

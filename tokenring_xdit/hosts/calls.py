@@ -24,7 +24,7 @@ from tokenring_xdit.hosts.agreement import (
 )
 from tokenring_xdit.hosts.base import Host, PipelineHost, Shard
 
-__all__ = ["GRAPHS_NEED_RANKS", "Output", "agreed_host", "join_world", "spread_over_ranks", "taken_back"]
+__all__ = ["GRAPHS_NEED_RANKS", "Output", "agreed_host", "is_spread", "join_world", "spread_over_ranks", "taken_back"]
 
 _Pipeline = TypeVar("_Pipeline")
 _Host = TypeVar("_Host", bound=Host)
@@ -109,7 +109,7 @@ def spread_over_ranks(pipe: _Pipeline, asked: Callable[[], PipelineHost], output
         if not isinstance(output, Output):
             raise ConfigurationError(f"output is {output!r}; it has to be {' or '.join(map(str, Output))}")
         host = asked()
-        if hasattr(type(pipe), _MARK):
+        if is_spread(pipe):
             raise ConfigurationError("this pipeline was made parallel before: load it anew for other degrees")
         return host
 
@@ -120,9 +120,14 @@ def spread_over_ranks(pipe: _Pipeline, asked: Callable[[], PipelineHost], output
     return pipe
 
 
+def is_spread(pipe: Any) -> bool:
+    """Whether calls of a pipeline are calls of all ranks."""
+    return hasattr(type(pipe), _MARK)
+
+
 def taken_back(pipe: Any) -> None:
     """Make a call of a pipeline that of one rank again; one that was not spread stays as it is."""
-    if hasattr(type(pipe), _MARK):
+    if is_spread(pipe):
         (pipe.__class__,) = type(pipe).__bases__
 
 

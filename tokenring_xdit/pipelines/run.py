@@ -26,6 +26,7 @@ from tokenring_xdit.pipelines.request import (
     Request,
     image_keyword,
     is_video,
+    missing_for_videos,
     mistakes,
     pipeline_class,
 )
@@ -285,6 +286,10 @@ def inspect_model(config: RunConfig, brought: Collection[str] = ()) -> list[str]
             unfit.append(str(error))
     found += unfit
     video = is_video(pipeline)
+    for package in missing_for_videos()[:1] if video else ():
+        found.append(
+            f"model: {pipeline.__name__} makes videos, and {package} is missing: pip install 'tokenring-xdit[video]'"
+        )
     suffix = Path(config.output).suffix.lower() if config.output is not None else _SUFFIXES[video]
     if suffix in _SUFFIXES and suffix != _SUFFIXES[video]:
         kind = "a video" if video else "a picture"

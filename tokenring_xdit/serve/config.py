@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field
 from tokenring_xdit.amounts import parse_bytes
 from tokenring_xdit.defaults import LARGEST_SIDE
 from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, TokenRingError
-from tokenring_xdit.pipelines.request import image_keyword, is_video, missing_for_videos, needs_picture
+from tokenring_xdit.pipelines.request import image_keyword, is_video, needs_picture
 from tokenring_xdit.pipelines.run import FILE_KEYS, RunConfig, inspect_model
 from tokenring_xdit.pipelines.run_prompts import PromptConfig
 from tokenring_xdit.pipelines.run_values import Size
@@ -162,10 +162,6 @@ def unserved(config: AnyServeConfig) -> list[str]:
         return [f"model: {pipeline.__name__} needs {name}, which requests do not bring here: use 'run', or Engine"]
     if needs_picture(pipeline) and config.warm_up:
         return [f"warm_up: {pipeline.__name__} starts from a picture, and there is none yet: leave it out"]
-    for package in missing_for_videos() if is_video(pipeline) else ():
-        return [
-            f"model: {pipeline.__name__} makes videos, and {package} is missing: pip install 'tokenring-xdit[video]'"
-        ]
     sizes: list[PictureSize | None] = [config.size, *config.warm_up]
     left_out = dict.fromkeys((*FILE_KEYS, "output"))
     copies = [config.model_copy(update={**left_out, "size": size}) for size in sizes]  # as each request will be

@@ -23,10 +23,12 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="EXPRESSION", help="which tests, as pytest's -k takes it")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--limit", type=float, default=240.0, help="seconds that a test may take")
-    parser.add_argument("--keep", type=Path, help="empty folder for logs; by default they are thrown away")
+    parser.add_argument("--keep", type=Path, help="absolute path of a new folder for logs")
     parser.add_argument("--alone", action="store_true", help="say why tests fail alone, too")
     arguments = parser.parse_args()
     tests = arguments.tree.absolute() / "tests" / "pipelines"
+    if arguments.keep and (not arguments.keep.is_absolute() or arguments.keep.exists()):
+        parser.error("--keep needs the absolute path of a folder that does not exist yet")
     missing = [target for target in arguments.targets if not (tests / target).exists()]
     if missing:
         parser.error(f"there is no {tests / missing[0]}; name the source tree of diffusers, with its tests")
@@ -34,7 +36,7 @@ def main() -> int:
     torch.set_num_threads(1)  # of which none has to survive a fork
     found, whole = {}, True
     with tempfile.TemporaryDirectory() as temporary:
-        folder = (arguments.keep or Path(temporary)).absolute()
+        folder = arguments.keep or Path(temporary)
         if "PEER_STAND_INS" in os.environ:
             write_stand_ins(Path(os.environ["PEER_STAND_INS"]), [tests / target for target in arguments.targets])
         for target in arguments.targets:

@@ -22,13 +22,15 @@ import torch
 import torch.distributed as dist
 
 from tokenring_xdit import parallelize
-from tokenring_xdit.errors import TokenRingError
+from tokenring_xdit.errors import AgreementError, ConfigurationError, UnsupportedError
+from tokenring_xdit.hosts.calls import is_spread
 from tokenring_xdit.hosts.diffusers.offer import compared
+from tokenring_xdit.hosts.sharding import transformers_of
 
 __all__ = ["PeerPlugin"]
 
-_MARK = "tokenring_parallel"
-"""Attribute of pipelines that are spread."""
+_REFUSALS = (AgreementError, ConfigurationError, UnsupportedError)
+"""What is raised before any work; other errors of this package follow a failure, often another rank's."""
 
 
 class PeerPlugin:
@@ -55,11 +57,14 @@ class PeerPlugin:
     def _spreading(self, call: Any) -> Any:
         @functools.wraps(call)
         def called(pipe: Any, *args: Any, **kwargs: Any) -> Any:
-            if self._ranks > 1 and not hasattr(type(pipe), _MARK):
+            if self._ranks > 1 and not is_spread(pipe):
                 self._join()
                 whole = type(pipe).save_pretrained
                 parallelize(pipe, tokenring_degree=self._ranks, host="diffusers")
-                type(pipe).save_pretrained = whole  # every rank's tests have a folder of their own
+                # Each rank's tests have a folder of their own: all ranks save, the pipeline and its transformers.
+                type(pipe).save_pretrained = whole
+                for model in transformers_of(pipe).values():
+                    type(model).save_pretrained = diffusers.ModelMixin.save_pretrained
                 self._spread += 1
                 return pipe(*args, **kwargs)
             result = call(pipe, *args, **kwargs)
@@ -102,7 +107,7 @@ class PeerPlugin:
         """Write down how a test, or a part of it, ended."""
         report = yield
         error = None if call.excinfo is None else call.excinfo.value
-        outcome = "refused" if isinstance(error, TokenRingError) and report.failed else report.outcome
+        outcome = "refused" if isinstance(error, _REFUSALS) and report.failed else report.outcome
         said = "" if error is None else f"{type(error).__name__}: {error}"
         if report.when == "call" or not report.passed:
             self._write({"test": item.nodeid, "outcome": outcome, "said": said, "spread": self._spread})

@@ -29,6 +29,9 @@ TOLERANCE = 1e-5
 
 _POLL = 0.2
 
+_ENDED = (0, 1)
+"""Exit codes of pytest that ran its tests to their end."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -80,7 +83,7 @@ def run_target(tree: Path, target: str, folder: Path, *, ranks: int, limit: floa
         only: Which of the tests, as pytest's ``-k`` takes it; all by default.
 
     Raises:
-        RuntimeError: The tests could not be collected.
+        RuntimeError: The tests could not be collected, or the process alone did not run them to their end.
     """
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     seats = [(0, 1), *((rank, ranks) for rank in range(ranks))]
@@ -100,8 +103,9 @@ def run_target(tree: Path, target: str, folder: Path, *, ranks: int, limit: floa
                 process.kill()
             process.join()
     alone, *together = map(_outcomes, own)
-    if not alone:
-        raise RuntimeError(f"no tests of {target} ran:\n{(own[0] / 'log').read_text(errors='replace')[-3000:]}")
+    if not alone or processes[0].exitcode not in _ENDED:
+        log = (own[0] / "log").read_text(errors="replace")[-3000:]
+        raise RuntimeError(f"the tests of {target} did not come to an end alone:\n{log}")
     return [compare(test, outcome, [each.get(test) for each in together]) for test, outcome in alone.items()]
 
 
@@ -124,11 +128,17 @@ def _child(tree: Path, target: str, only: str, plugin: tuple[Any, ...]) -> None:
 
 
 def _wait(processes: Sequence[Any], folders: Sequence[Path], limit: float) -> None:
-    """Until all have ended, or nothing was heard of any for twice the limit."""
+    """Until all have ended, nothing was heard of any for twice the limit, or a rank died and no other process is left.
+
+    The other ranks would wait for one that died in every test.
+    """
+    alone, *together = processes
     heard = time.monotonic()
     sizes = [-1 for _ in folders]
     while any(process.is_alive() for process in processes):
         time.sleep(_POLL)
+        if not alone.is_alive() and any(each.exitcode not in {None, *_ENDED} for each in together):
+            return
         now = [_size(folder / "tests.jsonl") + _size(folder / "log") for folder in folders]
         if now != sizes:
             sizes, heard = now, time.monotonic()
@@ -151,7 +161,6 @@ def _outcomes(folder: Path) -> dict[str, Outcome]:
         if "begins" in entry:
             found[test] = Outcome("no answer", "it did not end")
         elif before is None or before.how in {"no answer", "passed"}:
-            numbers = folder / f"{zlib.crc32(test.encode())}.npz"
             found[test] = Outcome(entry["outcome"], entry["said"], entry["spread"])
     for test, outcome in found.items():
         numbers = folder / f"{zlib.crc32(test.encode())}.npz"
@@ -169,10 +178,12 @@ def compare(test: str, alone: Outcome, together: Sequence[Outcome | None]) -> Co
     if missing:
         return Compared(test, "no answer", f"of rank {', '.join(map(str, missing))}")
     outcomes = [outcome for outcome in together if outcome is not None]
-    for how, result in (("refused", "refused"), ("failed", "fails"), ("skipped", "fails")):
+    if all(outcome.how == "refused" for outcome in outcomes):
+        return Compared(test, "refused", f"rank 0: {outcomes[0].said}")
+    for how in ("failed", "skipped", "refused"):  # what some ranks only refuse is a failure
         for rank, outcome in enumerate(outcomes):
             if outcome.how == how:
-                return Compared(test, result, f"rank {rank}: {outcome.said}")
+                return Compared(test, "fails", f"rank {rank}: {how}: {outcome.said}")
     error = max(_difference(outcome.made, alone.made) for outcome in outcomes)
     if error > TOLERANCE:
         return Compared(test, "differs", f"by {error:.1e} of its scale", error)
