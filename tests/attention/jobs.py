@@ -149,9 +149,10 @@ def errors_of_replays_with_masks(schedules: list[str], stale: bool) -> float:
     rank, size, worst = dist.get_rank(), dist.get_world_size(), 0.0
     generator = torch.Generator().manual_seed(7)
     inputs, real = [torch.zeros(2, 4, 8, 8) for _ in range(3)], torch.ones(2, 8, dtype=torch.bool)
+    mask = DeviceKeyMask(real)
 
     def call(schedule: str) -> Tensor:
-        return token_ring_attention(*inputs, schedule=schedule, key_mask=DeviceKeyMask(real), cache_key="recorded")[0]
+        return token_ring_attention(*inputs, schedule=schedule, key_mask=mask, cache_key="recorded")[0]
 
     for schedule in schedules:
         call(schedule)

@@ -151,3 +151,30 @@ def test_a_run_and_a_check_are_told_what_servers_found_out(tmp_path: Path, capsy
     (verdict,) = json.loads(capsys.readouterr().out)
     assert verdict["forecast"] == {"seconds": 4.5, "peak_bytes": 2 * GIB, "requests": 3}
     assert main(["run", "--dry-run", *said, output, "prompt=a", "size=7"]) == 2  # all mistakes are found
+
+
+def test_servers_that_learn_at_once_lose_nothing(tmp_path: Path) -> None:
+    for side, seconds in ((64, 1.0), (128, 3.0)):
+        forecast = Forecast()
+        forecast.learn(side**2, seconds, 0.5)
+        ForecastStore(tmp_path, KEY).keep(forecast, MemoryForecast())  # neither has read what the other wrote
+    _, again, _ = recalled(ForecastStore(tmp_path, KEY))
+    assert [again.step_seconds(side**2) for side in (64, 128)] == [1.0, 3.0]
+
+
+def test_what_cannot_be_kept_ends_no_server(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = ForecastStore(tmp_path, {**KEY, "model": "a\udcff"})
+    store.keep(*learned())
+    store.keep(*learned())
+    assert [record.getMessage().startswith("forecasts are not kept") for record in caplog.records] == [True]
+
+
+def test_a_folder_with_a_name_that_is_too_long_holds_nothing(tmp_path: Path) -> None:
+    assert not ForecastStore(tmp_path / ("a" * 300), KEY).exists
+
+
+def test_new_ranks_have_everything_to_make_once() -> None:
+    forecast, _ = learned()
+    forecast.cool()
+    assert forecast.longest_silence(64**2) is None
+    assert forecast.step_seconds(64**2) == 1.0

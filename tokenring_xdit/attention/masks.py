@@ -97,15 +97,17 @@ class DeviceKeyMask(KeyMask):
 
     Args:
         real: As for :class:`KeyMask`, on the device of the keys.
+        settled: Whether it stays what it is while this object is used, as in the layers of one call of a model: where
+            its keys are is then found once.
 
     Raises:
         UnsupportedError: ``real`` is of another form.
     """
 
-    def __init__(self, real: Tensor) -> None:
+    def __init__(self, real: Tensor, *, settled: bool = False) -> None:
         self.shape = _shape(real)
         self.ragged, self._everything = True, False  # for all that is known
-        self._real = real
+        self._real, self._settled = real, settled
         self._places = None
 
     def check(self, k: Tensor, name: str) -> None:
@@ -113,6 +115,12 @@ class DeviceKeyMask(KeyMask):
         super().check(k, name)
         if self._real.device != k.device:
             raise UnsupportedError(f"{name} is on {self._real.device}, and its keys are on {k.device}: move it there")
+
+    def counted(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As for :class:`KeyMask`."""
+        if not self._settled:
+            self._places = None
+        return super().counted(k, v)
 
     def item(self, item: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Refused, as the host would have to know how many keys count."""

@@ -14,7 +14,10 @@ from tokenring_xdit.sizes import PictureSize
 
 __all__ = ["tell_run"]
 
-_UNKNOWN = "forecast: unknown, as no server has served this model with these ranks, or nothing of such a size"
+_UNKNOWN = (
+    "forecast: unknown, as no server has served this model with these ranks, or nothing of such a size; runs that "
+    "start from pictures or videos are not forecast"
+)
 
 
 def tell_run(config: AnyRun, *, as_json: bool) -> None:

@@ -92,6 +92,8 @@ def _mistakes_here(config: AnyRun) -> list[str]:
     if "RANK" not in os.environ:
         checks.append(check_versions)
         checks.append(lambda: refuse_missing_gpus(config.degrees.ranks))
+    else:
+        checks.append(lambda: _refuse_other_ranks(config))
     for check in checks:
         try:
             check()
@@ -105,7 +107,7 @@ def _start_ranks(config: AnyRun) -> Any:
         return pool.ask(config)[0]
 
 
-def _as_rank(config: AnyRun) -> Any:
+def _refuse_other_ranks(config: AnyRun) -> None:
     started = int(os.environ["WORLD_SIZE"])
     if started != config.degrees.ranks:
         product = isinstance(config, RunConfig)
@@ -115,6 +117,9 @@ def _as_rank(config: AnyRun) -> Any:
             f"{started}: use {'degrees whose product is that' if product else 'that degree'}, or "
             f"torchrun --nproc-per-node={config.degrees.ranks} on one node"
         )
+
+
+def _as_rank(config: AnyRun) -> Any:
     try:
         return run_as_rank(config)
     except TokenRingError as error:

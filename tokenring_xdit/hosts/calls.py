@@ -74,6 +74,9 @@ def agreed_host(model: Any, asked: Callable[[], _Host], doing: str, **beside: st
         doing: What all ranks are to do together with the model.
         **beside: What else has to be the same on all ranks.
 
+    Returns:
+        The host, with the same settings on all ranks.
+
     Raises:
         TokenRingError: The host, or ``asked``, refuses what was asked for; the same on all ranks.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -78,7 +78,7 @@ def refuse_offloaded(pipe: Any) -> None:
         )
 
 
-def refuse_alone(module: Any) -> None:
+def refuse_alone(module: Any) -> NoReturn:
     """Refuse a block that is called outside of the call of its transformer, where the sequence is cut.
 
     Raises:

@@ -127,7 +127,7 @@ class KeyLayout:
             first = ring_rank * ulysses_degree
             real = self._real[:, first : first + ulysses_degree].flatten(1)
             if self.on_device:
-                self._masks[place] = DeviceKeyMask(real)
+                self._masks[place] = DeviceKeyMask(real, settled=True)
             else:
                 self._masks[place] = None if bool(real.all()) else KeyMask(real)
         return self._masks[place]

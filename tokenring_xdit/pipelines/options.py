@@ -23,7 +23,8 @@ MOST = {"frames": 10_000, "steps": 1_000_000}
 COUNTED = {"num_images_per_prompt": 1_000, "num_videos_per_prompt": 1_000}
 """Options that count something, and the most of it."""
 
-_SCHEDULES = ("sigmas", "timesteps")
+STEP_SCHEDULES = ("sigmas", "timesteps")
+"""Options that say each step, in the place of how many there are."""
 
 _SCALARS = (bool, int, float, str)
 
@@ -70,7 +71,7 @@ def check_option(
     elif name in COUNTED:
         if value is not None and (not is_whole(value) or not 1 <= value <= COUNTED[name]):
             yield f"{name} is {shortly(value)}; it has to be a whole number from 1 to {COUNTED[name]}"
-    elif name in _SCHEDULES and value is not None:
+    elif name in STEP_SCHEDULES and value is not None:
         yield from _check_schedule(name, value, steps)
     elif name == "latents" and value is not None:
         yield from _check_latents(value, pictures)

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from tokenring_xdit.pipelines.engine_ranks import EngineRanks, Turn
 from tokenring_xdit.pipelines.messages import Step
+from tokenring_xdit.pipelines.request import Request
 from tokenring_xdit.workers.signals import CountedInterrupts
 
 __all__ = ["PendingPictures", "PendingReply", "PendingWork", "Pieces", "Reply", "in_thread"]
@@ -145,9 +146,23 @@ class PendingReply(PendingWork[Reply, str]):
 
 
 class PendingPictures(PendingWork[list[Any], Step]):
-    """Pictures or videos that are on their way; its arguments are those of :class:`PendingWork`."""
+    """Pictures or videos that are on their way.
 
-    _times: tuple[float, float, Step] | None = None
+    Args:
+        ranks: As for :class:`PendingWork`.
+        work: As for it.
+        request: What is made.
+
+    Attributes:
+        seed: Seed of the first picture.
+    """
+
+    def __init__(
+        self, ranks: EngineRanks, work: Callable[[Turn, Callable[[Step], None]], list[Any]], request: Request
+    ) -> None:
+        self.seed, self._prompts = request.seed, len(request.prompts)
+        self._times: dict[range, tuple[float, float, Step]] = {}  # the first and latest of each replica's prompts
+        super().__init__(ranks, work)
 
     def steps(self) -> Iterator[Step]:
         """Its steps as they are made, for one reader; where it fails, what :meth:`result` raises follows them."""
@@ -160,15 +175,19 @@ class PendingPictures(PendingWork[list[Any], Step]):
         """Seconds of the steps that are left, as long as those before took; ``None`` before there were two."""
         if self.done:
             return 0.0
-        if self._times is None or self._times[2].step < 2:
+        times, now = dict(self._times), time.monotonic()
+        if sum(map(len, times)) < self._prompts or any(step.step < 2 for _, _, step in times.values()):
             return None
-        first, latest, step = self._times
-        each = (latest - first) / (step.step - 1)
-        return max(0.0, each * (step.steps - step.step) - (time.monotonic() - latest))
+        left = [
+            (latest - first) / (step.step - 1) * (step.steps - step.step) - (now - latest)
+            for first, latest, step in times.values()
+        ]
+        return max(0.0, *left)
 
     def _hear(self, piece: Step) -> None:
         now = time.monotonic()
-        self._times = (now if self._times is None else self._times[0], now, piece)
+        first, _, _ = self._times.get(piece.prompts, (now, now, piece))
+        self._times[piece.prompts] = (first, now, piece)
         super()._hear(piece)
 
 

@@ -132,8 +132,10 @@ class Pictures:
 
     def submit(self, request: Request, preview: bool | Collection[int]) -> PendingPictures:
         """Make it in a thread; see :meth:`tokenring_xdit.pipelines.engine.Engine.submit`."""
-        shown = _shown(preview)
-        return PendingPictures(self.ranks, lambda turn, hear: self._made(turn, request, hear, shown, progress=False))
+        shown, asked = _shown(preview), packed(request)  # pictures may be closed or changed before their turn
+        return PendingPictures(
+            self.ranks, lambda turn, hear: self._made(turn, asked, hear, shown, progress=False), asked
+        )
 
     def _made(
         self,

@@ -16,6 +16,9 @@ from tokenring_xdit.pipelines.pictures import GREY, VIDEOS, read_picture, refuse
 
 __all__ = ["STAND_IN", "is_url", "read_files"]
 
+_MOST_PIXELS = 1 << 30
+"""Of all frames of a video together, which are held at once: 3 GiB."""
+
 STAND_IN = Image.new("RGB", (64, 64), (128, 128, 128))
 """For a picture that is not here yet."""
 
@@ -40,10 +43,9 @@ def read_files(files: Mapping[str, tuple[str, ...]], *, fetch: bool = True) -> d
     for name, several in files.items():
         mode = "L" if name in GREY else "RGB"
         if name in VIDEOS and len(several) == 1:
-            pictures = _frames(name, several[0])
+            found[name] = _frames(name, several[0], mode)
         else:
-            pictures = [_read(name, each, fetch) for each in several]
-        found[name] = [picture.convert(mode) for picture in pictures]
+            found[name] = [_read(name, each, fetch).convert(mode) for each in several]
     return found
 
 
@@ -62,7 +64,7 @@ def _read(name: str, file: str, fetch: bool) -> Image.Image:
     return picture
 
 
-def _frames(name: str, file: str) -> list[Image.Image]:
+def _frames(name: str, file: str, mode: str) -> list[Image.Image]:
     for package in missing_for_videos():
         raise ConfigurationError(
             f"{name}: {shown(file)} cannot be read without {package}: pip install 'tokenring-xdit[video]', or list the "
@@ -71,13 +73,20 @@ def _frames(name: str, file: str) -> list[Image.Image]:
     import imageio
 
     frames: list[Image.Image] = []
+    pixels = 0
     try:
         with imageio.get_reader(file, "ffmpeg") as opened:
             reader: Any = opened
             for frame in reader:
-                frames.append(Image.fromarray(frame))
-                if len(frames) > MOST["frames"]:
+                pixels += frame.shape[0] * frame.shape[1]
+                if len(frames) == MOST["frames"]:
                     raise ConfigurationError(f"{name}: {shown(file)} has more than {MOST['frames']} frames")
+                if pixels > _MOST_PIXELS:
+                    raise ConfigurationError(
+                        f"{name}: {shown(file)} has more than {_MOST_PIXELS} pixels in all its frames together: cut "
+                        "it, or make it smaller"
+                    )
+                frames.append(Image.fromarray(frame).convert(mode))
     except ConfigurationError:
         raise
     except Exception as error:  # of imageio and of the ffmpeg that it starts, which says much

@@ -114,7 +114,7 @@ def check_embeddings(name: str, value: Any, prompts: tuple[str, ...]) -> Iterato
     """
     if value is None:
         return
-    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point() or not value.ndim:
         yield f"{name} is {shortly(value)}; it has to be a tensor of floating point numbers, a row a prompt"
     elif any(prompts):
         yield f"{name} stands in the place of the prompt, and {shortly(next(filter(None, prompts)))} was given: use ''"

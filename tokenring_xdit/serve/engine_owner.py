@@ -86,6 +86,7 @@ class EngineOwner:
         on_broken: Called where no engine can be made, or the server cannot go on.
         prepare: What is done with the engine before anybody is served; where it fails, the engine is closed.
         after: Called when a job is over and its client knows.
+        renewed: Called when ranks have been started again.
 
     Attributes:
         engine: The engine, once it has loaded.
@@ -104,6 +105,7 @@ class EngineOwner:
         on_broken: Callable[[], object] = lambda: None,
         prepare: Callable[[Engine], object] = lambda engine: None,
         after: Callable[[], object] = lambda: None,
+        renewed: Callable[[], object] = lambda: None,
     ) -> None:
         self.engine: Engine | None = None
         self.running: Job | None = None
@@ -111,7 +113,7 @@ class EngineOwner:
         self.error: Exception | None = None
         self._make, self._queue, self._runner = make, queue, runner
         self._observer, self._on_broken, self._prepare = observer, on_broken, prepare
-        self._after = after
+        self._after, self._renewed = after, renewed
         self._watch: RankWatch | None = None
         self._most_silence = 0.0
         self._changing = threading.Lock()
@@ -294,6 +296,7 @@ class EngineOwner:
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 continue
             self._look_after(engine)
+            self._renewed()
             self._observer.restarted(lost.reason)
             self._become(ServiceState.READY, "")
             return

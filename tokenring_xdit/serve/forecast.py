@@ -102,10 +102,14 @@ class Forecast:
         far = size > _FAR * self._steps.of(inputs).largest
         return None if longest is None or far or not self._warm else longest
 
+    def cool(self) -> None:
+        """Other ranks serve from now on, which have everything to make once."""
+        self._warm = False
+
     @property
     def requests(self) -> int:
-        """How many it remembers."""
-        return sum(len(seconds) for _, _, seconds in self._steps.kept())
+        """How many of those without pictures it remembers, of each size the latest."""
+        return sum(len(seconds) for inputs, _, seconds in self._steps.kept() if inputs == NO_INPUTS)
 
     def kept(self) -> tuple[list[KeptTimes], list[KeptTimes]]:
         """All that was learned of steps, and of the rest."""

@@ -15,6 +15,7 @@ from tokenring_xdit.errors import TokenRingError
 from tokenring_xdit.hosts.models import usual_shape
 from tokenring_xdit.pipelines.flux import FluxModel
 from tokenring_xdit.pipelines.loading import find_model
+from tokenring_xdit.pipelines.options import STEP_SCHEDULES
 from tokenring_xdit.pipelines.request import Request, defaults_of
 from tokenring_xdit.pipelines.run import FILE_KEYS, RunConfig
 from tokenring_xdit.pipelines.text_models import load_tokenizer
@@ -104,6 +105,8 @@ def _summed(learned: Learned, work: list[_Work]) -> Foreseen | None:
     peaks = [learned.memory.peak(each.memory_size) for each in work]
     known = [seconds for seconds in times if seconds is not None]
     held = [peak for peak in peaks if peak is not None]
+    if not known and not held:
+        return None
     return Foreseen(
         sum(known) if len(known) == len(times) else None,
         max(held) if len(held) == len(peaks) else None,
@@ -124,6 +127,9 @@ def picture_values(config: RunConfig) -> dict[str, Any]:
         for name in ("width", "height", "frames", "steps", "guidance", "negative_prompt")
         if name in known
     }
+    said = next((config.options[name] for name in STEP_SCHEDULES if config.options.get(name) is not None), None)
+    if said is not None:
+        values["steps"] = len(said)
     return values | ({"width": config.size.width, "height": config.size.height} if config.size is not None else {})
 
 

@@ -116,11 +116,10 @@ class Meters:
         assert self._steps is not None
         self._steps.duration.observe(seconds)
 
-    def made(self, stages: StageSeconds, sent: Sequence[int]) -> None:
+    def took(self, stages: StageSeconds) -> None:
         """A call of the engine is over."""
         assert self._steps is not None
         self._steps.took(stages)
-        self.sent(sent)
 
     def sent(self, sizes: Sequence[int]) -> None:
         """Ranks have sent so many bytes."""

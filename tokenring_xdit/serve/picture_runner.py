@@ -22,7 +22,8 @@ class PictureRunner:
         forecast: Learns from every job, by the pixels that are made together.
         on_step: Is told how many seconds each step took.
         memory: Learns as well.
-        on_made: Is told what each call of the engine took, and what ranks sent.
+        on_made: Is told what each call of the engine took that showed nothing meanwhile.
+        on_sent: Is told what ranks sent.
     """
 
     def __init__(
@@ -30,9 +31,10 @@ class PictureRunner:
         forecast: Forecast,
         on_step: Callable[[float], None],
         memory: MemoryForecast | None = None,
-        on_made: Callable[[StageSeconds, Sequence[int]], object] = lambda stages, sent: None,
+        on_made: Callable[[StageSeconds], object] = lambda stages: None,
+        on_sent: Callable[[Sequence[int]], object] = lambda sent: None,
     ) -> None:
-        self._forecast, self._on_step, self._on_made = forecast, on_step, on_made
+        self._forecast, self._on_step, self._on_made, self._on_sent = forecast, on_step, on_made, on_sent
         self._memory = MemoryForecast() if memory is None else memory
 
     def make(self, engine: Engine, job: Job, most_silence: float) -> list[Any]:
@@ -51,10 +53,11 @@ class PictureRunner:
                 progress=False,
                 **order.arguments,
             )
+            self._on_sent(engine.sent)
             self._memory.learn(pixels, engine.memory, order.inputs)
             stages = clock.stages(time.monotonic())
             if stages is not None and clock.step_seconds is not None and not order.previews:
-                self._on_made(stages, engine.sent)
+                self._on_made(stages)
                 rest = stages.encode + stages.decode
                 self._forecast.learn(pixels, clock.step_seconds, rest, order.inputs)
         return made

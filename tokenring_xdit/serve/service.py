@@ -69,10 +69,10 @@ class Service:
         store = VideoStore(limits.stored) if isinstance(config, ServeConfig) and films(config) else None
         meters = Meters(config.degrees, queue, "text" if text else "image" if store is None else "video")
         memory = MemoryForecast(config.memory_per_rank if isinstance(config, ServeConfig) else None, meters.memory)
-        learned = Learned(config, None if config.ray is None and ray is None else "ray", memory)
-        drawing = PictureRunner(learned.forecast, meters.step, memory, meters.made)
+        learned = Learned(config, None if config.ray is None and ray is None else f"ray {config.ray or ray}", memory)
+        drawing = PictureRunner(learned.forecast, meters.step, memory, meters.took, meters.sent)
         runner = _runner(text, meters, drawing, store, learned)
-        self.owner = EngineOwner(make, queue, runner, meters, on_broken, prepare, learned.keep)
+        self.owner = EngineOwner(make, queue, runner, meters, on_broken, prepare, learned.keep, learned.forecast.cool)
         meters.watch(self.owner)
         parser = _parser(config, limits, self.owner, memory)
         intake = Intake(parser, self.owner, meters, frozenset if store is None else store.names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tokenring_xdit.devices import default_dtype, device_name
 from tokenring_xdit.errors import OutputError
+from tokenring_xdit.messages import one_line
 from tokenring_xdit.outputs import cache_folder, write_whole
 from tokenring_xdit.pipelines.run import RunConfig
 from tokenring_xdit.pipelines.text_run import TextRunConfig
@@ -26,6 +28,9 @@ log = logging.getLogger(__name__)
 
 _NONE = "none"
 
+_MOST_KEPT = 10_000
+"""Sizes, each with what was looked at; the latest ones are kept."""
+
 
 def key_of(config: RunConfig | TextRunConfig, elsewhere: str | None = None) -> dict[str, str | int | bool | None]:
     """What requests have to have in common to take the same.
@@ -34,9 +39,8 @@ def key_of(config: RunConfig | TextRunConfig, elsewhere: str | None = None) -> d
         config: What they ask of a model.
         elsewhere: Where the ranks are, if that is not this machine.
     """
-    local = Path(config.model).is_dir()
     key: dict[str, str | int | bool | None] = {
-        "model": str(Path(config.model).resolve()) if local else config.model,
+        "model": _place(config.model),
         "task": config.task,
         "dtype": config.dtype or default_dtype(),
         "tokenring": config.degrees.tokenring,
@@ -50,9 +54,14 @@ def key_of(config: RunConfig | TextRunConfig, elsewhere: str | None = None) -> d
             "cuda_graphs": config.cuda_graphs,
             "scheduler": config.scheduler,
             "loras": len(config.loras),
-            "controlnet": config.controlnet,
+            "controlnet": None if config.controlnet is None else _place(config.controlnet),
         }
     return key
+
+
+def _place(name: str) -> str:
+    """The name of a model on the hub, or where its folder is."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
 def store_of(config: RunConfig | TextRunConfig, elsewhere: str | None = None) -> ForecastStore:
@@ -88,52 +97,58 @@ class ForecastStore:
     @property
     def exists(self) -> bool:
         """Whether anything was kept."""
-        return self.path is not None and self.path.exists()
+        return self.path is not None and os.path.exists(self.path)  # which is false for a folder that may not be read
 
     def recall(self, forecast: Forecast, memory: MemoryForecast) -> bool:
         """Have forecasts take up what was kept; ``False`` where that is nothing, or nothing that can be used."""
+        kept = self._read()
+        if kept is None:
+            return False
+        forecast.recall([each.times for each in kept.steps], [each.times for each in kept.rest])
+        memory.recall([each.needs for each in kept.memory], kept.model_bytes or 0)
+        self._written = kept.model_dump_json()
+        return True
+
+    def _read(self) -> _Kept | None:
+        """What is in the file, if that can be used."""
         try:
             text = "" if self.path is None else self.path.read_text(encoding="utf-8")
         except FileNotFoundError:
-            return False
+            return None
         except (OSError, UnicodeDecodeError) as error:
             log.warning("forecasts: %s cannot be read, and is not used: %s", self.path, error)
-            return False
+            return None
         if not text:
-            return False
+            return None
         try:
             kept = _Kept.model_validate_json(text)
         except ValidationError:
             log.warning("forecasts: %s is damaged, or of another version, and is not used", self.path)
-            return False
-        if kept.key != self._key:
-            return False
-        forecast.recall([each.times for each in kept.steps], [each.times for each in kept.rest])
-        memory.recall([each.needs for each in kept.memory], kept.model_bytes or 0)
-        self._written = text
-        return True
+            return None
+        return kept if kept.key == self._key else None
 
     def keep(self, forecast: Forecast, memory: MemoryForecast) -> None:
         """Write what was learned, if that is anything new; where it cannot be written that is logged, once."""
         steps, rest = forecast.kept()
         if self.path is None or not (steps or memory.kept()):
             return
-        kept = _Kept(
-            key=self._key,
-            steps=_noted(steps),
-            rest=_noted(rest),
-            memory=_noted(memory.kept()),
-            model_bytes=memory.model,
-        )
-        text = kept.model_dump_json()
-        if text == self._written:
-            return
         try:
+            others = self._read()  # a server that learned with the same ranks in the meantime
+            kept = _Kept(
+                key=self._key,
+                steps=_noted(steps, others.steps if others else []),
+                rest=_noted(rest, others.rest if others else []),
+                memory=_noted(memory.kept(), others.memory if others else []),
+                model_bytes=memory.model,
+            )
+            text = kept.model_dump_json()
+            if text == self._written:
+                return
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self.path, text)
-        except (OSError, OutputError) as error:
+        except (OSError, OutputError, ValueError) as error:  # ValueError: a name of a model that is no UTF-8
             if not self._complained:
-                log.warning("forecasts are not kept over restarts: %s", error)
+                log.warning("forecasts are not kept over restarts: %s", one_line(str(error)))
             self._complained = True
         else:
             self._written = text
@@ -175,13 +190,16 @@ class _Kept(BaseModel):
 
     version: Literal[1] = 1
     key: dict[str, str | int | bool | None]
-    steps: list[_Noted] = Field(max_length=10_000)
-    rest: list[_Noted] = Field(max_length=10_000)
-    memory: list[_Noted] = Field(max_length=10_000)
+    steps: list[_Noted] = Field(max_length=_MOST_KEPT)
+    rest: list[_Noted] = Field(max_length=_MOST_KEPT)
+    memory: list[_Noted] = Field(max_length=_MOST_KEPT)
     model_bytes: int | None = Field(ge=0)
 
 
-def _noted(kept: Iterable[tuple[InputPictures, int, Sequence[float]]]) -> list[_Noted]:
-    return [
-        _Noted(pictures=inputs.count, bits=inputs.size, size=size, values=list(values)) for inputs, size, values in kept
-    ]
+def _noted(kept: Iterable[tuple[InputPictures, int, Sequence[float]]], others: Iterable[_Noted]) -> list[_Noted]:
+    """What was learned here, and of other sizes what others did."""
+    found = {(each.inputs, each.size): each for each in others}
+    for inputs, size, values in kept:
+        found.pop((inputs, size), None)
+        found[inputs, size] = _Noted(pictures=inputs.count, bits=inputs.size, size=size, values=list(values))
+    return list(found.values())[-_MOST_KEPT:]

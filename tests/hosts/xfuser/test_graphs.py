@@ -119,20 +119,14 @@ def test_masks_that_are_stale_show(ranks: RankPool) -> None:
         assert counts(rank.reports[-1]["transformer"]) == (1, 1, 6)
 
 
-@pytest.mark.parametrize(
-    ("case", "forms"),
-    [
-        (Case("z-image", tokenring=2, inputs=STEPS), 2),
-    ],
-    ids=lambda value: value.family if isinstance(value, Case) else "",
-)
-def test_masks_that_follow_from_shapes_or_arguments(ranks: RankPool, case: Case, forms: int) -> None:
+def test_masks_that_follow_from_shapes(ranks: RankPool) -> None:
+    case = Case("z-image", tokenring=2, inputs=STEPS)
     found = ranks.run(2, graphs.generations, case, PROMPTS[:2], timeout=300)
     exact(found)
     for rank in found:
         last = rank.reports[-1]["transformer"]
         assert not last.eager
-        assert (last.rehearsed, last.captured) == (forms, forms)
+        assert (last.rehearsed, last.captured) == (2, 2)
 
 
 @pytest.mark.parametrize(
@@ -154,8 +148,8 @@ def test_masks_of_prompts_run_as_they_are(ranks: RankPool, case: Case, reason: s
     for rank in found:
         report = rank.reports[-1]["transformer"]
         assert counts(report)[1:] == (0, 0)
+        assert report.eager
         assert all(reason in said for said in report.eager)
-        assert sum(report.eager.values()) + report.rehearsed > 0
 
 
 @pytest.mark.parametrize(

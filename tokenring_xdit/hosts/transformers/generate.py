@@ -193,7 +193,10 @@ def _lead(session: Session, generate: Any, call: dict[str, Any]) -> Any:
         if not session.computing:  # where a rank fails while all compute, the others hear of it by the guard
             session.tell("raise", plain_error(error), session.caches_made)
         raise
-    session.tell("done", answer, session.caches_made)
+    kept = None
+    if isinstance(result, Mapping):
+        kept = next((result[each].number for each in CACHE_NAMES if result.get(each) is not None), None)
+    session.tell("done", answer, kept, session.caches_made)
     return result
 
 
@@ -201,21 +204,20 @@ def _follow(session: Session, call: dict[str, Any], device: torch.device) -> Any
     """Compute what the first rank decides, until it ends."""
     streamer = call.get("streamer")
     used: dict[int, ShardedCache] = {}
-    last: ShardedCache | None = None
     while True:
         puts, what, content = session.listen()
         if streamer is not None:
             for value in puts:
                 streamer.put(value)
         if what == "forward":
-            last = session.follow(session.heard(*content))
-            if last is not None:
-                used[last.number] = last
+            cache = session.follow(session.heard(*content))
+            if cache is not None:
+                used[cache.number] = cache
         elif what == "done":
             if streamer is not None:
                 streamer.end()
-            result, session.caches_made = content
-            return result_from(result, last, device)
+            result, kept, session.caches_made = content
+            return result_from(result, used.get(kept), device)
         elif what == "raise":
             told_error, session.caches_made = content
             raise error_from(*told_error)

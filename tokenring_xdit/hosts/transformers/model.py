@@ -46,10 +46,8 @@ def replace_head(model: Any, session: Session) -> None:
             call = _named(forward, args, kwargs)
             _refuse(model, call)
             kept = call.pop("logits_to_keep", 0)
-            ids = call.get("input_ids")
-            session.rows = rows_to_keep(
-                0 if kept is None else kept, ids.shape[1] if isinstance(ids, Tensor) and ids.ndim == 2 else 0
-            )
+            refuse_flat(model, call.get("input_ids"))
+            session.rows = rows_to_keep(0 if kept is None else kept, call["input_ids"].shape[1])
             try:
                 with (
                     torch.no_grad()

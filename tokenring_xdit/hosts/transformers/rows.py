@@ -26,7 +26,7 @@ def rows_to_keep(kept: int | Tensor, new: int) -> tuple[int, ...] | None:
     """What ``logits_to_keep`` asks for: rows of the new tokens, ``None`` for all.
 
     Raises:
-        UnsupportedError: It differs between the items of a batch.
+        UnsupportedError: It differs between the items of a batch, or there is no such row.
     """
     if isinstance(kept, int):
         return tuple(range(max(0, new - kept), new)) if kept else None
@@ -35,7 +35,13 @@ def rows_to_keep(kept: int | Tensor, new: int) -> tuple[int, ...] | None:
             "logits_to_keep was given as a tensor of two dimensions, rows for each item of the batch, which a sharded "
             "model does not gather: pass a number, or one list of rows for all items"
         )
-    return tuple(range(new)[row] for row in (kept.nonzero()[:, 0] if kept.dtype == torch.bool else kept).tolist())
+    rows: list[int] = (kept.nonzero()[:, 0] if kept.dtype == torch.bool else kept).tolist()
+    outside = [row for row in rows if not -new <= row < new]
+    if outside:
+        raise UnsupportedError(
+            f"logits_to_keep asks for row {outside[0]} of {new} new tokens: pass rows that there are"
+        )
+    return tuple(row % new for row in rows)
 
 
 def gather_rows(hidden: Tensor, rows: tuple[int, ...] | None, division: Division, exchanges: Exchanges) -> Tensor:

@@ -123,7 +123,7 @@ def leave_grouped_heads(usp: Any) -> None:
 def _beside_masks(attention_kwargs: dict[str, Any] | None, layout: KeyLayout | None) -> dict[str, Any] | None:
     """What is said beside which keys are hidden; refused where no layout says that."""
     said = {name: value for name, value in (attention_kwargs or {}).items() if value is not None}
-    if layout is not None and ("valid_kv_len" not in said or said["valid_kv_len"] == layout.count()):
+    if layout is not None and "valid_kv_len" in said and said["valid_kv_len"] == layout.count():
         said = {name: value for name, value in said.items() if name not in _LAYOUT_SAYS}
     hidden = [name for name in _KEY_MASKS if name in said]
     if hidden:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tokenring_xdit.compat.torch import outside_graphs
-from tokenring_xdit.hosts.layout import KeyLayout, active_layout, all_real, cut, key_layout
+from tokenring_xdit.hosts.layout import KeyLayout, active_layout, cut, sequence_layout
 from tokenring_xdit.hosts.xfuser.family import TRANSFORMERS
 from tokenring_xdit.hosts.xfuser.repairs.common import (
     replace_forward,
     replace_method,
     sequence_parallel_ranks,
     show_parameters,
-    wanted,
+    under_layout,
 )
 
 __all__ = ["HOOKS"]
@@ -42,15 +42,7 @@ def leave_padding_and_masked_text_out(krea2: Any) -> None:
     """
 
     def make_forward(original: Any) -> Any:
-        signature = inspect.signature(original)
-
-        def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-            if not wanted():
-                return original(self, *args, **kwargs)
-            with key_layout(_layout(signature.bind(self, *args, **kwargs).arguments)):
-                return original(self, *args, **kwargs)
-
-        return forward
+        return under_layout(original, _layout)
 
     def make_call(original: Any) -> Any:
         def call(
@@ -66,14 +58,13 @@ def leave_padding_and_masked_text_out(krea2: Any) -> None:
 
 
 @outside_graphs
-def _layout(arguments: dict[str, Any]) -> KeyLayout:
+def _layout(_: Any, arguments: Mapping[str, Any]) -> KeyLayout:
     """Text in front of the picture, padded at the end of both."""
     image, text = arguments["hidden_states"].shape[1], arguments["encoder_hidden_states"].shape[1]
     mask: Tensor | None = arguments.get("encoder_attention_mask")
     if mask is None:
-        real = all_real(text + image)
-    else:
-        real = torch.cat([mask.bool(), mask.new_ones(mask.shape[0], image, dtype=torch.bool)], dim=1)
+        return sequence_layout(sequence_parallel_ranks(), text + image)
+    real = torch.cat([mask.bool(), mask.new_ones(mask.shape[0], image, dtype=torch.bool)], dim=1)
     return KeyLayout(cut(real, sequence_parallel_ranks()))
 
 
