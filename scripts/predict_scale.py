@@ -1,4 +1,6 @@
-"""Print the tables of docs/planner.md for machines that nobody here has: predicted, nothing is run. Takes minutes.
+"""Print what the tables of docs/planner.md are taken from, for machines that nobody here has.
+
+Everything is predicted, nothing is run. Takes minutes.
 
 python scripts/predict_scale.py [MOST_RANKS]
 """
