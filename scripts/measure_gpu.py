@@ -1,4 +1,4 @@
-"""Print what the tables of docs/gpu.md are taken from: kernels, merges, attention that is cut into blocks, calls of whole schedules.
+"""Print what the tables of docs/gpu.md are taken from: kernels, merges, attention that is cut, calls of schedules.
 
 python scripts/measure_gpu.py    (a minute; nothing else should use the GPU)
 """
