@@ -104,7 +104,8 @@ def test_the_wheel_alone_copies_a_config_and_draws(installed: dict[str, str], tm
     assert "properties" in run(installed, tmp_path, "config", "schema", "--json")
 
 
-@pytest.mark.parametrize("name", ["html.py", pytest.param("queue.py", marks=pytest.mark.matrix)])
+@pytest.mark.parametrize("name", ["html.py", "queue.py"])
+@pytest.mark.matrix
 def test_files_of_the_working_folder_are_not_imported(name: str, installed: dict[str, str], tmp_path: Path) -> None:
     """By ranks; ``python -m`` itself looks there first, the command does not."""
     (tmp_path / name).write_text("raise SystemExit('a file of the user')\n")

@@ -123,6 +123,7 @@ exchange(None, 1, "names")
 """
 
 
+@pytest.mark.matrix
 def test_a_rank_that_stops_before_its_first_call_is_named(tmp_path: Path) -> None:
     """It has told nothing of itself, but torchrun says which process it is."""
     program = tmp_path / "program.py"

@@ -300,6 +300,7 @@ def test_ranks_that_take_too_long_are_ended(tmp_path: Path) -> None:
     assert ranks_here() == []
 
 
+@pytest.mark.matrix
 def test_an_interrupted_sweep_keeps_what_is_done_and_goes_on(tmp_path: Path) -> None:
     config = tmp_path / "sweep.yaml"
     folder = tmp_path / "out"

@@ -38,6 +38,7 @@ def test_every_strategy_draws_the_picture_of_one_rank(tmp_path: Path) -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.matrix
 def test_strategies_that_cannot_run_are_reported_and_the_others_run(tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.png"
     result = commands.run(

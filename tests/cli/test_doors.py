@@ -100,6 +100,7 @@ def test_a_command_that_is_killed_leaves_nothing(tmp_path: Path, drawing: bool) 
 
 
 @pytest.mark.e2e
+@pytest.mark.matrix
 def test_a_rank_that_is_stopped_ends_the_run_and_is_named(tmp_path: Path) -> None:
     arguments = (*RUN, FAR, f"output={tmp_path / 'a.png'}")
     with running(*arguments, **{LIMIT_VARIABLE: "2"}) as (process, ranks):

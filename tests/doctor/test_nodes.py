@@ -47,6 +47,7 @@ def torchrun(*arguments: str, ranks: int = 1, environment: dict[str, str] | None
 
 
 @pytest.mark.e2e
+@pytest.mark.matrix
 def test_two_nodes_make_one_report_that_names_them(tmp_path: Path) -> None:
     folder = tmp_path / "found"
     (code, output), (other, _) = torchrun("doctor", "--quick", "--skip", "exactness", "--out", str(folder))

@@ -259,6 +259,7 @@ def log_of(error: BaseException) -> Path:
 
 
 @pytest.mark.e2e
+@pytest.mark.matrix
 def test_memory_that_runs_out_on_one_rank(engine: Engine, expected: list[Tensor]) -> None:
     starved = own_ranks(engine)[1]
     limit = starved.memory_info().vms + 2**24
@@ -297,6 +298,7 @@ def test_a_rank_that_is_stopped_is_named(
 
 
 @pytest.mark.e2e
+@pytest.mark.matrix
 def test_ranks_that_take_too_long_are_given_up(
     engine: Engine, expected: list[Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -383,6 +385,7 @@ def test_an_interrupt_cancels_and_comes_out(engine: Engine, expected: list[Tenso
 
 
 @pytest.mark.e2e
+@pytest.mark.matrix
 def test_a_second_interrupt_does_not_wait_for_the_ranks(engine: Engine, expected: list[Tensor]) -> None:
     before = own_ranks(engine)
 
@@ -549,6 +552,7 @@ engine.generate({PROMPTS[0]!r}, steps={FAR}, progress=False, callback=say)
 
 
 @pytest.mark.e2e
+@pytest.mark.matrix
 def test_ctrl_c_in_a_script_and_its_sudden_death(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)

@@ -97,6 +97,7 @@ def test_it_is_found_and_loaded_by_its_name() -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.matrix
 def test_an_engine_draws_with_it() -> None:
     with tokenring_xdit.Engine(str(SMALL), tokenring_degree=2) as engine:
         asked = {"width": 96, "height": 64, "steps": 1, "seed": 5, "output_type": "latent", "progress": False}

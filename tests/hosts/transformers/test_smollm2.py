@@ -35,12 +35,14 @@ def about_the_needle(depth: float) -> str:
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.matrix)])
+@pytest.mark.parametrize(
+    ("world", "depths"), [(2, DEPTHS[1:]), *(pytest.param(n, DEPTHS, marks=pytest.mark.matrix) for n in (2, 3))]
+)
 @torch.no_grad()
-def test_answers_a_needle_and_perplexity(ranks: RankPool, world: int) -> None:
+def test_answers_a_needle_and_perplexity(ranks: RankPool, world: int, depths: tuple[float, ...]) -> None:
     tokenizer, model = load_text_model(SMOLLM2, "float32")
     prompts = []
-    for depth in DEPTHS:
+    for depth in depths:
         messages = [{"role": "user", "content": about_the_needle(depth)}]
         text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         prompts.append(tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids)
@@ -48,8 +50,8 @@ def test_answers_a_needle_and_perplexity(ranks: RankPool, world: int) -> None:
     for ids, tokens in zip(prompts, whole, strict=True):
         assert "marmalade" in tokenizer.decode(tokens[0, ids.shape[1] :])
     wanted = perplexity(jobs.scores_of(model, prompts[0], torch.ones_like(prompts[0])))
-    starts = [len(tokenizer(about_the_needle(depth).partition(NEEDLE)[0]).input_ids) for depth in DEPTHS]
-    assert [start * world // prompts[0].shape[1] for start in starts] == [0, 1]
+    starts = [len(tokenizer(about_the_needle(depth).partition(NEEDLE)[0]).input_ids) for depth in depths]
+    assert [start * world // prompts[0].shape[1] for start in starts] == [DEPTHS.index(depth) for depth in depths]
     for tokens, scores, held in ranks.run(world, jobs.smollm2, prompts, timeout=600):
         assert tokens == [each.tolist() for each in whole]
         assert f"{perplexity(torch.tensor(scores)):.5g}" == f"{wanted:.5g}"

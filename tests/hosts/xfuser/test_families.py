@@ -102,6 +102,7 @@ assert sum(wait.what == "import of transformer_brand_new" for wait in installed(
 
 
 @pytest.mark.e2e
+@pytest.mark.matrix
 def test_a_new_family_is_one_file(tmp_path: Path) -> None:
     """Copied and extended, the package plans, asks, refuses, looks at and repairs it, with nothing else changed."""
     copy = tmp_path / "tokenring_xdit"
