@@ -83,6 +83,19 @@ def test_more_keys_than_a_rank_may_hold_are_refused(tmp_path: Path) -> None:
     assert f"where {whole} are allowed: use more ranks than 1" in refused.stderr
 
 
+@pytest.mark.e2e
+@pytest.mark.matrix
+def test_more_ranks_hold_what_one_may_not(tmp_path: Path) -> None:
+    folder, context = tmp_path / "model", tmp_path / "context.txt"
+    small_model_folder(folder)
+    context.write_text(CONTEXT)
+    command = ["ask", str(folder), "Why?", "--context", str(context), "--max-new-tokens", "8", "--json"]
+    whole = len(AutoTokenizer.from_pretrained(folder)(CONTEXT).input_ids)
+    answered = commands.run(*command, "--tokens-per-rank", str(whole), "--ranks", "2")
+    assert answered.returncode == 0, answered.stderr
+    assert max(json.loads(answered.stdout)["keys"]) <= whole
+
+
 def test_a_model_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ask", str(tmp_path / "nothing"), "Why?"]) == 2
     assert "there is no model folder" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -101,7 +102,14 @@ class ForecastStore:
 
     def recall(self, forecast: Forecast, memory: MemoryForecast) -> bool:
         """Have forecasts take up what was kept; ``False`` where that is nothing, or nothing that can be used."""
-        kept = self._read()
+        try:
+            kept = self._read()
+        except ValidationError:
+            log.warning("forecasts: %s is damaged, or of another version, and is not used", self.path)
+            return False
+        except (OSError, UnicodeDecodeError) as error:
+            log.warning("forecasts: %s cannot be read, and is not used: %s", self.path, error)
+            return False
         if kept is None:
             return False
         forecast.recall([each.times for each in kept.steps], [each.times for each in kept.rest])
@@ -110,21 +118,19 @@ class ForecastStore:
         return True
 
     def _read(self) -> _Kept | None:
-        """What is in the file, if that can be used."""
+        """What is in the file; ``None`` where there is none, or it is of something else.
+
+        Raises:
+            OSError: It cannot be read.
+            ValueError: It is no text, damaged, or of another version.
+        """
         try:
             text = "" if self.path is None else self.path.read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
-        except (OSError, UnicodeDecodeError) as error:
-            log.warning("forecasts: %s cannot be read, and is not used: %s", self.path, error)
-            return None
         if not text:
             return None
-        try:
-            kept = _Kept.model_validate_json(text)
-        except ValidationError:
-            log.warning("forecasts: %s is damaged, or of another version, and is not used", self.path)
-            return None
+        kept = _Kept.model_validate_json(text)
         return kept if kept.key == self._key else None
 
     def keep(self, forecast: Forecast, memory: MemoryForecast) -> None:
@@ -132,8 +138,10 @@ class ForecastStore:
         steps, rest = forecast.kept()
         if self.path is None or not (steps or memory.kept()):
             return
+        others = None
+        with contextlib.suppress(OSError, ValueError):  # as recall() has said
+            others = self._read()  # of a server that learned with the same ranks in the meantime
         try:
-            others = self._read()  # a server that learned with the same ranks in the meantime
             kept = _Kept(
                 key=self._key,
                 steps=_noted(steps, others.steps if others else []),
