@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -149,7 +150,10 @@ def run(
             else:
                 said[rank].lines.append(line)
                 said[rank].times.append(when)
-    for process in processes:
+    for rank, process in enumerate(processes):
+        if rank in left and process.pid is not None:
+            os.kill(process.pid, signal.SIGABRT)  # it shows where each of its threads is
+            process.join(5)
         process.kill()
         process.join()
     assert not left, f"ranks {sorted(left)} hang after {seconds} s: {[each.lines for each in said]}"
@@ -167,6 +171,7 @@ def _main(
     args: tuple[Any, ...],
 ) -> None:
     os.environ.update(environment)
+    faulthandler.enable(all_threads=True)
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{file}", rank=rank, world_size=ranks, timeout=timedelta(seconds=timeout)
