@@ -6,7 +6,6 @@ import json
 import math
 import re
 import shutil
-import socket
 import subprocess
 import urllib.parse
 import urllib.request
@@ -20,6 +19,7 @@ import yaml
 
 from tests.serve.client import Client
 from tests.serve.servers import served, until
+from tests.support.commands import free_port
 from tests.support.language import small_model_folder
 
 prometheus_client = pytest.importorskip("prometheus_client")
@@ -136,7 +136,7 @@ class Watcher:
 
     def ask(self, path: str, **words: str) -> Any:
         """What it answers."""
-        with urllib.request.urlopen(f"{self._address}{path}?{urllib.parse.urlencode(words)}", timeout=30) as answer:
+        with urllib.request.urlopen(f"{self._address}{path}?{urllib.parse.urlencode(words)}", timeout=120) as answer:
             found = json.loads(answer.read())
         assert found["status"] == "success"
         return found["data"]
@@ -164,8 +164,7 @@ def watched(programs: Path, folder: Path, port: int) -> Iterator[Watcher]:
     config["rule_files"] = [str(CONFIG.parent / name) for name in config["rule_files"]]
     config["scrape_configs"][0]["static_configs"] = [{"targets": [f"127.0.0.1:{port}"]}]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        listening = free.getsockname()[1]
+    listening = free_port()
     words = [f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
     words += [f"--web.listen-address=127.0.0.1:{listening}", "--log.level=warn"]
     with subprocess.Popen([programs / "prometheus", *words], cwd=folder) as process:

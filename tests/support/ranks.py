@@ -56,7 +56,7 @@ class RankPool:
         self._pools: list[WorkerPool] = []  # of one rank each, as worlds differ in size
         self._jobs = 0
 
-    def run(self, ranks: int, function: Callable[..., Any], *args: Any, timeout: float = 120.0) -> list[Any]:
+    def run(self, ranks: int, function: Callable[..., Any], *args: Any, timeout: float = 300.0) -> list[Any]:
         """Call ``function(*args)`` on ``ranks`` ranks at once.
 
         Args:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 
 import torch
@@ -207,13 +208,16 @@ class LargeTensors(TorchDispatchMode):
 
 
 @torch.no_grad()
-def large_tensors(kind: str, prefill: str, padded: bool) -> set[tuple[str, tuple[int, ...]]]:
-    """Tensors as long as the sequence that this rank makes while it generates."""
-    parallel = parallel_model(kind, prefill=prefill)
-    ids, mask = prompts(2, 211, [0, 30] if padded else None)
-    with LargeTensors(200) as noted:
-        parallel.generate(ids, attention_mask=mask, max_new_tokens=3)
-    return noted.found
+def large_tensors(kind: str, prefills: Sequence[str]) -> dict[tuple[str, bool], set[tuple[str, tuple[int, ...]]]]:
+    """Tensors as long as the sequence that this rank makes while it generates, by what travels and whether padded."""
+    found = {}
+    for prefill, padded in product(prefills, (False, True)):
+        parallel = parallel_model(kind, prefill=prefill)
+        ids, mask = prompts(2, 211, [0, 30] if padded else None)
+        with LargeTensors(200) as noted:
+            parallel.generate(ids, attention_mask=mask, max_new_tokens=3)
+        found[prefill, padded] = noted.found
+    return found
 
 
 @torch.no_grad()
