@@ -35,7 +35,7 @@ from tokenring_xdit.attention.transport.shared_memory import SharedMemory
 from tokenring_xdit.attention.transport.symmetric import SymmetricTransport
 from tokenring_xdit.liveness import LIMIT_VARIABLE
 
-LIMITS = {LIMIT_VARIABLE: "2", AGREEMENT_TIMEOUT_VARIABLE: "4", "GLOO_SOCKET_IFNAME": "lo"}
+LIMITS = {LIMIT_VARIABLE: "2", AGREEMENT_TIMEOUT_VARIABLE: "10", "GLOO_SOCKET_IFNAME": "lo"}
 
 SEPARATE = "TEST_SEPARATE_HOSTS"
 """Entry of the environment: every rank takes itself for the only one of its machine."""
