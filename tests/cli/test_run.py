@@ -142,6 +142,7 @@ def test_torchrun_with_another_number_of_ranks_is_refused() -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.matrix
 def test_nodes_with_different_configs_are_refused_on_all(tmp_path: Path) -> None:
     world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(commands.free_port())}
     ranks = [

@@ -107,8 +107,9 @@ def test_what_cannot_work_is_refused(arguments: list[str], message: str) -> None
     assert not refused.stdout
 
 
-@pytest.mark.e2e
+@pytest.mark.matrix
 def test_two_launchers_meet_on_this_machine() -> None:
+    """As those of a SLURM job do, in test_slurm.py."""
     port = free_port()
     processes = [
         subprocess.Popen(
