@@ -32,7 +32,7 @@ pytestmark = pytest.mark.ranks
 ROOT = Path(__file__).parents[2]
 
 LATE = 40.0
-"""Seconds: a bound against waits that gloo's limit of a minute ends; what is tested are limits of 2 and 10 s."""
+"""Seconds: a bound against hanging, below the 60 s of the group; what is tested are limits of 2 and 10 s."""
 
 WORDS = {"kill": "rank 1 is gone (process {pid} on host ", "stop": "rank 1 is stopped (process {pid} on host "}
 
