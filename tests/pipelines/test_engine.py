@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,14 @@ def own_ranks(engine: Engine) -> dict[int, psutil.Process]:
 def gone(processes: dict[Any, psutil.Process]) -> bool:
     _, alive = psutil.wait_procs(list(processes.values()), timeout=60)
     return not alive
+
+
+def comes_true(condition: Callable[[], bool]) -> bool:
+    """Whether something is so before long: threads of ranks that have ended end after them."""
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
 
 
 def serves(engine: Engine, expected: list[Tensor]) -> bool:
@@ -487,7 +496,7 @@ def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"^rank 0 failed while it loaded: ") as raised:
         Engine(str(tmp_path / "model"))
     assert "Traceback" in log_of(raised.value).read_text()
-    assert ranks_of() == known
+    assert comes_true(lambda: ranks_of() == known)
 
 
 def test_too_few_file_descriptors_to_start() -> None:
@@ -502,8 +511,8 @@ def test_too_few_file_descriptors_to_start() -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     gc.collect()
-    assert ranks_of() == known
-    assert len(os.listdir("/proc/self/fd")) == len(descriptors)
+    assert comes_true(lambda: ranks_of() == known)
+    assert comes_true(lambda: len(os.listdir("/proc/self/fd")) == len(descriptors))
 
 
 @pytest.mark.e2e
@@ -533,9 +542,9 @@ def test_garbage_collection_leaves_nothing_behind() -> None:
     del engine
     gc.collect()
     assert gone(ranks)
-    assert ranks_of() == known
-    assert len(os.listdir("/proc/self/fd")) == len(descriptors)
-    assert threading.active_count() == threads
+    assert comes_true(lambda: ranks_of() == known)
+    assert comes_true(lambda: len(os.listdir("/proc/self/fd")) == len(descriptors))
+    assert comes_true(lambda: threading.active_count() == threads)
 
 
 SCRIPT = f"""
