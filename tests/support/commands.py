@@ -51,7 +51,7 @@ def watched(
         while process.poll() is None:
             with suppress(psutil.NoSuchProcess):
                 found |= _listening(command)
-            time.sleep(0.05)
+            time.sleep(0.2)
         out, err = process.communicate()
     return subprocess.CompletedProcess(process.args, process.returncode, out, err), found
 
