@@ -133,7 +133,20 @@ def test_under_torchrun_the_command_is_one_of_the_ranks(tmp_path: Path, family: 
     assert difference.mean() <= min(4, 1.5 * magnified)
 
 
+def test_another_number_of_ranks_than_torchrun_started_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("LOG_LEVEL", "KINETO_LOG_LEVEL", "PYTHONWARNINGS", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # what the command leaves, undone
+    assert main(["run", "configs/embedded.yaml", "tokenring_degree=3"]) == 2
+    said = "tokenring_degree=3 times ulysses_degree=1 is 3 ranks, and torchrun started 2"
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.e2e
+@pytest.mark.matrix
 def test_torchrun_with_another_number_of_ranks_is_refused() -> None:
     done = torchrun(2, "configs/embedded.yaml", "tokenring_degree=3")
     assert done.returncode != 0
