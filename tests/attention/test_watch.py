@@ -29,8 +29,8 @@ pytestmark = pytest.mark.ranks
 
 ROOT = Path(__file__).parents[2]
 
-LATE = 12.0
-"""Seconds: a bound against hanging; what is tested are limits of 2 and 4 s."""
+LATE = 40.0
+"""Seconds: a bound against hanging, below the 60 s of the group; what is tested are limits of 2 and 4 s."""
 
 WORDS = {"kill": "rank 1 is gone (process {pid} on host ", "stop": "rank 1 is stopped (process {pid} on host "}
 

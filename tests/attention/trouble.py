@@ -105,7 +105,7 @@ def run(
     *args: Any,
     folder: Path,
     environment: dict[str, str] | None = None,
-    seconds: float = 40.0,
+    seconds: float = 120.0,
     timeout: float = 60.0,
     awaited: tuple[int, ...] | None = None,
 ) -> list[Said]:
