@@ -550,7 +550,7 @@ def call_between_good_calls(changes: dict[int, dict[str, Any]], cache_key: str |
 
     from tokenring_xdit.attention.member import AGREEMENT_TIMEOUT_VARIABLE
 
-    os.environ[AGREEMENT_TIMEOUT_VARIABLE] = "2"
+    os.environ[AGREEMENT_TIMEOUT_VARIABLE] = "6"
     try:
         return call_with({}, cache_key), call_with(changes, cache_key), call_with({}, cache_key)
     finally:
@@ -559,7 +559,7 @@ def call_between_good_calls(changes: dict[int, dict[str, Any]], cache_key: str |
 
 def call_to_which_one_rank_does_not_come() -> str:
     """All ranks of a group with a timeout call attention, then all but rank 1; what those are told."""
-    group = dist.new_group(timeout=timedelta(seconds=3))
+    group = dist.new_group(timeout=timedelta(seconds=6))
     call_with({}, group=group)
     told = "stayed away" if dist.get_rank() == 1 else call_with({}, group=group)
     dist.barrier()  # rank 1 is there all the time: its connections are not what ends the call

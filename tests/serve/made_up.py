@@ -21,7 +21,7 @@ from tokenring_xdit.serve.jobs import Event, Job, JobStatus, PictureOrder
 
 __all__ = ["GIB", "PATIENCE", "JobObserver", "MadeUpEngine", "job", "until"]
 
-PATIENCE = 60.0
+PATIENCE = 300.0
 
 GIB = 2**30
 

@@ -125,7 +125,9 @@ def test_one_time_for_all_tokens(ranks: RankPool) -> None:
         assert error <= TOLERANCE
 
 
-@pytest.mark.parametrize("schedule", ["direct", "ring", "auto", "heads"])
+@pytest.mark.parametrize(
+    "schedule", ["auto", "heads", *(pytest.param(each, marks=pytest.mark.matrix) for each in ("direct", "ring"))]
+)
 def test_schedules(ranks: RankPool, schedule: str) -> None:
     for error in ranks.run(2, jobs.worst, Case("flux", schedule), timeout=300):
         assert error <= TOLERANCE
@@ -141,14 +143,15 @@ def test_fewer_tokens_than_ranks(ranks: RankPool) -> None:
 @pytest.mark.parametrize(
     ("fault", "family"),
     [
-        ("dropped mask", "qwen-image"),
-        ("dropped mask", "hunyuan-video"),
-        ("dropped mask", "chroma"),
-        ("wrong positions", "flux"),
-        ("wrong positions", "wan-t2v"),
-        ("off by one", "flux"),
-        ("off by one", "sd3"),
+        *(("dropped mask", "qwen-image"), ("wrong positions", "flux"), ("off by one", "sd3")),
         ("wrong residuals", "flux-controlnet"),
+        *(
+            pytest.param(fault, family, marks=pytest.mark.matrix)
+            for fault, family in (
+                *(("dropped mask", "hunyuan-video"), ("dropped mask", "chroma")),
+                *(("wrong positions", "wan-t2v"), ("off by one", "flux")),
+            )
+        ),
     ],
 )
 def test_deliberate_faults_show(ranks: RankPool, fault: str, family: str) -> None:

@@ -32,7 +32,7 @@ def queries_sent(rank: int, held: list[int], new: list[int]) -> int:
     return LAYERS * HEADS * (asked * HEAD_DIM * ELEMENT + answered * (HEAD_DIM * ELEMENT + 4))
 
 
-@pytest.mark.parametrize("ranks_", [2, 4])
+@pytest.mark.parametrize("ranks_", [pytest.param(2, marks=pytest.mark.matrix), 4])
 @pytest.mark.parametrize("prefill", ["keys", "queries"])
 def test_bytes_sent_are_those_of_the_formula(ranks: RankPool, prefill: str, ranks_: int) -> None:
     sent = {"keys": keys_sent, "queries": queries_sent}[prefill]
@@ -53,7 +53,7 @@ def test_what_is_less_travels(ranks: RankPool, new: int, wanted: str) -> None:
 
 
 @pytest.mark.parametrize(("tokens", "turn", "answer"), [(211, 37, 100), (64, 3, 5), (7, 90, 33)])
-@pytest.mark.parametrize("ranks_", [1, 3, 4])
+@pytest.mark.parametrize("ranks_", [3, *(pytest.param(n, marks=pytest.mark.matrix) for n in (1, 4))])
 def test_a_rank_holds_its_share_and_a_block(ranks: RankPool, ranks_: int, tokens: int, turn: int, answer: int) -> None:
     length = tokens + turn + answer - 1  # the last token of an answer is not computed
     for held in ranks.run(ranks_, jobs.keys_held, "llama", tokens, turn, answer):
@@ -72,8 +72,13 @@ WIDE = {
 """Wide enough for tensors of tokens to be most of what there is."""
 
 
-@pytest.mark.parametrize("chunk", [None, 512])
-@pytest.mark.parametrize("ranks_", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("ranks_", "chunk"),
+    [
+        *((2, None), (4, 512)),
+        *(pytest.param(*case, marks=pytest.mark.matrix) for case in ((1, None), (1, 512), (2, 512), (4, None))),
+    ],
+)
 def test_fit_forecasts_what_a_rank_really_allocates(ranks: RankPool, ranks_: int, chunk: int | None) -> None:
     """Never more than the forecast, and not so much less that memory would lie idle."""
     settings = {**WIDE, "num_hidden_layers": 6, "max_position_embeddings": 8192}

@@ -15,7 +15,7 @@ from tests.graphs.operators import OperatorRecorder
 from tests.hosts.xfuser.generation import Case, engine, forget_xfuser, latents_of, with_wrapped_transformer
 from tests.hosts.xfuser.stepping import lora_state
 from tests.support.families import FAMILIES
-from tests.support.ranks import rank_device
+from tests.support.ranks import by_the_first, rank_device
 from tests.support.reference import relative_error
 from tokenring_xdit.errors import TokenRingError
 from tokenring_xdit.graphs import CudaRecorder, GraphReport, Recorder
@@ -70,7 +70,7 @@ def alone(case: Case, inputs: Mapping[str, Any], change: Any = None) -> Tensor:
 @torch.no_grad()
 def generations(case: Case, each: list[Mapping[str, Any]]) -> Replayed:
     """Some generations one after the other, with other prompts and sizes."""
-    expected, found = [alone(case, inputs) for inputs in each], Replayed()
+    expected, found = by_the_first(lambda: [alone(case, inputs) for inputs in each]), Replayed()
     with spread(case) as pipe:
         for inputs, right in zip(each, expected, strict=True):
             made = latents_of(pipe(**FAMILIES[case.family].inputs(**{**case.inputs, **inputs})))
@@ -113,7 +113,7 @@ def generations_between_changes(case: Case) -> Replayed:
     """A generation as it is, with a LoRA, with half of it, without it, and with other weights."""
     found = Replayed()
     changes = [None, _with_lora, _with_half_of_it, None, _with_other_weights]
-    expected = [alone(case, {}, change) for change in changes]
+    expected = by_the_first(lambda: [alone(case, {}, change) for change in changes])
     with spread(case) as pipe:
         then = [
             lambda: None,
@@ -140,9 +140,12 @@ def with_change_in_a_callback(case: Case) -> Replayed:
             pipe.set_adapters("one", 0.2)
         return tensors
 
-    pipe = FAMILIES[case.family].make(**case.make).to(rank_device(), case.dtype)
-    _with_lora(pipe)
-    expected = latents_of(pipe(**inputs, callback_on_step_end=weaken))
+    def with_lora() -> Tensor | None:
+        pipe = FAMILIES[case.family].make(**case.make).to(rank_device(), case.dtype)
+        _with_lora(pipe)
+        return latents_of(pipe(**inputs, callback_on_step_end=weaken))
+
+    expected = by_the_first(with_lora)
     with spread(case) as pipe:
         _with_lora(pipe)
         again = FAMILIES[case.family].inputs(**case.inputs)
@@ -156,7 +159,7 @@ def with_change_in_a_callback(case: Case) -> Replayed:
 def under_xfuser(case: Case) -> Replayed:
     """The same for a transformer of xfuser's, as ``xdit --tokenring_cuda_graphs`` has it, under any strategy."""
     family, found = FAMILIES[case.family], Replayed()
-    expected = alone(case, {})
+    expected = by_the_first(lambda: alone(case, {}))
     with engine(case) as config:
         pipe = with_wrapped_transformer(family, config, case, family.inputs(**case.inputs))
         graphs = replay_calls(pipe.transformer, recorder(rank_device()))

@@ -16,6 +16,7 @@ from tests.hosts.xfuser.generation import Case, engine, error, forget_xfuser
 from tests.hosts.xfuser.jobs import initialize_groups
 from tests.support.families import ALL_FAMILIES
 from tests.support.families.minimax_h3 import make_minimax_h3, minimax_h3_inputs
+from tests.support.ranks import by_the_first
 from tests.support.reference import relative_error
 from tokenring_xdit.errors import TokenRingError
 from tokenring_xdit.hosts.xfuser import parallelize
@@ -32,9 +33,12 @@ def errors(case: Case, *calls: Mapping[str, Any]) -> list[tuple[float, float]]:
     Returns:
         Of each call: for two steps that follow one another, that of all ranks, and that of one process in this dtype.
     """
-    exact = [_steps(make_minimax_h3(), minimax_h3_inputs(**call)) for call in calls]
-    alone = make_minimax_h3().to(case.dtype)
-    single = [_steps(alone, _cast(minimax_h3_inputs(**call), case.dtype)) for call in calls]
+
+    def alone(dtype: torch.dtype) -> list[Tensor]:
+        model = make_minimax_h3().to(dtype)
+        return [_steps(model, _cast(minimax_h3_inputs(**call), dtype)) for call in calls]
+
+    exact, single = by_the_first(lambda: (alone(torch.float32), alone(case.dtype)))
     with engine(case) as config:
         wrapped = _wrapped(config, case.dtype)
         together = [_steps(wrapped, _cast(minimax_h3_inputs(**call), case.dtype)) for call in calls]
@@ -49,7 +53,7 @@ def error_with_padding_seen(case: Case) -> float:
     """The same for one call, where padding is taken for real."""
     from tokenring_xdit.hosts.layout import KeyLayout, all_real, cut
 
-    true = _steps(make_minimax_h3(), minimax_h3_inputs())
+    true = by_the_first(lambda: _steps(make_minimax_h3(), minimax_h3_inputs()))
     with pytest.MonkeyPatch.context() as patch, engine(case) as config:
         wrapped = _wrapped(config, case.dtype)
         from tokenring_xdit.hosts.xfuser.families.minimax_h3 import repairs

@@ -160,7 +160,7 @@ def test_what_cannot_work_is_said_once_before_ranks_start(hub: Path, flags: tupl
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.e2e
+@pytest.mark.matrix
 def test_a_model_that_cannot_be_compared_is_refused_before_ranks_start(hub: Path) -> None:
     done = xdit(hub, "--model", "LingBot-Video-Dense", "--prompt", "a", "--tokenring_degree", "2")
     assert done.returncode != 0

@@ -98,9 +98,9 @@ def outcome_of(ranks: RankPool, key: str, family: str, host: str = "xfuser", cou
         host: Which host spreads it.
         count: How many ranks.
     """
-    outcome = judge(USES[key], ranks.run(count, tried, key, family, host, timeout=150))
+    outcome = judge(USES[key], ranks.run(count, tried, key, family, host))
     if outcome.kind is Kind.WRONG and outcome.text.startswith(OFF):
-        (single,) = ranks.run(1, rounded, key, family, host, timeout=150)
+        (single,) = ranks.run(1, rounded, key, family, host)
         outcome = forgiven(outcome, single)
     return outcome
 
