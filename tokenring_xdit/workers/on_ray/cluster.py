@@ -41,8 +41,8 @@ class RayCluster(WorldPlace):
 
     Args:
         where: ``auto``, ``HOST:PORT`` of the cluster's head, or a placement group, whose last bundles are taken.
-        module: Names what ranks are told; see :class:`~tokenring_xdit.workers.wire.Wire`.
-        ranks: Of each world.
+        module: Names the messages of ranks; see :class:`~tokenring_xdit.workers.wire.Wire`.
+        ranks: Ranks of each world.
         worlds: How many of these.
         ulysses: Size of the Ulysses groups.
 
