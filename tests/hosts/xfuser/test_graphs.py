@@ -133,7 +133,7 @@ VIDEOS: Sequence[Mapping[str, Any]] = [
 ]
 
 MASKED_MODELS = [
-    ("krea2", {**STEPS, "text_tokens": 25}, HIDDEN, 2),
+    ("krea2", {"steps": 3, "text_tokens": 25}, HIDDEN, 2),
     ("lumina2", STEPS, LUMINA, 2),
     ("hunyuan-video", STEPS, VIDEOS, 1),
 ]
