@@ -74,6 +74,8 @@ class TokenCut:
         without_text: Self-attention that text takes no part in.
         spread: xfuser's processor for self-attention, as ``module:name``, where diffusers' own, which run otherwise,
             would expand grouped heads of keys before they are sent.
+        real: What says which tokens of the whole sequence are real, as ``module:name``, from the model and a call's
+            arguments, in calls in which the blocks are not told; it gives ``None`` in others.
     """
 
     transformer: str
@@ -87,6 +89,7 @@ class TokenCut:
     local_blocks: tuple[str, ...] = ()
     without_text: tuple[str, ...] = ()
     spread: str | None = None
+    real: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,7 @@ class Sharding(Sharded):
         group, rank = get_sp_group().device_group, int(get_sequence_parallel_rank())
         RUNNING.together = Together(group, rank, shape[1] if len(shape) == _PACKED else None)
         if self._cut is not None:
-            self._cut.begin()
+            self._cut.begin(model, arguments)
         return arguments
 
     def leave(self) -> None:
