@@ -56,7 +56,7 @@ def served(
     owner = EngineOwner(
         loads or (lambda: engine),
         queue,
-        PictureRunner(Forecast(), meters.step, memory, meters.took, meters.sent),
+        PictureRunner(Forecast(), meters.step, memory, meters.took, meters.sent, meters.exposed),
         meters,
     )
     meters.watch(owner)
@@ -370,6 +370,8 @@ def test_figures_equal_what_clients_saw() -> None:
         assert figures['tokenring_step_duration_seconds_count{schedule="token_ring"}'] == 3
         assert figures['tokenring_rank_up{rank="0"}'] == 1
         assert [figures[f'tokenring_sent_bytes_total{{rank="{rank}"}}'] for rank in range(2)] == [3 * 7, 3 * 9]
+        waits = {le: figures[f'tokenring_step_exposed_ratio_bucket{{le="{le}"}}'] for le in ("0.2", "0.3", "0.5")}
+        assert waits == {"0.2": 0, "0.3": 3, "0.5": 6}  # of each rank, and of each request that was served
         for stage in ("encode", "denoise", "decode"):
             assert figures[f'tokenring_stage_duration_seconds_count{{stage="{stage}"}}'] == 3
         assert figures["tokenring_forecast_duration_ratio_count"] == 2  # nothing was known before the first

@@ -96,6 +96,11 @@ class EngineRanks:
         return [worker for share in self.running for worker in share.pool.workers]
 
     @property
+    def cluster(self) -> str | None:
+        """Which cluster they are on; ``None`` for this machine."""
+        return self._replicas.cluster
+
+    @property
     def packing(self) -> Packing:
         """How they are told what to do."""
         return self._replicas.packing

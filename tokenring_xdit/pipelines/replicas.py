@@ -52,6 +52,8 @@ class LocalPlace(WorldPlace):
         ranks: Ranks of each.
     """
 
+    cluster = None
+
     def __init__(self, count: int, ranks: int) -> None:
         self.packing: Packing = Pickles()
         self._count, self._ranks = count, ranks
@@ -94,6 +96,11 @@ class Replicas:
     def here(self) -> bool:
         """Whether this is the process that started the ranks, and not a fork of it."""
         return os.getpid() == self._owner
+
+    @property
+    def cluster(self) -> str | None:
+        """Which cluster they are on; ``None`` for this machine."""
+        return self._place.cluster
 
     @property
     def running(self) -> list[ReplicaShare]:

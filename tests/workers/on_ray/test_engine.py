@@ -75,12 +75,13 @@ def drawn(engine: Engine, **options: Any) -> Any:
 
 
 def test_pictures_are_those_of_the_engine_on_this_machine(
-    engine: Engine, local: Image.Image, expected: torch.Tensor
+    engine: Engine, nodes: TwoNodes, local: Image.Image, expected: torch.Tensor
 ) -> None:
     steps: list[Step] = []
     picture = drawn(engine, callback=steps.append, preview={2})
     assert np.array_equal(np.asarray(picture), np.asarray(local))
     assert [(step.step, step.preview is not None) for step in steps] == [(1, False), (2, True), (3, False), (4, False)]
+    assert engine.cluster == f"ray {nodes.address}"  # also of one that was made with ray="auto"
     error = (drawn(engine, output_type="latent") - expected).abs().max() / expected.abs().max()
     assert error <= 1e-5
     variables = [psutil.Process(pid).environ() for pid in engine.processes]  # both nodes are this machine
