@@ -15,11 +15,11 @@ from tokenring_xdit.errors import EngineError
 from tokenring_xdit.workers.blame import in_words
 from tokenring_xdit.workers.environment import local_environment
 from tokenring_xdit.workers.messages import Failed, Silent, Task
+from tokenring_xdit.workers.output import kept_file
 from tokenring_xdit.workers.pipes import Pickles
 from tokenring_xdit.workers.pool import LocalStarter, WorkerPool
 from tokenring_xdit.workers.starting import Inbox, Packing, StartedRank, WorldPlace, called
 from tokenring_xdit.workers.state import AGREED, RequestAttempt
-from tokenring_xdit.workers.worker import kept_file
 
 __all__ = ["LOADING", "LocalPlace", "ReplicaShare", "Replicas", "error_of"]
 
