@@ -42,6 +42,7 @@ class Held:
 
     @classmethod
     def by(cls, process: psutil.Process) -> Held:
+        """By a process."""
         unnamed = 0
         for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():
             try:
