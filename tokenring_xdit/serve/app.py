@@ -61,7 +61,12 @@ def application(
         page: Whether there is a page for the browser.
         host: Name of the server, by which it is asked where there is no key, beside its addresses.
     """
-    app = FastAPI(title="tokenring-xdit", version=__version__, description="A model, by OpenAI's protocol.")
+    app = FastAPI(
+        title="tokenring-xdit",
+        version=__version__,
+        description="A model, by OpenAI's protocol.",
+        redirect_slashes=False,
+    )
     app.include_router(_health(intake))
     app.include_router(_requests(intake))
     if isinstance(intake.parser, PictureParser) and store is not None:
