@@ -107,6 +107,18 @@ def test_pictures_have_seeds_that_follow_each_other_and_the_size_that_was_asked_
     assert client.status(answer.headers["x-request-id"])["status"] == "done"
 
 
+def test_a_slash_at_the_end_changes_nothing_and_head_is_get_without_the_body(client: Client) -> None:
+    assert client.ask("POST", f"{GENERATIONS}/", {"prompt": "a red circle", **DRAWING}).status == 200
+    assert client.ask("POST", f"{GENERATIONS}/", {"prompt": "a" * LIMITS.body}).status == 413
+    assert client.ask("GET", "/v1/models/").json == client.ask("GET", "/v1/models").json
+    for path, status in (("/ready", 200), ("/v1/models", 200), ("/nothing", 404), (GENERATIONS, 405)):
+        answer = client.ask("HEAD", path)
+        assert (answer.status, answer.body) == (status, b"")
+    refused = client.ask("GET", GENERATIONS)
+    assert (refused.status, refused.headers["allow"]) == (405, "POST")
+    assert "GET is not for this path" in refused.error["message"]
+
+
 FOREIGN: dict[str, dict[str, str]] = {
     "another site": {"Origin": "https://example.com", "Sec-Fetch-Site": "cross-site"},
     "another port": {"Origin": "http://127.0.0.1:1", "Sec-Fetch-Site": "same-site"},
