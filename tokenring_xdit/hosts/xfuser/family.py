@@ -110,6 +110,8 @@ class XfuserFamily(ModelFamily):
         repairs: Module beside the record with ``HOOKS``: modules of xfuser, each with what is done to it right after
             it has been imported. It is imported when TokenRing attaches itself to xfuser.
         attention: Functions that compute its attention, those of xfuser and of diffusers, as ``module:name``.
+        left_out: Modules that some transformers of it have and xfuser never calls, by the end of their names, each with
+            what they are, in a clause, and what to use instead.
     """
 
     wrapper: str | None = None
@@ -121,6 +123,7 @@ class XfuserFamily(ModelFamily):
     lora: Mapping[str, str] = field(default_factory=dict)
     repairs: str | None = None
     attention: tuple[str, ...] = ()
+    left_out: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def names(self) -> Iterator[ReliedOn]:
         """Names of xfuser that are used for this family alone, those that follow from the record among them."""
