@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.planning import Inside, Launches, Machine, Problem, gathered, run, simulate, ulysses
 from tokenring_xdit.schedule import Activity, Attend, Exchange, Kind, Merge, VerifiedSchedule, build
+from tokenring_xdit.schedule.lower import lower
 from tokenring_xdit.topology import Counts, Link, Network, Rate, load_topology
 
 FAST = Machine(attend_rate=math.inf)
@@ -81,6 +82,15 @@ def test_a_host_runs_ahead_of_its_device_or_behind() -> None:
         assert whole.makespan == pytest.approx(max(gathering, 2 * seconds), abs=1e-4)
         replayed = simulate(build("token_ring", 2), network, problem, cost.captured())
         assert replayed.makespan == pytest.approx(2 * seconds, abs=1e-4)
+
+
+@pytest.mark.parametrize(("name", "launched"), [("direct_kv", 2), ("token_ring", 3), ("heads", 2)])
+def test_a_collective_is_launched_for_each_tensor(name: str, launched: int) -> None:
+    """Keys and values are two, as are an output and its log-sum-exp; queries are one."""
+    problem = Problem.even(4, 64, 4, 8)
+    programs = lower(replace(build(name, 4, heads=4).schedule, wide=4), problem, in_order=True)
+    host = Machine(math.inf, in_order=True, launches=Launches(collective=1.0))
+    assert run(name, programs, load_topology("mesh:4:1tbit"), host).launch == launched
 
 
 def test_token_ring_waits_for_its_queries_and_one_return() -> None:

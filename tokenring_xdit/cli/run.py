@@ -93,7 +93,7 @@ def _mistakes_here(config: AnyRun) -> list[str]:
         checks.append(check_versions)
         checks.append(lambda: refuse_missing_gpus(config.degrees.ranks))
     else:
-        checks.append(lambda: _refuse_other_ranks(config))
+        checks.append(lambda: config.degrees.refuse_started(int(os.environ["WORLD_SIZE"])))
     for check in checks:
         try:
             check()
@@ -105,18 +105,6 @@ def _mistakes_here(config: AnyRun) -> list[str]:
 def _start_ranks(config: AnyRun) -> Any:
     with WorkerPool(program_of(config), config.degrees.ranks, quiet=False) as pool:
         return pool.ask(config)[0]
-
-
-def _refuse_other_ranks(config: AnyRun) -> None:
-    started = int(os.environ["WORLD_SIZE"])
-    if started != config.degrees.ranks:
-        product = isinstance(config, RunConfig)
-        times = f" times ulysses_degree={config.degrees.ulysses}" if product else ""
-        raise ConfigurationError(
-            f"tokenring_degree={config.tokenring_degree}{times} is {config.degrees.ranks} ranks, and torchrun started "
-            f"{started}: use {'degrees whose product is that' if product else 'that degree'}, or "
-            f"torchrun --nproc-per-node={config.degrees.ranks} on one node"
-        )
 
 
 def _as_rank(config: AnyRun) -> Any:
