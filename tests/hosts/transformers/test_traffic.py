@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+
 import pytest
 
 from tests.hosts.transformers import jobs_traffic as jobs
