@@ -150,7 +150,7 @@ def test_another_number_of_ranks_than_torchrun_started_is_refused(
 def test_torchrun_with_another_number_of_ranks_is_refused() -> None:
     done = torchrun(2, "configs/embedded.yaml", "tokenring_degree=3")
     assert done.returncode != 0
-    assert "tokenring_degree=3 times ulysses_degree=1 is 3 ranks, and torchrun started 2" in done.stderr
+    assert "tokenring_degree=3 is 3 ranks, and 2 were started: use 2 as the degree" in done.stderr
     assert "--nproc-per-node=3" in done.stderr
 
 

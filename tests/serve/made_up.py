@@ -77,6 +77,7 @@ class MadeUpEngine:
         self.starts = 0
         self.memory: tuple[MemoryUse, ...] = ()
         self.sent = (7, 9)
+        self.exposed = (0.25, 0.5)
         self.rank: subprocess.Popen[bytes] | None = None
         self.start()
 

@@ -213,6 +213,8 @@ def test_figures(client: Client) -> None:
     figures = client.figures()
     for rank in range(2):
         assert figures[f'tokenring_sent_bytes_total{{rank="{rank}"}}'] > 0
+    assert figures["tokenring_step_exposed_ratio_count"] > 0
+    assert 0 < figures["tokenring_step_exposed_ratio_sum"] < figures["tokenring_step_exposed_ratio_count"]
     for stage in ("encode", "denoise", "decode"):
         assert figures[f'tokenring_stage_duration_seconds_count{{stage="{stage}"}}'] > 0
     assert figures['tokenring_stage_duration_seconds_sum{stage="denoise"}'] > 0

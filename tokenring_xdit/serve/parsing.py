@@ -92,7 +92,7 @@ class PictureParser(RequestParser[ServeConfig]):
         }
 
     def _pictures(self) -> dict[str, Any]:
-        """Which pictures are needed, or taken, by the fields of an edit, and the strength where nothing is said."""
+        """Which pictures are needed, or taken, by the fields of an edit, and the default strength."""
         needed, mask = needed_options(self.pipeline), mask_keyword(self.pipeline)
         names = {"image": image_keyword(self.pipeline), "mask": mask} if takes_picture(self.pipeline) else {}
         found: dict[str, Any] = {
@@ -267,7 +267,7 @@ class PictureParser(RequestParser[ServeConfig]):
         most = self.limits
         if pixels > most.pixels:
             raise RefusedError(
-                f"size: {pixels} pixels are asked for, and this server draws at most {most.pixels}", "size"
+                f"size: {pixels} pixels are asked for, and this server generates at most {most.pixels}", "size"
             )
         if (values.get("frames") or 1) > most.frames:
             raise RefusedError(

@@ -6,7 +6,7 @@ import pytest
 
 from tests.hosts.diffusers import jobs
 from tests.hosts.diffusers.jobs import TWO_PROMPTS, Case
-from tests.hosts.diffusers.page import Found
+from tests.hosts.diffusers.page import Found, replaced
 from tests.support.families import FAMILIES
 from tests.support.ranks import RankPool
 from tests.support.small import ONLY_DIFFUSERS, TASKS, Small, small
@@ -72,6 +72,14 @@ def test_every_class_that_is_taken_was_compared() -> None:
     families = {name for name, family in FAMILIES.items() if family.runs in compared()}
     assert {*FEW, *OTHERS, "flux-runner"} == {*families, "hunyuan-video-1.5", *ONLY_DIFFUSERS}
     assert {small(key).runs for key in (*FEW, *OTHERS, *TASKS)} == set(compared())
+
+
+def test_page_keeps_what_was_not_run() -> None:
+    page = replaced("# Page\n\n", Found({"flux": 1e-7, "sd3": 2e-7}))
+    assert "\n| flux | 1.0e-07 |\n| sd3 | 2.0e-07 |\n" in page
+    assert replaced(page, Found()) == page
+    again = replaced(page, Found({"z-image": 3e-6, "flux": 4e-7}))
+    assert again.endswith("| --- | --- |\n| flux | 4.0e-07 |\n| sd3 | 2.0e-07 |\n| z-image | 3.0e-06 |\n")
 
 
 @pytest.mark.smoke

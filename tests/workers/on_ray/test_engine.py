@@ -82,12 +82,15 @@ def test_pictures_are_those_of_the_engine_on_this_machine(engine: Engine, local:
     assert np.array_equal(np.asarray(drawn(engine)), np.asarray(local))
 
 
-def test_pictures_are_those_of_one_process(engine: Engine, expected: tuple[torch.Tensor, Image.Image]) -> None:
+def test_pictures_are_those_of_one_process(
+    engine: Engine, nodes: TwoNodes, expected: tuple[torch.Tensor, Image.Image]
+) -> None:
     steps: list[Step] = []
     picture = drawn(engine, callback=steps.append, preview={2})
     latents, alone = expected
     assert np.abs(np.asarray(picture, dtype=int) - np.asarray(alone, dtype=int)).max() <= 1  # rounded to 256 levels
     assert [(step.step, step.preview is not None) for step in steps] == [(1, False), (2, True), (3, False), (4, False)]
+    assert engine.cluster == f"ray {nodes.address}"  # also of one that was made with ray="auto"
     error = (drawn(engine, output_type="latent") - latents).abs().max() / latents.abs().max()
     assert error <= 1e-5
     variables = [psutil.Process(pid).environ() for pid in engine.processes]  # both nodes are this machine

@@ -26,7 +26,6 @@ from tokenring_xdit.hosts.diffusers.sharding import (
     sharding_of,
     unshard,
 )
-from tokenring_xdit.hosts.refusals import refuse_ranks
 from tokenring_xdit.hosts.sharding import refuse_held, still_shared_by, transformers_of
 from tokenring_xdit.parallel import ParallelDims
 
@@ -39,7 +38,7 @@ _NOT_NEEDED = frozenset({"xfuser"})
 
 @dataclass(frozen=True)
 class ContextParallelConfig(ParallelConfig):
-    """What diffusers' ``enable_parallelism`` is given for TokenRing in the place of its own ``ContextParallelConfig``.
+    """Config for diffusers' ``enable_parallelism`` that selects TokenRing, in place of its ``ContextParallelConfig``.
 
     Making one attaches TokenRing to diffusers.
 
@@ -57,10 +56,10 @@ class ContextParallelConfig(ParallelConfig):
         register()
 
     def apply(self, model: Any, cp_plan: Mapping[str, Any] | None) -> None:
-        """Spread a transformer over all ranks, as diffusers' ``enable_parallelism`` asks it to.
+        """Spread a transformer over all ranks, for diffusers' ``enable_parallelism``.
 
         Raises:
-            TokenRingError: It refuses what was asked; the same on all ranks.
+            TokenRingError: The request is refused; the same error on all ranks.
         """
         _spread_model(model, self, cp_plan)
 
@@ -83,14 +82,14 @@ def parallelize(
         tokenring_degree: Ranks that TokenRing shards the sequence over.
         schedule: What they exchange and when.
         output: Which ranks get the result.
-        **options: Those of the other host, which are refused where they ask for something.
+        **options: Options of the other host; refused unless they are the default.
 
     Returns:
         ``pipe``.
 
     Raises:
         ConfigurationError: A library is missing, or too old or new; there are no ranks, or their number is not the
-            degree; the pipeline is parallel already; or ``output`` is none.
+            degree; the pipeline is parallel already; or ``output`` is unknown.
         UnsupportedError: The pipeline was not compared with the single process, or its weights are offloaded already.
     """
     unknown = options.keys() - {"ulysses_degree", "attention_backend", "cuda_graphs"}
@@ -155,7 +154,7 @@ class DiffusersHost:
                 f"process yet. Compared so far: {', '.join(compared())}. Call the pipeline without parallelize, or "
                 "use host='xfuser'"
             )
-        refuse_ranks(self._dims)
+        self._dims.refuse_started(dist.get_world_size())
         refuse_offloaded(pipe)
         for part, model in self.models(pipe).items():
             sharding = sharding_of(model)
@@ -200,7 +199,7 @@ def _spread_model(model: Any, config: ContextParallelConfig, cp_plan: Mapping[st
     with noting() as noted:
         dims = ParallelDims(tokenring=config.tokenring_degree, schedule=config.schedule)
         settings |= {"degrees": str(dims)}
-        refuse_ranks(dims)
+        dims.refuse_started(dist.get_world_size())
         family = family_of_model(kind)
         if family is None or cp_plan is not None:
             what = "a plan of its own" if cp_plan is not None else kind

@@ -78,9 +78,9 @@ def cases(families: Iterable[str] = _FAMILIES, keys: Iterable[str] = USES.keys()
                 yield key, family
 
 
-def tried(key: str, family: str, host: str = "xfuser") -> Trial:
+def tried(key: str, family: str, host: str = "xfuser", graphs: bool = False) -> Trial:
     """What comes of a use on this rank."""
-    return trial(USES[key], family, host)
+    return trial(USES[key], family, host, graphs=graphs)
 
 
 def rounded(key: str, family: str, host: str) -> float:
