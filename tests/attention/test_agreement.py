@@ -124,7 +124,7 @@ def test_the_timeout_of_a_group_bounds_its_calls(ranks: RankPool) -> None:
     for rank in (0, 2):
         assert answers[rank].startswith("CommunicationError: rank 1 (process ")
         assert "did not come within 3 s, though its process runs: rank" in answers[rank]
-        assert "waited for the other ranks to come to call 2, attention" in answers[rank]
+        assert "waited for the other ranks to reach call 2, attention" in answers[rank]
 
 
 def test_groups_that_torch_would_name_differently_are_refused(ranks: RankPool) -> None:

@@ -215,7 +215,7 @@ UNIPC = {"_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_pred
 @pytest.mark.parametrize(
     ("wanted", "config", "message"),
     [
-        ("FlowMatchLCMScheduler", EULER, "draws noise in each step, for which FluxPipeline does not hand it the seed"),
+        ("FlowMatchLCMScheduler", EULER, "adds noise in each step, and FluxPipeline does not pass it the seed"),
         ("EulerAncestralDiscreteScheduler", {"_class_name": "DPMSolverMultistepScheduler"}, None),
         ("FlowMatchEulerDiscreteScheduler", EULER, None),
         ("DPMSolverMultistepScheduler", UNIPC, None),

@@ -337,8 +337,11 @@ def test_closing_leaves_nothing_behind(folder: Path) -> None:
         ({"attention_backend": "sdpa"}, "attention_backend='sdpa' is for pipelines that draw"),
         ({"data_parallel_degree": 2}, "data_parallel_degree=2 is for pipelines that draw"),
         ({"largest_side": 64}, "largest_side=64 is for pipelines that draw"),
-        ({"model": "embedded", "tokens_per_rank": 9}, "tokens_per_rank=9 is for language models, and 'embedded' draws"),
-        ({"model": "embedded", "kept_chats": 1}, "kept_chats=1 is for language models, and 'embedded' draws"),
+        (
+            {"model": "embedded", "tokens_per_rank": 9},
+            "tokens_per_rank=9 is for language models, and 'embedded' makes pictures",
+        ),
+        ({"model": "embedded", "kept_chats": 1}, "kept_chats=1 is for language models, and 'embedded' makes pictures"),
         ({"tokens_per_rank": 0}, "tokens_per_rank is 0; it has to be a whole number of at least 1"),
         ({"kept_chats": None}, "kept_chats is None; it has to be a whole number"),
         ({"timeout": 0}, "timeout is 0"),
@@ -374,7 +377,7 @@ def test_what_a_question_cannot_have_is_refused_by_name(engine: Engine, referenc
         ({"max_tokens": 4}, "there is no generation option 'max_tokens'. Known: "),
         ({"max_new_tokens": 0}, "max_new_tokens is 0; it has to be a whole number from 1 to 1000000"),
         ({"seed": -1}, "seed is -1"),
-        ({"top_p": 0.9, "do_sample": False}, "do_sample=False takes the likeliest token, and top_p=0.9"),
+        ({"top_p": 0.9, "do_sample": False}, "do_sample=False means greedy decoding, and top_p=0.9"),
     ):
         with pytest.raises(ConfigurationError, match=re.escape(said)):
             chat.ask("Who?", **options)
@@ -387,7 +390,7 @@ def test_what_a_question_cannot_have_is_refused_by_name(engine: Engine, referenc
         engine.chat(messages=[{"role": "user", "content": 3}])  # type: ignore[dict-item]
     with pytest.raises(ConfigurationError, match="context is 3"):
         engine.chat(context=3)  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match=r"generate draws, and .* is a language model: use chat"):
+    with pytest.raises(ConfigurationError, match=r"generate makes pictures, and .* is a language model: use chat"):
         engine.generate("a fox")
     asked(chat, QUESTIONS[0], reference)
     chat.close()

@@ -189,7 +189,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str | None, str]] = {
     "streams": ({"stream": True, "n": 2}, "n", "2 pictures cannot be streamed"),
     "size": ({"size": "large"}, "size", "neither WIDTHxHEIGHT"),
     "digits": ({"size": "1x" + "9" * 5000}, "size", "neither"),
-    "pixels": ({"size": "1024x1024"}, "size", "1048576 pixels are asked for, and this server draws at most 262144"),
+    "pixels": ({"size": "1024x1024"}, "size", "1048576 pixels are asked for, and this server generates at most 262144"),
     "steps": ({"steps": 1001}, "steps", "1001 are more than the 1000"),
     "seeds": ({"seed": 2**63 - 1, "n": 2}, "seed", "leaves no seeds for 2 pictures"),
     "seed": ({"seed": -1}, "seed", "it has to be at least 0"),

@@ -177,8 +177,8 @@ def _functions(
     if kernel is not None and not isinstance(kernel, str):
         if counting:
             raise UnsupportedError(
-                "a function as the kernel cannot be told on the device which keys count (DeviceKeyMask): pass no "
-                "kernel or the name of one that can, or a KeyMask"
+                "a function as the kernel cannot read a DeviceKeyMask: pass no kernel, the name of one that reads key "
+                "counts on the device, or a KeyMask"
             )
         return kernel, None
     chosen = choose(kernel, q.device, q.dtype, q.shape[3], counting=counting)

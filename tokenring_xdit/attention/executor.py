@@ -92,4 +92,4 @@ def _in_words(transferring: Post | Recv | str | None, group: RingGroup) -> str:
         return f"{transferring} from rank {group.names[transferring.peer]}"
     if isinstance(transferring, Post):
         return f"room for {transferring}"
-    return transferring or "messages that still leave"
+    return transferring or "messages that are still being sent"

@@ -120,7 +120,7 @@ class Section:
         if self._inside == 0:
             if self._problem is not None:
                 raise CommunicationError(
-                    f"something was given up earlier on this process group: {self._problem.sentence}. Start all ranks "
+                    f"an earlier operation on this process group failed: {self._problem.sentence}. Start all ranks "
                     "again, or use another group"
                 )
             self.call += 1

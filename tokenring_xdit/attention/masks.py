@@ -124,7 +124,7 @@ class DeviceKeyMask(KeyMask):
 
     def item(self, item: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Refused, as the host would have to know how many keys count."""
-        raise UnsupportedError(f"the keys of item {item} cannot be told without looking at a mask on the device")
+        raise UnsupportedError(f"the keys of sample {item} cannot be listed without reading a mask on the device")
 
     def _find_places(self, device: torch.device) -> tuple[Tensor, Tensor]:
         places = torch.argsort((~self._real).byte(), dim=1, stable=True)

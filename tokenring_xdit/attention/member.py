@@ -146,12 +146,12 @@ class Member:
             who = ", ".join(self._described(rank) for rank in missing)
             message = (
                 f"rank {who} did not come within {self.patience():g} s, though "
-                f"{'its process runs' if one else 'their processes run'}: {mine}. {AGREEMENT_TIMEOUT_VARIABLE} gives "
-                f"ranks that are only slow more time"
+                f"{'its process runs' if one else 'their processes run'}: {mine}. Raise "
+                f"{AGREEMENT_TIMEOUT_VARIABLE} if ranks are only slow"
             )
         elif missing:
             who = ", ".join(self._described(rank) for rank in missing)
-            message = f"rank {who} cannot be reached: the connection broke, and nothing was heard of why: {mine}"
+            message = f"rank {who} cannot be reached: the connection broke, for an unknown reason: {mine}"
         elif late:
             message = f"{mine} for {self.patience():g} s, while all ranks run"
         elif isinstance(error, GaveUp):
@@ -168,8 +168,8 @@ class Member:
     def gpu_gave_up(self) -> str:
         """What to say of this rank's GPU where nothing is known of the others but that they run."""
         return (
-            f"the GPU of rank {self.names[self.rank]} gave up, as where another rank does not come within "
-            f"{self.patience():g} s ({AGREEMENT_TIMEOUT_VARIABLE} gives slow ranks more time)"
+            f"the GPU of rank {self.names[self.rank]} gave up, as it does if another rank does not arrive within "
+            f"{self.patience():g} s (raise {AGREEMENT_TIMEOUT_VARIABLE} if ranks are only slow)"
         )
 
     def lost(self) -> bool:

@@ -89,7 +89,7 @@ def compare_services(
     Returns:
         Fields of the records, or how a case failed.
     """
-    on_step(f"drawing {shape.size} in one process")
+    on_step(f"generating {shape.size} in one process")
     expected = _drawn_alone(shape, timeout)
     found: dict[Case, dict[str, Any] | LaunchError] = {}
     times: dict[Case, list[list[_Answered]]] = {case: [] for case in cases}

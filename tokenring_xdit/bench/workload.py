@@ -89,7 +89,7 @@ class WorkloadShape(CallShape):
         if strategy.kind.of_text:
             return f"{strategy} is for language models: use it with level text, or schedule:NAME"
         if strategy.kind is not StrategyKind.SINGLE and self.ranks == 1:
-            return f"{strategy} on one rank shares a pipeline with nobody: use 'single', or more ranks"
+            return f"{strategy} needs more than one rank: use 'single', or more ranks"
         if strategy.captured and strategy.kind.of_diffusers:
             return f"{strategy}: steps of diffusers' own context parallel are not captured: use '{strategy.launched}'"
         if strategy.kind.of_diffusers:

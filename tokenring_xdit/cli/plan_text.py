@@ -153,7 +153,7 @@ def _why(planned: _Planned) -> str:
     if turn.ranks == 1:
         return "one rank has all keys, and sends nothing"
     if planned.phase is LanguagePhase.STEP:
-        return "all ranks have the query already, and gather partial outputs once: keys never leave home"
+        return "all ranks have the query already, and gather partial outputs once: keys stay on their rank"
     if turn.window is not None:
         return "a window: only keys of the tokens just before a rank's own are needed, and what is less of both travels"
     slower = ""

@@ -113,7 +113,7 @@ class Engine:
         self._texts: Texts | None = None
         if is_text_model(model):
             _refuse(
-                "pipelines that draw",
+                "pipelines of pictures",
                 f"'{model}' is a language model",
                 ulysses_degree=(ulysses_degree, 1),
                 schedule=(schedule, DEFAULT_SCHEDULE),
@@ -138,7 +138,7 @@ class Engine:
         else:
             _refuse(
                 "language models",
-                f"'{model}' draws",
+                f"'{model}' makes pictures",
                 tokens_per_rank=(tokens_per_rank, None),
                 kept_chats=(kept_chats, KEPT_CHATS),
             )
@@ -179,7 +179,7 @@ class Engine:
 
     @property
     def last_seed(self) -> int | None:
-        """Seed of the last request, given or drawn; ``None`` before the first."""
+        """Seed of the last request, given or random; ``None`` before the first."""
         return self._serving.last_seed
 
     @property
@@ -234,7 +234,7 @@ class Engine:
             height: Height in pixels.
             frames: Frames of a video.
             steps: Denoising steps.
-            seed: Seed of the first picture; without one a seed is drawn, which :attr:`last_seed` tells.
+            seed: Seed of the first picture; without one a random seed is used, which is :attr:`last_seed`.
             guidance: Guidance scale.
             callback: Called in this thread after each step; what it raises cancels the request and is raised here.
             preview: Show the callback what is about to be made, after each step or after those of these numbers; every
@@ -282,7 +282,7 @@ class Engine:
 
         Args:
             prompt: One prompt, or a list.
-            seed: Seed of the first picture; without one a seed is drawn.
+            seed: Seed of the first picture; without one a random seed is used.
             preview: Have steps show what is about to be made.
             **arguments: The others of :meth:`generate`, but ``callback`` and ``progress``.
 
@@ -340,10 +340,12 @@ class Engine:
                 ``content``.
 
         Raises:
-            ConfigurationError: The model draws, or these are no texts.
+            ConfigurationError: The model makes pictures, or these are no texts.
         """
         if self._texts is None:
-            raise ConfigurationError(f"chat is for language models, and '{self._model}' draws: use generate(...)")
+            raise ConfigurationError(
+                f"chat is for language models, and '{self._model}' makes pictures: use generate(...)"
+            )
         return self._texts.chat(context, messages)
 
     def start(self) -> None:
@@ -373,7 +375,7 @@ class Engine:
     def _drawing(self) -> Pictures:
         if self._pictures is None:
             raise ConfigurationError(
-                f"generate draws, and '{self._model}' is a language model: use chat(context=...).ask(...)"
+                f"generate makes pictures, and '{self._model}' is a language model: use chat(context=...).ask(...)"
             )
         return self._pictures
 

@@ -267,7 +267,7 @@ class PictureParser(RequestParser[ServeConfig]):
         most = self.limits
         if pixels > most.pixels:
             raise RefusedError(
-                f"size: {pixels} pixels are asked for, and this server draws at most {most.pixels}", "size"
+                f"size: {pixels} pixels are asked for, and this server generates at most {most.pixels}", "size"
             )
         if (values.get("frames") or 1) > most.frames:
             raise RefusedError(

@@ -136,6 +136,6 @@ def without_keys(out: Tensor, lse: Tensor, counts: Tensor) -> _Result:
 def _refuse_uneven(q: Tensor, k: Tensor, causal: bool) -> None:
     if causal and q.shape[2] != k.shape[2]:
         raise KernelError(
-            f"this kernel's causal mask is ours for as many queries as keys only, and there are {q.shape[2]} queries "
+            f"this kernel's causal mask needs as many queries as keys, and there are {q.shape[2]} queries "
             f"and {k.shape[2]} keys: use kernel 'math'"
         )

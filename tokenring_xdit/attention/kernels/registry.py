@@ -169,7 +169,7 @@ def choose(
         reason = KERNELS[name].refusal(device, dtype, head_dim)
         if reason is None and counting and KERNELS[name].counted is None:
             able = ", ".join(f"'{kernel.name}'" for kernel in KERNELS.values() if kernel.counted is not None)
-            reason = f"cannot be told on the device how many keys count: use one of {able}, or none by name"
+            reason = f"cannot read key counts on the device: use one of {able}, or name no kernel"
         if reason is not None:
             raise KernelError(f"attention kernel '{name}' {reason}")
         return KERNELS[name]

@@ -122,8 +122,8 @@ def _speed_up(view: ProblemView) -> Figure | None:
 
 _Quantity = Callable[[Record], Value | None]
 
-_EXPOSED = "exposed, the call less its attention"
-_HIDDEN = "hidden, what the busiest link needs at its stated rate and nobody waited for, at least that"
+_EXPOSED = "exposed: the call less its attention"
+_HIDDEN = "hidden: what the busiest link needs at its stated rate, less the exposed part; a lower bound"
 _UNKNOWN = "What is hidden is unknown without stated rates."
 
 
@@ -196,7 +196,7 @@ def _payload(view: ProblemView) -> Figure | None:
         sent = measures.payload(record)
         return None if view.axis is not Axis.SHAPE and sent is not None and not sent.middle else sent
 
-    note = "Payload of the rank that sends most, in one call. Who sends nothing has no line."
+    note = "Payload of the rank that sends most, in one call. Strategies that send nothing have no line."
     if view.axis is Axis.SHAPE:
         note = "Payload of the rank that sends most, in one call."
     return _plot(view, "bytes-sent", "Bytes sent by a rank", note, value, measures.bytes_unit)

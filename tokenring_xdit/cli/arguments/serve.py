@@ -64,7 +64,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=float,
         default=1800.0,
         metavar="S",
-        help="seconds without a sign of life from the ranks, where nothing better is known (default: %(default)g)",
+        help="seconds without progress before ranks are killed, for requests of a new kind (default: %(default)g)",
     )
     time.add_argument(
         "--grace",

@@ -152,7 +152,7 @@ def leave_hidden_keys_out(usp: Any) -> None:
                     return function
             if torch.compiler.is_compiling():
                 raise UnsupportedError(
-                    "keys that are hidden under Ulysses alone do not go together with torch.compile: use "
+                    "masked keys under Ulysses alone cannot be combined with torch.compile: use "
                     "tokenring_degree, or run without torch.compile"
                 )
             return _leaving_out(function, layout)
@@ -320,7 +320,7 @@ def _why_read(schedule: str, ranks: int, query: Tensor, key: Tensor, attention_k
 
     asked = get_runtime_state().runtime_config.attention_backend
     if asked:
-        return f"attention backend {asked}, which was asked for, is not told on the device how many keys count"
+        return f"attention backend {asked}, which was asked for, does not read key counts on the device"
     if attention_kwargs:
         return f"attention_kwargs {sorted(attention_kwargs)} go to xfuser's own kernel"
     return why_not_on_device(schedule, ranks, query, key)
