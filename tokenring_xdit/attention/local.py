@@ -20,7 +20,7 @@ class LocalAttention:
     Args:
         kernel: Computes attention of one block.
         scale: What scores are multiplied by; ``None`` is ``1 / sqrt(D)``.
-        counted: The same where it is told on the device how many keys each item has; ``None`` where it cannot be.
+        counted: The same with the key counts of samples on the device; ``None`` for a kernel that takes none.
     """
 
     def __init__(self, kernel: KernelFunction, scale: float | None, counted: CountedFunction | None = None) -> None:
@@ -57,7 +57,7 @@ class LocalAttention:
     def keys_of_each_item(self, mask: KeyMask | None, k: Tensor, v: Tensor) -> list[tuple[Tensor, ...]] | None:
         """The keys and values of each item of the batch, where the items hide different ones; else ``None``.
 
-        They are one entry, with the number of each item's keys, where the kernel can be told that.
+        They are one entry, with the key counts of samples, if the kernel takes these.
         """
         if mask is None or not mask.ragged:
             return None

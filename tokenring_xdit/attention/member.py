@@ -42,7 +42,7 @@ _PATIENCE = 3.0
 """Seconds in which a rank whose connection broke is found to be gone, or others tell what happened."""
 
 _TELLING = 1.0
-"""Seconds for the other ranks to be told of a failure before it is raised."""
+"""Seconds in which the other ranks learn of a failure before it is raised."""
 
 
 class Member:
@@ -56,7 +56,7 @@ class Member:
         members: The same.
         names: What to call each rank of the group.
         key: Name of the group, the same on all ranks.
-        call: Number of this rank's call, counted from 1; what ranks send each other is told apart by it.
+        call: Number of this rank's call, counted from 1; it distinguishes the messages of calls.
         waiting: What the caller waits for, a new tuple for each wait; ``None`` for nothing.
         agreeing: Whether the ranks compare their calls.
         needs_all: Whether every rank has to come to what is waited for.

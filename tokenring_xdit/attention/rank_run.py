@@ -62,8 +62,8 @@ class RankRun:
         k: Its keys.
         v: Its values.
         key_mask: Which keys count, where items differ in that.
-        observer: What is told of the call.
-        counted: Local attention that can be told how many keys each item has.
+        observer: Gets the events of the call.
+        counted: Local attention that takes the number of keys of each sample.
     """
 
     def __init__(

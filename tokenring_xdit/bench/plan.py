@@ -38,7 +38,7 @@ class StrategyKind(Enum):
     DIFFUSERS_RING = "diffusers-ring"
     SCHEDULE = "schedule"
     BALANCED = "balanced"
-    """What a parallel language model does where nothing is said."""
+    """What a parallel language model does by default."""
     PASS_KV = "pass-kv"
     PASS_Q = "pass-q"
     GATHER_KV = "gather-kv"

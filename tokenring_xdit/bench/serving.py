@@ -45,7 +45,7 @@ _GRACE = 30.0
 """Seconds for a server to end."""
 
 _TAIL = 2000
-"""Characters of a log that are told of a server that failed."""
+"""Characters of the log of a failed server that the message quotes."""
 
 
 @dataclass(frozen=True)

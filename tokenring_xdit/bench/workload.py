@@ -18,7 +18,7 @@ __all__ = ["GUIDANCE", "PROMPT", "WorkloadShape", "flux_model"]
 
 
 PROMPT = "a red circle left of a blue square"
-"""What is drawn if nobody says, in words that the embedded model knows too."""
+"""The default prompt, in words that the embedded model knows too."""
 
 GUIDANCE = 3.5
 

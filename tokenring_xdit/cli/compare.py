@@ -107,7 +107,7 @@ def _refuse(config: SweepConfig) -> None:
 
 
 def _png_path(text: str) -> Path:
-    """Check that a PNG can be written there, before it is drawn."""
+    """Check that a PNG can be written there, before anything is generated."""
     path = Path(text).resolve()
     if path.suffix.lower() != ".png":
         raise ConfigurationError(f"--output {text}: a PNG is written, so the name has to end in .png")

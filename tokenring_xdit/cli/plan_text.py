@@ -21,7 +21,7 @@ from tokenring_xdit.topology import Network
 __all__ = ["plan_texts"]
 
 _MEASURED = {"hgx-h100": 600.0, "hgx-h200": 600.0}
-"""TFLOP/s of the attention kernel in long calls, where nothing is said: of one H100 (docs/gpu.md)."""
+"""TFLOP/s of the attention kernel in long calls, by default: of one H100 (docs/gpu.md)."""
 
 _OF_PICTURES = {"size": "1024", "frames": 1, "queries": None, "heads": None, "kv_heads": None, "head_dim": None}
 """What says nothing of a language model, and how that is not said."""

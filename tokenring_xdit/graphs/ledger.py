@@ -55,7 +55,7 @@ class Proposal:
     obstacle: str
 
     def to_plain(self) -> tuple[str, int, bool, str]:
-        """As it is told to the other ranks."""
+        """As it is sent to the other ranks."""
         return self.digest, self.rehearsals, self.captured, self.obstacle
 
     @classmethod
@@ -168,7 +168,7 @@ class Ledger(Generic[_Kept, _Prepared]):
         """Count a call.
 
         Returns:
-            What the user has to be told now, once.
+            The message for the user, logged once.
         """
         first: str | None = None
         if move is GraphMove.EAGER:

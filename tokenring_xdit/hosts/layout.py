@@ -1,8 +1,8 @@
 """Which of the tokens that each rank holds are real keys: no padding, no masked text.
 
-Host libraries pad sequences so that every rank gets as many tokens, and some models mask text. As keys stay
-at home under TokenRing, a rank just leaves the others out of its own keys and nobody has to be told.
-What stands in front of a model call says what its tokens are; what computes attention reads it.
+Host libraries pad sequences so that every rank gets as many tokens, and some models mask text. TokenRing
+does not send keys, so each rank leaves the others out of its own keys, without messages. Code before a model call
+declares what its tokens are; attention reads that.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ _DRAW = frozenset(
         "TCD",
     )
 )
-"""Schedulers that draw noise in each step."""
+"""Schedulers that add noise in each step."""
 
 
 @dataclass(frozen=True)

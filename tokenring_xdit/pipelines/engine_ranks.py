@@ -97,7 +97,7 @@ class EngineRanks:
 
     @property
     def packing(self) -> Packing:
-        """How they are told what to do."""
+        """How commands reach them."""
         return self._replicas.packing
 
     @property

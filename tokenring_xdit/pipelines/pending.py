@@ -33,7 +33,7 @@ class Reply:
         reused_tokens: How many of these had been computed before.
         ended: Whether the model ended it, or a text of ``stop`` came; ``False`` where it has as many tokens as allowed.
         keys: Tokens of the conversation whose keys each rank holds, in the layer where they are most.
-        seed: Of what was drawn.
+        seed: Of the sampling.
         seconds: What it took the ranks.
     """
 

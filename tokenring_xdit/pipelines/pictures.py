@@ -34,7 +34,7 @@ PICTURES = MASKS | {"image", "control_image", "image_reference", "last_image", "
 """Arguments of pipelines that are pictures."""
 
 VIDEOS = frozenset({"mask", "video"})
-"""Arguments of pipelines that are videos: lists of frames. The mask says which part of a video is drawn anew."""
+"""Arguments of pipelines that are videos: lists of frames. The mask marks the part of a video to regenerate."""
 
 GREY = MASKS | {"mask"}
 """Of both, those of one channel."""

@@ -74,7 +74,7 @@ _ALONGSIDE = frozenset({"image", *MASKS}.union(*(pipeline.each_prompt for pipeli
 LARGEST_SEED = 2**63 - 1
 
 DRAWN_SEEDS = 2**31
-"""Seeds that are drawn are below this, short enough to be typed again."""
+"""Random seeds are below this, short enough to be typed again."""
 
 
 @dataclass(frozen=True)

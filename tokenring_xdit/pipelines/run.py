@@ -161,7 +161,7 @@ class RunConfig(PromptConfig):
         return ParallelDims(ulysses=self.ulysses_degree, tokenring=self.tokenring_degree, schedule=self.schedule)
 
     def some_prompts(self) -> tuple[str, ...]:
-        """As many prompts as are drawn together, to check a request with that may have none yet."""
+        """As many prompts as are generated together, to check a request with that may have none yet."""
         with contextlib.suppress(ConfigurationError):
             return self.prompts()[: self.batch_size]
         return ("a prompt",)
@@ -208,7 +208,7 @@ class RunConfig(PromptConfig):
 
         Args:
             first: Number of the first prompt among all.
-            prompts: Those that are drawn together.
+            prompts: Those that are generated together.
             pipeline: The pipeline's class.
             pictures: What was read of :meth:`files`, for all prompts.
         """

@@ -203,7 +203,7 @@ class Chat:
                 answer up.
             **options: Of transformers' ``generate``, those of
                 :class:`~tokenring_xdit.pipelines.text_options.TextOptions`; without any the likeliest tokens are taken.
-                Also ``seed``, of what is drawn; without one a seed is drawn, which :attr:`reply` tells.
+                Also ``seed``, of the sampling; without one a random seed is used, which is in :attr:`reply`.
 
         Raises:
             TokenRingError: The question was refused.
@@ -267,7 +267,7 @@ def checked_question(question: Any, *, seed: Any = None, **options: Any) -> tupl
     """Refuse what :meth:`Chat.ask` would refuse before any work; its arguments.
 
     Returns:
-        How the answer is generated, and the seed of what is drawn: a drawn one where none is given.
+        How the answer is generated, and the seed of the sampling: by default a random one.
 
     Raises:
         ConfigurationError: The question is none, or an option is unknown or out of range.

@@ -54,7 +54,7 @@ _DRAWING = ("temperature", "top_k", "top_p", "min_p")
 
 @dataclass(frozen=True)
 class TextOptions:
-    """What ``generate`` is told; ``None`` leaves a value to the model.
+    """Arguments of ``generate``; ``None`` leaves a value to the model.
 
     Attributes:
         max_new_tokens: Tokens that the answer may have.

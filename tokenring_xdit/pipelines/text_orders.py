@@ -73,7 +73,7 @@ class Question:
         chat: Number of the chat, under which keys are kept.
         messages: All that was said, the question last.
         options: How the answer is generated.
-        seed: Of what is drawn.
+        seed: Of the sampling.
         forget: Chats whose keys are kept no longer.
     """
 

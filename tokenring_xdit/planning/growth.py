@@ -79,11 +79,11 @@ class TextAttentionGrowth:
         self._seconds = lru_cache(maxsize=1024)(self._simulated)
 
     def prefill(self, tokens: float) -> float:
-        """Seconds of a prompt of so many tokens."""
+        """Seconds of a prompt of this many tokens."""
         return self._seconds(0, max(self._ranks, round(tokens)), Way.KEYS)
 
     def decode(self, tokens: float) -> float:
-        """Seconds of the next token after so many."""
+        """Seconds of the next token after this many."""
         return self._seconds(max(self._ranks, round(tokens)), 1, Way.OUTPUTS)
 
     def _simulated(self, past: int, new: int, way: Way) -> float:

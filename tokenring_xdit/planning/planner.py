@@ -196,7 +196,7 @@ class _Setting:
         topology: Rank ``r`` is at its ``r``-th host.
         machine: Speeds of the ranks.
         effects: What else happens.
-        keys_stay_whole: Whether only schedules will do that leave keys at home in one piece.
+        keys_stay_whole: Whether to take only schedules that neither send nor split keys.
         until: When no further ones are timed, by ``time.monotonic``, where some were.
     """
 
@@ -323,7 +323,7 @@ def best_schedules(
         effects: What else happens.
         nodes: Nodes with a ring of keys between them; 1 without.
         mask: Which keys a query sees.
-        keys_stay_whole: Whether only schedules will do that leave keys at home in one piece.
+        keys_stay_whole: Whether to take only schedules that neither send nor split keys.
         patience: Seconds after which no further ones are timed: the answer is then the best of those that were.
         few: Whether only those are timed that were made for the mask, whole and in halves.
     """

@@ -38,9 +38,9 @@ class ChatRunner:
 
     Args:
         forecast: Learns from every answer: what a token takes after those before it, and reading those that were new.
-        on_answer: Is told of each.
+        on_answer: Called with each.
         memory: Learns as well, by the tokens of a conversation and its answer.
-        on_sent: Is told what ranks sent.
+        on_sent: Called with the bytes that ranks sent.
         kept: Conversations that are remembered. Every one that the ranks keep has a place here, so that none of
             them is pushed out by another unforeseen.
     """

@@ -32,7 +32,7 @@ class Guard:
         more: The same of paths that take more.
         open_paths: Paths that need no key.
         host: Name of the server, by which it is asked where there is no key, beside its addresses.
-        on_too_large: Is told method and path of what is refused for its size.
+        on_too_large: Called with method and path of a request that is refused for its size.
     """
 
     def __init__(

@@ -75,7 +75,7 @@ class Intake:
         Args:
             kind: As metrics name it.
             order: Checks it.
-            tell: Is told what happens to it.
+            tell: Called with its events.
             request: Of the client.
 
         Raises:

@@ -50,7 +50,7 @@ class Order(ABC):
 
     Attributes:
         kind: ``image``, ``video`` or ``text``, as metrics name it.
-        seed: Of the first thing that is drawn.
+        seed: Of the first picture or video.
     """
 
     kind: str
@@ -87,7 +87,7 @@ class PictureOrder(Order):
     """Pictures, or a video; the seeds of those after the first are the numbers that follow.
 
     Attributes:
-        prompt: What to draw.
+        prompt: The prompt.
         count: Pictures.
         together: How many of them are made at once.
         steps: Denoising steps.
@@ -127,7 +127,7 @@ class PictureOrder(Order):
         return self.steps * len(self.batches)
 
     def remains(self) -> Order:
-        """The prompt is told with a video that is kept."""
+        """The prompt is part of the record of a stored video."""
         return replace(self, prompt=self.prompt if self.stored else "", arguments={})
 
 
@@ -267,7 +267,7 @@ class Job:
         error: Exception | None = None,
         noted: Callable[[Job], None] = lambda job: None,
     ) -> None:
-        """Nothing follows; who takes note does so before the client is told."""
+        """The job is over; observers learn it before the client."""
         self.made, self.error = made or [], error
         if error is not None:  # frames keep much
             error.__traceback__ = error.__cause__ = error.__context__ = None

@@ -50,7 +50,7 @@ class MemoryForecast:
 
     Args:
         limit: Bytes that a rank may hold, its model included; ``None`` for what its GPU or machine has.
-        tell: Is told the real peak over the predicted one, both with the model, of each request that was predicted.
+        tell: Called with the real peak over the predicted one, both with the model, for each request with a forecast.
         clock: Seconds.
 
     Attributes:

@@ -122,7 +122,7 @@ class Meters:
         self._steps.took(stages)
 
     def sent(self, sizes: Sequence[int]) -> None:
-        """Ranks have sent so many bytes."""
+        """Count bytes that ranks have sent."""
         for rank, size in enumerate(sizes):
             self._sent.labels(str(rank)).inc(size)
 

@@ -92,7 +92,7 @@ class PictureParser(RequestParser[ServeConfig]):
         }
 
     def _pictures(self) -> dict[str, Any]:
-        """Which pictures are needed, or taken, by the fields of an edit, and the strength where nothing is said."""
+        """Which pictures are needed, or taken, by the fields of an edit, and the default strength."""
         needed, mask = needed_options(self.pipeline), mask_keyword(self.pipeline)
         names = {"image": image_keyword(self.pipeline), "mask": mask} if takes_picture(self.pipeline) else {}
         found: dict[str, Any] = {

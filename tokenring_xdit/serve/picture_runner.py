@@ -20,10 +20,10 @@ class PictureRunner:
 
     Args:
         forecast: Learns from every job, by the pixels that are made together.
-        on_step: Is told how many seconds each step took.
+        on_step: Called with the seconds of each step.
         memory: Learns as well.
-        on_made: Is told what each call of the engine took that showed nothing meanwhile.
-        on_sent: Is told what ranks sent.
+        on_made: Called with the measurements of each call of the engine that showed no previews.
+        on_sent: Called with the bytes that ranks sent.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class PictureRunner:
         self._memory = MemoryForecast() if memory is None else memory
 
     def make(self, engine: Engine, job: Job, most_silence: float) -> list[Any]:
-        """Draw all pictures of a job."""
+        """Generate all pictures of a job."""
         order, made = _of(job.order), list[Any]()
         for count in order.batches:
             pixels = count * order.pixels

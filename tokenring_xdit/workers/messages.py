@@ -73,7 +73,7 @@ class Failed:
 
     @classmethod
     def of(cls, error: Exception, *, number: int | None = None, phase: Phase | None = None) -> Failed:
-        """What is told of an error, just now."""
+        """The message of the current error."""
         trace = None if isinstance(error, TokenRingError) else "".join(traceback.format_exception(error))
         return cls(
             kind=type(error).__name__,

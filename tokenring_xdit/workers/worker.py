@@ -67,7 +67,7 @@ class Worker:
         inherited: File descriptors that it keeps, such as that of a :class:`Rendezvous`.
         quiet: Keep what it prints for :meth:`printed`, instead of having it printed on standard error.
         before: Words that stand before the command, such as those that run it elsewhere.
-        packing: How it is told, and tells.
+        packing: How messages to and from it are packed.
         tied: Whether this thread lives as long as the process; by default only the main thread is taken to.
     """
 

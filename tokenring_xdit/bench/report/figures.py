@@ -122,8 +122,8 @@ def _speed_up(view: ProblemView) -> Figure | None:
 
 _Quantity = Callable[[Record], Value | None]
 
-_EXPOSED = "exposed: the call less its attention"
-_HIDDEN = "hidden: what the busiest link needs at its stated rate, less the exposed part; a lower bound"
+_EXPOSED = "exposed (the call less its attention)"
+_HIDDEN = "hidden (what the busiest link needs at its stated rate, less the exposed part: a lower bound)"
 _UNKNOWN = "What is hidden is unknown without stated rates."
 
 

@@ -15,7 +15,7 @@ __all__ = ["Summary", "Winner", "summary"]
 
 _SINGLE = "single"
 _BUSY = 0.5  # load average from which on a machine had company
-_SLOW_NETWORK = 0.95  # a stated rate's share above which nobody has to be told
+_SLOW_NETWORK = 0.95  # a stated rate's share above which no note is needed
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ _KINDS = {
 }
 _OTHER_HUE = Hue("#6B7785", "#98A3B1")
 
-_MOST_ROWS = 8  # of transfers at once that are told apart in a lane
+_MOST_ROWS = 8  # of simultaneous transfers that have rows of their own in a lane
 
 
 @dataclass(frozen=True)

@@ -261,7 +261,7 @@ class Exchanges:
 
     @contextmanager
     def _call(self, what: str) -> Iterator[None]:
-        """A call of all ranks; what fails in it is told, and names the rank at fault."""
+        """A call of all ranks; a failure in it reaches all of them, and names the rank at fault."""
         self.group.begin()
         try:
             yield

@@ -42,7 +42,7 @@ def parallelize(
 
     The pipeline is changed in place: all ranks compute its transformer together, and its call becomes a call of all
     ranks. Every rank has to pass the same arguments and to have the same weights, which is checked before anything is
-    computed. What is drawn without a generator is drawn alike on all ranks, as the first one draws it.
+    computed. Random numbers without a generator are the same on all ranks, those of the first one.
 
     Args:
         pipe: A diffusers pipeline, loaded and on this rank's device.

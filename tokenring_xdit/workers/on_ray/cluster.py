@@ -41,7 +41,7 @@ class RayCluster(WorldPlace):
 
     Args:
         where: ``auto``, ``HOST:PORT`` of the cluster's head, or a placement group, whose last bundles are taken.
-        module: Names what ranks are told; see :class:`~tokenring_xdit.workers.wire.Wire`.
+        module: Names the messages of ranks; see :class:`~tokenring_xdit.workers.wire.Wire`.
         ranks: Of each world.
         worlds: How many of these.
         ulysses: Size of the Ulysses groups.

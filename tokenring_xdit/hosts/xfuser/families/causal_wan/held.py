@@ -1,6 +1,6 @@
 """Which tokens the sharded caches of a streamed video hold, on which rank, and which of them a chunk sees.
 
-All of it is worked out from what every rank knows, so nothing is told. Keys stay on the rank that computed them.
+Every rank computes all of it from what it knows, without messages. Keys stay on the rank that computed them.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ def let_masked_sequences_round_the_ring(lumina2: Any) -> None:
     """Tell each rank which of its own keys are real, and lift the refusal that stands in for that.
 
     xfuser 0.7.0: ``xFuserLumina2Transformer2DWrapper`` raises for ring degrees above one, as a mask of
-    the whole sequence is of no use to a ring whose keys travel. Under TokenRing they stay at home. The
+    the whole sequence is of no use to a ring whose keys travel. TokenRing does not send them. The
     mask itself, and the kernel without a log-sum-exp that is asked for because of it, are dropped.
     """
 
