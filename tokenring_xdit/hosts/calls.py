@@ -41,7 +41,7 @@ GRAPHS_NEED_RANKS = (
 
 
 class Output(Enum):
-    """Which ranks get what the pipeline makes; the others get ``None``."""
+    """Which ranks get the result of the pipeline; the others get ``None``."""
 
     EVERY_RANK = "every rank"
     FIRST_RANK = "the first rank"

@@ -44,13 +44,13 @@ class Engine:
                 print(piece, end="")
 
     Works in notebooks and in scripts without a ``__main__`` guard. A request that fails, or is cancelled, raises one
-    readable error and the next one is served. The ranks keep their model where all of them stopped at the same point;
-    where one died, hung, or failed in the middle of a step (memory that runs out there, say), they are started again,
+    readable error and the next one is served. The ranks keep their model if all of them stopped at the same point;
+    if one died, hung, or failed in the middle of a step (out of memory, for example), they are started again,
     as messages may be left between them. They end when the engine is closed or garbage-collected, and when its process
     ends, however that happens.
 
-    While a request is waited for in the main thread, Ctrl-C (a notebook's *interrupt* too) gives it up at the next
-    step, or token, and raises ``KeyboardInterrupt``; a second one does not wait for that, and costs loading again.
+    While the main thread waits for a request, Ctrl-C (a notebook's *interrupt* too) cancels it at the next
+    step, or token, and raises ``KeyboardInterrupt``; a second one does not wait, and the model is loaded again.
 
     Args:
         model: Folder or hub name of a diffusers pipeline, or of a causal language model of transformers, which its
@@ -59,21 +59,22 @@ class Engine:
         tokenring_degree: Ranks that TokenRing shards the sequence over.
         ulysses_degree: Of pipelines: ranks that Ulysses shards the heads over.
         schedule: Of pipelines: what the TokenRing ranks exchange and when.
-        attention_backend: Of pipelines: xfuser's kernel for attention on one rank; one rank alone has diffusers' own.
-        data_parallel_degree: Of pipelines: replicas of all that; the prompts of a list are dealt out to them.
+        attention_backend: Of pipelines: xfuser's kernel for attention on one rank; a single rank uses diffusers' own.
+        data_parallel_degree: Of pipelines: replicas of these ranks; they share the prompts of a list.
         dtype: ``float32``, ``bfloat16`` or ``float16``; by default ``bfloat16`` on GPUs, ``float32`` without.
-        timeout: Seconds without any sign of life from the ranks, while loading or between steps (tokens; reading a
-            prompt is one step), after which they are given up. A rank that dies is known at once, one that is stopped
+        timeout: Seconds without progress of the ranks, while loading or between steps (tokens; reading a
+            prompt is one step), after which they are killed. A rank that dies is noticed at once, one that is stopped
             after ``TOKENRING_LIVENESS_LIMIT`` seconds (30).
-        largest_side: Of pipelines: pixels that width and height may have; more are taken for a slip of the finger.
+        largest_side: Of pipelines: most pixels of width and height, against typing errors.
         tokens_per_rank: Of language models: tokens whose keys a rank may hold, of all chats together; ``None`` for any
-            number. Chats that were asked longest ago make room; what does not fit alone is refused.
-        kept_chats: Of language models: how many chats' keys are kept; those of others are computed anew when asked.
+            number. The least recently used chats are dropped; a chat that does not fit alone is refused.
+        kept_chats: Of language models: number of chats whose keys are kept; others are computed again at their next
+            question.
         task: Of pipelines: ``text-to-image``, ``image-to-image``, ``inpainting``, ``text-to-video``,
-            ``image-to-video`` or ``video-to-video``, for which the class is chosen as diffusers' AutoPipeline does; by
+            ``image-to-video`` or ``video-to-video``, for which diffusers' AutoPipeline chooses the class; by
             default it is the class that the model names.
         controlnet: Of pipelines: folder or hub name of a ControlNet, whose pictures are ``control_image`` of requests.
-        scheduler: Of pipelines: class of diffusers' that steps in the place of the model's own.
+        scheduler: Of pipelines: scheduler class of diffusers, instead of the model's own.
         loras: Of pipelines: files, folders or hub names of LoRAs, or pairs of one and its scale.
         cuda_graphs: Of pipelines: capture calls of the transformer as CUDA graphs, and replay them (``docs/gpu.md``).
         ray: ``auto``, or ``HOST:PORT`` of the head of a Ray cluster that this machine is in: ranks are started on its
@@ -165,12 +166,12 @@ class Engine:
 
     @property
     def workers(self) -> list[StartedRank]:
-        """The ranks, by replica and rank, for whoever watches them; empty as :attr:`processes` is."""
+        """The ranks, by replica and rank, for monitoring; empty as :attr:`processes` is."""
         return self._serving.ranks.workers
 
     @property
     def timeout(self) -> float:
-        """Seconds without any sign of life after which ranks are given up; may be set between two requests."""
+        """Seconds without progress after which ranks are killed; may be set between two requests."""
         return self._serving.ranks.timeout
 
     @timeout.setter
@@ -184,9 +185,9 @@ class Engine:
 
     @property
     def graph_reports(self) -> tuple[Mapping[str, GraphReport], ...]:
-        """What became of the transformers' calls until the end of the last request, by name.
+        """How many calls of the transformers were replayed, captured or eager until the end of the last request.
 
-        One for each replica that it was dealt out to; empty without ``cuda_graphs``.
+        One for each replica that took part; empty without ``cuda_graphs``.
         """
         return () if self._pictures is None else self._pictures.graph_reports
 
@@ -194,7 +195,7 @@ class Engine:
     def memory(self) -> tuple[MemoryUse, ...]:
         """What ranks held in memory for the last request that was served, by replica and rank.
 
-        Empty before the first one, and where the system does not tell.
+        Empty before the first one, and on systems without this information.
         """
         return self._serving.memory
 
@@ -222,9 +223,9 @@ class Engine:
         progress: bool = True,
         **options: Any,
     ) -> list[Any]:
-        """Make pictures or videos; what is ``None`` is left to the pipeline.
+        """Make pictures or videos; the pipeline has a default for each ``None``.
 
-        The prompts of a list are made together, as one batch or dealt out to the replicas. Each picture has its own
+        The prompts of a list are one batch, or are divided among replicas. Each picture has its own
         seed, the first one ``seed`` and the next ones the numbers that follow, so it is the same however it is made.
 
         Args:
@@ -237,16 +238,16 @@ class Engine:
             seed: Seed of the first picture; without one a random seed is used, which is :attr:`last_seed`.
             guidance: Guidance scale.
             callback: Called in this thread after each step; what it raises cancels the request and is raised here.
-            preview: Show the callback what is about to be made, after each step or after those of these numbers; every
-                preview costs a decoding.
+            preview: Give the callback a preview after each step, or after the steps of these numbers; every
+                preview costs one decoding.
             progress: Show a progress bar.
             **options: Further arguments of the diffusers pipeline's call, such as ``image``, ``mask_image``,
                 ``control_image`` (PIL pictures, or a list of them), ``video`` (a list of PIL frames) and ``strength``.
-                ``prompt_embeds`` stand in the place of a prompt, which is ``""`` then.
+                ``prompt_embeds`` replace a prompt, which is ``""`` then.
 
         Returns:
             A PIL picture for each prompt, or a list of PIL frames for each, without sound; ``output_type="latent"``,
-            ``"np"`` or ``"pt"`` gives what the pipeline makes of it instead.
+            ``"np"`` or ``"pt"`` gives the pipeline's output of that type instead.
 
         Raises:
             TokenRingError: The request was refused; the message says what the pipeline takes.
@@ -275,16 +276,16 @@ class Engine:
         preview: bool | Collection[int] = False,
         **arguments: Any,
     ) -> PendingPictures:
-        """Ask for what :meth:`generate` makes, and wait for nothing.
+        """Start :meth:`generate` and return at once.
 
-        Requests are served one after the other. What this returns cancels its own and no other, iterates over its
-        ``steps()``, tells ``seconds_left``, and waits for the ``result()``.
+        Requests are served one after the other. The returned object can cancel this request, iterate over its
+        ``steps()``, estimate ``seconds_left``, and wait for the ``result()``.
 
         Args:
             prompt: One prompt, or a list.
             seed: Seed of the first picture; without one a random seed is used.
-            preview: Have steps show what is about to be made.
-            **arguments: The others of :meth:`generate`, but ``callback`` and ``progress``.
+            preview: Add a preview to each step.
+            **arguments: The others of :meth:`generate`, except ``callback`` and ``progress``.
 
         Raises:
             TokenRingError: The request was refused; the message says what the pipeline takes.
@@ -305,10 +306,10 @@ class Engine:
         guidance: float | None = None,
         **options: Any,
     ) -> Request:
-        """Refuse what :meth:`generate` would refuse before any work, from any thread; its arguments.
+        """Check arguments of :meth:`generate`, from any thread, and refuse what it would refuse.
 
         Returns:
-            The request, with what the model knows better than its pipeline.
+            The request, with the defaults of the model.
 
         Raises:
             TokenRingError: The request is refused; the message says what the pipeline takes.
@@ -332,11 +333,11 @@ class Engine:
     def chat(self, *, context: str = "", messages: Sequence[Mapping[str, str]] = ()) -> Chat:
         """Begin a conversation with a language model.
 
-        Several may go on side by side; their questions are answered one after the other, and their keys are kept apart.
+        Several may be open; their questions are answered one after the other, and each has its own keys.
 
         Args:
-            context: A text that it is about, of any length; it is read together with the first question.
-            messages: What was said before, as mappings with ``role`` (``system``, ``user`` or ``assistant``) and
+            context: A text of any length that it is about; it is read with the first question.
+            messages: Earlier messages, as mappings with ``role`` (``system``, ``user`` or ``assistant``) and
                 ``content``.
 
         Raises:
@@ -357,11 +358,11 @@ class Engine:
         self._serving.ranks.start()
 
     def cancel(self) -> None:
-        """Give the running request up at its next step, from any thread; without one nothing happens."""
+        """Cancel the running request at its next step, from any thread; without one nothing happens."""
         self._serving.ranks.cancel_running()
 
     def close(self) -> None:
-        """End the ranks; a request that runs fails. May be called again."""
+        """End the ranks; a running request fails. May be called again."""
         self._serving.ranks.close()
 
     def __enter__(self) -> Engine:

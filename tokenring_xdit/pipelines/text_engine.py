@@ -159,13 +159,12 @@ class Texts:
 class Chat:
     """A conversation with a language model, whose keys its ranks keep: a later question computes its own tokens only.
 
-    Made by :meth:`tokenring_xdit.Engine.chat`. A question that fails or is cancelled was not asked: the conversation
-    goes on where it was before. Where ranks had to be started again, or gave its keys up to make room for other chats,
-    its next question computes them again.
+    Made by :meth:`tokenring_xdit.Engine.chat`. A question that fails or is cancelled leaves the conversation as it
+    was. If ranks were restarted, or dropped its keys for other chats, its next question computes them again.
 
     Attributes:
-        number: Which chat of its engine this is, as messages name it.
-        reply: What is known of the last answer; ``None`` before the first.
+        number: Number of this chat in its engine, as messages name it.
+        reply: The last answer with its figures; ``None`` before the first.
     """
 
     def __init__(self, texts: Texts, number: int, context: str, said: tuple[ChatMessage, ...]) -> None:
@@ -180,7 +179,7 @@ class Chat:
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """All that was said, with the context in the first question."""
+        """All messages, with the context in the first question."""
         return [{"role": message.role, "content": message.content} for message in self._said]
 
     @property
@@ -199,10 +198,10 @@ class Chat:
 
         Args:
             question: The question.
-            stream: Return an iterator of the answer's pieces, as they come, instead; closing or dropping it gives the
-                answer up.
+            stream: Return an iterator of the answer's pieces, as they come, instead; closing or dropping it cancels
+                the answer.
             **options: Of transformers' ``generate``, those of
-                :class:`~tokenring_xdit.pipelines.text_options.TextOptions`; without any the likeliest tokens are taken.
+                :class:`~tokenring_xdit.pipelines.text_options.TextOptions`; the default is greedy decoding.
                 Also ``seed``, of the sampling; without one a random seed is used, which is in :attr:`reply`.
 
         Raises:
@@ -215,7 +214,7 @@ class Chat:
         return pending.pieces() if stream else pending.result().text
 
     def submit(self, question: str, **options: Any) -> PendingReply:
-        """Ask a question as :meth:`ask` does, and wait for nothing.
+        """Ask a question as :meth:`ask` does, and return at once.
 
         Raises:
             ConfigurationError: An option is unknown or out of range, or the question before is not answered yet.
@@ -233,9 +232,9 @@ class Chat:
             return self._pending
 
     def close(self) -> None:
-        """Give up an answer that is on its way, and have the keys of this chat freed; waits for neither.
+        """Cancel a running answer and free the keys of this chat, without waiting.
 
-        They are freed when the questions of other chats that were asked before are answered. May be called again.
+        The keys are freed after earlier questions of other chats are answered. May be called again.
         """
         with self._asking:
             if self._closed:
