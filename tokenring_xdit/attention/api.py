@@ -165,8 +165,8 @@ def _settle(
             if mistake is None:
                 raise
             raise AgreementError(
-                f"attention was refused: rank {ring_group.names[ring_group.rank]}: {report}. This group was given up, "
-                f"as not all of its ranks were told in time: {error}"
+                f"attention was refused: rank {ring_group.names[ring_group.rank]}: {report}. This group was closed, "
+                f"because not all of its ranks heard of it in time: {error}"
             ) from mistake
 
 

@@ -161,7 +161,7 @@ class Member:
         refused = problem is not None and problem.refused
         self.fail(problem.sentence if problem is not None else message, refused=refused)
         if refused:
-            return AgreementError(f"{message}, so this group was given up")
+            return AgreementError(f"{message}, so this group was closed")
         said = f". torch.distributed says: {text.partition('. This is typically')[0]}" if text else ""
         return CommunicationError(message + said)
 

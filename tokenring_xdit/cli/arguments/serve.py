@@ -52,7 +52,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--max-stored",
         type=int,
         metavar="BYTES",
-        help="of videos that are kept for a day; the oldest ones make room (default: 1073741824)",
+        help="of videos that are kept for a day; the oldest are deleted first (default: 1073741824)",
     )
     limits.add_argument("--max-body", type=int, metavar="BYTES", help="of what is sent here (default: 1048576)")
     limits.add_argument(
