@@ -9,6 +9,11 @@ __all__ = ["HEADING", "Found", "replaced"]
 HEADING = "## What was compared"
 
 _INTRODUCTION = """
+{number} pipelines on three ranks differ from one process by at most {worst:.1e} (fp32).
+
+<details>
+<summary>The pipelines, and how they were compared</summary>
+
 Written by the tests, never by hand:
 
     bash scripts/test.sh tests/hosts/diffusers/test_families.py -m '' --support-diffusers docs/diffusers.md
@@ -38,4 +43,5 @@ def replaced(text: str, found: Found) -> str:
         "| --- | --- |",
         *(f"| {family} | {error:.1e} |" for family, error in found.families.items()),
     ]
-    return before + "\n".join([HEADING, _INTRODUCTION, *families]) + "\n"
+    introduction = _INTRODUCTION.format(number=len(found.families), worst=max(found.families.values()))
+    return before + "\n".join([HEADING, introduction, *families, "", "</details>"]) + "\n"
