@@ -91,7 +91,7 @@ def test_without_ip_the_interface_is_left_open(tmp_path: Path) -> None:
             "--node-rank says which of the 2 nodes this one is, from 0 to 1; it is ''",
         ),
         (["--nodes=2", "--node-rank=2", "--master=localhost"], "it is '2'"),
-        (["--nodes=2", "--node-rank=0"], "--master names the node where all meet"),
+        (["--nodes=2", "--node-rank=0"], "--master names the node of rank 0"),
         (["--nodes=2", "--node-rank=0", "--master=:29500"], "it is ':29500'"),
         (["--nodes=2", "--node-rank=0", "--master=localhost:http"], "it is 'localhost:http'"),
         (["--nodes=2", "--node-rank=0", "--master=localhost:65536"], "it is 'localhost:65536'"),
