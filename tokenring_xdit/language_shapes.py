@@ -20,7 +20,7 @@ class LanguageShape:
     """A causal language model with grouped heads and gated feed-forward layers.
 
     Attributes:
-        windows: Of each layer, how many keys a query sees, its own included; ``None`` for all up to its own.
+        windows: Windows of each layer, how many keys a query sees, its own included; ``None`` for all up to its own.
         hidden: Width of the hidden states.
         heads: Query heads.
         kv_heads: Heads of keys and values.

@@ -81,7 +81,7 @@ class ScheduleTrial:
 
     Attributes:
         candidates: In the order in which the planner would take them.
-        seconds: Of the calls of each, on this rank.
+        seconds: Seconds of the calls of each, on this rank.
         calls: Calls so far.
     """
 
@@ -185,7 +185,7 @@ class AutoSchedule:
         Args:
             decide: From the network, the speeds of ranks, and what else happens.
             device: Where attention runs.
-            dtype: Of queries and keys.
+            dtype: Dtype of queries and keys.
             heads: Query heads.
             head_dim: Width of a head.
 

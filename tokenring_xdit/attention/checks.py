@@ -120,7 +120,7 @@ def why_not_on_device(schedule: str, ranks: int, q: Tensor, k: Tensor) -> str | 
 
     Args:
         schedule: A name, or that of ``auto``, which chooses one that can.
-        ranks: Of the group.
+        ranks: Ranks of the group.
         q: Queries, ``[B, H, Sq, D]``.
         k: Keys, ``[B, Hkv, Skv, D]``.
     """

@@ -80,7 +80,7 @@ def compare_services(
     Args:
         shape: What is asked of them.
         cases: The strategies.
-        seed: Of who comes when.
+        seed: Seed of the arrival times.
         warmup: Rounds before the first one that counts.
         rounds: Rounds that count.
         timeout: Seconds that one answer, or loading, may take.

@@ -46,7 +46,7 @@ class TextShape(CallShape):
         model: As the sweep calls it.
         kv_heads: Heads of keys and values.
         answer: Tokens that are generated after a whole prompt, to be compared with those of one process.
-        chunk: Of the new tokens, how many are computed at a time; ``None`` for all.
+        chunk: Number of new tokens computed at a time; ``None`` for all.
         text_file: File with the text that they are the beginning of; ``None`` for random tokens.
     """
 

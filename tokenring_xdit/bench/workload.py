@@ -48,7 +48,7 @@ class WorkloadShape(CallShape):
 
     Attributes:
         model: As the sweep calls it.
-        size: Of the picture, ``WIDTHxHEIGHT`` pixels.
+        size: Size of the picture, ``WIDTHxHEIGHT`` pixels.
         steps: Denoising steps of a call.
         prompt: What it shows.
         guidance: Guidance scale, for models distilled with one.

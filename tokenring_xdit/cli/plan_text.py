@@ -35,7 +35,7 @@ class _Planned:
         turn: A layer of it.
         layers: How many layers are like it.
         found: Strategies, those of a parallel model first, each by time.
-        crossing: Of a next turn, how many of the tokens have to be new for keys to be the better thing to send.
+        crossing: For a next turn: number of new tokens from which on sending keys is better.
     """
 
     turn: LayerTurn

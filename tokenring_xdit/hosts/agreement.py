@@ -116,7 +116,7 @@ def refuse_differing(
     """Refuse what is not the same on all ranks.
 
     Args:
-        everyone: Of each rank, values in words, by name.
+        everyone: For each rank, values in words, by name.
         doing: What all ranks do.
         remedy: What to do about it.
         remedies: What to do about some of them, by name.

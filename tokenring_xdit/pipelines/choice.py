@@ -217,7 +217,7 @@ def refuse_scheduler(wanted: str, config: Mapping[str, Any], pipeline_class: typ
 
     Args:
         wanted: Class of diffusers.
-        config: Of the model's own scheduler.
+        config: Config of the model's own scheduler.
         pipeline_class: The class of its pipeline.
 
     Raises:

@@ -57,26 +57,26 @@ class Engine:
             ``config.json`` tells; ``embedded`` is the small Flux of this package, ``random-flux:...`` one with random
             weights, ``smollm2`` a small language model.
         tokenring_degree: Ranks that TokenRing shards the sequence over.
-        ulysses_degree: Of pipelines: ranks that Ulysses shards the heads over.
-        schedule: Of pipelines: what the TokenRing ranks exchange and when.
-        attention_backend: Of pipelines: xfuser's kernel for attention on one rank; a single rank uses diffusers' own.
-        data_parallel_degree: Of pipelines: replicas of these ranks; they share the prompts of a list.
+        ulysses_degree: For pipelines: ranks that Ulysses shards the heads over.
+        schedule: For pipelines: what the TokenRing ranks exchange and when.
+        attention_backend: For pipelines: xfuser's kernel for attention on one rank; a single rank uses diffusers' own.
+        data_parallel_degree: For pipelines: replicas of these ranks; they share the prompts of a list.
         dtype: ``float32``, ``bfloat16`` or ``float16``; by default ``bfloat16`` on GPUs, ``float32`` without.
         timeout: Seconds without progress of the ranks, while loading or between steps (tokens; reading a
             prompt is one step), after which they are killed. A rank that dies is noticed at once, one that is stopped
             after ``TOKENRING_LIVENESS_LIMIT`` seconds (30).
-        largest_side: Of pipelines: most pixels of width and height, against typing errors.
-        tokens_per_rank: Of language models: tokens whose keys a rank may hold, of all chats together; ``None`` for any
+        largest_side: For pipelines: most pixels of width and height, against typing errors.
+        tokens_per_rank: For language models: tokens whose keys a rank may hold, of all chats together; ``None`` for any
             number. The least recently used chats are dropped; a chat that does not fit alone is refused.
-        kept_chats: Of language models: number of chats whose keys are kept; others are computed again at their next
+        kept_chats: For language models: number of chats whose keys are kept; others are computed again at their next
             question.
-        task: Of pipelines: ``text-to-image``, ``image-to-image``, ``inpainting``, ``text-to-video``,
+        task: For pipelines: ``text-to-image``, ``image-to-image``, ``inpainting``, ``text-to-video``,
             ``image-to-video`` or ``video-to-video``, for which diffusers' AutoPipeline chooses the class; by
             default it is the class that the model names.
-        controlnet: Of pipelines: folder or hub name of a ControlNet, whose pictures are ``control_image`` of requests.
-        scheduler: Of pipelines: scheduler class of diffusers, instead of the model's own.
-        loras: Of pipelines: files, folders or hub names of LoRAs, or pairs of one and its scale.
-        cuda_graphs: Of pipelines: capture calls of the transformer as CUDA graphs, and replay them (``docs/gpu.md``).
+        controlnet: For pipelines: folder or hub name of a ControlNet, whose pictures are ``control_image`` of requests.
+        scheduler: For pipelines: scheduler class of diffusers, instead of the model's own.
+        loras: For pipelines: files, folders or hub names of LoRAs, or pairs of one and its scale.
+        cuda_graphs: For pipelines: capture calls of the transformer as CUDA graphs, and replay them (``docs/gpu.md``).
         ray: ``auto``, or ``HOST:PORT`` of the head of a Ray cluster that this machine is in: ranks are started on its
             nodes (``docs/serving.md``), in a placement group of their own, or in the last bundles of one that is given
             here. By default they are on this machine, without Ray.

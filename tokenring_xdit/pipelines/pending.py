@@ -33,7 +33,7 @@ class Reply:
         reused_tokens: How many of these had been computed before.
         ended: Whether the model or a text of ``stop`` ended it; ``False`` if it reached the limit of tokens.
         keys: Tokens of the conversation whose keys each rank holds, in the layer with most.
-        seed: Of the sampling.
+        seed: Seed of the sampling.
         seconds: Seconds that the ranks took.
     """
 

@@ -58,7 +58,7 @@ class PackedPicture:
         """Pack a picture.
 
         Args:
-            picture: Of any mode that has this one's colours.
+            picture: Picture of any mode that has this one's colours.
             mode: ``RGB``, or ``L``.
         """
         file = io.BytesIO()
@@ -127,7 +127,7 @@ def refuse_mode(name: str, picture: Image.Image) -> None:
 
     Args:
         name: What messages call it.
-        picture: Of any mode.
+        picture: Picture of any mode.
 
     Raises:
         ConfigurationError: It does.

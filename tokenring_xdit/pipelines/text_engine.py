@@ -200,7 +200,7 @@ class Chat:
             question: The question.
             stream: Return an iterator of the answer's pieces, as they come, instead; closing or dropping it cancels
                 the answer.
-            **options: Of transformers' ``generate``, those of
+            **options: Options of transformers' ``generate``, those of
                 :class:`~tokenring_xdit.pipelines.text_options.TextOptions`; the default is greedy decoding.
                 Also ``seed``, of the sampling; without one a random seed is used, which is in :attr:`reply`.
 

@@ -52,7 +52,7 @@ class LoadText:
 
     Attributes:
         model: Folder or hub name, or ``smollm2``.
-        dtype: Of its weights.
+        dtype: Dtype of its weights.
         timeout: Seconds after which ranks give up waiting for each other.
         limit: Tokens whose keys a rank may hold, of all chats together; ``None`` for any number.
         chats: How many chats' keys are kept.
@@ -73,7 +73,7 @@ class Question:
         chat: Number of the chat, under which keys are kept.
         messages: All that was said, the question last.
         options: How the answer is generated.
-        seed: Of the sampling.
+        seed: Seed of the sampling.
         forget: Chats whose keys are kept no longer.
     """
 
@@ -148,7 +148,7 @@ class TextScore:
     """How likely a model finds a text.
 
     Attributes:
-        tokens: Of the text.
+        tokens: Tokens of the text.
         log_probability: Natural logarithm: the sum of those of all tokens but the first, each after those before it.
         bytes_sent: What this rank sent for attention.
         seconds: What it took.

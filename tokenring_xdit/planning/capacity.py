@@ -43,7 +43,7 @@ class Need:
     """Bytes of the rank that needs most.
 
     Attributes:
-        tokens: Of the prompt, on all ranks together.
+        tokens: Tokens of the prompt, on all ranks together.
         weights: The whole model's.
         keys: Keys and values of this rank's tokens, in all layers.
         activations: What a layer computes with.
@@ -76,9 +76,9 @@ def ask_for(
 
     Args:
         shape: The model.
-        tokens: Of the prompt.
+        tokens: Tokens of the prompt.
         ranks: Ranks that share it.
-        element_bytes: Of an element of weights, keys and activations.
+        element_bytes: Bytes of an element of weights, keys and activations.
         batch: Items.
         chunk: Tokens that are computed at a time (``prefill_chunk_size``); ``None`` for all.
     """
@@ -124,7 +124,7 @@ def longest(
         shape: The model.
         memory: Bytes of a rank.
         ranks: Ranks that share the prompt.
-        element_bytes: Of an element.
+        element_bytes: Bytes of an element.
         batch: Items.
         chunk: As for :func:`ask_for`.
 

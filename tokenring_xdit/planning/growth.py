@@ -37,9 +37,9 @@ class AttentionGrowth:
 
     Args:
         dims: How the ranks are divided.
-        shape: Of the model; ``None`` where it is not known.
+        shape: Shape of the model; ``None`` where it is not known.
         gpus: Whether ranks have GPUs.
-        element_bytes: Of an element.
+        element_bytes: Bytes of an element.
     """
 
     def __init__(self, dims: ParallelDims, shape: ModelShape | None, *, gpus: bool, element_bytes: int) -> None:
@@ -70,7 +70,7 @@ class TextAttentionGrowth:
     Args:
         ranks: That share its sequence.
         gpus: Whether they have GPUs.
-        element_bytes: Of an element.
+        element_bytes: Bytes of an element.
     """
 
     def __init__(self, ranks: int, *, gpus: bool, element_bytes: int) -> None:

@@ -20,14 +20,14 @@ class Option:
 
     Attributes:
         dims: How they are divided; one rank alone, whatever their number, is what the defaults say.
-        seconds: Of one attention call, simulated; ``None`` where it is not legal.
+        seconds: Seconds of one attention call, simulated; ``None`` where it is not legal.
         launch: Seconds that the slowest host takes to launch it.
         exposed: Seconds of exposed communication in it.
         sent: Bytes that a rank sends, at most.
         messages: Messages that a rank sends, at most.
         memory: Bytes that a rank holds beside its inputs, at most.
         refusal: Why it is not legal.
-        why: Of the one to take, why it is.
+        why: Why this is the one to take; for that one only.
     """
 
     dims: ParallelDims

@@ -34,7 +34,7 @@ class StrategyForecast:
 
     Attributes:
         name: As ``prefill=`` of ``parallelize`` takes it, where it is one of those.
-        seconds: Of the layer's attention.
+        seconds: Seconds of the layer's attention.
         exposed: Of these, seconds of exposed communication.
         sent: Bytes of the rank that sends most.
         ours: Whether a parallel model can do it; others are there to be compared with.

@@ -44,7 +44,7 @@ class LayerTurn:
         kv_heads: Heads of keys and values.
         head_dim: Width of a head.
         batch: Items.
-        element_bytes: Of an element.
+        element_bytes: Bytes of an element.
         window: How many keys a query sees, its own included; ``None`` for all up to its own.
     """
 

@@ -39,8 +39,8 @@ class Learned:
         memory: Forecasts of memory; those of a server have a limit.
 
     Attributes:
-        forecast: Of seconds.
-        memory: Of bytes.
+        forecast: Forecast of seconds.
+        memory: Forecast of bytes.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class Foreseen:
     """What a run is expected to take.
 
     Attributes:
-        seconds: Of all its requests, once the model is loaded; ``None`` where too little is known.
-        peak_bytes: Of the rank that will hold most, its model included; ``None`` likewise.
+        seconds: Seconds of all its requests, once the model is loaded; ``None`` where too little is known.
+        peak_bytes: Peak bytes of the rank that will hold most, its model included; ``None`` likewise.
         requests: How many the forecast was learned from.
     """
 

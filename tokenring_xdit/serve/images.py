@@ -119,7 +119,7 @@ async def _answer(
         intake: Takes it.
         body: What is asked for.
         order: Checks it.
-        request: Of the client.
+        request: Request of the client.
         kind: What events of a stream are called.
     """
     feed = Feed()

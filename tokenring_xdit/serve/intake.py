@@ -76,7 +76,7 @@ class Intake:
             kind: As metrics name it.
             order: Checks it.
             tell: Called with its events.
-            request: Of the client.
+            request: Request of the client.
 
         Raises:
             TokenRingError: It is refused, or cannot be served now.

@@ -50,7 +50,7 @@ class Order(ABC):
 
     Attributes:
         kind: ``image``, ``video`` or ``text``, as metrics name it.
-        seed: Of the first picture or video.
+        seed: Seed of the first picture or video.
     """
 
     kind: str
@@ -91,15 +91,15 @@ class PictureOrder(Order):
         count: Pictures.
         together: How many of them are made at once.
         steps: Denoising steps.
-        size: Of a picture, as ``WIDTHxHEIGHT``; ``auto`` where the pipeline knows it alone.
+        size: Size of a picture, as ``WIDTHxHEIGHT``; ``auto`` where the pipeline knows it alone.
         pixels: Of one picture, width times height, or of all frames of a video; 0 where the pipeline knows its size
             alone.
-        frames: Of a video.
+        frames: Frames of a video.
         fps: Frames of it in a second.
         stored: Whether a video is kept on the store, instead of being handed out at once.
         previews: How many pictures of what is being made are wanted on the way.
         inputs: Pictures that it looks at.
-        arguments: Of :meth:`tokenring_xdit.Engine.generate`, beside the prompt and the seed.
+        arguments: Arguments of :meth:`tokenring_xdit.Engine.generate`, beside the prompt and the seed.
     """
 
     prompt: str = ""
@@ -137,8 +137,8 @@ class TextOrder(Order):
 
     Attributes:
         messages: All that was said, as mappings with ``role`` and ``content``; the question last.
-        options: Of :meth:`tokenring_xdit.Chat.ask`, beside the seed.
-        prompt_tokens: Of the conversation.
+        options: Options of :meth:`tokenring_xdit.Chat.ask`, beside the seed.
+        prompt_tokens: Prompt tokens of the conversation.
         answer_tokens: That the answer may have.
     """
 

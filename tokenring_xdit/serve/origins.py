@@ -15,9 +15,9 @@ def refuse_foreign(method: str, headers: Mapping[bytes, bytes], name: str | None
     """Refuse what another site has a browser send; programs say no origin, and are served.
 
     Args:
-        method: Of the request.
-        headers: Of it, their names in small letters.
-        name: Of this server, beside its addresses.
+        method: Method of the request.
+        headers: Headers of the request, names in lower case.
+        name: Name of this server, beside its addresses.
 
     Raises:
         RefusedError: It comes from another site, or asks for a name that may be anybody's.

@@ -55,7 +55,7 @@ class Fabric:
 
     Attributes:
         name: What to call it by.
-        rate: Of a NIC, one direction.
+        rate: Rate of a NIC, one direction.
         one_a_node: Whether a node has one NIC, instead of one at each place that its preset has for them.
         source: Where the figure comes from.
     """

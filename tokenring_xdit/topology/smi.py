@@ -68,7 +68,7 @@ def network_of(topology: GpuTopology, name: str, order: Sequence[int] | None = N
 
     Args:
         topology: The GPUs.
-        name: Of the network.
+        name: Name of the network.
         order: Indices of those to use, rank 0's first; all in their order by default.
 
     Raises:

@@ -21,7 +21,7 @@ class Mailbox(ABC):
 
     Attributes:
         store: The store at which the ranks join; ``None`` where the environment says how.
-        number: Of the request that was taken last.
+        number: Number of the request that was taken last.
     """
 
     store: Any = None

@@ -108,7 +108,7 @@ class LocalStarter(RankStarter):
     """Starts ranks as processes of this machine.
 
     Args:
-        environment: Of a rank, from its number, the number of ranks and where they join.
+        environment: Environment of a rank, from its number, the number of ranks and where they join.
         before: Words before the command of a rank; none by default.
         quiet: Keep what ranks print, instead of having it printed.
     """
@@ -144,7 +144,7 @@ class WorkerPool(Pool):
     Args:
         program: What each of them serves; see :func:`tokenring_xdit.workers.loop.serve`.
         ranks: How many.
-        environment: Of a rank, from its number, the number of ranks and where they join.
+        environment: Environment of a rank, from its number, the number of ranks and where they join.
         before: Words before the command of a rank; none by default.
         quiet: Keep what ranks print, and show its end where they die, instead of having it printed. Where it is
             printed, the traceback of a rank that fails is kept in a file, which the error names.

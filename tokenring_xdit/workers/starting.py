@@ -109,7 +109,7 @@ class WorldPlace(Protocol):
     """Where the worlds of an engine are.
 
     Attributes:
-        packing: Of all of them.
+        packing: Packing of all of them.
     """
 
     packing: Packing

@@ -62,7 +62,7 @@ class Worker:
     Args:
         rank: Its number in its world.
         program: What it serves; see :func:`tokenring_xdit.workers.loop.serve`.
-        environment: Of the process.
+        environment: Environment of the process.
         inbox: Where its answers go.
         inherited: File descriptors that it keeps, such as that of a :class:`Rendezvous`.
         quiet: Keep what it prints for :meth:`printed`, instead of having it printed on standard error.

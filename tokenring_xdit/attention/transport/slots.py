@@ -113,7 +113,7 @@ class Known:
         programs: The programs, kept so that no others have their number.
         footprints: Their memory.
         found: Where messages land.
-        places: Of each route from here, memory of the receiver for each message.
+        places: Places of each route from here, memory of the receiver for each message.
     """
 
     programs: Sequence[RankProgram]

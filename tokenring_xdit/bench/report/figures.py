@@ -65,7 +65,7 @@ class Figure:
         title: Above it.
         note: What one has to know to read it; below it.
         form: How it is drawn.
-        x_label: Of the axis; empty for bars.
+        x_label: Label of the axis; empty for bars.
         y_label: The unit.
         series: What is drawn, the fastest strategy first.
         logarithmic: Whether the figures are on a logarithmic scale. The places on the x axis of lines always are.

@@ -105,7 +105,7 @@ def page(records: Sequence[Record], traces: Sequence[TracePlot]) -> str:
     """The report.
 
     Args:
-        records: Of a sweep, at least one.
+        records: Records of a sweep, at least one.
         traces: Timelines of its cases; there may be none.
     """
     import jinja2

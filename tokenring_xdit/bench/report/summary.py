@@ -23,9 +23,9 @@ class Winner:
     """The fastest strategy at a problem, one rank alone not counted.
 
     Attributes:
-        setting: Of the problem.
-        ranks: Likewise.
-        tokens: Likewise.
+        setting: Setting of the problem.
+        ranks: Ranks of the problem.
+        tokens: Tokens of the problem.
         strategy: The fastest.
         time: Its seconds.
         speed_up: Over xfuser's Ring, where that ran and is not itself the fastest.

@@ -58,10 +58,10 @@ class TracePlot:
     """The timeline of a case.
 
     Attributes:
-        setting: Of the case.
-        ranks: Likewise.
-        tokens: Likewise.
-        strategy: Likewise.
+        setting: Setting of the case.
+        ranks: Ranks of the case.
+        tokens: Tokens of the case.
+        strategy: Strategy of the case.
         timeline: Who did what when.
     """
 

@@ -112,7 +112,7 @@ class Exchanges:
 
         Args:
             turn: What is computed.
-            dtype: Of queries and keys.
+            dtype: Dtype of queries and keys.
             device: Where.
 
         Returns:

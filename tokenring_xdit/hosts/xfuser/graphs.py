@@ -43,7 +43,7 @@ def refuse_graphs(arguments: Any) -> None:
     """Refuse CUDA graphs where nothing could be captured.
 
     Args:
-        arguments: Of xfuser.
+        arguments: Arguments of xfuser.
 
     Raises:
         UnsupportedError: There is no GPU, or another argument stands against it.

@@ -42,7 +42,7 @@ class RayCluster(WorldPlace):
     Args:
         where: ``auto``, ``HOST:PORT`` of the cluster's head, or a placement group, whose last bundles are taken.
         module: Names the messages of ranks; see :class:`~tokenring_xdit.workers.wire.Wire`.
-        ranks: Of each world.
+        ranks: Ranks of each world.
         worlds: How many of these.
         ulysses: Size of the Ulysses groups.
 

@@ -36,7 +36,7 @@ class Seat:
     Attributes:
         bundle: Its number in the placement group.
         node: Ray's name of its node.
-        address: Of that node.
+        address: Address of that node.
         gpus: What Ray gave it.
         links: What ``nvidia-smi topo -m`` printed there; empty where that is not known.
     """
@@ -52,7 +52,7 @@ def inherited(environment: Mapping[str, str]) -> dict[str, str]:
     """What a rank takes over from the worker of Ray that starts it: what its node says, but no key of a server.
 
     Args:
-        environment: Of that worker.
+        environment: Environment of that worker.
     """
     kept = {name: value for name, value in environment.items() if not name.startswith(_OF_RAY)}
     kept.pop(KEY_VARIABLE, None)
@@ -97,7 +97,7 @@ def variables(seats: Sequence[Seat], rank: int, port: int) -> dict[str, str]:
     """What a rank finds in its environment, as ranks of ``torchrun`` do.
 
     Args:
-        seats: Of all ranks, in their order.
+        seats: Seats of all ranks, in their order.
         rank: Its number.
         port: Where the first one's store listens.
     """

@@ -73,7 +73,7 @@ class HeldTokens:
         Args:
             start: Its first token.
             tokens: How many it has.
-            window: Of attention, in frames, -1 for none; with one, the oldest keys make room.
+            window: Window of attention, in frames, -1 for none; with one, the oldest keys make room.
             sinks: How many chunks of the oldest are kept then.
             most: How many keys a chunk sees.
 
