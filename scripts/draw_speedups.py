@@ -53,7 +53,12 @@ def chart() -> Any:
     ring = alt.Chart(alt.Data(values=[{"times": 1}])).mark_rule(strokeDash=[3, 3]).encode(x="times:Q")
     return (
         (base.mark_bar().encode(x=axis, color=kinds) + figures + ring)
-        .properties(width=460, height=alt.Step(13), background="#FFFFFF", padding={"left": 40, "right": 10, "top": 10, "bottom": 10})
+        .properties(
+            width=460,
+            height=alt.Step(13),
+            background="#FFFFFF",
+            padding={"left": 40, "right": 10, "top": 10, "bottom": 10},
+        )
         .configure_legend(orient="top")
         .configure_axis(labelFontSize=12, titleFontSize=12, titleFontWeight="normal")
         .configure_view(stroke=None)

@@ -220,7 +220,7 @@ def _links(view: ProblemView) -> Figure | None:
     )
     ranks = f", {place} ranks"
     where = {Axis.TOKENS: f", {place} tokens", Axis.RANKS: ranks, Axis.SHARDS: ranks, Axis.SHAPE: ""}[view.axis]
-    note = "What each direction of each link carried in one call. Even rows use all links alike."
+    note = "What each direction of each link carried in one call. A row of one shade uses all links equally."
     return Figure("links", f"Bytes on every link{where}", note, Form.CELLS, "link", unit.name, series)
 
 
