@@ -44,7 +44,7 @@ _BODIES: Mapping[str, tuple[str, type[Body]]] = {
 }
 """Paths that make something of a body: what that is, and what stands in it."""
 
-_UNREADY: dict[int | str, dict[str, Any]] = {503: {"description": "Not now, and why"}}
+_UNREADY: dict[int | str, dict[str, Any]] = {503: {"description": "Unavailable, with the reason"}}
 
 _PLAIN = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -202,7 +202,7 @@ def _described(app: FastAPI) -> dict[str, Any]:
             for operation in path.values():
                 said = operation["responses"]
                 if said.pop("422", None) is not None:
-                    said["400"] = {"description": "Refused, in a sentence", "content": content}
-                said["default"] = {"description": "Whatever else went wrong, in a sentence", "content": content}
+                    said["400"] = {"description": "Refused, with the reason", "content": content}
+                said["default"] = {"description": "Any other failure, with the reason", "content": content}
         app.openapi_schema = schema
     return app.openapi_schema

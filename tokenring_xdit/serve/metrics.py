@@ -39,14 +39,14 @@ class Meters:
     def __init__(self, dims: ParallelDims, queue: JobQueue, kind: str = "image") -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
-            "tokenring_requests", "Requests that are over, or were refused", ["kind", "outcome"], registry=self.registry
+            "tokenring_requests", "Finished and refused requests", ["kind", "outcome"], registry=self.registry
         )
         self._queued = Histogram(
-            "tokenring_queue_seconds", "Waiting for the engine", buckets=_REQUEST_BUCKETS, registry=self.registry
+            "tokenring_queue_seconds", "Seconds in the queue", buckets=_REQUEST_BUCKETS, registry=self.registry
         )
         self._duration = Histogram(
             "tokenring_request_duration_seconds",
-            "Requests that were served, without waiting",
+            "Seconds of serving a request, without the queue",
             ["kind"],
             buckets=_REQUEST_BUCKETS,
             registry=self.registry,
@@ -64,10 +64,13 @@ class Meters:
             registry=self.registry,
         )
         self._restarts = Counter(
-            "tokenring_world_restarts", "Ranks were started again", ["reason"], registry=self.registry
+            "tokenring_world_restarts", "Restarts of the ranks", ["reason"], registry=self.registry
         )
         self._sent = Counter(
-            "tokenring_sent_bytes", "Sent for attention, without Ulysses' exchanges", ["rank"], registry=self.registry
+            "tokenring_sent_bytes",
+            "Bytes sent for attention, without Ulysses' exchanges",
+            ["rank"],
+            registry=self.registry,
         )
         for rank in range(dims.ranks):
             self._sent.labels(str(rank))
@@ -161,7 +164,7 @@ class _StepMeters:
         )
         self._stages = Histogram(
             "tokenring_stage_duration_seconds",
-            "Before the steps of a request, all of them, and behind them",
+            "Seconds before, during and after the steps of a request",
             ["stage"],
             buckets=_REQUEST_BUCKETS,
             registry=registry,
@@ -181,20 +184,20 @@ class _AnswerMeters:
     def __init__(self, registry: CollectorRegistry) -> None:
         tokens = Counter(
             "tokenring_tokens",
-            "Tokens of prompts, those of them that were not computed again, and those of answers",
+            "Tokens of prompts, reused ones among them, and tokens of answers",
             ["kind"],
             registry=registry,
         )
         self._prompt, self._reused, self._answer = (tokens.labels(kind) for kind in ("prompt", "reused", "answer"))
         self._first = Histogram(
             "tokenring_first_token_seconds",
-            "From the beginning of a request to the first piece of its answer",
+            "Seconds from the start of a request to the first piece of its answer",
             buckets=_REQUEST_BUCKETS,
             registry=registry,
         )
         self._token = Histogram(
             "tokenring_token_duration_seconds",
-            "Tokens of an answer from then on, on average",
+            "Seconds of a later token, averaged over an answer",
             buckets=_STEP_BUCKETS,
             registry=registry,
         )
