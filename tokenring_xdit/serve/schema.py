@@ -76,7 +76,7 @@ class VideoBody(PromptBody):
     """Of ``/v1/videos``."""
 
     seconds: float | None = Field(None, gt=0, allow_inf_nan=False, description="of the video, instead of its frames")
-    frames: int | None = Field(None, ge=1, description="number of frames")
+    frames: int | None = Field(None, ge=1, description="number of frames, which the pipeline may round")
     fps: int | None = Field(None, ge=1, le=120, description="frames a second")
     input_reference: Any = Field(None, description="not taken: this model starts from no picture")
 
