@@ -332,7 +332,7 @@ def test_closing_leaves_nothing_behind(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"ulysses_degree": 2}, "ulysses_degree=2 is for pipelines that draw, and "),
+        ({"ulysses_degree": 2}, "ulysses_degree=2 is for pipelines of pictures, and "),
         ({"schedule": "ring"}, "schedule='ring' is for pipelines that draw"),
         ({"attention_backend": "sdpa"}, "attention_backend='sdpa' is for pipelines that draw"),
         ({"data_parallel_degree": 2}, "data_parallel_degree=2 is for pipelines that draw"),
