@@ -333,10 +333,10 @@ def test_closing_leaves_nothing_behind(folder: Path) -> None:
     ("arguments", "said"),
     [
         ({"ulysses_degree": 2}, "ulysses_degree=2 is for pipelines of pictures, and "),
-        ({"schedule": "ring"}, "schedule='ring' is for pipelines that draw"),
-        ({"attention_backend": "sdpa"}, "attention_backend='sdpa' is for pipelines that draw"),
-        ({"data_parallel_degree": 2}, "data_parallel_degree=2 is for pipelines that draw"),
-        ({"largest_side": 64}, "largest_side=64 is for pipelines that draw"),
+        ({"schedule": "ring"}, "schedule='ring' is for pipelines of pictures"),
+        ({"attention_backend": "sdpa"}, "attention_backend='sdpa' is for pipelines of pictures"),
+        ({"data_parallel_degree": 2}, "data_parallel_degree=2 is for pipelines of pictures"),
+        ({"largest_side": 64}, "largest_side=64 is for pipelines of pictures"),
         (
             {"model": "embedded", "tokens_per_rank": 9},
             "tokens_per_rank=9 is for language models, and 'embedded' makes pictures",
