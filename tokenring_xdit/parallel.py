@@ -79,6 +79,22 @@ class ParallelDims:
         told = self.tokenring > 1 and self.schedule != DEFAULT_SCHEDULE
         return " ".join([*flags, *([f"--tokenring_schedule {self.schedule}"] if told else [])])
 
+    def refuse_started(self, ranks: int) -> None:
+        """Refuse another number of ranks than were started.
+
+        Raises:
+            ConfigurationError: They are not as many.
+        """
+        if ranks == self.ranks:
+            return
+        ulysses, remedy = "", f"{ranks} as the degree"
+        if self.ulysses > 1:
+            ulysses, remedy = f" times ulysses_degree={self.ulysses}", f"degrees whose product is {ranks}"
+        raise ConfigurationError(
+            f"tokenring_degree={self.tokenring}{ulysses} is {self.ranks} ranks, and {ranks} were started: "
+            f"use {remedy}, or torchrun --nproc-per-node={self.ranks} on one node"
+        )
+
     def __str__(self) -> str:
         parts = [f"ulysses {self.ulysses}"] if self.ulysses > 1 else []
         if self.tokenring > 1:

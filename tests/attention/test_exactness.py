@@ -233,6 +233,14 @@ def test_bytes_sent_are_counted(ranks: RankPool) -> None:
     assert ranks.run(world_size, jobs.bytes_of, replace(case, schedule="ring")) == [3 * 2 * block] * world_size
 
 
+def test_what_a_rank_waits_for_messages_is_counted(ranks: RankPool) -> None:
+    late = 0.3
+    found = ranks.run(2, jobs.waited_for_a_late_rank, late)
+    assert found[0][0] >= late  # for queries whose kernel sleeps
+    for kept, traced in found:
+        assert kept >= traced  # every wait of a trace is one that counts
+
+
 lengths = st.integers(0, 20)
 
 

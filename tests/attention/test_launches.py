@@ -21,6 +21,7 @@ from tokenring_xdit.attention import merge
 from tokenring_xdit.attention.rank_run import RankRun
 from tokenring_xdit.schedule import build
 from tokenring_xdit.schedule.lower import lower
+from tokenring_xdit.schedule.lower.program import Post
 from tokenring_xdit.schedule.problem import Problem
 
 FREE = {
@@ -104,5 +105,7 @@ def test_a_call_of_eight_ranks_launches_few_kernels(name: str, most: int) -> Non
     for one, other in zip(found, softmax_attention(shards.q, shards.k, shards.v), strict=True):
         assert relative_error(one, other) <= 1e-5
     assert launched["kernel"] == 1, launched
+    collectives = [post.messages for _, post in programs[3].steps if isinstance(post, Post) and post.collective]
+    assert launched["all_gather"] + launched["all_to_all"] == sum(collectives)  # which the planner counts
     print(name, sum(launched.values()), dict(launched))
     assert sum(launched.values()) <= most, launched

@@ -35,7 +35,7 @@ from tokenring_xdit.attention.transport.shared_memory import SharedMemory
 from tokenring_xdit.attention.transport.symmetric import SymmetricTransport
 from tokenring_xdit.liveness import LIMIT_VARIABLE
 
-LIMITS = {LIMIT_VARIABLE: "2", AGREEMENT_TIMEOUT_VARIABLE: "4", "GLOO_SOCKET_IFNAME": "lo"}
+LIMITS = {LIMIT_VARIABLE: "2", AGREEMENT_TIMEOUT_VARIABLE: "10", "GLOO_SOCKET_IFNAME": "lo"}
 
 SEPARATE = "TEST_SEPARATE_HOSTS"
 """Entry of the environment: every rank takes itself for the only one of its machine."""
@@ -215,6 +215,18 @@ def mistaken(own: Rank, name: str, keyed: bool, warm: int) -> None:
     with mock.patch.dict(os.environ, mine.pop("environment", {})):
         own.try_to(lambda: attend(own, 50, **mine))
     own.try_to(lambda: attend(own, 51, **options))
+
+
+def mistaken_in_turn(own: Rank) -> None:
+    """A good call; then for each mistake one in which rank 1 makes it, and a good one."""
+    from tests.attention.test_checks import MISTAKES
+
+    own.try_to(lambda: attend(own, 0))
+    for call, (mistakes, _) in enumerate(MISTAKES.values(), 1):
+        mine = {**mistakes} if own.rank == 1 else {}
+        with mock.patch.dict(os.environ, mine.pop("environment", {})):
+            own.try_to(lambda call=call, mine=mine: attend(own, call, **mine))
+        own.try_to(lambda call=call: attend(own, call))
 
 
 PHASES = (
@@ -447,7 +459,7 @@ def stays_away(own: Rank) -> None:
     """Rank 1 does not come, and its process runs."""
     own.try_to(lambda: exchange(None, 0))
     if own.rank == 1:
-        time.sleep(30)
+        time.sleep(100)
     own.try_to(lambda: exchange(None, 0, "the prompts"))
 
 
@@ -468,7 +480,7 @@ def guarded_work(own: Rank, kind: str) -> None:
     kind = "fine" if kind == "everywhere" else kind
     own.try_to(work)
     if own.rank == 1 and kind == "raise":
-        time.sleep(10)
+        time.sleep(100)
 
 
 def another_world(own: Rank, folder: str) -> None:
@@ -535,6 +547,6 @@ def told_by_the_host(own: Rank, keyed: bool) -> None:
         time.sleep(0.5)
         own.fault("tell")
         fail_group(None, MemoryError("the encoder has no room"))
-        time.sleep(30)
+        time.sleep(100)
     own.try_to(lambda: attend(own, 2, **options))
     own.try_to(lambda: attend(own, 3, **options))

@@ -115,7 +115,7 @@ def resolve(schedule: Any, world_size: int, causal: bool, heads: int) -> Verifie
     return schedule
 
 
-def why_not_on_device(schedule: str, ranks: int, q: Tensor, k: Tensor) -> str | None:
+def why_not_on_device(schedule: str, ranks: int, q: Tensor, k: Tensor, *, kernel: str | None = None) -> str | None:
     """Why a call cannot have a :class:`DeviceKeyMask`, in a clause; ``None`` where it can, or is refused anyhow.
 
     Args:
@@ -123,9 +123,10 @@ def why_not_on_device(schedule: str, ranks: int, q: Tensor, k: Tensor) -> str | 
         ranks: Ranks of the group.
         q: Queries, ``[B, H, Sq, D]``.
         k: Keys, ``[B, Hkv, Skv, D]``.
+        kernel: The name of the kernel that attends; ``None`` for the best one.
     """
     try:
-        choose(None, q.device, q.dtype, q.shape[3], counting=True)
+        choose(kernel, q.device, q.dtype, q.shape[3], counting=True)
     except KernelError as error:
         return f"no kernel reads key counts on the device: {error}"
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -60,6 +61,7 @@ class Member:
         waiting: What the caller waits for, a new tuple for each wait; ``None`` for nothing.
         agreeing: Whether the ranks compare their calls.
         needs_all: Whether every rank has to come to what is waited for.
+        seconds_waited: What the caller has waited for transfers so far, where the host waits.
     """
 
     section = False
@@ -74,6 +76,7 @@ class Member:
         self.call = 0
         self.waiting: tuple[Any, ...] | None = None
         self.agreeing = self.needs_all = False
+        self.seconds_waited = 0.0
         self._waiter = Waiter()
         self._control: dist.ProcessGroup | None = None
         self._settled = False  # whether the ranks have agreed on something
@@ -201,19 +204,23 @@ class Member:
             Broken: There is no end to wait for.
             RuntimeError: From torch: one failed.
         """
+        began = time.perf_counter()
         self.waiting = (works,)
         for work in works:
             work.wait()
         self.waiting = None
+        self.seconds_waited += time.perf_counter() - began
 
     def wait_aside(self, works: Sequence[Handle], size: int) -> None:
         """Wait for transfers as :meth:`wait_here`, for large ones in a thread that is left behind at the end."""
         if size <= DIRECT:
             self.wait_here(works, size)
             return
+        began = time.perf_counter()
         self.waiting = (works,)
         self._waiter.call(lambda: [work.wait() for work in works], self.patience())
         self.waiting = None
+        self.seconds_waited += time.perf_counter() - began
 
     def break_off(self) -> None:
         """Make every transfer that is under way on gloo fail, here and at the peers, for threads that wait for one."""

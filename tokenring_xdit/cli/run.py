@@ -33,15 +33,15 @@ def run_command(args: argparse.Namespace) -> None:
     """Make what a config and flags say."""
     path, overrides = _said(args)
     config = read_run(path, overrides, _mistakes_here)
-    if args.dry_run:
-        if os.environ.get("RANK", "0") == "0":
-            tell_run(config, as_json=args.json)
-        return
     if os.environ.get("RANK", "0") == "0":
         for output in config.outputs():
-            refuse_unwritable(output, f"output {output}")
-        if isinstance(config, RunConfig):
+            refuse_unwritable(output, f"output {output}", keep=not args.dry_run)
+        if args.dry_run:
+            tell_run(config, as_json=args.json)
+        elif isinstance(config, RunConfig):
             _note_limits(config)
+    if args.dry_run:
+        return
     written = _as_rank(config) if "RANK" in os.environ else _start_ranks(config)
     if written is None:
         return
@@ -93,7 +93,7 @@ def _mistakes_here(config: AnyRun) -> list[str]:
         checks.append(check_versions)
         checks.append(lambda: refuse_missing_gpus(config.degrees.ranks))
     else:
-        checks.append(lambda: _refuse_other_ranks(config))
+        checks.append(lambda: config.degrees.refuse_started(int(os.environ["WORLD_SIZE"])))
     for check in checks:
         try:
             check()
@@ -105,18 +105,6 @@ def _mistakes_here(config: AnyRun) -> list[str]:
 def _start_ranks(config: AnyRun) -> Any:
     with WorkerPool(program_of(config), config.degrees.ranks, quiet=False) as pool:
         return pool.ask(config)[0]
-
-
-def _refuse_other_ranks(config: AnyRun) -> None:
-    started = int(os.environ["WORLD_SIZE"])
-    if started != config.degrees.ranks:
-        product = isinstance(config, RunConfig)
-        times = f" times ulysses_degree={config.degrees.ulysses}" if product else ""
-        raise ConfigurationError(
-            f"tokenring_degree={config.tokenring_degree}{times} is {config.degrees.ranks} ranks, and torchrun started "
-            f"{started}: use {'degrees whose product is that' if product else 'that degree'}, or "
-            f"torchrun --nproc-per-node={config.degrees.ranks} on one node"
-        )
 
 
 def _as_rank(config: AnyRun) -> Any:

@@ -170,6 +170,11 @@ class Engine:
         return self._serving.ranks.workers
 
     @property
+    def cluster(self) -> str | None:
+        """Which Ray cluster the ranks are on: its address, and the GPUs that it has; ``None`` for this machine."""
+        return self._serving.ranks.cluster
+
+    @property
     def timeout(self) -> float:
         """Seconds without progress after which ranks are killed; may be set between two requests."""
         return self._serving.ranks.timeout
@@ -206,6 +211,16 @@ class Engine:
         What TokenRing sends; Ulysses' own exchanges are not counted.
         """
         return self._serving.sent
+
+    @property
+    def exposed(self) -> tuple[float, ...]:
+        """Share of the steps in which each rank waited for messages of attention, in the last request that was served.
+
+        From 0 to 1, by replica and rank, without the first step and Ulysses' own exchanges; of a language model the
+        share of all that it took to read and to answer. Empty where that cannot be seen: on GPUs, whose streams wait,
+        for pictures with previews, and with fewer than two steps.
+        """
+        return self._serving.exposed
 
     def generate(
         self,

@@ -96,6 +96,11 @@ class EngineRanks:
         return [worker for share in self.running for worker in share.pool.workers]
 
     @property
+    def cluster(self) -> str | None:
+        """Which cluster they are on; ``None`` for this machine."""
+        return self._replicas.cluster
+
+    @property
     def packing(self) -> Packing:
         """How commands reach them."""
         return self._replicas.packing

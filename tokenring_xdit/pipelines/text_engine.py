@@ -43,7 +43,7 @@ class Texts:
         ranks: Its ranks.
         last_seed: Seed of the last question; ``None`` before the first.
         forgotten: Chats whose keys are to be freed with the next request.
-        memory: See :attr:`tokenring_xdit.pipelines.engine.Engine.memory`; ``sent`` likewise.
+        memory: See :attr:`tokenring_xdit.pipelines.engine.Engine.memory`; ``sent`` and ``exposed`` likewise.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class Texts:
         self.forgotten: deque[int] = deque()
         self.memory: tuple[MemoryUse, ...] = ()
         self.sent: tuple[int, ...] = ()
+        self.exposed: tuple[float, ...] = ()
         self.ranks = EngineRanks(
             "tokenring_xdit.pipelines.text_rank", setup, ranks=dims.ranks, timeout=timeout, place=place
         )
@@ -138,6 +139,7 @@ class Texts:
         self._kept = first.kept
         self.memory = tuple(each.memory for each in everyone if each.memory is not None)
         self.sent = tuple(each.sent for each in everyone)
+        self.exposed = tuple(each.exposed for each in everyone if each.exposed is not None)
         return Reply(
             text=first.text,
             tokens=first.tokens,

@@ -100,6 +100,8 @@ class Said:
         seconds: What it took.
         memory: What this rank held; ``None`` where that cannot be measured.
         sent: Bytes that this rank sent for attention.
+        exposed: Share of the time for reading the prompt and answering in which it waited for messages of attention;
+            ``None`` where that is not known.
     """
 
     text: str
@@ -112,6 +114,7 @@ class Said:
     seconds: float
     memory: MemoryUse | None = None
     sent: int = 0
+    exposed: float | None = None
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,8 @@ class Inside(Enum):
 def gathered(problem: Problem) -> tuple[RankProgram, ...]:
     """Xfuser's Ring as users get it: keys and values of all ranks are gathered, then attended block by block.
 
-    Torch's ``_templated_ring_attention`` waits for the gathering before it attends. Key heads that several query heads
-    share are repeated before (xfuser's ``USP``).
+    Torch's ``_templated_ring_attention`` gathers both as one tensor, and waits for that before it attends. Key heads
+    that several query heads share are repeated before (xfuser's ``USP``).
     """
     memory, problem = _gathered_memory(problem), problem.repeated
     return tuple(RankProgram(*_gathering(rank, problem), memory, ours=False) for rank in range(problem.ranks))
@@ -78,7 +78,7 @@ def _gathering(rank: int, problem: Problem) -> tuple[tuple[Slot, ...], tuple[tup
     steps: list[Step] = []
     if recvs:
         sends = tuple(Send(_GATHER, recv.peer, 0, kv_block(rank)) for recv in recvs)
-        steps.append(Post(tuple(recvs), (View(OWN_KV),), sends, 2, Collective.ALL_GATHER, blocks=True))
+        steps.append(Post(tuple(recvs), (View(OWN_KV),), sends, 1, Collective.ALL_GATHER, blocks=True))
     for distance in ranks:
         owner = (rank - distance) % problem.ranks
         target, attend = Target(partial if distance else RESULT), Attend(q_block(rank), kv_block(owner))
@@ -144,8 +144,7 @@ class _Exchanges:
             recvs.append(Recv(_ALL_TO_ALL, peer, into, self._block(name, peer, self._rank), 0))
             payloads.append(View(source, self._cut(name, peer, share)))
             sends.append(Send(_ALL_TO_ALL, peer, number, self._block(name, self._rank, peer)))
-        messages = len(recvs) + len(sends)
-        return Post(tuple(recvs), tuple(payloads), tuple(sends), messages, Collective.ALL_TO_ALL, blocks=True)
+        return Post(tuple(recvs), tuple(payloads), tuple(sends), 1, Collective.ALL_TO_ALL, blocks=True)
 
     def _slot(self, heads: int, tokens: int) -> int:
         batch, head_dim = self._problem.batch, self._problem.head_dim

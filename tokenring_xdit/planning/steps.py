@@ -21,6 +21,7 @@ from tokenring_xdit.schedule.lower.program import (
     Pack,
     Post,
     RankProgram,
+    Slot,
     View,
 )
 
@@ -193,8 +194,11 @@ class _TimedRank:
     def _size(self, slot: int) -> int:
         return self._program.slots[slot].size
 
+    def _view(self, part: View) -> Slot:
+        return self._program.slots[part.slot].part(part.cut)
+
     def _part_size(self, part: View) -> int:
-        return self._program.slots[part.slot].part(part.cut).size
+        return self._view(part).size
 
     def _packing(self) -> tuple[float, float]:
         """Seconds of packing what the next post sends, and what the host takes."""
@@ -222,46 +226,52 @@ class _TimedRank:
         return Posting(needs, tuple(recvs), tuple(sends), seconds, launch, ordered)
 
     def _all_gather(self, step: Post) -> Iterator[TimedStep]:
-        """Round a ring, one neighbour at a time, in gloo as in NCCL's plain algorithm."""
+        """Round a ring, one neighbour at a time, in gloo as in NCCL's plain algorithm; tensor after tensor."""
         seconds, launch = self._packing()
         (payload,) = step.payloads
-        blocks = {recv.peer: (recv.block, self._size(recv.slot)) for recv in step.recvs}
-        blocks[self._number] = step.sends[0].block, self._part_size(payload)
-        slots = {recv.peer: recv.slot for recv in step.recvs}
+        slots, own = {recv.peer: recv.slot for recv in step.recvs}, step.sends[0]
+        blocks = {recv.peer: (recv.block, self._program.slots[recv.slot].sizes(step.messages)) for recv in step.recvs}
+        blocks[self._number] = own.block, self._view(payload).sizes(step.messages)
         ranks = sorted(blocks)
-        at, channel = ranks.index(self._number), step.sends[0].channel
+        at, channel = ranks.index(self._number), own.channel
         before, after = ranks[at - 1], ranks[(at + 1) % len(ranks)]
         came = self._needs(payload.slot)
         sent: list[Message] = []
-        for hop in range(len(ranks) - 1):
-            going, coming = ranks[at - hop], ranks[at - hop - 1]
-            recv = self._messages.awaited(before, self._number, channel, blocks[coming][1], blocks[coming][0])
-            send = self._messages.sent(self._number, after, channel, blocks[going][1], blocks[going][0])
-            launch += 0.0 if hop else self._machine.launches.collective
-            yield Posting(came, (recv,), (send,), seconds + 2 * self._machine.message_overhead, launch)
-            seconds = launch = 0.0
-            came = (recv,)
-            sent.append(send)
-            self._came[slots[coming]] = recv
+        for tensor in range(step.messages):
+            launch += self._machine.launches.collective
+            for hop in range(len(ranks) - 1):
+                going, coming = blocks[ranks[at - hop]], blocks[ranks[at - hop - 1]]
+                recv = self._messages.awaited(before, self._number, channel, coming[1][tensor], coming[0])
+                send = self._messages.sent(self._number, after, channel, going[1][tensor], going[0])
+                yield Posting(came, (recv,), (send,), seconds + 2 * self._machine.message_overhead, launch)
+                seconds = launch = 0.0
+                came = (recv,)
+                sent.append(send)
+                self._came[slots[ranks[at - hop - 1]]] = recv
         if step.blocks:
             yield Work(Activity.WAIT, (*came, *sent), 0.0, "all of it")
 
     def _all_to_all(self, step: Post) -> Iterator[TimedStep]:
+        """Tensor after tensor."""
         seconds, launch = self._packing()
         needs = self._needs(*(part.slot for part in step.payloads))
-        recvs, sends = [], []
-        for recv, send in zip(step.recvs, step.sends, strict=True):
-            size = self._part_size(step.payloads[send.payload])
-            back = self._messages.awaited(recv.peer, self._number, recv.channel, self._size(recv.slot), recv.block)
-            there = self._messages.sent(self._number, send.peer, send.channel, size, send.block)
-            peer = send.peer
-            if self._effects.takes_turns and (self._number < peer) == bool((self._number + peer) % 2):
-                there.after, back.before = back, there
-            self._came[recv.slot] = back
-            recvs.append(back)
-            sends.append(there)
-        seconds += 2 * len(sends) * self._machine.message_overhead
-        launch += self._machine.launches.collective
-        yield Posting(needs, tuple(recvs), tuple(sends), seconds, launch)
+        recvs: list[Message] = []
+        for tensor in range(step.messages):
+            recvs, sends = [], []
+            for recv, send in zip(step.recvs, step.sends, strict=True):
+                there_size = self._view(step.payloads[send.payload]).sizes(step.messages)[tensor]
+                back_size = self._program.slots[recv.slot].sizes(step.messages)[tensor]
+                back = self._messages.awaited(recv.peer, self._number, recv.channel, back_size, recv.block)
+                there = self._messages.sent(self._number, send.peer, send.channel, there_size, send.block)
+                peer = send.peer
+                if self._effects.takes_turns and (self._number < peer) == bool((self._number + peer) % 2):
+                    there.after, back.before = back, there
+                self._came[recv.slot] = back
+                recvs.append(back)
+                sends.append(there)
+            seconds += 2 * len(sends) * self._machine.message_overhead
+            launch += self._machine.launches.collective
+            yield Posting(needs, tuple(recvs), tuple(sends), seconds, launch)
+            needs, seconds, launch = tuple(recvs), 0.0, 0.0
         if step.blocks:
             yield Work(Activity.WAIT, tuple(recvs), 0.0, str(step))

@@ -55,6 +55,11 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
+        path = scope["path"].rstrip("/")
+        if path:  # a slash at the end changes nothing; sent elsewhere, many clients would not go
+            scope = {**scope, "path": path}
+        if scope["method"] == "HEAD":  # whoever carries the answer leaves its body out
+            scope = {**scope, "method": "GET"}
         try:
             self._refuse_foreign(scope, headers)
         except RefusedError as foreign:

@@ -24,6 +24,7 @@ _OUTCOMES = ("done", "failed", "cancelled", "refused")
 
 _REQUEST_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 600, 1200)
 _STEP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_SHARE_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
 _RATIO_BUCKETS = (0.25, 0.5, 0.75, 0.9, 1, 1.1, 1.25, 1.5, 2, 4)
 
 
@@ -70,6 +71,12 @@ class Meters:
             "tokenring_sent_bytes",
             "Bytes sent for attention, without Ulysses' exchanges",
             ["rank"],
+            registry=self.registry,
+        )
+        self._exposed = Histogram(
+            "tokenring_step_exposed_ratio",
+            "Share of a request's steps, or of an answer, in which a rank waits for messages of attention; on CPUs",
+            buckets=_SHARE_BUCKETS,
             registry=self.registry,
         )
         for rank in range(dims.ranks):
@@ -128,6 +135,11 @@ class Meters:
         """Count bytes that ranks have sent."""
         for rank, size in enumerate(sizes):
             self._sent.labels(str(rank)).inc(size)
+
+    def exposed(self, shares: Sequence[float]) -> None:
+        """Ranks have waited for such shares of what they did."""
+        for share in shares:
+            self._exposed.observe(share)
 
     def memory(self, ratio: float) -> None:
         """A rank's peak was measured, which was predicted."""

@@ -17,10 +17,11 @@ from tokenring_xdit.workers.attempt import carry_through
 from tokenring_xdit.workers.blame import in_words, is_lost
 from tokenring_xdit.workers.environment import local_environment
 from tokenring_xdit.workers.messages import Failed, RankOutcome, Silent, Task
+from tokenring_xdit.workers.output import kept_file
 from tokenring_xdit.workers.pipes import Pickles, cancel
 from tokenring_xdit.workers.starting import Inbox, Packing, RankStarter, StartedRank, called
 from tokenring_xdit.workers.state import Event, Limits, RequestAttempt, Show
-from tokenring_xdit.workers.worker import Rendezvous, Worker, hear, kept_file
+from tokenring_xdit.workers.worker import Rendezvous, Worker, hear
 
 __all__ = ["LocalStarter", "Pool", "WorkerPool"]
 

@@ -110,9 +110,11 @@ class WorldPlace(Protocol):
 
     Attributes:
         packing: Packing of all of them.
+        cluster: Which cluster that is, in words; ``None`` for this machine.
     """
 
     packing: Packing
+    cluster: str | None
 
     def world(self, replica: int) -> RankStarter:
         """Starts the ranks of one."""

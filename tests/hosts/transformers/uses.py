@@ -166,7 +166,7 @@ def threaded(model: Any) -> Any:
     found = []
     threads = []
     for turn in range(3):
-        streamer = TextIteratorStreamer(words(), skip_prompt=True, timeout=20)
+        streamer = TextIteratorStreamer(words(), skip_prompt=True, timeout=120)
         call = {"max_new_tokens": 6, "streamer": streamer, "inputs": ALONE[0][:, turn:]}
         threads.append(threading.Thread(target=model.generate, kwargs=call))
         threads[-1].start()

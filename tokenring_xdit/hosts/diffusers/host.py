@@ -26,7 +26,6 @@ from tokenring_xdit.hosts.diffusers.sharding import (
     sharding_of,
     unshard,
 )
-from tokenring_xdit.hosts.refusals import refuse_ranks
 from tokenring_xdit.hosts.sharding import refuse_held, still_shared_by, transformers_of
 from tokenring_xdit.parallel import ParallelDims
 
@@ -155,7 +154,7 @@ class DiffusersHost:
                 f"process yet. Compared so far: {', '.join(compared())}. Call the pipeline without parallelize, or "
                 "use host='xfuser'"
             )
-        refuse_ranks(self._dims)
+        self._dims.refuse_started(dist.get_world_size())
         refuse_offloaded(pipe)
         for part, model in self.models(pipe).items():
             sharding = sharding_of(model)
@@ -200,7 +199,7 @@ def _spread_model(model: Any, config: ContextParallelConfig, cp_plan: Mapping[st
     with noting() as noted:
         dims = ParallelDims(tokenring=config.tokenring_degree, schedule=config.schedule)
         settings |= {"degrees": str(dims)}
-        refuse_ranks(dims)
+        dims.refuse_started(dist.get_world_size())
         family = family_of_model(kind)
         if family is None or cp_plan is not None:
             what = "a plan of its own" if cp_plan is not None else kind

@@ -12,7 +12,6 @@ from tokenring_xdit.attention import exchange
 from tokenring_xdit.dtypes import DTYPES
 from tokenring_xdit.errors import AgreementError, ConfigurationError, UnsupportedError
 from tokenring_xdit.hosts.calls import agreed_host, join_world
-from tokenring_xdit.hosts.refusals import refuse_ranks
 from tokenring_xdit.hosts.transformers.attention import NAME, register
 from tokenring_xdit.hosts.transformers.context import ContextParallel, refuse_prefill
 from tokenring_xdit.hosts.transformers.exchanges import Exchanges
@@ -160,7 +159,7 @@ def _without_adapters(model: Any) -> Any:
 def _refuse(model: Any, dims: ParallelDims) -> None:
     if hasattr(model, "tokenring"):
         raise ConfigurationError("this model was made parallel before: load it anew for other degrees")
-    refuse_ranks(dims)
+    dims.refuse_started(dist.get_world_size())
     if getattr(model, "_orig_mod", None) is not None or getattr(model, "_compiled_call_impl", None) is not None:
         raise UnsupportedError(
             "this model was compiled, and what ranks send each other is not: pass the model without torch.compile"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 
 from tokenring_xdit.compat.versions import check_versions
 from tokenring_xdit.defaults import DEFAULT_SCHEDULE
@@ -13,7 +14,7 @@ from tokenring_xdit.errors import ConfigurationError, UnsupportedError
 from tokenring_xdit.graphs import CudaRecorder, GraphReport, Recorder, refuse_without_cuda
 from tokenring_xdit.hosts.calls import GRAPHS_NEED_RANKS, Output, join_world, spread_over_ranks
 from tokenring_xdit.hosts.changes import refuse_offloaded
-from tokenring_xdit.hosts.refusals import heads_of, refuse_ranks, refuse_ulysses
+from tokenring_xdit.hosts.refusals import heads_of, refuse_ulysses
 from tokenring_xdit.hosts.sharding import sharded_of, still_shared_by, transformers_of
 from tokenring_xdit.hosts.xfuser.backends import AttentionBackend
 from tokenring_xdit.hosts.xfuser.choice import refuse_unattached
@@ -119,7 +120,7 @@ class XfuserHost:
             "Call the pipeline without parallelize; xdit runs more models with its own --ulysses_degree and "
             "--ring_degree",
         )
-        refuse_ranks(dims)
+        dims.refuse_started(dist.get_world_size())
         refuse_offloaded(pipe)
         for model in self.models(pipe).values():
             refuse_ulysses(dims.ulysses, heads_of(model.config))

@@ -138,6 +138,7 @@ def _marked(draft: Draft, channel: str, kinds: Sequence[Collective | None]) -> D
     for line in draft.lines:
         step = line.step
         if isinstance(step, Post) and _is_on(line, channel):
-            step = _sorted(step)._replace(collective=next(left))
+            form = draft.slots[step.payloads[0].slot].form
+            step = _sorted(step)._replace(collective=next(left), messages=form.tensors)
         lines.append(Line(line.action, step))
     return replace(draft, lines=tuple(lines))

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from tokenring_xdit.schedule.plan import Attend, Block
-from tokenring_xdit.schedule.problem import Shape
+from tokenring_xdit.schedule.problem import LSE_BYTES, Shape
 
 __all__ = [
     "OWN_KV",
@@ -79,6 +79,14 @@ class Slot(NamedTuple):
     size: int
     inside: int = -1
     first: int = 0
+
+    def sizes(self, messages: int) -> tuple[int, ...]:
+        """Bytes of each of its tensors, where each is a message, or of all of it, where they are one."""
+        if messages == 1 or self.form.tensors == 1:
+            return (self.size,)
+        batch, heads, tokens, _ = self.shape
+        last = batch * heads * tokens * LSE_BYTES if self.form is SlotForm.OUTPUT else self.size // 2
+        return self.size - last, last
 
     def part(self, cut: Cut | None) -> Slot:
         """A slot as large as some heads and tokens of this one; ``None`` for all."""
@@ -153,7 +161,8 @@ class Post(NamedTuple):
         recvs: What comes, with receives of later exchanges where the transport wants them early.
         payloads: What goes, each once.
         sends: Who gets what.
-        messages: Messages of the exchange itself, those included whose receive was posted earlier.
+        messages: Messages of the exchange itself, those included whose receive was posted earlier; of a collective how
+            many it takes: one for each tensor, or one for all of them.
         collective: What the transfers are together, where a collective does them. All that comes lies in one slot then,
             by rank, with room for this rank's own in its place; of an all-to-all all that goes, too.
         blocks: Whether the rank waits until all of it is over.

@@ -78,9 +78,9 @@ def cases(families: Iterable[str] = _FAMILIES, keys: Iterable[str] = USES.keys()
                 yield key, family
 
 
-def tried(key: str, family: str, host: str = "xfuser") -> Trial:
+def tried(key: str, family: str, host: str = "xfuser", graphs: bool = False) -> Trial:
     """What comes of a use on this rank."""
-    return trial(USES[key], family, host)
+    return trial(USES[key], family, host, graphs=graphs)
 
 
 def rounded(key: str, family: str, host: str) -> float:
@@ -98,9 +98,9 @@ def outcome_of(ranks: RankPool, key: str, family: str, host: str = "xfuser", cou
         host: Which host spreads it.
         count: How many ranks.
     """
-    outcome = judge(USES[key], ranks.run(count, tried, key, family, host, timeout=150))
+    outcome = judge(USES[key], ranks.run(count, tried, key, family, host))
     if outcome.kind is Kind.WRONG and outcome.text.startswith(OFF):
-        (single,) = ranks.run(1, rounded, key, family, host, timeout=150)
+        (single,) = ranks.run(1, rounded, key, family, host)
         outcome = forgiven(outcome, single)
     return outcome
 

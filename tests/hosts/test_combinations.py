@@ -1,0 +1,31 @@
+"""Uses of a pipeline that come together: right, or refused in one sentence on every rank, on both hosts."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.hosts import combinations
+from tests.hosts.combinations import COMBINATIONS
+from tests.hosts.xfuser.uses import Kind
+from tests.support.ranks import RankPool
+
+FAMILIES = {
+    "diffusers": ("flux", "sd3", "qwen-image", "wan-t2v", "z-image", "flux-kontext", "hunyuan-video-1.5", "chroma"),
+    "xfuser": ("flux", "sd3", "qwen-image", "wan-t2v", "z-image", "krea2", "wan-vace", "cosmos3"),
+}
+"""Pipelines by host."""
+
+CASES = [
+    pytest.param(host, key, family, id=f"{host}-{key}-{family}")
+    for host, families in FAMILIES.items()
+    for family in families
+    for key in COMBINATIONS
+]
+
+
+@pytest.mark.matrix
+@pytest.mark.cases(("host", "key", "family"), CASES)
+def test_right_or_refused(ranks: RankPool, host: str, key: str, family: str) -> None:
+    outcome = combinations.outcome_of(ranks, key, family, host, 2)
+    print(f"{COMBINATIONS[key].title}, {family}, {host}: {outcome}")
+    assert outcome.kind in {Kind.RIGHT, Kind.REFUSED, Kind.ABSENT}, outcome.text
