@@ -255,7 +255,7 @@ def test_a_named_backend_under_masks(ranks: RankPool, counted: bool) -> None:
     for rank in found:
         report = rank.reports[-1]["transformer"]
         assert counts(report) == ((1, 1, 6) if counted else (1, 0, 0))
-        said = "attention backend SDPA_FLASH, which was asked for, is not told on the device how many keys count"
+        said = "attention backend SDPA_FLASH, which was asked for, does not read key counts on the device"
         assert all(said in why for why in report.eager)
         assert bool(report.eager) is not counted
 
@@ -282,10 +282,10 @@ def test_each_backend_that_can_is_told_which_keys_count(asked: str) -> None:
     why = _why_read("token_ring", 2, q, q, asked, None)
     assert why is not None  # there is no GPU here
     if able:
-        assert why.startswith(f"no kernel is told on the device how many keys count: attention kernel '{kernel}' ")
+        assert why.startswith(f"no kernel reads key counts on the device: attention kernel '{kernel}' ")
         assert "runs on cuda" in why
     else:
-        assert why.startswith(f"attention backend {asked}, which was asked for, is not told on the device")
+        assert why.startswith(f"attention backend {asked}, which was asked for, does not read key counts")
         assert "use SDPA_EFFICIENT or FLASH_4" in why
 
 
