@@ -209,7 +209,7 @@ def test_masks_that_follow_from_shapes(ranks: RankPool) -> None:
     ("case", "reason"),
     [
         (
-            Case("qwen-image", tokenring=2, schedule="ring", inputs={**WITHOUT_GUIDANCE, **MASKS[0]}),
+            Case("krea2", tokenring=2, schedule="ring", inputs={"steps": 3}),
             "as schedule 'ring' sends keys",
         ),
         pytest.param(
