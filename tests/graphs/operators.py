@@ -57,7 +57,7 @@ class _Operators(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = func.name(), kwargs or {}
-        if _read_by_host(name, args):
+        if read_by_host(name, args):
             raise HostRead(f"{name} cannot be captured: the host waits for its result")
         found = func(*args, **kwargs)
         if not name.startswith("_c10d_functional::wait_tensor"):
@@ -114,7 +114,7 @@ class _Operators(TorchDispatchMode):
                 setattr(ProcessGroupTransport, name, function)
 
 
-def _read_by_host(name: str, args: Any) -> bool:
+def read_by_host(name: str, args: Any) -> bool:
     kind = name.partition(".")[0]
     if name == "aten::repeat_interleave.Tensor":
         return True
