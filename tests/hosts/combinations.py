@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -192,7 +193,7 @@ def failing_callback(pipe: Any, scene: Scene) -> Mapping[str, Any]:
 
 
 def control_lora(pipe: Any, scene: Scene) -> Mapping[str, Any]:
-    """FLUX.1's control pipeline round the same parts: an adapter that widens the first layer, and is taken off again."""
+    """FLUX.1's control pipeline round the same parts: an adapter that widens the first layer, then none."""
     from diffusers import FluxControlPipeline
 
     import tokenring_xdit
@@ -216,6 +217,24 @@ def control_lora(pipe: Any, scene: Scene) -> Mapping[str, Any]:
     return {**found, "without": tensors_of(pipe(**scene.inputs()))["latents"]}
 
 
+def two_controlnets(pipe: Any, scene: Scene) -> Mapping[str, Any]:
+    """Two ControlNets in a list, with a picture and a strength each, of which one ends half way."""
+    import tokenring_xdit
+
+    first = pipe.controlnet
+    second = copy.deepcopy(first)
+    for weight in second.parameters():
+        weight.mul_(1.2)
+    other: Any = type(scene.plain())(**{**pipe.components, "controlnet": [first, second]})
+    other.set_progress_bar_config(disable=True)
+    if not scene.alone:
+        tokenring_xdit.parallelize(other, tokenring_degree=dist.get_world_size(), host=scene.host)
+    inputs = scene.inputs(steps=4)
+    seen = {"control_image": [inputs["control_image"], inputs["control_image"].flip(-1)]}
+    strengths = {"controlnet_conditioning_scale": [0.7, 0.5], "control_guidance_end": [1.0, 0.5]}
+    return tensors_of(other(**{**inputs, **seen, **strengths}))
+
+
 def sea(pipe: Any) -> Any:
     """A cache that looks at the spectrum of the whole video."""
     from diffusers import SeaCacheConfig
@@ -231,6 +250,7 @@ def text_keys(pipe: Any) -> Any:
 
 
 _SAME: dict[str, Any] = {"changes": False}
+_CONTROLNETS = frozenset({"flux-controlnet", "sd3-controlnet", "qwen-image-controlnet"})
 COMBINATIONS: dict[str, Use] = {
     "stochastic-several-callback": Use(
         "stochastic scheduler after, two of a prompt, generators in a list, latents changed by a callback",
@@ -293,6 +313,9 @@ COMBINATIONS: dict[str, Use] = {
     "from-pipe-lora": Use("from_pipe, parallelised, LoRA through it", call=from_pipe_with_adapter),
     "control-lora": Use(
         "a control LoRA in FluxControlPipeline round the same parts", call=control_lora, families=frozenset({"flux"})
+    ),
+    "two-controlnets": Use(
+        "two ControlNets, one of which ends half way", call=two_controlnets, steps=4, families=_CONTROLNETS
     ),
     "scheduler-back": Use("a stochastic scheduler between calls", call=scheduler_of_another_call),
     "prompts-pictures": Use("three of each of two prompts, six generators", call=prompts_and_pictures),

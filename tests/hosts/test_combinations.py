@@ -15,12 +15,20 @@ FAMILIES = {
 }
 """Pipelines by host."""
 
+_MORE = ("flux-controlnet", "sd3-controlnet", "qwen-image-controlnet")
+"""Where few combinations are tried: those of their own."""
+
 CASES = [
     pytest.param(host, key, family, id=f"{host}-{key}-{family}")
     for host, families in FAMILIES.items()
     for family in families
     for key, use in COMBINATIONS.items()
     if use.families is None or family in use.families
+] + [
+    pytest.param("diffusers", key, family, id=f"diffusers-{key}-{family}")
+    for key, use in COMBINATIONS.items()
+    for family in _MORE
+    if use.families is not None and family in use.families
 ]
 
 
