@@ -250,7 +250,7 @@ def text_keys(pipe: Any) -> Any:
 
 
 _SAME: dict[str, Any] = {"changes": False}
-_CONTROLNETS = frozenset({"flux-controlnet", "sd3-controlnet", "qwen-image-controlnet"})
+_CONTROLNETS = frozenset({"flux-controlnet", "sd3-controlnet"})
 COMBINATIONS: dict[str, Use] = {
     "stochastic-several-callback": Use(
         "stochastic scheduler after, two of a prompt, generators in a list, latents changed by a callback",

@@ -15,7 +15,7 @@ FAMILIES = {
 }
 """Pipelines by host."""
 
-_MORE = ("flux-controlnet", "sd3-controlnet", "qwen-image-controlnet")
+_MORE = ("flux-controlnet", "sd3-controlnet")
 """Where few combinations are tried: those of their own."""
 
 CASES = [

@@ -236,7 +236,6 @@ def _performed(use: Use, scene: Scene) -> Mapping[str, Any]:
     return use.call(pipe, scene)
 
 
-@torch.no_grad()
 class _Nudged(Scene):
     """Where the pipeline's transformer has weights that are larger by their last bit."""
 
@@ -247,6 +246,7 @@ class _Nudged(Scene):
         return pipe
 
 
+@torch.no_grad()
 def rounding(use: Use, family: str, host: str = "xfuser") -> float:
     """What another kernel of attention, or the last bit of the weights, changes in one process, relative to the scale.
 
