@@ -27,7 +27,8 @@ def hand_on_spread_transformers(pipelines: Any) -> None:
                 spread[part] = model
         return original(cls, pipeline, **{**spread, **options})
 
-    INSTALLATION.replace(base, "from_pipe", classmethod(from_pipe))
+    method: Any = from_pipe
+    INSTALLATION.replace(base, "from_pipe", classmethod(method))
 
 
 HOOKS = {"diffusers.pipelines.pipeline_utils": hand_on_spread_transformers}
