@@ -253,7 +253,6 @@ def _performed(use: Use, scene: Scene) -> Mapping[str, Any]:
     return use.call(pipe, scene)
 
 
-@torch.no_grad()
 class _Nudged(Scene):
     """Where the pipeline's transformer has weights that are larger by their last bit."""
 
@@ -264,6 +263,7 @@ class _Nudged(Scene):
         return pipe
 
 
+@torch.no_grad()
 def rounding(use: Use, family: str, host: str = "xfuser", *, graphs: bool = False) -> float:
     """What another kernel of attention, or the last bit of the weights, changes in one process, relative to the scale.
 
