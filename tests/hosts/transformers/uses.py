@@ -444,6 +444,11 @@ def refusals() -> tuple[dict[str, str], bool]:
     note("attention", lambda: model.generate(ids, max_new_tokens=3))
     note("attention, call", lambda: model(ids))
     model.set_attn_implementation("tokenring")
+    with torch.autocast("cpu", torch.bfloat16):
+        note("autocast", lambda: model.generate(ids, max_new_tokens=3))
+        note("autocast, call", lambda: model(ids))
+    with torch.autocast("cpu", torch.bfloat16, enabled=dist.get_rank() > 0):
+        note("autocast, one", lambda: model.generate(ids, max_new_tokens=3))
     model.train()
     model.gradient_checkpointing_enable()
     note("checkpointing", lambda: model.generate(ids, max_new_tokens=3))
