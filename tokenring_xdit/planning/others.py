@@ -50,8 +50,8 @@ class Inside(Enum):
 def gathered(problem: Problem) -> tuple[RankProgram, ...]:
     """Xfuser's Ring as users get it: keys and values of all ranks are gathered, then attended block by block.
 
-    Torch's ``_templated_ring_attention`` gathers both as one tensor, and waits for that before it attends. Key heads that several query heads
-    share are repeated before (xfuser's ``USP``).
+    Torch's ``_templated_ring_attention`` gathers both as one tensor, and waits for that before it attends. Key heads
+    that several query heads share are repeated before (xfuser's ``USP``).
     """
     memory, problem = _gathered_memory(problem), problem.repeated
     return tuple(RankProgram(*_gathering(rank, problem), memory, ours=False) for rank in range(problem.ranks))

@@ -14,7 +14,7 @@ from tests.hosts.transformers.models import language_model, prompts
 from tokenring_xdit.attention.auto import TOPOLOGY_VARIABLE
 from tokenring_xdit.bench.instruments import barrier, clear_buffers, peak_of
 from tokenring_xdit.compat.transformers import cache_name
-from tokenring_xdit.hosts.transformers.placement import Placement
+from tokenring_xdit.planning.placement import Placement
 
 CPU = torch.device("cpu")
 

@@ -6,9 +6,9 @@ import pytest
 
 from tests.hosts.transformers import jobs_traffic as jobs
 from tests.support.ranks import RankPool
-from tokenring_xdit.hosts.transformers.placement import BLOCK
 from tokenring_xdit.language_shapes import LanguageShape
 from tokenring_xdit.planning.capacity import ask_for
+from tokenring_xdit.planning.placement import BLOCK
 
 HEADS, KV_HEADS, HEAD_DIM, LAYERS, ELEMENT = 9, 3, 8, 2, 4
 """Of the small Llama, in fp32."""

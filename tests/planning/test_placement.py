@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenring_xdit.hosts.transformers.pairs import plan_pairs
-from tokenring_xdit.hosts.transformers.placement import BLOCK, Placement
+from tokenring_xdit.planning.pairs import plan_pairs
+from tokenring_xdit.planning.placement import BLOCK, Placement
 
 turns = st.lists(st.tuples(st.booleans(), st.integers(1, 200)), max_size=12)
 
