@@ -44,7 +44,7 @@ def test_a_plan_brings_each_query_its_keys(
     for sharded, tokens in turns:
         placement = placement.plus(placement.split(tokens) if sharded else placement.deal(tokens))
     spans = placement.split(new)
-    queries = [(span.start, span.stop) for span in spans]
+    queries = tuple((span.start, span.stop) for span in spans)
     placement = placement.plus(spans)
     plan = plan_pairs(placement, queries, window)
     for rank, (start, stop) in enumerate(queries):

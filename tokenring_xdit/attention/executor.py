@@ -20,7 +20,7 @@ from tokenring_xdit.attention.transport.base import Transport
 from tokenring_xdit.attention.waits import Broken, GaveUp
 from tokenring_xdit.schedule import VerifiedSchedule
 from tokenring_xdit.schedule.lower import proved
-from tokenring_xdit.schedule.lower.program import Post, Recv
+from tokenring_xdit.schedule.lower.program import Pack, Post, Recv
 
 __all__ = ["execute", "run_program"]
 
@@ -126,9 +126,11 @@ def run_program(
         raise
 
 
-def _in_words(transferring: Post | Recv | str | None, group: RingGroup) -> str:
+def _in_words(transferring: Post | Pack | Recv | str | None, group: RingGroup) -> str:
     if isinstance(transferring, Recv):
         return f"{transferring} from rank {group.names[transferring.peer]}"
     if isinstance(transferring, Post):
         return f"room for {transferring}"
+    if isinstance(transferring, Pack):
+        return f"room for {transferring.block}"
     return transferring or "messages that still leave"

@@ -85,7 +85,7 @@ class RankRun:
         self.dtype, self.partial_dtype, self.device = q.dtype, partial_dtype or q.dtype, q.device
         self.observer = observer
         self.program = programs[transport.rank]
-        self.transferring: Post | Recv | str | None = None  # what a broken transfer would be about
+        self.transferring: Post | Pack | Recv | str | None = None  # what a broken transfer would be about
         transport.begin(name, programs, q.dtype, self.partial_dtype)
         self.arena = transport.buffers.arena(self.program, q.dtype, self.partial_dtype, q.device)
         self.tensors = self.arena.tensors.copy()  # of queries and keys, and the messages of partial outputs
@@ -264,7 +264,7 @@ class RankRun:
                 self.transport.all_to_all(channel, coming, self._message(going[number]), rows, sent)
 
     def _pack(self, step: Pack) -> None:
-        self.transferring = f"room for {step.block}"
+        self.transferring = step
         self._free(step.slot)
         self.transferring = None
         self._sum(step.source).write(*self.arena.partials[step.slot])

@@ -78,7 +78,7 @@ class LayerTurn:
     @cached_property
     def plan(self) -> Plan:
         """Who sees what."""
-        queries = [(span.start, span.stop) for span in self.new_spans]
+        queries = tuple((span.start, span.stop) for span in self.new_spans)
         return plan_pairs(self._before.plus(self.new_spans), queries, self.window)
 
     def programs(self, way: Way) -> tuple[RankProgram, ...]:

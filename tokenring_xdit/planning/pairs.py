@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from tokenring_xdit.planning.placement import Placement
@@ -25,9 +25,9 @@ class Slice(NamedTuple):
     pieces: tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
-    """Who needs which keys of whom.
+    """Who needs which keys of whom; there is one of a kind, by :func:`plan_pairs`.
 
     Attributes:
         queries: The tokens of each rank, as ranges.
@@ -56,8 +56,9 @@ def first_key(query: int, window: int | None) -> int:
     return 0 if window is None else max(0, query - window + 1)
 
 
+@lru_cache(maxsize=64)
 def plan_pairs(
-    placement: Placement, queries: Sequence[tuple[int, int]], window: int | None, first_held: int = 0
+    placement: Placement, queries: tuple[tuple[int, int], ...], window: int | None, first_held: int = 0
 ) -> Plan:
     """Who needs which keys of whom.
 
@@ -78,7 +79,7 @@ def plan_pairs(
             row.append(Slice(placement.count(rank, first_held, low), count, pieces))
         rows.append(tuple(row))
     held = tuple(placement.count(rank, first_held) for rank in ranks)
-    return Plan(tuple(queries), held, tuple(rows), window)
+    return Plan(queries, held, tuple(rows), window)
 
 
 def _causal_pairs(start: int, stop: int, low: int, high: int) -> int:

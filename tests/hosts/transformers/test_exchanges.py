@@ -48,7 +48,7 @@ class Turn:
         self.past, self.window, self.first = placement.length, window, min(forgotten, placement.length)
         spans = placement.split(new)
         self.placement = placement.plus(spans)
-        self.plan: Plan = plan_pairs(self.placement, [(span.start, span.stop) for span in spans], window, self.first)
+        self.plan: Plan = plan_pairs(self.placement, tuple((s.start, s.stop) for s in spans), window, self.first)
         lengths = tuple(span.stop - span.start for span in spans)
         self.problem = Problem(lengths, self.plan.held, HEADS, KV_HEADS, HEAD_DIM)
 

@@ -43,6 +43,14 @@ def test_bytes_sent_are_those_of_the_formula(ranks: RankPool, prefill: str, rank
         assert step == LAYERS * (ranks_ - 1) * HEADS * (HEAD_DIM + 1) * 4
 
 
+def test_a_trace_shows_what_is_sent(ranks: RankPool) -> None:
+    """Keys of the first rank go to the second one, in each layer."""
+    (received, sent), (_, nothing) = ranks.run(2, jobs.traced, "llama", "keys", 83)
+    size = keys_sent(0, [0, 0], shares(83, 2)) // LAYERS
+    assert received == [(1, "KV[0]", size)] * LAYERS
+    assert (sent, nothing) == (LAYERS * size, 0)
+
+
 @pytest.mark.parametrize(("new", "wanted"), [(20, "queries"), (23, "queries"), (60, "keys"), (83, "keys")])
 def test_what_is_less_travels(ranks: RankPool, new: int, wanted: str) -> None:
     """Three query heads a key head, and outputs come back: queries are less where new tokens are fewer than a third."""
