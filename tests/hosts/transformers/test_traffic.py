@@ -7,8 +7,12 @@ import pytest
 from tests.hosts.transformers import jobs_traffic as jobs
 from tests.support.ranks import RankPool
 from tokenring_xdit.language_shapes import LanguageShape
+from tokenring_xdit.planning import Machine, run
 from tokenring_xdit.planning.capacity import ask_for
+from tokenring_xdit.planning.layer_turn import LayerTurn
 from tokenring_xdit.planning.placement import BLOCK
+from tokenring_xdit.planning.straight import Way
+from tokenring_xdit.topology import load_topology
 
 HEADS, KV_HEADS, HEAD_DIM, LAYERS, ELEMENT = 9, 3, 8, 2, 4
 """Of the small Llama, in fp32."""
@@ -41,6 +45,15 @@ def test_bytes_sent_are_those_of_the_formula(ranks: RankPool, prefill: str, rank
         assert whole == sent(rank, [0] * ranks_, prompt)
         assert later == sent(rank, prompt, jobs.turn_lengths(83, 40, ranks_))
         assert step == LAYERS * (ranks_ - 1) * HEADS * (HEAD_DIM + 1) * 4
+        found = planned(ranks_, 0, 83, Way(prefill)), planned(ranks_, 83, 40, Way(prefill)), planned(ranks_, 123, 1)
+        assert [sent[rank] for sent in found] == [whole, later, step]
+
+
+def planned(ranks_: int, past: int, new: int, way: Way = Way.OUTPUTS) -> list[int]:
+    """What the planner says that each rank sends."""
+    turn = LayerTurn(ranks_, past, new, HEADS, KV_HEADS, HEAD_DIM, element_bytes=ELEMENT)
+    found = run(way.value, turn.programs(way), load_topology(f"mesh:{ranks_}:1gbit"), Machine(1e12))
+    return [LAYERS * sent for sent in found.sent]
 
 
 def test_a_trace_shows_what_is_sent(ranks: RankPool) -> None:
