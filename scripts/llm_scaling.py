@@ -14,10 +14,10 @@ import sys
 from dataclasses import dataclass
 
 from tokenring_xdit.language_shapes import LanguageShape, language_shape
-from tokenring_xdit.planning import Machine, Problem, simulate
+from tokenring_xdit.planning import Machine, Problem, run, simulate
 from tokenring_xdit.planning.capacity import balanced_schedule
-from tokenring_xdit.planning.simulate import run_steps
-from tokenring_xdit.planning.straight import LayerTurn, Way, steps_of
+from tokenring_xdit.planning.layer_turn import LayerTurn
+from tokenring_xdit.planning.straight import Way
 from tokenring_xdit.schedule import Mask, build
 from tokenring_xdit.topology import load_topology
 
@@ -85,7 +85,7 @@ def attend(tokens: int, nodes: int, heads: int, kv_heads: int, head_dim: int) ->
     problem = Problem.even(nodes, tokens, heads, head_dim, kv_heads=kv_heads, element_bytes=2)
     balanced = build(balanced_schedule(), nodes, Mask.CAUSAL, kv_heads)
     found = [simulate(balanced, network, problem, machine)]
-    found += [run_steps(way.value, steps_of(turn, way, machine), network, machine) for way in (Way.KEYS, Way.QUERIES)]
+    found += [run(way.value, turn.programs(way), network, machine) for way in (Way.KEYS, Way.QUERIES)]
     best = min(found, key=lambda simulation: simulation.makespan)
     return best.makespan, best.name, best.exposed
 

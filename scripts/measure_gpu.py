@@ -16,9 +16,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tokenring_xdit.attention import calibrate, fused
-from tokenring_xdit.attention.agreement import CallSpec, Layout
 from tokenring_xdit.attention.buffers import Buffers, Handle
 from tokenring_xdit.attention.kernels import KERNELS, choose
+from tokenring_xdit.attention.local import LocalAttention
 from tokenring_xdit.attention.merge import Accumulator, fold_with_torch
 from tokenring_xdit.attention.rank_run import RankRun
 from tokenring_xdit.attention.transport import Parcel
@@ -235,18 +235,16 @@ def calls() -> None:
         network = load_topology(f"mesh:{ranks}:1000tbit")
         for schedule in SCHEDULES:
             verified = build(schedule, ranks, Mask.FULL, heads)
-            spec = CallSpec(schedule, "", "full", DTYPE, DTYPE, "cuda", 1, heads, heads, 128, None, 0, length, length)
             transport = Alone(ranks)
-            layout = Layout(spec, (length,) * ranks, (length,) * ranks)
 
             def call(
                 verified: VerifiedSchedule = verified,
-                layout: Layout = layout,
+                problem: Problem = problem,
                 transport: Alone = transport,
                 tensors: tuple[Tensor, Tensor, Tensor] = (q, k, v),
             ) -> None:
-                programs = proved(verified, layout.problem, in_order=True)
-                RankRun(programs, layout, transport, kernel, *tensors).run(None, None)
+                programs = proved(verified, problem, in_order=True)
+                RankRun("", programs, transport, LocalAttention(kernel, None), *tensors).run()
 
             launched, replayed = (
                 simulate(verified, network, problem, cost).makespan * 1e6 for cost in (machine, machine.captured())

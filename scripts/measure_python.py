@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenring_xdit.attention.agreement import CallSpec, Layout
 from tokenring_xdit.attention.buffers import Buffers, Handle
+from tokenring_xdit.attention.local import LocalAttention
 from tokenring_xdit.attention.rank_run import RankRun
 from tokenring_xdit.schedule import build
 from tokenring_xdit.schedule.lower import lower
@@ -65,11 +65,6 @@ def seconds(name: str) -> list[float]:
     """What calls take, one after the other."""
     problem = Problem.even(RANKS, RANKS * HEAD_DIM, HEADS, HEAD_DIM)
     programs = lower(build(name, RANKS, heads=HEADS).schedule, problem, in_order=True)
-    spec = CallSpec(
-        schedule="", plan="", mask="full", dtype=torch.float32, partial_dtype=torch.float32, device="cpu", batch=1,
-        heads=HEADS, kv_heads=HEADS, head_dim=HEAD_DIM, scale=None, joint_length=0, q_length=0, kv_length=0,
-    )  # fmt: skip
-    layout = Layout(spec, problem.q_lengths, problem.kv_lengths)
     found: dict[torch.Size, tuple[Tensor, Tensor]] = {}
 
     def kernel(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> tuple[Tensor, Tensor]:
@@ -78,9 +73,10 @@ def seconds(name: str) -> list[float]:
         return found[q.shape]
 
     shard, transport, times = torch.zeros(1, HEADS, HEAD_DIM, HEAD_DIM), Nothing(), []
+    attention = LocalAttention(kernel, None)
     for _ in range(CALLS):
         start = time.perf_counter()
-        RankRun(programs, layout, transport, kernel, shard, shard, shard).run(None, None)
+        RankRun("", programs, transport, attention, shard, shard, shard).run()
         times.append(time.perf_counter() - start)
     return times
 

@@ -13,7 +13,7 @@ from tokenring_xdit.bench.commands import Checked, Prepare
 from tokenring_xdit.bench.text import TextShape
 from tokenring_xdit.bench.text_rank import TextBench
 from tokenring_xdit.hosts.transformers import exchanges
-from tokenring_xdit.hosts.transformers.pairs import Slice
+from tokenring_xdit.planning.pairs import Slice
 
 CPU = torch.device("cpu")
 

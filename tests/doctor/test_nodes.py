@@ -16,11 +16,10 @@ from tests.support import commands
 from tokenring_xdit.doctor.commands import SayWhere, Whereabouts
 from tokenring_xdit.doctor.facts import nodes_of
 from tokenring_xdit.doctor.findings import findings
-from tokenring_xdit.doctor.node_rank import MESSAGES
 from tokenring_xdit.doctor.pools import TorchrunRanks
 from tokenring_xdit.doctor.record import Grade, PartState
 from tokenring_xdit.errors import LaunchError
-from tokenring_xdit.workers.codec import Codec
+from tokenring_xdit.workers.wire import Wire
 
 
 def torchrun(*arguments: str, ranks: int = 1, environment: dict[str, str] | None = None) -> list[tuple[int, str]]:
@@ -118,7 +117,7 @@ def test_nodes_that_differ_are_noted() -> None:
     assert "The nodes differ in GPUs: H100, H200; the slowest decides what a call takes." in found
 
 
-def test_answers_travel_as_json() -> None:
-    codec = Codec(MESSAGES)
+def test_answers_travel_as_plain_data() -> None:
+    wire = Wire("tokenring_xdit.doctor.node_rank")
     for message in (SayWhere(), Whereabouts("a", 1, "cpu", "2.13"), 0.1, float("inf"), "refused", None):
-        assert codec.read(codec.write(message)) == message
+        assert wire.unpack(wire.pack(message)) == message

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.support.language import small_model_folder
 from tokenring_xdit import Chat, Engine, PendingReply, Reply
 from tokenring_xdit.errors import CancelledError, ConfigurationError, EngineError, TokenRingError, UnsupportedError
-from tokenring_xdit.hosts.transformers.placement import BLOCK
+from tokenring_xdit.planning.placement import BLOCK
 
 BOOK = "It was a dark and stormy night; the rain fell in torrents. " * 4
 QUESTIONS = ["Who did it?", "Why?", "And then?"]

@@ -9,12 +9,14 @@ import pytest
 
 from tokenring_xdit.planning import Machine, phases
 from tokenring_xdit.planning.capacity import balanced_schedule
+from tokenring_xdit.planning.layer_turn import LayerTurn
 from tokenring_xdit.planning.machine import Launches
 from tokenring_xdit.planning.many_ranks import bounds
 from tokenring_xdit.planning.phases import LanguagePhase, candidates, crossover, phase_of
-from tokenring_xdit.planning.simulate import run_steps, simulate
-from tokenring_xdit.planning.straight import LayerTurn, Way, steps_of
+from tokenring_xdit.planning.simulate import run, simulate
+from tokenring_xdit.planning.straight import Way
 from tokenring_xdit.schedule import Mask, build
+from tokenring_xdit.schedule.lower.program import KernelCall
 from tokenring_xdit.schedule.problem import Problem
 from tokenring_xdit.topology import load_topology
 
@@ -100,8 +102,8 @@ def test_of_a_window_pairs_and_keys_are_those_that_a_mask_leaves(window: int, pa
     for rank in range(4):
         rows = mask[owner[past:] == rank]
         for other in range(4):
-            assert turn.pairs(rank, other) == rows[:, owner == other].sum()
-            assert turn.seen(rank, other)[0] == rows[:, owner == other].any(axis=0).sum()
+            assert turn.plan.pairs(rank, other) == rows[:, owner == other].sum()
+            assert turn.plan.seen[rank][other].tokens == rows[:, owner == other].any(axis=0).sum()
 
 
 def test_of_a_window_only_a_halo_travels() -> None:
@@ -175,13 +177,12 @@ def test_of_many_ranks_the_crossover_is_the_same_with_fewer_simulations(
 def test_every_way_computes_each_pair_once(way: Way) -> None:
     """On one rank's worth of links and much to compute, the time of all ranks together is that of the pairs."""
     machine = Machine(1e9)
-    pairs = 2048 * 6144 + 2048 * 2048 // 2
-    if way is Way.OUTPUTS:
-        pairs = 2048 * (6144 + 2048)  # of a few tokens, whose mask is not worth a thought
-    steps = steps_of(TURN, way, machine)
-    seconds = sum(step.seconds for rank in steps for step in rank if getattr(step, "what", "") == "attention")
-    assert seconds == pytest.approx(4.0 * 8 * 64 * pairs / 1e9, rel=0.001)
-    assert run_steps(way.value, steps, load_topology("mesh:4:1gbit"), machine).makespan >= seconds / 4
+    pairs = 2048 * 6144 + 2048 * 2049 // 2
+    programs = TURN.programs(way)
+    calls = [step for program in programs for _, step in program.steps if isinstance(step, KernelCall)]
+    assert sum(step.pairs for step in calls) == pairs
+    seconds = 4.0 * 8 * 64 * pairs / 1e9
+    assert run(way.value, programs, load_topology("mesh:4:1gbit"), machine).makespan >= seconds / 4
 
 
 def test_who_has_no_patience_times_the_schedule_that_was_made_for_causal_masks() -> None:

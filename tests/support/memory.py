@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from tests.support.reference import relative_error, softmax_attention
-from tokenring_xdit.attention.agreement import CallSpec, Layout
 from tokenring_xdit.attention.kernels import KERNELS
+from tokenring_xdit.attention.local import LocalAttention
 from tokenring_xdit.attention.masks import KeyMask
 from tokenring_xdit.attention.rank_run import RankRun
 from tokenring_xdit.attention.transport import MemoryNetwork, MemoryTransport
@@ -86,23 +86,6 @@ def run(
         in_order: How the transport works.
         key_masks: Of each rank, where items of the batch differ in what they hide.
     """
-    spec = CallSpec(
-        schedule="",
-        plan="",
-        mask="full",
-        dtype=torch.float32,
-        partial_dtype=torch.float32,
-        device="cpu",
-        batch=problem.batch,
-        heads=problem.heads,
-        kv_heads=problem.kv_heads,
-        head_dim=problem.head_dim,
-        scale=None,
-        joint_length=0,
-        q_length=0,
-        kv_length=0,
-    )
-    layout = Layout(spec, problem.q_lengths, problem.kv_lengths)
     q, k, v = (
         shards.q.split(problem.q_lengths, 2),
         shards.k.split(problem.kv_lengths, 2),
@@ -112,8 +95,9 @@ def run(
     def call(transport: MemoryTransport) -> tuple[Tensor, Tensor]:
         rank = transport.rank
         mask = None if key_masks is None else key_masks[rank]
-        own = RankRun(programs, layout, transport, KERNELS["math"].run, q[rank], k[rank], v[rank], mask)
-        return own.run(None, None)
+        attention = LocalAttention(KERNELS["math"].run, None)
+        own = RankRun("", programs, transport, attention, q[rank], k[rank], v[rank], key_mask=mask)
+        return own.run()
 
     found = MemoryNetwork(problem.ranks, choose, in_order=in_order).run(call)
     outs, lses = zip(*found, strict=True)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from tests.support.memory import Choose, Shards
 from tests.support.reference import relative_error, softmax_attention
-from tokenring_xdit.attention.agreement import CallSpec, Layout
 from tokenring_xdit.attention.kernels import KERNELS, KernelFunction
+from tokenring_xdit.attention.local import LocalAttention
 from tokenring_xdit.attention.rank_run import RankRun
 from tokenring_xdit.attention.transport import MemoryNetwork, MemoryTransport
 from tokenring_xdit.attention.transport.slots import SlotTransport
@@ -180,8 +180,8 @@ def attended(
                 (whole.q, problem.q_lengths), (whole.k, problem.kv_lengths), (whole.v, problem.kv_lengths)
             )
         )  # fmt: skip
-        run = RankRun(call.programs, _layout(problem), transport, kernel, q, k, v)
-        found.append(run.run(None, None))
+        run = RankRun("", call.programs, transport, LocalAttention(kernel, None), q, k, v)
+        found.append(run.run())
     return found
 
 
@@ -198,12 +198,3 @@ def worst_of(found: Sequence[Sequence[tuple[Tensor, Tensor]]], shards: Sequence[
         got = [torch.cat([of_rank[number][part] for of_rank in found], 2) for part in range(2)]
         worst.append(max(relative_error(one, other) for one, other in zip(got, expected, strict=True)))
     return worst
-
-
-def _layout(problem: Problem) -> Layout:
-    spec = CallSpec(
-        schedule="", plan="", mask="full", dtype=torch.float32, partial_dtype=torch.float32, device="cpu",
-        batch=problem.batch, heads=problem.heads, kv_heads=problem.kv_heads, head_dim=problem.head_dim, scale=None,
-        joint_length=0, q_length=0, kv_length=0,
-    )  # fmt: skip
-    return Layout(spec, problem.q_lengths, problem.kv_lengths)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,19 +12,48 @@ import pytest
 import torch
 from PIL import Image
 
+from tokenring_xdit.bench import CallShape, Strategy
+from tokenring_xdit.bench.commands import Checked, CheckStrategy, Prepare, Prepared, Timed, TimeStrategy, TraceStrategy
+from tokenring_xdit.bench.timelines import Traced
+from tokenring_xdit.bench.workload import WorkloadShape
 from tokenring_xdit.errors import LaunchError
 from tokenring_xdit.graphs import GraphReport
+from tokenring_xdit.lab.probe.commands import Arrivals, Describe, Description, OneWay, Ping, SendMessages
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.messages import Served, ServeRequest, Setup, StepDone
 from tokenring_xdit.pipelines.request import Request
 from tokenring_xdit.pipelines.text_options import TextOptions
 from tokenring_xdit.pipelines.text_orders import ChatMessage, Kept, Question
 from tokenring_xdit.plain import to_bytes
+from tokenring_xdit.schedule import Activity, Span, Timeline
 from tokenring_xdit.workers.messages import Answer, Failed, Phase, Progress, Task
 from tokenring_xdit.workers.wire import Wire
 
 PICTURES = Wire("tokenring_xdit.pipelines.messages")
 TEXTS = Wire("tokenring_xdit.pipelines.text_orders")
+SWEEP = Wire("tokenring_xdit.doctor.node_rank")
+
+STRATEGIES = ["single", "ulysses=2+schedule:direct:chunks=4", "xfuser-ring", "schedule:auto"]
+SPANS = (Span(0, Activity.WAIT, 0.0, 0.25, "agreement"), Span(1, Activity.SEND, 0.1, 0.3, "Q[1]", "q", 0, 64))
+SWEEP_AND_PROBE: list[Any] = [
+    None,
+    Prepare(CallShape(2, 64, None, 4, 8, 1, "float32"), 3, True),
+    Prepare(WorkloadShape(2, 88, None, 4, 48, 1, "float32", "embedded", "64x64", 4), 3, False),
+    *(order(Strategy.parse(name)) for order in (CheckStrategy, TimeStrategy, TraceStrategy) for name in STRATEGIES),
+    TimeStrategy(None),
+    Prepared("cpu", "cpu", 1),
+    Checked(1e-7, 1.5, 64, 4096, {"w0": {"sent": 1, "received": 2}}, 9, "how"),
+    Checked(float("nan"), float("inf"), 64, 4096, None, 9, "how"),
+    Timed(0.1),
+    Traced(Timeline("ring", 2, SPANS), 1e-6, "ring"),
+    Failed(kind="ValueError", message="no", time=1.5, traceback="where"),
+    Describe(),
+    Description("host", "cpu", "gloo", "2.13"),
+    SendMessages(((0, 1), (1, 0)), (64, 128), 12),
+    Arrivals({0: [0.1, 0.25], 3: []}),
+    Ping((0, 1), 20),
+    OneWay([1e-6, 2e-6]),
+]
 
 
 @pytest.mark.parametrize(
@@ -93,9 +124,35 @@ def test_what_could_not_be_read_alike_is_not_packed(value: Any) -> None:
         to_bytes(("tensor", ["float32", [9], b"1234"])),
         to_bytes(("picture", ["RGB", [9, 9], b"x"])),
         to_bytes(("eval", ["1"])),
+        to_bytes(("object", ["Path", "/"])),
+        to_bytes(("object", ["Task", 3])),
         to_bytes((1, 2, 3)),
     ],
 )
 def test_what_no_rank_has_packed_is_refused(packed: bytes) -> None:
     with pytest.raises(LaunchError, match="nothing that they say"):
         PICTURES.unpack(packed)
+
+
+@pytest.mark.parametrize("message", SWEEP_AND_PROBE, ids=lambda message: type(message).__name__)
+def test_what_a_sweep_says_is_read_as_it_was_written(message: Any) -> None:
+    read = SWEEP.unpack(SWEEP.pack(message))
+    assert type(read) is type(message)
+    assert repr(read) == repr(message)
+
+
+class Strike:
+    """Runs code where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self._path,)
+
+
+def test_what_is_pickled_is_refused_and_runs_nothing(tmp_path: Path) -> None:
+    for protocol in (0, 4):
+        with pytest.raises(LaunchError, match="nothing that they say"):
+            SWEEP.unpack(pickle.dumps(Strike(tmp_path / "struck"), protocol))
+    assert not (tmp_path / "struck").exists()

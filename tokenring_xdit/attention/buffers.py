@@ -51,7 +51,7 @@ class Arena:
     Attributes:
         program: The same.
         tensors: Of each slot, ``[B, H, S, D]``, or the bytes of a partial output; none of the first three, which belong
-            to the caller, of sums, and of what a kernel makes.
+            to the caller, of sums, and of what a kernel makes; none at all of a fleeting program.
         partials: Output ``[B, H, S, D]`` and log-sum-exp ``[B, H, S]`` of what comes as partial outputs, by slot.
         readers: Readers of each slot, the transfers that still read it.
     """
@@ -70,6 +70,9 @@ class Arena:
         self.readers: list[list[Handle]] = [[] for _ in program.slots]
         self._dtype, self._partial_dtype, self._device, self._area = dtype, partial_dtype, device, area
         self._places = None if area is None else footprint(program, dtype.itemsize, partial_dtype.itemsize).places
+        if program.fleeting:
+            self.tensors += [()] * len(program.slots)
+            return
         outputs = {step.output for _, step in program.steps if isinstance(step, KernelCall)}
         with outlasting():
             for number, slot in enumerate(program.slots):
@@ -82,6 +85,14 @@ class Arena:
             if slot.form is SlotForm.OUTPUT and number not in outputs:
                 out, lse = self.tensors[number]
                 self.partials[number] = out, lse
+
+    def take(self, number: int) -> tuple[Tensor, ...]:
+        """Memory for a slot of a fleeting program."""
+        return self._make(number, self.program.slots[number])
+
+    def give_back(self, number: int) -> None:
+        """Let go of it."""
+        self.partials.pop(number, None)
 
     def _make(self, number: int, slot: Slot) -> tuple[Tensor, ...]:
         if slot.form is SlotForm.PARTIAL:
@@ -125,10 +136,10 @@ class Buffers:
     ) -> Arena:
         """The memory of a program, which nothing reads and whose content is undefined.
 
-        On a GPU it is new each time: torch's allocator keeps the memory at hand, and it alone knows whether a CUDA
-        graph will use it again.
+        Of a fleeting program it is made when it is needed. On a GPU it is new each time: torch's allocator keeps the
+        memory at hand, and it alone knows whether a CUDA graph will use it again.
         """
-        if device.type == "cuda" and self.area is None:
+        if program.fleeting or (device.type == "cuda" and self.area is None):
             return Arena(program, dtype, partial_dtype, device)
         key = id(program), dtype, partial_dtype, device
         arena = self._arenas.get(key)

@@ -1,4 +1,4 @@
-"""What the ranks of a program tell each other beside their messages: JSON in torch's default store.
+"""What the ranks of a program tell each other beside their messages: plain data in torch's default store.
 
 A wait of gloo cannot be interrupted, and a rank that failed may have no peer to tell. What a rank posts here is read
 by every other one within a fraction of a second, whatever its caller waits for. A thread of its own talks to the store,
@@ -7,7 +7,6 @@ because the rank that keeps it may be stopped, and then it never answers.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -19,6 +18,8 @@ from typing import Any
 
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
+
+from tokenring_xdit.plain import from_bytes, to_bytes
 
 __all__ = ["Bulletin", "Notice"]
 
@@ -161,7 +162,7 @@ class Bulletin:
                 self.found[key] = _look(store, key)
             while (fields := _look(store, f"notice/{self._next_notice}")) is not None:
                 self._next_notice += 1
-                self._news.append(Notice(**{**fields, "scope": tuple(fields["scope"])}))
+                self._news.append(Notice(**fields))
             self.heard = time.monotonic()
             if stop:
                 return
@@ -174,13 +175,13 @@ class Bulletin:
             item = self._outbox[0]
             if isinstance(item, Notice):
                 fields = {**asdict(item), "sentence": item.sentence[:_LONGEST_SENTENCE]}
-                store.set(f"notice/{store.add('notices', 1) - 1}", json.dumps(fields))
+                store.set(f"notice/{store.add('notices', 1) - 1}", to_bytes(fields).decode())
             else:
-                store.set(item[0], json.dumps(item[1]))
+                store.set(item[0], to_bytes(item[1]).decode())
             with self._idle:
                 self._outbox.popleft()
                 self._idle.notify_all()
 
 
 def _look(store: Store, key: str) -> Any:
-    return json.loads(store.get(key)) if store.check([key]) else None
+    return from_bytes(store.get(key)) if store.check([key]) else None

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from tokenring_xdit.attention.agreement import Layout
 from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.attention.kernels import CountedFunction, KernelFunction
+from tokenring_xdit.attention.local import LocalAttention
 from tokenring_xdit.attention.masks import KeyMask
 from tokenring_xdit.attention.member import in_words
+from tokenring_xdit.attention.observe import Observer
 from tokenring_xdit.attention.rank_run import RankRun
 from tokenring_xdit.attention.tracer import observer_of
+from tokenring_xdit.attention.transport.base import Transport
 from tokenring_xdit.attention.waits import Broken, GaveUp
 from tokenring_xdit.schedule import VerifiedSchedule
 from tokenring_xdit.schedule.lower import proved
-from tokenring_xdit.schedule.lower.program import (
-    Post,
-    Recv,
-)
+from tokenring_xdit.schedule.lower.program import Pack, Post, Recv
 
-__all__ = ["execute"]
+__all__ = ["execute", "run_program"]
 
 
 def execute(
@@ -59,22 +61,59 @@ def execute(
         CommunicationError: A transfer failed, or the rank did on which it waits.
         Exception: Whatever the kernel raised. After any error the group is given up.
     """
-    programs = proved(
-        verified, layout.problem, in_order=ring_group.transport.in_order
-    )  # or refused, on all ranks alike
-    observer = observer_of(ring_group, q.device)
+    spec, transport, name = layout.spec, ring_group.transport, verified.schedule.name
+    programs = proved(verified, layout.problem, in_order=transport.in_order)  # or refused, on all ranks alike
+    attention = LocalAttention(kernel, spec.scale, counted)
+
+    def begin(observer: Observer | None) -> RankRun:
+        return RankRun(
+            name,
+            programs,
+            transport,
+            attention,
+            q,
+            k,
+            v,
+            partial_dtype=spec.partial_dtype,
+            key_mask=key_mask,
+            observer=observer,
+        )
+
+    return run_program(begin, ring_group, transport, q.device, f"in schedule '{name}'", joint_kv, joint_mask)
+
+
+def run_program(
+    begin: Callable[[Observer | None], RankRun],
+    ring_group: RingGroup,
+    transport: Transport,
+    device: torch.device,
+    where: str,
+    joint_kv: tuple[Tensor, Tensor] | None = None,
+    joint_mask: KeyMask | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Run a program that was proved; see :func:`execute`.
+
+    Args:
+        begin: Begins the run, with what is told of it.
+        ring_group: The process group.
+        transport: What carries messages, one of the group's.
+        device: Where the tensors are.
+        where: Where what fails has failed, for messages.
+        joint_kv: Keys and values that every rank holds alike.
+        joint_mask: Which of them count.
+    """
+    observer = observer_of(ring_group, device)
     run: RankRun | None = None
     try:
-        run = RankRun(programs, layout, ring_group.transport, kernel, q, k, v, key_mask, observer, counted)
+        run = begin(observer)
         if observer is not None:
-            observer.begins(verified.schedule.name, run.program)
+            observer.begins(run.name, run.program)
         return run.run(joint_kv, joint_mask)
     except BaseException as error:
         # Transfers are under way: what comes next on these channels would take what this call left.
         if observer is not None:
             observer.failed()
-        where = f"in schedule '{verified.schedule.name}'"
-        if ring_group.transport.gave_up(error):
+        if transport.gave_up(error):
             error = GaveUp(str(error))
         if isinstance(error, Broken) or (isinstance(error, torch.AcceleratorError) and ring_group.lost()):
             transferring = run.transferring if run is not None else None
@@ -87,9 +126,11 @@ def execute(
         raise
 
 
-def _in_words(transferring: Post | Recv | str | None, group: RingGroup) -> str:
+def _in_words(transferring: Post | Pack | Recv | str | None, group: RingGroup) -> str:
     if isinstance(transferring, Recv):
         return f"{transferring} from rank {group.names[transferring.peer]}"
     if isinstance(transferring, Post):
         return f"room for {transferring}"
+    if isinstance(transferring, Pack):
+        return f"room for {transferring.block}"
     return transferring or "messages that are still being sent"

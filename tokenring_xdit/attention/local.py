@@ -4,14 +4,46 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from tokenring_xdit.attention.kernels import CountedFunction, KernelFunction
 from tokenring_xdit.attention.masks import KeyMask
+from tokenring_xdit.schedule.lower.program import KernelCall
 
-__all__ = ["LocalAttention"]
+__all__ = ["BlockAttention", "LocalAttention", "nothing"]
+
+
+class BlockAttention(Protocol):
+    """Attends blocks on one rank, for the executor."""
+
+    def __call__(
+        self, q: Tensor, items: Sequence[tuple[Tensor, ...]], step: KernelCall | None = None
+    ) -> tuple[Tensor, Tensor] | None:
+        """Attend keys and values that all items of the batch share, or a list of those of each item.
+
+        Args:
+            q: ``[B, H, Sq, D]``.
+            items: One pair ``[B, Hkv, Skv, D]`` of keys and values, with how many of each item count where they differ
+                in that, or ``B`` pairs ``[1, Hkv, Skv, D]``.
+            step: What is attended; ``None`` for joint keys.
+
+        Returns:
+            Output ``[B, H, Sq, D]`` and log-sum-exp ``[B, H, Sq]`` in fp32, or ``None`` where there is none to attend.
+        """
+
+    def keys_of_each_item(self, mask: KeyMask | None, k: Tensor, v: Tensor) -> list[tuple[Tensor, ...]] | None:
+        """The keys and values of each item of the batch, where the items hide different ones; else ``None``.
+
+        They are one entry, with the number of each item's keys, where the kernel can be told that.
+        """
+
+
+def nothing(q: Tensor) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp of queries that have attended no key."""
+    return q.new_zeros(q.shape), torch.full(q.shape[:-1], -math.inf, dtype=torch.float32, device=q.device)
 
 
 class LocalAttention:
@@ -27,38 +59,21 @@ class LocalAttention:
         self.kernel, self._scale, self._counted = kernel, scale, counted
 
     def __call__(
-        self, q: Tensor, items: Sequence[tuple[Tensor, ...]], causal: bool = False
+        self, q: Tensor, items: Sequence[tuple[Tensor, ...]], step: KernelCall | None = None
     ) -> tuple[Tensor, Tensor] | None:
-        """Attend keys and values that all items of the batch share, or a list of those of each item.
-
-        Args:
-            q: ``[B, H, Sq, D]``.
-            items: One pair ``[B, Hkv, Skv, D]`` of keys and values, with how many of each item count where they differ
-                in that, or ``B`` pairs ``[1, Hkv, Skv, D]``.
-            causal: Whether a query attends the keys up to its own position only.
-
-        Returns:
-            Output ``[B, H, Sq, D]`` and log-sum-exp ``[B, H, Sq]`` in fp32, or ``None`` where there is none to attend.
-        """
+        """As :class:`BlockAttention`."""
+        causal = step is not None and step.causal
         if len(items) == 1:
             return self._attend(q, *items[0], causal=causal)
-        out, lse = self.nothing(q)
+        out, lse = nothing(q)
         for item, (k, v) in enumerate(items):
             partial = self._attend(q[item : item + 1], k, v, causal=causal)
             if partial is not None:
                 out[item : item + 1], lse[item : item + 1] = partial
         return out, lse
 
-    @staticmethod
-    def nothing(q: Tensor) -> tuple[Tensor, Tensor]:
-        """Output and log-sum-exp of queries that have attended no key."""
-        return q.new_zeros(q.shape), torch.full(q.shape[:-1], -math.inf, dtype=torch.float32, device=q.device)
-
     def keys_of_each_item(self, mask: KeyMask | None, k: Tensor, v: Tensor) -> list[tuple[Tensor, ...]] | None:
-        """The keys and values of each item of the batch, where the items hide different ones; else ``None``.
-
-        They are one entry, with the key counts of samples, if the kernel takes these.
-        """
+        """As :class:`BlockAttention`."""
         if mask is None or not mask.ragged:
             return None
         if self._counted is not None:

@@ -14,10 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenring_xdit.attention.agreement import Layout
 from tokenring_xdit.attention.buffers import Handle, token_major
-from tokenring_xdit.attention.kernels import CountedFunction, KernelFunction
-from tokenring_xdit.attention.local import LocalAttention
+from tokenring_xdit.attention.local import BlockAttention, nothing
 from tokenring_xdit.attention.masks import KeyMask
 from tokenring_xdit.attention.merge import Accumulator
 from tokenring_xdit.attention.observe import Observer
@@ -29,6 +27,7 @@ from tokenring_xdit.schedule.lower.program import (
     RESULT,
     Collective,
     Concat,
+    Done,
     KernelCall,
     MergeCall,
     Pack,
@@ -37,6 +36,8 @@ from tokenring_xdit.schedule.lower.program import (
     Recv,
     Step,
     View,
+    reads,
+    writes,
 )
 
 __all__ = ["RankRun"]
@@ -54,49 +55,51 @@ class RankRun:
     """One call on one rank.
 
     Args:
+        name: What the programs are called.
         programs: What all ranks do, proved.
-        layout: What the ranks agreed on.
         transport: What carries messages.
-        kernel: Local attention.
+        attention: What attends blocks.
         q: This rank's queries.
         k: Its keys.
         v: Its values.
+        partial_dtype: In which partial outputs travel; ``None`` is the dtype of ``q``.
         key_mask: Which keys count, where items differ in that.
         observer: Gets the events of the call.
-        counted: Local attention that takes the number of keys of each sample.
     """
 
     def __init__(
         self,
+        name: str,
         programs: Sequence[RankProgram],
-        layout: Layout,
         transport: Transport,
-        kernel: KernelFunction,
+        attention: BlockAttention,
         q: Tensor,
         k: Tensor,
         v: Tensor,
+        *,
+        partial_dtype: torch.dtype | None = None,
         key_mask: KeyMask | None = None,
         observer: Observer | None = None,
-        counted: CountedFunction | None = None,
     ) -> None:
-        self.layout = layout
-        self.transport = transport
-        self.attention = LocalAttention(kernel, layout.spec.scale, counted)
-        self.device = q.device
+        self.name, self.transport, self.attention = name, transport, attention
+        self.dtype, self.partial_dtype, self.device = q.dtype, partial_dtype or q.dtype, q.device
         self.observer = observer
         self.program = programs[transport.rank]
-        self.transferring: Post | Recv | str | None = None  # what a broken transfer would be about
-        transport.begin(layout.spec.schedule, programs, q.dtype, layout.spec.partial_dtype)
-        self.arena = transport.buffers.arena(self.program, q.dtype, layout.spec.partial_dtype, q.device)
+        self.transferring: Post | Pack | Recv | str | None = None  # what a broken transfer would be about
+        transport.begin(name, programs, q.dtype, self.partial_dtype)
+        self.arena = transport.buffers.arena(self.program, q.dtype, self.partial_dtype, q.device)
         self.tensors = self.arena.tensors.copy()  # of queries and keys, and the messages of partial outputs
         self.tensors[OWN_Q], self.tensors[OWN_KV] = (q,), (k, v)
         self.arriving: list[tuple[Recv, Sequence[Handle]] | None] = [None] * len(self.tensors)
         self.sums: list[Accumulator | None] = [None] * len(self.tensors)
         self.own_items = self.attention.keys_of_each_item(key_mask, k, v)
         self.sending: list[Handle] = []  # what reads the caller's tensors
+        self.posted: list[tuple[Post, list[Handle]]] = []  # with that, of a fleeting program
         self.largest = max(q.nbytes, k.nbytes)  # bytes of a message that is sent from there, at most
 
-    def run(self, joint_kv: tuple[Tensor, Tensor] | None, joint_mask: KeyMask | None) -> tuple[Tensor, Tensor]:
+    def run(
+        self, joint_kv: tuple[Tensor, Tensor] | None = None, joint_mask: KeyMask | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Execute the program from its first step to its last."""
         home = [] if joint_kv is None else self.attention.keys_of_each_item(joint_mask, *joint_kv) or [joint_kv]
         actions: dict[type[Step], Callable[[Any], None]] = {
@@ -105,6 +108,7 @@ class RankRun:
             Concat: self._concat,
             KernelCall: self._attend,
             MergeCall: self._merge,
+            Done: self._done,
         }
         for _, step in self.program.steps:
             kind = type(step)
@@ -120,11 +124,17 @@ class RankRun:
             self._attend_joint(home)
         self._settle()
         self.transport.end()
-        return self._sum(RESULT).result(self.layout.spec.dtype)
+        return self._sum(RESULT).result(self.dtype)
 
     # -- slots -------------------------------------------------------------------------------------
 
     def _free(self, slot: int) -> None:
+        """Have memory of a slot that may be written."""
+        self._idle(slot)
+        if not self.tensors[slot]:
+            self.tensors[slot] = self.arena.take(slot)
+
+    def _idle(self, slot: int) -> None:
         """Wait until nothing comes to a slot or leaves from it any more."""
         if self.arriving[slot] is not None:
             self._arrived(slot)
@@ -167,6 +177,9 @@ class RankRun:
             return
         for recv in post.recvs:
             self._free(recv.slot)
+        if self.program.fleeting:
+            self.sending = []
+            self.posted.append((post, self.sending))
         sliced = self._sliced(post.payloads) if self.program.token_major else {}
         payloads = [sliced.get(part) or self._payload(part) for part in post.payloads]
         self._transfer(post, payloads)
@@ -251,18 +264,30 @@ class RankRun:
                 self.transport.all_to_all(channel, coming, self._message(going[number]), rows, sent)
 
     def _pack(self, step: Pack) -> None:
-        self.transferring = f"room for {step.block}"
+        self.transferring = step
         self._free(step.slot)
         self.transferring = None
         self._sum(step.source).write(*self.arena.partials[step.slot])
         self.sums[step.source] = None
+
+    def _done(self, step: Done) -> None:
+        post, sending = self.posted[step.post]
+        self.transferring = "the end of its sends"
+        self.transport.wait_for(sending, self.largest)
+        sending.clear()
+        for slot in (*writes(post), *reads(post)):
+            if slot > RESULT:
+                self._idle(slot)
+                self.tensors[slot] = ()
+                self.arena.give_back(slot)
+        self.transferring = None
 
     def _settle(self) -> None:
         """Wait until the caller may overwrite its tensors, and the next call the memory of this one."""
         self.transferring = "the end of its sends"
         for slot, readers in enumerate(self.arena.readers):
             if readers or self.arriving[slot] is not None:  # here, even where nothing needed it
-                self._free(slot)
+                self._idle(slot)
         self.transport.wait_for(self.sending, self.largest)
         self.transferring = None
 
@@ -290,9 +315,9 @@ class RankRun:
         else:
             low, high = step.keys.cut[:2] if step.keys.cut is not None else (None, None)
             items = [(k[:, low:high], v[:, low:high], *counts) for k, v, *counts in self.own_items]
-        found = self.attention(q, items, step.causal)
+        found = self.attention(q, items, step)
         if step.output >= 0:
-            found = self._keep(step.output, found or self.attention.nothing(q))
+            found = self._keep(step.output, found or nothing(q))
         if found is None:
             return
         for slot, cut, rows in step.targets:
@@ -305,7 +330,7 @@ class RankRun:
     def _keep(self, slot: int, found: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Have an output stay as it can be sent: in the dtype and order in which outputs travel."""
         out, lse = found
-        kept = token_major(out.to(self.layout.spec.partial_dtype)).contiguous(), token_major(lse).contiguous()
+        kept = token_major(out.to(self.partial_dtype)).contiguous(), token_major(lse).contiguous()
         self.tensors[slot] = tuple(token_major(tensor, back=True) for tensor in kept)
         return found
 
@@ -326,4 +351,4 @@ class RankRun:
             total.add(*self.arena.partials[partial.slot], partial.cut, owned=False)
         else:
             partials = [(*self.arena.partials[partial.slot], partial.cut) for partial in step.partials]
-            total.add_all(partials, self.layout.spec.dtype if last else torch.float32)
+            total.add_all(partials, self.dtype if last else torch.float32)

@@ -246,7 +246,7 @@ class Rounds(Member):
         finally:
             bulletin.hurry(-1)
         self.waiting, self.needs_all = None, False
-        everyone = {**{peer: tuple(bulletin.found[key]) for peer, key in keys.items()}, self.rank: counts}
+        everyone = {**{peer: bulletin.found[key] for peer, key in keys.items()}, self.rank: counts}
         self._refuse_unequal_histories([everyone[peer] for peer in range(self.world_size)])
 
     def _probe(self, unknown: Sequence[int], doing: str) -> None:

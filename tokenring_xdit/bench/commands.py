@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, PlainSerializer
-
+from tokenring_xdit.bench.pictures import Pixels
 from tokenring_xdit.bench.plan import CallShape, Strategy
 from tokenring_xdit.bench.text import TextShape
 from tokenring_xdit.bench.workload import WorkloadShape
 
 __all__ = ["CheckStrategy", "Checked", "Prepare", "Prepared", "TimeStrategy", "Timed", "TraceStrategy"]
-
-
-def _strategy(value: Any) -> Any:
-    return Strategy.parse(value) if isinstance(value, str) else value
-
-
-# How they are written where commands travel as JSON; see :mod:`tokenring_xdit.workers.codec`.
-AnyShape = Annotated[WorkloadShape | TextShape | CallShape, Field(union_mode="left_to_right")]
-NamedStrategy = Annotated[Strategy, BeforeValidator(_strategy), PlainSerializer(str)]
 
 
 @dataclass(frozen=True)
@@ -34,7 +23,7 @@ class Prepare:
         pictures: Whether checks of a pipeline are to bring what was drawn.
     """
 
-    shape: AnyShape
+    shape: WorkloadShape | TextShape | CallShape
     seed: int
     whole: bool
     pictures: bool = False
@@ -59,7 +48,7 @@ class Prepared:
 class CheckStrategy:
     """Call a strategy, and look at it instead of timing it."""
 
-    strategy: NamedStrategy
+    strategy: Strategy
 
 
 @dataclass(frozen=True)
@@ -75,8 +64,7 @@ class Checked:
             outside an emulated network.
         peak: Bytes allocated at once for a first call, beside its inputs.
         peak_measure: How that was found.
-        picture: What was drawn, on the rank that has it and where that was asked for: a NumPy file in base 64 of pixels
-            ``[H, W, 3]`` in ``[0, 1]``, fp32.
+        picture: What was drawn, on the rank that has it and where that was asked for.
         keys: Of a language model: tokens whose keys this rank holds in the layer with most.
         same_answer: Whether it generated the tokens of one process, where an answer was asked for.
     """
@@ -88,7 +76,7 @@ class Checked:
     links: dict[str, dict[str, int]] | None
     peak: int
     peak_measure: str
-    picture: str | None = None
+    picture: Pixels | None = None
     keys: int | None = None
     same_answer: bool | None = None
 
@@ -97,7 +85,7 @@ class Checked:
 class TimeStrategy:
     """Call a strategy after a barrier; ``None`` is the attention that each rank computes, without communication."""
 
-    strategy: NamedStrategy | None
+    strategy: Strategy | None
 
 
 @dataclass(frozen=True)
@@ -120,4 +108,4 @@ class TraceStrategy:
     The answer is a :class:`~tokenring_xdit.bench.timelines.Traced` from rank 0 and ``None`` from the others.
     """
 
-    strategy: NamedStrategy
+    strategy: Strategy

@@ -16,7 +16,7 @@ from tokenring_xdit.attention.merge import Accumulator
 from tokenring_xdit.hosts.transformers.current import current_forward
 from tokenring_xdit.hosts.transformers.exchanges import Exchanges, attend_slice
 from tokenring_xdit.hosts.transformers.kernels import Scores
-from tokenring_xdit.hosts.transformers.pairs import Plan
+from tokenring_xdit.planning.pairs import Plan
 
 __all__ = ["gathering", "sending_nothing"]
 

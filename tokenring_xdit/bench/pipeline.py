@@ -27,7 +27,7 @@ from tokenring_xdit.bench.instruments import (
     synchronize,
     traced_call,
 )
-from tokenring_xdit.bench.pictures import packed
+from tokenring_xdit.bench.pictures import Pixels
 from tokenring_xdit.bench.plan import Strategy, StrategyKind
 from tokenring_xdit.bench.timelines import Traced
 from tokenring_xdit.bench.workload import WorkloadShape, flux_model
@@ -291,9 +291,10 @@ class PipelineBench:
             picture=self._picture(latents) if self._pictures and latents is not None else None,
         )
 
-    def _picture(self, latents: Tensor) -> str:
+    def _picture(self, latents: Tensor) -> Pixels:
         pipe = self._model.plain
-        return packed(decoded(pipe, unpacked(pipe, latents, self._size), "np")[0])
+        pixels: Pixels = decoded(pipe, unpacked(pipe, latents, self._size), "np")[0].astype("float32")
+        return pixels
 
 
 def _twin(pipe: Any) -> Any:

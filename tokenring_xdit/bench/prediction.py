@@ -13,9 +13,9 @@ from tokenring_xdit.dtypes import DTYPE_BYTES, parse_dtype
 from tokenring_xdit.lab.effects import LabEffects
 from tokenring_xdit.planning import Inside, Machine, Problem, Simulation, gathered, run, simulate, ulysses
 from tokenring_xdit.planning.capacity import balanced_schedule
+from tokenring_xdit.planning.layer_turn import LayerTurn
 from tokenring_xdit.planning.phases import LanguagePhase, phase_of
-from tokenring_xdit.planning.simulate import run_steps
-from tokenring_xdit.planning.straight import LayerTurn, Way, steps_of
+from tokenring_xdit.planning.straight import Way
 from tokenring_xdit.schedule import Auto, Mask, ScheduleSpec, build
 from tokenring_xdit.schedule.lower import lower
 from tokenring_xdit.schedule.lower.program import RankProgram
@@ -111,7 +111,7 @@ def _of_text(record: Record, strategy: Strategy) -> Simulation | None:
     turn = LayerTurn(record.ranks, past, new, record.heads, record.kv_heads, record.head_dim, record.batch, dtype)
     cores, threads = float(record.machine["cores"]), int(record.machine["threads_per_rank"])
     everywhere = phase_of(turn) is LanguagePhase.STEP
-    pairs = new * record.tokens if everywhere else new * past + new * new / 2
+    pairs = new * past + new * (new + 1) / 2
     at_once = min(record.ranks, cores / threads)
     rate = 4.0 * pairs * record.heads * record.head_dim * record.batch / at_once / record.compute_seconds.median
     machine, effects = Machine.of_processors(rate, _FOLD_RATE, cores=cores, threads=threads), LabEffects.fitted(threads)
@@ -119,7 +119,7 @@ def _of_text(record: Record, strategy: Strategy) -> Simulation | None:
     if everywhere and way is not Way.GATHER_KV:
         way = Way.OUTPUTS
     if way is not None:
-        return run_steps(record.strategy, steps_of(turn, way, machine), network, machine, effects)
+        return run(record.strategy, turn.programs(way), network, machine, effects)
     name = balanced_schedule() if strategy.kind is StrategyKind.BALANCED else str(strategy.schedule)
     if past or Auto.parse(name) is not None:
         return None

@@ -10,17 +10,22 @@ from tokenring_xdit.bench.commands import Checked, CheckStrategy, Prepare, Prepa
 from tokenring_xdit.bench.instruments import join_sweep
 from tokenring_xdit.bench.measure import Bench
 from tokenring_xdit.bench.pipeline import PipelineBench
-from tokenring_xdit.bench.plan import CallShape
+from tokenring_xdit.bench.plan import CallShape, Strategy, StrategyKind
 from tokenring_xdit.bench.text import TextShape
 from tokenring_xdit.bench.text_rank import TextBench
 from tokenring_xdit.bench.timelines import Traced
 from tokenring_xdit.bench.workload import WorkloadShape
+from tokenring_xdit.schedule import Activity, Auto, ScheduleSpec, Span, Timeline
 from tokenring_xdit.workers.loop import Commands, Mailbox
 
 __all__ = ["MESSAGES", "commands", "commands_on"]
 
-MESSAGES = (CheckStrategy, Checked, Prepare, Prepared, TimeStrategy, Timed, TraceStrategy, Traced)
-"""Commands and answers."""
+MESSAGES = (
+    *(CheckStrategy, Checked, Prepare, Prepared, TimeStrategy, Timed, TraceStrategy, Traced),
+    *(Auto, CallShape, ScheduleSpec, Strategy, StrategyKind, TextShape, WorkloadShape),
+    *(Activity, Span, Timeline),
+)
+"""Commands and answers, and what is in them."""
 
 
 def commands(mailbox: Mailbox) -> Commands:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tokenring_xdit.bench.case_figures import figures_of, machine_facts
 from tokenring_xdit.bench.commands import CheckStrategy, Prepare, Prepared, Timed, TimeStrategy, TraceStrategy
-from tokenring_xdit.bench.pictures import Pixels, unpack
+from tokenring_xdit.bench.pictures import Pixels
 from tokenring_xdit.bench.plan import CallShape, Case, Level, Strategy, StrategyKind
 from tokenring_xdit.bench.pool import start_pool
 from tokenring_xdit.bench.records import (
@@ -287,7 +287,7 @@ class _Sweep:
             drawn = ((case.strategy, found.picture) for case in cases for found in checked[case.strategy])
             for who, picture in drawn:
                 if picture is not None:
-                    self._on_picture(who, unpack(picture))
+                    self._on_picture(who, picture)
         times: dict[Strategy | None, list[list[Timed]]] = {}
         turns: list[Strategy | None] = [*_beside(shape), *strategies]
         for turn in range(self._turns):

@@ -226,7 +226,7 @@ class TextBench:
             return Timed(time.perf_counter() - start)
 
     def trace(self, strategy: Strategy) -> Traced | None:
-        """Record one call; of what travels outside of schedules nothing is recorded."""
+        """Record one call, without what is gathered."""
         with self._strategy(strategy):
             return traced_call(self._call(strategy), str(strategy), self._device, through_usp=False)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -32,7 +32,8 @@ TIMELINES_FILE = "timelines.jsonl"
 TRACE_FILE = "trace.json"
 
 
-class Traced(NamedTuple):
+@dataclass(frozen=True)
+class Traced:
     """A traced call of all ranks.
 
     Attributes:

@@ -28,7 +28,7 @@ __all__ = ["MESSAGES", "commands"]
 MESSAGES = (
     *sweep_rank.MESSAGES,
     *probe_rank.MESSAGES,
-    *(CheckCall, SayWhere, TimeCall, TimeMessages, TinyCall, Whereabouts, float, str),
+    *(CheckCall, SayWhere, TimeCall, TimeMessages, TinyCall, Whereabouts),
 )
 """Commands and answers."""
 

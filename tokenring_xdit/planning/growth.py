@@ -10,10 +10,11 @@ from functools import lru_cache
 
 from tokenring_xdit.model_shapes import ModelShape
 from tokenring_xdit.parallel import ParallelDims
+from tokenring_xdit.planning.layer_turn import LayerTurn
 from tokenring_xdit.planning.machine import Machine
 from tokenring_xdit.planning.planner import split_seconds
-from tokenring_xdit.planning.simulate import run_steps
-from tokenring_xdit.planning.straight import LayerTurn, Way, steps_of
+from tokenring_xdit.planning.simulate import run
+from tokenring_xdit.planning.straight import Way
 from tokenring_xdit.schedule.problem import Problem
 from tokenring_xdit.topology import Network, parse_network
 
@@ -90,8 +91,7 @@ class TextAttentionGrowth:
         if self._ranks > _SIMULATED_RANKS:
             return float((past + new) * new)
         turn = LayerTurn(self._ranks, past, new, _HEADS, _KEY_HEADS, _HEAD_DIM, element_bytes=self._bytes)
-        steps = steps_of(turn, way, self._machine)
-        return run_steps(way.value, steps, self._network, self._machine).makespan
+        return run(way.value, turn.programs(way), self._network, self._machine).makespan
 
 
 def _machine(gpus: bool, ranks: int) -> Machine:

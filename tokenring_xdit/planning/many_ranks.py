@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenring_xdit.planning.capacity import balanced_schedule
+from tokenring_xdit.planning.layer_turn import FLOAT_BYTES, LayerTurn
 from tokenring_xdit.planning.machine import Attention, Machine
-from tokenring_xdit.planning.straight import FLOAT_BYTES, LayerTurn, Way, span_of
+from tokenring_xdit.planning.straight import Way
+from tokenring_xdit.schedule.problem import LSE_BYTES
 from tokenring_xdit.topology import Network
 
 __all__ = ["MANY_RANKS", "Bound", "bounds"]
@@ -94,10 +96,8 @@ class _Sums:
 
     def __init__(self, turn: LayerTurn, machine: Machine) -> None:
         self._turn, self._machine = turn, machine
-        ranks = range(turn.ranks)
         self._queries = np.array(turn.queries, dtype=np.int64)
-        new = np.array([span_of(turn.queries, rank, turn.past) for rank in ranks])
-        past = np.array([span_of(turn.held, rank) for rank in ranks])
+        new, past = (np.array([span[:2] for span in spans]) for spans in (turn.new_spans, turn.held_spans))
         stop, low = new[:, 1:], new[:, :1] - (turn.window or turn.past + turn.new) + 1
         seen = sum(
             np.clip(np.minimum(stop, s[:, 1]) - np.maximum(np.maximum(low, 0), s[:, 0]), 0, None) for s in (past, new)
@@ -109,8 +109,10 @@ class _Sums:
             for s in (past, new)
         )
         self._others = (self._seen > 0) & ~np.eye(turn.ranks, dtype=bool)
-        self._query_bytes = np.array([turn.query_bytes(rank) for rank in ranks], dtype=np.float64)
-        self._output_bytes = np.array([turn.output_bytes(rank) for rank in ranks], dtype=np.float64)
+        rows = turn.batch * turn.heads * self._queries.astype(np.float64)
+        self._query_bytes = rows * turn.head_dim * turn.element_bytes
+        self._output_bytes = self._query_bytes + rows * LSE_BYTES
+        self._key_bytes = 2.0 * turn.batch * turn.kv_heads * turn.head_dim * turn.element_bytes  # of a token
 
     def of(self, way: Way) -> _Total:
         """What a strategy takes."""
@@ -130,16 +132,15 @@ class _Sums:
         """Of each pair of ranks a part is attended where the queries are, and keys travel; else queries do."""
         turn, machine, others = self._turn, self._machine, self._others
         here = np.where(np.eye(turn.ranks, dtype=bool), 1.0, here)
-        keys = np.where(others, self._seen * float(turn.key_bytes(1)), 0.0) * here
+        keys = np.where(others, self._seen * self._key_bytes, 0.0) * here
         away = np.where(others, 1.0 - here, 0.0)
         traffic = keys.T + away * self._query_bytes[:, None] + (away * self._output_bytes[:, None]).T
         near, far = self._attend(here), self._attend(1.0 - here)
         calls = ((self._seen > 0) & (here > 0)).sum(axis=1) + (others & (here < 1)).sum(axis=0)
         merges = others.sum(axis=1)
         by_keys, by_queries = others & (here > 0), others & (here < 1)
-        messages = 2 * (by_keys.sum(axis=0) + by_keys.sum(axis=1)) + 3 * (
-            by_queries.sum(axis=0) + by_queries.sum(axis=1)
-        )
+        both = (by_keys.astype(np.int64) + by_queries) * 2  # keys and values, or queries and an output
+        messages = both.sum(axis=0) + both.sum(axis=1)
         fold = np.array([machine.fold(size) if size else 0.0 for size in self._output_bytes])
         launches = machine.launches
         return _Total(
@@ -154,13 +155,13 @@ class _Sums:
         turn, machine = self._turn, self._machine
         ranks = np.arange(turn.ranks)
         if way is Way.OUTPUTS:
-            sizes = np.full(turn.ranks, float(turn.batch * turn.heads * turn.new * (turn.head_dim + 1) * FLOAT_BYTES))
-            pairs = self._pairs.sum(axis=0) if turn.window else turn.new * (np.array(turn.held) + self._queries)
-            attending = np.array([self._kernel(turn.new, int(count)) for count in pairs])
+            size = turn.batch * turn.heads * turn.new * (turn.head_dim * FLOAT_BYTES + LSE_BYTES)
+            sizes = np.full(turn.ranks, float(size))
+            attending = np.array([self._kernel(turn.new, int(count)) for count in self._pairs.sum(axis=0)])
             folding = np.full(turn.ranks, machine.fold(float(sizes.sum() - sizes[0])) if turn.ranks > 1 else 0.0)
             calls = np.ones(turn.ranks)
         else:
-            sizes = np.array([float(turn.key_bytes(h + q)) for h, q in zip(turn.held, turn.queries, strict=True)])
+            sizes = self._key_bytes * (np.array(turn.held) + self._queries)
             attending = self._attend(np.ones_like(self._seen, dtype=np.float64)).sum(axis=1)
             folding, calls = np.zeros(turn.ranks), (self._seen > 0).sum(axis=1)
         traffic = np.zeros((turn.ranks, turn.ranks))

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from tokenring_xdit.planning.effects import NO_EFFECTS, Effects
+from tokenring_xdit.planning.layer_turn import LayerTurn, few_tokens
 from tokenring_xdit.planning.machine import Machine
 from tokenring_xdit.planning.many_ranks import MANY_RANKS, bounds
 from tokenring_xdit.planning.options import TIE
 from tokenring_xdit.planning.planner import best_schedules
-from tokenring_xdit.planning.simulate import run_steps
-from tokenring_xdit.planning.straight import LayerTurn, Way, few_tokens, steps_of
+from tokenring_xdit.planning.simulate import run
+from tokenring_xdit.planning.straight import Way
 from tokenring_xdit.schedule import Mask
 from tokenring_xdit.schedule.problem import Problem
 from tokenring_xdit.topology import Network
@@ -102,7 +103,7 @@ def _forecasts(
         return [StrategyForecast(each.name, each.seconds, each.exposed, each.sent, each.ours) for each in found]
     forecasts = []
     for way in ways:
-        simulation = run_steps(way.value, steps_of(turn, way, machine), network, machine, effects)
+        simulation = run(way.value, turn.programs(way), network, machine, effects)
         sent, ours = max(simulation.sent), way is not Way.GATHER_KV
         forecasts.append(StrategyForecast(way.value, simulation.makespan, simulation.exposed, sent, ours))
     return forecasts

@@ -16,6 +16,7 @@ from tokenring_xdit.schedule import Activity, Block
 from tokenring_xdit.schedule.lower.program import (
     Collective,
     Concat,
+    Done,
     KernelCall,
     MergeCall,
     Pack,
@@ -86,7 +87,7 @@ class Work(NamedTuple):
     activity: Activity
     needs: tuple[Message, ...]
     seconds: float
-    what: KernelCall | Concat | MergeCall | str
+    what: KernelCall | Concat | MergeCall | Done | str
     launch: float = 0.0
 
 
@@ -141,6 +142,7 @@ class _TimedRank:
         self._machine, self._effects = machine, effects
         self._came: dict[int, Message] = {}  # what brings the content of a slot
         self._packed: list[int] = []  # bytes of what the next post sends
+        self._posted: list[tuple[Message, ...]] = []  # what each exchange sends
         self._unneeded: list[Message] = []  # what comes, and nothing has needed so far
 
     def steps(self) -> Iterator[TimedStep]:
@@ -164,6 +166,8 @@ class _TimedRank:
                 slots = [partial.slot for partial in step.partials]
                 seconds = machine.fold(sum(map(self._size, slots)))
                 yield Work(Activity.MERGE, self._needs(*slots), seconds, step, launches.fold)
+            elif isinstance(step, Done):
+                yield Work(Activity.WAIT, self._posted[step.post], 0.0, step)
             else:
                 seconds = machine.attend(self._attention(step))
                 needs = self._needs(step.keys.slot, step.queries.slot)
@@ -183,8 +187,10 @@ class _TimedRank:
 
     def _attention(self, step: KernelCall) -> Attention:
         head_dim = self._program.slots[step.queries.slot].shape[3]
-        operations = 2.0 if step.causal else 4.0
-        return Attention(operations * step.heads * step.q_tokens * step.kv_tokens * head_dim, step.heads, step.q_tokens)
+        pairs = float(step.pairs)
+        if step.pairs < 0:
+            pairs = step.q_tokens * step.kv_tokens * (0.5 if step.causal else 1.0)
+        return Attention(4.0 * step.heads * pairs * head_dim, step.heads, step.q_tokens)
 
     def _needs(self, *slots: int) -> tuple[Message, ...]:
         needed = tuple(self._came[slot] for slot in slots if slot in self._came)
@@ -219,6 +225,7 @@ class _TimedRank:
             )
             for send in step.sends
         ]
+        self._posted.append(tuple(sends))
         seconds, launch = self._packing()
         seconds += step.messages * self._machine.message_overhead
         launch += step.messages * self._machine.launches.message

@@ -1,126 +1,52 @@
-"""Attention of a language model whose keys lie where they were computed, as steps of ranks that can be timed.
+"""Attention of a language model whose keys lie where they were computed, as programs of ranks.
 
-:mod:`tokenring_xdit.hosts.transformers.exchanges` does these on ranks: keys go straight to the ranks whose queries see
-them, or queries straight to the ranks whose keys they see, one rank a round; of a few tokens that all ranks compute
-outputs are gathered. How others do the same, by gathering keys, is here to be compared with.
+Keys go straight to the ranks whose queries see them, or queries straight to the ranks whose keys they see, one rank a
+round: :mod:`tokenring_xdit.hosts.transformers.exchanges` runs these programs, and they are proved before. Of a few
+tokens that all ranks compute outputs are gathered. How others do the same, by gathering keys, is here to be compared
+with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Sequence
 from enum import Enum
+from functools import lru_cache
 
-from tokenring_xdit.planning.machine import Attention, Machine
-from tokenring_xdit.planning.steps import Message, Posting, TimedStep, Work
-from tokenring_xdit.schedule import Activity
-from tokenring_xdit.schedule.problem import LSE_BYTES, even_shares
+from tokenring_xdit.planning.pairs import Plan
+from tokenring_xdit.schedule import Attend, Block, Channel, kv_block, o_block, q_block
+from tokenring_xdit.schedule.lower import prove
+from tokenring_xdit.schedule.lower.program import (
+    OWN_KV,
+    OWN_Q,
+    RESULT,
+    Collective,
+    Done,
+    KernelCall,
+    MergeCall,
+    Pack,
+    Partial,
+    Post,
+    RankProgram,
+    Recv,
+    Send,
+    Slot,
+    SlotForm,
+    Step,
+    Target,
+    View,
+    reads,
+    writes,
+)
+from tokenring_xdit.schedule.problem import Problem, sum_size
 
-__all__ = ["FLOAT_BYTES", "ROUNDS_AT_ONCE", "LayerTurn", "Way", "few_tokens", "span_of", "steps_of"]
+__all__ = ["ROUNDS_AT_ONCE", "Way", "lighter", "proved_straight", "straight"]
 
-FLOAT_BYTES = 4
-"""Of outputs that are merged."""
-
-_FEW = 16
+_GATHER = "gather"
+"""Channel."""
 
 ROUNDS_AT_ONCE = 3
 """Rounds whose messages are under way together: on a mesh each has links of its own, and each takes memory."""
-
-
-def few_tokens(ranks: int) -> int:
-    """New tokens, at most, that every rank computes, so that one collective a layer is all that travels."""
-    return max(_FEW, 2 * ranks)
-
-
-@dataclass(frozen=True)
-class LayerTurn:
-    """Attention of one layer over new tokens and those that were computed before.
-
-    Attributes:
-        ranks: Ranks that share the sequence.
-        past: Tokens that were computed before; all of them are seen by all new ones.
-        new: Tokens of this call, which see each other causally.
-        heads: Query heads.
-        kv_heads: Heads of keys and values.
-        head_dim: Width of a head.
-        batch: Items.
-        element_bytes: Bytes of an element.
-        window: How many keys a query sees, its own included; ``None`` for all up to its own.
-    """
-
-    ranks: int
-    past: int
-    new: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    batch: int = 1
-    element_bytes: int = 2
-    window: int | None = None
-
-    @property
-    def queries(self) -> tuple[int, ...]:
-        """New tokens of each rank."""
-        return even_shares(self.new, self.ranks)
-
-    @property
-    def held(self) -> tuple[int, ...]:
-        """Tokens of each rank that were computed before."""
-        return even_shares(self.past, self.ranks)
-
-    def seen(self, rank: int, other: int) -> tuple[int, bool]:
-        """How many keys of another rank a rank's queries see, and whether the last of them are its own new ones."""
-        queries = self.queries
-        if self.window is not None:
-            start, stop = span_of(queries, rank, self.past)
-            low = max(0, start - self.window + 1)
-            spans = span_of(self.held, other), span_of(queries, other, self.past)
-            seen = sum(max(0, min(stop, high) - max(low, first)) for first, high in spans)
-            return (seen if stop > start else 0), other == rank
-        if other == rank:
-            return self.held[rank] + queries[rank], True
-        return self.held[other] + (queries[other] if other < rank else 0), False
-
-    def pairs(self, rank: int, other: int) -> int:
-        """How many pairs of a rank's queries and another rank's keys are attended."""
-        start, stop = span_of(self.queries, rank, self.past)
-        if self.window is None:
-            keys, own = self.seen(rank, other)
-            return (stop - start) * keys - ((stop - start) ** 2 // 2 if own else 0)
-        spans = span_of(self.held, other), span_of(self.queries, other, self.past)
-        return sum(
-            _causal_pairs(start, stop, first, high)
-            - _causal_pairs(start - self.window, stop - self.window, first, high)
-            for first, high in spans
-        )
-
-    def query_bytes(self, rank: int) -> int:
-        """Of a rank's queries."""
-        return self.batch * self.heads * self.queries[rank] * self.head_dim * self.element_bytes
-
-    def output_bytes(self, rank: int) -> int:
-        """Of a partial output of a rank's queries, with its log-sum-exp."""
-        return self.query_bytes(rank) + self.batch * self.heads * self.queries[rank] * LSE_BYTES
-
-    def key_bytes(self, tokens: int) -> int:
-        """Of keys and values of some tokens."""
-        return 2 * self.batch * self.kv_heads * tokens * self.head_dim * self.element_bytes
-
-
-def span_of(shares: Sequence[int], rank: int, first: int = 0) -> tuple[int, int]:
-    """Where a rank's share lies, of consecutive ones."""
-    start = first + sum(shares[:rank])
-    return start, start + shares[rank]
-
-
-def _causal_pairs(start: int, stop: int, low: int, high: int) -> int:
-    """Pairs of a query of ``start..stop - 1`` and a key of ``low..high - 1`` that is not behind it."""
-
-    def until(queries: int) -> int:  # pairs of the queries from the first key on
-        within = min(max(queries, 0), high - low)
-        return within * (within + 1) // 2 + (max(queries, 0) - within) * (high - low)
-
-    return until(stop - low) - until(start - low)
 
 
 class Way(Enum):
@@ -134,148 +60,311 @@ class Way(Enum):
     """All keys on every rank; of others."""
 
 
-def steps_of(turn: LayerTurn, way: Way, machine: Machine) -> tuple[tuple[TimedStep, ...], ...]:
+def lighter(plan: Plan, heads: int, kv_heads: int) -> Way:
+    """Keys or queries: that of which less goes over all links together."""
+    keys = queries = 0
+    for rank, (start, stop) in enumerate(plan.queries):
+        for other, part in enumerate(plan.seen[rank]):
+            if other != rank and part.tokens:
+                keys += 2 * kv_heads * part.tokens
+                queries += 2 * heads * (stop - start)  # there, and an output as long back
+    return Way.QUERIES if queries < keys else Way.KEYS
+
+
+@lru_cache(maxsize=64)
+def proved_straight(way: Way, plan: Plan, problem: Problem, *, in_order: bool) -> tuple[RankProgram, ...]:
+    """:func:`straight` of keys or queries, and the proof of it.
+
+    Args:
+        way: Which of both.
+        plan: Who sees what.
+        problem: The shapes.
+        in_order: Whether the transport works off the exchanges of a channel one after the other.
+
+    Raises:
+        VerificationError: Naming the rank and the step at fault.
+    """
+    programs = straight(way, plan, problem)
+
+    def asked(rank: int, owner: int) -> tuple[int, int, bool]:
+        first, tokens, _ = plan.seen[rank][owner]
+        return first, first + tokens, False
+
+    prove(f"straight {way.value}", programs, problem, mask=asked, in_order=in_order)
+    return programs
+
+
+def straight(way: Way, plan: Plan, problem: Problem) -> tuple[RankProgram, ...]:
     """What each rank does in one layer.
 
     Args:
-        turn: What is computed.
         way: How.
-        machine: Speeds of the ranks.
+        plan: Who sees what; of outputs all ranks have the queries of all.
+        problem: The shapes: new tokens of each rank as queries, and all keys that it holds.
     """
-    ways: dict[Way, Callable[[_Straight, int], Iterator[TimedStep]]] = {
-        Way.KEYS: _Straight.with_keys,
-        Way.QUERIES: _Straight.with_queries,
-        Way.OUTPUTS: _Straight.with_outputs,
-        Way.GATHER_KV: _Straight.with_all_keys,
+    write: dict[Way, Callable[[_Writer], None]] = {
+        Way.KEYS: _with_keys,
+        Way.QUERIES: _with_queries,
+        Way.OUTPUTS: _with_outputs,
+        Way.GATHER_KV: _with_all_keys,
     }
-    calls = _Straight(turn, machine)
-    return tuple(tuple(ways[way](calls, rank)) for rank in range(turn.ranks))
+    programs = []
+    for rank in range(problem.ranks):
+        writer = _Writer(rank, plan, problem)
+        write[way](writer)
+        programs.append(writer.program(fleeting=way in (Way.KEYS, Way.QUERIES)))
+    return tuple(programs)
 
 
-class _Straight:
-    def __init__(self, turn: LayerTurn, machine: Machine) -> None:
-        self._turn, self._machine = turn, machine
-        self._messages: dict[tuple[int, int, str, int], Message] = {}
+class _Writer:
+    """Writes the program of a rank.
 
-    def with_keys(self, rank: int) -> Iterator[TimedStep]:
-        turn, ranks = self._turn, self._turn.ranks
-        yield self._begin()
+    Args:
+        rank: The rank.
+        plan: Who sees what.
+        problem: The shapes.
+    """
 
-        def post(distance: int) -> Posting:
-            source, target = (rank - distance) % ranks, (rank + distance) % ranks
-            coming = self._keys(source, rank)
-            return self._post("keys", coming, self._keys(rank, target), each=2)
+    def __init__(self, rank: int, plan: Plan, problem: Problem) -> None:
+        self.rank, self.ranks, self._plan, self._problem = rank, problem.ranks, plan, problem
+        self._slots: list[Slot] = []
+        self._steps: list[Step] = []
+        self._posts: list[Post] = []
+        self.queries(rank)
+        self._add(SlotForm.KEYS, kv_block(rank))
+        self.sum(rank)
 
-        posted = [post(distance) for distance in range(1, ranks)]
-        yield from posted[:ROUNDS_AT_ONCE]
-        yield self._attend(rank, rank, ())
-        for distance, now in enumerate(posted, 1):
-            if now.recvs:
-                yield self._attend(rank, (rank - distance) % ranks, now.recvs)
-                yield self._merge(turn.output_bytes(rank), ())
-            yield Work(Activity.WAIT, now.sends, 0.0, "what was sent")
-            yield from posted[distance + ROUNDS_AT_ONCE - 1 :][:1]
+    def program(self, *, fleeting: bool) -> RankProgram:
+        """What was written."""
+        return RankProgram(tuple(self._slots), tuple(enumerate(self._steps)), self._peak(), fleeting=fleeting)
 
-    def with_queries(self, rank: int) -> Iterator[TimedStep]:
-        turn, ranks = self._turn, self._turn.ranks
-        yield self._begin()
+    def _peak(self) -> int:
+        """Most bytes at once: of an exchange until it is done, and of sums until they are packed."""
+        held, most = {RESULT}, 0
+        for step in self._steps:
+            held |= {slot for slot in writes(step) if slot > RESULT}
+            most = max(most, sum(self._slots[slot].size for slot in held))
+            if isinstance(step, Pack):
+                held.discard(step.source)
+            elif isinstance(step, Done):
+                post = self._posts[step.post]
+                held -= {*writes(post), *reads(post)}
+        return most
 
-        def post(distance: int) -> Posting:
-            source, target = (rank + distance) % ranks, (rank - distance) % ranks
-            return self._post("queries", self._query(source, rank), self._query(rank, target), each=1)
+    def sees(self, asking: int, owner: int) -> bool:
+        """Whether queries of a rank see any keys of another one."""
+        return self._plan.seen[asking][owner].tokens > 0
 
-        posted = [post(distance) for distance in range(1, ranks)]
-        yield from posted[:ROUNDS_AT_ONCE]
-        yield self._attend(rank, rank, ())
-        returning: list[Posting] = []
-        for distance, now in enumerate(posted, 1):
-            source, target = (rank + distance) % ranks, (rank - distance) % ranks
-            if now.recvs:
-                yield self._attend(source, rank, now.recvs)
-            back = self._post("outputs", self._output(target, rank), self._output(rank, source), each=2)
-            yield back
-            returning.append(back)
-            yield Work(Activity.WAIT, now.sends, 0.0, "what was sent")
-            if distance > ROUNDS_AT_ONCE:
-                yield self._merge(turn.output_bytes(rank), returning.pop(0).recvs)
-            yield from posted[distance + ROUNDS_AT_ONCE - 1 :][:1]
-        for last in returning:
-            yield self._merge(turn.output_bytes(rank), last.recvs)
+    def at(self, distance: int) -> int:
+        """The rank so far behind this one, or before it."""
+        return (self.rank + distance) % self.ranks
 
-    def with_outputs(self, rank: int) -> Iterator[TimedStep]:
-        turn = self._turn
-        size = turn.batch * turn.heads * turn.new * (turn.head_dim + 1) * FLOAT_BYTES
-        yield self._begin()
-        pairs = turn.new * (turn.held[rank] + turn.queries[rank])
-        if turn.window is not None:  # all ranks have all queries
-            pairs = sum(turn.pairs(other, rank) for other in range(turn.ranks))
-        yield self._kernel(turn.new, pairs, ())
-        yield from self._gather(rank, "outputs", [size] * turn.ranks)
-        yield self._merge(size * (turn.ranks - 1), ())
+    # -- slots -------------------------------------------------------------------------------------
 
-    def with_all_keys(self, rank: int) -> Iterator[TimedStep]:
-        turn = self._turn
-        yield self._begin()
-        sizes = [turn.key_bytes(turn.held[other] + turn.queries[other]) for other in range(turn.ranks)]
-        yield from self._gather(rank, "keys", sizes)
-        for other in range(turn.ranks):
-            if turn.seen(rank, other)[0]:
-                yield self._attend(rank, other, ())
+    def queries(self, asking: int) -> int:
+        """Memory for a rank's queries."""
+        return self._add(SlotForm.QUERIES, q_block(asking))
+
+    def partial(self, asking: int) -> int:
+        """Memory for a partial output of them."""
+        return self._add(SlotForm.PARTIAL, o_block(asking, asking))
+
+    def sum(self, asking: int) -> int:
+        """Memory for their output while it is added up."""
+        shape = self._problem.shape(q_block(asking))
+        self._slots.append(Slot(SlotForm.SUM, shape, sum_size(shape)))
+        return len(self._slots) - 1
+
+    def all_keys(self, owner: int) -> int:
+        """Memory for a rank's keys."""
+        return self._add(SlotForm.KEYS, kv_block(owner))
+
+    def seen_keys(self, owner: int) -> int:
+        """Memory for those of a rank's keys that this rank's queries see."""
+        batch, heads, _, head_dim = self._problem.shape(kv_block(owner))
+        tokens = self._plan.seen[self.rank][owner].tokens
+        size = SlotForm.KEYS.tensors * batch * heads * tokens * head_dim * self._problem.element_bytes
+        self._slots.append(Slot(SlotForm.KEYS, (batch, heads, tokens, head_dim), size))
+        return len(self._slots) - 1
+
+    def seen_here(self, asking: int) -> View:
+        """Those of this rank's keys that a rank's queries see."""
+        return self.seen_of(asking, self.rank, OWN_KV)
+
+    def seen_of(self, asking: int, owner: int, slot: int) -> View:
+        """Those of a rank's keys, all of which are in a slot, that a rank's queries see."""
+        heads, held = self._slots[slot].shape[1:3]
+        first, tokens, _ = self._plan.seen[asking][owner]
+        return View(slot, None if tokens == held else (0, heads, first, first + tokens))
+
+    def _add(self, form: SlotForm, block: Block) -> int:
+        self._slots.append(Slot(form, self._problem.shape(block), self._problem.size(block)))
+        return len(self._slots) - 1
 
     # -- steps -------------------------------------------------------------------------------------
 
-    def _begin(self) -> Work:
-        return Work(Activity.WAIT, (), self._machine.call_overhead, "the call", self._machine.launches.call)
+    def post(
+        self, channel: Channel, come: tuple[int, int, Block] | None, go: tuple[int, View, Block] | None
+    ) -> int | None:
+        """Begin an exchange with a rank or two.
 
-    def _message(self, source: int, target: int, channel: str, size: int, number: int = 0) -> Message:
-        return self._messages.setdefault(
-            (source, target, channel, number), Message(source, target, channel, size, channel)
+        Args:
+            channel: On which channel.
+            come: From whom something comes, where to, and what.
+            go: To whom something goes, from where, and what.
+
+        Returns:
+            Its number; ``None`` where nothing comes or goes.
+        """
+        if come is None and go is None:
+            return None
+        recvs = () if come is None else (Recv(channel.value, *come, len(self._posts)),)
+        payloads = () if go is None else (go[1],)
+        sends = () if go is None else (Send(channel.value, go[0], 0, go[2]),)
+        slots = [*(recv.slot for recv in recvs), *(part.slot for part in payloads)]
+        messages = sum(self._slots[slot].form.tensors for slot in slots)
+        return self._begin(Post(recvs, payloads, sends, messages))
+
+    def gather(self, own: int, into: dict[int, int], block: Callable[[int], Block]) -> None:
+        """Gather something of all ranks, as one tensor each, and wait for all of it.
+
+        Args:
+            own: What goes.
+            into: Where what comes goes, by rank.
+            block: What each has.
+        """
+        others = [rank for rank in range(self.ranks) if rank != self.rank]
+        if others:
+            recvs = tuple(Recv(_GATHER, rank, into[rank], block(rank), 0) for rank in others)
+            sends = tuple(Send(_GATHER, rank, 0, block(self.rank)) for rank in others)
+            self._begin(Post(recvs, (View(own),), sends, 1, Collective.ALL_GATHER, blocks=True))
+
+    def _begin(self, post: Post) -> int:
+        self._steps.append(post)
+        self._posts.append(post)
+        return len(self._posts) - 1
+
+    def done(self, post: int | None) -> None:
+        """An exchange is over, if there was one."""
+        if post is not None:
+            self._steps.append(Done(post))
+
+    def attend(self, asking: int, owner: int, queries: int, keys: View, target: int) -> None:
+        """Attend those keys of a rank that a rank's queries see, if there are any."""
+        if self.sees(asking, owner):
+            self._attend(q_block(asking), kv_block(owner), queries, keys, target, self._plan.pairs(asking, owner))
+
+    def attend_everything(self, target: int) -> None:
+        """Attend this rank's keys with the queries of all ranks, which each has."""
+        pairs = sum(self._plan.pairs(asking, self.rank) for asking in range(self.ranks))
+        if pairs:
+            self._attend(q_block(self.rank), kv_block(self.rank), OWN_Q, View(OWN_KV), target, pairs)
+
+    def _attend(self, q: Block, kv: Block, queries: int, keys: View, target: int, pairs: int) -> None:
+        batch, heads, q_tokens, _ = self._slots[queries].shape
+        kv_tokens = self._slots[keys.slot].part(keys.cut).shape[2]
+        targets, attends = (Target(target),), (Attend(q, kv),)
+        view = View(queries)
+        self._steps.append(
+            KernelCall(view, keys, False, targets, batch * heads, q_tokens, kv_tokens, attends, pairs=pairs)
         )
 
-    def _keys(self, owner: int, asking: int) -> tuple[Message, ...]:
-        tokens, _ = self._turn.seen(asking, owner)
-        return (self._message(owner, asking, "keys", self._turn.key_bytes(tokens)),) if tokens else ()
+    def pack(self, source: int, slot: int, block: Block) -> None:
+        """Make a message of a sum."""
+        self._steps.append(Pack(source, slot, block))
 
-    def _query(self, asking: int, owner: int) -> tuple[Message, ...]:
-        tokens, _ = self._turn.seen(asking, owner)
-        return (self._message(asking, owner, "queries", self._turn.query_bytes(asking)),) if tokens else ()
+    def merge(self, partials: Sequence[tuple[int, Block]]) -> None:
+        """Add partial outputs to the result."""
+        self._steps.append(MergeCall(tuple(Partial(slot, None, block) for slot, block in partials)))
 
-    def _output(self, owner: int, asking: int) -> tuple[Message, ...]:
-        tokens, _ = self._turn.seen(asking, owner)
-        return (self._message(owner, asking, "outputs", self._turn.output_bytes(asking)),) if tokens else ()
 
-    def _post(self, channel: str, recvs: tuple[Message, ...], sends: tuple[Message, ...], each: int) -> Posting:
-        messages = each * (len(recvs) + len(sends))
-        machine = self._machine
-        ordered = channel if machine.in_order and messages else ""
-        seconds, launch = messages * machine.message_overhead, messages * machine.launches.message
-        return Posting((), recvs, sends, seconds, launch, ordered)
+def _with_keys(write: _Writer) -> None:
+    """Keys and values go to the ranks whose queries see them."""
+    rank, rounds = write.rank, range(1, write.ranks)
+    posted: dict[int, tuple[int | None, int]] = {}  # the exchange of a round, and where keys come to
 
-    def _gather(self, rank: int, what: str, sizes: Sequence[int]) -> Iterator[TimedStep]:
-        """Round a ring, one neighbour at a time, as gloo and NCCL's plain algorithm gather."""
-        ranks, machine = self._turn.ranks, self._machine
-        before, after = (rank - 1) % ranks, (rank + 1) % ranks
-        came: tuple[Message, ...] = ()
-        sent: list[Message] = []
-        for hop in range(ranks - 1):
-            going, coming = (rank - hop) % ranks, (rank - hop - 1) % ranks
-            recv = self._message(before, rank, what, sizes[coming], hop)
-            send = self._message(rank, after, what, sizes[going], hop)
-            launch = 0.0 if hop else machine.launches.collective
-            yield Posting(came, (recv,), (send,), 2 * machine.message_overhead, launch)
-            came = (recv,)
-            sent.append(send)
-        yield Work(Activity.WAIT, (*came, *sent), 0.0, f"all {what}")
+    def post(distance: int) -> None:
+        source, target, slot, come, go = write.at(-distance), write.at(distance), -1, None, None
+        if write.sees(rank, source):
+            slot = write.seen_keys(source)
+            come = source, slot, kv_block(source)
+        if write.sees(target, rank):
+            go = target, write.seen_here(target), kv_block(rank)
+        posted[distance] = write.post(Channel.KV, come, go), slot
 
-    def _attend(self, asking: int, owner: int, needs: tuple[Message, ...]) -> Work:
-        return self._kernel(self._turn.queries[asking], self._turn.pairs(asking, owner), needs)
+    for distance in rounds[:ROUNDS_AT_ONCE]:
+        post(distance)
+    write.attend(rank, rank, OWN_Q, write.seen_here(rank), RESULT)
+    for distance in rounds:
+        number, slot = posted.pop(distance)
+        write.attend(rank, write.at(-distance), OWN_Q, View(slot), RESULT)
+        write.done(number)
+        if distance + ROUNDS_AT_ONCE in rounds:
+            post(distance + ROUNDS_AT_ONCE)
 
-    def _kernel(self, queries: int, pairs: int, needs: tuple[Message, ...]) -> Work:
-        turn, machine = self._turn, self._machine
-        flops = 4.0 * turn.batch * turn.heads * turn.head_dim * pairs
-        seconds = machine.attend(Attention(flops, turn.batch * turn.heads, queries)) if pairs else 0.0
-        return Work(Activity.ATTEND, needs, seconds, "attention", machine.launches.attend)
 
-    def _merge(self, size: int, needs: tuple[Message, ...]) -> Work:
-        machine = self._machine
-        return Work(Activity.MERGE, needs, machine.fold(size) if size else 0.0, "a merge", machine.launches.fold)
+def _with_queries(write: _Writer) -> None:
+    """Queries go to the ranks whose keys they see; outputs and log-sum-exps come back."""
+    rank, rounds = write.rank, range(1, write.ranks)
+    posted: dict[int, tuple[int | None, int]] = {}  # the exchange of a round, and where queries come to
+    returning: deque[tuple[int | None, int, Block]] = deque()  # exchanges of outputs, and where one comes to
+
+    def post(distance: int) -> None:
+        source, target, slot, come, go = write.at(distance), write.at(-distance), -1, None, None
+        if write.sees(source, rank):
+            slot = write.queries(source)
+            come = source, slot, q_block(source)
+        if write.sees(rank, target):
+            go = target, View(OWN_Q), q_block(rank)
+        posted[distance] = write.post(Channel.Q, come, go), slot
+
+    def answer(distance: int, queries: int) -> None:
+        source, target, slot, come, go = write.at(distance), write.at(-distance), -1, None, None
+        if write.sees(source, rank):
+            total, message, block = write.sum(source), write.partial(source), o_block(source, rank)
+            write.attend(source, rank, queries, write.seen_here(source), total)
+            write.pack(total, message, block)
+            go = source, View(message), block
+        if write.sees(rank, target):
+            slot = write.partial(rank)
+            come = target, slot, o_block(rank, target)
+        returning.append((write.post(Channel.O, come, go), slot, o_block(rank, target)))
+
+    def merge() -> None:
+        number, slot, block = returning.popleft()
+        if slot >= 0:
+            write.merge([(slot, block)])
+        write.done(number)
+
+    for distance in rounds[:ROUNDS_AT_ONCE]:
+        post(distance)
+    write.attend(rank, rank, OWN_Q, write.seen_here(rank), RESULT)
+    for distance in rounds:
+        number, slot = posted.pop(distance)
+        answer(distance, slot)
+        write.done(number)
+        if distance > ROUNDS_AT_ONCE:
+            merge()
+        if distance + ROUNDS_AT_ONCE in rounds:
+            post(distance + ROUNDS_AT_ONCE)
+    while returning:
+        merge()
+
+
+def _with_outputs(write: _Writer) -> None:
+    """All ranks have all queries, and gather their outputs over the keys of each."""
+    rank, others = write.rank, [other for other in range(write.ranks) if other != write.rank]
+    total, message = write.sum(rank), write.partial(rank)
+    write.attend_everything(total)
+    write.pack(total, message, o_block(rank, rank))
+    into = {other: write.partial(rank) for other in others}
+    write.gather(message, into, lambda at: o_block(rank, at))
+    write.merge([(slot, o_block(rank, at)) for at, slot in into.items()])
+
+
+def _with_all_keys(write: _Writer) -> None:
+    """Keys and values of all ranks are gathered, then attended."""
+    into = {rank: OWN_KV if rank == write.rank else write.all_keys(rank) for rank in range(write.ranks)}
+    write.gather(OWN_KV, into, kv_block)
+    for owner, slot in into.items():
+        write.attend(write.rank, owner, OWN_Q, write.seen_of(write.rank, owner, slot), RESULT)

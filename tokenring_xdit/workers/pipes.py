@@ -3,7 +3,7 @@
 Messages are pickled by default: a pipe carries what pipelines are called with and what they
 make (pictures, tensors, arguments of any class). Nobody can write into it but the process that started the rank, the
 rank itself, and what has their rights already. Nothing that comes from a socket or a store is read so; see
-:mod:`~tokenring_xdit.workers.wire`, :mod:`~tokenring_xdit.workers.codec` and :mod:`tokenring_xdit.plain`.
+:mod:`~tokenring_xdit.workers.wire` and :mod:`tokenring_xdit.plain`.
 """
 
 from __future__ import annotations

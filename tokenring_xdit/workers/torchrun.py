@@ -1,14 +1,13 @@
 """Ranks that ``torchrun`` started, on one node or several: rank 0 gives tasks to all.
 
 Tasks and answers go through the store at which torchrun's processes join, not through the groups that are measured.
-They are JSON, as whoever reaches that port may write there.
+They are plain data, as whoever reaches that port may write there.
 Rank 0 carries tasks out in a thread of its own, so that it hears of a failure while its own share hangs.
 """
 
 from __future__ import annotations
 
 import atexit
-import importlib
 import os
 import signal
 import sys
@@ -27,11 +26,11 @@ from torch.distributed.rendezvous import rendezvous
 from tokenring_xdit.errors import LaunchError
 from tokenring_xdit.liveness import ProcessIdentity
 from tokenring_xdit.workers.blame import in_words
-from tokenring_xdit.workers.codec import Codec
 from tokenring_xdit.workers.loop import Mailbox, serve
 from tokenring_xdit.workers.messages import Answer, Failed, Progress, RankOutcome, Task
 from tokenring_xdit.workers.pool import Pool
 from tokenring_xdit.workers.state import Event, Heard, RequestAttempt
+from tokenring_xdit.workers.wire import Wire
 
 __all__ = ["TorchrunPool", "serve_torchrun"]
 
@@ -48,8 +47,8 @@ class _RemoteRank:
 class _StoreMailbox(Mailbox):
     """A rank's tasks and answers, which rank 0 counts from one."""
 
-    def __init__(self, store: Any, rank: int, codec: Codec) -> None:
-        self._tasks, self._rank, self._codec = PrefixStore("tasks", store.clone()), rank, codec
+    def __init__(self, store: Any, rank: int, wire: Wire) -> None:
+        self._tasks, self._rank, self._wire = PrefixStore("tasks", store.clone()), rank, wire
         self.store = PrefixStore("ranks", store)
         self._taken = 0
 
@@ -62,13 +61,13 @@ class _StoreMailbox(Mailbox):
                 break
             except dist.DistStoreError:  # rank 0 takes its time
                 continue
-        command = self._codec.read(self._tasks.get(_task(self._taken)))
+        command = self._wire.unpack(self._tasks.get(_task(self._taken)))
         return None if command is None else Task(self._taken, command)
 
     def answer(self, message: Answer | Failed | Progress) -> None:
         """Tell rank 0."""
         content = message if isinstance(message, Failed) else message.content
-        self._tasks.set(_answer(max(1, self._taken), self._rank), self._codec.write(content))
+        self._tasks.set(_answer(max(1, self._taken), self._rank), self._wire.pack(content).decode())
 
     def cancelled(self) -> bool:
         """Never: nobody cancels these."""
@@ -83,10 +82,6 @@ def _answer(number: int, rank: int) -> str:
     return f"answer/{number}/{rank}"
 
 
-def _codec_of(program: str) -> Codec:
-    return Codec(importlib.import_module(program).MESSAGES)
-
-
 def _join_store() -> Any:
     store, _, _ = next(iter(rendezvous("env://")))
     return store
@@ -99,7 +94,7 @@ def serve_torchrun(program: str, store: Any = None) -> None:
         program: As of :func:`tokenring_xdit.workers.loop.serve`; its ``MESSAGES`` are classes of commands and answers.
         store: Where the ranks join; ``None`` is what the environment says.
     """
-    mailbox = _StoreMailbox(_join_store() if store is None else store, int(os.environ["RANK"]), _codec_of(program))
+    mailbox = _StoreMailbox(_join_store() if store is None else store, int(os.environ["RANK"]), Wire(program))
     try:
         serve(mailbox, program)
         dist.destroy_process_group()  # not after a failure: the others may not answer
@@ -119,7 +114,7 @@ class TorchrunPool(Pool):
 
     def __init__(self, program: str) -> None:
         self._program = program
-        self._codec = _codec_of(program)
+        self._wire = Wire(program)
         self.workers = [_RemoteRank(rank) for rank in range(int(os.environ["WORLD_SIZE"]))]
         self._store: Any = None
         self._broken = False
@@ -140,12 +135,12 @@ class TorchrunPool(Pool):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._broken:
-            self._store.set(_task(self._requests + 1), self._codec.write(None))
+            self._store.set(_task(self._requests + 1), self._wire.pack(None).decode())
             self._own_share.join()
 
     def send(self, task: Task) -> None:
         """Give all ranks a task; who is killed or stopped is torchrun's to find."""
-        self._store.set(_task(task.number), self._codec.write(task.command))
+        self._store.set(_task(task.number), self._wire.pack(task.command).decode())
 
     def _ear(self, attempt: RequestAttempt[_RemoteRank]) -> Callable[[float], Event[_RemoteRank] | None]:
         heard = self._answers(attempt)
@@ -164,7 +159,7 @@ class TorchrunPool(Pool):
             for worker in attempt.waiting:
                 key = _answer(self._requests, worker.rank)
                 if self._store.check([key]):
-                    content = self._codec.read(self._store.get(key))
+                    content = self._wire.unpack(self._store.get(key))
                     failed = isinstance(content, Failed)
                     message = content if failed else Answer(self._requests, content)
                     yield Heard(worker, message, time.monotonic())

@@ -21,9 +21,9 @@ from tokenring_xdit.compat.transformers import CACHE_NAMES, cache_name
 from tokenring_xdit.errors import TokenRingError
 from tokenring_xdit.hosts.transformers import attention, exchanges, session
 from tokenring_xdit.hosts.transformers.current import current_forward
-from tokenring_xdit.hosts.transformers.placement import BLOCK
 from tokenring_xdit.hosts.transformers.session import Session
 from tokenring_xdit.pipelines.text_models import SMOLLM2, load_text_model
+from tokenring_xdit.planning.placement import BLOCK
 
 CASES = {
     "one token": (1, 1, None),

@@ -12,12 +12,14 @@ import tokenring_xdit
 from tests.hosts.transformers.jobs import error_of, parallel_model
 from tests.hosts.transformers.models import language_model, prompts
 from tests.support.ranks import by_the_first
+from tokenring_xdit.attention import record_trace
 from tokenring_xdit.attention.auto import TOPOLOGY_VARIABLE
 from tokenring_xdit.bench.instruments import barrier, clear_buffers, peak_of
 from tokenring_xdit.compat.transformers import cache_name
-from tokenring_xdit.hosts.transformers.placement import Placement
 from tokenring_xdit.hosts.transformers.shapes import shape_of
 from tokenring_xdit.language_shapes import LanguageShape
+from tokenring_xdit.planning.placement import Placement
+from tokenring_xdit.schedule import Activity
 
 CPU = torch.device("cpu")
 
@@ -40,6 +42,20 @@ def bytes_sent(kind: str, prefill: str, prompt: int, turn: int) -> tuple[int, in
         parallel.hidden(ids[:, start:stop], cache=cache)
         found.append(parallel.report()["bytes_sent"] - before)
     return found[0], found[1], found[2]
+
+
+@torch.no_grad()
+def traced(kind: str, prefill: str, prompt: int) -> tuple[list[tuple[int, str, int]], int]:
+    """What all ranks received while they read a prompt, by a trace: rank, block and bytes; and what this one sent."""
+    parallel = parallel_model(kind, prefill=prefill).tokenring
+    ids, _ = prompts(1, prompt)
+    before = parallel.report()["bytes_sent"]
+    with record_trace() as trace:
+        parallel.hidden(ids)
+    sent = parallel.report()["bytes_sent"] - before
+    spans = trace.timeline(prefill).spans
+    received = [(span.rank, span.what, span.size or 0) for span in spans if span.activity is Activity.RECEIVE]
+    return sorted(received), sent
 
 
 @torch.no_grad()

@@ -11,8 +11,8 @@ import torch
 from tests.hosts.transformers import jobs
 from tests.support.ranks import RankPool
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.hosts.transformers.placement import BLOCK
 from tokenring_xdit.pipelines.text_models import SMOLLM2, load_text_model, model_files
+from tokenring_xdit.planning.placement import BLOCK
 
 NEEDLE = "The secret password of the lighthouse is 'marmalade'."
 QUESTION = "What is the secret password of the lighthouse?"

@@ -8,8 +8,12 @@ import pytest
 
 from tests.hosts.transformers import jobs_traffic as jobs
 from tests.support.ranks import RankPool
-from tokenring_xdit.hosts.transformers.placement import BLOCK
+from tokenring_xdit.planning import Machine, run
 from tokenring_xdit.planning.capacity import ask_for
+from tokenring_xdit.planning.layer_turn import LayerTurn
+from tokenring_xdit.planning.placement import BLOCK
+from tokenring_xdit.planning.straight import Way
+from tokenring_xdit.topology import load_topology
 
 HEADS, KV_HEADS, HEAD_DIM, LAYERS, ELEMENT = 9, 3, 8, 2, 4
 """Of the small Llama, in fp32."""
@@ -42,6 +46,23 @@ def test_bytes_sent_are_those_of_the_formula(ranks: RankPool, prefill: str, rank
         assert whole == sent(rank, [0] * ranks_, prompt)
         assert later == sent(rank, prompt, jobs.turn_lengths(83, 40, ranks_))
         assert step == LAYERS * (ranks_ - 1) * HEADS * (HEAD_DIM + 1) * 4
+        found = planned(ranks_, 0, 83, Way(prefill)), planned(ranks_, 83, 40, Way(prefill)), planned(ranks_, 123, 1)
+        assert [sent[rank] for sent in found] == [whole, later, step]
+
+
+def planned(ranks_: int, past: int, new: int, way: Way = Way.OUTPUTS) -> list[int]:
+    """What the planner says that each rank sends."""
+    turn = LayerTurn(ranks_, past, new, HEADS, KV_HEADS, HEAD_DIM, element_bytes=ELEMENT)
+    found = run(way.value, turn.programs(way), load_topology(f"mesh:{ranks_}:1gbit"), Machine(1e12))
+    return [LAYERS * sent for sent in found.sent]
+
+
+def test_a_trace_shows_what_is_sent(ranks: RankPool) -> None:
+    """Keys of the first rank go to the second one, in each layer."""
+    (received, sent), (_, nothing) = ranks.run(2, jobs.traced, "llama", "keys", 83)
+    size = keys_sent(0, [0, 0], shares(83, 2)) // LAYERS
+    assert received == [(1, "KV[0]", size)] * LAYERS
+    assert (sent, nothing) == (LAYERS * size, 0)
 
 
 @pytest.mark.parametrize(("new", "wanted"), [(20, "queries"), (23, "queries"), (60, "keys"), (83, "keys")])

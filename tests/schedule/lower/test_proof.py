@@ -16,6 +16,7 @@ from tokenring_xdit.schedule.lower import lower, prove
 from tokenring_xdit.schedule.lower.program import (
     Collective,
     Concat,
+    Done,
     KernelCall,
     MergeCall,
     Pack,
@@ -81,6 +82,8 @@ def edit(step: Step, slot: int, other: int) -> Step:
         if step.output >= 0:
             return step._replace(output=slot)
         return step._replace(targets=tuple(target._replace(slot=slot) for target in step.targets))
+    if isinstance(step, Done):
+        return Done(other)
     return MergeCall(tuple(partial._replace(slot=slot) for partial in step.partials))
 
 
@@ -93,6 +96,17 @@ def test_damage_is_refused_or_computes_right(
     name: str, wide: int, in_order: bool, rank: int, change: str, data: st.DataObject
 ) -> None:
     programs = programs_of(name, wide=wide, in_order=in_order)
+    damaged = damage(programs, rank, change, data)
+    try:
+        prove(name, damaged, PROBLEM, in_order=in_order)
+    except VerificationError:
+        return
+    for seed in range(3):
+        assert error(damaged, PROBLEM, at_random(seed), in_order=in_order) <= 1e-5
+
+
+def damage(programs: Programs, rank: int, change: str, data: st.DataObject) -> Programs:
+    """The programs with one thing changed in that of a rank."""
     steps, slots = list(programs[rank].steps), list(programs[rank].slots)
     at, other = (data.draw(st.integers(0, len(steps) - 1)) for _ in range(2))
     if change == "drop":
@@ -111,13 +125,7 @@ def test_damage_is_refused_or_computes_right(
         into = data.draw(st.sampled_from([-1, *range(len(slots))]))
         slots[slot] = slots[slot]._replace(inside=into, first=data.draw(st.integers(0, 6)))
     own = programs[rank]._replace(steps=tuple(steps), slots=tuple(slots))
-    damaged = tuple(own if r == rank else p for r, p in enumerate(programs))
-    try:
-        prove(name, damaged, PROBLEM, in_order=in_order)
-    except VerificationError:
-        return
-    for seed in range(3):
-        assert error(damaged, PROBLEM, at_random(seed), in_order=in_order) <= 1e-5
+    return tuple(own if r == rank else p for r, p in enumerate(programs))
 
 
 def test_a_slot_that_is_still_needed_is_not_reused() -> None:

@@ -4,6 +4,5 @@ from tokenring_xdit.hosts.transformers.cache import ShardedCache
 from tokenring_xdit.hosts.transformers.context import ContextParallel
 from tokenring_xdit.hosts.transformers.host import parallelize
 from tokenring_xdit.hosts.transformers.supported import FAMILIES, Family
-from tokenring_xdit.hosts.transformers.travel import Travel
 
-__all__ = ["FAMILIES", "ContextParallel", "Family", "ShardedCache", "Travel", "parallelize"]
+__all__ = ["FAMILIES", "ContextParallel", "Family", "ShardedCache", "parallelize"]

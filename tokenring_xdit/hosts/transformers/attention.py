@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,8 +13,7 @@ from tokenring_xdit.compat.transformers import register_attention
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.hosts.transformers.current import Forward, current_forward
 from tokenring_xdit.hosts.transformers.kernels import Scores
-from tokenring_xdit.hosts.transformers.pairs import Plan, plan_pairs
-from tokenring_xdit.hosts.transformers.travel import Travel
+from tokenring_xdit.planning.pairs import Plan, plan_pairs
 
 __all__ = ["NAME", "Pattern", "attention", "mask", "register"]
 
@@ -136,7 +135,7 @@ def attention(
         )
     elif forward.sharded:
         out, lse = forward.exchanges.attend_sharded(
-            query, key, value, plan, scores, forward.valid, forward.travel_in(window)
+            query, key, value, plan, scores, forward.valid, forward.way_in(window)
         )
     else:
         out, lse = forward.exchanges.attend_everywhere(query, key, value, plan, scores, forward.valid)
@@ -150,7 +149,7 @@ def attention(
 def _is_plain(forward: Forward, scores: Scores) -> bool:
     """Whether this is causal attention of a whole sequence and nothing else, for which there are proved schedules."""
     plain = forward.past == 0 and forward.valid is None and scores.window is None and scores.softcap is None
-    return forward.sharded and forward.travel is Travel.SCHEDULE and plain
+    return forward.sharded and forward.way is None and plain
 
 
 def share_of_keys(lse: Tensor, sinks: Tensor) -> Tensor:
@@ -162,7 +161,7 @@ def _plan(forward: Forward, window: int | None, first: int) -> Plan:
     """Who needs which keys of whom: the same for all layers with this window."""
     if (window, first) not in forward.plans:
         forward.plans[window, first] = plan_pairs(forward.placement, forward.queries, window, first)
-    return cast(Plan, forward.plans[window, first])
+    return forward.plans[window, first]
 
 
 def _refuse(forward: Forward, what: str) -> None:

@@ -15,9 +15,9 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from tokenring_xdit.attention.buffers import outlasting
 from tokenring_xdit.compat.transformers import query_count
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError
-from tokenring_xdit.hosts.transformers.placement import BLOCK, Held, Placement
 from tokenring_xdit.hosts.transformers.turns import refuse_inside
-from tokenring_xdit.planning.straight import few_tokens
+from tokenring_xdit.planning.layer_turn import few_tokens
+from tokenring_xdit.planning.placement import BLOCK, Held, Placement
 
 if TYPE_CHECKING:
     from tokenring_xdit.hosts.transformers.session import Session

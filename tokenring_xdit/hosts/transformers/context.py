@@ -13,7 +13,7 @@ from tokenring_xdit.hosts.transformers.cache import ShardedCache
 from tokenring_xdit.hosts.transformers.exchanges import Exchanges
 from tokenring_xdit.hosts.transformers.scoring import own_hidden, own_logits, scores
 from tokenring_xdit.hosts.transformers.session import Session
-from tokenring_xdit.hosts.transformers.strategies import TRAVELS, strategy_named
+from tokenring_xdit.hosts.transformers.strategies import WAYS, strategy_named
 from tokenring_xdit.hosts.transformers.turns import refuse_inside, turn
 from tokenring_xdit.schedule import AUTO, build
 from tokenring_xdit.schedule import Mask as PlanMask
@@ -149,5 +149,5 @@ def refuse_prefill(prefill: str, ranks: int) -> None:
         ScheduleError: It is not known, or not for this number of ranks.
     """
     schedule = strategy_named(prefill)[1]
-    if prefill not in TRAVELS and schedule != AUTO:
+    if prefill not in WAYS and schedule != AUTO:
         build(schedule, ranks, PlanMask.CAUSAL)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.hosts.transformers.placement import Placement
-from tokenring_xdit.hosts.transformers.travel import Travel
+from tokenring_xdit.planning.pairs import Plan
+from tokenring_xdit.planning.placement import Placement
+from tokenring_xdit.planning.straight import Way
 
 if TYPE_CHECKING:
     from tokenring_xdit.hosts.transformers.cache import ShardedCache
@@ -36,11 +37,12 @@ class Forward:
         cache: Where keys are put.
         exchanges: What carries tensors.
         family: What the model is known to do.
-        travel: What travels where attention needs other ranks' keys.
+        way: Whether keys or queries go to other ranks; ``None`` for what a schedule says, and else for that of which
+            less goes.
         planned: Whether that was predicted to be the best for layers without window.
         schedule: The schedule of plain causal attention.
         heed: Called before each layer, where a prompt can be given up; raises then.
-        plans: What travels, by window: worked out once for all layers.
+        plans: Who sees what, by window and first token: worked out once for all layers.
     """
 
     past: int
@@ -53,15 +55,15 @@ class Forward:
     cache: ShardedCache
     exchanges: Exchanges
     family: Family
-    travel: Travel
+    way: Way | None
     schedule: str
     planned: bool = False
     heed: Callable[[], None] | None = None
-    plans: dict[tuple[int | None, int], object] = field(default_factory=dict)
+    plans: dict[tuple[int | None, int], Plan] = field(default_factory=dict)
 
-    def travel_in(self, window: int | None) -> Travel:
-        """What travels in layers with this window: of a few keys behind it, whatever is less."""
-        return Travel.SCHEDULE if self.planned and window is not None else self.travel
+    def way_in(self, window: int | None) -> Way | None:
+        """What goes in layers with this window: of a few keys behind it, whatever is less."""
+        return None if self.planned and window is not None else self.way
 
 
 _under_way: list[Forward] = []

@@ -6,8 +6,7 @@ All places are known to all ranks, so each works out by itself what comes and wh
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -16,51 +15,30 @@ from torch import Tensor
 
 from tokenring_xdit.attention import exchange
 from tokenring_xdit.attention.auto import AutoSchedule
-from tokenring_xdit.attention.buffers import Handle
+from tokenring_xdit.attention.executor import run_program
 from tokenring_xdit.attention.groups import RingGroup
-from tokenring_xdit.attention.member import in_words
+from tokenring_xdit.attention.masks import KeyMask
+from tokenring_xdit.attention.member import failing_together, in_words
 from tokenring_xdit.attention.merge import Accumulator, merge
-from tokenring_xdit.attention.transport.base import Parcel
+from tokenring_xdit.attention.observe import Observer
+from tokenring_xdit.attention.rank_run import RankRun
 from tokenring_xdit.attention.waits import Broken
 from tokenring_xdit.errors import TokenRingError
 from tokenring_xdit.hosts.transformers.kernels import Scores, attend
-from tokenring_xdit.hosts.transformers.pairs import Plan, Slice
-from tokenring_xdit.hosts.transformers.travel import Travel
+from tokenring_xdit.planning.layer_turn import LayerTurn
+from tokenring_xdit.planning.pairs import Plan, Slice
 from tokenring_xdit.planning.phases import candidates
-from tokenring_xdit.planning.straight import ROUNDS_AT_ONCE, LayerTurn
+from tokenring_xdit.planning.straight import Way, lighter, proved_straight
 from tokenring_xdit.schedule import Channel
+from tokenring_xdit.schedule.lower.program import KernelCall
+from tokenring_xdit.schedule.problem import Problem
 
-__all__ = ["Exchanges", "attend_slice"]
+__all__ = ["Exchanges", "PlacedAttention", "attend_slice"]
 
 _PATIENCE = 10.0
 """Seconds for which the first rank plans a prompt, about, while the others wait: of many ranks it takes minutes."""
 
 _CHANNELS = (Channel.Q, Channel.KV, Channel.O)
-
-
-class _Post:
-    """Transfers under way: what comes, and what has to be kept until it has gone."""
-
-    def __init__(self, group: RingGroup, recvs: Sequence[Parcel], sends: Sequence[Parcel]) -> None:
-        self.group = group
-        self.coming = [parcel.tensor for parcel in recvs]
-        self._going = [parcel.tensor for parcel in sends]
-        works = group.messages.post(recvs, sends)
-        self._recvs: list[Handle] = [*works[: len(recvs)]]
-        self._sends: list[Handle] = [*works[len(recvs) :]]
-
-    def arrived(self) -> list[Tensor]:
-        """What came, once it is here."""
-        if self._recvs:
-            self.group.messages.wait_for(self._recvs, max(tensor.nbytes for tensor in self.coming))
-            self._recvs = []
-        return self.coming
-
-    def gone(self) -> None:
-        """Wait until what goes may be overwritten."""
-        if self._sends:
-            self.group.messages.wait_for(self._sends, max(tensor.nbytes for tensor in self._going))
-            self._sends, self._going = [], []
 
 
 class Exchanges:
@@ -162,102 +140,45 @@ class Exchanges:
         plan: Plan,
         scores: Scores,
         valid: Tensor | None,
-        travel: Travel,
+        way: Way | None,
     ) -> tuple[Tensor, Tensor]:
         """Attention of this rank's queries over the keys of all ranks.
 
         Args:
             q: This rank's queries ``[B, H, T_r, D]``.
             k: This rank's keys ``[B, Hkv, S_r, D]``.
-            v: This rank's values.
+            v: This rank's values ``[B, Hkv, S_r, D]``.
             plan: Who sees what.
             scores: What is done to scores.
             valid: Which tokens of the sequence are no padding.
-            travel: Whether keys go to queries, or queries to keys.
+            way: Whether keys go to queries, or queries to keys; ``None`` for that of which less goes.
 
         Returns:
-            Output ``[B, H, T_r, Dv]`` and log-sum-exp ``[B, H, T_r]``.
+            Output ``[B, H, T_r, D]`` and log-sum-exp ``[B, H, T_r]``.
         """
-        total = Accumulator((*q.shape[:-1], v.shape[-1]), q.device)
-        with self._call("attention"):
-            run = (
-                self._with_keys
-                if plan.travelling(travel, q.shape[1], k.shape[1]) is Travel.KEYS
-                else self._with_queries
-            )
-            run(total, q, k, v, plan, scores, valid)
-        return total.result(q.dtype)
+        way = lighter(plan, q.shape[1], k.shape[1]) if way is None else way
+        problem = Problem(
+            tuple(stop - start for start, stop in plan.queries),
+            plan.held,
+            heads=q.shape[1],
+            kv_heads=k.shape[1],
+            head_dim=q.shape[3],
+            batch=q.shape[0],
+            element_bytes=q.element_size(),
+            partial_bytes=q.element_size(),
+        )
+        self.group.begin()
+        transport = self.group.messages
+        with failing_together(self.group, "planning attention"):
+            programs = proved_straight(way, plan, problem, in_order=transport.in_order)
+        attention, name = PlacedAttention(plan, scores, valid), f"straight {way.value}"
+        if way is Way.QUERIES:
+            q = q.contiguous()  # once, for all that it is sent to
 
-    def _with_keys(
-        self, total: Accumulator, q: Tensor, k: Tensor, v: Tensor, plan: Plan, scores: Scores, valid: Tensor | None
-    ) -> None:
-        """Keys and values go straight to the ranks whose queries see them, one rank a round."""
-        rank, ranks = self.rank, self.ranks
+        def begin(observer: Observer | None) -> RankRun:
+            return RankRun(name, programs, transport, attention, q, k, v, observer=observer)
 
-        def post(distance: int) -> _Post:
-            source, target = (rank - distance) % ranks, (rank + distance) % ranks
-            coming, going = plan.seen[rank][source], plan.seen[target][rank]
-            shape = (*k.shape[:2], coming.tokens)
-            memory = [k.new_empty(*shape, t.shape[-1]) for t in (k, v) if coming.tokens]
-            parts = [_part(t, going).contiguous() for t in (k, v) if going.tokens]
-            return self._post(Channel.KV, memory, source, parts, target)
-
-        rounds = _ahead(post, ranks)
-        _add(total, attend_slice(q, k, v, plan.queries[rank][0], plan.seen[rank][rank], scores, valid))
-        for distance, now in enumerate(rounds, 1):
-            seen = plan.seen[rank][(rank - distance) % ranks]
-            came = now.arrived()
-            if came:
-                whole = Slice(0, seen.tokens, seen.pieces)
-                _add(total, attend_slice(q, came[0], came[1], plan.queries[rank][0], whole, scores, valid))
-            now.gone()
-
-    def _with_queries(
-        self, total: Accumulator, q: Tensor, k: Tensor, v: Tensor, plan: Plan, scores: Scores, valid: Tensor | None
-    ) -> None:
-        """Queries go straight to the ranks whose keys they see; outputs and log-sum-exps come back."""
-        rank, ranks = self.rank, self.ranks
-        own = q.contiguous()
-
-        def post(distance: int) -> _Post:
-            source, target = (rank + distance) % ranks, (rank - distance) % ranks
-            start, stop = plan.queries[source]
-            memory = [q.new_empty(*q.shape[:2], stop - start, q.shape[-1])] if plan.seen[source][rank].tokens else []
-            return self._post(Channel.Q, memory, source, [own] if plan.seen[rank][target].tokens else [], target)
-
-        def send_back(distance: int, asked: list[Tensor]) -> _Post:
-            source, target = (rank + distance) % ranks, (rank - distance) % ranks
-            parts: list[Tensor] = []
-            if asked:
-                shape = (*asked[0].shape[:-1], v.shape[-1])
-                found = attend_slice(asked[0], k, v, plan.queries[source][0], plan.seen[source][rank], scores, valid)
-                if found is None:
-                    found = q.new_zeros(shape), torch.full(shape[:-1], -math.inf, device=q.device)
-                parts = [found[0].to(q.dtype).contiguous(), found[1].contiguous()]
-            memory: list[Tensor] = []
-            if plan.seen[rank][target].tokens:
-                memory = [
-                    q.new_empty(*q.shape[:-1], v.shape[-1]),
-                    torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device),
-                ]
-            return self._post(Channel.O, memory, target, parts, source)
-
-        rounds = _ahead(post, ranks)
-        _add(total, attend_slice(q, k, v, plan.queries[rank][0], plan.seen[rank][rank], scores, valid))
-        returning: list[_Post] = []
-        for distance, now in enumerate(rounds, 1):
-            returning.append(send_back(distance, now.arrived()))
-            now.gone()
-            if distance > ROUNDS_AT_ONCE:
-                _merge(total, returning.pop(0))
-        for last in returning:
-            _merge(total, last)
-
-    def _post(
-        self, channel: Channel, memory: Sequence[Tensor], source: int, parts: Sequence[Tensor], target: int
-    ) -> _Post:
-        recvs = [Parcel(channel.value, tensor, source) for tensor in memory]
-        return _Post(self.group, recvs, [Parcel(channel.value, tensor, target) for tensor in parts])
+        return run_program(begin, self.group, transport, q.device, "in attention")
 
     @contextmanager
     def _call(self, what: str) -> Iterator[None]:
@@ -275,22 +196,30 @@ class Exchanges:
             raise
 
 
-def _ahead(post: Callable[[int], _Post], ranks: int) -> Iterator[_Post]:
-    """Each round in order, the next ones posted before it is needed."""
-    posted = deque(post(distance) for distance in range(1, min(ranks, ROUNDS_AT_ONCE + 1)))
+class PlacedAttention:
+    """Attends blocks whose places in the sequence are known.
 
-    def rounds() -> Iterator[_Post]:
-        following = range(ROUNDS_AT_ONCE + 1, ranks)
-        for distance in range(1, ranks):
-            yield posted.popleft()
-            if distance <= len(following):
-                posted.append(post(following[distance - 1]))
+    Args:
+        plan: Who sees what.
+        scores: What is done to scores.
+        valid: Which tokens of the sequence are no padding.
+    """
 
-    return rounds()
+    def __init__(self, plan: Plan, scores: Scores, valid: Tensor | None) -> None:
+        self._plan, self._scores, self._valid = plan, scores, valid
 
+    def __call__(
+        self, q: Tensor, items: Sequence[tuple[Tensor, ...]], step: KernelCall | None = None
+    ) -> tuple[Tensor, Tensor] | None:
+        """As :class:`~tokenring_xdit.attention.local.BlockAttention`."""
+        assert step is not None  # there are no joint keys
+        (attend,), (k, v) = step.attends, items[0]
+        seen = self._plan.seen[attend.q.owner][attend.kv.owner]
+        start, _ = self._plan.queries[attend.q.owner]
+        return attend_slice(q, k, v, start, seen._replace(offset=0), self._scores, self._valid)
 
-def _part(tensor: Tensor, part: Slice) -> Tensor:
-    return tensor[:, :, part.offset : part.offset + part.tokens]
+    def keys_of_each_item(self, mask: KeyMask | None, k: Tensor, v: Tensor) -> None:
+        """The same for all items: padding is known by its place."""
 
 
 def attend_slice(
@@ -319,10 +248,3 @@ def attend_slice(
 def _add(total: Accumulator, found: tuple[Tensor, Tensor] | None) -> None:
     if found is not None:
         total.add(*found, owned=True)
-
-
-def _merge(total: Accumulator, post: _Post) -> None:
-    came = post.arrived()
-    if came:
-        total.add(came[0], came[1], owned=True)
-    post.gone()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tokenring_xdit.attention.kernels import choose
 from tokenring_xdit.attention.merge import fold_
+from tokenring_xdit.planning.pairs import first_key
 
 __all__ = ["LOCAL_KERNELS", "Scores", "attend", "blockwise", "fused"]
 
@@ -43,7 +44,7 @@ class Scores:
 
     def first_key(self, query: int) -> int:
         """The first key that a query may see."""
-        return 0 if self.window is None else max(0, query - self.window + 1)
+        return first_key(query, self.window)
 
 
 def fused(

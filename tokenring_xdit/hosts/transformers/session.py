@@ -21,9 +21,9 @@ from tokenring_xdit.hosts.transformers.parcels import from_plain, plain
 from tokenring_xdit.hosts.transformers.rows import Division, gather_rows
 from tokenring_xdit.hosts.transformers.strategies import PlannedStrategies
 from tokenring_xdit.hosts.transformers.supported import Family, windows_of
-from tokenring_xdit.hosts.transformers.travel import Travel
 from tokenring_xdit.hosts.weights import Weights
-from tokenring_xdit.planning.straight import few_tokens
+from tokenring_xdit.planning.layer_turn import few_tokens
+from tokenring_xdit.planning.straight import Way
 from tokenring_xdit.schedule import AUTO
 
 __all__ = ["WEIGHTS", "Inputs", "Role", "Session", "compare"]
@@ -73,16 +73,16 @@ class Session:
         model: A causal language model of transformers.
         family: What is known of it.
         exchanges: Its ranks.
-        travel: What travels where a prompt is sharded.
+        way: Whether keys or queries go to other ranks where a prompt is sharded; ``None`` for what the schedule says.
         schedule: Schedule of plain causal attention; ``auto`` to have both planned, where the network is known.
         prefill: What the caller calls the two.
     """
 
     def __init__(
-        self, model: Any, family: Family, exchanges: Exchanges, travel: Travel, schedule: str, prefill: str
+        self, model: Any, family: Family, exchanges: Exchanges, way: Way | None, schedule: str, prefill: str
     ) -> None:
         self.family, self.exchanges = family, exchanges
-        self.use(prefill, travel, schedule)
+        self.use(prefill, way, schedule)
         self.windows = windows_of(model.config)
         self.planned = PlannedStrategies(model, exchanges)
         self.device: torch.device = model.device
@@ -105,9 +105,9 @@ class Session:
         weights = sorted(self._weights.summary().items())
         return f"{self.family.model_type}-{hashlib.sha256(str(weights).encode()).hexdigest()[:8]}"
 
-    def use(self, prefill: str, travel: Travel, schedule: str) -> None:
+    def use(self, prefill: str, way: Way | None, schedule: str) -> None:
         """From now on shard prompts so; see the class."""
-        self.travel, self.schedule, self._prefill = travel, schedule, prefill
+        self.way, self.schedule, self._prefill = way, schedule, prefill
 
     @property
     def standing(self) -> dict[str, str]:
@@ -264,9 +264,9 @@ class Session:
         self.computing, self._last = True, Division(past, new, queries, sharded)
         try:
             planned = self.schedule == AUTO
-            travel, schedule = self.travel, self.schedule
+            way, schedule = self.way, self.schedule
             if planned and sharded:
-                travel, schedule = self.planned.of(ids.shape[0], past, new)
+                way, schedule = self.planned.of(ids.shape[0], past, new)
             forward = Forward(
                 past=past,
                 new=new,
@@ -278,7 +278,7 @@ class Session:
                 cache=cache,
                 exchanges=self.exchanges,
                 family=self.family,
-                travel=travel,
+                way=way,
                 schedule=schedule,
                 planned=planned,
                 heed=self.heed if inputs.heeds and new > few_tokens(self.exchanges.ranks) else None,

@@ -7,26 +7,26 @@ from typing import Any
 import torch
 
 from tokenring_xdit.hosts.transformers.exchanges import Exchanges
-from tokenring_xdit.hosts.transformers.travel import Travel
 from tokenring_xdit.planning.capacity import balanced_schedule
-from tokenring_xdit.planning.straight import LayerTurn
+from tokenring_xdit.planning.layer_turn import LayerTurn
+from tokenring_xdit.planning.straight import Way
 
-__all__ = ["BALANCED", "TRAVELS", "PlannedStrategies", "strategy_named"]
+__all__ = ["BALANCED", "WAYS", "PlannedStrategies", "strategy_named"]
 
 BALANCED = "balanced"
 """The schedule that was made for causal masks: shards are contiguous, and all ranks have equal work."""
 
-TRAVELS = {travel.value: travel for travel in Travel if travel is not Travel.SCHEDULE}
+WAYS = {way.value: way for way in (Way.KEYS, Way.QUERIES)}
 
 
-def strategy_named(name: str) -> tuple[Travel, str]:
-    """What travels, and the schedule of plain causal attention.
+def strategy_named(name: str) -> tuple[Way | None, str]:
+    """Whether keys or queries go to other ranks, and else the schedule of plain causal attention.
 
     Args:
         name: As ``prefill=`` of :func:`tokenring_xdit.hosts.transformers.parallelize`.
     """
-    named = name not in TRAVELS and name != BALANCED
-    return TRAVELS.get(name, Travel.SCHEDULE), name if named else balanced_schedule()
+    named = name not in WAYS and name != BALANCED
+    return WAYS.get(name), name if named else balanced_schedule()
 
 
 class PlannedStrategies:
@@ -50,7 +50,7 @@ class PlannedStrategies:
         self._dtype: torch.dtype = model.dtype
         self._device: torch.device = model.device
 
-    def of(self, batch: int, past: int, new: int) -> tuple[Travel, str]:
+    def of(self, batch: int, past: int, new: int) -> tuple[Way | None, str]:
         """As :func:`strategy_named`; the same on all ranks, which all ask.
 
         Args:

@@ -10,6 +10,7 @@ from tokenring_xdit.schedule.lower.program import (
     RESULT,
     Collective,
     Concat,
+    Done,
     KernelCall,
     Post,
     RankProgram,
@@ -40,6 +41,12 @@ def faults(program: RankProgram) -> Iterator[_Fault]:
     for number, slot in enumerate(slots):
         if slot.inside >= 0:
             inside[slot.inside].append(number)
+    if program.fleeting and (inside or outputs or _collectives(program)):
+        yield None, "keeps what has memory for an exchange only"
+    posts = sum(isinstance(step, Post) for _, step in program.steps)
+    done = sorted(step.post for _, step in program.steps if isinstance(step, Done))
+    if done != [*range(posts if program.fleeting else 0)]:
+        yield None, "gives back memory of other exchanges than there are"
     if (inside or outputs) and not program.token_major:
         yield None, "lays blocks inside of each other in memory that is not token-major"
     for number in outputs:

@@ -133,5 +133,6 @@ def _renumbered(step: Step, numbers: dict[int, int]) -> Step:
         targets = tuple(target._replace(slot=numbers[target.slot]) for target in step.targets)
         output = numbers[step.output] if step.output >= 0 else -1
         return step._replace(queries=part(step.queries), keys=part(step.keys), targets=targets, output=output)
-    partials = tuple(partial._replace(slot=numbers[partial.slot]) for partial in step.partials)
-    return MergeCall(partials)
+    if isinstance(step, MergeCall):
+        return MergeCall(tuple(partial._replace(slot=numbers[partial.slot]) for partial in step.partials))
+    return step

@@ -20,6 +20,7 @@ __all__ = [
     "Collective",
     "Concat",
     "Cut",
+    "Done",
     "KernelCall",
     "MergeCall",
     "Pack",
@@ -249,6 +250,8 @@ class KernelCall(NamedTuple):
         kv_tokens: Tokens of the keys.
         attends: What it carries out of the plan.
         output: Slot that holds all of the output, to be sent from there; -1 where nothing is.
+        pairs: How many pairs of a query and a key each head attends, where the kernel knows a mask of its own; -1 where
+            they are all of them, or as many as ``causal`` leaves.
     """
 
     queries: View
@@ -260,6 +263,7 @@ class KernelCall(NamedTuple):
     kv_tokens: int
     attends: tuple[Attend, ...]
     output: int = -1
+    pairs: int = -1
 
     def __str__(self) -> str:
         queries = dict.fromkeys(str(attend.q) for attend in self.attends)
@@ -294,7 +298,20 @@ class MergeCall(NamedTuple):
         return ", ".join(str(partial.block) for partial in self.partials)
 
 
-Step = Post | Pack | Concat | KernelCall | MergeCall
+class Done(NamedTuple):
+    """An exchange is over: what it sent has gone, what it brought has been read, and the memory of both may go.
+
+    Attributes:
+        post: Its number among the exchanges of the rank.
+    """
+
+    post: int
+
+    def __str__(self) -> str:
+        return "what was sent"
+
+
+Step = Post | Pack | Concat | KernelCall | MergeCall | Done
 
 
 class RankProgram(NamedTuple):
@@ -307,6 +324,7 @@ class RankProgram(NamedTuple):
         ours: Whether it is a call of this package, which takes time of its own.
         token_major: Whether blocks travel, and lie in slots, as ``[S, B, H, D]``: what lies one behind the other is one
             tensor then, and some tokens of it are contiguous.
+        fleeting: Whether slots have memory from when something comes to them until :class:`Done`; else for good.
     """
 
     slots: tuple[Slot, ...]
@@ -314,6 +332,7 @@ class RankProgram(NamedTuple):
     peak: int
     ours: bool = True
     token_major: bool = False
+    fleeting: bool = False
 
 
 def reads(step: Step) -> tuple[int, ...]:
@@ -326,7 +345,7 @@ def reads(step: Step) -> tuple[int, ...]:
         return tuple(part.slot for part in step.parts)
     if isinstance(step, KernelCall):
         return step.queries.slot, step.keys.slot
-    return tuple(partial.slot for partial in step.partials)
+    return () if isinstance(step, Done) else tuple(partial.slot for partial in step.partials)
 
 
 def writes(step: Step) -> tuple[int, ...]:
@@ -339,4 +358,4 @@ def writes(step: Step) -> tuple[int, ...]:
     if isinstance(step, KernelCall):
         made = tuple(target.slot for target in step.targets)
         return made if step.output < 0 else (*made, step.output)
-    return (RESULT,)
+    return () if isinstance(step, Done) else (RESULT,)

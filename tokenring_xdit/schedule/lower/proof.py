@@ -5,7 +5,8 @@ What holds of programs that pass :func:`prove`:
 * messages match in number, order, form, shape and bytes for each source, destination and channel;
 * nothing is read that is not there, and no slot is written while what is in it is needed, arrives or leaves, unless the
   rank waits for that first, as the executor does;
-* each rank's result has every pair of a query and a key that the mask asks for, once, and no other;
+* each rank's result has every pair of a query and a key that the mask asks for, once, and no other; where the kernel
+  has a mask of its own, every query with all keys of the block that it may see some of;
 * every rank gets to its end, on a transport whose transfers are independent, or which works off the exchanges of a
   channel in order, even where no send is over before its receive has been posted.
 """
@@ -13,7 +14,7 @@ What holds of programs that pass :func:`prove`:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations, zip_longest
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from tokenring_xdit.schedule.lower.program import (
     OWN_Q,
     RESULT,
     Concat,
+    Done,
     KernelCall,
     MergeCall,
     Pack,
@@ -35,11 +37,10 @@ from tokenring_xdit.schedule.lower.program import (
     reads,
     writes,
 )
-from tokenring_xdit.schedule.plan import Mask
+from tokenring_xdit.schedule.plan import Attend, Mask
 from tokenring_xdit.schedule.problem import Problem
 
-__all__ = ["prove"]
-
+__all__ = ["Asked", "prove"]
 
 _Route = tuple[int, int, str]
 """Source, destination, channel."""
@@ -62,8 +63,12 @@ class _Side(NamedTuple):
     size: int
 
 
+Asked = Callable[[int, int], tuple[int, int, bool]]
+"""Of a rank's queries and another's keys: the first key that is asked for, the last, excluded, and whether causally."""
+
+
 def prove(
-    name: str, programs: Sequence[RankProgram], problem: Problem, *, mask: Mask = Mask.FULL, in_order: bool
+    name: str, programs: Sequence[RankProgram], problem: Problem, *, mask: Mask | Asked = Mask.FULL, in_order: bool
 ) -> None:
     """Refuse programs that could compute wrongly or wait for ever.
 
@@ -71,13 +76,21 @@ def prove(
         name: What to call them.
         programs: Programs of all ranks.
         problem: The shapes.
-        mask: Which pairs are asked for.
+        mask: Which pairs are asked for; a function where the kernel knows a mask of its own inside of them.
         in_order: Whether the transport works off the exchanges of a channel one after the other.
 
     Raises:
         VerificationError: Naming the rank and the action at fault.
     """
     _Proof(name, programs, problem, mask, in_order).run()
+
+
+def _asked(mask: Mask, problem: Problem) -> Asked:
+    def asked(rank: int, owner: int) -> tuple[int, int, bool]:
+        keys = problem.kv_lengths[owner] if mask.asks(rank, owner) else 0
+        return 0, keys, mask.of_pair(rank, owner) is Mask.CAUSAL
+
+    return asked
 
 
 class _ProvedRank:
@@ -94,13 +107,16 @@ class _ProvedRank:
         }
         self.arriving: dict[int, _Transfer] = {}  # by slot
         self.leaving: dict[int, list[_Transfer]] = defaultdict(list)
+        self.posted: list[tuple[Post, list[_Transfer]]] = []  # and what each sends
 
 
 class _Proof:
     def __init__(
-        self, name: str, programs: Sequence[RankProgram], problem: Problem, mask: Mask, in_order: bool
+        self, name: str, programs: Sequence[RankProgram], problem: Problem, mask: Mask | Asked, in_order: bool
     ) -> None:
-        self._name, self._problem, self._mask, self._in_order = name, problem, mask, in_order
+        self._name, self._problem, self._in_order = name, problem, in_order
+        self._by_block = not isinstance(mask, Mask)  # a kernel knows its mask by the block that it attends, as a whole
+        self._asked = _asked(mask, problem) if isinstance(mask, Mask) else mask
         self._ranks = [_ProvedRank(rank, program, problem) for rank, program in enumerate(programs)]
         self._sent: dict[_Route, list[tuple[_Side, Content]]] = defaultdict(list)
         self._expected: dict[_Route, list[_Side]] = defaultdict(list)
@@ -142,6 +158,8 @@ class _Proof:
                 break
             if not isinstance(step, Pack) and not all(self._is_here(rank, slot) for slot in reads(step)):
                 break
+            if isinstance(step, Done) and not self._is_done(rank, index, step.post):
+                break
             if isinstance(step, Post):
                 self._post(rank, index, step)
             elif isinstance(step, Pack):
@@ -150,7 +168,7 @@ class _Proof:
                 self._concat(rank, index, step)
             elif isinstance(step, KernelCall):
                 self._attend(rank, index, step)
-            else:
+            elif isinstance(step, MergeCall):
                 self._merge(rank, index, step)
             rank.at += 1
         return rank.at > start
@@ -179,6 +197,23 @@ class _Proof:
         rank.leaving[slot].clear()
         return True
 
+    def _is_done(self, rank: _ProvedRank, index: int, number: int) -> bool:
+        """Whether what an exchange sent has gone; if so, what came with it and went is there no more."""
+        if number >= len(rank.posted):
+            raise self._fail(rank, index, f"ends exchange {number} before it has begun")
+        post, sends = rank.posted[number]
+        slots = [slot for slot in (*writes(post), *reads(post)) if slot > RESULT]
+        for slot in slots:
+            if slot in rank.arriving:
+                raise self._fail(rank, index, f"gives back slot {slot} before it has been read")
+        if not all(self._is_over(rank, transfer) for transfer in sends):
+            return False
+        if not all(self._is_idle(rank, slot) for slot in slots):
+            return False
+        for slot in slots:
+            rank.content.pop(slot, None)
+        return True
+
     def _put(self, rank: _ProvedRank, index: int, slot: int, content: Content) -> None:
         self._refuse_other_shape(rank, index, slot, content.form, content.extent)
         rank.content[slot] = content
@@ -204,6 +239,8 @@ class _Proof:
 
     def _post(self, rank: _ProvedRank, index: int, step: Post) -> None:
         exchange: dict[str, list[_Transfer]] = defaultdict(list)
+        sends: list[_Transfer] = []
+        rank.posted.append((step, sends))
         for recv in step.recvs:
             slot, route = rank.slots[recv.slot], (recv.peer, rank.number, recv.channel)
             transfer = _Transfer(route, len(self._expected[route]))
@@ -224,6 +261,7 @@ class _Proof:
             self._sent[route].append((side, content))
             self._match(transfer)
             rank.leaving[part.slot].append(transfer)
+            sends.append(transfer)
             exchange[send.channel].append(transfer)
         if step.own >= 0:
             self._put(rank, index, step.own, self._view(rank, index, step.payloads[0]))
@@ -265,6 +303,8 @@ class _Proof:
         found = (queries.form, keys.form, queries.extent[1], keys.extent[1])
         if found != (SlotForm.QUERIES, SlotForm.KEYS, step.q_tokens, step.kv_tokens):
             raise self._fail(rank, index, f"attends {step}, but its slots hold something else")
+        if self._by_block and [(queries.areas, keys.areas)] != [self._block(attend) for attend in step.attends]:
+            raise self._fail(rank, index, f"attends {step}, but not all that is asked for of that, or something else")
         heads, kv_heads = self._problem.heads, self._problem.kv_heads
         first, left = 0, {target.rows or (0, step.q_tokens): target for target in step.targets}
         output: list[Pairs] = []
@@ -294,6 +334,13 @@ class _Proof:
             raise self._fail(rank, index, f"attends {step}, of whose output there is not that much")
         if step.output >= 0:
             self._put(rank, index, step.output, Content(SlotForm.OUTPUT, queries.areas, tuple(output)))
+
+    def _block(self, attend: Attend) -> tuple[tuple[Area, ...], tuple[Area, ...]]:
+        """The queries of a rank, and what they are to attend of a rank's keys."""
+        asking, owner = attend.q.owner, attend.kv.owner
+        first, last, _ = self._asked(asking, owner)
+        queries = Area(asking, 0, self._problem.heads, 0, self._problem.q_lengths[asking])
+        return (queries,), (Area(owner, 0, self._problem.kv_heads, first, last),)
 
     def _merge(self, rank: _ProvedRank, index: int, step: MergeCall) -> None:
         for partial in step.partials:
@@ -348,11 +395,12 @@ class _Proof:
         for pairs in result.pairs:
             of_owner[pairs.keys.owner].append(pairs)
         queries = self._problem.heads * self._problem.q_lengths[rank.number]
-        for owner, keys in enumerate(self._problem.kv_lengths):
+        for owner in range(len(self._ranks)):
             found = of_owner[owner]
-            causal = self._mask.of_pair(rank.number, owner) is Mask.CAUSAL
-            asked = queries * keys if self._mask.asks(rank.number, owner) else 0
-            if sum(pairs.number for pairs in found) != asked or any(pairs.causal != causal for pairs in found):
+            first, last, causal = self._asked(rank.number, owner)
+            outside = any(pairs.keys.first < first or pairs.keys.last > last for pairs in found)
+            other = sum(pairs.number for pairs in found) != queries * (last - first)
+            if outside or other or any(pairs.causal != causal for pairs in found):
                 raise self._fail(rank, None, f"does not attend all of rank {owner}'s keys, or more than that")
-            if any(first.overlaps(other) for first, other in combinations(found, 2)):
+            if any(one.overlaps(another) for one, another in combinations(found, 2)):
                 raise self._fail(rank, None, f"attends some of rank {owner}'s keys twice")

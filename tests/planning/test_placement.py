@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenring_xdit.hosts.transformers.pairs import plan_pairs
-from tokenring_xdit.hosts.transformers.placement import BLOCK, Placement
+from tokenring_xdit.planning.pairs import plan_pairs
+from tokenring_xdit.planning.placement import BLOCK, Placement
 
 turns = st.lists(st.tuples(st.booleans(), st.integers(1, 200)), max_size=12)
 
@@ -44,7 +44,7 @@ def test_a_plan_brings_each_query_its_keys(
     for sharded, tokens in turns:
         placement = placement.plus(placement.split(tokens) if sharded else placement.deal(tokens))
     spans = placement.split(new)
-    queries = [(span.start, span.stop) for span in spans]
+    queries = tuple((span.start, span.stop) for span in spans)
     placement = placement.plus(spans)
     plan = plan_pairs(placement, queries, window)
     for rank, (start, stop) in enumerate(queries):

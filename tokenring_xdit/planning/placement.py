@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 __all__ = ["BLOCK", "Held", "Placement"]
@@ -44,8 +45,15 @@ class Placement:
     def pieces(self, rank: int, low: int = 0, high: int | None = None) -> list[tuple[int, int]]:
         """The tokens of ``low..high - 1`` that a rank holds, as ranges in ascending order."""
         high = self.length if high is None else high
-        found = [(max(s.start, low), min(s.stop, high)) for s in self.spans if s.rank == rank]
+        found = [(max(span.start, low), min(span.stop, high)) for span in self._of_rank.get(rank, ())]
         return [(start, stop) for start, stop in found if start < stop]
+
+    @cached_property
+    def _of_rank(self) -> dict[int, list[Held]]:
+        found: dict[int, list[Held]] = {}
+        for span in self.spans:
+            found.setdefault(span.rank, []).append(span)
+        return found
 
     def split(self, tokens: int) -> list[Held]:
         """The next tokens in one range a rank, as even as can be; what is over goes to the ranks that hold least."""
