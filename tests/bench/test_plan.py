@@ -236,7 +236,7 @@ def test_the_sweeps_that_come_along_are_sound(path: Path) -> None:
 
 def test_there_are_the_sweeps_that_the_documentation_names() -> None:
     page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
-    listed = page.partition("## Sweeps that come along")[2].partition("\n## ")[0]
+    listed = page.partition("## Sweeps in this repository")[2].partition("\n## ")[0]
     names = [line.split("|")[1] for line in listed.splitlines() if line.startswith("| `")]
     assert set(re.findall(r"`([a-z0-9-]+)`", " ".join(names))) == {path.stem for path in SWEEPS}
 

@@ -332,11 +332,11 @@ def test_closing_leaves_nothing_behind(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"ulysses_degree": 2}, "ulysses_degree=2 is for pipelines that draw, and "),
-        ({"schedule": "ring"}, "schedule='ring' is for pipelines that draw"),
-        ({"attention_backend": "sdpa"}, "attention_backend='sdpa' is for pipelines that draw"),
-        ({"data_parallel_degree": 2}, "data_parallel_degree=2 is for pipelines that draw"),
-        ({"largest_side": 64}, "largest_side=64 is for pipelines that draw"),
+        ({"ulysses_degree": 2}, "ulysses_degree=2 is for pipelines of pictures, and "),
+        ({"schedule": "ring"}, "schedule='ring' is for pipelines of pictures"),
+        ({"attention_backend": "sdpa"}, "attention_backend='sdpa' is for pipelines of pictures"),
+        ({"data_parallel_degree": 2}, "data_parallel_degree=2 is for pipelines of pictures"),
+        ({"largest_side": 64}, "largest_side=64 is for pipelines of pictures"),
         (
             {"model": "embedded", "tokens_per_rank": 9},
             "tokens_per_rank=9 is for language models, and 'embedded' makes pictures",

@@ -12,7 +12,7 @@ from tokenring_xdit.errors import ConfigurationError, UnsupportedError, nearest
 __all__ = ["COUNTED", "AttentionBackend"]
 
 COUNTED = {"SDPA_EFFICIENT": "efficient", "FLASH_4": "flash_4"}
-"""xfuser's names of kernels, each with ours that computes the same and is told on the device how many keys count."""
+"""xfuser's names of kernels, each with ours that computes the same and reads key counts on the device."""
 
 
 class AttentionBackend(Enum):

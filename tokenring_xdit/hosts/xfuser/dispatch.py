@@ -328,8 +328,8 @@ def _why_read(schedule: str, ranks: int, query: Tensor, key: Tensor, asked: str,
     """Why the host has to look at a mask which a recorded call would compute anew; ``None`` where it has not."""
     if asked and asked not in COUNTED:
         return (
-            f"attention backend {asked}, which was asked for, is not told on the device how many keys count: leave it "
-            f"out, or use {' or '.join(COUNTED)}"
+            f"attention backend {asked}, which was asked for, does not read key counts on the device: leave it out, or "
+            f"use {' or '.join(COUNTED)}"
         )
     if attention_kwargs:
         return f"attention_kwargs {sorted(attention_kwargs)} go to xfuser's own kernel"
