@@ -99,7 +99,7 @@ def test_a_rank_that_does_not_open_memory_is_named(kind: str, tmp_path: Path) ->
 @pytest.mark.ranks
 def test_a_gpu_that_has_waited_too_long_blames_no_connection(tmp_path: Path) -> None:
     """Rank 1 is only slow."""
-    asked = {TRANSPORT_VARIABLE: "symmetric", AGREEMENT_TIMEOUT_VARIABLE: "4"}
+    asked = {TRANSPORT_VARIABLE: "symmetric", AGREEMENT_TIMEOUT_VARIABLE: "2"}
     for rank in run(2, late_among_gpus, folder=tmp_path, environment=asked, awaited=(0, 1)):
         first, failed = rank.lines
         assert first == "right"
