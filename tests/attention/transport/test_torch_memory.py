@@ -103,7 +103,7 @@ def test_a_gpu_that_has_waited_too_long_blames_no_connection(tmp_path: Path) -> 
     for rank in run(2, late_among_gpus, folder=tmp_path, environment=asked, awaited=(0, 1)):
         first, failed = rank.lines
         assert first == "right"
-        assert "the GPU of rank 0 gave up, as it does if another rank does not arrive within 4 s" in failed
+        assert "the GPU of rank 0 gave up, as it does if another rank does not arrive within 2 s" in failed
         assert AGREEMENT_TIMEOUT_VARIABLE in failed and "connection" not in failed
 
 
