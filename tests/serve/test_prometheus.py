@@ -199,7 +199,7 @@ def test_every_query_and_every_rule_has_an_answer(programs: Path, tmp_path: Path
     if kind == "text":
         model = str(tmp_path / "small")
         small_model_folder(model)
-    with served(tmp_path, Path(model).name, model) as server:
+    with served(tmp_path, Path(model).name, model, "tokenring_degree=2") as server:
         process, client = server
         with watched(programs, tmp_path, client.port) as watcher:
             ask = draw if kind == "image" else answer

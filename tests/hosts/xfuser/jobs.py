@@ -408,8 +408,13 @@ def joint_error(case: FluxCase, strategy: str) -> float:
     return relative_error(out, expected)
 
 
-def operators_of_attention(case: Any) -> tuple[dict[str, list[str]], list[str]]:
-    """What ``torch.compile(mode="reduce-overhead")`` sees in the place of attention, with tags, and what is said."""
+def operators_of_attention(case: Any, as_is: bool) -> tuple[dict[str, list[str]], list[str]]:
+    """What ``torch.compile(mode="reduce-overhead")`` sees in the place of attention, with tags, and what is said.
+
+    Args:
+        case: What is generated.
+        as_is: Run the graph as it is, instead of what inductor makes of it.
+    """
     from tests.hosts.xfuser.generation import engine, with_wrapped_transformer
     from tests.support.families import FAMILIES
     from tokenring_xdit.hosts.xfuser import dispatch
@@ -423,7 +428,7 @@ def operators_of_attention(case: Any) -> tuple[dict[str, list[str]], list[str]]:
             name = str(node.target)
             if name.startswith("tokenring_xdit."):
                 seen[name] = [str(tag).removeprefix("Tag.") for tag in node.target.default.tags]
-        return inductor(graph, inputs)
+        return graph.forward if as_is else inductor(graph, inputs)
 
     dispatch._told.clear()
     dispatch.log.addHandler(said)

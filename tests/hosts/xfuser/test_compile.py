@@ -60,11 +60,12 @@ IN_GRAPHS, OUTSIDE = "tokenring_xdit.ring_attn", "tokenring_xdit.ring_attn_outsi
     ],
     ids=["whole", "padded", "auto", "wan"],
 )
+@pytest.mark.parametrize("as_is", [True, pytest.param(False, marks=pytest.mark.matrix)], ids=["as-is", "inductor"])
 def test_cuda_graphs_hold_attention_where_nothing_is_hidden_from_them(
-    ranks: RankPool, case: Case, operator: str, why: str | None
+    ranks: RankPool, case: Case, operator: str, why: str | None, as_is: bool
 ) -> None:
     """A graph replays what it captured: the keys that were hidden then, say."""
-    (seen, said), (_, silent) = ranks.run(2, jobs.operators_of_attention, case, timeout=600)
+    (seen, said), (_, silent) = ranks.run(2, jobs.operators_of_attention, case, as_is, timeout=600)
     assert list(seen) == [operator]
     assert ("cudagraph_unsafe" in seen[operator]) == (operator == OUTSIDE)
     left_out = "torch.compile leaves attention out of CUDA graphs (those of reduce-overhead, if any), as "
