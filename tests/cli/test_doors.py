@@ -66,9 +66,11 @@ def gone(processes: dict[int, psutil.Process]) -> bool:
     return not psutil.wait_procs(list(processes.values()), timeout=120)[1]
 
 
-@pytest.mark.parametrize("drawing", [pytest.param(False, marks=pytest.mark.matrix), True], ids=["importing", "drawing"])
+@pytest.mark.parametrize("drawing", [False, True], ids=["importing", "drawing"])
 @pytest.mark.e2e
+@pytest.mark.matrix
 def test_a_command_that_is_killed_leaves_nothing(tmp_path: Path, drawing: bool) -> None:
+    """As any process that has started ranks: ``test_ranks_end_with_a_process_that_is_killed``."""
     output = tmp_path / "a.png"
     (temporary := tmp_path / "temporary").mkdir()
     with running(*RUN, FAR, f"output={output}", drawing=drawing, TMPDIR=str(temporary)) as (process, ranks):

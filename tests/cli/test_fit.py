@@ -39,7 +39,7 @@ def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "llama-3.1-405b", "--memory", "80GB"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("nothing fits; the weights take 755.9") == 4
-    assert "without parallelize, in chunks of 4096 (prefill_chunk_size=4096): nothing fits" in printed
+    assert "without parallelize (sdpa), in chunks of 4096 (prefill_chunk_size=4096): nothing fits" in printed
 
 
 def test_of_a_model_to_be_loaded_only_the_configuration_is_read(

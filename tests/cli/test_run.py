@@ -79,15 +79,12 @@ def test_prompts_of_a_config_become_pictures(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "key"),
     [
-        ("wan-t2v", "num_frames"),
-        pytest.param("cogvideox", "num_frames", marks=pytest.mark.matrix),
-        pytest.param("wan-i2v", "num_frames", marks=pytest.mark.matrix),
-        pytest.param("sd3", None, marks=pytest.mark.matrix),
-        pytest.param("pixart-sigma", None, marks=pytest.mark.matrix),
-        pytest.param("flux-control", None, marks=pytest.mark.matrix),
+        *(("wan-t2v", "num_frames"), ("cogvideox", "num_frames"), ("wan-i2v", "num_frames")),
+        *(("sd3", None), ("pixart-sigma", None), ("flux-control", None)),
     ],
 )
 @pytest.mark.e2e
+@pytest.mark.matrix
 def test_under_torchrun_the_command_is_one_of_the_ranks(tmp_path: Path, family: str, key: str | None) -> None:
     from tokenring_xdit.pipelines.request import save
 

@@ -76,8 +76,8 @@ if "RANK" not in os.environ:
 
 @pytest.mark.parametrize(
     ("skipped", "levels"),
-    [(["strategies"], {"pipeline"}), pytest.param([], {"attention", "pipeline"}, marks=pytest.mark.matrix)],
-    ids=["steps", "all"],
+    [(["step"], {"attention"}), pytest.param([], {"attention", "pipeline"}, marks=pytest.mark.matrix)],
+    ids=["without-steps", "all"],
 )
 @pytest.mark.e2e
 def test_a_machine_without_a_gpu_is_checked_as_far_as_it_goes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -191,7 +192,65 @@ def failing_callback(pipe: Any, scene: Scene) -> Mapping[str, Any]:
     return tensors_of(pipe(**scene.inputs(steps=6)))
 
 
+def control_lora(pipe: Any, scene: Scene) -> Mapping[str, Any]:
+    """FLUX.1's control pipeline round the same parts: an adapter that widens the first layer, then none."""
+    from diffusers import FluxControlPipeline
+
+    import tokenring_xdit
+
+    takes = inspect.signature(FluxControlPipeline.__init__).parameters
+    other: Any = FluxControlPipeline(**{name: part for name, part in pipe.components.items() if name in takes})
+    other.set_progress_bar_config(disable=True)
+    if not scene.alone:
+        tokenring_xdit.parallelize(other, tokenring_degree=dist.get_world_size(), host=scene.host)
+    first, draw = pipe.transformer.x_embedder, torch.Generator().manual_seed(8)
+    weights = {
+        **state(scene, ATTENTION),
+        "transformer.x_embedder.lora_A.weight": torch.randn(4, 2 * first.in_features, generator=draw) / 8,
+        "transformer.x_embedder.lora_B.weight": torch.randn(first.out_features, 4, generator=draw) / 4,
+    }
+    other.load_lora_weights(weights, adapter_name="control")
+    inputs = scene.inputs()
+    seen = torch.rand(1, 3, inputs["height"], inputs["width"], generator=draw)
+    found = tensors_of(other(**inputs, control_image=seen))
+    other.unload_lora_weights(reset_to_overwritten_params=True)
+    return {**found, "without": tensors_of(pipe(**scene.inputs()))["latents"]}
+
+
+def two_controlnets(pipe: Any, scene: Scene) -> Mapping[str, Any]:
+    """Two ControlNets in a list, with a picture and a strength each, of which one ends half way."""
+    import tokenring_xdit
+
+    first = pipe.controlnet
+    second = copy.deepcopy(first)
+    for weight in second.parameters():
+        weight.mul_(1.2)
+    other: Any = type(scene.plain())(**{**pipe.components, "controlnet": [first, second]})
+    other.set_progress_bar_config(disable=True)
+    if not scene.alone:
+        tokenring_xdit.parallelize(other, tokenring_degree=dist.get_world_size(), host=scene.host)
+    inputs = scene.inputs(steps=4)
+    seen = {"control_image": [inputs["control_image"], inputs["control_image"].flip(-1)]}
+    strengths = {"controlnet_conditioning_scale": [0.7, 0.5], "control_guidance_end": [1.0, 0.5]}
+    return tensors_of(other(**{**inputs, **seen, **strengths}))
+
+
+def sea(pipe: Any) -> Any:
+    """A cache that looks at the spectrum of the whole video."""
+    from diffusers import SeaCacheConfig
+
+    return SeaCacheConfig(threshold=5.0)
+
+
+def text_keys(pipe: Any) -> Any:
+    """A cache of the text's keys."""
+    from diffusers import TextKVCacheConfig
+
+    return TextKVCacheConfig()
+
+
 _SAME: dict[str, Any] = {"changes": False}
+_CONTROLNETS = frozenset({"flux-controlnet", "sd3-controlnet"})
 COMBINATIONS: dict[str, Use] = {
     "stochastic-several-callback": Use(
         "stochastic scheduler after, two of a prompt, generators in a list, latents changed by a callback",
@@ -224,7 +283,7 @@ COMBINATIONS: dict[str, Use] = {
     "lora-fades": Use("LoRA that a callback weakens", after=ALL, call=scale_in_callback, steps=4),
     "lora-blocks": Use("LoRA with scales of single layers", after=then(ALL, scaled_by_block)),
     "lora-dora": Use("DoRA by add_adapter", after=dora),
-    "lora-refused-twice": Use(
+    "lora-another": Use(
         "LoRA loaded, fused and unloaded, then another", after=then(ALL, fuse, unload, load(ATTENTION, 2, "b"))
     ),
     "cache-sizes": Use("first-block cache, two sizes, then none", call=cached_then_not(first_block), steps=6, **_SAME),
@@ -240,6 +299,10 @@ COMBINATIONS: dict[str, Use] = {
         call=called(steps=6),
         steps=6,
     ),
+    "cache-sea": Use("SeaCache", after=cache(sea), call=called(steps=6), steps=6),
+    "cache-text-keys": Use(
+        "a cache of the text's keys", after=cache(text_keys), call=called(steps=6), steps=6, **_SAME
+    ),
     "cache-failed": Use("a callback that raises, then a call, with a cache", call=failing_callback, steps=6),
     "compiled-lora": Use("compiled after a LoRA", after=then(ALL, compiled), counted=False),
     "compiled-then-lora": Use("LoRA after compiling", after=then(compiled, ALL), counted=False),
@@ -248,6 +311,12 @@ COMBINATIONS: dict[str, Use] = {
     ),
     "latents-again": Use("latents of one call as the noise of the next, no generator", call=decoded_by_hand),
     "from-pipe-lora": Use("from_pipe, parallelised, LoRA through it", call=from_pipe_with_adapter),
+    "control-lora": Use(
+        "a control LoRA in FluxControlPipeline round the same parts", call=control_lora, families=frozenset({"flux"})
+    ),
+    "two-controlnets": Use(
+        "two ControlNets, one of which ends half way", call=two_controlnets, steps=4, families=_CONTROLNETS
+    ),
     "scheduler-back": Use("a stochastic scheduler between calls", call=scheduler_of_another_call),
     "prompts-pictures": Use("three of each of two prompts, six generators", call=prompts_and_pictures),
 }

@@ -10,16 +10,25 @@ from tests.hosts.xfuser.uses import Kind
 from tests.support.ranks import RankPool
 
 FAMILIES = {
-    "diffusers": ("flux", "sd3", "qwen-image", "wan-t2v", "z-image", "flux-kontext", "hunyuan-video-1.5", "chroma"),
+    "diffusers": ("flux", "sd3", "qwen-image", "wan-t2v", "z-image", "flux-kontext", "ltx2", "chroma"),
     "xfuser": ("flux", "sd3", "qwen-image", "wan-t2v", "z-image", "krea2", "wan-vace", "cosmos3"),
 }
 """Pipelines by host."""
+
+_MORE = ("flux-controlnet", "sd3-controlnet")
+"""Where few combinations are tried: those of their own."""
 
 CASES = [
     pytest.param(host, key, family, id=f"{host}-{key}-{family}")
     for host, families in FAMILIES.items()
     for family in families
-    for key in COMBINATIONS
+    for key, use in COMBINATIONS.items()
+    if use.families is None or family in use.families
+] + [
+    pytest.param("diffusers", key, family, id=f"diffusers-{key}-{family}")
+    for key, use in COMBINATIONS.items()
+    for family in _MORE
+    if use.families is not None and family in use.families
 ]
 
 

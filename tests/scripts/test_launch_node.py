@@ -107,7 +107,7 @@ def test_a_config_runs(task: str, config: Path, tmp_path: Path) -> None:
         small_model_folder(tmp_path / "model")
         output = tmp_path / "answer.txt"
         config.write_text(
-            f"task: text\nmodel: {tmp_path / 'model'}\nprompt: [Who did it?]\noptions: {{max_new_tokens: 2}}\n"
+            f"task: text\nmodel: {tmp_path / 'model'}\nprompt: [Who did it]\noptions: {{max_new_tokens: 2}}\n"
             f"tokenring_degree: 2\noutput: {output}\n"
         )
     ran = run(SCRIPT, "--cpu", config)

@@ -63,7 +63,7 @@ def commands(mailbox: Mailbox) -> Commands:
             store=dist.PrefixStore(job.world, store),
             rank=index,
             world_size=job.ranks,
-            timeout=timedelta(seconds=180),  # of a collective, on a machine that others load
+            timeout=timedelta(seconds=600),  # of a collective; a job that hangs is ended by who asked for it
         )
         torch.manual_seed(1234)
         try:

@@ -60,7 +60,8 @@ def _tell(
     args: argparse.Namespace, shape: LanguageShape, needs: dict[str, Need | None], usable: int, chunk: int
 ) -> None:
     words = {"whole": "the whole prompt at once", "chunks": f"in chunks of {chunk} (prefill_chunk_size={chunk})"}
-    words |= {f"unmodified_{way}": f"without parallelize, {said}" for way, said in words.items()}
+    kernel = "eager" if shape.eager else "sdpa"
+    words |= {f"unmodified_{way}": f"without parallelize ({kernel}), {said}" for way, said in words.items()}
     ranks = f"{args.ranks} rank{'s' * (args.ranks > 1)}"
     print(
         f"{args.model}, {args.dtype}, {ranks} of {bytes_in_words(args.memory)}, {bytes_in_words(args.spare)} of it "

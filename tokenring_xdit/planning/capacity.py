@@ -24,8 +24,9 @@ _FP32 = 4
 _INDICES = 64
 """Bytes of a token of the whole sequence on each rank: its number, mask and place, each several times."""
 
-_BLOCK, _REGRET = 32, 128
-"""Tokens of a block of an answer, and those of a window that are kept longer than needed, at most."""
+_BLOCK, _REGRET, _GUESSED = 32, 128, 512
+"""Tokens of a block of an answer; those of a window that are kept longer than needed; and as many as a call brought, as
+long as those are no more."""
 
 _SCORES, _QUERIES, _SCORED, _COPIES = 1 << 22, 256, 4096, 3
 """Of layers that no fused kernel takes: scores that are held at once, and their queries and keys, at most; copies."""
@@ -114,7 +115,8 @@ def _ask_for(
     new, whole = -(-chunk // ranks), chunk == tokens
     held = -(-(past + chunk) // ranks) + (0 if ranks == 1 and whole else _BLOCK)
     key = shape.key_bytes(element_bytes) * batch
-    kept = sum(held if window is None or whole else min(held, window + _REGRET + new) for window in shape.windows)
+    more = new + _REGRET + (new if chunk <= _GUESSED else 0)
+    kept = sum(held if window is None or whole else min(held, window + more) for window in shape.windows)
     grows = 0 if whole else key // 2 * held  # a layer's keys, then its values, move to where there is more room
     stays, exchanged = _exchange(shape, past, chunk, ranks, element_bytes, batch)
     inputs = batch * new * _inputs(shape, element_bytes)

@@ -57,7 +57,7 @@ _SCHEDULES = 4
 """Schedules of a whole prompt that are named, the fastest."""
 
 _ALL_TIMED = 32
-"""With more ranks, of schedules only those are timed that were made for causal masks: all of them take minutes."""
+"""With more ranks only those schedules are timed that were made for causal masks or send least: all take minutes."""
 
 
 def phase_of(turn: LayerTurn) -> LanguagePhase:
@@ -74,8 +74,8 @@ def candidates(
 
     Of those within the simulation's error of the fastest (:data:`~tokenring_xdit.planning.options.TIE`) the one that
     sends least comes first: it is what to take. In layers with a window it is that of which less travels, as a model
-    does there. Over more than 32 ranks, of schedules only those made for causal masks are timed; over more than
-    :data:`~tokenring_xdit.planning.many_ranks.MANY_RANKS` times are lower bounds.
+    does there. Over more than 32 ranks only those schedules are timed that were made for causal masks or send least, by
+    cutting heads; over more than :data:`~tokenring_xdit.planning.many_ranks.MANY_RANKS` times are lower bounds.
 
     Args:
         turn: What is computed.

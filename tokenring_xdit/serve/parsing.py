@@ -296,7 +296,7 @@ class PictureParser(RequestParser[ServeConfig]):
         needed, free = self._memory.needed(pixels(size), inputs) or 0.0, self._memory.free() or 0
         what = f"{together} pictures of {size} at once need" if together > 1 else f"{size} needs"
         what = f"{size} with {frames} frames needs" if frames > 1 else what
-        fits = (each for each in _smaller(size) if not self._memory.too_much(pixels(each), inputs) and takes(each))
+        fits = (each for each in _smaller(size) if self._memory.fits(pixels(each), inputs) and takes(each))
         found = next(fits, None)
         raise RefusedError(
             f"size: {what} about {bytes_in_words(needed)} of a rank's memory, and {bytes_in_words(max(0, free))} are "

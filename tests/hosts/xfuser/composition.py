@@ -371,7 +371,7 @@ def refusals_of_offloaded() -> list[str]:
     return said
 
 
-def compiled_afterwards(family: str) -> float:
+def compiled_afterwards(family: str, backend: str) -> float:
     """Relative error of a transformer that is compiled after ``parallelize``, with hidden keys of two prompts."""
     import tokenring_xdit
 
@@ -382,7 +382,7 @@ def compiled_afterwards(family: str) -> float:
     pipe = kind.make()
     try:
         tokenring_xdit.parallelize(pipe, host="xfuser", tokenring_degree=2)
-        pipe.transformer = torch.compile(pipe.transformer)
+        pipe.transformer = torch.compile(pipe.transformer, backend=backend)
         return relative_error(latents_of(pipe(**kind.inputs(**prompts))), expected)
     finally:
         forget_xfuser()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.hosts.xfuser import uses
-from tests.hosts.xfuser.uses import USES, Kind, judge
+from tests.hosts.xfuser.uses import USES, Kind
 from tests.support.ranks import RankPool
 
 FAMILIES = ("flux", "sd3", "wan-t2v", "qwen-image", "z-image", "lumina2", "hunyuan-video")
@@ -21,7 +21,7 @@ ALL = [
 @pytest.mark.parametrize(("use", "family"), ALL)
 def test_right_or_refused_or_as_they_are(ranks: RankPool, use: str, family: str) -> None:
     trials = ranks.run(2, uses.tried, use, family, "xfuser", True, timeout=300)
-    outcome = judge(USES[use], trials)
+    outcome = uses.judged(ranks, use, family, "xfuser", trials, graphs=True)
     print(f"{USES[use].title}, {family}: {outcome}")
     for trial in trials:
         for name, report in trial.graphs.items():

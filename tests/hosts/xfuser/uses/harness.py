@@ -74,7 +74,7 @@ class Scene:
 
     def inputs(self, **options: Any) -> dict[str, Any]:
         """Arguments of a call that returns latents."""
-        return small(self.family).inputs(**({"steps": _REPLAYING} if self.graphs else {}), **options)
+        return small(self.family).inputs(**({"steps": _REPLAYING, **options} if self.graphs else options))
 
 
 Change = Callable[[Any, Scene], object]
@@ -253,7 +253,6 @@ def _performed(use: Use, scene: Scene) -> Mapping[str, Any]:
     return use.call(pipe, scene)
 
 
-@torch.no_grad()
 class _Nudged(Scene):
     """Where the pipeline's transformer has weights that are larger by their last bit."""
 
@@ -264,16 +263,17 @@ class _Nudged(Scene):
         return pipe
 
 
-def rounding(use: Use, family: str, host: str = "xfuser") -> float:
+@torch.no_grad()
+def rounding(use: Use, family: str, host: str = "xfuser", *, graphs: bool = False) -> float:
     """What another kernel of attention, or the last bit of the weights, changes in one process, relative to the scale.
 
     Some schedulers and decoders make 1e-5 and more of a rounding: a difference of that size says nothing.
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    scene = Scene(family, 0, alone=True, host=host)
+    scene = Scene(family, 0, alone=True, host=host, graphs=graphs)
     expected = _performed(use, scene)
-    nudged = _performed(use, _Nudged(family, 0, alone=True, host=host))
+    nudged = _performed(use, _Nudged(family, 0, alone=True, host=host, graphs=graphs))
     with sdpa_kernel(SDPBackend.MATH):
         others = [nudged, _performed(use, scene)]
     return max(_compared(other, expected, 0.0).error or 0.0 for other in others)
