@@ -29,9 +29,9 @@ def parallelize(model: _Model, *, host: str | None = None, **options: Any) -> _M
         model: The pipeline or language model; it is changed in place.
         host: Library that shards it: ``diffusers`` or ``xfuser`` for pipelines, ``transformers`` for language models.
             ``None`` takes a library that supports the request, the one that needs fewer repairs; the log names it.
-        **options: Options of :func:`tokenring_xdit.hosts.xfuser.parallelize` and
-            :func:`tokenring_xdit.hosts.diffusers.parallelize` for pipelines, and of
-            :func:`tokenring_xdit.hosts.transformers.parallelize` for language models.
+        **options: Options of the host's own function of this name: ``tokenring_xdit.hosts.xfuser.parallelize`` or
+            ``tokenring_xdit.hosts.diffusers.parallelize`` for pipelines,
+            ``tokenring_xdit.hosts.transformers.parallelize`` for language models.
 
     Returns:
         ``model``.

@@ -74,7 +74,7 @@ def parallelize(
 ) -> _Pipeline:
     """Spread a diffusers pipeline over all ranks; every rank calls it with the same pipeline.
 
-    As :func:`tokenring_xdit.hosts.xfuser.parallelize`, without xfuser: the transformer is diffusers' own, which is cut
+    As ``tokenring_xdit.hosts.xfuser.parallelize``, without xfuser: the transformer is diffusers' own, which is cut
     as its ``_cp_plan`` says or as this package's record of it does.
 
     Args:
