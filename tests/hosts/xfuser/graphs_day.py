@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from diffusers import FlowMatchHeunDiscreteScheduler, FluxImg2ImgPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxImg2ImgPipeline
 from torch import Tensor
 
 from tests.hosts.xfuser.generation import Case, latents_of
@@ -82,7 +82,7 @@ DAY: dict[str, Moment] = {
     "without a LoRA": Moment(lambda pipe: pipe.unload_lora_weights()),
     "another scheduler": Moment(
         lambda pipe: setattr(
-            pipe, "scheduler", FlowMatchHeunDiscreteScheduler.from_config({"num_train_timesteps": 1000})
+            pipe, "scheduler", FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config, shift_terminal=0.3)
         )
     ),
     "from a picture": Moment(picture=True),
