@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -139,16 +138,14 @@ def _made(pipe: Any, moment: Moment, shared: Case | None) -> Tensor:
     more = {name: moment.options[name] for name in moment.options if name.endswith("_kwargs")}
     options = {name: value for name, value in moment.options.items() if name not in more}
     inputs = {**ALL_FAMILIES[CASE.family].inputs(steps=_STEPS, **options), **more}
-    with ExitStack() as stack:
-        if moment.picture:
-            plain = pipe if shared is None else type(pipe).__mro__[1](**pipe.components)
-            pipe = FluxImg2ImgPipeline.from_pipe(plain)
-            pipe.set_progress_bar_config(disable=True)
-            stack.callback(pipe.set_progress_bar_config, disable=True)
-            inputs |= {"image": two_colours(32, 48), "strength": 0.9}
-            if shared is not None:
-                dims = ParallelDims(tokenring=shared.tokenring)
-                spread_over_ranks(pipe, lambda: XfuserHost(dims, AttentionBackend.AUTO, recorder), Output.EVERY_RANK)
-        made = latents_of(pipe(**inputs))
+    if moment.picture:
+        # The transformer is given, as diffusers takes over models of the very class that it expects only.
+        pipe = FluxImg2ImgPipeline.from_pipe(pipe, transformer=pipe.transformer)
+        pipe.set_progress_bar_config(disable=True)
+        inputs |= {"image": two_colours(32, 48), "strength": 0.9}
+        if shared is not None:
+            dims = ParallelDims(tokenring=shared.tokenring)
+            spread_over_ranks(pipe, lambda: XfuserHost(dims, AttentionBackend.AUTO, recorder), Output.EVERY_RANK)
+    made = latents_of(pipe(**inputs))
     assert made is not None
     return made
