@@ -11,17 +11,14 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxImg2ImgPipeline
 from torch import Tensor
 
 from tests.hosts.xfuser.generation import Case, latents_of
-from tests.hosts.xfuser.graphs import recorder, spread
+from tests.hosts.xfuser.graphs import spread
 from tests.hosts.xfuser.stepping import lora_state
 from tests.support.families import ALL_FAMILIES
 from tests.support.families.pictures import two_colours
 from tests.support.ranks import rank_device
 from tests.support.reference import relative_error
 from tokenring_xdit.graphs import GraphReport
-from tokenring_xdit.hosts.calls import Output, spread_over_ranks
-from tokenring_xdit.hosts.xfuser import AttentionBackend, graph_reports
-from tokenring_xdit.hosts.xfuser.host import XfuserHost
-from tokenring_xdit.parallel import ParallelDims
+from tokenring_xdit.hosts.xfuser import graph_reports
 
 __all__ = ["CASE", "DAY", "Moment", "day"]
 
@@ -114,7 +111,7 @@ def day() -> dict[str, Passed]:
     """All of it in one process, then on all ranks."""
     try:
         alone = ALL_FAMILIES[CASE.family].make(**CASE.make).to(rank_device())
-        expected = {name: _made(alone, moment, None) for name, moment in DAY.items()}
+        expected = {name: _made(alone, moment) for name, moment in DAY.items()}
         torch.use_deterministic_algorithms(False)
         found: dict[str, Passed] = {}
         before = expected["as it is"]
@@ -123,7 +120,7 @@ def day() -> dict[str, Passed]:
                 right = expected[name]
                 alike = right.shape == before.shape
                 found[name] = Passed(
-                    relative_error(_made(pipe, moment, CASE), right),
+                    relative_error(_made(pipe, moment), right),
                     relative_error(right, before) if alike else 1.0,
                     graph_reports(pipe)["transformer"],
                 )
@@ -133,7 +130,7 @@ def day() -> dict[str, Passed]:
         torch.use_deterministic_algorithms(False)
 
 
-def _made(pipe: Any, moment: Moment, shared: Case | None) -> Tensor:
+def _made(pipe: Any, moment: Moment) -> Tensor:
     moment.change(pipe)
     more = {name: moment.options[name] for name in moment.options if name.endswith("_kwargs")}
     options = {name: value for name, value in moment.options.items() if name not in more}
@@ -143,9 +140,6 @@ def _made(pipe: Any, moment: Moment, shared: Case | None) -> Tensor:
         pipe = FluxImg2ImgPipeline.from_pipe(pipe, transformer=pipe.transformer)
         pipe.set_progress_bar_config(disable=True)
         inputs |= {"image": two_colours(32, 48), "strength": 0.9}
-        if shared is not None:
-            dims = ParallelDims(tokenring=shared.tokenring)
-            spread_over_ranks(pipe, lambda: XfuserHost(dims, AttentionBackend.AUTO, recorder), Output.EVERY_RANK)
     made = latents_of(pipe(**inputs))
     assert made is not None
     return made
