@@ -79,3 +79,20 @@ def test_the_active_layout_is_restored() -> None:
             assert active_layout() is inner
         assert active_layout() is outer
     assert active_layout() is None
+
+
+def test_joint_tokens_of_calls_that_may_be_recorded() -> None:
+    """Their mask stays on the device as well, until somebody asks, and hides keys by itself then."""
+    real, text = torch.ones(1, 2, 3, dtype=torch.bool), torch.tensor([[True, False, True]])
+    k = torch.arange(3.0).view(1, 1, 3, 1)
+    with watching_decisions() as decided:
+        layout = KeyLayout(real, replicated_real=text, computed=True)
+        assert not decided
+        assert isinstance(layout.home, DeviceKeyMask)
+        assert layout.home.counted(k, k)[2].tolist() == [2]
+        layout.read("somebody asks")
+    assert layout.home is not None
+    assert not isinstance(layout.home, DeviceKeyMask)
+    assert layout.home.select(k, k)[0].flatten().tolist() == [0, 2]
+    assert layout.hides_keys
+    assert not KeyLayout(real, replicated_real=text | True).hides_keys

@@ -6,6 +6,7 @@ is. On processors nothing of that shows.
 
 from __future__ import annotations
 
+import inspect
 import traceback
 from typing import Any
 
@@ -55,8 +56,7 @@ def called_once(family: str) -> tuple[nn.Module, dict[str, Any]]:
     calls: list[dict[str, Any]] = []
 
     def note(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        names = list(type(model).forward.__code__.co_varnames)[1:] if args else []
-        calls.append({**dict(zip(names, args, strict=False)), **kwargs})
+        calls.append(dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments))
 
     handle = pipe.transformer.register_forward_pre_hook(note, with_kwargs=True)
     pipe(**ALL_FAMILIES[family].inputs(steps=1))
