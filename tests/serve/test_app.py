@@ -119,6 +119,35 @@ def test_a_slash_at_the_end_changes_nothing_and_head_is_get_without_the_body(cli
     assert "GET is not for this path" in refused.error["message"]
 
 
+def test_what_stands_behind_a_question_mark_is_taken_or_refused(client: Client) -> None:
+    before = client.figures()['tokenring_requests_total{kind="image",outcome="refused"}']
+    answer = client.ask("POST", f"{GENERATIONS}?n=3", {"prompt": "a red circle", **DRAWING})
+    assert (answer.status, answer.error["param"], answer.error["code"]) == (400, "n", "unknown_field")
+    assert answer.error["message"] == "there is no parameter 'n' here: fields stand in the body"
+    assert client.figures()['tokenring_requests_total{kind="image",outcome="refused"}'] == before + 1
+    answer = client.ask("GET", "/v1/requests?limits=3")
+    assert (answer.status, answer.error["message"]) == (
+        400,
+        "there is no parameter 'limits' here. Known: limit. Did you mean 'limit'?",
+    )
+    assert client.ask("GET", "/v1/requests?limit=3").status == 200
+    assert client.ask("GET", "/ready?probe=1").status == 200
+
+
+def test_who_sends_far_too_much_in_pieces_hears_why(client: Client) -> None:
+    """Where nothing is said of the length, and the client listens only once it has sent everything."""
+    piece = b"10000\r\n" + b"a" * 2**16 + b"\r\n"
+    head = f"POST {GENERATIONS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", client.port), timeout=PATIENCE) as connection:
+        connection.sendall(head.encode() + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n")
+        for _ in range(64):
+            connection.sendall(piece)
+        connection.sendall(b"0\r\n\r\n")
+        heard = b"".join(iter(lambda: connection.recv(2**16), b""))
+    assert heard.startswith(b"HTTP/1.1 413")
+    assert b"body_too_large" in heard
+
+
 FOREIGN: dict[str, dict[str, str]] = {
     "another site": {"Origin": "https://example.com", "Sec-Fetch-Site": "cross-site"},
     "another port": {"Origin": "http://127.0.0.1:1", "Sec-Fetch-Site": "same-site"},

@@ -88,6 +88,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "several": ({"n": 2}, "n", "2 answers at once are not made here"),
     "stop": ({"stop": ["a"] * 5}, "stop", "a list of up to 4 texts"),
     "no stop": ({"stop": ""}, "stop", "none of them empty"),
+    "half a stop": ({"stop": ["a", "\ud83d"]}, "stop", "Unicode"),
     "streams": ({"stream_options": {"include_usage": True}}, "stream_options", "needs a stream"),
     "usage": ({"stream": True, "stream_options": {"usage": True}}, "stream_options.usage", "there is no field"),
     "model": ({"model": "gpt-4"}, "model", "there is no 'gpt-4' here"),

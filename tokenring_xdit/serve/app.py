@@ -7,15 +7,15 @@ import logging
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from tokenring_xdit import __version__
-from tokenring_xdit.errors import CancelledError, TokenRingError
-from tokenring_xdit.messages import shown
+from tokenring_xdit.errors import CancelledError, TokenRingError, nearest
+from tokenring_xdit.messages import named, shown
 from tokenring_xdit.serve.answers import answered
 from tokenring_xdit.serve.chat import chat_routes
 from tokenring_xdit.serve.chat_schema import ChatBody
@@ -61,11 +61,21 @@ def application(
         page: Whether there is a page for the browser.
         host: Name of the server, by which it is asked where there is no key, beside its addresses.
     """
+
+    async def refuse_unknown_words(request: Request) -> None:
+        """Refuse what stands behind ``?`` and has no effect."""
+        try:
+            _refuse_unknown_words(request)
+        except RefusedError:
+            _count_refused(intake, request.method, request.url.path)
+            raise
+
     app = FastAPI(
         title="tokenring-xdit",
         version=__version__,
         description="A model, by OpenAI's protocol.",
         redirect_slashes=False,
+        dependencies=[Depends(refuse_unknown_words)],
     )
     app.include_router(_health(intake))
     app.include_router(_requests(intake))
@@ -162,6 +172,17 @@ def _requests(intake: Intake) -> APIRouter:
         return intake.described(job)
 
     return routes
+
+
+def _refuse_unknown_words(request: Request) -> None:
+    if not request.url.path.startswith("/v1/"):  # whoever watches may say more
+        return
+    known = [parameter.alias for parameter in request.scope["route"].dependant.query_params]
+    for name in request.query_params:
+        if name not in known:
+            said = f"there is no parameter '{named(name)}' here"
+            hint = f". {nearest(named(name), known)}" if known else ": fields stand in the body"
+            raise RefusedError(said + hint * bool(known or request.method == "POST"), named(name), code="unknown_field")
 
 
 def _count_refused(intake: Intake, method: str, path: str) -> None:

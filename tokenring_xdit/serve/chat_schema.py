@@ -13,7 +13,7 @@ from tokenring_xdit.pipelines.text_orders import ROLES, ChatMessage
 from tokenring_xdit.serve.errors import RefusedError
 from tokenring_xdit.serve.schema import Body
 
-__all__ = ["ChatBody", "StreamOptions", "refuse_beyond_neutral", "said_messages"]
+__all__ = ["ChatBody", "StreamOptions", "refuse_beyond_neutral", "refuse_beyond_unicode", "said_messages"]
 
 _PART = {
     "type": "object",
@@ -165,8 +165,17 @@ def _text(place: str, content: Any) -> str:
 
 
 def _unicode(place: str, text: str) -> str:
+    refuse_beyond_unicode(place, text)
+    return text
+
+
+def refuse_beyond_unicode(place: str, text: str) -> None:
+    """Refuse a text with half a character.
+
+    Raises:
+        RefusedError: It has one.
+    """
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise RefusedError(f"{place}: has a character that Unicode does not have", place) from error
-    return text

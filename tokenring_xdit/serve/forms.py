@@ -79,8 +79,12 @@ async def _form(
                     files.setdefault(name, []).append(await value.read())
                     continue
                 if isinstance(value, UploadFile):
-                    which = f"which are sent as {' or '.join(names)}" if names else "and this model starts from none"
-                    raise RefusedError(f"{field}: is a file, {which}", field)
+                    which = (
+                        f"is a file; files are sent as {' or '.join(names)}"
+                        if names
+                        else ("is a file, and this model starts from none")
+                    )
+                    raise RefusedError(f"{field}: {which}", field)
                 if name in names:
                     raise RefusedError(f"{field}: is text, and has to be a file: nothing is fetched or opened", field)
                 if name in fields:

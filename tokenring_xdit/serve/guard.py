@@ -7,6 +7,8 @@ import hmac
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from typing import Any
 
+from anyio import move_on_after
+
 from tokenring_xdit.serve.answers import answered
 from tokenring_xdit.serve.errors import RefusedError
 from tokenring_xdit.serve.origins import refuse_foreign
@@ -15,6 +17,9 @@ __all__ = ["OPEN", "Guard"]
 
 OPEN = frozenset({"/live", "/ready", "/health"})
 """Paths that need no key: whoever watches the server has none."""
+
+_DROPPED, _SECONDS_TO_DROP = 2**24, 2.0
+"""Bytes of a body that is too large, and seconds for which they are read, before its client is told."""
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -75,6 +80,8 @@ class Guard:
             await self._within_limits(scope, headers, receive, send)
         except _TooLarge:
             self._on_too_large(scope["method"], scope["path"])
+            if b"expect" not in headers:  # who asks first has sent nothing
+                await _drop(receive)
             await answered(_too_large(self._most_of(scope)))(scope, receive, send)
 
     def _refuse_foreign(self, scope: Message, headers: dict[bytes, bytes]) -> None:
@@ -111,6 +118,17 @@ class Guard:
 
     def _most_of(self, scope: Message) -> int:
         return self._more.get(scope["path"], self._most)
+
+
+async def _drop(receive: Receive) -> None:
+    """Read on for a while: a connection that is closed with something unread is reset, and nobody hears the answer."""
+    dropped = 0
+    with move_on_after(_SECONDS_TO_DROP):
+        while dropped < _DROPPED:
+            message = await receive()
+            dropped += len(message.get("body", b""))
+            if not message.get("more_body", False):
+                return
 
 
 def _too_large(most: int) -> RefusedError:

@@ -255,12 +255,10 @@ class PictureParser(RequestParser[ServeConfig]):
     def _size(self, said: str | None) -> PictureSize | None:
         if said is None or said == _AUTO:
             return self.config.size
-        if "x" not in said.lower():
-            raise RefusedError(f"size: {shown(said)} is neither WIDTHxHEIGHT, such as 1024x1024, nor 'auto'", "size")
-        try:
-            return PictureSize.parse(said)
-        except ConfigurationError as error:
-            raise RefusedError(str(error), "size") from error
+        with contextlib.suppress(ConfigurationError):
+            if "x" in said.lower():  # else it is a number of pixels, which a config may say
+                return PictureSize.parse(said)
+        raise RefusedError(f"size: {shown(said)} is neither WIDTHxHEIGHT, such as 1024x1024, nor 'auto'", "size")
 
     def _refuse_beyond(self, values: dict[str, Any]) -> None:
         pixels = (values.get("width") or 1) * (values.get("height") or 1)

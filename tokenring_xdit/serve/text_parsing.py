@@ -12,7 +12,7 @@ from tokenring_xdit.pipelines.text_models import context_length, load_tokenizer
 from tokenring_xdit.pipelines.text_options import option_mistakes, overlaid
 from tokenring_xdit.pipelines.text_orders import ChatMessage
 from tokenring_xdit.pipelines.text_prompt import conversation_tokens
-from tokenring_xdit.serve.chat_schema import ChatBody, refuse_beyond_neutral, said_messages
+from tokenring_xdit.serve.chat_schema import ChatBody, refuse_beyond_neutral, refuse_beyond_unicode, said_messages
 from tokenring_xdit.serve.config import TextServeConfig
 from tokenring_xdit.serve.errors import RefusedError
 from tokenring_xdit.serve.jobs import TextOrder
@@ -104,6 +104,9 @@ class TextParser(RequestParser[TextServeConfig]):
         }
         if body.temperature == 0 and body.top_p == 1:  # which changes nothing, and many clients say both
             said["top_p"] = None
+        for stop in [body.stop] if isinstance(body.stop, str) else body.stop if isinstance(body.stop, list) else ():
+            if isinstance(stop, str):
+                refuse_beyond_unicode("stop", stop)
         for name, value in said.items():
             for mistake in option_mistakes({name: value}):
                 raise RefusedError(mistake, name)
