@@ -83,6 +83,8 @@ class Called:
 def saved(folder: Path, key: str) -> str:
     """The folder of a small pipeline, with attention that is far from uniform."""
     pipe = peaky(key)
+    if pipe.components.get("processor", pipe) is None:  # an edit's, which puts pictures into words; it has to be there
+        pipe.register_modules(processor=pipe.tokenizer)
     pipe.save_pretrained(folder)
     return str(folder)
 
