@@ -149,7 +149,7 @@ def _ask_one_process(shape: LanguageShape, tokens: int, chunk: int, element_byte
             scored = max(scored, repeated * seen + new * shape.heads * seen * copies)
         elif not whole or (window is not None and window < tokens):
             masks += new * seen
-            scored = max(scored, repeated * seen + new * seen * element_bytes)
+            scored = max(scored, repeated * seen + new * seen * element_bytes + _kernel(shape, chunk))
     queries = new * shape.heads * shape.head_dim * element_bytes
     grows = 0 if whole else key // 2 * max(held.values())
     return Need(
@@ -275,14 +275,14 @@ def _exchange(
     if not _queries_travel(shape, past, chunk):
         keys = batch * (-(-past // ranks) + new) * shape.key_bytes(element_bytes)
         copies = 2 if batch * shape.kv_heads > 1 else 1  # those of one head go as they lie
-        return stays, stays + copies * rounds * keys + own + _kernel(shape, new)
+        return stays, stays + copies * rounds * keys + own + _kernel(shape, shape.groups * new)
     sent = queries + rows * LSE_BYTES
     answering = max(
         min(rounds, ranks - distance) * queries + 2 * min(ROUNDS_AT_ONCE + 1, distance) * sent
         for distance in range(1, ranks)
     )  # the next queries have come, and outputs come and go; merged ones of three rounds before are gone
     merged = partial + (partial if element_bytes < _FP32 else 0)
-    return stays, stays + queries + max(rounds * queries + own, answering + merged) + _kernel(shape, new)
+    return stays, stays + queries + max(rounds * queries + own, answering + merged) + _kernel(shape, shape.groups * new)
 
 
 @lru_cache(maxsize=64)
@@ -300,8 +300,7 @@ def _queries_travel(shape: LanguageShape, past: int, chunk: int) -> bool:
     return 2 * shape.heads * chunk < shape.kv_heads * (2 * past + chunk)
 
 
-def _kernel(shape: LanguageShape, new: int) -> int:
+def _kernel(shape: LanguageShape, queries: int) -> int:
     """Bytes of scores that torch's kernel for processors holds, a thread (``FlashAttentionKernel.cpp``)."""
-    queries = shape.heads // shape.kv_heads * new
     rows = 256 if queries >= 768 else 64 if queries >= 192 else 32
     return rows * (_KEYS_AT_ONCE + 2 + shape.head_dim) * _FP32
