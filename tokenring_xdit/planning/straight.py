@@ -181,10 +181,9 @@ class _Writer:
 
     def seen_keys(self, owner: int) -> int:
         """Memory for those of a rank's keys that this rank's queries see."""
-        batch, heads, _, head_dim = self._problem.shape(kv_block(owner))
-        tokens = self._plan.seen[self.rank][owner].tokens
-        size = SlotForm.KEYS.tensors * batch * heads * tokens * head_dim * self._problem.element_bytes
-        self._slots.append(Slot(SlotForm.KEYS, (batch, heads, tokens, head_dim), size))
+        block, (_, tokens, _) = kv_block(owner), self._plan.seen[self.rank][owner]
+        whole = Slot(SlotForm.KEYS, self._problem.shape(block), self._problem.size(block))
+        self._slots.append(whole.part((0, self._problem.kv_heads, 0, tokens)))
         return len(self._slots) - 1
 
     def seen_here(self, asking: int) -> View:
@@ -274,8 +273,9 @@ class _Writer:
         self._steps.append(Pack(source, slot, block))
 
     def merge(self, partials: Sequence[tuple[int, Block]]) -> None:
-        """Add partial outputs to the result."""
-        self._steps.append(MergeCall(tuple(Partial(slot, None, block) for slot, block in partials)))
+        """Add partial outputs to the result, if there are any."""
+        if partials:
+            self._steps.append(MergeCall(tuple(Partial(slot, None, block) for slot, block in partials)))
 
 
 def _with_keys(write: _Writer) -> None:
