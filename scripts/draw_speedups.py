@@ -17,7 +17,7 @@ NETWORKS = {
     "star-4": "4 hosts on a switch",
     "star-8": "8 hosts on a switch",
     "ring-4": "4 hosts in a ring",
-    "two-level": "2 nodes of 4, ten times slower between them",
+    "two-level": "2 nodes of 4, 10 times slower between",
 }
 """What sweeps measured on, by their names."""
 
@@ -53,7 +53,12 @@ def chart() -> Any:
     ring = alt.Chart(alt.Data(values=[{"times": 1}])).mark_rule(strokeDash=[3, 3]).encode(x="times:Q")
     return (
         (base.mark_bar().encode(x=axis, color=kinds) + figures + ring)
-        .properties(width=460, height=alt.Step(13), background="#FFFFFF", padding=10)
+        .properties(
+            width=460,
+            height=alt.Step(13),
+            background="#FFFFFF",
+            padding={"left": 40, "right": 10, "top": 10, "bottom": 10},
+        )
         .configure_legend(orient="top")
         .configure_axis(labelFontSize=12, titleFontSize=12, titleFontWeight="normal")
         .configure_view(stroke=None)

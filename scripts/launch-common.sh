@@ -39,7 +39,7 @@ common_usage() {
                     those in CUDA_VISIBLE_DEVICES, or all
   --keep-order      take the GPUs of --gpus or CUDA_VISIBLE_DEVICES in the order given, and do not look
                     at their links
-  --cpu             no GPUs: --ranks processes that meet over gloo
+  --cpu             no GPUs: --ranks processes that communicate over gloo
   --dry-run         print the environment and the command, and start nothing
   --nvidia-smi FILE with --dry-run: plan for the machine on which 'nvidia-smi topo -m' printed FILE
   --help            print this

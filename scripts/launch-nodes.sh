@@ -13,7 +13,7 @@ each node GPUs are put in order as launch-node.sh does it. Rank 0 is on node 0, 
   --nodes N         how many nodes there are
   --node-rank R     which of them this one is, from 0; in a SLURM step, its SLURM_NODEID by default
   --master HOST[:PORT]
-                    where all nodes meet: the node of rank 0, by an address that all reach; port 29500 by default
+                    the node of rank 0, by an address that all nodes reach; port 29500 by default
   --interface NAME  the network interface to talk through; by default the one that leads to the master
 END
     common_usage
@@ -43,8 +43,8 @@ find_interface() {
     address="$(ip -oneline -4 route get "$resolved" 2>/dev/null | sed -n 's/.* src \([0-9.]*\).*/\1/p')" || true
     [ -n "$address" ] || refuse "this node has no route to the master, $host"
     if [[ "$address" == 127.* ]]; then
-        [ "$nodes" -eq 1 ] || warn "$host is a loopback address on this node: only processes of this machine can meet" \
-            "there. Name the master by an address that the other nodes reach"
+        [ "$nodes" -eq 1 ] || warn "$host is a loopback address on this node: only processes of this machine reach" \
+            "it. Name the master by an address that the other nodes reach"
         return
     fi
     if [ -z "$interface" ]; then
@@ -61,7 +61,7 @@ if [[ "$master" == *:* ]]; then
     port="${master##*:}"
 fi
 [ -n "$host" ] && [[ "$host" != *:* ]] && is_number "$port" && [ "$port" -le 65535 ] ||
-    refuse "--master names the node where all meet, HOST or HOST:PORT, by name or IPv4 address; it is '$master'"
+    refuse "--master names the node of rank 0, HOST or HOST:PORT, by name or IPv4 address; it is '$master'"
 
 read_degrees
 choose_devices

@@ -51,7 +51,7 @@ class Predicted:
     Attributes:
         seconds: Of all layers.
         strategy: What attention does between nodes.
-        exposed: Share of the time in which nothing hides the communication between nodes.
+        exposed: Share of the time with exposed communication between nodes.
     """
 
     seconds: float
@@ -76,7 +76,7 @@ def predict(shape: LanguageShape, tokens: int, nodes: int) -> Predicted:
 
 
 def attend(tokens: int, nodes: int, heads: int, kv_heads: int, head_dim: int) -> tuple[float, str, float]:
-    """Seconds of a layer's attention, the strategy, and seconds that nothing hides."""
+    """Seconds of a layer's attention, the strategy, and exposed seconds."""
     machine = Machine.of_gpus(RATE)
     if nodes == 1:
         return 4.0 * heads * head_dim * tokens * tokens / 2 / RATE, "one node", 0.0

@@ -55,7 +55,7 @@ def pictures(config: Any) -> Callable[[int], Order]:
 
 
 def texts(config: Any) -> Callable[[int], Order]:
-    """Questions of so many words, each a conversation of its own."""
+    """Questions of this many words, each a conversation of its own."""
     tokenizer, asked = load_tokenizer(config.model), iter(range(1_000_000))
 
     def order(words: int) -> Order:

@@ -5,7 +5,8 @@
 #   bash scripts/test.sh --slow         what needs many processes, or minutes: all that the first leaves out
 #   bash scripts/test.sh -m cuda        the kernels that need a GPU
 #
-# Whole runs have two workers, each of which takes a file at a time; -n 0 runs everything in one process.
+# Whole runs have two workers, each of which takes a file at a time, in order (by numbers of tests the slowest files,
+# of one test, would come last); -n 0 runs everything in one process.
 #
 # --lowest and --newest make an environment of their own, with the lowest versions that pyproject.toml
 # allows or the newest that pip finds; what passed goes into docs/compatibility.md.
@@ -28,7 +29,7 @@ case "${1-}" in
 esac
 case " $* " in
 *" tests"* | *" -m cuda "* | *" -m netns "* | *" --support"* | *" --uses-log"* | *" -n "*) ;;
-*) set -- --numprocesses=2 --dist=loadfile "$@" ;;
+*) set -- --numprocesses=2 --dist=loadfile --no-loadscope-reorder "$@" ;;
 esac
 unset PYTHON # it has made the environment; launch scripts would take it for the ranks' interpreter
 case " $* " in

@@ -17,35 +17,39 @@ def python(code: str, **environment: str) -> str:
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
-LOADED = "import sys, torch; print(*sorted(m for m in sys.modules if m.startswith('tokenring_xdit')))"
+WITH_TORCH = """
+import sys, torch
+print(*sorted(m for m in sys.modules if m.startswith('tokenring_xdit')))
+print('xfuser' in sys.modules)
+import wrapt.importer
+print('xfuser.logger' in wrapt.importer._post_import_hooks)
+"""
 
 
 @pytest.mark.e2e
 def test_import_torch_loads_nothing_but_the_hook() -> None:
-    assert python(LOADED) == "tokenring_xdit tokenring_xdit.autoload"
-    assert python("import sys, torch; print('xfuser' in sys.modules)") == "False"
+    assert python(WITH_TORCH).splitlines() == ["tokenring_xdit tokenring_xdit.autoload", "False", "True"]
 
 
 @pytest.mark.parametrize("off", [AUTOLOAD, "TORCH_DEVICE_BACKEND_AUTOLOAD"])
 @pytest.mark.e2e
 def test_it_can_be_switched_off(off: str) -> None:
-    code = "import sys, torch, wrapt.importer as i; print('xfuser.logger' in i._post_import_hooks)"
-    assert python(code) == "True"
-    assert python(code, **{off: "0"}) == "False"
+    """It is on otherwise: see above."""
+    assert python(WITH_TORCH, **{off: "0"}).splitlines()[-1] == "False"
 
 
 def test_it_never_breaks_import_torch() -> None:
     assert python("import sys; sys.modules['wrapt'] = None; import torch; print(torch.tensor(1).item())") == "1"
 
 
-@pytest.mark.parametrize("imports", ["torch, xfuser", "xfuser"])
+@pytest.mark.parametrize("imports", [pytest.param("torch, xfuser", marks=pytest.mark.matrix), "xfuser"])
 @pytest.mark.e2e
 def test_import_xfuser_is_enough_to_register(imports: str) -> None:
     code = f"import {imports}; print(hasattr(xfuser.xFuserArgs, 'tokenring_degree'))"

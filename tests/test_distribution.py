@@ -97,7 +97,7 @@ def test_the_wheel_holds_the_package(built: Path) -> None:
 
 def test_the_wheel_alone_copies_a_config_and_draws(installed: dict[str, str], tmp_path: Path) -> None:
     assert run(installed, tmp_path, "config", "copy", "embedded") == "embedded.yaml\n"
-    run(installed, tmp_path, "run", "embedded.yaml", "steps=1", "output=picture.png")
+    run(installed, tmp_path, "run", "embedded.yaml", "steps=1", "tokenring_degree=1", "output=picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
     script = run(installed, tmp_path, "launch", "node", "--cpu", "--ranks=2", "--dry-run", "embedded.yaml")
     assert script.endswith("-m tokenring_xdit.cli run embedded.yaml\n")

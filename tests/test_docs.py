@@ -268,5 +268,5 @@ def test_commands_of_xfuser_are_read_as_they_stand() -> None:
     lines = [words[1:] for each in BLOCKS if each.language == "bash" for words in typed(each) if words[0] == "xdit"]
     assert len(lines) > 1
     command = [sys.executable, "-c", XDIT]
-    done = subprocess.run(command, input=json.dumps(lines), capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, input=json.dumps(lines), capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr

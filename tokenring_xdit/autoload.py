@@ -1,7 +1,7 @@
 """Attaches TokenRing to xfuser in every program that imports both torch and xfuser, the `xdit` command among them.
 
 torch calls the entry points of the group ``torch.backends`` at the end of ``import torch``, in child
-processes too. :func:`attach` only asks to be told when xfuser is imported; a program that never does
+processes too. :func:`attach` only registers for the import of xfuser; a program that never does
 that notices nothing. ``TOKENRING_AUTOLOAD=0`` switches it off, and ``TORCH_DEVICE_BACKEND_AUTOLOAD=0``
 does so for everything that loads itself this way.
 """

@@ -152,7 +152,7 @@ def _parse_alone(path: Path) -> tuple[dict[str, Any], list[str]]:
     what = one_line(str(path))
     values, mistakes = read_yaml(path, what, **_LIMITS_OF_YAML)
     if values is None:
-        raise ConfigurationError(f"{what} is empty; 'tokenring-xdit config schema' says what can stand in it")
+        raise ConfigurationError(f"{what} is empty; 'tokenring-xdit config schema' lists its keys")
     if not isinstance(values, dict):
         raise ConfigurationError(f"{what} holds {_kind(values)} where keys with values belong, such as 'steps: 28'")
     strange = [f"{shown(key)}: a key has to be text" for key in values if not isinstance(key, str)]

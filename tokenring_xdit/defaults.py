@@ -1,4 +1,4 @@
-"""What is taken where nothing is said, for commands, configs and calls alike."""
+"""Defaults of commands, configs and calls."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class ModelUnreachableError(ConfigurationError):
 
 
 class UnsupportedError(TokenRingError):
-    """A combination that this package would compute wrongly, or not at all, and so refuses."""
+    """A combination that this package cannot compute, or not correctly."""
 
 
 class ScheduleError(TokenRingError):
@@ -56,7 +56,7 @@ class VerificationError(ScheduleError):
 
     Attributes:
         rank: Rank whose program is at fault.
-        action: Index of the action in that program, or ``None`` where none is to blame.
+        action: Index of the action in that program, or ``None`` if it is none of them.
     """
 
     def __init__(self, schedule: str, rank: int, action: int | None, problem: str) -> None:
@@ -71,11 +71,11 @@ class KernelError(TokenRingError):
 
 
 class AgreementError(TokenRingError):
-    """Ranks that compute together were given what does not fit together, or one of them refuses it."""
+    """Ranks were given inputs that contradict each other, or one of them refuses its own."""
 
 
 class CommunicationError(TokenRingError):
-    """A rank is gone, is stopped, failed or did not come, or a transfer failed."""
+    """A rank is gone, is stopped, failed or did not arrive, or a transfer failed."""
 
 
 class LaunchError(TokenRingError):
@@ -83,7 +83,7 @@ class LaunchError(TokenRingError):
 
 
 class LostRankError(LaunchError):
-    """A rank was killed, ended or is stopped; what it was asked for may not be at fault."""
+    """A rank was killed, ended or is stopped; the cause may lie outside its request."""
 
 
 class EngineError(LaunchError):
@@ -91,11 +91,11 @@ class EngineError(LaunchError):
 
 
 class CancelledError(TokenRingError):
-    """A request was given up because somebody asked for that."""
+    """A request was cancelled on demand."""
 
 
 class OutputError(TokenRingError):
-    """An output could not be written; what was there before is still there."""
+    """An output could not be written; an older file there is unchanged."""
 
 
 class NetworkError(TokenRingError):

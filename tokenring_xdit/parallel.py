@@ -91,8 +91,8 @@ class ParallelDims:
         if self.ulysses > 1:
             ulysses, remedy = f" times ulysses_degree={self.ulysses}", f"degrees whose product is {ranks}"
         raise ConfigurationError(
-            f"tokenring_degree={self.tokenring}{ulysses} is {self.ranks} ranks, and {ranks} were started: use "
-            f"{remedy}, or torchrun --nproc-per-node={self.ranks} on one node"
+            f"tokenring_degree={self.tokenring}{ulysses} is {self.ranks} ranks, and {ranks} were started: "
+            f"use {remedy}, or torchrun --nproc-per-node={self.ranks} on one node"
         )
 
     def __str__(self) -> str:

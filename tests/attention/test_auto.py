@@ -84,7 +84,9 @@ def test_where_no_schedule_will_do_all_ranks_say_so(ranks: RankPool, tmp_path: P
     with pytest.raises(RankFailure) as caught:
         ranks.run(4, jobs.ragged_between_nodes, topology, str(tmp_path))
     assert all(isinstance(error, UnsupportedError) for error in caught.value.errors)
-    assert all("hide different keys" in str(e) and "one call for each item" in str(e) for e in caught.value.errors)
+    assert all(
+        "different attention masks" in str(e) and "one call for each sample" in str(e) for e in caught.value.errors
+    )
 
 
 def test_whatever_keeps_the_first_rank_from_deciding_reaches_all(ranks: RankPool, tmp_path: Path) -> None:

@@ -233,6 +233,14 @@ def test_bytes_sent_are_counted(ranks: RankPool) -> None:
     assert ranks.run(world_size, jobs.bytes_of, replace(case, schedule="ring")) == [3 * 2 * block] * world_size
 
 
+def test_what_a_rank_waits_for_messages_is_counted(ranks: RankPool) -> None:
+    late = 0.3
+    found = ranks.run(2, jobs.waited_for_a_late_rank, late)
+    assert found[0][0] >= late  # for queries whose kernel sleeps
+    for kept, traced in found:
+        assert kept >= traced  # every wait of a trace is one that counts
+
+
 lengths = st.integers(0, 20)
 
 
@@ -292,8 +300,8 @@ def test_replays_take_the_masks_of_their_call(ranks: RankPool) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"schedule": "ring"}, "use schedule 'token_ring', where they stay at home whole"),
-        ({"kernel": "cpu"}, "'cpu' cannot be told on the device how many keys count: use one of 'math', "),
+        ({"schedule": "ring"}, "use schedule 'token_ring', where keys stay on their rank"),
+        ({"kernel": "cpu"}, "'cpu' cannot read key counts on the device: use one of 'math', "),
     ],
 )
 def test_masks_that_stay_on_the_device_are_refused_where_they_cannot(
@@ -313,7 +321,7 @@ def test_different_keys_are_refused_where_keys_travel(ranks: RankPool, schedule:
         ranks.run(2, jobs.errors, case)
     messages = {str(error) for error in failure.value.errors}
     assert len(messages) == 1
-    assert "use schedule 'token_ring', where they stay at home whole" in messages.pop()
+    assert "use schedule 'token_ring', where keys stay on their rank" in messages.pop()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -87,3 +88,39 @@ def test_the_kernels_do_as_the_formulas_say(script: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "compared\n"
+
+
+ONE_PARTIAL = ("count", "gap", "heads")
+"""Numbers that are 1 where one partial of one head is merged: Triton makes another kernel of them then."""
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "capability", "ones"),
+    [
+        ("_merge", "bf16", 90, ()),
+        ("_fold", "bf16", 80, ()),
+        pytest.param("_merge", "fp32", 80, ONE_PARTIAL, marks=pytest.mark.e2e),
+        pytest.param("_merge", "bf16", 100, ONE_PARTIAL, marks=pytest.mark.e2e),
+        pytest.param("_fold", "fp32", 100, ("heads",), marks=pytest.mark.e2e),
+    ],
+)
+def test_the_kernels_compile_for_gpus(
+    name: str, dtype: str, capability: int, ones: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the interpreter takes the compiler may not; neither needs a GPU. Inner strides are 1, as in calls."""
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from tokenring_xdit.attention import fused
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    kernel = getattr(fused, name)
+    numbers = {"ROWS": 32, "COLUMNS": 128, **dict.fromkeys((*ones, "result_d", "out_d", "other_out_d"), 1)}
+    pointers = {"lse": "*fp32", "other_lse": "*fp32", "total": "*fp32", "other_out": f"*{dtype}"}
+    pointers |= {"out": "*fp32" if name == "_fold" else f"*{dtype}", "result": f"*{dtype}"}
+    signature = {each: "constexpr" if each in numbers else pointers.get(each, "i32") for each in kernel.arg_names}
+    constants = {each: value for each, value in numbers.items() if each in signature}
+    made = triton.compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", capability, 32))
+    assert {"ptx", "cubin"} <= {*made.asm}
+    assert f"sm_{capability}" in made.asm["ptx"]

@@ -171,7 +171,7 @@ def _sizes(timeline: Timeline, rank: int) -> list[int]:
 
 @pytest.mark.parametrize("fault", ["kernel", "interrupt"])
 def test_an_error_in_a_traced_call_leaves_no_thread(ranks: RankPool, fault: str) -> None:
-    found = ranks.run(3, jobs.failing, fault, timeout=60)
+    found = ranks.run(3, jobs.failing, fault)
     assert "the card is full" in found[1].error or "KeyboardInterrupt" in found[1].error
     for rank in (0, 2):
         assert found[rank].error.startswith("CommunicationError: rank 1 failed in schedule 'token_ring': ")
@@ -198,7 +198,7 @@ def test_calls_are_recorded_while_a_trace_is_open_only(ranks: RankPool) -> None:
 
 def test_threads_end_whose_transfers_nobody_finishes(ranks: RankPool) -> None:
     """All ranks fail at once: receives that were posted early wait for what nobody sends any more."""
-    for rank in ranks.run(4, jobs.failing, "everywhere", timeout=60):
+    for rank in ranks.run(4, jobs.failing, "everywhere"):
         assert "the card is full" in rank.error
         assert rank.threads_left == []
         assert rank.second == "CommunicationError"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -34,7 +35,7 @@ from tokenring_xdit.attention.transport.shared_memory import SharedMemory
 from tokenring_xdit.attention.transport.symmetric import SymmetricTransport
 from tokenring_xdit.liveness import LIMIT_VARIABLE
 
-LIMITS = {LIMIT_VARIABLE: "2", AGREEMENT_TIMEOUT_VARIABLE: "4", "GLOO_SOCKET_IFNAME": "lo"}
+LIMITS = {LIMIT_VARIABLE: "2", AGREEMENT_TIMEOUT_VARIABLE: "10", "GLOO_SOCKET_IFNAME": "lo"}
 
 SEPARATE = "TEST_SEPARATE_HOSTS"
 """Entry of the environment: every rank takes itself for the only one of its machine."""
@@ -104,7 +105,7 @@ def run(
     *args: Any,
     folder: Path,
     environment: dict[str, str] | None = None,
-    seconds: float = 40.0,
+    seconds: float = 120.0,
     timeout: float = 60.0,
     awaited: tuple[int, ...] | None = None,
 ) -> list[Said]:
@@ -149,7 +150,10 @@ def run(
             else:
                 said[rank].lines.append(line)
                 said[rank].times.append(when)
-    for process in processes:
+    for rank, process in enumerate(processes):
+        if rank in left and process.pid is not None:
+            os.kill(process.pid, signal.SIGABRT)  # it shows where each of its threads is
+            process.join(5)
         process.kill()
         process.join()
     assert not left, f"ranks {sorted(left)} hang after {seconds} s: {[each.lines for each in said]}"
@@ -167,6 +171,7 @@ def _main(
     args: tuple[Any, ...],
 ) -> None:
     os.environ.update(environment)
+    faulthandler.enable(all_threads=True)
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{file}", rank=rank, world_size=ranks, timeout=timedelta(seconds=timeout)
@@ -210,6 +215,18 @@ def mistaken(own: Rank, name: str, keyed: bool, warm: int) -> None:
     with mock.patch.dict(os.environ, mine.pop("environment", {})):
         own.try_to(lambda: attend(own, 50, **mine))
     own.try_to(lambda: attend(own, 51, **options))
+
+
+def mistaken_in_turn(own: Rank) -> None:
+    """A good call; then for each mistake one in which rank 1 makes it, and a good one."""
+    from tests.attention.test_checks import MISTAKES
+
+    own.try_to(lambda: attend(own, 0))
+    for call, (mistakes, _) in enumerate(MISTAKES.values(), 1):
+        mine = {**mistakes} if own.rank == 1 else {}
+        with mock.patch.dict(os.environ, mine.pop("environment", {})):
+            own.try_to(lambda call=call, mine=mine: attend(own, call, **mine))
+        own.try_to(lambda call=call: attend(own, call))
 
 
 PHASES = (
@@ -442,7 +459,7 @@ def stays_away(own: Rank) -> None:
     """Rank 1 does not come, and its process runs."""
     own.try_to(lambda: exchange(None, 0))
     if own.rank == 1:
-        time.sleep(30)
+        time.sleep(100)
     own.try_to(lambda: exchange(None, 0, "the prompts"))
 
 
@@ -463,7 +480,7 @@ def guarded_work(own: Rank, kind: str) -> None:
     kind = "fine" if kind == "everywhere" else kind
     own.try_to(work)
     if own.rank == 1 and kind == "raise":
-        time.sleep(10)
+        time.sleep(100)
 
 
 def another_world(own: Rank, folder: str) -> None:
@@ -530,6 +547,6 @@ def told_by_the_host(own: Rank, keyed: bool) -> None:
         time.sleep(0.5)
         own.fault("tell")
         fail_group(None, MemoryError("the encoder has no room"))
-        time.sleep(30)
+        time.sleep(100)
     own.try_to(lambda: attend(own, 2, **options))
     own.try_to(lambda: attend(own, 3, **options))

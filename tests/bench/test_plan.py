@@ -61,11 +61,11 @@ def test_a_captured_strategy_is_written_as_it_is_read(name: str) -> None:
         ("ulysses=2+", "there is no strategy ''"),
         ("captured+single", "what is captured are calls of several ranks"),
         ("captured+captured+ulysses", "what is captured are calls of several ranks"),
-        ("ulysses=2+captured+xfuser-ring", "does not go together with Ulysses"),
+        ("ulysses=2+captured+xfuser-ring", "cannot be combined with Ulysses"),
         ("captured+", "there is no strategy ''"),
-        ("ulysses=2+single", "'single' does not go together with Ulysses"),
-        ("ulysses=2+ulysses", "'ulysses' does not go together with Ulysses"),
-        ("ulysses=2+ulysses=2+xfuser-ring", "does not go together with Ulysses"),
+        ("ulysses=2+single", "'single' cannot be combined with Ulysses"),
+        ("ulysses=2+ulysses", "'ulysses' cannot be combined with Ulysses"),
+        ("ulysses=2+ulysses=2+xfuser-ring", "cannot be combined with Ulysses"),
         ("ulysses=2+direct", "Did you mean 'schedule:direct'"),
         ("ulysses=2+schedule:direct:chunk=4", "Did you mean 'chunks'"),
         ("schedule:tokenring", "Did you mean 'token_ring'"),
@@ -236,7 +236,7 @@ def test_the_sweeps_that_come_along_are_sound(path: Path) -> None:
 
 def test_there_are_the_sweeps_that_the_documentation_names() -> None:
     page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
-    listed = page.partition("## Sweeps that come along")[2].partition("\n## ")[0]
+    listed = page.partition("## Sweeps in this repository")[2].partition("\n## ")[0]
     names = [line.split("|")[1] for line in listed.splitlines() if line.startswith("| `")]
     assert set(re.findall(r"`([a-z0-9-]+)`", " ".join(names))) == {path.stem for path in SWEEPS}
 

@@ -57,7 +57,7 @@ def ranks_here(process: int | None = None) -> list[psutil.Process]:
 
 def rank_here(rank: int) -> psutil.Process:
     """A rank process of this one, as soon as it can be seen."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 300
     while len(found := ranks_here()) <= rank:
         assert time.monotonic() < end, f"there is no rank {rank}"
         time.sleep(0.05)
@@ -235,9 +235,18 @@ def test_results_of_the_runner_compare(measured: tuple[Outcome, list[SweepStep]]
     assert apart
 
 
-def test_a_rank_that_dies_costs_its_case_only(tmp_path: Path) -> None:
+def test_a_rank_that_dies_costs_an_attempt_before_any_case_and_its_case_only_afterwards(tmp_path: Path) -> None:
     config = sweep(tmp_path, strategies=["schedule:ring", "schedule:token_ring", "single"], tokens=[31, 48])
-    outcome = run_sweep(config, on_step=killing("turn 2 of 4: schedule:token_ring", rank=1))
+    early, late = killing("preparing 31 tokens", rank=0), killing("turn 2 of 4: schedule:token_ring", rank=1)
+    steps: list[str] = []
+
+    def on_step(step: SweepStep) -> None:
+        steps.append(step.what)
+        early(step)
+        late(step)
+
+    outcome = run_sweep(config, on_step=on_step)
+    assert steps.count("starting ranks") == 3
     failed, *others = outcome.records
     assert (failed.strategy, failed.tokens, failed.status) == ("schedule:token_ring", 31, Status.FAILED)
     assert (failed.error or "").startswith("rank 1 was killed by SIGKILL")
@@ -254,14 +263,6 @@ def test_a_rank_that_dies_costs_its_case_only(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="--resume"):
         run_sweep(config)
     assert run_sweep(config, resume=True).records == outcome.records  # nothing is left to do
-
-
-def test_a_rank_that_dies_before_any_case_costs_an_attempt(tmp_path: Path) -> None:
-    config = sweep(tmp_path, strategies=["schedule:ring", "single"], tokens=[16, 32])
-    outcome = run_sweep(config, on_step=killing("preparing 16 tokens", rank=0))
-    assert [(record.tokens, record.status) for record in outcome.records] == [
-        (tokens, Status.OK) for tokens in (16, 32) for _ in range(2)
-    ]
 
 
 @pytest.mark.matrix
@@ -308,16 +309,16 @@ def test_an_interrupted_sweep_keeps_what_is_done_and_goes_on(tmp_path: Path) -> 
     config.write_text(json.dumps({**values, "output": str(folder)}))
     results = folder / RESULTS_FILE
     with commands.start("bench", str(config)) as process:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not results.exists() or len(results.read_text().splitlines()) < 2:
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.02)
         left = ranks_here(process.pid)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "interrupted" in err
-    assert psutil.wait_procs(left, timeout=20)[1] == []
+    assert psutil.wait_procs(left, timeout=60)[1] == []
     kept = results.read_text()
     assert 2 <= len(kept.splitlines()) < 6
     assert (folder / TABLE_FILE).exists()

@@ -71,7 +71,7 @@ def test_a_rank_that_forgets_a_key_shows(ranks: RankPool) -> None:
     [
         ("ulysses", shape(2, 64), "has no language models"),
         ("ulysses=2+schedule:ring", shape(4, 64), "has no language models"),
-        ("pass-kv", shape(1, 64), "shares a model with nobody"),
+        ("pass-kv", shape(1, 64), "needs more than one rank"),
         ("pass-kv", shape(2, 64, 65), "65 queries are more than the 64 tokens"),
         ("schedule:auto:measure=true", shape(2, 64), "use schedule:auto"),
         ("schedule:near_far", shape(2, 64), None),

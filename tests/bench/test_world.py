@@ -47,7 +47,7 @@ def start_node(node: int, port: int, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def ended(nodes: list[subprocess.Popen[str]], timeout: float = 180) -> list[tuple[int, str, str]]:
+def ended(nodes: list[subprocess.Popen[str]], timeout: float = 300) -> list[tuple[int, str, str]]:
     """Exit code, output and messages of each node."""
     try:
         found = [node.communicate(timeout=timeout) for node in nodes]

@@ -54,8 +54,8 @@ def test_a_text_over_ranks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "smollm2", "--steps", "3"], "--steps does not go together with smollm2, a language model"),
-        (["--max-new-tokens", "3"], "--max-new-tokens does not go together with embedded, a model of pictures"),
+        (["--model", "smollm2", "--steps", "3"], "--steps cannot be combined with smollm2, a language model"),
+        (["--max-new-tokens", "3"], "--max-new-tokens cannot be combined with embedded, a model of pictures"),
         (["--model", "smollm2", "--output", "a.png"], "of a language model a JSON is written"),
         (["--model", "smollm2", "--context", "nowhere.txt"], "--context nowhere.txt cannot be read"),
     ],

@@ -27,6 +27,7 @@ def test_more_ranks_hold_more(capsys: pytest.CaptureFixture[str]) -> None:
             assert answer[way]["fits"]
             assert answer[way]["total"] <= (24 << 30) - (1 << 30)
         tokens[ranks] = answer["chunks"]["tokens"]
+        assert ("unmodified_chunks" in answer) is (ranks == "1")
     assert tokens["4"] > 3.6 * tokens["1"]
 
 
@@ -36,7 +37,9 @@ def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "forecast, not measured. A token's keys: 128.00 KiB" in printed
     assert "in chunks of 4096 (prefill_chunk_size=4096): 1048576 tokens: fits" in printed
     assert main(["fit", "llama-3.1-405b", "--memory", "80GB"]) == 0
-    assert "nothing fits; the weights take 755.9" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert printed.count("nothing fits; the weights take 755.9") == 4
+    assert "without parallelize (sdpa), in chunks of 4096 (prefill_chunk_size=4096): nothing fits" in printed
 
 
 def test_of_a_model_to_be_loaded_only_the_configuration_is_read(

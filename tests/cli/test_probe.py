@@ -65,7 +65,7 @@ def test_ranks_of_this_machine_are_probed_for_schedule_auto(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--ranks", "1"], "1 ranks have nothing between them to measure"),
+        (["--ranks", "1"], "--ranks 1: a link joins two ranks"),
         (["--ranks", "65"], "more than the 64 that one machine starts"),
         (["--network", "mesh:4:1gbit", "--ranks", "5"], "--ranks 5 do not fit into network 'mesh:4:1gbit'"),
         (["--network", "mash:4:1gbit"], "Did you mean 'mesh'?"),

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,7 @@ def torchrun(ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
         [*start, "-m", "tokenring_xdit.cli", "run", *arguments],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
@@ -60,8 +59,10 @@ def test_prompts_of_a_config_become_pictures(tmp_path: Path) -> None:
 
     config = write(tmp_path, model="embedded", prompt=PROMPTS, guidance=3.5, tokenring_degree=2, seed=4)
     output = tmp_path / "new folder" / "drawn.png"
-    done = commands.run("run", str(config), "steps=3", "batch_size=2", f"output={output}", "--json")
+    words = ("run", str(config), "steps=3", "batch_size=2", f"output={output}", "--json")
+    done, listening = commands.watched(*words, environment=commands.ELSEWHERE)
     assert done.returncode == 0, done.stderr
+    assert listening == {"127.0.0.1"}
     answer = json.loads(done.stdout)
     assert answer["ranks"] == 2
     assert [entry["seed"] for entry in answer["written"]] == [4, 5]
@@ -78,15 +79,12 @@ def test_prompts_of_a_config_become_pictures(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "key"),
     [
-        ("wan-t2v", "num_frames"),
-        pytest.param("cogvideox", "num_frames", marks=pytest.mark.matrix),
-        pytest.param("wan-i2v", "num_frames", marks=pytest.mark.matrix),
-        pytest.param("sd3", None, marks=pytest.mark.matrix),
-        pytest.param("pixart-sigma", None, marks=pytest.mark.matrix),
-        pytest.param("flux-control", None, marks=pytest.mark.matrix),
+        *(("wan-t2v", "num_frames"), ("cogvideox", "num_frames"), ("wan-i2v", "num_frames")),
+        *(("sd3", None), ("pixart-sigma", None), ("flux-control", None)),
     ],
 )
 @pytest.mark.e2e
+@pytest.mark.matrix
 def test_under_torchrun_the_command_is_one_of_the_ranks(tmp_path: Path, family: str, key: str | None) -> None:
     from tokenring_xdit.pipelines.request import save
 
@@ -132,7 +130,20 @@ def test_under_torchrun_the_command_is_one_of_the_ranks(tmp_path: Path, family: 
     assert difference.mean() <= min(4, 1.5 * magnified)
 
 
+def test_another_number_of_ranks_than_torchrun_started_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("LOG_LEVEL", "KINETO_LOG_LEVEL", "PYTHONWARNINGS", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # what the command leaves, undone
+    assert main(["run", "configs/embedded.yaml", "tokenring_degree=3"]) == 2
+    said = "tokenring_degree=3 times ulysses_degree=1 is 3 ranks, and torchrun started 2"
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.e2e
+@pytest.mark.matrix
 def test_torchrun_with_another_number_of_ranks_is_refused() -> None:
     done = torchrun(2, "configs/embedded.yaml", "tokenring_degree=3")
     assert done.returncode != 0
@@ -141,6 +152,7 @@ def test_torchrun_with_another_number_of_ranks_is_refused() -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.matrix
 def test_nodes_with_different_configs_are_refused_on_all(tmp_path: Path) -> None:
     world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(commands.free_port())}
     ranks = [
@@ -148,27 +160,40 @@ def test_nodes_with_different_configs_are_refused_on_all(tmp_path: Path) -> None
         for rank in range(2)
     ]
     for rank, process in enumerate(ranks):
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=300)
         assert process.returncode == 1
         assert f"rank {rank} failed: all ranks make one run together, but steps is 3 on rank 0 and 4 on rank 1" in err
 
 
+@pytest.mark.parametrize(
+    ("ulysses", "tokenring", "topology"),
+    [
+        (1, 2, "mesh:2:10gbit"),
+        pytest.param(1, 1, "mesh:2:10gbit", marks=pytest.mark.matrix),
+        pytest.param(2, 2, "two-level:2x2:10gbit:1gbit", marks=pytest.mark.matrix),
+    ],
+)
 @pytest.mark.e2e
-def test_a_picture_from_flags_is_the_same_on_one_rank_and_on_several(tmp_path: Path) -> None:
-    one, several = tmp_path / "one.png", tmp_path / "new folder" / "several.png"
-    for output, degree in ((one, "1"), (several, "2")):
-        options = ["--ulysses-degree", degree, "--tokenring-degree", degree, "--schedule", "auto"]
-        drawing = ["--prompt", PROMPTS[0], "--steps", "6", "--seed", "3", "--output", str(output), "--json"]
-        known = {"TOKENRING_TOPOLOGY": "two-level:2x2:10gbit:1gbit"}
-        done = commands.run("run", *options, *drawing, environment=known)
-        assert done.returncode == 0, done.stderr
-        assert done.stderr.count("schedule auto: ") == (0 if output is one else 1)  # all calls have the same shape
-        answer = json.loads(done.stdout)
-        assert answer["ranks"] == int(degree) ** 2
-        assert answer["written"][0]["output"] == str(output)
-        assert "denoising" in done.stderr  # the progress bar
-    assert frames_of(one).shape == (1, 64, 64, 3)
-    assert np.abs(frames_of(one) - frames_of(several)).max() <= 1
+def test_a_picture_from_flags_is_that_of_one_process(
+    tmp_path: Path, ulysses: int, tokenring: int, topology: str
+) -> None:
+    from diffusers import FluxPipeline
+
+    output = tmp_path / "new folder" / "drawn.png"
+    options = ["--ulysses-degree", str(ulysses), "--tokenring-degree", str(tokenring), "--schedule", "auto"]
+    drawing = ["--prompt", PROMPTS[0], "--steps", "6", "--seed", "3", "--guidance", "2", "--output", str(output)]
+    done = commands.run("run", *options, *drawing, "--json", environment={"TOKENRING_TOPOLOGY": topology})
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("schedule auto: ") == (tokenring > 1)  # all calls have the same shape
+    answer = json.loads(done.stdout)
+    assert answer["ranks"] == ulysses * tokenring
+    assert answer["written"][0]["output"] == str(output)
+    assert "denoising" in done.stderr  # the progress bar
+    pipe = FluxPipeline.from_pretrained(MODEL_PATH)
+    call = {"width": 64, "height": 64, "num_inference_steps": 6, "guidance_scale": 2.0, "max_sequence_length": 24}
+    expected = np.asarray(pipe(PROMPTS[0], generator=torch.Generator().manual_seed(3), **call).images[0], dtype=int)
+    assert frames_of(output).shape == (1, *expected.shape)
+    assert np.abs(frames_of(output) - expected).max() <= 1
 
 
 @pytest.mark.e2e
@@ -247,11 +272,11 @@ def test_what_the_embedded_model_does_not_know_is_told(
     assert "note:" not in capsys.readouterr().err
 
 
-FAR = "3000"  # steps: longer than any of these tests
+FAR = "100000"  # steps: longer than any of these tests
 
 
 def gone(processes: list[psutil.Process]) -> bool:
-    _, alive = psutil.wait_procs(processes, timeout=5)
+    _, alive = psutil.wait_procs(processes, timeout=60)
     return not alive
 
 
@@ -266,16 +291,14 @@ def wait_until_drawing(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.e2e
-def test_a_rank_that_is_killed_is_named_and_takes_the_others_along(tmp_path: Path) -> None:
-    drawing = ["--prompt", PROMPTS[0], "--tokenring-degree", "3", "--steps", FAR, "--output", str(tmp_path / "p.png")]
+def test_a_rank_that_is_killed_is_named_and_takes_the_other_along(tmp_path: Path) -> None:
+    drawing = ["--prompt", PROMPTS[0], "--tokenring-degree", "2", "--steps", FAR, "--output", str(tmp_path / "p.png")]
     with commands.start("run", *drawing) as process:
-        ranks = commands.ranks_of(process, 3)
+        ranks = commands.ranks_of(process, 2)
         wait_until_drawing(process)
-        began = time.monotonic()
         ranks[1].kill()
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert time.monotonic() - began < 30
     assert f"rank 1 was killed by SIGKILL, as Linux does when memory runs out (process {ranks[1].pid})" in err
     assert gone(list(ranks.values()))
     assert not (tmp_path / "p.png").exists()
@@ -296,7 +319,6 @@ if os.environ.get("RANK") == "2":
 
     wrapt.register_post_import_hook(break_it, "tokenring_xdit.pipelines.loading")
 """
-    began = time.monotonic()
     drawing = ["--prompt", PROMPTS[0], "--tokenring-degree", "3", "--steps", FAR, "--output", str(tmp_path / "p.png")]
     result = commands.run("run", *drawing, environment=commands.fault(tmp_path, code))
     assert result.returncode == 1
@@ -304,7 +326,6 @@ if os.environ.get("RANK") == "2":
     assert "Traceback" not in result.stderr
     traceback = Path(result.stderr.split("(traceback: ")[1].split(")")[0])
     assert "in load_pipeline" in traceback.read_text()
-    assert time.monotonic() - began < 120
 
 
 @pytest.mark.parametrize(
@@ -319,7 +340,7 @@ def test_an_interruption_leaves_no_process_behind(tmp_path: Path, how: signal.Si
         ranks = commands.ranks_of(process, 2)
         wait_until_drawing(process)
         process.send_signal(how)
-        process.communicate(timeout=60)
+        process.communicate(timeout=120)
     assert process.returncode == code
     assert gone(list(ranks.values()))
 

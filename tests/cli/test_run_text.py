@@ -50,25 +50,26 @@ def expected(folder: Path) -> list[tuple[list[int], str]]:
     return found
 
 
+@pytest.mark.parametrize("name", ["new folder/answers.txt", pytest.param("answers.json", marks=pytest.mark.matrix)])
 @pytest.mark.e2e
-def test_prompts_are_answered_into_files_by_ranks_of_its_own(folder: Path) -> None:
-    for output in (folder / "new folder" / "answers.txt", folder / "answers.json"):
-        done = commands.run("run", str(folder / "run.yaml"), f"output={output}", "--json")
-        assert done.returncode == 0, done.stderr
-        told = json.loads(done.stdout)
-        assert told["ranks"] == 2
-        wanted = expected(folder)
-        assert [(entry["tokens"], entry["answer"]) for entry in told["written"]] == wanted
-        assert [entry["seed"] for entry in told["written"]] == [SEED, SEED + 1]
-        assert told["written"][1]["reused_tokens"] >= len(BOOK)  # the context was read once
-        assert max(told["written"][0]["keys"]) < told["written"][0]["prompt_tokens"]
-        if output.suffix == ".json":
-            written = json.loads(output.read_text())
-            assert written == [{key: entry[key] for key in entry if key != "output"} for entry in told["written"]]
-        else:
-            files = [output.with_stem(f"answers-{number}") for number in range(2)]
-            assert [entry["output"] for entry in told["written"]] == [str(file) for file in files]
-            assert [file.read_bytes().decode() for file in files] == [f"{text}\n" for _, text in wanted]
+def test_prompts_are_answered_into_files_by_ranks_of_its_own(folder: Path, name: str) -> None:
+    output = folder / name
+    done = commands.run("run", str(folder / "run.yaml"), f"output={output}", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["ranks"] == 2
+    wanted = expected(folder)
+    assert [(entry["tokens"], entry["answer"]) for entry in told["written"]] == wanted
+    assert [entry["seed"] for entry in told["written"]] == [SEED, SEED + 1]
+    assert told["written"][1]["reused_tokens"] >= len(BOOK)  # the context was read once
+    assert max(told["written"][0]["keys"]) < told["written"][0]["prompt_tokens"]
+    if output.suffix == ".json":
+        written = json.loads(output.read_text())
+        assert written == [{key: entry[key] for key in entry if key != "output"} for entry in told["written"]]
+    else:
+        files = [output.with_stem(f"answers-{number}") for number in range(2)]
+        assert [entry["output"] for entry in told["written"]] == [str(file) for file in files]
+        assert [file.read_bytes().decode() for file in files] == [f"{text}\n" for _, text in wanted]
 
 
 @pytest.mark.e2e

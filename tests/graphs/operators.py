@@ -16,8 +16,22 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from tokenring_xdit.attention.transport.process_groups import ProcessGroupTransport
 
-_READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal")
-"""Operators whose result the host waits for; a GPU cannot capture them."""
+_READS = frozenset(
+    {
+        "aten::_local_scalar_dense",
+        "aten::_unique2",
+        "aten::bincount",
+        "aten::equal",
+        "aten::masked_select",
+        "aten::nonzero",
+        "aten::unique_consecutive",
+        "aten::unique_dim",
+    }
+)
+"""Operators whose result, or its size, the host waits for; a GPU cannot capture them."""
+
+_INDEXED = frozenset(["aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"])
+"""Operators that ask where an index is true, if one is bool."""
 
 _TRANSPORT = ("post", "wait_for", "all_gather", "all_to_all")
 
@@ -43,7 +57,7 @@ class _Operators(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = func.name(), kwargs or {}
-        if name.partition(".")[0] in _READS:
+        if read_by_host(name, args):
             raise HostRead(f"{name} cannot be captured: the host waits for its result")
         found = func(*args, **kwargs)
         if not name.startswith("_c10d_functional::wait_tensor"):
@@ -98,6 +112,15 @@ class _Operators(TorchDispatchMode):
         finally:
             for name, function in originals.items():
                 setattr(ProcessGroupTransport, name, function)
+
+
+def read_by_host(name: str, args: Any) -> bool:
+    kind = name.partition(".")[0]
+    if name == "aten::repeat_interleave.Tensor":
+        return True
+    if kind in _INDEXED:
+        return any(isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+    return kind in _READS
 
 
 def _again(func: Any, args: Any, kwargs: Any, before: Any) -> None:

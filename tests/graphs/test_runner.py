@@ -407,5 +407,6 @@ def test_the_recorder_for_processors_does_operators_again() -> None:
     recording.replay()
     assert recording.output.flatten().tolist() == [11.0] * 3
     assert len(ran) == 1
-    with pytest.raises(HostRead):
-        OperatorRecording(lambda: x.sum().item())
+    for read in (lambda: x.sum().item(), lambda: x[x > 0], lambda: x.__setitem__(x > 0, x[:1])):
+        with pytest.raises(HostRead):
+            OperatorRecording(read)

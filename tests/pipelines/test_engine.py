@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -110,8 +111,16 @@ def own_ranks(engine: Engine) -> dict[int, psutil.Process]:
 
 
 def gone(processes: dict[Any, psutil.Process]) -> bool:
-    _, alive = psutil.wait_procs(list(processes.values()), timeout=15)
+    _, alive = psutil.wait_procs(list(processes.values()), timeout=60)
     return not alive
+
+
+def comes_true(condition: Callable[[], bool]) -> bool:
+    """Whether something is so before long: threads of ranks that have ended end after them."""
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
 
 
 def serves(engine: Engine, expected: list[Tensor]) -> bool:
@@ -170,15 +179,25 @@ def test_prompts_spread_over_replicas_and_one_of_them_killed(expected: list[Tens
         again = engine.generate(PROMPTS, steps=STEPS, seed=SEED, output_type="latent", progress=False)
         assert all(relative_error(a, e) <= TOLERANCE for a, e in zip(again, expected, strict=True))
         after = own_ranks(engine)
+        assert after.keys() == {0, 1}
         assert after[0].pid == before[0].pid
         assert after[1].pid != before[1].pid
-        after[0].kill()  # with nothing to do
-        assert gone({0: after[0]})
+    assert gone(after)
+
+
+@pytest.mark.e2e
+@pytest.mark.matrix
+def test_a_replica_that_dies_with_nothing_to_do_is_started_again(expected: list[Tensor]) -> None:
+    with Engine("embedded", data_parallel_degree=2) as engine:
+        before = own_ranks(engine)
+        before[0].kill()
+        assert gone({0: before[0]})
         engine.start()
-        assert own_ranks(engine)[0].pid != after[0].pid
-        assert serves(engine, expected)
         after = own_ranks(engine)
-        assert after.keys() == {0, 1}
+        assert after[0].pid != before[0].pid
+        assert after[1].pid == before[1].pid
+        assert serves(engine, expected)
+        assert own_ranks(engine).keys() == {0, 1}
     assert gone(after)
 
 
@@ -391,7 +410,7 @@ def test_a_second_interrupt_does_not_wait_for_the_ranks(engine: Engine, expected
 
     def soon() -> None:
         before[0].suspend()  # so that no step follows at which to give up
-        for seconds in (0.2, 0.6):
+        for seconds in (0.2, 2.0):  # the first one was heard by then
             threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
 
     assert isinstance(in_the_middle(engine, soon), KeyboardInterrupt)
@@ -477,7 +496,7 @@ def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"^rank 0 failed while it loaded: ") as raised:
         Engine(str(tmp_path / "model"))
     assert "Traceback" in log_of(raised.value).read_text()
-    assert ranks_of() == known
+    assert comes_true(lambda: ranks_of() == known)
 
 
 def test_too_few_file_descriptors_to_start() -> None:
@@ -492,8 +511,8 @@ def test_too_few_file_descriptors_to_start() -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     gc.collect()
-    assert ranks_of() == known
-    assert len(os.listdir("/proc/self/fd")) == len(descriptors)
+    assert comes_true(lambda: ranks_of() == known)
+    assert comes_true(lambda: len(os.listdir("/proc/self/fd")) == len(descriptors))
 
 
 @pytest.mark.e2e
@@ -523,9 +542,9 @@ def test_garbage_collection_leaves_nothing_behind() -> None:
     del engine
     gc.collect()
     assert gone(ranks)
-    assert ranks_of() == known
-    assert len(os.listdir("/proc/self/fd")) == len(descriptors)
-    assert threading.active_count() == threads
+    assert comes_true(lambda: ranks_of() == known)
+    assert comes_true(lambda: len(os.listdir("/proc/self/fd")) == len(descriptors))
+    assert comes_true(lambda: threading.active_count() == threads)
 
 
 SCRIPT = f"""
@@ -579,8 +598,8 @@ def test_ctrl_c_in_a_script_and_its_sudden_death(tmp_path: Path) -> None:
             child.kill()
 
 
-QUICK = {"sd3", "wan-t2v"}
-"""A pipeline that xfuser puts its own around, and one that makes videos."""
+QUICK = {"wan-t2v"}
+"""Which makes videos."""
 
 PREVIEWED = {"flux", "hunyuan-dit", "lumina2", "sd3", "sd3.5-medium", "z-image"}
 

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 
 from tests.pipelines import picture_jobs as jobs
 from tests.pipelines.picture_jobs import PROMPT, Called, coloured, filmed, halves
+from tests.support import pictures
 from tests.support.ranks import RankPool
 from tests.support.reference import relative_error
 from tests.support.small import small
@@ -215,7 +216,7 @@ UNIPC = {"_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_pred
 @pytest.mark.parametrize(
     ("wanted", "config", "message"),
     [
-        ("FlowMatchLCMScheduler", EULER, "draws noise in each step, for which FluxPipeline does not hand it the seed"),
+        ("FlowMatchLCMScheduler", EULER, "adds noise in each step, and FluxPipeline does not pass it the seed"),
         ("EulerAncestralDiscreteScheduler", {"_class_name": "DPMSolverMultistepScheduler"}, None),
         ("FlowMatchEulerDiscreteScheduler", EULER, None),
         ("DPMSolverMultistepScheduler", UNIPC, None),
@@ -452,6 +453,11 @@ def test_loras_that_fit_nothing_are_refused(tmp_path: Path) -> None:
         PipelineChoice(loras=(Lora(str(tmp_path / "other.safetensors")),)).put_on(pipe)
 
 
+def edited(given: dict[str, Any]) -> dict[str, Any]:
+    """What an edit of Qwen-Image is given: embeddings, in which its encoder would have put the pictures too."""
+    return {name: value for name, value in given.items() if value is not None}
+
+
 PICTURED: dict[str, Callable[[int, int], dict[str, Any]]] = {
     "flux-fill": lambda w, h: {"image": coloured(w, h), "mask_image": halves(w, h)},
     "flux-kontext": lambda w, h: {"image": coloured(w, h), "max_area": w * h, "_auto_resize": False},
@@ -459,6 +465,9 @@ PICTURED: dict[str, Callable[[int, int], dict[str, Any]]] = {
     "flux-control-img2img": lambda w, h: {"image": coloured(w, h), "control_image": coloured(w, h, 4), "strength": 0.6},
     "flux-controlnet": lambda w, h: {"control_image": coloured(w, h)},
     "flux2-edit": lambda w, h: {"image": [coloured(72, 64), coloured(64, 84, 4)]},
+    "qwen-image-edit": lambda w, h: edited(pictures.qwen_edit(h, w)),
+    "qwen-image-edit-inpaint": lambda w, h: edited(pictures.qwen_edit_hole(h, w)),
+    "qwen-image-edit-plus": lambda w, h: edited(pictures.qwen_edit_two(h, w)),
     "sd3-inpaint": lambda w, h: {"image": coloured(w, h), "mask_image": halves(w, h), "strength": 0.6},
     "qwen-image-inpaint": lambda w, h: {"image": coloured(w, h), "mask_image": halves(w, h), "strength": 0.6},
     "z-image-img2img": lambda w, h: {"image": coloured(w, h), "strength": 0.6},

@@ -88,9 +88,23 @@ def test_windows_end_what_is_held_once_a_prompt_comes_in_chunks() -> None:
     )
     whole, chunks = (ask_for(half, 1 << 20, ranks=4, element_bytes=2, chunk=chunk).keys for chunk in (None, 4096))
     assert whole == ask_for(full, 1 << 20, ranks=4, element_bytes=2).keys
-    scores = [ask_for(each, 1 << 20, ranks=4, element_bytes=2).exchange for each in (full, half)]
-    assert scores[1] - scores[0] == 64 << 20  # they are not fused there
     assert chunks < 0.6 * whole
+
+
+@pytest.mark.parametrize("chunk", [None, 4096])
+def test_the_unmodified_model_needs_more_and_never_less(chunk: int | None) -> None:
+    """It repeats keys, and has a mask of all queries and keys where there is a window or a chunk before."""
+    for name in ("llama-3.1-8b", "gemma-3-12b", "gpt-oss-20b"):
+        shape = language_shape(name)
+        plain, ours = (
+            ask_for(shape, 131_072, ranks=1, element_bytes=2, chunk=chunk, unmodified=unmodified).total
+            for unmodified in (True, False)
+        )
+        assert plain >= 0.99 * ours
+        if chunk is not None or any(shape.windows):
+            assert plain > ours
+    masks = ask_for(language_shape("gemma-3-12b"), 131_072, ranks=1, element_bytes=2, unmodified=True)
+    assert masks.activations > 131_072**2
 
 
 def test_where_not_even_the_weights_fit_nothing_does() -> None:
@@ -108,7 +122,7 @@ def test_three_rounds_of_keys_come_and_go_together() -> None:
     """Behind many cached tokens of a model whose queries are longer than its keys are many."""
     shape = language_shape("llama-3.1-8b")
     two, eight = (
-        ask_for(shape, ranks * 4096, ranks=ranks, element_bytes=2, chunk=ranks * 2048).exchange for ranks in (2, 8)
+        ask_for(shape, ranks * 4096, ranks=ranks, element_bytes=2, chunk=ranks * 2048).attention for ranks in (2, 8)
     )
     assert eight - two >= 2 * 4096 * shape.key_bytes(2)
 
@@ -116,6 +130,8 @@ def test_three_rounds_of_keys_come_and_go_together() -> None:
 def test_what_is_exchanged_of_a_chunk_does_not_grow_once_queries_travel() -> None:
     """Llama has 4 query heads a key head: from the fifth chunk on its keys are more than its queries and outputs."""
     shape = language_shape("llama-3.1-8b")
-    need = [ask_for(shape, chunks * 4096, ranks=4, element_bytes=2, chunk=4096).exchange for chunks in (2, 4, 9, 90)]
+    need = [
+        ask_for(shape, chunks * 4096, ranks=4, element_bytes=2, chunk=4096).attention for chunks in (2, 4, 9, 50, 90)
+    ]
     assert need[0] < need[1]
-    assert need[2] == need[3]
+    assert need[2] == need[3] < need[4]  # then a layer's keys, which move to where there is more room, are more

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.planning import Inside, Launches, Machine, Problem, gathered, plan, run, simulate, ulysses
+from tokenring_xdit.planning import Inside, Launches, Machine, Problem, gathered, run, simulate, ulysses
 from tokenring_xdit.schedule import Activity, Attend, Exchange, Kind, Merge, VerifiedSchedule, build
 from tokenring_xdit.schedule.lower import lower
 from tokenring_xdit.topology import Counts, Link, Network, Rate, load_topology
@@ -144,29 +144,6 @@ def test_messages_between_two_h100_take_what_was_published(size: int, microsecon
     machine = replace(Machine.of_gpus(1e18).captured(), attend_overhead=0.0, wave_overhead=0.0, fold_overhead=0.0)
     found = simulate(build("ring", 2), network, problem, machine)
     assert found.makespan == pytest.approx(microseconds * 1e-6, rel=0.02)
-
-
-@pytest.mark.parametrize(
-    ("topology", "tflops", "gpus", "captured", "order"),
-    [
-        # Flux 1024, compiled, on 4 x H100 (xDiT docs/performance/flux.md): 1.63 s, 1.80 s, 1.98 s.
-        ("hgx-h100", 500, 4, True, ["ulysses 4", "ulysses 2 x xfuser-ring 2", "xfuser-ring 4"]),
-        # Flux 1024, eager, on 8 x H100 (xDiT issue 416): 2.81 s, 3.55 s, 4.34 s.
-        ("hgx-h100", 500, 8, False, ["ulysses 4 x xfuser-ring 2", "ulysses 2 x xfuser-ring 4", "xfuser-ring 8"]),
-        # Flux 1024 on 4 x RTX 4090 (diffusers issue 13545): 259, 322, 339 ms a step.
-        ("4x4090", 150, 4, False, ["ulysses 4", "ulysses 2 x xfuser-ring 2", "xfuser-ring 4"]),
-        # Flux 1024 on 4 x L20 (cache-dit docs): 8.22, 8.55, 9.82 s; planned on the links of 4 x L40S, PCIe 4.0 too.
-        ("4xl40s", 100, 4, False, ["ulysses 4", "ulysses 2 x xfuser-ring 2", "xfuser-ring 4"]),
-    ],
-)
-def test_strategies_rank_as_they_were_measured(
-    topology: str, tflops: int, gpus: int, captured: bool, order: list[str]
-) -> None:
-    machine = Machine.of_gpus(tflops * 1e12)
-    problem = Problem.even(gpus, 4608, 24, 128, element_bytes=2)
-    options = plan(problem, load_topology(topology), machine.captured() if captured else machine)
-    seconds = {str(option.dims): option.seconds for option in options}
-    assert sorted(order, key=lambda name: seconds[name] or 0.0) == order
 
 
 def test_what_gathers_first_hides_nothing() -> None:

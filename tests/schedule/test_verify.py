@@ -116,14 +116,14 @@ def test_a_partial_that_never_comes_home_is_refused() -> None:
     lossy = TOKEN_RING
     for rank in range(4):
         lossy = edited(lossy, rank, forget)
-    assert "is computed but never sent home: it is lost" in str(refused(lossy))
+    assert "is computed but never returned: it is lost" in str(refused(lossy))
 
 
 def test_a_partial_that_is_not_merged_is_refused() -> None:
     at = index_of(TOKEN_RING, 3, lambda a: isinstance(a, Merge))
     error = refused(edited(TOKEN_RING, 3, lambda p: p.pop(at)))
     assert error.rank == 3
-    assert "comes home but is never merged: it is lost" in str(error)
+    assert "is returned but never merged: it is lost" in str(error)
 
 
 def test_a_partial_merged_twice_is_refused() -> None:

@@ -26,7 +26,7 @@ def main() -> int:
     Returns:
         0 where this rank's share of the output is right.
     """
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", timeout=timedelta(seconds=180))
     rank, ranks = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(5)
     q, k, v = torch.randn(3, 1, HEADS, TOKENS * ranks, WIDTH).unbind()

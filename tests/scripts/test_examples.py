@@ -97,7 +97,7 @@ def test_a_language_model_answers_as_one_process_does(tmp_path: Path) -> None:
 
 def test_the_job_runs_the_launcher_of_the_repository() -> None:
     command = ["bash", "examples/flux.sbatch", "--dry-run", "steps=20"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("srun --nodes NODES")
     assert "configs/flux-tokenring-2nodes.yaml steps=20" in done.stdout

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import subprocess
 from pathlib import Path
 
@@ -13,13 +12,14 @@ from tests.scripts.hosts import Host
 from tests.scripts.ring_attention import HEADS, TOKENS, WIDTH
 from tests.scripts.support import INTERPRETER, RING_ATTENTION, ROOT, SCRIPTS, TOPOLOGIES, environment, path_with, run
 from tests.scripts.test_launch_node import lines
+from tests.support.commands import free_port
 
 SCRIPT = "launch-nodes.sh"
 NODES = ("--nodes", "2", "--node-rank", "1")
 DGX_1 = f"--nvidia-smi={TOPOLOGIES / 'dgx-1.txt'}"
 
 
-def finish(processes: list[subprocess.Popen[str]], timeout: float = 180) -> list[tuple[int, str, str]]:
+def finish(processes: list[subprocess.Popen[str]], timeout: float = 300) -> list[tuple[int, str, str]]:
     """Wait for the launchers of all nodes; leave none behind."""
     try:
         outputs = [process.communicate(timeout=timeout) for process in processes]
@@ -91,7 +91,7 @@ def test_without_ip_the_interface_is_left_open(tmp_path: Path) -> None:
             "--node-rank says which of the 2 nodes this one is, from 0 to 1; it is ''",
         ),
         (["--nodes=2", "--node-rank=2", "--master=localhost"], "it is '2'"),
-        (["--nodes=2", "--node-rank=0"], "--master names the node where all meet"),
+        (["--nodes=2", "--node-rank=0"], "--master names the node of rank 0"),
         (["--nodes=2", "--node-rank=0", "--master=:29500"], "it is ':29500'"),
         (["--nodes=2", "--node-rank=0", "--master=localhost:http"], "it is 'localhost:http'"),
         (["--nodes=2", "--node-rank=0", "--master=localhost:65536"], "it is 'localhost:65536'"),
@@ -107,11 +107,10 @@ def test_what_cannot_work_is_refused(arguments: list[str], message: str) -> None
     assert not refused.stdout
 
 
-@pytest.mark.e2e
+@pytest.mark.matrix
 def test_two_launchers_meet_on_this_machine() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    """As those of a SLURM job do, in test_slurm.py."""
+    port = free_port()
     processes = [
         subprocess.Popen(
             [

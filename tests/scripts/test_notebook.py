@@ -42,7 +42,7 @@ def pictures(outputs: list[list[dict[str, Any]]]) -> list[np.ndarray[Any, Any]]:
     return [np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"), dtype=int) for data in found]
 
 
-@pytest.mark.e2e
+@pytest.mark.matrix
 def test_the_notebook_of_pictures_shows_what_two_ranks_make() -> None:
     shown, made = run("engine.ipynb")
     assert len(pictures(shown)) == len(pictures(made)) == 2

@@ -38,7 +38,7 @@ def test_wrong(monkeypatch):
 '''
 
 
-@pytest.mark.e2e
+@pytest.mark.matrix
 def test_a_fault_of_ranks_shows_in_a_made_up_tree(tmp_path: Path) -> None:
     folder = tmp_path / "tree" / "tests" / "pipelines" / "made_up"
     folder.mkdir(parents=True)

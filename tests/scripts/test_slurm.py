@@ -95,7 +95,7 @@ def test_a_job_of_two_nodes_runs(tmp_path: Path) -> None:
         ["bash", copy, "--cpu", "--ranks=1", "--", RING_ATTENTION],
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=300,
         env=environment(**job("localhost,localhost", PATH=path, SLURM_JOB_ID=str(os.getpid()))),  # a port of its own
         check=False,
     )

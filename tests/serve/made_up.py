@@ -21,7 +21,7 @@ from tokenring_xdit.serve.jobs import Event, Job, JobStatus, PictureOrder
 
 __all__ = ["GIB", "PATIENCE", "JobObserver", "MadeUpEngine", "job", "until"]
 
-PATIENCE = 60.0
+PATIENCE = 300.0
 
 GIB = 2**30
 
@@ -77,6 +77,7 @@ class MadeUpEngine:
         self.starts = 0
         self.memory: tuple[MemoryUse, ...] = ()
         self.sent = (7, 9)
+        self.exposed = (0.25, 0.5)
         self.rank: subprocess.Popen[bytes] | None = None
         self.start()
 

@@ -56,7 +56,7 @@ def served(
     owner = EngineOwner(
         loads or (lambda: engine),
         queue,
-        PictureRunner(Forecast(), meters.step, memory, meters.took, meters.sent),
+        PictureRunner(Forecast(), meters.step, memory, meters.took, meters.sent, meters.exposed),
         meters,
     )
     meters.watch(owner)
@@ -105,6 +105,18 @@ def test_pictures_have_seeds_that_follow_each_other_and_the_size_that_was_asked_
     assert pixels(answer.json["data"][0]["b64_json"]).shape == (24, 16, 3)
     assert answer.json["size"] == "16x24"
     assert client.status(answer.headers["x-request-id"])["status"] == "done"
+
+
+def test_a_slash_at_the_end_changes_nothing_and_head_is_get_without_the_body(client: Client) -> None:
+    assert client.ask("POST", f"{GENERATIONS}/", {"prompt": "a red circle", **DRAWING}).status == 200
+    assert client.ask("POST", f"{GENERATIONS}/", {"prompt": "a" * LIMITS.body}).status == 413
+    assert client.ask("GET", "/v1/models/").json == client.ask("GET", "/v1/models").json
+    for path, status in (("/ready", 200), ("/v1/models", 200), ("/nothing", 404), (GENERATIONS, 405)):
+        answer = client.ask("HEAD", path)
+        assert (answer.status, answer.body) == (status, b"")
+    refused = client.ask("GET", GENERATIONS)
+    assert (refused.status, refused.headers["allow"]) == (405, "POST")
+    assert "GET is not for this path" in refused.error["message"]
 
 
 FOREIGN: dict[str, dict[str, str]] = {
@@ -189,7 +201,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str | None, str]] = {
     "streams": ({"stream": True, "n": 2}, "n", "2 pictures cannot be streamed"),
     "size": ({"size": "large"}, "size", "neither WIDTHxHEIGHT"),
     "digits": ({"size": "1x" + "9" * 5000}, "size", "neither"),
-    "pixels": ({"size": "1024x1024"}, "size", "1048576 pixels are asked for, and this server draws at most 262144"),
+    "pixels": ({"size": "1024x1024"}, "size", "1048576 pixels are asked for, and this server generates at most 262144"),
     "steps": ({"steps": 1001}, "steps", "1001 are more than the 1000"),
     "seeds": ({"seed": 2**63 - 1, "n": 2}, "seed", "leaves no seeds for 2 pictures"),
     "seed": ({"seed": -1}, "seed", "it has to be at least 0"),
@@ -370,6 +382,8 @@ def test_figures_equal_what_clients_saw() -> None:
         assert figures['tokenring_step_duration_seconds_count{schedule="token_ring"}'] == 3
         assert figures['tokenring_rank_up{rank="0"}'] == 1
         assert [figures[f'tokenring_sent_bytes_total{{rank="{rank}"}}'] for rank in range(2)] == [3 * 7, 3 * 9]
+        waits = {le: figures[f'tokenring_step_exposed_ratio_bucket{{le="{le}"}}'] for le in ("0.2", "0.3", "0.5")}
+        assert waits == {"0.2": 0, "0.3": 3, "0.5": 6}  # of each rank, and of each request that was served
         for stage in ("encode", "denoise", "decode"):
             assert figures[f'tokenring_stage_duration_seconds_count{{stage="{stage}"}}'] == 3
         assert figures["tokenring_forecast_duration_ratio_count"] == 2  # nothing was known before the first

@@ -35,7 +35,7 @@ def kept(engine: Any = None, most: int = 2, *warm_ups: PictureOrder) -> Iterator
         yield owner, engine, observer
     finally:
         engine.gate.set()
-        owner.stop(10)
+        owner.stop(PATIENCE)
         assert not owner._thread.is_alive()
 
 

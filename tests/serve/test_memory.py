@@ -48,6 +48,17 @@ def test_sizes_that_were_not_served_are_predicted_within_a_quarter_after_ten_req
         assert forecast.needed(side**2) == pytest.approx(real(side**2), rel=0.25), side
 
 
+def test_a_size_fits_where_a_twentieth_more_than_it_needs_is_free() -> None:
+    forecast = learned(512, 1024)
+    needed = forecast.needed(2048**2)
+    assert needed is not None
+    for spare, fits in ((1.06, True), (1.04, False)):
+        forecast.learn(512**2, [MemoryUse(MODEL, MODEL + real(512**2), MODEL + round(spare * needed))])
+        assert forecast.fits(2048**2) is fits
+        assert not forecast.too_much(2048**2)
+    assert not MemoryForecast().fits(1)  # of which nothing is known
+
+
 def test_what_grows_with_the_square_is_seen_from_four_sizes_on() -> None:
     forecast = MemoryForecast()
     for side in (256, 512, 768, 1024):

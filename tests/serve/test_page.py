@@ -131,7 +131,7 @@ def drawing(page: Page, client: Client) -> Iterator[Page]:
 def test_a_picture_is_drawn_with_previews_and_is_the_one_of_the_api(drawing: Page, client: Client) -> None:
     drawing.run(
         """window.seen = [];
-           const note = () => seen.push(document.getElementById('caption').textContent);
+           const note = (changes) => changes.forEach((each) => seen.push(...[...each.addedNodes].map((n) => n.data)));
            new MutationObserver(note).observe(document.getElementById('caption'), {childList: true});"""
     )
     drawing.fill(prompt=PROMPT, size="64x64", steps="4", seed="5")

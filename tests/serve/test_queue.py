@@ -37,13 +37,13 @@ def test_who_waits_for_a_job_is_told_at_once() -> None:
     queue, coming, got = JobQueue(1), job(), []
 
     def wait() -> None:
-        queue.wait(60)
+        queue.wait(300)
         got.append(queue.next())
 
     waiter = threading.Thread(target=wait)
     waiter.start()
     queue.enter(coming)
-    waiter.join(30)
+    waiter.join(300)
     assert got == [coming]
 
 

@@ -141,6 +141,12 @@ def test_a_run_and_a_check_are_told_what_servers_found_out(tmp_path: Path, capsy
     found = json.loads(capsys.readouterr().out)
     assert (found["ranks"], found["schedule"], found["forecast"]) == (2, "token_ring", None)
     assert not (tmp_path / "a.png").exists()
+    assert main(["run", "--dry-run", *said, f"output={tmp_path}/new/deep/a.png", "prompt=a"]) == 0
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").touch()
+    capsys.readouterr()
+    assert main(["run", "--dry-run", *said, f"output={tmp_path}/file/a.png", "prompt=a"]) == 2
+    assert "file/a.png cannot be written" in capsys.readouterr().err
     config = tmp_path / "run.yaml"
     config.write_text(f"model: embedded\nprompt: a\nsize: 64\nsteps: 4\nforecasts: {tmp_path}\n")
     assert main(["config", "check", str(config)]) == 0

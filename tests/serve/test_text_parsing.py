@@ -84,7 +84,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "zero": ({"max_tokens": 0}, "max_tokens", "has to be at least 1"),
     "hot": ({"temperature": 3}, "temperature", "has to be at most 2"),
     "nucleus": ({"top_p": 0}, "top_p", "0"),
-    "greedy": ({"temperature": 0, "top_p": 0.5}, "temperature", "takes the likeliest token, and top_p=0.5"),
+    "greedy": ({"temperature": 0, "top_p": 0.5}, "temperature", "means greedy decoding, and top_p=0.5"),
     "several": ({"n": 2}, "n", "2 answers at once are not made here"),
     "stop": ({"stop": ["a"] * 5}, "stop", "a list of up to 4 texts"),
     "no stop": ({"stop": ""}, "stop", "none of them empty"),

@@ -62,7 +62,7 @@ class Browser:
         """What a script returns."""
         return self.driver.execute_script(script, *arguments)
 
-    def until(self, script: str, seconds: float = 120) -> None:
+    def until(self, script: str, seconds: float = 300) -> None:
         """Wait for an expression to be true."""
         WebDriverWait(self.driver, seconds).until(lambda driver: driver.execute_script(f"return {script}"))
 
@@ -91,7 +91,7 @@ def browser(folder: Path) -> Iterator[webdriver.Chrome]:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(_DRIVER))
-    driver.set_page_load_timeout(60)
+    driver.set_page_load_timeout(180)
     try:
         yield driver
     finally:

@@ -41,6 +41,34 @@ def run(
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
+def watched(
+    *arguments: str, environment: dict[str, str] | None = None
+) -> tuple[subprocess.CompletedProcess[str], set[str]]:
+    """Run the command to its end, and see at which addresses it and its ranks wait for others meanwhile."""
+    found: set[str] = set()
+    with start(*arguments, environment=environment) as process:
+        command = psutil.Process(process.pid)
+        while process.poll() is None:
+            with suppress(psutil.NoSuchProcess):
+                found |= _listening(command)
+            time.sleep(0.2)
+        out, err = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err), found
+
+
+def _listening(process: psutil.Process) -> set[str]:
+    found = set()
+    for each in (process, *process.children(recursive=True)):
+        with suppress(psutil.Error):
+            connections = each.net_connections("inet")
+            found |= {c.laddr.ip for c in connections if c.status == "LISTEN" or c.type.name == "SOCK_DGRAM"}
+    return found
+
+
+ELSEWHERE = {"GLOO_SOCKET_IFNAME": "eth0", "NCCL_SOCKET_IFNAME": "eth0"}
+"""What a user may have set for runs on several nodes."""
+
+
 def free_port() -> int:
     """A TCP port that nobody uses now, and no connection gets by chance until it is used: those are from 32768 on."""
     while True:
@@ -50,7 +78,7 @@ def free_port() -> int:
             return port
 
 
-def ranks_of(process: subprocess.Popen[str], count: int, *, timeout: float = 120) -> dict[int, psutil.Process]:
+def ranks_of(process: subprocess.Popen[str], count: int, *, timeout: float = 300) -> dict[int, psutil.Process]:
     """The processes of the ranks, once all of them have started drawing."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:

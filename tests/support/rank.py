@@ -57,13 +57,13 @@ def commands(mailbox: Mailbox) -> Commands:
         os.environ.update(RANK=str(index), WORLD_SIZE=str(job.ranks), LOCAL_RANK=str(local_rank))
         # Ranks that were started for this job may take longer than a world waits for its ranks.
         store.set(f"{job.world} has {index}", b"")
-        store.wait([f"{job.world} has {other}" for other in range(job.ranks)], timedelta(seconds=240))
+        store.wait([f"{job.world} has {other}" for other in range(job.ranks)], timedelta(seconds=600))
         dist.init_process_group(
             backend,
             store=dist.PrefixStore(job.world, store),
             rank=index,
             world_size=job.ranks,
-            timeout=timedelta(seconds=60),
+            timeout=timedelta(seconds=600),  # of a collective; a job that hangs is ended by who asked for it
         )
         torch.manual_seed(1234)
         try:

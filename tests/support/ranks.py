@@ -12,9 +12,10 @@ import math
 import os
 import queue
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -28,6 +29,8 @@ from tokenring_xdit.workers.state import Limits, RequestAttempt
 from tokenring_xdit.workers.worker import hear
 
 _ROOT = str(Path(__file__).parents[2])
+
+Made = TypeVar("Made")
 
 
 class RankFailure(Exception):
@@ -56,7 +59,7 @@ class RankPool:
         self._pools: list[WorkerPool] = []  # of one rank each, as worlds differ in size
         self._jobs = 0
 
-    def run(self, ranks: int, function: Callable[..., Any], *args: Any, timeout: float = 120.0) -> list[Any]:
+    def run(self, ranks: int, function: Callable[..., Any], *args: Any, timeout: float = 300.0) -> list[Any]:
         """Call ``function(*args)`` on ``ranks`` ranks at once.
 
         Args:
@@ -108,6 +111,27 @@ class RankPool:
             return {**os.environ, **own, "PYTHONPATH": path}
 
         return WorkerPool("tests.support.rank", 1, environment=environment, quiet=False, inbox=self._inbox)
+
+
+def by_the_first(make: Callable[[], Made]) -> Made:
+    """What the first rank makes by itself, on every rank: a reference that each would make alike, and have no core for.
+
+    The generators of all ranks stay as they were. Ranks that met over NCCL make it each on their GPU.
+    """
+    if dist.get_world_size() == 1 or dist.get_backend() == "nccl":
+        return make()
+    parcel: list[Any] = [None, ""]
+    if dist.get_rank() == 0:
+        with torch.random.fork_rng(devices=[]):
+            try:
+                parcel[0] = make()
+            except Exception:
+                parcel[1] = traceback.format_exc()
+    dist.broadcast_object_list(parcel, src=0)
+    made, said = parcel
+    if said:
+        raise RuntimeError(f"the first rank failed by itself: {said}")
+    return made  # type: ignore[no-any-return]
 
 
 def rank_device() -> torch.device:

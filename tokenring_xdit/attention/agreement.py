@@ -39,7 +39,7 @@ class CallSpec:
         joint_length: Keys that every rank holds alike.
         q_length: Query tokens on this rank.
         kv_length: Key tokens on this rank.
-        ragged: Whether the items of the batch hide different keys on this rank.
+        ragged: Whether the samples of the batch have different key masks on this rank.
         transport: What is asked to carry its blocks, a value of ``Wanted``.
     """
 

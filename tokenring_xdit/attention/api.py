@@ -51,8 +51,8 @@ def token_ring_attention(
     ranks check among themselves before anything is sent.
 
     Args:
-        q: This rank's queries, ``[B, H, Sq, D]``; fp32, bf16 or fp16, any strides. Where gradients
-            would be recorded it is refused, like the others.
+        q: This rank's queries, ``[B, H, Sq, D]``; fp32, bf16 or fp16, any strides. Tensors that
+            would record gradients are refused.
         k: This rank's keys, ``[B, Hkv, Skv, D]``; ``H`` is a multiple of ``Hkv``.
         v: This rank's values, ``[B, Hkv, Skv, D]``.
         group: Process group; ``None`` is the default group.
@@ -64,9 +64,9 @@ def token_ring_attention(
         scale: Factor on the scores; ``None`` is ``1 / sqrt(D)``.
         causal: Whether a query sees the keys up to its own position only, shards being consecutive.
         key_mask: Which of this rank's keys count, bool ``[B, Skv]`` or ``[1, Skv]``: padding and
-            masked text are left out. Pass a :class:`KeyMask` where many calls share one, and a
+            masked text are left out. Pass a :class:`KeyMask` that many calls share, and a
             :class:`DeviceKeyMask` in a call that is recorded and replayed with other masks.
-        joint_kv: Keys and values ``[B, Hkv, T, D]`` that every rank holds alike, such as replicated
+        joint_kv: Keys and values ``[B, Hkv, T, D]`` that are the same on every rank, such as replicated
             text tokens: counted once for each query and never sent.
         joint_mask: Which of the keys of ``joint_kv`` count.
         partial_dtype: Dtype in which partial outputs travel; ``None`` is the dtype of ``q``.
@@ -79,8 +79,8 @@ def token_ring_attention(
         ``[B, H, Sq]`` in fp32. A query that attended no key at all has output 0 and log-sum-exp ``-inf``.
 
     Raises:
-        AgreementError: On every rank alike, when a rank refuses its input or the ranks differ.
-        CommunicationError: A rank is gone, is stopped, failed or did not come; the message names it.
+        AgreementError: A rank refuses its input, or the ranks differ; the same error on every rank.
+        CommunicationError: A rank is gone, is stopped, failed or did not arrive; the message names it.
         ConfigurationError: torch.distributed is not initialised.
     """
     ring_group = group_of(group)
@@ -165,8 +165,8 @@ def _settle(
             if mistake is None:
                 raise
             raise AgreementError(
-                f"attention was refused: rank {ring_group.names[ring_group.rank]}: {report}. This group was given up, "
-                f"as not all of its ranks were told in time: {error}"
+                f"attention was refused: rank {ring_group.names[ring_group.rank]}: {report}. This group was closed, "
+                f"because not all of its ranks heard of it in time: {error}"
             ) from mistake
 
 
@@ -177,8 +177,8 @@ def _functions(
     if kernel is not None and not isinstance(kernel, str):
         if counting:
             raise UnsupportedError(
-                "a function as the kernel cannot be told on the device which keys count (DeviceKeyMask): pass no "
-                "kernel or the name of one that can, or a KeyMask"
+                "a function as the kernel cannot read a DeviceKeyMask: pass no kernel, the name of one that reads key "
+                "counts on the device, or a KeyMask"
             )
         return kernel, None
     chosen = choose(kernel, q.device, q.dtype, q.shape[3], counting=counting)

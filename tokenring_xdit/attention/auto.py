@@ -81,7 +81,7 @@ class ScheduleTrial:
 
     Attributes:
         candidates: In the order in which the planner would take them.
-        seconds: Of the calls of each, on this rank.
+        seconds: Seconds of the calls of each, on this rank.
         calls: Calls so far.
     """
 
@@ -145,7 +145,7 @@ class AutoSchedule:
         needs = dict.fromkeys(need for candidate in candidates for need in candidate.schedule.needs)
         self._group.transports.make_ready(tuple(needs), device, layout.spec.transport)
         if self._tells:
-            what = names[0] if trial.decided else f"one of {', '.join(names)}, which the first calls will tell"
+            what = names[0] if trial.decided else f"the fastest of {', '.join(names)} in the first calls"
             log.info("schedule auto: %s for %s: %s", what, _in_words(layout), why)
         return trial
 
@@ -185,7 +185,7 @@ class AutoSchedule:
         Args:
             decide: From the network, the speeds of ranks, and what else happens.
             device: Where attention runs.
-            dtype: Of queries and keys.
+            dtype: Dtype of queries and keys.
             heads: Query heads.
             head_dim: Width of a head.
 
@@ -287,8 +287,8 @@ class AutoSchedule:
     def _unknown(self, auto: Auto, layout: Layout) -> tuple[list[str], str]:
         ranks = len(self._peers)
         why = (
-            f"nothing is known of what joins the ranks: run tokenring-xdit probe, or set {TOPOLOGY_VARIABLE}, to have "
-            "it planned"
+            f"the links between the ranks are unknown: run tokenring-xdit probe, or set {TOPOLOGY_VARIABLE}, to have "
+            "it predicted"
         )
         spec = layout.spec
         names = _guesses(Mask(spec.mask), auto.nodes)
@@ -321,11 +321,11 @@ def _refuse_none(left: Sequence[object], auto: Auto, layout: Layout) -> None:
         return
     why = f"no schedule takes {layout.spec.heads} heads of queries and {layout.spec.kv_heads} of keys"
     if layout.ragged:
-        between = f", as the ring between {auto.nodes} nodes does" if auto.nodes > 1 else ""
-        why = f"the items of this batch hide different keys, which no schedule takes that sends keys{between}"
+        between = f", and {auto.nodes} nodes exchange keys" if auto.nodes > 1 else ""
+        why = f"the samples of this batch have different attention masks, which needs keys that stay put{between}"
     raise UnsupportedError(
-        f"schedule '{auto}': {why}. Use schedule '{DEFAULT_SCHEDULE}' without nodes, where keys stay at home whole, or "
-        "one call for each item"
+        f"schedule '{auto}': {why}. Use schedule '{DEFAULT_SCHEDULE}' without nodes, where keys stay on their rank, or "
+        "one call for each sample"
     )
 
 

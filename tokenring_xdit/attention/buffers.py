@@ -42,7 +42,7 @@ class Arena:
 
     Args:
         program: The program.
-        dtype: Of queries, keys and values.
+        dtype: Dtype of queries, keys and values.
         partial_dtype: In which partial outputs travel.
         device: Where.
         area: Bytes in which the slots lie as :func:`~tokenring_xdit.schedule.lower.landing.footprint` says; ``None``
@@ -53,7 +53,7 @@ class Arena:
         tensors: Of each slot, ``[B, H, S, D]``, or the bytes of a partial output; none of the first three, which belong
             to the caller, of sums, and of what a kernel makes; none at all of a fleeting program.
         partials: Output ``[B, H, S, D]`` and log-sum-exp ``[B, H, S]`` of what comes as partial outputs, by slot.
-        readers: Of each slot, the transfers that still read it.
+        readers: Readers of each slot, the transfers that still read it.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """What the ranks of a program tell each other beside their messages: plain data in torch's default store.
 
-A wait of gloo cannot be told anything, and a rank that failed may have nobody to tell. What a rank leaves here is read
+A wait of gloo cannot be interrupted, and a rank that failed may have no peer to tell. What a rank posts here is read
 by every other one within a fraction of a second, whatever its caller waits for. A thread of its own talks to the store,
 because the rank that keeps it may be stopped, and then it never answers.
 """
@@ -94,7 +94,7 @@ class Bulletin:
         self._wake.set()
 
     def flush(self, seconds: float) -> None:
-        """Wait until all is told, at most so long: a process that ends takes with it what it has not told."""
+        """Wait until everything is posted, at most this long: when a process ends, unposted messages are lost."""
         end = time.monotonic() + seconds
         with self._idle:
             while self._outbox and self._thread.is_alive() and (left := end - time.monotonic()) > 0:

@@ -35,7 +35,7 @@ def calibrate(
 
     Args:
         device: Where attention runs.
-        dtype: Of queries, keys and values.
+        dtype: Dtype of queries, keys and values.
         heads: Query heads.
         head_dim: Width of a head.
         ranks_here: Ranks that share this machine's processor, where that is the device.

@@ -115,19 +115,20 @@ def resolve(schedule: Any, world_size: int, causal: bool, heads: int) -> Verifie
     return schedule
 
 
-def why_not_on_device(schedule: str, ranks: int, q: Tensor, k: Tensor) -> str | None:
+def why_not_on_device(schedule: str, ranks: int, q: Tensor, k: Tensor, *, kernel: str | None = None) -> str | None:
     """Why a call cannot have a :class:`DeviceKeyMask`, in a clause; ``None`` where it can, or is refused anyhow.
 
     Args:
         schedule: A name, or that of ``auto``, which chooses one that can.
-        ranks: Of the group.
+        ranks: Ranks of the group.
         q: Queries, ``[B, H, Sq, D]``.
         k: Keys, ``[B, Hkv, Skv, D]``.
+        kernel: The name of the kernel that attends; ``None`` for the best one.
     """
     try:
-        choose(None, q.device, q.dtype, q.shape[3], counting=True)
+        choose(kernel, q.device, q.dtype, q.shape[3], counting=True)
     except KernelError as error:
-        return f"no kernel is told on the device how many keys count: {error}"
+        return f"no kernel reads key counts on the device: {error}"
     try:
         auto = Auto.parse(schedule)
         if auto is not None:
@@ -167,8 +168,9 @@ def check_masks(
     own, home = checked
     if own is not None and own.ragged and verified is not None and not verified.keys_stay_whole:
         raise UnsupportedError(
-            f"the items of this batch hide different keys, and schedule '{verified.schedule.name}' sends keys or cuts "
-            f"them: use schedule '{DEFAULT_SCHEDULE}', where they stay at home whole, or one call for each item"
+            f"the samples of this batch have different attention masks, and schedule '{verified.schedule.name}' sends "
+            f"or splits keys: use schedule '{DEFAULT_SCHEDULE}', where keys stay on their rank, or one call for each "
+            "sample"
         )
     return own, home
 

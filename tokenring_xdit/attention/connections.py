@@ -15,7 +15,7 @@ TAG_STEP = 5040
 """A multiple of 1 to 10: gloo on several interfaces takes the same one of them for all such tags."""
 
 TAGS = 1009
-"""Calls that are told apart by the tags of their transfers; after this many the tags come again."""
+"""Calls with tags of their own for their transfers; after this many, tags repeat."""
 
 _UNUSED_TAG = TAG_STEP * (TAGS + 1)
 

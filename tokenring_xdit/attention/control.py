@@ -70,7 +70,7 @@ def _pass_round(
         for work in going:
             work.wait(timeout)
     except RuntimeError as error:
-        # Everything on this group has failed now; what had come before can still be told from what had not.
+        # Everything on this group has failed now; messages that had arrived can still be distinguished.
         for peer in coming.keys() - came:
             with suppress(RuntimeError):
                 coming[peer].wait(timedelta(milliseconds=1))

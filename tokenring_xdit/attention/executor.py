@@ -48,11 +48,11 @@ def execute(
         q: This rank's queries, ``[B, H, Sq, D]``.
         k: This rank's keys, ``[B, Hkv, Skv, D]``.
         v: This rank's values, ``[B, Hkv, Skv, D]``.
-        joint_kv: Keys and values that every rank holds alike; each query attends them once, at home.
+        joint_kv: Keys and values that every rank holds alike; each query attends them once, on its own rank.
         key_mask: Which keys of this rank count, where the items of the batch differ in that. Other masks
             have been applied before.
         joint_mask: The same for ``joint_kv``.
-        counted: Local attention that can be told how many keys each item has.
+        counted: Local attention that takes the number of keys of each sample.
 
     Returns:
         Output ``[B, H, Sq, D]`` in the dtype of ``q``, log-sum-exp ``[B, H, Sq]`` in fp32.
@@ -133,4 +133,4 @@ def _in_words(transferring: Post | Pack | Recv | str | None, group: RingGroup) -
         return f"room for {transferring}"
     if isinstance(transferring, Pack):
         return f"room for {transferring.block}"
-    return transferring or "messages that still leave"
+    return transferring or "messages that are still being sent"

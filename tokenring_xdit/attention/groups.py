@@ -17,7 +17,7 @@ from tokenring_xdit.attention.transport.opening import Channels, GroupTransports
 from tokenring_xdit.attention.watch import Watch
 from tokenring_xdit.errors import ConfigurationError
 
-__all__ = ["Channels", "RingGroup", "all_bytes_sent", "clear_buffers", "group_of"]
+__all__ = ["Channels", "RingGroup", "all_bytes_sent", "all_seconds_waited", "clear_buffers", "group_of"]
 
 _REMEMBERED = 1024
 """Agreements that a group remembers; prompts of a serving process bring a new mask each."""
@@ -28,6 +28,17 @@ _groups: dict[str, RingGroup] = {}
 def all_bytes_sent() -> int:
     """Payload bytes that this rank has handed over so far, in all groups that are there."""
     return sum(group.bytes_sent for group in _groups.values())
+
+
+def all_seconds_waited() -> float | None:
+    """Seconds that this rank has waited for messages of attention so far, in all groups of several ranks.
+
+    ``None`` where there is no such group, and where streams of a GPU wait, which a host does not see.
+    """
+    shared = [group for group in _groups.values() if group.world_size > 1]
+    if not shared or any(group.transports.streams_wait for group in shared):
+        return None
+    return sum(group.seconds_waited for group in shared)
 
 
 class RingGroup(Rounds):

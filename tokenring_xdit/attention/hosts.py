@@ -70,7 +70,7 @@ def fail_group(group: dist.ProcessGroup | None, reason: str | BaseException) -> 
 def guarded(group: dist.ProcessGroup | None, what: str) -> Iterator[None]:
     """Round what the ranks of a group do together, such as a pipeline's call; all of them enter it alike.
 
-    What one rank raises inside is told to the others: those that are still inside after some seconds raise
+    What one rank raises inside reaches the others: those that are still inside after some seconds raise
     :class:`CommunicationError`, which names that rank. Where all raise by themselves nobody is stopped. Inside, a
     rank that is gone or stopped ends this rank's waits in every group on gloo, those of other libraries too.
 
@@ -120,7 +120,7 @@ class Section:
         if self._inside == 0:
             if self._problem is not None:
                 raise CommunicationError(
-                    f"something was given up earlier on this process group: {self._problem.sentence}. Start all ranks "
+                    f"an earlier operation on this process group failed: {self._problem.sentence}. Start all ranks "
                     "again, or use another group"
                 )
             self.call += 1
@@ -133,7 +133,7 @@ class Section:
             self.waiting = None
 
     def explain(self, error: BaseException, what: str) -> BaseException:
-        """What to raise for an error inside; the others are told, if they cannot know."""
+        """What to raise for an error inside; the others get a message, if they cannot know."""
         if self._inside > 1:
             return error
         name = self.group.names[self.group.rank]

@@ -52,7 +52,7 @@ class LocalAttention:
     Args:
         kernel: Computes attention of one block.
         scale: What scores are multiplied by; ``None`` is ``1 / sqrt(D)``.
-        counted: The same where it is told on the device how many keys each item has; ``None`` where it cannot be.
+        counted: The same with the key counts of samples on the device; ``None`` for a kernel that takes none.
     """
 
     def __init__(self, kernel: KernelFunction, scale: float | None, counted: CountedFunction | None = None) -> None:

@@ -1,8 +1,8 @@
 """Which keys of a shard count: padding and masked text stay out of the softmax.
 
-Where keys stay at home their mask does too: it is a matter of the rank that holds them, nobody has to
-be told, and no kernel has to know about masks, as hidden keys are left out instead of being added
-``-inf``. Where the host must not look, as in a call that is replayed, kernels are told how many keys count.
+A schedule that does not send keys does not send masks either: only the rank that holds the keys needs their mask.
+Kernels need no masks, because hidden keys are left out instead of being added ``-inf``. Where the host must not read a
+mask, as in a call that is replayed, kernels get the number of keys that count.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class KeyMask:
         return k[item : item + 1].index_select(2, positions), v[item : item + 1].index_select(2, positions)
 
     def counted(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The keys and values that count, those of each item first, for kernels that are told how many they are.
+        """The keys and values that count, those of each item first, for kernels that take key counts.
 
         Args:
             k: Keys, ``[B, Hkv, Skv, D]``.
@@ -93,7 +93,7 @@ class KeyMask:
 class DeviceKeyMask(KeyMask):
     """The same where the host does not look: a recorded call computes with what is in the mask at each replay.
 
-    All keys are planned for. Kernels that are told how many keys of each item count attend those alone.
+    Plans include all keys. Kernels that take key counts attend only the keys that count.
 
     Args:
         real: As for :class:`KeyMask`, on the device of the keys.
@@ -124,7 +124,7 @@ class DeviceKeyMask(KeyMask):
 
     def item(self, item: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Refused, as the host would have to know how many keys count."""
-        raise UnsupportedError(f"the keys of item {item} cannot be told without looking at a mask on the device")
+        raise UnsupportedError(f"the keys of sample {item} cannot be listed without reading a mask on the device")
 
     def _find_places(self, device: torch.device) -> tuple[Tensor, Tensor]:
         places = torch.argsort((~self._real).byte(), dim=1, stable=True)

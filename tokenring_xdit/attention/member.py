@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -42,7 +43,7 @@ _PATIENCE = 3.0
 """Seconds in which a rank whose connection broke is found to be gone, or others tell what happened."""
 
 _TELLING = 1.0
-"""Seconds for the other ranks to be told of a failure before it is raised."""
+"""Seconds in which the other ranks learn of a failure before it is raised."""
 
 
 class Member:
@@ -56,10 +57,11 @@ class Member:
         members: The same.
         names: What to call each rank of the group.
         key: Name of the group, the same on all ranks.
-        call: Number of this rank's call, counted from 1; what ranks send each other is told apart by it.
+        call: Number of this rank's call, counted from 1; it distinguishes the messages of calls.
         waiting: What the caller waits for, a new tuple for each wait; ``None`` for nothing.
         agreeing: Whether the ranks compare their calls.
         needs_all: Whether every rank has to come to what is waited for.
+        seconds_waited: What the caller has waited for transfers so far, where the host waits.
     """
 
     section = False
@@ -74,6 +76,7 @@ class Member:
         self.call = 0
         self.waiting: tuple[Any, ...] | None = None
         self.agreeing = self.needs_all = False
+        self.seconds_waited = 0.0
         self._waiter = Waiter()
         self._control: dist.ProcessGroup | None = None
         self._settled = False  # whether the ranks have agreed on something
@@ -146,12 +149,12 @@ class Member:
             who = ", ".join(self._described(rank) for rank in missing)
             message = (
                 f"rank {who} did not come within {self.patience():g} s, though "
-                f"{'its process runs' if one else 'their processes run'}: {mine}. {AGREEMENT_TIMEOUT_VARIABLE} gives "
-                f"ranks that are only slow more time"
+                f"{'its process runs' if one else 'their processes run'}: {mine}. Raise "
+                f"{AGREEMENT_TIMEOUT_VARIABLE} if ranks are only slow"
             )
         elif missing:
             who = ", ".join(self._described(rank) for rank in missing)
-            message = f"rank {who} cannot be reached: the connection broke, and nothing was heard of why: {mine}"
+            message = f"rank {who} cannot be reached: the connection broke, for an unknown reason: {mine}"
         elif late:
             message = f"{mine} for {self.patience():g} s, while all ranks run"
         elif isinstance(error, GaveUp):
@@ -161,15 +164,15 @@ class Member:
         refused = problem is not None and problem.refused
         self.fail(problem.sentence if problem is not None else message, refused=refused)
         if refused:
-            return AgreementError(f"{message}, so this group was given up")
+            return AgreementError(f"{message}, so this group was closed")
         said = f". torch.distributed says: {text.partition('. This is typically')[0]}" if text else ""
         return CommunicationError(message + said)
 
     def gpu_gave_up(self) -> str:
         """What to say of this rank's GPU where nothing is known of the others but that they run."""
         return (
-            f"the GPU of rank {self.names[self.rank]} gave up, as where another rank does not come within "
-            f"{self.patience():g} s ({AGREEMENT_TIMEOUT_VARIABLE} gives slow ranks more time)"
+            f"the GPU of rank {self.names[self.rank]} gave up, as it does if another rank does not arrive within "
+            f"{self.patience():g} s (raise {AGREEMENT_TIMEOUT_VARIABLE} if ranks are only slow)"
         )
 
     def lost(self) -> bool:
@@ -201,19 +204,23 @@ class Member:
             Broken: There is no end to wait for.
             RuntimeError: From torch: one failed.
         """
+        began = time.perf_counter()
         self.waiting = (works,)
         for work in works:
             work.wait()
         self.waiting = None
+        self.seconds_waited += time.perf_counter() - began
 
     def wait_aside(self, works: Sequence[Handle], size: int) -> None:
         """Wait for transfers as :meth:`wait_here`, for large ones in a thread that is left behind at the end."""
         if size <= DIRECT:
             self.wait_here(works, size)
             return
+        began = time.perf_counter()
         self.waiting = (works,)
         self._waiter.call(lambda: [work.wait() for work in works], self.patience())
         self.waiting = None
+        self.seconds_waited += time.perf_counter() - began
 
     def break_off(self) -> None:
         """Make every transfer that is under way on gloo fail, here and at the peers, for threads that wait for one."""

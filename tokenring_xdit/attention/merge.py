@@ -55,7 +55,7 @@ def merge(
         out: Output over the first keys, ``[B, H, S, D]``, any float dtype.
         lse: Its log-sum-exp, ``[B, H, S]``, fp32.
         others: Output in any float dtype and log-sum-exp of each of the others, shaped alike.
-        dtype: Of the output.
+        dtype: Dtype of the output.
 
     Returns:
         Output ``[B, H, S, D]`` and log-sum-exp ``[B, H, S]``, of its own memory.

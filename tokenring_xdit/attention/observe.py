@@ -1,4 +1,4 @@
-"""What the executor tells of a call while it runs, to whoever wants to know."""
+"""Events of a call that the executor reports while it runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Observer"]
 
 
 class Observer(Protocol):
-    """Is told of a call on one rank."""
+    """Gets the events of a call on one rank."""
 
     def begins(self, name: str, program: RankProgram) -> None:
         """A call begins, before its first transfer."""

@@ -64,7 +64,7 @@ class RankRun:
         v: Its values.
         partial_dtype: In which partial outputs travel; ``None`` is the dtype of ``q``.
         key_mask: Which keys count, where items differ in that.
-        observer: What is told of the call.
+        observer: Gets the events of the call.
     """
 
     def __init__(

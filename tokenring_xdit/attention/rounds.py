@@ -135,7 +135,7 @@ class Rounds(Member):
         control = self.control_group()
         if control is None:
             return [Report(self.call, what, content, why_not)] if why_not else [facts]
-        doing = f"waited for the other ranks to come to call {self.call}, {what}{hint if self._settled else ''}"
+        doing = f"waited for the other ranks to reach call {self.call}, {what}{hint if self._settled else ''}"
         self.waiting = (doing,)
         try:
             heads = tell_all((self.call, alike, *facts), control, self._bound())
@@ -229,7 +229,7 @@ class Rounds(Member):
         keys = {peer: f"group/{self.key}/{peer}" for peer in range(self.world_size) if peer != self.rank}
         bulletin.put(f"group/{self.key}/{self.rank}", counts)
         bulletin.want(keys.values())
-        doing = f"waited for the other ranks to come to call {self.call}, their first"
+        doing = f"waited for the other ranks to reach call {self.call}, their first"
         self.waiting, self.needs_all = (doing,), True
         bulletin.hurry(1)
         pause = 0.002

@@ -86,7 +86,7 @@ class Trace:
             start: When it began, on :attr:`clock`.
             end: When it ended.
             what: The blocks.
-            channel: Of a transfer.
+            channel: Channel of a transfer.
             peer: Other side of a transfer, as a rank of the default group.
             size: Bytes of a transfer.
         """

@@ -18,7 +18,7 @@ class Prepare:
 
     Attributes:
         shape: The problem.
-        seed: Of its tensors.
+        seed: Seed of its tensors.
         whole: Whether rank 0 needs all of them, for a strategy on one rank.
         pictures: Whether checks of a pipeline are to bring what was drawn.
     """
@@ -35,8 +35,8 @@ class Prepared:
 
     Attributes:
         kernel: Name of the local attention kernel; of a pipeline, xfuser's name of its attention backend.
-        device: Of this rank.
-        threads: Of this rank's computations.
+        device: Device of this rank.
+        threads: Threads of this rank's computations.
     """
 
     kernel: str
@@ -93,8 +93,8 @@ class Timed:
     """What one rank took.
 
     Attributes:
-        seconds: Of the call, or of a denoising step of it.
-        attention: Of a denoising step inside attention calls; ``None`` for calls of attention.
+        seconds: Seconds of the call, or of a denoising step of it.
+        attention: Seconds of a denoising step inside attention calls; ``None`` for calls of attention.
     """
 
     seconds: float

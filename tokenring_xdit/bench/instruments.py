@@ -97,7 +97,7 @@ def traced_call(
 
     Args:
         call: The call; all ranks make it.
-        name: Of the timeline.
+        name: Name of the timeline.
         device: Where it computes.
         through_usp: Whether xfuser's own attention takes part.
         on_start: Given the trace before the recorded call.

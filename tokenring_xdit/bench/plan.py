@@ -38,7 +38,7 @@ class StrategyKind(Enum):
     DIFFUSERS_RING = "diffusers-ring"
     SCHEDULE = "schedule"
     BALANCED = "balanced"
-    """What a parallel language model does where nothing is said."""
+    """What a parallel language model does by default."""
     PASS_KV = "pass-kv"
     PASS_Q = "pass-q"
     GATHER_KV = "gather-kv"
@@ -124,13 +124,13 @@ class Strategy:
             )
         if not plus:
             raise ConfigurationError(
-                f"{shown(text)} says nothing of the other ranks: use 'ulysses' for all of them, or "
+                f"{shown(text)} does not say what the other ranks do: use 'ulysses' for all of them, or "
                 f"'{named(text)}+schedule:NAME' or '{named(text)}+xfuser-ring' for a hybrid"
             )
         inner = cls.parse(rest)
         if inner.kind not in _WITH_ULYSSES or inner.ulysses > 1 or inner.captured:
             raise ConfigurationError(
-                f"{shown(text)}: {shown(rest)} does not go together with Ulysses; what does: schedule:NAME, "
+                f"{shown(text)}: {shown(rest)} cannot be combined with Ulysses; these can: schedule:NAME, "
                 "xfuser-ring, xfuser-ring-alltoall"
             )
         return cls(inner.kind, inner.schedule, int(number))

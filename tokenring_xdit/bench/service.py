@@ -43,7 +43,7 @@ class ServiceShape(CallShape):
         prompt: What they show.
         guidance: Guidance scale, for models distilled with one.
         rate: Requests a second, on average.
-        requests: Of a round.
+        requests: Requests of a round.
     """
 
     level: ClassVar[Level] = Level.SERVICE
@@ -96,7 +96,7 @@ class ServiceShape(CallShape):
         """Who comes in a round, the first one at its beginning; the same for all strategies.
 
         Args:
-            seed: Of the sweep.
+            seed: Seed of the sweep.
             turn: Number of the round.
         """
         dice = random.Random(f"{seed} {turn}")

@@ -45,7 +45,7 @@ _GRACE = 30.0
 """Seconds for a server to end."""
 
 _TAIL = 2000
-"""Characters of a log that are told of a server that failed."""
+"""Characters of the log of a failed server that the message quotes."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def compare_services(
     Args:
         shape: What is asked of them.
         cases: The strategies.
-        seed: Of who comes when.
+        seed: Seed of the arrival times.
         warmup: Rounds before the first one that counts.
         rounds: Rounds that count.
         timeout: Seconds that one answer, or loading, may take.
@@ -89,7 +89,7 @@ def compare_services(
     Returns:
         Fields of the records, or how a case failed.
     """
-    on_step(f"drawing {shape.size} in one process")
+    on_step(f"generating {shape.size} in one process")
     expected = _drawn_alone(shape, timeout)
     found: dict[Case, dict[str, Any] | LaunchError] = {}
     times: dict[Case, list[list[_Answered]]] = {case: [] for case in cases}

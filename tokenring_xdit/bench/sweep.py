@@ -148,11 +148,11 @@ class SweepConfig(Config):
     ranks: Ranks = Field(description="ranks that share the sequence")
     tokens: Counts | None = Field(None, description="length of the whole sequence")
     queries: Counts | None = Field(
-        None, description="how many of the tokens ask, all of them if nothing is said; of level text, how many are new"
+        None, description="number of queries, by default all tokens; at level text, the number of new tokens"
     )
-    heads: Counts | None = Field(None, description="heads of queries, keys and values, 8 if nothing is said")
-    head_dim: Counts | None = Field(None, description="width of a head, 64 if nothing is said")
-    batch: Counts | None = Field(None, description="items of a batch, 1 if nothing is said")
+    heads: Counts | None = Field(None, description="heads of queries, keys and values, 8 by default")
+    head_dim: Counts | None = Field(None, description="width of a head, 64 by default")
+    batch: Counts | None = Field(None, description="items of a batch, 1 by default")
     models: Names | None = Field(
         None,
         description="of levels pipeline and service: embedded, random-flux:..., or a Flux model; of level text: "
@@ -162,13 +162,11 @@ class SweepConfig(Config):
         None, description="of level pipeline: pixels, or WIDTHxHEIGHT; of level service what is asked for, mixed"
     )
     steps: Counts | None = Field(
-        None, description="of levels pipeline and service: denoising steps of a call, 2 if nothing is said"
+        None, description="of levels pipeline and service: denoising steps of a call, 2 by default"
     )
-    rates: Rates | None = Field(
-        None, description="of level service: requests a second, on average, 1 if nothing is said"
-    )
+    rates: Rates | None = Field(None, description="of level service: requests a second, on average, 1 by default")
     requests: int = Field(20, ge=1, le=1000, description="of level service: requests of a round")
-    prompt: str = Field(PROMPT, min_length=1, description="of levels pipeline and service: what is drawn")
+    prompt: str = Field(PROMPT, min_length=1, description="of levels pipeline and service: the prompt")
     guidance: float = Field(
         GUIDANCE,
         ge=0,

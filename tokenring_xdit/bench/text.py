@@ -46,7 +46,7 @@ class TextShape(CallShape):
         model: As the sweep calls it.
         kv_heads: Heads of keys and values.
         answer: Tokens that are generated after a whole prompt, to be compared with those of one process.
-        chunk: Of the new tokens, how many are computed at a time; ``None`` for all.
+        chunk: Number of new tokens computed at a time; ``None`` for all.
         text_file: File with the text that they are the beginning of; ``None`` for random tokens.
     """
 
@@ -91,7 +91,7 @@ class TextShape(CallShape):
         if strategy.kind.upstream or strategy.ulysses > 1:
             return f"{strategy} is xfuser's, which has no language models: use single, balanced, pass-kv, pass-q, ..."
         if strategy.kind is not StrategyKind.SINGLE and self.ranks == 1:
-            return f"{strategy} on one rank shares a model with nobody: use 'single', or more ranks"
+            return f"{strategy} needs more than one rank: use 'single', or more ranks"
         if self.past < 0:
             return f"{self.queries} queries are more than the {self.tokens} tokens"
         if self.past and any(text_model(self.model).windows):

@@ -18,7 +18,7 @@ __all__ = ["GUIDANCE", "PROMPT", "WorkloadShape", "flux_model"]
 
 
 PROMPT = "a red circle left of a blue square"
-"""What is drawn if nobody says, in words that the embedded model knows too."""
+"""The default prompt, in words that the embedded model knows too."""
 
 GUIDANCE = 3.5
 
@@ -48,7 +48,7 @@ class WorkloadShape(CallShape):
 
     Attributes:
         model: As the sweep calls it.
-        size: Of the picture, ``WIDTHxHEIGHT`` pixels.
+        size: Size of the picture, ``WIDTHxHEIGHT`` pixels.
         steps: Denoising steps of a call.
         prompt: What it shows.
         guidance: Guidance scale, for models distilled with one.
@@ -89,7 +89,7 @@ class WorkloadShape(CallShape):
         if strategy.kind.of_text:
             return f"{strategy} is for language models: use it with level text, or schedule:NAME"
         if strategy.kind is not StrategyKind.SINGLE and self.ranks == 1:
-            return f"{strategy} on one rank shares a pipeline with nobody: use 'single', or more ranks"
+            return f"{strategy} needs more than one rank: use 'single', or more ranks"
         if strategy.captured and strategy.kind.of_diffusers:
             return f"{strategy}: steps of diffusers' own context parallel are not captured: use '{strategy.launched}'"
         if strategy.kind.of_diffusers:

@@ -30,13 +30,13 @@ _SECONDS = 86_400
 def compare_command(args: argparse.Namespace) -> None:
     """Draw a picture with every strategy, and lay the results side by side."""
     if args.ranks < 2:
-        raise ConfigurationError(f"--ranks {args.ranks}: one rank shares a picture with nobody, use 2 or more")
+        raise ConfigurationError(f"--ranks {args.ranks}: a comparison needs 2 ranks or more")
     text = args.context is not None or is_language_model(args.model)
     own, others = (OF_TEXTS, OF_PICTURES) if text else (OF_PICTURES, OF_TEXTS)
     strange = [f"--{name.replace('_', '-')}" for name in others if getattr(args, name) is not None]
     if strange:
         kind = "a language model" if text else "a model of pictures"
-        raise ConfigurationError(f"{', '.join(strange)} does not go together with {args.model}, {kind}: leave it out")
+        raise ConfigurationError(f"{', '.join(strange)} cannot be combined with {args.model}, {kind}: leave it out")
     for name, value in own.items():
         setattr(args, name, value if getattr(args, name) is None else getattr(args, name))
     if text:
@@ -107,7 +107,7 @@ def _refuse(config: SweepConfig) -> None:
 
 
 def _png_path(text: str) -> Path:
-    """Check that a PNG can be written there, before it is drawn."""
+    """Check that a PNG can be written there, before anything is generated."""
     path = Path(text).resolve()
     if path.suffix.lower() != ".png":
         raise ConfigurationError(f"--output {text}: a PNG is written, so the name has to end in .png")

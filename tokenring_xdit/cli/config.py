@@ -72,7 +72,7 @@ def show_command(args: argparse.Namespace) -> None:
 
 
 def schema_command(args: argparse.Namespace) -> None:
-    """Print what can stand in a config."""
+    """Print all keys of a config."""
     schema = TASKS[args.task].file_schema()
     if args.json:
         print(json.dumps(schema, indent=2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
+from typing import Any
 
 from tokenring_xdit.amounts import bytes_in_words
 from tokenring_xdit.cli.text import refuse_below_one
@@ -29,11 +30,13 @@ def fit_command(args: argparse.Namespace) -> None:
         )
     shape = _shape(args.model)
     call = {"ranks": args.ranks, "element_bytes": DTYPE_BYTES[args.dtype], "batch": args.batch}
-    ways = {"whole": None, "chunks": chunk}
+    ways: dict[str, dict[str, Any]] = {"whole": {"chunk": None}, "chunks": {"chunk": chunk}}
+    if args.ranks == 1:
+        ways |= {f"unmodified_{way}": {**said, "unmodified": True} for way, said in ways.items()}
     if tokens is None:
-        needs = {way: longest(shape, memory - spare, **call, chunk=piece) for way, piece in ways.items()}
+        needs = {way: longest(shape, memory - spare, **call, **said) for way, said in ways.items()}
     else:
-        needs = {way: ask_for(shape, tokens, **call, chunk=piece) for way, piece in ways.items()}
+        needs = {way: ask_for(shape, tokens, **call, **said) for way, said in ways.items()}
     if args.json:
         found = {
             way: need and {**asdict(need), "total": need.total, "fits": need.total <= memory - spare}
@@ -57,6 +60,8 @@ def _tell(
     args: argparse.Namespace, shape: LanguageShape, needs: dict[str, Need | None], usable: int, chunk: int
 ) -> None:
     words = {"whole": "the whole prompt at once", "chunks": f"in chunks of {chunk} (prefill_chunk_size={chunk})"}
+    kernel = "eager" if shape.eager else "sdpa"
+    words |= {f"unmodified_{way}": f"without parallelize ({kernel}), {said}" for way, said in words.items()}
     ranks = f"{args.ranks} rank{'s' * (args.ranks > 1)}"
     print(
         f"{args.model}, {args.dtype}, {ranks} of {bytes_in_words(args.memory)}, {bytes_in_words(args.spare)} of it "
@@ -74,8 +79,13 @@ def _tell(
             continue
         verdict = "" if args.tokens is None else ": fits" if need.total <= usable else ": does not fit"
         print(f"{words[way]}: {need.tokens} tokens{verdict}")
-        parts = ("weights", "keys", "activations", "exchange", "indices")
+        parts = {
+            "weights": need.weights,
+            "keys": need.keys,
+            "a layer that attends" if need.attention > need.activations else "a layer": need.layer,
+            "indices": need.indices,
+        }
         print(
             f"  {bytes_in_words(need.total)} a rank of {bytes_in_words(usable)}: "
-            + ", ".join(f"{part} {bytes_in_words(getattr(need, part))}" for part in parts)
+            + ", ".join(f"{part} {bytes_in_words(size)}" for part, size in parts.items())
         )

@@ -100,7 +100,7 @@ def figures_of(args: argparse.Namespace, topology: Network, machine: Machine) ->
 
 def figure_lines(found: Sequence[PlanFigure]) -> list[str]:
     """Figures for people, those of a kind together."""
-    lines = ["what this stands on:"]
+    lines = ["figures behind this:"]
     for standing in Standing:
         own = [figure for figure in found if figure.standing is standing]
         lines += [f"  {standing.value}: {f.what}" + (f" ({f.source})" if f.source else "") for f in own]

@@ -21,7 +21,7 @@ from tokenring_xdit.topology import Network
 __all__ = ["plan_texts"]
 
 _MEASURED = {"hgx-h100": 600.0, "hgx-h200": 600.0}
-"""TFLOP/s of the attention kernel in long calls, where nothing is said: of one H100 (docs/gpu.md)."""
+"""TFLOP/s of the attention kernel in long calls, by default: of one H100 (docs/gpu.md)."""
 
 _OF_PICTURES = {"size": "1024", "frames": 1, "queries": None, "heads": None, "kv_heads": None, "head_dim": None}
 """What says nothing of a language model, and how that is not said."""
@@ -35,7 +35,7 @@ class _Planned:
         turn: A layer of it.
         layers: How many layers are like it.
         found: Strategies, those of a parallel model first, each by time.
-        crossing: Of a next turn, how many of the tokens have to be new for keys to be the better thing to send.
+        crossing: For a next turn: number of new tokens from which on sending keys is better.
     """
 
     turn: LayerTurn
@@ -153,7 +153,7 @@ def _why(planned: _Planned) -> str:
     if turn.ranks == 1:
         return "one rank has all keys, and sends nothing"
     if planned.phase is LanguagePhase.STEP:
-        return "all ranks have the query already, and gather partial outputs once: keys never leave home"
+        return "all ranks have the query already, and gather partial outputs once: keys stay on their rank"
     if turn.window is not None:
         return "a window: only keys of the tokens just before a rank's own are needed, and what is less of both travels"
     slower = ""

@@ -59,7 +59,7 @@ def _refuse(args: argparse.Namespace, network: Network | None) -> None:
         )
     ranks = int(started) if started is not None else args.ranks
     if ranks is not None and ranks < 2:
-        raise ConfigurationError(f"{ranks} ranks have nothing between them to measure: take 2 or more")
+        raise ConfigurationError(f"--ranks {ranks}: a link joins two ranks, so use 2 or more")
     if started is None and ranks is not None and ranks > _MOST_RANKS:
         raise ConfigurationError(
             f"--ranks {ranks} are more than the {_MOST_RANKS} that one machine starts; see torchrun"

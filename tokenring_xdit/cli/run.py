@@ -33,15 +33,15 @@ def run_command(args: argparse.Namespace) -> None:
     """Make what a config and flags say."""
     path, overrides = _said(args)
     config = read_run(path, overrides, _mistakes_here)
-    if args.dry_run:
-        if os.environ.get("RANK", "0") == "0":
-            tell_run(config, as_json=args.json)
-        return
     if os.environ.get("RANK", "0") == "0":
         for output in config.outputs():
-            refuse_unwritable(output, f"output {output}")
-        if isinstance(config, RunConfig):
+            refuse_unwritable(output, f"output {output}", keep=not args.dry_run)
+        if args.dry_run:
+            tell_run(config, as_json=args.json)
+        elif isinstance(config, RunConfig):
             _note_limits(config)
+    if args.dry_run:
+        return
     written = _as_rank(config) if "RANK" in os.environ else _start_ranks(config)
     if written is None:
         return

@@ -19,7 +19,7 @@ def _built(args: argparse.Namespace) -> VerifiedSchedule:
 
 
 def _summary(name: str) -> str:
-    """What it does, and what it can be told."""
+    """What it does, and its options."""
     algorithm = ALGORITHMS[name]
     options = ((option, "auto" if value is None else value) for option, value in algorithm.options.items())
     return f"{algorithm.summary} [{','.join(f'{option}={value}' for option, value in options)}]"

@@ -36,7 +36,7 @@ def serve_command(args: argparse.Namespace) -> None:
     if config.ignored:
         print(f"note: {', '.join(config.ignored)} of the config: requests say that here", file=sys.stderr)
     if key is None and not args.host.startswith(_LOOPBACK):
-        print(f"note: without --api-key, whoever reaches {args.host} may ask", file=sys.stderr)
+        print(f"note: without --api-key, anyone who reaches {args.host} may send requests", file=sys.stderr)
     from tokenring_xdit.serve.server import serve
 
     waits = {"timeout": args.timeout, "grace": args.grace}

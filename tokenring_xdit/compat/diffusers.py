@@ -52,7 +52,7 @@ def from_pretrained(kind: Any, name: str, dtype: torch.dtype, **parts: Any) -> A
     Args:
         kind: Class of diffusers.
         name: Folder or hub name.
-        dtype: Of its weights.
-        **parts: Of a pipeline: those that are not loaded, as they are here.
+        dtype: Dtype of its weights.
+        **parts: Parts of a pipeline: those that are not loaded, as they are here.
     """
     return kind.from_pretrained(name, **{_DTYPE: dtype}, **parts)

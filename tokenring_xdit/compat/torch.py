@@ -90,7 +90,7 @@ def nccl_options(most_ctas: int | None, timeout: timedelta | None) -> Any:
     Args:
         most_ctas: Thread blocks, of a multiprocessor each, that a kernel of NCCL has at most; ``None`` for as many as
             NCCL takes. Left out where torch was built with an NCCL that does not know of it.
-        timeout: Of the group; ``None`` for torch's own.
+        timeout: Timeout of the group; ``None`` for torch's own.
 
     Returns:
         ``ProcessGroupNCCL.Options``; ``None`` where this torch has no NCCL.

@@ -54,7 +54,7 @@ class TimeKernel:
         tokens: Queries, and as many keys.
         heads: Heads.
         head_dim: Width of a head.
-        dtype: Of queries, keys and values.
+        dtype: Dtype of queries, keys and values.
         seconds: For how long, about.
     """
 
@@ -80,7 +80,7 @@ class CheckCall:
         kv_heads: Heads of keys and values.
         head_dim: Width of a head.
         text: Tokens whose keys every rank holds.
-        dtype: Of queries, keys and values.
+        dtype: Dtype of queries, keys and values.
     """
 
     schedule: str
@@ -99,10 +99,10 @@ class TimeCall:
 
     Attributes:
         schedule: As it is asked for.
-        tokens: Of each rank.
+        tokens: Tokens of each rank.
         heads: Heads.
         head_dim: Width of a head.
-        dtype: Of queries, keys and values.
+        dtype: Dtype of queries, keys and values.
         rounds: Timed calls.
     """
 

@@ -41,10 +41,10 @@ class Row:
     """Something that at least one of two checkups looked at.
 
     Attributes:
-        part: Of the checkup.
+        part: Part of the checkup.
         problem: What was computed.
         name: By which strategy, kernel or schedule.
-        figures: Of both checkups; ``None`` of one that did not look at it.
+        figures: Figures of both checkups; ``None`` of one that did not look at it.
     """
 
     part: str

@@ -38,7 +38,7 @@ def remarks_on_machine(machine: MachineFacts) -> Iterator[Finding]:
         built = "torch is a build without CUDA" if machine.cuda is None else "torch sees none"
         yield Finding(
             grade=Grade.NOTE,
-            said=f"No GPU: {built}. All was checked on this processor, over gloo; its times say nothing of GPUs. CUDA "
+            said=f"No GPU: {built}. Everything ran on the CPU, over gloo; its times say nothing about GPUs. CUDA "
             "graphs, of calls and of steps (captured+STRATEGY), were left out.",
             advice="" if machine.driver is None else "There is a GPU driver: install a build of torch for its CUDA.",
         )
@@ -103,7 +103,7 @@ def _of_peers(machine: MachineFacts) -> Iterator[Finding]:
         )
         yield Finding(
             grade=Grade.NOTE,
-            said=f"{some} the memory of another (no P2P): NCCL takes the way through main memory, which is slower.",
+            said=f"{some} the memory of another (no P2P): NCCL goes through main memory, which is slower.",
             advice="P2P is off on most consumer cards, in most virtual machines, and behind an IOMMU or PCIe's access "
             "control (ACS): ask who runs the machine.",
         )
@@ -149,7 +149,7 @@ def _of_exactness(checkup: Checkup) -> Iterator[Finding]:
         yield Finding(
             grade=Grade.WRONG,
             said=f"Schedule '{worst.schedule}' ({worst.mask}, {worst.problem}, {worst.dtype}) {what}. "
-            f"{len(bad)} of its {len(results)} calls are not as softmax in fp64.",
+            f"{len(bad)} of its {len(results)} calls differ from softmax in fp64.",
             advice=f"Do not use '{name}' on this machine, and send us doctor.json.",
         )
     if any(part.name == "exactness" and part.state is PartState.DONE for part in checkup.parts):
@@ -216,7 +216,7 @@ def _of_topology(checkup: Checkup) -> Iterator[Finding]:
     if checkup.topology is None:
         yield Finding(
             grade=Grade.NOTE,
-            said=f"No topology file was written: {checkup.topology_said or 'nothing joins the ranks'}.",
+            said=f"No topology file was written: {checkup.topology_said or 'the ranks have no links'}.",
             advice="Schedule auto tries some schedules then, and keeps the fastest.",
         )
     else:

@@ -20,7 +20,7 @@ class GpuFacts(Entry):
 
     Attributes:
         name: As its maker calls it.
-        memory_bytes: Of memory.
+        memory_bytes: Bytes of memory.
         capability: Compute capability, major and minor.
     """
 
@@ -38,11 +38,11 @@ class MachineFacts(Entry):
         python: Version.
         cpu: Name of the processor.
         cores: How many.
-        memory_bytes: Of main memory; ``None`` where the system does not say.
-        versions: Of packages; ``None`` where one is not installed.
+        memory_bytes: Bytes of main memory; ``None`` where the system does not say.
+        versions: Versions of packages; ``None`` where one is not installed.
         cuda: That torch was built for; ``None`` for a build without.
         nccl: Version in torch; ``None`` where it has none.
-        driver: Of the GPUs; ``None`` where there is none.
+        driver: Driver of the GPUs; ``None`` where there is none.
         gpus: The GPUs that torch sees.
         peers: Pairs of GPUs, by their indices, of which the first reaches the memory of the second.
         smi: What ``nvidia-smi topo -m`` says, as a topology file has it; ``None`` where it says nothing of use.

@@ -58,7 +58,7 @@ def page(checkup: Checkup, topology_line: str | None, reports: Mapping[str, str]
         _findings(checkup),
         *(_machine(checkup.machine) if checkup.machine is not None else ()),
         _section("Nodes", "", _nodes(checkup)),
-        _section("Exactness", "Largest error of each schedule's calls beside softmax in fp64.", _exactness(checkup)),
+        _section("Exactness", "Largest error of each schedule's calls against softmax in fp64.", _exactness(checkup)),
         _section("Messages", _about_messages(checkup), _messages(checkup)),
         _topology(checkup, topology_line),
         _section("Kernels", "One device, a full mask; the median.", _kernels(checkup)),

@@ -145,7 +145,7 @@ class TorchrunRanks(Ranks):
 
 
 class _LentPool(Pool):
-    """Ranks for somebody who asks them in a ``with`` block, and hands them back."""
+    """Ranks to use in a ``with`` block, given back at its end."""
 
     def __init__(self, pool: TorchrunPool) -> None:
         self._pool, self.workers = pool, pool.workers

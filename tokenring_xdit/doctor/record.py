@@ -40,7 +40,7 @@ class PartOutcome(Entry):
     """How a part ended.
 
     Attributes:
-        name: Of the part.
+        name: Name of the part.
         state: How.
         said: Why, where it was not done; empty otherwise.
         seconds: What it took.
@@ -81,7 +81,7 @@ class ExactnessResult(Entry):
         schedule: As it is asked for.
         mask: ``full`` or ``causal``.
         problem: Shards, heads and the like.
-        dtype: Of queries, keys and values.
+        dtype: Dtype of queries, keys and values.
         error: Largest difference of outputs, as a share of the largest expected output, or of log-sum-exps, whichever
             is larger; ``None`` where there is no number.
         limit: That the error may have.
@@ -105,8 +105,8 @@ class KernelTiming(Entry):
     Attributes:
         kernel: Its name.
         problem: Tokens and heads.
-        dtype: Of queries, keys and values.
-        seconds: Of a call, the median; ``None`` where it cannot run.
+        dtype: Dtype of queries, keys and values.
+        seconds: Seconds of a call, the median; ``None`` where it cannot run.
         flops: Floating-point operations a second.
         error: Beside softmax in fp64, as a share of the largest expected output.
         exact: Whether that is within the dtype's limit.
@@ -175,7 +175,7 @@ class Checkup(Entry):
     """A checkup of a machine: all of ``doctor.json``.
 
     Attributes:
-        version: Of this form.
+        version: Version of this form.
         package: Version of tokenring-xdit.
         command: What the user typed.
         started: When, in ISO 8601.

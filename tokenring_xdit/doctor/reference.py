@@ -14,7 +14,7 @@ def made(seed: int, shape: tuple[int, int, int, int], peak: float) -> Tensor:
     """Normal numbers ``[B, H, S, D]`` in fp32 on the CPU, the same wherever they are made.
 
     Args:
-        seed: Of the numbers.
+        seed: Seed of the numbers.
         shape: Their shape.
         peak: Their scale. With 2 for queries and keys a query attends to few keys, as those of trained models do, and
             a key that is missed or counted twice shows.

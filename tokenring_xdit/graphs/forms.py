@@ -47,7 +47,7 @@ class Described:
     """A call before it is made.
 
     Attributes:
-        form: Of the call.
+        form: Form of the call.
         tensors: The tensors among its arguments, each once, in the order in which they were found.
         obstacle: Why the call cannot be replayed, or ``None`` where its arguments do not keep it from that.
     """

@@ -43,7 +43,7 @@ class Proposal:
     """What one rank could do with a call.
 
     Attributes:
-        digest: Of the call's form.
+        digest: Digest of the call's form.
         rehearsals: Calls of that form that it has rehearsed.
         captured: Whether it has a graph of it.
         obstacle: Why it cannot be replayed; empty where it can.
@@ -55,7 +55,7 @@ class Proposal:
     obstacle: str
 
     def to_plain(self) -> tuple[str, int, bool, str]:
-        """As it is told to the other ranks."""
+        """As it is sent to the other ranks."""
         return self.digest, self.rehearsals, self.captured, self.obstacle
 
     @classmethod
@@ -149,7 +149,7 @@ class Ledger(Generic[_Kept, _Prepared]):
         """What this rank could do with a call.
 
         Args:
-            form: Of the call.
+            form: Form of the call.
             stamp: Differs where weights are others, or lie elsewhere, than before: no graph survives that.
             obstacle: Why it cannot be replayed, as far as can be seen from outside.
         """
@@ -168,7 +168,7 @@ class Ledger(Generic[_Kept, _Prepared]):
         """Count a call.
 
         Returns:
-            What the user has to be told now, once.
+            The message for the user, logged once.
         """
         first: str | None = None
         if move is GraphMove.EAGER:
@@ -202,7 +202,7 @@ class Ledger(Generic[_Kept, _Prepared]):
         """Note that a call was rehearsed.
 
         Args:
-            form: Of the call.
+            form: Form of the call.
             prepared: What is kept for the next one.
             counts: Whether it counts; not where something is still to be chosen.
         """

@@ -85,7 +85,7 @@ class GraphedCalls:
     and makes it (:meth:`__call__`). So the ranks have agreed before anything is captured or replayed.
 
     Args:
-        name: Of the model, for messages.
+        name: Name of the model, for messages.
         recorder: Records calls.
         exchange: Gives a value of every rank, and what it is about, to all of them; for captures, which are few.
         watch: Opened round rehearsals and captures; the list that it gives then holds what was decided on the host by

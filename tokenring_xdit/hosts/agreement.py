@@ -47,7 +47,7 @@ _Parts = list[tuple[float, float]]
 
 
 class noting:  # noqa: N801
-    """Keeps what goes wrong inside, so that it can be told to all ranks before it is raised.
+    """Keeps what goes wrong inside, so that all ranks learn of it before it is raised.
 
     Args:
         problem: What went wrong before; nothing else is noted then.
@@ -116,7 +116,7 @@ def refuse_differing(
     """Refuse what is not the same on all ranks.
 
     Args:
-        everyone: Of each rank, values in words, by name.
+        everyone: For each rank, values in words, by name.
         doing: What all ranks do.
         remedy: What to do about it.
         remedies: What to do about some of them, by name.
@@ -198,7 +198,7 @@ def agree_on_result(pipeline: str, result: Any) -> None:
 def noise_of_the_first_rank(device: torch.device) -> Iterator[None]:
     """Inside, the global generators of all ranks are in the state that the first rank's have when it is entered.
 
-    So what draws noise without being handed a generator (schedulers, callbacks) draws the same on every rank, and the
+    So code that makes noise without a generator (schedulers, callbacks) makes the same on every rank, and the
     same as one process with the first rank's seed. The other ranks have their own states again afterwards.
 
     Args:

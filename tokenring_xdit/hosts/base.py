@@ -77,7 +77,7 @@ class Pipeline:
     """A class of pipelines (or of models that are called by themselves) that was compared with one process.
 
     Attributes:
-        name: Of the class.
+        name: Name of the class.
         spellings: What its call names fields of a request, where it is not what most pipelines do.
         each_prompt: Options of its call of which a list means one for each prompt.
         image: What its call names the picture that it starts from, or is controlled by.

@@ -41,7 +41,7 @@ GRAPHS_NEED_RANKS = (
 
 
 class Output(Enum):
-    """Which ranks get what the pipeline makes; the others get ``None``."""
+    """Which ranks get the result of the pipeline; the others get ``None``."""
 
     EVERY_RANK = "every rank"
     FIRST_RANK = "the first rank"
@@ -70,7 +70,7 @@ def agreed_host(model: Any, asked: Callable[[], _Host], doing: str, **beside: st
 
     Args:
         model: What it is to spread.
-        asked: Makes the host. What it refuses is told to all ranks.
+        asked: Makes the host. All ranks learn what it refuses.
         doing: What all ranks are to do together with the model.
         **beside: What else has to be the same on all ranks.
 
@@ -98,7 +98,7 @@ def spread_over_ranks(pipe: _Pipeline, asked: Callable[[], PipelineHost], output
 
     Args:
         pipe: The pipeline, loaded and on this rank's device.
-        asked: Makes the host with what the user asks for. What it refuses is told to all ranks.
+        asked: Makes the host with what the user asks for. All ranks learn what it refuses.
         output: Which ranks get the result.
 
     Returns:

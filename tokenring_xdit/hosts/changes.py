@@ -10,7 +10,7 @@ from tokenring_xdit.attention.checks import DTYPES
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.hosts.caches import refuse_cache
 
-__all__ = ["TOKEN_WISE", "refuse_alone", "refuse_changes", "refuse_offloaded"]
+__all__ = ["TOKEN_WISE", "refuse_alone", "refuse_autocast", "refuse_changes", "refuse_offloaded"]
 
 TOKEN_WISE = "tokenring_token_wise"
 """Attribute of a hook that says it looks at each token by itself, so that it may see a rank's tokens alone."""
@@ -45,16 +45,29 @@ def refuse_changes(model: Any, kind: str) -> None:
                 f"the {kind} is in training mode, where every rank would drop out other values: call "
                 "pipe.transformer.eval()"
             )
-    if any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
-        raise UnsupportedError(
-            f"the {kind} was called inside torch.autocast, under which queries and keys have different dtypes: call "
-            "the pipeline outside of it, after pipe.to(torch.bfloat16), say"
-        )
+    refuse_autocast(kind, "call the pipeline outside of it, after pipe.to(torch.bfloat16), say")
     dtype = model.dtype
     if dtype.is_floating_point and dtype.itemsize > 1 and dtype not in DTYPES:
         raise UnsupportedError(
             f"the {kind} has {dtype}, which attention over ranks does not take: use "
             f"{', '.join(map(str, DTYPES[:-1]))} or {DTYPES[-1]}"
+        )
+
+
+def refuse_autocast(kind: str, instead: str) -> None:
+    """Refuse calls inside of autocast, which was not compared with one process.
+
+    Args:
+        kind: The model's class, for the message.
+        instead: What to do.
+
+    Raises:
+        UnsupportedError: It is on.
+    """
+    if any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
+        raise UnsupportedError(
+            f"the {kind} was called inside torch.autocast, under which queries and keys have different dtypes: "
+            f"{instead}"
         )
 
 

@@ -1,8 +1,8 @@
 """Which of the tokens that each rank holds are real keys: no padding, no masked text.
 
-Host libraries pad sequences so that every rank gets as many tokens, and some models mask text. As keys stay
-at home under TokenRing, a rank just leaves the others out of its own keys and nobody has to be told.
-What stands in front of a model call says what its tokens are; what computes attention reads it.
+Host libraries pad sequences so that every rank gets as many tokens, and some models mask text. TokenRing
+does not send keys, so each rank leaves the others out of its own keys, without messages. Code before a model call
+declares what its tokens are; attention reads that.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class KeyLayout:
             that reach attention as joint tensors; ``None`` where all of them are real.
         replicated_in_front: Tokens at the front of every rank's sequence that it shares with all
             others, although they are no joint tensors.
-        computed: Whether ``real`` is computed by operators from what the call is given. A call that may be recorded
+        computed: Whether both masks are computed by operators from what the call is given. A call that may be recorded
             then leaves it on the device, where each replay computes it again, until somebody has it :meth:`read`.
 
     Attributes:
@@ -76,16 +76,17 @@ class KeyLayout:
         replicated_in_front: int = 0,
         computed: bool = False,
     ) -> None:
-        self._real = real
-        self._home = None if replicated_real is None else KeyMask(replicated_real)
+        self._real, self._replicated = real, replicated_real
+        self._home: KeyMask | None = None
         self._masks: dict[tuple[int, int], KeyMask | None] = {}
         self.replicated_in_front = replicated_in_front
         self._hides, self.on_device = True, True
         self._count = 0
         self.key: Hashable = ("on the device", tuple(real.shape), replicated_in_front)
-        if replicated_real is not None or not computed or not may_be_recorded():
+        if not computed or not may_be_recorded():
             self.read("which keys are real is read from a mask in each call")
-            self._hides |= replicated_real is not None and not bool(replicated_real.all())
+        elif replicated_real is not None:
+            self._home = DeviceKeyMask(replicated_real, settled=True)
 
     def read(self, why: str) -> None:
         """Have the host look at the mask, so that hidden keys are left out of what is planned.
@@ -96,6 +97,9 @@ class KeyLayout:
         decided_on_the_host(why)
         self._real = self._real.cpu()
         self._hides, self.on_device = not bool(self._real.all()), False
+        if self._replicated is not None:
+            self._home = KeyMask(self._replicated)
+            self._hides |= not bool(self._replicated.all())
         self._count = int(self._real[0].sum())
         self._masks.clear()
         digest = hashlib.sha256(self._real.numpy().tobytes()).hexdigest()

@@ -26,10 +26,10 @@ def parallelize(model: _Model, *, host: str | None = None, **options: Any) -> _M
     """Spread a pipeline of diffusers, or a language model of transformers, over the ranks of ``torchrun``.
 
     Args:
-        model: What is spread; it is changed in place.
-        host: Which library does it: ``diffusers`` or ``xfuser`` for pipelines, ``transformers`` for language models.
-            ``None`` takes the one of them that can and of which fewer faults have to be repaired; the log says which.
-        **options: Those of :func:`tokenring_xdit.hosts.xfuser.parallelize` and
+        model: The pipeline or language model; it is changed in place.
+        host: Library that shards it: ``diffusers`` or ``xfuser`` for pipelines, ``transformers`` for language models.
+            ``None`` takes a library that supports the request, the one that needs fewer repairs; the log names it.
+        **options: Options of :func:`tokenring_xdit.hosts.xfuser.parallelize` and
             :func:`tokenring_xdit.hosts.diffusers.parallelize` for pipelines, and of
             :func:`tokenring_xdit.hosts.transformers.parallelize` for language models.
 
@@ -37,8 +37,8 @@ def parallelize(model: _Model, *, host: str | None = None, **options: Any) -> _M
         ``model``.
 
     Raises:
-        ConfigurationError: There is no such host for it.
-        TokenRingError: The host refuses what was asked; the same on all ranks.
+        ConfigurationError: This host does not exist, or not for this model.
+        TokenRingError: The host refuses the request; the same error on all ranks.
     """
     inside = getattr(model, "_orig_mod", model)  # of torch.compile
     libraries = [kind.__module__.partition(".")[0] for kind in type(inside).__mro__]

@@ -21,7 +21,7 @@ class ProcessorSlot:
     """One attention module, and the processors that may stand in it.
 
     Args:
-        name: Of the module, for messages.
+        name: Name of the module, for messages.
         module: The module.
         known: Names of diffusers' classes that were compared.
         replace: Gives the processor that reaches all ranks' keys for one of those; ``None`` where it may stay.
@@ -29,7 +29,7 @@ class ProcessorSlot:
         instead: What to do in the place of another one.
 
     Attributes:
-        name: Of the module.
+        name: Name of the module.
         module: The module.
     """
 

@@ -60,7 +60,7 @@ def may_be_recorded() -> bool:
 
 @contextmanager
 def watching_decisions() -> Iterator[list[str]]:
-    """Inside, the list holds what :func:`decided_on_the_host` is told."""
+    """Inside, the list collects the arguments of :func:`decided_on_the_host`."""
     before, RUNNING.decisions = RUNNING.decisions, []
     try:
         yield RUNNING.decisions

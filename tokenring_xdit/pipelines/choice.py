@@ -67,7 +67,7 @@ _DRAW = frozenset(
         "TCD",
     )
 )
-"""Schedulers that draw noise in each step."""
+"""Schedulers that add noise in each step."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def refuse_scheduler(wanted: str, config: Mapping[str, Any], pipeline_class: typ
 
     Args:
         wanted: Class of diffusers.
-        config: Of the model's own scheduler.
+        config: Config of the model's own scheduler.
         pipeline_class: The class of its pipeline.
 
     Raises:
@@ -250,8 +250,8 @@ def refuse_scheduler(wanted: str, config: Mapping[str, Any], pipeline_class: typ
         )
     if wanted in _DRAW and not hasattr(pipeline_class, "prepare_extra_step_kwargs"):
         raise ConfigurationError(
-            f"scheduler: {wanted} draws noise in each step, for which {pipeline_class.__name__} does not hand it the "
-            "seed: choose another one, or leave it out"
+            f"scheduler: {wanted} adds noise in each step, and {pipeline_class.__name__} does not pass it the seed: "
+            "choose another one, or leave it out"
         )
 
 

@@ -44,38 +44,39 @@ class Engine:
                 print(piece, end="")
 
     Works in notebooks and in scripts without a ``__main__`` guard. A request that fails, or is cancelled, raises one
-    readable error and the next one is served. The ranks keep their model where all of them stopped at the same point;
-    where one died, hung, or failed in the middle of a step (memory that runs out there, say), they are started again,
+    readable error and the next one is served. The ranks keep their model if all of them stopped at the same point;
+    if one died, hung, or failed in the middle of a step (out of memory, for example), they are started again,
     as messages may be left between them. They end when the engine is closed or garbage-collected, and when its process
     ends, however that happens.
 
-    While a request is waited for in the main thread, Ctrl-C (a notebook's *interrupt* too) gives it up at the next
-    step, or token, and raises ``KeyboardInterrupt``; a second one does not wait for that, and costs loading again.
+    While the main thread waits for a request, Ctrl-C (a notebook's *interrupt* too) cancels it at the next
+    step, or token, and raises ``KeyboardInterrupt``; a second one does not wait, and the model is loaded again.
 
     Args:
         model: Folder or hub name of a diffusers pipeline, or of a causal language model of transformers, which its
             ``config.json`` tells; ``embedded`` is the small Flux of this package, ``random-flux:...`` one with random
             weights, ``smollm2`` a small language model.
         tokenring_degree: Ranks that TokenRing shards the sequence over.
-        ulysses_degree: Of pipelines: ranks that Ulysses shards the heads over.
-        schedule: Of pipelines: what the TokenRing ranks exchange and when.
-        attention_backend: Of pipelines: xfuser's kernel for attention on one rank; one rank alone has diffusers' own.
-        data_parallel_degree: Of pipelines: replicas of all that; the prompts of a list are dealt out to them.
+        ulysses_degree: For pipelines: ranks that Ulysses shards the heads over.
+        schedule: For pipelines: what the TokenRing ranks exchange and when.
+        attention_backend: For pipelines: xfuser's kernel for attention on one rank; a single rank uses diffusers' own.
+        data_parallel_degree: For pipelines: replicas of these ranks; they share the prompts of a list.
         dtype: ``float32``, ``bfloat16`` or ``float16``; by default ``bfloat16`` on GPUs, ``float32`` without.
-        timeout: Seconds without any sign of life from the ranks, while loading or between steps (tokens; reading a
-            prompt is one step), after which they are given up. A rank that dies is known at once, one that is stopped
+        timeout: Seconds without progress of the ranks, while loading or between steps (tokens; reading a
+            prompt is one step), after which they are killed. A rank that dies is noticed at once, one that is stopped
             after ``TOKENRING_LIVENESS_LIMIT`` seconds (30).
-        largest_side: Of pipelines: pixels that width and height may have; more are taken for a slip of the finger.
-        tokens_per_rank: Of language models: tokens whose keys a rank may hold, of all chats together; ``None`` for any
-            number. Chats that were asked longest ago make room; what does not fit alone is refused.
-        kept_chats: Of language models: how many chats' keys are kept; those of others are computed anew when asked.
-        task: Of pipelines: ``text-to-image``, ``image-to-image``, ``inpainting``, ``text-to-video``,
-            ``image-to-video`` or ``video-to-video``, for which the class is chosen as diffusers' AutoPipeline does; by
+        largest_side: For pipelines: most pixels of width and height, against typing errors.
+        tokens_per_rank: For language models: tokens whose keys a rank may hold, of all chats together; ``None`` for any
+            number. The least recently used chats are dropped; a chat that does not fit alone is refused.
+        kept_chats: For language models: number of chats whose keys are kept; others are computed again at their next
+            question.
+        task: For pipelines: ``text-to-image``, ``image-to-image``, ``inpainting``, ``text-to-video``,
+            ``image-to-video`` or ``video-to-video``, for which diffusers' AutoPipeline chooses the class; by
             default it is the class that the model names.
-        controlnet: Of pipelines: folder or hub name of a ControlNet, whose pictures are ``control_image`` of requests.
-        scheduler: Of pipelines: class of diffusers' that steps in the place of the model's own.
-        loras: Of pipelines: files, folders or hub names of LoRAs, or pairs of one and its scale.
-        cuda_graphs: Of pipelines: capture calls of the transformer as CUDA graphs, and replay them (``docs/gpu.md``).
+        controlnet: For pipelines: folder or hub name of a ControlNet, whose pictures are ``control_image`` of requests.
+        scheduler: For pipelines: scheduler class of diffusers, instead of the model's own.
+        loras: For pipelines: files, folders or hub names of LoRAs, or pairs of one and its scale.
+        cuda_graphs: For pipelines: capture calls of the transformer as CUDA graphs, and replay them (``docs/gpu.md``).
         ray: ``auto``, or ``HOST:PORT`` of the head of a Ray cluster that this machine is in: ranks are started on its
             nodes (``docs/serving.md``), in a placement group of their own, or in the last bundles of one that is given
             here. By default they are on this machine, without Ray.
@@ -113,7 +114,7 @@ class Engine:
         self._texts: Texts | None = None
         if is_text_model(model):
             _refuse(
-                "pipelines that draw",
+                "pipelines of pictures",
                 f"'{model}' is a language model",
                 ulysses_degree=(ulysses_degree, 1),
                 schedule=(schedule, DEFAULT_SCHEDULE),
@@ -138,7 +139,7 @@ class Engine:
         else:
             _refuse(
                 "language models",
-                f"'{model}' draws",
+                f"'{model}' makes pictures",
                 tokens_per_rank=(tokens_per_rank, None),
                 kept_chats=(kept_chats, KEPT_CHATS),
             )
@@ -165,12 +166,17 @@ class Engine:
 
     @property
     def workers(self) -> list[StartedRank]:
-        """The ranks, by replica and rank, for whoever watches them; empty as :attr:`processes` is."""
+        """The ranks, by replica and rank, for monitoring; empty as :attr:`processes` is."""
         return self._serving.ranks.workers
 
     @property
+    def cluster(self) -> str | None:
+        """Which Ray cluster the ranks are on: its address, and the GPUs that it has; ``None`` for this machine."""
+        return self._serving.ranks.cluster
+
+    @property
     def timeout(self) -> float:
-        """Seconds without any sign of life after which ranks are given up; may be set between two requests."""
+        """Seconds without progress after which ranks are killed; may be set between two requests."""
         return self._serving.ranks.timeout
 
     @timeout.setter
@@ -179,14 +185,14 @@ class Engine:
 
     @property
     def last_seed(self) -> int | None:
-        """Seed of the last request, given or drawn; ``None`` before the first."""
+        """Seed of the last request, given or random; ``None`` before the first."""
         return self._serving.last_seed
 
     @property
     def graph_reports(self) -> tuple[Mapping[str, GraphReport], ...]:
-        """What became of the transformers' calls until the end of the last request, by name.
+        """How many calls of the transformers were replayed, captured or eager until the end of the last request.
 
-        One for each replica that it was dealt out to; empty without ``cuda_graphs``.
+        One for each replica that took part; empty without ``cuda_graphs``.
         """
         return () if self._pictures is None else self._pictures.graph_reports
 
@@ -194,7 +200,7 @@ class Engine:
     def memory(self) -> tuple[MemoryUse, ...]:
         """What ranks held in memory for the last request that was served, by replica and rank.
 
-        Empty before the first one, and where the system does not tell.
+        Empty before the first one, and on systems without this information.
         """
         return self._serving.memory
 
@@ -205,6 +211,16 @@ class Engine:
         What TokenRing sends; Ulysses' own exchanges are not counted.
         """
         return self._serving.sent
+
+    @property
+    def exposed(self) -> tuple[float, ...]:
+        """Share of the steps in which each rank waited for messages of attention, in the last request that was served.
+
+        From 0 to 1, by replica and rank, without the first step and Ulysses' own exchanges; of a language model the
+        share of all that it took to read and to answer. Empty where that cannot be seen: on GPUs, whose streams wait,
+        for pictures with previews, and with fewer than two steps.
+        """
+        return self._serving.exposed
 
     def generate(
         self,
@@ -222,9 +238,9 @@ class Engine:
         progress: bool = True,
         **options: Any,
     ) -> list[Any]:
-        """Make pictures or videos; what is ``None`` is left to the pipeline.
+        """Make pictures or videos; the pipeline has a default for each ``None``.
 
-        The prompts of a list are made together, as one batch or dealt out to the replicas. Each picture has its own
+        The prompts of a list are one batch, or are divided among replicas. Each picture has its own
         seed, the first one ``seed`` and the next ones the numbers that follow, so it is the same however it is made.
 
         Args:
@@ -234,19 +250,19 @@ class Engine:
             height: Height in pixels.
             frames: Frames of a video.
             steps: Denoising steps.
-            seed: Seed of the first picture; without one a seed is drawn, which :attr:`last_seed` tells.
+            seed: Seed of the first picture; without one a random seed is used, which is :attr:`last_seed`.
             guidance: Guidance scale.
             callback: Called in this thread after each step; what it raises cancels the request and is raised here.
-            preview: Show the callback what is about to be made, after each step or after those of these numbers; every
-                preview costs a decoding.
+            preview: Give the callback a preview after each step, or after the steps of these numbers; every
+                preview costs one decoding.
             progress: Show a progress bar.
             **options: Further arguments of the diffusers pipeline's call, such as ``image``, ``mask_image``,
                 ``control_image`` (PIL pictures, or a list of them), ``video`` (a list of PIL frames) and ``strength``.
-                ``prompt_embeds`` stand in the place of a prompt, which is ``""`` then.
+                ``prompt_embeds`` replace a prompt, which is ``""`` then.
 
         Returns:
             A PIL picture for each prompt, or a list of PIL frames for each, without sound; ``output_type="latent"``,
-            ``"np"`` or ``"pt"`` gives what the pipeline makes of it instead.
+            ``"np"`` or ``"pt"`` gives the pipeline's output of that type instead.
 
         Raises:
             TokenRingError: The request was refused; the message says what the pipeline takes.
@@ -275,16 +291,16 @@ class Engine:
         preview: bool | Collection[int] = False,
         **arguments: Any,
     ) -> PendingPictures:
-        """Ask for what :meth:`generate` makes, and wait for nothing.
+        """Start :meth:`generate` and return at once.
 
-        Requests are served one after the other. What this returns cancels its own and no other, iterates over its
-        ``steps()``, tells ``seconds_left``, and waits for the ``result()``.
+        Requests are served one after the other. The returned object can cancel this request, iterate over its
+        ``steps()``, estimate ``seconds_left``, and wait for the ``result()``.
 
         Args:
             prompt: One prompt, or a list.
-            seed: Seed of the first picture; without one a seed is drawn.
-            preview: Have steps show what is about to be made.
-            **arguments: The others of :meth:`generate`, but ``callback`` and ``progress``.
+            seed: Seed of the first picture; without one a random seed is used.
+            preview: Add a preview to each step.
+            **arguments: The others of :meth:`generate`, except ``callback`` and ``progress``.
 
         Raises:
             TokenRingError: The request was refused; the message says what the pipeline takes.
@@ -305,10 +321,10 @@ class Engine:
         guidance: float | None = None,
         **options: Any,
     ) -> Request:
-        """Refuse what :meth:`generate` would refuse before any work, from any thread; its arguments.
+        """Check arguments of :meth:`generate`, from any thread, and refuse what it would refuse.
 
         Returns:
-            The request, with what the model knows better than its pipeline.
+            The request, with the defaults of the model.
 
         Raises:
             TokenRingError: The request is refused; the message says what the pipeline takes.
@@ -332,18 +348,20 @@ class Engine:
     def chat(self, *, context: str = "", messages: Sequence[Mapping[str, str]] = ()) -> Chat:
         """Begin a conversation with a language model.
 
-        Several may go on side by side; their questions are answered one after the other, and their keys are kept apart.
+        Several may be open; their questions are answered one after the other, and each has its own keys.
 
         Args:
-            context: A text that it is about, of any length; it is read together with the first question.
-            messages: What was said before, as mappings with ``role`` (``system``, ``user`` or ``assistant``) and
+            context: A text of any length that it is about; it is read with the first question.
+            messages: Earlier messages, as mappings with ``role`` (``system``, ``user`` or ``assistant``) and
                 ``content``.
 
         Raises:
-            ConfigurationError: The model draws, or these are no texts.
+            ConfigurationError: The model makes pictures, or these are no texts.
         """
         if self._texts is None:
-            raise ConfigurationError(f"chat is for language models, and '{self._model}' draws: use generate(...)")
+            raise ConfigurationError(
+                f"chat is for language models, and '{self._model}' makes pictures: use generate(...)"
+            )
         return self._texts.chat(context, messages)
 
     def start(self) -> None:
@@ -355,11 +373,11 @@ class Engine:
         self._serving.ranks.start()
 
     def cancel(self) -> None:
-        """Give the running request up at its next step, from any thread; without one nothing happens."""
+        """Cancel the running request at its next step, from any thread; without one nothing happens."""
         self._serving.ranks.cancel_running()
 
     def close(self) -> None:
-        """End the ranks; a request that runs fails. May be called again."""
+        """End the ranks; a running request fails. May be called again."""
         self._serving.ranks.close()
 
     def __enter__(self) -> Engine:
@@ -373,7 +391,7 @@ class Engine:
     def _drawing(self) -> Pictures:
         if self._pictures is None:
             raise ConfigurationError(
-                f"generate draws, and '{self._model}' is a language model: use chat(context=...).ask(...)"
+                f"generate makes pictures, and '{self._model}' is a language model: use chat(context=...).ask(...)"
             )
         return self._pictures
 

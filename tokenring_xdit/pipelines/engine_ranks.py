@@ -34,7 +34,7 @@ class Turn:
     """A request's use of the ranks.
 
     Attributes:
-        number: Of the request; :data:`~tokenring_xdit.pipelines.replicas.LOADING` before its turn has come.
+        number: Number of the request; :data:`~tokenring_xdit.pipelines.replicas.LOADING` before its turn has come.
         cancelled: Whether somebody wants it given up.
         started: Whether ranks had to be started for it.
     """
@@ -50,7 +50,7 @@ class EngineRanks:
     Args:
         program: What each of them serves; see :func:`tokenring_xdit.workers.loop.serve`.
         setup: The command with which they load.
-        ranks: Of one replica.
+        ranks: Ranks of one replica.
         replicas: How many of those there are.
         timeout: Seconds without any sign of life from the ranks, after which they are given up.
         place: Where they are; this machine by default.
@@ -96,8 +96,13 @@ class EngineRanks:
         return [worker for share in self.running for worker in share.pool.workers]
 
     @property
+    def cluster(self) -> str | None:
+        """Which cluster they are on; ``None`` for this machine."""
+        return self._replicas.cluster
+
+    @property
     def packing(self) -> Packing:
-        """How they are told what to do."""
+        """How commands reach them."""
         return self._replicas.packing
 
     @property
@@ -200,7 +205,7 @@ class EngineRanks:
 
         Args:
             turn: Which was taken.
-            shares: Of :attr:`running`.
+            shares: Shares of :attr:`running`.
             commands: One for each.
             show: Called with what ranks tell on the way; what it raises cancels the request and is raised here.
 

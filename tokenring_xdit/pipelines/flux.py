@@ -29,7 +29,7 @@ _AREA = "max_area"
 """What Kontext's call calls the pixels to which it scales whatever size it is given."""
 
 _KONTEXT_SIDE = 1024
-"""Width and height of what Kontext makes where nothing is said."""
+"""Width and height of what Kontext makes by default."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class FluxModel(Model):
 
 @dataclass(frozen=True)
 class KontextModel(Model):
-    """A pipeline of FLUX.1 Kontext, which keeps of a size only its form unless it is told its pixels as well."""
+    """A pipeline of FLUX.1 Kontext, which keeps of a size only its form unless it gets its pixels as well."""
 
     def complete(self, request: Request) -> Request:
         """Fill in the size, and have exactly that size made."""

@@ -40,7 +40,7 @@ def save(medium: Any, path: Path | str, *, frames_per_second: int = 16) -> None:
     Args:
         medium: A PIL picture, or a list of them, as :func:`media_of` returns them.
         path: A name that ends in ``.png`` or ``.mp4``.
-        frames_per_second: Of the video.
+        frames_per_second: Frames per second of the video.
 
     Raises:
         ConfigurationError: The name does not fit, or what writes videos is not installed.

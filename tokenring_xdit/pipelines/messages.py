@@ -79,12 +79,15 @@ class Served:
         graphs: What became of the transformers' calls so far, by name, where they are replayed as CUDA graphs.
         memory: What this rank held; ``None`` where that cannot be measured.
         sent: Bytes that this rank sent for attention.
+        exposed: Share of the steps in which it waited for messages of attention; ``None`` where that is not known
+            (see :class:`tokenring_xdit.pipelines.exposed.ExposedMeter`).
     """
 
     media: list[Any]
     graphs: dict[str, GraphReport]
     memory: MemoryUse | None = None
     sent: int = 0
+    exposed: float | None = None
 
 
 @dataclass(frozen=True)

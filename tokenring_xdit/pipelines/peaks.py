@@ -31,7 +31,7 @@ class PeakMeter:
 
     Args:
         device: Where the rank computes.
-        ranks: Of this machine, which share its memory where there is no GPU.
+        ranks: Ranks of this machine, which share its memory where there is no GPU.
     """
 
     def __init__(self, device: torch.device, ranks: int) -> None:

@@ -31,10 +31,10 @@ class Reply:
         tokens: Its tokens, as numbers of the model's vocabulary.
         prompt_tokens: Tokens of the conversation before it.
         reused_tokens: How many of these had been computed before.
-        ended: Whether the model ended it, or a text of ``stop`` came; ``False`` where it has as many tokens as allowed.
-        keys: Tokens of the conversation whose keys each rank holds, in the layer where they are most.
-        seed: Of what was drawn.
-        seconds: What it took the ranks.
+        ended: Whether the model or a text of ``stop`` ended it; ``False`` if it reached the limit of tokens.
+        keys: Tokens of the conversation whose keys each rank holds, in the layer with most.
+        seed: Seed of the sampling.
+        seconds: Seconds that the ranks took.
     """
 
     text: str
@@ -138,20 +138,20 @@ class PendingWork(Generic[Made, Piece]):
 
 
 class PendingReply(PendingWork[Reply, str]):
-    """An answer that is on its way; its arguments are those of :class:`PendingWork`."""
+    """A running answer; its arguments are those of :class:`PendingWork`."""
 
     def pieces(self) -> Pieces:
-        """The answer piece by piece, as it comes, for one reader; closing or dropping the iterator gives it up."""
+        """The answer piece by piece, as it comes, for one reader; closing or dropping the iterator cancels it."""
         return Pieces(self)
 
 
 class PendingPictures(PendingWork[list[Any], Step]):
-    """Pictures or videos that are on their way.
+    """Pictures or videos that are being made.
 
     Args:
         ranks: As for :class:`PendingWork`.
         work: As for it.
-        request: What is made.
+        request: The request.
 
     Attributes:
         seed: Seed of the first picture.
@@ -165,14 +165,14 @@ class PendingPictures(PendingWork[list[Any], Step]):
         super().__init__(ranks, work)
 
     def steps(self) -> Iterator[Step]:
-        """Its steps as they are made, for one reader; where it fails, what :meth:`result` raises follows them."""
+        """Its steps as they are made, for one reader; after a failure, they end with the error of :meth:`result`."""
         while (step := self.next_piece()) is not None:
             yield step
         self.result()
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds of the steps that are left, as long as those before took; ``None`` before there were two."""
+        """Estimated seconds of the remaining steps, from those before; ``None`` before there were two."""
         if self.done:
             return 0.0
         times, now = dict(self._times), time.monotonic()

@@ -41,7 +41,7 @@ class Pictures:
         last_seed: Seed of the last request; ``None`` before the first.
         largest_side: Pixels that width and height may have.
         graph_reports: See :attr:`tokenring_xdit.pipelines.engine.Engine.graph_reports`.
-        memory: See :attr:`tokenring_xdit.pipelines.engine.Engine.memory`; ``sent`` likewise.
+        memory: See :attr:`tokenring_xdit.pipelines.engine.Engine.memory`; ``sent`` and ``exposed`` likewise.
     """
 
     def __init__(
@@ -106,6 +106,7 @@ class Pictures:
         self.graph_reports: tuple[Mapping[str, GraphReport], ...] = ()
         self.memory: tuple[MemoryUse, ...] = ()
         self.sent: tuple[int, ...] = ()
+        self.exposed: tuple[float, ...] = ()
         self.ranks = EngineRanks(
             "tokenring_xdit.pipelines.serving",
             setup,
@@ -163,6 +164,7 @@ class Pictures:
         served = [ranks[0] for ranks in answers]
         self.memory = tuple(each.memory for ranks in answers for each in ranks if each.memory is not None)
         self.sent = tuple(each.sent for ranks in answers for each in ranks)
+        self.exposed = tuple(each.exposed for ranks in answers for each in ranks if each.exposed is not None)
         self.graph_reports = tuple(each.graphs for each in served if each.graphs)
         return [medium for each in served for medium in each.media]
 

@@ -24,7 +24,7 @@ def check_pictures(
     """What is wrong with the value of an option that is a picture, or several, if anything is.
 
     Args:
-        name: Of the option, one of :data:`~tokenring_xdit.pipelines.pictures.PICTURES`.
+        name: Name of the option, one of :data:`~tokenring_xdit.pipelines.pictures.PICTURES`.
         value: Its value.
         prompts: How many prompts there are.
         copies: How many pictures are asked for of each.
@@ -59,7 +59,7 @@ def check_video(name: str, value: Any, *, drawn: int, largest_side: int) -> Iter
     """What is wrong with the value of an option that is a video, if anything is.
 
     Args:
-        name: Of the option, one of :data:`~tokenring_xdit.pipelines.pictures.VIDEOS`.
+        name: Name of the option, one of :data:`~tokenring_xdit.pipelines.pictures.VIDEOS`.
         value: Its value.
         drawn: How many videos are asked for.
         largest_side: Pixels that width and height of frames may have.
@@ -108,7 +108,7 @@ def check_embeddings(name: str, value: Any, prompts: tuple[str, ...]) -> Iterato
     """What is wrong with embeddings that stand in the place of a text, if anything is.
 
     Args:
-        name: Of the option.
+        name: Name of the option.
         value: Its value.
         prompts: The text that was given.
     """

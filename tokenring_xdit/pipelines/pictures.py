@@ -34,7 +34,7 @@ PICTURES = MASKS | {"image", "control_image", "image_reference", "last_image", "
 """Arguments of pipelines that are pictures."""
 
 VIDEOS = frozenset({"mask", "video"})
-"""Arguments of pipelines that are videos: lists of frames. The mask says which part of a video is drawn anew."""
+"""Arguments of pipelines that are videos: lists of frames. The mask marks the part of a video to regenerate."""
 
 GREY = MASKS | {"mask"}
 """Of both, those of one channel."""
@@ -58,7 +58,7 @@ class PackedPicture:
         """Pack a picture.
 
         Args:
-            picture: Of any mode that has this one's colours.
+            picture: Picture of any mode that has this one's colours.
             mode: ``RGB``, or ``L``.
         """
         file = io.BytesIO()
@@ -127,7 +127,7 @@ def refuse_mode(name: str, picture: Image.Image) -> None:
 
     Args:
         name: What messages call it.
-        picture: Of any mode.
+        picture: Picture of any mode.
 
     Raises:
         ConfigurationError: It does.

@@ -20,8 +20,8 @@ def place_for(ray: Any, module: str, *, ranks: int, worlds: int = 1, ulysses: in
 
     Args:
         ray: ``None`` for this machine, else ``auto``, the address of a Ray cluster, or a placement group there.
-        module: Names what ranks are told; see :class:`~tokenring_xdit.workers.wire.Wire`.
-        ranks: Of each world.
+        module: Names the messages of ranks; see :class:`~tokenring_xdit.workers.wire.Wire`.
+        ranks: Ranks of each world.
         worlds: How many of these.
         ulysses: Size of the Ulysses groups.
 

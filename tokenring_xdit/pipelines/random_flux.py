@@ -80,9 +80,9 @@ class RandomFlux:
         """The diffusers pipeline, the same wherever it is made.
 
         Args:
-            dtype: Of the weights.
+            dtype: Dtype of the weights.
             device: Where they go.
-            seed: Of the weights.
+            seed: Seed of the weights.
         """
         from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 

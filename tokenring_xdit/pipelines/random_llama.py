@@ -75,8 +75,8 @@ class RandomLlama:
         """The model, the same wherever it is made.
 
         Args:
-            dtype: Of its weights.
-            seed: Of its weights.
+            dtype: Dtype of its weights.
+            seed: Seed of its weights.
         """
         import torch
         from transformers import LlamaConfig, LlamaForCausalLM

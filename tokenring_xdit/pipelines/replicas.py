@@ -15,11 +15,11 @@ from tokenring_xdit.errors import EngineError
 from tokenring_xdit.workers.blame import in_words
 from tokenring_xdit.workers.environment import local_environment
 from tokenring_xdit.workers.messages import Failed, Silent, Task
+from tokenring_xdit.workers.output import kept_file
 from tokenring_xdit.workers.pipes import Pickles
 from tokenring_xdit.workers.pool import LocalStarter, WorkerPool
 from tokenring_xdit.workers.starting import Inbox, Packing, StartedRank, WorldPlace, called
 from tokenring_xdit.workers.state import AGREED, RequestAttempt
-from tokenring_xdit.workers.worker import kept_file
 
 __all__ = ["LOADING", "LocalPlace", "ReplicaShare", "Replicas", "error_of"]
 
@@ -51,6 +51,8 @@ class LocalPlace(WorldPlace):
         count: How many.
         ranks: Ranks of each.
     """
+
+    cluster = None
 
     def __init__(self, count: int, ranks: int) -> None:
         self.packing: Packing = Pickles()
@@ -94,6 +96,11 @@ class Replicas:
     def here(self) -> bool:
         """Whether this is the process that started the ranks, and not a fork of it."""
         return os.getpid() == self._owner
+
+    @property
+    def cluster(self) -> str | None:
+        """Which cluster they are on; ``None`` for this machine."""
+        return self._place.cluster
 
     @property
     def running(self) -> list[ReplicaShare]:

@@ -74,7 +74,7 @@ _ALONGSIDE = frozenset({"image", *MASKS}.union(*(pipeline.each_prompt for pipeli
 LARGEST_SEED = 2**63 - 1
 
 DRAWN_SEEDS = 2**31
-"""Seeds that are drawn are below this, short enough to be typed again."""
+"""Random seeds are below this, short enough to be typed again."""
 
 
 @dataclass(frozen=True)
@@ -246,8 +246,8 @@ def _check_values(request: Request) -> Iterator[str]:
             yield f"{name} is {shortly(value)}; {most} are the most"
         elif value is not None and most is None and value > request.largest_side:
             yield (
-                f"{name} is {shortly(value)} pixels, and {request.largest_side} are the most that are drawn unless "
-                "largest_side says otherwise"
+                f"{name} is {shortly(value)} pixels, and {request.largest_side} are the most unless largest_side says "
+                "otherwise"
             )
     if request.seed is not None and (not is_whole(request.seed) or not 0 <= request.seed <= LARGEST_SEED):
         yield f"seed is {request.seed!r}; it has to be a whole number from 0 to 2**63 - 1"

@@ -89,7 +89,7 @@ class RunConfig(PromptConfig):
     mask_image: Files | None = Field(None, description="file of the mask, white where the picture is regenerated")
     control_image: Files | None = Field(None, description="file of the control picture")
     control_mask: Files | None = Field(None, description="file of the mask that a ControlNet for inpainting sees")
-    image_reference: Files | None = Field(None, description="file of the picture that is looked at, for inpainting")
+    image_reference: Files | None = Field(None, description="file of a reference picture, for inpainting")
     last_image: Files | None = Field(None, description="file of a video's last frame")
     video: Files | None = Field(
         None, description="file of the video to start from, or a list of the files of its frames"
@@ -103,16 +103,16 @@ class RunConfig(PromptConfig):
         allow_inf_nan=False,
         description="how far a picture is regenerated, for models that take it",
     )
-    scheduler: str | None = Field(None, min_length=1, description="class of diffusers' that steps, for the model's own")
+    scheduler: str | None = Field(
+        None, min_length=1, description="scheduler class of diffusers, instead of the model's own"
+    )
     loras: Loras = Field((), description="LoRAs: files, folders or hub names, or mappings of path and scale")
     size: Size | None = Field(None, description="pixels, or WIDTHxHEIGHT")
     frames: Count | None = Field(None, description="number of frames, for video models")
     fps: Count = Field(16, description="frames a second of the MP4, for video models")
     steps: Count | None = Field(None, description="denoising steps")
     guidance: float | None = Field(None, ge=0, allow_inf_nan=False, description="guidance scale")
-    largest_side: Count = Field(
-        LARGEST_SIDE, description="pixels that width and height may have; more are refused as a typing error"
-    )
+    largest_side: Count = Field(LARGEST_SIDE, description="most pixels of width and height, against typing errors")
     batch_size: Count = Field(1, description="prompts generated together")
     options: dict[str, Any] = Field({}, description="any further arguments of the pipeline's call")
     ulysses_degree: Count = Field(1, description="ranks that Ulysses shards the heads over")
@@ -161,7 +161,7 @@ class RunConfig(PromptConfig):
         return ParallelDims(ulysses=self.ulysses_degree, tokenring=self.tokenring_degree, schedule=self.schedule)
 
     def some_prompts(self) -> tuple[str, ...]:
-        """As many prompts as are drawn together, to check a request with that may have none yet."""
+        """As many prompts as are generated together, to check a request with that may have none yet."""
         with contextlib.suppress(ConfigurationError):
             return self.prompts()[: self.batch_size]
         return ("a prompt",)
@@ -208,7 +208,7 @@ class RunConfig(PromptConfig):
 
         Args:
             first: Number of the first prompt among all.
-            prompts: Those that are drawn together.
+            prompts: Those that are generated together.
             pipeline: The pipeline's class.
             pictures: What was read of :meth:`files`, for all prompts.
         """

@@ -54,7 +54,7 @@ class PromptConfig(Config):
     model: str = Field(min_length=1)
     prompt: Prompts | None = Field(None, description="one prompt or a list of them")
     prompt_file: str | None = Field(None, description="file with one prompt on each line, instead of 'prompt'")
-    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="of what is drawn; prompt i of a list has seed + i")
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="seed of the noise; prompt i of a list has seed + i")
     dtype: Dtype | None = Field(
         None, description="float32, bfloat16 or float16; bfloat16 on GPUs and float32 without by default"
     )

@@ -22,6 +22,7 @@ from tokenring_xdit.hosts.calls import Output
 from tokenring_xdit.hosts.parallelize import engine_host, parallelize
 from tokenring_xdit.hosts.xfuser import graph_reports
 from tokenring_xdit.pipelines.environment import quieten
+from tokenring_xdit.pipelines.exposed import ExposedMeter
 from tokenring_xdit.pipelines.loading import load_pipeline
 from tokenring_xdit.pipelines.messages import Served, ServeRequest, Setup, StepDone
 from tokenring_xdit.pipelines.peaks import PeakMeter
@@ -90,16 +91,23 @@ class Server:
         self._phase = Phase.BEFORE
         self._shows: Callable[[int], bool] = lambda step: False
         self._pipe.progress_bar = self._progress_bar
+        self._exposed = ExposedMeter()
         self._meter = PeakMeter(device, int(os.environ.get("LOCAL_WORLD_SIZE", self._ranks)))
 
     def serve(self, command: ServeRequest) -> Served | Failed:
         """Serve a request on all ranks together; the first one returns what was made."""
         self._meter.begin()
+        self._exposed.begin()
         sent = all_bytes_sent()
         answer = self._answer(command)  # whose tensors are gone by now
         if isinstance(answer, Failed):
             return answer
-        return replace(answer, memory=self._meter.end(), sent=max(0, all_bytes_sent() - sent))
+        return replace(
+            answer,
+            memory=self._meter.end(),
+            sent=max(0, all_bytes_sent() - sent),
+            exposed=None if command.preview else self._exposed.share,  # while the first rank draws, others wait
+        )
 
     def _answer(self, command: ServeRequest) -> Served | Failed:
         self._shows, self._phase = command.shows, Phase.BEFORE
@@ -131,6 +139,7 @@ class Server:
         return _Steps(self._step_over, self._steps_over, iterable, total=total, disable=True)
 
     def _step_over(self, step: int, steps: int) -> None:
+        self._exposed.look()
         if self._agreed(self._mailbox.cancelled()):
             raise CancelledError(f"the request was cancelled after step {step} of {steps}")
         if self._rank == 0:

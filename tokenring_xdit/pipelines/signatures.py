@@ -70,7 +70,7 @@ def pipeline_class(name: str) -> type:
 
 
 def is_video(pipeline_class: type) -> bool:
-    """Whether a pipeline makes videos instead of pictures: of as many frames as it is told, or as a video has."""
+    """Whether a pipeline makes videos instead of pictures: with a given number of frames, or those of a video."""
     parameters = parameters_of(pipeline_class)
     return spelling_of(parameters, "frames") is not None or "video" in parameters
 

@@ -22,7 +22,7 @@ TASKS: dict[str, type[RunConfig] | type[TextRunConfig]] = {
     "text": TextRunConfig,
     **dict.fromkeys(AUTO_TASKS, RunConfig),
 }
-"""What can stand in a config, by its key ``task``."""
+"""Keys of a config, by its key ``task``."""
 
 
 def read_run(

@@ -43,7 +43,7 @@ class Texts:
         ranks: Its ranks.
         last_seed: Seed of the last question; ``None`` before the first.
         forgotten: Chats whose keys are to be freed with the next request.
-        memory: See :attr:`tokenring_xdit.pipelines.engine.Engine.memory`; ``sent`` likewise.
+        memory: See :attr:`tokenring_xdit.pipelines.engine.Engine.memory`; ``sent`` and ``exposed`` likewise.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class Texts:
         self.forgotten: deque[int] = deque()
         self.memory: tuple[MemoryUse, ...] = ()
         self.sent: tuple[int, ...] = ()
+        self.exposed: tuple[float, ...] = ()
         self.ranks = EngineRanks(
             "tokenring_xdit.pipelines.text_rank", setup, ranks=dims.ranks, timeout=timeout, place=place
         )
@@ -138,6 +139,7 @@ class Texts:
         self._kept = first.kept
         self.memory = tuple(each.memory for each in everyone if each.memory is not None)
         self.sent = tuple(each.sent for each in everyone)
+        self.exposed = tuple(each.exposed for each in everyone if each.exposed is not None)
         return Reply(
             text=first.text,
             tokens=first.tokens,
@@ -159,13 +161,12 @@ class Texts:
 class Chat:
     """A conversation with a language model, whose keys its ranks keep: a later question computes its own tokens only.
 
-    Made by :meth:`tokenring_xdit.Engine.chat`. A question that fails or is cancelled was not asked: the conversation
-    goes on where it was before. Where ranks had to be started again, or gave its keys up to make room for other chats,
-    its next question computes them again.
+    Made by :meth:`tokenring_xdit.Engine.chat`. A question that fails or is cancelled leaves the conversation as it
+    was. If ranks were restarted, or dropped its keys for other chats, its next question computes them again.
 
     Attributes:
-        number: Which chat of its engine this is, as messages name it.
-        reply: What is known of the last answer; ``None`` before the first.
+        number: Number of this chat in its engine, as messages name it.
+        reply: The last answer with its figures; ``None`` before the first.
     """
 
     def __init__(self, texts: Texts, number: int, context: str, said: tuple[ChatMessage, ...]) -> None:
@@ -180,7 +181,7 @@ class Chat:
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """All that was said, with the context in the first question."""
+        """All messages, with the context in the first question."""
         return [{"role": message.role, "content": message.content} for message in self._said]
 
     @property
@@ -199,11 +200,11 @@ class Chat:
 
         Args:
             question: The question.
-            stream: Return an iterator of the answer's pieces, as they come, instead; closing or dropping it gives the
-                answer up.
-            **options: Of transformers' ``generate``, those of
-                :class:`~tokenring_xdit.pipelines.text_options.TextOptions`; without any the likeliest tokens are taken.
-                Also ``seed``, of what is drawn; without one a seed is drawn, which :attr:`reply` tells.
+            stream: Return an iterator of the answer's pieces, as they come, instead; closing or dropping it cancels
+                the answer.
+            **options: Options of transformers' ``generate``, those of
+                :class:`~tokenring_xdit.pipelines.text_options.TextOptions`; the default is greedy decoding.
+                Also ``seed``, of the sampling; without one a random seed is used, which is in :attr:`reply`.
 
         Raises:
             TokenRingError: The question was refused.
@@ -215,7 +216,7 @@ class Chat:
         return pending.pieces() if stream else pending.result().text
 
     def submit(self, question: str, **options: Any) -> PendingReply:
-        """Ask a question as :meth:`ask` does, and wait for nothing.
+        """Ask a question as :meth:`ask` does, and return at once.
 
         Raises:
             ConfigurationError: An option is unknown or out of range, or the question before is not answered yet.
@@ -233,9 +234,9 @@ class Chat:
             return self._pending
 
     def close(self) -> None:
-        """Give up an answer that is on its way, and have the keys of this chat freed; waits for neither.
+        """Cancel a running answer and free the keys of this chat, without waiting.
 
-        They are freed when the questions of other chats that were asked before are answered. May be called again.
+        The keys are freed after earlier questions of other chats are answered. May be called again.
         """
         with self._asking:
             if self._closed:
@@ -267,7 +268,7 @@ def checked_question(question: Any, *, seed: Any = None, **options: Any) -> tupl
     """Refuse what :meth:`Chat.ask` would refuse before any work; its arguments.
 
     Returns:
-        How the answer is generated, and the seed of what is drawn: a drawn one where none is given.
+        How the answer is generated, and the seed of the sampling: by default a random one.
 
     Raises:
         ConfigurationError: The question is none, or an option is unknown or out of range.

@@ -16,6 +16,7 @@ from tokenring_xdit.attention.groups import all_bytes_sent
 from tokenring_xdit.compat.transformers import cache_name
 from tokenring_xdit.errors import CancelledError, UnsupportedError
 from tokenring_xdit.hosts.transformers import ShardedCache, parallelize
+from tokenring_xdit.pipelines.exposed import ExposedMeter
 from tokenring_xdit.pipelines.peaks import PeakMeter
 from tokenring_xdit.pipelines.text_models import load_text_model
 from tokenring_xdit.pipelines.text_orders import LoadText, Question, Said, TextScore
@@ -63,6 +64,7 @@ class TextModel:
         self._model = parallelize(model.to(device), tokenring_degree=dist.get_world_size())
         self._device, self._limit, self._chats = device, order.limit, order.chats
         self._conversations: dict[int, _Conversation] = {}  # the one that was asked last is the last
+        self._exposed = ExposedMeter()
         self._meter = PeakMeter(device, int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size())))
         self.phase = Phase.BEFORE
 
@@ -93,6 +95,7 @@ class TextModel:
         """
         start = time.perf_counter()
         self._meter.begin()
+        self._exposed.begin()
         sent = all_bytes_sent()
         self.phase = Phase.BEFORE
         self.forget(question.forget)
@@ -103,6 +106,7 @@ class TextModel:
         self._conversations.pop(question.chat, None)
         self._conversations[question.chat] = conversation  # the last one, and only now that it was not refused
         self.phase = Phase.STEPS
+        self._exposed.look()
         try:
             whole = self._generate(ids, conversation.cache, question, tell)
         except CancelledError:  # on all ranks, with the keys that there were before
@@ -111,6 +115,7 @@ class TextModel:
             self.forget([question.chat])
             raise
         self.phase = Phase.AFTER
+        self._exposed.look()
         conversation.tokens = whole[:, : conversation.cache.length]
         said = whole[0, ids.shape[1] :].tolist()
         seeker = StopSeeker(question.options.stop)
@@ -126,6 +131,7 @@ class TextModel:
             seconds=time.perf_counter() - start,
             memory=self._meter.end(),
             sent=max(0, all_bytes_sent() - sent),
+            exposed=self._exposed.share,
         )
 
     def score(self, text: str) -> TextScore:

@@ -20,7 +20,7 @@ _MOST_STOPS = 4
 
 _LEAST = 0.01
 _SCALES = f"a number from {_LEAST:g} to {1 / _LEAST:g}"
-"""What scores are multiplied or divided by: beyond that they overflow, and no token could be drawn."""
+"""What scores are multiplied or divided by: beyond that they overflow, and no token could be sampled."""
 
 
 def _ends_answers(value: Any) -> bool:
@@ -49,21 +49,21 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 """Which values an option may have, and that in words."""
 
 _DRAWING = ("temperature", "top_k", "top_p", "min_p")
-"""Options that say how tokens are drawn."""
+"""Options that say how tokens are sampled."""
 
 
 @dataclass(frozen=True)
 class TextOptions:
-    """What ``generate`` is told; ``None`` leaves a value to the model.
+    """Arguments of ``generate``; ``None`` leaves a value to the model.
 
     Attributes:
         max_new_tokens: Tokens that the answer may have.
-        do_sample: Whether tokens are drawn; where it is not said they are if any of the next four says how, and the
+        do_sample: Whether tokens are sampled; by default if any of the next four says how, and the
             likeliest is taken otherwise.
         temperature: What scores are divided by; 0 takes the likeliest.
-        top_k: How many of the likeliest tokens are drawn from.
-        top_p: The likeliest tokens that have this probability together are drawn from.
-        min_p: Tokens are drawn from that have this part of the likeliest one's probability.
+        top_k: Sample from this many of the likeliest tokens.
+        top_p: Sample from the likeliest tokens with this total probability.
+        min_p: Sample from tokens with at least this part of the likeliest one's probability.
         repetition_penalty: Above 1 for less repetition.
         stop: Texts at which the answer ends, before the first one of them that comes.
     """
@@ -94,7 +94,7 @@ class TextOptions:
 
     @property
     def draws(self) -> bool:
-        """Whether tokens are drawn, instead of the likeliest taken."""
+        """Whether tokens are sampled; greedy decoding otherwise."""
         if self.do_sample is not None:
             return self.do_sample
         return self.temperature != 0 and any(getattr(self, name) is not None for name in _DRAWING)
@@ -123,15 +123,15 @@ def option_mistakes(given: Mapping[str, Any]) -> Iterator[str]:
     drawing, greedy = _about_drawing(given)
     if drawing and greedy:
         yield (
-            f"{greedy[0]}={given[greedy[0]]} takes the likeliest token, and {drawing[0]}={given[drawing[0]]} is about "
-            "drawing one: leave one of them out"
+            f"{greedy[0]}={given[greedy[0]]} means greedy decoding, and {drawing[0]}={given[drawing[0]]} is about "
+            "sampling: leave one of them out"
         )
 
 
 def overlaid(usual: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a question over those that are taken where it says nothing.
 
-    Where it says how tokens are drawn, or that none are, the usual ones that say the opposite are left out.
+    Where it says how tokens are sampled, or that none are, the usual ones that say the opposite are left out.
 
     Args:
         usual: Options without :func:`option_mistakes`.
@@ -145,7 +145,7 @@ def overlaid(usual: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any
 
 
 def _about_drawing(given: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Which options say how tokens are drawn, and which that the likeliest is taken."""
+    """Which options say how tokens are sampled, and which ask for greedy decoding."""
     drawing = [name for name in _DRAWING if given.get(name) is not None and (name, given[name]) != ("temperature", 0)]
     drawing += ["do_sample"] * (given.get("do_sample") is True)
     return drawing, [name for name, value in (("do_sample", False), ("temperature", 0)) if given.get(name) == value]

@@ -52,7 +52,7 @@ class LoadText:
 
     Attributes:
         model: Folder or hub name, or ``smollm2``.
-        dtype: Of its weights.
+        dtype: Dtype of its weights.
         timeout: Seconds after which ranks give up waiting for each other.
         limit: Tokens whose keys a rank may hold, of all chats together; ``None`` for any number.
         chats: How many chats' keys are kept.
@@ -73,7 +73,7 @@ class Question:
         chat: Number of the chat, under which keys are kept.
         messages: All that was said, the question last.
         options: How the answer is generated.
-        seed: Of what is drawn.
+        seed: Seed of the sampling.
         forget: Chats whose keys are kept no longer.
     """
 
@@ -100,6 +100,8 @@ class Said:
         seconds: What it took.
         memory: What this rank held; ``None`` where that cannot be measured.
         sent: Bytes that this rank sent for attention.
+        exposed: Share of the time for reading the prompt and answering in which it waited for messages of attention;
+            ``None`` where that is not known.
     """
 
     text: str
@@ -112,6 +114,7 @@ class Said:
     seconds: float
     memory: MemoryUse | None = None
     sent: int = 0
+    exposed: float | None = None
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ class TextScore:
     """How likely a model finds a text.
 
     Attributes:
-        tokens: Of the text.
+        tokens: Tokens of the text.
         log_probability: Natural logarithm: the sum of those of all tokens but the first, each after those before it.
         bytes_sent: What this rank sent for attention.
         seconds: What it took.

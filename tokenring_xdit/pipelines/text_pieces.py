@@ -19,7 +19,7 @@ def decoded(tokenizer: Any, tokens: list[int]) -> str:
     """Tokens as text, with the spaces that they have: cleaned up, a text is not that of its pieces, nor of its tokens.
 
     Args:
-        tokenizer: Of transformers.
+        tokenizer: Tokenizer of transformers.
         tokens: Numbers of its vocabulary.
     """
     return str(tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
@@ -32,7 +32,7 @@ class PieceDecoder:
     beginning of a text.
 
     Args:
-        tokenizer: Of transformers.
+        tokenizer: Tokenizer of transformers.
     """
 
     def __init__(self, tokenizer: Any) -> None:

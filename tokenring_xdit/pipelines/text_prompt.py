@@ -16,7 +16,7 @@ def conversation_tokens(tokenizer: Any, messages: Sequence[ChatMessage]) -> list
     """The tokens before an answer.
 
     Args:
-        tokenizer: Of transformers; without a chat template the messages are lines of a text.
+        tokenizer: Tokenizer of transformers; without a chat template the messages are lines of a text.
         messages: All that was said.
 
     Raises:

@@ -38,9 +38,9 @@ class AttentionGrowth:
 
     Args:
         dims: How the ranks are divided.
-        shape: Of the model; ``None`` where it is not known.
+        shape: Shape of the model; ``None`` where it is not known.
         gpus: Whether ranks have GPUs.
-        element_bytes: Of an element.
+        element_bytes: Bytes of an element.
     """
 
     def __init__(self, dims: ParallelDims, shape: ModelShape | None, *, gpus: bool, element_bytes: int) -> None:
@@ -71,7 +71,7 @@ class TextAttentionGrowth:
     Args:
         ranks: That share its sequence.
         gpus: Whether they have GPUs.
-        element_bytes: Of an element.
+        element_bytes: Bytes of an element.
     """
 
     def __init__(self, ranks: int, *, gpus: bool, element_bytes: int) -> None:
@@ -80,11 +80,11 @@ class TextAttentionGrowth:
         self._seconds = lru_cache(maxsize=1024)(self._simulated)
 
     def prefill(self, tokens: float) -> float:
-        """Seconds of a prompt of so many tokens."""
+        """Seconds of a prompt of this many tokens."""
         return self._seconds(0, max(self._ranks, round(tokens)), Way.KEYS)
 
     def decode(self, tokens: float) -> float:
-        """Seconds of the next token after so many."""
+        """Seconds of the next token after this many."""
         return self._seconds(max(self._ranks, round(tokens)), 1, Way.OUTPUTS)
 
     def _simulated(self, past: int, new: int, way: Way) -> float:

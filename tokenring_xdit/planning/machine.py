@@ -118,7 +118,7 @@ class Machine:
         Args:
             attend_rate: Floating point operations a second that the attention kernel reaches in long calls.
             fold_rate: Bytes a second at which partial outputs are packed and merged; left out, that of an H100.
-            multiprocessors: Of each GPU; left out, those of an H100.
+            multiprocessors: Multiprocessors of each GPU; left out, those of an H100.
         """
         return cls(
             attend_rate,

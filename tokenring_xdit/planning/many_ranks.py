@@ -35,7 +35,7 @@ class Bound:
 
     Attributes:
         name: The strategy.
-        seconds: Of the busiest rank or link.
+        seconds: Seconds of the busiest rank or link.
         exposed: Of these, those in which the rank that attends longest does not.
         sent: Bytes of the rank that sends most.
         ours: Whether a parallel model can do it.

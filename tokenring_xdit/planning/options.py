@@ -20,14 +20,14 @@ class Option:
 
     Attributes:
         dims: How they are divided; one rank alone, whatever their number, is what the defaults say.
-        seconds: Of one attention call, simulated; ``None`` where it is not legal.
+        seconds: Seconds of one attention call, simulated; ``None`` where it is not legal.
         launch: Seconds that the slowest host takes to launch it.
-        exposed: Seconds of it in which nothing hides communication.
+        exposed: Seconds of exposed communication in it.
         sent: Bytes that a rank sends, at most.
         messages: Messages that a rank sends, at most.
         memory: Bytes that a rank holds beside its inputs, at most.
         refusal: Why it is not legal.
-        why: Of the one to take, why it is.
+        why: Why this is the one to take; for that one only.
     """
 
     dims: ParallelDims
@@ -65,7 +65,7 @@ def ranked_splits(options: Sequence[Option]) -> tuple[Option, ...]:
 
 
 def ranked_schedules(options: Sequence[Option]) -> tuple[Option, ...]:
-    """By time, but the one to take first: all are told by one flag, and fewer messages turned out faster."""
+    """By time, the chosen one first: each is one flag, and fewer messages turned out faster."""
     by_time = _by_time(options)
     tied = _as_fast_as_any(by_time)
     if not tied:

@@ -100,7 +100,7 @@ def ulysses(degree: int, inside: Schedule | Inside, problem: Problem, *, in_orde
         degree: Ranks that share the heads, of which their number has to be a multiple.
         inside: A schedule of ``problem.ranks / degree`` ranks, or another way.
         problem: The call.
-        in_order: Of the transport, as for :func:`~tokenring_xdit.schedule.lower.lower`.
+        in_order: What the transport says, as for :func:`~tokenring_xdit.schedule.lower.lower`.
     """
     shared, left = _sharing(problem.ranks, degree), shared_heads(problem, degree)
     inner = lower(inside, left, in_order=in_order) if isinstance(inside, Schedule) else gathered(left)

@@ -35,8 +35,8 @@ class StrategyForecast:
 
     Attributes:
         name: As ``prefill=`` of ``parallelize`` takes it, where it is one of those.
-        seconds: Of the layer's attention.
-        exposed: Of these, those in which nothing hides communication.
+        seconds: Seconds of the layer's attention.
+        exposed: Of these, seconds of exposed communication.
         sent: Bytes of the rank that sends most.
         ours: Whether a parallel model can do it; others are there to be compared with.
     """
@@ -58,7 +58,7 @@ _SCHEDULES = 4
 """Schedules of a whole prompt that are named, the fastest."""
 
 _ALL_TIMED = 32
-"""With more ranks, of schedules only those are timed that were made for causal masks: all of them take minutes."""
+"""With more ranks only those schedules are timed that were made for causal masks or send least: all take minutes."""
 
 
 def phase_of(turn: LayerTurn) -> LanguagePhase:
@@ -75,8 +75,8 @@ def candidates(
 
     Of those within the simulation's error of the fastest (:data:`~tokenring_xdit.planning.options.TIE`) the one that
     sends least comes first: it is what to take. In layers with a window it is that of which less travels, as a model
-    does there. Over more than 32 ranks, of schedules only those made for causal masks are timed; over more than
-    :data:`~tokenring_xdit.planning.many_ranks.MANY_RANKS` times are lower bounds.
+    does there. Over more than 32 ranks only those schedules are timed that were made for causal masks or send least, by
+    cutting heads; over more than :data:`~tokenring_xdit.planning.many_ranks.MANY_RANKS` times are lower bounds.
 
     Args:
         turn: What is computed.

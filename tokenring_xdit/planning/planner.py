@@ -196,7 +196,7 @@ class _Setting:
         topology: Rank ``r`` is at its ``r``-th host.
         machine: Speeds of the ranks.
         effects: What else happens.
-        keys_stay_whole: Whether only schedules will do that leave keys at home in one piece.
+        keys_stay_whole: Whether to take only schedules that neither send nor split keys.
         until: When no further ones are timed, by ``time.monotonic``, where some were.
     """
 
@@ -280,6 +280,17 @@ class _Setting:
         ]
         return [*cut, *wide]
 
+    def in_few_pieces(self, trials: Sequence[_Trial]) -> list[ScheduleSpec]:
+        """The fastest, and those that were made for the mask, in pieces."""
+        best = min(trials, key=lambda trial: (seconds_of(trial.option), str(trial.option.dims)))
+        return [
+            trial.name.having(chunks=count)
+            for trial in trials
+            if trial is best or trial.name.algorithm.masks == {self.split.mask}
+            for count in _CHUNKS[:2]
+            if "chunks" in trial.name.algorithm.options
+        ]
+
     def _does(self, verified: VerifiedSchedule) -> bool:
         fits = verified.takes_heads(self.inner.heads, self.inner.kv_heads)
         return fits and (verified.keys_stay_whole or not self.keys_stay_whole)
@@ -323,23 +334,22 @@ def best_schedules(
         effects: What else happens.
         nodes: Nodes with a ring of keys between them; 1 without.
         mask: Which keys a query sees.
-        keys_stay_whole: Whether only schedules will do that leave keys at home in one piece.
+        keys_stay_whole: Whether to take only schedules that neither send nor split keys.
         patience: Seconds after which no further ones are timed: the answer is then the best of those that were.
-        few: Whether only those are timed that were made for the mask, whole and in halves.
+        few: Whether only those are timed that were made for the mask or send least, and the best in pieces.
     """
     split = ParallelDims(tokenring=problem.ranks // nodes, ring=nodes, mask=mask)
     until = time.monotonic() + patience
     setting = _Setting(split, problem, topology, machine, effects, keys_stay_whole, until)
     names = setting.whole()
     if few:
-        names = tuple(name for name in names if name.algorithm.masks == {mask})
-        names += tuple(name.having(chunks=2) for name in names if "chunks" in name.algorithm.options)
+        names = tuple(name for name in names if name.algorithm.masks == {mask} or name.algorithm.cuts_heads)
     elif nodes == 1:
         names += setting.nodes_left_open()
     whole = setting.trials(names)
     fastest = min((seconds_of(trial.option) for trial in whole), default=math.inf)
-    done = few or time.monotonic() >= until
-    others = [] if done else setting.trials(setting.other_forms(whole, fastest))
+    forms = setting.in_few_pieces(whole) if few else setting.other_forms(whole, fastest)
+    others = [] if time.monotonic() >= until else setting.trials(forms)
     return ranked_schedules([trial.option for trial in (*whole, *others)])
 
 

@@ -43,7 +43,7 @@ class Simulation:
         work: Seconds until the last rank's own work is done.
         launch: Seconds that the slowest host takes to launch it.
         floor: Seconds that the same works and transfers take at least, in whatever order.
-        exposed: Seconds of it in which the rank that computes longest does not: communication that nothing hides.
+        exposed: Seconds of it in which the rank that computes longest does not compute: exposed communication.
         sent: Bytes that each rank sent.
         messages: Messages that each rank sent.
         link_bytes: Bytes that each direction of a link carried, by ``(from, to)``.

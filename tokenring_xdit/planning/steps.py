@@ -124,7 +124,7 @@ def timed(programs: Sequence[RankProgram], machine: Machine, effects: Effects) -
     """Give what ranks do its cost.
 
     Args:
-        programs: Of all ranks.
+        programs: Programs of all ranks.
         machine: What it takes.
         effects: What else happens.
     """

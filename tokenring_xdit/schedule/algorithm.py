@@ -165,7 +165,7 @@ def algorithm(
     has the option ``wide`` besides.
 
     Raises:
-        ValueError: Traits do not go together, or another algorithm has what only one can have.
+        ValueError: Traits contradict each other, or another algorithm has a trait that only one can have.
     """
 
     def register(write: _Write) -> _Write:

@@ -29,8 +29,8 @@ class Problem:
         kv_heads: Heads of keys and values.
         head_dim: Width of a head.
         batch: Items.
-        element_bytes: Of an element of queries, keys and values: 4 for fp32, 2 for bf16 and fp16.
-        partial_bytes: Of an element of a partial output on its way.
+        element_bytes: Bytes of an element of queries, keys and values: 4 for fp32, 2 for bf16 and fp16.
+        partial_bytes: Bytes of an element of a partial output on its way.
     """
 
     q_lengths: tuple[int, ...]
@@ -76,7 +76,7 @@ class Problem:
             query_tokens: Queries in all, where they are not as many as keys.
             kv_heads: Heads of keys and values, where they are fewer.
             batch: Items.
-            element_bytes: Of one element, on its way too.
+            element_bytes: Bytes of one element, on its way too.
         """
         queries = even_shares(tokens if query_tokens is None else query_tokens, ranks)
         return cls(

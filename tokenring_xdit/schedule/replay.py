@@ -247,7 +247,7 @@ class Replay:
         for (owner, at, _, _), (state, spot) in self.partials.items():
             if owner == at or state is _State.MERGED:
                 continue
-            fate = "is computed but never sent home" if state is _State.BUILDING else "comes home but is never merged"
+            fate = "is computed but never returned" if state is _State.BUILDING else "is returned but never merged"
             raise self._fail(spot, f"O[{owner},{at}] {fate}: it is lost")
         for (_, block), spot in self.unused.items():
             raise self._fail(spot, f"receives {block}, which nothing uses")

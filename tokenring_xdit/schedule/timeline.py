@@ -42,7 +42,7 @@ class Span:
         rank: Whose.
         activity: What it did.
         start: Seconds since the call began, on one clock for all ranks.
-        end: Likewise.
+        end: The same for its end.
         what: The blocks, for people: ``Q[1]``, or ``Q[1] to KV[0]``.
         channel: Name of the channel of a transfer; empty otherwise.
         peer: Other side of a transfer, ``None`` otherwise.

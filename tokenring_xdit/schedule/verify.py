@@ -3,7 +3,7 @@
 What holds of a :class:`VerifiedSchedule`:
 
 * every pair of query and key block that the mask asks for is attended exactly once;
-* nothing is sent before it is held, and each partial output comes home exactly once, to its owner;
+* nothing is sent before it is held, and each partial output returns exactly once, to its owner;
 * sends and receives match one to one, in the same order for each source, destination and channel
   (NCCL and gloo both match in that order);
 * no rank can wait for ever, even where every exchange is over before the rank's next one begins:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from starlette.responses import JSONResponse
 
 from tokenring_xdit.serve.errors import problem_of
@@ -9,7 +11,7 @@ from tokenring_xdit.serve.errors import problem_of
 __all__ = ["answered"]
 
 
-def answered(error: Exception, headers: dict[str, str] | None = None) -> JSONResponse:
+def answered(error: Exception, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """The answer to a request that failed.
 
     Args:

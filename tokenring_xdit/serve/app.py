@@ -44,7 +44,7 @@ _BODIES: Mapping[str, tuple[str, type[Body]]] = {
 }
 """Paths that make something of a body: what that is, and what stands in it."""
 
-_UNREADY: dict[int | str, dict[str, Any]] = {503: {"description": "Not now, and why"}}
+_UNREADY: dict[int | str, dict[str, Any]] = {503: {"description": "Unavailable, with the reason"}}
 
 _PLAIN = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -61,7 +61,12 @@ def application(
         page: Whether there is a page for the browser.
         host: Name of the server, by which it is asked where there is no key, beside its addresses.
     """
-    app = FastAPI(title="tokenring-xdit", version=__version__, description="A model, by OpenAI's protocol.")
+    app = FastAPI(
+        title="tokenring-xdit",
+        version=__version__,
+        description="A model, by OpenAI's protocol.",
+        redirect_slashes=False,
+    )
     app.include_router(_health(intake))
     app.include_router(_requests(intake))
     if isinstance(intake.parser, PictureParser) and store is not None:
@@ -165,8 +170,8 @@ def _count_refused(intake: Intake, method: str, path: str) -> None:
 
 
 def _answer_errors(app: FastAPI, intake: Intake) -> None:
-    async def answer(request: Request, error: Exception) -> Response:
-        return answered(error)
+    async def answer(request: Request, error: Exception, headers: Mapping[str, str] | None = None) -> Response:
+        return answered(error, headers)
 
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         _, body = _BODIES.get(request.url.path, (None, Body))
@@ -182,7 +187,7 @@ def _answer_errors(app: FastAPI, intake: Intake) -> None:
         words = {404: f"there is no such path here{instead}", 405: f"{request.method} is not for this path"}
         default = "the body has to be a JSON object, with 'Content-Type: application/json'"
         text = words.get(status, default if status == 400 else str(error.detail))
-        return await answer(request, RefusedError(text, status=status))
+        return await answer(request, RefusedError(text, status=status), error.headers)
 
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, other)
@@ -202,7 +207,7 @@ def _described(app: FastAPI) -> dict[str, Any]:
             for operation in path.values():
                 said = operation["responses"]
                 if said.pop("422", None) is not None:
-                    said["400"] = {"description": "Refused, in a sentence", "content": content}
-                said["default"] = {"description": "Whatever else went wrong, in a sentence", "content": content}
+                    said["400"] = {"description": "Refused, with the reason", "content": content}
+                said["default"] = {"description": "Any other failure, with the reason", "content": content}
         app.openapi_schema = schema
     return app.openapi_schema

@@ -38,9 +38,10 @@ class ChatRunner:
 
     Args:
         forecast: Learns from every answer: what a token takes after those before it, and reading those that were new.
-        on_answer: Is told of each.
+        on_answer: Called with each.
         memory: Learns as well, by the tokens of a conversation and its answer.
-        on_sent: Is told what ranks sent.
+        on_sent: Called with the bytes that ranks sent.
+        on_exposed: Called with the share of an answer for which each rank waited.
         kept: Conversations that are remembered. Every one that the ranks keep has a place here, so that none of
             them is pushed out by another unforeseen.
     """
@@ -51,11 +52,12 @@ class ChatRunner:
         on_answer: Callable[[AnswerTimes], None],
         memory: MemoryForecast | None = None,
         on_sent: Callable[[Sequence[int]], object] = lambda sent: None,
+        on_exposed: Callable[[Sequence[float]], object] = lambda shares: None,
         kept: int = KEPT_CHATS,
     ) -> None:
         self._forecast, self._on_answer, self._kept = forecast, on_answer, kept
         self._memory = MemoryForecast() if memory is None else memory
-        self._on_sent = on_sent
+        self._on_sent, self._on_exposed = on_sent, on_exposed
         self._chats: tuple[Chat, ...] = ()  # the one that was answered last is the last; other threads look through it
         self._answering: tuple[Job, int] | None = None  # the last one, and how many tokens it had to read
 
@@ -105,6 +107,7 @@ class ChatRunner:
         self._chats = (*self._chats, chat)  # one that failed is forgotten
         job.step = len(reply.tokens)
         self._on_sent(engine.sent)
+        self._on_exposed(engine.exposed)
         self._memory.learn(reply.prompt_tokens + len(reply.tokens), engine.memory)
         self._learn(reply, began, heard)
         return reply

@@ -56,20 +56,26 @@ class ChatBody(Body):
     max_tokens: int | None = Field(None, ge=1, description="tokens of the answer")
     max_completion_tokens: int | None = Field(None, ge=1, description="the same")
     temperature: float | None = Field(
-        None, ge=0, le=2, allow_inf_nan=False, description="tokens are drawn; 0 takes the likeliest"
+        None, ge=0, le=2, allow_inf_nan=False, description="above 0: tokens are sampled; 0: greedy decoding"
     )
-    top_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False, description="probability that is drawn from")
-    top_k: int | None = Field(None, ge=1, description="how many of the likeliest tokens are drawn from")
+    top_p: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="sample from the likeliest tokens with this total probability",
+    )
+    top_k: int | None = Field(None, ge=1, description="sample from this many of the likeliest tokens")
     min_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False, description="part of the likeliest one's")
     repetition_penalty: float | None = Field(None, gt=0, allow_inf_nan=False, description="above 1 for less of it")
-    seed: int | None = Field(None, ge=0, le=LARGEST_SEED, description="of what is drawn; one is drawn without it")
+    seed: int | None = Field(None, ge=0, le=LARGEST_SEED, description="seed of the sampling; a random one by default")
     stop: Annotated[Any, WithJsonSchema(_TEXTS)] = Field(
         None, description="up to 4 texts, at the first of which the answer ends"
     )
     n: int | None = Field(None, ge=1, description="answers; only 1")
     stream: bool | None = Field(None, description="server-sent events, as the answer comes")
     stream_options: StreamOptions | None = Field(None, description="of a stream")
-    user: str | None = Field(None, max_length=512, description="whom the client serves; nothing is made of it")
+    user: str | None = Field(None, max_length=512, description="the user of the client; ignored")
     frequency_penalty: Any = _neutral(0)
     presence_penalty: Any = _neutral(0)
     logit_bias: Any = _neutral({})

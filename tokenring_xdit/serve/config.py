@@ -180,10 +180,10 @@ class RequestLimits:
 
     Attributes:
         waiting: Requests that may wait for the engine.
-        pixels: Of a picture, width times height; of all pictures together that a request brings.
-        frames: Of a video.
+        pixels: Pixels of a picture, width times height; of all pictures together that a request brings.
+        frames: Frames of a video.
         steps: Denoising steps.
-        tokens: Of a conversation and its answer together; ``None`` for what the model was made to read.
+        tokens: Tokens of a conversation and its answer together; ``None`` for what the model was made to read.
         stored: Bytes of videos that are kept; the oldest ones make room.
         body: Bytes of a request; the longest prompts are less, however they are written.
         upload: Bytes of a request that brings pictures.

@@ -82,7 +82,7 @@ class EngineOwner:
         make: Makes the engine, in the thread that will use it.
         queue: Where jobs wait.
         runner: What the engine is used for.
-        observer: Is told what happens.
+        observer: Called with what happens.
         on_broken: Called where no engine can be made, or the server cannot go on.
         prepare: What is done with the engine before anybody is served; where it fails, the engine is closed.
         after: Called when a job is over and its client knows.
@@ -260,7 +260,7 @@ class EngineOwner:
             lost = self._lost()
             if lost is not None:
                 self._bring_back(engine, lost)
-            job = self._queue.next()  # only now: who waits is told where ranks cannot be brought back
+            job = self._queue.next()  # only now: if ranks cannot restart, waiting clients get an error
             if job is not None:
                 self._serve(engine, job)
 
@@ -277,7 +277,7 @@ class EngineOwner:
         return self._watch.look()
 
     def _bring_back(self, engine: Engine, lost: Lost) -> None:
-        """Start the ranks again, however often that takes; who waits is told after the first time in vain."""
+        """Start the ranks again until it succeeds; after the first failure waiting clients get an error."""
         self._become(ServiceState.RESTARTING, lost.words)
         log.warning("%s: starting the ranks again", lost.words)
         pause = _FIRST_PAUSE

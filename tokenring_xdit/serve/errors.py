@@ -1,4 +1,4 @@
-"""What a client is told of a failure: OpenAI's error object, and an HTTP status."""
+"""What a client gets of a failure: OpenAI's error object, and an HTTP status."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokenring_xdit.errors import CancelledError, LaunchError, OutputError, Toke
 __all__ = ["GIVEN_UP", "HttpProblem", "RefusedError", "UnavailableError", "problem_of"]
 
 GIVEN_UP = 499
-"""Nobody is told, or whoever asked has given the request up: 409 would have OpenAI's client ask again."""
+"""For a client that has cancelled the request: after a 409 OpenAI's client would ask again."""
 
 _FIELDS = {
     "width": "size",
@@ -84,7 +84,7 @@ class HttpProblem:
 
 
 def problem_of(error: Exception) -> HttpProblem:
-    """What is told of an error. Files of this machine are named in its log, and not to clients."""
+    """The message of an error for clients. Files of this machine are named in its log only."""
     if isinstance(error, UnavailableError):
         return HttpProblem(error.status, str(error), "server_error", None, error.code, error.retry_after)
     if isinstance(error, RefusedError):

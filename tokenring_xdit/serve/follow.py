@@ -38,7 +38,7 @@ async def follow(feed: Feed, receive: Receive) -> AsyncIterator[Event | None]:
     """The events of a job until it is over; ``None`` after each pause.
 
     Args:
-        feed: Of the job.
+        feed: Feed of the job.
         receive: Of the client's request, whose body was read.
 
     Raises:

@@ -69,8 +69,8 @@ class Forecast:
         Args:
             size: Width times height times pictures that were made together; of a language model, tokens that each next
                 one looks at.
-            step_seconds: Of one denoising step, or token.
-            rest_seconds: Of everything else: reading the prompt, decoding, the way back.
+            step_seconds: Seconds of one denoising step, or token.
+            rest_seconds: Seconds of everything else: reading the prompt, decoding, the way back.
             inputs: What it looked at.
             rest_size: What the rest depends on, where that is something else: tokens to be read.
         """

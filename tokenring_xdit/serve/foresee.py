@@ -31,25 +31,31 @@ __all__ = ["Foreseen", "Learned", "foresee", "picture_values"]
 
 
 class Learned:
-    """What is known of requests, taken up where a server with the same ranks had left it.
+    """What is known of requests: nothing at first.
 
     Args:
         config: What the ranks are.
-        elsewhere: Where they are, if that is not this machine.
         memory: Forecasts of memory; those of a server have a limit.
 
     Attributes:
-        forecast: Of seconds.
-        memory: Of bytes.
+        forecast: Forecast of seconds.
+        memory: Forecast of bytes.
     """
 
-    def __init__(
-        self, config: RunConfig | TextRunConfig, elsewhere: str | None = None, memory: MemoryForecast | None = None
-    ) -> None:
+    def __init__(self, config: RunConfig | TextRunConfig, memory: MemoryForecast | None = None) -> None:
         self.memory = MemoryForecast() if memory is None else memory
         self.forecast = _forecast(config)
-        self._store: ForecastStore = store_of(config, elsewhere)
-        self.known = self._store.recall(self.forecast, self.memory)
+        self._config = config
+        self._store: ForecastStore = store_of(config)
+
+    def recall(self, elsewhere: str | None = None) -> bool:
+        """Take up what a server with the same ranks had left; returns whether there was anything.
+
+        Args:
+            elsewhere: Where they are, if that is not this machine.
+        """
+        self._store = store_of(self._config, elsewhere)
+        return self._store.recall(self.forecast, self.memory)
 
     def keep(self) -> None:
         """Write it down for the next server."""
@@ -61,8 +67,8 @@ class Foreseen:
     """What a run is expected to take.
 
     Attributes:
-        seconds: Of all its requests, once the model is loaded; ``None`` where too little is known.
-        peak_bytes: Of the rank that will hold most, its model included; ``None`` likewise.
+        seconds: Seconds of all its requests, once the model is loaded; ``None`` where too little is known.
+        peak_bytes: Peak bytes of the rank that will hold most, its model included; ``None`` likewise.
         requests: How many the forecast was learned from.
     """
 
@@ -82,7 +88,7 @@ def foresee(config: RunConfig | TextRunConfig) -> Foreseen | None:
     Runs that start from pictures are not forecast, as their sizes may have to be fetched.
     """
     with contextlib.suppress(TokenRingError):
-        if store_of(config).exists and (learned := Learned(config)).known:
+        if store_of(config).exists and (learned := Learned(config)).recall():
             work = _of_texts(config) if isinstance(config, TextRunConfig) else _of_pictures(config)
             return _summed(learned, work)
     return None

@@ -47,8 +47,8 @@ async def read_files(
     """The fields of a form, whose values are text, and its files.
 
     Args:
-        request: Of the client.
-        names: Of the fields that are files.
+        request: Request of the client.
+        names: Names of the fields that are files.
         most: Files.
 
     Raises:

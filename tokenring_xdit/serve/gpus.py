@@ -24,11 +24,11 @@ _PERCENT, _MILLIWATTS, _KIB = 0.01, 0.001, 1024
 
 _GAUGES: dict[str, tuple[str, Callable[[Any, Any], float]]] = {
     "hw_gpu_utilization_ratio": (
-        "Share of the last moments in which a GPU computed",
+        "Share of the last moments during which a GPU computed",
         lambda nvml, gpu: _PERCENT * nvml.nvmlDeviceGetUtilizationRates(gpu).gpu,
     ),
     "hw_gpu_memory_usage_bytes": (
-        "Memory of a GPU that is taken, whoever takes it",
+        "Used memory of a GPU, by all processes",
         lambda nvml, gpu: nvml.nvmlDeviceGetMemoryInfo(gpu).used,
     ),
     "hw_gpu_memory_limit_bytes": (

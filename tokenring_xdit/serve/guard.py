@@ -32,7 +32,7 @@ class Guard:
         more: The same of paths that take more.
         open_paths: Paths that need no key.
         host: Name of the server, by which it is asked where there is no key, beside its addresses.
-        on_too_large: Is told method and path of what is refused for its size.
+        on_too_large: Called with method and path of a request that is refused for its size.
     """
 
     def __init__(
@@ -55,6 +55,11 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
+        path = scope["path"].rstrip("/")
+        if path:  # a slash at the end changes nothing; sent elsewhere, many clients would not go
+            scope = {**scope, "path": path}
+        if scope["method"] == "HEAD":  # whoever carries the answer leaves its body out
+            scope = {**scope, "method": "GET"}
         try:
             self._refuse_foreign(scope, headers)
         except RefusedError as foreign:

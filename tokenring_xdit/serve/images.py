@@ -87,12 +87,12 @@ def image_routes(intake: Intake, parser: PictureParser) -> APIRouter:
 
     @routes.post("/v1/images/generations", responses={200: {"content": {"text/event-stream": {}}}})
     async def generations(body: GenerationBody, request: Request) -> Response:
-        """Draw pictures: ``n`` of them, or one that is streamed as it is made."""
+        """Generate pictures: ``n`` of them, or one that is streamed as it is made."""
         return await _answer(intake, body, lambda: parser.picture(body), request, "image_generation")
 
     @routes.post(EDITS, openapi_extra=_SAID, responses={200: {"content": {"text/event-stream": {}}}})
     async def edits(request: Request) -> Response:
-        """Draw pictures anew, for models that take them: all of them, or where a mask is transparent."""
+        """Regenerate pictures, for models that take them: all of them, or where a mask is transparent."""
         try:
             parser.refuse_edits()
             with intake.uploading():  # refuses before anything large is read
@@ -119,7 +119,7 @@ async def _answer(
         intake: Takes it.
         body: What is asked for.
         order: Checks it.
-        request: Of the client.
+        request: Request of the client.
         kind: What events of a stream are called.
     """
     feed = Feed()

@@ -75,8 +75,8 @@ class Intake:
         Args:
             kind: As metrics name it.
             order: Checks it.
-            tell: Is told what happens to it.
-            request: Of the client.
+            tell: Called with its events.
+            request: Request of the client.
 
         Raises:
             TokenRingError: It is refused, or cannot be served now.

@@ -50,7 +50,7 @@ class Order(ABC):
 
     Attributes:
         kind: ``image``, ``video`` or ``text``, as metrics name it.
-        seed: Of the first thing that is drawn.
+        seed: Seed of the first picture or video.
     """
 
     kind: str
@@ -87,19 +87,19 @@ class PictureOrder(Order):
     """Pictures, or a video; the seeds of those after the first are the numbers that follow.
 
     Attributes:
-        prompt: What to draw.
+        prompt: The prompt.
         count: Pictures.
         together: How many of them are made at once.
         steps: Denoising steps.
-        size: Of a picture, as ``WIDTHxHEIGHT``; ``auto`` where the pipeline knows it alone.
+        size: Size of a picture, as ``WIDTHxHEIGHT``; ``auto`` where the pipeline knows it alone.
         pixels: Of one picture, width times height, or of all frames of a video; 0 where the pipeline knows its size
             alone.
-        frames: Of a video.
+        frames: Frames of a video.
         fps: Frames of it in a second.
         stored: Whether a video is kept on the store, instead of being handed out at once.
         previews: How many pictures of what is being made are wanted on the way.
         inputs: Pictures that it looks at.
-        arguments: Of :meth:`tokenring_xdit.Engine.generate`, beside the prompt and the seed.
+        arguments: Arguments of :meth:`tokenring_xdit.Engine.generate`, beside the prompt and the seed.
     """
 
     prompt: str = ""
@@ -127,7 +127,7 @@ class PictureOrder(Order):
         return self.steps * len(self.batches)
 
     def remains(self) -> Order:
-        """The prompt is told with a video that is kept."""
+        """The prompt is part of the record of a stored video."""
         return replace(self, prompt=self.prompt if self.stored else "", arguments={})
 
 
@@ -137,8 +137,8 @@ class TextOrder(Order):
 
     Attributes:
         messages: All that was said, as mappings with ``role`` and ``content``; the question last.
-        options: Of :meth:`tokenring_xdit.Chat.ask`, beside the seed.
-        prompt_tokens: Of the conversation.
+        options: Options of :meth:`tokenring_xdit.Chat.ask`, beside the seed.
+        prompt_tokens: Prompt tokens of the conversation.
         answer_tokens: That the answer may have.
     """
 
@@ -267,7 +267,7 @@ class Job:
         error: Exception | None = None,
         noted: Callable[[Job], None] = lambda job: None,
     ) -> None:
-        """Nothing follows; who takes note does so before the client is told."""
+        """The job is over; observers learn it before the client."""
         self.made, self.error = made or [], error
         if error is not None:  # frames keep much
             error.__traceback__ = error.__cause__ = error.__context__ = None

@@ -16,8 +16,8 @@ def encoded(picture: Any, form: OutputFormat, quality: int) -> str:
 
     Args:
         picture: The picture.
-        form: Of the file.
-        quality: Of JPEG and WebP, up to 100.
+        form: Form of the file.
+        quality: Quality of JPEG and WebP, up to 100.
     """
     file = io.BytesIO()
     if form == "png":

@@ -34,6 +34,9 @@ Also those after which a request that was served, and needed more than is free n
 known, its size is refused, and nothing new is learned of it.
 """
 
+_SPARE = 1.05
+"""Times what a size will need that has to be free where it is named as one that fits."""
+
 _ENOUGH = 4
 """Sizes from which on more than a line is seen in them."""
 
@@ -50,7 +53,7 @@ class MemoryForecast:
 
     Args:
         limit: Bytes that a rank may hold, its model included; ``None`` for what its GPU or machine has.
-        tell: Is told the real peak over the predicted one, both with the model, of each request that was predicted.
+        tell: Called with the real peak over the predicted one, both with the model, for each request with a forecast.
         clock: Seconds.
 
     Attributes:
@@ -144,6 +147,11 @@ class MemoryForecast:
         if needed is None or free is None or (pixels > largest and len(seen) < 2):
             return False
         return needed * (0.5 if pixels > _FAR * largest else 1.0) > free
+
+    def fits(self, pixels: int, inputs: InputPictures = NO_INPUTS) -> bool:
+        """Whether it is known that a request fits, and is not only not known to be too much."""
+        needed, free = self.needed(pixels, inputs), self.free()
+        return needed is not None and free is not None and needed * _SPARE <= free
 
     def _known(self, inputs: InputPictures) -> dict[int, float]:
         """The most that each size needed, of what counts."""

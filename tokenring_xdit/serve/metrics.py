@@ -24,6 +24,7 @@ _OUTCOMES = ("done", "failed", "cancelled", "refused")
 
 _REQUEST_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 600, 1200)
 _STEP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_SHARE_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
 _RATIO_BUCKETS = (0.25, 0.5, 0.75, 0.9, 1, 1.1, 1.25, 1.5, 2, 4)
 
 
@@ -39,14 +40,14 @@ class Meters:
     def __init__(self, dims: ParallelDims, queue: JobQueue, kind: str = "image") -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
-            "tokenring_requests", "Requests that are over, or were refused", ["kind", "outcome"], registry=self.registry
+            "tokenring_requests", "Finished and refused requests", ["kind", "outcome"], registry=self.registry
         )
         self._queued = Histogram(
-            "tokenring_queue_seconds", "Waiting for the engine", buckets=_REQUEST_BUCKETS, registry=self.registry
+            "tokenring_queue_seconds", "Seconds in the queue", buckets=_REQUEST_BUCKETS, registry=self.registry
         )
         self._duration = Histogram(
             "tokenring_request_duration_seconds",
-            "Requests that were served, without waiting",
+            "Seconds of serving a request, without the queue",
             ["kind"],
             buckets=_REQUEST_BUCKETS,
             registry=self.registry,
@@ -64,10 +65,19 @@ class Meters:
             registry=self.registry,
         )
         self._restarts = Counter(
-            "tokenring_world_restarts", "Ranks were started again", ["reason"], registry=self.registry
+            "tokenring_world_restarts", "Restarts of the ranks", ["reason"], registry=self.registry
         )
         self._sent = Counter(
-            "tokenring_sent_bytes", "Sent for attention, without Ulysses' exchanges", ["rank"], registry=self.registry
+            "tokenring_sent_bytes",
+            "Bytes sent for attention, without Ulysses' exchanges",
+            ["rank"],
+            registry=self.registry,
+        )
+        self._exposed = Histogram(
+            "tokenring_step_exposed_ratio",
+            "Share of a request's steps, or of an answer, in which a rank waits for messages of attention; on CPUs",
+            buckets=_SHARE_BUCKETS,
+            registry=self.registry,
         )
         for rank in range(dims.ranks):
             self._sent.labels(str(rank))
@@ -122,9 +132,14 @@ class Meters:
         self._steps.took(stages)
 
     def sent(self, sizes: Sequence[int]) -> None:
-        """Ranks have sent so many bytes."""
+        """Count bytes that ranks have sent."""
         for rank, size in enumerate(sizes):
             self._sent.labels(str(rank)).inc(size)
+
+    def exposed(self, shares: Sequence[float]) -> None:
+        """Ranks have waited for such shares of what they did."""
+        for share in shares:
+            self._exposed.observe(share)
 
     def memory(self, ratio: float) -> None:
         """A rank's peak was measured, which was predicted."""
@@ -161,7 +176,7 @@ class _StepMeters:
         )
         self._stages = Histogram(
             "tokenring_stage_duration_seconds",
-            "Before the steps of a request, all of them, and behind them",
+            "Seconds before, during and after the steps of a request",
             ["stage"],
             buckets=_REQUEST_BUCKETS,
             registry=registry,
@@ -181,20 +196,20 @@ class _AnswerMeters:
     def __init__(self, registry: CollectorRegistry) -> None:
         tokens = Counter(
             "tokenring_tokens",
-            "Tokens of prompts, those of them that were not computed again, and those of answers",
+            "Tokens of prompts, reused ones among them, and tokens of answers",
             ["kind"],
             registry=registry,
         )
         self._prompt, self._reused, self._answer = (tokens.labels(kind) for kind in ("prompt", "reused", "answer"))
         self._first = Histogram(
             "tokenring_first_token_seconds",
-            "From the beginning of a request to the first piece of its answer",
+            "Seconds from the start of a request to the first piece of its answer",
             buckets=_REQUEST_BUCKETS,
             registry=registry,
         )
         self._token = Histogram(
             "tokenring_token_duration_seconds",
-            "Tokens of an answer from then on, on average",
+            "Seconds of a later token, averaged over an answer",
             buckets=_STEP_BUCKETS,
             registry=registry,
         )

@@ -15,9 +15,9 @@ def refuse_foreign(method: str, headers: Mapping[bytes, bytes], name: str | None
     """Refuse what another site has a browser send; programs say no origin, and are served.
 
     Args:
-        method: Of the request.
-        headers: Of it, their names in small letters.
-        name: Of this server, beside its addresses.
+        method: Method of the request.
+        headers: Headers of the request, names in lower case.
+        name: Name of this server, beside its addresses.
 
     Raises:
         RefusedError: It comes from another site, or asks for a name that may be anybody's.
@@ -25,8 +25,8 @@ def refuse_foreign(method: str, headers: Mapping[bytes, bytes], name: str | None
     host, origin, site = (headers.get(key, b"").decode("latin-1") for key in (b"host", b"origin", b"sec-fetch-site"))
     if host and not _is_known(_host_of(host), name):  # any site may have its own name lead here
         message = (
-            "this server has no key, and is asked by a name that it does not know: ask by its IP address, or start it "
-            "with that name as --host, or with a key"
+            "this server has no key, and does not answer to this host name: use its IP address, or start it with that "
+            "name as --host, or with a key"
         )
         raise RefusedError(message, status=403, code="foreign_host")
     followed = method == "GET" and headers.get(b"sec-fetch-mode") == b"navigate"  # a link: no site reads the answer

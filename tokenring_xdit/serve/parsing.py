@@ -92,7 +92,7 @@ class PictureParser(RequestParser[ServeConfig]):
         }
 
     def _pictures(self) -> dict[str, Any]:
-        """Which pictures are needed, or taken, by the fields of an edit, and the strength where nothing is said."""
+        """Which pictures are needed, or taken, by the fields of an edit, and the default strength."""
         needed, mask = needed_options(self.pipeline), mask_keyword(self.pipeline)
         names = {"image": image_keyword(self.pipeline), "mask": mask} if takes_picture(self.pipeline) else {}
         found: dict[str, Any] = {
@@ -267,7 +267,7 @@ class PictureParser(RequestParser[ServeConfig]):
         most = self.limits
         if pixels > most.pixels:
             raise RefusedError(
-                f"size: {pixels} pixels are asked for, and this server draws at most {most.pixels}", "size"
+                f"size: {pixels} pixels are asked for, and this server generates at most {most.pixels}", "size"
             )
         if (values.get("frames") or 1) > most.frames:
             raise RefusedError(
@@ -296,7 +296,7 @@ class PictureParser(RequestParser[ServeConfig]):
         needed, free = self._memory.needed(pixels(size), inputs) or 0.0, self._memory.free() or 0
         what = f"{together} pictures of {size} at once need" if together > 1 else f"{size} needs"
         what = f"{size} with {frames} frames needs" if frames > 1 else what
-        fits = (each for each in _smaller(size) if not self._memory.too_much(pixels(each), inputs) and takes(each))
+        fits = (each for each in _smaller(size) if self._memory.fits(pixels(each), inputs) and takes(each))
         found = next(fits, None)
         raise RefusedError(
             f"size: {what} about {bytes_in_words(needed)} of a rank's memory, and {bytes_in_words(max(0, free))} are "

@@ -20,10 +20,11 @@ class PictureRunner:
 
     Args:
         forecast: Learns from every job, by the pixels that are made together.
-        on_step: Is told how many seconds each step took.
+        on_step: Called with the seconds of each step.
         memory: Learns as well.
-        on_made: Is told what each call of the engine took that showed nothing meanwhile.
-        on_sent: Is told what ranks sent.
+        on_made: Called with the measurements of each call of the engine that showed no previews.
+        on_sent: Called with the bytes that ranks sent.
+        on_exposed: Called with the share of the steps for which each rank waited.
     """
 
     def __init__(
@@ -33,12 +34,14 @@ class PictureRunner:
         memory: MemoryForecast | None = None,
         on_made: Callable[[StageSeconds], object] = lambda stages: None,
         on_sent: Callable[[Sequence[int]], object] = lambda sent: None,
+        on_exposed: Callable[[Sequence[float]], object] = lambda shares: None,
     ) -> None:
         self._forecast, self._on_step, self._on_made, self._on_sent = forecast, on_step, on_made, on_sent
+        self._on_exposed = on_exposed
         self._memory = MemoryForecast() if memory is None else memory
 
     def make(self, engine: Engine, job: Job, most_silence: float) -> list[Any]:
-        """Draw all pictures of a job."""
+        """Generate all pictures of a job."""
         order, made = _of(job.order), list[Any]()
         for count in order.batches:
             pixels = count * order.pixels
@@ -54,6 +57,7 @@ class PictureRunner:
                 **order.arguments,
             )
             self._on_sent(engine.sent)
+            self._on_exposed(engine.exposed)
             self._memory.learn(pixels, engine.memory, order.inputs)
             stages = clock.stages(time.monotonic())
             if stages is not None and clock.step_seconds is not None and not order.previews:

@@ -48,7 +48,7 @@ class ServiceReplica:
     def __init__(self, config: AnyServeConfig, limits: RequestLimits, timeout: float) -> None:
         key = checked_key(os.environ.get(KEY_VARIABLE))
         if key is None:
-            log.warning("without %s on this node, whoever reaches its proxy may ask", KEY_VARIABLE)
+            log.warning("without %s on this node, anyone who reaches its proxy may send requests", KEY_VARIABLE)
         self._ended = threading.Event()
         self._service = Service(
             config,

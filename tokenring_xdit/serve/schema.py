@@ -40,8 +40,8 @@ class PromptBody(Body):
     prompt: Text = Field(min_length=1, description="what to draw")
     model: str | None = Field(None, description="name of the model, as /v1/models says it")
     size: str | None = Field(None, description="WIDTHxHEIGHT in pixels, or 'auto'", examples=["1024x1024"])
-    user: str | None = Field(None, max_length=512, description="whom the client serves; nothing is made of it")
-    seed: int | None = Field(None, ge=0, le=LARGEST_SEED, description="of the first one; one is drawn without it")
+    user: str | None = Field(None, max_length=512, description="the user of the client; ignored")
+    seed: int | None = Field(None, ge=0, le=LARGEST_SEED, description="seed of the first one; a random one by default")
     steps: int | None = Field(None, ge=1, description="denoising steps")
     guidance: float | None = Field(None, ge=0, allow_inf_nan=False, description="guidance scale")
     negative_prompt: Text | None = Field(None, description="what the picture must not show, for models that take it")
@@ -76,7 +76,7 @@ class VideoBody(PromptBody):
     """Of ``/v1/videos``."""
 
     seconds: float | None = Field(None, gt=0, allow_inf_nan=False, description="of the video, instead of its frames")
-    frames: int | None = Field(None, ge=1, description="frames, as many as the pipeline makes of them")
+    frames: int | None = Field(None, ge=1, description="number of frames, which the pipeline may round")
     fps: int | None = Field(None, ge=1, le=120, description="frames a second")
     input_reference: Any = Field(None, description="not taken: this model starts from no picture")
 

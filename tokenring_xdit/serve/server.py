@@ -20,7 +20,7 @@ __all__ = ["serve"]
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _LAST_ANSWERS = 3
-"""Seconds for clients to take what they are told at the end."""
+"""Seconds for clients to receive their last messages."""
 
 
 def serve(
@@ -108,7 +108,7 @@ async def _serve(
 
 
 class _Server(uvicorn.Server):
-    """Whose signals are ours: the engine is to be told first."""
+    """A server whose signals we handle: the engine has to stop first."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

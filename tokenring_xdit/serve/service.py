@@ -61,6 +61,7 @@ class Service:
             return make_engine(config, timeout, config.ray if ray is None else ray)
 
         def prepare(engine: Engine) -> None:
+            learned.recall(engine.cluster)
             if isinstance(parser, PictureParser):
                 drawing.warm_up(engine, parser.warm_ups(engine))
 
@@ -69,8 +70,8 @@ class Service:
         store = VideoStore(limits.stored) if isinstance(config, ServeConfig) and films(config) else None
         meters = Meters(config.degrees, queue, "text" if text else "image" if store is None else "video")
         memory = MemoryForecast(config.memory_per_rank if isinstance(config, ServeConfig) else None, meters.memory)
-        learned = Learned(config, None if config.ray is None and ray is None else f"ray {config.ray or ray}", memory)
-        drawing = PictureRunner(learned.forecast, meters.step, memory, meters.took, meters.sent)
+        learned = Learned(config, memory)
+        drawing = PictureRunner(learned.forecast, meters.step, memory, meters.took, meters.sent, meters.exposed)
         runner = _runner(text, meters, drawing, store, learned)
         self.owner = EngineOwner(make, queue, runner, meters, on_broken, prepare, learned.keep, learned.forecast.cool)
         meters.watch(self.owner)
@@ -109,7 +110,7 @@ def _runner(
     text: bool, meters: Meters, drawing: PictureRunner, store: VideoStore | None, learned: Learned
 ) -> JobRunner:
     if text:
-        return ChatRunner(learned.forecast, meters.answered, learned.memory, meters.sent)
+        return ChatRunner(learned.forecast, meters.answered, learned.memory, meters.sent, meters.exposed)
     return drawing if store is None else VideoRunner(drawing, store)
 
 

@@ -48,7 +48,7 @@ class EventStream(Response):
     Args:
         intake: Took it.
         job: The job.
-        feed: Of the job.
+        feed: Feed of the job.
         written: Makes events, as texts, of what happens.
     """
 

@@ -26,7 +26,7 @@ class _Reader:
     """Counts tokens as the ranks will.
 
     Attributes:
-        tokenizer: Of the model.
+        tokenizer: Tokenizer of the model.
         most: Tokens that it was made to read; ``None`` where it does not say.
     """
 

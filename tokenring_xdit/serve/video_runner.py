@@ -1,4 +1,4 @@
-"""Videos: drawn as pictures are, and kept for their clients to fetch, or handed out at once."""
+"""Videos: generated as pictures are, and stored for their clients, or sent at once."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class RankWatch:
     """Watches ranks.
 
     Args:
-        ranks: Of all worlds.
+        ranks: Ranks of all worlds.
         limit: Seconds for which a rank may be stopped.
     """
 

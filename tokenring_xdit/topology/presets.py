@@ -1,8 +1,8 @@
 """Machines by name, with the rates that their makers publish; none of them was measured here.
 
 ``hgx-h100`` is one node; ``hgx-h100*4@ib-ndr`` are four of them, with a link from each NIC to one switch. Rates are
-those of one direction and count what the maker counts (:attr:`Counts.LINK`): what arrives is less. Every figure names
-its source.
+those of one direction and count what the maker counts (:attr:`Counts.LINK`): what arrives is less, which is known of
+PCIe 4.0, and counted. Every figure names its source.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from itertools import combinations
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.messages import shown
 from tokenring_xdit.spec import Whole, unknown
-from tokenring_xdit.topology.alone import NVLINK_4, NVLINK_4_SOURCE
+from tokenring_xdit.topology.alone import NVLINK_4, NVLINK_4_SOURCE, PCIE_4, PCIE_4_SOURCE
 from tokenring_xdit.topology.files import load_network
 from tokenring_xdit.topology.links import Counts, Link, Rate
 from tokenring_xdit.topology.network import EXAMPLES, MOST_NODES, Network
@@ -45,7 +45,7 @@ class Preset:
 
     def remarks(self) -> dict[str, object]:
         """What is written into its file beside the network."""
-        note = f"{self.what}. Figures that makers publish, of one direction, protocol included; not measured here."
+        note = f"{self.what}. Figures that makers or others publish, of one direction; not measured here."
         return {"notes": [note], "sources": list(self.sources), "measured": False}
 
 
@@ -55,7 +55,7 @@ class Fabric:
 
     Attributes:
         name: What to call it by.
-        rate: Of a NIC, one direction.
+        rate: Rate of a NIC, one direction.
         one_a_node: Whether a node has one NIC, instead of one at each place that its preset has for them.
         source: Where the figure comes from.
     """
@@ -159,8 +159,8 @@ def _on_nvswitch(what: str, gigabytes: float, *sources: str, messages: tuple[tup
 
 def _on_one_root(what: str, count: int, *sources: str) -> _Machine:
     """GPUs with 16 lanes of PCIe 4.0 each at the root complex of one socket."""
-    links = tuple((gpu, "root", _gigabytes(32)) for gpu in _gpus(count))
-    return _Machine(what, count, ("root",), links, ("root",), ("root",), sources)
+    links = tuple((gpu, "root", PCIE_4) for gpu in _gpus(count))
+    return _Machine(what, count, ("root",), links, ("root",), ("root",), (*sources, PCIE_4_SOURCE))
 
 
 _MACHINES = {

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.messages import one_line
-from tokenring_xdit.topology.alone import NVLINK_4
+from tokenring_xdit.topology.alone import NVLINK_4, PCIE_4
 from tokenring_xdit.topology.links import Counts, Link, Rate
 from tokenring_xdit.topology.network import Network
 from tokenring_xdit.topology.nvidia import GpuTopology, LinkKind, parse
@@ -28,8 +28,8 @@ NVIDIA_SMI = "nvidia-smi"
 _NVLINK = 25_000_000_000 * 8
 """Bits a second of an NVLink 2 to 4 (V100, A100, H100), one direction. Bridges of GA102 cards have 14 GB/s a link."""
 
-_PCIE = 32_000_000_000 * 8
-"""Of 16 lanes of PCIe 4.0, and taken for what joins two sockets."""
+_PCIE = PCIE_4.bits_per_second
+"""Taken for every slot, and for what joins two sockets."""
 
 _MOST_NVLINKS = 18
 """That a GPU has, an H100's: where it seems to have more to all others, they lead to NVSwitches."""
@@ -68,7 +68,7 @@ def network_of(topology: GpuTopology, name: str, order: Sequence[int] | None = N
 
     Args:
         topology: The GPUs.
-        name: Of the network.
+        name: Name of the network.
         order: Indices of those to use, rank 0's first; all in their order by default.
 
     Raises:

@@ -33,7 +33,7 @@ def culprit(outcomes: Mapping[Rank, RankOutcome]) -> Rank:
     """The rank whose failure came first, as far as that can be known.
 
     Args:
-        outcomes: Of each rank that did not succeed, in the order in which they were known.
+        outcomes: Outcomes of each rank that did not succeed, in the order in which they were known.
     """
     return min(outcomes, key=lambda rank: _severity(outcomes[rank]))
 
@@ -65,7 +65,7 @@ def in_words(outcome: RankOutcome, process: int) -> str:
     """What became of a rank, to follow its name.
 
     Args:
-        outcome: Of :func:`culprit`'s.
+        outcome: Outcome of the rank at fault (:func:`culprit`).
         process: Its process id.
     """
     if isinstance(outcome, Stopped):

@@ -32,6 +32,6 @@ def run_module(module: str, words: Sequence[object], options: Sequence[str] = ()
     Args:
         module: Its name.
         words: Its arguments.
-        options: Of the interpreter.
+        options: Options of the interpreter.
     """
     return [sys.executable, *options, "-c", _PROGRAM, _ROOT, module, *map(str, words)]

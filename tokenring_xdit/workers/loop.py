@@ -21,7 +21,7 @@ class Mailbox(ABC):
 
     Attributes:
         store: The store at which the ranks join; ``None`` where the environment says how.
-        number: Of the request that was taken last.
+        number: Number of the request that was taken last.
     """
 
     store: Any = None
@@ -43,7 +43,7 @@ class Mailbox(ABC):
 def serve(mailbox: Mailbox, program: str) -> None:
     """Carry out tasks until there are no more.
 
-    A command that raises has broken off whatever the ranks were doing together: that is told, and raised. One that
+    A command that raises has interrupted what ranks do together: it is reported, and raised. One that
     returns a :class:`Failed`, with its phase, has left this rank able to go on.
 
     Args:

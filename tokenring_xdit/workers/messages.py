@@ -27,7 +27,7 @@ class Task:
     """To a rank: carry out a command.
 
     Attributes:
-        number: Of the request, positive; 0 is loading.
+        number: Number of the request, positive; 0 is loading.
         command: What to do; its class is registered in the rank's program.
     """
 
@@ -60,7 +60,7 @@ class Failed:
         message: What it says.
         time: When, on the machine's clock.
         traceback: Where it was raised; ``None`` for a refusal, which needs none.
-        number: Of the request; ``None`` before the first one.
+        number: Number of the request; ``None`` before the first one.
         phase: Where it failed, of a rank that lives on; ``None`` of one that ends.
     """
 
@@ -73,7 +73,7 @@ class Failed:
 
     @classmethod
     def of(cls, error: Exception, *, number: int | None = None, phase: Phase | None = None) -> Failed:
-        """What is told of an error, just now."""
+        """The message of the current error."""
         trace = None if isinstance(error, TokenRingError) else "".join(traceback.format_exception(error))
         return cls(
             kind=type(error).__name__,
@@ -93,7 +93,7 @@ class Gone:
     """In a rank's stead: its process has ended.
 
     Attributes:
-        exit_code: Of the process; negative is the signal that killed it.
+        exit_code: Exit code of the process; negative is the signal that killed it.
         reason: What is known beyond that, where the process was on another node.
     """
 

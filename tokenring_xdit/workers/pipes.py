@@ -1,6 +1,6 @@
 """Two pipes between a rank and whoever started it, and the rank's ends of them.
 
-Messages are pickled, unless the rank is told otherwise: a pipe carries what pipelines are called with and what they
+Messages are pickled by default: a pipe carries what pipelines are called with and what they
 make (pictures, tensors, arguments of any class). Nobody can write into it but the process that started the rank, the
 rank itself, and what has their rights already. Nothing that comes from a socket or a store is read so; see
 :mod:`~tokenring_xdit.workers.wire` and :mod:`tokenring_xdit.plain`.

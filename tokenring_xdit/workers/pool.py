@@ -17,10 +17,11 @@ from tokenring_xdit.workers.attempt import carry_through
 from tokenring_xdit.workers.blame import in_words, is_lost
 from tokenring_xdit.workers.environment import local_environment
 from tokenring_xdit.workers.messages import Failed, RankOutcome, Silent, Task
+from tokenring_xdit.workers.output import kept_file
 from tokenring_xdit.workers.pipes import Pickles, cancel
 from tokenring_xdit.workers.starting import Inbox, Packing, RankStarter, StartedRank, called
 from tokenring_xdit.workers.state import Event, Limits, RequestAttempt, Show
-from tokenring_xdit.workers.worker import Rendezvous, Worker, hear, kept_file
+from tokenring_xdit.workers.worker import Rendezvous, Worker, hear
 
 __all__ = ["LocalStarter", "Pool", "WorkerPool"]
 
@@ -108,7 +109,7 @@ class LocalStarter(RankStarter):
     """Starts ranks as processes of this machine.
 
     Args:
-        environment: Of a rank, from its number, the number of ranks and where they join.
+        environment: Environment of a rank, from its number, the number of ranks and where they join.
         before: Words before the command of a rank; none by default.
         quiet: Keep what ranks print, instead of having it printed.
     """
@@ -144,7 +145,7 @@ class WorkerPool(Pool):
     Args:
         program: What each of them serves; see :func:`tokenring_xdit.workers.loop.serve`.
         ranks: How many.
-        environment: Of a rank, from its number, the number of ranks and where they join.
+        environment: Environment of a rank, from its number, the number of ranks and where they join.
         before: Words before the command of a rank; none by default.
         quiet: Keep what ranks print, and show its end where they die, instead of having it printed. Where it is
             printed, the traceback of a rank that fails is kept in a file, which the error names.

@@ -1,6 +1,6 @@
 """The seam between those who ask ranks and those who start them: on this machine, or on Ray.
 
-What ranks are told and what a failure means is the same for both; a process of a rank, and how bytes come to it and
+Messages to ranks and the meaning of failures are the same for both; a process of a rank, and how bytes come to it and
 back, is not. :class:`tokenring_xdit.workers.worker.Worker` is a process of this machine with two pipes;
 :class:`tokenring_xdit.workers.on_ray.rank.ActorRank` is one behind an actor of Ray, on any node.
 """
@@ -23,7 +23,7 @@ class Packing(Protocol):
     """How messages become bytes.
 
     Attributes:
-        name: What the rank's process is told, to use the same; empty for that of pipes.
+        name: Name of the packing, for the rank's process to use the same; empty for that of pipes.
     """
 
     name: str
@@ -87,7 +87,7 @@ class RankStarter(Protocol):
     """Starts the ranks of a world.
 
     Attributes:
-        packing: How they are told, and tell.
+        packing: How messages to and from them are packed.
     """
 
     packing: Packing
@@ -109,10 +109,12 @@ class WorldPlace(Protocol):
     """Where the worlds of an engine are.
 
     Attributes:
-        packing: Of all of them.
+        packing: Packing of all of them.
+        cluster: Which cluster that is, in words; ``None`` for this machine.
     """
 
     packing: Packing
+    cluster: str | None
 
     def world(self, replica: int) -> RankStarter:
         """Starts the ranks of one."""

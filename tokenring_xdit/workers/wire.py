@@ -32,7 +32,7 @@ class Wire(Packing):
     """Packs messages as plain data.
 
     Args:
-        module: Names the classes of what is told, as ``MESSAGES``; it is this packing's name.
+        module: Names the classes of messages, as ``MESSAGES``; it is this packing's name.
     """
 
     def __init__(self, module: str) -> None:

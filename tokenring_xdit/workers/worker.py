@@ -7,23 +7,22 @@ import logging
 import os
 import queue
 import subprocess
-import tempfile
 import threading
 import time
 import weakref
 from collections.abc import Mapping, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 from tokenring_xdit.liveness import ProcessIdentity, State
 from tokenring_xdit.workers.interpreter import run_module
 from tokenring_xdit.workers.messages import Gone
+from tokenring_xdit.workers.output import RankOutput
 from tokenring_xdit.workers.pipes import Pickles
 from tokenring_xdit.workers.starting import Inbox, Packing, StartedRank
 from tokenring_xdit.workers.state import Event, Heard
 
-__all__ = ["Rendezvous", "Worker", "hear", "kept_file", "take_standard_descriptors"]
+__all__ = ["Rendezvous", "Worker", "hear", "take_standard_descriptors"]
 
 log = logging.getLogger(__name__)
 
@@ -62,12 +61,12 @@ class Worker:
     Args:
         rank: Its number in its world.
         program: What it serves; see :func:`tokenring_xdit.workers.loop.serve`.
-        environment: Of the process.
+        environment: Environment of the process.
         inbox: Where its answers go.
         inherited: File descriptors that it keeps, such as that of a :class:`Rendezvous`.
         quiet: Keep what it prints for :meth:`printed`, instead of having it printed on standard error.
         before: Words that stand before the command, such as those that run it elsewhere.
-        packing: How it is told, and tells.
+        packing: How messages to and from it are packed.
         tied: Whether this thread lives as long as the process; by default only the main thread is taken to.
     """
 
@@ -94,11 +93,11 @@ class Worker:
         theirs_in, self._requests = Pipe(duplex=False)
         self._answers, theirs_out = Pipe(duplex=False)
         self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._output = os.memfd_create("tokenring-rank-output", os.MFD_CLOEXEC) if quiet else None
+        self._output = RankOutput() if quiet else None
         with theirs_in, theirs_out:
             ends = (theirs_in.fileno(), theirs_out.fileno())
             words = (program, os.getpid(), int(tied), *ends, packing.name)
-            output = _STANDARD_ERROR if self._output is None else self._output
+            output = _STANDARD_ERROR if self._output is None else self._output.descriptor
             self.process = subprocess.Popen(
                 [*before, *run_module("tokenring_xdit.workers.rank", words)],
                 pass_fds=(*ends, *inherited),
@@ -158,11 +157,13 @@ class Worker:
                 thread.join(timeout)
 
     def printed(self) -> str:
-        """What it has printed until now."""
-        if self._output is None:
-            return ""
-        size = os.fstat(self._output).st_size
-        return os.pread(self._output, size, 0).decode(errors="replace")
+        """The end of what it has printed until now."""
+        return "" if self._output is None else self._output.text()
+
+    def heard(self) -> None:
+        """Take note that it has said something: what it printed long ago is not kept."""
+        if self._output is not None:
+            self._output.trim()
 
     def disown(self) -> None:
         """In a fork of this process: do not keep the pipes open."""
@@ -170,8 +171,9 @@ class Worker:
         self._answers.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_output", None) is not None:
-            os.close(self._output)  # type: ignore[arg-type]
+        output = getattr(self, "_output", None)
+        if output is not None:
+            output.close()
 
 
 _workers: weakref.WeakSet[Worker] = weakref.WeakSet()
@@ -205,17 +207,11 @@ def _listen(worker: Worker, answers: Connection, packing: Packing, inbox: Inbox)
         with answers, contextlib.suppress(EOFError, OSError):
             while True:
                 inbox.put((worker, packing.unpack(answers.recv_bytes())))
+                worker.heard()
     except Exception:  # too large for what memory is left, say
         log.exception("an answer of rank %d could not be read", worker.rank)
         worker.process.kill()
     inbox.put((worker, Gone(worker.process.wait())))
-
-
-def kept_file(name: str, text: str) -> Path:
-    """Write what an error refers to into a folder of its own, which stays."""
-    path = Path(tempfile.mkdtemp(prefix="tokenring-xdit-")) / name
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 def take_standard_descriptors() -> None:

@@ -22,7 +22,7 @@ def join_world(device: torch.device, timeout: timedelta, store: Any = None) -> N
     """Join the other ranks: at a store, where the process that started them says, or else as ``torchrun`` says.
 
     Args:
-        device: Of this rank: the ranks talk over NCCL on GPUs, over gloo otherwise.
+        device: Device of this rank: the ranks talk over NCCL on GPUs, over gloo otherwise.
         timeout: For a rank that does not answer.
         store: Where they join; ``None`` is what the environment says.
 

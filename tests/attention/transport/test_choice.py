@@ -9,6 +9,7 @@ import pytest
 from tests.attention.trouble import SEPARATE, cannot_open, carried, mapped, run, wants
 from tokenring_xdit.attention.transport.choice import TRANSPORT_VARIABLE, Standpoint, wanted, why_not_shared
 from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.liveness import LIMIT_VARIABLE
 
 HERE = Standpoint("boot pid:[1]", "net:[1]", None)
 
@@ -69,7 +70,7 @@ def test_what_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     [
         (None, {}, "SymmetricTransport"),
         ("net", {}, "GlooTransport"),
-        (None, {SEPARATE: "1"}, "GlooTransport"),
+        (None, {SEPARATE: "1", LIMIT_VARIABLE: "60"}, "GlooTransport"),
         (None, {TRANSPORT_VARIABLE: "process-groups"}, "GlooTransport"),
     ],
 )

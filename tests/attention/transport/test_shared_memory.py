@@ -90,7 +90,7 @@ def areas(ranks: int, size: int) -> list[SharedMemory]:
                 if len(told) <= number:
                     told.append([None] * ranks)
                 told[number][rank] = value
-            arrived.wait(10)
+            arrived.wait(120)
             return told[number]
 
         return swap
@@ -119,12 +119,12 @@ def test_what_one_rank_writes_the_others_see() -> None:
 def test_who_sleeps_is_woken_and_does_not_sleep_over_what_was_told_before() -> None:
     one, other = areas(2, 5000)
     bell = other.bell()
-    sleeper = threading.Thread(target=other.sleep, args=(bell, 60.0))
+    sleeper = threading.Thread(target=other.sleep, args=(bell, 300.0))
     sleeper.start()
     time.sleep(0.05)
     assert sleeper.is_alive()
     one.arrive(1, "q", 1)
-    sleeper.join(30)
+    sleeper.join(120)
     assert not sleeper.is_alive()
-    other.sleep(bell, 60.0)  # it has another number by now
+    other.sleep(bell, 300.0)  # it has another number by now
     other.sleep(other.bell(), 0.001)  # and a limit

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from transformers.generation.streamers import BaseStreamer
 
 import tokenring_xdit
 from tests.hosts.transformers.models import language_model, prompts
+from tests.support.ranks import by_the_first
 from tokenring_xdit.compat.transformers import CACHE_NAMES, cache_name
 from tokenring_xdit.errors import TokenRingError
 from tokenring_xdit.hosts.transformers import attention, exchanges, session
@@ -53,27 +55,40 @@ def error_of(found: torch.Tensor, wanted: torch.Tensor, mask: torch.Tensor | Non
 @torch.no_grad()
 def logits_errors(kind: str, prefill: str = "balanced") -> dict[str, float]:
     """The error of this rank's logits, of all its tokens, case by case; of whole calls and of turns as well."""
-    whole, parallel = language_model(kind), parallel_model(kind, prefill=prefill)
+    parallel, expected = parallel_model(kind, prefill=prefill), by_the_first(lambda: _logits_alone(kind))
     errors = {}
     for name, (batch, length, padding) in CASES.items():
         ids, mask = prompts(batch, length, padding)
-        given = mask if padding else None
-        wanted = whole(ids, attention_mask=given).logits
+        given, wanted = mask if padding else None, expected[name]
         found, rows = parallel.tokenring.logits(ids, given)
         part = slice(rows.start, rows.stop)
         errors[name] = error_of(found, wanted[:, part], mask[:, part])
         errors[f"{name}, gathered"] = error_of(parallel(ids, attention_mask=given).logits, wanted, mask)
     ids, mask = prompts(2, 67, [0, 9])
-    errors["score"] = error_of(parallel.tokenring.score(ids, mask)[mask[:, :-1] == 1], scores_of(whole, ids, mask))
-    theirs, cache = DynamicCache(config=whole.config), parallel.tokenring.cache()
+    errors["score"] = error_of(parallel.tokenring.score(ids, mask)[mask[:, :-1] == 1], expected["score"])
+    cache = parallel.tokenring.cache()
     for start, stop in TURNS:
-        turn, seen = ids[:, start:stop], mask[:, :stop]
-        # Rotary tables that depend on the length differ between turns and one run, without ranks too.
-        wanted = whole(turn, attention_mask=seen, **{cache_name(type(whole).forward): theirs}).logits
+        turn, seen, name = ids[:, start:stop], mask[:, :stop], f"turn {start}..{stop}"
         found, rows = parallel.tokenring.logits(turn, seen, cache)
         part = slice(rows.start, rows.stop)
-        errors[f"turn {start}..{stop}"] = error_of(found, wanted[:, part], seen[:, start:stop][:, part])
+        errors[name] = error_of(found, expected[name][:, part], seen[:, start:stop][:, part])
     return errors
+
+
+def _logits_alone(kind: str) -> dict[str, torch.Tensor]:
+    """What the unmodified model says: to whole calls, to turns, and how likely it finds a text."""
+    whole, found = language_model(kind), {}
+    for name, (batch, length, padding) in CASES.items():
+        ids, mask = prompts(batch, length, padding)
+        found[name] = whole(ids, attention_mask=mask if padding else None).logits
+    ids, mask = prompts(2, 67, [0, 9])
+    found["score"] = scores_of(whole, ids, mask)
+    cache = DynamicCache(config=whole.config)
+    for start, stop in TURNS:
+        # Rotary tables that depend on the length differ between turns and one run, without ranks too.
+        options = {"attention_mask": mask[:, :stop], cache_name(type(whole).forward): cache}
+        found[f"turn {start}..{stop}"] = whole(ids[:, start:stop], **options).logits
+    return found
 
 
 def scores_of(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -98,16 +113,21 @@ GENERATIONS: dict[str, dict[str, Any]] = {
 @torch.no_grad()
 def generations(kind: str, names: list[str], padding: list[int] | None = None) -> dict[str, tuple[bool, list[Any]]]:
     """Whether this rank generated what one process with the first rank's seed does, and the tokens, by name."""
-    whole, parallel = language_model(kind), parallel_model(kind)
-    found = {}
-    for name in names:
-        options = GENERATIONS[name]
+
+    def generated(model: Any, name: str, seed: int) -> torch.Tensor:
         batch = 1 if name == "look-up" else 2
         ids, mask = prompts(batch, 43, padding and padding[:batch])
-        torch.manual_seed(5)
-        wanted = whole.generate(ids, attention_mask=mask, **options)
-        torch.manual_seed(5 if dist.get_rank() == 0 else 100 + dist.get_rank())
-        tokens = parallel.generate(ids, attention_mask=mask, **options)
+        torch.manual_seed(seed)
+        tokens: torch.Tensor = model.generate(ids, attention_mask=mask, **GENERATIONS[name])
+        return tokens
+
+    def alone() -> dict[str, torch.Tensor]:
+        whole = language_model(kind)
+        return {name: generated(whole, name, 5) for name in names}
+
+    parallel, expected, found = parallel_model(kind), by_the_first(alone), {}
+    for name, wanted in expected.items():
+        tokens = generated(parallel, name, 5 if dist.get_rank() == 0 else 100 + dist.get_rank())
         found[name] = torch.equal(tokens, wanted), tokens.tolist()
     return found
 
@@ -115,14 +135,16 @@ def generations(kind: str, names: list[str], padding: list[int] | None = None) -
 @torch.no_grad()
 def chat(kind: str) -> tuple[bool, list[int], list[int]]:
     """Whether three turns on one cache say what one process says to the whole; keys held, and how many are allowed."""
-    whole, parallel = language_model(kind), parallel_model(kind)
-    cache, name = parallel.tokenring.cache(), cache_name(type(whole).forward)
-    said = theirs = torch.empty(1, 0, dtype=torch.long)
-    for turn, length in enumerate((61, 2, 23)):
-        ids, _ = prompts(1, length, seed=turn)
-        said, theirs = torch.cat([said, ids], 1), torch.cat([theirs, ids], 1)
-        said = parallel.generate(said, max_new_tokens=11, **{name: cache})
-        theirs = whole.generate(theirs, max_new_tokens=11)
+
+    def talk(model: Any, **options: Any) -> torch.Tensor:
+        said = torch.empty(1, 0, dtype=torch.long)
+        for turn, length in enumerate((61, 2, 23)):
+            said = model.generate(torch.cat([said, prompts(1, length, seed=turn)[0]], 1), max_new_tokens=11, **options)
+        return said
+
+    theirs, parallel = by_the_first(lambda: talk(language_model(kind))), parallel_model(kind)
+    cache = parallel.tokenring.cache()
+    said = talk(parallel, **{cache_name(type(parallel).forward): cache})
     allowed = -(-cache.length // dist.get_world_size()) + BLOCK
     return torch.equal(said, theirs), cache.held(), [allowed] * len(cache.layers)
 
@@ -170,14 +192,14 @@ def fault(name: str, world: int) -> Iterator[None]:
 @torch.no_grad()
 def errors_with_fault(kind: str, name: str) -> tuple[float, float]:
     """The error of two turns of a padded batch, as it should be and with a fault; all rows."""
-    whole, parallel = language_model(kind), parallel_model(kind)
+    parallel = parallel_model(kind)
     ids, mask = prompts(2, 47, [0, 13])
-    wanted = whole(ids, attention_mask=mask).logits
+    wanted = by_the_first(lambda: language_model(kind)(ids, attention_mask=mask).logits)
 
     def error() -> float:
-        cache = parallel.tokenring.cache()
-        first = parallel(ids[:, :29], attention_mask=mask[:, :29], **{cache_name(type(whole).forward): cache}).logits
-        second = parallel(ids[:, 29:], attention_mask=mask, **{cache_name(type(whole).forward): cache}).logits
+        cache = {cache_name(type(parallel).forward): parallel.tokenring.cache()}
+        first = parallel(ids[:, :29], attention_mask=mask[:, :29], **cache).logits
+        second = parallel(ids[:, 29:], attention_mask=mask, **cache).logits
         return error_of(torch.cat([first, second], dim=1), wanted, mask)
 
     right = error()
@@ -207,13 +229,16 @@ class LargeTensors(TorchDispatchMode):
 
 
 @torch.no_grad()
-def large_tensors(kind: str, prefill: str, padded: bool) -> set[tuple[str, tuple[int, ...]]]:
-    """Tensors as long as the sequence that this rank makes while it generates."""
-    parallel = parallel_model(kind, prefill=prefill)
-    ids, mask = prompts(2, 211, [0, 30] if padded else None)
-    with LargeTensors(200) as noted:
-        parallel.generate(ids, attention_mask=mask, max_new_tokens=3)
-    return noted.found
+def large_tensors(kind: str, prefills: Sequence[str]) -> dict[tuple[str, bool], set[tuple[str, tuple[int, ...]]]]:
+    """Tensors as long as the sequence that this rank makes while it generates, by what travels and whether padded."""
+    found = {}
+    for prefill, padded in product(prefills, (False, True)):
+        parallel = parallel_model(kind, prefill=prefill)
+        ids, mask = prompts(2, 211, [0, 30] if padded else None)
+        with LargeTensors(200) as noted:
+            parallel.generate(ids, attention_mask=mask, max_new_tokens=3)
+        found[prefill, padded] = noted.found
+    return found
 
 
 @torch.no_grad()
@@ -231,7 +256,7 @@ def cache_errors(folder: str) -> dict[str, float]:
         cache = change(cache) or cache
         sequence = torch.cat([ids[rows, :length], ids[rows, 60:]], dim=1)
         found = parallel(ids[rows, 60:], **{name: cache}).logits
-        errors[what] = error_of(found, whole(sequence).logits[:, length:])
+        errors[what] = error_of(found, by_the_first(lambda: whole(sequence).logits[:, length:]))
 
     everyone = [0, 1, 2]
     after("nothing", lambda cache: None, everyone, 60)
@@ -268,7 +293,8 @@ def errors_after_inference_mode(folder: str) -> dict[str, float]:
                     cache = parallel.tokenring.cache().load(folder)
             at = range(length - 19, length)
             found = [parallel(ids[rows, n : n + 1], **{name: cache}).logits for n in at]
-            errors[f"{kind}, {change}"] = error_of(torch.cat(found, 1), whole(ids[rows]).logits[:, length - 19 :])
+            wanted = by_the_first(lambda model=whole, ids=ids[rows]: model(ids).logits)
+            errors[f"{kind}, {change}"] = error_of(torch.cat(found, 1), wanted[:, length - 19 :])
     return errors
 
 
@@ -396,8 +422,12 @@ def fails_on_the_way() -> str:
 def bf16_errors(kind: str) -> tuple[float, float]:
     """Errors of bf16 against fp32: one process, and all ranks."""
     ids, mask = prompts(2, 53, [0, 11])
-    exact = language_model(kind)(ids, attention_mask=mask).logits
-    single = language_model(kind).bfloat16()(ids, attention_mask=mask).logits.float()
+    exact, single = by_the_first(
+        lambda: (
+            language_model(kind)(ids, attention_mask=mask).logits,
+            language_model(kind).bfloat16()(ids, attention_mask=mask).logits.float(),
+        )
+    )
     model = tokenring_xdit.parallelize(language_model(kind).bfloat16(), tokenring_degree=dist.get_world_size())
     found = model(ids, attention_mask=mask).logits.float()
     model.generate(ids, attention_mask=mask, max_new_tokens=3)

@@ -11,10 +11,13 @@ import torch.distributed as dist
 import tokenring_xdit
 from tests.hosts.transformers.jobs import error_of, parallel_model
 from tests.hosts.transformers.models import language_model, prompts
+from tests.support.ranks import by_the_first
 from tokenring_xdit.attention import record_trace
 from tokenring_xdit.attention.auto import TOPOLOGY_VARIABLE
 from tokenring_xdit.bench.instruments import barrier, clear_buffers, peak_of
 from tokenring_xdit.compat.transformers import cache_name
+from tokenring_xdit.hosts.transformers.shapes import shape_of
+from tokenring_xdit.language_shapes import LanguageShape
 from tokenring_xdit.planning.placement import Placement
 from tokenring_xdit.schedule import Activity
 
@@ -67,20 +70,26 @@ def keys_held(kind: str, tokens: int, turn: int, answer: int) -> list[tuple[int,
 
 
 @torch.no_grad()
-def peak(settings: dict[str, Any], tokens: int, chunk: int | None) -> tuple[int, int]:
-    """Bytes of this rank's weights, and most bytes that it allocates beside them while it generates two tokens."""
-    parallel = tokenring_xdit.parallelize(language_model("qwen3", **settings), tokenring_degree=dist.get_world_size())
+def peak(
+    kind: str, settings: dict[str, Any], tokens: int, chunk: int | None, unmodified: bool = False
+) -> tuple[LanguageShape, int]:
+    """The shape of a model, and most bytes that this rank allocates beside weights while it generates two tokens."""
+    model = language_model(kind, **settings)
+    if not unmodified:
+        tokenring_xdit.parallelize(model, tokenring_degree=dist.get_world_size())
+    elif model._supports_sdpa:
+        model.set_attn_implementation("sdpa")  # as models are loaded
     ids, _ = prompts(1, tokens)
     options: dict[str, Any] = {} if chunk is None else {"prefill_chunk_size": chunk}
     clear_buffers()
     barrier(CPU)
 
     def call() -> Any:
-        return parallel.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=2, **options)
+        return model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=2, **options)
 
     found, _ = peak_of(call, CPU)
     clear_buffers()
-    return sum(parameter.nbytes for parameter in parallel.parameters()), found
+    return shape_of(model), found
 
 
 @torch.no_grad()
@@ -90,7 +99,8 @@ def planned(topology: str, prompt: int, turn: int) -> tuple[list[str | None], li
         patched.setenv(TOPOLOGY_VARIABLE, topology)
         whole, parallel = language_model("llama"), parallel_model("llama")
         ids, _ = prompts(1, prompt + turn)
-        wanted, cache, errors = whole(ids).logits, parallel.tokenring.cache(), []
+        wanted = by_the_first(lambda: whole(ids).logits)
+        cache, errors = parallel.tokenring.cache(), []
         for start, stop in ((0, prompt), (prompt, prompt + turn)):
             before = parallel.tokenring.report()["bytes_sent"]
             found, rows = parallel.tokenring.logits(ids[:, start:stop], cache=cache)

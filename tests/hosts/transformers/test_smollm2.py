@@ -16,7 +16,7 @@ from tokenring_xdit.planning.placement import BLOCK
 
 NEEDLE = "The secret password of the lighthouse is 'marmalade'."
 QUESTION = "What is the secret password of the lighthouse?"
-HAY = (Path(__file__).parents[3] / "LICENSE").read_text(encoding="utf-8")[:3600]
+HAY = (Path(__file__).parents[3] / "LICENSE").read_text(encoding="utf-8")[:1800]
 DEPTHS = (0.1, 0.6)
 """In the shard of the first rank, and of the second, whether there are two or three; the question is in the last."""
 

@@ -25,7 +25,7 @@ _WORDS = {"kill": "rank {} is gone (process {} on host ", "stop": "rank {} is st
 )
 def test_a_rank_that_is_struck_while_it_answers_is_named(struck: int, kind: str, tmp_path: Path) -> None:
     others = tuple(rank for rank in range(3) if rank != struck)
-    said = run(3, answering, struck, kind, folder=tmp_path, awaited=others, seconds=120.0)
+    said = run(3, answering, struck, kind, folder=tmp_path, awaited=others)
     fault = said[struck].fault
     assert fault is not None
     for rank in others:

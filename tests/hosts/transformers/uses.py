@@ -166,7 +166,7 @@ def threaded(model: Any) -> Any:
     found = []
     threads = []
     for turn in range(3):
-        streamer = TextIteratorStreamer(words(), skip_prompt=True, timeout=20)
+        streamer = TextIteratorStreamer(words(), skip_prompt=True, timeout=120)
         call = {"max_new_tokens": 6, "streamer": streamer, "inputs": ALONE[0][:, turn:]}
         threads.append(threading.Thread(target=model.generate, kwargs=call))
         threads[-1].start()
@@ -265,7 +265,10 @@ def looked_up(model: Any) -> Any:
     """Tokens that were guessed from the prompt, with further options."""
     guessing = {"prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 1, "max_new_tokens": 12}
     options: tuple[dict[str, Any], ...] = ({"do_sample": True}, {"prefill_chunk_size": 8}, {"guidance_scale": 1.4})
-    return [model.generate(ALONE[0], **guessing, **each) for each in options]
+    found = [model.generate(ALONE[0], **guessing, **each) for each in options]
+    again = torch.cat([ALONE[0]] * 4, dim=1)  # guesses are longer than what windows keep beyond need
+    guessing = {"prompt_lookup_num_tokens": 100, "max_matching_ngram_size": 1, "max_new_tokens": 110}
+    return [*found, model.generate(again, **guessing)]
 
 
 def in_training_mode(model: Any) -> Any:
@@ -444,6 +447,11 @@ def refusals() -> tuple[dict[str, str], bool]:
     note("attention", lambda: model.generate(ids, max_new_tokens=3))
     note("attention, call", lambda: model(ids))
     model.set_attn_implementation("tokenring")
+    with torch.autocast("cpu", torch.bfloat16):
+        note("autocast", lambda: model.generate(ids, max_new_tokens=3))
+        note("autocast, call", lambda: model(ids))
+    with torch.autocast("cpu", torch.bfloat16, enabled=dist.get_rank() > 0):
+        note("autocast, one", lambda: model.generate(ids, max_new_tokens=3))
     model.train()
     model.gradient_checkpointing_enable()
     note("checkpointing", lambda: model.generate(ids, max_new_tokens=3))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tests.support.families import ALL_FAMILIES, Entry, Family
-from tests.support.ranks import rank_device
+from tests.support.ranks import by_the_first, rank_device
 from tests.support.reference import relative_error
 from tokenring_xdit.hosts.xfuser import XfuserState, parallelize
 from tokenring_xdit.hosts.xfuser.repairs.common import REPAIR_ALL
@@ -71,7 +71,7 @@ class Case:
 def error(case: Case) -> float | None:
     """Largest difference to one process, relative to its scale; ``None`` on ranks without an output."""
     family = ALL_FAMILIES[case.family]
-    expected = one_process(of_this_group(case), family)
+    expected = alone(lambda own: one_process(own, family), case)
     actual = run(case, family)
     return None if actual is None else relative_error(actual, expected)
 
@@ -85,10 +85,16 @@ def latents(case: Case) -> Tensor | None:
 @torch.no_grad()
 def rounding_errors(case: Case) -> tuple[float, float] | None:
     """Differences to one process in fp32: of one process in the case's dtype, and of xfuser."""
-    family, own = ALL_FAMILIES[case.family], of_this_group(case)
-    exact = one_process(replace(own, dtype=torch.float32), family)
-    single, actual = one_process(own, family), run(case, family)
+    family = ALL_FAMILIES[case.family]
+    exact = alone(lambda own: one_process(replace(own, dtype=torch.float32), family), case)
+    single, actual = alone(lambda own: one_process(own, family), case), run(case, family)
     return None if actual is None else (relative_error(single, exact), relative_error(actual, exact))
+
+
+def alone(make: Callable[[Case], Tensor], case: Case) -> Tensor:
+    """A reference: of all prompts from the first rank, of this rank's share from itself."""
+    own = of_this_group(case)
+    return make(own) if case.data > 1 else by_the_first(lambda: make(own))
 
 
 def of_this_group(case: Case) -> Case:
@@ -161,7 +167,7 @@ def compiled(case: Case) -> Compiled:
 
     family = ALL_FAMILIES[case.family]
     cases = case, replace(case, inputs={**case.inputs, **case.again})
-    expected = [one_process(each, family) for each in cases]
+    expected = by_the_first(lambda: [one_process(each, family) for each in cases])
     torch._dynamo.reset()
     counters.clear()
     errors, graphs = [], []

@@ -14,14 +14,15 @@ from torch import Tensor
 from tests.graphs.operators import OperatorRecorder
 from tests.hosts.xfuser.generation import Case, engine, forget_xfuser, latents_of, with_wrapped_transformer
 from tests.hosts.xfuser.stepping import lora_state
-from tests.support.families import FAMILIES
-from tests.support.ranks import rank_device
+from tests.support.families import ALL_FAMILIES
+from tests.support.ranks import by_the_first, rank_device
 from tests.support.reference import relative_error
 from tokenring_xdit.errors import TokenRingError
 from tokenring_xdit.graphs import CudaRecorder, GraphReport, Recorder
 from tokenring_xdit.graphs.runner import _Buffers
 from tokenring_xdit.hosts.calls import Output, spread_over_ranks
 from tokenring_xdit.hosts.xfuser import AttentionBackend, graph_reports, parallelize
+from tokenring_xdit.hosts.xfuser.backends import COUNTED
 from tokenring_xdit.hosts.xfuser.graphs import replay_calls
 from tokenring_xdit.hosts.xfuser.host import XfuserHost
 from tokenring_xdit.parallel import ParallelDims
@@ -45,12 +46,12 @@ def recorder(device: torch.device) -> Recorder:
 
 
 @contextmanager
-def spread(case: Case) -> Iterator[Any]:
+def spread(case: Case, backend: AttentionBackend = AttentionBackend.AUTO) -> Iterator[Any]:
     """A pipeline whose calls are replayed."""
-    pipe = FAMILIES[case.family].make(**case.make).to(rank_device(), case.dtype)
+    pipe = ALL_FAMILIES[case.family].make(**case.make).to(rank_device(), case.dtype)
     dims = ParallelDims(ulysses=case.ulysses, tokenring=case.tokenring, schedule=case.schedule)
     try:
-        spread_over_ranks(pipe, lambda: XfuserHost(dims, AttentionBackend.AUTO, recorder), Output.EVERY_RANK)
+        spread_over_ranks(pipe, lambda: XfuserHost(dims, backend, recorder), Output.EVERY_RANK)
         yield pipe
     finally:
         forget_xfuser()
@@ -58,7 +59,7 @@ def spread(case: Case) -> Iterator[Any]:
 
 def alone(case: Case, inputs: Mapping[str, Any], change: Any = None) -> Tensor:
     """What one process makes."""
-    family = FAMILIES[case.family]
+    family = ALL_FAMILIES[case.family]
     pipe = family.make(**case.make).to(rank_device(), case.dtype)
     if change is not None:
         change(pipe)
@@ -68,15 +69,25 @@ def alone(case: Case, inputs: Mapping[str, Any], change: Any = None) -> Tensor:
 
 
 @torch.no_grad()
-def generations(case: Case, each: list[Mapping[str, Any]]) -> Replayed:
+def generations(
+    case: Case, each: list[Mapping[str, Any]], backend: AttentionBackend = AttentionBackend.AUTO
+) -> Replayed:
     """Some generations one after the other, with other prompts and sizes."""
-    expected, found = [alone(case, inputs) for inputs in each], Replayed()
-    with spread(case) as pipe:
+    expected, found = by_the_first(lambda: [alone(case, inputs) for inputs in each]), Replayed()
+    with spread(case, backend) as pipe:
         for inputs, right in zip(each, expected, strict=True):
-            made = latents_of(pipe(**FAMILIES[case.family].inputs(**{**case.inputs, **inputs})))
+            made = latents_of(pipe(**ALL_FAMILIES[case.family].inputs(**{**case.inputs, **inputs})))
             found.errors.append(relative_error(made, right))
             found.reports.append(graph_reports(pipe))
     return found
+
+
+def generations_with_a_counted_backend(case: Case, each: list[Mapping[str, Any]]) -> Replayed:
+    """The same with a named backend that is said to be a kernel which can be told key counts on a processor."""
+    backend = AttentionBackend.SDPA_FLASH
+    assert backend.upstream is not None
+    with mock.patch.dict(COUNTED, {backend.upstream: "math"}):
+        return generations(case, each, backend)
 
 
 def generations_with_stale_masks(case: Case, each: list[Mapping[str, Any]]) -> Replayed:
@@ -88,10 +99,15 @@ def generations_with_stale_masks(case: Case, each: list[Mapping[str, Any]]) -> R
         times[id(buffers)] = times.get(id(buffers), 0) + 1
         old = times[id(buffers)] > 3  # two rehearsals, and the first replay
         pairs = zip(buffers.tensors, tensors, strict=True)
-        return fill(buffers, [mine if old and not theirs.is_floating_point() else theirs for mine, theirs in pairs])
+        return fill(buffers, [mine if old and _is_mask(theirs) else theirs for mine, theirs in pairs])
 
     with mock.patch.object(_Buffers, "fill", stale):
         return generations(case, each)
+
+
+def _is_mask(tensor: Tensor) -> bool:
+    """Whether it is one of text, ``[B, T]``, of whatever dtype."""
+    return tensor.ndim == 2 and bool(((tensor == 0) | (tensor == 1)).all())
 
 
 def _with_lora(pipe: Any) -> None:
@@ -113,7 +129,7 @@ def generations_between_changes(case: Case) -> Replayed:
     """A generation as it is, with a LoRA, with half of it, without it, and with other weights."""
     found = Replayed()
     changes = [None, _with_lora, _with_half_of_it, None, _with_other_weights]
-    expected = [alone(case, {}, change) for change in changes]
+    expected = by_the_first(lambda: [alone(case, {}, change) for change in changes])
     with spread(case) as pipe:
         then = [
             lambda: None,
@@ -124,7 +140,7 @@ def generations_between_changes(case: Case) -> Replayed:
         ]
         for change, right in zip(then, expected, strict=True):
             change()
-            made = latents_of(pipe(**FAMILIES[case.family].inputs(**case.inputs)))
+            made = latents_of(pipe(**ALL_FAMILIES[case.family].inputs(**case.inputs)))
             found.errors.append(relative_error(made, right))
             found.reports.append(graph_reports(pipe))
     return found
@@ -133,19 +149,22 @@ def generations_between_changes(case: Case) -> Replayed:
 @torch.no_grad()
 def with_change_in_a_callback(case: Case) -> Replayed:
     """The strength of a LoRA changes in the middle of a generation, whose calls are replayed by then."""
-    inputs, found = FAMILIES[case.family].inputs(**case.inputs), Replayed()
+    inputs, found = ALL_FAMILIES[case.family].inputs(**case.inputs), Replayed()
 
     def weaken(pipe: Any, step: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         if step == inputs["num_inference_steps"] // 2:
             pipe.set_adapters("one", 0.2)
         return tensors
 
-    pipe = FAMILIES[case.family].make(**case.make).to(rank_device(), case.dtype)
-    _with_lora(pipe)
-    expected = latents_of(pipe(**inputs, callback_on_step_end=weaken))
+    def with_lora() -> Tensor | None:
+        pipe = ALL_FAMILIES[case.family].make(**case.make).to(rank_device(), case.dtype)
+        _with_lora(pipe)
+        return latents_of(pipe(**inputs, callback_on_step_end=weaken))
+
+    expected = by_the_first(with_lora)
     with spread(case) as pipe:
         _with_lora(pipe)
-        again = FAMILIES[case.family].inputs(**case.inputs)
+        again = ALL_FAMILIES[case.family].inputs(**case.inputs)
         made = latents_of(pipe(**again, callback_on_step_end=weaken))
         found.errors.append(relative_error(made, expected))
         found.reports.append(graph_reports(pipe))
@@ -155,8 +174,8 @@ def with_change_in_a_callback(case: Case) -> Replayed:
 @torch.no_grad()
 def under_xfuser(case: Case) -> Replayed:
     """The same for a transformer of xfuser's, as ``xdit --tokenring_cuda_graphs`` has it, under any strategy."""
-    family, found = FAMILIES[case.family], Replayed()
-    expected = alone(case, {})
+    family, found = ALL_FAMILIES[case.family], Replayed()
+    expected = by_the_first(lambda: alone(case, {}))
     with engine(case) as config:
         pipe = with_wrapped_transformer(family, config, case, family.inputs(**case.inputs))
         graphs = replay_calls(pipe.transformer, recorder(rank_device()))
@@ -172,13 +191,13 @@ def refusals() -> dict[str, str]:
     asked: dict[str, dict[str, Any]] = {"no GPU": {"tokenring_degree": 2, "cuda_graphs": True}}
     for name, options in asked.items():
         try:
-            parallelize(FAMILIES["flux"].make(), **options)
+            parallelize(ALL_FAMILIES["flux"].make(), **options)
         except TokenRingError as error:
             said[name] = str(error)
     try:
         with spread(Case("flux", tokenring=2)) as pipe:
             pipe.transformer = torch.compile(pipe.transformer)
-            pipe(**FAMILIES["flux"].inputs())
+            pipe(**ALL_FAMILIES["flux"].inputs())
     except TokenRingError as error:
         said["compiled"] = str(error)
     try:

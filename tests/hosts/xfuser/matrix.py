@@ -127,6 +127,9 @@ _STILL = frozenset(ALL_FAMILIES) - _VIDEO
 _SEVERAL = frozenset(key for key, family in ALL_FAMILIES.items() if not family.one_prompt)
 _BY_ROWS = frozenset(key for key, family in ALL_FAMILIES.items() if family.by_rows)
 
+_TWINS = frozenset({"flux-control", "flux2-klein", "pixart-sigma", "wan-a14b", "wan-ti2v"})
+"""Families whose transformer xfuser wraps as it does that of another one in the default run."""
+
 _SPREAD = frozenset(ALL_FAMILIES) - {"flux-runner"}  # which is flux, with the same transformer
 
 TOGETHER: dict[str, Column] = {
@@ -183,6 +186,8 @@ def is_quick(family: str, column: str) -> bool:
     """Whether the default run of the tests takes a generation along."""
     if family not in FAMILIES:
         return (family, column) in {("qwen-edit-2511", "t3-any")}
+    if family in _TWINS and column in COLUMNS:
+        return False
     return {**TOGETHER, **COLUMNS}[column].quick or (family, column) == ("flux", "patches")
 
 

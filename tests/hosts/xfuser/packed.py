@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -12,10 +12,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tests.hosts.xfuser.generation import Case, engine, error, forget_xfuser
+from tests.hosts.xfuser.generation import Case, engine, error, forget_xfuser, with_wrapped_transformer
 from tests.hosts.xfuser.jobs import initialize_groups
 from tests.support.families import ALL_FAMILIES
 from tests.support.families.minimax_h3 import make_minimax_h3, minimax_h3_inputs
+from tests.support.ranks import by_the_first
 from tests.support.reference import relative_error
 from tokenring_xdit.errors import TokenRingError
 from tokenring_xdit.hosts.xfuser import parallelize
@@ -32,9 +33,12 @@ def errors(case: Case, *calls: Mapping[str, Any]) -> list[tuple[float, float]]:
     Returns:
         Of each call: for two steps that follow one another, that of all ranks, and that of one process in this dtype.
     """
-    exact = [_steps(make_minimax_h3(), minimax_h3_inputs(**call)) for call in calls]
-    alone = make_minimax_h3().to(case.dtype)
-    single = [_steps(alone, _cast(minimax_h3_inputs(**call), case.dtype)) for call in calls]
+
+    def alone(dtype: torch.dtype) -> list[Tensor]:
+        model = make_minimax_h3().to(dtype)
+        return [_steps(model, _cast(minimax_h3_inputs(**call), dtype)) for call in calls]
+
+    exact, single = by_the_first(lambda: (alone(torch.float32), alone(case.dtype)))
     with engine(case) as config:
         wrapped = _wrapped(config, case.dtype)
         together = [_steps(wrapped, _cast(minimax_h3_inputs(**call), case.dtype)) for call in calls]
@@ -49,7 +53,7 @@ def error_with_padding_seen(case: Case) -> float:
     """The same for one call, where padding is taken for real."""
     from tokenring_xdit.hosts.layout import KeyLayout, all_real, cut
 
-    true = _steps(make_minimax_h3(), minimax_h3_inputs())
+    true = by_the_first(lambda: _steps(make_minimax_h3(), minimax_h3_inputs()))
     with pytest.MonkeyPatch.context() as patch, engine(case) as config:
         wrapped = _wrapped(config, case.dtype)
         from tokenring_xdit.hosts.xfuser.families.minimax_h3 import repairs
@@ -74,25 +78,37 @@ def cosmos3_with_padding_seen(case: Case) -> float | None:
 
 @torch.no_grad()
 def refusals_of_cosmos3() -> dict[str, str]:
-    """What is said to sound, and to a model with a norm that xfuser leaves out."""
+    """What is said to sound in a call, and to a model with a norm that xfuser leaves out, before any call."""
     family, calls = ALL_FAMILIES["cosmos3"], []
     pipe = family.make()
     pipe.transformer.register_forward_pre_hook(lambda _, args, given: calls.append(given), with_kwargs=True)
     pipe(**family.inputs(steps=1))
-    said = {}
-    for name, config, given in (
-        ("sound", {"sound_gen": True, "sound_dim": 8}, {"sound_tokens": [torch.zeros(8, 4)]}),
-        ("norm", {"qk_norm_for_text": False, "use_und_k_norm_for_gen": True}, {}),
-    ):
-        other = family.make(**config)
-        try:
-            parallelize(other, tokenring_degree=dist.get_world_size())
-            other.transformer(**{**calls[0], **given})
-        except TokenRingError as error:
-            said[name] = str(error)
-        finally:
-            forget_xfuser()
-    return said
+    ranks, norm = dist.get_world_size(), {"qk_norm_for_text": False, "use_und_k_norm_for_gen": True}
+
+    def sound() -> None:
+        other = parallelize(family.make(sound_gen=True, sound_dim=8), tokenring_degree=ranks)
+        other.transformer(**{**calls[0], "sound_tokens": [torch.zeros(8, 4)]})
+
+    def as_xdit() -> None:
+        case = Case("cosmos3", tokenring=ranks, make=norm)
+        with engine(case) as config:
+            with_wrapped_transformer(family, config, case, {})
+
+    return {
+        "sound": _said_to(sound),
+        "norm": _said_to(lambda: parallelize(family.make(**norm), tokenring_degree=ranks)),
+        "norm, xdit": _said_to(as_xdit),
+    }
+
+
+def _said_to(call: Callable[[], Any]) -> str:
+    try:
+        call()
+    except TokenRingError as error:
+        return str(error)
+    finally:
+        forget_xfuser()
+    return ""
 
 
 def _wrapped(config: Any, dtype: torch.dtype) -> Any:

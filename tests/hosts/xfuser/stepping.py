@@ -17,7 +17,7 @@ import torch.distributed as dist
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
-from tests.hosts.xfuser.generation import Case, engine, latents_of, of_this_group, with_wrapped_transformer
+from tests.hosts.xfuser.generation import Case, alone, engine, latents_of, with_wrapped_transformer
 from tests.support.families import ALL_FAMILIES, Entry, Family
 from tests.support.reference import relative_error
 
@@ -76,16 +76,20 @@ class Use:
 @torch.no_grad()
 def error(use: Use) -> float | None:
     """Largest difference to one process, relative to its scale; ``None`` on ranks without an output."""
-    own = replace(use, case=of_this_group(use.case))
-    alone = use.family.make(**use.case.make)
-    use.exchange_scheduler(alone)
-    if use.lora:
-        _load_lora(alone)
-    torch.manual_seed(SEED)
-    expected = latents_of(alone(**own.arguments()))
-    assert expected is not None
+    expected = alone(lambda own: _one_process(replace(use, case=own)), use.case)
     actual = generate(use)
     return None if actual is None else relative_error(actual, expected)
+
+
+def _one_process(use: Use) -> Tensor:
+    pipe = use.family.make(**use.case.make)
+    use.exchange_scheduler(pipe)
+    if use.lora:
+        _load_lora(pipe)
+    torch.manual_seed(SEED)
+    latents = latents_of(pipe(**use.arguments()))
+    assert latents is not None
+    return latents
 
 
 @torch.no_grad()

@@ -16,11 +16,15 @@ from tests.support.ranks import RankPool
 CASES = [
     Case("flux-runner", tokenring=2, inputs={"height": 28, "width": 44, "text_tokens": 17}),
     pytest.param(Case("flux-runner", tokenring=2), marks=pytest.mark.matrix),
-    Case("wan-t2v", tokenring=2, inputs={"height": 112, "width": 176, "frames": 1}),
+    pytest.param(
+        Case("wan-t2v", tokenring=2, inputs={"height": 112, "width": 176, "frames": 1}), marks=pytest.mark.matrix
+    ),
     pytest.param(
         Case("qwen-image", tokenring=2, inputs={"prompts": PROMPTS}, again={"prompts": PROMPTS[::-1]}),
         marks=pytest.mark.matrix,
     ),
+    pytest.param(Case("flux-kontext", tokenring=2), marks=pytest.mark.matrix),
+    pytest.param(Case("wan-vace", tokenring=2, inputs={"frames": 5}), marks=pytest.mark.matrix),
 ]
 
 
@@ -46,7 +50,12 @@ IN_GRAPHS, OUTSIDE = "tokenring_xdit.ring_attn", "tokenring_xdit.ring_attn_outsi
             OUTSIDE,
             "which keys it leaves out is no argument of it",
         ),
-        (Case("flux-runner", tokenring=2, schedule="auto"), OUTSIDE, "schedule auto may still be choosing"),
+        pytest.param(
+            Case("flux-runner", tokenring=2, schedule="auto"),
+            OUTSIDE,
+            "schedule auto may still be choosing",
+            marks=pytest.mark.matrix,
+        ),
         pytest.param(Case("wan-t2v", tokenring=2), IN_GRAPHS, None, marks=pytest.mark.matrix),
     ],
     ids=["whole", "padded", "auto", "wan"],

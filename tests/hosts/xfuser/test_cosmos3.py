@@ -32,3 +32,4 @@ def test_sound_and_other_norms_are_refused(ranks: RankPool) -> None:
     for said in ranks.run(2, packed.refusals_of_cosmos3, timeout=300):
         assert "Cosmos 3 with sound was asked for" in said["sound"]
         assert "use_und_k_norm_for_gen was asked for" in said["norm"]
+        assert said["norm, xdit"] == said["norm"]

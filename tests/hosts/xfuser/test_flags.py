@@ -71,7 +71,7 @@ def test_help_tells_of_the_flags(seen: dict[str, Any]) -> None:
 def test_cuda_graphs_are_of_the_command_and_refused_where_they_cannot_be(seen: dict[str, Any]) -> None:
     assert not seen["no graphs"]  # programs of one's own call transformers as they like
     assert seen["graphs"].startswith("--tokenring_cuda_graphs needs a GPU with CUDA")
-    assert "does not go together with --use_torch_compile" in seen["graphs and compile"]
+    assert "cannot be combined with --use_torch_compile" in seen["graphs and compile"]
 
 
 def test_what_cannot_work_is_refused(seen: dict[str, Any]) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
 import pytest
 import torch
 
@@ -22,18 +26,27 @@ def worst(ranks: RankPool, case: FluxCase) -> float:
     return error
 
 
-@pytest.mark.parametrize("size", [EVEN, ODD], ids=["even-image", "odd-image"])
-@pytest.mark.parametrize("text_tokens", [12, 13], ids=["even-text", "odd-text"])
-@pytest.mark.parametrize(("tokenring", "ulysses"), DEGREES)
-@pytest.mark.parametrize("pipeline", ["xfuser", "diffusers"])
-def test_tokenring_is_exact(
-    ranks: RankPool, pipeline: str, tokenring: int, ulysses: int, text_tokens: int, size: dict[str, int]
-) -> None:
-    case = FluxCase(pipeline, tokenring, ulysses, text_tokens=text_tokens, **size)
+def of_all_lengths() -> Iterator[Any]:
+    """Every pipeline with every degree, each with lengths of a kind; all four kinds with the matrix."""
+    kinds = [*product((12, 13), (EVEN, ODD))]
+    for at, pipeline in enumerate(("xfuser", "diffusers")):
+        for number, degrees in enumerate(DEGREES):
+            for kind, (text_tokens, size) in enumerate(kinds):
+                often = kind == (3 - number if at else number)
+                name = f"{'even' if size is EVEN else 'odd'}-image-{text_tokens}-{pipeline}-{degrees}"
+                case = FluxCase(pipeline, *degrees, text_tokens=text_tokens, **size)
+                yield pytest.param(case, id=name, marks=() if often else pytest.mark.matrix)
+
+
+@pytest.mark.parametrize("case", of_all_lengths())
+def test_tokenring_is_exact(ranks: RankPool, case: FluxCase) -> None:
     assert worst(ranks, case) <= TOLERANCE
 
 
-@pytest.mark.parametrize("schedule", ["ring", "direct:chunks=3", "bidirectional_q", "mesh"])
+@pytest.mark.parametrize(
+    "schedule",
+    ["ring", "mesh", *(pytest.param(s, marks=pytest.mark.matrix) for s in ("direct:chunks=3", "bidirectional_q"))],
+)
 def test_other_schedules_are_exact(ranks: RankPool, schedule: str) -> None:
     assert worst(ranks, FluxCase(tokenring=3, schedule=schedule, text_tokens=13, **ODD)) <= TOLERANCE
 
@@ -49,8 +62,13 @@ def test_a_batch_and_embedded_guidance(ranks: RankPool, tokenring: int, ulysses:
     assert worst(ranks, case) <= TOLERANCE
 
 
-@pytest.mark.parametrize("text_tokens", [12, 13])
-@pytest.mark.parametrize("pipeline", ["xfuser", "diffusers"])
+@pytest.mark.parametrize(
+    ("pipeline", "text_tokens"),
+    [
+        *(("xfuser", 13), ("diffusers", 12)),
+        *(pytest.param(*case, marks=pytest.mark.matrix) for case in (("xfuser", 12), ("diffusers", 13))),
+    ],
+)
 def test_a_rank_may_hold_nothing_but_padding(ranks: RankPool, pipeline: str, text_tokens: int) -> None:
     """Five image tokens on four ranks: 2, 2, 1, 0."""
     case = FluxCase(pipeline, tokenring=4, text_tokens=text_tokens, height=4, width=20)

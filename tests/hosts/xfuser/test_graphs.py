@@ -11,11 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from tests.hosts.xfuser import graphs
+from tests.hosts.xfuser import graphs, graphs_day
 from tests.hosts.xfuser.generation import Case
 from tests.hosts.xfuser.graphs import Replayed
 from tests.support.ranks import RankPool
+from tokenring_xdit.attention.kernels import KERNELS
 from tokenring_xdit.graphs import GraphReport
+from tokenring_xdit.hosts.xfuser import AttentionBackend
+from tokenring_xdit.hosts.xfuser.backends import COUNTED
+from tokenring_xdit.hosts.xfuser.dispatch import _why_read
 
 TOLERANCE = 1e-5
 
@@ -78,6 +82,39 @@ def test_an_adapter_that_changes_in_a_callback(ranks: RankPool) -> None:
         assert counts(rank.reports[-1]["transformer"]) == (2, 2, 4)
 
 
+SAME_GRAPH = {
+    "another prompt",
+    "two pictures",
+    "a negative prompt",
+    "without it",
+    "other guidance",
+    "another scheduler",
+    "from a picture",
+    "weights behind torch's back",
+}
+"""Moments after which graphs that are there serve."""
+
+SAME_PICTURE = {"deterministic", "moved", "weights behind torch's back", "fp32 again", "on", "not fused", "fused"}
+"""Those that need not change it, by the moment before."""
+
+
+@pytest.mark.matrix
+def test_what_people_do_with_a_pipeline_one_after_the_other(ranks: RankPool) -> None:
+    """Each call is right, and by a graph, of before or a new one; nothing runs as it is."""
+    found = ranks.run(2, graphs_day.day, timeout=600)
+    for rank in found:
+        replayed = captured = 0
+        for name, moment in rank.items():
+            print(name, moment)
+            limit = 5e-2 if graphs_day.DAY[name].dtype == torch.bfloat16 else TOLERANCE
+            assert moment.error <= limit, name
+            assert moment.effect > 1e-4 or name in SAME_PICTURE, name
+            assert not moment.report.eager, name
+            assert moment.report.replayed > replayed, name
+            assert (moment.report.captured > captured) or name in SAME_GRAPH, name
+            replayed, captured = moment.report.replayed, moment.report.captured
+
+
 LONG = "a red cube beside two blue balls on a wooden table"
 
 MASKS: Sequence[Mapping[str, Any]] = [
@@ -111,12 +148,84 @@ def test_one_graph_serves_prompts_of_other_lengths(ranks: RankPool, case: Case) 
         assert counts(last) == (2, 2, 12)
 
 
-def test_masks_that_are_stale_show(ranks: RankPool) -> None:
-    case = Case("qwen-image", tokenring=2, inputs=WITHOUT_GUIDANCE)
-    for rank in ranks.run(2, graphs.generations_with_stale_masks, case, MASKS[:2], timeout=300):
-        assert rank.errors[0] <= TOLERANCE
+HIDDEN: Sequence[Mapping[str, Any]] = [{}, {"shown": 4}, {"height": 48, "width": 64, "shown": 2}, {"shown": 7}]
+"""Of Krea 2, which is given embeddings: masks that hide other tokens of the text."""
+
+LUMINA: Sequence[Mapping[str, Any]] = [
+    {"prompts": [LONG, "a fox"]},
+    {"prompts": ["a fox", "an old lighthouse at night"]},
+    {"prompts": [LONG, "a fox"], "height": 96, "width": 80},
+    {"prompts": ["a fox", LONG]},
+]
+
+VIDEOS: Sequence[Mapping[str, Any]] = [
+    {"prompts": ["a fox"]},
+    {"prompts": [LONG]},
+    {"prompts": ["a fox"], "height": 96, "width": 80},
+    {"prompts": ["a boat at night"]},
+]
+
+MASKED_MODELS = [
+    ("krea2", {"steps": 3, "text_tokens": 25}, HIDDEN, 2),
+    ("lumina2", STEPS, LUMINA, 2),
+    ("hunyuan-video", STEPS, VIDEOS, 1),
+]
+"""With what each is called, and how often in a step."""
+
+
+@pytest.mark.parametrize(
+    ("family", "inputs", "each", "calls"),
+    [
+        *(
+            pytest.param(*model, marks=() if model[0] == "lumina2" else pytest.mark.matrix, id=model[0])
+            for model in MASKED_MODELS
+        ),
+        # text that the ranks do not divide is on each of them
+        pytest.param("hunyuan-video", {**STEPS, "text_tokens": 31}, VIDEOS, 1, marks=pytest.mark.matrix, id="joint"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("ulysses", "tokenring", "schedule"),
+    [
+        (1, 2, "token_ring"),
+        pytest.param(2, 2, "token_ring", marks=pytest.mark.matrix),
+        pytest.param(1, 3, "direct:wide=3", marks=pytest.mark.matrix),
+    ],
+)
+def test_one_graph_where_text_was_dropped_by_its_mask(
+    ranks: RankPool,
+    family: str,
+    inputs: Mapping[str, Any],
+    each: Sequence[Mapping[str, Any]],
+    calls: int,
+    ulysses: int,
+    tokenring: int,
+    schedule: str,
+) -> None:
+    case = Case(family, ulysses=ulysses, tokenring=tokenring, schedule=schedule, inputs=inputs)
+    found = ranks.run(case.ranks, graphs.generations, case, each, timeout=500)
+    exact(found)
+    for rank in found:
+        last = rank.reports[-1]["transformer"]
+        assert not last.eager
+        assert counts(last) == (2, 2, 4 * inputs["steps"] * calls - 4)
+
+
+@pytest.mark.parametrize(
+    ("family", "inputs", "each", "calls"),
+    [
+        ("qwen-image", WITHOUT_GUIDANCE, MASKS, 1),
+        *(pytest.param(*model, marks=pytest.mark.matrix, id=model[0]) for model in MASKED_MODELS),
+    ],
+)
+def test_masks_that_are_stale_show(
+    ranks: RankPool, family: str, inputs: Mapping[str, Any], each: Sequence[Mapping[str, Any]], calls: int
+) -> None:
+    case = Case(family, tokenring=2, inputs=inputs)
+    for rank in ranks.run(2, graphs.generations_with_stale_masks, case, [each[1], each[0]], timeout=300):
+        print(rank)
         assert rank.errors[1] > 100 * TOLERANCE
-        assert counts(rank.reports[-1]["transformer"]) == (1, 1, 6)
+        assert counts(rank.reports[-1]["transformer"]) == (1, 1, 2 * inputs["steps"] * calls - 2)
 
 
 def test_masks_that_follow_from_shapes(ranks: RankPool) -> None:
@@ -132,7 +241,21 @@ def test_masks_that_follow_from_shapes(ranks: RankPool) -> None:
 @pytest.mark.parametrize(
     ("case", "reason"),
     [
-        (Case("lumina2", tokenring=2, inputs=STEPS), "which keys are real is read from a mask"),
+        (
+            Case("krea2", tokenring=2, schedule="ring", inputs={"steps": 3}),
+            "as schedule 'ring' sends keys",
+        ),
+        pytest.param(
+            Case("lumina2", ulysses=2, inputs=STEPS), "lengths of texts, which shapes", marks=pytest.mark.matrix
+        ),
+        pytest.param(
+            Case("krea2", ulysses=2, inputs=STEPS), "as Ulysses alone leaves them out", marks=pytest.mark.matrix
+        ),
+        pytest.param(
+            Case("hunyuan-video", tokenring=2, schedule="mesh", inputs=STEPS),
+            "as schedule 'mesh' sends keys",
+            marks=pytest.mark.matrix,
+        ),
         pytest.param(
             Case("qwen-image", ulysses=2, inputs={**WITHOUT_GUIDANCE, **MASKS[0]}),
             "as Ulysses alone leaves them out",
@@ -142,7 +265,7 @@ def test_masks_that_follow_from_shapes(ranks: RankPool) -> None:
     ids=lambda value: value.family if isinstance(value, Case) else "",
 )
 def test_masks_of_prompts_run_as_they_are(ranks: RankPool, case: Case, reason: str) -> None:
-    others = [{}, {}] if "prompts" in case.inputs else PROMPTS[:2]
+    others = PROMPTS[:2] if case.family == "lumina2" else [{}, {}]
     found = ranks.run(2, graphs.generations, case, others, timeout=300)
     exact(found)
     for rank in found:
@@ -150,6 +273,53 @@ def test_masks_of_prompts_run_as_they_are(ranks: RankPool, case: Case, reason: s
         assert counts(report)[1:] == (0, 0)
         assert report.eager
         assert all(reason in said for said in report.eager)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("counted", [False, True])
+def test_a_named_backend_under_masks(ranks: RankPool, counted: bool) -> None:
+    """It runs as it is, with a line that says why, where no kernel of its kind is told how many keys count."""
+    case = Case("qwen-image", tokenring=2, inputs=WITHOUT_GUIDANCE)
+    if counted:
+        found = ranks.run(2, graphs.generations_with_a_counted_backend, case, MASKS[:2], timeout=300)
+    else:
+        found = ranks.run(2, graphs.generations, case, MASKS[:2], AttentionBackend.SDPA_FLASH, timeout=300)
+    exact(found)
+    for rank in found:
+        report = rank.reports[-1]["transformer"]
+        assert counts(report) == ((1, 1, 6) if counted else (1, 0, 0))
+        said = "attention backend SDPA_FLASH, which was asked for, does not read key counts on the device"
+        assert all(said in why for why in report.eager)
+        assert bool(report.eager) is not counted
+
+
+KERNELS_OF = {
+    "SDPA_FLASH": "flash",
+    "SDPA_EFFICIENT": "efficient",
+    "CUDNN": "cudnn",
+    "FLASH": "flash_attn",
+    "FLASH_3": "flash_3",
+    "FLASH_4": "flash_4",
+    "AITER": None,
+}
+"""xfuser's backends that return a log-sum-exp, each with our kernel that computes the same."""
+
+
+@pytest.mark.parametrize("asked", KERNELS_OF)
+def test_each_backend_that_can_is_told_which_keys_count(asked: str) -> None:
+    assert {backend.name for backend in AttentionBackend} - {"AUTO"} <= set(KERNELS_OF)
+    kernel = KERNELS_OF[asked]
+    able = kernel is not None and KERNELS[kernel].counted is not None
+    assert COUNTED.get(asked) == (kernel if able else None)
+    q = torch.empty(1, 4, 8, 16, device="meta", dtype=torch.bfloat16)
+    why = _why_read("token_ring", 2, q, q, asked, None)
+    assert why is not None  # there is no GPU here
+    if able:
+        assert why.startswith(f"no kernel reads key counts on the device: attention kernel '{kernel}' ")
+        assert "runs on cuda" in why
+    else:
+        assert why.startswith(f"attention backend {asked}, which was asked for, does not read key counts")
+        assert "use SDPA_EFFICIENT or FLASH_4" in why
 
 
 @pytest.mark.parametrize(

@@ -49,10 +49,16 @@ def test_weights_may_be_offloaded_afterwards(ranks: RankPool, family: str) -> No
     offloaded_weights_compute_the_same(ranks, family)
 
 
-@pytest.mark.parametrize("family", ["sd3", pytest.param("lumina2", marks=pytest.mark.matrix)])
-def test_transformers_may_be_compiled_afterwards(ranks: RankPool, family: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "backend"),
+    [
+        ("sd3", "aot_eager"),  # which runs graphs as they are; those that inductor makes are tried in test_compile.py
+        *(pytest.param(family, "inductor", marks=pytest.mark.matrix) for family in ("sd3", "lumina2")),
+    ],
+)
+def test_transformers_may_be_compiled_afterwards(ranks: RankPool, family: str, backend: str) -> None:
     """A graph that held what says which keys are real would say it too late."""
-    assert max(ranks.run(2, composition.compiled_afterwards, family, timeout=300)) <= TOLERANCE
+    assert max(ranks.run(2, composition.compiled_afterwards, family, backend, timeout=300)) <= TOLERANCE
 
 
 @pytest.mark.cuda

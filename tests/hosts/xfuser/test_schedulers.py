@@ -131,7 +131,7 @@ REFUSED = {
     "of latents, prompt_embeds only latents": use("sd3", callback="embeddings"),
     "changed _guidance_scale": use("sd3", callback="guidance"),
     "in PipeFusion it would see": use("sd3", callback="contrast", degrees=IN_ORDER),
-    "draws noise for the whole picture": use("pixart-sigma", SDE, degrees=PATCHES),
+    "adds noise to the whole picture": use("pixart-sigma", SDE, degrees=PATCHES),
     "looks at the whole picture": use("pixart-sigma", THRESHOLDING, degrees=PATCHES),
     "LCMScheduler was asked for together with PipeFusion": use("pixart-sigma", ("LCMScheduler", {}), degrees=IN_ORDER),
 }

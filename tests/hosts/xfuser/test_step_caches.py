@@ -103,7 +103,9 @@ def compare(ranks: RankPool, case: Case, cache: StepCache, reference: Case, dist
     assert expected.executed[1:].count(BLOCKS) not in {0, STEPS - 1}
 
 
-@pytest.mark.parametrize("reference", [{}, {"ulysses": 2}], ids=["one-rank", "ulysses"])
+@pytest.mark.parametrize(
+    "reference", [{}, pytest.param({"ulysses": 2}, marks=pytest.mark.matrix)], ids=["one-rank", "ulysses"]
+)
 @pytest.mark.parametrize("work", WORKS, ids=str)
 def test_the_same_blocks_run_as_without_tokenring(ranks: RankPool, work: Work, reference: dict[str, Any]) -> None:
     case = replace(work.fitting, tokenring=2)

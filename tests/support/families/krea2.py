@@ -65,6 +65,7 @@ def krea2_inputs(
     width: int = 48,
     steps: int = 2,
     text_tokens: int = 24,
+    shown: int = 0,
     guidance_scale: float = 3.0,
     images_per_prompt: int = 1,
 ) -> dict[str, Any]:
@@ -76,6 +77,7 @@ def krea2_inputs(
         width: Width in pixels, four to a token.
         steps: Denoising steps.
         text_tokens: Tokens of a prompt; the mask hides some in the middle, others in each prompt.
+        shown: So many fewer of them.
         guidance_scale: Scale of classifier-free guidance, which is in use above zero.
         images_per_prompt: Pictures made of each prompt.
 
@@ -84,17 +86,17 @@ def krea2_inputs(
     """
     number = len(prompts or text.PROMPTS[:1])
     return {
-        **_embeddings("prompt", number, text_tokens, seed=122),
-        **(_embeddings("negative_prompt", number, text_tokens, seed=123) if guidance_scale > 0 else {}),
+        **_embeddings("prompt", number, text_tokens, shown, seed=122),
+        **(_embeddings("negative_prompt", number, text_tokens, shown, seed=123) if guidance_scale > 0 else {}),
         "guidance_scale": guidance_scale,
         **text.call_arguments(height=height, width=width, steps=steps, images_per_prompt=images_per_prompt),
     }
 
 
-def _embeddings(name: str, prompts: int, tokens: int, *, seed: int) -> dict[str, torch.Tensor]:
+def _embeddings(name: str, prompts: int, tokens: int, shown: int, *, seed: int) -> dict[str, torch.Tensor]:
     shape = (prompts, tokens, TEXT_LAYERS, TEXT_DIM)
     mask = torch.ones(prompts, tokens, dtype=torch.bool)
     for number, row in enumerate(mask):
-        row[seed % 7 + 2 * number : tokens - 5] = False
+        row[seed % 7 + 2 * number + shown : tokens - 5] = False
     embeddings = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     return {f"{name}_embeds": embeddings, f"{name}_embeds_mask": mask}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -64,6 +65,9 @@ QWEN_SPECIAL_TOKENS = [
     "<|image_pad|>",
     "<|video_pad|>",
 ]
+_QWEN_PLACES = {"<|endoftext|>": 151643} | dict(
+    zip(QWEN_SPECIAL_TOKENS, (151644, 151645, 151652, 151653, 151655, 151656), strict=True)
+)
 QWEN_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
@@ -251,6 +255,22 @@ def qwen2_5_vl(*, hidden: int = 32, seed: int = 24) -> tuple[Any, Qwen2_5_VLForC
     return tokenizer, randomise_weights(Qwen2_5_VLForConditionalGeneration(config), seed=seed)
 
 
+def qwen2_vl_processor() -> tuple[Any, ...]:
+    """The tokenizer of Qwen2-VL, whose special tokens have the numbers that they have in the real one.
+
+    With torchvision, which its processors of pictures and videos need, its processor as well.
+    """
+    tokenizer = _qwen_tokenizer(_QWEN_PLACES)
+    if find_spec("torchvision") is None:
+        return (tokenizer,)
+    from transformers import Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor
+
+    processor = Qwen2VLProcessor(
+        image_processor=Qwen2VLImageProcessor(), tokenizer=tokenizer, video_processor=Qwen2VLVideoProcessor()
+    )
+    return tokenizer, processor
+
+
 def qwen3(*, hidden: int = 32, causal: bool = False, seed: int = 25) -> tuple[Any, Qwen3Model | Qwen3ForCausalLM]:
     """A Qwen3 model: without a head as Z-Image's encoder, with one (``causal``) as that of Flux.2 klein."""
     tokenizer = _qwen_tokenizer()
@@ -321,9 +341,14 @@ def _decoder_sizes(tokenizer: Any, hidden: int) -> dict[str, int]:
     }
 
 
-def _qwen_tokenizer() -> Any:
+def _qwen_tokenizer(places: Mapping[str, int] | None = None) -> Any:
+    """Qwen2's tokenizer.
+
+    Args:
+        places: Numbers of special tokens, which follow the others by default.
+    """
     vocab, merges = _byte_pairs(_corpus(), tokenizers.QWEN_WORDS)
-    vocab |= {"<|endoftext|>": len(vocab)}
+    vocab |= {"<|endoftext|>": len(vocab)} if places is None else places
     tokenizer = tokenizers.qwen2(vocab, merges, special=QWEN_SPECIAL_TOKENS, template=QWEN_TEMPLATE)
     tokenizer.add_tokens(["<think>", "</think>"])
     return tokenizer

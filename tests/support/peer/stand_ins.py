@@ -43,7 +43,9 @@ _MAKERS: dict[str, Callable[[], tuple[Any, ...]]] = {
     "hf-internal-testing/tiny-random-umt5": video_text.make_umt5,
     "hf-internal-testing/tiny-random-clip": text.clip,
     "hf-internal-testing/tiny-random-BertModel": text.bert,
-    "hf-internal-testing/tiny-random-Qwen2VLForConditionalGeneration": text.qwen2_5_vl,
+    "hf-internal-testing/tiny-random-Qwen2VLForConditionalGeneration": text.qwen2_vl_processor,
+    "hf-internal-testing/tiny-gemma3": video_text.make_gemma3,
+    "hf-internal-testing/dummy-gemma": lambda: video_text.make_gemma3()[:1],
     "finetrainers/dummy-hunyaunvideo": video_text.make_llama,
 }
 

@@ -11,7 +11,22 @@ from tokenring_xdit import Engine
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.pipelines.places import name_on_ranks
 from tokenring_xdit.topology.nvidia import best_order, parse
-from tokenring_xdit.workers.on_ray.seats import Seat, carried_over, in_order, inherited, interface_of, variables
+from tokenring_xdit.workers.on_ray.seats import (
+    Seat,
+    carried_over,
+    cluster_name,
+    in_order,
+    inherited,
+    interface_of,
+    variables,
+)
+
+
+def test_clusters_are_told_apart_by_their_address_and_their_gpus() -> None:
+    resources = {"CPU": 8.0, "node:10.0.0.1": 1.0}
+    names = [cluster_name("10.0.0.1:6379", resources), cluster_name("10.0.0.2:6379", resources)]
+    names.append(cluster_name("10.0.0.1:6379", {**resources, "GPU": 4.0, "accelerator_type:H100": 1.0}))
+    assert names == ["ray 10.0.0.1:6379", "ray 10.0.0.2:6379", "ray 10.0.0.1:6379, H100"]
 
 
 def test_ranks_are_node_by_node_and_the_fullest_node_first() -> None:

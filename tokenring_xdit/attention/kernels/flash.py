@@ -1,4 +1,4 @@
-"""FlashAttention: torch's of many lengths, Dao's packages. All take ``[B, S, H, D]``, and most can be told key counts.
+"""FlashAttention: torch's of many lengths, Dao's packages. All take ``[B, S, H, D]``, and most take key counts.
 
 Signatures follow torch 2.13 (``torch/nn/attention/varlen.py``), FlashAttention 2 and 3 (``flash_attn_interface.py``)
 and FlashAttention 4 (``flash_attn/cute/interface.py``, by the entry that torch uses too). They put the causal mask into
@@ -58,7 +58,7 @@ def varlen(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool
 
 
 def varlen_counted(q: Tensor, k: Tensor, v: Tensor, counts: Tensor, *, scale: float | None) -> _Result:
-    """The same, told on the device how many keys each item has."""
+    """The same, with the key counts of samples on the device."""
     return without_keys(*_varlen(q, k, v, counts, scale, False), counts)
 
 
@@ -102,7 +102,7 @@ def flash_4(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: boo
 
 
 def flash_4_counted(q: Tensor, k: Tensor, v: Tensor, counts: Tensor, *, scale: float | None) -> _Result:
-    """The same, told on the device how many keys each item has."""
+    """The same, with the key counts of samples on the device."""
     return without_keys(*_flash_4(q, k, v, scale, seqused_k=counts), counts)
 
 
@@ -136,6 +136,6 @@ def without_keys(out: Tensor, lse: Tensor, counts: Tensor) -> _Result:
 def _refuse_uneven(q: Tensor, k: Tensor, causal: bool) -> None:
     if causal and q.shape[2] != k.shape[2]:
         raise KernelError(
-            f"this kernel's causal mask is ours for as many queries as keys only, and there are {q.shape[2]} queries "
+            f"this kernel's causal mask needs as many queries as keys, and there are {q.shape[2]} queries "
             f"and {k.shape[2]} keys: use kernel 'math'"
         )

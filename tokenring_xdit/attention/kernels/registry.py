@@ -72,7 +72,7 @@ class Kernel:
         most_head_dim: Widest head that it takes; ``None`` for any.
         module: Module that it needs, with what to install in brackets; ``None`` where it comes with torch.
         missing: Says why else it cannot run on this installation, or ``None`` when it can.
-        counted: The same where keys are counted on the device; ``None`` where it cannot be told.
+        counted: The same with key counts on the device; ``None`` for a kernel that takes none.
         ran_here: Whether this project has run it; ``False`` for kernels written against their
             documented signature on machines without the device.
     """
@@ -158,7 +158,7 @@ def choose(
         device: Where the tensors are.
         dtype: Their dtype.
         head_dim: Width of a head, where it is known.
-        counting: Whether it has to be told on the device how many keys each item has.
+        counting: Whether it has to take the key counts of samples from the device.
 
     Raises:
         KernelError: The name is unknown, or nothing takes such tensors here.
@@ -169,7 +169,7 @@ def choose(
         reason = KERNELS[name].refusal(device, dtype, head_dim)
         if reason is None and counting and KERNELS[name].counted is None:
             able = ", ".join(f"'{kernel.name}'" for kernel in KERNELS.values() if kernel.counted is not None)
-            reason = f"cannot be told on the device how many keys count: use one of {able}, or none by name"
+            reason = f"cannot read key counts on the device: use one of {able}, or name no kernel"
         if reason is not None:
             raise KernelError(f"attention kernel '{name}' {reason}")
         return KERNELS[name]

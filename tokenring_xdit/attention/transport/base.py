@@ -50,7 +50,7 @@ class Transport(Protocol):
         Args:
             name: What the programs are called.
             programs: What all ranks do.
-            dtype: Of queries, keys and values.
+            dtype: Dtype of queries, keys and values.
             partial_dtype: In which partial outputs travel.
 
         Raises:
@@ -99,7 +99,7 @@ def with_own(rows: Sequence[int], rank: int, memory: Tensor) -> list[int]:
     """Rows of each rank's part of a tensor: those of this rank are what the others leave.
 
     Args:
-        rows: Of the other ranks.
+        rows: Rows of the other ranks.
         rank: This rank.
         memory: The tensor.
     """

@@ -100,7 +100,7 @@ def why_not_shared(standpoints: Sequence[Standpoint], names: Sequence[str]) -> s
     """Why the ranks of a group do not share memory; ``None`` where they do.
 
     Args:
-        standpoints: Of each of them.
+        standpoints: Standpoints of each of them.
         names: What to call them.
     """
     first = standpoints[0]

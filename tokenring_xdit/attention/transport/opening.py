@@ -60,6 +60,11 @@ class GroupTransports:
         return sum(each.bytes_sent for each in self._all)
 
     @property
+    def streams_wait(self) -> bool:
+        """Whether streams of a GPU wait for messages, and not the host: what works in order."""
+        return any(each.in_order for each in self._all)
+
+    @property
     def breakable(self) -> list[dist.ProcessGroup]:
         """Groups whose transfers can be broken off."""
         return self.messages.breakable

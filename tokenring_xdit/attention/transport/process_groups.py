@@ -49,7 +49,7 @@ class ProcessGroupTransport(ABC):
     Args:
         rank: This rank's number in the group.
         world_size: Ranks of the group.
-        device: Of what is sent.
+        device: Device of what is sent.
         wait: Waits for transfers of at most that many bytes each, in a way that can be ended.
 
     Attributes:

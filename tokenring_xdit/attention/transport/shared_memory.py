@@ -33,7 +33,7 @@ SMALLEST = 1 << 20
 _PAGE = 4096
 
 _TOKEN = 16
-"""Bytes by which an area is told from any other one."""
+"""Bytes that distinguish an area from any other one."""
 
 _CLOCK, _BELL, _COUNTS = 64, 128, 192
 """Bytes at which the clock is, the bell, and the counts of what came; each on a cache line of its own."""

@@ -63,7 +63,7 @@ class ReachedArea(Protocol):
         """The bytes of a rank's area."""
 
     def copy(self, place: Tensor, message: Tensor) -> None:
-        """Write a message, bytes, into a rank's area; whoever sees what is told after that sees the message."""
+        """Write a message, bytes, into a rank's area; a rank that sees a later signal sees the message too."""
 
     def close(self) -> None:
         """Let the memory go."""
@@ -113,7 +113,7 @@ class Known:
         programs: The programs, kept so that no others have their number.
         footprints: Their memory.
         found: Where messages land.
-        places: Of each route from here, memory of the receiver for each message.
+        places: Places of each route from here, memory of the receiver for each message.
     """
 
     programs: Sequence[RankProgram]

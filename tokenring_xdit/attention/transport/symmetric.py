@@ -194,7 +194,7 @@ class SymmetricTransport(SlotTransport):
         """
         end: float | None = None
         while True:
-            bell = self._area.bell()  # before looking: what is told from here on is not slept through
+            bell = self._area.bell()  # before looking: signals from here on end the sleep
             with self._lock:
                 self._progress()
                 if self._is_over(transfer):

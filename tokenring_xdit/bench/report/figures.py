@@ -65,7 +65,7 @@ class Figure:
         title: Above it.
         note: What one has to know to read it; below it.
         form: How it is drawn.
-        x_label: Of the axis; empty for bars.
+        x_label: Label of the axis; empty for bars.
         y_label: The unit.
         series: What is drawn, the fastest strategy first.
         logarithmic: Whether the figures are on a logarithmic scale. The places on the x axis of lines always are.
@@ -122,8 +122,8 @@ def _speed_up(view: ProblemView) -> Figure | None:
 
 _Quantity = Callable[[Record], Value | None]
 
-_EXPOSED = "exposed, the call less its attention"
-_HIDDEN = "hidden, what the busiest link needs at its stated rate and nobody waited for, at least that"
+_EXPOSED = "exposed (the call less its attention)"
+_HIDDEN = "hidden (what the busiest link needs at its stated rate, less the exposed part: a lower bound)"
 _UNKNOWN = "What is hidden is unknown without stated rates."
 
 
@@ -196,7 +196,7 @@ def _payload(view: ProblemView) -> Figure | None:
         sent = measures.payload(record)
         return None if view.axis is not Axis.SHAPE and sent is not None and not sent.middle else sent
 
-    note = "Payload of the rank that sends most, in one call. Who sends nothing has no line."
+    note = "Payload of the rank that sends most, in one call. Strategies that send nothing have no line."
     if view.axis is Axis.SHAPE:
         note = "Payload of the rank that sends most, in one call."
     return _plot(view, "bytes-sent", "Bytes sent by a rank", note, value, measures.bytes_unit)
@@ -220,7 +220,7 @@ def _links(view: ProblemView) -> Figure | None:
     )
     ranks = f", {place} ranks"
     where = {Axis.TOKENS: f", {place} tokens", Axis.RANKS: ranks, Axis.SHARDS: ranks, Axis.SHAPE: ""}[view.axis]
-    note = "What each direction of each link carried in one call. Even rows use all links alike."
+    note = "What each direction of each link carried in one call. A row of one shade uses all links equally."
     return Figure("links", f"Bytes on every link{where}", note, Form.CELLS, "link", unit.name, series)
 
 

@@ -30,7 +30,7 @@ def write_plots(folder: Path, records: Sequence[Record], traces: Sequence[TraceP
 
     Args:
         folder: Made where it is missing; files of the same names are replaced.
-        records: Of a sweep.
+        records: Records of a sweep.
         traces: Timelines of its cases.
 
     Returns:

@@ -29,7 +29,7 @@ __all__ = ["page"]
 _GROUPS = {
     Axis.TOKENS: "Over sequence lengths",
     Axis.RANKS: "Over ranks",
-    Axis.SHARDS: "Over ranks that hold as much each",
+    Axis.SHARDS: "Over ranks, with as many tokens on each",
     Axis.SHAPE: "One shape",
 }
 _ASSETS = resources.files("tokenring_xdit.bench.report") / "assets"
@@ -105,7 +105,7 @@ def page(records: Sequence[Record], traces: Sequence[TracePlot]) -> str:
     """The report.
 
     Args:
-        records: Of a sweep, at least one.
+        records: Records of a sweep, at least one.
         traces: Timelines of its cases; there may be none.
     """
     import jinja2

@@ -31,7 +31,7 @@ class Setting:
 
     Attributes:
         level: ``attention``, or ``pipeline`` for whole pipelines.
-        model: Of pipelines.
+        model: Model of pipelines.
         network: As in the record.
         queries: Likewise; 0 where all tokens ask.
         heads: Likewise.

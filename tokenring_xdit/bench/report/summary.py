@@ -15,7 +15,7 @@ __all__ = ["Summary", "Winner", "summary"]
 
 _SINGLE = "single"
 _BUSY = 0.5  # load average from which on a machine had company
-_SLOW_NETWORK = 0.95  # a stated rate's share above which nobody has to be told
+_SLOW_NETWORK = 0.95  # a stated rate's share above which no note is needed
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Winner:
     """The fastest strategy at a problem, one rank alone not counted.
 
     Attributes:
-        setting: Of the problem.
-        ranks: Likewise.
-        tokens: Likewise.
+        setting: Setting of the problem.
+        ranks: Ranks of the problem.
+        tokens: Tokens of the problem.
         strategy: The fastest.
         time: Its seconds.
         speed_up: Over xfuser's Ring, where that ran and is not itself the fastest.
@@ -152,18 +152,18 @@ def _cautions(records: Sequence[Record], once: Sequence[Record], winners: Sequen
     tied = sum(bool(winner.ties) for winner in winners)
     if tied:
         of = f"In {tied} of {len(winners)} problems" if len(winners) > 1 else "Here"
-        found.append(f"{of} quartiles of the fastest overlap with those of others: no order among these is claimed.")
+        found.append(f"{of} the fastest and others have overlapping quartiles: their order is within noise.")
     loads = [record.load_at_start for record in once if record.load_at_start is not None]
     if max(loads, default=0.0) > _BUSY:
         found.append(
-            f"The machine had other work: its load average was up to {max(loads):.1f} before ranks were started."
+            f"Other programs ran on the machine: its load average was up to {max(loads):.1f} before the start."
         )
     shares = [record.network_share for record in once if record.network_share is not None]
     if min(shares, default=1.0) < _SLOW_NETWORK:
-        found.append(f"The network's test found {min(shares):.0%} of a stated rate at the least.")
+        found.append(f"The slowest link of the network reached {min(shares):.0%} of its stated rate in the self-test.")
     rounds = [record.rounds for record in once if record.status is Status.OK]
     if min(rounds, default=9) < 3:
-        found.append(f"Quartiles of {min(rounds)} rounds say little about noise.")
+        found.append(f"{min(rounds)} rounds are too few to judge noise.")
     if len(records) > len(once):
         found.append(f"{len(records) - len(once)} records are of a case that comes again later: the last one counts.")
     if len(machines(once)) > 1:

@@ -35,7 +35,7 @@ class Table:
     Attributes:
         columns: Titles, and whether the column has numbers.
         rows: The cells of each case.
-        statuses: Of each row.
+        statuses: Statuses of each row.
         common: What is the same in all cases, and therefore no column: titles and texts.
     """
 

@@ -27,7 +27,7 @@ def themes(looks: Mapping[str, Style], kinds: Iterable[str]) -> dict[str, dict[s
 
     Args:
         looks: The styles of all strategies, in the order in which charts name these.
-        kinds: Of all spans, likewise.
+        kinds: Kinds of all spans, likewise.
     """
     hues = {"category": [style.hue for style in looks.values()], "ordinal": [look_of(kind).hue for kind in kinds]}
     return {

@@ -50,7 +50,7 @@ _KINDS = {
 }
 _OTHER_HUE = Hue("#6B7785", "#98A3B1")
 
-_MOST_ROWS = 8  # of transfers at once that are told apart in a lane
+_MOST_ROWS = 8  # of simultaneous transfers that have rows of their own in a lane
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ class TracePlot:
     """The timeline of a case.
 
     Attributes:
-        setting: Of the case.
-        ranks: Likewise.
-        tokens: Likewise.
-        strategy: Likewise.
+        setting: Setting of the case.
+        ranks: Ranks of the case.
+        tokens: Tokens of the case.
+        strategy: Strategy of the case.
         timeline: Who did what when.
     """
 

@@ -36,7 +36,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="refuse what would put keys of more tokens on a rank (default: no limit)",
     )
     parser.add_argument(
-        "--temperature", type=float, default=0.0, help="above 0: draw tokens (default: take the likeliest)"
+        "--temperature", type=float, default=0.0, help="above 0: sample tokens (default: greedy decoding)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default: %(default)s)")
     parser.add_argument(

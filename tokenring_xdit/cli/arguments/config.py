@@ -55,7 +55,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
     schema = subcommands.add_parser(
         "schema",
-        help="print what can stand in a config",
+        help="print all keys of a config",
         epilog="example: tokenring-xdit config schema --json > tokenring.schema.json (for editors)",
     )
     schema.add_argument(

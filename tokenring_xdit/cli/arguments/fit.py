@@ -31,11 +31,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=parse_bytes,
         default="1GiB",
         metavar="SIZE",
-        help="of it, what is kept for contexts of devices, their libraries and gaps between tensors, 0B for nothing "
+        help="part of --memory that stays free for device contexts, libraries and fragmentation, 0B for none "
         "(default: %(default)s)",
     )
     parser.add_argument(
-        "--tokens", type=parse_tokens, metavar="N", help="say what a prompt of N tokens needs, as in 4096 or 128k"
+        "--tokens", type=parse_tokens, metavar="N", help="print what a prompt of N tokens needs, as in 4096 or 128k"
     )
     parser.add_argument(
         "--chunk",

@@ -14,7 +14,9 @@ __all__ = ["add_arguments"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add them to a command."""
-    parser.add_argument("--topology", required=True, help=f"what joins the ranks: {EXAMPLES}, a preset, or nvidia-smi")
+    parser.add_argument(
+        "--topology", required=True, help=f"network between the ranks: {EXAMPLES}, a preset, or nvidia-smi"
+    )
     parser.add_argument("--ranks", type=int, help="number of ranks (default: one for each host of the topology)")
     about = parser.add_argument_group("the attention call: a model, or numbers")
     about.add_argument("--model", help=f"one of {', '.join(model_shapes())}")
@@ -25,9 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=parse_tokens,
         help="length of the whole sequence, in place of a model; 4096, 128k (of 1024), 1m",
     )
-    about.add_argument("--queries", type=int, help="number of queries, where fewer than tokens, as with PipeFusion")
+    about.add_argument("--queries", type=int, help="number of queries, if fewer than tokens, as with PipeFusion")
     about.add_argument("--heads", type=int, help="heads of queries")
-    about.add_argument("--kv-heads", type=int, help="heads of keys and values, where they are fewer")
+    about.add_argument("--kv-heads", type=int, help="heads of keys and values, if fewer")
     about.add_argument("--head-dim", type=int, help="width of a head")
     about.add_argument("--batch", type=int, default=1, help="items of a batch (default: %(default)s)")
     about.add_argument(

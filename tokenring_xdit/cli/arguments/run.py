@@ -7,9 +7,9 @@ import argparse
 __all__ = ["KEYS", "add_parser"]
 
 KEYS = {
-    "task": "picture, for videos as well, or text; a picture where nothing is said; or text-to-image, image-to-image, "
+    "task": "picture (also for videos, the default) or text; or text-to-image, image-to-image, "
     "inpainting, text-to-video, image-to-video or video-to-video with the same model",
-    "model": "folder or hub name of a model; the small one of this package where nothing is said",
+    "model": "folder or hub name of a model; by default the small one in this package",
     "prompt": "the prompt: a picture, or a question",
     "context": "file with a text that the prompts are about",
     "prompt_file": "file with one prompt on each line",
@@ -18,13 +18,13 @@ KEYS = {
     "mask_image": "file of the mask, white where the picture is regenerated",
     "control_image": "file of the control picture",
     "control_mask": "file of the mask that a ControlNet for inpainting sees",
-    "image_reference": "file of the picture that is looked at, for inpainting",
+    "image_reference": "file of a reference picture, for inpainting",
     "last_image": "file of a video's last frame",
     "video": "file of the video to start from, or [FILE, FILE] of its frames",
     "mask": "the same of its mask, white where the video is regenerated",
     "controlnet": "folder or hub name of a ControlNet",
     "strength": "how far a picture is regenerated, from 0 to 1",
-    "scheduler": "class of diffusers' that steps, for the model's own",
+    "scheduler": "scheduler class of diffusers, instead of the model's own",
     "loras": "file, folder or hub name of a LoRA, or [{path: FILE, scale: 0.8}, ...]",
     "size": "pixels, or WIDTHxHEIGHT; what the model was trained for by default",
     "frames": "number of frames, for video models",
@@ -32,17 +32,17 @@ KEYS = {
     "steps": "denoising steps",
     "guidance": "guidance scale",
     "seed": "seed of the noise",
-    "largest_side": "pixels that width and height may have; more are refused as a typing error",
+    "largest_side": "most pixels of width and height, against typing errors",
     "batch_size": "prompts generated together",
     "dtype": "float32, bfloat16 or float16",
     "tokenring_degree": "ranks that TokenRing shards the sequence over",
     "ulysses_degree": "ranks that Ulysses shards the heads over",
     "tokens_per_rank": "refuse texts that would put more tokens' keys on a rank",
-    "schedule": "what the TokenRing ranks exchange and when, see schedule list",
+    "schedule": "what the TokenRing ranks exchange and when; see schedule list",
     "attention_backend": "xfuser's kernel for attention on one rank",
     "cuda_graphs": "true: capture calls of the transformer as CUDA graphs, and replay them; needs GPUs",
     "output": "where the PNG or MP4 goes, or the TXT or JSON",
-    "forecasts": "folder of what requests to 'serve' took; that of the user's cache by default",
+    "forecasts": "folder with what requests to 'serve' took, for forecasts; by default in the user's cache",
 }
 """Keys of a config that are flags as well, by the same names; each task knows some of them."""
 

@@ -52,7 +52,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--max-stored",
         type=int,
         metavar="BYTES",
-        help="of videos that are kept for a day; the oldest ones make room (default: 1073741824)",
+        help="of videos that are kept for a day; the oldest are deleted first (default: 1073741824)",
     )
     limits.add_argument("--max-body", type=int, metavar="BYTES", help="of what is sent here (default: 1048576)")
     limits.add_argument(
@@ -64,7 +64,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=float,
         default=1800.0,
         metavar="S",
-        help="seconds without a sign of life from the ranks, where nothing better is known (default: %(default)g)",
+        help="seconds without progress before ranks are killed, for requests of a new kind (default: %(default)g)",
     )
     time.add_argument(
         "--grace",

@@ -72,7 +72,7 @@ class Site:
     """One attention module, as all ranks compute it.
 
     Args:
-        name: Of the module.
+        name: Name of the module.
         schedule: What the ranks exchange and when.
         key: Gives what is equal for calls of the model with the same shapes and masks, on all ranks alike.
         family: What is known of the model.

@@ -38,7 +38,7 @@ _NOT_NEEDED = frozenset({"xfuser"})
 
 @dataclass(frozen=True)
 class ContextParallelConfig(ParallelConfig):
-    """What diffusers' ``enable_parallelism`` is given for TokenRing in the place of its own ``ContextParallelConfig``.
+    """Config for diffusers' ``enable_parallelism`` that selects TokenRing, in place of its ``ContextParallelConfig``.
 
     Making one attaches TokenRing to diffusers.
 
@@ -56,10 +56,10 @@ class ContextParallelConfig(ParallelConfig):
         register()
 
     def apply(self, model: Any, cp_plan: Mapping[str, Any] | None) -> None:
-        """Spread a transformer over all ranks, as diffusers' ``enable_parallelism`` asks it to.
+        """Spread a transformer over all ranks, for diffusers' ``enable_parallelism``.
 
         Raises:
-            TokenRingError: It refuses what was asked; the same on all ranks.
+            TokenRingError: The request is refused; the same error on all ranks.
         """
         _spread_model(model, self, cp_plan)
 
@@ -82,14 +82,14 @@ def parallelize(
         tokenring_degree: Ranks that TokenRing shards the sequence over.
         schedule: What they exchange and when.
         output: Which ranks get the result.
-        **options: Those of the other host, which are refused where they ask for something.
+        **options: Options of the other host; refused unless they are the default.
 
     Returns:
         ``pipe``.
 
     Raises:
         ConfigurationError: A library is missing, or too old or new; there are no ranks, or their number is not the
-            degree; the pipeline is parallel already; or ``output`` is none.
+            degree; the pipeline is parallel already; or ``output`` is unknown.
         UnsupportedError: The pipeline was not compared with the single process, or its weights are offloaded already.
     """
     unknown = options.keys() - {"ulysses_degree", "attention_backend", "cuda_graphs"}

@@ -8,7 +8,7 @@ from functools import wraps
 from typing import Any
 
 from tokenring_xdit.errors import UnsupportedError
-from tokenring_xdit.hosts import caches
+from tokenring_xdit.hosts import caches, from_pipe
 from tokenring_xdit.hosts.diffusers.attention import DISPATCH, answer_dispatch
 from tokenring_xdit.hosts.installation import INSTALLATION
 
@@ -36,7 +36,7 @@ def register() -> None:
         return
     INSTALLATION.attach(DISPATCH, answer_dispatch)
     INSTALLATION.attach("diffusers.models.modeling_utils", take_our_config)
-    for module, hook in caches.HOOKS.items():
+    for module, hook in (*caches.HOOKS.items(), *from_pipe.HOOKS.items()):
         INSTALLATION.attach(module, hook)
     INSTALLATION.hosts.add(_HOST)
 

@@ -1,4 +1,4 @@
-"""What diffusers hands to attention as a mask, as the keys that count: where keys stay at home so does their mask."""
+"""What diffusers hands to attention as a mask, as the keys that count: a mask stays on the rank of its keys."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def refusal_of_own(cut: dict[str, int], heads: int, ranks: int, dtype: str, *, r
         cut: Lengths that it cuts, by what they are of.
         heads: Heads of attention.
         ranks: Ranks.
-        dtype: Of the model.
+        dtype: Dtype of the model.
         ring: Whether it is the ring; Ulysses otherwise.
     """
     if Version(version("diffusers")) < Version(_OLDEST):

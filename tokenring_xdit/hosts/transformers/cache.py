@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ShardedCache", "ShardedLayer", "refuse_foreign_cache"]
 
-_REGRET = 64
-"""Tokens of a window that are kept longer than needed, so that a cache can be cropped by that many."""
+_REGRET, _GUESSED = 64, 512
+"""Tokens of a window that are kept longer than needed, so that a cache can be cropped by that many; and at most as many
+as one call brought, as guesses are taken back."""
 
 
 class ShardedLayer(CacheLayerMixin):  # type: ignore[misc]
@@ -191,10 +192,12 @@ class ShardedCache(Cache):  # type: ignore[misc]
 
     def commit(self, placement: Placement) -> None:
         """What was brought stays."""
+        brought = placement.length - self.placement.length
+        regret = max(_REGRET, brought) if brought <= _GUESSED else _REGRET
         self.placement, self.kept = placement, []
         for layer in self.layers:
             if layer.window is not None:
-                needed = placement.length - layer.window + 1 - _REGRET
+                needed = placement.length - layer.window + 1 - regret
                 if needed - layer.first >= _REGRET:
                     layer.forget_before(needed, placement, self.session.exchanges.rank)
 

@@ -89,7 +89,7 @@ class Exchanges:
 
         Args:
             turn: What is computed.
-            dtype: Of queries and keys.
+            dtype: Dtype of queries and keys.
             device: Where.
 
         Returns:
@@ -181,7 +181,7 @@ class Exchanges:
 
     @contextmanager
     def _call(self, what: str) -> Iterator[None]:
-        """A call of all ranks; what fails in it is told, and names the rank at fault."""
+        """A call of all ranks; a failure in it reaches all of them, and names the rank at fault."""
         self.group.begin()
         with failing_together(self.group, f"in {what}"):
             try:

@@ -51,16 +51,16 @@ def parallelize(
     Args:
         model: A causal language model of transformers, loaded and on this rank's device.
         tokenring_degree: Ranks that the sequence is sharded over.
-        prefill: What travels between ranks where tokens are sharded: ``keys`` go to queries, or ``queries`` to keys. Or
-            a schedule (see ``tokenring-xdit schedule list``), or ``balanced``, the one made for causal masks: for a
-            whole prompt without padding, in layers without window and cap; elsewhere that goes of which there is less.
-            ``auto`` takes what is predicted to be the fastest for the prompt or turn, where a topology is known of the
-            ranks (see ``tokenring-xdit probe``), and is ``balanced`` elsewhere.
-        decode: What travels in a step of an answer: ``outputs``, partial ones with their log-sum-exps, in one
-            collective a layer. There is no other: all ranks have the queries already, and keys would all have to travel
-            for every token.
-        layout: Which tokens are a rank's: ``contiguous``, one piece of the sequence. There is no other; ``balanced``
-            shares the work of a causal mask out evenly without one.
+        prefill: What ranks send while they read a prompt: ``keys`` go to queries, or ``queries`` to keys. Or
+            a schedule (see ``tokenring-xdit schedule list``), or ``balanced``, the one for causal masks: for a
+            whole prompt without padding, in layers without window and cap; elsewhere the smaller of both is sent.
+            ``auto`` takes the fastest for the prompt or turn, as predicted, if the topology of the ranks is known
+            (see ``tokenring-xdit probe``), and is ``balanced`` otherwise.
+        decode: What ranks send in a decoding step: ``outputs``, partial ones with their log-sum-exps, in one
+            collective a layer. The only choice: all ranks have the queries already, and keys would have to be sent for
+            every token.
+        layout: Which tokens a rank has: ``contiguous``, one piece of the sequence. The only choice; ``balanced``
+            gives all ranks equal work under a causal mask.
 
     Returns:
         ``model``, with ``model.tokenring``, a :class:`ContextParallel`.

@@ -104,15 +104,17 @@ def _seen(queries: Tensor, places: Tensor, scores: Scores, valid: Tensor | None)
 
 def _block(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
     """Output ``[B, H, Sq, Dv]`` and log-sum-exp of a block; 0 and ``-inf`` where a query sees no key."""
+    batch, heads, queries, dim = q.shape
     groups = k.shape[1]
-    grouped = q.float().view(q.shape[0], groups, q.shape[1] // groups, *q.shape[2:])
-    found = (grouped * scores.scale) @ k.float().transpose(-1, -2)[:, :, None]
+    rows = q.float().reshape(batch, groups, heads // groups * queries, dim)  # so that no key is repeated
+    found = ((rows * scores.scale) @ k.float().transpose(-1, -2)).view(batch, groups, -1, queries, k.shape[2])
     if scores.softcap is not None:
         found = torch.tanh(found / scores.softcap) * scores.softcap
     found = found.masked_fill(~seen, -math.inf)
     lse = torch.logsumexp(found, dim=-1)
     weights = torch.exp(found - lse.masked_fill(lse == -math.inf, 0.0).unsqueeze(-1))
-    return (weights @ v.float()[:, :, None]).flatten(1, 2), lse.flatten(1, 2)
+    out = weights.flatten(2, 3) @ v.float()
+    return out.view(batch, heads, queries, v.shape[-1]), lse.flatten(1, 2)
 
 
 LOCAL_KERNELS: dict[str, Callable[..., tuple[Tensor, Tensor] | None]] = {"fused": fused, "blockwise": blockwise}

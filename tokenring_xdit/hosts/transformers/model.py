@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tokenring_xdit.compat.transformers import CACHE_NAMES, cache_name
 from tokenring_xdit.errors import UnsupportedError
+from tokenring_xdit.hosts.changes import refuse_autocast
 from tokenring_xdit.hosts.transformers.attention import NAME
 from tokenring_xdit.hosts.transformers.cache import ShardedCache, refuse_foreign_cache
 from tokenring_xdit.hosts.transformers.current import current_forward
@@ -18,7 +19,7 @@ from tokenring_xdit.hosts.transformers.rows import rows_to_keep
 from tokenring_xdit.hosts.transformers.session import Inputs, Role, Session
 from tokenring_xdit.hosts.transformers.turns import turn
 
-__all__ = ["refuse_flat", "replace_decoder", "replace_head", "replace_rotary"]
+__all__ = ["refuse_cast", "refuse_flat", "replace_decoder", "replace_head", "replace_rotary"]
 
 _REFUSED = {
     "labels": "a loss over shards would leave out the tokens at their borders",
@@ -157,6 +158,7 @@ def _refuse(model: Any, call: dict[str, Any]) -> None:
                 f"the configuration of this {type(model).__name__} says {name}=True, and {_REFUSED[name]}: set it to "
                 "False"
             )
+    refuse_cast(model)
     if model.training:
         _refuse_training(model)
     implementation = model.config._attn_implementation
@@ -165,6 +167,15 @@ def _refuse(model: Any, call: dict[str, Any]) -> None:
             f"the attention of this {type(model).__name__} was set to '{implementation}' after parallelize, which "
             f"would attend the keys of one rank only: call model.set_attn_implementation('{NAME}')"
         )
+
+
+def refuse_cast(model: Any) -> None:
+    """Refuse a call inside of autocast.
+
+    Raises:
+        UnsupportedError: It is on.
+    """
+    refuse_autocast(type(model).__name__, "call it outside of it, after model.to(torch.bfloat16), say")
 
 
 def _refuse_unknown(model: Any, call: dict[str, Any]) -> None:

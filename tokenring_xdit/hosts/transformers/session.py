@@ -74,7 +74,7 @@ class Session:
         family: What is known of it.
         exchanges: Its ranks.
         way: Whether keys or queries go to other ranks where a prompt is sharded; ``None`` for what the schedule says.
-        schedule: Of plain causal attention; ``auto`` to have both planned, where the network is known.
+        schedule: Schedule of plain causal attention; ``auto`` to have both planned, where the network is known.
         prefill: What the caller calls the two.
     """
 

@@ -12,7 +12,7 @@ from tokenring_xdit.hosts.transformers.supported import family_of, windows_of
 from tokenring_xdit.hub import problem_in
 from tokenring_xdit.language_shapes import LanguageShape
 
-__all__ = ["configured_shape"]
+__all__ = ["configured_shape", "shape_of"]
 
 
 def configured_shape(name: str, **options: Any) -> LanguageShape:
@@ -35,6 +35,12 @@ def configured_shape(name: str, **options: Any) -> LanguageShape:
         reason = problem_in(error) or " ".join(str(error).split())[:300]
         raise ConfigurationError(f"the configuration of '{name}' could not be read: {reason}") from error
     family_of(model)
+    return shape_of(model)
+
+
+def shape_of(model: Any) -> LanguageShape:
+    """The shape of a causal language model, whose weights may lie nowhere."""
+    config = model.config
     experts = next((n for n in (getattr(config, key, None) for key in ("num_experts", "num_local_experts")) if n), 1)
     used = getattr(config, "num_experts_per_tok", 1) if experts > 1 else 1
     shared = (getattr(config, "shared_expert_intermediate_size", None) or 0) if experts > 1 else 0
@@ -50,6 +56,8 @@ def configured_shape(name: str, **options: Any) -> LanguageShape:
         vocabulary=config.vocab_size,
         experts=experts,
         experts_used=used + -(-shared // width),
+        biased_experts=any(name.endswith("experts.down_proj_bias") for name, _ in model.named_parameters()),
+        eager=not model._supports_sdpa,
         tied=bool(config.tie_word_embeddings),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
     )

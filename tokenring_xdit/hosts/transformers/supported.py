@@ -79,6 +79,7 @@ def family_of(model: Any) -> Family:
 
 def windows_of(config: Any) -> list[int | None]:
     """How many keys a query sees in each layer, its own included; ``None`` for all up to its own."""
-    window = getattr(config, "sliding_window", None)
+    family = FAMILIES.get(config.model_type)
+    window = getattr(config, "sliding_window", None) if family is None or family.windows else None  # others heed none
     kinds = getattr(config, "layer_types", None) or [None] * config.num_hidden_layers
     return [window if kind is None or _LAYERS[kind] else None for kind in kinds]

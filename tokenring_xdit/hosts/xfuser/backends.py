@@ -9,7 +9,10 @@ import torch
 
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError, nearest
 
-__all__ = ["AttentionBackend"]
+__all__ = ["COUNTED", "AttentionBackend"]
+
+COUNTED = {"SDPA_EFFICIENT": "efficient", "FLASH_4": "flash_4"}
+"""xfuser's names of kernels, each with ours that computes the same and reads key counts on the device."""
 
 
 class AttentionBackend(Enum):

@@ -20,6 +20,7 @@ from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.hosts.installation import INSTALLATION
 from tokenring_xdit.hosts.layout import KeyLayout, active_layout, key_layout
 from tokenring_xdit.hosts.running import RUNNING
+from tokenring_xdit.hosts.xfuser.backends import COUNTED
 from tokenring_xdit.hosts.xfuser.choice import current_choice
 from tokenring_xdit.hosts.xfuser.repairs.common import replace_method
 from tokenring_xdit.parallel import ParallelDims
@@ -152,7 +153,7 @@ def leave_hidden_keys_out(usp: Any) -> None:
                     return function
             if torch.compiler.is_compiling():
                 raise UnsupportedError(
-                    "keys that are hidden under Ulysses alone do not go together with torch.compile: use "
+                    "masked keys under Ulysses alone cannot be combined with torch.compile: use "
                     "tokenring_degree, or run without torch.compile"
                 )
             return _leaving_out(function, layout)
@@ -293,8 +294,10 @@ def _token_ring(
     joint_kv = None
     if joint_attn_kwargs is not None:
         joint_kv = (joint_attn_kwargs["joint_key"], joint_attn_kwargs["joint_value"])
+    asked = ""
     if layout is not None and layout.on_device:
-        why = _why_read(choice.sequence_schedule, dist.get_world_size(group), query, key, attention_kwargs)
+        asked = _asked_backend()
+        why = _why_read(choice.sequence_schedule, dist.get_world_size(group), query, key, asked, attention_kwargs)
         if why is not None:
             layout.read(f"which keys are real is read from a mask in each call, as {why}")
     own = None if layout is None else layout.own(dist.get_rank(group), _ulysses_degree())
@@ -304,7 +307,7 @@ def _token_ring(
         value,
         group=group,
         schedule=choice.sequence_schedule,
-        kernel=None if isinstance(own, DeviceKeyMask) else kernel,
+        kernel=COUNTED.get(asked) if isinstance(own, DeviceKeyMask) else kernel,
         causal=is_causal,
         key_mask=own,
         joint_kv=joint_kv,
@@ -314,16 +317,23 @@ def _token_ring(
     return out
 
 
-def _why_read(schedule: str, ranks: int, query: Tensor, key: Tensor, attention_kwargs: Any) -> str | None:
-    """Why the host has to look at a mask which a recorded call would compute anew; ``None`` where it has not."""
+def _asked_backend() -> str:
+    """The attention backend that xfuser was asked for, by its name; empty where the choice was left to it."""
     from xfuser.core.distributed import get_runtime_state
 
-    asked = get_runtime_state().runtime_config.attention_backend
-    if asked:
-        return f"attention backend {asked}, which was asked for, is not told on the device how many keys count"
+    return (get_runtime_state().runtime_config.attention_backend or "").upper()
+
+
+def _why_read(schedule: str, ranks: int, query: Tensor, key: Tensor, asked: str, attention_kwargs: Any) -> str | None:
+    """Why the host has to look at a mask which a recorded call would compute anew; ``None`` where it has not."""
+    if asked and asked not in COUNTED:
+        return (
+            f"attention backend {asked}, which was asked for, does not read key counts on the device: leave it out, or "
+            f"use {' or '.join(COUNTED)}"
+        )
     if attention_kwargs:
         return f"attention_kwargs {sorted(attention_kwargs)} go to xfuser's own kernel"
-    return why_not_on_device(schedule, ranks, query, key)
+    return why_not_on_device(schedule, ranks, query, key, kernel=COUNTED.get(asked))
 
 
 def _ulysses_degree() -> int:

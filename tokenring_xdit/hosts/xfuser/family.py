@@ -74,6 +74,8 @@ class TokenCut:
         without_text: Self-attention that text takes no part in.
         spread: xfuser's processor for self-attention, as ``module:name``, where diffusers' own, which run otherwise,
             would expand grouped heads of keys before they are sent.
+        real: What says which tokens of the whole sequence are real, as ``module:name``, from the model and a call's
+            arguments, in calls in which the blocks are not told; it gives ``None`` in others.
     """
 
     transformer: str
@@ -87,6 +89,7 @@ class TokenCut:
     local_blocks: tuple[str, ...] = ()
     without_text: tuple[str, ...] = ()
     spread: str | None = None
+    real: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +110,8 @@ class XfuserFamily(ModelFamily):
         repairs: Module beside the record with ``HOOKS``: modules of xfuser, each with what is done to it right after
             it has been imported. It is imported when TokenRing attaches itself to xfuser.
         attention: Functions that compute its attention, those of xfuser and of diffusers, as ``module:name``.
+        left_out: Modules that some transformers of it have and xfuser never calls, by the end of their names, each with
+            what they are, in a clause, and what to use instead.
     """
 
     wrapper: str | None = None
@@ -118,6 +123,7 @@ class XfuserFamily(ModelFamily):
     lora: Mapping[str, str] = field(default_factory=dict)
     repairs: str | None = None
     attention: tuple[str, ...] = ()
+    left_out: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def names(self) -> Iterator[ReliedOn]:
         """Names of xfuser that are used for this family alone, those that follow from the record among them."""

@@ -43,7 +43,7 @@ def refuse_graphs(arguments: Any) -> None:
     """Refuse CUDA graphs where nothing could be captured.
 
     Args:
-        arguments: Of xfuser.
+        arguments: Arguments of xfuser.
 
     Raises:
         UnsupportedError: There is no GPU, or another argument stands against it.
@@ -52,7 +52,7 @@ def refuse_graphs(arguments: Any) -> None:
     for name, why in _OTHERS.items():
         value = getattr(arguments, name, None)
         if value and (value is True or value != 1):  # a degree of 1 is none
-            raise UnsupportedError(f"--{FLAG} does not go together with --{name}, as {why}: leave one of them out")
+            raise UnsupportedError(f"--{FLAG} cannot be combined with --{name}, as {why}: leave one of them out")
 
 
 def replay_calls(model: Any, recorder: Recorder) -> GraphedCalls:

@@ -43,7 +43,7 @@ def parallelize(
 
     The pipeline is changed in place: all ranks compute its transformer together, and its call becomes a call of all
     ranks. Every rank has to pass the same arguments and to have the same weights, which is checked before anything is
-    computed. What is drawn without a generator is drawn alike on all ranks, as the first one draws it.
+    computed. Random numbers without a generator are the same on all ranks, those of the first one.
 
     Args:
         pipe: A diffusers pipeline, loaded and on this rank's device.
@@ -53,16 +53,16 @@ def parallelize(
         attention_backend: xfuser's kernel for attention on one rank.
         output: Which ranks get the result.
         cuda_graphs: Capture calls of the transformer as CUDA graphs, and replay them (``docs/gpu.md``).
-            :func:`graph_reports` says what became of them.
+            :func:`graph_reports` counts them.
 
     Returns:
         ``pipe``.
 
     Raises:
         ConfigurationError: A library is missing, or too old or new; there are no ranks, or their number is not the
-            product of the degrees; the pipeline is parallel already; or ``output`` is none.
+            product of the degrees; the pipeline is parallel already; or ``output`` is unknown.
         UnsupportedError: The pipeline was not compared with the single process, has heads that the Ulysses ranks do
-            not divide, its weights are offloaded already, or this machine lacks what the attention backend needs.
+            not divide, its weights are offloaded already, or the attention backend needs what this machine lacks.
     """
     check_versions()
     no_debug_lines()
@@ -80,7 +80,7 @@ def parallelize(
 
 
 def graph_reports(pipe: Any) -> dict[str, GraphReport]:
-    """What became of the calls of a pipeline's transformers, by name, where ``parallelize`` replays CUDA graphs."""
+    """How many calls of a pipeline's transformers were replayed as CUDA graphs, captured or eager, by transformer."""
     found = {}
     for part, model in transformers_of(pipe).items():
         sharded = sharded_of(model)

@@ -8,7 +8,7 @@ from functools import partial
 from importlib import import_module
 
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.hosts import caches
+from tokenring_xdit.hosts import caches, from_pipe
 from tokenring_xdit.hosts.installation import INSTALLATION, Hook
 from tokenring_xdit.hosts.xfuser import dispatch, graphs, noise, platform_cpu, runner, supported
 from tokenring_xdit.hosts.xfuser.families import FAMILIES
@@ -54,7 +54,7 @@ def register(*, tolerant: bool = False) -> None:
             )
         platform_cpu.prepare_torch()
         hooks[:0] = platform_cpu.HOOKS.items()
-    for module in (noise, supported, runner, graphs, caches, attention_kernels, rows):
+    for module in (noise, supported, runner, graphs, caches, from_pipe, attention_kernels, rows):
         hooks += module.HOOKS.items()
     for name, hook in (*hooks, *_repairs()):
         INSTALLATION.attach(name, hook, tolerant=tolerant)

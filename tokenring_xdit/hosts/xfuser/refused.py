@@ -48,8 +48,8 @@ RUNNERS_REFUSED: Mapping[str, Refused] = MappingProxyType(
 """By the classes of the `xdit` command."""
 
 _SANA = Refused(
-    "Sana's self-attention is linear: keys and values are summed up into one small matrix, of which nothing has to "
-    "travel with queries",
+    "Sana's self-attention is linear: keys and values are summed up into one small matrix, so a ring has nothing to "
+    "exchange",
     "Use ulysses_degree for it",
 )
 

@@ -17,7 +17,7 @@ from tokenring_xdit.hosts.running import RUNNING
 from tokenring_xdit.hosts.sharding import Sharded, put_in_place, shared_by
 from tokenring_xdit.hosts.xfuser.family import XfuserFamily
 from tokenring_xdit.hosts.xfuser.state import XfuserState
-from tokenring_xdit.hosts.xfuser.supported import wrapper_class
+from tokenring_xdit.hosts.xfuser.supported import refuse_left_out, wrapper_class
 from tokenring_xdit.hosts.xfuser.tokens import Cut
 
 __all__ = ["Sharding", "refuse_changed", "shard", "sharding_of"]
@@ -60,7 +60,7 @@ class Sharding(Sharded):
         group, rank = get_sp_group().device_group, int(get_sequence_parallel_rank())
         RUNNING.together = Together(group, rank, shape[1] if len(shape) == _PACKED else None)
         if self._cut is not None:
-            self._cut.begin()
+            self._cut.begin(model, arguments)
         return arguments
 
     def leave(self) -> None:
@@ -100,8 +100,10 @@ def refuse_changed(model: Any, family: XfuserFamily) -> None:
         family: What is known of it.
 
     Raises:
-        UnsupportedError: It is none of diffusers' own, or something was done to it that was not compared.
+        UnsupportedError: It is none of diffusers' own, has what xfuser leaves out, or something was done to it that was
+            not compared.
     """
+    refuse_left_out(model, family)
     known = {family.cut.transformer} if family.cut is not None else set()
     if family.wrapper is not None:
         known |= {base.__name__ for base in wrapper_class(family.wrapper).__mro__}

@@ -20,6 +20,7 @@ __all__ = [
     "compared",
     "family_of",
     "own_pipeline",
+    "refuse_left_out",
     "refuse_untested",
     "refuse_untested_model",
     "wrapper_class",
@@ -90,6 +91,7 @@ def refuse_untested_pipelines(runtime_state: Any) -> None:
                 transformer = getattr(getattr(pipeline, "module", pipeline), "transformer", None)
                 if not _made_by_command(pipeline_name(pipeline), transformer):
                     refuse_untested(pipeline)
+                    refuse_left_out(transformer, family_of(pipeline_name(pipeline)))
                 refuse_ulysses(parallel_config.ulysses_degree, heads_of(getattr(transformer, "config", {})))
                 staged = sorted(own.runs for family in FAMILIES.values() for own in family.own if own.stages)
                 if parallel_config.pp_degree > 1 and pipeline_name(pipeline) not in staged:
@@ -125,6 +127,23 @@ def refuse_untested(pipeline: Any, asked: str = "TokenRing", instead: str | None
             f"Compared so far: {', '.join(compared())}. "
             f"{instead or 'Use ulysses_degree or ring_degree for it'}"
         )
+
+
+def refuse_left_out(transformer: Any, family: XfuserFamily) -> None:
+    """Refuse a transformer with a module that xfuser's forward never calls.
+
+    Args:
+        transformer: The model, or ``None``.
+        family: What is known of it.
+
+    Raises:
+        UnsupportedError: It has one.
+    """
+    for name, _ in () if transformer is None or not family.left_out else transformer.named_modules():
+        found = family.left_out.get(name.rpartition(".")[2])
+        if found is not None:
+            what, instead = found
+            raise UnsupportedError(f"{what}: {instead}")
 
 
 def _made_by_command(pipeline: str, transformer: Any) -> bool:

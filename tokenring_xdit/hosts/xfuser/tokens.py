@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
+from collections.abc import Mapping
 from functools import lru_cache, wraps
 from typing import Any
 
@@ -43,6 +44,7 @@ class Cut:
         self._plan = plan
         self._tokens: int | None = None  # of the whole sequence, while the blocks see a part of it
         self._layouts: dict[bool, KeyLayout] = {}
+        self._real: Tensor | None = None  # which tokens are, where no block is told
         self._running = False
         self.slots: list[ProcessorSlot] = []
         for blocks in (*plan.blocks, *plan.local_blocks):
@@ -57,13 +59,20 @@ class Cut:
                 _hook(block, self._enter_local if blocks in self._plan.local_blocks else self._enter)
         _hook(model.get_submodule(self._plan.whole_again), self._leave)
 
-    def begin(self) -> None:
-        """A call of the transformer begins."""
+    def begin(self, model: Any, arguments: Mapping[str, Any]) -> None:
+        """A call of the transformer begins.
+
+        Args:
+            model: The transformer.
+            arguments: Of the call, by name.
+        """
         self._running, self._tokens = True, None
+        if self._plan.real is not None:
+            self._real = pkgutil.resolve_name(self._plan.real)(model, arguments)
 
     def end(self) -> None:
         """It is over, or has failed."""
-        self._running, self._tokens = False, None
+        self._running, self._tokens, self._real = False, None, None
         self._layouts.clear()
 
     def _find_slots(self, place: str, block: Any, local: bool) -> None:
@@ -133,8 +142,10 @@ class Cut:
         """Say which keys of each rank are real, for attention with the text and without it."""
         assert self._tokens is not None
         lengths = [self._tokens]
-        if mask is not None:
-            self._layouts[False] = _masked_layout(mask, ranks)
+        if self._real is not None:
+            self._layouts[False] = KeyLayout(cut(self._real, ranks), computed=True)
+        elif mask is not None:
+            self._layouts[False] = KeyLayout(cut(mask.bool(), ranks))
         else:
             self._layouts[False] = sequence_layout(ranks, *lengths)
         if text is not None:
@@ -152,10 +163,6 @@ def _hook(module: Any, enter: Any) -> None:
     setattr(hook, TOKEN_WISE, True)
     setattr(hook, REPLAYABLE, True)
     module.register_forward_pre_hook(hook, with_kwargs=True)
-
-
-def _masked_layout(mask: Tensor, ranks: int) -> KeyLayout:
-    return KeyLayout(cut(mask.bool(), ranks))
 
 
 def _bound(kind: Any, args: Any, kwargs: Any) -> dict[str, Any]:

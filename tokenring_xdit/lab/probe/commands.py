@@ -21,7 +21,7 @@ class Description:
     Attributes:
         place: Name of its host.
         device: Name of what its tensors are on.
-        backend: Of torch.distributed.
+        backend: Backend of torch.distributed.
         torch: Version.
     """
 
@@ -75,7 +75,7 @@ class OneWay:
     """What a few bytes took for one way.
 
     Attributes:
-        seconds: Of every round.
+        seconds: Seconds of every round.
     """
 
     seconds: list[float]

@@ -3,7 +3,7 @@
 The multi-node case of TokenRing (arXiv 2412.20501): queries stay on the fast links inside a node, and
 the slow ones between nodes carry one neighbour's keys while a whole node's queries are attended to
 those that are here. The queries of a node are sent round once and kept for all rounds, and
-a partial output comes home once, when it has attended the keys of every node.
+a partial output returns once, when it has attended the keys of every node.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _round(program: Program, size: int, node: int, hosting: int, *, first: bool,
 
 
 def _returns_first(actions: list[Action], rank: int) -> list[Action]:
-    """Attend what has to be sent home before what stays: the own block fills the wait for the last return."""
+    """Attend what has to be returned before what stays: the own block fills the wait for the last return."""
     returns = [i for i, a in enumerate(actions) if isinstance(a, Exchange) and a.channel is Channel.O]
     end = returns[-1] + 1 if returns else 0
     own = [a for a in actions[:end] if isinstance(a, Attend) and a.q.owner == rank]

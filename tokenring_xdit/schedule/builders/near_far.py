@@ -108,7 +108,7 @@ def _program(rank: int, world_size: int, near: list[_Pair], far: list[_Pair], ch
             ],
         )
     actions.append(Attend(q_block(rank), kv_block(rank), Mask.CAUSAL))
-    # What has to be sent home comes before what stays, which fills the time of the way.
+    # What has to be returned comes before what stays, which fills the time of the way.
     for chunk in range(chunks):
         for p in far:
             tokens, visitor, host = _queries(p, chunk, chunks), rank + p.distance, rank - p.distance

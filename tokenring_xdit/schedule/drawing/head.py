@@ -147,7 +147,7 @@ def _signs(schedule: Schedule, chart: Chart, *, grouped: bool) -> Iterator[tuple
     for kind, name, meaning in (
         (Kind.Q, "Q[i]", "queries of rank i"),
         (Kind.KV, "KV[j]", "keys and values of rank j"),
-        (Kind.O, "O[i,r]", "partial output of Q[i], from rank r home"),
+        (Kind.O, "O[i,r]", "partial output of Q[i], returned by rank r"),
     ):
         if any(move.block.kind is kind for move in chart.moves):
             yield partial(_sample_arrow, kind=kind, name=name), meaning

@@ -79,7 +79,7 @@ def arrow(parent: ET.Element, kind: Kind, start: Point, end: Point, width: float
         kind: What it carries.
         start: Where it begins.
         end: Where its tip is.
-        width: Of its line.
+        width: Width of its line.
         via: Where the curve bends to; a straight line without.
     """
     came_from = start if via is None else via

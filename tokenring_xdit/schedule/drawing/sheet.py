@@ -45,7 +45,7 @@ class Columns:
     Attributes:
         centres: Middle of each rank's column.
         pitch: Distance of two neighbours in a group.
-        width: Of the whole picture.
+        width: Width of the whole picture.
         groups: Ranks that stand together.
     """
 

@@ -57,7 +57,7 @@ class Content(NamedTuple):
     """What a slot holds.
 
     Attributes:
-        form: Of what it holds.
+        form: Form of what it holds.
         areas: Which queries or keys, one behind the other; of a sum or partial output, of which queries it is.
         pairs: What a sum or partial output is made of.
     """

@@ -16,7 +16,7 @@ def recognise(drafts: Sequence[Draft]) -> tuple[Draft, ...]:
     """Make collectives of exchanges, channel by channel, where all exchanges of a channel are some.
 
     Args:
-        drafts: Of all ranks.
+        drafts: Drafts of all ranks.
     """
     found = tuple(drafts)
     for channel in Channel:
@@ -38,7 +38,7 @@ def is_collective(kind: Collective, post: Post, slots: Sequence[Slot]) -> bool:
     Args:
         kind: What the exchange would be.
         post: Its transfers in the order of their peers, with one message from each and to each.
-        slots: Of the rank.
+        slots: Slots of the rank.
     """
     into = {slots[recv.slot].inside for recv in post.recvs}
     coming = {recv.peer: _rows(slots[recv.slot].first, slots[recv.slot]) for recv in post.recvs}

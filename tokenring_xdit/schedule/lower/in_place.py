@@ -35,7 +35,7 @@ def send_rows(drafts: Sequence[Draft]) -> tuple[Draft, ...]:
     """Send rows of a kernel's output in place of packed messages, where one call has made all of what goes.
 
     Args:
-        drafts: Of all ranks.
+        drafts: Drafts of all ranks.
     """
     found = [_Rows(draft) for draft in drafts]
     sent = [of_rank.blocks for of_rank in found]
@@ -46,7 +46,7 @@ class _Rows:
     """The outputs of a rank.
 
     Args:
-        draft: Of the rank.
+        draft: Draft of the rank.
 
     Attributes:
         draft: What has become of it.
@@ -112,7 +112,7 @@ def nest(draft: Draft, ranks: int) -> Draft:
     """Let blocks arrive inside of the slot in which they are put together, and partial outputs one behind the other.
 
     Args:
-        draft: Of a rank.
+        draft: Draft of a rank.
         ranks: How many there are.
     """
     slots = list(draft.slots)

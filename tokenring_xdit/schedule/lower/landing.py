@@ -79,8 +79,8 @@ def partial_places(shape: Shape, element_bytes: int) -> tuple[int, int, int]:
     """A partial output as a message, in bytes: where the output ends, where its log-sum-exp starts and ends.
 
     Args:
-        shape: Of the output, ``[B, H, S, D]``.
-        element_bytes: Of an element of the output on its way.
+        shape: Shape of the output, ``[B, H, S, D]``.
+        element_bytes: Bytes of an element of the output on its way.
     """
     batch, heads, tokens, head_dim = shape
     rows = batch * heads * tokens
@@ -94,8 +94,8 @@ def footprint(program: RankProgram, element_bytes: int, partial_bytes: int) -> F
 
     Args:
         program: The program.
-        element_bytes: Of an element of queries, keys and values.
-        partial_bytes: Of an element of a partial output on its way.
+        element_bytes: Bytes of an element of queries, keys and values.
+        partial_bytes: Bytes of an element of a partial output on its way.
     """
     outputs = {step.output for _, step in program.steps if isinstance(step, KernelCall)}
     places: list[tuple[ByteRange, ...]] = []
@@ -135,7 +135,7 @@ def landings(programs: Sequence[RankProgram], footprints: Sequence[Footprint]) -
     of the call before. Any other is free where its receive would be posted.
 
     Args:
-        programs: Of all ranks, proved.
+        programs: Programs of all ranks, proved.
         footprints: Their memory.
     """
     found = []
@@ -166,7 +166,7 @@ def prove_landings(
 
     Args:
         name: What to call the programs.
-        programs: Of all ranks.
+        programs: Programs of all ranks.
         footprints: Their memory.
         found: The landings.
 

@@ -21,7 +21,7 @@ def in_phases(drafts: Sequence[Draft], problem: Problem) -> tuple[Draft, ...]:
     """Make one exchange of queries and keys, and one of outputs, of all of each kind.
 
     Args:
-        drafts: Of all ranks.
+        drafts: Drafts of all ranks.
         problem: The shapes.
     """
     first = _Exchange(drafts, frozenset({Kind.Q, Kind.KV}), problem)
@@ -38,8 +38,8 @@ class _Exchange:
     """One exchange in place of all those of some kinds of blocks.
 
     Args:
-        drafts: Of all ranks.
-        kinds: Of blocks.
+        drafts: Drafts of all ranks.
+        kinds: Kinds of blocks.
         problem: The shapes.
     """
 

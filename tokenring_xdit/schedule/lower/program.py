@@ -69,7 +69,7 @@ class Slot(NamedTuple):
 
     Attributes:
         form: What it holds.
-        shape: Of each of its tensors, ``[B, H, S, D]``; of an output without its log-sum-exp.
+        shape: Shape of each of its tensors, ``[B, H, S, D]``; of an output without its log-sum-exp.
         size: Bytes of all of it.
         inside: The slot whose memory it is a part of, or -1.
         first: Its first token there.

@@ -74,7 +74,7 @@ def prove(
 
     Args:
         name: What to call them.
-        programs: Of all ranks.
+        programs: Programs of all ranks.
         problem: The shapes.
         mask: Which pairs are asked for; a function where the kernel knows a mask of its own inside of them.
         in_order: Whether the transport works off the exchanges of a channel one after the other.

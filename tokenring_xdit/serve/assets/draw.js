@@ -1,4 +1,4 @@
-// Draw: one picture or video at a time, by the paths that every client uses; leaving the page gives it up.
+// Generate: one picture or video at a time, by the paths that every client uses; leaving the page cancels it.
 
 import { ask, ending, events, newName, Refusal } from "./api.js";
 import { attend, blame, find, forgive, seconds, tell, values } from "./forms.js";
@@ -12,8 +12,7 @@ export function drawing(model) {
   const film = model.kind === "video";
   const taken = { ...model.defaults, ...model.pictures };
   find("image").multiple = model.limits.pictures > 1;
-  find("begin").textContent = film ? "Film" : "Draw";
-  for (const field of form.querySelectorAll(".field")) {
+    for (const field of form.querySelectorAll(".field")) {
     const { field: name } = field.dataset;
     if (name === "partial_images") field.hidden = film;
     else if (!["prompt", "seed"].includes(name)) {
@@ -134,8 +133,8 @@ class Sketch {
     const [bar, words] = [find("progress"), find("progress-words")];
     if (waits || !state.step) bar.removeAttribute("value");
     else [bar.max, bar.value] = [state.steps, state.step];
-    if (state.status === "cancelled") words.textContent = "Is being cancelled";
-    else words.textContent = waits ? `Waits for its turn${soon}` : `Step ${state.step} of ${state.steps}${soon}`;
+    if (state.status === "cancelled") words.textContent = "Cancelling";
+    else words.textContent = waits ? `Waiting in the queue${soon}` : `Step ${state.step} of ${state.steps}${soon}`;
   }
 
   /** Seconds that are left: by the pace of this request, which previews slow down, or by the server's forecast. */
@@ -155,7 +154,7 @@ class Sketch {
     if (busy) {
       [find("made").hidden, find("save").hidden] = [true, true];
       find("progress").removeAttribute("value");
-      find("progress-words").textContent = "Asks the server";
+      find("progress-words").textContent = "Sending the request";
       const below = find("progress").getBoundingClientRect().top > find("begin").getBoundingClientRect().top; // phones
       if (below) find("progress").parentElement.scrollIntoView({ block: "start" });
     }

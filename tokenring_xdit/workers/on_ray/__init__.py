@@ -6,5 +6,5 @@
 * :mod:`~tokenring_xdit.workers.on_ray.cluster` takes the placement group, and starts worlds in it, again and again;
 * :mod:`~tokenring_xdit.workers.on_ray.seats` says which rank is where, and what it finds in its environment.
 
-Ray places, starts and ends; what ranks are told, and what a failure means, is as on one machine.
+Ray places, starts and ends; messages to ranks, and the meaning of failures, are as on one machine.
 """

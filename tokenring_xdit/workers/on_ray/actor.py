@@ -81,7 +81,7 @@ class RankActor:
         Args:
             rank: Its number.
             program: What it serves.
-            packing: How it is told, and tells.
+            packing: How messages to and from it are packed.
             variables: Beyond those of this node.
 
         Returns:

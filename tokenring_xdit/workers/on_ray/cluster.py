@@ -20,7 +20,7 @@ from tokenring_xdit import liveness
 from tokenring_xdit.errors import ConfigurationError, LaunchError
 from tokenring_xdit.workers.on_ray.actor import ANSWERS, RankActor, version
 from tokenring_xdit.workers.on_ray.rank import ActorRank
-from tokenring_xdit.workers.on_ray.seats import Seat, carried_over, in_order, variables
+from tokenring_xdit.workers.on_ray.seats import Seat, carried_over, cluster_name, in_order, variables
 from tokenring_xdit.workers.starting import Inbox, Packing, RankStarter, WorldPlace
 from tokenring_xdit.workers.wire import Wire
 
@@ -41,13 +41,14 @@ class RayCluster(WorldPlace):
 
     Args:
         where: ``auto``, ``HOST:PORT`` of the cluster's head, or a placement group, whose last bundles are taken.
-        module: Names what ranks are told; see :class:`~tokenring_xdit.workers.wire.Wire`.
-        ranks: Of each world.
+        module: Names the messages of ranks; see :class:`~tokenring_xdit.workers.wire.Wire`.
+        ranks: Ranks of each world.
         worlds: How many of these.
         ulysses: Size of the Ulysses groups.
 
     Attributes:
         gpus: Whether ranks have a GPU each; else a core.
+        cluster: As of :class:`WorldPlace`.
 
     Raises:
         ConfigurationError: There is no such cluster, or it is too small.
@@ -64,6 +65,7 @@ class RayCluster(WorldPlace):
         _connect(where if given is None else "auto")
         resources = ray.cluster_resources()
         self.gpus = resources.get("GPU", 0) >= 1
+        self.cluster = cluster_name(ray.get_runtime_context().gcs_address, resources)
         self._unit = "GPU" if self.gpus else "CPU"
         self._own = given is None
         if given is None:

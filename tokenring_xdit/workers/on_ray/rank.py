@@ -35,7 +35,7 @@ class ActorRank(StartedRank):
         node: The address of its node.
         pid: Its process id there.
         actor: A :class:`tokenring_xdit.workers.on_ray.actor.RankActor` that has started it.
-        packing: How it is told, and tells.
+        packing: How messages to and from it are packed.
         inbox: Where its answers go.
 
     Attributes:

@@ -12,7 +12,7 @@ from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.keys import KEY_VARIABLE
 from tokenring_xdit.topology.nvidia import best_order, parse
 
-__all__ = ["Seat", "carried_over", "in_order", "inherited", "interface_of", "variables"]
+__all__ = ["Seat", "carried_over", "cluster_name", "in_order", "inherited", "interface_of", "variables"]
 
 _CARRIED = (
     *("CUDA_", "DIFFUSERS_", "GLOO_", "HF_", "HUGGINGFACE_", "KMP_", "LOG_LEVEL", "MKL_", "NCCL_", "OMP_"),
@@ -25,6 +25,9 @@ _OF_ONE_PROCESS = ("CUDA_VISIBLE_DEVICES", KEY_VARIABLE, "TOKENRING_INIT_METHOD"
 _OF_RAY = ("RAY_", "OMP_NUM_THREADS")
 """How variables begin that Ray sets in its workers."""
 
+_GPU_KIND = "accelerator_type:"
+"""How resources begin that say which GPUs there are."""
+
 _SIOCGIFADDR = 0x8915  # of netdevice(7): the address of an interface
 _ADDRESS = slice(20, 24)  # of it in struct ifreq
 
@@ -36,7 +39,7 @@ class Seat:
     Attributes:
         bundle: Its number in the placement group.
         node: Ray's name of its node.
-        address: Of that node.
+        address: Address of that node.
         gpus: What Ray gave it.
         links: What ``nvidia-smi topo -m`` printed there; empty where that is not known.
     """
@@ -48,11 +51,22 @@ class Seat:
     links: str = ""
 
 
+def cluster_name(address: str, resources: Mapping[str, float]) -> str:
+    """What to call a cluster.
+
+    Args:
+        address: Of its head.
+        resources: What it has, by Ray's names.
+    """
+    kinds = sorted(name.removeprefix(_GPU_KIND) for name in resources if name.startswith(_GPU_KIND))
+    return ", ".join([f"ray {address}", *kinds])
+
+
 def inherited(environment: Mapping[str, str]) -> dict[str, str]:
     """What a rank takes over from the worker of Ray that starts it: what its node says, but no key of a server.
 
     Args:
-        environment: Of that worker.
+        environment: Environment of that worker.
     """
     kept = {name: value for name, value in environment.items() if not name.startswith(_OF_RAY)}
     kept.pop(KEY_VARIABLE, None)
@@ -97,7 +111,7 @@ def variables(seats: Sequence[Seat], rank: int, port: int) -> dict[str, str]:
     """What a rank finds in its environment, as ranks of ``torchrun`` do.
 
     Args:
-        seats: Of all ranks, in their order.
+        seats: Seats of all ranks, in their order.
         rank: Its number.
         port: Where the first one's store listens.
     """

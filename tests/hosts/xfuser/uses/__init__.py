@@ -20,6 +20,7 @@ __all__ = [
     "Use",
     "cases",
     "judge",
+    "judged",
     "outcome_of",
     "refusal_of",
     "tried",
@@ -78,14 +79,14 @@ def cases(families: Iterable[str] = _FAMILIES, keys: Iterable[str] = USES.keys()
                 yield key, family
 
 
-def tried(key: str, family: str, host: str = "xfuser") -> Trial:
+def tried(key: str, family: str, host: str = "xfuser", graphs: bool = False) -> Trial:
     """What comes of a use on this rank."""
-    return trial(USES[key], family, host)
+    return trial(USES[key], family, host, graphs=graphs)
 
 
-def rounded(key: str, family: str, host: str) -> float:
+def rounded(key: str, family: str, host: str, graphs: bool = False) -> float:
     """What :func:`rounding` finds for a use."""
-    return rounding(USES[key], family, host)
+    return rounding(USES[key], family, host, graphs=graphs)
 
 
 def outcome_of(ranks: RankPool, key: str, family: str, host: str = "xfuser", count: int = 2) -> Outcome:
@@ -98,9 +99,14 @@ def outcome_of(ranks: RankPool, key: str, family: str, host: str = "xfuser", cou
         host: Which host spreads it.
         count: How many ranks.
     """
-    outcome = judge(USES[key], ranks.run(count, tried, key, family, host, timeout=150))
+    return judged(ranks, key, family, host, ranks.run(count, tried, key, family, host))
+
+
+def judged(ranks: RankPool, key: str, family: str, host: str, trials: list[Trial], *, graphs: bool = False) -> Outcome:
+    """How a use went, of which nothing is said that rounding explains."""
+    outcome = judge(USES[key], trials)
     if outcome.kind is Kind.WRONG and outcome.text.startswith(OFF):
-        (single,) = ranks.run(1, rounded, key, family, host, timeout=150)
+        (single,) = ranks.run(1, rounded, key, family, host, graphs)
         outcome = forgiven(outcome, single)
     return outcome
 

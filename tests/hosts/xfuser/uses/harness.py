@@ -5,20 +5,23 @@ from __future__ import annotations
 import hashlib
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cache
 from math import isnan
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tests.graphs.operators import OperatorRecorder
 from tests.hosts.xfuser.generation import latents_of
 from tests.support.reference import relative_error
 from tests.support.small import peaky, small
+from tokenring_xdit.graphs import GraphReport
 
 __all__ = [
     "EFFECT",
@@ -36,6 +39,9 @@ __all__ = [
 ]
 
 SEED = 77
+_REPLAYING = 4
+"""Steps after which a call that has one form was rehearsed, captured and replayed."""
+
 EFFECT = 1e-4
 """Least change of the picture by which a use is taken to do something."""
 
@@ -53,12 +59,14 @@ class Scene:
         rank: This rank; 0 in one process.
         alone: Whether it is the pipeline in one process.
         host: Which host spreads it.
+        graphs: Whether calls of its transformer are recorded and replayed, and there are enough for that.
     """
 
     family: str
     rank: int
     alone: bool
     host: str = "xfuser"
+    graphs: bool = False
 
     def plain(self) -> Any:
         """The unmodified pipeline, made anew."""
@@ -66,7 +74,7 @@ class Scene:
 
     def inputs(self, **options: Any) -> dict[str, Any]:
         """Arguments of a call that returns latents."""
-        return small(self.family).inputs(**options)
+        return small(self.family).inputs(**({"steps": _REPLAYING, **options} if self.graphs else options))
 
 
 Change = Callable[[Any, Scene], object]
@@ -167,6 +175,7 @@ class Trial:
         refusal: Whether that is one of this package's errors.
         trace: Its traceback.
         forwards: Forward passes of a transformer that had ended by then.
+        graphs: What became of calls that were to be replayed, by transformer.
     """
 
     absent: str = ""
@@ -178,12 +187,20 @@ class Trial:
     refusal: bool = False
     trace: str = ""
     forwards: int = 0
+    graphs: Mapping[str, GraphReport] = field(default_factory=dict)
 
 
 @torch.no_grad()
-def trial(use: Use, family: str, host: str = "xfuser") -> Trial:
-    """Try a use: on the first rank by itself, then on all together."""
-    parcel = [_alone(use, family, host) if dist.get_rank() == 0 else None]
+def trial(use: Use, family: str, host: str = "xfuser", *, graphs: bool = False) -> Trial:
+    """Try a use: on the first rank by itself, then on all together.
+
+    Args:
+        use: The use.
+        family: Key of the family.
+        host: Which host spreads it.
+        graphs: Whether calls of the transformer are to be replayed.
+    """
+    parcel = [_alone(use, Scene(family, 0, True, host, graphs)) if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(parcel, src=0)
     (reference,) = parcel
     assert reference is not None
@@ -192,10 +209,10 @@ def trial(use: Use, family: str, host: str = "xfuser") -> Trial:
     baseline(family, host)  # some uses ask for its shape, and its passes are none of theirs
     with _forwards(use.counted) as forwards:
         try:
-            actual = _together(use, Scene(family, dist.get_rank(), alone=False, host=host))
+            actual, reports = _together(use, Scene(family, dist.get_rank(), False, host, graphs))
         except Exception as error:
             return _raised(error, reference.effect, len(forwards))
-    return _compared(actual, reference.results, reference.effect)
+    return replace(_compared(actual, reference.results, reference.effect), graphs=reports)
 
 
 @dataclass(frozen=True)
@@ -213,18 +230,18 @@ class _Reference:
     effect: float = 0.0
 
 
-def _alone(use: Use, family: str, host: str) -> _Reference:
+def _alone(use: Use, scene: Scene) -> _Reference:
     """The use in one process: the first rank by itself (transformers writes files there only)."""
     try:
-        found = _performed(use, Scene(family, 0, alone=True, host=host))
+        found = _performed(use, scene)
     except MistakenTestError:
         raise
     except Exception as error:
         return _Reference(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
     if any(isinstance(value, Tensor) and not value.isfinite().all() for value in found.values()):
         return _Reference("one process makes numbers that are not finite")
-    results = baseline(family, host) if use.expected is Expected.ROUNDED else found
-    return _Reference("", results, _effect(use, family, found, host))
+    results = baseline(scene.family, scene.host) if use.expected is Expected.ROUNDED else found
+    return _Reference("", results, _effect(use, scene.family, found, scene.host))
 
 
 def _performed(use: Use, scene: Scene) -> Mapping[str, Any]:
@@ -236,7 +253,6 @@ def _performed(use: Use, scene: Scene) -> Mapping[str, Any]:
     return use.call(pipe, scene)
 
 
-@torch.no_grad()
 class _Nudged(Scene):
     """Where the pipeline's transformer has weights that are larger by their last bit."""
 
@@ -247,34 +263,50 @@ class _Nudged(Scene):
         return pipe
 
 
-def rounding(use: Use, family: str, host: str = "xfuser") -> float:
+@torch.no_grad()
+def rounding(use: Use, family: str, host: str = "xfuser", *, graphs: bool = False) -> float:
     """What another kernel of attention, or the last bit of the weights, changes in one process, relative to the scale.
 
     Some schedulers and decoders make 1e-5 and more of a rounding: a difference of that size says nothing.
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    scene = Scene(family, 0, alone=True, host=host)
+    scene = Scene(family, 0, alone=True, host=host, graphs=graphs)
     expected = _performed(use, scene)
-    nudged = _performed(use, _Nudged(family, 0, alone=True, host=host))
+    nudged = _performed(use, _Nudged(family, 0, alone=True, host=host, graphs=graphs))
     with sdpa_kernel(SDPBackend.MATH):
         others = [nudged, _performed(use, scene)]
     return max(_compared(other, expected, 0.0).error or 0.0 for other in others)
 
 
-def _together(use: Use, scene: Scene) -> Mapping[str, Any]:
+def _together(use: Use, scene: Scene) -> tuple[Mapping[str, Any], Mapping[str, GraphReport]]:
     import tokenring_xdit
 
     pipe = scene.plain()
     try:
-        _seed(SEED + use.seed * scene.rank)
-        use.before(pipe, scene)
-        tokenring_xdit.parallelize(pipe, host=scene.host, tokenring_degree=dist.get_world_size())
-        use.after(pipe, scene)
-        _seed(SEED + use.seed * scene.rank)
-        return use.call(pipe, scene)
+        with _recorded_on_processors() if scene.graphs else nullcontext():
+            _seed(SEED + use.seed * scene.rank)
+            use.before(pipe, scene)
+            asked = {"cuda_graphs": True} if scene.graphs else {}
+            tokenring_xdit.parallelize(pipe, host=scene.host, tokenring_degree=dist.get_world_size(), **asked)
+            use.after(pipe, scene)
+            _seed(SEED + use.seed * scene.rank)
+            found = use.call(pipe, scene)
+            return found, tokenring_xdit.graph_reports(pipe) if scene.graphs else {}
     finally:
         _forget()
+
+
+@contextmanager
+def _recorded_on_processors() -> Iterator[None]:
+    """Inside, CUDA graphs are operators that are recorded on processors."""
+    from tokenring_xdit.hosts.xfuser import host
+
+    with (
+        mock.patch.object(host, "CudaRecorder", OperatorRecorder),
+        mock.patch.object(host, "_refuse_graphs_here"),
+    ):
+        yield
 
 
 def _forget() -> None:

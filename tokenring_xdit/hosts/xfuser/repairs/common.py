@@ -52,7 +52,7 @@ def replace_method(
 
     Args:
         owner: The module or class.
-        name: Of the function.
+        name: Name of the function.
         make: Defined inside the function that repairs something, whose documentation says why.
         then: What is done to what it makes.
     """

@@ -36,7 +36,7 @@ def make_one_call_of_all_ranks(pipeline: Any, own: OwnPipeline, *refusals: Calla
     Args:
         pipeline: xfuser's class.
         own: What is known of it.
-        *refusals: Of what xfuser computes wrongly there, given the pipeline and the arguments of a call.
+        *refusals: Refusals of what xfuser computes wrongly there, given the pipeline and the arguments of a call.
     """
 
     def make(original: Any) -> Any:

@@ -115,7 +115,7 @@ def refuse_in_stages(wrapper: Any, eta: float, patches: bool) -> None:
         or config.get("stochastic_sampling")
         or config.get("algorithm_type", "").startswith("sde")
     ):
-        why = "it draws noise for the whole picture, of which PipeFusion steps on one patch at a time"
+        why = "it adds noise to the whole picture, of which PipeFusion steps on one patch at a time"
     elif config.get("thresholding"):
         why = "it looks at the whole picture, of which PipeFusion steps on one patch at a time"
     else:

@@ -1,6 +1,6 @@
 """Which tokens the sharded caches of a streamed video hold, on which rank, and which of them a chunk sees.
 
-All of it is worked out from what every rank knows, so nothing is told. Keys stay on the rank that computed them.
+Every rank computes all of it from what it knows, without messages. Keys stay on the rank that computed them.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class HeldTokens:
         Args:
             start: Its first token.
             tokens: How many it has.
-            window: Of attention, in frames, -1 for none; with one, the oldest keys make room.
+            window: Window of attention, in frames, -1 for none; with one, the oldest keys make room.
             sinks: How many chunks of the oldest are kept then.
             most: How many keys a chunk sees.
 

@@ -17,6 +17,12 @@ FAMILY = XfuserFamily(
     wrapper=f"{_TRANSFORMER}:get_cosmos3_transformer_wrapper_class",
     runners=("xFuserCosmos3NanoModel", "xFuserCosmos3SuperModel"),
     repairs=f"{__name__}.repairs",
+    left_out={
+        "k_norm_und_for_gen": (
+            "Cosmos 3 with use_und_k_norm_for_gen was asked for, whose norm of the text's keys xfuser leaves out",
+            "use a checkpoint without it, or diffusers in one process",
+        ),
+    },
     relied_on=(
         ReliedOn(_TRANSFORMER, "_make_xfuser_cosmos3_transformer_wrapper", "told about padding"),
         ReliedOn(

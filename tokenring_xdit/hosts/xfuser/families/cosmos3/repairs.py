@@ -79,11 +79,6 @@ def leave_padding_out(cosmos3: Any) -> None:
                     f"Cosmos 3 with {' and '.join(more)} was asked for, which was not compared with one process: "
                     "make the video alone, or call the pipeline without parallelize"
                 )
-            if self.config.use_und_k_norm_for_gen and not self.config.qk_norm_for_text:
-                raise UnsupportedError(
-                    "Cosmos 3 with use_und_k_norm_for_gen was asked for, whose norm of the text's keys xfuser leaves "
-                    "out: use Cosmos3-Nano or Cosmos3-Super, which have none, or diffusers in one process"
-                )
             tokens = kwargs["sequence_length"] - kwargs["und_len"]
             steps, dtype = self.time_proj, next(self.time_embedder.parameters()).dtype
             steps.forward = lambda given: type(steps).forward(steps, given).to(dtype)

@@ -25,5 +25,12 @@ FAMILY = XfuserFamily(
             "given more frames, told about padding and masked text",
             ("hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask"),
         ),
+        ReliedOn(_TRANSFORMER, "HunyuanVideoTransformer3DModel", "beside which diffusers has the refiner of text"),
+        ReliedOn(
+            "diffusers.models.transformers.transformer_hunyuan_video",
+            "HunyuanVideoTokenRefiner.forward",
+            "handed the mask that the wrapper is not",
+            ("hidden_states", "timestep", "attention_mask"),
+        ),
     ),
 )

@@ -31,6 +31,7 @@ FAMILY = XfuserFamily(
             "handed no mask of all ranks' keys",
             ("attn", "hidden_states", "attention_mask"),
         ),
+        ReliedOn(_TRANSFORMER, "make_attn_mask_with_meta", "the module's own reference, which makes no mask"),
         ReliedOn(_TRANSFORMER, "Krea2Transformer2DModel", "whose parameters the wrapper hides"),
     ),
 )

@@ -17,6 +17,7 @@ from tokenring_xdit.hosts.xfuser.repairs.common import (
     sequence_parallel_ranks,
     show_parameters,
     under_layout,
+    wanted,
 )
 
 __all__ = ["HOOKS"]
@@ -38,11 +39,26 @@ def leave_padding_and_masked_text_out(krea2: Any) -> None:
 
     xfuser 0.7.0: ``xFuserKrea2Transformer2DWrapper.forward`` hides padding only where text is masked, attending it
     where it is not, and keeps a mask under the address of the tensor that it was made of, which another prompt's may
-    have later.
+    have later. Making it, the host waits for the GPU, which cannot be recorded; under a layout nobody reads it.
     """
 
     def make_forward(original: Any) -> Any:
-        return under_layout(original, _layout)
+        under = under_layout(original, _layout)
+
+        def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return under(self, *args, **kwargs)
+            finally:
+                if wanted():
+                    self._attn_mask_cache = None  # a call without a layout would find that there is no mask
+
+        return forward
+
+    def make_mask(original: Any) -> Any:
+        def make_attn_mask_with_meta(*args: Any, **kwargs: Any) -> Any:
+            return None if active_layout() is not None else original(*args, **kwargs)
+
+        return make_attn_mask_with_meta
 
     def make_call(original: Any) -> Any:
         def call(
@@ -54,6 +70,7 @@ def leave_padding_and_masked_text_out(krea2: Any) -> None:
         return call
 
     replace_forward(krea2.xFuserKrea2Transformer2DWrapper, make_forward)
+    replace_method(krea2, "make_attn_mask_with_meta", make_mask)
     replace_method(krea2.xFuserKrea2AttnProcessor, "__call__", make_call)
 
 
@@ -65,7 +82,7 @@ def _layout(_: Any, arguments: Mapping[str, Any]) -> KeyLayout:
     if mask is None:
         return sequence_layout(sequence_parallel_ranks(), text + image)
     real = torch.cat([mask.bool(), mask.new_ones(mask.shape[0], image, dtype=torch.bool)], dim=1)
-    return KeyLayout(cut(real, sequence_parallel_ranks()))
+    return KeyLayout(cut(real, sequence_parallel_ranks()), computed=True)
 
 
 def _transformer(krea2: Any) -> None:

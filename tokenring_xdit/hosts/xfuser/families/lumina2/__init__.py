@@ -22,6 +22,7 @@ FAMILY = XfuserFamily(
         other_attention={},
         rotary="image_rotary_emb",
         spread=f"{_TRANSFORMER}:xFuserLumina2AttnProcessor2_0",
+        real=f"{__name__}.repairs:real_tokens",
     ),
     own=(
         OwnPipeline(
@@ -46,6 +47,13 @@ FAMILY = XfuserFamily(
             "xFuserLumina2Transformer2DWrapper.forward",
             "told about padding and masked text",
             ("hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask"),
+        ),
+        ReliedOn(_TRANSFORMER, "Lumina2Transformer2DModel", "beside which diffusers has its table of positions"),
+        ReliedOn(
+            "diffusers.models.transformers.transformer_lumina2",
+            "Lumina2RotaryPosEmbed.forward",
+            "asked for positions of whole texts in calls that may be recorded",
+            ("hidden_states", "attention_mask"),
         ),
         ReliedOn(_TRANSFORMER, "USP", "the module's own reference, given no mask"),
         ReliedOn(_TRANSFORMER, "get_ring_parallel_world_size", "read by the refusal that is lifted"),
