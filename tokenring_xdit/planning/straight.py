@@ -102,7 +102,7 @@ def straight(way: Way, plan: Plan, problem: Problem) -> tuple[RankProgram, ...]:
         plan: Who sees what; of outputs all ranks have the queries of all.
         problem: The shapes: new tokens of each rank as queries, and all keys that it holds.
     """
-    write: dict[Way, Callable[[_Writer], None]] = {
+    write: dict[Way, Callable[[_RankWriter], None]] = {
         Way.KEYS: _with_keys,
         Way.QUERIES: _with_queries,
         Way.OUTPUTS: _with_outputs,
@@ -110,13 +110,13 @@ def straight(way: Way, plan: Plan, problem: Problem) -> tuple[RankProgram, ...]:
     }
     programs = []
     for rank in range(problem.ranks):
-        writer = _Writer(rank, plan, problem)
+        writer = _RankWriter(rank, plan, problem)
         write[way](writer)
         programs.append(writer.program(fleeting=way in (Way.KEYS, Way.QUERIES)))
     return tuple(programs)
 
 
-class _Writer:
+class _RankWriter:
     """Writes the program of a rank.
 
     Args:
@@ -181,10 +181,9 @@ class _Writer:
 
     def seen_keys(self, owner: int) -> int:
         """Memory for those of a rank's keys that this rank's queries see."""
-        batch, heads, _, head_dim = self._problem.shape(kv_block(owner))
-        tokens = self._plan.seen[self.rank][owner].tokens
-        size = SlotForm.KEYS.tensors * batch * heads * tokens * head_dim * self._problem.element_bytes
-        self._slots.append(Slot(SlotForm.KEYS, (batch, heads, tokens, head_dim), size))
+        block, (_, tokens, _) = kv_block(owner), self._plan.seen[self.rank][owner]
+        whole = Slot(SlotForm.KEYS, self._problem.shape(block), self._problem.size(block))
+        self._slots.append(whole.part((0, self._problem.kv_heads, 0, tokens)))
         return len(self._slots) - 1
 
     def seen_here(self, asking: int) -> View:
@@ -274,11 +273,12 @@ class _Writer:
         self._steps.append(Pack(source, slot, block))
 
     def merge(self, partials: Sequence[tuple[int, Block]]) -> None:
-        """Add partial outputs to the result."""
-        self._steps.append(MergeCall(tuple(Partial(slot, None, block) for slot, block in partials)))
+        """Add partial outputs to the result, if there are any."""
+        if partials:
+            self._steps.append(MergeCall(tuple(Partial(slot, None, block) for slot, block in partials)))
 
 
-def _with_keys(write: _Writer) -> None:
+def _with_keys(write: _RankWriter) -> None:
     """Keys and values go to the ranks whose queries see them."""
     rank, rounds = write.rank, range(1, write.ranks)
     posted: dict[int, tuple[int | None, int]] = {}  # the exchange of a round, and where keys come to
@@ -303,7 +303,7 @@ def _with_keys(write: _Writer) -> None:
             post(distance + ROUNDS_AT_ONCE)
 
 
-def _with_queries(write: _Writer) -> None:
+def _with_queries(write: _RankWriter) -> None:
     """Queries go to the ranks whose keys they see; outputs and log-sum-exps come back."""
     rank, rounds = write.rank, range(1, write.ranks)
     posted: dict[int, tuple[int | None, int]] = {}  # the exchange of a round, and where queries come to
@@ -351,7 +351,7 @@ def _with_queries(write: _Writer) -> None:
         merge()
 
 
-def _with_outputs(write: _Writer) -> None:
+def _with_outputs(write: _RankWriter) -> None:
     """All ranks have all queries, and gather their outputs over the keys of each."""
     rank, others = write.rank, [other for other in range(write.ranks) if other != write.rank]
     total, message = write.sum(rank), write.partial(rank)
@@ -362,7 +362,7 @@ def _with_outputs(write: _Writer) -> None:
     write.merge([(slot, o_block(rank, at)) for at, slot in into.items()])
 
 
-def _with_all_keys(write: _Writer) -> None:
+def _with_all_keys(write: _RankWriter) -> None:
     """Keys and values of all ranks are gathered, then attended."""
     into = {rank: OWN_KV if rank == write.rank else write.all_keys(rank) for rank in range(write.ranks)}
     write.gather(OWN_KV, into, kv_block)

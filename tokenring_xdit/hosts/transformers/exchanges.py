@@ -18,12 +18,11 @@ from tokenring_xdit.attention.auto import AutoSchedule
 from tokenring_xdit.attention.executor import run_program
 from tokenring_xdit.attention.groups import RingGroup
 from tokenring_xdit.attention.masks import KeyMask
-from tokenring_xdit.attention.member import failing_together, in_words
+from tokenring_xdit.attention.member import failing_together
 from tokenring_xdit.attention.merge import Accumulator, merge
 from tokenring_xdit.attention.observe import Observer
 from tokenring_xdit.attention.rank_run import RankRun
 from tokenring_xdit.attention.waits import Broken
-from tokenring_xdit.errors import TokenRingError
 from tokenring_xdit.hosts.transformers.kernels import Scores, attend
 from tokenring_xdit.planning.layer_turn import LayerTurn
 from tokenring_xdit.planning.pairs import Plan, Slice
@@ -184,16 +183,11 @@ class Exchanges:
     def _call(self, what: str) -> Iterator[None]:
         """A call of all ranks; a failure in it reaches all of them, and names the rank at fault."""
         self.group.begin()
-        try:
-            yield
-        except Broken as error:
-            raise self.group.failure(f"waited in {what}", error) from error
-        except TokenRingError:
-            raise
-        except BaseException as error:
-            if self.ranks > 1:
-                self.group.fail(f"rank {self.group.names[self.rank]} failed in {what}: {in_words(error)}")
-            raise
+        with failing_together(self.group, f"in {what}"):
+            try:
+                yield
+            except Broken as error:
+                raise self.group.failure(f"waited in {what}", error) from error
 
 
 class PlacedAttention:
