@@ -188,8 +188,15 @@ def longest(
     """
 
     def need(steps: int) -> Need:
-        call = {"ranks": ranks, "element_bytes": element_bytes, "batch": batch, "chunk": chunk}
-        return ask_for(shape, steps * _STEP, **call, unmodified=unmodified)  # type: ignore[arg-type]
+        return ask_for(
+            shape,
+            steps * _STEP,
+            ranks=ranks,
+            element_bytes=element_bytes,
+            batch=batch,
+            chunk=chunk,
+            unmodified=unmodified,
+        )
 
     if need(1).total > memory:
         return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.hosts.transformers import jobs_traffic as jobs
@@ -72,7 +74,7 @@ WIDE = {
 }
 """Wide enough for tensors of tokens to be most of what there is."""
 
-OWN = {
+OWN: dict[str, dict[str, Any]] = {
     "qwen3": {},
     "gemma3": {"sliding_window": 256, "layer_types": ["sliding_attention"] * 5 + ["full_attention"]},
     "gpt-oss": {
