@@ -55,7 +55,7 @@ def test_strategies_that_cannot_run_are_reported_and_the_others_run(tmp_path: Pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--ranks", "1"], "use 2 or more"),
+        (["--ranks", "1"], "a comparison needs 2 ranks or more"),
         (["--rounds", "0"], "rounds: 0 is not allowed; it has to be at least 1"),
         (["--output", "sheet.gif"], "has to end in .png"),
         (["--ranks", "90"], "90 ranks are more than the 64 image tokens"),

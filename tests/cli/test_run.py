@@ -138,7 +138,7 @@ def test_another_number_of_ranks_than_torchrun_started_is_refused(
     for name in ("LOG_LEVEL", "KINETO_LOG_LEVEL", "PYTHONWARNINGS", "OMP_NUM_THREADS"):
         monkeypatch.setenv(name, os.environ.get(name, ""))  # what the command leaves, undone
     assert main(["run", "configs/embedded.yaml", "tokenring_degree=3"]) == 2
-    said = "tokenring_degree=3 times ulysses_degree=1 is 3 ranks, and torchrun started 2"
+    said = "tokenring_degree=3 is 3 ranks, and 2 were started: use 2 as the degree"
     assert said in capsys.readouterr().err
 
 

@@ -55,6 +55,7 @@ def test_a_conversation_that_goes_on_is_foretold_by_its_new_tokens() -> None:
     talking, left = ChatRunner(forecast, lambda times: None), list[Any]()
     engine: Any = SimpleNamespace(
         sent=(7,),
+        exposed=(),
         memory=(MemoryUse(GIB, 2 * GIB, 16 * GIB),),
         chat=lambda messages: MadeUpChat(messages, lambda: left.append(talking.seconds(now))),
     )

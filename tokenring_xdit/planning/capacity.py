@@ -188,8 +188,15 @@ def longest(
     """
 
     def need(steps: int) -> Need:
-        call = {"ranks": ranks, "element_bytes": element_bytes, "batch": batch, "chunk": chunk}
-        return ask_for(shape, steps * _STEP, **call, unmodified=unmodified)  # type: ignore[arg-type]
+        return ask_for(
+            shape,
+            steps * _STEP,
+            ranks=ranks,
+            element_bytes=element_bytes,
+            batch=batch,
+            chunk=chunk,
+            unmodified=unmodified,
+        )
 
     if need(1).total > memory:
         return None
@@ -247,7 +254,7 @@ def _scores(shape: LanguageShape, past: int, new: int, ranks: int, element_bytes
         seen = together if window is None else min(together, max(new, window - 1))
         rows = min(_QUERIES, new, max(1, _SCORES // (batch * shape.heads * min(_SCORED, seen))))
         span = min(_SCORED, seen, seen if window is None else window + rows)
-        scores = batch * shape.heads * rows * span * _COPIES * _FP32
+        scores = batch * shape.heads * rows * (span * _COPIES + 2 * shape.head_dim) * _FP32  # and queries, scaled
         copied = batch * shape.key_bytes(_FP32) // 2 * span if element_bytes < _FP32 else 0
         most = max(most, scores + copied)
     return most

@@ -348,7 +348,7 @@ def best_schedules(
         names += setting.nodes_left_open()
     whole = setting.trials(names)
     fastest = min((seconds_of(trial.option) for trial in whole), default=math.inf)
-    forms = setting.in_few_pieces(whole) if few else setting.other_forms(whole, fastest)
+    forms = setting.in_few_pieces(whole) if few and whole else setting.other_forms(whole, fastest)
     others = [] if time.monotonic() >= until else setting.trials(forms)
     return ranked_schedules([trial.option for trial in (*whole, *others)])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import pytest
 
@@ -95,7 +96,7 @@ WIDE = {
 }
 """Wide enough for tensors of tokens to be most of what there is."""
 
-OWN = {
+OWN: dict[str, dict[str, Any]] = {
     "qwen3": {},
     "gemma3": {"sliding_window": 256, "layer_types": ["sliding_attention"] * 5 + ["full_attention"]},
     "gpt-oss": {
