@@ -304,10 +304,8 @@ COMBINATIONS: dict[str, Use] = {
         "a cache of the text's keys", after=cache(text_keys), call=called(steps=6), steps=6, **_SAME
     ),
     "cache-failed": Use("a callback that raises, then a call, with a cache", call=failing_callback, steps=6),
-    "compiled-lora": Use("compiled after a LoRA", after=then(ALL, compiled), counted=False),
-    "compiled-then-lora": Use("LoRA after compiling", after=then(compiled, ALL), counted=False),
-    "compiled-changing": Use(
-        "compiled, other sizes, texts and batches", after=compiled, call=changing, counted=False, **_SAME
+    "compiled-lora": Use(
+        "compiled after a LoRA", after=then(ALL, compiled), counted=False, families=frozenset({"flux"})
     ),
     "latents-again": Use("latents of one call as the noise of the next, no generator", call=decoded_by_hand),
     "from-pipe-lora": Use("from_pipe, parallelised, LoRA through it", call=from_pipe_with_adapter),

@@ -1,4 +1,4 @@
-"""Uses of a pipeline that come together: right, or refused in one sentence on every rank, on both hosts."""
+"""Uses that come together, with diffusers as the host: right, or refused in one sentence on every rank."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from tests.support.ranks import RankPool
 
 FAMILIES = {
     "diffusers": ("flux", "sd3", "qwen-image", "wan-t2v", "z-image", "flux-kontext", "ltx2", "chroma"),
-    "xfuser": ("flux", "sd3", "qwen-image", "wan-t2v", "z-image", "krea2", "wan-vace", "cosmos3"),
 }
 """Pipelines by host."""
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.support.commands import free_port
-from tests.support.families import ALL_FAMILIES
-from tests.support.families.pictures import two_colours
+from tests.support.families import FAMILIES
 from tests.support.hub import OFFLINE, snapshot
 from tokenring_xdit.autoload import AUTOLOAD
 
@@ -37,49 +35,31 @@ class Model:
         hub: Its name on the hub.
         family: Which small pipeline lies there.
         flags: What the command needs beside a size and a prompt.
-        pictures: How many pictures it needs.
     """
 
     hub: str
     family: str
     flags: tuple[str, ...]
-    pictures: int = 0
 
 
 MODELS = {
     "FLUX.1-dev": Model("black-forest-labs/FLUX.1-dev", "flux", ("--max_sequence_length", "16")),
     "SD3.5": Model("stabilityai/stable-diffusion-3.5-large", "sd3", ()),
     "Wan2.1-T2V": Model("Wan-AI/Wan2.1-T2V-14B-Diffusers", "wan-t2v", ("--num_frames", "5")),
-    "FLUX.1-Kontext-dev": Model(
-        "black-forest-labs/FLUX.1-Kontext-dev", "flux-kontext", ("--max_sequence_length", "16"), pictures=1
-    ),
-    "Wan2.1-VACE-1.3B": Model("Wan-AI/Wan2.1-VACE-1.3B-diffusers", "wan-vace", ("--num_frames", "5"), pictures=2),
-    "Cosmos3-Nano": Model("nvidia/Cosmos3-Nano", "cosmos3", ("--num_frames", "5")),
 }
 
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A hub cache; models lie there as if they had been downloaded once a command has named them."""
-    return tmp_path_factory.mktemp("hub")
-
-
-_putting = Lock()
-
-
-def put(hub: Path, name: str) -> None:
-    """Put the small model that stands in for one into the cache, where it is not there yet."""
-    model = MODELS[name]
-    with _putting:
-        folder = snapshot(hub, model.hub)
-        if not (folder / "model_index.json").exists():
-            ALL_FAMILIES[model.family].make().save_pretrained(folder)
+    """A hub cache, as if the models had been downloaded."""
+    root = tmp_path_factory.mktemp("hub")
+    for model in MODELS.values():
+        FAMILIES[model.family].make().save_pretrained(snapshot(root, model.hub))
+    return root
 
 
 def xdit(hub: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
-    for name in MODELS.keys() & {*arguments}:
-        put(hub, name)
     offline = {**OFFLINE, "HF_HUB_CACHE": str(hub), "LOG_LEVEL": "error"}
     return subprocess.run(
         [str(XDIT), *arguments],
@@ -96,8 +76,7 @@ def drawn(hub: Path, name: str, folder: Path, *flags: str) -> NDArray[Any]:
     folder.mkdir()
     common = ("--prompt", "a red fox", "--height", "64", "--width", "96", "--num_inference_steps", "2", "--seed", "3")
     port = ("--master_port", str(free_port()))  # several commands run at a time
-    given = [*common, *MODELS[name].flags, *_pictures(folder / "given", MODELS[name].pictures)]
-    done = xdit(hub, "--model", name, *port, *given, "--output_directory", str(folder), *flags)
+    done = xdit(hub, "--model", name, *port, *common, *MODELS[name].flags, "--output_directory", str(folder), *flags)
     assert done.returncode == 0, done.stderr[-3000:]
     (written,) = [path for path in folder.iterdir() if path.suffix in {".png", ".mp4"}]
     if "--tokenring_degree" in flags:
@@ -106,14 +85,6 @@ def drawn(hub: Path, name: str, folder: Path, *flags: str) -> NDArray[Any]:
 
     pixels = np.asarray(imageio.v3.imread(written), dtype=np.float64)
     return pixels if pixels.ndim == 4 else pixels[None]
-
-
-def _pictures(folder: Path, count: int) -> list[str]:
-    """The flag that names pictures, which turn up in a new folder."""
-    folder.mkdir()
-    for number in range(count):
-        two_colours(96, 64).rotate(90 * number).save(folder / f"{number}.png")
-    return ["--input_images", *(str(folder / f"{number}.png") for number in range(count))] if count else []
 
 
 @pytest.mark.matrix

@@ -23,8 +23,6 @@ CASES = [
         Case("qwen-image", tokenring=2, inputs={"prompts": PROMPTS}, again={"prompts": PROMPTS[::-1]}),
         marks=pytest.mark.matrix,
     ),
-    pytest.param(Case("flux-kontext", tokenring=2), marks=pytest.mark.matrix),
-    pytest.param(Case("wan-vace", tokenring=2, inputs={"frames": 5}), marks=pytest.mark.matrix),
 ]
 
 
