@@ -7,31 +7,31 @@ from collections.abc import Iterator
 
 import pytest
 
-from tokenring_xdit.workers.output import KEPT_BYTES, RankOutput, kept_file
+from tokenring_xdit.workers.output import KEPT_BYTES, PrintedOutput, kept_file
 from tokenring_xdit.workers.pool import WorkerPool
 
 LINE = "0123456789 " * 10
 
 
 @pytest.fixture
-def output() -> Iterator[RankOutput]:
-    found = RankOutput()
+def output() -> Iterator[PrintedOutput]:
+    found = PrintedOutput()
     yield found
     found.close()
 
 
-def held(output: RankOutput) -> int:
+def held(output: PrintedOutput) -> int:
     """Bytes of memory."""
     return os.fstat(output.descriptor).st_blocks * 512
 
 
-def test_little_is_kept_as_it_is(output: RankOutput) -> None:
+def test_little_is_kept_as_it_is(output: PrintedOutput) -> None:
     os.write(output.descriptor, b"one\ntwo\n")
     output.trim()
     assert output.text() == "one\ntwo\n"
 
 
-def test_of_much_the_end_is_kept_and_the_beginning_takes_no_memory(output: RankOutput) -> None:
+def test_of_much_the_end_is_kept_and_the_beginning_takes_no_memory(output: PrintedOutput) -> None:
     most = 0
     for number in range(100_000):
         os.write(output.descriptor, f"{number} {LINE}\n".encode())

@@ -10,7 +10,7 @@ import tempfile
 from collections import deque
 from pathlib import Path
 
-__all__ = ["KEPT_BYTES", "RankOutput", "kept_file"]
+__all__ = ["KEPT_BYTES", "PrintedOutput", "kept_file"]
 
 KEPT_BYTES = 1 << 20
 """The end of what a rank has printed that stays; up to as much more is held until somebody looks."""
@@ -25,7 +25,7 @@ _DROPPED = "(what was printed before is not kept)\n"
 _files: deque[Path] = deque()
 
 
-class RankOutput:
+class PrintedOutput:
     """A file without a name in memory, into which a rank prints.
 
     The rank goes on writing behind what it has written; the beginning is given back to the system, and reads as

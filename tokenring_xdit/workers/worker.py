@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from tokenring_xdit.liveness import ProcessIdentity, State
 from tokenring_xdit.workers.interpreter import run_module
 from tokenring_xdit.workers.messages import Gone
-from tokenring_xdit.workers.output import RankOutput
+from tokenring_xdit.workers.output import PrintedOutput
 from tokenring_xdit.workers.pipes import Pickles
 from tokenring_xdit.workers.starting import Inbox, Packing, StartedRank
 from tokenring_xdit.workers.state import Event, Heard
@@ -93,7 +93,7 @@ class Worker:
         theirs_in, self._requests = Pipe(duplex=False)
         self._answers, theirs_out = Pipe(duplex=False)
         self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._output = RankOutput() if quiet else None
+        self._output = PrintedOutput() if quiet else None
         with theirs_in, theirs_out:
             ends = (theirs_in.fileno(), theirs_out.fileno())
             words = (program, os.getpid(), int(tied), *ends, packing.name)
