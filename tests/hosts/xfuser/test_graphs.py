@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.hosts.xfuser import graphs, graphs_day
+from tests.hosts.xfuser import graphs
 from tests.hosts.xfuser.generation import Case
 from tests.hosts.xfuser.graphs import Replayed
 from tests.support.ranks import RankPool
@@ -80,39 +80,6 @@ def test_an_adapter_that_changes_in_a_callback(ranks: RankPool) -> None:
     exact(found)
     for rank in found:
         assert counts(rank.reports[-1]["transformer"]) == (2, 2, 4)
-
-
-SAME_GRAPH = {
-    "another prompt",
-    "two pictures",
-    "a negative prompt",
-    "without it",
-    "other guidance",
-    "another scheduler",
-    "from a picture",
-    "weights behind torch's back",
-}
-"""Moments after which graphs that are there serve."""
-
-SAME_PICTURE = {"deterministic", "moved", "weights behind torch's back", "fp32 again", "on", "not fused", "fused"}
-"""Those that need not change it, by the moment before."""
-
-
-@pytest.mark.matrix
-def test_what_people_do_with_a_pipeline_one_after_the_other(ranks: RankPool) -> None:
-    """Each call is right, and by a graph, of before or a new one; nothing runs as it is."""
-    found = ranks.run(2, graphs_day.day, timeout=600)
-    for rank in found:
-        replayed = captured = 0
-        for name, moment in rank.items():
-            print(name, moment)
-            limit = 5e-2 if graphs_day.DAY[name].dtype == torch.bfloat16 else TOLERANCE
-            assert moment.error <= limit, name
-            assert moment.effect > 1e-4 or name in SAME_PICTURE, name
-            assert not moment.report.eager, name
-            assert moment.report.replayed > replayed, name
-            assert (moment.report.captured > captured) or name in SAME_GRAPH, name
-            replayed, captured = moment.report.replayed, moment.report.captured
 
 
 LONG = "a red cube beside two blue balls on a wooden table"
