@@ -154,7 +154,7 @@ BAD: dict[str, tuple[list[tuple[str, Any]], str | None, str]] = {
     "pixels": ([("image", file(Image.new("1", (600, 600))))], "image", "has 360000 pixels, and 262144 are the most"),
     "together": ([("image", file(Image.new("1", (500, 500))))] * 2, "image", "and 12144 are the most"),
     "two": ([("image[]", PICTURE)] * 2, "image", "2 pictures were sent, and 'embedded' starts from one"),
-    "other file": ([("image", PICTURE), ("photo", PICTURE)], "photo", "is a file, which are sent as image or"),
+    "other file": ([("image", PICTURE), ("photo", PICTURE)], "photo", "is a file; files are sent as image or"),
     "no mask": ([("image", PICTURE)], "mask", "mask: is missing, and 'embedded' needs one"),
     "masks": ([("image", PICTURE), ("mask", file(mask())), ("mask", file(mask()))], "mask", "is said twice"),
     "opaque": ([("image", PICTURE), ("mask", PICTURE)], "mask", "has no alpha"),
