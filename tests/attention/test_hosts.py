@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,8 @@ def test_a_rank_that_does_not_come_is_named(tmp_path: Path) -> None:
     said = run(3, stays_away, folder=tmp_path)
     for rank in (0, 2):
         assert said[rank].last.startswith(f"CommunicationError: rank 1 (process {said[1].pid} on host ")
-        assert f"did not come within 10 s, though its process runs: rank {rank} waited " in said[rank].last
+        # it may hear of it from the other one before its own time is over
+        assert re.search("did not come within 10 s, though its process runs: rank [02] waited ", said[rank].last)
         assert "the prompts" in said[rank].last
         assert said[rank].times[1] - said[rank].times[0] < LATE
 

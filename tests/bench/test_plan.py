@@ -177,7 +177,7 @@ def test_the_tokens_of_a_scene_follow_from_its_model_and_size() -> None:
         ("ulysses=2+schedule:ring", 4, "64x72", None),
         ("single", 3, "64x64", None),
         ("single", 1, "64x64", None),
-        ("schedule:ring", 1, "64x64", "on one rank"),
+        ("schedule:ring", 1, "64x64", "needs more than one rank"),
         ("xfuser-ring", 3, "64x64", "cannot share 8 rows of image tokens among 3 ranks"),
         ("xfuser-ring", 7, "64x56", "do not divide: tokenring_degree=7"),
         ("ulysses", 3, "64x64", "4 heads do not divide by 3 ranks"),
