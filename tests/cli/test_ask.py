@@ -71,13 +71,18 @@ def test_mistakes_are_refused_before_ranks_start(
     assert message in capsys.readouterr().err
 
 
+def asked_about_a_context(folder: Path) -> tuple[list[str], int]:
+    """The words of a question about a context, with a model in a folder of its own, and the tokens of the context."""
+    model, context = folder / "model", folder / "context.txt"
+    small_model_folder(model)
+    context.write_text(CONTEXT)
+    command = ["ask", str(model), "Why?", "--context", str(context), "--max-new-tokens", "8", "--json"]
+    return command, len(AutoTokenizer.from_pretrained(model)(CONTEXT).input_ids)
+
+
 @pytest.mark.e2e
 def test_more_keys_than_a_rank_may_hold_are_refused(tmp_path: Path) -> None:
-    folder, context = tmp_path / "model", tmp_path / "context.txt"
-    small_model_folder(folder)
-    context.write_text(CONTEXT)
-    command = ["ask", str(folder), "Why?", "--context", str(context), "--max-new-tokens", "8", "--json"]
-    whole = len(AutoTokenizer.from_pretrained(folder)(CONTEXT).input_ids)
+    command, whole = asked_about_a_context(tmp_path)
     refused = commands.run(*command, "--tokens-per-rank", str(whole))
     assert refused.returncode == 2
     assert f"where {whole} are allowed: use more ranks than 1" in refused.stderr
@@ -86,11 +91,7 @@ def test_more_keys_than_a_rank_may_hold_are_refused(tmp_path: Path) -> None:
 @pytest.mark.e2e
 @pytest.mark.matrix
 def test_more_ranks_hold_what_one_may_not(tmp_path: Path) -> None:
-    folder, context = tmp_path / "model", tmp_path / "context.txt"
-    small_model_folder(folder)
-    context.write_text(CONTEXT)
-    command = ["ask", str(folder), "Why?", "--context", str(context), "--max-new-tokens", "8", "--json"]
-    whole = len(AutoTokenizer.from_pretrained(folder)(CONTEXT).input_ids)
+    command, whole = asked_about_a_context(tmp_path)
     answered = commands.run(*command, "--tokens-per-rank", str(whole), "--ranks", "2")
     assert answered.returncode == 0, answered.stderr
     assert max(json.loads(answered.stdout)["keys"]) <= whole

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.support import commands
+from tests.support.embedded import made_alone
 from tests.support.families import FAMILIES
 from tokenring_xdit.cli import main
 from tokenring_xdit.cli.arguments.run import KEYS
-from tokenring_xdit.pipelines.embedded import MODEL_PATH
 from tokenring_xdit.pipelines.tasks import TASKS
 
 PROMPTS = ["a red circle left of a blue square", "a green square"]
@@ -55,8 +55,6 @@ def torchrun(ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.e2e
 def test_prompts_of_a_config_become_pictures(tmp_path: Path) -> None:
-    from diffusers import FluxPipeline
-
     config = write(tmp_path, model="embedded", prompt=PROMPTS, guidance=3.5, tokenring_degree=2, seed=4)
     output = tmp_path / "new folder" / "drawn.png"
     words = ("run", str(config), "steps=3", "batch_size=2", f"output={output}", "--json")
@@ -66,13 +64,12 @@ def test_prompts_of_a_config_become_pictures(tmp_path: Path) -> None:
     answer = json.loads(done.stdout)
     assert answer["ranks"] == 2
     assert [entry["seed"] for entry in answer["written"]] == [4, 5]
-    pipe = FluxPipeline.from_pretrained(MODEL_PATH)
-    for index, entry in enumerate(answer["written"]):
+    asked = [(prompt, 4 + index) for index, prompt in enumerate(PROMPTS)]
+    pictures = made_alone(asked, steps=3, guidance_scale=3.5)
+    for index, (entry, expected) in enumerate(zip(answer["written"], pictures, strict=True)):
         assert entry["prompt"] == PROMPTS[index]
         assert entry["output"] == str(output.with_stem(f"drawn-{index}"))
-        call = {"width": 64, "height": 64, "num_inference_steps": 3, "guidance_scale": 3.5, "max_sequence_length": 24}
-        expected = pipe(PROMPTS[index], generator=torch.Generator().manual_seed(4 + index), **call)
-        difference = np.abs(frames_of(Path(entry["output"])) - np.asarray(expected.images[0], dtype=int)).max()
+        difference = np.abs(frames_of(Path(entry["output"])) - np.asarray(expected, dtype=int)).max()
         assert difference <= 1
 
 
@@ -177,8 +174,6 @@ def test_nodes_with_different_configs_are_refused_on_all(tmp_path: Path) -> None
 def test_a_picture_from_flags_is_that_of_one_process(
     tmp_path: Path, ulysses: int, tokenring: int, topology: str
 ) -> None:
-    from diffusers import FluxPipeline
-
     output = tmp_path / "new folder" / "drawn.png"
     options = ["--ulysses-degree", str(ulysses), "--tokenring-degree", str(tokenring), "--schedule", "auto"]
     drawing = ["--prompt", PROMPTS[0], "--steps", "6", "--seed", "3", "--guidance", "2", "--output", str(output)]
@@ -189,9 +184,8 @@ def test_a_picture_from_flags_is_that_of_one_process(
     assert answer["ranks"] == ulysses * tokenring
     assert answer["written"][0]["output"] == str(output)
     assert "denoising" in done.stderr  # the progress bar
-    pipe = FluxPipeline.from_pretrained(MODEL_PATH)
-    call = {"width": 64, "height": 64, "num_inference_steps": 6, "guidance_scale": 2.0, "max_sequence_length": 24}
-    expected = np.asarray(pipe(PROMPTS[0], generator=torch.Generator().manual_seed(3), **call).images[0], dtype=int)
+    (picture,) = made_alone([(PROMPTS[0], 3)], steps=6, guidance_scale=2.0)
+    expected = np.asarray(picture, dtype=int)
     assert frames_of(output).shape == (1, *expected.shape)
     assert np.abs(frames_of(output) - expected).max() <= 1
 

@@ -24,9 +24,9 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from diffusers import FluxPipeline
 from torch import Tensor
 
+from tests.support.embedded import made_alone
 from tests.support.families import FAMILIES
 from tests.support.reference import relative_error
 from tokenring_xdit import Engine, Step
@@ -75,21 +75,7 @@ def engine() -> Iterator[Engine]:
 @pytest.fixture(scope="module")
 def expected() -> list[Tensor]:
     """The latents of each prompt from the unmodified pipeline, one at a time in this process."""
-    pipe = FluxPipeline.from_pretrained(MODEL_PATH)
-    pipe.set_progress_bar_config(disable=True)
-    size = FluxModel.find(str(MODEL_PATH))
-    return [
-        pipe(
-            prompt,
-            width=size.default_size.width,
-            height=size.default_size.height,
-            num_inference_steps=STEPS,
-            max_sequence_length=size.text_tokens,
-            generator=torch.Generator().manual_seed(SEED + i),
-            output_type="latent",
-        ).images[0]
-        for i, prompt in enumerate(PROMPTS)
-    ]
+    return made_alone(((prompt, SEED + i) for i, prompt in enumerate(PROMPTS)), steps=STEPS, output_type="latent")
 
 
 def ranks_of(process: psutil.Process | None = None) -> dict[int, psutil.Process]:

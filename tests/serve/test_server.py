@@ -13,14 +13,13 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from diffusers import FluxPipeline
 
 from tests.serve.client import Client, pixels
 from tests.serve.servers import PATIENCE, Served, ranks_of, ready, served, until
 from tests.support.commands import run
+from tests.support.embedded import made_alone
 from tokenring_xdit import Engine
 from tokenring_xdit.config import read_config
-from tokenring_xdit.pipelines.embedded import MODEL_PATH
 from tokenring_xdit.pipelines.peaks import PeakMeter
 from tokenring_xdit.pipelines.run import RunConfig
 from tokenring_xdit.serve.foresee import foresee
@@ -86,11 +85,8 @@ def under_way(client: Client, name: str, **more: Any) -> Any:
 
 
 def test_pictures_are_those_of_one_process(expected: list[np.ndarray]) -> None:
-    pipe = FluxPipeline.from_pretrained(MODEL_PATH)
-    pipe.set_progress_bar_config(disable=True)
-    call = {"width": SIDE, "height": SIDE, "num_inference_steps": STEPS, "max_sequence_length": 24}
-    for seed, found in zip((SEED, SEED + 1), expected, strict=True):
-        made = pipe(PROMPT, generator=torch.Generator().manual_seed(seed), **call).images[0]
+    alone = made_alone([(PROMPT, SEED), (PROMPT, SEED + 1)], steps=STEPS, side=SIDE)
+    for made, found in zip(alone, expected, strict=True):
         assert np.abs(found.astype(int) - np.asarray(made, dtype=int)).max() <= 1  # rounded to 256 levels
     assert not np.array_equal(*expected)
 

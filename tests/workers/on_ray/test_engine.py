@@ -12,15 +12,13 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from diffusers import FluxPipeline
 from PIL import Image
 
+from tests.support.embedded import made_alone
 from tests.workers.on_ray.nodes import TwoNodes, two_nodes
 from tokenring_xdit import Engine, Step
 from tokenring_xdit.errors import ConfigurationError, EngineError
 from tokenring_xdit.liveness import LIMIT_VARIABLE
-from tokenring_xdit.pipelines.embedded import MODEL_PATH
-from tokenring_xdit.pipelines.flux import FluxModel
 
 pytestmark = pytest.mark.e2e
 
@@ -54,21 +52,8 @@ def local() -> Image.Image:
 @pytest.fixture(scope="module")
 def expected() -> tuple[torch.Tensor, Image.Image]:
     """Latents and picture of the unmodified pipeline in this process."""
-    pipe = FluxPipeline.from_pretrained(MODEL_PATH)
-    pipe.set_progress_bar_config(disable=True)
-    model = FluxModel.find(str(MODEL_PATH))
-    latents, picture = (
-        pipe(
-            PROMPT,
-            width=model.default_size.width,
-            height=model.default_size.height,
-            num_inference_steps=STEPS,
-            max_sequence_length=model.text_tokens,
-            generator=torch.Generator().manual_seed(SEED),
-            output_type=kind,
-        ).images[0]
-        for kind in ("latent", "pil")
-    )
+    asked = [(PROMPT, SEED)]
+    (latents,), (picture,) = (made_alone(asked, steps=STEPS, output_type=kind) for kind in ("latent", "pil"))
     return latents, picture
 
 
