@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import JavascriptException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
@@ -63,8 +64,9 @@ class Browser:
         return self.driver.execute_script(script, *arguments)
 
     def until(self, script: str, seconds: float = 300) -> None:
-        """Wait for an expression to be true."""
-        WebDriverWait(self.driver, seconds).until(lambda driver: driver.execute_script(f"return {script}"))
+        """Wait for an expression to be true; what it reads may still be missing while the page is drawn."""
+        wait = WebDriverWait(self.driver, seconds, ignored_exceptions=[JavascriptException])
+        wait.until(lambda driver: driver.execute_script(f"return {script}"))
 
     def find(self, selector: str) -> Any:
         """The first element."""

@@ -33,6 +33,11 @@ class Page(Browser):
     def open(self, path: Path, *, width: int = 1280, theme: str = "light") -> None:
         """Load a report."""
         self.visit(path.as_uri(), width=width, theme=theme)
+        self.drawn()
+
+    def drawn(self) -> None:
+        """Wait until all plots are as was last asked."""
+        self.until("!document.querySelector('figure[aria-busy]')")
 
     def headers(self) -> list[str]:
         """Titles of the table's columns."""
@@ -96,7 +101,6 @@ def report(folder: Path, results: Path) -> Path:
 @pytest.mark.parametrize("width", [1280, 375])
 def test_plots_are_drawn_in_every_width_and_theme(page: Page, lines: Path, width: int, theme: str) -> None:
     page.open(lines, width=width, theme=theme)
-    page.until("document.querySelectorAll('#lanes .points_marks path').length")
     assert page.marks("Time of one call") == 6 * 3 - 2  # one case was refused, one failed
     assert page.marks("Speed-up") == 6 * 2 - 1  # and what failed was the baseline of a length
     assert page.marks("Memory") == 6 * 3 - 2
@@ -128,7 +132,7 @@ def test_text_stands_out_from_what_is_behind_it(page: Page, lines: Path, theme: 
     assert len(pairs) > 100
     assert min(contrast(rgb(text), rgb(behind)) for text, behind in pairs) >= 4.5
     Select(page.find("#view")).select_by_visible_text("2048 tokens, 2 ranks")
-    page.until("document.querySelectorAll('#grid figure.wide .points_marks path').length")
+    page.drawn()
     drawn = page.run("return [...document.querySelectorAll('.plot text')].map((text) => getComputedStyle(text).fill)")
     assert len(drawn) > 100
     assert min(contrast(rgb(text), BACKGROUNDS[theme == "dark"]) for text in drawn) >= 4.5
@@ -140,6 +144,7 @@ def test_a_change_of_theme_reaches_the_plots(page: Page, lines: Path) -> None:
     before = page.run(script)
     page.look("dark")
     page.until(f"document.querySelector('#grid svg.marks').style.backgroundColor !== '{before}'")
+    page.drawn()
     assert rgb(page.run(script)) == BACKGROUNDS[1]
     page.assert_clean()
 
@@ -190,13 +195,15 @@ def test_settings_views_and_strategies_are_chosen(page: Page, lines: Path) -> No
         "over ranks, 4096 tokens",
     ]
     view.select_by_visible_text("2048 tokens, 2 ranks")
+    page.drawn()
     assert "Where the time goes" in page.run(titles)
     assert page.marks("Time of one call") == 6
     page.find(".chip[data-strategy='ulysses']").click()
     assert page.find(".chip[data-strategy='ulysses']").get_attribute("aria-pressed") == "false"
-    page.until("document.querySelectorAll('#grid figure:first-child .points_marks path').length !== 6")
+    page.drawn()
     assert page.marks("Time of one call") == 5
     Select(page.find("#setting")).select_by_index(1)
+    page.drawn()
     assert page.marks("Time of one call") == 2
     assert "Bytes on every link" not in page.run(titles)  # nobody counted any on a loopback
     assert not page.find("#view-label").is_displayed()
@@ -205,7 +212,6 @@ def test_settings_views_and_strategies_are_chosen(page: Page, lines: Path) -> No
 
 def test_timelines_zoom_together(page: Page, lines: Path) -> None:
     page.open(lines)
-    page.until("document.querySelectorAll('#lanes .points_marks path').length")
     ranges = "return [...document.querySelectorAll('#lanes .plot')].map((plot) => plot.view.scale('x').domain())"
     whole = page.run(ranges)
     assert len(whole) == 2 and whole[0] == whole[1] and whole[0][0] == 0
@@ -236,12 +242,14 @@ def test_paper_is_light_complete_and_without_controls(page: Page, lines: Path) -
     page.open(lines, theme="dark")
     page.look("dark", "print")
     page.until(f"document.querySelector('.plot svg.marks').clientWidth === {PRINTED}")
+    page.drawn()
     assert rgb(page.run("return document.querySelector('.plot svg.marks').style.backgroundColor")) == BACKGROUNDS[0]
     assert rgb(page.run("return getComputedStyle(document.body).color")) == "#1C232C"
     assert not any(element.is_displayed() for element in page.all("nav, .controls, .vega-actions"))
     assert "over sequence lengths, 4 ranks" in page.find("#printed").text
     page.look("dark")
     page.until(f"document.querySelector('.plot svg.marks').clientWidth !== {PRINTED}")
+    page.drawn()
     pdf = base64.b64decode(page.driver.execute_cdp_cmd("Page.printToPDF", {"printBackground": False})["data"])
     assert pdf.startswith(b"%PDF") and 2 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 8
     page.assert_clean()
@@ -249,7 +257,6 @@ def test_paper_is_light_complete_and_without_controls(page: Page, lines: Path) -
 
 def test_what_results_say_is_shown_and_never_run(page: Page, hostile: Path) -> None:
     page.open(hostile)
-    page.until("document.querySelectorAll('#grid .points_marks path').length")
     assert HOSTILE in page.column("strategy")
     assert HOSTILE in page.column("why not")
     assert page.find("pre.command").text == HOSTILE
@@ -269,7 +276,6 @@ def test_a_file_of_refusals_has_a_table_and_no_plots(page: Page, tmp_path: Path)
 def test_one_rank_and_strategies_that_nobody_knows(page: Page, tmp_path: Path) -> None:
     records = [record([1e-5], name, ranks=1, rounds=1) for name in ("single", "mine", "yours:depth=2", "$x$")]
     page.open(report(tmp_path, samples.write(tmp_path, records)))
-    page.until("document.querySelectorAll('#grid .points_marks path').length")
     assert page.marks("Time of one call") == 4
     page.assert_clean()
 
@@ -277,7 +283,6 @@ def test_one_rank_and_strategies_that_nobody_knows(page: Page, tmp_path: Path) -
 def test_two_hundred_cases(page: Page, tmp_path: Path) -> None:
     records = samples.sweep((1024, 2048, 4096, 8192, 16384, 32768), (2, 3, 4, 6, 7, 8))[:200]
     page.open(report(tmp_path, samples.write(tmp_path, records)), width=375)
-    page.until("document.querySelectorAll('#grid .points_marks path').length")
     assert len(page.column("strategy")) == 200
     assert page.run("return document.documentElement.scrollWidth") <= 375
     page.assert_clean()

@@ -27,7 +27,16 @@
 
   const strategies = (figure) => JSON.parse(figure.dataset.strategies);
 
-  async function draw(figure) {
+  // One drawing of a figure follows another, so that what was asked for last is what stays.
+  function draw(figure) {
+    const before = figure.drawn ?? ready;
+    figure.setAttribute("aria-busy", "true");
+    const drawn = before.then(() => embed(figure));
+    figure.drawn = drawn;
+    drawn.then(() => figure.drawn === drawn && figure.removeAttribute("aria-busy"));
+  }
+
+  async function embed(figure) {
     const shown = strategies(figure).filter((name) => !hidden.has(name));
     figure.hidden = !shown.length;
     if (figure.hidden) return;
@@ -46,7 +55,6 @@
     const theme = dark.matches && !printing ? "dark" : "light";
     element.style.minHeight = `${element.offsetHeight}px`; // the page does not jump while its plots are drawn again
     element.view?.finalize();
-    await ready;
     const { view } = await vegaEmbed(element, spec, {
       mode: "vega-lite",
       ast: true, // nothing is compiled, as the page's policy demands
