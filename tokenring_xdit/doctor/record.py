@@ -230,6 +230,14 @@ class Checkup(Entry):
         return f"one attention call of {known[0]}: {call}" if known else f"one attention call: {call}"
 
     @property
+    def exactness_by_schedule(self) -> dict[tuple[str, str, str], list[ExactnessResult]]:
+        """Calls of each schedule, mask and dtype."""
+        found: dict[tuple[str, str, str], list[ExactnessResult]] = {}
+        for result in self.exactness:
+            found.setdefault((result.schedule, result.mask, result.dtype), []).append(result)
+        return found
+
+    @property
     def wrong(self) -> tuple[Finding, ...]:
         """What is wrong."""
         return tuple(finding for finding in self.findings if finding.grade is Grade.WRONG)
