@@ -25,9 +25,10 @@ from tokenring_xdit.devices import gpu_count, refuse_missing_gpus
 from tokenring_xdit.doctor.cases import CheckupPart, CheckupPlan
 from tokenring_xdit.doctor.checkup import SWEEP_FOLDERS, TOPOLOGY_FILE, check_up
 from tokenring_xdit.doctor.facts import nodes_of
+from tokenring_xdit.doctor.machines import NodeFacts
 from tokenring_xdit.doctor.page import page
 from tokenring_xdit.doctor.pools import NODES, TorchrunRanks
-from tokenring_xdit.doctor.record import Checkup, Grade, NodeFacts
+from tokenring_xdit.doctor.record import Checkup, Grade
 from tokenring_xdit.errors import ConfigurationError, LaunchError, TokenRingError
 from tokenring_xdit.lab.probe.commands import Describe
 from tokenring_xdit.messages import escaped

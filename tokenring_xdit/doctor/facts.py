@@ -14,7 +14,7 @@ import torch
 from torch.cuda import nccl
 
 from tokenring_xdit.devices import gpu_count, processor_name
-from tokenring_xdit.doctor.record import GpuFacts, MachineFacts, NodeFacts
+from tokenring_xdit.doctor.machines import GpuFacts, MachineFacts, NodeFacts
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.lab.probe.commands import Description
 from tokenring_xdit.topology import network_to_mapping

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from tokenring_xdit.bench.records import Record
-from tokenring_xdit.doctor.record import Checkup, MachineFacts
+from tokenring_xdit.doctor.machines import MachineFacts
+from tokenring_xdit.doctor.record import Checkup
 
 __all__ = ["page"]
 

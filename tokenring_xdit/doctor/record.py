@@ -7,20 +7,17 @@ from typing import Any
 
 from tokenring_xdit.bench.plan import Level
 from tokenring_xdit.bench.records import Record
-from tokenring_xdit.doctor.machines import Entry, GpuFacts, MachineFacts, NodeFacts
+from tokenring_xdit.doctor.machines import Entry, MachineFacts, NodeFacts
 
 __all__ = [
     "Checkup",
     "ExactnessResult",
     "Finding",
-    "GpuFacts",
     "Grade",
     "KernelTiming",
     "LaunchTiming",
-    "MachineFacts",
     "MessageTiming",
     "NamedShape",
-    "NodeFacts",
     "PartOutcome",
     "PartState",
 ]
