@@ -11,10 +11,10 @@ from typing import Any
 from tokenring_xdit.bench import Record, Status
 from tokenring_xdit.cli.paths import refuse_unwritable
 from tokenring_xdit.cli.sweeps import comparison, refuse_failed, run_shown
-from tokenring_xdit.cli.text import read_text
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.outputs import write_whole
 from tokenring_xdit.pipelines.text_models import SMOLLM2, load_tokenizer
+from tokenring_xdit.pipelines.text_run import read_text
 
 __all__ = ["compare_texts", "is_language_model"]
 
