@@ -42,37 +42,20 @@ def make_flux(*, guidance: bool = True, heads: int = 4, layers: int = 2, control
 
 
 def flux_inputs(
-    *,
-    prompts: list[str] | None = None,
-    height: int = 32,
-    width: int = 48,
-    steps: int = 2,
-    text_tokens: int = 16,
-    guidance_scale: float = 3.5,
-    true_cfg_scale: float = 1.0,
-    images_per_prompt: int = 1,
+    *, text_tokens: int = 16, guidance_scale: float = 3.5, true_cfg_scale: float = 1.0, **options: Any
 ) -> dict[str, Any]:
-    """Arguments of a call of ``make_flux``'s pipeline that returns latents.
+    """Arguments of a call of ``make_flux``'s pipeline, four pixels to a token.
 
     Args:
-        prompts: The prompts.
-        height: Height in pixels, four to a token.
-        width: Width in pixels, four to a token.
-        steps: Denoising steps.
         text_tokens: Tokens that each prompt is padded or cut to; all of them take part in attention.
         guidance_scale: What a model with guidance is told; one without leaves it unused.
         true_cfg_scale: Scale of classifier-free guidance, which is in use above one.
-        images_per_prompt: Pictures made of each prompt.
-
-    Returns:
-        The arguments, good for one call.
+        **options: Others of ``text.picture_call``.
     """
+    twice = true_cfg_scale > 1
     return {
-        **text.prompt_arguments(prompts, negative=true_cfg_scale > 1),
-        **({"true_cfg_scale": true_cfg_scale} if true_cfg_scale > 1 else {}),
-        "guidance_scale": guidance_scale,
-        "max_sequence_length": text_tokens,
-        **text.call_arguments(height=height, width=width, steps=steps, images_per_prompt=images_per_prompt),
+        **text.picture_call(text_tokens=text_tokens, guidance_scale=guidance_scale, negative=twice, **options),
+        **({"true_cfg_scale": true_cfg_scale} if twice else {}),
     }
 
 
@@ -91,36 +74,21 @@ def make_flux_control(*, guidance: bool = True, heads: int = 4, layers: int = 2)
 
 
 def flux_control_inputs(
-    *,
-    prompts: list[str] | None = None,
-    height: int = 32,
-    width: int = 48,
-    steps: int = 2,
-    text_tokens: int = 16,
-    guidance_scale: float = 10.0,
-    images_per_prompt: int = 1,
+    *, height: int = 32, width: int = 48, text_tokens: int = 16, guidance_scale: float = 10.0, **options: Any
 ) -> dict[str, Any]:
-    """Arguments of a call of ``make_flux_control``'s pipeline that returns latents; one picture for all prompts.
+    """Arguments of a call of ``make_flux_control``'s pipeline, four pixels to a token; one picture for all prompts.
 
     Args:
-        prompts: The prompts.
-        height: Height in pixels, four to a token.
-        width: Width in pixels, four to a token.
-        steps: Denoising steps.
+        height: Height in pixels.
+        width: Width in pixels.
         text_tokens: Tokens that each prompt is padded or cut to; all of them take part in attention.
         guidance_scale: What a model with guidance is told.
-        images_per_prompt: Pictures made of each prompt.
-
-    Returns:
-        The arguments, good for one call.
+        **options: Others of ``text.picture_call``.
     """
-    picture = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(6)) * 2 - 1
+    sizes = {"height": height, "width": width, "text_tokens": text_tokens}
     return {
-        **text.prompt_arguments(prompts, negative=False),
-        "control_image": picture,
-        "guidance_scale": guidance_scale,
-        "max_sequence_length": text_tokens,
-        **text.call_arguments(height=height, width=width, steps=steps, images_per_prompt=images_per_prompt),
+        **text.picture_call(guidance_scale=guidance_scale, negative=False, **sizes, **options),
+        "control_image": torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(6)) * 2 - 1,
     }
 
 

@@ -85,34 +85,13 @@ def _qwen3_vl() -> tuple[Any, Any]:
     return tokenizer, text.randomise_weights(Qwen3VLModel(config), seed=143)
 
 
-def ideogram4_inputs(
-    *,
-    prompts: list[str] | None = None,
-    height: int = 32,
-    width: int = 48,
-    steps: int = 2,
-    text_tokens: int = 64,
-    guidance_scale: float = 4.0,
-    images_per_prompt: int = 1,
-) -> dict[str, Any]:
-    """Arguments of a call of ``make_ideogram4``'s pipeline that returns latents.
+def ideogram4_inputs(*, text_tokens: int = 64, guidance_scale: float = 4.0, **options: Any) -> dict[str, Any]:
+    """Arguments of a call of ``make_ideogram4``'s pipeline, four pixels to a token.
 
     Args:
-        prompts: The prompts.
-        height: Height in pixels, four to a token.
-        width: Width in pixels, four to a token.
-        steps: Denoising steps.
         text_tokens: Tokens that a prompt is padded to, in front of it.
         guidance_scale: Weight of the transformer that sees the prompt.
-        images_per_prompt: Pictures made of each prompt.
-
-    Returns:
-        The arguments, good for one call.
+        **options: Others of ``text.picture_call``.
     """
-    return {
-        **text.prompt_arguments(prompts, negative=False),
-        "guidance_scale": guidance_scale,
-        "guidance_schedule": None,
-        "max_sequence_length": text_tokens,
-        **text.call_arguments(height=height, width=width, steps=steps, images_per_prompt=images_per_prompt),
-    }
+    arguments = text.picture_call(text_tokens=text_tokens, guidance_scale=guidance_scale, negative=False, **options)
+    return {**arguments, "guidance_schedule": None}

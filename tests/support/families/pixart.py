@@ -37,38 +37,18 @@ def make_pixart_alpha(*, conditions: bool = False, heads: int = 4, layers: int =
     return _make(PixArtAlphaPipeline, size, conditions, heads, layers)
 
 
-def pixart_alpha_inputs(
-    *,
-    prompts: list[str] | None = None,
-    height: int = 32,
-    width: int = 48,
-    steps: int = 2,
-    text_tokens: int = 16,
-    guidance_scale: float = 4.5,
-    images_per_prompt: int = 1,
-) -> dict[str, Any]:
-    """Arguments of a call of ``make_pixart_alpha``'s pipeline that returns latents.
+def pixart_alpha_inputs(*, text_tokens: int = 16, guidance_scale: float = 4.5, **options: Any) -> dict[str, Any]:
+    """Arguments of a call of ``make_pixart_alpha``'s pipeline, four pixels to a token.
 
     Args:
-        prompts: The prompts.
-        height: Height in pixels, four to a token.
-        width: Width in pixels, four to a token.
-        steps: Denoising steps.
         text_tokens: Tokens that each prompt is padded or cut to; a mask hides the padding from attention.
         guidance_scale: Scale of classifier-free guidance, which is in use above one.
-        images_per_prompt: Pictures made of each prompt.
-
-    Returns:
-        The arguments, good for one call.
+        **options: Others of ``text.picture_call``.
     """
-    return {
-        **text.prompt_arguments(prompts, negative=guidance_scale > 1),
-        "guidance_scale": guidance_scale,
-        "max_sequence_length": text_tokens,
-        "clean_caption": False,
-        "use_resolution_binning": False,
-        **text.call_arguments(height=height, width=width, steps=steps, images_per_prompt=images_per_prompt),
-    }
+    arguments = text.picture_call(
+        text_tokens=text_tokens, guidance_scale=guidance_scale, negative=guidance_scale > 1, **options
+    )
+    return {**arguments, "clean_caption": False, "use_resolution_binning": False}
 
 
 def make_pixart_sigma(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:

@@ -135,36 +135,21 @@ def make_qwen_image_edit_plus(**options: Any) -> DiffusionPipeline:
     return make_qwen_image_edit(several=True, **options)
 
 
-def qwen_image_inputs(
-    *,
-    prompts: list[str] | None = None,
-    height: int = 32,
-    width: int = 48,
-    steps: int = 2,
-    text_tokens: int = 64,
-    guidance_scale: float = 4.0,
-    images_per_prompt: int = 1,
-) -> dict[str, Any]:
-    """Arguments of a call of ``make_qwen_image``'s pipeline that returns latents.
+def qwen_image_inputs(*, text_tokens: int = 64, guidance_scale: float = 4.0, **options: Any) -> dict[str, Any]:
+    """Arguments of a call of ``make_qwen_image``'s pipeline, four pixels to a token.
+
+    With several prompts of different lengths the call has a mask.
 
     Args:
-        prompts: The prompts; with several of different lengths the call has a mask.
-        height: Height in pixels, four to a token.
-        width: Width in pixels, four to a token.
-        steps: Denoising steps.
         text_tokens: Most tokens of a prompt, with five of the template that follow it; nothing is padded to them.
         guidance_scale: Scale of classifier-free guidance, which is in use above one.
-        images_per_prompt: Pictures made of each prompt.
-
-    Returns:
-        The arguments, good for one call.
+        **options: Others of ``text.picture_call``.
     """
-    return {
-        **text.prompt_arguments(prompts, negative=guidance_scale > 1),
-        "true_cfg_scale": guidance_scale,
-        "max_sequence_length": text_tokens,
-        **text.call_arguments(height=height, width=width, steps=steps, images_per_prompt=images_per_prompt),
-    }
+    arguments = text.picture_call(
+        text_tokens=text_tokens, guidance_scale=guidance_scale, negative=guidance_scale > 1, **options
+    )
+    arguments["true_cfg_scale"] = arguments.pop("guidance_scale")
+    return arguments
 
 
 def qwen_image_edit_inputs(

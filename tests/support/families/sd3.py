@@ -81,34 +81,15 @@ def make_sd3(
     return pipe
 
 
-def sd3_inputs(
-    *,
-    prompts: list[str] | None = None,
-    height: int = 32,
-    width: int = 48,
-    steps: int = 2,
-    text_tokens: int = 256,
-    guidance_scale: float = 5.0,
-    images_per_prompt: int = 1,
-) -> dict[str, Any]:
-    """Arguments of a call of ``make_sd3``'s pipeline that returns latents.
+def sd3_inputs(*, text_tokens: int = 256, guidance_scale: float = 5.0, **options: Any) -> dict[str, Any]:
+    """Arguments of a call of ``make_sd3``'s pipeline, four pixels to a token.
 
     Args:
-        prompts: The prompts.
-        height: Height in pixels, four to a token.
-        width: Width in pixels, four to a token.
-        steps: Denoising steps.
         text_tokens: Tokens that each prompt is padded or cut to for T5; those of CLIP come before them, and all take
             part in attention. xfuser's pipeline ignores the argument and always has the 256 that are the default.
         guidance_scale: Scale of classifier-free guidance, which is in use above one.
-        images_per_prompt: Pictures made of each prompt.
-
-    Returns:
-        The arguments, good for one call.
+        **options: Others of ``text.picture_call``.
     """
-    return {
-        **text.prompt_arguments(prompts, negative=guidance_scale > 1),
-        "guidance_scale": guidance_scale,
-        "max_sequence_length": text_tokens,
-        **text.call_arguments(height=height, width=width, steps=steps, images_per_prompt=images_per_prompt),
-    }
+    return text.picture_call(
+        text_tokens=text_tokens, guidance_scale=guidance_scale, negative=guidance_scale > 1, **options
+    )

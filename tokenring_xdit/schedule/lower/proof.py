@@ -36,7 +36,7 @@ from tokenring_xdit.schedule.lower.program import (
     reads,
     writes,
 )
-from tokenring_xdit.schedule.lower.transfers import Side, Transfer, Transfers
+from tokenring_xdit.schedule.lower.transfers import RouteTransfer, Side, Transfers
 from tokenring_xdit.schedule.plan import Attend, Mask
 from tokenring_xdit.schedule.problem import Problem
 
@@ -84,9 +84,9 @@ class _ProvedRank:
             OWN_KV: Content(SlotForm.KEYS, (keys,)),
             RESULT: Content(SlotForm.SUM, (queries,)),
         }
-        self.arriving: dict[int, Transfer] = {}  # by slot
-        self.leaving: dict[int, list[Transfer]] = defaultdict(list)
-        self.posted: list[tuple[Post, list[Transfer]]] = []  # and what each sends
+        self.arriving: dict[int, RouteTransfer] = {}  # by slot
+        self.leaving: dict[int, list[RouteTransfer]] = defaultdict(list)
+        self.posted: list[tuple[Post, list[RouteTransfer]]] = []  # and what each sends
 
 
 class _Proof:
@@ -206,8 +206,8 @@ class _Proof:
     # -- steps -------------------------------------------------------------------------------------------------------
 
     def _post(self, rank: _ProvedRank, index: int, step: Post) -> None:
-        arriving: list[Transfer] = []
-        sends: list[Transfer] = []
+        arriving: list[RouteTransfer] = []
+        sends: list[RouteTransfer] = []
         rank.posted.append((step, sends))
         for recv in step.recvs:
             slot, route = rank.slots[recv.slot], (recv.peer, rank.number, recv.channel)

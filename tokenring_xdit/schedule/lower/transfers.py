@@ -11,13 +11,13 @@ from tokenring_xdit.errors import VerificationError
 from tokenring_xdit.schedule.lower.areas import Content
 from tokenring_xdit.schedule.lower.program import SlotForm
 
-__all__ = ["Route", "Side", "Transfer", "Transfers"]
+__all__ = ["Route", "RouteTransfer", "Side", "Transfers"]
 
 Route = tuple[int, int, str]
 """Source, destination, channel."""
 
 
-class Transfer(NamedTuple):
+class RouteTransfer(NamedTuple):
     """A message by its route, and which one it is there."""
 
     route: Route
@@ -47,31 +47,31 @@ class Transfers:
         self._sent: dict[Route, list[tuple[Side, Content]]] = defaultdict(list)
         self._expected: dict[Route, list[Side]] = defaultdict(list)
         # On a transport that works in order, of each rank and channel: its exchanges, and how many of them are over.
-        self._queues: dict[tuple[int, str], list[list[Transfer]]] = defaultdict(list)
+        self._queues: dict[tuple[int, str], list[list[RouteTransfer]]] = defaultdict(list)
         self._done: dict[tuple[int, str], int] = defaultdict(int)
-        self._places: dict[tuple[int, Transfer], tuple[tuple[int, str], int]] = {}
+        self._places: dict[tuple[int, RouteTransfer], tuple[tuple[int, str], int]] = {}
 
-    def expect(self, route: Route, side: Side) -> Transfer:
+    def expect(self, route: Route, side: Side) -> RouteTransfer:
         """The destination has posted its side.
 
         Raises:
             VerificationError: The source says otherwise.
         """
         self._expected[route].append(side)
-        return self._matched(Transfer(route, len(self._expected[route]) - 1))
+        return self._matched(RouteTransfer(route, len(self._expected[route]) - 1))
 
-    def send(self, route: Route, side: Side, content: Content) -> Transfer:
+    def send(self, route: Route, side: Side, content: Content) -> RouteTransfer:
         """The source has posted its side.
 
         Raises:
             VerificationError: The destination says otherwise.
         """
         self._sent[route].append((side, content))
-        return self._matched(Transfer(route, len(self._sent[route]) - 1))
+        return self._matched(RouteTransfer(route, len(self._sent[route]) - 1))
 
-    def queue(self, rank: int, exchange: Iterable[Transfer]) -> None:
+    def queue(self, rank: int, exchange: Iterable[RouteTransfer]) -> None:
         """A rank has posted an exchange: its transfers are one each channel, behind those that it posted before."""
-        of_channel: dict[str, list[Transfer]] = defaultdict(list)
+        of_channel: dict[str, list[RouteTransfer]] = defaultdict(list)
         for transfer in exchange:
             of_channel[transfer.route[2]].append(transfer)
         for channel, transfers in of_channel.items():
@@ -79,11 +79,11 @@ class Transfers:
             self._places.update({(rank, t): (key, len(self._queues[key])) for t in transfers})
             self._queues[key].append(transfers)
 
-    def content(self, transfer: Transfer) -> Content:
+    def content(self, transfer: RouteTransfer) -> Content:
         """What was sent."""
         return self._sent[transfer.route][transfer.number][1]
 
-    def is_over(self, rank: int, transfer: Transfer) -> bool:
+    def is_over(self, rank: int, transfer: RouteTransfer) -> bool:
         """Whether a transfer is over for one of its sides."""
         if self._in_order:
             key, place = self._places[rank, transfer]
@@ -116,7 +116,7 @@ class Transfers:
                 if sent is None:
                     raise self._fail(route[1], expected.action, f"would wait for ever for rank {route[0]}")
 
-    def _matched(self, transfer: Transfer) -> Transfer:
+    def _matched(self, transfer: RouteTransfer) -> RouteTransfer:
         """Compare both sides of a transfer, once both are known."""
         route, number = transfer
         if number >= min(len(self._sent[route]), len(self._expected[route])):
@@ -131,7 +131,7 @@ class Transfers:
             raise self._fail(route[1], expected.action, problem)
         return transfer
 
-    def _has_begun(self, rank: int, transfer: Transfer) -> bool:
+    def _has_begun(self, rank: int, transfer: RouteTransfer) -> bool:
         """Whether the other side of a transfer has come to it."""
         source, destination, _ = transfer.route
         place = self._places.get((destination if rank == source else source, transfer))
