@@ -34,9 +34,6 @@ def make_flux(*, guidance: bool = True, heads: int = 4, layers: int = 2, control
         layers: Blocks of two streams, and as many of one.
         controls: How many pictures' latents the transformer sees beside the noisy ones: FLUX.1 Fill has two, a
             masked picture and its mask, which is as large here.
-
-    Returns:
-        The pipeline.
     """
     return _make(FluxPipeline, guidance=guidance, heads=heads, layers=layers, controls=controls)
 
@@ -66,9 +63,6 @@ def make_flux_control(*, guidance: bool = True, heads: int = 4, layers: int = 2)
         guidance: As in `make_flux`; the published control models are of the dev kind.
         heads: Attention heads of 16 channels.
         layers: Blocks of two streams, and as many of one.
-
-    Returns:
-        The pipeline.
     """
     return _make(FluxControlPipeline, guidance=guidance, heads=heads, layers=layers, controls=1)
 
@@ -98,9 +92,6 @@ def make_flux_kontext(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
     Args:
         heads: Attention heads of 16 channels.
         layers: Blocks of two streams, and as many of one.
-
-    Returns:
-        The pipeline.
     """
     pipe = _make(FluxKontextPipeline, guidance=True, heads=heads, layers=layers, controls=0)
     peaky(pipe.transformer)
@@ -114,9 +105,6 @@ def flux_kontext_inputs(*, height: int = 32, width: int = 48, **options: Any) ->
         height: Height in pixels, four to a token.
         width: Width in pixels, four to a token.
         **options: Other arguments of ``flux_inputs``.
-
-    Returns:
-        The arguments, good for one call.
     """
     return {
         **flux_inputs(height=height, width=width, **options),

@@ -27,9 +27,6 @@ def make_flux2(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
     Args:
         heads: Attention heads of 16 channels.
         layers: Blocks of two streams, and as many of one.
-
-    Returns:
-        The pipeline.
     """
     return _make(Flux2Pipeline, text.mistral3(hidden=ENCODER_DIM), True, heads, layers)
 
@@ -54,9 +51,6 @@ def make_flux2_klein(*, distilled: bool = False, heads: int = 4, layers: int = 2
         distilled: Whether the model does without classifier-free guidance.
         heads: Attention heads of 16 channels.
         layers: Blocks of two streams, and as many of one.
-
-    Returns:
-        The pipeline.
     """
     encoder = text.qwen3(hidden=ENCODER_DIM, causal=True)
     return _make(Flux2KleinPipeline, encoder, False, heads, layers, is_distilled=distilled)

@@ -35,9 +35,6 @@ def make_hunyuan_dit(
         scheduler: The published one, which draws noise at each step, or one that draws none.
         heads: Attention heads of eight channels.
         layers: Layers, an even number; four are the fewest with a skip from an early layer to a late one.
-
-    Returns:
-        The pipeline.
     """
     torch.manual_seed(10)
     transformer = HunyuanDiT2DModel(

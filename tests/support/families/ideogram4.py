@@ -20,9 +20,6 @@ def make_ideogram4(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
     Args:
         heads: Attention heads of 16 channels.
         layers: Layers.
-
-    Returns:
-        The pipeline.
     """
     from diffusers import FlowMatchEulerDiscreteScheduler, Ideogram4Pipeline, Ideogram4Transformer2DModel
 

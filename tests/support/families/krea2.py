@@ -20,9 +20,6 @@ def make_krea2(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
     Args:
         heads: Attention heads of 16 channels, two for each head of keys.
         layers: Layers.
-
-    Returns:
-        The pipeline.
     """
     from diffusers import Krea2Pipeline, Krea2Transformer2DModel
 
@@ -80,9 +77,6 @@ def krea2_inputs(
         shown: So many fewer of them.
         guidance_scale: Scale of classifier-free guidance, which is in use above zero.
         images_per_prompt: Pictures made of each prompt.
-
-    Returns:
-        The arguments, good for one call.
     """
     number = len(prompts or text.PROMPTS[:1])
     return {

@@ -34,9 +34,6 @@ def make_lumina2(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
         heads: Attention heads of 16 channels, an even number; each two of them share a head of keys and values.
         layers: Layers over text and picture together; one before them is over the picture alone, and one over the text
             alone.
-
-    Returns:
-        The pipeline.
     """
     torch.manual_seed(13)
     transformer = Lumina2Transformer2DModel(

@@ -28,9 +28,6 @@ def make_pixart_alpha(*, conditions: bool = False, heads: int = 4, layers: int =
             embedding make it need a width that three divides.
         heads: Attention heads of eight channels, or 24 with conditions.
         layers: Layers.
-
-    Returns:
-        The pipeline.
     """
     # Alpha's pipeline passes the conditions on where the sample size is 128.
     size = 128 if conditions else 32
@@ -57,9 +54,6 @@ def make_pixart_sigma(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
     Args:
         heads: Attention heads of eight channels.
         layers: Layers.
-
-    Returns:
-        The pipeline.
     """
     return _make(PixArtSigmaPipeline, 128, False, heads, layers)
 

@@ -35,9 +35,6 @@ def make_qwen_image(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
     Args:
         heads: Attention heads of 16 channels.
         layers: Layers.
-
-    Returns:
-        The pipeline.
     """
     tokenizer, text_encoder = text.qwen2_5_vl(hidden=TEXT_DIM)
     pipe = QwenImagePipeline(
@@ -113,9 +110,6 @@ def make_qwen_image_edit(
         layers: Layers.
         several: Whether it takes several pictures, as the checkpoints 2509 and 2511.
         zero_cond_t: Whether tokens of those pictures have the time zero, as in 2511.
-
-    Returns:
-        The pipeline.
     """
     start_from_small_pictures()
     pipe = (QwenImageEditPlusPipeline if several else QwenImageEditPipeline)(
@@ -172,9 +166,6 @@ def qwen_image_edit_inputs(
         text_tokens: Tokens of a prompt; the mask hides some of them, others in each prompt.
         guidance_scale: Scale of classifier-free guidance, which is in use above one.
         images_per_prompt: Pictures made of each prompt.
-
-    Returns:
-        The arguments, good for one call.
     """
     number = len(prompts or text.PROMPTS[:1])
     return {

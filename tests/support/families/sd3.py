@@ -37,9 +37,6 @@ def make_sd3(
         layers: Layers; in the last one the text is not carried on.
         clip_tokens: Tokens that each prompt is padded or cut to for the CLIP models; the real ones have 77.
         channels: Of the latents; the pipeline for inpainting takes 16 only.
-
-    Returns:
-        The pipeline.
     """
     torch.manual_seed(8)
     transformer = SD3Transformer2DModel(

@@ -26,9 +26,6 @@ def make_z_image(*, heads: int = 4, layers: int = 2, refiner_layers: int = 1) ->
         heads: Attention heads of 16 channels.
         layers: Layers over picture and text together.
         refiner_layers: Layers before them over the picture alone, and as many over the text alone.
-
-    Returns:
-        The pipeline.
     """
     torch.manual_seed(12)
     transformer = ZImageTransformer2DModel(
