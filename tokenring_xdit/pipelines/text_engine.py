@@ -11,7 +11,6 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 from typing import Any, Literal, overload
 
 from tokenring_xdit.compat.versions import check_versions
@@ -246,9 +245,7 @@ class Chat:
     def __enter__(self) -> Chat:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _answer(self, question: str, options: TextOptions, seed: int, turn: Turn, hear: Hear) -> Reply:
