@@ -14,20 +14,19 @@ LATENT_CHANNELS = 4
 TEXT_DIM = 32
 
 
-def make_aura_flow(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
+def make_aura_flow(*, heads: int = 4) -> DiffusionPipeline:
     """An ``AuraFlowPipeline``.
 
     Args:
         heads: Attention heads of 16 channels.
-        layers: Blocks of two streams, and as many of one.
     """
     torch.manual_seed(14)
     transformer = AuraFlowTransformer2DModel(
         sample_size=32,
         patch_size=2,
         in_channels=LATENT_CHANNELS,
-        num_mmdit_layers=layers,
-        num_single_dit_layers=layers,
+        num_mmdit_layers=2,
+        num_single_dit_layers=2,
         attention_head_dim=16,
         num_attention_heads=heads,
         joint_attention_dim=TEXT_DIM,

@@ -14,19 +14,18 @@ LATENT_CHANNELS = 4
 TEXT_DIM = 32
 
 
-def make_chroma(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
+def make_chroma(*, heads: int = 4) -> DiffusionPipeline:
     """A ``ChromaPipeline``.
 
     Args:
         heads: Attention heads of 16 channels.
-        layers: Blocks of two streams, and as many of one.
     """
     torch.manual_seed(13)
     transformer = ChromaTransformer2DModel(
         patch_size=1,
         in_channels=4 * LATENT_CHANNELS,
-        num_layers=layers,
-        num_single_layers=layers,
+        num_layers=2,
+        num_single_layers=2,
         attention_head_dim=16,
         num_attention_heads=heads,
         joint_attention_dim=TEXT_DIM,

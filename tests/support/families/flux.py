@@ -24,18 +24,17 @@ TEXT_DIM = 32
 POOLED_DIM = 24
 
 
-def make_flux(*, guidance: bool = True, heads: int = 4, layers: int = 2, controls: int = 0) -> DiffusionPipeline:
+def make_flux(*, guidance: bool = True, heads: int = 4, controls: int = 0) -> DiffusionPipeline:
     """A ``FluxPipeline``.
 
     Args:
         guidance: Whether the model takes a guidance scale and its schedule depends on the size, as in dev; in schnell
             neither is so.
         heads: Attention heads of 16 channels.
-        layers: Blocks of two streams, and as many of one.
         controls: How many pictures' latents the transformer sees beside the noisy ones: FLUX.1 Fill has two, a
             masked picture and its mask, which is as large here.
     """
-    return _make(FluxPipeline, guidance=guidance, heads=heads, layers=layers, controls=controls)
+    return _make(FluxPipeline, guidance=guidance, heads=heads, controls=controls)
 
 
 def flux_inputs(
@@ -56,15 +55,14 @@ def flux_inputs(
     }
 
 
-def make_flux_control(*, guidance: bool = True, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
+def make_flux_control(*, guidance: bool = True, heads: int = 4) -> DiffusionPipeline:
     """A ``FluxControlPipeline``, whose transformer sees a picture's latents beside the noisy ones.
 
     Args:
         guidance: As in `make_flux`; the published control models are of the dev kind.
         heads: Attention heads of 16 channels.
-        layers: Blocks of two streams, and as many of one.
     """
-    return _make(FluxControlPipeline, guidance=guidance, heads=heads, layers=layers, controls=1)
+    return _make(FluxControlPipeline, guidance=guidance, heads=heads, controls=1)
 
 
 def flux_control_inputs(
@@ -86,14 +84,13 @@ def flux_control_inputs(
     }
 
 
-def make_flux_kontext(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
+def make_flux_kontext(*, heads: int = 4) -> DiffusionPipeline:
     """A ``FluxKontextPipeline``, whose tokens are those of the picture that is drawn and of one that it starts from.
 
     Args:
         heads: Attention heads of 16 channels.
-        layers: Blocks of two streams, and as many of one.
     """
-    pipe = _make(FluxKontextPipeline, guidance=True, heads=heads, layers=layers, controls=0)
+    pipe = _make(FluxKontextPipeline, guidance=True, heads=heads, controls=0)
     peaky(pipe.transformer)
     return pipe
 
@@ -119,7 +116,6 @@ def _make(
     *,
     guidance: bool,
     heads: int,
-    layers: int,
     controls: int,
 ) -> DiffusionPipeline:
     torch.manual_seed(7)
@@ -127,8 +123,8 @@ def _make(
         patch_size=1,
         in_channels=4 * LATENT_CHANNELS * (1 + controls),
         out_channels=4 * LATENT_CHANNELS,
-        num_layers=layers,
-        num_single_layers=layers,
+        num_layers=2,
+        num_single_layers=2,
         attention_head_dim=16,
         num_attention_heads=heads,
         joint_attention_dim=TEXT_DIM,

@@ -21,14 +21,13 @@ ENCODER_DIM = 32
 ENCODER_LAYERS = (0, 1, 2)  # the hidden states of the encoder that the transformer sees, side by side
 
 
-def make_flux2(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
+def make_flux2(*, heads: int = 4) -> DiffusionPipeline:
     """A ``Flux2Pipeline`` (dev); see `text.mistral3` for what stands in the place of its processor.
 
     Args:
         heads: Attention heads of 16 channels.
-        layers: Blocks of two streams, and as many of one.
     """
-    return _make(Flux2Pipeline, text.mistral3(hidden=ENCODER_DIM), True, heads, layers)
+    return _make(Flux2Pipeline, text.mistral3(hidden=ENCODER_DIM), True, heads)
 
 
 def flux2_inputs(*, text_tokens: int = 48, guidance_scale: float = 4.0, **options: Any) -> dict[str, Any]:
@@ -44,16 +43,15 @@ def flux2_inputs(*, text_tokens: int = 48, guidance_scale: float = 4.0, **option
     return {**arguments, "text_encoder_out_layers": ENCODER_LAYERS}
 
 
-def make_flux2_klein(*, distilled: bool = False, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
+def make_flux2_klein(*, distilled: bool = False, heads: int = 4) -> DiffusionPipeline:
     """A ``Flux2KleinPipeline``.
 
     Args:
         distilled: Whether the model does without classifier-free guidance.
         heads: Attention heads of 16 channels.
-        layers: Blocks of two streams, and as many of one.
     """
     encoder = text.qwen3(hidden=ENCODER_DIM, causal=True)
-    return _make(Flux2KleinPipeline, encoder, False, heads, layers, is_distilled=distilled)
+    return _make(Flux2KleinPipeline, encoder, False, heads, is_distilled=distilled)
 
 
 def flux2_klein_inputs(*, text_tokens: int = 32, guidance_scale: float = 4.0, **options: Any) -> dict[str, Any]:
@@ -88,7 +86,6 @@ def _make(
     tokenizer_and_encoder: tuple[Any, Any],
     guidance: bool,
     heads: int,
-    layers: int,
     **options: Any,
 ) -> DiffusionPipeline:
     torch.manual_seed(7)
@@ -96,8 +93,8 @@ def _make(
     transformer = Flux2Transformer2DModel(
         patch_size=1,
         in_channels=4 * LATENT_CHANNELS,
-        num_layers=layers,
-        num_single_layers=layers,
+        num_layers=2,
+        num_single_layers=2,
         attention_head_dim=16,
         num_attention_heads=heads,
         joint_attention_dim=len(ENCODER_LAYERS) * ENCODER_DIM,

@@ -27,14 +27,12 @@ def make_hunyuan_dit(
     *,
     scheduler: Literal["ddpm", "ddim"] = "ddpm",
     heads: int = 4,
-    layers: int = 4,
 ) -> DiffusionPipeline:
     """A ``HunyuanDiTPipeline``.
 
     Args:
         scheduler: The published one, which draws noise at each step, or one that draws none.
         heads: Attention heads of eight channels.
-        layers: Layers, an even number; four are the fewest with a skip from an early layer to a late one.
     """
     torch.manual_seed(10)
     transformer = HunyuanDiT2DModel(
@@ -44,7 +42,7 @@ def make_hunyuan_dit(
         patch_size=2,
         sample_size=16,
         hidden_size=8 * heads,
-        num_layers=layers,
+        num_layers=4,  # the fewest with a skip from an early layer to a late one
         cross_attention_dim=BERT_DIM,
         cross_attention_dim_t5=T5_DIM,
         pooled_projection_dim=16,

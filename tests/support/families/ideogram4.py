@@ -14,12 +14,11 @@ TEXT_DIM = 16
 TAPPED_LAYERS = 13  # of the encoder's 36, side by side
 
 
-def make_ideogram4(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
+def make_ideogram4(*, heads: int = 4) -> DiffusionPipeline:
     """An ``Ideogram4Pipeline`` with two transformers, of which the second sees no prompt.
 
     Args:
         heads: Attention heads of 16 channels.
-        layers: Layers.
     """
     from diffusers import FlowMatchEulerDiscreteScheduler, Ideogram4Pipeline, Ideogram4Transformer2DModel
 
@@ -29,7 +28,7 @@ def make_ideogram4(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
     def transformer(seed: int) -> Any:
         model = Ideogram4Transformer2DModel(
             in_channels=4 * vae.config.latent_channels,
-            num_layers=layers,
+            num_layers=2,
             attention_head_dim=16,
             num_attention_heads=heads,
             intermediate_size=32 * heads,

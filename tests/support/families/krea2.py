@@ -14,18 +14,17 @@ TEXT_DIM = 32
 TEXT_LAYERS = 3
 
 
-def make_krea2(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
+def make_krea2(*, heads: int = 4) -> DiffusionPipeline:
     """A ``Krea2Pipeline`` without a text encoder; it is given embeddings.
 
     Args:
         heads: Attention heads of 16 channels, two for each head of keys.
-        layers: Layers.
     """
     from diffusers import Krea2Pipeline, Krea2Transformer2DModel
 
     transformer = Krea2Transformer2DModel(
         in_channels=4 * LATENT_CHANNELS,
-        num_layers=layers,
+        num_layers=2,
         attention_head_dim=16,
         num_attention_heads=heads,
         num_key_value_heads=heads // 2,

@@ -27,13 +27,11 @@ TEMPLATE = (
 )
 
 
-def make_lumina2(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
+def make_lumina2(*, heads: int = 4) -> DiffusionPipeline:
     """A ``Lumina2Pipeline``.
 
     Args:
         heads: Attention heads of 16 channels, an even number; each two of them share a head of keys and values.
-        layers: Layers over text and picture together; one before them is over the picture alone, and one over the text
-            alone.
     """
     torch.manual_seed(13)
     transformer = Lumina2Transformer2DModel(
@@ -41,7 +39,7 @@ def make_lumina2(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
         patch_size=2,
         in_channels=LATENT_CHANNELS,
         hidden_size=16 * heads,
-        num_layers=layers,
+        num_layers=2,
         num_refiner_layers=1,
         num_attention_heads=heads,
         num_kv_heads=heads // 2,

@@ -20,18 +20,17 @@ LATENT_CHANNELS = 4
 TEXT_DIM = 32
 
 
-def make_pixart_alpha(*, conditions: bool = False, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
+def make_pixart_alpha(*, conditions: bool = False, heads: int = 4) -> DiffusionPipeline:
     """A ``PixArtAlphaPipeline``.
 
     Args:
         conditions: Whether the model is told size and aspect ratio, as the one for 1024 pixels; the parts of their
             embedding make it need a width that three divides.
         heads: Attention heads of eight channels, or 24 with conditions.
-        layers: Layers.
     """
     # Alpha's pipeline passes the conditions on where the sample size is 128.
     size = 128 if conditions else 32
-    return _make(PixArtAlphaPipeline, size, conditions, heads, layers)
+    return _make(PixArtAlphaPipeline, size, conditions, heads)
 
 
 def pixart_alpha_inputs(*, text_tokens: int = 16, guidance_scale: float = 4.5, **options: Any) -> dict[str, Any]:
@@ -48,21 +47,20 @@ def pixart_alpha_inputs(*, text_tokens: int = 16, guidance_scale: float = 4.5, *
     return {**arguments, "clean_caption": False, "use_resolution_binning": False}
 
 
-def make_pixart_sigma(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
+def make_pixart_sigma(*, heads: int = 4) -> DiffusionPipeline:
     """A ``PixArtSigmaPipeline``.
 
     Args:
         heads: Attention heads of eight channels.
-        layers: Layers.
     """
-    return _make(PixArtSigmaPipeline, 128, False, heads, layers)
+    return _make(PixArtSigmaPipeline, 128, False, heads)
 
 
 pixart_sigma_inputs = pixart_alpha_inputs
 """Both pipelines take the same arguments."""
 
 
-def _make(pipeline_class: type, sample_size: int, conditions: bool, heads: int, layers: int) -> DiffusionPipeline:
+def _make(pipeline_class: type, sample_size: int, conditions: bool, heads: int) -> DiffusionPipeline:
     torch.manual_seed(9)
     head_dim = 24 if conditions else 8
     transformer = PixArtTransformer2DModel(
@@ -70,7 +68,7 @@ def _make(pipeline_class: type, sample_size: int, conditions: bool, heads: int, 
         attention_head_dim=head_dim,
         in_channels=LATENT_CHANNELS,
         out_channels=2 * LATENT_CHANNELS,
-        num_layers=layers,
+        num_layers=2,
         cross_attention_dim=head_dim * heads,
         sample_size=sample_size,
         patch_size=2,

@@ -29,12 +29,11 @@ LATENT_CHANNELS = 4
 TEXT_DIM = 32
 
 
-def make_qwen_image(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
+def make_qwen_image(*, heads: int = 4) -> DiffusionPipeline:
     """A ``QwenImagePipeline``.
 
     Args:
         heads: Attention heads of 16 channels.
-        layers: Layers.
     """
     tokenizer, text_encoder = text.qwen2_5_vl(hidden=TEXT_DIM)
     pipe = QwenImagePipeline(
@@ -42,19 +41,19 @@ def make_qwen_image(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
         vae=image_vae(),
         text_encoder=text_encoder,
         tokenizer=tokenizer,
-        transformer=_transformer(heads=heads, layers=layers),
+        transformer=_transformer(heads=heads),
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-def _transformer(*, heads: int, layers: int, **config: Any) -> QwenImageTransformer2DModel:
+def _transformer(*, heads: int, **config: Any) -> QwenImageTransformer2DModel:
     torch.manual_seed(11)
     transformer = QwenImageTransformer2DModel(
         patch_size=2,
         in_channels=4 * LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
-        num_layers=layers,
+        num_layers=2,
         attention_head_dim=16,
         num_attention_heads=heads,
         joint_attention_dim=TEXT_DIM,
@@ -98,16 +97,13 @@ def start_from_small_pictures() -> None:
         module.calculate_dimensions = lambda area, ratio, original=original: original(64 * 64, ratio)
 
 
-def make_qwen_image_edit(
-    *, heads: int = 4, layers: int = 2, several: bool = False, zero_cond_t: bool = False
-) -> DiffusionPipeline:
+def make_qwen_image_edit(*, heads: int = 4, several: bool = False, zero_cond_t: bool = False) -> DiffusionPipeline:
     """A ``QwenImageEditPipeline``, or a ``QwenImageEditPlusPipeline``, which takes several pictures.
 
     It has no text encoder, which would look at the pictures too, and is given embeddings.
 
     Args:
         heads: Attention heads of 16 channels.
-        layers: Layers.
         several: Whether it takes several pictures, as the checkpoints 2509 and 2511.
         zero_cond_t: Whether tokens of those pictures have the time zero, as in 2511.
     """
@@ -118,7 +114,7 @@ def make_qwen_image_edit(
         text_encoder=None,
         tokenizer=None,
         processor=None,
-        transformer=peaky(_transformer(heads=heads, layers=layers, **({"zero_cond_t": True} if zero_cond_t else {}))),
+        transformer=peaky(_transformer(heads=heads, **({"zero_cond_t": True} if zero_cond_t else {}))),
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -24,7 +24,6 @@ def make_sd3(
     *,
     dual: bool = False,
     heads: int = 4,
-    layers: int = 3,
     clip_tokens: int = 16,
     channels: int = LATENT_CHANNELS,
 ) -> DiffusionPipeline:
@@ -34,7 +33,6 @@ def make_sd3(
         dual: Whether the first two layers have a second attention over the picture alone and queries and keys are
             normed, as in SD 3.5 medium; else as in SD 3.
         heads: Attention heads of eight channels.
-        layers: Layers; in the last one the text is not carried on.
         clip_tokens: Tokens that each prompt is padded or cut to for the CLIP models; the real ones have 77.
         channels: Of the latents; the pipeline for inpainting takes 16 only.
     """
@@ -44,7 +42,7 @@ def make_sd3(
         patch_size=2,
         in_channels=channels,
         out_channels=channels,
-        num_layers=layers,
+        num_layers=3,  # in the last one the text is not carried on
         attention_head_dim=8,
         num_attention_heads=heads,
         joint_attention_dim=TEXT_DIM,
