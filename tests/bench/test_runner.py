@@ -339,14 +339,6 @@ def test_an_interrupted_sweep_keeps_what_is_done_and_goes_on(tmp_path: Path) -> 
     assert traced == [(r["strategy"], r["tokens"]) for r in records]
 
 
-@pytest.mark.parametrize("words", [["bench"], *(["bench", word] for word in ("run", "diff", "report", "trace"))])
-def test_every_help_has_an_example(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        main([*words, "--help"])
-    assert exit_.value.code == 0
-    assert "example: tokenring-xdit bench" in capsys.readouterr().out
-
-
 def test_a_sweep_with_mistakes_is_refused_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "out"
     config = tmp_path / "sweep.yaml"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -14,9 +16,10 @@ from tests.support.reference import relative_error, softmax_attention
 from tokenring_xdit.attention.kernels import KERNELS, KernelFunction
 from tokenring_xdit.attention.local import LocalAttention
 from tokenring_xdit.attention.rank_run import RankRun
-from tokenring_xdit.attention.transport import MemoryNetwork, MemoryTransport
+from tokenring_xdit.attention.transport import MemoryNetwork, MemoryTransport, slots
 from tokenring_xdit.attention.transport.slots import SlotTransport
 from tokenring_xdit.attention.transport.symmetric import SymmetricTransport
+from tokenring_xdit.schedule.lower.landing import landings
 from tokenring_xdit.schedule.lower.program import RankProgram
 from tokenring_xdit.schedule.problem import Problem
 
@@ -156,6 +159,20 @@ def errors(calls: Sequence[Call], choose: Choose, *, size: int = 64) -> list[flo
         return attended(transport, calls, shards)
 
     return worst_of(network.run(of_rank), shards)
+
+
+@contextmanager
+def careless_senders() -> Iterator[None]:
+    """Inside, no sender waits until its slot is free."""
+
+    def careless(*args: object) -> object:
+        return tuple(
+            {route: tuple(each._replace(after=0) for each in messages) for route, messages in of_rank.items()}
+            for of_rank in landings(*args)  # type: ignore[arg-type]
+        )
+
+    with mock.patch.object(slots, "landings", careless), mock.patch.object(slots, "prove_landings"):
+        yield
 
 
 def shards_of(calls: Sequence[Call]) -> list[Shards]:

@@ -14,8 +14,8 @@ from tests.attention.transport.test_symmetric import EVEN, FP32, UNEVEN, call
 from tests.support.memory import at_random, ranks_first
 from tests.support.schedules import names
 from tests.support.streams import TwinLanes, TwinMark, TwinSignals, error_beside_a_failure, errors
-from tests.support.symmetric import Call
-from tokenring_xdit.attention.transport import slots, streamed
+from tests.support.symmetric import Call, careless_senders
+from tokenring_xdit.attention.transport import streamed
 from tokenring_xdit.attention.transport.streamed import StreamedTransport
 from tokenring_xdit.attention.waits import Broken
 from tokenring_xdit.errors import CommunicationError
@@ -99,13 +99,7 @@ def _landings(one: Call) -> tuple[object, ...]:
 
 
 def test_a_sender_that_does_not_wait_for_its_slot_is_found_out() -> None:
-    def careless(*args: object) -> object:
-        return tuple(
-            {route: tuple(each._replace(after=0) for each in messages) for route, messages in of_rank.items()}
-            for of_rank in landings(*args)  # type: ignore[arg-type]
-        )
-
-    with mock.patch.object(slots, "landings", careless), mock.patch.object(slots, "prove_landings"):
+    with careless_senders():
         assert found_out()
 
 

@@ -12,13 +12,11 @@ from hypothesis import strategies as st
 
 from tests.support.memory import at_random, ranks_first
 from tests.support.schedules import names
-from tests.support.symmetric import Call, TwinArea, errors
-from tokenring_xdit.attention.transport import slots
+from tests.support.symmetric import Call, TwinArea, careless_senders, errors
 from tokenring_xdit.attention.transport.symmetric import SymmetricTransport
 from tokenring_xdit.attention.waits import Broken, OutOfStep
 from tokenring_xdit.schedule import build
 from tokenring_xdit.schedule.lower import lower
-from tokenring_xdit.schedule.lower.landing import landings
 from tokenring_xdit.schedule.problem import Problem
 
 FP32 = 1e-5
@@ -77,13 +75,7 @@ REUSED = [call("token_ring", Problem.even(5, 20, 2, 4)), call("token_ring", Prob
 def test_a_sender_that_does_not_wait_for_its_slot_is_found_out() -> None:
     assert not found_out(REUSED, range(3))
 
-    def careless(*args: object) -> object:
-        return tuple(
-            {route: tuple(each._replace(after=0) for each in messages) for route, messages in of_rank.items()}
-            for of_rank in landings(*args)  # type: ignore[arg-type]
-        )
-
-    with mock.patch.object(slots, "landings", careless), mock.patch.object(slots, "prove_landings"):
+    with careless_senders():
         assert found_out(REUSED, range(20))
 
 
