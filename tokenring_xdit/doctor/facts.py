@@ -13,10 +13,10 @@ from itertools import permutations
 import torch
 from torch.cuda import nccl
 
-from tokenring_xdit.devices import processor_name
-from tokenring_xdit.doctor.commands import Whereabouts
-from tokenring_xdit.doctor.record import GpuFacts, MachineFacts, NodeFacts
+from tokenring_xdit.devices import gpu_count, processor_name
+from tokenring_xdit.doctor.machines import GpuFacts, MachineFacts, NodeFacts
 from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.lab.probe.commands import Description
 from tokenring_xdit.topology import network_to_mapping
 from tokenring_xdit.topology.smi import NVIDIA_SMI, load_nvidia_smi
 
@@ -30,7 +30,7 @@ _SECONDS = 30
 def look_around() -> MachineFacts:
     """What this machine has."""
     cuda = torch.cuda.is_available()
-    gpus = range(torch.cuda.device_count() if cuda else 0)
+    gpus = range(gpu_count())
     smi, smi_said = None, ""
     try:
         smi = network_to_mapping(load_nvidia_smi(NVIDIA_SMI))
@@ -54,7 +54,7 @@ def look_around() -> MachineFacts:
     )
 
 
-def nodes_of(ranks: Sequence[Whereabouts]) -> tuple[NodeFacts, ...]:
+def nodes_of(ranks: Sequence[Description]) -> tuple[NodeFacts, ...]:
     """The nodes that ranks are on.
 
     Args:
@@ -66,7 +66,7 @@ def nodes_of(ranks: Sequence[Whereabouts]) -> tuple[NodeFacts, ...]:
     return tuple(
         NodeFacts(
             node=node,
-            host=ranks[members[0]].host,
+            host=ranks[members[0]].place,
             ranks=tuple(members),
             device=", ".join(dict.fromkeys(ranks[rank].device for rank in members)),
             torch=ranks[members[0]].torch,

@@ -34,8 +34,7 @@ def commands(mailbox: Mailbox) -> Commands:
 def time_kernel(command: TimeKernel) -> KernelTiming:
     """Time a kernel and compare some rows with fp64; what it raises is said."""
     device, dtype = rank_device(), torch_dtype(command.dtype)
-    words = f"{command.tokens} tokens, {command.heads} heads of {command.head_dim}"
-    timing = KernelTiming(kernel=command.kernel, problem=words, dtype=command.dtype)
+    timing = KernelTiming(kernel=command.kernel, problem=command.problem, dtype=command.dtype)
     kernel = KERNELS[command.kernel]
     refusal = kernel.refusal(device, dtype, command.head_dim)
     if refusal is not None:

@@ -9,7 +9,9 @@ from typing import Any
 from tokenring_xdit.dtypes import torch_dtype
 from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, UnsupportedError
 from tokenring_xdit.hub import problem_in
+from tokenring_xdit.language_shapes import LanguageShape
 from tokenring_xdit.pipelines.model import EMBEDDED, RANDOM_FLUX, read_model_file
+from tokenring_xdit.pipelines.random_llama import RandomLlama, is_random_llama
 
 __all__ = [
     "SMOLLM2",
@@ -19,6 +21,7 @@ __all__ = [
     "load_tokenizer",
     "model_files",
     "refuse_model",
+    "text_shape",
 ]
 
 SMOLLM2 = "smollm2"
@@ -96,6 +99,24 @@ def refuse_model(name: str) -> None:
             f"'{name}' is a model of type {kind}, which was not compared with one process: use one of "
             f"{', '.join(sorted(FAMILIES))}, or transformers alone"
         )
+
+
+def text_shape(name: str) -> LanguageShape:
+    """How large a language model is; of one that is loaded its configuration is read, and nothing else.
+
+    Args:
+        name: As for :func:`model_files`, or ``random-llama:...``.
+
+    Raises:
+        ConfigurationError: There is no such model.
+        UnsupportedError: It is of a kind that was not compared with one process.
+    """
+    if is_random_llama(name):
+        return RandomLlama.parse(name).shape
+    from tokenring_xdit.hosts.transformers.shapes import configured_shape
+
+    path, options = model_files(name)
+    return configured_shape(path, **options)
 
 
 def _configuration(name: str) -> dict[str, Any]:
