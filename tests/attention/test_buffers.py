@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch import Tensor
 
 from tokenring_xdit.attention.buffers import Arena, Buffers
 from tokenring_xdit.schedule import build
@@ -26,9 +28,13 @@ def places(arena: Arena) -> list[list[tuple[int, int]]]:
 def test_slots_of_a_gpu_are_as_far_from_each_other_in_every_call(name: str, wide: int) -> None:
     """What is merged by one kernel depends on that, and no kernel may be made while a CUDA graph is captured."""
     problem = Problem((5, 3, 8, 2), (4, 4, 4, 4), 4, 4, 20)
-    buffers = Buffers()
+    buffers, empty = Buffers(), torch.empty
+
+    def of_a_processor(*shape: Any, device: torch.device, **options: Any) -> Tensor:
+        return empty(*shape, **options)
+
     for program in lower(replace(build(name, 4, heads=4).schedule, wide=wide), problem, in_order=True):
-        with FakeTensorMode():
+        with mock.patch.object(torch, "empty", of_a_processor):
             first, second = (buffers.arena(program, torch.bfloat16, torch.float32, GPU) for _ in range(2))
             one, other = places(first), places(second)
         assert len({memory for slot in one for memory, _ in slot}) == 1

@@ -148,16 +148,17 @@ class Buffers:
         """
         if program.fleeting:
             return Arena(program, dtype, partial_dtype, device)
-        if device.type == "cuda" and self.area is None:
+        area, memory = self.area, None
+        if area is not None or device.type == "cuda":
             memory = self._footprint(program, dtype, partial_dtype)
+        if area is None and memory is not None:
             with outlasting():
                 area = torch.empty(memory.size, dtype=torch.uint8, device=device)
             return Arena(program, dtype, partial_dtype, device, area, memory)
         key = id(program), dtype, partial_dtype, device
         arena = self._arenas.get(key)
         if arena is None or arena.program is not program:  # a program that is gone may have had this one's number
-            memory = None if self.area is None else self._footprint(program, dtype, partial_dtype)
-            arena = self._arenas[key] = Arena(program, dtype, partial_dtype, device, self.area, memory)
+            arena = self._arenas[key] = Arena(program, dtype, partial_dtype, device, area, memory)
             if len(self._arenas) > _KEPT:
                 self._arenas.popitem(last=False)
         self._arenas.move_to_end(key)

@@ -45,7 +45,7 @@ class Standpoint(NamedTuple):
         gpu: Name of its GPU; ``None`` for a processor.
         cut_off: Names of GPUs whose memory that does not reach, of those that it sees.
         overlapping: Whether it may be on one GPU with another rank.
-        index: Number of its GPU in its process, by which torch tells GPUs of a machine apart.
+        number: That of its GPU in its process, by which torch tells GPUs of a machine apart.
     """
 
     processes: str | None
@@ -54,7 +54,7 @@ class Standpoint(NamedTuple):
     gpu: str | None = None
     cut_off: Sequence[str] = ()
     overlapping: bool = False
-    index: int | None = None
+    number: int | None = None
 
     @classmethod
     def own(cls, processes: str | None, device: torch.device) -> Standpoint:
@@ -69,9 +69,9 @@ class Standpoint(NamedTuple):
         why_not = torch_memory.unsupported(device)
         if why_not is not None:
             return cls(processes, network_space(), why_not)
-        index, gpu, cut_off = torch_memory.reach(device)
+        number, gpu, cut_off = torch_memory.reach(device)
         overlapping = os.environ.get(OVERLAPPING_VARIABLE) == "1"
-        return cls(processes, network_space(), None, gpu, list(cut_off), overlapping, index)
+        return cls(processes, network_space(), None, gpu, list(cut_off), overlapping, number)
 
 
 def wanted() -> Wanted:
@@ -123,9 +123,9 @@ def _why_gpus_do_not_reach(standpoints: Sequence[Standpoint], names: Sequence[st
         overlapping = own.overlapping and other.overlapping
         if own.gpu is not None and own.gpu == other.gpu and not overlapping:
             return f"ranks {one} and {another} are on one GPU, which torch allows with {OVERLAPPING_VARIABLE}=1 only"
-        if own.index is not None and own.index == other.index and not overlapping:
+        if own.number is not None and own.number == other.number and not overlapping:
             return (
-                f"for ranks {one} and {another} their GPU is number {own.index}, which torch takes for one GPU: have "
+                f"for ranks {one} and {another} their GPU is number {own.number}, which torch takes for one GPU: have "
                 "CUDA_VISIBLE_DEVICES show all GPUs to all ranks"
             )
         if other.gpu in own.cut_off or own.gpu in other.cut_off:
