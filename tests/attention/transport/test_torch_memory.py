@@ -282,14 +282,14 @@ def test_devices_and_versions_that_cannot_are_told() -> None:
         mock.patch.object(torch_memory, "symmetric_memory_lacks", return_value=[]),
     ):
         assert unsupported(GPU) is None
+        with mock.patch.dict(os.environ, {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}):
+            assert unsupported(GPU) == "CUDA_DEVICE_MAX_CONNECTIONS=1 has streams wait for each other: leave it out"
         module.get_backend = lambda device: "NVSHMEM"  # type: ignore[attr-defined]
         assert unsupported(GPU) == "torch's symmetric memory is set to NVSHMEM, and CUDA is needed"
         with mock.patch.object(torch_memory, "symmetric_memory_lacks", return_value=["_SymmetricMemory.put_signal"]):
             assert unsupported(GPU) == (
                 f"torch {torch.__version__} has no torch.distributed._symmetric_memory._SymmetricMemory.put_signal"
             )
-        with mock.patch.dict(os.environ, {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}):
-            assert unsupported(GPU) == "CUDA_DEVICE_MAX_CONNECTIONS=1 has streams wait for each other: leave it out"
         with mock.patch.object(torch.version, "hip", "7.0"):
             assert unsupported(GPU) == "it is for processors and NVIDIA's GPUs, not for ROCm"
 
