@@ -97,7 +97,12 @@ class NcclTransport(ProcessGroupTransport):
         # Of one channel: what works in order has no receives of others posted early.
         group = self._of((recvs or sends)[0].channel)[0]
         group._start_coalescing(self._device)
-        works = super()._post(recvs, sends)
+        try:
+            works = super()._post(recvs, sends)
+        except BaseException:
+            with suppress(RuntimeError):  # else NCCL would hold back whatever this thread posts, on any communicator
+                group._end_coalescing(self._device)
+            raise
         return [group._end_coalescing(self._device)] * len(works)
 
     def _end(self, group: dist.ProcessGroup) -> None:
