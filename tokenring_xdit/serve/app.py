@@ -95,7 +95,7 @@ def application(
         more={EDITS: max(limits.upload, limits.body)},
         open_paths=OPEN | PAGE_PATHS if page else OPEN,
         host=host,
-        on_too_large=lambda method, path: _count_refused(intake, method, path),
+        on_refused=lambda method, path: _count_refused(intake, method, path),
     )
     _answer_errors(app, intake)
     app.openapi = lambda: _described(app)
