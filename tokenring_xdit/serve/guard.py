@@ -111,7 +111,9 @@ class Guard:
         async def counted() -> Message:
             nonlocal taken, waited, whole
             began = time.monotonic()
-            with move_on_after(inf if whole or answered else self._seconds + taken / _BYTES_A_SECOND - waited) as waiting:
+            with move_on_after(
+                inf if whole or answered else self._seconds + taken / _BYTES_A_SECOND - waited
+            ) as waiting:
                 message = await receive()
             if waiting.cancelled_caught:
                 raise _RefusedBody(_too_slow(taken, waited + time.monotonic() - began))
