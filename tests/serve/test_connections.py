@@ -45,6 +45,7 @@ class Answers:
         self.told = asyncio.Event()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer."""
         if scope["path"] == "/wait":
             await asyncio.wait_for(self.told.wait(), PATIENCE)
         content, more = b"", scope["path"] == "/length"

@@ -29,8 +29,8 @@ class BoundedConnection(H11Protocol):
     """A connection whose client has to send the head of its first request soon, and of a later one once it begins to.
 
     Where too many are open, the oldest one with nothing under way is closed, so that who sends nothing keeps nobody
-    out; where all of them have something, the new one is refused. Bodies are :class:`~tokenring_xdit.serve.guard.Guard`'s
-    business.
+    out; where all of them have something, the new one is refused. The time for a body is
+    :class:`~tokenring_xdit.serve.guard.Guard`'s business.
 
     Attributes:
         most: Connections that may be open.
@@ -45,7 +45,7 @@ class BoundedConnection(H11Protocol):
         self._opened = self.loop.time()
         self._late: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:
         """The client has come."""
         super().connection_made(transport)
         self._watch()
