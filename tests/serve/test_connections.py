@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 import threading
 import time
@@ -51,6 +52,7 @@ class Answers:
         content, more = b"", scope["path"] == "/length"
         while more:
             message = await receive()
+            assert message["type"] == "http.request"  # nobody hears who answers a client that has gone
             content += message.get("body", b"")
             more = message.get("more_body", False)
         said = b"a" * LARGE if scope["path"] == "/large" else str(len(content)).encode()
@@ -163,6 +165,13 @@ def test_half_a_body_is_refused_also_byte_by_byte(server: Server) -> None:
     dribbled(chunked)
     until(lambda: server.open == 0)
     assert server.refused == [("POST", "/length")] * 2
+
+
+def test_who_leaves_in_the_middle_of_a_body_is_no_failure(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    server.connect(BODY).close()
+    until(lambda: server.refused)
+    until(lambda: server.open == 0)
+    assert not [each for each in caplog.records if each.levelno >= logging.ERROR]
 
 
 def test_a_large_body_has_more_time(server: Server) -> None:

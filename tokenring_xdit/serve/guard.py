@@ -42,7 +42,7 @@ class Guard:
         more: The same of paths that take more.
         open_paths: Paths that need no key.
         host: Name of the server, by which it is asked where there is no key, beside its addresses.
-        on_refused: Called with method and path of a request whose body is too large, or too slow.
+        on_refused: Called with method and path of a request whose body is too large, too slow, or does not come.
         body_seconds: Seconds that are waited for a body, beside the time that its bytes take at a slow rate.
     """
 
@@ -89,7 +89,8 @@ class Guard:
             self._on_refused(scope["method"], scope["path"])
             if refused.large and b"expect" not in headers:  # who asks first has sent nothing
                 await _drop(receive)
-            await answered(refused.error, {"Connection": "close"})(scope, receive, send)
+            if refused.error is not None:
+                await answered(refused.error, {"Connection": "close"})(scope, receive, send)
 
     def _refuse_foreign(self, scope: Message, headers: dict[bytes, bytes]) -> None:
         if self._expected is None and scope["path"] not in OPEN:
@@ -117,6 +118,8 @@ class Guard:
                 message = await receive()
             if waiting.cancelled_caught:
                 raise _RefusedBody(_too_slow(taken, waited + time.monotonic() - began))
+            if message["type"] == "http.disconnect" and not (whole or answered):
+                raise _RefusedBody(None)
             waited += time.monotonic() - began
             whole = whole or not message.get("more_body", False)
             taken += len(message.get("body", b""))
@@ -159,14 +162,14 @@ def _too_slow(taken: int, seconds: float) -> RefusedError:
 
 
 class _RefusedBody(BaseException):
-    """A body is too large, or too slow: not an error that an application handles.
+    """A body is not read to its end: not an error that an application handles.
 
     Attributes:
-        error: Which, in words.
+        error: Why; ``None`` where the client has gone in the middle of it.
         large: Whether it is too large.
     """
 
-    def __init__(self, error: RefusedError, *, large: bool = False) -> None:
+    def __init__(self, error: RefusedError | None, *, large: bool = False) -> None:
         super().__init__(str(error))
         self.error, self.large = error, large
 
