@@ -22,5 +22,5 @@ def checked_key(said: str | None) -> str | None:
     if said is not None and not said.strip():
         raise ConfigurationError(f"the API key is empty: say one, or leave {KEY_VARIABLE} out")
     if said is not None and not said.strip().isprintable():
-        raise ConfigurationError("the API key has a line break or another character that is not printed: choose another")
+        raise ConfigurationError("the API key has a line break or another character that is not printed: take another")
     return None if said is None else said.strip()
