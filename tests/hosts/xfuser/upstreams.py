@@ -49,6 +49,17 @@ def refusals(names: dict[str, str]) -> dict[str, str]:
     return said
 
 
+def checkpoints(*asked: tuple[str, str | None]) -> list[tuple[str, str | None]]:
+    """What the command is going to load, and which revision of it, by name and task."""
+    from tokenring_xdit.hosts.xfuser import register
+    from tokenring_xdit.hosts.xfuser.runner import checkpoint_of
+
+    register()
+    from xfuser.model_executor.models.runner_models.base_model import MODEL_REGISTRY
+
+    return [checkpoint_of(MODEL_REGISTRY[name], name, task) for name, task in asked]
+
+
 def lingbot() -> str:
     """What upstream raises where it looks for LingBot's classes."""
     from tokenring_xdit.hosts.xfuser import register

@@ -29,7 +29,7 @@ from tokenring_xdit.hosts.xfuser.repairs.common import replace_method
 from tokenring_xdit.hosts.xfuser.supported import refuse_untested_model
 from tokenring_xdit.hub import download, problem_in
 
-__all__ = ["HOOKS"]
+__all__ = ["HOOKS", "checkpoint_of"]
 
 _REFUSAL_FILE = "TOKENRING_REFUSAL_FILE"
 """Environment variable: where a rank that refuses what was asked leaves its reason for the command to say."""
@@ -79,32 +79,37 @@ def _degree(args: list[str]) -> int:
         if known.model in MODEL_REGISTRY:
             kind = MODEL_REGISTRY[known.model]
             refuse_untested_model(kind, known.model, known.tokenring_degree)
-            _refuse_unreachable(kind, known.model, known.task)
+            _refuse_unreachable(*checkpoint_of(kind, known.model, known.task))
     return int(known.tokenring_degree)
 
 
-def _refuse_unreachable(runner: Any, model: str, task: str | None) -> None:
-    """Refuse a model that is not here and cannot be had, before ranks start and each of them says so.
+def checkpoint_of(runner: Any, model: str, task: str | None) -> tuple[str, str | None]:
+    """The folder or hub name of what a runner is going to load, and which revision of it.
 
     Args:
-        runner: xfuser's class for it.
+        runner: xfuser's class for the model.
         model: Its name there.
         task: What it is asked for; some runners load another checkpoint for each.
-
-    Raises:
-        ConfigurationError: There is none of this name.
-        ModelUnreachableError: It is not here, and the hub cannot be asked.
     """
     from xfuser import xFuserArgs
 
     unmade = object.__new__(runner)  # its constructor looks at all that was asked for
     unmade.settings = copy.deepcopy(runner.settings)
     unmade._customize_settings(xFuserArgs(model=model, task=task))
-    revision = runner.checkpoint_request_defaults.get("revision")
+    return str(unmade.settings.model_name), runner.checkpoint_request_defaults.get("revision")
+
+
+def _refuse_unreachable(name: str, revision: str | None) -> None:
+    """Refuse a checkpoint that is not here and cannot be had, before ranks start and each of them says so.
+
+    Raises:
+        ConfigurationError: There is none of this name.
+        ModelUnreachableError: It is not here, and the hub cannot be asked.
+    """
     problems: list[TokenRingError] = []
     for file in _INDICES:
         try:
-            download(unmade.settings.model_name, file, revision=revision)
+            download(name, file, revision=revision)
         except (ConfigurationError, ModelUnreachableError) as error:
             problems.append(error)
         else:
