@@ -54,7 +54,7 @@ def test_what_a_name_and_a_task_load_is_known_before_ranks_start(
     known = {
         ("Wan2.1-VACE-1.3B", None): ("Wan-AI/Wan2.1-VACE-1.3B-diffusers", None),
         ("HunyuanVideo", None): ("tencent/HunyuanVideo", "refs/pr/18"),
-        ("HunyuanVideo-1.5", "i2v"): ("hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-720p_i2v", None),
+        ("tencent/HunyuanVideo-1.5", "i2v"): ("hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-720p_i2v", None),
         ("Qwen-Image-2512", None): ("Qwen/Qwen-Image-2512", None),
     }
     every = [(name, None) for names in registry.values() for name in names]
