@@ -14,7 +14,7 @@ from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.hosts.transformers.shapes import configured_shape
 from tokenring_xdit.language_shapes import LANGUAGE_SHAPES, LanguageShape
 from tokenring_xdit.pipelines.random_llama import RandomLlama, is_random_llama
-from tokenring_xdit.pipelines.text_models import model_files
+from tokenring_xdit.pipelines.text_models import model_files, read_configuration
 from tokenring_xdit.planning.capacity import Need, ask_for, longest
 
 __all__ = ["fit_command"]
@@ -53,6 +53,8 @@ def _shape(name: str) -> LanguageShape:
     if is_random_llama(name):
         return RandomLlama.parse(name).shape
     path, options = model_files(name)
+    if not options:
+        read_configuration(path, *LANGUAGE_SHAPES)  # which says at once what a name lacks; transformers asks the hub
     return configured_shape(path, **options)
 
 
