@@ -45,10 +45,22 @@ def default_dtype() -> DtypeName:
 
 
 def rank_device() -> torch.device:
-    """This rank's device, which becomes the current one."""
+    """This rank's device, which becomes the current one.
+
+    Raises:
+        ConfigurationError: This process does not see the GPU that is to be its own.
+    """
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    number, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= gpus:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        seen = "" if visible is None else f", as CUDA_VISIBLE_DEVICES is '{visible}'"
+        raise ConfigurationError(
+            f"this rank is number {number} of its node (LOCAL_RANK) and sees {gpus} GPU{'s' * (gpus != 1)}{seen}: "
+            "start no more ranks on a node than it has GPUs, and have each of them see all GPUs of its node"
+        )
+    device = torch.device("cuda", number)
     torch.cuda.set_device(device)
     return device
 

@@ -26,7 +26,7 @@ def fit_command(args: argparse.Namespace) -> None:
         raise ConfigurationError(
             f"--spare of {bytes_in_words(spare)} leaves nothing of a --memory of {bytes_in_words(memory)}: spare less"
         )
-    shape = LANGUAGE_SHAPES.get(args.model) or text_shape(args.model)
+    shape = LANGUAGE_SHAPES.get(args.model) or text_shape(args.model, *LANGUAGE_SHAPES)
     call = {"ranks": args.ranks, "element_bytes": DTYPE_BYTES[args.dtype], "batch": args.batch}
     ways: dict[str, dict[str, Any]] = {"whole": {"chunk": None}, "chunks": {"chunk": chunk}}
     if args.ranks == 1:

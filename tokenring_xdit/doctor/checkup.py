@@ -35,6 +35,9 @@ TOPOLOGY_FILE = "topology.yaml"
 SWEEP_FOLDERS = {CheckupPart.STRATEGIES: "strategies", CheckupPart.STEP: "step"}
 """Of what sweeps measure, beside the other files."""
 
+_ALONE = frozenset({CheckupPart.KERNELS, *SWEEP_FOLDERS})
+"""Parts with processes of their own; in exclusive mode GPUs take no second one, and beside it times would be others."""
+
 _SURVEY = "machine"
 _LOOK_TIMEOUT = 120.0
 
@@ -82,8 +85,8 @@ def check_up(
         running = _Running(plan, world, folder, command, on_step, nodes)
         yield running.survey()
         for part in CheckupPart:
-            if part in SWEEP_FOLDERS:
-                world.end()  # sweeps have ranks of their own
+            if part in _ALONE:
+                world.end()
             yield running.part(part)
 
 

@@ -13,7 +13,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command."""
     parser = commands.add_parser(
         "score",
-        help="log-probability and perplexity of a long text that is sharded over several ranks",
+        help="print log-probability and perplexity of a long text that is sharded over several ranks",
         epilog="example: tokenring-xdit score smollm2 README.md --ranks 2",
     )
     add_model(parser)
