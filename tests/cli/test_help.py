@@ -67,6 +67,14 @@ def test_help_and_version_import_nothing_large() -> None:
     assert imported_by(runs) == []
 
 
+@pytest.mark.parametrize("words", [words for words, parser in PARSERS.items() if parser.add_help])
+def test_every_help_says_what_the_command_does_and_has_an_example(words: tuple[str, ...]) -> None:
+    parser = PARSERS[words]
+    assert parser.description
+    assert parser.epilog is not None and parser.epilog.startswith("example: ")
+    assert " ".join(("tokenring-xdit", *words)) in parser.epilog
+
+
 @pytest.mark.parametrize("words", [words for words, parser in PARSERS.items() if parser.get_default("action")])
 def test_every_command_names_a_function_that_there_is(words: tuple[str, ...]) -> None:
     module, _, function = PARSERS[words].get_default("action").partition(":")

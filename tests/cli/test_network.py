@@ -38,14 +38,6 @@ def test_a_network_that_does_not_exist_is_refused_before_asking_for_root(capsys:
     assert "Did you mean 'mesh'?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [["network", "check"], ["network", "clean"]])
-def test_every_help_has_an_example(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        main([*command, "--help"])
-    assert exit_.value.code == 0
-    assert f"example: tokenring-xdit {' '.join(command)}" in capsys.readouterr().out
-
-
 @pytest.mark.netns
 @needs_root
 def test_check_prints_what_each_link_carried() -> None:

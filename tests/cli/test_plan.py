@@ -114,14 +114,6 @@ def test_what_cannot_be_planned_is_refused(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["plan", "simulate"])
-def test_every_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        main([command, "--help"])
-    assert exit_.value.code == 0
-    assert f"example: tokenring-xdit {command}" in " ".join(capsys.readouterr().out.split())
-
-
 LLAMA = ["--model", "llama-3.1-8b", "--topology", "hgx-h100", "--ranks", "8"]
 
 

@@ -85,13 +85,3 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
 def test_refusals(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
     assert main(["schedule", "show", *arguments]) == 2
     assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "command", [["run"], ["compare"], ["schedule", "show"], ["schedule", "draw"], ["schedule", "list"], []]
-)
-def test_every_help_has_an_example(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        main([*command, "--help"])
-    assert exit_.value.code == 0
-    assert "example: tokenring-xdit" in capsys.readouterr().out

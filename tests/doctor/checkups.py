@@ -5,7 +5,8 @@ from __future__ import annotations
 from itertools import permutations
 from typing import Any
 
-from tokenring_xdit.doctor.record import Checkup, ExactnessResult, GpuFacts, MachineFacts
+from tokenring_xdit.doctor.machines import GpuFacts, MachineFacts
+from tokenring_xdit.doctor.record import Checkup, ExactnessResult
 
 H100 = GpuFacts(name="NVIDIA H100 80GB HBM3", memory_bytes=80 << 30, capability=(9, 0))
 

@@ -14,8 +14,9 @@ from tests.support.reference import softmax_attention
 from tokenring_xdit.doctor.commands import CheckCall
 from tokenring_xdit.doctor.exactness import graded
 from tokenring_xdit.doctor.findings import findings, remarks_on_machine
+from tokenring_xdit.doctor.machines import GpuFacts
 from tokenring_xdit.doctor.page import page
-from tokenring_xdit.doctor.record import Checkup, GpuFacts, Grade, MessageTiming, PartOutcome, PartState
+from tokenring_xdit.doctor.record import Checkup, Grade, MessageTiming, PartOutcome, PartState
 from tokenring_xdit.doctor.reference import difference, made, softmax64
 from tokenring_xdit.schedule import ALGORITHMS
 from tokenring_xdit.topology.smi import NO_PROGRAM

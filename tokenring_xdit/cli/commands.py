@@ -92,7 +92,19 @@ def whole_parser() -> argparse.ArgumentParser:
     for name in COMMANDS:
         importlib.import_module(f"tokenring_xdit.cli.arguments.{name}").add_parser(commands)
     completion.add_parser(commands, parser)
+    _describe(commands)
     return parser
+
+
+def _describe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Have each ``--help`` begin with what the list of commands says, where a command says no more of itself."""
+    for listed in commands._choices_actions:
+        parser = commands.choices[listed.dest]
+        if parser.description is None and listed.help is not None:
+            parser.description = f"{listed.help[0].upper()}{listed.help[1:]}."
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                _describe(action)
 
 
 def _action(name: str) -> Callable[[argparse.Namespace], None]:

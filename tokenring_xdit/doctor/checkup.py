@@ -16,8 +16,9 @@ from tokenring_xdit.doctor.commands import LookAround
 from tokenring_xdit.doctor.exactness import check_schedules
 from tokenring_xdit.doctor.findings import findings
 from tokenring_xdit.doctor.links import measure_links
+from tokenring_xdit.doctor.machines import NodeFacts
 from tokenring_xdit.doctor.pools import SOLO, WORLD, Ranks, TorchrunRanks
-from tokenring_xdit.doctor.record import Checkup, NodeFacts, PartOutcome, PartState
+from tokenring_xdit.doctor.record import Checkup, PartOutcome, PartState
 from tokenring_xdit.doctor.timing import attention_sweep, step_sweep, sweep, time_calls, time_kernels
 from tokenring_xdit.errors import TokenRingError
 from tokenring_xdit.outputs import write_whole

@@ -15,9 +15,9 @@ from torch.cuda import nccl
 from torch.distributed import is_nccl_available
 
 from tokenring_xdit.devices import processor_name
-from tokenring_xdit.doctor.commands import Whereabouts
-from tokenring_xdit.doctor.record import GpuFacts, MachineFacts, NodeFacts
+from tokenring_xdit.doctor.machines import GpuFacts, MachineFacts, NodeFacts
 from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.lab.probe.commands import Description
 from tokenring_xdit.messages import one_line
 from tokenring_xdit.topology import network_to_mapping
 from tokenring_xdit.topology.smi import NVIDIA_SMI, load_nvidia_smi, run_nvidia_smi
@@ -72,7 +72,7 @@ def _gpus() -> tuple[tuple[GpuFacts, ...], tuple[tuple[int, int], ...], str]:
     return found, peers, ""
 
 
-def nodes_of(ranks: Sequence[Whereabouts]) -> tuple[NodeFacts, ...]:
+def nodes_of(ranks: Sequence[Description]) -> tuple[NodeFacts, ...]:
     """The nodes that ranks are on.
 
     Args:
@@ -84,7 +84,7 @@ def nodes_of(ranks: Sequence[Whereabouts]) -> tuple[NodeFacts, ...]:
     return tuple(
         NodeFacts(
             node=node,
-            host=ranks[members[0]].host,
+            host=ranks[members[0]].place,
             ranks=tuple(members),
             device=", ".join(dict.fromkeys(ranks[rank].device for rank in members)),
             torch=ranks[members[0]].torch,

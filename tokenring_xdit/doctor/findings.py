@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from tokenring_xdit.bench.plan import Level
 from tokenring_xdit.bench.records import Record, Status
 from tokenring_xdit.doctor.cases import ERROR_LIMITS
-from tokenring_xdit.doctor.record import Checkup, ExactnessResult, Finding, Grade, MachineFacts, NodeFacts, PartState
+from tokenring_xdit.doctor.machines import MachineFacts, NodeFacts
+from tokenring_xdit.doctor.record import Checkup, ExactnessResult, Finding, Grade, PartState
 from tokenring_xdit.schedule import ALGORITHMS
 from tokenring_xdit.topology.smi import NO_PROGRAM
 

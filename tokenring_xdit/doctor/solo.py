@@ -38,8 +38,7 @@ def time_kernel(command: TimeKernel) -> KernelTiming:
         torch.AcceleratorError: What ends all use of a GPU by this process: the next kernel needs another one.
     """
     device, dtype = rank_device(), torch_dtype(command.dtype)
-    words = f"{command.tokens} tokens, {command.heads} heads of {command.head_dim}"
-    timing = KernelTiming(kernel=command.kernel, problem=words, dtype=command.dtype)
+    timing = KernelTiming(kernel=command.kernel, problem=command.problem, dtype=command.dtype)
     kernel = KERNELS[command.kernel]
     refusal = kernel.refusal(device, dtype, command.head_dim)
     if refusal is not None:

@@ -62,7 +62,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
     runs = subcommands.add_parser(
         "compare-runs",
-        help="two checkups (tokenring-xdit doctor) of two machines, or of one, side by side",
+        help="compare two checkups (tokenring-xdit doctor), of two machines or of one",
         epilog="example: tokenring-xdit bench compare-runs doctor-here/doctor.json doctor-there/doctor.json",
     )
     runs.add_argument("first", type=Path, help="doctor.json of one checkup")
@@ -72,7 +72,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
     report = subcommands.add_parser(
         "report",
-        help="the report of a sweep, over or not: one HTML file, and its plots as PNG and SVG files",
+        help="write the report of a sweep, also of an unfinished one, and its plots",
         epilog="example: tokenring-xdit bench report outputs/bench/today --plots paper/figures",
     )
     report.add_argument("results", type=Path, metavar="FOLDER", help="folder of a sweep, or its results.jsonl")
@@ -93,7 +93,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
     predict = subcommands.add_parser(
         "predict",
-        help="predicted beside measured times of a sweep on emulated networks",
+        help="print predicted beside measured times of a sweep on emulated networks",
         epilog="example: tokenring-xdit bench predict outputs/bench/mesh-4",
     )
     predict.add_argument("results", type=Path, metavar="FOLDER", help="folder of a sweep, or its results.jsonl")

@@ -20,11 +20,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "compare",
         help="generate the same picture (or text) with every strategy, side by side",
-        description="Generate the same picture on one rank, with Ulysses, with xfuser's Ring and with TokenRing by "
-        "turns, and lay the results side by side. Of a language model: one process against ranks that share the "
-        "tokens, in each way there is. 'bench' measures any strategies, sizes and numbers of ranks.",
+        description="Generate the same picture on one rank, with Ulysses, with xfuser's Ring and with TokenRing, in "
+        "turns, and show the results side by side. With a language model: the answer of one process and of ranks that "
+        "share the tokens, by each strategy. 'bench' measures any strategies, sizes and numbers of ranks.",
         epilog='example: tokenring-xdit compare "a red circle left of a blue square" --ranks 4 --output sheet.png, or '
-        '"What is this about?" --model smollm2 --context README.md --ranks 2',
+        'tokenring-xdit compare "What is this about?" --model smollm2 --context README.md --ranks 2',
     )
     parser.add_argument("prompt", help="the prompt: a picture, or a question")
     parser.add_argument(

@@ -10,7 +10,11 @@ __all__ = ["add_parser"]
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command and its subcommands."""
-    parser = commands.add_parser("config", help="check or show a YAML config, or print all its keys")
+    parser = commands.add_parser(
+        "config",
+        help="check, show or copy a YAML config, or print all its keys",
+        epilog="example: tokenring-xdit config copy flux-tokenring-8gpu",
+    )
     subcommands = parser.add_subparsers(required=True, metavar="SUBCOMMAND")
 
     check = subcommands.add_parser(
@@ -18,7 +22,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="find all mistakes of configs, without running them",
         description="Find all mistakes of configs. Models are looked at as well, as far as they are on this machine or "
         "the hub can be reached: degrees and sizes have to fit them.",
-        epilog="example: tokenring-xdit config check configs/*.yaml, or configs/flux-tokenring-8gpu.yaml steps=4",
+        epilog="example: tokenring-xdit config check configs/flux-tokenring-8gpu.yaml steps=4",
     )
     check.add_argument(
         "configs", nargs="+", metavar="config or key=value", help="YAML files, and values that replace those of each"

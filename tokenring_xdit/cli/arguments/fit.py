@@ -16,8 +16,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command."""
     parser = commands.add_parser(
         "fit",
-        help="how many tokens of a language model fit into the memory of ranks, before anything is loaded",
-        epilog="example: tokenring-xdit fit llama-3.1-8b --ranks 8 --memory 80GB, or smollm2 --ranks 4 --memory 24GiB",
+        help="print how many tokens of a language model fit into the memory of ranks, before anything is loaded",
+        epilog="example: tokenring-xdit fit llama-3.1-8b --ranks 8 --memory 80GB",
     )
     parser.add_argument(
         "model", help=f"{MODEL_HELP}, of which only the configuration is read; or one of {', '.join(LANGUAGE_SHAPES)}"

@@ -9,7 +9,11 @@ __all__ = ["add_parser"]
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command and its subcommands."""
-    parser = commands.add_parser("network", help="check an emulated network, or remove one")
+    parser = commands.add_parser(
+        "network",
+        help="check an emulated network, or remove one",
+        epilog="example: tokenring-xdit network check mesh:4:100mbit",
+    )
     subcommands = parser.add_subparsers(required=True, metavar="SUBCOMMAND")
 
     check = subcommands.add_parser(

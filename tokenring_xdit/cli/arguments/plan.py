@@ -20,8 +20,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     planning = commands.add_parser(
         "plan",
         help="predict the time of every way to divide the ranks; print the flags of the best",
-        epilog="example: tokenring-xdit plan --model flux --size 2048 --topology hgx-h100 --tflops 400, or "
-        "--model llama-3.1-8b --tokens 1m --cached 900k --topology hgx-h100",
+        epilog="example: tokenring-xdit plan --model flux --size 2048 --topology hgx-h100 --tflops 604, or "
+        "tokenring-xdit plan --model llama-3.1-8b --tokens 1m --cached 900k --topology hgx-h100",
     )
     machine.add_arguments(planning)
     planning.add_argument(

@@ -55,7 +55,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Run what a YAML config or flags say. Starts as many ranks as the degrees need; "
         "under torchrun it is one of the ranks. --KEY VALUE is the same as KEY=VALUE; 'config schema' lists all keys.",
         epilog='example: tokenring-xdit run --prompt "a red circle left of a blue square" --tokenring-degree 4, or '
-        "configs/embedded.yaml steps=4 seed=3",
+        "tokenring-xdit run configs/embedded.yaml steps=4 seed=3",
     )
     parser.add_argument(
         "said", nargs="*", metavar="config or key=value", help="a YAML file, and values that replace those of it"

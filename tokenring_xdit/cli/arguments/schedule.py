@@ -14,20 +14,23 @@ _IN_PIECES = f"{DEFAULT_SCHEDULE}:chunks=4"
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command and its subcommands."""
-    parser = commands.add_parser("schedule", help="list schedules, print who sends what to whom, and when, or draw it")
+    parser = commands.add_parser(
+        "schedule",
+        help="list schedules, print who sends what to whom, and when, or draw it",
+        epilog=f"example: tokenring-xdit schedule show {DEFAULT_SCHEDULE} --ranks 4",
+    )
     subcommands = parser.add_subparsers(required=True, metavar="SUBCOMMAND")
 
     listing = subcommands.add_parser(
-        "list", help="names of all schedules", epilog="example: tokenring-xdit schedule list"
+        "list", help="print the names of all schedules", epilog="example: tokenring-xdit schedule list"
     )
     listing.add_argument("--json", action="store_true", help="print JSON")
     listing.set_defaults(action="schedule:list_command")
 
     show = subcommands.add_parser(
         "show",
-        help="one schedule, step by step",
-        epilog=f"example: tokenring-xdit schedule show {DEFAULT_SCHEDULE} --ranks 4, or "
-        f"tokenring-xdit schedule show {_IN_PIECES} --ranks 4",
+        help="print one schedule, step by step",
+        epilog=f"example: tokenring-xdit schedule show {_IN_PIECES} --ranks 4",
     )
     _add_which(show)
     show.add_argument("--json", action="store_true", help="print the plan as JSON")
@@ -35,7 +38,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
     drawing = subcommands.add_parser(
         "draw",
-        help="one schedule as a picture, up to 16 ranks",
+        help="draw one schedule, up to 16 ranks",
         epilog=f"example: tokenring-xdit schedule draw {DEFAULT_SCHEDULE} --ranks 4 --output {DEFAULT_SCHEDULE}.svg",
     )
     _add_which(drawing)

@@ -13,7 +13,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command."""
     parser = commands.add_parser(
         "serve",
-        help="an HTTP service by OpenAI's protocol, on the ranks of this machine (extra: serve)",
+        help="serve a model over HTTP, by OpenAI's API, on the ranks of this machine (extra: serve)",
         description="Load a model once and serve it over HTTP: pictures, videos or chats. /docs lists the requests.",
         epilog="example: tokenring-xdit serve embedded tokenring_degree=2 --port 8000",
     )
@@ -25,7 +25,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="a YAML file as for 'run', or the folder or hub name of a model (default: %(default)s)",
     )
     parser.add_argument("values", nargs="*", metavar="key=value", help="values that replace those of the config")
-    where = parser.add_argument_group("where")
+    where = parser.add_argument_group("address and ranks")
     where.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     where.add_argument("--port", type=int, default=8000, help="port; 0 is any that is free (default: %(default)s)")
     where.add_argument(

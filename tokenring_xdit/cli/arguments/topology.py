@@ -9,18 +9,22 @@ __all__ = ["add_parser"]
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command and its subcommands."""
-    parser = commands.add_parser("topology", help="list and show machines and networks to plan for")
+    parser = commands.add_parser(
+        "topology",
+        help="list and show machines and networks to plan for",
+        epilog="example: tokenring-xdit topology show hgx-h100",
+    )
     subcommands = parser.add_subparsers(required=True, metavar="SUBCOMMAND")
 
     listing = subcommands.add_parser(
-        "list", help="names of all presets and fabrics", epilog="example: tokenring-xdit topology list"
+        "list", help="print the names of all machines and fabrics", epilog="example: tokenring-xdit topology list"
     )
     listing.add_argument("--json", action="store_true", help="print JSON")
     listing.set_defaults(action="topology:list_command")
 
     show = subcommands.add_parser(
         "show",
-        help="links, rates and their sources",
+        help="print links, rates and their sources",
         epilog="example: tokenring-xdit topology show dgx-1, or "
         "tokenring-xdit topology show 'hgx-h100*4@ib-ndr' --yaml > topology.yaml",
     )
