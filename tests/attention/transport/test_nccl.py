@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 import torch.distributed as dist
 
+from tokenring_xdit.attention import rounds
 from tokenring_xdit.attention.transport.base import Parcel
 from tokenring_xdit.attention.transport.nccl import CTAS_VARIABLE, NcclTransport, agreed_ctas, ctas_beside_attention
 from tokenring_xdit.attention.waits import Broken
@@ -126,3 +130,21 @@ def test_ranks_have_to_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     assert agreed_ctas([0, 0], ["0", "1"]) is None
     with pytest.raises(AgreementError, match="TOKENRING_NCCL_CTAS is 8 on rank 4, 2 on rank 5: set it to the same"):
         agreed_ctas([8, 2], ["4", "5"])
+
+
+@pytest.mark.parametrize(
+    ("config", "options"), [("cuda:nccl", 4), ("cpu:gloo,cuda:nccl", 4), ("cpu:gloo,cuda:gloo", None)]
+)
+def test_a_channel_has_options_of_nccl_wherever_it_carries_it(
+    config: str, options: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in a world for which torch chose the backends: what that is called says nothing of them."""
+    made: dict[str, Any] = {}
+    monkeypatch.setattr(dist, "get_backend", lambda group: "undefined")
+    monkeypatch.setattr(dist, "get_backend_config", lambda group: config)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(rounds, "nccl_options", lambda ctas, timeout: ctas)
+    monkeypatch.setattr(rounds, "make_group", lambda ranks, **given: made.update(given))
+    member: Any = SimpleNamespace(process_group=None, peers=[0, 1], world_size=2, _own_timeout=None)
+    rounds.Rounds.new_group(member, "q", ctas=4)
+    assert made.get("pg_options") == options
