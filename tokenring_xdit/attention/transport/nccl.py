@@ -9,6 +9,7 @@ from contextlib import suppress
 import torch
 import torch.distributed as dist
 
+from tokenring_xdit.attention.buffers import Handle
 from tokenring_xdit.attention.transport.base import Parcel
 from tokenring_xdit.attention.transport.process_groups import ProcessGroupTransport, Ways, is_alone
 from tokenring_xdit.errors import AgreementError, ConfigurationError
@@ -92,7 +93,7 @@ class NcclTransport(ProcessGroupTransport):
         """None: they are aborted."""
         return []
 
-    def _post(self, recvs: Sequence[Parcel], sends: Sequence[Parcel]) -> list[dist.Work]:
+    def _post(self, recvs: Sequence[Parcel], sends: Sequence[Parcel]) -> list[Handle]:
         # Of one channel: what works in order has no receives of others posted early.
         group = self._of((recvs or sends)[0].channel)[0]
         group._start_coalescing(self._device)
