@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
+import json
 import re
 import socket
 import threading
@@ -133,6 +135,14 @@ def test_what_stands_behind_a_question_mark_is_taken_or_refused(client: Client) 
     assert client.ask("GET", "/v1/requests?limit=3").status == 200
     assert client.ask("GET", "/v1/requests?limit=3&limit=4").error["message"] == "limit: is said twice"
     assert client.ask("GET", "/ready?probe=1").status == 200
+
+
+def test_a_body_is_not_compressed(client: Client) -> None:
+    body = gzip.compress(json.dumps({"prompt": "a red circle", **DRAWING}).encode())
+    answer = client.ask("POST", GENERATIONS, body, {"Content-Encoding": "gzip"})
+    assert (answer.status, answer.error["code"]) == (415, "compressed_body")
+    said = {"prompt": "a red circle", **DRAWING}
+    assert client.ask("POST", GENERATIONS, said, {"Content-Encoding": "identity"}).status == 200
 
 
 def test_who_sends_far_too_much_in_pieces_hears_why(client: Client) -> None:

@@ -26,7 +26,7 @@ SECONDS = 0.5
 
 MOST = 4
 
-LARGE = 2**26
+PIECE, PIECES = 2**20, 64
 
 HEAD = b"POST /length HTTP/1.1\r\nHost: localhost\r\n"
 BODY = HEAD + b"Content-Length: 100\r\n\r\n" + b"a" * 50
@@ -37,6 +37,7 @@ class Quick(BoundedConnection):
 
     most = MOST
     head_seconds = SECONDS
+    last_seconds = SECONDS
 
 
 class Answers:
@@ -55,10 +56,11 @@ class Answers:
             assert message["type"] == "http.request"  # nobody hears who answers a client that has gone
             content += message.get("body", b"")
             more = message.get("more_body", False)
-        said = b"a" * LARGE if scope["path"] == "/large" else str(len(content)).encode()
-        length = (b"content-length", str(len(said)).encode())
+        said = [b"a" * PIECE] * PIECES if scope["path"] == "/large" else [str(len(content)).encode()]
+        length = (b"content-length", str(sum(map(len, said))).encode())
         await send({"type": "http.response.start", "status": 200, "headers": [length]})
-        await send({"type": "http.response.body", "body": said})
+        for number, piece in enumerate(said, 1):
+            await send({"type": "http.response.body", "body": piece, "more_body": number < len(said)})
 
 
 class Server:
@@ -95,15 +97,15 @@ def server() -> Iterator[Server]:
 
 
 @contextmanager
-def running() -> Iterator[Server]:
+def running(body_seconds: float = SECONDS) -> Iterator[Server]:
     found: list[Server] = []
     started = threading.Event()
 
     async def run(listening: socket.socket) -> None:
         answers = Answers()
         refused: list[tuple[str, str]] = []
-        app = Guard(answers, None, 2**21, on_refused=lambda *said: refused.append(said), body_seconds=SECONDS)
-        config = uvicorn.Config(app, http=Quick, ws="none", lifespan="off", timeout_graceful_shutdown=1)
+        app = Guard(answers, None, 2**21, on_refused=lambda *said: refused.append(said), body_seconds=body_seconds)
+        config = uvicorn.Config(app, http=Quick, ws="none", lifespan="off", timeout_graceful_shutdown=60)
         each = uvicorn.Server(config)
         found.append(Server(listening.getsockname()[1], each, answers, asyncio.get_running_loop()))
         found[0].refused = refused
@@ -226,3 +228,13 @@ def test_who_reads_nothing_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> Non
     with running() as server, server.connect(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n", 4096):
         until(lambda: server.open == 1)
         until(lambda: server.open == 0)
+
+
+@pytest.mark.parametrize("said", [BODY, b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n"], ids=["body", "answer"])
+def test_who_is_slow_when_the_server_ends_is_no_failure(said: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    with running(PATIENCE) as server:
+        client = server.connect(said, 4096)
+        until(lambda: server.open == 1)
+        time.sleep(SECONDS)  # until the server waits for the rest, or for somebody who reads
+    client.close()
+    assert not [each for each in caplog.records if each.levelno >= logging.ERROR]

@@ -35,10 +35,13 @@ class BoundedConnection(H11Protocol):
     Attributes:
         most: Connections that may be open.
         head_seconds: Seconds for the head of a request.
+        last_seconds: Seconds for a client to read its answer once the server ends; what is still under way later,
+            uvicorn breaks off with a traceback.
     """
 
     most = 500
     head_seconds = 10.0
+    last_seconds = 2.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -62,6 +65,13 @@ class BoundedConnection(H11Protocol):
         super().connection_lost(exc)
         if self._late is not None:
             self._late.cancel()
+
+    def shutdown(self) -> None:
+        """The server ends."""
+        super().shutdown()
+        if not self._asked_nothing and self.cycle.more_body:  # of which nothing will be made
+            self.transport.close()
+        self.loop.call_later(self.last_seconds, self.transport.abort)
 
     @property
     def _asked_nothing(self) -> bool:

@@ -26,6 +26,8 @@ _DROPPED, _SECONDS_TO_DROP = 2**24, 2.0
 _BODY_SECONDS, _BYTES_A_SECOND = 20.0, 2**16
 """Seconds that are waited for a body, and bytes for each of which, at this rate, there is more time."""
 
+_PLAIN = b"identity"
+
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -42,7 +44,8 @@ class Guard:
         more: The same of paths that take more.
         open_paths: Paths that need no key.
         host: Name of the server, by which it is asked where there is no key, beside its addresses.
-        on_refused: Called with method and path of a request whose body is too large, too slow, or does not come.
+        on_refused: Called with method and path of a request whose body is too large, too slow, compressed, or does
+            not come.
         body_seconds: Seconds that are waited for a body, beside the time that its bytes take at a slow rate.
     """
 
@@ -103,6 +106,8 @@ class Guard:
         return scheme.lower() == b"bearer" and hmac.compare_digest(_digest(key.strip()), self._expected)
 
     async def _within_limits(self, scope: Message, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
+        if headers.get(b"content-encoding", _PLAIN).strip().lower() != _PLAIN:
+            raise _RefusedBody(_compressed())
         said, most = headers.get(b"content-length", b"0"), self._most_of(scope)
         if said.isdigit() and int(said) > most:
             raise _RefusedBody(_too_large(most), large=True)
@@ -154,6 +159,14 @@ def _too_large(most: int) -> RefusedError:
         f"the body has more than {most} bytes, which is as many as this server reads",
         status=413,
         code="body_too_large",
+    )
+
+
+def _compressed() -> RefusedError:
+    return RefusedError(
+        "the body is compressed, as its Content-Encoding says, and this server reads plain ones only: send it as it is",
+        status=415,
+        code="compressed_body",
     )
 
 
