@@ -10,7 +10,7 @@ status=0
 case " $* " in
 *" --help "* | *" -h "*) exit "$status" ;;
 esac
-if [ "$status" -eq 2 ] || ! nvidia-smi -L >/dev/null 2>&1; then
+if [ "$status" -eq 2 ] || ! timeout 60 nvidia-smi -L >/dev/null 2>&1; then
     exit "$status"
 fi
 if ! "$python" -c "import pytest, hypothesis" >/dev/null 2>&1; then

@@ -203,14 +203,18 @@ class Alone:
         """Nothing is sent."""
         return [self] * (len(recvs) + len(sends))
 
-    def all_gather(self, channel: str, outputs: Sequence[Tensor], own: Tensor) -> None:
+    def all_gather(self, channel: str, coming: Tensor, own: Tensor) -> None:
         """Nothing is sent."""
 
-    def all_to_all(self, channel: str, outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
+    def all_to_all(self, channel: str, coming: Tensor, going: Tensor, rows: Sequence[int], sent: Sequence[int]) -> None:
         """Nothing is sent."""
 
     def wait_for(self, works: Sequence[Handle], size: int) -> None:
         """Nothing comes."""
+
+    def gave_up(self, error: BaseException) -> bool:
+        """Nothing is waited for."""
+        return False
 
     def wait(self) -> None:
         """Nothing comes."""

@@ -7,13 +7,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, nearest
+from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, TokenRingError, nearest
 from tokenring_xdit.messages import listed, named, names_of, one_line, shown
 from tokenring_xdit.yaml_files import MOST_LEVELS, parse_yaml, read_yaml
 
-__all__ = ["Config", "read_config"]
+__all__ = ["Config", "parsed_by", "read_config"]
 
 
 class Config(BaseModel):
@@ -42,6 +42,22 @@ class Config(BaseModel):
             values: The keys whose own values are sound, with defaults; the others are left out.
         """
         return []
+
+
+def parsed_by(parse: Callable[[Any], Any]) -> BeforeValidator:
+    """Have the value of a key read as it is read everywhere else; what is refused there is a mistake of the key.
+
+    Args:
+        parse: Reads it, and raises errors of this package.
+    """
+
+    def parsed(value: Any) -> Any:
+        try:
+            return parse(value)
+        except TokenRingError as error:
+            raise ValueError(str(error)) from error
+
+    return BeforeValidator(parsed)
 
 
 _Config = TypeVar("_Config", bound=Config)

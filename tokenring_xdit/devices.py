@@ -12,10 +12,15 @@ import torch
 from tokenring_xdit.dtypes import DtypeName
 from tokenring_xdit.errors import ConfigurationError
 
-__all__ = ["default_dtype", "device_name", "processor_name", "rank_device", "refuse_missing_gpus"]
+__all__ = ["default_dtype", "device_name", "gpu_count", "processor_name", "rank_device", "refuse_missing_gpus"]
 
 _RANKS_A_CORE = 16
 """More are a slip of the finger: every rank is a process that loads the model."""
+
+
+def gpu_count() -> int:
+    """How many GPUs torch sees on this machine."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def refuse_missing_gpus(ranks: int) -> None:
@@ -24,7 +29,7 @@ def refuse_missing_gpus(ranks: int) -> None:
     Raises:
         ConfigurationError: There are too few.
     """
-    gpus, cores = torch.cuda.device_count() if torch.cuda.is_available() else 0, os.cpu_count() or 1
+    gpus, cores = gpu_count(), os.cpu_count() or 1
     if gpus and ranks > gpus:
         raise ConfigurationError(f"{ranks} ranks were asked for and this machine has {gpus} GPUs")
     if not gpus and ranks > _RANKS_A_CORE * cores:
@@ -40,10 +45,22 @@ def default_dtype() -> DtypeName:
 
 
 def rank_device() -> torch.device:
-    """This rank's device, which becomes the current one."""
+    """This rank's device, which becomes the current one.
+
+    Raises:
+        ConfigurationError: This process does not see the GPU that is to be its own.
+    """
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    number, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= gpus:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        seen = "" if visible is None else f", as CUDA_VISIBLE_DEVICES is '{visible}'"
+        raise ConfigurationError(
+            f"this rank is number {number} of its node (LOCAL_RANK) and sees {gpus} GPU{'s' * (gpus != 1)}{seen}: "
+            "start no more ranks on a node than it has GPUs, and have each of them see all GPUs of its node"
+        )
+    device = torch.device("cuda", number)
     torch.cuda.set_device(device)
     return device
 

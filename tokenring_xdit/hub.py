@@ -20,13 +20,14 @@ _asked_again_at = 0.0
 _INSTEAD = "download it where that can be done, or set HF_HOME to the folder it was downloaded to"
 
 
-def download(model: str, file: str, kind: str = "diffusers pipeline") -> Path:
+def download(model: str, file: str, kind: str = "diffusers pipeline", revision: str | None = None) -> Path:
     """A file of a model, from the cache or the hub.
 
     Args:
         model: Hub name.
         file: Path inside it.
         kind: What is wanted, for messages.
+        revision: Branch, tag or commit; by default the main branch.
 
     Raises:
         ConfigurationError: There is no such model, or no such file in it.
@@ -35,7 +36,9 @@ def download(model: str, file: str, kind: str = "diffusers pipeline") -> Path:
     global _asked_again_at
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the message below says it once
     try:
-        return Path(hf_hub_download(model, file, local_files_only=time.monotonic() < _asked_again_at))
+        return Path(
+            hf_hub_download(model, file, revision=revision, local_files_only=time.monotonic() < _asked_again_at)
+        )
     except errors.HFValidationError as error:
         raise ConfigurationError(
             f"there is no model folder '{model}', and no model of the hub can be called so"

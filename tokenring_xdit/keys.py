@@ -17,8 +17,10 @@ def checked_key(said: str | None) -> str | None:
         said: In the variable or on the command line; ``None`` where nothing is.
 
     Raises:
-        ConfigurationError: It is empty, so that anybody could say it.
+        ConfigurationError: It is empty, so that anybody could say it, or nobody can, as no header carries it.
     """
     if said is not None and not said.strip():
         raise ConfigurationError(f"the API key is empty: say one, or leave {KEY_VARIABLE} out")
+    if said is not None and not said.strip().isprintable():
+        raise ConfigurationError("the API key has a line break or another character that is not printed: take another")
     return None if said is None else said.strip()

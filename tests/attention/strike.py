@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 
 from tests.attention.trouble import Rank, attend, cheap, run
-from tokenring_xdit.attention import exchange, fail_group, guarded, token_ring_attention
+from tokenring_xdit.attention import exchange, guarded, token_ring_attention
 
-KINDS = ("kill", "stop", "raise", "tell")
+KINDS = ("kill", "stop", "raise")
 SCHEDULES = ("token_ring", "direct", "ring", "bidirectional", "heads", "token_ring:chunks=2", "auto")
 
 
@@ -34,8 +34,6 @@ def calls(own: Rank, victim: int, kind: str, moment: float, seed: int) -> None:
             if kind == "raise":
                 raised.append(True)
             own.fault("tell" if kind == "raise" else kind)
-            if kind == "tell":
-                fail_group(None, "the encoder has no room")
 
         threading.Timer(moment, strike).start()
 

@@ -15,6 +15,7 @@ from tests.attention import jobs
 from tests.attention.jobs import Case
 from tests.support.ranks import RankFailure, RankPool
 from tests.support.schedules import names
+from tokenring_xdit.attention.waits import DIRECT
 from tokenring_xdit.schedule import Mask
 
 FP32 = 1e-5
@@ -262,6 +263,12 @@ def test_random_problems(ranks: RankPool, data: st.DataObject) -> None:
     )
     if sum(case.q_lengths):
         assert_exact(ranks, [case], lse=False)
+
+
+def test_messages_about_the_size_from_which_their_end_follows_them(ranks: RankPool) -> None:
+    tokens = DIRECT // (3 * 16 * torch.float32.itemsize)
+    lengths = (tokens - 1, tokens, tokens + 1)
+    assert_exact(ranks, by_schedule(Case(lengths, lengths), ["token_ring", "ring", "direct", "mesh"]))
 
 
 @pytest.mark.parametrize("home", [0, 9])

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 
 SCRIPT = """
 import contextlib, math, sys, warnings
@@ -88,6 +91,35 @@ def test_the_kernels_do_as_the_formulas_say(script: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "compared\n"
+
+
+class Launches:
+    """In the place of a kernel: notes its grids."""
+
+    def __init__(self) -> None:
+        self.grids: list[tuple[int, ...]] = []
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        self.grids.append(grid)
+        return lambda *arguments, **options: None
+
+
+def test_grids_have_one_dimension_which_has_room_for_all_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA's others end at 65535."""
+    pytest.importorskip("triton")
+    from tokenring_xdit.attention import fused
+
+    launches = Launches()
+    monkeypatch.setattr(fused, "_fold", launches)
+    monkeypatch.setattr(fused, "_merge", launches)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    out, lse = (
+        torch.zeros(1, 1, 33, 128, device="meta").expand(1000, 70, -1, -1),
+        torch.zeros(1000, 70, 33, device="meta"),
+    )
+    fused.fold_(out, lse, out, lse)
+    fused.merge(out, lse, [(out, lse)], torch.bfloat16)
+    assert launches.grids == [(1000 * 70 * 2,)] * 2
 
 
 ONE_PARTIAL = ("count", "gap", "heads")

@@ -1,4 +1,4 @@
-"""What programs round attention use: values of all ranks, a rank that tells that it failed, guarded sections."""
+"""What programs round attention use: values of all ranks, and guarded sections."""
 
 from __future__ import annotations
 
@@ -8,17 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.attention.test_watch import LATE, WORDS, check_named
-from tests.attention.trouble import another_world, exchanged, guarded_work, run, stays_away, told_by_the_host
+from tests.attention.trouble import another_world, exchanged, guarded_work, run, stays_away
 
 pytestmark = pytest.mark.ranks
-
-
-@pytest.mark.parametrize("keyed", [False, True])
-def test_a_rank_that_tells_that_it_failed_is_named_at_once(keyed: bool, tmp_path: Path) -> None:
-    said = run(3, told_by_the_host, keyed, folder=tmp_path)
-    check_named(said, "rank 1 failed: MemoryError: the encoder has no room: rank ")
-    for rank in (said[0], said[2]):
-        assert rank.last.startswith("CommunicationError: an earlier attention call")
 
 
 def test_values_of_all_ranks(tmp_path: Path) -> None:

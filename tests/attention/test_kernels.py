@@ -12,7 +12,8 @@ from torch import Tensor
 
 from tests.support.reference import relative_error, softmax_attention
 from tokenring_xdit.attention import why_not_on_device
-from tokenring_xdit.attention.kernels import KERNELS, Kernel, choose
+from tokenring_xdit.attention.kernels import KERNELS, Kernel, builtin, choose
+from tokenring_xdit.attention.kernels.flash import padded
 from tokenring_xdit.attention.masks import DeviceKeyMask, KeyMask
 from tokenring_xdit.errors import KernelError, UnsupportedError
 
@@ -80,6 +81,15 @@ ANYWHERE = Kernel("any", KERNELS["math"].run, frozenset({"cuda"}), frozenset({to
         ),
         ({"majors": frozenset({9, 10})}, (10, 3), None),
         ({"most_head_dim": 64}, (9, 0), "takes heads of up to 64, not of 128"),
+        ({"most_head_dim": 64, "wider_heads": {9: 128}}, (9, 0), None),
+        ({"most_head_dim": 64, "wider_heads": {9: 96}}, (9, 0), "takes heads of up to 96, not of 128"),
+        ({"most_head_dim": 64, "wider_heads": {9: 128}}, (8, 6), "takes heads of up to 64, not of 128"),
+        (
+            {"least_for_bfloat16": (8, 0)},
+            (7, 5),
+            "for torch.bfloat16 needs a GPU of compute capability 8.0 or higher",
+        ),
+        ({"least_for_bfloat16": (8, 0)}, (8, 9), None),
         ({"module": "not_there (not-there)"}, (9, 0), "needs the package not_there (not-there)"),
         ({"module": "not_there.inside (not-there)"}, (9, 0), "needs the package not_there.inside (not-there)"),
         ({"missing": lambda: "needs more"}, (9, 0), "needs more"),
@@ -91,6 +101,51 @@ def test_a_kernel_is_refused_by_what_it_declares(
     monkeypatch.setattr("tokenring_xdit.attention.kernels.registry._capability", lambda device: found)
     kernel = replace(ANYWHERE, **declared)
     assert kernel.refusal(torch.device("cuda"), torch.bfloat16, 128) == refusal
+
+
+@pytest.mark.parametrize(
+    ("found", "dtype", "head_dim", "chosen"),
+    [
+        ((9, 0), torch.bfloat16, 128, "cudnn"),
+        ((9, 0), torch.bfloat16, 256, "cudnn"),
+        ((8, 0), torch.bfloat16, 256, "flash"),  # A100
+        ((8, 9), torch.float16, 160, "flash"),  # RTX 4090
+        ((10, 0), torch.bfloat16, 512, "efficient"),  # B200
+        ((12, 0), torch.bfloat16, 128, "cudnn"),  # RTX 5090
+        ((7, 5), torch.bfloat16, 64, "math"),  # T4
+        ((7, 5), torch.float16, 64, "efficient"),
+        ((9, 0), torch.float32, 128, "efficient"),
+    ],
+)
+def test_gpus_take_a_kernel_that_torch_would_take_there(
+    found: tuple[int, int], dtype: torch.dtype, head_dim: int, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that torch does not take raises in the midst of a call."""
+    monkeypatch.setattr("tokenring_xdit.attention.kernels.registry._capability", lambda device: found)
+    monkeypatch.setattr("tokenring_xdit.attention.kernels.registry._is_there", lambda module: False)
+    monkeypatch.setattr(torch.version, "hip", None)
+    assert choose(None, torch.device("cuda"), dtype, head_dim).name == chosen
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    assert choose(None, torch.device("cuda"), dtype, head_dim).name != "cudnn"
+
+
+def test_kernels_of_gpus_are_given_heads_in_one_piece() -> None:
+    """They take no others, and callers may have any strides."""
+    apart = torch.randn(2, 3, 8, 5).transpose(2, 3)
+    (q, k, v), _ = padded(apart, apart.contiguous(), apart, None)
+    assert {each.stride(3) for each in (q, k, v)} == {1}
+    assert torch.equal(q, apart)
+
+
+def test_cudnn_is_not_asked_for_a_single_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no plan for that, and a shard of a few tokens may be cut to one."""
+    q, k = (torch.empty(1, 2, tokens, 8, device="meta", dtype=torch.bfloat16) for tokens in (5, 1))
+    monkeypatch.setattr(builtin, "_padded", lambda op, *tensors: op.func)  # type: ignore[attr-defined]
+    asked = [KERNELS["cudnn"].run(q, keys, keys, scale=None, causal=False) for keys in (q, k)]
+    assert asked == [
+        torch.ops.aten._scaled_dot_product_cudnn_attention,
+        torch.ops.aten._scaled_dot_product_efficient_attention,
+    ]
 
 
 def counted_error(name: str, device: str, dtype: torch.dtype) -> tuple[float, float]:
@@ -142,6 +197,7 @@ def test_masks_on_the_device_do_so_without_being_looked_at() -> None:
     anywhere = torch.empty(3, 2, 5, 8, device="meta")
     found, _, counts = DeviceKeyMask(real[:1].to("meta")).counted(anywhere, anywhere)
     assert (found.shape, counts.shape, counts.dtype) == (anywhere.shape, (3,), torch.int32)
+    assert counts.is_contiguous()  # of one mask for all items, too: kernels read it as it lies in memory
     with pytest.raises(UnsupportedError, match="key_mask is on cpu, and its keys are on meta: move it there"):
         DeviceKeyMask(real).check(anywhere, "key_mask")
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tests.support.gpus import as_gpus
 from tests.support.reference import softmax_attention
-from tokenring_xdit.attention import exchange, fail_group, guarded, peers, token_ring_attention
+from tokenring_xdit.attention import exchange, guarded, peers, token_ring_attention
 from tokenring_xdit.attention import rounds as rounds_module
 from tokenring_xdit.attention import watch as watch_module
 from tokenring_xdit.attention.groups import RingGroup
@@ -537,16 +537,3 @@ def ends_early(own: Rank) -> None:
     finally:
         watch_module._leave()
         os._exit(0)
-
-
-def told_by_the_host(own: Rank, keyed: bool) -> None:
-    """Rank 1 fails outside of attention and says so, its program goes on; the others are in their second call."""
-    options = {"cache_key": "same"} if keyed else {}
-    own.try_to(lambda: attend(own, 1, **options))
-    if own.rank == 1:
-        time.sleep(0.5)
-        own.fault("tell")
-        fail_group(None, MemoryError("the encoder has no room"))
-        time.sleep(100)
-    own.try_to(lambda: attend(own, 2, **options))
-    own.try_to(lambda: attend(own, 3, **options))

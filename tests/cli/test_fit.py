@@ -63,7 +63,8 @@ def test_of_a_model_to_be_loaded_only_the_configuration_is_read(
         (["llama-3.1-8b", "--memory", "80GB", "--ranks", "0"], "--ranks 0: it has to be at least 1"),
         (["llama-3.1-8b", "--memory", "80GB", "--tokens", "0"], "--tokens 0: it has to be at least 1"),
         (["llama-3.1-8b", "--memory", "1GiB"], "--spare of 1.00 GiB leaves nothing of a --memory of 1.00 GiB"),
-        (["./nowhere", "--memory", "80GB"], "the configuration of './nowhere' could not be read"),
+        (["./nowhere", "--memory", "80GB"], "there is no model folder './nowhere'"),
+        (["llama-3.1-8c", "--memory", "80GB"], "Did you mean 'llama-3.1-8b'?"),
     ],
 )
 def test_refusals(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,6 +44,23 @@ def order_of(ranks: list[int]) -> list[int]:
     return [int(each) for each in found]
 
 
+def made_in_a_bound_world() -> tuple[bool, bool]:
+    """Two ranks make a group; whether torch asks what to split it off, and whether the world is as it was."""
+    world: Any = dist.group.WORLD
+    world.bound_device_id = torch.device("cuda", 0)
+    asked = mock.Mock(return_value=None)
+    with mock.patch.object(dist.distributed_c10d, "_get_split_source", asked):
+        if dist.get_rank() < 2:
+            new_group([0, 1], backend="gloo", timeout=timedelta(seconds=60), use_local_synchronization=True)
+    bound, world.bound_device_id = world.bound_device_id, None
+    return asked.called, bound == torch.device("cuda", 0)
+
+
+def test_a_group_of_some_ranks_does_not_wait_for_the_others_in_a_world_bound_to_a_device(ranks: RankPool) -> None:
+    """Splitting a communicator takes all ranks of the world, and the third one has no part in this group."""
+    assert ranks.run(3, made_in_a_bound_world) == [(False, True)] * 3
+
+
 def test_names_relied_on_exist(ranks: RankPool) -> None:
     assert ranks.run(1, names_that_are_gone) == [[]]
 

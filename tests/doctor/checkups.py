@@ -5,12 +5,15 @@ from __future__ import annotations
 from itertools import permutations
 from typing import Any
 
-from tokenring_xdit.doctor.record import Checkup, ExactnessResult, GpuFacts, MachineFacts
+from tokenring_xdit.doctor.machines import GpuFacts, MachineFacts
+from tokenring_xdit.doctor.record import Checkup, ExactnessResult
 
 H100 = GpuFacts(name="NVIDIA H100 80GB HBM3", memory_bytes=80 << 30, capability=(9, 0))
 
 
-def machine(gpus: int = 0, *, peers: bool = True, torch: str = "2.13.0", gpu: GpuFacts = H100) -> MachineFacts:
+def machine(
+    gpus: int = 0, *, peers: bool = True, torch: str = "2.13.0", gpu: GpuFacts = H100, **facts: Any
+) -> MachineFacts:
     """A machine with some GPUs of one kind."""
     return MachineFacts(
         host="node<1>",
@@ -25,7 +28,7 @@ def machine(gpus: int = 0, *, peers: bool = True, torch: str = "2.13.0", gpu: Gp
         driver="580.1" if gpus else None,
         gpus=(gpu,) * gpus,
         peers=tuple(permutations(range(gpus), 2)) if peers else (),
-    )
+    ).model_copy(update=facts)
 
 
 def result(schedule: str, error: float | None, said: str = "") -> ExactnessResult:

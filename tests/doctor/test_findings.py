@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 import torch
 
-from tests.doctor.checkups import checkup, machine, result
+from tests.doctor.checkups import H100, checkup, machine, result
 from tests.support.reference import softmax_attention
 from tokenring_xdit.doctor.commands import CheckCall
 from tokenring_xdit.doctor.exactness import graded
 from tokenring_xdit.doctor.findings import findings, remarks_on_machine
+from tokenring_xdit.doctor.machines import GpuFacts
 from tokenring_xdit.doctor.page import page
-from tokenring_xdit.doctor.record import Checkup, GpuFacts, Grade, MessageTiming, PartOutcome, PartState
+from tokenring_xdit.doctor.record import Checkup, Grade, MessageTiming, PartOutcome, PartState
 from tokenring_xdit.doctor.reference import difference, made, softmax64
 from tokenring_xdit.schedule import ALGORITHMS
+from tokenring_xdit.topology.smi import NO_PROGRAM
 
 CALL = CheckCall("mesh", False, (8, 8), 4, 4, 64, 0, "float32")
 
@@ -83,6 +86,42 @@ def test_what_a_machine_lacks_is_said_and_what_that_means() -> None:
     assert "note: flash-attn is not installed" in notes(gpus=2)
     old = GpuFacts(name="V100", memory_bytes=1 << 34, capability=(7, 0))
     assert "Compute capability 7.0" in notes(gpus=2, gpu=old)
+
+
+@pytest.mark.parametrize(
+    ("facts", "said", "advice"),
+    [
+        ({}, "No GPU: torch is a build without CUDA.", ""),
+        ({"driver": "580.1"}, "No GPU: torch is a build without CUDA.", "There is a GPU driver: install a build of"),
+        (
+            {"cuda": "13.0", "smi_said": f"topology nvidia-smi: {NO_PROGRAM}", "cuda_said": "Found no NVIDIA driver"},
+            "No GPU: torch sees none (Found no NVIDIA driver).",
+            "",
+        ),
+        (
+            {"cuda": "13.0", "driver": "470.1", "cuda_said": "The NVIDIA driver on your system is too old"},
+            "No GPU: torch sees none (The NVIDIA driver on your system is too old).",
+            "",
+        ),
+        (
+            {"smi_said": "topology nvidia-smi: exit status 18: Driver/library mismatch"},
+            "No GPU: torch is a build without CUDA.",
+            "If it has GPUs, look at their driver. topology nvidia-smi: exit status 18: Driver/library mismatch",
+        ),
+    ],
+)
+def test_why_there_is_no_gpu_is_said(facts: dict[str, Any], said: str, advice: str) -> None:
+    (found,) = (each for each in remarks_on_machine(machine(**facts)) if each.said.startswith("No GPU"))
+    assert found.said.startswith(said)
+    assert found.advice.startswith(advice)
+    assert bool(found.advice) is bool(advice)
+
+
+def test_parts_of_gpus_and_a_torch_without_nccl_are_said() -> None:
+    part = H100.model_copy(update={"name": "NVIDIA H100 80GB HBM3 MIG 1g.10gb"})
+    assert "note: NVIDIA H100 80GB HBM3 MIG 1g.10gb is a part of a GPU (MIG)" in notes(gpus=1, gpu=part)
+    assert "wrong: This torch is built without NCCL" in notes(gpus=2, nccl=None)
+    assert "NCCL" not in notes(gpus=2) + notes(gpus=1, nccl=None)
 
 
 @pytest.mark.parametrize(

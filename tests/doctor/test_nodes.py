@@ -13,12 +13,12 @@ import pytest
 from tests.doctor.checkups import checkup
 from tests.doctor.test_doctor import FAULT, read, wrong
 from tests.support import commands
-from tokenring_xdit.doctor.commands import SayWhere, Whereabouts
 from tokenring_xdit.doctor.facts import nodes_of
 from tokenring_xdit.doctor.findings import findings
 from tokenring_xdit.doctor.pools import TorchrunRanks
 from tokenring_xdit.doctor.record import Grade, PartState
 from tokenring_xdit.errors import LaunchError
+from tokenring_xdit.lab.probe.commands import Describe, Description
 from tokenring_xdit.workers.wire import Wire
 
 
@@ -93,22 +93,22 @@ class LosingPool:
 def test_lost_ranks_are_asked_for_nothing_more() -> None:
     pool = LosingPool()
     ranks = TorchrunRanks(pool)  # type: ignore[arg-type]
-    assert ranks.ask(SayWhere(), 1.0) == ["here", "there"]
+    assert ranks.ask(Describe(), 1.0) == ["here", "there"]
     assert ranks.lost is None
     with pytest.raises(LaunchError, match="rank 1 died"):
-        ranks.ask(SayWhere(), 1.0)
+        ranks.ask(Describe(), 1.0)
     assert ranks.lost == "rank 1 died"
     ranks.end()
     with pytest.raises(LaunchError, match="not tried, as the ranks that torchrun started are lost: rank 1 died"):
-        ranks.pool.ask(SayWhere())
+        ranks.pool.ask(Describe())
     assert pool.asked == 2
 
 
 def test_nodes_that_differ_are_noted() -> None:
     ranks = [
-        Whereabouts("a", 0, "H100", "2.13"),
-        Whereabouts("b", 1, "H200", "2.12"),
-        Whereabouts("a", 0, "H100", "2.13"),
+        Description("a", 0, "H100", "gloo", "2.13"),
+        Description("b", 1, "H200", "gloo", "2.12"),
+        Description("a", 0, "H100", "gloo", "2.13"),
     ]
     nodes = nodes_of(ranks)
     assert [str(node) for node in nodes] == ["node 0 (a, ranks 0, 2, H100)", "node 1 (b, rank 1, H200)"]
@@ -119,5 +119,5 @@ def test_nodes_that_differ_are_noted() -> None:
 
 def test_answers_travel_as_plain_data() -> None:
     wire = Wire("tokenring_xdit.doctor.node_rank")
-    for message in (SayWhere(), Whereabouts("a", 1, "cpu", "2.13"), 0.1, float("inf"), "refused", None):
+    for message in (Describe(), Description("a", 1, "cpu", "gloo", "2.13"), 0.1, float("inf"), "refused", None):
         assert wire.unpack(wire.pack(message)) == message

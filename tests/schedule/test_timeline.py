@@ -30,10 +30,6 @@ def test_overlapping_transfers_count_once() -> None:
     assert TIMELINE.busy(1, Activity.ATTEND) == 0.0
 
 
-def test_a_timeline_survives_json() -> None:
-    assert Timeline.from_dict(json.loads(json.dumps(TIMELINE.to_dict()))) == TIMELINE
-
-
 def test_perfetto_gets_a_process_for_each_rank_and_rows_without_overlap() -> None:
     content = perfetto([TIMELINE, TIMELINE])
     chrome_trace.refuse(json.loads(json.dumps(content)))

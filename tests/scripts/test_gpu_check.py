@@ -19,7 +19,7 @@ def test_tests_that_were_cut_off_are_no_fault_of_the_machine(
 ) -> None:
     programs = {
         "nvidia-smi": "exit 0",
-        "timeout": f"exit {tests}",
+        "timeout": f'case "$*" in *nvidia-smi*) exit 0 ;; esac; exit {tests}',
         "python": f'case "$*" in *doctor*) exit {doctor} ;; esac',
     }
     for name, body in programs.items():

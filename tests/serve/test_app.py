@@ -131,6 +131,7 @@ def test_what_stands_behind_a_question_mark_is_taken_or_refused(client: Client) 
         "there is no parameter 'limits' here. Known: limit. Did you mean 'limit'?",
     )
     assert client.ask("GET", "/v1/requests?limit=3").status == 200
+    assert client.ask("GET", "/v1/requests?limit=3&limit=4").error["message"] == "limit: is said twice"
     assert client.ask("GET", "/ready?probe=1").status == 200
 
 

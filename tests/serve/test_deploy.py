@@ -84,6 +84,9 @@ def test_ray_serve_takes_the_file() -> None:
 
 def test_a_replica_takes_a_key_as_the_command_does(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (checked_key("sesame\n"), checked_key(None)) == ("sesame", None)
+    for unsayable in ("open\nsesame", "\udcff", "\x00"):
+        with pytest.raises(ConfigurationError, match="a line break or another character that is not printed"):
+            checked_key(unsayable)
     app = pytest.importorskip("tokenring_xdit.serve.ray_app", reason="Ray Serve comes with the extra 'ray'")
     monkeypatch.setenv(KEY_VARIABLE, "\n")
     with pytest.raises(ConfigurationError, match="the API key is empty"):

@@ -181,6 +181,18 @@ def test_refusals_of_edits_name_the_field(
     assert "\n" not in answer.error["message"]
 
 
+def test_a_form_is_whole_and_in_utf_8(inpainting: Served) -> None:
+    body, headers = form(("image", PICTURE), ("mask", file(mask())))
+    for part in (body[:-3], body[: body.rindex(b"PNG")]):
+        cut = inpainting[0].ask("POST", EDITS, part, headers)
+        assert (cut.status, cut.error["message"]) == (400, "the form cannot be read: its end is missing")
+    for charset, status in (("punycode", 400), ("undefined", 400), ("no such", 400), ("UTF-8", 200)):
+        said = {"Content-Type": f'{headers["Content-Type"]}; charset="{charset}"'}
+        answer = inpainting[0].ask("POST", EDITS, body, said)
+        assert answer.status == status, answer.body
+        assert status == 200 or answer.error["message"].endswith(f"its charset is '{charset}', and has to be UTF-8")
+
+
 def unreadable(client: Client) -> Any:
     """What is said of an upload that no picture is read of."""
     return edit(client, ("image", b"no picture")).error["code"]

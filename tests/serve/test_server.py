@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from tokenring_xdit.serve.foresee import foresee
 
 for package in ("fastapi", "uvicorn", "prometheus_client"):
     pytest.importorskip(package)
+
+from tokenring_xdit.serve.connections import BoundedConnection  # noqa: E402
 
 pytestmark = pytest.mark.e2e
 
@@ -203,6 +206,16 @@ def test_a_rank_that_is_stopped_with_nothing_to_do(
     assert "rank 0 had been stopped for 3 s" in client.ask("GET", "/ready").json["reason"]
     until(lambda: ready(client))
     assert draws(client, expected)
+
+
+def test_clients_that_say_nothing_keep_nobody_out(client: Client) -> None:
+    with ExitStack() as stack:
+        silent = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", client.port), timeout=PATIENCE))
+            for _ in range(BoundedConnection.most + 20)
+        ]
+        assert ready(client)
+        assert silent[0].recv(1) == b""
 
 
 def test_figures(client: Client) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,27 +70,36 @@ def shared() -> set[str]:
     return {name for name in os.listdir("/dev/shm") if "torch" in name or "tokenring" in name}
 
 
-def ask(client: Client, number: int, dice: random.Random) -> None:
-    """One request: a picture, mostly; or one that is refused, or given up."""
+def ask(client: Client, number: int, dice: random.Random) -> str:
+    """One request: a picture, mostly; or one that is refused, or given up. Returns what became of it."""
     prompt = "a red circle " * dice.randrange(1, 5) + str(number)
     body = {"prompt": prompt, "size": dice.choice(("32x32", "64x64", "48x64")), "steps": 2, "seed": number}
     if number % 10 == 5:
         assert client.draw(**body, nonsense=number).status == 400
-    elif number % 50 == 49:
+        return "refused"
+    if number % 50 == 49:
         connection = client.begin(f"long-{number}", size="64x64", steps=400)
         until(lambda: (client.status(f"long-{number}") or {}).get("step", 0) >= 1)
         connection.close()
         until(lambda: client.status(f"long-{number}")["status"] == "cancelled")
-    else:
-        assert client.draw(**body).status == 200
+        return "cancelled"
+    assert client.draw(**body).status == 200
+    return "done"
+
+
+def counted(client: Client) -> Counter[str]:
+    """What the server says became of requests."""
+    figures, outcomes = client.figures(), ("done", "refused", "cancelled", "failed")
+    named = {name: f'tokenring_requests_total{{kind="image",outcome="{name}"}}' for name in outcomes}
+    return +Counter({name: int(figures[figure]) for name, figure in named.items()})
 
 
 def test_nothing_grows(tmp_path: Path) -> None:
-    dice, begun = random.Random(1), shared()
+    dice, begun, became = random.Random(1), shared(), Counter[str]()
     with served(tmp_path, "embedded", "embedded", "tokenring_degree=2") as server:
         process, client = server
         for number in range(REQUESTS):
-            ask(client, number, dice)
+            became[ask(client, number, dice)] += 1
             if number + 1 == SETTLED:
                 before, files = all_held(server), on_disk(tmp_path)
             if (number + 1) % EVERY == 0:
@@ -102,6 +112,7 @@ def test_nothing_grows(tmp_path: Path) -> None:
             assert held.files <= before[name].files + MORE_OPEN, name
             assert held.threads <= before[name].threads + MORE_OPEN, name
         assert on_disk(tmp_path) <= files + MORE_FILES
+        assert counted(client) == became
         process.terminate()
         assert process.stderr is not None
         log = process.stderr.read()

@@ -182,7 +182,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "unknown": ({"frame": 3}, "frame", "there is no field 'frame'. Known: "),
     "picture": ({"input_reference": {"image_url": "http://x"}}, "input_reference", "starts from no picture"),
     "both": ({"seconds": 1, "frames": 3}, "seconds", "leave one of them out"),
-    "long": ({"seconds": 1e9}, "frames", "101 are more than the 100 that this server makes"),
+    "long": (
+        {"seconds": 1e9, "fps": 8},
+        "seconds",
+        "1e[+]09 are more than 12.5, the 100 frames that this server makes",
+    ),
     "many": ({"frames": 101}, "frames", "101 are more than the 100"),
     "none": ({"seconds": 0}, "seconds", "has to be above 0"),
     "word": ({"seconds": "four"}, "seconds", "'four' is not a number"),

@@ -63,13 +63,30 @@ def test_this_machine_s_gpus_are_in_the_order_of_its_ranks(tmp_path: Path, monke
     with pytest.raises(ConfigurationError, match="there is no GPU 8; this machine has 8"):
         load_topology("nvidia-smi")
     smi.write_text("#!/bin/sh\nexit 9\n")
-    with pytest.raises(ConfigurationError, match=r"topology nvidia-smi: .* exit status 9"):
+    with pytest.raises(ConfigurationError, match=r"^topology nvidia-smi: exit status 9$"):
+        load_topology("nvidia-smi")
+    smi.write_text(
+        "#!/bin/sh\necho; echo 'NVIDIA-SMI has failed because it could not talk.'; printf '\\377\\n'; exit 9\n"
+    )
+    with pytest.raises(ConfigurationError, match=r"exit status 9: NVIDIA-SMI has failed because it could not talk\.$"):
+        load_topology("nvidia-smi")
+    smi.write_text("#!/bin/sh\nprintf '\\377\\n'\n")
+    with pytest.raises(ConfigurationError, match="this is no output of 'nvidia-smi topo -m'"):
+        load_topology("nvidia-smi")
+    monkeypatch.setattr("tokenring_xdit.topology.smi._SECONDS", 0.2)
+    smi.write_text("#!/bin/sh\nexec sleep 60\n")
+    with pytest.raises(ConfigurationError, match=r"it did not answer within 0\.2 s, as where a driver hangs"):
+        load_topology("nvidia-smi")
+    smi.chmod(0o644)
+    with pytest.raises(
+        ConfigurationError, match=r"topology nvidia-smi: (it cannot be run: Permission|there is no such)"
+    ):
         load_topology("nvidia-smi")
 
 
 def test_what_is_not_there_or_no_matrix_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ConfigurationError, match=r"topology nvidia-smi: .*No such file"):
+    with pytest.raises(ConfigurationError, match=r"topology nvidia-smi: there is no such program"):
         load_topology("nvidia-smi")
     with pytest.raises(ConfigurationError, match=r"no\.txt cannot be read: No such file"):
         load_topology(str(tmp_path / "no.txt"))

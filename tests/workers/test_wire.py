@@ -48,7 +48,7 @@ SWEEP_AND_PROBE: list[Any] = [
     Traced(Timeline("ring", 2, SPANS), 1e-6, "ring"),
     Failed(kind="ValueError", message="no", time=1.5, traceback="where"),
     Describe(),
-    Description("host", "cpu", "gloo", "2.13"),
+    Description("host", 0, "cpu", "gloo", "2.13"),
     SendMessages(((0, 1), (1, 0)), (64, 128), 12),
     Arrivals({0: [0.1, 0.25], 3: []}),
     Ping((0, 1), 20),

@@ -3,7 +3,7 @@
 from tokenring_xdit.attention.api import bytes_sent, token_ring_attention
 from tokenring_xdit.attention.calibrate import calibrate
 from tokenring_xdit.attention.checks import why_not_on_device
-from tokenring_xdit.attention.hosts import exchange, fail_group, guarded
+from tokenring_xdit.attention.hosts import exchange, guarded
 from tokenring_xdit.attention.kernels import KERNELS, Kernel, KernelFunction
 from tokenring_xdit.attention.masks import DeviceKeyMask, KeyMask
 from tokenring_xdit.attention.tracing import Trace, record_trace
@@ -18,7 +18,6 @@ __all__ = [
     "bytes_sent",
     "calibrate",
     "exchange",
-    "fail_group",
     "guarded",
     "record_trace",
     "token_ring_attention",

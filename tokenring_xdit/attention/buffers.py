@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tokenring_xdit.attention.messages import partial_form
-from tokenring_xdit.schedule.lower.landing import footprint
+from tokenring_xdit.schedule.lower.landing import Footprint, footprint
 from tokenring_xdit.schedule.lower.program import RESULT, KernelCall, RankProgram, Slot, SlotForm
 
 __all__ = ["Arena", "Buffers", "Handle", "outlasting", "token_major"]
@@ -45,8 +45,8 @@ class Arena:
         dtype: Dtype of queries, keys and values.
         partial_dtype: In which partial outputs travel.
         device: Where.
-        area: Bytes in which the slots lie as :func:`~tokenring_xdit.schedule.lower.landing.footprint` says; ``None``
-            for memory of their own.
+        area: Bytes in which the slots lie; ``None`` for memory of their own.
+        memory: Where in it.
 
     Attributes:
         program: The same.
@@ -63,13 +63,15 @@ class Arena:
         partial_dtype: torch.dtype,
         device: torch.device,
         area: Tensor | None = None,
+        memory: Footprint | None = None,
     ) -> None:
         self.program = program
         self.tensors: list[tuple[Tensor, ...]] = []
         self.partials: dict[int, tuple[Tensor, Tensor]] = {}
         self.readers: list[list[Handle]] = [[] for _ in program.slots]
-        self._dtype, self._partial_dtype, self._device, self._area = dtype, partial_dtype, device, area
-        self._places = None if area is None else footprint(program, dtype.itemsize, partial_dtype.itemsize).places
+        self._dtype, self._partial_dtype, self._device = dtype, partial_dtype, device
+        self._areas = {} if area is None else {torch.uint8: area}  # the same bytes by dtype
+        self._places = memory.places if memory is not None else None
         if program.fleeting:
             self.tensors += [()] * len(program.slots)
             return
@@ -114,10 +116,12 @@ class Arena:
 
     def _memory(self, number: int, index: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Memory for a tensor of a slot, contiguous."""
-        if self._places is None or self._area is None:
+        if self._places is None:
             return torch.empty(shape, dtype=dtype, device=self._device)
-        first, size = self._places[number][index]
-        return self._area[first : first + size].view(dtype).view(shape)
+        if dtype not in self._areas:
+            self._areas[dtype] = self._areas[torch.uint8].view(dtype)
+        first, size = (part // dtype.itemsize for part in self._places[number][index])
+        return self._areas[dtype].narrow(0, first, size).view(shape)
 
 
 class Buffers:
@@ -130,6 +134,7 @@ class Buffers:
     def __init__(self) -> None:
         self.area: Tensor | None = None
         self._arenas: OrderedDict[tuple[int, torch.dtype, torch.dtype, torch.device], Arena] = OrderedDict()
+        self._footprints: OrderedDict[tuple[int, int, int], tuple[RankProgram, Footprint]] = OrderedDict()
 
     def arena(
         self, program: RankProgram, dtype: torch.dtype, partial_dtype: torch.dtype, device: torch.device
@@ -137,18 +142,37 @@ class Buffers:
         """The memory of a program, which nothing reads and whose content is undefined.
 
         Of a fleeting program it is made when it is needed. On a GPU it is new each time: torch's allocator keeps the
-        memory at hand, and it alone knows whether a CUDA graph will use it again.
+        memory at hand, and it alone knows whether a CUDA graph will use it again. It is in one piece there, so that
+        slots are as far from each other in every call: Triton makes a kernel for neighbours only, and has to have made
+        it before a CUDA graph is captured.
         """
-        if program.fleeting or (device.type == "cuda" and self.area is None):
+        if program.fleeting:
             return Arena(program, dtype, partial_dtype, device)
+        area, memory = self.area, None
+        if area is not None or device.type == "cuda":
+            memory = self._footprint(program, dtype, partial_dtype)
+        if area is None and memory is not None:
+            with outlasting():
+                area = torch.empty(memory.size, dtype=torch.uint8, device=device)
+            return Arena(program, dtype, partial_dtype, device, area, memory)
         key = id(program), dtype, partial_dtype, device
         arena = self._arenas.get(key)
         if arena is None or arena.program is not program:  # a program that is gone may have had this one's number
-            arena = self._arenas[key] = Arena(program, dtype, partial_dtype, device, self.area)
+            arena = self._arenas[key] = Arena(program, dtype, partial_dtype, device, area, memory)
             if len(self._arenas) > _KEPT:
                 self._arenas.popitem(last=False)
         self._arenas.move_to_end(key)
         return arena
+
+    def _footprint(self, program: RankProgram, dtype: torch.dtype, partial_dtype: torch.dtype) -> Footprint:
+        """Where the slots of a program lie in one piece of memory."""
+        key = id(program), dtype.itemsize, partial_dtype.itemsize
+        known = self._footprints.get(key)
+        if known is None or known[0] is not program:
+            known = self._footprints[key] = program, footprint(program, dtype.itemsize, partial_dtype.itemsize)
+            if len(self._footprints) > _KEPT:
+                self._footprints.popitem(last=False)
+        return known[1]
 
     def clear(self) -> None:
         """Let all memory go."""

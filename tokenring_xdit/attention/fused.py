@@ -23,7 +23,7 @@ def fold_(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor) -> Non
     columns = triton.next_power_of_2(head_dim)
     rows = max(1, _TILE // columns)
     with torch.cuda.device(out.device):
-        _fold[(triton.cdiv(length, rows), batch * heads)](
+        _fold[(triton.cdiv(length, rows) * batch * heads,)](
             out,
             lse,
             other_out,
@@ -81,7 +81,7 @@ def merge(
     columns = triton.next_power_of_2(head_dim)
     rows = max(1, _TILE // columns)
     with torch.cuda.device(out.device):
-        _merge[(triton.cdiv(length, rows), batch * heads)](
+        _merge[(triton.cdiv(length, rows) * batch * heads,)](
             result, total, out, lse, outs.first, lses.first,
             len(others), outs.gap, outs.step, lses.step,
             heads, length, head_dim,
@@ -89,6 +89,15 @@ def merge(
             ROWS=rows, COLUMNS=columns,
         )  # fmt: skip
     return result, total
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _share(heads, length, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Item, head and tokens that a program works on; the grid has one dimension, as others end at 65535."""
+    blocks = tl.cdiv(length, ROWS)
+    head = tl.program_id(0) // blocks
+    s = (tl.program_id(0) % blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    return (head // heads).to(tl.int64), (head % heads).to(tl.int64), s
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -131,9 +140,7 @@ def _merge(  # type: ignore[no-untyped-def]
     COLUMNS: tl.constexpr,
 ):
     """Merge some rows of one head."""
-    b = (tl.program_id(1) // heads).to(tl.int64)
-    h = (tl.program_id(1) % heads).to(tl.int64)
-    s = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    b, h, s = _share(heads, length, ROWS)
     d = tl.arange(0, COLUMNS)
     here = s < length
     there = here[:, None] & (d < head_dim)[None, :]
@@ -189,9 +196,7 @@ def _fold(  # type: ignore[no-untyped-def]
     COLUMNS: tl.constexpr,
 ):
     """Fold some rows of one head."""
-    b = (tl.program_id(1) // heads).to(tl.int64)
-    h = (tl.program_id(1) % heads).to(tl.int64)
-    s = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    b, h, s = _share(heads, length, ROWS)
     d = tl.arange(0, COLUMNS)
     here = s < length
     there = here[:, None] & (d < head_dim)[None, :]

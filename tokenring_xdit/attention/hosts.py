@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import torch.distributed as dist
@@ -15,7 +15,7 @@ from tokenring_xdit.attention.member import failing_together, in_words
 from tokenring_xdit.attention.watch import Trouble, Watch
 from tokenring_xdit.errors import CommunicationError, TokenRingError
 
-__all__ = ["exchange", "fail_group", "guarded"]
+__all__ = ["exchange", "guarded"]
 
 _PATIENCE = 3.0
 
@@ -46,24 +46,6 @@ def exchange(group: dist.ProcessGroup | None, value: Any, what: str = "an exchan
     ring_group = group_of(group)
     with failing_together(ring_group, f"in {what}"):
         return ring_group.exchange(value, str(what))
-
-
-def fail_group(group: dist.ProcessGroup | None, reason: str | BaseException) -> None:
-    """Tell the other ranks of a group that this one takes no part any more in what they do together.
-
-    Those that wait for it in attention, in :func:`exchange` or inside :func:`guarded` raise within seconds, and
-    later calls of all groups of these ranks are refused. Waits for nobody, and does not raise.
-
-    Args:
-        group: The group; ``None`` is the default group.
-        reason: What went wrong here, or the error.
-    """
-    with suppress(Exception):
-        members = dist.get_process_group_ranks(dist.group.WORLD if group is None else group)
-        if len(members) > 1:
-            watch = Watch.current()
-            text = in_words(reason) if isinstance(reason, BaseException) else str(reason)
-            watch.give_up(f"rank {watch.rank} failed: {text}", members)
 
 
 @contextmanager

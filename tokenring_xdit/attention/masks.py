@@ -74,7 +74,7 @@ class KeyMask:
             self._places = self._find_places(k.device)
         places, counts = (each.expand(k.shape[0], *each.shape[1:]) for each in self._places)
         index = places[:, None, :, None].expand(-1, k.shape[1], -1, k.shape[3])
-        return k.gather(2, index), v.gather(2, index), counts
+        return k.gather(2, index), v.gather(2, index), counts.contiguous()  # as kernels read it
 
     def _find_places(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Where the keys of each item are that count, those first, and how many they are."""

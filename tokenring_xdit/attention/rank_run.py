@@ -284,11 +284,15 @@ class RankRun:
 
     def _settle(self) -> None:
         """Wait until the caller may overwrite its tensors, and the next call the memory of this one."""
-        self.transferring = "the end of its sends"
+        for slot in range(len(self.arriving)):
+            self._arrived(slot)  # even where nothing needed it
+        self.transferring, largest = "the end of its sends", self.largest
+        sending = self.sending
         for slot, readers in enumerate(self.arena.readers):
-            if readers or self.arriving[slot] is not None:  # here, even where nothing needed it
-                self._idle(slot)
-        self.transport.wait_for(self.sending, self.largest)
+            if readers:
+                sending, largest = [*sending, *readers], max(largest, self.tensors[slot][0].nbytes)
+                readers.clear()
+        self.transport.wait_for(sending, largest)
         self.transferring = None
 
     # -- computation -------------------------------------------------------------------------------

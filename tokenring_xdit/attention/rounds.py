@@ -287,7 +287,7 @@ class Rounds(Member):
 
     def new_group(self, purpose: str, *, backend: str | None = None, ctas: int | None = None) -> dist.ProcessGroup:
         """A group of the same ranks, made by all of them together: of its backend, or another one."""
-        names = str(dist.get_backend(self.process_group))
+        names = dist.get_backend_config(self.process_group)  # by device, also where torch was left to choose them
         gloo = backend == "gloo" or ("gloo" in names and "nccl" not in names)
         options = nccl_options(ctas, self._own_timeout) if backend is None and "nccl" in names else None
         return make_group(

@@ -16,12 +16,13 @@ IDLE = "tokenring-waiter"
 LEFT_BEHIND = "tokenring-left-behind"
 """Name of a thread whose caller waits for it no longer."""
 
-DIRECT = 1 << 15
+DIRECT = 3 << 16
 """Bytes of a message up to which its transfer is waited for directly.
 
 A wait for gloo ends when the watch closes the connections (``RingGroup.break_off``), except while its message is on
 the way in part: gloo then has it on neither of the lists whose waits it ends (``Pair::signalException`` of its
-``transport/tcp/pair.cc``). Short messages go into the socket as a whole.
+``transport/tcp/pair.cc``). Such a wait ends with the group's timeout only. Messages of this size go into a socket as a
+whole, whose buffer has 208 KiB or more on Linux.
 """
 
 

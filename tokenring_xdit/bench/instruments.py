@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -28,15 +30,14 @@ from tokenring_xdit.workers.world import join_world
 
 __all__ = [
     "barrier",
-    "clear_buffers",
+    "counted_by",
     "join_sweep",
     "largest",
-    "link_bytes",
-    "links",
-    "peak_of",
+    "observe",
     "settle",
     "synchronize",
     "traced_call",
+    "with_same_weights",
 ]
 
 _DEVICES = Path("/sys/class/net")
@@ -172,6 +173,57 @@ def _most_held(changes: Iterable[tuple[int, int]]) -> int:
             sizes[address] = size
             peak = max(peak, held)
     return peak
+
+
+def observe(
+    call: Callable[[], Any],
+    device: torch.device,
+    counting: Callable[[], AbstractContextManager[Any]],
+    *,
+    rehearsed: bool = False,
+) -> tuple[Any, dict[str, Any]]:
+    """Make a call twice: with empty buffers, for the memory, and to look at it.
+
+    Args:
+        call: The call; all ranks make it.
+        device: Where it computes.
+        counting: Inside of what it gives, the ``bytes`` are counted that this rank sends.
+        rehearsed: Whether to make it once before, and leave its buffers: some of what it computes is none of it.
+
+    Returns:
+        What this rank has of it, and what it took, as fields of :class:`~tokenring_xdit.bench.commands.Checked`.
+    """
+    clear_buffers()
+    if rehearsed:
+        call()
+    barrier(device)
+    peak, measure = peak_of(call, device)
+    barrier(device)
+    before = links()
+    with counting() as traffic:
+        output = call()
+    synchronize(device)
+    barrier(device)
+    carried = link_bytes(before, links())
+    return output, {"bytes_sent": traffic.bytes, "links": carried, "peak": peak, "peak_measure": measure}
+
+
+@dataclass
+class _Counted:
+    bytes: int = 0
+
+
+@contextmanager
+def counted_by(count: Callable[[], int]) -> Iterator[_Counted]:
+    """What a counter counts inside, as ``bytes``; known at the end."""
+    counted, before = _Counted(), count()
+    yield counted
+    counted.bytes = count() - before
+
+
+def with_same_weights(module: torch.nn.Module) -> Any:
+    """Another module around the same weights, which stays as it is when the first is changed."""
+    return copy.deepcopy(module, {id(weight): weight for weight in (*module.parameters(), *module.buffers())})
 
 
 def largest(values: Tensor) -> float:

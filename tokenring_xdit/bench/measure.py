@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -17,11 +18,9 @@ from tokenring_xdit.attention.tracing import recorded
 from tokenring_xdit.bench.commands import Checked, Prepare, Timed
 from tokenring_xdit.bench.instruments import (
     barrier,
-    clear_buffers,
+    counted_by,
     largest,
-    link_bytes,
-    links,
-    peak_of,
+    observe,
     settle,
     synchronize,
     traced_call,
@@ -174,18 +173,8 @@ class Bench:
         call = self._call(strategy.launched)
         if isinstance(strategy.schedule, Auto):
             settle(call, self._device)
-        clear_buffers()
-        barrier(self._device)
-        peak, measure = peak_of(call, self._device)
-        traffic_of_schedule = bytes_sent()
-        barrier(self._device)
-        before = links()
-        with count_traffic() if strategy.through_usp else nullcontext() as traffic:
-            out = call()
-        synchronize(self._device)
-        barrier(self._device)
-        carried = link_bytes(before, links())
-        sent = traffic.bytes if traffic is not None else bytes_sent() - traffic_of_schedule
+        counting = count_traffic if strategy.through_usp else partial(counted_by, bytes_sent)
+        out, figures = observe(call, self._device, counting)
         if strategy.captured:
             out = self._call(strategy)()
             synchronize(self._device)
@@ -197,10 +186,7 @@ class Bench:
             difference=largest(difference),
             scale=largest(self._expected.abs()),
             rows=self._rows.numel(),
-            bytes_sent=sent,
-            links=carried,
-            peak=peak,
-            peak_measure=measure,
+            **figures,
         )
 
     def _scattered(self, whole: Tensor | None) -> Tensor:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -18,14 +19,12 @@ from tokenring_xdit.bench.captured import CapturedSteps
 from tokenring_xdit.bench.commands import Checked, Prepare, Timed
 from tokenring_xdit.bench.instruments import (
     barrier,
-    clear_buffers,
     largest,
-    link_bytes,
-    links,
-    peak_of,
+    observe,
     settle,
     synchronize,
     traced_call,
+    with_same_weights,
 )
 from tokenring_xdit.bench.pictures import Pixels
 from tokenring_xdit.bench.plan import Strategy, StrategyKind
@@ -267,27 +266,16 @@ class PipelineBench:
         call = self._call(strategy.launched)
         if isinstance(strategy.schedule, Auto):
             settle(call, self._device)
-        clear_buffers()
-        barrier(self._device)
-        peak, measure = peak_of(call, self._device)
-        barrier(self._device)
-        before = links()
-        ring, ranks = strategy.kind is StrategyKind.DIFFUSERS_RING, self._shape.ranks
-        with count_own_traffic(ranks, ring=ring) if strategy.kind.of_diffusers else count_traffic() as traffic:
-            latents = call()
-        synchronize(self._device)
-        barrier(self._device)
-        carried = link_bytes(before, links())
+        ring = strategy.kind is StrategyKind.DIFFUSERS_RING
+        own = partial(count_own_traffic, self._shape.ranks, ring=ring)
+        latents, figures = observe(call, self._device, own if strategy.kind.of_diffusers else count_traffic)
         if strategy.captured:
             latents = self._captured.replayed(strategy, self._call(strategy))
         return Checked(
             difference=0.0 if latents is None else largest((latents.double() - self._expected.double()).abs()),
             scale=largest(self._expected.double().abs()),
             rows=0 if latents is None else latents.shape[1],
-            bytes_sent=traffic.bytes,
-            links=carried,
-            peak=peak,
-            peak_measure=measure,
+            **figures,
             picture=self._picture(latents) if self._pictures and latents is not None else None,
         )
 
@@ -299,9 +287,7 @@ class PipelineBench:
 
 def _twin(pipe: Any) -> Any:
     """Another pipeline around the same weights, which stays as diffusers made it when xfuser changes the first."""
-    transformer, scheduler = pipe.transformer, pipe.scheduler
-    shared = {id(weight): weight for weight in (*transformer.parameters(), *transformer.buffers())}
-    parts = {"transformer": copy.deepcopy(transformer, shared), "scheduler": copy.deepcopy(scheduler)}
+    parts = {"transformer": with_same_weights(pipe.transformer), "scheduler": copy.deepcopy(pipe.scheduler)}
     twin = type(pipe)(**{**pipe.components, **parts})
     twin.set_progress_bar_config(disable=True)
     return twin

@@ -74,7 +74,6 @@ def _simulated(record: Record) -> Simulation | None:
     measured = record.seconds is not None and record.compute_seconds is not None
     if not measured or record.level == Level.PIPELINE.value or record.network == NO_NETWORK:
         return None
-    assert record.compute_seconds is not None
     strategy = Strategy.parse(record.strategy)
     if record.level == Level.TEXT.value:
         return _of_text(record, strategy)
@@ -87,15 +86,22 @@ def _simulated(record: Record) -> Simulation | None:
         batch=record.batch,
         element_bytes=DTYPE_BYTES[parse_dtype(record.dtype)],
     )
-    cores, threads = float(record.machine["cores"]), int(record.machine["threads_per_rank"])
-    operations = 4.0 * record.num_queries * record.tokens * record.heads * record.head_dim * record.batch
-    at_once = min(record.ranks, cores / threads)  # ranks that compute at full speed
-    rate = operations / at_once / record.compute_seconds.median
-    machine = Machine.of_processors(rate, _FOLD_RATE, cores=cores, threads=threads)
+    machine, effects = _machine(record, record.num_queries * record.tokens)
     programs = programs_of(strategy, problem, in_order=machine.in_order)
     if programs is None:
         return None
-    return run(record.strategy, programs, load_network(record.network), machine, LabEffects.fitted(threads))
+    return run(record.strategy, programs, load_network(record.network), machine, effects)
+
+
+def _machine(record: Record, pairs: float) -> tuple[Machine, LabEffects]:
+    """What ranks had: a kernel so fast that all pairs of queries and keys took as long as was measured."""
+    assert record.compute_seconds is not None
+    cores, threads = float(record.machine["cores"]), int(record.machine["threads_per_rank"])
+    at_once = min(record.ranks, cores / threads)  # ranks that compute at full speed
+    operations = 4.0 * pairs * record.heads * record.head_dim * record.batch
+    rate = operations / at_once / record.compute_seconds.median
+    machine = Machine.of_processors(rate, _FOLD_RATE, cores=cores, threads=threads)
+    return machine, LabEffects.fitted(threads)
 
 
 _WAYS = {StrategyKind.PASS_KV: Way.KEYS, StrategyKind.PASS_Q: Way.QUERIES, StrategyKind.GATHER_KV: Way.GATHER_KV}
@@ -103,18 +109,13 @@ _WAYS = {StrategyKind.PASS_KV: Way.KEYS, StrategyKind.PASS_Q: Way.QUERIES, Strat
 
 def _of_text(record: Record, strategy: Strategy) -> Simulation | None:
     """Attention of a language model of one layer; all that it computes besides counts as attention."""
-    assert record.compute_seconds is not None
     assert record.kv_heads is not None
     if record.model is None or record.chunk is not None or text_model(record.model).layers != 1:
         return None
     past, new, dtype = record.tokens - record.num_queries, record.num_queries, DTYPE_BYTES[parse_dtype(record.dtype)]
     turn = LayerTurn(record.ranks, past, new, record.heads, record.kv_heads, record.head_dim, record.batch, dtype)
-    cores, threads = float(record.machine["cores"]), int(record.machine["threads_per_rank"])
     everywhere = phase_of(turn) is LanguagePhase.STEP
-    pairs = new * past + new * (new + 1) / 2
-    at_once = min(record.ranks, cores / threads)
-    rate = 4.0 * pairs * record.heads * record.head_dim * record.batch / at_once / record.compute_seconds.median
-    machine, effects = Machine.of_processors(rate, _FOLD_RATE, cores=cores, threads=threads), LabEffects.fitted(threads)
+    machine, effects = _machine(record, new * past + new * (new + 1) / 2)
     network, way = load_network(record.network), _WAYS.get(strategy.kind)
     if everywhere and way is not Way.GATHER_KV:
         way = Way.OUTPUTS

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -16,7 +16,19 @@ from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.messages import named
 from tokenring_xdit.outputs import replacing
 
-__all__ = ["RESULTS_FILE", "TABLE_FILE", "Record", "Spread", "Status", "case_fields", "read_records", "write_table"]
+__all__ = [
+    "RESULTS_FILE",
+    "TABLE_FILE",
+    "CaseKey",
+    "Record",
+    "Spread",
+    "Status",
+    "case_fields",
+    "parsed_line",
+    "read_lines",
+    "read_records",
+    "write_table",
+]
 
 RESULTS_FILE = "results.jsonl"
 TABLE_FILE = "results.csv"
@@ -31,6 +43,8 @@ class Status(Enum):
 
 
 class _Part(BaseModel):
+    """Base of what is in the files of a sweep."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -59,10 +73,9 @@ class Spread(_Part):
         return cls(median=median, lower=lower, upper=upper, rounds=ordered)
 
 
-class Record(_Part):
-    """A case and what was found; figures are ``None`` where it did not run to its end."""
+class CaseKey(_Part):
+    """What tells a case from others of its sweep."""
 
-    version: int = 1
     strategy: str
     ranks: int
     tokens: int
@@ -76,6 +89,12 @@ class Record(_Part):
     model: str | None = None
     size: str | None = None
     steps: int | None = None
+
+
+class Record(CaseKey):
+    """A case and what was found; figures are ``None`` where it did not run to its end."""
+
+    version: int = 1
     prompt: str | None = None
     guidance: float | None = None
     kv_heads: int | None = None
@@ -179,21 +198,40 @@ def read_records(path: Path) -> tuple[Record, ...]:
     Raises:
         ConfigurationError: The file cannot be read, or a line of it is no record.
     """
+    return read_lines(path, Record, RESULTS_FILE)
+
+
+_Line = TypeVar("_Line", bound=BaseModel)
+
+
+def read_lines(path: Path, kind: type[_Line], usual: str) -> tuple[_Line, ...]:
+    """Read a file of a sweep that has one JSON object a line.
+
+    Args:
+        path: The file.
+        kind: What a line is.
+        usual: What such a file is called by a sweep.
+
+    Raises:
+        ConfigurationError: It cannot be read, or a line of it is something else.
+    """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"results {path} cannot be read: {error}") from error
-    records = []
-    for number, line in enumerate(lines, 1):
-        try:
-            records.append(Record.model_validate_json(line))
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = named(".".join(map(str, first["loc"])) or "the line")
-            raise ConfigurationError(
-                f"results {path}, line {number}: {where}: {first['msg']}; is it the results.jsonl of a sweep?"
-            ) from error
-    return tuple(records)
+        raise ConfigurationError(f"{Path(usual).stem} {path} cannot be read: {error}") from error
+    return tuple(parsed_line(path, number, line, kind, usual) for number, line in enumerate(lines, 1))
+
+
+def parsed_line(path: Path, number: int, line: str, kind: type[_Line], usual: str) -> _Line:
+    """One line of :func:`read_lines`, of this number."""
+    try:
+        return kind.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = named(".".join(map(str, first["loc"])) or "the line")
+        raise ConfigurationError(
+            f"{Path(usual).stem} {path}, line {number}: {where}: {first['msg']}; is it the {usual} of a sweep?"
+        ) from error
 
 
 _CASE = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import product
 from typing import Annotated, Any, Literal
@@ -14,7 +14,7 @@ from tokenring_xdit.bench.plan import CallShape, Case, Level, Strategy
 from tokenring_xdit.bench.service import ServiceShape
 from tokenring_xdit.bench.text import TextShape, text_model
 from tokenring_xdit.bench.workload import GUIDANCE, PROMPT, WorkloadShape, flux_model
-from tokenring_xdit.config import Config
+from tokenring_xdit.config import Config, parsed_by
 from tokenring_xdit.dtypes import DTYPES, DTYPES_IN_SHORT, DtypeName, parse_dtype
 from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, TokenRingError
 from tokenring_xdit.lab.network import Network, load_network
@@ -38,43 +38,21 @@ def _several(value: Any) -> Any:
     return tuple(values)
 
 
-def _strategies(value: Any) -> Any:
-    names = []
-    for name in _several(value):
-        if not isinstance(name, str):
-            raise ValueError(f"{shown(name)} is not the name of a strategy")
-        try:
-            names.append(str(Strategy.parse(name)))
-        except TokenRingError as error:
-            raise ValueError(str(error)) from error
-    return tuple(names)
+def _each(parse: Callable[[Any], Any]) -> BeforeValidator:
+    return parsed_by(lambda value: tuple(map(parse, _several(value))))
 
 
-def _dtypes(value: Any) -> Any:
-    try:
-        return tuple(map(parse_dtype, _several(value)))
-    except ConfigurationError as error:
-        raise ValueError(str(error)) from error
-
-
-def _sizes(value: Any) -> Any:
-    sizes = []
-    for size in _several(value):
-        try:
-            sizes.append(str(PictureSize.parse(size)))
-        except ConfigurationError as error:
-            raise ValueError(str(error)) from error
-    return tuple(sizes)
+def _strategy(name: Any) -> str:
+    if not isinstance(name, str):
+        raise ValueError(f"{shown(name)} is not the name of a strategy")
+    return str(Strategy.parse(name))
 
 
 def _network(value: Any) -> Any:
     if value is None:
         return NO_NETWORK
     if isinstance(value, str) and value != NO_NETWORK:
-        try:
-            load_network(value)
-        except ConfigurationError as error:
-            raise ValueError(str(error)) from error
+        load_network(value)
     return value
 
 
@@ -88,10 +66,10 @@ Counts = Annotated[tuple[Annotated[int, Field(ge=1, lt=2**31)], ...], BeforeVali
 Ranks = Annotated[
     tuple[Annotated[int, Field(ge=1, le=_MOST_RANKS)], ...], BeforeValidator(_several), _one_or_many(_RANKS)
 ]
-Strategies = Annotated[tuple[str, ...], BeforeValidator(_strategies), _one_or_many({"type": "string"})]
+Strategies = Annotated[tuple[str, ...], _each(_strategy), _one_or_many({"type": "string"})]
 Dtypes = Annotated[
     tuple[DtypeName, ...],
-    BeforeValidator(_dtypes),
+    _each(parse_dtype),
     _one_or_many({"enum": [*DTYPES, *DTYPES_IN_SHORT]}),
 ]
 Rates = Annotated[
@@ -102,7 +80,7 @@ Rates = Annotated[
 Names = Annotated[
     tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_several), _one_or_many({"type": "string"})
 ]
-Sizes = Annotated[tuple[str, ...], BeforeValidator(_sizes), _one_or_many({"type": "string"})]
+Sizes = Annotated[tuple[str, ...], _each(lambda size: str(PictureSize.parse(size))), _one_or_many({"type": "string"})]
 
 _AXES: dict[Level, dict[str, tuple[Any, ...] | None]] = {
     Level.ATTENTION: {"tokens": None, "queries": (None,), "heads": (8,), "head_dim": (64,), "batch": (1,)},
@@ -184,7 +162,7 @@ class SweepConfig(Config):
     cases: Annotated[tuple[Axes, ...], BeforeValidator(_several)] | None = Field(
         None, description="list of changes to these axes, each with combinations of its own, in place of the above"
     )
-    network: Annotated[str, BeforeValidator(_network)] = Field(
+    network: Annotated[str, parsed_by(_network)] = Field(
         NO_NETWORK, description="emulated network, as mesh:4:100mbit or a YAML file; 'none' is this machine's loopback"
     )
     rounds: int = Field(5, ge=1, description="timed calls of each strategy, in turn with the others")

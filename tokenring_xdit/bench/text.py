@@ -9,8 +9,7 @@ from typing import ClassVar
 from tokenring_xdit.bench.plan import CallShape, Level, Strategy, StrategyKind, lengths_in_words
 from tokenring_xdit.errors import ScheduleError
 from tokenring_xdit.language_shapes import LanguageShape
-from tokenring_xdit.pipelines.random_llama import RandomLlama, is_random_llama
-from tokenring_xdit.pipelines.text_models import model_files
+from tokenring_xdit.pipelines.text_models import text_shape
 from tokenring_xdit.schedule import Auto, Mask, ScheduleSpec, build
 
 __all__ = ["TextShape", "text_model"]
@@ -27,12 +26,7 @@ def text_model(name: str) -> LanguageShape:
         ConfigurationError: There is no such model.
         UnsupportedError: It is of a kind that was not compared with one process.
     """
-    if is_random_llama(name):
-        return RandomLlama.parse(name).shape
-    from tokenring_xdit.hosts.transformers.shapes import configured_shape  # noqa: PLC0415  it takes seconds to import
-
-    path, options = model_files(name)
-    return configured_shape(path, **options)
+    return text_shape(name)
 
 
 @dataclass(frozen=True)

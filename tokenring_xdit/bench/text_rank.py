@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,13 +19,12 @@ from tokenring_xdit.bench.commands import Checked, Prepare, Timed
 from tokenring_xdit.bench.gather_kv import gathering, sending_nothing
 from tokenring_xdit.bench.instruments import (
     barrier,
-    clear_buffers,
+    counted_by,
     largest,
-    link_bytes,
-    links,
-    peak_of,
+    observe,
     synchronize,
     traced_call,
+    with_same_weights,
 )
 from tokenring_xdit.bench.plan import Strategy, StrategyKind
 from tokenring_xdit.bench.text import TextShape
@@ -100,8 +98,7 @@ class TextBench:
         else:
             tokenizer, model = load_text_model(self._shape.model, self._shape.dtype)
         model = model.to(self._device)
-        shared = {id(weight): weight for weight in (*model.parameters(), *model.buffers())}
-        plain = copy.deepcopy(model, shared)
+        plain = with_same_weights(model)
         parallel = parallelize(model, tokenring_degree=self._shape.ranks) if self._shape.ranks > 1 else None
         TextBench._loaded = _LoadedText(made_of, tokenizer, plain, parallel)
         return TextBench._loaded
@@ -233,28 +230,15 @@ class TextBench:
     def check(self, strategy: Strategy) -> Checked:
         """As for calls of attention: until it has chosen what it does, then for the memory, then to look at it."""
         with self._strategy(strategy):
-            call = self._call(strategy)
-            clear_buffers()
-            if self._shape.past:
-                call()  # what was computed before is no part of it
-            barrier(self._device)
-            peak, measure = peak_of(call, self._device)
-            barrier(self._device)
-            before, sent = links(), self._sent()
-            call()
-            synchronize(self._device)
-            barrier(self._device)
-            carried, sent = link_bytes(before, links()), self._sent() - sent
+            call, past = self._call(strategy), bool(self._shape.past)  # what was computed before is no part of it
+            _, figures = observe(call, self._device, lambda: counted_by(self._sent), rehearsed=past)
             difference, scale, rows = self._difference(strategy)
             keys, same = self._answered(strategy)
         return Checked(
             difference=difference,
             scale=scale,
             rows=rows,
-            bytes_sent=sent,
-            links=carried,
-            peak=peak,
-            peak_measure=measure,
+            **figures,
             keys=keys,
             same_answer=same,
         )

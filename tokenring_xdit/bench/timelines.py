@@ -8,12 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from tokenring_xdit.bench.plan import Level, lengths_in_words
-from tokenring_xdit.bench.records import Record
+from tokenring_xdit.bench.plan import lengths_in_words
+from tokenring_xdit.bench.records import CaseKey, Record, parsed_line, read_lines
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.messages import named
 from tokenring_xdit.outputs import write_whole
 from tokenring_xdit.schedule import Timeline, perfetto
 
@@ -47,24 +44,9 @@ class Traced:
     schedule: str | None = None
 
 
-class CaseTimeline(BaseModel):
+class CaseTimeline(CaseKey):
     """One call of a case. ``docs/benchmarks.md`` has the fields."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    strategy: str
-    ranks: int
-    tokens: int
-    queries: int | None = None
-    heads: int
-    head_dim: int
-    batch: int
-    dtype: str
-    network: str
-    level: str = Level.ATTENTION.value
-    model: str | None = None
-    size: str | None = None
-    steps: int | None = None
     clock_error: float
     timeline: Timeline
 
@@ -82,12 +64,8 @@ class CaseTimeline(BaseModel):
         )
 
 
-_CASE = tuple(name for name in CaseTimeline.model_fields if name not in {"clock_error", "timeline"})
-
-
-def _case(record: Record) -> dict[str, Any]:
-    """What tells cases apart."""
-    return {name: getattr(record, name) for name in _CASE}
+def _case(case: CaseKey) -> dict[str, Any]:
+    return {name: getattr(case, name) for name in CaseKey.model_fields}
 
 
 def add_timeline(path: Path, record: Record, traced: Traced) -> None:
@@ -107,8 +85,8 @@ def keep_recorded(path: Path, records: Sequence[Record]) -> None:
     recorded = [_case(record) for record in records]
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     whole = lines if lines and lines[-1].endswith("\n") else lines[:-1]  # the last one may be cut off
-    found = [(line, _parsed(path, number, line)) for number, line in enumerate(whole, 1)]
-    kept = [line for line, entry in found if entry.model_dump(include=set(_CASE)) in recorded]
+    found = [parsed_line(path, number, line, CaseTimeline, TIMELINES_FILE) for number, line in enumerate(whole, 1)]
+    kept = [line for line, entry in zip(whole, found, strict=True) if _case(entry) in recorded]
     if kept != lines:
         write_whole(path, "".join(kept))
 
@@ -119,22 +97,7 @@ def read_timelines(path: Path) -> tuple[CaseTimeline, ...]:
     Raises:
         ConfigurationError: The file cannot be read, or a line of it is no timeline.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"timelines {path} cannot be read: {error}") from error
-    return tuple(_parsed(path, number, line) for number, line in enumerate(lines, 1))
-
-
-def _parsed(path: Path, number: int, line: str) -> CaseTimeline:
-    try:
-        return CaseTimeline.model_validate_json(line)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = named(".".join(map(str, first["loc"])) or "the line")
-        raise ConfigurationError(
-            f"timelines {path}, line {number}: {where}: {first['msg']}; is it the {TIMELINES_FILE} of a sweep?"
-        ) from error
+    return read_lines(path, CaseTimeline, TIMELINES_FILE)
 
 
 def write_trace(path: Path, timelines: Sequence[CaseTimeline]) -> None:

@@ -7,11 +7,12 @@ import json
 import sys
 from collections.abc import Iterator
 
-from tokenring_xdit.cli.text import read_text, refuse_below_one
+from tokenring_xdit.cli.text import refuse_below_one
 from tokenring_xdit.pipelines.engine import Engine
 from tokenring_xdit.pipelines.pending import Reply
 from tokenring_xdit.pipelines.text_engine import checked_question
 from tokenring_xdit.pipelines.text_models import refuse_model
+from tokenring_xdit.pipelines.text_run import read_text
 
 __all__ = ["ask_command"]
 

@@ -26,14 +26,13 @@ from tokenring_xdit.bench import (
     predict,
     read_records,
     read_timelines,
-    run_sweep,
     write_trace,
 )
 from tokenring_xdit.bench.diff import FIGURES
 from tokenring_xdit.bench.pool import SWEEP, torchrun_pool
 from tokenring_xdit.bench.report import REPORT_FILE, find_results, refuse_missing, write_plots, write_report
 from tokenring_xdit.cli.paths import refuse_unwritable
-from tokenring_xdit.cli.progress import progress
+from tokenring_xdit.cli.sweeps import run_shown
 from tokenring_xdit.config import read_config
 from tokenring_xdit.errors import ConfigurationError, LaunchError, NetworkError, RegressionError
 from tokenring_xdit.messages import escaped, one_line
@@ -58,14 +57,8 @@ def run_command(args: argparse.Namespace) -> None:
         refuse_missing(report=False)
         refuse_unwritable(args.plots / "time.svg", f"--plots {args.plots}")
     try:
-        with progress("sweep") as show:
-            outcome = run_sweep(
-                config,
-                resume=args.resume,
-                command=args.command,
-                on_step=lambda step: show(step.done, step.total, step.what),
-                ranks=torchrun_pool() if "RANK" in os.environ else None,
-            )
+        ranks = torchrun_pool() if "RANK" in os.environ else None
+        outcome = run_shown("sweep", config, args, resume=args.resume, ranks=ranks)
     except (KeyboardInterrupt, LaunchError, NetworkError):  # what was measured until then
         _leave_report(results, args.plots)
         raise

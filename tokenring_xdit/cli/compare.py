@@ -8,23 +8,18 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tokenring_xdit.bench import Pixels, Record, Status, Strategy, SweepConfig, inspect_models, run_sweep
+from tokenring_xdit.bench import Pixels, Record, Status, Strategy, SweepConfig
 from tokenring_xdit.bench.sheet import Panel, contact_sheet
 from tokenring_xdit.bench.workload import flux_model
 from tokenring_xdit.cli.arguments.compare import OF_PICTURES, OF_TEXTS
 from tokenring_xdit.cli.compare_text import compare_texts, is_language_model
 from tokenring_xdit.cli.paths import refuse_unwritable
-from tokenring_xdit.cli.progress import progress
-from tokenring_xdit.config import read_config
-from tokenring_xdit.devices import default_dtype
-from tokenring_xdit.errors import ConfigurationError, LaunchError, UnsupportedError
+from tokenring_xdit.cli.sweeps import comparison, refuse_failed, run_shown
+from tokenring_xdit.errors import ConfigurationError, UnsupportedError
 from tokenring_xdit.outputs import write_whole
 from tokenring_xdit.pipelines.request import save
 
 __all__ = ["compare_command"]
-
-_SECONDS = 86_400
-"""That a call may take: somebody waits for it, and may interrupt."""
 
 
 def compare_command(args: argparse.Namespace) -> None:
@@ -57,18 +52,9 @@ def compare_command(args: argparse.Namespace) -> None:
         def keep(strategy: Strategy, pixels: Pixels) -> None:
             pictures[str(strategy)] = pixels
 
-        with progress("compare") as show:
-            outcome = run_sweep(
-                config,
-                command=args.command,
-                on_step=lambda step: show(step.done, step.total, step.what),
-                on_picture=keep,
-                traces=False,
-            )
+        outcome = run_shown("compare", config, args, on_picture=keep, traces=False)
+    refuse_failed(outcome.records, Status.FAILED)
     found = {record.strategy: record for record in outcome.records}
-    failed = [record for record in outcome.records if record.status is Status.FAILED]
-    if failed:
-        raise LaunchError("\n".join(f"{record.strategy}: {record.error}" for record in failed))
     # Strategies are in the order in which they were named.
     records = dict(zip(names, (found[strategy] for strategy in config.strategies), strict=True))
     report = {
@@ -82,20 +68,16 @@ def compare_command(args: argparse.Namespace) -> None:
 
 def _sweep(args: argparse.Namespace, strategies: list[str], folder: str) -> SweepConfig:
     """The sweep that the command line says."""
-    said: dict[str, Any] = {
+    said = {
         "level": "pipeline",
         "strategies": json.dumps(strategies),
         "models": args.model,
         "sizes": args.size or str(flux_model(args.model).default_size),
-        "dtype": args.dtype or default_dtype(),
-        "timeout": _SECONDS,
-        "warmup": 0,  # the checks are enough
         "output": folder,
-        **{key: getattr(args, key) for key in ("prompt", "steps", "seed", "guidance", "ranks", "rounds")},
     }
     if not args.prompt.strip():
         raise ConfigurationError("the prompt is empty")
-    return read_config(SweepConfig, None, [f"{key}={value}" for key, value in said.items()], inspect_models)
+    return comparison(args, ("prompt", "steps", "guidance"), said)
 
 
 def _refuse(config: SweepConfig) -> None:

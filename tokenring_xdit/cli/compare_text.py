@@ -8,21 +8,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tokenring_xdit.bench import Record, Status, SweepConfig, inspect_models, run_sweep
+from tokenring_xdit.bench import Record, Status
 from tokenring_xdit.cli.paths import refuse_unwritable
-from tokenring_xdit.cli.progress import progress
-from tokenring_xdit.cli.text import read_text
-from tokenring_xdit.config import read_config
-from tokenring_xdit.devices import default_dtype
-from tokenring_xdit.errors import ConfigurationError, LaunchError
+from tokenring_xdit.cli.sweeps import comparison, refuse_failed, run_shown
+from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.outputs import write_whole
 from tokenring_xdit.pipelines.text_models import SMOLLM2, load_tokenizer
+from tokenring_xdit.pipelines.text_run import read_text
 
 __all__ = ["compare_texts", "is_language_model"]
 
 _STRATEGIES = ("single", "balanced", "pass-kv", "pass-q")
-
-_SECONDS = 86_400
 
 
 def is_language_model(name: str) -> bool:
@@ -45,38 +41,22 @@ def compare_texts(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="tokenring-xdit-") as folder:
         file = Path(folder) / "text.txt"
         file.write_text(text, encoding="utf-8")
-        config = _sweep(args, tokens, file, folder)
-        with progress("compare") as show:
-            outcome = run_sweep(
-                config,
-                command=args.command,
-                on_step=lambda step: show(step.done, step.total, step.what),
-                traces=False,
-            )
-    failed = [record for record in outcome.records if record.status is not Status.OK]
-    if failed:
-        raise LaunchError("\n".join(f"{record.strategy}: {record.error}" for record in failed))
+        said = {
+            "level": "text",
+            "strategies": json.dumps(_STRATEGIES),
+            "models": json.dumps([args.model]),  # whatever a folder is called
+            "tokens": tokens,
+            "text_file": str(file),
+            "answer": args.max_new_tokens,
+            "output": folder,
+        }
+        config = comparison(args, (), said)
+        outcome = run_shown("compare", config, args, traces=False)
+    refuse_failed(outcome.records, Status.FAILED, Status.REFUSED)
     records = sorted(outcome.records, key=lambda record: config.strategies.index(record.strategy))
     report = {"prompt": args.prompt, "context": args.context, "strategies": [_plain(record) for record in records]}
     write_whole(output, json.dumps(report, indent=2) + "\n")
     print(json.dumps(report) if args.json else _summary(args, output, records))
-
-
-def _sweep(args: argparse.Namespace, tokens: int, file: Path, folder: str) -> SweepConfig:
-    said: dict[str, Any] = {
-        "level": "text",
-        "strategies": json.dumps(_STRATEGIES),
-        "models": json.dumps([args.model]),  # whatever a folder is called
-        "tokens": tokens,
-        "text_file": str(file),
-        "answer": args.max_new_tokens,
-        "dtype": args.dtype or default_dtype(),
-        "timeout": _SECONDS,
-        "warmup": 0,  # the checks are enough
-        "output": folder,
-        **{key: getattr(args, key) for key in ("seed", "ranks", "rounds")},
-    }
-    return read_config(SweepConfig, None, [f"{key}={value}" for key, value in said.items()], inspect_models)
 
 
 def _plain(record: Record) -> dict[str, Any]:

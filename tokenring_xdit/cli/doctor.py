@@ -20,15 +20,17 @@ from tokenring_xdit.bench.pool import torchrun_pool
 from tokenring_xdit.bench.report import REPORT_FILE, write_report
 from tokenring_xdit.cli.arguments.doctor import PARTS
 from tokenring_xdit.cli.progress import progress
-from tokenring_xdit.devices import refuse_missing_gpus
+from tokenring_xdit.cli.torchrun import refuse_other_ranks
+from tokenring_xdit.devices import gpu_count, refuse_missing_gpus
 from tokenring_xdit.doctor.cases import CheckupPart, CheckupPlan
 from tokenring_xdit.doctor.checkup import SWEEP_FOLDERS, TOPOLOGY_FILE, check_up
-from tokenring_xdit.doctor.commands import SayWhere
 from tokenring_xdit.doctor.facts import nodes_of
+from tokenring_xdit.doctor.machines import NodeFacts
 from tokenring_xdit.doctor.page import page
 from tokenring_xdit.doctor.pools import NODES, TorchrunRanks
-from tokenring_xdit.doctor.record import Checkup, Grade, NodeFacts
+from tokenring_xdit.doctor.record import Checkup, Grade
 from tokenring_xdit.errors import ConfigurationError, LaunchError, TokenRingError
+from tokenring_xdit.lab.probe.commands import Describe
 from tokenring_xdit.messages import escaped
 from tokenring_xdit.outputs import write_whole
 from tokenring_xdit.workers.torchrun import serve_torchrun
@@ -51,7 +53,7 @@ def doctor_command(args: argparse.Namespace) -> None:
     else:
         plan = _plan_of_torchrun(args)
         with torchrun_pool(NODES) as pool:
-            nodes = nodes_of(pool.ask(SayWhere(), _LOOK_TIMEOUT))
+            nodes = nodes_of(pool.ask(Describe(), _LOOK_TIMEOUT))
             _check(args, replace(plan, nodes=len(nodes)), TorchrunRanks(pool), nodes)
 
 
@@ -87,7 +89,7 @@ def _check(
 
 
 def _plan(args: argparse.Namespace) -> CheckupPlan:
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = gpu_count()
     ranks = args.ranks if args.ranks is not None else gpus if gpus > 1 else _RANKS
     if ranks < 2:
         raise ConfigurationError(f"--ranks {ranks}: schedules share a sequence between 2 ranks or more")
@@ -105,10 +107,7 @@ def _plan_of_torchrun(args: argparse.Namespace) -> CheckupPlan:
             "have ranks started on this machine"
         )
     ranks = int(os.environ["WORLD_SIZE"])
-    if args.ranks not in {None, ranks}:
-        raise ConfigurationError(
-            f"--ranks {args.ranks} was asked for and torchrun started {ranks}: leave --ranks out under torchrun"
-        )
+    refuse_other_ranks(args.ranks, ranks)
     if ranks < 2:
         raise ConfigurationError(
             f"torchrun started {ranks} rank, and schedules share a sequence between 2 or more: use --nproc-per-node 2 "

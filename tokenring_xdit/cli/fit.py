@@ -11,10 +11,8 @@ from tokenring_xdit.amounts import bytes_in_words
 from tokenring_xdit.cli.text import refuse_below_one
 from tokenring_xdit.dtypes import DTYPE_BYTES
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.hosts.transformers.shapes import configured_shape
 from tokenring_xdit.language_shapes import LANGUAGE_SHAPES, LanguageShape
-from tokenring_xdit.pipelines.random_llama import RandomLlama, is_random_llama
-from tokenring_xdit.pipelines.text_models import model_files
+from tokenring_xdit.pipelines.text_models import text_shape
 from tokenring_xdit.planning.capacity import Need, ask_for, longest
 
 __all__ = ["fit_command"]
@@ -28,7 +26,7 @@ def fit_command(args: argparse.Namespace) -> None:
         raise ConfigurationError(
             f"--spare of {bytes_in_words(spare)} leaves nothing of a --memory of {bytes_in_words(memory)}: spare less"
         )
-    shape = _shape(args.model)
+    shape = LANGUAGE_SHAPES.get(args.model) or text_shape(args.model, *LANGUAGE_SHAPES)
     call = {"ranks": args.ranks, "element_bytes": DTYPE_BYTES[args.dtype], "batch": args.batch}
     ways: dict[str, dict[str, Any]] = {"whole": {"chunk": None}, "chunks": {"chunk": chunk}}
     if args.ranks == 1:
@@ -45,15 +43,6 @@ def fit_command(args: argparse.Namespace) -> None:
         print(json.dumps({"model": args.model, **call, "memory": memory, "spare": spare, "chunk": chunk, **found}))
         return
     _tell(args, shape, needs, memory - spare, chunk)
-
-
-def _shape(name: str) -> LanguageShape:
-    if name in LANGUAGE_SHAPES:
-        return LANGUAGE_SHAPES[name]
-    if is_random_llama(name):
-        return RandomLlama.parse(name).shape
-    path, options = model_files(name)
-    return configured_shape(path, **options)
 
 
 def _tell(

@@ -13,9 +13,9 @@ from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.language_shapes import language_shape
 from tokenring_xdit.planning import TIE, Effects, Machine, Problem
 from tokenring_xdit.planning.figures import Standing, figures
-from tokenring_xdit.planning.layer_turn import LayerTurn
+from tokenring_xdit.planning.layer_turn import LayerTurn, StrategyForecast
 from tokenring_xdit.planning.many_ranks import MANY_RANKS
-from tokenring_xdit.planning.phases import LanguagePhase, StrategyForecast, candidates, crossover, phase_of
+from tokenring_xdit.planning.phases import LanguagePhase, candidates, crossover, phase_of
 from tokenring_xdit.topology import Network
 
 __all__ = ["plan_texts"]

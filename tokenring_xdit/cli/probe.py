@@ -9,13 +9,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
-import torch
-
 from tokenring_xdit.attention.auto import kept_topology
 from tokenring_xdit.bench.pool import start_pool
 from tokenring_xdit.cli.paths import refuse_unwritable
 from tokenring_xdit.cli.progress import progress
-from tokenring_xdit.devices import refuse_missing_gpus
+from tokenring_xdit.cli.torchrun import refuse_other_ranks
+from tokenring_xdit.devices import gpu_count, refuse_missing_gpus
 from tokenring_xdit.errors import ConfigurationError, NetworkError
 from tokenring_xdit.lab.network import emulate
 from tokenring_xdit.lab.probe import PROBE, Probed, probe
@@ -53,10 +52,8 @@ def _refuse(args: argparse.Namespace, network: Network | None) -> None:
             f"{len(network.hosts)}"
         )
     started = os.environ.get("WORLD_SIZE") if "RANK" in os.environ and network is None else None
-    if started is not None and args.ranks not in {None, int(started)}:
-        raise ConfigurationError(
-            f"--ranks {args.ranks} was asked for and torchrun started {started}: leave --ranks out under torchrun"
-        )
+    if started is not None:
+        refuse_other_ranks(args.ranks, int(started))
     ranks = int(started) if started is not None else args.ranks
     if ranks is not None and ranks < 2:
         raise ConfigurationError(f"--ranks {ranks}: a link joins two ranks, so use 2 or more")
@@ -74,8 +71,7 @@ def _count(asked: int | None, network: Network | None) -> int:
     """Number of ranks to start on this machine."""
     if network is not None:
         return asked or len(network.hosts)
-
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = gpu_count()
     if gpus == 1 and asked is None:
         raise ConfigurationError("this machine has one GPU, with nothing to measure between it and another")
     ranks = asked or gpus or _RANKS

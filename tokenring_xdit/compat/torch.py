@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from functools import reduce, wraps
 from importlib import import_module
@@ -42,6 +43,7 @@ RELIED_ON = (
     "ProcessGroup._get_backend",
     "ProcessGroup._start_coalescing",
     "ProcessGroup.alltoall_base",
+    "ProcessGroup.bound_device_id",
     "ProcessGroup.group_name",
 )
 """Names in ``torch.distributed`` that torch documents nowhere, and the package uses."""
@@ -74,12 +76,36 @@ RING_MODULE = f"torch.distributed.tensor.experimental{'._context_parallel' if _F
 """Where torch has the ring of keys that xfuser's Ring is."""
 
 
-def new_group(ranks: Sequence[int], **options: Any) -> dist.ProcessGroup:
-    """:func:`torch.distributed.new_group` with the ranks in the order given, as they are in another group."""
+def new_group(ranks: Sequence[int], *, use_local_synchronization: bool = False, **options: Any) -> dist.ProcessGroup:
+    """:func:`torch.distributed.new_group` with the ranks in the order given, as they are in another group.
+
+    Args:
+        ranks: Global ranks.
+        use_local_synchronization: Whether these ranks alone make it.
+        options: As there.
+    """
     if _SORTING_IS_OPTIONAL:
         options["sort_ranks"] = False
-    group: dist.ProcessGroup = dist.new_group(list(ranks), **options)
+    with _bound_to_no_device() if use_local_synchronization else nullcontext():
+        group: dist.ProcessGroup = dist.new_group(
+            list(ranks), use_local_synchronization=use_local_synchronization, **options
+        )
     return group
+
+
+@contextmanager
+def _bound_to_no_device() -> Iterator[None]:
+    """Have a group made without the ranks of the world that are not in it.
+
+    Where ``init_process_group`` was given a ``device_id``, torch splits each new communicator off that of the world, to
+    which all ranks of the world have to come: ``distributed_c10d._new_process_group_helper`` reads it from the world.
+    """
+    world: Any = dist.distributed_c10d._get_default_group()
+    bound, world.bound_device_id = world.bound_device_id, None
+    try:
+        yield
+    finally:
+        world.bound_device_id = bound
 
 
 def nccl_options(most_ctas: int | None, timeout: timedelta | None) -> Any:

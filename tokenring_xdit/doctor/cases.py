@@ -40,8 +40,8 @@ class CheckupPart(Enum):
 
     EXACTNESS = "exactness"
     LINKS = "links"
-    KERNELS = "kernels"
     LAUNCHES = "launches"
+    KERNELS = "kernels"
     STRATEGIES = "strategies"
     STEP = "step"
 

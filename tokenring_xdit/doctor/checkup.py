@@ -16,8 +16,9 @@ from tokenring_xdit.doctor.commands import LookAround
 from tokenring_xdit.doctor.exactness import check_schedules
 from tokenring_xdit.doctor.findings import findings
 from tokenring_xdit.doctor.links import measure_links
+from tokenring_xdit.doctor.machines import NodeFacts
 from tokenring_xdit.doctor.pools import SOLO, WORLD, Ranks, TorchrunRanks
-from tokenring_xdit.doctor.record import Checkup, NodeFacts, PartOutcome, PartState
+from tokenring_xdit.doctor.record import Checkup, PartOutcome, PartState
 from tokenring_xdit.doctor.timing import attention_sweep, step_sweep, sweep, time_calls, time_kernels
 from tokenring_xdit.errors import TokenRingError
 from tokenring_xdit.outputs import write_whole
@@ -33,6 +34,9 @@ TOPOLOGY_FILE = "topology.yaml"
 
 SWEEP_FOLDERS = {CheckupPart.STRATEGIES: "strategies", CheckupPart.STEP: "step"}
 """Of what sweeps measure, beside the other files."""
+
+_ALONE = frozenset({CheckupPart.KERNELS, *SWEEP_FOLDERS})
+"""Parts with processes of their own; in exclusive mode GPUs take no second one, and beside it times would be others."""
 
 _SURVEY = "machine"
 _LOOK_TIMEOUT = 120.0
@@ -81,8 +85,8 @@ def check_up(
         running = _Running(plan, world, folder, command, on_step, nodes)
         yield running.survey()
         for part in CheckupPart:
-            if part in SWEEP_FOLDERS:
-                world.end()  # sweeps have ranks of their own
+            if part in _ALONE:
+                world.end()
             yield running.part(part)
 
 

@@ -9,40 +9,16 @@ from tokenring_xdit.dtypes import DtypeName
 __all__ = [
     "CheckCall",
     "LookAround",
-    "SayWhere",
     "TimeCall",
     "TimeKernel",
     "TimeMessages",
     "TinyCall",
-    "Whereabouts",
 ]
 
 
 @dataclass(frozen=True)
 class LookAround:
     """Say what the machine has. The answer is a :class:`~tokenring_xdit.doctor.record.MachineFacts`."""
-
-
-@dataclass(frozen=True)
-class SayWhere:
-    """Say on which node you are. The answer is :class:`Whereabouts`."""
-
-
-@dataclass(frozen=True)
-class Whereabouts:
-    """Where a rank is.
-
-    Attributes:
-        host: Name of its host.
-        node: Number of its node, as torchrun counts.
-        device: What it computes on: the name of a GPU, or ``cpu``.
-        torch: Version.
-    """
-
-    host: str
-    node: int
-    device: str
-    torch: str
 
 
 @dataclass(frozen=True)
@@ -64,6 +40,11 @@ class TimeKernel:
     head_dim: int
     dtype: DtypeName
     seconds: float
+
+    @property
+    def problem(self) -> str:
+        """Tokens and heads, for people."""
+        return f"{self.tokens} tokens, {self.heads} heads of {self.head_dim}"
 
 
 @dataclass(frozen=True)

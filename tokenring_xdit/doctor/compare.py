@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tokenring_xdit.bench.records import Status
-from tokenring_xdit.doctor.record import Checkup, ExactnessResult
+from tokenring_xdit.doctor.record import Checkup
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.messages import named, one_line
 
@@ -96,10 +96,7 @@ def _beside(figure: CheckupFigure | None, least: float | None) -> CheckupFigure 
 
 
 def _found(checkup: Checkup) -> Iterator[tuple[_Key, CheckupFigure]]:
-    by_schedule: dict[tuple[str, str, str], list[ExactnessResult]] = {}
-    for result in checkup.exactness:
-        by_schedule.setdefault((result.schedule, result.mask, result.dtype), []).append(result)
-    for (schedule, mask, dtype), own in by_schedule.items():
+    for (schedule, mask, dtype), own in checkup.exactness_by_schedule.items():
         errors = [result.error for result in own if result.error is not None]
         wrong = sum(not result.exact for result in own)
         largest = f"{max(errors):.0e}" if errors else "-"

@@ -14,7 +14,7 @@ from tokenring_xdit.schedule import Mask
 __all__ = ["check_schedules", "graded"]
 
 _TIMEOUT = 90.0
-"""Seconds for one call, the start of the ranks and their first connections included."""
+"""Seconds for one call, the first connections of the ranks included."""
 
 
 def check_schedules(plan: CheckupPlan, ranks: Ranks, step: Step) -> Iterator[ExactnessResult]:

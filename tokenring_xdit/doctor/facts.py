@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import socket
-import subprocess
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from itertools import permutations
 
 import torch
 from torch.cuda import nccl
+from torch.distributed import is_nccl_available
 
 from tokenring_xdit.devices import processor_name
-from tokenring_xdit.doctor.commands import Whereabouts
-from tokenring_xdit.doctor.record import GpuFacts, MachineFacts, NodeFacts
+from tokenring_xdit.doctor.machines import GpuFacts, MachineFacts, NodeFacts
 from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.lab.probe.commands import Description
+from tokenring_xdit.messages import one_line
 from tokenring_xdit.topology import network_to_mapping
-from tokenring_xdit.topology.smi import NVIDIA_SMI, load_nvidia_smi
+from tokenring_xdit.topology.smi import NVIDIA_SMI, load_nvidia_smi, run_nvidia_smi
 
 __all__ = ["look_around", "nodes_of"]
 
 _PACKAGES = ("torch", "xfuser", "diffusers", "transformers", "triton", "flash-attn", "flash-attn-4")
 
-_SECONDS = 30
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def look_around() -> MachineFacts:
     """What this machine has."""
-    cuda = torch.cuda.is_available()
-    gpus = range(torch.cuda.device_count() if cuda else 0)
+    gpus, peers, cuda_said = _gpus()
     smi, smi_said = None, ""
     try:
         smi = network_to_mapping(load_nvidia_smi(NVIDIA_SMI))
@@ -45,16 +46,33 @@ def look_around() -> MachineFacts:
         memory_bytes=_memory(),
         versions={package: _version(package) for package in _PACKAGES},
         cuda=torch.version.cuda,
-        nccl=".".join(map(str, nccl.version())) if cuda else None,  # type: ignore[no-untyped-call]
+        cuda_said=cuda_said,
+        nccl=".".join(map(str, nccl.version())) if gpus and is_nccl_available() else None,  # type: ignore[no-untyped-call]
         driver=_driver(),
-        gpus=tuple(_gpu(gpu) for gpu in gpus),
-        peers=tuple(pair for pair in permutations(gpus, 2) if torch.cuda.can_device_access_peer(*pair)),
+        gpus=gpus,
+        peers=peers,
         smi=smi,
         smi_said=smi_said,
     )
 
 
-def nodes_of(ranks: Sequence[Whereabouts]) -> tuple[NodeFacts, ...]:
+def _gpus() -> tuple[tuple[GpuFacts, ...], tuple[tuple[int, int], ...], str]:
+    """The GPUs, whose memory each reaches, and why there are none, where this torch is one for GPUs."""
+    if torch.version.cuda is None and torch.version.hip is None:
+        return (), (), ""
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+        indices = range(torch.cuda.device_count())
+        found = tuple(_gpu(index) for index in indices)
+        peers = tuple(pair for pair in permutations(indices, 2) if torch.cuda.can_device_access_peer(*pair))
+    except (RuntimeError, AssertionError) as error:
+        visible = os.environ.get(_VISIBLE)
+        hidden = "" if visible is None else f"; {_VISIBLE} is '{visible}'"
+        return (), (), one_line(str(error).partition("\n")[0]) + hidden
+    return found, peers, ""
+
+
+def nodes_of(ranks: Sequence[Description]) -> tuple[NodeFacts, ...]:
     """The nodes that ranks are on.
 
     Args:
@@ -66,7 +84,7 @@ def nodes_of(ranks: Sequence[Whereabouts]) -> tuple[NodeFacts, ...]:
     return tuple(
         NodeFacts(
             node=node,
-            host=ranks[members[0]].host,
+            host=ranks[members[0]].place,
             ranks=tuple(members),
             device=", ".join(dict.fromkeys(ranks[rank].device for rank in members)),
             torch=ranks[members[0]].torch,
@@ -88,12 +106,12 @@ def _version(package: str) -> str | None:
 
 
 def _driver() -> str | None:
-    command = [NVIDIA_SMI, "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_SECONDS)
-    except (OSError, subprocess.SubprocessError):
+        said = run_nvidia_smi("--query-gpu=driver_version", "--format=csv,noheader")
+    except ConfigurationError:
         return None
-    return next(iter(done.stdout.split()), None)
+    found = re.search(r"^\s*(\d[\d.]*)\s*$", said, re.MULTILINE)  # and not "[N/A]"
+    return found[1] if found else None
 
 
 def _memory() -> int | None:

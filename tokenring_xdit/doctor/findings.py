@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from tokenring_xdit.bench.plan import Level
 from tokenring_xdit.bench.records import Record, Status
 from tokenring_xdit.doctor.cases import ERROR_LIMITS
-from tokenring_xdit.doctor.record import Checkup, ExactnessResult, Finding, Grade, MachineFacts, NodeFacts, PartState
+from tokenring_xdit.doctor.machines import MachineFacts, NodeFacts
+from tokenring_xdit.doctor.record import Checkup, ExactnessResult, Finding, Grade, PartState
 from tokenring_xdit.schedule import ALGORITHMS
+from tokenring_xdit.topology.smi import NO_PROGRAM
 
 __all__ = ["findings", "remarks_on_machine"]
 
 _OLD_TORCH = (2, 8)
 _FAST_TORCH = (2, 13)
 _GIB = 1 << 30
+_PART = re.compile(r"\bMIG\b")
 
 
 def findings(checkup: Checkup) -> tuple[Finding, ...]:
@@ -35,12 +39,13 @@ def findings(checkup: Checkup) -> tuple[Finding, ...]:
 def remarks_on_machine(machine: MachineFacts) -> Iterator[Finding]:
     """What a machine has and what it lacks, and what that means."""
     if not machine.gpus:
-        built = "torch is a build without CUDA" if machine.cuda is None else "torch sees none"
+        seen = f"torch sees none ({machine.cuda_said})" if machine.cuda_said else "torch sees none"
+        built = "torch is a build without CUDA" if machine.cuda is None else seen
         yield Finding(
             grade=Grade.NOTE,
             said=f"No GPU: {built}. Everything ran on the CPU, over gloo; its times say nothing about GPUs. CUDA "
             "graphs, of calls and of steps (captured+STRATEGY), were left out.",
-            advice="" if machine.driver is None else "There is a GPU driver: install a build of torch for its CUDA.",
+            advice=_advice_without_gpus(machine),
         )
     else:
         names = ", ".join(dict.fromkeys(gpu.name for gpu in machine.gpus))
@@ -57,6 +62,19 @@ def remarks_on_machine(machine: MachineFacts) -> Iterator[Finding]:
                 "graphs (captured+STRATEGY) were left out.",
             )
         yield from _of_peers(machine)
+        if count > 1 and machine.nccl is None:
+            yield Finding(
+                grade=Grade.WRONG,
+                said="This torch is built without NCCL, over which ranks on GPUs talk.",
+                advice="Install a build of torch that has it, as those of pytorch.org for Linux do.",
+            )
+        parts = next((gpu.name for gpu in machine.gpus if _PART.search(gpu.name)), None)
+        if parts is not None:
+            yield Finding(
+                grade=Grade.NOTE,
+                said=f"{parts} is a part of a GPU (MIG): a process sees one, and none reaches the memory of another.",
+                advice="Ranks need whole GPUs: ask who runs the machine to turn MIG off.",
+            )
         old = sorted({gpu.capability for gpu in machine.gpus if gpu.capability < (8, 0)})
         if old:
             yield Finding(
@@ -70,6 +88,13 @@ def remarks_on_machine(machine: MachineFacts) -> Iterator[Finding]:
                 said="flash-attn is not installed: torch's own kernels run. On Hopper torch's cuDNN kernel is as fast.",
             )
     yield from _of_torch(machine)
+
+
+def _advice_without_gpus(machine: MachineFacts) -> str:
+    if machine.driver is not None and machine.cuda is None:
+        return "There is a GPU driver: install a build of torch for its CUDA."
+    broken = machine.driver is None and machine.smi_said and NO_PROGRAM not in machine.smi_said
+    return f"If it has GPUs, look at their driver. {machine.smi_said}" if broken else ""
 
 
 def _of_nodes(nodes: Sequence[NodeFacts]) -> Iterator[Finding]:

@@ -41,6 +41,7 @@ class MachineFacts(Entry):
         memory_bytes: Bytes of main memory; ``None`` where the system does not say.
         versions: Versions of packages; ``None`` where one is not installed.
         cuda: That torch was built for; ``None`` for a build without.
+        cuda_said: Why such a torch sees no GPU, as it says.
         nccl: Version in torch; ``None`` where it has none.
         driver: Driver of the GPUs; ``None`` where there is none.
         gpus: The GPUs that torch sees.
@@ -57,6 +58,7 @@ class MachineFacts(Entry):
     memory_bytes: int | None
     versions: dict[str, str | None]
     cuda: str | None = None
+    cuda_said: str = ""
     nccl: str | None = None
     driver: str | None = None
     gpus: tuple[GpuFacts, ...] = ()

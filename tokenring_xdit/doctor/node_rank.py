@@ -10,13 +10,13 @@ import socket
 from datetime import timedelta
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from tokenring_xdit.attention.member import AGREEMENT_TIMEOUT_VARIABLE
 from tokenring_xdit.bench import rank as sweep_rank
 from tokenring_xdit.bench.instruments import join_sweep
-from tokenring_xdit.doctor.commands import CheckCall, SayWhere, TimeCall, TimeMessages, TinyCall, Whereabouts
+from tokenring_xdit.devices import gpu_count
+from tokenring_xdit.doctor.commands import CheckCall, TimeCall, TimeMessages, TinyCall
 from tokenring_xdit.doctor.pools import PATIENCE
 from tokenring_xdit.doctor.rank import DoctorRank, calls_of
 from tokenring_xdit.errors import UnsupportedError
@@ -28,7 +28,7 @@ __all__ = ["MESSAGES", "commands"]
 MESSAGES = (
     *sweep_rank.MESSAGES,
     *probe_rank.MESSAGES,
-    *(CheckCall, SayWhere, TimeCall, TimeMessages, TinyCall, Whereabouts),
+    *(CheckCall, TimeCall, TimeMessages, TinyCall),
 )
 """Commands and answers."""
 
@@ -43,7 +43,6 @@ def commands(mailbox: Mailbox) -> Commands:
     return {
         **calls_of(DoctorRank(device), probe_rank.ProbeRank(device)),
         **sweep_rank.commands_on(device),
-        SayWhere: lambda command: _whereabouts(device),
     }
 
 
@@ -54,7 +53,7 @@ def _refuse_together(store: Any) -> None:
         UnsupportedError: The same on all ranks.
     """
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = gpu_count()
     lacks = 0 < gpus <= int(os.environ.get("LOCAL_RANK", "0"))
     said = f"has no GPU left of the {gpus} of its node" if lacks else "has a GPU" if gpus else "has no GPU"
     store.set(f"device/{rank}", f"{said}, on {socket.gethostname()}")
@@ -75,13 +74,3 @@ def _refuse_together(store: Any) -> None:
             f"a checkup needs a GPU for each rank, or none on any node: {some}. Start as many ranks a node as it has "
             'GPUs, or hide them with CUDA_VISIBLE_DEVICES=""'
         )
-
-
-def _whereabouts(device: torch.device) -> Whereabouts:
-    on_gpu = device.type == "cuda"
-    return Whereabouts(
-        host=socket.gethostname(),
-        node=int(os.environ.get("GROUP_RANK", "0")),
-        device=torch.cuda.get_device_name(device) if on_gpu else "cpu",
-        torch=str(torch.__version__),
-    )

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from tokenring_xdit.bench.records import Record
-from tokenring_xdit.doctor.record import Checkup, ExactnessResult, Grade, MachineFacts
+from tokenring_xdit.doctor.machines import MachineFacts
+from tokenring_xdit.doctor.record import Checkup
 
 __all__ = ["page"]
 
@@ -28,7 +29,6 @@ td.number, th.number { text-align: right; }
 pre { border: 1px solid var(--line); overflow-x: auto; padding: .6rem; }
 """
 
-_MARKS = {Grade.FINE: "fine", Grade.NOTE: "note", Grade.WRONG: "wrong"}
 _GIB = 1 << 30
 
 
@@ -80,7 +80,7 @@ def page(checkup: Checkup, topology_line: str | None, reports: Mapping[str, str]
 
 def _findings(checkup: Checkup) -> str:
     rows = (
-        f"<li><span class='grade {_MARKS[f.grade]}'>{_MARKS[f.grade]}</span>{escape(f.said)} "
+        f"<li><span class='grade {f.grade.value}'>{f.grade.value}</span>{escape(f.said)} "
         f"{f'<strong>{escape(f.advice)}</strong>' if f.advice else ''}</li>"
         for f in checkup.findings
     )
@@ -122,11 +122,8 @@ def _nodes(checkup: Checkup) -> str:
 
 
 def _exactness(checkup: Checkup) -> str:
-    groups: dict[tuple[str, str, str], list[ExactnessResult]] = {}
-    for result in checkup.exactness:
-        groups.setdefault((result.schedule, result.mask, result.dtype), []).append(result)
     rows = []
-    for (schedule, mask, dtype), results in groups.items():
+    for (schedule, mask, dtype), results in checkup.exactness_by_schedule.items():
         bad = [result for result in results if not result.exact]
         errors = [result.error for result in results if result.error is not None]
         largest = f"{max(errors):.1e}" if errors else "-"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 from tokenring_xdit.attention.member import AGREEMENT_TIMEOUT_VARIABLE
@@ -26,6 +25,9 @@ SOLO = "tokenring_xdit.doctor.solo"
 
 NODES = "tokenring_xdit.doctor.node_rank"
 """What ranks serve that torchrun started, on one node or several."""
+
+_START = 120.0
+"""Seconds in which ranks start: eight of them may read torch from a disk that is slow."""
 
 PATIENCE = "30"
 """Seconds that a rank waits for another one, unless the user gives it another time."""
@@ -81,13 +83,18 @@ class Ranks:
         return None
 
     def ask(self, command: Any, timeout: float) -> list[Any]:
-        """Have all ranks carry out a command; see :meth:`WorkerPool.ask`.
+        """Have all ranks carry out a command, where they are not there yet once they have started.
+
+        Args:
+            command: The command.
+            timeout: Seconds for it, without what it takes them to start.
 
         Raises:
             LaunchError: A rank died, failed or did not answer in time; the message names it.
         """
+        starting = 0.0 if self._pool is not None or self.lent is not None else _START
         try:
-            return self.pool.ask(command, timeout)
+            return self.pool.ask(command, starting + timeout)
         except LaunchError:
             self.forget()
             raise
@@ -105,9 +112,7 @@ class Ranks:
     def __enter__(self) -> Ranks:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self.end(kill=error is not None)
 
 
@@ -179,7 +184,5 @@ class _LentPool(Pool):
     def __enter__(self) -> _LentPool:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         return

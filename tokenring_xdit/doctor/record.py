@@ -7,20 +7,17 @@ from typing import Any
 
 from tokenring_xdit.bench.plan import Level
 from tokenring_xdit.bench.records import Record
-from tokenring_xdit.doctor.machines import Entry, GpuFacts, MachineFacts, NodeFacts
+from tokenring_xdit.doctor.machines import Entry, MachineFacts, NodeFacts
 
 __all__ = [
     "Checkup",
     "ExactnessResult",
     "Finding",
-    "GpuFacts",
     "Grade",
     "KernelTiming",
     "LaunchTiming",
-    "MachineFacts",
     "MessageTiming",
     "NamedShape",
-    "NodeFacts",
     "PartOutcome",
     "PartState",
 ]
@@ -228,6 +225,14 @@ class Checkup(Entry):
         known = [s.name for s in self.shapes if (s.tokens, s.heads) == (record.tokens, record.heads)]
         call = f"{record.tokens} tokens, {record.heads} heads of {record.head_dim}, {record.dtype}, {ranks}"
         return f"one attention call of {known[0]}: {call}" if known else f"one attention call: {call}"
+
+    @property
+    def exactness_by_schedule(self) -> dict[tuple[str, str, str], list[ExactnessResult]]:
+        """Calls of each schedule, mask and dtype."""
+        found: dict[tuple[str, str, str], list[ExactnessResult]] = {}
+        for result in self.exactness:
+            found.setdefault((result.schedule, result.mask, result.dtype), []).append(result)
+        return found
 
     @property
     def wrong(self) -> tuple[Finding, ...]:

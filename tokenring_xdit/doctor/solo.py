@@ -32,10 +32,13 @@ def commands(mailbox: Mailbox) -> Commands:
 
 @torch.inference_mode()
 def time_kernel(command: TimeKernel) -> KernelTiming:
-    """Time a kernel and compare some rows with fp64; what it raises is said."""
+    """Time a kernel and compare some rows with fp64; what it raises is said.
+
+    Raises:
+        torch.AcceleratorError: What ends all use of a GPU by this process: the next kernel needs another one.
+    """
     device, dtype = rank_device(), torch_dtype(command.dtype)
-    words = f"{command.tokens} tokens, {command.heads} heads of {command.head_dim}"
-    timing = KernelTiming(kernel=command.kernel, problem=words, dtype=command.dtype)
+    timing = KernelTiming(kernel=command.kernel, problem=command.problem, dtype=command.dtype)
     kernel = KERNELS[command.kernel]
     refusal = kernel.refusal(device, dtype, command.head_dim)
     if refusal is not None:
@@ -47,6 +50,8 @@ def time_kernel(command: TimeKernel) -> KernelTiming:
         seconds = statistics.median(
             call_times(lambda: kernel.run(q, k, v, scale=None, causal=False), device, command.seconds)
         )
+    except torch.AcceleratorError:
+        raise
     except (RuntimeError, ImportError, TypeError) as error:
         return timing.model_copy(update={"said": f"failed: {error}", "exact": False})
     rows = torch.linspace(0, command.tokens - 1, min(_ROWS, command.tokens)).round().long()

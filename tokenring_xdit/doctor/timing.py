@@ -40,9 +40,8 @@ def time_kernels(plan: CheckupPlan, step: Step) -> Iterator[KernelTiming]:
             try:
                 (timing,) = process.ask(command, _TIMEOUT)
             except LaunchError as error:
-                words = f"{shape.tokens} tokens, {shape.heads} heads of {shape.head_dim}"
                 said = f"failed: {str(error).partition(chr(10))[0]}"
-                timing = KernelTiming(kernel=kernel, problem=words, dtype=dtype, exact=False, said=said)
+                timing = KernelTiming(kernel=kernel, problem=command.problem, dtype=dtype, exact=False, said=said)
             yield timing
 
 

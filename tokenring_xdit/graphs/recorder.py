@@ -5,6 +5,8 @@ Not run on a GPU so far.
 
 from __future__ import annotations
 
+import os
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any, Protocol, cast
@@ -17,6 +19,17 @@ __all__ = ["CudaRecorder", "Recorder", "Recording", "refuse_without_cuda"]
 
 _SYNCHRONIZING = "synchronizing CUDA operation"
 """In what torch says of an operation whose result the host waits for."""
+
+_PROTOTYPE = "Synchronization debug mode is a prototype"
+"""In what torch says when it is asked to say so."""
+
+_REGISTRATION = "NCCL_GRAPH_REGISTER"
+"""Environment variable of NCCL: 0 has it leave memory that a graph uses as it is."""
+
+_ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+"""Environment variables of torch; where both are set the first one counts."""
+
+_SEGMENTS = re.compile(r"expandable_segments\s*:\s*True")
 
 _WARN, _SILENT = "warn", "default"
 
@@ -72,14 +85,32 @@ class Recorder(Protocol):
         """
 
 
+def _refuse_segments_that_grow() -> None:
+    """Refuse what NCCL cannot register for a graph: it then reads and writes where nothing is (Megatron-LM refuses it).
+
+    Raises:
+        UnsupportedError: The environment asks for both.
+    """
+    asked = next((name for name in _ALLOCATOR if name in os.environ), None)
+    if asked is not None and _SEGMENTS.search(os.environ[asked]) and os.environ.get(_REGISTRATION) != "0":
+        raise UnsupportedError(
+            f"CUDA graphs with {asked}={os.environ[asked]} may access memory that is gone, where NCCL registers it: "
+            f"set {_REGISTRATION}=0 too, before the ranks start, or leave expandable_segments out"
+        )
+
+
 class CudaRecorder:
     """Records CUDA graphs. Rehearsals, captures and replays use one stream of its own, as NCCL asks for.
 
     Args:
         device: A GPU.
+
+    Raises:
+        UnsupportedError: The environment asks for memory that graphs cannot be given.
     """
 
     def __init__(self, device: torch.device) -> None:
+        _refuse_segments_that_grow()
         self.device = device if device.index is not None else torch.device("cuda", torch.cuda.current_device())
         self._stream: Any = cast(Any, torch.cuda.Stream)(self.device)
 
@@ -95,7 +126,7 @@ class CudaRecorder:
                 torch.cuda.set_sync_debug_mode(before or _SILENT)
         waits = sum(_SYNCHRONIZING in str(each.message) for each in said)
         for each in said:
-            if _SYNCHRONIZING not in str(each.message):
+            if not any(words in str(each.message) for words in (_SYNCHRONIZING, _PROTOTYPE)):
                 warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
         return output, f"the host waits for the GPU in {waits} of its operations" if waits else None
 

@@ -10,10 +10,10 @@ from enum import Enum
 from functools import wraps
 from typing import Any, TypeVar
 
-import torch
 import torch.distributed as dist
 
 from tokenring_xdit.attention import guarded
+from tokenring_xdit.devices import rank_device
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.hosts.agreement import (
     ONE_PICTURE,
@@ -60,9 +60,7 @@ def join_world() -> None:
             "there are no ranks to spread the pipeline over: start the program with torchrun --nproc_per_node=N, or "
             "call torch.distributed.init_process_group first"
         )
-    if torch.cuda.is_available():  # not run on a GPU
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    dist.init_process_group("nccl" if rank_device().type == "cuda" else "gloo")  # not run on a GPU
 
 
 def agreed_host(model: Any, asked: Callable[[], _Host], doing: str, **beside: str) -> _Host:

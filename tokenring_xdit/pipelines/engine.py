@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from tokenring_xdit.defaults import DEFAULT_SCHEDULE, KEPT_CHATS, LARGEST_SIDE
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.choice import Lora, PipelineChoice
-from tokenring_xdit.pipelines.engine_ranks import checked_timeout
-from tokenring_xdit.pipelines.messages import MemoryUse, Step
+from tokenring_xdit.pipelines.messages import Step
+from tokenring_xdit.pipelines.ranked_engine import RankedEngine
 from tokenring_xdit.pipelines.request import DRAWN_SEEDS, Request
 from tokenring_xdit.pipelines.text_engine import Chat, Texts
 from tokenring_xdit.pipelines.text_models import is_text_model
@@ -22,12 +21,11 @@ if TYPE_CHECKING:
     from tokenring_xdit.hosts.xfuser import AttentionBackend
     from tokenring_xdit.pipelines.pending import PendingPictures
     from tokenring_xdit.pipelines.picture_engine import Pictures
-    from tokenring_xdit.workers.starting import StartedRank
 
 __all__ = ["Engine", "Step"]
 
 
-class Engine:
+class Engine(RankedEngine):
     """A model on several ranks of this machine, or of a Ray cluster: loaded once, it serves one request after another.
 
     ::
@@ -160,67 +158,12 @@ class Engine:
         self._model = model
 
     @property
-    def processes(self) -> list[int]:
-        """Process ids of the ranks, by replica and rank; empty before they are started again after a failure."""
-        return self._serving.ranks.processes
-
-    @property
-    def workers(self) -> list[StartedRank]:
-        """The ranks, by replica and rank, for monitoring; empty as :attr:`processes` is."""
-        return self._serving.ranks.workers
-
-    @property
-    def cluster(self) -> str | None:
-        """Which Ray cluster the ranks are on: its address, and the GPUs that it has; ``None`` for this machine."""
-        return self._serving.ranks.cluster
-
-    @property
-    def timeout(self) -> float:
-        """Seconds without progress after which ranks are killed; may be set between two requests."""
-        return self._serving.ranks.timeout
-
-    @timeout.setter
-    def timeout(self, seconds: float) -> None:
-        self._serving.ranks.timeout = checked_timeout(seconds)
-
-    @property
-    def last_seed(self) -> int | None:
-        """Seed of the last request, given or random; ``None`` before the first."""
-        return self._serving.last_seed
-
-    @property
     def graph_reports(self) -> tuple[Mapping[str, GraphReport], ...]:
         """How many calls of the transformers were replayed, captured or eager until the end of the last request.
 
         One for each replica that took part; empty without ``cuda_graphs``.
         """
         return () if self._pictures is None else self._pictures.graph_reports
-
-    @property
-    def memory(self) -> tuple[MemoryUse, ...]:
-        """What ranks held in memory for the last request that was served, by replica and rank.
-
-        Empty before the first one, and on systems without this information.
-        """
-        return self._serving.memory
-
-    @property
-    def sent(self) -> tuple[int, ...]:
-        """Bytes that ranks sent for attention in the last request that was served, by replica and rank.
-
-        What TokenRing sends; Ulysses' own exchanges are not counted.
-        """
-        return self._serving.sent
-
-    @property
-    def exposed(self) -> tuple[float, ...]:
-        """Share of the steps in which each rank waited for messages of attention, in the last request that was served.
-
-        From 0 to 1, by replica and rank, without the first step and Ulysses' own exchanges; of a language model the
-        share of all that it took to read and to answer. Empty where that cannot be seen: on GPUs, whose streams wait,
-        for pictures with previews, and with fewer than two steps.
-        """
-        return self._serving.exposed
 
     def generate(
         self,
@@ -363,30 +306,6 @@ class Engine:
                 f"chat is for language models, and '{self._model}' makes pictures: use generate(...)"
             )
         return self._texts.chat(context, messages)
-
-    def start(self) -> None:
-        """Start ranks that have died, and wait until they have loaded; the next request would do so too.
-
-        Raises:
-            EngineError: A rank failed while it loaded; the message names its log.
-        """
-        self._serving.ranks.start()
-
-    def cancel(self) -> None:
-        """Cancel the running request at its next step, from any thread; without one nothing happens."""
-        self._serving.ranks.cancel_running()
-
-    def close(self) -> None:
-        """End the ranks; a running request fails. May be called again."""
-        self._serving.ranks.close()
-
-    def __enter__(self) -> Engine:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _drawing(self) -> Pictures:
         if self._pictures is None:

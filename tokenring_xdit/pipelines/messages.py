@@ -12,7 +12,7 @@ from tokenring_xdit.pipelines.pictures import PackedPicture
 from tokenring_xdit.pipelines.request import Request
 from tokenring_xdit.schedule.plan import Mask
 
-__all__ = ["MESSAGES", "MemoryUse", "ServeRequest", "Served", "Setup", "Step", "StepDone"]
+__all__ = ["MESSAGES", "MemoryUse", "RankFigures", "ServeRequest", "Served", "Setup", "Step", "StepDone"]
 
 
 @dataclass(frozen=True)
@@ -71,23 +71,34 @@ class MemoryUse:
 
 
 @dataclass(frozen=True)
+class RankFigures:
+    """What a request took of a rank.
+
+    Attributes:
+        memory: What it held; ``None`` where that cannot be measured.
+        sent: Bytes that it sent for attention.
+        exposed: Share of the steps, or of reading a prompt and answering, in which it waited for messages of attention,
+            from 0 to 1; ``None`` where that is not known, and with fewer than two steps.
+    """
+
+    memory: MemoryUse | None = None
+    sent: int = 0
+    exposed: float | None = None
+
+
+@dataclass(frozen=True)
 class Served:
     """From a rank: a request is served.
 
     Attributes:
         media: What was made; nothing on other ranks than the first.
         graphs: What became of the transformers' calls so far, by name, where they are replayed as CUDA graphs.
-        memory: What this rank held; ``None`` where that cannot be measured.
-        sent: Bytes that this rank sent for attention.
-        exposed: Share of the steps in which it waited for messages of attention; ``None`` where that is not known
-            (see :class:`tokenring_xdit.pipelines.exposed.ExposedMeter`).
+        figures: What it took.
     """
 
     media: list[Any]
     graphs: dict[str, GraphReport]
-    memory: MemoryUse | None = None
-    sent: int = 0
-    exposed: float | None = None
+    figures: RankFigures = field(default_factory=RankFigures)
 
 
 @dataclass(frozen=True)
@@ -125,6 +136,7 @@ MESSAGES = (
     PackedPicture,
     ParallelDims,
     PipelineChoice,
+    RankFigures,
     Request,
     ServeRequest,
     Served,

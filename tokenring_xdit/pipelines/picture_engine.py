@@ -22,7 +22,7 @@ from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.choice import PipelineChoice
 from tokenring_xdit.pipelines.engine_ranks import EngineRanks, Turn, checked_timeout, refuse_below_one
 from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of, refuse_choice
-from tokenring_xdit.pipelines.messages import MemoryUse, Served, ServeRequest, Setup, Step, StepDone
+from tokenring_xdit.pipelines.messages import RankFigures, Served, ServeRequest, Setup, Step, StepDone
 from tokenring_xdit.pipelines.options import is_whole, shortly
 from tokenring_xdit.pipelines.pending import PendingPictures
 from tokenring_xdit.pipelines.pictures import PICTURES, VIDEOS
@@ -41,7 +41,7 @@ class Pictures:
         last_seed: Seed of the last request; ``None`` before the first.
         largest_side: Pixels that width and height may have.
         graph_reports: See :attr:`tokenring_xdit.pipelines.engine.Engine.graph_reports`.
-        memory: See :attr:`tokenring_xdit.pipelines.engine.Engine.memory`; ``sent`` and ``exposed`` likewise.
+        figures: What the last request that was served took of each rank, by replica and rank.
     """
 
     def __init__(
@@ -104,9 +104,7 @@ class Pictures:
         self.last_seed: int | None = None
         self.largest_side = largest_side
         self.graph_reports: tuple[Mapping[str, GraphReport], ...] = ()
-        self.memory: tuple[MemoryUse, ...] = ()
-        self.sent: tuple[int, ...] = ()
-        self.exposed: tuple[float, ...] = ()
+        self.figures: tuple[RankFigures, ...] = ()
         self.ranks = EngineRanks(
             "tokenring_xdit.pipelines.serving",
             setup,
@@ -162,9 +160,7 @@ class Pictures:
             attempt = self.ranks.serve(turn, shares, commands, show)
         answers: list[list[Served]] = [attempt.answers(team) for team in range(len(shares))]
         served = [ranks[0] for ranks in answers]
-        self.memory = tuple(each.memory for ranks in answers for each in ranks if each.memory is not None)
-        self.sent = tuple(each.sent for ranks in answers for each in ranks)
-        self.exposed = tuple(each.exposed for ranks in answers for each in ranks if each.exposed is not None)
+        self.figures = tuple(each.figures for ranks in answers for each in ranks)
         self.graph_reports = tuple(each.graphs for each in served if each.graphs)
         return [medium for each in served for medium in each.media]
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from tokenring_xdit.config import Config
+from tokenring_xdit.config import Config, parsed_by
 from tokenring_xdit.dtypes import DTYPES, DTYPES_IN_SHORT, DtypeName, parse_dtype
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.pipelines.request import LARGEST_SEED
@@ -25,13 +25,6 @@ def _prompts(value: Any) -> Any:
     return tuple(prompts)
 
 
-def _dtype(value: Any) -> Any:
-    try:
-        return parse_dtype(value)
-    except ConfigurationError as error:
-        raise ValueError(str(error)) from error
-
-
 _PROMPT = {"type": "string", "pattern": r"\S"}
 
 # The JSON schemas take what the validators take, in the other spellings too.
@@ -42,7 +35,7 @@ Prompts = Annotated[
 ]
 Dtype = Annotated[
     DtypeName,
-    BeforeValidator(_dtype),
+    parsed_by(parse_dtype),
     WithJsonSchema({"enum": [*DTYPES, *DTYPES_IN_SHORT]}),
 ]
 Count = Annotated[int, Field(ge=1, lt=2**31)]

@@ -6,26 +6,12 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
-from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.config import parsed_by
 from tokenring_xdit.hosts.xfuser import AttentionBackend
 from tokenring_xdit.pipelines.choice import Lora
 from tokenring_xdit.sizes import PictureSize
 
 __all__ = ["Backend", "Files", "Loras", "Size", "files_of"]
-
-
-def _size(value: Any) -> Any:
-    try:
-        return PictureSize.parse(value)
-    except ConfigurationError as error:
-        raise ValueError(str(error)) from error
-
-
-def _loras(value: Any) -> Any:
-    try:
-        return Lora.parse_all(value)
-    except ConfigurationError as error:
-        raise ValueError(str(error)) from error
 
 
 def files_of(value: Any) -> Any:
@@ -40,17 +26,10 @@ def _files(value: Any) -> Any:
     return tuple(files)
 
 
-def _backend(value: Any) -> Any:
-    try:
-        return AttentionBackend.parse(value)
-    except ConfigurationError as error:
-        raise ValueError(str(error)) from error
-
-
 # The JSON schemas take what the validators take, in the other spellings too.
 Size = Annotated[
     PictureSize,
-    BeforeValidator(_size),
+    parsed_by(PictureSize.parse),
     PlainSerializer(str),
     WithJsonSchema(
         {
@@ -80,12 +59,12 @@ _LORA = {
 }
 Loras = Annotated[
     tuple[Lora, ...],
-    BeforeValidator(_loras),
+    parsed_by(Lora.parse_all),
     PlainSerializer(lambda loras: [{"path": lora.path, "scale": lora.scale} for lora in loras]),
     WithJsonSchema({"anyOf": [*_LORA["anyOf"], {"type": "array", "items": _LORA}]}),
 ]
 Backend = Annotated[
     AttentionBackend,
-    BeforeValidator(_backend),
+    parsed_by(AttentionBackend.parse),
     WithJsonSchema({"enum": [name for backend in AttentionBackend for name in (backend.value, backend.name)]}),
 ]

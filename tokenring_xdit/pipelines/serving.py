@@ -15,19 +15,17 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
-from tokenring_xdit.attention.groups import all_bytes_sent
 from tokenring_xdit.devices import rank_device
 from tokenring_xdit.errors import CancelledError, ConfigurationError
 from tokenring_xdit.hosts.calls import Output
 from tokenring_xdit.hosts.parallelize import engine_host, parallelize
 from tokenring_xdit.hosts.xfuser import graph_reports
 from tokenring_xdit.pipelines.environment import quieten
-from tokenring_xdit.pipelines.exposed import ExposedMeter
 from tokenring_xdit.pipelines.loading import load_pipeline
 from tokenring_xdit.pipelines.messages import Served, ServeRequest, Setup, StepDone
-from tokenring_xdit.pipelines.peaks import PeakMeter
 from tokenring_xdit.pipelines.preview import Preview
 from tokenring_xdit.pipelines.request import call_arguments, media_of, unpacked
+from tokenring_xdit.pipelines.request_meter import RequestMeter
 from tokenring_xdit.workers.loop import Commands, Mailbox
 from tokenring_xdit.workers.messages import Failed, Phase, Progress
 from tokenring_xdit.workers.world import join_world
@@ -91,23 +89,18 @@ class Server:
         self._phase = Phase.BEFORE
         self._shows: Callable[[int], bool] = lambda step: False
         self._pipe.progress_bar = self._progress_bar
-        self._exposed = ExposedMeter()
-        self._meter = PeakMeter(device, int(os.environ.get("LOCAL_WORLD_SIZE", self._ranks)))
+        self._meter = RequestMeter(device, self._ranks)
 
     def serve(self, command: ServeRequest) -> Served | Failed:
         """Serve a request on all ranks together; the first one returns what was made."""
         self._meter.begin()
-        self._exposed.begin()
-        sent = all_bytes_sent()
         answer = self._answer(command)  # whose tensors are gone by now
         if isinstance(answer, Failed):
             return answer
-        return replace(
-            answer,
-            memory=self._meter.end(),
-            sent=max(0, all_bytes_sent() - sent),
-            exposed=None if command.preview else self._exposed.share,  # while the first rank draws, others wait
-        )
+        figures = self._meter.end()
+        if command.preview:  # while the first rank draws, others wait
+            figures = replace(figures, exposed=None)
+        return replace(answer, figures=figures)
 
     def _answer(self, command: ServeRequest) -> Served | Failed:
         self._shows, self._phase = command.shows, Phase.BEFORE
@@ -139,7 +132,7 @@ class Server:
         return _Steps(self._step_over, self._steps_over, iterable, total=total, disable=True)
 
     def _step_over(self, step: int, steps: int) -> None:
-        self._exposed.look()
+        self._meter.look()
         if self._agreed(self._mailbox.cancelled()):
             raise CancelledError(f"the request was cancelled after step {step} of {steps}")
         if self._rank == 0:

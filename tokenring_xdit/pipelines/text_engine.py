@@ -11,7 +11,6 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 from typing import Any, Literal, overload
 
 from tokenring_xdit.compat.versions import check_versions
@@ -19,7 +18,7 @@ from tokenring_xdit.dtypes import parse_dtype
 from tokenring_xdit.errors import ConfigurationError, TokenRingError
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.engine_ranks import EngineRanks, Turn, checked_timeout, refuse_below_one
-from tokenring_xdit.pipelines.messages import MemoryUse
+from tokenring_xdit.pipelines.messages import RankFigures
 from tokenring_xdit.pipelines.options import is_whole, shortly
 from tokenring_xdit.pipelines.pending import PendingReply, Pieces, Reply, in_thread
 from tokenring_xdit.pipelines.places import name_on_ranks, place_for
@@ -43,7 +42,7 @@ class Texts:
         ranks: Its ranks.
         last_seed: Seed of the last question; ``None`` before the first.
         forgotten: Chats whose keys are to be freed with the next request.
-        memory: See :attr:`tokenring_xdit.pipelines.engine.Engine.memory`; ``sent`` and ``exposed`` likewise.
+        figures: What the last question that was answered took of each rank.
     """
 
     def __init__(
@@ -74,9 +73,7 @@ class Texts:
         self._numbers = itertools.count(1)
         self._kept: Mapping[int, int] = {}
         self.forgotten: deque[int] = deque()
-        self.memory: tuple[MemoryUse, ...] = ()
-        self.sent: tuple[int, ...] = ()
-        self.exposed: tuple[float, ...] = ()
+        self.figures: tuple[RankFigures, ...] = ()
         self.ranks = EngineRanks(
             "tokenring_xdit.pipelines.text_rank", setup, ranks=dims.ranks, timeout=timeout, place=place
         )
@@ -137,9 +134,7 @@ class Texts:
                 chat,
             )
         self._kept = first.kept
-        self.memory = tuple(each.memory for each in everyone if each.memory is not None)
-        self.sent = tuple(each.sent for each in everyone)
-        self.exposed = tuple(each.exposed for each in everyone if each.exposed is not None)
+        self.figures = tuple(each.figures for each in everyone)
         return Reply(
             text=first.text,
             tokens=first.tokens,
@@ -250,9 +245,7 @@ class Chat:
     def __enter__(self) -> Chat:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _answer(self, question: str, options: TextOptions, seed: int, turn: Turn, hear: Hear) -> Reply:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +11,10 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers import StoppingCriteriaList
 
-from tokenring_xdit.attention.groups import all_bytes_sent
 from tokenring_xdit.compat.transformers import cache_name
 from tokenring_xdit.errors import CancelledError, UnsupportedError
 from tokenring_xdit.hosts.transformers import ShardedCache, parallelize
-from tokenring_xdit.pipelines.exposed import ExposedMeter
-from tokenring_xdit.pipelines.peaks import PeakMeter
+from tokenring_xdit.pipelines.request_meter import RequestMeter
 from tokenring_xdit.pipelines.text_models import load_text_model
 from tokenring_xdit.pipelines.text_orders import LoadText, Question, Said, TextScore
 from tokenring_xdit.pipelines.text_pieces import Listener, PieceDecoder, StopSeeker, decoded
@@ -64,8 +61,7 @@ class TextModel:
         self._model = parallelize(model.to(device), tokenring_degree=dist.get_world_size())
         self._device, self._limit, self._chats = device, order.limit, order.chats
         self._conversations: dict[int, _Conversation] = {}  # the one that was asked last is the last
-        self._exposed = ExposedMeter()
-        self._meter = PeakMeter(device, int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size())))
+        self._meter = RequestMeter(device, dist.get_world_size())
         self.phase = Phase.BEFORE
 
     @property
@@ -95,8 +91,6 @@ class TextModel:
         """
         start = time.perf_counter()
         self._meter.begin()
-        self._exposed.begin()
-        sent = all_bytes_sent()
         self.phase = Phase.BEFORE
         self.forget(question.forget)
         ids = torch.tensor([conversation_tokens(self._tokenizer, question.messages)])
@@ -106,7 +100,7 @@ class TextModel:
         self._conversations.pop(question.chat, None)
         self._conversations[question.chat] = conversation  # the last one, and only now that it was not refused
         self.phase = Phase.STEPS
-        self._exposed.look()
+        self._meter.look()
         try:
             whole = self._generate(ids, conversation.cache, question, tell)
         except CancelledError:  # on all ranks, with the keys that there were before
@@ -115,7 +109,7 @@ class TextModel:
             self.forget([question.chat])
             raise
         self.phase = Phase.AFTER
-        self._exposed.look()
+        self._meter.look()
         conversation.tokens = whole[:, : conversation.cache.length]
         said = whole[0, ids.shape[1] :].tolist()
         seeker = StopSeeker(question.options.stop)
@@ -129,9 +123,7 @@ class TextModel:
             keys=max(conversation.cache.held()),
             kept=self.kept,
             seconds=time.perf_counter() - start,
-            memory=self._meter.end(),
-            sent=max(0, all_bytes_sent() - sent),
-            exposed=self._exposed.share,
+            figures=self._meter.end(),
         )
 
     def score(self, text: str) -> TextScore:

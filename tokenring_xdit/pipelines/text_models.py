@@ -9,7 +9,9 @@ from typing import Any
 from tokenring_xdit.dtypes import torch_dtype
 from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, UnsupportedError
 from tokenring_xdit.hub import problem_in
+from tokenring_xdit.language_shapes import LanguageShape
 from tokenring_xdit.pipelines.model import EMBEDDED, RANDOM_FLUX, read_model_file
+from tokenring_xdit.pipelines.random_llama import RandomLlama, is_random_llama
 
 __all__ = [
     "SMOLLM2",
@@ -18,7 +20,9 @@ __all__ = [
     "load_text_model",
     "load_tokenizer",
     "model_files",
+    "read_configuration",
     "refuse_model",
+    "text_shape",
 ]
 
 SMOLLM2 = "smollm2"
@@ -65,7 +69,7 @@ def is_text_model(name: str) -> bool:
     if name == EMBEDDED or name.startswith(RANDOM_FLUX) or (Path(name) / "model_index.json").is_file():
         return False
     try:
-        return bool(_configuration(name).get("architectures"))
+        return bool(read_configuration(name).get("architectures"))
     except ConfigurationError:  # there is none: whoever wants a pipeline says so
         return False
 
@@ -84,7 +88,7 @@ def refuse_model(name: str) -> None:
     path, options = model_files(name)
     if options:  # a file of another kind, whose model is known
         return
-    config = _configuration(path)
+    config = read_configuration(path)
     if not _decoders(config):
         kinds = ", ".join(config.get("architectures") or ["model of no known class"])
         raise ConfigurationError(f"'{name}' is a {kinds}, and text is made by causal language models, ...ForCausalLM")
@@ -98,8 +102,41 @@ def refuse_model(name: str) -> None:
         )
 
 
-def _configuration(name: str) -> dict[str, Any]:
-    return read_model_file(name, _CONFIG, kind="language model", example="Qwen/Qwen2.5-7B-Instruct", names=[SMOLLM2])
+def text_shape(name: str, *known: str) -> LanguageShape:
+    """How large a language model is; of one that is loaded its configuration is read, and nothing else.
+
+    Args:
+        name: As for :func:`model_files`, or ``random-llama:...``.
+        *known: Further names that would be taken, for messages.
+
+    Raises:
+        ConfigurationError: There is no such model.
+        ModelUnreachableError: It is not here, and the hub cannot be asked.
+        UnsupportedError: It is of a kind that was not compared with one process.
+    """
+    if is_random_llama(name):
+        return RandomLlama.parse(name).shape
+    from tokenring_xdit.hosts.transformers.shapes import configured_shape
+
+    path, options = model_files(name)
+    if not options:
+        read_configuration(path, *known)  # which says at once what a name lacks; transformers asks the hub
+    return configured_shape(path, **options)
+
+
+def read_configuration(name: str, *known: str) -> dict[str, Any]:
+    """The configuration of a language model, as it was written.
+
+    Args:
+        name: Folder or hub name.
+        *known: Further names that would be taken, for messages.
+
+    Raises:
+        ConfigurationError: There is no such model.
+        ModelUnreachableError: It is not here, and the hub cannot be asked.
+    """
+    names = [SMOLLM2, *known]
+    return read_model_file(name, _CONFIG, kind="language model", example="Qwen/Qwen2.5-7B-Instruct", names=names)
 
 
 def _decoders(config: dict[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tokenring_xdit.defaults import KEPT_CHATS
-from tokenring_xdit.pipelines.messages import MemoryUse
+from tokenring_xdit.pipelines.messages import MemoryUse, RankFigures
 from tokenring_xdit.pipelines.text_options import TextOptions
 
 __all__ = [
@@ -97,11 +97,8 @@ class Said:
             allowed.
         keys: Tokens of this chat whose keys this rank holds, in the layer where they are most.
         kept: By chat, how many tokens' keys all ranks hold together.
-        seconds: What it took.
-        memory: What this rank held; ``None`` where that cannot be measured.
-        sent: Bytes that this rank sent for attention.
-        exposed: Share of the time for reading the prompt and answering in which it waited for messages of attention;
-            ``None`` where that is not known.
+        seconds: How long it took.
+        figures: What it took of this rank.
     """
 
     text: str
@@ -112,9 +109,7 @@ class Said:
     keys: int
     kept: Mapping[int, int]
     seconds: float
-    memory: MemoryUse | None = None
-    sent: int = 0
-    exposed: float | None = None
+    figures: RankFigures = field(default_factory=RankFigures)
 
 
 @dataclass(frozen=True)
@@ -163,5 +158,7 @@ class TextScore:
     seconds: float
 
 
-MESSAGES = (ChatMessage, Forget, Kept, LoadText, MemoryUse, Question, Said, ScoreText, TextOptions, TextScore)
+MESSAGES = (
+    *(ChatMessage, Forget, Kept, LoadText, MemoryUse, Question, RankFigures, Said, ScoreText, TextOptions, TextScore),
+)
 """What may be in messages to and from ranks on other nodes; see :class:`tokenring_xdit.workers.wire.Wire`."""

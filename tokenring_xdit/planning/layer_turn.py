@@ -11,7 +11,7 @@ from tokenring_xdit.planning.straight import Way, straight
 from tokenring_xdit.schedule.lower.program import RankProgram
 from tokenring_xdit.schedule.problem import Problem
 
-__all__ = ["FLOAT_BYTES", "LayerTurn", "few_tokens"]
+__all__ = ["FLOAT_BYTES", "LayerTurn", "StrategyForecast", "few_tokens"]
 
 FLOAT_BYTES = 4
 """Of outputs that are gathered."""
@@ -98,3 +98,22 @@ class LayerTurn:
                 FLOAT_BYTES if everywhere else self.element_bytes,
             ),
         )
+
+
+@dataclass(frozen=True)
+class StrategyForecast:
+    """A strategy, and what is predicted of it for one layer: of very many ranks what it takes at least.
+
+    Attributes:
+        name: As ``prefill=`` of ``parallelize`` takes it, where it is one of those.
+        seconds: Seconds of the layer's attention.
+        exposed: Of these, seconds of exposed communication: those in which the rank that attends longest does not.
+        sent: Bytes of the rank that sends most.
+        ours: Whether a parallel model can do it; others are there to be compared with.
+    """
+
+    name: str
+    seconds: float
+    exposed: float
+    sent: int
+    ours: bool = True

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenring_xdit.planning.capacity import balanced_schedule
-from tokenring_xdit.planning.layer_turn import FLOAT_BYTES, LayerTurn
+from tokenring_xdit.planning.layer_turn import FLOAT_BYTES, LayerTurn, StrategyForecast
 from tokenring_xdit.planning.machine import Attention, Machine
 from tokenring_xdit.planning.straight import Way
 from tokenring_xdit.schedule.problem import LSE_BYTES
 from tokenring_xdit.topology import Network
 
-__all__ = ["MANY_RANKS", "Bound", "bounds"]
+__all__ = ["MANY_RANKS", "bounds"]
 
 MANY_RANKS = 64
 """With more, phases of a language model are not simulated."""
@@ -29,26 +29,7 @@ MANY_RANKS = 64
 _Numbers = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Bound:
-    """What a layer takes at least.
-
-    Attributes:
-        name: The strategy.
-        seconds: Seconds of the busiest rank or link.
-        exposed: Of these, those in which the rank that attends longest does not.
-        sent: Bytes of the rank that sends most.
-        ours: Whether a parallel model can do it.
-    """
-
-    name: str
-    seconds: float
-    exposed: float
-    sent: int
-    ours: bool = True
-
-
-def bounds(turn: LayerTurn, ways: tuple[Way, ...], network: Network, machine: Machine) -> list[Bound]:
+def bounds(turn: LayerTurn, ways: tuple[Way, ...], network: Network, machine: Machine) -> list[StrategyForecast]:
     """What strategies take at least, and the balanced schedule where it does what is asked.
 
     Args:
@@ -82,13 +63,13 @@ class _Total:
     launching: _Numbers
 
 
-def _bound(name: str, total: _Total, machine: Machine, routes: _Routes, ours: bool) -> Bound:
+def _bound(name: str, total: _Total, machine: Machine, routes: _Routes, ours: bool) -> StrategyForecast:
     works = total.attending + total.folding
     together = 0.0 if machine.cores is None else float(works.sum()) / machine.cores
     launch = float(total.launching.max()) + machine.launches.call
     busiest = max(float(works.max()) + machine.call_overhead, together, launch, routes.busiest(total.traffic))
     sent = int(total.traffic.sum(axis=1).max())
-    return Bound(name, busiest, busiest - float(total.attending.max()), sent, ours)
+    return StrategyForecast(name, busiest, busiest - float(total.attending.max()), sent, ours)
 
 
 class _Sums:

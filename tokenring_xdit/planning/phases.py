@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 
 from tokenring_xdit.planning.effects import NO_EFFECTS, Effects
-from tokenring_xdit.planning.layer_turn import LayerTurn, few_tokens
+from tokenring_xdit.planning.layer_turn import LayerTurn, StrategyForecast, few_tokens
 from tokenring_xdit.planning.machine import Machine
 from tokenring_xdit.planning.many_ranks import MANY_RANKS, bounds
 from tokenring_xdit.planning.options import TIE
@@ -18,7 +18,7 @@ from tokenring_xdit.schedule import Mask
 from tokenring_xdit.schedule.problem import Problem
 from tokenring_xdit.topology import Network
 
-__all__ = ["LanguagePhase", "StrategyForecast", "candidates", "crossover", "phase_of"]
+__all__ = ["LanguagePhase", "candidates", "crossover", "phase_of"]
 
 
 class LanguagePhase(Enum):
@@ -27,25 +27,6 @@ class LanguagePhase(Enum):
     PROMPT = "whole prompt"
     TURN = "next turn"
     STEP = "step of an answer"
-
-
-@dataclass(frozen=True)
-class StrategyForecast:
-    """A strategy, and what is predicted of it for one layer.
-
-    Attributes:
-        name: As ``prefill=`` of ``parallelize`` takes it, where it is one of those.
-        seconds: Seconds of the layer's attention.
-        exposed: Of these, seconds of exposed communication.
-        sent: Bytes of the rank that sends most.
-        ours: Whether a parallel model can do it; others are there to be compared with.
-    """
-
-    name: str
-    seconds: float
-    exposed: float
-    sent: int
-    ours: bool = True
 
 
 _STRAIGHT = {
@@ -99,8 +80,7 @@ def _forecasts(
     turn: LayerTurn, ways: tuple[Way, ...], network: Network, machine: Machine, effects: Effects
 ) -> list[StrategyForecast]:
     if turn.ranks > MANY_RANKS:
-        found = bounds(turn, ways, network, machine)
-        return [StrategyForecast(each.name, each.seconds, each.exposed, each.sent, each.ours) for each in found]
+        return bounds(turn, ways, network, machine)
     forecasts = []
     for way in ways:
         simulation = run(way.value, turn.programs(way), network, machine, effects)

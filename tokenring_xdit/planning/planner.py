@@ -87,9 +87,7 @@ def plan(
     return ranked_splits(options)
 
 
-def split_seconds(
-    problem: Problem, split: ParallelDims, topology: Network, machine: Machine, effects: Effects = NO_EFFECTS
-) -> float | None:
+def split_seconds(problem: Problem, split: ParallelDims, topology: Network, machine: Machine) -> float | None:
     """Seconds of a call that is divided in one way; ``None`` where it cannot be, or takes minutes to simulate.
 
     Args:
@@ -97,16 +95,15 @@ def split_seconds(
         split: How ranks are divided; ``auto`` is taken for the default schedule.
         topology: Rank ``r`` is at its ``r``-th host.
         machine: Speeds of the ranks.
-        effects: What else happens.
     """
     if problem.ranks == 1:
-        return _alone(problem, topology, machine, effects).seconds
+        return _alone(problem, topology, machine, NO_EFFECTS).seconds
     if problem.ranks > _MANY_RANKS or _refusal(split, problem, xfuser_ring=True) is not None:
         return None
     if split.tokenring == 1:
-        return _upstream(split, problem, topology, machine, effects).seconds
+        return _upstream(split, problem, topology, machine, NO_EFFECTS).seconds
     named = DEFAULT_SCHEDULE if Auto.parse(split.schedule) is not None else split.schedule
-    trials = _Setting(split, problem, topology, machine, effects).trials((parse(named).over_nodes(split.ring),))
+    trials = _Setting(split, problem, topology, machine, NO_EFFECTS).trials((parse(named).over_nodes(split.ring),))
     return trials[0].option.seconds if trials else None
 
 

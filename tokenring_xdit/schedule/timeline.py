@@ -87,19 +87,9 @@ class Timeline:
         return total
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and dictionaries, ready for JSON; :meth:`from_dict` reads them."""
+        """Plain lists and dictionaries, ready for JSON."""
         spans = [{**asdict(span), "activity": span.activity.value} for span in self.spans]
         return {"name": self.name, "world_size": self.world_size, "spans": spans}
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> Timeline:
-        """Read what :meth:`to_dict` made.
-
-        Raises:
-            KeyError: Something is missing.
-        """
-        spans = tuple(Span(**{**span, "activity": Activity(span["activity"])}) for span in content["spans"])
-        return cls(content["name"], content["world_size"], spans)
 
 
 def perfetto(timelines: Sequence[Timeline]) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def application(
         more={EDITS: max(limits.upload, limits.body)},
         open_paths=OPEN | PAGE_PATHS if page else OPEN,
         host=host,
-        on_too_large=lambda method, path: _count_refused(intake, method, path),
+        on_refused=lambda method, path: _count_refused(intake, method, path),
     )
     _answer_errors(app, intake)
     app.openapi = lambda: _described(app)
@@ -183,6 +183,8 @@ def _refuse_unknown_words(request: Request) -> None:
             said = f"there is no parameter '{named(name)}' here"
             hint = f". {nearest(named(name), known)}" if known else ": fields stand in the body"
             raise RefusedError(said + hint * bool(known or request.method == "POST"), named(name), code="unknown_field")
+        if len(request.query_params.getlist(name)) > 1:
+            raise RefusedError(f"{name}: is said twice", name)
 
 
 def _count_refused(intake: Intake, method: str, path: str) -> None:

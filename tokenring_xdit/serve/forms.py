@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import json
 from collections.abc import Collection
 from typing import Any
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from tokenring_xdit.messages import named
+from tokenring_xdit.messages import named, shown
 from tokenring_xdit.serve.errors import RefusedError
 
 __all__ = ["read_fields", "read_files"]
 
 _MOST_FIELDS = 64
+
+_TAIL = 16
+"""Bytes at the end of a form that are looked at."""
+
+_ENCODINGS = ("utf-8", "ascii")
+"""Of texts in a form; of others Python knows some that decode to no text, or to another one."""
 
 
 async def read_fields(request: Request) -> tuple[dict[str, Any], bool]:
@@ -70,9 +79,20 @@ async def _form(
     most: int = 1,
     files: dict[str, list[bytes]] | None = None,
 ) -> dict[str, Any]:
+    _refuse_other_encodings(request)
     fields: dict[str, Any] = {}
+    last = b""
+
+    async def receive() -> Any:
+        nonlocal last
+        message = await request.receive()
+        last = (last + message.get("body", b""))[-_TAIL:]
+        return message
+
     try:
-        async with request.form(max_files=most, max_fields=_MOST_FIELDS) as form:
+        async with Request(request.scope, receive).form(max_files=most, max_fields=_MOST_FIELDS) as form:
+            if not last.rstrip().endswith(b"--"):  # whose last part would be left out
+                raise RefusedError("the form cannot be read: its end is missing")
             for name, value in form.multi_items():
                 field = named(name)
                 if isinstance(value, UploadFile) and files is not None and name in names:
@@ -93,3 +113,12 @@ async def _form(
     except HTTPException as error:  # what is no form
         raise RefusedError(f"the form cannot be read: {error.detail}") from error
     return fields
+
+
+def _refuse_other_encodings(request: Request) -> None:
+    _, options = parse_options_header(request.headers.get("content-type"))
+    said = options.get(b"charset", b"utf-8").decode("latin-1")
+    with contextlib.suppress(LookupError, ValueError):
+        if codecs.lookup(said).name in _ENCODINGS:
+            return
+    raise RefusedError(f"the form cannot be read: its charset is {shown(said)}, and has to be UTF-8")

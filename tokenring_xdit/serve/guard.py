@@ -1,10 +1,12 @@
-"""What stands before every request: the key, or else no page of another site, and how large a body may be."""
+"""What stands before every request: the key, or else no page of another site; how large and slow a body may be."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
+from math import inf
 from typing import Any
 
 from anyio import move_on_after
@@ -20,6 +22,9 @@ OPEN = frozenset({"/live", "/ready", "/health"})
 
 _DROPPED, _SECONDS_TO_DROP = 2**24, 2.0
 """Bytes of a body that is too large, and seconds for which they are read, before its client is told."""
+
+_BODY_SECONDS, _BYTES_A_SECOND = 20.0, 2**16
+"""Seconds that are waited for a body, and bytes for each of which, at this rate, there is more time."""
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -37,7 +42,8 @@ class Guard:
         more: The same of paths that take more.
         open_paths: Paths that need no key.
         host: Name of the server, by which it is asked where there is no key, beside its addresses.
-        on_too_large: Called with method and path of a request that is refused for its size.
+        on_refused: Called with method and path of a request whose body is too large, too slow, or does not come.
+        body_seconds: Seconds that are waited for a body, beside the time that its bytes take at a slow rate.
     """
 
     def __init__(
@@ -48,10 +54,11 @@ class Guard:
         more: Mapping[str, int] | None = None,
         open_paths: Collection[str] = OPEN,
         host: str | None = None,
-        on_too_large: Callable[[str, str], object] = lambda method, path: None,
+        on_refused: Callable[[str, str], object] = lambda method, path: None,
+        body_seconds: float = _BODY_SECONDS,
     ) -> None:
         self._app, self._most, self._more, self._open = app, most, more or {}, open_paths
-        self._host, self._on_too_large = host, on_too_large
+        self._host, self._on_refused, self._seconds = host, on_refused, body_seconds
         self._expected = None if key is None else _digest(key.encode())
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -78,11 +85,12 @@ class Guard:
             return
         try:
             await self._within_limits(scope, headers, receive, send)
-        except _TooLarge:
-            self._on_too_large(scope["method"], scope["path"])
-            if b"expect" not in headers:  # who asks first has sent nothing
+        except _RefusedBody as refused:
+            self._on_refused(scope["method"], scope["path"])
+            if refused.large and b"expect" not in headers:  # who asks first has sent nothing
                 await _drop(receive)
-            await answered(_too_large(self._most_of(scope)))(scope, receive, send)
+            if refused.error is not None:
+                await answered(refused.error, {"Connection": "close"})(scope, receive, send)
 
     def _refuse_foreign(self, scope: Message, headers: dict[bytes, bytes]) -> None:
         if self._expected is None and scope["path"] not in OPEN:
@@ -97,16 +105,26 @@ class Guard:
     async def _within_limits(self, scope: Message, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
         said, most = headers.get(b"content-length", b"0"), self._most_of(scope)
         if said.isdigit() and int(said) > most:
-            raise _TooLarge
-        taken = 0
+            raise _RefusedBody(_too_large(most), large=True)
+        taken, waited, whole = 0, 0.0, False
         answered = False
 
         async def counted() -> Message:
-            nonlocal taken
-            message = await receive()
+            nonlocal taken, waited, whole
+            began = time.monotonic()
+            with move_on_after(
+                inf if whole or answered else self._seconds + taken / _BYTES_A_SECOND - waited
+            ) as waiting:
+                message = await receive()
+            if waiting.cancelled_caught:
+                raise _RefusedBody(_too_slow(taken, waited + time.monotonic() - began))
+            if message["type"] == "http.disconnect" and not (whole or answered):
+                raise _RefusedBody(None)
+            waited += time.monotonic() - began
+            whole = whole or not message.get("more_body", False)
             taken += len(message.get("body", b""))
             if taken > most and not answered:
-                raise _TooLarge
+                raise _RefusedBody(_too_large(most), large=True)
             return message
 
         async def noted(message: Message) -> None:
@@ -139,8 +157,21 @@ def _too_large(most: int) -> RefusedError:
     )
 
 
-class _TooLarge(BaseException):
-    """A body is too large: not an error that an application handles."""
+def _too_slow(taken: int, seconds: float) -> RefusedError:
+    return RefusedError(f"the body comes too slowly: {taken} bytes in {seconds:.0f} s", status=408, code="too_slow")
+
+
+class _RefusedBody(BaseException):
+    """A body is not read to its end: not an error that an application handles.
+
+    Attributes:
+        error: Why; ``None`` where the client has gone in the middle of it.
+        large: Whether it is too large.
+    """
+
+    def __init__(self, error: RefusedError | None, *, large: bool = False) -> None:
+        super().__init__(str(error))
+        self.error, self.large = error, large
 
 
 def _digest(key: bytes) -> bytes:

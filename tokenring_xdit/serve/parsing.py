@@ -176,7 +176,13 @@ class PictureParser(RequestParser[ServeConfig]):
         fps = body.fps or self.config.fps
         frames = self.config.frames if body.frames is None else body.frames
         if body.seconds is not None:
-            frames = max(1, round(min(body.seconds * fps, self.limits.frames + 1)))
+            wanted, most = body.seconds * fps, self.limits.frames
+            if wanted >= most + 0.5:
+                words = (
+                    f"seconds: {body.seconds:g} are more than {most / fps:g}, the {most} frames that this server makes"
+                )
+                raise RefusedError(words, "seconds")
+            frames = max(1, round(wanted))
         return replace(self._order("video", body, 1, 0, frames=frames, fps=fps), stored=stored)
 
     def warm_ups(self, engine: Engine) -> list[PictureOrder]:

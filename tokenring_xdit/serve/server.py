@@ -13,6 +13,7 @@ import uvicorn
 
 from tokenring_xdit.errors import LaunchError
 from tokenring_xdit.serve.config import AnyServeConfig, RequestLimits
+from tokenring_xdit.serve.connections import BoundedConnection, drop_unread
 from tokenring_xdit.serve.service import Service
 
 __all__ = ["serve"]
@@ -58,9 +59,11 @@ def serve(
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family)
+        listening = socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:
         raise LaunchError(f"the server cannot listen on {host}, port {port}: {error}; choose another --port") from error
+    drop_unread(listening)
+    return listening
 
 
 async def _serve(
@@ -84,6 +87,8 @@ async def _serve(
     server = _Server(
         uvicorn.Config(
             service.app,
+            http=BoundedConnection,
+            ws="none",
             log_level="warning",
             access_log=False,
             lifespan="off",

@@ -20,10 +20,14 @@ from tokenring_xdit.topology.links import Counts, Link, Rate
 from tokenring_xdit.topology.network import Network
 from tokenring_xdit.topology.nvidia import GpuTopology, LinkKind, parse
 
-__all__ = ["NVIDIA_SMI", "load_nvidia_smi", "network_of"]
+__all__ = ["NO_PROGRAM", "NVIDIA_SMI", "load_nvidia_smi", "network_of", "run_nvidia_smi"]
 
 NVIDIA_SMI = "nvidia-smi"
 """What the topology of this machine's GPUs is called."""
+
+_SECONDS = 60
+
+NO_PROGRAM = "there is no such program, so no driver of NVIDIA's"
 
 _NVLINK = 25_000_000_000 * 8
 """Bits a second of an NVLink 2 to 4 (V100, A100, H100), one direction. Bridges of GA102 cards have 14 GB/s a link."""
@@ -54,13 +58,39 @@ def load_nvidia_smi(text: str) -> Network:
             return network_of(parse(Path(text).read_text(errors="replace")), text)
         except OSError as error:
             raise ConfigurationError(f"topology {one_line(text)} cannot be read: {error.strerror}") from error
-    try:
-        done = subprocess.run([NVIDIA_SMI, "topo", "-m"], capture_output=True, text=True, check=True, timeout=60)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise ConfigurationError(f"topology {NVIDIA_SMI}: {one_line(str(error))}") from error
+    said = run_nvidia_smi("topo", "-m")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     order = [int(word) for word in visible] if all(word.strip().isdecimal() for word in visible) else None
-    return network_of(parse(done.stdout), NVIDIA_SMI, order)
+    return network_of(parse(said), NVIDIA_SMI, order)
+
+
+def run_nvidia_smi(*arguments: str) -> str:
+    """What nvidia-smi prints.
+
+    Raises:
+        ConfigurationError: There is none, it fails, or it does not answer; with what it says.
+    """
+    try:
+        done = subprocess.run(
+            [NVIDIA_SMI, *arguments],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            timeout=_SECONDS,
+        )
+    except FileNotFoundError:
+        reason = NO_PROGRAM
+    except subprocess.TimeoutExpired:
+        reason = f"it did not answer within {_SECONDS} s, as where a driver hangs"
+    except OSError as error:
+        reason = f"it cannot be run: {error.strerror}"
+    else:
+        if done.returncode == 0:
+            return done.stdout
+        lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        reason = f"exit status {done.returncode}" + (f": {one_line(lines[0])}" if lines else "")
+    raise ConfigurationError(f"topology {NVIDIA_SMI}: {reason}") from None
 
 
 def network_of(topology: GpuTopology, name: str, order: Sequence[int] | None = None) -> Network:

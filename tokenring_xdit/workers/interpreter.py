@@ -26,12 +26,11 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
 
 
-def run_module(module: str, words: Sequence[object], options: Sequence[str] = ()) -> list[str]:
+def run_module(module: str, words: Sequence[object]) -> list[str]:
     """The command that runs a module, as ``python -m`` does from another folder.
 
     Args:
         module: Its name.
         words: Its arguments.
-        options: Options of the interpreter.
     """
-    return [sys.executable, *options, "-c", _PROGRAM, _ROOT, module, *map(str, words)]
+    return [sys.executable, "-c", _PROGRAM, _ROOT, module, *map(str, words)]

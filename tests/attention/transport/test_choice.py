@@ -51,6 +51,18 @@ def test_gpus_share_memory_where_each_reaches_that_of_all_others(others: list[st
     assert why_not_shared(overlapping, ["0", "1", "2"]) == (None if others == ["GPU-b", "GPU-b"] else sentence)
 
 
+def test_gpus_of_one_number_are_one_for_torch() -> None:
+    """Where each process sees a GPU of its own only; torch would refuse it in the midst of opening their memory."""
+    own = [HERE._replace(gpu=f"GPU-{rank}", number=0) for rank in range(2)]
+    found = why_not_shared(own, ["0", "1"])
+    assert found is not None
+    assert found.startswith(
+        "for ranks 0 and 1 their GPU is number 0, which torch takes for one GPU: have CUDA_VISIBLE_"
+    )
+    assert why_not_shared([each._replace(overlapping=True) for each in own], ["0", "1"]) is None
+    assert why_not_shared([own[0], own[1]._replace(number=1)], ["0", "1"]) is None
+
+
 def test_nobody_shares_who_does_not_know_where_he_is() -> None:
     nowhere = HERE._replace(network=None)
     assert why_not_shared([nowhere, nowhere], ["0", "1"]) is not None

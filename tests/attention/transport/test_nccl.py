@@ -8,6 +8,7 @@ import torch.distributed as dist
 
 from tokenring_xdit.attention.transport.base import Parcel
 from tokenring_xdit.attention.transport.nccl import CTAS_VARIABLE, NcclTransport, agreed_ctas, ctas_beside_attention
+from tokenring_xdit.attention.waits import Broken
 from tokenring_xdit.errors import AgreementError, ConfigurationError
 from tokenring_xdit.schedule import build
 from tokenring_xdit.schedule.lower import lower
@@ -81,6 +82,21 @@ def test_an_exchange_is_one_launch(monkeypatch: pytest.MonkeyPatch) -> None:
     parcels = [Parcel("q", torch.zeros(2), peer) for peer in (2, 0)]
     transport.post(parcels, parcels[::-1])
     assert groups["q"].posted == ["(", "from 2", "from 0", "to 0", "to 2", ")"]
+
+
+def test_an_exchange_that_fails_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL posts nothing of a thread that is inside of one."""
+    transport, groups = opened(monkeypatch, "q")
+
+    def aborted(tensors: list[torch.Tensor], peer: int, tag: int) -> Work:
+        raise RuntimeError("NCCL communicator was aborted")
+
+    groups["q"].posted.clear()
+    monkeypatch.setattr(groups["q"], "send", aborted)
+    parcels = [Parcel("q", torch.zeros(2), 0)]
+    with pytest.raises(Broken, match="aborted"):
+        transport.post(parcels, parcels)
+    assert groups["q"].posted == ["(", "from 0", ")"]
 
 
 def test_what_waits_for_everything_has_communicators_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

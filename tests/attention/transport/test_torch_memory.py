@@ -5,6 +5,7 @@ Tests marked ``cuda`` are of the real one, on as many GPUs as there are; nobody 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -281,6 +282,8 @@ def test_devices_and_versions_that_cannot_are_told() -> None:
         mock.patch.object(torch_memory, "symmetric_memory_lacks", return_value=[]),
     ):
         assert unsupported(GPU) is None
+        with mock.patch.dict(os.environ, {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}):
+            assert unsupported(GPU) == "CUDA_DEVICE_MAX_CONNECTIONS=1 has streams wait for each other: leave it out"
         module.get_backend = lambda device: "NVSHMEM"  # type: ignore[attr-defined]
         assert unsupported(GPU) == "torch's symmetric memory is set to NVSHMEM, and CUDA is needed"
         with mock.patch.object(torch_memory, "symmetric_memory_lacks", return_value=["_SymmetricMemory.put_signal"]):
@@ -299,7 +302,7 @@ def test_a_gpu_tells_whose_memory_it_does_not_reach() -> None:
         ),
         mock.patch.object(torch.cuda, "can_device_access_peer", side_effect=lambda one, other: other != 2),
     ):
-        assert reach(GPU) == ("GPU-0", ("GPU-2",))
+        assert reach(GPU) == (0, "GPU-0", ("GPU-2",))
 
 
 # -- on GPUs ---------------------------------------------------------------------------------------------------------

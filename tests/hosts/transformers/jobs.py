@@ -270,6 +270,11 @@ def cache_errors(folder: str) -> dict[str, float]:
         return parallel.tokenring.cache().load(folder)
 
     after("load", saved, everyone, 60)
+    cache = parallel.tokenring.cache()
+    parallel(ids, **{name: cache})
+    cache.crop(-71)
+    found = parallel(ids[:1], **{name: cache}).logits  # fewer items than there were
+    errors["crop all"] = error_of(found, by_the_first(lambda: whole(ids[:1]).logits))
     return errors
 
 

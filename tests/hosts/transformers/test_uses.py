@@ -50,6 +50,8 @@ def test_what_would_be_wrong_or_wait_is_refused(ranks: RankPool) -> None:
         "unknown token": "and this model knows those from 0 to 96",
         "flat": "as a tensor of two dimensions, [B, T]",
         "batch of a cache": "the cache is of 1 items, and input_ids of 2",
+        "other order": "crop, reorder, select and load caches alike everywhere",
+        "other order, generate": "the digest of what the cache was given, and of how it was changed, is",
         "copy": "a parallel model was copied",
         "attention": "was set to 'sdpa' after parallelize",
         "attention, call": "was set to 'sdpa' after parallelize",

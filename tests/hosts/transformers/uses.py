@@ -185,7 +185,7 @@ def custom(model: Any) -> Any:
             input_ids = torch.cat([input_ids, model(input_ids).logits[:, -1:].argmax(-1)], dim=1)
         return input_ids
 
-    return model.generate(ALONE[0], custom_generate=loop)
+    return model.generate(ALONE[0], custom_generate=loop, max_new_tokens=4)
 
 
 def calls(model: Any) -> Any:
@@ -283,7 +283,7 @@ def resized(model: Any) -> Any:
     """A vocabulary that grows, and weights that are changed."""
     torch.manual_seed(3)
     model.resize_token_embeddings(101, mean_resizing=False)
-    model.model.layers[0].mlp.down_proj.weight.data *= 1.5
+    model.model.layers[0].self_attn.o_proj.weight.data *= 1.5
     return model(ALONE[0] + 3).logits
 
 
@@ -442,6 +442,11 @@ def refusals() -> tuple[dict[str, str], bool]:
     cache = model.tokenring.cache()
     model(ids, **{name: cache})
     note("batch of a cache", lambda: model(torch.cat([ids, ids]), **{name: cache}))
+    cache = model.tokenring.cache()
+    model(PADDED[0], **{name: cache})
+    cache.batch_select_indices(torch.tensor([0, 1]).roll(dist.get_rank()))
+    note("other order", lambda: model(PADDED[0], **{name: cache}))
+    note("other order, generate", lambda: model.generate(torch.cat([PADDED[0]] * 2, 1), **{name: cache}))
     note("copy", lambda: copy.deepcopy(model))
     model.set_attn_implementation("sdpa")
     note("attention", lambda: model.generate(ids, max_new_tokens=3))

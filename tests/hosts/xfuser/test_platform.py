@@ -26,6 +26,9 @@ torch.cuda.synchronize()
 start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
 start.record(); end.record()
 assert start.elapsed_time(end) >= 0
+from xfuser.model_executor.models.runner_models import krea2
+assert krea2.torch.Generator(device="cuda").device.type == "cpu"  # as its runner asks
+assert krea2.torch.bfloat16 is torch.bfloat16 and isinstance(krea2.torch.Generator(), torch.Generator)
 print("ran")
 """
 

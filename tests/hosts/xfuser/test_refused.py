@@ -46,6 +46,23 @@ def test_the_registry_is_that_of_the_release(registry: dict[str, list[str]]) -> 
     assert set(RUNNERS_REFUSED) <= set(registry)
 
 
+@pytest.mark.family("cosmos3")
+def test_what_a_name_and_a_task_load_is_known_before_ranks_start(
+    ranks: RankPool, registry: dict[str, list[str]]
+) -> None:
+    """Some runners say it in no setting of their class; one loads another branch."""
+    known = {
+        ("Wan2.1-VACE-1.3B", None): ("Wan-AI/Wan2.1-VACE-1.3B-diffusers", None),
+        ("HunyuanVideo", None): ("tencent/HunyuanVideo", "refs/pr/18"),
+        ("tencent/HunyuanVideo-1.5", "i2v"): ("hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-720p_i2v", None),
+        ("Qwen-Image-2512", None): ("Qwen/Qwen-Image-2512", None),
+    }
+    every = [(name, None) for names in registry.values() for name in names]
+    (found,) = ranks.run(1, upstreams.checkpoints, *known, *every, timeout=300)
+    assert dict(zip(known, found, strict=False)) == known
+    assert all("/" in name for name, _ in found)
+
+
 def test_every_reason_is_shown_by_a_test() -> None:
     assert set(SHOWN) == {*RUNNERS_REFUSED, *PIPELINES_REFUSED}
     assert set(SHOWN.values()) <= set(globals())

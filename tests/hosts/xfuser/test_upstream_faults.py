@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.hosts.xfuser import jobs, stepping
+from tests.hosts.xfuser import jobs, stepping, upstreams
 from tests.hosts.xfuser.generation import Case
 from tests.hosts.xfuser.matrix import PROMPTS
 from tests.hosts.xfuser.stepping import Use
@@ -189,6 +189,14 @@ def test_z_image_still_hides_its_parameters() -> None:
 
 
 @pytest.mark.family("qwen-image")
+def test_the_command_still_hands_wan_vace_a_list(ranks: RankPool) -> None:
+    """``hand_over_one_prompt``."""
+    assert ranks.run(1, upstreams.what_vace_is_handed, 1, ["a boat"]) == [[["a boat"]]]
+    assert ranks.run(1, upstreams.what_vace_is_handed, 2, ["a boat"]) == [["a boat"]]
+    with pytest.raises(RankFailure, match="2 prompts were given to Wan VACE, whose pipeline takes one"):
+        ranks.run(1, upstreams.what_vace_is_handed, 2, PROMPTS)
+
+
 def test_a_lora_has_its_strength_back_after_a_call_that_raised(ranks: RankPool) -> None:
     """``scale_lora_for_the_call``: upstream leaves it scaled, and the next call scales it once more."""
     for left in ranks.run(2, stepping.lora_strength_after_an_error, Case("qwen-image", tokenring=2), timeout=300):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -47,6 +48,38 @@ def refusals(names: dict[str, str]) -> dict[str, str]:
         except UnsupportedError as error:
             said[kind] = str(error)
     return said
+
+
+def checkpoints(*asked: tuple[str, str | None]) -> list[tuple[str, str | None]]:
+    """What the command is going to load, and which revision of it, by name and task."""
+    from tokenring_xdit.hosts.xfuser import register
+    from tokenring_xdit.hosts.xfuser.runner import checkpoint_of
+
+    register()
+    from xfuser.model_executor.models.runner_models.base_model import MODEL_REGISTRY
+
+    return [checkpoint_of(MODEL_REGISTRY[name], name, task) for name, task in asked]
+
+
+def what_vace_is_handed(degree: int, prompts: list[str]) -> list[Any]:
+    """The prompts that the command's runner of Wan VACE hands to the pipeline."""
+    from tokenring_xdit.hosts.xfuser import register
+
+    register()
+    from xfuser.model_executor.models.runner_models.wan import xFuserWan21VACEModel
+
+    handed: list[Any] = []
+
+    def pipe(**given: Any) -> Any:
+        handed.append(given["prompt"])
+        return SimpleNamespace(frames=[None])
+
+    runner = object.__new__(xFuserWan21VACEModel)
+    runner.config = SimpleNamespace(tokenring_degree=degree)
+    runner.pipe, runner._make_generator = pipe, lambda seed: None
+    given = ("height", "width", "negative_prompt", "num_inference_steps", "num_frames", "guidance_scale", "seed")
+    runner._run_pipe({**dict.fromkeys((*given, "video", "mask")), "prompt": prompts})
+    return handed
 
 
 def lingbot() -> str:

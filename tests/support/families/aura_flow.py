@@ -14,20 +14,19 @@ LATENT_CHANNELS = 4
 TEXT_DIM = 32
 
 
-def make_aura_flow(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
+def make_aura_flow(*, heads: int = 4) -> DiffusionPipeline:
     """An ``AuraFlowPipeline``.
 
     Args:
         heads: Attention heads of 16 channels.
-        layers: Blocks of two streams, and as many of one.
     """
     torch.manual_seed(14)
     transformer = AuraFlowTransformer2DModel(
         sample_size=32,
         patch_size=2,
         in_channels=LATENT_CHANNELS,
-        num_mmdit_layers=layers,
-        num_single_dit_layers=layers,
+        num_mmdit_layers=2,
+        num_single_dit_layers=2,
         attention_head_dim=16,
         num_attention_heads=heads,
         joint_attention_dim=TEXT_DIM,
@@ -48,30 +47,14 @@ def make_aura_flow(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
     return pipe
 
 
-def aura_flow_inputs(
-    *,
-    prompts: list[str] | None = None,
-    height: int = 32,
-    width: int = 48,
-    steps: int = 2,
-    text_tokens: int = 32,
-    guidance_scale: float = 3.5,
-    images_per_prompt: int = 1,
-) -> dict[str, Any]:
-    """Arguments of a call of ``make_aura_flow``'s pipeline that returns latents.
+def aura_flow_inputs(*, text_tokens: int = 32, guidance_scale: float = 3.5, **options: Any) -> dict[str, Any]:
+    """Arguments of a call of ``make_aura_flow``'s pipeline, four pixels to a token.
 
     Args:
-        prompts: The prompts, which are padded with zeros that take part in attention.
-        height: Height in pixels, four to a token.
-        width: Width in pixels, four to a token.
-        steps: Denoising steps.
-        text_tokens: Length that the prompts are padded to.
+        text_tokens: Length that the prompts are padded to, with zeros that take part in attention.
         guidance_scale: Scale of classifier-free guidance, which is in use above one.
-        images_per_prompt: Pictures made of each prompt.
+        **options: Others of ``text.picture_call``.
     """
-    return {
-        **text.prompt_arguments(prompts, negative=guidance_scale > 1),
-        "guidance_scale": guidance_scale,
-        "max_sequence_length": text_tokens,
-        **text.call_arguments(height=height, width=width, steps=steps, images_per_prompt=images_per_prompt),
-    }
+    return text.picture_call(
+        text_tokens=text_tokens, guidance_scale=guidance_scale, negative=guidance_scale > 1, **options
+    )

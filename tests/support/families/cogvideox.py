@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from tests.support.families.video_text import (
-    NEGATIVE_PROMPT,
     TEXT_DIM,
     make_t5,
-    prompts_and_negatives,
     randomise_weights,
+    video_call,
 )
 
 if TYPE_CHECKING:
@@ -94,40 +91,11 @@ def make_cogvideox(
     return pipe
 
 
-def cogvideox_inputs(
-    *,
-    prompts: list[str] | None = None,
-    height: int = 128,
-    width: int = 96,
-    frames: int = 9,
-    steps: int = 2,
-    text_tokens: int = 32,
-    guidance: float = 6.0,
-    negative_prompt: str | None = NEGATIVE_PROMPT,
-    **options: Any,
-) -> dict[str, Any]:
+def cogvideox_inputs(*, guidance: float = 6.0, **options: Any) -> dict[str, Any]:
     """Arguments of a ``CogVideoXPipeline`` call: 16 pixels and four frames (after the first) to a token.
 
     Args:
-        prompts: One prompt for each video.
-        height: Height in pixels.
-        width: Width in pixels.
-        frames: Frames of the video, one more than a multiple of four.
-        steps: Denoising steps.
-        text_tokens: Length that the prompts are padded to, as given to ``make_cogvideox`` (the 2B model needs it).
         guidance: Scale of the classifier-free guidance, above one to use it.
-        negative_prompt: Text to guide away from.
-        **options: Other arguments of the call.
+        **options: Others of ``video_call``; the 2B model needs the ``text_tokens`` given to ``make_cogvideox``.
     """
-    return {
-        **prompts_and_negatives(prompts, negative_prompt),
-        "height": height,
-        "width": width,
-        "num_frames": frames,
-        "num_inference_steps": steps,
-        "guidance_scale": guidance,
-        "max_sequence_length": text_tokens,
-        "output_type": "latent",
-        "generator": torch.Generator().manual_seed(5),
-        **options,
-    }
+    return video_call(guidance=guidance, **options)

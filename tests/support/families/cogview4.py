@@ -14,19 +14,18 @@ LATENT_CHANNELS = 4
 TEXT_DIM = 32
 
 
-def make_cogview4(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
+def make_cogview4(*, heads: int = 4) -> DiffusionPipeline:
     """A ``CogView4Pipeline`` without a text encoder.
 
     Args:
         heads: Attention heads of 16 channels.
-        layers: Layers.
     """
     torch.manual_seed(15)
     transformer = CogView4Transformer2DModel(
         patch_size=2,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
-        num_layers=layers,
+        num_layers=2,
         attention_head_dim=16,
         num_attention_heads=heads,
         text_embed_dim=TEXT_DIM,

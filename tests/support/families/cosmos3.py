@@ -20,9 +20,6 @@ def make_cosmos3(*, heads: int = 4, layers: int = 2, **config: Any) -> Diffusion
         heads: Attention heads of 16 channels, two for each head of keys.
         layers: Layers.
         **config: Of the transformer.
-
-    Returns:
-        The pipeline.
     """
     from diffusers import Cosmos3OmniPipeline, Cosmos3OmniTransformer, UniPCMultistepScheduler
 
@@ -75,9 +72,6 @@ def cosmos3_inputs(
         steps: Denoising steps.
         guidance_scale: Scale of classifier-free guidance.
         image: Start from a picture.
-
-    Returns:
-        The arguments, good for one call.
     """
     (prompt,) = prompts or text.PROMPTS[:1]
     return {

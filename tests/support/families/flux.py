@@ -24,117 +24,73 @@ TEXT_DIM = 32
 POOLED_DIM = 24
 
 
-def make_flux(*, guidance: bool = True, heads: int = 4, layers: int = 2, controls: int = 0) -> DiffusionPipeline:
+def make_flux(*, guidance: bool = True, heads: int = 4, controls: int = 0) -> DiffusionPipeline:
     """A ``FluxPipeline``.
 
     Args:
         guidance: Whether the model takes a guidance scale and its schedule depends on the size, as in dev; in schnell
             neither is so.
         heads: Attention heads of 16 channels.
-        layers: Blocks of two streams, and as many of one.
         controls: How many pictures' latents the transformer sees beside the noisy ones: FLUX.1 Fill has two, a
             masked picture and its mask, which is as large here.
-
-    Returns:
-        The pipeline.
     """
-    return _make(FluxPipeline, guidance=guidance, heads=heads, layers=layers, controls=controls)
+    return _make(FluxPipeline, guidance=guidance, heads=heads, controls=controls)
 
 
 def flux_inputs(
-    *,
-    prompts: list[str] | None = None,
-    height: int = 32,
-    width: int = 48,
-    steps: int = 2,
-    text_tokens: int = 16,
-    guidance_scale: float = 3.5,
-    true_cfg_scale: float = 1.0,
-    images_per_prompt: int = 1,
+    *, text_tokens: int = 16, guidance_scale: float = 3.5, true_cfg_scale: float = 1.0, **options: Any
 ) -> dict[str, Any]:
-    """Arguments of a call of ``make_flux``'s pipeline that returns latents.
+    """Arguments of a call of ``make_flux``'s pipeline, four pixels to a token.
 
     Args:
-        prompts: The prompts.
-        height: Height in pixels, four to a token.
-        width: Width in pixels, four to a token.
-        steps: Denoising steps.
         text_tokens: Tokens that each prompt is padded or cut to; all of them take part in attention.
         guidance_scale: What a model with guidance is told; one without leaves it unused.
         true_cfg_scale: Scale of classifier-free guidance, which is in use above one.
-        images_per_prompt: Pictures made of each prompt.
-
-    Returns:
-        The arguments, good for one call.
+        **options: Others of ``text.picture_call``.
     """
+    twice = true_cfg_scale > 1
     return {
-        **text.prompt_arguments(prompts, negative=true_cfg_scale > 1),
-        **({"true_cfg_scale": true_cfg_scale} if true_cfg_scale > 1 else {}),
-        "guidance_scale": guidance_scale,
-        "max_sequence_length": text_tokens,
-        **text.call_arguments(height=height, width=width, steps=steps, images_per_prompt=images_per_prompt),
+        **text.picture_call(text_tokens=text_tokens, guidance_scale=guidance_scale, negative=twice, **options),
+        **({"true_cfg_scale": true_cfg_scale} if twice else {}),
     }
 
 
-def make_flux_control(*, guidance: bool = True, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
+def make_flux_control(*, guidance: bool = True, heads: int = 4) -> DiffusionPipeline:
     """A ``FluxControlPipeline``, whose transformer sees a picture's latents beside the noisy ones.
 
     Args:
         guidance: As in `make_flux`; the published control models are of the dev kind.
         heads: Attention heads of 16 channels.
-        layers: Blocks of two streams, and as many of one.
-
-    Returns:
-        The pipeline.
     """
-    return _make(FluxControlPipeline, guidance=guidance, heads=heads, layers=layers, controls=1)
+    return _make(FluxControlPipeline, guidance=guidance, heads=heads, controls=1)
 
 
 def flux_control_inputs(
-    *,
-    prompts: list[str] | None = None,
-    height: int = 32,
-    width: int = 48,
-    steps: int = 2,
-    text_tokens: int = 16,
-    guidance_scale: float = 10.0,
-    images_per_prompt: int = 1,
+    *, height: int = 32, width: int = 48, text_tokens: int = 16, guidance_scale: float = 10.0, **options: Any
 ) -> dict[str, Any]:
-    """Arguments of a call of ``make_flux_control``'s pipeline that returns latents; one picture for all prompts.
+    """Arguments of a call of ``make_flux_control``'s pipeline, four pixels to a token; one picture for all prompts.
 
     Args:
-        prompts: The prompts.
-        height: Height in pixels, four to a token.
-        width: Width in pixels, four to a token.
-        steps: Denoising steps.
+        height: Height in pixels.
+        width: Width in pixels.
         text_tokens: Tokens that each prompt is padded or cut to; all of them take part in attention.
         guidance_scale: What a model with guidance is told.
-        images_per_prompt: Pictures made of each prompt.
-
-    Returns:
-        The arguments, good for one call.
+        **options: Others of ``text.picture_call``.
     """
-    picture = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(6)) * 2 - 1
+    sizes = {"height": height, "width": width, "text_tokens": text_tokens}
     return {
-        **text.prompt_arguments(prompts, negative=False),
-        "control_image": picture,
-        "guidance_scale": guidance_scale,
-        "max_sequence_length": text_tokens,
-        **text.call_arguments(height=height, width=width, steps=steps, images_per_prompt=images_per_prompt),
+        **text.picture_call(guidance_scale=guidance_scale, negative=False, **sizes, **options),
+        "control_image": torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(6)) * 2 - 1,
     }
 
 
-def make_flux_kontext(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
+def make_flux_kontext(*, heads: int = 4) -> DiffusionPipeline:
     """A ``FluxKontextPipeline``, whose tokens are those of the picture that is drawn and of one that it starts from.
 
     Args:
         heads: Attention heads of 16 channels.
-        layers: Blocks of two streams, and as many of one.
-
-    Returns:
-        The pipeline.
     """
-    pipe = _make(FluxKontextPipeline, guidance=True, heads=heads, layers=layers, controls=0)
+    pipe = _make(FluxKontextPipeline, guidance=True, heads=heads, controls=0)
     peaky(pipe.transformer)
     return pipe
 
@@ -146,9 +102,6 @@ def flux_kontext_inputs(*, height: int = 32, width: int = 48, **options: Any) ->
         height: Height in pixels, four to a token.
         width: Width in pixels, four to a token.
         **options: Other arguments of ``flux_inputs``.
-
-    Returns:
-        The arguments, good for one call.
     """
     return {
         **flux_inputs(height=height, width=width, **options),
@@ -163,7 +116,6 @@ def _make(
     *,
     guidance: bool,
     heads: int,
-    layers: int,
     controls: int,
 ) -> DiffusionPipeline:
     torch.manual_seed(7)
@@ -171,8 +123,8 @@ def _make(
         patch_size=1,
         in_channels=4 * LATENT_CHANNELS * (1 + controls),
         out_channels=4 * LATENT_CHANNELS,
-        num_layers=layers,
-        num_single_layers=layers,
+        num_layers=2,
+        num_single_layers=2,
         attention_head_dim=16,
         num_attention_heads=heads,
         joint_attention_dim=TEXT_DIM,

@@ -21,101 +21,51 @@ ENCODER_DIM = 32
 ENCODER_LAYERS = (0, 1, 2)  # the hidden states of the encoder that the transformer sees, side by side
 
 
-def make_flux2(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
+def make_flux2(*, heads: int = 4) -> DiffusionPipeline:
     """A ``Flux2Pipeline`` (dev); see `text.mistral3` for what stands in the place of its processor.
 
     Args:
         heads: Attention heads of 16 channels.
-        layers: Blocks of two streams, and as many of one.
-
-    Returns:
-        The pipeline.
     """
-    return _make(Flux2Pipeline, text.mistral3(hidden=ENCODER_DIM), True, heads, layers)
+    return _make(Flux2Pipeline, text.mistral3(hidden=ENCODER_DIM), True, heads)
 
 
-def flux2_inputs(
-    *,
-    prompts: list[str] | None = None,
-    height: int = 32,
-    width: int = 48,
-    steps: int = 2,
-    text_tokens: int = 48,
-    guidance_scale: float = 4.0,
-    images_per_prompt: int = 1,
-) -> dict[str, Any]:
-    """Arguments of a call of ``make_flux2``'s pipeline that returns latents.
+def flux2_inputs(*, text_tokens: int = 48, guidance_scale: float = 4.0, **options: Any) -> dict[str, Any]:
+    """Arguments of a call of ``make_flux2``'s pipeline, four pixels to a token.
 
     Args:
-        prompts: The prompts.
-        height: Height in pixels, four to a token.
-        width: Width in pixels, four to a token.
-        steps: Denoising steps.
         text_tokens: Tokens that a prompt is padded or cut to with its system message, which takes 31 tokens before
             the prompt; all of them take part in attention.
         guidance_scale: What the model is told.
-        images_per_prompt: Pictures made of each prompt.
-
-    Returns:
-        The arguments, good for one call.
+        **options: Others of ``text.picture_call``.
     """
-    return {
-        **text.prompt_arguments(prompts, negative=False),
-        "guidance_scale": guidance_scale,
-        "max_sequence_length": text_tokens,
-        "text_encoder_out_layers": ENCODER_LAYERS,
-        **text.call_arguments(height=height, width=width, steps=steps, images_per_prompt=images_per_prompt),
-    }
+    arguments = text.picture_call(text_tokens=text_tokens, guidance_scale=guidance_scale, negative=False, **options)
+    return {**arguments, "text_encoder_out_layers": ENCODER_LAYERS}
 
 
-def make_flux2_klein(*, distilled: bool = False, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
+def make_flux2_klein(*, distilled: bool = False, heads: int = 4) -> DiffusionPipeline:
     """A ``Flux2KleinPipeline``.
 
     Args:
         distilled: Whether the model does without classifier-free guidance.
         heads: Attention heads of 16 channels.
-        layers: Blocks of two streams, and as many of one.
-
-    Returns:
-        The pipeline.
     """
     encoder = text.qwen3(hidden=ENCODER_DIM, causal=True)
-    return _make(Flux2KleinPipeline, encoder, False, heads, layers, is_distilled=distilled)
+    return _make(Flux2KleinPipeline, encoder, False, heads, is_distilled=distilled)
 
 
-def flux2_klein_inputs(
-    *,
-    prompts: list[str] | None = None,
-    height: int = 32,
-    width: int = 48,
-    steps: int = 2,
-    text_tokens: int = 32,
-    guidance_scale: float = 4.0,
-    images_per_prompt: int = 1,
-) -> dict[str, Any]:
-    """Arguments of a call of ``make_flux2_klein``'s pipeline that returns latents.
+def flux2_klein_inputs(*, text_tokens: int = 32, guidance_scale: float = 4.0, **options: Any) -> dict[str, Any]:
+    """Arguments of a call of ``make_flux2_klein``'s pipeline, four pixels to a token.
 
     Args:
-        prompts: The prompts.
-        height: Height in pixels, four to a token.
-        width: Width in pixels, four to a token.
-        steps: Denoising steps.
         text_tokens: Tokens that a prompt is padded or cut to with its chat template, which puts three tokens before
             it and nine after; all of them take part in attention.
         guidance_scale: Scale of classifier-free guidance against the empty prompt (the pipeline takes no other),
             which is in use above one.
-        images_per_prompt: Pictures made of each prompt.
-
-    Returns:
-        The arguments, good for one call.
+        **options: Others of ``text.picture_call``.
     """
-    return {
-        **text.prompt_arguments(prompts, negative=False),
-        "guidance_scale": guidance_scale,
-        "max_sequence_length": text_tokens,
-        "text_encoder_out_layers": ENCODER_LAYERS,
-        **text.call_arguments(height=height, width=width, steps=steps, images_per_prompt=images_per_prompt),
-    }
+    arguments = text.picture_call(text_tokens=text_tokens, guidance_scale=guidance_scale, negative=False, **options)
+    return {**arguments, "text_encoder_out_layers": ENCODER_LAYERS}
 
 
 def flux2_vae() -> AutoencoderKLFlux2:
@@ -136,7 +86,6 @@ def _make(
     tokenizer_and_encoder: tuple[Any, Any],
     guidance: bool,
     heads: int,
-    layers: int,
     **options: Any,
 ) -> DiffusionPipeline:
     torch.manual_seed(7)
@@ -144,8 +93,8 @@ def _make(
     transformer = Flux2Transformer2DModel(
         patch_size=1,
         in_channels=4 * LATENT_CHANNELS,
-        num_layers=layers,
-        num_single_layers=layers,
+        num_layers=2,
+        num_single_layers=2,
         attention_head_dim=16,
         num_attention_heads=heads,
         joint_attention_dim=len(ENCODER_LAYERS) * ENCODER_DIM,

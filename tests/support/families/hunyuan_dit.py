@@ -27,17 +27,12 @@ def make_hunyuan_dit(
     *,
     scheduler: Literal["ddpm", "ddim"] = "ddpm",
     heads: int = 4,
-    layers: int = 4,
 ) -> DiffusionPipeline:
     """A ``HunyuanDiTPipeline``.
 
     Args:
         scheduler: The published one, which draws noise at each step, or one that draws none.
         heads: Attention heads of eight channels.
-        layers: Layers, an even number; four are the fewest with a skip from an early layer to a late one.
-
-    Returns:
-        The pipeline.
     """
     torch.manual_seed(10)
     transformer = HunyuanDiT2DModel(
@@ -47,7 +42,7 @@ def make_hunyuan_dit(
         patch_size=2,
         sample_size=16,
         hidden_size=8 * heads,
-        num_layers=layers,
+        num_layers=4,  # the fewest with a skip from an early layer to a late one
         cross_attention_dim=BERT_DIM,
         cross_attention_dim_t5=T5_DIM,
         pooled_projection_dim=16,
@@ -89,32 +84,18 @@ def make_hunyuan_dit(
 
 
 def hunyuan_dit_inputs(
-    *,
-    prompts: list[str] | None = None,
-    height: int = 128,
-    width: int = 96,
-    steps: int = 2,
-    guidance_scale: float = 5.0,
-    images_per_prompt: int = 1,
+    *, height: int = 128, width: int = 96, guidance_scale: float = 5.0, **options: Any
 ) -> dict[str, Any]:
-    """Arguments of a call of ``make_hunyuan_dit``'s pipeline that returns latents.
+    """Arguments of a call of ``make_hunyuan_dit``'s pipeline, 16 pixels to a token.
 
     The pipeline pads each prompt to 77 and 256 tokens, and puts a learned one in the place of each padding token.
 
     Args:
-        prompts: The prompts.
-        height: Height in pixels, 16 to a token.
-        width: Width in pixels, 16 to a token.
-        steps: Denoising steps.
+        height: Height in pixels.
+        width: Width in pixels.
         guidance_scale: Scale of classifier-free guidance, which is in use above one.
-        images_per_prompt: Pictures made of each prompt.
-
-    Returns:
-        The arguments, good for one call.
+        **options: Others of ``text.picture_call``, which the number of tokens is not.
     """
-    return {
-        **text.prompt_arguments(prompts, negative=guidance_scale > 1),
-        "guidance_scale": guidance_scale,
-        "use_resolution_binning": False,
-        **text.call_arguments(height=height, width=width, steps=steps, images_per_prompt=images_per_prompt),
-    }
+    sizes = {"height": height, "width": width, "text_tokens": None}
+    arguments = text.picture_call(guidance_scale=guidance_scale, negative=guidance_scale > 1, **sizes, **options)
+    return {**arguments, "use_resolution_binning": False}

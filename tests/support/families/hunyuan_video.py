@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from tests.support.families.video_text import (
     NEGATIVE_PROMPT,
     make_clip,
     make_llama,
-    prompts_and_negatives,
     randomise_weights,
+    video_call,
 )
 
 if TYPE_CHECKING:
@@ -83,12 +81,6 @@ def make_hunyuan_video(
 
 def hunyuan_video_inputs(
     *,
-    prompts: list[str] | None = None,
-    height: int = 128,
-    width: int = 96,
-    frames: int = 9,
-    steps: int = 2,
-    text_tokens: int = 32,
     guidance: float = 6.0,
     true_guidance: float = 1.0,
     negative_prompt: str | None = NEGATIVE_PROMPT,
@@ -97,27 +89,10 @@ def hunyuan_video_inputs(
     """Arguments of a ``HunyuanVideoPipeline`` call: 16 pixels and four frames (after the first) to a token.
 
     Args:
-        prompts: One prompt for each video.
-        height: Height in pixels.
-        width: Width in pixels.
-        frames: Frames of the video, one more than a multiple of four.
-        steps: Denoising steps.
-        text_tokens: Length that the prompts are padded to, without the template before them.
         guidance: Scale that the model is told.
         true_guidance: Scale of the classifier-free guidance, above one to use it; the released model goes without.
         negative_prompt: Text to guide away from.
-        **options: Other arguments of the call.
+        **options: Others of ``video_call``, whose ``text_tokens`` are without the template before them.
     """
-    return {
-        **prompts_and_negatives(prompts, negative_prompt if true_guidance > 1 else None),
-        "height": height,
-        "width": width,
-        "num_frames": frames,
-        "num_inference_steps": steps,
-        "guidance_scale": guidance,
-        "true_cfg_scale": true_guidance,
-        "max_sequence_length": text_tokens,
-        "output_type": "latent",
-        "generator": torch.Generator().manual_seed(5),
-        **options,
-    }
+    negative = negative_prompt if true_guidance > 1 else None
+    return video_call(guidance=guidance, true_cfg_scale=true_guidance, negative_prompt=negative, **options)

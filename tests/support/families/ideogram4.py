@@ -14,15 +14,11 @@ TEXT_DIM = 16
 TAPPED_LAYERS = 13  # of the encoder's 36, side by side
 
 
-def make_ideogram4(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
+def make_ideogram4(*, heads: int = 4) -> DiffusionPipeline:
     """An ``Ideogram4Pipeline`` with two transformers, of which the second sees no prompt.
 
     Args:
         heads: Attention heads of 16 channels.
-        layers: Layers.
-
-    Returns:
-        The pipeline.
     """
     from diffusers import FlowMatchEulerDiscreteScheduler, Ideogram4Pipeline, Ideogram4Transformer2DModel
 
@@ -32,7 +28,7 @@ def make_ideogram4(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
     def transformer(seed: int) -> Any:
         model = Ideogram4Transformer2DModel(
             in_channels=4 * vae.config.latent_channels,
-            num_layers=layers,
+            num_layers=2,
             attention_head_dim=16,
             num_attention_heads=heads,
             intermediate_size=32 * heads,
@@ -85,34 +81,13 @@ def _qwen3_vl() -> tuple[Any, Any]:
     return tokenizer, text.randomise_weights(Qwen3VLModel(config), seed=143)
 
 
-def ideogram4_inputs(
-    *,
-    prompts: list[str] | None = None,
-    height: int = 32,
-    width: int = 48,
-    steps: int = 2,
-    text_tokens: int = 64,
-    guidance_scale: float = 4.0,
-    images_per_prompt: int = 1,
-) -> dict[str, Any]:
-    """Arguments of a call of ``make_ideogram4``'s pipeline that returns latents.
+def ideogram4_inputs(*, text_tokens: int = 64, guidance_scale: float = 4.0, **options: Any) -> dict[str, Any]:
+    """Arguments of a call of ``make_ideogram4``'s pipeline, four pixels to a token.
 
     Args:
-        prompts: The prompts.
-        height: Height in pixels, four to a token.
-        width: Width in pixels, four to a token.
-        steps: Denoising steps.
         text_tokens: Tokens that a prompt is padded to, in front of it.
         guidance_scale: Weight of the transformer that sees the prompt.
-        images_per_prompt: Pictures made of each prompt.
-
-    Returns:
-        The arguments, good for one call.
+        **options: Others of ``text.picture_call``.
     """
-    return {
-        **text.prompt_arguments(prompts, negative=False),
-        "guidance_scale": guidance_scale,
-        "guidance_schedule": None,
-        "max_sequence_length": text_tokens,
-        **text.call_arguments(height=height, width=width, steps=steps, images_per_prompt=images_per_prompt),
-    }
+    arguments = text.picture_call(text_tokens=text_tokens, guidance_scale=guidance_scale, negative=False, **options)
+    return {**arguments, "guidance_schedule": None}

@@ -14,21 +14,17 @@ TEXT_DIM = 32
 TEXT_LAYERS = 3
 
 
-def make_krea2(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
+def make_krea2(*, heads: int = 4) -> DiffusionPipeline:
     """A ``Krea2Pipeline`` without a text encoder; it is given embeddings.
 
     Args:
         heads: Attention heads of 16 channels, two for each head of keys.
-        layers: Layers.
-
-    Returns:
-        The pipeline.
     """
     from diffusers import Krea2Pipeline, Krea2Transformer2DModel
 
     transformer = Krea2Transformer2DModel(
         in_channels=4 * LATENT_CHANNELS,
-        num_layers=layers,
+        num_layers=2,
         attention_head_dim=16,
         num_attention_heads=heads,
         num_key_value_heads=heads // 2,
@@ -80,9 +76,6 @@ def krea2_inputs(
         shown: So many fewer of them.
         guidance_scale: Scale of classifier-free guidance, which is in use above zero.
         images_per_prompt: Pictures made of each prompt.
-
-    Returns:
-        The arguments, good for one call.
     """
     number = len(prompts or text.PROMPTS[:1])
     return {

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from tests.support.families.video_text import (
-    NEGATIVE_PROMPT,
     TEXT_DIM,
     make_t5,
-    prompts_and_negatives,
     randomise_weights,
+    video_call,
 )
 
 if TYPE_CHECKING:
@@ -73,40 +70,16 @@ def make_latte(*, heads: int = 4, frames: int = 4) -> DiffusionPipeline:
     return pipe
 
 
-def latte_inputs(
-    *,
-    prompts: list[str] | None = None,
-    height: int = 128,
-    width: int = 96,
-    frames: int = 4,
-    steps: int = 2,
-    guidance: float = 5.0,
-    negative_prompt: str = NEGATIVE_PROMPT,
-    **options: Any,
-) -> dict[str, Any]:
+def latte_inputs(*, frames: int = 4, guidance: float = 5.0, **options: Any) -> dict[str, Any]:
     """Arguments of a ``LattePipeline`` call: 16 pixels and one frame to a token.
 
     With one prompt the text is as long as its tokens, with several it is 120 tokens long.
 
     Args:
-        prompts: One prompt for each video.
-        height: Height in pixels.
-        width: Width in pixels.
         frames: Frames of the video, as given to ``make_latte``.
-        steps: Denoising steps.
         guidance: Scale of the classifier-free guidance, above one to use it.
-        negative_prompt: Text to guide away from.
-        **options: Other arguments of the call.
+        **options: Others of ``video_call``, which the number of tokens is not.
     """
-    return {
-        **prompts_and_negatives(prompts, negative_prompt),
-        "height": height,
-        "width": width,
-        "video_length": frames,
-        "num_inference_steps": steps,
-        "guidance_scale": guidance,
-        "clean_caption": False,
-        "output_type": "latent",
-        "generator": torch.Generator().manual_seed(5),
-        **options,
-    }
+    arguments = video_call(frames=frames, guidance=guidance, text_tokens=None, clean_caption=False, **options)
+    arguments["video_length"] = arguments.pop("num_frames")
+    return arguments

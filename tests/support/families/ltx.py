@@ -14,6 +14,7 @@ from diffusers import (
 )
 
 from tests.support.families import text
+from tests.support.families.video_text import video_call
 
 LATENT_CHANNELS = 8
 TEXT_DIM = 32
@@ -61,35 +62,14 @@ def make_ltx(*, heads: int = 4) -> DiffusionPipeline:
     return pipe
 
 
-def ltx_inputs(
-    *,
-    prompts: list[str] | None = None,
-    height: int = 128,
-    width: int = 96,
-    frames: int = 9,
-    steps: int = 2,
-    text_tokens: int = 32,
-    guidance: float = 3.0,
-) -> dict[str, Any]:
-    """Arguments of a call of ``make_ltx``'s pipeline that returns latents.
+def ltx_inputs(*, prompts: list[str] | None = None, guidance: float = 3.0, **options: Any) -> dict[str, Any]:
+    """Arguments of a call of ``make_ltx``'s pipeline: sides are multiples of 32, frames one more than one of eight.
 
     Args:
         prompts: The prompts, which are padded behind a mask.
-        height: Height in pixels, a multiple of 32.
-        width: Width in pixels, a multiple of 32.
-        frames: Frames of the video, one more than a multiple of eight.
-        steps: Denoising steps.
-        text_tokens: Length that the prompts are padded to.
         guidance: Scale of classifier-free guidance, which is in use above one.
+        **options: Others of ``video_call``.
     """
-    return {
-        **text.prompt_arguments(prompts, negative=guidance > 1),
-        "height": height,
-        "width": width,
-        "num_frames": frames,
-        "num_inference_steps": steps,
-        "guidance_scale": guidance,
-        "max_sequence_length": text_tokens,
-        "output_type": "latent",
-        "generator": torch.Generator().manual_seed(5),
-    }
+    negative = text.NEGATIVE_PROMPT if guidance > 1 else None
+    prompts = prompts or list(text.PROMPTS[:1])
+    return video_call(prompts=prompts, negative_prompt=negative, guidance=guidance, **options)

@@ -8,11 +8,10 @@ import torch
 
 from tests.support.families.pictures import two_colours
 from tests.support.families.video_text import (
-    NEGATIVE_PROMPT,
     TEXT_DIM,
     make_gemma3,
-    prompts_and_negatives,
     randomise_weights,
+    video_call,
 )
 
 if TYPE_CHECKING:
@@ -146,46 +145,30 @@ def make_ltx2(*, heads: int = 4, as_2_3: bool = False, as_2_5: bool = False, ima
 
 def ltx2_inputs(
     *,
-    prompts: list[str] | None = None,
     height: int = 256,
     width: int = 192,
     frames: int = 17,
-    steps: int = 2,
     text_tokens: int = 2 * REGISTERS,
     guidance: float = 3.0,
-    negative_prompt: str | None = NEGATIVE_PROMPT,
     all_guidances: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
     """Arguments of an ``LTX2Pipeline`` call: 32 pixels and eight frames (after the first) to a token.
 
     Args:
-        prompts: One prompt for each video.
         height: Height in pixels.
         width: Width in pixels.
         frames: Frames of the video, one more than a multiple of eight.
-        steps: Denoising steps.
         text_tokens: Length that the prompts are padded to, a multiple of ``REGISTERS``.
         guidance: Scale of the classifier-free guidance, above one to use it.
-        negative_prompt: Text to guide away from.
         all_guidances: Use, beside the classifier-free guidance, the two others that the pipeline has on by itself
             (a pass with a block's attention left out, for ``as_2_3`` alone, and a pass with sound and video apart).
-        **options: Other arguments of the call.
+        **options: Others of ``video_call``.
     """
     plain = {"stg_scale": 0.0, "audio_stg_scale": 0.0, "modality_scale": 1.0, "audio_modality_scale": 1.0}
-    return {
-        **({"spatio_temporal_guidance_blocks": [1]} if all_guidances else plain),
-        **prompts_and_negatives(prompts, negative_prompt),
-        "height": height,
-        "width": width,
-        "num_frames": frames,
-        "num_inference_steps": steps,
-        "guidance_scale": guidance,
-        "max_sequence_length": text_tokens,
-        "output_type": "latent",
-        "generator": torch.Generator().manual_seed(5),
-        **options,
-    }
+    guidances = {"spatio_temporal_guidance_blocks": [1]} if all_guidances else plain
+    sizes = {"height": height, "width": width, "frames": frames, "text_tokens": text_tokens}
+    return guidances | video_call(guidance=guidance, **sizes, **options)
 
 
 def make_ltx2_image(**options: Any) -> DiffusionPipeline:

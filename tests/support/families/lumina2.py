@@ -27,16 +27,11 @@ TEMPLATE = (
 )
 
 
-def make_lumina2(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
+def make_lumina2(*, heads: int = 4) -> DiffusionPipeline:
     """A ``Lumina2Pipeline``.
 
     Args:
         heads: Attention heads of 16 channels, an even number; each two of them share a head of keys and values.
-        layers: Layers over text and picture together; one before them is over the picture alone, and one over the text
-            alone.
-
-    Returns:
-        The pipeline.
     """
     torch.manual_seed(13)
     transformer = Lumina2Transformer2DModel(
@@ -44,7 +39,7 @@ def make_lumina2(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
         patch_size=2,
         in_channels=LATENT_CHANNELS,
         hidden_size=16 * heads,
-        num_layers=layers,
+        num_layers=2,
         num_refiner_layers=1,
         num_attention_heads=heads,
         num_kv_heads=heads // 2,
@@ -77,40 +72,30 @@ def make_lumina2(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
 
 
 def lumina2_inputs(
-    *,
-    prompts: list[str] | None = None,
-    height: int = 128,
-    width: int = 96,
-    steps: int = 2,
-    text_tokens: int = 64,
-    guidance_scale: float = 4.0,
-    images_per_prompt: int = 1,
+    *, height: int = 128, width: int = 96, text_tokens: int = 64, guidance_scale: float = 4.0, **options: Any
 ) -> dict[str, Any]:
-    """Arguments of a call of ``make_lumina2``'s pipeline that returns latents.
+    """Arguments of a call of ``make_lumina2``'s pipeline, 16 pixels to a token.
 
     The refining layer over the text masks the padding; the layers after it see no padding but what a prompt of the
     call is shorter than the longest one, which they mask. Guidance takes a call of the model of its own, with negative
     prompts that have no template and another length.
 
     Args:
-        prompts: The prompts.
-        height: Height in pixels, 16 to a token.
-        width: Width in pixels, 16 to a token.
-        steps: Denoising steps.
+        height: Height in pixels.
+        width: Width in pixels.
         text_tokens: Tokens that each prompt is padded or cut to, with what stands before it: 28 for a prompt, one
             for a negative prompt. The model has positions for fewer than 300.
         guidance_scale: Scale of classifier-free guidance, which is in use above one.
-        images_per_prompt: Pictures made of each prompt.
-
-    Returns:
-        The arguments, good for one call.
+        **options: Others of ``text.picture_call``.
     """
-    return {
-        **text.prompt_arguments(prompts, negative=guidance_scale > 1),
-        "guidance_scale": guidance_scale,
-        "max_sequence_length": text_tokens,
-        **text.call_arguments(height=height, width=width, steps=steps, images_per_prompt=images_per_prompt),
-    }
+    return text.picture_call(
+        height=height,
+        width=width,
+        text_tokens=text_tokens,
+        guidance_scale=guidance_scale,
+        negative=guidance_scale > 1,
+        **options,
+    )
 
 
 def _gemma2(*, hidden: int, seed: int = 27) -> tuple[Any, Gemma2Model]:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tests.support.families.video_text import (
-    NEGATIVE_PROMPT,
     TEXT_DIM,
     make_t5,
-    prompts_and_negatives,
     randomise_weights,
+    video_call,
 )
 
 if TYPE_CHECKING:
@@ -64,38 +63,12 @@ def make_mochi(*, heads: int = 4) -> DiffusionPipeline:
     return pipe
 
 
-def mochi_inputs(
-    *,
-    prompts: list[str] | None = None,
-    height: int = 128,
-    width: int = 96,
-    frames: int = 13,
-    steps: int = 2,
-    text_tokens: int = 32,
-    guidance: float = 4.5,
-    **options: Any,
-) -> dict[str, Any]:
-    """Arguments of a ``MochiPipeline`` call that returns latents.
+def mochi_inputs(*, frames: int = 13, guidance: float = 4.5, **options: Any) -> dict[str, Any]:
+    """Arguments of a ``MochiPipeline`` call.
 
     Args:
-        prompts: One prompt for each video.
-        height: Height in pixels.
-        width: Width in pixels.
         frames: Frames of the video, one more than a multiple of six.
-        steps: Denoising steps.
-        text_tokens: Length that the prompts are padded to.
         guidance: Scale of the classifier-free guidance, above one to use it.
-        **options: Other arguments of the call.
+        **options: Others of ``video_call``.
     """
-    return {
-        **prompts_and_negatives(prompts, NEGATIVE_PROMPT),
-        "height": height,
-        "width": width,
-        "num_frames": frames,
-        "num_inference_steps": steps,
-        "guidance_scale": guidance,
-        "max_sequence_length": text_tokens,
-        "output_type": "latent",
-        "generator": torch.Generator().manual_seed(5),
-        **options,
-    }
+    return video_call(frames=frames, guidance=guidance, **options)

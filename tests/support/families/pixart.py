@@ -20,75 +20,47 @@ LATENT_CHANNELS = 4
 TEXT_DIM = 32
 
 
-def make_pixart_alpha(*, conditions: bool = False, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
+def make_pixart_alpha(*, conditions: bool = False, heads: int = 4) -> DiffusionPipeline:
     """A ``PixArtAlphaPipeline``.
 
     Args:
         conditions: Whether the model is told size and aspect ratio, as the one for 1024 pixels; the parts of their
             embedding make it need a width that three divides.
         heads: Attention heads of eight channels, or 24 with conditions.
-        layers: Layers.
-
-    Returns:
-        The pipeline.
     """
     # Alpha's pipeline passes the conditions on where the sample size is 128.
     size = 128 if conditions else 32
-    return _make(PixArtAlphaPipeline, size, conditions, heads, layers)
+    return _make(PixArtAlphaPipeline, size, conditions, heads)
 
 
-def pixart_alpha_inputs(
-    *,
-    prompts: list[str] | None = None,
-    height: int = 32,
-    width: int = 48,
-    steps: int = 2,
-    text_tokens: int = 16,
-    guidance_scale: float = 4.5,
-    images_per_prompt: int = 1,
-) -> dict[str, Any]:
-    """Arguments of a call of ``make_pixart_alpha``'s pipeline that returns latents.
+def pixart_alpha_inputs(*, text_tokens: int = 16, guidance_scale: float = 4.5, **options: Any) -> dict[str, Any]:
+    """Arguments of a call of ``make_pixart_alpha``'s pipeline, four pixels to a token.
 
     Args:
-        prompts: The prompts.
-        height: Height in pixels, four to a token.
-        width: Width in pixels, four to a token.
-        steps: Denoising steps.
         text_tokens: Tokens that each prompt is padded or cut to; a mask hides the padding from attention.
         guidance_scale: Scale of classifier-free guidance, which is in use above one.
-        images_per_prompt: Pictures made of each prompt.
-
-    Returns:
-        The arguments, good for one call.
+        **options: Others of ``text.picture_call``.
     """
-    return {
-        **text.prompt_arguments(prompts, negative=guidance_scale > 1),
-        "guidance_scale": guidance_scale,
-        "max_sequence_length": text_tokens,
-        "clean_caption": False,
-        "use_resolution_binning": False,
-        **text.call_arguments(height=height, width=width, steps=steps, images_per_prompt=images_per_prompt),
-    }
+    arguments = text.picture_call(
+        text_tokens=text_tokens, guidance_scale=guidance_scale, negative=guidance_scale > 1, **options
+    )
+    return {**arguments, "clean_caption": False, "use_resolution_binning": False}
 
 
-def make_pixart_sigma(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
+def make_pixart_sigma(*, heads: int = 4) -> DiffusionPipeline:
     """A ``PixArtSigmaPipeline``.
 
     Args:
         heads: Attention heads of eight channels.
-        layers: Layers.
-
-    Returns:
-        The pipeline.
     """
-    return _make(PixArtSigmaPipeline, 128, False, heads, layers)
+    return _make(PixArtSigmaPipeline, 128, False, heads)
 
 
 pixart_sigma_inputs = pixart_alpha_inputs
 """Both pipelines take the same arguments."""
 
 
-def _make(pipeline_class: type, sample_size: int, conditions: bool, heads: int, layers: int) -> DiffusionPipeline:
+def _make(pipeline_class: type, sample_size: int, conditions: bool, heads: int) -> DiffusionPipeline:
     torch.manual_seed(9)
     head_dim = 24 if conditions else 8
     transformer = PixArtTransformer2DModel(
@@ -96,7 +68,7 @@ def _make(pipeline_class: type, sample_size: int, conditions: bool, heads: int, 
         attention_head_dim=head_dim,
         in_channels=LATENT_CHANNELS,
         out_channels=2 * LATENT_CHANNELS,
-        num_layers=layers,
+        num_layers=2,
         cross_attention_dim=head_dim * heads,
         sample_size=sample_size,
         patch_size=2,

@@ -29,15 +29,11 @@ LATENT_CHANNELS = 4
 TEXT_DIM = 32
 
 
-def make_qwen_image(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
+def make_qwen_image(*, heads: int = 4) -> DiffusionPipeline:
     """A ``QwenImagePipeline``.
 
     Args:
         heads: Attention heads of 16 channels.
-        layers: Layers.
-
-    Returns:
-        The pipeline.
     """
     tokenizer, text_encoder = text.qwen2_5_vl(hidden=TEXT_DIM)
     pipe = QwenImagePipeline(
@@ -45,19 +41,19 @@ def make_qwen_image(*, heads: int = 4, layers: int = 2) -> DiffusionPipeline:
         vae=image_vae(),
         text_encoder=text_encoder,
         tokenizer=tokenizer,
-        transformer=_transformer(heads=heads, layers=layers),
+        transformer=_transformer(heads=heads),
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-def _transformer(*, heads: int, layers: int, **config: Any) -> QwenImageTransformer2DModel:
+def _transformer(*, heads: int, **config: Any) -> QwenImageTransformer2DModel:
     torch.manual_seed(11)
     transformer = QwenImageTransformer2DModel(
         patch_size=2,
         in_channels=4 * LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
-        num_layers=layers,
+        num_layers=2,
         attention_head_dim=16,
         num_attention_heads=heads,
         joint_attention_dim=TEXT_DIM,
@@ -101,21 +97,15 @@ def start_from_small_pictures() -> None:
         module.calculate_dimensions = lambda area, ratio, original=original: original(64 * 64, ratio)
 
 
-def make_qwen_image_edit(
-    *, heads: int = 4, layers: int = 2, several: bool = False, zero_cond_t: bool = False
-) -> DiffusionPipeline:
+def make_qwen_image_edit(*, heads: int = 4, several: bool = False, zero_cond_t: bool = False) -> DiffusionPipeline:
     """A ``QwenImageEditPipeline``, or a ``QwenImageEditPlusPipeline``, which takes several pictures.
 
     It has no text encoder, which would look at the pictures too, and is given embeddings.
 
     Args:
         heads: Attention heads of 16 channels.
-        layers: Layers.
         several: Whether it takes several pictures, as the checkpoints 2509 and 2511.
         zero_cond_t: Whether tokens of those pictures have the time zero, as in 2511.
-
-    Returns:
-        The pipeline.
     """
     start_from_small_pictures()
     pipe = (QwenImageEditPlusPipeline if several else QwenImageEditPipeline)(
@@ -124,7 +114,7 @@ def make_qwen_image_edit(
         text_encoder=None,
         tokenizer=None,
         processor=None,
-        transformer=peaky(_transformer(heads=heads, layers=layers, **({"zero_cond_t": True} if zero_cond_t else {}))),
+        transformer=peaky(_transformer(heads=heads, **({"zero_cond_t": True} if zero_cond_t else {}))),
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -135,36 +125,21 @@ def make_qwen_image_edit_plus(**options: Any) -> DiffusionPipeline:
     return make_qwen_image_edit(several=True, **options)
 
 
-def qwen_image_inputs(
-    *,
-    prompts: list[str] | None = None,
-    height: int = 32,
-    width: int = 48,
-    steps: int = 2,
-    text_tokens: int = 64,
-    guidance_scale: float = 4.0,
-    images_per_prompt: int = 1,
-) -> dict[str, Any]:
-    """Arguments of a call of ``make_qwen_image``'s pipeline that returns latents.
+def qwen_image_inputs(*, text_tokens: int = 64, guidance_scale: float = 4.0, **options: Any) -> dict[str, Any]:
+    """Arguments of a call of ``make_qwen_image``'s pipeline, four pixels to a token.
+
+    With several prompts of different lengths the call has a mask.
 
     Args:
-        prompts: The prompts; with several of different lengths the call has a mask.
-        height: Height in pixels, four to a token.
-        width: Width in pixels, four to a token.
-        steps: Denoising steps.
         text_tokens: Most tokens of a prompt, with five of the template that follow it; nothing is padded to them.
         guidance_scale: Scale of classifier-free guidance, which is in use above one.
-        images_per_prompt: Pictures made of each prompt.
-
-    Returns:
-        The arguments, good for one call.
+        **options: Others of ``text.picture_call``.
     """
-    return {
-        **text.prompt_arguments(prompts, negative=guidance_scale > 1),
-        "true_cfg_scale": guidance_scale,
-        "max_sequence_length": text_tokens,
-        **text.call_arguments(height=height, width=width, steps=steps, images_per_prompt=images_per_prompt),
-    }
+    arguments = text.picture_call(
+        text_tokens=text_tokens, guidance_scale=guidance_scale, negative=guidance_scale > 1, **options
+    )
+    arguments["true_cfg_scale"] = arguments.pop("guidance_scale")
+    return arguments
 
 
 def qwen_image_edit_inputs(
@@ -187,9 +162,6 @@ def qwen_image_edit_inputs(
         text_tokens: Tokens of a prompt; the mask hides some of them, others in each prompt.
         guidance_scale: Scale of classifier-free guidance, which is in use above one.
         images_per_prompt: Pictures made of each prompt.
-
-    Returns:
-        The arguments, good for one call.
     """
     number = len(prompts or text.PROMPTS[:1])
     return {

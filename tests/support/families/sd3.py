@@ -24,7 +24,6 @@ def make_sd3(
     *,
     dual: bool = False,
     heads: int = 4,
-    layers: int = 3,
     clip_tokens: int = 16,
     channels: int = LATENT_CHANNELS,
 ) -> DiffusionPipeline:
@@ -34,12 +33,8 @@ def make_sd3(
         dual: Whether the first two layers have a second attention over the picture alone and queries and keys are
             normed, as in SD 3.5 medium; else as in SD 3.
         heads: Attention heads of eight channels.
-        layers: Layers; in the last one the text is not carried on.
         clip_tokens: Tokens that each prompt is padded or cut to for the CLIP models; the real ones have 77.
         channels: Of the latents; the pipeline for inpainting takes 16 only.
-
-    Returns:
-        The pipeline.
     """
     torch.manual_seed(8)
     transformer = SD3Transformer2DModel(
@@ -47,7 +42,7 @@ def make_sd3(
         patch_size=2,
         in_channels=channels,
         out_channels=channels,
-        num_layers=layers,
+        num_layers=3,  # in the last one the text is not carried on
         attention_head_dim=8,
         num_attention_heads=heads,
         joint_attention_dim=TEXT_DIM,
@@ -81,34 +76,15 @@ def make_sd3(
     return pipe
 
 
-def sd3_inputs(
-    *,
-    prompts: list[str] | None = None,
-    height: int = 32,
-    width: int = 48,
-    steps: int = 2,
-    text_tokens: int = 256,
-    guidance_scale: float = 5.0,
-    images_per_prompt: int = 1,
-) -> dict[str, Any]:
-    """Arguments of a call of ``make_sd3``'s pipeline that returns latents.
+def sd3_inputs(*, text_tokens: int = 256, guidance_scale: float = 5.0, **options: Any) -> dict[str, Any]:
+    """Arguments of a call of ``make_sd3``'s pipeline, four pixels to a token.
 
     Args:
-        prompts: The prompts.
-        height: Height in pixels, four to a token.
-        width: Width in pixels, four to a token.
-        steps: Denoising steps.
         text_tokens: Tokens that each prompt is padded or cut to for T5; those of CLIP come before them, and all take
             part in attention. xfuser's pipeline ignores the argument and always has the 256 that are the default.
         guidance_scale: Scale of classifier-free guidance, which is in use above one.
-        images_per_prompt: Pictures made of each prompt.
-
-    Returns:
-        The arguments, good for one call.
+        **options: Others of ``text.picture_call``.
     """
-    return {
-        **text.prompt_arguments(prompts, negative=guidance_scale > 1),
-        "guidance_scale": guidance_scale,
-        "max_sequence_length": text_tokens,
-        **text.call_arguments(height=height, width=width, steps=steps, images_per_prompt=images_per_prompt),
-    }
+    return text.picture_call(
+        text_tokens=text_tokens, guidance_scale=guidance_scale, negative=guidance_scale > 1, **options
+    )

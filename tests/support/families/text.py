@@ -119,10 +119,40 @@ def randomise_weights(module: Module, *, seed: int, gain: float = 1.0) -> Module
     return module.eval()
 
 
-def prompt_arguments(prompts: list[str] | None, *, negative: bool) -> dict[str, list[str]]:
-    """The arguments ``prompt`` and, on request, ``negative_prompt`` (of another length), one for each prompt."""
+def picture_call(
+    *,
+    guidance_scale: float,
+    negative: bool,
+    text_tokens: int | None,
+    prompts: list[str] | None = None,
+    height: int = 32,
+    width: int = 48,
+    steps: int = 2,
+    images_per_prompt: int = 1,
+) -> dict[str, Any]:
+    """Arguments of a call of a pipeline that draws pictures of prompts, and returns latents.
+
+    Args:
+        guidance_scale: Scale of the guidance.
+        negative: Have negative prompts, of another length.
+        text_tokens: Tokens of a prompt; ``None`` where the pipeline takes no number.
+        prompts: The prompts.
+        height: Height in pixels.
+        width: Width in pixels.
+        steps: Denoising steps.
+        images_per_prompt: Pictures made of each prompt.
+
+    Returns:
+        The arguments, good for one call.
+    """
     prompts = list(prompts or PROMPTS[:1])
-    return {"prompt": prompts} | ({"negative_prompt": [NEGATIVE_PROMPT] * len(prompts)} if negative else {})
+    return {
+        "prompt": prompts,
+        **({"negative_prompt": [NEGATIVE_PROMPT] * len(prompts)} if negative else {}),
+        "guidance_scale": guidance_scale,
+        **({} if text_tokens is None else {"max_sequence_length": text_tokens}),
+        **call_arguments(height=height, width=width, steps=steps, images_per_prompt=images_per_prompt),
+    }
 
 
 def drawn(tokens: int, width: int, *, seed: int) -> torch.Tensor:

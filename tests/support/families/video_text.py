@@ -56,13 +56,48 @@ def _has_vector(part: nn.Module) -> bool:
     return isinstance(weight, nn.Parameter) and weight.ndim == 1
 
 
-def prompts_and_negatives(prompts: list[str] | None, negative_prompt: str | None) -> dict[str, list[str]]:
-    """The arguments ``prompt`` and ``negative_prompt``, the latter as often as there are prompts."""
+def video_call(
+    *,
+    guidance: float,
+    prompts: list[str] | None = None,
+    height: int = 128,
+    width: int = 96,
+    frames: int = 9,
+    steps: int = 2,
+    text_tokens: int | None = 32,
+    negative_prompt: str | None = NEGATIVE_PROMPT,
+    **options: Any,
+) -> dict[str, Any]:
+    """Arguments of a call of a pipeline that makes videos of prompts, and returns latents.
+
+    Args:
+        guidance: Scale of the guidance.
+        prompts: One prompt for each video.
+        height: Height in pixels.
+        width: Width in pixels.
+        frames: Frames of the video.
+        steps: Denoising steps.
+        text_tokens: Length that the prompts are padded to; ``None`` where the pipeline takes no number.
+        negative_prompt: Text to guide away from.
+        **options: Other arguments of the call.
+
+    Returns:
+        The arguments, good for one call.
+    """
     prompts = prompts or PROMPTS[:1]
-    found = {"prompt": prompts}
-    if negative_prompt is not None:
-        found["negative_prompt"] = [negative_prompt] * len(prompts)
-    return found
+    return {
+        "prompt": prompts,
+        **({} if negative_prompt is None else {"negative_prompt": [negative_prompt] * len(prompts)}),
+        "height": height,
+        "width": width,
+        "num_frames": frames,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        **({} if text_tokens is None else {"max_sequence_length": text_tokens}),
+        "output_type": "latent",
+        "generator": torch.Generator().manual_seed(5),
+        **options,
+    }
 
 
 def make_t5_tokenizer(*, max_length: int = 512) -> Any:

@@ -9,13 +9,12 @@ import torch
 from tests.support.families.peaky import peaky
 from tests.support.families.pictures import two_colours
 from tests.support.families.video_text import (
-    NEGATIVE_PROMPT,
     PROMPTS,
     TEXT_DIM,
     make_clip_vision,
     make_umt5,
-    prompts_and_negatives,
     randomise_weights,
+    video_call,
 )
 
 if TYPE_CHECKING:
@@ -100,43 +99,14 @@ def make_wan_t2v(*, heads: int = 4, two_stages: bool = False) -> DiffusionPipeli
     return pipe
 
 
-def wan_t2v_inputs(
-    *,
-    prompts: list[str] | None = None,
-    height: int = 128,
-    width: int = 96,
-    frames: int = 9,
-    steps: int = 2,
-    text_tokens: int = 32,
-    guidance: float = 5.0,
-    negative_prompt: str | None = NEGATIVE_PROMPT,
-    **options: Any,
-) -> dict[str, Any]:
+def wan_t2v_inputs(*, guidance: float = 5.0, **options: Any) -> dict[str, Any]:
     """Arguments of a ``WanPipeline`` call: 16 pixels and four frames (after the first) to a token.
 
     Args:
-        prompts: One prompt for each video.
-        height: Height in pixels.
-        width: Width in pixels.
-        frames: Frames of the video, one more than a multiple of four.
-        steps: Denoising steps.
-        text_tokens: Length that the prompts are padded to.
         guidance: Scale of the classifier-free guidance, above one to use it.
-        negative_prompt: Text to guide away from.
-        **options: Other arguments of the call.
+        **options: Others of ``video_call``.
     """
-    return {
-        **prompts_and_negatives(prompts, negative_prompt),
-        "height": height,
-        "width": width,
-        "num_frames": frames,
-        "num_inference_steps": steps,
-        "guidance_scale": guidance,
-        "max_sequence_length": text_tokens,
-        "output_type": "latent",
-        "generator": torch.Generator().manual_seed(5),
-        **options,
-    }
+    return video_call(guidance=guidance, **options)
 
 
 def make_wan_i2v(*, heads: int = 4, last: bool = False) -> DiffusionPipeline:

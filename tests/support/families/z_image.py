@@ -26,9 +26,6 @@ def make_z_image(*, heads: int = 4, layers: int = 2, refiner_layers: int = 1) ->
         heads: Attention heads of 16 channels.
         layers: Layers over picture and text together.
         refiner_layers: Layers before them over the picture alone, and as many over the text alone.
-
-    Returns:
-        The pipeline.
     """
     torch.manual_seed(12)
     transformer = ZImageTransformer2DModel(
@@ -58,36 +55,19 @@ def make_z_image(*, heads: int = 4, layers: int = 2, refiner_layers: int = 1) ->
 
 
 def z_image_inputs(
-    *,
-    prompts: list[str] | None = None,
-    height: int = 32,
-    width: int = 24,
-    steps: int = 2,
-    text_tokens: int = 64,
-    guidance_scale: float = 5.0,
-    images_per_prompt: int = 1,
+    *, width: int = 24, text_tokens: int = 64, guidance_scale: float = 5.0, **options: Any
 ) -> dict[str, Any]:
-    """Arguments of a call of ``make_z_image``'s pipeline that returns latents.
+    """Arguments of a call of ``make_z_image``'s pipeline, four pixels to a token.
 
     The pipeline writes the chat template into the lists of prompts it is given, so each call needs new arguments. The
     model pads picture and text to a multiple of 32 tokens each, with learned tokens that take part in attention; it
     masks what a prompt has fewer than the longest one of the call.
 
     Args:
-        prompts: The prompts.
-        height: Height in pixels, four to a token.
-        width: Width in pixels, four to a token.
-        steps: Denoising steps.
+        width: Width in pixels.
         text_tokens: Most tokens of a prompt with its chat template, which puts three before it and five after.
         guidance_scale: Scale of classifier-free guidance, which is in use above zero.
-        images_per_prompt: Pictures made of each prompt.
-
-    Returns:
-        The arguments, good for one call.
+        **options: Others of ``text.picture_call``.
     """
-    return {
-        **text.prompt_arguments(prompts, negative=guidance_scale > 0),
-        "guidance_scale": guidance_scale,
-        "max_sequence_length": text_tokens,
-        **text.call_arguments(height=height, width=width, steps=steps, images_per_prompt=images_per_prompt),
-    }
+    sizes = {"width": width, "text_tokens": text_tokens}
+    return text.picture_call(guidance_scale=guidance_scale, negative=guidance_scale > 0, **sizes, **options)

@@ -107,7 +107,9 @@ def efficient_counted(q: Tensor, k: Tensor, v: Tensor, counts: Tensor, *, scale:
 
 
 def cudnn(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, causal: bool) -> _Result:
-    """CuDNN's kernel through torch."""
+    """CuDNN's kernel through torch; it has none for a single key, which torch's own takes."""
+    if k.shape[2] == 1:
+        return efficient(q, k, v, scale=scale, causal=causal)
     op = torch.ops.aten._scaled_dot_product_cudnn_attention
     return _padded(partial(op, attn_bias=None, compute_log_sumexp=True, is_causal=causal), q, k, v, scale)
 
@@ -118,8 +120,24 @@ register(Kernel("cpu", cpu_flash, frozenset({"cpu"}), _FLOATS, preference=10))
 _GPU = frozenset({"cuda"})
 _AMPERE = (8, 0)
 
-register(Kernel("efficient", efficient, _GPU, _FLOATS, preference=10, counted=efficient_counted))
-register(Kernel("flash", torch_flash, _GPU, _HALVES, preference=20, least_capability=_AMPERE))
+
+def _missing_cudnn() -> str | None:
+    return None if torch.version.hip is None else "is NVIDIA's, and this torch is built for ROCm"
+
+
+# What each takes, torch asks of them too before it chooses one (aten/src/ATen/native/transformers/cuda/sdp_utils.cpp).
+register(
+    Kernel(
+        "efficient",
+        efficient,
+        _GPU,
+        _FLOATS,
+        preference=10,
+        least_for_bfloat16=_AMPERE,
+        counted=efficient_counted,
+    )
+)
+register(Kernel("flash", torch_flash, _GPU, _HALVES, preference=20, least_capability=_AMPERE, most_head_dim=256))
 register(
     Kernel(
         "varlen",
@@ -174,4 +192,16 @@ register(
         ran_here=False,
     )
 )
-register(Kernel("cudnn", cudnn, _GPU, _HALVES, preference=40, least_capability=_AMPERE))
+register(
+    Kernel(
+        "cudnn",
+        cudnn,
+        _GPU,
+        _HALVES,
+        preference=40,
+        least_capability=_AMPERE,
+        most_head_dim=128,
+        wider_heads={9: 256},
+        missing=_missing_cudnn,
+    )
+)

@@ -120,10 +120,11 @@ def _dense(
 
 
 def padded(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> tuple[tuple[Tensor, Tensor, Tensor], float]:
-    """Heads whose width is a multiple of eight, and the scale, which the added zeros do not change."""
+    """Heads in one piece, whose width is a multiple of eight, and the scale, which the added zeros do not change."""
     scale = 1.0 / math.sqrt(q.shape[3]) if scale is None else scale
     if q.shape[3] % 8:
         q, k, v = (pad(t, (0, -t.shape[3] % 8)) for t in (q, k, v))
+    q, k, v = (t if t.stride(3) == 1 else t.contiguous() for t in (q, k, v))
     return (q, k, v), scale
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Protocol
 
@@ -68,8 +68,10 @@ class Kernel:
         dtypes: Dtypes it takes.
         preference: Higher is chosen first where several fit.
         least_capability: Compute capability of the GPU that it needs at least.
+        least_for_bfloat16: The same for bf16, where it needs more.
         majors: Major compute capabilities that it was written for; ``None`` for all.
         most_head_dim: Widest head that it takes; ``None`` for any.
+        wider_heads: The same on GPUs of a major compute capability, where it takes wider ones there.
         module: Module that it needs, with what to install in brackets; ``None`` where it comes with torch.
         missing: Says why else it cannot run on this installation, or ``None`` when it can.
         counted: The same with key counts on the device; ``None`` for a kernel that takes none.
@@ -83,8 +85,10 @@ class Kernel:
     dtypes: frozenset[torch.dtype]
     preference: int
     least_capability: tuple[int, int] = (0, 0)
+    least_for_bfloat16: tuple[int, int] = (0, 0)
     majors: frozenset[int] | None = None
     most_head_dim: int | None = None
+    wider_heads: Mapping[int, int] = field(default_factory=dict)
     module: str | None = None
     missing: Callable[[], str | None] = lambda: None
     counted: CountedFunction | None = None
@@ -103,17 +107,21 @@ class Kernel:
         if dtype not in self.dtypes:
             return f"takes {', '.join(sorted(map(str, self.dtypes)))}, not {dtype}"
         if head_dim is not None and self.most_head_dim is not None and head_dim > self.most_head_dim:
-            return f"takes heads of up to {self.most_head_dim}, not of {head_dim}"
+            widest = self.wider_heads.get(_capability(device)[0], self.most_head_dim) if self.wider_heads else None
+            if widest is None or head_dim > widest:
+                return f"takes heads of up to {widest or self.most_head_dim}, not of {head_dim}"
         if self.module is not None and not _is_there(self.module):
             return f"needs the package {self.module}"
-        return self.missing() or (self._refusal_of_gpu(device) if device.type == "cuda" else None)
+        return self.missing() or (self._refusal_of_gpu(device, dtype) if device.type == "cuda" else None)
 
-    def _refusal_of_gpu(self, device: torch.device) -> str | None:
-        if self.least_capability == (0, 0) and self.majors is None:
+    def _refusal_of_gpu(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        least = max(self.least_capability, self.least_for_bfloat16 if dtype == torch.bfloat16 else (0, 0))
+        if least == (0, 0) and self.majors is None:
             return None
         found = _capability(device)
-        if found < self.least_capability:
-            return "needs a GPU of compute capability {}.{} or higher".format(*self.least_capability)
+        if found < least:
+            what = f"for {dtype} " if least > self.least_capability else ""
+            return f"{what}needs a GPU of compute capability {least[0]}.{least[1]} or higher"
         if self.majors is not None and found[0] not in self.majors:
             some = " or ".join(f"{major}.x" for major in sorted(self.majors))
             return "needs a GPU of compute capability {}, and this one has {}.{}".format(some, *found)

@@ -45,6 +45,7 @@ class Standpoint(NamedTuple):
         gpu: Name of its GPU; ``None`` for a processor.
         cut_off: Names of GPUs whose memory that does not reach, of those that it sees.
         overlapping: Whether it may be on one GPU with another rank.
+        number: That of its GPU in its process, by which torch tells GPUs of a machine apart.
     """
 
     processes: str | None
@@ -53,6 +54,7 @@ class Standpoint(NamedTuple):
     gpu: str | None = None
     cut_off: Sequence[str] = ()
     overlapping: bool = False
+    number: int | None = None
 
     @classmethod
     def own(cls, processes: str | None, device: torch.device) -> Standpoint:
@@ -67,9 +69,9 @@ class Standpoint(NamedTuple):
         why_not = torch_memory.unsupported(device)
         if why_not is not None:
             return cls(processes, network_space(), why_not)
-        gpu, cut_off = torch_memory.reach(device)
+        number, gpu, cut_off = torch_memory.reach(device)
         overlapping = os.environ.get(OVERLAPPING_VARIABLE) == "1"
-        return cls(processes, network_space(), None, gpu, list(cut_off), overlapping)
+        return cls(processes, network_space(), None, gpu, list(cut_off), overlapping, number)
 
 
 def wanted() -> Wanted:
@@ -118,8 +120,14 @@ def why_not_shared(standpoints: Sequence[Standpoint], names: Sequence[str]) -> s
 
 def _why_gpus_do_not_reach(standpoints: Sequence[Standpoint], names: Sequence[str]) -> str | None:
     for (one, own), (another, other) in combinations(zip(names, standpoints, strict=True), 2):
-        if own.gpu is not None and own.gpu == other.gpu and not (own.overlapping and other.overlapping):
+        overlapping = own.overlapping and other.overlapping
+        if own.gpu is not None and own.gpu == other.gpu and not overlapping:
             return f"ranks {one} and {another} are on one GPU, which torch allows with {OVERLAPPING_VARIABLE}=1 only"
+        if own.number is not None and own.number == other.number and not overlapping:
+            return (
+                f"for ranks {one} and {another} their GPU is number {own.number}, which torch takes for one GPU: have "
+                "CUDA_VISIBLE_DEVICES show all GPUs to all ranks"
+            )
         if other.gpu in own.cut_off or own.gpu in other.cut_off:
             return f"the GPUs of ranks {one} and {another} do not reach each other's memory (no P2P)"
     return None

@@ -9,6 +9,7 @@ from contextlib import suppress
 import torch
 import torch.distributed as dist
 
+from tokenring_xdit.attention.buffers import Handle
 from tokenring_xdit.attention.transport.base import Parcel
 from tokenring_xdit.attention.transport.process_groups import ProcessGroupTransport, Ways, is_alone
 from tokenring_xdit.errors import AgreementError, ConfigurationError
@@ -92,11 +93,16 @@ class NcclTransport(ProcessGroupTransport):
         """None: they are aborted."""
         return []
 
-    def _post(self, recvs: Sequence[Parcel], sends: Sequence[Parcel]) -> list[dist.Work]:
+    def _post(self, recvs: Sequence[Parcel], sends: Sequence[Parcel]) -> list[Handle]:
         # Of one channel: what works in order has no receives of others posted early.
         group = self._of((recvs or sends)[0].channel)[0]
         group._start_coalescing(self._device)
-        works = super()._post(recvs, sends)
+        try:
+            works = super()._post(recvs, sends)
+        except BaseException:
+            with suppress(RuntimeError):  # else NCCL would hold back whatever this thread posts, on any communicator
+                group._end_coalescing(self._device)
+            raise
         return [group._end_coalescing(self._device)] * len(works)
 
     def _end(self, group: dist.ProcessGroup) -> None:

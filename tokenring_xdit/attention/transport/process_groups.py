@@ -13,7 +13,7 @@ from torch import Tensor
 from tokenring_xdit.attention.buffers import Buffers, Handle
 from tokenring_xdit.attention.connections import TAG_STEP, TAGS
 from tokenring_xdit.attention.transport.base import Parcel, with_own
-from tokenring_xdit.attention.waits import Broken
+from tokenring_xdit.attention.waits import DIRECT, Broken
 from tokenring_xdit.schedule.lower.program import RankProgram
 
 __all__ = ["GlooTransport", "ProcessGroupTransport", "Wait", "Ways", "communicator", "is_alone"]
@@ -26,6 +26,9 @@ Ways = tuple[dist.ProcessGroup, dist.ProcessGroup]
 """What carries messages to higher ranks, and to lower ones."""
 
 _ALONE = "-alone"
+
+_END = 64
+"""Bytes of a large message that follow it: few, as they have to go into the socket as a whole."""
 
 
 def communicator(channel: str, *, alone: bool) -> str:
@@ -110,7 +113,7 @@ class ProcessGroupTransport(ABC):
         alone = self._channels.get(communicator(channel, alone=True)) if self._alone else None
         return alone or self._channels[channel]
 
-    def post(self, recvs: Sequence[Parcel], sends: Sequence[Parcel]) -> list[dist.Work]:
+    def post(self, recvs: Sequence[Parcel], sends: Sequence[Parcel]) -> list[Handle]:
         """Post transfers of an agreed call, receives first, and wait for none."""
         self.bytes_sent += sum(tensor.nbytes for _, tensor, _ in sends)
         try:
@@ -118,14 +121,22 @@ class ProcessGroupTransport(ABC):
         except RuntimeError as error:
             raise Broken(str(error)) from error
 
-    def _post(self, recvs: Sequence[Parcel], sends: Sequence[Parcel]) -> list[dist.Work]:
+    def _post(self, recvs: Sequence[Parcel], sends: Sequence[Parcel]) -> list[Handle]:
         # What batch_isend_irecv comes to, without its checks, which cost more than a short message.
         ways, own = self._of, self.rank
         tag = self.call % TAGS * TAG_STEP  # a message is never taken for one of another call; NCCL has no tags
         return [
-            *(ways(channel)[peer > own].recv([tensor], peer, tag) for channel, tensor, peer in recvs),
-            *(ways(channel)[peer < own].send([tensor], peer, tag) for channel, tensor, peer in sends),
+            *(self._recv(ways(channel)[peer > own], tensor, peer, tag) for channel, tensor, peer in recvs),
+            *(self._send(ways(channel)[peer < own], tensor, peer, tag) for channel, tensor, peer in sends),
         ]
+
+    def _recv(self, group: dist.ProcessGroup, tensor: Tensor, peer: int, tag: int) -> Handle:
+        work: Handle = group.recv([tensor], peer, tag)
+        return work
+
+    def _send(self, group: dist.ProcessGroup, tensor: Tensor, peer: int, tag: int) -> Handle:
+        work: Handle = group.send([tensor], peer, tag)
+        return work
 
     def wait_for(self, works: Sequence[Handle], size: int) -> None:
         """Wait for transfers of at most ``size`` bytes each.
@@ -180,6 +191,30 @@ class ProcessGroupTransport(ABC):
         """End what nothing else ends, from another thread."""
 
 
+class _Followed:
+    """A large message, and its last bytes, which follow it as a message of their own."""
+
+    __slots__ = ("_body", "_end")
+
+    def __init__(self, body: Handle, end: Handle) -> None:
+        self._body, self._end = body, end
+
+    def wait(self) -> None:
+        """Wait for both: a connection keeps the order, and nothing is left to wait for once the end is over."""
+        self._end.wait()
+        self._body.wait()
+
+
+class _Coming(_Followed):
+    """One that comes: the wait for its end can be ended from outside, as for every short message (``waits.py``).
+
+    So no thread has to wait in the caller's place, which takes two switches between threads for each message:
+    milliseconds where ranks have less than a core each.
+    """
+
+    __slots__ = ()
+
+
 class GlooTransport(ProcessGroupTransport):
     """Independent transfers, each posted for itself.
 
@@ -189,6 +224,27 @@ class GlooTransport(ProcessGroupTransport):
     """
 
     in_order = False
+
+    def _recv(self, group: dist.ProcessGroup, tensor: Tensor, peer: int, tag: int) -> Handle:
+        if tensor.nbytes <= DIRECT:
+            return super()._recv(group, tensor, peer, tag)
+        body, end = _divided(tensor)
+        return _Coming(group.recv([body], peer, tag), group.recv([end], peer, tag))
+
+    def _send(self, group: dist.ProcessGroup, tensor: Tensor, peer: int, tag: int) -> Handle:
+        if tensor.nbytes <= DIRECT:
+            return super()._send(group, tensor, peer, tag)
+        body, end = _divided(tensor)
+        return _Followed(group.send([body], peer, tag), group.send([end], peer, tag))
+
+    def wait_for(self, works: Sequence[Handle], size: int) -> None:
+        """Wait for transfers of at most ``size`` bytes each.
+
+        Raises:
+            Broken: One failed, or there is no end to wait for.
+        """
+        ends_itself = all(isinstance(work, _Coming) for work in works)
+        super().wait_for(works, 0 if ends_itself else size)
 
     def _ways(self, channel: str, first: dist.ProcessGroup, make: Callable[[str], dist.ProcessGroup]) -> Ways:
         return first, make(f"{channel}-down")
@@ -200,3 +256,10 @@ class GlooTransport(ProcessGroupTransport):
 
     def abort(self) -> None:
         """Nothing: what is under way ends when its connections are broken off."""
+
+
+def _divided(message: Tensor) -> tuple[Tensor, Tensor]:
+    """All of a contiguous tensor except its last bytes, and those."""
+    flat = message.view(-1)
+    end = _END // message.itemsize
+    return flat[:-end], flat[-end:]

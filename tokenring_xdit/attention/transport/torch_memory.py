@@ -5,6 +5,7 @@ Written against what torch documents of it, which it calls alpha. **None of this
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -22,6 +23,9 @@ __all__ = ["OVERLAPPING_VARIABLE", "CudaLanes", "TorchMemory", "reach", "unsuppo
 
 OVERLAPPING_VARIABLE = "TORCH_SYMM_MEM_ALLOW_OVERLAPPING_DEVICES"
 """Environment variable of torch: 1 lets several ranks of a group be on one GPU."""
+
+_QUEUES_VARIABLE = "CUDA_DEVICE_MAX_CONNECTIONS"
+"""Environment variable of CUDA: in how many queues the work of all streams stands before a GPU; 8 by default."""
 
 _PAGE = 2 << 20
 """Bytes: CUDA gives memory to other processes in multiples of this."""
@@ -49,14 +53,19 @@ def unsupported(device: torch.device) -> str | None:
     chosen = symmetric_memory().get_backend(device)
     if chosen not in (None, "CUDA"):
         return f"torch's symmetric memory is set to {chosen}, and CUDA is needed"
+    if os.environ.get(_QUEUES_VARIABLE) == "1":  # what one stream waits for may stand behind it
+        return f"{_QUEUES_VARIABLE}=1 has streams wait for each other: leave it out"
     return None
 
 
-def reach(device: torch.device) -> tuple[str, tuple[str, ...]]:
-    """The name of a GPU, the same for all processes, and of those whose memory it does not reach, as far as is seen.
+def reach(device: torch.device) -> tuple[int, str, tuple[str, ...]]:
+    """Number of a GPU in this process, its name, the same for all processes, and whose memory it does not reach.
 
     Args:
         device: The GPU.
+
+    Returns:
+        Of those that it does not reach the names, as far as this process sees them.
     """
     own = device.index if device.index is not None else torch.cuda.current_device()
     names = [str(torch.cuda.get_device_properties(each).uuid) for each in range(torch.cuda.device_count())]
@@ -65,7 +74,7 @@ def reach(device: torch.device) -> tuple[str, tuple[str, ...]]:
         for each, name in enumerate(names)
         if each != own and not torch.cuda.can_device_access_peer(own, each)
     ]  # fmt: skip
-    return names[own], tuple(cut_off)
+    return own, names[own], tuple(cut_off)
 
 
 class TorchMemory:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from tokenring_xdit.bench.records import Record
+from tokenring_xdit.bench.records import CaseKey, Record
 from tokenring_xdit.bench.report.measures import call_time
-from tokenring_xdit.bench.timelines import CaseTimeline
 
 __all__ = ["Axis", "ProblemView", "Setting", "latest", "level_of", "machines", "problem_of", "setting_of", "views"]
 
@@ -52,7 +51,7 @@ class Setting:
     machine: int = 0
 
     @classmethod
-    def of(cls, case: Record | CaseTimeline, machine: int = 0) -> Setting:
+    def of(cls, case: CaseKey, machine: int = 0) -> Setting:
         """The setting of a case, on a machine."""
         model, num_queries = case.model or "", case.queries or 0
         return cls(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 __all__ = ["PARTS", "add_parser"]
 
-PARTS = ("exactness", "links", "kernels", "launches", "strategies", "step")
+PARTS = ("exactness", "links", "launches", "kernels", "strategies", "step")
 """What ``--skip`` takes, in the order in which they run."""
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from tokenring_xdit.cli.arguments.ask import MODEL_HELP
-from tokenring_xdit.dtypes import DTYPES, parse_dtype
+from tokenring_xdit.cli.arguments.ask import add_model
 
 __all__ = ["add_parser"]
 
@@ -17,14 +16,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="print log-probability and perplexity of a long text that is sharded over several ranks",
         epilog="example: tokenring-xdit score smollm2 README.md --ranks 2",
     )
-    parser.add_argument("model", help=MODEL_HELP)
+    add_model(parser)
     parser.add_argument("file", metavar="FILE", help="the text, in UTF-8")
-    parser.add_argument("--ranks", type=int, default=1, help="ranks that share the tokens (default: %(default)s)")
-    parser.add_argument(
-        "--dtype",
-        type=parse_dtype,
-        metavar="DTYPE",
-        help=f"{', '.join(DTYPES)} (default: bfloat16 on GPUs, float32 without)",
-    )
     parser.add_argument("--json", action="store_true", help="print a line of JSON")
     parser.set_defaults(action="score:score_command")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from tokenring_xdit.attention.buffers import outlasting
 from tokenring_xdit.compat.transformers import query_count
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError
+from tokenring_xdit.hosts.agreement import describe
 from tokenring_xdit.hosts.transformers.turns import refuse_inside
 from tokenring_xdit.planning.layer_turn import few_tokens
 from tokenring_xdit.planning.placement import BLOCK, Held, Placement
@@ -148,12 +150,14 @@ class ShardedCache(Cache):  # type: ignore[misc]
 
     Attributes:
         placement: Which rank holds which tokens.
+        story: A digest of what was put in and changed, by which ranks find out whether theirs belong together.
     """
 
     def __init__(self, session: Session, number: int, transient: bool = False) -> None:
         super().__init__(layers=[ShardedLayer(self, window) for window in session.windows])
         self.session, self.number, self.transient = session, number, transient
         self.placement = Placement(session.exchanges.ranks)
+        self.story = ""
         self.kept: list[tuple[int, int]] = []
 
     @property
@@ -190,8 +194,14 @@ class ShardedCache(Cache):  # type: ignore[misc]
         self.kept = [(start - own[0], stop - own[0]) for start, stop, owner in spans if owner == rank and start < stop]
         return self.placement.plus(spans)
 
-    def commit(self, placement: Placement) -> None:
-        """What was brought stays."""
+    def commit(self, placement: Placement, tokens: str) -> None:
+        """What was brought stays.
+
+        Args:
+            placement: Where all keys are now.
+            tokens: What they are of, in words.
+        """
+        self._note(tokens)
         brought = placement.length - self.placement.length
         regret = max(_REGRET, brought) if brought <= _GUESSED else _REGRET
         self.placement, self.kept = placement, []
@@ -206,7 +216,13 @@ class ShardedCache(Cache):  # type: ignore[misc]
         self.kept = []
         rank = self.session.exchanges.rank
         for layer in self.layers:
-            layer.keep(self.placement.count(rank, layer.first))
+            if self.length:
+                layer.keep(self.placement.count(rank, layer.first))
+            else:
+                layer.drop()  # its room is for as many items as there were
+
+    def _note(self, what: str) -> None:
+        self.story = hashlib.sha256(f"{self.story} {what}".encode()).hexdigest()[:8]
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last tokens.
@@ -229,6 +245,7 @@ class ShardedCache(Cache):  # type: ignore[misc]
                 )
         self.session.tell("crop", self.number, tokens_to_remove)
         self.placement = self.placement.cropped(max(length, 0))
+        self._note(f"{length} tokens")
         self.rollback()
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
@@ -245,12 +262,14 @@ class ShardedCache(Cache):  # type: ignore[misc]
         """Keep some items of the batch, in the order given."""
         rows = indices.nonzero()[:, 0] if indices.dtype == torch.bool else indices
         self.session.tell("select", self.number, rows.cpu())
+        self._note(describe(rows))
         for layer in self.layers:
             layer.select(rows)
 
     def reset(self) -> None:
         """Forget everything."""
         self.session.tell("reset", self.number, None)
+        self.story = ""
         self.placement = Placement(self.placement.ranks)
         for layer in self.layers:
             layer.drop()
@@ -259,7 +278,7 @@ class ShardedCache(Cache):  # type: ignore[misc]
         """Another cache with the same keys, as for several answers to one prompt; every rank makes it."""
         refuse_inside("a cache is copied")
         other = self.session.new_cache()
-        other.placement = self.placement
+        other.placement, other.story = self.placement, self.story
         for own, new in zip(self.layers, other.layers, strict=True):
             new.first, new.held, new.is_initialized = own.first, own.held, own.is_initialized
             if own.is_initialized:
@@ -292,6 +311,7 @@ class ShardedCache(Cache):  # type: ignore[misc]
             "model": self.session.fingerprint,
             "spans": json.dumps(self.placement.spans),
             "first": json.dumps([layer.first for layer in self.layers]),
+            "story": self.story,
         }
         Path(folder).mkdir(parents=True, exist_ok=True)
         path = Path(folder) / f"keys-{rank}-of-{ranks}.safetensors"
@@ -328,6 +348,7 @@ class ShardedCache(Cache):  # type: ignore[misc]
                     layer.keys, layer.values = file.get_tensor(f"{number}.keys"), file.get_tensor(f"{number}.values")
                     layer.is_initialized, layer.held, layer.first = True, layer.keys.shape[2], first
         self.placement = Placement(ranks, tuple(Held(*span) for span in json.loads(facts["spans"])))
+        self.story = facts.get("story", "")
         return self
 
 

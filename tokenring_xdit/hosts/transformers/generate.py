@@ -21,7 +21,7 @@ from tokenring_xdit.hosts.agreement import describe, noting, said_by_all
 from tokenring_xdit.hosts.transformers.cache import ShardedCache, refuse_foreign_cache
 from tokenring_xdit.hosts.transformers.model import refuse_cast, refuse_flat
 from tokenring_xdit.hosts.transformers.parcels import error_from, plain_error, plain_result, result_from
-from tokenring_xdit.hosts.transformers.session import Role, Session, compare
+from tokenring_xdit.hosts.transformers.session import STORY, Role, Session, compare
 from tokenring_xdit.hosts.transformers.turns import generating
 
 __all__ = ["replace_generate"]
@@ -122,6 +122,7 @@ def _agree(model: Any, session: Session, call: Mapping[str, Any]) -> None:
         _refuse(model, session, call)
     mine = {each: _described(value) for each, value in call.items() if each not in _OWN}
     mine |= session.standing
+    mine[STORY] = next((value.story for value in call.values() if isinstance(value, ShardedCache)), "")
     streams = call.get("streamer") is not None
     everyone = said_by_all("the arguments of generate", noted.problem, mine, streams)
     compare([theirs for theirs, _ in everyone], "generate one text")

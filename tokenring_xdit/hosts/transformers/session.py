@@ -26,7 +26,7 @@ from tokenring_xdit.planning.layer_turn import few_tokens
 from tokenring_xdit.planning.straight import Way
 from tokenring_xdit.schedule import AUTO
 
-__all__ = ["WEIGHTS", "Inputs", "Role", "Session", "compare"]
+__all__ = ["STORY", "WEIGHTS", "Inputs", "Role", "Session", "compare"]
 
 _STEP = "a step of generate"
 """What the ranks say to each other in ``generate``; the first speaks, the others listen."""
@@ -34,6 +34,9 @@ _STEP = "a step of generate"
 
 WEIGHTS = "the digest of the model"
 """What weights and adapters are called where ranks compare them."""
+
+STORY = "the digest of what the cache was given, and of how it was changed,"
+"""What a cache's contents are called there."""
 
 
 class Role:
@@ -188,7 +191,8 @@ class Session:
             self.tell("forward", tuple(inputs._replace(mask=None)), self._tail(inputs.mask))
         elif self.role == Role.ALIKE and self.exchanges.ranks > 1:
             mine = {name: describe(getattr(inputs, each)) for each, name in _NAMES.items()}
-            self._agree({**mine, **self.standing})
+            cache = None if inputs.cache is None else self._caches.get(inputs.cache)
+            self._agree({**mine, **self.standing, STORY: "" if cache is None else cache.story})
 
     def _agree(
         self, mine: dict[str, str] | None, problem: TokenRingError | None = None, cause: Exception | None = None
@@ -257,7 +261,7 @@ class Session:
         everything = ((past, past + new),) * self.exchanges.ranks
         queries = tuple((span.start, span.stop) for span in spans) if sharded else everything
         own = queries[self.exchanges.rank]
-        placement = cache.expect(spans, own)
+        placement, tokens = cache.expect(spans, own), describe(inputs.ids)  # before the device has anything to do
         positions = torch.arange(past, past + new)[None] if inputs.positions is None else inputs.positions
         positions = positions.to(self.device)
         part = slice(own[0] - past, own[1] - past)
@@ -294,7 +298,7 @@ class Session:
             raise
         self.computing = False
         if not cache.transient:
-            cache.commit(placement)
+            cache.commit(placement, tokens)
         return output
 
     @contextmanager
@@ -330,12 +334,17 @@ class Session:
 
 def compare(everyone: list[dict[str, str]], doing: str) -> None:
     """Refuse what is not the same on all ranks, as :func:`~tokenring_xdit.hosts.agreement.refuse_differing`."""
-    refuse_differing(everyone, doing, remedies={WEIGHTS: "load the same weights and adapters everywhere"})
+    refuse_differing(everyone, doing, remedies=_REMEDIES)
 
 
 def _nothing_to_follow(_: Inputs) -> ShardedCache | None:
     raise AssertionError("the decoder has not been replaced")
 
+
+_REMEDIES = {
+    WEIGHTS: "load the same weights and adapters everywhere",
+    STORY: "crop, reorder, select and load caches alike everywhere",
+}
 
 _NAMES = {
     "ids": "input_ids",

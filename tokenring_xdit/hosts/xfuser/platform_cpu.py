@@ -119,6 +119,9 @@ def _let_pipeline_sends_be(coordinator: Any) -> None:
         INSTALLATION.replace(coordinator, name, function)
 
 
+_DRAWING = ("ideogram4", "krea2", "ltx", "minimax_h3")
+"""Runners that ask torch for a generator of a GPU by name."""
+
 _LAST_DELIVERY = timedelta(seconds=10)
 """For messages that a stage has not asked for yet when another has ended."""
 
@@ -164,18 +167,38 @@ def take_that_kernel_by_default(module: Any) -> None:
     INSTALLATION.replace(module.RuntimeState, "_select_attention_backend", select)
 
 
+def _here(device: Any) -> Any:
+    """The CPU where a GPU is named; other values, of devices or not, as they are."""
+    named = isinstance(device, (str, torch.device)) and str(device).startswith("cuda")
+    return "cpu" if named else device
+
+
 def stay_on_the_cpu(module: Any) -> None:
     """Have pipelines that are sent to a GPU, as xfuser's runner does, stay where they are."""
-    original = module.DiffusionPipeline.to
+    kind = module.DiffusionPipeline if hasattr(module, "DiffusionPipeline") else module.ModularPipeline
+    original = kind.to
 
     def to(self: Any, *args: Any, **kwargs: Any) -> Any:
-        def here(value: Any) -> Any:
-            named = isinstance(value, (str, torch.device)) and str(value).startswith("cuda")
-            return "cpu" if named else value
+        return original(self, *map(_here, args), **{name: _here(value) for name, value in kwargs.items()})
 
-        return original(self, *map(here, args), **{name: here(value) for name, value in kwargs.items()})
+    INSTALLATION.replace(kind, "to", to)
 
-    INSTALLATION.replace(module.DiffusionPipeline, "to", to)
+
+class _TorchOfCpus:
+    """torch, whose generators of a GPU are those of the CPU."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    @staticmethod
+    def Generator(device: Any = "cpu") -> torch.Generator:  # noqa: N802 - torch's name
+        """A generator of the CPU."""
+        return torch.Generator(_here(device))
+
+
+def draw_on_the_cpu(module: Any) -> None:
+    """Have a runner that draws noise on a GPU, whatever the pipeline is on, draw it on the CPU."""
+    INSTALLATION.replace(module, "torch", _TorchOfCpus())
 
 
 HOOKS = {
@@ -185,5 +208,7 @@ HOOKS = {
     "xfuser.core.distributed.runtime_state": take_that_kernel_by_default,
     "xfuser.model_executor.layers.usp": take_groups_from_yunchang,
     "diffusers.pipelines.pipeline_utils": stay_on_the_cpu,
+    "diffusers.modular_pipelines.modular_pipeline": stay_on_the_cpu,
+    **{f"xfuser.model_executor.models.runner_models.{name}": draw_on_the_cpu for name in _DRAWING},
 }
 """What to do to each module right after it has been imported."""

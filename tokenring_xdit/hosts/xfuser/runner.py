@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import re
 import sys
@@ -13,7 +14,13 @@ from typing import Any
 
 from tokenring_xdit.attention.auto import show_choices
 from tokenring_xdit.defaults import DEFAULT_SCHEDULE
-from tokenring_xdit.errors import ConfigurationError, ScheduleError, TokenRingError, UnsupportedError
+from tokenring_xdit.errors import (
+    ConfigurationError,
+    ModelUnreachableError,
+    ScheduleError,
+    TokenRingError,
+    UnsupportedError,
+)
 from tokenring_xdit.graphs import refuse_without_cuda
 from tokenring_xdit.hosts.installation import INSTALLATION
 from tokenring_xdit.hosts.xfuser.choice import make_choice, tokenring_degree_of
@@ -22,10 +29,13 @@ from tokenring_xdit.hosts.xfuser.repairs.common import replace_method
 from tokenring_xdit.hosts.xfuser.supported import refuse_untested_model
 from tokenring_xdit.hub import download, problem_in
 
-__all__ = ["HOOKS"]
+__all__ = ["HOOKS", "checkpoint_of"]
 
 _REFUSAL_FILE = "TOKENRING_REFUSAL_FILE"
 """Environment variable: where a rank that refuses what was asked leaves its reason for the command to say."""
+
+_INDICES = ("model_index.json", "modular_model_index.json")
+"""What a folder of a pipeline has, one of them."""
 
 
 def count_processes(cli: Any) -> None:
@@ -53,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokenring_schedule", "--tokenring-schedule", default=DEFAULT_SCHEDULE)
     parser.add_argument("--ring_degree", "--ring-degree", type=int, default=1)
     parser.add_argument("--model")
+    parser.add_argument("--task")
     parser.add_argument(f"--{FLAG}", f"--{FLAG.replace('_', '-')}", action="store_true")
     return parser
 
@@ -68,8 +79,42 @@ def _degree(args: list[str]) -> int:
         if known.model in MODEL_REGISTRY:
             kind = MODEL_REGISTRY[known.model]
             refuse_untested_model(kind, known.model, known.tokenring_degree)
-            download(kind.settings.model_name, "model_index.json")
+            _refuse_unreachable(*checkpoint_of(kind, known.model, known.task))
     return int(known.tokenring_degree)
+
+
+def checkpoint_of(runner: Any, model: str, task: str | None) -> tuple[str, str | None]:
+    """The folder or hub name of what a runner is going to load, and which revision of it.
+
+    Args:
+        runner: xfuser's class for the model.
+        model: Its name there.
+        task: What it is asked for; some runners load another checkpoint for each.
+    """
+    from xfuser import xFuserArgs
+
+    unmade = object.__new__(runner)  # its constructor looks at all that was asked for
+    unmade.settings = copy.deepcopy(runner.settings)
+    unmade._customize_settings(xFuserArgs(model=model, task=task))
+    return str(unmade.settings.model_name), runner.checkpoint_request_defaults.get("revision")
+
+
+def _refuse_unreachable(name: str, revision: str | None) -> None:
+    """Refuse a checkpoint that is not here and cannot be had, before ranks start and each of them says so.
+
+    Raises:
+        ConfigurationError: There is none of this name.
+        ModelUnreachableError: It is not here, and the hub cannot be asked.
+    """
+    problems: list[TokenRingError] = []
+    for file in _INDICES:
+        try:
+            download(name, file, revision=revision)
+        except (ConfigurationError, ModelUnreachableError) as error:
+            problems.append(error)
+        else:
+            return
+    raise problems[0]
 
 
 def repeat_refusal(cli: Any) -> None:

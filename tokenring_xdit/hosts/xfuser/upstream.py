@@ -89,6 +89,17 @@ _SHARED = (
     ),
     ReliedOn(
         "xfuser.model_executor.models.runner_models.base_model",
+        "xFuserModel._customize_settings",
+        "says which checkpoint a model name and a task mean",
+        ("config",),
+    ),
+    ReliedOn(
+        "xfuser.model_executor.models.runner_models.base_model",
+        "xFuserModel.checkpoint_request_defaults",
+        "says which revision of it",
+    ),
+    ReliedOn(
+        "xfuser.model_executor.models.runner_models.base_model",
         "xFuserModel.get_output_name",
         "given the TokenRing degree",
         ("input_args",),

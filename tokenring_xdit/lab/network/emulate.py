@@ -26,6 +26,7 @@ from pathlib import Path
 from tokenring_xdit.errors import NetworkError, UnsupportedError
 from tokenring_xdit.lab.network.node import device, limits, settings, steering
 from tokenring_xdit.lab.segments import segment
+from tokenring_xdit.liveness import ProcessIdentity, State
 from tokenring_xdit.topology import Network
 from tokenring_xdit.workers.signals import interruptions_wait, termination_raises
 
@@ -104,15 +105,15 @@ def emulate(network: Network) -> Iterator[EmulatedNetwork]:
     for stale in remove_stale():
         log.warning("removed network %s, which a dead process left", stale)
     _serial += 1
-    owner = os.getpid()
-    emulated = EmulatedNetwork(network, f"trx-{owner}-{_start_time(owner)}-{_serial}")
+    owner = ProcessIdentity.of()
+    emulated = EmulatedNetwork(network, f"trx-{owner.pid}-{owner.start}-{_serial}")
     with termination_raises():
         try:
             with interruptions_wait():
                 _build(emulated)
             yield emulated
         finally:
-            if os.getpid() == owner:  # not in a process that was forked inside the block
+            if os.getpid() == owner.pid:  # not in a process that was forked inside the block
                 with interruptions_wait():
                     _remove(emulated.id)
 
@@ -128,12 +129,12 @@ def remove_stale() -> tuple[str, ...]:
     """
     _require_root()
     found = {
-        match["id"]: (int(match["pid"]), int(match["start"]))
+        match["id"]: ProcessIdentity(int(match["pid"]), int(match["start"]))
         for folder in (_NAMESPACES, _FOLDERS)
         for match in map(_NAME.fullmatch, _entries(folder))
         if match
     }
-    stale = tuple(sorted(id_ for id_, (pid, start) in found.items() if _start_time(pid) != start))
+    stale = tuple(sorted(id_ for id_, owner in found.items() if owner.state is State.GONE))
     for id_ in stale:
         _remove(id_)
     return stale
@@ -285,16 +286,6 @@ def _require_root() -> None:
             "an emulated network is made of network namespaces, which only root may make, and this is user "
             f"{os.geteuid()}: run the command with sudo, or leave the network out to use this machine's own"
         )
-
-
-def _start_time(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot, or ``None`` where there is none."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    fields = stat.rpartition(")")[2].split()  # the name before it may hold anything
-    return None if fields[0] == "Z" else int(fields[19])
 
 
 def _entries(folder: Path) -> list[str]:

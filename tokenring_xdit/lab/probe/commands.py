@@ -20,12 +20,14 @@ class Description:
 
     Attributes:
         place: Name of its host.
+        node: Number of its node, as torchrun counts.
         device: Name of what its tensors are on.
         backend: Backend of torch.distributed.
         torch: Version.
     """
 
     place: str
+    node: int
     device: str
     backend: str
     torch: str

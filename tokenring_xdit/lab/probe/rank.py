@@ -54,6 +54,7 @@ class ProbeRank:
         cuda = self._device.type == "cuda"
         return Description(
             place=socket.gethostname(),
+            node=int(os.environ.get("GROUP_RANK", "0")),
             device=torch.cuda.get_device_name(self._device) if cuda else "cpu",
             backend=dist.get_backend(),
             torch=str(torch.__version__),

@@ -7,7 +7,9 @@ as far as half-way round in either direction. The bidirectional counterpart of R
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from tokenring_xdit.schedule.algorithm import Guess, Look, algorithm
 from tokenring_xdit.schedule.builders.merge_queue import MergeQueue
@@ -15,6 +17,7 @@ from tokenring_xdit.schedule.plan import (
     WHOLE,
     Action,
     Attend,
+    Block,
     Channel,
     Exchange,
     Piece,
@@ -63,15 +66,7 @@ def _pass_kv(rank: int, world_size: int, lanes: tuple[_Lane, ...], pieces: tuple
     actions: list[Action] = []
     for step in range(world_size):
         for piece in pieces:
-            recvs, sends = [], []
-            for lane in (lane for lane in lanes if step < lane.steps):
-                after, before = (rank + lane.way) % world_size, (rank - lane.way) % world_size
-                held = (rank - lane.way * step) % world_size  # whose keys this lane brought here
-                coming = (held - lane.way) % world_size
-                recvs.append(Transfer(kv_block(coming, tokens=piece, heads=lane.heads), before))
-                sends.append(Transfer(kv_block(held, tokens=piece, heads=lane.heads), after))
-            if recvs:
-                actions.append(Exchange(Channel.KV, tuple(recvs), tuple(sends)))
+            actions += _passed_on(rank, world_size, lanes, step, Channel.KV, partial(kv_block, tokens=piece))
             for lane in (lane for lane in lanes if 0 < step <= lane.steps):
                 held = (rank - lane.way * step) % world_size
                 actions.append(Attend(q_block(rank), kv_block(held, tokens=piece, heads=lane.heads)))
@@ -99,15 +94,7 @@ def _pass_q(rank: int, world_size: int, lanes: tuple[_Lane, ...], pieces: tuple[
     returns = MergeQueue()
     for step in range(world_size):
         for piece in pieces:
-            recvs, sends = [], []
-            for lane in (lane for lane in lanes if step < lane.steps):
-                after, before = (rank + lane.way) % world_size, (rank - lane.way) % world_size
-                visitor = (rank - lane.way * step) % world_size  # whose queries this lane brought here
-                coming = (visitor - lane.way) % world_size
-                recvs.append(Transfer(q_block(coming, tokens=piece, heads=lane.heads), before))
-                sends.append(Transfer(q_block(visitor, tokens=piece, heads=lane.heads), after))
-            if recvs:
-                actions.append(Exchange(Channel.Q, tuple(recvs), tuple(sends)))
+            actions += _passed_on(rank, world_size, lanes, step, Channel.Q, partial(q_block, tokens=piece))
             for lane in (lane for lane in lanes if 0 < step <= lane.steps):
                 visitor, host = (rank - lane.way * step) % world_size, (rank + lane.way * step) % world_size
                 home = o_block(rank, host, tokens=piece, heads=lane.heads)
@@ -119,6 +106,19 @@ def _pass_q(rank: int, world_size: int, lanes: tuple[_Lane, ...], pieces: tuple[
             actions.append(Attend(q_block(rank), kv_block(rank)))
         actions.extend(returns.due(step))
     return (*actions, *returns.rest())
+
+
+def _passed_on(
+    rank: int, world_size: int, lanes: tuple[_Lane, ...], step: int, channel: Channel, block: Callable[..., Block]
+) -> list[Exchange]:
+    """What a rank hands on in both ways at a step, and gets in its place; nothing at the last one."""
+    recvs, sends = [], []
+    for lane in (lane for lane in lanes if step < lane.steps):
+        after, before = (rank + lane.way) % world_size, (rank - lane.way) % world_size
+        held = (rank - lane.way * step) % world_size  # whose block this lane brought here
+        recvs.append(Transfer(block((held - lane.way) % world_size, heads=lane.heads), before))
+        sends.append(Transfer(block(held, heads=lane.heads), after))
+    return [Exchange(channel, tuple(recvs), tuple(sends))] if recvs else []
 
 
 def _lanes(world_size: int, heads: int) -> tuple[_Lane, ...]:

@@ -15,8 +15,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from itertools import combinations, zip_longest
-from typing import NamedTuple
+from itertools import combinations
 
 from tokenring_xdit.errors import VerificationError
 from tokenring_xdit.schedule.lower.areas import Area, Content, Pairs
@@ -37,31 +36,11 @@ from tokenring_xdit.schedule.lower.program import (
     reads,
     writes,
 )
+from tokenring_xdit.schedule.lower.transfers import RouteTransfer, Side, Transfers
 from tokenring_xdit.schedule.plan import Attend, Mask
 from tokenring_xdit.schedule.problem import Problem
 
 __all__ = ["Asked", "prove"]
-
-_Route = tuple[int, int, str]
-"""Source, destination, channel."""
-
-
-class _Transfer(NamedTuple):
-    """A message by its route, and which one it is there."""
-
-    route: _Route
-    number: int
-
-
-class _Side(NamedTuple):
-    """What one side of a transfer says of it."""
-
-    action: int
-    form: SlotForm
-    heads: int
-    tokens: int
-    size: int
-
 
 Asked = Callable[[int, int], tuple[int, int, bool]]
 """Of a rank's queries and another's keys: the first key that is asked for, the last, excluded, and whether causally."""
@@ -105,25 +84,20 @@ class _ProvedRank:
             OWN_KV: Content(SlotForm.KEYS, (keys,)),
             RESULT: Content(SlotForm.SUM, (queries,)),
         }
-        self.arriving: dict[int, _Transfer] = {}  # by slot
-        self.leaving: dict[int, list[_Transfer]] = defaultdict(list)
-        self.posted: list[tuple[Post, list[_Transfer]]] = []  # and what each sends
+        self.arriving: dict[int, RouteTransfer] = {}  # by slot
+        self.leaving: dict[int, list[RouteTransfer]] = defaultdict(list)
+        self.posted: list[tuple[Post, list[RouteTransfer]]] = []  # and what each sends
 
 
 class _Proof:
     def __init__(
         self, name: str, programs: Sequence[RankProgram], problem: Problem, mask: Mask | Asked, in_order: bool
     ) -> None:
-        self._name, self._problem, self._in_order = name, problem, in_order
+        self._name, self._problem = name, problem
+        self._transfers = Transfers(in_order, self._fail)
         self._by_block = not isinstance(mask, Mask)  # a kernel knows its mask by the block that it attends, as a whole
         self._asked = _asked(mask, problem) if isinstance(mask, Mask) else mask
         self._ranks = [_ProvedRank(rank, program, problem) for rank, program in enumerate(programs)]
-        self._sent: dict[_Route, list[tuple[_Side, Content]]] = defaultdict(list)
-        self._expected: dict[_Route, list[_Side]] = defaultdict(list)
-        # On a transport that works in order, of each rank and channel: its exchanges, and how many of them are over.
-        self._queues: dict[tuple[int, str], list[list[_Transfer]]] = defaultdict(list)
-        self._done: dict[tuple[int, str], int] = defaultdict(int)
-        self._places: dict[tuple[int, _Transfer], tuple[tuple[int, str], int]] = {}
 
     def run(self) -> None:
         """Let all ranks get as far as they can, which no order of theirs changes, then see what came of it."""
@@ -136,12 +110,12 @@ class _Proof:
         while moved:
             advanced = [self._advance(rank) for rank in self._ranks]
             moved = any(advanced)
-            while self._in_order and self._work_off():
+            while self._transfers.work_off():
                 moved = True
         for rank in self._ranks:
             if rank.at < len(rank.steps):
                 raise self._fail(rank, rank.steps[rank.at][0], "waits for ever for what it needs")
-        self._refuse_unmatched()
+        self._transfers.refuse_unmatched()
         for rank in self._ranks:
             self._refuse_incomplete(rank)
 
@@ -178,10 +152,9 @@ class _Proof:
     def _is_here(self, rank: _ProvedRank, slot: int) -> bool:
         """Whether a slot holds something; ``False`` while that is on its way."""
         if slot in rank.arriving:
-            if not self._is_over(rank, rank.arriving[slot]):
+            if not self._transfers.is_over(rank.number, rank.arriving[slot]):
                 return False
-            transfer = rank.arriving.pop(slot)
-            rank.content[slot] = self._sent[transfer.route][transfer.number][1]
+            rank.content[slot] = self._transfers.content(rank.arriving.pop(slot))
         if slot not in rank.content:
             raise self._fail(rank, rank.steps[rank.at][0], f"reads slot {slot}, which holds nothing")
         return True
@@ -192,7 +165,7 @@ class _Proof:
             raise self._fail(rank, rank.steps[rank.at][0], f"writes to slot {slot}, which is no memory for messages")
         if slot in rank.arriving and not self._is_here(rank, slot):
             return False
-        if not all(self._is_over(rank, transfer) for transfer in rank.leaving[slot]):
+        if not all(self._transfers.is_over(rank.number, transfer) for transfer in rank.leaving[slot]):
             return False
         rank.leaving[slot].clear()
         return True
@@ -206,7 +179,7 @@ class _Proof:
         for slot in slots:
             if slot in rank.arriving:
                 raise self._fail(rank, index, f"gives back slot {slot} before it has been read")
-        if not all(self._is_over(rank, transfer) for transfer in sends):
+        if not all(self._transfers.is_over(rank.number, transfer) for transfer in sends):
             return False
         if not all(self._is_idle(rank, slot) for slot in slots):
             return False
@@ -215,17 +188,12 @@ class _Proof:
         return True
 
     def _put(self, rank: _ProvedRank, index: int, slot: int, content: Content) -> None:
-        self._refuse_other_shape(rank, index, slot, content.form, content.extent)
-        rank.content[slot] = content
-
-    def _refuse_other_shape(
-        self, rank: _ProvedRank, index: int, slot: int, form: SlotForm, extent: tuple[int, int]
-    ) -> None:
-        there = rank.slots[slot]
-        if (there.form, there.shape[1:3]) != (form, extent):
-            problem = f"puts {form.value} of {extent[0]} heads and {extent[1]} tokens into slot {slot}, which is for "
+        there, (heads, tokens) = rank.slots[slot], content.extent
+        if (there.form, there.shape[1:3]) != (content.form, content.extent):
+            problem = f"puts {content.form.value} of {heads} heads and {tokens} tokens into slot {slot}, which is for "
             problem += f"{there.form.value} of {there.shape[1]} and {there.shape[2]}"
             raise self._fail(rank, index, problem)
+        rank.content[slot] = content
 
     def _view(self, rank: _ProvedRank, index: int, part: View) -> Content:
         if part.slot not in rank.content:  # what the same exchange receives there has taken its place
@@ -238,51 +206,30 @@ class _Proof:
     # -- steps -------------------------------------------------------------------------------------------------------
 
     def _post(self, rank: _ProvedRank, index: int, step: Post) -> None:
-        exchange: dict[str, list[_Transfer]] = defaultdict(list)
-        sends: list[_Transfer] = []
+        arriving: list[RouteTransfer] = []
+        sends: list[RouteTransfer] = []
         rank.posted.append((step, sends))
         for recv in step.recvs:
             slot, route = rank.slots[recv.slot], (recv.peer, rank.number, recv.channel)
-            transfer = _Transfer(route, len(self._expected[route]))
-            self._expected[route].append(_Side(index, slot.form, slot.shape[1], slot.shape[2], slot.size))
-            self._match(transfer)
+            side = Side(index, slot.form, slot.shape[1], slot.shape[2], slot.size)
+            transfer = self._transfers.expect(route, side)
             rank.content.pop(recv.slot, None)
             if recv.slot in rank.arriving:
                 raise self._fail(rank, index, f"receives twice into slot {recv.slot}")
             rank.arriving[recv.slot] = transfer
-            exchange[recv.channel].append(transfer)
+            arriving.append(transfer)
         for send in step.sends:
             part = step.payloads[send.payload]
             content, route = self._view(rank, index, part), (rank.number, send.peer, send.channel)
             if content.form is SlotForm.SUM:
                 raise self._fail(rank, index, f"sends slot {part.slot}, which is no message")
-            transfer = _Transfer(route, len(self._sent[route]))
-            side = _Side(index, content.form, *content.extent, rank.slots[part.slot].part(part.cut).size)
-            self._sent[route].append((side, content))
-            self._match(transfer)
+            side = Side(index, content.form, *content.extent, rank.slots[part.slot].part(part.cut).size)
+            transfer = self._transfers.send(route, side, content)
             rank.leaving[part.slot].append(transfer)
             sends.append(transfer)
-            exchange[send.channel].append(transfer)
         if step.own >= 0:
             self._put(rank, index, step.own, self._view(rank, index, step.payloads[0]))
-        for channel, transfers in exchange.items():
-            key = rank.number, channel
-            self._places.update({(rank.number, t): (key, len(self._queues[key])) for t in transfers})
-            self._queues[key].append(transfers)
-
-    def _match(self, transfer: _Transfer) -> None:
-        """Compare both sides of a transfer, once both are known."""
-        route, number = transfer
-        if number >= min(len(self._sent[route]), len(self._expected[route])):
-            return
-        sent, expected = self._sent[route][number][0], self._expected[route][number]
-        if sent[1:] != expected[1:]:
-            problem = (
-                f"expects {expected.form.value} of {expected.heads} heads, {expected.tokens} tokens and "
-                f"{expected.size} bytes from rank {route[0]} on channel {route[2]}, which sends {sent.form.value} of "
-                f"{sent.heads}, {sent.tokens} and {sent.size}"
-            )
-            raise self._fail(route[1], expected.action, problem)
+        self._transfers.queue(rank.number, [*arriving, *sends])
 
     def _pack(self, rank: _ProvedRank, index: int, step: Pack) -> None:
         nothing = Content(SlotForm.SUM, (Area(step.block.owner, *self._problem.area(step.block)),))
@@ -353,41 +300,7 @@ class _Proof:
             del rank.content[partial.slot]
             rank.content[RESULT] = result._replace(pairs=(*result.pairs, *content.pairs))
 
-    # -- transfers ---------------------------------------------------------------------------------------------------
-
-    def _is_over(self, rank: _ProvedRank, transfer: _Transfer) -> bool:
-        """Whether a transfer of a rank is over."""
-        if self._in_order:
-            key, place = self._places[rank.number, transfer]
-            return place < self._done[key]
-        return transfer.number < min(len(self._sent[transfer.route]), len(self._expected[transfer.route]))
-
-    def _work_off(self) -> bool:
-        """End the first exchanges of channels whose other sides are first, too, or over; whether there were any."""
-        over = [
-            key
-            for key, exchanges in self._queues.items()
-            if self._done[key] < len(exchanges) and all(self._has_begun(key[0], t) for t in exchanges[self._done[key]])
-        ]
-        for key in over:
-            self._done[key] += 1
-        return bool(over)
-
-    def _has_begun(self, rank: int, transfer: _Transfer) -> bool:
-        """Whether the other side of a transfer has come to it."""
-        source, destination, _ = transfer.route
-        place = self._places.get((destination if rank == source else source, transfer))
-        return place is not None and place[1] <= self._done[place[0]]
-
     # -- at the end --------------------------------------------------------------------------------------------------
-
-    def _refuse_unmatched(self) -> None:
-        for route in sorted({*self._sent, *self._expected}):
-            for sent, expected in zip_longest(self._sent[route], self._expected[route]):
-                if expected is None:
-                    raise self._fail(route[0], sent[0].action, f"sends rank {route[1]} what that never receives")
-                if sent is None:
-                    raise self._fail(route[1], expected.action, f"would wait for ever for rank {route[0]}")
 
     def _refuse_incomplete(self, rank: _ProvedRank) -> None:
         result = rank.content[RESULT]

@@ -19,5 +19,11 @@ FAMILY = XfuserFamily(
     repairs=f"{__name__}.repairs",
     relied_on=(
         ReliedOn(_TRANSFORMER, "xFuserWanVACETransformer3DWrapper.forward", "told about padding", ("hidden_states",)),
+        ReliedOn(
+            "xfuser.model_executor.models.runner_models.wan",
+            "xFuserWan21VACEModel._run_pipe",
+            "handed a prompt in place of a list",
+            ("input_args",),
+        ),
     ),
 )
