@@ -96,10 +96,52 @@ def conditions(height: int, width: int) -> dict[str, Any]:
     }
 
 
+def ltx2_conditions(height: int, width: int) -> dict[str, Any]:
+    """A first and a last frame, as LTX-2 takes them."""
+    from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
+
+    frames = first_and_last(height, width)
+    return {
+        "conditions": [
+            LTX2VideoCondition(frames=frames["image"], index=0, strength=1.0),
+            LTX2VideoCondition(frames=frames["last_image"], index=-1, strength=0.8),
+        ]
+    }
+
+
+def _frames(height: int, width: int) -> list[Any]:
+    frame = two_colours(height, width)
+    return [frame.rotate(5 * number) for number in range(FRAMES)]
+
+
 def video(height: int, width: int) -> dict[str, Any]:
     """A video to start from."""
-    frame = two_colours(height, width)
-    return {"video": [frame.rotate(5 * number) for number in range(FRAMES)], "strength": STRENGTH}
+    return {"video": _frames(height, width), "strength": STRENGTH}
+
+
+def control_video(height: int, width: int) -> dict[str, Any]:
+    """A video that controls another one."""
+    return {"control_video": _frames(height, width)}
+
+
+def cogvideox_ddim(pipe: Any) -> dict[str, Any]:
+    """The scheduler that the control of CogVideoX Fun takes."""
+    from diffusers import CogVideoXDDIMScheduler
+
+    return {"scheduler": CogVideoXDDIMScheduler.from_config(pipe.scheduler.config)}
+
+
+def longer_video(height: int, width: int) -> dict[str, Any]:
+    """A video that is continued, of whose end each part sees some."""
+    return {"video": _frames(height, width), "num_frames": 17, "base_num_frames": 9, "overlap_history": 5}
+
+
+def skyreels_encoder(pipe: Any) -> dict[str, Any]:
+    """An encoder of pictures."""
+    from tests.support.families.video_text import make_clip_vision
+
+    processor, encoder = make_clip_vision()
+    return {"image_processor": processor, "image_encoder": encoder}
 
 
 def _controlnet(kind: Any, pipe: Any, seed: int, **changes: Any) -> dict[str, Any]:

@@ -200,6 +200,15 @@ TASKS: dict[str, Small] = {
     "cogvideox-v2v": _task(
         "CogVideoX, video to video", "cogvideox", "CogVideoXVideoToVideoPipeline", p.video, defaults=_HALVES
     ),
+    "cogvideox-fun-control": _task(
+        "CogVideoX Fun, control",
+        "cogvideox",
+        "CogVideoXFunControlPipeline",
+        p.control_video,
+        parts=p.cogvideox_ddim,
+        variant={"pictures": 1},
+        prompts=False,
+    ),
     "hunyuan-video-i2v": _task(
         "HunyuanVideo, image to video",
         "hunyuan-video",
@@ -233,7 +242,33 @@ TASKS: dict[str, Small] = {
         variant={"forcing": True},
         prompts=False,
     ),
+    "skyreels-v2-i2v": _task(
+        "SkyReels V2, image to video",
+        "skyreels-v2",
+        "SkyReelsV2ImageToVideoPipeline",
+        p.first,
+        parts=p.skyreels_encoder,
+        variant={"picture": True},
+        prompts=False,
+    ),
+    "skyreels-v2-forcing-i2v": _task(
+        "SkyReels V2, diffusion forcing, image to video",
+        "skyreels-v2",
+        "SkyReelsV2DiffusionForcingImageToVideoPipeline",
+        p.first,
+        variant={"forcing": True},
+        prompts=False,
+    ),
+    "skyreels-v2-forcing-v2v": _task(
+        "SkyReels V2, diffusion forcing, video to video",
+        "skyreels-v2",
+        "SkyReelsV2DiffusionForcingVideoToVideoPipeline",
+        p.longer_video,
+        variant={"forcing": True},
+        prompts=False,
+    ),
     "ltx2-i2v": _task("LTX-2, image to video", "ltx2", "LTX2ImageToVideoPipeline", p.first),
+    "ltx2-condition": _task("LTX-2, first and last frame", "ltx2", "LTX2ConditionPipeline", p.ltx2_conditions),
     "ltx-i2v": _task("LTX-Video, image to video", "ltx", "LTXImageToVideoPipeline", p.first),
     "ltx-condition": _task(
         "LTX-Video, first and last frame", "ltx", "LTXConditionPipeline", p.conditions, prompts=False

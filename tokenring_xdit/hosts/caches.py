@@ -21,6 +21,8 @@ __all__ = ["HOOKS", "Together", "refuse_cache"]
 
 _COMPARED = frozenset(
     {
+        "faster_cache_block",
+        "faster_cache_denoiser",
         "fbc_block_hook",
         "fbc_leader_block_hook",
         "group_offloading",
@@ -67,7 +69,8 @@ def refuse_cache(hooks: Mapping[str, Any], dtype: torch.dtype) -> None:
         raise UnsupportedError(
             f"diffusers' hook '{unknown[0]}' was put on the transformer, which would decide by this rank's part of "
             "the picture or was not compared: disable it (pipe.transformer.disable_cache()), or use "
-            "PyramidAttentionBroadcastConfig, FirstBlockCacheConfig, MagCacheConfig or TaylorSeerCacheConfig"
+            "PyramidAttentionBroadcastConfig, FasterCacheConfig, FirstBlockCacheConfig, MagCacheConfig or "
+            "TaylorSeerCacheConfig"
         )
     if "taylorseer_cache" in hooks:
         _refuse_coarse_factors(hooks["taylorseer_cache"].taylor_factors_dtype, dtype)

@@ -54,7 +54,7 @@ class Sharded(ABC):
         model: The model, as it was loaded.
         host: Which host shares it out.
         recorder: Records its calls, where they are to be replayed.
-        controls: Arguments of its calls that control it (a ControlNet's, say) and were compared.
+        controls: Arguments of its calls, and of its attention, that control it (a ControlNet's, say) and were compared.
 
     Attributes:
         host: That.
@@ -323,7 +323,7 @@ def _refuse_arguments(kind: str, arguments: Mapping[str, Any], controls: tuple[s
     Args:
         kind: Its class.
         arguments: What it is given.
-        controls: What a ControlNet may hand to it.
+        controls: What a ControlNet or an adapter may hand to it.
 
     Raises:
         UnsupportedError: There is such an argument.
@@ -332,7 +332,7 @@ def _refuse_arguments(kind: str, arguments: Mapping[str, Any], controls: tuple[s
     given = [name for name in told if "control" in name]
     for name, value in arguments.items():
         if name.endswith("attention_kwargs") and isinstance(value, dict):
-            given += [f"{name}[{key!r}]" for key in value if key != "scale"]
+            given += [f"{name}[{key!r}]" for key in value if key not in ("scale", *controls)]
     if given:
         raise UnsupportedError(
             f"{', '.join(given)} reached the {kind}, which was not compared with the single process when it is spread "

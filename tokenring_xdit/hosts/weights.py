@@ -14,8 +14,8 @@ __all__ = ["Weights", "adapters_of", "is_adapter"]
 _SAMPLES = 256
 """Numbers of each tensor that are looked at."""
 
-_ADAPTERS = ("scaling", "active_adapter", "disable_adapters", "merged_adapters")
-"""Attributes of peft's layers that decide what an adapter adds."""
+_ADAPTERS = ("scaling", "active_adapter", "disable_adapters", "merged_adapters", "scale")
+"""Attributes of peft's layers, and of IP-Adapters' processors, that decide what an adapter adds."""
 
 
 class Weights:
@@ -89,5 +89,6 @@ def adapters_of(modules: Iterable[tuple[str, Any]]) -> list[tuple[Any, ...]]:
 
 
 def is_adapter(module: Any) -> bool:
-    """Whether a module is one of peft's layers, of LoRA or another kind, in which one adapter of several is active."""
-    return hasattr(module, "lora_A") or "scaling" in vars(module) or hasattr(type(module), "active_adapter")
+    """Whether a module is one of peft's layers, of LoRA or another kind, or a processor of an IP-Adapter."""
+    peft = hasattr(module, "lora_A") or "scaling" in vars(module) or hasattr(type(module), "active_adapter")
+    return peft or hasattr(module, "to_k_ip")

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from diffusers.models.transformers.transformer_flux import FluxIPAdapterAttnProcessor
 from torch import nn
 
 from tests.hosts.diffusers import jobs
@@ -18,6 +19,7 @@ from tokenring_xdit.hosts.diffusers.family import DiffusersFamily
 from tokenring_xdit.hosts.diffusers.sharding import DiffusersSharding
 from tokenring_xdit.hosts.diffusers.upstream import RELIED_ON
 from tokenring_xdit.hosts.parallelize import chosen, parallelize
+from tokenring_xdit.hosts.weights import Weights
 
 HOSTS = ("diffusers", "xfuser")
 
@@ -122,6 +124,16 @@ def test_undo_changes_nothing_where_it_refuses() -> None:
     with pytest.raises(UnsupportedError, match="was replaced after parallelize"):
         undo(pipe)
     assert pipe.transformer._tokenring_sharding is not None
+
+
+def test_ranks_compare_how_strong_an_ip_adapter_is() -> None:
+    model = nn.Module()
+    model.processor = FluxIPAdapterAttnProcessor(hidden_size=8, cross_attention_dim=8, num_tokens=(4,), scale=[0.5])
+    weights = Weights(model)
+    before = weights.summary()
+    assert weights.summary() == before
+    model.processor.scale = [0.6]
+    assert {name for name, digest in weights.summary().items() if digest != before[name]} == {"adapters"}
 
 
 def test_without_xfuser_it_is_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,11 @@ from tokenring_xdit.hosts.diffusers.offer import compared
 
 QUICK = {
     ("Adapters/lora-all-after", "sd3"),
+    ("Adapters/ip-after", "flux"),
     ("Schedulers/flow-stochastic-before", "flux"),
     ("The transformer/fused-projections-after", "sd3"),
     ("The transformer/cache-pyramid-after", "wan-t2v"),
+    ("The transformer/cache-faster-after", "flux"),
     ("The transformer/casting-after", "qwen-image"),
     ("The transformer/group-block-after", "flux"),
     ("The transformer/compiled-before", "sd3"),

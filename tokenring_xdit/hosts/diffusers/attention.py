@@ -84,9 +84,11 @@ class Site:
     def __init__(self, name: str, schedule: str, key: Callable[[], Hashable], family: DiffusersFamily) -> None:
         self.answered = 0
         self._first = 0
+        self._beside = 0
         self._name, self._schedule, self._key = name, schedule, key
         self._pair_masks, self._each_item = family.pair_masks, family.each_item
         self._no_attention = family.no_attention
+        self._whole_keys = family.whole_keys
         self._masks: OrderedDict[Hashable, _KnownMask] = OrderedDict()
 
     def begin(self, hidden_states: Tensor, arguments: Mapping[str, Any]) -> int:
@@ -100,6 +102,7 @@ class Site:
             How often it has to have attended when it is over.
         """
         self._first = self.answered
+        self._beside = len(arguments.get(self._whole_keys) or ())
         if bool(arguments.get(self._no_attention, False)):
             return self.answered
         return self.answered + (hidden_states.shape[0] if self._each_item else 1)
@@ -107,7 +110,7 @@ class Site:
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, kernel: str | None
     ) -> Tensor:
-        """Attention of this rank's queries to all ranks' keys.
+        """Attention of this rank's queries to all ranks' keys; then to those that every rank has whole, if any.
 
         Args:
             q: ``[B, H, Sq, D]``.
@@ -120,6 +123,9 @@ class Site:
         Returns:
             ``[B, H, Sq, D]``.
         """
+        if self._beside and self.answered > self._first:
+            self._beside -= 1
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
         key = (self._key(), self._name, mask is not None, self.answered - self._first)
         self.answered += 1
         known = self._masks.get(key)

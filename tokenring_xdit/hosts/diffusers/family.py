@@ -61,8 +61,8 @@ class DiffusersFamily(ModelFamily):
         local: Attention that needs no other rank's tokens, in the same way.
         plan: Where it is cut; ``None`` leaves that to diffusers.
         since: The oldest diffusers with which it was compared: older ones cut, and mask, otherwise.
-        control: What a ControlNet hands to its forward, by argument, and how it is cut: residuals of a picture's tokens
-            as the picture is; ``None`` leaves it whole.
+        control: What a ControlNet or an adapter hands to its forward, by argument or by key of the arguments of
+            attention, and how it is cut: residuals of a picture's tokens as the picture is; ``None`` leaves it whole.
         refused: Arguments of its forward that were not compared, unless they are ``None`` or ``False``.
         only_zeros: Arguments of its forward of which nothing was compared but zeros.
         pair_masks: Whether its masks are for pairs of tokens, of which both have to be real. One of bool hides the
@@ -70,6 +70,8 @@ class DiffusersFamily(ModelFamily):
         each_item: Whether its processors attend each item of a batch by itself, with the text that the argument
             ``encoder_attention_mask`` leaves of it.
         no_attention: Argument of its processors with which they compute none.
+        whole_keys: Argument of its processors with what an adapter attends to beside all tokens, one after the other:
+            every rank has the whole of each.
         config: Settings of its configuration, with the values that were compared.
     """
 
@@ -85,6 +87,7 @@ class DiffusersFamily(ModelFamily):
     pair_masks: bool = False
     each_item: bool = False
     no_attention: str = ""
+    whole_keys: str = ""
     config: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
 
     def names(self) -> set[str]:

@@ -13,7 +13,7 @@ FAMILY = DiffusersFamily(
         Pipeline(name="CogVideoXVideoToVideoPipeline", needs=("video",)),
     ),
     transformer="CogVideoXTransformer3DModel",
-    compared=("CogVideoXPipeline",),
+    compared=("CogVideoXPipeline", "CogVideoXFunControlPipeline"),
     spread={"transformer_blocks.*.attn1": ("CogVideoXAttnProcessor2_0", "FusedCogVideoXAttnProcessor2_0")},
     plan={
         "transformer_blocks.*": {

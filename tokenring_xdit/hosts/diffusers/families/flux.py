@@ -9,6 +9,8 @@ __all__ = ["FAMILY"]
 
 _PROCESSORS = ("FluxAttnProcessor",)
 
+_WITH_PICTURES = (*_PROCESSORS, "FluxIPAdapterAttnProcessor")
+
 FAMILY = DiffusersFamily(
     pipelines=(
         Pipeline(
@@ -77,11 +79,13 @@ FAMILY = DiffusersFamily(
         "FluxKontextPipeline",
         "FluxControlPipeline",
     ),
-    spread={"transformer_blocks.*.attn": _PROCESSORS, "single_transformer_blocks.*.attn": _PROCESSORS},
+    spread={"transformer_blocks.*.attn": _WITH_PICTURES, "single_transformer_blocks.*.attn": _PROCESSORS},
     control={
         "controlnet_block_samples": Split(1, 3),
         "controlnet_single_block_samples": Split(1, 3),
         "controlnet_blocks_repeat": None,
+        "ip_adapter_image_embeds": None,
     },
+    whole_keys="ip_hidden_states",
     refused=("controlnet_blocks_repeat",),  # of ControlNets of XLabs'
 )

@@ -12,7 +12,7 @@ _POSITIONS: dict[str | int, Split | tuple[Split, ...]] = {0: Split(-2), 1: Split
 FAMILY = DiffusersFamily(
     pipelines=(),
     transformer="LTX2VideoTransformer3DModel",
-    compared=("LTX2Pipeline", "LTX2ImageToVideoPipeline"),
+    compared=("LTX2Pipeline", "LTX2ImageToVideoPipeline", "LTX2ConditionPipeline"),
     spread={
         f"transformer_blocks.*.{name}": _PROCESSORS
         for name in ("attn1", "audio_attn1", "audio_to_video_attn", "video_to_audio_attn")

@@ -12,7 +12,11 @@ _PROCESSORS = ("SkyReelsV2AttnProcessor",)
 FAMILY = DiffusersFamily(
     pipelines=(Pipeline(name="SkyReelsV2Pipeline"), Pipeline(name="SkyReelsV2DiffusionForcingPipeline")),
     transformer="SkyReelsV2Transformer3DModel",
-    compared=(),
+    compared=(
+        "SkyReelsV2ImageToVideoPipeline",
+        "SkyReelsV2DiffusionForcingImageToVideoPipeline",
+        "SkyReelsV2DiffusionForcingVideoToVideoPipeline",
+    ),
     spread={"blocks.*.attn1": _PROCESSORS},
     local={"blocks.*.attn2": _PROCESSORS},
     plan={
