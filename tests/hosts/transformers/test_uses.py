@@ -57,6 +57,7 @@ def test_what_would_be_wrong_or_wait_is_refused(ranks: RankPool) -> None:
         "pickled cache": "with cache.save(folder)",
         "fewer positions": "position_ids are of shape (1, 30), and input_ids of (1, 37)",
         "positions of others": "position_ids are of shape (2, 37), and input_ids of (1, 37)",
+        "no item": "takes at least one of input_ids",
         "no numbers": "[B, T], of int64",
         "attention": "was set to 'sdpa' after parallelize",
         "attention, call": "was set to 'sdpa' after parallelize",

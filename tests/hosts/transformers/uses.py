@@ -454,6 +454,7 @@ def refusals() -> tuple[dict[str, str], bool]:
     note("pickled cache", lambda: pickle.dumps(cache))
     note("fewer positions", lambda: model(ids, position_ids=torch.arange(30)[None]))
     note("positions of others", lambda: model(ids, position_ids=torch.arange(37).expand(2, -1)))
+    note("no item", lambda: model(ids[:0]))
     note("no numbers", lambda: model(ids.float()))
     model.set_attn_implementation("sdpa")
     note("attention", lambda: model.generate(ids, max_new_tokens=3))

@@ -215,7 +215,7 @@ def refuse_flat(model: Any, ids: Any) -> None:
     Raises:
         UnsupportedError: They are no tensor ``[B, T]``, or there is no token.
     """
-    if not _is_batch(ids) or not ids.shape[1]:
+    if not _is_batch(ids) or not ids.numel():
         raise UnsupportedError(
             f"a {type(model).__name__} that is sharded over ranks takes at least one of input_ids, as a tensor of two "
             "dimensions, [B, T], of int64"
