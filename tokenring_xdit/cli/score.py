@@ -8,6 +8,7 @@ import math
 
 from tokenring_xdit.cli.text import read_text, refuse_below_one, text_ranks
 from tokenring_xdit.devices import default_dtype
+from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.pipelines.text_orders import LoadText, ScoreText, TextScore
 
 __all__ = ["score_command"]
@@ -17,6 +18,8 @@ def score_command(args: argparse.Namespace) -> None:
     """Print log-probability and perplexity of a file."""
     refuse_below_one(args, "ranks")
     text = read_text("FILE", args.file)
+    if not text:
+        raise ConfigurationError(f"FILE {args.file} is empty, and tokens are scored after those before them")
     with text_ranks(args) as pool:
         pool.ask(LoadText(args.model, args.dtype or default_dtype()))
         scores: list[TextScore] = pool.ask(ScoreText(text))
