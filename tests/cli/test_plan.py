@@ -98,6 +98,7 @@ def test_what_was_probed_on_processors_is_planned_on_them(tmp_path: Path, capsys
         (["--topology", "mesh:4:1gbit"], "say --model, or --tokens, --heads, --head-dim"),
         (["--topology", "mesh:4:1gbit", "--tokens", "64"], "--heads, --head-dim as well"),
         (["--topology", "mesh:4:1gbit", "--model", "flux", "--heads", "3"], "says what --heads would say"),
+        (["--topology", "mesh:4:1gbit", "--model", "llama-3.1-9b", "--tokens", "9"], "Did you mean 'llama-3.1-8b'"),
         (["--topology", "mesh:4:1gbit", "--model", "flux", "--size", "big"], "size 'big' is neither"),
         (["--topology", "mesh:4:1gbit", "--model", "flux", "--size", "9" * 5000], "is neither a number of pixels"),
         (["--topology", "mesh:4:1gbit", "--model", "flux", "--size", "1280x721"], "the height has to be a multiple"),

@@ -39,6 +39,7 @@ def test_log_probability_and_perplexity(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["nowhere.txt"], "FILE nowhere.txt cannot be read"),
+        (["/dev/null"], "FILE /dev/null is empty"),
         ([__file__, "--ranks", "0"], "--ranks 0: it has to be at least 1"),
     ],
 )

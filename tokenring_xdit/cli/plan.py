@@ -10,8 +10,10 @@ from dataclasses import asdict
 from tokenring_xdit.cli.machine import figure_lines, figures_of, machine_of, problem_of, topology_of
 from tokenring_xdit.cli.plan_text import plan_texts
 from tokenring_xdit.cli.progress import progress
-from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.errors import ConfigurationError, nearest
+from tokenring_xdit.hosts.models import model_shapes
 from tokenring_xdit.language_shapes import LANGUAGE_SHAPES
+from tokenring_xdit.messages import shown
 from tokenring_xdit.outputs import write_whole
 from tokenring_xdit.planning import TIE, ModelShape, Option, Problem, plan, simulate
 from tokenring_xdit.schedule import Activity, Mask, build, perfetto
@@ -30,6 +32,9 @@ def plan_command(args: argparse.Namespace) -> None:
         raise ConfigurationError(
             f"--cached is about language models: name one with --model, of {', '.join(LANGUAGE_SHAPES)}"
         )
+    if args.model is not None and args.model not in model_shapes():
+        known = [*model_shapes(), *LANGUAGE_SHAPES]
+        raise ConfigurationError(f"there is no model {shown(args.model)} to plan for. {nearest(args.model, known)}")
     topology, ranks = topology_of(args)
     problem, model = problem_of(args, ranks)
     machine, effects, source = machine_of(args, topology, problem)

@@ -15,6 +15,7 @@ from tokenring_xdit.hosts.transformers.rows import rows_to_keep
         (0, None),
         (2, (3, 4)),
         (9, (0, 1, 2, 3, 4)),
+        (-3, (3, 4)),
         (torch.tensor([4, -5, 0]), (4, 0, 0)),
         (torch.tensor([True, False, False, True, False]), (0, 3)),
     ],

@@ -53,6 +53,12 @@ def test_what_would_be_wrong_or_wait_is_refused(ranks: RankPool) -> None:
         "other order": "crop, reorder, select and load caches alike everywhere",
         "other order, generate": "the digest of what the cache was given, and of how it was changed, is",
         "copy": "a parallel model was copied",
+        "pickle": "write it with model.save_pretrained",
+        "pickled cache": "with cache.save(folder)",
+        "fewer positions": "position_ids are of shape (1, 30), and input_ids of (1, 37)",
+        "positions of others": "position_ids are of shape (2, 37), and input_ids of (1, 37)",
+        "no item": "takes at least one of input_ids",
+        "no numbers": "[B, T], of int64",
         "attention": "was set to 'sdpa' after parallelize",
         "attention, call": "was set to 'sdpa' after parallelize",
         "autocast": "was called inside torch.autocast",
@@ -63,6 +69,7 @@ def test_what_would_be_wrong_or_wait_is_refused(ranks: RankPool) -> None:
         "layout": "layout='zigzag' was asked for",
         "decode": "decode='gather' was asked for",
         "double": "this model is in torch.float64",
+        "dynamic": "rounds activations by the largest of all tokens of a call",
     }
     first, second = ranks.run(2, uses.refusals)
     assert first == second

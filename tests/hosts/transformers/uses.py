@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import pickle
 import tempfile
 import threading
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch.ao.quantization import quantize_dynamic
 from transformers import (
     AutoModelForCausalLM,
     DynamicCache,
@@ -448,6 +450,12 @@ def refusals() -> tuple[dict[str, str], bool]:
     note("other order", lambda: model(PADDED[0], **{name: cache}))
     note("other order, generate", lambda: model.generate(torch.cat([PADDED[0]] * 2, 1), **{name: cache}))
     note("copy", lambda: copy.deepcopy(model))
+    note("pickle", lambda: pickle.dumps(model))
+    note("pickled cache", lambda: pickle.dumps(cache))
+    note("fewer positions", lambda: model(ids, position_ids=torch.arange(30)[None]))
+    note("positions of others", lambda: model(ids, position_ids=torch.arange(37).expand(2, -1)))
+    note("no item", lambda: model(ids[:0]))
+    note("no numbers", lambda: model(ids.float()))
     model.set_attn_implementation("sdpa")
     note("attention", lambda: model.generate(ids, max_new_tokens=3))
     note("attention, call", lambda: model(ids))
@@ -466,6 +474,7 @@ def refusals() -> tuple[dict[str, str], bool]:
     note("layout", lambda: parallel_model("llama", layout="zigzag"))
     note("decode", lambda: parallel_model("llama", decode="gather"))
     note("double", lambda: _parallelized(language_model("llama").double()))
+    note("dynamic", lambda: _parallelized(quantize_dynamic(language_model("llama"), {torch.nn.Linear})))
     same = torch.equal(model.generate(ids, max_new_tokens=4), whole.generate(ids, max_new_tokens=4))
     return said, same
 

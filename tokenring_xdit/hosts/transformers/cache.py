@@ -286,6 +286,9 @@ class ShardedCache(Cache):  # type: ignore[misc]
                     new.keys, new.values = own.keys.clone(), own.values.clone()
         return other
 
+    def __reduce__(self) -> Any:
+        raise UnsupportedError("a sharded cache was pickled: write each rank's share with cache.save(folder)")
+
     def apply(self, what: str, value: Any) -> None:
         """Do what the first rank did with its cache."""
         if what == "crop":

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor
 
-from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.hosts.transformers.cache import ShardedCache
 from tokenring_xdit.hosts.transformers.exchanges import Exchanges
 from tokenring_xdit.hosts.transformers.scoring import own_hidden, own_logits, scores
@@ -46,11 +45,6 @@ class ContextParallel:
     def exchanges(self) -> Exchanges:
         """What carries tensors between the ranks."""
         return self._session.exchanges
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> ContextParallel:
-        raise UnsupportedError(
-            "a parallel model was copied, and the copy would compute with this one's weights: load the model again"
-        )
 
     def use(self, prefill: str) -> None:
         """From now on shard prompts as :func:`parallelize` with this ``prefill`` does; every rank says so.

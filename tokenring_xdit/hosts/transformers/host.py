@@ -33,6 +33,9 @@ OUTPUTS = "outputs"
 CONTIGUOUS = "contiguous"
 """The one layout of tokens on ranks."""
 
+_DYNAMIC = "torch.ao.nn.quantized.dynamic"
+"""Where torch has layers that are quantised as they compute."""
+
 
 def parallelize(
     model: _Model,
@@ -137,6 +140,7 @@ class TransformersHost:
         replace_head(model, session)
         replace_generate(model, session)
         model.tokenring = ContextParallel(model, session)
+        model.__reduce_ex__ = _refuse_copies
 
 
 def _refuse_foreign(model: Any) -> None:
@@ -149,6 +153,24 @@ def _refuse_foreign(model: Any) -> None:
                 f"this model has a {kind.__name__} of {kind.__module__}, and only classes of transformers itself were "
                 "compared with one process: load it without trust_remote_code, and without FSDP or classes of your own"
             )
+
+
+def _refuse_dynamic(model: Any) -> None:
+    """Refuse layers that scale what they are given by its largest value: a rank is given a part of the tokens."""
+    found = next((each for each in model.modules() if type(each).__module__.startswith(_DYNAMIC)), None)
+    if found is not None:
+        raise UnsupportedError(
+            f"this model has a {type(found).__name__} of {type(found).__module__}, which rounds activations by the "
+            "largest of all tokens of a call, and a rank has some of them: quantise weights only, or load the model "
+            "as it was saved"
+        )
+
+
+def _refuse_copies(_: Any) -> Any:
+    raise UnsupportedError(
+        "a parallel model was copied or pickled, and it belongs to its ranks: write it with model.save_pretrained, "
+        "and load it again"
+    )
 
 
 def _without_adapters(model: Any) -> Any:
@@ -172,6 +194,7 @@ def _refuse(model: Any, dims: ParallelDims) -> None:
     model = _without_adapters(model)
     family_of(model)
     _refuse_foreign(model)
+    _refuse_dynamic(model)
     if str(model.dtype).removeprefix("torch.") not in DTYPES:
         raise UnsupportedError(
             f"this model is in {model.dtype}, and attention is computed in {', '.join(DTYPES)}: load it in one of these"

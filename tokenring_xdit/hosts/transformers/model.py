@@ -206,7 +206,7 @@ def _refuse_training(model: Any) -> None:
 
 
 def _is_batch(ids: Any) -> bool:
-    return isinstance(ids, Tensor) and ids.ndim == 2
+    return isinstance(ids, Tensor) and ids.ndim == 2 and ids.dtype in (torch.int32, torch.int64)
 
 
 def refuse_flat(model: Any, ids: Any) -> None:
@@ -215,10 +215,10 @@ def refuse_flat(model: Any, ids: Any) -> None:
     Raises:
         UnsupportedError: They are no tensor ``[B, T]``, or there is no token.
     """
-    if not _is_batch(ids) or not ids.shape[1]:
+    if not _is_batch(ids) or not ids.numel():
         raise UnsupportedError(
             f"a {type(model).__name__} that is sharded over ranks takes at least one of input_ids, as a tensor of two "
-            "dimensions, [B, T]"
+            "dimensions, [B, T], of int64"
         )
 
 
@@ -242,8 +242,11 @@ def _check(model: Any, ids: Any, mask: Any, positions: Any, cache: Any) -> None:
             f"the cache is of {cache.batch} items, and input_ids of {ids.shape[0]}: pass as many, or repeat those of "
             "the cache with batch_repeat_interleave"
         )
-    if positions is not None and positions.ndim != 2:
-        raise UnsupportedError("position_ids have to be of two dimensions, [B, T]")
+    if positions is not None and tuple(positions.shape) not in {tuple(ids.shape), (1, ids.shape[1])}:
+        raise UnsupportedError(
+            f"position_ids are of shape {tuple(positions.shape)}, and input_ids of {tuple(ids.shape)}: position_ids "
+            "have to be of two dimensions, [B, T] or [1, T], of the new tokens"
+        )
     if positions is not None and mask is None and bool((positions.diff(dim=1) != 1).any()):
         raise UnsupportedError(
             "position_ids that do not count on, without an attention_mask, mean several documents in one row, which "

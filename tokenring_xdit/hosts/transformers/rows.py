@@ -29,7 +29,7 @@ def rows_to_keep(kept: int | Tensor, new: int) -> tuple[int, ...] | None:
         UnsupportedError: It differs between the items of a batch, or there is no such row.
     """
     if isinstance(kept, int):
-        return tuple(range(max(0, new - kept), new)) if kept else None
+        return tuple(range(new)[-kept:]) if kept else None  # a negative number leaves out the first, as in transformers
     if kept.ndim != 1:
         raise UnsupportedError(
             "logits_to_keep was given as a tensor of two dimensions, rows for each item of the batch, which a sharded "
