@@ -6,16 +6,11 @@ import argparse
 import json
 import math
 
-<<<<<<< HEAD
 from tokenring_xdit.cli.text import refuse_below_one
 from tokenring_xdit.compat.versions import check_versions
 from tokenring_xdit.devices import default_dtype, refuse_missing_gpus
-from tokenring_xdit.pipelines.text_models import refuse_model
-=======
-from tokenring_xdit.cli.text import read_text, refuse_below_one, text_ranks
-from tokenring_xdit.devices import default_dtype
 from tokenring_xdit.errors import ConfigurationError
->>>>>>> c963982bf5b11d66fe9a502353b92a62b887fbbe
+from tokenring_xdit.pipelines.text_models import refuse_model
 from tokenring_xdit.pipelines.text_orders import LoadText, ScoreText, TextScore
 from tokenring_xdit.pipelines.text_run import read_text
 from tokenring_xdit.workers.pool import WorkerPool
@@ -27,16 +22,12 @@ def score_command(args: argparse.Namespace) -> None:
     """Print log-probability and perplexity of a file."""
     refuse_below_one(args, "ranks")
     text = read_text("FILE", args.file)
-<<<<<<< HEAD
+    if not text:
+        raise ConfigurationError(f"FILE {args.file} is empty, and tokens are scored after those before them")
     refuse_model(args.model)
     check_versions()
     refuse_missing_gpus(args.ranks)
     with WorkerPool("tokenring_xdit.pipelines.text_rank", args.ranks) as pool:
-=======
-    if not text:
-        raise ConfigurationError(f"FILE {args.file} is empty, and tokens are scored after those before them")
-    with text_ranks(args) as pool:
->>>>>>> c963982bf5b11d66fe9a502353b92a62b887fbbe
         pool.ask(LoadText(args.model, args.dtype or default_dtype()))
         scores: list[TextScore] = pool.ask(ScoreText(text))
     first, sent = scores[0], [score.bytes_sent for score in scores]
