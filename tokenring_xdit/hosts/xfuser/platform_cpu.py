@@ -6,8 +6,10 @@ accelerator nothing here does anything.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -119,9 +121,6 @@ def _let_pipeline_sends_be(coordinator: Any) -> None:
         INSTALLATION.replace(coordinator, name, function)
 
 
-_DRAWING = ("ideogram4", "krea2", "ltx", "minimax_h3")
-"""Runners that ask torch for a generator of a GPU by name."""
-
 _LAST_DELIVERY = timedelta(seconds=10)
 """For messages that a stage has not asked for yet when another has ended."""
 
@@ -197,8 +196,21 @@ class _TorchOfCpus:
 
 
 def draw_on_the_cpu(module: Any) -> None:
-    """Have a runner that draws noise on a GPU, whatever the pipeline is on, draw it on the CPU."""
-    INSTALLATION.replace(module, "torch", _TorchOfCpus())
+    """Have runners draw noise on the CPU: some ask for a generator of a GPU by name, whatever the pipeline is on."""
+    original = module.register_model
+
+    def register_model(name: str) -> Callable[[type], type]:
+        register: Callable[[type], type] = original(name)
+
+        def registered(runner: type) -> type:
+            own = sys.modules[runner.__module__]
+            if getattr(own, "torch", None) is torch:
+                INSTALLATION.replace(own, "torch", _TorchOfCpus())
+            return register(runner)
+
+        return registered
+
+    INSTALLATION.replace(module, "register_model", register_model)
 
 
 HOOKS = {
@@ -209,6 +221,6 @@ HOOKS = {
     "xfuser.model_executor.layers.usp": take_groups_from_yunchang,
     "diffusers.pipelines.pipeline_utils": stay_on_the_cpu,
     "diffusers.modular_pipelines.modular_pipeline": stay_on_the_cpu,
-    **{f"xfuser.model_executor.models.runner_models.{name}": draw_on_the_cpu for name in _DRAWING},
+    "xfuser.model_executor.models.runner_models.base_model": draw_on_the_cpu,
 }
 """What to do to each module right after it has been imported."""
