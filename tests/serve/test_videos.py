@@ -185,7 +185,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "long": (
         {"seconds": 1e9, "fps": 8},
         "seconds",
-        "1e[+]09 are more than 12.5, the 100 frames that this server makes",
+        "1e+09 are more than 12.5, the 100 frames that this server makes",
     ),
     "many": ({"frames": 101}, "frames", "101 are more than the 100"),
     "none": ({"seconds": 0}, "seconds", "has to be above 0"),

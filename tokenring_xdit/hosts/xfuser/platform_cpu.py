@@ -6,11 +6,12 @@ accelerator nothing here does anything.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Iterator
 from datetime import timedelta
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -121,6 +122,8 @@ def _let_pipeline_sends_be(coordinator: Any) -> None:
         INSTALLATION.replace(coordinator, name, function)
 
 
+_RUNNERS = "xfuser.model_executor.models.runner_models"
+
 _LAST_DELIVERY = timedelta(seconds=10)
 """For messages that a stage has not asked for yet when another has ended."""
 
@@ -196,21 +199,17 @@ class _TorchOfCpus:
 
 
 def draw_on_the_cpu(module: Any) -> None:
-    """Have runners draw noise on the CPU: some ask for a generator of a GPU by name, whatever the pipeline is on."""
-    original = module.register_model
+    """Have a runner draw noise on the CPU: some ask for a generator of a GPU by name, whatever the pipeline is on."""
+    if hasattr(module, "torch"):
+        INSTALLATION.replace(module, "torch", _TorchOfCpus())
 
-    def register_model(name: str) -> Callable[[type], type]:
-        register: Callable[[type], type] = original(name)
 
-        def registered(runner: type) -> type:
-            own = sys.modules[runner.__module__]
-            if getattr(own, "torch", None) is torch:
-                INSTALLATION.replace(own, "torch", _TorchOfCpus())
-            return register(runner)
-
-        return registered
-
-    INSTALLATION.replace(module, "register_model", register_model)
+def _runners() -> Iterator[str]:
+    """Modules of xfuser that have runners, none of which is imported for that."""
+    xfuser = find_spec("xfuser")
+    for folder in (xfuser.submodule_search_locations or ()) if xfuser is not None else ():
+        for path in sorted(Path(folder, *_RUNNERS.split(".")[1:]).glob("[!_]*.py")):
+            yield f"{_RUNNERS}.{path.stem}"
 
 
 HOOKS = {
@@ -221,6 +220,6 @@ HOOKS = {
     "xfuser.model_executor.layers.usp": take_groups_from_yunchang,
     "diffusers.pipelines.pipeline_utils": stay_on_the_cpu,
     "diffusers.modular_pipelines.modular_pipeline": stay_on_the_cpu,
-    "xfuser.model_executor.models.runner_models.base_model": draw_on_the_cpu,
+    **dict.fromkeys(_runners(), draw_on_the_cpu),
 }
 """What to do to each module right after it has been imported."""
