@@ -286,11 +286,12 @@ class RankRun:
         """Wait until the caller may overwrite its tensors, and the next call the memory of this one."""
         for slot in range(len(self.arriving)):
             self._arrived(slot)  # even where nothing needed it
-        self.transferring, largest = "the end of its sends", self.largest
-        sending = self.sending
+        self.transferring = "the end of its sends"
+        sending, largest = [*self.sending], self.largest
         for slot, readers in enumerate(self.arena.readers):
             if readers:
-                sending, largest = [*sending, *readers], max(largest, self.tensors[slot][0].nbytes)
+                sending += readers
+                largest = max(largest, self.tensors[slot][0].nbytes)
                 readers.clear()
         self.transport.wait_for(sending, largest)
         self.transferring = None

@@ -159,6 +159,16 @@ class TextScore:
 
 
 MESSAGES = (
-    *(ChatMessage, Forget, Kept, LoadText, MemoryUse, Question, RankFigures, Said, ScoreText, TextOptions, TextScore),
+    ChatMessage,
+    Forget,
+    Kept,
+    LoadText,
+    MemoryUse,
+    Question,
+    RankFigures,
+    Said,
+    ScoreText,
+    TextOptions,
+    TextScore,
 )
 """What may be in messages to and from ranks on other nodes; see :class:`tokenring_xdit.workers.wire.Wire`."""
