@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,8 +115,10 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     hub = os.environ.get("HF_HOME") or str(Path(caches) / "huggingface")
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("HF_HOME", hub)
-        patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        own = tmp_path_factory.mktemp("cache")
+        patched.setenv("XDG_CACHE_HOME", str(own))
         yield
+        shutil.rmtree(own, ignore_errors=True)  # it may hold a model
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -584,17 +584,11 @@ def test_ctrl_c_in_a_script_and_its_sudden_death(tmp_path: Path) -> None:
             child.kill()
 
 
-QUICK = {"wan-t2v"}
-"""Which makes videos."""
-
 PREVIEWED = {"flux", "hunyuan-dit", "lumina2", "sd3", "sd3.5-medium", "z-image"}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(f, marks=() if f in QUICK else pytest.mark.matrix) for f in FAMILIES if not f.startswith("flux-")],
-)
-@pytest.mark.e2e
+@pytest.mark.parametrize("name", [name for name in FAMILIES if not name.startswith("flux-")])
+@pytest.mark.matrix
 def test_every_pipeline(tmp_path: Path, name: str) -> None:
     family = FAMILIES[name]
     family.make().save_pretrained(tmp_path)

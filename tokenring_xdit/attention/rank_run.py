@@ -223,14 +223,15 @@ class RankRun:
 
     def _transfer(self, post: Post, payloads: list[list[tuple[Tensor, list[Handle]]]]) -> None:
         recvs = [
-            Parcel(recv.channel, self._message(tensor), recv.peer)
+            Parcel(recv.channel, self._message(tensor), recv.peer, last=number == len(self.tensors[recv.slot]))
             for recv in post.recvs
-            for tensor in self.tensors[recv.slot]
+            for number, tensor in enumerate(self.tensors[recv.slot], 1)
         ]
         sends, readers = [], []
         for send in post.sends:
-            for tensor, reading in payloads[send.payload]:
-                sends.append(Parcel(send.channel, tensor, send.peer))
+            payload = payloads[send.payload]
+            for number, (tensor, reading) in enumerate(payload, 1):
+                sends.append(Parcel(send.channel, tensor, send.peer, last=number == len(payload)))
                 readers.append(reading)
         if self.observer is None:
             works = self.transport.post(recvs, sends)

@@ -12,6 +12,7 @@ from tokenring_xdit.hub import problem_in
 from tokenring_xdit.language_shapes import LanguageShape
 from tokenring_xdit.pipelines.model import EMBEDDED, RANDOM_FLUX, read_model_file
 from tokenring_xdit.pipelines.random_llama import RandomLlama, is_random_llama
+from tokenring_xdit.pipelines.unpacked import unpack, unpacked_folder
 
 __all__ = [
     "SMOLLM2",
@@ -56,6 +57,14 @@ def model_files(name: str) -> tuple[str, dict[str, str]]:
             f"folder of this name is ./{SMOLLM2})"
         )
     return found, {"gguf_file": _FILE}
+
+
+def _unpacked(name: str) -> tuple[str, dict[str, str]]:
+    """As :func:`model_files`, of a file that has been unpacked its folder."""
+    path, options = model_files(name)
+    if options and (folder := unpacked_folder(Path(path, options["gguf_file"]))).is_dir():
+        return str(folder), {}
+    return path, options
 
 
 def is_text_model(name: str) -> bool:
@@ -118,8 +127,8 @@ def text_shape(name: str, *known: str) -> LanguageShape:
         return RandomLlama.parse(name).shape
     from tokenring_xdit.hosts.transformers.shapes import configured_shape
 
-    path, options = model_files(name)
-    if not options:
+    path, options = _unpacked(name)
+    if path == name:
         read_configuration(path, *known)  # which says at once what a name lacks; transformers asks the hub
     return configured_shape(path, **options)
 
@@ -156,8 +165,11 @@ def load_text_model(name: str, dtype: str) -> tuple[Any, Any]:
     """
     from transformers import AutoModelForCausalLM
 
-    tokenizer = load_tokenizer(name)
     path, options = model_files(name)
+    if options:
+        unpack(Path(path, options["gguf_file"]))
+    tokenizer = load_tokenizer(name)
+    path, options = _unpacked(name)
     try:
         return tokenizer, AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype(dtype), **options).eval()
     except (OSError, ValueError) as error:
@@ -175,7 +187,7 @@ def load_tokenizer(name: str) -> Any:
     """
     from transformers import AutoTokenizer
 
-    path, options = model_files(name)
+    path, options = _unpacked(name)
     try:
         return AutoTokenizer.from_pretrained(path, **options)
     except (OSError, ValueError) as error:
@@ -193,7 +205,7 @@ def context_length(name: str) -> int | None:
     """
     from transformers import AutoConfig
 
-    path, options = model_files(name)
+    path, options = _unpacked(name)
     try:
         config = AutoConfig.from_pretrained(path, **options)
     except (OSError, ValueError) as error:

@@ -126,7 +126,7 @@ def test_the_stock_command_is_no_further_off_than_with_ring(hub: Path, tmp_path:
     assert difference <= ROUNDING * max(yardstick, 0.25)
 
 
-@pytest.mark.e2e
+@pytest.mark.matrix
 def test_switched_off_the_command_does_not_know_the_flag(hub: Path) -> None:
     arguments = ("--model", "FLUX.1-dev", "--prompt", "a", "--tokenring_degree", "2")
     done = xdit(hub, *arguments, environment={AUTOLOAD: "0"})

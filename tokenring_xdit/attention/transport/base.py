@@ -21,11 +21,13 @@ class Parcel(NamedTuple):
         channel: Name of its channel: between two ranks messages of a channel keep their order.
         tensor: What goes, contiguous, or the memory for what comes.
         peer: The other side.
+        last: Whether it is the last tensor of its block, such as values after keys; all are waited for at once.
     """
 
     channel: str
     tensor: Tensor
     peer: int
+    last: bool = True
 
 
 class Transport(Protocol):

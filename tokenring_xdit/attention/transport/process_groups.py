@@ -115,7 +115,7 @@ class ProcessGroupTransport(ABC):
 
     def post(self, recvs: Sequence[Parcel], sends: Sequence[Parcel]) -> list[Handle]:
         """Post transfers of an agreed call, receives first, and wait for none."""
-        self.bytes_sent += sum(tensor.nbytes for _, tensor, _ in sends)
+        self.bytes_sent += sum(parcel.tensor.nbytes for parcel in sends)
         try:
             return self._post(recvs, sends) if recvs or sends else []
         except RuntimeError as error:
@@ -126,16 +126,16 @@ class ProcessGroupTransport(ABC):
         ways, own = self._of, self.rank
         tag = self.call % TAGS * TAG_STEP  # a message is never taken for one of another call; NCCL has no tags
         return [
-            *(self._recv(ways(channel)[peer > own], tensor, peer, tag) for channel, tensor, peer in recvs),
-            *(self._send(ways(channel)[peer < own], tensor, peer, tag) for channel, tensor, peer in sends),
+            *(self._recv(ways(parcel.channel)[parcel.peer > own], parcel, tag) for parcel in recvs),
+            *(self._send(ways(parcel.channel)[parcel.peer < own], parcel, tag) for parcel in sends),
         ]
 
-    def _recv(self, group: dist.ProcessGroup, tensor: Tensor, peer: int, tag: int) -> Handle:
-        work: Handle = group.recv([tensor], peer, tag)
+    def _recv(self, group: dist.ProcessGroup, parcel: Parcel, tag: int) -> Handle:
+        work: Handle = group.recv([parcel.tensor], parcel.peer, tag)
         return work
 
-    def _send(self, group: dist.ProcessGroup, tensor: Tensor, peer: int, tag: int) -> Handle:
-        work: Handle = group.send([tensor], peer, tag)
+    def _send(self, group: dist.ProcessGroup, parcel: Parcel, tag: int) -> Handle:
+        work: Handle = group.send([parcel.tensor], parcel.peer, tag)
         return work
 
     def wait_for(self, works: Sequence[Handle], size: int) -> None:
@@ -225,26 +225,26 @@ class GlooTransport(ProcessGroupTransport):
 
     in_order = False
 
-    def _recv(self, group: dist.ProcessGroup, tensor: Tensor, peer: int, tag: int) -> Handle:
-        if tensor.nbytes <= DIRECT:
-            return super()._recv(group, tensor, peer, tag)
-        body, end = _divided(tensor)
-        return _Coming(group.recv([body], peer, tag), group.recv([end], peer, tag))
+    def _recv(self, group: dist.ProcessGroup, parcel: Parcel, tag: int) -> Handle:
+        if not _is_followed(parcel):
+            return super()._recv(group, parcel, tag)
+        body, end = _divided(parcel.tensor)
+        return _Coming(group.recv([body], parcel.peer, tag), group.recv([end], parcel.peer, tag))
 
-    def _send(self, group: dist.ProcessGroup, tensor: Tensor, peer: int, tag: int) -> Handle:
-        if tensor.nbytes <= DIRECT:
-            return super()._send(group, tensor, peer, tag)
-        body, end = _divided(tensor)
-        return _Followed(group.send([body], peer, tag), group.send([end], peer, tag))
+    def _send(self, group: dist.ProcessGroup, parcel: Parcel, tag: int) -> Handle:
+        if not _is_followed(parcel):
+            return super()._send(group, parcel, tag)
+        body, end = _divided(parcel.tensor)
+        return _Followed(group.send([body], parcel.peer, tag), group.send([end], parcel.peer, tag))
 
     def wait_for(self, works: Sequence[Handle], size: int) -> None:
-        """Wait for transfers of at most ``size`` bytes each.
+        """Wait for transfers of at most ``size`` bytes each: for the last of a block first, which the others precede.
 
         Raises:
             Broken: One failed, or there is no end to wait for.
         """
-        ends_itself = all(isinstance(work, _Coming) for work in works)
-        super().wait_for(works, 0 if ends_itself else size)
+        ends_itself = bool(works) and isinstance(works[-1], _Coming)
+        super().wait_for(works[::-1], 0 if ends_itself else size)
 
     def _ways(self, channel: str, first: dist.ProcessGroup, make: Callable[[str], dist.ProcessGroup]) -> Ways:
         return first, make(f"{channel}-down")
@@ -256,6 +256,11 @@ class GlooTransport(ProcessGroupTransport):
 
     def abort(self) -> None:
         """Nothing: what is under way ends when its connections are broken off."""
+
+
+def _is_followed(parcel: Parcel) -> bool:
+    """Whether the end of a message follows it: of the tensors of a block only that of the last has to."""
+    return parcel.last and parcel.tensor.nbytes > DIRECT
 
 
 def _divided(message: Tensor) -> tuple[Tensor, Tensor]:
