@@ -106,6 +106,13 @@ def test_what_cannot_be_checked_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(ConfigurationError, match="2 ranks or more"):
         _plan(arguments(ranks=1))
+    for gpus in (0, 1):  # with one, ranks run on the processor
+        monkeypatch.setattr("tokenring_xdit.devices.gpu_count", lambda gpus=gpus: gpus)
+        monkeypatch.setattr("tokenring_xdit.cli.doctor.gpu_count", lambda gpus=gpus: gpus)
+        with pytest.raises(
+            ConfigurationError, match="100000 ranks were asked for without a GPU each, and this machine"
+        ):
+            _plan(arguments(ranks=100_000))
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match="has files already: name a new folder"):
         _folder(tmp_path)

@@ -86,7 +86,17 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("{", "is it the doctor.json of a checkup?"), ('{"package": 1}', "doctor.json"), (None, "cannot be read")],
+    [
+        ("{", "is it the doctor.json of a checkup?"),
+        ('{"package": 1}', "doctor.json"),
+        (None, "cannot be read"),
+        (checkup().model_dump_json().replace('"version":1', '"version":2'), "was it written by another version of tok"),
+        (
+            checkup().model_dump_json().replace('"version":1', '"energy":1'),
+            "was it written by another version of token",
+        ),
+    ],
+    ids=["no JSON", "other JSON", "none", "another form", "another field"],
 )
 def test_other_files_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, says: str

@@ -21,7 +21,7 @@ from tokenring_xdit.bench.report import REPORT_FILE, write_report
 from tokenring_xdit.cli.arguments.doctor import PARTS
 from tokenring_xdit.cli.progress import progress
 from tokenring_xdit.cli.torchrun import refuse_other_ranks
-from tokenring_xdit.devices import gpu_count, refuse_missing_gpus
+from tokenring_xdit.devices import gpu_count, refuse_missing_cores, refuse_missing_gpus
 from tokenring_xdit.doctor.cases import CheckupPart, CheckupPlan
 from tokenring_xdit.doctor.checkup import SWEEP_FOLDERS, TOPOLOGY_FILE, check_up
 from tokenring_xdit.doctor.facts import nodes_of
@@ -30,9 +30,9 @@ from tokenring_xdit.doctor.page import page
 from tokenring_xdit.doctor.pools import NODES, TorchrunRanks
 from tokenring_xdit.doctor.record import Checkup, Grade
 from tokenring_xdit.errors import ConfigurationError, LaunchError, TokenRingError
-from tokenring_xdit.lab.probe.commands import Describe
 from tokenring_xdit.messages import escaped
 from tokenring_xdit.outputs import write_whole
+from tokenring_xdit.probe.commands import Describe
 from tokenring_xdit.workers.torchrun import serve_torchrun
 
 __all__ = ["JSON_FILE", "PAGE_FILE", "doctor_command"]
@@ -93,7 +93,9 @@ def _plan(args: argparse.Namespace) -> CheckupPlan:
     ranks = args.ranks if args.ranks is not None else gpus if gpus > 1 else _RANKS
     if ranks < 2:
         raise ConfigurationError(f"--ranks {ranks}: schedules share a sequence between 2 ranks or more")
-    if gpus != 1:  # with one, ranks run on the processor
+    if gpus == 1:  # ranks run on the processor
+        refuse_missing_cores(ranks)
+    else:
         refuse_missing_gpus(ranks)
     return CheckupPlan(ranks, gpus, quick=args.quick, skip=_skipped(args))
 

@@ -69,7 +69,11 @@ def read_checkup(path: Path) -> Checkup:
     except ValidationError as error:
         first = error.errors()[0]
         where = named(".".join(map(str, first["loc"])) or "the file")
-        raise ConfigurationError(f"{path}: {where}: {first['msg']}; is it the doctor.json of a checkup?") from error
+        newer = first["type"] == "extra_forbidden" or first["loc"] == ("version",)
+        asked = (
+            "was it written by another version of tokenring-xdit?" if newer else "is it the doctor.json of a checkup?"
+        )
+        raise ConfigurationError(f"{path}: {where}: {first['msg']}; {asked}") from error
 
 
 def compare(first: Checkup, second: Checkup) -> list[Row]:

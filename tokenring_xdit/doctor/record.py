@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 from tokenring_xdit.bench.plan import Level
 from tokenring_xdit.bench.records import Record
@@ -195,7 +195,7 @@ class Checkup(Entry):
         findings: What all that means.
     """
 
-    version: int = 1
+    version: Literal[1] = 1
     package: str
     command: str
     started: str
@@ -233,6 +233,11 @@ class Checkup(Entry):
         for result in self.exactness:
             found.setdefault((result.schedule, result.mask, result.dtype), []).append(result)
         return found
+
+    @property
+    def cut_short(self) -> tuple[str, ...]:
+        """Names of the parts for which there was not enough time."""
+        return tuple(part.name for part in self.parts if part.state is PartState.CUT_SHORT)
 
     @property
     def wrong(self) -> tuple[Finding, ...]:
