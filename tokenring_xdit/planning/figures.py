@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from tokenring_xdit.amounts import bytes_in_words
 from tokenring_xdit.planning.machine import Launches, Machine
 from tokenring_xdit.topology import Counts, Network, Rate, find_preset
 from tokenring_xdit.topology.alone import NVLINK_4, NVLINK_4_SOURCE
@@ -95,8 +96,7 @@ def _of_links(network: Network) -> Sequence[PlanFigure]:
 
 def _point(point: tuple[int, Rate]) -> str:
     size, rate = point
-    unit, power = next(((unit, power) for unit, power in (("GiB", 30), ("MiB", 20)) if size >> power), ("KiB", 10))
-    return f"{size / 2**power:.3g} {unit} at {rate.bits_per_second / 8e9:.3g} GB/s"
+    return f"{bytes_in_words(size)} at {rate.bits_per_second / 8e9:.3g} GB/s"
 
 
 def _of_ranks(machine: Machine, kernel: Standing) -> Sequence[PlanFigure]:
