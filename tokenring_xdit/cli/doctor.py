@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from tokenring_xdit.attention.auto import TOPOLOGY_VARIABLE
+from tokenring_xdit.attention.member import check_environment
 from tokenring_xdit.bench import RESULTS_FILE
 from tokenring_xdit.bench.pool import torchrun_pool
 from tokenring_xdit.bench.report import REPORT_FILE, write_report
@@ -30,9 +31,10 @@ from tokenring_xdit.doctor.page import page
 from tokenring_xdit.doctor.pools import NODES, TorchrunRanks
 from tokenring_xdit.doctor.record import Checkup, Grade
 from tokenring_xdit.errors import ConfigurationError, LaunchError, TokenRingError
-from tokenring_xdit.messages import escaped
+from tokenring_xdit.messages import escaped, shown
 from tokenring_xdit.outputs import write_whole
 from tokenring_xdit.probe.commands import Describe
+from tokenring_xdit.topology import load_topology
 from tokenring_xdit.workers.torchrun import serve_torchrun
 
 __all__ = ["JSON_FILE", "PAGE_FILE", "doctor_command"]
@@ -41,11 +43,13 @@ JSON_FILE, PAGE_FILE = "doctor.json", "doctor.html"
 
 _RANKS = 4  # where there are no two GPUs
 _OF_TORCHRUN = ("WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+_NUMBERS = ("WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK", "MASTER_PORT")
 _LOOK_TIMEOUT = 180.0  # until all ranks have joined
 
 
 def doctor_command(args: argparse.Namespace) -> None:
     """Check this machine, or as one of torchrun's ranks all nodes together."""
+    _check_environment()
     if "RANK" not in os.environ:
         _check(args, _plan(args))
     elif os.environ["RANK"] != "0":
@@ -55,6 +59,18 @@ def doctor_command(args: argparse.Namespace) -> None:
         with torchrun_pool(NODES) as pool:
             nodes = nodes_of(pool.ask(Describe(), _LOOK_TIMEOUT))
             _check(args, replace(plan, nodes=len(nodes)), TorchrunRanks(pool), nodes)
+
+
+def _check_environment() -> None:
+    """Refuse what every call would refuse, one after the other.
+
+    Raises:
+        ConfigurationError: A variable says something that does not exist.
+    """
+    check_environment()
+    known = os.environ.get(TOPOLOGY_VARIABLE)
+    if known:
+        load_topology(known)
 
 
 def _check(
@@ -108,6 +124,9 @@ def _plan_of_torchrun(args: argparse.Namespace) -> CheckupPlan:
             f"RANK is set without {', '.join(missing)}, and torchrun sets all of them: use it, or leave RANK out to "
             "have ranks started on this machine"
         )
+    strange = [f"{name}={shown(os.environ[name])}" for name in _NUMBERS if not os.environ[name].isdecimal()]
+    if strange:
+        raise ConfigurationError(f"{', '.join(strange)} is no number, as torchrun sets it: use torchrun")
     ranks = int(os.environ["WORLD_SIZE"])
     refuse_other_ranks(args.ranks, ranks)
     if ranks < 2:
