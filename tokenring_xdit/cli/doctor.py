@@ -29,7 +29,7 @@ from tokenring_xdit.doctor.facts import nodes_of
 from tokenring_xdit.doctor.machines import NodeFacts
 from tokenring_xdit.doctor.page import page
 from tokenring_xdit.doctor.pools import NODES, TorchrunRanks
-from tokenring_xdit.doctor.record import Checkup, Grade
+from tokenring_xdit.doctor.record import JSON_FILE, Checkup, Grade
 from tokenring_xdit.errors import ConfigurationError, LaunchError, TokenRingError
 from tokenring_xdit.messages import escaped, shown
 from tokenring_xdit.outputs import write_whole
@@ -37,9 +37,9 @@ from tokenring_xdit.probe.commands import Describe
 from tokenring_xdit.topology import load_topology
 from tokenring_xdit.workers.torchrun import serve_torchrun
 
-__all__ = ["JSON_FILE", "PAGE_FILE", "doctor_command"]
+__all__ = ["PAGE_FILE", "doctor_command"]
 
-JSON_FILE, PAGE_FILE = "doctor.json", "doctor.html"
+PAGE_FILE = "doctor.html"
 
 _RANKS = 4  # where there are no two GPUs
 _OF_TORCHRUN = ("WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")

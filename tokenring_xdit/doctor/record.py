@@ -10,6 +10,7 @@ from tokenring_xdit.bench.records import Record
 from tokenring_xdit.doctor.machines import Entry, MachineFacts, NodeFacts
 
 __all__ = [
+    "JSON_FILE",
     "Checkup",
     "ExactnessResult",
     "Finding",
@@ -21,6 +22,9 @@ __all__ = [
     "PartOutcome",
     "PartState",
 ]
+
+
+JSON_FILE = "doctor.json"
 
 
 class PartState(Enum):
