@@ -48,8 +48,8 @@ def page(checkup: Checkup, topology_line: str | None, reports: Mapping[str, str]
     """
     hosts = dict.fromkeys(node.host for node in checkup.nodes) or (checkup.machine and [checkup.machine.host])
     host = ", ".join(hosts or ["a machine"])
-    verdict = "something is wrong" if checkup.wrong else "nothing is wrong"
-    verdict += ", as far as it went" if checkup.cut_short else ""
+    nothing = "nothing is wrong" + (", as far as it went" if checkup.cut_short else "")
+    verdict = "something is wrong" if checkup.wrong else nothing
     about = (
         f"{checkup.started}, {checkup.seconds:.0f} s, tokenring-xdit {checkup.package}, {checkup.ranks} ranks over "
         f"{checkup.backend}: {checkup.command}"
