@@ -12,7 +12,15 @@ import torch
 from tokenring_xdit.dtypes import DtypeName
 from tokenring_xdit.errors import ConfigurationError
 
-__all__ = ["default_dtype", "device_name", "gpu_count", "processor_name", "rank_device", "refuse_missing_gpus"]
+__all__ = [
+    "default_dtype",
+    "device_name",
+    "gpu_count",
+    "processor_name",
+    "rank_device",
+    "refuse_missing_cores",
+    "refuse_missing_gpus",
+]
 
 _RANKS_A_CORE = 16
 """More are a slip of the finger: every rank is a process that loads the model."""
@@ -29,12 +37,23 @@ def refuse_missing_gpus(ranks: int) -> None:
     Raises:
         ConfigurationError: There are too few.
     """
-    gpus, cores = gpu_count(), os.cpu_count() or 1
-    if gpus and ranks > gpus:
+    gpus = gpu_count()
+    if not gpus:
+        refuse_missing_cores(ranks)
+    elif ranks > gpus:
         raise ConfigurationError(f"{ranks} ranks were asked for and this machine has {gpus} GPUs")
-    if not gpus and ranks > _RANKS_A_CORE * cores:
+
+
+def refuse_missing_cores(ranks: int) -> None:
+    """Refuse more ranks on a processor than its cores can have any use of.
+
+    Raises:
+        ConfigurationError: There are too few.
+    """
+    cores = os.cpu_count() or 1
+    if ranks > _RANKS_A_CORE * cores:
         raise ConfigurationError(
-            f"{ranks} ranks were asked for and this machine has no GPUs and {cores} cores, which could take "
+            f"{ranks} ranks were asked for without a GPU each, and this machine has {cores} cores, which could take "
             f"{_RANKS_A_CORE * cores}"
         )
 

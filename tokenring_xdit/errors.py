@@ -99,7 +99,7 @@ class OutputError(TokenRingError):
 
 
 class NetworkError(TokenRingError):
-    """An emulated network could not be built, or does not carry what it states."""
+    """An emulated network could not be built, or does not carry what it states; or links could not be measured."""
 
 
 class RegressionError(TokenRingError):

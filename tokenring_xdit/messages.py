@@ -34,8 +34,8 @@ def _cut(text: str, most: int) -> str:
     """A text with its middle left out where it is long: what is wrong stands at its start or at its end."""
     if len(text) <= most:
         return text
-    tail = most // 3
-    return f"{text[: most - tail]} ... {text[-tail:]}"
+    gap, tail = " ... ", most // 3
+    return f"{text[: most - tail - len(gap)]}{gap}{text[-tail:]}"
 
 
 def one_line(text: str, most: int = _LONGEST_LINE) -> str:

@@ -46,7 +46,9 @@ class ModelShape:
         for name, side in (("width", width), ("height", height)):
             if side < self.patch or side % self.patch:
                 raise ConfigurationError(f"size {width}x{height}: the {name} has to be a multiple of {self.patch}")
-        if frames < 1 or (frames > 1 and not self.frames):
+        if frames < 1:
+            raise ConfigurationError(f"frames {frames}: has to be 1 or more")
+        if frames > 1 and not self.frames:
             raise ConfigurationError(f"frames {frames}: this model makes pictures, for which frames is 1")
         latent = (frames - 1) // self.frames + 1 if self.frames else 1
         return (width // self.patch) * (height // self.patch) * latent + self.text

@@ -17,6 +17,7 @@ from tests.support.reference import relative_error, softmax_attention
 from tokenring_xdit.attention import api, auto, token_ring_attention
 from tokenring_xdit.attention.auto import TOPOLOGY_VARIABLE, kept_topology
 from tokenring_xdit.errors import ConfigurationError
+from tokenring_xdit.planning import Machine
 from tokenring_xdit.schedule import VerifiedSchedule
 
 
@@ -70,6 +71,20 @@ def calls(
             positions = torch.arange(whole[0].shape[2])
             visible = positions[:, None] >= positions if options.get("causal") else None
             found.append((error_of(out, whole, length, visible), ran[-1].schedule.name))
+    return found
+
+
+GPU = Machine.of_gpus(6e14)
+
+
+def launched_and_replayed(topology: str, cache: str, length: int) -> list[tuple[float, str]]:
+    """Error and schedule of calls that are launched and of some that will be replayed, as if ranks had GPUs."""
+    found = []
+    with mock.patch.object(auto, "calibrate", return_value=GPU):
+        for _ in range(2):
+            found += calls("auto", topology, cache, [(length, {})])
+            with auto.planned_for_replays():
+                found += calls("auto", topology, cache, [(length, {})])
     return found
 
 

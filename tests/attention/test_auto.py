@@ -10,7 +10,10 @@ from tests.attention import auto_jobs as jobs
 from tests.support.ranks import RankFailure, RankPool
 from tokenring_xdit.attention.auto import _guesses
 from tokenring_xdit.errors import AgreementError, ConfigurationError, UnsupportedError
+from tokenring_xdit.planning import best_schedules
 from tokenring_xdit.schedule import Mask
+from tokenring_xdit.schedule.problem import Problem
+from tokenring_xdit.topology import load_topology
 
 FP32 = 1e-5
 
@@ -39,6 +42,18 @@ def test_without_a_topology_it_tries(ranks: RankPool, tmp_path: Path) -> None:
     names = [name for _, name in found[0]]
     assert set(names[:4]) == {"heads", "direct:chunks=4", "bidirectional", "token_ring"}
     assert names[16] in names[:4]
+
+
+def test_what_is_replayed_is_planned_without_launches(ranks: RankPool, tmp_path: Path) -> None:
+    found = ranks.run(4, jobs.launched_and_replayed, "hgx-h100", str(tmp_path), 24)
+    problem, network = Problem.even(4, 4 * 24, 4, 8), load_topology("hgx-h100")
+    best = [
+        best_schedules(problem, network, cost)[0].dims.sequence_schedule for cost in (jobs.GPU, jobs.GPU.captured())
+    ]
+    assert best[0] != best[1]
+    for answer in found:
+        assert all(error <= FP32 for error, _ in answer)
+        assert [name for _, name in answer] == best * 2
 
 
 def test_what_is_tried_is_for_the_mask_and_runs_inside_nodes() -> None:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,8 +14,8 @@ from torch import Tensor
 
 from tests.support.reference import relative_error, softmax_attention
 from tokenring_xdit.attention import why_not_on_device
-from tokenring_xdit.attention.kernels import KERNELS, Kernel, builtin, choose
-from tokenring_xdit.attention.kernels.flash import padded
+from tokenring_xdit.attention.kernels import KERNELS, Kernel, builtin, choose, registry
+from tokenring_xdit.attention.kernels.flash import missing_flash_4, padded
 from tokenring_xdit.attention.masks import DeviceKeyMask, KeyMask
 from tokenring_xdit.errors import KernelError, UnsupportedError
 
@@ -276,6 +278,81 @@ def test_packages_are_called_as_they_are_documented(
         assert relative_error(one, other) <= 1e-5
     if name == "flash_4":
         assert max(counted_error(name, "cpu", torch.float32)) <= 1e-5
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Mapping[str, str]], None]]:
+    """Puts files of packages where Python looks for them."""
+
+    def install(files: Mapping[str, str]) -> None:
+        for name, text in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+
+    for module in [name for name in sys.modules if name.partition(".")[0] == "flash_attn"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.syspath_prepend(tmp_path)
+    caches = registry._is_there, missing_flash_4
+    for cached in caches:
+        cached.cache_clear()
+    yield install
+    for cached in caches:
+        cached.cache_clear()
+    for module in [name for name in sys.modules if name.partition(".")[0] == "flash_attn"]:
+        del sys.modules[module]
+
+
+FLASH_2 = {"flash_attn/__init__.py": "", "flash_attn/cute/__init__.py": ""}
+FLASH_4 = {"flash_attn_4-4.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: flash-attn-4\nVersion: 4.0\n"}
+CUTE = "flash_attn/cute/interface.py"
+FORWARD = "def _flash_attn_fwd(q, k, v, seqused_k=None, return_lse=False): pass"
+
+
+@pytest.mark.parametrize(
+    ("files", "second", "fourth"),
+    [
+        ({}, "needs the package flash_attn (flash-attn)", "needs the package flash_attn.cute (flash-attn-4)"),
+        # FlashAttention 2.8.3 has the folder, and neither what it needs nor its later names
+        ({**FLASH_2, CUTE: "import cutlass"}, None, "needs the package flash_attn.cute (flash-attn-4)"),
+        # flash-attn-4 alone makes a folder without a module of its own
+        ({**FLASH_4, CUTE: FORWARD}, "needs the package flash_attn (flash-attn)", None),
+        ({**FLASH_2, **FLASH_4, CUTE: FORWARD}, None, None),
+        (
+            {**FLASH_4, CUTE: "raise AttributeError('no attribute ThrMma')"},
+            "needs the package flash_attn (flash-attn)",
+            "cannot be imported (AttributeError: no attribute ThrMma): install flash-attn-4 anew, with what it needs",
+        ),
+        (
+            {**FLASH_4, CUTE: "def _flash_attn_fwd(q, k, v): pass"},
+            "needs the package flash_attn (flash-attn)",
+            "needs a flash-attn-4 whose kernel takes return_lse and seqused_k",
+        ),
+    ],
+    ids=["none", "2", "4", "both", "broken", "early"],
+)
+def test_packages_that_share_a_folder_are_told_apart(
+    files: Mapping[str, str],
+    second: str | None,
+    fourth: str | None,
+    installed: Callable[[Mapping[str, str]], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tokenring_xdit.attention.kernels.registry._capability", lambda device: (9, 0))
+    installed(files)
+    found = [KERNELS[name].refusal(torch.device("cuda"), torch.bfloat16, 128) for name in ("flash_attn", "flash_4")]
+    assert found == [second, fourth]
+
+
+def test_only_kernels_that_may_be_taken_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some packages take seconds to import."""
+    monkeypatch.setattr("tokenring_xdit.attention.kernels.registry._capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.version, "hip", None)
+    asked: list[str] = []
+    for name, kernel in KERNELS.items():
+        lacking = replace(kernel, missing=lambda name=name: asked.append(name))  # type: ignore[misc]
+        monkeypatch.setitem(KERNELS, name, lacking)
+    assert choose(None, torch.device("cuda"), torch.bfloat16, 128).name == "cudnn"
+    assert asked == ["cudnn"]
 
 
 @pytest.mark.parametrize("head_dim", [40, 20])

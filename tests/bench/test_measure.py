@@ -8,7 +8,9 @@ import pytest
 
 from tests.bench import jobs
 from tests.support.ranks import RankPool
-from tokenring_xdit.bench import CallShape, SweepConfig, run_sweep
+from tokenring_xdit.attention import auto
+from tokenring_xdit.bench import CallShape, Strategy, SweepConfig, run_sweep
+from tokenring_xdit.bench.measure import Bench
 from tokenring_xdit.bench.workload import WorkloadShape
 from tokenring_xdit.errors import UnsupportedError
 
@@ -33,6 +35,13 @@ def test_steps_are_timed_with_what_auto_settled_on(ranks: RankPool, tmp_path: Pa
         assert checked == len(UNKNOWN) * 4
         assert timed == traced == 0
     assert answers[0][1] in UNKNOWN
+
+
+@pytest.mark.parametrize(("name", "replayed"), [("schedule:auto", False), ("captured+schedule:auto", True)])
+def test_auto_plans_for_how_it_is_measured(name: str, replayed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = object.__new__(Bench)
+    monkeypatch.setattr(bench, "_call", lambda strategy: lambda: auto._replayed)
+    assert bench._launched(Strategy.parse(name))() is replayed  # type: ignore[comparison-overlap]
 
 
 def test_captured_calls_are_replayed_and_compared(ranks: RankPool) -> None:

@@ -106,6 +106,9 @@ def test_what_was_probed_on_processors_is_planned_on_them(tmp_path: Path, capsys
         (["--topology", "mesh:4:1gbit", "--model", "flux", "--tflops", "0"], "--tflops 0"),
         (["--topology", "mesh:4:1gbit", "--model", "flux", "--queries", "0"], "--queries 0 has to be 1 or more"),
         (["--topology", "mesh:4:1gbit", "--tokens", "0", "--heads", "-1", "--head-dim", "8"], "--tokens 0, --heads -1"),
+        ([*SMALL, "--size", "1024", "--frames", "1"], "--size, --frames says nothing without --model"),
+        (["--topology", "mesh:4:1gbit", "--model", "wan-14b", "--frames", "0"], "frames 0: has to be 1 or more"),
+        (["--topology", "mesh:4:1gbit", "--model", "flux", "--frames", "5"], "this model makes pictures"),
     ],
 )
 def test_what_cannot_be_planned_is_refused(
@@ -174,6 +177,7 @@ def test_many_ranks_are_planned_by_sums(ranks: int, capsys: pytest.CaptureFixtur
         ([*LLAMA], "is a language model: say --tokens"),
         ([*LLAMA, "--tokens", "1k", "--cached", "1k"], "more than --cached 1024"),
         ([*LLAMA, "--tokens", "1k", "--heads", "3"], "--heads says nothing of a language model"),
+        ([*LLAMA, "--tokens", "1k", "--size", "1024"], "--size says nothing of a language model"),
         (["--model", "flux", "--topology", "mesh:4:1gbit", "--cached", "1k"], "--cached is about language models"),
     ],
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tokenring_xdit.cli import main
 from tokenring_xdit.cli.arguments.doctor import PARTS
 from tokenring_xdit.cli.doctor import _folder, _plan, _plan_of_torchrun
 from tokenring_xdit.doctor.cases import CheckupPart, CheckupPlan, check_calls
@@ -91,6 +92,29 @@ def test_what_one_gpu_cannot_do_is_known_before() -> None:
     assert not any(impossible(plan, part) for plan in (none, many) for part in CheckupPart)
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "refusal"),
+    [
+        ("TOKENRING_TRANSPORT", "pigeons", "'pigeons' is no transport"),
+        ("TOKENRING_AGREEMENT_TIMEOUT", "soon", "TOKENRING_AGREEMENT_TIMEOUT"),
+        ("TOKENRING_TOPOLOGY", "gone.yaml", "gone.yaml"),
+    ],
+)
+def test_an_environment_that_every_call_would_refuse_is_refused_at_once(
+    variable: str,
+    value: str,
+    refusal: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv(variable, value)
+    assert main(["doctor", "--out", str(tmp_path / "found")]) == 2
+    assert refusal in capsys.readouterr().err
+    assert not (tmp_path / "found").exists()
+
+
 def arguments(**said: object) -> argparse.Namespace:
     return argparse.Namespace(**{"ranks": None, "quick": False, "skip": [], **said})
 
@@ -106,6 +130,13 @@ def test_what_cannot_be_checked_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(ConfigurationError, match="2 ranks or more"):
         _plan(arguments(ranks=1))
+    for gpus in (0, 1):  # with one, ranks run on the processor
+        monkeypatch.setattr("tokenring_xdit.devices.gpu_count", lambda gpus=gpus: gpus)
+        monkeypatch.setattr("tokenring_xdit.cli.doctor.gpu_count", lambda gpus=gpus: gpus)
+        with pytest.raises(
+            ConfigurationError, match="100000 ranks were asked for without a GPU each, and this machine"
+        ):
+            _plan(arguments(ranks=100_000))
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match="has files already: name a new folder"):
         _folder(tmp_path)
@@ -116,6 +147,7 @@ def test_what_cannot_be_checked_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_
     [
         ({}, {}, "RANK is set without WORLD_SIZE, LOCAL_RANK, GROUP_RANK, MASTER_ADDR, MASTER_PORT, and torchrun sets"),
         ({"ranks": 3}, {"WORLD_SIZE": "2"}, "--ranks 3 was asked for and torchrun started 2: leave --ranks out"),
+        ({}, {"WORLD_SIZE": "x"}, "WORLD_SIZE='x' is no number, as torchrun sets it"),
         ({}, {"WORLD_SIZE": "1"}, "torchrun started 1 rank, and schedules share a sequence between 2 or more"),
     ],
 )

@@ -70,11 +70,24 @@ def test_both_machines_are_named_in_the_table() -> None:
     assert line.split() == ["schedule:token_ring", "6000.000", "ms", "x2.00", "500.000", "ms", "x1.00"]
 
 
+def test_long_reasons_keep_columns_apart() -> None:
+    refused = KernelTiming(
+        kernel="flash", problem="few tokens", dtype="bfloat16", said="runs on cuda, not on any of these"
+    )
+    found = checkup(machine=machine(1), kernels=[refused])
+    line = next(line for line in in_words(found, found).splitlines() if line.startswith("flash"))
+    assert len(line.removeprefix("flash").lstrip()) <= 21 + 22
+    assert line.count(" runs on ") == 2
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = [tmp_path / "a.json", tmp_path / "b.json"]
     for path, found in zip(paths, (one(), checkup()), strict=True):
         path.write_text(found.model_dump_json())
     assert main(["bench", "compare-runs", *map(str, paths)]) == 0
+    assert "an unknown machine" in capsys.readouterr().out
+    (tmp_path / "doctor.json").write_text(one().model_dump_json())
+    assert main(["bench", "compare-runs", str(tmp_path), str(paths[1])]) == 0  # the folder of a checkup
     assert "an unknown machine" in capsys.readouterr().out
     assert main(["bench", "compare-runs", *map(str, paths), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -86,7 +99,17 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("{", "is it the doctor.json of a checkup?"), ('{"package": 1}', "doctor.json"), (None, "cannot be read")],
+    [
+        ("{", "is it the doctor.json of a checkup?"),
+        ('{"package": 1}', "doctor.json"),
+        (None, "cannot be read"),
+        (checkup().model_dump_json().replace('"version":1', '"version":2'), "was it written by another version of tok"),
+        (
+            checkup().model_dump_json().replace('"version":1', '"energy":1'),
+            "was it written by another version of token",
+        ),
+    ],
+    ids=["no JSON", "other JSON", "none", "another form", "another field"],
 )
 def test_other_files_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, says: str

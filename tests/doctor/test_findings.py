@@ -171,6 +171,24 @@ def test_the_page_says_all_of_it_runs_nothing_and_takes_no_text_for_elements() -
         assert text in reader.text
 
 
+def test_what_was_cut_short_is_not_called_fine() -> None:
+    parts = (PartOutcome(name="exactness", state=PartState.CUT_SHORT, said="its time was up before: mesh"),)
+    found = checkup(machine=machine(), exactness=(result("ring", 1e-7),), parts=parts)
+    found = found.model_copy(update={"findings": findings(found)})
+    assert "nothing is wrong, as far as it went" in page(found, None, {})
+    assert "Exact as far as it was checked on 4 ranks over gloo: ring" in page(found, None, {})
+    whole = checkup(machine=machine(), exactness=(result("ring", 1e-7),))
+    whole = whole.model_copy(update={"findings": findings(whole)})
+    assert "Exact on 4 ranks over gloo: ring" in page(whole, None, {})
+    assert "nothing is wrong</h1>" in page(whole, None, {})
+
+
+def test_a_table_of_errors_is_open_where_one_of_them_is_wrong() -> None:
+    fine, wrong = (checkup(exactness=(result("ring", 1e-7), result("mesh", error))) for error in (1e-7, 1e-2))
+    assert "<details><summary>All 2 calls of 2 kinds are exact</summary>" in page(fine, None, {})
+    assert "<details>" not in page(wrong, None, {})
+
+
 def test_a_checkup_is_read_as_it_was_written() -> None:
     found = checkup(machine=machine(gpus=2), exactness=(result("mesh", None, "why"), result("ring", 1e-7)))
     assert Checkup.model_validate_json(found.model_dump_json()) == found

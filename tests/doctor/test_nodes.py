@@ -18,7 +18,7 @@ from tokenring_xdit.doctor.findings import findings
 from tokenring_xdit.doctor.pools import TorchrunRanks
 from tokenring_xdit.doctor.record import Grade, PartState
 from tokenring_xdit.errors import LaunchError
-from tokenring_xdit.lab.probe.commands import Describe, Description
+from tokenring_xdit.probe.commands import Describe, Description
 from tokenring_xdit.workers.wire import Wire
 
 

@@ -186,3 +186,25 @@ class OperatorRecorder:
     def record(self, call: Callable[[], Any]) -> OperatorRecording:
         """Record the call; it computes meanwhile, of which nothing is kept."""
         return OperatorRecording(call)
+
+
+class _Reads(TorchDispatchMode):
+    """Counts what the host would wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += read_by_host(func.name(), args)
+        return func(*args, **(kwargs or {}))
+
+
+class WatchfulRecorder(OperatorRecorder):
+    """The same that sees in a rehearsal where the host would wait for a GPU, as torch's debug mode does."""
+
+    def rehearse(self, call: Callable[[], Any]) -> tuple[Any, str | None]:
+        """Make the call."""
+        with _Reads() as reads:
+            output = call()
+        return output, f"the host waits for the GPU in {reads.count} of its operations" if reads.count else None

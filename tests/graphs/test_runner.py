@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.graphs.operators import HostRead, OperatorRecorder, OperatorRecording
+from tests.graphs.operators import HostRead, OperatorRecorder, OperatorRecording, WatchfulRecorder
+from tokenring_xdit.attention import auto
 from tokenring_xdit.errors import CommunicationError, UnsupportedError
 from tokenring_xdit.graphs import GraphedCalls
 from tokenring_xdit.graphs.reads import OutsideTensors
@@ -214,6 +215,42 @@ def test_a_model_that_writes_to_its_arguments_runs_as_it_is(caplog: pytest.LogCa
     assert graphs.report.eager == {"the model writes to its arguments": 4}
     assert [r.message for r in caplog.records] == [
         "the Model runs without a CUDA graph, as the model writes to its arguments"
+    ]
+
+
+@torch.no_grad()
+def test_schedules_are_planned_for_replays_where_there_will_be_some() -> None:
+    """Not in a call that is launched each time."""
+    planned: list[bool] = []
+
+    class Plans(Model):
+        def forward(self, x: Tensor, **given: Any) -> Any:  # type: ignore[override]
+            planned.append(auto._replayed)
+            return super().forward(x, **given)
+
+    model = Plans().eval()
+    _, call = graphed(model)
+    for seed in range(4):
+        call(**inputs(seed))
+    assert planned == [True, True, True]  # rehearsed twice and recorded; then replayed
+    model.first.register_forward_hook(lambda *_: None)
+    call(**inputs(4))
+    assert planned[3:] == [False]
+    assert not auto._replayed
+
+
+@torch.no_grad()
+def test_a_model_for_which_the_host_waits_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    """Of each form: another one may do without."""
+    graphs, call = graphed(Reads().eval(), WatchfulRecorder())
+    for seed in range(6):
+        given = inputs(seed, tokens=6 + seed % 2)
+        same(call(**given), Reads().eval()(**given))
+    report = graphs.report
+    assert (report.rehearsed, report.captured, report.replayed) == (2, 0, 0)
+    assert report.eager == {"the host waits for the GPU in 1 of its operations": 4}
+    assert [r.message for r in caplog.records] == [
+        "the Model runs without a CUDA graph, as the host waits for the GPU in 1 of its operations"
     ]
 
 

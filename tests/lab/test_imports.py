@@ -5,11 +5,14 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import tokenring_xdit
+from tokenring_xdit.lab.network import rank_variables
 
 PACKAGE = Path(tokenring_xdit.__file__).parent
-ALLOWED = {"bench", "cli", "doctor", "lab"}
+ALLOWED = {"bench", "cli", "lab"}
 
 
 def imported(source: str) -> Iterator[str]:
@@ -26,7 +29,7 @@ def of_the_lab(source: str) -> bool:
     return any(f"{name}.".startswith("tokenring_xdit.lab.") for name in imported(source))
 
 
-def test_only_benchmarks_commands_and_the_doctor_import_the_lab() -> None:
+def test_only_benchmarks_and_commands_import_the_lab() -> None:
     rooms = {
         path.relative_to(PACKAGE).parts[0]
         for path in PACKAGE.rglob("*.py")
@@ -39,3 +42,9 @@ def test_an_import_of_the_lab_is_found_wherever_it_stands() -> None:
     assert of_the_lab("def later():\n    from tokenring_xdit.lab.effects import LabEffects\n")
     assert of_the_lab("from tokenring_xdit import lab")
     assert not of_the_lab("from tokenring_xdit.labels import lab")
+
+
+def test_ranks_in_emulated_networks_see_no_gpu() -> None:
+    """What GPUs send each other would not go over the links."""
+    emulated: Any = SimpleNamespace(address=lambda host: "10.0.0.1", network=SimpleNamespace(hosts=("h0", "h1")))
+    assert rank_variables(emulated, 1, 2, "file:///store")["CUDA_VISIBLE_DEVICES"] == ""

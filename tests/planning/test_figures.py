@@ -40,6 +40,13 @@ def test_what_the_probe_measured_is_measured() -> None:
     first, second, *_ = figures(known, GPU, Standing.MEASURED_HERE)
     assert first.standing is second.standing is Standing.MEASURED
     assert first.source == "by the probe, between NVIDIA H100"
+    assert second.what == "messages alone, 1.00 MiB at 0.125 GB/s"
+
+
+def test_a_curve_is_said_in_the_units_of_its_links() -> None:
+    links, messages, *_ = figures(load_topology("hgx-h100"), GPU, Standing.GIVEN)
+    assert links.what == "links, 450 GB/s in each direction"
+    assert messages.what == "messages alone, 8.00 MiB at 210 GB/s to 1.00 GiB at 360 GB/s"
 
 
 def test_captured_calls_launch_nothing() -> None:

@@ -38,6 +38,35 @@ def weight(option: Option) -> tuple[int, int, int]:
     return option.dims.flags.count("--"), option.memory or 0, option.sent or 0
 
 
+GPU = Machine.of_gpus(6e14)
+
+
+@pytest.mark.parametrize("machine", [GPU, GPU.captured()], ids=["launched", "captured"])
+@pytest.mark.parametrize(
+    ("topology", "model", "size", "frames"),
+    [
+        ("hgx-h100", "flux", (1024, 1024), 1),
+        ("4x4090", "flux", (512, 512), 1),
+        pytest.param("hgx-h100", "sd3", (768, 1024), 1, marks=pytest.mark.matrix),
+        pytest.param("hgx-h100", "wan-1.3b", (832, 480), 17, marks=pytest.mark.matrix),
+    ],
+)
+def test_gpus_are_given_no_schedule_that_is_slower_than_one_in_its_widest_form(
+    topology: str, model: str, size: tuple[int, int], frames: int, machine: Machine
+) -> None:
+    """It launches least, of which a schedule in whole blocks tells nothing."""
+    network, shape = load_topology(topology), model_shape(model)
+    ranks = len(network.hosts)
+    problem = Problem.even(ranks, shape.tokens(*size, frames), shape.heads, shape.head_dim, element_bytes=2)
+    best = best_schedules(problem, network, machine)[0].seconds
+    assert best is not None
+    for name in names():
+        for form in (name, f"{name}:wide={ranks}"):
+            verified = build(form, ranks, heads=shape.heads)
+            if verified.takes_heads(shape.heads, shape.heads):
+                assert best <= 1.02 * simulate(verified, network, problem, machine).makespan, form
+
+
 @pytest.mark.parametrize(
     ("ranks", "tokens", "heads"), [(1, 64, 4), (2, 100, 3), (4, 4096, 8), (5, 1001, 5), (6, 999, 6), (8, 4096, 6)]
 )

@@ -18,13 +18,13 @@ from tokenring_xdit.bench.timelines import Traced
 from tokenring_xdit.bench.workload import WorkloadShape
 from tokenring_xdit.errors import LaunchError
 from tokenring_xdit.graphs import GraphReport
-from tokenring_xdit.lab.probe.commands import Arrivals, Describe, Description, OneWay, Ping, SendMessages
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.messages import Served, ServeRequest, Setup, StepDone
 from tokenring_xdit.pipelines.request import Request
 from tokenring_xdit.pipelines.text_options import TextOptions
 from tokenring_xdit.pipelines.text_orders import ChatMessage, Kept, Question
 from tokenring_xdit.plain import to_bytes
+from tokenring_xdit.probe.commands import Arrivals, Describe, Description, OneWay, Ping, SendMessages
 from tokenring_xdit.schedule import Activity, Span, Timeline
 from tokenring_xdit.workers.messages import Answer, Failed, Phase, Progress, Task
 from tokenring_xdit.workers.wire import Wire

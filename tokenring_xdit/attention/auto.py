@@ -10,7 +10,8 @@ import logging
 import os
 import socket
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ __all__ = [
     "ScheduleTrial",
     "kept_topology",
     "plan_with",
+    "planned_for_replays",
     "show_choices",
     "trial_calls",
 ]
@@ -49,12 +51,24 @@ _ROUNDS = 3
 
 _trial_calls = 0
 _effects: Effects = NO_EFFECTS
+_replayed = False
 
 
 def plan_with(effects: Effects) -> None:
     """Say what else happens to the ranks of this process; benchmarks do, of networks that they emulate."""
     global _effects
     _effects = effects
+
+
+@contextmanager
+def planned_for_replays() -> Iterator[None]:
+    """Inside, choices are for calls that are replayed as CUDA graphs, which launch nothing; on all ranks alike."""
+    global _replayed
+    before, _replayed = _replayed, True
+    try:
+        yield
+    finally:
+        _replayed = before
 
 
 def trial_calls() -> int:
@@ -109,7 +123,7 @@ class AutoSchedule:
 
     def __init__(self, group: RingGroup) -> None:
         self._group, self._peers, self._rank = group, group.peers, group.rank
-        self._trials: dict[tuple[Auto, Layout], ScheduleTrial] = {}
+        self._trials: dict[tuple[Auto, Layout, bool], ScheduleTrial] = {}
         self._machines: dict[tuple[str, torch.dtype, int, int], Machine] = {}
         self._hosts: list[str] | None = None
         self._tells = not dist.is_initialized() or dist.get_rank() == 0
@@ -135,7 +149,7 @@ class AutoSchedule:
             UnsupportedError: On all ranks alike, where no schedule takes the call.
         """
         # What only this rank knows is no part of it: all ranks have to find, or not to find, the same.
-        key = auto, replace(layout, spec=replace(layout.spec, q_length=0, kv_length=0, ragged=False))
+        key = auto, replace(layout, spec=replace(layout.spec, q_length=0, kv_length=0, ragged=False)), _replayed
         if key in self._trials:
             return self._trials[key]
         names, why = self._decide(auto, layout, device)
@@ -245,10 +259,11 @@ class AutoSchedule:
         if network is None:
             return self._unknown(auto, layout)
         spec = layout.spec
+        machine = self._machine(device, spec.dtype, spec.heads, spec.head_dim, hosts)
         options = best_schedules(
             layout.problem,
             network,
-            self._machine(device, spec.dtype, spec.heads, spec.head_dim, hosts),
+            machine.captured() if _replayed else machine,
             _effects,
             nodes=auto.nodes,
             mask=Mask(spec.mask),
@@ -288,7 +303,7 @@ class AutoSchedule:
         ranks = len(self._peers)
         why = (
             f"the links between the ranks are unknown: run tokenring-xdit probe, or set {TOPOLOGY_VARIABLE}, to have "
-            "it predicted"
+            "it predicted" + ("; what is tried is launched, which takes longer than a CUDA graph" if _replayed else "")
         )
         spec = layout.spec
         names = _guesses(Mask(spec.mask), auto.nodes)
@@ -333,8 +348,9 @@ def _reason(options: tuple[Option, ...], network: Network) -> str:
     first, last = options[0], options[-1]
     assert first.seconds is not None
     assert last.seconds is not None
+    as_graph = " as a CUDA graph" if _replayed else ""
     return (
-        f"{first.seconds * 1e3:.2f} ms predicted on {network.name}, the slowest of {len(options)} "
+        f"{first.seconds * 1e3:.2f} ms predicted{as_graph} on {network.name}, the slowest of {len(options)} "
         f"({last.dims.sequence_schedule}) {last.seconds * 1e3:.2f} ms"
     )
 

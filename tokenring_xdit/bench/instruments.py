@@ -44,13 +44,13 @@ _DEVICES = Path("/sys/class/net")
 
 
 def join_sweep(store: Any = None) -> torch.device:
-    """Join the other ranks; returns this rank's device. In an emulated network that is the CPU.
+    """Join the other ranks; returns this rank's device.
 
     Args:
         store: Where they join; ``None`` is what the environment says.
     """
     quieten()
-    device = rank_device() if links() is None else torch.device("cpu")
+    device = rank_device()
     join_world(device, timedelta(hours=1), store)
     if device.type == "cpu":
         plan_with(LabEffects.fitted(torch.get_num_threads()))

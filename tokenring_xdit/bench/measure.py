@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tokenring_xdit.attention import bytes_sent, token_ring_attention
+from tokenring_xdit.attention.auto import planned_for_replays
 from tokenring_xdit.attention.kernels import choose
 from tokenring_xdit.attention.tracing import recorded
 from tokenring_xdit.bench.commands import Checked, Prepare, Timed
@@ -117,10 +118,20 @@ class Bench:
 
         return call
 
+    def _launched(self, strategy: Strategy) -> Callable[[], Tensor | None]:
+        """The call as it is, with what ``auto`` chooses for how it is measured."""
+        launched = self._call(strategy.launched)
+
+        def call() -> Tensor | None:
+            with planned_for_replays() if strategy.captured else nullcontext():
+                return launched()
+
+        return call
+
     def _captured(self, strategy: Strategy) -> Callable[[], Tensor | None]:
         """The call as a CUDA graph, which is captured once it has been rehearsed."""
         if strategy not in self._recordings:
-            launched = self._call(strategy.launched)
+            launched = self._launched(strategy)
             if self._recorder is None:
                 self._recorder = CudaRecorder(self._device)
             for _ in range(_REHEARSALS):
@@ -161,7 +172,7 @@ class Bench:
     @torch.inference_mode()
     def trace(self, strategy: Strategy) -> Traced | None:
         """Record one call, from a barrier on; rank 0 returns what all ranks did."""
-        return traced_call(self._call(strategy.launched), str(strategy), self._device, through_usp=strategy.through_usp)
+        return traced_call(self._launched(strategy), str(strategy), self._device, through_usp=strategy.through_usp)
 
     @torch.inference_mode()
     def check(self, strategy: Strategy) -> Checked:
@@ -170,7 +181,7 @@ class Bench:
         So everything that follows, the timed calls too, is of what was chosen. Memory and traffic of a captured call
         are those of the call as it is.
         """
-        call = self._call(strategy.launched)
+        call = self._launched(strategy)
         if isinstance(strategy.schedule, Auto):
             settle(call, self._device)
         counting = count_traffic if strategy.through_usp else partial(counted_by, bytes_sent)

@@ -15,37 +15,41 @@ from pathlib import Path
 import torch
 
 from tokenring_xdit.attention.auto import TOPOLOGY_VARIABLE
+from tokenring_xdit.attention.member import check_environment
 from tokenring_xdit.bench import RESULTS_FILE
 from tokenring_xdit.bench.pool import torchrun_pool
 from tokenring_xdit.bench.report import REPORT_FILE, write_report
 from tokenring_xdit.cli.arguments.doctor import PARTS
 from tokenring_xdit.cli.progress import progress
 from tokenring_xdit.cli.torchrun import refuse_other_ranks
-from tokenring_xdit.devices import gpu_count, refuse_missing_gpus
+from tokenring_xdit.devices import gpu_count, refuse_missing_cores, refuse_missing_gpus
 from tokenring_xdit.doctor.cases import CheckupPart, CheckupPlan
 from tokenring_xdit.doctor.checkup import SWEEP_FOLDERS, TOPOLOGY_FILE, check_up
 from tokenring_xdit.doctor.facts import nodes_of
 from tokenring_xdit.doctor.machines import NodeFacts
 from tokenring_xdit.doctor.page import page
 from tokenring_xdit.doctor.pools import NODES, TorchrunRanks
-from tokenring_xdit.doctor.record import Checkup, Grade
+from tokenring_xdit.doctor.record import JSON_FILE, Checkup, Grade
 from tokenring_xdit.errors import ConfigurationError, LaunchError, TokenRingError
-from tokenring_xdit.lab.probe.commands import Describe
-from tokenring_xdit.messages import escaped
+from tokenring_xdit.messages import escaped, shown
 from tokenring_xdit.outputs import write_whole
+from tokenring_xdit.probe.commands import Describe
+from tokenring_xdit.topology import load_topology
 from tokenring_xdit.workers.torchrun import serve_torchrun
 
-__all__ = ["JSON_FILE", "PAGE_FILE", "doctor_command"]
+__all__ = ["PAGE_FILE", "doctor_command"]
 
-JSON_FILE, PAGE_FILE = "doctor.json", "doctor.html"
+PAGE_FILE = "doctor.html"
 
 _RANKS = 4  # where there are no two GPUs
 _OF_TORCHRUN = ("WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+_NUMBERS = ("WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK", "MASTER_PORT")
 _LOOK_TIMEOUT = 180.0  # until all ranks have joined
 
 
 def doctor_command(args: argparse.Namespace) -> None:
     """Check this machine, or as one of torchrun's ranks all nodes together."""
+    _check_environment()
     if "RANK" not in os.environ:
         _check(args, _plan(args))
     elif os.environ["RANK"] != "0":
@@ -55,6 +59,18 @@ def doctor_command(args: argparse.Namespace) -> None:
         with torchrun_pool(NODES) as pool:
             nodes = nodes_of(pool.ask(Describe(), _LOOK_TIMEOUT))
             _check(args, replace(plan, nodes=len(nodes)), TorchrunRanks(pool), nodes)
+
+
+def _check_environment() -> None:
+    """Refuse what every call would refuse, one after the other.
+
+    Raises:
+        ConfigurationError: A variable says something that does not exist.
+    """
+    check_environment()
+    known = os.environ.get(TOPOLOGY_VARIABLE)
+    if known:
+        load_topology(known)
 
 
 def _check(
@@ -93,7 +109,9 @@ def _plan(args: argparse.Namespace) -> CheckupPlan:
     ranks = args.ranks if args.ranks is not None else gpus if gpus > 1 else _RANKS
     if ranks < 2:
         raise ConfigurationError(f"--ranks {ranks}: schedules share a sequence between 2 ranks or more")
-    if gpus != 1:  # with one, ranks run on the processor
+    if gpus == 1:  # ranks run on the processor
+        refuse_missing_cores(ranks)
+    else:
         refuse_missing_gpus(ranks)
     return CheckupPlan(ranks, gpus, quick=args.quick, skip=_skipped(args))
 
@@ -106,6 +124,9 @@ def _plan_of_torchrun(args: argparse.Namespace) -> CheckupPlan:
             f"RANK is set without {', '.join(missing)}, and torchrun sets all of them: use it, or leave RANK out to "
             "have ranks started on this machine"
         )
+    strange = [f"{name}={shown(os.environ[name])}" for name in _NUMBERS if not os.environ[name].isdecimal()]
+    if strange:
+        raise ConfigurationError(f"{', '.join(strange)} is no number, as torchrun sets it: use torchrun")
     ranks = int(os.environ["WORLD_SIZE"])
     refuse_other_ranks(args.ranks, ranks)
     if ranks < 2:

@@ -16,6 +16,8 @@ from tokenring_xdit.topology import Network, load_topology
 
 __all__ = ["figure_lines", "figures_of", "machine_of", "problem_of", "topology_of"]
 
+_SIZE = "1024"
+
 
 def topology_of(args: argparse.Namespace) -> tuple[Network, int]:
     """The topology, and the number of ranks on it.
@@ -44,6 +46,11 @@ def problem_of(args: argparse.Namespace, ranks: int) -> tuple[Problem, ModelShap
     if too_small:
         raise ConfigurationError(f"{', '.join(too_small)}: has to be 1 or more")
     if args.model is None:
+        strange = [f"--{name}" for name in ("size", "frames") if getattr(args, name) is not None]
+        if strange:
+            raise ConfigurationError(
+                f"{', '.join(strange)} says nothing without --model: the attention call is described by --tokens"
+            )
         missing = [f"--{name}" for name, value in numbers.items() if value is None]
         if missing:
             raise ConfigurationError(f"say --model, or {', '.join(missing)} as well, to describe the attention call")
@@ -52,8 +59,8 @@ def problem_of(args: argparse.Namespace, ranks: int) -> tuple[Problem, ModelShap
         if given or args.kv_heads is not None:
             raise ConfigurationError(f"--model {args.model} says what {' and '.join(given) or '--kv-heads'} would say")
         model = model_shape(args.model)
-        size = PictureSize.parse(args.size)
-        tokens = model.tokens(size.width, size.height, args.frames)
+        size = PictureSize.parse(_SIZE if args.size is None else args.size)
+        tokens = model.tokens(size.width, size.height, 1 if args.frames is None else args.frames)
         heads, head_dim, kv_heads = model.heads, model.head_dim, model.kv_heads
     if kv_heads is not None and (kv_heads < 1 or heads % kv_heads):
         raise ConfigurationError(f"--kv-heads {kv_heads} has to divide --heads {heads}")

@@ -23,8 +23,8 @@ __all__ = ["plan_texts"]
 _MEASURED = {"hgx-h100": 600.0, "hgx-h200": 600.0}
 """TFLOP/s of the attention kernel in long calls, by default: of one H100 (docs/gpu.md)."""
 
-_OF_PICTURES = {"size": "1024", "frames": 1, "queries": None, "heads": None, "kv_heads": None, "head_dim": None}
-"""What says nothing of a language model, and how that is not said."""
+_OF_PICTURES = ("size", "frames", "queries", "heads", "kv_heads", "head_dim")
+"""What says nothing of a language model."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class _Planned:
 
 def plan_texts(args: argparse.Namespace) -> None:
     """Print each phase of a language model: a whole prompt, the next turn if some tokens are cached, and a step."""
-    strange = [f"--{name.replace('_', '-')}" for name, value in _OF_PICTURES.items() if getattr(args, name) != value]
+    strange = [f"--{name.replace('_', '-')}" for name in _OF_PICTURES if getattr(args, name) is not None]
     if strange:
         raise ConfigurationError(f"{', '.join(strange)} says nothing of a language model, which {args.model} is")
     if args.tokens is None:

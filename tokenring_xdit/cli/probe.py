@@ -17,9 +17,9 @@ from tokenring_xdit.cli.torchrun import refuse_other_ranks
 from tokenring_xdit.devices import gpu_count, refuse_missing_gpus
 from tokenring_xdit.errors import ConfigurationError, NetworkError
 from tokenring_xdit.lab.network import emulate
-from tokenring_xdit.lab.probe import PROBE, Probed, probe
-from tokenring_xdit.lab.probe.report import matrix, remarks
 from tokenring_xdit.outputs import write_whole
+from tokenring_xdit.probe import PROBE, Probed, probe
+from tokenring_xdit.probe.report import matrix, remarks
 from tokenring_xdit.topology import Network, load_network, network_to_mapping, network_to_yaml
 from tokenring_xdit.workers.pool import Pool
 from tokenring_xdit.workers.torchrun import TorchrunPool, serve_torchrun

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tokenring_xdit.bench.records import Status
-from tokenring_xdit.doctor.record import Checkup
+from tokenring_xdit.doctor.record import JSON_FILE, Checkup
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.messages import named, one_line
 
@@ -57,11 +57,12 @@ _Key = tuple[str, str, str]
 
 
 def read_checkup(path: Path) -> Checkup:
-    """Read a ``doctor.json``.
+    """Read a ``doctor.json``, or that of a folder.
 
     Raises:
         ConfigurationError: It cannot be read, or is something else.
     """
+    path = path / JSON_FILE if path.is_dir() else path
     try:
         return Checkup.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -69,7 +70,11 @@ def read_checkup(path: Path) -> Checkup:
     except ValidationError as error:
         first = error.errors()[0]
         where = named(".".join(map(str, first["loc"])) or "the file")
-        raise ConfigurationError(f"{path}: {where}: {first['msg']}; is it the doctor.json of a checkup?") from error
+        newer = first["type"] == "extra_forbidden" or first["loc"] == ("version",)
+        asked = (
+            "was it written by another version of tokenring-xdit?" if newer else "is it the doctor.json of a checkup?"
+        )
+        raise ConfigurationError(f"{path}: {where}: {first['msg']}; {asked}") from error
 
 
 def compare(first: Checkup, second: Checkup) -> list[Row]:

@@ -17,8 +17,8 @@ from torch.distributed import is_nccl_available
 from tokenring_xdit.devices import processor_name
 from tokenring_xdit.doctor.machines import GpuFacts, MachineFacts, NodeFacts
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.lab.probe.commands import Description
 from tokenring_xdit.messages import one_line
+from tokenring_xdit.probe.commands import Description
 from tokenring_xdit.topology import network_to_mapping
 from tokenring_xdit.topology.smi import NVIDIA_SMI, load_nvidia_smi, run_nvidia_smi
 

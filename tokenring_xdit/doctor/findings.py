@@ -183,10 +183,11 @@ def _of_exactness(checkup: Checkup) -> Iterator[Finding]:
             yield Finding(grade=Grade.NOTE, said=f"Not defined for {checkup.ranks} ranks: {', '.join(left)}.")
     if fine:
         errors = [result.error for name in fine for result in by_name[name] if result.error is not None]
+        as_far = " as far as it was checked" if "exactness" in checkup.cut_short else ""
         share = f"; the largest error is {max(errors):.1e} of the output's scale" if errors else ""
         yield Finding(
             grade=Grade.FINE,
-            said=f"Exact on {checkup.ranks} ranks over {checkup.backend}: {', '.join(fine)}{share}.",
+            said=f"Exact{as_far} on {checkup.ranks} ranks over {checkup.backend}: {', '.join(fine)}{share}.",
         )
 
 

@@ -12,9 +12,9 @@ from tokenring_xdit.doctor.commands import TimeMessages
 from tokenring_xdit.doctor.pools import Ranks
 from tokenring_xdit.doctor.record import MessageTiming
 from tokenring_xdit.errors import LaunchError
-from tokenring_xdit.lab.probe import probe
-from tokenring_xdit.lab.probe.commands import Ping
-from tokenring_xdit.lab.probe.report import remarks
+from tokenring_xdit.probe import probe
+from tokenring_xdit.probe.commands import Ping
+from tokenring_xdit.probe.report import remarks
 from tokenring_xdit.topology import Network, Rate
 
 __all__ = ["LinksFound", "measure_links", "with_messages"]

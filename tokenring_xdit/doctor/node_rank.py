@@ -20,7 +20,7 @@ from tokenring_xdit.doctor.commands import CheckCall, TimeCall, TimeMessages, Ti
 from tokenring_xdit.doctor.pools import PATIENCE
 from tokenring_xdit.doctor.rank import DoctorRank, calls_of
 from tokenring_xdit.errors import UnsupportedError
-from tokenring_xdit.lab.probe import rank as probe_rank
+from tokenring_xdit.probe import rank as probe_rank
 from tokenring_xdit.workers.loop import Commands, Mailbox
 
 __all__ = ["MESSAGES", "commands"]

@@ -48,7 +48,8 @@ def page(checkup: Checkup, topology_line: str | None, reports: Mapping[str, str]
     """
     hosts = dict.fromkeys(node.host for node in checkup.nodes) or (checkup.machine and [checkup.machine.host])
     host = ", ".join(hosts or ["a machine"])
-    verdict = "something is wrong" if checkup.wrong else "nothing is wrong"
+    nothing = "nothing is wrong" + (", as far as it went" if checkup.cut_short else "")
+    verdict = "something is wrong" if checkup.wrong else nothing
     about = (
         f"{checkup.started}, {checkup.seconds:.0f} s, tokenring-xdit {checkup.package}, {checkup.ranks} ranks over "
         f"{checkup.backend}: {checkup.command}"
@@ -131,7 +132,11 @@ def _exactness(checkup: Checkup) -> str:
         verdict = _Html(f"<span class={'wrong' if bad else 'fine'}>{'wrong' if bad else 'exact'}</span>")
         problem = "; ".join(result.problem for result in bad) + (f": {said}" if said else "")
         rows.append((schedule, mask, dtype, str(len(results)), largest, f"{results[0].limit:g}", verdict, problem))
-    return _table(("schedule", "mask", "dtype", "calls", "largest error", "limit", "verdict", ""), rows, {3, 4, 5})
+    table = _table(("schedule", "mask", "dtype", "calls", "largest error", "limit", "verdict", ""), rows, {3, 4, 5})
+    if not rows or any(not result.exact for result in checkup.exactness):
+        return table
+    said = f"All {len(checkup.exactness)} calls of {len(rows)} kinds are exact"
+    return f"<details><summary>{said}</summary>{table}</details>"
 
 
 def _about_messages(checkup: Checkup) -> str:

@@ -21,8 +21,8 @@ from tokenring_xdit.doctor.commands import CheckCall, TimeCall, TimeMessages, Ti
 from tokenring_xdit.doctor.reference import difference, made, softmax64
 from tokenring_xdit.dtypes import torch_dtype
 from tokenring_xdit.errors import AgreementError, ConfigurationError, KernelError, ScheduleError, UnsupportedError
-from tokenring_xdit.lab.probe.commands import Describe, Ping, SendMessages
-from tokenring_xdit.lab.probe.rank import ProbeRank
+from tokenring_xdit.probe.commands import Describe, Ping, SendMessages
+from tokenring_xdit.probe.rank import ProbeRank
 from tokenring_xdit.workers.loop import Commands, Mailbox
 from tokenring_xdit.workers.world import join_world
 

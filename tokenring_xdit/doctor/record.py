@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 from tokenring_xdit.bench.plan import Level
 from tokenring_xdit.bench.records import Record
 from tokenring_xdit.doctor.machines import Entry, MachineFacts, NodeFacts
 
 __all__ = [
+    "JSON_FILE",
     "Checkup",
     "ExactnessResult",
     "Finding",
@@ -21,6 +22,9 @@ __all__ = [
     "PartOutcome",
     "PartState",
 ]
+
+
+JSON_FILE = "doctor.json"
 
 
 class PartState(Enum):
@@ -195,7 +199,7 @@ class Checkup(Entry):
         findings: What all that means.
     """
 
-    version: int = 1
+    version: Literal[1] = 1
     package: str
     command: str
     started: str
@@ -233,6 +237,11 @@ class Checkup(Entry):
         for result in self.exactness:
             found.setdefault((result.schedule, result.mask, result.dtype), []).append(result)
         return found
+
+    @property
+    def cut_short(self) -> tuple[str, ...]:
+        """Names of the parts for which there was not enough time."""
+        return tuple(part.name for part in self.parts if part.state is PartState.CUT_SHORT)
 
     @property
     def wrong(self) -> tuple[Finding, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenring_xdit.attention.auto import trial_calls
+from tokenring_xdit.attention.auto import planned_for_replays, trial_calls
 from tokenring_xdit.errors import TokenRingError, UnsupportedError
 from tokenring_xdit.graphs.forms import CallForm, Described, describe, tensors_replaced
 from tokenring_xdit.graphs.ledger import MOST_GRAPHS, GraphMove, GraphReport, Ledger, Proposal, settle
@@ -168,7 +168,7 @@ class GraphedCalls:
     def _rehearse(self, call: _Call, described: Described, buffers: _Buffers) -> tuple[Any, str | None]:
         """Make the call as it is, on the memory that a graph would read."""
         filled, trials = buffers.fill(described.tensors), trial_calls()
-        with self._watch() as decided:
+        with planned_for_replays(), self._watch() as decided:
             found, waits = self._recorder.rehearse(lambda: call(**buffers.arguments))
             output = _copied(found)
         settled = trial_calls() == trials
@@ -195,7 +195,7 @@ class GraphedCalls:
         graph: _Graph | None = None
         buffers.clear()  # what runs now instead of being recorded has the answer to another question
         try:
-            with self._watch() as decided, OutsideTensors() as read:
+            with planned_for_replays(), self._watch() as decided, OutsideTensors() as read:
                 recording = self._recorder.record(lambda: call(**buffers.arguments))
             if decided:  # as in no rehearsal
                 raise RuntimeError(decided[0])

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from tokenring_xdit.amounts import bytes_in_words
 from tokenring_xdit.planning.machine import Launches, Machine
-from tokenring_xdit.topology import Counts, Network, find_preset
+from tokenring_xdit.topology import Counts, Network, Rate, find_preset
 from tokenring_xdit.topology.alone import NVLINK_4, NVLINK_4_SOURCE
 
 __all__ = ["PlanFigure", "Standing", "figures"]
@@ -80,8 +81,8 @@ def _of_links(network: Network) -> Sequence[PlanFigure]:
     if not known:
         what = "messages alone, as fast as many together"
         return [*found, PlanFigure(what, Standing.ASSUMED, "nothing is known of what one reaches by its size")]
-    least, most = (next(iter(known))[at] for at in (0, -1))
-    what = f"messages alone, {_point(least)} to {_point(most)}" + (", on some links" if () in curves else "")
+    ends = dict.fromkeys(next(iter(known))[at] for at in (0, -1))
+    what = f"messages alone, {' to '.join(map(_point, ends))}" + (", on some links" if () in curves else "")
     if NVLINK_4 in known:
         return [*found, PlanFigure(what, Standing.PUBLISHED, NVLINK_4_SOURCE)]
     measured = bool(network.devices)
@@ -93,8 +94,9 @@ def _of_links(network: Network) -> Sequence[PlanFigure]:
     ]
 
 
-def _point(point: tuple[int, object]) -> str:
-    return f"{point[0] / 2**20:.3g} MiB at {point[1]}/s"
+def _point(point: tuple[int, Rate]) -> str:
+    size, rate = point
+    return f"{bytes_in_words(size)} at {rate.bits_per_second / 8e9:.3g} GB/s"
 
 
 def _of_ranks(machine: Machine, kernel: Standing) -> Sequence[PlanFigure]:

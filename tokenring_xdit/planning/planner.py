@@ -30,6 +30,9 @@ _WIDTHS = (2, 4)
 _PROMISING = 3
 """Of the schedules of a split in whole blocks, those that may be worth trying in pieces."""
 
+_FEW_RANKS = 16
+"""With so many at most every schedule is simulated in its widest form, which takes seconds."""
+
 _MANY_RANKS = 64
 """With more, schedules whose transfers all go on at once take minutes to simulate."""
 
@@ -258,10 +261,14 @@ class _Setting:
         return found
 
     def other_forms(self, trials: Sequence[_Trial], fastest: float) -> list[ScheduleSpec]:
-        """The most promising in pieces, or in wide calls, where that could take less time than the fastest of all."""
+        """The most promising in pieces, or in wide calls, where that could take less time than the fastest of all.
+
+        On few GPUs each in the widest form, in which options matter little: what that saves no bound foretells.
+        """
         if self.inner.ranks > _MANY_RANKS:
             return []
-        best = sorted(trials, key=lambda trial: (seconds_of(trial.option), str(trial.option.dims)))[:_PROMISING]
+        by_time = sorted(trials, key=lambda trial: (seconds_of(trial.option), str(trial.option.dims)))
+        best = by_time[:_PROMISING]
         cut = [
             trial.name.having(chunks=count)
             for trial in best
@@ -275,7 +282,10 @@ class _Setting:
             if seconds_of(trial.option) - trial.overhead < fastest * (1 - TIE)
             for width in widths
         ]
-        return [*cut, *wide]
+        if self.machine.in_order and self.inner.ranks <= _FEW_RANKS:
+            each = {(trial.name.name, trial.name.in_nodes()[0].name): trial.name for trial in reversed(by_time)}
+            wide += [name.having(wide=self.inner.ranks) for name in each.values()]
+        return [*cut, *dict.fromkeys(wide)]
 
     def in_few_pieces(self, trials: Sequence[_Trial]) -> list[ScheduleSpec]:
         """The fastest, and those that were made for the mask, in pieces."""

@@ -5,7 +5,7 @@ schedule on it.
 
 A :class:`Network` comes from a short form (``mesh:4:100mbit``), from a YAML file
 (:mod:`~tokenring_xdit.topology.files`), from a preset (:mod:`~tokenring_xdit.topology.presets`) or from a measurement
-(:mod:`~tokenring_xdit.lab.probe.infer`).
+(:mod:`~tokenring_xdit.probe.infer`).
 """
 
 from __future__ import annotations

@@ -187,7 +187,7 @@ register(
         preference=32,
         majors=frozenset({9, 10}),
         most_head_dim=128,
-        module=flash.FLASH_4,
+        missing=flash.missing_flash_4,
         counted=flash.flash_4_counted,
         ran_here=False,
     )

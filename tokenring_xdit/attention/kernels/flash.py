@@ -12,6 +12,7 @@ import inspect
 import math
 from collections.abc import Callable
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ __all__ = [
     "flash_4",
     "flash_4_counted",
     "flash_attn",
+    "missing_flash_4",
+    "missing_varlen",
     "padded",
     "varlen",
     "varlen_counted",
@@ -39,6 +42,8 @@ FLASH_3, FLASH_4 = "flash_attn_interface (FlashAttention 3)", "flash_attn.cute (
 """What has to be installed."""
 
 _VARLEN = "torch.nn.attention.varlen"
+
+_CUTE = "flash_attn.cute.interface"
 
 
 @cache
@@ -106,8 +111,23 @@ def flash_4_counted(q: Tensor, k: Tensor, v: Tensor, counts: Tensor, *, scale: f
     return without_keys(*_flash_4(q, k, v, scale, seqused_k=counts), counts)
 
 
+@cache
+def missing_flash_4() -> str | None:
+    """Why FlashAttention 4 cannot be used: FlashAttention 2 brings the folder too, with an early form of it."""
+    try:
+        version("flash-attn-4")
+        names = inspect.signature(importlib.import_module(_CUTE)._flash_attn_fwd).parameters
+    except PackageNotFoundError:
+        return f"needs the package {FLASH_4}"
+    except Exception as error:  # it compiles, and asks for other packages, while it is imported
+        said = str(error).strip().partition("\n")[0]
+        return f"cannot be imported ({type(error).__name__}: {said}): install flash-attn-4 anew, with what it needs"
+    lacking = [name for name in ("return_lse", "seqused_k") if name not in names]
+    return f"needs a flash-attn-4 whose kernel takes {' and '.join(lacking)}" if lacking else None
+
+
 def _flash_4(q: Tensor, k: Tensor, v: Tensor, scale: float | None, **options: Any) -> _Result:
-    function = importlib.import_module("flash_attn.cute.interface")._flash_attn_fwd
+    function = importlib.import_module(_CUTE)._flash_attn_fwd
     return _dense(function, q, k, v, scale, return_lse=True, **options)
 
 

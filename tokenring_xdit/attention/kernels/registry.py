@@ -112,7 +112,7 @@ class Kernel:
                 return f"takes heads of up to {widest or self.most_head_dim}, not of {head_dim}"
         if self.module is not None and not _is_there(self.module):
             return f"needs the package {self.module}"
-        return self.missing() or (self._refusal_of_gpu(device, dtype) if device.type == "cuda" else None)
+        return (self._refusal_of_gpu(device, dtype) if device.type == "cuda" else None) or self.missing()
 
     def _refusal_of_gpu(self, device: torch.device, dtype: torch.dtype) -> str | None:
         least = max(self.least_capability, self.least_for_bfloat16 if dtype == torch.bfloat16 else (0, 0))
@@ -137,9 +137,10 @@ def _capability(device: torch.device) -> tuple[int, int]:
 def _is_there(module: str) -> bool:
     """Whether a module can be found; ``NAME (PACKAGE)`` says what brings it."""
     try:
-        return importlib.util.find_spec(module.partition(" ")[0]) is not None
+        found = importlib.util.find_spec(module.partition(" ")[0])
     except (ImportError, ValueError):  # of a package that is not there, or broken
         return False
+    return found is not None and found.origin is not None  # a folder that other packages are put into has none
 
 
 KERNELS: dict[str, Kernel] = {}
@@ -181,10 +182,12 @@ def choose(
         if reason is not None:
             raise KernelError(f"attention kernel '{name}' {reason}")
         return KERNELS[name]
-    asked = [k for k in KERNELS.values() if k.counted is not None or not counting]
-    reasons = {k.name: k.refusal(device, dtype, head_dim) for k in asked}
-    fitting = [KERNELS[each] for each, reason in reasons.items() if reason is None]
-    if not fitting:
-        words = "; ".join(f"'{each}' {reason}" for each, reason in reasons.items())
-        raise KernelError(f"no attention kernel takes {dtype} on {device.type}: {words}")
-    return max(fitting, key=lambda k: k.preference)
+    reasons = []
+    for kernel in sorted(KERNELS.values(), key=lambda kernel: -kernel.preference):
+        if kernel.counted is None and counting:
+            continue
+        reason = kernel.refusal(device, dtype, head_dim)
+        if reason is None:
+            return kernel
+        reasons.append(f"'{kernel.name}' {reason}")
+    raise KernelError(f"no attention kernel takes {dtype} on {device.type}: {'; '.join(reasons)}")

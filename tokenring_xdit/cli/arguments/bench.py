@@ -63,10 +63,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     runs = subcommands.add_parser(
         "compare-runs",
         help="compare two checkups (tokenring-xdit doctor), of two machines or of one",
-        epilog="example: tokenring-xdit bench compare-runs doctor-here/doctor.json doctor-there/doctor.json",
+        epilog="example: tokenring-xdit bench compare-runs doctor-here doctor-there",
     )
-    runs.add_argument("first", type=Path, help="doctor.json of one checkup")
-    runs.add_argument("second", type=Path, help="doctor.json of another one")
+    runs.add_argument("first", type=Path, help="folder of one checkup, or its doctor.json")
+    runs.add_argument("second", type=Path, help="that of another one")
     runs.add_argument("--json", action="store_true", help="print JSON")
     runs.set_defaults(action="compare_runs:compare_runs_command")
 

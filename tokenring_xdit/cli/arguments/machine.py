@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ranks", type=int, help="number of ranks (default: one for each host of the topology)")
     about = parser.add_argument_group("the attention call: a model, or numbers")
     about.add_argument("--model", help=f"one of {', '.join(model_shapes())}")
-    about.add_argument("--size", default="1024", help="pixels, or WIDTHxHEIGHT, as 1280x720 (default: %(default)s)")
-    about.add_argument("--frames", type=int, default=1, help="of the video (default: %(default)s)")
+    about.add_argument("--size", help="of the model's pictures: pixels, or WIDTHxHEIGHT, as 1280x720 (default: 1024)")
+    about.add_argument("--frames", type=int, help="of the model's video (default: 1)")
     about.add_argument(
         "--tokens",
         type=parse_tokens,

@@ -17,13 +17,13 @@ from tokenring_xdit.hosts.replay import ReplayCheck, surroundings
 from tokenring_xdit.hosts.running import watching_decisions
 from tokenring_xdit.hosts.xfuser.repairs.common import replace_method
 
-__all__ = ["FLAG", "HOOKS", "graphed_forward", "refuse_graphs", "replay_calls"]
+__all__ = ["FLAG", "HOOKS", "NOT_BESIDE", "graphed_forward", "refuse_graphs", "replay_calls"]
 
 log = logging.getLogger("tokenring_xdit.graphs")
 
 FLAG = "tokenring_cuda_graphs"
 
-_OTHERS = {
+NOT_BESIDE = {
     "use_torch_compile": "torch.compile makes CUDA graphs of its own where xfuser asks for them",
     "cache_method": "a step cache decides on the host what is computed",
     "pipefusion_parallel_degree": "PipeFusion's stages hand on another patch in each call",
@@ -49,7 +49,7 @@ def refuse_graphs(arguments: Any) -> None:
         UnsupportedError: There is no GPU, or another argument stands against it.
     """
     refuse_without_cuda(f"--{FLAG}")
-    for name, why in _OTHERS.items():
+    for name, why in NOT_BESIDE.items():
         value = getattr(arguments, name, None)
         if value and (value is True or value != 1):  # a degree of 1 is none
             raise UnsupportedError(f"--{FLAG} cannot be combined with --{name}, as {why}: leave one of them out")

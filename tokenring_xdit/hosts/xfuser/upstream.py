@@ -9,6 +9,7 @@ from __future__ import annotations
 from tokenring_xdit.compat.torch import RING_MODULE
 from tokenring_xdit.hosts.base import ReliedOn
 from tokenring_xdit.hosts.xfuser.families import FAMILIES
+from tokenring_xdit.hosts.xfuser.graphs import FLAG, NOT_BESIDE
 
 __all__ = ["RELIED_ON", "TESTED_VERSION"]
 
@@ -195,6 +196,7 @@ _SHARED = (
         for name in ("_pipeline_isend", "_pipeline_isend_skip", "destroy")
     ),
     ReliedOn(_ARGS, "xFuserArgs.pipefusion_parallel_degree", "refused together with Ulysses"),
+    *(ReliedOn(_ARGS, f"xFuserArgs.{name}", f"refused together with --{FLAG}") for name in NOT_BESIDE),
     ReliedOn("xfuser.core.distributed", "get_classifier_free_guidance_rank", "masks of this rank's half"),
     ReliedOn("xfuser.core.distributed", "get_classifier_free_guidance_world_size", "masks of this rank's half"),
 )

@@ -45,7 +45,8 @@ def run_ranks(
 
     Each finds the variables that ``torchrun`` sets (``RANK``, ``WORLD_SIZE``, ``MASTER_ADDR`` and so on),
     ``GLOO_SOCKET_IFNAME``, and :data:`INIT_METHOD_VARIABLE`: a file that all ranks see, with which they can
-    join without a word on the links. The processor's cores are divided among them (``OMP_NUM_THREADS``).
+    join without a word on the links. The processor's cores are divided among them (``OMP_NUM_THREADS``); none of
+    them sees a GPU.
 
     Args:
         emulated: The network.
@@ -104,6 +105,7 @@ def rank_variables(emulated: EmulatedNetwork, rank: int, count: int, init_method
         "MASTER_ADDR": emulated.address(emulated.network.hosts[0]),
         "MASTER_PORT": str(_MASTER_PORT),
         "GLOO_SOCKET_IFNAME": INTERFACE,
+        "CUDA_VISIBLE_DEVICES": "",  # what GPUs send each other would not go over the links
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count))),
         INIT_METHOD_VARIABLE: init_method,
     }

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any
 
-from tokenring_xdit.lab.probe.driver import Probed
-from tokenring_xdit.lab.probe.figures import Figures
+from tokenring_xdit.probe.driver import Probed
+from tokenring_xdit.probe.figures import Figures
 
 __all__ = ["matrix", "remarks"]
 

@@ -1,6 +1,6 @@
 """What a probe measures: which ranks send to which at the same time, and how fast they were.
 
-:mod:`tokenring_xdit.lab.probe` measures, :mod:`~tokenring_xdit.lab.probe.infer` says which network would give such
+:mod:`tokenring_xdit.probe` measures, :mod:`~tokenring_xdit.probe.infer` says which network would give such
 figures.
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tokenring_xdit.lab.probe.figures import Transfer
+from tokenring_xdit.probe.figures import Transfer
 
 __all__ = ["Arrivals", "Describe", "Description", "OneWay", "Ping", "SendMessages"]
 

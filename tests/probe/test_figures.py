@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenring_xdit.lab.probe.figures import (
+from tokenring_xdit.probe.figures import (
     SAMPLED_ABOVE,
     Figures,
     Measured,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.flows import rates_together
-from tokenring_xdit.lab.probe.sharing import fair_shares
+from tokenring_xdit.probe.sharing import fair_shares
 from tokenring_xdit.topology import Link, Network, Rate, load_topology, parse_network
 
 NETWORKS = st.sampled_from(

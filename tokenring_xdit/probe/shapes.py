@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import combinations, pairwise
 
-from tokenring_xdit.lab.probe.figures import Figures, TrialKind
+from tokenring_xdit.probe.figures import Figures, TrialKind
 from tokenring_xdit.topology.links import Counts, Link, Rate
 from tokenring_xdit.topology.network import Network, host_names
 

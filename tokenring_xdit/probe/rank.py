@@ -14,8 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tokenring_xdit.devices import rank_device
-from tokenring_xdit.lab.network import INTERFACE
-from tokenring_xdit.lab.probe.commands import Arrivals, Describe, Description, OneWay, Ping, SendMessages
+from tokenring_xdit.probe.commands import Arrivals, Describe, Description, OneWay, Ping, SendMessages
 from tokenring_xdit.workers.loop import Commands, Mailbox
 from tokenring_xdit.workers.world import join_world
 
@@ -30,9 +29,8 @@ _PAUSE = 0.01  # seconds between a barrier and what is measured: on links that a
 
 
 def commands(mailbox: Mailbox) -> Commands:
-    """Join the other ranks. In an emulated network a rank computes on the CPU."""
-    own = torch.cuda.is_available() and os.environ.get("GLOO_SOCKET_IFNAME") != INTERFACE
-    device = rank_device() if own else torch.device("cpu")
+    """Join the other ranks."""
+    device = rank_device()
     join_world(device, _PATIENCE, mailbox.store)
     rank = ProbeRank(device)
     return {SendMessages: rank.send_messages, Ping: rank.ping, Describe: rank.describe}

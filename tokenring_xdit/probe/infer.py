@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import mean, median
 
-from tokenring_xdit.lab.probe.figures import Figures, TrialKind
-from tokenring_xdit.lab.probe.shapes import Candidate, NetworkShape, candidates
-from tokenring_xdit.lab.probe.sharing import fair_shares
+from tokenring_xdit.probe.figures import Figures, TrialKind
+from tokenring_xdit.probe.shapes import Candidate, NetworkShape, candidates
+from tokenring_xdit.probe.sharing import fair_shares
 from tokenring_xdit.topology.links import Rate
 from tokenring_xdit.topology.network import Network
 from tokenring_xdit.topology.sharing import Direction

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.flows import rates_together
-from tokenring_xdit.lab.probe.figures import Figures, Measured, ProbeTrial, suspected_trials, trials_for
-from tokenring_xdit.lab.probe.infer import MOST_NOISE, Inference, infer, spoken
-from tokenring_xdit.lab.probe.shapes import NetworkShape
+from tokenring_xdit.probe.figures import Figures, Measured, ProbeTrial, suspected_trials, trials_for
+from tokenring_xdit.probe.infer import MOST_NOISE, Inference, infer, spoken
+from tokenring_xdit.probe.shapes import NetworkShape
 from tokenring_xdit.topology import Counts, Link, Network, Rate, load_topology, parse_network
 
 FEW = settings(max_examples=25)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from itertools import chain
 from statistics import median
 
-from tokenring_xdit.lab.probe.commands import Describe, Description, OneWay, Ping, SendMessages
-from tokenring_xdit.lab.probe.figures import (
+from tokenring_xdit.errors import NetworkError
+from tokenring_xdit.probe.commands import Describe, Description, OneWay, Ping, SendMessages
+from tokenring_xdit.probe.figures import (
     Figures,
     Measured,
     ProbeTrial,
@@ -21,7 +22,7 @@ from tokenring_xdit.lab.probe.figures import (
     suspected_trials,
     trials_for,
 )
-from tokenring_xdit.lab.probe.infer import MOST_NOISE, Inference, infer
+from tokenring_xdit.probe.infer import MOST_NOISE, Inference, infer
 from tokenring_xdit.workers.pool import Pool
 
 __all__ = ["SECONDS", "SECONDS_QUICK", "Probed", "probe", "steady_rates"]
@@ -80,6 +81,7 @@ def probe(
 
     Raises:
         LaunchError: A rank failed or does not answer.
+        NetworkError: A rank was too busy.
     """
     return _Probe(ranks, quick, seconds or (SECONDS_QUICK if quick else SECONDS), on_step).run()
 
@@ -162,8 +164,8 @@ class _Probe:
             sizes = tuple(self._message(transfer, duration) for transfer in trial.transfers)
             answers = self._ranks.ask(SendMessages(trial.transfers, sizes, _MESSAGES), _TIMEOUT)
             arrivals = [answers[d].seconds[index] for index, (_, d) in enumerate(trial.transfers)]
-            if any(times[0] > _LATE * times[-1] for times in arrivals):
-                continue  # a rank that was not awake when its first message came
+            if any(times[0] >= _LATE * times[-1] for times in arrivals):
+                continue  # a rank that was not awake when its first message came, or any
             rates = steady_rates(arrivals, sizes)
             if trial.kind is not TrialKind.ONE_WAY:
                 break
@@ -173,6 +175,12 @@ class _Probe:
             if not short or self._message(transfer, duration) <= sizes[0]:
                 break
         else:
+            for (_, destination), times in zip(trial.transfers, arrivals, strict=True):
+                if times[-1] <= 0.0:
+                    raise NetworkError(
+                        f"rank {destination} was too busy to see messages come, {_TRIES} times in a row: measure again "
+                        "when less runs on its machine"
+                    )
             rates = [8 * size * len(times) / times[-1] for times, size in zip(arrivals, sizes, strict=True)]
         self._samples[trial].append(rates)
 
