@@ -150,6 +150,8 @@ class ShardedCache(Cache):  # type: ignore[misc]
 
     Attributes:
         placement: Which rank holds which tokens.
+        returns_to: A length that it will be cropped to, whatever follows: layers with a window keep what that needs.
+            ``None`` for none; the same on all ranks.
         story: A digest of what was put in and changed, by which ranks find out whether theirs belong together.
     """
 
@@ -157,6 +159,7 @@ class ShardedCache(Cache):  # type: ignore[misc]
         super().__init__(layers=[ShardedLayer(self, window) for window in session.windows])
         self.session, self.number, self.transient = session, number, transient
         self.placement = Placement(session.exchanges.ranks)
+        self.returns_to: int | None = None
         self.story = ""
         self.kept: list[tuple[int, int]] = []
 
@@ -205,9 +208,10 @@ class ShardedCache(Cache):  # type: ignore[misc]
         brought = placement.length - self.placement.length
         regret = max(_REGRET, brought) if brought <= _GUESSED else _REGRET
         self.placement, self.kept = placement, []
+        length = placement.length if self.returns_to is None else min(placement.length, self.returns_to)
         for layer in self.layers:
             if layer.window is not None:
-                needed = placement.length - layer.window + 1 - regret
+                needed = length - layer.window + 1 - regret
                 if needed - layer.first >= _REGRET:
                     layer.forget_before(needed, placement, self.session.exchanges.rank)
 
@@ -236,17 +240,26 @@ class ShardedCache(Cache):  # type: ignore[misc]
         length = self.length + tokens_to_remove if tokens_to_remove <= 0 else min(tokens_to_remove, self.length)
         if length == self.length:
             return
-        for layer in self.layers:
-            if layer.window is not None and layer.first and length - layer.window + 1 < layer.first:
-                raise UnsupportedError(
-                    f"this cache cannot be cropped from {self.length} to {length} tokens: layers with a window of "
-                    f"{layer.window} have forgotten those before {layer.first}; crop at most {_REGRET} tokens, or "
-                    "compute the sequence anew"
-                )
+        layer = self._forgetful(length)
+        if layer is not None:
+            raise UnsupportedError(
+                f"this cache cannot be cropped from {self.length} to {length} tokens: layers with a window of "
+                f"{layer.window} have forgotten those before {layer.first}; crop at most {_REGRET} tokens, or "
+                "compute the sequence anew"
+            )
         self.session.tell("crop", self.number, tokens_to_remove)
         self.placement = self.placement.cropped(max(length, 0))
         self._note(f"{length} tokens")
         self.rollback()
+
+    def can_be_cropped(self, length: int) -> bool:
+        """Whether all layers still hold what the tokens after the first ``length`` would see."""
+        return self._forgetful(length) is None
+
+    def _forgetful(self, length: int) -> ShardedLayer | None:
+        """A layer that has forgotten what the tokens after the first ``length`` would see."""
+        windows = (layer for layer in self.layers if layer.window is not None and layer.first)
+        return next((layer for layer in windows if length - layer.window + 1 < layer.first), None)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Put the items of the batch in another order, as beam search does."""

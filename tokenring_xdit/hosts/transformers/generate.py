@@ -19,7 +19,8 @@ from tokenring_xdit.compat.transformers import CACHE_NAMES, cache_name
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.hosts.agreement import describe, noting, said_by_all
 from tokenring_xdit.hosts.transformers.cache import ShardedCache, refuse_foreign_cache
-from tokenring_xdit.hosts.transformers.model import refuse_cast, refuse_flat
+from tokenring_xdit.hosts.transformers.changes import refuse_changed
+from tokenring_xdit.hosts.transformers.model import refuse_flat
 from tokenring_xdit.hosts.transformers.parcels import error_from, plain_error, plain_result, result_from
 from tokenring_xdit.hosts.transformers.session import STORY, Role, Session, compare
 from tokenring_xdit.hosts.transformers.turns import generating
@@ -130,7 +131,8 @@ def _agree(model: Any, session: Session, call: Mapping[str, Any]) -> None:
 
 
 def _refuse(model: Any, session: Session, call: Mapping[str, Any]) -> None:
-    refuse_cast(model)
+    with torch.no_grad():  # as generate itself
+        refuse_changed(model, session.device)
     standing = model.generation_config.cache_implementation
     if standing not in _SAME_KEYS:
         _refuse_cache(standing)

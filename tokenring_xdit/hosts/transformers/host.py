@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 
 from tokenring_xdit.attention import exchange
-from tokenring_xdit.dtypes import DTYPES
 from tokenring_xdit.errors import AgreementError, ConfigurationError, UnsupportedError
 from tokenring_xdit.hosts.calls import agreed_host, join_world
 from tokenring_xdit.hosts.transformers.attention import NAME, register
+from tokenring_xdit.hosts.transformers.changes import refuse_dtype, refuse_parts
 from tokenring_xdit.hosts.transformers.context import ContextParallel, refuse_prefill
 from tokenring_xdit.hosts.transformers.exchanges import Exchanges
 from tokenring_xdit.hosts.transformers.generate import replace_generate
@@ -195,10 +195,8 @@ def _refuse(model: Any, dims: ParallelDims) -> None:
     family_of(model)
     _refuse_foreign(model)
     _refuse_dynamic(model)
-    if str(model.dtype).removeprefix("torch.") not in DTYPES:
-        raise UnsupportedError(
-            f"this model is in {model.dtype}, and attention is computed in {', '.join(DTYPES)}: load it in one of these"
-        )
+    refuse_dtype(model)
+    refuse_parts(model)
     if model.device.type == "meta" or "disk" in (getattr(model, "hf_device_map", None) or {}).values():
         raise UnsupportedError(
             "weights of this model are not in memory (device_map, or the meta device), and every rank needs all of "
