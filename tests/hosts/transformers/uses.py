@@ -434,6 +434,7 @@ def refusals() -> tuple[dict[str, str], bool]:
     windows = parallel_model("gemma2")  # of 7
     behind = torch.cat([torch.ones_like(ids[:, 7:]), torch.zeros_like(ids[:, :7])], dim=1)
     note("padding behind", lambda: windows.generate(ids, attention_mask=behind, max_new_tokens=3))
+    note("embeddings", lambda: model.generate(inputs_embeds=model.get_input_embeddings()(ids), max_new_tokens=3))
     note("hidden states", lambda: model.generate(ids, max_new_tokens=3, output_hidden_states=True))
     note("contrastive", lambda: model.generate(ids, max_new_tokens=3, penalty_alpha=0.5, top_k=4))
     note("constraints", lambda: model.generate(ids, max_new_tokens=3, num_beams=2, force_words_ids=[[5]]))
@@ -470,6 +471,7 @@ def refusals() -> tuple[dict[str, str], bool]:
     note("checkpointing", lambda: model.generate(ids, max_new_tokens=3))
     model.gradient_checkpointing_disable()
     model.eval()
+    _changed(parallel_model("qwen3"), note)
     note("compiled", lambda: _parallelized(torch.compile(language_model("llama"), backend="eager")))
     note("layout", lambda: parallel_model("llama", layout="zigzag"))
     note("decode", lambda: parallel_model("llama", decode="gather"))
@@ -477,6 +479,33 @@ def refusals() -> tuple[dict[str, str], bool]:
     note("dynamic", lambda: _parallelized(quantize_dynamic(language_model("llama"), {torch.nn.Linear})))
     same = torch.equal(model.generate(ids, max_new_tokens=4), whole.generate(ids, max_new_tokens=4))
     return said, same
+
+
+def _changed(model: Any, note: Callable[[str, Callable[[], Any]], None]) -> None:
+    """What is said to calls of a model that was changed after it was spread."""
+    ids, name = ALONE[0], cache_name(type(model).forward)
+    layer = model.model.layers[1]
+    hook = layer.register_forward_hook(lambda *_: None)
+    note("hook", lambda: model(ids))
+    note("hook, generate", lambda: model.generate(ids, max_new_tokens=2))
+    hook.remove()
+    layer.self_attn.forward = layer.self_attn.forward
+    note("replaced", lambda: model(ids))
+    del layer.self_attn.forward
+    if dist.get_rank() == 1:
+        model.config._attn_implementation = "sdpa"
+    note("attention, one", lambda: model.generate(ids, max_new_tokens=2))
+    model.config._attn_implementation = "tokenring"
+    cache = model.tokenring.cache()
+    first = model.generate(ids, max_new_tokens=2, **{name: cache})
+    model.half()
+    note("cast between turns", lambda: model(ids, **{name: cache}))
+    note("cast between turns, generate", lambda: model.generate(torch.cat([first, ids], 1), **{name: cache}))
+    model.double()
+    note("double afterwards", lambda: model(ids))
+    model.float().to("meta")
+    note("moved", lambda: model(ids))
+    note("moved, generate", lambda: model.generate(ids, max_new_tokens=2))
 
 
 def _parallelized(model: Any) -> Any:

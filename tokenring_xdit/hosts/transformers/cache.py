@@ -152,6 +152,7 @@ class ShardedCache(Cache):  # type: ignore[misc]
         placement: Which rank holds which tokens.
         returns_to: A length that it will be cropped to, whatever follows: layers with a window keep what that needs.
             ``None`` for none; the same on all ranks.
+        dtype: What the model was in when it brought tokens; ``None`` where it has not.
         story: A digest of what was put in and changed, by which ranks find out whether theirs belong together.
     """
 
@@ -160,6 +161,7 @@ class ShardedCache(Cache):  # type: ignore[misc]
         self.session, self.number, self.transient = session, number, transient
         self.placement = Placement(session.exchanges.ranks)
         self.returns_to: int | None = None
+        self.dtype: torch.dtype | None = None
         self.story = ""
         self.kept: list[tuple[int, int]] = []
 
@@ -207,7 +209,7 @@ class ShardedCache(Cache):  # type: ignore[misc]
         self._note(tokens)
         brought = placement.length - self.placement.length
         regret = max(_REGRET, brought) if brought <= _GUESSED else _REGRET
-        self.placement, self.kept = placement, []
+        self.placement, self.kept, self.dtype = placement, [], self.session.dtype
         length = placement.length if self.returns_to is None else min(placement.length, self.returns_to)
         for layer in self.layers:
             if layer.window is not None:
@@ -282,7 +284,7 @@ class ShardedCache(Cache):  # type: ignore[misc]
     def reset(self) -> None:
         """Forget everything."""
         self.session.tell("reset", self.number, None)
-        self.story = ""
+        self.story, self.dtype = "", None
         self.placement = Placement(self.placement.ranks)
         for layer in self.layers:
             layer.drop()
@@ -291,7 +293,7 @@ class ShardedCache(Cache):  # type: ignore[misc]
         """Another cache with the same keys, as for several answers to one prompt; every rank makes it."""
         refuse_inside("a cache is copied")
         other = self.session.new_cache()
-        other.placement, other.story = self.placement, self.story
+        other.placement, other.story, other.dtype = self.placement, self.story, self.dtype
         for own, new in zip(self.layers, other.layers, strict=True):
             new.first, new.held, new.is_initialized = own.first, own.held, own.is_initialized
             if own.is_initialized:
@@ -364,7 +366,7 @@ class ShardedCache(Cache):  # type: ignore[misc]
                     layer.keys, layer.values = file.get_tensor(f"{number}.keys"), file.get_tensor(f"{number}.values")
                     layer.is_initialized, layer.held, layer.first = True, layer.keys.shape[2], first
         self.placement = Placement(ranks, tuple(Held(*span) for span in json.loads(facts["spans"])))
-        self.story = facts.get("story", "")
+        self.story, self.dtype = facts.get("story", ""), self.session.dtype  # which the fingerprint tells
         return self
 
 

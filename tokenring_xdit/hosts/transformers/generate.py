@@ -27,8 +27,10 @@ from tokenring_xdit.hosts.transformers.turns import generating
 
 __all__ = ["replace_generate"]
 
-_SEVERAL = ("assistant_model", "prompt_embeds", "inputs_embeds")
-"""Arguments that bring a second model, or embeddings of a whole prompt."""
+_ONE_MODEL = "one model is sharded: leave it out (prompt_lookup_num_tokens speeds up without a second one)"
+_TOKENS = "prompts of token ids are sharded: pass input_ids"
+_REFUSED = {"assistant_model": _ONE_MODEL, "prompt_embeds": _TOKENS, "inputs_embeds": _TOKENS}
+"""Arguments that bring a second model, or embeddings of a whole prompt, and why they are refused."""
 
 _OWN = ("streamer", "stopping_criteria", "logits_processor", "prefix_allowed_tokens_fn", "custom_generate", "tokenizer")
 """Arguments that the first rank uses, and that need not be the same elsewhere."""
@@ -144,12 +146,9 @@ def _refuse(model: Any, session: Session, call: Mapping[str, Any]) -> None:
         if call.get(name) is not None:
             refuse_flat(model, call[name])
     _refuse_blind(session, call.get("attention_mask"))
-    several = [each for each in _SEVERAL if call.get(each) is not None]
-    if several:
-        raise UnsupportedError(
-            f"{several[0]} was passed to generate, and one model with prompts of input_ids is sharded: leave it out "
-            "(prompt_lookup_num_tokens speeds up without a second model)"
-        )
+    for name, reason in _REFUSED.items():
+        if call.get(name) is not None:
+            raise UnsupportedError(f"{name} was passed to generate, and {reason}")
     if call.get("synced_gpus"):
         raise UnsupportedError(
             "synced_gpus=True was passed to generate, which lets ranks with prompts of their own wait for each other, "

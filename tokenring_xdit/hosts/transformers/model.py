@@ -208,6 +208,11 @@ def _check(model: Any, ids: Any, mask: Any, positions: Any, cache: Any) -> None:
             f"the cache is of {cache.batch} items, and input_ids of {ids.shape[0]}: pass as many, or repeat those of "
             "the cache with batch_repeat_interleave"
         )
+    if cache is not None and cache.dtype not in (None, model.dtype):
+        raise UnsupportedError(
+            f"the keys of this cache were computed in {cache.dtype}, and the model is in {model.dtype} now: begin "
+            "another cache"
+        )
     if positions is not None and tuple(positions.shape) not in {tuple(ids.shape), (1, ids.shape[1])}:
         raise UnsupportedError(
             f"position_ids are of shape {tuple(positions.shape)}, and input_ids of {tuple(ids.shape)}: position_ids "
