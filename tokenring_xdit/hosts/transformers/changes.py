@@ -13,8 +13,8 @@ from tokenring_xdit.hosts.transformers.attention import NAME
 
 __all__ = ["refuse_changed", "refuse_dtype", "refuse_parts"]
 
-_RECORDERS = "transformers.utils."
-"""Where transformers' own hooks are from, which record what a call asks for, and do nothing otherwise."""
+_OWN = "transformers."
+"""Where transformers' own hooks are from: they record what a call asks for, or have gradients flow."""
 
 
 def refuse_changed(model: Any, device: torch.device) -> None:
@@ -70,7 +70,7 @@ def refuse_parts(model: Any) -> None:
     whole = (model, decoder, model.lm_head)
     for name, module in model.named_modules():
         if (module._forward_pre_hooks or module._forward_hooks) and module not in whole:
-            refuse_hooks(kind, name, module, "the whole model", without=_RECORDERS)
+            refuse_hooks(kind, name, module, "the whole model", without=_OWN)
     for number, layer in enumerate(decoder.layers):
         for part in (layer, getattr(layer, "self_attn", layer)):
             if "forward" in vars(part) and "_hf_hook" not in vars(part):

@@ -156,14 +156,23 @@ def _refuse_foreign(model: Any) -> None:
 
 
 def _refuse_dynamic(model: Any) -> None:
-    """Refuse layers that scale what they are given by its largest value: a rank is given a part of the tokens."""
-    found = next((each for each in model.modules() if type(each).__module__.startswith(_DYNAMIC)), None)
+    """Refuse layers that scale what they are given by its largest values: a rank is given a part of the tokens."""
+    found = next(filter(_scales_tokens_together, model.modules()), None)
     if found is not None:
         raise UnsupportedError(
             f"this model has a {type(found).__name__} of {type(found).__module__}, which rounds activations by the "
-            "largest of all tokens of a call, and a rank has some of them: quantise weights only, or load the model "
-            "as it was saved"
+            "largest of all tokens of a call, and a rank has some of them: quantise weights only, activations by token "
+            "(llm_int8_threshold=0 of bitsandbytes, PerRow of torchao), or load the model as it was saved"
         )
+
+
+def _scales_tokens_together(module: Any) -> bool:
+    """Whether what a layer makes of a token depends on the other tokens of a call."""
+    if type(module).__name__ == "Linear8bitLt":  # of bitsandbytes
+        return bool(module.state.threshold)
+    activations = getattr(getattr(module, "weight", None), "act_quant_kwargs", None)  # of torchao
+    of_tensor = type(getattr(activations, "granularity", None)).__name__ == "PerTensor"
+    return of_tensor or type(module).__module__.startswith(_DYNAMIC)
 
 
 def _refuse_copies(_: Any) -> Any:
