@@ -145,6 +145,7 @@ def _refuse(model: Any, session: Session, call: Mapping[str, Any]) -> None:
     for name in ("inputs", "input_ids"):
         if call.get(name) is not None:
             refuse_flat(model, call[name])
+    _refuse_other_shape(call)
     _refuse_blind(session, call.get("attention_mask"))
     for name, reason in _REFUSED.items():
         if call.get(name) is not None:
@@ -159,6 +160,17 @@ def _refuse(model: Any, session: Session, call: Mapping[str, Any]) -> None:
         raise UnsupportedError(
             f"{_EXIT} was given to generate, which takes layers away from the model of one rank: leave it out, of "
             "generation_config and model.generation_config as well (prompt_lookup_num_tokens speeds up without)"
+        )
+
+
+def _refuse_other_shape(call: Mapping[str, Any]) -> None:
+    """Refuse a mask that is not of the prompts, before positions are made of it."""
+    ids = next((call[name] for name in ("inputs", "input_ids") if call.get(name) is not None), None)
+    mask = call.get("attention_mask")
+    if isinstance(mask, Tensor) and ids is not None and mask.ndim == 2 and mask.shape != ids.shape:
+        raise UnsupportedError(
+            f"attention_mask is of shape {tuple(mask.shape)}, and input_ids of {tuple(ids.shape)}: pass a mask of all "
+            "tokens of the prompts, those in a cache included"
         )
 
 

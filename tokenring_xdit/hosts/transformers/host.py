@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 
 from tokenring_xdit.attention import exchange
@@ -188,6 +189,11 @@ def _without_adapters(model: Any) -> Any:
 
 
 def _refuse(model: Any, dims: ParallelDims) -> None:
+    if not isinstance(getattr(model, "_orig_mod", model), torch.nn.Module):
+        raise ConfigurationError(
+            f"tokenring_xdit.parallelize was given a {type(model).__name__}: pass the language model itself, "
+            "pipe.model of a pipeline of transformers, say"
+        )
     if hasattr(model, "tokenring"):
         raise ConfigurationError("this model was made parallel before: load it anew for other degrees")
     dims.refuse_started(dist.get_world_size())
