@@ -486,8 +486,16 @@ def refusals() -> tuple[dict[str, str], bool]:
     note("decode", lambda: parallel_model("llama", decode="gather"))
     note("double", lambda: _parallelized(language_model("llama").double()))
     note("dynamic", lambda: _parallelized(quantize_dynamic(language_model("llama"), {torch.nn.Linear})))
+    note("quantised", lambda: _parallelized(_with_fp8(language_model("llama"))))
     same = torch.equal(model.generate(ids, max_new_tokens=4), whole.generate(ids, max_new_tokens=4))
     return said, same
+
+
+def _with_fp8(model: Any) -> Any:
+    """A model one of whose layers is named as those that quantise activations."""
+    layer = model.model.layers[1].mlp
+    layer.up_proj.__class__ = type("FP8Linear", (torch.nn.Linear,), {})
+    return model
 
 
 def _changed(model: Any, note: Callable[[str, Callable[[], Any]], None]) -> None:
@@ -576,6 +584,7 @@ LOADED: dict[str, dict[str, Any]] = {
     "one device": {"device_map": "cpu"},
     "whole on a device": {"device_map": {"": "cpu"}},
     "automatic": {"device_map": "auto"},
+    "in parallel": {"tp_plan": "auto"},
 }
 """Arguments of ``from_pretrained``."""
 

@@ -37,6 +37,20 @@ CONTIGUOUS = "contiguous"
 _DYNAMIC = "torch.ao.nn.quantized.dynamic"
 """Where torch has layers that are quantised as they compute."""
 
+_QUANTISING = frozenset(
+    {
+        "AutoBitLinear",
+        "BitLinear",
+        "CompressedTensorsFP8Linear",
+        "FP8GroupedLinear",
+        "FP8Linear",
+        "FbgemmFp8Linear",
+        "Linear8bitLt",
+        "NVFP4Linear",
+    }
+)
+"""Layers of transformers and bitsandbytes that quantise activations."""
+
 
 def parallelize(
     model: _Model,
@@ -156,24 +170,32 @@ def _refuse_foreign(model: Any) -> None:
             )
 
 
-def _refuse_dynamic(model: Any) -> None:
-    """Refuse layers that scale what they are given by its largest values: a rank is given a part of the tokens."""
-    found = next(filter(_scales_tokens_together, model.modules()), None)
+def _refuse_quantised_activations(model: Any) -> None:
+    """Refuse layers that quantise what they are given: the last bits of attention move whole steps there."""
+    found = next(filter(_quantises_activations, model.modules()), None)
     if found is not None:
         raise UnsupportedError(
-            f"this model has a {type(found).__name__} of {type(found).__module__}, which rounds activations by the "
-            "largest of all tokens of a call, and a rank has some of them: quantise weights only, activations by token "
-            "(llm_int8_threshold=0 of bitsandbytes, PerRow of torchao), or load the model as it was saved"
+            f"this model has a {type(found).__name__} of {type(found).__module__}, which quantises activations, by the "
+            "largest of a token or of all tokens of a call, and what ranks compute differs from one process by a step "
+            "there: quantise weights only (load_in_4bit of bitsandbytes, Int8WeightOnlyConfig of torchao, GGUF)"
         )
 
 
-def _scales_tokens_together(module: Any) -> bool:
-    """Whether what a layer makes of a token depends on the other tokens of a call."""
-    if type(module).__name__ == "Linear8bitLt":  # of bitsandbytes
-        return bool(module.state.threshold)
-    activations = getattr(getattr(module, "weight", None), "act_quant_kwargs", None)  # of torchao
-    of_tensor = type(getattr(activations, "granularity", None)).__name__ == "PerTensor"
-    return of_tensor or type(module).__module__.startswith(_DYNAMIC)
+def _quantises_activations(module: Any) -> bool:
+    activations = getattr(getattr(module, "weight", None), "act_quant_kwargs", None)  # torchao
+    scheme = getattr(getattr(module, "quantization_scheme", None), "input_activations", None)  # compressed-tensors
+    known = type(module).__name__ in _QUANTISING or type(module).__module__.startswith(_DYNAMIC)
+    return known or activations is not None or scheme is not None
+
+
+def _refuse_shares(model: Any) -> None:
+    """Refuse weights of which each rank has a share."""
+    shared = any(type(parameter).__name__ == "DTensor" for parameter in model.parameters())
+    if shared or getattr(model, "_device_mesh", None) is not None or (getattr(model, "_tp_size", None) or 1) > 1:
+        raise UnsupportedError(
+            "this model was loaded in parallel by transformers (tp_plan, distributed_config), and every rank needs all "
+            "weights: load it without these"
+        )
 
 
 def _refuse_copies(_: Any) -> Any:
@@ -209,7 +231,8 @@ def _refuse(model: Any, dims: ParallelDims) -> None:
     model = _without_adapters(model)
     family_of(model)
     _refuse_foreign(model)
-    _refuse_dynamic(model)
+    _refuse_quantised_activations(model)
+    _refuse_shares(model)
     refuse_dtype(model)
     refuse_parts(model)
     if model.device.type == "meta" or "disk" in (getattr(model, "hf_device_map", None) or {}).values():
