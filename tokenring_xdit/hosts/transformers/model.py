@@ -25,7 +25,7 @@ _REFUSED = {
     "output_attentions": "no rank has all attention weights",
     "output_hidden_states": "no rank has the hidden states of all tokens",
     "output_router_logits": "no rank has the router logits of all tokens",
-    "inputs_embeds": "embeddings of a whole prompt would have to be on every rank: pass input_ids",
+    "inputs_embeds": "embeddings of a whole prompt would have to be on every rank (pass input_ids)",
     "token_type_ids": "token types change the mask, which was not compared with one process",
 }
 """Arguments of a model's call that are refused where they ask for something, and why."""
