@@ -128,7 +128,7 @@ def test_nodes_with_different_texts_are_refused_on_all(folder: Path) -> None:
         (["max_new_tokens=4"], ["max_new_tokens: there is no such key; it is called 'options.max_new_tokens' here"]),
         (["options.max_tokens=4"], ["options: there is no generation option 'max_tokens'. Known: "]),
         (["options.top_p=4"], ["options: top_p is 4; it has to be a number above 0 and at most 1"]),
-        (["context=nowhere.txt"], ["context: nowhere.txt cannot be read as a text in UTF-8"]),
+        (["context=nowhere.txt"], ["context: nowhere.txt cannot be read as a text: No such file"]),
         (["output=a.png"], ["output: 'a.png' does not end in .txt or .json"]),
         (["tokenring_degree=0", "prompt=[]"], ["2 mistakes", "tokenring_degree: 0", "prompt: the list is empty"]),
         (

@@ -14,7 +14,7 @@ from tests.support import commands
 from tests.support.language import small_model_folder
 from tokenring_xdit.cli import main
 
-TEXT = "It was a dark and stormy night; the rain fell in torrents. " * 7
+TEXT = "It was a dark and stormy night; the rain fell in torrents. Zwölf Boxkämpfer 🙂 日本語 " * 7
 
 
 @pytest.mark.e2e
@@ -22,7 +22,7 @@ TEXT = "It was a dark and stormy night; the rain fell in torrents. " * 7
 def test_log_probability_and_perplexity(tmp_path: Path) -> None:
     folder, file = tmp_path / "model", tmp_path / "text.txt"
     small_model_folder(folder, "gemma3")
-    file.write_text(TEXT)
+    file.write_text(TEXT, encoding="utf-8-sig")  # with a byte order mark, which is no part of the text
     result = commands.run("score", str(folder), str(file), "--ranks", "2", "--json")
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)

@@ -11,14 +11,22 @@ import torch.distributed as dist
 from tokenring_xdit.errors import CancelledError, ConfigurationError, UnsupportedError
 from tokenring_xdit.hosts.transformers.session import Session
 from tokenring_xdit.pipelines.text_model import TextModel
+from tokenring_xdit.pipelines.text_models import load_text_model
 from tokenring_xdit.pipelines.text_options import TextOptions
 from tokenring_xdit.pipelines.text_orders import ChatMessage, LoadText, Question
+from tokenring_xdit.pipelines.text_prompt import conversation_tokens
 
 __all__ = ["computed_tokens", "given_up", "refused_questions"]
 
 
-def computed_tokens(folder: str, questions: list[str], answer: int) -> list[tuple[int, tuple[int, ...], int]]:
-    """Ask questions in one chat; of each the tokens of the prompt, those of the answer, and how many were computed."""
+def computed_tokens(folder: str, questions: list[str], answer: int) -> list[tuple[Any, ...]]:
+    """Ask questions in one chat.
+
+    Returns:
+        Of each the tokens of the prompt, those of the answer, those that one process answers, and how many were
+        computed.
+    """
+    tokenizer, whole = load_text_model(folder, "float32")
     computed: list[int] = []
     compute = Session.compute
 
@@ -34,8 +42,11 @@ def computed_tokens(folder: str, questions: list[str], answer: int) -> list[tupl
         for question in questions:
             said.append(ChatMessage("user", question))
             reply = model.answer(Question(1, tuple(said), TextOptions(max_new_tokens=answer)))
+            ids = torch.tensor([conversation_tokens(tokenizer, said)])
+            with torch.no_grad():
+                wanted = whole.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=answer)
             said.append(ChatMessage("assistant", reply.text))
-            found.append((reply.prompt_tokens, reply.tokens, sum(computed)))
+            found.append((reply.prompt_tokens, reply.tokens, (*wanted[0, ids.shape[1] :].tolist(),), sum(computed)))
             computed.clear()
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from tokenring_xdit.cli.paths import refuse_unwritable
 from tokenring_xdit.cli.sweeps import comparison, refuse_failed, run_shown
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.outputs import write_whole
-from tokenring_xdit.pipelines.text_models import SMOLLM2, load_tokenizer
+from tokenring_xdit.pipelines.text_models import SMOLLM2, beyond_context, context_length, load_tokenizer
 from tokenring_xdit.pipelines.text_run import read_text
 
 __all__ = ["compare_texts", "is_language_model"]
@@ -38,6 +39,9 @@ def compare_texts(args: argparse.Namespace) -> None:
     tokens = load_tokenizer(args.model)(text, return_tensors="pt").input_ids.shape[1]
     if not tokens:
         raise ConfigurationError("the text is empty")
+    beyond = beyond_context(args.model, tokens + args.max_new_tokens, context_length(args.model))
+    if beyond is not None:
+        print(beyond, file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="tokenring-xdit-") as folder:
         file = Path(folder) / "text.txt"
         file.write_text(text, encoding="utf-8")

@@ -89,7 +89,7 @@ def machine_of(args: argparse.Namespace, topology: Network, problem: Problem) ->
     if args.tflops is not None:
         if not args.tflops > 0:
             raise ConfigurationError(f"--tflops {args.tflops} has to be more than 0")
-        machine, source = Machine.of_gpus(args.tflops * 1e12), f"{args.tflops:g} TFLOP/s, as given"
+        machine, source = Machine.of_gpus(args.tflops * 1e12), f"{args.tflops:g} TFLOP/s"
         effects = NO_EFFECTS
     else:
         machine, effects, source = _measured(args, topology, problem)

@@ -103,7 +103,8 @@ def plan_texts(args: argparse.Namespace) -> None:
         return
     print(
         f"{args.model}, {args.dtype}, batch {args.batch}, {ranks} rank{'s' * (ranks > 1)} over {args.topology}; "
-        f"kernel {source}. Attention of {shape.layers} layers. Predicted, not measured."
+        f"kernel {source}. Attention of {shape.layers} layers. Predicted, not measured. Exposed communication "
+        "and bytes sent are those of a layer, on the rank with most."
         + (
             f" Of more than {MANY_RANKS} ranks times are what the busiest rank or link takes at least."
             if ranks > MANY_RANKS
@@ -136,13 +137,14 @@ def _table(planned: _Planned, of_all: int) -> list[str]:
     which = f", {layers} of {of_all} layers{window}" if layers < of_all or window else ""
     lines = [
         f"{planned.phase.value}: {tokens}{behind}{which}",
-        f"  {'strategy':<{width}}  {'ms a layer':>10}  {'s of all':>9}  {'exposed':>9}  {'MB sent':>9}",
+        f"  {'strategy':<{width}}  {'ms a layer':>10}  {'ms exposed':>10}  {'MB sent':>9}  {'s, all layers':>13}",
     ]
     for candidate in found:
         mark = "*" if candidate is found[0] else " "
         lines.append(
-            f"{mark} {candidate.name:<{width}}  {candidate.seconds * 1e3:10.3f}  {candidate.seconds * layers:9.3f}  "
-            f"{candidate.exposed * 1e3:9.3f}  {candidate.sent / 1e6:9.2f}" + ("" if candidate.ours else "  (others)")
+            f"{mark} {candidate.name:<{width}}  {candidate.seconds * 1e3:10.3f}  {candidate.exposed * 1e3:10.3f}  "
+            f"{candidate.sent / 1e6:9.2f}  {candidate.seconds * layers:13.3f}"
+            + ("" if candidate.ours else "  (not of this package)")
         )
     return [*lines, f"* {_why(planned)}"]
 
@@ -153,7 +155,7 @@ def _why(planned: _Planned) -> str:
     if turn.ranks == 1:
         return "one rank has all keys, and sends nothing"
     if planned.phase is LanguagePhase.STEP:
-        return "all ranks have the query already, and gather partial outputs once: keys stay on their rank"
+        return "all ranks have the query already, and gather partial outputs once: keys stay on their ranks"
     if turn.window is not None:
         return "a window: only keys of the tokens just before a rank's own are needed, and what is less of both travels"
     slower = ""
@@ -162,7 +164,8 @@ def _why(planned: _Planned) -> str:
         slower = f"; the next, {ours[1].name}, takes {change:+.1%}"
         if abs(change) <= TIE:
             times = ours[1].sent / best.sent
-            slower += f", which a simulation cannot tell apart, and sends {times:.2f} times as much"
+            much = "as much" if round(times, 2) == 1 else f"{times:.2f} times as much"
+            slower += f", which a simulation cannot tell apart, and sends {much}"
     if planned.phase is LanguagePhase.PROMPT:
         return f"the fastest of what a parallel model can do{slower}"
     total = turn.past + turn.new

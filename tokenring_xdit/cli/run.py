@@ -22,7 +22,8 @@ from tokenring_xdit.pipelines import embedded
 from tokenring_xdit.pipelines.model import EMBEDDED
 from tokenring_xdit.pipelines.run import RunConfig
 from tokenring_xdit.pipelines.tasks import AnyRun, inspect_run, program_of, read_run, run_as_rank
-from tokenring_xdit.pipelines.text_models import SMOLLM2
+from tokenring_xdit.pipelines.text_models import SMOLLM2, beyond_context
+from tokenring_xdit.pipelines.text_run import TextRunConfig
 from tokenring_xdit.sizes import PictureSize
 from tokenring_xdit.workers.pool import WorkerPool
 
@@ -50,6 +51,8 @@ def run_command(args: argparse.Namespace) -> None:
         return
     ranks = f"{config.degrees.ranks} rank{'s' * (config.degrees.ranks > 1)}"
     for entry in written:
+        if isinstance(config, TextRunConfig):
+            _note_length(config, entry)
         print(f"wrote {entry['output']} ({ranks}, {entry['seconds']:.1f} s)")
 
 
@@ -66,6 +69,14 @@ def _said(args: argparse.Namespace) -> tuple[Path | None, list[str]]:
         return Path(files[0]), [*overrides, *flags]
     small = SMOLLM2 if "task=text" in [*overrides, *flags] else EMBEDDED
     return None, [f"model={small}", *overrides, *flags]
+
+
+def _note_length(config: TextRunConfig, entry: dict[str, Any]) -> None:
+    """Say that a prompt with its answer was longer than the model was made for."""
+    tokens = entry["prompt_tokens"] + len(entry["tokens"])
+    beyond = beyond_context(config.model, tokens, entry["context_length"])
+    if beyond is not None:
+        print(f"{entry['output']}: {beyond}", file=sys.stderr)
 
 
 def _note_limits(config: RunConfig) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 
 from tokenring_xdit.cli.text import refuse_below_one
 from tokenring_xdit.compat.versions import check_versions
 from tokenring_xdit.devices import default_dtype, refuse_missing_gpus
-from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.pipelines.text_models import refuse_model
+from tokenring_xdit.pipelines.text_models import beyond_context, refuse_model
 from tokenring_xdit.pipelines.text_orders import LoadText, ScoreText, TextScore
 from tokenring_xdit.pipelines.text_run import read_text
 from tokenring_xdit.workers.pool import WorkerPool
@@ -22,8 +22,6 @@ def score_command(args: argparse.Namespace) -> None:
     """Print log-probability and perplexity of a file."""
     refuse_below_one(args, "ranks")
     text = read_text("FILE", args.file)
-    if not text:
-        raise ConfigurationError(f"FILE {args.file} is empty, and tokens are scored after those before them")
     refuse_model(args.model)
     check_versions()
     refuse_missing_gpus(args.ranks)
@@ -31,6 +29,9 @@ def score_command(args: argparse.Namespace) -> None:
         pool.ask(LoadText(args.model, args.dtype or default_dtype()))
         scores: list[TextScore] = pool.ask(ScoreText(text))
     first, sent = scores[0], [score.bytes_sent for score in scores]
+    beyond = beyond_context(args.model, first.tokens, first.context_length)
+    if beyond is not None:
+        print(beyond, file=sys.stderr)
     perplexity = math.exp(-first.log_probability / (first.tokens - 1))
     if args.json:
         figures = {"tokens": first.tokens, "log_probability": first.log_probability, "perplexity": perplexity}

@@ -57,7 +57,7 @@ def join_world() -> None:
         return
     if "RANK" not in os.environ:
         raise ConfigurationError(
-            "there are no ranks to spread the pipeline over: start the program with torchrun --nproc_per_node=N, or "
+            "there are no ranks to spread the model over: start the program with torchrun --nproc_per_node=N, or "
             "call torch.distributed.init_process_group first"
         )
     dist.init_process_group("nccl" if rank_device().type == "cuda" else "gloo")  # not run on a GPU

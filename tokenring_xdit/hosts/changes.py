@@ -10,7 +10,7 @@ from tokenring_xdit.attention.checks import DTYPES
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.hosts.caches import refuse_cache
 
-__all__ = ["TOKEN_WISE", "refuse_alone", "refuse_autocast", "refuse_changes", "refuse_offloaded"]
+__all__ = ["TOKEN_WISE", "refuse_alone", "refuse_autocast", "refuse_changes", "refuse_hooks", "refuse_offloaded"]
 
 TOKEN_WISE = "tokenring_token_wise"
 """Attribute of a hook that says it looks at each token by itself, so that it may see a rank's tokens alone."""
@@ -34,7 +34,7 @@ def refuse_changes(model: Any, kind: str) -> None:
         if hooks is not None:
             refuse_cache(hooks.hooks, model.dtype)
         if module is not model:
-            _refuse_hooks(kind, name, module)
+            refuse_hooks(kind, name, module, "the whole transformer")
             if "forward" in attributes and hooks is None and "_hf_hook" not in attributes:
                 raise UnsupportedError(
                     f"the forward of {name} in the {kind} was replaced, where it would see this rank's tokens only: "
@@ -103,11 +103,24 @@ def refuse_alone(module: Any) -> NoReturn:
     )
 
 
-def _refuse_hooks(kind: str, name: str, module: Any) -> None:
+def refuse_hooks(kind: str, name: str, module: Any, whole: str, *, without: str | None = None) -> None:
+    """Refuse forward hooks on a part of a model, unless they say that they look at each token by itself.
+
+    Args:
+        kind: The model's class, for the message.
+        name: The part.
+        module: The same.
+        whole: What to put them on instead.
+        without: Where hooks come from that are no matter, as a module's name begins.
+
+    Raises:
+        UnsupportedError: There is one.
+    """
     for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
-        if not getattr(hook, TOKEN_WISE, False):
+        harmless = without is not None and str(getattr(hook, "__module__", "")).startswith(without)
+        if not harmless and not getattr(hook, TOKEN_WISE, False):
             raise UnsupportedError(
                 f"a forward hook ({getattr(hook, '__qualname__', type(hook).__name__)}) was put on {name} in the "
-                f"{kind}, where it would see this rank's tokens only: put it on the whole transformer, or, where it "
+                f"{kind}, where it would see this rank's tokens only: put it on {whole}, or, where it "
                 f"looks at each token by itself, set its attribute {TOKEN_WISE} to True"
             )

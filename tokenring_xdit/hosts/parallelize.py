@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from functools import partial
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError, nearest
 from tokenring_xdit.hosts.base import Offer
+from tokenring_xdit.hosts.calls import agreed_host, join_world
 from tokenring_xdit.messages import shown
 
 __all__ = ["chosen", "engine_host", "parallelize", "refuse_engine_host"]
@@ -42,8 +44,11 @@ def parallelize(model: _Model, *, host: str | None = None, **options: Any) -> _M
     """
     inside = getattr(model, "_orig_mod", model)  # of torch.compile
     libraries = [kind.__module__.partition(".")[0] for kind in type(inside).__mro__]
-    # What belongs to no library is a pipeline to be refused.
-    hosts = next((_HOSTS[library] for library in libraries if library in _HOSTS), _HOSTS["diffusers"])
+    hosts = next((_HOSTS[library] for library in libraries if library in _HOSTS), None)
+    if hosts is None:
+        join_world()
+        agreed_host(model, partial(_refuse_foreign, model), "compute one model")  # raises on all ranks
+        raise AssertionError
     if host is not None and host not in hosts:
         raise ConfigurationError(
             f"there is no host {shown(host)} for a {type(model).__name__}. {nearest(str(host), hosts)}"
@@ -53,6 +58,16 @@ def parallelize(model: _Model, *, host: str | None = None, **options: Any) -> _M
         log.info("parallelize: host %s for the %s, %s", taken, type(model).__name__, why)
     spread: _Model = import_module(f"tokenring_xdit.hosts.{taken}").parallelize(model, **options)
     return spread
+
+
+def _refuse_foreign(model: Any) -> NoReturn:
+    """Refuse what belongs to no library that is known."""
+    module = getattr(model, "module", None)
+    instead = f": pass what is inside, the {type(module).__name__} in .module" if module is not None else ""
+    raise UnsupportedError(
+        f"tokenring_xdit.parallelize was given a {type(model).__name__}, and takes a pipeline of diffusers or a causal "
+        f"language model of transformers, loaded{instead}"
+    )
 
 
 def engine_host(pipeline: str) -> str:

@@ -98,7 +98,7 @@ def numbered(path: Path, count: int) -> list[Path]:
 
 def _read_prompts(file: str) -> tuple[str, ...]:
     try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
+        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigurationError(f"'{file}' cannot be read: {reason}") from error

@@ -23,7 +23,7 @@ from tokenring_xdit.pipelines.options import is_whole, shortly
 from tokenring_xdit.pipelines.pending import PendingReply, Pieces, Reply, in_thread
 from tokenring_xdit.pipelines.places import name_on_ranks, place_for
 from tokenring_xdit.pipelines.request import DRAWN_SEEDS, LARGEST_SEED
-from tokenring_xdit.pipelines.text_models import refuse_model
+from tokenring_xdit.pipelines.text_models import beyond_context, refuse_model
 from tokenring_xdit.pipelines.text_options import TextOptions
 from tokenring_xdit.pipelines.text_orders import ROLES, ChatMessage, Forget, Kept, LoadText, Question, Said, asked_about
 
@@ -69,6 +69,7 @@ class Texts:
             limit=tokens_per_rank,
             chats=kept_chats,
         )
+        self._model = model
         self.last_seed: int | None = None
         self._numbers = itertools.count(1)
         self._kept: Mapping[int, int] = {}
@@ -134,6 +135,9 @@ class Texts:
                 chat,
             )
         self._kept = first.kept
+        beyond = beyond_context(self._model, first.prompt_tokens + len(first.tokens), first.context_length)
+        if beyond is not None:
+            log.warning("chat %d: %s", chat, beyond)
         self.figures = tuple(each.figures for each in everyone)
         return Reply(
             text=first.text,

@@ -15,7 +15,7 @@ from tokenring_xdit.compat.transformers import cache_name
 from tokenring_xdit.errors import CancelledError, UnsupportedError
 from tokenring_xdit.hosts.transformers import ShardedCache, parallelize
 from tokenring_xdit.pipelines.request_meter import RequestMeter
-from tokenring_xdit.pipelines.text_models import load_text_model
+from tokenring_xdit.pipelines.text_models import length_of, load_text_model
 from tokenring_xdit.pipelines.text_orders import LoadText, Question, Said, TextScore
 from tokenring_xdit.pipelines.text_pieces import Listener, PieceDecoder, StopSeeker, decoded
 from tokenring_xdit.pipelines.text_prompt import conversation_tokens
@@ -36,12 +36,13 @@ class _Conversation:
         length = min(ids.shape[1] - 1, self.tokens.shape[1])
         differing = (ids[0, :length] != self.tokens[0, :length]).nonzero()
         reused = int(differing[0]) if len(differing) else length
-        if reused == 0 or any(layer.window is not None for layer in self.cache.layers if reused < self.cache.length):
-            self.cache.reset()  # layers with a window have forgotten what the tokens before would see
-            reused = 0
-        else:
+        if reused and self.cache.can_be_cropped(reused):
             self.cache.crop(reused - self.cache.length)
+        else:
+            self.cache.reset()
+            reused = 0
         self.tokens = self.tokens[:, :reused]
+        self.cache.returns_to = ids.shape[1]  # an answer that reads otherwise is cropped off, at the latest next time
         return reused
 
 
@@ -60,6 +61,7 @@ class TextModel:
         self._tokenizer, model = load_text_model(order.model, order.dtype)
         self._model = parallelize(model.to(device), tokenring_degree=dist.get_world_size())
         self._device, self._limit, self._chats = device, order.limit, order.chats
+        self._context_length = length_of(model.config)
         self._conversations: dict[int, _Conversation] = {}  # the one that was asked last is the last
         self._meter = RequestMeter(device, dist.get_world_size())
         self.phase = Phase.BEFORE
@@ -123,6 +125,7 @@ class TextModel:
             keys=max(conversation.cache.held()),
             kept=self.kept,
             seconds=time.perf_counter() - start,
+            context_length=self._context_length,
             figures=self._meter.end(),
         )
 
@@ -133,7 +136,7 @@ class TextModel:
         ids = self._tokenizer(text, return_tensors="pt").input_ids.to(self._device)
         found = float(self._model.tokenring.score(ids).double().sum())
         sent = self._model.tokenring.report()["bytes_sent"] - sent
-        return TextScore(ids.shape[1], found, sent, time.perf_counter() - start)
+        return TextScore(ids.shape[1], found, sent, time.perf_counter() - start, self._context_length)
 
     def _generate(
         self, ids: Tensor, cache: ShardedCache, question: Question, tell: Callable[[str], bool] | None

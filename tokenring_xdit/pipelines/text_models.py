@@ -16,8 +16,10 @@ from tokenring_xdit.pipelines.unpacked import unpack, unpacked_folder
 
 __all__ = [
     "SMOLLM2",
+    "beyond_context",
     "context_length",
     "is_text_model",
+    "length_of",
     "load_text_model",
     "load_tokenizer",
     "model_files",
@@ -210,8 +212,26 @@ def context_length(name: str) -> int | None:
         config = AutoConfig.from_pretrained(path, **options)
     except (OSError, ValueError) as error:
         raise _not_loaded(name, error) from error
+    return length_of(config)
+
+
+def length_of(config: Any) -> int | None:
+    """As :func:`context_length`, of a configuration of transformers."""
     found = getattr(config.get_text_config(), "max_position_embeddings", None)
     return found if isinstance(found, int) and found > 0 else None
+
+
+def beyond_context(model: str, tokens: int, length: int | None) -> str | None:
+    """What is said of more tokens than a model was made to read; ``None`` of as many or fewer.
+
+    Args:
+        model: What users call it.
+        tokens: Prompt and answer together.
+        length: As of :func:`context_length`.
+    """
+    if length is None or tokens <= length:
+        return None
+    return f"{model} was trained on texts of {length} tokens, and this has {tokens}: expect nonsense beyond that"
 
 
 def _not_loaded(name: str, error: Exception) -> ConfigurationError:

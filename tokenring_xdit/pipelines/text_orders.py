@@ -98,6 +98,7 @@ class Said:
         keys: Tokens of this chat whose keys this rank holds, in the layer where they are most.
         kept: By chat, how many tokens' keys all ranks hold together.
         seconds: How long it took.
+        context_length: Tokens that the model was made to read, prompt and answer together; ``None`` if it does not say.
         figures: What it took of this rank.
     """
 
@@ -109,6 +110,7 @@ class Said:
     keys: int
     kept: Mapping[int, int]
     seconds: float
+    context_length: int | None = None
     figures: RankFigures = field(default_factory=RankFigures)
 
 
@@ -150,12 +152,14 @@ class TextScore:
         log_probability: Natural logarithm: the sum of those of all tokens but the first, each after those before it.
         bytes_sent: What this rank sent for attention.
         seconds: What it took.
+        context_length: As in :class:`Said`.
     """
 
     tokens: int
     log_probability: float
     bytes_sent: int
     seconds: float
+    context_length: int | None = None
 
 
 MESSAGES = (

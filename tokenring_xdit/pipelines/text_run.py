@@ -87,15 +87,19 @@ class TextRunConfig(PromptConfig):
 
 
 def read_text(what: str, path: str) -> str:
-    """A file's text; ``what`` is how the user called the file.
+    """A file's text, without a mark of its encoding; ``what`` is how the user called the file.
 
     Raises:
-        ConfigurationError: It cannot be read.
+        ConfigurationError: It cannot be read, or is empty.
     """
     try:
-        return Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{what} {path} cannot be read as a text in UTF-8: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else f"it is not UTF-8 ({error.reason})"
+        raise ConfigurationError(f"{what} {path} cannot be read as a text: {reason}") from error
+    if not text.strip():
+        raise ConfigurationError(f"{what} {path} is empty, or has nothing but spaces and line breaks")
+    return text
 
 
 def inspect_text_model(config: TextRunConfig) -> list[str]:

@@ -68,6 +68,7 @@ def _entry(prompt: str, seed: int, said: Said, keys: list[int]) -> dict[str, Any
         "ended": said.ended,
         "keys": keys,
         "seconds": said.seconds,
+        "context_length": said.context_length,
     }
 
 

@@ -19,6 +19,7 @@ from tests.hosts.transformers.models import language_model, prompts
 from tests.support.ranks import by_the_first
 from tokenring_xdit.compat.transformers import CACHE_NAMES, cache_name
 from tokenring_xdit.errors import TokenRingError
+from tokenring_xdit.hosts.changes import TOKEN_WISE
 from tokenring_xdit.hosts.transformers import attention, exchanges, session
 from tokenring_xdit.hosts.transformers.current import current_forward
 from tokenring_xdit.hosts.transformers.session import Session
@@ -415,6 +416,7 @@ def fails_on_the_way() -> str:
         if len(calls) == 3 and dist.get_rank() == dist.get_world_size() - 1:
             raise RuntimeError("out of luck")
 
+    setattr(fail, TOKEN_WISE, True)  # it looks at no token
     parallel.model.layers[1].register_forward_pre_hook(fail)
     try:
         parallel.generate(prompts(1, 21)[0], max_new_tokens=9)

@@ -15,17 +15,20 @@ _WORDS = {"kill": "rank {} is gone (process {} on host ", "stop": "rank {} is st
 
 @pytest.mark.e2e
 @pytest.mark.parametrize(
-    ("struck", "kind"),
+    ("struck", "kind", "family"),
     [
-        (2, "kill"),
-        pytest.param(0, "kill", marks=pytest.mark.matrix),  # which decides
-        pytest.param(0, "stop", marks=pytest.mark.matrix),
-        pytest.param(1, "stop", marks=pytest.mark.matrix),
+        (2, "kill", "llama"),
+        pytest.param(0, "kill", "llama", marks=pytest.mark.matrix),  # which decides
+        pytest.param(0, "stop", "llama", marks=pytest.mark.matrix),
+        pytest.param(1, "stop", "llama", marks=pytest.mark.matrix),
+        pytest.param(1, "kill", "gemma3", marks=pytest.mark.matrix),
+        pytest.param(0, "kill", "gpt-oss", marks=pytest.mark.matrix),
+        pytest.param(2, "kill", "qwen3-moe", marks=pytest.mark.matrix),
     ],
 )
-def test_a_rank_that_is_struck_while_it_answers_is_named(struck: int, kind: str, tmp_path: Path) -> None:
+def test_a_rank_that_is_struck_while_it_answers_is_named(struck: int, kind: str, family: str, tmp_path: Path) -> None:
     others = tuple(rank for rank in range(3) if rank != struck)
-    said = run(3, answering, struck, kind, folder=tmp_path, awaited=others)
+    said = run(3, answering, struck, kind, family, folder=tmp_path, awaited=others)
     fault = said[struck].fault
     assert fault is not None
     for rank in others:

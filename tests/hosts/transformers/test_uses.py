@@ -64,12 +64,32 @@ def test_what_would_be_wrong_or_wait_is_refused(ranks: RankPool) -> None:
         "autocast": "was called inside torch.autocast",
         "autocast, call": "call it outside of it, after model.to(torch.bfloat16)",
         "autocast, one": "rank 1 refuses: the LlamaForCausalLM was called inside torch.autocast",
+        "mask of other tokens": "attention_mask is of shape (1, 30), and input_ids of (1, 37): pass a mask of all",
+        "score of a list": "takes at least one of input_ids",
+        "score of a row": "as a tensor of two dimensions",
+        "strategy": "prefill is 'key'; it has to be auto, balanced, keys, queries or a schedule: there is no schedule",
+        "no strategy": "prefill is None; it has to be auto",
+        "tokenizer": "pass the language model itself",
+        "pipeline": "was given a TextGenerationPipeline: pass the language model itself, pipe.model",
+        "wrapped": "loaded: pass what is inside, the LlamaForCausalLM in .module",
+        "None": "was given a NoneType, and takes a pipeline of diffusers",
+        "embeddings": "inputs_embeds was passed to generate, and prompts of token ids are sharded",
+        "hook": "a forward hook (_changed.<locals>.<lambda>) was put on model.layers.1 in the Qwen3ForCausalLM",
+        "hook, generate": "put it on the whole model, or, where it looks at each token by itself",
+        "replaced": "the forward of the Qwen3Attention of layer 1 was replaced",
+        "attention, one": "rank 1 refuses: the attention of this Qwen3ForCausalLM was set to 'sdpa'",
+        "cast between turns": "computed in torch.float32, and the model is in torch.float16 now: begin another cache",
+        "cast between turns, generate": "begin another cache",
+        "double afterwards": "this model is in torch.float64",
+        "moved": "the Qwen3ForCausalLM was moved to meta after parallelize, which connected the ranks for cpu",
+        "moved, generate": "call model.to(device) first, then parallelize",
         "checkpointing": "training mode with gradient checkpointing",
         "compiled": "this model was compiled",
         "layout": "layout='zigzag' was asked for",
         "decode": "decode='gather' was asked for",
         "double": "this model is in torch.float64",
-        "dynamic": "rounds activations by the largest of all tokens of a call",
+        "dynamic": "which quantises activations, by the largest of a token or of all tokens of a call",
+        "quantised": "this model has a FP8Linear",
     }
     first, second = ranks.run(2, uses.refusals)
     assert first == second
@@ -88,4 +108,6 @@ def test_adapters(ranks: RankPool) -> None:
 
 def test_however_a_model_was_loaded(ranks: RankPool, tmp_path: Path) -> None:
     uses.save_small_model(tmp_path)
-    assert ranks.run(2, uses.loaded, str(tmp_path)) == [{}, {}]
+    for found in ranks.run(2, uses.loaded, str(tmp_path)):
+        assert "this model was loaded in parallel by transformers (tp_plan" in found.pop("in parallel")
+        assert found == {}

@@ -434,6 +434,16 @@ def refusals() -> tuple[dict[str, str], bool]:
     windows = parallel_model("gemma2")  # of 7
     behind = torch.cat([torch.ones_like(ids[:, 7:]), torch.zeros_like(ids[:, :7])], dim=1)
     note("padding behind", lambda: windows.generate(ids, attention_mask=behind, max_new_tokens=3))
+    note("embeddings", lambda: model.generate(inputs_embeds=model.get_input_embeddings()(ids), max_new_tokens=3))
+    note("mask of other tokens", lambda: model.generate(ids, attention_mask=torch.ones(1, 30), max_new_tokens=3))
+    note("score of a list", lambda: model.tokenring.score(ids.tolist()))
+    note("score of a row", lambda: model.tokenring.score(ids[0]))
+    note("strategy", lambda: model.tokenring.use("key"))
+    note("no strategy", lambda: parallel_model("llama", prefill=None))
+    note("tokenizer", lambda: _parallelized(words()))
+    note("pipeline", lambda: _parallelized(pipeline("text-generation", model=whole, tokenizer=words())))
+    note("wrapped", lambda: _parallelized(torch.nn.DataParallel(whole)))
+    note("None", lambda: _parallelized(None))
     note("hidden states", lambda: model.generate(ids, max_new_tokens=3, output_hidden_states=True))
     note("contrastive", lambda: model.generate(ids, max_new_tokens=3, penalty_alpha=0.5, top_k=4))
     note("constraints", lambda: model.generate(ids, max_new_tokens=3, num_beams=2, force_words_ids=[[5]]))
@@ -470,13 +480,49 @@ def refusals() -> tuple[dict[str, str], bool]:
     note("checkpointing", lambda: model.generate(ids, max_new_tokens=3))
     model.gradient_checkpointing_disable()
     model.eval()
+    _changed(parallel_model("qwen3"), note)
     note("compiled", lambda: _parallelized(torch.compile(language_model("llama"), backend="eager")))
     note("layout", lambda: parallel_model("llama", layout="zigzag"))
     note("decode", lambda: parallel_model("llama", decode="gather"))
     note("double", lambda: _parallelized(language_model("llama").double()))
     note("dynamic", lambda: _parallelized(quantize_dynamic(language_model("llama"), {torch.nn.Linear})))
+    note("quantised", lambda: _parallelized(_with_fp8(language_model("llama"))))
     same = torch.equal(model.generate(ids, max_new_tokens=4), whole.generate(ids, max_new_tokens=4))
     return said, same
+
+
+def _with_fp8(model: Any) -> Any:
+    """A model one of whose layers is named as those that quantise activations."""
+    layer = model.model.layers[1].mlp
+    layer.up_proj.__class__ = type("FP8Linear", (torch.nn.Linear,), {})
+    return model
+
+
+def _changed(model: Any, note: Callable[[str, Callable[[], Any]], None]) -> None:
+    """What is said to calls of a model that was changed after it was spread."""
+    ids, name = ALONE[0], cache_name(type(model).forward)
+    layer = model.model.layers[1]
+    hook = layer.register_forward_hook(lambda *_: None)
+    note("hook", lambda: model(ids))
+    note("hook, generate", lambda: model.generate(ids, max_new_tokens=2))
+    hook.remove()
+    layer.self_attn.forward = layer.self_attn.forward
+    note("replaced", lambda: model(ids))
+    del layer.self_attn.forward
+    if dist.get_rank() == 1:
+        model.config._attn_implementation = "sdpa"
+    note("attention, one", lambda: model.generate(ids, max_new_tokens=2))
+    model.config._attn_implementation = "tokenring"
+    cache = model.tokenring.cache()
+    first = model.generate(ids, max_new_tokens=2, **{name: cache})
+    model.half()
+    note("cast between turns", lambda: model(ids, **{name: cache}))
+    note("cast between turns, generate", lambda: model.generate(torch.cat([first, ids], 1), **{name: cache}))
+    model.double()
+    note("double afterwards", lambda: model(ids))
+    model.float().to("meta")
+    note("moved", lambda: model(ids))
+    note("moved, generate", lambda: model.generate(ids, max_new_tokens=2))
 
 
 def _parallelized(model: Any) -> Any:
@@ -538,6 +584,7 @@ LOADED: dict[str, dict[str, Any]] = {
     "one device": {"device_map": "cpu"},
     "whole on a device": {"device_map": {"": "cpu"}},
     "automatic": {"device_map": "auto"},
+    "in parallel": {"tp_plan": "auto"},
 }
 """Arguments of ``from_pretrained``."""
 

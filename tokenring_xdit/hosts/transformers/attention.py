@@ -116,6 +116,8 @@ def attention(
         _refuse(forward, f"attention with {', '.join(sorted(asked)) or 'is_causal=False'}")
     if dropout:
         _refuse(forward, "dropout")
+    if not query.dtype == key.dtype == value.dtype:
+        _refuse(forward, f"queries in {query.dtype}, keys in {key.dtype} and values in {value.dtype}")
     window = attention_mask.window if isinstance(attention_mask, Pattern) else -1
     if window != layer.window or sliding_window not in (None, window):
         _refuse(forward, f"a window of {sliding_window} with a mask of {window} and a cache of {layer.window}")

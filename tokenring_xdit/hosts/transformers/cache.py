@@ -150,6 +150,9 @@ class ShardedCache(Cache):  # type: ignore[misc]
 
     Attributes:
         placement: Which rank holds which tokens.
+        returns_to: A length that it will be cropped to, whatever follows: layers with a window keep what that needs.
+            ``None`` for none; the same on all ranks.
+        dtype: What the model was in when it brought tokens; ``None`` where it has not.
         story: A digest of what was put in and changed, by which ranks find out whether theirs belong together.
     """
 
@@ -157,6 +160,8 @@ class ShardedCache(Cache):  # type: ignore[misc]
         super().__init__(layers=[ShardedLayer(self, window) for window in session.windows])
         self.session, self.number, self.transient = session, number, transient
         self.placement = Placement(session.exchanges.ranks)
+        self.returns_to: int | None = None
+        self.dtype: torch.dtype | None = None
         self.story = ""
         self.kept: list[tuple[int, int]] = []
 
@@ -204,10 +209,11 @@ class ShardedCache(Cache):  # type: ignore[misc]
         self._note(tokens)
         brought = placement.length - self.placement.length
         regret = max(_REGRET, brought) if brought <= _GUESSED else _REGRET
-        self.placement, self.kept = placement, []
+        self.placement, self.kept, self.dtype = placement, [], self.session.dtype
+        length = placement.length if self.returns_to is None else min(placement.length, self.returns_to)
         for layer in self.layers:
             if layer.window is not None:
-                needed = placement.length - layer.window + 1 - regret
+                needed = length - layer.window + 1 - regret
                 if needed - layer.first >= _REGRET:
                     layer.forget_before(needed, placement, self.session.exchanges.rank)
 
@@ -236,17 +242,26 @@ class ShardedCache(Cache):  # type: ignore[misc]
         length = self.length + tokens_to_remove if tokens_to_remove <= 0 else min(tokens_to_remove, self.length)
         if length == self.length:
             return
-        for layer in self.layers:
-            if layer.window is not None and layer.first and length - layer.window + 1 < layer.first:
-                raise UnsupportedError(
-                    f"this cache cannot be cropped from {self.length} to {length} tokens: layers with a window of "
-                    f"{layer.window} have forgotten those before {layer.first}; crop at most {_REGRET} tokens, or "
-                    "compute the sequence anew"
-                )
+        layer = self._forgetful(length)
+        if layer is not None:
+            raise UnsupportedError(
+                f"this cache cannot be cropped from {self.length} to {length} tokens: layers with a window of "
+                f"{layer.window} have forgotten those before {layer.first}; crop at most {_REGRET} tokens, or "
+                "compute the sequence anew"
+            )
         self.session.tell("crop", self.number, tokens_to_remove)
         self.placement = self.placement.cropped(max(length, 0))
         self._note(f"{length} tokens")
         self.rollback()
+
+    def can_be_cropped(self, length: int) -> bool:
+        """Whether all layers still hold what the tokens after the first ``length`` would see."""
+        return self._forgetful(length) is None
+
+    def _forgetful(self, length: int) -> ShardedLayer | None:
+        """A layer that has forgotten what the tokens after the first ``length`` would see."""
+        windows = (layer for layer in self.layers if layer.window is not None and layer.first)
+        return next((layer for layer in windows if length - layer.window + 1 < layer.first), None)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Put the items of the batch in another order, as beam search does."""
@@ -269,7 +284,7 @@ class ShardedCache(Cache):  # type: ignore[misc]
     def reset(self) -> None:
         """Forget everything."""
         self.session.tell("reset", self.number, None)
-        self.story = ""
+        self.story, self.dtype = "", None
         self.placement = Placement(self.placement.ranks)
         for layer in self.layers:
             layer.drop()
@@ -278,7 +293,7 @@ class ShardedCache(Cache):  # type: ignore[misc]
         """Another cache with the same keys, as for several answers to one prompt; every rank makes it."""
         refuse_inside("a cache is copied")
         other = self.session.new_cache()
-        other.placement, other.story = self.placement, self.story
+        other.placement, other.story, other.dtype = self.placement, self.story, self.dtype
         for own, new in zip(self.layers, other.layers, strict=True):
             new.first, new.held, new.is_initialized = own.first, own.held, own.is_initialized
             if own.is_initialized:
@@ -351,7 +366,7 @@ class ShardedCache(Cache):  # type: ignore[misc]
                     layer.keys, layer.values = file.get_tensor(f"{number}.keys"), file.get_tensor(f"{number}.values")
                     layer.is_initialized, layer.held, layer.first = True, layer.keys.shape[2], first
         self.placement = Placement(ranks, tuple(Held(*span) for span in json.loads(facts["spans"])))
-        self.story = facts.get("story", "")
+        self.story, self.dtype = facts.get("story", ""), self.session.dtype  # which the fingerprint tells
         return self
 
 

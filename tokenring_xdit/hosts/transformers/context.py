@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
+from tokenring_xdit.errors import ScheduleError
 from tokenring_xdit.hosts.transformers.cache import ShardedCache
 from tokenring_xdit.hosts.transformers.exchanges import Exchanges
 from tokenring_xdit.hosts.transformers.scoring import own_hidden, own_logits, scores
 from tokenring_xdit.hosts.transformers.session import Session
-from tokenring_xdit.hosts.transformers.strategies import WAYS, strategy_named
+from tokenring_xdit.hosts.transformers.strategies import BALANCED, WAYS, strategy_named
 from tokenring_xdit.hosts.transformers.turns import refuse_inside, turn
 from tokenring_xdit.schedule import AUTO, build
 from tokenring_xdit.schedule import Mask as PlanMask
@@ -142,6 +143,12 @@ def refuse_prefill(prefill: str, ranks: int) -> None:
     Raises:
         ScheduleError: It is not known, or not for this number of ranks.
     """
+    choices = f"prefill is {prefill!r}; it has to be {', '.join((AUTO, BALANCED, *WAYS))} or a schedule"
+    if not isinstance(prefill, str):
+        raise ScheduleError(choices)
     schedule = strategy_named(prefill)[1]
     if prefill not in WAYS and schedule != AUTO:
-        build(schedule, ranks, PlanMask.CAUSAL)
+        try:
+            build(schedule, ranks, PlanMask.CAUSAL)
+        except ScheduleError as error:
+            raise ScheduleError(f"{choices}: {error}") from error

@@ -19,15 +19,18 @@ from tokenring_xdit.compat.transformers import CACHE_NAMES, cache_name
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.hosts.agreement import describe, noting, said_by_all
 from tokenring_xdit.hosts.transformers.cache import ShardedCache, refuse_foreign_cache
-from tokenring_xdit.hosts.transformers.model import refuse_cast, refuse_flat
+from tokenring_xdit.hosts.transformers.changes import refuse_changed
+from tokenring_xdit.hosts.transformers.model import refuse_flat
 from tokenring_xdit.hosts.transformers.parcels import error_from, plain_error, plain_result, result_from
 from tokenring_xdit.hosts.transformers.session import STORY, Role, Session, compare
 from tokenring_xdit.hosts.transformers.turns import generating
 
 __all__ = ["replace_generate"]
 
-_SEVERAL = ("assistant_model", "prompt_embeds", "inputs_embeds")
-"""Arguments that bring a second model, or embeddings of a whole prompt."""
+_ONE_MODEL = "one model is sharded: leave it out (prompt_lookup_num_tokens speeds up without a second one)"
+_TOKENS = "prompts of token ids are sharded: pass input_ids"
+_REFUSED = {"assistant_model": _ONE_MODEL, "prompt_embeds": _TOKENS, "inputs_embeds": _TOKENS}
+"""Arguments that bring a second model, or embeddings of a whole prompt, and why they are refused."""
 
 _OWN = ("streamer", "stopping_criteria", "logits_processor", "prefix_allowed_tokens_fn", "custom_generate", "tokenizer")
 """Arguments that the first rank uses, and that need not be the same elsewhere."""
@@ -130,7 +133,8 @@ def _agree(model: Any, session: Session, call: Mapping[str, Any]) -> None:
 
 
 def _refuse(model: Any, session: Session, call: Mapping[str, Any]) -> None:
-    refuse_cast(model)
+    with torch.no_grad():  # as generate itself
+        refuse_changed(model, session.device)
     standing = model.generation_config.cache_implementation
     if standing not in _SAME_KEYS:
         _refuse_cache(standing)
@@ -141,13 +145,11 @@ def _refuse(model: Any, session: Session, call: Mapping[str, Any]) -> None:
     for name in ("inputs", "input_ids"):
         if call.get(name) is not None:
             refuse_flat(model, call[name])
+    _refuse_other_shape(call)
     _refuse_blind(session, call.get("attention_mask"))
-    several = [each for each in _SEVERAL if call.get(each) is not None]
-    if several:
-        raise UnsupportedError(
-            f"{several[0]} was passed to generate, and one model with prompts of input_ids is sharded: leave it out "
-            "(prompt_lookup_num_tokens speeds up without a second model)"
-        )
+    for name, reason in _REFUSED.items():
+        if call.get(name) is not None:
+            raise UnsupportedError(f"{name} was passed to generate, and {reason}")
     if call.get("synced_gpus"):
         raise UnsupportedError(
             "synced_gpus=True was passed to generate, which lets ranks with prompts of their own wait for each other, "
@@ -158,6 +160,17 @@ def _refuse(model: Any, session: Session, call: Mapping[str, Any]) -> None:
         raise UnsupportedError(
             f"{_EXIT} was given to generate, which takes layers away from the model of one rank: leave it out, of "
             "generation_config and model.generation_config as well (prompt_lookup_num_tokens speeds up without)"
+        )
+
+
+def _refuse_other_shape(call: Mapping[str, Any]) -> None:
+    """Refuse a mask that is not of the prompts, before positions are made of it."""
+    ids = next((call[name] for name in ("inputs", "input_ids") if call.get(name) is not None), None)
+    mask = call.get("attention_mask")
+    if isinstance(mask, Tensor) and ids is not None and mask.ndim == 2 and mask.shape != ids.shape:
+        raise UnsupportedError(
+            f"attention_mask is of shape {tuple(mask.shape)}, and input_ids of {tuple(ids.shape)}: pass a mask of all "
+            "tokens of the prompts, those in a cache included"
         )
 
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 
 from tokenring_xdit.attention import exchange
-from tokenring_xdit.dtypes import DTYPES
 from tokenring_xdit.errors import AgreementError, ConfigurationError, UnsupportedError
 from tokenring_xdit.hosts.calls import agreed_host, join_world
 from tokenring_xdit.hosts.transformers.attention import NAME, register
+from tokenring_xdit.hosts.transformers.changes import refuse_dtype, refuse_parts
 from tokenring_xdit.hosts.transformers.context import ContextParallel, refuse_prefill
 from tokenring_xdit.hosts.transformers.exchanges import Exchanges
 from tokenring_xdit.hosts.transformers.generate import replace_generate
@@ -35,6 +36,20 @@ CONTIGUOUS = "contiguous"
 
 _DYNAMIC = "torch.ao.nn.quantized.dynamic"
 """Where torch has layers that are quantised as they compute."""
+
+_QUANTISING = frozenset(
+    {
+        "AutoBitLinear",
+        "BitLinear",
+        "CompressedTensorsFP8Linear",
+        "FP8GroupedLinear",
+        "FP8Linear",
+        "FbgemmFp8Linear",
+        "Linear8bitLt",
+        "NVFP4Linear",
+    }
+)
+"""Layers of transformers and bitsandbytes that quantise activations."""
 
 
 def parallelize(
@@ -155,14 +170,31 @@ def _refuse_foreign(model: Any) -> None:
             )
 
 
-def _refuse_dynamic(model: Any) -> None:
-    """Refuse layers that scale what they are given by its largest value: a rank is given a part of the tokens."""
-    found = next((each for each in model.modules() if type(each).__module__.startswith(_DYNAMIC)), None)
+def _refuse_quantised_activations(model: Any) -> None:
+    """Refuse layers that quantise what they are given: the last bits of attention move whole steps there."""
+    found = next(filter(_quantises_activations, model.modules()), None)
     if found is not None:
         raise UnsupportedError(
-            f"this model has a {type(found).__name__} of {type(found).__module__}, which rounds activations by the "
-            "largest of all tokens of a call, and a rank has some of them: quantise weights only, or load the model "
-            "as it was saved"
+            f"this model has a {type(found).__name__} of {type(found).__module__}, which quantises activations, by the "
+            "largest of a token or of all tokens of a call, and what ranks compute differs from one process by a step "
+            "there: quantise weights only (load_in_4bit of bitsandbytes, Int8WeightOnlyConfig of torchao, GGUF)"
+        )
+
+
+def _quantises_activations(module: Any) -> bool:
+    activations = getattr(getattr(module, "weight", None), "act_quant_kwargs", None)  # torchao
+    scheme = getattr(getattr(module, "quantization_scheme", None), "input_activations", None)  # compressed-tensors
+    known = type(module).__name__ in _QUANTISING or type(module).__module__.startswith(_DYNAMIC)
+    return known or activations is not None or scheme is not None
+
+
+def _refuse_shares(model: Any) -> None:
+    """Refuse weights of which each rank has a share."""
+    shared = any(type(parameter).__name__ == "DTensor" for parameter in model.parameters())
+    if shared or getattr(model, "_device_mesh", None) is not None or (getattr(model, "_tp_size", None) or 1) > 1:
+        raise UnsupportedError(
+            "this model was loaded in parallel by transformers (tp_plan, distributed_config), and every rank needs all "
+            "weights: load it without these"
         )
 
 
@@ -179,6 +211,11 @@ def _without_adapters(model: Any) -> Any:
 
 
 def _refuse(model: Any, dims: ParallelDims) -> None:
+    if not isinstance(getattr(model, "_orig_mod", model), torch.nn.Module):
+        raise ConfigurationError(
+            f"tokenring_xdit.parallelize was given a {type(model).__name__}: pass the language model itself, "
+            "pipe.model of a pipeline of transformers, say"
+        )
     if hasattr(model, "tokenring"):
         raise ConfigurationError("this model was made parallel before: load it anew for other degrees")
     dims.refuse_started(dist.get_world_size())
@@ -194,11 +231,10 @@ def _refuse(model: Any, dims: ParallelDims) -> None:
     model = _without_adapters(model)
     family_of(model)
     _refuse_foreign(model)
-    _refuse_dynamic(model)
-    if str(model.dtype).removeprefix("torch.") not in DTYPES:
-        raise UnsupportedError(
-            f"this model is in {model.dtype}, and attention is computed in {', '.join(DTYPES)}: load it in one of these"
-        )
+    _refuse_quantised_activations(model)
+    _refuse_shares(model)
+    refuse_dtype(model)
+    refuse_parts(model)
     if model.device.type == "meta" or "disk" in (getattr(model, "hf_device_map", None) or {}).values():
         raise UnsupportedError(
             "weights of this model are not in memory (device_map, or the meta device), and every rank needs all of "

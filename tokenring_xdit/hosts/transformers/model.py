@@ -11,22 +11,21 @@ from torch import Tensor
 
 from tokenring_xdit.compat.transformers import CACHE_NAMES, cache_name
 from tokenring_xdit.errors import UnsupportedError
-from tokenring_xdit.hosts.changes import refuse_autocast
-from tokenring_xdit.hosts.transformers.attention import NAME
 from tokenring_xdit.hosts.transformers.cache import ShardedCache, refuse_foreign_cache
+from tokenring_xdit.hosts.transformers.changes import refuse_changed
 from tokenring_xdit.hosts.transformers.current import current_forward
 from tokenring_xdit.hosts.transformers.rows import rows_to_keep
 from tokenring_xdit.hosts.transformers.session import Inputs, Role, Session
 from tokenring_xdit.hosts.transformers.turns import turn
 
-__all__ = ["refuse_cast", "refuse_flat", "replace_decoder", "replace_head", "replace_rotary"]
+__all__ = ["refuse_flat", "replace_decoder", "replace_head", "replace_rotary"]
 
 _REFUSED = {
     "labels": "a loss over shards would leave out the tokens at their borders",
     "output_attentions": "no rank has all attention weights",
     "output_hidden_states": "no rank has the hidden states of all tokens",
     "output_router_logits": "no rank has the router logits of all tokens",
-    "inputs_embeds": "embeddings of a whole prompt would have to be on every rank: pass input_ids",
+    "inputs_embeds": "embeddings of a whole prompt would have to be on every rank (pass input_ids)",
     "token_type_ids": "token types change the mask, which was not compared with one process",
 }
 """Arguments of a model's call that are refused where they ask for something, and why."""
@@ -45,7 +44,7 @@ def replace_head(model: Any, session: Session) -> None:
     def called(*args: Any, **kwargs: Any) -> Any:
         with turn(session), session.settling():
             call = _named(forward, args, kwargs)
-            _refuse(model, call)
+            _refuse(model, session, call)
             kept = call.pop("logits_to_keep", 0)
             refuse_flat(model, call.get("input_ids"))
             session.rows = rows_to_keep(0 if kept is None else kept, call["input_ids"].shape[1])
@@ -77,7 +76,7 @@ def replace_decoder(model: Any, session: Session) -> None:
     def computed(*args: Any, **kwargs: Any) -> Any:
         with session.settling():
             call = _named(forward, args, kwargs)
-            _refuse(model, call)
+            _refuse(model, session, call)
             ids, mask = call.pop("input_ids", None), call.pop("attention_mask", None)
             positions, use_cache = call.pop("position_ids", None), call.pop("use_cache", None)
             for each in _OF_OTHERS:
@@ -144,7 +143,7 @@ def _named(forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
-def _refuse(model: Any, call: dict[str, Any]) -> None:
+def _refuse(model: Any, session: Session, call: dict[str, Any]) -> None:
     for name, reason in _REFUSED.items():
         value = call.get(name)
         if value is not None and value is not False:
@@ -158,24 +157,8 @@ def _refuse(model: Any, call: dict[str, Any]) -> None:
                 f"the configuration of this {type(model).__name__} says {name}=True, and {_REFUSED[name]}: set it to "
                 "False"
             )
-    refuse_cast(model)
-    if model.training:
-        _refuse_training(model)
-    implementation = model.config._attn_implementation
-    if implementation != NAME:
-        raise UnsupportedError(
-            f"the attention of this {type(model).__name__} was set to '{implementation}' after parallelize, which "
-            f"would attend the keys of one rank only: call model.set_attn_implementation('{NAME}')"
-        )
-
-
-def refuse_cast(model: Any) -> None:
-    """Refuse a call inside of autocast.
-
-    Raises:
-        UnsupportedError: It is on.
-    """
-    refuse_autocast(type(model).__name__, "call it outside of it, after model.to(torch.bfloat16), say")
+    if session.role == Role.ALIKE:  # in generate all ranks have looked before
+        refuse_changed(model, session.device)
 
 
 def _refuse_unknown(model: Any, call: dict[str, Any]) -> None:
@@ -186,23 +169,6 @@ def _refuse_unknown(model: Any, call: dict[str, Any]) -> None:
             f"{', '.join(unknown)} was passed to a {type(model).__name__} that is sharded over ranks, which was not "
             "compared with one process: leave it out or call the model without parallelize"
         )
-
-
-def _refuse_training(model: Any) -> None:
-    """Refuse what a model in training mode does otherwise: gradients, checkpoints, dropout."""
-    if torch.is_grad_enabled():
-        raise UnsupportedError("a model in training mode was called, and gradients are not sharded: call model.eval()")
-    for module in model.modules():
-        if getattr(module, "gradient_checkpointing", False):
-            raise UnsupportedError(
-                "a model in training mode with gradient checkpointing, which computes without a cache, was called: "
-                "call model.eval()"
-            )
-        if isinstance(module, torch.nn.Dropout) and module.p:
-            raise UnsupportedError(
-                "a model in training mode with dropout, of which each rank would draw its own, was called: call "
-                "model.eval()"
-            )
 
 
 def _is_batch(ids: Any) -> bool:
@@ -241,6 +207,11 @@ def _check(model: Any, ids: Any, mask: Any, positions: Any, cache: Any) -> None:
         raise UnsupportedError(
             f"the cache is of {cache.batch} items, and input_ids of {ids.shape[0]}: pass as many, or repeat those of "
             "the cache with batch_repeat_interleave"
+        )
+    if cache is not None and cache.dtype not in (None, model.dtype):
+        raise UnsupportedError(
+            f"the keys of this cache were computed in {cache.dtype}, and the model is in {model.dtype} now: begin "
+            "another cache"
         )
     if positions is not None and tuple(positions.shape) not in {tuple(ids.shape), (1, ids.shape[1])}:
         raise UnsupportedError(

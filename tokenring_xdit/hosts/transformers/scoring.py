@@ -10,6 +10,7 @@ from torch import Tensor
 from tokenring_xdit.compat.transformers import cache_name
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.hosts.transformers.cache import ShardedCache
+from tokenring_xdit.hosts.transformers.model import refuse_flat
 from tokenring_xdit.hosts.transformers.session import Session
 
 __all__ = ["own_hidden", "own_logits", "scores"]
@@ -44,6 +45,7 @@ def scores(session: Session, model: Any, ids: Tensor, mask: Tensor | None, cache
         UnsupportedError: There is no token before another.
     """
     with session.settling(), session.keeping_shards():
+        refuse_flat(model, ids)
         if ids.shape[1] < 2:
             raise UnsupportedError(
                 f"score was given {ids.shape[1]} tokens, and each is scored after others: pass two or more"

@@ -89,7 +89,7 @@ class Session:
         self.windows = windows_of(model.config)
         self.planned = PlannedStrategies(model, exchanges)
         self.device: torch.device = model.device
-        self._weights = Weights(model)
+        self._model, self._weights = model, Weights(model)
         self.role = Role.ALIKE
         self.rows: tuple[int, ...] | None = None
         self.computing = self.streams = self._shards = self._unsettled = False
@@ -101,6 +101,12 @@ class Session:
         self._caches: weakref.WeakValueDictionary[int, ShardedCache] = weakref.WeakValueDictionary()
         self._made = 0
         self._mask: Tensor | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model is in."""
+        dtype: torch.dtype = self._model.dtype
+        return dtype
 
     @property
     def fingerprint(self) -> str:

@@ -47,7 +47,7 @@ class PlannedStrategies:
         self._heads: int = config.num_attention_heads
         self._kv_heads: int = getattr(config, "num_key_value_heads", None) or self._heads
         self._head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // self._heads
-        self._dtype: torch.dtype = model.dtype
+        self._model = model
         self._device: torch.device = model.device
 
     def of(self, batch: int, past: int, new: int) -> tuple[Way | None, str]:
@@ -58,6 +58,7 @@ class PlannedStrategies:
             past: Tokens that were computed before.
             new: Tokens of this call.
         """
+        dtype: torch.dtype = self._model.dtype  # it may have been cast since the last prompt
         turn = LayerTurn(
             self._exchanges.ranks,
             _roughly(past),
@@ -66,10 +67,10 @@ class PlannedStrategies:
             self._kv_heads,
             self._head_dim,
             batch,
-            self._dtype.itemsize,
+            dtype.itemsize,
         )
         if turn not in self.known:
-            self.known[turn] = self._exchanges.plan(turn, self._dtype, self._device)
+            self.known[turn] = self._exchanges.plan(turn, dtype, self._device)
         return strategy_named(self.known[turn] or BALANCED)
 
 
