@@ -21,6 +21,7 @@ from tests.hosts.xfuser.uses.transformer import (
     cache,
     casting,
     compiled,
+    faster,
     first_block,
     fuse_projections,
     group_offload,
@@ -235,6 +236,11 @@ def two_controlnets(pipe: Any, scene: Scene) -> Mapping[str, Any]:
     return tensors_of(other(**{**inputs, **seen, **strengths}))
 
 
+def disabled(pipe: Any, scene: Scene) -> None:
+    """No cache any more."""
+    pipe.transformer.disable_cache()
+
+
 def sea(pipe: Any) -> Any:
     """A cache that looks at the spectrum of the whole video."""
     from diffusers import SeaCacheConfig
@@ -272,6 +278,18 @@ COMBINATIONS: dict[str, Use] = {
     "offload-casting": Use(
         "weights in bf16, then group offloading, after", after=then(casting, group_offload("block_level"))
     ),
+    "offload-before-lora": Use(
+        "group offloading before, LoRA and fused projections after",
+        before=group_offload("block_level"),
+        after=then(ALL, fuse_projections),
+    ),
+    "offload-cache-before": Use(
+        "group offloading and FasterCache before, two sizes",
+        before=then(group_offload("leaf_level"), cache(faster)),
+        call=changing,
+        **_SAME,
+    ),
+    "cache-disabled-before": Use("FasterCache before, disabled again", before=then(cache(faster), disabled), **_SAME),
     "offload-pipeline": Use("enable_group_offload of the pipeline", after=whole_pipeline_offload, **_SAME),
     "offload-changing": Use(
         "group offloading, other sizes, texts and batches", after=group_offload("leaf_level"), call=changing, **_SAME

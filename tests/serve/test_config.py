@@ -73,6 +73,7 @@ NEEDS_NONE = {"Flux2KleinPipeline", "Flux2Pipeline", "FluxKontextPipeline"}
 """Pipelines that take a picture and need none."""
 
 FILMS = {
+    "ChronoEditPipeline",
     "CogVideoXImageToVideoPipeline",
     "HunyuanSkyreelsImageToVideoPipeline",
     "HunyuanVideo15ImageToVideoPipeline",

@@ -56,6 +56,8 @@ ONLY_DIFFUSERS: dict[str, Small] = {
     "cogview4": _alone("CogView4", "cogview4", "CogView4Pipeline"),
     "skyreels-v2": _alone("SkyReels V2", "skyreels_v2", "SkyReelsV2Pipeline"),
     "mochi": _alone("Mochi", "mochi", "MochiPipeline"),
+    "bria": _alone("Bria", "bria", "BriaPipeline"),
+    "chronoedit": _alone("ChronoEdit", "chronoedit", "ChronoEditPipeline"),
 }
 """Families that xfuser does not have."""
 

@@ -235,6 +235,7 @@ TASKS: dict[str, Small] = {
     ),
     "wan-v2v": _task("Wan, video to video", "wan-t2v", "WanVideoToVideoPipeline", p.video, defaults=_HALVES),
     "wan-vace": _family("wan-vace", "wan-t2v"),
+    "hunyuan-video-1.5-i2v": _family("hunyuan-video-1.5-i2v", "hunyuan-video-1.5"),
     "skyreels-v2-forcing": _task(
         "SkyReels V2, diffusion forcing",
         "skyreels-v2",

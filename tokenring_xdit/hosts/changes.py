@@ -10,7 +10,7 @@ from tokenring_xdit.attention.checks import DTYPES
 from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.hosts.caches import refuse_cache
 
-__all__ = ["TOKEN_WISE", "refuse_alone", "refuse_autocast", "refuse_changes", "refuse_hooks", "refuse_offloaded"]
+__all__ = ["TOKEN_WISE", "refuse_alone", "refuse_autocast", "refuse_changes", "refuse_hooks", "refuse_scattered"]
 
 TOKEN_WISE = "tokenring_token_wise"
 """Attribute of a hook that says it looks at each token by itself, so that it may see a rank's tokens alone."""
@@ -71,24 +71,22 @@ def refuse_autocast(kind: str, instead: str) -> None:
         )
 
 
-def refuse_offloaded(pipe: Any) -> None:
-    """Refuse a pipeline whose weights are offloaded, which replaces the forward of the class that a model had then.
+def refuse_scattered(pipe: Any) -> None:
+    """Refuse a pipeline of which a part lies on several devices, or not in memory.
 
     Args:
         pipe: A pipeline of diffusers.
 
     Raises:
-        UnsupportedError: accelerate offloads some of its parts.
+        UnsupportedError: There is one.
     """
-    offloaded = [
-        n for n, part in pipe.components.items() if hasattr(part, "_hf_hook") or hasattr(part, "hf_device_map")
-    ]
-    if offloaded:
-        raise UnsupportedError(
-            f"accelerate offloads {', '.join(offloaded)} already, and their weights cannot be found there: call "
-            "parallelize first and enable_model_cpu_offload or enable_sequential_cpu_offload after it; leave out "
-            "device_map"
-        )
+    for name, part in pipe.components.items():
+        devices = {str(device) for device in (getattr(part, "hf_device_map", None) or {}).values()}
+        if len(devices) > 1 or "disk" in devices:
+            raise UnsupportedError(
+                f"the {name} lies on {' and '.join(sorted(devices))} (device_map), and every rank has to have it whole "
+                "on its own device: pass that device as device_map, or leave device_map out and call pipe.to(device)"
+            )
 
 
 def refuse_alone(module: Any) -> NoReturn:

@@ -21,6 +21,7 @@ from tokenring_xdit.errors import UnsupportedError
 from tokenring_xdit.graphs import GraphedCalls, Recorder
 from tokenring_xdit.hosts.agreement import agree_on_inputs, noting
 from tokenring_xdit.hosts.changes import refuse_changes
+from tokenring_xdit.hosts.forwards import handed_over, is_replaced, refuse_held
 from tokenring_xdit.hosts.processors import ProcessorSlot, settle
 from tokenring_xdit.hosts.replay import ReplayCheck, surroundings
 from tokenring_xdit.hosts.running import RUNNING, watching_decisions
@@ -30,7 +31,6 @@ __all__ = [
     "Sharded",
     "put_in_place",
     "refuse_changed",
-    "refuse_held",
     "sharded_of",
     "shared_by",
     "spread_elsewhere",
@@ -254,7 +254,8 @@ def put_in_place(model: Any, sharded: Sharded, parent: Any, methods: Mapping[str
         "save_pretrained": wraps(kind.save_pretrained)(save_pretrained),
         **methods,
     }
-    model.__class__ = type(kind.__name__, (parent,), body)
+    with handed_over(model):
+        model.__class__ = type(kind.__name__, (parent,), body)
     setattr(model, _ATTRIBUTE, sharded)
 
 
@@ -269,22 +270,10 @@ def taken_out(model: Any) -> Sharded:
     """
     refuse_held(model)
     sharded: Sharded = getattr(model, _ATTRIBUTE)
-    model.__class__ = sharded.kind
+    with handed_over(model):
+        model.__class__ = sharded.kind
     delattr(model, _ATTRIBUTE)
     return sharded
-
-
-def refuse_held(model: Any) -> None:
-    """Refuse to give a model its class back where something holds on to the forward that it has now.
-
-    Raises:
-        UnsupportedError: Something does.
-    """
-    if "forward" in vars(model):
-        raise UnsupportedError(
-            f"the forward of the {type(model).__name__} was replaced after parallelize (by group offloading or a hook "
-            "of accelerate, say), and holds on to what parallelize made of it: remove that first"
-        )
 
 
 def refuse_changed(model: Any, known: set[str], slots: Callable[[], Sequence[ProcessorSlot]]) -> None:
@@ -306,10 +295,10 @@ def refuse_changed(model: Any, known: set[str], slots: Callable[[], Sequence[Pro
         )
     refuse_changes(model, kind)
     settle(slots(), replace=False)
-    if "forward" in vars(model):
+    if is_replaced(model):
         raise UnsupportedError(
-            f"the forward of the {kind} was replaced before parallelize (by group offloading or a hook of accelerate, "
-            "say), and would compute the whole on every rank: call parallelize first, and do that after it"
+            f"the forward of the {kind} was replaced before parallelize (by a function of your own, say), and would "
+            "compute the whole on every rank: call parallelize first, and do that after it"
         )
     if getattr(model, "_compiled_call_impl", None) is not None:
         raise UnsupportedError(

@@ -58,9 +58,9 @@ def of_any_size(family: str) -> dict[str, object]:
         return {"height": 80, "width": 112, "text_tokens": 49, **PROMPTS}
     if family == "mochi":
         return {"height": 112, "width": 80, "frames": 13, "text_tokens": 31, **PROMPTS}
-    if family == "skyreels-v2" or family.startswith("wan"):
+    if family in {"skyreels-v2", "chronoedit"} or family.startswith("wan"):
         pixels = 32 if family == "wan-ti2v" else 16
-        text = {} if family == "wan-i2v" else {"text_tokens": 49}
+        text = {} if family in {"wan-i2v", "chronoedit"} else {"text_tokens": 49}
         return {"height": 7 * pixels, "width": 5 * pixels, **text, **PROMPTS}
     pixels = PIXELS.get(family, 4)
     rows, columns = (10, 10) if family.startswith("pixart") else (7, 10)
@@ -132,6 +132,12 @@ def test_one_time_for_all_tokens(ranks: RankPool) -> None:
     """LTX-Video has one where no frame is given, and one of each token where there is."""
     case = Case("ltx-condition", calls=({"without": ("conditions",)}, {}))
     for error in ranks.run(2, jobs.worst, case, timeout=300):
+        assert error <= TOLERANCE
+
+
+def test_a_picture_that_is_zero_is_none(ranks: RankPool) -> None:
+    """HunyuanVideo 1.5 hides its tokens then: the same shapes, and another mask."""
+    for error in ranks.run(2, jobs.with_and_without_a_picture, timeout=300):
         assert error <= TOLERANCE
 
 

@@ -72,7 +72,6 @@ def test_arguments_that_were_not_compared_are_refused(ranks: RankPool) -> None:
         "hole inside": "hidden tokens are in front of real ones",
         "hole in front": "hidden tokens are in front of real ones",
         "half": "the ChromaTransformer2DModel got an attention_mask of other numbers than 0 and 1",
-        "picture": "image_embeds that are not zero reached the HunyuanVideo15Transformer3DModel",
         "perturbed": "perturbation_mask reached the LTX2VideoTransformer3DModel",
         "xlabs": "controlnet_blocks_repeat reached the FluxTransformer2DModel",
     }.items():

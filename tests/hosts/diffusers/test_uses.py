@@ -20,13 +20,14 @@ QUICK = {
     ("Schedulers/flow-stochastic-before", "flux"),
     ("The transformer/fused-projections-after", "sd3"),
     ("The transformer/cache-pyramid-after", "wan-t2v"),
-    ("The transformer/cache-faster-after", "flux"),
+    ("The transformer/cache-faster-before", "flux"),
     ("The transformer/casting-after", "qwen-image"),
-    ("The transformer/group-block-after", "flux"),
+    ("The transformer/group-block-before", "flux"),
     ("The transformer/compiled-before", "sd3"),
     ("Callbacks/callback-latents-each-rank", "flux"),
     ("Calls/pixel-each-rank", "flux-control"),
     ("Beside calls/second", "flux"),
+    ("Beside calls/device-map", "flux"),
 }
 """A use of each kind, on two ranks; everything is tried on three where there is time."""
 

@@ -309,34 +309,44 @@ def refusals_of_parallelize() -> dict[str, str]:
     return said
 
 
-def offloaded(family: str) -> dict[str, float]:
+def offloaded(family: str, host: str) -> dict[str, float]:
     """Relative errors with weights that accelerate moves in and out, by diffusers' methods on a GPU.
 
     They ask for one; without, accelerate's own calls that they make, with the CPU as the device that computes.
     """
-    from accelerate import cpu_offload, cpu_offload_with_hook
-
     import tokenring_xdit
 
     kind, device = FAMILIES[family], rank_device()
     expected = by_the_first(lambda: latents_of(kind.make().to(device)(**kind.inputs())))
     errors = {}
-    for name, offload in {"model": cpu_offload_with_hook, "sequential": cpu_offload}.items():
-        pipe = kind.make()
-        try:
-            tokenring_xdit.parallelize(pipe, host="xfuser", tokenring_degree=2)
-            if device.type == "cuda":
-                getattr(pipe, f"enable_{name}_cpu_offload")(gpu_id=device.index)
-            else:
-                for part in pipe.components.values():
-                    if isinstance(part, torch.nn.Module):
-                        offload(part, device)
-            weights = next(pipe.transformer.parameters())
-            assert weights.device.type == ("meta" if name == "sequential" else "cpu")
-            errors[name] = relative_error(latents_of(pipe(**kind.inputs())), expected)
-        finally:
-            forget_xfuser()
+    for name in ("model", "sequential"):
+        for before in (False, True):
+            pipe = kind.make()
+            try:
+                if before:
+                    _offload(pipe, name, device)
+                tokenring_xdit.parallelize(pipe, host=host, tokenring_degree=2)
+                if not before:
+                    _offload(pipe, name, device)
+                weights = next(pipe.transformer.parameters())
+                assert weights.device.type == ("meta" if name == "sequential" else "cpu")
+                errors[f"{name} {'before' if before else 'after'}"] = relative_error(
+                    latents_of(pipe(**kind.inputs())), expected
+                )
+            finally:
+                forget_xfuser()
     return errors
+
+
+def _offload(pipe: Any, name: str, device: torch.device) -> None:
+    from accelerate import cpu_offload, cpu_offload_with_hook
+
+    if device.type == "cuda":
+        getattr(pipe, f"enable_{name}_cpu_offload")(gpu_id=device.index)
+        return
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            {"model": cpu_offload_with_hook, "sequential": cpu_offload}[name](part, device)
 
 
 def with_backend(backend: str, dtype: torch.dtype) -> tuple[float, float]:
@@ -353,22 +363,18 @@ def with_backend(backend: str, dtype: torch.dtype) -> tuple[float, float]:
         forget_xfuser()
 
 
-def refusals_of_offloaded() -> list[str]:
-    """What ``parallelize`` says to a pipeline that is offloaded already."""
-    from accelerate import cpu_offload, cpu_offload_with_hook
-
+def refusal_of_scattered() -> str:
+    """What ``parallelize`` says to a pipeline of which a part lies on two devices."""
     import tokenring_xdit
     from tokenring_xdit.errors import UnsupportedError
 
-    said = []
-    for offload in (cpu_offload_with_hook, cpu_offload):
-        pipe = FAMILIES["flux"].make()
-        offload(pipe.transformer, torch.device("cpu"))
-        try:
-            tokenring_xdit.parallelize(pipe, host="xfuser", tokenring_degree=2)
-        except UnsupportedError as error:
-            said.append(str(error))
-    return said
+    pipe = FAMILIES["flux"].make()
+    pipe.transformer.hf_device_map = {"transformer_blocks": 0, "single_transformer_blocks": 1}
+    try:
+        tokenring_xdit.parallelize(pipe, host="xfuser", tokenring_degree=2)
+    except UnsupportedError as error:
+        return str(error)
+    return ""
 
 
 def compiled_afterwards(family: str, backend: str) -> float:

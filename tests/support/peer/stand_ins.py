@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from transformers import MistralConfig, Qwen2VLConfig
+
 from tests.support.families import text, video_text
 from tests.support.hub import snapshot
 
@@ -43,7 +45,14 @@ _MAKERS: dict[str, Callable[[], tuple[Any, ...]]] = {
     "hf-internal-testing/tiny-random-umt5": video_text.make_umt5,
     "hf-internal-testing/tiny-random-clip": text.clip,
     "hf-internal-testing/tiny-random-BertModel": text.bert,
-    "hf-internal-testing/tiny-random-Qwen2VLForConditionalGeneration": text.qwen2_vl_processor,
+    "hf-internal-testing/tiny-random-Qwen2VLForConditionalGeneration": lambda: (
+        *text.qwen2_vl_processor(),
+        Qwen2VLConfig(),  # by which transformers finds the processor's tokenizer
+    ),
+    "hf-internal-testing/Mistral-Small-3.1-24B-Instruct-2503-only-processor": lambda: (
+        text.mistral3()[0],
+        MistralConfig(),  # of which transformers knows no other processor than the tokenizer
+    ),
     "hf-internal-testing/tiny-gemma3": video_text.make_gemma3,
     "hf-internal-testing/dummy-gemma": lambda: video_text.make_gemma3()[:1],
     "finetrainers/dummy-hunyaunvideo": video_text.make_llama,

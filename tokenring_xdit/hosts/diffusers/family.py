@@ -64,7 +64,7 @@ class DiffusersFamily(ModelFamily):
         control: What a ControlNet or an adapter hands to its forward, by argument or by key of the arguments of
             attention, and how it is cut: residuals of a picture's tokens as the picture is; ``None`` leaves it whole.
         refused: Arguments of its forward that were not compared, unless they are ``None`` or ``False``.
-        only_zeros: Arguments of its forward of which nothing was compared but zeros.
+        absent_if_zero: Arguments of its forward whose tokens it hides where all of them are zero.
         pair_masks: Whether its masks are for pairs of tokens, of which both have to be real. One of bool hides the
             others, one of numbers is added to the scores.
         each_item: Whether its processors attend each item of a batch by itself, with the text that the argument
@@ -83,7 +83,7 @@ class DiffusersFamily(ModelFamily):
     since: str = "0.42"
     control: Mapping[str, Split | None] = field(default_factory=dict)
     refused: tuple[str, ...] = ()
-    only_zeros: tuple[str, ...] = ()
+    absent_if_zero: tuple[str, ...] = ()
     pair_masks: bool = False
     each_item: bool = False
     no_attention: str = ""

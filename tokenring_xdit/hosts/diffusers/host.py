@@ -14,7 +14,7 @@ from tokenring_xdit.defaults import DEFAULT_SCHEDULE
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError
 from tokenring_xdit.hosts.agreement import agree_on_arguments, noting
 from tokenring_xdit.hosts.calls import Output, join_world, spread_over_ranks, taken_back
-from tokenring_xdit.hosts.changes import refuse_offloaded
+from tokenring_xdit.hosts.changes import refuse_scattered
 from tokenring_xdit.hosts.diffusers.families import FAMILIES
 from tokenring_xdit.hosts.diffusers.install import ParallelConfig, register
 from tokenring_xdit.hosts.diffusers.offer import compared, family_of, family_of_model, refused_options
@@ -26,7 +26,8 @@ from tokenring_xdit.hosts.diffusers.sharding import (
     sharding_of,
     unshard,
 )
-from tokenring_xdit.hosts.sharding import refuse_held, still_shared_by, transformers_of
+from tokenring_xdit.hosts.forwards import refuse_held
+from tokenring_xdit.hosts.sharding import still_shared_by, transformers_of
 from tokenring_xdit.parallel import ParallelDims
 
 __all__ = ["ContextParallelConfig", "DiffusersHost", "parallelize", "undo"]
@@ -90,7 +91,7 @@ def parallelize(
     Raises:
         ConfigurationError: A library is missing, or too old or new; there are no ranks, or their number is not the
             degree; the pipeline is parallel already; or ``output`` is unknown.
-        UnsupportedError: The pipeline was not compared with the single process, or its weights are offloaded already.
+        UnsupportedError: The pipeline, or what was done to it before, was not compared with the single process.
     """
     unknown = options.keys() - {"ulysses_degree", "attention_backend", "cuda_graphs"}
     if unknown:
@@ -155,7 +156,7 @@ class DiffusersHost:
                 "use host='xfuser'"
             )
         self._dims.refuse_started(dist.get_world_size())
-        refuse_offloaded(pipe)
+        refuse_scattered(pipe)
         for part, model in self.models(pipe).items():
             sharding = sharding_of(model)
             if sharding is None:

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -76,12 +77,14 @@ class DiffusersSharding(Sharded):
             )
         _refuse_arguments(self.kind.__name__, arguments, self._family)
         _refuse_config(model, self._family)
-        _refuse_backends(self.slots, model)
+        tensors = (value for value in arguments.values() if isinstance(value, Tensor))
+        _refuse_backends(self.slots, model.dtype, next((tensor.device for tensor in tensors), model.device))
 
     def enter(self, model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
         """Cut what the model is given."""
         self._cut.hook(model)
-        self._call = tuple((name, _shape(name, value)) for name, value in arguments.items())
+        zeros = (not bool(arguments[name].any()) for name in self._family.absent_if_zero if name in arguments)
+        self._call = (*((name, _shape(name, value)) for name, value in arguments.items()), *zeros)
         world = dist.group.WORLD
         assert world is not None
         RUNNING.together = Together(world, dist.get_rank(), None)
@@ -153,7 +156,8 @@ def refuse_changed(model: Any, family: DiffusersFamily) -> None:
             f"the {family.transformer} is spread over devices by diffusers itself already (enable_parallelism): load "
             "it anew, and call parallelize alone"
         )
-    _refuse_backends(_slots(model, family, None), model)
+    device = "cuda" if torch.cuda.is_available() else "cpu"  # the model's own may be where it is offloaded to
+    _refuse_backends(_slots(model, family, None), model.dtype, torch.device(device))
 
 
 def _refuse_arguments(kind: str, arguments: Mapping[str, Any], family: DiffusersFamily) -> None:
@@ -168,12 +172,6 @@ def _refuse_arguments(kind: str, arguments: Mapping[str, Any], family: Diffusers
         raise UnsupportedError(
             f"{', '.join(given)} reached the {kind}, which was not compared with the single process when it is spread "
             "over ranks: leave it and what brings it out, or do without parallelize"
-        )
-    given = [name for name in family.only_zeros if name in told and bool(told[name].any())]
-    if given:
-        raise UnsupportedError(
-            f"{', '.join(given)} that are not zero reached the {kind}, which was not compared with the single process "
-            "when it is spread over ranks: use the pipeline without pictures, or do without parallelize"
         )
     if family.each_item and "encoder_attention_mask" in told:
         refuse_holes(kind, told["encoder_attention_mask"])
@@ -229,8 +227,13 @@ def _slots(model: Any, family: DiffusersFamily, owner: DiffusersSharding | None)
     yield from found.values()
 
 
-def _refuse_backends(slots: Iterable[ProcessorSlot], model: Any) -> None:
+def _refuse_backends(slots: Iterable[ProcessorSlot], dtype: torch.dtype, device: torch.device) -> None:
     """Refuse a kernel that diffusers was told to use and that was not compared, or cannot run here.
+
+    Args:
+        slots: Where attention is.
+        dtype: The model's.
+        device: Where it computes; its weights may be elsewhere until then.
 
     Raises:
         UnsupportedError: There is one.
@@ -246,7 +249,7 @@ def _refuse_backends(slots: Iterable[ProcessorSlot], model: Any) -> None:
                 "or was not compared: use set_attention_backend('native'), '_native_flash' or '_native_cudnn'"
             )
         kernel = KERNELS_OF_BACKENDS[backend]
-        reason = None if kernel is None else KERNELS[kernel].refusal(model.device, model.dtype)
+        reason = None if kernel is None else KERNELS[kernel].refusal(device, dtype)
         if reason is not None:
             raise UnsupportedError(
                 f"diffusers' attention backend '{backend}' {reason}: use set_attention_backend('native')"

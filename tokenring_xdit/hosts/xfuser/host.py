@@ -13,7 +13,7 @@ from tokenring_xdit.defaults import DEFAULT_SCHEDULE
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError
 from tokenring_xdit.graphs import CudaRecorder, GraphReport, Recorder, refuse_without_cuda
 from tokenring_xdit.hosts.calls import GRAPHS_NEED_RANKS, Output, join_world, spread_over_ranks
-from tokenring_xdit.hosts.changes import refuse_offloaded
+from tokenring_xdit.hosts.changes import refuse_scattered
 from tokenring_xdit.hosts.refusals import heads_of, refuse_ulysses
 from tokenring_xdit.hosts.sharding import sharded_of, still_shared_by, transformers_of
 from tokenring_xdit.hosts.xfuser.backends import AttentionBackend
@@ -61,8 +61,8 @@ def parallelize(
     Raises:
         ConfigurationError: A library is missing, or too old or new; there are no ranks, or their number is not the
             product of the degrees; the pipeline is parallel already; or ``output`` is unknown.
-        UnsupportedError: The pipeline was not compared with the single process, has heads that the Ulysses ranks do
-            not divide, its weights are offloaded already, or the attention backend needs what this machine lacks.
+        UnsupportedError: The pipeline, or what was done to it before, was not compared with the single process, it has
+            heads that the Ulysses ranks do not divide, or the attention backend needs what this machine lacks.
     """
     check_versions()
     no_debug_lines()
@@ -121,7 +121,7 @@ class XfuserHost:
             "--ring_degree",
         )
         dims.refuse_started(dist.get_world_size())
-        refuse_offloaded(pipe)
+        refuse_scattered(pipe)
         for model in self.models(pipe).values():
             refuse_ulysses(dims.ulysses, heads_of(model.config))
             if dims.ranks > 1 and sharding_of(model) is None:

@@ -211,6 +211,22 @@ def _read(folder: Path, scene: Scene) -> Mapping[str, Any]:
     return {**found, "files": sorted(files), **tensors_of(loaded(**scene.inputs()))}
 
 
+def onto_a_device(pipe: Any, scene: Scene) -> Mapping[str, Any]:
+    """A folder that diffusers loads onto the rank's device, made parallel."""
+    import tokenring_xdit
+
+    plain = scene.plain()
+    with _folder(scene) as folder:
+        if scene.rank == 0:
+            plain.save_pretrained(folder)
+        _wait(scene)
+        loaded = type(plain).from_pretrained(folder, device_map="cpu")
+    loaded.set_progress_bar_config(disable=True)
+    if not scene.alone:
+        tokenring_xdit.parallelize(loaded, tokenring_degree=dist.get_world_size(), host=scene.host)
+    return tensors_of(loaded(**scene.inputs()))
+
+
 def transformer_saved(pipe: Any, scene: Scene) -> Mapping[str, Any]:
     """The transformer alone, loaded by diffusers' class."""
     with _folder(scene) as folder:
@@ -382,6 +398,13 @@ USES = {
         _SAME, title="save_pretrained on the first rank", call=saved_by_first, expected=Expected.RIGHT
     ),
     "saved-transformer": replace(_SAME, title="transformer.save_pretrained", call=transformer_saved),
+    "device-map": replace(
+        _SAME,
+        title='from_pretrained(..., device_map="cpu")',
+        call=onto_a_device,
+        expected=Expected.RIGHT,
+        families=frozenset({"flux", "sd3", "wan-t2v"}),
+    ),
     "weights": replace(_SAME, title="the transformer's class and weights by name", call=weights),
     "itself": replace(_SAME, title="the pipeline's class, parts and signature", call=itself),
     "to-double": replace(_SAME, title="pipe.to(torch.float64), after", after=to(torch.float64)),

@@ -60,6 +60,8 @@ RETURNS = {
     **dict.fromkeys(("QwenImagePipeline", "Krea2Pipeline"), _WITH_A_MASK),
     **dict.fromkeys(("ZImagePipeline", "CogVideoXPipeline", "LattePipeline", "CogView4Pipeline"), _WITH_NEGATIVE),
     **dict.fromkeys(("WanPipeline", "WanImageToVideoPipeline", "SkyReelsV2Pipeline"), _WITH_NEGATIVE),
+    "ChronoEditPipeline": _WITH_NEGATIVE,
+    "BriaPipeline": (*_WITH_NEGATIVE, ""),
     "HunyuanVideoPipeline": ("prompt_embeds", "pooled_prompt_embeds", "prompt_attention_mask"),
     "HunyuanVideo15Pipeline": (*_WITH_A_MASK, "prompt_embeds_2", "prompt_embeds_mask_2"),
 }

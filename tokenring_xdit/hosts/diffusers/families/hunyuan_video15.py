@@ -9,7 +9,7 @@ __all__ = ["FAMILY"]
 FAMILY = DiffusersFamily(
     pipelines=(),
     transformer="HunyuanVideo15Transformer3DModel",
-    compared=("HunyuanVideo15Pipeline",),
+    compared=("HunyuanVideo15Pipeline", "HunyuanVideo15ImageToVideoPipeline"),
     spread={"transformer_blocks.*.attn": ("HunyuanVideo15AttnProcessor2_0",)},
     local={"context_embedder.token_refiner.refiner_blocks.*.attn": ("AttnProcessor2_0",)},
     plan={
@@ -21,6 +21,6 @@ FAMILY = DiffusersFamily(
         },
         "proj_out": Gather(1),
     },
-    only_zeros=("image_embeds",),  # others, which the pipeline from pictures brings, are text that counts
+    absent_if_zero=("image_embeds",),
     pair_masks=True,
 )
