@@ -36,7 +36,8 @@ from tokenring_xdit.pipelines.pictures import packed_options, read_picture, unpa
 from tokenring_xdit.pipelines.preview import Preview
 from tokenring_xdit.pipelines.random_flux import RandomFlux
 from tokenring_xdit.pipelines.request import Request, call_arguments
-from tokenring_xdit.pipelines.run import RunConfig, inspect_model
+from tokenring_xdit.pipelines.run import RunConfig
+from tokenring_xdit.pipelines.run_model import files_for, inspect_model, pipeline_of
 from tokenring_xdit.pipelines.run_rank import run_on_rank
 from tokenring_xdit.pipelines.signatures import needed_options, takes
 
@@ -349,7 +350,7 @@ output: {tmp_path}/out.mp4
     path = tmp_path / "run.yaml"
     path.write_text(text)
     config = read_config(RunConfig, path, inspect=inspect_model)
-    given = read_files(config.files(config.pipeline))["video"]
+    given = read_files(files_for(config, pipeline_of(config)))["video"]
     kept = load_video(str(tmp_path / "in.mp4"))
     assert len(given) == len(kept) == 9
     assert all(np.array_equal(np.asarray(own), np.asarray(other)) for own, other in zip(given, kept, strict=True))

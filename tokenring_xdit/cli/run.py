@@ -19,9 +19,10 @@ from tokenring_xdit.errors import ConfigurationError, LaunchError, TokenRingErro
 from tokenring_xdit.graphs import refuse_without_cuda
 from tokenring_xdit.messages import one_line
 from tokenring_xdit.pipelines import embedded
+from tokenring_xdit.pipelines.inspection import inspect_run, outputs_of
 from tokenring_xdit.pipelines.model import EMBEDDED
 from tokenring_xdit.pipelines.run import RunConfig
-from tokenring_xdit.pipelines.tasks import AnyRun, inspect_run, program_of, read_run, run_as_rank
+from tokenring_xdit.pipelines.tasks import AnyRun, program_of, read_run, run_as_rank
 from tokenring_xdit.pipelines.text_models import SMOLLM2
 from tokenring_xdit.sizes import PictureSize
 from tokenring_xdit.workers.pool import WorkerPool
@@ -34,7 +35,7 @@ def run_command(args: argparse.Namespace) -> None:
     path, overrides = _said(args)
     config = read_run(path, overrides, _mistakes_here)
     if os.environ.get("RANK", "0") == "0":
-        for output in config.outputs():
+        for output in outputs_of(config):
             refuse_unwritable(output, f"output {output}", keep=not args.dry_run)
         if args.dry_run:
             tell_run(config, as_json=args.json)

@@ -12,7 +12,7 @@ from typing import Any
 
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError, nearest
 from tokenring_xdit.messages import one_line, shown
-from tokenring_xdit.pipelines.options import is_number
+from tokenring_xdit.pipelines.values import is_number
 
 __all__ = [
     "AUTO_TASKS",

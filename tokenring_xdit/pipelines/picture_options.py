@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tokenring_xdit.pipelines.options import MOST, is_number, is_whole, shortly
+from tokenring_xdit.pipelines.options import MOST
 from tokenring_xdit.pipelines.pictures import MODES, PICTURES, VIDEOS
+from tokenring_xdit.pipelines.values import is_number, is_whole, shortly
 
 __all__ = ["check_adapter", "check_embeddings", "check_pictures", "check_strength", "check_video", "steps_taken"]
 

@@ -19,7 +19,7 @@ from tokenring_xdit.defaults import LARGEST_SIDE
 from tokenring_xdit.errors import ConfigurationError, nearest
 from tokenring_xdit.hosts.models import pipeline_named, pipelines
 from tokenring_xdit.pipelines.media import media_of, missing_for_videos, save
-from tokenring_xdit.pipelines.options import COUNTED, MOST, check_option, is_number, is_whole, shortly
+from tokenring_xdit.pipelines.options import COUNTED, MOST, check_option
 from tokenring_xdit.pipelines.picture_options import (
     check_adapter,
     check_embeddings,
@@ -41,10 +41,10 @@ from tokenring_xdit.pipelines.signatures import (
     spelling_of,
     takes_picture,
 )
+from tokenring_xdit.pipelines.values import LARGEST_SEED, is_number, is_whole, shortly
 
 __all__ = [
     "DRAWN_SEEDS",
-    "LARGEST_SEED",
     "Request",
     "call_arguments",
     "defaults_of",
@@ -70,8 +70,6 @@ _EMBEDDINGS = "prompt_embeds"
 
 _ALONGSIDE = frozenset({"image", *MASKS}.union(*(pipeline.each_prompt for pipeline in pipelines().values())))
 """Options of which a list means one for each prompt."""
-
-LARGEST_SEED = 2**63 - 1
 
 DRAWN_SEEDS = 2**31
 """Random seeds are below this, short enough to be typed again."""
