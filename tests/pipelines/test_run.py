@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.hub import snapshot
+from tokenring_xdit.cli.run import _mistakes_here
 from tokenring_xdit.config import read_config
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.hosts.xfuser import AttentionBackend
@@ -222,6 +223,22 @@ def test_the_schema_of_a_file_lets_required_keys_stand_in_the_one_it_extends() -
     assert "required" not in schema
     assert {"required": ["model"]} in schema["anyOf"]
     assert {tuple(side["required"]) for side in schema["anyOf"]} == {("model",), ("extends",)}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "schedule: nonsense\n",
+        "tokenring_degree: 2\nschedule: direct:chunks=0\n",
+        "task: image-to-image\nimage: no.png\n",
+        "options: {width: 64}\n",
+        "options: {generator: 3}\n",
+        "options: {image: 3}\n",
+    ],
+)
+def test_a_mistake_is_said_once(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"run\.yaml has a mistake:"):
+        read_run(write(tmp_path, SOUND + text), (), _mistakes_here)
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +92,15 @@ def _mistakes_here(config: AnyRun) -> list[str]:
     checks = [config.attention_backend.refuse_missing] if isinstance(config, RunConfig) else []
     if isinstance(config, RunConfig) and config.cuda_graphs:
         checks.append(lambda: refuse_without_cuda("cuda_graphs"))
+    degrees = None
+    with contextlib.suppress(TokenRingError):  # which is said of the keys
+        degrees = config.degrees
     if "RANK" not in os.environ:
         checks.append(check_versions)
-        checks.append(lambda: refuse_missing_gpus(config.degrees.ranks))
-    else:
-        checks.append(lambda: config.degrees.refuse_started(int(os.environ["WORLD_SIZE"])))
+    if degrees is not None and "RANK" not in os.environ:
+        checks.append(partial(refuse_missing_gpus, degrees.ranks))
+    elif degrees is not None:
+        checks.append(partial(degrees.refuse_started, int(os.environ["WORLD_SIZE"])))
     for check in checks:
         try:
             check()

@@ -85,7 +85,7 @@ class Pipeline:
         needs: Further options of its call without which it makes nothing, although they have a default: a mask, say.
         references: Whether a list of pictures is for each prompt, which is to look at all of them, instead of one for
             each prompt.
-        one_prompt: Whether a call makes something of the first prompt alone, whatever it is given.
+        one_prompt: Whether a call takes no more than one prompt, or makes something of the first alone.
         packed: Whether its latents are a sequence of tokens, of which ``_unpack_latents`` makes a picture.
     """
 

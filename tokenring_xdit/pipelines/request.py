@@ -7,6 +7,7 @@ their class, so that a request can be refused before any weights are loaded.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
@@ -64,6 +65,11 @@ __all__ = [
 ]
 
 _COUNTS = ("width", "height", "frames", "steps")
+
+_TEXTS = ("prompt", "negative_prompt")
+
+_MORE_TEXT = re.compile(r"(negative_)?prompt_\d")
+"""Options that are texts for further encoders."""
 
 _EMBEDDINGS = "prompt_embeds"
 """What calls name a text that was encoded before: of Redux, say."""
@@ -164,6 +170,9 @@ def call_arguments(pipeline_class: type, request: Request) -> dict[str, Any]:
     if found:
         raise ConfigurationError("; ".join(found))
     parameters = parameters_of(pipeline_class)
+    if pipeline_named(pipeline_class.__name__).one_prompt:  # of which not all take a list of one
+        alone = {name: value[0] for name in _TEXTS if isinstance(value := getattr(request, name), (tuple, list))}
+        request = replace(request, **alone)
     arguments: dict[str, Any] = {}
     for name in SPELLINGS:
         spelling = spelling_of(parameters, name)
@@ -189,7 +198,10 @@ def mistakes(pipeline_class: type, request: Request) -> list[str]:
         if getattr(request, name) is not None and spelling_of(parameters, name) is None
     ]
     if _is_text(request.prompt) and len(request.prompts) > 1 and pipeline_named(pipeline_class.__name__).one_prompt:
-        found.append(f"{pipeline_class.__name__} takes one prompt, and {len(request.prompts)} were given")
+        found.append(
+            f"{pipeline_class.__name__} takes one prompt, and {len(request.prompts)} were given: make one after another"
+        )
+    found += _check_guidance(parameters, request)
     found += _check_options(pipeline_class, parameters, request)
     given = {s for name in SPELLINGS if getattr(request, name) is not None and (s := spelling_of(parameters, name))}
     given |= {name for name, value in request.options.items() if value is not None or name not in PICTURES | VIDEOS}
@@ -267,6 +279,15 @@ def _check_prompts(request: Request) -> Iterator[str]:
         )
 
 
+def _check_guidance(parameters: Mapping[str, inspect.Parameter], request: Request) -> Iterator[str]:
+    """What the pipeline would leave out without a word."""
+    if "true_cfg_scale" not in parameters or not request.negative_prompt:
+        return
+    scale = request.options.get("true_cfg_scale", parameters["true_cfg_scale"].default)
+    if is_number(scale) and scale <= 1:
+        yield f"negative_prompt has no effect with true_cfg_scale={scale}: set the option true_cfg_scale above 1"
+
+
 def _check_options(
     pipeline_class: type, parameters: Mapping[str, inspect.Parameter], request: Request
 ) -> Iterator[str]:
@@ -285,6 +306,12 @@ def _check_options(
             yield f"{name} takes no option {option!r}. {nearest(str(option), [*known, *taken])}"
         elif option == "strength":
             yield from check_strength(value, steps)
+        elif _MORE_TEXT.fullmatch(option) and pictures and _is_text(value) and not isinstance(value, str):
+            if len(value) != len(request.prompts):
+                yield (
+                    f"{option} is {shortly(value)}; it has to be a string, or a list of one string for each of the "
+                    f"{len(request.prompts)} prompts"
+                )
         elif option == _EMBEDDINGS:
             yield from check_embeddings(option, value, request.prompts if pictures else ())
             yield from check_option(call, parameters[option], value, pictures, request.steps)

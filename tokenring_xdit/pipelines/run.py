@@ -18,7 +18,7 @@ from tokenring_xdit.pipelines.choice import PipelineChoice
 from tokenring_xdit.pipelines.run_prompts import Count, PromptConfig
 from tokenring_xdit.pipelines.run_values import Backend, Files, Loras, Size, files_of, is_url
 
-__all__ = ["FILE_KEYS", "SUFFIXES", "RunConfig"]
+__all__ = ["FILE_KEYS", "NOT_OPTIONS", "SUFFIXES", "RunConfig"]
 
 
 SUFFIXES = (".png", ".mp4")
@@ -31,24 +31,28 @@ _VIDEO_KEYS = ("mask", "video")
 FILE_KEYS = (*_PICTURE_KEYS, *_VIDEO_KEYS)
 """Keys that name files of pictures and videos."""
 
-_NOT_OPTIONS = {
-    **{name: f"say it with the key '{name}'" for name in (*FILE_KEYS, "strength")},
+_OTHER_NAMES = {
+    "width": "size",
+    "height": "size",
+    "num_frames": "frames",
+    "num_inference_steps": "steps",
+    "guidance_scale": "guidance",
+}
+
+NOT_OPTIONS = {
+    **{name: f"say it with the key '{name}'" for name in (*FILE_KEYS, "prompt", "negative_prompt", "strength")},
+    **{name: f"say it with the key '{key}'" for name, key in {**_OTHER_NAMES, "generator": "seed"}.items()},
     "num_images_per_prompt": "list the prompt several times instead",
     "num_videos_per_prompt": "list the prompt several times instead",
     "output_type": "a run writes PNG or MP4",
 }
+"""Arguments of pipelines that are no options of a config, and what to do instead."""
 
 
 class RunConfig(PromptConfig):
     """One run. Every key but ``model`` has a default; ``null`` leaves a value to the pipeline."""
 
-    other_names: ClassVar[Mapping[str, str]] = {
-        "width": "size",
-        "height": "size",
-        "num_frames": "frames",
-        "num_inference_steps": "steps",
-        "guidance_scale": "guidance",
-    }
+    other_names: ClassVar[Mapping[str, str]] = _OTHER_NAMES
 
     task: Literal[
         "picture",
@@ -125,8 +129,8 @@ class RunConfig(PromptConfig):
                 elif not is_url(file) and not Path(file).is_file():
                     mistakes.append(f"{key}: there is no file {shown(file)}")
         for option in values.get("options", {}):
-            if option in _NOT_OPTIONS:
-                mistakes.append(f"options: {option} cannot be set here: {_NOT_OPTIONS[option]}")
+            if option in NOT_OPTIONS:
+                mistakes.append(f"options: {option} cannot be set here: {NOT_OPTIONS[option]}")
         output = values.get("output")
         if output is not None and Path(output).suffix.lower() not in SUFFIXES:
             mistakes.append(f"output: '{output}' does not end in {' or '.join(SUFFIXES)}")

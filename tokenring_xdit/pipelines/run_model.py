@@ -23,8 +23,9 @@ from tokenring_xdit.pipelines.request import (
     mistakes,
     pipeline_class,
 )
-from tokenring_xdit.pipelines.run import FILE_KEYS, SUFFIXES, RunConfig
+from tokenring_xdit.pipelines.run import FILE_KEYS, NOT_OPTIONS, SUFFIXES, RunConfig
 from tokenring_xdit.pipelines.run_prompts import numbered
+from tokenring_xdit.pipelines.run_values import is_url
 from tokenring_xdit.pipelines.signatures import takes
 from tokenring_xdit.pipelines.text_models import is_text_model
 
@@ -143,7 +144,9 @@ def inspect_model(config: RunConfig, brought: Collection[str] = ()) -> list[str]
     pictures, wrong = _pictures(config, pipeline)
     found += wrong
     pictures |= {name: [STAND_IN] for name in brought}
-    request = request_of(config, 0, config.some_prompts(), pipeline, pictures)
+    options = {name: value for name, value in config.options.items() if name not in NOT_OPTIONS}  # which is said before
+    allowed = config.model_copy(update={"options": options})
+    request = request_of(allowed, 0, config.some_prompts(), pipeline, pictures)
     unfit = [] if wrong else mistakes(pipeline, request)
     if not unfit and not found:
         try:
@@ -198,7 +201,11 @@ def _pictures(config: RunConfig, pipeline: type) -> tuple[dict[str, Any], list[s
         for name, each in files.items()
         if prompts and not references and name not in VIDEOS and len(each) not in {1, prompts}
     ]
+    if wrong:
+        return {}, wrong
+    here = {name: each for name, each in files.items() if all(is_url(file) or Path(file).is_file() for file in each)}
+    missing = {name: [STAND_IN] for name in files.keys() - here.keys()}  # which is said before
     try:
-        return ({}, wrong) if wrong else (read_files(files, fetch=False), [])
+        return read_files(here, fetch=False) | missing, []
     except ConfigurationError as error:
         return {}, [str(error)]
