@@ -136,6 +136,7 @@ def test_of_a_photograph_with_others_inside_the_first_one_is_taken() -> None:
         ("WanVideoToVideoPipeline", 2, {"video": filmed(8, 8)}, "video is for one prompt at a time, and 2 videos"),
         ("WanVACEPipeline", 1, {"video": [coloured(8, 8), coloured(8, 9)]}, "frames of 8 x 8 and of 8 x 9 pixels"),
         ("WanVACEPipeline", 1, {"mask": [Image.new("F", (8, 8))]}, "mask is a picture of the mode F"),
+        ("WanVACEPipeline", 1, {"video": filmed(8, 8)}, "video has 9 frames, and 81 are asked for: .* set frames to 9"),
         ("FluxPipeline", 1, {"prompt_embeds": torch.ones(1, 4, 4)}, "stands in the place of the prompt, and 'a' was"),
         ("FluxPipeline", 1, {"prompt_embeds": 3}, "prompt_embeds is 3; it has to be a tensor"),
     ],

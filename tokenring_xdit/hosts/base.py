@@ -86,6 +86,7 @@ class Pipeline:
         references: Whether a list of pictures is for each prompt, which is to look at all of them, instead of one for
             each prompt.
         one_prompt: Whether a call takes no more than one prompt, or makes something of the first alone.
+        whole_video: Whether a video that it is given has as many frames as it makes.
         packed: Whether its latents are a sequence of tokens, of which ``_unpack_latents`` makes a picture.
     """
 
@@ -97,6 +98,7 @@ class Pipeline:
     needs: tuple[str, ...] = ()
     references: bool = False
     one_prompt: bool = False
+    whole_video: bool = False
     packed: bool = False
 
 

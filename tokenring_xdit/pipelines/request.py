@@ -24,6 +24,7 @@ from tokenring_xdit.pipelines.options import COUNTED, MOST, check_option
 from tokenring_xdit.pipelines.picture_options import (
     check_adapter,
     check_embeddings,
+    check_frames,
     check_pictures,
     check_strength,
     check_video,
@@ -296,7 +297,9 @@ def _check_options(
     known = [n for n in parameters if n not in ours and n not in OURS and "ip_adapter" not in n]
     pictures = pictures_of(request) if _is_text(request.prompt) else 0
     taken = {ours[n] for n in parameters if n in ours}  # with names of ours, beside the options
-    steps = defaults_of(pipeline_class).get("steps") if request.steps is None else request.steps
+    defaults = defaults_of(pipeline_class)
+    steps = defaults.get("steps") if request.steps is None else request.steps
+    frames = defaults.get("frames") if request.frames is None else request.frames
     for option, value in request.options.items():
         if option in ours:
             yield f"option '{option}' is called '{ours[option]}' here"
@@ -317,6 +320,8 @@ def _check_options(
             yield from check_option(call, parameters[option], value, pictures, request.steps)
         elif option in VIDEOS:
             yield from check_video(option, value, drawn=pictures, largest_side=request.largest_side)
+            if pipeline_named(name).whole_video:
+                yield from check_frames(option, value, frames)
         elif option in PICTURES and not isinstance(value, (np.ndarray, torch.Tensor)):
             yield from check_pictures(
                 option,
