@@ -87,6 +87,8 @@ class Pipeline:
             each prompt.
         one_prompt: Whether a call takes no more than one prompt, or makes something of the first alone.
         whole_video: Whether a video that it is given has as many frames as it makes.
+        multiple: Pixels that width and height have to be multiples of, whichever model it is; 1 where that depends on
+            the model.
         packed: Whether its latents are a sequence of tokens, of which ``_unpack_latents`` makes a picture.
     """
 
@@ -99,6 +101,7 @@ class Pipeline:
     references: bool = False
     one_prompt: bool = False
     whole_video: bool = False
+    multiple: int = 1
     packed: bool = False
 
 

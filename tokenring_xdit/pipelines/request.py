@@ -193,6 +193,7 @@ def mistakes(pipeline_class: type, request: Request) -> list[str]:
     if not isinstance(request.options, (dict, MappingProxyType)):
         return [f"options is {shortly(request.options)}; it has to be a mapping of names to values"]
     found = value_mistakes(request)
+    found += _check_sides(pipeline_class.__name__, request)
     found += [
         f"{pipeline_class.__name__} takes no {name}. It takes: {', '.join(_taken(parameters))}"
         for name in SPELLINGS
@@ -278,6 +279,15 @@ def _check_prompts(request: Request) -> Iterator[str]:
             f"negative_prompt is {shortly(negative)}; it has to be a string, or a list of one string for each of the "
             f"{len(request.prompts)} prompts"
         )
+
+
+def _check_sides(pipeline: str, request: Request) -> Iterator[str]:
+    """What is wrong with the size that is asked for, if that is known of a pipeline."""
+    unit, sides = pipeline_named(pipeline).multiple, (request.width, request.height)
+    if any(side is not None and is_whole(side) and side > 0 and side % unit for side in sides):
+        asked = "x".join("any" if side is None else str(side) for side in sides)
+        fitting = "x".join("any" if side is None else str(max(1, round(side / unit)) * unit) for side in sides)
+        yield f"size {asked} is not a multiple of {unit} pixels on both sides, as {pipeline} wants; {fitting} is"
 
 
 def _check_guidance(parameters: Mapping[str, inspect.Parameter], request: Request) -> Iterator[str]:

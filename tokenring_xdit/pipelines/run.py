@@ -148,6 +148,10 @@ class RunConfig(PromptConfig):
         """How the ranks share the work."""
         return ParallelDims(ulysses=self.ulysses_degree, tokenring=self.tokenring_degree, schedule=self.schedule)
 
+    def files_named(self) -> list[str]:
+        """All files and URLs of pictures and videos."""
+        return [file for key in FILE_KEYS for file in getattr(self, key) or ()]
+
     def some_prompts(self) -> tuple[str, ...]:
         """As many prompts as are generated together, to check a request with that may have none yet."""
         with contextlib.suppress(ConfigurationError):

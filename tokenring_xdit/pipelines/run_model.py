@@ -141,13 +141,14 @@ def inspect_model(config: RunConfig, brought: Collection[str] = ()) -> list[str]
             raise
         except TokenRingError as error:
             found.append(str(error))
-    pictures, wrong = _pictures(config, pipeline)
+    missing = any(not is_url(file) and not Path(file).is_file() for file in config.files_named())  # told before
+    pictures, wrong = ({}, []) if missing else _pictures(config, pipeline)
     found += wrong
     pictures |= {name: [STAND_IN] for name in brought}
-    options = {name: value for name, value in config.options.items() if name not in NOT_OPTIONS}  # which is said before
+    options = {name: value for name, value in config.options.items() if name not in NOT_OPTIONS}  # told before
     allowed = config.model_copy(update={"options": options})
     request = request_of(allowed, 0, config.some_prompts(), pipeline, pictures)
-    unfit = [] if wrong else mistakes(pipeline, request)
+    unfit = [] if wrong or missing else mistakes(pipeline, request)
     if not unfit and not found:
         try:
             model.check_request(degrees, request)
@@ -203,9 +204,7 @@ def _pictures(config: RunConfig, pipeline: type) -> tuple[dict[str, Any], list[s
     ]
     if wrong:
         return {}, wrong
-    here = {name: each for name, each in files.items() if all(is_url(file) or Path(file).is_file() for file in each)}
-    missing = {name: [STAND_IN] for name in files.keys() - here.keys()}  # which is said before
     try:
-        return read_files(here, fetch=False) | missing, []
+        return read_files(files, fetch=False), []
     except ConfigurationError as error:
         return {}, [str(error)]
