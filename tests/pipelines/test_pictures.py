@@ -243,17 +243,21 @@ def test_schedulers_that_do_not_step_as_the_models_own_are_refused(
 
 
 def test_loras_are_said_in_several_ways_and_looked_for(tmp_path: Path) -> None:
-    (tmp_path / "a.safetensors").touch()
+    save_file({"transformer.layer.lora_A.weight": torch.ones(2, 2)}, tmp_path / "a.safetensors")
+    save_file({}, tmp_path / "none.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:50])
     (tmp_path / "b.bin").touch()
     path = str(tmp_path / "a.safetensors")
     assert Lora.parse_all(path) == Lora.parse_all([{"path": path}]) == (Lora(path),)
     assert Lora.parse_all([(path, 0.5), {"path": path, "scale": 2}]) == (Lora(path, 0.5), Lora(path, 2.0))
     for value in (3, [3], [(path, "much")], [{"file": path}], [(path, float("nan"))]):
-        with pytest.raises(ConfigurationError, match="loras"):
+        with pytest.raises(ConfigurationError, match=r"is no (list of LoRAs|LoRA: it has to be the file)"):
             Lora.parse_all(value)
     refuse_choice("embedded", PipelineChoice(loras=(Lora(path), Lora("someone/a-lora"))))
     for wrong, message in (
         (str(tmp_path / "b.bin"), "is no .safetensors file"),
+        (str(tmp_path / "cut.safetensors"), "cut.safetensors' cannot be read"),
+        (str(tmp_path / "none.safetensors"), "has no weights in it"),
         (str(tmp_path / "no"), "there is no file or folder"),
         ("nothing.safetensors", "there is no file or folder"),
     ):
@@ -289,7 +293,7 @@ def mistake(tmp_path: Path, text: str) -> str:
         ("control_image: {folder}/a.png\n", "control_image: .*a.png was given, and FluxPipeline takes none"),
         ("scheduler: Euler\n", "diffusers has no 'Euler'"),
         ("loras: [{{path: no.safetensors}}]\n", "there is no file or folder 'no.safetensors'"),
-        ("loras: 3\n", "loras"),
+        ("loras: 3\n", "loras: 3 is no list of LoRAs"),
         ("options: {{strength: 0.5}}\n", "strength cannot be set here: say it with the key 'strength'"),
     ],
 )
