@@ -192,6 +192,8 @@ def test_controlnets_that_go_with_nothing_are_refused(tmp_path: Path) -> None:
     for found, task in (("FluxKontextPipeline", None), ("StableDiffusion3Pipeline", "image-to-image")):
         with pytest.raises(UnsupportedError, match=f"controlnet: diffusers has no pipeline for .*{found}"):
             class_for_task(found, task, controlled=True)
+    with pytest.raises(UnsupportedError, match="it has none for any task: leave the ControlNet out"):
+        class_for_task("WanPipeline", None, controlled=True)
     with pytest.raises(ConfigurationError, match="it has to be the folder or hub name of one ControlNet"):
         PipelineChoice(controlnet=("a", "b"))  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match=r"controlnet: .* is not a ControlNet folder: it has no config.json"):

@@ -190,7 +190,7 @@ def class_for_task(found: str, task: str | None, *, controlled: bool = False) ->
         what, instead = ("a ControlNet and ", "leave the ControlNet out") if controlled else ("", "leave the task out")
         raise UnsupportedError(
             f"{'controlnet' if controlled else 'task'}: diffusers has no pipeline for {wanted} with {what}what {found} "
-            f"consists of; {known}: choose that, or {instead}"
+            f"consists of; {known}: {'choose that, or ' if able else ''}{instead}"
         )
     return tables[wanted][model]
 
