@@ -10,12 +10,18 @@ from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.messages import shown
 from tokenring_xdit.schedule import Auto, Mask, ScheduleSpec, parse
 
-__all__ = ["ParallelDims"]
+__all__ = ["GRAPHS_NEED_RANKS", "ParallelDims"]
 
 _DEGREES = ("ulysses", "tokenring", "ring")
 
 _PLANNED_EARLY = 64
 """Plans for more ranks take seconds to make; whether they can be made shows when the ranks start."""
+
+GRAPHS_NEED_RANKS = (
+    "cuda_graphs is for ranks that share a transformer, and one rank was asked for: use diffusers alone, with "
+    'torch.compile(mode="reduce-overhead")'
+)
+"""What is said to one rank that was asked for them."""
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,12 @@ def test_help_and_version_import_nothing_large() -> None:
     assert imported_by(runs) == []
 
 
+def test_configs_are_shown_without_what_runs_them() -> None:
+    shown = [["config", "show", "configs/embedded.yaml", "task=inpainting"], ["config", "schema"]]
+    runs = "".join(COMMAND.format(arguments=arguments) for arguments in shown)
+    assert imported_by(runs) == ["pydantic"]
+
+
 @pytest.mark.parametrize("words", [words for words, parser in PARSERS.items() if parser.add_help])
 def test_every_help_says_what_the_command_does_and_has_an_example(words: tuple[str, ...]) -> None:
     parser = PARSERS[words]

@@ -242,6 +242,7 @@ def test_refusals_of_flags_come_before_anything_starts(
     assert main(["run", "--prompt", PROMPTS[0], *options]) == 2
     err = capsys.readouterr().err
     assert err.startswith("tokenring-xdit: ")
+    assert "Errno" not in err
     for message in messages:
         assert message in err
 

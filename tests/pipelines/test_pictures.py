@@ -36,7 +36,8 @@ from tokenring_xdit.pipelines.pictures import packed_options, read_picture, unpa
 from tokenring_xdit.pipelines.preview import Preview
 from tokenring_xdit.pipelines.random_flux import RandomFlux
 from tokenring_xdit.pipelines.request import Request, call_arguments
-from tokenring_xdit.pipelines.run import RunConfig, inspect_model
+from tokenring_xdit.pipelines.run import RunConfig
+from tokenring_xdit.pipelines.run_model import files_for, inspect_model, pipeline_of
 from tokenring_xdit.pipelines.run_rank import run_on_rank
 from tokenring_xdit.pipelines.signatures import needed_options, takes
 
@@ -135,6 +136,7 @@ def test_of_a_photograph_with_others_inside_the_first_one_is_taken() -> None:
         ("WanVideoToVideoPipeline", 2, {"video": filmed(8, 8)}, "video is for one prompt at a time, and 2 videos"),
         ("WanVACEPipeline", 1, {"video": [coloured(8, 8), coloured(8, 9)]}, "frames of 8 x 8 and of 8 x 9 pixels"),
         ("WanVACEPipeline", 1, {"mask": [Image.new("F", (8, 8))]}, "mask is a picture of the mode F"),
+        ("WanVACEPipeline", 1, {"video": filmed(8, 8)}, "video has 9 frames, and 81 are asked for: .* set frames to 9"),
         ("FluxPipeline", 1, {"prompt_embeds": torch.ones(1, 4, 4)}, "stands in the place of the prompt, and 'a' was"),
         ("FluxPipeline", 1, {"prompt_embeds": 3}, "prompt_embeds is 3; it has to be a tensor"),
     ],
@@ -190,6 +192,8 @@ def test_controlnets_that_go_with_nothing_are_refused(tmp_path: Path) -> None:
     for found, task in (("FluxKontextPipeline", None), ("StableDiffusion3Pipeline", "image-to-image")):
         with pytest.raises(UnsupportedError, match=f"controlnet: diffusers has no pipeline for .*{found}"):
             class_for_task(found, task, controlled=True)
+    with pytest.raises(UnsupportedError, match="it has none for any task: leave the ControlNet out"):
+        class_for_task("WanPipeline", None, controlled=True)
     with pytest.raises(ConfigurationError, match="it has to be the folder or hub name of one ControlNet"):
         PipelineChoice(controlnet=("a", "b"))  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match=r"controlnet: .* is not a ControlNet folder: it has no config.json"):
@@ -241,17 +245,21 @@ def test_schedulers_that_do_not_step_as_the_models_own_are_refused(
 
 
 def test_loras_are_said_in_several_ways_and_looked_for(tmp_path: Path) -> None:
-    (tmp_path / "a.safetensors").touch()
+    save_file({"transformer.layer.lora_A.weight": torch.ones(2, 2)}, tmp_path / "a.safetensors")
+    save_file({}, tmp_path / "none.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:50])
     (tmp_path / "b.bin").touch()
     path = str(tmp_path / "a.safetensors")
     assert Lora.parse_all(path) == Lora.parse_all([{"path": path}]) == (Lora(path),)
     assert Lora.parse_all([(path, 0.5), {"path": path, "scale": 2}]) == (Lora(path, 0.5), Lora(path, 2.0))
     for value in (3, [3], [(path, "much")], [{"file": path}], [(path, float("nan"))]):
-        with pytest.raises(ConfigurationError, match="loras"):
+        with pytest.raises(ConfigurationError, match=r"is no (list of LoRAs|LoRA: it has to be the file)"):
             Lora.parse_all(value)
     refuse_choice("embedded", PipelineChoice(loras=(Lora(path), Lora("someone/a-lora"))))
     for wrong, message in (
         (str(tmp_path / "b.bin"), "is no .safetensors file"),
+        (str(tmp_path / "cut.safetensors"), "cut.safetensors' cannot be read"),
+        (str(tmp_path / "none.safetensors"), "has no weights in it"),
         (str(tmp_path / "no"), "there is no file or folder"),
         ("nothing.safetensors", "there is no file or folder"),
     ):
@@ -287,7 +295,7 @@ def mistake(tmp_path: Path, text: str) -> str:
         ("control_image: {folder}/a.png\n", "control_image: .*a.png was given, and FluxPipeline takes none"),
         ("scheduler: Euler\n", "diffusers has no 'Euler'"),
         ("loras: [{{path: no.safetensors}}]\n", "there is no file or folder 'no.safetensors'"),
-        ("loras: 3\n", "loras"),
+        ("loras: 3\n", "loras: 3 is no list of LoRAs"),
         ("options: {{strength: 0.5}}\n", "strength cannot be set here: say it with the key 'strength'"),
     ],
 )
@@ -349,7 +357,7 @@ output: {tmp_path}/out.mp4
     path = tmp_path / "run.yaml"
     path.write_text(text)
     config = read_config(RunConfig, path, inspect=inspect_model)
-    given = read_files(config.files(config.pipeline))["video"]
+    given = read_files(files_for(config, pipeline_of(config)))["video"]
     kept = load_video(str(tmp_path / "in.mp4"))
     assert len(given) == len(kept) == 9
     assert all(np.array_equal(np.asarray(own), np.asarray(other)) for own, other in zip(given, kept, strict=True))

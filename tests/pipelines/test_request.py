@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import inspect
+import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.support.families import ALL_FAMILIES
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError
+from tokenring_xdit.hosts.models import pipeline_named, pipelines
 from tokenring_xdit.pipelines import media
 from tokenring_xdit.pipelines.request import (
     Request,
@@ -52,6 +57,29 @@ def test_a_pipeline_that_takes_one_prompt_is_given_no_more() -> None:
         call_arguments(kind, Request(["a fox", "a boat"], frames=9))
 
 
+@pytest.mark.parametrize("family", ALL_FAMILIES)
+def test_which_pipelines_take_one_prompt_is_known(family: str) -> None:
+    """Those of which a test gives no more than one because their call takes no more."""
+    known = pipeline_named(ALL_FAMILIES[family].runs).one_prompt
+    assert known == ALL_FAMILIES[family].one_prompt or family == "ltx2.5-i2v"  # which has a picture for one
+
+
+@pytest.mark.parametrize("name", pipelines())
+def test_which_sizes_pipelines_take_is_known(name: str) -> None:
+    """Of those that name a number of pixels, whichever model they have."""
+    kind = getattr(diffusers, name, None)
+    source = inspect.getsource(kind.check_inputs) if hasattr(kind, "check_inputs") else ""
+    units = {int(unit) for unit in re.findall(r"height % (\d+) != 0", source)}
+    if kind is not None:
+        assert units == ({pipeline_named(name).multiple} - {1})
+
+
+def test_a_list_of_one_prompt_is_handed_over_as_the_prompt() -> None:
+    """Wan VACE refuses any list."""
+    arguments = call_arguments(diffusers.WanVACEPipeline, Request(["a fox"], negative_prompt=["x"]))
+    assert (arguments["prompt"], arguments["negative_prompt"]) == ("a fox", "x")
+
+
 def test_what_is_not_said_is_left_to_the_pipeline() -> None:
     assert call_arguments(diffusers.FluxPipeline, Request("a fox")) == {"prompt": "a fox", "output_type": "pil"}
     raw = call_arguments(diffusers.FluxPipeline, Request("a fox", options={"output_type": "latent"}))
@@ -79,7 +107,8 @@ def test_a_part_takes_along_what_belongs_to_its_prompts() -> None:
 
 def test_one_negative_prompt_serves_several_prompts() -> None:
     asked = Request(("a", "b"), negative_prompt="x")
-    assert call_arguments(diffusers.FluxPipeline, asked)["negative_prompt"] == ["x", "x"]
+    guided = replace(asked, options={"true_cfg_scale": 3.0})
+    assert call_arguments(diffusers.FluxPipeline, guided)["negative_prompt"] == ["x", "x"]
     assert call_arguments(diffusers.LattePipeline, asked)["negative_prompt"] == "x"  # which takes no list
 
 
@@ -90,6 +119,11 @@ def test_one_negative_prompt_serves_several_prompts() -> None:
         ("FluxPipeline", {"prompt": ()}, ["prompt is ()"]),
         ("FluxPipeline", {"prompt": ("a", None)}, ["prompt is ('a', None)"]),
         ("FluxPipeline", {"negative_prompt": ("a", "b")}, ["negative_prompt is ('a', 'b')", "each of the 1 prompts"]),
+        ("FluxPipeline", {"negative_prompt": "x"}, ["negative_prompt has no effect with true_cfg_scale=1.0: set"]),
+        ("FluxPipeline", {"options": {"prompt_2": ["a", "b"]}}, ["prompt_2 is ['a', 'b']", "each of the 1 prompts"]),
+        ("WanVACEPipeline", {"prompt": ("a", "b")}, ["takes one prompt, and 2 were given: make one after another"]),
+        ("WanPipeline", {"width": 63, "height": 64}, ["size 63x64 is not a multiple of 16 pixels", "64x64 is"]),
+        ("LTXPipeline", {"height": 70}, ["size anyx70 is not a multiple of 32 pixels", "anyx64 is"]),
         ("FluxPipeline", {"width": 0}, ["width is 0", "at least 1"]),
         ("FluxPipeline", {"height": 64.0}, ["height is 64.0", "whole number"]),
         ("FluxPipeline", {"steps": True}, ["steps is True"]),

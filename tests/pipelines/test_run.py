@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 
 from tests.support.hub import snapshot
+from tokenring_xdit.cli.run import _mistakes_here
 from tokenring_xdit.config import read_config
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.hosts.xfuser import AttentionBackend
 from tokenring_xdit.parallel import ParallelDims
-from tokenring_xdit.pipelines.run import RunConfig, inspect_model
-from tokenring_xdit.pipelines.tasks import inspect_run, read_run
+from tokenring_xdit.pipelines.inspection import inspect_run, outputs_of
+from tokenring_xdit.pipelines.run import RunConfig
+from tokenring_xdit.pipelines.run_model import inspect_model
+from tokenring_xdit.pipelines.tasks import read_run
 from tokenring_xdit.pipelines.text_models import SMOLLM2
 from tokenring_xdit.sizes import PictureSize
 from tokenring_xdit.workers.pipes import Pickles
@@ -146,7 +149,7 @@ def test_values_are_read_as_meant(tmp_path: Path) -> None:
     assert config.dtype == "bfloat16"
     assert config.attention_backend is AttentionBackend.SDPA_FLASH
     assert config.degrees == ParallelDims(ulysses=2, tokenring=4)
-    assert config.outputs() == [Path("out/fox-0.png"), Path("out/fox-1.png")]
+    assert outputs_of(config) == [Path("out/fox-0.png"), Path("out/fox-1.png")]
 
 
 @pytest.mark.parametrize(("pipeline", "output"), [("FluxPipeline", "fox.png"), ("WanPipeline", "fox.mp4")])
@@ -154,7 +157,7 @@ def test_without_a_name_the_output_is_called_like_the_model(tmp_path: Path, pipe
     (tmp_path / "fox").mkdir()
     (tmp_path / "fox" / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
     config = read_config(RunConfig, write(tmp_path, f"model: {tmp_path}/fox\nprompt: a"))
-    assert config.outputs() == [Path("outputs") / output]
+    assert outputs_of(config) == [Path("outputs") / output]
 
 
 def test_a_config_travels_to_the_ranks_as_it_is(tmp_path: Path) -> None:
@@ -220,6 +223,22 @@ def test_the_schema_of_a_file_lets_required_keys_stand_in_the_one_it_extends() -
     assert "required" not in schema
     assert {"required": ["model"]} in schema["anyOf"]
     assert {tuple(side["required"]) for side in schema["anyOf"]} == {("model",), ("extends",)}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "schedule: nonsense\n",
+        "tokenring_degree: 2\nschedule: direct:chunks=0\n",
+        "task: image-to-image\nimage: no.png\n",
+        "options: {width: 64}\n",
+        "options: {generator: 3}\n",
+        "options: {image: 3}\n",
+    ],
+)
+def test_a_mistake_is_said_once(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"run\.yaml has a mistake:"):
+        read_run(write(tmp_path, SOUND + text), (), _mistakes_here)
 
 
 @pytest.mark.parametrize(

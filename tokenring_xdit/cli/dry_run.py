@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tokenring_xdit.devices import default_dtype
+from tokenring_xdit.pipelines.inspection import outputs_of
 from tokenring_xdit.pipelines.run import RunConfig
 from tokenring_xdit.pipelines.tasks import AnyRun
 from tokenring_xdit.serve.foresee import foresee, picture_values
@@ -54,4 +55,4 @@ def _about(config: AnyRun) -> dict[str, Any]:
         }
     else:
         about["max_new_tokens"] = config.answer_options.max_new_tokens
-    return {**about, "prompts": len(config.prompts()), "output": [str(path) for path in config.outputs()]}
+    return {**about, "prompts": len(config.prompts()), "output": [str(path) for path in outputs_of(config)]}

@@ -31,7 +31,7 @@ def refuse_unwritable(path: Path, said: str, *, keep: bool = True) -> None:
         if path.is_file() or not path.exists():  # then another file takes its place
             tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
-        raise ConfigurationError(f"{said} cannot be written: {error}") from error
+        raise ConfigurationError(f"{said} cannot be written: {error.strerror or error} ({path.parent})") from error
     finally:
         with contextlib.suppress(OSError):  # somebody else may have put something there
             for folder in () if keep else missing:

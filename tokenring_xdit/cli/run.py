@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,10 @@ from tokenring_xdit.errors import ConfigurationError, LaunchError, TokenRingErro
 from tokenring_xdit.graphs import refuse_without_cuda
 from tokenring_xdit.messages import one_line
 from tokenring_xdit.pipelines import embedded
+from tokenring_xdit.pipelines.inspection import inspect_run, outputs_of
 from tokenring_xdit.pipelines.model import EMBEDDED
 from tokenring_xdit.pipelines.run import RunConfig
-from tokenring_xdit.pipelines.tasks import AnyRun, inspect_run, program_of, read_run, run_as_rank
+from tokenring_xdit.pipelines.tasks import AnyRun, program_of, read_run, run_as_rank
 from tokenring_xdit.pipelines.text_models import SMOLLM2, beyond_context
 from tokenring_xdit.pipelines.text_run import TextRunConfig
 from tokenring_xdit.sizes import PictureSize
@@ -35,7 +38,7 @@ def run_command(args: argparse.Namespace) -> None:
     path, overrides = _said(args)
     config = read_run(path, overrides, _mistakes_here)
     if os.environ.get("RANK", "0") == "0":
-        for output in config.outputs():
+        for output in outputs_of(config):
             refuse_unwritable(output, f"output {output}", keep=not args.dry_run)
         if args.dry_run:
             tell_run(config, as_json=args.json)
@@ -100,11 +103,15 @@ def _mistakes_here(config: AnyRun) -> list[str]:
     checks = [config.attention_backend.refuse_missing] if isinstance(config, RunConfig) else []
     if isinstance(config, RunConfig) and config.cuda_graphs:
         checks.append(lambda: refuse_without_cuda("cuda_graphs"))
+    degrees = None
+    with contextlib.suppress(TokenRingError):  # which is said of the keys
+        degrees = config.degrees
     if "RANK" not in os.environ:
         checks.append(check_versions)
-        checks.append(lambda: refuse_missing_gpus(config.degrees.ranks))
-    else:
-        checks.append(lambda: config.degrees.refuse_started(int(os.environ["WORLD_SIZE"])))
+    if degrees is not None and "RANK" not in os.environ:
+        checks.append(partial(refuse_missing_gpus, degrees.ranks))
+    elif degrees is not None:
+        checks.append(partial(degrees.refuse_started, int(os.environ["WORLD_SIZE"])))
     for check in checks:
         try:
             check()

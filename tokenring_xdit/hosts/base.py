@@ -85,7 +85,10 @@ class Pipeline:
         needs: Further options of its call without which it makes nothing, although they have a default: a mask, say.
         references: Whether a list of pictures is for each prompt, which is to look at all of them, instead of one for
             each prompt.
-        one_prompt: Whether a call makes something of the first prompt alone, whatever it is given.
+        one_prompt: Whether a call takes no more than one prompt, or makes something of the first alone.
+        whole_video: Whether a video that it is given has as many frames as it makes.
+        multiple: Pixels that width and height have to be multiples of, whichever model it is; 1 where that depends on
+            the model.
         packed: Whether its latents are a sequence of tokens, of which ``_unpack_latents`` makes a picture.
     """
 
@@ -97,6 +100,8 @@ class Pipeline:
     needs: tuple[str, ...] = ()
     references: bool = False
     one_prompt: bool = False
+    whole_video: bool = False
+    multiple: int = 1
     packed: bool = False
 
 

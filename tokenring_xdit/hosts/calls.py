@@ -24,20 +24,13 @@ from tokenring_xdit.hosts.agreement import (
 )
 from tokenring_xdit.hosts.base import Host, PipelineHost, Shard
 
-__all__ = ["GRAPHS_NEED_RANKS", "Output", "agreed_host", "is_spread", "join_world", "spread_over_ranks", "taken_back"]
+__all__ = ["Output", "agreed_host", "is_spread", "join_world", "spread_over_ranks", "taken_back"]
 
 _Pipeline = TypeVar("_Pipeline")
 _Host = TypeVar("_Host", bound=Host)
 
 _MARK = "tokenring_parallel"
 """Attribute of the classes made here."""
-
-
-GRAPHS_NEED_RANKS = (
-    "cuda_graphs is for ranks that share a transformer, and one rank was asked for: use diffusers alone, with "
-    'torch.compile(mode="reduce-overhead")'
-)
-"""What is said to one rank that was asked for them."""
 
 
 class Output(Enum):

@@ -10,9 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError, nearest
 from tokenring_xdit.messages import one_line, shown
-from tokenring_xdit.pipelines.options import is_number
+from tokenring_xdit.pipelines.values import is_number
 
 __all__ = [
     "AUTO_TASKS",
@@ -100,8 +102,8 @@ class Lora:
             if isinstance(path, (str, Path)) and str(path) and is_number(scale):
                 return cls(str(path), float(scale))
         raise ConfigurationError(
-            f"loras: {shown(value)} is none: it has to be the file, folder or hub name of a LoRA, or a mapping of its "
-            "'path' and its 'scale', a finite number"
+            f"{shown(value)} is no LoRA: it has to be the file, folder or hub name of one, or a mapping of its 'path' "
+            "and its 'scale', a finite number"
         )
 
     @classmethod
@@ -113,7 +115,7 @@ class Lora:
         """
         alone = isinstance(value, (str, Path, Mapping, cls))
         if not alone and not isinstance(value, (list, tuple)):
-            raise ConfigurationError(f"loras is {shown(value)}; it has to be a list")
+            raise ConfigurationError(f"{shown(value)} is no list of LoRAs")
         return tuple(cls.parse(each) for each in ([value] if alone else value))
 
 
@@ -188,7 +190,7 @@ def class_for_task(found: str, task: str | None, *, controlled: bool = False) ->
         what, instead = ("a ControlNet and ", "leave the ControlNet out") if controlled else ("", "leave the task out")
         raise UnsupportedError(
             f"{'controlnet' if controlled else 'task'}: diffusers has no pipeline for {wanted} with {what}what {found} "
-            f"consists of; {known}: choose that, or {instead}"
+            f"consists of; {known}: {'choose that, or ' if able else ''}{instead}"
         )
     return tables[wanted][model]
 
@@ -272,10 +274,22 @@ def refuse_loras(loras: Sequence[Lora], pipeline_class: type) -> None:
         path = Path(lora.path)
         if path.is_file() and path.suffix != ".safetensors":
             raise ConfigurationError(f"loras: {shown(lora.path)} is no .safetensors file")
+        if path.is_file():
+            _refuse_damaged(path)
         if path.is_dir() and not any(path.glob("*.safetensors")):
             raise ConfigurationError(f"loras: the folder {shown(lora.path)} has no .safetensors file")
         if not path.exists() and (lora.path.count("/") != 1 or lora.path.startswith((".", "/", "~"))):
             raise ConfigurationError(f"loras: there is no file or folder {shown(lora.path)}")
+
+
+def _refuse_damaged(path: Path) -> None:
+    try:
+        with safe_open(path, framework="np") as file:
+            empty = not file.keys()
+    except (OSError, SafetensorError) as error:
+        raise ConfigurationError(f"loras: {shown(str(path))} cannot be read: {one_line(str(error))}") from error
+    if empty:
+        raise ConfigurationError(f"loras: {shown(str(path))} has no weights in it")
 
 
 def _tables() -> dict[str, dict[str, str]]:

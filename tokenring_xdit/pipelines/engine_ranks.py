@@ -13,8 +13,8 @@ from typing import Any
 
 from tokenring_xdit import liveness
 from tokenring_xdit.errors import CancelledError, ConfigurationError, EngineError, LaunchError
-from tokenring_xdit.pipelines.options import is_number, is_whole
 from tokenring_xdit.pipelines.replicas import LOADING, Replicas, ReplicaShare, error_of
+from tokenring_xdit.pipelines.values import is_number, is_whole
 from tokenring_xdit.workers.attempt import carry_through
 from tokenring_xdit.workers.messages import Task
 from tokenring_xdit.workers.signals import CountedInterrupts

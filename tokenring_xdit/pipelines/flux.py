@@ -13,8 +13,8 @@ from tokenring_xdit.hosts.refusals import refuse_ulysses
 from tokenring_xdit.messages import shown
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.model import Model, read_model_file
-from tokenring_xdit.pipelines.options import is_whole
 from tokenring_xdit.pipelines.request import Request, pictures_of
+from tokenring_xdit.pipelines.values import is_whole
 from tokenring_xdit.sizes import PictureSize
 
 __all__ = ["FluxModel", "KontextModel", "decoded", "has_size", "unpacked"]

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["COUNTED", "MOST", "check_option", "is_number", "is_whole", "shortly"]
+from tokenring_xdit.pipelines.values import is_number, is_whole, shortly
+
+__all__ = ["COUNTED", "MOST", "check_option"]
 
 MOST = {"frames": 10_000, "steps": 1_000_000}
 """What nobody means to ask for; both are a slip of the finger that would take days, or all memory."""
@@ -27,30 +29,6 @@ STEP_SCHEDULES = ("sigmas", "timesteps")
 """Options that say each step, in the place of how many there are."""
 
 _SCALARS = (bool, int, float, str)
-
-
-def is_whole(value: Any) -> bool:
-    """Whether a value is a whole number, which ``True`` is not."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a finite number, which ``True`` is not."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number that is too large for a float
-        return False
-
-
-def shortly(value: Any) -> str:
-    """A value in a message."""
-    try:
-        text = repr(value)
-    except ValueError:
-        return "a number of more digits than Python writes"
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def check_option(

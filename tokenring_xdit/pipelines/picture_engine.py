@@ -14,21 +14,20 @@ from tokenring_xdit.compat.versions import check_versions
 from tokenring_xdit.dtypes import parse_dtype
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.graphs import GraphReport, refuse_without_cuda
-from tokenring_xdit.hosts.calls import GRAPHS_NEED_RANKS
 from tokenring_xdit.hosts.models import pipeline_named
 from tokenring_xdit.hosts.parallelize import refuse_engine_host
 from tokenring_xdit.hosts.xfuser import AttentionBackend
-from tokenring_xdit.parallel import ParallelDims
+from tokenring_xdit.parallel import GRAPHS_NEED_RANKS, ParallelDims
 from tokenring_xdit.pipelines.choice import PipelineChoice
 from tokenring_xdit.pipelines.engine_ranks import EngineRanks, Turn, checked_timeout, refuse_below_one
 from tokenring_xdit.pipelines.loading import find_model, pipeline_class_of, refuse_choice
 from tokenring_xdit.pipelines.messages import RankFigures, Served, ServeRequest, Setup, Step, StepDone
-from tokenring_xdit.pipelines.options import is_whole, shortly
 from tokenring_xdit.pipelines.pending import PendingPictures
 from tokenring_xdit.pipelines.pictures import PICTURES, VIDEOS
 from tokenring_xdit.pipelines.places import name_on_ranks, place_for
 from tokenring_xdit.pipelines.replicas import ReplicaShare
 from tokenring_xdit.pipelines.request import Request, call_arguments, packed, pipeline_class
+from tokenring_xdit.pipelines.values import is_whole, shortly
 
 __all__ = ["Pictures"]
 

@@ -13,19 +13,15 @@ from tokenring_xdit.messages import one_line, shown
 from tokenring_xdit.pipelines.media import missing_for_videos
 from tokenring_xdit.pipelines.options import MOST
 from tokenring_xdit.pipelines.pictures import GREY, VIDEOS, read_picture, refuse_mode
+from tokenring_xdit.pipelines.run_values import is_url
 
-__all__ = ["STAND_IN", "is_url", "read_files"]
+__all__ = ["STAND_IN", "read_files"]
 
 _MOST_PIXELS = 1 << 30
 """Of all frames of a video together, which are held at once: 3 GiB."""
 
 STAND_IN = Image.new("RGB", (64, 64), (128, 128, 128))
 """For a picture that is not here yet."""
-
-
-def is_url(name: str) -> bool:
-    """Whether a picture is fetched, instead of being a file."""
-    return name.startswith(("http://", "https://"))
 
 
 def read_files(files: Mapping[str, tuple[str, ...]], *, fetch: bool = True) -> dict[str, list[Image.Image]]:

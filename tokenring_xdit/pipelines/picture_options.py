@@ -9,10 +9,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tokenring_xdit.pipelines.options import MOST, is_number, is_whole, shortly
+from tokenring_xdit.pipelines.options import MOST
 from tokenring_xdit.pipelines.pictures import MODES, PICTURES, VIDEOS
+from tokenring_xdit.pipelines.values import is_number, is_whole, shortly
 
-__all__ = ["check_adapter", "check_embeddings", "check_pictures", "check_strength", "check_video", "steps_taken"]
+__all__ = [
+    "check_adapter",
+    "check_embeddings",
+    "check_frames",
+    "check_pictures",
+    "check_strength",
+    "check_video",
+    "steps_taken",
+]
 
 _MOST = 64
 """Pictures of an option: more are a slip of the finger."""
@@ -84,6 +93,18 @@ def check_video(name: str, value: Any, *, drawn: int, largest_side: int) -> Iter
         yield f"{name} has frames of {first[0]} x {first[1]} and of {other[0]} x {other[1]} pixels; give all one size"
         return
     yield from {problem for each in value for problem in _check_picture(name, each, largest_side)}
+
+
+def check_frames(name: str, value: Any, frames: int | None) -> Iterator[str]:
+    """What is wrong with how long a video is, of a pipeline that makes as many frames as it is given.
+
+    Args:
+        name: Name of the option.
+        value: Its value.
+        frames: How many frames are made, as far as that is known.
+    """
+    if isinstance(value, (list, tuple)) and is_whole(frames) and len(value) != frames:
+        yield f"{name} has {len(value)} frames, and {frames} are asked for: give as many, or set frames to {len(value)}"
 
 
 def check_strength(value: Any, steps: Any) -> Iterator[str]:

@@ -7,6 +7,7 @@ their class, so that a request can be refused before any weights are loaded.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
@@ -19,10 +20,11 @@ from tokenring_xdit.defaults import LARGEST_SIDE
 from tokenring_xdit.errors import ConfigurationError, nearest
 from tokenring_xdit.hosts.models import pipeline_named, pipelines
 from tokenring_xdit.pipelines.media import media_of, missing_for_videos, save
-from tokenring_xdit.pipelines.options import COUNTED, MOST, check_option, is_number, is_whole, shortly
+from tokenring_xdit.pipelines.options import COUNTED, MOST, check_option
 from tokenring_xdit.pipelines.picture_options import (
     check_adapter,
     check_embeddings,
+    check_frames,
     check_pictures,
     check_strength,
     check_video,
@@ -41,10 +43,10 @@ from tokenring_xdit.pipelines.signatures import (
     spelling_of,
     takes_picture,
 )
+from tokenring_xdit.pipelines.values import LARGEST_SEED, is_number, is_whole, shortly
 
 __all__ = [
     "DRAWN_SEEDS",
-    "LARGEST_SEED",
     "Request",
     "call_arguments",
     "defaults_of",
@@ -65,13 +67,16 @@ __all__ = [
 
 _COUNTS = ("width", "height", "frames", "steps")
 
+_TEXTS = ("prompt", "negative_prompt")
+
+_MORE_TEXT = re.compile(r"(negative_)?prompt_\d")
+"""Options that are texts for further encoders."""
+
 _EMBEDDINGS = "prompt_embeds"
 """What calls name a text that was encoded before: of Redux, say."""
 
 _ALONGSIDE = frozenset({"image", *MASKS}.union(*(pipeline.each_prompt for pipeline in pipelines().values())))
 """Options of which a list means one for each prompt."""
-
-LARGEST_SEED = 2**63 - 1
 
 DRAWN_SEEDS = 2**31
 """Random seeds are below this, short enough to be typed again."""
@@ -166,6 +171,9 @@ def call_arguments(pipeline_class: type, request: Request) -> dict[str, Any]:
     if found:
         raise ConfigurationError("; ".join(found))
     parameters = parameters_of(pipeline_class)
+    if pipeline_named(pipeline_class.__name__).one_prompt:  # of which not all take a list of one
+        alone = {name: value[0] for name in _TEXTS if isinstance(value := getattr(request, name), (tuple, list))}
+        request = replace(request, **alone)
     arguments: dict[str, Any] = {}
     for name in SPELLINGS:
         spelling = spelling_of(parameters, name)
@@ -185,13 +193,17 @@ def mistakes(pipeline_class: type, request: Request) -> list[str]:
     if not isinstance(request.options, (dict, MappingProxyType)):
         return [f"options is {shortly(request.options)}; it has to be a mapping of names to values"]
     found = value_mistakes(request)
+    found += _check_sides(pipeline_class.__name__, request)
     found += [
         f"{pipeline_class.__name__} takes no {name}. It takes: {', '.join(_taken(parameters))}"
         for name in SPELLINGS
         if getattr(request, name) is not None and spelling_of(parameters, name) is None
     ]
     if _is_text(request.prompt) and len(request.prompts) > 1 and pipeline_named(pipeline_class.__name__).one_prompt:
-        found.append(f"{pipeline_class.__name__} takes one prompt, and {len(request.prompts)} were given")
+        found.append(
+            f"{pipeline_class.__name__} takes one prompt, and {len(request.prompts)} were given: make one after another"
+        )
+    found += _check_guidance(parameters, request)
     found += _check_options(pipeline_class, parameters, request)
     given = {s for name in SPELLINGS if getattr(request, name) is not None and (s := spelling_of(parameters, name))}
     given |= {name for name, value in request.options.items() if value is not None or name not in PICTURES | VIDEOS}
@@ -269,6 +281,24 @@ def _check_prompts(request: Request) -> Iterator[str]:
         )
 
 
+def _check_sides(pipeline: str, request: Request) -> Iterator[str]:
+    """What is wrong with the size that is asked for, if that is known of a pipeline."""
+    unit, sides = pipeline_named(pipeline).multiple, (request.width, request.height)
+    if any(side is not None and is_whole(side) and side > 0 and side % unit for side in sides):
+        asked = "x".join("any" if side is None else str(side) for side in sides)
+        fitting = "x".join("any" if side is None else str(max(1, round(side / unit)) * unit) for side in sides)
+        yield f"size {asked} is not a multiple of {unit} pixels on both sides, as {pipeline} wants; {fitting} is"
+
+
+def _check_guidance(parameters: Mapping[str, inspect.Parameter], request: Request) -> Iterator[str]:
+    """What the pipeline would leave out without a word."""
+    if "true_cfg_scale" not in parameters or not request.negative_prompt:
+        return
+    scale = request.options.get("true_cfg_scale", parameters["true_cfg_scale"].default)
+    if is_number(scale) and scale <= 1:
+        yield f"negative_prompt has no effect with true_cfg_scale={scale}: set the option true_cfg_scale above 1"
+
+
 def _check_options(
     pipeline_class: type, parameters: Mapping[str, inspect.Parameter], request: Request
 ) -> Iterator[str]:
@@ -277,7 +307,9 @@ def _check_options(
     known = [n for n in parameters if n not in ours and n not in OURS and "ip_adapter" not in n]
     pictures = pictures_of(request) if _is_text(request.prompt) else 0
     taken = {ours[n] for n in parameters if n in ours}  # with names of ours, beside the options
-    steps = defaults_of(pipeline_class).get("steps") if request.steps is None else request.steps
+    defaults = defaults_of(pipeline_class)
+    steps = defaults.get("steps") if request.steps is None else request.steps
+    frames = defaults.get("frames") if request.frames is None else request.frames
     for option, value in request.options.items():
         if option in ours:
             yield f"option '{option}' is called '{ours[option]}' here"
@@ -287,11 +319,19 @@ def _check_options(
             yield f"{name} takes no option {option!r}. {nearest(str(option), [*known, *taken])}"
         elif option == "strength":
             yield from check_strength(value, steps)
+        elif _MORE_TEXT.fullmatch(option) and pictures and _is_text(value) and not isinstance(value, str):
+            if len(value) != len(request.prompts):
+                yield (
+                    f"{option} is {shortly(value)}; it has to be a string, or a list of one string for each of the "
+                    f"{len(request.prompts)} prompts"
+                )
         elif option == _EMBEDDINGS:
             yield from check_embeddings(option, value, request.prompts if pictures else ())
             yield from check_option(call, parameters[option], value, pictures, request.steps)
         elif option in VIDEOS:
             yield from check_video(option, value, drawn=pictures, largest_side=request.largest_side)
+            if pipeline_named(name).whole_video:
+                yield from check_frames(option, value, frames)
         elif option in PICTURES and not isinstance(value, (np.ndarray, torch.Tensor)):
             yield from check_pictures(
                 option,

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from tokenring_xdit.config import Config, parsed_by
 from tokenring_xdit.dtypes import DTYPES, DTYPES_IN_SHORT, DtypeName, parse_dtype
 from tokenring_xdit.errors import ConfigurationError
-from tokenring_xdit.pipelines.request import LARGEST_SEED
+from tokenring_xdit.pipelines.values import LARGEST_SEED
 
 __all__ = ["Count", "PromptConfig", "numbered"]
 

@@ -25,6 +25,7 @@ from tokenring_xdit.pipelines.picture_files import read_files
 from tokenring_xdit.pipelines.request import call_arguments, media_of, save
 from tokenring_xdit.pipelines.run import RunConfig
 from tokenring_xdit.pipelines.run_agreement import agree_on_config
+from tokenring_xdit.pipelines.run_model import files_for, pictures_written, request_of
 from tokenring_xdit.workers.loop import Commands, Mailbox
 from tokenring_xdit.workers.world import join_world
 
@@ -75,7 +76,7 @@ def run_on_rank(config: RunConfig) -> list[dict[str, Any]] | None:
     pipe = load_pipeline(config.model, config.dtype or default_dtype(), rank_device(), config.choice)
     pipe.set_progress_bar_config(disable=not first, desc="denoising")
     kind = type(pipe)
-    outputs, prompts = config.outputs(), config.prompts()
+    outputs, prompts = pictures_written(config), config.prompts()
     if dist.is_initialized():
         parallelize(
             pipe,
@@ -87,12 +88,12 @@ def run_on_rank(config: RunConfig) -> list[dict[str, Any]] | None:
             output=Output.FIRST_RANK,
             cuda_graphs=config.cuda_graphs,
         )
-    pictures = read_files(config.files(kind))
+    pictures = read_files(files_for(config, kind))
     written = []
     for start in range(0, len(prompts), config.batch_size):
         batch = prompts[start : start + config.batch_size]
         began = time.perf_counter()
-        result = pipe(**call_arguments(kind, config.request(start, batch, kind, pictures)))
+        result = pipe(**call_arguments(kind, request_of(config, start, batch, kind, pictures)))
         seconds = time.perf_counter() - began
         if not first:
             continue

@@ -11,12 +11,17 @@ from tokenring_xdit.hosts.xfuser import AttentionBackend
 from tokenring_xdit.pipelines.choice import Lora
 from tokenring_xdit.sizes import PictureSize
 
-__all__ = ["Backend", "Files", "Loras", "Size", "files_of"]
+__all__ = ["Backend", "Files", "Loras", "Size", "files_of", "is_url"]
 
 
 def files_of(value: Any) -> Any:
     """Names of files as a list, also where it is one."""
     return [value] if isinstance(value, str) else value
+
+
+def is_url(name: str) -> bool:
+    """Whether a picture is fetched, instead of being a file."""
+    return name.startswith(("http://", "https://"))
 
 
 def _files(value: Any) -> Any:

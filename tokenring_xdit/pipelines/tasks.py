@@ -1,4 +1,4 @@
-"""What a run can be for, and where each kind is described, looked into and carried out."""
+"""What a run can be for, and where each kind is described and carried out."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from tokenring_xdit.config import read_config
 from tokenring_xdit.errors import ConfigurationError, nearest
 from tokenring_xdit.messages import shown
 from tokenring_xdit.pipelines.choice import AUTO_TASKS
-from tokenring_xdit.pipelines.run import RunConfig, inspect_model
-from tokenring_xdit.pipelines.text_run import TextRunConfig, inspect_text_model
+from tokenring_xdit.pipelines.run import RunConfig
+from tokenring_xdit.pipelines.text_run import TextRunConfig
 
-__all__ = ["TASKS", "AnyRun", "inspect_run", "program_of", "read_run", "run_as_rank"]
+__all__ = ["TASKS", "AnyRun", "program_of", "read_run", "run_as_rank"]
 
 AnyRun = RunConfig | TextRunConfig
 
@@ -31,15 +31,6 @@ def read_run(
     """Read and check what a run is; the arguments are those of :func:`tokenring_xdit.config.read_config`."""
     config: AnyRun = read_config(_schema, path, overrides, inspect)
     return config
-
-
-def inspect_run(config: AnyRun) -> list[str]:
-    """Mistakes that show once the model's own description is read; nothing else of it is loaded.
-
-    Raises:
-        ModelUnreachableError: It is not here, and the hub cannot be asked.
-    """
-    return inspect_text_model(config) if isinstance(config, TextRunConfig) else inspect_model(config)
 
 
 def program_of(config: AnyRun) -> str:

@@ -19,13 +19,13 @@ from tokenring_xdit.errors import ConfigurationError, TokenRingError
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.engine_ranks import EngineRanks, Turn, checked_timeout, refuse_below_one
 from tokenring_xdit.pipelines.messages import RankFigures
-from tokenring_xdit.pipelines.options import is_whole, shortly
 from tokenring_xdit.pipelines.pending import PendingReply, Pieces, Reply, in_thread
 from tokenring_xdit.pipelines.places import name_on_ranks, place_for
-from tokenring_xdit.pipelines.request import DRAWN_SEEDS, LARGEST_SEED
+from tokenring_xdit.pipelines.request import DRAWN_SEEDS
 from tokenring_xdit.pipelines.text_models import beyond_context, refuse_model
 from tokenring_xdit.pipelines.text_options import TextOptions
 from tokenring_xdit.pipelines.text_orders import ROLES, ChatMessage, Forget, Kept, LoadText, Question, Said, asked_about
+from tokenring_xdit.pipelines.values import LARGEST_SEED, is_whole, shortly
 
 __all__ = ["Chat", "Texts", "checked_question"]
 

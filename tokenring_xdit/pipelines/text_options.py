@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenring_xdit.defaults import MAX_NEW_TOKENS
 from tokenring_xdit.errors import ConfigurationError, nearest
-from tokenring_xdit.pipelines.options import is_number, is_whole, shortly
+from tokenring_xdit.pipelines.values import is_number, is_whole, shortly
 
 __all__ = ["TextOptions", "option_mistakes", "overlaid"]
 

@@ -1,4 +1,4 @@
-"""What one run of a language model is: model, prompts, context, ranks and output, as a YAML file says it."""
+"""What one run of a language model is: model, prompts, context, ranks and output, as YAML says; read without torch."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, TokenRingError
+from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.run_prompts import Count, PromptConfig, numbered
-from tokenring_xdit.pipelines.text_models import refuse_model
 from tokenring_xdit.pipelines.text_options import TextOptions, option_mistakes
 
-__all__ = ["TextRunConfig", "inspect_text_model", "read_text"]
+__all__ = ["TextRunConfig", "read_text"]
 
 _SUFFIXES = (".txt", ".json")
 
@@ -100,18 +99,3 @@ def read_text(what: str, path: str) -> str:
     if not text.strip():
         raise ConfigurationError(f"{what} {path} is empty, or has nothing but spaces and line breaks")
     return text
-
-
-def inspect_text_model(config: TextRunConfig) -> list[str]:
-    """Mistakes that show once the model's own description is read; nothing else of it is loaded.
-
-    Raises:
-        ModelUnreachableError: It is not here, and the hub cannot be asked.
-    """
-    try:
-        refuse_model(config.model)
-    except ModelUnreachableError:
-        raise
-    except TokenRingError as error:
-        return [f"model: {error}"]
-    return []

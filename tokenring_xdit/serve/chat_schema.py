@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from pydantic import Field, WithJsonSchema
 
 from tokenring_xdit.messages import named, shown
-from tokenring_xdit.pipelines.request import LARGEST_SEED
 from tokenring_xdit.pipelines.text_orders import ROLES, ChatMessage
+from tokenring_xdit.pipelines.values import LARGEST_SEED
 from tokenring_xdit.serve.errors import RefusedError
 from tokenring_xdit.serve.schema import Body
 

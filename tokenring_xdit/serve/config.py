@@ -12,13 +12,15 @@ from pydantic import BeforeValidator, Field
 from tokenring_xdit.amounts import parse_bytes
 from tokenring_xdit.defaults import LARGEST_SIDE
 from tokenring_xdit.errors import ConfigurationError, ModelUnreachableError, TokenRingError
+from tokenring_xdit.pipelines.inspection import inspect_text_model
 from tokenring_xdit.pipelines.request import image_keyword, is_video, needs_picture
-from tokenring_xdit.pipelines.run import FILE_KEYS, RunConfig, inspect_model
+from tokenring_xdit.pipelines.run import FILE_KEYS, RunConfig
+from tokenring_xdit.pipelines.run_model import inspect_model, pipeline_of
 from tokenring_xdit.pipelines.run_prompts import PromptConfig
 from tokenring_xdit.pipelines.run_values import Size
 from tokenring_xdit.pipelines.signatures import needed_options, takes
 from tokenring_xdit.pipelines.text_models import is_text_model
-from tokenring_xdit.pipelines.text_run import TextRunConfig, inspect_text_model
+from tokenring_xdit.pipelines.text_run import TextRunConfig
 from tokenring_xdit.sizes import PictureSize
 
 __all__ = [
@@ -142,7 +144,7 @@ def serve_schema(values: Mapping[str, Any]) -> type[ServeConfig] | type[TextServ
 
 def films(config: ServeConfig) -> bool:
     """Whether a model makes videos."""
-    return is_video(config.pipeline)
+    return is_video(pipeline_of(config))
 
 
 def unserved(config: AnyServeConfig) -> list[str]:
@@ -150,7 +152,7 @@ def unserved(config: AnyServeConfig) -> list[str]:
     if isinstance(config, TextServeConfig):
         return inspect_text_model(config)
     try:
-        pipeline = config.pipeline
+        pipeline = pipeline_of(config)
     except ModelUnreachableError:
         raise
     except TokenRingError:

@@ -18,6 +18,7 @@ from tokenring_xdit.pipelines.loading import find_model
 from tokenring_xdit.pipelines.options import STEP_SCHEDULES
 from tokenring_xdit.pipelines.request import Request, defaults_of
 from tokenring_xdit.pipelines.run import FILE_KEYS, RunConfig
+from tokenring_xdit.pipelines.run_model import pipeline_of
 from tokenring_xdit.pipelines.text_models import load_tokenizer
 from tokenring_xdit.pipelines.text_orders import asked_about
 from tokenring_xdit.pipelines.text_prompt import conversation_tokens
@@ -122,7 +123,7 @@ def _summed(learned: Learned, work: list[_Work]) -> Foreseen | None:
 
 def picture_values(config: RunConfig) -> dict[str, Any]:
     """What is taken of a config that says nothing; ``None`` for what the pipeline works out."""
-    pipeline, model = config.pipeline, find_model(config.model, config.choice)
+    pipeline, model = pipeline_of(config), find_model(config.model, config.choice)
     request, known = model.complete(Request(prompt="a prompt")), defaults_of(pipeline)
 
     def first_of(*values: Any) -> Any:
@@ -163,7 +164,7 @@ def _forecast(config: RunConfig | TextRunConfig) -> Forecast:
     if isinstance(config, TextRunConfig):
         text = TextAttentionGrowth(config.degrees.ranks, gpus=gpus, element_bytes=DTYPE_BYTES[dtype])
         return Forecast(text.decode, text.prefill)
-    shape, model = usual_shape(config.pipeline.__name__), find_model(config.model, config.choice)
+    shape, model = usual_shape(pipeline_of(config).__name__), find_model(config.model, config.choice)
     if shape is not None and isinstance(model, FluxModel):
         shape = replace(shape, patch=model.pixels_per_token, text=model.text_tokens)
     return Forecast(AttentionGrowth(config.degrees, shape, gpus=gpus, element_bytes=DTYPE_BYTES[dtype]))

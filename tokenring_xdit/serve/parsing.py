@@ -17,12 +17,13 @@ from tokenring_xdit.pipelines.engine import Engine
 from tokenring_xdit.pipelines.picture_options import steps_taken
 from tokenring_xdit.pipelines.request import (
     DRAWN_SEEDS,
-    LARGEST_SEED,
     image_keyword,
     needs_picture,
     takes_picture,
 )
+from tokenring_xdit.pipelines.run_model import pipeline_of
 from tokenring_xdit.pipelines.signatures import needed_options, parameters_of
+from tokenring_xdit.pipelines.values import LARGEST_SEED
 from tokenring_xdit.serve.config import RequestLimits, ServeConfig, films, mask_keyword
 from tokenring_xdit.serve.engine_owner import EngineOwner
 from tokenring_xdit.serve.errors import RefusedError
@@ -61,7 +62,7 @@ class PictureParser(RequestParser[ServeConfig]):
     @functools.cached_property
     def pipeline(self) -> type:
         """The class of the model's pipeline."""
-        return self.config.pipeline
+        return pipeline_of(self.config)
 
     @functools.cached_property
     def defaults(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from tokenring_xdit.errors import nearest
 from tokenring_xdit.messages import named, one_line, shown
-from tokenring_xdit.pipelines.request import LARGEST_SEED
+from tokenring_xdit.pipelines.values import LARGEST_SEED
 from tokenring_xdit.serve.errors import RefusedError
 
 __all__ = ["Body", "EditBody", "GenerationBody", "OutputFormat", "PromptBody", "Text", "VideoBody", "refused"]

@@ -50,7 +50,7 @@ def _named(cases: Iterator[tuple[str, str]] | list[tuple[str, str]] | set[tuple[
 @pytest.fixture(scope="module")
 def outcomes(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str], Outcome]]:
     """What three ranks found."""
-    with page.kept(request.config, ALL, "diffusers") as found:
+    with page.kept(request, ALL, "diffusers") as found:
         yield found
 
 

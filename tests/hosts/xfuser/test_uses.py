@@ -10,6 +10,7 @@ from tests.hosts.xfuser import uses
 from tests.hosts.xfuser.uses import USES, Kind, Outcome, judge, page
 from tests.hosts.xfuser.uses.harness import Expected, Trial, Use
 from tests.hosts.xfuser.uses.judging import forgiven
+from tests.support.overview import DOCS
 from tests.support.ranks import RankPool
 
 QUICK = {
@@ -41,7 +42,7 @@ ALL = [
 @pytest.fixture(scope="module")
 def outcomes(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str], Outcome]]:
     """What the tests of this module found."""
-    with page.kept(request.config, uses.cases(), "xfuser") as found:
+    with page.kept(request, uses.cases(), "xfuser") as found:
         yield found
 
 
@@ -132,3 +133,27 @@ def test_page_has_a_section_of_each_host() -> None:
     assert "| use | FLUX.1 Kontext |" in both
     assert "| a plain call | 3.0e-07 |" in both
     assert page.replaced(both, ours) == both == page.replaced(both, theirs, "diffusers")
+
+
+@pytest.mark.parametrize("host", page.HEADINGS)
+def test_cells_that_were_left_out_stay(host: str) -> None:
+    """A run of some of them (``-k``) writes those, and the others as they stood."""
+    text = (DOCS / "support.md").read_text()
+    before = page.stated(text, host)
+    assert page.replaced(text, page.section(before, host), host) == text
+    cell = next(cell for cell, outcome in before.items() if outcome.kind is Kind.RIGHT)
+    after = page.replaced(text, page.section({**before, cell: Outcome(Kind.RIGHT, 9.9e-6)}, host), host)
+    assert page.stated(after, host) == {**before, cell: Outcome(Kind.RIGHT, 9.9e-6)}
+
+
+def test_what_the_page_says_of_xfuser_is_whole() -> None:
+    """Or a run of some of the cells would leave the families out."""
+    before = page.stated((DOCS / "support.md").read_text())
+    assert {family for _, family in page.whole_families(before, uses.cases())} == {family for _, family in before}
+
+
+def test_uses_that_are_gone_are_not_stated() -> None:
+    made = page.section({("Calls/tuple", "flux"): Outcome(Kind.RIGHT, 2e-7)})
+    assert page.stated("\n" + made) == {("Calls/tuple", "flux"): Outcome(Kind.RIGHT, 2e-7)}
+    assert page.stated("\n" + made.replace("return_dict=False", "gone")) == {}
+    assert page.stated("\n" + made.replace("FLUX.1", "GONE.1")) == {}

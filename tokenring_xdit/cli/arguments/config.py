@@ -28,7 +28,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "configs", nargs="+", metavar="config or key=value", help="YAML files, and values that replace those of each"
     )
     check.add_argument("--json", action="store_true", help="print the verdicts as JSON")
-    check.set_defaults(action="config:check_command")
+    check.set_defaults(action="config_check:check_command")
 
     show = subcommands.add_parser(
         "show",

@@ -5,8 +5,6 @@ from __future__ import annotations
 from enum import Enum
 from importlib.util import find_spec
 
-import torch
-
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError, nearest
 
 __all__ = ["COUNTED", "AttentionBackend"]
@@ -59,6 +57,8 @@ class AttentionBackend(Enum):
         """
         if self in {AttentionBackend.AUTO, AttentionBackend.SDPA_FLASH}:
             return
+        import torch
+
         if not torch.cuda.is_available():
             raise UnsupportedError(f"attention_backend={self.value} needs a GPU: use auto or sdpa_flash without")
         package = _PACKAGES.get(self)

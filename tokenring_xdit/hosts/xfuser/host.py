@@ -12,7 +12,7 @@ from tokenring_xdit.compat.versions import check_versions
 from tokenring_xdit.defaults import DEFAULT_SCHEDULE
 from tokenring_xdit.errors import ConfigurationError, UnsupportedError
 from tokenring_xdit.graphs import CudaRecorder, GraphReport, Recorder, refuse_without_cuda
-from tokenring_xdit.hosts.calls import GRAPHS_NEED_RANKS, Output, join_world, spread_over_ranks
+from tokenring_xdit.hosts.calls import Output, join_world, spread_over_ranks
 from tokenring_xdit.hosts.changes import refuse_scattered
 from tokenring_xdit.hosts.refusals import heads_of, refuse_ulysses
 from tokenring_xdit.hosts.sharding import sharded_of, still_shared_by, transformers_of
@@ -22,7 +22,7 @@ from tokenring_xdit.hosts.xfuser.noise import no_debug_lines
 from tokenring_xdit.hosts.xfuser.sharding import Sharding, refuse_changed, shard, sharding_of
 from tokenring_xdit.hosts.xfuser.state import XfuserState
 from tokenring_xdit.hosts.xfuser.supported import family_of, refuse_untested
-from tokenring_xdit.parallel import ParallelDims
+from tokenring_xdit.parallel import GRAPHS_NEED_RANKS, ParallelDims
 
 __all__ = ["XfuserHost", "graph_reports", "parallelize"]
 

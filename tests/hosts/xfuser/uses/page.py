@@ -18,7 +18,7 @@ from tests.support.overview import DOCS
 from tests.support.refusals import general
 from tests.support.small import ONLY_DIFFUSERS, TASKS, small
 
-__all__ = ["HEADINGS", "add_to_log", "again", "kept", "read_log", "replaced", "section", "whole_families"]
+__all__ = ["HEADINGS", "add_to_log", "again", "kept", "read_log", "replaced", "section", "stated", "whole_families"]
 
 HEADINGS = {"xfuser": "## Uses", "diffusers": "## Uses with diffusers as the host"}
 
@@ -36,9 +36,9 @@ with the same use of unmodified diffusers in one process.
   callbacks: before the next step). `…` stands for names and numbers of the case.
 * `alike`: the picture is the same on all ranks, but not that of one process, which has no generator either. `-`: one
   process does not do this, or it has no effect there. Ranks have different global seeds.
-* The tests write this section, in about an hour. `--uses-log FILE` keeps what was found, so that the work can be
-  divided. Families that were not run whole are left out. `python -m tests.hosts.xfuser.uses.page` lays out what
-  the page holds anew.
+* The tests write this section, in about an hour; with `-k NAME` some of the cells, and the others stay. `--uses-log
+  FILE` keeps what was found, so that the work can be divided. Families of which a cell is missing are left out.
+  `python -m tests.hosts.xfuser.uses.page` lays out what the page holds anew.
 
 `bash scripts/test.sh tests/hosts/xfuser/test_uses.py -m '' --support-uses docs/support.md`
 
@@ -71,28 +71,46 @@ def add_to_log(log: Path, outcomes: Mapping[tuple[str, str], Outcome], host: str
 
 @contextmanager
 def kept(
-    config: pytest.Config, cases: Iterable[tuple[str, str]], host: str
+    request: pytest.FixtureRequest, cases: Iterable[tuple[str, str]], host: str
 ) -> Iterator[dict[tuple[str, str], Outcome]]:
-    """What the tests of a module find; put into ``--support-uses`` for the families that were run whole.
+    """What the tests of a module find; put into ``--support-uses``, where what was left out stays.
 
     Args:
-        config: With the options of the command.
+        request: Of a fixture of the module, which its tests take.
         cases: What there is to run.
         host: Which host was tried.
     """
-    log = config.getoption("--uses-log")
+    log = request.config.getoption("--uses-log")
     before = read_log(Path(log), host) if log is not None else {}
     found = dict(before)
     yield found
     if log is not None:
         add_to_log(Path(log), {pair: found[pair] for pair in found.keys() - before.keys()}, host)
-    target = config.getoption("--support-uses")
-    if target is not None:
-        whole = whole_families(found, cases)
-        if not whole:
-            pytest.fail(f"{target} was not written: no family was run whole, without a failure")
-        file = Path(target)
-        file.write_text(replaced(file.read_text(), section(whole, host), host))
+    target = request.config.getoption("--support-uses")
+    if target is None:
+        return
+    missing = sorted(_chosen(request) - found.keys())
+    if missing:
+        failed = ", ".join(f"{use} of {family}" for use, family in missing)
+        pytest.fail(f"{target} was not written: these failed, or were not run: {failed}")
+    file = Path(target)
+    text = file.read_text()
+    whole = whole_families({**stated(text, host), **found}, cases)
+    if not whole:
+        pytest.fail(f"{target} was not written: of no family there is every cell")
+    file.write_text(replaced(text, section(whole, host), host))
+
+
+def _chosen(request: pytest.FixtureRequest) -> set[tuple[str, str]]:
+    """Uses and families of the tests that are to be run, of those that take a fixture."""
+    tests = [
+        item.callspec.params
+        for item in request.session.items
+        if isinstance(item, pytest.Function)
+        and item.getparent(pytest.Module) is request.node
+        and request.fixturename in item.fixturenames
+    ]
+    return {(each["use"], each["family"]) for each in tests}
 
 
 def whole_families(
@@ -189,9 +207,18 @@ def again(text: str, host: str = "xfuser") -> str:
         text: The page.
         host: Which host was tried.
     """
-    _, found, after = text.partition(f"\n{HEADINGS[host]}\n")
-    if not found:
-        return text
+    outcomes = stated(text, host)
+    return replaced(text, section(outcomes, host), host) if outcomes else text
+
+
+def stated(text: str, host: str = "xfuser") -> dict[tuple[str, str], Outcome]:
+    """What a page says of a host, by use and family; not of uses and families that are gone.
+
+    Args:
+        text: The page.
+        host: Which host was tried.
+    """
+    _, _, after = text.partition(f"\n{HEADINGS[host]}\n")
     made, _, _ = after.partition("\n## ")
     messages = dict(re.findall(r"^(\d+)\. (.+)$", made, flags=re.MULTILINE))
     outcomes: dict[tuple[str, str], Outcome] = {}
@@ -204,9 +231,9 @@ def again(text: str, host: str = "xfuser") -> str:
         (_, *titles), _, *rows = (row.split(" | ") for row in re.findall(r"^\| (.+) \|$", part, flags=re.MULTILINE))
         for use, *cells in rows:
             for title, cell in zip(titles, cells, strict=True):
-                if cell.strip():
+                if cell.strip() and use in keys and title in names:
                     outcomes[keys[use], names[title]] = _outcome(cell, messages)
-    return replaced(text, section(outcomes, host), host)
+    return outcomes
 
 
 def _outcome(cell: str, messages: Mapping[str, str]) -> Outcome:

@@ -9,8 +9,8 @@ __all__ = ["FAMILY"]
 
 FAMILY = DiffusersFamily(
     pipelines=(
-        Pipeline(name="CogVideoXImageToVideoPipeline"),
-        Pipeline(name="CogVideoXVideoToVideoPipeline", needs=("video",)),
+        Pipeline(name="CogVideoXImageToVideoPipeline", multiple=8),
+        Pipeline(name="CogVideoXVideoToVideoPipeline", multiple=8, needs=("video",)),
     ),
     transformer="CogVideoXTransformer3DModel",
     compared=("CogVideoXPipeline", "CogVideoXFunControlPipeline"),

@@ -8,7 +8,7 @@ from tokenring_xdit.hosts.diffusers.family import DiffusersFamily, Gather, Split
 __all__ = ["FAMILY"]
 
 FAMILY = DiffusersFamily(
-    pipelines=(Pipeline(name="CogView4Pipeline"),),
+    pipelines=(Pipeline(name="CogView4Pipeline", multiple=16),),
     transformer="CogView4Transformer2DModel",
     compared=(),
     spread={"transformer_blocks.*.attn1": ("CogView4AttnProcessor",)},

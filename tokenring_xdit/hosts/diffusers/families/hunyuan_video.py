@@ -16,8 +16,8 @@ _MASK = Split(3, parts=("hidden_states", "encoder_hidden_states"))
 
 FAMILY = DiffusersFamily(
     pipelines=(
-        Pipeline(name="HunyuanVideoImageToVideoPipeline", needs_picture=True),
-        Pipeline(name="HunyuanSkyreelsImageToVideoPipeline", needs_picture=True),
+        Pipeline(name="HunyuanVideoImageToVideoPipeline", multiple=16, needs_picture=True),
+        Pipeline(name="HunyuanSkyreelsImageToVideoPipeline", multiple=16, needs_picture=True),
     ),
     transformer="HunyuanVideoTransformer3DModel",
     compared=("HunyuanVideoPipeline",),

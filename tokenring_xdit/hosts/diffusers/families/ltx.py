@@ -11,9 +11,9 @@ _PROCESSORS = ("LTXVideoAttnProcessor",)
 
 FAMILY = DiffusersFamily(
     pipelines=(
-        Pipeline(name="LTXPipeline"),
-        Pipeline(name="LTXImageToVideoPipeline", needs_picture=True),
-        Pipeline(name="LTXConditionPipeline"),
+        Pipeline(name="LTXPipeline", multiple=32),
+        Pipeline(name="LTXImageToVideoPipeline", multiple=32, needs_picture=True),
+        Pipeline(name="LTXConditionPipeline", multiple=32),
     ),
     transformer="LTXVideoTransformer3DModel",
     compared=(),

@@ -8,7 +8,7 @@ from tokenring_xdit.hosts.diffusers.family import DiffusersFamily, Gather, Split
 __all__ = ["FAMILY"]
 
 FAMILY = DiffusersFamily(
-    pipelines=(Pipeline(name="MochiPipeline"),),
+    pipelines=(Pipeline(name="MochiPipeline", multiple=8),),
     transformer="MochiTransformer3DModel",
     compared=(),
     spread={"transformer_blocks.*.attn1": ("MochiAttnProcessor2_0",)},

@@ -24,6 +24,7 @@ FAMILY = DiffusersFamily(
         ),
         Pipeline(
             name="StableDiffusion3ControlNetPipeline",
+            multiple=8,
             each_prompt=("prompt_2", "prompt_3", "negative_prompt_2", "negative_prompt_3", "control_image"),
             image="control_image",
             needs_picture=True,

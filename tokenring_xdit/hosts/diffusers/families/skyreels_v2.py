@@ -10,7 +10,10 @@ __all__ = ["FAMILY"]
 _PROCESSORS = ("SkyReelsV2AttnProcessor",)
 
 FAMILY = DiffusersFamily(
-    pipelines=(Pipeline(name="SkyReelsV2Pipeline"), Pipeline(name="SkyReelsV2DiffusionForcingPipeline")),
+    pipelines=(
+        Pipeline(name="SkyReelsV2Pipeline", multiple=16),
+        Pipeline(name="SkyReelsV2DiffusionForcingPipeline", multiple=16),
+    ),
     transformer="SkyReelsV2Transformer3DModel",
     compared=(
         "SkyReelsV2ImageToVideoPipeline",

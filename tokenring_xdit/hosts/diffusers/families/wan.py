@@ -10,7 +10,7 @@ __all__ = ["FAMILY"]
 _PROCESSORS = ("WanAttnProcessor",)
 
 FAMILY = DiffusersFamily(
-    pipelines=(Pipeline(name="WanVideoToVideoPipeline", needs=("video",)),),
+    pipelines=(Pipeline(name="WanVideoToVideoPipeline", multiple=16, needs=("video",)),),
     transformer="WanTransformer3DModel",
     compared=("WanPipeline", "WanImageToVideoPipeline"),
     spread={"blocks.*.attn1": _PROCESSORS},

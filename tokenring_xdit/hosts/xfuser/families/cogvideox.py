@@ -9,7 +9,7 @@ from tokenring_xdit.model_shapes import ModelShape
 __all__ = ["FAMILY"]
 
 FAMILY = XfuserFamily(
-    pipelines=(Pipeline(name="CogVideoXPipeline"),),
+    pipelines=(Pipeline(name="CogVideoXPipeline", multiple=8),),
     shapes={
         "cogvideox-2b": ModelShape(30, 64, calls=30, text=226, frames=4),
         "cogvideox-5b": ModelShape(48, 64, calls=42, text=226, frames=4),

@@ -12,7 +12,7 @@ _TRANSFORMER = TRANSFORMERS + "transformer_hunyuan_video"
 _WRAPPER = f"{_TRANSFORMER}:xFuserHunyuanVideoTransformer3DWrapper"
 
 FAMILY = XfuserFamily(
-    pipelines=(Pipeline(name="HunyuanVideoPipeline", each_prompt=("prompt_2", "negative_prompt_2")),),
+    pipelines=(Pipeline(name="HunyuanVideoPipeline", multiple=16, each_prompt=("prompt_2", "negative_prompt_2")),),
     shapes={"hunyuan-video": ModelShape(24, 128, calls=60, text=256, frames=4)},
     wrapper=_WRAPPER,
     runners=("xFuserHunyuanvideoModel",),

@@ -10,7 +10,7 @@ __all__ = ["FAMILY"]
 _PLAIN = ("AttnProcessor2_0", "FusedAttnProcessor2_0")
 
 FAMILY = XfuserFamily(
-    pipelines=(Pipeline(name="LattePipeline", spellings={"frames": "video_length"}),),
+    pipelines=(Pipeline(name="LattePipeline", multiple=8, spellings={"frames": "video_length"}),),
     cut=TokenCut(
         transformer="LatteTransformer3DModel",
         blocks=("transformer_blocks",),

@@ -12,7 +12,10 @@ _WRAPPER = f"{_TRANSFORMER}:xFuserLTX2VideoTransformer3DWrapper"
 _ATTENTION = ("attn", "hidden_states", "encoder_hidden_states", "attention_mask", "query_rotary_emb", "key_rotary_emb")
 
 FAMILY = XfuserFamily(
-    pipelines=(Pipeline(name="LTX2Pipeline"), Pipeline(name="LTX2ImageToVideoPipeline", needs_picture=True)),
+    pipelines=(
+        Pipeline(name="LTX2Pipeline", multiple=32),
+        Pipeline(name="LTX2ImageToVideoPipeline", multiple=32, needs_picture=True),
+    ),
     wrapper=_WRAPPER,
     runners=(
         "xFuserLTX23VideoModel",

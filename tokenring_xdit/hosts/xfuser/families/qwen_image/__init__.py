@@ -15,7 +15,7 @@ FAMILY = XfuserFamily(
     pipelines=(
         Pipeline(name="QwenImagePipeline"),
         Pipeline(name="QwenImageEditPipeline", needs_picture=True),
-        Pipeline(name="QwenImageEditPlusPipeline", needs_picture=True, references=True),
+        Pipeline(name="QwenImageEditPlusPipeline", needs_picture=True, references=True, one_prompt=True),
         Pipeline(
             name="xFuserQwenImageEditPipeline", needs_picture=True
         ),  # as `xdit` makes it, of all three checkpoints

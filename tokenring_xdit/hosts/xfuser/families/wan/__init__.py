@@ -13,8 +13,8 @@ _WRAPPER = f"{_TRANSFORMER}:xFuserWanTransformer3DWrapper"
 
 FAMILY = XfuserFamily(
     pipelines=(
-        Pipeline(name="WanPipeline"),
-        Pipeline(name="WanImageToVideoPipeline", each_prompt=("last_image",)),
+        Pipeline(name="WanPipeline", multiple=16),
+        Pipeline(name="WanImageToVideoPipeline", multiple=16, each_prompt=("last_image",)),
         Pipeline(name="xFuserWanImageToVideoPipeline", each_prompt=("last_image",)),  # as `xdit` makes it
     ),
     shapes={

@@ -11,7 +11,9 @@ _TRANSFORMER = TRANSFORMERS + "transformer_wan_vace"
 _WRAPPER = f"{_TRANSFORMER}:xFuserWanVACETransformer3DWrapper"
 
 FAMILY = XfuserFamily(
-    pipelines=(Pipeline(name="WanVACEPipeline", image="reference_images", references=True),),
+    pipelines=(
+        Pipeline(name="WanVACEPipeline", image="reference_images", references=True, one_prompt=True, whole_video=True),
+    ),
     wrapper=_WRAPPER,
     controls=("control_hidden_states", "control_hidden_states_scale"),
     runners=("xFuserWan21VACEModel",),
