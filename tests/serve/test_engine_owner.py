@@ -284,6 +284,7 @@ class Unhurried(MadeUpEngine):
         self.ended: list[bool] = []
 
     def start(self) -> None:
+        """Start the process, or wait."""
         if self.starts < self.quick:
             super().start()
             return
@@ -292,6 +293,7 @@ class Unhurried(MadeUpEngine):
         raise EngineError("it was closed")
 
     def close(self) -> None:
+        """End both."""
         self.closed.set()
         super().close()
 

@@ -50,9 +50,7 @@ class VideoStore:
         clock: Seconds, whatever the machine takes the time to be.
     """
 
-    def __init__(
-        self, most: int, seconds: float = KEPT_SECONDS, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, most: int, seconds: float = KEPT_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
         self._most, self._seconds, self._clock = most, seconds, clock
         self._folder = tempfile.TemporaryDirectory(prefix="tokenring-videos-")
         self._kept: dict[str, StoredVideo] = {}  # the oldest one first

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("ray", reason="Ray comes with the extra 'ray'")
 
-from tokenring_xdit.workers.on_ray import cluster  # noqa: E402
+from tokenring_xdit.workers.on_ray import cluster
 
 
 @pytest.mark.parametrize("resources", [{"CPU": 16.0}, {"CPU": 16.0, "GPU": 4.0}])
