@@ -47,7 +47,7 @@ class RayCluster(WorldPlace):
         ulysses: Size of the Ulysses groups.
 
     Attributes:
-        gpus: Whether ranks have a GPU each; else a core. A group that is given says so, as its cluster may get GPUs later.
+        gpus: Whether ranks have a GPU each; else a core. A given group says so, as its cluster may get GPUs later.
         cluster: As of :class:`WorldPlace`.
 
     Raises:
