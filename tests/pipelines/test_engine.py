@@ -504,7 +504,7 @@ def test_too_few_file_descriptors_to_start() -> None:
 @pytest.mark.e2e
 def test_ranks_are_started_when_somebody_asks_and_may_be_ended_while_they_load() -> None:
     engine = Engine(**ENGINE, start=False)
-    assert engine.check(PROMPTS[0]).steps
+    assert engine.check(PROMPTS[0]).prompt == PROMPTS[0]
     assert engine.processes == []
     found: list[psutil.Process] = []
 
