@@ -84,6 +84,7 @@ def main() -> None:
     said = [f"model={args.model}", *args.values, "forecasts=none"]
     config: AnyServeConfig = read_config(serve_schema, None, said)
     with make_engine(config, 1800.0, None) as engine:
+        engine.start()
         order = texts(config) if isinstance(config, TextServeConfig) else pictures(config)
 
         def serve(runner: Any, size: int) -> Served:

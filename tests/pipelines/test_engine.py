@@ -502,6 +502,26 @@ def test_too_few_file_descriptors_to_start() -> None:
 
 
 @pytest.mark.e2e
+def test_ranks_are_started_when_somebody_asks_and_may_be_ended_while_they_load() -> None:
+    engine = Engine(**ENGINE, start=False)
+    assert engine.check(PROMPTS[0]).prompt == PROMPTS[0]
+    assert engine.processes == []
+    found: list[psutil.Process] = []
+
+    def end() -> None:
+        while len(engine.processes) < 2:
+            time.sleep(0.01)
+        found.extend(map(psutil.Process, engine.processes))
+        engine.close()
+
+    ending = threading.Thread(target=end)
+    ending.start()
+    with pytest.raises(ConfigurationError, match="this engine was closed"):
+        engine.start()
+    ending.join()
+    assert not psutil.wait_procs(found, timeout=60)[1]
+
+
 def test_closing_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     engine = Engine("embedded")

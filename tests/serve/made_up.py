@@ -79,7 +79,6 @@ class MadeUpEngine:
         self.sent = (7, 9)
         self.exposed = (0.25, 0.5)
         self.rank: subprocess.Popen[bytes] | None = None
-        self.start()
 
     @property
     def processes(self) -> list[int]:

@@ -190,6 +190,33 @@ def test_who_was_answered_cannot_go_on_forever_with_the_body(server: Server) -> 
     dribbled(client)
 
 
+NO_CHUNK = HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\nzz\r\n"
+
+
+@pytest.mark.parametrize("said", [b"\x16\x03\x01 hello", b"GET /at-once\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", NO_CHUNK])
+def test_what_is_no_http_is_refused_in_words_that_programs_read(server: Server, said: bytes) -> None:
+    answer = heard(server.connect(said))
+    assert refusal(answer) == (400, "no_http")
+    assert answer.count(b"HTTP/1.1") == 1 + answer.count(b"of HTTP/1.1")
+
+
+def test_what_is_no_http_after_an_answer_is_no_failure(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    first, rest = NO_CHUNK.replace(b"/length", b"/at-once").split(b"zz", 1)
+    client = server.connect(first)
+    assert client.recv(2**16).startswith(b"HTTP/1.1 200")
+    client.sendall(b"zz" + rest)
+    heard(client)
+    until(lambda: server.open == 0)
+    assert not [each for each in caplog.records if each.levelno >= logging.ERROR]
+
+
+def test_who_offers_another_protocol_is_answered_in_this_one(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    for protocol in (b"h2c", b"websocket"):
+        said = HEAD.replace(b"POST /length", b"GET /at-once") + b"Connection: Upgrade, close\r\nUpgrade: " + protocol
+        assert heard(server.connect(said + b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+
+
 def test_who_waits_for_an_answer_is_not_hurried_and_may_ask_again(server: Server) -> None:
     client = server.connect(b"GET /wait HTTP/1.1\r\nHost: localhost\r\n\r\n")
     time.sleep(3 * SECONDS)

@@ -80,6 +80,14 @@ def test_ray_serve_takes_the_file() -> None:
     app = pytest.importorskip(module)
     assert application.deployments[0].name == app.ServiceReplica.__name__
     assert set(application.args) <= set(app._ARGUMENTS)
+    assert application.args["device"] == "gpu"
+
+
+@pytest.mark.parametrize(("device", "unit"), [("gpu", "GPU"), ("cpu", "CPU")])
+def test_replicas_wait_for_what_the_file_says_and_not_for_what_the_cluster_has_now(device: str, unit: str) -> None:
+    app = pytest.importorskip("tokenring_xdit.serve.ray_app", reason="Ray Serve comes with the extra 'ray'")
+    deployment, *_ = app.deployed({"model": "embedded", "values": ["tokenring_degree=2"], "device": device})
+    assert deployment._replica_config.placement_group_bundles == [{"CPU": 1}, {unit: 1}, {unit: 1}]
 
 
 def test_a_replica_takes_a_key_as_the_command_does(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -275,6 +275,50 @@ def test_the_end_closes_an_engine_that_is_being_prepared() -> None:
     assert owner.state is ServiceState.STOPPING
 
 
+class Unhurried(MadeUpEngine):
+    """Whose start takes until it is closed, from some attempt on."""
+
+    def __init__(self, quick: int) -> None:
+        super().__init__()
+        self.quick, self.begun, self.closed = quick, threading.Event(), threading.Event()
+        self.ended: list[bool] = []
+
+    def start(self) -> None:
+        """Start the process, or wait."""
+        if self.starts < self.quick:
+            super().start()
+            return
+        self.begun.set()
+        self.ended.append(self.closed.wait(10))
+        raise EngineError("it was closed")
+
+    def close(self) -> None:
+        """End both."""
+        self.closed.set()
+        super().close()
+
+
+def test_the_end_waits_for_no_ranks_that_load(caplog: pytest.LogCaptureFixture) -> None:
+    engine, seen = Unhurried(0), JobObserver()
+    made: Any = engine
+    owner = EngineOwner(lambda: made, JobQueue(1), PictureRunner(Forecast(), seen.step), seen)
+    owner.start()
+    assert engine.begun.wait(PATIENCE)
+    owner.stop(PATIENCE)
+    assert engine.ended == [True]
+    assert owner.error is None
+    assert not caplog.records
+
+
+def test_the_end_waits_for_no_ranks_that_are_started_again(caplog: pytest.LogCaptureFixture) -> None:
+    with kept(Unhurried(1)) as (owner, engine, _):
+        engine.rank.kill()
+        assert engine.begun.wait(PATIENCE)
+        owner.stop(PATIENCE)
+        assert engine.ended == [True]
+        assert [each.levelname for each in caplog.records] == ["WARNING"]  # that they are started again
+
+
 def test_an_engine_that_cannot_be_made_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     broken: list[bool] = []
 

@@ -206,6 +206,22 @@ def test_watch_shows_the_queue_the_ranks_and_the_times(drawing: Page, client: Cl
     assert client.answer(other).status == 499
 
 
+def test_watch_shows_gpus_that_tell_no_memory(drawing: Page) -> None:
+    told = ('hw_gpu_memory_usage_bytes{gpu="0"} 1073741824', 'hw_gpu_memory_limit_bytes{gpu="0"} 4294967296')
+    told = ('hw_gpu_utilization_ratio{gpu="1"} 0.25', *told, 'hw_gpu_utilization_ratio{gpu="0"} 0.5')
+    more = "\\n".join(("", *told, "")).replace('"', '\\"')
+    drawing.run(
+        f"""const theirs = window.fetch;
+            window.fetch = async (path, said) => {{
+              const answer = await theirs(path, said);
+              return path === "metrics" ? new Response(await answer.text() + "{more}") : answer; }};"""
+    )
+    drawing.click("[data-tab=watch]")
+    drawing.wait_for("#gpus tbody td")
+    rows = "return [...document.querySelectorAll('#gpus tbody tr')].map((r) => [...r.cells].map((c) => c.textContent))"
+    assert drawing.run(rows) == [["0", "50 %", "1.0 GiB", "4.0 GiB", ""], ["1", "25 %", "", "", ""]]
+
+
 @pytest.mark.parametrize(("width", "theme"), SCREENS)
 def test_it_fits_phones_and_both_themes(drawing: Page, width: int, theme: str) -> None:
     drawing.resize(width)

@@ -58,6 +58,7 @@ def test_a_replica_draws_and_refuses_as_a_server_does() -> None:
             ({**ARGUMENTS, "port": 1}, "args: 'port' is unknown"),
             ({"values": []}, "say either 'config' or 'model'"),
             ({**ARGUMENTS, "values": ["ray=auto"]}, "leave it out"),
+            ({**ARGUMENTS, "device": "tpu"}, "device is 'tpu'; it has to be 'gpu' or 'cpu'"),
         ):
             with pytest.raises(ConfigurationError, match=said):
                 build(arguments)

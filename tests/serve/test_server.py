@@ -17,7 +17,7 @@ import torch
 
 from tests.serve.client import Client, pixels
 from tests.serve.servers import PATIENCE, Served, ranks_of, ready, served, until
-from tests.support.commands import run
+from tests.support.commands import run, start
 from tests.support.embedded import made_alone
 from tokenring_xdit import Engine
 from tokenring_xdit.config import read_config
@@ -259,6 +259,21 @@ def test_the_end(client: Client, process: subprocess.Popen[str], folder: Path) -
     said = ["model=embedded", "prompt=a", "tokenring_degree=2", f"size={SIDE}", f"forecasts={folder}"]
     kept = foresee(read_config(RunConfig, None, said))
     assert kept is not None and kept.seconds is not None and kept.seconds > 0
+
+
+def test_the_end_while_ranks_load_waits_for_nothing() -> None:
+    with start("serve", "embedded", "tokenring_degree=2", "forecasts=none", "--port", "0", "--grace", "600") as process:
+        try:
+            assert process.stdout is not None and process.stderr is not None
+            assert process.stdout.readline().startswith("serving embedded on ")
+            until(lambda: len(ranks_of(process)) == 2)
+            ranks = ranks_of(process)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE) == 0
+            assert process.stderr.read() == "ended\n"
+            assert not psutil.wait_procs(list(ranks.values()), timeout=PATIENCE)[1]
+        finally:
+            process.kill()
 
 
 def test_what_cannot_be_served_is_one_sentence() -> None:

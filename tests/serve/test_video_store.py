@@ -13,7 +13,7 @@ from PIL import Image
 from tests.serve.made_up import job
 from tokenring_xdit.errors import OutputError
 from tokenring_xdit.serve.video_runner import VideoRunner
-from tokenring_xdit.serve.video_store import VideoStore
+from tokenring_xdit.serve.video_store import KEPT_SECONDS, VideoStore
 
 for package in ("imageio", "imageio_ffmpeg"):
     pytest.importorskip(package)
@@ -59,11 +59,23 @@ def test_one_that_is_larger_than_all_room_is_refused_and_leaves_nothing(size: in
 
 
 def test_after_its_time_one_is_removed() -> None:
-    store = VideoStore(10**6, seconds=0.05)
+    now = 0.0
+    store = VideoStore(10**6, seconds=60, clock=lambda: now)
     store.add("a", FRAMES, 8)
-    time.sleep(0.1)
+    now = 59.0
+    assert store.find("a") is not None
+    now = 60.0
     assert store.find("a") is None
     assert list(folder_of(store).iterdir()) == []
+    store.close()
+
+
+def test_a_clock_that_is_set_removes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = VideoStore(10**6)
+    store.add("a", FRAMES, 8)
+    later = time.time() + 10 * KEPT_SECONDS
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert store.names() == {"a"}
     store.close()
 
 

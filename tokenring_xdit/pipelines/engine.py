@@ -78,6 +78,8 @@ class Engine(RankedEngine):
         ray: ``auto``, or ``HOST:PORT`` of the head of a Ray cluster that this machine is in: ranks are started on its
             nodes (``docs/serving.md``), in a placement group of their own, or in the last bundles of one that is given
             here. By default they are on this machine, without Ray.
+        start: Start the ranks at once; otherwise :meth:`start` or the first request does, and :meth:`close` may end
+            them, from another thread, while they load.
 
     Raises:
         ConfigurationError: There is no such model, a degree cannot work, or there are fewer GPUs than ranks.
@@ -105,6 +107,7 @@ class Engine(RankedEngine):
         scheduler: str | None = None,
         loras: Sequence[str | tuple[str, float] | Lora] = (),
         ray: Any = None,
+        start: bool = True,
     ) -> None:
         if not isinstance(model, str):
             raise ConfigurationError(f"model is {model!r}; it has to be the folder or hub name of a model")
@@ -156,6 +159,12 @@ class Engine(RankedEngine):
                 ray=ray,
             )
         self._model = model
+        if start:
+            try:
+                self.start()
+            except BaseException:
+                self.close()
+                raise
 
     @property
     def graph_reports(self) -> tuple[Mapping[str, GraphReport], ...]:

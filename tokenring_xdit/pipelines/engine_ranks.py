@@ -55,9 +55,7 @@ class EngineRanks:
         timeout: Seconds without any sign of life from the ranks, after which they are given up.
         place: Where they are; this machine by default.
 
-    Raises:
-        ConfigurationError: The timeout, or the environment's limit, cannot be.
-        EngineError: A rank failed while it loaded.
+    None is there before :meth:`start`, or before the first request.
     """
 
     def __init__(
@@ -79,11 +77,6 @@ class EngineRanks:
         self._under_way = LOADING
         self._replicas = Replicas(program, replicas, ranks, setup, place)
         self._finalizer = weakref.finalize(self, self._replicas.close)
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
 
     @property
     def running(self) -> list[ReplicaShare]:

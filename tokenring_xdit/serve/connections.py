@@ -66,12 +66,23 @@ class BoundedConnection(H11Protocol):
         if self._late is not None:
             self._late.cancel()
 
+    def send_400_response(self, msg: str) -> None:
+        """What the client says is no HTTP; where an answer has begun, or was given, nobody listens for another one."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            self._refuse(RefusedError("this is no request of HTTP/1.1, or breaks off in its middle", code="no_http"))
+        else:
+            self.transport.close()
+
     def shutdown(self) -> None:
         """The server ends."""
         super().shutdown()
         if not self._asked_nothing and self.cycle.more_body:  # of which nothing will be made
             self.transport.close()
         self.loop.call_later(self.last_seconds, self.transport.abort)
+
+    def _should_upgrade(self) -> bool:
+        """To another protocol, as clients of HTTP/2 offer with every request: never, which is no reason to warn."""
+        return False
 
     @property
     def _asked_nothing(self) -> bool:

@@ -46,6 +46,9 @@ class ServiceState(Enum):
     BROKEN = "broken"
 
 
+_STARTING = (ServiceState.LOADING, ServiceState.RESTARTING)
+
+
 class JobObserver(Protocol):
     """Who takes note of what happens."""
 
@@ -79,7 +82,7 @@ class EngineOwner:
     """Owns an engine.
 
     Args:
-        make: Makes the engine, in the thread that will use it.
+        make: Makes the engine, in the thread that will use it; its ranks are started later.
         queue: Where jobs wait.
         runner: What the engine is used for.
         observer: Called with what happens.
@@ -209,9 +212,10 @@ class EngineOwner:
         """Serve nothing any more, give up what runs and waits, and end the ranks.
 
         Args:
-            grace: Seconds that the running job gets to reach its next step.
+            grace: Seconds that the running job gets to reach its next step. Ranks that load get none.
         """
         with self._changing:
+            starting = self.state in _STARTING
             self.state, self.reason = ServiceState.STOPPING, "it was told to end"
         self._stopping.set()
         for job in self._queue.waiting():
@@ -219,7 +223,8 @@ class EngineOwner:
         running = self.running
         if running is not None:
             self.cancel(running, _told_to_end())
-        self._thread.join(grace)
+        if not starting or self.engine is None:  # which is made, and not started
+            self._thread.join(grace)
         if self.engine is not None:
             self.engine.close()
             self._thread.join(grace)
@@ -230,6 +235,7 @@ class EngineOwner:
         try:
             self.engine = self._make()  # from here on stop() closes it
             if not self._stopping.is_set():
+                self.engine.start()
                 self._prepare(self.engine)
         except Exception as error:
             if self.engine is not None:
@@ -288,6 +294,8 @@ class EngineOwner:
                 engine.timeout = self._most_silence
                 engine.start()
             except Exception as error:
+                if self._stopping.is_set():  # which has closed the engine
+                    return
                 log.error("the ranks could not be started again: %s", error)
                 self._become(ServiceState.RESTARTING, f"{lost.words}, and could not be started again yet")
                 for job in self._queue.waiting():

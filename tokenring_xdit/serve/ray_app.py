@@ -28,7 +28,8 @@ __all__ = ["ServiceReplica", "build", "deployed"]
 
 log = logging.getLogger(__name__)
 
-_ARGUMENTS = ("config", "model", "values", "timeout", "waiting")
+_ARGUMENTS = ("config", "model", "values", "device", "timeout", "waiting")
+_UNITS = {"gpu": "GPU", "cpu": "CPU"}
 _TIMEOUT = 1800.0  # seconds
 _GRACE = 5.0  # seconds
 _LOOK = 0.1  # seconds
@@ -86,7 +87,8 @@ def build(arguments: Mapping[str, Any]) -> Any:
 
     Args:
         arguments: Its ``args``: ``config``, a file on all nodes, or ``model``; ``values``, a list of ``key=value``;
-            ``timeout``; ``waiting``, requests that may wait in a replica.
+            ``device`` of a rank, ``gpu`` or ``cpu``; ``timeout``; ``waiting``, requests that may wait in a replica.
+            Without ``device`` it is the GPU where the cluster has any when this is called.
 
     Raises:
         ConfigurationError: They say no model that can be served so.
@@ -112,7 +114,7 @@ def deployed(arguments: Mapping[str, Any]) -> tuple[Any, AnyServeConfig, Request
             f"'{config.name}' makes videos, which are jobs of one replica that another one does not know: serve it "
             "with 'tokenring-xdit serve --ray auto'"
         )
-    unit = "GPU" if ray.cluster_resources().get("GPU", 0) >= 1 else "CPU"
+    unit = _unit(arguments.get("device"))
     limits = RequestLimits(waiting=int(arguments.get("waiting", RequestLimits.waiting)))
     most = _AT_ONCE * (limits.waiting + 1)  # the queue is bounded by the replica, which answers 429
     deployment = serve.deployment(serve.ingress()(ServiceReplica)).options(
@@ -124,3 +126,12 @@ def deployed(arguments: Mapping[str, Any]) -> tuple[Any, AnyServeConfig, Request
         max_queued_requests=most,
     )
     return deployment, config, limits, float(arguments.get("timeout", _TIMEOUT))
+
+
+def _unit(device: Any) -> str:
+    """The resource of which a rank takes one."""
+    if device is None:
+        return "GPU" if ray.cluster_resources().get("GPU", 0) >= 1 else "CPU"
+    if device not in _UNITS:
+        raise ConfigurationError(f"args: device is {device!r}; it has to be 'gpu' or 'cpu'")
+    return _UNITS[device]

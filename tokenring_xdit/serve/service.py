@@ -115,7 +115,7 @@ def _runner(
 
 
 def make_engine(config: AnyServeConfig, timeout: float, ray: Any) -> Engine:
-    """The engine of a config.
+    """The engine of a config, whose ranks are not started yet.
 
     Args:
         config: Which.
@@ -130,6 +130,7 @@ def make_engine(config: AnyServeConfig, timeout: float, ray: Any) -> Engine:
             timeout=timeout,
             tokens_per_rank=config.tokens_per_rank,
             ray=ray,
+            start=False,
         )
     return Engine(
         config.model,
@@ -146,4 +147,5 @@ def make_engine(config: AnyServeConfig, timeout: float, ray: Any) -> Engine:
         scheduler=config.scheduler,
         loras=config.loras,
         ray=ray,
+        start=False,
     )

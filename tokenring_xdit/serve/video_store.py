@@ -6,7 +6,7 @@ import secrets
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ class StoredVideo:
         frames: How many it has.
         fps: Frames a second.
         expires: When it is removed, in seconds since 1970.
+        until: The same on the clock of its store, which nobody sets.
     """
 
     path: Path
@@ -37,6 +38,7 @@ class StoredVideo:
     frames: int
     fps: int
     expires: float
+    until: float
 
 
 class VideoStore:
@@ -45,10 +47,11 @@ class VideoStore:
     Args:
         most: Bytes of all files together; the oldest ones make room.
         seconds: For which one is kept.
+        clock: Seconds, whatever the machine takes the time to be.
     """
 
-    def __init__(self, most: int, seconds: float = KEPT_SECONDS) -> None:
-        self._most, self._seconds = most, seconds
+    def __init__(self, most: int, seconds: float = KEPT_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most, self._seconds, self._clock = most, seconds, clock
         self._folder = tempfile.TemporaryDirectory(prefix="tokenring-videos-")
         self._kept: dict[str, StoredVideo] = {}  # the oldest one first
         self._changing = threading.Lock()
@@ -62,7 +65,8 @@ class VideoStore:
         self.remove(name)
         path = Path(self._folder.name) / f"{name}.mp4"
         save(list(frames), path, frames_per_second=fps)
-        video = StoredVideo(path, path.stat().st_size, len(frames), fps, time.time() + self._seconds)
+        expires, until = (now() + self._seconds for now in (time.time, self._clock))
+        video = StoredVideo(path, path.stat().st_size, len(frames), fps, expires, until)
         if video.size > self._most:
             path.unlink()
             raise OutputError(f"the video has {video.size} bytes, and this server keeps {self._most} at most")
@@ -118,8 +122,8 @@ class VideoStore:
             self._folder.cleanup()
 
     def _expire(self) -> None:
-        now = time.time()
-        for name in [name for name, each in self._kept.items() if each.expires <= now]:
+        now = self._clock()
+        for name in [name for name, each in self._kept.items() if each.until <= now]:
             self._drop(name)
 
     def _drop(self, name: str) -> None:

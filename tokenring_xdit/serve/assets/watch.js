@@ -107,7 +107,7 @@ function showRanks(all) {
 function showGpus(all) {
   const told = (name, gpu) => named(all, name).find((each) => each.labels.gpu === gpu)?.value;
   const words = (value, write) => ({ text: value === undefined ? "" : write(value), number: true });
-  const gpus = named(all, "hw_gpu_memory_limit_bytes").map((each) => each.labels.gpu);
+  const gpus = [...new Set(all.filter((each) => each.name.startsWith("hw_gpu_")).map((each) => each.labels.gpu))].sort((one, other) => one - other);
   find("gpus-card").hidden = !gpus.length;
   const rows = gpus.map((gpu) => [
     gpu,

@@ -47,7 +47,7 @@ class RayCluster(WorldPlace):
         ulysses: Size of the Ulysses groups.
 
     Attributes:
-        gpus: Whether ranks have a GPU each; else a core.
+        gpus: Whether ranks have a GPU each; else a core. A given group says so, as its cluster may get GPUs later.
         cluster: As of :class:`WorldPlace`.
 
     Raises:
@@ -64,7 +64,7 @@ class RayCluster(WorldPlace):
         given = None if isinstance(where, str) else where
         _connect(where if given is None else "auto")
         resources = ray.cluster_resources()
-        self.gpus = resources.get("GPU", 0) >= 1
+        self.gpus = resources.get("GPU", 0) >= 1 if given is None else _have_gpus(given.bundle_specs[-ranks * worlds :])
         self.cluster = cluster_name(ray.get_runtime_context().gcs_address, resources)
         self._unit = "GPU" if self.gpus else "CPU"
         self._own = given is None
@@ -223,6 +223,10 @@ class _RayStarter(RankStarter):
             if late:
                 self._cluster.refuse_late(deadline, self._cluster.silent(late))
         return list(ray.get(asked))
+
+
+def _have_gpus(bundles: Sequence[Mapping[str, float]]) -> bool:
+    return all(bundle.get("GPU", 0) >= 1 for bundle in bundles)
 
 
 def _end(actors: Mapping[int, Any]) -> None:
