@@ -22,6 +22,11 @@ assert str(envs.get_device(1)) == "cpu" and envs.get_device_name() == "cpu"
 assert envs.CUDA_VERSION is not None
 assert usp.PROCESS_GROUP is not None
 assert usp.ring_attn.__wrapped__.__module__ == usp.__name__
+from xfuser.core.distributed.attention_backend import ATTENTION_FUNCTION_REGISTRY, AttentionBackendType
+attend = ATTENTION_FUNCTION_REGISTRY[AttentionBackendType.SDPA_FLASH]
+queries, keys = torch.randn(2, 4, 5, 8), torch.randn(1, 4, 7, 8)  # one text for several videos
+expected = torch.nn.functional.scaled_dot_product_attention(queries, *[keys.expand(2, -1, -1, -1)] * 2)
+assert torch.allclose(attend(queries, keys, keys, 0.0, False)[0], expected, atol=1e-5)
 torch.cuda.synchronize()
 start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
 start.record(); end.record()

@@ -150,6 +150,8 @@ def take_the_flash_kernel_of_cpus(module: Any) -> None:
         is_causal: bool,
         attention_kwargs: dict[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor]:
+        if len(key) != len(query):  # one text for several videos; the operator reads past its end
+            key, value = (each.expand(len(query), -1, -1, -1) for each in (key, value))
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, dropout_p, is_causal)
         return out, lse
 
