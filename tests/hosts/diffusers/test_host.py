@@ -25,7 +25,7 @@ HOSTS = ("diffusers", "xfuser")
 
 
 def a_pipeline(name: str) -> object:
-    return type(name, (), {})()
+    return type(name, (), {"__module__": "diffusers"})()
 
 
 @pytest.mark.parametrize("family", ["flux", "sd3"])

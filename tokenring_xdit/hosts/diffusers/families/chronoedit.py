@@ -10,7 +10,7 @@ __all__ = ["FAMILY"]
 _PROCESSORS = ("WanAttnProcessor",)
 
 FAMILY = DiffusersFamily(
-    pipelines=(Pipeline(name="ChronoEditPipeline"),),
+    pipelines=(Pipeline(name="ChronoEditPipeline", multiple=16),),
     transformer="ChronoEditTransformer3DModel",
     compared=(),
     spread={"blocks.*.attn1": _PROCESSORS},
