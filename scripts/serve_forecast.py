@@ -36,10 +36,11 @@ _ANSWER = 24  # tokens
 
 @dataclass(frozen=True)
 class Served:
-    """Seconds of a request, and bytes of the rank that held most."""
+    """Seconds of a request, bytes of the rank that held most, and its steps."""
 
     seconds: float
     peak: int
+    steps: int
 
 
 def pictures(config: Any) -> Callable[[int], Order]:
@@ -61,8 +62,7 @@ def texts(config: Any) -> Callable[[int], Order]:
         question = f"{next(asked)}: {'the ' * words}end"
         tokens = len(conversation_tokens(tokenizer, [ChatMessage("user", question)]))
         messages = ({"role": "user", "content": question},)
-        options = {"max_new_tokens": _ANSWER, "min_new_tokens": _ANSWER}  # what is forecast is the longest answer
-        return TextOrder("text", 1, messages, options, tokens, _ANSWER)
+        return TextOrder("text", 1, messages, {"max_new_tokens": _ANSWER}, tokens, _ANSWER)
 
     return order
 
@@ -92,7 +92,7 @@ def main() -> None:
             start = time.perf_counter()
             runner.make(engine, job, engine.timeout)
             peak = max((use.peak for use in engine.memory), default=0)
-            return Served(time.perf_counter() - start, peak)
+            return Served(time.perf_counter() - start, peak, job.step)
 
         learns, other = runner_of(config), runner_of(config)
         serve(other, max(SERVED))  # a first request allocates what the others use
@@ -105,8 +105,10 @@ def main() -> None:
             job = Job(order(size), lambda event: None)
             seconds, peak = learns.seconds(job), learns.peak_bytes(job)
             took, held = statistics.mean(each.seconds for each in found), max(each.peak for each in found)
+            short = job.order.all_steps - found[0].steps  # of answers that ended early
+            note = f"  ({short} tokens fewer)" if short else ""
             memory = f"{peak / 2**20:8.1f} {held / 2**20:8.1f} {held / peak:5.2f}" if peak else "not told here"
-            print(f"{size:4} {seconds:12.3f} {took:8.3f} {took / seconds:5.2f} {memory:>32}")
+            print(f"{size:4} {seconds:12.3f} {took:8.3f} {took / seconds:5.2f} {memory:>32}{note}")
 
 
 if __name__ == "__main__":

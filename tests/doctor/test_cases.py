@@ -115,6 +115,15 @@ def test_an_environment_that_every_call_would_refuse_is_refused_at_once(
     assert not (tmp_path / "found").exists()
 
 
+def test_the_first_rank_reads_the_topology_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENRING_TOPOLOGY", "on the first node only.yaml")
+    monkeypatch.setenv("RANK", "1")
+    _check_environment()
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ConfigurationError, match="on the first node only"):
+        _check_environment()
+
+
 def arguments(**said: object) -> argparse.Namespace:
     return argparse.Namespace(**{"ranks": None, "quick": False, "skip": [], **said})
 

@@ -522,6 +522,7 @@ def test_ranks_are_started_when_somebody_asks_and_may_be_ended_while_they_load()
     assert not psutil.wait_procs(found, timeout=60)[1]
 
 
+@pytest.mark.e2e
 def test_closing_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     engine = Engine("embedded")

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
+from transformers import PreTrainedTokenizerBase
 
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.outputs import cache_folder
@@ -40,7 +42,7 @@ def test_the_folder_holds_what_the_file_does(file: Path, monkeypatch: pytest.Mon
     found = load_text_model(SMOLLM2, "bfloat16")
     assert found[1].config.name_or_path == str(unpacked_folder(file))
     with monkeypatch.context() as patched:
-        patched.setattr(text_models, "unpack", lambda file: False)
+        patched.setattr(text_models, "unpack", lambda file: None)
         patched.setattr(text_models, "unpacked_folder", lambda file: file / "nowhere")
         read = load_text_model(SMOLLM2, "bfloat16")
         assert read[1].config.name_or_path == str(file.parent)
@@ -66,22 +68,31 @@ def configured(model: Any) -> dict[str, Any]:
 
 @pytest.mark.e2e
 def test_where_it_cannot_be_unpacked_the_file_is_read(
-    file: Path, empty: Path, caplog: pytest.LogCaptureFixture
+    file: Path, empty: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     empty.mkdir(parents=True)
     lock = os.open(empty / ".lock", os.O_CREAT | os.O_RDWR)
     fcntl.flock(lock, fcntl.LOCK_EX)
     try:
-        assert not unpack(file)  # another process is at it
+        unpack(file)  # another process is at it
     finally:
         os.close(lock)
+    assert [each.name for each in empty.iterdir()] == [".lock"]
+    with monkeypatch.context() as patched, caplog.at_level(logging.INFO):
+        patched.setattr(PreTrainedTokenizerBase, "save_pretrained", fail)
+        unpack(file)
+    assert "as it could not be unpacked into" in caplog.text
+    assert "the disk is full" in caplog.text
+    assert [each.name for each in empty.iterdir()] == [".lock"]
     (empty / ".lock").unlink()
     empty.rmdir()
     empty.touch()
-    with caplog.at_level(logging.INFO):
-        assert not unpack(file)
-    assert "is read anew each time" in caplog.text
+    unpack(file)  # nor where there can be no folder
     assert load_tokenizer(SMOLLM2)(TEXT).input_ids
+
+
+def fail(*_: object, **__: object) -> None:
+    raise SafetensorError("the disk is full")
 
 
 def test_another_file_has_another_folder(tmp_path: Path) -> None:
@@ -89,6 +100,7 @@ def test_another_file_has_another_folder(tmp_path: Path) -> None:
     file.write_bytes(b"one")
     first = unpacked_folder(file)
     assert first.parent == cache_folder() / "models"
-    assert unpacked_folder(file) == first
     os.utime(file, (1, 1))
+    assert unpacked_folder(file) == first
+    file.write_bytes(b"two")
     assert unpacked_folder(file) != first

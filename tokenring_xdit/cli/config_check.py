@@ -54,7 +54,6 @@ class _Verdict:
 
 
 def _verdict(path: Path, overrides: list[str]) -> _Verdict:
-
     try:
         config = read_run(path, overrides, inspect=inspect_run)
     except ModelUnreachableError as error:

@@ -69,7 +69,7 @@ def _check_environment() -> None:
     """
     check_environment()
     known = os.environ.get(TOPOLOGY_VARIABLE)
-    if known:
+    if known and os.environ.get("RANK", "0") == "0":  # the first rank reads it for all
         load_topology(known)
 
 

@@ -72,21 +72,21 @@ def refuse_autocast(kind: str, instead: str) -> None:
 
 
 def refuse_scattered(pipe: Any) -> None:
-    """Refuse a pipeline of which a part lies on several devices, or not in memory.
+    """Refuse a pipeline of which ``device_map`` put the parts on several devices, or not into memory.
 
     Args:
         pipe: A pipeline of diffusers.
 
     Raises:
-        UnsupportedError: There is one.
+        UnsupportedError: It did.
     """
-    for name, part in pipe.components.items():
-        devices = {str(device) for device in (getattr(part, "hf_device_map", None) or {}).values()}
-        if len(devices) > 1 or "disk" in devices:
-            raise UnsupportedError(
-                f"the {name} lies on {' and '.join(sorted(devices))} (device_map), and every rank has to have it whole "
-                "on its own device: pass that device as device_map, or leave device_map out and call pipe.to(device)"
-            )
+    maps = [getattr(part, "hf_device_map", None) or {} for part in pipe.components.values()]
+    devices = {str(device) for each in maps for device in each.values()}
+    if len(devices) > 1 or "disk" in devices:
+        raise UnsupportedError(
+            f"parts of this pipeline lie on {' and '.join(sorted(devices))} (device_map), and every rank has to have "
+            "all of them on its own device: leave device_map out and call pipe.to(device)"
+        )
 
 
 def refuse_alone(module: Any) -> NoReturn:

@@ -38,7 +38,7 @@ class RankedEngine(ABC):
 
     @property
     def processes(self) -> list[int]:
-        """Process ids of the ranks, by replica and rank; empty before they are started again after a failure."""
+        """Process ids of the ranks, by replica and rank; empty before they are started."""
         return self._serving.ranks.processes
 
     @property
@@ -92,7 +92,7 @@ class RankedEngine(ABC):
         return tuple(each.exposed for each in self._serving.figures if each.exposed is not None)
 
     def start(self) -> None:
-        """Start ranks that have died, and wait until they have loaded; the next request would do so too.
+        """Start ranks that are not there, and wait until they have loaded; the next request would do so too.
 
         Raises:
             EngineError: A rank failed while it loaded; the message names its log.

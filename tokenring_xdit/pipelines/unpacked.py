@@ -13,9 +13,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from tokenring_xdit.dtypes import torch_dtype
 from tokenring_xdit.outputs import cache_folder
@@ -31,35 +34,40 @@ def unpacked_folder(file: Path) -> Path:
     """Where a file is unpacked to; the folder is there only once it is complete.
 
     Args:
-        file: The file; one that was written since, or is read by other versions of the libraries, has another folder.
+        file: The file; other contents, or other versions of the libraries that read it, have another folder.
     """
     found = file.stat()
-    read = [str(file.resolve()), found.st_size, found.st_mtime_ns, *map(version, ("transformers", "gguf", "torch"))]
+    read = [_digest(file, found.st_size, found.st_mtime_ns), *map(version, ("transformers", "gguf"))]
     return cache_folder() / "models" / f"{file.stem}-{sha256(repr(read).encode()).hexdigest()[:12]}"
 
 
-def unpack(file: Path) -> bool:
-    """Unpack a file, in float32, and forget what others of its name were unpacked to.
+@cache
+def _digest(file: Path, size: int, changed: int) -> str:
+    """Of the contents; the same for a file of the same size that was not changed since."""
+    digest = sha256()
+    with file.open("rb") as content:
+        while part := content.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
 
-    Returns:
-        Whether the folder is there now. It is not where another process is at it, or it cannot be written.
-    """
+
+def unpack(file: Path) -> None:
+    """Unpack a file, in float32, if that is to be done; not where another process is at it, or it cannot be written."""
     folder = unpacked_folder(file)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _alone(folder.parent) as alone:
             if alone and not folder.is_dir():
                 _write(file, folder)
-    except OSError as error:  # a full disk, a home that is read only
+    except (OSError, SafetensorError) as error:  # a full disk, a home that is read only
         log.info("%s is read anew each time, as it could not be unpacked into %s: %s", file.name, folder.parent, error)
-    return folder.is_dir()
 
 
 def _write(file: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    for left in (*folder.parent.glob(f"{_DRAFT}*"), *folder.parent.glob(f"{file.stem}-*")):
-        shutil.rmtree(left, ignore_errors=True)  # by a process that was killed, or for other versions
+    for left in folder.parent.glob(f"{_DRAFT}*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=folder.parent))
     try:
         source, options, plain = str(file.parent), {"gguf_file": file.name}, torch_dtype("float32")

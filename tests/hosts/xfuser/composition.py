@@ -364,12 +364,12 @@ def with_backend(backend: str, dtype: torch.dtype) -> tuple[float, float]:
 
 
 def refusal_of_scattered() -> str:
-    """What ``parallelize`` says to a pipeline of which a part lies on two devices."""
+    """What ``parallelize`` says to a pipeline whose parts were put on two devices, as ``"balanced"`` does."""
     import tokenring_xdit
     from tokenring_xdit.errors import UnsupportedError
 
     pipe = FAMILIES["flux"].make()
-    pipe.transformer.hf_device_map = {"transformer_blocks": 0, "single_transformer_blocks": 1}
+    pipe.transformer.hf_device_map, pipe.vae.hf_device_map = {"": 0}, {"": 1}
     try:
         tokenring_xdit.parallelize(pipe, host="xfuser", tokenring_degree=2)
     except UnsupportedError as error:

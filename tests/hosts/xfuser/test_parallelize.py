@@ -94,8 +94,8 @@ def offloaded_weights_compute_the_same(ranks: RankPool, family: str, host: str) 
 
 def test_parts_on_several_devices_are_refused(ranks: RankPool) -> None:
     for said in ranks.run(2, composition.refusal_of_scattered, timeout=300):
-        assert "the transformer lies on 0 and 1 (device_map)" in said
-        assert "pass that device as device_map" in said
+        assert "parts of this pipeline lie on 0 and 1 (device_map)" in said
+        assert "leave device_map out" in said
 
 
 def test_arguments_that_xfusers_pipeline_drops_take_effect(ranks: RankPool) -> None:

@@ -61,15 +61,14 @@ def refuse_dtype(model: Any) -> None:
 def refuse_parts(model: Any) -> None:
     """Refuse hooks on parts of a model, and attention or layers with another forward: they see a rank's tokens only.
 
-    Hooks on the model, its decoder and its head see what they see in one process.
+    Hooks on the whole model see what they see in one process.
 
     Raises:
         UnsupportedError: There is one.
     """
     kind, decoder = type(model).__name__, model.get_decoder()
-    whole = (model, decoder, model.lm_head)
     for name, module in model.named_modules():
-        if (module._forward_pre_hooks or module._forward_hooks) and module not in whole:
+        if (module._forward_pre_hooks or module._forward_hooks) and module is not model:
             refuse_hooks(kind, name, module, "the whole model", without=_OWN)
     for number, layer in enumerate(decoder.layers):
         for part in (layer, getattr(layer, "self_attn", layer)):

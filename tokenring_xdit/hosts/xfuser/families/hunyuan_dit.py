@@ -11,7 +11,7 @@ __all__ = ["FAMILY"]
 _PROCESSORS = ("HunyuanAttnProcessor2_0", "FusedHunyuanAttnProcessor2_0")
 
 FAMILY = XfuserFamily(
-    pipelines=(Pipeline(name="HunyuanDiTPipeline", multiple=8),),
+    pipelines=(Pipeline(name="HunyuanDiTPipeline"),),
     shapes={"hunyuan-dit": ModelShape(16, 88, calls=40, text=0)},
     cut=TokenCut(
         transformer="HunyuanDiT2DModel",

@@ -23,7 +23,7 @@ def _own(kind: str) -> OwnPipeline:
 
 
 FAMILY = XfuserFamily(
-    pipelines=(Pipeline(name="PixArtAlphaPipeline", multiple=8), Pipeline(name="PixArtSigmaPipeline", multiple=8)),
+    pipelines=(Pipeline(name="PixArtAlphaPipeline"), Pipeline(name="PixArtSigmaPipeline")),
     shapes={"pixart-sigma": ModelShape(16, 72, calls=28, text=0)},
     cut=TokenCut(
         transformer="PixArtTransformer2DModel",
