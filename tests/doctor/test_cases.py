@@ -9,7 +9,7 @@ import pytest
 
 from tokenring_xdit.cli import main
 from tokenring_xdit.cli.arguments.doctor import PARTS
-from tokenring_xdit.cli.doctor import _folder, _plan, _plan_of_torchrun
+from tokenring_xdit.cli.doctor import _check_environment, _folder, _plan, _plan_of_torchrun
 from tokenring_xdit.doctor.cases import CheckupPart, CheckupPlan, check_calls
 from tokenring_xdit.doctor.checkup import impossible
 from tokenring_xdit.doctor.timing import attention_sweep, step_sweep
