@@ -39,7 +39,8 @@ def compare_texts(args: argparse.Namespace) -> None:
     tokens = load_tokenizer(args.model)(text, return_tensors="pt").input_ids.shape[1]
     if not tokens:
         raise ConfigurationError("the text is empty")
-    beyond = beyond_context(args.model, tokens + args.max_new_tokens, context_length(args.model))
+    answer = int(args.max_new_tokens) if args.max_new_tokens.isdecimal() else 0  # what else it says is refused below
+    beyond = beyond_context(args.model, tokens + answer, context_length(args.model))
     if beyond is not None:
         print(beyond, file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="tokenring-xdit-") as folder:

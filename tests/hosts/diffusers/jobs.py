@@ -199,7 +199,7 @@ def refusals() -> dict[str, str]:
     other = make(Case("flux"))
     said = {
         "backend before": spread(flux),
-        "pipeline": spread(type("SanaPipeline", (), {})()),
+        "pipeline": spread(type("SanaPipeline", (), {"__module__": "diffusers"})()),
         "degree": spread(other, tokenring_degree=ranks + 1),
         "ulysses": spread(other, ulysses_degree=2),
         "kernel": spread(other, attention_backend="cudnn"),

@@ -298,7 +298,7 @@ def refusals_of_parallelize() -> dict[str, str]:
     from tokenring_xdit.errors import TokenRingError
 
     class SanaPipeline:
-        pass
+        __module__ = "diffusers"
 
     said = {}
     for name, (pipe, degree) in {"degrees": (FAMILIES["flux"].make(), 3), "pipeline": (SanaPipeline(), 2)}.items():

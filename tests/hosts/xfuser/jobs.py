@@ -323,6 +323,7 @@ def refusal_of_another_pipeline() -> str:
     from tokenring_xdit.errors import UnsupportedError
 
     class SanaPipeline:
+        __module__ = "diffusers"
         transformer = flux_pipeline().transformer
 
     with engine(FluxCase(tokenring=2)) as config:

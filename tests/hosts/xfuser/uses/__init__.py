@@ -117,7 +117,7 @@ def refusal_of(pipeline: str, degrees: dict[str, int]) -> str:
     from tokenring_xdit.errors import UnsupportedError
 
     try:
-        tokenring_xdit.parallelize(type(pipeline, (), {})(), host="xfuser", **degrees)
+        tokenring_xdit.parallelize(type(pipeline, (), {"__module__": "diffusers"})(), host="xfuser", **degrees)
     except UnsupportedError as error:
         return str(error)
     return ""
