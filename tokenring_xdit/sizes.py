@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tokenring_xdit.errors import ConfigurationError
 from tokenring_xdit.messages import shown
 
-__all__ = ["PictureSize"]
+__all__ = ["PictureSize", "nearest_multiple"]
 
 _LARGEST = 999_999_999
 """Python refuses to read, or to write, numbers of thousands of digits."""
@@ -50,3 +50,8 @@ class PictureSize:
 
     def __str__(self) -> str:
         return f"{self.width}x{self.height}"
+
+
+def nearest_multiple(side: int, unit: int) -> int:
+    """The multiple of ``unit`` pixels that is closest to a side, to propose instead; at least one unit."""
+    return max(1, round(side / unit)) * unit

@@ -39,10 +39,6 @@ def compare_texts(args: argparse.Namespace) -> None:
     tokens = load_tokenizer(args.model)(text, return_tensors="pt").input_ids.shape[1]
     if not tokens:
         raise ConfigurationError("the text is empty")
-    answer = int(args.max_new_tokens) if args.max_new_tokens.isdecimal() else 0  # what else it says is refused below
-    beyond = beyond_context(args.model, tokens + answer, context_length(args.model))
-    if beyond is not None:
-        print(beyond, file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="tokenring-xdit-") as folder:
         file = Path(folder) / "text.txt"
         file.write_text(text, encoding="utf-8")
@@ -56,6 +52,9 @@ def compare_texts(args: argparse.Namespace) -> None:
             "output": folder,
         }
         config = comparison(args, (), said)
+        beyond = beyond_context(args.model, tokens + config.answer, context_length(args.model))
+        if beyond is not None:
+            print(beyond, file=sys.stderr)
         outcome = run_shown("compare", config, args, traces=False)
     refuse_failed(outcome.records, Status.FAILED, Status.REFUSED)
     records = sorted(outcome.records, key=lambda record: config.strategies.index(record.strategy))

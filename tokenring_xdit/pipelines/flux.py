@@ -15,7 +15,7 @@ from tokenring_xdit.parallel import ParallelDims
 from tokenring_xdit.pipelines.model import Model, read_model_file
 from tokenring_xdit.pipelines.request import Request, pictures_of
 from tokenring_xdit.pipelines.values import is_whole
-from tokenring_xdit.sizes import PictureSize
+from tokenring_xdit.sizes import PictureSize, nearest_multiple
 
 __all__ = ["FluxModel", "KontextModel", "decoded", "has_size", "unpacked"]
 
@@ -88,7 +88,7 @@ class FluxModel(Model):
         """
         unit = self.pixels_per_token
         if size.width % unit or size.height % unit:
-            fitting = PictureSize(*(max(1, round(side / unit)) * unit for side in (size.width, size.height)))
+            fitting = PictureSize(*(nearest_multiple(side, unit) for side in (size.width, size.height)))
             raise ConfigurationError(f"size {size} is not a multiple of {unit} pixels on both sides; {fitting} is")
         refuse_ulysses(degrees.ulysses, self.heads)
         tokens = self.image_tokens(size)

@@ -44,6 +44,7 @@ from tokenring_xdit.pipelines.signatures import (
     takes_picture,
 )
 from tokenring_xdit.pipelines.values import LARGEST_SEED, is_number, is_whole, shortly
+from tokenring_xdit.sizes import nearest_multiple
 
 __all__ = [
     "DRAWN_SEEDS",
@@ -286,7 +287,7 @@ def _check_sides(pipeline: str, request: Request) -> Iterator[str]:
     unit, sides = pipeline_named(pipeline).multiple, (request.width, request.height)
     if any(side is not None and is_whole(side) and side > 0 and side % unit for side in sides):
         asked = "x".join("any" if side is None else str(side) for side in sides)
-        fitting = "x".join("any" if side is None else str(max(1, round(side / unit)) * unit) for side in sides)
+        fitting = "x".join("any" if side is None else str(nearest_multiple(side, unit)) for side in sides)
         yield f"size {asked} is not a multiple of {unit} pixels on both sides, as {pipeline} wants; {fitting} is"
 
 
